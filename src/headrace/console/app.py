@@ -27,7 +27,6 @@ from headrace.control.api.events import Watchers
 from headrace.control.api.guards import App, Message, Receive, Scope, Send
 from headrace.control.api.server import ConsoleParts
 from headrace.control.auth.credentials import cookie_value, csrf_token, is_csrf_token, is_own_page
-from headrace.control.auth.roles import Caller
 from headrace.core import OverloadedError
 
 LIVE: Final[Mapping[str, MakeView]] = {
@@ -116,20 +115,19 @@ class Console:
         )
 
     async def question(
-        self, request: Request, names: Mapping[str, str], *, is_there: bool = True
-    ) -> tuple[Question, str]:
-        """The question that a request is, and the token for its page's forms.
+        self,
+        visitor: Visitor,
+        names: Mapping[str, str],
+        query: Mapping[str, str],
+        *,
+        page: str,
+    ) -> Question:
+        """What a visitor asks.
 
         Raises:
             RefusedError: Nobody who is known asks.
         """
-        visitor = self.visitor(request, is_there=is_there)
         caller, token = await visitor.who()
-        return self._asked(visitor, caller, names, dict(request.query_params)), token
-
-    def _asked(
-        self, visitor: Visitor, caller: Caller, names: Mapping[str, str], query: Mapping[str, str]
-    ) -> Question:
         return Question(
             visitor=visitor,
             caller=caller,
@@ -137,41 +135,30 @@ class Console:
             query=query,
             now=self.parts.now(),
             gateway=Gateway(url=self.parts.gateway_url, ca=self.parts.gateway_ca),
+            csrf=token,
+            page_url=page,
         )
 
-    def cookie(self, request: Request) -> str:
-        """The session's cookie."""
-        name = self.parts.sessions.cookie_name
-        return cookie_value(request.headers.get("cookie", ""), name)
+    async def asked(self, request: Request, names: Mapping[str, str]) -> Question:
+        """The question that a request is; errors as `question`."""
+        visitor, query = self.visitor(request), dict(request.query_params)
+        return await self.question(visitor, names, query, page=_page_of(request))
 
     async def show(self, request: Request) -> Response:
         """A page, or where to go instead."""
         found = find_page(request.url.path)
         if found is None:
-            error = RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
-            return self.refused(request, error)
-        try:
-            question, token = await self.question(request, found.names)
-            view = await found.make(question)
-        except RefusedError as error:
-            return self.refused(request, error)
-        return self.written(request, view, question, token, is_live=found.is_live)
+            raise RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
+        question = await self.asked(request, found.names)
+        return self.written(await found.make(question), question, is_live=found.is_live)
 
-    def written(
-        self,
-        request: Request,
-        view: View,
-        question: Question,
-        token: str,
-        *,
-        is_live: bool = False,
-    ) -> Response:
-        """A view as the answer to a request."""
-        frame = self._frame(question, token, page=_page_of(request), is_live=is_live)
-        return _html(self.renderer.page(view, frame), view.status)
+    def written(self, view: View, question: Question, *, is_live: bool = False) -> Response:
+        """A view as the answer to a question."""
+        return _html(self.renderer.page(view, _frame(question, is_live=is_live)), view.status)
 
-    def refused(self, request: Request, error: RefusedError) -> Response:
+    def refused(self, request: Request, error: Exception) -> Response:
         """What a visitor sees whom the API refuses something."""
+        assert isinstance(error, RefusedError), "it is called for no other"
         if error.status == _UNAUTHORIZED:
             page = _page_of(request) if request.method == "GET" else "/"
             where = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
@@ -240,43 +227,33 @@ class Console:
     async def log_out(self, request: Request) -> Response:
         """End the session."""
         form = await _form(request)
-        try:
-            ended = await self.visitor(request).post(
-                "/auth/logout", {}, csrf_token=form.get("csrf_token", "")
-            )
-        except RefusedError as error:
-            return self.refused(request, error)
+        token = form.get("csrf_token", "")
+        ended = await self.visitor(request).post("/auth/logout", {}, csrf_token=token)
         answer = RedirectResponse("/login", _SEE_OTHER)
         answer.headers.append("set-cookie", ended.headers["set-cookie"])
         return answer
 
     async def order(self, request: Request) -> Response:
         """Tell a rollout or a stream what a form says."""
-        names = request.path_params
         form = await _form(request)
         token = form.get("csrf_token", "")
-        try:
-            question, _ = await self.question(request, names)
-            if "rollout" in names:
-                page = await tell(question, reason=form.get("reason", ""), csrf_token=token)
-            else:
-                page = await tell_stream(question, csrf_token=token)
-        except RefusedError as error:
-            return self.refused(request, error)
+        question = await self.asked(request, request.path_params)
+        if "rollout" in question.names:
+            page = await tell(question, reason=form.get("reason", ""), csrf_token=token)
+        else:
+            page = await tell_stream(question, csrf_token=token)
         return RedirectResponse(page, _SEE_OTHER)
 
     async def tried(self, request: Request) -> Response:
         """Ask an endpoint what a form says."""
         form = await _form(request)
-        try:
-            question, token = await self.question(request, request.path_params)
-            if not is_csrf_token(self.cookie(request), form.get("csrf_token", "")):
-                detail = "the form is not one of your session's; open the page again"
-                raise RefusedError.of(_FORBIDDEN, detail)
-            view = await try_it(question, form)
-        except RefusedError as error:
-            return self.refused(request, error)
-        return self.written(request, view, question, token)
+        question = await self.asked(request, request.path_params)
+        name = self.parts.sessions.cookie_name
+        cookie = cookie_value(request.headers.get("cookie", ""), name)
+        if not is_csrf_token(cookie, form.get("csrf_token", "")):
+            detail = "the form is not one of your session's; open the page again"
+            raise RefusedError.of(_FORBIDDEN, detail)
+        return self.written(await try_it(question, form), question)
 
     async def keep_new(self, request: Request) -> Response:
         """The stream of a page's changes."""
@@ -284,20 +261,19 @@ class Console:
         found = find_page(page.path)
         if found is None or not found.is_live:
             return Response(status_code=_NOT_FOUND)
+        visitor, query = self.visitor(request, is_there=False), _fields(page.query)
         try:
             self.watchers.check_room()
-            question, token = await self.question(request, found.names, is_there=False)
+            await visitor.who()
         except OverloadedError:
             return Response(status_code=_BUSY, headers={"retry-after": "10"})
         except RefusedError as error:
             return Response(status_code=error.status)
-        query = _fields(page.query)
 
         async def look() -> Parts:
-            caller, _ = await question.visitor.who()
-            asked = self._asked(question.visitor, caller, found.names, query)
-            view = await found.make(asked)
-            frame = self._frame(asked, token, page=page.geturl(), is_live=True)
+            question = await self.question(visitor, found.names, query, page=page.geturl())
+            view = await found.make(question)
+            frame = _frame(question, is_live=True)
             return {**self.renderer.live_parts(view, frame), "say": view.say}
 
         return StreamingResponse(
@@ -306,9 +282,14 @@ class Console:
             headers={"cache-control": "no-store", "x-accel-buffering": "no"},
         )
 
-    @staticmethod
-    def _frame(question: Question, token: str, *, page: str, is_live: bool) -> Mapping[str, object]:
-        return {"caller": question.caller, "csrf": token, "page": page, "is_live": is_live}
+
+def _frame(question: Question, *, is_live: bool) -> Mapping[str, object]:
+    return {
+        "caller": question.caller,
+        "csrf": question.csrf,
+        "page": question.page_url,
+        "is_live": is_live,
+    }
 
 
 _PROBLEM_TITLES: Final = {
@@ -330,7 +311,8 @@ def _pages(console: Console) -> App:
             Route(CONFIRM_STREAM, console.order, methods=["POST"]),
             Route(TRY, console.tried, methods=["POST"]),
             Route("/{path:path}", console.show),  # last: whatever is left is a page, or none
-        ]
+        ],
+        exception_handlers={RefusedError: console.refused},
     )
 
 

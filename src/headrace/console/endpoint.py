@@ -9,9 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
-
-import msgspec
+from typing import Any, Final
 
 from headrace.console.charts import Chart, Line, line_chart, seconds_unit
 from headrace.console.rollout import Share, shares_of
@@ -87,75 +85,33 @@ def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
 
 
 _NS_PER_S: Final = 1e9
+_PHASES: Final = {
+    "queue_s": "queue",
+    "preprocess_s": "compute_input",
+    "compute_s": "compute_infer",
+    "postprocess_s": "compute_output",
+}
+"""Means that the page shows, by the name of the phase in Triton's statistics."""
+Statistics = dict[str, Any]
 
 
-class Sum(msgspec.Struct, frozen=True):
-    """How often, and how long in all."""
-
-    count: int = 0
-    ns: int = 0
-
-    @property
-    def mean_s(self) -> float | None:
-        """In seconds; None if there was none."""
-        return self.ns / self.count / _NS_PER_S if self.count else None
-
-
-class PhaseSums(msgspec.Struct, frozen=True):
-    """The phases of requests."""
-
-    success: Sum = Sum()
-    fail: Sum = Sum()
-    queue: Sum = Sum()
-    compute_input: Sum = Sum()
-    compute_infer: Sum = Sum()
-    compute_output: Sum = Sum()
-
-
-class VersionStats(msgspec.Struct, frozen=True):
-    """What the replicas of a version counted."""
-
-    name: str
-    version: str
-    inference_count: int = 0
-    execution_count: int = 0
-    inference_stats: PhaseSums = PhaseSums()
-
-
-class StatsList(msgspec.Struct, frozen=True):
-    """All versions of an endpoint."""
-
-    model_stats: tuple[VersionStats, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Phases:
-    """One version: rows that it answered, rows in a batch, and the mean of each phase."""
-
-    version: str
-    rows: int
-    batch_rows: float | None
-    queue_s: float | None
-    preprocess_s: float | None
-    compute_s: float | None
-    postprocess_s: float | None
-
-
-def phases_of(found: StatsList | None) -> Sequence[Phases]:
-    """A row for each version that answered anything."""
-    return [
-        Phases(
-            version=one.version,
-            rows=one.inference_count,
-            batch_rows=one.inference_count / one.execution_count if one.execution_count else None,
-            queue_s=one.inference_stats.queue.mean_s,
-            preprocess_s=one.inference_stats.compute_input.mean_s,
-            compute_s=one.inference_stats.compute_infer.mean_s,
-            postprocess_s=one.inference_stats.compute_output.mean_s,
-        )
-        for one in (found or StatsList()).model_stats
-        if one.inference_count
-    ]
+def phases_of(found: Statistics | None) -> list[dict[str, Any]]:
+    """A row for each version that answered anything: rows, rows in a batch, means of phases."""
+    rows = []
+    for version in (found or {}).get("model_stats", ()):
+        answered, runs = version["inference_count"], version["execution_count"]
+        if not answered:
+            continue
+        row = {
+            "version": version["version"],
+            "rows": answered,
+            "batch_rows": answered / runs if runs else None,
+        }
+        for name, phase in _PHASES.items():
+            sums = version["inference_stats"][phase]
+            row[name] = sums["ns"] / sums["count"] / _NS_PER_S if sums["count"] else None
+        rows.append(row)
+    return rows
 
 
 MOST: Final = 20
@@ -289,7 +245,7 @@ async def endpoint(question: Question) -> View:
         "/api/v1/history", SeriesView, {"endpoint": name, "since_s": span_s, "points": _POINTS}
     )
     events = await ask.get("/api/v1/events", EventList, {"endpoint": name, "limit": _EVENTS})
-    stats = await ask.find(f"/v2/models/{name}/stats", StatsList)
+    stats = await ask.find(f"/v2/models/{name}/stats", Statistics)
     drift = drift_of(await ask.find(f"/api/v1/endpoints/{name}/drift", DriftView))
     # The steps that are over and counted: one that goes on would look like a fall.
     points = (

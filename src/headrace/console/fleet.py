@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
 from headrace.console.view import (
     Question,
     RefusedError,
@@ -23,6 +21,7 @@ from headrace.control.api.alerts import AlertList
 from headrace.control.api.events import EventList
 from headrace.control.api.history import Overview, OverviewRow
 from headrace.control.api.jobs import JobList, RunList
+from headrace.control.api.models import KnownVersion, ModelList
 from headrace.control.api.streams import StreamList
 from headrace.control.auth.audit_log import Entry
 from headrace.control.auth.roles import Role
@@ -30,7 +29,6 @@ from headrace.control.jobs.status import JobView
 from headrace.control.reconcile.status import Status
 from headrace.control.streams.status import StreamView
 from headrace.observe.row_checks import report_of
-from headrace.registry import ModelVersion, VersionSignature
 
 if TYPE_CHECKING:
     from headrace.console.view import Params
@@ -215,15 +213,9 @@ def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
 _MOST_LISTED: Final = 200
 
 
-class KnownVersion(ModelVersion, frozen=True, kw_only=True):
-    """A model version with its signatures."""
-
-    signatures: tuple[VersionSignature, ...] = ()
-
-
 async def models(question: Question) -> View:
     """All models."""
-    found = await question.visitor.get("/api/v1/models", VersionList)
+    found = await question.visitor.get("/api/v1/models", ModelList)
     uses = await _uses(question)
     lines = [line for line in lines_of(found, uses) if question.finds(line.name)]
     return View(
@@ -238,13 +230,6 @@ async def models(question: Question) -> View:
             "now": question.now,
         },
     )
-
-
-class VersionList(msgspec.Struct, frozen=True, kw_only=True):
-    """Model versions, and the index files that cannot be read."""
-
-    models: tuple[KnownVersion, ...] = ()
-    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +252,7 @@ class Line:
 async def model(question: Question) -> View:
     """One model: each version from its source to who serves it."""
     name = question.names["name"]
-    found = await question.visitor.get(f"/api/v1/models/{name}", VersionList)
+    found = await question.visitor.get(f"/api/v1/models/{name}", ModelList)
     uses = await _uses(question)
     return View(
         template="model.html",
@@ -284,7 +269,7 @@ async def model(question: Question) -> View:
     )
 
 
-def lines_of(found: VersionList, uses: Mapping[str, tuple[Use, ...]]) -> list[Line]:
+def lines_of(found: ModelList, uses: Mapping[str, tuple[Use, ...]]) -> list[Line]:
     """The models of a list of versions, by name."""
     by_name: dict[str, list[KnownVersion]] = {}
     for version in _newest_first(found):
@@ -301,7 +286,7 @@ def lines_of(found: VersionList, uses: Mapping[str, tuple[Use, ...]]) -> list[Li
     ]
 
 
-def _newest_first(found: VersionList) -> list[KnownVersion]:
+def _newest_first(found: ModelList) -> list[KnownVersion]:
     return sorted(found.models, key=attrgetter("created_at"), reverse=True)
 
 

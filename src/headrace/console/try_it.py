@@ -15,9 +15,9 @@ from typing import Any, Final
 import httpx
 
 from headrace.client.credentials import KEY_HEADER
-from headrace.console.fleet import KnownVersion
 from headrace.console.view import Gateway, Question, View
 from headrace.control.api.endpoints import EndpointView
+from headrace.control.api.models import KnownVersion
 from headrace.core import Array, ModelSignature
 from headrace.core.examples import example_inputs
 

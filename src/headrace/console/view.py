@@ -175,6 +175,9 @@ class Question:
     query: Mapping[str, str]
     now: float
     gateway: Gateway
+    csrf: str
+    """The token that the page's forms repeat."""
+    page_url: str
 
     @property
     def search(self) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.console.diagram import Box, drawn
-from headrace.console.endpoint import PhaseSums, StatsList, Sum, VersionStats, phases_of
+from headrace.console.endpoint import phases_of
 from headrace.control.agents.roster import GatewayState, Standing
 from headrace.control.reconcile.status import (
     EndpointStatus,
@@ -149,13 +150,21 @@ def test_each_gateway_is_drawn_with_how_it_stands() -> None:
 # Where the time goes.
 
 
-def test_phases_are_means_of_what_was_counted() -> None:
-    sums = PhaseSums(queue=Sum(4, 8_000_000), compute_infer=Sum(4, 40_000_000))
-    stats = VersionStats("fraud", "1", 12, 4, sums)
-    (found,) = phases_of(StatsList((stats, VersionStats("fraud", "2"))))
+def version_stats(version: str, rows: int, runs: int, **sums: tuple[int, int]) -> dict[str, Any]:
+    phases = ("queue", "compute_input", "compute_infer", "compute_output")
+    stats = {
+        name: dict(zip(("count", "ns"), sums.get(name, (0, 0)), strict=True)) for name in phases
+    }
+    counts = {"inference_count": rows, "execution_count": runs}
+    return {"name": "fraud", "version": version, **counts, "inference_stats": stats}
 
-    assert (found.version, found.rows, found.batch_rows) == ("1", 12, 3.0)
-    assert (found.queue_s, found.compute_s, found.preprocess_s) == (0.002, 0.01, None)
+
+def test_phases_are_means_of_what_was_counted() -> None:
+    stats = version_stats("1", 12, 4, queue=(4, 8_000_000), compute_infer=(4, 40_000_000))
+    (row,) = phases_of({"model_stats": [stats, version_stats("2", 0, 0)]})
+
+    assert (row["version"], row["rows"], row["batch_rows"]) == ("1", 12, 3.0)
+    assert (row["queue_s"], row["compute_s"], row["preprocess_s"]) == (0.002, 0.01, None)
 
 
 def test_what_was_never_asked_has_no_phases() -> None:

@@ -259,7 +259,7 @@ async def test_every_path_of_the_new_kind_shows_an_example(api: httpx.AsyncClien
     known = described["components"]["schemas"]
     named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
     assert named <= set(known)
-    assert {"Problem", "ModelVersion", "RolloutStatus", "AppliedView"} <= named
+    assert {"Problem", "KnownVersion", "RolloutStatus", "AppliedView"} <= named
 
 
 def test_examples_are_of_the_types_that_they_show() -> None:

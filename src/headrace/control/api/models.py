@@ -212,12 +212,17 @@ _BASE64: Final = r"^[A-Za-z0-9+/]+={0,2}$"
 _DIGEST: Final = r"^$|^sha256:[0-9a-f]{64}$"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelList:
+class KnownVersion(ModelVersion, frozen=True, kw_only=True):
+    """A model version with its signatures."""
+
+    signatures: tuple[VersionSignature, ...] = ()
+
+
+class ModelList(msgspec.Struct, frozen=True, kw_only=True):
     """Versions by name and number, and the index files that cannot be read."""
 
-    models: list[dict[str, Any]]
-    problems: list[str]
+    models: tuple[KnownVersion, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 class Signed(RequestBody):
@@ -243,7 +248,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
     @route(
         api,
         "POST /api/v1/models/{name}",
-        ModelVersion,
+        KnownVersion,
         examples.MODEL,
         status=_CREATED,
         openapi_extra={
@@ -330,7 +335,12 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     async def models(caller: WhoAsks) -> Response:
         """All model versions."""
         found = await asyncio.to_thread(_listed, plane, None)
-        return answer(await asyncio.to_thread(_seen_by, caller, plane, found))
+        names = {version["name"] for version in found["models"]}
+        readable = await asyncio.to_thread(plane.readable_models, caller, names)
+        found["models"] = [version for version in found["models"] if version["name"] in readable]
+        if not caller.may(Role.VIEWER):
+            found["problems"] = []  # files that cannot be read may be of any model
+        return answer(found)
 
     @route(
         api, "GET /api/v1/models/{name}", ModelList, {"models": [examples.MODEL], "problems": []}
@@ -338,21 +348,21 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     async def model(name: ModelName, caller: WhoAsks) -> Response:
         """The versions of one model."""
         found = await asyncio.to_thread(_listed, plane, name)
-        if not found.models:
+        if not found["models"]:
             everything = await asyncio.to_thread(plane.registry.list)
             names = [version.name for version in everything]
             readable = await asyncio.to_thread(plane.readable_models, caller, names)
             raise VersionNotFoundError(name, "", sorted(readable))
         return answer(found)
 
-    @route(api, "GET /api/v1/models/{name}/versions/{version}", ModelVersion, examples.MODEL)
+    @route(api, "GET /api/v1/models/{name}/versions/{version}", KnownVersion, examples.MODEL)
     async def version(name: ModelName, version: Version) -> Response:
         """One model version: digest, signature, who, when, whence."""
         return answer(await asyncio.to_thread(_shown, plane, f"{name}:{version}"))
 
 
 def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
-    @route(api, "DELETE /api/v1/models/{name}/versions/{version}", ModelVersion, examples.MODEL)
+    @route(api, "DELETE /api/v1/models/{name}/versions/{version}", KnownVersion, examples.MODEL)
     async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
         """Remove a version; refused while an endpoint uses it."""
         removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
@@ -363,7 +373,7 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     @route(
         api,
         "POST /api/v1/models/{name}/versions/{version}/signatures",
-        ModelVersion,
+        KnownVersion,
         examples.MODEL,
         status=_CREATED,
     )
@@ -393,11 +403,11 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
         return answer(removed)
 
 
-def _listed(plane: ControlPlane, name: str | None) -> ModelList:
-    return ModelList(
-        models=[plane.registry.document(version) for version in plane.registry.list(name)],
-        problems=[str(problem) for problem in plane.registry.problems(name)],
-    )
+def _listed(plane: ControlPlane, name: str | None) -> dict[str, list[Any]]:
+    return {
+        "models": [plane.registry.document(version) for version in plane.registry.list(name)],
+        "problems": [str(problem) for problem in plane.registry.problems(name)],
+    }
 
 
 def _shown(plane: ControlPlane, reference: str) -> dict[str, Any]:
@@ -412,12 +422,3 @@ def _told(version: ModelVersion) -> dict[str, Any]:
         "size_bytes": version.size_bytes,
         "source": version.source,
     }
-
-
-def _seen_by(caller: Caller, plane: ControlPlane, found: ModelList) -> ModelList:
-    """What a caller may see of it; of files that cannot be read only whoever sees all is told."""
-    readable = plane.readable_models(caller, {version["name"] for version in found.models})
-    return ModelList(
-        models=[version for version in found.models if version["name"] in readable],
-        problems=found.problems if caller.may(Role.VIEWER) else [],
-    )

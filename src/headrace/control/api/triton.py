@@ -3,13 +3,14 @@
 import asyncio
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, Final
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
-from headrace.control.api.answers import WhoAsks
+from headrace.control.api.answers import WhoAsks, answer
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import caller_leaves
 from headrace.control.plane import ControlPlane
@@ -23,6 +24,7 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.gateway.filters import SERVICE
+from headrace.protocol import IndexEntry, decode_index_request, repository_index
 from headrace.protocol.grpc_wire import frame
 
 
@@ -61,42 +63,27 @@ def add_repository(api: FastAPI, plane: ControlPlane) -> None:
     """Add the routes of the repository."""
 
     @api.post("/v2/repository/index", summary="Triton's index of models")
-    async def repository_index(request: Request, caller: WhoAsks) -> JSONResponse:
-        wanted = decode_index_request(await request.body())
-        found = await asyncio.to_thread(index, plane, only_ready=wanted.ready)
+    async def list_models(request: Request, caller: WhoAsks) -> Response:
+        only_ready = decode_index_request(await request.body())
+        found = await asyncio.to_thread(index, plane)
         names = await asyncio.to_thread(plane.readable_models, caller, {row.name for row in found})
-        rows = [row for row in found if row.name in names]
-        return JSONResponse([{f: getattr(row, f) for f in row.__struct_fields__} for row in rows])
+        seen = (row for row in found if row.name in names)
+        return answer(repository_index(seen, ready=only_ready))
 
     @api.post("/v2/repository/models/{name}/load", summary="Serve a model of the registry")
-    async def repository_load(name: str, request: Request, caller: WhoAsks) -> Response:
+    async def load_model(name: str, request: Request, caller: WhoAsks) -> Response:
         body = await request.body()
         async with caller_leaves(request.receive) as left:
             await load(plane, name, body, caller=caller, cancel=left)
         return Response()
 
     @api.post("/v2/repository/models/{name}/unload", summary="Stop serving a model")
-    async def repository_unload(name: str, request: Request, caller: WhoAsks) -> Response:
+    async def unload_model(name: str, request: Request, caller: WhoAsks) -> Response:
         await unload(plane, name, await request.body(), caller=caller)
         return Response()
 
 
 _LOAD_TIMEOUT_S: Final = 600.0
-
-
-class IndexRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One model version; `state` is READY, LOADING or UNAVAILABLE, `reason` why."""
-
-    name: str
-    version: str
-    state: str
-    reason: str
-
-
-class IndexRequest(msgspec.Struct, frozen=True):
-    """Which models: all, or those that are ready."""
-
-    ready: bool = False
 
 
 class LoadRequest(msgspec.Struct, frozen=True):
@@ -105,34 +92,31 @@ class LoadRequest(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-def index(plane: ControlPlane, *, only_ready: bool) -> list[IndexRow]:
+def index(plane: ControlPlane) -> list[IndexEntry]:
     """Every version that is served, and every version of the registry that is not."""
     served = list(_served(plane))
     known = {(row.name, row.version) for row in served}
     stored = [
-        IndexRow(name=v.name, version=v.version, state="UNAVAILABLE", reason="not loaded")
+        IndexEntry(name=v.name, version=v.version, state="UNAVAILABLE", reason="not loaded")
         for v in plane.registry.list()
         if (v.name, v.version) not in known
     ]
-    rows = sorted([*served, *stored], key=lambda row: (row.name, int(row.version)))
-    return [row for row in rows if row.state == "READY" or not only_ready]
+    return sorted([*served, *stored], key=lambda row: (row.name, int(row.version)))
 
 
-def _served(plane: ControlPlane) -> Iterator[IndexRow]:
+def _served(plane: ControlPlane) -> Iterator[IndexEntry]:
     observed = plane.reconciler.observed()
     for endpoint in plane.effective.endpoints:
         for arm in endpoint.arms:
             mine = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
-            reasons = [replica.reason for replica in mine if replica.reason]
+            reasons = "; ".join(dict.fromkeys(r.reason for r in mine if r.reason))
+            entry = partial(IndexEntry, endpoint.name, arm.revision.version)
             if any(replica.phase is Phase.READY for replica in mine):
-                state, reason = "READY", ""
+                yield entry("READY")
             elif any(replica.phase is Phase.EXITED for replica in mine):
-                state, reason = "UNAVAILABLE", "; ".join(dict.fromkeys(reasons))
+                yield entry("UNAVAILABLE", reasons)
             else:
-                state, reason = "LOADING", ""
-            yield IndexRow(
-                name=endpoint.name, version=arm.revision.version, state=state, reason=reason
-            )
+                yield entry("LOADING")
 
 
 async def load(
@@ -164,20 +148,6 @@ async def unload(plane: ControlPlane, name: str, body: bytes, *, caller: Caller)
     """Stop serving `name`."""
     _decode(body)
     await plane.orders.remove_endpoint(check_name(name), caller=caller)
-
-
-def decode_index_request(body: bytes) -> IndexRequest:
-    """The request of an index; an empty body asks for all.
-
-    Raises:
-        InvalidArgumentError: It is no JSON object of this form.
-    """
-    if not body.strip():
-        return IndexRequest()
-    try:
-        return msgspec.json.decode(body, type=IndexRequest)
-    except UNDECODABLE as error:
-        raise InvalidArgumentError(f"failed to parse the request JSON buffer: {error}") from error
 
 
 def _decode(body: bytes) -> LoadRequest:
