@@ -288,6 +288,8 @@ def _frame(question: Question, *, is_live: bool) -> Mapping[str, object]:
         "caller": question.caller,
         "csrf": question.csrf,
         "page": question.page_url,
+        "now": question.now,
+        "search": question.search,
         "is_live": is_live,
     }
 

@@ -73,7 +73,6 @@ async def diagram(question: Question) -> View:
             "status": status,
             "endpoints": found[:MOST],
             "total": len(found),
-            "search": question.search,
         },
     )
 

@@ -278,7 +278,6 @@ async def endpoint(question: Question) -> View:
             "span": span_s,
             "spans": SPANS,
             "may_operate": may_operate(question.caller, name),
-            "now": now,
         },
     )
 

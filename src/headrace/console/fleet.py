@@ -61,13 +61,11 @@ async def jobs(question: Question) -> View:
         values={
             "rows": rows,
             "pages": pages,
-            "search": question.search,
             "problem": found.problem,
             "troubled": [one for one in found.jobs if is_troubled(one)],
             "is_empty": not found.jobs,
             "states": {one.name: state_of(one) for one in rows},
             "looks": LOOKS,
-            "now": question.now,
         },
     )
 
@@ -99,7 +97,6 @@ async def job(question: Question) -> View:
             "is_cut": len(runs.runs) == _RUNS,
             "problem": found.problem,
             "looks": LOOKS,
-            "now": question.now,
         },
     )
 
@@ -166,7 +163,6 @@ async def fleet(question: Question) -> View:
         say=_said(found, troubled, len(firing)),
         values={
             "rows": found.endpoints,
-            "search": question.search,
             "sort": sort,
             "sorts": SORTS,
             "pages": pages_of(
@@ -225,9 +221,7 @@ async def models(question: Question) -> View:
         values={
             "lines": lines[:_MOST_LISTED],
             "total": len(lines),
-            "search": question.search,
             "problems": found.problems,
-            "now": question.now,
         },
     )
 
@@ -264,7 +258,6 @@ async def model(question: Question) -> View:
                 (version, uses.get(version.reference, ()), report_of(version.signature).text)
                 for version in _newest_first(found)
             ],
-            "now": question.now,
         },
     )
 
@@ -318,7 +311,7 @@ async def alerts(question: Question) -> View:
         title="Alerts",
         section="alerts",
         say=f"{firing} alerts are firing.",
-        values={"is_recorded": found is not None, "alerts": ordered, "now": question.now},
+        values={"is_recorded": found is not None, "alerts": ordered},
     )
 
 
@@ -339,7 +332,6 @@ async def activity(question: Question) -> View:
             "is_admin": is_admin,
             "before": before,
             "older": oldest if oldest > 1 else 0,
-            "now": question.now,
         },
     )
 

@@ -81,7 +81,7 @@ async def rollouts(question: Question) -> View:
         title="Rollouts",
         section="rollouts",
         say=f"{len(under_way)} rollouts are under way.",
-        values={"rollouts": found.rollouts, "now": question.now},
+        values={"rollouts": found.rollouts},
     )
 
 
@@ -113,7 +113,6 @@ async def rollout(question: Question) -> View:
             "events": [one for one in reversed(events.events) if one.rollout == status.id],
             "verbs": verbs_of(status) if may_operate(question.caller, status.endpoint) else [],
             "labels": LABELS,
-            "now": question.now,
         },
     )
 

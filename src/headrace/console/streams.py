@@ -57,7 +57,6 @@ async def streams(question: Question) -> View:
         values={
             "rows": rows,
             "pages": pages,
-            "search": question.search,
             "troubled": troubled,
             "is_empty": not found,
             "looks": LOOKS,
@@ -90,7 +89,6 @@ async def stream(question: Question) -> View:
             "looks": LOOKS,
             "span": span_s,
             "spans": SPANS,
-            "now": now,
         },
     )
 

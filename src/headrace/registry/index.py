@@ -23,11 +23,10 @@ from headrace.core import (
     check_version,
     error_kind,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, move, sync_directory, write_atomic
 
 SCHEMA: Final = 1
-UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What reading a hostile document may end with."""
 
 
 class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,7 +124,7 @@ def decode_version(data: bytes, *, where: str) -> ModelVersion:
             msg = f"{where} was written by a newer Headrace (schema {schema}); upgrade this one"
             raise ArtifactCorruptError(msg)
         return msgspec.json.decode(data, type=ModelVersion)
-    except UNREADABLE as error:
+    except UNDECODABLE as error:
         msg = f"{where} is damaged and cannot be read: {error_kind(error)}"
         raise ArtifactCorruptError(msg) from None
 
@@ -143,7 +142,7 @@ def decode_signatures(data: bytes, *, where: str) -> tuple[VersionSignature, ...
     """
     try:
         return msgspec.json.decode(data, type=tuple[VersionSignature, ...])
-    except UNREADABLE as error:
+    except UNDECODABLE as error:
         msg = f"{where} is damaged and cannot be read: {error_kind(error)}"
         raise ArtifactCorruptError(msg) from None
 

@@ -29,9 +29,10 @@ from headrace.core import (
     NotFoundError,
     error_kind,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.registry.bucket import Bucket, ObjectInfo
 from headrace.registry.content import Content, Progress, digest_of
-from headrace.registry.index import UNREADABLE, StoredFile
+from headrace.registry.index import StoredFile
 
 _HEX: Final = frozenset("0123456789abcdef")
 _SHA256_DIGITS: Final = 64
@@ -110,7 +111,7 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> Manifest:
     """
     try:
         found = msgspec.json.decode(data, type=Manifest)
-    except UNREADABLE as error:
+    except UNDECODABLE as error:
         what = error_kind(error)
         raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {what}") from None
     if not 0 <= found.generation <= _MOST_GENERATION:

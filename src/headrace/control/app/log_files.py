@@ -133,23 +133,18 @@ class LogFollower:
 
     Args:
         source: Only this process; empty for all.
-        skip: Processes to leave out.
     """
 
-    def __init__(
-        self, files: LogFiles, *, source: str = "", skip: frozenset[str] = frozenset()
-    ) -> None:
+    def __init__(self, files: LogFiles, *, source: str = "") -> None:
         self._files = files
         self._source = source
-        self._skip = skip
         self._offsets = {path: _size(path) for path in files.paths(source).values()}
 
     def read_new(self) -> Iterator[LogLine]:
         """Lines that were completed since the last call."""
         for name, path in self._files.paths(self._source).items():
-            if name not in self._skip:
-                for text in self._read_file(path):
-                    yield LogLine(name, text)
+            for text in self._read_file(path):
+                yield LogLine(name, text)
 
     def _read_file(self, path: Path) -> list[str]:
         offset = self._offsets.get(path, 0)
