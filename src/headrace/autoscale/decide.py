@@ -51,7 +51,18 @@ def _last_moment(cron: str, timezone: str, minute: int) -> float:
 
 def growth_of(look: Look) -> Wish:
     """The most that anything asks for, within what one step may do; 0 if nothing asks."""
-    wishes = [Wish(count=0, reason=Reason.STEADY), *_woken(look), *_loaded(look)]
+    held, demand = look.signals.held, look.demand
+    wishes = [Wish(count=0, reason=Reason.STEADY)]
+    if held:
+        copies = held / (look.settings.target_in_flight or math.inf)
+        count = max(math.ceil(min(copies, look.cap)), 1)
+        message = f"{held} requests wait for the first copy"
+        wishes.append(Wish(count=count, reason=Reason.WOKEN, message=message))
+    if demand is not None:
+        wishes.append(_wish(demand.grow, Reason.LOAD, f"on average ({demand.explanation})"))
+        if look.is_panicking:
+            why = f"right now ({demand.burst_explanation})"
+            wishes.append(_wish(demand.burst, Reason.BURST, why))
     wishes = [_not_twice(wish, look) for wish in wishes]
     pressed = step_up(
         look.state, look.pressure, look.settings, starting=look.signals.starting, now=look.now
@@ -75,26 +86,6 @@ def floor_of(look: Look) -> Wish:
         message = f"the schedule '{line}' asks for {scheduled}"
         return Wish(count=min(scheduled, look.cap), reason=Reason.SCHEDULE, message=message)
     return Wish(count=least, reason=Reason.MINIMUM, message=f"the minimum is {least}")
-
-
-def _woken(look: Look) -> list[Wish]:
-    held = look.signals.held
-    if not held:
-        return []
-    copies = held / (look.settings.target_in_flight or math.inf)
-    count = max(math.ceil(min(copies, look.cap)), 1)
-    message = f"{held} requests wait for the first copy"
-    return [Wish(count=count, reason=Reason.WOKEN, message=message)]
-
-
-def _loaded(look: Look) -> list[Wish]:
-    demand = look.demand
-    if demand is None:
-        return []
-    wishes = [_wish(demand.grow, Reason.LOAD, f"on average ({demand.explanation})")]
-    if look.is_panicking:
-        wishes.append(_wish(demand.burst, Reason.BURST, f"right now ({demand.burst_explanation})"))
-    return wishes
 
 
 def _wish(copies: float, reason: Reason, why: str) -> Wish:
@@ -152,11 +143,24 @@ def decide(
     """
     look = Look.of(state, signals, settings, now=now)
     floor = floor_of(look)
-    chosen, after = _asleep(look) if floor.count == 0 else _awake(look, floor)
+    if floor.count == 0:
+        message = f"no request for {settings.idle_s:g} s"
+        chosen = Wish(count=0, reason=Reason.IDLE, message=message)
+        after = msgspec.structs.replace(look.state, peaks=(), panic_until=None, pressed_since=None)
+    else:
+        growth = growth_of(look)
+        most = growth if growth.count >= floor.count else floor
+        after = _remembered(look, most)
+        is_more = most.count > look.current
+        chosen = _capped(most, look) if is_more else _kept_or_fewer(look, floor, after)
+    if chosen.count > look.current:
+        after = msgspec.structs.replace(after, raised_at=now, raised_arrivals=look.arrivals)
+    elif chosen.count < look.current:
+        after = msgspec.structs.replace(after, lowered_at=now)
     demand = look.demand
     numbers = (demand.numbers if demand else {}) | look.pressure.numbers
     return Decision(
-        state=_stepped(after, look, chosen.count),
+        state=msgspec.structs.replace(after, replicas=chosen.count),
         replicas=chosen.count,
         reason=chosen.reason,
         message=chosen.message,
@@ -164,21 +168,6 @@ def decide(
         sure=demand.burst if demand else None,
         numbers=numbers | {"ready": signals.ready, "starting": signals.starting},
     )
-
-
-def _asleep(look: Look) -> tuple[Wish, ScalerState]:
-    message = f"no request for {look.settings.idle_s:g} s"
-    state = msgspec.structs.replace(look.state, peaks=(), panic_until=None, pressed_since=None)
-    return Wish(count=0, reason=Reason.IDLE, message=message), state
-
-
-def _awake(look: Look, floor: Wish) -> tuple[Wish, ScalerState]:
-    growth = growth_of(look)
-    most = growth if growth.count >= floor.count else floor
-    state = _remembered(look, most)
-    if most.count > look.current:
-        return _capped(most, look), state
-    return _kept_or_fewer(look, floor, state), state
 
 
 def _remembered(look: Look, most: Wish) -> ScalerState:
@@ -260,14 +249,3 @@ def _why_not_yet(look: Look) -> str:
     if state.lowered_at is not None and look.now - state.lowered_at < settings.stable_window_s:
         return "the last step down was less than a stable window ago"
     return ""
-
-
-def _stepped(state: ScalerState, look: Look, after: int) -> ScalerState:
-    """`state` after the count became `after`."""
-    if after > look.current:
-        return msgspec.structs.replace(
-            state, replicas=after, raised_at=look.now, raised_arrivals=look.arrivals
-        )
-    if after < look.current:
-        return msgspec.structs.replace(state, replicas=after, lowered_at=look.now)
-    return state

@@ -124,10 +124,15 @@ def with_counts(inputs: DecisionInputs) -> DesiredState:
     for one in inputs.cluster.of_kind("Deployment"):
         label = (one["metadata"].get("labels") or {}).get(REVISION, "")
         counts[label] = _replicas(one)
-    endpoints = tuple(
-        _counted(endpoint, counts) if is_scaled_elsewhere(endpoint, inputs.settings) else endpoint
-        for endpoint in inputs.desired.endpoints
-    )
+    endpoints = []
+    for endpoint in inputs.desired.endpoints:
+        arms = endpoint.arms
+        if is_scaled_elsewhere(endpoint, inputs.settings):
+            arms = tuple(
+                msgspec.structs.replace(arm, replicas=counts.get(arm.revision.id[:12], 1))
+                for arm in arms
+            )
+        endpoints.append(msgspec.structs.replace(endpoint, arms=arms))
     return msgspec.structs.replace(inputs.desired, endpoints=endpoints)
 
 
@@ -184,7 +189,14 @@ class _Step:
     def _bring_about(self, manifests: Manifests, arm: DesiredArm) -> list[str]:
         """Make and correct an arm's objects; what cannot be."""
         name = manifests.objects[0]["metadata"]["name"]
-        stray = self._stray_scalers(name, {one["kind"] for one in manifests.objects})
+        # Scalers of ours that shall not be there end before we say how many ourselves.
+        kinds = {one["kind"] for one in manifests.objects}
+        scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
+        stray = [
+            DeleteObject(found=one, why="another scales now")
+            for one in scalers
+            if one is not None and is_ours(one, self.inputs.place) and not is_leaving(one)
+        ]
         self.actions += stray
         problems = []
         told: list[Action] = []  # pods read it when they start: it changes with them
@@ -212,15 +224,6 @@ class _Step:
                 self.actions += self._corrected(wanted, found)
         self.actions += told
         return problems
-
-    def _stray_scalers(self, name: str, kinds: set[str]) -> list[Action]:
-        """The end of scalers of ours that shall not be there; before we say how many ourselves."""
-        found = (self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds)
-        return [
-            DeleteObject(found=one, why="another scales now")
-            for one in found
-            if one is not None and is_ours(one, self.inputs.place) and not is_leaving(one)
-        ]
 
     def _obstacle(self, key: Key, found: Object | None, arm: DesiredArm) -> str:
         """Why an object cannot be made or corrected; empty if it can."""
@@ -321,7 +324,12 @@ class _Step:
         """How many pods a revision may have: fewer only when those too many get no requests."""
         active = [pod for pod in self._pods.get(arm.revision.id[:12], ()) if _counts(pod)]
         victims = [pod for pod in active if pod.metadata.name not in self.kept]
-        self._mark(active, frozenset(pod.metadata.name for pod in victims))
+        names = {pod.metadata.name for pod in victims}
+        for pod in active:
+            cost = VICTIM_COST if pod.metadata.name in names else 0
+            if cost_of(pod) != cost:
+                name, uid = pod.metadata.name, pod.metadata.uid
+                self.actions.append(MarkPod(name=name, uid=uid, cost=cost))
         if arm.replicas >= current:
             return arm.replicas
         if not self.inputs.is_confirmed:
@@ -333,13 +341,6 @@ class _Step:
     def _is_busy(self, pod: Pod) -> bool:
         replica = self.inputs.observed.replicas.get(pod.metadata.name)
         return replica is not None and replica.address in self._busy
-
-    def _mark(self, active: Iterable[Pod], victims: frozenset[str]) -> None:
-        for pod in active:
-            cost = VICTIM_COST if pod.metadata.name in victims else 0
-            if cost_of(pod) != cost:
-                name, uid = pod.metadata.name, pod.metadata.uid
-                self.actions.append(MarkPod(name=name, uid=uid, cost=cost))
 
     def remove_others(self) -> None:
         """Let go of what is ours and no longer wanted, when no request can reach it."""
@@ -387,12 +388,3 @@ def _replicas(deployment: Object) -> int:
 
 def _differs(places: Iterable[str]) -> str:
     return f"it differs at {', '.join(places)}"
-
-
-def _counted(endpoint: DesiredEndpoint, counts: Mapping[str, int]) -> DesiredEndpoint:
-    """`endpoint` with as many copies of each arm as its Deployment was told by another."""
-    arms = tuple(
-        msgspec.structs.replace(arm, replicas=counts.get(arm.revision.id[:12], 1))
-        for arm in endpoint.arms
-    )
-    return msgspec.structs.replace(endpoint, arms=arms)

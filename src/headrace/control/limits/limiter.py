@@ -4,9 +4,11 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from headrace.control.state.records import QuotaUse
 from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway import EndpointRoute
 
@@ -162,9 +164,9 @@ class Moment(NamedTuple):
     wall: float
 
     @property
-    def day(self) -> int:
-        """Days since 1970, UTC."""
-        return int(self.wall // DAY_S)
+    def day(self) -> str:
+        """As the state stores it: `2026-11-25`, UTC."""
+        return datetime.fromtimestamp(self.wall, UTC).date().isoformat()
 
     @property
     def midnight_s(self) -> float:
@@ -191,7 +193,7 @@ class Account:
     """How many rows a request has, on average: so many are taken before it is known."""
     leases: dict[str, float] = field(default_factory=dict)
     """When each request that is under way is given up, by its id."""
-    day: int = 0
+    day: str = ""
     used: int = 0
     """Requests of `day`."""
 
@@ -206,7 +208,11 @@ class Account:
             self.rows = _filled(self.rows, rate, max(rate, 1.0), at.now)
             yield _standing(Kind.ROWS, self.rows, self.rows_each)
         if limits.max_concurrent is not None:
-            yield self._places(limits.max_concurrent, at.now)
+            most = limits.max_concurrent
+            if len(self.leases) >= most:
+                self.leases = {id_: until for id_, until in self.leases.items() if until > at.now}
+            left = max(most - len(self.leases), 0)
+            yield Standing(Kind.CONCURRENT, most, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
         if limits.requests_per_day is not None:
             self.turn(at.day)
             left = max(limits.requests_per_day - self.used, 0)
@@ -235,16 +241,10 @@ class Account:
         self.rows.take(rows - taken)
         self.rows_each += _WEIGHT * (max(rows, 1.0) - self.rows_each)
 
-    def turn(self, day: int) -> None:
+    def turn(self, day: str) -> None:
         """Begin another day; a clock that goes back does not give yesterday's requests again."""
         if day > self.day:
             self.day, self.used = day, 0
-
-    def _places(self, limit: int, now: float) -> Standing:
-        if len(self.leases) >= limit:
-            self.leases = {lease: until for lease, until in self.leases.items() if until > now}
-        left = max(limit - len(self.leases), 0)
-        return Standing(Kind.CONCURRENT, limit, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
 
 
 def _filled(bucket: Bucket | None, rate: float, size: float, now: float) -> Bucket:
@@ -266,14 +266,6 @@ _GRACE_S: Final = 5.0
 """A place is given up so long after its request should have ended: its gateway is gone."""
 _WITHOUT_LIMIT_S: Final = 3600.0
 """How long a request may take where nothing says so."""
-
-
-class Quota(NamedTuple):
-    """Requests of a subject on one day (days since 1970, UTC)."""
-
-    day: int
-    subject: str
-    used: int
 
 
 class Refusal(NamedTuple):
@@ -316,7 +308,7 @@ class Limiter:
     _named: OrderedDict[Subject, Account] = field(default_factory=OrderedDict)
     _anonymous: OrderedDict[Subject, Account] = field(default_factory=OrderedDict)
     _leases: dict[str, _Lease] = field(default_factory=dict)
-    _unsaved: Counter[tuple[int, Subject]] = field(default_factory=Counter)
+    _unsaved: Counter[tuple[str, Subject]] = field(default_factory=Counter)
     _last_lease: int = 0
 
     def ask(self, ask: Ask, at: Moment) -> Decision:
@@ -368,19 +360,22 @@ class Limiter:
         for lease in late:
             self.end(lease, rows=None, now=now)
 
-    def unsaved(self) -> list[Quota]:
+    def unsaved(self) -> list[QuotaUse]:
         """What was counted of days since the last call, to be added to what is stored."""
         found, self._unsaved = self._unsaved, Counter()
-        return [Quota(day, subject.text(), used) for (day, subject), used in found.items()]
+        return [
+            QuotaUse(day=day, subject=subject.text(), used=used)
+            for (day, subject), used in found.items()
+        ]
 
-    def put_back(self, quotas: Iterable[Quota]) -> None:
+    def put_back(self, quotas: Iterable[QuotaUse]) -> None:
         """What `unsaved` gave could not be stored: give it again."""
         for quota in quotas:
             subject = Subject.parse(quota.subject)
             if subject is not None:
                 self._unsaved[quota.day, subject] += quota.used
 
-    def restore(self, quotas: Iterable[Quota]) -> None:
+    def restore(self, quotas: Iterable[QuotaUse]) -> None:
         """What is stored, of all who count there: what is not stored yet comes on top."""
         for quota in quotas:
             subject = Subject.parse(quota.subject)

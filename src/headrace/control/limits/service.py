@@ -8,7 +8,6 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -20,13 +19,11 @@ from headrace.control.limits.limiter import (
     Kind,
     Limiter,
     Moment,
-    Quota,
     Refusal,
     Rules,
     Scope,
     Standing,
 )
-from headrace.control.state.records import QuotaUse
 from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.headers import LEASE_HEADER
@@ -87,7 +84,11 @@ class LimitService:
     async def run(self) -> None:
         """Answer, and save what was counted each second and at the end."""
         await self._needed.wait()
-        await self._restore()
+        try:
+            today = Moment(0.0, self.clock.now()).day
+            self.limiter.restore(await self.store.quotas(today))
+        except HeadraceError as error:
+            _LOG.error("cannot read used quotas", extra={"error": str(error)})
         server = _make_server(self, await asyncio.to_thread(_load))
         for address in self.addresses:
             _listen(server, address)
@@ -131,28 +132,18 @@ class LimitService:
             for (endpoint, found), count in sorted(self.limiter.refusals.items())
         ]
 
-    async def _restore(self) -> None:
-        today = int(Moment(0.0, self.clock.now()).day)
-        try:
-            stored = await self.store.quotas(_date(today))
-        except HeadraceError as error:
-            _LOG.error("cannot read used quotas", extra={"error": str(error)})
-            return
-        self.limiter.restore(_quotas(stored))
-
     async def _save(self) -> None:
         """Add what was counted to the store, and learn what others have counted there."""
         unsaved = self.limiter.unsaved()
         if not unsaved:
             return
-        uses = [QuotaUse(day=_date(q.day), subject=q.subject, used=q.used) for q in unsaved]
         try:
-            totals = await self.store.add_quotas(uses)
+            totals = await self.store.add_quotas(unsaved)
         except HeadraceError as error:
             _LOG.error("cannot store used quotas", extra={"error": str(error)})
             self.limiter.put_back(unsaved)
         else:
-            self.limiter.restore(_quotas(totals))
+            self.limiter.restore(totals)
 
 
 def _credentials(secured: SecuredAddress) -> "grpc.ServerCredentials":
@@ -191,24 +182,22 @@ def answer_of(ask: Ask, decision: Decision) -> "RateLimitAnswer":
     """What the gateway is told."""
     from headrace.protocol.protos import RateLimitAnswer  # noqa: PLC0415  # loads protobuf
 
-    headers = {} if decision.tightest is None else _headers(decision.tightest)
-    if decision.refusal is None or decision.tightest is None:
+    tightest, headers = decision.tightest, dict[str, str]()
+    if tightest is not None:
+        headers = {
+            "x-ratelimit-limit": f"{tightest.limit:.0f}",
+            "x-ratelimit-remaining": f"{tightest.remaining:.0f}",
+            "x-ratelimit-reset": str(math.ceil(tightest.wait_s)),
+        }
+    if decision.refusal is None or tightest is None:
         lease = {LEASE_HEADER: decision.lease} if decision.lease else {}
         return RateLimitAnswer(is_allowed=True, response_headers=headers, request_headers=lease)
-    retry_after = {"retry-after": str(_seconds(decision.tightest.wait_s))}
+    retry_after = {"retry-after": str(_seconds(tightest.wait_s))}
     return RateLimitAnswer(
         is_allowed=False,
         response_headers={**headers, **retry_after},
-        body=_told(ask, decision.refusal, decision.tightest),
+        body=_told(ask, decision.refusal, tightest),
     )
-
-
-def _headers(standing: Standing) -> dict[str, str]:
-    return {
-        "x-ratelimit-limit": f"{standing.limit:.0f}",
-        "x-ratelimit-remaining": f"{standing.remaining:.0f}",
-        "x-ratelimit-reset": str(math.ceil(standing.wait_s)),
-    }
 
 
 def _seconds(wait_s: float) -> int:
@@ -245,18 +234,6 @@ def _ask_of(descriptor: "Descriptor") -> Ask:
         caller=entries.get("caller", stranger),
         tier=entries.get("tier", ""),
     )
-
-
-def _date(day: int) -> str:
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day)).date().isoformat()
-
-
-def _quotas(uses: Sequence[QuotaUse]) -> list[Quota]:
-    first = datetime(1970, 1, 1, tzinfo=UTC).date()
-    return [
-        Quota((datetime.fromisoformat(use.day).date() - first).days, use.subject, use.used)
-        for use in uses
-    ]
 
 
 def _load() -> "RateLimitCodec":

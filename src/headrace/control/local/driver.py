@@ -375,7 +375,12 @@ class LocalDriver:
         settings = self._records.settings_path(record.name)
         told = msgspec.json.decode(running.settings or settings.read_bytes())
         try:
-            keep = [*self._read_by(told), *self._store_of(told, self.sandbox)]
+            keep = self._read_by(told)
+            features = told.get("features")
+            if features is not None:
+                url = resolve_url(features["online_store"])
+                store = self.stores.prepare(url, for_others=not self.sandbox.abilities().user)
+                keep += [] if store is None else [store]
             return self.sandbox.command(
                 arguments,
                 name=record.name,
@@ -405,15 +410,6 @@ class LocalDriver:
             self.home.artifacts.chmod(0o755)  # `Home.at` made the home around it private
             return [self.home.artifacts]
         return files_of(Path(told["path"]))
-
-    def _store_of(self, told: Mapping[str, Any], sandbox: Sandbox) -> list[Path]:
-        """Where the online store lies that a replica reads, if it is a file."""
-        features = told.get("features")
-        if features is None:
-            return []
-        url = resolve_url(features["online_store"])
-        directory = self.stores.prepare(url, for_others=not sandbox.abilities().user)
-        return [] if directory is None else [directory]
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How a replica's process is kept apart; None if nobody knows."""

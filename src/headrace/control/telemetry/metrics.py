@@ -54,7 +54,14 @@ def merge_model_stats(answers: Iterable[Json]) -> list[dict[str, Json]]:
 
 
 def _add_fields(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
-    return {key: _add_field(key, one.get(key), other.get(key)) for key in {**one, **other}}
+    fields: dict[str, Json] = {}
+    for key in {**one, **other}:
+        a, b = one.get(key), other.get(key)
+        if key in _NEWEST and isinstance(a, int) and isinstance(b, int):
+            fields[key] = max(a, b)
+        else:
+            fields[key] = a if key in _KEYS and a is not None else _add(a, b)
+    return fields
 
 
 def _add(one: Json, other: Json) -> Json:
@@ -78,12 +85,6 @@ def _add(one: Json, other: Json) -> Json:
             return one
 
 
-def _add_field(key: str, one: Json, other: Json) -> Json:
-    if key in _NEWEST and isinstance(one, int) and isinstance(other, int):
-        return max(one, other)
-    return one if key in _KEYS and one is not None else _add(one, other)
-
-
 _NO_VERSION: Final = ""
 _NOTHING: Final = ArmStatistics()
 
@@ -105,10 +106,14 @@ def request_families(
     latencies = []
     for (endpoint, version), found in counted.items():
         labels = (("endpoint", endpoint), ("version", version))
-        requests += [
-            ((*labels, ("outcome", outcome)), count) for outcome, count in _outcomes(found).items()
-        ]
-        if any(each.requests for each in found):
+        outcomes = {"ok": 0, "error": 0, "rejected": 0, "abandoned": 0}
+        for arm in found:
+            outcomes["error"] += arm.errors
+            outcomes["rejected"] += arm.rejections
+            outcomes["abandoned"] += arm.abandoned
+            outcomes["ok"] += arm.requests - arm.errors - arm.rejections - arm.abandoned
+        requests += [((*labels, ("outcome", name)), count) for name, count in outcomes.items()]
+        if any(arm.requests for arm in found):
             latencies.append(_latency(labels, found, bounds))
     return [
         counter(
@@ -195,16 +200,6 @@ def _by_version(
                 version = key.partition("~")[0]
                 found[endpoint.name, version].append(counted or _NOTHING)
     return found
-
-
-def _outcomes(found: Iterable[ArmStatistics]) -> dict[str, int]:
-    outcomes = {"ok": 0, "error": 0, "rejected": 0, "abandoned": 0}
-    for arm in found:
-        outcomes["error"] += arm.errors
-        outcomes["rejected"] += arm.rejections
-        outcomes["abandoned"] += arm.abandoned
-        outcomes["ok"] += arm.requests - arm.errors - arm.rejections - arm.abandoned
-    return outcomes
 
 
 def _latency(

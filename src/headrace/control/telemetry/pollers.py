@@ -217,63 +217,53 @@ class LoadWatch(Looking[LoadHistory]):
 
         answers = await asyncio.gather(*map(of, addresses.values()))
         said = {
-            name: {(one.model, one.version): one for one in answer}
+            (name, one.model, one.version): one
             for name, answer in zip(addresses, answers, strict=True)
-            if answer is not None
+            for one in answer or ()
         }
         self.check_clock(at)
         self.history.look(at)
         self.faults.keep_only("load history", {arm.endpoint for arm in arms})
         known = self.known()
+        reports = []
         for number, arm in enumerate(arms, start=1):
+            loads = {
+                copy.name: load
+                for copy in arm.copies
+                if (load := said.get((copy.name, arm.model, arm.version))) is not None
+            }
+            reports.append(
+                ArmReports(
+                    endpoint=arm.endpoint,
+                    key=arm.key,
+                    version=arm.version,
+                    revision_id=arm.revision_id,
+                    reports=[load.batching for load in loads.values() if load.batching is not None],
+                )
+            )
+            reading = LoadReading(
+                ready=len(arm.copies),
+                said={name: _totals(load) for name, load in loads.items()},
+                known=known,
+                is_first=arm.is_first,
+            )
             with self.faults.contain("load history", arm.endpoint):
-                self.history.add(at, arm.endpoint, arm.key, _reading(arm, said, known))
+                self.history.add(at, arm.endpoint, arm.key, reading)
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
         with self.faults.contain("load history", "batching"):
-            await self.batching([_batching(arm, said) for arm in arms])
+            await self.batching(reports)
 
 
-def _reading(
-    arm: LoadedArm,
-    said: Mapping[str, Mapping[tuple[str, str], ModelLoad]],
-    known: Collection[str],
-) -> LoadReading:
-    """What the copies of an arm said of it."""
-    found = {
-        copy.name: one
-        for copy in arm.copies
-        if (one := said.get(copy.name, {}).get((arm.model, arm.version))) is not None
-    }
-    return LoadReading(
-        ready=len(arm.copies),
-        said={
-            name: LoadTotals(
-                epoch=f"{one.since}",
-                age_s=one.at - one.since,
-                batches=one.batches,
-                rows=one.rows,
-                waited=one.waited,
-                queue_s=one.queue_s,
-                in_flight_s=one.in_flight_s,
-            )
-            for name, one in found.items()
-        },
-        known=known,
-        is_first=arm.is_first,
-    )
-
-
-def _batching(
-    arm: LoadedArm, said: Mapping[str, Mapping[tuple[str, str], ModelLoad]]
-) -> ArmReports:
-    loads = (said.get(copy.name, {}).get((arm.model, arm.version)) for copy in arm.copies)
-    return ArmReports(
-        endpoint=arm.endpoint,
-        key=arm.key,
-        version=arm.version,
-        revision_id=arm.revision_id,
-        reports=[load.batching for load in loads if load is not None and load.batching is not None],
+def _totals(load: ModelLoad) -> LoadTotals:
+    return LoadTotals(
+        epoch=f"{load.since}",
+        age_s=load.at - load.since,
+        batches=load.batches,
+        rows=load.rows,
+        waited=load.waited,
+        queue_s=load.queue_s,
+        in_flight_s=load.in_flight_s,
     )
 
 

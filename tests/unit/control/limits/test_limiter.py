@@ -16,13 +16,13 @@ from headrace.control.limits.limiter import (
     Kind,
     Limiter,
     Moment,
-    Quota,
     Refusal,
     Rules,
     Scope,
     Subject,
     make_rules,
 )
+from headrace.control.state.records import QuotaUse
 from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 from headrace.gateway import EndpointRoute
 
@@ -33,6 +33,10 @@ NONE = LimitSpec()
 
 def at(now: float, wall: float = 0.0) -> Moment:
     return Moment(now, wall or now)
+
+
+def used(subject: str, count: int) -> QuotaUse:
+    return QuotaUse(day="1970-01-01", subject=subject, used=count)
 
 
 def a_limiter(
@@ -178,24 +182,24 @@ def test_used_quotas_are_given_once_and_come_back() -> None:
     passed(limiter, [ALICE, ALICE, BOB], at(0.0))
 
     unsaved = limiter.unsaved()
-    assert sorted(unsaved) == [Quota(0, "caller:m:alice", 2), Quota(0, "caller:m:bob", 1)]
+    assert unsaved == [used("caller:m:alice", 2), used("caller:m:bob", 1)]
     assert limiter.unsaved() == []
 
     other = a_limiter(per_caller=LimitSpec(requests_per_day=3))
-    other.restore([*unsaved, Quota(0, "nothing of ours", 9), Quota(0, "tier", 9)])
+    other.restore([*unsaved, used("nothing of ours", 9), used("tier", 9)])
     assert passed(other, [ALICE, ALICE], at(0.0)) == [True, False]
-    assert other.unsaved() == [Quota(0, "caller:m:alice", 1)]
+    assert other.unsaved() == [used("caller:m:alice", 1)]
 
 
 def test_what_could_not_be_saved_is_given_again_and_what_others_counted_is_learned() -> None:
     limiter = a_limiter(per_caller=LimitSpec(requests_per_day=5))
     passed(limiter, [ALICE], at(0.0))
 
-    limiter.put_back([*limiter.unsaved(), Quota(0, "nothing", 1)])
+    limiter.put_back([*limiter.unsaved(), used("nothing", 1)])
     passed(limiter, [ALICE], at(0.0))
-    assert limiter.unsaved() == [Quota(0, "caller:m:alice", 2)]
+    assert limiter.unsaved() == [used("caller:m:alice", 2)]
     passed(limiter, [ALICE], at(0.0))  # not saved yet when the answer comes
-    limiter.restore([Quota(0, "caller:m:alice", 3)])
+    limiter.restore([used("caller:m:alice", 3)])
 
     assert passed(limiter, [ALICE, ALICE], at(0.0)) == [True, False]
 
@@ -204,7 +208,7 @@ def test_yesterdays_use_is_not_todays() -> None:
     limiter = a_limiter(per_caller=LimitSpec(requests_per_day=1))
     limiter.ask(ALICE, at(0.0, DAY_S))
 
-    limiter.restore([Quota(0, "caller:m:alice", 50)])
+    limiter.restore([used("caller:m:alice", 50)])
 
     assert passed(limiter, [ALICE], at(0.0, DAY_S)) == [False]
     assert passed(limiter, [ALICE], at(0.0, 2 * DAY_S)) == [True]
@@ -380,5 +384,5 @@ def test_a_subject_is_read_as_it_was_written(scope: Scope, name: str, caller: st
 def test_a_moment_knows_its_day() -> None:
     moment = Moment(0.0, 3 * DAY_S + 100.0)
 
-    assert moment.day == 3
+    assert moment.day == "1970-01-04"
     assert math.isclose(moment.midnight_s, DAY_S - 100.0)

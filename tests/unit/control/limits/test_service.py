@@ -58,6 +58,7 @@ class FakeStore:
 
     saved: list[QuotaUse] = field(default_factory=list)
     fails: bool = False
+    refused: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
 
     async def quotas(self, day: str) -> list[QuotaUse]:
         self._check()
@@ -73,6 +74,7 @@ class FakeStore:
 
     def _check(self) -> None:
         if self.fails:
+            self.refused.release()
             raise FailedPreconditionError("no disk")
 
 
@@ -207,11 +209,13 @@ async def test_quotas_are_saved_and_what_fails_is_saved_later(store: FakeStore) 
     ask(service, ALICE)
 
     store.fails = True
-    await service._save()
-    await service._restore()
+    running = asyncio.create_task(service.run())
+    async with asyncio.timeout(20):
+        await store.refused.acquire()  # what was used cannot be read
+        await store.refused.acquire()  # nor can it be stored
     store.fails = False
-    await service._save()
-    await service._save()
+    running.cancel()
+    await asyncio.wait({running})
 
     assert store.saved == [QuotaUse(day="1970-01-01", subject="caller:m:alice", used=1)]
 
