@@ -36,8 +36,9 @@ def recording_rules(
     objectives: Sequence[Objective], streams: Sequence[StreamPromise] = ()
 ) -> Document:
     """Each endpoint's promises and its windows, and what streams may do."""
-    promises = [*_promises(objectives), *_stream_promises(streams)]
-    groups = [{"name": "headrace-promises", "rules": promises}]
+    groups: list[Document] = [
+        {"name": "headrace-promises", "rules": list(_promises(objectives, streams))}
+    ]
     for ratio in window_ratios(objectives):
         text = promql.scale_text(ratio)
         rules = list(_windows(ratio))
@@ -117,54 +118,36 @@ def _value(kind: AlertKind) -> str:
             return "{{ $value | humanize }}"
 
 
-def _promises(objectives: Sequence[Objective]) -> Iterator[Rule]:
-    for objective in objectives:
-        labels = {"endpoint": objective.endpoint}
-        scaled = {**labels, "windows": promql.scale_text(objective.window_ratio)}
-        yield _constant(promql.WINDOWS, objective.window_ratio, scaled)
-        yield _constant(promql.QUEUE_SIZE, objective.queue_size, labels)
-        if objective.error_budget is not None:
-            yield _constant(promql.BUDGET, objective.error_budget, scaled)
-        if objective.latency_s is not None:
-            yield _constant(promql.PROMISED, objective.latency_s, scaled)
-
-
-def _stream_promises(streams: Sequence[StreamPromise]) -> Iterator[Rule]:
-    for one in streams:
-        labels = {"stream": one.stream}
-        if one.lag_s is not None:
-            yield _constant(promql.STREAM_LAG, one.lag_s, labels)
-        if one.dead_letters is not None:
-            yield _constant(promql.STREAM_LETTERS, one.dead_letters, labels)
-
-
-def _constant(name: str, value: float, labels: dict[str, str]) -> Rule:
-    return {"record": name, "expr": f"vector({value:.12g})", "labels": labels}
+def _promises(objectives: Sequence[Objective], streams: Sequence[StreamPromise]) -> Iterator[Rule]:
+    """Series that say what was promised of each endpoint and of each stream."""
+    rows: list[tuple[str, float | None, dict[str, str]]] = []
+    for one in objectives:
+        labels = {"endpoint": one.endpoint}
+        scaled = {**labels, "windows": promql.scale_text(one.window_ratio)}
+        rows += [
+            (promql.WINDOWS, one.window_ratio, scaled),
+            (promql.QUEUE_SIZE, one.queue_size, labels),
+            (promql.BUDGET, one.error_budget, scaled),
+            (promql.PROMISED, one.latency_s, scaled),
+        ]
+    for promise in streams:
+        labels = {"stream": promise.stream}
+        rows.append((promql.STREAM_LAG, promise.lag_s, labels))
+        rows.append((promql.STREAM_LETTERS, promise.dead_letters, labels))
+    for name, value, labels in rows:
+        if value is not None:
+            yield {"record": name, "expr": f"vector({value:.12g})", "labels": labels}
 
 
 def _windows(ratio: float) -> Iterator[tuple[float, Rule]]:
     """Lengths, and what is recorded over them; each once."""
     seen: set[str] = set()
-    for kind in ALERTS:
-        if not _is_scaled(kind):
-            continue
-        for usual_s in windows_of(kind.condition):
-            window = usual_s * ratio
-            for name, expression in _records(kind, window):
+    for condition in (kind.condition for kind in ALERTS if _is_scaled(kind)):
+        for window_s in (usual_s * ratio for usual_s in windows_of(condition)):
+            for name, expression in promql.recorded(condition, window_s).items():
                 if name not in seen:
                     seen.add(name)
-                    yield window, {"record": name, "expr": expression}
-
-
-def _records(kind: AlertKind, window: float) -> Iterator[tuple[str, str]]:
-    match kind.condition:
-        case ErrorBurn() | ErrorsOver():
-            yield promql.error_ratio(window), promql.error_ratio_of(window)
-            yield promql.error_count(window), promql.error_count_of(window)
-        case _:
-            yield promql.request_count(window), promql.request_count_of(window)
-            for q in promql.quantiles_of(kind.condition):
-                yield promql.latency_quantile(q, window), promql.latency_quantile_of(q, window)
+                    yield window_s, {"record": name, "expr": expression}
 
 
 RECORDING: Final = "headrace-recording.yml"
@@ -237,7 +220,14 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
             "group_wait": promql.duration(alerts.group_wait_s),
             "group_interval": "1m",
             "repeat_interval": promql.duration(alerts.repeat_s),
-            "routes": [_route(receiver) for receiver in alerts.receivers],
+            "routes": [
+                {
+                    "receiver": receiver.name,
+                    "matchers": [f'severity=~"{"|".join(receiver.severities)}"'],
+                    "continue": True,
+                }
+                for receiver in alerts.receivers
+            ],
         },
         # One page about an endpoint or a stream is enough: what is only worth a ticket waits.
         "inhibit_rules": [
@@ -248,14 +238,6 @@ def alertmanager_configuration(alerts: AlertsSpec) -> Document:
             }
         ],
         "receivers": [{"name": _NOBODY}, *map(_receiver, alerts.receivers)],
-    }
-
-
-def _route(receiver: ReceiverSpec) -> Document:
-    return {
-        "receiver": receiver.name,
-        "matchers": [f'severity=~"{"|".join(receiver.severities)}"'],
-        "continue": True,
     }
 
 

@@ -69,29 +69,26 @@ def latency_quantile(q: float, window_s: float) -> str:
     return f"headrace:latency_seconds:q{q * 100:g}_rate{duration(window_s)}".replace(".", "_")
 
 
-def error_ratio_of(window_s: float) -> str:
-    """What `error_ratio` is recorded from."""
-    window = duration(window_s)
-    return (
-        f'sum by (endpoint) (rate({REQUESTS}{{outcome="error"}}[{window}])) / '
-        f"sum by (endpoint) (rate({REQUESTS}[{window}]))"
-    )
-
-
-def error_count_of(window_s: float) -> str:
-    """What `error_count` is recorded from."""
-    return f'sum by (endpoint) (increase({REQUESTS}{{outcome="error"}}[{duration(window_s)}]))'
-
-
-def request_count_of(window_s: float) -> str:
-    """What `request_count` is recorded from."""
-    return f"sum by (endpoint) (increase({REQUESTS}[{duration(window_s)}]))"
-
-
-def latency_quantile_of(q: float, window_s: float) -> str:
-    """What `latency_quantile` is recorded from."""
-    rate = f"rate({LATENCY}_bucket[{duration(window_s)}])"
-    return f"histogram_quantile({q:g}, sum by (endpoint, le) ({rate}))"
+def recorded(condition: Condition, window_s: float) -> dict[str, str]:
+    """The series that a condition reads of a window, by name, and what each is recorded from."""
+    span = duration(window_s)
+    failed = f'{REQUESTS}{{outcome="error"}}[{span}]'
+    match condition:
+        case ErrorBurn() | ErrorsOver():
+            ratio = (
+                f"sum by (endpoint) (rate({failed})) / sum by (endpoint) (rate({REQUESTS}[{span}]))"
+            )
+            count = f"sum by (endpoint) (increase({failed}))"
+            return {error_ratio(window_s): ratio, error_count(window_s): count}
+        case LatencyBurn(quantile=q) | LatencyOver(quantile=q):
+            count = f"sum by (endpoint) (increase({REQUESTS}[{span}]))"
+            buckets = f"sum by (endpoint, le) (rate({LATENCY}_bucket[{span}]))"
+            return {
+                request_count(window_s): count,
+                latency_quantile(q, window_s): f"histogram_quantile({q:g}, {buckets})",
+            }
+        case Fact():
+            return {}
 
 
 def expression(condition: Condition, window_ratio: float = 1.0) -> str:
@@ -125,15 +122,6 @@ def expression(condition: Condition, window_ratio: float = 1.0) -> str:
             )
         case Fact():
             return _FACTS[condition]
-
-
-def quantiles_of(condition: Condition) -> tuple[float, ...]:
-    """The quantiles that are recorded for a condition."""
-    match condition:
-        case LatencyBurn() | LatencyOver():
-            return (condition.quantile,)
-        case _:
-            return ()
 
 
 def _latency_over(q: float, window_s: float, scale: float) -> str:
