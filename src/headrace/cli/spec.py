@@ -4,7 +4,7 @@
 
 import difflib
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
@@ -13,8 +13,18 @@ import typer
 from rich.text import Text
 
 from headrace.cli.models.store import ModelStore, model_store, with_stored_models
-from headrace.cli.options import ControlPlane, Json, Tuned, argument, file_option, option
-from headrace.cli.output import FAILED, NOT_READY, USAGE, progress, report, say, show, write_json
+from headrace.cli.options import ControlPlane, EndpointName, Json, SpecFile, Tuned, WaitS, option
+from headrace.cli.output import (
+    FAILED,
+    NOT_READY,
+    USAGE,
+    progress,
+    report,
+    say,
+    show,
+    show_answer,
+    write_json,
+)
 from headrace.cli.profile.documents import read_profiles
 from headrace.core import (
     FailedPreconditionError,
@@ -26,9 +36,7 @@ from headrace.core.redact import HIDDEN
 
 if TYPE_CHECKING:
     from headrace.cli.connection import Target
-    from headrace.cli.management import Management
     from headrace.core.spec import SystemSpec
-    from headrace.optimize.profiling.document import Filled
 
 
 def tuned(
@@ -44,8 +52,10 @@ def tuned(
     Raises:
         FailedPreconditionError: A model has no profile that holds here.
     """
+    from headrace.core.spec import is_model_path
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.document import Machine, fill, fitting, model_of
+    from headrace.registry import is_repository, read_content
     from headrace.runtimes.processor import this_processor
 
     cores = usable_cores()
@@ -53,58 +63,75 @@ def tuned(
     endpoints: list[dict[str, Any]] = []
     lines: list[str] = []
     for entry in document.get("endpoints", []):
-        model = model_of(entry)
+        model, name = model_of(entry), str(entry.get("name"))
         if model is None:
             endpoints.append(dict(entry))
-            lines.append(f"{entry.get('name')}: somebody else's server, left as it is")
+            lines.append(f"{name}: somebody else's server, left as it is")
             continue
-        profiles = read_profiles(home, _digest(model, store))
+        path = Path(model)
+        if not is_model_path(model):
+            digest = str(store.get(model)["digest"])
+        elif is_repository(path):
+            msg = (
+                f"{path} is a repository of several models, which --tuned cannot tell apart; push "
+                "its models with `headrace models push`, and name each"
+            )
+            raise FailedPreconditionError(msg)
+        else:
+            digest = str(read_content(path).digest)
         command = f"headrace profile {model}"
+        profiles = read_profiles(home, digest)
         profile = fitting(profiles, model=model, machine=machine, command=command)
         changed, filled = fill(entry, profile, cores=cores if is_here else None)
         endpoints.append(changed)
-        name = str(entry.get("name"))
         lines.append(
             f"{name}: {len(filled)} settings by the profile of {profile.at} of {model} "
             f"({profile.cores} cores of {profile.processor.name})"
         )
-        lines += [_line(one) for one in filled]
+        lines += [
+            f"  {one.place} = {one.value}{f': {one.why}' if one.why else ''}" for one in filled
+        ]
         if not is_here:
             lines.append(f"  whether the machine that serves {name} is alike is not known here")
     return {**document, "endpoints": endpoints}, lines
 
 
-def _line(one: "Filled") -> str:
-    why = f": {one.why}" if one.why else ""
-    return f"  {one.place} = {one.value}{why}"
+def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]:
+    """The document with what it leaves open filled in from profiles; says what that is, and why.
+
+    Raises:
+        FailedPreconditionError: A model has no profile that holds where it will be served.
+    """
+    filled, lines = tuned(
+        document, home=target.home, store=model_store(target), is_here=not target.is_remote
+    )
+    for line in lines:
+        say(line)
+    return filled
 
 
-def _digest(model: str, store: ModelStore) -> str:
-    from headrace.core.spec import is_model_path
-    from headrace.registry import is_repository, read_content
+def sent_spec(file: Path, target: "Target", *, tuned: bool) -> dict[str, Any]:
+    """The spec in `file` as the control plane can read it; models go to one that is elsewhere.
 
-    if not is_model_path(model):
-        return str(store.get(model)["digest"])
-    path = Path(model)
-    if is_repository(path):
-        msg = (
-            f"{path} is a repository of several models, which --tuned cannot tell apart; push its "
-            "models with `headrace models push`, and name each"
-        )
-        raise FailedPreconditionError(msg)
-    return str(read_content(path).digest)
+    Raises:
+        InvalidArgumentError: The spec has mistakes, or a model cannot be stored there.
+        FailedPreconditionError: A model has no profile that holds where it will be served.
+    """
+    from headrace.core.spec import SystemSpec
 
-
-_File = Annotated[Path, file_option("The spec file.", "--file", "-f")]
+    document = read_spec(file).document()
+    if tuned:
+        document = SystemSpec.model_validate(tuned_document(document, target)).document()
+    return with_stored_models(target.management(), document) if target.is_remote else document
 
 
 def apply(
     *,
-    file: _File,
+    file: SpecFile,
     wait: Annotated[
         bool, option("Return when endpoints are ready, and streams run.", "--wait")
     ] = False,
-    wait_s: Annotated[float, option("Seconds that --wait waits.", min=0.1)] = 120.0,
+    wait_s: WaitS = 120.0,
     tuned: Tuned = False,
     json: Json = False,
     plane: ControlPlane,
@@ -121,14 +148,10 @@ def apply(
 
         headrace apply -f headrace.yaml --tuned
     """
-    spec = read_spec(file)
     target = plane.target()
-    if tuned:
-        spec = tuned_spec(spec, target)
-    api = target.management()
-    document = document_for(api, spec)
+    document = sent_spec(file, target, tuned=tuned)
     with progress("waiting until everything is ready" if wait else "applying"):
-        answer = api.post(
+        answer = target.management().post(
             "/api/v1/apply",
             document,
             timeout_s=wait_s + 30,
@@ -137,50 +160,13 @@ def apply(
     tell_applied(answer, json=json)
 
 
-def tuned_spec(spec: "SystemSpec", target: "Target") -> "SystemSpec":
-    """The spec with what it leaves open filled in from profiles; says what that is, and why.
-
-    Raises:
-        FailedPreconditionError: A model has no profile that holds where it will be served.
-    """
-    from headrace.core.spec import SystemSpec
-
-    return SystemSpec.model_validate(tuned_document(spec.document(), target))
-
-
-def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]:
-    """As `tuned_spec`, as plain data."""
-    filled, lines = tuned(
-        document, home=target.home, store=model_store(target), is_here=not target.is_remote
-    )
-    for line in lines:
-        say(line)
-    return filled
-
-
-def document_for(api: "Management", spec: "SystemSpec") -> dict[str, Any]:
-    """The spec as the control plane can read it; models are uploaded to one that is elsewhere.
-
-    Raises:
-        InvalidArgumentError: A model cannot be stored there.
-    """
-    if not api.is_remote:
-        return spec.document()
-
-    return with_stored_models(api, spec.document())
-
-
 def tell_applied(answer: dict[str, Any], *, json: bool) -> None:
     """Say what an apply changed, and what is not ready.
 
     Raises:
         Exit: Something is not ready though it was waited for.
     """
-    if json:
-        write_json(answer)
-    else:
-        for line in (*changes_text(answer), *not_ready_text(answer)):
-            say(line)
+    show_answer(answer, *changes_text(answer), *not_ready_text(answer), json=json)
     if not answer.get("ready", True):
         raise typer.Exit(NOT_READY)
 
@@ -196,7 +182,7 @@ def changes_text(answer: dict[str, Any]) -> list[str]:
     return [*map(str, answer.get("changes") or ["nothing to change"]), *warnings]
 
 
-def check(*, file: _File) -> None:
+def check(*, file: SpecFile) -> None:
     """Read a spec file and report every mistake in it, with its place.
 
     For example:
@@ -210,7 +196,7 @@ def check(*, file: _File) -> None:
 
 
 def scale(
-    endpoint: Annotated[str, argument("The endpoint's name.")],
+    endpoint: EndpointName,
     *,
     replicas: Annotated[int, option("Copies of each of its versions.", min=1)],
     json: Json = False,
@@ -275,7 +261,7 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
 
 def diff(
-    file: Annotated[Path, file_option("The spec file.", "--file", "-f")],
+    file: SpecFile,
     *,
     tuned: Tuned = False,
     json: Json = False,
@@ -295,35 +281,19 @@ def diff(
         headrace diff -f headrace.yaml || headrace apply -f headrace.yaml --wait
     """
     try:
-        found = _ask(file, plane, tuned=tuned)
+        target = plane.target()
+        document = sent_spec(file, target, tuned=tuned)
+        with progress("comparing"):
+            answer = target.management().post("/api/v1/diff", document, timeout_s=300.0)
     except HeadraceError as error:
         code = report(error, debug=False)
         raise typer.Exit(USAGE if code == FAILED else code) from None
-    _print(found, json=json)
-    if found["changes"]:
-        raise typer.Exit(CHANGES)
-
-
-def _ask(file: Path, plane: ControlPlane, *, tuned: bool) -> dict[str, Any]:
-    spec = read_spec(file)
-    target = plane.target()
-    if tuned:
-        spec = tuned_spec(spec, target)
-    api = target.management()
-    document = document_for(api, spec)
-    with progress("comparing"):
-        return api.post("/api/v1/diff", document, timeout_s=300.0)
-
-
-def _print(found: Mapping[str, Any], *, json: bool) -> None:
-    if json:
-        write_json(found)
-        return
-    text = diff_text(found)
-    if text.plain:
+    text = diff_text(answer)
+    if text.plain and not json:
         show(text)
-    for change in found["changes"] or ["no changes"]:
-        say(change)
+    show_answer(answer, *(answer["changes"] or ["no changes"]), json=json)
+    if answer["changes"]:
+        raise typer.Exit(CHANGES)
 
 
 def diff_text(found: Mapping[str, Any]) -> "Text":
@@ -331,24 +301,18 @@ def diff_text(found: Mapping[str, Any]) -> "Text":
     lines = [
         line
         for name, change in found["endpoints"].items()
-        for line in _endpoint_lines(name, change["before"], change["after"])
+        for line in difflib.unified_diff(
+            _yaml_lines(change["before"]),
+            _yaml_lines(change["after"]),
+            fromfile=f"{name} (now)",
+            tofile=f"{name} (then)",
+            n=_CONTEXT_LINES,
+            lineterm="",
+        )
     ]
     return Text("\n").join(
         Text(line, style="bold" if line[:3] in {"---", "+++"} else _STYLES.get(line[:1], ""))
         for line in lines
-    )
-
-
-def _endpoint_lines(
-    name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
-) -> Iterator[str]:
-    yield from difflib.unified_diff(
-        _yaml_lines(before),
-        _yaml_lines(after),
-        fromfile=f"{name} (now)",
-        tofile=f"{name} (then)",
-        n=_CONTEXT_LINES,
-        lineterm="",
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from headrace.cli.up.settings import ModelOptions
 from headrace.cli.up.start import document_for
 from tests.e2e.control.system import System, replicas
 from tests.e2e.scaling.conftest import DOCUMENT, load_on, write_model
@@ -52,14 +53,8 @@ def test_copies_come_when_p99_exceeds_the_slo_and_go_after_the_load(
     system: System, slow_model: Path
 ) -> None:
     """As `headrace up MODEL --slo-p99 150ms --max-replicas 4` says, with shorter windows."""
-    document = document_for(
-        slow_model,
-        name="slow",
-        replicas=None,
-        slo_p99="150ms",
-        max_replicas=4,
-        home=system.home,
-    )
+    model = ModelOptions(name="slow", slo_p99="150ms", max_replicas=4)
+    document = document_for(slow_model, model, home=system.home)
     assert document is not None
     (endpoint,) = document["endpoints"]
     system.start({**endpoint, "autoscale": {**QUICK, **endpoint["autoscale"]}})

@@ -7,14 +7,12 @@ import pytest
 import typer
 
 from headrace.cli import connection, context
-from headrace.cli.access import trail
 from headrace.cli.access.credentials import id_of
 from headrace.cli.app import _in_front, app
 from headrace.cli.context import Access, Contexts, read_contexts, write_contexts
 from headrace.cli.options import DEFAULT_HOME, span_s
 from headrace.cli.up.settings import oidc_settings
 from headrace.control.app.settings import OidcSettings
-from headrace.control.auth.audit_log import Head
 from headrace.core import FailedPreconditionError
 from tests.unit.cli.conftest import Command
 
@@ -153,11 +151,11 @@ def test_an_id_is_taken_out_of_a_whole_token() -> None:
     assert id_of("my_key", kinds) == "my_key"
 
 
-def test_a_checkpoint_is_a_count_and_a_hash() -> None:
-    assert trail._checkpoint("12:ab") == Head(count=12, hash="ab")
-    for text in ("", "12", "x:ab", "12:"):
-        with pytest.raises(typer.BadParameter, match="no checkpoint"):
-            trail._checkpoint(text)
+@pytest.mark.parametrize("text", ["12", "x:ab", "12:"])
+def test_a_checkpoint_is_a_count_and_a_hash(headrace: Command, text: str) -> None:
+    wrong = headrace("trail", "verify", "--checkpoint", text)
+
+    assert (wrong.status, f"'{text}' is no checkpoint" in wrong.err) == (2, True)
 
 
 # How people log in.

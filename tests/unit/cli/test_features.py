@@ -307,7 +307,7 @@ feature_services:
     assert "runs the code of made.py:add" in refused.err
     assert "on-demand view sums is created" in told.err
     assert json.loads(got.out)["rows"][0]["features"] == {"sum": 42}
-    assert "more has whole numbers, and 'x' is none" in wrong.err
+    assert "more has whole numbers, and not 'x'" in wrong.err
 
 
 def test_skew_names_what_was_served_otherwise_than_a_join_says(
@@ -399,5 +399,5 @@ feature_services: [{name: s, features: ["made:y"]}]
     no_bool = headrace("features", "get", "s", "-k", "f=1", "-k", "b=yes", "-k", "t=x")
 
     assert json.loads(got.out)["rows"][0]["features"] == {"y": 2.5}
-    assert "f has numbers, and 'much' is none" in no_number.err
+    assert "f has numbers, and not 'much'" in no_number.err
     assert "b is true or false, and not 'yes'" in no_bool.err

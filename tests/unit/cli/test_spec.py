@@ -6,6 +6,7 @@ import pytest
 import typer
 
 from headrace.cli.spec import changes_text, not_ready_text
+from headrace.cli.up.settings import ModelOptions
 from headrace.cli.up.start import document_for
 from headrace.core.spec import parse_spec
 from tests.unit.cli.conftest import Command
@@ -54,14 +55,14 @@ def test_changes_are_a_line_each() -> None:
 
 
 def document(target: Path | None, home: Path, name: str | None = None) -> object:
-    return document_for(target, name=name, replicas=None, home=home)
+    return document_for(target, ModelOptions(name=name), home=home)
 
 
 def test_a_model_file_is_an_endpoint_of_its_name(tmp_path: Path) -> None:
     file = tmp_path / "my model.onnx"
     file.touch()
 
-    assert document_for(file, name=None, replicas=3, home=tmp_path) == {
+    assert document_for(file, ModelOptions(replicas=3), home=tmp_path) == {
         "version": 1,
         "endpoints": [{"name": "my-model", "model": str(file), "replicas": 3}],
     }
@@ -84,9 +85,7 @@ endpoints:
 """
 
     for text in ("150ms", "0.15s", " 150ms", "150000us"):
-        one_line = document_for(
-            file, name=None, replicas=None, slo_p99=text, max_replicas=4, home=tmp_path
-        )
+        one_line = document_for(file, ModelOptions(slo_p99=text, max_replicas=4), home=tmp_path)
         assert one_line is not None
         assert parse_spec(one_line).document() == parse_spec(spec).document()
 
@@ -94,14 +93,14 @@ endpoints:
 def test_rows_of_a_model_file_are_declared_independent_by_an_option(tmp_path: Path) -> None:
     file = tmp_path / "fraud.onnx"
     file.touch()
-    one_line = document_for(file, name=None, replicas=None, rows_independent=True, home=tmp_path)
+    one_line = document_for(file, ModelOptions(rows_independent=True), home=tmp_path)
     assert one_line is not None
     assert one_line["endpoints"][0]["batching"] == {"rows_independent": True}
 
     spec = tmp_path / "headrace.yaml"
     spec.write_text(SPEC)
     with pytest.raises(typer.BadParameter, match=r"batching: \{rows_independent: true\}"):
-        document_for(spec, name=None, replicas=None, rows_independent=True, home=tmp_path)
+        document_for(spec, ModelOptions(rows_independent=True), home=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +120,7 @@ def test_what_is_no_slo_is_refused(tmp_path: Path, text: str, message: str) -> N
     file.touch()
 
     with pytest.raises(typer.BadParameter, match=re.escape(message)):
-        document_for(file, name=None, replicas=None, slo_p99=text, home=tmp_path)
+        document_for(file, ModelOptions(slo_p99=text), home=tmp_path)
 
 
 def test_fewer_copies_than_it_begins_with_are_refused(tmp_path: Path) -> None:
@@ -129,7 +128,7 @@ def test_fewer_copies_than_it_begins_with_are_refused(tmp_path: Path) -> None:
     file.touch()
 
     with pytest.raises(typer.BadParameter, match="2 is less than --replicas 3"):
-        document_for(file, name=None, replicas=3, max_replicas=2, home=tmp_path)
+        document_for(file, ModelOptions(replicas=3, max_replicas=2), home=tmp_path)
 
 
 def test_a_spec_file_keeps_its_meaning(tmp_path: Path) -> None:
@@ -172,13 +171,13 @@ def test_flags_that_the_spec_answers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(typer.BadParameter, match="a spec file says this itself; set `name`"):
         document(file, tmp_path, name="x")
     with pytest.raises(typer.BadParameter, match=r"set `slo: {latency_s: 0.15}` of the endpoint"):
-        document_for(file, name=None, replicas=None, slo_p99="1s", max_replicas=2, home=tmp_path)
+        document_for(file, ModelOptions(slo_p99="1s", max_replicas=2), home=tmp_path)
 
 
 def test_flags_without_a_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
 
     with pytest.raises(typer.BadParameter, match="what ran last goes on as it was") as refused:
-        document_for(None, name=None, replicas=None, max_replicas=2, home=tmp_path)
+        document_for(None, ModelOptions(max_replicas=2), home=tmp_path)
 
     assert refused.value.param_hint == "--max-replicas"

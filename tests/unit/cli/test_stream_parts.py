@@ -26,7 +26,7 @@ from headrace.core.text import iso_text
 from headrace.streaming.records import Place, Record
 
 NOW = 1_795_788_000.0  # 2026-11-27T14:00:00Z
-FORM = ShortForm(broker="log:demo", sources=("in",), sink="out", model="m.onnx")
+FORM = ShortForm(broker="log:demo", sources=["in"], sink="out", model="m.onnx")
 VIEW = StreamView(
     name="pay",
     state="running",
@@ -110,18 +110,18 @@ def test_options_alone_make_a_stream(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stream_of_an_endpoint_is_called_like_it() -> None:
-    form = ShortForm(broker="log:demo", sources=("in",), sink="out", endpoint="fraud")
+    form = ShortForm(broker="log:demo", sources=["in"], sink="out", endpoint="fraud")
 
     assert short_spec(form).streams[0].name == "fraud"
 
 
 def test_options_that_are_missing_are_told_together() -> None:
     with pytest.raises(InvalidArgumentError, match="--model or --endpoint, --broker, --from, --to"):
-        short_spec(ShortForm(broker="", sources=(), sink=""))
+        short_spec(ShortForm(broker="", sources=[], sink=""))
 
 
 def test_a_stream_is_chosen_by_its_name() -> None:
-    spec = short_spec(ShortForm(broker="log:d", sources=("in",), sink="out", model="/m.onnx"))
+    spec = short_spec(ShortForm(broker="log:d", sources=["in"], sink="out", model="/m.onnx"))
 
     assert [stream.name for stream in chosen(spec, [], where="x")] == ["m"]
     with pytest.raises(NotFoundError, match="x has no stream 'nobody'; it has: m"):

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from cryptography import x509
@@ -29,8 +29,6 @@ from headrace.core.files import make_private_dir, write_atomic
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-
-    from headrace.gateway.pem import Certificate
 
 _SKEW: Final = timedelta(minutes=5)
 _HOST: Final = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -67,7 +65,16 @@ def server_certificate(authority: Pair, names: Iterable[str], *, now: float, day
         InvalidArgumentError: One is neither.
     """
     names = tuple(dict.fromkeys(names))
-    return _leaf(authority, names[0], map(_server_name, names), server=True, now=now, days=days)
+    others: list[x509.GeneralName] = []
+    for name in names:
+        try:
+            others.append(x509.IPAddress(ipaddress.ip_address(name)))
+        except ValueError:
+            if _HOST.fullmatch(name) is None:
+                msg = f"'{name}' is neither a host name nor an address"
+                raise InvalidArgumentError(msg) from None
+            others.append(x509.DNSName(name))
+    return _leaf(authority, names[0], others, server=True, now=now, days=days)
 
 
 def client_certificate(authority: Pair, name: str, *, now: float, days: float) -> Pair:
@@ -176,16 +183,6 @@ def _name(text: str) -> "x509.Name":
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:_LONGEST_NAME])])
 
 
-def _server_name(text: str) -> "x509.GeneralName":
-
-    try:
-        return x509.IPAddress(ipaddress.ip_address(text))
-    except ValueError:
-        if _HOST.fullmatch(text) is None:
-            raise InvalidArgumentError(f"'{text}' is neither a host name nor an address") from None
-        return x509.DNSName(text)
-
-
 app = CommandGroup(help="Certificates: make some to try TLS with, show any.")
 _AUTHORITY_DAYS: Final = 3650.0
 _DAY_S: Final = 86_400.0
@@ -278,11 +275,25 @@ def show(
 
     now = SystemClock().now()
     found = read_certificates(_pem_of(source))
+    documents = [
+        {
+            "subject": certificate.subject,
+            "issuer": certificate.issuer,
+            "names": list(certificate.names),
+            "not_before": _time(certificate.not_before),
+            "not_after": _time(certificate.not_after),
+            "days_left": round((certificate.not_after - now) / _DAY_S, 2),
+            "key": certificate.key,
+            "is_authority": certificate.is_authority,
+            "sha256": certificate.fingerprint,
+        }
+        for certificate in found
+    ]
     if json:
-        write_json([_document(one, now) for one in found])
+        write_json(documents)
     else:
-        write("\n\n".join("\n".join(columns(_rows(one, now))) for one in found))
-    if any(one.not_after < now for one in found):
+        write("\n\n".join("\n".join(columns(_rows(document))) for document in documents))
+    if any(certificate.not_after < now for certificate in found):
         raise typer.Exit(FAILED)
 
 
@@ -366,32 +377,19 @@ def _pem_of(source: str) -> bytes:
     return ssl.DER_cert_to_PEM_cert(der).encode()
 
 
-def _document(one: "Certificate", now: float) -> dict[str, object]:
-    return {
-        "subject": one.subject,
-        "issuer": one.issuer,
-        "names": list(one.names),
-        "not_before": _time(one.not_before),
-        "not_after": _time(one.not_after),
-        "days_left": round((one.not_after - now) / _DAY_S, 2),
-        "key": one.key,
-        "is_authority": one.is_authority,
-        "sha256": one.fingerprint,
-    }
-
-
-def _rows(one: "Certificate", now: float) -> list[tuple[str, str]]:
-    days = (one.not_after - now) / _DAY_S
+def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
+    days = document["days_left"]
     left = f"{days:.1f} days left" if days >= 0 else f"expired {-days:.1f} days ago"
+    issuer = document["issuer"]
     return [
-        ("subject", one.subject or "-"),
-        ("names", ", ".join(one.names) or "-"),
-        ("signed by", "itself" if one.issuer == one.subject else one.issuer),
-        ("valid", f"{_time(one.not_before)} to {_time(one.not_after)} ({left})"),
-        ("key", f"{one.key}{', an authority' if one.is_authority else ''}"),
-        ("SHA-256", one.fingerprint),
+        ("subject", document["subject"] or "-"),
+        ("names", ", ".join(document["names"]) or "-"),
+        ("signed by", "itself" if issuer == document["subject"] else issuer),
+        ("valid", f"{document['not_before']} to {document['not_after']} ({left})"),
+        ("key", f"{document['key']}{', an authority' if document['is_authority'] else ''}"),
+        ("SHA-256", document["sha256"]),
     ]
 
 
-def _time(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%dT%H:%M:%SZ}"
+def _time(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"

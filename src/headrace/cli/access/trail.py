@@ -1,7 +1,6 @@
 """`headrace trail`: audit log of changes, and its verification."""
 
-# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
-
+import json as codec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,8 +17,6 @@ from headrace.cli.output import (
 from headrace.control.auth.audit_log import Entry, Head, Verifier, missed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from headrace.cli.management import Document, Management
     from headrace.control.auth.audit_log import Broken
 
@@ -61,7 +58,9 @@ def trail(
         "what": "action",
         "of": "object",
     }
-    show_document(list(map(_decoded, found)), found, columns, json=json)
+    sides = ("before", "after")
+    document = [{**row, **{side: codec.loads(row[side]) for side in sides}} for row in found]
+    show_document(document, found, columns, json=json)
 
 
 @app.command()
@@ -90,9 +89,14 @@ def verify(
 
         headrace trail verify --checkpoint 212:5891b5b5…
     """
-    api = plane.connect()
-    noted = [_checkpoint(checkpoint)] if checkpoint else []
-    head, broken = verified(api, noted)
+    noted = []
+    if checkpoint:
+        count, _, digest = checkpoint.partition(":")
+        if not count.isdecimal() or not digest:
+            msg = f"'{checkpoint}' is no checkpoint; `headrace trail verify` prints COUNT:HASH"
+            raise typer.BadParameter(msg, param_hint="--checkpoint")
+        noted = [Head(count=int(count), hash=digest)]
+    head, broken = verified(plane.connect(), noted)
     if json:
         found = None if broken is None else {"entry": broken.id, "reason": broken.reason}
         write_json({"entries": head.count, "head": head.hash, "broken": found})
@@ -111,46 +115,18 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
     Args:
         noted: Checkpoints that it has to lead past, besides what the control plane noted.
     """
-    from headrace.control.auth.audit_log import Head
-
     server = api.get("/api/v1/trail/head")["checkpoint"]
     checkpoints = [*noted, Head(count=server["count"], hash=server["hash"])]
     wanted = {one.count for one in checkpoints}
     hashes: dict[int, str] = {}
     verifier = Verifier()
-    for page in _pages(api):
+    page = [Entry(**entry) for entry in api.get("/api/v1/trail", after=0, limit=_PAGE)["entries"]]
+    while page:
         broken = verifier.read(page)
         hashes |= {entry.id: entry.hash for entry in page if entry.id in wanted}
         if broken is not None:
             return verifier.head, broken
+        more = api.get("/api/v1/trail", after=page[-1].id, limit=_PAGE)["entries"]
+        page = [Entry(**entry) for entry in more]
     found = [missed(one, hash_there=hashes.get(one.count)) for one in checkpoints]
     return verifier.head, next((one for one in found if one is not None), None)
-
-
-def _pages(api: "Management") -> "Iterator[list[Entry]]":
-    from headrace.control.auth.audit_log import Entry
-
-    after = 0
-    while True:
-        found = api.get("/api/v1/trail", after=after, limit=_PAGE)["entries"]
-        if found:
-            yield [Entry(**entry) for entry in found]
-            after = found[-1]["id"]
-        if len(found) < _PAGE:
-            return
-
-
-def _decoded(entry: "Document") -> "Document":
-    import json as json_
-
-    return {**entry, **{side: json_.loads(entry[side]) for side in ("before", "after")}}
-
-
-def _checkpoint(text: str) -> "Head":
-    from headrace.control.auth.audit_log import Head
-
-    count, _, digest = text.partition(":")
-    if not count.isdecimal() or not digest:
-        msg = f"'{text}' is no checkpoint; `headrace trail verify` prints one as COUNT:HASH"
-        raise typer.BadParameter(msg, param_hint="--checkpoint")
-    return Head(count=int(count), hash=digest)

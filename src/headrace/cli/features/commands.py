@@ -10,9 +10,9 @@ import typer
 
 from headrace.cli.features.serving import Service, Store, get, opened, plain, serve_check, skew
 from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json, argument, option
-from headrace.cli.output import FAILED, progress, say, write_json
-from headrace.cli.tables import Row, read_rows
+from headrace.cli.output import FAILED, progress, say, show_answer, write_json
 from headrace.cli.tables import opened as opened_file
+from headrace.cli.tables import read_rows
 from headrace.core import FailedPreconditionError, SystemClock
 from headrace.features import (
     FeatureView,
@@ -57,17 +57,6 @@ To begin, say in features.yaml what there is, and then:
 """
 
 
-def check_exists(path: Path) -> None:
-    """Show somebody who has no file yet what one looks like; FailedPreconditionError."""
-    if path != DEFAULT_PATH or path.exists():
-        return
-    message = (
-        f"there is no {path} here. To begin, write one such as\n\n{EXAMPLE}\nor name another "
-        "file, or take what a Feast repository defines: headrace features apply --from-feast REPO"
-    )
-    raise FailedPreconditionError(message)
-
-
 _TOLD: Final = 20
 
 
@@ -104,18 +93,16 @@ def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
         if str(path) != "-":
             stack.enter_context(stream)
         for part in read_rows(stream, str(path), view):
-            wrong = [(number, row) for number, row in part if isinstance(row, str)]
-            good: list[tuple[int, Row]] = [
-                (number, row) for number, row in part if not isinstance(row, str)
-            ]
+            wrong = [RefusedRow(number, row) for number, row in part if isinstance(row, str)]
+            good = [(number, row) for number, row in part if not isinstance(row, str)]
             found = refusals(view, [row for _, row in good])
-            wrong += [(good[i][0], why) for i, why in found.items()]
+            wrong += [RefusedRow(good[i][0], why) for i, why in found.items()]
             fit = [row for i, (_, row) in enumerate(good) if i not in found]
             written += push_rows(view, store, fit)
             rows += len(part)
             right += len(fit)
             refused_rows += len(wrong)
-            refused += [RefusedRow(number, why) for number, why in sorted(wrong)]
+            refused += sorted(wrong, key=lambda refusal: refusal.row)
             del refused[_TOLD:]
     return PushReport(
         view=view.name,
@@ -169,7 +156,13 @@ def apply(
         headrace features apply --from-feast ../feature_repo
     """
     if from_feast is None:
-        check_exists(path)
+        if path == DEFAULT_PATH and not path.exists():
+            message = (
+                f"there is no {path} here. To begin, write one such as\n\n{EXAMPLE}\nor name "
+                "another file, or take what a Feast repository defines: headrace features apply "
+                "--from-feast REPO"
+            )
+            raise FailedPreconditionError(message)
         changes = apply_definitions(path, home, allow_code=allow_code)
         left_out: Sequence[LeftOut] = ()
     else:
@@ -218,7 +211,12 @@ def materialize(
     """
     definitions = applied_definitions(home)
     chosen = [definitions.view(name) for name in views or definitions.views]
-    end = _time(until)
+    try:
+        now = datetime.fromtimestamp(SystemClock().now(), UTC)
+        end = datetime.fromisoformat(until) if until else now
+    except ValueError:
+        msg = f"'{until}' is no time; write it as 2026-11-27T06:00:00Z"
+        raise typer.BadParameter(msg, param_hint="--until") from None
     reports = []
     with opened(online_store, home) as store:
         for view in chosen:
@@ -300,24 +298,12 @@ def join(
     found = applied_definitions(home).service(service)
     with progress(f"joining {entities}"):
         counts = join_files(found, entities, output, fill_defaults=fill_defaults)
-    if json:
-        write_json(counts)
-        return
-    for view, of_view in counts["views"].items():
-        told = ", ".join(f"{count} {status}" for status, count in of_view.items())
-        say(f"{view}: {told}")
-    say(f"{counts['rows']} rows are in {output}")
+    lines = [
+        f"{view}: {', '.join(f'{count} {status}' for status, count in statuses.items())}"
+        for view, statuses in counts["views"].items()
+    ]
+    show_answer(counts, *lines, f"{counts['rows']} rows are in {output}", json=json)
 
 
 app.command("serve-check")(serve_check)
 app.command()(skew)
-
-
-def _time(text: str) -> "datetime":
-    if not text:
-        return datetime.fromtimestamp(SystemClock().now(), UTC)
-    try:
-        return datetime.fromisoformat(text)
-    except ValueError:
-        msg = f"'{text}' is no time; write it as 2026-11-27T06:00:00Z"
-        raise typer.BadParameter(msg, param_hint="--until") from None

@@ -3,16 +3,17 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, Home, Json, argument, option
-from headrace.cli.output import NOT_READY, progress, say, show, table, write_json
+from headrace.cli.output import NOT_READY, Column, progress, rows_text, say, show, table, write_json
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import duration_text, number_text
 from headrace.features import (
@@ -28,11 +29,12 @@ from headrace.features.materializing import service_readiness
 from headrace.features.served import read_served
 from headrace.features.served_offline import offline_rows
 from headrace.features.skew_apart import usual_grace_s
+from headrace.features.values import microseconds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headrace.features import FeatureRows, FeatureService, OnlineStore
+    from headrace.features import FeatureService, OnlineStore
     from headrace.features.served import ServedRows
     from headrace.features.skew import FeatureSkew, SkewReport
 
@@ -96,16 +98,35 @@ def get(
     with opened(online_store, home) as store:
         keys, values = _keys(key, found)
         rows = FeatureReader(found, store).read(keys, values=values)
+    count = len(next(iter(rows.columns.values())))
     if json:
-        write_json(_documents(rows, found))
+        documents = [
+            {
+                "features": {name: _value(c[row]) for name, c in rows.columns.items()},
+                "statuses": {view: of[row].value for view, of in rows.statuses.items()},
+                "ages_s": {view: _value(of[row]) for view, of in rows.ages_s.items()},
+                "reasons": {v: of[row] for v, of in rows.reasons.items() if row in of},
+            }
+            for row in range(count)
+        ]
+        head = {"service": found.name, "schema_hash": found.schema_hash}
+        write_json({**head, "rows": documents})
         return
     of_view = {column.name: column.view.name for column in found.columns}
     lines = [
-        (name, _text(value), of_view[name], rows.statuses[of_view[name]][row].value)
-        for row in range(_count(rows))
-        for name, value in ((name, column[row]) for name, column in rows.columns.items())
+        (name, str(_text(column[row])), of_view[name], rows.statuses[of_view[name]][row].value)
+        for row in range(count)
+        for name, column in rows.columns.items()
     ]
     show(table(lines, "feature", "value", "view", "status"))
+
+
+_VIEW_COLUMNS: Final[dict[str, Column]] = {
+    "view": lambda view: view.view,
+    "status": lambda view: view.status.value,
+    "age": lambda view: duration_text(view.age_s),
+    "time to live": lambda view: duration_text(view.ttl_s),
+}
 
 
 def serve_check(
@@ -127,13 +148,18 @@ def serve_check(
         document = {"service": service, "schema_hash": found.schema_hash, "is_ready": is_ready}
         write_json({**document, "views": [plain(one) for one in views]})
     else:
-        lines = [
-            (one.view, one.status.value, duration_text(one.age_s), duration_text(one.ttl_s))
-            for one in views
-        ]
-        show(table(lines, "view", "status", "age", "time to live"))
+        show(rows_text(views, _VIEW_COLUMNS))
     if not is_ready:
         raise typer.Exit(NOT_READY)
+
+
+_KINDS: Final[dict[Datatype, tuple[Callable[[str], object], str]]] = {
+    Datatype.INT64: (int, "has whole numbers"),
+    Datatype.FP32: (float, "has numbers"),
+    Datatype.FP64: (float, "has numbers"),
+    Datatype.BOOL: ({"true": True, "false": False}.__getitem__, "is true or false"),
+}
+"""How a value is read, and what it is, by datatype; others are texts."""
 
 
 def _keys(
@@ -148,63 +174,25 @@ def _keys(
         name, equals, text = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"'{item}' is no NAME=VALUE", param_hint="--key")
-        value = _typed(name, text, of_request.get(name, kinds.get(name)))
+        datatype = of_request.get(name, kinds.get(name))
+        kind, has = _KINDS.get(datatype, (str, "")) if datatype is not None else (str, "")
+        try:
+            value = kind(text)
+        except (ValueError, KeyError):
+            msg = f"{name} {has}, and not '{text}'"
+            raise typer.BadParameter(msg, param_hint="--key") from None
         (values if name in of_request else keys).setdefault(name, []).append(value)
     return keys, values
 
 
-def _typed(name: str, text: str, datatype: "Datatype | None") -> object:
-    match datatype:
-        case Datatype.INT64:
-            kind: type = int
-            has = "whole numbers"
-        case Datatype.FP32 | Datatype.FP64:
-            kind, has = float, "numbers"
-        case Datatype.BOOL:
-            if text not in {"true", "false"}:
-                msg = f"{name} is true or false, and not '{text}'"
-                raise typer.BadParameter(msg, param_hint="--key")
-            return text == "true"
-        case _:
-            return text
-    try:
-        value: object = kind(text)
-    except ValueError:
-        msg = f"{name} has {has}, and '{text}' is none"
-        raise typer.BadParameter(msg, param_hint="--key") from None
-    return value
-
-
-def _documents(rows: "FeatureRows", service: "FeatureService") -> dict[str, Any]:
-    return {
-        "service": service.name,
-        "schema_hash": service.schema_hash,
-        "rows": [
-            {
-                "features": {name: _value(c[row]) for name, c in rows.columns.items()},
-                "statuses": {view: of[row].value for view, of in rows.statuses.items()},
-                "ages_s": {view: _value(of[row]) for view, of in rows.ages_s.items()},
-                "reasons": {v: of[row] for v, of in rows.reasons.items() if row in of},
-            }
-            for row in range(_count(rows))
-        ],
-    }
-
-
-def _count(rows: "FeatureRows") -> int:
-    return len(next(iter(rows.columns.values())))
+def _text(value: object) -> object:
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value
 
 
 def _value(value: Any) -> object:  # noqa: ANN401  # of an array
     """As JSON has it: text where it is, NaN and infinity as null."""
-    plain = value.item() if hasattr(value, "item") else value
-    if isinstance(plain, bytes):
-        return plain.decode(errors="backslashreplace")
+    plain = _text(value.item() if hasattr(value, "item") else value)
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
-
-
-def _text(value: object) -> str:
-    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def skew(
@@ -253,7 +241,13 @@ def skew(
     """
     found = applied_definitions(home).service(service)
     path = served or served_directory(home, service)
-    since_us = _since(since)
+    since_us = None
+    if since:
+        try:
+            since_us = microseconds(datetime.fromisoformat(since))
+        except (ValueError, InvalidArgumentError):
+            msg = f"'{since}' is no time with a zone; write it as 2026-11-27T06:00:00Z"
+            raise typer.BadParameter(msg, param_hint="--since") from None
     if served is None and not path.exists():
         message = (
             f"no samples yet: no look-up of service '{service}' was kept in {path}. An endpoint of "
@@ -276,7 +270,7 @@ def skew(
     if json:
         write_json(_document(report))
     else:
-        _show(report)
+        show(rows_text(report.features, _SKEW_COLUMNS))
         count = f"{len(report.skewed)} of {len(report.features)} features differ"
         say(f"{count} in {report.rows} rows{_left_out(samples)}")
     if report.skewed:
@@ -289,82 +283,30 @@ def _left_out(samples: "ServedRows") -> str:
     return told + (f"; {unreadable} lines cannot be read" if unreadable else "")
 
 
-def _since(text: str) -> int | None:
-    from headrace.features.values import microseconds
-
-    if not text:
-        return None
-    try:
-        return microseconds(datetime.fromisoformat(text))
-    except (ValueError, InvalidArgumentError):
-        msg = f"'{text}' is no time with a zone; write it as 2026-11-27T06:00:00Z"
-        raise typer.BadParameter(msg, param_hint="--since") from None
-
-
-def _show(report: "SkewReport") -> None:
-    lines = [
-        (
-            one.feature,
-            one.view,
-            f"{one.differing} of {one.rows}",
-            number_text(one.largest_absolute),
-            _reasons(one),
-        )
-        for one in report.features
-    ]
-    show(table(lines, "feature", "view", "rows that differ", "by at most", "why"))
-
-
-def _reasons(one: "FeatureSkew") -> str:
-    told = [f"{cause} {count}" for cause, count in one.causes.items()]
-    if one.lag_s is not None:
-        told.append(f"late by {one.lag_s:,.0f} s")
-    if one.looks_like:
-        told.append(f"looks like {one.looks_like}")
-    if one.waiting:
-        told.append(f"{one.waiting} within the grace")
+def _why(feature: "FeatureSkew") -> str:
+    told = [f"{cause} {count}" for cause, count in feature.causes.items()]
+    if feature.lag_s is not None:
+        told.append(f"late by {feature.lag_s:,.0f} s")
+    if feature.looks_like:
+        told.append(f"looks like {feature.looks_like}")
+    if feature.waiting:
+        told.append(f"{feature.waiting} within the grace")
     return ", ".join(told) or "-"
 
 
+_SKEW_COLUMNS: Final[dict[str, Column]] = {
+    "feature": lambda row: row.feature,
+    "view": lambda row: row.view,
+    "rows that differ": lambda row: f"{row.differing} of {row.rows}",
+    "by at most": lambda row: number_text(row.largest_absolute),
+    "why": _why,
+}
+
+
 def _document(report: "SkewReport") -> dict[str, Any]:
-    return {
-        "service": report.service,
-        "rows": report.rows,
-        "since": report.since,
-        "until": report.until,
-        "other_schema": report.other_schema,
-        "unreadable": report.unreadable,
-        "is_skewed": bool(report.skewed),
-        "features": [
-            {
-                "feature": one.feature,
-                "view": one.view,
-                "rows": one.rows,
-                "differing": one.differing,
-                "waiting": one.waiting,
-                "share_ratio": one.share_ratio,
-                "largest_absolute": one.largest_absolute,
-                "median_relative": one.median_relative,
-                "causes": {str(cause): count for cause, count in one.causes.items()},
-                "lag_s": one.lag_s,
-                "looks_like": one.looks_like,
-                "examples": [
-                    {
-                        "at": example.at,
-                        "keys": dict(example.keys),
-                        "served": _skew_value(example.served),
-                        "offline": _skew_value(example.offline),
-                        "cause": str(example.cause),
-                    }
-                    for example in one.examples
-                ],
-            }
-            for one in report.features
-        ],
-    }
-
-
-def _skew_value(value: object) -> object:
-    if isinstance(value, bytes):
-        return value.decode(errors="backslashreplace")
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    document = {**asdict(report), "is_skewed": bool(report.skewed)}
+    for feature in document["features"]:
+        feature["causes"] = {str(cause): count for cause, count in feature["causes"].items()}
+        for example in feature["examples"]:
+            example |= {side: _value(example[side]) for side in ("served", "offline")}
+    return document

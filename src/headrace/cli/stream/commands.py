@@ -10,7 +10,6 @@ import typer
 
 from headrace.cli.options import (
     DEFAULT_HOME,
-    AllowCode,
     CommandGroup,
     ControlPlane,
     Home,
@@ -54,17 +53,7 @@ def up(
             "The spec file; without one, the options below say what to run.", "--file", "-f"
         ),
     ] = None,
-    model: Annotated[str, option("A model file, or NAME[:VERSION].")] = "",
-    endpoint: Annotated[
-        str, option("Instead of a model: an endpoint of what runs on --home.")
-    ] = "",
-    broker: topics.BrokerUrl = "",
-    source: Annotated[
-        list[str] | None, option("What is read; may be repeated.", "--from", metavar="TOPIC")
-    ] = None,
-    sink: Annotated[str, option("What is written.", "--to", metavar="TOPIC")] = "",
-    name: Annotated[str, option("What it is called.", shown="the model's name")] = "",
-    exactly_once: Annotated[bool, option("A crash repeats no answer.", "--exactly-once")] = False,
+    form: ShortForm,
     workers: Annotated[
         int | None,
         option(
@@ -82,7 +71,6 @@ def up(
             envvar="HEADRACE_MEMBER_PREFIX",
         ),
     ] = "",
-    allow_code: AllowCode = False,
     log_format: LogFormatOption = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
@@ -105,26 +93,14 @@ def up(
         with_workers,
     )
 
-    if file is not None and (model or endpoint or broker or source or sink):
+    is_short = form.model or form.endpoint or form.broker or form.sources or form.sink
+    if file is not None and is_short:
         msg = "a file says all of it: leave --model, --endpoint, --broker, --from and --to out"
         raise typer.BadParameter(msg, param_hint="--file")
-    if file is not None:
-        spec = read_spec(file)
-    else:
-        form = ShortForm(
-            broker=broker,
-            sources=tuple(source or ()),
-            sink=sink,
-            model=model,
-            endpoint=endpoint,
-            name=name,
-            exactly_once=exactly_once,
-            allow_code=allow_code,
-        )
-        spec = short_spec(form)
+    spec = short_spec(form) if file is None else read_spec(file)
     streams = chosen(spec, list(names or ()), where=str(file or "this command"))
     with progress("checking models"):
-        found = resolved(spec, streams, home, allow_code=allow_code)
+        found = resolved(spec, streams, home, allow_code=form.allow_code)
     wanted = with_workers(found, workers)
     make_topics(wanted, home)
     for stream in wanted:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from headrace.cli.options import ControlPlane
+from headrace.cli.options import AllowCode, ControlPlane, option
 from headrace.cli.output import Column
 from headrace.cli.up.start import name_from
 from headrace.core import InvalidArgumentError, NotFoundError
@@ -19,18 +19,33 @@ if TYPE_CHECKING:
 SPEC_FILE: Final = Path("headrace.yaml")
 
 
+BrokerUrl = Annotated[
+    str,
+    option(
+        "log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
+        "${NAME} in it is a variable.",
+        "--broker",
+        envvar="HEADRACE_BROKER",
+        metavar="URL",
+        shown=False,
+    ),
+]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShortForm:
-    """A stream as options say it. `model`: a path or a reference; or else `endpoint`."""
+    """Options of a stream without a file."""
 
-    broker: str
-    sources: tuple[str, ...]
-    sink: str
-    model: str = ""
-    endpoint: str = ""
-    name: str = ""
-    exactly_once: bool = False
-    allow_code: bool = False
+    model: Annotated[str, option("A model file, or NAME[:VERSION].")] = ""
+    endpoint: Annotated[str, option("Instead of a model: an endpoint of what runs on --home.")] = ""
+    broker: BrokerUrl = ""
+    sources: Annotated[
+        list[str] | None, option("What is read; may be repeated.", "--from", metavar="TOPIC")
+    ] = None
+    sink: Annotated[str, option("What is written.", "--to", metavar="TOPIC")] = ""
+    name: Annotated[str, option("What it is called.", shown="the model's name")] = ""
+    exactly_once: Annotated[bool, option("A crash repeats no answer.", "--exactly-once")] = False
+    allow_code: AllowCode = False
 
 
 def short_spec(form: ShortForm) -> "SystemSpec":
@@ -60,7 +75,7 @@ def short_spec(form: ShortForm) -> "SystemSpec":
     model = name_from(path) if is_path else form.model.partition(":")[0]
     stream: dict[str, Any] = {
         "name": form.name or form.endpoint or model,
-        "source": {"broker": form.broker, "topics": list(form.sources)},
+        "source": {"broker": form.broker, "topics": list(form.sources or ())},
         "sink": {"topic": form.sink},
     }
     document: dict[str, Any] = {"version": 1, "streams": [stream]}

@@ -5,7 +5,6 @@
 import asyncio
 import contextlib
 import math
-import shutil
 import signal
 import sys
 import tempfile
@@ -20,26 +19,25 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 
 from headrace.cli.connection import Target, gateway
+from headrace.cli.offline import resolver
 from headrace.cli.options import (
     AllowCode,
     ControlPlane,
     Json,
     LogFormatOption,
-    argument,
-    file_option,
+    SpecOrRunning,
+    StreamName,
     moment,
     option,
 )
-from headrace.cli.output import say, write_json
+from headrace.cli.output import say, show_answer
 from headrace.cli.stream.find import find_stream, open_broker_of
 from headrace.control.app.log_files import LogFiles, LogFollower, render_line
 from headrace.control.desired.state import DesiredStream
-from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.control.streams.driver import StreamDriver, embedded_log
 from headrace.control.streams.status import StreamView
 from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import iso_text
-from headrace.registry import Registry
 from headrace.streaming.broker import committed, span_from
 from headrace.streaming.settings import StreamSettings
 
@@ -64,17 +62,9 @@ def resolved(
     Raises:
         SpecError: A model is missing, or cannot be served.
     """
-    from headrace.control.desired.resolve import Resolver
-
-    with contextlib.closing(SandboxedInspector.of_home(home)) as inspect:
-        resolver = Resolver(
-            registry=Registry(home, inspect),
-            inspect=inspect,
-            spec=spec.model_copy(update={"streams": tuple(streams)}),
-            max_body_bytes=spec.gateway.max_body_bytes,
-            allow_code=allow_code,
-        )
-        return resolver.resolve_streams()
+    only = spec.model_copy(update={"streams": tuple(streams)})
+    with resolver(only, home, allow_code=allow_code) as pins:
+        return pins.resolve_streams()
 
 
 def with_workers(streams: Sequence[DesiredStream], count: int | None) -> list[DesiredStream]:
@@ -139,11 +129,10 @@ class Foreground:
         return asyncio.run(self._run())
 
     async def _run(self) -> list[StreamView]:
-        folder = Path(tempfile.mkdtemp(prefix="headrace-stream-"))
-        try:
-            return await self._run_in(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with tempfile.TemporaryDirectory(
+            prefix="headrace-stream-", ignore_cleanup_errors=True
+        ) as folder:
+            return await self._run_in(Path(folder))
 
     async def _run_in(self, folder: Path) -> list[StreamView]:
         from headrace.control.streams.supervisor import StreamSupervisor
@@ -258,7 +247,7 @@ _MOST_NAMED: Final = 128
 
 
 def replay(
-    name: Annotated[str, argument("The stream.")],
+    name: StreamName,
     since: Annotated[
         str,
         option(
@@ -289,12 +278,7 @@ def replay(
     ] = False,
     workers: Annotated[int | None, option("Processes.", min=1, max=1024, shown="1")] = None,
     allow_code: AllowCode = False,
-    file: Annotated[
-        Path | None,
-        file_option(
-            "The spec file that has it.", "--file", "-f", shown="what runs, else headrace.yaml"
-        ),
-    ] = None,
+    file: SpecOrRunning = None,
     json: Json = False,
     log_format: LogFormatOption = None,
     plane: ControlPlane,
@@ -320,7 +304,8 @@ def replay(
     with closing(open_broker_of(stream.source.broker, plane.home)) as broker:
         span = span_from(broker, stream.source.topics, at_s)
         own = stream.source.group or name
-        group = own if move else group or _group(name, at_s)
+        usual = f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
+        group = own if move else group or usual
         if group == own and not move:
             msg = f"'{group}' is the stream's own group; name another, or say --move"
             raise InvalidArgumentError(msg)
@@ -328,11 +313,15 @@ def replay(
             f"{span.records:,} records of {', '.join(stream.source.topics)} "
             f"({span.partitions} of {len(span.end)} partitions) since {iso_text(at_s)}"
         )
+        if stream.sink is not None:
+            into = to or stream.sink.topic
+        else:
+            into = f"view {stream.push.view}" if stream.push is not None else ""
         does = (
             f"puts group '{group}' back to {iso_text(at_s)}: it scores {span.records:,} records "
             "again, into its sink"
             if move
-            else f"scores {what} again, into {to or _goes_to(stream)}, as group '{group}'"
+            else f"scores {what} again, into {into}, as group '{group}'"
         )
         say(("would do: " if dry_run else "") + f"replay of '{name}' {does}")
         answered: int | None = None
@@ -351,28 +340,15 @@ def replay(
                 allow_code=allow_code,
                 log_format=str(log_format or "text"),
             )
-    if json:
-        write_json(
-            {
-                "group": group,
-                "from_s": at_s,
-                "records": span.records,
-                "answered": answered,
-                "moved": move and not dry_run,
-                "dry_run": dry_run,
-            }
-        )
-
-
-def _goes_to(stream: "StreamSpec") -> str:
-    if stream.sink is not None:
-        return stream.sink.topic
-    assert stream.push is not None, "what has no sink pushes"
-    return f"view {stream.push.view}"
-
-
-def _group(name: str, at_s: float) -> str:
-    return f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
+    answer = {
+        "group": group,
+        "from_s": at_s,
+        "records": span.records,
+        "answered": answered,
+        "moved": move and not dry_run,
+        "dry_run": dry_run,
+    }
+    show_answer(answer, json=json)
 
 
 def _score(
@@ -389,8 +365,6 @@ def _score(
     log_format: str,
 ) -> int:
     """Run the stream as another group until it is through; how many it answered."""
-    import msgspec
-
     from headrace.core.spec import SystemSpec
     from headrace.streaming.settings import check_settings
     from headrace.streaming.windows.state_file import state_folder
@@ -426,8 +400,6 @@ def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone
 
     The second holds where offsets have gaps at the end, as those of transactions do.
     """
-    import asyncio
-
     seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
 
     async def is_done(view: "StreamView") -> bool:

@@ -6,11 +6,13 @@ import base64
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
+
+import msgspec
 
 from headrace.cli.options import (
     DEFAULT_HOME,
@@ -18,13 +20,15 @@ from headrace.cli.options import (
     ControlPlane,
     Home,
     Json,
+    SpecOrRunning,
+    StreamName,
     argument,
     file_option,
     moment,
     option,
 )
-from headrace.cli.output import say, show, table, write, write_json
-from headrace.cli.stream.find import find_stream, open_broker_of
+from headrace.cli.output import Column, say, show_answer, show_document, write
+from headrace.cli.stream.find import BrokerUrl, find_stream, open_broker_of
 from headrace.core import (
     Code,
     FailedPreconditionError,
@@ -44,17 +48,7 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 1000
 _LOOK_S: Final = 0.2
 MAX_LINE_BYTES: Final = 16 << 20
-BrokerUrl = Annotated[
-    str,
-    option(
-        "log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
-        "${NAME} in it is a variable.",
-        "--broker",
-        envvar="HEADRACE_BROKER",
-        metavar="URL",
-        shown=False,
-    ),
-]
+_Limit = Annotated[int | None, option("So many at most.", "--limit", "-n", min=1, shown="all")]
 _Topic = Annotated[str, argument("The topic.", shown=False)]
 
 
@@ -84,15 +78,11 @@ def send(
     count = 0
     with closing(open_broker_of(broker, home)) as opened:
         opened.create_topic(topic, partitions=partitions)
-        stream = sys.stdin.buffer if file is None else file.open("rb")
-        try:
+        with nullcontext(sys.stdin.buffer) if file is None else file.open("rb") as stream:
             records = new_records(topic, lines_of(stream), key=key)
             while some := list(itertools.islice(records, _AT_ONCE)):
                 opened.send(some)
                 count += len(some)
-        finally:
-            if file is not None:
-                stream.close()
     say(f"sent {count:,} record{'' if count == 1 else 's'} to {topic}")
 
 
@@ -123,20 +113,17 @@ def new_records(topic: str, lines: Iterable[bytes], *, key: str) -> "Iterator[Ne
     from headrace.streaming.records import NewRecord
 
     for number, line in enumerate(lines, start=1):
-        yield NewRecord(topic=topic, key=_key(line, key, number) if key else None, value=line)
-
-
-def _key(line: bytes, field: str, number: int) -> bytes:
-    import msgspec
-
-    try:
-        value = msgspec.json.decode(line, type=dict[str, Any]).get(field)
-    except (msgspec.DecodeError, RecursionError):
-        value = None
-    if not isinstance(value, str | int) or isinstance(value, bool):
-        msg = f"record {number} is no JSON object whose field '{field}' is a text or whole number"
-        raise InvalidArgumentError(msg)
-    return str(value).encode()
+        if not key:
+            yield NewRecord(topic=topic, key=None, value=line)
+            continue
+        try:
+            value = msgspec.json.decode(line, type=dict[str, Any]).get(key)
+        except (msgspec.DecodeError, RecursionError):
+            value = None
+        if not isinstance(value, str | int) or isinstance(value, bool):
+            msg = f"record {number} is no JSON object whose field '{key}' is a text or whole number"
+            raise InvalidArgumentError(msg)
+        yield NewRecord(topic=topic, key=str(value).encode(), value=line)
 
 
 def read(
@@ -152,9 +139,7 @@ def read(
             shown="all there is",
         ),
     ] = "",
-    limit: Annotated[
-        int | None, option("So many at most.", "--limit", "-n", min=1, shown="all")
-    ] = None,
+    limit: _Limit = None,
     follow: Annotated[
         bool, option("Go on with what comes, until Ctrl-C; waits for the topic too.", "--follow")
     ] = False,
@@ -228,8 +213,6 @@ def value_text(record: "Record") -> str:
 
 def record_json(record: "Record") -> str:
     """A record as a JSON object in one line; bytes that are no text in base64."""
-    import msgspec
-
     return msgspec.json.encode(
         {
             "topic": record.place.topic,
@@ -256,13 +239,6 @@ def text_or_base64(value: bytes | None) -> object:
 app = CommandGroup(help="Dead letters: records that got no answer. list, redrive.")
 _SHOWN: Final = 60
 _MOST: Final = 1_000_000
-_Name = Annotated[str, argument("The stream.", shown=False)]
-_File = Annotated[
-    Path | None,
-    file_option(
-        "The spec file that has it.", "--file", "-f", shown="what runs, else headrace.yaml"
-    ),
-]
 _From = Annotated[
     list[str] | None,
     option(
@@ -311,12 +287,12 @@ def _opened(
 
 @app.command("list")
 def list_(
-    name: _Name,
+    name: StreamName,
     *,
     error: _Error = "",
     limit: Annotated[int, option("So many at most.", "--limit", "-n", min=1)] = 100,
     broker: BrokerUrl = "",
-    file: _File = None,
+    file: SpecOrRunning = None,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -337,29 +313,23 @@ def list_(
         except NotFoundError:
             found = []  # it is made with the first worker
     letters = [letter for letter in found if code in {"", letter.code}][:limit]
-    if json:
-        write_json([_plain(letter) for letter in letters])
-    elif not letters:
-        say(f"no dead letters in {of.topic}")
-    else:
-        head = ("topic", "partition", "offset", "error", "died", "key", "why")
-        show(table((_row(letter) for letter in letters), *head))
+    empty = f"no dead letters in {of.topic}"
+    documents = list(map(letter_document, letters))
+    show_document(documents, documents, LETTER_COLUMNS, json=json, empty=empty)
 
 
 @app.command()
 def redrive(
-    name: _Name,
+    name: StreamName,
     *,
     error: _Error = "",
-    limit: Annotated[
-        int | None, option("So many at most.", "--limit", "-n", min=1, shown="all")
-    ] = None,
+    limit: _Limit = None,
     dry_run: Annotated[
         bool, option("Say what would be put back, and do nothing.", "--dry-run")
     ] = False,
     broker: BrokerUrl = "",
     source: _From = None,
-    file: _File = None,
+    file: SpecOrRunning = None,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -394,28 +364,30 @@ def redrive(
         done = Redriven(would, 0)
         if would and not dry_run:
             done = put_back(of.broker, stream=name, topic=of.topic, choice=choice)
-    if json:
-        write_json({"redriven": done.redriven, "dry_run": dry_run, "letters": len(letters)})
-        return
     noun = f"{done.redriven:,} dead letter{'' if done.redriven == 1 else 's'}"
     to = ", ".join(of.sources)
-    say(f"{'would put' if dry_run else 'put'} {noun} of {len(letters):,} back into {to}")
+    line = f"{'would put' if dry_run else 'put'} {noun} of {len(letters):,} back into {to}"
+    answer = {"redriven": done.redriven, "dry_run": dry_run, "letters": len(letters)}
+    show_answer(answer, line, json=json)
 
 
-def _row(letter: "Letter") -> tuple[str, ...]:
-    key = text_or_base64(letter.record.key)
-    return (
-        letter.topic or "?",
-        "?" if letter.partition is None else str(letter.partition),
-        "?" if letter.offset is None else str(letter.offset),
-        letter.code or "?",
-        "?" if letter.died_s is None else iso_text(letter.died_s),
-        "-" if key is None else str(key)[:_SHOWN],
-        letter.error[: 2 * _SHOWN],
-    )
+def _known(key: str) -> Callable[[Any], str]:
+    return lambda letter: "?" if letter[key] in (None, "") else str(letter[key])
 
 
-def _plain(letter: "Letter") -> dict[str, object]:
+LETTER_COLUMNS: Final[dict[str, Column]] = {
+    "topic": _known("topic"),
+    "partition": _known("partition"),
+    "offset": _known("offset"),
+    "error": _known("error"),
+    "died": lambda letter: "?" if letter["died_s"] is None else iso_text(letter["died_s"]),
+    "key": lambda letter: "-" if letter["key"] is None else str(letter["key"])[:_SHOWN],
+    "why": lambda letter: letter["message"][: 2 * _SHOWN],
+}
+
+
+def letter_document(letter: "Letter") -> dict[str, object]:
+    """A dead letter as JSON."""
     return {
         "topic": letter.topic,
         "partition": letter.partition,

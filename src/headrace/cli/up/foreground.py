@@ -3,6 +3,7 @@
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 import socket
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -25,7 +26,7 @@ from headrace.cli.options import (
     option,
     setting,
 )
-from headrace.cli.up.settings import ControlOptions
+from headrace.cli.up.settings import ControlOptions, ModelOptions
 from headrace.core import (
     BatchingSpec,
     CodeNotAllowedError,
@@ -48,6 +49,91 @@ class Driver(StrEnum):
     KUBERNETES = "kubernetes"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterOptions:
+    """Options of a control plane whose replicas are pods."""
+
+    namespace: Annotated[
+        str,
+        option(
+            "Of the cluster; pods run there, and nothing outside is looked at.",
+            envvar=["HEADRACE_NAMESPACE", "POD_NAMESPACE"],
+            shown="default",
+        ),
+    ] = "default"
+    instance: Annotated[
+        str,
+        option(
+            "The name of this installation, which objects' names begin with.",
+            envvar="HEADRACE_INSTANCE",
+        ),
+    ] = "headrace"
+    identity: Annotated[
+        str,
+        option(
+            "Who this is, among the control planes of an installation, of which one leads.",
+            envvar=["HEADRACE_IDENTITY", "POD_NAME"],
+            shown="the host's name",
+        ),
+    ] = ""
+    owner: Annotated[
+        str,
+        option(
+            "The Deployment or ConfigMap whose end takes all pods with it.",
+            envvar="HEADRACE_OWNER",
+            metavar="KIND/NAME",
+        ),
+    ] = ""
+    internal_secret: Annotated[
+        str,
+        option(
+            "The Secret whose `token` shows replicas that it is the control plane that asks "
+            "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
+            envvar="HEADRACE_INTERNAL_SECRET",
+            metavar="NAME",
+            shown="replicas tell nothing of themselves",
+        ),
+    ] = ""
+    kube_url: Annotated[
+        str,
+        option(
+            "A proxy to the API server, such as `kubectl proxy`.",
+            envvar="HEADRACE_KUBE_URL",
+            metavar="URL",
+            shown="the service account, else the kubeconfig",
+        ),
+    ] = ""
+    kube_context: Annotated[
+        str, option("Of the kubeconfig.", envvar="HEADRACE_KUBE_CONTEXT", shown="its current one")
+    ] = ""
+
+    def settings(self) -> "ClusterSettings":
+        """Return the same; typer.BadParameter for names that Kubernetes does not take."""
+        from headrace.control.app.settings import ClusterSettings
+        from headrace.control.kubernetes import names
+
+        for flag, check, name in (
+            ("--instance", names.check_instance, self.instance),
+            ("--namespace", names.check_namespace, self.namespace),
+            ("--kube-url", names.check_api_url, self.kube_url),
+            ("--owner", names.check_owner, self.owner),
+        ):
+            try:
+                if name:
+                    check(name)
+            except InvalidArgumentError as error:
+                raise typer.BadParameter(str(error), param_hint=flag) from None
+        return ClusterSettings(
+            namespace=self.namespace,
+            instance=self.instance,
+            identity=self.identity,
+            owner=self.owner,
+            internal_secret=self.internal_secret,
+            url=self.kube_url,
+            context=self.kube_context,
+        )
+
+
 def control(
     spec: Annotated[
         Path | None,
@@ -64,59 +150,7 @@ def control(
             "Whether replicas are processes of this machine, or pods.", envvar="HEADRACE_DRIVER"
         ),
     ] = Driver.LOCAL,
-    namespace: Annotated[
-        str,
-        option(
-            "Of the cluster; pods run there, and nothing outside is looked at.",
-            envvar=["HEADRACE_NAMESPACE", "POD_NAMESPACE"],
-            shown="default",
-        ),
-    ] = "default",
-    instance: Annotated[
-        str,
-        option(
-            "The name of this installation, which objects' names begin with.",
-            envvar="HEADRACE_INSTANCE",
-        ),
-    ] = "headrace",
-    identity: Annotated[
-        str,
-        option(
-            "Who this is, among the control planes of an installation, of which one leads.",
-            envvar=["HEADRACE_IDENTITY", "POD_NAME"],
-            shown="the host's name",
-        ),
-    ] = "",
-    owner: Annotated[
-        str,
-        option(
-            "The Deployment or ConfigMap whose end takes all pods with it.",
-            envvar="HEADRACE_OWNER",
-            metavar="KIND/NAME",
-        ),
-    ] = "",
-    internal_secret: Annotated[
-        str,
-        option(
-            "The Secret whose `token` shows replicas that it is the control plane that asks "
-            "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
-            envvar="HEADRACE_INTERNAL_SECRET",
-            metavar="NAME",
-            shown="replicas tell nothing of themselves",
-        ),
-    ] = "",
-    kube_url: Annotated[
-        str,
-        option(
-            "A proxy to the API server, such as `kubectl proxy`.",
-            envvar="HEADRACE_KUBE_URL",
-            metavar="URL",
-            shown="the service account, else the kubeconfig",
-        ),
-    ] = "",
-    kube_context: Annotated[
-        str, option("Of the kubeconfig.", envvar="HEADRACE_KUBE_CONTEXT", shown="its current one")
-    ] = "",
+    cluster: ClusterOptions,
     options: ControlOptions,
 ) -> None:
     """Be a control plane in the foreground, as containers want it: all it says is its log.
@@ -130,55 +164,19 @@ def control(
     """
     from headrace.cli.up.start import document_for
     from headrace.control import run
-    from headrace.control.app.settings import ClusterSettings
 
     document = None
     if spec is not None:
-        document = document_for(spec, name=None, replicas=None, home=options.home, has_state=True)
-    cluster = None
-    if driver is Driver.KUBERNETES:
-        cluster = _checked(
-            ClusterSettings(
-                namespace=namespace,
-                instance=instance,
-                identity=identity,
-                owner=owner,
-                internal_secret=internal_secret,
-                url=kube_url,
-                context=kube_context,
-            )
-        )
+        document = document_for(spec, ModelOptions(), home=options.home, has_state=True)
     settings = msgspec.structs.replace(
         options.settings(document),
         metrics_port=8002 if options.metrics_port is None else options.metrics_port,
         admin_port=8080 if options.admin_port is None else options.admin_port,
         driver=driver.value,
-        cluster=cluster,
+        cluster=cluster.settings() if driver is Driver.KUBERNETES else None,
         copy_logs=True,
     )
     raise typer.Exit(run(settings))
-
-
-def _checked(cluster: "ClusterSettings") -> "ClusterSettings":
-    """`cluster`, if its names are ones that Kubernetes takes; else typer.BadParameter."""
-    from headrace.control.kubernetes.names import (
-        check_api_url,
-        check_instance,
-        check_namespace,
-        check_owner,
-    )
-
-    for flag, check, name in (
-        ("--instance", check_instance, cluster.instance),
-        ("--namespace", check_namespace, cluster.namespace),
-        *([("--kube-url", check_api_url, cluster.url)] if cluster.url else []),
-        *([("--owner", check_owner, cluster.owner)] if cluster.owner else []),
-    ):
-        try:
-            check(name)
-        except InvalidArgumentError as error:
-            raise typer.BadParameter(str(error), param_hint=flag) from None
-    return cluster
 
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have to show who they are
@@ -364,6 +362,7 @@ def serve(
     from msgspec.structs import replace
 
     from headrace.observe import configure_logging
+    from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
     from headrace.serving.replica import run
 
     batching = BatchingSpec(
@@ -385,22 +384,15 @@ def serve(
     if nulls is Nulls.ERROR:
         settings = replace(settings, nulls=nulls)
     if not allow_code:
-        _refuse_code(model, settings)
+        path = Path(settings.path)
+        runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
+        if runs_code(runtime, path):
+            raise CodeNotAllowedError(model, runtime.name, code_of_model(runtime, path))
     configure_logging(
         log_format="json" if log_format is LogFormat.JSON else "text",
         level=check_log_level(log_level),
     )
     raise typer.Exit(run(settings))
-
-
-def _refuse_code(model: str, settings: "ReplicaSettings") -> None:
-    """Raise CodeNotAllowedError if loading the model would run code of its author's."""
-    from headrace.runtimes import code_of_model, detect_runtime, get_runtime, runs_code
-
-    path = Path(settings.path)
-    runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
-    if runs_code(runtime, path):
-        raise CodeNotAllowedError(model, runtime.name, code_of_model(runtime, path))
 
 
 def replica_settings(
@@ -447,29 +439,25 @@ def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     """A version of the registry, checked against its digest, and where it lies."""
     from headrace.cli.offline import stored_model
 
-    if "/" in reference:  # no name of the registry has one
-        raise NotFoundError(_not_there(Path(reference)))
+    if "/" not in reference:  # no name of the registry has one
+        try:
+            return stored_model(reference, home)
+        except (NotFoundError, InvalidArgumentError) as error:
+            msg = f"there is no file or directory '{reference}', and {error}"
+            raise NotFoundError(msg) from None
+    folder = Path(reference).parent
     try:
-        return stored_model(reference, home)
-    except (NotFoundError, InvalidArgumentError) as error:
-        msg = f"there is no file or directory '{reference}', and {error}"
-        raise NotFoundError(msg) from None
-
-
-def _not_there(path: Path) -> str:
-    """That there is no such path, and what is there in its place."""
-    folder = path.parent
-    try:
-        names = sorted(one.name for one in folder.iterdir())
+        names = sorted(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
         seen = f"there is no directory '{folder}' either"
     except OSError as error:
         seen = f"'{folder}': {error.strerror}"
     else:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        seen = f"'{folder}' has {', '.join(names[:_NAMED])}{more}" if names else _empty(folder)
-    return f"there is no file or directory '{path}'; {seen}"
-
-
-def _empty(folder: Path) -> str:
-    return f"'{folder}' is empty: a container sees what is mounted, as by `-v \"$PWD:{folder}:ro\"`"
+        seen = (
+            f"'{folder}' has {', '.join(names[:_NAMED])}{more}"
+            if names
+            else f"'{folder}' is empty: a container sees what is mounted, as by "
+            f'`-v "$PWD:{folder}:ro"`'
+        )
+    raise NotFoundError(f"there is no file or directory '{reference}'; {seen}")

@@ -14,6 +14,7 @@ import typer
 
 from headrace.cli.options import (
     DEFAULT_HOME,
+    ROWS_INDEPENDENT_HELP,
     Artifacts,
     Home,
     Host,
@@ -54,6 +55,41 @@ _port = partial(setting, min=0, max=65535)
 _file = partial(setting, dir_okay=False)
 _more = partial(setting, hidden=True)
 _more_file = partial(_file, hidden=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOptions:
+    """Options of `headrace up` for a model file; a spec says them itself."""
+
+    name: Annotated[
+        str | None, option("The endpoint of a model file.", shown="the file's name")
+    ] = None
+    replicas: Annotated[int | None, option("Copies of a model file.", min=1, shown="1")] = None
+    slo_p99: Annotated[
+        str | None,
+        option(
+            "Latency that 99 of 100 requests of a model file stay below, such as 150ms "
+            "(`slo.latency_s` of the spec). With --max-replicas, copies are added beyond it.",
+            metavar="DURATION",
+        ),
+    ] = None
+    max_replicas: Annotated[
+        int | None,
+        option(
+            "Scale the copies of a model file by load up to this number "
+            "(`autoscale.max_replicas` of the spec).",
+            min=1,
+            max=1024,
+        ),
+    ] = None
+    rows_independent: Annotated[
+        bool,
+        option(
+            f"{ROWS_INDEPENDENT_HELP} For a model file (`batching.rows_independent` of the spec).",
+            "--rows-independent",
+            hidden=True,
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,7 +451,8 @@ def oidc_settings(
         "redirect_url": redirect_url,
         "roles": tuple(roles),
     }
-    document = _read(file) | {name: value for name, value in given.items() if value}
+    document = {} if file is None else _read(file)
+    document |= {name: value for name, value in given.items() if value}
     if not document:
         return None
     if missing := [name for name in _NEEDED if not document.get(name)]:
@@ -429,9 +466,7 @@ def oidc_settings(
         raise typer.BadParameter(str(error), param_hint="--oidc-file") from error
 
 
-def _read(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
+def _read(file: Path) -> dict[str, Any]:
     from headrace.core.spec_yaml import read_yaml  # only here
 
     try:

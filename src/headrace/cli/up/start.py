@@ -19,11 +19,11 @@ from headrace.cli.connection import Target, local_management
 from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME, seconds
 from headrace.cli.output import columns, progress, say, write, write_json
+from headrace.cli.up.settings import ModelOptions
 from headrace.control import read_control_file, run, start_detached
 from headrace.control.app.settings import read_last_control_file
 from headrace.core import (
     VARIABLE,
-    Array,
     Datatype,
     FailedPreconditionError,
     HeadraceError,
@@ -58,36 +58,19 @@ _SPEC_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 def document_for(
-    target: Path | None,
-    *,
-    name: str | None,
-    replicas: int | None,
-    slo_p99: str | None = None,
-    max_replicas: int | None = None,
-    rows_independent: bool = False,
-    home: Path,
-    has_state: bool = False,
+    target: Path | None, model: ModelOptions, *, home: Path, has_state: bool = False
 ) -> dict[str, Any] | None:
     """The spec that `target` means, as plain data; None goes on with what is stored.
 
     Args:
-        name: Of the endpoint of a model; this and the next four are for a model only.
-        slo_p99: `slo.latency_s` of the endpoint, with its unit: 150ms or 0.15s.
-        max_replicas: `autoscale.max_replicas` of the endpoint.
-        rows_independent: `batching.rows_independent` of the endpoint.
         has_state: Whether the state is elsewhere than in `home`.
 
     Raises:
         BadParameter: There is no target, or an option does not fit it.
     """
-    options = {
-        "--name": name,
-        "--replicas": replicas,
-        "--slo-p99": slo_p99,
-        "--max-replicas": max_replicas,
-        "--rows-independent": rows_independent or None,
-    }
-    used = [flag for flag, value in options.items() if value is not None]
+    used = [
+        flag for flag, (field, _) in _KEYS.items() if getattr(model, field) not in (None, False)
+    ]
     if target is None:
         if Path(SPEC_NAME).is_file():
             target = Path(SPEC_NAME)
@@ -107,50 +90,45 @@ def document_for(
         raise typer.BadParameter(msg, param_hint="MODEL_FILE")
     if target.is_dir() and (target / SPEC_NAME).is_file():
         target /= SPEC_NAME
-    if target.is_file() and target.suffix in _SPEC_SUFFIXES:
-        from headrace.cli.spec import read_spec
+    if not target.is_file() or target.suffix not in _SPEC_SUFFIXES:
+        return {"version": 1, "endpoints": [_endpoint(target, model)]}
+    from headrace.cli.spec import read_spec
 
-        if used:
-            key = _KEYS[used[0]]
-            msg = f"a spec file says this itself; set `{key}` of the endpoint in {target}"
-            raise typer.BadParameter(msg, param_hint=used[0])
-        return read_spec(target).document()
-    document = _from_model(
-        target, name=name, replicas=replicas, slo_p99=slo_p99, max_replicas=max_replicas
-    )
-    if rows_independent:
-        document["endpoints"][0]["batching"] = {"rows_independent": True}
-    return document
+    if used:
+        key = _KEYS[used[0]][1]
+        msg = f"a spec file says this itself; set `{key}` of the endpoint in {target}"
+        raise typer.BadParameter(msg, param_hint=used[0])
+    return read_spec(target).document()
 
 
-def _from_model(
-    path: Path,
-    *,
-    name: str | None,
-    replicas: int | None,
-    slo_p99: str | None,
-    max_replicas: int | None,
-) -> dict[str, Any]:
-    endpoint: dict[str, Any] = {"name": name or name_from(path), "model": str(path.absolute())}
-    if replicas is not None:
-        endpoint["replicas"] = replicas
-    if slo_p99 is not None:
-        endpoint["slo"] = {"latency_s": _latency_s(slo_p99)}
-    if max_replicas is not None:
-        if replicas is not None and replicas > max_replicas:
-            msg = f"{max_replicas} is less than --replicas {replicas}, which it begins with"
-            raise typer.BadParameter(msg, param_hint="--max-replicas")
-        endpoint["autoscale"] = {"max_replicas": max_replicas}
-    return {"version": 1, "endpoints": [endpoint]}
+def _endpoint(path: Path, model: ModelOptions) -> dict[str, Any]:
+    """The endpoint of a spec that serves the model at `path`."""
+    endpoint: dict[str, Any] = {
+        "name": model.name or name_from(path),
+        "model": str(path.absolute()),
+    }
+    if model.replicas is not None:
+        endpoint["replicas"] = model.replicas
+    if model.slo_p99 is not None:
+        endpoint["slo"] = {"latency_s": _latency_s(model.slo_p99)}
+    if model.max_replicas is not None:
+        if model.replicas is not None and model.replicas > model.max_replicas:
+            msg = f"{model.max_replicas} is less than --replicas {model.replicas}, which it begins "
+            raise typer.BadParameter(msg + "with", param_hint="--max-replicas")
+        endpoint["autoscale"] = {"max_replicas": model.max_replicas}
+    if model.rows_independent:
+        endpoint["batching"] = {"rows_independent": True}
+    return endpoint
 
 
 _KEYS = {
-    "--name": "name",
-    "--replicas": "replicas",
-    "--slo-p99": "slo: {latency_s: 0.15}",
-    "--max-replicas": "autoscale: {max_replicas: 4}",
-    "--rows-independent": "batching: {rows_independent: true}",
+    "--name": ("name", "name"),
+    "--replicas": ("replicas", "replicas"),
+    "--slo-p99": ("slo_p99", "slo: {latency_s: 0.15}"),
+    "--max-replicas": ("max_replicas", "autoscale: {max_replicas: 4}"),
+    "--rows-independent": ("rows_independent", "batching: {rows_independent: true}"),
 }
+"""Options of a model: the field of `ModelOptions`, and what says the same in a spec."""
 
 
 def _latency_s(text: str) -> float:
@@ -213,7 +191,14 @@ def command(
         return short
     try:
         document = Management(http_url).get(f"/v2/models/{endpoint}")
-        inputs = [_spec(tensor) for tensor in document["inputs"]]
+        inputs = [
+            TensorSpec(
+                name=tensor["name"],
+                datatype=Datatype(tensor["datatype"]),
+                shape=tuple(map(int, tensor["shape"])),
+            )
+            for tensor in document["inputs"]
+        ]
     except (HeadraceError, KeyError, ValueError):
         return short
     path, body = f"v2/models/{endpoint}/infer", example_body(inputs, example)
@@ -246,15 +231,14 @@ def example_body(
 
     batched = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
     signature = ModelSignature(inputs=tuple(inputs), outputs=(), batched=batched, example=example)
-    tensors = [
-        {
-            "name": spec.name,
-            "datatype": str(spec.datatype),
-            "shape": list(array.shape),
-            "data": _data(array, is_exact=spec.name in example),
-        }
-        for spec, array in zip(inputs, example_inputs(signature).values(), strict=True)
-    ]
+    tensors = []
+    for spec, array in zip(inputs, example_inputs(signature).values(), strict=True):
+        data = array.reshape(-1).tolist()
+        if array.dtype.kind == "f" and spec.name not in example:
+            data = [round(value, 1) for value in data]
+        data = [value.decode() if isinstance(value, bytes) else value for value in data]
+        shape, datatype = list(array.shape), str(spec.datatype)
+        tensors.append({"name": spec.name, "datatype": datatype, "shape": shape, "data": data})
     return json.dumps({"inputs": tensors}, separators=(",", ":"))
 
 
@@ -271,21 +255,6 @@ def _coded(inputs: list[TensorSpec]) -> str:
         return ""
     rows = [{"b64": base64.b64encode(raw).decode()}]
     return json.dumps({"instances": rows}, separators=(",", ":"))
-
-
-def _data(array: Array, *, is_exact: bool) -> list[Any]:
-    flat = array.reshape(-1)
-    if array.dtype.kind == "f" and not is_exact:
-        return [round(float(value), 1) for value in flat]
-    return [value.decode() if isinstance(value, bytes) else value for value in flat.tolist()]
-
-
-def _spec(tensor: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        name=tensor["name"],
-        datatype=Datatype(tensor["datatype"]),
-        shape=tuple(map(int, tensor["shape"])),
-    )
 
 
 _REPORTED_S = 2.0

@@ -8,9 +8,9 @@ from typing import Annotated
 import msgspec
 import typer
 
-from headrace.cli.options import ROWS_INDEPENDENT_HELP, Json, Tuned, argument, option, setting
+from headrace.cli.options import Json, Tuned, argument, option, setting
 from headrace.cli.output import NOT_READY
-from headrace.cli.up.settings import ControlOptions, tls_settings
+from headrace.cli.up.settings import ControlOptions, ModelOptions, tls_settings
 
 
 def up(
@@ -26,35 +26,7 @@ def up(
     detach: Annotated[
         bool, option("Return once a real request was answered.", "--detach", "-d")
     ] = False,
-    name: Annotated[
-        str | None, option("The endpoint of a model file.", shown="the file's name")
-    ] = None,
-    replicas: Annotated[int | None, option("Copies of a model file.", min=1, shown="1")] = None,
-    slo_p99: Annotated[
-        str | None,
-        option(
-            "Latency that 99 of 100 requests of a model file stay below, such as 150ms "
-            "(`slo.latency_s` of the spec). With --max-replicas, copies are added beyond it.",
-            metavar="DURATION",
-        ),
-    ] = None,
-    max_replicas: Annotated[
-        int | None,
-        option(
-            "Scale the copies of a model file by load up to this number "
-            "(`autoscale.max_replicas` of the spec).",
-            min=1,
-            max=1024,
-        ),
-    ] = None,
-    rows_independent: Annotated[
-        bool,
-        option(
-            f"{ROWS_INDEPENDENT_HELP} For a model file (`batching.rows_independent` of the spec).",
-            "--rows-independent",
-            hidden=True,
-        ),
-    ] = False,
+    model: ModelOptions,
     tls_cert: Annotated[
         Path | None,
         setting(
@@ -117,16 +89,7 @@ def up(
     from headrace.control import read_control_file
 
     home = options.home
-    document = start.document_for(
-        target,
-        name=name,
-        replicas=replicas,
-        slo_p99=slo_p99,
-        max_replicas=max_replicas,
-        rows_independent=rows_independent,
-        home=home,
-        has_state=bool(options.state_url),
-    )
+    document = start.document_for(target, model, home=home, has_state=bool(options.state_url))
     if allow_code and document is not None:
         document = start.with_code(document)
     if tuned:
