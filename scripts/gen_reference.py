@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from headrace import cli, client
+from headrace import client
 from headrace.advise.checks import check_table
 from headrace.control.api.endpoints import ConditionType
 from headrace.core import (
@@ -31,6 +31,7 @@ from headrace.core.spec import json_schema
 from headrace.features import ForeignStore, OnlineStore
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
 from scripts.reference.api import class_head, class_section
+from scripts.reference.commands import command_sections
 from scripts.reference.enums import word_table
 from scripts.reference.errors import code_table, error_table
 from scripts.reference.events import event_table, phase_table
@@ -60,7 +61,7 @@ _SETTINGS: Final = (
 )
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "checks": check_table,
-    "cli": cli.reference,
+    "cli": command_sections,
     "client": lambda: "\n".join(_client_sections()),
     "codes": code_table,
     "conditions": lambda: word_table(ConditionType, "condition"),

@@ -1,5 +1,5 @@
 """Commands; the one place where the parts are wired together."""
 
-from headrace.cli.app import main, reference
+from headrace.cli.app import main
 
-__all__ = ["main", "reference"]
+__all__ = ["main"]

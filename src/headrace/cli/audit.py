@@ -2,6 +2,7 @@
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
+import itertools
 import sys
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,11 +27,7 @@ from headrace.core.spec import SpecError
 from headrace.core.text import bytes_text, printable
 
 if TYPE_CHECKING:
-    from headrace.advise import Facts
-    from headrace.advise.diagram import Picture
-    from headrace.advise.facts import Advisory
     from headrace.advise.reports import Report
-    from headrace.cli.management import Management
 
 FINDINGS = 3
 """The exit status when a finding is as bad as `--fail-on` says."""
@@ -137,45 +134,33 @@ def _report(
     from headrace.advise import Severity, run_checks
     from headrace.advise.checks import CHECKS
     from headrace.advise.checks_software import read_advisories
+    from headrace.advise.collect import Place, collect_running, collect_spec_file
     from headrace.advise.reports import Report
+    from headrace.cli.spec import read_spec
 
     known = None if advisories is None else read_advisories(advisories)
     now = datetime.now(UTC)
     if file is not None:
-        target, facts = str(file), _facts_of_file(file, now, known)
+        name = str(file)
+        try:
+            facts = collect_spec_file(file, now=now, advisories=known)
+        except (SpecError, UnicodeDecodeError):
+            read_spec(file)  # says what is wrong with it, in the words of `headrace check`
+            raise
     else:
-        target, facts = _facts_of_running(plane, now, known)
+        target = plane.target()
+        api = target.management()
+        place = Place(url=api.url, home=None if target.is_remote else target.home.absolute())
+        name = api.url if target.is_remote else str(target.home)
+        with progress("looking at the system"):
+            facts = collect_running(api, place, now=now, advisories=known)
     return Report(
         audit=run_checks(CHECKS, facts),
-        target=target,
+        target=name,
         at=now,
         version=__version__,
         fail_on=None if fail_on is None else Severity(fail_on.value),
     )
-
-
-def _facts_of_file(file: Path, now: datetime, advisories: "tuple[Advisory, ...] | None") -> "Facts":
-    from headrace.advise.collect import collect_spec_file
-    from headrace.cli.spec import read_spec
-
-    try:
-        return collect_spec_file(file, now=now, advisories=advisories)
-    except (SpecError, UnicodeDecodeError):
-        read_spec(file)  # says what is wrong with it, in the words of `headrace check`
-        raise
-
-
-def _facts_of_running(
-    plane: ControlPlane, now: datetime, advisories: "tuple[Advisory, ...] | None"
-) -> "tuple[str, Facts]":
-    from headrace.advise.collect import Place, collect_running
-
-    target = plane.target()
-    api = target.management()
-    place = Place(url=api.url, home=None if target.is_remote else target.home.absolute())
-    with progress("looking at the system"):
-        facts = collect_running(api, place, now=now, advisories=advisories)
-    return api.url if target.is_remote else str(target.home), facts
 
 
 def _rendered(report: "Report", form: ReportFormat) -> str:
@@ -197,22 +182,12 @@ def _listed(form: ReportFormat) -> str:
     from headrace.advise.checks import CHECKS
 
     if form is ReportFormat.TEXT:
-        return "\n".join(f"{one.id}  {one.severity:<8}  {one.title}" for one in CHECKS)
-    if form is ReportFormat.JSON:
-        rows = [
-            {
-                "id": one.id,
-                "title": one.title,
-                "severity": one.severity.value,
-                "why": one.why,
-                "fix": one.fix,
-                "needs": [need.value for need in one.needs],
-            }
-            for one in CHECKS
-        ]
-        return _json({"checks": rows})
-    msg = "the list of checks comes as text or json"
-    raise typer.BadParameter(msg, param_hint="--format")
+        return "\n".join(f"{check.id}  {check.severity:<8}  {check.title}" for check in CHECKS)
+    if form is not ReportFormat.JSON:
+        msg = "the list of checks comes as text or json"
+        raise typer.BadParameter(msg, param_hint="--format")
+    names = ("id", "title", "severity", "why", "fix", "needs")
+    return _json({"checks": [{name: getattr(check, name) for name in names} for check in CHECKS]})
 
 
 def _json(document: object) -> str:
@@ -328,35 +303,24 @@ def diagram(
 
         headrace diagram --format mermaid >> README.md
     """
+    from headrace.advise.diagram import mermaid, picture_of
+    from headrace.advise.diagram_svg import svg
+
     by_ending = output is not None and output.suffix.lower() == ".svg"
-    chosen = format_ or (DiagramFormat.SVG if by_ending else DiagramFormat.MERMAID)
-    picture = _picture(plane.connect(), search, limit)
-    if chosen is DiagramFormat.SVG:
-        from headrace.advise.diagram_svg import svg
-
-        content = svg(picture)
-    else:
-        from headrace.advise.diagram import mermaid
-
-        content = mermaid(picture)
+    form = format_ or (DiagramFormat.SVG if by_ending else DiagramFormat.MERMAID)
+    api = plane.connect()
+    rows: list[dict[str, Any]] = []
+    for page in itertools.count(1):
+        found = api.get("/api/v1/overview", page=page, size=_PAGE)
+        rows += found["endpoints"]
+        if len(rows) >= found["total"] or not found["endpoints"]:
+            break
+    rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
+    status = api.get("/api/v1/status")
+    picture = picture_of(status, rows, rollouts, search=search, limit=limit)
+    content = svg(picture) if form is DiagramFormat.SVG else mermaid(picture)
     if output is None:
         sys.stdout.write(content)
         return
     output.write_text(content, encoding="utf-8")
     say(f"wrote {output}")
-
-
-def _picture(api: "Management", search: str, limit: int) -> "Picture":
-    from headrace.advise.diagram import picture_of
-
-    rows: list[dict[str, Any]] = []
-    page = 1
-    while True:
-        found = api.get("/api/v1/overview", page=page, size=_PAGE)
-        rows += found["endpoints"]
-        if len(rows) >= found["total"] or not found["endpoints"]:
-            break
-        page += 1
-    rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
-    status = api.get("/api/v1/status")
-    return picture_of(status, rows, rollouts, search=search, limit=limit)

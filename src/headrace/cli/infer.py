@@ -12,7 +12,14 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from headrace.cli.options import NULLS_OPTION, ControlPlane, EndpointName, OutputFormat, option
+from headrace.cli.options import (
+    NULLS_OPTION,
+    ControlPlane,
+    EndpointName,
+    OutputFormat,
+    option,
+    setting,
+)
 from headrace.cli.output import say, show, table, write_json
 from headrace.client import Client
 from headrace.core import (
@@ -118,11 +125,7 @@ class CallerOptions:
     ] = None
     ca_file: Annotated[
         Path | None,
-        option(
-            "The authorities (PEM) that sign for the server.",
-            envvar="HEADRACE_CA_FILE",
-            shown="the machine's",
-        ),
+        setting("The authorities (PEM) that sign for the server.", shown="the machine's"),
     ] = None
     cert: Annotated[
         Path | None,
@@ -183,9 +186,8 @@ def infer(
     output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.TABLE,
     url: Annotated[
         str | None,
-        option(
+        setting(
             "Where to send it: http://, https://, grpc://, grpcs:// or unix:/PATH.",
-            envvar="HEADRACE_URL",
             shown="the gateway of --server or --home",
         ),
     ] = None,

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_type_hints
 
 import typer
 from typer.core import TyperGroup
@@ -62,16 +62,17 @@ def file_option(text: str, *names: str, **more: Any) -> OptionInfo:  # noqa: ANN
     return option(text, *names, exists=True, dir_okay=False, **more)
 
 
-def setting(name: str, text: str, *, shown: str = "", **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
-    """Return the option `--NAME`, which the environment variable `HEADRACE_NAME` sets, too.
+_BY_NAME: Final = "HEADRACE_*"
+"""Stands for the environment variable that is called like the parameter."""
+
+
+def setting(text: str, *names: str, shown: str = "", **more: Any) -> OptionInfo:  # noqa: ANN401  # as above
+    """Return an option that an environment variable, `HEADRACE_` and its name, sets, too.
 
     Args:
-        text: Its help.
         shown: The default as the help shows it; empty shows the value.
-        more: Other arguments of `typer.Option`.
     """
-    variable = f"HEADRACE_{name.upper().replace('-', '_')}"
-    return option(text, f"--{name}", shown=shown or True, **{"envvar": variable, **more})
+    return option(text, *names, shown=shown or True, **{"envvar": _BY_NAME, **more})
 
 
 def _home(context: typer.Context, home: Path) -> Path:
@@ -245,8 +246,6 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
         for name, parameter in signature.parameters.items()
         if is_dataclass(parameter.annotation)
     }
-    if not structs:
-        return function
     parameters: list[inspect.Parameter] = []
     for parameter in signature.parameters.values():
         if parameter.name not in structs:
@@ -261,6 +260,13 @@ def expanded(function: Callable[..., Any]) -> Callable[..., Any]:
             )
             for field in fields(parameter.annotation)
         ]
+
+    for parameter in parameters:
+        for info in get_args(parameter.annotation)[1:]:
+            if isinstance(info, OptionInfo) and info.envvar == _BY_NAME:
+                info.envvar = f"HEADRACE_{parameter.name.upper()}"
+    if not structs:
+        return function
 
     @functools.wraps(function)
     def command(**options: Any) -> Any:  # noqa: ANN401  # options of several types

@@ -19,6 +19,7 @@ from headrace.cli.output import (
     Column,
     clock_column,
     say,
+    show_answer,
     show_document,
     write,
     write_json,
@@ -29,13 +30,19 @@ from headrace.core.files import write_atomic
 users_app = CommandGroup(
     help="Users and service accounts: add, list, grant, revoke, disable, enable, me.",
 )
+_ROLE = "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest"
+_EXPIRY = "As 90s, 15m, 12h, 30d or 8w; or never."
+_Out = Annotated[
+    Path | None, option("Write it to this file, for its owner only.", shown="print it")
+]
+_All = Annotated[bool, option("Also those that are expired or revoked.", "--all")]
 _Name = Annotated[
     str, argument("As the identity provider calls the person; or a program.", shown=False)
 ]
 _Roles = Annotated[
     list[str],
     argument(
-        "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest.",
+        f"{_ROLE}.",
         metavar="ROLE...",
         shown=False,
     ),
@@ -46,13 +53,7 @@ _Roles = Annotated[
 def add_user(
     name: _Name,
     *,
-    role: Annotated[
-        list[str] | None,
-        option(
-            "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; may "
-            "be given several times."
-        ),
-    ] = None,
+    role: Annotated[list[str] | None, option(f"{_ROLE}; may be given several times.")] = None,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -141,13 +142,10 @@ def _change(body: dict[str, object], *, json: bool, plane: ControlPlane) -> None
     _told_user(plane.connect().post("/api/v1/users/change", body), json=json)
 
 
-def _told_user(user: dict[str, object], *, json: bool) -> None:
-    if json:
-        write_json(user)
-        return
-    given = user["roles"]
-    roles = ", ".join(map(str, given)) if isinstance(given, list) and given else "no role"
-    say(f"{user['name']}: {roles}{'; disabled' if user['disabled'] else ''}")
+def _told_user(user: dict[str, Any], *, json: bool) -> None:
+    roles = ", ".join(user["roles"]) or "no role"
+    line = f"{user['name']}: {roles}{'; disabled' if user['disabled'] else ''}"
+    show_answer(user, line, json=json)
 
 
 def hand_over(
@@ -213,15 +211,12 @@ def create_token(
     role: Annotated[
         list[str] | None,
         option(
-            "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest; of "
-            "an account that is new. May be given several times.",
+            f"{_ROLE}; of an account that is new. May be given several times.",
             shown="what the account has",
         ),
     ] = None,
-    expires_in: Annotated[str, option("As 90s, 15m, 12h, 30d or 8w; or never.")] = "90d",
-    out: Annotated[
-        Path | None, option("Write it to this file, for its owner only.", shown="print it")
-    ] = None,
+    expires_in: Annotated[str, option(_EXPIRY)] = "90d",
+    out: _Out = None,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -248,14 +243,14 @@ def list_tokens(
     sessions: Annotated[
         bool, option("Browsers that people logged in with, instead.", "--sessions")
     ] = False,
-    everything: Annotated[bool, option("Also those that are expired or revoked.", "--all")] = False,
+    everything: _All = False,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
     """List tokens: whose, since when, until when. The tokens themselves nobody has."""
     kind = "session" if sessions else "token"
     found = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
-    chosen = [one for one in found if everything or one["state"] == "valid"]
+    chosen = [entry for entry in found if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
         kind: "id",
         "owner": "owner",
@@ -299,12 +294,8 @@ def create_key(
         ),
     ] = None,
     tier: Annotated[str, option("One of the spec's.")] = "",
-    expires_in: Annotated[
-        str, option("As 90s, 15m, 12h, 30d or 8w; or never.", "--expires-in", "--expires")
-    ] = "90d",
-    out: Annotated[
-        Path | None, option("Write it to this file, for its owner only.", shown="print it")
-    ] = None,
+    expires_in: Annotated[str, option(_EXPIRY, "--expires-in", "--expires")] = "90d",
+    out: _Out = None,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
@@ -332,13 +323,13 @@ def create_key(
 @keys_app.command("list")
 def list_keys(
     *,
-    everything: Annotated[bool, option("Also those that are expired or revoked.", "--all")] = False,
+    everything: _All = False,
     json: Json = False,
     plane: ControlPlane,
 ) -> None:
     """List keys: whose, for what, until when. The keys themselves nobody has."""
     found = plane.connect().get("/api/v1/keys")["keys"]
-    chosen = [one for one in found if everything or one["state"] == "valid"]
+    chosen = [entry for entry in found if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
         "key": "id",
         "name": "name",

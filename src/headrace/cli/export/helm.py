@@ -18,7 +18,7 @@ import msgspec
 import typer
 
 from headrace.cli.export.options import AllowLoss, check_artifacts
-from headrace.cli.options import DEFAULT_HOME, Home, file_option, option
+from headrace.cli.options import DEFAULT_HOME, Home, file_option, option, setting
 from headrace.cli.output import say
 from headrace.core import NotFoundError
 from headrace.core.files import move
@@ -205,10 +205,7 @@ def helm(
         ),
     ] = ChartMode.DRIVER,
     artifacts: Annotated[
-        str,
-        option(
-            "The store that pods fetch models from.", envvar="HEADRACE_ARTIFACTS", metavar="URL"
-        ),
+        str, setting("The store that pods fetch models from.", metavar="URL")
     ] = "",
     jobs: Annotated[
         Jobs, option("cronjobs, or control: the control plane runs them.")

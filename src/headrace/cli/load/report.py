@@ -1,11 +1,11 @@
 """Report of a load: text for people, a document for programs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from rich.text import Text
 
-from headrace.cli.output import table
+from headrace.cli.output import Column, rows_text, table
 from headrace.core.text import duration_text, percent_text
 from headrace.load import Interval, Judgement, LoadPlan, LoadResult, Target, Verdict
 from headrace.load.summary import rounded_up
@@ -34,139 +34,116 @@ def quantile_name(quantile: float) -> str:
     return f"p{round(100 * quantile, 6):g}"
 
 
-def report(result: LoadResult) -> list["Text"]:
+def report(result: LoadResult) -> list[Text]:
     """One run as tables."""
-    latencies = [
-        (quantile_name(quantile), *_latency_cells(interval))
-        for quantile, interval in result.latency_s.items()
-    ]
     parts = [
         table(_head(result)),
         Text(),
-        table(latencies, "latency", "measured", "95 % interval", ""),
+        rows_text(result.latency_s.items(), _LATENCY_COLUMNS),
     ]
     if result.judgements:
-        rows = [_judgement_cells(judgement) for judgement in result.judgements]
-        parts += [Text(), table(rows, "objective", "verdict", "measured", "95 % interval", "")]
+        parts += [Text(), rows_text(result.judgements, _OBJECTIVE_COLUMNS)]
     if result.limited_by:
         parts += [Text(), Text(result.limited_by, style="yellow")]
     return parts
 
 
 def _head(result: LoadResult) -> list[tuple[str, str]]:
-    asked = f"{result.plan.rate_per_s:,.1f} /s, {result.plan.arrivals} arrivals"
+    plan, ratio, lag = result.plan, result.error_ratio, result.lag
+    errors = _NO
+    if ratio is not None:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.errors.items())
+        errors = f"{result.failed:,} ({percent_text(ratio.value)}, {_between(ratio, percent_text)})"
+        errors += f": {kinds}" if kinds else ""
+    connections = f"{result.connections:,} opened"
+    if result.waited:
+        limit = f"--connections {plan.connections}"
+        connections += f"; {result.waited:,} requests waited for one ({limit})"
     rows = [
-        ("asked", asked),
+        ("asked", f"{plan.rate_per_s:,.1f} /s, {plan.arrivals} arrivals"),
         (
             "achieved",
             f"{result.achieved_per_s:,.1f} /s, {result.requests:,} requests in "
             f"{result.seconds:.3g} s" + (", ended by hand" if result.interrupted else ""),
         ),
-        ("errors", _errors_text(result)),
+        ("errors", errors),
     ]
-    if result.lag is not None:
-        lag = result.lag
-        rows.append(
-            (
-                "generator lag",
-                ", ".join(
-                    f"{name} {duration_text(value)}"
-                    for name, value in (("p50", lag.p50_s), ("p99", lag.p99_s), ("max", lag.max_s))
-                ),
-            )
-        )
-    connections = f"{result.connections:,} opened"
-    if result.waited:
-        connections += (
-            f"; {result.waited:,} requests waited for one (--connections {result.plan.connections})"
-        )
-    rows.append(("connections", connections))
-    return rows
+    if lag is not None:
+        figures = (("p50", lag.p50_s), ("p99", lag.p99_s), ("max", lag.max_s))
+        texts = (f"{name} {duration_text(value)}" for name, value in figures)
+        rows.append(("generator lag", ", ".join(texts)))
+    return [*rows, ("connections", connections)]
 
 
-def _errors_text(result: LoadResult) -> str:
-    if result.error_ratio is None:
+def _seconds(value: float | None) -> str:
+    return "failed" if value == float("inf") else duration_text(value)
+
+
+def _measured(interval: Interval | None, text: Callable[[float | None], str] = _seconds) -> str:
+    return _NO if interval is None else text(interval.value)
+
+
+def _between(interval: Interval | None, text: Callable[[float | None], str] = _seconds) -> str:
+    """The bounds; a ratio's are always known."""
+    if interval is None or (text is _seconds and not interval.is_known):
         return _NO
-    ratio = result.error_ratio
-    kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.errors.items())
-    bounds = f"{percent_text(ratio.value)}, {percent_text(ratio.low)} to {percent_text(ratio.high)}"
-    return f"{result.failed:,} ({bounds})" + (f": {kinds}" if kinds else "")
+    return f"{text(interval.low)} to {text(interval.high)}"
 
 
-def _latency_cells(interval: Interval | None) -> tuple[str, str, str]:
-    if interval is None:
-        return _NO, _NO, ""
-    return _seconds(interval.value), _bounds(interval), _needed(interval)
-
-
-def _bounds(interval: Interval) -> str:
-    if not interval.is_known:
-        return _NO
-    return f"{_seconds(interval.low)} to {_seconds(interval.high)}"
-
-
-def _needed(interval: Interval) -> str:
-    if interval.is_known or not interval.needed:
+def _needed(interval: Interval | None) -> str:
+    if interval is None or interval.is_known or not interval.needed:
         return ""
     return f"an interval takes about {rounded_up(interval.needed):,} requests"
 
 
-def _judgement_cells(judgement: Judgement) -> "tuple[Text | str, ...]":
-
-    objective, measured = judgement.objective, judgement.measured
-    verdict = Text(_WORDS[judgement.verdict], style=_STYLES[judgement.verdict])
-    if objective.quantile is None:
-        limit = percent_text(objective.limit)
-        figures = (
-            (_NO, _NO)
-            if measured is None
-            else (
-                percent_text(measured.value),
-                f"{percent_text(measured.low)} to {percent_text(measured.high)}",
-            )
-        )
-    else:
-        limit = duration_text(objective.limit)
-        figures = (_NO, _NO) if measured is None else (_seconds(measured.value), _bounds(measured))
-    return f"{objective.name} <= {limit}", verdict, *figures, judgement.reason
+def _unit(judgement: Judgement) -> Callable[[float | None], str]:
+    """How figures of an objective are written: it is about errors, or about a latency."""
+    return percent_text if judgement.objective.quantile is None else _seconds
 
 
-def _seconds(value: float | None) -> str:
-    if value == float("inf"):
-        return "failed"
-    return duration_text(value)
+def _verdict(verdict: Verdict | None) -> Text:
+    return Text(_NO) if verdict is None else Text(_WORDS[verdict], style=_STYLES[verdict])
 
 
-def steps_report(results: Sequence[LoadResult]) -> list["Text"]:
+def _step_verdict(result: LoadResult) -> Text:
+    slow = Text(" (generator)" if result.limited_by else "", style="yellow")
+    return _verdict(result.verdict) + slow
+
+
+_LATENCY_COLUMNS: Final[dict[str, Column]] = {
+    "latency": lambda row: quantile_name(row[0]),
+    "measured": lambda row: _measured(row[1]),
+    "95 % interval": lambda row: _between(row[1]),
+    "": lambda row: _needed(row[1]),
+}
+_OBJECTIVE_COLUMNS: Final[dict[str, Column]] = {
+    "objective": lambda row: f"{row.objective.name} <= {_unit(row)(row.objective.limit)}",
+    "verdict": lambda row: _verdict(row.verdict),
+    "measured": lambda row: _measured(row.measured, _unit(row)),
+    "95 % interval": lambda row: _between(row.measured, _unit(row)),
+    "": lambda row: row.reason,
+}
+_STEP_COLUMNS: Final[dict[str, Column]] = {
+    "asked/s": lambda result: f"{result.plan.rate_per_s:,.1f}",
+    "achieved/s": lambda result: f"{result.achieved_per_s:,.1f}",
+    "p50": lambda result: _measured(result.latency_s[0.5]),
+    "p99": lambda result: _measured(result.latency_s[0.99]),
+    "95 % interval": lambda result: _between(result.latency_s[0.99]),
+    "errors": lambda result: _measured(result.error_ratio, percent_text),
+    "objectives": _step_verdict,
+}
+
+
+def steps_report(results: Sequence[LoadResult]) -> list[Text]:
     """Several rates as one table, and the highest that met everything."""
-    rows = [_step_cells(result) for result in results]
-    parts = [
-        table(rows, "asked/s", "achieved/s", "p50", "p99", "95 % interval", "errors", "objectives")
-    ]
+    parts = [rows_text(results, _STEP_COLUMNS)]
     best = highest_met(results)
     if any(result.judgements for result in results):
-        found = "none of these rates met all objectives"
+        text = "none of these rates met all objectives"
         if best is not None:
-            found = f"the highest rate that met all objectives: {best:g} /s"
-        parts += [Text(), Text(found)]
+            text = f"the highest rate that met all objectives: {best:g} /s"
+        parts += [Text(), Text(text)]
     return parts
-
-
-def _step_cells(result: LoadResult) -> "tuple[Text | str, ...]":
-
-    p50, p99 = result.latency_s[0.5], result.latency_s[0.99]
-    verdict = result.verdict
-    said = Text(_NO) if verdict is None else Text(_WORDS[verdict], style=_STYLES[verdict])
-    if result.limited_by:
-        said = said + Text(" (generator)", style="yellow")
-    return (
-        f"{result.plan.rate_per_s:,.1f}",
-        f"{result.achieved_per_s:,.1f}",
-        _latency_cells(p50)[0],
-        *_latency_cells(p99)[:2],
-        percent_text(result.error_ratio.value) if result.error_ratio else _NO,
-        said,
-    )
 
 
 def highest_met(results: Sequence[LoadResult]) -> float | None:
@@ -177,7 +154,8 @@ def highest_met(results: Sequence[LoadResult]) -> float | None:
 
 def document(result: LoadResult, url: str, model: str) -> dict[str, Any]:
     """One run for programs; seconds and ratios throughout, null where nothing is known."""
-    plan = result.plan
+    plan, lag = result.plan, result.lag
+    latencies = {quantile_name(quantile): of for quantile, of in result.latency_s.items()}
     return {
         "url": url,
         "model": model,
@@ -192,22 +170,14 @@ def document(result: LoadResult, url: str, model: str) -> dict[str, Any]:
         "error_ratio": _value(result.error_ratio),
         "error_ratio_ci": _pair(result.error_ratio),
         "errors_by_kind": dict(result.errors),
-        "latency_s": {
-            quantile_name(quantile): _value(interval)
-            for quantile, interval in result.latency_s.items()
-        },
-        "latency_ci_s": {
-            quantile_name(quantile): _pair(interval)
-            for quantile, interval in result.latency_s.items()
-        },
+        "latency_s": {name: _value(interval) for name, interval in latencies.items()},
+        "latency_ci_s": {name: _pair(interval) for name, interval in latencies.items()},
         "requests_needed": {
-            quantile_name(quantile): interval.needed
-            for quantile, interval in result.latency_s.items()
+            name: interval.needed
+            for name, interval in latencies.items()
             if interval is not None and interval.needed
         },
-        "lag_s": None
-        if result.lag is None
-        else {"p50": result.lag.p50_s, "p99": result.lag.p99_s, "max": result.lag.max_s},
+        "lag_s": lag and {"p50": lag.p50_s, "p99": lag.p99_s, "max": lag.max_s},
         "generator_was_limit": bool(result.limited_by),
         "generator_reason": result.limited_by,
         "not_sent": result.not_sent,

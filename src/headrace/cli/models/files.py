@@ -22,7 +22,15 @@ import typer
 from headrace.cli.connection import actor
 from headrace.cli.models.store import model_store
 from headrace.cli.offline import Pushed, home_registry, watched_store
-from headrace.cli.options import Artifacts, ControlPlane, Json, argument, file_option, option
+from headrace.cli.options import (
+    Artifacts,
+    ControlPlane,
+    Json,
+    argument,
+    file_option,
+    option,
+    setting,
+)
 from headrace.cli.output import progress, say, show_answer, write_json
 from headrace.cli.read_inputs import read_inputs, with_batch_axis
 from headrace.cli.tables import read_tensors
@@ -46,10 +54,9 @@ def fetch(
     *,
     artifacts: Annotated[
         str,
-        option(
+        setting(
             "Where models are: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials "
             "come from the environment.",
-            envvar="HEADRACE_ARTIFACTS",
             metavar="URL",
         ),
     ],

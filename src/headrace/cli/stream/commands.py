@@ -19,6 +19,7 @@ from headrace.cli.options import (
     argument,
     file_option,
     option,
+    setting,
 )
 from headrace.cli.output import progress, rows_text, say, show, show_answer, show_document
 from headrace.cli.stream import here, topics
@@ -65,10 +66,9 @@ def up(
     ] = None,
     member_prefix: Annotated[
         str,
-        option(
+        setting(
             "Put before the names of its workers at the broker: of several hosts that share a "
-            "stream each has its own, such as a pod's name.",
-            envvar="HEADRACE_MEMBER_PREFIX",
+            "stream each has its own, such as a pod's name."
         ),
     ] = "",
     log_format: LogFormatOption = None,

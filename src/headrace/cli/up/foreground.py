@@ -62,11 +62,7 @@ class ClusterOptions:
         ),
     ] = "default"
     instance: Annotated[
-        str,
-        option(
-            "The name of this installation, which objects' names begin with.",
-            envvar="HEADRACE_INSTANCE",
-        ),
+        str, setting("The name of this installation, which objects' names begin with.")
     ] = "headrace"
     identity: Annotated[
         str,
@@ -78,34 +74,28 @@ class ClusterOptions:
     ] = ""
     owner: Annotated[
         str,
-        option(
-            "The Deployment or ConfigMap whose end takes all pods with it.",
-            envvar="HEADRACE_OWNER",
-            metavar="KIND/NAME",
+        setting(
+            "The Deployment or ConfigMap whose end takes all pods with it.", metavar="KIND/NAME"
         ),
     ] = ""
     internal_secret: Annotated[
         str,
-        option(
+        setting(
             "The Secret whose `token` shows replicas that it is the control plane that asks "
             "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
-            envvar="HEADRACE_INTERNAL_SECRET",
             metavar="NAME",
             shown="replicas tell nothing of themselves",
         ),
     ] = ""
     kube_url: Annotated[
         str,
-        option(
+        setting(
             "A proxy to the API server, such as `kubectl proxy`.",
-            envvar="HEADRACE_KUBE_URL",
             metavar="URL",
             shown="the service account, else the kubeconfig",
         ),
     ] = ""
-    kube_context: Annotated[
-        str, option("Of the kubeconfig.", envvar="HEADRACE_KUBE_CONTEXT", shown="its current one")
-    ] = ""
+    kube_context: Annotated[str, setting("Of the kubeconfig.", shown="its current one")] = ""
 
     def settings(self) -> "ClusterSettings":
         """Return the same; typer.BadParameter for names that Kubernetes does not take."""
@@ -145,10 +135,7 @@ def control(
     ] = None,
     *,
     driver: Annotated[
-        Driver,
-        option(
-            "Whether replicas are processes of this machine, or pods.", envvar="HEADRACE_DRIVER"
-        ),
+        Driver, setting("Whether replicas are processes of this machine, or pods.")
     ] = Driver.LOCAL,
     cluster: ClusterOptions,
     options: ControlOptions,
@@ -185,25 +172,17 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have t
 def gateway(
     *,
     control: Annotated[
-        str,
-        option(
-            "The control plane: https://HOST:PORT of its --agents-port.",
-            envvar="HEADRACE_CONTROL",
-            metavar="URL",
-        ),
+        str, setting("The control plane: https://HOST:PORT of its --agents-port.", metavar="URL")
     ],
     tls_cert: Annotated[
         Path,
         setting(
-            "tls-cert",
             "What the control plane is shown: a certificate that names this gateway (PEM). "
-            "Replaced files are in force within a second, here and below.",
+            "Replaced files are in force within a second, here and below."
         ),
     ],
-    tls_key: Annotated[Path, setting("tls-key", "Its private key (PEM, mode 0600).")],
-    ca_file: Annotated[
-        Path, setting("ca-file", "Who signs the control plane's certificate (PEM).")
-    ],
+    tls_key: Annotated[Path, setting("Its private key (PEM, mode 0600).")],
+    ca_file: Annotated[Path, setting("Who signs the control plane's certificate (PEM).")],
     name: Annotated[
         str | None,
         option(
@@ -224,21 +203,16 @@ def gateway(
     ] = Path(".headrace-gateway"),
     host: Annotated[
         str,
-        option(
+        setting(
             "Address for callers. Beyond this machine they have to show who they are, but for "
-            "endpoints that are public.",
-            envvar="HEADRACE_HOST",
+            "endpoints that are public."
         ),
     ] = _EVERYWHERE,
-    http_port: Annotated[int, setting("http-port", "HTTP and gRPC on one port.")] = 8000,
-    grpc_port: Annotated[
-        int, setting("grpc-port", "The same again, where gRPC clients expect it.")
-    ] = 8001,
-    admin_host: Annotated[
-        str, option("Address of health and metrics.", envvar="HEADRACE_ADMIN_HOST")
-    ] = _EVERYWHERE,
+    http_port: Annotated[int, setting("HTTP and gRPC on one port.")] = 8000,
+    grpc_port: Annotated[int, setting("The same again, where gRPC clients expect it.")] = 8001,
+    admin_host: Annotated[str, setting("Address of health and metrics.")] = _EVERYWHERE,
     admin_port: Annotated[
-        int, setting("admin-port", "/healthz, /readyz and /metrics of the gateway itself.")
+        int, setting("/healthz, /readyz and /metrics of the gateway itself.")
     ] = 8002,
     url: Annotated[
         str,
@@ -249,19 +223,12 @@ def gateway(
         ),
     ] = "",
     drain_timeout_s: Annotated[
-        float,
-        option(
-            "Seconds that running requests get at the end.",
-            envvar="HEADRACE_DRAIN_TIMEOUT_S",
-            min=0,
-        ),
+        float, setting("Seconds that running requests get at the end.", min=0)
     ] = 30.0,
     keep_envoy: Annotated[
         bool,
-        option(
-            "Let Envoy go on when the agent ends, to be taken over by the next one.",
-            "--keep-envoy",
-            envvar="HEADRACE_KEEP_ENVOY",
+        setting(
+            "Let Envoy go on when the agent ends, to be taken over by the next one.", "--keep-envoy"
         ),
     ] = False,
     log_format: LogFormatOption = None,
@@ -324,24 +291,19 @@ def serve(
     name: Annotated[str | None, option("What callers call it.", shown="the file's name")] = None,
     host: Host = None,
     http_port: Annotated[
-        int,
-        option("For HTTP.", "--port", "--http-port", envvar="HEADRACE_HTTP_PORT", min=0, max=65535),
+        int, setting("For HTTP.", "--port", "--http-port", min=0, max=65535)
     ] = HTTP_PORT,
     grpc_port: Annotated[
-        int | None, setting("grpc-port", "Also serve gRPC, streaming included.", shown="off")
+        int | None, setting("Also serve gRPC, streaming included.", shown="off")
     ] = None,
     metrics_port: Annotated[
-        int, setting("metrics-port", "For Prometheus; the HTTP port serves /metrics too.")
+        int, setting("For Prometheus; the HTTP port serves /metrics too.")
     ] = METRICS_PORT,
     max_batch_size: Annotated[int | None, option("Rows.", min=1, shown="32")] = None,
     rows_independent: RowsIndependent = False,
     nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
     device: Annotated[
-        Device,
-        option(
-            "What has to run the model; only `auto` falls back to the CPU.",
-            envvar="HEADRACE_DEVICE",
-        ),
+        Device, setting("What has to run the model; only `auto` falls back to the CPU.")
     ] = Device.AUTO,
     allow_code: AllowCode = False,
     log_format: LogFormatOption = None,

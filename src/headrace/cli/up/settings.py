@@ -98,49 +98,39 @@ class ControlOptions:
 
     host: Host = None
     http_port: Annotated[
-        int | None,
-        _port("http-port", "HTTP and gRPC; 0 picks a free one, here and below.", shown="8000"),
+        int | None, _port("HTTP and gRPC; 0 picks a free one, here and below.", shown="8000")
     ] = None
-    grpc_port: Annotated[
-        int | None, _port("grpc-port", "The same again, for gRPC clients.", shown="8001")
-    ] = None
-    metrics_port: Annotated[
-        int | None, _port("metrics-port", "/metrics for Prometheus.", shown="8002")
-    ] = None
-    admin_port: Annotated[
-        int | None, _port("admin-port", "Management API and console.", shown="8080")
-    ] = None
+    grpc_port: Annotated[int | None, _port("The same again, for gRPC clients.", shown="8001")] = (
+        None
+    )
+    metrics_port: Annotated[int | None, _port("/metrics for Prometheus.", shown="8002")] = None
+    admin_port: Annotated[int | None, _port("Management API and console.", shown="8080")] = None
     admin_host: Annotated[
         str,
         _more(
-            "admin-host",
             "Address of the management API and metrics; another than this machine's needs "
-            "--admin-tls-cert.",
+            "--admin-tls-cert."
         ),
     ] = "127.0.0.1"
     admin_tls_cert: Annotated[
-        Path | None,
-        _more_file(
-            "admin-tls-cert", "Encrypt the management API and metrics: their certificate (PEM)."
-        ),
+        Path | None, _more_file("Encrypt the management API and metrics: their certificate (PEM).")
     ] = None
     admin_tls_key: Annotated[
-        Path | None, _more_file("admin-tls-key", "The private key of that (PEM, mode 0600).")
+        Path | None, _more_file("The private key of that (PEM, mode 0600).")
     ] = None
     insecure_admin: Annotated[
         bool,
         _more(
-            "insecure-admin",
             "Let the management API listen beyond this machine in plain text, for instance "
-            "behind a proxy that encrypts.",
+            "behind a proxy that encrypts."
         ),
     ] = False
     allowed_hosts: Annotated[
         list[str] | None,
         _more(
-            "allowed-host",
             "A name besides localhost and addresses under which the management API is asked; "
             "may be given several times.",
+            "--allowed-host",
             envvar="HEADRACE_ALLOWED_HOSTS",
             metavar="NAME",
         ),
@@ -148,55 +138,40 @@ class ControlOptions:
     gateway: Annotated[
         GatewayPlace,
         _more(
-            "gateway",
             "Where requests come in: by an Envoy here and any `headrace gateway` elsewhere "
-            "(local), only by the latter (remote), or by no gateway of Headrace (none).",
+            "(local), only by the latter (remote), or by no gateway of Headrace (none)."
         ),
     ] = GatewayPlace.LOCAL
     agents_host: Annotated[
         str,
-        _more(
-            "agents-host",
-            "Address to listen on for gateways on other hosts, once --agents-tls-cert is given.",
-        ),
+        _more("Address to listen on for gateways on other hosts, once --agents-tls-cert is given."),
     ] = "127.0.0.1"
     agents_port: Annotated[
         int,
         _port(
-            "agents-port",
             "For `headrace gateway`, by mutual TLS; 0 picks a free one, here and below.",
             hidden=True,
         ),
     ] = 8443
     agents_limits_port: Annotated[
-        int,
-        _port(
-            "agents-limits-port",
-            "Where those gateways have shared limits counted, by mutual TLS.",
-            hidden=True,
-        ),
+        int, _port("Where those gateways have shared limits counted, by mutual TLS.", hidden=True)
     ] = 8444
     agents_tls_cert: Annotated[
-        Path | None,
-        _more_file(
-            "agents-tls-cert", "Listen for gateways on other hosts: what they are shown (PEM)."
-        ),
+        Path | None, _more_file("Listen for gateways on other hosts: what they are shown (PEM).")
     ] = None
     agents_tls_key: Annotated[
-        Path | None, _more_file("agents-tls-key", "The private key of that (PEM, mode 0600).")
+        Path | None, _more_file("The private key of that (PEM, mode 0600).")
     ] = None
     agents_tls_client_ca: Annotated[
         Path | None,
         _more_file(
-            "agents-tls-client-ca",
             "Who signs the certificates of gateways (PEM). A gateway reads private keys of the "
-            "system, so let this authority sign for nobody else.",
+            "system, so let this authority sign for nobody else."
         ),
     ] = None
     agents_allow: Annotated[
         list[str] | None,
         _more(
-            "agents-allow",
             "A gateway that may connect, by its certificate's name; a * at the end stands for "
             "anything. May be given several times.",
             metavar="NAME",
@@ -206,15 +181,13 @@ class ControlOptions:
     agents_revoked: Annotated[
         Path | None,
         _more_file(
-            "agents-revoked",
             "SHA-256 fingerprints of revoked certificates of gateways, one in each line; read "
-            "again when it changes.",
+            "again when it changes."
         ),
     ] = None
     gateway_max_behind_s: Annotated[
         float,
         _more(
-            "gateway-max-behind-s",
             "How long replicas are kept for a gateway that does not take new routes.",
             min=0.1,
             max=3600,
@@ -222,17 +195,11 @@ class ControlOptions:
     ] = MAX_BEHIND_S
     gateway_lost_after_s: Annotated[
         float,
-        _more(
-            "gateway-lost-after-s",
-            "How long a gateway may be silent before it counts as lost.",
-            min=1.0,
-            max=86400,
-        ),
+        _more("How long a gateway may be silent before it counts as lost.", min=1.0, max=86400),
     ] = 30.0
     gateway_url: Annotated[
         str,
         _more(
-            "gateway-url",
             "How callers reach gateways on other hosts, to be shown to people.",
             metavar="URL",
             shown="the local one's",
@@ -243,7 +210,6 @@ class ControlOptions:
     prometheus_url: Annotated[
         str,
         _more(
-            "prometheus-url",
             "A Prometheus that scrapes this system, for figures older than the day that is kept "
             "here. References as in --state-url.",
             metavar="URL",
@@ -252,26 +218,21 @@ class ControlOptions:
     oidc_file: Annotated[
         Path | None,
         _more_file(
-            "oidc-file",
-            "How people log in by a browser: a YAML file with the settings below, and more.",
+            "How people log in by a browser: a YAML file with the settings below, and more."
         ),
     ] = None
     oidc_issuer: Annotated[
         str,
         _more(
-            "oidc-issuer",
             "The identity provider (OpenID Connect) where people log in.",
             metavar="URL",
             shown="nobody logs in",
         ),
     ] = ""
-    oidc_client_id: Annotated[
-        str, _more("oidc-client-id", "The client id of this installation there.")
-    ] = ""
+    oidc_client_id: Annotated[str, _more("The client id of this installation there.")] = ""
     oidc_client_secret: Annotated[
         str,
         _more(
-            "oidc-client-secret",
             "Where its secret is: ${NAME} of the environment, or file:/PATH; not the secret.",
             metavar="REFERENCE",
             shown="a public client",
@@ -280,7 +241,6 @@ class ControlOptions:
     oidc_redirect_url: Annotated[
         str,
         _more(
-            "oidc-redirect-url",
             "Where browsers come back: https://NAME/auth/callback, as registered there.",
             metavar="URL",
         ),
@@ -288,7 +248,6 @@ class ControlOptions:
     oidc_role: Annotated[
         list[str] | None,
         _more(
-            "oidc-role",
             "What members of a group may do: ml-team=operator, or audit=viewer:fraud. May be "
             "given several times.",
             envvar="HEADRACE_OIDC_ROLES",
@@ -298,7 +257,6 @@ class ControlOptions:
     model_root: Annotated[
         list[Path] | None,
         _more(
-            "model-root",
             "A directory below which every operator may name models by path over the management "
             "API; elsewhere only admins may. Callers must not be able to write links there. May "
             "be given several times.",

@@ -30,20 +30,17 @@ def up(
     tls_cert: Annotated[
         Path | None,
         setting(
-            "tls-cert",
             "Encrypt the gateway's ports: its certificate with its chain (PEM).",
             dir_okay=False,
             shown="the spec's gateway.tls",
         ),
     ] = None,
     tls_key: Annotated[
-        Path | None,
-        setting("tls-key", "The certificate's private key (PEM, mode 0600).", dir_okay=False),
+        Path | None, setting("The certificate's private key (PEM, mode 0600).", dir_okay=False)
     ] = None,
     client_ca: Annotated[
         Path | None,
         setting(
-            "client-ca",
             "Take client certificates that these authorities signed (PEM).",
             dir_okay=False,
             hidden=True,
