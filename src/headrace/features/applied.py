@@ -173,24 +173,21 @@ def _parsed(text: str | bytes, home: Path) -> Definitions:
 
 
 def _changes(before: Definitions | None, after: Definitions) -> Iterator[DefinitionChange]:
-    views = {} if before is None else before.views
-    yield from _changed("view", views, after.views)
-    on_demand = {} if before is None else before.on_demand_views
-    yield from _changed("on-demand view", on_demand, after.on_demand_views)
-    services = {} if before is None else before.services
-    yield from _changed("service", services, after.services)
-
-
-def _changed(
-    kind: str, before: Mapping[str, _Defined], after: Mapping[str, _Defined]
-) -> Iterator[DefinitionChange]:
-    for name, one in after.items():
-        old = before.get(name)
-        if old is None:
-            yield DefinitionChange(kind=kind, name=name, what="created")
-        elif old != one:
-            is_other = old.schema_hash != one.schema_hash
-            yield DefinitionChange(kind=kind, name=name, what="changed", has_other_schema=is_other)
-    for name in before:
-        if name not in after:
-            yield DefinitionChange(kind=kind, name=name, what="removed")
+    old = before or Definitions(entities={}, views={}, services={})
+    kinds: tuple[tuple[str, Mapping[str, _Defined], Mapping[str, _Defined]], ...] = (
+        ("view", old.views, after.views),
+        ("on-demand view", old.on_demand_views, after.on_demand_views),
+        ("service", old.services, after.services),
+    )
+    for kind, was, now in kinds:
+        for name, one in now.items():
+            if name not in was:
+                yield DefinitionChange(kind=kind, name=name, what="created")
+            elif was[name] != one:
+                is_other = was[name].schema_hash != one.schema_hash
+                yield DefinitionChange(
+                    kind=kind, name=name, what="changed", has_other_schema=is_other
+                )
+        for name in was:
+            if name not in now:
+                yield DefinitionChange(kind=kind, name=name, what="removed")

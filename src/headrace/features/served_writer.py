@@ -303,11 +303,10 @@ def served_sample(
     flat = {n: v.reshape(-1) if isinstance(v, np.ndarray) else v for n, v in keys.items()}
     return ServedSample(
         at=now,
-        keys={name: [_item(values[i]) for i in listed] for name, values in flat.items()},
+        keys={
+            name: [v.item() if isinstance(v := values[i], np.generic) else v for i in listed]
+            for name, values in flat.items()
+        },
         rows=part,
         count=taken,
     )
-
-
-def _item(value: object) -> object:
-    return value.item() if isinstance(value, np.generic) else value

@@ -107,7 +107,8 @@ def plan_columns(
         inputs.append(InputColumns(input=spec.name, columns=columns))
     wanted, wrong = _outputs(signature, outputs)
     mistakes += wrong
-    mistakes += _wrong_keys(keys, kinds, [*wanted, *_labels(signature, wanted)])
+    labels = [f"{name}{LABEL}" for name in wanted if name in signature.labels]
+    mistakes += _wrong_keys(keys, kinds, [*wanted, *labels])
     if mistakes:
         raise MappingError(mistakes)
     return ColumnPlan(inputs=inputs, keys=dict(keys), outputs=wanted)
@@ -214,10 +215,6 @@ def _outputs(signature: ModelSignature, wanted: Sequence[str]) -> tuple[list[str
         if name not in known
     ]
     return [name for name in known if not wanted or name in wanted], wrong
-
-
-def _labels(signature: ModelSignature, outputs: Sequence[str]) -> list[str]:
-    return [f"{name}{LABEL}" for name in outputs if name in signature.labels]
 
 
 def _wrong_keys(

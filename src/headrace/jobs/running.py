@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Final, Literal, Protocol
 
@@ -58,21 +58,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """How a row's answer depended on the others of its batch; workers of a cluster log it only."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobCallbacks:
-    """What an engine calls while it runs shards."""
-
-    on_rows: Callable[[int, int, Sequence[str]], None]
-    """Called from any thread with the number of rows answered since the last call, of rows with
-    errors, and some of these errors. Numbers are negative after a worker is lost with its shard."""
-    is_stopped: Callable[[], bool]
-    """Called often; an engine drops the shards under way when it is true."""
-
-
 class Engine(Protocol):
     """Runs shards, in any order. Resuming, the manifest and the limit of errors are the job's."""
 
-    def shards(self, job: Job, callbacks: JobCallbacks) -> Generator[Done]:
+    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
         """What is left of a job, each shard as it is done; closing it ends what is under way.
 
         Raises:
@@ -142,10 +131,10 @@ def run_job(
         state.count(errors, samples)
         watch.on_rows(rows, errors)
 
-    callbacks = JobCallbacks(on_rows=on_rows, is_stopped=state.stop.is_set)
+    hooks = Hooks(on_rows=on_rows, is_stopped=state.stop.is_set)
     with folder.appending(done) as manifest:
         if not state.is_beyond:
-            with closing(engine.shards(job, callbacks)) as finished:
+            with closing(engine.shards(job, hooks)) as finished:
                 for one in finished:
                     manifest.add(one)
                     watch.on_shard(one, job.record.shards[one.shard])
@@ -190,18 +179,15 @@ class LocalEngine:
 
     workers: int
 
-    def shards(self, job: Job, callbacks: JobCallbacks) -> Generator[Done]:
+    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
         """As `Engine.shards`."""
         closed = Event()
 
         def is_stopped() -> bool:
-            return closed.is_set() or callbacks.is_stopped()
-
-        def on_rows(rows: int, errors: list[str]) -> None:
-            callbacks.on_rows(rows, len(errors), errors)
+            return closed.is_set() or hooks.is_stopped()
 
         with _pools(job, self.workers) as (shards, runs):
-            hooks = Hooks(on_rows=on_rows, is_stopped=is_stopped, pool=runs)
+            own = replace(hooks, is_stopped=is_stopped, pool=runs)
             todo = iter(job.left.todo)
             waiting: set[Future[Done]] = set()
             try:
@@ -212,7 +198,7 @@ class LocalEngine:
                         if shard is None:
                             break
                         waiting.add(
-                            shards.submit(run_shard, job.task, shard, job.source, job.scorer, hooks)
+                            shards.submit(run_shard, job.task, shard, job.source, job.scorer, own)
                         )
                     if not waiting:
                         return

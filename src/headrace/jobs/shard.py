@@ -5,7 +5,7 @@ The same function is what any engine calls; what it says of itself is the manife
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -30,17 +30,17 @@ _WHOLE_BUFFERS: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hooks:
-    """How a runner watches and stops a shard.
+    """How a job watches and stops shards, in an engine and in each shard."""
 
-    `on_rows`: called with how many rows were answered, and what was wrong with some, from any
-    thread. `is_stopped`: asked often; a shard that is stopped leaves nothing. `pool`: where runs of
-    one window go. `lock`: held for each run of a model that takes one at a time.
-    """
-
-    on_rows: Callable[[int, list[str]], None] = lambda *_: None
+    on_rows: Callable[[int, int, Sequence[str]], None] = lambda *_: None
+    """Called from any thread with the number of rows answered since the last call, of rows with
+    errors, and some of these errors. Numbers are negative after a worker is lost with its shard."""
     is_stopped: Callable[[], bool] = lambda: False
+    """Called often; shards under way are dropped when it is true, and leave nothing."""
     pool: Executor | None = None
+    """Where runs of one window go."""
     lock: AbstractContextManager[object] = field(default_factory=threading.Lock)
+    """Held for each run of a model that takes one at a time."""
 
 
 def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: Hooks) -> Done:
@@ -154,7 +154,7 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
                 side.write(error_lines(keys, errors, count.rows))
             count.rows += part.frame.height
             count.errors += len(errors)
-            hooks.on_rows(part.frame.height, list(errors.values()))
+            hooks.on_rows(part.frame.height, len(errors), list(errors.values()))
     except BaseException:
         writer.abandon()
         raise

@@ -38,7 +38,7 @@ from headrace.jobs.engines.ray_worker import (
 )
 from headrace.jobs.messages import Done, Shard
 from headrace.jobs.preparing import Job
-from headrace.jobs.running import JobCallbacks
+from headrace.jobs.shard import Hooks
 
 LOCAL: Final = "local"
 """A cluster on this machine that ends with the job."""
@@ -184,7 +184,7 @@ class RayEngine:
     workers: int | None = None
     clock: Callable[[], float] = time.monotonic
 
-    def shards(self, job: Job, callbacks: JobCallbacks) -> Generator[Done]:
+    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
         """As `Engine.shards`.
 
         Raises:
@@ -206,11 +206,11 @@ class RayEngine:
             pool = WorkerPool(
                 ray=ray,
                 start=lambda: actor.remote(order),
-                tracker=ShardTracker(job.left.todo, callbacks),
+                tracker=ShardTracker(job.left.todo, hooks),
                 size=min(self.workers or max(cores, 1), len(job.left.todo)),
             )
             try:
-                yield from pool.run(callbacks.is_stopped, self.clock)
+                yield from pool.run(hooks.is_stopped, self.clock)
             finally:
                 pool.close()
 
@@ -272,9 +272,9 @@ class ShardTracker:
     Every row is counted once, however many workers are lost over its shard.
     """
 
-    def __init__(self, shards: Iterable[Shard], callbacks: JobCallbacks) -> None:
+    def __init__(self, shards: Iterable[Shard], hooks: Hooks) -> None:
         self._todo = deque(shards)
-        self._callbacks = callbacks
+        self._hooks = hooks
         self._lost: dict[int, int] = {}
         self._counted: dict[int, ShardProgress] = {}
 
@@ -328,7 +328,7 @@ class ShardTracker:
         self._counted[progress.shard] = progress
         rows, errors = progress.rows - before.rows, progress.errors - before.errors
         if rows or errors:
-            self._callbacks.on_rows(rows, errors, progress.samples[len(before.samples) :])
+            self._hooks.on_rows(rows, errors, progress.samples[len(before.samples) :])
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -5,7 +5,7 @@ Messages between driver and worker are JSON, as Ray carries exceptions in ways o
 
 import socket
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final, Self
@@ -130,13 +130,13 @@ class Worker:
         """Free the model."""
         self._scorer.close()
 
-    def _on_rows(self, rows: int, errors: list[str]) -> None:
+    def _on_rows(self, rows: int, errors: int, samples: Sequence[str]) -> None:
         before = self._progress
         self._progress = ShardProgress(
             shard=before.shard,
             rows=before.rows + rows,
-            errors=before.errors + len(errors),
-            samples=[*before.samples, *errors][:_SHOWN],
+            errors=before.errors + errors,
+            samples=[*before.samples, *samples][:_SHOWN],
         )
 
 

@@ -355,20 +355,16 @@ def _connected(path: Path) -> sqlite3.Connection:
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        _check_version(db)
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            msg = f"it is of version {version}, which this Headrace cannot read; delete it"
+            raise sqlite3.OperationalError(msg)  # noqa: TRY301  # as those of SQLite
         db.executescript(_SCHEMA)
         db.execute(f"PRAGMA user_version = {_VERSION}")
     except BaseException:
         db.close()
         raise
     return db
-
-
-def _check_version(db: sqlite3.Connection) -> None:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version not in (0, _VERSION):
-        msg = f"it is of version {version}, which this Headrace cannot read; delete it"
-        raise sqlite3.OperationalError(msg)
 
 
 def _set_aside(path: Path) -> None:

@@ -30,7 +30,7 @@ from headrace.jobs.engines.ray import (
 )
 from headrace.jobs.engines.ray_worker import ShardOutcome, ShardProgress
 from headrace.jobs.messages import Done, Shard
-from headrace.jobs.running import JobCallbacks
+from headrace.jobs.shard import Hooks
 
 
 @pytest.mark.parametrize(
@@ -135,12 +135,12 @@ class Counts:
     errors: int = 0
     samples: list[str] = field(default_factory=list)
 
-    def callbacks(self) -> JobCallbacks:
+    def callbacks(self) -> Hooks:
         def on_rows(rows: int, errors: int, samples: Sequence[str]) -> None:
             self.rows, self.errors = self.rows + rows, self.errors + errors
             self.samples += samples
 
-        return JobCallbacks(on_rows=on_rows, is_stopped=lambda: False)
+        return Hooks(on_rows=on_rows, is_stopped=lambda: False)
 
 
 def shards(count: int) -> list[Shard]:
@@ -286,7 +286,7 @@ class Cluster:
         return actor
 
     def run(self, size: int) -> list[int]:
-        callbacks = JobCallbacks(on_rows=lambda *_: None, is_stopped=lambda: False)
+        callbacks = Hooks(on_rows=lambda *_: None, is_stopped=lambda: False)
         tracker = ShardTracker(SHARDS, callbacks)
         pool = WorkerPool(ray=self, start=self.start, tracker=tracker, size=size)
         done = pool.run(callbacks.is_stopped, lambda: self.now * STEP_S)
