@@ -45,7 +45,9 @@ class _NoPlane:
         self.root = Path("nowhere")
         self.registry = Registry(self.root)
         self.orders = SimpleNamespace(allow_code=False, work=None)
-        self.keys = None
+        self.context = self.telemetry = None
+        self.reconciling = SimpleNamespace(keys=None)
+        self.workloads = SimpleNamespace(jobs=None, streams=None)
 
 
 def openapi() -> Mapping[str, Any]:

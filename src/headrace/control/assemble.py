@@ -1,6 +1,6 @@
-"""Which parts does a control plane consist of? Made here, with every port bound or checked.
+"""Wiring of a control plane from its settings, with every port bound or checked.
 
-Nothing is started: whoever asks for a port that is taken finds everything as it was.
+Nothing is started: if a port is taken, everything stays as it was.
 """
 
 import contextlib
@@ -10,8 +10,9 @@ import secrets
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from headrace.control.agents.build import (
@@ -20,10 +21,13 @@ from headrace.control.agents.build import (
     make_gateway,
     published_routes,
 )
-from headrace.control.agents.protocol import Gateway
 from headrace.control.agents.settings import GatewayMode, check_mode
+from headrace.control.api.guards import App
 from headrace.control.api.server import ApiServer, ApiSockets
+from headrace.control.app.context import Addresses, Context
+from headrace.control.app.faults import Faults
 from headrace.control.app.home import Home
+from headrace.control.app.journal import Journal
 from headrace.control.app.log_files import LogFiles
 from headrace.control.app.membership import Membership
 from headrace.control.app.ownership import ProcessOwner
@@ -38,62 +42,61 @@ from headrace.control.app.settings import (
 )
 from headrace.control.auth.access import make_access
 from headrace.control.auth.checkpoint import Checkpoints
+from headrace.control.auth.credentials import CredentialKind
 from headrace.control.auth.home_token import ensure_home_token
+from headrace.control.gateway.caller_policy import read_policy
 from headrace.control.gateway.certificates import AdminTls, Certificates
 from headrace.control.gateway.keeper import GatewayRecord, read_gateway_record
-from headrace.control.gateway.tls import GatewayTls, listener_tls
+from headrace.control.gateway.tls import listener_tls
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import Probe, Sandbox, without_root
-from headrace.control.parts import make_plane
-from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import Reconciling, RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.control.state import home_url, open_store, sqlite_path
 from headrace.control.telemetry.prometheus import PrometheusHistory
-from headrace.core import Clock, FailedPreconditionError, SystemClock
+from headrace.core import FailedPreconditionError, SystemClock
 from headrace.core.processes import start_ticks
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, listen_unix, make_private
 from headrace.registry import Registry, open_shared
-
-if TYPE_CHECKING:
-    from headrace.control.agents.server import AgentsServer
 
 _LOG: Final = logging.getLogger("headrace.control")
 _DEFAULT_PORTS: Final = {"--http-port": 8000, "--grpc-port": 8001}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
+class Service(Protocol):
+    """A part of a control plane that runs for as long as the control plane does."""
+
+    async def run(self) -> None:
+        """Serve until cancelled; an error ends the control plane."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """The parts of one control plane.
+    """One control plane, and what has to be closed with it."""
 
-    `document` is the spec to apply first; None goes on with the stored state. `limits`: None if
-    another control plane counts them; `agents`: if no gateway on another host is listened for.
-    `found_running`: an Envoy or replicas of an earlier control plane are there. `membership`: of a
-    cluster that replicas run on; None where they are processes of this machine.
-    """
-
-    home: Home
-    clock: Clock
-    driver: LocalDriver
-    reconciler: Reconciling
-    keeper: Gateway
-    agents: "AgentsServer | None"
-    limits: LimitService | None
     plane: ControlPlane
-    inspect: SandboxedInspector
+    serving: tuple[Service, ...]
+    """Serve what is stored; started before a spec is applied."""
+    deciding: tuple[Service, ...]
+    """Started in this order once it is."""
     server: ApiServer
-    certificates: Certificates
+    """Started last, as its imports take longest."""
+    driver: LocalDriver
+    inspect: SandboxedInspector
     sockets: ApiSockets
-    checkpoints: Checkpoints
     control_file: ControlFile
     document: dict[str, Any] | None
+    """The spec to apply first; None goes on with the stored one."""
     found_running: bool
-    membership: Membership | None = None
+    """Whether an Envoy or replicas of an earlier control plane are there."""
+    membership: Membership | None
+    """Of a cluster whose pods the replicas are; None where they are processes of this machine."""
 
 
 def assemble(settings: ControlSettings, home: Home, membership: Membership | None = None) -> System:
@@ -125,20 +128,20 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     record = read_gateway_record(home.gateway_file, owner) if mode is GatewayMode.LOCAL else None
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
-    tls = settings.tls or gateway_spec.tls
-    certificates = Certificates(clock=clock)
+    journal, faults = Journal(store=store), Faults(clock=clock)
+    certificates = Certificates(clock=clock, emit=journal.write, faults=faults)
     ports = _gateway_ports(settings, gateway_spec, host, record, mode)
     with _closing_on_error() as opened:
         admin_tls = _admin_tls(settings, home, certificates)
         sandbox = Sandbox(
             hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
         )
-        # Whoever inspects inherits no secret of the spec's; later the plane says which that is.
-        sandbox.environment.document = lambda: document or {}
+        sandbox.environment.withhold(document or {})
         inspect = SandboxedInspector(sandbox)
         opened.callback(inspect.close)
         sockets = _open_sockets(settings, home, opened)
         listening = listen_for_agents(settings.agents, home, certificates, opened)
+        tls = settings.tls or gateway_spec.tls
         gateway = GatewaySettings(
             run_dir=make_private(socket_dir / "envoy"),
             host=host,
@@ -158,12 +161,11 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             gateway = without_root(gateway, sandbox)
         limits = None
         if gateway_spec.limits_service is None:
-            listens = (own_limits, gateway_spec.limits_listen)
             limits = LimitService(
                 limiter=Limiter(name=secrets.token_hex(8)),
                 store=store,
                 clock=clock,
-                addresses=tuple(address for address in listens if address is not None),
+                addresses=tuple(filter(None, (own_limits, gateway_spec.limits_listen))),
                 secured=None if listening is None else listening.limits,
             )
         keeper = make_gateway(
@@ -171,18 +173,18 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             listening,
             settings=gateway,
             home=home,
+            owner=owner,
             socket_dir=socket_dir,
             clock=clock,
             limits=limits,
-        )
-        keeper.tls = GatewayTls(
-            settings=tls,
-            secrets=keeper.secrets,
+            policy=read_policy(
+                store.credentials.blocking(CredentialKind.KEY), desired.spec, now=clock.now()
+            ),
             certificates=certificates,
-            clock=clock,
-            public_file=home.gateway_certificate,
+            tls=tls,
+            adopts=record is not None,
+            emit=journal.write,
         )
-        keeper.tls.open(adopts=record is not None)
         driver = LocalDriver(
             home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
         )
@@ -194,21 +196,30 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             ),
             clock=clock,
             drain_timeout_s=settings.drain_timeout_s,
+            emit=journal.write,
+            faults=faults,
         )
-        reconciler: Reconciling = (
-            local if membership is None else membership.reconciler(keeper, clock)
-        )
+        reconciler: Reconciling = local
+        if membership is not None:
+            reconciler = membership.reconciler(keeper, clock, journal.write, faults)
         addresses = _addresses(settings, gateway, sockets)
-        plane = make_plane(
+        context = Context(
             home=home,
             store=store,
             registry=Registry(home.root, inspect, shared=shared),
+            journal=journal,
+            faults=faults,
+            clock=clock,
+            addresses=addresses,
+            runs_here=membership is None,
+        )
+        plane = ControlPlane(
+            context,
             inspect=inspect,
             reconciler=reconciler,
             driver=driver,
             keeper=keeper,
-            clock=clock,
-            addresses=addresses,
+            certificates=certificates,
             # The control plane has nothing to show who it is, and is asked for nothing there.
             gateway_address=f"unix:{gateway.private_socket}",
             log_files=LogFiles(
@@ -222,24 +233,28 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
             allow_code=settings.allow_code,
             model_roots=tuple(map(Path, settings.model_roots)),
-            runs_here=membership is None,
         )
-        if membership is not None:
-            membership.tell_events(plane.journal.write)
-        local.emit, reconciler.faults = plane.journal.write, plane.faults
-        agents = make_agents_server(keeper, listening, plane)
+        # A driver that has to ask what was routed before it publishes, also if that is nothing.
+        asks_first = reconciler.publication.published is None
+        agents = make_agents_server(
+            keeper,
+            listening,
+            answers=partial(_gateway_answers, plane),
+            wake=plane.scaling.scaler.wake,
+            has_orders=lambda: asks_first and plane.aims.desired.generation > 0,
+        )
         adopted = local.adopt() if membership is None else []
+    deciding: tuple[Service, ...] = (
+        plane.scaling,
+        plane.rollouts,
+        plane.workloads,
+        plane.telemetry,
+        Checkpoints(store=store, path=home.checkpoint_file),
+    )
     return System(
-        home=home,
-        clock=clock,
-        driver=driver,
-        reconciler=reconciler,
-        keeper=keeper,
-        agents=agents,
-        limits=limits,
         plane=plane,
-        certificates=certificates,
-        inspect=inspect,
+        serving=(plane.reconciling,) if agents is None else (plane.reconciling, agents),
+        deciding=deciding if membership is None else (*deciding, membership),
         server=ApiServer(
             plane=plane,
             access=access,
@@ -249,7 +264,8 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             metrics_are_open=settings.admin_host in _LOOPBACK,
             console=settings.console,
         ),
-        checkpoints=Checkpoints(store=store, path=home.checkpoint_file),
+        driver=driver,
+        inspect=inspect,
         sockets=sockets,
         control_file=ControlFile(
             pid=os.getpid(),
@@ -275,6 +291,12 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         found_running=record is not None or any(replica.pid for replica in adopted),
         membership=membership,
     )
+
+
+def _gateway_answers(plane: ControlPlane) -> App:
+    from headrace.control.api.app import build_gateway_answers  # noqa: PLC0415  # loads FastAPI
+
+    return build_gateway_answers(plane)
 
 
 def _shown_state(url: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -17,12 +18,9 @@ from headrace.control.app.membership import StoppedError, join
 from headrace.control.app.ownership import claim
 from headrace.control.app.settings import ControlSettings, forget_secrets, write_control_file
 from headrace.control.assemble import System, assemble
-from headrace.control.auth.home_token import HOME_OWNER
 from headrace.control.local.sandbox import harden_self
 from headrace.control.notify.notifier import receiver_urls
-from headrace.control.state.records import Event
 from headrace.core import HeadraceError
-from headrace.core.spec_models import disagreements
 from headrace.observe import LogFormat, configure_logging
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -65,7 +63,7 @@ async def _run(settings: ControlSettings) -> int:
         claim(home.root)
         membership = await join(settings)
         system = assemble(settings, home, membership)
-        receivers = (*receiver_urls(settings.spec or {}), *system.plane.notifier.urls())
+        receivers = (*receiver_urls(settings.spec or {}), *system.plane.telemetry.notifier.urls())
         forget_secrets((*_references(settings), *receivers), os.environ)
         write_control_file(home.control_file, system.control_file)
     except StoppedError:
@@ -112,7 +110,7 @@ class Life:
         self._copy_new()
         if self.system.membership is not None:
             await self.system.membership.close()
-        await asyncio.to_thread(self.system.plane.payloads.stop)
+        await asyncio.to_thread(self.system.plane.telemetry.payloads.stop)
         self.system.plane.orders.work.close()
         self.system.inspect.close()
         self.system.driver.close()
@@ -147,9 +145,9 @@ class Life:
 
     def _fail(self, error: BaseException) -> None:
         """Say why this control plane ends; a mistake of the operator's needs no trace."""
-        errors = error.exceptions if isinstance(error, BaseExceptionGroup) else (error,)
-        is_ours = all(isinstance(one, HeadraceError) for one in errors)
-        self._failure = "; ".join(str(one) or type(one).__name__ for one in errors)
+        errors = list(_leaves(error))
+        is_ours = all(isinstance(leaf, HeadraceError) for leaf in errors)
+        self._failure = "; ".join(str(leaf) or type(leaf).__name__ for leaf in errors)
         trace = None if is_ours else error
         _LOG.error("cannot go on: %s", _one_line(self._failure), exc_info=trace)
         self._tell(Notice(error=self._failure, found_running=self.system.found_running))
@@ -158,65 +156,15 @@ class Life:
         """Bring everything up and keep it up; ends only by being cancelled, or by an error."""
         system = self.system
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._keep_gateway())
-            if system.limits is not None:
-                group.create_task(system.limits.run())
-            if system.agents is not None:
-                group.create_task(system.agents.run())
-            group.create_task(system.reconciler.run())
-            if system.document is not None:
-                # Whoever starts a control plane owns its home, as whoever has the home's token.
-                applied = await system.plane.orders.apply(system.document, caller=HOME_OWNER)
-                _LOG.info("applied spec", extra={"generation": applied.generation})
-            else:
-                await self._warn_of_disagreements()
-            group.create_task(system.plane.faults.run(system.plane.journal.write))
-            group.create_task(system.plane.ask_first_requests())
-            group.create_task(system.plane.rollout_driver.run())
-            group.create_task(system.plane.reports.run())
-            group.create_task(system.plane.recorder.run())
-            group.create_task(system.plane.load_watch.run())
-            group.create_task(system.plane.scaler.run())
-            group.create_task(system.plane.recordings.run())
-            group.create_task(system.plane.drift.run())
-            group.create_task(system.plane.materializer.run())
-            group.create_task(system.plane.skew.run())
-            group.create_task(system.plane.pools.run())
-            if system.membership is not None:
-                group.create_task(system.membership.lead())
-            else:
-                # On a cluster, others start what is no replica: the chart does.
-                group.create_task(system.plane.jobs.run())
-                group.create_task(system.plane.streams.run())
-            group.create_task(system.plane.release_held())
-            group.create_task(system.plane.alerting.run())
-            group.create_task(system.plane.notifier.run())
-            group.create_task(system.certificates.run())
-            group.create_task(system.plane.upstreams.run())
-            group.create_task(system.checkpoints.run())
+            for service in system.serving:
+                group.create_task(service.run())
+            await system.plane.orders.start(system.document)
+            for service in system.deciding:
+                group.create_task(service.run())
             # One turn of the loop starts the replicas; the API's imports come after that.
             await asyncio.sleep(0)
             group.create_task(system.server.run())
             await self._tell_ready()
-
-    async def _warn_of_disagreements(self) -> None:
-        """Tell what an earlier version accepted in the stored spec and `apply` refuses today."""
-        plane, events = self.system.plane, []
-        for mistake in disagreements(plane.desired.spec):
-            message = f"the stored spec stays in force, but `headrace apply` refuses it: {mistake}"
-            _LOG.warning("%s", message)
-            event = Event(
-                at=plane.clock.now(), endpoint="", kind="spec", reason="Disagrees", message=message
-            )
-            events.append(event)
-        await plane.journal.write(events)
-
-    async def _keep_gateway(self) -> None:
-        keeper, reconciler = self.system.keeper, self.system.reconciler
-        await keeper.open(reconciler.publication.published or ())
-        async with asyncio.TaskGroup() as group:
-            group.create_task(keeper.run())
-            group.create_task(self.system.plane.callers.run())
 
     async def _tell_ready(self) -> None:
         status = await self.system.plane.wait_ready(_READY_TIMEOUT_S)
@@ -255,12 +203,12 @@ class Life:
             await self._drain(0.0)
         else:
             await gentle
-        self.system.home.control_file.unlink(missing_ok=True)
+        self.system.plane.home.control_file.unlink(missing_ok=True)
         _LOG.info("stopped")
 
     async def _drain(self, drain_s: float) -> None:
-        streams = asyncio.create_task(self.system.plane.streams.stop(drain_s))
-        await self.system.keeper.stop(drain_s=drain_s)
+        streams = asyncio.create_task(self.system.plane.workloads.streams.stop(drain_s))
+        await self.system.plane.reconciling.keeper.stop(drain_s=drain_s)
         await self.system.driver.stop(drain_s=drain_s)
         await streams
 
@@ -276,8 +224,16 @@ class Life:
     async def _cut_logs(self) -> None:
         while True:
             await asyncio.sleep(_CUT_S)
-            for path in await asyncio.to_thread(cut_large, self.system.home.logs):
+            for path in await asyncio.to_thread(cut_large, self.system.plane.home.logs):
                 _LOG.info("moved a large log aside", extra={"path": str(path)})
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _references(settings: ControlSettings) -> tuple[str, ...]:

@@ -96,7 +96,8 @@ class EndpointRoute:
     limit. An endpoint without arms is known, but not ready. `sticky`: callers with this key
     stay on the arm they saw while weights of arms listed first grow; others are split at random.
     `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
-    nothing runs; the control plane holds requests until something does, for `hold_s` at most.
+    nothing runs; the control plane holds `max_held` requests until something does, for `hold_s` at
+    most.
     `access`: None asks callers for nothing on a loopback gateway, else for any method.
     `slo_latency_s`: how soon it should answer, for replicas that have to shed; None for no aim.
     `request_log`: None as the gateway's.
@@ -110,6 +111,7 @@ class EndpointRoute:
     split_id: str = ""
     held: bool = False
     hold_s: float = 30.0
+    max_held: int = 100
     access: EndpointAccess | None = None
     limits: EndpointLimitsSpec = field(default_factory=EndpointLimitsSpec)
     slo_latency_s: float | None = None

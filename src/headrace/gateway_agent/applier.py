@@ -25,7 +25,7 @@ from headrace.control.gateway.tls import pem_secret
 from headrace.control.local.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.files import write_atomic
-from headrace.gateway import GatewaySettings, SecretFiles, SnapshotRejectedError
+from headrace.gateway import EnvoyGateway, GatewaySettings, SecretFiles, SnapshotRejectedError
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import (
     LIMITS_TLS,
@@ -201,7 +201,7 @@ class Applier:
     async def _begin(self, bundle: Bundle) -> None:
         """Have an Envoy with this bundle's options: the one that runs if it can, else a new one."""
         keeper = GatewayKeeper(
-            settings=self._settings_for(bundle),
+            envoy=EnvoyGateway(self._settings_for(bundle)),
             owner=ProcessOwner.of(self.settings.dir, sockets=self.run_dir),
             record_path=self.run_dir.parent / "gateway.json",
             routes_path=self.run_dir.parent / "routes.json",

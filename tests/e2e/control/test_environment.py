@@ -75,13 +75,12 @@ def test_what_inspects_models_forgets_a_secret_that_is_named_later(tmp_path: Pat
     path = tmp_path / "model.py"
     load = "    def load(self, path):\n        raise ValueError('LATER' in os.environ)\n"
     path.write_text(f"import os\n{models.python_double()}\n{load}")
-    spec: dict[str, Any] = {}
     given = {"PATH": "/bin", "LATER": "hush"}
     sandbox = Sandbox.of_home(tmp_path)
-    sandbox.environment = Environment(given=given, document=lambda: spec)
+    sandbox.environment = Environment(given=given)
     inspect = SandboxedInspector(sandbox)
     with pytest.raises(UnsupportedModelError, match="True"):
         inspect(path, allow_code=True)
-    spec["jobs"] = ["${LATER}"]
+    sandbox.environment.withhold({"jobs": ["${LATER}"]})
     with pytest.raises(UnsupportedModelError, match="False"):
         inspect(path, allow_code=True)

@@ -15,6 +15,7 @@ from headrace.core.spec_access import AccessSettings, JwtSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
+    EnvoyGateway,
     GatewayPolicy,
     GatewaySettings,
     RevisionTarget,
@@ -43,8 +44,13 @@ def directory() -> Iterator[Path]:
 
 def a_keeper(directory: Path, policy: GatewayPolicy) -> GatewayKeeper:
     return GatewayKeeper(
-        settings=GatewaySettings(
-            run_dir=directory / "gw", http_port=free_port(), grpc_port=free_port(), concurrency=1
+        envoy=EnvoyGateway(
+            GatewaySettings(
+                run_dir=directory / "gw",
+                http_port=free_port(),
+                grpc_port=free_port(),
+                concurrency=1,
+            )
         ),
         owner=ProcessOwner.of(directory),
         record_path=directory / "gateway.json",

@@ -29,7 +29,7 @@ async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, 
     requests = [
         post(headers=f"x-headrace-split: r1\r\nx-headrace-pair: {i}\r\n") for i in range(many)
     ]
-    reports = Reports(wanted=lambda: (), observe=lambda _: Observe(), known=lambda: ())
+    reports = Reports(replicas={})
     with running(tmp_path, mlp, uds=uds) as running_replica:
         replica = Replica(
             name="r",

@@ -1,6 +1,13 @@
 """A control plane of which nothing runs, with its console."""
 
 from headrace.control.plane import ControlPlane
-from tests.unit.control.conftest import anyio_backend, home, plane, registry
+from tests.unit.control.conftest import (
+    addresses,
+    anyio_backend,
+    home,
+    plane,
+    prometheus,
+    registry,
+)
 
-__all__ = ["ControlPlane", "anyio_backend", "home", "plane", "registry"]
+__all__ = ["ControlPlane", "addresses", "anyio_backend", "home", "plane", "prometheus", "registry"]

@@ -96,7 +96,7 @@ async def test_every_page_has_its_landmarks_and_runs_nothing_of_others(
 
 
 async def test_a_silenced_alert_shows_until_when(served: ControlPlane) -> None:
-    served.alerting.load([FIRING])
+    served.telemetry.alerting.load([FIRING])
     async with client_of(served) as api, visitor_of(served) as visitor:
         loud = (await visitor.get("/alerts")).text
         made = await api.post("/silences", json={"endpoint": "fraud", "duration_s": 3600})
@@ -137,12 +137,12 @@ async def test_a_search_that_finds_nothing_says_so_and_runs_nothing(served: Cont
 
 
 async def test_two_thousand_endpoints_have_pages_that_stay_small(served: ControlPlane) -> None:
-    [endpoint, *_] = served.effective.endpoints
+    [endpoint, *_] = served.aims.effective.endpoints
     many = tuple(
         msgspec.structs.replace(endpoint, name=EndpointName(f"e{number:04}"))
         for number in range(2000)
     )
-    served.reconciler.desired = DesiredState(generation=9, endpoints=many)
+    served.reconciling.reconciler.desired = DesiredState(generation=9, endpoints=many)
     async with visitor_of(served) as visitor:
         pages = [
             await visitor.get(path)
@@ -231,7 +231,7 @@ async def test_an_endpoint_shows_its_load_where_replicas_told_of_it(served: Cont
     now = served.clock.now()
     for second in range(-60, 1):
         reading = LoadReading(ready=2, said={})
-        served.load_history.add(now + second, "fraud", "1", reading)
+        served.telemetry.load_history.add(now + second, "fraud", "1", reading)
     async with visitor_of(served) as visitor:
         told = (await visitor.get("/endpoints/fraud")).text
         other = (await visitor.get("/endpoints/churn")).text
@@ -281,7 +281,7 @@ async def test_who_may_only_look_has_no_buttons_and_no_effect(served: ControlPla
     assert "/rollouts/r1/abort" not in page
     assert told.status_code == 403
     assert "needs operator" in told.text
-    assert served.rollout("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
+    assert served.aims.rollouts.get("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
 
 
 async def test_an_operator_tells_a_rollout_what_to_do(served: ControlPlane) -> None:
@@ -323,7 +323,7 @@ async def test_a_form_of_another_page_changes_nothing(served: ControlPlane) -> N
     assert codes == [403, 403, 403]
     assert as_json.status_code == 403
     assert tried.status_code == 403
-    assert served.rollout("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
+    assert served.aims.rollouts.get("fraud").state.phase == "preparing"  # type: ignore[union-attr]  # started
 
 
 async def test_a_form_without_a_site_to_come_from_changes_nothing(served: ControlPlane) -> None:

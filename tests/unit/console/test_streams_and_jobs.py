@@ -98,7 +98,7 @@ async def test_an_operator_pauses_and_resumes_a_stream(served: ControlPlane) -> 
     assert (told.status_code, told.headers["location"]) == (303, "/streams/pay")
     assert 'href="/streams/pay/resume"' in after
     assert resumed.status_code == 303
-    assert not served.streams.view("pay").paused
+    assert not served.workloads.streams.view("pay").paused
 
 
 async def test_who_may_only_look_has_no_button_and_no_effect(served: ControlPlane) -> None:
@@ -109,7 +109,7 @@ async def test_who_may_only_look_has_no_button_and_no_effect(served: ControlPlan
 
     assert "/streams/pay/pause" not in page
     assert told.status_code == 403
-    assert not served.streams.view("pay").paused
+    assert not served.workloads.streams.view("pay").paused
 
 
 async def test_a_form_of_another_page_pauses_nothing(served: ControlPlane) -> None:
@@ -125,7 +125,7 @@ async def test_a_form_of_another_page_pauses_nothing(served: ControlPlane) -> No
         ]
 
     assert codes == [403, 403, 403]
-    assert not served.streams.view("pay").paused
+    assert not served.workloads.streams.view("pay").paused
 
 
 async def test_a_viewer_of_one_endpoint_is_told_that_these_are_not_for_him(
@@ -168,7 +168,7 @@ async def test_what_a_worker_said_last_runs_nothing(served: ControlPlane) -> Non
         phase=Phase.ENDED,
         message="<img src=x onerror=alert(1)>",
     )
-    served.streams._team("pay", 1).workers[0] = ended
+    served.workloads.streams._team("pay", 1).workers[0] = ended
     async with visitor_of(served) as visitor:
         page = (await visitor.get("/streams/pay")).text
 
@@ -180,9 +180,9 @@ async def test_what_a_worker_said_last_runs_nothing(served: ControlPlane) -> Non
 async def test_thousands_of_streams_and_jobs_have_pages_that_stay_small(
     served: ControlPlane,
 ) -> None:
-    first = served.desired.streams[0]
+    first = served.aims.desired.streams[0]
     many = tuple(msgspec.structs.replace(first, name=f"s{number:04}") for number in range(2000))
-    served.aims.desired = msgspec.structs.replace(served.desired, streams=many)
+    served.aims.desired = msgspec.structs.replace(served.aims.desired, streams=many)
     async with visitor_of(served) as visitor:
         pages = [
             await visitor.get(path)

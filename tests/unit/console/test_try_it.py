@@ -3,13 +3,13 @@
 import ast
 import json
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from headrace.console.try_it import curl_of, fields_of, python_of
 from headrace.console.view import Gateway
+from headrace.control.app.context import Addresses
 from headrace.control.plane import ControlPlane
 from headrace.core import Datatype, ModelSignature, TensorSpec
 from tests.unit.console.browser import hidden_of, visitor_of
@@ -121,13 +121,16 @@ def test_the_python_program_is_one() -> None:
     ast.parse(python_of(PLAIN, "fraud", fields, needs_key=True))
 
 
+@pytest.mark.parametrize(
+    "addresses",
+    # A port of this machine that nobody listens on: the lowest one.
+    [Addresses(http_url="http://127.0.0.1:1", grpc_target="", metrics_url="", admin_url="")],
+)
 async def test_a_gateway_that_is_not_there_is_an_answer_too(
     plane: ControlPlane, tmp_path: Path
 ) -> None:
     model = tmp_path / "m.onnx"
     model.write_bytes(b"one")
-    # A port of this machine that nobody listens on: the lowest one.
-    plane.addresses = replace(plane.addresses, http_url="http://127.0.0.1:1")
     async with client_of(plane) as api:
         await api.put("/endpoints/fraud", json={"model": str(model), "access": ["key"]})
     async with visitor_of(plane) as visitor:

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from headrace.control.app.context import Addresses, Context
+from headrace.control.app.faults import Faults
 from headrace.control.app.home import Home
+from headrace.control.app.journal import Journal
 from headrace.control.app.log_files import LogFiles
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.auth.roles import Caller, Grant, Role
+from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.keeper import GatewayKeeper
 from headrace.control.local.driver import LocalDriver
-from headrace.control.parts import make_plane
-from headrace.control.plane import Addresses, ControlPlane
+from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state import home_url, open_store
+from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import (
     CodeNotAllowedError,
     Datatype,
@@ -26,7 +30,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.gateway import GatewaySettings
+from headrace.gateway import EnvoyGateway, GatewaySettings
 from headrace.registry import Registry
 
 SIGNATURE = ModelSignature(
@@ -72,10 +76,32 @@ def registry(home: Home) -> Registry:
 
 
 @pytest.fixture
-def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
+def addresses() -> Addresses:
+    """Where the plane says that it is reached; a test may name others by a parameter."""
+    return Addresses(
+        http_url="http://127.0.0.1:8000",
+        grpc_target="127.0.0.1:8001",
+        metrics_url="http://127.0.0.1:8002/metrics",
+        admin_url="http://127.0.0.1:8080",
+    )
+
+
+@pytest.fixture
+def prometheus() -> PrometheusHistory | None:
+    """None, unless a test names one by a parameter."""
+    return None
+
+
+@pytest.fixture
+def plane(
+    home: Home,
+    registry: Registry,
+    addresses: Addresses,
+    prometheus: PrometheusHistory | None,
+) -> Iterator[ControlPlane]:
     clock = SystemClock()
     keeper = GatewayKeeper(
-        settings=GatewaySettings(run_dir=home.run / "envoy"),
+        envoy=EnvoyGateway(GatewaySettings(run_dir=home.run / "envoy")),
         owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,
         routes_path=home.routes_file,
@@ -89,23 +115,25 @@ def plane(home: Home, registry: Registry) -> Iterator[ControlPlane]:
         drain_timeout_s=1.0,
     )
     store = open_store(home_url(home.root))
-    yield make_plane(
-        driver=reconciler.driver,
+    context = Context(
         home=home,
         store=store,
         registry=registry,
+        journal=Journal(store=store),
+        faults=Faults(clock=clock),
+        clock=clock,
+        addresses=addresses,
+    )
+    yield ControlPlane(
+        context,
         inspect=inspect,
         reconciler=reconciler,
+        driver=driver,
         keeper=keeper,
-        clock=clock,
-        addresses=Addresses(
-            http_url="http://127.0.0.1:8000",
-            grpc_target="127.0.0.1:8001",
-            metrics_url="http://127.0.0.1:8002/metrics",
-            admin_url="http://127.0.0.1:8080",
-        ),
+        certificates=Certificates(clock=clock),
         gateway_address="127.0.0.1:8000",
         log_files=LogFiles(directory=home.logs),
+        prometheus=prometheus,
     )
     store.close()
     driver.close()

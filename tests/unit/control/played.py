@@ -24,7 +24,13 @@ from headrace.control.state import home_url, open_store
 from headrace.control.state.records import RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.telemetry.reports import Reports
-from headrace.gateway import ArmStatistics, EndpointRoute, GatewaySettings, GatewayStatistics
+from headrace.gateway import (
+    ArmStatistics,
+    EndpointRoute,
+    EnvoyGateway,
+    GatewaySettings,
+    GatewayStatistics,
+)
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect
 
@@ -62,7 +68,7 @@ class World:
     def boot(self) -> "Plane":
         """A new control plane on this home."""
         keeper = GatewayKeeper(
-            settings=GatewaySettings(run_dir=self.home.run / "envoy"),
+            envoy=EnvoyGateway(GatewaySettings(run_dir=self.home.run / "envoy")),
             owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
             routes_path=self.home.routes_file,
@@ -79,10 +85,12 @@ class World:
         aims = Aims(reconciler=reconciler, desired=store.load.blocking())
         journal = Journal(store=store)
         driver = RolloutDriver(
-            store=store, journal=journal, aims=aims, gateway=self, clock=self.clock
-        )
-        driver.reports = Reports(
-            wanted=driver.wanted, observe=driver.observe, known=self.replicas.keys
+            store=store,
+            journal=journal,
+            aims=aims,
+            gateway=self,
+            clock=self.clock,
+            reports=Reports(replicas=self.replicas),
         )
         driver.load()
         orders = Orders(

@@ -56,12 +56,12 @@ async def test_apply_pins_models_and_says_what_changes(
     assert len(first.json()["changes"]) == 2
     assert again.json() == {"changes": [], "generation": 1, "warnings": []}
     assert spec == {"generation": 1, "spec": {"version": 1, **document(model, "a", "b")}}
-    endpoint = plane.desired.endpoint("a")
+    endpoint = plane.aims.desired.endpoint("a")
     assert endpoint is not None
     settings = endpoint.arms[0].revision.settings
     assert settings.model_name == "a"
     assert settings.sha256
-    assert plane.store.load.blocking() == plane.desired
+    assert plane.store.load.blocking() == plane.aims.desired
 
 
 async def test_apply_may_wait_and_then_tells_who_is_not_ready(
@@ -99,7 +99,7 @@ async def test_all_mistakes_come_as_one_problem_and_nothing_changes(
         "endpoints[1].model",
         "endpoints[2].model",
     ]
-    assert plane.desired.generation == 0
+    assert plane.aims.desired.generation == 0
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"3", b"\xff"])
@@ -129,8 +129,8 @@ async def test_an_endpoint_can_be_removed_alone(
     changes = ["endpoint 'a' removed"]
     assert removed.json() == {"changes": changes, "generation": 2, "warnings": []}
     assert missing.status_code == 404
-    assert [e.name for e in plane.desired.endpoints] == ["b"]
-    assert [e["name"] for e in plane.desired.spec["endpoints"]] == ["b"]
+    assert [e.name for e in plane.aims.desired.endpoints] == ["b"]
+    assert [e["name"] for e in plane.aims.desired.spec["endpoints"]] == ["b"]
 
 
 async def test_a_model_of_a_repository_cannot_be_removed_alone(
@@ -153,7 +153,7 @@ async def test_the_index_lists_what_is_served_and_what_could_be(
     await api.post("/api/v1/apply", json=document(model, "a", "b"))
     await api.post("/api/v1/apply", json=document(model, "b"))
     before = (await api.post("/v2/repository/index")).json()
-    revision = plane.desired.endpoints[0].arms[0].revision
+    revision = plane.aims.desired.endpoints[0].arms[0].revision
     replica = Replica(
         name="b-1-1",
         serial=1,
@@ -164,7 +164,7 @@ async def test_the_index_lists_what_is_served_and_what_could_be(
         phase=Phase.READY,
         since=0.0,
     )
-    plane.reconciler.replicas["b-1-1"] = replica
+    plane.reconciling.reconciler.replicas["b-1-1"] = replica
     ready = (await api.post("/v2/repository/index", json={"ready": True})).json()
     bad = await api.post("/v2/repository/index", content=b"[")
 
@@ -195,13 +195,13 @@ async def test_load_changes_one_endpoint_and_leaves_the_others_pinned(
         },
         caller=SYSTEM,
     )
-    before = plane.desired
+    before = plane.aims.desired
     await asyncio.to_thread(model.write_bytes, b"newer")
     plane.registry.push("fraud", model)
     await plane.orders.load("a", caller=SYSTEM)
     await plane.orders.load("x", caller=SYSTEM)
     await plane.orders.load("extra", caller=SYSTEM)
-    after = plane.desired
+    after = plane.aims.desired
     versions = {str(e.name): e.arms[0].revision.version for e in after.endpoints}
 
     assert versions == {"a": "2", "b": "1", "x": "1", "y": "1", "extra": "1"}
@@ -227,7 +227,7 @@ async def test_load_takes_no_parameters_and_no_bad_names(api: httpx.AsyncClient)
 async def test_statistics_and_metrics_survive_replicas_that_do_not_answer(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
-    plane.reconciler.replicas["m-1-1"] = Replica(
+    plane.reconciling.reconciler.replicas["m-1-1"] = Replica(
         name="m-1-1",
         serial=1,
         endpoint="m",

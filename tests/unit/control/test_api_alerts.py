@@ -20,7 +20,7 @@ GATEWAY = msgspec.structs.replace(FIRING, name="HeadraceGatewayDown", endpoint="
 
 @pytest.fixture
 def alarmed(plane: ControlPlane) -> ControlPlane:
-    plane.alerting.load([SPAM, FIRING, GATEWAY])
+    plane.telemetry.alerting.load([SPAM, FIRING, GATEWAY])
     return plane
 
 
@@ -52,7 +52,7 @@ async def test_alerts_are_told_with_what_to_do(alarmed: ControlPlane) -> None:
 
 
 async def test_alerts_of_a_stream_are_for_who_sees_the_whole_system(plane: ControlPlane) -> None:
-    plane.alerting.load([FIRING, STREAM])
+    plane.telemetry.alerting.load([FIRING, STREAM])
     async with client_of(plane, "viewer") as api:
         of_stream = (await api.get("/alerts?stream=fraud")).json()["alerts"]
         of_endpoint = (await api.get("/alerts?endpoint=fraud")).json()["alerts"]
@@ -77,9 +77,9 @@ async def test_alerts_are_among_the_metrics(alarmed: ControlPlane) -> None:
 
 
 async def test_facts_are_read_of_a_system_that_does_not_run(alarmed: ControlPlane) -> None:
-    await alarmed.alerting.look()
+    await alarmed.telemetry.alerting.look()
 
-    states = {alert.name: alert.state.value for alert in alarmed.alerting.alerts()}
+    states = {alert.name: alert.state.value for alert in alarmed.telemetry.alerting.alerts()}
     assert states["HeadraceGatewayDown"] == "firing"
     assert states["HeadraceLatencyP95"] == "resolved"
 
@@ -191,10 +191,10 @@ async def test_a_silence_may_be_given_by_its_end_and_outlasts_a_restart(
     async with client_of(alarmed) as api:
         made = (await api.post("/silences", json={"ends": ends})).json()
 
-    alarmed.silences.load(alarmed.store.alerts.load.blocking().silences)
+    alarmed.telemetry.silences.load(alarmed.store.alerts.load.blocking().silences)
 
     assert made["ends"] == ends
-    assert [silence.id for silence in alarmed.silences.active()] == [made["id"]]
+    assert [silence.id for silence in alarmed.telemetry.silences.active()] == [made["id"]]
 
 
 async def test_receivers_are_tested_and_told_that_it_was_a_test(alarmed: ControlPlane) -> None:
@@ -207,7 +207,7 @@ async def test_receivers_are_tested_and_told_that_it_was_a_test(alarmed: Control
             raise UnavailableError("it answered 403: no", retry_after_s=None)
         return "200"
 
-    alarmed.notifier.send = send
+    alarmed.telemetry.notifier.send = send
     receivers = [
         {"name": name, "webhook": {"url": "https://x.example"}} for name in ("ops", "chat")
     ]

@@ -33,12 +33,12 @@ def featured(plane: ControlPlane, tmp_path: Path) -> ControlPlane:
     """A view that failed, and one without a schedule."""
     (tmp_path / "features.yaml").write_text(YAML)
     apply_definitions(tmp_path / "features.yaml", plane.home.root)
-    plane.materializer.definitions = applied_definitions(plane.home.root)
-    view = plane.materializer.definitions.view("stats")
+    plane.workloads.materializer.definitions = applied_definitions(plane.home.root)
+    view = plane.workloads.materializer.definitions.view("stats")
     now = plane.clock.now()
     past = failed(past_of(view, None), "no such file", began=now, now=now)
-    plane.materializer.memory.save([past])
-    plane.materializer.load()
+    plane.workloads.materializer.memory.save([past])
+    plane.workloads.materializer.load()
     return plane
 
 

@@ -33,12 +33,12 @@ async def api(plane: ControlPlane, tmp_path: Path) -> AsyncIterator[httpx.AsyncC
 def _fill(plane: ControlPlane, **per_s: int) -> None:
     now = plane.clock.now()
     totals = dict.fromkeys(per_s, Counted())
-    plane.history.look(now - 121)
+    plane.telemetry.history.look(now - 121)
     for second in range(-120, 1):
-        plane.history.look(now + second)
+        plane.telemetry.history.look(now + second)
         for name, count in per_s.items():
             totals[name] = totals[name].after([0.01] * count, errors=count // 20)
-            plane.history.add(now + second, name, "1", totals[name])
+            plane.telemetry.history.add(now + second, name, "1", totals[name])
 
 
 async def test_a_series_has_rates_and_quantiles(api: httpx.AsyncClient) -> None:
@@ -83,7 +83,7 @@ async def test_a_series_has_what_replicas_said_of_themselves(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
     now = plane.clock.now()
-    plane.load_history.look(now - 121)
+    plane.telemetry.load_history.look(now - 121)
     for second in range(-120, 1):
         count = second + 121
         totals = LoadTotals(
@@ -96,7 +96,7 @@ async def test_a_series_has_what_replicas_said_of_themselves(
             in_flight_s=1.5 * count,
         )
         reading = LoadReading(ready=3, said={"a": totals}, known={"a"})
-        plane.load_history.add(now + second, "churn", "1", reading)
+        plane.telemetry.load_history.add(now + second, "churn", "1", reading)
     url = "/history?since_s=60&points=6&endpoint"
     points = (await api.get(f"{url}=churn&version=1")).json()["points"]
     other = (await api.get(f"{url}=fraud")).json()["points"]
@@ -189,13 +189,13 @@ async def test_a_viewer_of_one_endpoint_sees_no_other(
 async def test_the_first_page_of_two_thousand_endpoints_asks_of_these_only(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
-    [endpoint, *_] = plane.effective.endpoints
+    [endpoint, *_] = plane.aims.effective.endpoints
     many = tuple(
         msgspec.structs.replace(endpoint, name=EndpointName(f"e{number:04}"))
         for number in range(2000)
     )
-    plane.reconciler.desired = DesiredState(generation=9, endpoints=many)
-    history = plane.recorder.history = CountingHistory()
+    plane.reconciling.reconciler.desired = DesiredState(generation=9, endpoints=many)
+    history = plane.telemetry.recorder.history = CountingHistory()
     found = (await api.get("/overview?search=e1")).json()
 
     assert (found["total"], len(found["endpoints"])) == (1000, 50)
@@ -213,17 +213,18 @@ class CountingHistory(History):
         return History.window(self, endpoint, until=until, seconds=seconds, version=version)
 
 
-async def test_before_what_is_kept_prometheus_is_asked(
-    api: httpx.AsyncClient, plane: ControlPlane
-) -> None:
-    def known(request: httpx.Request) -> httpx.Response:
-        start, step = (float(request.url.params[name]) for name in ("start", "step"))
-        values = [[start, "7"], [start + step, "8"]]
-        return httpx.Response(
-            200, json={"status": "success", "data": {"result": [{"metric": {}, "values": values}]}}
-        )
+def series(request: httpx.Request) -> httpx.Response:
+    start, step = (float(request.url.params[name]) for name in ("start", "step"))
+    values = [[start, "7"], [start + step, "8"]]
+    return httpx.Response(
+        200, json={"status": "success", "data": {"result": [{"metric": {}, "values": values}]}}
+    )
 
-    plane.prometheus = PrometheusHistory(url="http://p", transport=httpx.MockTransport(known))
+
+@pytest.mark.parametrize(
+    "prometheus", [PrometheusHistory(url="http://p", transport=httpx.MockTransport(series))]
+)
+async def test_before_what_is_kept_prometheus_is_asked(api: httpx.AsyncClient) -> None:
     points = (await api.get("/history?endpoint=churn&since_s=600&points=20")).json()["points"]
 
     assert [point["requests_per_s"] for point in points[:3]] == [7, 8, None]
@@ -231,17 +232,24 @@ async def test_before_what_is_kept_prometheus_is_asked(
     assert points[-2]["requests_per_s"] == pytest.approx(20, rel=0.11)
 
 
-async def test_a_week_is_known_with_a_prometheus_only(
-    api: httpx.AsyncClient, plane: ControlPlane
-) -> None:
+async def test_a_week_is_not_known_without_a_prometheus(api: httpx.AsyncClient) -> None:
     without = await api.get("/history?endpoint=churn&since_s=604800&points=168")
-    plane.prometheus = PrometheusHistory(
-        url="http://p", transport=httpx.MockTransport(lambda _: httpx.Response(500))
-    )
-    found = await api.get("/history?endpoint=churn&since_s=604800&points=168")
 
     assert without.status_code == 400
     assert "--prometheus-url" in without.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "prometheus",
+    [
+        PrometheusHistory(
+            url="http://p", transport=httpx.MockTransport(lambda _: httpx.Response(500))
+        )
+    ],
+)
+async def test_a_week_is_known_with_a_prometheus(api: httpx.AsyncClient) -> None:
+    found = await api.get("/history?endpoint=churn&since_s=604800&points=168")
+
     assert found.status_code == 200
     assert found.json()["step_s"] == 3600
     assert len(found.json()["points"]) in {168, 169}

@@ -83,15 +83,15 @@ async def test_jobs_have_metrics_once_they_were_looked_at(plane: ControlPlane) -
     async with client_of(plane) as api:
         await api.post("/apply", json=SPEC)
     assert "headrace_job" not in exposed(own_families(plane))
-    assert plane.jobs.late() is None
+    assert plane.workloads.jobs.late() is None
 
     now = plane.clock.now()
-    await plane.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, mine=frozenset())
-    step = await plane.jobs.planner.read()
-    plane.jobs.look, plane.jobs.jobs = step.look, step.jobs
+    await plane.workloads.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, mine=frozenset())
+    step = await plane.workloads.jobs.planner.read()
+    plane.workloads.jobs.look, plane.workloads.jobs.jobs = step.look, step.jobs
     text = exposed(own_families(plane))
 
     assert 'headrace_job_late{job_name="j"} 1' in text
     assert 'headrace_job_running{job_name="j"} 0' in text
     assert "headrace_job_rows{" not in text
-    assert plane.jobs.late() == 1
+    assert plane.workloads.jobs.late() == 1

@@ -61,7 +61,7 @@ async def test_an_endpoint_without_a_payload_log_has_no_files(api: httpx.AsyncCl
 async def test_the_newest_rows_come_first_as_plain_json(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
-    writer = plane.payloads
+    writer = plane.telemetry.payloads
     writer.add("m", "1", PayloadLogSpec(), [sample("a", 1.0), sample("b", 2.0)])
     writer.add("m", "2", PayloadLogSpec(), [sample("c", 3.0)])
     writer.lost("m", 2)

@@ -131,7 +131,7 @@ async def test_what_cannot_be_rolled_out_is_refused_before_anything_moves(
     answer = await start(api, **body)
 
     assert answer.status_code == status, answer.text
-    assert (plane.rollout("fraud") is not None) is (status == 201)
+    assert (plane.aims.rollouts.get("fraud") is not None) is (status == 201)
 
 
 async def test_former_rollouts_are_found_and_those_under_way_told_apart(
@@ -193,13 +193,13 @@ async def test_counts_are_told_as_long_as_they_can_be_read(
     await start(api, version="2")
     await api.post("/endpoints/fraud/rollout/abort")
     told = (await api.get("/endpoints/fraud/rollout")).json()["counted"]
-    stored = (await plane.rollouts("fraud"))[0]
+    stored = (await plane.rollouts.records("fraud"))[0]
     old = msgspec.structs.replace(stored, id="r9")
     unreadable = [msgspec.structs.replace(old, evidence=data) for data in (b"", b"of old")]
 
     assert told["candidate_requests"] == 0
-    assert plane.rollout_driver.counted(old) == told
-    assert [plane.rollout_driver.counted(record) for record in unreadable] == [{}, {}]
+    assert plane.rollouts.counted(old) == told
+    assert [plane.rollouts.counted(record) for record in unreadable] == [{}, {}]
 
 
 async def test_intervals_over_time_are_told_as_long_as_they_can_be_read(
@@ -208,7 +208,7 @@ async def test_intervals_over_time_are_told_as_long_as_they_can_be_read(
     await start(api, version="2")
     before = (await api.get("/rollouts/r1/evidence")).json()
     await api.post("/endpoints/fraud/rollout/abort")
-    record = plane.rollout("fraud")
+    record = plane.aims.rollouts.get("fraud")
     assert record is not None
     evidence = Evidence.start(record.state.settings)
     for at, high in ((10.0, 0.5), (12.0, math.inf)):

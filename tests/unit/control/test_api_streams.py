@@ -32,8 +32,8 @@ async def test_the_status_has_streams_and_jobs_for_who_sees_the_whole_system(
 ) -> None:
     async with client_of(plane) as api:
         assert (await api.post("/apply", json=spec)).status_code == 200
-        step = await plane.jobs.planner.read()
-        plane.jobs.look, plane.jobs.jobs = step.look, step.jobs
+        step = await plane.workloads.jobs.planner.read()
+        plane.workloads.jobs.look, plane.workloads.jobs.jobs = step.look, step.jobs
         found = (await api.get("/status")).json()
     async with client_of(plane, "viewer:m") as api:
         other = (await api.get("/status")).json()
@@ -59,7 +59,7 @@ async def test_a_stream_has_a_history(plane: ControlPlane, spec: dict[str, Any])
     async with client_of(plane) as api:
         await api.post("/apply", json=spec)
         nothing = (await api.get("/streams/pay/history")).json()
-        team, now = plane.streams._team("pay", 1), plane.clock.now()
+        team, now = plane.workloads.streams._team("pay", 1), plane.clock.now()
         for at in range(-20, 1):
             status = StreamStatus(stream="pay", member="pay-0", answered=50 * (at + 20))
             lag = Lagging(records=7, seconds=0.5, partitions=1)
@@ -78,9 +78,9 @@ async def test_alerts_know_of_streams_once_they_were_looked_at(
 ) -> None:
     async with client_of(plane) as api:
         await api.post("/apply", json=spec)
-    before = plane.streams.facts()
-    await plane.streams.ask()
-    plane.streams._asked_at = plane.clock.monotonic()
+    before = plane.workloads.streams.facts()
+    await plane.workloads.streams.ask()
+    plane.workloads.streams._asked_at = plane.clock.monotonic()
 
     assert before == {}
-    assert plane.streams.facts()["pay"].running == 0
+    assert plane.workloads.streams.facts()["pay"].running == 0

@@ -94,7 +94,7 @@ class ControlMachine(RuleBasedStateMachine):
 
     @rule(back=st.integers(1, 4))
     def undo(self, back: int) -> None:
-        newest = self.wait(self.plane.orders.history("digits", limit=1))
+        newest = self.wait(self.plane.store.history("digits", limit=1))
         generation = max(newest[0].generation - back, 1) if newest else 1
         self.wait(self.plane.orders.undo("digits", generation=generation, caller=SYSTEM))
 

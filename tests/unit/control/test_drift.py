@@ -83,7 +83,7 @@ class Replicas:
 @pytest.fixture
 def replicas(plane: ControlPlane) -> Replicas:
     made = Replicas()
-    plane.drift.call = made.call
+    plane.telemetry.drift.call = made.call
     return made
 
 
@@ -92,7 +92,7 @@ async def serve(plane: ControlPlane, tmp_path: Path, **settings: object) -> None
     model.write_bytes(b"good")
     entry = {"name": "e", "model": str(model), "drift": settings}
     await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
-    endpoint = plane.effective.endpoint("e")
+    endpoint = plane.aims.effective.endpoint("e")
     assert endpoint is not None
     for serial in range(2):
         replica = Replica(
@@ -105,12 +105,12 @@ async def serve(plane: ControlPlane, tmp_path: Path, **settings: object) -> None
             phase=Phase.READY,
             since=0.0,
         )
-        plane.reconciler.replicas[replica.name] = replica
+        plane.reconciling.reconciler.replicas[replica.name] = replica
 
 
 async def look(plane: ControlPlane, replicas: Replicas, *tables: Array) -> None:
     replicas.tables = {f"e-1-{i}": table for i, table in enumerate(tables)}
-    await plane.drift.look()
+    await plane.telemetry.drift.look()
 
 
 async def look_often(plane: ControlPlane, replicas: Replicas, table: Array) -> None:
@@ -127,7 +127,7 @@ async def test_counts_of_all_replicas_are_judged_together(
     plane: ControlPlane, replicas: Replicas, tmp_path: Path
 ) -> None:
     await serve(plane, tmp_path)
-    plane.drift.set_reference("e", a_reference())
+    plane.telemetry.drift.set_reference("e", a_reference())
     await look(plane, replicas)
 
     await look_often(plane, replicas, shifted(normal(360, 2, 5), 0.0, 1.0))
@@ -136,7 +136,7 @@ async def test_counts_of_all_replicas_are_judged_together(
     assert event.reason == "DriftFound"
     assert event.message.startswith("version 1: drifted: x[1] (input, ")
     assert list(event.data) == ["x[1]"]
-    text = exposed(plane.drift.families())
+    text = exposed(plane.telemetry.drift.families())
     assert 'headrace_drift_score{endpoint="e",feature="x[1]",statistic="drifted"} 1' in text
     assert 'headrace_drift_score{endpoint="e",feature="x[0]",statistic="drifted"} 0' in text
 
@@ -163,15 +163,15 @@ async def test_what_is_known_survives_a_restart(
     plane: ControlPlane, replicas: Replicas, tmp_path: Path
 ) -> None:
     await serve(plane, tmp_path)
-    plane.drift.set_reference("e", a_reference())
+    plane.telemetry.drift.set_reference("e", a_reference())
     await look(plane, replicas)
     await look_often(plane, replicas, shifted(normal(360, 2, 5), 0.0, 1.0))
-    plane.drift._save()
+    plane.telemetry.drift._save()
 
     again = DriftKeeper(
         aims=plane.aims,
-        labels=plane.drift.labels,
-        files=plane.drift.files,
+        labels=plane.telemetry.drift.labels,
+        files=plane.telemetry.drift.files,
         clock=plane.clock,
         emit=plane.journal.write,
         call=replicas.call,
@@ -193,7 +193,7 @@ async def test_answers_wait_for_their_labels_where_the_spec_says_so(
     await look(plane, replicas)
     await look(plane, replicas, normal(10, 2))
 
-    outcome = plane.drift.labels.add_label("r1", "cat", now=plane.clock.now())
+    outcome = plane.telemetry.drift.labels.add_label("r1", "cat", now=plane.clock.now())
 
     assert outcome == "taken"
     async with client_of(plane) as client:
@@ -212,9 +212,9 @@ async def test_another_version_goes_on_with_the_inputs_reference(
         {"endpoints": [{"name": "e", "model": "fraud:1", "drift": {}}]}, caller=SYSTEM
     )
     await look(plane, replicas)
-    _, first = plane.drift.version("e")
+    _, first = plane.telemetry.drift.version("e")
     assert first is not None
-    plane.drift._kept["e"].versions["1"] = VersionDrift(
+    plane.telemetry.drift._kept["e"].versions["1"] = VersionDrift(
         settings=first.settings, stored=Stored(reference=a_reference())
     )
     split = [{"model": f"fraud:{n}", "weight": w} for n, w in ((1, 90), (2, 10))]
@@ -224,10 +224,10 @@ async def test_another_version_goes_on_with_the_inputs_reference(
 
     await look(plane, replicas)
 
-    _, second = plane.drift.version("e", "2")
+    _, second = plane.telemetry.drift.version("e", "2")
     assert second is not None
     assert [bins.name for bins in second.bins] == ["x[0]", "x[1]"]
-    assert plane.drift.version("e")[0] == "1"
+    assert plane.telemetry.drift.version("e")[0] == "1"
 
 
 async def test_replicas_that_do_not_answer_are_left_out(
@@ -236,9 +236,9 @@ async def test_replicas_that_do_not_answer_are_left_out(
     await serve(plane, tmp_path)
     replicas.is_silent = True
 
-    await plane.drift.look()
+    await plane.telemetry.drift.look()
 
-    assert exposed(plane.drift.families()) == ""
+    assert exposed(plane.telemetry.drift.families()) == ""
 
 
 async def test_endpoints_whose_spec_does_not_say_drift_are_left_alone(
@@ -254,16 +254,16 @@ async def test_endpoints_whose_spec_does_not_say_drift_are_left_alone(
 
     assert replicas.plans == {}
     with pytest.raises(FailedPreconditionError, match="not watched"):
-        plane.drift.set_reference("e", a_reference())
+        plane.telemetry.drift.set_reference("e", a_reference())
     with pytest.raises(ModelNotFoundError):
-        plane.drift.settings("nobody")
+        plane.telemetry.drift.settings("nobody")
 
 
 async def test_other_settings_keep_the_reference_and_count_anew(
     plane: ControlPlane, replicas: Replicas, tmp_path: Path
 ) -> None:
     await serve(plane, tmp_path)
-    plane.drift.set_reference("e", a_reference())
+    plane.telemetry.drift.set_reference("e", a_reference())
     await look(plane, replicas)
     await look(plane, replicas, normal(100, 2, 5))
 
@@ -271,7 +271,7 @@ async def test_other_settings_keep_the_reference_and_count_anew(
     await plane.orders.apply({"endpoints": [entry]}, caller=SYSTEM)
     await look(plane, replicas)
 
-    _, known = plane.drift.version("e")
+    _, known = plane.telemetry.drift.version("e")
     assert known is not None
     assert known.settings.margin == 0.2
     assert [one.rows for one in known.reports()] == [0, 0]
@@ -323,7 +323,7 @@ async def test_a_reference_is_kept_beside_a_model_version(
 
     await look(plane, replicas)
 
-    _, known = plane.drift.version("e")
+    _, known = plane.telemetry.drift.version("e")
     assert known is not None
     assert [bins.name for bins in known.bins] == ["x[0]", "x[1]"]
     assert (put.status_code, put.json()["rows"], unknown.status_code) == (200, 2000, 404)

@@ -36,7 +36,7 @@ from headrace.core.state_file import StateFile
 from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
 from headrace.features.materialize_apart import MaterializeFinished
 from headrace.features.skew_apart import SkewSummary
-from headrace.gateway import ArmStatistics, GatewaySettings, GatewayStatistics
+from headrace.gateway import ArmStatistics, EnvoyGateway, GatewaySettings, GatewayStatistics
 from headrace.monitor.slo import Window
 from headrace.registry import Registry
 from headrace.rollout.state import Phase as RolloutPhase
@@ -295,8 +295,8 @@ async def test_poisoned_drift_and_reports_leave_other_endpoints_alone(
     model.write_bytes(b"good")
     entries = [{"name": name, "model": str(model), "drift": {}} for name in NAMES]
     await plane.orders.apply({"endpoints": entries}, caller=SYSTEM)
-    for serial, one in enumerate(plane.effective.endpoints):
-        plane.reconciler.replicas[one.name] = Replica(
+    for serial, one in enumerate(plane.aims.effective.endpoints):
+        plane.reconciling.reconciler.replicas[one.name] = Replica(
             name=one.name,
             serial=serial,
             endpoint=one.name,
@@ -312,15 +312,15 @@ async def test_poisoned_drift_and_reports_leave_other_endpoints_alone(
         poison.touch(replica.endpoint)
         raise UnavailableError("does not count", retry_after_s=None)
 
-    plane.drift.call = call
-    await plane.drift.look()
+    plane.telemetry.drift.call = call
+    await plane.telemetry.drift.look()
     assert poison.reached == ["a", "z"]
     assert plane.faults.problem("drift", "poisoned")
     (fault,) = plane.status().faults
     assert (fault.kind, fault.name, fault.endpoint) == ("drift", "poisoned", "poisoned")
 
     poison.is_healed = True
-    await plane.drift.look()
+    await plane.telemetry.drift.look()
     assert plane.status().faults == ()
 
 
@@ -335,10 +335,10 @@ async def test_run_of_a_poisoned_job_is_given_up_and_other_jobs_run(plane: Contr
         {"name": name, "model": "m", "input": "/in", "output": "/out/{run_id}"} for name in NAMES
     ]
     await plane.orders.apply({"version": 1, "endpoints": [], "jobs": jobs}, caller=SYSTEM)
-    plane.jobs.start = start
-    running = asyncio.ensure_future(plane.jobs.run())
+    plane.workloads.jobs.start = start
+    running = asyncio.ensure_future(plane.workloads.jobs.run())
     for name in ("poisoned", "a", "z"):
-        await plane.jobs.begin(name, by="ann")
+        await plane.workloads.jobs.begin(name, by="ann")
     async with asyncio.timeout(20.0):
         await poison.others_had_turns.wait()
     assert not running.done()
@@ -471,7 +471,7 @@ async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -
         driver=BrokenDriver(home=home, socket_dir=home.socket_dir()),
         publication=RoutePublication(
             publisher=GatewayKeeper(
-                settings=GatewaySettings(run_dir=home.run / "envoy"),
+                envoy=EnvoyGateway(GatewaySettings(run_dir=home.run / "envoy")),
                 record_path=home.gateway_file,
                 routes_path=home.routes_file,
                 clock=clock,

@@ -123,7 +123,7 @@ def test_a_label_is_called_as_classes_are(label: str | float, text: str) -> None
 
 @pytest.mark.anyio
 async def test_feedback_takes_labels_beside_rewards(plane: ControlPlane) -> None:
-    plane.drift.labels.add_answers("e", "1", [("a", "cat")], now=plane.clock.now())
+    plane.telemetry.drift.labels.add_answers("e", "1", [("a", "cat")], now=plane.clock.now())
     items = [
         {"request_id": "a", "label": "cat"},
         {"request_id": "b", "label": 3},
@@ -135,4 +135,4 @@ async def test_feedback_takes_labels_beside_rewards(plane: ControlPlane) -> None
 
     assert [one["outcome"] for one in taken["results"]] == ["taken", "waiting", "waiting"]
     assert neither.status_code == 400
-    assert plane.drift.labels.scores("e", "1", now=plane.clock.now())[0].accuracy == 1.0
+    assert plane.telemetry.drift.labels.scores("e", "1", now=plane.clock.now())[0].accuracy == 1.0

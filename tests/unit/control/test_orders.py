@@ -55,7 +55,7 @@ def document(*entries: dict[str, Any]) -> dict[str, Any]:
 
 def served(plane: ControlPlane) -> dict[str, int]:
     """What runs now: weights by arm."""
-    endpoint = plane.effective.endpoint("digits")
+    endpoint = plane.aims.effective.endpoint("digits")
     assert endpoint is not None
     return {arm.key: arm.weight for arm in endpoint.arms}
 
@@ -81,7 +81,7 @@ async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlan
     assert record.id == "r1"
     assert record.state.phase is Phase.PREPARING
     assert served(plane) == {"2": 0, "1": 100}
-    assert plane.endpoint_generation("digits") == 2
+    assert plane.aims.generation("digits") == 2
     assert [e.reason for e in await plane.journal.events("digits")] == [
         "Added",
         "Started",
@@ -99,7 +99,7 @@ async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> No
 
     assert again.changes == []
     assert served(plane) == {"1": 100}
-    assert len(await plane.rollouts()) == 1
+    assert len(await plane.rollouts.records()) == 1
 
 
 @pytest.mark.usefixtures("versions")
@@ -108,7 +108,7 @@ async def test_without_a_plan_a_new_version_takes_over_at_once(plane: ControlPla
 
     await plane.orders.apply(document(entry(2)), caller=SYSTEM)
 
-    assert plane.rollout("digits") is None
+    assert plane.aims.rollouts.get("digits") is None
     assert served(plane) == {"2": 100}
 
 
@@ -118,8 +118,8 @@ async def test_a_change_that_is_no_new_version_begins_no_rollout(plane: ControlP
 
     await plane.orders.apply(document(entry(1, rollout=CANARY, timeout_s=5.0)), caller=SYSTEM)
 
-    assert plane.rollout("digits") is None
-    assert plane.endpoint_generation("digits") == 2
+    assert plane.aims.rollouts.get("digits") is None
+    assert plane.aims.generation("digits") == 2
 
 
 @pytest.mark.usefixtures("versions")
@@ -131,7 +131,7 @@ async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
 
     await plane.orders.apply(document(entry(3, rollout=CANARY)), caller=SYSTEM)
 
-    second, first = await plane.rollouts()
+    second, first = await plane.rollouts.records()
     assert first.state.phase is Phase.SUPERSEDED
     assert second.state.phase is Phase.PREPARING
     assert [arm.key for arm in second.source.arms] == ["1"]
@@ -145,7 +145,7 @@ async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPla
 
     await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
 
-    (record,) = await plane.rollouts()
+    (record,) = await plane.rollouts.records()
     assert record.state.phase is Phase.SUPERSEDED
     assert served(plane) == {"1": 100}
 
@@ -160,10 +160,10 @@ async def test_a_rollout_by_hand_keeps_the_endpoints_own_plan(plane: ControlPlan
 
     assert isinstance(record.state.settings, BlueGreenSpec)
     assert record.actor == "ada"
-    endpoint = plane.desired.endpoint("digits")
+    endpoint = plane.aims.desired.endpoint("digits")
     assert endpoint is not None
     assert isinstance(endpoint.rollout, CanarySpec)
-    assert plane.endpoint_entry("digits") == entry(2, rollout=CANARY)
+    assert plane.aims.desired.entry("digits") == entry(2, rollout=CANARY)
 
 
 @pytest.mark.usefixtures("versions")
@@ -188,7 +188,7 @@ async def test_blue_green_judges_errors_unless_somebody_says_otherwise_and_is_wa
 
     applied = await plane.orders.apply(document(entry(1, rollout=how, **slo)), caller=SYSTEM)
 
-    endpoint = plane.desired.endpoint("digits")
+    endpoint = plane.aims.desired.endpoint("digits")
     assert endpoint is not None
     assert endpoint.rollout is not None
     errors = endpoint.rollout.metrics.errors
@@ -211,7 +211,7 @@ async def test_a_broken_model_of_a_repository_takes_nothing_over_and_is_warned_o
     first = await plane.orders.apply(spec, caller=SYSTEM)
     policy.unlink()
     second = await plane.orders.apply(spec, caller=SYSTEM)
-    [status] = plane.endpoint_statuses(plane.effective.endpoints)
+    [status] = plane.endpoint_statuses(plane.aims.effective.endpoints)
 
     assert first.warnings == []
     [warning] = second.warnings
@@ -279,7 +279,7 @@ async def test_a_rollout_to_a_missing_version_changes_nothing(plane: ControlPlan
     with pytest.raises(ModelNotFoundError):
         await plane.orders.start_rollout("letters", version="2", caller=SYSTEM)
 
-    assert plane.endpoint_generation("digits") == 1
+    assert plane.aims.generation("digits") == 1
 
 
 @pytest.mark.usefixtures("versions")
@@ -291,8 +291,8 @@ async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) 
     await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
-    assert plane.endpoint_entry("digits") == entry(1, rollout=CANARY)
-    newest = (await plane.generations("digits"))[0]
+    assert plane.aims.desired.entry("digits") == entry(1, rollout=CANARY)
+    newest = (await plane.store.history("digits"))[0]
     assert (newest.generation, newest.reason) == (3, "undone to generation 1")
 
 
@@ -306,7 +306,7 @@ async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
 
     await plane.orders.undo("digits", caller=SYSTEM)
 
-    assert plane.endpoint_entry("digits") == entry(1)
+    assert plane.aims.desired.entry("digits") == entry(1)
     assert plane.aims.rollout("digits") is None
 
 
@@ -332,7 +332,7 @@ async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) 
     await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
-    assert (await plane.rollouts())[0].state.phase is Phase.SUPERSEDED
+    assert (await plane.rollouts.records())[0].state.phase is Phase.SUPERSEDED
 
 
 @pytest.mark.usefixtures("versions")
@@ -356,7 +356,7 @@ async def test_undo_brings_a_removed_endpoint_back(plane: ControlPlane) -> None:
     await plane.orders.undo("digits", generation=1, caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
-    assert [e.generation for e in await plane.generations("digits")] == [3, 2, 1]
+    assert [e.generation for e in await plane.store.history("digits")] == [3, 2, 1]
 
 
 @pytest.mark.usefixtures("versions")
@@ -413,7 +413,7 @@ async def test_one_endpoint_is_put_and_the_others_stay_pinned(
 
     await plane.orders.put_endpoint("digits", {"model": "digits:2"}, caller=SYSTEM)
 
-    pinned = plane.desired.endpoint("newest")
+    pinned = plane.aims.desired.endpoint("newest")
     assert pinned is not None
     assert pinned.arms[0].key == "3"
     assert served(plane) == {"2": 100}
@@ -434,7 +434,7 @@ async def test_a_diff_tells_and_changes_nothing(plane: ControlPlane) -> None:
     assert any("version 1 removed" in change for change in diff.changes)
     assert (same.changes, same.endpoints) == ([], {})
     assert served(plane) == {"1": 100}
-    assert plane.desired.generation == 1
+    assert plane.aims.desired.generation == 1
 
 
 @pytest.mark.usefixtures("versions")
@@ -442,7 +442,7 @@ async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane
     """The control plane died after the first of two writes."""
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-    (record,) = await plane.rollouts()
+    (record,) = await plane.rollouts.records()
     early = msgspec.structs.replace(
         record, target=msgspec.structs.replace(record.target, generation=3)
     )
@@ -460,7 +460,7 @@ async def test_rollouts_go_on_where_they_were_after_a_restart(plane: ControlPlan
     before = await finish(plane, Phase.PROGRESSING, Traffic(candidate=25))
     plane.aims.rollouts.clear()
 
-    plane.rollout_driver.load()
+    plane.rollouts.load()
 
     assert plane.aims.rollout("digits") == before
     assert served(plane) == {"2": 25, "1": 75}
@@ -480,9 +480,9 @@ def test_a_line_of_the_spec_is_replaced_added_or_taken_out() -> None:
 async def test_only_one_version_that_is_not_served_can_be_rolled_out(plane: ControlPlane) -> None:
     split = [{"model": "digits:1", "weight": 90}, {"model": "digits:2", "weight": 10}]
     await plane.orders.apply(document({"name": "digits", "versions": split}), caller=SYSTEM)
-    source = plane.desired.endpoint("digits")
+    source = plane.aims.desired.endpoint("digits")
     await plane.orders.apply(document(entry(3)), caller=SYSTEM)
-    target = plane.desired.endpoint("digits")
+    target = plane.aims.desired.endpoint("digits")
     assert source is not None
     assert target is not None
 
@@ -507,7 +507,7 @@ def with_former_ids(plane: ControlPlane) -> None:
 
 
 def ids(plane: ControlPlane) -> list[str]:
-    endpoint = plane.effective.endpoint("digits")
+    endpoint = plane.aims.effective.endpoint("digits")
     assert endpoint is not None
     return [arm.revision.id for arm in endpoint.arms]
 
@@ -545,7 +545,7 @@ async def test_an_endpoint_can_be_undone_to_what_it_was_before_its_home_moved(
 
     await plane.orders.undo("digits", caller=SYSTEM)
 
-    endpoint = plane.effective.endpoint("digits")
+    endpoint = plane.aims.effective.endpoint("digits")
     assert endpoint is not None
     assert ids(plane) == [before]
     assert endpoint.arms[0].revision.settings.path.startswith(str(moved.home))
@@ -571,7 +571,7 @@ async def test_a_repository_that_moved_is_told_and_its_replicas_go_on(
     assert applied.changes == [
         "endpoint 'digits': version 1: the same under other paths or names, its replicas go on"
     ]
-    endpoint = plane.effective.endpoint("digits")
+    endpoint = plane.aims.effective.endpoint("digits")
     assert endpoint is not None
     assert endpoint.arms[0].revision.settings.path == str(there / "digits/1/model.onnx")
 
@@ -630,14 +630,14 @@ async def test_a_slow_model_holds_up_no_change_and_no_rollback_of_others(
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
 
     async with loading(plane, slow, tmp_path) as task:
-        await plane.rollout_driver.command("digits", Verb.ABORT)
+        await plane.rollouts.command("digits", Verb.ABORT)
         await plane.orders.put_endpoint("digits", entry(3), caller=SYSTEM)
         assert not task.done()
-        assert plane.endpoint_generation("digits") == 3
+        assert plane.aims.generation("digits") == 3
 
     await task
-    assert {str(e.name) for e in plane.desired.endpoints} == {"digits", "slow"}
-    assert plane.desired.entry("digits") == entry(3)
+    assert {str(e.name) for e in plane.aims.desired.endpoints} == {"digits", "slow"}
+    assert plane.aims.desired.entry("digits") == entry(3)
 
 
 async def test_a_change_that_was_overtaken_is_made_again_for_what_is_there(
@@ -650,7 +650,10 @@ async def test_a_change_that_was_overtaken_is_made_again_for_what_is_there(
         await plane.orders.put_endpoint("slow", overtaking, caller=SYSTEM)
 
     assert (await task).generation == 2
-    assert plane.desired.entry("slow") == {"name": "slow", "model": str(tmp_path / "slow.onnx")}
+    assert plane.aims.desired.entry("slow") == {
+        "name": "slow",
+        "model": str(tmp_path / "slow.onnx"),
+    }
 
 
 async def test_a_change_for_a_generation_that_was_overtaken_is_refused(
@@ -674,7 +677,7 @@ async def test_whoever_leaves_ends_the_inspection_and_changes_nothing(
         with pytest.raises(RequestCancelledError):
             await task
 
-    assert plane.desired.endpoints == ()
+    assert plane.aims.desired.endpoints == ()
 
 
 async def test_one_callers_slow_models_leave_turns_for_others(
@@ -694,7 +697,7 @@ async def test_one_callers_slow_models_leave_turns_for_others(
     assert not any(put.done() for put in puts)
     slow.go.set()
     await asyncio.gather(*puts)
-    assert len(plane.desired.endpoints) == len(puts) + 1
+    assert len(plane.aims.desired.endpoints) == len(puts) + 1
 
 
 async def test_no_model_is_read_from_the_home(plane: ControlPlane) -> None:
@@ -724,7 +727,7 @@ async def test_whatever_a_spec_changes_is_stored(
 
     assert applied.changes
     assert sections.items() <= plane.store.load.blocking().spec.items()
-    assert plane.endpoint_generation("digits") == 1
+    assert plane.aims.generation("digits") == 1
     again = await plane.orders.apply({**document(entry(1)), **sections}, caller=SYSTEM)
     assert again.changes == []
 
@@ -760,4 +763,4 @@ async def test_an_undo_that_was_overtaken_takes_no_newer_change_back(plane: Cont
 
     with pytest.raises(ConflictError, match="changed it meanwhile"):
         await undo
-    assert plane.desired.entry("digits") == entry(3)
+    assert plane.aims.desired.entry("digits") == entry(3)

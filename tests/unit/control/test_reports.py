@@ -64,9 +64,7 @@ class Answering:
 async def test_who_compares_replicas_gets_what_all_said_in_one_round(tmp_path: Path) -> None:
     quick, slow = Answering(), Answering()
     both = [replica("quick", tmp_path / "q"), replica("slow", tmp_path / "s")]
-    reports = Reports(
-        wanted=lambda: both, known=lambda: ["quick", "slow"], observe=lambda _: Observe()
-    )
+    reports = Reports(replicas={one.name: one for one in both})
 
     def told(of: str) -> tuple[int | None, int | None]:
         latest, together = reports.latest(of), reports.together(of)
@@ -76,11 +74,11 @@ async def test_who_compares_replicas_gets_what_all_said_in_one_round(tmp_path: P
         )
 
     async with quick.at(tmp_path / "q"), slow.at(tmp_path / "s"):
-        await reports.ask_all()
+        await reports.ask_all(both, lambda _: Observe())
         assert told("quick") == told("slow") == (1, 1)
 
         slow.may.clear()
-        asking = asyncio.create_task(reports.ask_all())
+        asking = asyncio.create_task(reports.ask_all(both, lambda _: Observe()))
         async with asyncio.timeout(10):
             while told("quick") != (2, 1):  # noqa: ASYNC110  # nothing tells when
                 await asyncio.sleep(0.001)
@@ -91,7 +89,7 @@ async def test_who_compares_replicas_gets_what_all_said_in_one_round(tmp_path: P
 
     async with quick.at(tmp_path / "q2"):  # the slow one is gone
         both[0] = replica("quick", tmp_path / "q2")
-        await reports.ask_all()
+        await reports.ask_all(both, lambda _: Observe())
         assert told("quick") == (3, 3)
         assert told("slow") == (2, None)
 
@@ -121,7 +119,7 @@ class Keeping:
 async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path: Path) -> None:
     running = replica("r", tmp_path / "s")
     wish = Observe(key="r1", answers_percent=100)
-    reports = Reports(wanted=lambda: [running], known=lambda: ["r"], observe=lambda _: wish)
+    reports = Reports(replicas={"r": running})
     watch = Watch(
         evidence=Evidence.start(CanarySpec()),
         counter=Counter(warmup_s=0.0),
@@ -131,7 +129,7 @@ async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path
     )
 
     async def ids() -> list[str]:
-        await reports.ask_all()
+        await reports.ask_all([running], lambda _: wish)
         page = await reports.answers(running, watch.after(running))
         watch.positions["r"] = running.process, page.cursor
         return [answer.answer_id for answer in page.answers]

@@ -7,26 +7,30 @@ Most have the one on this host alone: what others need is imported where there a
 
 import contextlib
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.agents.protocol import Gateway
 from headrace.control.agents.settings import AgentsSettings, GatewayMode
+from headrace.control.app.membership import Emit
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
-from headrace.gateway import EndpointRoute, GatewaySettings
+from headrace.core.spec_access import TlsSpec
+from headrace.gateway import EndpointRoute, EnvoyGateway, GatewayPolicy, GatewaySettings
 
 if TYPE_CHECKING:
     from headrace.control.agents.server import AgentsServer
     from headrace.control.agents.tls import MutualTls, RevokedAgents
     from headrace.control.api.guards import App
     from headrace.control.app.home import Home
-    from headrace.control.plane import ControlPlane
 
 _LIMITS_FLAG: Final = "--agents-limits-port"
 
@@ -115,29 +119,56 @@ def make_gateway(
     *,
     settings: GatewaySettings,
     home: "Home",
+    owner: ProcessOwner,
     socket_dir: Path,
     clock: Clock,
     limits: LimitService | None,
+    policy: GatewayPolicy,
+    certificates: Certificates,
+    tls: TlsSpec | None,
+    adopts: bool,
+    emit: Emit,
 ) -> Gateway:
-    """The gateway, or gateways, for `mode`. Blocking: reads what was counted before."""
+    """The gateway, or gateways, for `mode`. Blocking: reads what was counted before.
+
+    Args:
+        policy: Who may call, at the start.
+        tls: The certificate of callers' connections.
+        adopts: Whether an Envoy of an earlier control plane runs.
+        emit: Stores events about gateways on other hosts.
+
+    Raises:
+        FailedPreconditionError: A certificate cannot be used, and no earlier one is in force.
+    """
+    make_tls = partial(
+        GatewayTls,
+        settings=tls,
+        certificates=certificates,
+        clock=clock,
+        public_file=home.gateway_certificate,
+    )
+    make_keeper = partial(
+        GatewayKeeper,
+        owner=owner,
+        record_path=home.gateway_file,
+        routes_path=home.routes_file,
+        clock=clock,
+        policy=policy,
+    )
     tell_rules = (lambda _rules: None) if limits is None else limits.set_rules
-    local = None
-    if mode is GatewayMode.LOCAL:
-        local = GatewayKeeper(
-            settings=settings,
-            owner=ProcessOwner.of(home.root, sockets=socket_dir),
-            record_path=home.gateway_file,
-            routes_path=home.routes_file,
-            clock=clock,
-        )
-        if listening is None:
-            local.tell_rules = tell_rules
-            return local
+    envoy = EnvoyGateway(settings) if mode is GatewayMode.LOCAL else None
+    if envoy is not None and listening is None:
+        gateway_tls = make_tls(secrets=envoy.secrets)
+        gateway_tls.open(adopts=adopts)
+        return make_keeper(envoy=envoy, tls=gateway_tls, tell_rules=tell_rules)
     from headrace.control.agents.bundles import SharedSecrets
     from headrace.control.agents.counts import FleetCounts
     from headrace.control.agents.fleet import GatewayFleet
     from headrace.control.agents.roster import Patience
 
+    secrets = SharedSecrets(local=None if envoy is None else envoy.secrets)
+    gateway_tls = make_tls(secrets=secrets)
+    gateway_tls.open(adopts=adopts)
     counts = FleetCounts(path=home.root / "gateway-counts.json", asked=int(1000 * clock.now()))
     counts.load()
     patience = Patience()
@@ -151,13 +182,16 @@ def make_gateway(
         clock=clock,
         routes_path=_routes_file(home),
         counts=counts,
-        local=local,
-        secrets=SharedSecrets(local=None if local is None else local.secrets),
+        local=None if envoy is None else make_keeper(envoy=envoy, tls=gateway_tls),
+        tls=gateway_tls,
+        policy=policy,
+        secrets=secrets,
         patience=patience,
         is_needed=mode is not GatewayMode.NONE,
         socket_dir=socket_dir,
         limits_port=None if listening is None or limits is None else listening.limits_port,
         tell_rules=tell_rules,
+        emit=emit,
     )
 
 
@@ -169,36 +203,26 @@ def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[
 
 
 def make_agents_server(
-    gateway: Gateway, listening: Listening | None, plane: "ControlPlane"
+    gateway: Gateway,
+    listening: Listening | None,
+    *,
+    answers: Callable[[], "App"],
+    wake: Callable[[str, int], None],
+    has_orders: Callable[[], bool],
 ) -> "AgentsServer | None":
-    """What answers agents, and the fleet tied to what decides; None where nobody is answered."""
-    if isinstance(gateway, GatewayKeeper):
+    """What answers agents; None where no agent is answered.
+
+    Args:
+        answers: Makes the application that answers what gateways' callers ask the control plane.
+        wake: Starts an endpoint for which so many requests wait.
+        has_orders: Whether there will be a first publication of routes.
+    """
+    if listening is None:
         return None
     from headrace.control.agents.fleet import GatewayFleet
     from headrace.control.agents.server import AgentsServer
 
-    if not isinstance(gateway, GatewayFleet):
-        return None
-    gateway.emit = plane.journal.write
-    gateway.wake = plane.scaler.wake
-
-    def max_held(name: str) -> int:
-        endpoint = plane.aims.effective_endpoint(name)
-        scale = None if endpoint is None else endpoint.autoscale
-        return 100 if scale is None else scale.max_held
-
-    gateway.max_held_of = max_held
-    # A driver that has to ask what was routed before it publishes, also if that is nothing.
-    asks_first = plane.reconciler.publication.published is None
-    gateway.has_orders = lambda: asks_first and plane.desired.generation > 0
-    if listening is None:
-        return None
-
-    def answers() -> "App":
-        from headrace.control.api.app import build_gateway_answers  # loads FastAPI
-
-        return build_gateway_answers(plane)
-
+    assert isinstance(gateway, GatewayFleet), "agents are listened for"
     return AgentsServer(
         fleet=gateway,
         settings=listening.settings,
@@ -206,6 +230,8 @@ def make_agents_server(
         sock=listening.sock,
         revoked=listening.revoked,
         answers=answers,
+        wake=wake,
+        has_orders=has_orders,
     )
 
 

@@ -89,7 +89,6 @@ def make_bundle(
     *,
     secrets: Sequence[Secret],
     limits_port: int | None,
-    max_held_of: Callable[[str], int],
     socket_dir: Path | None,
 ) -> Bundle:
     """The bundle for all gateways, with its version: what callers can name, and no pools."""
@@ -106,7 +105,7 @@ def make_bundle(
             policy=policy,
             secrets=tuple(secrets),
             holds={
-                route.name: HoldLimits(max_held=max_held_of(route.name), hold_s=route.hold_s)
+                route.name: HoldLimits(max_held=route.max_held, hold_s=route.hold_s)
                 for route in named
                 if route.held
             },

@@ -58,9 +58,7 @@ class GatewayFleet:
     """Offers every gateway the newest snapshot, waits for them, and sums what they count.
 
     `local`: the one on this host. `is_needed`: whether routes count as published only once a
-    gateway has them. `wake`: told when requests wait for an endpoint. `max_held_of`: how many may.
-    `emit`: keeps events. `has_orders`: whether there will be a first publication.
-    `socket_dir`: where replicas on this host listen.
+    gateway has them. `emit`: stores events. `socket_dir`: where replicas on this host listen.
     """
 
     settings: GatewaySettings
@@ -76,10 +74,7 @@ class GatewayFleet:
     limits_port: int | None = None
     socket_dir: Path | None = None
     tell_rules: Callable[[Rules], None] = lambda _rules: None
-    wake: Callable[[str, int], None] = lambda _name, _held: None
-    max_held_of: Callable[[str], int] = lambda _name: 100
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
-    has_orders: Callable[[], bool] = lambda: False
     news: News = field(default_factory=News)
     roster: Roster = field(init=False)
     _namesakes: Namesakes = field(default_factory=Namesakes)
@@ -136,8 +131,6 @@ class GatewayFleet:
         """
         self._routes = self._taken = tuple(routes)
         self._is_decided = bool(routes)
-        if self.local is not None:
-            self.local.policy, self.local.tls = self.policy, self.tls
         adopted = self.local is not None and await self.local.open(routes)
         await self._offer()
         return adopted
@@ -249,7 +242,6 @@ class GatewayFleet:
             self.policy,
             secrets=self.secrets.all(),
             limits_port=self.limits_port,
-            max_held_of=self.max_held_of,
             socket_dir=self.socket_dir,
         )
         if self._bundle is None or bundle.version != self._bundle.version:
@@ -288,8 +280,14 @@ class GatewayFleet:
 
     # --- what gateways say ---
 
-    async def poll(self, poll: Poll, *, wait_s: float) -> tuple[int, bytes | None]:
-        """A question for counts and a newer bundle, once there is either or `wait_s` are over."""
+    async def poll(
+        self, poll: Poll, *, wait_s: float, has_orders: Callable[[], bool] = lambda: False
+    ) -> tuple[int, bytes | None]:
+        """A question for counts and a newer bundle, once there is either or `wait_s` are over.
+
+        Args:
+            has_orders: Whether there will be a first publication.
+        """
         deadline = self.clock.monotonic() + wait_s
         while True:
             news = self.news.next
@@ -298,7 +296,7 @@ class GatewayFleet:
                 refused=poll.refused,
                 newest=self._bundle.version,
                 has_routes=self._is_decided,
-                has_orders=self.has_orders(),
+                has_orders=has_orders(),
             )
             bundle = self._encoded if has_newer else None
             left_s = deadline - self.clock.monotonic()
@@ -306,8 +304,8 @@ class GatewayFleet:
                 return self.counts.asked, bundle
             await wait_for(news, left_s)
 
-    def hear(self, report: Report) -> None:
-        """Take in what a gateway says of itself.
+    def hear(self, report: Report) -> dict[str, int]:
+        """Record what a gateway reports; how many requests wait there, by endpoint to be started.
 
         Raises:
             InvalidArgumentError: It says what cannot be.
@@ -317,10 +315,8 @@ class GatewayFleet:
         is_back = self.roster.hear(report, now=self.clock.monotonic())
         self.counts.hear(report, newest=newest, is_back=is_back)
         holds = {} if self._bundle is None else self._bundle.holds
-        for endpoint, held in report.held.items():
-            if endpoint in holds:
-                self.wake(endpoint, held)
         self.news.note()
+        return {endpoint: held for endpoint, held in report.held.items() if endpoint in holds}
 
     async def _watch(self) -> None:
         """Tell of turns, and keep the counts, until cancelled."""

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Protocol
 
 from headrace.control.agents.roster import GatewayState
-from headrace.control.gateway.tls import GatewayTls, Secrets
+from headrace.control.gateway.tls import GatewayTls
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
@@ -19,9 +19,12 @@ from headrace.observe.metrics import Family
 class Gateway(Protocol):
     """`GatewayKeeper` for one Envoy on this host, `GatewayFleet` for many anywhere."""
 
-    settings: GatewaySettings
     tls: GatewayTls | None
     policy: GatewayPolicy
+
+    @property
+    def settings(self) -> GatewaySettings:
+        """What every Envoy is started with."""
 
     @property
     def restarts(self) -> int:
@@ -34,10 +37,6 @@ class Gateway(Protocol):
     @property
     def pid(self) -> int | None:
         """Of the Envoy on this host, if there is one."""
-
-    @property
-    def secrets(self) -> Secrets:
-        """Where it finds certificates."""
 
     @property
     def is_ready(self) -> bool:

@@ -56,11 +56,17 @@ _FORWARDED: Final = frozenset({"GET", "POST"})
 
 @dataclass(slots=True, kw_only=True)
 class AgentsApp:
-    """The ASGI application. `otherwise`: answers what gateways' callers ask the control plane."""
+    """The ASGI application. `otherwise`: answers what gateways' callers ask the control plane.
+
+    `wake`: starts an endpoint for which so many requests wait. `has_orders`: whether there will be
+    a first publication of routes.
+    """
 
     fleet: GatewayFleet
     settings: AgentsSettings
     otherwise: App
+    wake: Callable[[str, int], None]
+    has_orders: Callable[[], bool]
     revoked: RevokedAgents = field(default_factory=RevokedAgents)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +113,9 @@ class AgentsApp:
         poll = decode_poll(await _body(receive, _MAX_POLL_BYTES))
         wait_s = min(max(poll.wait_s, 0.0), LONGEST_WAIT_S)
         async with asyncio.TaskGroup() as group:
-            answer = group.create_task(self.fleet.poll(poll, wait_s=wait_s))
+            answer = group.create_task(
+                self.fleet.poll(poll, wait_s=wait_s, has_orders=self.has_orders)
+            )
             left = group.create_task(until_left(receive))
             revoked = group.create_task(self.revoked.wait_for(fingerprint))
             waits = {answer, left, revoked}
@@ -128,13 +136,17 @@ class AgentsApp:
             raise PermissionDeniedError(
                 f"the certificate is for '{name}', which may not report for '{report.name[:100]}'"
             )
-        self.fleet.hear(report)
+        for endpoint, held in self.fleet.hear(report).items():
+            self.wake(endpoint, held)
         await respond(send, _OK, _JSON, b"{}")
 
 
 @dataclass(slots=True, kw_only=True)
 class AgentsServer:
-    """Serves agents on `sock` until cancelled. `answers`: made late, as it loads a framework."""
+    """Serves agents on `sock` until cancelled. `answers`: made late, as it loads a framework.
+
+    `wake`, `has_orders`: as of `AgentsApp`.
+    """
 
     fleet: GatewayFleet
     settings: AgentsSettings
@@ -142,6 +154,8 @@ class AgentsServer:
     sock: socket.socket
     answers: Callable[[], App]
     revoked: RevokedAgents
+    wake: Callable[[str, int], None]
+    has_orders: Callable[[], bool]
     _loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -153,6 +167,8 @@ class AgentsServer:
             settings=self.settings,
             otherwise=await asyncio.to_thread(self.answers),
             revoked=self.revoked,
+            wake=self.wake,
+            has_orders=self.has_orders,
         )
         server = make_server(
             app,

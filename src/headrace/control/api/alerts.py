@@ -7,10 +7,11 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field
 
 from headrace.control.api.answers import Actor, RequestBody, WhoAsks, answer, route, view_of
+from headrace.control.app.context import Context
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
 from headrace.control.notify.outbox import Silence
-from headrace.control.plane import ControlPlane
+from headrace.control.telemetry.service import TelemetryService
 from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.monitor.alert_kinds import ALERTS
@@ -117,7 +118,7 @@ class DeliveryList:
     deliveries: list[ReceiverTest]
 
 
-def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
+def add_alerts(api: FastAPI, context: Context, telemetry: TelemetryService) -> None:
     """Add the routes of alerts."""
 
     @route(api, "GET /api/v1/alerts", AlertList, {"alerts": [_EXAMPLE]})
@@ -137,8 +138,8 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """What is wrong now, and what was until lately."""
         views = [
-            view_of(AlertView, alert, silenced_until=plane.silences.until(alert))
-            for alert in plane.alerting.alerts()
+            view_of(AlertView, alert, silenced_until=telemetry.silences.until(alert))
+            for alert in telemetry.alerting.alerts()
             if endpoint in {"", alert.endpoint}
             and stream in {"", alert.stream}
             and state in {None, alert.state}
@@ -157,16 +158,16 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
         actor: Actor,
     ) -> Response:
         """Send a test message to a receiver, or to all."""
-        deliveries = await plane.notifier.test(tested.receiver)
+        deliveries = await telemetry.notifier.test(tested.receiver)
         after = {delivery.receiver: delivery.ok for delivery in deliveries}
-        await plane.note("alerts.test", tested.receiver, after=after, actor=actor)
+        await context.note("alerts.test", tested.receiver, after=after, actor=actor)
         return answer(DeliveryList(deliveries=deliveries))
 
     @route(api, "GET /api/v1/silences", SilenceList, {"silences": [_SILENCE]})
     async def silences(caller: WhoAsks) -> Response:
         """Silences of what the caller may see."""
         visible = [
-            silence for silence in plane.silences.active() if _may(caller, Role.VIEWER, silence)
+            silence for silence in telemetry.silences.active() if _may(caller, Role.VIEWER, silence)
         ]
         return answer({"silences": visible})
 
@@ -186,7 +187,7 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
         draft = Silence(
             id="",
             begins=0.0,
-            ends=plane.clock.now() + (new.duration_s or 0.0) if new.ends is None else new.ends,
+            ends=context.clock.now() + (new.duration_s or 0.0) if new.ends is None else new.ends,
             alert=new.alert,
             endpoint=new.endpoint,
             stream=new.stream,
@@ -194,7 +195,7 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
             comment=new.comment,
         )
         _require(caller, draft)
-        return answer(await plane.silences.add(draft, actor=actor), status=_CREATED)
+        return answer(await telemetry.silences.add(draft, actor=actor), status=_CREATED)
 
     @route(api, "DELETE /api/v1/silences/{silence}", Silence, _SILENCE)
     async def remove(
@@ -203,11 +204,11 @@ def add_alerts(api: FastAPI, plane: ControlPlane) -> None:
         actor: Actor,
     ) -> Response:
         """End a silence now."""
-        stored = plane.silences.find(silence)
+        stored = telemetry.silences.find(silence)
         if not _may(caller, Role.VIEWER, stored):
             raise silence_missing(silence)
         _require(caller, stored)
-        await plane.silences.remove(stored, actor=actor)
+        await telemetry.silences.remove(stored, actor=actor)
         return answer(stored)
 
 

@@ -185,7 +185,7 @@ async def applied_answer(
             not_ready |= {f"stream '{name_}'": problem for name_, problem in problems}
         document["ready"] = found.gateway.ready and not not_ready
         document["not_ready"] = not_ready
-    headers = {"etag": etag(plane.endpoint_generation(name))} if name else None
+    headers = {"etag": etag(plane.aims.generation(name))} if name else None
     return answer(document, status=status, headers=headers)
 
 

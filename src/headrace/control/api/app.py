@@ -86,24 +86,26 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     add_drift(api, plane)
     add_events(api, plane)
     add_features(api, plane)
-    add_streams(api, plane)
+    add_streams(api, plane.context, plane.workloads.streams)
     add_history(api, plane)
-    add_jobs(api, plane)
+    add_jobs(api, plane.context, plane.workloads.jobs)
     add_models(api, plane)
     add_logs(api, plane)
     add_payloads(api, plane)
     add_statistics(api, plane)
     add_repository(api, plane)
-    add_keys(api, plane, plane.keys)
+    add_keys(api, plane, plane.reconciling.keys)
     add_access(api, plane, access.people)
     add_login(api, access)
-    add_alerts(api, plane)
+    add_alerts(api, plane.context, plane.telemetry)
     describe_documents(api)
     return api
 
 
 def _gatekeeper(app: App, plane: ControlPlane, access: Access) -> App:
-    return Gatekeeper(app=app, authenticator=access.authenticator, model_facts=plane.model_facts)
+    return Gatekeeper(
+        app=app, authenticator=access.authenticator, model_facts=plane.orders.model_facts
+    )
 
 
 def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:

@@ -345,7 +345,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         wait_s: WaitS = 0.0,
     ) -> Response:
         """Want one endpoint as the body says; all others stay as they are."""
-        current = plane.endpoint_generation(name)
+        current = plane.aims.generation(name)
         expected = precondition.expected(name, current)
         with precondition.held():
             applied = await plane.orders.put_endpoint(
@@ -364,7 +364,7 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def delete_endpoint(name: Name, caller: WhoAsks, precondition: IfMatch) -> Response:
         """Stop serving an endpoint."""
-        expected = precondition.expected(name, plane.endpoint_generation(name))
+        expected = precondition.expected(name, plane.aims.generation(name))
         with precondition.held():
             applied = await plane.orders.remove_endpoint(name, expected=expected, caller=caller)
         return await applied_answer(plane, applied, caller=caller)
@@ -387,10 +387,10 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
         """An endpoint's generations and ends of rollouts, the newest first."""
-        found = await plane.generations(name, limit)
+        found = await plane.store.history(name, limit=limit)
         if not found:
             raise ModelNotFoundError(name)
-        current = plane.endpoint_generation(name)
+        current = plane.aims.generation(name)
         events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
         ends = ends_of(events)[::-1][:limit]
         generations = [_entry(e, current) for e in found]
@@ -409,7 +409,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         found = await plane.store.generation(name, generation)
         if found is None:
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
-        return answer(_entry(found, plane.endpoint_generation(name)))
+        return answer(_entry(found, plane.aims.generation(name)))
 
     @route(api, "POST /api/v1/endpoints/{name}/undo", AppliedView, examples.APPLIED)
     async def undo(
@@ -424,11 +424,11 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
 
 
 def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> EndpointView:
-    record, now = plane.rollout(status.name), plane.clock.now()
+    record, now = plane.aims.rollouts.get(status.name), plane.clock.now()
     return EndpointView(
         name=status.name,
-        generation=plane.endpoint_generation(status.name),
-        spec=redact(plane.endpoint_entry(status.name)),
+        generation=plane.aims.generation(status.name),
+        spec=redact(plane.aims.desired.entry(status.name)),
         status=status,
         conditions=log.noted(status.name, conditions_of(status, record, now=now)),
         rollout=None if record is None else status_of(plane, record),

@@ -183,7 +183,7 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
             if isinstance(item, Reward)
         ]
         taken = iter(await plane.store.add_feedback(*rewards, endpoints=endpoints))
-        add_label = partial(plane.drift.labels.add_label, now=now, endpoints=endpoints)
+        add_label = partial(plane.telemetry.drift.labels.add_label, now=now, endpoints=endpoints)
         results = [
             RewardResult(
                 request_id=item.request_id,
@@ -311,7 +311,7 @@ def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:
     mine = caller.endpoints(Role.VIEWER)
     if mine is None:
         return plane.log_files
-    replicas = plane.reconciler.replicas.values()
+    replicas = plane.reconciling.reconciler.replicas.values()
     names = frozenset(replica.name for replica in replicas if replica.endpoint in mine)
     return replace(plane.log_files, only=names)
 

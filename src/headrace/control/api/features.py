@@ -67,15 +67,15 @@ def add_features(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/features", FeatureList, _FEATURES_EXAMPLE)
     async def features() -> Response:
         """Which features there are, and how far each view is materialized."""
-        definitions = plane.materializer.definitions
+        definitions = plane.workloads.materializer.definitions
         services = () if definitions is None else definitions.services.values()
         found = FeatureList(
-            views=list(plane.materializer.statuses()),
+            views=list(plane.workloads.materializer.statuses()),
             services=[
                 view_of(FeatureServiceView, one, columns=[column.name for column in one.columns])
                 for one in services
             ],
-            problem=plane.materializer.problem,
+            problem=plane.workloads.materializer.problem,
         )
         return answer(found)
 
@@ -180,7 +180,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
     async def set_reference(name: Name, request: Request, actor: Actor) -> Response:
         """Set what an endpoint's requests are compared with."""
         reference = await _reference(request)
-        plane.drift.set_reference(name, reference)
+        plane.telemetry.drift.set_reference(name, reference)
         told = {"rows": reference.rows, "features": len(reference.features)}
         await plane.note("drift.reference", name, after=told, actor=actor)
         return answer(_view(plane, name, ""))
@@ -188,7 +188,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "DELETE /api/v1/endpoints/{name}/drift/reference", DriftView, _EXAMPLE)
     async def reset(name: Name, actor: Actor) -> Response:
         """Forget the reference; the next requests become it."""
-        plane.drift.reset(name)
+        plane.telemetry.drift.reset(name)
         await plane.note("drift.reset", name, actor=actor)
         return answer(_view(plane, name, ""))
 
@@ -205,7 +205,7 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
         """Keep a reference beside a model version."""
         reference = await _reference(request)
         stored = plane.registry.get(f"{name}:{version}")
-        plane.drift.files.write_reference(stored.reference, reference)
+        plane.telemetry.drift.files.write_reference(stored.reference, reference)
         told = {"rows": reference.rows, "features": len(reference.features)}
         await plane.note("model.reference", stored.reference, after=told, actor=actor)
         return answer(_reference_view(reference))
@@ -232,8 +232,8 @@ _BY_WEIGHT: Final = (FeatureState.DRIFTED, FeatureState.OK)
 
 
 def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
-    settings = plane.drift.settings(name)
-    version, found = plane.drift.version(name, version)
+    settings = plane.telemetry.drift.settings(name)
+    version, found = plane.telemetry.drift.version(name, version)
     if settings is None or found is None:
         state = "off" if settings is None else "collecting"
         return DriftView(
@@ -251,7 +251,7 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
         state=next((one for one in _BY_WEIGHT if one in states), FeatureState.COLLECTING),
         reference=_reference_view(found.reference, found),
         features=features,
-        live=plane.drift.labels.scores(name, version, now=plane.clock.now()),
+        live=plane.telemetry.drift.labels.scores(name, version, now=plane.clock.now()),
     )
 
 

@@ -259,13 +259,15 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
         """Requests, latency, batches and replicas of an endpoint over the last day."""
         if not caller.may(Role.VIEWER, endpoint):
             raise PermissionDeniedError(f"{caller.name} may not see the history of '{endpoint}'")
-        if plane.effective.endpoint(endpoint) is None and not plane.history.versions(endpoint):
+        if plane.aims.effective.endpoint(endpoint) is None and not plane.telemetry.history.versions(
+            endpoint
+        ):
             raise ModelNotFoundError(endpoint)
-        if since_s > _DAY_S and plane.prometheus is None:
+        if since_s > _DAY_S and plane.telemetry.prometheus is None:
             message = "since_s: more than a day is known with --prometheus-url only"
             raise InvalidArgumentError(message)
-        until = counted_until(plane.history, plane.clock.now())
-        windows = plane.history.series(
+        until = counted_until(plane.telemetry.history, plane.clock.now())
+        windows = plane.telemetry.history.series(
             endpoint, since=until - since_s, until=until, points=points, version=version
         )
         return answer(
@@ -304,7 +306,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
         else:
             every = await _rows(plane, found)
             rows = sort_rows(every, key, reverse=reverse)[begin : begin + size]
-        at = plane.history.looked_at
+        at = plane.telemetry.history.looked_at
         return answer(Overview(total=len(found), page=page, size=size, at=at, endpoints=rows))
 
 
@@ -313,14 +315,14 @@ async def _points(
 ) -> list[PointView]:
     """What is known here, and before that what Prometheus knows."""
     edges = [*(window.begin for window in windows), *(window.end for window in windows[-1:])]
-    loads = plane.load_history.series(endpoint, edges, version=version)
+    loads = plane.telemetry.load_history.series(endpoint, edges, version=version)
     points = [_point(plane, window, load) for window, load in zip(windows, loads, strict=True)]
-    began_at = plane.history.began_at
+    began_at = plane.telemetry.history.began_at
     known_from = until if began_at is None else max(began_at, until - _DAY_S)
     before = sum(window.end <= known_from for window in windows)
-    if plane.prometheus is None or not before:
+    if plane.telemetry.prometheus is None or not before:
         return points
-    found = await plane.prometheus.series(
+    found = await plane.telemetry.prometheus.series(
         endpoint,
         version,
         first_end=windows[0].end,
@@ -334,7 +336,7 @@ async def _points(
 
 
 def _point(plane: ControlPlane, window: Window, load: LoadWindow) -> PointView:
-    began_at, looked_at = plane.history.began_at, plane.history.looked_at
+    began_at, looked_at = plane.telemetry.history.began_at, plane.telemetry.history.looked_at
     is_counted = (
         began_at is not None
         and looked_at is not None
@@ -374,7 +376,7 @@ def _found(plane: ControlPlane, caller: Caller, search: str) -> list[DesiredEndp
     mine, wanted = caller.endpoints(Role.VIEWER), search.strip().lower()
     return [
         endpoint
-        for endpoint in plane.effective.endpoints
+        for endpoint in plane.aims.effective.endpoints
         if (mine is None or endpoint.name in mine) and wanted in endpoint.name.lower()
     ]
 
@@ -385,7 +387,7 @@ async def _rows(plane: ControlPlane, endpoints: Sequence[DesiredEndpoint]) -> li
     rows: list[OverviewRow] = []
     statuses = plane.endpoint_statuses(endpoints, with_memory=False)
     for number, (endpoint, status) in enumerate(zip(endpoints, statuses, strict=True), start=1):
-        window = last_minute(plane.history, endpoint.name, now)
+        window = last_minute(plane.telemetry.history, endpoint.name, now)
         rows.append(row(endpoint, status, window, rollout=_phase(plane, endpoint.name)))
         if number % _AT_ONCE == 0:
             await asyncio.sleep(0)
@@ -393,7 +395,7 @@ async def _rows(plane: ControlPlane, endpoints: Sequence[DesiredEndpoint]) -> li
 
 
 def _phase(plane: ControlPlane, name: str) -> str | None:
-    record = plane.rollout(name)
+    record = plane.aims.rollouts.get(name)
     if record is None or record.state.phase.is_over:
         return None
     return record.state.phase.value

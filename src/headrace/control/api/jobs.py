@@ -7,8 +7,9 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field
 
 from headrace.control.api.answers import Actor, RequestBody, answer, route
+from headrace.control.app.context import Context
+from headrace.control.jobs.scheduler import JobScheduler
 from headrace.control.jobs.status import JobRunView, JobView, job_view, run_view
-from headrace.control.plane import ControlPlane
 from headrace.core import NotFoundError
 from headrace.core.names import NAME_PATTERN
 
@@ -75,37 +76,37 @@ class RunList:
     runs: list[JobRunView]
 
 
-def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
+def add_jobs(api: FastAPI, context: Context, scheduler: JobScheduler) -> None:
     """Add the routes of jobs."""
 
     @route(api, "GET /api/v1/jobs", JobList, {"jobs": [_JOB], "problem": ""})
     async def list_jobs() -> Response:
         """All jobs: when they run next, what runs, how the last runs ended."""
-        found = await plane.jobs.now()
-        now = plane.clock.now()
+        found = await scheduler.now()
+        now = context.clock.now()
         views = [
-            job_view(job, found.look, now=now, isolation=plane.jobs.isolation_of)
+            job_view(job, found.look, now=now, isolation=scheduler.isolation_of)
             for job in found.jobs.values()
         ]
-        return answer(JobList(jobs=views, problem=plane.jobs.problem))
+        return answer(JobList(jobs=views, problem=scheduler.problem))
 
     @route(api, "GET /api/v1/jobs/{name}/runs", RunList, {"runs": [_RUN]})
     async def list_runs(
         name: JobName, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
         """Runs of a job, the newest first; of one that is gone as well."""
-        runs = await plane.store.jobs.runs(name, limit=limit)
+        runs = await context.store.jobs.runs(name, limit=limit)
         if not runs:
-            await plane.jobs.known(name)
-        return answer(RunList(runs=[run_view(run, plane.jobs.isolation_of) for run in runs]))
+            await scheduler.known(name)
+        return answer(RunList(runs=[run_view(run, scheduler.isolation_of) for run in runs]))
 
     @route(api, "GET /api/v1/jobs/{name}/runs/{run_id}", JobRunView, _RUN)
     async def get_run(name: JobName, run_id: Annotated[str, Path(max_length=200)]) -> Response:
         """One run."""
-        run = await plane.store.jobs.run(run_id)
+        run = await context.store.jobs.run(run_id)
         if run is None or run.job != name:
             raise NotFoundError(f"job '{name}' has no run '{run_id}'")
-        return answer(run_view(run, plane.jobs.isolation_of))
+        return answer(run_view(run, scheduler.isolation_of))
 
     @route(
         api,
@@ -116,7 +117,7 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def begin(name: JobName, actor: Actor) -> Response:
         """Run a job now, whatever its schedule says."""
-        run = await plane.jobs.begin(name, by=actor)
+        run = await scheduler.begin(name, by=actor)
         headers = {"location": f"/api/v1/jobs/{name}/runs/{run.id}"}
         return answer(run_view(run), status=_CREATED, headers=headers)
 
@@ -129,5 +130,5 @@ def add_jobs(api: FastAPI, plane: ControlPlane) -> None:
         wanted: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
     ) -> Response:
         """End a run, or all of a job that are not over; what is done stays."""
-        ended = await plane.jobs.cancel(name, by=actor, id_=wanted.run)
+        ended = await scheduler.cancel(name, by=actor, id_=wanted.run)
         return answer(RunList(runs=[run_view(run) for run in ended]))

@@ -123,7 +123,7 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
     ) -> Response:
         """Make an API key; it is shown once, and in force when this answers."""
         _require(caller, wanted.scopes)
-        tiers = [str(tier.get("name")) for tier in plane.desired.spec.get("tiers", ())]
+        tiers = [str(tier.get("name")) for tier in plane.aims.desired.spec.get("tiers", ())]
         if wanted.tier and wanted.tier not in tiers:
             there = f"there are: {', '.join(tiers)}" if tiers else "the spec's 'tiers' name none"
             raise InvalidArgumentError(f"there is no tier '{wanted.tier}'; {there}")

@@ -336,7 +336,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         """All model versions."""
         found = await asyncio.to_thread(_listed, plane, None)
         names = {version["name"] for version in found["models"]}
-        readable = await asyncio.to_thread(plane.readable_models, caller, names)
+        readable = await asyncio.to_thread(plane.orders.readable_models, caller, names)
         found["models"] = [version for version in found["models"] if version["name"] in readable]
         if not caller.may(Role.VIEWER):
             found["problems"] = []  # files that cannot be read may be of any model
@@ -351,7 +351,7 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
         if not found["models"]:
             everything = await asyncio.to_thread(plane.registry.list)
             names = [version.name for version in everything]
-            readable = await asyncio.to_thread(plane.readable_models, caller, names)
+            readable = await asyncio.to_thread(plane.orders.readable_models, caller, names)
             raise VersionNotFoundError(name, "", sorted(readable))
         return answer(found)
 
@@ -365,8 +365,10 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "DELETE /api/v1/models/{name}/versions/{version}", KnownVersion, examples.MODEL)
     async def remove(name: ModelName, version: Version, actor: Actor) -> Response:
         """Remove a version; refused while an endpoint uses it."""
-        removed = await asyncio.to_thread(plane.registry.remove, name, version, plane.in_use())
-        plane.drift.files.forget_reference(removed.reference)
+        removed = await asyncio.to_thread(
+            plane.registry.remove, name, version, plane.orders.in_use()
+        )
+        plane.telemetry.drift.files.forget_reference(removed.reference)
         await plane.note("model.remove", removed.reference, before=_told(removed), actor=actor)
         return answer(await asyncio.to_thread(plane.registry.document, removed))
 

@@ -90,9 +90,9 @@ class RolloutList:
 
 def status_of(plane: ControlPlane, record: RolloutRecord) -> RolloutStatus:
     """The document of a rollout, with all that was counted for it, and what is to be expected."""
-    counted = plane.rollout_driver.counted(record)
+    counted = plane.rollouts.counted(record)
     expected = None if record.state.phase.is_over else _expected(plane, record, counted)
-    problem = plane.rollout_driver.problem(record)
+    problem = plane.rollouts.problem(record)
     return rollout_status(record, counted=counted, expected=expected, problem=problem)
 
 
@@ -100,12 +100,14 @@ def _expected(
     plane: ControlPlane, record: RolloutRecord, counted: Mapping[str, float]
 ) -> Outlook | None:
     """The outlook at the rate at which the endpoint was asked in the last minutes."""
-    until = counted_until(plane.history, plane.clock.now())
-    began_at = until if plane.history.began_at is None else plane.history.began_at
+    until = counted_until(plane.telemetry.history, plane.clock.now())
+    began_at = (
+        until if plane.telemetry.history.began_at is None else plane.telemetry.history.began_at
+    )
     seconds = min(_RATE_WINDOW_S, until - began_at)
     if seconds < _LEAST_WINDOW_S:
         return None
-    window = plane.history.window(record.endpoint, until=until, seconds=seconds)
+    window = plane.telemetry.history.window(record.endpoint, until=until, seconds=seconds)
     before = observed_load(record.state, counted) if counted else None
     requests, median_s = max(window.requests, 1), window.quantile(0.5)
     load = EndpointLoad(
@@ -151,8 +153,8 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/endpoints/{name}/rollout", RolloutStatus, examples.ROLLOUT)
     async def newest(name: Name) -> Response:
         """The newest rollout of an endpoint."""
-        record = plane.rollout(name)
-        if record is None and plane.desired.endpoint(name) is None:
+        record = plane.aims.rollouts.get(name)
+        if record is None and plane.aims.desired.endpoint(name) is None:
             raise ModelNotFoundError(name)
         if record is None:
             message = (
@@ -171,7 +173,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         ] = Command(),  # noqa: B008  # frozen
     ) -> Response:
         """Promote, pause, resume, abort or roll back by hand."""
-        record = await plane.rollout_driver.command(name, verb, actor=actor, reason=given.reason)
+        record = await plane.rollouts.command(name, verb, actor=actor, reason=given.reason)
         return answer(status_of(plane, record))
 
     @route(api, "GET /api/v1/rollouts", RolloutList, {"rollouts": [examples.ROLLOUT]})
@@ -189,7 +191,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         else:
             found = await _stored(plane, caller, endpoint, limit)
         found = [record for record in found if caller.may(Role.VIEWER, record.endpoint)]
-        problem = plane.rollout_driver.problem
+        problem = plane.rollouts.problem
         rows = [rollout_status(record, problem=problem(record)) for record in found]
         return answer(RolloutList(rollouts=rows))
 
@@ -202,7 +204,7 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     async def evidence(rollout_id: RolloutId, caller: WhoAsks) -> Response:
         """How a rollout's evidence came about: each metric's interval over time."""
         record = await _shown_to(caller, plane, rollout_id)
-        return answer(rollout_evidence(record, plane.rollout_driver.sequences(record)))
+        return answer(rollout_evidence(record, plane.rollouts.sequences(record)))
 
 
 async def _stored(
@@ -211,8 +213,8 @@ async def _stored(
     """The newest `limit` rollouts that the caller may see."""
     mine = caller.endpoints(Role.VIEWER)
     if endpoint or mine is None:
-        return await plane.rollouts(endpoint, limit)
-    found = [record for name in mine for record in await plane.rollouts(name, limit)]
+        return await plane.rollouts.records(endpoint, limit)
+    found = [record for name in mine for record in await plane.rollouts.records(name, limit)]
     return sorted(found, key=lambda record: int(record.id[1:]), reverse=True)[:limit]
 
 

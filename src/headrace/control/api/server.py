@@ -134,7 +134,7 @@ class ApiServer:
                 self.sockets.metrics,
             ),
             (
-                HeldRequests(self.plane.activator, api.build_gateway_answers(self.plane)),
+                HeldRequests(self.plane.scaling.activator, api.build_gateway_answers(self.plane)),
                 self.sockets.gateway,
             ),
         ]

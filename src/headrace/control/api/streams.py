@@ -6,8 +6,9 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Path, Query, Response
 
 from headrace.control.api.answers import Actor, answer, route, view_of
-from headrace.control.plane import ControlPlane
+from headrace.control.app.context import Context
 from headrace.control.streams.status import StreamView
+from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.streams.workers import KEPT_S
 from headrace.core.names import NAME_PATTERN
 
@@ -93,18 +94,18 @@ class StreamHistory:
     points: list[StreamPointView]
 
 
-def add_streams(api: FastAPI, plane: ControlPlane) -> None:
+def add_streams(api: FastAPI, context: Context, supervisor: StreamSupervisor) -> None:
     """Add the routes of streams."""
 
     @route(api, "GET /api/v1/streams", StreamList, {"streams": [_STREAM]})
     async def streams() -> Response:
         """Which streams there are, and how they are."""
-        return answer(StreamList(streams=list(plane.streams.views())))
+        return answer(StreamList(streams=list(supervisor.views())))
 
     @route(api, "GET /api/v1/streams/{stream}", StreamView, _STREAM)
     async def stream(stream: _Stream) -> Response:
         """How a stream is."""
-        return answer(plane.streams.view(stream))
+        return answer(supervisor.view(stream))
 
     @route(api, "GET /api/v1/streams/{stream}/history", StreamHistory, {"points": [_POINT]})
     async def history(
@@ -117,7 +118,7 @@ def add_streams(api: FastAPI, plane: ControlPlane) -> None:
         ] = 90,
     ) -> Response:
         """How a stream was over the last hour; forgotten with the control plane's process."""
-        found = plane.streams.history(stream, seconds=since_s, most=points)
+        found = supervisor.history(stream, seconds=since_s, most=points)
         views = [
             view_of(
                 StreamPointView,
@@ -132,15 +133,14 @@ def add_streams(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "POST /api/v1/streams/{stream}/pause", StreamView, {**_STREAM, "state": "paused"})
     async def pause(stream: _Stream, actor: Actor) -> Response:
         """Let a stream take no more records; it stays where it is."""
-        return await _order(plane, stream, actor, paused=True)
+        return await order(stream, actor, paused=True)
 
     @route(api, "POST /api/v1/streams/{stream}/resume", StreamView, _STREAM)
     async def resume(stream: _Stream, actor: Actor) -> Response:
         """Let a stream go on where it is."""
-        return await _order(plane, stream, actor, paused=False)
+        return await order(stream, actor, paused=False)
 
-
-async def _order(plane: ControlPlane, name: str, actor: str, *, paused: bool) -> Response:
-    view = await plane.streams.pause(name, paused=paused)
-    await plane.note("stream.pause" if paused else "stream.resume", name, actor=actor)
-    return answer(view)
+    async def order(name: str, actor: str, *, paused: bool) -> Response:
+        view = await supervisor.pause(name, paused=paused)
+        await context.note("stream.pause" if paused else "stream.resume", name, actor=actor)
+        return answer(view)

@@ -149,14 +149,14 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/status", Status)
     async def status(caller: WhoAsks) -> Response:
         """How everything is now."""
-        found = replace(plane.status(), jobs=plane.jobs.views())
+        found = replace(plane.status(), jobs=plane.workloads.jobs.views())
         return answer(status_seen_by(caller, found))
 
     @route(api, "GET /api/v1/spec", example={"generation": 12, "spec": examples.SPEC})
     async def spec(caller: WhoAsks) -> dict[str, Any]:
         """The spec as it was applied, and its generation."""
-        document = redact(spec_seen_by(caller, plane.desired.spec))
-        return {"generation": plane.desired.generation, "spec": document}
+        document = redact(spec_seen_by(caller, plane.aims.desired.spec))
+        return {"generation": plane.aims.desired.generation, "spec": document}
 
     @route(api, "GET /api/v1/schema")
     async def schema() -> dict[str, Any]:

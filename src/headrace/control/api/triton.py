@@ -66,7 +66,9 @@ def add_repository(api: FastAPI, plane: ControlPlane) -> None:
     async def list_models(request: Request, caller: WhoAsks) -> Response:
         only_ready = decode_index_request(await request.body())
         found = await asyncio.to_thread(index, plane)
-        names = await asyncio.to_thread(plane.readable_models, caller, {row.name for row in found})
+        names = await asyncio.to_thread(
+            plane.orders.readable_models, caller, {row.name for row in found}
+        )
         seen = (row for row in found if row.name in names)
         return answer(repository_index(seen, ready=only_ready))
 
@@ -105,8 +107,8 @@ def index(plane: ControlPlane) -> list[IndexEntry]:
 
 
 def _served(plane: ControlPlane) -> Iterator[IndexEntry]:
-    observed = plane.reconciler.observed()
-    for endpoint in plane.effective.endpoints:
+    observed = plane.reconciling.reconciler.observed()
+    for endpoint in plane.aims.effective.endpoints:
         for arm in endpoint.arms:
             mine = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
             reasons = "; ".join(dict.fromkeys(r.reason for r in mine if r.reason))

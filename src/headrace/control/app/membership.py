@@ -5,6 +5,7 @@ import signal
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Protocol, TypeAlias
 
+from headrace.control.app.faults import Faults
 from headrace.control.app.settings import ControlSettings
 from headrace.control.reconcile.publication import Reconciling, RoutePublisher
 from headrace.control.state.records import Event
@@ -20,13 +21,12 @@ async def nobody(_events: Sequence[Event]) -> None:
 class Membership(Protocol):
     """A leader's place in a cluster; whoever has it is the only one who acts there."""
 
-    def reconciler(self, publisher: RoutePublisher, clock: Clock) -> Reconciling:
-        """What brings about the desired state there."""
+    def reconciler(
+        self, publisher: RoutePublisher, clock: Clock, emit: Emit, faults: Faults
+    ) -> Reconciling:
+        """What brings about the desired state there; `emit` stores its events."""
 
-    def tell_events(self, emit: Emit) -> None:
-        """From now on have events kept by `emit`."""
-
-    async def lead(self) -> None:
+    async def run(self) -> None:
         """Lead until cancelled.
 
         Raises:

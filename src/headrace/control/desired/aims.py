@@ -4,7 +4,7 @@ import asyncio
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -161,7 +161,7 @@ def _part(arm: DesiredArm, share: float) -> int:
 class Aims:
     """Everything that decides what should run; whoever changes a part tells the reconciler by it.
 
-    `foresee`: the scale for what is aimed at now; None where nothing is scaled by load.
+    `withhold`: takes every desired spec, as no process inherits the variables that it names.
     `lock` is held over every change of the desired state or of a rollout, from the first look to
     the last write.
     """
@@ -170,8 +170,18 @@ class Aims:
     desired: DesiredState = field(default_factory=DesiredState)
     rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
     scale: Scale = field(default_factory=Scale)
-    foresee: Callable[[], Scale] | None = None
+    withhold: Callable[[Mapping[str, Any]], None] = lambda _spec: None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _foresee: Callable[[], Scale] | None = None
+
+    @property
+    def effective(self) -> DesiredState:
+        """What should run now, as far as rollouts have come and with as many copies as needed."""
+        return self.reconciler.desired
+
+    def scale_by(self, foresee: Callable[[], Scale]) -> None:
+        """Take the scale of each new aim from `foresee`, before the autoscaler's next decision."""
+        self._foresee = foresee
 
     def aim(
         self, *, desired: DesiredState | None = None, rollouts: Iterable[RolloutRecord] = ()
@@ -184,8 +194,9 @@ class Aims:
         known = {endpoint.name for endpoint in self.desired.endpoints}
         for name in self.rollouts.keys() - known:
             del self.rollouts[name]
-        if self.foresee is not None:
-            self.scale = self.foresee()
+        self.withhold(self.desired.spec)
+        if self._foresee is not None:
+            self.scale = self._foresee()
         self._tell()
 
     def rescale(self, scale: Scale) -> None:
@@ -214,9 +225,14 @@ class Aims:
         is_switched = record.state.phase in {Phase.PROMOTED, Phase.KEEPING}
         return record.target if is_switched else record.source
 
+    def generation(self, name: str) -> int:
+        """How often endpoint `name` was changed; 0 if there is none of this name."""
+        endpoint = self.desired.endpoint(name)
+        return 0 if endpoint is None else endpoint.generation
+
     def effective_endpoint(self, name: str) -> DesiredEndpoint | None:
         """What should run for endpoint `name` now."""
-        return self.reconciler.desired.endpoint(name)
+        return self.effective.endpoint(name)
 
     def unscaled(self, name: str) -> DesiredEndpoint | None:
         """The same before the autoscaler's say."""
@@ -226,7 +242,7 @@ class Aims:
     def served(self) -> list[DesiredEndpoint]:
         """What is served, will be, or is what a rollout may go back to."""
         rolling = [end for r in self.rollouts.values() for end in (r.source, r.target)]
-        return [*self.desired.endpoints, *self.reconciler.desired.endpoints, *rolling]
+        return [*self.desired.endpoints, *self.effective.endpoints, *rolling]
 
     def users_of(self, model: str) -> frozenset[str]:
         """The endpoints that use a version of `model`."""

@@ -5,8 +5,9 @@ if the endpoint and the settings of the whole system are still as they were; els
 """
 
 import asyncio
+import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +15,14 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.app.journal import Journal
-from headrace.control.auth.references import AuthorizationFacts, ModelFacts, authorize, models_of
+from headrace.control.auth.home_token import HOME_OWNER
+from headrace.control.auth.references import (
+    AuthorizationFacts,
+    ModelFacts,
+    authorize,
+    may_read_model,
+    models_of,
+)
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.aims import Aims
 from headrace.control.desired.documents import (
@@ -31,7 +39,7 @@ from headrace.control.desired.models import ModelWork, paths_below
 from headrace.control.desired.resolve import Resolved, Resolver, check_still_trusted
 from headrace.control.desired.state import DesiredEndpoint, DesiredState
 from headrace.control.desired.wishes import Applied, Diff, Wish, diff_between, fulfil
-from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.state.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,
@@ -42,8 +50,10 @@ from headrace.core import (
     PermissionDeniedError,
 )
 from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec_models import disagreements
 from headrace.registry import Registry
 
+_LOG: Final = logging.getLogger("headrace.control")
 _SOURCES: Final = ("model", "versions", "upstream", "version")
 _OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
 _ATTEMPTS: Final = 5
@@ -85,6 +95,26 @@ class Orders:
     """Whether every endpoint may have models that run their authors' code."""
     model_roots: tuple[Path, ...] = ()
     """Below these, everybody may name paths of models; elsewhere admins only."""
+
+    async def start(self, document: Mapping[str, Any] | None) -> None:
+        """Apply the spec that this control plane was started with; None keeps the stored one.
+
+        What an earlier version stored and `apply` refuses today stays in force, with an event.
+        """
+        if document is not None:
+            # Whoever starts a control plane owns its home, as whoever has the home's token.
+            applied = await self.apply(document, caller=HOME_OWNER)
+            _LOG.info("applied spec", extra={"generation": applied.generation})
+            return
+        events = []
+        for mistake in disagreements(self.aims.desired.spec):
+            message = f"the stored spec stays in force, but `headrace apply` refuses it: {mistake}"
+            _LOG.warning("%s", message)
+            event = Event(
+                at=self.clock.now(), endpoint="", kind="spec", reason="Disagrees", message=message
+            )
+            events.append(event)
+        await self.journal.write(events)
 
     async def apply(
         self,
@@ -306,9 +336,20 @@ class Orders:
         assert record is not None, "was just begun"
         return record
 
-    async def history(self, name: str, limit: int = 100) -> list[EndpointGeneration]:
-        """An endpoint's generations, the newest first."""
-        return await self.store.history(name, limit=limit)
+    def in_use(self) -> set[str]:
+        """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
+        served = {arm.revision.model for endpoint in self.aims.served() for arm in endpoint.arms}
+        return served.union(stream.model for stream in self.aims.desired.streams)
+
+    def model_facts(self, model: str) -> ModelFacts:
+        """What decides who may read and change a model. Blocking: reads the registry's index."""
+        return ModelFacts(users=self.aims.users_of(model), owners=self.registry.owners(model))
+
+    def readable_models(self, caller: Caller, names: Collection[str]) -> set[str]:
+        """Those of the models that a caller may read. Blocking, as `model_facts`."""
+        if caller.may(Role.VIEWER):
+            return set(names)
+        return {name for name in names if may_read_model(caller, name, self.model_facts(name))}
 
     async def _fulfil(self, wish: Wish) -> Applied:
         now = self.clock.now()

@@ -19,7 +19,7 @@ from headrace.control.auth.credentials import (
     NewCredential,
     new_credential,
 )
-from headrace.control.reconcile.publication import log_level_of
+from headrace.control.reconcile.publication import Reconciling, log_level_of
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, InvalidArgumentError, NotFoundError
 from headrace.core.spec import SpecMistake
@@ -226,32 +226,25 @@ def _warn(path: str, error: str) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class CallerPolicy:
-    """Keeps what the gateway knows of callers what it should be.
+    """Keeps what the gateway knows of callers as the applied spec and the stored keys say.
 
-    `spec`: the newest applied document. `next_change`: set when that may have changed. Keys that
-    another control plane of the same store changed, and files of key sets, are looked at twice a
-    second.
+    Keys that another control plane of the same store changed, and files of key sets, are read twice
+    a second.
     """
 
     store: Store
     clock: Clock
     gateway: PolicyTaker
-    spec: Callable[[], Mapping[str, Any]]
-    next_change: Callable[[], asyncio.Event]
+    reconciler: Reconciling
     faults: Faults = field(default_factory=Faults)
     _error: str = ""
     _is_told: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def prepare(self) -> None:
-        """Have the gateway start with what is stored. Blocking."""
-        keys = self.store.credentials.blocking(CredentialKind.KEY)
-        self.gateway.policy = read_policy(keys, self.spec(), now=self.clock.now())
-
     async def run(self) -> None:
         """Follow spec, keys and files until cancelled; after the gateway was opened."""
         while True:
-            change = self.next_change()
+            change = self.reconciler.news.next
             with self.faults.contain(LOOP, "callers"):
                 try:
                     await self.apply()
@@ -272,7 +265,8 @@ class CallerPolicy:
         """
         async with self._lock:
             keys = await self.store.credentials(CredentialKind.KEY)
-            wanted = await asyncio.to_thread(read_policy, keys, self.spec(), now=self.clock.now())
+            spec = self.reconciler.desired.spec
+            wanted = await asyncio.to_thread(read_policy, keys, spec, now=self.clock.now())
             # One that was adopted may know what an earlier control plane told it.
             if wanted != self.gateway.policy or not self._is_told:
                 await self.gateway.set_policy(wanted)

@@ -232,7 +232,6 @@ class Certificates:
 
     clock: Clock
     emit: Emit = field(default=lambda _events: _nothing())
-    on_first: Callable[[str], Awaitable[None]] = field(default=lambda _name: _nothing())
     """Called when there is something good of a name of which there was none when it was kept."""
     faults: Faults = field(default_factory=Faults)
     _kept: dict[str, _Kept] = field(default_factory=dict)
@@ -279,8 +278,14 @@ class Certificates:
         kept = self._kept.get(name)
         return "" if kept is None else kept.watch.problem
 
-    async def run(self) -> None:
-        """Look until cancelled."""
+    async def run(
+        self, on_first: Callable[[str], Awaitable[None]] = lambda _name: _nothing()
+    ) -> None:
+        """Look until cancelled.
+
+        Args:
+            on_first: Called with the name of a certificate of which there was no good one before.
+        """
         while True:
             await asyncio.sleep(_LOOK_S)
             self.faults.keep_only("certificate", self._kept)
@@ -290,7 +295,7 @@ class Certificates:
                         was_in_force = self.is_in_force(name)
                         await self.look(name)
                         if self.is_in_force(name) and not was_in_force:
-                            await self.on_first(name)
+                            await on_first(name)
 
     def _due(self, kept: Mapping[str, _Kept]) -> list[str]:
         """Those to look at; all are asked for in one thread, as a slow disk must stop nothing."""

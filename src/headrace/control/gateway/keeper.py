@@ -111,7 +111,7 @@ class GatewayKeeper:
     limits the gateway will ask the rate limit service for, before it does.
     """
 
-    settings: GatewaySettings
+    envoy: EnvoyGateway
     owner: ProcessOwner
     record_path: Path
     routes_path: Path
@@ -121,7 +121,6 @@ class GatewayKeeper:
     tell_rules: Callable[[Rules], None] = lambda _rules: None
     restarts: int = 0
     reason: str = ""
-    _gateway: EnvoyGateway = field(init=False)
     _builder: SnapshotBuilder = field(init=False)
     _routes: tuple[EndpointRoute, ...] = ()
     _missing: frozenset[str] = frozenset()
@@ -132,23 +131,27 @@ class GatewayKeeper:
     _up: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self._gateway = EnvoyGateway(self.settings)
         self._builder = SnapshotBuilder(self.settings)
+
+    @property
+    def settings(self) -> GatewaySettings:
+        """What Envoy is started with."""
+        return self.envoy.settings
 
     @property
     def pid(self) -> int | None:
         """Envoy's pid, while it runs."""
-        return self._gateway.pid
+        return self.envoy.pid
 
     @property
     def secrets(self) -> SecretFiles:
         """Where Envoy's certificates stand."""
-        return self._gateway.secrets
+        return self.envoy.secrets
 
     @property
     def is_ready(self) -> bool:
         """Whether Envoy serves."""
-        return self._up.is_set() and self._gateway.pid is not None
+        return self._up.is_set() and self.envoy.pid is not None
 
     def states(self) -> tuple[GatewayState, ...]:
         """Of gateways on other hosts: there are none."""
@@ -245,7 +248,7 @@ class GatewayKeeper:
         self._tell_rules(routes)
         await self._prepare(routes)
         in_force, left_out = self._translate(routes)
-        await self._gateway.publish(self._snapshot())
+        await self.envoy.publish(self._snapshot())
         self._taken = in_force
         if self.tls is not None:
             # What comes next may be on its way already.
@@ -258,7 +261,7 @@ class GatewayKeeper:
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        statistics = await self._gateway.arm_statistics(endpoints)
+        statistics = await self.envoy.arm_statistics(endpoints)
         upstreams = [
             (route.name, arm.key)
             for route in self._routes
@@ -267,7 +270,7 @@ class GatewayKeeper:
         ]
         healthy = {}
         for name, key in upstreams:
-            up, _ = await self._gateway.upstream_health(name, key)
+            up, _ = await self.envoy.upstream_health(name, key)
             healthy[name, key] = up > 0
         return msgspec.structs.replace(statistics, healthy=healthy)
 
@@ -277,7 +280,7 @@ class GatewayKeeper:
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        return await self._gateway.endpoint_statistics(endpoints)
+        return await self.envoy.endpoint_statistics(endpoints)
 
     async def endpoint_statistics(self) -> GatewayStatistics:
         """What Envoy has counted of all requests to the endpoints that it knows.
@@ -293,7 +296,7 @@ class GatewayKeeper:
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        return await self._gateway.in_flight()
+        return await self.envoy.in_flight()
 
     async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
         """How TLS with upstreams went, by endpoint and arm.
@@ -301,16 +304,16 @@ class GatewayKeeper:
         Raises:
             HeadraceError: Envoy does not answer.
         """
-        return await self._gateway.handshakes()
+        return await self.envoy.handshakes()
 
     async def stats(self, *, full: bool) -> str:
         """Envoy's metrics in Prometheus' text format; `full` as in `EnvoyGateway.stats`."""
-        return await self._gateway.stats(full=full)
+        return await self.envoy.stats(full=full)
 
     async def stop(self, *, drain_s: float) -> None:
         """Let requests end, then end Envoy."""
         self._up.clear()
-        await self._gateway.stop(drain_s)
+        await self.envoy.stop(drain_s)
         self.record_path.unlink(missing_ok=True)
         self.routes_path.unlink(missing_ok=True)
         self.secrets.keep_only(())  # nobody needs the keys any more
@@ -367,13 +370,13 @@ class GatewayKeeper:
         if process is None:
             return False
         try:
-            await self._gateway.adopt(process)
+            await self.envoy.adopt(process)
         except NotOurGatewayError as error:
             _LOG.warning("cannot adopt the gateway", extra={"error": str(error)})
             return False
         if not record.fits(self.settings):
             _LOG.info("gateway runs with other settings: starting it anew")
-            await self._gateway.stop(5.0)
+            await self.envoy.stop(5.0)
             return False
         self._up.set()
         _LOG.info("adopted gateway", extra={"pid": record.pid})
@@ -383,8 +386,8 @@ class GatewayKeeper:
         routes = self._routes
         await self._prepare(routes)
         self._taken, _ = self._translate(routes)
-        await self._gateway.start(self._snapshot(), on_spawn=self._keep_record)
-        pid = self._gateway.pid
+        await self.envoy.start(self._snapshot(), on_spawn=self._keep_record)
+        pid = self.envoy.pid
         if pid is None:
             raise GatewayUnavailableError("Envoy ended right after its start")
         self._up.set()
@@ -405,13 +408,13 @@ class GatewayKeeper:
 
     async def _watch(self) -> None:
         """Return when Envoy ended; keep its logs bounded meanwhile."""
-        ended = asyncio.ensure_future(self._gateway.wait())
+        ended = asyncio.ensure_future(self.envoy.wait())
         try:
             while not ended.done():
                 await asyncio.wait({ended}, timeout=_WATCH_LOGS_S)
                 if not ended.done():
                     try:
-                        await self._gateway.rotate_logs()
+                        await self.envoy.rotate_logs()
                     except (HeadraceError, OSError) as error:
                         _LOG.warning(
                             "cannot rotate the gateway's logs", extra={"error": str(error)}

@@ -6,18 +6,18 @@ import json
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.app.membership import Emit, nobody
+from headrace.control.app.faults import Faults
+from headrace.control.app.membership import Emit
 from headrace.control.app.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.names import Owner, Place, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.reconcile.publication import Reconciling, RoutePublisher
-from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S
 
@@ -34,32 +34,27 @@ class ClusterMembership:
     api: ClusterApi
     elector: Elector
     place: Place
-    _keep: Emit = nobody
     _electing: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
         """Stand for election, from now on until `close`."""
         self._electing = asyncio.create_task(self.elector.run())
 
-    def reconciler(self, publisher: RoutePublisher, clock: Clock) -> Reconciling:
-        """What brings about the desired state there."""
+    def reconciler(
+        self, publisher: RoutePublisher, clock: Clock, emit: Emit, faults: Faults
+    ) -> Reconciling:
+        """What brings about the desired state there; `emit` stores its events."""
         return KubernetesReconciler(
             api=self.api,
             publisher=publisher,
             clock=clock,
             place=self.place,
             leads=self.elector.is_leading,
-            emit=self._emit,
+            emit=emit,
+            faults=faults,
         )
 
-    async def _emit(self, events: Sequence[Event]) -> None:
-        await self._keep(events)  # known once the plane is made, which needs the reconciler
-
-    def tell_events(self, emit: Emit) -> None:
-        """From now on have events kept by `emit`."""
-        self._keep = emit
-
-    async def lead(self) -> None:
+    async def run(self) -> None:
         """Lead until cancelled; LeadershipLostError when that is over."""
         await asyncio.shield(self._electing)
 

@@ -42,6 +42,11 @@ class Advisor:
         ready = [r for r in self.aims.reconciler.replicas.values() if r.phase is Phase.READY]
         return ready[:_MOST]
 
+    def message(self, endpoint: str, arm: str) -> str:
+        """What one copy of an arm should have, and why; empty if that cannot be said yet."""
+        advice = self.recommendation(endpoint, arm)
+        return advice.message if advice is not None and advice.memory_bytes is not None else ""
+
     def recommendation(self, endpoint: str, arm: str) -> Recommendation | None:
         """What one copy of an arm should have; None if there is no such arm yet."""
         meter = self._meters.get((endpoint, arm))

@@ -37,13 +37,19 @@ def named_in(*texts: str) -> set[str]:
 class Environment:
     """What the processes of a control plane inherit.
 
-    `given`: all there is. `document`: the spec that is wanted now, whose names count from the
-    first time that they are seen here: what was a secret once stays one.
+    `given`: all there is. What a spec names is withheld from that spec on, for good: what was a
+    secret once stays one.
     """
 
     given: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    document: Callable[[], Mapping[str, Any]] = dict
+    _document: Mapping[str, Any] = field(default_factory=dict)
     _named: set[str] = field(default_factory=set)
+
+    def withhold(self, document: Mapping[str, Any]) -> None:
+        """Start processes under this spec from now on."""
+        if document is not self._document:
+            self._document = document
+            self._named |= named_in(_text(document), *map(options_of, _brokers(document)))
 
     def of(self, *told: str, parts: Iterable[str] = ()) -> dict[str, str]:
         """The environment of a new process.
@@ -52,10 +58,8 @@ class Environment:
             told: Its settings, as text: what these name it has.
             parts: Of the spec, by name, such as `endpoints`: what all of them name it has as well.
         """
-        document = self.document()
-        sources = [stream.get("source") or {} for stream in document.get("streams") or ()]
-        brokers = [broker for one in sources if isinstance(broker := one.get("broker"), str)]
-        self._named |= named_in(_text(document), *map(options_of, brokers))
+        document = self._document
+        self._named |= named_in(*map(options_of, _brokers(document)))  # files change meanwhile
         own = named_in(*told, *(_text(document.get(part)) for part in parts))
         withheld = self._named - own
         return {name: value for name, value in self.given.items() if name not in withheld}
@@ -70,6 +74,11 @@ def options_of(broker: str) -> str:
     )
 
     return options_text(broker)
+
+
+def _brokers(document: Mapping[str, Any]) -> list[str]:
+    sources = [stream.get("source") or {} for stream in document.get("streams") or ()]
+    return [broker for source in sources if isinstance(broker := source.get("broker"), str)]
 
 
 def _text(document: object) -> str:

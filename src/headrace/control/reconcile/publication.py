@@ -105,6 +105,11 @@ class RoutePublication:
             next_serial=next_serial,
         )
 
+    @property
+    def routes(self) -> tuple[EndpointRoute, ...]:
+        """What the gateway acknowledged last; nothing while that is not known."""
+        return self.published or ()
+
     def begin(self, routes: tuple[EndpointRoute, ...], group: asyncio.TaskGroup) -> None:
         """Send `routes` to the gateway, in a task of `group`."""
         self.can_publish = False

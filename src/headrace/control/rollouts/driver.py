@@ -67,9 +67,9 @@ class RolloutDriver:
     aims: Aims
     gateway: ArmSource
     clock: Clock
+    reports: Reports
     take_up: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
     faults: Faults = field(default_factory=Faults)
-    reports: Reports = field(init=False)
     _watches: dict[str, Watch] = field(default_factory=dict)
     _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
     _rates: dict[str, tuple[float, int, float]] = field(default_factory=dict)
@@ -148,6 +148,13 @@ class RolloutDriver:
         """
         evidence = self._evidence(record)
         return Sequences.start() if evidence is None else evidence.sequences
+
+    async def records(self, name: str = "", limit: int = 100) -> list[RolloutRecord]:
+        """Rollouts, the newest first; of all endpoints if `name` is empty."""
+        stored = await self.store.rollouts(name, limit=limit)
+        # What is under way is newer in memory: its verdict is not written every second.
+        live = {record.id: record for record in self.aims.rollouts.values()}
+        return [live.get(record.id, record) for record in stored]
 
     async def look(self) -> None:
         """Read what was counted since the last look, and judge."""

@@ -135,7 +135,7 @@ class View:
         endpoint = aims.effective_endpoint(record.endpoint)
         if endpoint is None:
             return None
-        routes = reconciler.publication.published or ()
+        routes = reconciler.publication.routes
         return cls(
             record=record,
             endpoint=endpoint,

@@ -11,10 +11,13 @@ import msgspec
 from headrace.control.agents.protocol import Gateway
 from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.jobs.scheduler import JobScheduler
 from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
 from headrace.control.reconcile.pools import hosts_of
 from headrace.control.reconcile.publication import Reconciling
 from headrace.control.state.records import Event
+from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.control.telemetry.drift import DriftKeeper
 from headrace.control.telemetry.reports import RowWatch
 from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL, AlertKind
@@ -310,20 +313,14 @@ _DAY_S: Final = 86_400.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FactsReader:
-    """Reads them from the parts that know.
-
-    `drifted`: how many features of an endpoint drifted; None if nobody looks. `jobs_late`,
-    `jobs_failed`: how many jobs are late, or failed last; None if that is not known. `streams`:
-    how each stream is.
-    """
+    """Reads them from the parts that know."""
 
     reconciler: Reconciling
     keeper: Gateway
     rows: RowWatch
-    drifted: Callable[[str], int | None] = lambda _endpoint: None
-    jobs_late: Callable[[], int | None] = lambda: None
-    jobs_failed: Callable[[], int | None] = lambda: None
-    streams: Callable[[], Mapping[str, StreamFacts]] = dict
+    drift: DriftKeeper
+    jobs: JobScheduler
+    streams: StreamSupervisor
 
     async def read(self) -> Facts:
         """All of them, now."""
@@ -339,19 +336,19 @@ class FactsReader:
                 certificate_left_s=min(
                     (days * _DAY_S for days in left if days is not None), default=None
                 ),
-                jobs_late=self.jobs_late(),
-                jobs_failed=self.jobs_failed(),
+                jobs_late=self.jobs.late(),
+                jobs_failed=self.jobs.failed(),
             ),
             endpoints={
                 endpoint.name: replace(
                     _facts(endpoint, replicas, in_flight),
-                    drifted=self.drifted(endpoint.name),
+                    drifted=self.drift.drifted(endpoint.name),
                     rows_differ=self.rows.differing(endpoint.name)[0],
                     rows_detail=self.rows.differing(endpoint.name)[1],
                 )
                 for endpoint in self.reconciler.desired.endpoints
             },
-            streams=self.streams(),
+            streams=self.streams.facts(),
         )
 
     async def _in_flight(self) -> Mapping[str, int] | None:

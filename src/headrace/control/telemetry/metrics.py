@@ -233,11 +233,11 @@ async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
     Args:
         full: With every bucket and every metric of Envoy's, and with KServe's: five times as much.
     """
-    plane.metrics_read_at = plane.clock.now()
+    plane.telemetry.note_metrics_read()
     replicas = _ready_replicas(plane)
     requests, gpus, gateway_text, replica_texts = await asyncio.gather(
         _request_families(plane, full=full),
-        asyncio.to_thread(plane.gpus.families),
+        asyncio.to_thread(plane.telemetry.gpus.families),
         _gateway_stats(plane, full=full),
         asyncio.gather(*(_scrape(replica.address, full=full) for replica in replicas)),
     )
@@ -245,7 +245,7 @@ async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
         Source(text=text, labels={"replica": replica.name})
         for replica, text in zip(replicas, replica_texts, strict=True)
     ]
-    sources += await plane.streams.metrics()
+    sources += await plane.workloads.streams.metrics()
     sources.append(Source(text=gateway_text, help=_ENVOYS))
     own = [*own_families(plane), *requests, *gpus]
     # Thousands of replicas tell a million lines, and the loop has others to serve.
@@ -283,14 +283,14 @@ async def all_model_statistics(
 
 
 def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
-    replicas = plane.reconciler.replicas.values()
+    replicas = plane.reconciling.reconciler.replicas.values()
     return [replica for replica in replicas if replica.phase is Phase.READY]
 
 
 async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
     try:
         async with asyncio.timeout(_SCRAPE_TIMEOUT_S):
-            return await plane.keeper.stats(full=full)
+            return await plane.reconciling.keeper.stats(full=full)
     except (HeadraceError, TimeoutError):
         return ""
 
@@ -298,41 +298,41 @@ async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
 async def _request_families(plane: "ControlPlane", *, full: bool) -> list[Family]:
     try:
         async with asyncio.timeout(_COUNTS_TIMEOUT_S):
-            statistics = await plane.keeper.endpoint_statistics()
+            statistics = await plane.reconciling.keeper.endpoint_statistics()
     except (HeadraceError, TimeoutError):
         return []  # a gap: zeros would read as if everything began anew
     bounds = TWO_DIGITS_S if full else BRIEF_TWO_DIGITS_S
-    return await asyncio.to_thread(request_families, plane.effective, statistics.arms, bounds)
+    return await asyncio.to_thread(request_families, plane.aims.effective, statistics.arms, bounds)
 
 
 def _processes(plane: "ControlPlane") -> dict[str, int]:
     """Process ids by name."""
-    replicas = plane.reconciler.replicas.values()
+    replicas = plane.reconciling.reconciler.replicas.values()
     running = {replica.name: replica.pid for replica in replicas}
-    running |= {"control": os.getpid(), "gateway": plane.keeper.pid}
-    running |= plane.streams.pids()
+    running |= {"control": os.getpid(), "gateway": plane.reconciling.keeper.pid}
+    running |= plane.workloads.streams.pids()
     return {name: pid for name, pid in running.items() if pid is not None}
 
 
 def own_families(plane: "ControlPlane") -> list[Family]:
     """What the control plane itself counts."""
-    replicas = plane.reconciler.replicas.values()
-    tls = plane.keeper.tls
+    replicas = plane.reconciling.reconciler.replicas.values()
+    tls = plane.reconciling.keeper.tls
     return [
         counter(
             "headrace_limit_refusals_total",
             "Requests that the service refused.",
-            () if plane.limits is None else plane.limits.refusals(),
+            () if plane.reconciling.limits is None else plane.reconciling.limits.refusals(),
         ),
         gauge(
             "headrace_control_generation",
             "Of the desired state.",
-            [((), plane.desired.generation)],
+            [((), plane.aims.desired.generation)],
         ),
         gauge(
             "headrace_control_gateway_ready",
             "1 while the gateway serves.",
-            [((), plane.keeper.is_ready)],
+            [((), plane.reconciling.keeper.is_ready)],
         ),
         gauge(
             "headrace_control_replica_ready",
@@ -344,20 +344,20 @@ def own_families(plane: "ControlPlane") -> list[Family]:
             "Starts after the first.",
             [(_labels(replica), replica.restarts) for replica in replicas],
         ),
-        *plane.keeper.families(),
-        *plane.drift.families(),
-        *plane.rows.families(),
+        *plane.reconciling.keeper.families(),
+        *plane.telemetry.drift.families(),
+        *plane.telemetry.rows.families(),
         *([] if tls is None else tls.certificates.families()),
         *rollout_families(plane.aims.rollouts),
-        *replica_families(plane.effective, replicas),
+        *replica_families(plane.aims.effective, replicas),
         *process_families(_processes(plane)),
-        *plane.alerting.families(),
-        *plane.recordings.families(),
-        *plane.payloads.families(),
-        *plane.materializer.families(),
-        *plane.jobs.families(),
-        *plane.skew.families(),
-        *plane.streams.families(),
+        *plane.telemetry.alerting.families(),
+        *plane.telemetry.recordings.families(),
+        *plane.telemetry.payloads.families(),
+        *plane.workloads.materializer.families(),
+        *plane.workloads.jobs.families(),
+        *plane.workloads.skew.families(),
+        *plane.workloads.streams.families(),
     ]
 
 

@@ -1,16 +1,17 @@
 """Newest reports of replicas about themselves, and row independence that they report."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.reconcile.observed import Replica
+from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
+from headrace.core.devices import DeviceUse
 from headrace.core.fetch import ask, fetch
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference
@@ -38,13 +39,10 @@ def _together(reports: Sequence[BatchingReport], former: RowDifference | None) -
 class Reports:
     """Asks replicas every second, and tells them what to look at.
 
-    `wanted`: which ones, each time anew. `observe`: what a replica shall look at. `known`: the
-    names of all that there are; what others said is forgotten.
+    `replicas`: all of them, by name; the reports of others are forgotten.
     """
 
-    wanted: Callable[[], Iterable[Replica]]
-    known: Callable[[], Collection[str]]
-    observe: Callable[[Replica], Observe]
+    replicas: Mapping[str, Replica]
     faults: Faults = field(default_factory=Faults)
     _latest: dict[str, ReplicaReport] = field(default_factory=dict)
     _together: dict[str, ReplicaReport] = field(default_factory=dict)
@@ -64,25 +62,44 @@ class Reports:
         """
         return self._together.get(name)
 
-    async def run(self) -> None:
-        """Ask until cancelled."""
+    def device(self, name: str) -> DeviceUse | None:
+        """The device on which a replica runs its model; None before its first report."""
+        report = self._latest.get(name)
+        return None if report is None else report.device
+
+    async def run(
+        self,
+        needed: Callable[[], Iterable[Replica]],
+        observe: Callable[[Replica], Observe],
+    ) -> None:
+        """Ask until cancelled.
+
+        Args:
+            needed: The replicas whose reports are needed now. Ready replicas that never reported
+                are asked besides, as nothing else tells on which device they run.
+            observe: What a replica shall observe.
+        """
         while True:
             with self.faults.contain(LOOP, "reports"):
-                await self.ask_all()
+                ready = (r for r in self.replicas.values() if r.phase is Phase.READY)
+                silent = [replica for replica in ready if replica.name not in self._latest]
+                await self.ask_all([*needed(), *silent], observe)
             await asyncio.sleep(_EVERY_S)
 
-    async def ask_all(self) -> None:
-        """Ask every wanted replica once."""
-        replicas = list(self.wanted())
-        for name in self._latest.keys() - {*self.known(), *(r.name for r in replicas)}:
+    async def ask_all(
+        self, needed: Iterable[Replica], observe: Callable[[Replica], Observe]
+    ) -> None:
+        """Ask each of these replicas once."""
+        replicas = {replica.name: replica for replica in needed}
+        for name in self._latest.keys() - {*self.replicas, *replicas}:
             del self._latest[name]
             self._answer_bytes.pop(name, None)
             self._told.pop(name, None)
-        self.faults.keep_only("replica", [replica.name for replica in replicas])
-        said = await asyncio.gather(*(self._ask(replica) for replica in replicas))
+        self.faults.keep_only("replica", replicas)
+        answers = await asyncio.gather(*(self._ask(r, observe) for r in replicas.values()))
         self._together = {
-            replica.name: report
-            for replica, report in zip(replicas, said, strict=True)
+            name: report
+            for name, report in zip(replicas, answers, strict=True)
             if report is not None
         }
 
@@ -119,11 +136,13 @@ class Reports:
             self._answer_bytes[replica.name] = size / len(page.answers)
         return page
 
-    async def _ask(self, replica: Replica) -> ReplicaReport | None:
+    async def _ask(
+        self, replica: Replica, observe: Callable[[Replica], Observe]
+    ) -> ReplicaReport | None:
         report: ReplicaReport | None = None
         async with self._asking:
             with self.faults.contain("replica", replica.name):
-                if await self._tell(replica):
+                if await self._tell(replica, observe(replica)):
                     decode = msgspec.json.Decoder(ReplicaReport).decode
                     path = f"/internal/report?{replica.query}"
                     report = await ask(replica.address, path, decode, timeout_s=_TIMEOUT_S)
@@ -131,9 +150,8 @@ class Reports:
             self._latest[replica.name] = report
         return report
 
-    async def _tell(self, replica: Replica) -> bool:
+    async def _tell(self, replica: Replica, wish: Observe) -> bool:
         """Say what to look at, once to each process; whether it answers."""
-        wish = self.observe(replica)
         if self._told.get(replica.name, (replica.process, Observe())) == (replica.process, wish):
             return True
         try:

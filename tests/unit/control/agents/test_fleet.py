@@ -30,6 +30,7 @@ from headrace.core import InvalidArgumentError
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
+    EnvoyGateway,
     GatewayPolicy,
     GatewaySettings,
     GatewayUnavailableError,
@@ -173,7 +174,7 @@ async def test_nobody_connected_is_an_error_and_the_routes_are_kept(tmp_path: Pa
 async def test_what_became_of_the_envoy_here_is_told(tmp_path: Path) -> None:
     found = fleet(tmp_path)
     found.local = GatewayKeeper(
-        settings=found.settings,
+        envoy=EnvoyGateway(found.settings),
         owner=ProcessOwner.of(tmp_path),
         record_path=tmp_path / "gateway.json",
         routes_path=tmp_path / "own-routes.json",
@@ -207,10 +208,10 @@ async def test_a_fresh_control_plane_takes_nothing_from_gateways_that_serve(tmp_
 
 
 async def test_a_new_leader_sends_no_empty_routes_before_it_knows_any(tmp_path: Path) -> None:
-    found = fleet(tmp_path, has_orders=lambda: True)
+    found = fleet(tmp_path)
     await found.open(())
     poll = Poll(protocol=PROTOCOL, agent="1", asked=found.counts.asked)
-    asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0))
+    asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0, has_orders=lambda: True))
     await asyncio.sleep(1.0)
     assert not asking.done(), "a gateway that has just begun would deny every endpoint"
 
@@ -341,13 +342,12 @@ async def test_a_poll_returns_at_once_for_a_question_and_else_waits(tmp_path: Pa
 
 
 async def test_who_waits_wakes_what_is_held_and_nothing_else(tmp_path: Path) -> None:
-    woken: list[tuple[str, int]] = []
-    found = fleet(tmp_path, wake=lambda name, held: woken.append((name, held)))
+    found = fleet(tmp_path)
     await found.open([route(held=True), route("n")])
 
-    found.hear(report("one", held={"m": 3, "n": 2, "unknown": 9}))
+    waiting = found.hear(report("one", held={"m": 3, "n": 2, "unknown": 9}))
 
-    assert woken == [("m", 3)]
+    assert waiting == {"m": 3}
 
 
 async def test_sums_go_on_after_a_restart(tmp_path: Path) -> None:

@@ -42,7 +42,13 @@ def app(tmp_path: Path) -> AgentsApp:
     )
     tls = TlsSpec(certificate_file="c", key_file="k", client_ca_file="a")
     settings = AgentsSettings(tls=tls, allow=("gw-*",))
-    return AgentsApp(fleet=fleet, settings=settings, otherwise=statistics)
+    return AgentsApp(
+        fleet=fleet,
+        settings=settings,
+        otherwise=statistics,
+        wake=lambda _name, _held: None,
+        has_orders=lambda: False,
+    )
 
 
 async def ask(

@@ -123,8 +123,8 @@ async def test_streams_are_applied_listed_paused_and_kept(plane: ControlPlane, m
     ]
     assert paused["name"] == "pay"
     assert (missing.status_code, missing.json()["code"]) == (404, "NOT_FOUND")
-    assert plane.store.load.blocking().streams == plane.desired.streams
-    assert "pay:1" in plane.in_use()
+    assert plane.store.load.blocking().streams == plane.aims.desired.streams
+    assert "pay:1" in plane.orders.in_use()
     with pytest.raises(FailedPreconditionError, match="stream 'via' asks endpoint 'm'"):
         await plane.orders.remove_endpoint("m", caller=SYSTEM)
 

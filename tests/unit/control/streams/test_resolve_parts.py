@@ -181,9 +181,9 @@ async def test_what_a_stream_asks_stays_in_use(plane: ControlPlane, models: list
         caller=SYSTEM,
     )
 
-    assert "b:1" in plane.in_use()
+    assert "b:1" in plane.orders.in_use()
     assert "b:1" in references_in(home_url(plane.home.root))
-    assert plane.store.load.blocking().streams == plane.desired.streams
+    assert plane.store.load.blocking().streams == plane.aims.desired.streams
     with pytest.raises(FailedPreconditionError, match="stream 'pay' asks endpoint 'm'"):
         await plane.orders.remove_endpoint("m", caller=SYSTEM)
 
@@ -199,7 +199,7 @@ async def test_a_stored_spec_of_0_1_with_a_canary_and_a_shadow_is_still_changed(
         },
         caller=SYSTEM,
     )
-    before = dict(plane.desired.spec)
+    before = dict(plane.aims.desired.spec)
     before["streams"] = [
         {
             **before["streams"][0],

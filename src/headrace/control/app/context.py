@@ -1,0 +1,52 @@
+"""Context that all services of one control plane share, and the audit log's entries from there."""
+
+from dataclasses import dataclass
+
+from headrace.control.app.faults import Faults
+from headrace.control.app.home import Home
+from headrace.control.app.journal import Journal
+from headrace.control.auth.audit_log import Change
+from headrace.control.state.store import Store
+from headrace.core import Clock
+from headrace.core.redact import redact
+from headrace.registry import Registry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where everything is reached."""
+
+    http_url: str
+    grpc_target: str
+    metrics_url: str
+    admin_url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What services read and write, beside each other."""
+
+    home: Home
+    store: Store
+    registry: Registry
+    journal: Journal
+    faults: Faults
+    clock: Clock
+    addresses: Addresses
+    runs_here: bool = True
+    """Whether replicas run on this machine, whose size limits them. Where they do not, the chart
+    starts streams and jobs."""
+
+    async def note(
+        self, action: str, about: str, *, before: object = None, after: object = None, actor: str
+    ) -> None:
+        """Enter in the audit log what was changed elsewhere than in the store."""
+        change = Change(
+            at=self.clock.now(),
+            actor=actor,
+            action=action,
+            object=about,
+            before=redact(before),
+            after=redact(after),
+        )
+        await self.store.add_changes([change])

@@ -1,0 +1,196 @@
+"""Reconciling service: gateways, replicas, pools and upstreams follow the desired state."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from headrace.control.agents.protocol import Gateway
+from headrace.control.app.context import Context
+from headrace.control.app.faults import Faults
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.gateway.caller_policy import CallerPolicy, Keys
+from headrace.control.gateway.certificates import Certificates
+from headrace.control.gateway.first_request import NEXT_TRY, FirstRequest, send_first_request
+from headrace.control.gateway.upstream_watch import UpstreamWatch
+from headrace.control.limits.service import LimitService
+from headrace.control.reconcile.pools import PoolSync
+from headrace.control.reconcile.publication import Reconciling
+from headrace.control.reconcile.status import is_routed_as_desired, revision_ids
+from headrace.control.telemetry.reports import Reports
+from headrace.core import Clock, HeadraceError
+from headrace.registry import Registry
+
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(slots=True, kw_only=True)
+class FirstRequests:
+    """Sends each endpoint a first request when its revisions change, until one is answered."""
+
+    reconciler: Reconciling
+    registry: Registry
+    address: str
+    """Of the gateway, as the control plane reaches it."""
+    clock: Clock
+    faults: Faults
+    results: dict[str, FirstRequest] = field(default_factory=dict)
+    """The newest result of each endpoint."""
+    _asking: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    async def run(self) -> None:
+        """Send what is due until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                for endpoint in self._unasked():
+                    self._asking[endpoint.name] = revision_ids(endpoint)
+                    group.create_task(self._ask(endpoint))
+                await self.reconciler.news.wait()
+
+    def ask_again(self) -> None:
+        """Ask upstreams anew that did not answer: something about the way to them is different."""
+        for endpoint in self.reconciler.desired.endpoints:
+            first = self.results.get(endpoint.name)
+            leads_out = any(arm.revision.upstream is not None for arm in endpoint.arms)
+            if leads_out and first is not None and not first.answered:
+                del self.results[endpoint.name]
+                self._asking.pop(endpoint.name, None)
+        self.reconciler.news.note()
+
+    def _unasked(self) -> list[DesiredEndpoint]:
+        """Endpoints that requests reach, with revisions that were not asked yet."""
+        routes = {route.name: route for route in self.reconciler.publication.routes}
+        endpoints = self.reconciler.desired.endpoints
+        self.faults.keep_only("first request", [endpoint.name for endpoint in endpoints])
+        return [
+            endpoint
+            for endpoint in endpoints
+            if not endpoint.split_id
+            and not endpoint.scaled_to_zero
+            and is_routed_as_desired(endpoint, routes.get(endpoint.name))
+            and self._asking.get(endpoint.name) != revision_ids(endpoint)
+        ]
+
+    async def _ask(self, endpoint: DesiredEndpoint) -> None:
+        name, revisions, result = endpoint.name, revision_ids(endpoint), None
+        with self.faults.contain("first request", name):
+            result = await send_first_request(
+                self.address,
+                name,
+                revisions=revisions,
+                clock=self.clock,
+                example=await asyncio.to_thread(self._example, endpoint),
+            )
+        if result is None:
+            return
+        if self._asking.get(name) != revisions:
+            return  # the endpoint changed meanwhile, and a newer request is on its way
+        if result.answered:
+            self.results[name] = result
+            extra = {"endpoint": name, "seconds": f"{result.latency_s:.4f}"}
+            _LOG.info("endpoint answered its first request", extra=extra)
+            self.reconciler.news.note()
+            return
+        before = self.results.get(name)
+        failures = before.failures if before and before.revisions == revisions else 0
+        self.results[name] = replace(result, failures=failures + 1)
+        extra = {"endpoint": name, "error": result.message}
+        _LOG.error("endpoint did not answer its first request", extra=extra)
+        self.reconciler.news.note()
+        await asyncio.sleep(NEXT_TRY.delay_s(failures + 1))
+        latest = self.results.get(name)
+        if self._asking.get(name) == revisions and latest and not latest.answered:
+            del self._asking[name]
+            self.reconciler.news.note()
+
+    def _example(self, endpoint: DesiredEndpoint) -> Mapping[str, float | str]:
+        """Values that its model takes; empty for a model that is not of the registry. Blocking."""
+        arm = max(endpoint.arms, key=lambda arm: arm.weight)
+        try:
+            return self.registry.get(arm.revision.model).signature.example
+        except HeadraceError:
+            return {}
+
+
+class ReconcileService:
+    """Brings replicas and gateways to the desired state, and checks what they serve."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        reconciler: Reconciling,
+        keeper: Gateway,
+        certificates: Certificates,
+        limits: LimitService | None,
+        gateway_address: str,
+        sends_first_requests: bool,
+    ) -> None:
+        """Make the parts around one reconciler and one gateway.
+
+        Args:
+            limits: None if another control plane counts rate limits.
+            gateway_address: Where the control plane itself reaches the gateway.
+            sends_first_requests: Whether an endpoint is ready only once it answered a request.
+        """
+        clock, faults = context.clock, context.faults
+        self.reconciler: Final = reconciler
+        self.keeper: Final = keeper
+        self.limits: Final = limits
+        self.reports: Final = Reports(replicas=reconciler.replicas, faults=faults)
+        self.first_requests: Final = FirstRequests(
+            reconciler=reconciler,
+            registry=context.registry,
+            address=gateway_address,
+            clock=clock,
+            faults=faults,
+        )
+        self.upstreams: Final = UpstreamWatch(
+            routes=lambda: reconciler.publication.routes,
+            read=keeper.handshakes,
+            note_change=self.first_requests.ask_again,
+            faults=faults,
+        )
+        self.callers: Final = CallerPolicy(
+            store=context.store, clock=clock, gateway=keeper, reconciler=reconciler, faults=faults
+        )
+        self.keys: Final = Keys(store=context.store, clock=clock, apply=self.callers.apply)
+        self.pools: Final = PoolSync(world=reconciler, clock=clock, faults=faults)
+        self.sends_first_requests: Final = sends_first_requests
+        self._certificates: Final = certificates
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._run_gateway())
+            if self.limits is not None:
+                group.create_task(self.limits.run())
+            if self.sends_first_requests:
+                group.create_task(self.first_requests.run())
+            for part in (self.reconciler, self.pools, self.upstreams):
+                group.create_task(part.run())
+            group.create_task(self._certificates.run(self._use_certificate))
+
+    async def _run_gateway(self) -> None:
+        await self.keeper.open(self.reconciler.publication.routes)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.keeper.run())
+            group.create_task(self.callers.run())
+
+    async def _use_certificate(self, name: str) -> None:
+        """Use a certificate of which there was no good one before."""
+        await self.keeper.take_certificate(name)
+        self.first_requests.ask_again()
+
+    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why an arm cannot be had; empty if it can.
+
+        Its model cannot be served, its upstream is not spoken to, or its copies are not made.
+        """
+        if arm.revision.unloadable:
+            return arm.revision.unloadable
+        if arm.revision.upstream is None:
+            return self.reconciler.trouble(endpoint, arm)
+        problem = self.keeper.upstream_problem(arm.revision.upstream)
+        return problem or self.upstreams.trouble(endpoint, arm.key)

@@ -1,0 +1,87 @@
+"""Scaling service: the number of replicas follows load and budget, and requests wait for the first.
+
+Beside the autoscaler it advises on threads and memory of a replica.
+"""
+
+import asyncio
+from typing import Final
+
+from headrace.control.app.context import Context
+from headrace.control.desired.aims import Aims
+from headrace.control.gateway.activator import Activator, HoldLimits
+from headrace.control.local.advice import Advisor, machine_budget
+from headrace.control.reconcile.observed import Replica
+from headrace.control.reconcile.service import ReconcileService
+from headrace.control.scaling.scaler import Scaler, ScalerStates
+from headrace.core.processes import resident_bytes
+from headrace.core.spec_base import parsed
+from headrace.core.spec_scale import BudgetSpec
+from headrace.core.state_file import StateFile
+
+
+class ScalingService:
+    """Decides how many replicas run, and holds requests to endpoints without any."""
+
+    def __init__(self, context: Context, *, aims: Aims, reconciling: ReconcileService) -> None:
+        """Make the parts, with what an earlier control plane stored. Blocking."""
+        clock, faults, reports = context.clock, context.faults, reconciling.reports
+        self.scaler: Final = Scaler(
+            aims=aims,
+            latest=reports.latest,
+            clock=clock,
+            budget=self._budget,
+            emit=context.journal.write,
+            other_bytes=self._fixed_bytes,
+            active=reconciling.keeper.in_flight,
+            memory=StateFile(
+                context.home.scaling_file, ScalerStates, "the state of the autoscaler"
+            ),
+            faults=faults,
+        )
+        self.scaler.load()
+        aims.scale_by(self.scaler.foresee)
+        self.advisor: Final = Advisor(aims=aims, reports=reports, clock=clock, faults=faults)
+        self.activator: Final = Activator(limits_of=self._hold_limits, wake=self.scaler.wake)
+        self._aims: Final = aims
+        self._reconciler: Final = reconciling.reconciler
+        self._runs_here: Final = context.runs_here
+
+    async def run(self) -> None:
+        """Scale until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.scaler.run())
+            group.create_task(self._release_held())
+
+    def observed(self) -> list[Replica]:
+        """Replicas whose reports are needed."""
+        return [*self.scaler.wanted(), *self.advisor.wanted()]
+
+    async def _release_held(self) -> None:
+        """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""
+        while True:
+            change = self._reconciler.news.next
+            held = {route.name for route in self._reconciler.publication.routes if route.held}
+            for name in self.activator.held.keys() - held:
+                self.activator.release(name)
+            await change.wait()
+
+    def _hold_limits(self, name: str) -> HoldLimits | None:
+        """How requests to an endpoint wait for its first replica; None if they need not wait."""
+        for route in self._reconciler.publication.routes:
+            if route.name == name and route.held:
+                return HoldLimits(max_held=route.max_held, hold_s=route.hold_s)
+        return None
+
+    def _budget(self) -> BudgetSpec:
+        """What all replicas together may use: as the spec says, else what this machine has."""
+        budget = parsed(BudgetSpec, self._aims.desired.spec.get("budget", {}))
+        return machine_budget(budget) if self._runs_here else budget
+
+    def _fixed_bytes(self) -> int:
+        """Memory of replicas whose number is fixed."""
+        scaled = {e.name for e in self._aims.desired.endpoints if e.autoscale is not None}
+        return sum(
+            resident_bytes(replica.pid)
+            for replica in self._reconciler.replicas.values()
+            if replica.pid is not None and replica.endpoint not in scaled
+        )

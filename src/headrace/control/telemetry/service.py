@@ -1,0 +1,172 @@
+"""Telemetry service: what happened to requests, replicas and models, and who has to know."""
+
+import asyncio
+import os
+from typing import Final
+
+from headrace.control.app.context import Context
+from headrace.control.desired.aims import Aims
+from headrace.control.features.skew_watch import ServedFeaturesKeeper
+from headrace.control.notify.delivery import send
+from headrace.control.notify.notifier import Notifier, Silences
+from headrace.control.payloads.writer import PayloadWriter
+from headrace.control.reconcile.observed import Replica
+from headrace.control.reconcile.service import ReconcileService
+from headrace.control.rollouts.driver import RolloutDriver
+from headrace.control.scaling.service import ScalingService
+from headrace.control.telemetry.alerting import Alerting, FactsReader
+from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.drift_files import DriftFiles
+from headrace.control.telemetry.gpu_metrics import Gpus
+from headrace.control.telemetry.labels import LabelStore
+from headrace.control.telemetry.pollers import LoadWatch, Recorder, loaded_arms
+from headrace.control.telemetry.prometheus import PrometheusHistory
+from headrace.control.telemetry.recordings import (
+    Recordings,
+    features_ratios,
+    payload_logs,
+    recorded_replicas,
+)
+from headrace.control.telemetry.reports import RowWatch
+from headrace.control.workloads import WorkloadsService
+from headrace.monitor import History, LoadHistory
+from headrace.observe.otlp import OtlpExporter, check_otel
+
+
+class TelemetryService:
+    """Polls replicas and gateways, keeps histories, evaluates alerts and notifies receivers."""
+
+    def __init__(
+        self,
+        context: Context,
+        *,
+        aims: Aims,
+        reconciling: ReconcileService,
+        scaling: ScalingService,
+        rollouts: RolloutDriver,
+        workloads: WorkloadsService,
+        prometheus: PrometheusHistory | None,
+    ) -> None:
+        """Make the parts, with what an earlier control plane stored. Blocking.
+
+        Args:
+            prometheus: Answers what is older than the history; None where there is none.
+        """
+        home, store, clock = context.home, context.store, context.clock
+        faults, emit = context.faults, context.journal.write
+        reconciler, keeper = reconciling.reconciler, reconciling.keeper
+        self.recorder: Final = Recorder(
+            gateway=keeper,
+            names=lambda: {e.name for e in (*aims.desired.endpoints, *aims.effective.endpoints)},
+            clock=clock,
+            path=home.history_file,
+            faults=faults,
+        )
+        self.recorder.load()
+        self.rows: Final = RowWatch(emit=emit, clock=clock)
+        self.load_watch: Final = LoadWatch(
+            batching=self.rows.note,
+            arms=lambda: loaded_arms(
+                reconciler.desired.endpoints, reconciler.replicas.values(), reconciler.hosted
+            ),
+            known=reconciler.replicas.keys,
+            clock=clock,
+            path=home.load_file,
+            faults=faults,
+        )
+        self.load_watch.load()
+        stored = store.alerts.load.blocking()
+        self.silences: Final = Silences(store=store, clock=clock)
+        self.silences.load(stored.silences)
+        self.notifier: Final = Notifier(
+            spec=lambda: aims.desired.spec,
+            clock=clock,
+            silences=self.silences.active,
+            save=store.alerts.save_notices,
+            environment=dict(os.environ),  # what secrets are named there is taken out later
+            admin_url=context.addresses.admin_url,
+            send=send,
+            faults=faults,
+        )
+        self.notifier.load(stored.notices)
+        self.drift: Final = DriftKeeper(
+            aims=aims,
+            files=DriftFiles(home.root),
+            labels=LabelStore(home.root / "drift" / "labels.db"),
+            clock=clock,
+            emit=emit,
+            faults=faults,
+        )
+        self.alerting: Final = Alerting(
+            history=self.recorder.history,
+            spec=lambda: aims.desired.spec,
+            facts=FactsReader(
+                reconciler=reconciler,
+                keeper=keeper,
+                rows=self.rows,
+                drift=self.drift,
+                jobs=workloads.jobs,
+                streams=workloads.streams,
+            ).read,
+            emit=emit,
+            save=store.alerts.save_alerts,
+            tell=self.notifier.offer,
+            clock=clock,
+            faults=faults,
+        )
+        self.alerting.load(stored.alerts)
+        tracing = keeper.settings.tracing
+        if tracing is not None:
+            check_otel()
+        self.payloads: Final = PayloadWriter(root=home.payloads, clock=clock)
+        self.recordings: Final = Recordings(
+            replicas=lambda: recorded_replicas(aims),
+            payload_logs=lambda: payload_logs(aims),
+            payloads=self.payloads,
+            features=ServedFeaturesKeeper(home.root),
+            features_ratios=lambda: features_ratios(aims),
+            monotonic=clock.monotonic,
+            faults=faults,
+            spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
+        )
+        self.gpus: Final = Gpus()
+        self.prometheus: Final = prometheus
+        self.metrics_read_at: float | None = None
+        """When `/metrics` was last read, in seconds since 1970."""
+        self._context: Final = context
+        self._reports: Final = reconciling.reports
+        self._rollouts: Final = rollouts
+        self._scaling: Final = scaling
+
+    @property
+    def history(self) -> History:
+        """What became of the requests of the last day."""
+        return self.recorder.history
+
+    @property
+    def load_history(self) -> LoadHistory:
+        """How busy the replicas of the last day were."""
+        return self.load_watch.history
+
+    def note_metrics_read(self) -> None:
+        """Record that `/metrics` is read now."""
+        self.metrics_read_at = self._context.clock.now()
+
+    async def run(self) -> None:
+        """Poll, evaluate and notify until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._context.faults.run(self._context.journal.write))
+            group.create_task(self._reports.run(self._observed, self._rollouts.observe))
+            for part in (
+                self.recorder,
+                self.load_watch,
+                self.recordings,
+                self.drift,
+                self.alerting,
+                self.notifier,
+            ):
+                group.create_task(part.run())
+
+    def _observed(self) -> list[Replica]:
+        """Replicas whose reports are needed."""
+        return [*self._rollouts.wanted(), *self._scaling.observed()]
