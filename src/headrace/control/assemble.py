@@ -8,11 +8,10 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlsplit
 
 from headrace.control.agents.build import (
@@ -29,7 +28,6 @@ from headrace.control.app.faults import Faults
 from headrace.control.app.home import Home
 from headrace.control.app.journal import Journal
 from headrace.control.app.log_files import LogFiles
-from headrace.control.app.membership import Membership
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.app.settings import (
@@ -55,6 +53,7 @@ from headrace.control.local.sandbox import Probe, Sandbox, without_root
 from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import Reconciling, RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
+from headrace.control.reconcile.service import ReconcileService
 from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.control.state import home_url, open_store, sqlite_path
 from headrace.control.telemetry.prometheus import PrometheusHistory
@@ -63,6 +62,9 @@ from headrace.core.processes import start_ticks
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import GatewaySettings, listen_unix, make_private
 from headrace.registry import Registry, open_shared
+
+if TYPE_CHECKING:
+    from headrace.control.kubernetes.standby import ClusterMembership
 
 _LOG: Final = logging.getLogger("headrace.control")
 _DEFAULT_PORTS: Final = {"--http-port": 8000, "--grpc-port": 8001}
@@ -88,18 +90,20 @@ class System:
     server: ApiServer
     """Started last, as its imports take longest."""
     driver: LocalDriver
-    inspect: SandboxedInspector
-    sockets: ApiSockets
+    opened: contextlib.ExitStack
+    """Closes files, sockets and processes at the end."""
     control_file: ControlFile
     document: dict[str, Any] | None
     """The spec to apply first; None goes on with the stored one."""
     found_running: bool
     """Whether an Envoy or replicas of an earlier control plane are there."""
-    membership: Membership | None
+    membership: "ClusterMembership | None"
     """Of a cluster whose pods the replicas are; None where they are processes of this machine."""
 
 
-def assemble(settings: ControlSettings, home: Home, membership: Membership | None = None) -> System:
+def assemble(
+    settings: ControlSettings, home: Home, membership: "ClusterMembership | None" = None
+) -> System:
     """The parts for `settings`, on a home whose lock is held.
 
     Raises:
@@ -131,7 +135,8 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
     journal, faults = Journal(store=store), Faults(clock=clock)
     certificates = Certificates(clock=clock, emit=journal.write, faults=faults)
     ports = _gateway_ports(settings, gateway_spec, host, record, mode)
-    with _closing_on_error() as opened:
+    with contextlib.ExitStack() as opened:
+        opened.callback(store.close)
         admin_tls = _admin_tls(settings, home, certificates)
         sandbox = Sandbox(
             hide=(home.root, socket_dir), reports=home.records, abilities=probe.result
@@ -188,6 +193,7 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
         driver = LocalDriver(
             home=home, socket_dir=socket_dir, log_format=settings.log_format, sandbox=sandbox
         )
+        opened.callback(driver.close)
         local = Reconciler(
             driver=driver,
             publication=RoutePublication(
@@ -199,10 +205,11 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             emit=journal.write,
             faults=faults,
         )
-        reconciler: Reconciling = local
-        if membership is not None:
-            reconciler = membership.reconciler(keeper, clock, journal.write, faults)
-        addresses = _addresses(settings, gateway, sockets)
+        reconciler: Reconciling = (
+            local
+            if membership is None
+            else membership.reconciler(keeper, clock, journal.write, faults)
+        )
         context = Context(
             home=home,
             store=store,
@@ -210,27 +217,31 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             journal=journal,
             faults=faults,
             clock=clock,
-            addresses=addresses,
+            addresses=_addresses(settings, gateway, sockets),
             runs_here=membership is None,
+        )
+        reconciling = ReconcileService(
+            context,
+            reconciler=reconciler,
+            keeper=keeper,
+            certificates=certificates,
+            limits=limits,
+            # The control plane has nothing to show who it is, and is asked for nothing there.
+            gateway_address=f"unix:{gateway.private_socket}",
+            # Only one on this host is reached unasked.
+            sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
         )
         plane = ControlPlane(
             context,
-            inspect=inspect,
-            reconciler=reconciler,
+            reconciling=reconciling,
             driver=driver,
-            keeper=keeper,
-            certificates=certificates,
-            # The control plane has nothing to show who it is, and is asked for nothing there.
-            gateway_address=f"unix:{gateway.private_socket}",
+            inspect=inspect,
             log_files=LogFiles(
                 directory=home.logs,
                 others={"gateway": gateway.run_dir / "envoy.log"},
                 on_request={"access": gateway.run_dir / "access.log"},
             ),
-            limits=limits,
             prometheus=PrometheusHistory(url=prometheus_url) if prometheus_url else None,
-            # Only one on this host is reached unasked.
-            sends_first_requests=settings.first_request and mode is GatewayMode.LOCAL,
             allow_code=settings.allow_code,
             model_roots=tuple(map(Path, settings.model_roots)),
         )
@@ -243,54 +254,54 @@ def assemble(settings: ControlSettings, home: Home, membership: Membership | Non
             wake=plane.scaling.scaler.wake,
             has_orders=lambda: asks_first and plane.aims.desired.generation > 0,
         )
+        opened.callback(plane.orders.work.close)
         adopted = local.adopt() if membership is None else []
-    deciding: tuple[Service, ...] = (
-        plane.scaling,
-        plane.rollouts,
-        plane.workloads,
-        plane.telemetry,
-        Checkpoints(store=store, path=home.checkpoint_file),
-    )
-    return System(
-        plane=plane,
-        serving=(plane.reconciling,) if agents is None else (plane.reconciling, agents),
-        deciding=deciding if membership is None else (*deciding, membership),
-        server=ApiServer(
+        return System(
             plane=plane,
-            access=access,
-            sockets=sockets,
-            tls=None if admin_tls is None else admin_tls.context,
-            allowed_hosts=_allowed_hosts(settings),
-            metrics_are_open=settings.admin_host in _LOOPBACK,
-            console=settings.console,
-        ),
-        driver=driver,
-        inspect=inspect,
-        sockets=sockets,
-        control_file=ControlFile(
-            pid=os.getpid(),
-            started=clock.now(),
-            admin_url=addresses.admin_url,
-            http_url=addresses.http_url,
-            grpc_target=addresses.grpc_target,
-            metrics_url=addresses.metrics_url,
-            start_ticks=start_ticks(os.getpid()) or 0,
-            home=owner.identity,
-            host=gateway.host if mode is GatewayMode.LOCAL else "",
-            http_port=gateway.http_port,
-            grpc_port=gateway.grpc_port,
-            state_url=_shown_state(resolve_url(settings.state_url)) if settings.state_url else "",
-            gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
-            admin_ca=str(home.admin_certificate) if admin_tls else "",
-            token_file=str(token_file),
-            agents_url="" if listening is None else listening.url,
-            tls=settings.tls,
-            admin_tls=settings.admin_tls,
-        ),
-        document=settings.spec,
-        found_running=record is not None or any(replica.pid for replica in adopted),
-        membership=membership,
-    )
+            serving=(plane.reconciling,) if agents is None else (plane.reconciling, agents),
+            deciding=(
+                plane.scaling,
+                plane.rollouts,
+                plane.workloads,
+                plane.telemetry,
+                Checkpoints(store=store, path=home.checkpoint_file),
+                *(() if membership is None else (membership,)),
+            ),
+            server=ApiServer(
+                plane=plane,
+                access=access,
+                sockets=sockets,
+                tls=None if admin_tls is None else admin_tls.context,
+                allowed_hosts=_allowed_hosts(settings),
+                metrics_are_open=settings.admin_host in _LOOPBACK,
+                console=settings.console,
+            ),
+            driver=driver,
+            opened=opened.pop_all(),
+            control_file=ControlFile(
+                pid=os.getpid(),
+                started=clock.now(),
+                admin_url=context.addresses.admin_url,
+                http_url=context.addresses.http_url,
+                grpc_target=context.addresses.grpc_target,
+                metrics_url=context.addresses.metrics_url,
+                start_ticks=start_ticks(os.getpid()) or 0,
+                home=owner.identity,
+                host=gateway.host if mode is GatewayMode.LOCAL else "",
+                http_port=gateway.http_port,
+                grpc_port=gateway.grpc_port,
+                state_url=_shown_state(resolve_url(settings.state_url)),
+                gateway_ca=str(home.gateway_certificate) if gateway.tls else "",
+                admin_ca=str(home.admin_certificate) if admin_tls else "",
+                token_file=str(token_file),
+                agents_url="" if listening is None else listening.url,
+                tls=settings.tls,
+                admin_tls=settings.admin_tls,
+            ),
+            document=settings.spec,
+            found_running=record is not None or any(replica.pid for replica in adopted),
+            membership=membership,
+        )
 
 
 def _gateway_answers(plane: ControlPlane) -> App:
@@ -300,6 +311,9 @@ def _gateway_answers(plane: ControlPlane) -> App:
 
 
 def _shown_state(url: str) -> str:
+    """Where the state is, without what may be secret; empty for the home's own file."""
+    if not url:
+        return ""
     path = sqlite_path(url)
     return "postgresql://" if path is None else f"sqlite:///{path}"
 
@@ -370,25 +384,25 @@ def _open_sockets(
     settings: ControlSettings, home: Home, opened: contextlib.ExitStack
 ) -> ApiSockets:
     last = read_last_control_file(home.root)
-    admin = _listen_again(
-        settings.admin_host,
-        settings.admin_port,
-        "" if last is None else last.admin_url,
-        what="the management API",
-        flag="--admin-port",
+    sockets = ApiSockets(
+        admin=_listen_again(
+            settings.admin_host,
+            settings.admin_port,
+            "" if last is None else last.admin_url,
+            what="the management API",
+            flag="--admin-port",
+        ),
+        metrics=_listen_again(
+            settings.admin_host,
+            settings.metrics_port,
+            "" if last is None else last.metrics_url,
+            what="metrics",
+            flag="--metrics-port",
+        ),
+        gateway=listen_unix(home.socket_dir() / "control.sock"),
     )
-    opened.callback(admin.close)
-    metrics = _listen_again(
-        settings.admin_host,
-        settings.metrics_port,
-        "" if last is None else last.metrics_url,
-        what="metrics",
-        flag="--metrics-port",
-    )
-    opened.callback(metrics.close)
-    gateway = listen_unix(home.socket_dir() / "control.sock")
-    opened.callback(gateway.close)
-    return ApiSockets(admin=admin, metrics=metrics, gateway=gateway)
+    opened.callback(sockets.close)
+    return sockets
 
 
 def _listen_again(
@@ -422,11 +436,3 @@ def _reachable(host: str) -> str:
     everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104  # compared, not bound
     name = everywhere.get(host, host)
     return f"[{name}]" if ":" in name else name
-
-
-@contextlib.contextmanager
-def _closing_on_error() -> Iterator[contextlib.ExitStack]:
-    """A stack that is unwound only if the block fails."""
-    with contextlib.ExitStack() as stack:
-        yield stack
-        stack.pop_all()

@@ -111,11 +111,7 @@ class Life:
         if self.system.membership is not None:
             await self.system.membership.close()
         await asyncio.to_thread(self.system.plane.telemetry.payloads.stop)
-        self.system.plane.orders.work.close()
-        self.system.inspect.close()
-        self.system.driver.close()
-        self.system.plane.store.close()
-        self.system.sockets.close()
+        self.system.opened.close()
         return EXIT_FAILED if self._failure else EXIT_OK
 
     def _handle_signals(self) -> None:
@@ -150,7 +146,7 @@ class Life:
         self._failure = "; ".join(str(leaf) or type(leaf).__name__ for leaf in errors)
         trace = None if is_ours else error
         _LOG.error("cannot go on: %s", _one_line(self._failure), exc_info=trace)
-        self._tell(Notice(error=self._failure, found_running=self.system.found_running))
+        _notify(self.settings, Notice(error=self._failure, found_running=self.system.found_running))
 
     async def _serve(self) -> None:
         """Bring everything up and keep it up; ends only by being cancelled, or by an error."""
@@ -176,15 +172,11 @@ class Life:
             _LOG.error("not ready", extra={"reason": reasons or status.gateway.reason})
         if self._was_ready:
             _LOG.info("ready", extra={"http": status.addresses["http"]})
-        self._tell(
-            Notice(
-                ready=self._was_ready,
-                error="" if self._was_ready else reasons,
-                found_running=self.system.found_running,
-            )
+        notice = Notice(
+            ready=self._was_ready,
+            error="" if self._was_ready else reasons,
+            found_running=self.system.found_running,
         )
-
-    def _tell(self, notice: Notice) -> None:
         _notify(self.settings, notice)
 
     def _serves_callers(self) -> bool:

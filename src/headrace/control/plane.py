@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Final
 
 from headrace import __version__
-from headrace.control.agents.protocol import Gateway
 from headrace.control.app.context import Context
 from headrace.control.app.log_files import LogFiles
 from headrace.control.desired.aims import Aims
@@ -17,11 +16,8 @@ from headrace.control.desired.documents import bring_home
 from headrace.control.desired.models import ModelWork
 from headrace.control.desired.orders import Orders
 from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.gateway.certificates import Certificates
-from headrace.control.limits.service import LimitService
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import Environment
-from headrace.control.reconcile.publication import Reconciling
 from headrace.control.reconcile.service import ReconcileService
 from headrace.control.reconcile.status import (
     EndpointStatus,
@@ -48,16 +44,11 @@ class ControlPlane:
         self,
         context: Context,
         *,
-        inspect: CancellableInspect,
-        reconciler: Reconciling,
+        reconciling: ReconcileService,
         driver: LocalDriver,
-        keeper: Gateway,
-        certificates: Certificates,
-        gateway_address: str,
+        inspect: CancellableInspect,
         log_files: LogFiles,
-        limits: LimitService | None = None,
         prometheus: PrometheusHistory | None = None,
-        sends_first_requests: bool = True,
         allow_code: bool = False,
         model_roots: tuple[Path, ...] = (),
     ) -> None:
@@ -65,8 +56,6 @@ class ControlPlane:
 
         Args:
             driver: Starts processes of this machine: replicas, and the workers of streams.
-            gateway_address: Where the control plane itself reaches the gateway.
-            sends_first_requests: Whether an endpoint is ready only once it answered a request.
             allow_code: Whether every endpoint may have models that run their authors' code.
             model_roots: Below these, everybody may name paths of models; elsewhere admins only.
         """
@@ -82,18 +71,10 @@ class ControlPlane:
         self.note: Final = context.note
         self.log_files: Final = log_files
         self.stop_requested: Final = asyncio.Event()
-        self.reconciling: Final = ReconcileService(
-            context,
-            reconciler=reconciler,
-            keeper=keeper,
-            certificates=certificates,
-            limits=limits,
-            gateway_address=gateway_address,
-            sends_first_requests=sends_first_requests,
-        )
+        self.reconciling: Final = reconciling
         environment = Environment() if driver.sandbox is None else driver.sandbox.environment
         self.aims: Final = Aims(
-            reconciler=reconciler,
+            reconciler=reconciling.reconciler,
             desired=bring_home(store.load.blocking(), registry),
             withhold=environment.withhold,
         )
@@ -104,29 +85,29 @@ class ControlPlane:
             journal=context.journal,
             clock=context.clock,
             work=ModelWork(inspect),
-            max_body_bytes=keeper.settings.max_body_bytes,
+            max_body_bytes=reconciling.keeper.settings.max_body_bytes,
             allow_code=allow_code,
             model_roots=model_roots,
         )
-        self.scaling: Final = ScalingService(context, aims=self.aims, reconciling=self.reconciling)
+        self.scaling: Final = ScalingService(context, aims=self.aims, reconciling=reconciling)
         self.rollouts: Final = RolloutDriver(
             store=store,
             journal=context.journal,
             aims=self.aims,
-            gateway=keeper,
+            gateway=reconciling.keeper,
             clock=context.clock,
-            reports=self.reconciling.reports,
+            reports=reconciling.reports,
             take_up=lambda record: bring_home(record, registry),
             faults=context.faults,
         )
         self.rollouts.load()
         self.workloads: Final = WorkloadsService(
-            context, aims=self.aims, driver=driver, is_encrypted=keeper.settings.tls is not None
+            context, aims=self.aims, reconciling=reconciling, driver=driver
         )
         self.telemetry: Final = TelemetryService(
             context,
             aims=self.aims,
-            reconciling=self.reconciling,
+            reconciling=reconciling,
             scaling=self.scaling,
             rollouts=self.rollouts,
             workloads=self.workloads,

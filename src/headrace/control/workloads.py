@@ -9,10 +9,11 @@ from headrace.control.desired.aims import Aims
 from headrace.control.desired.resolve_streams import through_gateway
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, materialize_view
-from headrace.control.features.skew_watch import SkewWatch, compare_served, feature_watches
+from headrace.control.features.skew_watch import SkewWatch, compare_served
 from headrace.control.jobs.process import JobStarter
 from headrace.control.jobs.scheduler import JobScheduler, Planner
 from headrace.control.local.driver import LocalDriver
+from headrace.control.reconcile.service import ReconcileService
 from headrace.control.streams.driver import make_stream_driver
 from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.core.state_file import StateFile
@@ -24,13 +25,9 @@ class WorkloadsService:
     """Runs what the spec wants besides endpoints, in processes of this machine."""
 
     def __init__(
-        self, context: Context, *, aims: Aims, driver: LocalDriver, is_encrypted: bool
+        self, context: Context, *, aims: Aims, reconciling: ReconcileService, driver: LocalDriver
     ) -> None:
-        """Make the parts, with what an earlier control plane stored and started. Blocking.
-
-        Args:
-            is_encrypted: Whether the gateway is, to which streams may send requests.
-        """
+        """Make the parts, with what an earlier control plane stored and started. Blocking."""
         home, clock, faults = context.home, context.clock, context.faults
         emit = context.journal.write
         self.jobs: Final = JobScheduler(
@@ -47,7 +44,7 @@ class WorkloadsService:
             prepare=partial(
                 through_gateway,
                 url=context.addresses.http_url,
-                ca_file=str(home.gateway_certificate) if is_encrypted else "",
+                ca_file=str(home.gateway_certificate) if reconciling.keeper.settings.tls else "",
             ),
             emit=emit,
             clock=clock,
@@ -68,7 +65,9 @@ class WorkloadsService:
         )
         self.materializer.load()
         self.skew: Final = SkewWatch(
-            watches=lambda: feature_watches(aims),
+            watches=lambda: {
+                e.name: e.features for e in aims.desired.endpoints if e.features is not None
+            },
             compare=partial(compare_served, home=home.root, log=home.log_of("features")),
             emit=emit,
             clock=clock,

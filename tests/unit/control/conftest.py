@@ -19,6 +19,7 @@ from headrace.control.local.driver import LocalDriver
 from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
+from headrace.control.reconcile.service import ReconcileService
 from headrace.control.state import home_url, open_store
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import (
@@ -124,14 +125,20 @@ def plane(
         clock=clock,
         addresses=addresses,
     )
-    yield ControlPlane(
+    reconciling = ReconcileService(
         context,
-        inspect=inspect,
         reconciler=reconciler,
-        driver=driver,
         keeper=keeper,
         certificates=Certificates(clock=clock),
+        limits=None,
         gateway_address="127.0.0.1:8000",
+        sends_first_requests=True,
+    )
+    yield ControlPlane(
+        context,
+        reconciling=reconciling,
+        driver=driver,
+        inspect=inspect,
         log_files=LogFiles(directory=home.logs),
         prometheus=prometheus,
     )

@@ -13,13 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headrace.control.agents.protocol import Gateway
 from headrace.control.agents.settings import AgentsSettings, GatewayMode
 from headrace.control.app.membership import Emit
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates
-from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.gateway.keeper import Gateway, GatewayKeeper, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
@@ -220,18 +219,22 @@ def make_agents_server(
     if listening is None:
         return None
     from headrace.control.agents.fleet import GatewayFleet
-    from headrace.control.agents.server import AgentsServer
+    from headrace.control.agents.server import AgentsApp, AgentsServer
 
     assert isinstance(gateway, GatewayFleet), "agents are listened for"
+
+    def load() -> AgentsApp:
+        return AgentsApp(
+            fleet=gateway,
+            settings=listening.settings,
+            otherwise=answers(),
+            revoked=listening.revoked,
+            wake=wake,
+            has_orders=has_orders,
+        )
+
     return AgentsServer(
-        fleet=gateway,
-        settings=listening.settings,
-        tls=listening.tls,
-        sock=listening.sock,
-        revoked=listening.revoked,
-        answers=answers,
-        wake=wake,
-        has_orders=has_orders,
+        load=load, tls=listening.tls, sock=listening.sock, revoked=listening.revoked
     )
 
 

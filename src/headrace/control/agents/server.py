@@ -143,33 +143,18 @@ class AgentsApp:
 
 @dataclass(slots=True, kw_only=True)
 class AgentsServer:
-    """Serves agents on `sock` until cancelled. `answers`: made late, as it loads a framework.
+    """Serves agents on `sock` until cancelled. `load`: makes the application, which takes long."""
 
-    `wake`, `has_orders`: as of `AgentsApp`.
-    """
-
-    fleet: GatewayFleet
-    settings: AgentsSettings
+    load: Callable[[], AgentsApp]
     tls: MutualTls
     sock: socket.socket
-    answers: Callable[[], App]
     revoked: RevokedAgents
-    wake: Callable[[str, int], None]
-    has_orders: Callable[[], bool]
-    _loaded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
         """Serve until cancelled."""
         from headrace.control.api.edge import make_server  # noqa: PLC0415  # loads uvicorn
 
-        app = AgentsApp(
-            fleet=self.fleet,
-            settings=self.settings,
-            otherwise=await asyncio.to_thread(self.answers),
-            revoked=self.revoked,
-            wake=self.wake,
-            has_orders=self.has_orders,
-        )
+        app = await asyncio.to_thread(self.load)
         server = make_server(
             app,
             stop_s=_STOP_S,

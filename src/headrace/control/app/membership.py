@@ -3,38 +3,20 @@
 import asyncio
 import signal
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from headrace.control.app.faults import Faults
 from headrace.control.app.settings import ControlSettings
-from headrace.control.reconcile.publication import Reconciling, RoutePublisher
 from headrace.control.state.records import Event
-from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.core import FailedPreconditionError, HeadraceError
+
+if TYPE_CHECKING:
+    from headrace.control.kubernetes.standby import ClusterMembership
 
 Emit: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
 
 
 async def nobody(_events: Sequence[Event]) -> None:
     """Nobody keeps events."""
-
-
-class Membership(Protocol):
-    """A leader's place in a cluster; whoever has it is the only one who acts there."""
-
-    def reconciler(
-        self, publisher: RoutePublisher, clock: Clock, emit: Emit, faults: Faults
-    ) -> Reconciling:
-        """What brings about the desired state there; `emit` stores its events."""
-
-    async def run(self) -> None:
-        """Lead until cancelled.
-
-        Raises:
-            LeadershipLostError: Another may lead now; the control plane has to end.
-        """
-
-    async def close(self) -> None:
-        """Give the place back, and let go of every connection."""
 
 
 LOCAL: Final = "local"
@@ -45,7 +27,7 @@ class StoppedError(HeadraceError):
     """It was told to end before it led."""
 
 
-async def join(settings: ControlSettings) -> Membership | None:
+async def join(settings: ControlSettings) -> "ClusterMembership | None":
     """The place in the cluster once this control plane leads; None for the driver `local`.
 
     Raises:

@@ -241,7 +241,8 @@ class Aims:
 
     def served(self) -> list[DesiredEndpoint]:
         """What is served, will be, or is what a rollout may go back to."""
-        rolling = [end for r in self.rollouts.values() for end in (r.source, r.target)]
+        records = list(self.rollouts.values())  # threads read it while the loop changes it
+        rolling = [end for record in records for end in (record.source, record.target)]
         return [*self.desired.endpoints, *self.effective.endpoints, *rolling]
 
     def users_of(self, model: str) -> frozenset[str]:

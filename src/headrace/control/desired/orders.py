@@ -468,14 +468,8 @@ class Orders:
         if caller.may(Role.ADMIN):
             return AuthorizationFacts()
         models = models_of(document, name)
-        owners = await asyncio.to_thread(
-            lambda: {model: self.registry.owners(model) for model in models}
-        )
         return AuthorizationFacts(
-            models={
-                model: ModelFacts(users=self.aims.users_of(model), owners=owners[model])
-                for model in models
-            },
+            models=await asyncio.to_thread(lambda: {m: self.model_facts(m) for m in models}),
             paths=await asyncio.to_thread(paths_below, self.model_roots, document),
         )
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.desired.aims import Aims
 from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
@@ -152,15 +151,6 @@ def skew_event(before: SkewSummary | None, after: SkewSummary, *, at: float) -> 
         else f"features of '{after.service}' are served as training will see them again",
         data={"service": after.service, "features": names, "rows": after.rows},
     )
-
-
-def feature_watches(aims: Aims) -> dict[str, FeatureWatch]:
-    """How endpoints are watched for skew, by their names."""
-    return {
-        endpoint.name: endpoint.features
-        for endpoint in aims.desired.endpoints
-        if endpoint.features is not None
-    }
 
 
 async def compare_served(

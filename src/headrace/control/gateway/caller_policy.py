@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -19,6 +19,7 @@ from headrace.control.auth.credentials import (
     NewCredential,
     new_credential,
 )
+from headrace.control.gateway.keeper import Gateway
 from headrace.control.reconcile.publication import Reconciling, log_level_of
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, InvalidArgumentError, NotFoundError
@@ -151,15 +152,6 @@ _PAUSE_S: Final = 0.05
 _MOST_KEY_SET_BYTES: Final = 1 << 20
 
 
-class PolicyTaker(Protocol):
-    """The gateway, as far as it knows callers."""
-
-    policy: GatewayPolicy
-
-    async def set_policy(self, policy: GatewayPolicy) -> None:
-        """Return when callers are known by `policy`; HeadraceError if that cannot be."""
-
-
 def access_of(spec: Mapping[str, Any]) -> AccessSettings:
     """What an applied spec says of callers."""
     auth = parsed(AuthSpec, spec.get("auth", {}))
@@ -234,7 +226,7 @@ class CallerPolicy:
 
     store: Store
     clock: Clock
-    gateway: PolicyTaker
+    gateway: Gateway
     reconciler: Reconciling
     faults: Faults = field(default_factory=Faults)
     _error: str = ""

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
@@ -40,6 +40,9 @@ from headrace.gateway import (
     SnapshotRejectedError,
 )
 from headrace.observe.metrics import Family
+
+if TYPE_CHECKING:
+    from headrace.control.agents.fleet import GatewayFleet
 
 _FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
 """What a running Envoy cannot change."""
@@ -428,3 +431,7 @@ class GatewayKeeper:
 
     def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))
+
+
+Gateway: TypeAlias = "GatewayKeeper | GatewayFleet"
+"""One Envoy on this host, or many anywhere as if they were one."""

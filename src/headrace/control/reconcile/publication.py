@@ -4,16 +4,17 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from headrace.control.app.faults import Faults, message_of
+from headrace.control.app.faults import message_of
 from headrace.control.app.journal import News
-from headrace.control.desired.state import DesiredArm, DesiredState
-from headrace.control.local.sandbox import Isolation
 from headrace.control.reconcile.observed import Observed, Replica, perhaps_in_force
-from headrace.control.reconcile.pools import World
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRejectedError
+
+if TYPE_CHECKING:
+    from headrace.control.kubernetes.reconciler import KubernetesReconciler
+    from headrace.control.reconcile.reconciler import Reconciler
 
 _LOG: Final = logging.getLogger("headrace.control")
 _REPUBLISH_S: Final = 1.0
@@ -153,22 +154,5 @@ class RoutePublication:
         self.error = message
 
 
-class Reconciling(World, Protocol):
-    """Brings what runs to what should run, for as long as `run` is awaited."""
-
-    publication: RoutePublication
-    replicas: dict[str, Replica]
-    faults: Faults
-    """Where those of replicas are kept."""
-
-    def want(self, desired: DesiredState) -> None:
-        """Aim at `desired` from now on."""
-
-    async def run(self) -> None:
-        """Reconcile until cancelled."""
-
-    def isolation_of(self, name: str) -> Isolation | None:
-        """How the process of the replica of a name is kept apart; None if nobody here knows."""
-
-    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
-        """Why nothing runs for an arm until somebody helps; empty if nothing is known."""
+Reconciling: TypeAlias = "Reconciler | KubernetesReconciler"
+"""What brings replicas to the desired state: processes of this machine, or pods of a cluster."""

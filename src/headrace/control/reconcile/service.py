@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headrace.control.agents.protocol import Gateway
 from headrace.control.app.context import Context
 from headrace.control.app.faults import Faults
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.gateway.caller_policy import CallerPolicy, Keys
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.first_request import NEXT_TRY, FirstRequest, send_first_request
+from headrace.control.gateway.keeper import Gateway
 from headrace.control.gateway.upstream_watch import UpstreamWatch
 from headrace.control.limits.service import LimitService
 from headrace.control.reconcile.pools import PoolSync
@@ -86,19 +86,18 @@ class FirstRequests:
             return
         if self._asking.get(name) != revisions:
             return  # the endpoint changed meanwhile, and a newer request is on its way
-        if result.answered:
-            self.results[name] = result
-            extra = {"endpoint": name, "seconds": f"{result.latency_s:.4f}"}
-            _LOG.info("endpoint answered its first request", extra=extra)
-            self.reconciler.news.note()
-            return
         before = self.results.get(name)
         failures = before.failures if before and before.revisions == revisions else 0
-        self.results[name] = replace(result, failures=failures + 1)
+        failures = 0 if result.answered else failures + 1
+        self.results[name] = replace(result, failures=failures)
+        self.reconciler.news.note()
+        if result.answered:
+            extra = {"endpoint": name, "seconds": f"{result.latency_s:.4f}"}
+            _LOG.info("endpoint answered its first request", extra=extra)
+            return
         extra = {"endpoint": name, "error": result.message}
         _LOG.error("endpoint did not answer its first request", extra=extra)
-        self.reconciler.news.note()
-        await asyncio.sleep(NEXT_TRY.delay_s(failures + 1))
+        await asyncio.sleep(NEXT_TRY.delay_s(failures))
         latest = self.results.get(name)
         if self._asking.get(name) == revisions and latest and not latest.answered:
             del self._asking[name]

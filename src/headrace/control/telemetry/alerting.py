@@ -8,9 +8,9 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.control.agents.protocol import Gateway
 from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.gateway.keeper import Gateway
 from headrace.control.jobs.scheduler import JobScheduler
 from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
 from headrace.control.reconcile.pools import hosts_of

@@ -284,21 +284,3 @@ def recorded_replicas(aims: Aims) -> Iterator[Replica]:
     copies = [each for each in ready if each.endpoint.startswith(POOL_PREFIX)]
     for endpoint in reconciler.desired.endpoints if copies else ():
         yield from hosted_replicas(endpoint, copies, reconciler.hosted)
-
-
-def payload_logs(aims: Aims) -> dict[str, PayloadLogSpec]:
-    """The payload logs that endpoints want, by their names."""
-    return {
-        endpoint.name: endpoint.payload_log
-        for endpoint in aims.desired.endpoints
-        if endpoint.payload_log is not None
-    }
-
-
-def features_ratios(aims: Aims) -> dict[str, float]:
-    """Of how many look-ups endpoints keep what they gave, by their names."""
-    return {
-        endpoint.name: endpoint.features.sample_ratio
-        for endpoint in aims.desired.endpoints
-        if endpoint.features is not None
-    }

@@ -21,12 +21,7 @@ from headrace.control.telemetry.gpu_metrics import Gpus
 from headrace.control.telemetry.labels import LabelStore
 from headrace.control.telemetry.pollers import LoadWatch, Recorder, loaded_arms
 from headrace.control.telemetry.prometheus import PrometheusHistory
-from headrace.control.telemetry.recordings import (
-    Recordings,
-    features_ratios,
-    payload_logs,
-    recorded_replicas,
-)
+from headrace.control.telemetry.recordings import Recordings, recorded_replicas
 from headrace.control.telemetry.reports import RowWatch
 from headrace.control.workloads import WorkloadsService
 from headrace.monitor import History, LoadHistory
@@ -121,10 +116,14 @@ class TelemetryService:
         self.payloads: Final = PayloadWriter(root=home.payloads, clock=clock)
         self.recordings: Final = Recordings(
             replicas=lambda: recorded_replicas(aims),
-            payload_logs=lambda: payload_logs(aims),
+            payload_logs=lambda: {
+                e.name: e.payload_log for e in aims.desired.endpoints if e.payload_log is not None
+            },
             payloads=self.payloads,
             features=ServedFeaturesKeeper(home.root),
-            features_ratios=lambda: features_ratios(aims),
+            features_ratios=lambda: {
+                e.name: e.features.sample_ratio for e in aims.desired.endpoints if e.features
+            },
             monotonic=clock.monotonic,
             faults=faults,
             spans=None if tracing is None else OtlpExporter(tracing.collector, service="headrace"),
