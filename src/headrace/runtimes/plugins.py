@@ -33,7 +33,7 @@ from headrace.runtimes.libraries import framework_of, how_to_install, missing_li
 from headrace.runtimes.probe import VARIABLE_SIZES
 
 _HEAD_BYTES: Final = 512
-_MOST_NAMES: Final = 1000
+_MOST_NAMES: Final = 10_000
 _SAVED_MODEL: Final = "export it with `model.export(DIRECTORY)`, and push that directory"
 _NOT_INSIDE: Final = "by its name, but not by its first bytes"
 _TORCH_EXPORT: Final = "export the model to ONNX with torch.onnx.export"
@@ -100,40 +100,47 @@ def _directory(path: Path) -> tuple[str, str] | None:
 
 
 def _file(path: Path) -> tuple[str, str] | None:
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD_BYTES)
+    head = _head(path)
     if not head:
         return "empty (0 bytes)", "copy it again"
     for magic, what, advice in _BY_HEAD:
         if head.startswith(magic):
             return what, advice
-    if head.startswith(b"PK\x03\x04"):
-        return _archive(path)
-    return _BY_SUFFIX.get(path.suffix.lower())
+    return _archive(path) if head.startswith(_ZIP) else _BY_SUFFIX.get(path.suffix.lower())
 
 
 def _archive(path: Path) -> tuple[str, str] | None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()[:_MOST_NAMES]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    names = _names_in(path)
+    if names is None:
         return "an archive that is truncated or corrupt", "copy it again"
     ends = {name.rpartition("/")[2] for name in names}
     if "model.weights.h5" in ends:
         return _BY_SUFFIX[".keras"]
     if path.suffix == ".pt2":
         return _BY_SUFFIX[".pt2"]
-    if {"model.ini"} <= ends:
+    if "model.ini" in ends:
         return "an H2O MOJO", "export the model to ONNX, or serve it with H2O as an `upstream`"
     return "an archive", "unpack it and push the directory"
+
+
+def _head(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return stream.read(_HEAD_BYTES)
+
+
+def _names_in(archive: Path) -> list[str] | None:
+    """The first names in a ZIP file; None if it is damaged. Nothing else of it is read."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.namelist()[:_MOST_NAMES]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return None
 
 
 _PICKLE_SUFFIXES: Final = frozenset({".pkl", ".pickle", ".joblib", ".dill", ".cloudpickle"})
 _TORCH_SUFFIXES: Final = frozenset({".pt", ".pth", ".ckpt", ".bin"})
 _PICKLES: Final = tuple(bytes([0x80, version]) for version in (2, 3, 4, 5))
 _ZIP: Final = b"PK\x03\x04"
-_MAGIC_BYTES: Final = 4
-_MOST_ARCHIVE_NAMES: Final = 10_000
 
 
 def code_in(path: Path) -> str:
@@ -151,42 +158,29 @@ def code_in(path: Path) -> str:
 
 def _code_in_file(file: Path, name: str) -> str:
     suffix = file.suffix.lower()
-    with file.open("rb") as stream:
-        head = stream.read(_MAGIC_BYTES)
+    head = _head(file)
     what = ""
     if suffix in _PICKLE_SUFFIXES:
         what = "a pickle"
     elif head.startswith(_PICKLES) and suffix not in {".onnx", ".ort"}:
         what = "a pickle, by its first bytes"
-    elif head == _ZIP and _has_pickle(file):
+    elif head.startswith(_ZIP) and any(
+        name.lower().endswith((".pkl", ".pickle", ".joblib")) for name in _names_in(file) or ()
+    ):
         kind = "a PyTorch archive" if suffix in _TORCH_SUFFIXES else "an archive"
         what = f"{kind} with a pickle in it"
     if not what:
         return ""
+    or_else = (
+        " with torch.onnx.export, or save it with torch.export.save or torch.jit.save"
+        if suffix in _TORCH_SUFFIXES
+        else ", or write scikit-learn's with skops.io.dump or joblib.dump, and XGBoost's, "
+        "LightGBM's and CatBoost's with save_model"
+    )
     return (
         f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and "
-        f"no runtime here loads it; export the model to ONNX{_or_else(suffix)}"
+        f"no runtime here loads it; export the model to ONNX{or_else}"
     )
-
-
-def _or_else(suffix: str) -> str:
-    """What else can be done about a file of this suffix."""
-    if suffix in _TORCH_SUFFIXES:
-        return " with torch.onnx.export, or save it with torch.export.save or torch.jit.save"
-    return (
-        ", or write scikit-learn's with skops.io.dump or joblib.dump, and XGBoost's, LightGBM's "
-        "and CatBoost's with save_model"
-    )
-
-
-def _has_pickle(file: Path) -> bool:
-    """Whether an archive holds a pickle, by its name; only the list of names is read."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()[:_MOST_ARCHIVE_NAMES]
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return False
-    return any(name.lower().endswith((".pkl", ".pickle", ".joblib")) for name in names)
 
 
 _SLOW_S: Final = 1.0
