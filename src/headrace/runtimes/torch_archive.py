@@ -20,25 +20,22 @@ SIGNATURE_NAME: Final = "signature.json"
 """What says which tensors a model takes: an extra file in the archive, or beside it."""
 MAX_TEXT_BYTES: Final = 1 << 20
 _MAX_PICKLE_BYTES: Final = 64 << 20
-_STORED_BYTES: Final = {
-    "BoolStorage": 1,
-    "BFloat16Storage": 2,
-    "HalfStorage": 2,
-    "ShortStorage": 2,
-    "FloatStorage": 4,
-    "IntStorage": 4,
-    "ComplexFloatStorage": 8,
-    "DoubleStorage": 8,
-    "LongStorage": 8,
-    "ComplexDoubleStorage": 16,
+STORAGES: Final = {
+    "BoolStorage": "bool",
+    "ByteStorage": "uint8",
+    "CharStorage": "int8",
+    "ShortStorage": "int16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
 }
-_NUMPY: Final = {
-    "BoolStorage": "?",
-    "IntStorage": "<i4",
-    "LongStorage": "<i8",
-    "FloatStorage": "<f4",
-    "DoubleStorage": "<f8",
-}
+"""What PyTorch calls the memory of a tensor in its files, and the datatype of its elements."""
+_BFLOAT16: Final = "bfloat16"
 _MAX_CONSTANT: Final = 256
 _ZIP: Final = b"PK\x03\x04"
 _MAX_NAMES: Final = 1_000_000
@@ -247,16 +244,21 @@ def read_script_objects(file: Path) -> tuple[object, Sequence[object]]:
 
 def read_stored(file: Path, directory: str, tensor: StoredTensor) -> Array | None:
     """The elements of a small tensor; None if it is large, or not stored one by one."""
-    dtype = _NUMPY.get(tensor.storage)
+    dtype = dtype_of(tensor.storage)
     count = math.prod(tensor.shape)
-    if dtype is None or count > _MAX_CONSTANT or tensor.offset or count != tensor.stored:
+    is_plain = tensor.is_in_order and not tensor.offset and count == tensor.stored
+    if dtype is None or count > _MAX_CONSTANT or not is_plain:
         return None
     data = read_record(file, f"{directory}/{tensor.key}")
-    if data is None or len(data) != count * np.dtype(dtype).itemsize:
-        return None
-    if not tensor.is_in_order:
+    if data is None or len(data) != count * dtype.itemsize:
         return None
     return np.frombuffer(data, dtype).reshape(tensor.shape)
+
+
+def dtype_of(storage: str) -> np.dtype[Any] | None:
+    """NumPy's datatype of the elements of a storage; None if it has none."""
+    name = STORAGES.get(storage, _BFLOAT16)
+    return None if name == _BFLOAT16 else np.dtype(name)
 
 
 def _kind_of(file: Path) -> Kind | None:
@@ -267,19 +269,15 @@ def _kind_of(file: Path) -> Kind | None:
             names = {_inner(name) for name in archive.namelist()[:_MAX_NAMES]}
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         # Cut off, so that the list at its end is missing: the name has to do.
-        return _by_suffix(file)
+        suffix = file.suffix.lower()
+        if suffix in _SCRIPT_SUFFIXES:
+            return Kind.SCRIPT
+        return Kind.PROGRAM if suffix in _PROGRAM_SUFFIXES else None
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
         return Kind.SCRIPT
     if "archive_format" in names or "serialized_exported_program.json" in names:
         return Kind.PROGRAM
     return None
-
-
-def _by_suffix(file: Path) -> Kind | None:
-    suffix = file.suffix.lower()
-    if suffix in _SCRIPT_SUFFIXES:
-        return Kind.SCRIPT
-    return Kind.PROGRAM if suffix in _PROGRAM_SUFFIXES else None
 
 
 def _inner(name: str) -> str:
@@ -337,7 +335,9 @@ class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anythin
 
     def persistent_load(self, pid: Any) -> Any:
         _, storage, key, _, elements = pid
-        needed = int(elements) * _STORED_BYTES.get(storage, 1)
+        dtype = dtype_of(storage)
+        item_bytes = dtype.itemsize if dtype else 2 if storage in STORAGES else 1
+        needed = int(elements) * item_bytes
         self.found[str(key)] = max(needed, self.found.get(str(key), 0))
         return _Anything()
 

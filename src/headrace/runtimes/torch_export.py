@@ -4,7 +4,6 @@
 sample inputs), and pickles run code: take it from people you trust.
 """
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from headrace.core import (
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.rows.torch_graph import analyse_torch_graph
 from headrace.runtimes.rows.values import Verdict
-from headrace.runtimes.tabular import refuse
+from headrace.runtimes.tabular import check_input_sizes, refuse
 from headrace.runtimes.torch_archive import (
     Kind,
     find_torch_file,
@@ -32,7 +31,6 @@ from headrace.runtimes.torch_archive import (
 )
 from headrace.runtimes.torch_model import (
     Program,
-    TorchModel,
     choose_device,
     import_torch,
     quiet,
@@ -45,8 +43,6 @@ _WRAP: Final = "export a module that takes tensors and calls this one"
 _GRAPH: Final = re.compile(r"models/\w+\.json|serialized_exported_program\.json")
 _MAX_GRAPH_BYTES: Final = 256 << 20
 _ENDLESS: Final = 1 << 40
-MAX_INPUT_BYTES: Final = 2_000_000_000
-"""As much as the gateway's limit of a body may be set to."""
 
 
 class TorchExportRuntime:
@@ -63,7 +59,41 @@ class TorchExportRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the program; on CUDA if it is there and `options` allows it."""
-        return _open(path, options)
+        file = require_torch_file(path, Kind.PROGRAM)
+        torch, values = import_torch()
+        if any(name.startswith(_COMPILED) for name in read_sizes(file)):
+            raise refuse(
+                file,
+                "holds machine code compiled by AOTInductor, which is served nowhere but where it "
+                "was made; save the program itself with torch.export.save",
+            )
+        declared = read_declared(path, file)
+        if declared.values or declared.method != "forward":
+            raise refuse(path, "declares 'values' or 'method', which an exported program has not")
+        device = choose_device(torch, options.device)
+        with quiet():
+            try:
+                exported = torch.export.load(str(file))
+                if device != "cpu":
+                    from torch.export.passes import move_to_device_pass  # noqa: PLC0415  # few need it
+
+                    exported = move_to_device_pass(exported, device)
+            except Exception as error:
+                # What PyTorch raises here shares no base class but Exception.
+                raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
+        leaves = _renamed(path, _leaves(path, torch, values, exported), declared)
+        with quiet():
+            program = _program(torch, exported, leaves, device)
+        # What is analysed are the file's own sizes: a signature names tensors, or allows fewer
+        # shapes.
+        verdict = cache(lambda: _analysed(file))
+        most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
+        if most is not None:
+            pieces = replace(program, call=_in_pieces(torch, program.call, most))
+            model = open_proved(path, pieces, declared, options=options, analyse=verdict)
+            if model.signature.batched:
+                return model
+        return open_proved(path, program, declared, options=options, analyse=verdict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,43 +112,6 @@ class _Leaf:
     most: int | None = None
 
 
-def _open(path: Path, options: LoadOptions) -> TorchModel:
-    file = require_torch_file(path, Kind.PROGRAM)
-    torch, values = import_torch()
-    if any(name.startswith(_COMPILED) for name in read_sizes(file)):
-        raise refuse(
-            file,
-            "holds machine code compiled by AOTInductor, which is served nowhere but where it was "
-            "made; save the program itself with torch.export.save",
-        )
-    declared = read_declared(path, file)
-    if declared.values or declared.method != "forward":
-        raise refuse(path, "declares 'values' or 'method', which an exported program has not")
-    device = choose_device(torch, options.device)
-    with quiet():
-        try:
-            exported = torch.export.load(str(file))
-            if device != "cpu":
-                from torch.export.passes import move_to_device_pass  # noqa: PLC0415  # few need it
-
-                exported = move_to_device_pass(exported, device)
-        except Exception as error:
-            # What PyTorch raises here shares no base class but Exception.
-            raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
-    leaves = _renamed(path, _leaves(path, torch, values, exported), declared)
-    with quiet():
-        program = _program(torch, exported, leaves, device)
-    # What is analysed are the file's own sizes: a signature names tensors, or allows fewer shapes.
-    verdict = cache(lambda: _analysed(file))
-    most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
-    if most is not None:
-        pieces = replace(program, call=_in_pieces(torch, program.call, most))
-        model = open_proved(path, pieces, declared, options=options, analyse=verdict)
-        if model.signature.batched:
-            return model
-    return open_proved(path, program, declared, options=options, analyse=verdict)
-
-
 def _analysed(file: Path) -> Verdict:
     """Whether rows are independent, from the graph that the file holds."""
     names = [name for name in read_sizes(file) if _GRAPH.fullmatch(name)]
@@ -134,8 +127,24 @@ def _analysed(file: Path) -> Verdict:
 def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) -> Program:
     keeps_state, writes_inputs = _what_runs_change(exported)
     takes = [(leaf.spec, leaf.cast) for leaf in leaves if leaf.spec is not None]
+    # What calls the program with the tensors of a request.
+    module = exported.module()
+    pytree = torch.utils._pytree  # noqa: SLF001  # what the program itself was flattened with
+    structure = exported.call_spec.in_spec
+
+    def value(leaf: _Leaf, given: Mapping[str, Any]) -> object:
+        if leaf.spec is None:
+            return leaf.constant
+        tensor = given[leaf.spec.name]
+        return tensor if leaf.is_tensor else tensor.item()
+
+    def call(given: Mapping[str, Any]) -> object:
+        found = [value(leaf, given) for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(found, structure)
+        return module(*args, **kwargs)
+
     return Program(
-        call=_caller(torch, exported, leaves),
+        call=call,
         inputs=tuple(spec for spec, _ in takes),
         casts={spec.name: cast for spec, cast in takes if cast is not None},
         device=device,
@@ -172,20 +181,14 @@ def _tensor(path: Path, values: Any, name: str, value: Any, ranges: Mapping[Any,
     if datatype is None:
         raise refuse(path, f"its input '{name}' is {value.dtype}, which the protocol cannot carry")
     shape = tuple(size if isinstance(size, int) else VARIABLE for size in value.shape)
-    elements = math.prod(size for size in shape if size != VARIABLE)
-    if elements * datatype.dtype.itemsize > MAX_INPUT_BYTES:
-        raise refuse(
-            path,
-            f"its input '{name}' has the shape {list(shape)} of {datatype}, and no request may "
-            f"have more than {MAX_INPUT_BYTES} bytes",
-        )
+    spec = TensorSpec(name=name, datatype=datatype, shape=shape)
+    check_input_sizes(path, [spec])
     most = None
     if shape and shape[0] == VARIABLE:
         limits = ranges.get(value.shape[0].node.expr)
         # What has no end is one of sympy's infinities, which is no number of rows.
         if limits is not None and limits.upper < _ENDLESS:
             most = int(limits.upper)
-    spec = TensorSpec(name=name, datatype=datatype, shape=shape)
     cast = value.dtype if datatype.dtype.itemsize != value.dtype.itemsize else None
     return _Leaf(name=name, spec=spec, cast=cast, most=most)
 
@@ -236,30 +239,6 @@ def _what_runs_change(exported: Any) -> tuple[bool, bool]:
     return keeps, bool(signature.user_inputs_to_mutate)
 
 
-def _caller(
-    torch: Any,
-    exported: Any,
-    leaves: Sequence[_Leaf],
-) -> Callable[[Mapping[str, Any]], object]:
-    """What calls the program with the tensors of a request."""
-    module = exported.module()
-    pytree = torch.utils._pytree  # noqa: SLF001  # what the program itself was flattened with
-    structure = exported.call_spec.in_spec
-
-    def value(leaf: _Leaf, given: Mapping[str, Any]) -> object:
-        if leaf.spec is None:
-            return leaf.constant
-        tensor = given[leaf.spec.name]
-        return tensor if leaf.is_tensor else tensor.item()
-
-    def call(given: Mapping[str, Any]) -> object:
-        found = [value(leaf, given) for leaf in leaves]
-        args, kwargs = pytree.tree_unflatten(found, structure)
-        return module(*args, **kwargs)
-
-    return call
-
-
 def _in_pieces(
     torch: Any,
     call: Callable[[Mapping[str, Any]], object],
@@ -281,8 +260,7 @@ def _in_pieces(
         _, values = import_torch()
         found: dict[str, Any] = values.flatten(call(piece))
         if any(not isinstance(one, torch.Tensor) or not one.ndim for one in found.values()):
-            msg = f"the program takes {most} rows, and gives what has none"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError(f"the program takes {most} rows, and gives what has none")
         return found
 
     return whole

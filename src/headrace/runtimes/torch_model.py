@@ -67,8 +67,7 @@ class TorchModel:
             RuntimeFailedError: The model is closed.
         """
         if self._program is None:
-            msg = "the model is closed"
-            raise RuntimeFailedError(msg)
+            raise RuntimeFailedError("the model is closed")
         return self._program
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
@@ -80,7 +79,14 @@ class TorchModel:
             torch.set_num_threads(self._threads)
         try:
             with torch.inference_mode():
-                found = self._values.flatten(program.call(self._tensors(program, inputs)))
+                tensors = {}
+                for spec in program.inputs:
+                    tensor = self._values.as_tensor(inputs[spec.name], copy=program.writes_inputs)
+                    cast = program.casts.get(spec.name)
+                    if cast is not None or program.device != "cpu":
+                        tensor = tensor.to(program.device, cast or tensor.dtype)
+                    tensors[spec.name] = tensor
+                found = self._values.flatten(program.call(tensors))
                 answers = self._named(program, found, outputs)
                 self._check(answers, inputs)
         except HeadraceError:
@@ -93,16 +99,6 @@ class TorchModel:
     def close(self) -> None:
         """Let go of the module; may be called again."""
         self._program = None
-
-    def _tensors(self, program: Program, inputs: Tensors) -> dict[str, Any]:
-        tensors = {}
-        for spec in program.inputs:
-            tensor = self._values.as_tensor(inputs[spec.name], copy=program.writes_inputs)
-            cast = program.casts.get(spec.name)
-            if cast is not None or program.device != "cpu":
-                tensor = tensor.to(program.device, cast or tensor.dtype)
-            tensors[spec.name] = tensor
-        return tensors
 
     def _named(
         self, program: Program, found: Mapping[str, object], outputs: Sequence[str] | None
@@ -135,11 +131,10 @@ class TorchModel:
                 continue
             fits = spec.fits(array.shape) and rows in (None, *array.shape[:1])
             if array.dtype != spec.datatype.dtype or not fits:
-                msg = (
+                raise RuntimeFailedError(
                     f"the model gives '{spec.name}' as {array.dtype} of the shape "
                     f"{list(array.shape)}, but {spec.datatype} of {list(spec.shape)} was expected"
                 )
-                raise RuntimeFailedError(msg)
 
 
 def import_torch() -> "tuple[Any, Any]":

@@ -1,4 +1,4 @@
-"""How do tensors of the protocol become PyTorch's, and what a module gives tensors of the protocol?
+"""Conversion of tensors between the protocol and PyTorch.
 
 Imported only where PyTorch is: `torch_model` sees to that.
 """
@@ -28,18 +28,6 @@ DATATYPES: Final = {
     torch.bfloat16: Datatype.FP32,
 }
 """The protocol has no bfloat16: callers see FP32, which holds all of its values."""
-STORAGES: Final = {
-    "BoolStorage": Datatype.BOOL,
-    "ByteStorage": Datatype.UINT8,
-    "CharStorage": Datatype.INT8,
-    "ShortStorage": Datatype.INT16,
-    "IntStorage": Datatype.INT32,
-    "LongStorage": Datatype.INT64,
-    "HalfStorage": Datatype.FP16,
-    "FloatStorage": Datatype.FP32,
-    "DoubleStorage": Datatype.FP64,
-}
-"""What PyTorch calls the memory of a tensor in its files."""
 _NUMBERS: Final = {bool: np.bool_, int: np.int64, float: np.float64}
 _MAX_OUTPUTS: Final = 1000
 _MAX_DEPTH: Final = 32
@@ -70,8 +58,7 @@ def flatten(answer: object) -> dict[str, object]:
             raise RuntimeFailedError(f"the model gives {what}")
         found[name] = value
     if not found:
-        msg = "the model gives no tensor"
-        raise RuntimeFailedError(msg)
+        raise RuntimeFailedError("the model gives no tensor")
     return found
 
 
@@ -107,8 +94,7 @@ class _Writeable:
 
 def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
     if depth > _MAX_DEPTH:
-        msg = f"the model's answer nests more than {_MAX_DEPTH} deep"
-        raise RuntimeFailedError(msg)
+        raise RuntimeFailedError(f"the model's answer nests more than {_MAX_DEPTH} deep")
     if value is None:  # an output that is off
         return
     if isinstance(value, torch.Tensor) or type(value) in _NUMBERS:

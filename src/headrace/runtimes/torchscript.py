@@ -6,7 +6,7 @@ trust.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from headrace.runtimes.torch_archive import (
     Kind,
     Traced,
     check_records,
+    dtype_of,
     find_torch_file,
     read_traced,
     require_torch_file,
@@ -46,6 +47,7 @@ _NUMBERS: Final = {
     "float": Datatype.FP64,
     "bool": Datatype.BOOL,
 }
+_SERVED: Final = {kind.dtype: kind for kind in Datatype if kind is not Datatype.BYTES}
 _TRACED_ROWS: Final = (1, 2, 3)
 _CHANGES: Final = ("prim::SetAttr", "prim::CallMethod", "prim::fork", "prim::awaitable")
 """Nodes that change the module, or call what the graph does not show."""
@@ -68,7 +70,72 @@ class TorchScriptRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the module; on CUDA if it is there and `options` allows it. Runs its code."""
-        return _open(path, options)
+        file = require_torch_file(path, Kind.SCRIPT)
+        torch, _ = import_torch()
+        check_records(file)
+        declared = read_declared(path, file)
+        device = choose_device(torch, options.device)
+        with quiet():
+            try:
+                module = torch.jit.load(str(file), map_location=device).eval()
+            except Exception as error:
+                # The reader's errors share no base class but Exception.
+                raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
+            method = _method(path, module, declared.method)
+            keeps_state, writes_inputs = _what_runs_change(torch, module, declared.method)
+        arguments = _arguments(path, method, declared)
+        traced = read_traced(file).get(declared.method, ())
+
+        def program(specs: Mapping[str, TensorSpec]) -> Program:
+            # What calls the method with the tensors of a request.
+            tensors = [
+                (a.name, specs[a.name].name)
+                for a in arguments
+                if a.name in specs and a.kind in _TENSORS
+            ]
+            numbers = [
+                (a.name, specs[a.name].name)
+                for a in arguments
+                if a.name in specs and a.kind in _NUMBERS
+            ]
+
+            def call(given: Mapping[str, Any]) -> object:
+                found = {argument: given[name] for argument, name in tensors}
+                found |= {argument: given[name].item() for argument, name in numbers}
+                return method(**found, **declared.values)
+
+            return Program(
+                call=call,
+                inputs=tuple(specs.values()),
+                casts={},
+                device=device,
+                keeps_state=keeps_state,
+                writes_inputs=writes_inputs,
+                loaded=module,
+            )
+
+        if declared.inputs:
+            specs = _declared_specs(path, arguments, declared)
+        else:
+            specs = _traced_specs(path, arguments, traced)
+            by_row = {
+                name: (replace(spec, shape=(VARIABLE, *spec.shape[1:])) if spec.shape else spec)
+                for name, spec in specs.items()
+            }
+            trial = TorchModel(
+                program(by_row),
+                ModelSignature(inputs=tuple(by_row.values()), outputs=(), batched=False),
+                options.intra_op_threads,
+            )
+            if runs(trial.run, tuple(by_row.values()), _TRACED_ROWS):
+                specs = by_row
+        return open_proved(
+            path,
+            program(specs),
+            declared,
+            options=options,
+            analyse=lambda: analyse_torchscript(file, declared.method, specs, declared.values),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,51 +145,6 @@ class _Argument:
     name: str
     kind: str
     optional: bool
-
-
-def _open(path: Path, options: LoadOptions) -> TorchModel:
-    file = require_torch_file(path, Kind.SCRIPT)
-    torch, values = import_torch()
-    check_records(file)
-    declared = read_declared(path, file)
-    device = choose_device(torch, options.device)
-    with quiet():
-        try:
-            module = torch.jit.load(str(file), map_location=device).eval()
-        except Exception as error:
-            # The reader's errors share no base class but Exception.
-            raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
-        method = _method(path, module, declared.method)
-        keeps_state, writes_inputs = _what_runs_change(torch, module, declared.method)
-    arguments = _arguments(path, method, declared)
-    traced = read_traced(file).get(declared.method, ())
-
-    def program(specs: Mapping[str, TensorSpec]) -> Program:
-        return Program(
-            call=_caller(method, arguments, specs, declared),
-            inputs=tuple(specs.values()),
-            casts={},
-            device=device,
-            keeps_state=keeps_state,
-            writes_inputs=writes_inputs,
-            loaded=module,
-        )
-
-    if declared.inputs:
-        specs = _declared_specs(path, arguments, declared)
-    else:
-        specs = _traced_specs(path, arguments, traced, values.STORAGES)
-        by_row = {name: _by_row(spec) for name, spec in specs.items()}
-        trial = TorchModel(program(by_row), _nothing_known(by_row), options.intra_op_threads)
-        if runs(trial.run, tuple(by_row.values()), _TRACED_ROWS):
-            specs = by_row
-    return open_proved(
-        path,
-        program(specs),
-        declared,
-        options=options,
-        analyse=lambda: analyse_torchscript(file, declared.method, specs, declared.values),
-    )
 
 
 def _method(path: Path, module: Any, name: str) -> Any:
@@ -205,16 +227,17 @@ def _traced_specs(
     path: Path,
     arguments: Sequence[_Argument],
     traced: Sequence[Traced | None],
-    storages: Mapping[str, Datatype],
 ) -> dict[str, TensorSpec]:
     """By argument, what it was traced with; and numbers, which are what they are."""
     found = {}
     for i, one in enumerate(arguments):
         example = traced[i] if i < len(traced) else None
         number = _NUMBERS.get(one.kind)
-        if one.kind == "Tensor" and example is not None and example.storage in storages:
-            datatype = storages[example.storage]
-            found[one.name] = TensorSpec(name=one.name, datatype=datatype, shape=example.shape)
+        dtype = None if example is None else dtype_of(example.storage)
+        if one.kind == "Tensor" and example is not None and dtype in _SERVED:
+            found[one.name] = TensorSpec(
+                name=one.name, datatype=_SERVED[dtype], shape=example.shape
+            )
         elif number is not None and not one.optional:
             found[one.name] = TensorSpec(name=one.name, datatype=number, shape=())
         elif not one.optional:
@@ -227,33 +250,3 @@ def _traced_specs(
                 f"{how_to_declare(names)}",
             )
     return found
-
-
-def _by_row(spec: TensorSpec) -> TensorSpec:
-    return replace(spec, shape=(VARIABLE, *spec.shape[1:])) if spec.shape else spec
-
-
-def _nothing_known(specs: Mapping[str, TensorSpec]) -> ModelSignature:
-    return ModelSignature(inputs=tuple(specs.values()), outputs=(), batched=False)
-
-
-def _caller(
-    method: Any,
-    arguments: Sequence[_Argument],
-    specs: Mapping[str, TensorSpec],
-    declared: Declared,
-) -> Callable[[Mapping[str, Any]], object]:
-    """What calls the method with the tensors of a request."""
-    tensors = [
-        (a.name, specs[a.name].name) for a in arguments if a.name in specs and a.kind in _TENSORS
-    ]
-    numbers = [
-        (a.name, specs[a.name].name) for a in arguments if a.name in specs and a.kind in _NUMBERS
-    ]
-
-    def call(given: Mapping[str, Any]) -> object:
-        found = {argument: given[name] for argument, name in tensors}
-        found |= {argument: given[name].item() for argument, name in numbers}
-        return method(**found, **declared.values)
-
-    return call

@@ -6,7 +6,7 @@ its outputs; one that writes to a tensor changes every tensor that shares its me
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Union
+from typing import Final, TypeVar, Union
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from headrace.runtimes.rows.values import (
     normal_axis,
 )
 
+_T = TypeVar("_T")
 _WHOLE: Final = ("int", "uint", "bool")
 _IGNORED: Final = """
 device layout pin_memory memory_format non_blocking copy generator requires_grad implicit out_dtype
@@ -127,11 +128,8 @@ class AtenCall:
 
     @staticmethod
     def _size(item: Argument) -> Size | None:
-        if isinstance(item, Value) and item.elements is not None and item.elements.size == 1:
-            size: Size | None = item.elements.flat[0]
-            return size
-        if isinstance(item, Value) and item.is_uniform:
-            return None
+        if isinstance(item, Value) and (item.only is not None or item.is_uniform):
+            return item.only
         if not isinstance(item, Size):
             raise MixedRowsError("takes sizes that are computed while it runs")
         return item
@@ -174,6 +172,10 @@ class AtenCall:
             value = self.optional(number, name)
             if value is not None and not value.is_uniform:
                 raise MixedRowsError("has parameters that depend on the batch")
+
+    def ignore_rest(self) -> None:
+        """Count all arguments as looked at."""
+        self.used |= {*range(len(self.positional)), *self.named}
 
     def check_used(self) -> None:
         """Raise MixedRowsError if an argument was given that no one looked at."""
@@ -243,7 +245,7 @@ class AtenInterpreter:
             changes_first: Whether it writes its result to its first tensor.
         """
         arguments: list[Argument] = [*positional, *named.values()]
-        tensors = list(dict.fromkeys(_tensors(arguments)))
+        tensors = list(dict.fromkeys(parts_of_kind(Tensor, arguments)))
         operator = self._table.operators.get(name)
         if operator is None or "out" in named:
             reason = f"{what} is an operator that is not known to keep rows apart"
@@ -278,16 +280,10 @@ class AtenInterpreter:
         if not isinstance(item, Tensor):
             return item
         value = item.value
+        if value.only is not None:
+            return value.only
         if value.is_uniform:
-            first = (
-                value.elements.flat[0]
-                if value.elements is not None and value.elements.size
-                else None
-            )
-            return first if isinstance(first, Size) else self.transfer.symbols.unknown()
-        if value.elements is not None and value.elements.size == 1 and value.elements.flat[0]:
-            size: Size = value.elements.flat[0]
-            return size
+            return self.transfer.symbols.unknown()
         reason = value.mixed or f"{what} takes a number out of all rows"
         return self.tensor(mixed(reason))
 
@@ -318,7 +314,8 @@ class AtenInterpreter:
         what: str,
         count: int,
     ) -> list[Value]:
-        numbers = [item for item in _numbers([*positional, *named.values()]) if item.has_batch]
+        sizes = parts_of_kind(Size, [*positional, *named.values()])
+        numbers = [item for item in sizes if item.has_batch]
         inputs = [*(tensor.value for tensor in tensors), *map(as_value, numbers)]
 
         def applied(values: Sequence[Value | None]) -> Results:
@@ -399,23 +396,14 @@ def is_whole(dtype: str) -> bool:
     return dtype.startswith(_WHOLE)
 
 
-def _tensors(items: Sequence[Argument]) -> list[Tensor]:
-    flat: list[Tensor] = []
+def parts_of_kind(kind: type[_T], items: Sequence[object]) -> list[_T]:
+    """What is of a kind among items, and in lists and tuples among them."""
+    flat: list[_T] = []
     for item in items:
-        if isinstance(item, Tensor):
+        if isinstance(item, kind):
             flat.append(item)
-        elif isinstance(item, list):
-            flat.extend(_tensors(item))
-    return flat
-
-
-def _numbers(items: Sequence[Argument]) -> list[Size]:
-    flat: list[Size] = []
-    for item in items:
-        if isinstance(item, Size):
-            flat.append(item)
-        elif isinstance(item, list):
-            flat.extend(_numbers(item))
+        elif isinstance(item, list | tuple):
+            flat.extend(parts_of_kind(kind, item))
     return flat
 
 

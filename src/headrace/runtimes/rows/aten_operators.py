@@ -74,14 +74,6 @@ def _all_operands(call: AtenCall) -> list[Value]:
     ]
 
 
-def _elementwise(call: AtenCall) -> Results:
-    return call.transfer.elementwise(_all_operands(call), is_integer=False)
-
-
-def _same_kind(call: AtenCall) -> Results:
-    return call.transfer.elementwise(_all_operands(call))
-
-
 def _test(call: AtenCall) -> Results:
     """Truth values: no numbers to compute sizes with."""
     return call.transfer.elementwise(_all_operands(call), is_integer=True)
@@ -250,10 +242,6 @@ def _squeeze(call: AtenCall) -> Results:
         elif size is None or not size.is_constant:
             raise MixedRowsError("removes an axis if it has the size 1")
     return call.transfer.squeeze(value, removed)
-
-
-def _unsqueeze(call: AtenCall) -> Results:
-    return call.transfer.unsqueeze(call.value(), [call.integer(1, "dim")])
 
 
 def _transpose(call: AtenCall) -> Results:
@@ -504,7 +492,7 @@ def _arange(call: AtenCall) -> Results:
     bounds = [
         as_value(item) for item in (first, last, stride) if isinstance(item, Size | Value | float)
     ]
-    begin, total, width = (_only(bound) for bound in bounds)
+    begin, total, width = (bound.only for bound in bounds)
     if begin == ZERO and total is not None and width is not None and width != ONE:
         is_even = width.is_positive and not width.has_batch
         if is_even and divide(total, width) == BATCH:
@@ -519,17 +507,9 @@ def _arange(call: AtenCall) -> Results:
     return call.transfer.count(*bounds)
 
 
-def _only(value: Value) -> Size | None:
-    """The only element, if it is known."""
-    if value.elements is None or value.elements.size != 1:
-        return None
-    size: Size | None = value.elements.flat[0]
-    return size
-
-
 def _uniform_only(call: AtenCall) -> Results:
     """Made of arguments alone."""
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     if any(isinstance(item, Value) and not item.is_uniform for item in call.positional):
         raise MixedRowsError("has parameters that depend on the batch")
     return Value()
@@ -544,21 +524,14 @@ def _scalar_tensor(call: AtenCall) -> Results:
 # Along axes
 
 
-def _along(parameter: int = 1, default: int | None = None, what: str = "normalises") -> Operator:
+def _along(what: str = "normalises") -> Operator:
     def operator(call: AtenCall) -> Results:
-        name = "dim" if "dims" not in call.named else "dims"
-        axes = call.integers(parameter, name)
+        axes = call.integers(1, "dims" if "dims" in call.named else "dim")
         if axes is None:
-            if default is None:
-                raise MixedRowsError("runs through all elements")
-            axes = [default]
-        call.used |= {*range(len(call.positional)), *call.named}
-        first = "input" if "input" in call.named else "self"
-        value = replace(call.value(0, first), elements=None, below=None)
-        if call.value(0, first).counts_rows:
-            raise MixedRowsError("computes with the number of rows")
-        result = call.transfer.along(value, axes, what)
-        return [result] * max(call.count, 1)
+            raise MixedRowsError("runs through all elements")
+        call.ignore_rest()
+        value = call.value(0, "input" if "input" in call.named else "self")
+        return [call.transfer.along(value, axes, what)] * max(call.count, 1)
 
     return operator
 
@@ -568,16 +541,12 @@ def _roll(call: AtenCall) -> Results:
     call.get(1, "shifts")
     if not axes:
         raise MixedRowsError("shifts all elements")
-    return call.transfer.along(replace(call.value(), elements=None), axes, "shifts")
+    return call.transfer.along(call.value(), axes, "shifts")
 
 
 def _sort(call: AtenCall) -> Results:
-    value = call.value()
-    axis = call.integer(1, "dim", -1)
-    call.used |= {*range(len(call.positional)), *call.named}
-    if value.counts_rows:
-        raise MixedRowsError("computes with the number of rows")
-    result = call.transfer.along(replace(value, elements=None, below=None), [axis], "sorts")
+    result = call.transfer.along(call.value(), [call.integer(1, "dim", -1)], "sorts")
+    call.ignore_rest()
     places = replace(result, is_integer=True)
     return places if call.name == "argsort" else [result, places]
 
@@ -585,73 +554,51 @@ def _sort(call: AtenCall) -> Results:
 def _top(call: AtenCall) -> Results:
     value, count = call.value(), call.size(1, "k")
     axis = call.integer(2, "dim", -1)
-    call.used |= {*range(len(call.positional)), *call.named}
-    size = call.transfer.symbols.unknown() if count is None else count
-    result = call.transfer.resized(replace(value, elements=None, below=None), {axis: size}, "ranks")
-    below = value.shape[normal_axis(axis, value.rank)] if value.shape else None
-    return [result, replace(result, is_integer=True, below=below)]
+    call.ignore_rest()
+    return call.transfer.ranked(value, axis, count)
+
+
+def _reduced(call: AtenCall, parameter: int = 1, *, is_test: bool | None = None) -> Value:
+    """A reduction whose axes are the parameter of this number; all axes if there are none."""
+    item = call.get(parameter, "dim")
+    if isinstance(item, bool):  # `std(self, unbiased)`
+        item = None
+    axes = None if item is None else (call.integers(parameter, "dim") or None)
+    rest = [call.get(i, "") for i in range(parameter + 1, len(call.positional))]
+    flags = [flag for flag in rest if isinstance(flag, bool)]
+    keep = call.flag(-1, "keepdim") or bool(flags and flags[-1])
+    if call.name in {"std", "var", "std_mean", "var_mean"} and len(flags) == 1:
+        # One flag by position is `unbiased`.
+        keep = call.flag(-1, "keepdim")
+    value = call.value()
+    call.ignore_rest()
+    return call.transfer.reduce(value, axes, keep=keep, is_integer=is_test)
 
 
 def _reduce(parameter: int = 1, *, is_test: bool | None = None, outputs: int = 1) -> Operator:
-    """A reduction whose axes are the parameter of this number; all axes if there are none."""
-
-    def operator(call: AtenCall) -> Results:
-        value = call.value()
-        if value.counts_rows:
-            raise MixedRowsError("computes with the number of rows")
-        item = call.get(parameter, "dim")
-        if isinstance(item, bool):  # `std(self, unbiased)`
-            item = None
-        axes = None if item is None else (call.integers(parameter, "dim") or None)
-        rest = [call.get(i, "") for i in range(parameter + 1, len(call.positional))]
-        flags = [flag for flag in rest if isinstance(flag, bool)]
-        keep = call.flag(-1, "keepdim") or bool(flags and flags[-1])
-        call.used |= {*range(len(call.positional)), *call.named}
-        if call.name in {"std", "var", "std_mean", "var_mean"} and len(flags) == 1:
-            # One flag by position is `unbiased`.
-            keep = call.flag(-1, "keepdim")
-        reduced = call.transfer.reduce(
-            replace(value, elements=None, below=None), axes, keep=keep, is_integer=is_test
-        )
-        return [reduced] * max(outputs, 1)
-
-    return operator
+    return lambda call: [_reduced(call, parameter, is_test=is_test)] * outputs
 
 
-def _extreme(call: AtenCall) -> Results:
-    """`max(self)`, `max(self, other)`, `max(self, dim, keepdim)`."""
+def _chosen(call: AtenCall) -> Results:
+    """`max`, `min` and `median` of all elements, or along an axis with the positions too."""
     other = call.named.get("other") or (call.positional[1] if len(call.positional) > 1 else None)
     if isinstance(other, Value):
         return _folding(FOLDS["Max" if call.name == "max" else "Min"])(call)
-    results = _reduce()(call)
-    (reduced, *_) = results if isinstance(results, list) else [results]
+    reduced = _reduced(call)
     has_axis = len(call.positional) > 1 or "dim" in call.named
     return [reduced, replace(reduced, is_integer=True)] if has_axis else reduced
 
 
-def _chosen(call: AtenCall) -> Results:
-    return _reduce(is_test=True)(call)
-
-
 def _kth(call: AtenCall) -> Results:
     call.get(1, "k")
-    results = _reduce(2)(call)
-    (reduced, *_) = results if isinstance(results, list) else [results]
-    return [reduced, replace(reduced, is_integer=True)]
-
-
-def _median(call: AtenCall) -> Results:
-    if len(call.positional) < 2 and "dim" not in call.named:  # noqa: PLR2004  # of all elements
-        return _reduce()(call)
-    results = _reduce()(call)
-    (reduced, *_) = results if isinstance(results, list) else [results]
+    reduced = _reduced(call, 2)
     return [reduced, replace(reduced, is_integer=True)]
 
 
 def _similarity(call: AtenCall) -> Results:
     first, second = call.value(0, "x1"), call.value(1, "x2")
     axis = call.integer(2, "dim", 1 if call.name == "cosine_similarity" else -1)
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     return call.transfer.reduce(call.transfer.elementwise([first, second]), [axis], keep=False)
 
 
@@ -668,7 +615,7 @@ def _embedding_bag(call: AtenCall) -> Results:
     weight, indices, offsets = (
         call.value(i, name) for i, name in enumerate(("weight", "indices", "offsets"))
     )
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     weights = call.optional(6, "per_sample_weights")
     numbers = offsets.row_numbers
     if weight.rows is not None or numbers is None or numbers.width != ONE or numbers.is_first:
@@ -686,10 +633,6 @@ def _gather(call: AtenCall) -> Results:
     axis = call.integer(1, "dim")
     call.get(-1, "sparse_grad")
     return call.transfer.take_along(call.value(), call.value(2, "index"), axis)
-
-
-def _index_select(call: AtenCall) -> Results:
-    return call.transfer.gather(call.value(), call.value(2, "index"), call.integer(1, "dim"))
 
 
 def _indices(call: AtenCall) -> tuple[int, list[Value]]:
@@ -818,7 +761,7 @@ def _bucketize(call: AtenCall) -> Results:
     sequence = call.value(0 if is_search else 1, "sorted_sequence" if is_search else "boundaries")
     if sequence.shape is None or len(sequence.shape) != 1:
         raise MixedRowsError("searches in a table by position")
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     return Value(shape=value.shape, rows=value.rows, is_integer=True)
 
 
@@ -858,7 +801,7 @@ _VIEWS: Final[Mapping[str, Operator]] = {
     "flatten": _flatten,
     "unflatten": _unflatten,
     "squeeze": _squeeze,
-    "unsqueeze": _unsqueeze,
+    "unsqueeze": lambda call: call.transfer.unsqueeze(call.value(), [call.integer(1, "dim")]),
     **for_names("transpose swapaxes swapdims t mT adjoint", _transpose),
     **for_names("permute numpy_T", _permute),
     "movedim": _movedim,
@@ -899,8 +842,10 @@ _TESTS: Final = (
     "isfinite isinf isnan isneginf isposinf logical_and logical_not logical_or logical_xor"
 )
 _OTHERS: Final[Mapping[str, Operator]] = {
-    **for_names(_FRACTIONS, _elementwise),
-    **for_names(_KEEPING, _same_kind),
+    **for_names(
+        _FRACTIONS, lambda call: call.transfer.elementwise(_all_operands(call), is_integer=False)
+    ),
+    **for_names(_KEEPING, lambda call: call.transfer.elementwise(_all_operands(call))),
     **for_names(_TESTS, _test),
     "where": _where,
     **for_names("prelu _prelu_kernel", _prelu),
@@ -911,8 +856,8 @@ _OTHERS: Final[Mapping[str, Operator]] = {
     **for_names("replication_pad1d replication_pad2d replication_pad3d", _pad),
     **for_names("eye linspace hann_window hamming_window", _uniform_only),
     **for_names("softmax log_softmax _softmax _log_softmax softmin", _along()),
-    **for_names("cumsum cumprod logcumsumexp cummax cummin", _along(what="runs")),
-    "flip": _along(what="reverses"),
+    **for_names("cumsum cumprod logcumsumexp cummax cummin", _along("runs")),
+    "flip": _along("reverses"),
     "roll": _roll,
     **for_names("sort argsort", _sort),
     "topk": _top,
@@ -920,15 +865,16 @@ _OTHERS: Final[Mapping[str, Operator]] = {
     **for_names("std var", _reduce()),
     **for_names("std_mean var_mean", _reduce(outputs=2)),
     **for_names("norm linalg_vector_norm", _reduce(2)),
-    **for_names("all any argmax argmin count_nonzero", _chosen),
-    **for_names("max min", _extreme),
+    **for_names("all any argmax argmin count_nonzero", _reduce(is_test=True)),
+    **for_names("max min median", _chosen),
     "kthvalue": _kth,
-    "median": _median,
     **for_names("cosine_similarity pairwise_distance", _similarity),
     "embedding": _embedding,
     **for_names("embedding_bag _embedding_bag", _embedding_bag),
     "gather": _gather,
-    "index_select": _index_select,
+    "index_select": lambda call: call.transfer.gather(
+        call.value(), call.value(2, "index"), call.integer(1, "dim")
+    ),
     "index": _index,
     "index_put": _index_put,
     **for_names("scatter scatter_add scatter_reduce", _scatter),

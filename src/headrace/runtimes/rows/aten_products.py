@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Final
 
 from headrace.runtimes.rows.aten import Argument, AtenCall, Operator
-from headrace.runtimes.rows.operators import Results, for_names, is_scalar
+from headrace.runtimes.rows.operators import Results, for_names, is_scalar, window_widths
 from headrace.runtimes.rows.symbols import Size, multiply
 from headrace.runtimes.rows.values import MixedRowsError, Value, with_rows
 
@@ -76,9 +76,7 @@ def _conv(call: AtenCall) -> Results:
             groups = call.integer(6, "groups", 1)
             extra = [0] * count
     call.used |= {9, 10, 11, 12, "benchmark", "deterministic", "cudnn_enabled", "allow_tf32"}
-    widths = [size.number for size in weight.shape[2:] if size.is_constant]
-    if len(widths) != count:
-        raise MixedRowsError("has weights of unknown shape")
+    widths = window_widths(weight.shape[2:])
     symbols, shape = call.transfer.symbols, (value.shape or ())[2:]
     sizes = []
     for i, size in enumerate(shape):
@@ -142,7 +140,7 @@ def _adaptive_pool(call: AtenCall) -> Results:
 
 def _upsample(call: AtenCall) -> Results:
     value, count = call.value(0, "input" if "input" in call.named else "self"), _spatial_count(call)
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     items = call.get(1, "output_size")
     symbols = call.transfer.symbols
     sizes = [symbols.unknown(minimum=1) for _ in range(count)]
@@ -299,7 +297,7 @@ def _attention(call: AtenCall) -> Results:
 def _encoder_layer(call: AtenCall) -> Results:
     """`_transformer_encoder_layer_fwd`: one layer of an encoder, batch first."""
     value = call.value(0, "src")
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     for number, item in enumerate(call.positional[1:], 1):
         if isinstance(item, Value) and not item.is_uniform:
             raise MixedRowsError(f"has argument {number} that depends on the batch")
@@ -329,7 +327,7 @@ def _quantised(call: AtenCall) -> Results:
     for number, item in enumerate(call.positional[1:], 1):
         if isinstance(item, Value) and not (item.is_uniform and is_scalar(item)):
             raise MixedRowsError(f"has parameter {number} by row")
-    call.used |= {*range(len(call.positional)), *call.named}
+    call.ignore_rest()
     return replace(call.value(0, "input"), elements=None)
 
 

@@ -46,7 +46,6 @@ _MARK_AT: Final = 4
 
 _FIRST_SCAN: Final = 9
 """The opset since which `Scan` takes no lengths."""
-_NUMBERS: Final = "numbers the rows of the batch"
 
 Environment = MutableMapping[str, Value]
 
@@ -276,10 +275,6 @@ class _Analysis:
 def _of(environment: Mapping[str, Value], name: str) -> Value:
     value = environment.get(name)
     return mixed("the graph names a tensor that nothing gives") if value is None else value
-
-
-def _listed(results: Results) -> list[Value]:
-    return results if isinstance(results, list) else [results]
 
 
 def _constant(node: OnnxNode) -> Value:

@@ -20,30 +20,42 @@ from headrace.runtimes.file_bytes import (
     inside,
     numbers,
     text,
+    within,
 )
 from headrace.runtimes.rows.operators import OperatorCall, Results
 from headrace.runtimes.rows.symbols import Size
 from headrace.runtimes.rows.values import MAX_ELEMENTS, Value, constant
 
 # Numbers of fields: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-_MODEL_GRAPH, _MODEL_OPSETS, _MODEL_FUNCTIONS = 7, 8, 25
-_NODE_INPUT, _NODE_OUTPUT, _NODE_NAME, _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = (
-    1,
-    2,
-    3,
-    4,
-    5,
-    7,
-)
-_NODE_OVERLOAD: Final = 8
-_ATTRIBUTE_NAME, _FLOAT, _INT, _TEXT, _TENSOR, _GRAPH, _FLOATS, _INTS = 1, 2, 3, 4, 5, 6, 7, 8
-_STRINGS: Final = 9
-_ATTRIBUTE_REFERENCE: Final = 21
-_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
-_FUNCTION_NAME, _FUNCTION_INPUT, _FUNCTION_OUTPUT, _FUNCTION_NODE = 1, 4, 5, 7
-_FUNCTION_OPSETS, _FUNCTION_DOMAIN, _FUNCTION_DEFAULTS, _FUNCTION_OVERLOAD = 9, 10, 11, 13
-_TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW, _TENSOR_EXTERNAL = 1, 2, 8, 9, 13
-_TENSOR_FLOATS, _TENSOR_INT32, _TENSOR_INT64, _TENSOR_DOUBLES, _TENSOR_UINT64 = 4, 5, 7, 10, 11
+
+
+class _Model:
+    GRAPH, OPSETS, FUNCTIONS = 7, 8, 25
+
+
+class _Graph:
+    NODE, TENSOR, INPUT, OUTPUT, SPARSE = 1, 5, 11, 12, 15
+
+
+class _Node:
+    INPUT, OUTPUT, NAME, OPERATOR, ATTRIBUTE, DOMAIN, OVERLOAD = 1, 2, 3, 4, 5, 7, 8
+
+
+class _Attribute:
+    FLOAT, INT, TEXT, TENSOR, GRAPH, FLOATS, INTS, STRINGS, REFERENCE = 2, 3, 4, 5, 6, 7, 8, 9, 21
+
+
+class _Function:
+    NAME, INPUT, OUTPUT, NODE, OPSETS, DOMAIN, DEFAULTS, OVERLOAD = 1, 4, 5, 7, 9, 10, 11, 13
+
+
+class _Tensor:
+    DIMS, TYPE, FLOATS, INT32, INT64, NAME, RAW = 1, 2, 4, 5, 7, 8, 9
+    DOUBLES, UINT64, EXTERNAL = 10, 11, 13
+
+
+_FIRST: Final = 1
+"""The number of a name in most messages, of a domain, and of what a sparse tensor holds."""
 _DTYPES: Final = {
     1: "<f4",
     2: "u1",
@@ -58,6 +70,10 @@ _DTYPES: Final = {
     12: "<u4",
     13: "<u8",
 }
+_ITEMS: Final = frozenset(
+    {_Tensor.FLOATS, _Tensor.INT32, _Tensor.INT64, _Tensor.DOUBLES, _Tensor.UINT64}
+)
+"""Lists of elements by their type."""
 _MAX_NODES: Final = 500_000
 _MAX_NAME: Final = 1 << 16
 _MAX_ATTRIBUTE: Final = 4096
@@ -79,7 +95,7 @@ class OnnxAttribute:
             BrokenFileError: It has more than any list of axes.
         """
         values: list[int] = []
-        for part in self._parts(_INTS):
+        for part in self._parts(_Attribute.INTS):
             values += numbers(self.source, part, _MAX_ATTRIBUTE)
             if len(values) > _MAX_ATTRIBUTE:
                 raise BrokenFileError("has a list of axes that no tensor has")
@@ -87,39 +103,43 @@ class OnnxAttribute:
 
     def integer(self) -> int | None:
         """An integer; None if it is of another type."""
-        values = [numbers(self.source, part)[0] for part in self._parts(_INT) if not part.is_bytes]
+        values = [
+            numbers(self.source, part)[0]
+            for part in self._parts(_Attribute.INT)
+            if not part.is_bytes
+        ]
         return values[-1] if values else None
 
     def decimal(self) -> float | None:
         """A number; None if it is of another type."""
-        parts = list(self._parts(_FLOAT))
+        parts = list(self._parts(_Attribute.FLOAT))
         return self._decimal(parts[-1]) if parts else None
 
     def decimals(self) -> list[float]:
         """A list of numbers, not packed."""
-        return [self._decimal(part) for part in self._parts(_FLOATS)][:_MAX_ATTRIBUTE]
+        return [self._decimal(part) for part in self._parts(_Attribute.FLOATS)][:_MAX_ATTRIBUTE]
 
     def text(self) -> str:
         """A text."""
-        return "".join(text(self.source, part) for part in self._parts(_TEXT))
+        return "".join(text(self.source, part) for part in self._parts(_Attribute.TEXT))
 
     def count(self) -> int:
         """How many items a list of texts or integers has."""
-        return sum(1 for _ in self._parts(_STRINGS)) or len(self.ints())
+        return sum(1 for _ in self._parts(_Attribute.STRINGS)) or len(self.ints())
 
     def tensor(self) -> "OnnxConstant | None":
         """A constant."""
-        parts = list(self._parts(_TENSOR))
+        parts = list(self._parts(_Attribute.TENSOR))
         return read_tensor(self.source, parts[-1]) if parts else None
 
     def graph(self) -> "OnnxGraph | None":
         """A graph that the node runs."""
-        parts = list(self._parts(_GRAPH))
+        parts = list(self._parts(_Attribute.GRAPH))
         return read_graph(self.source, parts) if parts else None
 
     def reference(self) -> str:
         """The attribute of the surrounding function that it is; empty if it has a value."""
-        return "".join(text(self.source, part) for part in self._parts(_ATTRIBUTE_REFERENCE))
+        return "".join(text(self.source, part) for part in self._parts(_Attribute.REFERENCE))
 
     def _parts(self, number: int) -> Iterator[Field]:
         return (part for part in inside(self.source, self.field) if part.number == number)
@@ -191,11 +211,11 @@ def read_model(source: Source) -> OnnxGraphs:
     functions: dict[tuple[str, str, str], OnnxFunction] = {}
     for part in fields(source):
         match part.number:
-            case 7:  # _MODEL_GRAPH
+            case _Model.GRAPH:
                 graphs.append(part)
-            case 8:  # _MODEL_OPSETS
+            case _Model.OPSETS:
                 opsets |= _opset(source, part)
-            case 25:  # _MODEL_FUNCTIONS
+            case _Model.FUNCTIONS:
                 functions |= _function(source, part)
     return OnnxGraphs(graph=read_graph(source, graphs), opsets=opsets, functions=functions)
 
@@ -205,18 +225,17 @@ def read_graph(source: Source, parts: Iterable[Field]) -> OnnxGraph:
     graph = OnnxGraph()
     for part in (inner for outer in parts for inner in inside(source, outer)):
         match part.number:
-            case 1:
+            case _Graph.NODE:
                 graph.nodes.append(_node(source, part))
-            case 5:
+            case _Graph.TENSOR:
                 tensor = read_tensor(source, part)
                 graph.constants[tensor.name] = tensor.value
-            case 11:
-                graph.inputs.append(_name(source, part, 1))
-            case 12:
-                graph.outputs.append(_name(source, part, 1))
-            case 15:
-                values = [inner for inner in inside(source, part) if inner.number == 1]
-                for inner in values:
+            case _Graph.INPUT:
+                graph.inputs.append(_name(source, part))
+            case _Graph.OUTPUT:
+                graph.outputs.append(_name(source, part))
+            case _Graph.SPARSE:
+                for inner in within(source, part, _FIRST):
                     graph.constants[read_tensor(source, inner).name] = Value()
         if len(graph.nodes) > _MAX_NODES:
             raise BrokenFileError(f"has more than {_MAX_NODES} nodes")
@@ -231,17 +250,17 @@ def read_tensor(source: Source, place: Field) -> OnnxConstant:  # noqa: C901  # 
     items: list[float] = []
     for part in inside(source, place):
         match part.number:
-            case 1:
+            case _Tensor.DIMS:
                 dims += numbers(source, part)
-            case 2:
+            case _Tensor.TYPE:
                 kind = part.value
-            case 8:
+            case _Tensor.NAME:
                 name = text(source, part, _MAX_NAME)
-            case 9:
+            case _Tensor.RAW:
                 raw = part
-            case 13:
+            case _Tensor.EXTERNAL:
                 is_external = True
-            case 4 | 5 | 7 | 10 | 11 if part.end - part.start <= 10 * MAX_ELEMENTS:
+            case _ if part.number in _ITEMS and part.end - part.start <= 10 * MAX_ELEMENTS:
                 items += _items(source, part)
     dtype = _DTYPES.get(kind)
     count = math.prod(dims)
@@ -263,9 +282,9 @@ def read_tensor(source: Source, place: Field) -> OnnxConstant:  # noqa: C901  # 
 
 
 def _items(source: Source, part: Field) -> list[float]:
-    if part.number not in {_TENSOR_FLOATS, _TENSOR_DOUBLES}:
+    if part.number not in {_Tensor.FLOATS, _Tensor.DOUBLES}:
         return list(numbers(source, part, MAX_ELEMENTS))
-    dtype = "<f4" if part.number == _TENSOR_FLOATS else "<f8"
+    dtype = "<f4" if part.number == _Tensor.FLOATS else "<f8"
     data = source.read(part.start, part.end - part.start)
     if len(data) % np.dtype(dtype).itemsize:
         raise BrokenFileError("is damaged: a constant is no list of numbers")
@@ -277,23 +296,23 @@ def _node(source: Source, place: Field) -> OnnxNode:
     texts: dict[int, str] = {}
     for part in inside(source, place):
         match part.number:
-            case 1:
+            case _Node.INPUT:
                 inputs.append(text(source, part, _MAX_NAME))
-            case 2:
+            case _Node.OUTPUT:
                 outputs.append(text(source, part, _MAX_NAME))
-            case 5:
-                attributes[_name(source, part, 1)] = OnnxAttribute(source, part)
-            case 3 | 4 | 7 | 8:
+            case _Node.ATTRIBUTE:
+                attributes[_name(source, part)] = OnnxAttribute(source, part)
+            case _Node.NAME | _Node.OPERATOR | _Node.DOMAIN | _Node.OVERLOAD:
                 texts[part.number] = text(source, part, _MAX_NAME)
-    domain = texts.get(_NODE_DOMAIN, "")
+    domain = texts.get(_Node.DOMAIN, "")
     return OnnxNode(
-        operator=texts.get(_NODE_OPERATOR, ""),
+        operator=texts.get(_Node.OPERATOR, ""),
         domain="" if domain == "ai.onnx" else domain,
-        name=texts.get(_NODE_NAME, ""),
+        name=texts.get(_Node.NAME, ""),
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         attributes=attributes,
-        overload=texts.get(_NODE_OVERLOAD, ""),
+        overload=texts.get(_Node.OVERLOAD, ""),
     )
 
 
@@ -304,22 +323,22 @@ def _function(source: Source, place: Field) -> dict[tuple[str, str, str], OnnxFu
     texts: dict[int, str] = {}
     for part in inside(source, place):
         match part.number:
-            case 4:
+            case _Function.INPUT:
                 graph.inputs.append(text(source, part, _MAX_NAME))
-            case 5:
+            case _Function.OUTPUT:
                 graph.outputs.append(text(source, part, _MAX_NAME))
-            case 7:
+            case _Function.NODE:
                 graph.nodes.append(_node(source, part))
-            case 9:
+            case _Function.OPSETS:
                 opsets |= _opset(source, part)
-            case 11:
-                defaults[_name(source, part, 1)] = OnnxAttribute(source, part)
-            case 1 | 10 | 13:
+            case _Function.DEFAULTS:
+                defaults[_name(source, part)] = OnnxAttribute(source, part)
+            case _Function.NAME | _Function.DOMAIN | _Function.OVERLOAD:
                 texts[part.number] = text(source, part, _MAX_NAME)
     key = (
-        texts.get(_FUNCTION_DOMAIN, ""),
-        texts.get(_FUNCTION_NAME, ""),
-        texts.get(_FUNCTION_OVERLOAD, ""),
+        texts.get(_Function.DOMAIN, ""),
+        texts.get(_Function.NAME, ""),
+        texts.get(_Function.OVERLOAD, ""),
     )
     return {key: OnnxFunction(graph=graph, opsets=opsets, defaults=defaults)}
 
@@ -327,17 +346,15 @@ def _function(source: Source, place: Field) -> dict[tuple[str, str, str], OnnxFu
 def _opset(source: Source, place: Field) -> dict[str, int]:
     domain, version = "", 1
     for part in inside(source, place):
-        if part.number == 1:
+        if part.number == _FIRST:
             domain = text(source, part)
         elif not part.is_bytes:
             version = part.value
     return {"" if domain == "ai.onnx" else domain: version}
 
 
-def _name(source: Source, place: Field, number: int) -> str:
-    """The text of the first field of this number."""
-    parts = (part for part in inside(source, place) if part.number == number)
-    return next((text(source, part, _MAX_NAME) for part in parts), "")
+def _name(source: Source, place: Field) -> str:
+    return next((text(source, part, _MAX_NAME) for part in within(source, place, _FIRST)), "")
 
 
 @dataclass(slots=True)

@@ -111,25 +111,11 @@ def _top_k(call: Call) -> Results:
     return call.transfer.ranked(call.value(), call.integer("axis", -1), count)
 
 
-def _norm(call: Call) -> Results:
-    return call.transfer.along(call.value(), [call.integer("axis", -1)], "normalises")
-
-
-def _last_two(call: Call) -> Results:
-    call.uniform(1)
-    return call.transfer.along(call.value(), [-2, -1], "depends on the position")
-
-
 def _cumulative(call: Call) -> Results:
     axes = constants(call.optional(1))
     if axes is None or len(axes) != 1:
         raise MixedRowsError("takes axes that are computed while it runs")
     return call.transfer.along(call.value(), axes)
-
-
-def _one_hot(call: Call) -> Results:
-    call.uniform(1, 2)
-    return call.transfer.one_hot(call.value(), call.integer("axis", -1), call.size(1))
 
 
 def _pad(call: Call) -> Results:
@@ -269,12 +255,18 @@ ReduceSumSquare
     "BatchNormalization": _batch_norm,
     **for_names("InstanceNormalization GroupNormalization LRN", _per_entry),
     "MeanVarianceNormalization": _mean_variance,
-    "LpNormalization": _norm,
+    "LpNormalization": lambda call: call.transfer.along(
+        call.value(), [call.integer("axis", -1)], "normalises"
+    ),
     **for_names("ArgMax ArgMin", _arg_extreme),
     "TopK": _top_k,
     **for_names("CumSum CumProd", _cumulative),
-    "Trilu": _last_two,
-    "OneHot": _one_hot,
+    "Trilu": lambda call: call.uniform(1).transfer.along(
+        call.value(), [-2, -1], "depends on the position"
+    ),
+    "OneHot": lambda call: call.uniform(1, 2).transfer.one_hot(
+        call.value(), call.integer("axis", -1), call.size(1)
+    ),
     "Pad": _pad,
     **for_names("Resize Upsample", _resize),
     "TfIdfVectorizer": _ngrams,

@@ -17,10 +17,6 @@ from headrace.runtimes.rows.values import (
 )
 
 
-def _matmul(call: Call) -> Results:
-    return call.transfer.matmul(call.value(0), call.value(1))
-
-
 def _fused_matmul(call: Call) -> Results:
     if call.integer("transBatchA", 0) or call.integer("transBatchB", 0):
         raise MixedRowsError("moves the batch axis")
@@ -63,12 +59,9 @@ def _quantised_matmul(left: int, right: int, by_column: Sequence[int]) -> Operat
 
 def _packed_matmul(call: Call) -> Results:
     """`MatMulNBits`: the product with a matrix that is packed in blocks."""
-    call.uniform(*range(1, len(call.inputs)))
-    return call.transfer.resized(call.value(), {-1: Size(call.integer("N", 0))}, "sums")
-
-
-def _einsum(call: Call) -> Results:
-    return call.transfer.einsum(call.text("equation"), call.present())
+    return call.uniform(*range(1, len(call.inputs))).transfer.resized(
+        call.value(), {-1: Size(call.integer("N", 0))}, "sums"
+    )
 
 
 def _spatial(call: Call, shape: Shape, kernel: list[int | None]) -> list[Size]:
@@ -294,9 +287,9 @@ def _rotary(call: Call) -> Results:
 
 
 PRODUCTS: Final[Mapping[str, Operator]] = {
-    "MatMul": _matmul,
+    "MatMul": lambda call: call.transfer.matmul(call.value(0), call.value(1)),
     "Gemm": _gemm,
-    "Einsum": _einsum,
+    "Einsum": lambda call: call.transfer.einsum(call.text("equation"), call.present()),
     "MatMulInteger": _quantised_matmul(0, 1, (3,)),
     "QLinearMatMul": _quantised_matmul(0, 3, (4, 5)),
     **for_names("Conv ConvInteger", _conv),

@@ -145,25 +145,9 @@ def _flatten(call: Call) -> Results:
     return call.transfer.reshape(value, target)
 
 
-def _transpose(call: Call) -> Results:
-    return call.transfer.transpose(call.value(), call.ints("perm"))
-
-
-def _unsqueeze(call: Call) -> Results:
-    return call.transfer.unsqueeze(call.value(), call.named_axes() or [])
-
-
-def _squeeze(call: Call) -> Results:
-    return call.transfer.squeeze(call.value(), call.named_axes())
-
-
 def _expand(call: Call) -> Results:
     target = [None if size == Size(-1) else size for size in call.sizes(1)]
     return call.transfer.expand(call.value(), target)
-
-
-def _tile(call: Call) -> Results:
-    return call.transfer.tile(call.value(), call.sizes(1))
 
 
 def _constant_of_shape(call: Call) -> Results:
@@ -183,10 +167,6 @@ def _constant_of_shape(call: Call) -> Results:
         elements[...] = None if fill.elements is None else fill.elements.flat[0]
         return replace(filled, elements=elements)
     return filled
-
-
-def _concat(call: Call) -> Results:
-    return call.transfer.concat(call.present(), call.integer("axis", 1))
 
 
 def _split(call: Call) -> Results:
@@ -237,18 +217,6 @@ def _slice(call: Call) -> Results:
     return value
 
 
-def _gather(call: Call) -> Results:
-    return call.transfer.gather(call.value(0), call.value(1), call.integer("axis", 0))
-
-
-def _gather_elements(call: Call) -> Results:
-    return call.transfer.take_along(call.value(0), call.value(1), call.integer("axis", 0))
-
-
-def _gather_nd(call: Call) -> Results:
-    return call.transfer.look_up(call.value(0), call.value(1), call.integer("batch_dims", 0))
-
-
 def _scatter_elements(call: Call) -> Results:
     data = call.value(0)
     parts = call.present()
@@ -272,18 +240,24 @@ ELEMENTS: Final[Mapping[str, Operator]] = {
     **for_names("Shape Size", _shape),
     "Reshape": _reshape,
     "Flatten": _flatten,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
-    "Squeeze": _squeeze,
+    "Transpose": lambda call: call.transfer.transpose(call.value(), call.ints("perm")),
+    "Unsqueeze": lambda call: call.transfer.unsqueeze(call.value(), call.named_axes() or []),
+    "Squeeze": lambda call: call.transfer.squeeze(call.value(), call.named_axes()),
     "Expand": _expand,
-    "Tile": _tile,
+    "Tile": lambda call: call.transfer.tile(call.value(), call.sizes(1)),
     "ConstantOfShape": _constant_of_shape,
-    "Concat": _concat,
+    "Concat": lambda call: call.transfer.concat(call.present(), call.integer("axis", 1)),
     "Split": _split,
     "Slice": _slice,
-    "Gather": _gather,
-    "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
+    "Gather": lambda call: call.transfer.gather(
+        call.value(0), call.value(1), call.integer("axis", 0)
+    ),
+    "GatherElements": lambda call: call.transfer.take_along(
+        call.value(0), call.value(1), call.integer("axis", 0)
+    ),
+    "GatherND": lambda call: call.transfer.look_up(
+        call.value(0), call.value(1), call.integer("batch_dims", 0)
+    ),
     **for_names("ScatterElements Scatter", _scatter_elements),
     "ScatterND": scattered,
     "Range": counted,

@@ -24,6 +24,7 @@ from headrace.runtimes.rows.operators import (
     transposed,
     unknown_operator,
     unsqueezed,
+    window_widths,
 )
 from headrace.runtimes.rows.symbols import ONE, ZERO, Size, multiply, product
 from headrace.runtimes.rows.transfer import SliceMasks, Transfer
@@ -195,10 +196,6 @@ def _convert(call: _Call) -> Results:
     return replace(value, is_integer=kind.startswith("i"))
 
 
-def _softmax(call: _Call) -> Results:
-    return call.transfer.along(call.value(), [call.number("axis", 1)], "normalises")
-
-
 def _along_input(what: str) -> _Operation:
     def operation(call: _Call) -> Results:
         return call.transfer.along(call.value(), call.axes(1), what)
@@ -206,17 +203,9 @@ def _along_input(what: str) -> _Operation:
     return operation
 
 
-def _reduce(call: _Call) -> Results:
-    return call.transfer.reduce(call.value(), call.axes(1), keep=bool(call.number("keep_dims")))
-
-
 def _reduce_product(call: _Call) -> Results:
     keep = bool(call.number("keep_dims"))
     return call.transfer.reduce(call.value(), call.axes(1), keep=keep, fold=FOLDS["Mul"])
-
-
-def _top(call: _Call) -> Results:
-    return call.transfer.ranked(call.value(), call.number("axis", -1), call.size(1))
 
 
 def _matmul(call: _Call) -> Results:
@@ -243,18 +232,12 @@ def _spatial(call: _Call, widths: Sequence[int]) -> list[Size]:
     ]
 
 
-def _known(sizes: Sequence[Size]) -> list[int]:
-    if not all(size.is_constant for size in sizes):
-        raise MixedRowsError("has weights of unknown shape")
-    return [size.number for size in sizes]
-
-
 def _conv(call: _Call) -> Results:
     """Filters are [out, in, ...], or in groups [groups, out, in, ...]."""
     filters = list(call.value(1).shape or ())
     if "groups" in call.attributes or len(filters) > call.value().rank:
         filters[:2] = [multiply(*filters[:2])]
-    sizes = _spatial(call, _known(filters[2:]))
+    sizes = _spatial(call, window_widths(filters[2:]))
     return call.transfer.window(call.value(), call.present()[1:], filters[0], sizes)
 
 
@@ -283,19 +266,6 @@ def _reshape(call: _Call) -> Results:
             if size == ZERO:
                 target[axis] = (value.shape or ())[axis]
     return call.transfer.reshape(value, target)
-
-
-def _squeeze(call: _Call) -> Results:
-    return call.transfer.squeeze(call.value(), call.axes(1) if len(call.inputs) > 1 else None)
-
-
-def _concat(call: _Call) -> Results:
-    return call.transfer.concat(call.present(), call.number("axis"))
-
-
-def _split(call: _Call) -> Results:
-    (axis,) = call.axes(1)
-    return call.transfer.split(call.value(), axis, call.count)
 
 
 def _split_sizes(call: _Call) -> Results:
@@ -329,16 +299,7 @@ def _slice(call: _Call) -> Results:
 def _gather(call: _Call) -> Results:
     if call.number("batch_dims"):
         raise MixedRowsError("has axes of batches, which are not followed")
-    (axis,) = call.axes(2)
-    return call.transfer.gather(call.value(0), call.value(1), axis)
-
-
-def _take_along(call: _Call) -> Results:
-    return call.transfer.take_along(call.value(0), call.value(1), call.number("axis"))
-
-
-def _look_up(call: _Call) -> Results:
-    return call.transfer.look_up(call.value(0), call.value(1), call.number("batch_dims"))
+    return call.transfer.gather(call.value(0), call.value(1), call.axis(2))
 
 
 def _pad(call: _Call) -> Results:
@@ -357,11 +318,6 @@ def _broadcast(call: _Call) -> Results:
     if call.text("mode") not in {"numpy", "bidirectional"}:
         raise MixedRowsError("broadcasts in a way that is not followed")
     return call.transfer.expand(call.value(), call.sizes(1))
-
-
-def _one_hot(call: _Call) -> Results:
-    call.uniform(1, 2, 3)
-    return call.transfer.one_hot(call.value(), call.number("axis", -1), call.size(1))
 
 
 def _interpolate(call: _Call) -> Results:
@@ -390,11 +346,6 @@ def _interpolate(call: _Call) -> Results:
     return call.transfer.resized(value, sizes, "resizes")
 
 
-def _batch_norm(call: _Call) -> Results:
-    call.uniform(1, 2, 3, 4)
-    return call.transfer.window(call.value(), (), None, (call.value().shape or ())[2:])
-
-
 def _group_norm(call: _Call) -> Results:
     others = call.present()[1:]
     return call.transfer.window(call.value(), others, None, (call.value().shape or ())[2:])
@@ -418,14 +369,12 @@ def _recurrent(call: _Call) -> Results:
     return [whole_sequence, *[last] * (call.count - 1)]
 
 
-def _depth_to_space(call: _Call) -> Results:
-    block = Size(call.number("block_size", 1))
-    return call.transfer.exchange_depth(call.value(), block, into_depth=False)
+def _space_depth(*, into_depth: bool) -> _Operation:
+    def operation(call: _Call) -> Results:
+        block = Size(call.number("block_size", 1))
+        return call.transfer.exchange_depth(call.value(), block, into_depth=into_depth)
 
-
-def _space_to_depth(call: _Call) -> Results:
-    block = Size(call.number("block_size", 1))
-    return call.transfer.exchange_depth(call.value(), block, into_depth=True)
+    return operation
 
 
 def _attention(call: _Call) -> Results:
@@ -460,43 +409,61 @@ _OPERATIONS: Final[Mapping[str, _Operation]] = {
     },
     "PRelu": _prelu,
     "Convert": _convert,
-    **for_names("Softmax LogSoftmax", _softmax),
+    **for_names(
+        "Softmax LogSoftmax",
+        lambda call: call.transfer.along(call.value(), [call.number("axis", 1)], "normalises"),
+    ),
     **for_names("MVN NormalizeL2", _along_input("normalises")),
     "CumSum": _along_input("runs"),
-    **for_names(_REDUCTIONS, _reduce),
+    **for_names(
+        _REDUCTIONS,
+        lambda call: call.transfer.reduce(
+            call.value(), call.axes(1), keep=bool(call.number("keep_dims"))
+        ),
+    ),
     "ReduceProd": _reduce_product,
-    "TopK": _top,
+    "TopK": lambda call: call.transfer.ranked(call.value(), call.number("axis", -1), call.size(1)),
     "MatMul": _matmul,
     **for_names("Convolution GroupConvolution", _conv),
     **for_names(_CONVOLUTIONS_BACK, _transposed_conv),
     **for_names("MaxPool AvgPool", _pool),
     "AdaptiveAvgPool": _adaptive_pool,
-    "BatchNormInference": _batch_norm,
+    "BatchNormInference": lambda call: call.uniform(1, 2, 3, 4).transfer.window(
+        call.value(), (), None, (call.value().shape or ())[2:]
+    ),
     "GroupNormalization": _group_norm,
     "ShapeOf": shape_of,
     "Reshape": _reshape,
-    "Squeeze": _squeeze,
+    "Squeeze": lambda call: call.transfer.squeeze(
+        call.value(), call.axes(1) if len(call.inputs) > 1 else None
+    ),
     "Unsqueeze": unsqueezed,
     "Transpose": transposed,
-    "Concat": _concat,
-    "Split": _split,
+    "Concat": lambda call: call.transfer.concat(call.present(), call.number("axis")),
+    "Split": lambda call: call.transfer.split(call.value(), call.axis(1), call.count),
     "VariadicSplit": _split_sizes,
     "StridedSlice": _strided_slice,
     "Slice": _slice,
     "Gather": _gather,
-    "GatherElements": _take_along,
-    "GatherND": _look_up,
+    "GatherElements": lambda call: call.transfer.take_along(
+        call.value(0), call.value(1), call.number("axis")
+    ),
+    "GatherND": lambda call: call.transfer.look_up(
+        call.value(0), call.value(1), call.number("batch_dims")
+    ),
     "ScatterNDUpdate": scattered,
     "Range": counted,
     "Identity": same,
     "Pad": _pad,
     "Tile": _tile,
     "Broadcast": _broadcast,
-    "OneHot": _one_hot,
+    "OneHot": lambda call: call.uniform(1, 2, 3).transfer.one_hot(
+        call.value(), call.number("axis", -1), call.size(1)
+    ),
     "Interpolate": _interpolate,
     **for_names("LSTMSequence GRUSequence RNNSequence", _recurrent),
-    "DepthToSpace": _depth_to_space,
-    "SpaceToDepth": _space_to_depth,
+    "DepthToSpace": _space_depth(into_depth=False),
+    "SpaceToDepth": _space_depth(into_depth=True),
     "ScaledDotProductAttention": _attention,
 }
 _OTHER_SIZED: Final = """

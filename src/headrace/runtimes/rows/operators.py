@@ -6,7 +6,7 @@ depend on other rows, gives tensors that are mixed, with the reason.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from headrace.runtimes.rows.symbols import ONE, Size, multiply, product
 from headrace.runtimes.rows.transfer import Transfer
@@ -149,8 +149,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
             kept = numbers
         case "Mul", _ if numbers.width == ONE and not numbers.is_first:
-            factor = others[0].elements
-            size: Size | None = factor.flat[0] if factor is not None and factor.size == 1 else None
+            size = others[0].only
             if size is not None and size.is_positive and not size.has_batch:
                 kept = replace(numbers, stride=multiply(numbers.stride, size))
         case "Add", _ if not numbers.is_first and not others[0].counts_rows:
@@ -200,12 +199,17 @@ class OperatorCall:
         """The inputs that are not left out."""
         return [value for value in self.inputs if value is not None]
 
-    def uniform(self, *numbers: int) -> None:
-        """Raise MixedRowsError unless these inputs are the same for every batch."""
+    def uniform(self, *numbers: int) -> Self:
+        """The call, once it is sure that these inputs are the same for every batch.
+
+        Raises:
+            MixedRowsError: One is not.
+        """
         for number in numbers:
             value = self.optional(number)
             if value is not None and not value.is_uniform:
                 raise MixedRowsError("has parameters that depend on the batch")
+        return self
 
     def sizes(self, number: int) -> list[Size | None]:
         """An input that is a list of sizes.
@@ -227,6 +231,11 @@ class OperatorCall:
             MixedRowsError: They are computed while it runs.
         """
         return known_axes(self.value(number))
+
+    def axis(self, number: int) -> int:
+        """An input that is one axis."""
+        (axis,) = self.axes(number)
+        return axis
 
 
 _Call = TypeVar("_Call", bound=OperatorCall)
@@ -287,6 +296,17 @@ def for_names(names: str, operator: _T) -> dict[str, _T]:
 def is_scalar(value: Value) -> bool:
     """Whether it is one element."""
     return value.shape is not None and product(value.shape) == ONE
+
+
+def window_widths(sizes: Sequence[Size]) -> list[int]:
+    """The sizes of a filter along the axes that it slides over, as numbers.
+
+    Raises:
+        MixedRowsError: One is not known.
+    """
+    if not all(size.is_constant for size in sizes):
+        raise MixedRowsError("has weights of unknown shape")
+    return [size.number for size in sizes]
 
 
 def elementwise(call: OperatorCall) -> Results:

@@ -29,8 +29,7 @@ class Size:
     def __post_init__(self) -> None:
         """Raise OverflowError for what no graph computes; an operator that does is not followed."""
         if abs(self.number) > _MAX_NUMBER or len(self.symbols) > _MAX_SYMBOLS:
-            msg = "a size is too large to be followed"
-            raise OverflowError(msg)
+            raise OverflowError("a size is too large to be followed")
 
     @property
     def is_constant(self) -> bool:

@@ -23,6 +23,7 @@ from headrace.runtimes.rows.operators import (
     transposed,
     unknown_operator,
     unsqueezed,
+    window_widths,
 )
 from headrace.runtimes.rows.symbols import ZERO, Size, divide, multiply, product
 from headrace.runtimes.rows.transfer import SliceMasks, Transfer
@@ -173,18 +174,6 @@ def _arg(call: _Call) -> Results:
     return call.transfer.reduce(call.value(), call.axes(1), keep=False, is_integer=True)
 
 
-def _top(call: _Call) -> Results:
-    return call.transfer.ranked(call.value(), -1, call.size(1))
-
-
-def _cumulative(call: _Call) -> Results:
-    return call.transfer.along(call.value(), call.axes(1))
-
-
-def _reverse(call: _Call) -> Results:
-    return call.transfer.along(call.value(), call.axes(1), "reverses")
-
-
 def _windowed(
     call: _Call,
     width: list[int],
@@ -205,22 +194,16 @@ def _windowed(
     return call.transfer.window(value, call.present()[1:], channels, sizes, channel_axis=-1)
 
 
-def _numbers(sizes: Sequence[Size]) -> list[int]:
-    if not all(size.is_constant for size in sizes):
-        raise MixedRowsError("has weights of unknown shape")
-    return [size.number for size in sizes]
-
-
 def _conv(call: _Call) -> Results:
     """Filters are [out, height, width, in]."""
     filters = call.value(1).shape or ()
-    return _windowed(call, _numbers(filters[1:3]), (0, 1, 2), (4, 5), filters[0])
+    return _windowed(call, window_widths(filters[1:3]), (0, 1, 2), (4, 5), filters[0])
 
 
 def _depthwise(call: _Call) -> Results:
     """Filters are [1, height, width, out]."""
     filters = call.value(1).shape or ()
-    return _windowed(call, _numbers(filters[1:3]), (0, 1, 2), (5, 6), filters[3])
+    return _windowed(call, window_widths(filters[1:3]), (0, 1, 2), (5, 6), filters[3])
 
 
 def _pool(call: _Call) -> Results:
@@ -270,14 +253,6 @@ def _reshape(call: _Call) -> Results:
     return call.transfer.reshape(call.value(), call.sizes(1) if len(call.inputs) > 1 else listed)
 
 
-def _squeeze(call: _Call) -> Results:
-    return call.transfer.squeeze(call.value(), call.listed() or None)
-
-
-def _concat(call: _Call) -> Results:
-    return call.transfer.concat(call.present(), call.option(0))
-
-
 def _pack(call: _Call) -> Results:
     axis = call.option(1)
     parts = [call.transfer.unsqueeze(value, [axis]) for value in call.present()]
@@ -289,16 +264,6 @@ def _unpack(call: _Call) -> Results:
     axis = normal_axis(call.option(1), value.rank)
     parts = [call.transfer.cut(value, axis, Size(i), Size(i + 1), 1) for i in range(call.count)]
     return [call.transfer.squeeze(part, [axis]) for part in parts]
-
-
-def _split(call: _Call) -> Results:
-    (axis,) = call.axes(0)
-    return call.transfer.split(call.value(1), axis, call.count)
-
-
-def _split_sizes(call: _Call) -> Results:
-    (axis,) = call.axes(2)
-    return call.transfer.parts(call.value(), axis, call.sizes(1))
 
 
 def _slice(call: _Call) -> Results:
@@ -330,22 +295,10 @@ def _gather(call: _Call) -> Results:
     return call.transfer.gather(call.value(0), call.value(1), call.option(0))
 
 
-def _embedding(call: _Call) -> Results:
-    return call.transfer.gather(call.value(1), call.value(0), 0)
-
-
 def _pad(call: _Call) -> Results:
     call.uniform(2)
     pads = known_elements(call.value(1)).reshape(-1, 2)
     return call.transfer.padded(call.value(), dict(enumerate(pads.tolist())))
-
-
-def _tile(call: _Call) -> Results:
-    return call.transfer.tile(call.value(), call.sizes(1))
-
-
-def _broadcast(call: _Call) -> Results:
-    return call.transfer.expand(call.value(), call.sizes(1))
 
 
 def _fill(call: _Call) -> Results:
@@ -358,11 +311,6 @@ def _fill(call: _Call) -> Results:
 def _zeros(call: _Call) -> Results:
     value = call.value()
     return Value(shape=value.shape, rows=value.rows)
-
-
-def _one_hot(call: _Call) -> Results:
-    call.uniform(1, 2, 3)
-    return call.transfer.one_hot(call.value(), call.option(0), call.size(1))
 
 
 def _resize(call: _Call) -> Results:
@@ -450,9 +398,9 @@ _OPERATORS: Final[Mapping[int, _Operator]] = {
     **dict.fromkeys((40, 74, 82, 89, 91, 140), _reduce),
     81: _reduce_product,
     **dict.fromkeys((56, 79), _arg),
-    48: _top,
-    128: _cumulative,
-    105: _reverse,
+    48: lambda call: call.transfer.ranked(call.value(), -1, call.size(1)),
+    128: lambda call: call.transfer.along(call.value(), call.axes(1)),
+    105: lambda call: call.transfer.along(call.value(), call.axes(1), "reverses"),
     3: _conv,
     4: _depthwise,
     **dict.fromkeys((1, 17, 12), _pool),
@@ -461,24 +409,26 @@ _OPERATORS: Final[Mapping[int, _Operator]] = {
     126: _matmul,
     77: shape_of,
     22: _reshape,
-    43: _squeeze,
+    43: lambda call: call.transfer.squeeze(call.value(), call.listed() or None),
     70: unsqueezed,
     39: transposed,
-    2: _concat,
+    2: lambda call: call.transfer.concat(call.present(), call.option(0)),
     83: _pack,
     88: _unpack,
-    49: _split,
-    102: _split_sizes,
+    49: lambda call: call.transfer.split(call.value(1), call.axis(0), call.count),
+    102: lambda call: call.transfer.parts(call.value(), call.axis(2), call.sizes(1)),
     65: _slice,
     45: _strided_slice,
     36: _gather,
-    7: _embedding,
+    7: lambda call: call.transfer.gather(call.value(1), call.value(0), 0),
     **dict.fromkeys((34, 60, 100), _pad),
-    69: _tile,
-    130: _broadcast,
+    69: lambda call: call.transfer.tile(call.value(), call.sizes(1)),
+    130: lambda call: call.transfer.expand(call.value(), call.sizes(1)),
     94: _fill,
     93: _zeros,
-    85: _one_hot,
+    85: lambda call: call.uniform(1, 2, 3).transfer.one_hot(
+        call.value(), call.option(0), call.size(1)
+    ),
     **dict.fromkeys((23, 97), _resize),
     5: _space_depth(into_depth=False),
     26: _space_depth(into_depth=True),

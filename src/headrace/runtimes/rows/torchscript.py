@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.core import Datatype, HeadraceError, TensorSpec
-from headrace.runtimes.rows.aten import AtenInterpreter, Tensor, is_whole
+from headrace.runtimes.rows.aten import AtenInterpreter, Tensor, is_whole, parts_of_kind
 from headrace.runtimes.rows.aten_operators import ATEN, C10_DTYPES, CONVERSIONS
 from headrace.runtimes.rows.symbols import Size
 from headrace.runtimes.rows.values import (
@@ -26,6 +26,7 @@ from headrace.runtimes.rows.values import (
     model_input,
 )
 from headrace.runtimes.torch_archive import (
+    STORAGES,
     ScriptObject,
     StoredTensor,
     read_script_code,
@@ -37,18 +38,6 @@ _MAX_STEPS: Final = 1_000_000
 _MAX_DEPTH: Final = 200
 _MAX_FACTOR: Final = 1 << 31
 _LISTS: Final = frozenset({"split", "chunk", "unbind", "split_with_sizes", "unsafe_split"})
-_STORAGES: Final = {
-    "BoolStorage": "bool",
-    "ByteStorage": "uint8",
-    "CharStorage": "int8",
-    "ShortStorage": "int16",
-    "IntStorage": "int32",
-    "LongStorage": "int64",
-    "HalfStorage": "float16",
-    "FloatStorage": "float32",
-    "DoubleStorage": "float64",
-    "BFloat16Storage": "bfloat16",
-}
 _DATATYPES: Final = {
     Datatype.BOOL: "bool",
     Datatype.UINT8: "uint8",
@@ -405,7 +394,17 @@ class _Script:
     def _attribute(self, owner: object, name: str) -> object:
         if isinstance(owner, _Reference):
             if owner.name == "CONSTANTS":
-                return self._constant(int(name.removeprefix("c")))
+                number = int(name.removeprefix("c"))
+                key = (-1, str(number))
+                if key not in self._attributes:
+                    value = self._constants[number]
+                    converted = self._converted(value, f"c{number}", 0)
+                    if isinstance(value, StoredTensor) and isinstance(converted, Tensor):
+                        data = read_stored(self._file, "constants", value)
+                        if data is not None:
+                            converted.value = constant(data)
+                    self._attributes[key] = converted
+                return self._attributes[key]
             return _Reference(f"{owner.name}.{name}")
         if not isinstance(owner, ScriptObject):
             raise _UnprovenError(f"attribute '{name}' of a value is not followed")
@@ -427,24 +426,12 @@ class _Script:
                         return self._value(value, {})
         return _Method(owner, name)
 
-    def _constant(self, number: int) -> object:
-        key = (-1, str(number))
-        if key not in self._attributes:
-            value = self._constants[number]
-            converted = self._converted(value, f"c{number}", 0)
-            if isinstance(value, StoredTensor) and isinstance(converted, Tensor):
-                data = read_stored(self._file, "constants", value)
-                if data is not None:
-                    converted.value = constant(data)
-            self._attributes[key] = converted
-        return self._attributes[key]
-
     def _converted(self, value: object, name: str, depth: int) -> object:
         """An object of the file; lists are tuples, as a change to one would change the module."""
         if depth > _MAX_DEPTH:
             raise _UnprovenError(f"attribute '{name}' nests too deep")
         if isinstance(value, StoredTensor):
-            dtype = _STORAGES.get(value.storage, "")
+            dtype = STORAGES.get(value.storage, "")
             shape = tuple(map(Size, value.shape))
             known = Value(shape=shape, is_integer=is_whole(dtype))
             tensor = self._machine.tensor(known, dtype=dtype)
@@ -573,7 +560,9 @@ class _Script:
                 return _TEXT
             case "len" if first is _TEXT:
                 return self._machine.transfer.symbols.unknown(minimum=1)
-            case "any" | "all" if isinstance(first, list | tuple) and not _has_tensor(first):
+            case "any" | "all" if isinstance(first, list | tuple) and not parts_of_kind(
+                Tensor, first
+            ):
                 numbers = [self._number(item, "branches") for item in first]
                 return any(numbers) if name == "any" else all(numbers)
             case "__is__" | "__isnot__":
@@ -588,7 +577,7 @@ class _Script:
             case "__contains__" if isinstance(first, list | tuple | dict):
                 return self._contains(first, items[1])
         flat = [*items, *named.values()]
-        if not any(_has_tensor(item) for item in flat) and (name in _ARITHMETIC):
+        if not parts_of_kind(Tensor, flat) and (name in _ARITHMETIC):
             return self._scalars(name, items, what)
         if isinstance(first, list | tuple | dict) and name not in _TAKES_LIST:
             raise _UnprovenError(f"{what} takes a list, which is not followed")
@@ -691,12 +680,6 @@ def _plain(item: object) -> Any:  # a number or a text
     return item if isinstance(item, bool | float | str) else None
 
 
-def _has_tensor(item: object) -> bool:
-    if isinstance(item, list | tuple):
-        return any(map(_has_tensor, item))
-    return isinstance(item, Tensor)
-
-
 def _argument(item: object) -> Any:  # what the interpreter takes
     """A value as an argument of an operator."""
     if isinstance(item, list | tuple):
@@ -724,7 +707,7 @@ def _dtype(  # noqa: PLR0911  # kinds
     name: str, number: int, items: Sequence[object], named: Mapping[str, object]
 ) -> str:
     """The datatype of an operator's output; empty if it is not followed."""
-    tensors = _tensors_in(items)
+    tensors = parts_of_kind(Tensor, items)
     if name in CONVERSIONS:
         return CONVERSIONS[name]
     codes = [item for item in items[1:] if isinstance(item, Size)] if name == "to" else []
@@ -752,13 +735,3 @@ def _dtype(  # noqa: PLR0911  # kinds
     # Truth values become numbers where numbers are added.
     is_kept = name in _MOVES or (not has_fraction and kind != "bool")
     return kind if is_kept else ""
-
-
-def _tensors_in(items: Sequence[object]) -> list[Tensor]:
-    flat: list[Tensor] = []
-    for item in items:
-        if isinstance(item, Tensor):
-            flat.append(item)
-        elif isinstance(item, list | tuple):
-            flat.extend(_tensors_in(item))
-    return flat

@@ -765,10 +765,7 @@ class Transfer:
         parts = (start, end, step_value)
         if any(part.rows is not None for part in parts):
             raise MixedRowsError("counts up to a value of some rows")
-        first, last, step = (
-            part.elements.flat[0] if part.elements is not None and part.elements.size else None
-            for part in parts
-        )
+        first, last, step = (part.only for part in parts)
         if any(part.counts_rows for part in parts):
             if (first, step) == (ZERO, ONE) and last == BATCH:
                 reason = "numbers the rows of the batch"

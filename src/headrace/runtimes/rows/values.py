@@ -31,9 +31,6 @@ from headrace.runtimes.rows.symbols import (
 
 MAX_ELEMENTS: Final = 256
 """Values of larger tensors are not followed; sizes are far smaller."""
-_MAX_RANK: Final = 64
-_OPEN_END: Final = 1_000_000_000
-"""Slices end at this or more where they mean the end: no batch has so many rows."""
 
 Shape = tuple[Size, ...]
 Fold = Callable[..., Size | None]
@@ -106,6 +103,14 @@ class Value:
         return elements is not None and any(
             item is not None and item.has_batch for item in elements.flat
         )
+
+    @property
+    def only(self) -> Size | None:
+        """The only element; None if there are several, or nothing is known of it."""
+        if self.elements is None or self.elements.size != 1:
+            return None
+        size: Size | None = self.elements.flat[0]
+        return size
 
     @property
     def rank(self) -> int:
