@@ -90,7 +90,12 @@ class _Reader:
     def _list(self, depth: int) -> object:
         mark = self._peek()
         if mark == b"$":
-            return self._typed()
+            self._at += 1
+            kind = self._take(1)
+            if kind not in _NUMBERS or self._take(1) != b"#":
+                raise BrokenFileError(f"a list of the type {kind!r}")
+            dtype = _NUMBERS[kind]
+            return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
         if mark == b"#":
             self._at += 1
             return [self.value(depth + 1) for _ in range(self._length())]
@@ -99,14 +104,6 @@ class _Reader:
             found.append(self.value(depth + 1))
         self._at += 1
         return found
-
-    def _typed(self) -> Array:
-        self._at += 1
-        mark = self._take(1)
-        if mark not in _NUMBERS or self._take(1) != b"#":
-            raise BrokenFileError(f"a list of the type {mark!r}")
-        dtype = _NUMBERS[mark]
-        return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
 
     def _text(self) -> str:
         return self._take(self._length()).decode()
@@ -125,9 +122,8 @@ class _Reader:
         return number
 
     def _peek(self) -> bytes:
-        mark = self._data[self._at : self._at + 1]
-        if not mark:
-            raise BrokenFileError("it ends too early")
+        mark = self._take(1)
+        self._at -= 1
         return mark
 
     def _take(self, size: int) -> bytes:
@@ -187,7 +183,14 @@ def read_xgboost(path: Path) -> XgboostFile:
         UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
     """
     try:
-        document = _decode(path, read_all(path))
+        data = read_all(path)
+        document: Any = (
+            decode_ubjson(data)
+            if path.suffix.lower() == ".ubj"
+            else json.loads(data, object_pairs_hook=_once)
+        )
+        if not isinstance(document, dict):
+            raise refuse(path, "is no model of XGBoost's")
         learner = document["learner"]
         found = _read_learner(path, learner)
         _check_booster(path, learner["gradient_booster"], found)
@@ -203,16 +206,6 @@ def read_xgboost(path: Path) -> XgboostFile:
         what = error_kind(error)
         raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from None
     return found
-
-
-def _decode(path: Path, data: bytes) -> Mapping[str, Any]:
-    if path.suffix.lower() == ".ubj":
-        document = decode_ubjson(data)
-    else:
-        document = json.loads(data, object_pairs_hook=_once)
-    if not isinstance(document, dict):
-        raise refuse(path, "is no model of XGBoost's")
-    return document
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
