@@ -7,7 +7,7 @@ out of the data is a ValueError.
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
@@ -26,6 +26,15 @@ _BYTES: Final = 2
 
 class BrokenFileError(Exception):
     """The bytes are not what their beginning promises; the message says how."""
+
+
+def visible_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files of a directory with one of these suffixes, sorted; hidden ones are left out."""
+    return sorted(
+        file
+        for file in directory.iterdir()
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )
 
 
 class Source:

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from headrace.core import UnsupportedModelError
+from headrace.runtimes.file_bytes import visible_files
 
 SUFFIXES: Final = (".onnx", ".ort")
 _LFS_POINTER: Final = b"version https://git-lfs"
@@ -35,7 +36,7 @@ def looks_like_onnx(path: Path) -> bool:
     """Whether `path` is a file, or a directory with exactly one, that seems to be ONNX."""
     if path.is_dir():
         # A Python model may carry an .onnx file that it loads itself.
-        return len(_candidates(path)) == 1 and not (path / "model.py").exists()
+        return len(visible_files(path, SUFFIXES)) == 1 and not (path / "model.py").exists()
     if path.suffix.lower() in SUFFIXES:
         return True
     return not path.suffix and _begins_like_onnx(_head(path))
@@ -59,20 +60,12 @@ def find_onnx_file(path: Path) -> Path:
 
 
 def _only_file(directory: Path) -> Path:
-    found = _candidates(directory)
+    found = visible_files(directory, SUFFIXES)
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found)
     have = f"several ONNX files ({names})" if found else "no .onnx file"
     raise UnsupportedModelError(f"{directory}: holds {have}; one is needed")
-
-
-def _candidates(directory: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in directory.iterdir()
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-    )
 
 
 def _head(file: Path) -> bytes:

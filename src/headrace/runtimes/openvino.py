@@ -29,7 +29,7 @@ from headrace.core import (
     error_kind,
 )
 from headrace.runtimes.base import PRECISIONS, LoadOptions, Model, check_tuning
-from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside
+from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside, visible_files
 from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.onnx_facts import TensorInfo
 from headrace.runtimes.onnx_file import find_onnx_file, scan_onnx
@@ -360,11 +360,7 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
 
 
 def _entries(directory: Path, suffixes: set[str]) -> list[Path]:
-    found = sorted(
-        file
-        for file in directory.iterdir()
-        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
-    )
+    found = visible_files(directory, suffixes)
     usual = [file for file in found if file.name in _USUAL]
     return usual if len(usual) == 1 else found
 

@@ -27,7 +27,7 @@ from headrace.core import (
     error_kind,
 )
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.file_bytes import Table
+from headrace.runtimes.file_bytes import Table, visible_files
 from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.probe import Probe, probe_batch
 from headrace.runtimes.rows.tflite import analyse_tflite
@@ -118,7 +118,7 @@ class _Read:
 def looks_like_tflite(path: Path) -> bool:
     """Whether `path` is a `.tflite` file that begins as one, or a directory with exactly one."""
     if path.is_dir():
-        found = _candidates(path)
+        found = visible_files(path, (SUFFIX,))
         return len(found) == 1 and _begins(found[0]) and not (path / "model.py").exists()
     return path.suffix.lower() == SUFFIX and _begins(path)
 
@@ -131,7 +131,7 @@ def find_tflite_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = _candidates(path)
+    found = visible_files(path, (SUFFIX,))
     if len(found) != 1:
         raise refuse(path, f"holds {len(found)} {SUFFIX} files; one is needed")
     return found[0]
@@ -176,14 +176,6 @@ def read_tflite(path: Path) -> TfliteFile:
         return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
     except (ValueError, IndexError, struct.error, RecursionError, OverflowError) as error:
         raise corrupt(path, error_kind(error)) from None
-
-
-def _candidates(directory: Path) -> list[Path]:
-    return sorted(
-        file
-        for file in directory.iterdir()
-        if file.suffix.lower() == SUFFIX and not file.name.startswith(".") and file.is_file()
-    )
 
 
 def _begins(file: Path) -> bool:
