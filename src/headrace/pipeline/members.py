@@ -220,24 +220,20 @@ def open_ensemble(spec: EnsembleSpec, around: Surroundings) -> EnsembleStep:
     try:
         combined = members.agreed(spec.combined)
         for one in combined:
-            _check(one, spec.combine)
+            is_float = one.datatype in _FLOATS
+            if spec.combine == "vote":
+                fits, wanted = not is_float, "labels: whole numbers, BOOL or BYTES"
+            elif spec.combine == "max":
+                fits, wanted = one.datatype is not Datatype.BYTES, "numbers"
+            else:
+                fits, wanted = is_float, "floats"
+            if not fits:
+                msg = f"'{one.name}' is {one.datatype}, and combine: {spec.combine} needs {wanted}"
+                raise UnsupportedModelError(f"{msg}; name the outputs to combine in 'combined'")  # noqa: TRY301  # as the others
         return EnsembleStep(members, spec, combined)
     except UnsupportedModelError:
         members.close()
         raise
-
-
-def _check(one: TensorSpec, combine: str) -> None:
-    is_float = one.datatype in _FLOATS
-    if combine == "vote":
-        fits, wanted = not is_float, "labels: whole numbers, BOOL or BYTES"
-    elif combine == "max":
-        fits, wanted = one.datatype is not Datatype.BYTES, "numbers"
-    else:
-        fits, wanted = is_float, "floats"
-    if not fits:
-        msg = f"'{one.name}' is {one.datatype}, and combine: {combine} needs {wanted}"
-        raise UnsupportedModelError(f"{msg}; name the outputs to combine in 'combined'")
 
 
 def _vote(arrays: Sequence[Array]) -> Array:
@@ -250,7 +246,6 @@ def _vote(arrays: Sequence[Array]) -> Array:
 
 
 STAGE: Final = "stage"
-_SURE_DATATYPES: Final = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
 
 
 class CascadeStep:
@@ -333,7 +328,7 @@ def _outputs(members: Members, spec: CascadeSpec) -> tuple[TensorSpec, ...]:
     """What all models give alike; one of it has to say how sure they are."""
     outputs = members.agreed(None)
     (sure,) = members.agreed([spec.confidence])
-    if sure.datatype not in _SURE_DATATYPES or len(sure.shape) not in {1, 2}:
+    if sure.datatype not in _FLOATS or len(sure.shape) not in {1, 2}:
         msg = f"'{sure.name}' is {sure.datatype} of the shape {list(sure.shape)}"
         raise UnsupportedModelError(f"{msg}; a confidence is floats [-1] or [-1, classes]")
     if any(one.name == STAGE for one in outputs):

@@ -154,9 +154,9 @@ class Inbox(Generic[T]):
         """How many records a `poll` waits for, and of which places; waits until one does."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closed or (self._wanted > 0 and self._open_places()), timeout_s
+                lambda: self._is_closed or (self._wanted > 0 and self.open_places()), timeout_s
             )
-            return self._wanted, self._open_places()
+            return self._wanted, self.open_places()
 
     def wake(self) -> None:
         """Let `poll` return, or the next one."""
@@ -204,17 +204,13 @@ class Inbox(Generic[T]):
             return [held for line in self._lines.values() for held in line.clear()]
 
     def open_places(self) -> list[Place]:
-        """Those that may be read."""
-        with self._changed:
-            return self._open_places()
-
-    def _open_places(self) -> list[Place]:
         """Those that may be read: they are not paused, and have nothing that waits its turn."""
-        return [
-            place
-            for place, line in self._lines.items()
-            if not (line.is_paused or (line.waiting and not line.may_hand_out()))
-        ]
+        with self._changed:
+            return [
+                place
+                for place, line in self._lines.items()
+                if not (line.is_paused or (line.waiting and not line.may_hand_out()))
+            ]
 
     def _want(self, most: int) -> None:
         self._wanted = max(most - sum(line.waiting for line in self._lines.values()), 0)

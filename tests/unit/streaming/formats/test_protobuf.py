@@ -11,7 +11,6 @@ from headrace.core import (
     Datatype,
     FailedPreconditionError,
     InvalidArgumentError,
-    UnavailableError,
 )
 from headrace.core.spec_stream_parts import FormatKind
 from headrace.streaming.formats import Layout, protobuf
@@ -392,18 +391,6 @@ def test_schema_that_is_not_there_is_not_registered_unasked(tmp_path: Path) -> N
             of_registry(registry, writes(spec("p")), subject="out-value", **options)
 
     assert registry.schemas == []
-
-
-def test_answers_wait_for_a_registry_that_is_away_at_the_start() -> None:
-    registry = Registry(instead=lambda: (503, b""))
-    write = of_registry(registry, writes(spec("p")), subject="out-value", register=True)
-    columns = {"p": array([0.5], Datatype.FP32)}
-
-    with pytest.raises(UnavailableError):
-        write.encode(columns, 1)
-    registry.instead = lambda: None
-
-    assert write.encode(columns, 1)[0][:6] == message_head(1, (0,))
 
 
 @pytest.mark.parametrize(
