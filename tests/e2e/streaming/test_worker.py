@@ -265,25 +265,6 @@ def test_metrics_are_on_a_port_too_and_commands_are_not(
     assert state is State.RUNNING
 
 
-def test_a_paused_stream_takes_nothing_until_it_is_resumed(
-    tmp_path: Path, model: Path, broker: Broker
-) -> None:
-    broker.create_topic(IN)
-    told = settings(tmp_path, model, paused=True)
-    with running(tmp_path, told) as worker:
-        worker.wait_until(lambda s: s.state is State.PAUSED and bool(s.places))
-        broker.send(as_json(rows(5)))
-        waiting = worker.wait_until(lambda s: s.places[0].lag_records == 5)
-        worker.client.post("/internal/resume").raise_for_status()
-        resumed = worker.wait_until(lambda s: s.answered == 5)
-
-        assert worker.client.post("/internal/elsewhere").status_code == 404
-        worker.stop()
-
-    assert waiting.read == 0
-    assert resumed.state is State.RUNNING
-
-
 @pytest.mark.long
 def test_an_endpoint_that_is_away_is_waited_for(
     tmp_path: Path, model: Path, broker: Broker
@@ -308,20 +289,6 @@ def test_an_endpoint_that_is_away_is_waited_for(
 
     assert retrying.trouble != ""
     assert everything(broker, DEAD) == []
-
-
-@pytest.mark.long
-def test_a_slow_model_keeps_its_membership(tmp_path: Path, broker: Broker) -> None:
-    broker.create_topic(IN)
-    slow = tmp_path / "slow.py"
-    slow.write_text(models.python_double(delay_s=3.0))
-    broker.send([NewRecord(topic=IN, key=None, value=b'{"x": [1.0, 2.0]}')])
-    told = settings(tmp_path, slow, session_timeout_s=1.0)
-    with running(tmp_path, told) as worker:
-        worker.wait_until(lambda s: s.answered == 1)
-        assert 'headrace_stream_sessions_total{stream="s"} 1' in worker.metrics()
-        assert 'headrace_stream_places_lost_total{stream="s"} 0' in worker.metrics()
-        worker.stop()
 
 
 @pytest.mark.parametrize(
