@@ -32,7 +32,6 @@ from headrace.features.spec_models import (
     FeaturesSpec,
     FeatureViewSpec,
     OnDemandViewSpec,
-    RequestColumnSpec,
 )
 
 
@@ -84,7 +83,7 @@ def on_demand_view(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> 
     )
 
 
-def feature_of(spec: FeatureSpec | RequestColumnSpec) -> Feature:
+def feature_of(spec: FeatureSpec) -> Feature:
     """A column, its default as its datatype has it."""
     datatype, default = Datatype(spec.datatype), spec.default
     if isinstance(default, str):

@@ -31,14 +31,16 @@ class EntitySpec(SpecModel):
 
 
 class FeatureSpec(SpecModel):
-    """One column of a view."""
+    """One column of a view, or a value that a request brings and entity rows have in training."""
 
-    name: _Column = Field(description="The source's column.")
+    name: _Column = Field(description="The source's column, or what a function calls it.")
     datatype: Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"] = Field(
         description="As in the Open Inference Protocol; BYTES is text, or bytes."
     )
     default: bool | int | float | str | None = Field(
-        default=None, description="Stands for a missing value. Null: NaN, 0, false, empty."
+        default=None,
+        description="Stands for a missing value. Null: NaN, 0, false, empty; a request has to bring "
+        "such a column.",
     )
 
 
@@ -95,18 +97,6 @@ class FeatureViewSpec(SpecModel):
     )
 
 
-class RequestColumnSpec(SpecModel):
-    """A value that a request brings, and that entity rows have when training."""
-
-    name: _Column = Field(description="What the function, requests and entity rows call it.")
-    datatype: Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"] = Field(
-        description="As of a feature."
-    )
-    default: bool | int | float | str | None = Field(
-        default=None, description="Stands for one that did not come. Null: it has to come."
-    )
-
-
 class OnDemandViewSpec(SpecModel):
     """Features that a function makes of others, in training and in a request alike."""
 
@@ -120,7 +110,7 @@ class OnDemandViewSpec(SpecModel):
     inputs: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Strict(strict=False)] = (
         Field(default=(), max_length=4096, description="`VIEW`, or `VIEW:FEATURE`.")
     )
-    request_columns: Annotated[tuple[RequestColumnSpec, ...], Strict(strict=False)] = Field(
+    request_columns: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
         default=(), max_length=4096
     )
     features: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
