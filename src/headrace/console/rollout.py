@@ -12,8 +12,6 @@ from headrace.control.rollouts.status import MetricStatus, RolloutEvidence, Roll
 from headrace.rollout.state import Phase, Verb
 
 _LOOKS: Final = 4
-_WIDE: Final = 8
-"""From this share in percent on there is room for a label in the bar."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +22,6 @@ class Share:
     weight: int
     start: int
     look: int
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether its number fits into it."""
-        return self.weight >= _WIDE
 
 
 def shares_of(parts: Sequence[tuple[str, int]]) -> list[Share]:

@@ -203,6 +203,22 @@ class Index:
             raise ArtifactCorruptError(f"{file} is damaged: it describes {version.reference}")
         return version
 
+    def read_all(
+        self, name: str | None = None
+    ) -> tuple[list[ModelVersion], list[ArtifactCorruptError]]:
+        """All versions, or those of one name, and the index files that cannot be read."""
+        versions: list[ModelVersion] = []
+        problems: list[ArtifactCorruptError] = []
+        for model in self.names() if name is None else [name]:
+            for number in self.numbers(model):
+                try:
+                    version = self.read(model, number)
+                except ArtifactCorruptError as error:
+                    problems.append(error)
+                else:
+                    versions += [] if version is None else [version]
+        return versions, problems
+
     def write(self, version: ModelVersion) -> None:
         """Publish a version; readers see all of it or nothing."""
         file = self._file(version.name, version.version, _LIVE)

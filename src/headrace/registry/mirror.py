@@ -141,12 +141,10 @@ class Mirror:
         problems = self.refresh()
         if problems:
             raise ArtifactCorruptError(f"nothing was deleted: {problems[0]}")
-        digests: set[Digest] = set()
-        for name in self._index.names():
-            for number in self._index.numbers(name):
-                version = self._index.read(name, number)
-                digests |= set() if version is None else {version.digest}
-        return digests
+        versions, problems = self._index.read_all()
+        if problems:
+            raise problems[0]
+        return {version.digest for version in versions}
 
     def copy(self, name: str, listed: Listed) -> list[ArtifactCorruptError]:
         """Copy what a listing of one name says; what of it is damaged."""

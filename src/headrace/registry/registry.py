@@ -230,17 +230,17 @@ class Registry:
         A damaged index file is left out; see `problems`.
         """
         self._follow(name)
-        found, _ = self._read_all(name)
+        found, _ = self._index.read_all(name)
         return found
 
     def owners(self, name: str) -> frozenset[str]:
         """The principals who pushed the versions that there are of a name."""
-        return frozenset(version.owner for version in self._read_all(name)[0])
+        return frozenset(version.owner for version in self._index.read_all(name)[0])
 
     def problems(self, name: str | None = None) -> Problems:
         """The index files that cannot be read, each as the error that says why."""
         damaged = self._follow(name)
-        _, problems = self._read_all(name)
+        _, problems = self._index.read_all(name)
         return [*damaged, *problems]
 
     def path(self, version: ModelVersion) -> Path:
@@ -362,7 +362,7 @@ class Registry:
             with self._locked(), storage_errors("cannot copy the registry", self.home):
                 prepare()
                 self._index.copy_to(folder / "registry")
-                versions, problems = self._read_all(None)
+                versions, problems = self._index.read_all(None)
                 for problem in problems:
                     raise problem
                 for version in {version.digest: version for version in versions}.values():
@@ -423,7 +423,7 @@ class Registry:
             kept_there = self._mirror.referenced
             swept, swept_bytes = self._mirror.shared.sweep(kept_there, grace_s)
         with storage_errors("cannot clean up", self.home), self._locked():
-            versions, problems = self._read_all(None)
+            versions, problems = self._index.read_all(None)
             if problems:
                 msg = f"nothing was deleted: {problems[0]}"
                 raise ArtifactCorruptError(msg)
@@ -483,24 +483,11 @@ class Registry:
         directory.mkdir(parents=True, exist_ok=True)
         return exclusive(directory / ".lock", timeout_s=LOCK_TIMEOUT_S)
 
-    def _read_all(self, name: str | None) -> tuple[Versions, Problems]:
-        found: Versions = []
-        problems: Problems = []
-        for model in self._index.names() if name is None else [name]:
-            for number in self._index.numbers(model):
-                try:
-                    version = self._index.read(model, number)
-                except ArtifactCorruptError as error:
-                    problems.append(error)
-                else:
-                    found += [version] if version is not None else []
-        return found, problems
-
     def _same(
         self, name: str, digest: Digest, runtime: str, labels: Mapping[str, tuple[str, ...]]
     ) -> ModelVersion | None:
         """The newest version with this content, if its artifact is still whole."""
-        found, _ = self._read_all(name)
+        found, _ = self._index.read_all(name)
         for version in reversed(found):
             path = self._artifacts.path(version.digest) / version.filename
             if (
@@ -519,7 +506,7 @@ class Registry:
         with self._locked():
             # Move the artifact to its place, unless a whole one is there. Versions that share
             # content share the name of its file, too, and a damaged artifact is healed.
-            versions, _ = self._read_all(None)
+            versions, _ = self._index.read_all(None)
             sharing = (version for version in versions if version.digest == draft.digest)
             filename = next((version.filename for version in sharing), draft.filename)
             place = self._artifacts.path(draft.digest)
@@ -540,7 +527,7 @@ class Registry:
 
         def same(listed: Listed) -> ModelVersion | None:
             mirror.copy(draft.name, listed)
-            found, _ = self._read_all(draft.name)
+            found, _ = self._index.read_all(draft.name)
             wanted = (draft.digest, draft.runtime, dict(draft.labels))
             alike = (v for v in found if (v.digest, v.runtime, dict(v.labels)) == wanted)
             return next(alike, None)

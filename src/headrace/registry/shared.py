@@ -147,18 +147,6 @@ class SharedIndex:
         data = encode_signatures(kept)
         return self._bucket.replace(key, data, etag) if etag else self._bucket.create(key, data)
 
-    def versions(self) -> Iterator[ModelVersion]:
-        """Every version that was not removed.
-
-        Raises:
-            ArtifactCorruptError: One cannot be read.
-        """
-        for name, listed in self.list().items():
-            for number in listed.live:
-                version = self.read(name, number)
-                if version is not None:
-                    yield version
-
 
 def _key(name: str, number: int | str, suffix: str) -> str:
     assert _is_number(str(number)), "whoever asks has checked it"
@@ -244,12 +232,6 @@ class SharedStore:
                 self._settle(content, source, manifest)
                 return version
         raise ConflictError(f"others push {draft.name} to {self.where} without end; try again")
-
-    def download(self, digest: Digest, target: Path) -> Manifest:
-        """Write an artifact's file or directory to `target`; see `SharedContent.download`."""
-        manifest = self.content.manifest(digest)
-        self.fetch(manifest, target)
-        return manifest
 
     def fetch(self, manifest: Manifest, target: Path) -> None:
         """Write what a manifest names to `target`; see `SharedContent.download`."""

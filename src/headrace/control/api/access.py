@@ -186,7 +186,7 @@ def _add_users(api: FastAPI, people: People) -> None:
     @route(api, "GET /api/v1/users", UserList, {"users": [_USER]})
     async def users() -> Response:
         """Users and service accounts, with their roles."""
-        return answer(UserList(users=await people.principals()))
+        return answer(UserList(users=await people.store.principals()))
 
     @route(api, "POST /api/v1/users", Principal, _USER, status=_CREATED)
     async def add(
@@ -219,7 +219,7 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         kind: Annotated[Literal["token", "session"], Query(description="Which.")] = "token",
     ) -> Response:
         """Tokens, or sessions of people who logged in."""
-        found = await people.tokens(CredentialKind(kind))
+        found = await people.store.credentials(CredentialKind(kind))
         now = plane.clock.now()
         return answer(TokenList(tokens=[_token(one, now) for one in found]))
 

@@ -39,29 +39,34 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
         DeadlineExceededError: It is not ready after `timeout_s`.
     """
     home = Home.at(Path(settings.home))
-    reader, writer = os.pipe()
-    try:
-        process = _spawn(home, settings, writer)
-    finally:
-        os.close(writer)
-    try:
-        notice = _read_notice(reader, timeout_s)
-    finally:
-        os.close(reader)
-    try:
-        return _judge(home, settings, process, notice, timeout_s)
-    finally:
-        process.close()
-
-
-def _spawn(home: Home, settings: ControlSettings, writer: int) -> Process:
     path = home.run / "control-settings.json"
     told = msgspec.structs.replace(
         settings, home=str(home.root), notify_fd=PASSED_FD, copy_logs=False
     )
     write_atomic(path, msgspec.json.encode(told), durable=False)
     arguments = python_module(_MODULE, "--settings", str(path))
-    return Process.spawn(arguments, log=home.log_of("control"), pass_fd=writer)
+    reader, writer = os.pipe()
+    try:
+        process = Process.spawn(arguments, log=home.log_of("control"), pass_fd=writer)
+    finally:
+        os.close(writer)
+    try:
+        notice = _read_notice(reader, timeout_s)
+        if notice is not None and notice.ready:
+            if (found := read_control_file(home.root)) is None:
+                raise UnavailableError("the control plane ended right after it became ready")
+            return found
+        if notice is None or not notice.found_running:
+            # The control plane stops what it started.
+            process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
+    finally:
+        os.close(reader)
+        process.close()
+    if notice is None:
+        message = f"not ready after {timeout_s:g} s; the logs are in {home.logs}"
+        raise DeadlineExceededError(message)
+    said = notice.error or last_line(home.log_of("control")) or "it ended without a word"
+    raise FailedPreconditionError(said)
 
 
 def _read_notice(reader: int, timeout_s: float) -> _Notice | None:
@@ -80,25 +85,3 @@ def _read_notice(reader: int, timeout_s: float) -> _Notice | None:
         return msgspec.json.decode(data, type=_Notice)
     except UNDECODABLE:
         return _Notice()
-
-
-def _judge(
-    home: Home,
-    settings: ControlSettings,
-    process: Process,
-    notice: _Notice | None,
-    timeout_s: float,
-) -> ControlFile:
-    if notice is not None and notice.ready:
-        found = read_control_file(home.root)
-        if found is None:
-            raise UnavailableError("the control plane ended right after it became ready")
-        return found
-    if notice is None or not notice.found_running:
-        # The control plane stops what it started.
-        process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
-    if notice is None:
-        message = f"not ready after {timeout_s:g} s; the logs are in {home.logs}"
-        raise DeadlineExceededError(message)
-    said = notice.error or last_line(home.log_of("control")) or "it ended without a word"
-    raise FailedPreconditionError(said)

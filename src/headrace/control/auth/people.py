@@ -32,14 +32,6 @@ class People:
     clock: Clock
     authenticator: Authenticator
 
-    async def principals(self) -> list[Principal]:
-        """All users and service accounts by name."""
-        return await self.store.principals()
-
-    async def tokens(self, kind: CredentialKind = CredentialKind.TOKEN) -> list[Credential]:
-        """Tokens or sessions by age, those that are not valid any more included."""
-        return await self.store.credentials(kind)
-
     async def add(
         self, name: str, roles: Sequence[str], *, kind: str = USER, actor: str
     ) -> Principal:

@@ -234,11 +234,6 @@ class Aims:
         """What should run for endpoint `name` now."""
         return self.effective.endpoint(name)
 
-    def unscaled(self, name: str) -> DesiredEndpoint | None:
-        """The same before the autoscaler's say."""
-        endpoint = self.desired.endpoint(name)
-        return None if endpoint is None else in_force(endpoint, self.rollouts.get(name))
-
     def served(self) -> list[DesiredEndpoint]:
         """What is served, will be, or is what a rollout may go back to."""
         records = list(self.rollouts.values())  # threads read it while the loop changes it

@@ -1,4 +1,4 @@
-"""How does Alembic reach the database? On the connection that it was given.
+"""Alembic environment: migrations run on the connection that they are given.
 
 Alembic runs this file; the caller has begun the transaction and ends it.
 """
