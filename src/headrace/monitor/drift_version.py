@@ -7,7 +7,6 @@ there are enough of them to be the reference.
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -21,27 +20,7 @@ from headrace.monitor.drift_reference import (
     Reference,
     feature_reference,
 )
-from headrace.observe.features import INPUT, MAX_FEATURES, FeatureBins, FeatureCounts
-
-
-class Values(Protocol):
-    """Values of one feature as a replica sends them: null for NaN, infinite ones as text."""
-
-    @property
-    def name(self) -> str:
-        """The feature."""
-
-    @property
-    def role(self) -> str:
-        """Input or output."""
-
-    @property
-    def is_text(self) -> bool:
-        """Whether values are texts."""
-
-    @property
-    def values(self) -> Sequence[float | str | None]:
-        """In order."""
+from headrace.observe.features import INPUT, MAX_FEATURES, FeatureBins, FeatureCounts, FeatureValues
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,7 +80,7 @@ class VersionDrift:
     def add(
         self,
         counts: Sequence[FeatureCounts],
-        values: Iterable[Values],
+        values: Iterable[FeatureValues],
         *,
         now: float,
         age_s: float = 0.0,
@@ -147,7 +126,7 @@ class VersionDrift:
         told = msgspec.json.encode([self.bins, self.settings])
         self._key = hashlib.sha256(told).hexdigest()[:16]
 
-    def _collect(self, values: Iterable[Values], now: float) -> None:
+    def _collect(self, values: Iterable[FeatureValues], now: float) -> None:
         collected = dict(self.stored.collected)
         known = {bins.name for bins in self.bins}
         most = self.settings.window_rows

@@ -207,6 +207,18 @@ class FeatureCounts(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class FeatureValues(msgspec.Struct, frozen=True, kw_only=True):
+    """Values of one feature as they came: null for NaN, `inf` and `-inf` as text.
+
+    `is_text`: the feature's values are texts themselves.
+    """
+
+    name: str
+    role: str
+    is_text: bool = False
+    values: list[float | str | None] = []
+
+
 def count_column(column: Array, bins: FeatureBins) -> FeatureCounts:
     """The counts of one feature's values, `[rows]`: float64, or texts."""
     if bins.kind is FeatureKind.TEXTS:

@@ -19,6 +19,7 @@ from headrace.observe.features import (
     INPUT,
     FeatureBins,
     FeatureCounts,
+    FeatureValues,
     TensorFeatures,
     count_columns,
     features_of,
@@ -26,7 +27,7 @@ from headrace.observe.features import (
 from headrace.serving.exchange import Exchange, Wire
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.observation import SHADOW_HEADER, PredictionCounter
-from headrace.serving.report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
+from headrace.serving.report import DriftPlan, DriftTaken, SeenAnswer
 from headrace.serving.routing import Handler
 
 if TYPE_CHECKING:

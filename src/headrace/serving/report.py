@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.core import ReplicaSettings
 from headrace.core.devices import DeviceUse
-from headrace.observe.features import FeatureBins, FeatureCounts
+from headrace.observe.features import FeatureBins, FeatureCounts, FeatureValues
 from headrace.observe.row_checks import BatchingReport
 from headrace.observe.spans import SpanRecord
 
@@ -258,18 +258,6 @@ class DriftPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     rows_per_request: int = 32
     labels: bool = False
     output: str = ""
-
-
-class FeatureValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of one feature as they came: null for NaN, `inf` and `-inf` as text.
-
-    `is_text`: the feature's values are texts themselves.
-    """
-
-    name: str
-    role: str
-    is_text: bool = False
-    values: list[float | str | None] = []
 
 
 class SeenAnswer(msgspec.Struct, frozen=True, array_like=True):

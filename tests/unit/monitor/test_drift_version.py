@@ -7,8 +7,7 @@ from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureState
 from headrace.monitor.drift_reference import Reference, feature_reference
 from headrace.monitor.drift_version import Collected, Stored, VersionDrift, inputs_only
-from headrace.observe.features import FeatureCounts, count_columns
-from headrace.serving.report import FeatureValues
+from headrace.observe.features import FeatureCounts, FeatureValues, count_columns
 from tests.unit.monitor.streams import normal
 
 

@@ -32,9 +32,9 @@ from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
-from headrace.observe.features import FeatureCounts
+from headrace.observe.features import FeatureCounts, FeatureValues
 from headrace.observe.metrics import Family, Labels, gauge
-from headrace.serving.report import DriftPlan, DriftTaken, FeatureValues, SeenAnswer
+from headrace.serving.report import DriftPlan, DriftTaken, SeenAnswer
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 2.0
