@@ -129,14 +129,25 @@ def silence(
 
         headrace alerts silence --severity ticket --until 2026-11-30T08:00
     """
+    if bool(for_) == bool(until):
+        raise typer.BadParameter("a silence needs an end: --for 2h, or --until TIME")
     body: dict[str, Any] = {
         "alert": alert,
         "endpoint": endpoint,
         "stream": stream,
         "severity": severity or None,
         "comment": comment,
-        **_end(for_, until),
     }
+    if for_:
+        body["duration_s"] = span_s(for_, "--for")
+        if body["duration_s"] is None:
+            raise typer.BadParameter("a silence has an end; write 2h or 30d", param_hint="--for")
+    else:
+        try:
+            body["ends"] = datetime.fromisoformat(until).astimezone().timestamp()
+        except (ValueError, OverflowError, OSError):
+            message = f"'{until}' is no time; write it as 2026-11-25T18:00"
+            raise typer.BadParameter(message, param_hint="--until") from None
     created = plane.connect().post("/api/v1/silences", body)
     line = f"silence {created['id']} of {_about(created)} ends at {clock_text(created['ends'])}"
     show_answer(created, line, json=json)
@@ -194,26 +205,6 @@ def send_test(
     show_document(deliveries, deliveries, columns, json=json)
     if not all(delivery["ok"] for delivery in deliveries):
         raise typer.Exit(FAILED)
-
-
-def _end(for_: str, until: str) -> dict[str, float]:
-    """The end of a silence as the API takes it.
-
-    Raises:
-        BadParameter: There is none, or two, or it is no time.
-    """
-    if bool(for_) == bool(until):
-        raise typer.BadParameter("a silence needs an end: --for 2h, or --until TIME")
-    if for_:
-        duration_s = span_s(for_, "--for")
-        if duration_s is None:
-            raise typer.BadParameter("a silence has an end; write 2h or 30d", param_hint="--for")
-        return {"duration_s": duration_s}
-    try:
-        return {"ends": datetime.fromisoformat(until).astimezone().timestamp()}
-    except (ValueError, OverflowError, OSError):
-        message = f"'{until}' is no time; write it as 2026-11-25T18:00"
-        raise typer.BadParameter(message, param_hint="--until") from None
 
 
 def _about(silence: dict[str, Any]) -> str:

@@ -319,6 +319,7 @@ class ShowByDefault(TyperGroup):
 
 
 _MAX_NUMBERS: Final = 16
+_AGO: Final = "smhdw"
 _SHOWN: Final = 60
 _MAX_NUMBER: Final = 1 << 20
 
@@ -393,9 +394,12 @@ def moment(text: str, *, now: float) -> float:
     Raises:
         InvalidArgumentError: It is no time, or not yet over.
     """
-    ago_s = duration_s(text.strip()[1:]) if text.strip().startswith("-") else None
-    if ago_s is not None:
-        return now - ago_s
+    if text.strip().startswith("-"):
+        if text.strip()[1:].rstrip(_AGO) == "0":  # no duration, but a time: now
+            return now
+        ago_s = duration_s(text.strip()[1:])
+        if ago_s is not None:
+            return now - ago_s
     try:
         time = datetime.fromisoformat(text.strip())
     except ValueError:

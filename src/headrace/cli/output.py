@@ -28,10 +28,12 @@ def write(text: str) -> None:
 
 def write_json(document: object) -> None:
     """A document, on standard output: indented for a terminal, one line for a pipe."""
+    import msgspec
     import orjson
 
     options = orjson.OPT_SERIALIZE_NUMPY | (orjson.OPT_INDENT_2 if sys.stdout.isatty() else 0)
-    write(orjson.dumps(document, default=_plain, option=options).decode())
+    plain = functools.partial(msgspec.to_builtins, str_keys=True)
+    write(orjson.dumps(document, default=plain, option=options).decode())
 
 
 def show(*renderables: "RenderableType") -> None:
@@ -58,7 +60,11 @@ def table(rows: Iterable["Sequence[str | Text]"], *columns: str) -> "Text":
     body = [tuple(Text(c) if isinstance(c, str) else c for c in row) for row in rows]
     lines = [*head, *body]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return Text("\n").join(_line(cells, widths) for cells in lines)
+    rows_of_text = []
+    for *cells, last in lines:  # nothing stands behind the last one
+        padded = (c + " " * (width - len(c)) for c, width in zip(cells, widths, strict=False))
+        rows_of_text.append(Text("  ").join([*padded, last]))
+    return Text("\n").join(rows_of_text)
 
 
 Column = str | Callable[[Any], "str | Text"]
@@ -149,15 +155,6 @@ def clock_column(key: str, missing: str = "-") -> Callable[[Any], str]:
     return lambda row: clock_text(row[key], missing)
 
 
-def _line(cells: "Sequence[Text]", widths: Sequence[int]) -> "Text":
-    from rich.text import Text
-
-    parts = [
-        cell + " " * (width - len(cell)) for cell, width in zip(cells[:-1], widths, strict=False)
-    ]
-    return Text("  ").join([*parts, cells[-1]])
-
-
 def show_live(frames: "Iterable[RenderableType]") -> None:
     """Show frames in each other's place on a terminal, else below each other, one a second."""
     from rich.live import Live
@@ -214,12 +211,6 @@ def _console(*, stderr: bool) -> "Console":
     return Console(stderr=stderr)  # it honours NO_COLOR by itself
 
 
-def _plain(value: object) -> object:
-    import msgspec
-
-    return msgspec.to_builtins(value, str_keys=True)
-
-
 OK: Final = 0
 FAILED: Final = 1
 USAGE: Final = 2
@@ -241,11 +232,10 @@ def report(error: Exception, *, debug: bool) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands that was named alone
-        print(error)  # noqa: T201  # this is the program's output
+        write(str(error))
         return USAGE
     message, code = _explain(error)
-    if message:
-        print(f"headrace: {message}", file=sys.stderr)  # noqa: T201  # this is the program's output
+    say(f"headrace: {message}")
     return code
 
 

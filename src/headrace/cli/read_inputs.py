@@ -65,8 +65,7 @@ def read_inputs(data: bytes, signature: ModelSignature) -> Inputs:
         msg = f"the input is neither UTF-8 text nor a NumPy file: {error}"
         raise InvalidArgumentError(msg) from None
     if not text.strip():
-        msg = "the input is empty"
-        raise InvalidArgumentError(msg)
+        raise InvalidArgumentError("the input is empty")
     if text.lstrip()[0] in "{[":
         return _from_json(text, signature)
     return _from_csv(text, signature)
@@ -85,16 +84,16 @@ def with_batch_axis(inputs: Inputs, signature: ModelSignature) -> Inputs:
     """`inputs`, where a single row of a batched model has got its batch axis."""
     if not signature.batched:
         return inputs
-    return {name: _as_rows(value, signature.input(name)) for name, value in inputs.items()}
-
-
-def _as_rows(value: Any, spec: TensorSpec | None) -> Any:  # noqa: ANN401  # arrays or nested lists
-    if spec is None:
-        return value
-    rank = value.ndim if isinstance(value, np.ndarray) else _depth(value)
-    if rank != len(spec.shape) - 1:
-        return value
-    return value[np.newaxis] if isinstance(value, np.ndarray) else [value]
+    rows = {}
+    for name, value in inputs.items():
+        spec = signature.input(name)
+        is_array = isinstance(value, np.ndarray)
+        rank = value.ndim if is_array else _depth(value)
+        if spec is None or rank != len(spec.shape) - 1:
+            rows[name] = value
+        else:
+            rows[name] = value[np.newaxis] if is_array else [value]
+    return rows
 
 
 def _depth(value: object) -> int:
@@ -122,15 +121,14 @@ def _from_numpy(data: bytes, signature: ModelSignature) -> Inputs:
         msg = f"the .npz file is damaged: {error}"
         raise InvalidArgumentError(msg) from None
     _check_names(arrays, signature)
-    # NumPy makes float64 and int64 of what people type; the model says what it wants.
-    return {name: _fitting(name, array, signature) for name, array in arrays.items()}
-
-
-def _fitting(name: str, array: Array, signature: ModelSignature) -> Any:  # noqa: ANN401  # array or list
-    spec = signature.input(name)
-    if spec is None or spec.datatype is Datatype.BYTES or array.dtype == spec.datatype.dtype:
-        return array
-    return array.tolist()  # a list takes the model's datatype, and the client checks that it fits
+    # NumPy makes float64 and int64 of what people type; the model says what it wants: a list takes
+    # its datatype, and the client checks that it fits.
+    inputs: Inputs = {}
+    for spec in signature.inputs:
+        array = arrays[spec.name]
+        fits = spec.datatype is Datatype.BYTES or array.dtype == spec.datatype.dtype
+        inputs[spec.name] = array if fits else array.tolist()
+    return inputs
 
 
 def _from_json(text: str, signature: ModelSignature) -> Inputs:
@@ -142,17 +140,15 @@ def _from_json(text: str, signature: ModelSignature) -> Inputs:
     if isinstance(document, list):
         return _from_instances(document, signature)
     inputs = document.get("inputs")
-    if isinstance(inputs, list) and inputs and all(map(_is_v2_tensor, inputs)):
-        return _from_v2(inputs, signature)
+    if isinstance(inputs, list) and inputs:
+        keys = [tensor.keys() if isinstance(tensor, dict) else () for tensor in inputs]
+        if all({"name", "data"} <= set(names) for names in keys):
+            return _from_v2(inputs, signature)
     if "instances" in document:
         return _from_instances(document["instances"], signature)
     if inputs is not None and signature.input("inputs") is None:
         return _named(inputs, signature)
     return _named(document, signature)
-
-
-def _is_v2_tensor(tensor: object) -> bool:
-    return isinstance(tensor, dict) and {"name", "data"} <= tensor.keys()
 
 
 def _from_v2(tensors: Sequence[Mapping[str, Any]], signature: ModelSignature) -> Inputs:
@@ -173,8 +169,7 @@ def _from_v2(tensors: Sequence[Mapping[str, Any]], signature: ModelSignature) ->
 
 def _from_instances(rows: object, signature: ModelSignature) -> Inputs:
     if not isinstance(rows, list) or not rows:
-        msg = "the input holds no rows"
-        raise InvalidArgumentError(msg)
+        raise InvalidArgumentError("the input holds no rows")
     if all(isinstance(row, dict) for row in rows):
         names = rows[0].keys()
         if any(row.keys() != names for row in rows):
@@ -214,7 +209,16 @@ def _from_csv(text: str, signature: ModelSignature) -> Inputs:
         [_cell(cell, spec, row=first_line + i, column=j + 1) for j, cell in enumerate(row)]
         for i, row in enumerate(body)
     ]
-    _check_widths(values, width, spec, first_line)
+    if not values:
+        raise InvalidArgumentError("the CSV has a header but no rows")
+    width = len(values[0]) if width is None else width
+    for i, row in enumerate(values):
+        if len(row) != width:
+            msg = (
+                f"line {first_line + i} of the CSV has {len(row)} values; "
+                f"input '{spec.name}' takes {width} per row"
+            )
+            raise InvalidArgumentError(msg)
     return {spec.name: [_nested(row, spec, signature) for row in values]}
 
 
@@ -230,25 +234,8 @@ def _from_columns(names: list[str], rows: list[list[str]], signature: ModelSigna
         cells = [_cell(row[j], spec, row=i + 2, column=j + 1) for i, row in enumerate(rows)]
         inputs[name] = [_nested([cell], spec, signature) for cell in cells]
     if not rows:
-        msg = "the CSV has a header but no rows"
-        raise InvalidArgumentError(msg)
+        raise InvalidArgumentError("the CSV has a header but no rows")
     return inputs
-
-
-def _check_widths(
-    values: list[list[Any]], width: int | None, spec: TensorSpec, first_line: int
-) -> None:
-    if not values:
-        msg = "the CSV has a header but no rows"
-        raise InvalidArgumentError(msg)
-    wanted = len(values[0]) if width is None else width
-    for i, row in enumerate(values):
-        if len(row) != wanted:
-            msg = (
-                f"line {first_line + i} of the CSV has {len(row)} values; "
-                f"input '{spec.name}' takes {wanted} per row"
-            )
-            raise InvalidArgumentError(msg)
 
 
 def _nested(row: list[Any], spec: TensorSpec, signature: ModelSignature) -> Any:  # noqa: ANN401  # nested lists

@@ -30,6 +30,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.features import FeatureView
 
 ROWS_AT_ONCE: Final = 5_000
@@ -57,7 +58,18 @@ def read_rows(
     found: Iterator[Row | str]
     head = stream.read(len(_PARQUET))
     if head == _PARQUET:
-        found = _from_parquet(head + stream.read(), name)
+        from headrace.features.source import (  # noqa: PLC0415  # an extra, and slow to load
+            UNREADABLE,
+            pl,
+            reason_of,
+        )
+
+        try:
+            frame = pl.read_parquet(io.BytesIO(head + stream.read()))
+        except UNREADABLE as error:
+            message = f"{name} cannot be read as Parquet: {reason_of(error)}"
+            raise InvalidArgumentError(message) from error
+        found = frame.iter_rows(named=True)
     else:
         lines = _lines(head.removeprefix(_BOM), stream, name)
         first = next((line for line in lines if line.strip()), b"")
@@ -84,15 +96,13 @@ def _lines(head: bytes, stream: BinaryIO, name: str) -> Iterator[bytes]:
 
 
 def _from_json(lines: Iterator[bytes]) -> Iterator[Row | str]:
-    for line in lines:
-        if not line.strip():
-            continue
+    for line in filter(bytes.strip, lines):
         try:
             row = msgspec.json.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             yield f"it is no JSON: {str(error)[:_SHOWN]}"
-            continue
-        yield row if isinstance(row, dict) else "it is no JSON object"
+        else:
+            yield row if isinstance(row, dict) else "it is no JSON object"
 
 
 def _from_csv(lines: Iterator[bytes], name: str, view: FeatureView) -> Iterator[Row | str]:
@@ -131,33 +141,18 @@ def _cell(text: str, datatype: Datatype | None) -> object:
         return text
 
 
-def _from_parquet(data: bytes, name: str) -> Iterator[Row]:
-    from headrace.features.source import (  # noqa: PLC0415
-        UNREADABLE,
-        pl,  # an extra, and slow to load
-        reason_of,
-    )
-
-    try:
-        frame = pl.read_parquet(io.BytesIO(data))
-    except UNREADABLE as error:
-        message = f"{name} cannot be read as Parquet: {reason_of(error)}"
-        raise InvalidArgumentError(message) from error
-    yield from frame.iter_rows(named=True)
-
-
 def _timed(row: Row | str, view: FeatureView) -> Row | str:
     """The row, its time as one where it is text; and in UTC where the view takes it so."""
     name = view.source.timestamp_field
-    said = None if isinstance(row, str) else row.get(name)
-    if isinstance(row, str) or said is None:
+    if isinstance(row, str) or row.get(name) is None:
         return row
-    time: object = said
-    if isinstance(said, str):
+    time: object = row[name]
+    if isinstance(time, str):
+        text = time[:_SHOWN]
         try:
-            time = datetime.fromisoformat(said)
+            time = datetime.fromisoformat(time)
         except ValueError:
-            return f"{name!r}: '{said[:_SHOWN]}' is no time; write it as 2026-11-27T06:00:00Z"
+            return f"{name!r}: '{text}' is no time; write it as 2026-11-27T06:00:00Z"
     if isinstance(time, datetime) and time.tzinfo is None and view.source.is_naive_utc:
         time = time.replace(tzinfo=UTC)
     return {**row, name: time}
@@ -195,11 +190,40 @@ def read_tensors(
         InvalidArgumentError: The file cannot be read, or does not fit the model.
         FailedPreconditionError: It is Parquet, and pyarrow is not installed.
     """
-    if path.suffix in _NUMPY:
-        return _from_numpy(path, signature, without), {}
+    specs = {spec.name: spec for spec in (*signature.inputs, *signature.outputs)}
     table = _table(path)
-    table.pop(without, None)
-    return _from_table(table, signature, columns)
+    if without:
+        table.pop(without, None)
+    if path.suffix in _NUMPY:
+        arrays = {name or signature.inputs[0].name: array for name, array in table.items()}
+        unknown = ", ".join(sorted(arrays.keys() - specs.keys()))
+        if unknown:
+            raise InvalidArgumentError(f"the model has no input or output called {unknown}")
+        return {name: array[:MAX_ROWS] for name, array in arrays.items()}, {}
+    unknown_columns = [name for name in columns if name not in table]
+    if unknown_columns:
+        msg = f"the file has no column {unknown_columns[0]!r}: {_names(table)}"
+        raise InvalidArgumentError(msg)
+    named = {name: column for name, column in table.items() if name in specs and not columns}
+    tensors = {name: _tensor([column], specs[name]) for name, column in named.items()}
+    made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in named}
+    missing = [spec for spec in signature.inputs if spec.name not in tensors]
+    if not missing:
+        return tensors, made_of
+    if len(missing) > 1 or len(signature.inputs) > 1:
+        inputs = ", ".join(spec.name for spec in missing)
+        raise InvalidArgumentError(f"the file has no column for input {inputs}: {_names(table)}")
+    spec = missing[0]
+    chosen = list(columns) or [name for name in table if name not in named]
+    width = math.prod(spec.shape[1:] if signature.batched else spec.shape)
+    if VARIABLE not in spec.shape[1:] and len(chosen) != width:
+        message = (
+            f"input '{spec.name}' has {width} values a row, the file {len(chosen)} columns "
+            f"({_names(chosen)}); name the right ones with --columns"
+        )
+        raise InvalidArgumentError(message)
+    tensors[spec.name] = _tensor([table[name] for name in chosen], spec)
+    return tensors, made_of | {spec.name: tuple(chosen)}
 
 
 def read_times(path: Path, column: str) -> Array:
@@ -211,7 +235,7 @@ def read_times(path: Path, column: str) -> Array:
         InvalidArgumentError: There is no such column, or a value is no time.
         FailedPreconditionError: It is Parquet, and pyarrow is not installed.
     """
-    table = _loaded(path) if path.suffix in _NUMPY else _table(path)
+    table = _table(path)
     if column not in table:
         raise InvalidArgumentError(f"{path} has no column {column!r} of times: {_names(table)}")
     values = table[column].reshape(-1)[:MAX_ROWS]
@@ -239,42 +263,34 @@ def _time(value: float | str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _loaded(path: Path) -> dict[str, Array]:
-    """The arrays of a file of NumPy's; one without a name is called ``."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        return {name: loaded[name] for name in loaded} if hasattr(loaded, "files") else {"": loaded}
-    except (ValueError, OSError, EOFError) as error:
-        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
-
-
-def _from_numpy(path: Path, signature: ModelSignature, without: str) -> Tensors:
-    specs = (*signature.inputs, *signature.outputs)
-    arrays = {
-        name or signature.inputs[0].name: array
-        for name, array in _loaded(path).items()
-        if not without or name != without
-    }
-    unknown = ", ".join(sorted(arrays.keys() - {spec.name for spec in specs}))
-    if unknown:
-        raise InvalidArgumentError(f"the model has no input or output called {unknown}")
-    return {name: array[:MAX_ROWS] for name, array in arrays.items()}
-
-
 def _table(path: Path) -> Table:
-    return _parquet(path) if path.suffix in {".parquet", ".pq"} else _csv(path)
-
-
-def _csv(path: Path) -> Table:
+    """The columns of a file; the one of a NumPy file without a name is called ``."""
+    if path.suffix in _NUMPY:
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            return (
+                {name: loaded[name] for name in loaded}
+                if hasattr(loaded, "files")
+                else {"": loaded}
+            )
+        except (ValueError, OSError, EOFError) as error:
+            raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+    if path.suffix in {".parquet", ".pq"}:
+        try:
+            parquet: Any = importlib.import_module("pyarrow.parquet")
+        except ImportError:
+            message = "Parquet is read by pyarrow, which is not installed: `pip install pyarrow`"
+            raise FailedPreconditionError(message) from None
+        try:
+            table = parquet.read_table(path).slice(0, MAX_ROWS)
+        except (ValueError, OSError) as error:
+            raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
+        return {name: column_of(table.column(name).to_pylist()) for name in table.column_names}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [
-                row
-                for row, _ in zip(csv.reader(file, strict=True), range(MAX_ROWS + 1), strict=False)
-            ]
+            rows = [row for row in islice(csv.reader(file, strict=True), MAX_ROWS + 1) if row]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
-    rows = [row for row in rows if row]
     if len(rows) < 2:  # noqa: PLR2004  # names, and a row
         raise InvalidArgumentError(f"{path} holds no rows under a line of names")
     names = [name.strip() for name in rows[0]]
@@ -282,10 +298,11 @@ def _csv(path: Path) -> Table:
         if len(row) != len(names):
             message = f"{path}, row {number}: {len(row)} values under {len(names)} names"
             raise InvalidArgumentError(message)
-    return {name: _cells([row[i] for row in rows[1:]]) for i, name in enumerate(names)}
+    columns = dict(zip(names, zip(*rows[1:], strict=True), strict=True))
+    return {name: _of_texts(texts) for name, texts in columns.items()}
 
 
-def _cells(texts: Sequence[str]) -> Array:
+def _of_texts(texts: Sequence[str]) -> Array:
     """Numbers if all are, empty ones missing; else texts."""
     try:
         return np.array([float(text) if text.strip() else math.nan for text in texts])
@@ -293,61 +310,18 @@ def _cells(texts: Sequence[str]) -> Array:
         return np.array(texts, dtype=np.object_)
 
 
-def _parquet(path: Path) -> Table:
-    try:
-        parquet: Any = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        message = "Parquet is read by pyarrow, which is not installed: `pip install pyarrow`"
-        raise FailedPreconditionError(message) from None
-    try:
-        table = parquet.read_table(path).slice(0, MAX_ROWS)
-    except (ValueError, OSError) as error:
-        raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
-    return {name: _arrow_column(table.column(name)) for name in table.column_names}
-
-
-def _arrow_column(column: Any) -> Array:  # noqa: ANN401  # pyarrow has no types
-    values = column.to_pylist()
+def column_of(values: Sequence[object]) -> Array:
+    """A column of Parquet: texts, or numbers, of moments seconds since 1970; NaN is missing."""
     if any(isinstance(value, str | bytes) for value in values):
         return np.array(["" if value is None else value for value in values], dtype=np.object_)
     return np.array([_number(value) for value in values])
 
 
-def _number(value: float | date | None) -> float:
-    """A cell as a number: a moment as seconds since 1970, NaN for what is missing."""
+def _number(value: Any) -> float:  # noqa: ANN401  # pyarrow has no types
     if isinstance(value, date):
         whole = value if isinstance(value, datetime) else datetime.combine(value, time())
         return (whole if whole.tzinfo else whole.replace(tzinfo=UTC)).timestamp()
     return math.nan if value is None else float(value)
-
-
-def _from_table(
-    table: Table, signature: ModelSignature, columns: Sequence[str]
-) -> tuple[Tensors, dict[str, tuple[str, ...]]]:
-    specs = {spec.name: spec for spec in (*signature.inputs, *signature.outputs)}
-    unknown = [name for name in columns if name not in table]
-    if unknown:
-        raise InvalidArgumentError(f"the file has no column {unknown[0]!r}: {_names(table)}")
-    named = {name: column for name, column in table.items() if name in specs and not columns}
-    tensors = {name: _tensor([column], specs[name]) for name, column in named.items()}
-    made_of: dict[str, tuple[str, ...]] = {name: (name,) for name in named}
-    missing = [spec for spec in signature.inputs if spec.name not in tensors]
-    if not missing:
-        return tensors, made_of
-    if len(missing) > 1 or len(signature.inputs) > 1:
-        told = ", ".join(spec.name for spec in missing)
-        raise InvalidArgumentError(f"the file has no column for input {told}: {_names(table)}")
-    spec = missing[0]
-    chosen = list(columns) or [name for name in table if name not in named]
-    width = math.prod(spec.shape[1:] if signature.batched else spec.shape)
-    if VARIABLE not in spec.shape[1:] and len(chosen) != width:
-        message = (
-            f"input '{spec.name}' has {width} values a row, the file {len(chosen)} columns "
-            f"({_names(chosen)}); name the right ones with --columns"
-        )
-        raise InvalidArgumentError(message)
-    tensors[spec.name] = _tensor([table[name] for name in chosen], spec)
-    return tensors, made_of | {spec.name: tuple(chosen)}
 
 
 def _tensor(columns: Sequence[Array], spec: TensorSpec) -> Array:

@@ -217,15 +217,6 @@ def top(
         with suppress(KeyboardInterrupt):
             _watch(target, view)
         return
-    document = _everything(target, view)
-    if json:
-        write_json(document)
-    else:
-        show(render(document, view, is_live=False))
-
-
-def _everything(target: "Target", view: "View") -> dict[str, Any]:
-    """All pages in one."""
     api = target.management()
     document = api.get("/api/v1/overview", **view.query(_ALL))
     while len(document["endpoints"]) < document["total"]:
@@ -234,14 +225,17 @@ def _everything(target: "Target", view: "View") -> dict[str, Any]:
         if not more:
             break
         document["endpoints"] += more
-    return document
+    if json:
+        write_json(document)
+    else:
+        show(render(document, view, is_live=False))
 
 
 def _watch(target: "Target", view: "View") -> None:
     """Show it until somebody leaves; goes on after a control plane that was away."""
     console = Console()
-    management = target.management()
-    management.get("/api/v1/overview", **view.query(1))  # what is wrong at once is said at once
+    # What is wrong at once is said at once.
+    target.management().get("/api/v1/overview", **view.query(1))
     with (
         _keys() as pressed,
         Live(console=console, auto_refresh=False, screen=True) as live,

@@ -9,7 +9,7 @@ import pytest
 
 from headrace.cli.drift import DRIFT_COLUMNS, headline, hours_text, live_lines, sketch
 from headrace.cli.output import rows_text
-from headrace.cli.tables import _arrow_column, read_tensors, read_times
+from headrace.cli.tables import column_of, read_tensors, read_times
 from headrace.control.telemetry.drift_files import DriftFiles
 from headrace.core import (
     Datatype,
@@ -116,19 +116,9 @@ def test_parquet_needs_pyarrow_or_a_file_that_is_parquet(tmp_path: Path) -> None
         read_tensors(path, TABLE)
 
 
-class Column:
-    """A column as pyarrow has them."""
-
-    def __init__(self, *values: object) -> None:
-        self._values = list(values)
-
-    def to_pylist(self) -> list[object]:
-        return self._values
-
-
 def test_what_a_parquet_column_lacks_is_missing() -> None:
-    numbers = _arrow_column(Column(1, None, 1))
-    texts = _arrow_column(Column("a", None, b"c"))
+    numbers = column_of([1, None, 1])
+    texts = column_of(["a", None, b"c"])
 
     assert numbers.tolist()[::2] == [1.0, 1.0]
     assert np.isnan(numbers[1])
@@ -204,7 +194,7 @@ def test_times_are_texts_numbers_and_moments(tmp_path: Path) -> None:
     assert read_times(texts, "t").tolist() == [moment.timestamp()] * 2
     assert read_times(array, "t").tolist() == [moment.timestamp()]
     assert read_tensors(array, TABLE, without="t")[0].keys() == {"x"}
-    assert _arrow_column(Column(moment, moment.replace(tzinfo=None), moment.date())).tolist() == [
+    assert column_of([moment, moment.replace(tzinfo=None), moment.date()]).tolist() == [
         moment.timestamp(),
         moment.timestamp(),
         moment.timestamp() - 16 * 3600,

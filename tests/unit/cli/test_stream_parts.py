@@ -54,6 +54,7 @@ VIEW = StreamView(
 @pytest.mark.parametrize(
     ("text", "at"),
     [
+        ("-0s", NOW),
         ("-2h", NOW - 7200),
         ("-90s", NOW - 90),
         ("-1.5d", NOW - 129_600),

@@ -91,7 +91,11 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
     for path in todo.removed:
-        _remove(folder, path)
+        (folder / path).unlink()
+        for parent in PurePosixPath(path).parents[:-1]:
+            if any((folder / parent).iterdir()):
+                break
+            (folder / parent).rmdir()
     if todo.removed:
         notes.append(f"removed, as they are of nothing in this export: {', '.join(todo.removed)}")
     notes += [
@@ -100,7 +104,16 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
         for path in todo.kept
     ]
     if recorded is None:
-        notes += _unknown(folder, files)
+        # Templates that nobody vouches for: Helm would make objects of them.
+        there_now = {
+            path.relative_to(folder).as_posix()
+            for path in folder.glob("templates/**/*")
+            if path.is_file() and path.suffix != _ASIDE
+        }
+        if others := ", ".join(sorted(there_now - files.keys())):
+            notes.append(
+                f"not of this export, and left alone: {others}; delete what you did not add"
+            )
     (folder / RECORD).write_bytes(msgspec.json.format(msgspec.json.encode(_Record(files=digests))))
     return notes
 
@@ -116,27 +129,14 @@ def _recorded(folder: Path) -> dict[str, str] | None:
     except msgspec.MsgspecError:
         return None
     # Whoever wrote the record may have been somebody else: nothing outside the folder is touched.
-    return {path: digest for path, digest in record.files.items() if _is_within(folder, path)}
-
-
-def _is_within(folder: Path, path: str) -> bool:
-    parts = PurePosixPath(path)
-    if not path or "\0" in path or parts.is_absolute() or ".." in parts.parts:
-        return False
-    return (folder / path).parent.resolve().is_relative_to(folder.resolve())
-
-
-def _unknown(folder: Path, files: Mapping[str, bytes]) -> list[str]:
-    """Templates that nobody vouches for: Helm would make objects of them."""
-    there = {
-        path.relative_to(folder).as_posix()
-        for path in folder.glob("templates/**/*")
-        if path.is_file() and path.suffix != _ASIDE
-    }
-    others = sorted(there - files.keys())
-    if not others:
-        return []
-    return [f"not of this export, and left alone: {', '.join(others)}; delete what you did not add"]
+    root = folder.resolve()
+    files = {}
+    for path, digest in record.files.items():
+        parts = PurePosixPath(path)
+        is_odd = not path or "\0" in path or parts.is_absolute() or ".." in parts.parts
+        if not is_odd and (folder / path).parent.resolve().is_relative_to(root):
+            files[path] = digest
+    return files
 
 
 def _put_aside(folder: Path, path: str) -> str:
@@ -146,16 +146,6 @@ def _put_aside(folder: Path, path: str) -> str:
         number += 1
     move(folder / path, aside)
     return aside.relative_to(folder).as_posix()
-
-
-def _remove(folder: Path, path: str) -> None:
-    """Delete a file, and the folders that are empty then."""
-    (folder / path).unlink()
-    for parent in PurePosixPath(path).parents:
-        here = folder / parent
-        if str(parent) == "." or any(here.iterdir()):
-            return
-        here.rmdir()
 
 
 def _digest(content: bytes) -> str:

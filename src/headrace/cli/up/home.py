@@ -24,7 +24,7 @@ from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile
-    from headrace.control.app.backup import Backup, BackupManifest
+    from headrace.control.app.backup import BackupManifest
 
 _LOCK_TRIES: Final = 20
 _LOCK_RETRY_S: Final = 0.05
@@ -42,7 +42,15 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
 
     home = HomeDir.at(path)
     lock = HomeLock(home.lock_file)
-    await _acquire(lock)
+    for left in reversed(range(_LOCK_TRIES)):
+        try:
+            lock.acquire()
+            break
+        except FailedPreconditionError:
+            # A control plane that was just killed holds it for a moment more.
+            if not left:
+                raise
+            await asyncio.sleep(_LOCK_RETRY_S)
     try:
         ended = await _stop_gateway(home, drain_s=drain_s)
         driver = LocalDriver(home=home, socket_dir=home.socket_dir())
@@ -66,18 +74,6 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
 
 async def _unheard(_: object) -> None:
     """There is nobody to tell."""
-
-
-async def _acquire(lock: HomeLock) -> None:
-    """Take the lock; a control plane that was just killed holds it for a moment more."""
-    for _ in range(_LOCK_TRIES):
-        try:
-            lock.acquire()
-        except FailedPreconditionError:
-            await asyncio.sleep(_LOCK_RETRY_S)
-        else:
-            return
-    lock.acquire()
 
 
 async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
@@ -201,10 +197,13 @@ def backup(
     if verify:
         result = check_backup(file, tell=tell)
     else:
+        # The state is where the control plane that runs has it, unless it is named here.
+        control = read_last_control_file(home)
+        running = "" if control is None else control.state_url
         result = write_backup(
             home,
             file,
-            state_url=_state_url(home, state_url),
+            state_url=resolve_url(state_url) if state_url else running,
             payloads=payloads,
             now=SystemClock().now(),
             tell=tell,
@@ -212,8 +211,19 @@ def backup(
     if json:
         write_json(result)
         return
+    manifest = result.manifest
+    created = datetime.fromtimestamp(manifest.created, UTC)
+    is_here = manifest.state == "sqlite"
+    rows = [
+        ("size", bytes_text(result.size)),
+        ("files", str(len(manifest.files))),
+        ("taken", f"{created:%Y-%m-%d %H:%M:%S} UTC of {manifest.home}"),
+        ("state", f"generation {manifest.generation}" if is_here else "not contained"),
+        ("models", ", ".join(manifest.models) or "none"),
+    ]
     write(f"{file}: {'whole' if verify else 'written'}, sha256 {result.sha256}")
-    write("\n".join(_summary(result)))
+    for line in (*columns(rows), *_not_contained(manifest)):
+        write(line)
 
 
 def restore(
@@ -243,32 +253,6 @@ def restore(
     write(f"restored {len(manifest.files)} files to {home}; `headrace up{flag}` starts it")
     for line in _not_contained(manifest):
         write(line)
-
-
-def _state_url(home: Path, state_url: str) -> str:
-    """Where the desired state is: as told here, else as the control plane that runs was told."""
-    if state_url:
-        return resolve_url(state_url)
-    control = read_last_control_file(home)
-    return "" if control is None else control.state_url
-
-
-def _summary(result: "Backup") -> list[str]:
-    manifest = result.manifest
-    created = datetime.fromtimestamp(manifest.created, UTC)
-    is_here = manifest.state == "sqlite"
-    return [
-        *columns(
-            [
-                ("size", bytes_text(result.size)),
-                ("files", str(len(manifest.files))),
-                ("taken", f"{created:%Y-%m-%d %H:%M:%S} UTC of {manifest.home}"),
-                ("state", f"generation {manifest.generation}" if is_here else "not contained"),
-                ("models", ", ".join(manifest.models) or "none"),
-            ]
-        ),
-        *_not_contained(manifest),
-    ]
 
 
 def _not_contained(manifest: "BackupManifest") -> list[str]:
