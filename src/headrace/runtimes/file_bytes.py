@@ -166,6 +166,14 @@ def within(source: Source, field: Field, *path: int) -> Iterator[Field]:
                 yield from within(source, part, *path[1:])
 
 
+def last_text(source: Source, field: Field, *path: int, limit: int = 256) -> str:
+    """The text that a path leads to: of several the last, as protobuf has it; empty for none."""
+    found = ""
+    for part in within(source, field, *path):
+        found = text(source, part, limit)
+    return found
+
+
 def text(source: Source, field: Field, limit: int = 256) -> str:
     """The text of a field, cut to `limit` bytes."""
     if not field.is_bytes:

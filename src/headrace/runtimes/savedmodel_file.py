@@ -13,6 +13,7 @@ from headrace.runtimes.file_bytes import (
     Source,
     fields,
     inside,
+    last_text,
     text,
     varint,
     within,
@@ -379,9 +380,8 @@ def _meta(source: Source, place: Field) -> MetaGraph:
             meta.stored += [text(source, one, _NAME_BYTES) for one in names]
         elif part.number == _META_COLLECTION:
             # The nodes that a graph of TensorFlow 1 is started with.
-            name, value = _entry(source, part)
-            if name in _STARTS and value is not None:
-                nodes = within(source, value, *_NODE_LIST)
+            if last_text(source, part, _KEY, limit=_NAME_BYTES) in _STARTS:
+                nodes = within(source, part, _VALUE, *_NODE_LIST)
                 meta.started += [text(source, one, _NAME_BYTES) for one in nodes]
         elif part.number == _META_SIGNATURE:
             name, found = _signature_def(source, part)
@@ -393,27 +393,28 @@ def _meta(source: Source, place: Field) -> MetaGraph:
 
 
 def _signature_def(source: Source, place: Field) -> tuple[str, tuple[list[Named], list[Named]]]:
-    name, value = _entry(source, place)
     found: Mapping[int, list[Named]] = {1: [], 2: []}
-    for item in inside(source, value) if value else ():
-        if item.number in found:
-            if len(found[item.number]) == _MOST_TENSORS:
-                raise BrokenFileError(f"has more than {_MOST_TENSORS} inputs or outputs")
-            found[item.number].append(_tensor(source, item))
-    return name, (found[1], found[2])
+    for value in within(source, place, _VALUE):
+        for item in inside(source, value):
+            if item.number in found:
+                if len(found[item.number]) == _MOST_TENSORS:
+                    raise BrokenFileError(f"has more than {_MOST_TENSORS} inputs or outputs")
+                found[item.number].append(_tensor(source, item))
+    return last_text(source, place, _KEY, limit=_NAME_BYTES), (found[1], found[2])
 
 
 def _tensor(source: Source, place: Field) -> Named:
-    name, value = _entry(source, place)
     tensor, datatype, shape = "", 0, None
-    for item in inside(source, value) if value else ():
-        match item.number:
-            case 1:
-                tensor = text(source, item, _NAME_BYTES)
-            case 2:
-                datatype = item.value
-            case 3:
-                shape = _shape(source, item)
+    for value in within(source, place, _VALUE):
+        for item in inside(source, value):
+            match item.number:
+                case 1:
+                    tensor = text(source, item, _NAME_BYTES)
+                case 2:
+                    datatype = item.value
+                case 3:
+                    shape = _shape(source, item)
+    name = last_text(source, place, _KEY, limit=_NAME_BYTES)
     return Named(name=name, tensor=tensor, datatype=_DATATYPES.get(datatype), shape=shape)
 
 
@@ -424,12 +425,6 @@ def _shape(source: Source, place: Field) -> tuple[int, ...] | None:
     if len(sizes) > _MOST_RANK or any(size < VARIABLE for size in sizes):
         raise BrokenFileError(f"declares the shape {sizes[:8]}, which there cannot be")
     return tuple(sizes)
-
-
-def _entry(source: Source, place: Field) -> tuple[str, Field | None]:
-    """Key and value of an item of a map."""
-    key = "".join(text(source, one, _NAME_BYTES) for one in within(source, place, _KEY))
-    return key, next(iter([*within(source, place, _VALUE)][-1:]), None)
 
 
 def _spec(path: Path, kind: str, one: Named) -> TensorSpec:

@@ -18,6 +18,7 @@ from headrace.runtimes.file_bytes import (
     Field,
     Source,
     inside,
+    last_text,
     signed,
     text,
     within,
@@ -152,8 +153,7 @@ def read_graph(source: Source, place: Field) -> Graph:
                 for node in within(source, function, _FUNCTION_NODE):
                     _node(source, node, body)
                 body.inputs.clear()
-                names = within(source, function, *_FUNCTION_NAME)
-                name = next((text(source, one, _NAME_BYTES) for one in names), "")
+                name = last_text(source, function, *_FUNCTION_NAME, limit=_NAME_BYTES)
                 _add(graph.functions, name, body)
                 count += body.nodes
         if count > _MOST_NODES:
@@ -218,16 +218,17 @@ def dimensions(source: Source, shape: Field) -> list[int]:
     """The sizes that a `TensorShapeProto` lists; 0 for one that has none."""
     dims = within(source, shape, _DIM)
     sizes = ([signed(one.value) for one in within(source, dim, _DIM_SIZE)] for dim in dims)
-    return [items[0] if items else 0 for items in sizes]
+    return [items[-1] if items else 0 for items in sizes]  # protobuf's last one counts
 
 
 def _check_tensor(source: Source, place: Field) -> None:
     """Refuse a constant of a size that its bytes do not have: one value may stand for all."""
     held = place.end - place.start
-    for shape in within(source, place, _TENSOR_SHAPE):
-        sizes = dimensions(source, shape)
-        if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MOST_ELEMENTS, 8 * held):
-            raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
+    # Of a message that is there twice, protobuf joins the lists.
+    shapes = within(source, place, _TENSOR_SHAPE)
+    sizes = [size for shape in shapes for size in dimensions(source, shape)]
+    if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MOST_ELEMENTS, 8 * held):
+        raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
 
 
 def _reached(graph: Graph, roots: Iterable[str]) -> set[tuple[str, str]]:

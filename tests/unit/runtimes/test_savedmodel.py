@@ -182,8 +182,19 @@ def test_storing_variables_is_harmless_where_only_the_saver_does_it(tmp_path: Pa
             [*PERCEPTRON, *STORE],
             field(5, entry("__saved_model_init_op", signature({}, {"": tensor("write")}))),
         ),
+        (
+            [*PERCEPTRON, *STORE],
+            field(4, field(1, "other") + entry("saved_model_main_op", field(1, field(1, "write")))),
+        ),
     ],
-    ids=["called", "in an attribute", "by control", "at the start", "at the start of 2"],
+    ids=[
+        "called",
+        "in an attribute",
+        "by control",
+        "at the start",
+        "at the start of 2",
+        "at the start by the last key",
+    ],
 )
 def test_storing_where_requests_or_the_start_reach_it_is_not(
     nodes: Sequence[bytes], more: bytes, tmp_path: Path
@@ -259,6 +270,16 @@ def _nested(depth: int) -> bytes:
     return field(10, value)
 
 
+def _twice(size: int) -> bytes:
+    """A tensor whose shape stands there twice; protobuf joins the two."""
+    return field(8, field(2, shape(size)) + field(2, shape(size)))
+
+
+def _second(size: int) -> bytes:
+    """A tensor with two sizes of its only dimension, of which protobuf takes the last."""
+    return field(8, field(2, field(2, number(1, 1) + number(1, size))))
+
+
 def _huge(*sizes: int) -> bytes:
     return field(8, number(1, 1) + field(2, shape(*sizes)) + field(5, b"\0\0\0\0"))
 
@@ -300,6 +321,14 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
     ),
     "huge constant in a list": (
         lambda: graph([*PERCEPTRON, node("a", "Const", value=field(1, _huge(1 << 40)))]),
+        "a constant has the shape",
+    ),
+    "huge constant in two parts": (
+        lambda: graph([*PERCEPTRON, node("a", "Const", value=_twice(1 << 20))]),
+        "a constant has the shape",
+    ),
+    "huge constant behind a small one": (
+        lambda: graph([*PERCEPTRON, node("a", "Const", value=_second(1 << 40))]),
         "a constant has the shape",
     ),
     "negative constant": (

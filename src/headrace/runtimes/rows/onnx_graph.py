@@ -18,6 +18,7 @@ from headrace.runtimes.file_bytes import (
     Source,
     fields,
     inside,
+    last_text,
     numbers,
     text,
     within,
@@ -354,7 +355,7 @@ def _opset(source: Source, place: Field) -> dict[str, int]:
 
 
 def _name(source: Source, place: Field) -> str:
-    return next((text(source, part, _MAX_NAME) for part in within(source, place, _FIRST)), "")
+    return last_text(source, place, _FIRST, limit=_MAX_NAME)
 
 
 @dataclass(slots=True)
