@@ -186,6 +186,10 @@ def test_storing_variables_is_harmless_where_only_the_saver_does_it(tmp_path: Pa
             [*PERCEPTRON, *STORE],
             field(4, field(1, "other") + entry("saved_model_main_op", field(1, field(1, "write")))),
         ),
+        (
+            [*PERCEPTRON, *STORE],
+            field(4, entry("saved_model_main_op", field(1, field(1, "write"))) + field(2, "")),
+        ),
     ],
     ids=[
         "called",
@@ -194,6 +198,7 @@ def test_storing_variables_is_harmless_where_only_the_saver_does_it(tmp_path: Pa
         "at the start",
         "at the start of 2",
         "at the start by the last key",
+        "at the start by the first value",
     ],
 )
 def test_storing_where_requests_or_the_start_reach_it_is_not(
