@@ -39,8 +39,8 @@ class FeatureSpec(SpecModel):
     )
     default: bool | int | float | str | None = Field(
         default=None,
-        description="Stands for a missing value. Null: NaN, 0, false, empty; a request has to bring "
-        "such a column.",
+        description="Stands for a missing value. Null: NaN, 0, false, empty; a request has to "
+        "bring such a column.",
     )
 
 
