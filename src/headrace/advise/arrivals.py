@@ -6,7 +6,7 @@ Files are read once, line by line; of logs only counts are held, so that they ma
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,34 +61,39 @@ def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") ->
     keys: set[object] = set()
     repeats = unreadable = rows = 0
     first, last = math.inf, -math.inf
-    try:
-        with path.open("rb") as file:
-            for row in _rows(file, path):
-                at = _time_of(row, time_column) if row is not None else None
-                if row is None or at is None:
-                    unreadable += 1
-                    continue
-                rows += 1
-                first, last = min(first, at), max(last, at)
-                counts[int(at)] += 1
-                if len(counts) > _MOST_SECONDS:
-                    msg = f"{path}: over {_MOST_SECONDS:,} different seconds; give a part of it"
-                    raise InvalidArgumentError(msg)
-                if key_column:
-                    repeats += _again(row, key_column, keys, path)
-    except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror or error}"
-        raise InvalidArgumentError(msg) from None
+    for row in _rows(path):
+        at = _time_of(row, time_column) if row is not None else None
+        if row is None or at is None:
+            unreadable += 1
+            continue
+        rows += 1
+        first, last = min(first, at), max(last, at)
+        counts[int(at)] += 1
+        if len(counts) > _MOST_SECONDS:
+            msg = f"{path}: over {_MOST_SECONDS:,} different seconds; give a part of it"
+            raise InvalidArgumentError(msg)
+        if key_column:
+            repeats += _again(row, key_column, keys, path)
     if not rows:
         wanted = f"'{time_column}'" if time_column else f"one of {', '.join(TIMES)}"
         msg = f"{path} holds no row with a time in {wanted}; name the column: --time-column"
         raise InvalidArgumentError(msg)
-    return _arrivals(
-        counts,
+    span = max(counts) - min(counts) + 1
+    minutes: Counter[int] = Counter()
+    for second, count in counts.items():
+        minutes[second // _MINUTE_S] += count
+    mean = rows / span
+    square = sum(count * count for count in counts.values()) / span
+    is_long = span >= _MINUTE_S
+    return Arrivals(
         rows=rows,
         seconds=last - first,
+        rate=rows / max(last - first, 1.0),
+        peak_rate=max(minutes.values()) / _MINUTE_S if is_long else float(max(counts.values())),
+        burstiness=(square - mean * mean) / mean,
+        quiet_ratio=1 - len(minutes) / (max(minutes) - min(minutes) + 1),
         keys=len(keys) if key_column else None,
-        repeats=repeats,
+        repeat_ratio=repeats / rows if key_column else None,
         unreadable=unreadable,
     )
 
@@ -100,67 +105,40 @@ def read_rates(path: Path) -> tuple[float, ...]:
         InvalidArgumentError: It cannot be read, or a row has no rate; the message names the row.
     """
     rates: list[float] = []
-    try:
-        with path.open("rb") as file:
-            for number, row in enumerate(_rows(file, path), start=1):
-                name = next((name for name in RATES if row is not None and name in row), None)
-                try:
-                    rate = math.nan if row is None or name is None else float(row[name])
-                except (TypeError, ValueError, OverflowError):
-                    rate = math.nan
-                if not 0.0 <= rate < math.inf:
-                    msg = f"{path}, row {number}: no rate of 0 or more in {' or '.join(RATES)}"
-                    raise InvalidArgumentError(msg)
-                rates.append(rate)
-    except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror or error}"
-        raise InvalidArgumentError(msg) from None
+    for number, row in enumerate(_rows(path), start=1):
+        name = next((name for name in RATES if row is not None and name in row), None)
+        try:
+            rate = math.nan if row is None or name is None else float(row[name])
+        except (TypeError, ValueError, OverflowError):
+            rate = math.nan
+        if not 0.0 <= rate < math.inf:
+            msg = f"{path}, row {number}: no rate of 0 or more in {' or '.join(RATES)}"
+            raise InvalidArgumentError(msg)
+        rates.append(rate)
     if not rates:
         raise InvalidArgumentError(f"{path} holds no rates; each row has a rate")
     return tuple(rates)
 
 
-def _arrivals(
-    counts: Mapping[int, int],
-    *,
-    rows: int,
-    seconds: float,
-    keys: int | None,
-    repeats: int,
-    unreadable: int,
-) -> Arrivals:
-    span = max(counts) - min(counts) + 1
-    minutes: Counter[int] = Counter()
-    for second, count in counts.items():
-        minutes[second // _MINUTE_S] += count
-    mean = rows / span
-    square = sum(count * count for count in counts.values()) / span
-    is_long = span >= _MINUTE_S
-    between = max(minutes) - min(minutes) + 1
-    return Arrivals(
-        rows=rows,
-        seconds=seconds,
-        rate=rows / max(seconds, 1.0),
-        peak_rate=max(minutes.values()) / _MINUTE_S if is_long else float(max(counts.values())),
-        burstiness=(square - mean * mean) / mean,
-        quiet_ratio=1 - len(minutes) / between,
-        keys=keys,
-        repeat_ratio=repeats / rows if keys is not None else None,
-        unreadable=unreadable,
-    )
-
-
-def _rows(file: BinaryIO, path: Path) -> Iterator[Mapping[str, Any] | None]:
+def _rows(path: Path) -> Iterator[Mapping[str, Any] | None]:
     """Rows by column; None for a line that is none."""
-    lines = _lines(file)
-    first = next((line for line in lines if line.strip()), b"")
-    if first.lstrip()[:1] == b"{":
-        yield _json(first)
-        for line in lines:
-            if line.strip():
-                yield _json(line)
-        return
-    yield from _csv(first, lines, path)
+    try:
+        with path.open("rb") as file:
+            lines = _lines(file)
+            first = next((line for line in lines if line.strip()), b"")
+            if first.lstrip()[:1] == b"{":
+                yield _json(first)
+                yield from (_json(line) for line in lines if line.strip())
+                return
+            names = next(csv.reader([first.decode("utf-8-sig")]), [])
+            for row in csv.reader(line.decode(errors="replace") for line in lines):
+                yield dict(zip(names, row, strict=False)) if len(row) == len(names) else None
+    except OSError as error:
+        msg = f"{path} cannot be read: {error.strerror or error}"
+        raise InvalidArgumentError(msg) from None
+    except (csv.Error, UnicodeDecodeError) as error:
+        msg = f"{path} is neither JSON lines nor CSV: {error}"
+        raise InvalidArgumentError(msg) from None
 
 
 def _lines(file: BinaryIO) -> Iterator[bytes]:
@@ -179,16 +157,6 @@ def _json(line: bytes) -> Mapping[str, Any] | None:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return row if isinstance(row, dict) else None
-
-
-def _csv(first: bytes, lines: Iterable[bytes], path: Path) -> Iterator[Mapping[str, Any] | None]:
-    try:
-        names = next(csv.reader([first.decode("utf-8-sig")]), [])
-        for row in csv.reader(line.decode(errors="replace") for line in lines):
-            yield dict(zip(names, row, strict=False)) if len(row) == len(names) else None
-    except (csv.Error, UnicodeDecodeError) as error:
-        msg = f"{path} is neither JSON lines nor CSV: {error}"
-        raise InvalidArgumentError(msg) from None
 
 
 def _time_of(row: Mapping[str, Any], column: str) -> float | None:

@@ -165,9 +165,9 @@ class Forecast:
         """The busiest second of a month; None for the last month."""
         return max(self.rates) * self.peak_factor * self.grown(month)
 
-    def mean_rate(self, month: int | None = None) -> float:
-        """The average of a month; None for the last month."""
-        return sum(self.rates) / len(self.rates) * self.grown(month)
+    def mean_rate(self) -> float:
+        """The average of the last month."""
+        return sum(self.rates) / len(self.rates) * self.grown()
 
     def grown(self, month: int | None = None) -> float:
         """By how much rates are higher after so many months."""

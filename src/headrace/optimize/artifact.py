@@ -26,11 +26,9 @@ from headrace.runtimes.optimized_file import (
     Processor,
 )
 
-CHECK_FILE: Final = "check.npz"
-TOLERANCE: Final = 0.02
-"""A step of eight bits is about 0.008 of the largest value. A small INT8 network of OpenVINO's was
-off by nothing on any processor with VNNI, and by 0.05 where sums saturate, without it."""
-MAX_CHANGED_RATIO: Final = 0.02
+# A step of eight bits is about 0.008 of the largest value. A small INT8 network of OpenVINO's was
+# off by nothing on any processor with VNNI, and by 0.05 where sums saturate, without it.
+_CHECK: Final = Check(path="check.npz", tolerance=0.02, max_changed_ratio=0.02)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -41,11 +39,8 @@ def write_artifact(
     processor: Processor,
     check: Sequence[Asked] = (),
     policy: OtherProcessor = OtherProcessor.VERIFY,
-    tolerance: float = TOLERANCE,
-    max_changed_ratio: float = MAX_CHANGED_RATIO,
     source_digest: str = "",
     calibration_sha256: str = "",
-    recipe: Mapping[str, str] | None = None,
     versions: Mapping[str, str] | None = None,
     figures: Mapping[str, float] | None = None,
 ) -> Path:
@@ -56,8 +51,6 @@ def write_artifact(
         members: Candidates, each with the most rows of a batch that goes to it; the last with None.
         processor: What the candidates were verified on.
         check: Requests with what the chosen candidate answered, to be asked again elsewhere.
-        tolerance: As `max_changed_ratio`: see `headrace.runtimes.optimized_file.Check`.
-        recipe: What was done, besides what the candidates say of themselves.
         figures: What was measured; finite.
 
     Returns:
@@ -81,16 +74,18 @@ def write_artifact(
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         manifest = OptimizedManifest(
-            members=_copied(partial, members),
+            members=_copied(members, partial),
             processor=processor,
             on_other_processor=policy,
-            check=_written(partial, check, tolerance, max_changed_ratio) if check else None,
+            check=_CHECK if check else None,
             source_digest=source_digest,
             calibration_sha256=calibration_sha256,
-            recipe={**_recipes(members), **(recipe or {})},
+            recipe=_recipes(members),
             versions=dict(versions or {}),
             figures=dict(figures or {}),
         )
+        if check:
+            write_check(partial / _CHECK.path, check)
         encoded = msgspec.json.encode(manifest)
         (partial / FILE_NAME).write_bytes(msgspec.json.format(encoded, indent=2) + b"\n")
         prove(partial)
@@ -101,19 +96,18 @@ def write_artifact(
     return target
 
 
-def _copied(directory: Path, members: Sequence[tuple[Candidate, int | None]]) -> tuple[Member, ...]:
+def _copied(members: Sequence[tuple[Candidate, int | None]], directory: Path) -> tuple[Member, ...]:
     """Each candidate's files in a directory of its name; those of one path only once."""
     directory.mkdir()
     places: dict[Path, str] = {}
     made = []
     for candidate, up_to_rows in members:
-        place = places.get(candidate.path)
-        if place is None:
-            place = places[candidate.path] = _copy(candidate, directory)
+        if candidate.path not in places:
+            places[candidate.path] = _copy(candidate, directory)
         made.append(
             Member(
                 runtime=candidate.runtime,
-                path=place,
+                path=places[candidate.path],
                 tuning=candidate.tuning,
                 up_to_rows=up_to_rows,
             )
@@ -123,7 +117,7 @@ def _copied(directory: Path, members: Sequence[tuple[Candidate, int | None]]) ->
 
 def _copy(candidate: Candidate, directory: Path) -> str:
     """Copy what a candidate consists of; its path within the directory."""
-    if _NAME.fullmatch(candidate.name) is None or candidate.name in {FILE_NAME, CHECK_FILE}:
+    if _NAME.fullmatch(candidate.name) is None or candidate.name in {FILE_NAME, _CHECK.path}:
         msg = f"a candidate is called {candidate.name[:100]!r}, which is no name of a directory"
         raise InvalidArgumentError(msg)
     folder = directory / candidate.name
@@ -143,28 +137,11 @@ def files_of(path: Path) -> tuple[Path, ...]:
     """The files of a candidate: those of its directory, or its file and the weights beside it."""
     if path.is_dir():
         return tuple(sorted(file for file in path.rglob("*") if file.is_file()))
-    return (path, *_beside(path))
-
-
-def _beside(file: Path) -> tuple[Path, ...]:
-    """The files that hold a model's weights besides its own."""
-    match file.suffix.lower():
-        case ".onnx":
-            return external_files(file)
-        case ".xml":
-            beside = file.with_suffix(".bin")
-        case ".pdmodel":
-            beside = file.with_suffix(".pdiparams")
-        case _:
-            return ()
-    return (beside,) if beside.exists() else ()
-
-
-def _written(
-    directory: Path, check: Sequence[Asked], tolerance: float, max_changed_ratio: float
-) -> Check:
-    write_check(directory / CHECK_FILE, check)
-    return Check(path=CHECK_FILE, tolerance=tolerance, max_changed_ratio=max_changed_ratio)
+    suffix = path.suffix.lower()
+    if suffix == ".onnx":
+        return (path, *external_files(path))
+    beside = path.with_suffix({".xml": ".bin", ".pdmodel": ".pdiparams"}.get(suffix, suffix))
+    return (path, beside) if beside != path and beside.exists() else (path,)
 
 
 def _recipes(members: Sequence[tuple[Candidate, int | None]]) -> dict[str, str]:

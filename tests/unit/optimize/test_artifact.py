@@ -90,7 +90,6 @@ def test_several_candidates_keep_their_recipes_apart(tmp_path: Path) -> None:
         [(candidate(source), 1), (candidate(other, "two"), None)],
         processor=HERE,
         check=asked(source, "onnx"),
-        recipe={"budget": "3 min"},
     )
 
     document = json.loads((made / "optimized.json").read_text())
@@ -98,7 +97,6 @@ def test_several_candidates_keep_their_recipes_apart(tmp_path: Path) -> None:
         "candidate": "one and two",
         "one: how": "one",
         "two: how": "two",
-        "budget": "3 min",
     }
 
 

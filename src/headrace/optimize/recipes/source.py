@@ -11,7 +11,7 @@ from headrace.core import Tensors
 from headrace.core.error_kind import UNDECODABLE
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.compare import MAX_CHANGED_RATIO
-from headrace.optimize.convert import Conversion, convert
+from headrace.optimize.convert import convert
 from headrace.optimize.sources import open_source, source_runtime
 
 _FILE: Final = "model.onnx"
@@ -52,8 +52,6 @@ def prepare(
     *,
     allow_code: bool = False,
     given: Tensors | None = None,
-    tolerance: float | None = None,
-    max_changed_ratio: float = MAX_CHANGED_RATIO,
 ) -> Prepared:
     """A model as ONNX whose answers were compared with the source's; ONNX is left alone.
 
@@ -63,8 +61,6 @@ def prepare(
             arguments: that is taken as it is, as converting may take half a minute.
         allow_code: Whether loading may run code of the model's author.
         given: Rows to compare with besides those that are made up.
-        tolerance: Of the relative difference; None goes by the datatype it computes in.
-        max_changed_ratio: The share of rows that may get another class.
 
     Raises:
         CodeNotAllowedError: Loading it would run code; nothing of it was run.
@@ -78,16 +74,16 @@ def prepare(
     if done is None:
         opened = open_source(source, name, allow_code=allow_code)
         try:
-            made = convert(
-                opened,
-                target,
-                given=given,
-                tolerance=tolerance,
-                max_changed_ratio=max_changed_ratio,
-            )
+            made = convert(opened, target, given=given, max_changed_ratio=MAX_CHANGED_RATIO)
         finally:
             opened.model.close()
-        done = _Done(library=made.library, note=_told(name, made))
+        found = made.differences
+        note = (
+            f"converted from {name} to ONNX by {made.converter}, opset {made.opset}: on "
+            f"{found.inputs} the answers differ by at most {found.largest_relative:.2g} of "
+            "their value"
+        )
+        done = _Done(library=made.library, note=note)
         (folder / _DONE).write_bytes(msgspec.json.encode(done))  # last: it says that all is there
     title = _FRAMEWORKS.get(name, (name, f"{name}, the file as it is"))
     told = {"what": "nothing is rewritten", "library": done.library}
@@ -107,11 +103,3 @@ def _done(folder: Path) -> _Done | None:
         return msgspec.json.decode((folder / _DONE).read_bytes(), type=_Done)
     except (OSError, *UNDECODABLE):
         return None
-
-
-def _told(runtime: str, made: Conversion) -> str:
-    found = made.differences
-    return (
-        f"converted from {runtime} to ONNX by {made.converter}, opset {made.opset}: on "
-        f"{found.inputs} the answers differ by at most {found.largest_relative:.2g} of their value"
-    )
