@@ -58,7 +58,7 @@ IMAGES: Final[Mapping[str, Contents]] = {
         extras=(*_SERVES, "catboost", "lightgbm", "sklearn", "xgboost"),
     ),
     "replica-pipeline": Contents(left_out=_GATEWAY | _CONTROL, extras=(*_SERVES, "image", "text")),
-    "gateway": Contents(left_out=_STATE | _ONNX),
+    "gateway": Contents(left_out=_STATE | _ONNX | {"packaging"}),
     "control": Contents(
         left_out=_GATEWAY,
         extras=("artifacts", "data", "kubernetes", "oidc", "otel", "postgres", "redis"),

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from headrace.control.state.records import Event
-from headrace.control.state.store import Store
+
+if TYPE_CHECKING:  # gateways' agents wait for news, and have no store
+    from headrace.control.state.store import Store
 
 
 @dataclass(slots=True)
@@ -44,7 +46,7 @@ _LOOK_AGAIN_S: Final = 2.0
 class Journal:
     """Writes events, reads them, and wakes those who watch."""
 
-    store: Store
+    store: "Store"
     _news: News = field(default_factory=News)
 
     async def write(self, events: Sequence[Event]) -> None:
