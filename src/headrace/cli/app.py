@@ -231,6 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
+    except SystemExit as error:  # click's own answer to a reader who left, as `head` does
+        if isinstance(error.__context__, BrokenPipeError):
+            return report(error.__context__, debug=debug)
+        raise
     except Exception as error:  # noqa: BLE001  # the edge: a person reads one line, not a traceback
         return report(error, debug=debug)
     return result if isinstance(result, int) else 0

@@ -242,3 +242,16 @@ def test_commands_for_a_running_system_load_no_library_of_the_control_plane() ->
     )
 
     subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  # our own interpreter
+
+
+@pytest.mark.parametrize(
+    "arguments", [["up", "--help-all"], ["rollout", "simulate", "--runs", "2"]]
+)
+def test_a_reader_who_leaves_early_is_no_failure(arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as closed:  # noqa: PTH123  # a descriptor
+        command = [sys.executable, "-m", "headrace.cli", *arguments]
+        done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)  # noqa: S603  # our own
+
+    assert (done.returncode, done.stderr) == (0, b"")
