@@ -8,28 +8,37 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from headrace.control.app.home import Home, HomeLock
 from headrace.control.app.log_files import LogFollower, cut_large, render_line
-from headrace.control.app.membership import StoppedError, join
 from headrace.control.app.ownership import claim
 from headrace.control.app.settings import ControlSettings, forget_secrets, write_control_file
 from headrace.control.assemble import System, assemble
 from headrace.control.local.sandbox import harden_self
 from headrace.control.notify.notifier import receiver_urls
-from headrace.core import HeadraceError
+from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.observe import LogFormat, configure_logging
+
+if TYPE_CHECKING:
+    from headrace.control.kubernetes.standby import ClusterMembership
 
 _LOG: Final = logging.getLogger("headrace.control")
 _COPY_S: Final = 0.1
 _CUT_S: Final = 30.0
 _READY_TIMEOUT_S: Final = 3600.0
 
+_LOCAL: Final = "local"
+_KUBERNETES: Final = "kubernetes"
+
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
+
+
+class StoppedError(HeadraceError):
+    """It was told to end before it led."""
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -61,7 +70,7 @@ async def _run(settings: ControlSettings) -> int:
         lock = HomeLock(home.lock_file)
         lock.acquire()
         claim(home.root)
-        membership = await join(settings)
+        membership = await _join(settings)
         system = assemble(settings, home, membership)
         receivers = (*receiver_urls(settings.spec or {}), *system.plane.telemetry.notifier.urls())
         forget_secrets((*_references(settings), *receivers), os.environ)
@@ -218,6 +227,32 @@ class Life:
             await asyncio.sleep(_CUT_S)
             for path in await asyncio.to_thread(cut_large, self.system.plane.home.logs):
                 _LOG.info("moved a large log aside", extra={"path": str(path)})
+
+
+async def _join(settings: ControlSettings) -> "ClusterMembership | None":
+    """The place in the cluster once this control plane leads; None for the driver `local`.
+
+    Raises:
+        StoppedError: SIGTERM or SIGINT came first.
+        FailedPreconditionError: There is no such driver, or no way to the cluster.
+    """
+    if settings.driver == _LOCAL:
+        return None
+    if settings.driver != _KUBERNETES or settings.cluster is None:
+        raise FailedPreconditionError(
+            f"there is no driver {settings.driver!r} of these settings: local, or kubernetes with "
+            "a namespace"
+        )
+    from headrace.control.kubernetes.standby import stand_by  # noqa: PLC0415  # few have one
+
+    loop = asyncio.get_running_loop()
+    stopped = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopped.set)
+    membership = await stand_by(settings, settings.cluster, stopped)
+    if membership is None:
+        raise StoppedError("told to stop while standing by")
+    return membership
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

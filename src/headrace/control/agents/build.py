@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.agents.settings import AgentsSettings, GatewayMode
-from headrace.control.app.membership import Emit
+from headrace.control.app.journal import Emit
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates

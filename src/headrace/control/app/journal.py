@@ -1,14 +1,21 @@
 """Events in the store, and the notification of whoever waits for a change."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from headrace.control.state.records import Event
 
 if TYPE_CHECKING:  # gateways' agents wait for news, and have no store
     from headrace.control.state.store import Store
+
+Emit: TypeAlias = Callable[[Sequence[Event]], Awaitable[None]]
+"""Stores events."""
+
+
+async def nobody(_events: Sequence[Event]) -> None:
+    """Store nothing."""
 
 
 @dataclass(slots=True)

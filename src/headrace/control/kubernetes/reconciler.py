@@ -16,8 +16,7 @@ from typing import Final
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.app.journal import News, wait_for
-from headrace.control.app.membership import Emit, nobody
+from headrace.control.app.journal import Emit, News, nobody, wait_for
 from headrace.control.desired.state import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from headrace.control.app.faults import Faults
-from headrace.control.app.membership import Emit
+from headrace.control.app.journal import Emit
 from headrace.control.app.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
