@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import polars as pl
 import pytest
 
@@ -95,7 +96,7 @@ async def test_what_is_wrong_is_told_as_the_command_tells_it(tmp_path: Path) -> 
 
 
 async def test_a_run_that_hangs_is_ended_and_told(tmp_path: Path) -> None:
-    view = replace(VIEW, schedule=replace(SCHEDULE, timeout_s=0.3))
+    view = replace(VIEW, schedule=msgspec.structs.replace(SCHEDULE, timeout_s=0.3))
     pid = tmp_path / "pid"
     code = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
 
@@ -106,7 +107,7 @@ async def test_a_run_that_hangs_is_ended_and_told(tmp_path: Path) -> None:
 
 
 async def test_a_run_that_takes_too_much_memory_is_ended_and_told(tmp_path: Path) -> None:
-    view = replace(VIEW, schedule=replace(SCHEDULE, max_memory_bytes=40 << 20))
+    view = replace(VIEW, schedule=msgspec.structs.replace(SCHEDULE, max_memory_bytes=40 << 20))
     code = "import time; x = bytearray(90 << 20); x[::4096] = x[::4096]; time.sleep(600)"
 
     with pytest.raises(FailedPreconditionError, match="more memory than 40 MiB"):
