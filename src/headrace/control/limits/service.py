@@ -121,7 +121,14 @@ class LimitService:
             if lease is not None:
                 self.limiter.end(lease, rows=rows.get(lease), now=at.now)
             elif not _tells_rows(descriptor):
-                ask = _ask_of(descriptor)
+                entries = descriptor.entries
+                address = entries.get("masked_remote_address")
+                stranger = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
+                ask = Ask(
+                    endpoint=entries.get("endpoint", ""),
+                    caller=entries.get("caller", stranger),
+                    tier=entries.get("tier", ""),
+                )
                 answer = answer_of(ask, self.limiter.ask(ask, at))
         return codec.encode(answer, descriptors=len(descriptors))
 
@@ -223,17 +230,6 @@ def _told(ask: Ask, refusal: Refusal, standing: Standing) -> str:
 
 def _tells_rows(descriptor: "Descriptor") -> bool:
     return "rows_of" in descriptor.entries
-
-
-def _ask_of(descriptor: "Descriptor") -> Ask:
-    entries = descriptor.entries
-    address = entries.get("masked_remote_address")
-    stranger = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
-    return Ask(
-        endpoint=entries.get("endpoint", ""),
-        caller=entries.get("caller", stranger),
-        tier=entries.get("tier", ""),
-    )
 
 
 def _load() -> "RateLimitCodec":

@@ -94,35 +94,18 @@ def machine_budget(
     wanted = wanted or BudgetSpec()
     cpus, memory = wanted.cpus, wanted.memory_bytes
     if cpus is None:
-        cpus = min(float(usable_cores()), _cpu_limit(cgroup / "cpu.max") or float("inf"))
+        cpus = float(usable_cores())
+        match _words(cgroup / "cpu.max"):  # microseconds per period, or `max`
+            case [quota, period] if quota.isdigit() and period.isdigit() and int(period):
+                cpus = min(cpus, int(quota) / int(period) or cpus)
     if memory is None:
-        known = [_memory_limit(cgroup / "memory.max"), _total_memory(meminfo)]
-        limits = [limit for limit in known if limit is not None]
+        # Bytes by `memory.max`, which may say `max`, and `MemTotal`, which is in kB.
+        limits = [int(word) for word in _words(cgroup / "memory.max")[:1] if word.isdigit()]
+        words = _words(meminfo)
+        if "MemTotal:" in words:
+            limits.append(int(words[words.index("MemTotal:") + 1]) * 1024)
         memory = int(min(limits) * _MEMORY_SHARE) if limits else None
     return BudgetSpec(cpus=cpus, memory_bytes=memory)
-
-
-def _cpu_limit(path: Path) -> float | None:
-    """Cores by `cpu.max`: microseconds per period, or `max`."""
-    words = _words(path)
-    if len(words) != 2 or not all(word.isdigit() for word in words):  # noqa: PLR2004  # quota, period
-        return None
-    quota, period = int(words[0]), int(words[1])
-    return quota / period if quota and period else None
-
-
-def _memory_limit(path: Path) -> int | None:
-    """Bytes by `memory.max`, which may say `max`."""
-    words = _words(path)
-    return int(words[0]) if words and words[0].isdigit() else None
-
-
-def _total_memory(path: Path) -> int | None:
-    """Bytes of `MemTotal`, which stands there in kB."""
-    words = _words(path)
-    if "MemTotal:" not in words:
-        return None
-    return int(words[words.index("MemTotal:") + 1]) * 1024
 
 
 def _words(path: Path) -> list[str]:

@@ -194,7 +194,7 @@ class StreamSupervisor:
         self._orders[name] = msgspec.structs.replace(
             before, paused=paused, spec_paused=stream.settings.paused
         )
-        self._keep_orders()
+        self.memory.try_save(self._orders)
         for worker in self._team(name, stream.min_workers).workers.values():
             if not paused and worker.phase is Phase.ENDED:
                 worker.start_at = 0.0  # whoever says so has seen to what it stopped before
@@ -278,9 +278,6 @@ class StreamSupervisor:
             return stream.settings.paused
         return orders.paused
 
-    def _keep_orders(self) -> None:
-        self.memory.try_save(self._orders)
-
     # What became of processes.
 
     def _collect(self) -> None:
@@ -335,7 +332,7 @@ class StreamSupervisor:
                 _LOG.info("stream scaled", extra=extra)
                 orders = self._orders.get(wanted.name, StreamOrders())
                 self._orders[wanted.name] = msgspec.structs.replace(orders, workers=count)
-                self._keep_orders()
+                self.memory.try_save(self._orders)
 
     # What is to be done.
 
@@ -382,7 +379,7 @@ class StreamSupervisor:
             return
         for group in orders.groups:
             self.driver.forget_state(name, group)
-        self._keep_orders()
+        self.memory.try_save(self._orders)
 
     def _start(self, stream: Team, wanted: DesiredStream, told: StreamSettings, index: int) -> None:
         former, now = stream.workers.get(index), self.clock.monotonic()
@@ -424,7 +421,7 @@ class StreamSupervisor:
         if wanted.settings.windows is not None and group not in orders.groups:
             groups = (*orders.groups, group)
             self._orders[name] = msgspec.structs.replace(orders, groups=groups)
-            self._keep_orders()
+            self.memory.try_save(self._orders)
 
     def _send(self, worker: Worker, signum: signal.Signals) -> None:
         worker.send(signum)

@@ -181,8 +181,13 @@ class Alerting:
         findings += self._unreadable(findings)
         before, self._alerts = self._alerts, advance(self._alerts, findings, now=now)
         news = changed(before, self._alerts)
-        if news:
-            await self._announce(news)
+        events = [_event(alert) for alert in news]
+        for event in events:
+            level = logging.WARNING if event.reason == "Firing" else logging.INFO
+            extra = {"reason": event.reason, **event.data}
+            _LOG.log(level, "alert: %s", event.message, extra=extra)
+        if events:
+            await write_events(self.emit, events)
         await self._save()
         self.tell(list(self._alerts.values()))
 
@@ -249,15 +254,6 @@ class Alerting:
             _LOG.error("cannot store the alerts", extra={"error": str(error)})
         else:
             self._stored = lasting
-
-    async def _announce(self, news: Iterable[Alert]) -> None:
-        events = [_event(alert) for alert in news]
-        for event in events:
-            level = logging.WARNING if event.reason == "Firing" else logging.INFO
-            _LOG.log(
-                level, "alert: %s", event.message, extra={"reason": event.reason, **event.data}
-            )
-        await write_events(self.emit, events)
 
 
 def _finding(

@@ -32,7 +32,7 @@ from headrace.core.spec_observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
-from headrace.observe.features import FeatureCounts, FeatureValues
+from headrace.observe.features import FeatureCounts
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.serving.report import DriftPlan, DriftTaken, SeenAnswer
 
@@ -48,16 +48,6 @@ _TOLD: Final = 5
 """Features that one event names."""
 Emit = Callable[[Sequence[Event]], Awaitable[None]]
 Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
-
-
-class Taken(msgspec.Struct, frozen=True, kw_only=True):
-    """What the replicas of one version counted together."""
-
-    counts: list[FeatureCounts]
-    values: list[FeatureValues]
-    answers: list[SeenAnswer]
-    seen: int
-    age_s: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -283,7 +273,7 @@ class DriftKeeper:
             reference = inputs_only(others[-1]) if others else Reference()
         return VersionDrift(settings=settings, stored=Stored(reference=reference))
 
-    async def _judge(self, name: str, version: str, one: VersionDrift, taken: Taken) -> bool:
+    async def _judge(self, name: str, version: str, one: VersionDrift, taken: DriftTaken) -> bool:
         """Whether anything happened that people are told."""
         had = len(one.reference.features)
         now = self.clock.now()
@@ -298,7 +288,8 @@ class DriftKeeper:
         await self.emit(events)
         return bool(events)
 
-    async def _take(self, replicas: Sequence[Replica], one: VersionDrift) -> Taken:
+    async def _take(self, replicas: Sequence[Replica], one: VersionDrift) -> DriftTaken:
+        """What the replicas of one version counted together."""
         plan = DriftPlan(
             key=one.key,
             bins=one.bins,
@@ -312,7 +303,8 @@ class DriftKeeper:
         total = [FeatureCounts()] * len(plan.bins)
         for found in heard:
             total = [had.plus(more) for had, more in zip(total, found.counts, strict=True)]
-        return Taken(
+        return DriftTaken(
+            key=plan.key,
             counts=total,
             values=[values for found in heard for values in found.values],
             answers=[one for found in heard for one in found.answers],

@@ -1,6 +1,7 @@
 """History from a Prometheus that scrapes the control plane, beyond what that stores."""
 
 import asyncio
+import contextlib
 import logging
 import math
 from collections.abc import Mapping
@@ -159,14 +160,8 @@ def _by_step(answer: _Answer, first_end: float, step_s: float) -> dict[int, floa
     found = {}
     for series in answer.data.result:
         for at, text in series.values:
-            value = _number(text)
-            if math.isfinite(value):  # a quantile of nothing is none
-                found[round((at - first_end) / step_s)] = value
+            with contextlib.suppress(ValueError):
+                value = float(text)
+                if math.isfinite(value):  # a quantile of nothing is none
+                    found[round((at - first_end) / step_s)] = value
     return found
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -134,12 +134,17 @@ class Recordings:
         replicas = list(self.replicas())
         for name in self._told.keys() - {replica.name for replica in replicas}:
             del self._told[name]
-        await asyncio.gather(
-            *(
-                self._tell(r, self._wish(logs.get(r.endpoint), ratios.get(r.endpoint, 0.0)))
-                for r in replicas
+        wishes = []
+        for replica in replicas:
+            log = logs.get(replica.endpoint)
+            wish = Record(
+                traces=self.spans is not None,
+                sample_ratio=0.0 if log is None else log.sample_ratio,
+                drop=() if log is None else log.drop,
+                features_ratio=ratios.get(replica.endpoint, 0.0),
             )
-        )
+            wishes.append(self._tell(replica, wish))
+        await asyncio.gather(*wishes)
 
     async def fetch_spans(self) -> None:
         """Fetch all spans and send them on."""
@@ -202,14 +207,6 @@ class Recordings:
                 [((), self.spans_dropped)],
             ),
         ]
-
-    def _wish(self, log: PayloadLogSpec | None, features_ratio: float) -> Record:
-        return Record(
-            traces=self.spans is not None,
-            sample_ratio=0.0 if log is None else log.sample_ratio,
-            drop=() if log is None else log.drop,
-            features_ratio=features_ratio,
-        )
 
     def _wish_told(self, replica: Replica) -> Record:
         told = self._told.get(replica.name)
