@@ -52,14 +52,12 @@ def _value(alert: dict[str, Any]) -> str:
     return f"{value} (limit {threshold})"
 
 
-def _subject(alert: dict[str, Any]) -> str:
-    return str(alert["endpoint"] or (f"stream {alert['stream']}" if alert.get("stream") else "-"))
-
-
 ALERT_COLUMNS: Final[dict[str, Column]] = {
     "state": _state,
     "severity": "severity",
-    "of": _subject,
+    "of": lambda alert: (
+        alert["endpoint"] or (f"stream {alert['stream']}" if alert.get("stream") else "-")
+    ),
     "alert": "name",
     "since": clock_column("since"),
     "value": _value,

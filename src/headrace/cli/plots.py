@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from headrace.load import LoadResult
-    from headrace.load.intervals import Floats
     from headrace.optimize.profiling.document import Profile
     from headrace.rollout.simulate import Result
 
@@ -77,7 +76,13 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
         title: Whatever stands in it, it is shown as text.
     """
     shown = "".join(letter if letter.isprintable() else "?" for letter in title)[:_LONGEST_TITLE]
-    figure = _of_one(results[0]) if len(results) == 1 else _of_steps(results)
+    if len(results) == 1:
+        figure = _figure(11.0, 8.0)
+        over_time, by_quantile = figure.subplots(2, 1)
+        _draw_over_time(over_time, results[0])
+        _draw_by_quantile(by_quantile, results[0])
+    else:
+        figure = _of_steps(results)
     figure.suptitle(shown, fontsize=11, parse_math=False)
     kind = path.suffix.lower()
     if kind == ".png":
@@ -100,14 +105,6 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     path.write_text(_PAGE.format(title=escape(shown), picture=inline, text=escape(text)))
 
 
-def _of_one(result: "LoadResult") -> "Figure":
-    figure = _figure(11.0, 8.0)
-    over_time, by_quantile = figure.subplots(2, 1)
-    _draw_over_time(over_time, result)
-    _draw_by_quantile(by_quantile, result)
-    return figure
-
-
 def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     """p50 and p99 of each second, the slowest answers one by one, and when requests failed."""
     sample = result.sample
@@ -124,9 +121,15 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
         color="#9aa2ab",
         label=f"the slowest {len(slowest)}",
     )
-    middle, p50, p99 = _by_time(at[good], latency_ms, result.seconds)
-    axes.plot(middle, p50, color=_P50, label="p50")
-    axes.plot(middle, p99, color=_P99, label="p99")
+    bins = max(1, min(round(result.seconds), _MOST_BINS))
+    width = max(result.seconds, 0.1) / bins
+    bin_of = np.clip((at[good] / width).astype(np.int64), 0, bins - 1)
+    middle = (np.arange(bins, dtype=np.float64) + 0.5) * width
+    for quantile, colour, label in ((0.5, _P50, "p50"), (0.99, _P99, "p99")):
+        inside = (latency_ms[bin_of == i] for i in range(bins))
+        # Not a number for a bin in which nothing was due.
+        heights = [np.quantile(part, quantile) if len(part) else np.nan for part in inside]
+        axes.plot(middle, heights, color=colour, label=label)
     failed = at[~good]
     if len(failed):
         axes.plot(
@@ -142,20 +145,6 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     axes.set(xlabel="seconds", ylabel="latency from the intended time, ms")
     axes.set_xlim(0, max(result.seconds, 0.1))
     _finish(axes)
-
-
-def _by_time(at: "Floats", latency_ms: "Floats", seconds: float) -> "tuple[Floats, Floats, Floats]":
-    """The middle of each bin, and p50 and p99 of what was due in it; not a number of nothing."""
-    bins = max(1, min(round(seconds), _MOST_BINS))
-    width = max(seconds, 0.1) / bins
-    bin_of = np.clip((at / width).astype(np.int64), 0, bins - 1)
-    figures = np.full((2, bins), np.nan)
-    for i in range(bins):
-        inside = latency_ms[bin_of == i]
-        if len(inside):
-            figures[:, i] = np.quantile(inside, (0.5, 0.99))
-    middle: Floats = (np.arange(bins, dtype=np.float64) + 0.5) * width
-    return middle, figures[0], figures[1]
 
 
 def _draw_by_quantile(axes: "Axes", result: "LoadResult") -> None:

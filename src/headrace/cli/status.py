@@ -124,16 +124,6 @@ def _name(row: Document) -> Text:
     return Text(row["name"], style="bold")
 
 
-def _of_endpoint(row: tuple[Document | None, Document | None]) -> Text:
-    return Text() if row[0] is None else _name(row[0])
-
-
-def _ready(row: tuple[Document | None, Document | None]) -> Text:
-    if row[0] is None:
-        return Text()
-    return Text("yes", style="green") if row[0]["ready"] else Text("no", style="red")
-
-
 def _revision(revision: Document | None) -> tuple[str, ...]:
     """The cells of a revision."""
     if revision is None:
@@ -153,9 +143,10 @@ def _revision(revision: Document | None) -> tuple[str, ...]:
     )
 
 
+_READY = {None: Text(), True: Text("yes", style="green"), False: Text("no", style="red")}
 _ENDPOINT_COLUMNS: dict[str, Column] = {
-    "endpoint": _of_endpoint,
-    "ready": _ready,
+    "endpoint": lambda row: Text() if row[0] is None else _name(row[0]),
+    "ready": lambda row: _READY[row[0] and row[0]["ready"]],
     **columns_from(
         lambda row: _revision(row[1]),
         *("version", "model", "weight", "replicas", "restarts", "memory", "device"),

@@ -16,7 +16,7 @@ from headrace.cli.infer import CallerOptions
 from headrace.cli.load.report import announcement, document, report, steps_document, steps_report
 from headrace.cli.options import Json, argument, option
 from headrace.cli.output import FAILED, INTERRUPTED, NOT_READY, OK, say, show, write_json
-from headrace.cli.read_inputs import Inputs, read_file, read_inputs, with_batch_axis
+from headrace.cli.read_inputs import read_file, read_inputs, with_batch_axis
 from headrace.client.tensors import to_tensors
 from headrace.core import (
     InvalidArgumentError,
@@ -132,8 +132,18 @@ def tensors_of(signature: ModelSignature, given: Given, model: str) -> Iterator[
     if given.file is None:
         yield dict(example_inputs(signature, rows=given.rows or 1, variable=given.size))
         return
-    data = read_file(given.file)
-    for inputs in _inputs_in(data, given.file, signature):
+    parts = [(0, read_file(given.file))]
+    is_lines = given.file.endswith(_LINES)
+    if is_lines:
+        parts = [(i, line) for i, line in enumerate(parts[0][1].splitlines(), 1) if line.strip()]
+        if not parts:
+            raise InvalidArgumentError(f"'{given.file}' is empty")
+    for i, part in parts:
+        try:
+            inputs = read_inputs(part, signature)
+        except InvalidArgumentError as error:
+            where = f"line {i} of '{given.file}': " if is_lines else ""
+            raise InvalidArgumentError(f"{where}{error}") from None
         tensors = to_tensors(with_batch_axis(inputs, signature), signature)
         check_inputs(model, signature, tensors)
         rows = given.rows
@@ -144,22 +154,6 @@ def tensors_of(signature: ModelSignature, given: Given, model: str) -> Iterator[
         count = min(len(array) for array in tensors.values())
         for begin in range(0, max(count - rows, 0) + 1, rows):
             yield {name: array[begin : begin + rows] for name, array in tensors.items()}
-
-
-def _inputs_in(data: bytes, file: str, signature: ModelSignature) -> Iterator[Inputs]:
-    if not file.endswith(_LINES):
-        yield read_inputs(data, signature)
-        return
-    lines = [(i, line) for i, line in enumerate(data.splitlines(), 1) if line.strip()]
-    if not lines:
-        msg = f"'{file}' is empty"
-        raise InvalidArgumentError(msg)
-    for i, line in lines:
-        try:
-            yield read_inputs(line, signature)
-        except InvalidArgumentError as error:
-            msg = f"line {i} of '{file}': {error}"
-            raise InvalidArgumentError(msg) from None
 
 
 _CLEAR = "\r\x1b[2K"
@@ -341,7 +335,14 @@ def load(
 
         draw_load(plot, results, title=f"{ready.model} at {target.url}")
         say(f"drawn to {plot}")
-    codes = [_code_of(result) for result in results]
+    codes = []
+    for result in results:
+        if result.interrupted:
+            codes.append(INTERRUPTED)
+        elif result.verdict is Verdict.MISSED or result.failed == result.requests:
+            codes.append(FAILED)
+        else:
+            codes.append(NOT_READY if result.verdict is Verdict.UNKNOWN else OK)
     # Of several rates one that is good is enough: they look for the limit.
     code = INTERRUPTED if INTERRUPTED in codes else min(codes, key=_BEST_FIRST.index)
     if code != OK:
@@ -357,12 +358,3 @@ def _rates(text: str) -> list[float]:
         msg = f"'{text[:80]}' is no rate; write 200, or up to {_MAX_STEPS} of them: 100,200,400"
         raise typer.BadParameter(msg, param_hint="--rate")
     return rates
-
-
-def _code_of(result: LoadResult) -> int:
-    """The exit status of one rate."""
-    if result.interrupted:
-        return INTERRUPTED
-    if result.verdict is Verdict.MISSED or result.failed == result.requests:
-        return FAILED
-    return NOT_READY if result.verdict is Verdict.UNKNOWN else OK

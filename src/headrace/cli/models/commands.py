@@ -134,7 +134,9 @@ def list_(
         say(f"damaged: {problem}")
     columns: dict[str, Column] = {
         "model": "reference",
-        "runtime": _runtime,
+        "runtime": lambda version: (
+            f"{version['runtime']}{' (runs code)' if version['runs_code'] else ''}"
+        ),
         "batched": lambda version: "yes" if version["signature"].get("batched") else "no",
         "size": lambda version: bytes_text(version["size_bytes"]),
         "signatures": lambda version: str(len(version["signatures"]) or "-"),
@@ -216,10 +218,11 @@ def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
         inference = f"fails on made-up inputs: {run.error}"
     else:
         inference = f"about {duration_text(run.run_s)} for one row, on one CPU thread"
-    tensors = [
-        *(("input", spec) for spec in signature.inputs),
-        *(("output", spec) for spec in signature.outputs),
-    ]
+    tensors = []
+    for kind, specs in (("input", signature.inputs), ("output", signature.outputs)):
+        for spec in specs:
+            sizes = ", ".join("any" if size < 0 else str(size) for size in spec.shape)
+            tensors.append((kind, f"{spec.name}  {spec.datatype}  [{sizes}]"))
     return [
         ("model", version.reference),
         ("runtime", version.runtime),
@@ -232,15 +235,6 @@ def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
         ("source", version.source),
         *((key.replace("_", " "), value) for key, value in version.metadata.items()),
         ("batched", batched),
-        *((kind, f"{spec.name}  {spec.datatype}  {_shape(spec.shape)}") for kind, spec in tensors),
+        *tensors,
         ("inference", inference),
     ]
-
-
-def _shape(sizes: tuple[int, ...]) -> str:
-    """A shape for people: `[any, 32]`."""
-    return "[" + ", ".join("any" if size < 0 else str(size) for size in sizes) + "]"
-
-
-def _runtime(document: dict[str, Any]) -> str:
-    return f"{document['runtime']}{' (runs code)' if document['runs_code'] else ''}"

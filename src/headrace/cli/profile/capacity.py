@@ -174,7 +174,12 @@ def capacity(
         problem = "give only one" if rate is not None else "how many requests come? give"
         raise typer.BadParameter(f"{problem} of --rate and --traffic", param_hint="--rate")
     rates = read_rates(traffic) if traffic is not None else (rate or 0.0,)
-    growth_ratio = _percentage(growth, "--growth")
+    try:
+        word = growth.strip()
+        growth_ratio = float(word.removesuffix("%")) * (0.01 if word.endswith("%") else 1.0)
+    except ValueError:
+        msg = f"'{growth}' is no number, such as 5%"
+        raise typer.BadParameter(msg, param_hint="--growth") from None
     if growth_ratio and months == 0:
         raise typer.BadParameter("for how many months? add --months", param_hint="--growth")
     try:
@@ -297,14 +302,6 @@ def _bytes(text: str, flag: str) -> int:
     if size is None:
         raise typer.BadParameter(f"'{text}' is no size, such as 500MB", param_hint=flag)
     return size
-
-
-def _percentage(text: str, flag: str) -> float:
-    word = text.strip()
-    try:
-        return float(word.removesuffix("%")) * (0.01 if word.endswith("%") else 1.0)
-    except ValueError:
-        raise typer.BadParameter(f"'{text}' is no number, such as 5%", param_hint=flag) from None
 
 
 def _show(plan: CapacityPlan, demand: Demand, target: _Target, *, is_made_up: bool) -> None:
