@@ -62,6 +62,13 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
+@pytest.mark.parametrize(("grace_s", "status"), [("3600", 200), ("3599", 400), ("", 400)])
+async def test_garbage_of_a_shared_store_is_kept_for_an_hour_at_least(
+    api: httpx.AsyncClient, grace_s: str, status: int
+) -> None:
+    assert (await api.post(f"/gc?grace_s={grace_s}")).status_code == status
+
+
 async def test_an_uploaded_file_is_the_next_version_and_the_same_content_the_same(
     api: httpx.AsyncClient, plane: ControlPlane
 ) -> None:
