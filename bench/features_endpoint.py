@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 from bench import processes
-from headrace.core import FeatureSettings, ReplicaSettings
+from headrace.core import FeatureLookup, ReplicaSettings
 from headrace.features import encode_service, open_online_store, parse_definitions, push_rows
 from headrace.testing import models
 
@@ -134,7 +134,7 @@ def main() -> None:
         (model,) = models.write(folder, "mlp")
         url, service = fill(folder)
         columns = [f"f{i}_{j}" for i in range(VIEWS) for j in range(FEATURES)]
-        features = FeatureSettings(
+        features = FeatureLookup(
             service=service, online_store=url, inputs={"input": [*columns, "a", "b"]}
         )
         cached = msgspec.structs.replace(features, cache_ttl_s=60.0)

@@ -22,7 +22,7 @@ from headrace.core import (
     InferResponse,
     ModelSignature,
     PaddingSpec,
-    PoolSettings,
+    PoolReplicaSettings,
     ReplicaSettings,
     RequestedOutput,
     TensorSpec,
@@ -56,7 +56,7 @@ _SETTINGS: Final = (
     ReplicaSettings,
     BatchingSpec,
     PaddingSpec,
-    PoolSettings,
+    PoolReplicaSettings,
     ArtifactsSettings,
 )
 PARTS: Final[Mapping[str, Callable[[], str]]] = {

@@ -28,8 +28,8 @@ from headrace.gateway import (
     ApiKey,
     EndpointRoute,
     EnvoyGateway,
+    EnvoySettings,
     GatewayPolicy,
-    GatewaySettings,
     RevisionTarget,
     build_snapshot,
 )
@@ -104,7 +104,7 @@ async def _gateway(
     run_dir: Path, endpoint: EndpointRoute, policy: GatewayPolicy
 ) -> AsyncIterator[EnvoyGateway]:
     http, grpc = processes.free_ports(2)
-    settings = GatewaySettings(run_dir=run_dir, http_port=http, grpc_port=grpc, concurrency=1)
+    settings = EnvoySettings(run_dir=run_dir, http_port=http, grpc_port=grpc, concurrency=1)
     gateway = EnvoyGateway(settings)
     os.environ.update(processes.environment(systems.ENVOY))  # Envoy is one of ours, and says so
     await gateway.start(build_snapshot(settings, [endpoint], policy))

@@ -23,7 +23,7 @@ from headrace.control.gateway.keeper import GatewayKeeper
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.core import EndpointName, ReplicaSettings, SystemClock
-from headrace.gateway import EnvoyGateway, GatewaySettings, make_private
+from headrace.gateway import EnvoyGateway, EnvoySettings, make_private
 
 ENDPOINTS: Final = 500
 _CHANGES: Final = 30
@@ -125,7 +125,7 @@ def _system(home: Path, stack: AsyncExitStack) -> tuple[Reconciler, GatewayKeepe
     ports = pick_ports("127.0.0.1", {"http": 0, "grpc": 0})
     keeper = GatewayKeeper(
         envoy=EnvoyGateway(
-            GatewaySettings(
+            EnvoySettings(
                 run_dir=make_private(home / "e"), http_port=ports["http"], grpc_port=ports["grpc"]
             )
         ),

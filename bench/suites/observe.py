@@ -23,7 +23,7 @@ from bench.windows import Arm, Rounds, figure, interleave, ratio
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
-    GatewaySettings,
+    EnvoySettings,
     GatewayUnavailableError,
     RevisionTarget,
     build_snapshot,
@@ -140,9 +140,9 @@ def _scraping(gateway: EnvoyGateway, metrics_url: str) -> Iterator[None]:
         thread.join()
 
 
-def _settings(run_dir: Path, *, counts_all: bool, access_log: bool) -> GatewaySettings:
+def _settings(run_dir: Path, *, counts_all: bool, access_log: bool) -> EnvoySettings:
     http, grpc = processes.free_ports(2)
-    return GatewaySettings(
+    return EnvoySettings(
         run_dir=run_dir,
         http_port=http,
         grpc_port=grpc,
@@ -153,7 +153,7 @@ def _settings(run_dir: Path, *, counts_all: bool, access_log: bool) -> GatewaySe
 
 
 @contextlib.asynccontextmanager
-async def _gateway(settings: GatewaySettings, socket: Path) -> AsyncIterator[EnvoyGateway]:
+async def _gateway(settings: EnvoySettings, socket: Path) -> AsyncIterator[EnvoyGateway]:
     gateway = EnvoyGateway(settings)
     os.environ.update(processes.environment(systems.ENVOY))  # Envoy is one of ours, and says so
     arm = RevisionTarget(version="1", replicas=(f"unix:{socket}",), weight=100)

@@ -21,7 +21,7 @@ from bench.windows import Arm, Rounds, figure, interleave
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
-    GatewaySettings,
+    EnvoySettings,
     RevisionTarget,
     SnapshotBuilder,
 )
@@ -72,7 +72,7 @@ async def _measure(count: int) -> Mapping[str, float]:
 async def _gateway() -> AsyncIterator[EnvoyGateway]:
     ports = Ports.free()
     with tempfile.TemporaryDirectory(prefix="hr-publish-") as directory:
-        settings = GatewaySettings(
+        settings = EnvoySettings(
             run_dir=Path(directory) / "envoy",
             http_port=ports.http,
             grpc_port=ports.grpc,

@@ -30,7 +30,7 @@ from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutp
 from headrace.streaming.broker import Broker, Delivery, Membership, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import State, StreamSettings, StreamStatus
+from headrace.streaming.settings import State, StreamStatus, WorkerSettings
 from headrace.testing import models
 
 BACKLOG: Final = {"log": 200_000, "kafka": 100_000, "nats": 40_000, "redis": 40_000}
@@ -138,9 +138,9 @@ class Rig:
 
     def settings(
         self, delivery: Delivery, *, topic: str, start: Start, paused: bool = False
-    ) -> StreamSettings:
+    ) -> WorkerSettings:
         name = _new()
-        return StreamSettings(
+        return WorkerSettings(
             name="bench",
             broker=self.url,
             topics=[topic],
@@ -158,7 +158,7 @@ class Rig:
         )
 
     @contextmanager
-    def worker(self, told: StreamSettings) -> Iterator["_Worker"]:
+    def worker(self, told: WorkerSettings) -> Iterator["_Worker"]:
         file = self.context.home / f"{told.group}.json"
         file.write_bytes(msgspec.json.encode(told))
         argv = [sys.executable, "-m", "headrace.streaming", "--settings", str(file)]
@@ -171,7 +171,7 @@ class Rig:
         ) as process:
             yield _Worker(uds=told.uds, pid=process.pid)
 
-    def _pass_through(self, broker: Broker, told: StreamSettings, rate: int) -> list[float]:
+    def _pass_through(self, broker: Broker, told: WorkerSettings, rate: int) -> list[float]:
         """How long each took that was sent after the warm-up, in milliseconds."""
         count = round(rate * (self.context.seconds + _WARM_UP_S))
         reader = broker.join(

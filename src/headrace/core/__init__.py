@@ -35,7 +35,7 @@ from headrace.core.errors import (
     UnsupportedError,
     UnsupportedModelError,
 )
-from headrace.core.feature_settings import FeatureSettings, FeatureWatch, OnUnavailable
+from headrace.core.feature_settings import FeatureLookup, FeatureWatch, OnUnavailable
 from headrace.core.names import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -51,7 +51,7 @@ from headrace.core.settings import (
     BatchingSpec,
     Nulls,
     PaddingSpec,
-    PoolSettings,
+    PoolReplicaSettings,
     ReplicaSettings,
     SignedSettings,
 )
@@ -108,7 +108,7 @@ __all__ = [
     "Digest",
     "EndpointName",
     "FailedPreconditionError",
-    "FeatureSettings",
+    "FeatureLookup",
     "FeatureSource",
     "FeatureWatch",
     "FeaturesUnavailableError",
@@ -136,7 +136,7 @@ __all__ = [
     "Part",
     "PayloadTooLargeError",
     "PermissionDeniedError",
-    "PoolSettings",
+    "PoolReplicaSettings",
     "ReplicaSettings",
     "RequestCancelledError",
     "RequestedOutput",

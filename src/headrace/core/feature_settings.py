@@ -26,7 +26,7 @@ class FeatureWatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     skew_every_s: float = 900.0
 
 
-class FeatureSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class FeatureLookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which features, and from where.
 
     `service`: the feature service, as `headrace.features.encode_service` writes it. `online_store`:

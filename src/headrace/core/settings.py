@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from headrace.core.devices import Device
-from headrace.core.feature_settings import FeatureSettings
+from headrace.core.feature_settings import FeatureLookup
 from headrace.core.spec_part import DERIVED, FileOnly, SpecPart
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
@@ -122,7 +122,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     labels: dict[str, list[str]] = {}
     # Left out where it is not given: older settings, and the revisions made of them, stay the same.
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
-    features: FeatureSettings | msgspec.UnsetType = msgspec.UNSET
+    features: FeatureLookup | msgspec.UnsetType = msgspec.UNSET
     device: Device | msgspec.UnsetType = msgspec.UNSET
     nulls: Nulls | msgspec.UnsetType = msgspec.UNSET
     """Left out for `nan`."""
@@ -141,7 +141,7 @@ class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     directory: str
 
 
-class PoolSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PoolReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One copy of a pool: a process that hosts many models and loads each when it is asked for.
 
     Which models these are is told later, over `uds`, or over `port` by whoever has the internal

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, Strict, field_validator
 
-from headrace.core.feature_settings import FeatureSettings, FeatureWatch
+from headrace.core.feature_settings import FeatureLookup, FeatureWatch
 from headrace.core.names import NAME_PATTERN
 from headrace.core.redact import VARIABLE
 from headrace.core.spec_base import SpecModel
 from headrace.core.spec_yaml import SpecMistake
 
-_DEFAULTS: Final = FeatureSettings(service="", online_store="")
+_DEFAULTS: Final = FeatureLookup(service="", online_store="")
 
 _OF_URLS: Final = frozenset(":/$")
 _FILES: Final = ("sqlite", "feast")

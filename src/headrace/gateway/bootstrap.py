@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
-from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.tracing import tracing_runtime
 
 _HEAP: Final = "envoy.resource_monitors.fixed_heap"
@@ -25,7 +25,7 @@ _ADMIN_PATHS: Final = (
 )
 
 
-def bootstrap(settings: GatewaySettings) -> Resource:
+def bootstrap(settings: EnvoySettings) -> Resource:
     """A configuration whose listeners, routes and clusters come from files in `run_dir`."""
     return {
         **_common(settings),
@@ -37,14 +37,14 @@ def bootstrap(settings: GatewaySettings) -> Resource:
 
 
 def static_bootstrap(
-    settings: GatewaySettings, listeners: Sequence[Resource], clusters: Sequence[Resource]
+    settings: EnvoySettings, listeners: Sequence[Resource], clusters: Sequence[Resource]
 ) -> Resource:
     """The same with everything inline: what `envoy --mode validate` can check as a whole."""
     inline: Json = {"listeners": listeners, "clusters": clusters}
     return {**_common(settings), "static_resources": inline}
 
 
-def _common(settings: GatewaySettings) -> Resource:
+def _common(settings: EnvoySettings) -> Resource:
     return {
         "node": {"id": "headrace", "cluster": "headrace"},
         "admin": {
@@ -58,7 +58,7 @@ def _common(settings: GatewaySettings) -> Resource:
     }
 
 
-def _overload_manager(settings: GatewaySettings) -> Resource:
+def _overload_manager(settings: EnvoySettings) -> Resource:
     """What Envoy does when memory or connections run out: those go first that cost the most.
 
     Large HTTP/2 requests are cut from the largest on before anybody else is refused; connections

@@ -40,7 +40,7 @@ from headrace.gateway.resources import (
 )
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
 from headrace.gateway.scripts_auth import VERIFY, identify_source
-from headrace.gateway.settings import EndpointRoute, GatewayPolicy, GatewaySettings
+from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolicy
 from headrace.gateway.upstreams import verified_tls
 
 TYPE: Final = "envoy.config.core.v3.TypedExtensionConfig"
@@ -136,7 +136,7 @@ def identify_filter(policy: GatewayPolicy) -> Resource:
     }
 
 
-def key_set_clusters(settings: GatewaySettings, policy: GatewayPolicy) -> Iterator[Resource]:
+def key_set_clusters(settings: EnvoySettings, policy: GatewayPolicy) -> Iterator[Resource]:
     """Where keys of identity providers are fetched from."""
     for jwt in policy.access.jwt:
         if jwt.jwks_url:
@@ -176,7 +176,7 @@ def _cluster_name(jwt: JwtSpec) -> str:
     return f"jwks:{jwt.name}"
 
 
-def _cluster(settings: GatewaySettings, jwt: JwtSpec) -> Resource:
+def _cluster(settings: EnvoySettings, jwt: JwtSpec) -> Resource:
     url = urlsplit(jwt.jwks_url)
     host = url.hostname or ""
     port = url.port or _PORTS[url.scheme]
@@ -204,7 +204,7 @@ _CONNECT_TIMEOUT: Final = "1s"
 
 
 def verify_listener(
-    settings: GatewaySettings, configs: Mapping[Extension, Resource] | None
+    settings: EnvoySettings, configs: Mapping[Extension, Resource] | None
 ) -> Resource:
     """Answers 200 and whose token it was, or 401.
 
@@ -244,7 +244,7 @@ def verify_listener(
     }
 
 
-def verify_cluster(settings: GatewaySettings) -> Resource:
+def verify_cluster(settings: EnvoySettings) -> Resource:
     """How the script reaches it."""
     endpoint: Resource = {"endpoint": {"address": _pipe(settings.verify_socket)}}
     options = any_of(HTTP_OPTIONS, {"explicit_http_config": {"http2_protocol_options": {}}})

@@ -7,7 +7,7 @@ from typing import Final
 from headrace.gateway.resources import HTTP_OPTIONS, Resource, address_of, any_of, seconds
 from headrace.gateway.settings import (
     EndpointRoute,
-    GatewaySettings,
+    EnvoySettings,
     LimitsTarget,
     is_ip,
     parse_address,
@@ -54,7 +54,7 @@ def arm_of(cluster: str) -> tuple[str, str] | None:
     return (endpoint.replace("+", "."), key) if tilde else None
 
 
-def endpoint_clusters(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
+def endpoint_clusters(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     """One cluster per arm that somebody can answer for."""
     for arm in endpoint.arms:
         name = cluster_name(endpoint.name, arm.key)
@@ -64,7 +64,7 @@ def endpoint_clusters(settings: GatewaySettings, endpoint: EndpointRoute) -> Ite
             yield _cluster(settings, name, arm.replicas)
 
 
-def shared_clusters(settings: GatewaySettings, replicas: Sequence[str]) -> Iterator[Resource]:
+def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterator[Resource]:
     """Clusters for server-level requests; `replicas` are those of all endpoints."""
     if replicas:
         yield _cluster(settings, REPLICAS, replicas)
@@ -78,7 +78,7 @@ def shared_clusters(settings: GatewaySettings, replicas: Sequence[str]) -> Itera
         yield collector_cluster(settings, settings.tracing)
 
 
-def _secured_service(settings: GatewaySettings, target: LimitsTarget) -> Resource:
+def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
     """The same on another host, which has to be known by name and gets to know this gateway."""
     place: Resource = {"socket_address": {"address": target.host, "port_value": target.port}}
     found_by: Resource = {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
@@ -121,7 +121,7 @@ def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(a for e in endpoints for arm in e.arms for a in arm.replicas))
 
 
-def _cluster(settings: GatewaySettings, name: str, addresses: Sequence[str]) -> Resource:
+def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Resource:
     count = len(addresses)
     is_elsewhere = any(_is_elsewhere(address) for address in addresses)
     return {

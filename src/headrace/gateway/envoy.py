@@ -42,7 +42,7 @@ from headrace.gateway.publisher import (
     documents_of,
     write_document,
 )
-from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.snapshot import Snapshot, inline_bootstrap
 from headrace.gateway.statistics import (
     HANDSHAKES,
@@ -83,7 +83,7 @@ class EnvoyGateway:
     `adopt` it. Not safe to start or stop from two tasks at once; `publish` is.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: EnvoySettings) -> None:
         self.settings = settings
         self.admin = Admin(settings.admin_socket, min(settings.publish_timeout_s, _ANSWER_S))
         self.publisher = Publisher(
@@ -402,7 +402,7 @@ class EnvoyGateway:
             return  # cut what still runs; or Envoy is gone already
 
 
-def check_ports(settings: GatewaySettings) -> None:
+def check_ports(settings: EnvoySettings) -> None:
     """Find out before Envoy does, whose own complaint would come late and in its log.
 
     Raises:

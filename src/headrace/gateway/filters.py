@@ -31,7 +31,7 @@ from headrace.gateway.scripts import (
 )
 from headrace.gateway.scripts_auth import AUTHORIZE, AUTHORIZE_SOURCE, EVERY, KEEP, LISTED, NAMED
 from headrace.gateway.scripts_auth import IDENTIFY as IDENTIFY_SCRIPT
-from headrace.gateway.settings import EndpointRoute, GatewaySettings
+from headrace.gateway.settings import EndpointRoute, EnvoySettings
 
 CREDENTIALS: Final = ("authorization", "x-api-key")
 """The headers by which callers show who they are; no replica gets them."""
@@ -115,7 +115,7 @@ class Guard:
         return {**_identify(f"{KEEP}{at_once}"), **after}
 
 
-def guard_of(settings: GatewaySettings, endpoints: Iterable[EndpointRoute]) -> Guard:
+def guard_of(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) -> Guard:
     """What this gateway asks where."""
     plain = Guard(closed=not settings.is_loopback)
     asked = [plain.access(endpoint) is not None for endpoint in endpoints]
@@ -230,7 +230,7 @@ def early_mutations() -> Sequence[Resource]:
 
 
 def http_filters(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     descriptor_set: Path,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
@@ -276,7 +276,7 @@ def http_filters(
 
 
 def _extension(
-    settings: GatewaySettings, extension: Extension, configs: Mapping[Extension, Resource] | None
+    settings: EnvoySettings, extension: Extension, configs: Mapping[Extension, Resource] | None
 ) -> Resource:
     if configs is None:
         return {**extension.discovered(settings.run_dir), "disabled": True}

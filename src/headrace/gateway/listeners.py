@@ -14,7 +14,7 @@ from headrace.gateway.callers import Extension, verify_listener
 from headrace.gateway.filters import early_mutations, http_filters, unguarded
 from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
-from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.statistics import arm_loggers
 from headrace.gateway.tls import downstream_socket
 from headrace.gateway.tracing import tracing
@@ -161,7 +161,7 @@ _SMALLEST_WINDOW_BYTES: Final = 1 << 20
 
 
 def build_listeners(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     routes: Resource,
     configs: Mapping[Extension, Resource] | None = None,
 ) -> Sequence[Resource]:
@@ -186,7 +186,7 @@ def routes_from_file(path: str) -> Resource:
     return {"rds": {"route_config_name": ROUTE_CONFIG, "config_source": source}}
 
 
-def _own(settings: GatewaySettings, manager: Resource) -> Resource:
+def _own(settings: EnvoySettings, manager: Resource) -> Resource:
     """The control plane's own way in, which asks for nothing: its directory is this user's only."""
     pipe: Resource = {"path": str(settings.private_socket), "mode": _PRIVATE_MODE}
     return {
@@ -196,7 +196,7 @@ def _own(settings: GatewaySettings, manager: Resource) -> Resource:
     }
 
 
-def _listener(settings: GatewaySettings, manager: Resource) -> Resource:
+def _listener(settings: EnvoySettings, manager: Resource) -> Resource:
     """One for all ports: each listener would count limits for itself."""
     tls = settings.tls
     secured: Resource = {}
@@ -226,7 +226,7 @@ def _http(manager: Resource) -> Resource:
 
 
 def _connection_manager(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     routes: Resource,
     filters: Sequence[Resource],
     *,
@@ -290,7 +290,7 @@ def _request_id() -> Resource:
     }
 
 
-def _http2(settings: GatewaySettings) -> Resource:
+def _http2(settings: EnvoySettings) -> Resource:
     """Windows as large as the largest message.
 
     The model's name is read from the first gRPC message, which is held whole until then, and the
@@ -304,7 +304,7 @@ def _http2(settings: GatewaySettings) -> Resource:
     }
 
 
-def _descriptor_set(settings: GatewaySettings) -> Path:
+def _descriptor_set(settings: EnvoySettings) -> Path:
     if settings.descriptor_set is not None:
         return settings.descriptor_set
     from headrace.protocol import DESCRIPTOR_SET_PATH  # noqa: PLC0415  # loads the codecs

@@ -29,7 +29,7 @@ from headrace.gateway.filters import (
 )
 from headrace.gateway.limits import Limiting
 from headrace.gateway.resources import Json, Resource, any_of, seconds
-from headrace.gateway.settings import EndpointRoute, GatewaySettings, RevisionTarget
+from headrace.gateway.settings import EndpointRoute, EnvoySettings, RevisionTarget
 from headrace.gateway.splits import (
     Door,
     arm_action,
@@ -121,7 +121,7 @@ def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
 
 
 def server_routes(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     guard: Guard,
     limiting: Limiting,
     endpoints: Sequence[EndpointRoute],
@@ -160,7 +160,7 @@ def server_routes(
 
 
 def endpoint_routes(
-    settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
+    settings: EnvoySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
 ) -> EndpointRoutes:
     """What is about one endpoint."""
     has_upstream = any(arm.upstream is not None for arm in endpoint.arms)
@@ -199,7 +199,7 @@ def _asking(route: Resource, filters: Resource) -> Resource:
 
 
 def _http_routes(
-    settings: GatewaySettings, guard: Guard, endpoint: EndpointRoute
+    settings: EnvoySettings, guard: Guard, endpoint: EndpointRoute
 ) -> Iterator[Resource]:
     path = f"/v2/models/{endpoint.name}"
     filters = guard.endpoint(endpoint)
@@ -219,7 +219,7 @@ def _http_routes(
 
 
 def _grpc_routes(
-    settings: GatewaySettings, guard: Guard, endpoint: EndpointRoute
+    settings: EnvoySettings, guard: Guard, endpoint: EndpointRoute
 ) -> Iterator[Resource]:
     for arm in _versions(endpoint):
         match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
@@ -230,7 +230,7 @@ def _grpc_routes(
         yield _asking(route, guard.grpc_endpoint(endpoint))
 
 
-def _plain_routes(settings: GatewaySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
+def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     """`/endpoints/NAME/...`: whatever the server behind it speaks, with that much cut off."""
     match: Resource = {"prefix": f"/endpoints/{endpoint.name}/"}
     for route in _to_split(settings, endpoint, match, door=Door.PLAIN):
@@ -358,7 +358,7 @@ def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:
 
 
 def _to_version(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     endpoint: EndpointRoute,
     arm: RevisionTarget,
     match: Resource,
@@ -375,7 +375,7 @@ def _to_version(
 
 
 def _to_split(
-    settings: GatewaySettings, endpoint: EndpointRoute, match: Resource, *, door: Door
+    settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, door: Door
 ) -> Iterator[Resource]:
     """The routes for unversioned requests: several where a key decides."""
     split = live_split(endpoint)
@@ -402,7 +402,7 @@ def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: Door) -> str
 
 
 def _not_ready(
-    settings: GatewaySettings, endpoint: EndpointRoute, match: Resource, version: str = ""
+    settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, version: str = ""
 ) -> Resource:
     """The control plane holds the request if it may; else the caller learns that nobody is there.
 
@@ -446,7 +446,7 @@ def _grpc_version(action: Resource) -> Resource:
             return action
 
 
-def _limits(settings: GatewaySettings, timeout_s: float | None, door: Door) -> Resource:
+def _limits(settings: EnvoySettings, timeout_s: float | None, door: Door) -> Resource:
     """When Envoy gives up. HTTP takes `timeout`, gRPC `max_stream_duration`: never both.
 
     A route that has both ignores `timeout`. Zero means none.

@@ -185,7 +185,7 @@ class LimitsTarget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GatewaySettings:
+class EnvoySettings:
     """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
 
     `run_dir` (0700) holds the configuration, the logs, the admin socket and the one by which this

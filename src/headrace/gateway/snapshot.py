@@ -32,7 +32,7 @@ from headrace.gateway.routes import (
     route_table,
     server_routes,
 )
-from headrace.gateway.settings import EndpointRoute, GatewayPolicy, GatewaySettings
+from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class EndpointPart:
 
     @classmethod
     def of(
-        cls, settings: GatewaySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
+        cls, settings: EnvoySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
     ) -> "EndpointPart":
         """The part of `endpoint`."""
         routes = endpoint_routes(settings, guard, limiting, endpoint)
@@ -185,7 +185,7 @@ class Snapshot:
 class SnapshotBuilder:
     """Builds snapshots, and of each only what changed since the one before."""
 
-    settings: GatewaySettings
+    settings: EnvoySettings
     _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
     _limiting: Limiting | None = None
     _shared: tuple[tuple[Sequence[str], tuple[JwtSpec, ...]], Piece] | None = None
@@ -245,7 +245,7 @@ class SnapshotBuilder:
 
 
 def build_snapshot(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     endpoints: Sequence[EndpointRoute],
     policy: GatewayPolicy = _NO_POLICY,
 ) -> Snapshot:
@@ -253,7 +253,7 @@ def build_snapshot(
     return SnapshotBuilder(settings).build(endpoints, policy)
 
 
-def inline_bootstrap(settings: GatewaySettings, snapshot: Snapshot) -> Resource:
+def inline_bootstrap(settings: EnvoySettings, snapshot: Snapshot) -> Resource:
     """The snapshot as one bootstrap that needs no other file."""
     inline: Resource = {"route_config": snapshot.routes}
     listeners = build_listeners(settings, inline, snapshot.filters)

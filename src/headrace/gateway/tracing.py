@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from headrace.core.headers import CALLER_HEADER
 from headrace.core.spec_observe import TracingSpec
 from headrace.gateway.resources import Resource, seconds, typed
-from headrace.gateway.settings import GatewaySettings
+from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.upstreams import verified_tls
 
 COLLECTOR: Final = "collector"
@@ -87,7 +87,7 @@ def tracing_runtime(settings: TracingSpec | None) -> Resource:
     return {"layered_runtime": {"layers": [{"name": "tracing", "static_layer": layer}]}}
 
 
-def collector_cluster(settings: GatewaySettings, tracing: TracingSpec) -> Resource:
+def collector_cluster(settings: EnvoySettings, tracing: TracingSpec) -> Resource:
     """The collector, as Envoy reaches it."""
     url = urlsplit(tracing.collector)
     host = url.hostname or ""

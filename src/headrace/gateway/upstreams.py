@@ -12,7 +12,7 @@ from headrace.core import FailedPreconditionError
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
-from headrace.gateway.settings import GatewaySettings, Server, is_ip, parse_url
+from headrace.gateway.settings import EnvoySettings, Server, is_ip, parse_url
 from headrace.gateway.tls import upstream_socket
 
 _TLS_CONTEXT: Final = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
@@ -99,7 +99,7 @@ _BUNDLES: Final = (
 
 
 def upstream_cluster(
-    settings: GatewaySettings, name: str, endpoint: str, upstream: UpstreamSpec
+    settings: EnvoySettings, name: str, endpoint: str, upstream: UpstreamSpec
 ) -> Resource:
     """The cluster called `name` for one upstream.
 
@@ -134,7 +134,7 @@ def upstream_cluster(
     }
 
 
-def authorities(settings: GatewaySettings, *, bundles: Sequence[str] = _BUNDLES) -> Path:
+def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -> Path:
     """The file of certificates that upstreams' are verified against.
 
     Raises:
@@ -181,7 +181,7 @@ def _options(endpoint: str, server: Server, upstream: UpstreamSpec) -> Resource:
     }
 
 
-def _tls(settings: GatewaySettings, server: Server, upstream: UpstreamSpec) -> Resource:
+def _tls(settings: EnvoySettings, server: Server, upstream: UpstreamSpec) -> Resource:
     """Verified for the very name that the URL has, or for the one that stands beside it."""
     tls = upstream.tls or UpstreamTlsSpec()
     name = tls.server_name or server.host
@@ -239,7 +239,7 @@ def _own_health_path(protocol: UpstreamProtocol, model: str) -> str | None:
             assert_never(protocol)
 
 
-def verified_tls(settings: GatewaySettings, host: str) -> Resource:
+def verified_tls(settings: EnvoySettings, host: str) -> Resource:
     """Verified for the very name that the URL has: whoever speaks for it makes valid tokens."""
     kind = "IP_ADDRESS" if is_ip(host) else "DNS"
     names: Json = [{"san_type": kind, "matcher": {"exact": host}}]

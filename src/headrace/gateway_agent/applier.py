@@ -25,7 +25,7 @@ from headrace.control.gateway.tls import pem_secret
 from headrace.control.local.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.files import write_atomic
-from headrace.gateway import EnvoyGateway, GatewaySettings, SecretFiles, SnapshotRejectedError
+from headrace.gateway import EnvoyGateway, EnvoySettings, SecretFiles, SnapshotRejectedError
 from headrace.gateway.resources import Resource
 from headrace.gateway.tls import (
     LIMITS_TLS,
@@ -243,7 +243,7 @@ class Applier:
     def _secret_names(self, bundle: Bundle) -> list[str]:
         return [str(secret["name"]) for secret in self._secrets(bundle)]
 
-    def _settings_for(self, bundle: Bundle) -> GatewaySettings:
+    def _settings_for(self, bundle: Bundle) -> EnvoySettings:
         settings = gateway_settings(
             self.settings,
             bundle.options,

@@ -8,7 +8,7 @@ import msgspec
 from headrace.control.agents.messages import GatewayOptions
 from headrace.core import InvalidArgumentError
 from headrace.core.spec_access import TlsSpec
-from headrace.gateway import GatewaySettings, LimitsTarget
+from headrace.gateway import EnvoySettings, LimitsTarget
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -57,7 +57,7 @@ def control_place(url: str) -> tuple[str, int]:
 
 def gateway_settings(
     settings: AgentSettings, options: GatewayOptions, *, run_dir: Path, control_socket: Path
-) -> GatewaySettings:
+) -> EnvoySettings:
     """What Envoy is started with: what all gateways have in common, and what is this one's own.
 
     Raises:
@@ -67,7 +67,7 @@ def gateway_settings(
     limits = None
     if options.limits_port is not None:
         limits = LimitsTarget(host=host, port=options.limits_port)
-    return GatewaySettings(
+    return EnvoySettings(
         run_dir=run_dir,
         host=settings.host,
         http_port=settings.http_port,

@@ -61,7 +61,7 @@ class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return f"part-{self.number:05d}"
 
 
-class SourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SourceLocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where rows come from. `query`, `key`: of databases. `kind`: a module of `jobs.sources`."""
 
     kind: str
@@ -109,7 +109,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What every shard of a job has in common. `digest` stands for what its answers depend on."""
 
     model: ReplicaSettings
-    source: SourceSettings
+    source: SourceLocation
     plan: ColumnPlan
     sizes: Sizes
     output: str
@@ -160,7 +160,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     begun_at: str
     headrace: str
     model: JobModel
-    source: SourceSettings
+    source: SourceLocation
     plan: ColumnPlan
     sizes: Sizes
     format: Format

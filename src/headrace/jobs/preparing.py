@@ -21,7 +21,7 @@ from headrace.core import (
     VARIABLE,
     Datatype,
     FailedPreconditionError,
-    FeatureSettings,
+    FeatureLookup,
     InvalidArgumentError,
     ModelSignature,
     NotFoundError,
@@ -41,7 +41,7 @@ from headrace.jobs.messages import (
     JobRecord,
     Shard,
     Sizes,
-    SourceSettings,
+    SourceLocation,
     Task,
     Written,
 )
@@ -197,7 +197,7 @@ def load_scorer(settings: ReplicaSettings) -> Scorer:
     for: an endpoint may answer with defaults then, and a job must not fill a table with them.
     """
     features = settings.features
-    if isinstance(features, FeatureSettings):
+    if isinstance(features, FeatureLookup):
         features = msgspec.structs.replace(
             features,
             timeout_s=max(features.timeout_s, _LOOK_UP_S),
@@ -219,7 +219,7 @@ def plan_job(
     model: JobModel,
     settings: ReplicaSettings,
     source: Source,
-    told: SourceSettings,
+    told: SourceLocation,
     scorer: Scorer,
     run_id: str,
     begun: JobRecord | None,
@@ -366,7 +366,7 @@ def settle(
     return begun, left
 
 
-def _check_apart(told: SourceSettings, shards: Sequence[Shard], output: Path) -> None:
+def _check_apart(told: SourceLocation, shards: Sequence[Shard], output: Path) -> None:
     """Raise InvalidArgumentError if output would lie among the input, and be read with it."""
     folder = output.absolute()
     root = Path(told.url)

@@ -18,7 +18,7 @@ from headrace.core import (
     Clock,
     DeadlineExceededError,
     FailedPreconditionError,
-    FeatureSettings,
+    FeatureLookup,
     FeaturesUnavailableError,
     FetchedFeatures,
     NotFoundError,
@@ -214,7 +214,7 @@ class _Nothing:
         return {}
 
 
-def bind(settings: FeatureSettings) -> BoundFeatures:
+def bind(settings: FeatureLookup) -> BoundFeatures:
     """The features that a replica was told of; nothing is connected to before the first read.
 
     Raises:
@@ -234,7 +234,7 @@ def bind(settings: FeatureSettings) -> BoundFeatures:
 
 
 def load_with_features(
-    runtime: Runtime, path: Path, options: LoadOptions, settings: FeatureSettings
+    runtime: Runtime, path: Path, options: LoadOptions, settings: FeatureLookup
 ) -> Model:
     """A model that looks up features: where it says itself, or else before all that it does.
 

@@ -1,6 +1,6 @@
 """`python -m headrace.serving --settings FILE`: one replica, as the control plane starts it.
 
-With `ReplicaSettings` it serves their model, with `PoolSettings` the models it is told to.
+With `ReplicaSettings` it serves their model, with `PoolReplicaSettings` the models it is told to.
 """
 
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from headrace.core import PoolSettings, ReplicaSettings
+from headrace.core import PoolReplicaSettings, ReplicaSettings
 from headrace.observe import configure_logging
 from headrace.serving.replica import run
 
@@ -33,20 +33,20 @@ def main(arguments: list[str]) -> int:
         print(f"cannot read {file}: {error}", file=sys.stderr)  # noqa: T201  # as above
         return 2
     configure_logging(log_format="json" if settings.log_format == "json" else "text")
-    if isinstance(settings, PoolSettings):
+    if isinstance(settings, PoolReplicaSettings):
         from headrace.serving.pool_replica import run_pool  # noqa: PLC0415  # replicas do without
 
         return run_pool(settings)
     return run(settings)
 
 
-def _read(file: Path) -> ReplicaSettings | PoolSettings:
+def _read(file: Path) -> ReplicaSettings | PoolReplicaSettings:
     """What the file says: a pool has a name, a replica the name of its model."""
     data = file.read_bytes()
     fields = msgspec.json.decode(data)
     is_pool = isinstance(fields, dict) and "name" in fields
     if is_pool:
-        return msgspec.json.decode(data, type=PoolSettings)
+        return msgspec.json.decode(data, type=PoolReplicaSettings)
     return msgspec.json.decode(data, type=ReplicaSettings)
 
 

@@ -18,7 +18,7 @@ from typing import Final, Protocol, Self
 from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
-    PoolSettings,
+    PoolReplicaSettings,
     ReplicaSettings,
     RequestCancelledError,
     UnavailableError,
@@ -81,7 +81,7 @@ class Pool:
 
     def __init__(
         self,
-        settings: PoolSettings,
+        settings: PoolReplicaSettings,
         *,
         trial: Trial,
         loader: Loader,

@@ -22,7 +22,7 @@ from headrace.core import (
     DeadlineExceededError,
     HeadraceError,
     InvalidArgumentError,
-    PoolSettings,
+    PoolReplicaSettings,
     ReplicaSettings,
     UnavailableError,
 )
@@ -131,7 +131,7 @@ _SWITCH_S: Final = 0.0005
 loop waiting; Python's own 5 ms would be seen in the p99 of all other models."""
 
 
-def run_pool(settings: PoolSettings) -> int:
+def run_pool(settings: PoolReplicaSettings) -> int:
     """Serve until SIGTERM or SIGINT.
 
     Returns:
@@ -144,7 +144,7 @@ def run_pool(settings: PoolSettings) -> int:
         return 130
 
 
-async def _serve(settings: PoolSettings) -> int:
+async def _serve(settings: PoolReplicaSettings) -> int:
     trials = Trials()
     stop = stop_event()
     artifacts = settings.artifacts

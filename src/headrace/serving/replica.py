@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from headrace.core import FailedPreconditionError, HeadraceError, PoolSettings, ReplicaSettings
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    PoolReplicaSettings,
+    ReplicaSettings,
+)
 from headrace.observe import ModelStatistics
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
@@ -26,7 +31,7 @@ if TYPE_CHECKING:
 
 
 async def listen(
-    settings: ReplicaSettings | PoolSettings,
+    settings: ReplicaSettings | PoolReplicaSettings,
     application: ServedApplication,
     metrics: ServedApplication,
 ) -> list[HttpServer]:

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Final, Protocol
 
-from headrace.core import PoolSettings, ReplicaSettings
+from headrace.core import PoolReplicaSettings, ReplicaSettings
 from headrace.engine import Ticket
 from headrace.serving.connection import Connection
 from headrace.serving.exchange import Exchange
@@ -45,7 +45,9 @@ class HttpServer:
     would take them all. Beyond `max_connections`, the one that has been idle longest is closed.
     """
 
-    def __init__(self, application: Application, settings: ReplicaSettings | PoolSettings) -> None:
+    def __init__(
+        self, application: Application, settings: ReplicaSettings | PoolReplicaSettings
+    ) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self.max_body_bytes_in_flight = max(4 * settings.max_body_bytes, _MIN_BODY_BYTES_IN_FLIGHT)
         self.body_bytes = 0

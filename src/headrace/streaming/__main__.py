@@ -29,7 +29,7 @@ from headrace.streaming.settings import (
     EXIT_REPLACED,
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
-    StreamSettings,
+    WorkerSettings,
     check_settings,
 )
 from headrace.streaming.worker import Worker
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
             print(_USAGE, file=sys.stderr)  # noqa: T201  # there is no log yet
             return EXIT_SETTINGS
     try:
-        settings = msgspec.json.decode(Path(file).read_bytes(), type=StreamSettings)
+        settings = msgspec.json.decode(Path(file).read_bytes(), type=WorkerSettings)
     except (OSError, msgspec.MsgspecError) as error:
         print(f"cannot read {file}: {error}", file=sys.stderr)  # noqa: T201  # as above
         return EXIT_SETTINGS
@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     return run(settings)
 
 
-def run(settings: StreamSettings) -> int:
+def run(settings: WorkerSettings) -> int:
     """Stream until SIGTERM or SIGINT; the second one ends the process.
 
     Returns:

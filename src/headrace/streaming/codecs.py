@@ -17,7 +17,7 @@ from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.codec import Codec, FieldCodec, OpenInferenceCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, Layout, ValueReader
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 
 _MODULES: Final = {
     FormatKind.JSON: "json_objects",
@@ -30,7 +30,7 @@ _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _WHOLE: Final = frozenset({Datatype.INT32, Datatype.INT64, Datatype.UINT32, Datatype.UINT64})
 
 
-def make_codec(settings: StreamSettings, scorer: Scorer) -> Codec:
+def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
     """A codec, for one thread.
 
     Raises:
@@ -89,7 +89,7 @@ def _module(kind: FormatKind) -> ModuleType:
         raise UnsupportedError(msg) from error
 
 
-def check_added(settings: StreamSettings, inputs: Sequence[FieldSpec]) -> frozenset[str]:
+def check_added(settings: WorkerSettings, inputs: Sequence[FieldSpec]) -> frozenset[str]:
     """The fields that no record has by itself, after a check that inputs can take them.
 
     Raises:
@@ -110,7 +110,7 @@ def check_added(settings: StreamSettings, inputs: Sequence[FieldSpec]) -> frozen
     return frozenset(windows)
 
 
-def wanted_outputs(settings: StreamSettings, signature: ModelSignature) -> list[TensorSpec]:
+def wanted_outputs(settings: WorkerSettings, signature: ModelSignature) -> list[TensorSpec]:
     """The outputs that answers have.
 
     Raises:
@@ -130,7 +130,7 @@ def wanted_outputs(settings: StreamSettings, signature: ModelSignature) -> list[
     return found
 
 
-def _open_inference(settings: StreamSettings, scorer: Scorer) -> Codec:
+def _open_inference(settings: WorkerSettings, scorer: Scorer) -> Codec:
     other = settings.sink_format
     is_whole = settings.format.kind is FormatKind.OPEN_INFERENCE and (
         other is None or other.kind is FormatKind.OPEN_INFERENCE

@@ -16,7 +16,7 @@ from headrace.core import (
 from headrace.engine import ServiceTimes
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
-from headrace.streaming.settings import EndpointSettings
+from headrace.streaming.settings import ScoringEndpoint
 
 _OF_NO_RECORD = frozenset(
     {
@@ -36,7 +36,7 @@ class EndpointModel:
 
     concurrent = True
 
-    def __init__(self, client: Client, settings: EndpointSettings) -> None:
+    def __init__(self, client: Client, settings: ScoringEndpoint) -> None:
         self._client = client
         self._settings = settings
         self.signature: ModelSignature = client.signature(settings.name, settings.version)
@@ -65,7 +65,7 @@ class EndpointModel:
         self._client.close()
 
 
-def endpoint_scorer(settings: EndpointSettings, *, max_batch_size: int) -> Scorer:
+def endpoint_scorer(settings: ScoringEndpoint, *, max_batch_size: int) -> Scorer:
     """A scorer that asks an endpoint, which has to answer now for what it takes and gives.
 
     Raises:

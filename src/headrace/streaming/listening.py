@@ -19,7 +19,7 @@ import msgspec
 from headrace.core import FailedPreconditionError
 from headrace.observe.metrics import TEXT_TYPE
 from headrace.streaming.exposition import exposition
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.worker import Worker
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def listen(settings: StreamSettings, worker: Worker) -> list[TCPServer]:
+def listen(settings: WorkerSettings, worker: Worker) -> list[TCPServer]:
     """Servers where `settings` say, each in a thread of its own until the process ends.
 
     Raises:

@@ -14,7 +14,7 @@ from headrace.streaming.codec import NOTHING_ADDED
 from headrace.streaming.exposition import Counters
 from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome, retry_at
 from headrace.streaming.records import Place
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.keeping import Windows
 from headrace.streaming.writer import Writer
 
@@ -131,7 +131,7 @@ class Pump:
 
     def __init__(
         self,
-        settings: StreamSettings,
+        settings: WorkerSettings,
         runner: Runner,
         counters: Counters,
         *,

@@ -25,7 +25,7 @@ from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_reader
 from headrace.streaming.formats import Column, Layout, ValueReader
 from headrace.streaming.records import Record, unix_time
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 
 
 class Pusher:
@@ -105,7 +105,7 @@ class Pusher:
         return row
 
 
-def make_pusher(settings: StreamSettings) -> Pusher:
+def make_pusher(settings: WorkerSettings) -> Pusher:
     """What pushes a stream's records; its store is connected to when there is a row.
 
     Raises:

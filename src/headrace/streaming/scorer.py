@@ -33,7 +33,7 @@ from headrace.streaming.in_flight import Batch, Outcome, may_pass
 from headrace.streaming.pump import Finished
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, TooOldError, Writer
 
 _MOST_THREADS: Final = 4
@@ -290,7 +290,7 @@ class Stages:
         return Counted() if self._answers is None else self._answers.count()
 
 
-def load_scorer(settings: StreamSettings) -> Scorer | None:
+def load_scorer(settings: WorkerSettings) -> Scorer | None:
     """Load the model, or ask the endpoint what it takes; None for a stream that only pushes.
 
     Raises:
@@ -304,7 +304,7 @@ def load_scorer(settings: StreamSettings) -> Scorer | None:
     return Scorer(load(model), name=model.model_name, version=model.model_version)
 
 
-def make_answers(settings: StreamSettings, scorer: Scorer | None) -> list[Answers]:
+def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[Answers]:
     """What answers, for each thread one.
 
     Raises:

@@ -22,7 +22,7 @@ from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.windows.panes import window_mistakes
 
 
-class EndpointSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ScoringEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An endpoint that scores, instead of a model in this process.
 
     `url`: as `headrace.client.Client` takes it. `api_key_file` and `ca_file` are paths; empty for
@@ -57,7 +57,7 @@ class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     timeout_s: float = 5.0
 
 
-class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One stream worker: what it reads, what scores it, where answers go.
 
     `broker`: a URL, whose scheme says which kind. `member`: the same over restarts. One of `model`
@@ -80,7 +80,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     sink: str = ""
     dead_letters: str = ""
     model: ReplicaSettings | None = None
-    endpoint: EndpointSettings | None = None
+    endpoint: ScoringEndpoint | None = None
     format: StreamFormatSpec = StreamFormatSpec()
     sink_format: StreamFormatSpec | None = None
     nulls: Nulls = Nulls.NAN
@@ -106,7 +106,7 @@ class StreamSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_format: str = "text"
 
 
-def check_settings(settings: StreamSettings) -> None:
+def check_settings(settings: WorkerSettings) -> None:
     """Refuse what cannot work, before anything is opened.
 
     Raises:
@@ -151,7 +151,7 @@ def check_settings(settings: StreamSettings) -> None:
             raise InvalidArgumentError(msg)
 
 
-def _of_scoring(settings: StreamSettings) -> Iterator[tuple[bool, str]]:
+def _of_scoring(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
     has_one = (settings.model is None) != (settings.endpoint is None)
     if settings.features is not None and not settings.sink and not has_one:
         yield settings.model is not None, "name one of model and endpoint, or neither"
@@ -160,7 +160,7 @@ def _of_scoring(settings: StreamSettings) -> Iterator[tuple[bool, str]]:
     yield not settings.sink, "sink names no topic for the answers"
 
 
-def _of_windows(settings: StreamSettings) -> Iterator[tuple[bool, str]]:
+def _of_windows(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
     if settings.windows is None:
         return
     kind = settings.format.kind

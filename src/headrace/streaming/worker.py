@@ -19,7 +19,7 @@ from headrace.streaming.broker import Broker, Membership, Session
 from headrace.streaming.exposition import Counters
 from headrace.streaming.pump import Pump, Runner, StoppedByRecordError
 from headrace.streaming.records import Lag, Place
-from headrace.streaming.settings import PlaceStatus, State, StreamSettings, StreamStatus
+from headrace.streaming.settings import PlaceStatus, State, StreamStatus, WorkerSettings
 from headrace.streaming.windows.keeping import Windows
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Worker:
 
     def __init__(
         self,
-        settings: StreamSettings,
+        settings: WorkerSettings,
         broker: Broker,
         *,
         clock: Clock | None = None,

@@ -9,7 +9,7 @@ from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
 from headrace.streaming.in_flight import NoAnswer, Outcome
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 
 Result = Answer | HeadraceError | None
 """The result of scoring one record; None for a record that is done with, and has no answer."""
@@ -24,7 +24,7 @@ class TooOldError(HeadraceError):
 class Writer:
     """Makes what a stream writes of results. Holds no state."""
 
-    def __init__(self, settings: StreamSettings) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self._stream = settings.name
         self._sink = settings.sink
         self._dead_letters = settings.dead_letters

@@ -56,7 +56,7 @@ from headrace.core.processes import (
     resident_bytes,
     start_ticks,
 )
-from headrace.gateway import EndpointRoute, EnvoyGateway, GatewaySettings, GatewayUnavailableError
+from headrace.gateway import EndpointRoute, EnvoyGateway, EnvoySettings, GatewayUnavailableError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 
@@ -490,7 +490,7 @@ async def test_publishing_to_a_gateway_that_is_not_there_ends_with_the_reason(
 ) -> None:
     monkeypatch.setattr("headrace.control.gateway.keeper._UP_TIMEOUT_S", 0.05)
     keeper = GatewayKeeper(
-        envoy=EnvoyGateway(GatewaySettings(run_dir=home.run / "envoy")),
+        envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
         owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,
         routes_path=home.routes_file,

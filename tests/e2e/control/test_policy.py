@@ -16,8 +16,8 @@ from headrace.gateway import (
     ApiKey,
     EndpointRoute,
     EnvoyGateway,
+    EnvoySettings,
     GatewayPolicy,
-    GatewaySettings,
     RevisionTarget,
     SnapshotRejectedError,
 )
@@ -45,7 +45,7 @@ def directory() -> Iterator[Path]:
 def a_keeper(directory: Path, policy: GatewayPolicy) -> GatewayKeeper:
     return GatewayKeeper(
         envoy=EnvoyGateway(
-            GatewaySettings(
+            EnvoySettings(
                 run_dir=directory / "gw",
                 http_port=free_port(),
                 grpc_port=free_port(),

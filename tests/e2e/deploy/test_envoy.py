@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from typer.testing import CliRunner
 
 from headrace.cli.app import app
-from headrace.gateway import GatewaySettings
+from headrace.gateway import EnvoySettings
 from headrace.gateway.binary import find_envoy
 from tests import digits_net
 from tests.certificates import Authority
@@ -105,7 +105,7 @@ def _export(folder: Path, spec: Path, versions: tuple[Replica, Replica]) -> Path
 
 
 def _envoy(folder: Path, *arguments: str) -> list[str]:
-    binary = find_envoy(GatewaySettings(run_dir=folder / "unused"))
+    binary = find_envoy(EnvoySettings(run_dir=folder / "unused"))
     return [str(binary), "--disable-hot-restart", "--concurrency", "1", *arguments]
 
 

@@ -18,7 +18,7 @@ import httpx
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,
-    GatewaySettings,
+    EnvoySettings,
     RevisionTarget,
     build_snapshot,
 )
@@ -68,7 +68,7 @@ class Lab:
             time.sleep(0.005)
         return found
 
-    def settings(self, name: str = "gw", **changes: Any) -> GatewaySettings:
+    def settings(self, name: str = "gw", **changes: Any) -> EnvoySettings:
         values: dict[str, Any] = {
             "run_dir": self.directory / name,
             "http_port": free_port(),
@@ -76,7 +76,7 @@ class Lab:
             "concurrency": 1,
             **changes,
         }
-        return GatewaySettings(**values)
+        return EnvoySettings(**values)
 
     async def start(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import msgspec
 
-from headrace.core import PoolSettings, ReplicaSettings
+from headrace.core import PoolReplicaSettings, ReplicaSettings
 from headrace.serving.report import HostedReport, PoolReport
 
 PLAIN = """
@@ -83,7 +83,7 @@ class PoolCopy:
 def running_pool(folder: Path, **settings: Any) -> Iterator[PoolCopy]:
     """A copy of a pool that listens; it is stopped by its pid."""
     path = str(folder / "pool.sock")
-    told = msgspec.convert({"name": "small", "uds": path, **settings}, PoolSettings)
+    told = msgspec.convert({"name": "small", "uds": path, **settings}, PoolReplicaSettings)
     file, log = folder / "pool.json", folder / "pool.log"
     file.write_bytes(msgspec.json.encode(told))
     with log.open("wb") as stderr:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.streaming.broker import Broker, Delivery
-from headrace.streaming.settings import State, StreamSettings, StreamStatus
+from headrace.streaming.settings import State, StreamStatus, WorkerSettings
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import Away, Site, fed, site
 from tests.e2e.streaming.workers import (
@@ -34,7 +34,7 @@ LONG = pytest.mark.long
 """One broker shows what the worker does; what each of them does, `make test-long`."""
 
 
-def told(where: Site, folder: Path, scorer: Path, **changes: object) -> StreamSettings:
+def told(where: Site, folder: Path, scorer: Path, **changes: object) -> WorkerSettings:
     said = {
         "broker": where.url,
         "session_timeout_s": where.session_timeout_s,

@@ -21,7 +21,7 @@ from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import SystemClock
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.workers import (
     IN,
@@ -79,7 +79,7 @@ class Supervised:
 
 @asynccontextmanager
 async def supervised(
-    folder: Path, told: StreamSettings, *, workers: int
+    folder: Path, told: WorkerSettings, *, workers: int
 ) -> AsyncIterator[Supervised]:
     stream = DesiredStream(
         name="s", model="m:1", settings=told, min_workers=workers, max_workers=workers
@@ -111,7 +111,7 @@ def numbered(count: int) -> list[NewRecord]:
     return [two_numbers(number) for number in range(count)]
 
 
-def told(folder: Path, *, delay_s: float) -> StreamSettings:
+def told(folder: Path, *, delay_s: float) -> WorkerSettings:
     model = double(folder, delay_s=delay_s)
     return settings(
         folder, model, delivery=Delivery.EXACTLY_ONCE, session_timeout_s=1.0, max_batch_size=4

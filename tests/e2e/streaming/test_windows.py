@@ -19,7 +19,7 @@ from headrace.core.spec_stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import State, StreamSettings
+from headrace.streaming.settings import State, WorkerSettings
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -83,7 +83,7 @@ def payments(count: int) -> list[NewRecord]:
     ]
 
 
-def told(folder: Path, model: Path, delivery: Delivery) -> StreamSettings:
+def told(folder: Path, model: Path, delivery: Delivery) -> WorkerSettings:
     return settings(
         folder,
         model,

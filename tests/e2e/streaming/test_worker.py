@@ -22,7 +22,7 @@ from headrace.core.spec_stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import EndpointSettings, State
+from headrace.streaming.settings import ScoringEndpoint, State
 from headrace.testing import models
 from tests.e2e import replicas
 from tests.e2e.streaming.workers import (
@@ -272,7 +272,7 @@ def test_an_endpoint_that_is_away_is_waited_for(
     broker.create_topic(IN)
     with replicas.running(tmp_path, model) as replica:
         told = settings(
-            tmp_path, None, endpoint=EndpointSettings(url=replica.url, name="m", timeout_s=5.0)
+            tmp_path, None, endpoint=ScoringEndpoint(url=replica.url, name="m", timeout_s=5.0)
         )
         with running(tmp_path, told) as worker:
             broker.send(as_json(rows(10)))

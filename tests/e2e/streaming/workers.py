@@ -18,7 +18,7 @@ from headrace.core import ReplicaSettings
 from headrace.streaming.broker import Broker, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings, StreamStatus
+from headrace.streaming.settings import StreamStatus, WorkerSettings
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 WITHIN_S = 60.0
@@ -60,7 +60,7 @@ def two_numbers(number: int, **more: object) -> NewRecord:
 class Worker:
     """A worker's process, and what it was told."""
 
-    settings: StreamSettings
+    settings: WorkerSettings
     process: subprocess.Popen[bytes]
     log: Path
     client: httpx.Client = field(init=False)
@@ -106,7 +106,7 @@ class Worker:
         return self.log.read_text(errors="replace")
 
 
-def settings(folder: Path, model: Path | None, **changes: Any) -> StreamSettings:
+def settings(folder: Path, model: Path | None, **changes: Any) -> WorkerSettings:
     said: dict[str, Any] = {
         "name": "s",
         "broker": f"log://{folder}/log",
@@ -123,10 +123,10 @@ def settings(folder: Path, model: Path | None, **changes: Any) -> StreamSettings
         "home": str(folder),
         **changes,
     }
-    return StreamSettings(uds=str(folder / f"{said['member']}.sock"), **said)
+    return WorkerSettings(uds=str(folder / f"{said['member']}.sock"), **said)
 
 
-def start(folder: Path, told: StreamSettings) -> Worker:
+def start(folder: Path, told: WorkerSettings) -> Worker:
     file = folder / f"{told.member}.json"
     file.write_bytes(msgspec.json.encode(told))
     log = folder / f"{told.member}.log"
@@ -140,7 +140,7 @@ def start(folder: Path, told: StreamSettings) -> Worker:
 
 
 @contextmanager
-def running(folder: Path, told: StreamSettings) -> Iterator[Worker]:
+def running(folder: Path, told: WorkerSettings) -> Iterator[Worker]:
     """A worker; it is ended, and its log must be free of tracebacks."""
     worker = start(folder, told)
     try:

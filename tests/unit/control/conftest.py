@@ -31,7 +31,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.gateway import EnvoyGateway, GatewaySettings
+from headrace.gateway import EnvoyGateway, EnvoySettings
 from headrace.registry import Registry
 
 SIGNATURE = ModelSignature(
@@ -102,7 +102,7 @@ def plane(
 ) -> Iterator[ControlPlane]:
     clock = SystemClock()
     keeper = GatewayKeeper(
-        envoy=EnvoyGateway(GatewaySettings(run_dir=home.run / "envoy")),
+        envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
         owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,
         routes_path=home.routes_file,

@@ -28,7 +28,7 @@ from headrace.gateway import (
     ArmStatistics,
     EndpointRoute,
     EnvoyGateway,
-    GatewaySettings,
+    EnvoySettings,
     GatewayStatistics,
 )
 from headrace.registry import Registry
@@ -68,7 +68,7 @@ class World:
     def boot(self) -> "Plane":
         """A new control plane on this home."""
         keeper = GatewayKeeper(
-            envoy=EnvoyGateway(GatewaySettings(run_dir=self.home.run / "envoy")),
+            envoy=EnvoyGateway(EnvoySettings(run_dir=self.home.run / "envoy")),
             owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
             routes_path=self.home.routes_file,

@@ -17,7 +17,7 @@ from headrace.control.state.records import Event
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec
 from headrace.core.state_file import StateFile
-from headrace.gateway import EnvoyGateway, GatewaySettings
+from headrace.gateway import EnvoyGateway, EnvoySettings
 from headrace.serving.report import ReplicaReport
 from tests.unit.control.played import TurnedClock
 
@@ -63,7 +63,7 @@ class Lab:
 
     def __post_init__(self) -> None:
         keeper = GatewayKeeper(
-            envoy=EnvoyGateway(GatewaySettings(run_dir=self.home.run / "envoy")),
+            envoy=EnvoyGateway(EnvoySettings(run_dir=self.home.run / "envoy")),
             owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
             routes_path=self.home.routes_file,

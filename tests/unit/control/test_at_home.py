@@ -5,7 +5,7 @@ import pytest
 
 from headrace.control.desired.documents import at_home
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.core import EndpointName, FeatureSettings, ReplicaSettings
+from headrace.core import EndpointName, FeatureLookup, ReplicaSettings
 
 HEX = "ab" * 32
 
@@ -60,7 +60,7 @@ def with_store(url: str, home: str = "/one") -> DesiredState:
     endpoint = stored.endpoints[0]
     revision = endpoint.arms[0].revision
     settings = msgspec.structs.replace(
-        revision.settings, features=FeatureSettings(service="", online_store=url)
+        revision.settings, features=FeatureLookup(service="", online_store=url)
     )
     arm = msgspec.structs.replace(
         endpoint.arms[0], revision=msgspec.structs.replace(revision, settings=settings)
@@ -83,7 +83,7 @@ def test_an_online_store_in_the_home_comes_with_it(url: str, there: str) -> None
     found, _ = at_home(with_store(url), Path("/srv/two"))
 
     features = found.endpoints[0].arms[0].revision.settings.features
-    assert isinstance(features, FeatureSettings)
+    assert isinstance(features, FeatureLookup)
     assert features.online_store == there
 
 
@@ -91,7 +91,7 @@ def test_a_home_at_the_root_takes_no_stores_of_others_along() -> None:
     found, _ = at_home(with_store("sqlite:////data/online.db", home=""), Path("/srv/two"))
 
     features = found.endpoints[0].arms[0].revision.settings.features
-    assert isinstance(features, FeatureSettings)
+    assert isinstance(features, FeatureLookup)
     assert features.online_store == "sqlite:////data/online.db"
     assert path_of(found) == f"/srv/two/artifacts/sha256/{HEX}/m.onnx"
 

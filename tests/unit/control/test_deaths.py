@@ -14,7 +14,7 @@ from headrace.control.reconcile.observed import Phase, Replica, drained, exited,
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state.records import Event
-from headrace.gateway import EnvoyGateway, GatewaySettings
+from headrace.gateway import EnvoyGateway, EnvoySettings
 from tests.unit.control.played import TurnedClock
 
 NO_PROCESS = 2**22 + 1
@@ -118,7 +118,7 @@ async def test_death_while_no_control_plane_watched_is_an_event(home: Home) -> N
         driver=driver_of(home),
         publication=RoutePublication(
             publisher=GatewayKeeper(
-                envoy=EnvoyGateway(GatewaySettings(run_dir=home.run / "envoy")),
+                envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
                 record_path=home.gateway_file,
                 routes_path=home.routes_file,
                 clock=clock,

@@ -36,13 +36,13 @@ from headrace.core.state_file import StateFile
 from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
 from headrace.features.materialize_apart import MaterializeFinished
 from headrace.features.skew_apart import SkewSummary
-from headrace.gateway import ArmStatistics, EnvoyGateway, GatewaySettings, GatewayStatistics
+from headrace.gateway import ArmStatistics, EnvoyGateway, EnvoySettings, GatewayStatistics
 from headrace.monitor.slo import Window
 from headrace.registry import Registry
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import Verb
 from headrace.serving.report import ReplicaReport
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from tests.unit.control.played import TurnedClock, World
 from tests.unit.control.scaling_lab import Lab as ScalingLab
 from tests.unit.control.scaling_lab import arm, endpoint
@@ -127,7 +127,7 @@ def streams(poison: Poison, faults: Faults, folder: Path) -> Loop:
         def start(self, *_: object, **__: object) -> None:  # type: ignore[override]  # never returns
             raise OSError(28, "No space left on device")
 
-    def prepare(settings: StreamSettings) -> StreamSettings:
+    def prepare(settings: WorkerSettings) -> WorkerSettings:
         poison.touch(settings.name)
         return settings
 
@@ -135,7 +135,7 @@ def streams(poison: Poison, faults: Faults, folder: Path) -> Loop:
         DesiredStream(
             name=name,
             model="m:1",
-            settings=StreamSettings(name=name, broker="log:x", topics=["in"], group="g", member=""),
+            settings=WorkerSettings(name=name, broker="log:x", topics=["in"], group="g", member=""),
         )
         for name in NAMES
     ]
@@ -471,7 +471,7 @@ async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -
         driver=BrokenDriver(home=home, socket_dir=home.socket_dir()),
         publication=RoutePublication(
             publisher=GatewayKeeper(
-                envoy=EnvoyGateway(GatewaySettings(run_dir=home.run / "envoy")),
+                envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
                 record_path=home.gateway_file,
                 routes_path=home.routes_file,
                 clock=clock,

@@ -21,7 +21,7 @@ from headrace.registry.index import decode_version
 from headrace.registry.shared_content import decode_manifest
 from headrace.registry.signing import read_public_keys
 from headrace.streaming.endpoint import endpoint_scorer
-from headrace.streaming.settings import EndpointSettings
+from headrace.streaming.settings import ScoringEndpoint
 from tests.secret_files import leaked, secret_contents, write_secret
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ def _key(path: Path) -> object:
 
 
 def _api_key(path: Path) -> object:
-    settings = EndpointSettings(url="http://127.0.0.1:9", name="x", api_key_file=str(path))
+    settings = ScoringEndpoint(url="http://127.0.0.1:9", name="x", api_key_file=str(path))
     return endpoint_scorer(settings, max_batch_size=1)
 
 

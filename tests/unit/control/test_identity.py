@@ -12,7 +12,7 @@ from headrace.control.desired.state import Revision, make_revision, with_id
 from headrace.core import (
     BatchingSpec,
     EndpointName,
-    FeatureSettings,
+    FeatureLookup,
     Nulls,
     ReplicaSettings,
     SignedSettings,
@@ -44,8 +44,8 @@ def service(folder: str = "/data", ttl_s: float = 60.0) -> FeatureService:
     return parse_definitions(document, base_dir=Path(folder)).service("scores")
 
 
-def features(home: str = "/h", folder: str = "/data", ttl_s: float = 60.0) -> FeatureSettings:
-    return FeatureSettings(
+def features(home: str = "/h", folder: str = "/data", ttl_s: float = 60.0) -> FeatureLookup:
+    return FeatureLookup(
         service=encode_service(service(folder, ttl_s)),
         online_store=f"sqlite:///{home}/features/online/online.db",
     )

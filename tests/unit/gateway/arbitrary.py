@@ -13,7 +13,7 @@ from headrace.core.spec_rollout import StickySpec
 from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
-    GatewaySettings,
+    EnvoySettings,
     MirrorTarget,
     RevisionTarget,
     Snapshot,
@@ -113,13 +113,13 @@ def endpoint_lists(draw: st.DrawFn) -> list[EndpointRoute]:
     return [draw(endpoint_routes(name)) for name in chosen]
 
 
-def gateway_settings(**changes: Any) -> GatewaySettings:  # noqa: ANN401  # any field's type
+def gateway_settings(**changes: Any) -> EnvoySettings:  # noqa: ANN401  # any field's type
     values: dict[str, Any] = {
         "run_dir": Path("/run/headrace"),
         "descriptor_set": Path("/run/oip.pb"),
         **changes,
     }
-    return GatewaySettings(**values)
+    return EnvoySettings(**values)
 
 
 def plain(resource: object) -> Any:  # noqa: ANN401  # tests read into it

@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from headrace.core.spec_scale import ConnectionsSpec
-from headrace.gateway import GatewaySettings, build_snapshot
+from headrace.gateway import EnvoySettings, build_snapshot
 from headrace.gateway.bootstrap import bootstrap
 from tests.unit.gateway.arbitrary import plain
 
-SETTINGS = GatewaySettings(
+SETTINGS = EnvoySettings(
     run_dir=Path("/tmp/g"),  # noqa: S108  # never written
     connections=ConnectionsSpec(max_memory_bytes=1 << 30, max=99),
 )
@@ -39,7 +39,7 @@ def test_the_largest_requests_are_cut_before_anybody_else_is_refused() -> None:
 
 
 def test_a_caller_has_as_long_as_the_settings_say() -> None:
-    settings = GatewaySettings(
+    settings = EnvoySettings(
         run_dir=Path("/tmp/g"),  # noqa: S108  # never written
         connections=ConnectionsSpec(headers_timeout_s=1.5, request_timeout_s=7.0),
     )

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from headrace.core.headers import CALLER_HEADER, TIER_HEADER
 from headrace.core.spec_access import AccessSettings
-from headrace.gateway import GatewaySettings
+from headrace.gateway import EnvoySettings
 from headrace.gateway.filters import (
     BRIDGING,
     GUARDS,
@@ -37,7 +37,7 @@ def test_every_kind_of_error_has_a_form_for_grpc_and_one_in_json() -> None:
 def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
     tmp_path: Path,
 ) -> None:
-    settings = GatewaySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
+    settings = EnvoySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
     filters = http_filters(settings, tmp_path / "oip.pb")
     off = {str(one["name"]) for one in filters if one.get("disabled")}
 
@@ -50,7 +50,7 @@ def test_filters_for_grpc_are_off_for_every_stream_that_does_not_ask_for_them(
 def test_who_calls_is_asked_before_a_message_is_read_and_what_it_may_after(
     tmp_path: Path,
 ) -> None:
-    filters = http_filters(GatewaySettings(run_dir=tmp_path), tmp_path / "oip.pb")
+    filters = http_filters(EnvoySettings(run_dir=tmp_path), tmp_path / "oip.pb")
     names = [str(one["name"]) for one in filters]
 
     before, reads, after = "headrace.identify", "headrace.select", "headrace.authorize"
@@ -61,7 +61,7 @@ def test_who_calls_is_asked_before_a_message_is_read_and_what_it_may_after(
 
 
 def test_our_own_requests_meet_every_filter_but_those_that_ask(tmp_path: Path) -> None:
-    settings = GatewaySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
+    settings = EnvoySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
     filters = http_filters(settings, tmp_path / "oip.pb")
 
     left = {str(one["name"]) for one in filters} - {str(one["name"]) for one in unguarded(filters)}

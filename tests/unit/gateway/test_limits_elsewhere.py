@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.gateway import GatewaySettings, LimitsTarget, build_snapshot
+from headrace.gateway import EnvoySettings, LimitsTarget, build_snapshot
 from headrace.gateway.filters import http_filters
 from headrace.gateway.snapshot import CLUSTERS
 from headrace.gateway.tls import LIMITS_TLS, authorities_name, certificate_name
 
 
 def cluster(tmp_path: Path, host: str) -> dict[str, Any]:
-    settings = GatewaySettings(run_dir=tmp_path, limits_target=LimitsTarget(host=host, port=8444))
+    settings = EnvoySettings(run_dir=tmp_path, limits_target=LimitsTarget(host=host, port=8444))
     document = json.loads(build_snapshot(settings, ()).document(CLUSTERS).text)
     (found,) = [one for one in document["resources"] if one["name"] == "limits"]
     assert isinstance(found, dict)
@@ -44,8 +44,8 @@ def test_a_name_is_looked_up_again_as_dns_says(tmp_path: Path) -> None:
 
 
 def test_the_filter_that_asks_it_is_there(tmp_path: Path) -> None:
-    far = GatewaySettings(run_dir=tmp_path, limits_target=LimitsTarget(host="a", port=1))
-    none = GatewaySettings(run_dir=tmp_path)
+    far = EnvoySettings(run_dir=tmp_path, limits_target=LimitsTarget(host="a", port=1))
+    none = EnvoySettings(run_dir=tmp_path)
     names = [
         {str(one["name"]) for one in http_filters(settings, tmp_path / "d.pb")}
         for settings in (far, none)

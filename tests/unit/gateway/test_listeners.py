@@ -9,8 +9,8 @@ def test_building_a_snapshot_does_not_load_protobuf() -> None:
     code = """
 import sys
 from pathlib import Path
-from headrace.gateway import GatewaySettings, build_snapshot
-build_snapshot(GatewaySettings(run_dir=Path("/tmp/g")), [])
+from headrace.gateway import EnvoySettings, build_snapshot
+build_snapshot(EnvoySettings(run_dir=Path("/tmp/g")), [])
 sys.exit("google.protobuf" in sys.modules)
 """
 

@@ -15,7 +15,7 @@ from headrace.control.app.settings import resolve_url
 from headrace.core import (
     Datatype,
     DeadlineExceededError,
-    FeatureSettings,
+    FeatureLookup,
     FeaturesUnavailableError,
     InvalidArgumentError,
     ModelSignature,
@@ -263,7 +263,7 @@ def test_half_of_the_callers_time_is_the_models() -> None:
 @pytest.mark.usefixtures("store")
 def test_a_replica_reads_a_store_that_it_may_not_write(tmp_path: Path) -> None:
     file = tmp_path / "online.db"
-    settings = FeatureSettings(service=encode_service(service()), online_store=f"sqlite:///{file}")
+    settings = FeatureLookup(service=encode_service(service()), online_store=f"sqlite:///{file}")
     source = bind(settings)
     assert not source.may_wait
     assert source.fetch({"customer_id": keys(17)}, {}).columns["age"].tolist() == [34]
@@ -272,7 +272,7 @@ def test_a_replica_reads_a_store_that_it_may_not_write(tmp_path: Path) -> None:
 
 def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
     file = tmp_path / "gone.db"
-    settings = FeatureSettings(service=encode_service(service()), online_store=f"sqlite:///{file}")
+    settings = FeatureLookup(service=encode_service(service()), online_store=f"sqlite:///{file}")
     with pytest.raises(FeaturesUnavailableError, match="unable to open"):
         bind(settings).fetch({"customer_id": keys(17)}, {})
     assert not file.exists()
@@ -280,7 +280,7 @@ def test_a_store_that_is_not_there_is_told_and_not_made(tmp_path: Path) -> None:
 
 def test_a_variable_that_is_not_set_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STORE_PASSWORD", raising=False)
-    settings = FeatureSettings(
+    settings = FeatureLookup(
         service=encode_service(service()), online_store="redis://:${STORE_PASSWORD}@h/0"
     )
     with pytest.raises(Exception, match=r"STORE_PASSWORD.*not set"):
@@ -298,7 +298,7 @@ def test_a_password_may_have_any_characters(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("STORE_PASSWORD", "a/b@c:d")
     monkeypatch.setenv("STORE_URL", "redis://h:1/0")
     for url in ("redis://:${STORE_PASSWORD}@h:1/0", "${STORE_URL}"):
-        bind(FeatureSettings(service=encode_service(service()), online_store=url))
+        bind(FeatureLookup(service=encode_service(service()), online_store=url))
         assert opened[-1] == resolve_url(url)  # as the control plane, which checks it, reads it
     assert opened == ["redis://:a%2Fb%40c%3Ad@h:1/0", "redis://h:1/0"]
 
@@ -320,7 +320,7 @@ def test_a_model_that_takes_other_columns_is_closed(
             return Other()
 
     monkeypatch.setattr(BoundFeatures, "close", lambda _: closed.append("store"))
-    settings = FeatureSettings(
+    settings = FeatureLookup(
         service=encode_service(service()), online_store=f"sqlite:///{tmp_path / 'o.db'}"
     )
     with pytest.raises(InvalidArgumentError, match="2 columns"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from headrace.core import PoolSettings, ReplicaSettings, UnsupportedModelError
+from headrace.core import PoolReplicaSettings, ReplicaSettings, UnsupportedModelError
 from headrace.scoring.loading import LoadedModel
 from headrace.serving.exchange import Exchange
 from headrace.serving.pool import Pool
@@ -101,7 +101,7 @@ class Hosting:
         fetches: Fetches | None = None,
         **told: object,
     ) -> None:
-        settings = msgspec.convert({"name": "small", **told}, PoolSettings)
+        settings = msgspec.convert({"name": "small", **told}, PoolReplicaSettings)
         self.trier = trier or Trier()
         self.loads = loads or Loads()
         self.pool = Pool(

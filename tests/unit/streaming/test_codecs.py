@@ -13,7 +13,7 @@ from headrace.core.spec_stream_parts import (
     StreamOutputSpec,
 )
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import EndpointSettings, StreamSettings, check_settings
+from headrace.streaming.settings import ScoringEndpoint, WorkerSettings, check_settings
 from tests.unit.streaming.parts import MATRIX, TOKENS, scorer, signature, spec
 
 TWO = signature(
@@ -24,7 +24,7 @@ TWO = signature(
 OPEN = signature(spec("x", Datatype.FP32, -1, -1, -1))
 
 
-def told(**changes: Any) -> StreamSettings:  # noqa: ANN401  # as the settings take them
+def told(**changes: Any) -> WorkerSettings:  # noqa: ANN401  # as the settings take them
     said: dict[str, Any] = {
         "name": "s",
         "broker": "log:x",
@@ -33,10 +33,10 @@ def told(**changes: Any) -> StreamSettings:  # noqa: ANN401  # as the settings t
         "dead_letters": "dead",
         "group": "g",
         "member": "m",
-        "endpoint": EndpointSettings(url="http://127.0.0.1:8000", name="m"),
+        "endpoint": ScoringEndpoint(url="http://127.0.0.1:8000", name="m"),
         **changes,
     }
-    return StreamSettings(**said)
+    return WorkerSettings(**said)
 
 
 def of(kind: str) -> StreamFormatSpec:

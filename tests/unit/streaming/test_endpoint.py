@@ -22,7 +22,7 @@ from headrace.core import (
 )
 from headrace.streaming.endpoint import EndpointModel
 from headrace.streaming.in_flight import may_pass
-from headrace.streaming.settings import EndpointSettings
+from headrace.streaming.settings import ScoringEndpoint
 from tests.unit.streaming.parts import MATRIX
 
 ROWS = {"x": np.ones((2, 3), np.float32)}
@@ -49,7 +49,7 @@ class Server:
 
 def model(said: HeadraceError | None = None) -> EndpointModel:
     client = cast("Client", Server(said))
-    return EndpointModel(client, EndpointSettings(url="http://x", name="m", version="2"))
+    return EndpointModel(client, ScoringEndpoint(url="http://x", name="m", version="2"))
 
 
 def test_an_endpoint_answers_as_a_model_does() -> None:

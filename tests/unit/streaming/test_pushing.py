@@ -26,7 +26,7 @@ from headrace.streaming.codec import Added, Answer
 from headrace.streaming.pushing import Pusher, make_pusher
 from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_answers
-from headrace.streaming.settings import PushSettings, StreamSettings, check_settings
+from headrace.streaming.settings import PushSettings, WorkerSettings, check_settings
 from headrace.streaming.writer import Writer
 from tests.unit.features.stores import MemoryStore
 from tests.unit.streaming.parts import MATRIX, record, scorer
@@ -55,7 +55,7 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def settings(home: Path, **changes: Any) -> StreamSettings:  # noqa: ANN401  # any setting
+def settings(home: Path, **changes: Any) -> WorkerSettings:  # noqa: ANN401  # any setting
     told: dict[str, Any] = {
         "name": "s",
         "broker": "log:x",
@@ -67,7 +67,7 @@ def settings(home: Path, **changes: Any) -> StreamSettings:  # noqa: ANN401  # a
         "features": PushSettings(view="stats", fields={"customer_id": "customer"}),
         **changes,
     }
-    return StreamSettings(**told)
+    return WorkerSettings(**told)
 
 
 def payment(**fields: object) -> Record:

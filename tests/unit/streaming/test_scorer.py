@@ -32,7 +32,7 @@ from headrace.streaming.in_flight import Batch
 from headrace.streaming.pump import Finished
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.scorer import Answerer, Counted, ModelThreads, Stages
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, TooOldError
 from tests.unit.streaming.parts import (
     MATRIX,
@@ -56,8 +56,8 @@ def settings(
     *,
     output: StreamOutputSpec | None = None,
     sink: StreamFormatSpec | None = None,
-) -> StreamSettings:
-    return StreamSettings(
+) -> WorkerSettings:
+    return WorkerSettings(
         name="s",
         broker="log:x",
         topics=["in"],
@@ -72,7 +72,7 @@ def settings(
 
 def answerer(
     of: ModelSignature,
-    said: StreamSettings | None = None,
+    said: WorkerSettings | None = None,
     *,
     model: Adder | None = None,
     plan: PaddingPlan | None = None,

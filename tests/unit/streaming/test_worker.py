@@ -17,7 +17,7 @@ from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import Place
-from headrace.streaming.settings import State, StreamSettings
+from headrace.streaming.settings import State, WorkerSettings
 from headrace.streaming.worker import CONFLICTS, Worker
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (
@@ -42,7 +42,7 @@ class Stage:
         self.broker.create_topic(IN, partitions=2)
         self.policy = policy
         self.worker = Worker(
-            StreamSettings(
+            WorkerSettings(
                 name="s",
                 broker="memory",
                 topics=[IN],

@@ -8,13 +8,13 @@ from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import HEADERS, dead_letter
 from headrace.streaming.in_flight import NoAnswer
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import TooOldError, Writer
 from tests.unit.streaming.parts import record
 from tests.unit.streaming.world import DEAD, OUT, writer
 
 REASON = InvalidArgumentError("no\nsuch\tfield: " + "x" * 5000)
-WITH_ALL = StreamSettings(
+WITH_ALL = WorkerSettings(
     name="s",
     broker="memory:",
     topics=["in"],
@@ -55,7 +55,7 @@ def test_all_headers_are_kept_but_the_attempts_of_the_input() -> None:
     assert answered(WITH_ALL, one).headers == headers
 
 
-def answered(told: StreamSettings, one: Record) -> NewRecord:
+def answered(told: WorkerSettings, one: Record) -> NewRecord:
     (found,) = Writer(told).outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
     assert isinstance(found, NewRecord)
     return found

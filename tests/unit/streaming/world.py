@@ -10,7 +10,7 @@ from headrace.streaming.exposition import Counters
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.pump import Pump
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.keeping import Windows
 from headrace.streaming.writer import Writer
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
@@ -19,7 +19,7 @@ IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 
 
 def writer(policy: Policy = Policy.DEAD_LETTER) -> Writer:
-    settings = StreamSettings(
+    settings = WorkerSettings(
         name="s",
         broker="",
         topics=[],
@@ -85,7 +85,7 @@ class Member:
     def join(self) -> None:
         self.is_out = False
         self.pump = Pump(
-            StreamSettings(
+            WorkerSettings(
                 name="s",
                 broker="",
                 topics=[IN],

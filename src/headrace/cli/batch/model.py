@@ -30,7 +30,7 @@ from headrace.control.local.sandbox import Occasion, Probe, Sandbox, files_of, l
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,
-    FeatureSettings,
+    FeatureLookup,
     HeadraceError,
     InvalidArgumentError,
     NotFoundError,
@@ -301,7 +301,7 @@ def go_on_confined(options: "RunOptions", target: Target, *, serial: int, worker
     OutputFolder(output).check_own()  # before all in it belongs to another user
     keep = files_of(Path(chosen.settings.path))
     features = chosen.settings.features
-    if isinstance(features, FeatureSettings):
+    if isinstance(features, FeatureLookup):
         # Not closed: whoever closes a store last takes away what readers need beside it.
         store = OnlineStores(home.root, *sandbox.hide).prepare(
             resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None

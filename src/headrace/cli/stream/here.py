@@ -39,7 +39,7 @@ from headrace.control.streams.status import StreamView
 from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import iso_text
 from headrace.streaming.broker import committed, span_from
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 
 if TYPE_CHECKING:
     from headrace.control.streams.supervisor import StreamSupervisor
@@ -90,11 +90,11 @@ def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
                 broker.create_topic(topic, partitions=stream.max_workers)
 
 
-def gateway_of(home: Path) -> Callable[[StreamSettings], StreamSettings]:
+def gateway_of(home: Path) -> Callable[[WorkerSettings], WorkerSettings]:
     """Tells workers where the gateway of what runs on `home` is, if they need it."""
     from headrace.control.desired.resolve_streams import through_gateway
 
-    def prepare(settings: StreamSettings) -> StreamSettings:
+    def prepare(settings: WorkerSettings) -> WorkerSettings:
         if settings.endpoint is None:
             return settings
 
@@ -395,7 +395,7 @@ def _score(
     return sum(view.answered for view in views)
 
 
-def _done(broker: "Broker", span: "Span", settings: "StreamSettings") -> "IsDone":
+def _done(broker: "Broker", span: "Span", settings: "WorkerSettings") -> "IsDone":
     """Through when the group has passed the end, or when nothing has come for a while.
 
     The second holds where offsets have gaps at the end, as those of transactions do.

@@ -20,7 +20,7 @@ from headrace.control.local.driver import LocalDriver
 from headrace.control.streams.driver import make_stream_driver
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock
 from headrace.core.text import bytes_text
-from headrace.gateway import EnvoyGateway, GatewaySettings, gateway_user
+from headrace.gateway import EnvoyGateway, EnvoySettings, gateway_user
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile
@@ -85,7 +85,7 @@ async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
     if record is None or process is None:
         return 0
     gateway = EnvoyGateway(
-        GatewaySettings(
+        EnvoySettings(
             run_dir=home.socket_dir() / "envoy",
             host=record.host,
             http_port=record.http_port,

@@ -23,7 +23,7 @@ from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
 from headrace.core.spec_access import TlsSpec
-from headrace.gateway import EndpointRoute, EnvoyGateway, GatewayPolicy, GatewaySettings
+from headrace.gateway import EndpointRoute, EnvoyGateway, EnvoySettings, GatewayPolicy
 
 if TYPE_CHECKING:
     from headrace.control.agents.server import AgentsServer
@@ -116,7 +116,7 @@ def make_gateway(
     mode: GatewayMode,
     listening: Listening | None,
     *,
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     home: "Home",
     owner: ProcessOwner,
     socket_dir: Path,

@@ -14,7 +14,7 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.desired.state import POOL_PREFIX
 from headrace.control.gateway.activator import HoldLimits
-from headrace.gateway import EndpointRoute, GatewayPolicy, GatewaySettings, SecretFiles
+from headrace.gateway import EndpointRoute, EnvoySettings, GatewayPolicy, SecretFiles
 from headrace.gateway.resources import Resource
 
 
@@ -83,7 +83,7 @@ def secret_of(resource: Resource) -> Secret:
 
 
 def make_bundle(
-    settings: GatewaySettings,
+    settings: EnvoySettings,
     routes: Iterable[EndpointRoute],
     policy: GatewayPolicy,
     *,
@@ -114,7 +114,7 @@ def make_bundle(
     )
 
 
-def options_of(settings: GatewaySettings, *, limits_port: int | None) -> GatewayOptions:
+def options_of(settings: EnvoySettings, *, limits_port: int | None) -> GatewayOptions:
     """What all gateways have in common."""
     is_here = (settings.limits_address or "").startswith("unix:")  # no other host reaches it
     return GatewayOptions(

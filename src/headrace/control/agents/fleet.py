@@ -36,8 +36,8 @@ from headrace.core import Clock, HeadraceError
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
+    EnvoySettings,
     GatewayPolicy,
-    GatewaySettings,
     GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
@@ -61,7 +61,7 @@ class GatewayFleet:
     gateway has them. `emit`: stores events. `socket_dir`: where replicas on this host listen.
     """
 
-    settings: GatewaySettings
+    settings: EnvoySettings
     clock: Clock
     routes_path: Path
     counts: FleetCounts

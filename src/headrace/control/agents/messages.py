@@ -47,7 +47,7 @@ _MOST_AT_ONCE: Final = 1 << 31
 
 
 class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What all gateways of one control plane have in common, as in `GatewaySettings`.
+    """What all gateways of one control plane have in common, as in `EnvoySettings`.
 
     `limits_port`: where the control plane counts limits that gateways share, by mutual TLS;
     `limits_address`: who counts them if it does not. None if nobody does.

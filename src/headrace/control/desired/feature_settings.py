@@ -4,7 +4,7 @@ from pathlib import Path
 
 from headrace.control.features.online_stores import FEAST
 from headrace.core import (
-    FeatureSettings,
+    FeatureLookup,
     HeadraceError,
     InvalidArgumentError,
     ModelSignature,
@@ -31,7 +31,7 @@ def feature_settings(
     runtime: str,
     signature: ModelSignature,
     network: bool,
-) -> FeatureSettings:
+) -> FeatureLookup:
     """What the replicas of an endpoint are told, with the definitions that are in force now.
 
     Args:
@@ -58,7 +58,7 @@ def feature_settings(
     url = url or online_store_reference(home)
     if url.startswith(FEAST) and not network:
         _check_feast(Path(url.removeprefix(FEAST)))
-    return FeatureSettings(
+    return FeatureLookup(
         service=encode_service(service),
         online_store=url,
         inputs={name: list(columns) for name, columns in spec.inputs.items()},

@@ -22,7 +22,7 @@ from headrace.core import (
     NAME_PATTERN,
     CodeNotAllowedError,
     EndpointName,
-    FeatureSettings,
+    FeatureLookup,
     HeadraceError,
     Inspect,
     InvalidArgumentError,
@@ -82,7 +82,7 @@ class Pinned:
     max_batch_size: int | None = None
     runs_code: bool = False
     signed: SignedSettings | None = None
-    features: FeatureSettings | None = None
+    features: FeatureLookup | None = None
     content: str = ""
     formats: Mapping[str, str] = field(default_factory=dict)
     unloadable: str = ""
@@ -323,7 +323,7 @@ class Resolver:
 
     def _features(
         self, endpoint: EndpointSpec, stored: ModelVersion, path: Path
-    ) -> FeatureSettings | None:
+    ) -> FeatureLookup | None:
         """Which features the model gets, checked against its signature."""
         if endpoint.features is None:
             return None

@@ -20,17 +20,17 @@ from headrace.core.spec_stream_parts import (
 from headrace.core.spec_streams import StreamPushSpec
 from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.settings import (
-    EndpointSettings,
     PushSettings,
-    StreamSettings,
+    ScoringEndpoint,
+    WorkerSettings,
     check_settings,
 )
 
 
-def stream_settings(stream: StreamSpec) -> StreamSettings:
+def stream_settings(stream: StreamSpec) -> WorkerSettings:
     """The settings, without what answers and where features go."""
     source, sink = stream.source, stream.sink
-    return StreamSettings(
+    return WorkerSettings(
         name=stream.name,
         broker=source.broker,
         topics=list(source.topics),
@@ -55,7 +55,7 @@ def stream_settings(stream: StreamSpec) -> StreamSettings:
     )
 
 
-def through_gateway(settings: StreamSettings, *, url: str, ca_file: str) -> StreamSettings:
+def through_gateway(settings: WorkerSettings, *, url: str, ca_file: str) -> WorkerSettings:
     """`settings` with the gateway's address, for a stream that asks an endpoint."""
     if settings.endpoint is None:
         return settings
@@ -110,7 +110,7 @@ def _resolve(
         settings = msgspec.structs.replace(settings, model=model.settings)
     elif stream.endpoint is not None:
         name = f"endpoint {stream.endpoint}"
-        endpoint = EndpointSettings(
+        endpoint = ScoringEndpoint(
             url="", name=stream.endpoint, api_key_file=stream.api_key_file or ""
         )
         settings = msgspec.structs.replace(settings, endpoint=endpoint)

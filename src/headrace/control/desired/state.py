@@ -12,9 +12,9 @@ from headrace.control.features.online_stores import SQLITE
 from headrace.core import (
     Digest,
     EndpointName,
-    FeatureSettings,
+    FeatureLookup,
     FeatureWatch,
-    PoolSettings,
+    PoolReplicaSettings,
     ReplicaSettings,
 )
 from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
@@ -23,7 +23,7 @@ from headrace.core.spec_rollout import RolloutSpec, StickySpec
 from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
 from headrace.core.spec_upstream import UpstreamSpec
 from headrace.gateway import MirrorTarget
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 
 LAYOUT: Final = r"/artifacts/sha256/([0-9a-f]{64})/"
 """What stands between a home and the name of a stored file or directory."""
@@ -75,7 +75,7 @@ class Revision(msgspec.Struct, frozen=True, kw_only=True):
     upstream: UpstreamSpec | None = None
     reload: int = 0
     pool: str = ""
-    hosts: PoolSettings | None = None
+    hosts: PoolReplicaSettings | None = None
     network: bool = False
     best_effort: bool = False
     memory_bytes: int | None = None
@@ -147,7 +147,7 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     model: str
-    settings: StreamSettings
+    settings: WorkerSettings
     min_workers: int = 1
     max_workers: int = 1
     target_lag_s: float = 10.0
@@ -199,7 +199,7 @@ POOL_PREFIX: Final = "pool:"
 def pool_endpoint(pool: PoolSpec) -> DesiredEndpoint:
     """A pool's processes, as an endpoint of their own that no caller can name."""
     name = EndpointName(f"{POOL_PREFIX}{pool.name}")
-    settings = PoolSettings(
+    settings = PoolReplicaSettings(
         name=pool.name,
         memory_bytes=pool.memory_bytes,
         max_loaded=pool.max_loaded,
@@ -315,7 +315,7 @@ def everywhere(settings: ReplicaSettings, content: str = "") -> ReplicaSettings:
     return msgspec.structs.replace(settings, path=path, features=features)
 
 
-def _features(told: FeatureSettings, home: str | None) -> FeatureSettings:
+def _features(told: FeatureLookup, home: str | None) -> FeatureLookup:
     from headrace.features.wire import served_part  # noqa: PLC0415  # few have features
 
     store = told.online_store

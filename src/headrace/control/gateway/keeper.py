@@ -27,8 +27,8 @@ from headrace.gateway import (
     WATCHED_FILES,
     EndpointRoute,
     EnvoyGateway,
+    EnvoySettings,
     GatewayPolicy,
-    GatewaySettings,
     GatewayStatistics,
     GatewayUnavailableError,
     Handshakes,
@@ -68,19 +68,19 @@ class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
     counts_all: bool = False
 
     @classmethod
-    def of(cls, settings: GatewaySettings, pid: int, home: HomeIdentity | None) -> "GatewayRecord":
+    def of(cls, settings: EnvoySettings, pid: int, home: HomeIdentity | None) -> "GatewayRecord":
         """The record of an Envoy that `home` started with `settings`."""
         of_settings = {name: getattr(settings, name) for name in (*_FIXED, *_CHANGEABLE)}
         ticks = start_ticks(pid) or 0
         return cls(pid=pid, start_ticks=ticks, home=home, files=WATCHED_FILES, **of_settings)
 
-    def fits(self, settings: GatewaySettings) -> bool:
+    def fits(self, settings: EnvoySettings) -> bool:
         """Whether it can become what `settings` ask for while it runs."""
         return self.files == WATCHED_FILES and all(
             getattr(self, name) == getattr(settings, name) for name in _FIXED
         )
 
-    def is_current(self, settings: GatewaySettings) -> bool:
+    def is_current(self, settings: EnvoySettings) -> bool:
         """Whether it has what it can change of `settings`."""
         return all(getattr(self, name) == getattr(settings, name) for name in _CHANGEABLE)
 
@@ -137,7 +137,7 @@ class GatewayKeeper:
         self._builder = SnapshotBuilder(self.settings)
 
     @property
-    def settings(self) -> GatewaySettings:
+    def settings(self) -> EnvoySettings:
         """What Envoy is started with."""
         return self.envoy.settings
 

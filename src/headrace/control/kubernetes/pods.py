@@ -31,7 +31,7 @@ from headrace.control.kubernetes.names import (
 from headrace.core import (
     ArtifactsSettings,
     FailedPreconditionError,
-    PoolSettings,
+    PoolReplicaSettings,
     ReplicaSettings,
 )
 from headrace.core.gateways import pre_stop_s
@@ -338,7 +338,7 @@ def digest_of(settings: str) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def pool_settings_text(hosts: PoolSettings, place: Place) -> str:
+def pool_settings_text(hosts: PoolReplicaSettings, place: Place) -> str:
     """The settings of the processes of a pool, as they read them.
 
     Raises:
@@ -375,7 +375,7 @@ def hosted_settings(revision: Revision) -> ReplicaSettings:
     return msgspec.structs.replace(revision.settings, path=path)
 
 
-def pods_of_pool(hosts: PoolSettings, settings: KubernetesSpec) -> PodsSpec:
+def pods_of_pool(hosts: PoolReplicaSettings, settings: KubernetesSpec) -> PodsSpec:
     """The pods of a pool: as all others, with memory for the models that they load.
 
     Settings in the spec for this pool hold as they are.

@@ -23,7 +23,7 @@ from headrace.core import FailedPreconditionError, confine
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import HANDOVER_FD, output_of
 from headrace.core.redact import VARIABLE
-from headrace.gateway import GATEWAY_USER, GatewaySettings, gateway_user
+from headrace.gateway import GATEWAY_USER, EnvoySettings, gateway_user
 from headrace.gateway.binary import find_envoy
 from headrace.gateway.upstreams import authorities
 
@@ -392,8 +392,8 @@ class Sandbox:
 
 
 def without_root(
-    settings: GatewaySettings, sandbox: Sandbox, *, sockets: Sequence[str] = ()
-) -> GatewaySettings:
+    settings: EnvoySettings, sandbox: Sandbox, *, sockets: Sequence[str] = ()
+) -> EnvoySettings:
     """`settings` with which Envoy is a user without rights, where this process is root.
 
     Args:

@@ -29,7 +29,7 @@ from headrace.core.files import make_private_dir
 from headrace.core.processes import PASSED_FD, Process, python_module
 from headrace.serving.memory import size_bytes
 from headrace.streaming.brokers import log_file as bell
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.state_file import group_folder, state_folder
 
 _LOG_FILES: Final = "log.db*"
@@ -52,7 +52,7 @@ class Confining:
     sandbox: Sandbox
     stores: OnlineStores
 
-    def seen(self, told: StreamSettings) -> Seen:
+    def seen(self, told: WorkerSettings) -> Seen:
         """What the worker of these settings has; folders that it writes are there, and its user's.
 
         Raises:
@@ -163,7 +163,7 @@ def is_file(url: str) -> bool:
     return url.startswith(SQLITE) or "://" not in url
 
 
-def _stores_of(told: StreamSettings) -> tuple[list[str], list[str]]:
+def _stores_of(told: WorkerSettings) -> tuple[list[str], list[str]]:
     """The URLs of the online stores that a worker reads, and of those that it writes.
 
     Raises:
@@ -266,7 +266,13 @@ class StreamDriver:
         return [(record, find(record, self._arguments(record.name))) for record in records]
 
     def start(
-        self, stream: str, index: int, settings: StreamSettings, *, revision: str, restarts: int
+        self,
+        stream: str,
+        index: int,
+        settings: WorkerSettings,
+        *,
+        revision: str,
+        restarts: int,
     ) -> tuple[WorkerRecord, Process]:
         """Start a member.
 
@@ -327,7 +333,7 @@ class StreamDriver:
             return None
         return self.sandbox.isolation(_report(record.name), record.pid)
 
-    def _spawn(self, record: WorkerRecord, told: StreamSettings) -> Process:
+    def _spawn(self, record: WorkerRecord, told: WorkerSettings) -> Process:
         command = python_module(_MODULE, *self._arguments(record.name))
         log = self.log_of(f"stream-{record.name}")
         if self.sandbox is not None:
@@ -365,7 +371,7 @@ class StreamDriver:
             os.close(writer)
 
     def _confined(
-        self, command: list[str], record: WorkerRecord, told: StreamSettings, sandbox: Sandbox
+        self, command: list[str], record: WorkerRecord, told: WorkerSettings, sandbox: Sandbox
     ) -> list[str]:
         assert self.stores is not None, "whoever confines workers holds what they read"
         seen = Confining(home=self.home, sandbox=sandbox, stores=self.stores).seen(told)

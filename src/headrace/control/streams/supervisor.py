@@ -53,7 +53,7 @@ from headrace.core import Clock, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.slo import StreamFacts
 from headrace.observe.metrics import Family, Source
-from headrace.streaming.settings import State, StreamSettings, StreamStatus
+from headrace.streaming.settings import State, StreamStatus, WorkerSettings
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 0.2
@@ -89,7 +89,7 @@ class StreamSupervisor:
 
     driver: StreamDriver
     wanted: Callable[[], Sequence[DesiredStream]]
-    prepare: Callable[[StreamSettings], StreamSettings]
+    prepare: Callable[[WorkerSettings], WorkerSettings]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     memory: StateFile[dict[str, StreamOrders]] = _FORGETFUL
@@ -381,7 +381,7 @@ class StreamSupervisor:
             self.driver.forget_state(name, group)
         self.memory.try_save(self._orders)
 
-    def _start(self, stream: Team, wanted: DesiredStream, told: StreamSettings, index: int) -> None:
+    def _start(self, stream: Team, wanted: DesiredStream, told: WorkerSettings, index: int) -> None:
         former, now = stream.workers.get(index), self.clock.monotonic()
         if now < stream.hold_until:
             return

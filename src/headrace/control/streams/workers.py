@@ -25,8 +25,8 @@ from headrace.streaming.settings import (
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
     State,
-    StreamSettings,
     StreamStatus,
+    WorkerSettings,
 )
 
 STEP_S: Final = 10.0
@@ -305,7 +305,7 @@ def note_answer(worker: Worker, *, answered: bool, now: float, begins: bool) -> 
         worker.silent_since = now
 
 
-def revision_of(settings: StreamSettings) -> str:
+def revision_of(settings: WorkerSettings) -> str:
     """The digest of everything that a running worker depends on; whether it is paused is not."""
     same = msgspec.structs.replace(settings, paused=False)
     return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]

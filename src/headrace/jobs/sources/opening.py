@@ -5,7 +5,7 @@ from pathlib import Path
 
 from headrace.core import InvalidArgumentError
 from headrace.core.variables import filled_in, url_filled_in
-from headrace.jobs.messages import SourceSettings
+from headrace.jobs.messages import SourceLocation
 from headrace.jobs.sources.csv import CsvSource
 from headrace.jobs.sources.images import ImagesSource
 from headrace.jobs.sources.json_lines import JsonLinesSource
@@ -18,7 +18,7 @@ KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")
 
 def open_source(
     url: str, *, kind: str = "", query: str = "", key: str = ""
-) -> tuple[SourceSettings, Source]:
+) -> tuple[SourceLocation, Source]:
     """The source, and what may be written down of it.
 
     Args:
@@ -35,7 +35,7 @@ def open_source(
     if kind not in {"", *KINDS}:
         raise InvalidArgumentError(f"'{kind}' is no format of an input; use {', '.join(KINDS)}")
     if is_database(whole):
-        settings = SourceSettings(kind="sql", url=without_password(url), query=query, key=key)
+        settings = SourceLocation(kind="sql", url=without_password(url), query=query, key=key)
         return settings, SqlSource(settings, whole)
     if query or key:
         msg = f"--sql asks a database, and {url} is none: sqlite:///PATH or postgresql://HOST/NAME"
@@ -44,7 +44,7 @@ def open_source(
     if not kind:
         kind, files = kind_of(files)
     told = url if is_url(url) else str(Path(os.path.abspath(url)))  # noqa: PTH100  # a glob is no file
-    settings = SourceSettings(kind=kind, url=without_password(told))
+    settings = SourceLocation(kind=kind, url=without_password(told))
     if not is_url(whole):
         files = [str(Path(name).absolute()) for name in files]
     return settings, _opened(kind, files, whole)

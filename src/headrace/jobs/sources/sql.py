@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
-from headrace.jobs.messages import Shard, Sizes, SourceSettings
+from headrace.jobs.messages import Shard, Sizes, SourceLocation
 from headrace.jobs.sources.source import Rows, Source, Wanted, fingerprint, framed
 
 SQLITE: Final = "sqlite:///"
@@ -42,7 +42,7 @@ def without_password(url: str) -> str:
 class SqlSource(Source):
     """A query. `url` may hold a password; what is written down of the source does not."""
 
-    def __init__(self, settings: SourceSettings, url: str) -> None:
+    def __init__(self, settings: SourceLocation, url: str) -> None:
         self._settings, self._url = settings, url
         self._query = settings.query.strip().rstrip(";").strip()
         if not self._query:

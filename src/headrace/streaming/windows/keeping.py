@@ -20,7 +20,7 @@ from headrace.streaming.codecs import make_reader
 from headrace.streaming.exposition import WindowCounters
 from headrace.streaming.formats import Layout
 from headrace.streaming.records import Place, Record
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.panes import Events, Plan, fields_of, plan_windows
 from headrace.streaming.windows.state_file import (
     Kept,
@@ -93,7 +93,12 @@ class Windows:
     """Windows of one session."""
 
     def __init__(
-        self, settings: StreamSettings, broker: Broker, counters: WindowCounters, *, clock: Clock
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        counters: WindowCounters,
+        *,
+        clock: Clock,
     ) -> None:
         assert settings.windows is not None
         if not broker.abilities.partitions:
@@ -309,7 +314,7 @@ class Windows:
         return [series.first_kept(oldest_us) for series in self._plan.series]
 
 
-def make_events(settings: StreamSettings, plan: Plan) -> Events:
+def make_events(settings: WorkerSettings, plan: Plan) -> Events:
     """What makes events of a stream's records.
 
     Raises:

@@ -21,7 +21,7 @@ from urllib.parse import quote
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.files import move
 from headrace.streaming.records import Place
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.panes import Event, Number, Pane, Plan
 
 REMEMBERED_KEYS: Final = 200_000
@@ -375,7 +375,7 @@ def _set_aside(path: Path) -> None:
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)
 
 
-def state_folder(settings: StreamSettings) -> Path:
+def state_folder(settings: WorkerSettings) -> Path:
     """Where the states of a stream's group are."""
     home = Path(settings.home) if settings.home else Path.cwd()
     if settings.windows is not None and settings.windows.state:

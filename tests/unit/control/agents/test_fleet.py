@@ -31,8 +31,8 @@ from headrace.gateway import (
     ApiKey,
     EndpointRoute,
     EnvoyGateway,
+    EnvoySettings,
     GatewayPolicy,
-    GatewaySettings,
     GatewayUnavailableError,
     Handshakes,
     RevisionTarget,
@@ -59,7 +59,7 @@ def route(name: str = "m", *, weights: Sequence[int] = (100,), held: bool = Fals
 def fleet(tmp_path: Path, **more: object) -> GatewayFleet:
     clock = LoopClock(1_700_000_000.0)
     found = GatewayFleet(
-        settings=GatewaySettings(run_dir=tmp_path / "e"),
+        settings=EnvoySettings(run_dir=tmp_path / "e"),
         clock=clock,
         routes_path=tmp_path / "routes.json",
         counts=FleetCounts(path=tmp_path / "counts.json"),

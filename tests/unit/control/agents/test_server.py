@@ -15,7 +15,7 @@ from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.api.guards import Message, Receive, Scope, Send
 from headrace.core.spec_access import TlsSpec
-from headrace.gateway import GatewaySettings
+from headrace.gateway import EnvoySettings
 from headrace.testing import LoopClock, VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
@@ -35,7 +35,7 @@ async def statistics(scope: Scope, _receive: Receive, send: Send) -> None:
 @pytest.fixture
 def app(tmp_path: Path) -> AgentsApp:
     fleet = GatewayFleet(
-        settings=GatewaySettings(run_dir=tmp_path / "e"),
+        settings=EnvoySettings(run_dir=tmp_path / "e"),
         clock=LoopClock(0.0),
         routes_path=tmp_path / "routes.json",
         counts=FleetCounts(path=tmp_path / "counts.json"),

@@ -14,7 +14,7 @@ from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes import Place, objects_of
 from headrace.control.kubernetes.names import Object
 from headrace.control.kubernetes.pods import artifact_and_settings, hosted_settings
-from headrace.core import FailedPreconditionError, PoolSettings
+from headrace.core import FailedPreconditionError, PoolReplicaSettings
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import (
     PLACE,
@@ -90,7 +90,9 @@ def test_its_pods_fetch_models_themselves_and_start_before_they_are_told_any() -
     assert {"name": "models", "mountPath": "/models"} in replica["volumeMounts"]
     assert replica["startupProbe"]["httpGet"]["path"] == "/v2/health/live"
     assert replica["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
-    told = msgspec.json.decode(objects["ConfigMap"]["data"]["replica.json"], type=PoolSettings)
+    told = msgspec.json.decode(
+        objects["ConfigMap"]["data"]["replica.json"], type=PoolReplicaSettings
+    )
     assert told.artifacts is not msgspec.UNSET
     assert (told.artifacts.url, told.artifacts.directory) == ("s3://artifacts", "/models")
     assert (told.name, told.port, told.metrics_port, told.uds) == ("small", 8000, 8002, "")

@@ -9,12 +9,12 @@ import pytest
 from headrace.control.features.online_stores import OnlineStores
 from headrace.control.local.sandbox import Abilities, Libraries, Occasion, Sandbox
 from headrace.control.streams.driver import Confining, embedded_log
-from headrace.core import FeatureSettings, ReplicaSettings
+from headrace.core import FeatureLookup, ReplicaSettings
 from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.settings import (
-    EndpointSettings,
     PushSettings,
-    StreamSettings,
+    ScoringEndpoint,
+    WorkerSettings,
 )
 
 
@@ -38,7 +38,7 @@ def sandbox(home: Path, *, user: str) -> Sandbox:
 
 
 def model(folder: Path, online_store: str = "") -> ReplicaSettings:
-    features = FeatureSettings(service="", online_store=online_store)
+    features = FeatureLookup(service="", online_store=online_store)
     return ReplicaSettings(
         model_name="m",
         model_version="1",
@@ -47,7 +47,7 @@ def model(folder: Path, online_store: str = "") -> ReplicaSettings:
     )
 
 
-def settings(**changes: object) -> StreamSettings:
+def settings(**changes: object) -> WorkerSettings:
     told: dict[str, object] = {
         "name": "pay",
         "broker": "log:demo",
@@ -56,10 +56,10 @@ def settings(**changes: object) -> StreamSettings:
         "member": "pay-0",
         **changes,
     }
-    return msgspec.convert(told, StreamSettings)
+    return msgspec.convert(told, WorkerSettings)
 
 
-def pushing(url: str) -> StreamSettings:
+def pushing(url: str) -> WorkerSettings:
     return msgspec.structs.replace(settings(), features=PushSettings(view="v", online_store=url))
 
 
@@ -83,7 +83,7 @@ def test_a_worker_reads_its_model_and_nothing_else(tmp_path: Path, confining: Co
 
 
 def test_an_endpoint_needs_the_network_and_its_certificate(confining: Confining) -> None:
-    endpoint = EndpointSettings(url="", name="m", ca_file="/ca.pem")
+    endpoint = ScoringEndpoint(url="", name="m", ca_file="/ca.pem")
     found = confining.seen(msgspec.structs.replace(settings(), endpoint=endpoint))
 
     assert found.network

@@ -11,9 +11,9 @@ from headrace.core import ReplicaSettings
 from headrace.core.spec import SpecError, StreamSpec, parse_spec
 from headrace.core.spec_stream_agreement import MOST_PARTS
 from headrace.streaming.settings import (
-    EndpointSettings,
     PushSettings,
-    StreamSettings,
+    ScoringEndpoint,
+    WorkerSettings,
     check_settings,
 )
 from headrace.streaming.windows.panes import MOST_PANES
@@ -87,15 +87,15 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
     return found
 
 
-def resolved(stream: StreamSpec) -> StreamSettings:
+def resolved(stream: StreamSpec) -> WorkerSettings:
     """As a resolver does it, with models and a view that it would have found."""
     told = stream_settings(stream)
 
     def model(name: str | None) -> ReplicaSettings | None:
         return None if name is None else ReplicaSettings(model_name="m", model_version="1", path="")
 
-    def endpoint(name: str | None) -> EndpointSettings | None:
-        return None if name is None else EndpointSettings(url="", name=name)
+    def endpoint(name: str | None) -> ScoringEndpoint | None:
+        return None if name is None else ScoringEndpoint(url="", name=name)
 
     push = stream.push
     return msgspec.structs.replace(
@@ -117,7 +117,7 @@ def test_what_the_spec_takes_workers_take(document: dict[str, Any]) -> None:
     told = resolved(spec.streams[0])
 
     check_settings(told)
-    assert msgspec.json.decode(msgspec.json.encode(told), type=StreamSettings) == told
+    assert msgspec.json.decode(msgspec.json.encode(told), type=WorkerSettings) == told
 
 
 def test_a_window_may_have_as_many_parts_here_as_there() -> None:

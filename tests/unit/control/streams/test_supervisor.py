@@ -11,7 +11,7 @@ from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.core import SystemClock
 from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.core.state_file import StateFile
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 
 WINDOWS = StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=5)])
 
@@ -46,7 +46,7 @@ def supervisor(home: Path, wanted: Sequence[DesiredStream] = ()) -> StreamSuperv
 
 
 def stream(name: str = "pay", group: str = "g") -> DesiredStream:
-    settings = StreamSettings(
+    settings = WorkerSettings(
         name=name, broker="log:x", topics=["in"], group=group, member="", windows=WINDOWS
     )
     return DesiredStream(name=name, model="m:1", settings=settings)

@@ -21,23 +21,23 @@ from headrace.monitor.slo import (
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
-    EndpointSettings,
     PlaceStatus,
+    ScoringEndpoint,
     State,
-    StreamSettings,
     StreamStatus,
+    WorkerSettings,
 )
 from tests.metrics import exposed
 
 NOW = 1_764_000_000.0
-SETTINGS = StreamSettings(
+SETTINGS = WorkerSettings(
     name="pay",
     member="pay-0",
     broker="log:demo",
     topics=["in"],
     sink="out",
     group="pay",
-    endpoint=EndpointSettings(url="http://127.0.0.1:8000", name="fraud"),
+    endpoint=ScoringEndpoint(url="http://127.0.0.1:8000", name="fraud"),
 )
 PROMISE = StreamPromise(stream="pay", lag_s=None, dead_letters=None)
 WANTED = DesiredStream(name="pay", model="fraud:1", settings=SETTINGS)

@@ -19,11 +19,11 @@ from headrace.control.streams.workers import Worker, note_answer, note_end, revi
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
-    EndpointSettings,
     PlaceStatus,
+    ScoringEndpoint,
     State,
-    StreamSettings,
     StreamStatus,
+    WorkerSettings,
 )
 
 
@@ -97,14 +97,14 @@ def test_one_that_stopped_before_a_record_waits_for_a_person() -> None:
 
 
 def test_pausing_is_no_new_revision_and_everything_else_is() -> None:
-    settings = StreamSettings(
+    settings = WorkerSettings(
         name="pay",
         broker="log:x",
         topics=["in"],
         sink="out",
         group="pay",
         member="",
-        endpoint=EndpointSettings(url="", name="fraud"),
+        endpoint=ScoringEndpoint(url="", name="fraud"),
     )
     paused = msgspec.structs.replace(settings, paused=True)
     other = msgspec.structs.replace(settings, max_batch_size=7)

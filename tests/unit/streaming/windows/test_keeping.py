@@ -12,7 +12,7 @@ from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import Abilities, Start
 from headrace.streaming.exposition import Counters, exposition
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings, StreamStatus
+from headrace.streaming.settings import StreamStatus, WorkerSettings
 from headrace.streaming.windows.keeping import STALE_AFTER, Restore, Windows, restore
 from headrace.testing.streams import MemoryBroker, TurnedClock
 
@@ -45,7 +45,7 @@ def broker() -> ForgetfulBroker:
 
 
 def windows(broker: MemoryBroker, folder: Path, *, start: Start = Start.EARLIEST) -> Windows:
-    told = StreamSettings(
+    told = WorkerSettings(
         name="s",
         broker="memory:",
         topics=["in"],

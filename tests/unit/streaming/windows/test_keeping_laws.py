@@ -16,7 +16,7 @@ from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.exposition import Counters
 from headrace.streaming.in_flight import Batch, Outcome
 from headrace.streaming.records import NewRecord, Place, Record
-from headrace.streaming.settings import StreamSettings
+from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.keeping import Windows
 from headrace.streaming.windows.panes import Event, plan_windows
 from headrace.testing.streams import MemoryBroker, TurnedClock
@@ -125,7 +125,7 @@ def members(
     broker = broker_with(clock, partitions=PARTITIONS, safe_after_s=0.01, spreads=False)
 
     def windows(name: str, counters: Counters) -> Windows:
-        told = StreamSettings(
+        told = WorkerSettings(
             name="s",
             broker="memory:",
             topics=[IN],

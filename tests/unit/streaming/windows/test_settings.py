@@ -15,7 +15,7 @@ from headrace.core.spec_stream_parts import (
     StreamWindowsSpec,
 )
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import StreamSettings, check_settings
+from headrace.streaming.settings import WorkerSettings, check_settings
 from headrace.streaming.windows.panes import window_mistakes
 from headrace.streaming.windows.state_file import state_folder
 from tests.unit.streaming.parts import scorer, signature, spec
@@ -23,8 +23,8 @@ from tests.unit.streaming.parts import scorer, signature, spec
 ONE = StreamWindowSpec(name="n", size_s=60, slide_s=10)
 
 
-def settings(*windows: StreamWindowSpec, kind: FormatKind = FormatKind.JSON) -> StreamSettings:
-    return StreamSettings(
+def settings(*windows: StreamWindowSpec, kind: FormatKind = FormatKind.JSON) -> WorkerSettings:
+    return WorkerSettings(
         name="s",
         broker="log:x",
         topics=["in"],
@@ -41,7 +41,7 @@ def settings(*windows: StreamWindowSpec, kind: FormatKind = FormatKind.JSON) -> 
 
 def test_settings_that_know_no_windows_are_read_as_before() -> None:
     text = b'{"name":"s","broker":"log:x","topics":["in"],"sink":"out","group":"g","member":"m"}'
-    found = msgspec.json.decode(text, type=StreamSettings)
+    found = msgspec.json.decode(text, type=WorkerSettings)
 
     assert (found.windows, found.features) == (None, None)
     assert found.errors.policy is Policy.DEAD_LETTER
