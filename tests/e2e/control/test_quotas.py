@@ -95,6 +95,7 @@ def test_quotas_are_saved_when_the_system_stops(system: System, mlp: Path) -> No
 
 @pytest.mark.long
 def test_two_systems_share_a_limit_that_one_of_them_counts(system: System, mlp: Path) -> None:
+    system.home.parent.chmod(0o711)  # root's gateways run as a user of their own
     where = f"unix:{system.home.parent}/shared.sock"
     endpoint = _limited(mlp, requests_per_day=4)
     other = System(system.home.parent / "other")

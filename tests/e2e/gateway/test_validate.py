@@ -9,6 +9,7 @@ import pytest
 
 from headrace.core.spec_access import AccessSettings, CertificateSpec, EndpointAccess, JwtSpec
 from headrace.core.spec_observe import TracingSpec
+from headrace.core.spec_scale import ConnectionsSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,
@@ -56,7 +57,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tracing over TLS": {"tracing": TracingSpec(collector="https://collector")},
     "with control": {"control_address": "127.0.0.1:8080"},
     "over a socket": {"control_address": "unix:/run/control.sock", "host": "::1"},
-    "smallest": {"max_body_bytes": 1, "max_connections": 1, "max_requests_per_replica": 1},
+    "smallest": {
+        "max_body_bytes": 1,
+        "connections": ConnectionsSpec(max=16, max_memory_bytes=128 << 20),
+        "max_requests_per_replica": 1,
+    },
     "largest": {"max_body_bytes": 2**31 - 1 - (1 << 20), "max_requests_per_replica": 2**31 - 1},
     "json": {"log_format": "json", "log_level": "debug"},
 }

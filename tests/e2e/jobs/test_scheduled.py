@@ -188,7 +188,7 @@ def test_two_control_planes_on_one_database_run_each_moment_once(
     except NoPostgresError as error:
         pytest.skip(str(error))
 
-    assert [run["state"] for run in runs] == ["succeeded"]
+    assert [run["state"] for run in runs] == ["succeeded"], [run.get("error") for run in runs]
     assert both[0] == both[1]
     assert len({run["moment"] for run in both[0]}) == len(both[0])
     assert all(run["tries"] == 1 for run in both[0])

@@ -6,6 +6,7 @@ A gateway waits a tenth of a second for it at most, and lets requests pass witho
 import asyncio
 import logging
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from headrace.control.limits.limiter import (
 from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.headers import LEASE_HEADER
-from headrace.gateway import socket_mode
+from headrace.gateway import gateway_user, socket_mode
 from headrace.observe.metrics import Labels
 
 if TYPE_CHECKING:
@@ -182,7 +183,10 @@ def _listen(
         msg = f"cannot listen on {address} for the gateways' limits; choose another address"
         raise FailedPreconditionError(msg) from error
     if address.startswith("unix:"):
-        Path(address.removeprefix("unix:")).chmod(socket_mode())
+        path, group = Path(address.removeprefix("unix:")), gateway_user()
+        if group is not None:
+            os.chown(path, -1, group)  # its own Envoy and those of other homes connect
+        path.chmod(socket_mode())
 
 
 def answer_of(ask: Ask, decision: Decision) -> "RateLimitAnswer":
