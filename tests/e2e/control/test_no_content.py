@@ -37,20 +37,27 @@ def inspect(folder: Path) -> Iterator[SandboxedInspector]:
         yield inspect
 
 
-@pytest.mark.parametrize("runtime", NAMES)
+@pytest.mark.parametrize(
+    "case",
+    [(name, 8) for name in NAMES]
+    + [pytest.param((name, 1), marks=pytest.mark.long) for name in NAMES],
+    ids=lambda case: f"{case[0]}-{case[1]}",
+)
 def test_a_push_of_a_file_that_is_no_model_quotes_it_nowhere(
     inspect: SandboxedInspector,
     folder: Path,
-    runtime: str,
+    case: tuple[str, int],
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    """Every `step`-th form of content: the unit tests of the runtimes read all of them."""
+    runtime, step = case
     caplog.set_level(logging.DEBUG)
     registry = Registry(folder / "home", inspect)
     contents = {form: content for form, content in secret_contents() if form in TEXTS}
     outputs = {}
-    for number, (form, content) in enumerate(contents.items()):
-        path = write_secret(folder / f"{runtime}-{number}", NAMES[runtime], content)
+    for number, (form, content) in list(enumerate(contents.items()))[::step]:
+        path = write_secret(folder / f"{runtime}-{step}-{number}", NAMES[runtime], content)
         with pytest.raises(HeadraceError) as refused:
             registry.push("m", path, runtime=runtime, allow_code=True)
         outputs[form] = str(refused.value)
