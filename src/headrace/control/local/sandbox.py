@@ -25,6 +25,7 @@ from headrace.core.processes import HANDOVER_FD, output_of
 from headrace.core.redact import VARIABLE
 from headrace.gateway import GATEWAY_USER, EnvoySettings, gateway_user
 from headrace.gateway.binary import find_envoy
+from headrace.gateway.settings import parse_address
 from headrace.gateway.upstreams import authorities
 
 
@@ -400,7 +401,8 @@ def without_root(
         sockets: Directories of sockets that it connects to, besides the one of `run_dir`.
 
     Raises:
-        FailedPreconditionError: This kernel does not allow that.
+        FailedPreconditionError: This kernel does not allow that, or Envoy could not reach the
+            socket of `limits_address`.
     """
     user = gateway_user()
     if user is None:
@@ -419,13 +421,33 @@ def without_root(
         limits={"open_files": None, "processes": None, "oom_score_adj": None},
     )
     spec["contained"] = spec["filtered"] = False
-    spec["shared"] = [str(settings.run_dir.parent), *sockets]
+    spec["shared"] = [str(settings.run_dir.parent), *sockets, *_folder_of_limits(settings, spec)]
     spec["hide"] = [path for path in spec["hide"] if path not in spec["shared"]]
     spec["ports"] = any(port < _FIRST_OPEN_PORT for port in settings.ports)
     spec["reach"].append(str(find_envoy(settings)))
     with contextlib.suppress(FailedPreconditionError):  # who needs authorities is told then
         spec["also"].append(str(authorities(settings)))
     return replace(settings, launcher=tuple(launched(spec, [])))
+
+
+def _folder_of_limits(settings: EnvoySettings, spec: "confine.Spec") -> list[str]:
+    """The folder of another system's socket: whoever listens there may come back with a new one.
+
+    Raises:
+        FailedPreconditionError: Envoy would not see it.
+    """
+    address = None if settings.limits_address is None else parse_address(settings.limits_address)
+    if not isinstance(address, Path) or address.parent == settings.run_dir.parent:
+        return []
+    folder = str(address.parent.resolve())
+    if folder in {*spec["hide"], *confine.PRIVATE}:
+        found = f"is in {folder}, of which root's Envoy sees nothing"
+    elif not Path(folder).is_dir():
+        found = f"is in {folder}, which is no directory yet"
+    else:
+        return [folder]
+    message = f"the socket of gateway.limits_service {found}: give it a directory of its own"
+    raise FailedPreconditionError(message)
 
 
 def launched(spec: "confine.Spec", arguments: Sequence[str]) -> list[str]:
