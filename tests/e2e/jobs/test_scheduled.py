@@ -170,8 +170,10 @@ def test_two_control_planes_on_one_database_run_each_moment_once(
     two: tuple[System, System], data: Path
 ) -> None:
     schedule = {"cron": "* * * * *", "late_after_s": 3600.0}
-    spec = job(data, model=str(data / "m.onnx"), columns={"input": ["a", "b"]}, schedule=schedule)
-    (data / "m.onnx").write_bytes(models.mlp(features=2))
+    model = data / "net" / "m.onnx"  # its directory, which root's job reads as another user
+    model.parent.mkdir(mode=0o755)
+    model.write_bytes(models.mlp(features=2))
+    spec = job(data, model=str(model), columns={"input": ["a", "b"]}, schedule=schedule)
     try:
         with running_postgres() as server:
             url = server.tcp_url(PASSWORD)
@@ -188,7 +190,7 @@ def test_two_control_planes_on_one_database_run_each_moment_once(
     except NoPostgresError as error:
         pytest.skip(str(error))
 
-    assert [run["state"] for run in runs] == ["succeeded"], [run.get("error") for run in runs]
+    assert [run["state"] for run in runs] == ["succeeded"], [run["message"] for run in runs]
     assert both[0] == both[1]
     assert len({run["moment"] for run in both[0]}) == len(both[0])
     assert all(run["tries"] == 1 for run in both[0])
