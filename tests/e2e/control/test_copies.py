@@ -2,13 +2,13 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from headrace.control import read_control_file
@@ -29,6 +29,13 @@ def _headrace(*arguments: str, **environment: str) -> subprocess.CompletedProces
         timeout=120,
         check=False,
     )
+
+
+def _kill(pid: int) -> None:
+    """Kill a process, and return when its locks are free."""
+    process = psutil.Process(pid)
+    process.kill()
+    process.wait(timeout=30)
 
 
 def _copy(home: Path, copy: Path) -> None:
@@ -108,7 +115,7 @@ def test_up_after_a_killed_control_plane_has_the_ports_of_before(
     first = _headrace("up", str(mlp), "--name", "m", *on_home, **_FREE_PORTS)
     before = _identity(system.wait_ready())
     metrics = system.where().metrics_url
-    os.kill(system.where().pid, signal.SIGKILL)
+    _kill(system.where().pid)
     if is_gateway_killed:
         for process in system.processes():
             process.kill()
@@ -130,12 +137,12 @@ def test_up_after_a_killed_control_plane_follows_flags_and_says_what_moved(
     on_home = ("--detach", "--json", "--home", str(system.home))
     _headrace("up", str(mlp), "--name", "m", *on_home, **_FREE_PORTS)
     before = system.where()
-    os.kill(before.pid, signal.SIGKILL)
+    _kill(before.pid)
     port = free_port()
     second = _headrace("up", *on_home, "--http-port", str(port))
+    assert second.returncode == 0, second.stderr
     after = system.where()
 
-    assert second.returncode == 0, second.stderr
     assert after.http_url == f"http://127.0.0.1:{port}"
     assert after.admin_url == before.admin_url
     assert f"the gateway moved from {before.http_url} to {after.http_url}" in second.stderr
