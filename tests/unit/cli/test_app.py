@@ -255,3 +255,13 @@ def test_a_reader_who_leaves_early_is_no_failure(arguments: list[str]) -> None:
         done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, check=False)  # noqa: S603  # our own
 
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_batch_run_of_a_file_loads_no_library_of_the_spec() -> None:
+    code = (
+        "import sys, headrace.cli.batch.run\n"
+        "loaded = {m.split('.')[0] for m in sys.modules} & {'pydantic', 'ruamel', 'sqlalchemy'}\n"
+        "assert not loaded, loaded\n"
+    )
+
+    subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603  # our own interpreter

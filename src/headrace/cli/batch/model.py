@@ -23,8 +23,6 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headrace.cli.connection import Target
-from headrace.cli.offline import resolver, stored_model
 from headrace.control.app.settings import resolve_url
 from headrace.control.local.sandbox import Occasion, Probe, Sandbox, files_of, launched
 from headrace.core import (
@@ -37,7 +35,6 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.files import make_private_dir
-from headrace.core.spec import parse_spec
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
@@ -48,6 +45,7 @@ from headrace.registry import Registry, read_content
 
 if TYPE_CHECKING:
     from headrace.cli.batch.commands import RunOptions
+    from headrace.cli.connection import Target
     from headrace.core.spec import SystemSpec
 
 
@@ -63,7 +61,7 @@ class Chosen:
     network: bool = False
 
 
-def choose_model(options: "RunOptions", target: Target) -> Chosen:
+def choose_model(options: "RunOptions", target: "Target") -> Chosen:
     """What `--model` names: an endpoint of `--file`, a path, an endpoint that runs, or a version.
 
     `NAME@VERSION` is `NAME:VERSION`. Rows are declared independent of a path or a version; an
@@ -86,6 +84,8 @@ def choose_model(options: "RunOptions", target: Target) -> Chosen:
     if path.exists():
         chosen = _of_path(path, runtime=options.runtime, allow_code=allow_code)
     else:
+        from headrace.core.spec import parse_spec
+
         try:
             document: Any = target.management().get("/api/v1/spec")["spec"]
         except HeadraceError:
@@ -120,6 +120,8 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
 
 
 def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
+    from headrace.cli.offline import stored_model
+
     try:
         version, path = stored_model(name, home)
     except (NotFoundError, InvalidArgumentError) as error:
@@ -152,6 +154,8 @@ def _of_endpoint(
     if not entries:
         names = ", ".join(entry.name for entry in spec.endpoints) or "none"
         raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {names}")
+    from headrace.cli.offline import resolver
+
     alone = spec.model_copy(update={"endpoints": entries})
     with resolver(alone, home, allow_code=allow_code) as pins:
         (desired,) = pins.resolve()
@@ -267,7 +271,9 @@ def _is_open(mode: int, wanted: int) -> bool:
     return mode & wanted == wanted
 
 
-def go_on_confined(options: "RunOptions", target: Target, *, serial: int, workers: int) -> NoReturn:
+def go_on_confined(
+    options: "RunOptions", target: "Target", *, serial: int, workers: int
+) -> NoReturn:
     """Become the process that runs the model, which can do no more than it has to.
 
     Args:
