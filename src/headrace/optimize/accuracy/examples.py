@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Final, overload
 
 import numpy as np
@@ -53,7 +54,11 @@ ORDER_SEED: Final = 20_261_124
 
 
 class LazyRows(Sequence[Tensors]):
-    """Requests that are made when they are asked for."""
+    """Requests that are made when they are asked for.
+
+    Args:
+        row: Makes one by its index. Pickled with the rows: recipes build in processes of their own.
+    """
 
     def __init__(self, row: Callable[[int], Tensors], count: int) -> None:
         self._row = row
@@ -78,14 +83,20 @@ def stacked_rows(arrays: Mapping[str, Array], *, has_batch_axis: bool) -> LazyRo
     Args:
         has_batch_axis: Whether a request keeps axis 0, of size 1.
     """
-
-    def row(i: int) -> Tensors:
-        return {
-            name: array[i : i + 1] if has_batch_axis else array[i, ...]
-            for name, array in arrays.items()
-        }
-
+    row = partial(_batch_of_row if has_batch_axis else _row_of, dict(arrays))
     return LazyRows(row, len(next(iter(arrays.values()))))
+
+
+def _row_of(arrays: Mapping[str, Array], i: int) -> Tensors:
+    return {name: array[i, ...] for name, array in arrays.items()}
+
+
+def _batch_of_row(arrays: Mapping[str, Array], i: int) -> Tensors:
+    return {name: array[i : i + 1] for name, array in arrays.items()}
+
+
+def _chosen_row(rows: Sequence[Tensors], indices: Array, i: int) -> Tensors:
+    return rows[int(indices[i])]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +128,7 @@ class Examples:
         """Those at `indices`, in that order."""
         chosen = np.asarray(indices, np.int64).reshape(-1)
         labels = None if self.labels is None else self.labels[chosen]
-        inputs = LazyRows(lambda i: self.inputs[int(chosen[i])], len(chosen))
+        inputs = LazyRows(partial(_chosen_row, self.inputs, chosen), len(chosen))
         return replace(self, inputs=inputs, labels=labels)
 
     def alone(self) -> "Examples":

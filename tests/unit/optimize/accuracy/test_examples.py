@@ -1,5 +1,7 @@
 """Examples keep their rows apart, and their hash tells one set from another."""
 
+from multiprocessing.reduction import ForkingPickler
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,3 +80,16 @@ def test_rows_are_cut_with_and_without_a_batch_axis() -> None:
 def test_labels_of_another_number_are_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="1 examples have labels of shape"):
         Examples(inputs=[{"x": np.zeros((1, 2))}], labels=np.zeros(2))
+
+
+@pytest.mark.parametrize("has_batch_axis", [True, False])
+def test_examples_reach_a_process_of_their_own(*, has_batch_axis: bool) -> None:
+    table = np.arange(12, dtype=np.float32).reshape(6, 2)
+    rows = stacked_rows({"x": table}, has_batch_axis=has_batch_axis)
+    part = Examples(inputs=rows, batched=has_batch_axis).subset([4, 1])
+
+    sent = ForkingPickler.loads(ForkingPickler.dumps(part))
+
+    assert [request["x"].tolist() for request in sent.inputs] == [
+        request["x"].tolist() for request in part.inputs
+    ]
