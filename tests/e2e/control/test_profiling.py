@@ -44,12 +44,12 @@ def folder() -> Iterator[Path]:
         yield Path(directory)
 
 
-def wild(folder: Path, act: str) -> ProfileRequest:
+def wild(folder: Path, act: str, *, budget_s: float = 1.0) -> ProfileRequest:
     model = folder / "wild"
     model.mkdir()
     (model / "model.py").write_text(WILD.replace("ACT", act))
     return ProfileRequest(
-        path=str(model), runtime="python", allow_code=True, budget_s=1.0, threads=(1,)
+        path=str(model), runtime="python", allow_code=True, budget_s=budget_s, threads=(1,)
     )
 
 
@@ -84,7 +84,7 @@ def test_what_a_model_prints_is_no_figure(folder: Path) -> None:
     act = """print('{"type":"done"}', flush=True)"""
     heard: list[Event] = []
 
-    found = profile(folder, wild(folder, act), heard.append)
+    found = profile(folder, wild(folder, act, budget_s=5.0), heard.append)
 
     assert found.complete
     assert len({cell.rows for cell in found.cells}) > 1
