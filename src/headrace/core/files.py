@@ -148,3 +148,11 @@ def _acquire(descriptor: int, file: Path, timeout_s: float) -> None:
             time.sleep(_POLL_S)
         else:
             return
+
+
+def size_of(path: Path) -> int:
+    """The file's size in bytes, 0 if there is none."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

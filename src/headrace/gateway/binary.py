@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError, UnavailableError
+from headrace.core.files import size_of
 from headrace.gateway.settings import MAX_SOCKET_PATH_BYTES, EnvoySettings
 from headrace.observe import LogFormat
 
@@ -39,14 +40,6 @@ def read_from(path: Path, offset: int) -> str:
             return file.read().decode(errors="replace")
     except FileNotFoundError:
         return ""
-
-
-def size_of(path: Path) -> int:
-    """The file's size in bytes, 0 if there is none."""
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def reason_in(text: str) -> str:

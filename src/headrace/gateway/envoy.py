@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import quote
 
 from headrace.core import FailedPreconditionError
+from headrace.core.files import size_of
 from headrace.core.processes import Process, command_of, run
 from headrace.gateway.binary import (
     GatewayUnavailableError,
@@ -27,7 +28,6 @@ from headrace.gateway.binary import (
     make_private,
     read_from,
     reason_in,
-    size_of,
     truncate,
 )
 from headrace.gateway.bootstrap import bootstrap

@@ -22,13 +22,12 @@ import orjson
 
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.fetch import fetch
-from headrace.core.files import write_atomic
+from headrace.core.files import size_of, write_atomic
 from headrace.gateway.binary import (
     GatewayUnavailableError,
     SnapshotRejectedError,
     read_from,
     reason_in,
-    size_of,
 )
 from headrace.gateway.resources import Resource
 from headrace.gateway.snapshot import (

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from headrace.core import FailedPreconditionError
+from headrace.core.files import size_of
 from headrace.core.processes import Process, start_ticks
 from headrace.gateway import (
     EnvoyGateway,
@@ -21,7 +22,6 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
-from headrace.gateway.binary import size_of
 from tests.e2e.gateway.lab import Lab, client, endpoint, http_url
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]

@@ -18,6 +18,9 @@ from headrace.control.app.log_files import (
 
 NOON = 12 * 3600.0
 
+DEEP = '{"a":' + "[" * 100_000
+"""A line that a model may print; whoever reads the log goes on."""
+
 
 def write(path: Path, *lines: str) -> Path:
     path.write_text("".join(f"{line}\n" for line in lines))
@@ -139,6 +142,7 @@ def test_large_logs_are_moved_aside_and_their_writers_go_on(tmp_path: Path) -> N
         ('{"message": "hi", "level": "info"}', {"source": "m", "message": "hi", "level": "info"}),
         ("plain", {"source": "m", "message": "plain"}),
         ("{broken", {"source": "m", "message": "{broken"}),
+        (DEEP, {"source": "m", "message": DEEP}),
     ],
 )
 def test_a_json_stream_holds_objects_only(text: str, expected: dict[str, str]) -> None:

@@ -1,14 +1,8 @@
 import json
 from pathlib import Path
 
-from headrace.gateway.binary import (
-    last_lines,
-    log_pattern,
-    read_from,
-    reason_in,
-    size_of,
-    truncate,
-)
+from headrace.core.files import size_of
+from headrace.gateway.binary import last_lines, log_pattern, read_from, reason_in, truncate
 
 TEXT = """01:04:45.920 info envoy.main  starting
 01:04:46.000 warning envoy.config  delta config for Cluster rejected: unknown field x

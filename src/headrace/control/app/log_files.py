@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import size_of
 
 MAX_LOG_BYTES: Final = 32 << 20
 _BLOCK: Final = 64 << 10
@@ -138,7 +139,7 @@ class LogFollower:
     def __init__(self, files: LogFiles, *, source: str = "") -> None:
         self._files = files
         self._source = source
-        self._offsets = {path: _size(path) for path in files.paths(source).values()}
+        self._offsets = {path: size_of(path) for path in files.paths(source).values()}
 
     def read_new(self) -> Iterator[LogLine]:
         """Lines that were completed since the last call."""
@@ -148,7 +149,7 @@ class LogFollower:
 
     def _read_file(self, path: Path) -> list[str]:
         offset = self._offsets.get(path, 0)
-        size = _size(path)
+        size = size_of(path)
         if size < offset:
             offset = 0  # the file was cut when it grew too large
         if size == offset:
@@ -171,7 +172,7 @@ def cut_large(logs: Path, *, limit_bytes: int = MAX_LOG_BYTES) -> list[Path]:
     """
     cut = []
     for path in logs.glob("*.log"):
-        if _size(path) > limit_bytes:
+        if size_of(path) > limit_bytes:
             shutil.copyfile(path, path.with_suffix(".log.1"))
             with path.open("r+b") as file:
                 file.truncate(0)
@@ -185,13 +186,6 @@ def render_line(line: LogLine, *, log_format: str) -> str:
         return f"{line.source:<16} | {line.text}"
     said: dict[str, object] = {"message": line.text}
     if line.text.startswith("{"):
-        with contextlib.suppress(msgspec.DecodeError):
+        with contextlib.suppress(*UNDECODABLE):
             said = msgspec.json.decode(line.text, type=dict[str, object])
     return msgspec.json.encode({"source": line.source, **said}).decode()
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec_stream_parts import StreamFormatSpec
 from headrace.protocol.json_bounds import MAX_PARTS, MAX_VALUES, check_parts, check_values
 from headrace.protocol.json_messages import JsonDecoder
@@ -35,7 +36,6 @@ _NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
 _NO_NUMBERS: Final = "an input of floats has something else than numbers"
 _SMALL_BYTES: Final = min(MAX_PARTS, MAX_VALUES)
 """A document of so many bytes has neither too many parts nor too many values."""
-_BROKEN: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 class JsonObjects:
@@ -70,7 +70,7 @@ class JsonObjects:
             if max(map(len, values), default=0) <= _SMALL_BYTES:  # type: ignore[arg-type]  # raises for None
                 rows += map(decode, values)
                 values = []
-        except (*_BROKEN, TypeError):  # one of them is bad, or there is none: which one?
+        except (*UNDECODABLE, TypeError):  # one of them is bad, or there is none: which one?
             rows.clear()
         for place, value in enumerate(values):
             if value is None:
@@ -80,10 +80,10 @@ class JsonObjects:
                 check_parts(value)
                 check_values(value)
                 add(decode(value))
-            except _BROKEN as error:
+            except UNDECODABLE as error:
                 try:
                     row = self._loose.decode(value)
-                except _BROKEN as problem:
+                except UNDECODABLE as problem:
                     errors[place] = unreadable("JSON", problem)
                     continue
                 if not all(_is_floats(get(row)) for get in self._floats):

@@ -24,6 +24,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.backoff import Backoff
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.variables import url_filled_in
 from headrace.streaming.formats.options import SchemaOptions, authorization, tls
 
@@ -252,7 +253,7 @@ class SchemaRegistry:
     def _problem(self, status: int, path: str, body: bytes) -> HeadraceError:
         try:
             problem = msgspec.json.decode(body, type=_Problem)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except UNDECODABLE:
             problem = _Problem()
         said = problem.message[:300]
         if problem.error_code in _NO_SUCH:
@@ -272,7 +273,7 @@ class SchemaRegistry:
     def _read(self, body: bytes, kind: type[_T]) -> _T:
         try:
             return msgspec.json.decode(body, type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except UNDECODABLE as error:
             raise self._away(f"answers something else than its API says: {error}") from None
 
 
