@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 from headrace.core import InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
 
 TIMES: Final = ("timestamp", "event_timestamp", "time", "ts", "at", "@timestamp", "start_time")
 RATES: Final = ("rate", "rps", "qps", "requests_per_s", "value")
@@ -154,7 +155,7 @@ def _lines(file: BinaryIO) -> Iterator[bytes]:
 def _json(line: bytes) -> Mapping[str, Any] | None:
     try:
         row = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNDECODABLE:
         return None
     return row if isinstance(row, dict) else None
 

@@ -28,6 +28,7 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.redact import remember_resolved
 from headrace.features.definitions import FeatureView, Value
 from headrace.features.online import DEFAULT_TIMEOUT_S, Place
@@ -430,7 +431,7 @@ class HopsworksOnlineStore:
             raise FailedPreconditionError(message)
         try:
             return msgspec.json.decode(answer.body, type=_Vectors)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNDECODABLE as error:
             message = f"{cannot}: its answer is not what Hopsworks' server gives: {error}"
             raise FailedPreconditionError(message) from error
 

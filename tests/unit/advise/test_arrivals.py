@@ -79,3 +79,12 @@ def test_a_line_without_an_end_costs_itself(tmp_path: Path) -> None:
     log.write_bytes(b'{"at": 1}\n{"at": 2, "x": "' + b"y" * (9 << 20) + b'"}\n{"at": 3}\n')
     found = read_arrivals(log)
     assert (found.rows, found.unreadable) == (2, 1)
+
+
+def test_a_line_nested_without_end_costs_itself(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"at": 1}\n{"at": 2, "x": ' + b"[" * 100_000 + b'\n{"at": 3}\n')
+
+    found = read_arrivals(log)
+
+    assert (found.rows, found.unreadable) == (2, 1)

@@ -36,6 +36,7 @@ from headrace.core import (
     NotFoundError,
     SystemClock,
 )
+from headrace.core.error_kind import UNDECODABLE
 from headrace.core.text import iso_text
 from headrace.streaming.dead_letters import Choice, Redriven, check_code, read_letters
 from headrace.streaming.dead_letters import redrive as put_back
@@ -118,7 +119,7 @@ def new_records(topic: str, lines: Iterable[bytes], *, key: str) -> "Iterator[Ne
             continue
         try:
             value = msgspec.json.decode(line, type=dict[str, Any]).get(key)
-        except (msgspec.DecodeError, RecursionError):
+        except UNDECODABLE:
             value = None
         if not isinstance(value, str | int) or isinstance(value, bool):
             msg = f"record {number} is no JSON object whose field '{key}' is a text or whole number"
