@@ -29,9 +29,9 @@ from headrace.features import (
     OnlineStore,
     ServiceColumn,
     join_as_of,
-    materialize,
     open_online_store,
 )
+from headrace.features.online_writers import materialize
 
 ENTITIES = 10_000
 JOINED_ROWS = 100_000

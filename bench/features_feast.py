@@ -25,9 +25,9 @@ from headrace.features import (
     FeatureView,
     OnlineStore,
     join_as_of,
-    materialize,
     open_online_store,
 )
+from headrace.features.online_writers import materialize
 from tests.contract.redis_servers import running_server
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace import client
-from headrace.advise.checks import check_table
+from headrace.advise.audit.checks import check_table
 from headrace.control.api.endpoints import ConditionType
 from headrace.core import (
     ArtifactsSettings,
@@ -27,7 +27,7 @@ from headrace.core import (
     RequestedOutput,
     TensorSpec,
 )
-from headrace.core.spec import json_schema
+from headrace.core.spec.parse import json_schema
 from headrace.features import ForeignStore, OnlineStore
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
 from scripts.reference.api import class_head, class_section

@@ -10,8 +10,8 @@ from headrace.optimize.artifact import write_artifact
 from headrace.optimize.candidate import Candidate
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import UNTUNED, Tuning
-from headrace.runtimes.optimized_file import OtherProcessor, Processor
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.file import OtherProcessor, Processor
+from headrace.runtimes.optimized.processor import this_processor
 from headrace.testing import models
 
 ELSEWHERE = Processor(name="Some Other Processor", features=("avx2", "avx512_vnni", "amx_int9"))

@@ -23,7 +23,7 @@ from bench.payloads import json_payload
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Rounds, figure, interleave, ratio
 from headrace.core import SystemClock
-from headrace.core.spec_access import AccessSettings, EndpointAccess, JwtSpec
+from headrace.core.spec.access import AccessSettings, EndpointAccess, JwtSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,

@@ -19,7 +19,7 @@ from bench.results import SuiteResult, Table, Target
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import pick_ports
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.core import EndpointName, ReplicaSettings, SystemClock

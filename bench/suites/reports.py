@@ -20,7 +20,7 @@ from bench.results import SuiteResult, Table, Target
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.telemetry.reports import Reports
 from headrace.observe.histogram import SECONDS_BOUNDS
-from headrace.serving.report import Observe, ReplicaReport
+from headrace.serving.telemetry.report import Observe, ReplicaReport
 
 COUNTS: Final = (10, 100, 1_000)
 _ROUNDS: Final = 10

@@ -26,7 +26,7 @@ from bench.context import Context
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Figures, Rounds, figure, interleave
 from headrace.core import ReplicaSettings
-from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
+from headrace.core.spec.stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
 from headrace.streaming.broker import Broker, Delivery, Membership, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place

@@ -7,12 +7,12 @@ from typing import Any, cast
 from headrace.core import Code, PoolReplicaSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.observe.row_checks import RowCheckCounts
-from headrace.serving.exposition import exposition
-from headrace.serving.pool import Pool
-from headrace.serving.pool_application import pool_exposition
+from headrace.serving.pool.application import pool_exposition
+from headrace.serving.pool.pool import Pool
 from headrace.serving.state import ReplicaState
-from headrace.streaming.exposition import Counters
-from headrace.streaming.exposition import exposition as stream_exposition
+from headrace.serving.telemetry.metrics import exposition
+from headrace.streaming.metrics import Counters
+from headrace.streaming.metrics import exposition as stream_exposition
 from headrace.streaming.settings import PlaceStatus, StreamStatus
 from scripts.reference.text import cell
 

@@ -8,7 +8,7 @@ from typing import get_type_hints
 
 import msgspec
 
-from headrace.core.spec_base import texts_of
+from headrace.core.spec.base import texts_of
 from scripts.reference.text import cell
 
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 import pytest
 
 from headrace.core import ReplicaSettings, SystemClock
-from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
+from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.broker import Broker, Delivery, Start
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.records import NewRecord, Place, Record

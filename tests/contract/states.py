@@ -12,8 +12,8 @@ from headrace.control.desired.state import (
 )
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_rollout import AbSpec, CanarySpec, StickySpec
-from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
+from headrace.core.spec.rollout import AbSpec, CanarySpec, StickySpec
+from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
 from headrace.gateway import MirrorTarget
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Phase, RolloutState, Traffic

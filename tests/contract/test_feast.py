@@ -25,7 +25,7 @@ from headrace.features import (
     open_online_store,
 )
 from headrace.features.applied import apply_feast
-from headrace.features.materializing import service_readiness
+from headrace.features.online_writers import service_readiness
 from headrace.features.records import RecordLayout, encode_keys, record_time_us
 from headrace.testing.online_stores import ForeignStoreContract
 from tests.contract.feast_repositories import (

@@ -32,10 +32,10 @@ from headrace.features import (
     OnlineStore,
     ServiceColumn,
     Status,
-    online_hopsworks,
     open_online_store,
 )
-from headrace.features.materializing import service_readiness
+from headrace.features.online import hopsworks as online_hopsworks
+from headrace.features.online_writers import service_readiness
 from headrace.testing.online_stores import ForeignStoreContract
 from tests.certificates import Authority
 from tests.contract.hopsworks_server import (

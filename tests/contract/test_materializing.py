@@ -9,7 +9,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from headrace.features import FeatureReader, materialize, open_online_store
+from headrace.features import FeatureReader, open_online_store
+from headrace.features.online_writers import materialize
 from tests.contract.redis_servers import NoServerError, running_server
 from tests.unit.features.tables import at, service, view, write
 
@@ -17,7 +18,8 @@ ENTITIES = 50
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from headrace.features import materialize, open_online_store
+from headrace.features.online_writers import materialize
+from headrace.features import open_online_store
 from tests.unit.features.tables import at, view
 
 def die(done, entities):

@@ -24,9 +24,9 @@ from headrace.features import (
     ServiceColumn,
     compare_served,
     join_as_of,
-    materialize,
     open_online_store,
 )
+from headrace.features.online_writers import materialize
 from headrace.features.served import ServedRows
 from headrace.features.served_offline import offline_rows
 from headrace.features.served_writer import served_rows
@@ -176,7 +176,7 @@ def test_a_namespace_is_a_name(name: str) -> None:
 
 _PLUGIN = """
 from pathlib import Path
-from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.features.online.sqlite import SqliteOnlineStore
 def open_it(url, *, namespace, timeout_s, read_only):
     return SqliteOnlineStore(Path(f"{url.removeprefix('mine://')}-{namespace}"))
 """

@@ -14,7 +14,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.features import OnlineStore, open_online_store
-from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.features.online.sqlite import SqliteOnlineStore
 from headrace.testing.online_stores import key, record, time_of
 from tests.contract.redis_servers import NoServerError, RedisServer, running_server
 

@@ -21,13 +21,13 @@ from hypothesis import strategies as st
 from headrace.control.app.settings import resolve_url
 from headrace.control.features.online_stores import OnlineStores
 from headrace.control.notify.delivery import send
-from headrace.control.notify.outbox import Message
+from headrace.control.notify.messages import Message
 from headrace.core.redact import RESOLVED, redact_text
-from headrace.core.spec import json_schema
-from headrace.core.spec_alerts import ReceiverSpec
+from headrace.core.spec.alerts import ReceiverSpec
+from headrace.core.spec.parse import json_schema
 from headrace.core.variables import url_filled_in
 from headrace.features import open_online_store
-from headrace.jobs.sources.opening import open_source
+from headrace.jobs.sources.open import open_source
 from headrace.observe.logs import JsonFormatter, TextFormatter
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.formats.options import read_options

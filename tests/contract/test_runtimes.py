@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headrace.runtimes import Runtime
-from headrace.runtimes.onnx import OnnxRuntime
+from headrace.runtimes.onnx.runtime import OnnxRuntime
 from headrace.runtimes.python import PythonRuntime
 from headrace.testing import models
 from headrace.testing.contracts import RuntimeContract

@@ -9,9 +9,9 @@ import pytest
 from headrace.runtimes import LoadOptions, Runtime
 from headrace.runtimes.base import Tuning
 from headrace.runtimes.openvino import OpenvinoRuntime
-from headrace.runtimes.optimized import OptimizedRuntime
-from headrace.runtimes.savedmodel import SavedmodelRuntime
-from headrace.runtimes.tflite import TfliteRuntime
+from headrace.runtimes.optimized.runtime import OptimizedRuntime
+from headrace.runtimes.tensorflow.savedmodel import SavedmodelRuntime
+from headrace.runtimes.tensorflow.tflite import TfliteRuntime
 from headrace.testing import models
 from headrace.testing.contracts import RuntimeContract
 from tests import openvino_models, optimized_models, savedmodels, tflite_models

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from headrace.runtimes import Runtime
-from headrace.runtimes.torch_export import TorchExportRuntime
-from headrace.runtimes.torchscript import TorchScriptRuntime
+from headrace.runtimes.torch.exported import TorchExportRuntime
+from headrace.runtimes.torch.torchscript import TorchScriptRuntime
 from headrace.testing.contracts import RuntimeContract
 from tests import torch_models
 from tests.torch_models import FEATURES, Saved, nn, torch

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from headrace.runtimes import Runtime
-from headrace.runtimes.catboost import CatboostRuntime
-from headrace.runtimes.lightgbm import LightgbmRuntime
-from headrace.runtimes.sklearn import SklearnRuntime
-from headrace.runtimes.xgboost import XgboostRuntime
+from headrace.runtimes.tables.catboost import CatboostRuntime
+from headrace.runtimes.tables.lightgbm import LightgbmRuntime
+from headrace.runtimes.tables.sklearn import SklearnRuntime
+from headrace.runtimes.tables.xgboost import XgboostRuntime
 from headrace.testing.contracts import RuntimeContract
 from tests import tabular_models
 from tests.tabular_models import Trained

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Datatype, UnavailableError
-from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
+from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.formats import FieldSpec, Layout, avro, protobuf
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.registry import Reference, Schema, SchemaRegistry

@@ -12,8 +12,8 @@ from sklearn.utils import all_estimators
 
 from headrace.core import Array
 from headrace.runtimes import LoadOptions
-from headrace.runtimes.sklearn import SklearnRuntime
-from headrace.runtimes.sklearn_file import row_mixing_part
+from headrace.runtimes.tables.sklearn import SklearnRuntime
+from headrace.runtimes.tables.sklearn_file import row_mixing_part
 
 skops = pytest.importorskip("skops.io", reason="needs skops: pip install 'headrace[sklearn]'")
 

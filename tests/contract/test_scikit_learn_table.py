@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headrace.core import HeadraceError, Tensors, UnsupportedModelError
-from headrace.optimize import convert
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source
 from headrace.runtimes import Model, code_of_model, get_runtime, inspect_model, load_model
 from tests import sklearn_models

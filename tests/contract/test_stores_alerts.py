@@ -3,7 +3,7 @@
 import msgspec
 
 from headrace.control.auth.audit_log import Change
-from headrace.control.notify.outbox import AlertNotice, Silence
+from headrace.control.notify.messages import AlertNotice, Silence
 from headrace.control.state import open_store
 from headrace.control.state.store import Store
 from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM, TICKET

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec.parse import SystemSpec, parse_spec
 from headrace.features.spec import checked
 from headrace.pipeline import parse_spec as parse_pipeline
 from scripts.gen_reference import pages

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.autoscale.state import Reason
 from headrace.control.rollouts.events import PHASE_REASONS
-from headrace.core.spec import json_schema
+from headrace.core.spec.parse import json_schema
 from scripts.reference.enums import meanings
 from scripts.reference.events import ROLLOUT_REASONS, SPEC_REASONS, event_table, written_events
 from scripts.reference.management import management_sections, openapi

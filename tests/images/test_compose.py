@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from headrace.testing import models
 from tests.e2e.debian import NoToolError, find_tool
 from tests.images.composed import COMPOSE, Project, composed

@@ -1,7 +1,7 @@
 """What should be better about a system: audit it, take stock of its models."""
 
-from headrace.advise.check import Audit, Check, Finding, Hit, NotChecked, run_checks
-from headrace.advise.facts import Facts, Need, Severity
+from headrace.advise.audit.check import Audit, Check, Finding, Hit, NotChecked, run_checks
+from headrace.advise.audit.facts import Facts, Need, Severity
 
 __all__ = [
     "Audit",

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core.spec_scale import BudgetSpec
+from headrace.core.spec.scale import BudgetSpec
 from headrace.core.text import bytes_text
 
 _OVERDRAFT: Final = 0.1

@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.autoscale.look import Look, fewest_by_limit, learned, step_up
+from headrace.autoscale.observation import Look, fewest_by_limit, learned, step_up
 from headrace.autoscale.state import Reason, ScalerState, Signals, Wish, add_peak
-from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
+from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
 
 _MINUTE_S: Final = 60.0
 

@@ -32,7 +32,7 @@ from headrace.autoscale.state import (
     mean_in_flight,
     suffixes,
 )
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 
 DEFAULT_UTILISATION: Final = 0.7
 """Without an SLO, or before a run was timed: room for a burst of two fifths."""

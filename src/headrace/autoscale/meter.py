@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale.state import Signals
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 
 _P99: Final = 0.99
 _P99_WINDOWS: Final = 2.0

@@ -73,7 +73,7 @@ _COMMANDS: Final = {
         "users": ("access.credentials:users_app", "Manage users and service accounts."),
         "keys": ("access.credentials:keys_app", "Manage API keys of callers."),
         "tokens": ("access.credentials:tokens_app", "Manage tokens of the management API."),
-        "trail": ("access.trail:app", "Show and verify who changed what."),
+        "trail": ("access.audit_log:app", "Show and verify who changed what."),
     },
 }
 """Commands and groups by section of the help: where each is defined, and its line there."""

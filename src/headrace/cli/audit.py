@@ -23,11 +23,11 @@ from headrace.cli.options import (
     option,
 )
 from headrace.cli.output import progress, say, show, table, write
-from headrace.core.spec import SpecError
+from headrace.core.spec.parse import SpecError
 from headrace.core.text import bytes_text, printable
 
 if TYPE_CHECKING:
-    from headrace.advise.reports import Report
+    from headrace.advise.audit.reports import Report
 
 FINDINGS = 3
 """The exit status when a finding is as bad as `--fail-on` says."""
@@ -116,7 +116,7 @@ def audit(
     report = _report(file, fail_on, advisories, plane=plane)
     _write(_rendered(report, chosen), output)
     if output is not None:
-        from headrace.advise.reports import summary_line
+        from headrace.advise.audit.reports import summary_line
 
         say(f"{summary_line(report.audit)}; see {output}")
     if report.fails:
@@ -132,10 +132,10 @@ def _report(
 ) -> "Report":
     from headrace import __version__
     from headrace.advise import Severity, run_checks
-    from headrace.advise.checks import CHECKS
-    from headrace.advise.checks_software import read_advisories
-    from headrace.advise.collect import Place, collect_running, collect_spec_file
-    from headrace.advise.reports import Report
+    from headrace.advise.audit.checks import CHECKS
+    from headrace.advise.audit.collect import Place, collect_running, collect_spec_file
+    from headrace.advise.audit.reports import Report
+    from headrace.advise.audit.software import read_advisories
     from headrace.cli.spec import read_spec
 
     known = None if advisories is None else read_advisories(advisories)
@@ -164,8 +164,8 @@ def _report(
 
 
 def _rendered(report: "Report", form: ReportFormat) -> str:
-    from headrace.advise.checks import CHECKS
-    from headrace.advise.reports import html_report, json_report, sarif_report, text_report
+    from headrace.advise.audit.checks import CHECKS
+    from headrace.advise.audit.reports import html_report, json_report, sarif_report, text_report
 
     match form:
         case ReportFormat.TEXT:
@@ -179,7 +179,7 @@ def _rendered(report: "Report", form: ReportFormat) -> str:
 
 
 def _listed(form: ReportFormat) -> str:
-    from headrace.advise.checks import CHECKS
+    from headrace.advise.audit.checks import CHECKS
 
     if form is ReportFormat.TEXT:
         return "\n".join(f"{check.id}  {check.severity:<8}  {check.title}" for check in CHECKS)
@@ -230,7 +230,7 @@ def models(
 
         headrace audit models ./models --json | jq '.assets[] | select(.runtime == null)'
     """
-    from headrace.advise.inventory_walk import (
+    from headrace.advise.inventory.walk import (
         HEAD,
         Known,
         asset_row,
@@ -303,8 +303,8 @@ def diagram(
 
         headrace diagram --format mermaid >> README.md
     """
-    from headrace.advise.diagram import mermaid, picture_of
-    from headrace.advise.diagram_svg import svg
+    from headrace.advise.diagram.parts import mermaid, picture_of
+    from headrace.advise.diagram.svg import svg
 
     by_ending = output is not None and output.suffix.lower() == ".svg"
     form = format_ or (DiagramFormat.SVG if by_ending else DiagramFormat.MERMAID)

@@ -35,7 +35,7 @@ from headrace.registry import (
 if TYPE_CHECKING:
     from headrace.control.desired.resolve import Resolver
     from headrace.core import Inspect
-    from headrace.core.spec import SystemSpec
+    from headrace.core.spec.parse import SystemSpec
     from headrace.registry import SharedStore
 
 

@@ -51,7 +51,7 @@ from headrace.optimize.search.outcome import lineage, report_of
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.process import Target as Goal
 from headrace.registry import ModelVersion, read_content
-from headrace.runtimes.optimized_file import OtherProcessor
+from headrace.runtimes.optimized.file import OtherProcessor
 
 if TYPE_CHECKING:
     from headrace.cli.connection import Target

@@ -36,7 +36,7 @@ from headrace.core.redact import HIDDEN
 
 if TYPE_CHECKING:
     from headrace.cli.connection import Target
-    from headrace.core.spec import SystemSpec
+    from headrace.core.spec.parse import SystemSpec
 
 
 def tuned(
@@ -52,11 +52,11 @@ def tuned(
     Raises:
         FailedPreconditionError: A model has no profile that holds here.
     """
-    from headrace.core.spec import is_model_path
+    from headrace.core.spec.parse import is_model_path
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.document import Machine, fill, fitting, model_of
     from headrace.registry import is_repository, read_content
-    from headrace.runtimes.processor import this_processor
+    from headrace.runtimes.optimized.processor import this_processor
 
     cores = usable_cores()
     machine = Machine(processor=this_processor(), cores=cores) if is_here else None
@@ -117,7 +117,7 @@ def sent_spec(file: Path, target: "Target", *, tuned: bool) -> dict[str, Any]:
         InvalidArgumentError: The spec has mistakes, or a model cannot be stored there.
         FailedPreconditionError: A model has no profile that holds where it will be served.
     """
-    from headrace.core.spec import SystemSpec
+    from headrace.core.spec.parse import SystemSpec
 
     document = read_spec(file).document()
     if tuned:
@@ -230,7 +230,7 @@ def schema() -> None:
 
         headrace schema > headrace.schema.json
     """
-    from headrace.core.spec import json_schema
+    from headrace.core.spec.parse import json_schema
 
     write_json(json_schema())
 
@@ -241,7 +241,7 @@ def read_spec(file: Path) -> "SystemSpec":
     Raises:
         InvalidArgumentError: It has mistakes; the message lists all of them.
     """
-    from headrace.core.spec import SpecError, parse_spec
+    from headrace.core.spec.parse import SpecError, parse_spec
 
     try:
         text = file.read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.console.view import Question, View
-from headrace.control.agents.roster import GatewayState, Standing
+from headrace.control.agents.registry import GatewayState, Standing
 from headrace.control.reconcile.status import EndpointStatus, GatewayStatus, RevisionStatus, Status
 
 MOST: Final = 20

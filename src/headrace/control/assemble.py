@@ -44,7 +44,7 @@ from headrace.control.auth.credentials import CredentialKind
 from headrace.control.auth.home_token import ensure_home_token
 from headrace.control.gateway.caller_policy import read_policy
 from headrace.control.gateway.certificates import AdminTls, Certificates
-from headrace.control.gateway.keeper import GatewayRecord, read_gateway_record
+from headrace.control.gateway.supervisor import GatewayRecord, read_gateway_record
 from headrace.control.gateway.tls import listener_tls
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
@@ -59,7 +59,7 @@ from headrace.control.state import home_url, open_store, sqlite_path
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import FailedPreconditionError, SystemClock
 from headrace.core.processes import start_ticks
-from headrace.core.spec import GatewaySpec, SystemSpec, parse_spec
+from headrace.core.spec.parse import GatewaySpec, SystemSpec, parse_spec
 from headrace.gateway import EnvoySettings, listen_unix, make_private
 from headrace.registry import Registry, open_shared
 

@@ -11,11 +11,11 @@ from typing import Final
 from headrace import __version__
 from headrace.control.app.context import Context
 from headrace.control.app.log_files import LogFiles
-from headrace.control.desired.aims import Aims
 from headrace.control.desired.documents import bring_home
 from headrace.control.desired.models import ModelWork
-from headrace.control.desired.orders import Orders
+from headrace.control.desired.service import Orders
 from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.desired.target import Aims
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import Environment
 from headrace.control.reconcile.service import ReconcileService

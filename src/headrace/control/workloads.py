@@ -5,8 +5,8 @@ from functools import partial
 from typing import Final
 
 from headrace.control.app.context import Context
-from headrace.control.desired.aims import Aims
 from headrace.control.desired.resolve_streams import through_gateway
+from headrace.control.desired.target import Aims
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, materialize_view
 from headrace.control.features.skew_watch import SkewWatch, compare_served

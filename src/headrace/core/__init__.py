@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from headrace.core.datatypes import DTYPES, Datatype, datatype_of
     from headrace.core.examples import example_inputs
     from headrace.core.feature_source import FeatureSource, FetchedFeatures
-    from headrace.core.inspected import CancellableInspect, FirstRun, Inspect, Inspected
+    from headrace.core.inspection import CancellableInspect, FirstRun, Inspect, Inspected
     from headrace.core.requests import (
         BatchOutputs,
         InferRequest,
@@ -167,7 +167,7 @@ _WITH_NUMPY = {
     "datatypes": ("DTYPES", "Datatype", "datatype_of"),
     "examples": ("example_inputs",),
     "feature_source": ("FeatureSource", "FetchedFeatures"),
-    "inspected": ("CancellableInspect", "FirstRun", "Inspect", "Inspected"),
+    "inspection": ("CancellableInspect", "FirstRun", "Inspect", "Inspected"),
     "requests": (
         "BatchOutputs",
         "InferRequest",

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from headrace.core.spec_access import TierSpec
+    from headrace.core.spec.access import TierSpec
 
 LEVELS: Final = 9
 """Priority levels: 1 is served first, 9 last."""

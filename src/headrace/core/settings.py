@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from headrace.core.devices import Device
 from headrace.core.feature_settings import FeatureLookup
-from headrace.core.spec_part import DERIVED, FileOnly, SpecPart
+from headrace.core.spec.part import DERIVED, FileOnly, SpecPart
 
 DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
 DEFAULT_ROW_CHECK_RATIO: Final = 0.001

@@ -9,8 +9,8 @@ from typing import Final
 
 from headrace.control.kubernetes.manifests import bounds_of, hpa_of
 from headrace.control.kubernetes.pods import HTTP_PORT
-from headrace.core.spec_kubernetes import USUAL_PROMETHEUS, Autoscaler
-from headrace.core.spec_rollout import (
+from headrace.core.spec.kubernetes import USUAL_PROMETHEUS, Autoscaler
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,

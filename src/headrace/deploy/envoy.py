@@ -15,7 +15,7 @@ import msgspec
 from msgspec.structs import replace
 
 from headrace.control.gateway.tls import listener_tls
-from headrace.core.spec_access import AccessSettings, TlsSpec, endpoint_access
+from headrace.core.spec.access import AccessSettings, TlsSpec, endpoint_access
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Loss, Note, Target

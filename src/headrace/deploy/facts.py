@@ -7,8 +7,8 @@ from pathlib import PurePath
 from typing import Final
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec import EndpointSpec, SystemSpec, VersionSpec, is_model_path
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.parse import EndpointSpec, SystemSpec, VersionSpec, is_model_path
+from headrace.core.spec.upstream import UpstreamSpec
 
 _FULL: Final = 100
 _VERSION: Final = re.compile(r"[0-9]{1,18}")

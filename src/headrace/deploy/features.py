@@ -9,9 +9,9 @@ from typing import Any, Final
 from pydantic import BaseModel
 
 from headrace.core import InvalidArgumentError, UnsupportedError
-from headrace.core.spec import SystemSpec
-from headrace.core.spec_base import model_of, value_of
-from headrace.core.spec_part import SpecPart
+from headrace.core.spec.base import model_of, value_of
+from headrace.core.spec.parse import SystemSpec
+from headrace.core.spec.part import SpecPart
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any, Final, Self
 
 from headrace.core import InvalidArgumentError
 from headrace.core.redact import VARIABLE
-from headrace.core.spec import SystemSpec, is_model_path
-from headrace.core.spec_kubernetes import Autoscaler
+from headrace.core.spec.kubernetes import Autoscaler
+from headrace.core.spec.parse import SystemSpec, is_model_path
 from headrace.deploy.features import Loss, is_within, written
 
 _MOUNT: Final = re.compile(r"(?P<kind>[a-z]+):(?P<name>[^=]+)=(?P<path>/.*)")

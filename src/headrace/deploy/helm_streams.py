@@ -12,10 +12,10 @@ import msgspec
 from headrace.control.jobs.plan import arguments_of, filled, new_run
 from headrace.core import HeadraceError
 from headrace.core.redact import VARIABLE
-from headrace.core.spec import SystemSpec
-from headrace.core.spec_features import OnlineStoreSpec
-from headrace.core.spec_jobs import PLACEHOLDER, JobSpec, ScheduleSpec
-from headrace.core.spec_streams import StreamSpec
+from headrace.core.spec.features import OnlineStoreSpec
+from headrace.core.spec.jobs import PLACEHOLDER, JobSpec, ScheduleSpec
+from headrace.core.spec.parse import SystemSpec
+from headrace.core.spec.streams import StreamSpec
 from headrace.core.text import size_bytes
 from headrace.deploy.features import Loss
 from headrace.deploy.helm_spec import (
@@ -26,8 +26,8 @@ from headrace.deploy.helm_spec import (
     model_path_loss,
     path_losses,
 )
-from headrace.streaming.brokers.kafka_url import kafka_options
-from headrace.streaming.brokers.nats_messages import token_of
+from headrace.streaming.brokers.kafka.url import kafka_options
+from headrace.streaming.brokers.nats.messages import token_of
 
 _BATCHES: Final = 10
 _REDIS_PORT: Final = 6379

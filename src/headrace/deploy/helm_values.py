@@ -18,7 +18,7 @@ from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredS
 from headrace.control.kubernetes import Place, objects_of
 from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.core import FailedPreconditionError
-from headrace.core.spec import SystemSpec
+from headrace.core.spec.parse import SystemSpec
 from headrace.deploy.features import Loss, accepted, told_once
 from headrace.deploy.gateway_api import GRACE_S, duration
 from headrace.deploy.helm_spec import (

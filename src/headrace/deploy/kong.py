@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from headrace.core import InvalidArgumentError
 from headrace.core.headers import INTERNAL_HEADERS
-from headrace.core.spec_access import JwtSpec, LimitSpec, Method
+from headrace.core.spec.access import JwtSpec, LimitSpec, Method
 from headrace.deploy.export import Body, Document, Export, addresses_of, finish
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Loss, Note, Target

@@ -16,8 +16,8 @@ from headrace.control.kubernetes.pods import (
     scheduling_of,
     variables_of,
 )
-from headrace.core.spec_kubernetes import PodsSpec, ResourcesSpec
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.kubernetes import PodsSpec, ResourcesSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.export import (
     Body,
     Document,

@@ -25,7 +25,7 @@ from headrace.control.kubernetes.pods import (
     settings_text,
 )
 from headrace.core import EndpointName
-from headrace.core.spec_kubernetes import PodsSpec
+from headrace.core.spec.kubernetes import PodsSpec
 from headrace.deploy.export import MANAGER, Body, Document, Place, manifest
 from headrace.deploy.facts import Endpoint, Facts, Version
 from headrace.deploy.features import Loss

@@ -5,7 +5,7 @@ The documentation shows this table, and exports refuse by it.
 
 from typing import Final
 
-from headrace.core.spec_kubernetes import Autoscaler
+from headrace.core.spec.kubernetes import Autoscaler
 from headrace.deploy.features import Cell, Feature, Holds, about, kept, no, row, yes
 
 _CHART = "use the control plane (`headrace export helm`)"

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     )
     from headrace.features.lookup import FeatureReader, FeatureRows
     from headrace.features.lookup_view import FeaturesNotFoundError
-    from headrace.features.materializing import materialize, push_rows
     from headrace.features.offline import join_as_of
-    from headrace.features.online import ForeignStore, OnlineStore, Place, open_online_store
+    from headrace.features.online.store import ForeignStore, OnlineStore, Place, open_online_store
+    from headrace.features.online_writers import materialize, push_rows
     from headrace.features.records import Key, Record, RecordLayout, record_time_us
     from headrace.features.served import served_directory
     from headrace.features.served_writer import ServedFeaturesWriter
@@ -84,9 +84,9 @@ _LAZY = {
     "applied": ("applied_definitions", "apply_definitions", "default_online_store"),
     "lookup": ("FeatureReader", "FeatureRows"),
     "lookup_view": ("FeaturesNotFoundError",),
-    "materializing": ("materialize", "push_rows"),
+    "online_writers": ("materialize", "push_rows"),
     "offline": ("join_as_of",),
-    "online": ("ForeignStore", "OnlineStore", "Place", "open_online_store"),
+    "online.store": ("ForeignStore", "OnlineStore", "Place", "open_online_store"),
     "records": ("Key", "Record", "RecordLayout", "record_time_us"),
     "served": ("served_directory",),
     "served_writer": ("ServedFeaturesWriter",),

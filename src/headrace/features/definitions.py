@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from headrace.core import Datatype, NotFoundError
 from headrace.core.cron import check_schedule
-from headrace.core.spec_part import FileOnly, SpecPart
+from headrace.core.spec.part import FileOnly, SpecPart
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
 """The column of entity rows that says when their features have to be known."""

@@ -25,7 +25,7 @@ from headrace.core import (
 from headrace.features.definitions import FeatureService, OnDemandView, Status
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
 from headrace.features.on_demand import OnDemandFunction, request_arrays
-from headrace.features.online import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
+from headrace.features.online.store import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
 from headrace.features.records import Key, Record, RecordLayout, encode_keys
 
 MAX_ROWS: Final = 10_000

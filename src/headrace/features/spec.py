@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
-from headrace.core.spec_mistakes import SpecError, mistakes_of, shown, with_line
-from headrace.core.spec_yaml import MAX_BYTES, SpecMistake, read_yaml
+from headrace.core.spec.mistakes import SpecError, mistakes_of, shown, with_line
+from headrace.core.spec.yaml import MAX_BYTES, SpecMistake, read_yaml
 from headrace.features.definitions import (
     DataSource,
     Definitions,

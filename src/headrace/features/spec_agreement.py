@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from headrace.core.spec_yaml import SpecMistake
+from headrace.core.spec.yaml import SpecMistake
 from headrace.features.definitions import EVENT_TIMESTAMP, STATUS_SUFFIX
 
 _INT64: Final = range(-(1 << 63), 1 << 63)

@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, Strict
 
-from headrace.core.spec_base import SpecModel
+from headrace.core.spec.base import SpecModel
 from headrace.features.definitions import EVENT_TIMESTAMP, MaterializeSchedule
 
 _NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"

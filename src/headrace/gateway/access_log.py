@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, assert_never
 
-from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec
+from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway.resources import Json, Resource, seconds, typed
 
 METADATA: Final = "headrace"

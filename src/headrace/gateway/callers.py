@@ -21,7 +21,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from headrace.core.headers import ISSUER_HEADER
-from headrace.core.spec_access import JwtSpec
+from headrace.core.spec.access import JwtSpec
 from headrace.gateway.limits import (
     FLOOD_FILTER,
     LOCAL_FILTER,

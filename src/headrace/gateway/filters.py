@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core.headers import INTERNAL_HEADERS
-from headrace.core.spec_access import EndpointAccess
-from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec.access import EndpointAccess
+from headrace.core.spec.rollout import StickySpec
 from headrace.gateway.callers import FLOOD, IDENTIFY, LIMITS, Extension
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
 from headrace.gateway.limits import limit_filters

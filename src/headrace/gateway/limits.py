@@ -23,7 +23,7 @@ from headrace.core.headers import (
     WANT_HEADER,
 )
 from headrace.core.priorities import DEFAULT_LEVEL
-from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway.clusters import CONTROL, LIMITS
 from headrace.gateway.resources import Json, Resource, any_of, seconds, set_header, typed
 from headrace.gateway.settings import EndpointRoute

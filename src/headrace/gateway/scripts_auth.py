@@ -17,7 +17,7 @@ from headrace.core.headers import (
     TIER_HEADER,
 )
 from headrace.core.priorities import tier_levels
-from headrace.core.spec_access import CertificateSpec, JwtSpec, TierSpec
+from headrace.core.spec.access import CertificateSpec, JwtSpec, TierSpec
 from headrace.gateway.scripts import quoted
 from headrace.gateway.scripts_text import BASE64_SOURCE, JSON_SOURCE, SHA256_SOURCE
 from headrace.gateway.settings import ApiKey, GatewayPolicy

@@ -9,11 +9,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core import DEFAULT_MAX_BODY_BYTES, InvalidArgumentError, check_name, check_version
-from headrace.core.spec_access import AccessSettings, EndpointAccess, EndpointLimitsSpec
-from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_scale import ConnectionsSpec
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.access import AccessSettings, EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec, TracingSpec
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.scale import ConnectionsSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.observe import LogFormat
 
 MAX_SOCKET_PATH_BYTES: Final = 107

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeAlias
 import orjson
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_access import EndpointLimitsSpec, JwtSpec
+from headrace.core.spec.access import EndpointLimitsSpec, JwtSpec
 from headrace.gateway import callers
 from headrace.gateway.bootstrap import static_bootstrap
 from headrace.gateway.callers import (

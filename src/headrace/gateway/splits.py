@@ -12,8 +12,8 @@ from headrace.core.headers import (
     SPLIT_HEADER,
     UNIT_HEADER,
 )
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamProtocol
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.upstream import UpstreamProtocol
 from headrace.gateway.clusters import cluster_name
 from headrace.gateway.filters import (
     BRIDGED_ELSEWHERE,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from headrace.core.spec_upstream import UpstreamTlsSpec
+from headrace.core.spec.upstream import UpstreamTlsSpec
 from headrace.gateway.resources import Json, Resource, typed
 from headrace.gateway.settings import ListenerTls
 

@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from headrace.core.headers import CALLER_HEADER
-from headrace.core.spec_observe import TracingSpec
+from headrace.core.spec.observe import TracingSpec
 from headrace.gateway.resources import Resource, seconds, typed
 from headrace.gateway.settings import EnvoySettings
 from headrace.gateway.upstreams import verified_tls

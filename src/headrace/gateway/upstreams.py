@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final, assert_never
 
 from headrace.core import FailedPreconditionError
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway.resources import HTTP_OPTIONS, Json, Resource, any_of, seconds, typed
 from headrace.gateway.scripts import rename_source
 from headrace.gateway.settings import EnvoySettings, Server, is_ip, parse_url

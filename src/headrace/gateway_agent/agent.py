@@ -23,7 +23,7 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.app.journal import wait_for
 from headrace.control.gateway.activator import Activator, HoldLimits
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.core import Clock, HeadraceError
 from headrace.core.backoff import Backoff
 from headrace.gateway import Handshakes

@@ -20,7 +20,7 @@ from headrace.control.agents.messages import (
 )
 from headrace.control.agents.tls import MutualTls
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.gateway.tls import pem_secret
 from headrace.control.local.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError

@@ -7,7 +7,7 @@ import msgspec
 
 from headrace.control.agents.messages import GatewayOptions
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EnvoySettings, LimitsTarget
 
 

@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.core.spec_jobs import ScheduleSpec
+from headrace.core.spec.jobs import ScheduleSpec
 
 MOST_MISSED: Final = 1_000
 """So many moments that passed are told one by one, the newest ones."""

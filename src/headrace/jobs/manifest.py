@@ -19,7 +19,7 @@ from headrace.core import ArtifactCorruptError, FailedPreconditionError, Unavail
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, exclusive, sync_directory
 from headrace.jobs.messages import Done, JobRecord, Shard, Written
-from headrace.jobs.writing import replacing_output
+from headrace.jobs.writers import replacing_output
 
 FOLDER: Final = "_headrace"
 SUCCESS: Final = "_SUCCESS"

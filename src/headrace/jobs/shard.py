@@ -19,7 +19,7 @@ from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
 from headrace.jobs.results import Answerer, Layout, keys_of
 from headrace.jobs.sources.source import Rows, Source, Wanted
-from headrace.jobs.writing import error_lines, open_writer, replacing_output, written
+from headrace.jobs.writers import error_lines, open_writer, replacing_output, written
 from headrace.scoring.scorer import Scorer
 
 ERRORS: Final = "_errors"

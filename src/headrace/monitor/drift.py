@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.core.spec_observe import DriftSpec
+from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift_evidence import (
     VIOLATIONS,
     Distances,

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array
-from headrace.core.spec_observe import DriftSpec
+from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState, Memory, Watch
 from headrace.monitor.drift_reference import (
     WINDOW,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from headrace.core.spec_alerts import AlertsSpec, EmailSpec, ReceiverSpec, SlackSpec, WebhookSpec
+from headrace.core.spec.alerts import AlertsSpec, EmailSpec, ReceiverSpec, SlackSpec, WebhookSpec
 from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.slo import (

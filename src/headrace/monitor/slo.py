@@ -15,9 +15,9 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from headrace.core.settings import BatchingSpec
-from headrace.core.spec_base import parsed
-from headrace.core.spec_rollout import SloSpec
-from headrace.core.spec_streams import StreamAlertsSpec
+from headrace.core.spec.base import parsed
+from headrace.core.spec.rollout import SloSpec
+from headrace.core.spec.streams import StreamAlertsSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

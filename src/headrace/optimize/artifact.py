@@ -15,9 +15,8 @@ from headrace.core.files import move
 from headrace.optimize.candidate import Candidate
 from headrace.registry import copy_content
 from headrace.runtimes.check_file import Asked, write_check
-from headrace.runtimes.onnx_file import external_files
-from headrace.runtimes.optimized import CANDIDATE, prove
-from headrace.runtimes.optimized_file import (
+from headrace.runtimes.onnx.file import external_files
+from headrace.runtimes.optimized.file import (
     FILE_NAME,
     Check,
     Member,
@@ -25,6 +24,7 @@ from headrace.runtimes.optimized_file import (
     OtherProcessor,
     Processor,
 )
+from headrace.runtimes.optimized.runtime import CANDIDATE, prove
 
 # A step of eight bits is about 0.008 of the largest value. A small INT8 network of OpenVINO's was
 # off by nothing on any processor with VNNI, and by 0.05 where sums saturate, without it.

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, Datatype, ModelSignature, Tensors
-from headrace.runtimes.tabular import PREDICTION
+from headrace.runtimes.tables.tabular import PREDICTION
 
 TOLERANCES: Final = {Datatype.FP64: 1e-6, Datatype.FP32: 1e-4, Datatype.FP16: 1e-2}
 """By the datatype that a model computes in: the largest relative difference that is rounding."""

@@ -38,24 +38,24 @@ class _Converter(NamedTuple):
 
 
 _TORCH: Final = _Converter(
-    "convert_torch:open_source", ("onnx", "onnxscript", "torch"), "convert-torch"
+    "convert.torch:open_source", ("onnx", "onnxscript", "torch"), "convert-torch"
 )
 _TENSORFLOW: Final = ("onnx", "tensorflow", "tf2onnx")
 _CONVERTERS: Final = {
-    "catboost": _Converter("convert_trees:open_catboost"),
-    "lightgbm": _Converter("convert_trees:open_lightgbm"),
+    "catboost": _Converter("convert.trees:open_catboost"),
+    "lightgbm": _Converter("convert.trees:open_lightgbm"),
     "savedmodel": _Converter(
-        "convert_tensorflow:open_savedmodel", _TENSORFLOW, "convert-tensorflow"
+        "convert.tensorflow:open_savedmodel", _TENSORFLOW, "convert-tensorflow"
     ),
-    "sklearn": _Converter("convert_sklearn:open_source"),
+    "sklearn": _Converter("convert.sklearn:open_source"),
     "tflite": _Converter(
-        "convert_tensorflow:open_tflite",
+        "convert.tensorflow:open_tflite",
         (*_TENSORFLOW, "ai_edge_litert"),
         "convert-tensorflow,tflite",
     ),
     "torch_export": _TORCH,
     "torchscript": _TORCH,
-    "xgboost": _Converter("convert_trees:open_xgboost"),
+    "xgboost": _Converter("convert.trees:open_xgboost"),
 }
 
 Graph = Any  # an `onnx.ModelProto`; onnx ships no types

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from headrace.pipeline.pipeline import Pipeline, Step
 
 if TYPE_CHECKING:
-    from headrace.pipeline.bound import BoundFeatures, bind, is_remote, load_with_features
+    from headrace.pipeline.bound_service import BoundFeatures, bind, is_remote, load_with_features
     from headrace.pipeline.build import check_features, load_pipeline
     from headrace.pipeline.feature_step import FeatureStep, plan_assemblies, with_features
     from headrace.pipeline.runtime import PipelineRuntime
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _LAZY = {
-    "bound": ("BoundFeatures", "bind", "is_remote", "load_with_features"),
+    "bound_service": ("BoundFeatures", "bind", "is_remote", "load_with_features"),
     "build": ("check_features", "load_pipeline"),
     "feature_step": ("FeatureStep", "plan_assemblies", "with_features"),
     "runtime": ("PipelineRuntime",),

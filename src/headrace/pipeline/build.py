@@ -16,7 +16,8 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.pipeline.classifying import open_classify, open_pool
+from headrace.pipeline.classify import open_classify, open_pool
+from headrace.pipeline.context import Surroundings, code_of
 from headrace.pipeline.feature_step import check_service, open_features
 from headrace.pipeline.images import open_image
 from headrace.pipeline.members import open_cascade, open_ensemble
@@ -37,9 +38,8 @@ from headrace.pipeline.spec import (
     read_spec,
     tensor_specs,
 )
-from headrace.pipeline.surroundings import Surroundings, code_of
-from headrace.pipeline.tokenizing import TokenizerStep
-from headrace.pipeline.vectorizing import open_vectorizer
+from headrace.pipeline.tokenize import TokenizerStep
+from headrace.pipeline.vectorize import open_vectorizer
 from headrace.runtimes import LoadOptions, Model
 from headrace.runtimes.python import TensorDeclaration, UserModel, forget, run_file
 

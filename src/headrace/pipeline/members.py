@@ -19,8 +19,8 @@ from headrace.core import (
     UnsupportedModelError,
     with_weakest_evidence,
 )
+from headrace.pipeline.context import Surroundings
 from headrace.pipeline.spec import CascadeSpec, EnsembleSpec
-from headrace.pipeline.surroundings import Surroundings
 from headrace.runtimes import Model
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, Strict, ValidationError, model_validator
 
 from headrace.core import Datatype, TensorSpec, UnsupportedModelError
-from headrace.core.spec_base import SpecModel
-from headrace.core.spec_mistakes import SpecError, mistakes_of, with_line, without_keys
-from headrace.core.spec_yaml import MAX_BYTES, SpecMistake, read_yaml
+from headrace.core.spec.base import SpecModel
+from headrace.core.spec.mistakes import SpecError, mistakes_of, with_line, without_keys
+from headrace.core.spec.yaml import MAX_BYTES, SpecMistake, read_yaml
 from headrace.pipeline.runtime import FILE_NAME
 
 MAX_LABELS: Final = 1 << 20

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from headrace.core.errors import FailedPreconditionError
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,
@@ -27,6 +27,7 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.crashes import DEATHS, Crashes, ReplicaDeaths
 from headrace.rollout.latency_ratio import MEDIAN, Histogram, LatencyRatios, Reach
 from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, Verdict, explanation
@@ -35,7 +36,6 @@ from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment, UnitTally, When
 from headrace.rollout.reward import RewardDifference
 from headrace.rollout.sequences import Narrow, Sequences
-from headrace.rollout.turn import Turn
 
 _FORMAT: Final = 3
 _ANYBODY: Final = Names()

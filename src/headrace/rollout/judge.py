@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     ErrorsSpec,
     LatencySpec,
     PredictionsSpec,
@@ -30,6 +30,7 @@ from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import FORGIVEN, Rate
 from headrace.rollout.betting import Array
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.judge_fixed import (
     Budget,
     is_above,
@@ -51,7 +52,6 @@ from headrace.rollout.outcomes import (
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.reward import RewardDifference
-from headrace.rollout.turn import Turn
 
 RATIO: Final = "ratio difference"
 TIMES: Final = "times"

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.core.spec_rollout import DisagreementSpec, LatencySpec
+from headrace.core.spec.rollout import DisagreementSpec, LatencySpec
 from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.latency_ratio import LatencyRatios

@@ -41,9 +41,9 @@ from numpy.typing import NDArray
 
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ONE_SECOND, LatencyCounts, When
-from headrace.rollout.turn import Turn
 
 _Arm: TypeAlias = tuple[Array, Array]
 

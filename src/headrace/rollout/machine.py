@@ -6,7 +6,7 @@ of the wall clock: a clock that is set, and time in which nobody could judge, mo
 
 from msgspec.structs import replace
 
-from headrace.core.spec_rollout import RolloutSpec
+from headrace.core.spec.rollout import RolloutSpec
 from headrace.rollout.commands import command, possible, supersede
 from headrace.rollout.moves import (
     because,

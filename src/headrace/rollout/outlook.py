@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     CanarySpec,
     ErrorsSpec,
@@ -36,9 +36,9 @@ from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import MEDIAN_PART, worse_level
 from headrace.rollout.latency_ratio import MEDIAN, Reach
 from headrace.rollout.rate_difference import Stratum
+from headrace.rollout.simulated_traffic import LATENCY_SPREAD, Candidate, World
 from headrace.rollout.stages import Stage, plan_of
 from headrace.rollout.state import RolloutState, Traffic
-from headrace.rollout.world import LATENCY_SPREAD, Candidate, World
 
 _TIMES_MARGIN: Final = 2.0
 _ANSWERS_RATIO: Final = 0.5

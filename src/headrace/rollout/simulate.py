@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.spec_rollout import CanarySpec
+from headrace.core.spec.rollout import CanarySpec
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import MEDIAN_PART, is_worse
 from headrace.rollout.latency_ratio import (
@@ -36,8 +37,7 @@ from headrace.rollout.outlook import Expected, expected_requests
 from headrace.rollout.prediction_shift import ENOUGH, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
-from headrace.rollout.turn import Turn
-from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
+from headrace.rollout.simulated_traffic import CLASSES, Candidate, Interval, Traffic, World
 
 _METRICS: Final = ("errors", "rejections", "latency", "predictions")
 _MOST_REQUESTS: Final = 400_000

@@ -7,7 +7,7 @@ bounded by `preview_s` or by a person's approval, the time after the switch by `
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,

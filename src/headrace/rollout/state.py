@@ -5,7 +5,7 @@ from enum import StrEnum
 import msgspec
 from msgspec.structs import force_setattr
 
-from headrace.core.spec_rollout import RolloutSpec
+from headrace.core.spec.rollout import RolloutSpec
 from headrace.rollout.outcomes import Verdict
 
 

@@ -31,19 +31,19 @@ from headrace.core import (
 from headrace.runtimes.base import PRECISIONS, LoadOptions, Model, check_tuning
 from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside, visible_files
 from headrace.runtimes.libraries import reason_of
-from headrace.runtimes.onnx_facts import TensorInfo
-from headrace.runtimes.onnx_file import find_onnx_file, scan_onnx
+from headrace.runtimes.onnx.facts import TensorInfo
+from headrace.runtimes.onnx.file import find_onnx_file, scan_onnx
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.rows.openvino import analyse_openvino
-from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
-from headrace.runtimes.tabular import (
+from headrace.runtimes.tables.tabular import (
     check_input_sizes,
     corrupt,
     import_library,
     read_head,
     refuse,
 )
-from headrace.runtimes.tflite import read_tflite
+from headrace.runtimes.tensorflow.savedmodel_file import looks_like_savedmodel, read_savedmodel
+from headrace.runtimes.tensorflow.tflite import read_tflite
 
 _DATATYPES: Final = {
     "boolean": Datatype.BOOL,

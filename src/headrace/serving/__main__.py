@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         return 2
     configure_logging(log_format="json" if settings.log_format == "json" else "text")
     if isinstance(settings, PoolReplicaSettings):
-        from headrace.serving.pool_replica import run_pool  # noqa: PLC0415  # replicas do without
+        from headrace.serving.pool.process import run_pool  # noqa: PLC0415  # replicas do without
 
         return run_pool(settings)
     return run(settings)

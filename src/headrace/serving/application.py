@@ -9,13 +9,9 @@ from headrace.engine import Ticket
 from headrace.observe.metrics import TEXT_TYPE
 from headrace.protocol import encode_error
 from headrace.protocol.protos import INFERENCE_SERVICE
-from headrace.serving.drift import DriftSampler, drift_handlers
 from headrace.serving.exchange import TEXT, Exchange, send_error
-from headrace.serving.exposition import exposition
-from headrace.serving.grpc_bridge import INFER, GrpcBridge, send_grpc_error
+from headrace.serving.grpc.bridge import INFER, GrpcBridge, send_grpc_error
 from headrace.serving.internal import InternalApi
-from headrace.serving.observation import Observer
-from headrace.serving.recording import Recorder
 from headrace.serving.routing import (
     Handler,
     MethodNotAllowedError,
@@ -26,6 +22,10 @@ from headrace.serving.routing import (
     why_no_model,
 )
 from headrace.serving.state import ReplicaState
+from headrace.serving.telemetry.drift import DriftSampler, drift_handlers
+from headrace.serving.telemetry.metrics import exposition
+from headrace.serving.telemetry.observation import Observer
+from headrace.serving.telemetry.recorder import Recorder
 from headrace.serving.v1 import V1Api
 from headrace.serving.v2 import V2Api
 

@@ -22,9 +22,11 @@ from headrace.core.processes import resident_bytes
 from headrace.observe.row_checks import BatchingReport, report_of
 from headrace.serving.exchange import Exchange
 from headrace.serving.memory import peak_bytes
-from headrace.serving.observation import Observer
-from headrace.serving.recording import Recorder
-from headrace.serving.report import (
+from headrace.serving.routing import Handler
+from headrace.serving.state import ReplicaState
+from headrace.serving.telemetry.observation import Observer
+from headrace.serving.telemetry.recorder import Recorder
+from headrace.serving.telemetry.report import (
     AnswersPage,
     ModelLoad,
     Observe,
@@ -32,8 +34,6 @@ from headrace.serving.report import (
     ReplicaReport,
     SamplesPage,
 )
-from headrace.serving.routing import Handler
-from headrace.serving.state import ReplicaState
 
 
 def send_loads(exchange: Exchange, states: Iterable[ReplicaState]) -> None:

@@ -27,7 +27,7 @@ from headrace.serving.server import HttpServer
 from headrace.serving.state import ReplicaState
 
 if TYPE_CHECKING:
-    from headrace.serving.grpc_server import GrpcServer
+    from headrace.serving.grpc.server import GrpcServer
 
 
 async def listen(
@@ -212,7 +212,7 @@ def _close(loaded: LoadedModel) -> None:
 async def _start_grpc(state: ReplicaState) -> "GrpcServer | None":
     if state.settings.grpc_port is None:
         return None
-    from headrace.serving.grpc_server import GrpcServer  # noqa: PLC0415  # 15 MB that few need
+    from headrace.serving.grpc.server import GrpcServer  # noqa: PLC0415  # 15 MB that few need
 
     server = GrpcServer(state)
     await server.start()

@@ -19,8 +19,8 @@ from headrace.core.variables import url_filled_in
 from headrace.observe import configure_logging
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.listening import listen
-from headrace.streaming.pump import StoppedByRecordError
+from headrace.streaming.http_api import listen
+from headrace.streaming.poll_loop import StoppedByRecordError
 from headrace.streaming.scorer import ModelThreads, load_scorer, make_answers
 from headrace.streaming.settings import (
     EXIT_CANNOT_JOIN,

@@ -12,7 +12,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedError,
 )
-from headrace.core.spec_stream_parts import FormatKind, Function, StreamFormatSpec
+from headrace.core.spec.stream_parts import FormatKind, Function, StreamFormatSpec
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.codec import Codec, FieldCodec, OpenInferenceCodec, Source, Written

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from headrace.core import Code, HeadraceError, PayloadTooLargeError
 from headrace.core.backoff import Backoff
-from headrace.core.spec_stream_parts import StreamErrorsSpec
+from headrace.core.spec.stream_parts import StreamErrorsSpec
 from headrace.streaming.codec import NOTHING_ADDED, Added
 from headrace.streaming.records import NewRecord, Place, Record
 

@@ -29,9 +29,9 @@ from headrace.scoring.scorer import Scored, Scorer
 from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Codec, Group
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.endpoint import endpoint_scorer
+from headrace.streaming.feature_push import Pusher, make_pusher
 from headrace.streaming.in_flight import Batch, Outcome, may_pass
-from headrace.streaming.pump import Finished
-from headrace.streaming.pushing import Pusher, make_pusher
+from headrace.streaming.poll_loop import Finished
 from headrace.streaming.records import Record
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, TooOldError, Writer

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from headrace.core import InvalidArgumentError, Nulls, ReplicaSettings
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     FormatKind,
     Policy,
     StreamErrorsSpec,

@@ -16,11 +16,11 @@ from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, Sy
 from headrace.core.backoff import Backoff
 from headrace.core.errors import Code
 from headrace.streaming.broker import Broker, Membership, Session
-from headrace.streaming.exposition import Counters
-from headrace.streaming.pump import Pump, Runner, StoppedByRecordError
+from headrace.streaming.metrics import Counters
+from headrace.streaming.poll_loop import Pump, Runner, StoppedByRecordError
 from headrace.streaming.records import Lag, Place
 from headrace.streaming.settings import PlaceStatus, State, StreamStatus, WorkerSettings
-from headrace.streaming.windows.keeping import Windows
+from headrace.streaming.windows.session import Windows
 
 _log = logging.getLogger(__name__)
 

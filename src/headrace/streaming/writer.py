@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from headrace.core import Code, HeadraceError
-from headrace.core.spec_stream_parts import Policy, Timestamps
+from headrace.core.spec.stream_parts import Policy, Timestamps
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
 from headrace.streaming.in_flight import NoAnswer, Outcome

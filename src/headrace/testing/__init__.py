@@ -7,6 +7,6 @@
 - `VirtualTimeLoop`: tests in which an hour passes at once; `LoopClock` tells its time
 """
 
-from headrace.testing.turned import LoopClock, VirtualTimeLoop
+from headrace.testing.virtual_time import LoopClock, VirtualTimeLoop
 
 __all__ = ["LoopClock", "VirtualTimeLoop"]

@@ -17,7 +17,7 @@ from headrace.core import (
 )
 from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced, Start
 from headrace.streaming.records import Lag, NewRecord, Place, Record
-from headrace.testing.turned import TurnedClock, TurnedRunner
+from headrace.testing.virtual_time import TurnedClock, TurnedRunner
 
 __all__ = ["MemoryBroker", "MemorySession", "TurnedClock", "TurnedRunner"]
 

@@ -12,7 +12,7 @@ import pytest
 
 from headrace.core import ConflictError, InvalidArgumentError
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.records import NewRecord, Place
 from tests.contract.brokers.rig import (
     Listener,

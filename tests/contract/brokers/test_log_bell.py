@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.streaming.brokers.log import LogBroker
-from headrace.streaming.brokers.log_file import Bell
+from headrace.streaming.brokers.log.broker import LogBroker
+from headrace.streaming.brokers.log.file import Bell
 from headrace.streaming.records import Place
 from tests.contract.brokers.rig import Listener, Rig, joined, numbered, numbers, take
 

@@ -19,8 +19,8 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-from headrace.streaming.brokers.log import LogBroker
-from headrace.streaming.brokers.log_file import LogFullError
+from headrace.streaming.brokers.log.broker import LogBroker
+from headrace.streaming.brokers.log.file import LogFullError
 from headrace.streaming.records import NewRecord, Place
 from tests.contract.brokers.rig import Rig, after, everything, joined, numbered, numbers, take
 
@@ -226,7 +226,9 @@ def test_another_process_that_closes_the_log_takes_nothing_from_who_has_it_open(
     folder: Path,
 ) -> None:
     """Closing a file drops all locks of a process on it: nothing of ours may open it beside."""
-    script = "import sys, pathlib; from headrace.streaming.brokers.log import LogBroker as Log; "
+    script = (
+        "import sys, pathlib; from headrace.streaming.brokers.log.broker import LogBroker as Log; "
+    )
     script += "Log(pathlib.Path(sys.argv[1])).close()"
     with opened(folder) as broker:
         with opened(folder) as other:

@@ -34,9 +34,9 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
-from headrace.core.spec_access import AccessSettings, JwtSpec, TlsSpec
-from headrace.core.spec_observe import RequestLogSpec
-from headrace.core.spec_scale import ConnectionsSpec
+from headrace.core.spec.access import AccessSettings, JwtSpec, TlsSpec
+from headrace.core.spec.observe import RequestLogSpec
+from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, make_private
 from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.client import ControlClient

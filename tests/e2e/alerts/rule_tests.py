@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ruamel.yaml import YAML
 
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.prometheus import ALERTING, RECORDING, window_ratios

@@ -14,16 +14,16 @@ from headrace.control.jobs.plan import JobMark, JobsLook, new_run
 from headrace.control.jobs.status import job_families
 from headrace.control.streams.status import families
 from headrace.core import ReplicaSettings
-from headrace.core.spec_jobs import JobSpec
+from headrace.core.spec.jobs import JobSpec
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.dashboards import DASHBOARDS
 from headrace.monitor.grafana import dashboard_json
 from headrace.monitor.prometheus import ALERTING, ALERTMANAGER, RECORDING, SCRAPE
 from headrace.observe import ModelStatistics
-from headrace.serving.exposition import exposition
 from headrace.serving.state import ReplicaState
-from headrace.streaming.exposition import Counters
-from headrace.streaming.exposition import exposition as worker_exposition
+from headrace.serving.telemetry.metrics import exposition
+from headrace.streaming.metrics import Counters
+from headrace.streaming.metrics import exposition as worker_exposition
 from headrace.streaming.settings import StreamStatus
 from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.debian import NoToolError, find_tool, run_tool

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from headrace.control.notify.delivery import send
+from headrace.control.notify.messages import AlertNotice, Message, NoticeKey
 from headrace.control.notify.notifier import Notifier, receiver_urls
-from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey
 from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,

@@ -18,7 +18,7 @@ import h2.connection
 import h2.events
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.core.spec_access import EndpointAccess
+from headrace.core.spec.access import EndpointAccess
 from headrace.gateway import EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import Lab, StandIn, endpoint

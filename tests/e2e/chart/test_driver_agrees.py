@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.kubernetes import Place, objects_of
 from headrace.core.gateways import MAX_BEHIND_S
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.helm_values import arms_of, version_values, with_grpc
 from tests.kube import CHART, Object, needs, rendered
 from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint

@@ -17,8 +17,8 @@ from headrace.cli.app import app
 from headrace.control.kubernetes import role_rules
 from headrace.control.kubernetes.names import revision_name
 from headrace.core.internal_token import LEAST_BYTES
-from headrace.core.spec import parse_spec
-from headrace.core.spec_kubernetes import Autoscaler
+from headrace.core.spec.kubernetes import Autoscaler
+from headrace.core.spec.parse import parse_spec
 from headrace.deploy.helm_values import chart_files, chart_folder
 from tests.e2e.chart.sample_values import (
     A_JOB,

@@ -12,8 +12,8 @@ from headrace.client import Client
 from headrace.optimize.artifact import write_artifact
 from headrace.optimize.candidate import Candidate
 from headrace.runtimes import load_model
-from headrace.runtimes.optimized import prove
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.processor import this_processor
+from headrace.runtimes.optimized.runtime import prove
 from tests import openvino_models, optimized_models
 from tests.e2e.cli.conftest import Shell
 from tests.ports import free_port

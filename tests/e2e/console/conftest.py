@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from headrace.cli import main
-from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.records import NewRecord
 from tests.e2e.console.site import Site
 from tests.e2e.control.system import System

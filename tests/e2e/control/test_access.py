@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from headrace.cli.access.trail import verified
+from headrace.cli.access.audit_log import verified
 from headrace.cli.management import Management
 from headrace.control.app.settings import OidcSettings
 from headrace.control.auth.audit_log import Broken, Head

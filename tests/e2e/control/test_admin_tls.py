@@ -11,7 +11,7 @@ import pytest
 from headrace.cli.management import Management
 from headrace.control import ControlFile, start_detached
 from headrace.core import FailedPreconditionError, UnavailableError
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from tests.certificates import Authority, Files
 from tests.e2e.control.system import System
 from tests.e2e.gateway.test_tls import names_at

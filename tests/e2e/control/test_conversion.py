@@ -14,8 +14,8 @@ from headrace.client import Client
 from headrace.control.local.sandbox import Abilities, Sandbox
 from headrace.control.sandboxed.convert import converted_model
 from headrace.core import CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
-from headrace.optimize.convert import Conversion
-from headrace.optimize.convert_process import ConvertRequest
+from headrace.optimize.convert.convert import Conversion
+from headrace.optimize.convert.process import ConvertRequest
 from tests import savedmodels, tabular_models
 from tests.e2e.cli.conftest import Shell
 from tests.e2e.control.system import System

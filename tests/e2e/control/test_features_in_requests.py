@@ -28,11 +28,11 @@ from headrace.features import (
     applied_definitions,
     apply_definitions,
     default_online_store,
-    materialize,
     open_online_store,
     push_rows,
     served_directory,
 )
+from headrace.features.online_writers import materialize
 from headrace.features.served import read_served
 from headrace.runtimes import load_model
 from headrace.testing import models

@@ -22,8 +22,8 @@ from headrace.features import (
     default_online_store,
     open_online_store,
 )
-from headrace.features.materialize_apart import MaterializeFinished, MaterializeProgress
-from headrace.features.materializing import service_readiness
+from headrace.features.materialize_process import MaterializeFinished, MaterializeProgress
+from headrace.features.online_writers import service_readiness
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
 SCHEDULE = MaterializeSchedule(every_s=60.0)
@@ -140,7 +140,13 @@ async def test_a_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
     (tmp_path / "features.yaml").write_text(YAML)
     apply_definitions(tmp_path / "features.yaml", tmp_path)
     os.mkfifo(tmp_path / "stats.parquet")  # whoever reads it waits
-    command = [sys.executable, "-m", "headrace.features.materialize_apart", str(tmp_path), "stats"]
+    command = [
+        sys.executable,
+        "-m",
+        "headrace.features.materialize_process",
+        str(tmp_path),
+        "stats",
+    ]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     assert process.stdin is not None

@@ -9,7 +9,7 @@ from headrace.client import Client
 from headrace.core import example_inputs
 from headrace.runtimes import load_model
 from headrace.runtimes.base import Tuning
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.processor import this_processor
 from headrace.testing import models
 from tests import openvino_models, optimized_models
 from tests.e2e.control.system import System, replicas

@@ -29,7 +29,7 @@ from headrace.control.desired.state import (
     make_revision,
 )
 from headrace.control.gateway.first_request import send_first_request
-from headrace.control.gateway.keeper import (
+from headrace.control.gateway.supervisor import (
     GatewayKeeper,
     GatewayRecord,
     read_gateway_record,
@@ -488,7 +488,7 @@ async def test_refused_routes_are_published_again(home: Home) -> None:
 async def test_publishing_to_a_gateway_that_is_not_there_ends_with_the_reason(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.control.gateway.keeper._UP_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("headrace.control.gateway.supervisor._UP_TIMEOUT_S", 0.05)
     keeper = GatewayKeeper(
         envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
         owner=ProcessOwner.of(home.root),

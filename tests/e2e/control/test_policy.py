@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.reconcile.publication import RoutesLeftOutError
 from headrace.core import SystemClock
-from headrace.core.spec_access import AccessSettings, JwtSpec
+from headrace.core.spec.access import AccessSettings, JwtSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,

@@ -452,8 +452,8 @@ def test_root_starts_nothing_that_stays_root(mlp: Path) -> None:
 
 _KINDS = {
     "replica": "headrace.serving --settings",
-    "inspection": "headrace.serving.inspecting",
-    "trial": "headrace.serving.nursery",
+    "inspection": "headrace.serving.inspection",
+    "trial": "headrace.serving.pool.fork_server",
     "stream": "headrace.streaming",
     "job": "--chosen=",
     "gateway": "--config-path",

@@ -11,7 +11,7 @@ import pytest
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.state import home_url, open_store
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log.broker import LogBroker
 from tests.contract.postgres import PASSWORD, NoPostgresError, PostgresServer, running_postgres
 from tests.e2e.control.system import System
 

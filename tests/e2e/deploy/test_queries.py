@@ -6,7 +6,7 @@ from typing import Any, Final
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.core.spec_rollout import CanarySpec
+from headrace.core.spec.rollout import CanarySpec
 from headrace.deploy.argo_rollouts import checks_of
 from tests.e2e.debian import NoToolError, find_tool, run_tool
 from tests.unit.deploy.specs import facts_of

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 from headrace.core import SystemClock
-from headrace.core.spec_access import AccessSettings, JwtSpec, TierSpec
+from headrace.core.spec.access import AccessSettings, JwtSpec, TierSpec
 from headrace.gateway import ApiKey, GatewayPolicy
 
 ISSUER: Final = "https://id.example"

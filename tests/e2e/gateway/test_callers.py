@@ -15,7 +15,7 @@ import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from headrace.core import SystemClock
-from headrace.core.spec_access import CertificateSpec, EndpointAccess, JwtSpec
+from headrace.core.spec.access import CertificateSpec, EndpointAccess, JwtSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
 from headrace.gateway.settings import ListenerTls
 from headrace.gateway.tls import (

@@ -8,9 +8,9 @@ from typing import Any, Final
 import grpc
 import pytest
 
-from headrace.core.spec_access import EndpointAccess
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.access import EndpointAccess
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,

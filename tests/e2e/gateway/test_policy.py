@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from headrace.core.processes import Process, start_ticks
-from headrace.core.spec_access import EndpointAccess
+from headrace.core.spec.access import EndpointAccess
 from headrace.gateway import ApiKey, EndpointRoute, EnvoyGateway, GatewayPolicy, build_snapshot
 from tests.e2e.gateway.lab import Lab, client, endpoint
 

@@ -17,7 +17,7 @@ from headrace.control.limits.limiter import Limiter, make_rules
 from headrace.control.limits.service import LimitService
 from headrace.control.state import home_url, open_store
 from headrace.core import SystemClock
-from headrace.core.spec_access import (
+from headrace.core.spec.access import (
     AccessSettings,
     EndpointAccess,
     EndpointLimitsSpec,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec_observe import EndpointLogSpec, LogMode, RequestLogSpec
+from headrace.core.spec.observe import EndpointLogSpec, LogMode, RequestLogSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway
 from tests.e2e.gateway.lab import Lab, client, endpoint
 

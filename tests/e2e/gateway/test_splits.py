@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tritonclient.grpc.aio import InferenceServerClient, InferInput
 
-from headrace.core.spec_rollout import StickySpec
+from headrace.core.spec.rollout import StickySpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget
 from tests.e2e.gateway.lab import Lab, StandIn, arms, client, grpc_target, split
 

@@ -25,7 +25,7 @@ from headrace.cli.management import Management
 from headrace.client import NO_RETRIES, AsyncClient, Client, UntrustedServerError
 from headrace.control import start_detached
 from headrace.core import FailedPreconditionError, HeadraceError, UnauthenticatedError
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EnvoyGateway, ListenerTls, build_snapshot, make_private
 from headrace.gateway.binary import arguments, find_envoy
 from headrace.gateway.bootstrap import bootstrap

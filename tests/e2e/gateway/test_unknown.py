@@ -8,8 +8,8 @@ import grpc
 import pytest
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, build_snapshot
 from tests.e2e.gateway.issuing import Issuer, api_key, known
 from tests.e2e.gateway.lab import Lab, client, endpoint, grpc_target

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.testing import models
 from tests.certificates import Authority, Files, now
 from tests.e2e.control.system import System

@@ -19,8 +19,8 @@ import pytest
 from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoyGateway,

@@ -7,9 +7,9 @@ from typing import Any
 import certifi
 import pytest
 
-from headrace.core.spec_access import AccessSettings, CertificateSpec, EndpointAccess, JwtSpec
-from headrace.core.spec_observe import TracingSpec
-from headrace.core.spec_scale import ConnectionsSpec
+from headrace.core.spec.access import AccessSettings, CertificateSpec, EndpointAccess, JwtSpec
+from headrace.core.spec.observe import TracingSpec
+from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import (
     ApiKey,
     EndpointRoute,

@@ -9,8 +9,8 @@ from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.election import lease_name
 from headrace.control.kubernetes.reconciler import record_name
 from headrace.control.reconcile.observed import Phase
-from headrace.core.spec_kubernetes import Autoscaler
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.kubernetes import Autoscaler
+from headrace.core.spec.scale import AutoscaleSpec
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
 from tests.kubernetes_server import FakeApiServer, Fault
 from tests.unit.control.kubernetes.states import (

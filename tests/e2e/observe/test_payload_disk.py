@@ -14,7 +14,7 @@ from pathlib import Path
 from headrace.control.payloads.files import list_files, read_batches
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.core import SystemClock
-from headrace.core.spec_observe import PayloadLogSpec
+from headrace.core.spec.observe import PayloadLogSpec
 from tests.unit.control.payloads.test_torn_files import sample
 
 root = Path(sys.argv[1])

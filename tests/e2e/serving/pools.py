@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from headrace.core import PoolReplicaSettings, ReplicaSettings
-from headrace.serving.report import HostedReport, PoolReport
+from headrace.serving.telemetry.report import HostedReport, PoolReport
 
 PLAIN = """
 import numpy as np

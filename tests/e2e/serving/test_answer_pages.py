@@ -10,8 +10,8 @@ from bench.load.client import run
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.telemetry.reports import Reports
 from headrace.core.fetch import fetch
-from headrace.serving.observation import PAGE
-from headrace.serving.report import Observe
+from headrace.serving.telemetry.observation import PAGE
+from headrace.serving.telemetry.report import Observe
 from tests.e2e.replicas import running
 from tests.e2e.serving.raw import post
 

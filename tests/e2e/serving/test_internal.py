@@ -7,7 +7,7 @@ import httpx
 import msgspec
 import pytest
 
-from headrace.serving.report import (
+from headrace.serving.telemetry.report import (
     AnswersPage,
     Observe,
     PredictionCounts,

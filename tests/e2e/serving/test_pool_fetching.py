@@ -18,7 +18,7 @@ from headrace.core import (
 )
 from headrace.registry.content import read_content
 from headrace.registry.shared import open_shared
-from headrace.serving.pool_replica import SharedFetcher
+from headrace.serving.pool.process import SharedFetcher
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 

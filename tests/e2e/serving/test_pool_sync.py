@@ -21,8 +21,8 @@ from headrace.control.reconcile.observed import Observed, Phase, Replica
 from headrace.control.reconcile.pools import Hosting, PoolSync, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
 from headrace.core.fetch import ask
-from headrace.core.spec_scale import PoolSpec
-from headrace.serving.report import PoolReport, models_digest
+from headrace.core.spec.scale import PoolSpec
+from headrace.serving.telemetry.report import PoolReport, models_digest
 from tests.e2e.serving.pools import entry, python_model, running_pool
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]

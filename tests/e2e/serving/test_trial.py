@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.serving import nursery
-from headrace.serving.trial import MAX_MESSAGE_BYTES, Trials
+from headrace.serving.pool import fork_server as nursery
+from headrace.serving.pool.load_check import MAX_MESSAGE_BYTES, Trials
 from headrace.testing import models
 from tests.e2e.serving.pools import entry, python_model
 
@@ -174,7 +174,7 @@ def test_an_idle_nursery_ends() -> None:
 def test_a_keeper_that_is_told_nonsense_ends(sent: bytes) -> None:
     ours, theirs = socket.socketpair()
     process = subprocess.Popen(
-        [sys.executable, "-m", "headrace.serving.nursery", str(theirs.fileno())],
+        [sys.executable, "-m", "headrace.serving.pool.fork_server", str(theirs.fileno())],
         pass_fds=[theirs.fileno()],
     )
     theirs.close()

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 
 from headrace.core import NotFoundError
-from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.records import Record
 from tests.e2e.cli.conftest import MakeShell, Shell, make_shell
 

@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from headrace.core import SystemClock
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     StreamFormatSpec,
     StreamOutputSpec,
     StreamWindowSpec,

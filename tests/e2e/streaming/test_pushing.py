@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headrace.core import ReplicaSettings
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     Function,
     StreamFormatSpec,
     StreamWindowSpec,

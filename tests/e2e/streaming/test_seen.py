@@ -14,7 +14,7 @@ import pytest
 from headrace.cli.output import NOT_READY
 from headrace.core.processes import start_ticks
 from headrace.streaming.broker import Membership
-from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.records import Place
 from tests.e2e.control.test_row_check import centred
 from tests.e2e.streaming.conftest import Streams, rows, wait_for

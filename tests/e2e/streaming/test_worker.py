@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Array
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     FormatKind,
     Policy,
     StreamErrorsSpec,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.advise.collect import collect_spec_file
-from headrace.advise.facts import (
+from headrace.advise.audit.collect import collect_spec_file
+from headrace.advise.audit.facts import (
     ApiKeyFact,
     Facts,
     FileFact,

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.advise.facts import (
+from headrace.advise.audit.facts import (
     Advisory,
     Affected,
     CertificateFact,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.advise.arrivals import read_arrivals
+from headrace.advise.plan.arrivals import read_arrivals
 from headrace.core import InvalidArgumentError
 
 

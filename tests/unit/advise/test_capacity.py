@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.advise.capacity import (
+from headrace.advise.plan.capacity import (
     Demand,
     Fleet,
     Forecast,

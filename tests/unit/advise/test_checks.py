@@ -11,10 +11,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from headrace.advise import Audit, Facts, Need, Severity, run_checks
-from headrace.advise.check import Check, Hit
-from headrace.advise.checks import CHECKS, check_table
-from headrace.advise.collect import collect_spec_file
-from headrace.advise.facts import ApiKeyFact, FileFact, TextFact, VersionFact
+from headrace.advise.audit.check import Check, Hit
+from headrace.advise.audit.checks import CHECKS, check_table
+from headrace.advise.audit.collect import collect_spec_file
+from headrace.advise.audit.facts import ApiKeyFact, FileFact, TextFact, VersionFact
 from tests.unit.advise.conftest import EXAMPLE, NOW, as_running
 from tests.unit.advise.planting import InSpec
 from tests.unit.advise.spec_faults import IN_SPEC

@@ -6,8 +6,8 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.advise.diagram import Picture, described, mermaid, picture_of
-from headrace.advise.diagram_svg import layout, svg
+from headrace.advise.diagram.parts import Picture, described, mermaid, picture_of
+from headrace.advise.diagram.svg import layout, svg
 
 _SVG = "{http://www.w3.org/2000/svg}"
 

@@ -13,9 +13,9 @@ from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
 from headrace.advise import Severity
-from headrace.advise.inventory import examine, recognise
-from headrace.advise.inventory_model import Asset, Details, Format, Trouble
-from headrace.advise.inventory_walk import (
+from headrace.advise.inventory.asset import Asset, Details, Format, Trouble
+from headrace.advise.inventory.inventory import examine, recognise
+from headrace.advise.inventory.walk import (
     CONVERSIONS,
     RUNTIMES,
     Known,

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.advise.inventory import examine, recognise
-from headrace.advise.inventory_model import Asset, Format, Trouble
-from headrace.advise.inventory_walk import Known, take_inventory
+from headrace.advise.inventory.asset import Asset, Format, Trouble
+from headrace.advise.inventory.inventory import examine, recognise
+from headrace.advise.inventory.walk import Known, take_inventory
 from headrace.registry import read_content
 from tests import optimized_models
 

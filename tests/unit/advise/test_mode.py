@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.advise.mode import Arrival, Costs, Mode, ModePlan, Needs, plan_mode
+from headrace.advise.plan.mode import Arrival, Costs, Mode, ModePlan, Needs, plan_mode
 
 MILLISECONDS = Costs(row_s=0.002, batch_row_s=0.0002)
 

@@ -8,8 +8,8 @@ import jsonschema_rs
 import pytest
 
 from headrace.advise import Audit, Finding, NotChecked, Severity
-from headrace.advise.checks import CHECKS
-from headrace.advise.reports import (
+from headrace.advise.audit.checks import CHECKS
+from headrace.advise.audit.reports import (
     Report,
     file_uri,
     html_report,

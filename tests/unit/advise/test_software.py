@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from headrace.advise import Facts, Severity, run_checks
-from headrace.advise.checks import CHECKS
-from headrace.advise.checks_software import (
+from headrace.advise.audit.checks import CHECKS
+from headrace.advise.audit.facts import Affected
+from headrace.advise.audit.software import (
     MINIMUMS,
     is_affected,
     read_advisories,
     version_key,
 )
-from headrace.advise.facts import Affected
 from headrace.core import InvalidArgumentError
 from tests.unit.advise.conftest import NOW
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from headrace.autoscale import Decision, ScalerState, Signals, begin, decide
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 
 T0 = 1_790_000_000.0
 SERVICE_S = 0.1

@@ -23,7 +23,7 @@ from headrace.autoscale.decide import decide
 from headrace.autoscale.demand import late_ratio
 from headrace.autoscale.meter import Counts, Meter
 from headrace.autoscale.state import ScalerState, Signals, begin
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from headrace.observe.histogram import SECONDS_BOUNDS
 
 _HOUR_S: Final = 3600.0

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.autoscale import Ask, share_out
-from headrace.core.spec_scale import BudgetSpec
+from headrace.core.spec.scale import BudgetSpec
 
 MB = 1_000_000
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from headrace.autoscale import Reason, ScalerState, Signals, begin, decide, granted
-from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
+from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
 from tests.unit.autoscale.looks import T0, counts, follow, load, missing, play
 
 WIDE = AutoscaleSpec(max_replicas=20)

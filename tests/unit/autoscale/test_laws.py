@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.autoscale import ScalerState, Signals, begin, decide
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.autoscale.looks import T0, load, play
 
 pytestmark = pytest.mark.slow

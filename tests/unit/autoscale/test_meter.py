@@ -24,7 +24,7 @@ from headrace.autoscale.state import (
     mean_wait,
     suffixes,
 )
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 
 BOUNDS = (0.1, 0.2, 0.4)
 SETTINGS = AutoscaleSpec()

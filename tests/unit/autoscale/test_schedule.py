@@ -3,7 +3,7 @@ from datetime import datetime
 import pytest
 
 from headrace.autoscale.decide import scheduled_floor
-from headrace.core.spec_scale import ScheduleSpec
+from headrace.core.spec.scale import ScheduleSpec
 
 OFFICE = ScheduleSpec(
     cron="0 8 * * 1-5", duration_s=3600.0, min_replicas=3, timezone="Europe/Berlin"

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.autoscale.simulation import TRACES, Outcome, Trace, simulate, steady
 
 pytestmark = pytest.mark.slow

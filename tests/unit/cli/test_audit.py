@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.advise.checks import CHECKS
+from headrace.advise.audit.checks import CHECKS
 from tests.unit.advise import assets
 from tests.unit.cli.conftest import Command
 

@@ -14,8 +14,8 @@ from headrace.cli.spec import tuned
 from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.optimize.profiling.document import Profile
 from headrace.registry import read_content
-from headrace.runtimes.optimized_file import Processor
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.file import Processor
+from headrace.runtimes.optimized.processor import this_processor
 from headrace.testing import models
 from tests.unit.cli.conftest import Command
 from tests.unit.optimize.profiling import made

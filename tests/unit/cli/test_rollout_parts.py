@@ -26,7 +26,7 @@ from headrace.cli.rollout.view import (
 )
 from headrace.cli.spec import diff_text
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_rollout import RolloutSpec
+from headrace.core.spec.rollout import RolloutSpec
 from tests.unit.cli.conftest import Command
 
 

@@ -8,7 +8,7 @@ import typer
 from headrace.cli.spec import changes_text, not_ready_text
 from headrace.cli.up.settings import ModelOptions
 from headrace.cli.up.start import document_for
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from tests.unit.cli.conftest import Command
 
 SPEC = "version: 1\nendpoints: [{name: m, model: './m.onnx', replicas: 2}]\n"

@@ -17,11 +17,11 @@ from headrace.cli.stream.find import (
     chosen,
     short_spec,
 )
-from headrace.cli.stream.here import live_text
+from headrace.cli.stream.foreground import live_text
 from headrace.cli.stream.topics import lines_of, new_records, record_json, value_text
 from headrace.control.streams.status import StreamView, WorkerView
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from headrace.core.text import iso_text
 from headrace.streaming.records import Place, Record
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.console.diagram import Box, drawn
 from headrace.console.endpoint import phases_of
-from headrace.control.agents.roster import GatewayState, Standing
+from headrace.control.agents.registry import GatewayState, Standing
 from headrace.control.reconcile.status import (
     EndpointStatus,
     GatewayStatus,

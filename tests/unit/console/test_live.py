@@ -5,7 +5,7 @@ import pytest
 
 from headrace.console.render import Changes, Part, stream
 from headrace.core import NotFoundError
-from headrace.testing.turned import VirtualTimeLoop
+from headrace.testing.virtual_time import VirtualTimeLoop
 
 pytestmark = pytest.mark.anyio
 

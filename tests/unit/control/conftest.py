@@ -14,7 +14,7 @@ from headrace.control.app.log_files import LogFiles
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.auth.roles import Caller, Grant, Role
 from headrace.control.gateway.certificates import Certificates
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.local.driver import LocalDriver
 from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import RoutePublication

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from headrace.control.app.home import Home
 from headrace.control.app.journal import Journal
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.desired.aims import Aims
 from headrace.control.desired.models import ModelWork
-from headrace.control.desired.orders import Orders
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.desired.service import Orders
+from headrace.control.desired.target import Aims
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.local.driver import LocalDriver
 from headrace.control.reconcile.observed import Observed, Phase, Replica
 from headrace.control.reconcile.plan import Action, Memo, PublishRoutes, StartReplica, plan

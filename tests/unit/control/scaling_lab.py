@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from headrace.control.app.home import Home
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.desired.aims import Aims
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.desired.target import Aims
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.local.driver import LocalDriver
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.reconcile.publication import RoutePublication
@@ -15,10 +15,10 @@ from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.scaling.scaler import Scaler, ScalerStates
 from headrace.control.state.records import Event
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec
+from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec
 from headrace.core.state_file import StateFile
 from headrace.gateway import EnvoyGateway, EnvoySettings
-from headrace.serving.report import ReplicaReport
+from headrace.serving.telemetry.report import ReplicaReport
 from tests.unit.control.played import TurnedClock
 
 SETTINGS = AutoscaleSpec(max_replicas=10, stable_window_s=20.0, scale_down_delay_s=30.0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from headrace.control.state.records import Event
-from headrace.control.telemetry.alerting import Alerting, Facts
+from headrace.control.telemetry.alerts import Alerting, Facts
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState, Key
 from headrace.monitor.slo import EndpointFacts, StreamFacts, SystemFacts, Window

@@ -5,7 +5,7 @@ import time
 import msgspec
 import pytest
 
-from headrace.control.notify.outbox import Message
+from headrace.control.notify.messages import Message
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.metrics import own_families
 from headrace.core import UnavailableError

@@ -12,7 +12,7 @@ from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, Rev
 from headrace.control.rollouts.status import rollout_status
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,

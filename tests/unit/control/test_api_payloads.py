@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from headrace.control.plane import ControlPlane
-from headrace.core.spec_observe import PayloadLogSpec
-from headrace.serving.report import PayloadSample, SampledTensor
+from headrace.core.spec.observe import PayloadLogSpec
+from headrace.serving.telemetry.report import PayloadSample, SampledTensor
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.control.app.home import Home
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
 from headrace.control.reconcile.observed import Phase, Replica, drained, exited, killed, started
 from headrace.control.reconcile.publication import RoutePublication

@@ -23,7 +23,7 @@ from headrace.core import (
 from headrace.monitor.drift_reference import Reference, feature_reference
 from headrace.monitor.drift_version import Stored, VersionDrift
 from headrace.observe.features import FeatureValues, count_columns
-from headrace.serving.report import DriftPlan, DriftTaken, SeenAnswer
+from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 from tests.metrics import exposed
 from tests.unit.control.api_client import client_of
 

@@ -3,17 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired.aims import BASELINE, Scale, effective, in_force
 from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     make_revision,
 )
+from headrace.control.desired.target import BASELINE, Scale, effective, in_force
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_rollout import CanarySpec, StickySpec
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.rollout import CanarySpec, StickySpec
+from headrace.core.spec.scale import AutoscaleSpec
 from headrace.gateway import MirrorTarget
 from headrace.rollout.state import Phase, RolloutState, Traffic
 

@@ -19,7 +19,7 @@ from headrace.control.telemetry.metrics import (
     rollout_families,
 )
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_rollout import CanarySpec
+from headrace.core.spec.rollout import CanarySpec
 from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
 from headrace.rollout.state import Phase as RolloutPhase

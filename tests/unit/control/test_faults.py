@@ -18,7 +18,7 @@ from headrace.control.desired.state import DesiredStream
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, OnProgress
 from headrace.control.features.skew_watch import SkewWatch
-from headrace.control.gateway.keeper import GatewayKeeper
+from headrace.control.gateway.supervisor import GatewayKeeper
 from headrace.control.jobs.plan import JobRun
 from headrace.control.jobs.process import JobProcess
 from headrace.control.local.driver import LocalDriver
@@ -29,19 +29,19 @@ from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
-from headrace.control.telemetry.alerting import Alerting, Facts
+from headrace.control.telemetry.alerts import Alerting, Facts
 from headrace.control.telemetry.pollers import Recorder
 from headrace.core import ConflictError, FeatureWatch, UnavailableError
 from headrace.core.state_file import StateFile
 from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
-from headrace.features.materialize_apart import MaterializeFinished
-from headrace.features.skew_apart import SkewSummary
+from headrace.features.materialize_process import MaterializeFinished
+from headrace.features.skew_process import SkewSummary
 from headrace.gateway import ArmStatistics, EnvoyGateway, EnvoySettings, GatewayStatistics
 from headrace.monitor.slo import Window
 from headrace.registry import Registry
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import Verb
-from headrace.serving.report import ReplicaReport
+from headrace.serving.telemetry.report import ReplicaReport
 from headrace.streaming.settings import WorkerSettings
 from tests.unit.control.played import TurnedClock, World
 from tests.unit.control.scaling_lab import Lab as ScalingLab

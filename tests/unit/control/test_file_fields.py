@@ -14,9 +14,9 @@ from headrace.control.gateway.caller_policy import read_policy
 from headrace.control.gateway.certificates import PemFiles, read_pem
 from headrace.control.telemetry.drift_files import decode_reference
 from headrace.core import Digest, HeadraceError
-from headrace.core.spec import SystemSpec
-from headrace.core.spec_base import model_of
-from headrace.core.spec_part import SpecPart
+from headrace.core.spec.base import model_of
+from headrace.core.spec.parse import SystemSpec
+from headrace.core.spec.part import SpecPart
 from headrace.registry.index import decode_version
 from headrace.registry.shared_content import decode_manifest
 from headrace.registry.signing import read_public_keys

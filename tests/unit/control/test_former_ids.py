@@ -14,7 +14,7 @@ from headrace.control.desired.state import (
 )
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_rollout import CanarySpec
+from headrace.core.spec.rollout import CanarySpec
 from headrace.rollout.machine import begin
 
 NAME = EndpointName("m")

@@ -2,8 +2,8 @@
 
 from headrace.control.gateway.tls import lacks_secret, listener_files, listener_tls, upstream_files
 from headrace.control.reconcile.routes import gateway_route
-from headrace.core.spec_access import TlsSpec
-from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
+from headrace.core.spec.access import TlsSpec
+from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, ListenerTls, RevisionTarget
 from headrace.gateway.tls import CERTIFICATE, CLIENT_AUTHORITIES, certificate_name
 

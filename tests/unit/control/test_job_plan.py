@@ -26,7 +26,7 @@ from headrace.control.jobs.plan import (
     planned,
     takeable,
 )
-from headrace.core.spec_jobs import JobSpec
+from headrace.core.spec.jobs import JobSpec
 
 DAY = 1_795_737_600.0  # 2026-11-27, midnight in UTC
 SIX = DAY + 6 * 3600

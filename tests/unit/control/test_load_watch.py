@@ -13,10 +13,10 @@ from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.telemetry.pollers import LoadedArm, LoadWatch, loaded_arms
 from headrace.control.telemetry.reports import ArmReports
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.monitor import LoadWindow
 from headrace.observe.row_checks import BatchingReport
-from headrace.serving.report import ModelLoad
+from headrace.serving.telemetry.report import ModelLoad
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.unit.control.played import TurnedClock
 

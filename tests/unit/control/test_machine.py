@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.local.advice import machine_budget
-from headrace.core.spec_scale import BudgetSpec
+from headrace.core.spec.scale import BudgetSpec
 from headrace.engine import usable_cores
 
 MEMINFO = "MemTotal:        8000000 kB\nMemFree:  1 kB\n"

@@ -20,7 +20,7 @@ from headrace.control.features.materialize_plan import (
     view_status,
 )
 from headrace.features import DataSource, FeatureView, MaterializeSchedule
-from headrace.features.materialize_apart import MaterializeFinished, MaterializeProgress
+from headrace.features.materialize_process import MaterializeFinished, MaterializeProgress
 from tests.metrics import exposed
 
 T0 = datetime(2026, 11, 27, 6, 2, 30, tzinfo=UTC).timestamp()

@@ -15,7 +15,7 @@ from headrace.control.state.records import Event
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.state_file import StateFile
 from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
-from headrace.features.materialize_apart import MaterializeFinished, MaterializeProgress
+from headrace.features.materialize_process import MaterializeFinished, MaterializeProgress
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.metrics import exposed
 

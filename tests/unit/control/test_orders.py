@@ -10,9 +10,9 @@ import pytest
 
 from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
+from headrace.control.desired.applier import Applied, can_roll
 from headrace.control.desired.documents import with_entry
 from headrace.control.desired.models import MAX_INSPECTIONS
-from headrace.control.desired.wishes import Applied, can_roll
 from headrace.control.plane import ControlPlane
 from headrace.control.state.records import EndpointGeneration, RolloutRecord
 from headrace.control.state.store import Store
@@ -25,8 +25,8 @@ from headrace.core import (
     NotFoundError,
     RequestCancelledError,
 )
-from headrace.core.spec import SpecError
-from headrace.core.spec_rollout import BlueGreenSpec, CanarySpec
+from headrace.core.spec.parse import SpecError
+from headrace.core.spec.rollout import BlueGreenSpec, CanarySpec
 from headrace.registry import Registry
 from headrace.rollout.state import Phase, Traffic, Verb
 from tests.unit.control.conftest import admin_called, inspect

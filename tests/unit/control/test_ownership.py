@@ -25,11 +25,11 @@ from headrace.control.app.settings import (
     with_last_addresses,
     write_control_file,
 )
-from headrace.control.gateway.keeper import GatewayRecord, read_gateway_record
+from headrace.control.gateway.supervisor import GatewayRecord, read_gateway_record
 from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
 from headrace.control.streams.driver import StreamDriver, WorkerRecord
 from headrace.core.processes import start_ticks
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 
 identities = st.builds(
     HomeIdentity,

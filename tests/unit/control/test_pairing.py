@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as arrays
 from headrace.control.rollouts import evidence as module
 from headrace.control.rollouts.evidence import Pairing, agree, distance
 from headrace.core import Array
-from headrace.core.spec_rollout import DisagreementSpec
-from headrace.serving.observation import compared_tensors
-from headrace.serving.report import Answer
+from headrace.core.spec.rollout import DisagreementSpec
+from headrace.serving.telemetry.observation import compared_tensors
+from headrace.serving.telemetry.report import Answer
 
 METRIC = DisagreementSpec(absolute_tolerance=0.01, relative_tolerance=0.0)
 EXACT = DisagreementSpec(absolute_tolerance=0.0, relative_tolerance=0.0)

@@ -42,9 +42,9 @@ from headrace.core import (
     ReplicaSettings,
     UnavailableError,
 )
-from headrace.core.spec_scale import PoolSpec
+from headrace.core.spec.scale import PoolSpec
 from headrace.gateway import EndpointRoute, RevisionTarget
-from headrace.serving.report import PoolReport
+from headrace.serving.telemetry.report import PoolReport
 from headrace.testing import LoopClock, VirtualTimeLoop
 
 

@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from headrace.control.reconcile.observed import Phase, Replica
-from headrace.control.telemetry.recordings import Recordings
+from headrace.control.telemetry.recorded_requests import Recordings
 from headrace.core import UnavailableError
 from headrace.core.fetch import Answer
-from headrace.core.spec_observe import PayloadLogSpec
+from headrace.core.spec.observe import PayloadLogSpec
 from headrace.observe.spans import SpanContext, SpanRecord
-from headrace.serving.report import (
+from headrace.serving.telemetry.report import (
     FeaturesPage,
     PayloadSample,
     Record,

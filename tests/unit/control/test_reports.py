@@ -11,13 +11,13 @@ import pytest
 
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.rollouts.evidence import Counter, Pairing
-from headrace.control.rollouts.watching import Watch
+from headrace.control.rollouts.observation import Watch
 from headrace.control.telemetry.reports import Reports
-from headrace.core.spec_rollout import CanarySpec, DisagreementSpec
+from headrace.core.spec.rollout import CanarySpec, DisagreementSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import Names
-from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
-from headrace.serving.samples import Shelf
+from headrace.serving.telemetry.report import Answer, AnswersPage, Observe, ReplicaReport
+from headrace.serving.telemetry.samples import Shelf
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ from headrace.control.desired.resolve import Resolver, check_still_trusted
 from headrace.control.desired.state import DesiredEndpoint, Revision
 from headrace.core import NotSignedError, Nulls, SignedSettings
 from headrace.core.devices import Device
-from headrace.core.spec import SpecError, parse_spec
-from headrace.core.spec_access import SecuritySpec
+from headrace.core.spec.access import SecuritySpec
+from headrace.core.spec.parse import SpecError, parse_spec
 from headrace.registry import Registry
 from headrace.registry.signing import make_key, sign, write_keys
 from tests.unit.control.conftest import inspect

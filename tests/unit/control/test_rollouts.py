@@ -11,14 +11,14 @@ from headrace.control.auth.roles import SYSTEM
 from headrace.control.reconcile.observed import Phase
 from headrace.control.rollouts.events import ends_of
 from headrace.control.rollouts.evidence import Reading
+from headrace.control.rollouts.observation import View
 from headrace.control.rollouts.status import rollout_evidence
-from headrace.control.rollouts.watching import View
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
 from headrace.registry import Registry
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import Verb
-from headrace.serving.report import Observe, PredictionCounts, ReplicaReport
+from headrace.serving.telemetry.report import Observe, PredictionCounts, ReplicaReport
 from tests.unit.control.played import Plane, World
 
 pytestmark = pytest.mark.anyio

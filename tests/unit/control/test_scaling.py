@@ -12,8 +12,8 @@ from headrace.control.app.home import Home
 from headrace.control.reconcile.observed import Phase
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
-from headrace.core.spec_rollout import CanarySpec
-from headrace.core.spec_scale import BudgetSpec, ScheduleSpec
+from headrace.core.spec.rollout import CanarySpec
+from headrace.core.spec.scale import BudgetSpec, ScheduleSpec
 from headrace.rollout.state import Phase as RolloutPhase
 from headrace.rollout.state import RolloutState, Traffic
 from tests.unit.control.scaling_lab import SETTINGS, T0, Lab, arm, endpoint

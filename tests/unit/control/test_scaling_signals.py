@@ -3,8 +3,8 @@ import pytest
 
 from headrace.autoscale import Signals
 from headrace.control.scaling.signals import STALE_S, ArmMeter
-from headrace.core.spec_scale import AutoscaleSpec
-from headrace.serving.report import ReplicaReport
+from headrace.core.spec.scale import AutoscaleSpec
+from headrace.serving.telemetry.report import ReplicaReport
 
 BOUNDS = [0.1, 0.2]
 SETTINGS = AutoscaleSpec()

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 from headrace.control.rollouts.evidence import Counter, Pairing, Reading
-from headrace.control.rollouts.watching import Watch
+from headrace.control.rollouts.observation import Watch
 from headrace.core import Array, InferResponse
-from headrace.core.spec_rollout import DisagreementSpec, MetricsSpec, ShadowSpec
+from headrace.core.spec.rollout import DisagreementSpec, MetricsSpec, ShadowSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import Names, Outcome
-from headrace.serving.observation import Observer
-from headrace.serving.report import AnswersPage, Observe
+from headrace.serving.telemetry.observation import Observer
+from headrace.serving.telemetry.report import AnswersPage, Observe
 from tests.unit.serving.parts import Caller, a_state
 
 Model = Callable[[Array, np.random.Generator], Array]

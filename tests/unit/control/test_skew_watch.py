@@ -12,7 +12,7 @@ import pytest
 from headrace.control.features.skew_watch import SkewWatch, compare_served, skew_event
 from headrace.control.state.records import Event
 from headrace.core import FeatureWatch, UnavailableError
-from headrace.features.skew_apart import SkewedFeature, SkewSummary
+from headrace.features.skew_process import SkewedFeature, SkewSummary
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.metrics import exposed
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.control.desired.resolve import Resolver
-from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec.parse import SpecError, parse_spec
 from headrace.registry import Registry
 from tests.certificates import Authority, Files, now
 from tests.e2e.gateway.issuing import Issuer

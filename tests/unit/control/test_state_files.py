@@ -11,7 +11,7 @@ from headrace.control.app.ownership import HomeIdentity
 from headrace.control.app.settings import ControlFile
 from headrace.control.auth.audit_log import Head
 from headrace.control.features.materialize_plan import ViewPast
-from headrace.control.gateway.keeper import GatewayRecord
+from headrace.control.gateway.supervisor import GatewayRecord
 from headrace.control.local.driver import ReplicaRecord
 from headrace.control.scaling.scaler import ScalerStates
 from headrace.control.streams.driver import WorkerRecord

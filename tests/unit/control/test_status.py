@@ -7,7 +7,7 @@ from headrace.control.gateway.first_request import FirstRequest
 from headrace.control.reconcile.observed import Observed, Phase, Replica
 from headrace.control.reconcile.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import EndpointRoute, RevisionTarget
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired.aims import BASELINE
-from headrace.control.rollouts.watching import CANDIDATE, batch_of
+from headrace.control.desired.target import BASELINE
+from headrace.control.rollouts.observation import CANDIDATE, batch_of
 from headrace.control.state import home_url, open_store
 from headrace.control.state.records import Assignment, UnitBatch
 from headrace.control.state.store import Store

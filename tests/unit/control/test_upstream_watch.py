@@ -4,7 +4,7 @@ import pytest
 
 from headrace.control.gateway.upstream_watch import ArmKey, UpstreamWatch, trouble
 from headrace.core import UnavailableError
-from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
+from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, Handshakes, RevisionTarget
 from headrace.gateway.statistics import read_handshakes
 

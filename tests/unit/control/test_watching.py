@@ -1,11 +1,11 @@
 import pytest
 from msgspec import structs
 
-from headrace.control.desired.aims import BASELINE
+from headrace.control.desired.target import BASELINE
 from headrace.control.reconcile.observed import Phase, Replica
-from headrace.control.rollouts.watching import CANDIDATE, View, batch_of
+from headrace.control.rollouts.observation import CANDIDATE, View, batch_of
 from headrace.control.state.records import Assignment
-from headrace.core.spec_rollout import ShadowSpec, StickySpec
+from headrace.core.spec.rollout import ShadowSpec, StickySpec
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.rollout.state import Traffic
 from tests.unit.control.test_effective import arm, endpoint, rollout

@@ -3,11 +3,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.roster import Patience
+from headrace.control.agents.registry import Patience
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.kubernetes import Place
 from headrace.core.gateways import MAX_BEHIND_S, pre_stop_s
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 
 GUIDE = Path(__file__).resolve().parents[3] / "docs" / "how-to" / "kubernetes.md"
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.priorities import DEFAULT_LEVEL, LEVELS, MOST_ABOVE, MOST_BELOW, tier_levels
-from headrace.core.spec_access import TierSpec
+from headrace.core.spec.access import TierSpec
 
 
 def _levels(priorities: list[int]) -> dict[int, int]:

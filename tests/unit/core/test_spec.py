@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import BatchingSpec, PaddingSpec
-from headrace.core.spec import (
+from headrace.core.spec.parse import (
     EndpointSpec,
     SpecError,
     SpecMistake,
@@ -19,7 +19,7 @@ from headrace.core.spec import (
     json_schema,
     parse_spec,
 )
-from headrace.core.spec_yaml import MAX_BYTES, read_yaml
+from headrace.core.spec.yaml import MAX_BYTES, read_yaml
 
 BASE = Path("/specs")
 

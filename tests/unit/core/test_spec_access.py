@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from headrace.core.spec_access import JwtSpec
-from headrace.core.spec_base import parsed
+from headrace.core.spec.access import JwtSpec
+from headrace.core.spec.base import parsed
 
 
 def _provider(url: str) -> JwtSpec:

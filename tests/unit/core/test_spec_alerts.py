@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec.parse import SpecError, parse_spec
 
 EMAIL = {"to": ["a@b.example"], "sender": "h@b.example", "host": "mail"}
 HOOK = {"url": "https://x.example"}

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec.parse import SpecError, parse_spec
 
 JOB: dict[str, Any] = {"name": "j", "model": "m", "input": "/in", "output": "/out/{run_id}"}
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec import SpecError, parse_spec
-from headrace.core.spec_kubernetes import Autoscaler, KubernetesSpec
+from headrace.core.spec.kubernetes import Autoscaler, KubernetesSpec
+from headrace.core.spec.parse import SpecError, parse_spec
 
 
 def parse(kubernetes: dict[str, Any], **endpoint: Any) -> KubernetesSpec:  # noqa: ANN401  # as a document has it

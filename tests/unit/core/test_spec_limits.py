@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec.parse import SpecError, parse_spec
 
 
 def _places(**spec: Any) -> dict[str, str]:  # noqa: ANN401  # as people write it

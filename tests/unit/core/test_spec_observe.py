@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec import SpecError, SystemSpec, parse_spec
-from headrace.core.spec_observe import (
+from headrace.core.spec.observe import (
     EndpointLogSpec,
     LogMode,
     PayloadLogSpec,
     RequestLogSpec,
     TracingSpec,
 )
+from headrace.core.spec.parse import SpecError, SystemSpec, parse_spec
 
 
 def spec(**changes: Any) -> SystemSpec:  # noqa: ANN401  # as a document has it

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec import SpecError, parse_spec
+from headrace.core.spec.parse import SpecError, parse_spec
 
 NAMES = "online_stores: [{name: NAME, url: URL}]"
 

@@ -4,10 +4,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.core.spec import SpecError, parse_spec
-from headrace.core.spec_models import EndpointSpec, GatewaySpec, SystemSpec
-from headrace.core.spec_part import SpecPart
-from headrace.core.spec_rollout import CanarySpec, StickySpec
+from headrace.core.spec.models import EndpointSpec, GatewaySpec, SystemSpec
+from headrace.core.spec.parse import SpecError, parse_spec
+from headrace.core.spec.part import SpecPart
+from headrace.core.spec.rollout import CanarySpec, StickySpec
 
 ENDPOINT = {"name": "e", "model": "/m.onnx"}
 FULL: dict[str, Any] = {

@@ -1,8 +1,8 @@
 import pytest
 from pydantic import ValidationError
 
-from headrace.core.spec_base import parsed
-from headrace.core.spec_scale import AutoscaleSpec, ScheduleSpec
+from headrace.core.spec.base import parsed
+from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.spec import SpecError, json_schema, parse_spec
+from headrace.core.spec.parse import SpecError, json_schema, parse_spec
 
 SCHEMA = json_schema()
 Steps = tuple[str | int, ...]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.core.spec import SpecError, StreamSpec, parse_spec
+from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
 
 SPEC = """
 version: 1

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from headrace.control.desired.resolve_streams import stream_settings
-from headrace.core.spec import SpecError, StreamSpec, parse_spec
+from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
 
 SPEC = """
 version: 1

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from headrace.core.spec_access import SecuritySpec
-from headrace.core.spec_base import parsed
-from headrace.core.spec_upstream import UpstreamSpec, upstream_problem
+from headrace.core.spec.access import SecuritySpec
+from headrace.core.spec.base import parsed
+from headrace.core.spec.upstream import UpstreamSpec, upstream_problem
 from headrace.gateway.settings import parse_url
 
 REMEDY: Final = "an admin can allow it in `security.upstream_hosts`"

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from headrace import deploy
-from headrace.core.spec import SystemSpec, parse_spec
-from headrace.core.spec_base import model_of
-from headrace.core.spec_part import SpecPart
+from headrace.core.spec.base import model_of
+from headrace.core.spec.parse import SystemSpec, parse_spec
+from headrace.core.spec.part import SpecPart
 from headrace.deploy import Artifact, Export, Facts, Observed, Place, PodOptions, Target
 
 REPLICAS: Final = {

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from headrace.deploy import Artifact, Observed, Share, read_facts
 from tests.unit.deploy.specs import facts_of, spec_of, split
 

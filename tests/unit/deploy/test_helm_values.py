@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from headrace.control.kubernetes import Place
 from headrace.core import InvalidArgumentError
-from headrace.core.spec import SystemSpec, parse_spec
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.parse import SystemSpec, parse_spec
+from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.features import NotExpressibleError
 from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount, Stored, variables_of
 from headrace.deploy.helm_values import (

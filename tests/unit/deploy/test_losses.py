@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Code, InvalidArgumentError
-from headrace.core.spec import SystemSpec, parse_spec
+from headrace.core.spec.parse import SystemSpec, parse_spec
 from headrace.deploy import Loss, NotExpressibleError, Target, read_facts
 from headrace.deploy.features import accepted, is_within, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split

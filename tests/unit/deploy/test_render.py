@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from headrace import __version__
 from headrace.control.kubernetes.names import label_value
 from headrace.core import InvalidArgumentError
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from headrace.deploy import Format, Observed, Place, Share, Target, files_of, read_facts, text_of
 from headrace.deploy.export import object_name
 from headrace.deploy.features import Note, told_once

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import pytest
 
-from headrace.core.spec import SystemSpec
+from headrace.core.spec.parse import SystemSpec
 from headrace.deploy import TABLE, Cell, NotExpressibleError, Outcome, Target
 from headrace.deploy.features import Feature, feature_of, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split

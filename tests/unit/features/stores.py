@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from headrace.features.online import Place
+from headrace.features.online.store import Place
 from headrace.features.records import Key, Record, record_time_us
 
 

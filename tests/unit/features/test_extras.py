@@ -13,13 +13,10 @@ def forget(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
     """As if `package` were not installed, and nothing that needs it loaded."""
     monkeypatch.setitem(sys.modules, package, None)
     for name in (
-        "frames",
         "source",
         "offline",
-        "materializing",
-        "files",
-        "online_redis",
-        "redis_link",
+        "online_writers",
+        "online.redis",
     ):
         monkeypatch.delitem(sys.modules, f"headrace.features.{name}", raising=False)
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from headrace.features import Status
 from headrace.features.lookup import FeatureReader
-from headrace.features.materializing import materialize
 from headrace.features.offline import join_as_of
-from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.features.online.sqlite import SqliteOnlineStore
+from headrace.features.online_writers import materialize
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import TIMES, at, rows, service, view, write
 

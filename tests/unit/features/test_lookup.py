@@ -17,7 +17,7 @@ from headrace.core import (
 from headrace.features import Entity, Feature, FeatureService, Policy, ServiceColumn
 from headrace.features.lookup import MAX_ROWS, FeatureReader
 from headrace.features.lookup_view import FeaturesNotFoundError
-from headrace.features.materializing import push_rows
+from headrace.features.online_writers import push_rows
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import CUSTOMER, at, service, view
 

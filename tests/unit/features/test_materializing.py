@@ -9,7 +9,7 @@ import pytest
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features import Feature, FeatureView
-from headrace.features.materializing import materialize
+from headrace.features.online_writers import materialize
 from headrace.features.records import RecordLayout, encode_keys
 from headrace.features.values import moment
 from tests.unit.features.stores import MemoryStore

@@ -19,7 +19,7 @@ from headrace.core import (
     RuntimeFailedError,
     UnsupportedModelError,
 )
-from headrace.core.spec_mistakes import SpecError
+from headrace.core.spec.mistakes import SpecError
 from headrace.features import (
     Definitions,
     Feature,
@@ -32,12 +32,12 @@ from headrace.features import (
     applied_definitions,
     apply_definitions,
     join_as_of,
-    materialize,
     parse_definitions,
     read_definitions,
 )
 from headrace.features.definitions import OnDemandInput
 from headrace.features.on_demand import ROWS_AT_ONCE, OnDemandFunction
+from headrace.features.online_writers import materialize
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import TIMES, at, rows, view, write
 from tests.unit.features.test_lookup import TurnedClock

@@ -10,7 +10,7 @@ import pytest
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.features import Feature
-from headrace.features.materializing import push_rows
+from headrace.features.online_writers import push_rows
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import at, view
 from tests.unit.features.test_materializing import stored

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.features.materializing import materialize, service_readiness
+from headrace.features.online_writers import materialize, service_readiness
 from tests.unit.features.stores import MemoryStore
 from tests.unit.features.tables import at, service, view, write
 from tests.unit.features.test_lookup import TurnedClock

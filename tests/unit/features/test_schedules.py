@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.features import MaterializeSchedule
-from headrace.features.skew_apart import usual_grace_s
+from headrace.features.skew_process import usual_grace_s
 from tests.unit.features.tables import at, view
 
 VIEW = view(Path("none"))

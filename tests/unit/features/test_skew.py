@@ -18,11 +18,11 @@ from headrace.features import (
     Policy,
     ServiceColumn,
     compare_served,
-    materialize,
     push_rows,
 )
 from headrace.features.definitions import OnDemandInput
-from headrace.features.online_sqlite import SqliteOnlineStore
+from headrace.features.online.sqlite import SqliteOnlineStore
+from headrace.features.online_writers import materialize
 from headrace.features.served import ServedRows, read_served
 from headrace.features.served_offline import offline_rows
 from headrace.features.served_writer import ServedFeaturesWriter

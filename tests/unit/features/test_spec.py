@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, NotFoundError
-from headrace.core.spec_mistakes import SpecError
+from headrace.core.spec.mistakes import SpecError
 from headrace.features import (
     Definitions,
     MaterializeSchedule,

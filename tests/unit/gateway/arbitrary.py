@@ -8,9 +8,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec, LimitSpec
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoySettings,

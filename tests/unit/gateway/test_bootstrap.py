@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from headrace.core.spec_scale import ConnectionsSpec
+from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import EnvoySettings, build_snapshot
 from headrace.gateway.bootstrap import bootstrap
 from tests.unit.gateway.arbitrary import plain

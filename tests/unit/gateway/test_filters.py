@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 from headrace.core.headers import CALLER_HEADER, TIER_HEADER
-from headrace.core.spec_access import AccessSettings
+from headrace.core.spec.access import AccessSettings
 from headrace.gateway import EnvoySettings
 from headrace.gateway.filters import (
     BRIDGING,

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import given
 
-from headrace.core.spec_access import AccessSettings, EndpointAccess, JwtSpec
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.access import AccessSettings, EndpointAccess, JwtSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     GatewayPolicy,

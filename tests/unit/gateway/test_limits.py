@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
+from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, build_snapshot
 from headrace.gateway.limits import FILTERS, bucket, flood_config, local_config
 from tests.unit.gateway.arbitrary import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.core.spec_access import (
+from headrace.core.spec.access import (
     AccessSettings,
     EndpointLimitsSpec,
     JwtSpec,

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget, check_socket_path
 from headrace.gateway.settings import parse_address
 from tests.unit.gateway.arbitrary import gateway_settings

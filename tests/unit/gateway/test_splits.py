@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.spec_rollout import StickySpec
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.rollout import StickySpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, MirrorTarget, RevisionTarget, build_snapshot
 from headrace.gateway.splits import live_split
 from tests.unit.gateway.arbitrary import (

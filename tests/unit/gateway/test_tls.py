@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, ListenerTls, RevisionTarget, build_snapshot
 from headrace.gateway.tls import (
     CERTIFICATE,

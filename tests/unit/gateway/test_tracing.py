@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.core.spec_observe import TracingSpec
+from headrace.core.spec.observe import TracingSpec
 from headrace.gateway.bootstrap import bootstrap
 from headrace.gateway.snapshot import build_snapshot
 from headrace.gateway.tracing import COLLECTOR, tracing

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError
-from headrace.core.spec_upstream import UpstreamProtocol, UpstreamSpec
+from headrace.core.spec.upstream import UpstreamProtocol, UpstreamSpec
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot
 from headrace.gateway.scripts import rename_source
 from headrace.gateway.settings import Server, parse_url

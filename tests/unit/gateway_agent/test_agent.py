@@ -13,7 +13,7 @@ from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.local.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.gateway_agent.agent import GatewayAgent, Holding
 from headrace.gateway_agent.applier import Applier, KeptBundle

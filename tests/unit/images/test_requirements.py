@@ -120,7 +120,7 @@ SERVING = "core,observe,protocol,runtimes,registry,engine,features,client,pipeli
 @pytest.mark.parametrize(
     ("image", "parts", "skipped"),
     [
-        ("replica", SERVING, "headrace.runtimes.torch_values"),
+        ("replica", SERVING, "headrace.runtimes.torch.values"),
         ("gateway", "gateway,gateway_agent", ""),
     ],
 )

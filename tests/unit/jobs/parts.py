@@ -20,9 +20,9 @@ from headrace.core import (
 from headrace.engine import ServiceTimes
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
-from headrace.jobs.preparing import Job, Wish, find_begun, plan_job, settle
-from headrace.jobs.running import LocalEngine, Summary, Watch, run_job
-from headrace.jobs.sources.opening import open_source
+from headrace.jobs.prepare import Job, Wish, find_begun, plan_job, settle
+from headrace.jobs.run import LocalEngine, Summary, Watch, run_job
+from headrace.jobs.sources.open import open_source
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
 

@@ -12,7 +12,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from headrace.core.cron import runs_once_a_day
-from headrace.core.spec_jobs import ScheduleSpec
+from headrace.core.spec.jobs import ScheduleSpec
 from headrace.jobs.due import (
     Due,
     due,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.jobs.messages import Format
-from headrace.jobs.writing import open_writer
+from headrace.jobs.writers import open_writer
 from headrace.protocol.values import SPELLED
 
 floats = st.none() | st.floats(width=32) | st.sampled_from(["inf", "-inf"]).map(float)

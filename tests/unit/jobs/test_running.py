@@ -24,8 +24,8 @@ from headrace.core import (
 )
 from headrace.jobs.manifest import ChangedError, OutputFolder
 from headrace.jobs.messages import ErrorsTo, Format
-from headrace.jobs.preparing import find_begun
-from headrace.jobs.running import TooManyErrorsError
+from headrace.jobs.prepare import find_begun
+from headrace.jobs.run import TooManyErrorsError
 from tests.unit.jobs.parts import SUMS, Fake, files, prepared, run, sums, table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype, InvalidArgumentError, TensorSpec
-from headrace.jobs.preparing import parse_bytes, plan_sizes, usual_run_rows
+from headrace.jobs.prepare import parse_bytes, plan_sizes, usual_run_rows
 from tests.unit.jobs.parts import SUMS, signature, spec
 
 TEXT = signature([spec("t", Datatype.BYTES, -1)], [])

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from headrace.core import Array
-from headrace.core.spec_observe import DriftSpec
+from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState, Watch
 from headrace.monitor.drift_reference import (
     DATA,

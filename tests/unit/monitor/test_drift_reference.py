@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from headrace.core import Array, Datatype, ModelSignature, TensorSpec
-from headrace.core.spec_observe import DriftSpec
+from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import Memory, Watch
 from headrace.monitor.drift_reference import (
     HOURS,

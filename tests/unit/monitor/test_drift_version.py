@@ -3,7 +3,7 @@
 import msgspec
 import numpy as np
 
-from headrace.core.spec_observe import DriftSpec
+from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import FeatureState
 from headrace.monitor.drift_reference import Reference, feature_reference
 from headrace.monitor.drift_version import Collected, Stored, VersionDrift, inputs_only

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from headrace.core.spec_alerts import AlertsSpec
+from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.prometheus import (
     ScrapeTarget,
     alertmanager_configuration,

@@ -15,8 +15,8 @@ from headrace.optimize.candidate import Candidate
 from headrace.registry import read_content
 from headrace.runtimes import detect_runtime, inspect_model, load_model
 from headrace.runtimes.base import Tuning
-from headrace.runtimes.optimized_file import OtherProcessor
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.file import OtherProcessor
+from headrace.runtimes.optimized.processor import this_processor
 from headrace.testing import models
 from tests import openvino_models, optimized_models
 from tests.optimized_models import asked, onnx_source

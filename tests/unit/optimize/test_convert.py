@@ -17,7 +17,8 @@ from headrace.core import (
     InvalidArgumentError,
     UnsupportedModelError,
 )
-from headrace.optimize import Conversion, convert, convertible_runtimes
+from headrace.optimize import Conversion, convertible_runtimes
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import (
     Source,
     Way,

@@ -11,7 +11,7 @@ from headrace.runtimes import load_model
 from tests.tabular_models import library
 
 onnx = library("onnx", "convert")
-from headrace.optimize.convert_graph import like_its_source, plain_opset  # noqa: E402  # needs it
+from headrace.optimize.convert.graph import like_its_source, plain_opset  # noqa: E402  # needs it
 
 MAKE = onnx.helper
 FLOAT = onnx.TensorProto.FLOAT

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from headrace.core import Array, CodeNotAllowedError, Tensors, UnsupportedModelError
-from headrace.optimize import Conversion, convert
+from headrace.optimize import Conversion
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source, source_runtime
 from headrace.runtimes import inspect_model, load_model
 from tests import tflite_models, wheels

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from headrace.core import CodeNotAllowedError, Datatype, UnsupportedModelError
-from headrace.optimize import Conversion, convert
+from headrace.optimize import Conversion
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source, source_runtime
 from headrace.runtimes import inspect_model, load_model
 from tests.torch_models import (

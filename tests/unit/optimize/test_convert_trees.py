@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.core import Array, UnsupportedModelError
-from headrace.optimize import convert
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source
 from headrace.runtimes import load_model
 from tests.tabular_models import library

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from headrace.core import Array, Datatype, UnsupportedModelError
-from headrace.optimize.convert import Conversion, convert
+from headrace.optimize.convert.convert import Conversion, convert
 from headrace.optimize.sources import open_source
 from headrace.runtimes import load_model
-from headrace.runtimes.lightgbm import read_lightgbm
+from headrace.runtimes.tables.lightgbm import read_lightgbm
 from tests import tabular_models
 from tests.tabular_models import AMOUNTS, CLASSES, ROWS, SURE, asked, library
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 lightgbm = library("lightgbm", "lightgbm")
 library("onnxmltools", "convert")
 
-from headrace.optimize.tree_graph import lightgbm_graph  # noqa: E402  # imports onnx
+from headrace.optimize.convert.tree_graph import lightgbm_graph  # noqa: E402  # imports onnx
 
 
 def trained(folder: Path, target: Array, rows: Array = ROWS, **params: Any) -> Path:  # noqa: ANN401  # any setting

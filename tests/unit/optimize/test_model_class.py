@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 
 from headrace.core import Array, UnsupportedModelError
 from headrace.optimize.candidate import ModelClass
-from headrace.optimize.search.offers import classify, classify_facts
-from headrace.runtimes.onnx_facts import OnnxFacts, read_onnx_facts
+from headrace.optimize.search.recipes import classify, classify_facts
+from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 from headrace.testing.models import FLOAT, build, encoder, mlp, strings, write_external
 from tests.network_models import conv_net, encoder_layer, write
 

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from headrace.core import Array, Datatype, RuntimeFailedError, TensorSpec, UnsupportedModelError
 from headrace.pipeline import load_pipeline
-from headrace.pipeline.classifying import ClassifyStep
+from headrace.pipeline.classify import ClassifyStep
 from headrace.pipeline.spec import ClassifySpec
 from headrace.testing import models
 from tests.unit.pipeline.elements import one_by_one

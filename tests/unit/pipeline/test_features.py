@@ -294,7 +294,7 @@ def test_a_password_may_have_any_characters(monkeypatch: pytest.MonkeyPatch) -> 
         opened.append(url)
         return Away(UnavailableError("no"))
 
-    monkeypatch.setattr("headrace.pipeline.bound.open_online_store", opens)
+    monkeypatch.setattr("headrace.pipeline.bound_service.open_online_store", opens)
     monkeypatch.setenv("STORE_PASSWORD", "a/b@c:d")
     monkeypatch.setenv("STORE_URL", "redis://h:1/0")
     for url in ("redis://:${STORE_PASSWORD}@h:1/0", "${STORE_URL}"):

@@ -13,7 +13,8 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.pipeline import Pipeline, load_pipeline, tokenizing
+from headrace.pipeline import Pipeline, load_pipeline
+from headrace.pipeline import tokenize as tokenizing
 from headrace.runtimes import detect_runtime, inspect_model, load_model, runs_code
 from headrace.testing import models
 from tests.unit.pipeline.conftest import tokenizer_json

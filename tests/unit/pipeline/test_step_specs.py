@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.core.spec_mistakes import SpecError
+from headrace.core.spec.mistakes import SpecError
 from headrace.pipeline import parse_spec
 
 IMAGE = "{kind: image, size: [8, 8], %s}"

@@ -13,7 +13,8 @@ from headrace.core import (
     InvalidArgumentError,
     UnsupportedModelError,
 )
-from headrace.pipeline import Pipeline, load_pipeline, vectorizing
+from headrace.pipeline import Pipeline, load_pipeline
+from headrace.pipeline import vectorize as vectorizing
 from tests.unit.pipeline.elements import elements, one_by_one
 
 skops = pytest.importorskip("skops.io", reason="needs skops: pip install 'headrace[sklearn]'")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from headrace.core.spec_rollout import RolloutSpec
+from headrace.core.spec.rollout import RolloutSpec
 from headrace.rollout import machine
 from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
 from headrace.rollout.state import Facts, RolloutState, Verb

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core.spec_rollout import AbSpec, BlueGreenSpec, CanarySpec, MetricsSpec, ShadowSpec
+from headrace.core.spec.rollout import AbSpec, BlueGreenSpec, CanarySpec, MetricsSpec, ShadowSpec
 from headrace.rollout.crashes import Crashes, ReplicaDeaths
 from headrace.rollout.evidence import Evidence, metrics_in_use
 from headrace.rollout.judge_fixed import Budget

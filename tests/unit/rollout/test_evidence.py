@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.errors import FailedPreconditionError
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,

@@ -5,7 +5,7 @@ from typing import Final
 import numpy as np
 import pytest
 
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     DisagreementSpec,
     ErrorsSpec,
     LatencySpec,
@@ -16,6 +16,7 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.latency_ratio import LatencyRatios, Reach
 from headrace.rollout.moves import because
 from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, Verdict, points
@@ -23,7 +24,6 @@ from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import LatencyCounts, RewardSums
 from headrace.rollout.reward import RewardDifference
-from headrace.rollout.turn import Turn
 
 NAMES: Final = Names(baseline="version 1", candidate="version 2")
 BUDGET: Final = judge_fixed.Budget(back=0.01, on=0.05)

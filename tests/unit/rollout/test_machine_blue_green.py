@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     BlueGreenSpec,
     ErrorsSpec,
     LatencySpec,

@@ -5,7 +5,7 @@ import math
 import pytest
 from msgspec.structs import replace
 
-from headrace.core.spec_rollout import AbSpec, CanarySpec, CanaryStepSpec, OnTimeout
+from headrace.core.spec.rollout import AbSpec, CanarySpec, CanaryStepSpec, OnTimeout
 from headrace.rollout import machine
 from headrace.rollout.outcomes import Verdict
 from headrace.rollout.state import Facts, Phase, PromotedBy, Traffic, Verb

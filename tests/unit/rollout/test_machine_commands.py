@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.core.spec_rollout import AbSpec, CanarySpec, CanaryStepSpec
+from headrace.core.spec.rollout import AbSpec, CanarySpec, CanaryStepSpec
 from headrace.rollout import machine
 from headrace.rollout.state import Phase, PromotedBy, RolloutState, Traffic, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE, Driven

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec.structs import replace
 
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,

@@ -4,13 +4,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.core.spec_rollout import CanarySpec, LatencySpec, MetricsSpec
+from headrace.core.spec.rollout import CanarySpec, LatencySpec, MetricsSpec
 from headrace.rollout.evidence import Evidence
 from headrace.rollout.outcomes import Outcome
 from headrace.rollout.outlook import expected_requests
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
 from headrace.rollout.simulate import Result, Watch, changes, power_table, simulate, z_test_rejects
-from headrace.rollout.world import CLASSES, Candidate, Interval, Traffic, World
+from headrace.rollout.simulated_traffic import CLASSES, Candidate, Interval, Traffic, World
 
 READ_AT_ONCE = CanarySpec(min_samples=1)
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.rollout.bernoulli import FORGIVEN
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.readings import When
-from headrace.rollout.turn import Turn
 
 SHARES = st.floats(0.02, 0.98)
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from headrace.core.spec_rollout import CanarySpec, ErrorsSpec
+from headrace.core.spec.rollout import CanarySpec, ErrorsSpec
 from headrace.rollout.betting import Array
+from headrace.rollout.change_detector import Turn
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import is_worse
 from headrace.rollout.rate_difference import RateDifferences
-from headrace.rollout.turn import Turn
 from tests.unit.rollout.test_simulate import at_most
 
 

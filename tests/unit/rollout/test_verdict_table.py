@@ -10,9 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from headrace.core.spec_rollout import CanarySpec, MetricsSpec
+from headrace.core.spec.rollout import CanarySpec, MetricsSpec
 from headrace.rollout.simulate import Watch
-from headrace.rollout.world import Candidate, World
+from headrace.rollout.simulated_traffic import Candidate, World
 from tests.unit.rollout.worlds import Decided, Noisy, OffSplit, Stalls, TwoSpeeds, Untimed, watch
 
 RUNS = int(os.environ.get("VERDICT_RUNS", "100"))

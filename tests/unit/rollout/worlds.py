@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from headrace.core.spec_rollout import CanarySpec
+from headrace.core.spec.rollout import CanarySpec
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.betting import Array
 from headrace.rollout.simulate import Watch
-from headrace.rollout.world import Candidate, Interval, Traffic
+from headrace.rollout.simulated_traffic import Candidate, Interval, Traffic
 
 SHARE_LEVEL = 0.001
 

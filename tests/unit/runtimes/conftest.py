@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from headrace.runtimes import LoadOptions
-from headrace.runtimes.onnx import OnnxModel
+from headrace.runtimes.onnx.runtime import OnnxModel
 from headrace.testing import models
 
 Open = Callable[[bytes], OnnxModel]

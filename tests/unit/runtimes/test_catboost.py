@@ -7,8 +7,8 @@ import pytest
 
 from headrace.core import Array, UnsupportedModelError
 from headrace.runtimes import load_model
-from headrace.runtimes.catboost import read_catboost
 from headrace.runtimes.file_bytes import Table
+from headrace.runtimes.tables.catboost import read_catboost
 from tests.tabular_models import AMOUNTS, CLASSES, ROWS, asked, catboost, library
 
 

@@ -19,9 +19,9 @@ from headrace.core import (
 )
 from headrace.optimize.sources import open_source
 from headrace.runtimes import Runtime, inspect_model, load_model
-from headrace.runtimes.catboost import CatboostRuntime
-from headrace.runtimes.lightgbm import LightgbmRuntime
-from headrace.runtimes.xgboost import XgboostRuntime
+from headrace.runtimes.tables.catboost import CatboostRuntime
+from headrace.runtimes.tables.lightgbm import LightgbmRuntime
+from headrace.runtimes.tables.xgboost import XgboostRuntime
 from headrace.testing.contracts import RuntimeContract
 from tests.tabular_models import library
 

@@ -29,7 +29,7 @@ def run(folder: Path, *lines: str) -> str:
         "from headrace.core import HeadraceError",
         "from headrace.optimize.sources import import_converter",
         "from headrace.runtimes.libraries import *",
-        "from headrace.runtimes.tabular import import_library",
+        "from headrace.runtimes.tables.tabular import import_library",
         *lines,
         "print(*sorted(FRAMEWORKS.keys() & sys.modules.keys()))",
     ]

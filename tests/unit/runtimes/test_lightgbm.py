@@ -5,7 +5,7 @@ import pytest
 
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import load_model
-from headrace.runtimes.lightgbm import read_lightgbm
+from headrace.runtimes.tables.lightgbm import read_lightgbm
 from tests.tabular_models import AMOUNTS, ROWS, asked, library, lightgbm
 
 

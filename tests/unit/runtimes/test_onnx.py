@@ -16,9 +16,9 @@ from headrace.core import (
 )
 from headrace.core.devices import DeviceUse
 from headrace.runtimes import LoadOptions
-from headrace.runtimes import onnx as onnx_runtime
-from headrace.runtimes.onnx import OnnxModel, OnnxRuntime
-from headrace.runtimes.onnx_providers import NO_GPU
+from headrace.runtimes.onnx import runtime as onnx_runtime
+from headrace.runtimes.onnx.providers import NO_GPU
+from headrace.runtimes.onnx.runtime import OnnxModel, OnnxRuntime
 from headrace.testing import models
 
 Open = Callable[[bytes], OnnxModel]

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import RuntimeFailedError, Tensors
 from headrace.core.devices import DeviceUse
-from headrace.runtimes.onnx import is_worth_it, without
+from headrace.runtimes.onnx.runtime import is_worth_it, without
 
 INPUTS: Tensors = {"x": np.zeros((1, 2), np.float32)}
 

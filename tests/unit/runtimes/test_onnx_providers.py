@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError
 from headrace.core.devices import Device
-from headrace.runtimes.onnx_providers import (
+from headrace.runtimes.onnx.providers import (
     CPU,
     CUDA,
     OPENVINO,

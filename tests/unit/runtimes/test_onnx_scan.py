@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import inspect_model
-from headrace.runtimes.onnx_file import scan_onnx
+from headrace.runtimes.onnx.file import scan_onnx
 from headrace.testing import models
 
 Change = Callable[[onnx.ModelProto], None]

@@ -18,8 +18,7 @@ from headrace.core import (
 from headrace.runtimes import LoadOptions, detect_runtime, load_model
 from headrace.runtimes.base import Tuning
 from headrace.runtimes.check_file import read_check, write_check
-from headrace.runtimes.optimized import OptimizedRuntime, member_options, open_optimized, prove
-from headrace.runtimes.optimized_file import (
+from headrace.runtimes.optimized.file import (
     FILE_NAME,
     Member,
     OptimizedManifest,
@@ -27,7 +26,13 @@ from headrace.runtimes.optimized_file import (
     Processor,
     read_manifest,
 )
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.processor import this_processor
+from headrace.runtimes.optimized.runtime import (
+    OptimizedRuntime,
+    member_options,
+    open_optimized,
+    prove,
+)
 from headrace.testing import models
 from tests import openvino_models, optimized_models
 from tests.optimized_models import changed

@@ -16,8 +16,8 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.runtimes.optimized import ask_again
-from headrace.runtimes.optimized_file import Check
+from headrace.runtimes.optimized.file import Check
+from headrace.runtimes.optimized.runtime import ask_again
 
 
 class Recorded:

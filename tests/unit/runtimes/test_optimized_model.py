@@ -16,7 +16,7 @@ from headrace.core import (
 )
 from headrace.core.devices import ON_CPU, DeviceUse
 from headrace.runtimes import made_up_inputs
-from headrace.runtimes.optimized import LoadedMember, OptimizedModel, common_signature
+from headrace.runtimes.optimized.runtime import LoadedMember, OptimizedModel, common_signature
 
 USE = DeviceUse(asked="auto", used=ON_CPU)
 

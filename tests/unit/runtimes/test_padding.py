@@ -15,7 +15,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import VerifiedPadding, find_padding, pad_inputs, verify_padding
-from headrace.runtimes.onnx import OnnxModel
+from headrace.runtimes.onnx.runtime import OnnxModel
 from headrace.testing import models
 
 Open = Callable[[bytes], OnnxModel]

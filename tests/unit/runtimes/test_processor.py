@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.runtimes.optimized_file import Processor
-from headrace.runtimes.processor import (
+from headrace.runtimes.optimized.file import Processor
+from headrace.runtimes.optimized.processor import (
     FEATURES,
     Change,
     change,

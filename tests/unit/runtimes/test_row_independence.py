@@ -6,7 +6,7 @@ import pytest
 
 from headrace.core import Datatype, RowIndependence, TensorSpec
 from headrace.runtimes import LoadOptions
-from headrace.runtimes.onnx import OnnxModel
+from headrace.runtimes.onnx.runtime import OnnxModel
 from headrace.runtimes.rows.onnx import analyse_onnx
 from headrace.runtimes.rows.openvino import analyse_openvino
 from headrace.runtimes.rows.values import Verdict

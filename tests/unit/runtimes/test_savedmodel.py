@@ -13,8 +13,8 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model
-from headrace.runtimes.savedmodel import SavedmodelRuntime
-from headrace.runtimes.savedmodel_file import looks_like_savedmodel, read_savedmodel
+from headrace.runtimes.tensorflow.savedmodel import SavedmodelRuntime
+from headrace.runtimes.tensorflow.savedmodel_file import looks_like_savedmodel, read_savedmodel
 from tests import openvino_models
 from tests.savedmodels import (
     DEFAULT,

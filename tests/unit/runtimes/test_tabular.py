@@ -15,17 +15,18 @@ from headrace.core import (
     RuntimeFailedError,
     UnsupportedModelError,
 )
-from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model, tabular
-from headrace.runtimes.catboost import read_catboost
-from headrace.runtimes.lightgbm import read_lightgbm
-from headrace.runtimes.tabular import (
+from headrace.runtimes import LoadOptions, detect_runtime, inspect_model, load_model
+from headrace.runtimes.tables import tabular
+from headrace.runtimes.tables.catboost import read_catboost
+from headrace.runtimes.tables.lightgbm import read_lightgbm
+from headrace.runtimes.tables.tabular import (
     Answers,
     TableInputs,
     as_label,
     import_library,
     open_tabular,
 )
-from headrace.runtimes.xgboost import read_xgboost
+from headrace.runtimes.tables.xgboost import read_xgboost
 from tests import tabular_models
 from tests.tabular_models import FEATURES, KINDS, Trained, asked
 

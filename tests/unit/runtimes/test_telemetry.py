@@ -10,7 +10,7 @@ import pytest
 
 SCRIPT = """
 import os
-from headrace.runtimes import onnx
+from headrace.runtimes.onnx import runtime as onnx
 print(len(os.listdir("/proc/self/task")), os.environ["ORT_DISABLE_TELEMETRY"])
 """
 

@@ -15,8 +15,8 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import LoadOptions, inspect_model, load_model
-from headrace.runtimes.savedmodel import SavedmodelRuntime, TensorflowModel
-from headrace.runtimes.savedmodel_file import read_savedmodel
+from headrace.runtimes.tensorflow.savedmodel import SavedmodelRuntime, TensorflowModel
+from headrace.runtimes.tensorflow.savedmodel_file import read_savedmodel
 from tests import openvino_models
 from tests.savedmodels import Exported, keras_images, tensorflow
 

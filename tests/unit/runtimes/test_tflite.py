@@ -15,7 +15,12 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import LoadOptions, detect_runtime, load_model
-from headrace.runtimes.tflite import TfliteModel, TfliteRuntime, looks_like_tflite, read_tflite
+from headrace.runtimes.tensorflow.tflite import (
+    TfliteModel,
+    TfliteRuntime,
+    looks_like_tflite,
+    read_tflite,
+)
 from tests import tflite_models
 from tests.tflite_models import write
 

@@ -14,7 +14,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.runtimes import detect_runtime, inspect_model
-from headrace.runtimes.torch_archive import (
+from headrace.runtimes.torch.archive import (
     Kind,
     Traced,
     check_records,

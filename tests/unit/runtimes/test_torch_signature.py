@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype, TensorSpec, UnsupportedModelError
-from headrace.runtimes.torch_signature import (
+from headrace.runtimes.torch.signature import (
     how_to_declare,
     match_names,
     parse_declared,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype, TensorSpec, UnsupportedModelError
-from headrace.runtimes.torch_signature import find_config, read_config
+from headrace.runtimes.torch.signature import find_config, read_config
 
 # As Triton's own example for PyTorch has it, with comments and both ways to write a list.
 CONFIG = """

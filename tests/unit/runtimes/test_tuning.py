@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import UNTUNED, Tuning, check_tuning
-from headrace.runtimes.onnx import _disabled, open_session, session_options
+from headrace.runtimes.onnx.runtime import _disabled, open_session, session_options
 from headrace.runtimes.openvino import OpenvinoModel, open_openvino, shortest_name
 from headrace.testing import models
 from tests import openvino_models

@@ -9,7 +9,7 @@ import pytest
 from headrace.core import UnsupportedModelError
 from headrace.runtimes import load_model
 from headrace.runtimes.file_bytes import BrokenFileError
-from headrace.runtimes.xgboost import decode_ubjson, looks_like_xgboost, read_xgboost
+from headrace.runtimes.tables.xgboost import decode_ubjson, looks_like_xgboost, read_xgboost
 from tests.tabular_models import CLASSES, ROWS, SURE, asked, library, xgboost
 
 Change = Callable[[dict[str, Any]], object]

@@ -23,7 +23,7 @@ from headrace.core import (
 from headrace.engine import ServiceTimes
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
-from headrace.testing.turned import TurnedClock
+from headrace.testing.virtual_time import TurnedClock
 
 SIGNATURE = ModelSignature(
     inputs=(TensorSpec(name="x", datatype=Datatype.INT64, shape=(-1,)),),

@@ -10,10 +10,10 @@ import msgspec
 from headrace.core import PoolReplicaSettings, ReplicaSettings, UnsupportedModelError
 from headrace.scoring.loading import LoadedModel
 from headrace.serving.exchange import Exchange
-from headrace.serving.pool import Pool
-from headrace.serving.pool_application import PoolApplication
-from headrace.serving.report import HostedReport
-from headrace.serving.trial import TrialResult
+from headrace.serving.pool.application import PoolApplication
+from headrace.serving.pool.load_check import TrialResult
+from headrace.serving.pool.pool import Pool
+from headrace.serving.telemetry.report import HostedReport
 from tests.unit.engine.models import Doubling
 from tests.unit.serving.parts import Caller, a_loaded, a_model, infer_body
 

@@ -14,9 +14,9 @@ from headrace.core import InferResponse
 from headrace.monitor.drift_reference import feature_reference
 from headrace.observe.features import FeatureBins
 from headrace.serving.application import Application
-from headrace.serving.drift import DriftSampler, _numbers
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import DriftPlan, DriftTaken
+from headrace.serving.telemetry.drift import DriftSampler, _numbers
+from headrace.serving.telemetry.report import DriftPlan, DriftTaken
 from tests.unit.serving.parts import (
     BAD,
     Caller,

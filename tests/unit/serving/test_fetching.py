@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import ArtifactsSettings, InvalidArgumentError
-from headrace.serving.pool_replica import SharedFetcher
+from headrace.serving.pool.process import SharedFetcher
 from tests.unit.serving.pool_parts import entry
 
 pytestmark = pytest.mark.anyio

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
 from headrace.protocol.protos import message_class
-from headrace.serving.grpc_bridge import named_model
+from headrace.serving.grpc.bridge import named_model
 
 NAMES = st.text(max_size=300)
 

@@ -13,7 +13,11 @@ CONTROL_PLANE = {
 
 @pytest.mark.parametrize(
     "module",
-    ["headrace.serving.__main__", "headrace.serving.pool_replica", "headrace.serving.nursery"],
+    [
+        "headrace.serving.__main__",
+        "headrace.serving.pool.process",
+        "headrace.serving.pool.fork_server",
+    ],
 )
 def test_a_replica_loads_no_library_of_the_control_plane(module: str) -> None:
     code = f"import sys, {module}; print(*{{m.split('.')[0] for m in sys.modules}})"

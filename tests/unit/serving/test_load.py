@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from headrace.serving.application import Application
-from headrace.serving.report import ModelLoad
+from headrace.serving.telemetry.report import ModelLoad
 from tests.unit.serving.parts import Caller, an_application, infer_body, read
 from tests.unit.serving.pool_parts import Hosting, entry
 

@@ -12,10 +12,10 @@ import pytest
 from headrace.core import Datatype, TensorSpec
 from headrace.protocol.grpc_wire import frame
 from headrace.protocol.protos import message_class
-from headrace.serving import observation
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import Answer, AnswersPage, Observe, as_asked
+from headrace.serving.telemetry import observation
+from headrace.serving.telemetry.report import Answer, AnswersPage, Observe, as_asked
 from tests.unit.engine.models import ROWS
 from tests.unit.serving.parts import (
     BAD,

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headrace.core import Array, Tensors
-from headrace.serving import observation as module
-from headrace.serving.observation import MOST_VALUES, compared_tensors, is_sampled
-from headrace.serving.report import SampledTensor
+from headrace.serving.telemetry import observation as module
+from headrace.serving.telemetry.observation import MOST_VALUES, compared_tensors, is_sampled
+from headrace.serving.telemetry.report import SampledTensor
 
 PAIR = b"0c6f0b4e-6f3a-4a36-9a8e-0d6c1d7d8a11"
 OTHER = b"7d0a9f2c-2f0e-4d44-8a54-3f6d7f0d1b22"

@@ -10,7 +10,7 @@ from headrace.core import BatchingSpec, FailedPreconditionError, ReplicaSettings
 from headrace.core.devices import Device
 from headrace.observe import ModelStatistics
 from headrace.runtimes.base import Tuning
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.processor import this_processor
 from headrace.scoring.loading import LoadedModel, load_model
 from headrace.serving.state import ReplicaState, planned_batching
 from tests import optimized_models

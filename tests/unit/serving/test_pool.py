@@ -12,7 +12,7 @@ from headrace.protocol.grpc_wire import frame, unframe
 from headrace.protocol.protos import message_class
 from headrace.scoring.loading import LoadedModel
 from headrace.serving.exchange import Exchange
-from headrace.serving.report import AnswersPage, Observe, SamplesPage, models_digest
+from headrace.serving.telemetry.report import AnswersPage, Observe, SamplesPage, models_digest
 from tests.unit.serving.parts import BAD, Caller, a_model, error_of, infer_body, read
 from tests.unit.serving.pool_parts import BROKEN, Fetches, Hosting, Loads, Trier, entry
 

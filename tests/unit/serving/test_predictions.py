@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Array, Datatype, ModelSignature, TensorSpec
-from headrace.serving.observation import MAX_CLASSES, PredictionCounter, bucket
+from headrace.serving.telemetry.observation import MAX_CLASSES, PredictionCounter, bucket
 
 FP32, INT64, BYTES, BOOL = Datatype.FP32, Datatype.INT64, Datatype.BYTES, Datatype.BOOL
 

@@ -13,8 +13,8 @@ from headrace.protocol.protos import message_class
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
 from headrace.serving.internal import RECORD_LEASE_S
-from headrace.serving.recording import Recording
-from headrace.serving.report import AnswersPage, PayloadSample, SamplesPage, SpansPage
+from headrace.serving.telemetry.recorder import Recording
+from headrace.serving.telemetry.report import AnswersPage, PayloadSample, SamplesPage, SpansPage
 from headrace.serving.v2 import V2Api
 from tests.unit.serving.parts import (
     BAD,

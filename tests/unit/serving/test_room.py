@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError
-from headrace.serving.hosted import Resident, make_room
+from headrace.serving.pool.hosted import Resident, make_room
 
 LIMIT = 100
 RESIDENTS = st.lists(

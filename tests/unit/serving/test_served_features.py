@@ -12,9 +12,9 @@ from headrace.core import Clock
 from headrace.features import open_online_store, parse_definitions, push_rows
 from headrace.pipeline import BoundFeatures, with_features
 from headrace.runtimes import Model, load_model
-from headrace.serving.recording import ServedFeatures, served_of
+from headrace.serving.telemetry.recorder import ServedFeatures, served_of
 from headrace.testing import models
-from headrace.testing.turned import TurnedClock
+from headrace.testing.virtual_time import TurnedClock
 
 DEFINITIONS: dict[str, Any] = {
     "entities": [{"name": "customer", "join_key": "customer_id", "datatype": "INT64"}],

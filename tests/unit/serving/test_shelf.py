@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.serving.samples import Shelf
+from headrace.serving.telemetry.samples import Shelf
 
 
 def a_shelf(most_items: int = 10) -> Shelf[int]:

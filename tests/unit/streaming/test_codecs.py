@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     FormatKind,
     Policy,
     StreamErrorsSpec,

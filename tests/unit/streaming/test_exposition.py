@@ -3,8 +3,8 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.core import Code, InvalidArgumentError
-from headrace.streaming.exposition import Counters, exposition
 from headrace.streaming.in_flight import Due, NoAnswer
+from headrace.streaming.metrics import Counters, exposition
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import PlaceStatus, State, StreamStatus
 from tests.unit.streaming.parts import record

@@ -10,9 +10,9 @@ from headrace.core import (
     RuntimeFailedError,
     UnavailableError,
 )
-from headrace.core.spec_stream_parts import StreamErrorsSpec
+from headrace.core.spec.stream_parts import StreamErrorsSpec
 from headrace.streaming.in_flight import MAX_BYTES, Intake, may_pass, retry_at
-from headrace.streaming.pump import HOLD_AFTER_S, Holding
+from headrace.streaming.poll_loop import HOLD_AFTER_S, Holding
 from headrace.streaming.records import Place, Record
 
 

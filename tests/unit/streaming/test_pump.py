@@ -6,10 +6,10 @@ from itertools import pairwise
 import pytest
 
 from headrace.core import UnavailableError
-from headrace.core.spec_stream_parts import Policy
+from headrace.core.spec.stream_parts import Policy
 from headrace.streaming.broker import Delivery
 from headrace.streaming.in_flight import Batch
-from headrace.streaming.pump import HOLD_AFTER_S, LONGEST_POLL_S, QUICK_S, StoppedByRecordError
+from headrace.streaming.poll_loop import HOLD_AFTER_S, LONGEST_POLL_S, QUICK_S, StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
 from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where

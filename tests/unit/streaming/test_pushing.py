@@ -13,7 +13,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     FormatKind,
     StreamFormatSpec,
     StreamWindowSpec,
@@ -23,7 +23,7 @@ from headrace.features import applied_definitions, apply_definitions, open_onlin
 from headrace.features.records import encode_keys, record_time_us
 from headrace.features.wire import encode_view
 from headrace.streaming.codec import Added, Answer
-from headrace.streaming.pushing import Pusher, make_pusher
+from headrace.streaming.feature_push import Pusher, make_pusher
 from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_answers
 from headrace.streaming.settings import PushSettings, WorkerSettings, check_settings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.streaming.broker import Span, committed, span_from
-from headrace.streaming.brokers.log import LogBroker
+from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.dead_letters import Choice, Redriven, read_letters, redrive
 from headrace.streaming.records import NewRecord
 

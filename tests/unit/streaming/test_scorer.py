@@ -24,12 +24,12 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
-from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec, StreamOutputSpec
+from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec, StreamOutputSpec
 from headrace.engine import PaddingPlan
 from headrace.streaming.codec import NOTHING_ADDED, Added, Answer
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.in_flight import Batch
-from headrace.streaming.pump import Finished
+from headrace.streaming.poll_loop import Finished
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.scorer import Answerer, Counted, ModelThreads, Stages
 from headrace.streaming.settings import WorkerSettings

@@ -12,10 +12,10 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec
+from headrace.core.spec.stream_parts import Policy, StreamErrorsSpec
 from headrace.streaming.broker import Membership, Rebalanced, Start
 from headrace.streaming.in_flight import Batch, Outcome
-from headrace.streaming.pump import SLOW_AFTER_S, StoppedByRecordError
+from headrace.streaming.poll_loop import SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import Place
 from headrace.streaming.settings import State, WorkerSettings
 from headrace.streaming.worker import CONFLICTS, Worker

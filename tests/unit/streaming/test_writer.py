@@ -3,7 +3,7 @@
 import msgspec
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_stream_parts import Policy, StreamOutputSpec, Timestamps
+from headrace.core.spec.stream_parts import Policy, StreamOutputSpec, Timestamps
 from headrace.streaming.codec import Answer
 from headrace.streaming.dead_letters import HEADERS, dead_letter
 from headrace.streaming.in_flight import NoAnswer

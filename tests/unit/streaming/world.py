@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
-from headrace.core.spec_stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
+from headrace.core.spec.stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
 from headrace.streaming.broker import Delivery, Membership, Start
-from headrace.streaming.exposition import Counters
 from headrace.streaming.in_flight import Batch, Outcome
-from headrace.streaming.pump import Pump
+from headrace.streaming.metrics import Counters
+from headrace.streaming.poll_loop import Pump
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.windows.keeping import Windows
+from headrace.streaming.windows.session import Windows
 from headrace.streaming.writer import Writer
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 

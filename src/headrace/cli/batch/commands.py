@@ -192,7 +192,7 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlane) -> None
         headrace batch run -m fraud -i customers.csv -o scored --keys customer_id --run-id monday
     """
     from headrace.cli.batch.run import run_batch
-    from headrace.jobs.running import TooManyErrorsError
+    from headrace.jobs.run import TooManyErrorsError
 
     def interrupt(*_: object) -> NoReturn:
         raise KeyboardInterrupt

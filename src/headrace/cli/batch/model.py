@@ -38,7 +38,7 @@ from headrace.core.files import make_private_dir
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
-from headrace.jobs.preparing import check_run_id
+from headrace.jobs.prepare import check_run_id
 from headrace.jobs.sources.source import is_url, list_files
 from headrace.jobs.sources.sql import SQLITE, is_database
 from headrace.registry import Registry, read_content
@@ -46,7 +46,7 @@ from headrace.registry import Registry, read_content
 if TYPE_CHECKING:
     from headrace.cli.batch.commands import RunOptions
     from headrace.cli.connection import Target
-    from headrace.core.spec import SystemSpec
+    from headrace.core.spec.parse import SystemSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,7 @@ def choose_model(options: "RunOptions", target: "Target") -> Chosen:
     if path.exists():
         chosen = _of_path(path, runtime=options.runtime, allow_code=allow_code)
     else:
-        from headrace.core.spec import parse_spec
+        from headrace.core.spec.parse import parse_spec
 
         try:
             document: Any = target.management().get("/api/v1/spec")["spec"]

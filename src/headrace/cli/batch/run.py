@@ -19,7 +19,7 @@ from headrace.engine import usable_cores
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.mapping import parse_keys, parse_map
 from headrace.jobs.messages import Done, JobRecord, Shard
-from headrace.jobs.preparing import (
+from headrace.jobs.prepare import (
     Job,
     Wish,
     check_run_id,
@@ -30,8 +30,8 @@ from headrace.jobs.preparing import (
     plan_job,
     settle,
 )
-from headrace.jobs.running import LocalEngine, Summary, Watch, run_job
-from headrace.jobs.sources.opening import open_source
+from headrace.jobs.run import LocalEngine, Summary, Watch, run_job
+from headrace.jobs.sources.open import open_source
 
 if TYPE_CHECKING:
     from headrace.jobs.engines.ray import RayEngine

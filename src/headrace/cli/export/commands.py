@@ -27,7 +27,7 @@ from headrace.cli.export.options import (
 )
 from headrace.cli.options import CommandGroup, ControlPlane, file_option, option
 from headrace.cli.output import say
-from headrace.core.spec_kubernetes import USUAL_PROMETHEUS
+from headrace.core.spec.kubernetes import USUAL_PROMETHEUS
 
 app = CommandGroup(help="Write files for other programs.")
 
@@ -300,7 +300,7 @@ def prometheus(
         promtool check rules monitoring/headrace-alerts.yml
     """
     from headrace.cli.spec import read_spec
-    from headrace.core.spec_alerts import AlertsSpec
+    from headrace.core.spec.alerts import AlertsSpec
     from headrace.monitor.prometheus import ScrapeTarget, prometheus_files
     from headrace.monitor.slo import objectives_of, stream_promises_of
 

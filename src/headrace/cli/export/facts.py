@@ -13,7 +13,7 @@ from headrace.deploy import Artifact, Observed, Share
 
 if TYPE_CHECKING:
     from headrace.control.desired.state import DesiredEndpoint
-    from headrace.core.spec import EndpointSpec, SystemSpec
+    from headrace.core.spec.parse import EndpointSpec, SystemSpec
 
 _SHOWN: Final = 8
 """How much of a revision's id is in its objects' names."""
@@ -53,7 +53,7 @@ def revisions_in(spec: "SystemSpec", home: Path) -> dict[tuple[str, str], str]:
 
 def serves_file(endpoint: "EndpointSpec") -> bool:
     """Whether an endpoint serves a file of this machine."""
-    from headrace.core.spec import is_model_path
+    from headrace.core.spec.parse import is_model_path
 
     return any(row.model and is_model_path(row.model) for row in endpoint.split())
 
@@ -93,7 +93,7 @@ def observed_of(view: Mapping[str, Any]) -> Observed:
 
 def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:
     """What the registry, or a file itself, tells of models; what an export needs it asks for."""
-    from headrace.core.spec import is_model_path
+    from headrace.core.spec.parse import is_model_path
     from headrace.runtimes import detect_runtime, runs_code
 
     artifacts: dict[str, Artifact] = {}

@@ -264,7 +264,7 @@ def helm(
     else:
         from headrace.cli.export.facts import pinned_endpoints, serves_file
         from headrace.cli.spec import read_spec
-        from headrace.core.spec import is_model_path
+        from headrace.core.spec.parse import is_model_path
         from headrace.deploy.helm_spec import Stored, models_apart
         from headrace.deploy.helm_values import helm_values
         from headrace.registry import Registry

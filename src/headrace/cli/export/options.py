@@ -244,7 +244,7 @@ class ExportOptions:
         from headrace.cli.models.store import model_store
         from headrace.cli.offline import HomeModels
         from headrace.cli.spec import read_spec
-        from headrace.core.spec import parse_spec
+        from headrace.core.spec.parse import parse_spec
         from headrace.deploy import read_facts
 
         if (self.file is None) != self.from_system:

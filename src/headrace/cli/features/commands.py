@@ -21,10 +21,10 @@ from headrace.features import (
     apply_definitions,
     push_rows,
 )
-from headrace.features import materialize as run
 from headrace.features.applied import apply_feast
-from headrace.features.materializing import refusals
 from headrace.features.offline import join_files
+from headrace.features.online_writers import materialize as run
+from headrace.features.online_writers import refusals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

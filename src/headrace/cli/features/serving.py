@@ -25,10 +25,10 @@ from headrace.features import (
     open_online_store,
     served_directory,
 )
-from headrace.features.materializing import service_readiness
+from headrace.features.online_writers import service_readiness
 from headrace.features.served import read_served
 from headrace.features.served_offline import offline_rows
-from headrace.features.skew_apart import usual_grace_s
+from headrace.features.skew_process import usual_grace_s
 from headrace.features.values import microseconds
 
 if TYPE_CHECKING:

@@ -44,7 +44,7 @@ from headrace.core import (
     check_inputs,
 )
 from headrace.core.text import bytes_text
-from headrace.optimize.convert_process import ConvertRequest
+from headrace.optimize.convert.process import ConvertRequest
 from headrace.optimize.sources import source_runtime
 from headrace.registry import ModelVersion, VersionSignature, read_content
 

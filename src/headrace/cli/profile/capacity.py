@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from headrace.advise.capacity import (
+from headrace.advise.plan.capacity import (
     CapacityPlan,
     Demand,
     Fleet,
@@ -27,7 +27,7 @@ from headrace.cli.options import DEFAULT_HOME, Home, Json, Profiled, file_option
 from headrace.cli.output import NOT_READY, report, show, table, write_json
 from headrace.cli.profile.documents import newest_profile
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.core.spec import parse_spec
+from headrace.core.spec.parse import parse_spec
 from headrace.core.text import bytes_text, duration_text, number_text, size_bytes
 
 _MAX_CORES: Final = 4096
@@ -167,7 +167,7 @@ def capacity(
 
       headrace plan capacity --service-time 1=4ms,8=9ms --rate 5000 --p99 40ms
     """
-    from headrace.advise.arrivals import read_rates
+    from headrace.advise.plan.arrivals import read_rates
 
     target = _target(spec, endpoint)
     if (rate is None) == (traffic is None):

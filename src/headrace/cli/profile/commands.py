@@ -106,7 +106,7 @@ def profile(
     from headrace.optimize.profiling.document import conclude
     from headrace.optimize.profiling.messages import ProfileRequest
     from headrace.optimize.profiling.messages import Progress as Step
-    from headrace.runtimes.processor import this_processor
+    from headrace.runtimes.optimized.processor import this_processor
 
     if plot is not None:
         from headrace.cli.plots import check_plot

@@ -10,8 +10,8 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from headrace.advise.arrivals import Arrivals, read_arrivals
-from headrace.advise.mode import Arrival, Costs, ModePlan, Needs, plan_mode
+from headrace.advise.plan.arrivals import Arrivals, read_arrivals
+from headrace.advise.plan.mode import Arrival, Costs, ModePlan, Needs, plan_mode
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,

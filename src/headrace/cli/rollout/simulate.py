@@ -11,7 +11,7 @@ from rich.text import Text
 
 from headrace.cli.options import Json, option
 from headrace.cli.output import Column, progress_bar, rows_text, show, table, write_json
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     CanarySpec,
     ErrorsSpec,
     LatencySpec,
@@ -24,7 +24,7 @@ from headrace.rollout.simulate import simulate as run
 
 if TYPE_CHECKING:
     from headrace.rollout.simulate import Power, Result
-    from headrace.rollout.world import Candidate, World
+    from headrace.rollout.simulated_traffic import Candidate, World
 
 _BAR: Final = 20
 _NARROW: Final = 10
@@ -230,7 +230,7 @@ def simulate(
     """
     import numpy as np
 
-    from headrace.rollout.world import World
+    from headrace.rollout.simulated_traffic import World
 
     if plot is not None:
         from headrace.cli.plots import check_plot
@@ -320,7 +320,7 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
 
 
 def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
-    from headrace.rollout.world import Candidate
+    from headrace.rollout.simulated_traffic import Candidate
 
     size = _EFFECT.get(scenario, 0.0) if effect is None else effect
     if scenario is Scenario.LATENCY:

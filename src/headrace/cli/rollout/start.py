@@ -23,7 +23,7 @@ from headrace.cli.options import (
 from headrace.cli.output import FAILED, progress, say, write_json
 from headrace.cli.rollout.view import progress_of
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError, span
-from headrace.core.spec_yaml import read_yaml
+from headrace.core.spec.yaml import read_yaml
 
 if TYPE_CHECKING:
     from headrace.cli.management import Management

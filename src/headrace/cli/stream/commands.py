@@ -22,7 +22,8 @@ from headrace.cli.options import (
     setting,
 )
 from headrace.cli.output import progress, rows_text, say, show, show_answer, show_document
-from headrace.cli.stream import here, topics
+from headrace.cli.stream import foreground as here
+from headrace.cli.stream import topics
 from headrace.cli.stream.find import (
     MEMBER_COLUMNS,
     STREAM_COLUMNS,
@@ -85,7 +86,7 @@ def up(
         headrace stream up --model m.onnx --broker log:demo --from in --to out
     """
     from headrace.cli.spec import read_spec
-    from headrace.cli.stream.here import (
+    from headrace.cli.stream.foreground import (
         Foreground,
         live_text,
         make_topics,

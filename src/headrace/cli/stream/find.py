@@ -12,8 +12,8 @@ from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.text import duration_text, number_text
 
 if TYPE_CHECKING:
-    from headrace.core.spec import SystemSpec
-    from headrace.core.spec_streams import StreamSpec
+    from headrace.core.spec.parse import SystemSpec
+    from headrace.core.spec.streams import StreamSpec
     from headrace.streaming.broker import Broker
 
 SPEC_FILE: Final = Path("headrace.yaml")
@@ -55,7 +55,7 @@ def short_spec(form: ShortForm) -> "SystemSpec":
         SpecError: With all mistakes.
         InvalidArgumentError: An option is missing.
     """
-    from headrace.core.spec import parse_spec  # noqa: PLC0415  # loads pydantic
+    from headrace.core.spec.parse import parse_spec  # noqa: PLC0415  # loads pydantic
 
     missing = [
         option
@@ -115,7 +115,7 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlane) -> "Stream
         HeadraceError: The file is wrong, or what runs cannot be asked.
     """
     from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
-    from headrace.core.spec import parse_spec  # noqa: PLC0415  # loads pydantic
+    from headrace.core.spec.parse import parse_spec  # noqa: PLC0415  # loads pydantic
 
     target = plane.target()
     if file is None and (target.is_remote or target.is_running()):

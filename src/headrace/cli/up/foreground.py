@@ -245,7 +245,7 @@ def gateway(
         --tls-key gw-1-key.pem --ca-file ca.pem
     """
     from headrace.control.app.ports import pick_ports
-    from headrace.core.spec_access import TlsSpec
+    from headrace.core.spec.access import TlsSpec
     from headrace.gateway_agent import AgentSettings, run
 
     ports = {"--http-port": http_port, "--grpc-port": grpc_port}

@@ -77,7 +77,7 @@ async def _unheard(_: object) -> None:
 
 
 async def _stop_gateway(home: HomeDir, *, drain_s: float) -> int:
-    from headrace.control.gateway.keeper import read_gateway_record
+    from headrace.control.gateway.supervisor import read_gateway_record
 
     owner = ProcessOwner.of(home.root, sockets=home.socket_dir())
     record = read_gateway_record(home.gateway_file, owner)

@@ -32,7 +32,7 @@ from headrace.core.gateways import MAX_BEHIND_S
 if TYPE_CHECKING:
     from headrace.control.agents.settings import AgentsSettings
     from headrace.control.app.settings import ControlSettings, OidcSettings
-    from headrace.core.spec_access import TlsSpec
+    from headrace.core.spec.access import TlsSpec
 
 
 class GatewayPlace(StrEnum):
@@ -317,7 +317,7 @@ class ControlOptions:
     def _agents(self) -> "AgentsSettings | None":
         """Return how gateways on other hosts are listened for; None where none is."""
         from headrace.control.agents.settings import AgentsSettings
-        from headrace.core.spec_access import TlsSpec
+        from headrace.core.spec.access import TlsSpec
 
         files = {
             "--agents-tls-cert": self.agents_tls_cert,
@@ -359,7 +359,7 @@ def tls_settings(
     require_client: bool = False,
 ) -> "TlsSpec | None":
     """What the flags `flag-cert` and `flag-key`, and those of client certificates, say."""
-    from headrace.core.spec_access import TlsSpec
+    from headrace.core.spec.access import TlsSpec
 
     if certificate is None or key is None:
         if certificate is not None or key is not None:
@@ -425,7 +425,7 @@ def oidc_settings(
 
 
 def _read(file: Path) -> dict[str, Any]:
-    from headrace.core.spec_yaml import read_yaml  # only here
+    from headrace.core.spec.yaml import read_yaml  # only here
 
     try:
         found = read_yaml(file.read_text("utf-8"))

@@ -30,7 +30,7 @@ from headrace.core import (
     ModelSignature,
     TensorSpec,
 )
-from headrace.core.spec_rollout import SloSpec
+from headrace.core.spec.rollout import SloSpec
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
@@ -135,7 +135,7 @@ def _latency_s(text: str) -> float:
     """The latency that `--slo-p99` gives, within what a spec takes."""
     from pydantic import ValidationError
 
-    from headrace.core.spec_base import parsed
+    from headrace.core.spec.base import parsed
 
     flag = "--slo-p99"
     if text.strip()[-1:].isdigit():  # elsewhere these are seconds: 150 would be an SLO of minutes

@@ -18,11 +18,11 @@ from headrace.control.app.journal import Emit
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates
-from headrace.control.gateway.keeper import Gateway, GatewayKeeper, routes_file
+from headrace.control.gateway.supervisor import Gateway, GatewayKeeper, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, EnvoySettings, GatewayPolicy
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def make_gateway(
     from headrace.control.agents.bundles import SharedSecrets
     from headrace.control.agents.counts import FleetCounts
     from headrace.control.agents.fleet import GatewayFleet
-    from headrace.control.agents.roster import Patience
+    from headrace.control.agents.registry import Patience
 
     secrets = SharedSecrets(local=None if envoy is None else envoy.secrets)
     gateway_tls = make_tls(secrets=secrets)

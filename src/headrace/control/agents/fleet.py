@@ -12,7 +12,7 @@ import msgspec
 from headrace.control.agents.bundles import SharedSecrets, make_bundle
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.messages import Bundle, Poll, Report, checked_report
-from headrace.control.agents.roster import (
+from headrace.control.agents.registry import (
     GatewayState,
     Namesakes,
     Outcome,
@@ -26,14 +26,14 @@ from headrace.control.agents.roster import (
     should_send,
 )
 from headrace.control.app.journal import News, wait_for
-from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.gateway.supervisor import GatewayKeeper, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules, make_rules
 from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError
 from headrace.control.reconcile.routes import reachable_route
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import (
     EndpointRoute,
     EnvoySettings,

@@ -16,8 +16,8 @@ import msgspec
 from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.spec_observe import RequestLogSpec, TracingSpec
-from headrace.core.spec_scale import ConnectionsSpec
+from headrace.core.spec.observe import RequestLogSpec, TracingSpec
+from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import (
     MOST_COUNTED,
     ArmStatistics,

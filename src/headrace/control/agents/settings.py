@@ -6,7 +6,7 @@ import msgspec
 
 from headrace.core import FailedPreconditionError
 from headrace.core.gateways import MAX_BEHIND_S
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 
 
 class GatewayMode(StrEnum):

@@ -25,7 +25,7 @@ from headrace.control.gateway.certificates import (
     tls_context,
 )
 from headrace.core import FailedPreconditionError
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 
 PAIR: Final = "agents"
 """What this side's certificate is called among the others."""

@@ -9,8 +9,8 @@ from pydantic import Field
 from headrace.control.api.answers import Actor, RequestBody, WhoAsks, answer, route, view_of
 from headrace.control.app.context import Context
 from headrace.control.auth.roles import Caller, Role
+from headrace.control.notify.messages import Silence
 from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
-from headrace.control.notify.outbox import Silence
 from headrace.control.telemetry.service import TelemetryService
 from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN

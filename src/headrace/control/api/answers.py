@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from headrace.control.api.guards import PROBLEM_TYPE, Problem
 from headrace.control.auth.gatekeeper import CALLER, RULES, told
 from headrace.control.auth.roles import Caller, Role
+from headrace.control.desired.applier import Applied
 from headrace.control.desired.models import caller_leaves
-from headrace.control.desired.wishes import Applied
 from headrace.control.plane import ControlPlane
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 

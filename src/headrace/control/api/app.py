@@ -39,7 +39,7 @@ from headrace.control.auth.gatekeeper import FromGateway, Gatekeeper
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.metrics import all_metrics
 from headrace.core import Code, HeadraceError
-from headrace.core.spec import SpecMistake
+from headrace.core.spec.parse import SpecMistake
 from headrace.observe.metrics import Families
 
 _BAD_REQUEST: Final = 400

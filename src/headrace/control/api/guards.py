@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.core import Code, ConflictError, HeadraceError
-from headrace.core.spec import SpecError, SpecMistake
+from headrace.core.spec.parse import SpecError, SpecMistake
 from headrace.protocol import http_status
 
 PROBLEM_TYPE: Final = "application/problem+json"

@@ -20,13 +20,13 @@ from headrace.control.api.answers import (
     route,
 )
 from headrace.control.auth.roles import Caller, Role
-from headrace.control.desired.wishes import Diff
+from headrace.control.desired.applier import Diff
 from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.status import Status
 from headrace.control.telemetry.metrics import all_metrics
 from headrace.core import InvalidArgumentError
 from headrace.core.redact import redact
-from headrace.core.spec import json_schema
+from headrace.core.spec.parse import json_schema
 from headrace.observe.metrics import OPENMETRICS_TYPE, TEXT_TYPE, Families, openmetrics, text
 
 _MAX_NAMES: Final = 20

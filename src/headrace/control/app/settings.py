@@ -11,7 +11,7 @@ from headrace.control.app.ownership import HomeIdentity, ProcessOwner
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.redact import VARIABLE, remember_resolved
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.core.state_file import StateFile
 from headrace.core.variables import filled_in, url_filled_in
 

@@ -19,7 +19,7 @@ from joserfc.jwk import KeySet
 from headrace.control.app.settings import OidcSettings
 from headrace.core import Clock, FailedPreconditionError, PermissionDeniedError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.spec_access import is_authentic_url
+from headrace.core.spec.access import is_authentic_url
 
 _ALGORITHMS: Final = (
     *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),

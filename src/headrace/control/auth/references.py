@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Any, Final, assert_never
 
 from headrace.control.auth.roles import Caller, ObjectKind, Role
-from headrace.control.desired.aims import same_endpoint
 from headrace.control.desired.state import DesiredState
+from headrace.control.desired.target import same_endpoint
 from headrace.core import PermissionDeniedError
-from headrace.core.spec import EndpointSpec, is_model_path, parse_spec
-from headrace.core.spec_upstream import upstream_problem
+from headrace.core.spec.parse import EndpointSpec, is_model_path, parse_spec
+from headrace.core.spec.upstream import upstream_problem
 
 OPERATOR_SECTIONS: Final = frozenset(
     {"version", "endpoints", "pools", "streams", "budget", "tiers"}

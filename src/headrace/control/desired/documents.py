@@ -13,7 +13,6 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from headrace.control.desired.aims import same_endpoint
 from headrace.control.desired.state import (
     LAYOUT,
     DesiredArm,
@@ -22,6 +21,7 @@ from headrace.control.desired.state import (
     Revision,
     with_id,
 )
+from headrace.control.desired.target import same_endpoint
 from headrace.control.features.online_stores import SQLITE
 from headrace.control.state.records import EndpointGeneration, RolloutRecord
 from headrace.control.state.store import Store
@@ -33,7 +33,7 @@ from headrace.core import (
     ModelNotFoundError,
     NotFoundError,
 )
-from headrace.core.spec import SystemSpec, is_model_path
+from headrace.core.spec.parse import SystemSpec, is_model_path
 from headrace.registry import Registry
 from headrace.rollout.state import Phase
 

@@ -10,8 +10,8 @@ from headrace.core import (
     ModelSignature,
     OnUnavailable,
 )
-from headrace.core.spec_features import FeaturesSpec
-from headrace.core.spec_streams import StreamPushSpec
+from headrace.core.spec.features import FeaturesSpec
+from headrace.core.spec.streams import StreamPushSpec
 from headrace.core.variables import url_filled_in
 from headrace.features import applied_definitions, encode_service, open_online_store
 from headrace.features.applied import online_store_reference

@@ -18,7 +18,7 @@ from headrace.core import (
     OverloadedError,
     RequestCancelledError,
 )
-from headrace.core.spec import is_model_path
+from headrace.core.spec.parse import is_model_path
 
 MAX_INSPECTIONS: Final = 4
 """How many models of one caller are inspected at once; more wait."""

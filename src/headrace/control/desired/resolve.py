@@ -35,7 +35,8 @@ from headrace.core import (
 )
 from headrace.core.devices import Device
 from headrace.core.settings import DEFAULT_ROW_CHECK_RATIO
-from headrace.core.spec import (
+from headrace.core.spec.access import SecuritySpec, endpoint_access
+from headrace.core.spec.parse import (
     EndpointSpec,
     SpecError,
     SpecMistake,
@@ -43,9 +44,8 @@ from headrace.core.spec import (
     VersionSpec,
     is_model_path,
 )
-from headrace.core.spec_access import SecuritySpec, endpoint_access
-from headrace.core.spec_rollout import judged_by
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.rollout import judged_by
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.registry import (
     FoundModel,
     ModelVersion,

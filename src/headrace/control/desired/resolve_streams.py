@@ -13,11 +13,11 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.settings import BatchingSpec
-from headrace.core.spec import EndpointSpec, StreamSpec, SystemSpec
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.parse import EndpointSpec, StreamSpec, SystemSpec
+from headrace.core.spec.stream_parts import (
     StreamOutputSpec,
 )
-from headrace.core.spec_streams import StreamPushSpec
+from headrace.core.spec.streams import StreamPushSpec
 from headrace.streaming.broker import Delivery, Start
 from headrace.streaming.settings import (
     PushSettings,

@@ -17,11 +17,11 @@ from headrace.core import (
     PoolReplicaSettings,
     ReplicaSettings,
 )
-from headrace.core.spec_access import EndpointAccess, EndpointLimitsSpec
-from headrace.core.spec_observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
-from headrace.core.spec_rollout import RolloutSpec, StickySpec
-from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
-from headrace.core.spec_upstream import UpstreamSpec
+from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec
+from headrace.core.spec.observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
+from headrace.core.spec.rollout import RolloutSpec, StickySpec
+from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
+from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import MirrorTarget
 from headrace.streaming.settings import WorkerSettings
 

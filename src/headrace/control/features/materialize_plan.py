@@ -12,7 +12,7 @@ from cronsim import CronSim
 
 from headrace.core.backoff import Backoff
 from headrace.features import FeatureView, MaterializeSchedule
-from headrace.features.materialize_apart import MaterializeFinished, MaterializeProgress
+from headrace.features.materialize_process import MaterializeFinished, MaterializeProgress
 from headrace.observe.metrics import Family, Labels, counter, gauge
 
 AFTER_FAILURE: Final = Backoff(first_s=2.0, limit_s=600.0)

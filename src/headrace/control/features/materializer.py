@@ -31,7 +31,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run
 from headrace.core.state_file import StateFile
 from headrace.features import Definitions, FeatureView
-from headrace.features.materialize_apart import (
+from headrace.features.materialize_process import (
     ApartMessage,
     MaterializeFailed,
     MaterializeFinished,
@@ -63,7 +63,7 @@ async def materialize_view(
 
     Args:
         log: Where its standard error is appended.
-        command: What is run; None for `headrace.features.materialize_apart`.
+        command: What is run; None for `headrace.features.materialize_process`.
 
     Raises:
         HeadraceError: It failed, took too long or too much memory, or cannot be started.
@@ -84,7 +84,7 @@ async def materialize_view(
         result = message
         return True
 
-    module = "headrace.features.materialize_apart"
+    module = "headrace.features.materialize_process"
     ended = await run(
         command or python_module(module, str(home), view.name),
         timeout_s=schedule.timeout_s,

@@ -14,7 +14,7 @@ from headrace.control.state.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run
-from headrace.features.skew_apart import SkewedFeature, SkewSummary
+from headrace.features.skew_process import SkewedFeature, SkewSummary
 from headrace.observe.metrics import Family, gauge
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ async def compare_served(
 
     Args:
         log: Where its standard error is appended.
-        command: What is run; None for `headrace.features.skew_apart`.
+        command: What is run; None for `headrace.features.skew_process`.
 
     Raises:
         UnavailableError: The process could not be started, or did not end well.
@@ -177,7 +177,7 @@ async def compare_served(
         return True
 
     ended = await run(
-        command or python_module("headrace.features.skew_apart", str(home), service),
+        command or python_module("headrace.features.skew_process", str(home), service),
         timeout_s=timeout_s,
         log=log,
         on_line=is_result,

@@ -19,13 +19,13 @@ from headrace.control.auth.credentials import (
     NewCredential,
     new_credential,
 )
-from headrace.control.gateway.keeper import Gateway
+from headrace.control.gateway.supervisor import Gateway
 from headrace.control.reconcile.publication import Reconciling, log_level_of
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, InvalidArgumentError, NotFoundError
-from headrace.core.spec import SpecMistake
-from headrace.core.spec_access import AccessSettings, AuthSpec, TierSpec
-from headrace.core.spec_base import parsed
+from headrace.core.spec.access import AccessSettings, AuthSpec, TierSpec
+from headrace.core.spec.base import parsed
+from headrace.core.spec.parse import SpecMistake
 from headrace.gateway import ApiKey, GatewayPolicy, usable_key_set
 
 EVERYTHING: Final = "infer:*"

@@ -14,7 +14,7 @@ from headrace.control.app.faults import LOOP, Faults
 from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.files import read_regular, write_atomic
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.gateway.pem import (
     Certificate,
     CertificateRefusedError,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
 from headrace.core.files import write_atomic
-from headrace.core.spec import GatewaySpec, SpecMistake
-from headrace.core.spec_access import TlsSpec
-from headrace.core.spec_upstream import UpstreamSpec, UpstreamTlsSpec
+from headrace.core.spec.access import TlsSpec
+from headrace.core.spec.parse import GatewaySpec, SpecMistake
+from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, ListenerTls
 from headrace.gateway.pem import (
     CertificateRefusedError,

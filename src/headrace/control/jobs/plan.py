@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from headrace.core.backoff import Backoff
-from headrace.core.spec_jobs import PLACEHOLDER, JobSpec, ScheduleSpec
+from headrace.core.spec.jobs import PLACEHOLDER, JobSpec, ScheduleSpec
 from headrace.core.text import size_bytes
 from headrace.jobs.due import Due, due, next_moment
 

@@ -33,7 +33,7 @@ from headrace.control.local.sandbox import Isolation
 from headrace.control.state.records import Event
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, NotFoundError, span
-from headrace.core.spec_jobs import JobSpec
+from headrace.core.spec.jobs import JobSpec
 from headrace.observe.metrics import Family
 
 LEASE_S: Final = 20.0

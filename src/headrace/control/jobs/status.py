@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from headrace.control.jobs.plan import JobRun, JobsLook, RunState, is_late, lateness_s, next_run_at
 from headrace.control.local.sandbox import Isolation
 from headrace.core.redact import redact_text
-from headrace.core.spec_jobs import JobSpec
+from headrace.core.spec.jobs import JobSpec
 from headrace.observe.metrics import Family, gauge
 
 IsolationOf = Callable[[str], Isolation | None]

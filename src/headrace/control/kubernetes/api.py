@@ -25,7 +25,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.backoff import Backoff
-from headrace.core.spec_kubernetes import Autoscaler
+from headrace.core.spec.kubernetes import Autoscaler
 
 if TYPE_CHECKING:
     import httpx2

@@ -55,7 +55,7 @@ from headrace.control.kubernetes.snapshot import (
 from headrace.control.reconcile.observed import Observed, addresses_of
 from headrace.control.reconcile.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
-from headrace.core.spec_kubernetes import KubernetesSpec
+from headrace.core.spec.kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute
 
 SCALERS: Final = ("HorizontalPodAutoscaler", "ScaledObject")

@@ -17,7 +17,7 @@ from headrace.control.kubernetes.names import APPLIED, Object, Place
 from headrace.control.kubernetes.pods import quantity
 from headrace.control.kubernetes.snapshot import Key, key_of
 from headrace.control.reconcile.plan import Memo
-from headrace.core.spec_kubernetes import KubernetesSpec
+from headrace.core.spec.kubernetes import KubernetesSpec
 
 _ITEM_KEYS: Final[Mapping[str, tuple[tuple[str, ...], ...]]] = {
     "containers": (("name",),),

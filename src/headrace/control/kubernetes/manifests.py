@@ -32,9 +32,9 @@ from headrace.control.kubernetes.pods import (
     ports_of,
 )
 from headrace.core import FailedPreconditionError
-from headrace.core.spec_base import parsed
-from headrace.core.spec_kubernetes import Autoscaler, KubernetesSpec
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.base import parsed
+from headrace.core.spec.kubernetes import Autoscaler, KubernetesSpec
+from headrace.core.spec.scale import AutoscaleSpec
 
 _LOAD_TIMEOUT_S: Final = 600
 IN_FLIGHT: Final = "headrace_requests_in_flight"

@@ -35,7 +35,7 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.gateways import pre_stop_s
-from headrace.core.spec_kubernetes import (
+from headrace.core.spec.kubernetes import (
     KubernetesSpec,
     PodsSpec,
     ResourcesSpec,

@@ -35,8 +35,8 @@ from headrace.control.reconcile.publication import RoutePublication, RoutePublis
 from headrace.control.state.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.spec_access import EndpointLimitsSpec
-from headrace.core.spec_kubernetes import KubernetesSpec
+from headrace.core.spec.access import EndpointLimitsSpec
+from headrace.core.spec.kubernetes import KubernetesSpec
 from headrace.gateway import EndpointRoute
 
 _LOG: Final = logging.getLogger("headrace.control")

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple
 
 from headrace.control.state.records import QuotaUse
-from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway import EndpointRoute
 
 ANONYMOUS: Final = "address:"

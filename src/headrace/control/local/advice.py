@@ -7,12 +7,12 @@ from typing import Final
 
 from headrace.autoscale import Recommendation, recommend
 from headrace.control.app.faults import Faults
-from headrace.control.desired.aims import Aims
+from headrace.control.desired.target import Aims
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.scaling.signals import ArmMeter
 from headrace.control.telemetry.reports import Reports
 from headrace.core import Clock
-from headrace.core.spec_scale import AutoscaleSpec, BudgetSpec
+from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec
 from headrace.engine import usable_cores
 
 _EVERY_S: Final = 4.0

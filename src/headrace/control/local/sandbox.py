@@ -70,7 +70,7 @@ def options_of(broker: str) -> str:
     """What a file holds that a stream's broker names: it names secrets as well."""
     if not broker.startswith("kafka:"):
         return ""
-    from headrace.streaming.brokers.kafka_url import (  # noqa: PLC0415  # few have one
+    from headrace.streaming.brokers.kafka.url import (  # noqa: PLC0415  # few have one
         options_text,
     )
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from headrace.control.app.settings import resolve_references, resolve_url
-from headrace.control.notify.outbox import Message
+from headrace.control.notify.messages import Message
 from headrace.core import DeadlineExceededError, UnavailableError
-from headrace.core.spec_alerts import EmailSpec, SlackSpec, WebhookSpec
+from headrace.core.spec.alerts import EmailSpec, SlackSpec, WebhookSpec
 from headrace.monitor.alert_state import Alert, AlertState
 
 Json = dict[str, Any]

@@ -11,7 +11,7 @@ import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
 from headrace.control.auth.audit_log import Change
-from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey, Outbox, Silence
+from headrace.control.notify.messages import AlertNotice, Message, NoticeKey, Outbox, Silence
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,
@@ -22,7 +22,7 @@ from headrace.core import (
     NotFoundError,
     OverloadedError,
 )
-from headrace.core.spec_alerts import AlertsSpec, ReceiverSpec
+from headrace.core.spec.alerts import AlertsSpec, ReceiverSpec
 from headrace.monitor.alert_state import Alert, AlertState
 
 _LOG: Final = logging.getLogger("headrace.control")

@@ -11,8 +11,8 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from headrace.core.spec_observe import PayloadLogSpec
-from headrace.serving.report import PayloadSample, SampledTensor
+from headrace.core.spec.observe import PayloadLogSpec
+from headrace.serving.telemetry.report import PayloadSample, SampledTensor
 
 _HASH_BYTES: Final = 16
 _NARROWEST: Final = 4  # bytes of a float that readers of Parquet all know

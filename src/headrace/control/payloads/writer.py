@@ -25,9 +25,9 @@ from headrace.control.payloads.files import (
     remove_oldest,
 )
 from headrace.core import Clock
-from headrace.core.spec_observe import PayloadLogSpec
+from headrace.core.spec.observe import PayloadLogSpec
 from headrace.observe.metrics import Family, counter
-from headrace.serving.report import PayloadSample
+from headrace.serving.telemetry.report import PayloadSample
 
 if TYPE_CHECKING:
     import pyarrow as pa

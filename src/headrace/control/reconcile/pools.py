@@ -35,7 +35,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.runtimes import framework_named
 from headrace.runtimes.libraries import FRAMEWORKS
-from headrace.serving.report import PoolReport
+from headrace.serving.telemetry.report import PoolReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 _PATH: Final = "/internal/models"

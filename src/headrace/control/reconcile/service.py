@@ -12,7 +12,7 @@ from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.gateway.caller_policy import CallerPolicy, Keys
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.first_request import NEXT_TRY, FirstRequest, send_first_request
-from headrace.control.gateway.keeper import Gateway
+from headrace.control.gateway.supervisor import Gateway
 from headrace.control.gateway.upstream_watch import UpstreamWatch
 from headrace.control.limits.service import LimitService
 from headrace.control.reconcile.pools import PoolSync

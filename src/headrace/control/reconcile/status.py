@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from headrace.control.agents.roster import GatewayState
+from headrace.control.agents.registry import GatewayState
 from headrace.control.app.faults import ObjectFault
 from headrace.control.desired.state import POOL_PREFIX, DesiredArm, DesiredEndpoint
 from headrace.control.features.materialize_plan import FeatureViewStatus

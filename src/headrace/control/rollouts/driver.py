@@ -12,12 +12,12 @@ import msgspec
 from headrace.control.app.faults import LOOP, Faults
 from headrace.control.app.journal import Journal, wait_for
 from headrace.control.auth.audit_log import Change
-from headrace.control.desired.aims import BASELINE, Aims
+from headrace.control.desired.target import BASELINE, Aims
 from headrace.control.reconcile.observed import Phase as ReplicaPhase
 from headrace.control.reconcile.observed import Replica
 from headrace.control.rollouts.events import events_of, rollout_changes
 from headrace.control.rollouts.evidence import Reading, share_of
-from headrace.control.rollouts.watching import CANDIDATE, View, Watch, batch_of
+from headrace.control.rollouts.observation import CANDIDATE, View, Watch, batch_of
 from headrace.control.state.records import Assignment, Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.telemetry.reports import Reports
@@ -29,7 +29,7 @@ from headrace.rollout.outlook import observed_load, outlook
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.sequences import Sequences
 from headrace.rollout.state import Facts, RolloutState, Verb
-from headrace.serving.report import Observe
+from headrace.serving.telemetry.report import Observe
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 
 from headrace.core import Array
-from headrace.core.spec_rollout import DisagreementSpec
+from headrace.core.spec.rollout import DisagreementSpec
 from headrace.gateway import ArmStatistics
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
-from headrace.serving.report import Answer, SampledTensor
+from headrace.serving.telemetry.report import Answer, SampledTensor
 
 NO_PAIRS: Final = PairCounts()
 _NOTHING: Final = ArmStatistics()

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.state.records import RolloutRecord
-from headrace.core.spec_rollout import (
+from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,
     CanarySpec,

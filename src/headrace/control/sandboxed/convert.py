@@ -22,8 +22,8 @@ from headrace.core import (
     Tensors,
     UnsupportedModelError,
 )
-from headrace.optimize.convert import Conversion
-from headrace.optimize.convert_process import (
+from headrace.optimize.convert.convert import Conversion
+from headrace.optimize.convert.process import (
     GIVEN,
     MODEL,
     REQUEST,
@@ -34,7 +34,7 @@ from headrace.optimize.convert_process import (
 from headrace.serving.memory import memory_limit_bytes, size_bytes
 
 TIMEOUT_S: Final = 600.0
-_PROGRAM: Final = "headrace.optimize.convert_process"
+_PROGRAM: Final = "headrace.optimize.convert.process"
 
 
 def source_signature(sandbox: Sandbox, request: ConvertRequest) -> ModelSignature:

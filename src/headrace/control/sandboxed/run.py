@@ -31,10 +31,10 @@ from headrace.core.files import write_atomic
 from headrace.core.processes import Process, python_module, resident_bytes
 from headrace.registry import copy_files
 from headrace.serving.memory import memory_limit_bytes, size_bytes
-from headrace.serving.trial import MAX_MESSAGE_BYTES, Inspection, TrialResult
+from headrace.serving.pool.load_check import MAX_MESSAGE_BYTES, Inspection, TrialResult
 
 if TYPE_CHECKING:
-    from headrace.optimize.convert_process import ConvertResult
+    from headrace.optimize.convert.process import ConvertResult
     from headrace.optimize.profiling.messages import Failed
 
 OWN: Final = "own"
@@ -44,7 +44,7 @@ _LOG_TAIL_BYTES: Final = 400
 _MAX_PART_BYTES: Final = 1 << 16
 _MAX_RESULT_BYTES: Final = 1 << 20
 _INSPECTION_TIMEOUT_S: Final = 600.0
-_INSPECTION: Final = "headrace.serving.inspecting"
+_INSPECTION: Final = "headrace.serving.inspection"
 _Result = TypeVar("_Result", bound=msgspec.Struct)
 
 

@@ -23,14 +23,14 @@ from headrace.autoscale import (
 )
 from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.app.journal import wait_for
-from headrace.control.desired.aims import Aims, Scale
+from headrace.control.desired.target import Aims, Scale
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.scaling.signals import ArmMeter, ScaledArm, part_of, scaled_arms
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
-from headrace.core.spec_scale import BudgetSpec
+from headrace.core.spec.scale import BudgetSpec
 from headrace.core.state_file import StateFile
-from headrace.serving.report import ReplicaReport
+from headrace.serving.telemetry.report import ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 1.0

@@ -7,15 +7,15 @@ import asyncio
 from typing import Final
 
 from headrace.control.app.context import Context
-from headrace.control.desired.aims import Aims
+from headrace.control.desired.target import Aims
 from headrace.control.gateway.activator import Activator, HoldLimits
 from headrace.control.local.advice import Advisor, machine_budget
 from headrace.control.reconcile.observed import Replica
 from headrace.control.reconcile.service import ReconcileService
 from headrace.control.scaling.scaler import Scaler, ScalerStates
 from headrace.core.processes import resident_bytes
-from headrace.core.spec_base import parsed
-from headrace.core.spec_scale import BudgetSpec
+from headrace.core.spec.base import parsed
+from headrace.core.spec.scale import BudgetSpec
 from headrace.core.state_file import StateFile
 
 

@@ -8,11 +8,11 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale import Counts, Meter, Observed, Signals
-from headrace.control.desired.aims import BASELINE, Aims, in_force, is_current
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.desired.target import BASELINE, Aims, in_force, is_current
 from headrace.control.state.records import RolloutRecord
-from headrace.core.spec_scale import AutoscaleSpec
-from headrace.serving.report import ReplicaReport
+from headrace.core.spec.scale import AutoscaleSpec
+from headrace.serving.telemetry.report import ReplicaReport
 
 STALE_S: Final = 5.0
 """A report that did not change for so long says nothing about now."""

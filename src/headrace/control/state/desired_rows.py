@@ -23,7 +23,7 @@ from headrace.control.state.encoding import (
 from headrace.control.state.records import EndpointGeneration, Event, RolloutRecord
 from headrace.control.state.tables import ENDPOINTS, EVENTS, GENERATIONS, ROLLOUTS, STATE, AnyRow
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
-from headrace.core.spec_scale import PoolSpec
+from headrace.core.spec.scale import PoolSpec
 
 _TEXTS: Final = ("endpoint", "kind", "reason", "message", "rollout", "actor")
 _OF_HISTORY: Final = ("generation", "document", "pinned")

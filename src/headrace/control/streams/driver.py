@@ -28,7 +28,7 @@ from headrace.core import FailedPreconditionError, HeadraceError
 from headrace.core.files import make_private_dir
 from headrace.core.processes import PASSED_FD, Process, python_module
 from headrace.serving.memory import size_bytes
-from headrace.streaming.brokers import log_file as bell
+from headrace.streaming.brokers.log import file as bell
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.state_file import group_folder, state_folder
 

@@ -12,8 +12,8 @@ from typing import Final
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.desired.aims import Aims
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.desired.target import Aims
 from headrace.control.reconcile.observed import Phase, Replica
 from headrace.control.reconcile.pools import hosted_replicas
 from headrace.control.state.records import Event
@@ -28,13 +28,13 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
-from headrace.core.spec_observe import DriftSpec
+from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
 from headrace.monitor.drift_reference import Reference
 from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
 from headrace.observe.features import FeatureCounts
 from headrace.observe.metrics import Family, Labels, gauge
-from headrace.serving.report import DriftPlan, DriftTaken, SeenAnswer
+from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 2.0

@@ -22,7 +22,7 @@ from headrace.core.files import write_atomic
 from headrace.gateway import GatewayStatistics
 from headrace.monitor import History, LoadHistory, LoadReading, LoadTotals
 from headrace.monitor.series import Tracks
-from headrace.serving.report import ModelLoad
+from headrace.serving.telemetry.report import ModelLoad
 
 _AT_MOST_S: Final = 30.0
 _SKEW_S: Final = 60.0

@@ -15,7 +15,7 @@ from headrace.core.devices import DeviceUse
 from headrace.core.fetch import ask, fetch
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference
-from headrace.serving.report import Answer, AnswersPage, Observe, ReplicaReport
+from headrace.serving.telemetry.report import Answer, AnswersPage, Observe, ReplicaReport
 
 _EVERY_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0

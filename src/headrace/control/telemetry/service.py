@@ -5,7 +5,7 @@ import os
 from typing import Final
 
 from headrace.control.app.context import Context
-from headrace.control.desired.aims import Aims
+from headrace.control.desired.target import Aims
 from headrace.control.features.skew_watch import ServedFeaturesKeeper
 from headrace.control.notify.delivery import send
 from headrace.control.notify.notifier import Notifier, Silences
@@ -14,14 +14,14 @@ from headrace.control.reconcile.observed import Replica
 from headrace.control.reconcile.service import ReconcileService
 from headrace.control.rollouts.driver import RolloutDriver
 from headrace.control.scaling.service import ScalingService
-from headrace.control.telemetry.alerting import Alerting, FactsReader
+from headrace.control.telemetry.alerts import Alerting, FactsReader
 from headrace.control.telemetry.drift import DriftKeeper
 from headrace.control.telemetry.drift_files import DriftFiles
 from headrace.control.telemetry.gpu_metrics import Gpus
 from headrace.control.telemetry.labels import LabelStore
 from headrace.control.telemetry.pollers import LoadWatch, Recorder, loaded_arms
 from headrace.control.telemetry.prometheus import PrometheusHistory
-from headrace.control.telemetry.recordings import Recordings, recorded_replicas
+from headrace.control.telemetry.recorded_requests import Recordings, recorded_replicas
 from headrace.control.telemetry.reports import RowWatch
 from headrace.control.workloads import WorkloadsService
 from headrace.monitor import History, LoadHistory

@@ -15,7 +15,7 @@ from headrace.features.definitions import FeatureView
 from headrace.features.feast.importing import import_definitions, key_types, views_of
 from headrace.features.feast.repository import FeastRepository, read_repository
 from headrace.features.feast.values import DAMAGED, KeyWriter, RecordWriter
-from headrace.features.online import DEFAULT_TIMEOUT_S, Place
+from headrace.features.online.store import DEFAULT_TIMEOUT_S, Place
 from headrace.features.records import Key, Record, RecordLayout, key_prefix
 
 _US: Final = 1_000_000

@@ -9,7 +9,7 @@ from headrace.core import FailedPreconditionError
 from headrace.features.feast.online import FeastView, StoredRow, Wanted
 from headrace.features.feast.repository import FeastRepository
 from headrace.features.feast.values import WrongValueError, field_name, read_time_us
-from headrace.features.online_redis import RedisLink
+from headrace.features.online.redis import RedisLink
 
 _KEYS_AT_ONCE: Final = 500
 

@@ -18,7 +18,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message, message_fa
 
 from headrace.core import FailedPreconditionError
 from headrace.core.redact import remember_resolved
-from headrace.core.spec_yaml import MAX_BYTES, read_yaml
+from headrace.core.spec.yaml import MAX_BYTES, read_yaml
 
 _PACKAGE: Final = "headrace.features.feast"
 _FIELD: Final = descriptor_pb2.FieldDescriptorProto

@@ -37,7 +37,7 @@ from headrace.jobs.engines.ray_worker import (
     worker_class,
 )
 from headrace.jobs.messages import Done, Shard
-from headrace.jobs.preparing import Job
+from headrace.jobs.prepare import Job
 from headrace.jobs.shard import Hooks
 
 LOCAL: Final = "local"

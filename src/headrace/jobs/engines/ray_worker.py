@@ -15,9 +15,9 @@ import msgspec
 from headrace.core import Code, FailedPreconditionError, HeadraceError
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import Done, Shard, Task
-from headrace.jobs.preparing import Job, load_scorer
+from headrace.jobs.prepare import Job, load_scorer
 from headrace.jobs.shard import Hooks, run_shard
-from headrace.jobs.sources.opening import open_source
+from headrace.jobs.sources.open import open_source
 from headrace.jobs.sources.source import Source
 from headrace.registry import read_content
 from headrace.scoring.scorer import Scorer

@@ -5,7 +5,6 @@
 the answers are.
 """
 
-from headrace.optimize.accuracy.asking import Answers, answers
 from headrace.optimize.accuracy.examples import Examples, Texts, batches
 from headrace.optimize.accuracy.fidelity import (
     Fidelity,
@@ -15,6 +14,7 @@ from headrace.optimize.accuracy.fidelity import (
     measure_fidelity,
 )
 from headrace.optimize.accuracy.gate import Trial, is_hopeless, judge, try_candidate
+from headrace.optimize.accuracy.inference import Answers, answers
 from headrace.optimize.accuracy.labelled import DataWish, generated_examples, read_labelled
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, choose_metric, usual_metric
 from headrace.optimize.accuracy.verdict import Verdict

@@ -18,7 +18,7 @@ from headrace.core import (
 )
 from headrace.optimize.accuracy.examples import stacked_rows
 from headrace.optimize.accuracy.tables import Table
-from headrace.pipeline.tokenizing import IDS, MASK, MAX_TEXT_BYTES, TYPES, open_tokenizer, pad_id
+from headrace.pipeline.tokenize import IDS, MASK, MAX_TEXT_BYTES, TYPES, open_tokenizer, pad_id
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

@@ -27,9 +27,9 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, Tensors
-from headrace.optimize.accuracy.asking import Answers, Run
 from headrace.optimize.accuracy.examples import first_of, second_of
-from headrace.pipeline.tokenizing import MASK
+from headrace.optimize.accuracy.inference import Answers, Run
+from headrace.pipeline.tokenize import MASK
 
 ROUNDING_RATIO: Final = 1e-3
 """Of an output's usual size: kernels that sum in another order differ by less, and those that

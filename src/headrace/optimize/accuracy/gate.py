@@ -38,9 +38,9 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.asking import Answers, Run, answers
 from headrace.optimize.accuracy.examples import ORDER_SEED, Examples
 from headrace.optimize.accuracy.fidelity import only_rounding
+from headrace.optimize.accuracy.inference import Answers, Run, answers
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, bootstrap_losses
 from headrace.optimize.accuracy.verdict import (
     LEAST_RESAMPLED,

@@ -63,7 +63,7 @@ from headrace.optimize.accuracy.tables import (
     read_separated,
 )
 from headrace.optimize.generated_inputs import generated_inputs, sizes_that_run
-from headrace.pipeline.tokenizing import IDS, MASK
+from headrace.pipeline.tokenize import IDS, MASK
 from headrace.runtimes import Model
 
 _DAMAGED: Final = (

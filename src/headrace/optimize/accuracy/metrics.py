@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.asking import Answers
 from headrace.optimize.accuracy.examples import Examples, Texts
+from headrace.optimize.accuracy.inference import Answers
 
 Values = NDArray[np.float64]
 _AT_ONCE: Final = 4_000_000

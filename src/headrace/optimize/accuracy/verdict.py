@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.asking import Answers
+from headrace.optimize.accuracy.inference import Answers
 from headrace.optimize.accuracy.metrics import Metric, Values, bootstrap_losses, score
 
 CONFIDENCE: Final = 0.95

@@ -27,7 +27,7 @@ from headrace.optimize.profiling.recommend import (
     predictor_for,
     recommend,
 )
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 
 _TO_KNOW: Final = (
     (0.3, 1_000),

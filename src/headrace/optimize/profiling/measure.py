@@ -68,7 +68,7 @@ from headrace.runtimes import (
     runs_code,
 )
 from headrace.runtimes.base import UNTUNED, Tuning
-from headrace.runtimes.optimized_file import FILE_NAME, OptimizedManifest
+from headrace.runtimes.optimized.file import FILE_NAME, OptimizedManifest
 from headrace.runtimes.probe import VARIABLE_SIZES
 
 TOP: Final = 15
@@ -183,7 +183,7 @@ def _of_onnx(path: Path, inputs: Tensors, folder: Path, tuning: Tuning) -> list[
     """What ONNX Runtime's profiler says of a session with the options that a replica has."""
     import onnxruntime as ort  # noqa: PLC0415  # only for models that it runs
 
-    from headrace.runtimes.onnx_file import find_onnx_file  # noqa: PLC0415  # as above
+    from headrace.runtimes.onnx.file import find_onnx_file  # noqa: PLC0415  # as above
 
     settings = ort.SessionOptions()
     settings.log_severity_level = 4

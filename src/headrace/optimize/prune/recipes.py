@@ -12,7 +12,7 @@ from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass,
 from headrace.optimize.child import run_in_child
 from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, PruneCut
 from headrace.runtimes.libraries import other_framework
-from headrace.runtimes.onnx_file import find_onnx_file
+from headrace.runtimes.onnx.file import find_onnx_file
 
 ONNX: Final = "onnx"
 _GRACE_S: Final = 60.0

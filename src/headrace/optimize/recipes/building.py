@@ -15,7 +15,7 @@ from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import UNTUNED, Tuning
 from headrace.runtimes.libraries import reason_of
-from headrace.runtimes.onnx_facts import OnnxFacts, read_onnx_facts
+from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 from headrace.runtimes.openvino import openvino_reason
 
 MOST_EXAMPLES: Final = 128

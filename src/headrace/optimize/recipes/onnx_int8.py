@@ -33,9 +33,9 @@ from headrace.optimize.recipes.building import (
     told_by,
     versions,
 )
-from headrace.runtimes.onnx_facts import read_onnx_facts
-from headrace.runtimes.onnx_file import find_onnx_file
-from headrace.runtimes.onnx_providers import CUDA, TENSORRT, short
+from headrace.runtimes.onnx.facts import read_onnx_facts
+from headrace.runtimes.onnx.file import find_onnx_file
+from headrace.runtimes.onnx.providers import CUDA, TENSORRT, short
 
 _SIMPLIFIED_FILE: Final = "simple.onnx"
 _WHOLE: Final = "whole.onnx"

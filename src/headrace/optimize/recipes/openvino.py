@@ -27,7 +27,7 @@ from headrace.optimize.recipes.building import (
 )
 from headrace.runtimes.base import Tuning
 from headrace.runtimes.libraries import without_frameworks
-from headrace.runtimes.onnx_file import find_onnx_file
+from headrace.runtimes.onnx.file import find_onnx_file
 from headrace.runtimes.openvino import import_openvino
 
 FILE: Final = "model.xml"

@@ -11,7 +11,7 @@ from headrace.core import Tensors
 from headrace.core.error_kind import UNDECODABLE
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.compare import MAX_CHANGED_RATIO
-from headrace.optimize.convert import convert
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source, source_runtime
 
 _FILE: Final = "model.onnx"

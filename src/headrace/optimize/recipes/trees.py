@@ -32,7 +32,7 @@ import numpy as np
 from headrace.core import HeadraceError, Tensors
 from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
 from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
-from headrace.optimize.convert import convert
+from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source, with_version
 from headrace.runtimes import Model
 from headrace.runtimes.libraries import reason_of

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 
 Interval = tuple[float, float]
 

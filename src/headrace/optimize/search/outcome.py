@@ -19,7 +19,7 @@ from headrace.optimize.search.journal import (
 from headrace.optimize.search.plan import Standing, Standings, decide, unbatched_text
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.timing import Timing
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 
 _NO_LABELS: Final = (
     "Without labels, fidelity only: answers were compared with the model's own, on {} examples. "

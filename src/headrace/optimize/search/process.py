@@ -23,7 +23,7 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.core.errors import Code
-from headrace.runtimes.optimized_file import OtherProcessor
+from headrace.runtimes.optimized.file import OtherProcessor
 
 DEFAULT_BUDGET_S: Final = 180.0
 DEFAULT_LENGTH: Final = 128

@@ -24,13 +24,13 @@ from headrace.optimize.accuracy import (
     MetricChoice,
     Trial,
     Verdict,
-    answers,
     choose_metric,
     judge,
     measure_fidelity,
     try_candidate,
     usual_metric,
 )
+from headrace.optimize.accuracy.inference import answers
 from headrace.optimize.accuracy.verdict import SIGNIFICANCE
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.compare import Comparison
@@ -41,6 +41,7 @@ from headrace.optimize.recipes.trees import (
     differences,
     why_not_mixed,
 )
+from headrace.optimize.search.inputs import Materials, batch_of, callers, subset_of
 from headrace.optimize.search.journal import (
     Built,
     Compared,
@@ -55,7 +56,6 @@ from headrace.optimize.search.journal import (
     Timed,
     Timings,
 )
-from headrace.optimize.search.materials import Materials, batch_of, callers, subset_of
 from headrace.optimize.search.plan import SCREENED, Step, asked_until_s
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.timing import (

@@ -15,6 +15,13 @@ from headrace.core.processes import resident_bytes
 from headrace.optimize.artifact import files_of, write_artifact
 from headrace.optimize.candidate import CannotBuildError, Recipe, Workshop
 from headrace.optimize.child import run_in_child
+from headrace.optimize.search.inputs import (
+    batch_of,
+    loses_batching,
+    open_materials,
+    served_run,
+    versions,
+)
 from headrace.optimize.search.journal import (
     AGAIN,
     COLD,
@@ -29,20 +36,13 @@ from headrace.optimize.search.journal import (
     read_journal,
     state_of,
 )
-from headrace.optimize.search.materials import (
-    batch_of,
-    loses_batching,
-    open_materials,
-    served_run,
-    versions,
-)
-from headrace.optimize.search.offers import pruned_then
 from headrace.optimize.search.plan import Step, StepKind, best, decide, members_of, next_step
 from headrace.optimize.search.process import SearchRequest
+from headrace.optimize.search.recipes import pruned_then
 from headrace.optimize.search.steps import Judging, Run, mix
 from headrace.optimize.timing import Contender, TimingSettings, summarize
 from headrace.runtimes import LoadOptions, Model, load_model
-from headrace.runtimes.processor import this_processor
+from headrace.runtimes.optimized.processor import this_processor
 
 _CANDIDATES: Final = "candidates"
 _RESULT: Final = "result"

@@ -25,7 +25,7 @@ from headrace.runtimes.rows.values import (
     mixed,
     model_input,
 )
-from headrace.runtimes.torch_archive import (
+from headrace.runtimes.torch.archive import (
     STORAGES,
     ScriptObject,
     StoredTensor,

@@ -49,7 +49,7 @@ def open_broker(url: str, *, home: Path) -> Broker:
         raise InvalidArgumentError("the URL of the broker is empty, or has a zero byte")
     scheme = url.partition(":")[0].lower()
     if scheme == _LOG:
-        from headrace.streaming.brokers.log import open_log  # noqa: PLC0415  # as the others
+        from headrace.streaming.brokers.log.broker import open_log  # noqa: PLC0415  # as the others
 
         return open_log(url, home=home)
     kind = _KINDS.get(scheme)
@@ -66,7 +66,7 @@ def open_broker(url: str, *, home: Path) -> Broker:
 
 def _loaded(kind: _Kind) -> object:
     try:
-        return import_module(f"{__name__}.{kind.module}")
+        return import_module(f"{__name__}.{kind.module}.broker")
     except ModuleNotFoundError as error:
         if (error.name or _OURS).partition(".")[0] == _OURS:
             raise  # a mistake of ours, no package that is missing

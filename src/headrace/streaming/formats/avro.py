@@ -16,7 +16,7 @@ import fastavro
 import msgspec
 
 from headrace.core import Datatype, InvalidArgumentError
-from headrace.core.spec_stream_parts import StreamFormatSpec
+from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, FieldSpec, Layout
 from headrace.streaming.formats.avro_rows import RowReader
 from headrace.streaming.formats.avro_schemas import AvroSchema, Node, parse, read_schema

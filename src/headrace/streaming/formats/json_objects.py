@@ -16,7 +16,7 @@ import orjson
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.spec_stream_parts import StreamFormatSpec
+from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.protocol.json_bounds import MAX_PARTS, MAX_VALUES, check_parts, check_values
 from headrace.protocol.json_messages import JsonDecoder
 from headrace.protocol.values import SPELLED, spell_infinities

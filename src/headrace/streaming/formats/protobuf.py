@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import EncodeError
 
 from headrace.core import Datatype, InvalidArgumentError
-from headrace.core.spec_stream_parts import StreamFormatSpec
+from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, FieldSpec, Layout
 from headrace.streaming.formats.options import (
     SchemaOptions,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
-from headrace.core.spec_stream_parts import StreamFormatSpec
+from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.protocol.outputs import plain_array
 from headrace.streaming.formats import Column, Fields, FieldSpec, Layout, without_value
 from headrace.streaming.records import Record

@@ -15,7 +15,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.spec_stream_parts import StreamFormatSpec
+from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.streaming.formats import Column, Fields, without_value
 from headrace.streaming.formats.options import SchemaOptions, read_options
 from headrace.streaming.formats.registry import Registered, Schema, SchemaRegistry, schema_id

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
+from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.formats import Column, ValueReader
 from headrace.streaming.records import LAST_S, Record, unix_time
 

@@ -20,8 +20,8 @@ from headrace.control.auth.references import (
 from headrace.control.auth.roles import SYSTEM, Caller, parse_grants
 from headrace.control.desired.state import DesiredState
 from headrace.core import PermissionDeniedError
-from headrace.core.spec import SystemSpec, parse_spec
-from headrace.core.spec_models import EndpointSpec
+from headrace.core.spec.models import EndpointSpec
+from headrace.core.spec.parse import SystemSpec, parse_spec
 
 
 def caller(*roles: str, name: str = "ann") -> Caller:

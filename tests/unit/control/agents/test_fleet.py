@@ -21,9 +21,9 @@ from headrace.control.agents.messages import (
     decode_told,
     encode_told,
 )
-from headrace.control.agents.roster import Patience, Standing
+from headrace.control.agents.registry import Patience, Standing
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.keeper import GatewayKeeper, routes_file
+from headrace.control.gateway.supervisor import GatewayKeeper, routes_file
 from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.state.records import Event
 from headrace.core import InvalidArgumentError

@@ -23,9 +23,9 @@ from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_
 from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
 from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
-from headrace.core.spec_access import TlsSpec
-from headrace.core.spec_observe import RequestLogSpec
-from headrace.core.spec_scale import ConnectionsSpec
+from headrace.core.spec.access import TlsSpec
+from headrace.core.spec.observe import RequestLogSpec
+from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import ApiKey, EndpointRoute, GatewayPolicy, ListenerTls, RevisionTarget
 from headrace.gateway.tls import authorities_secret, certificate_secret
 from tests.certificates import Authority

@@ -1,5 +1,5 @@
 from headrace.control.agents.messages import PROTOCOL, Counts, Report
-from headrace.control.agents.roster import Outcome, Patience, Roster, Standing, event_of, families
+from headrace.control.agents.registry import Outcome, Patience, Roster, Standing, event_of, families
 from tests.metrics import exposed
 
 

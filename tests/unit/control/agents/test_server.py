@@ -14,7 +14,7 @@ from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
 from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.api.guards import Message, Receive, Scope, Send
-from headrace.core.spec_access import TlsSpec
+from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EnvoySettings
 from headrace.testing import LoopClock, VirtualTimeLoop
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.control.agents.roster import (
+from headrace.control.agents.registry import (
     Heard,
     Offers,
     Outcome,

@@ -15,7 +15,7 @@ from headrace.control.desired.state import (
 )
 from headrace.control.kubernetes import Place
 from headrace.core import EndpointName, ReplicaSettings
-from headrace.core.spec_scale import AutoscaleSpec, PoolSpec
+from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
 
 PLACE = Place(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
 POOLS_PLACE = replace(PLACE, internal_secret="headrace-internal")  # noqa: S106  # its name only

@@ -6,7 +6,7 @@ from headrace.control.kubernetes import Owner, Place, name_of
 from headrace.control.kubernetes.executor import ApplyObject, DeleteObject, MarkPod, YieldReplicas
 from headrace.control.kubernetes.snapshot import is_ours, owns_replicas
 from headrace.control.reconcile.plan import PublishRoutes
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import (
     a_revision,

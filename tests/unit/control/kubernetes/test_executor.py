@@ -8,7 +8,7 @@ import pytest
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.executor import ActionExecutor, ApplyObject, MarkPod
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.testing.turned import TurnedClock
+from headrace.testing.virtual_time import TurnedClock
 from tests.unit.control.kubernetes.states import PLACE
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ from headrace.control.kubernetes import Place, labels_of, name_of, objects_of, s
 from headrace.control.kubernetes.names import Object, Owner, label_value
 from headrace.core import FailedPreconditionError, ReplicaSettings
 from headrace.core.names import NAME_PATTERN
-from headrace.core.spec_scale import AutoscaleSpec
+from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.control.kubernetes.states import (
     PLACE,
     a_revision,

@@ -23,7 +23,7 @@ from headrace.control.limits.limiter import (
     make_rules,
 )
 from headrace.control.state.records import QuotaUse
-from headrace.core.spec_access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
+from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 from headrace.gateway import EndpointRoute
 
 ALICE = Ask(endpoint="m", caller="alice")

@@ -16,7 +16,7 @@ from headrace.control.limits.service import LimitService, SecuredAddress
 from headrace.control.state import home_url, open_store
 from headrace.control.state.records import QuotaUse
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.core.spec_access import EndpointLimitsSpec, LimitSpec
+from headrace.core.spec.access import EndpointLimitsSpec, LimitSpec
 from headrace.protocol.grpc_wire import RLS_DESCRIPTOR_SET_PATH
 from headrace.protocol.protos import (
     RLS_METHOD,

@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.core.spec_alerts import AlertsSpec
+from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_state import Alert, AlertState
 
 FIRING = Alert(

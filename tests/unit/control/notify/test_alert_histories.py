@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey, Outbox, Silence
-from headrace.core.spec_alerts import AlertsSpec
+from headrace.control.notify.messages import AlertNotice, Message, NoticeKey, Outbox, Silence
+from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance
 from headrace.monitor.slo import Reading

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from headrace.control.notify.messages import AlertNotice, Message, NoticeKey
 from headrace.control.notify.notifier import Notifier
-from headrace.control.notify.outbox import AlertNotice, Message, NoticeKey
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from tests.unit.control.notify.alert_samples import FIRING, OVER
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from headrace.control.notify.outbox import AlertNotice, Message, Outbox, Silence, due_alert
-from headrace.core.spec_alerts import AlertsSpec
+from headrace.control.notify.messages import AlertNotice, Message, Outbox, Silence, due_alert
+from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_state import Alert, AlertState
 from tests.unit.control.notify.alert_samples import (
     FIRING,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from headrace.control.notify.delivery import email_message, slack_payload, title, webhook_payload
-from headrace.control.notify.outbox import Message
+from headrace.control.notify.messages import Message
 from tests.unit.control.notify.alert_samples import (
     FIRING,
     OVER,

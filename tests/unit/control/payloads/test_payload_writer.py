@@ -19,8 +19,8 @@ from headrace.control.payloads.files import (
 )
 from headrace.control.payloads.writer import PayloadWriter
 from headrace.core import SystemClock
-from headrace.core.spec_observe import PayloadLogSpec
-from headrace.serving.report import PayloadSample, SampledTensor
+from headrace.core.spec.observe import PayloadLogSpec
+from headrace.serving.telemetry.report import PayloadSample, SampledTensor
 from tests.metrics import exposed
 
 PLAIN = PayloadLogSpec()

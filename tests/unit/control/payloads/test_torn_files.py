@@ -19,8 +19,8 @@ from headrace.control.payloads.files import (
     read_batches,
     remove_oldest,
 )
-from headrace.core.spec_observe import PayloadLogSpec
-from headrace.serving.report import PayloadSample, SampledTensor
+from headrace.core.spec.observe import PayloadLogSpec
+from headrace.serving.telemetry.report import PayloadSample, SampledTensor
 
 NAME = file_name("1", 0.0)
 BATCHES = 4

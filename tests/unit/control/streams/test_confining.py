@@ -10,7 +10,7 @@ from headrace.control.features.online_stores import OnlineStores
 from headrace.control.local.sandbox import Abilities, Libraries, Occasion, Sandbox
 from headrace.control.streams.driver import Confining, embedded_log
 from headrace.core import FeatureLookup, ReplicaSettings
-from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
+from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.settings import (
     PushSettings,
     ScoringEndpoint,

@@ -15,8 +15,8 @@ from headrace.core import (
     PermissionDeniedError,
     ReplicaSettings,
 )
-from headrace.core.spec import SpecError, parse_spec
-from headrace.core.spec_stream_parts import Policy
+from headrace.core.spec.parse import SpecError, parse_spec
+from headrace.core.spec.stream_parts import Policy
 from headrace.registry import Registry
 from headrace.streaming.broker import Delivery
 from headrace.streaming.settings import check_settings

@@ -13,8 +13,8 @@ from headrace.control.desired.state import DesiredStream
 from headrace.control.plane import ControlPlane
 from headrace.control.state import home_url, references_in
 from headrace.core import FailedPreconditionError, PermissionDeniedError
-from headrace.core.spec import SpecError, parse_spec
-from headrace.core.spec_stream_parts import Function, StreamWindowSpec
+from headrace.core.spec.parse import SpecError, parse_spec
+from headrace.core.spec.stream_parts import Function, StreamWindowSpec
 from headrace.features import applied_definitions, apply_definitions
 from headrace.features.wire import decode_view
 from headrace.registry import Registry

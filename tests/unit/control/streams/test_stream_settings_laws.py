@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from headrace.control.desired.resolve_streams import stream_settings
 from headrace.core import ReplicaSettings
-from headrace.core.spec import SpecError, StreamSpec, parse_spec
-from headrace.core.spec_stream_agreement import MOST_PARTS
+from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
+from headrace.core.spec.stream_agreement import MOST_PARTS
 from headrace.streaming.settings import (
     PushSettings,
     ScoringEndpoint,

@@ -9,7 +9,7 @@ from headrace.control.desired.state import DesiredStream
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.core import SystemClock
-from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
+from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.core.state_file import StateFile
 from headrace.streaming.settings import WorkerSettings
 

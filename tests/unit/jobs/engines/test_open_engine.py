@@ -10,7 +10,7 @@ from headrace.cli.batch.run import open_engine
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.engines.ray import one_line
-from headrace.jobs.running import LocalEngine
+from headrace.jobs.run import LocalEngine
 
 
 def test_one_machine_takes_its_cores_or_as_many_workers_as_are_asked_for() -> None:

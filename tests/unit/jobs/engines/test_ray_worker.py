@@ -21,8 +21,8 @@ from headrace.jobs.engines.ray_worker import (
 )
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
-from headrace.jobs.preparing import Job, Wish, load_scorer, plan_job, settle
-from headrace.jobs.sources.opening import open_source
+from headrace.jobs.prepare import Job, Wish, load_scorer, plan_job, settle
+from headrace.jobs.sources.open import open_source
 from headrace.registry import read_content
 from headrace.testing import models
 from tests.unit.jobs.parts import files, run

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.messages import Sizes
-from headrace.jobs.sources.opening import open_source
+from headrace.jobs.sources.open import open_source
 from headrace.jobs.sources.parquet import runs
 from headrace.jobs.sources.source import Source, Wanted, kind_of, list_files
 from headrace.jobs.sources.sql import without_password

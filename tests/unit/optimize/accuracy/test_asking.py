@@ -12,10 +12,12 @@ from headrace.core import (
     RuntimeFailedError,
     Tensors,
 )
-from headrace.optimize.accuracy import Answers, Examples, answers, asking
+from headrace.optimize.accuracy import Answers, Examples
+from headrace.optimize.accuracy import inference as asking
 from headrace.optimize.accuracy.examples import stacked_rows
+from headrace.optimize.accuracy.inference import answers
 from headrace.runtimes import LoadOptions
-from headrace.runtimes.onnx import OnnxRuntime
+from headrace.runtimes.onnx.runtime import OnnxRuntime
 from headrace.testing import models
 
 Run = Callable[[Tensors], Tensors]

@@ -12,13 +12,13 @@ from headrace.optimize.accuracy import (
     Metric,
     Trial,
     Verdict,
-    answers,
     choose_metric,
     is_hopeless,
     judge,
     try_candidate,
 )
 from headrace.optimize.accuracy.examples import stacked_rows
+from headrace.optimize.accuracy.inference import answers
 from tests.unit.optimize.accuracy.answered import answered, choice_for, flipped, logits
 
 N = 2_693

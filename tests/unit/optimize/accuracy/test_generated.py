@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from headrace.core import UnsupportedModelError
-from headrace.optimize.accuracy import answers, generated_examples
+from headrace.optimize.accuracy import generated_examples
+from headrace.optimize.accuracy.inference import answers
 from headrace.runtimes import LoadOptions, Model
-from headrace.runtimes.onnx import OnnxRuntime
+from headrace.runtimes.onnx.runtime import OnnxRuntime
 from headrace.testing import models
 
 

@@ -9,7 +9,7 @@ from headrace.optimize.profiling.document import Profile, conclude
 from headrace.optimize.profiling.grid import cell_of
 from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead, Setting
 from headrace.optimize.profiling.recommend import Wishes
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 
 HERE = Processor(name="Chip", features=("avx2", "avx512f"))
 OVERHEAD = Overhead(

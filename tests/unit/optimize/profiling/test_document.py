@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import ArtifactCorruptError, FailedPreconditionError, PaddingSpec
-from headrace.core.spec import SystemSpec
+from headrace.core.spec.parse import SystemSpec
 from headrace.optimize.profiling.document import (
     Machine,
     Profile,
@@ -21,7 +21,7 @@ from headrace.optimize.profiling.document import (
 )
 from headrace.optimize.profiling.messages import Done, Event, Note, gathered
 from headrace.optimize.profiling.recommend import Wishes
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 from tests.unit.optimize.profiling.made import HERE, cell, measured, profile
 
 

@@ -14,8 +14,8 @@ from headrace.optimize.recipes.catalogue import (
     in_more_threads,
     thread_counts,
 )
-from headrace.optimize.search.offers import offer
 from headrace.optimize.search.process import Target
+from headrace.optimize.search.recipes import offer
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import check_tuning
 from headrace.testing.models import mlp

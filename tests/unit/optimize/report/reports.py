@@ -1,7 +1,7 @@
 """Reports as an optimization makes them; the figures are those of one that was run."""
 
 from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 
 N = 2693
 BASELINE = CandidateReport(

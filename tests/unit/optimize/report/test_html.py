@@ -14,7 +14,7 @@ from headrace.optimize.report import (
     html_report,
     text_report,
 )
-from headrace.runtimes.optimized_file import Processor
+from headrace.runtimes.optimized.file import Processor
 from tests.unit.optimize.report.reports import BASELINE, CHOSEN, REPORT
 
 VOID = {"meta", "br"}

@@ -9,8 +9,8 @@ import onnx
 import pytest
 
 from headrace.core import Array
+from headrace.optimize.search.inputs import open_materials
 from headrace.optimize.search.journal import Built, Journal, Judged, State, read_journal
-from headrace.optimize.search.materials import open_materials
 from headrace.optimize.search.plan import Step, StepKind
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run

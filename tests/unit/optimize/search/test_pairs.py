@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from headrace.optimize.accuracy import Texts
+from headrace.optimize.search.inputs import Materials, open_materials
 from headrace.optimize.search.journal import Built, Journal, Scored, State
-from headrace.optimize.search.materials import Materials, open_materials
 from headrace.optimize.search.plan import Step, StepKind
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from headrace.core import Datatype, ModelSignature, Tensors, TensorSpec
-from headrace.optimize.search.materials import (
+from headrace.optimize.search.inputs import (
     served_run,
     shapes_text,
     timed_request,

@@ -18,7 +18,7 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.streaming.brokers.kafka_client import (
+from headrace.streaming.brokers.kafka.client import (
     Health,
     Places,
     check_new,

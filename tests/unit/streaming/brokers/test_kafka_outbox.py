@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import HeadraceError
-from headrace.streaming.brokers.kafka_client import Writing
-from headrace.streaming.brokers.kafka_outbox import COMMIT_EVERY_S, HELD_S, UNDER_WAY, Outbox
+from headrace.streaming.brokers.kafka.client import Writing
+from headrace.streaming.brokers.kafka.producers import COMMIT_EVERY_S, HELD_S, UNDER_WAY, Outbox
 from headrace.streaming.records import NewRecord, Place
-from headrace.testing.turned import TurnedClock
+from headrace.testing.virtual_time import TurnedClock
 
 HERE = Place("in", 0)
 

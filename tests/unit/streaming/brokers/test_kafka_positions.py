@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Membership, Start
-from headrace.streaming.brokers.kafka_positions import Assigning, Positions
+from headrace.streaming.brokers.kafka.offsets import Assigning, Positions
 from headrace.streaming.records import Lag, Place, Record
-from headrace.testing.turned import TurnedClock
+from headrace.testing.virtual_time import TurnedClock
 
 PLACE = Place("t", 0)
 NOW_S = 1000.0

@@ -6,9 +6,9 @@ from confluent_kafka import Consumer, KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.streaming.brokers.kafka_client import Health
-from headrace.streaming.brokers.kafka_positions import Positions
-from headrace.streaming.brokers.kafka_session import KafkaSource
+from headrace.streaming.brokers.kafka.client import Health
+from headrace.streaming.brokers.kafka.offsets import Positions
+from headrace.streaming.brokers.kafka.session import KafkaSource
 from headrace.streaming.records import Place
 
 HELD = [Place("a", 0), Place("a", 1), Place("b", 0)]

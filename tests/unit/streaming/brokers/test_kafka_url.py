@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.streaming.broker import Membership
-from headrace.streaming.brokers.kafka_url import kafka_options, options_text
+from headrace.streaming.brokers.kafka.url import kafka_options, options_text
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from headrace.core import ConflictError
 from headrace.streaming.broker import Membership, Start
-from headrace.streaming.brokers import log_group as group
-from headrace.streaming.brokers.log_file import _SCHEMA
-from headrace.streaming.brokers.log_group import shares
-from headrace.streaming.brokers.log_records import Catalogue
+from headrace.streaming.brokers.log import group
+from headrace.streaming.brokers.log.file import _SCHEMA
+from headrace.streaming.brokers.log.group import shares
+from headrace.streaming.brokers.log.records import Catalogue
 
 RETENTION_S = 1000.0
 RETENTION_BYTES = 1 << 50

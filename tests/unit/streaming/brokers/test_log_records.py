@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.streaming.brokers.log_records import (
+from headrace.streaming.brokers.log.records import (
     Catalogue,
     append,
     ends,

@@ -5,9 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import FailedPreconditionError, InvalidArgumentError
-from headrace.streaming.brokers import nats_messages, pulsar_messages, redis_link
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
-from headrace.streaming.brokers.redis_link import Trim, add_arguments
+from headrace.streaming.brokers.nats import messages as nats_messages
+from headrace.streaming.brokers.pulsar import messages as pulsar_messages
+from headrace.streaming.brokers.redis import connection as redis_link
+from headrace.streaming.brokers.redis.connection import Trim, add_arguments
 from headrace.streaming.records import Header, NewRecord, Place
 
 PLACE = Place("t", 0)

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pb2 import (
 )
 
 from headrace.core import Array, Datatype
-from headrace.core.spec_stream_parts import FormatKind, StreamFormatSpec
+from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
 from headrace.streaming.formats import FieldSpec, Layout
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.registry import SchemaRegistry

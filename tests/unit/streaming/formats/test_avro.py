@@ -14,7 +14,7 @@ from headrace.core import (
     InvalidArgumentError,
     UnavailableError,
 )
-from headrace.core.spec_stream_parts import FormatKind
+from headrace.core.spec.stream_parts import FormatKind
 from headrace.streaming.formats import Layout, avro
 from headrace.streaming.formats.registry import head
 from tests.schema_registries import Registry

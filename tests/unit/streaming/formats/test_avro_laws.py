@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype
-from headrace.core.spec_stream_parts import FormatKind
+from headrace.core.spec.stream_parts import FormatKind
 from headrace.streaming.formats import FieldSpec
 from headrace.streaming.formats.avro import made_schema, make_reader, make_writer
 from headrace.streaming.formats.avro_rows import RowReader

@@ -12,7 +12,7 @@ from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,
 )
-from headrace.core.spec_stream_parts import FormatKind
+from headrace.core.spec.stream_parts import FormatKind
 from headrace.streaming.formats import Layout, protobuf
 from headrace.streaming.formats.proto_rows import from_descriptor, message_class
 from headrace.streaming.formats.registry import message_head

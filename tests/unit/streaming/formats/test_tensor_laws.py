@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Datatype, ModelSignature, TensorSpec
-from headrace.core.spec_stream_parts import FormatKind
+from headrace.core.spec.stream_parts import FormatKind
 from headrace.protocol.inputs import ModelInputs
 from headrace.streaming.codec import FieldCodec, Source, Written
 from headrace.streaming.formats import FieldSpec, avro, protobuf

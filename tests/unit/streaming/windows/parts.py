@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError
-from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
+from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.windows.panes import Event, Number, Pane, Plan
 from headrace.streaming.windows.state_file import Change, CountedEvents, KeyOf
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     Function,
     StreamFormatSpec,
     StreamWindowSpec,

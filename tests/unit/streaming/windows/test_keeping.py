@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from headrace.core import UnavailableError, UnsupportedError
-from headrace.core.spec_stream_parts import StreamWindowSpec, StreamWindowsSpec
+from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import Abilities, Start
-from headrace.streaming.exposition import Counters, exposition
+from headrace.streaming.metrics import Counters, exposition
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import StreamStatus, WorkerSettings
-from headrace.streaming.windows.keeping import STALE_AFTER, Restore, Windows, restore
+from headrace.streaming.windows.session import STALE_AFTER, Restore, Windows, restore
 from headrace.testing.streams import MemoryBroker, TurnedClock
 
 HERE = Place("in", 0)

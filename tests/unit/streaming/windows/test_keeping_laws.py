@@ -11,14 +11,14 @@ import msgspec
 import pytest
 
 from headrace.core import HeadraceError, UnavailableError
-from headrace.core.spec_stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
+from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import Delivery, Start
-from headrace.streaming.exposition import Counters
 from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.metrics import Counters
 from headrace.streaming.records import NewRecord, Place, Record
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.windows.keeping import Windows
 from headrace.streaming.windows.panes import Event, plan_windows
+from headrace.streaming.windows.session import Windows
 from headrace.testing.streams import MemoryBroker, TurnedClock
 from tests.unit.streaming.windows.parts import Reference, same
 from tests.unit.streaming.world import (

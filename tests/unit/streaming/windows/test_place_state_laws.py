@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec_stream_parts import Function, StreamWindowSpec
-from headrace.streaming.windows.keeping import restore
+from headrace.core.spec.stream_parts import Function, StreamWindowSpec
 from headrace.streaming.windows.panes import Event, plan_windows, window_mistakes
+from headrace.streaming.windows.session import restore
 from headrace.streaming.windows.state_file import PlaceState
 from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
 

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from headrace.core import Datatype, InvalidArgumentError, ReplicaSettings
-from headrace.core.spec_stream_parts import (
+from headrace.core.spec.stream_parts import (
     FormatKind,
     Function,
     Policy,

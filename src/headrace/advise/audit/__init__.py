@@ -1,0 +1,1 @@
+"""Audit of a system: facts, checks and reports."""

@@ -1,0 +1,379 @@
+"""Checks of who may call: authentication, roles, tokens and API keys."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+
+from headrace.advise.audit.check import (
+    Hit,
+    check,
+    endpoints,
+    exposed,
+    files_of,
+    host_of,
+    is_loopback_url,
+    shown,
+    upstreams,
+)
+from headrace.advise.audit.facts import Facts, Need, Severity
+
+_LONGEST_SKEW_S: Final = 60
+_LONGEST_JWKS_CACHE_S: Final = 3600.0
+_SHORTEST_RSA_BITS: Final = 2048
+_SHARED_AUDIENCES: Final = frozenset(
+    {"*", "account", "api", "api://default", "audience", "default", "public", "test"}
+)
+"""What identity providers put into every token unless they are told otherwise."""
+_EXAMPLE_HOSTS: Final = ("example.com", "example.net", "example.org", "example")
+_PLACEHOLDERS: Final = ("changeme", "your-domain", "yourdomain", "your-tenant", "todo")
+_WITH_KEYS: Final = "access: [key]"
+
+
+@check(
+    "HR001",
+    Severity.CRITICAL,
+    "An endpoint is open to everybody on the network",
+    why="Whoever reaches the gateway may call the model, copy it by asking, and use it up.",
+    fix="Give the endpoint `access: [key]` (or jwt, certificate), or bind the gateway to "
+    "127.0.0.1.",
+)
+def _open_beyond(facts: Facts) -> Iterator[Hit]:
+    beyond = exposed(facts, "gateway")
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.access == "public" and beyond:
+            yield Hit(
+                f"{place}.access",
+                f"endpoint '{endpoint.name}' has `access: public`, and the gateway listens on "
+                f"{shown(beyond)}",
+                fix=_WITH_KEYS,
+            )
+
+
+@check(
+    "HR002",
+    Severity.MEDIUM,
+    "An endpoint is public, though only this machine reaches it",
+    why="On the day the gateway is bound to another address, it is open to everybody.",
+    fix="Give the endpoint `access: [key]`.",
+)
+def _public_here(facts: Facts) -> Iterator[Hit]:
+    if exposed(facts, "gateway"):
+        return
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.access == "public":
+            seen = f"endpoint '{endpoint.name}' has `access: public`; the gateway is on loopback"
+            yield Hit(f"{place}.access", seen, fix=_WITH_KEYS)
+
+
+@check(
+    "HR003",
+    Severity.LOW,
+    "An endpoint asks nobody on this machine",
+    why="Every user and process of this machine may call it, a browser's pages among them.",
+    fix="Give the endpoint `access: [key]`.",
+)
+def _asks_nobody(facts: Facts) -> Iterator[Hit]:
+    if exposed(facts, "gateway"):
+        return  # there it asks for a key, a token or a certificate
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.access is None:
+            yield Hit(
+                f"{place}.access",
+                f"endpoint '{endpoint.name}' says nothing about `access`, so that everybody "
+                "on this machine may call it",
+                fix=_WITH_KEYS,
+            )
+
+
+@check(
+    "HR004",
+    Severity.MEDIUM,
+    "An endpoint lets nobody in",
+    why="An empty list of methods refuses every caller; people then reach for `public`.",
+    fix="Name the methods: `access: [key, jwt]`.",
+)
+def _nobody_may(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.access == ():
+            seen = f"endpoint '{endpoint.name}' has `access: []`"
+            yield Hit(f"{place}.access", seen, fix=_WITH_KEYS)
+
+
+@check(
+    "HR005",
+    Severity.HIGH,
+    "Certificates are accepted, but no client CA says whose",
+    why="Without an authority no client certificate can be verified, so none is taken.",
+    fix="Set `gateway.tls.client_ca_file`.",
+)
+def _no_client_ca(facts: Facts) -> Iterator[Hit]:
+    tls = facts.spec.gateway.tls
+    if tls is not None and tls.client_ca_file:
+        return
+    fix = "gateway:\n  tls:\n    client_ca_file: ./clients-ca.pem"
+    if facts.spec.auth.certificates:
+        rules = ", ".join(f"'{rule.name}'" for rule in facts.spec.auth.certificates)
+        seen = f"rules for certificates ({rules}), and no `gateway.tls.client_ca_file`"
+        yield Hit("auth.certificates", seen, fix=fix)
+        return
+    for place, endpoint in endpoints(facts.spec):
+        if isinstance(endpoint.access, tuple) and "certificate" in endpoint.access:
+            seen = f"endpoint '{endpoint.name}' takes certificates, and there is no client CA"
+            yield Hit(f"{place}.access", seen, fix=fix)
+
+
+@check(
+    "HR006",
+    Severity.MEDIUM,
+    "An endpoint takes tokens of an identity provider that is not known",
+    why="No token can be verified, so the endpoint refuses what it says it takes.",
+    fix="Describe the provider under `auth.jwt`, or take the method out of `access`.",
+)
+def _no_provider(facts: Facts) -> Iterator[Hit]:
+    known = {provider.name for provider in facts.spec.auth.jwt}
+    there = ", ".join(sorted(known)) or "none"
+    for place, endpoint in endpoints(facts.spec):
+        for method in endpoint.access if isinstance(endpoint.access, tuple) else ():
+            kind, _, name = method.partition(":")
+            if kind == "jwt" and (name not in known if name else not known):
+                seen = f"endpoint '{endpoint.name}' takes `{method}`; identity providers: {there}"
+                yield Hit(f"{place}.access", seen)
+
+
+@check(
+    "HR007",
+    Severity.HIGH,
+    "An identity provider is reached without encryption",
+    why="Whoever sits between may answer with keys of his own and sign any token.",
+    fix="Use https:// in `issuer`.",
+)
+def _over_http(facts: Facts) -> Iterator[Hit]:
+    for i, provider in enumerate(facts.spec.auth.jwt):
+        url = provider.issuer
+        if url.startswith("http://") and not is_loopback_url(url):
+            yield Hit(
+                f"auth.jwt[{i}].issuer",
+                f"provider '{provider.name}' is at {url}",
+                fix=f"issuer: https://{url.removeprefix('http://')}",
+            )
+
+
+@check(
+    "HR008",
+    Severity.MEDIUM,
+    "An audience is shared with other systems",
+    why="A token that was made out to any other system of this provider is taken here, too.",
+    fix="Register an audience of this system's own at the provider: "
+    "`audiences: [https://inference.your.company]`.",
+)
+def _shared_audience(facts: Facts) -> Iterator[Hit]:
+    for i, provider in enumerate(facts.spec.auth.jwt):
+        for j, audience in enumerate(provider.audiences):
+            if audience.lower() in _SHARED_AUDIENCES or audience == provider.issuer:
+                yield Hit(
+                    f"auth.jwt[{i}].audiences[{j}]",
+                    f"provider '{provider.name}' takes tokens for {audience!r}",
+                )
+
+
+@check(
+    "HR009",
+    Severity.MEDIUM,
+    "Expired tokens are taken for long",
+    why="A stolen token lives so much longer; clocks that are kept differ by less than 5 s.",
+    fix="clock_skew_s: 5",
+)
+def _skew(facts: Facts) -> Iterator[Hit]:
+    for i, provider in enumerate(facts.spec.auth.jwt):
+        if provider.clock_skew_s > _LONGEST_SKEW_S:
+            yield Hit(
+                f"auth.jwt[{i}].clock_skew_s",
+                f"provider '{provider.name}': {provider.clock_skew_s} s",
+            )
+
+
+@check(
+    "HR010",
+    Severity.MEDIUM,
+    "A provider's keys are kept for long",
+    why="A key that the provider took back is believed for as long.",
+    fix="jwks_cache_s: 300",
+)
+def _long_cache(facts: Facts) -> Iterator[Hit]:
+    for i, provider in enumerate(facts.spec.auth.jwt):
+        if provider.jwks_url and provider.jwks_cache_s > _LONGEST_JWKS_CACHE_S:
+            yield Hit(
+                f"auth.jwt[{i}].jwks_cache_s",
+                f"provider '{provider.name}': {provider.jwks_cache_s:g} s",
+            )
+
+
+@check(
+    "HR011",
+    Severity.HIGH,
+    "An identity provider's key is weak",
+    why="A short RSA key can be broken, and who holds a shared secret can sign tokens himself.",
+    fix="Let the provider sign with ES256, EdDSA, or RSA of 2048 bits and more.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _weak_jwks(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, "jwks"):
+        for key in file.keys:
+            weak = key.kind == "RSA" and key.bits < _SHORTEST_RSA_BITS
+            if weak or key.kind == "oct":
+                size = f" of {key.bits} bits" if key.bits else ""
+                what = "a shared secret (`oct`)" if key.kind == "oct" else f"an RSA key{size}"
+                yield Hit(named.place, f"{named.path} holds {what}")
+
+
+@check(
+    "HR012",
+    Severity.MEDIUM,
+    "A name looks like a documentation's example",
+    why="What was copied and not changed does not work, or belongs to somebody else.",
+    fix="Put the real host there.",
+)
+def _examples(facts: Facts) -> Iterator[Hit]:
+    found = [
+        (f"auth.jwt[{i}].{name}", value)
+        for i, provider in enumerate(facts.spec.auth.jwt)
+        for name, value in (("issuer", provider.issuer), ("jwks_url", provider.jwks_url or ""))
+    ]
+    found += [(f"{place}.url", upstream.url) for place, upstream in upstreams(facts.spec)]
+    for place, value in found:
+        host = (host_of(value) or value).lower()
+        is_example = any(host == name or host.endswith(f".{name}") for name in _EXAMPLE_HOSTS)
+        if is_example or any(word in host for word in _PLACEHOLDERS):
+            yield Hit(place, value)
+
+
+@check(
+    "HR013",
+    Severity.HIGH,
+    "A rule takes every certificate of the client CA",
+    why="Each machine that the authority ever certified may call.",
+    fix='Say whose: `dns: "*.scoring.internal"`.',
+)
+def _any_certificate(facts: Facts) -> Iterator[Hit]:
+    for i, rule in enumerate(facts.spec.auth.certificates):
+        for name in ("dns", "uri", "common_name"):
+            pattern = getattr(rule, name)
+            if pattern and not pattern.strip("*.:/"):
+                seen = f"rule '{rule.name}' takes `{name}: {pattern}`"
+                yield Hit(f"auth.certificates[{i}].{name}", seen)
+
+
+@check(
+    "HR014",
+    Severity.LOW,
+    "Certificates may call every endpoint",
+    why="Endpoints that are added later are open to these callers, too.",
+    fix="Name the endpoints in `scopes`.",
+)
+def _certificates_may_all(facts: Facts) -> Iterator[Hit]:
+    names = [endpoint.name for endpoint in facts.spec.endpoints]
+    for i, rule in enumerate(facts.spec.auth.certificates):
+        if "infer:*" in rule.scopes:
+            wanted = ", ".join(f'"infer:{name}"' for name in names[:3])
+            yield Hit(
+                f"auth.certificates[{i}].scopes",
+                f"rule '{rule.name}' grants `infer:*`",
+                fix=f"scopes: [{wanted}]" if wanted else "",
+            )
+
+
+@check(
+    "HR015",
+    Severity.MEDIUM,
+    "A rule names a tier that there is not",
+    why="These callers then have no tier's limits.",
+    fix="Describe the tier under `tiers`, or correct its name.",
+)
+def _unknown_tier(facts: Facts) -> Iterator[Hit]:
+    known = {tier.name for tier in facts.spec.tiers}
+    for i, rule in enumerate(facts.spec.auth.certificates):
+        if rule.tier and rule.tier not in known:
+            there = ", ".join(sorted(known)) or "none"
+            seen = f"rule '{rule.name}' names the tier '{rule.tier}'; tiers: {there}"
+            yield Hit(f"auth.certificates[{i}].tier", seen)
+
+
+_OLD: Final = timedelta(days=90)
+
+
+@check(
+    "HR021",
+    Severity.MEDIUM,
+    "An API key never expires",
+    why="A key that leaked years ago still opens the door.",
+    fix="Make a new one with an end (`headrace keys create ... --expires-in 90d`), move the "
+    "caller to it, revoke the old one.",
+    needs=(Need.KEYS,),
+)
+def _no_expiry(facts: Facts) -> Iterator[Hit]:
+    for key in facts.keys:
+        if key.expires is None:
+            yield Hit(f"key {key.name}", f"key '{key.name}' never expires")
+
+
+@check(
+    "HR022",
+    Severity.LOW,
+    "An API key is not used",
+    why="Nobody would miss it, and nobody would notice that it is used by somebody else.",
+    fix="Revoke it.",
+    needs=(Need.KEYS,),
+)
+def _unused(facts: Facts) -> Iterator[Hit]:
+    for key in facts.keys:
+        since = key.last_used or key.created
+        if not key.tells_use or since is None or facts.now - since <= _OLD:
+            continue
+        used = f"was last used on {key.last_used:%Y-%m-%d}" if key.last_used else "was never used"
+        yield Hit(
+            f"key {key.name}", f"key '{key.name}' {used}", fix=f"headrace keys revoke {key.name}"
+        )
+
+
+@check(
+    "HR023",
+    Severity.LOW,
+    "An API key may call every endpoint",
+    why="What leaks with it is everything, endpoints of the future included.",
+    fix="Make one for each caller, with `infer:ENDPOINT` scopes.",
+    needs=(Need.KEYS,),
+)
+def _may_all(facts: Facts) -> Iterator[Hit]:
+    for key in facts.keys:
+        if "infer:*" in key.scopes:
+            yield Hit(f"key {key.name}", f"key '{key.name}' has the scope `infer:*`")
+
+
+@check(
+    "HR024",
+    Severity.LOW,
+    "An API key was not changed for 90 days",
+    why="The longer a key lives, the more copies of it lie in logs, scripts and histories.",
+    fix="Make a new one, move the caller to it, revoke the old one.",
+    needs=(Need.KEYS,),
+)
+def _old(facts: Facts) -> Iterator[Hit]:
+    for key in facts.keys:
+        if key.created is not None and facts.now - key.created > _OLD:
+            days = (facts.now - key.created).days
+            seen = f"key '{key.name}' is of {key.created:%Y-%m-%d}, {days} days old"
+            yield Hit(f"key {key.name}", seen)
+
+
+@check(
+    "HR025",
+    Severity.MEDIUM,
+    "A token of the management API never expires",
+    why="Whoever finds it in an old pipeline changes what is served.",
+    fix="Make a new one with an end, move the program to it, revoke the old one.",
+    needs=(Need.TOKENS,),
+)
+def _endless_token(facts: Facts) -> Iterator[Hit]:
+    for token in facts.tokens:
+        if token.expires is None:
+            yield Hit(f"token {token.id}", f"a token of '{token.owner}' never expires")

@@ -1,0 +1,51 @@
+"""The published list of checks."""
+
+from typing import Final
+
+from headrace.advise.audit import access as checks_access
+from headrace.advise.audit import host as checks_host
+from headrace.advise.audit import models as checks_models
+from headrace.advise.audit import software as checks_software
+from headrace.advise.audit import spec as checks_spec
+from headrace.advise.audit import tls as checks_tls
+from headrace.advise.audit.check import Check
+
+_MODULES: Final = (
+    checks_access,
+    checks_host,
+    checks_models,
+    checks_software,
+    checks_spec,
+    checks_tls,
+)
+CHECKS: Final = tuple(
+    sorted(
+        (
+            value
+            for module in _MODULES
+            for value in vars(module).values()
+            if isinstance(value, Check)
+        ),
+        key=lambda check: check.id,
+    )
+)
+"""By id."""
+
+
+def check_table() -> str:
+    """The checks as a Markdown table."""
+    rows = [
+        f"| `{check.id}` | {check.severity} | {check.title} | {check.why} | {_fix(check)} |"
+        for check in CHECKS
+    ]
+    head = [
+        "| id | severity | what is found | why that matters | what to do |",
+        "|---|---|---|---|---|",
+    ]
+    return "\n".join([*head, *rows])
+
+
+def _fix(check: Check) -> str:
+    """A fix that is to be pasted, and no sentence, is shown as code."""
+    is_code = not check.fix.endswith(".")
+    return f"`{check.fix}`" if is_code else check.fix

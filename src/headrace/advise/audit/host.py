@@ -1,0 +1,216 @@
+"""The machine: addresses, files of the home, processes."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from headrace.advise.audit.check import Hit, check, exposed, mode_hit, mode_text, shown
+from headrace.advise.audit.facts import Facts, FileFact, Need, ProcessFact, Severity
+
+_ANY: Final = 7
+_NETWORK_FILE_SYSTEMS: Final = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs"),
+        *("nfs", "nfs4", "smb2", "smb3", "smbfs"),
+        *("fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+    }
+)
+
+
+@check(
+    "HR501",
+    Severity.CRITICAL,
+    "The management API talks in plain text beyond this machine",
+    why="The token that changes everything can be read on the way.",
+    fix="headrace up --admin-host 127.0.0.1",
+    needs=(Need.LISTENERS,),
+)
+def _plain_management(facts: Facts) -> Iterator[Hit]:
+    plain = tuple(one for one in exposed(facts, "management") if not one.tls)
+    if plain:
+        yield Hit("management API", f"it listens on {shown(plain)} without TLS")
+
+
+@check(
+    "HR502",
+    Severity.MEDIUM,
+    "The management API is reached from other machines",
+    why="Whoever steals a token may use it from anywhere.",
+    fix="Bind it to 127.0.0.1 or to a network of operators only (`--admin-host`).",
+    needs=(Need.LISTENERS,),
+)
+def _management_beyond(facts: Facts) -> Iterator[Hit]:
+    secure = tuple(one for one in exposed(facts, "management") if one.tls)
+    if secure:
+        yield Hit("management API", f"it listens on {shown(secure)}")
+
+
+@check(
+    "HR503",
+    Severity.MEDIUM,
+    "Metrics are read from other machines",
+    why="They tell names, load and failures to everybody who asks.",
+    fix="Bind them to 127.0.0.1 or to the monitoring's network, or let a firewall do it.",
+    needs=(Need.LISTENERS,),
+)
+def _metrics_beyond(facts: Facts) -> Iterator[Hit]:
+    beyond = exposed(facts, "metrics")
+    if beyond:
+        yield Hit("metrics", f"they are read at {shown(beyond)}")
+
+
+def _exposed_file(file: FileFact | None, *, mode: str) -> Iterator[Hit]:
+    if file is not None and file.opens(_ANY):
+        yield mode_hit(file, where=file.path, fix=f"chmod {mode} {file.path}")
+
+
+@check(
+    "HR507",
+    Severity.HIGH,
+    "A private socket of the gateway is open to other users",
+    why="Who connects is asked for nothing: he can call every endpoint, or drain the gateway.",
+    fix="chmod 600 the socket.",
+    needs=(Need.HOST,),
+)
+def _open_sockets(facts: Facts) -> Iterator[Hit]:
+    for file in facts.home.sockets:
+        yield from _exposed_file(file, mode="600")
+
+
+@check(
+    "HR513",
+    Severity.MEDIUM,
+    "A replica is not kept apart",
+    why="A model that was tampered with reaches what is not its own.",
+    fix="Run where the kernel allows namespaces, or as root, which then hands replicas to "
+    "users of their own; `headrace status` says what is lacking.",
+    needs=(Need.ISOLATION,),
+)
+def _not_isolated(facts: Facts) -> Iterator[Hit]:
+    problems: dict[str, list[str]] = {}
+    for replica in facts.replicas:
+        for one in replica.not_isolated:
+            problems.setdefault(one, []).append(replica.name)
+    for one, names in problems.items():
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        yield Hit(f"replica {names[0]}", f"{names[0]}{others} {one}")
+
+
+@check(
+    "HR504",
+    Severity.CRITICAL,
+    "The admin token can be read by others",
+    why="Whoever reads it may change everything.",
+    fix="chmod 600 the file, and make a new token.",
+    needs=(Need.HOST,),
+)
+def _token(facts: Facts) -> Iterator[Hit]:
+    token = facts.home.admin_token
+    # Even where nobody gets to it now: it is copied and backed up with its mode.
+    if token is not None and token.opens(_ANY):
+        seen = f"{token.path} has mode {mode_text(token.mode)}"
+        yield Hit(token.path, seen, fix=f"chmod 600 {token.path}")
+
+
+@check(
+    "HR508",
+    Severity.HIGH,
+    "State lies in SQLite on a network file system",
+    why="Locks of such file systems are not to be relied on: the database can be destroyed.",
+    fix="Put the home on a local disk, or the state into Postgres (`--state-url`).",
+    needs=(Need.HOST,),
+)
+def _network_state(facts: Facts) -> Iterator[Hit]:
+    home = facts.home
+    if home.state is not None and home.file_system in _NETWORK_FILE_SYSTEMS:
+        yield Hit(
+            home.state.path,
+            f"SQLite in {home.state.path}, on a file system of type {home.file_system}",
+        )
+
+
+@check(
+    "HR509",
+    Severity.MEDIUM,
+    "The database's password stands in clear",
+    why="Environments and command lines are shown by `ps`, dumps and crash reports.",
+    fix="Leave it out of the URL: a ~/.pgpass file of mode 0600, or PGPASSFILE.",
+    needs=(Need.HOST,),
+)
+def _clear_password(facts: Facts) -> Iterator[Hit]:
+    home = facts.home
+    if home.state_url_has_password:
+        yield Hit(home.state_url_source, f"{home.state_url_source} holds {home.state_url}")
+
+
+@check(
+    "HR510",
+    Severity.HIGH,
+    "The system runs as root",
+    why="Whoever takes over one of these processes has the whole machine.",
+    fix="Run it as a user of its own: `useradd --system headrace`, `User=headrace` in the "
+    "unit, `runAsNonRoot: true` in a pod.",
+    needs=(Need.HOST,),
+)
+def _root(facts: Facts) -> Iterator[Hit]:
+    roots = [process for process in facts.processes if process.uid == 0]
+    if roots:
+        yield Hit("processes", f"user 0 runs {_names(roots)}")
+
+
+def _names(processes: list[ProcessFact]) -> str:
+    """Names of the first processes, and how many more there are."""
+    first, more = processes[:4], len(processes[4:])
+    names = ", ".join(f"{process.name} (pid {process.pid})" for process in first)
+    return f"{names} and {more} more" if more else names
+
+
+@check(
+    "HR511",
+    Severity.LOW,
+    "A crash writes memory to disk",
+    why="A core dump holds keys, inputs and answers, and is kept for long.",
+    fix="ulimit -c 0   # or LimitCORE=0 in the unit",
+    needs=(Need.HOST,),
+)
+def _core_dumps(facts: Facts) -> Iterator[Hit]:
+    dumping = [process for process in facts.processes if process.core_bytes != 0]
+    if dumping:
+        yield Hit("processes", f"the limit of core dumps is not 0 for {_names(dumping)}")
+
+
+@check(
+    "HR512",
+    Severity.LOW,
+    "The log level is debug",
+    why="Logs grow by every request, and tell more than an outsider should read.",
+    fix="headrace up --log-level info",
+    needs=(Need.HOST,),
+)
+def _debug(facts: Facts) -> Iterator[Hit]:
+    if facts.home.log_level.lower() in {"debug", "trace"}:
+        seen = f"the control plane runs with the log level {facts.home.log_level.lower()}"
+        yield Hit("log level", seen)
+
+
+@check(
+    "HR505",
+    Severity.HIGH,
+    "The home directory is open to other users",
+    why="State, models, sockets and logs lie in it.",
+    fix="chmod 700 the directory.",
+    needs=(Need.HOST,),
+)
+def _open_home(facts: Facts) -> Iterator[Hit]:
+    return _exposed_file(facts.home.home, mode="700")
+
+
+@check(
+    "HR506",
+    Severity.HIGH,
+    "The state's database is open to other users",
+    why="It holds hashes of keys, the history and every spec.",
+    fix="chmod 600 the file.",
+    needs=(Need.HOST,),
+)
+def _open_state(facts: Facts) -> Iterator[Hit]:
+    return _exposed_file(facts.home.state, mode="600")

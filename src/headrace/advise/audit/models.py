@@ -1,0 +1,177 @@
+"""What is loaded: whose it is, whether it can change, what it may do."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from headrace.advise.audit.check import Hit, check, endpoints, files_of, mode_hit, mode_text, models
+from headrace.advise.audit.facts import Facts, Need, Severity
+from headrace.core.spec.parse import is_model_path
+
+_WRITES: Final = 2
+_STRONG_KINDS: Final = frozenset({"Ed25519", "Ed448"})
+_CODE_RUNTIMES: Final = frozenset({"python", "torch_export", "torchscript"})
+_SIGNED: Final = "security:\n  require_signature: true\n  trusted_keys: [./signer.pub.pem]"
+
+
+@check(
+    "HR401",
+    Severity.MEDIUM,
+    "Unsigned models are served",
+    why="Who can write to the registry decides what runs, and nobody notices.",
+    fix="Sign versions (`headrace models sign`) and require it.",
+)
+def _unsigned_taken(facts: Facts) -> Iterator[Hit]:
+    serves_own = any(True for _ in models(facts.spec))
+    if serves_own and not facts.spec.security.require_signature:
+        yield Hit("security.require_signature", "`require_signature` is false", fix=_SIGNED)
+
+
+@check(
+    "HR402",
+    Severity.HIGH,
+    "A version is unsigned, though others are signed",
+    why="It came by another way than the rest: an accident, or somebody's doing.",
+    fix="Find out who pushed it, then sign it or remove it.",
+    needs=(Need.VERSIONS,),
+)
+def _unsigned(facts: Facts) -> Iterator[Hit]:
+    signed = [one.reference for one in facts.versions if one.signed]
+    if not signed:
+        return
+    for one in facts.versions:
+        if one.signed is False:
+            served = ", and it is served" if one.is_served else ""
+            yield Hit(
+                f"model {one.reference}",
+                f"{one.reference} has no signature{served}; {signed[0]} has one",
+                fix=f"headrace models sign {one.reference} --key signer.key",
+            )
+
+
+@check(
+    "HR403",
+    Severity.HIGH,
+    "A trusted key is of a kind that is not meant for signatures of models",
+    why="Versions are signed with Ed25519; another key verifies nothing, or is weak.",
+    fix="Name the signer's Ed25519 public key.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _weak_trust(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, "trusted"):
+        for key in file.keys:
+            if key.kind not in _STRONG_KINDS:
+                size = f" of {key.bits} bits" if key.bits else ""
+                yield Hit(named.place, f"{named.path} holds {key.kind}{size}")
+
+
+@check(
+    "HR404",
+    Severity.HIGH,
+    "A trusted key can be replaced by others",
+    why="Who writes the file decides whose models are trusted.",
+    fix="chmod go-w the file.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _writable_trust(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, "trusted"):
+        if file.opens(_WRITES):
+            seen = f"{named.path} has mode {mode_text(file.mode)}"
+            yield Hit(named.place, seen, fix=f"chmod go-w {named.path}")
+
+
+@check(
+    "HR405",
+    Severity.LOW,
+    "A model has no version",
+    why="A file that is overwritten changes what is served; nobody can go back to it.",
+    fix="Push it to the registry, and serve NAME:VERSION.",
+)
+def _unversioned(facts: Facts) -> Iterator[Hit]:
+    for where, endpoint, model in models(facts.spec):
+        if is_model_path(model):
+            yield Hit(
+                where,
+                f"endpoint '{endpoint.name}' serves {model}",
+                fix=f"headrace models push {endpoint.name} {model}\n"
+                f"# then in the spec: model: {endpoint.name}:1",
+            )
+
+
+@check(
+    "HR406",
+    Severity.LOW,
+    "A model's version is left open",
+    why="Two applies of one spec serve different models.",
+    fix="Write NAME:VERSION.",
+)
+def _newest(facts: Facts) -> Iterator[Hit]:
+    for where, endpoint, model in models(facts.spec):
+        if not is_model_path(model) and ":" not in model:
+            seen = f"endpoint '{endpoint.name}' serves '{model}', whichever is newest at an apply"
+            yield Hit(where, seen, fix=f"model: {model}:1")
+
+
+@check(
+    "HR407",
+    Severity.MEDIUM,
+    "A model may bring code",
+    why="Loading it runs what its author wrote, with everything the replica may do.",
+    fix="Convert the model to ONNX and take `allow_code` away; else review and sign it.",
+)
+def _may_run_code(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.allow_code:
+            seen = f"endpoint '{endpoint.name}' has `allow_code: true`"
+            yield Hit(f"{place}.allow_code", seen)
+    if facts.home.allow_code:
+        seen = "the control plane was told to let every model bring code"
+        yield Hit("headrace up --allow-code", seen, fix="headrace up")
+
+
+@check(
+    "HR408",
+    Severity.HIGH,
+    "A model is of a format that runs code, and nobody allowed it",
+    why="It is refused, or it runs what its author wrote without anybody's decision.",
+    fix="Convert the model to ONNX, or decide: `allow_code: true`.",
+)
+def _runs_code(facts: Facts) -> Iterator[Hit]:
+    runtimes = {one.reference: one.runtime for one in facts.versions}
+    known = {one.reference for one in facts.versions if one.runs_code}
+    for where, endpoint, model in models(facts.spec):
+        if endpoint.allow_code:
+            continue  # told by the check above
+        file = facts.files.get(model)
+        runtime = endpoint.runtime or runtimes.get(model, "")
+        if runtime in _CODE_RUNTIMES or model in known:
+            seen = f"endpoint '{endpoint.name}' runs {model} with the runtime '{runtime}'"
+            yield Hit(where, seen)
+        elif file is not None and file.runs_code:
+            yield Hit(where, f"endpoint '{endpoint.name}': {model} is {file.format}")
+
+
+@check(
+    "HR409",
+    Severity.MEDIUM,
+    "A model's process may open network connections",
+    why="A model that was tampered with can send away what it sees.",
+    fix="network: false",
+)
+def _network(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.network:
+            yield Hit(f"{place}.network", f"endpoint '{endpoint.name}' has `network: true`")
+
+
+@check(
+    "HR410",
+    Severity.HIGH,
+    "A served model can be overwritten by others",
+    why="Who writes the file decides what is answered after the next start.",
+    fix="chmod go-w the file, or push it to the registry.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _writable_model(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, "model"):
+        if file.opens(_WRITES):
+            yield mode_hit(file, where=named.place, fix=f"chmod go-w {named.path}")

@@ -1,0 +1,244 @@
+"""Checks of installed software: too old, or with a published vulnerability.
+
+`https://osv.dev` has them for download; a file may hold one document, a list, `{"vulns": [...]}`,
+or one document a line.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from headrace.advise.audit.check import Hit, check
+from headrace.advise.audit.facts import Advisory, Affected, Facts, Need, Severity
+from headrace.core import InvalidArgumentError
+from headrace.core.error_kind import UNDECODABLE
+
+_UNPACKING: Final = "unpacking an archive could write outside its directory (CVE-2025-4517)"
+_MOST_BYTES: Final = 256 << 20
+_MOST_FILES: Final = 200_000
+_MOST_SUMMARY: Final = 300
+_SEVERITIES: Final = {
+    "LOW": Severity.LOW,
+    "MODERATE": Severity.MEDIUM,
+    "MEDIUM": Severity.MEDIUM,
+    "HIGH": Severity.HIGH,
+    "CRITICAL": Severity.CRITICAL,
+}
+
+
+def version_key(version: str) -> Version | None:
+    """What orders versions (PEP 440); None for a text that is no version."""
+    try:
+        return Version(version)
+    except ValueError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """The oldest version of something that is still to be used. `line`: only of versions so."""
+
+    name: str
+    line: str
+    version: str
+    reason: str
+
+
+MINIMUMS: Final = (
+    Minimum("python", "3.11", "3.11.13", _UNPACKING),
+    Minimum("python", "3.12", "3.12.11", _UNPACKING),
+    Minimum("python", "3.13", "3.13.4", _UNPACKING),
+    Minimum(
+        "openssl", "", "3.0.0", "older lines get no fixes any more (1.1.1 since September 2023)"
+    ),
+    Minimum(
+        "envoy",
+        "",
+        "1.40.0",
+        "the gateway's configuration is checked against 1.40, and Envoy mends its newest "
+        "four lines only",
+    ),
+    Minimum(
+        "onnxruntime",
+        "",
+        "1.20.0",
+        "it is what this version is tested with; older ones miss opsets and fixes of parsing",
+    ),
+)
+"""What `headrace audit` compares with; the advisories of the day come by `--advisories`."""
+
+
+@check(
+    "HR601",
+    Severity.MEDIUM,
+    "Software is too old",
+    why="What was mended since then can be used against it.",
+    fix="Install a newer one.",
+    needs=(Need.SOFTWARE,),
+)
+def _old(facts: Facts) -> Iterator[Hit]:
+    for minimum in MINIMUMS:
+        have = facts.software.get(minimum.name)
+        key, least = version_key(have or ""), version_key(minimum.version)
+        if have is None or key is None or least is None or key >= least:
+            continue
+        if minimum.line and not f"{have}.".startswith(f"{minimum.line}."):
+            continue
+        yield Hit(
+            minimum.name,
+            f"{minimum.name} {have} is older than {minimum.version}: {minimum.reason}",
+            fix=f"Install {minimum.name} {minimum.version} or newer.",
+        )
+
+
+@check(
+    "HR602",
+    Severity.HIGH,
+    "A package has a known vulnerability",
+    why="How to use it is published.",
+    fix="Install the version that mends it.",
+    needs=(Need.ADVISORIES,),
+)
+def _vulnerable(facts: Facts) -> Iterator[Hit]:
+    installed = {canonicalize_name(name): (name, have) for name, have in facts.packages.items()}
+    for advisory in sorted(facts.advisories, key=lambda one: one.id):
+        for affected in advisory.affected:
+            name, have = installed.get(canonicalize_name(affected.package), ("", ""))
+            if not name or not is_affected(affected, have):
+                continue
+            key = version_key(have)
+            fixes = [
+                fixed
+                for _, end, _ in affected.ranges
+                if key is not None and (fixed := version_key(end)) is not None and fixed > key
+            ]
+            fix = f"No fix is known; replace {name}."
+            yield Hit(
+                name,
+                f"{name} {have}: {advisory.id}, {advisory.summary}",
+                fix=f"pip install '{name}>={min(fixes)}'" if fixes else fix,
+                severity=advisory.severity,
+            )
+            break
+
+
+def is_affected(affected: Affected, have: str) -> bool:
+    """Whether the version `have` is among those that an advisory speaks of."""
+    key = version_key(have)
+    if have in affected.versions:
+        return True
+    if key is None:
+        return False
+    if any(version_key(version) == key for version in affected.versions):
+        return True
+    for introduced, fixed, last in affected.ranges:
+        begin, end, until = map(version_key, (introduced, fixed, last))
+        if introduced != "0" and (begin is None or key < begin):
+            continue
+        if key < end if end is not None else until is None or key <= until:
+            return True
+    return False
+
+
+class _Range(msgspec.Struct):
+    type: str = ""
+    events: list[dict[str, str | None]] = []
+
+
+class _Affected(msgspec.Struct):
+    package: dict[str, str] | None = None
+    ranges: list[_Range] = []
+    versions: list[str] = []
+
+
+class _Specific(msgspec.Struct):
+    severity: str | None = None
+
+
+class _Osv(msgspec.Struct):
+    id: str
+    summary: str = ""
+    details: str = ""
+    withdrawn: str | None = None
+    affected: list[_Affected] = []
+    database_specific: _Specific | None = None
+
+
+def read_advisories(path: Path) -> tuple[Advisory, ...]:
+    """The advisories on Python packages in a file, or in all `.json` files of a directory.
+
+    Raises:
+        InvalidArgumentError: One cannot be read; the message names it.
+    """
+    files = sorted(path.rglob("*.json"))[:_MOST_FILES] if path.is_dir() else [path]
+    read = (_advisory(document) for file in files for document in _documents(file))
+    return tuple(advisory for advisory in read if advisory is not None)
+
+
+def _documents(file: Path) -> list[_Osv]:
+    try:
+        if file.stat().st_size > _MOST_BYTES:
+            raise InvalidArgumentError(f"{file} is larger than {_MOST_BYTES} bytes")
+        data = file.read_bytes()
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read {file}: {error.strerror or error}") from error
+    try:
+        found = msgspec.json.decode(data)
+    except UNDECODABLE:
+        try:
+            found = [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
+        except UNDECODABLE as error:
+            raise InvalidArgumentError(f"{file} is no JSON: {error}") from error
+    if isinstance(found, dict):
+        found = found.get("vulns", [found])
+    try:
+        return msgspec.convert(found, list[_Osv])
+    except msgspec.ValidationError as error:
+        raise InvalidArgumentError(f"{file} holds no OSV documents: {error}") from error
+
+
+def _advisory(document: _Osv) -> Advisory | None:
+    """What a document says of Python packages; None if it says nothing, or was withdrawn."""
+    affected = tuple(
+        Affected(
+            package=one.package.get("name", ""),
+            versions=tuple(one.versions),
+            ranges=tuple(bounds for found in one.ranges for bounds in _bounds(found)),
+        )
+        for one in document.affected
+        if one.package is not None and one.package.get("ecosystem") == "PyPI"
+    )
+    if not affected or document.withdrawn:
+        return None
+    specific = document.database_specific
+    named = (specific.severity or "").upper() if specific is not None else ""
+    summary = document.summary or document.details.partition("\n")[0] or "no summary"
+    return Advisory(
+        id=document.id,
+        summary=summary[:_MOST_SUMMARY],
+        severity=_SEVERITIES.get(named, Severity.HIGH),
+        affected=affected,
+    )
+
+
+def _bounds(found: _Range) -> Iterator[tuple[str, str, str]]:
+    """A range's events as `(introduced, fixed, last affected)`, in the order they stand."""
+    if found.type == "GIT":
+        return
+    introduced: str | None = None
+    for event in found.events:
+        begin, fixed, last = map(event.get, ("introduced", "fixed", "last_affected"))
+        if begin is not None:
+            if introduced is not None:
+                yield introduced, "", ""
+            introduced = begin
+        elif introduced is not None and (fixed or last):
+            yield introduced, fixed or "", last or ""
+            introduced = None
+    if introduced is not None:
+        yield introduced, "", ""

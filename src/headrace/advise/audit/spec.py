@@ -1,0 +1,362 @@
+"""Checks of a spec: limits, files, promises to callers, and how a new version takes over."""
+
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from headrace.advise.audit.check import Hit, check, endpoints, files_of, mode_hit
+from headrace.advise.audit.facts import Facts, Need, Severity
+from headrace.core.spec.access import LimitSpec
+from headrace.core.spec.parse import EndpointSpec
+from headrace.core.spec.rollout import MetricsSpec
+
+_LARGE_BODY_BYTES: Final = 256 << 20
+_LONG_QUEUE: Final = 10_000
+_KINDS: Final = ("certificate", "key", "ca", "jwks", "trusted", "model")
+_NOTHING: Final = LimitSpec()
+_HUGE_RATIO: Final = 0.1
+_HUGE_LATENCY_RATIO: Final = 3.0
+_SCRAPED_WITHIN_S: Final = 900.0
+_CANARY: Final = """\
+rollout:
+  strategy: canary
+  steps:
+    - {weight: 5, until: verdict}
+    - {weight: 50, until: verdict}"""
+_LIMITS: Final = """\
+limits:
+  requests_per_s: 200
+  max_concurrent: 64
+  per_caller: {requests_per_s: 50}"""
+
+
+@check(
+    "HR201",
+    Severity.MEDIUM,
+    "An endpoint takes any number of requests",
+    why="One caller in a loop takes it from everybody else.",
+    fix="Give it `limits`.",
+)
+def _none(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        limits = endpoint.limits
+        if limits.total == _NOTHING and limits.per_caller == _NOTHING:
+            yield Hit(f"{place}.limits", f"endpoint '{endpoint.name}' has no `limits`", fix=_LIMITS)
+
+
+@check(
+    "HR202",
+    Severity.LOW,
+    "One caller may use up an endpoint's limit",
+    why="The limit then protects the model, and not the other callers.",
+    fix="per_caller: {requests_per_s: 50}",
+)
+def _none_per_caller(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        limits = endpoint.limits
+        if limits.total != _NOTHING and limits.per_caller == _NOTHING:
+            yield Hit(
+                f"{place}.limits.per_caller",
+                f"endpoint '{endpoint.name}' limits all callers together only",
+            )
+
+
+@check(
+    "HR203",
+    Severity.MEDIUM,
+    "Requests may be very large",
+    why="Each one is held in memory, by gateway and replica: a few at once exhaust it.",
+    fix="max_body_bytes: 67108864",
+)
+def _large_body(facts: Facts) -> Iterator[Hit]:
+    places = [("gateway.max_body_bytes", facts.spec.gateway.max_body_bytes)]
+    places += [
+        (f"{place}.limits.max_body_bytes", endpoint.limits.max_body_bytes or 0)
+        for place, endpoint in endpoints(facts.spec)
+    ]
+    for where, size in places:
+        if size > _LARGE_BODY_BYTES:
+            yield Hit(where, f"{size} bytes ({size / (1 << 20):.0f} MiB)")
+
+
+@check(
+    "HR204",
+    Severity.MEDIUM,
+    "Requests may wait for ever",
+    why="Callers that hang hold their place, until there is none left.",
+    fix="timeout_s: 30",
+)
+def _no_timeout(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.timeout_s is None:
+            yield Hit(f"{place}.timeout_s", f"endpoint '{endpoint.name}' has `timeout_s: null`")
+
+
+@check(
+    "HR205",
+    Severity.MEDIUM,
+    "A queue is as good as unbounded",
+    why="Under overload everybody waits for answers that come too late, instead of a 429.",
+    fix="max_queue_size: 128",
+)
+def _long_queue(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        size = endpoint.batching.max_queue_size
+        if size > _LONG_QUEUE:
+            yield Hit(
+                f"{place}.batching.max_queue_size",
+                f"endpoint '{endpoint.name}' lets {size} requests wait in each replica",
+            )
+
+
+_WRITES: Final = 2
+_SECRETS: Final = (
+    ("a private key", re.compile(r"-----BEGIN (?:[A-Z0-9]+ )*PRIVATE KEY-----")),
+    ("a key or token of Headrace", re.compile(r"\bhr[a-z]?_[A-Za-z0-9]{4,}_[A-Za-z0-9_-]{16,}")),
+    ("a token", re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")),
+    ("an AWS access key", re.compile(r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b")),
+    ("a GitHub token", re.compile(r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,})")),
+    ("a Hugging Face token", re.compile(r"\bhf_[A-Za-z0-9]{30,}")),
+    ("a Slack token", re.compile(r"\bxox[abprs]-[A-Za-z0-9-]{10,}")),
+    ("an API key", re.compile(r"\bsk-[A-Za-z0-9_-]{20,}")),
+    ("a password in a URL", re.compile(r"://[^\s/:@'\"]{1,64}:[^\s/@'\"$]{1,128}@")),
+    (
+        "a password",
+        re.compile(
+            r"(?i)(?:pass(?:word|wd)?|secret|token|api[_-]?key|access[_-]?key)['\"]?\s*[:=]\s*"
+            r"['\"]?(?![$/<.*{\[~]|null\b|true\b|false\b)[^\s'\",}\]#]{6,}"
+        ),
+    ),
+)
+"""Most particular first; a line is told once."""
+
+
+@check(
+    "HR701",
+    Severity.CRITICAL,
+    "The spec holds a secret",
+    why="Spec files are committed, copied and shown by the API; comments count, too.",
+    fix="Take it out, change it wherever it is used, and name a file or ${VARIABLE} instead.",
+)
+def _secrets(facts: Facts) -> Iterator[Hit]:
+    for piece in facts.texts:
+        what = next((what for what, pattern in _SECRETS if pattern.search(piece.text)), None)
+        if what is not None:
+            yield Hit(piece.where, f"looks like {what} (not shown)", line=piece.line)
+
+
+@check(
+    "HR702",
+    Severity.HIGH,
+    "The spec names a file that is not there",
+    why="What it should protect or serve does not start.",
+    fix="Correct the path, or bring the file there.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _dangling(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, *_KINDS):
+        if not file.exists:
+            yield Hit(named.place, f"there is no {named.path}")
+
+
+@check(
+    "HR703",
+    Severity.HIGH,
+    "A file is not what the spec takes it for",
+    why="The gateway refuses it, and goes on with what it had.",
+    fix="Replace the file.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _unreadable(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, *_KINDS):
+        if file.exists and file.problem:
+            yield Hit(named.place, f"{named.path} {file.problem}")
+
+
+@check(
+    "HR704",
+    Severity.MEDIUM,
+    "The spec file can be changed by others",
+    why="What they write is what the next apply does.",
+    fix="chmod go-w the file.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _writable(facts: Facts) -> Iterator[Hit]:
+    file = facts.spec_file
+    if file is not None and file.opens(_WRITES):
+        yield mode_hit(file, where=file.path, fix=f"chmod go-w {file.path}")
+
+
+@check(
+    "HR301",
+    Severity.LOW,
+    "An endpoint promises nothing",
+    why="Without an SLO nobody can say whether it is well; copies, admission and verdicts "
+    "follow from it.",
+    fix="slo: {latency_s: 0.1, availability: 0.999}",
+)
+def _no_slo(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if not _has_slo(endpoint):
+            yield Hit(f"{place}.slo", f"endpoint '{endpoint.name}' has no `slo`")
+
+
+def _has_slo(endpoint: EndpointSpec) -> bool:
+    slo = endpoint.slo
+    return slo is not None and (slo.latency_s is not None or slo.availability is not None)
+
+
+@check(
+    "HR302",
+    Severity.MEDIUM,
+    "A promise rests on one copy",
+    why="While it starts again after a crash, every request fails.",
+    fix="replicas: 2",
+)
+def _single(facts: Facts) -> Iterator[Hit]:
+    copies = {pool.name: pool.replicas for pool in facts.spec.pools}
+    for place, endpoint in endpoints(facts.spec):
+        if not _has_slo(endpoint) or endpoint.autoscale is not None:
+            continue
+        for j, version in enumerate(endpoint.split()):
+            count = copies.get(endpoint.pool or "", version.replicas)
+            if version.upstream is not None or not version.weight or count > 1:
+                continue
+            where = f"{place}.versions[{j}].replicas" if endpoint.versions else f"{place}.replicas"
+            yield Hit(where, f"endpoint '{endpoint.name}' has an `slo` and one copy")
+
+
+@check(
+    "HR303",
+    Severity.MEDIUM,
+    "The autoscaler has no room",
+    why="With equal bounds nothing is scaled, and load beyond them is refused.",
+    fix="Set `max_replicas` above `min_replicas`.",
+)
+def _no_headroom(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        scale = endpoint.autoscale
+        if scale is None:
+            continue
+        where = f"{place}.autoscale"
+        if scale.min_replicas == scale.max_replicas:
+            seen = f"endpoint '{endpoint.name}' has {scale.max_replicas} copies at least and most"
+            yield Hit(f"{where}.max_replicas", seen, fix=f"max_replicas: {scale.max_replicas * 2}")
+
+
+@check(
+    "HR304",
+    Severity.LOW,
+    "A promised latency is broken by the first request after a pause",
+    why="Starting a copy takes seconds.",
+    fix="min_replicas: 1",
+)
+def _cold_start(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        scale, slo = endpoint.autoscale, endpoint.slo
+        if scale is None or slo is None or slo.latency_s is None or scale.min_replicas > 0:
+            continue
+        yield Hit(
+            f"{place}.autoscale.min_replicas",
+            f"endpoint '{endpoint.name}' scales to zero and promises {slo.latency_s:g} s",
+        )
+
+
+@check(
+    "HR305",
+    Severity.MEDIUM,
+    "New versions take over all at once",
+    why="A model that loads and answers nonsense reaches every caller.",
+    fix="Give the endpoint a `rollout`.",
+)
+def _no_rollout(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.rollout is None:
+            seen = f"endpoint '{endpoint.name}' has no `rollout`"
+            yield Hit(f"{place}.rollout", seen, fix=_CANARY)
+
+
+@check(
+    "HR306",
+    Severity.MEDIUM,
+    "A rollout looks at nothing",
+    why="Without a metric every version is as good as the old one.",
+    fix="metrics: {errors: {margin: 0.01}, latency: {margin_ratio: 1.25}}",
+)
+def _blind_rollout(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.rollout is None:
+            continue
+        metrics = endpoint.rollout.metrics
+        # Crashes alone say nothing of what a version answers.
+        judged = set(MetricsSpec.__struct_fields__) - {"crashes"}
+        if all(getattr(metrics, name) is None for name in judged):
+            seen = f"endpoint '{endpoint.name}' has a rollout without a metric"
+            yield Hit(f"{place}.rollout.metrics", seen)
+
+
+@check(
+    "HR307",
+    Severity.LOW,
+    "A rollout tolerates almost everything",
+    why="A version that fails every tenth request would be promoted.",
+    fix="Narrow the margin; `headrace rollout simulate` says what that costs in time.",
+)
+def _wide_margins(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.rollout is None:
+            continue
+        metrics = endpoint.rollout.metrics
+        for name in ("errors", "rejections"):
+            metric = getattr(metrics, name)
+            if metric is not None and metric.margin > _HUGE_RATIO:
+                seen = f"endpoint '{endpoint.name}': a share of {metric.margin:g} more is tolerated"
+                yield Hit(f"{place}.rollout.metrics.{name}.margin", seen)
+        if metrics.latency is not None and metrics.latency.margin_ratio > _HUGE_LATENCY_RATIO:
+            factor = metrics.latency.margin_ratio
+            seen = f"endpoint '{endpoint.name}': {factor:g} times the latency is tolerated"
+            yield Hit(f"{place}.rollout.metrics.latency.margin_ratio", seen)
+
+
+@check(
+    "HR308",
+    Severity.MEDIUM,
+    "A version is promoted for want of evidence",
+    why="When too few requests come to judge it, it takes over unjudged.",
+    fix="on_timeout: rollback",
+)
+def _promotes_late(facts: Facts) -> Iterator[Hit]:
+    for place, endpoint in endpoints(facts.spec):
+        if endpoint.rollout is not None and endpoint.rollout.on_timeout == "promote":
+            seen = f"endpoint '{endpoint.name}' has `on_timeout: promote`"
+            yield Hit(f"{place}.rollout.on_timeout", seen)
+
+
+@check(
+    "HR309",
+    Severity.MEDIUM,
+    "Requests leave no trace",
+    why="After an incident nobody can say who called, when, and what was answered.",
+    fix="access_log: true",
+)
+def _no_access_log(facts: Facts) -> Iterator[Hit]:
+    gateway = facts.spec.gateway
+    if not gateway.access_log:
+        yield Hit("gateway.access_log", "`access_log: false`")
+    elif gateway.request_log.mode == "off":
+        yield Hit("gateway.request_log.mode", "`mode: off`")
+
+
+@check(
+    "HR310",
+    Severity.MEDIUM,
+    "Nobody watches the metrics",
+    why="An outage is then found by callers.",
+    fix="Let Prometheus read the metrics address; `headrace status` says which it is.",
+    needs=(Need.SCRAPES,),
+)
+def _not_watched(facts: Facts) -> Iterator[Hit]:
+    if facts.scraped_s_ago is None:
+        yield Hit("metrics", "nobody has read /metrics since the start")
+    elif facts.scraped_s_ago > _SCRAPED_WITHIN_S:
+        yield Hit("metrics", f"/metrics was last read {facts.scraped_s_ago:.0f} s ago")

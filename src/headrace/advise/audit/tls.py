@@ -1,0 +1,266 @@
+"""Encryption: the gateway's, and that to other servers."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
+
+from headrace.advise.audit.check import (
+    Hit,
+    NamedFile,
+    check,
+    exposed,
+    files_of,
+    is_loopback_url,
+    mode_text,
+    shown,
+    upstreams,
+)
+from headrace.advise.audit.facts import CertificateFact, Facts, FileFact, Need, Severity
+
+_SOON: Final = timedelta(days=30)
+_SHORTEST_BITS: Final = {"RSA": 2048, "DSA": 1 << 30, "EC": 224}  # DSA is never long enough
+_WEAK_HASHES: Final = frozenset({"md5", "sha1"})
+_READS_OR_WRITES: Final = 6
+_RENEW: Final = "Replace the file; it is read again without a dropped connection."
+_TLS: Final = """\
+gateway:
+  tls:
+    certificate_file: ./server.pem
+    key_file: ./server.key"""
+
+
+@check(
+    "HR101",
+    Severity.HIGH,
+    "The gateway talks in plain text beyond this machine",
+    why="Inputs, answers, keys and tokens can be read and changed on the way.",
+    fix="Set `gateway.tls`; `headrace certs dev` makes certificates to try it with.",
+)
+def _plain_beyond(facts: Facts) -> Iterator[Hit]:
+    beyond = exposed(facts, "gateway")
+    plain = tuple(one for one in beyond if not one.tls)
+    if plain:
+        yield Hit("gateway.tls", f"the gateway listens on {shown(plain)} without TLS", fix=_TLS)
+
+
+@check(
+    "HR102",
+    Severity.LOW,
+    "TLS 1.2 is taken",
+    why="TLS 1.3 has no weak choices left; every client of the last years speaks it.",
+    fix='min_version: "1.3"',
+)
+def _old_tls(facts: Facts) -> Iterator[Hit]:
+    tls = facts.spec.gateway.tls
+    if tls is not None and tls.min_version == "1.2":
+        yield Hit("gateway.tls.min_version", "TLS 1.2 is taken")
+
+
+def _certificates(facts: Facts) -> Iterator[tuple[NamedFile, CertificateFact]]:
+    for named, file in files_of(facts, "certificate", "ca"):
+        for certificate in file.certificates:
+            yield named, certificate
+
+
+@check(
+    "HR103",
+    Severity.CRITICAL,
+    "A certificate is not valid today",
+    why="Callers refuse it, or learn to switch verification off.",
+    fix=_RENEW,
+    needs=(Need.SPEC, Need.FILES),
+)
+def _expired(facts: Facts) -> Iterator[Hit]:
+    for named, one in _certificates(facts):
+        if one.not_after <= facts.now:
+            when = f"ended on {one.not_after:%Y-%m-%d}"
+        elif one.not_before > facts.now:
+            when = f"begins on {one.not_before:%Y-%m-%d}"
+        else:
+            continue
+        yield Hit(named.place, f"{named.path}: {one.subject} {when}")
+
+
+@check(
+    "HR104",
+    Severity.MEDIUM,
+    "A certificate ends within 30 days",
+    why="On that day every caller is refused at once.",
+    fix=_RENEW,
+    needs=(Need.SPEC, Need.FILES),
+)
+def _expiring(facts: Facts) -> Iterator[Hit]:
+    for named, one in _certificates(facts):
+        if facts.now < one.not_after <= facts.now + _SOON:
+            days = (one.not_after - facts.now).days
+            seen = f"{named.path}: {one.subject} ends on {one.not_after:%Y-%m-%d}, {days} days"
+            yield Hit(named.place, seen)
+
+
+@check(
+    "HR105",
+    Severity.HIGH,
+    "A certificate's key is weak",
+    why="Who computes the private key can be the gateway.",
+    fix="Use a P-256 key, or RSA of 2048 bits and more.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _weak_key(facts: Facts) -> Iterator[Hit]:
+    for named, one in _certificates(facts):
+        if 0 < one.key.bits < _SHORTEST_BITS.get(one.key.kind, 0):
+            seen = f"{named.path}: {one.subject} has {one.key.kind} of {one.key.bits} bits"
+            yield Hit(named.place, seen)
+
+
+@check(
+    "HR106",
+    Severity.HIGH,
+    "A certificate is signed with a broken hash",
+    why="Two certificates with one MD5 or SHA-1 can be made; today's clients refuse them.",
+    fix="Have it signed with SHA-256.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _weak_hash(facts: Facts) -> Iterator[Hit]:
+    for named, one in _certificates(facts):
+        # What an authority signs itself with proves nothing, whatever the algorithm is.
+        if one.signature_hash in _WEAK_HASHES and not (named.kind == "ca" and one.is_self_signed):
+            seen = f"{named.path}: {one.subject} is signed with {one.signature_hash.upper()}"
+            yield Hit(named.place, seen)
+
+
+@check(
+    "HR107",
+    Severity.MEDIUM,
+    "The gateway's certificate vouches for itself",
+    why="Callers on other machines have to trust it by hand, or to verify nothing.",
+    fix="Get one from an authority that callers know, such as your company's.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _self_signed(facts: Facts) -> Iterator[Hit]:
+    if not exposed(facts, "gateway"):
+        return
+    for named, file in _gateway_certificate(facts):
+        if file.certificates and file.certificates[0].is_self_signed:
+            seen = f"{named.path}: {file.certificates[0].subject} is its own authority"
+            yield Hit(named.place, seen)
+
+
+def _gateway_certificate(facts: Facts) -> Iterator[tuple[NamedFile, FileFact]]:
+    for named, file in files_of(facts, "certificate"):
+        if named.place.startswith("gateway."):
+            yield named, file
+
+
+@check(
+    "HR110",
+    Severity.MEDIUM,
+    "The gateway's certificate names no host",
+    why="Clients compare the host with subjectAltName only, so they refuse it.",
+    fix="Have it made with the gateway's DNS names in subjectAltName.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _nameless(facts: Facts) -> Iterator[Hit]:
+    for named, file in _gateway_certificate(facts):
+        if file.certificates and not file.certificates[0].names:
+            seen = f"{named.path}: {file.certificates[0].subject} has no subjectAltName"
+            yield Hit(named.place, seen)
+
+
+@check(
+    "HR108",
+    Severity.CRITICAL,
+    "A private key can be read by others",
+    why="Whoever reads it can be the gateway, without a trace.",
+    fix="chmod 600 the file, and renew the certificate if others had accounts there.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _readable_key(facts: Facts) -> Iterator[Hit]:
+    for named, file in files_of(facts, "key"):
+        if file.opens(_READS_OR_WRITES):
+            yield Hit(
+                named.place,
+                f"{named.path} has mode {mode_text(file.mode)}",
+                fix=f"chmod 600 {named.path}",
+            )
+
+
+@check(
+    "HR109",
+    Severity.HIGH,
+    "A private key does not belong to its certificate",
+    why="The gateway refuses the pair and keeps the old one, or does not start.",
+    fix="Replace both files together.",
+    needs=(Need.SPEC, Need.FILES),
+)
+def _mismatch(facts: Facts) -> Iterator[Hit]:
+    keys = {named.place: (named, file) for named, file in files_of(facts, "key")}
+    for named, file in files_of(facts, "certificate"):
+        place = named.place.replace("certificate_file", "key_file")
+        if place not in keys or not file.certificates or not keys[place][1].keys:
+            continue
+        key = keys[place][1].keys[0]
+        if key.fingerprint != file.certificates[0].key.fingerprint:
+            yield Hit(place, f"{keys[place][0].path} is not the key of {named.path}")
+
+
+@check(
+    "HR111",
+    Severity.HIGH,
+    "Requests go to another machine in plain text",
+    why="Inputs and answers can be read and changed on the way to the upstream.",
+    fix="Use https:// or grpcs://.",
+)
+def _plain_upstream(facts: Facts) -> Iterator[Hit]:
+    for place, upstream in upstreams(facts.spec):
+        scheme, _, rest = upstream.url.partition("://")
+        if scheme in {"http", "grpc"} and not is_loopback_url(upstream.url):
+            yield Hit(f"{place}.url", upstream.url, fix=f"url: {scheme}s://{rest}")
+
+
+def _is_encrypted(url: str) -> bool:
+    return url.partition("://")[0] in {"https", "grpcs"} and not is_loopback_url(url)
+
+
+@check(
+    "HR112",
+    Severity.LOW,
+    "An upstream is not tied to an authority",
+    why="Any of the hundred authorities that the machine trusts can certify an impostor.",
+    fix="Set `tls.ca_file` to the one that certifies this server.",
+)
+def _unpinned_upstream(facts: Facts) -> Iterator[Hit]:
+    for place, upstream in upstreams(facts.spec):
+        if _is_encrypted(upstream.url) and (upstream.tls is None or not upstream.tls.ca_file):
+            seen = f"{upstream.url} is believed by every authority that this machine knows"
+            yield Hit(f"{place}.tls.ca_file", seen, fix="tls:\n  ca_file: ./their-ca.pem")
+
+
+@check(
+    "HR113",
+    Severity.LOW,
+    "An upstream does not learn who calls it",
+    why="It has to take requests of everybody who reaches it, past this gateway.",
+    fix="Set `tls.certificate_file` and `tls.key_file`, and let it ask for them.",
+)
+def _anonymous_upstream(facts: Facts) -> Iterator[Hit]:
+    for place, upstream in upstreams(facts.spec):
+        tls = upstream.tls
+        if _is_encrypted(upstream.url) and (tls is None or not tls.certificate_file):
+            seen = f"{upstream.url} is shown no certificate"
+            fix = "tls:\n  certificate_file: ./gateway.pem\n  key_file: ./gateway.key"
+            yield Hit(f"{place}.tls.certificate_file", seen, fix=fix)
+
+
+@check(
+    "HR114",
+    Severity.HIGH,
+    "A certificate is not in force",
+    why="The system goes on with the one before, or with none, until that one expires.",
+    fix="Replace certificate and key by a pair that belongs together.",
+    needs=(Need.CERTIFICATES,),
+)
+def _not_in_force(facts: Facts) -> Iterator[Hit]:
+    for one in facts.in_force:
+        # That it expired is found in the file itself, by a check of its own.
+        if one.problem and "expired" not in one.problem:
+            yield Hit(f"certificate {one.name}", f"{one.file}: {one.problem}")

@@ -1,0 +1,1 @@
+"""Drawing of a running system, as Mermaid and SVG."""

@@ -1,0 +1,322 @@
+"""The system as an SVG that stands alone: in light and in dark, with a description in words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Final
+
+from headrace.advise.diagram.parts import (
+    EndpointPart,
+    Picture,
+    copies_text,
+    described,
+    share_text,
+    traffic_text,
+)
+
+_MARGIN: Final = 24.0
+_TOP: Final = 24.0
+_CALLERS_W: Final = 170.0
+_GATEWAY_X: Final = 260.0
+_GATEWAY_W: Final = 280.0
+_ENDPOINT_X: Final = 620.0
+_ENDPOINT_W: Final = 280.0
+_VERSION_X: Final = 1030.0
+_VERSION_W: Final = 270.0
+_GAP: Final = 14.0
+_BETWEEN: Final = 22.0
+_APART: Final = 64.0
+_LINE_H: Final = 19.0
+_PADDING: Final = 11.0
+_FONT: Final = 14.0
+_CHAR_W: Final = 0.53 * _FONT
+_MARK_W: Final = 12.0
+_LEAST_STROKE: Final = 1.25
+_MOST_STROKE: Final = 4.0
+_STYLE: Final = """\
+svg { color-scheme: light dark; --paper: #fff; --ink: #1c1e21; --soft: #5c636b; --line: #7a828b;
+  --panel: #f5f6f8; --ok: #1d6f42; --warning: #8a6100; --failing: #b3123b; --part: #2f6690 }
+@media (prefers-color-scheme: dark) { svg { --paper: #15171a; --ink: #e8eaed; --soft: #a2a9b1;
+  --line: #8b939c; --panel: #1e2125; --ok: #6fce99; --warning: #e5bd55; --failing: #ff7a9a;
+  --part: #83bbe5 } }
+.paper { fill: var(--paper) }
+text { font: 14px system-ui, -apple-system, "Segoe UI", sans-serif; fill: var(--ink) }
+.name { font-weight: 600 } .soft { fill: var(--soft) }
+.label { font-size: 13px; fill: var(--ink); stroke: var(--paper); stroke-width: 5px;
+  paint-order: stroke; text-anchor: middle }
+rect.box { fill: var(--panel); stroke: var(--line) }
+.mark { fill: var(--part) } .outside .mark, .idle .mark, .version .mark { fill: var(--line) }
+.ok .mark { fill: var(--ok) } .warning .mark { fill: var(--warning) }
+.failing .mark { fill: var(--failing) }
+.outside rect.box { fill: none; stroke-dasharray: 4 3 }
+path.line { fill: none; stroke: var(--line) } path.dashed { stroke-dasharray: 6 4 }
+marker path { fill: var(--line) }"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """A part: the first of its `lines` is its name. `kind`: what it is, for its colour."""
+
+    x: float
+    y: float
+    width: float
+    lines: tuple[str, ...]
+    kind: str = "part"
+
+    @property
+    def height(self) -> float:
+        """By the number of lines."""
+        return len(self.lines) * _LINE_H + 2 * _PADDING - 4
+
+    @property
+    def middle(self) -> float:
+        """The y of its middle."""
+        return self.y + self.height / 2
+
+    def fitted(self, line: str) -> str:
+        """`line`, cut so that it stays within the box."""
+        room = int((self.width - 2 * _PADDING - _MARK_W) / _CHAR_W)
+        return line if len(line) <= room else f"{line[: room - 1]}…"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """An arrow from one point to another; bent unless it is straight. `label` stands at it."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    label: str = ""
+    dashed: bool = False
+    stroke: float = _LEAST_STROKE
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Where its label stands."""
+        return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
+
+    @property
+    def is_vertical(self) -> bool:
+        """Whether it goes up or down."""
+        return self.x1 == self.x2
+
+
+@dataclass(slots=True, kw_only=True)
+class Drawing:
+    """Everything that is drawn."""
+
+    width: float = _VERSION_X + _VERSION_W + _MARGIN
+    height: float = 0.0
+    boxes: list[Box] = field(default_factory=list)
+    lines: list[Line] = field(default_factory=list)
+
+    def add(self, box: Box) -> Box:
+        """Place `box`, and grow with it."""
+        self.boxes.append(box)
+        self.height = max(self.height, box.y + box.height + _MARGIN)
+        return box
+
+    def join(self, one: Box, other: Box, *, label: str = "", dashed: bool = False) -> None:
+        """An arrow from the right of `one` to the left of `other`."""
+        self.lines.append(
+            Line(
+                x1=one.x + one.width,
+                y1=one.middle,
+                x2=other.x,
+                y2=other.middle,
+                label=label,
+                dashed=dashed,
+            )
+        )
+
+
+def layout(picture: Picture) -> Drawing:
+    """The picture on a plane: from callers on the left to replicas on the right."""
+    drawing = Drawing()
+    gateway = _left(picture, drawing)
+    y = _TOP
+    for endpoint in picture.endpoints:
+        y = _place_endpoint(endpoint, drawing, gateway, y) + _BETWEEN
+    if picture.more:
+        text = f"and {picture.more:,} more endpoints"
+        more = Box(x=_ENDPOINT_X, y=y, width=_ENDPOINT_W, lines=(text,), kind="idle")
+        drawing.join(gateway, drawing.add(more))
+    if not picture.endpoints and not picture.more:
+        lines = ("No endpoints yet", "`headrace apply` adds some")
+        drawing.add(Box(x=_ENDPOINT_X, y=y, width=_ENDPOINT_W, lines=lines, kind="idle"))
+    return drawing
+
+
+def _left(picture: Picture, drawing: Drawing) -> Box:
+    """Callers, gateway, operators, control plane and registry; the gateway."""
+    gateway = drawing.add(
+        Box(
+            x=_GATEWAY_X,
+            y=_TOP,
+            width=_GATEWAY_W,
+            lines=(
+                "Gateway (Envoy)",
+                f"HTTP, gRPC  {picture.http}",
+                f"gRPC  {picture.grpc}",
+                (
+                    f"{'TLS' if picture.encrypted else 'no TLS'}, "
+                    f"{'ready' if picture.gateway_ready else 'not ready'}"
+                ),
+            ),
+            kind="gateway" if picture.gateway_ready else "failing",
+        )
+    )
+    control = drawing.add(
+        Box(
+            x=_GATEWAY_X,
+            y=gateway.y + gateway.height + _APART,
+            width=_GATEWAY_W,
+            lines=(
+                "Control plane",
+                f"management  {picture.management}",
+                f"metrics  {picture.metrics}",
+                (
+                    f"{'TLS' if picture.management_encrypted else 'no TLS'}, "
+                    f"generation {picture.generation}"
+                ),
+                f"runs {picture.replicas} replicas, Headrace {picture.version}",
+            ),
+        )
+    )
+    registry = drawing.add(
+        Box(
+            x=_GATEWAY_X,
+            y=control.y + control.height + _APART,
+            width=_GATEWAY_W,
+            lines=("Registry", f"{picture.models} model versions in use"),
+        )
+    )
+    rate = f"{picture.requests_per_s:,.1f} requests/s"
+    callers = drawing.add(_beside(gateway, ("Callers", rate)))
+    operators = drawing.add(_beside(control, ("Operators", "CLI, console, CI")))
+    drawing.join(callers, gateway)
+    drawing.join(operators, control)
+    x = _GATEWAY_X + _GATEWAY_W / 2
+    drawing.lines += (
+        Line(x1=x, y1=control.y, x2=x, y2=gateway.y + gateway.height, label="routes", dashed=True),
+        Line(x1=x, y1=registry.y, x2=x, y2=control.y + control.height, label="models"),
+    )
+    return gateway
+
+
+def _beside(box: Box, lines: tuple[str, ...]) -> Box:
+    """A box to the left of `box`, at half its height."""
+    found = Box(x=_MARGIN, y=0, width=_CALLERS_W, lines=lines, kind="outside")
+    return replace(found, y=box.middle - found.height / 2)
+
+
+def _place_endpoint(endpoint: EndpointPart, drawing: Drawing, gateway: Box, y: float) -> float:
+    """Place an endpoint and its versions from `y` on; where they end."""
+    state = f"{endpoint.state}, {endpoint.rollout}" if endpoint.rollout else endpoint.state
+    lines = (endpoint.name, state, traffic_text(endpoint))
+    card = Box(x=_ENDPOINT_X, y=0, width=_ENDPOINT_W, lines=lines, kind=endpoint.state)
+    boxes = [
+        Box(
+            x=_VERSION_X,
+            y=0,
+            width=_VERSION_W,
+            lines=tuple(
+                filter(None, (f"version {version.name}", version.model, copies_text(version)))
+            ),
+            kind="version",
+        )
+        for version in endpoint.versions
+    ]
+    stack = sum(box.height + _GAP for box in boxes) - _GAP
+    height = max(stack, card.height)
+    below = y + (height - stack) / 2
+    versions: list[Box] = []
+    for box in boxes:
+        versions.append(drawing.add(replace(box, y=below)))
+        below += box.height + _GAP
+    placed = drawing.add(replace(card, y=y + (height - card.height) / 2))
+    drawing.join(gateway, placed)
+    for version, box in zip(endpoint.versions, versions, strict=True):
+        drawing.lines.append(
+            Line(
+                x1=placed.x + placed.width,
+                y1=placed.middle,
+                x2=box.x,
+                y2=box.middle,
+                label=share_text(version),
+                dashed=bool(version.mirror_percent) or not version.weight,
+                stroke=_LEAST_STROKE + (_MOST_STROKE - _LEAST_STROKE) * version.weight / 100,
+            )
+        )
+    return y + height
+
+
+def svg(picture: Picture, *, id_prefix: str = "system") -> str:
+    """An SVG document of the picture.
+
+    Args:
+        id_prefix: What its ids begin with, where it becomes part of a page.
+    """
+    return "".join(f"{line}\n" for line in _lines(picture, id_prefix))
+
+
+def _lines(picture: Picture, prefix: str) -> Iterator[str]:
+    drawing = layout(picture)
+    size = f"{drawing.width:.0f} {drawing.height:.0f}"
+    yield (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size}" '
+        f'width="{drawing.width:.0f}" height="{drawing.height:.0f}" role="img" '
+        f'aria-labelledby="{prefix}-title {prefix}-desc">'
+    )
+    yield f'<title id="{prefix}-title">The inference system as it is now</title>'
+    yield f'<desc id="{prefix}-desc">{escape(" ".join(described(picture)))}</desc>'
+    yield f"<style>{_STYLE}</style>"
+    yield (
+        f'<defs><marker id="{prefix}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
+        'markerHeight="8" markerUnits="userSpaceOnUse" orient="auto"><path d="M0 0L8 4L0 8z"/>'
+        "</marker></defs>"
+    )
+    yield '<rect class="paper" width="100%" height="100%"/>'
+    for line in drawing.lines:
+        yield _path(line, prefix)
+    for box in drawing.boxes:
+        yield from _box(box)
+    for line in drawing.lines:
+        if line.label:
+            x, y = line.middle
+            yield f'<text class="label" x="{x:.1f}" y="{y + 4:.1f}">{escape(line.label)}</text>'
+    yield "</svg>"
+
+
+def _path(line: Line, prefix: str) -> str:
+    style = "line dashed" if line.dashed else "line"
+    return (
+        f'<path class="{style}" d="{_course(line)}" stroke-width="{line.stroke:.2f}" '
+        f'marker-end="url(#{prefix}-arrow)"/>'
+    )
+
+
+def _course(line: Line) -> str:
+    begin, end = f"M{line.x1:.1f} {line.y1:.1f}", f"{line.x2:.1f} {line.y2:.1f}"
+    if line.is_vertical or line.y1 == line.y2:
+        return f"{begin}L{end}"
+    bend = (line.x1 + line.x2) / 2
+    return f"{begin}C{bend:.1f} {line.y1:.1f} {bend:.1f} {line.y2:.1f} {end}"
+
+
+def _box(box: Box) -> Iterator[str]:
+    yield f'<g class="{box.kind}">'
+    whole = [line for line in box.lines if box.fitted(line) != line]
+    if whole:
+        yield f"<title>{escape(', '.join(whole))}</title>"
+    place = f'x="{box.x:.1f}" y="{box.y:.1f}"'
+    yield (
+        f'<rect class="box" {place} width="{box.width:.1f}" height="{box.height:.1f}" rx="6"/>'
+        f'<rect class="mark" {place} width="5" height="{box.height:.1f}" rx="2.5"/>'
+    )
+    for number, line in enumerate(box.lines):
+        style = "soft" if number else "name"
+        x, y = box.x + _PADDING + 5, box.y + _PADDING + number * _LINE_H + _FONT - 2
+        yield f'<text class="{style}" x="{x:.1f}" y="{y:.1f}">{escape(box.fitted(line))}</text>'
+    yield "</g>"

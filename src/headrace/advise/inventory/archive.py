@@ -1,0 +1,345 @@
+"""ZIP archives and pickles of models: what they hold, and what loading them would import.
+
+Only a few entries are read, with bounds, so that an archive that unpacks to a terabyte costs what
+its directory costs.
+"""
+
+import bz2
+import contextlib
+import io
+import lzma
+import pickletools
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import Final, Protocol
+
+import msgspec
+
+from headrace.advise.inventory.asset import Details, Format, Problem, Trouble, problem
+from headrace.runtimes.file_bytes import BrokenFileError, Source
+
+_MOST_BYTES: Final = 8 << 20
+_MOST_MEMORY: Final = 128 << 20  # a header may ask for gigabytes
+_MOST_OPCODES: Final = 400_000
+_MOST_SHOWN: Final = 12
+_MOST_TEXT: Final = 200
+_KEPT_TEXTS: Final = 64
+_PROTOCOLS: Final = tuple(bytes((0x80, number)) for number in range(2, 6))
+_DANGEROUS: Final = re.compile(
+    r"(?:os|posix|nt|subprocess|pty|socket|shutil|runpy|ctypes|importlib|webbrowser|code|pdb"
+    r"|multiprocessing|asyncio|http|urllib|requests|pip|sys|signal|commands|bdb|timeit|pickle"
+    r"|_pickle|cloudpickle|dill)(?:\..*)?"
+)
+_BUILTINS: Final = frozenset({"eval", "exec", "execfile", "compile", "open", "__import__", "input"})
+_READS_ATTRIBUTES: Final = frozenset(
+    {"getattr", "setattr", "globals", "locals", "vars", "breakpoint"}
+)
+
+
+class _Unpacks(Protocol):
+    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opcodes:
+    """`imports` as `module.name`, in the order they come; `whole`: whether its end was reached."""
+
+    imports: tuple[str, ...]
+    whole: bool
+    any_opcode: bool
+
+
+def looks_like_pickle(head: bytes) -> bool:
+    """Whether the bytes begin a pickle of protocol 2 or newer."""
+    return head.startswith(_PROTOCOLS)
+
+
+def unpacked(source: Source) -> bytes:
+    """The beginning of a file, taken out of the compression that joblib may have used."""
+    data = source.head(_MOST_BYTES)
+    makers: Mapping[bytes, Callable[[], _Unpacks]] = {
+        b"\x78": zlib.decompressobj,
+        b"\x1f\x8b": lambda: zlib.decompressobj(wbits=31),
+        b"BZh": bz2.BZ2Decompressor,
+        b"\xfd7zXZ": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
+        b"\x5d\x00\x00": lambda: lzma.LZMADecompressor(memlimit=_MOST_MEMORY),
+    }
+    for magic, make in makers.items():
+        if data.startswith(magic):
+            try:
+                return make().decompress(data, _MOST_BYTES)
+            except (zlib.error, OSError, EOFError, lzma.LZMAError, ValueError):
+                return b""
+    return data
+
+
+def read_opcodes(data: bytes) -> Opcodes:
+    """What a pickle imports, as far as its opcodes can be followed."""
+    reader = _Reader()
+    # Arrays of joblib lie between the opcodes, raw: what was seen before them counts.
+    with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+            reader.count += 1
+            if reader.count > _MOST_OPCODES:
+                break
+            reader.read(opcode.name, argument)
+    return Opcodes(imports=tuple(reader.imports), whole=reader.whole, any_opcode=reader.count > 1)
+
+
+class _Reader:
+    """Follows the texts of a pickle, which is enough to know what it imports."""
+
+    def __init__(self) -> None:
+        self.imports: dict[str, None] = {}
+        self.count = 0
+        self.whole = False
+        self._texts: list[str] = []
+        self._memo: dict[int, str] = {}
+
+    def read(self, name: str, argument: object) -> None:
+        """Take one opcode."""
+        match name:
+            case "GLOBAL" | "INST":
+                self.imports[str(argument).replace(" ", ".", 1)[:_MOST_TEXT]] = None
+            case "STACK_GLOBAL":
+                # The two texts before it, whether written there or out of the memo.
+                self.imports[".".join(self._texts[-2:])[:_MOST_TEXT]] = None
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = self._last()
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                self._memo[int(str(argument))] = self._last()
+            case "BINGET" | "LONG_BINGET" | "GET":
+                self._texts.append(self._memo.get(int(str(argument)), ""))
+            case "STOP":
+                self.whole = True
+            case _ if isinstance(argument, str) and name.endswith(
+                ("UNICODE", "UNICODE8", "STRING")
+            ):
+                self._texts.append(argument[:_MOST_TEXT])
+        del self._texts[:-_KEPT_TEXTS]
+
+    def _last(self) -> str:
+        return self._texts[-1] if self._texts else ""
+
+
+def pickle_format(opcodes: Opcodes) -> Format:
+    """What a pickle holds, by what it imports; UNKNOWN if it is none."""
+    if not opcodes.any_opcode or not (opcodes.imports or opcodes.whole):
+        return Format.UNKNOWN
+    roots = {name.partition(".")[0] for name in opcodes.imports}
+    if "torch" in roots:
+        return Format.TORCH_PICKLE
+    return Format.SKLEARN if "sklearn" in roots else Format.PICKLE
+
+
+def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None) -> Details:
+    """What loading it would import, and what is wrong with that."""
+    shown = ", ".join(opcodes.imports[:_MOST_SHOWN])
+    more = len(opcodes.imports) - _MOST_SHOWN
+    notes = {"imports": f"{shown} and {more} more" if more > 0 else shown}
+    return Details(
+        notes=notes if opcodes.imports else {},
+        weights=weights or {},
+        problems=tuple(pickle_problems(opcodes)),
+    )
+
+
+def pickle_problems(opcodes: Opcodes) -> list[Problem]:
+    """That it runs code, and which of it no model needs."""
+    found = [problem(Trouble.RUNS_CODE, "a pickle: loading it calls what it names")]
+    bad = [name for name in opcodes.imports if _is_dangerous(name)]
+    if bad:
+        message = f"loading it would call {', '.join(bad[:8])}"
+        found.append(problem(Trouble.DANGEROUS_CODE, message))
+    return found
+
+
+def _is_dangerous(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    if module in {"builtins", "__builtin__", "__builtins__"}:
+        return attribute in _BUILTINS | _READS_ATTRIBUTES
+    return _DANGEROUS.fullmatch(module) is not None
+
+
+MAGIC: Final = b"PK\x03\x04"
+_MOST_DIRECTORY: Final = 32 << 20
+_MOST_ENTRY: Final = 8 << 20
+_MOST_CODE_FILES: Final = 2000
+_PACKED: Final = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
+_IN_ZIP64: Final = 0xFFFFFFFF
+_TAIL: Final = (1 << 16) + 64
+_OPERATORS: Final = re.compile(rb"\bops\.([A-Za-z_]\w*)\.")
+_OWN_OPERATORS: Final = frozenset({b"aten", b"prim", b"prims", b"quantized", b"static_cuda"})
+_STORAGES: Final = {
+    "FloatStorage": ("FP32", 4),
+    "DoubleStorage": ("FP64", 8),
+    "HalfStorage": ("FP16", 2),
+    "BFloat16Storage": ("BF16", 2),
+    "LongStorage": ("INT64", 8),
+    "IntStorage": ("INT32", 4),
+    "CharStorage": ("INT8", 1),
+    "ByteStorage": ("UINT8", 1),
+    "BoolStorage": ("BOOL", 1),
+    "QInt8Storage": ("INT8", 1),
+    "QUInt8Storage": ("UINT8", 1),
+    "ShortStorage": ("INT16", 2),
+}
+
+
+class _Keras(msgspec.Struct):
+    keras_version: str = ""
+
+
+def archive_format(source: Source) -> Format:
+    """What an archive is, by the names in it.
+
+    Raises:
+        BrokenFileError: It is damaged, or its directory is larger than a model's is.
+    """
+    with _opened(source) as archive:
+        names = archive.namelist()
+        # Everything is in one folder, which is called as the archive was when it was written.
+        inner = {name.partition("/")[2] for name in names}
+        if "config.json" in names and "metadata.json" in names:
+            return Format.KERAS
+        if "archive_format" in inner or "archive_format" in names:
+            return Format.TORCH_EXPORT
+        if "data.pkl" in inner:
+            is_script = "constants.pkl" in inner or any(name.startswith("code/") for name in inner)
+            return Format.TORCHSCRIPT if is_script else Format.TORCH_PICKLE
+        return Format.UNKNOWN
+
+
+def archive_details(source: Source, kind: Format) -> Details:
+    """What an archive says of the model in it.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
+    with _opened(source) as archive:
+        names = archive.namelist()
+        escaping = _escaping(names)
+        match kind:
+            case Format.TORCHSCRIPT:
+                found = _torch_script(archive, names)
+            case Format.TORCH_PICKLE:
+                found = _checkpoint(archive, names)
+            case Format.KERAS:
+                found = _keras(archive)
+            case _:
+                found = Details()
+    return replace(found, problems=(*found.problems, *escaping))
+
+
+def _opened(source: Source) -> zipfile.ZipFile:
+    if _directory_bytes(source) > _MOST_DIRECTORY:
+        raise BrokenFileError(f"has a directory of more than {_MOST_DIRECTORY} bytes")
+    try:
+        return zipfile.ZipFile(source.path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise BrokenFileError("is truncated or damaged: no whole ZIP archive") from error
+
+
+def _directory_bytes(source: Source) -> int:
+    """How large the list of entries is, by the record at the end; `zipfile` would read it whole."""
+    size = min(_TAIL, source.size)
+    tail = source.read(source.size - size, size)
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or end + 16 > len(tail):
+        raise BrokenFileError("is truncated or damaged: no whole ZIP archive")
+    found = int.from_bytes(tail[end + 12 : end + 16], "little")
+    large = tail.rfind(b"PK\x06\x06")
+    if found == _IN_ZIP64 and large >= 0:
+        return int.from_bytes(tail[large + 40 : large + 48], "little")
+    return found
+
+
+def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The beginning of an entry, whatever its directory says of its size."""
+    try:
+        # Other ways of packing may ask for gigabytes of memory, and no model's writer uses them.
+        if archive.getinfo(name).compress_type not in _PACKED:
+            raise BrokenFileError(f"packs {name[:100]!r} in a way that is not read here")
+        with archive.open(name) as stream:
+            return stream.read(_MOST_ENTRY)
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, LookupError) as error:
+        raise BrokenFileError(f"is truncated or damaged: {name[:100]!r} in it") from error
+
+
+def _escaping(names: Sequence[str]) -> list[Problem]:
+    bad = [
+        name
+        for name in names
+        if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts
+    ]
+    if not bad:
+        return []
+    message = f"unpacking it would write outside of its folder: {bad[0][:100]!r}"
+    return [problem(Trouble.DANGEROUS_CODE, message)]
+
+
+def _torch_script(archive: zipfile.ZipFile, names: Sequence[str]) -> Details:
+    code = [name for name in names if "/code/" in name and name.endswith(".py")]
+    used = {
+        operator
+        for name in code[:_MOST_CODE_FILES]
+        for operator in _OPERATORS.findall(_entry(archive, name))
+    }
+    custom = sorted(name.decode() for name in used - _OWN_OPERATORS)
+    opcodes = _opcodes(archive, names)
+    bad = [one for one in pickle_problems(opcodes) if one.code is Trouble.DANGEROUS_CODE]
+    found = list(bad)
+    if custom:
+        message = f"calls operators of {', '.join(custom[:8])}, which libraries beside it bring"
+        found.append(problem(Trouble.CUSTOM_OPERATORS, message))
+        found.append(problem(Trouble.RUNS_CODE, "its operators are code of their libraries"))
+    return Details(
+        producer="torch",
+        weights=_weights(archive, names, opcodes),
+        quantised=True if b"quantized" in used else None,
+        problems=tuple(found),
+    )
+
+
+def _checkpoint(archive: zipfile.ZipFile, names: Sequence[str]) -> Details:
+    opcodes = _opcodes(archive, names)
+    found = pickle_details(opcodes, weights=_weights(archive, names, opcodes))
+    return replace(found, producer="torch")
+
+
+def _opcodes(archive: zipfile.ZipFile, names: Sequence[str]) -> Opcodes:
+    name = next(name for name in names if name.endswith("/data.pkl"))
+    return read_opcodes(_entry(archive, name))
+
+
+def _weights(archive: zipfile.ZipFile, names: Sequence[str], opcodes: Opcodes) -> dict[str, int]:
+    """Bytes by datatype; told only if all storages are of one, since they do not say which."""
+    kinds = {
+        _STORAGES[storage][0]
+        for name in opcodes.imports
+        if (storage := name.rpartition(".")[2]) in _STORAGES
+    }
+    size = sum(
+        archive.getinfo(name).file_size
+        for name in names
+        if name.partition("/")[2].startswith(("data/", "constants/"))
+    )
+    return {kinds.pop(): size} if len(kinds) == 1 and size else {}
+
+
+def _keras(archive: zipfile.ZipFile) -> Details:
+    config = _entry(archive, "config.json")
+    try:
+        version = msgspec.json.decode(_entry(archive, "metadata.json"), type=_Keras).keras_version
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        version = ""
+    found = []
+    if re.search(rb'"class_name"\s*:\s*"Lambda"', config):
+        found.append(problem(Trouble.RUNS_CODE, "has a Lambda layer: Python code in the model"))
+    if "model.weights.h5" not in archive.namelist():
+        found.append(problem(Trouble.MISSING_PART, "model.weights.h5 is not in it"))
+    return Details(producer=f"keras {version}".strip(), problems=tuple(found))

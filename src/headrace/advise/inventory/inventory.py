@@ -1,0 +1,291 @@
+"""Inventory of the models in a folder: what each file is, needs and takes."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from headrace.advise.inventory.archive import MAGIC as ZIP
+from headrace.advise.inventory.archive import (
+    archive_details,
+    archive_format,
+    looks_like_pickle,
+    pickle_details,
+    pickle_format,
+    read_opcodes,
+    unpacked,
+)
+from headrace.advise.inventory.asset import Details, Format, Problem, Trouble, problem
+from headrace.advise.inventory.graphs import (
+    looks_like_onnx,
+    looks_like_saved_model,
+    onnx_details,
+    openvino_details,
+    saved_model_details,
+    tflite_details,
+    xml_root,
+)
+from headrace.advise.inventory.weights import (
+    gguf_details,
+    lightgbm_details,
+    looks_like_safetensors,
+    safetensors_details,
+    tree_format,
+    xgboost_json_details,
+    xgboost_ubj_details,
+)
+from headrace.core import UnsupportedModelError
+from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.optimized.file import FILE_NAME, decode_manifest, path_in
+from headrace.runtimes.optimized.processor import plain
+
+_MOST_FILES: Final = 1000
+_MOST_DEPTH: Final = 16
+
+Examine = Callable[[Path], tuple[Format, Details]]
+
+
+def optimized_details(folder: Path, examine: Examine) -> Details:
+    """Inputs and outputs of the first member, weights and problems of all files.
+
+    What lies there unused counts too: whoever takes the folder elsewhere may load it.
+    """
+    members: dict[Path, Details] = {}
+    problems: list[Problem] = []
+    for file in _files(folder, 0):
+        kind, details = examine(file)
+        if kind is not Format.UNKNOWN or details.problems:
+            members[file] = details
+            name = file.relative_to(folder).as_posix()
+            problems += [
+                replace(one, message=f"'{name}' {one.message}") for one in details.problems
+            ]
+    try:
+        manifest = decode_manifest(folder / FILE_NAME)
+        first = members.get(path_in(folder, manifest.members[0].path), Details())
+        for member in manifest.members:
+            path_in(folder, member.path)
+    except (UnsupportedModelError, IndexError) as error:
+        message = f"cannot be served: {str(error)[:300] or 'it has no member'}"
+        problems.append(problem(Trouble.BROKEN, message))
+        return Details(producer="headrace", problems=tuple(problems))
+    weights: Counter[str] = Counter()
+    for details in members.values():
+        weights.update(details.weights)
+    return Details(
+        inputs=first.inputs,
+        outputs=first.outputs,
+        opset=first.opset,
+        producer="headrace",
+        weights=dict(weights),
+        quantised=any(details.is_quantised for details in members.values()),
+        notes={
+            "engines": ", ".join(dict.fromkeys(plain(one.runtime) for one in manifest.members)),
+            "verified on": plain(manifest.processor.name),
+            "on another processor": manifest.on_other_processor.value,
+        },
+        problems=tuple(problems),
+    )
+
+
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    """Regular files, a bounded number of them; links are not followed."""
+    if depth > _MOST_DEPTH:
+        return
+    with os.scandir(folder) as entries:
+        found = sorted(entries, key=lambda entry: entry.name)[:_MOST_FILES]
+    for entry in found:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(Path(entry.path), depth + 1)
+        elif entry.is_file(follow_symlinks=False) and entry.name != FILE_NAME:
+            yield Path(entry.path)
+
+
+SAVED_MODEL: Final = "saved_model.pb"
+PYTHON_FILE: Final = "model.py"
+SUFFIXES: Final = {
+    ".onnx": Format.ONNX,
+    ".ort": Format.ORT,
+    ".tflite": Format.TFLITE,
+    ".pt": Format.TORCHSCRIPT,
+    ".pth": Format.TORCH_PICKLE,
+    ".ts": Format.TORCHSCRIPT,
+    ".pt2": Format.TORCH_EXPORT,
+    ".keras": Format.KERAS,
+    ".h5": Format.KERAS_H5,
+    ".hdf5": Format.KERAS_H5,
+    ".pkl": Format.PICKLE,
+    ".pickle": Format.PICKLE,
+    ".joblib": Format.SKLEARN,
+    ".ubj": Format.XGBOOST_UBJ,
+    ".cbm": Format.CATBOOST,
+    ".safetensors": Format.SAFETENSORS,
+    ".gguf": Format.GGUF,
+    ".pmml": Format.PMML,
+}
+"""What a name promises; the content has to keep it."""
+CODE_FORMATS: Final = frozenset(
+    {
+        Format.PYTHON,
+        Format.PICKLE,
+        Format.SKLEARN,
+        Format.TORCH_PICKLE,
+        Format.TORCHSCRIPT,  # its operators read and write files
+        Format.TORCH_EXPORT,  # loading one loads pickles
+    }
+)
+_LFS: Final = b"version https://git-lfs"
+_HDF5: Final = b"\x89HDF\r\n\x1a\n"
+_HEAD: Final = 4096
+_MOST_TEXT: Final = 1 << 20
+_MOST_HDF5: Final = 4 << 20
+_LAMBDA: Final = re.compile(rb'"class_name"\s*:\s*"Lambda"')
+_PYTHON_CLASS: Final = re.compile(rb"^class\s+\w+\([^)\n]*\bPythonModel\b", re.MULTILINE)
+_OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".xz", ".lzma", ".z"})
+
+
+def recognise(path: Path) -> tuple[Format, bool]:
+    """What is at `path`, and whether it runs code; UNKNOWN for no model or what cannot be read."""
+    kind, details = examine(path)
+    codes = {one.code for one in details.problems}
+    has_code = kind in CODE_FORMATS or bool(codes & {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE})
+    return kind, has_code
+
+
+def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Details]:
+    """What is at `path`, and what it says of itself; never raises for what is in it.
+
+    Args:
+        max_opset: The newest opset that ONNX Runtime here knows.
+    """
+    try:
+        if path.is_dir():
+            if (path / FILE_NAME).is_file():
+                found = optimized_details(path, partial(examine, max_opset=max_opset))
+                return Format.OPTIMIZED, found
+            for name in (SAVED_MODEL, PYTHON_FILE):
+                if (path / name).is_file():
+                    return examine(path / name, max_opset=max_opset)
+            for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MOST_FILES]:
+                kind, details = examine(file, max_opset=max_opset)
+                if kind is not Format.UNKNOWN:
+                    return kind, details
+            return Format.UNKNOWN, Details()
+        with Source(path) as source:
+            return _examine_file(source, max_opset)
+    except BrokenFileError as error:
+        message = str(error)
+    except OSError as error:
+        message = f"cannot be read: {error.strerror or error}"
+    except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as error:
+        # Files of strangers: one that a reader was not prepared for must not hide all others.
+        message = f"cannot be read: {type(error).__name__}"
+    return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
+
+
+def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Details]:
+    named = SUFFIXES.get(source.path.suffix.lower(), Format.UNKNOWN)
+    head = source.head(_HEAD)
+    if not head:
+        return named, Details(problems=(problem(Trouble.EMPTY, "has no byte"),))
+    if head.startswith(_LFS):
+        message = "is a Git LFS pointer; `git lfs pull` fetches the model"
+        return named, Details(problems=(problem(Trouble.LFS_POINTER, message),))
+    kind, message = named, ""
+    try:
+        kind = _kind(source, head, named)
+        if kind is not Format.UNKNOWN:
+            return kind, _details(source, kind, max_opset)
+        if named is not Format.UNKNOWN:
+            message = f"is called {source.path.suffix}, and its content is something else"
+    except BrokenFileError as error:
+        message = str(error)
+    return kind, Details(problems=(problem(Trouble.BROKEN, message),) if message else ())
+
+
+def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
+    source: Source, head: bytes, named: Format
+) -> Format:
+    """The format by content.
+
+    Raises:
+        BrokenFileError: It begins like a model and does not go on as one.
+    """
+    found = _MAGIC_AT_4.get(head[4:8]) or tree_format(head)
+    if found is not None:
+        return found
+    if head.startswith(b"GGUF"):
+        return Format.GGUF
+    if head.startswith(ZIP):
+        return archive_format(source)
+    if looks_like_safetensors(source):
+        return Format.SAFETENSORS
+    if root := xml_root(source):
+        return _XML_ROOTS.get(root, Format.UNKNOWN)
+    if head.startswith(_HDF5):
+        data = source.head(_MOST_HDF5)
+        return Format.KERAS_H5 if b"model_config" in data or b"keras" in data else Format.UNKNOWN
+    # The others have no mark at their beginning: Python, old pickles, protobuf.
+    suffix = source.path.suffix.lower()
+    if suffix == ".py":
+        is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MOST_TEXT))
+        return Format.PYTHON if is_model else Format.UNKNOWN
+    if looks_like_pickle(head) or suffix in _OLD_PICKLES:
+        return pickle_format(read_opcodes(unpacked(source)))
+    try:
+        if looks_like_onnx(source):
+            return Format.ONNX
+        if source.path.name == SAVED_MODEL or looks_like_saved_model(source):
+            return Format.SAVEDMODEL
+    except BrokenFileError:
+        if named is Format.ONNX or source.path.name == SAVED_MODEL:
+            raise
+    return Format.UNKNOWN
+
+
+def _details(source: Source, kind: Format, max_opset: int | None) -> Details:
+    if kind is Format.ONNX:
+        return onnx_details(source, max_opset=max_opset)
+    if source.head(4) == ZIP:
+        return archive_details(source, kind)
+    read = _READERS.get(kind)
+    return Details(producer=kind.value.partition("-")[0]) if read is None else read(source)
+
+
+def _pickle(source: Source) -> Details:
+    return pickle_details(read_opcodes(unpacked(source)))
+
+
+def _python(_: Source) -> Details:
+    message = "is Python: loading it runs what its author wrote"
+    return Details(problems=(problem(Trouble.RUNS_CODE, message),))
+
+
+def _keras_h5(source: Source) -> Details:
+    if _LAMBDA.search(source.head(_MOST_HDF5)):
+        message = "has a Lambda layer: Python code in the model"
+        return Details(producer="keras", problems=(problem(Trouble.RUNS_CODE, message),))
+    return Details(producer="keras")
+
+
+_MAGIC_AT_4: Final = {b"TFL3": Format.TFLITE, b"ORTM": Format.ORT}
+_XML_ROOTS: Final = {"net": Format.OPENVINO, "PMML": Format.PMML}
+_READERS: Final[Mapping[Format, Callable[[Source], Details]]] = {
+    Format.SAVEDMODEL: lambda source: saved_model_details(source, source.path.parent),
+    Format.TFLITE: tflite_details,
+    Format.OPENVINO: openvino_details,
+    Format.SAFETENSORS: safetensors_details,
+    Format.GGUF: gguf_details,
+    Format.TORCH_PICKLE: _pickle,
+    Format.PICKLE: _pickle,
+    Format.SKLEARN: _pickle,
+    Format.PYTHON: _python,
+    Format.KERAS_H5: _keras_h5,
+    Format.XGBOOST_JSON: xgboost_json_details,
+    Format.XGBOOST_UBJ: xgboost_ubj_details,
+    Format.LIGHTGBM: lightgbm_details,
+}

@@ -1,0 +1,412 @@
+"""Walk through a folder of models, and the inventory as a document and as rows."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+from headrace.advise.audit.facts import Severity
+from headrace.advise.inventory.asset import (
+    Asset,
+    Details,
+    Format,
+    Problem,
+    Trouble,
+    problem,
+)
+from headrace.advise.inventory.inventory import PYTHON_FILE, SAVED_MODEL, SUFFIXES, examine
+from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.registry import read_content
+from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.onnx.facts import TensorInfo
+from headrace.runtimes.optimized.file import FILE_NAME as OPTIMIZED_FILE
+
+_IGNORED: Final = frozenset({"__pycache__", ".git", ".hg", ".venv", "node_modules", ".DS_Store"})
+_MOST_ENTRIES: Final = 500_000
+_MOST_DEPTH: Final = 64
+_CHUNK: Final = 1 << 20
+_MOST_HASHED: Final = 64 << 30
+_LARGEST_PROTOBUF: Final = (1 << 31) - 1
+_HUGE: Final = 10 << 30
+_NEWEST_OPSET, _OLDEST_OPSET = 40, 13
+"""Those that are tried."""
+_VERSION: Final = re.compile(r"[0-9]{1,18}")
+RUNTIMES: Final[Mapping[Format, str]] = {
+    Format.ONNX: "onnx",
+    Format.ORT: "onnx",
+    Format.PYTHON: "python",
+    Format.OPENVINO: "openvino",
+    Format.TORCHSCRIPT: "torchscript",
+    Format.TORCH_EXPORT: "torch_export",
+    Format.SAVEDMODEL: "savedmodel",
+    Format.TFLITE: "tflite",
+    Format.XGBOOST_JSON: "xgboost",
+    Format.XGBOOST_UBJ: "xgboost",
+    Format.LIGHTGBM: "lightgbm",
+    Format.CATBOOST: "catboost",
+    Format.OPTIMIZED: "optimized",
+}
+"""Which runtime serves a format where it is installed."""
+_TREES: Final = "convert it to ONNX with onnxmltools"
+CONVERSIONS: Final[Mapping[Format, str]] = {
+    Format.TORCHSCRIPT: "export the module to ONNX with torch.onnx.export",
+    Format.TORCH_EXPORT: "export the module to ONNX with torch.onnx.export(dynamo=True)",
+    Format.TORCH_PICKLE: "load it where it was made, then torch.onnx.export the module",
+    Format.SAVEDMODEL: "convert it to ONNX: python -m tf2onnx.convert --saved-model DIR",
+    Format.TFLITE: "convert it to ONNX: python -m tf2onnx.convert --tflite FILE",
+    Format.OPENVINO: "export the original model to ONNX",
+    Format.KERAS: "model.export() it, then python -m tf2onnx.convert --saved-model DIR",
+    Format.KERAS_H5: "load it in Keras, export it, then python -m tf2onnx.convert",
+    Format.SKLEARN: "convert it to ONNX with skl2onnx.to_onnx, where it was trained",
+    Format.PICKLE: "convert what is in it to ONNX, where it was made",
+    Format.XGBOOST_JSON: _TREES,
+    Format.XGBOOST_UBJ: _TREES,
+    Format.XGBOOST_BINARY: f"save it as JSON or UBJ with XGBoost 2, or {_TREES}",
+    Format.LIGHTGBM: _TREES,
+    Format.CATBOOST: 'model.save_model("model.onnx", format="onnx")',
+    Format.SAFETENSORS: "it holds weights only: export the model that loads them to ONNX",
+    Format.GGUF: "serve it with llama.cpp or vLLM and put that behind an endpoint (`upstream`)",
+    Format.PMML: "export the original model to ONNX",
+}
+"""What to do with a format that no runtime here serves."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known here: versions in the registry by digest, and what the runtimes can do.
+
+    `references`: `NAME:VERSION` and whether it is signed. `runtimes`: those installed.
+    """
+
+    references: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    runtimes: tuple[str, ...] = ()
+    max_opset: int | None = None
+    max_hashed_bytes: int = _MOST_HASHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """Every asset of a folder, by path. `incomplete`: why something was left out; else empty."""
+
+    folder: str
+    assets: tuple[Asset, ...]
+    incomplete: str = ""
+
+
+def take_inventory(folder: Path, known: Known) -> Inventory:
+    """Every model asset under `folder`.
+
+    Raises:
+        InvalidArgumentError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise InvalidArgumentError(f"{folder}: is no directory")
+    walk = _Walk(folder, known)
+    assets = list(walk.assets(folder))
+    parts = {
+        os.path.normpath(Path(asset.path).parent / part)
+        for asset in assets
+        for part in asset.details.parts
+    }
+    # Weights beside an ONNX file belong to it, even if they look like something of their own.
+    whole = [one for one in assets if one.format is Format.ONNX or one.path not in parts]
+    whole.sort(key=lambda asset: asset.path)
+    return Inventory(
+        folder=str(folder), assets=tuple(_with_duplicates(whole)), incomplete=walk.incomplete
+    )
+
+
+def _with_duplicates(assets: list[Asset]) -> Iterator[Asset]:
+    first: dict[str, str] = {}
+    for asset in assets:
+        same = first.setdefault(asset.digest, asset.path) if asset.digest else asset.path
+        if same == asset.path or not asset.size_bytes:
+            yield asset
+        else:
+            twin = problem(Trouble.DUPLICATE, f"has the content of {same}")
+            yield replace(asset, problems=(*asset.problems, twin))
+
+
+class _Walk:
+    """One walk through a folder."""
+
+    def __init__(self, root: Path, known: Known) -> None:
+        self._root = root
+        self._real = root.resolve()
+        self._known = known
+        self._left = _MOST_ENTRIES
+        self.incomplete = ""
+
+    def assets(self, folder: Path, depth: int = 0) -> Iterator[Asset]:
+        """The assets of a folder, and of those in it."""
+        if depth > _MOST_DEPTH:
+            self.incomplete = f"what is nested deeper than {_MOST_DEPTH} folders was left out"
+            return
+        try:
+            with os.scandir(folder) as found:
+                entries = sorted(found, key=lambda entry: entry.name)
+        except OSError as error:
+            self.incomplete = f"{folder} cannot be read: {error.strerror or error}"
+            return
+        names = {entry.name for entry in entries}
+        if not names.isdisjoint({SAVED_MODEL, PYTHON_FILE, OPTIMIZED_FILE}):
+            yield from self._whole_folder(folder)
+            return
+        for entry in entries:
+            self._left -= 1
+            if self._left < 0:
+                self.incomplete = f"only the first {_MOST_ENTRIES} entries were looked at"
+                return
+            if entry.name in _IGNORED:
+                continue
+            path = Path(entry.path)
+            if entry.is_symlink():
+                yield from self._link(path)
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self.assets(path, depth + 1)
+            elif entry.is_file(follow_symlinks=False):
+                yield from self._file(path)
+
+    def _link(self, path: Path) -> Iterator[Asset]:
+        """A link that stays inside is told by what it leads to; others are told as such."""
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            message = "is a link that leads nowhere, or in a circle"
+        else:
+            if target.is_relative_to(self._real):
+                return
+            message = "is a link that leaves the folder"
+        found = problem(Trouble.LINK_OUTSIDE, message)
+        yield self._asset(path, Format.UNKNOWN, Details(problems=(found,)), size=0, digest="")
+
+    def _file(self, path: Path) -> Iterator[Asset]:
+        kind, details = examine(path, max_opset=self._known.max_opset)
+        if kind is Format.UNKNOWN and not (details.problems and path.suffix.lower() in SUFFIXES):
+            return
+        size = path.stat(follow_symlinks=False).st_size
+        digest = self._hashed(path, size)
+        yield self._asset(path, kind, details, size=size, digest=digest)
+
+    def _whole_folder(self, folder: Path) -> Iterator[Asset]:
+        """A SavedModel, a Python or an optimized model is its folder, with all that lies in it."""
+        kind, details = examine(folder, max_opset=self._known.max_opset)
+        try:
+            content = read_content(folder)
+            size, digest = content.size_bytes, str(content.digest)
+        except HeadraceError as error:
+            found = problem(Trouble.LINK_OUTSIDE, str(error).removeprefix(f"{folder}/"))
+            details = replace(details, problems=(*details.problems, found))
+            size, digest = 0, ""
+        except OSError:
+            size, digest = 0, ""
+        yield self._asset(folder, kind, details, size=size, digest=digest)
+
+    def _hashed(self, path: Path, size: int) -> str:
+        """The digest that the registry would give; empty for a file that is too large to read."""
+        if size > self._known.max_hashed_bytes:
+            return ""
+        sha256 = hashlib.sha256()
+        try:
+            with Source(path) as source:
+                for offset in range(0, source.size, _CHUNK):
+                    sha256.update(source.read(offset, min(_CHUNK, source.size - offset)))
+        except (OSError, BrokenFileError):
+            return ""
+        return f"sha256:{sha256.hexdigest()}"
+
+    def _asset(
+        self, path: Path, kind: Format, details: Details, *, size: int, digest: str
+    ) -> Asset:
+        runtime = RUNTIMES.get(kind, "")
+        served = runtime if runtime in self._known.runtimes else ""
+        reference, signed = self._known.references.get(digest, ("", False))
+        model, version = self._by_layout(path)
+        return Asset(
+            path=path.relative_to(self._root).as_posix(),
+            format=kind,
+            size_bytes=size,
+            digest=digest,
+            details=details,
+            runtime=served,
+            convert="" if served else CONVERSIONS.get(kind, ""),
+            problems=(
+                *details.problems,
+                *_known_problems(kind, size, digest, signed=signed),
+            ),
+            model=model,
+            version=version,
+            reference=reference,
+            signed=signed,
+        )
+
+    def _by_layout(self, path: Path) -> tuple[str, str]:
+        """Model and version, if the path is laid out as Triton has it."""
+        parts = path.relative_to(self._root).parts
+        for i, part in enumerate(parts):
+            if i and _VERSION.fullmatch(part):
+                return parts[i - 1], str(int(part))
+        return "", ""
+
+
+def _known_problems(kind: Format, size: int, digest: str, *, signed: bool) -> Iterator[Problem]:
+    """What is wrong with a file of this size, whatever is in it."""
+    if kind is Format.ONNX and size > _LARGEST_PROTOBUF:
+        message = f"has {size} bytes; no ONNX file may have 2 GiB, weights go beside it"
+        yield problem(Trouble.HUGE, message)
+    elif size > _HUGE:
+        unread = "" if digest else ", and was not read whole"
+        yield problem(Trouble.HUGE, f"has {size} bytes{unread}")
+    if size and not signed:
+        yield problem(Trouble.UNSIGNED, "no signature of it is known here")
+
+
+OpensModel = Callable[[bytes], None]
+"""Opens a model of ours in ONNX Runtime; raises if that does not know its opset."""
+
+
+def highest_opset(opens: OpensModel) -> int | None:
+    """The newest opset that the runtime takes, found out with a model of one node.
+
+    Args:
+        opens: Raises for a model that is too new.
+    """
+    for opset in range(_NEWEST_OPSET, _OLDEST_OPSET - 1, -1):
+        try:
+            opens(identity_model(opset))
+        except Exception:  # noqa: BLE001, S112  # the binding's errors share no base class but this
+            continue
+        return opset
+    return None
+
+
+def identity_model(opset: int) -> bytes:
+    """An ONNX model whose output is its input."""
+
+    def message(number: int, content: bytes) -> bytes:
+        return bytes((number << 3 | 2, len(content))) + content
+
+    def value(name: bytes) -> bytes:
+        tensor = b"\x08\x01" + message(2, message(1, b"\x08\x01"))  # FP32 of shape [1]
+        return message(1, name) + message(2, message(1, tensor))
+
+    node = message(1, b"x") + message(2, b"y") + message(4, b"Identity")
+    graph = (
+        message(1, node) + message(2, b"g") + message(11, value(b"x")) + message(12, value(b"y"))
+    )
+    return b"\x08\x08" + message(7, graph) + message(8, bytes((0x10, opset)))
+
+
+def opens_here(model: bytes) -> None:
+    """Open a model of ours in ONNX Runtime; raises if it does not take it."""
+    import onnxruntime as ort  # noqa: PLC0415  # slow to load, and not every audit asks
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+SCHEMA = 1
+Document = dict[str, object]
+
+
+def inventory_document(inventory: Inventory) -> Document:
+    """The inventory as plain JSON data."""
+    assets = inventory.assets
+    return {
+        "schema": SCHEMA,
+        "folder": inventory.folder,
+        "summary": {
+            "assets": len(assets),
+            "size_bytes": sum(asset.size_bytes for asset in assets),
+            "served": sum(bool(asset.runtime) for asset in assets),
+            "with_problems": sum(bool(serious(asset)) for asset in assets),
+        },
+        "incomplete": inventory.incomplete or None,
+        "assets": [_document(asset) for asset in assets],
+    }
+
+
+def _document(asset: Asset) -> Document:
+    details = asset.details
+    return {
+        "path": asset.path,
+        "format": asset.format.value,
+        "size_bytes": asset.size_bytes,
+        "digest": asset.digest or None,
+        "model": asset.model or None,
+        "version": asset.version or None,
+        "reference": asset.reference or None,
+        "signed": asset.signed,
+        "runtime": asset.runtime or None,
+        "convert": asset.convert or None,
+        "inputs": [asdict(one) for one in details.inputs],
+        "outputs": [asdict(one) for one in details.outputs],
+        "opset": details.opset,
+        "producer": details.producer or None,
+        "precision": details.precision or None,
+        "weights_bytes": dict(details.weights),
+        "quantised": details.is_quantised,
+        "parts": list(details.parts),
+        "notes": dict(details.notes),
+        "problems": [asdict(one) for one in asset.problems],
+    }
+
+
+def serious(asset: Asset) -> tuple[Problem, ...]:
+    """The problems that people are shown at once: all but the lowest."""
+    return tuple(one for one in asset.problems if one.severity is not Severity.LOW)
+
+
+HEAD = ("path", "format", "size", "opset", "precision", "runtime", "inputs", "problems")
+
+
+def asset_row(asset: Asset, *, size: str) -> tuple[str, ...]:
+    """One asset in a table with the columns of `HEAD`.
+
+    Args:
+        size: As people write it.
+    """
+    details = asset.details
+    precision = details.precision or "-"
+    return (
+        asset.path,
+        asset.format.value,
+        size,
+        "-" if details.opset is None else str(details.opset),
+        f"{precision} (quantised)" if details.is_quantised else precision,
+        asset.runtime or "none",
+        ", ".join(shown_tensor(one) for one in details.inputs[:3]) or "-",
+        ", ".join(dict.fromkeys(one.code.value for one in serious(asset))) or "-",
+    )
+
+
+def shown_tensor(one: TensorInfo) -> str:
+    """An input in a few letters: `pixels FP32[any,64]`."""
+    if one.shape is None:
+        return f"{one.name} {one.datatype}"
+    sizes = ",".join("any" if size < 0 else str(size) for size in one.shape)
+    return f"{one.name} {one.datatype}[{sizes}]"
+
+
+def remarks(inventory: Inventory) -> Iterator[str]:
+    """What to do, a line each: problems with their reason, formats that no runtime serves."""
+    for asset in inventory.assets:
+        for one in serious(asset):
+            yield f"{asset.path}: {one.severity}: {one.message}"
+    hints: dict[tuple[str, str], list[str]] = {}
+    for asset in inventory.assets:
+        if asset.convert:
+            hints.setdefault((asset.format.value, asset.convert), []).append(asset.path)
+    for (kind, hint), paths in hints.items():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        yield f"{paths[0]}{more}: no runtime here serves {kind}; {hint}"
+    low = sum(len(asset.problems) - len(serious(asset)) for asset in inventory.assets)
+    if low:
+        yield f"{low} remarks of low severity (unsigned, duplicates) are in --json"
+    if inventory.incomplete:
+        yield f"incomplete: {inventory.incomplete}"

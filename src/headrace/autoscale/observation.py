@@ -1,0 +1,263 @@
+"""What one look at an arm says: its windows, its demand, and the pressure of late requests.
+
+Where the model of the load is wrong (a noisy neighbour, a slow disk, very uneven requests), the
+queue wait and the p99 still tell the truth, late. They only ever add copies.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final, Self
+
+import msgspec
+
+from headrace.autoscale.demand import Demand, demand_of, target_wait_s
+from headrace.autoscale.state import (
+    Mean,
+    ScalerState,
+    Signals,
+    Window,
+    add,
+    at_most,
+    mean_arrivals,
+    mean_in_flight,
+    mean_wait,
+)
+from headrace.core.spec.scale import AutoscaleSpec
+from headrace.core.text import duration_text
+
+_FEWEST: Final = 20.0
+"""Requests in the panic window from which a mean wait means something."""
+_LASTS: Final = 2.5
+"""Panic windows that pressure must last. It is what chance makes of a load that fits, too."""
+_SETTLES: Final = 2.0
+"""Panic windows in which late requests may still be those from before the last step up."""
+_HARD: Final = 3.0
+_HARD_STEP: Final = 1.5
+"""From three times over on, not one copy more but half of them."""
+_LIMIT_SHARE: Final = 0.9
+_LIMIT_WINDOWS: Final = 30.0
+"""A limit is forgotten after so many stable windows, and then tried again."""
+
+
+class Pressure(msgspec.Struct, frozen=True, kw_only=True):
+    """What is above what it may be: `over` says how many times; 0 if nothing is."""
+
+    over: float = 0.0
+    reason: str = ""
+    numbers: dict[str, float] = {}
+
+
+def pressure_of(state: ScalerState, settings: AutoscaleSpec, *, p99_s: float | None) -> Pressure:
+    """The pressure by the panic window's mean wait and the p99."""
+    wait_s, target_s = _wait(state), settings.target_queue_wait_s
+    if target_s is None:
+        target_s = target_wait_s(slo_latency_s=settings.slo_latency_s, run_s=state.run_s)
+    over, reasons = 0.0, []
+    numbers: dict[str, float] = {}
+    if wait_s is not None and target_s is not None:
+        numbers |= {"queue_wait_s": wait_s, "target_queue_wait_s": target_s}
+        if wait_s > target_s:
+            over = wait_s / target_s
+            reasons.append(f"queue wait {duration_text(wait_s)} above {duration_text(target_s)}")
+    if p99_s is not None and settings.slo_latency_s is not None:
+        numbers |= {"p99_s": p99_s, "slo_latency_s": settings.slo_latency_s}
+        if p99_s > settings.slo_latency_s:
+            over = max(over, 1.0)
+            slo = duration_text(settings.slo_latency_s)
+            reasons.append(f"p99 {duration_text(p99_s)} above the SLO of {slo}")
+    return Pressure(over=over, reason=" and ".join(reasons), numbers=numbers)
+
+
+def step_up(
+    state: ScalerState,
+    pressure: Pressure,
+    settings: AutoscaleSpec,
+    *,
+    starting: int,
+    now: float,
+) -> int:
+    """The count that lasting pressure asks for; 0 if it asks for nothing yet.
+
+    `state.pressed_since` already takes this look into account.
+    """
+    if pressure.over <= 0.0 or starting or state.pressed_since is None:
+        return 0
+    last_step = max(state.raised_at or 0.0, state.starting_at or 0.0)
+    since = max(state.pressed_since, last_step + _SETTLES * settings.panic_window_s)
+    if now < since + _LASTS * settings.panic_window_s:
+        return 0
+    step = _HARD_STEP if pressure.over >= _HARD else 1.0
+    return max(state.replicas + 1, math.ceil(state.replicas * step))
+
+
+def learned(state: ScalerState, settings: AutoscaleSpec, *, ready: int, now: float) -> float | None:
+    """Requests per second and copy that are too much, after pressure has just added a copy."""
+    arrivals, known = mean_arrivals(state.panic), _limit(state, settings, now)
+    if arrivals is None or not ready:
+        return known
+    seen = arrivals.value / ready
+    return seen if known is None else min(seen, known)
+
+
+def fewest_by_limit(state: ScalerState, settings: AutoscaleSpec, *, now: float) -> int:
+    """The count below which the limit would be reached again; 0 if there is none."""
+    limit, arrivals = _limit(state, settings, now), mean_arrivals(state.stable)
+    if not limit or arrivals is None:
+        return 0
+    return math.ceil(min(at_most(arrivals, z=1.0) / (limit * _LIMIT_SHARE), settings.max_replicas))
+
+
+def _limit(state: ScalerState, settings: AutoscaleSpec, now: float) -> float | None:
+    is_old = now - state.limit_at >= _LIMIT_WINDOWS * settings.stable_window_s
+    return None if is_old else state.limit
+
+
+def _wait(state: ScalerState) -> float | None:
+    arrivals, wait = mean_arrivals(state.panic), mean_wait(state.panic)
+    if arrivals is None or wait is None or arrivals.count < _FEWEST:
+        return None
+    return wait.value
+
+
+_BREAK_S: Final = 10.0
+"""Longer than this between two looks, and what was seen before says nothing about the time since.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """One look at one arm; `state` has it in its windows already. `demand` None: not known."""
+
+    state: ScalerState
+    signals: Signals
+    settings: AutoscaleSpec
+    demand: Demand | None
+    pressure: Pressure
+    now: float
+
+    @classmethod
+    def of(
+        cls, state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
+    ) -> Self:
+        """The look at `now`, seconds since 1970."""
+        state = _observed(state, signals, settings, now)
+        pressure = pressure_of(state, settings, p99_s=signals.p99_s)
+        since = (state.pressed_since or now) if pressure.over > 0.0 else None
+        return cls(
+            state=msgspec.structs.replace(state, pressed_since=since),
+            signals=signals,
+            settings=settings,
+            demand=demand_of(state, settings, concurrency=max(signals.concurrency, 1)),
+            pressure=pressure,
+            now=now,
+        )
+
+    @property
+    def current(self) -> int:
+        """The count so far."""
+        return self.state.replicas
+
+    @property
+    def cap(self) -> int:
+        """The largest count that is allowed."""
+        return max(self.settings.max_replicas, 1)
+
+    @property
+    def arrivals(self) -> float | None:
+        """Requests per second in the panic window."""
+        arrivals = mean_arrivals(self.state.panic)
+        return None if arrivals is None else arrivals.value
+
+    @property
+    def bursts(self) -> bool:
+        """Whether the panic window shows much more than the ready copies should do."""
+        ready = max(self.signals.ready, 1)
+        demand = self.demand
+        return demand is not None and demand.burst >= self.settings.panic_ratio * ready
+
+    @property
+    def is_panicking(self) -> bool:
+        """Whether there was a burst within the stable window."""
+        until = self.state.panic_until
+        return self.bursts or (until is not None and self.now < until)
+
+    @property
+    def is_asleep(self) -> bool:
+        """Whether nothing has to run: nobody asked for long, or nothing runs and nobody asks."""
+        signals, state = self.signals, self.state
+        if self.settings.min_replicas > 0 or signals.held:
+            return False
+        if state.replicas == 0:
+            return not signals.in_flight and not signals.arrivals
+        return state.idle_since is not None and self.now - state.idle_since >= self.settings.idle_s
+
+
+def _observed(
+    state: ScalerState, signals: Signals, settings: AutoscaleSpec, now: float
+) -> ScalerState:
+    if now < state.at:
+        state = _set_back(state, now)
+    is_broken = now - state.at > max(_BREAK_S, settings.panic_window_s)
+    return msgspec.structs.replace(
+        state,
+        at=now,
+        since=now if is_broken else state.since,
+        stable=_with(state.stable, signals, settings.stable_window_s, now),
+        panic=_with(state.panic, signals, settings.panic_window_s, now),
+        service_s=state.service_s if signals.service_s is None else signals.service_s,
+        run_s=state.run_s if signals.run_s is None else signals.run_s,
+        idle_since=_idle_since(state, signals, now),
+        starting_at=now if signals.starting else state.starting_at,
+        start_s=_start_s(state, signals, now),
+    )
+
+
+def _start_s(state: ScalerState, signals: Signals, now: float) -> float:
+    """How long copies take to start, by the last step up; it grows while some still do."""
+    if not signals.starting or state.raised_at is None:
+        return state.start_s
+    return max(now - state.raised_at, state.start_s)
+
+
+def _with(window: Window, signals: Signals, length_s: float, now: float) -> Window:
+    in_flight, arrivals = signals.in_flight, signals.arrivals
+    if signals.is_partial:
+        # A part of the sum says something only where it is more than the whole was so far.
+        in_flight = _above(in_flight, mean_in_flight(window))
+        arrivals = _above(arrivals, mean_arrivals(window))
+    return add(
+        window,
+        at=now,
+        length_s=length_s,
+        in_flight=in_flight,
+        arrivals=arrivals,
+        wait_s=signals.queue_wait_s,
+    )
+
+
+def _above(part: float | None, mean: Mean | None) -> float | None:
+    return None if part is not None and mean is not None and part < mean.value else part
+
+
+def _set_back(state: ScalerState, now: float) -> ScalerState:
+    """`state` after the clock was set back: times that are yet to come count as now."""
+    return msgspec.structs.replace(
+        state,
+        since=now,
+        at=now,
+        panic_until=None if state.panic_until is None else now,
+        pressed_since=None,
+        raised_at=None if state.raised_at is None else now,
+        starting_at=None if state.starting_at is None else now,
+        lowered_at=None if state.lowered_at is None else now,
+        idle_since=None,
+        limit_at=min(state.limit_at, now),
+    )
+
+
+def _idle_since(state: ScalerState, signals: Signals, now: float) -> float | None:
+    """Since when it is known that nobody asks; a look that knows nothing begins anew."""
+    is_asked = bool(signals.in_flight or signals.arrivals or signals.held)
+    if signals.is_missing or is_asked:
+        return None
+    return now if state.idle_since is None else state.idle_since

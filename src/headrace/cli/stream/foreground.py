@@ -1,0 +1,420 @@
+"""Streams in the foreground: live scoring and replay, with workers as child processes."""
+
+# ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
+
+import asyncio
+import contextlib
+import math
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import rmtree
+from typing import TYPE_CHECKING, Annotated, Final
+
+import msgspec
+
+from headrace.cli.connection import Target, gateway
+from headrace.cli.offline import resolver
+from headrace.cli.options import (
+    AllowCode,
+    ControlPlane,
+    Json,
+    LogFormatOption,
+    SpecOrRunning,
+    StreamName,
+    moment,
+    option,
+)
+from headrace.cli.output import say, show_answer
+from headrace.cli.stream.find import find_stream, open_broker_of
+from headrace.control.app.log_files import LogFiles, LogFollower, render_line
+from headrace.control.desired.state import DesiredStream
+from headrace.control.streams.driver import StreamDriver, embedded_log
+from headrace.control.streams.status import StreamView
+from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock
+from headrace.core.text import iso_text
+from headrace.streaming.broker import committed, span_from
+from headrace.streaming.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    from headrace.control.streams.supervisor import StreamSupervisor
+    from headrace.core.spec.parse import SystemSpec
+    from headrace.core.spec.streams import StreamSpec
+    from headrace.streaming.broker import Broker, Span
+
+_EVERY_S: Final = 0.2
+_SHOW_EVERY: Final = 5
+_CLEAR: Final = "\r\x1b[2K"
+IsDone = Callable[[StreamView], Awaitable[bool]]
+"""Whether a stream that has an end has come there."""
+
+
+def resolved(
+    spec: "SystemSpec", streams: "Sequence[StreamSpec]", home: Path, *, allow_code: bool
+) -> tuple[DesiredStream, ...]:
+    """The streams with their models pinned, as a control plane on `home` would.
+
+    Raises:
+        SpecError: A model is missing, or cannot be served.
+    """
+    only = spec.model_copy(update={"streams": tuple(streams)})
+    with resolver(only, home, allow_code=allow_code) as pins:
+        return pins.resolve_streams()
+
+
+def with_workers(streams: Sequence[DesiredStream], count: int | None) -> list[DesiredStream]:
+    """The streams with so many workers each; None for what they say."""
+    if count is None:
+        return list(streams)
+    return [
+        msgspec.structs.replace(stream, min_workers=count, max_workers=count) for stream in streams
+    ]
+
+
+def make_topics(streams: Sequence[DesiredStream], home: Path) -> None:
+    """Make what streams read from embedded logs, where it is not there: nobody else will.
+
+    Raises:
+        HeadraceError: The log cannot be used.
+    """
+    for stream in streams:
+        if embedded_log(stream.settings.broker, home) is None:
+            continue
+        with contextlib.closing(open_broker_of(stream.settings.broker, home)) as broker:
+            for topic in stream.settings.topics:
+                broker.create_topic(topic, partitions=stream.max_workers)
+
+
+def gateway_of(home: Path) -> Callable[[WorkerSettings], WorkerSettings]:
+    """Tells workers where the gateway of what runs on `home` is, if they need it."""
+    from headrace.control.desired.resolve_streams import through_gateway
+
+    def prepare(settings: WorkerSettings) -> WorkerSettings:
+        if settings.endpoint is None:
+            return settings
+
+        found = gateway(Target(home=home))
+        return through_gateway(settings, url=found.url, ca_file=found.ca_file or "")
+
+    return prepare
+
+
+@dataclass(slots=True, kw_only=True)
+class Foreground:
+    """Streams in this process's children, until a signal, an end, or a mistake.
+
+    `is_done`: None for streams that go on. `log_format`: of what workers say, on standard error.
+    `member_prefix`: as `StreamDriver` has it.
+    """
+
+    streams: Sequence[DesiredStream]
+    home: Path
+    log_format: str = "text"
+    is_done: IsDone | None = None
+    member_prefix: str = ""
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurry: bool = False
+
+    def run(self) -> list[StreamView]:
+        """Run until it is over; how the streams were at the end.
+
+        Raises:
+            FailedPreconditionError: A worker ended for a reason that another try will not change.
+        """
+        return asyncio.run(self._run())
+
+    async def _run(self) -> list[StreamView]:
+        with tempfile.TemporaryDirectory(
+            prefix="headrace-stream-", ignore_cleanup_errors=True
+        ) as folder:
+            return await self._run_in(Path(folder))
+
+    async def _run_in(self, folder: Path) -> list[StreamView]:
+        from headrace.control.streams.supervisor import StreamSupervisor
+
+        logs = folder / "logs"
+        logs.mkdir()
+        supervisor = StreamSupervisor(
+            driver=StreamDriver(
+                run=folder / "run",
+                sockets=folder,
+                home=self.home.absolute(),
+                log_of=lambda name: logs / f"{name}.log",
+                attached=True,
+                log_format=self.log_format,
+                member_prefix=self.member_prefix,
+            ),
+            wanted=lambda: self.streams,
+            prepare=gateway_of(self.home),
+            emit=_nobody,
+            clock=SystemClock(),
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told)
+        screen = _Screen(LogFollower(LogFiles(directory=logs)), self.log_format)
+        failures: list[str] = []
+        try:
+            failures = await self._watch(supervisor, screen)
+        finally:
+            await supervisor.ask()
+            views = list(supervisor.views())
+            drain_s = max(stream.settings.drain_timeout_s for stream in self.streams)
+            ending = asyncio.create_task(supervisor.stop(drain_s))
+            while not ending.done():
+                if self._hurry:
+                    supervisor.kill()
+                await asyncio.wait({ending}, timeout=_EVERY_S)
+                screen.show([])
+            await ending
+            screen.show([])
+        if failures:
+            raise FailedPreconditionError("; ".join(failures))
+        return views
+
+    async def _watch(self, supervisor: "StreamSupervisor", screen: "_Screen") -> list[str]:
+        """Until it is over; why, if it went wrong."""
+        while not self._stop.is_set():
+            await supervisor.step()
+            views = supervisor.views()
+            screen.show(views)
+            failures = supervisor.dead_ends()
+            if failures:
+                return failures
+            if self.is_done is not None and all([await self.is_done(view) for view in views]):
+                return []
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _EVERY_S)
+        return []
+
+    def _told(self) -> None:
+        """The first signal ends it in order, the second at once."""
+        if self._stop.is_set():
+            self._hurry = True
+        else:
+            self._stop.set()
+
+
+async def _nobody(_: object) -> None:
+    """Nobody reads events: whoever runs this sees it."""
+
+
+class _Screen:
+    """What a person sees on standard error: workers' logs, and on a terminal a line that lives."""
+
+    def __init__(self, follower: LogFollower, log_format: str) -> None:
+        self._follower = follower
+        self._log_format = log_format
+        self._is_terminal = sys.stderr.isatty()
+        self._turn = 0
+
+    def show(self, views: Sequence[StreamView]) -> None:
+        """New lines, and how it is now."""
+        lines = [render_line(one, log_format=self._log_format) for one in self._follower.read_new()]
+        self._turn += 1
+        if not self._is_terminal:
+            for line in lines:
+                say(line)
+            return
+        if lines:
+            sys.stderr.write(_CLEAR + "\n".join(lines) + "\n")
+        if views and (lines or self._turn % _SHOW_EVERY == 1):
+            sys.stderr.write(_CLEAR + "   ".join(map(live_text, views)))
+        elif not views:
+            sys.stderr.write(_CLEAR)
+        sys.stderr.flush()
+
+
+def live_text(view: StreamView) -> str:
+    """How a stream is, in a few words."""
+    lag = "lag ?" if view.lag_records is None else f"lag {view.lag_records:,}"
+    age = "" if not view.lag_s else f" ({view.lag_s:.1f} s)"
+    letters = f", {view.dead_letters:,} dead letters" if view.dead_letters else ""
+    return (
+        f"{view.name}: {view.state}, {view.rate:,.0f} records/s, {lag}{age}, "
+        f"{view.answered:,} answered{letters}"
+    )
+
+
+_IDLE_S: Final = 10.0
+_TOLD_AFTER_S: Final = 2.0
+_MOST_NAMED: Final = 128
+
+
+def replay(
+    name: StreamName,
+    since: Annotated[
+        str,
+        option(
+            "What was written since then: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
+            "--from",
+            metavar="TIME",
+        ),
+    ],
+    *,
+    to: Annotated[str, option("Answers go there.", metavar="TOPIC", shown="the sink")] = "",
+    group: Annotated[
+        str,
+        option(
+            "Whose offsets tell how far it is; the same one goes on after an end.",
+            shown="NAME-replay-TIME",
+        ),
+    ] = "",
+    move: Annotated[
+        bool,
+        option(
+            "Instead: put the stopped stream itself back to that time; it scores again when "
+            "it runs.",
+            "--move",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, option("Say what would be done, and do nothing.", "--dry-run")
+    ] = False,
+    workers: Annotated[int | None, option("Processes.", min=1, max=1024, shown="1")] = None,
+    allow_code: AllowCode = False,
+    file: SpecOrRunning = None,
+    json: Json = False,
+    log_format: LogFormatOption = None,
+    plane: ControlPlane,
+) -> None:
+    """Score again what was written since a time, up to now; then end.
+
+    It runs here, in a group of its own: the stream itself goes on meanwhile, and its offsets stay.
+
+    For example:
+
+        headrace stream replay fraud --from -2h --to fraud-again
+
+        headrace stream replay fraud --from 2026-11-27T06:00Z --move
+    """
+    at_s = moment(since, now=SystemClock().now())
+    if move and (to or group):
+        msg = "--move sets the stream itself back: leave --to and --group out"
+        raise InvalidArgumentError(msg)
+    stream = find_stream(name, file=file, plane=plane)
+    if to and stream.sink is None:
+        msg = f"stream '{name}' has no answers: it pushes features; leave --to out"
+        raise InvalidArgumentError(msg)
+    with closing(open_broker_of(stream.source.broker, plane.home)) as broker:
+        span = span_from(broker, stream.source.topics, at_s)
+        own = stream.source.group or name
+        usual = f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
+        group = own if move else group or usual
+        if group == own and not move:
+            msg = f"'{group}' is the stream's own group; name another, or say --move"
+            raise InvalidArgumentError(msg)
+        what = (
+            f"{span.records:,} records of {', '.join(stream.source.topics)} "
+            f"({span.partitions} of {len(span.end)} partitions) since {iso_text(at_s)}"
+        )
+        if stream.sink is not None:
+            into = to or stream.sink.topic
+        else:
+            into = f"view {stream.push.view}" if stream.push is not None else ""
+        does = (
+            f"puts group '{group}' back to {iso_text(at_s)}: it scores {span.records:,} records "
+            "again, into its sink"
+            if move
+            else f"scores {what} again, into {into}, as group '{group}'"
+        )
+        say(("would do: " if dry_run else "") + f"replay of '{name}' {does}")
+        answered: int | None = None
+        if move and not dry_run:
+            broker.set_committed(group, dict(span.first))
+        elif not dry_run and span.records:
+            answered = _score(
+                stream,
+                broker,
+                span,
+                home=plane.home,
+                at_s=at_s,
+                to=to,
+                group=group,
+                workers=workers,
+                allow_code=allow_code,
+                log_format=str(log_format or "text"),
+            )
+    answer = {
+        "group": group,
+        "from_s": at_s,
+        "records": span.records,
+        "answered": answered,
+        "moved": move and not dry_run,
+        "dry_run": dry_run,
+    }
+    show_answer(answer, json=json)
+
+
+def _score(
+    stream: "StreamSpec",
+    broker: "Broker",
+    span: "Span",
+    *,
+    home: Path,
+    at_s: float,
+    to: str,
+    group: str,
+    workers: int | None,
+    allow_code: bool,
+    log_format: str,
+) -> int:
+    """Run the stream as another group until it is through; how many it answered."""
+    from headrace.core.spec.parse import SystemSpec
+    from headrace.streaming.settings import check_settings
+    from headrace.streaming.windows.state_file import state_folder
+
+    spec = SystemSpec.model_construct(version=1, streams=(stream,))
+    found = with_workers(resolved(spec, [stream], home, allow_code=allow_code), workers or 1)[0]
+    # Another name: brokers that drop what they have seen would drop the answers.
+    settings = msgspec.structs.replace(
+        found.settings,
+        name=group,
+        group=group,
+        sink=to or found.settings.sink,
+        start_s=at_s,
+        paused=False,
+    )
+    check_settings(settings)
+    replayed = msgspec.structs.replace(found, name=group, settings=settings)
+    views = Foreground(
+        streams=[replayed], home=home, log_format=log_format, is_done=_done(broker, span, settings)
+    ).run()
+    is_through = span.is_done(committed(broker, group, settings.topics))
+    for view in views:
+        say(live_text(view))
+    if is_through:
+        rmtree(state_folder(msgspec.structs.replace(settings, home=str(home))), ignore_errors=True)
+    else:
+        say(f"not all of it is done; the same command with --group {group} goes on")
+    return sum(view.answered for view in views)
+
+
+def _done(broker: "Broker", span: "Span", settings: "WorkerSettings") -> "IsDone":
+    """Through when the group has passed the end, or when nothing has come for a while.
+
+    The second holds where offsets have gaps at the end, as those of transactions do.
+    """
+    seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
+
+    async def is_done(view: "StreamView") -> bool:
+        now = time.monotonic()
+        total = view.answered + view.dead_letters
+        if total != seen["answered"] or view.state != "running":
+            seen.update(answered=total, at=now)
+        if now - seen["looked"] < 1.0:
+            return False
+        seen["looked"] = now
+        reached = await asyncio.to_thread(committed, broker, settings.group, settings.topics)
+        if span.is_done(reached):
+            seen["reached"] = min(seen["reached"], now)
+        # What it counted is told a moment later.
+        is_idle = total > 0 and now - seen["at"] > _IDLE_S
+        return now - seen["reached"] > _TOLD_AFTER_S or is_idle
+
+    return is_done

@@ -1,0 +1,243 @@
+"""Desired state from a wish: numbered, stored with its rollouts, then aimed at."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from headrace.control.app.journal import Journal
+from headrace.control.desired.changes import changes_between, spec_change
+from headrace.control.desired.state import DesiredEndpoint, DesiredState
+from headrace.control.desired.target import Aims, same_endpoint
+from headrace.control.reconcile.pools import check_frameworks
+from headrace.control.rollouts.events import events_of
+from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.state.store import Store
+from headrace.core.redact import redact
+from headrace.core.spec.rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec
+from headrace.rollout.machine import begin, supersede
+
+_LOG: Final = logging.getLogger("headrace.control")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What an apply changed; `warnings`: what is in force by it and rarely meant."""
+
+    changes: list[str]
+    generation: int
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """A desired state that is yet to be stored.
+
+    `state` has the old generation numbers. `reason` is for the history, `action` what the trail
+    calls it. `takes_over`: how endpoints take over that do not go by their own `rollout`; None for
+    at once. `anew`: endpoints that get a new generation even if nothing differs.
+    """
+
+    state: DesiredState
+    reason: str
+    action: str
+    actor: str
+    takes_over: Mapping[str, RolloutSpec | None] = field(default_factory=dict)
+    anew: frozenset[str] = frozenset()
+
+
+async def fulfil(wish: Wish, *, aims: Aims, store: Store, journal: Journal, now: float) -> Applied:
+    """Store the wish with the rollouts that it begins and ends, then aim at it.
+
+    One at a time: the caller holds the aims' lock.
+
+    Raises:
+        FailedPreconditionError: A pool cannot host all of its models.
+    """
+    old = aims.desired
+    check_frameworks(old.endpoints, wish.state.endpoints)
+    endpoints = tuple([await _numbered(e, wish.anew, old, store) for e in wish.state.endpoints])
+    new = msgspec.structs.replace(wish.state, generation=old.generation + 1, endpoints=endpoints)
+    changes = changes_between(old, new)
+    if not changes and old.generation and not wish.anew:
+        return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
+    told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
+    changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
+    outdated = [
+        record
+        for record in aims.active()
+        if (endpoint := new.endpoint(record.endpoint)) is None
+        or endpoint.generation != record.target.generation
+    ]
+    ended = [
+        msgspec.structs.replace(
+            record,
+            state=msgspec.structs.replace(
+                supersede(record.state, reason="the endpoint was changed meanwhile"), since=now
+            ),
+        )
+        for record in outdated
+    ]
+    newest = await store.rollouts(limit=1)
+    begun = _begun(aims, new, wish, now, after=int(newest[0].id[1:]) if newest else 0)
+    rollouts = await store.save(
+        new,
+        at=now,
+        reason=wish.reason,
+        actor=wish.actor,
+        rollouts=[*ended, *begun],
+        events=[
+            *(
+                event
+                for record, after in zip(outdated, ended, strict=True)
+                for event in events_of(record, after.state, now=now, actor=wish.actor)
+            ),
+            *(_started(record) for record in begun),
+            *_changed(old, new, wish, now),
+        ],
+        changes=[spec_change(old, new, action=wish.action, actor=wish.actor, at=now)],
+    )
+    for change in changes:
+        _LOG.info("%s", change, extra={"generation": new.generation})
+    # Where one rollout takes another's place, the later one is the endpoint's.
+    aims.aim(desired=new, rollouts=rollouts)
+    journal.note()
+    return Applied(changes=changes, generation=new.generation, warnings=_warnings(wish))
+
+
+async def _numbered(
+    endpoint: DesiredEndpoint, anew: frozenset[str], desired: DesiredState, store: Store
+) -> DesiredEndpoint:
+    """`endpoint` with its generation: a new one if anything differs."""
+    old = desired.endpoint(endpoint.name)
+    if old is not None:
+        is_new = endpoint.name in anew or not same_endpoint(old, endpoint)
+        return msgspec.structs.replace(endpoint, generation=old.generation + is_new)
+    last = await store.history(endpoint.name, limit=1)
+    return msgspec.structs.replace(endpoint, generation=last[0].generation + 1 if last else 1)
+
+
+def _begun(
+    aims: Aims, new: DesiredState, wish: Wish, now: float, *, after: int
+) -> list[RolloutRecord]:
+    """The rollouts that `wish` begins, numbered from `after` on."""
+    records: list[RolloutRecord] = []
+    for target in new.endpoints:
+        before, source = aims.desired.endpoint(target.name), aims.serving(target.name)
+        settings = wish.takes_over.get(target.name, target.rollout)
+        if before is None or source is None or settings is None:
+            continue
+        if before.generation == target.generation or not can_roll(source, target):
+            continue
+        records.append(
+            RolloutRecord(
+                id=f"r{after + 1 + len(records)}",
+                endpoint=target.name,
+                created=now,
+                source=source,
+                target=target,
+                state=begin(settings, began=now),
+                actor=wish.actor,
+            )
+        )
+    return records
+
+
+def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
+    """Whether a rollout can lead from one to the other: to one version that is not served yet."""
+    if len(target.arms) != 1 or not source.arms or target.arms[0].revision.unloadable:
+        return False
+    return target.arms[0].key not in {arm.key for arm in source.arms}
+
+
+def _warnings(wish: Wish) -> list[str]:
+    """A line for each version that cannot be served, or is promoted though it fails everything."""
+    unloadable = [
+        f"endpoint '{endpoint.name}': version {arm.key} cannot be served: {arm.revision.unloadable}"
+        for endpoint in wish.state.endpoints
+        for arm in endpoint.arms
+        if arm.revision.unloadable
+    ]
+    return unloadable + [
+        f"endpoint '{endpoint.name}': no fixed threshold (metrics.errors.max_ratio) judges errors "
+        "in its blue-green rollout: a version that fails every request is promoted; leave "
+        f"max_ratio out for {BLUE_GREEN_MAX_ERROR_RATIO:g}, or set one"
+        for endpoint in wish.state.endpoints
+        if isinstance(
+            settings := wish.takes_over.get(endpoint.name, endpoint.rollout), BlueGreenSpec
+        )
+        and (settings.metrics.errors is None or settings.metrics.errors.max_ratio is None)
+    ]
+
+
+def names_of(state: DesiredState) -> list[str]:
+    """The endpoints' names."""
+    return [endpoint.name for endpoint in state.endpoints]
+
+
+def _started(record: RolloutRecord) -> Event:
+    strategy = record.state.settings.__struct_config__.tag
+    old = ", ".join(arm.key for arm in record.source.arms)
+    new = record.target.arms[0].key
+    return Event(
+        at=record.created,
+        endpoint=record.endpoint,
+        kind="rollout",
+        reason="Started",
+        message=f"rollout {record.id} ({strategy}) from version {old} to {new}",
+        generation=record.target.generation,
+        rollout=record.id,
+        actor=record.actor,
+    )
+
+
+def _changed(old: DesiredState, new: DesiredState, wish: Wish, now: float) -> list[Event]:
+    """An event for every endpoint that is to be something else."""
+    events = []
+    for name in dict.fromkeys([*names_of(old), *names_of(new)]):
+        before, after = old.endpoint(name), new.endpoint(name)
+        if before == after:
+            continue
+        last = after or before
+        assert last is not None
+        events.append(
+            Event(
+                at=now,
+                endpoint=name,
+                kind="spec",
+                reason="Removed" if after is None else "Changed" if before else "Added",
+                message=wish.reason,
+                generation=last.generation + (after is None),
+                actor=wish.actor,
+            )
+        )
+    return events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """An endpoint's part of the spec before and after; None where there is none."""
+
+    before: Mapping[str, Any] | None
+    after: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """What an apply would change."""
+
+    changes: list[str]
+    endpoints: Mapping[str, Difference]
+
+
+def diff_between(old: DesiredState, new: DesiredState) -> Diff:
+    """What is other in `new`."""
+    names = dict.fromkeys([*names_of(old), *names_of(new)])
+    found = {
+        name: Difference(before=redact(old.entry(name)), after=redact(new.entry(name)))
+        for name in names
+        if not same_endpoint(old.endpoint(name), new.endpoint(name))
+    }
+    return Diff(changes=changes_between(old, new), endpoints=found)

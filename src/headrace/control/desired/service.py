@@ -1,0 +1,564 @@
+"""Changes of the desired state: authorized, resolved, then brought into force.
+
+Models are read, hashed and inspected outside of the lock that orders changes. What came of it holds
+if the endpoint and the settings of the whole system are still as they were; else it is made again.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from headrace.control.app.journal import Journal
+from headrace.control.auth.home_token import HOME_OWNER
+from headrace.control.auth.references import (
+    AuthorizationFacts,
+    ModelFacts,
+    authorize,
+    may_read_model,
+    models_of,
+)
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.desired.applier import Applied, Diff, Wish, diff_between, fulfil
+from headrace.control.desired.documents import (
+    bring_home,
+    check_there,
+    entry_of_source,
+    former,
+    only_entry,
+    reloads_of,
+    with_entry,
+    with_known_ids,
+)
+from headrace.control.desired.models import ModelWork, paths_below
+from headrace.control.desired.resolve import Resolved, Resolver, check_still_trusted
+from headrace.control.desired.state import DesiredEndpoint, DesiredState
+from headrace.control.desired.target import Aims
+from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.state.store import Store
+from headrace.core import (
+    Clock,
+    ConflictError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    PermissionDeniedError,
+)
+from headrace.core.spec.models import disagreements
+from headrace.core.spec.parse import SystemSpec, parse_spec
+from headrace.registry import Registry
+
+_LOG: Final = logging.getLogger("headrace.control")
+_SOURCES: Final = ("model", "versions", "upstream", "version")
+_OF_OUR_COPIES: Final = ("replicas", "pool", "autoscale")
+_ATTEMPTS: Final = 5
+"""How often a change is made again that others' changes overtook."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointChange:
+    """What one endpoint is to become.
+
+    `entry`: its line of the spec; None takes the endpoint away. `endpoint`: what was resolved
+    before, as a former generation. `plan`: the rollout that it begins, as in the spec. `reload`:
+    models are loaded again. `at_once`: it takes over without a rollout. `anew`: it gets a new
+    generation even if nothing differs.
+    """
+
+    entry: Mapping[str, Any] | None
+    action: str
+    reason: str
+    endpoint: DesiredEndpoint | None = None
+    plan: Mapping[str, Any] | None = None
+    reload: bool = False
+    at_once: bool = False
+    anew: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class Orders:
+    """Takes orders that change the desired state."""
+
+    store: Store
+    registry: Registry
+    aims: Aims
+    journal: Journal
+    clock: Clock
+    work: ModelWork
+    max_body_bytes: int
+    allow_code: bool = False
+    """Whether every endpoint may have models that run their authors' code."""
+    model_roots: tuple[Path, ...] = ()
+    """Below these, everybody may name paths of models; elsewhere admins only."""
+
+    async def start(self, document: Mapping[str, Any] | None) -> None:
+        """Apply the spec that this control plane was started with; None keeps the stored one.
+
+        What an earlier version stored and `apply` refuses today stays in force, with an event.
+        """
+        if document is not None:
+            # Whoever starts a control plane owns its home, as whoever has the home's token.
+            applied = await self.apply(document, caller=HOME_OWNER)
+            _LOG.info("applied spec", extra={"generation": applied.generation})
+            return
+        events = []
+        for mistake in disagreements(self.aims.desired.spec):
+            message = f"the stored spec stays in force, but `headrace apply` refuses it: {mistake}"
+            _LOG.warning("%s", message)
+            event = Event(
+                at=self.clock.now(), endpoint="", kind="spec", reason="Disagrees", message=message
+            )
+            events.append(event)
+        await self.journal.write(events)
+
+    async def apply(
+        self,
+        document: Mapping[str, Any],
+        *,
+        caller: Caller,
+        expected: Mapping[str, int] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Applied:
+        """Want what `document` says, and nothing else.
+
+        Args:
+            cancel: Set when the caller has left; ends the inspection of models.
+
+        Raises:
+            SpecError: With all mistakes; nothing was changed.
+            ConflictError: An endpoint is not at the generation that `expected` names for it.
+            PermissionDeniedError: It refers to what the caller may not use, or changes it.
+        """
+        endpoints = caller.endpoints(Role.OPERATOR)
+        if endpoints is not None and not endpoints >= (expected or {}).keys():
+            message = "generations are expected of your own endpoints only"
+            raise PermissionDeniedError(message)
+        spec = parse_spec(document)
+        for _ in range(_ATTEMPTS):
+            before = self.aims.desired
+            for name, generation in (expected or {}).items():
+                self._expect(name, generation)
+            after, facts = await self._resolved_all(caller, spec, cancel)
+            async with self.aims.lock:
+                now = self.aims.desired
+                if now is not before and (expected or reloads_of(now) != reloads_of(before)):
+                    continue
+                after = msgspec.structs.replace(after, endpoints=self._known(after.endpoints))
+                authorize(caller, now, after, facts)
+                wish = Wish(
+                    state=after,
+                    reason="applied",
+                    action="apply",
+                    actor=caller.name,
+                )
+                return await self._fulfil(wish)
+        raise _overtaken("the system")
+
+    async def diff(
+        self,
+        document: Mapping[str, Any],
+        *,
+        caller: Caller,
+        cancel: threading.Event | None = None,
+    ) -> Diff:
+        """What `apply` would change; models that lie in files are stored as versions, else nothing.
+
+        Raises:
+            SpecError: With all mistakes.
+            PermissionDeniedError: As `apply`.
+        """
+        before = self.aims.desired
+        spec = parse_spec(document)
+        after, facts = await self._resolved_all(caller, spec, cancel)
+        authorize(caller, before, after, facts)
+        return diff_between(before, after)
+
+    async def put_endpoint(
+        self,
+        name: str,
+        entry: Mapping[str, Any],
+        *,
+        caller: Caller,
+        expected: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Applied:
+        """Want one endpoint as `entry` says; all others stay pinned as they are.
+
+        Args:
+            expected: The generation that the caller read; 0 for an endpoint that is new.
+            cancel: As `apply`.
+
+        Raises:
+            SpecError: With all mistakes.
+            ConflictError: The endpoint is at another generation than `expected`.
+            PermissionDeniedError: It refers to what the caller may not use.
+        """
+        if entry.get("name", name) != name:
+            raise InvalidArgumentError(
+                f"the body names endpoint {entry['name']!r}, the path {name!r}"
+            )
+        change = EndpointChange(entry={"name": name, **entry}, action="endpoint.put", reason="put")
+        return await self._carry_out(
+            caller, name, lambda _: change, expected=expected, cancel=cancel
+        )
+
+    async def remove_endpoint(
+        self, name: str, *, caller: Caller, expected: int | None = None
+    ) -> Applied:
+        """Stop serving `name`; all else stays pinned as it is.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            FailedPreconditionError: It is one of a repository's models, which come and go together.
+            ConflictError: The endpoint is at another generation than `expected`.
+        """
+
+        def change(_: DesiredState) -> EndpointChange:
+            self._own(name)
+            self._check_unused(name)
+            return EndpointChange(entry=None, action="endpoint.remove", reason="removed")
+
+        return await self._carry_out(caller, name, change, expected=expected)
+
+    async def load(
+        self, name: str, *, caller: Caller, cancel: threading.Event | None = None
+    ) -> Applied:
+        """Serve the registry's newest version of `name`, or load a served endpoint anew, at once.
+
+        Raises:
+            SpecError: The registry has no such model, or it cannot be served.
+            PermissionDeniedError: The caller may not use the model.
+        """
+
+        def change(before: DesiredState) -> EndpointChange:
+            is_served = before.endpoint(name) is not None
+            entry = before.entry(name) if is_served else {"name": name, "model": name}
+            return EndpointChange(
+                # A model of a repository has no line of its own.
+                entry=entry,
+                action="endpoint.load",
+                reason="loaded",
+                reload=is_served,
+                at_once=True,
+            )
+
+        return await self._carry_out(caller, name, change, cancel=cancel)
+
+    async def undo(self, name: str, *, caller: Caller, generation: int | None = None) -> Applied:
+        """Want an endpoint as it was in `generation`, at once and without a rollout.
+
+        Args:
+            generation: None for the newest that served something else than what is asked for now.
+
+        Raises:
+            NotFoundError: There is no such generation.
+            FailedPreconditionError: A model of it is gone from the registry.
+            ConflictError: It was changed meanwhile, and no generation was named.
+            PermissionDeniedError: It refers to what the caller may not use now.
+        """
+        served = self.aims.desired.endpoint(name)
+        # What was before the newest is another generation once somebody changed it meanwhile.
+        newest = None if generation is not None else (served.generation if served else 0)
+        past = await former(self.store, name, generation)
+        past = await asyncio.to_thread(bring_home, past, self.registry)
+        if past.endpoint is not None:
+            await asyncio.to_thread(check_there, past.endpoint)
+
+        def change(_: DesiredState) -> EndpointChange:
+            if past.endpoint is None:
+                self._check_unused(name)
+            return EndpointChange(
+                entry=past.document,
+                endpoint=past.endpoint,
+                action="endpoint.undo",
+                reason=f"undone to generation {past.generation}",
+                at_once=True,
+                anew=past.endpoint is not None and self.aims.rollout(name) is not None,
+            )
+
+        return await self._carry_out(caller, name, change, expected=newest)
+
+    async def start_rollout(
+        self,
+        name: str,
+        *,
+        caller: Caller,
+        model: str = "",
+        version: str = "",
+        upstream: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None,
+        allow_code: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> RolloutRecord:
+        """Let another version take over endpoint `name`, step by step.
+
+        Args:
+            model: A registry reference or an absolute path; or else:
+            version: Of the model that is served now; beside `upstream`: what to call that.
+            upstream: Somebody else's server, as in the spec.
+            rollout: As in the spec; None takes the endpoint's own, or a canary.
+            allow_code: From now on the endpoint may have models that run their authors' code.
+            cancel: As `apply`.
+
+        Raises:
+            ModelNotFoundError: There is no such endpoint.
+            SpecError: What is to be served, or `rollout`, is wrong.
+            FailedPreconditionError: A rollout is under way.
+            InvalidArgumentError: It is served already.
+            PermissionDeniedError: The caller may not use what is to be served.
+        """
+
+        def change(before: DesiredState) -> EndpointChange:
+            served = self._own(name)
+            self._check_idle(name)
+            entry = before.entry(name)
+            assert entry is not None, "checked by _own"
+            left_out = _SOURCES if upstream is None else (*_SOURCES, *_OF_OUR_COPIES)
+            new = {key: value for key, value in entry.items() if key not in left_out}
+            new |= entry_of_source(served, model=model, version=version, upstream=upstream)
+            if allow_code:
+                new["allow_code"] = True
+            return EndpointChange(
+                entry=new,
+                plan=dict(rollout or entry.get("rollout") or {"strategy": "canary"}),
+                action="rollout.start",
+                reason="rollout started",
+                anew=True,
+            )
+
+        await self._carry_out(caller, name, change, cancel=cancel)
+        record = self.aims.rollout(name)
+        assert record is not None, "was just begun"
+        return record
+
+    def in_use(self) -> set[str]:
+        """`NAME:VERSION` of what is served, will be, or is what a rollout may go back to."""
+        served = {arm.revision.model for endpoint in self.aims.served() for arm in endpoint.arms}
+        return served.union(stream.model for stream in self.aims.desired.streams)
+
+    def model_facts(self, model: str) -> ModelFacts:
+        """What decides who may read and change a model. Blocking: reads the registry's index."""
+        return ModelFacts(users=self.aims.users_of(model), owners=self.registry.owners(model))
+
+    def readable_models(self, caller: Caller, names: Collection[str]) -> set[str]:
+        """Those of the models that a caller may read. Blocking, as `model_facts`."""
+        if caller.may(Role.VIEWER):
+            return set(names)
+        return {name for name in names if may_read_model(caller, name, self.model_facts(name))}
+
+    async def _fulfil(self, wish: Wish) -> Applied:
+        now = self.clock.now()
+        return await fulfil(wish, aims=self.aims, store=self.store, journal=self.journal, now=now)
+
+    def _expect(self, name: str, generation: int | None) -> None:
+        if generation is None:
+            return
+        endpoint = self.aims.desired.endpoint(name)
+        found = 0 if endpoint is None else endpoint.generation
+        if found != generation:
+            message = (
+                f"endpoint '{name}' is at generation {found}, not {generation}: somebody changed "
+                "it meanwhile; read it again"
+            )
+            raise ConflictError(message)
+
+    def _own(self, name: str) -> DesiredEndpoint:
+        """The endpoint of this name, which has a line of its own in the spec."""
+        found = self.aims.desired.endpoint(name)
+        if found is None:
+            raise ModelNotFoundError(name)
+        if self.aims.desired.entry(name) is None:
+            message = f"'{name}' comes from a model repository; take that out of the spec"
+            raise FailedPreconditionError(message)
+        return found
+
+    def _check_unused(self, name: str) -> None:
+        """Refuse to take away what a stream asks."""
+        for stream in self.aims.desired.streams:
+            endpoint = stream.settings.endpoint
+            if endpoint is not None and endpoint.name == name:
+                message = (
+                    f"stream '{stream.name}' asks endpoint '{name}'; take the stream out first"
+                )
+                raise FailedPreconditionError(message)
+
+    def _check_idle(self, name: str) -> None:
+        record = self.aims.rollout(name)
+        if record is not None and not record.state.phase.is_over:
+            message = (
+                f"rollout {record.id} of endpoint '{name}' is under way ({record.state.phase}); "
+                "promote or abort it first"
+            )
+            raise FailedPreconditionError(message)
+
+    def _check_new(self, name: str, target: DesiredEndpoint) -> None:
+        serving = self.aims.serving(name)
+        keys = [] if serving is None else [arm.key for arm in serving.arms]
+        if target.arms[0].key in keys:
+            message = f"endpoint '{name}' serves version {target.arms[0].key} already"
+            raise InvalidArgumentError(message)
+
+    async def _carry_out(
+        self,
+        caller: Caller,
+        name: str,
+        make: Callable[[DesiredState], EndpointChange],
+        *,
+        expected: int | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Applied:
+        """Change one endpoint; all others stay as they are."""
+        for _ in range(_ATTEMPTS):
+            before = self.aims.desired
+            self._expect(name, expected)
+            change = make(before)
+            entry, endpoint = change.entry, change.endpoint
+            spec, document = SystemSpec(), with_entry(before.spec, name, entry)
+            if entry is not None or change.reload:
+                spec = parse_spec(document, in_force=before.spec)
+            if entry is not None:
+                (line,) = (line for line in spec.endpoints if line.name == name)
+                entry = line.model_dump(mode="json", exclude_unset=True)
+                document = with_entry(before.spec, name, entry)
+            facts = await self._facts(caller, document, name)
+            authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
+            settings = None
+            if endpoint is not None:
+                await asyncio.to_thread(check_still_trusted, endpoint, spec.security)
+            elif entry is not None or change.reload:
+                if change.plan is not None:
+                    planned = with_entry(document, name, {**(entry or {}), "rollout": change.plan})
+                    spec = parse_spec(planned, in_force=before.spec)
+                endpoint = await self._resolve_one(caller, spec, name, change, cancel)
+                if change.plan is not None:
+                    served = before.endpoint(name)
+                    settings, plan = endpoint.rollout, None if served is None else served.rollout
+                    endpoint = msgspec.structs.replace(endpoint, rollout=plan)
+            async with self.aims.lock:
+                now = self.aims.desired
+                if not _is_same_for(name, before, now):
+                    continue
+                if change.plan is not None:
+                    assert endpoint is not None, "a rollout has a target"
+                    self._check_idle(name)
+                    self._check_new(name, endpoint)
+                after = _with_endpoint(now, name, entry, endpoint)
+                authorize(caller, now, after, facts)
+                takes_over = {name: settings} if change.at_once or change.plan is not None else {}
+                wish = Wish(
+                    state=after,
+                    reason=change.reason,
+                    action=change.action,
+                    actor=caller.name,
+                    takes_over=takes_over,
+                    anew=frozenset({name} if change.anew else ()),
+                )
+                return await self._fulfil(wish)
+        raise _overtaken(f"endpoint '{name}'")
+
+    async def _facts(
+        self, caller: Caller, document: Mapping[str, Any], name: str | None = None
+    ) -> AuthorizationFacts:
+        """What decides whether a caller may refer to what a document names."""
+        if caller.may(Role.ADMIN):
+            return AuthorizationFacts()
+        models = models_of(document, name)
+        return AuthorizationFacts(
+            models=await asyncio.to_thread(lambda: {m: self.model_facts(m) for m in models}),
+            paths=await asyncio.to_thread(paths_below, self.model_roots, document),
+        )
+
+    async def _resolved_all(
+        self, caller: Caller, spec: SystemSpec, cancel: threading.Event | None
+    ) -> tuple[DesiredState, AuthorizationFacts]:
+        """What a spec means today, once it was authorized as it stands."""
+        before, document = self.aims.desired, spec.document()
+        facts = await self._facts(caller, document)
+        authorize(caller, before, msgspec.structs.replace(before, spec=document), facts)
+        resolved: Resolved = await self.work.run(
+            caller.name, self._resolver(caller, spec, cancel).resolve_all
+        )
+        after = DesiredState(
+            generation=before.generation,
+            spec=document,
+            endpoints=self._known(resolved.endpoints),
+            pools=spec.pools,
+            streams=resolved.streams,
+        )
+        return after, facts
+
+    async def _resolve_one(
+        self,
+        caller: Caller,
+        spec: SystemSpec,
+        name: str,
+        change: EndpointChange,
+        cancel: threading.Event | None,
+    ) -> DesiredEndpoint:
+        reload = name if change.reload else ""
+        resolver = self._resolver(caller, only_entry(spec, name), cancel, reload=reload)
+        resolved = self._known(await self.work.run(caller.name, resolver.resolve))
+        endpoint = next((e for e in resolved if e.name == name), None)
+        if endpoint is None:
+            raise ModelNotFoundError(name)
+        return endpoint
+
+    def _known(self, endpoints: tuple[DesiredEndpoint, ...]) -> tuple[DesiredEndpoint, ...]:
+        return with_known_ids(endpoints, self.aims.desired, self.aims.rollouts.values())
+
+    def _resolver(
+        self,
+        caller: Caller,
+        spec: SystemSpec,
+        cancel: threading.Event | None,
+        *,
+        reload: str = "",
+    ) -> Resolver:
+        reloads = reloads_of(self.aims.desired)
+        if reload:
+            reloads[reload] = reloads.get(reload, 0) + 1
+        return Resolver(
+            registry=self.registry,
+            inspect=self.work.inspect_for(caller.name, cancel),
+            spec=spec,
+            reloads=reloads,
+            max_body_bytes=self.max_body_bytes,
+            allow_code=self.allow_code,
+            owner=caller.name,
+            model_roots=() if caller.may(Role.ADMIN) else self.model_roots,
+        )
+
+
+def _is_same_for(name: str, before: DesiredState, now: DesiredState) -> bool:
+    """Whether a change of one endpoint that was made for `before` still fits."""
+    if before is now:
+        return True
+    rest = [{**state.spec, "endpoints": None} for state in (before, now)]
+    return before.endpoint(name) == now.endpoint(name) and rest[0] == rest[1]
+
+
+def _with_endpoint(
+    state: DesiredState,
+    name: str,
+    entry: Mapping[str, Any] | None,
+    endpoint: DesiredEndpoint | None,
+) -> DesiredState:
+    """`state` with one endpoint changed, added, or taken away."""
+    endpoints = list(state.endpoints)
+    index = next((i for i, e in enumerate(endpoints) if e.name == name), len(endpoints))
+    endpoints[index : index + 1] = [] if endpoint is None else [endpoint]
+    is_in_spec = entry is not None or endpoint is None
+    return msgspec.structs.replace(
+        state,
+        spec=with_entry(state.spec, name, entry) if is_in_spec else state.spec,
+        endpoints=tuple(endpoints),
+    )
+
+
+def _overtaken(what: str) -> ConflictError:
+    return ConflictError(f"{what} was changed {_ATTEMPTS} times meanwhile; send the change again")

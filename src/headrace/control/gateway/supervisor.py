@@ -1,0 +1,437 @@
+"""Envoy process supervisor, and the records by which a new control plane adopts Envoy."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+import msgspec
+
+from headrace.control.agents.registry import GatewayState
+from headrace.control.app.faults import message_of
+from headrace.control.app.ownership import HomeIdentity, ProcessOwner
+from headrace.control.desired.state import POOL_PREFIX
+from headrace.control.gateway.tls import GatewayTls
+from headrace.control.limits.limiter import Rules, make_rules
+from headrace.control.reconcile.observed import CRASHED, STABLE_AFTER_S
+from headrace.control.reconcile.publication import RoutesLeftOutError
+from headrace.control.reconcile.routes import gateway_route
+from headrace.core import Clock, HeadraceError
+from headrace.core.processes import start_ticks
+from headrace.core.spec.observe import LogMode, RequestLogSpec, TracingSpec
+from headrace.core.spec.upstream import UpstreamSpec
+from headrace.core.state_file import StateFile
+from headrace.gateway import (
+    WATCHED_FILES,
+    EndpointRoute,
+    EnvoyGateway,
+    EnvoySettings,
+    GatewayPolicy,
+    GatewayStatistics,
+    GatewayUnavailableError,
+    Handshakes,
+    ListenerTls,
+    NotOurGatewayError,
+    SecretFiles,
+    Snapshot,
+    SnapshotBuilder,
+    SnapshotRejectedError,
+)
+from headrace.observe.metrics import Family
+
+if TYPE_CHECKING:
+    from headrace.control.agents.fleet import GatewayFleet
+
+_FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
+"""What a running Envoy cannot change."""
+_CHANGEABLE: Final = ("tls", "request_log", "tracing", "counts_all")
+"""What it can change, while callers' connections end in their own time."""
+
+
+class GatewayRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Which Envoy runs, and with which settings."""
+
+    pid: int
+    start_ticks: int
+    host: str
+    http_port: int
+    grpc_port: int
+    max_body_bytes: int
+    access_log: bool
+    home: HomeIdentity | None = None
+    request_log: RequestLogSpec = RequestLogSpec(mode=LogMode.ALL)
+    tracing: TracingSpec | None = None
+    tls: ListenerTls | None = None
+    files: tuple[str, ...] = ()
+    counts_all: bool = False
+
+    @classmethod
+    def of(cls, settings: EnvoySettings, pid: int, home: HomeIdentity | None) -> "GatewayRecord":
+        """The record of an Envoy that `home` started with `settings`."""
+        of_settings = {name: getattr(settings, name) for name in (*_FIXED, *_CHANGEABLE)}
+        ticks = start_ticks(pid) or 0
+        return cls(pid=pid, start_ticks=ticks, home=home, files=WATCHED_FILES, **of_settings)
+
+    def fits(self, settings: EnvoySettings) -> bool:
+        """Whether it can become what `settings` ask for while it runs."""
+        return self.files == WATCHED_FILES and all(
+            getattr(self, name) == getattr(settings, name) for name in _FIXED
+        )
+
+    def is_current(self, settings: EnvoySettings) -> bool:
+        """Whether it has what it can change of `settings`."""
+        return all(getattr(self, name) == getattr(settings, name) for name in _CHANGEABLE)
+
+
+def gateway_record_file(path: Path) -> StateFile[GatewayRecord]:
+    """The file of the record of this home's Envoy."""
+    return StateFile(path, GatewayRecord, "the record of the gateway")
+
+
+def routes_file(path: Path) -> StateFile[tuple[EndpointRoute, ...]]:
+    """The file of the routes that a gateway acknowledged last."""
+    return StateFile(path, tuple[EndpointRoute, ...], "the routes of the gateway")
+
+
+def read_gateway_record(path: Path, owner: ProcessOwner) -> GatewayRecord | None:
+    """The record of an Envoy that still runs, if it is `owner`'s."""
+    record = gateway_record_file(path).load()
+    return record if record is not None and owner.is_running(record) else None
+
+
+_LOG: Final = logging.getLogger("headrace.control")
+_WATCH_LOGS_S: Final = 30.0
+_UP_TIMEOUT_S: Final = 15.0
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayKeeper:
+    """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
+
+    `policy`: who may call, from the start on; `set_policy` changes it. `tell_rules`: hears which
+    limits the gateway will ask the rate limit service for, before it does.
+    """
+
+    envoy: EnvoyGateway
+    owner: ProcessOwner
+    record_path: Path
+    routes_path: Path
+    clock: Clock
+    tls: GatewayTls | None = None
+    policy: GatewayPolicy = field(default_factory=GatewayPolicy)
+    tell_rules: Callable[[Rules], None] = lambda _rules: None
+    restarts: int = 0
+    reason: str = ""
+    _builder: SnapshotBuilder = field(init=False)
+    _routes: tuple[EndpointRoute, ...] = ()
+    _missing: frozenset[str] = frozenset()
+    _taken: tuple[EndpointRoute, ...] = ()
+    _translated: dict[str, tuple[EndpointRoute, frozenset[str], EndpointRoute]] = field(
+        default_factory=dict
+    )
+    _up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self._builder = SnapshotBuilder(self.settings)
+
+    @property
+    def settings(self) -> EnvoySettings:
+        """What Envoy is started with."""
+        return self.envoy.settings
+
+    @property
+    def pid(self) -> int | None:
+        """Envoy's pid, while it runs."""
+        return self.envoy.pid
+
+    @property
+    def secrets(self) -> SecretFiles:
+        """Where Envoy's certificates stand."""
+        return self.envoy.secrets
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether Envoy serves."""
+        return self._up.is_set() and self.envoy.pid is not None
+
+    def states(self) -> tuple[GatewayState, ...]:
+        """Of gateways on other hosts: there are none."""
+        return ()
+
+    def families(self) -> list[Family]:
+        """Metrics about those."""
+        return []
+
+    async def open(self, routes: Sequence[EndpointRoute]) -> bool:
+        """Adopt the Envoy that runs, else start one that serves `routes`; whether it was adopted.
+
+        Raises:
+            HeadraceError: It cannot be started; the message says why.
+        """
+        self._routes = tuple(routes)
+        self._tell_rules(self._routes)
+        record = read_gateway_record(self.record_path, self.owner)
+        if record is not None and await self._adopt(record):
+            await self._prepare(self._routes)
+            if not record.is_current(self.settings):
+                await self._publish(self._routes)
+                self._keep_record(record.pid)
+            return True
+        await self._start()
+        return False
+
+    async def run(self) -> None:
+        """Start Envoy again whenever it ends, until cancelled; after `open`."""
+        failures = 0
+        while True:
+            began = self.clock.monotonic()
+            await self._watch()
+            self._up.clear()
+            stable = self.clock.monotonic() - began >= STABLE_AFTER_S
+            failures = 1 if stable else failures + 1
+            self.reason = "ended unexpectedly"
+            _LOG.error("gateway ended", extra={"failures": failures})
+            while not self._up.is_set():
+                await asyncio.sleep(CRASHED.delay_s(failures))
+                failures += not await self._try_start()
+
+    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
+        """Return when requests follow `routes`.
+
+        Raises:
+            RoutesLeftOutError: They do, but for endpoints whose route is not valid.
+            HeadraceError: Envoy refused them or does not run.
+        """
+        self._routes = tuple(routes)  # a start brings them into force as well
+        await self._wait_up()
+        left_out = await self._publish(self._routes)
+        self._keep_routes(self._taken)
+        if left_out:
+            raise RoutesLeftOutError(self._taken, left_out)
+
+    async def take_certificate(self, name: str) -> None:
+        """Send requests to upstreams for which there was no good certificate before."""
+        try:
+            if name in self._missing:
+                await self._publish(self._routes)
+        except HeadraceError as error:
+            _LOG.error("cannot publish routes", extra={"error": str(error)})
+
+    def upstream_problem(self, upstream: UpstreamSpec | None) -> str:
+        """Why nothing is sent to an upstream: our side of its TLS is not in order."""
+        return "" if self.tls is None else self.tls.upstream_problem(upstream, self._missing)
+
+    async def set_policy(self, policy: GatewayPolicy) -> None:
+        """Return when the gateway knows callers by `policy`, whatever becomes of newer routes.
+
+        Raises:
+            HeadraceError: Envoy refused it, and the former one holds, but with the new API keys: a
+                revoked one is refused whatever else is wrong. Or Envoy does not run, and `policy`
+                holds from its next start.
+        """
+        former, self.policy = self.policy, policy
+        await self._wait_up()
+        try:
+            await self._publish(self._routes)
+        except SnapshotRejectedError:
+            try:
+                if self._taken == self._routes:
+                    raise
+                await self._publish(self._taken)
+            except SnapshotRejectedError:
+                if self.policy is policy:
+                    self.policy = replace(former, keys=policy.keys)
+                    await self._publish(self._taken)
+                raise
+
+    async def _publish(self, routes: tuple[EndpointRoute, ...]) -> dict[str, str]:
+        """Bring `routes` into force; why some are left out, by endpoint."""
+        self._tell_rules(routes)
+        await self._prepare(routes)
+        in_force, left_out = self._translate(routes)
+        await self.envoy.publish(self._snapshot())
+        self._taken = in_force
+        if self.tls is not None:
+            # What comes next may be on its way already.
+            await self.tls.forget_unused((*in_force, *self._routes))
+        return left_out
+
+    async def read_arms(self, endpoints: Collection[str]) -> GatewayStatistics:
+        """What Envoy has counted of these endpoints' splits.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        statistics = await self.envoy.arm_statistics(endpoints)
+        upstreams = [
+            (route.name, arm.key)
+            for route in self._routes
+            for arm in route.arms
+            if arm.upstream is not None and route.name in set(endpoints)
+        ]
+        healthy = {}
+        for name, key in upstreams:
+            up, _ = await self.envoy.upstream_health(name, key)
+            healthy[name, key] = up > 0
+        return msgspec.structs.replace(statistics, healthy=healthy)
+
+    async def read_endpoints(self, endpoints: Collection[str]) -> GatewayStatistics:
+        """What Envoy has counted of all requests to these endpoints; nothing of who is healthy.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self.envoy.endpoint_statistics(endpoints)
+
+    async def endpoint_statistics(self) -> GatewayStatistics:
+        """What Envoy has counted of all requests to the endpoints that it knows.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self.read_endpoints({route.name for route in self._routes})
+
+    async def in_flight(self) -> dict[tuple[str, str], int]:
+        """Requests on their way, by endpoint and arm.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self.envoy.in_flight()
+
+    async def handshakes(self) -> dict[tuple[str, str], Handshakes]:
+        """How TLS with upstreams went, by endpoint and arm.
+
+        Raises:
+            HeadraceError: Envoy does not answer.
+        """
+        return await self.envoy.handshakes()
+
+    async def stats(self, *, full: bool) -> str:
+        """Envoy's metrics in Prometheus' text format; `full` as in `EnvoyGateway.stats`."""
+        return await self.envoy.stats(full=full)
+
+    async def stop(self, *, drain_s: float) -> None:
+        """Let requests end, then end Envoy."""
+        self._up.clear()
+        await self.envoy.stop(drain_s)
+        self.record_path.unlink(missing_ok=True)
+        self.routes_path.unlink(missing_ok=True)
+        self.secrets.keep_only(())  # nobody needs the keys any more
+
+    async def _prepare(self, routes: Sequence[EndpointRoute]) -> None:
+        """Have certificates ready for what `routes` lead to."""
+        missing = frozenset[str]() if self.tls is None else await self.tls.prepare(routes)
+        self._missing = missing
+
+    def _tell_rules(self, routes: Iterable[EndpointRoute]) -> None:
+        self.tell_rules(make_rules(self.policy.access, routes))
+
+    def _translate(
+        self, routes: Iterable[EndpointRoute]
+    ) -> tuple[tuple[EndpointRoute, ...], dict[str, str]]:
+        """The routes that Envoy can follow, and why the others cannot be built, by endpoint.
+
+        An endpoint whose new route cannot be built keeps its former one.
+        """
+        former, self._translated = self._translated, {}
+        in_force, left_out = list[EndpointRoute](), dict[str, str]()
+        for route in routes:
+            if route.name.startswith(POOL_PREFIX):
+                in_force.append(route)  # callers reach a pool by the names of its models only
+                continue
+            translation = former.get(route.name)
+            if translation is None or translation[:2] != (route, self._missing):
+                try:
+                    endpoint = gateway_route(route, self._missing)
+                    endpoint.check()
+                except Exception as error:  # noqa: BLE001  # one bad route stops no other
+                    left_out[route.name] = message_of(error)
+                else:
+                    translation = (route, self._missing, endpoint)
+            if translation is not None:
+                self._translated[route.name] = translation
+                in_force.append(translation[0])
+        return tuple(in_force), left_out
+
+    def _snapshot(self) -> Snapshot:
+        endpoints = [endpoint for _, _, endpoint in self._translated.values()]
+        return self._builder.build(endpoints, self.policy)
+
+    async def _wait_up(self) -> None:
+        try:
+            async with asyncio.timeout(_UP_TIMEOUT_S):
+                await self._up.wait()
+        except TimeoutError:
+            message = f"the gateway does not run: {self.reason or 'it is being started'}"
+            raise GatewayUnavailableError(message) from None
+
+    async def _adopt(self, record: GatewayRecord) -> bool:
+        process = self.owner.adopt(record)
+        if process is None:
+            return False
+        try:
+            await self.envoy.adopt(process)
+        except NotOurGatewayError as error:
+            _LOG.warning("cannot adopt the gateway", extra={"error": str(error)})
+            return False
+        if not record.fits(self.settings):
+            _LOG.info("gateway runs with other settings: starting it anew")
+            await self.envoy.stop(5.0)
+            return False
+        self._up.set()
+        _LOG.info("adopted gateway", extra={"pid": record.pid})
+        return True
+
+    async def _start(self) -> None:
+        routes = self._routes
+        await self._prepare(routes)
+        self._taken, _ = self._translate(routes)
+        await self.envoy.start(self._snapshot(), on_spawn=self._keep_record)
+        pid = self.envoy.pid
+        if pid is None:
+            raise GatewayUnavailableError("Envoy ended right after its start")
+        self._up.set()
+        self.reason = ""
+        self._keep_routes(self._taken)
+        extra = {"pid": pid, "http_port": self.settings.http_port}
+        _LOG.info("started gateway", extra=extra)
+
+    async def _try_start(self) -> bool:
+        try:
+            await self._start()
+        except HeadraceError as error:
+            self.reason = str(error)
+            _LOG.error("cannot start the gateway again", extra={"error": self.reason})
+            return False
+        self.restarts += 1
+        return True
+
+    async def _watch(self) -> None:
+        """Return when Envoy ended; keep its logs bounded meanwhile."""
+        ended = asyncio.ensure_future(self.envoy.wait())
+        try:
+            while not ended.done():
+                await asyncio.wait({ended}, timeout=_WATCH_LOGS_S)
+                if not ended.done():
+                    try:
+                        await self.envoy.rotate_logs()
+                    except (HeadraceError, OSError) as error:
+                        _LOG.warning(
+                            "cannot rotate the gateway's logs", extra={"error": str(error)}
+                        )
+        finally:
+            ended.cancel()
+
+    def _keep_record(self, pid: int) -> None:
+        record = GatewayRecord.of(self.settings, pid, self.owner.identity)
+        gateway_record_file(self.record_path).try_save(record)
+
+    def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
+        routes_file(self.routes_path).try_save(tuple(routes))
+
+
+Gateway: TypeAlias = "GatewayKeeper | GatewayFleet"
+"""One Envoy on this host, or many anywhere as if they were one."""

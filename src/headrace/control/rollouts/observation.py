@@ -1,0 +1,423 @@
+"""What one rollout under way looks like to the gateway and to its replicas."""
+
+import hashlib
+import logging
+from collections import Counter as Tally
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Final
+
+import msgspec
+
+from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.desired.target import BASELINE, Aims
+from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.reconcile.pools import hosted_replicas
+from headrace.control.reconcile.status import is_routed_as_desired
+from headrace.control.rollouts.evidence import Counter, Pairing, Predictions, Reading, Split
+from headrace.control.state.records import Assignment, RolloutRecord, UnitBatch
+from headrace.core import FailedPreconditionError
+from headrace.core.spec.rollout import AbSpec, DisagreementSpec, ShadowSpec
+from headrace.gateway import ArmStatistics, EndpointRoute
+from headrace.rollout.crashes import ReplicaDeaths
+from headrace.rollout.evidence import Evidence
+from headrace.rollout.outcomes import Names, Verdict
+from headrace.rollout.readings import RewardSums, UnitTally
+from headrace.serving.telemetry.report import Answer, Observe, ReplicaReport
+
+_LOG: Final = logging.getLogger("headrace.control")
+CANDIDATE: Final = "candidate"
+_ANSWERS_PER_S: Final = 1000.0
+_ANSWER_BYTES_PER_S: Final = 1 << 20
+"""Of one replica: what pairing keeps in a minute fits into its memory."""
+_LONGEST_GAP_S: Final = 10.0
+
+
+@dataclass(slots=True, kw_only=True)
+class Watch:
+    """Everything that is counted for one rollout, and for how long it was watched.
+
+    `saved_at` and `_ticked_at` are of the monotonic clock, `judged_at` is of `elapsed_s`.
+    """
+
+    evidence: Evidence
+    counter: Counter
+    pairing: Pairing
+    names: Names
+    saved_at: float
+    elapsed_s: float = 0.0
+    verdict: Verdict | None = None
+    judged_at: float = 0.0
+    units: UnitTally | None = None
+    """What is stored of callers; None until it was read."""
+    positions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """How far each replica's answers were read, and of which process."""
+    rewards: tuple[RewardSums, RewardSums] | None = None
+    _ticked_at: float = 0.0
+    rewards_due: float = 0.0
+    has_failed: bool = False
+    """Whether the candidate was found not to stay up."""
+
+    @classmethod
+    def over(cls, record: RolloutRecord, now: float) -> "Watch":
+        """The watch of a rollout that begins, or goes on after a restart, at monotonic `now`."""
+        settings = record.state.settings
+        evidence = _evidence_of(record)
+        arms = (*record.source.arms, *record.target.arms)
+        if any(arm.revision.upstream for arm in arms):
+            evidence.leave_out("predictions", "somebody else's server does not tell its answers")
+            evidence.leave_out("crashes", "the processes of somebody else's server are not watched")
+        if any(arm.revision.pool for arm in arms):
+            evidence.leave_out("crashes", "the processes of a pool serve several versions")
+        metric = settings.metrics.disagreement or DisagreementSpec()
+        # What people call the two arms.
+        old = " and ".join(arm.key for arm in record.source.arms)
+        return cls(
+            evidence=evidence,
+            counter=Counter(warmup_s=settings.warmup_s),
+            pairing=Pairing(metric=metric),
+            names=Names(
+                baseline=f"version {old}", candidate=f"version {record.target.arms[0].key}"
+            ),
+            saved_at=now,
+            elapsed_s=record.state.elapsed_s,
+            _ticked_at=now,
+        )
+
+    def elapsed(self, now: float) -> float:
+        """For how long the rollout was watched until monotonic `now`, in seconds.
+
+        Of a gap between two looks a few seconds count at most: a process that was stopped, or a
+        machine that slept, could judge no more than a control plane that was away.
+        """
+        self.elapsed_s += min(max(now - self._ticked_at, 0.0), _LONGEST_GAP_S)
+        self._ticked_at = now
+        return self.elapsed_s
+
+    def judge(self, at: float) -> None:
+        """Ask what all that was counted says, `at` seconds since 1970, and keep the intervals."""
+        self.verdict = self.evidence.verdict(at, self.names)
+        self.judged_at = self.elapsed_s
+        self.evidence.note(self.verdict)
+
+    def note_predictions(self, reports: Iterable[ReplicaReport]) -> None:
+        """Do without predictions if the model's output is nothing that can be counted."""
+        for report in reports:
+            counted = report.predictions
+            if counted is not None and not counted.kind and counted.skipped:
+                why = f"output '{counted.output}' is neither a class nor a score"
+                self.evidence.leave_out("predictions", why)
+
+    def after(self, replica: Replica) -> int:
+        """From where a replica's answers are read."""
+        process, cursor = self.positions.get(replica.name, (replica.process, 0))
+        return cursor if process == replica.process else 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A rollout's arms, replicas and route as they are now.
+
+    `hosted`: which revisions each copy of a pool answers for.
+    """
+
+    record: RolloutRecord
+    endpoint: DesiredEndpoint
+    route: EndpointRoute | None
+    replicas: Sequence[Replica]
+    hosted: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, record: RolloutRecord, aims: Aims) -> "View | None":
+        """The view of `record`; None if its endpoint is gone."""
+        reconciler = aims.reconciler
+        endpoint = aims.effective_endpoint(record.endpoint)
+        if endpoint is None:
+            return None
+        routes = reconciler.publication.routes
+        return cls(
+            record=record,
+            endpoint=endpoint,
+            route=next((r for r in routes if r.name == record.endpoint), None),
+            replicas=[
+                *(
+                    replica
+                    for replica in reconciler.replicas.values()
+                    if replica.endpoint == record.endpoint and not replica.is_leaving
+                ),
+                *hosted_replicas(endpoint, reconciler.replicas.values(), reconciler.hosted),
+            ],
+            hosted=reconciler.hosted,
+        )
+
+    @property
+    def candidate(self) -> DesiredArm | None:
+        """The new version's arm."""
+        return self.endpoint.arm(self.record.target.arms[0].key)
+
+    @property
+    def comparison(self) -> list[DesiredArm]:
+        """What the candidate is compared with: the fresh baseline if there is one, else the old."""
+        fresh = [arm for arm in self.endpoint.arms if arm.role == BASELINE]
+        return fresh or [arm for arm in self.endpoint.arms if arm is not self.candidate]
+
+    @property
+    def in_force(self) -> bool:
+        """Whether the gateway acknowledged what the rollout asks for.
+
+        The candidate can be reached too, though it may get no share: a preview asks it by name.
+        """
+        if self.route is None or not is_routed_as_desired(self.endpoint, self.route):
+            return False
+        candidate = self.candidate
+        if candidate is None or self.route.held:
+            return True
+        return any(arm.is_live for arm in self.route.arms if arm.key == candidate.key)
+
+    def is_ready(self, healthy: Mapping[str, bool]) -> bool:
+        """Whether all replicas that the new split needs were ready.
+
+        Args:
+            healthy: By the key of each arm that is somebody else's server.
+        """
+        fresh = [arm for arm in self.endpoint.arms if arm is self.candidate or arm.role == BASELINE]
+        return all(self._arm_is_ready(arm, healthy) for arm in fresh)
+
+    def _arm_is_ready(self, arm: DesiredArm, healthy: Mapping[str, bool]) -> bool:
+        if arm.revision.upstream is not None:
+            return healthy.get(arm.key, False)
+        if arm.revision.pool:
+            return any(arm.revision.id in ids for ids in self.hosted.values())
+        mine = self._replicas_of(arm)
+        ready = [replica for replica in mine if replica.phase is Phase.READY]
+        return bool(ready) and sum(replica.was_ready for replica in mine) >= arm.replicas
+
+    @property
+    def failure(self) -> str:
+        """Why the candidate cannot become ready, or does not stay up; empty while it may."""
+        arm = self.candidate
+        for replica in self._replicas_of(arm) if arm else ():
+            gave_up = replica.failures >= MANY_FAILURES and replica.phase is not Phase.READY
+            if replica.cannot_load or gave_up:
+                return f"{replica.name}: {replica.reason}"
+        return ""
+
+    def is_candidate(self, replica: Replica) -> bool:
+        """Whether `replica` runs the new version."""
+        arm = self.candidate
+        return arm is not None and replica.revision_id == arm.revision.id
+
+    def is_compared(self, replica: Replica) -> bool:
+        """Whether `replica` is one that the candidate is compared with."""
+        return any(replica.revision_id == arm.revision.id for arm in self.comparison)
+
+    def split(self) -> Split | None:
+        """The weights of candidate and comparison in force; None while others are asked for.
+
+        Also while an arm with a weight cannot answer, as it gave its share to the others.
+        """
+        return self.weights if self.in_force and all(self._is_alive()) else None
+
+    @property
+    def weights(self) -> Split | None:
+        """The same as far as they are asked for and the gateway knows them, dead arms included."""
+        arm, route = self.candidate, self.route
+        if arm is None or route is None or route.held or route.split_id != self.endpoint.split_id:
+            return None
+        if {a.key: a.weight for a in route.arms} != {a.key: a.weight for a in self.endpoint.arms}:
+            return None
+        return arm.weight, sum(other.weight for other in self.comparison)
+
+    def _is_alive(self) -> tuple[bool, bool]:
+        """Whether candidate and comparison can answer what they have a weight for."""
+        arms = self.route.arms if self.route is not None else ()
+        dead = {arm.key for arm in arms if arm.weight and not arm.is_live}
+        key = self.candidate.key if self.candidate is not None else ""
+        return key not in dead, not dead - {key}
+
+    def reading(
+        self,
+        *,
+        now: float,
+        epoch: str,
+        totals: Mapping[tuple[str, str], ArmStatistics],
+        reports: Mapping[str, ReplicaReport],
+    ) -> Reading:
+        """What the gateway and the replicas have counted, put together by arm."""
+        name, arm = self.record.endpoint, self.candidate
+        return Reading(
+            at=now,
+            epoch=epoch,
+            split=self.split(),
+            lost=None if all(self._is_alive()) else self.weights,
+            is_alive=self._is_alive(),
+            step_since=self.record.state.step_since,
+            step=self.record.state.step,
+            is_sticky=self.endpoint.sticky is not None,
+            candidate=totals.get((name, arm.key), ArmStatistics()) if arm else ArmStatistics(),
+            baseline=reduce(
+                ArmStatistics.plus,
+                (totals.get((name, a.key), ArmStatistics()) for a in self.comparison),
+                ArmStatistics(),
+            ),
+            predictions=self._predictions(reports),
+            all_told=all(replica.name in reports for replica in self.answering),
+            heard=self._heard(reports),
+        )
+
+    def deaths(self) -> list[ReplicaDeaths]:
+        """How often each replica of the two arms died by itself."""
+        return [
+            ReplicaDeaths(
+                name=replica.name,
+                is_candidate=self.is_candidate(replica),
+                deaths=replica.deaths,
+                is_ready=replica.phase is Phase.READY,
+                reason=replica.death_reason,
+            )
+            for replica in self.replicas
+            if self.is_counted(replica) and not replica.query
+        ]
+
+    def observe(
+        self, replica: Replica, received_per_s: float, answer_bytes: float = 0.0
+    ) -> Observe:
+        """What a replica of this endpoint shall look at.
+
+        Args:
+            answer_bytes: How large its answers are, kept and sent; 0 while that is unknown.
+        """
+        settings = self.record.state.settings
+        predictions, disagreement = settings.metrics.predictions, settings.metrics.disagreement
+        is_shadow = isinstance(settings, ShadowSpec)
+        looked_at = disagreement if is_shadow else predictions
+        return Observe(
+            key=self.record.id,
+            predictions=predictions is not None and not is_shadow and self.is_counted(replica),
+            output=looked_at.output if looked_at else "",
+            answers_percent=self._answers_percent(received_per_s, answer_bytes),
+            pairs=is_shadow,
+        )
+
+    @property
+    def answering(self) -> list[Replica]:
+        """The ready replicas of the two arms that are compared."""
+        return [r for r in self.replicas if r.phase is Phase.READY and self.is_counted(r)]
+
+    def is_counted(self, replica: Replica) -> bool:
+        """Whether the replica belongs to one of the two arms that are compared."""
+        return self.is_candidate(replica) or self.is_compared(replica)
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether single answers are looked at, and not only their counts."""
+        settings = self.record.state.settings
+        is_paired = isinstance(settings, ShadowSpec)
+        return is_paired or self.needs_assignments or self.endpoint.sticky is not None
+
+    @property
+    def needs_assignments(self) -> bool:
+        """Whether it is remembered who answered which request, for feedback that may come."""
+        settings = self.record.state.settings
+        return settings.metrics.reward is not None or isinstance(settings, AbSpec)
+
+    def assignments(
+        self, replica: Replica, answers: Iterable[Answer], now: float
+    ) -> list[Assignment]:
+        """Who answered these requests."""
+        arm = CANDIDATE if self.is_candidate(replica) else BASELINE
+        return [
+            Assignment(
+                request_id=answer.answer_id,
+                rollout=self.record.id,
+                arm=arm,
+                unit=unit_digest(self.record.id, answer.unit or answer.answer_id),
+                at=now,
+            )
+            for answer in answers  # failed ones too: who was sent where is not how it ended
+        ]
+
+    def _answers_percent(self, received_per_s: float, answer_bytes: float) -> int:
+        """All answers where feedback may name any; else so many that pairing keeps up.
+
+        How large answers are decides about all of them alike, never about one.
+        """
+        if not self.needs_answers:
+            return 0
+        if self.needs_assignments:
+            return 100
+        per_s = min(_ANSWERS_PER_S, _ANSWER_BYTES_PER_S / max(answer_bytes, 1.0))
+        return max(1, min(100, int(100 * per_s / max(received_per_s, 1.0))))
+
+    def _heard(self, reports: Mapping[str, ReplicaReport]) -> frozenset[tuple[str, int]] | None:
+        arms = [arm for arm in (self.candidate, *self.comparison) if arm is not None]
+        if any(arm.revision.upstream is not None for arm in arms):
+            return None  # somebody else's server does not tell who called
+        is_told = all(
+            (report := reports.get(replica.name)) is not None
+            and _observed_key(report) == self.record.id
+            for replica in self.answering
+        )
+        return frozenset((r.name, r.process) for r in self.answering) if is_told else None
+
+    def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
+        found = {}
+        for replica in self.replicas:
+            report = reports.get(replica.name)
+            if report is None or report.predictions is None or not self.is_counted(replica):
+                continue
+            if _observed_key(report) != self.record.id:
+                continue
+            found[replica.name] = Predictions(
+                is_candidate=self.is_candidate(replica),
+                kind=report.predictions.kind,
+                counts=report.predictions.counts,
+            )
+        return found
+
+    def _replicas_of(self, arm: DesiredArm) -> list[Replica]:
+        return [replica for replica in self.replicas if replica.revision_id == arm.revision.id]
+
+
+def _evidence_of(record: RolloutRecord) -> Evidence:
+    """What was counted for a rollout so far; nothing if another version of Headrace counted it."""
+    settings = record.state.settings
+    if not record.evidence:
+        return Evidence.start(settings)
+    try:
+        return Evidence.decode(settings, record.evidence)
+    except FailedPreconditionError as error:
+        extra = {"rollout": record.id, "error": str(error)}
+        _LOG.warning("what was counted for a rollout is counted anew", extra=extra)
+        return Evidence.start(settings)
+
+
+def _observed_key(report: ReplicaReport) -> str:
+    """The rollout that a replica counts its predictions for; empty for none."""
+    asked = report.observing
+    return msgspec.json.decode(asked, type=Observe).key if asked else ""
+
+
+def batch_of(
+    assignments: Sequence[Assignment], *, share: float, positions: dict[str, tuple[int, int]]
+) -> UnitBatch:
+    """Answers by caller. Who is new counts for the arm of the first one.
+
+    Whom a later step moves to the other arm was drawn by an earlier one: only those who are drawn
+    now tell whether its share is kept.
+    """
+    arms: dict[str, str] = {}
+    for assignment in assignments:
+        arms.setdefault(assignment.unit, assignment.arm)
+    return UnitBatch(
+        share=share,
+        requests=dict(Tally(assignment.unit for assignment in assignments)),
+        of_candidate=frozenset(unit for unit, arm in arms.items() if arm == CANDIDATE),
+        positions=positions,
+    )
+
+
+def unit_digest(rollout: str, unit: str) -> str:
+    """What stands for a caller in the store: nobody can read from it who it was."""
+    return hashlib.sha256(f"{rollout}\0{unit}".encode()).hexdigest()[:16]

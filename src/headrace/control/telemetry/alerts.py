@@ -1,0 +1,378 @@
+"""Evaluation of alerts from objectives, replicas, queues, the gateway and certificates."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from headrace.control.app.faults import LOOP, Faults, write_events
+from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.gateway.supervisor import Gateway
+from headrace.control.jobs.scheduler import JobScheduler
+from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.reconcile.pools import hosts_of
+from headrace.control.reconcile.publication import Reconciling
+from headrace.control.state.records import Event
+from headrace.control.streams.supervisor import StreamSupervisor
+from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.reports import RowWatch
+from headrace.core import Clock, HeadraceError
+from headrace.monitor.alert_kinds import LOCAL, AlertKind
+from headrace.monitor.alert_state import (
+    HOLD_S,
+    Alert,
+    AlertState,
+    Finding,
+    Key,
+    advance,
+    changed,
+)
+from headrace.monitor.slo import (
+    EndpointFacts,
+    Objective,
+    Reading,
+    StreamFacts,
+    StreamPromise,
+    SystemFacts,
+    Window,
+    objectives_of,
+    read_endpoint,
+    read_stream,
+    read_system,
+    stream_promises_of,
+    windows_of,
+)
+from headrace.observe.metrics import Family, Labels, gauge
+
+_LOG: Final = logging.getLogger("headrace.control")
+_LOOK_S: Final = 2.0
+_AT_ONCE: Final = 20
+"""Endpoints that are looked at before others of this process have their turn."""
+_PER_WINDOW: Final = 60.0
+"""A condition is looked at so often within its shortest window; what is long changes slowly."""
+_LEAST_HOLD_S: Final = 5.0
+_WORK_S: Final = 0.1
+"""Of each look, for windows: with thousands of busy endpoints they take turns."""
+_CONDITIONS: Final = [(kind, kind.local) for kind in LOCAL if kind.local is not None]
+_OF_SYSTEM: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_of_system)
+_OF_STREAMS: Final = tuple(pair for pair in _CONDITIONS if pair[0].is_of_stream)
+_OF_ENDPOINTS: Final = tuple(
+    (kind, condition, min(windows_of(condition), default=0.0))
+    for kind, condition in _CONDITIONS
+    if not (kind.is_of_system or kind.is_of_stream)
+)
+"""What is looked at, and the shortest window that it needs, in seconds."""
+
+
+class HistorySource(Protocol):
+    """What happened to requests, as far as alerts look at it."""
+
+    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+        """What happened in the `seconds` before `until`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known without windows; `endpoints` and `streams` by name."""
+
+    system: SystemFacts = field(default_factory=SystemFacts)
+    endpoints: Mapping[str, EndpointFacts] = field(default_factory=dict)
+    streams: Mapping[str, StreamFacts] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a condition said when it was looked at last."""
+
+    at: float
+    reading: Reading | None
+
+
+@dataclass(slots=True, kw_only=True)
+class Alerting:
+    """Keeps the alerts of everything that the spec promises.
+
+    `emit`: writes events. `save`: stores alerts that changed their state, and removes keys. `tell`:
+    hears of all alerts after each look, and never waits.
+    """
+
+    history: HistorySource
+    spec: Callable[[], Mapping[str, Any]]
+    facts: Callable[[], Awaitable[Facts]]
+    emit: Callable[[Sequence[Event]], Awaitable[None]]
+    tell: Callable[[Sequence[Alert]], None]
+    save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
+    clock: Clock
+    faults: Faults = field(default_factory=Faults)
+    _alerts: dict[Key, Alert] = field(default_factory=dict)
+    _kept: dict[Key, _Kept] = field(default_factory=dict)
+    _spec: Mapping[str, Any] | None = None
+    _objectives: tuple[Objective, ...] = ()
+    _streams: tuple[StreamPromise, ...] = ()
+    _stored: dict[Key, tuple[AlertState, float]] = field(default_factory=dict)
+    _turn: int = 0
+    """Whose windows are looked at first."""
+
+    def load(self, alerts: Iterable[Alert]) -> None:
+        """Go on with the alerts that there were before a restart.
+
+        What fires counts as bad until now: nothing is known of the time between.
+        """
+        now = self.clock.now()
+        self._alerts = {alert.key: msgspec.structs.replace(alert, bad_at=now) for alert in alerts}
+        self._stored = {key: _lasting(alert) for key, alert in self._alerts.items()}
+
+    def alerts(self) -> list[Alert]:
+        """All alerts, what fires first, the newest first."""
+        order = list(AlertState)
+        ranks = {AlertState.FIRING: -1}
+        return sorted(
+            self._alerts.values(),
+            key=lambda a: (ranks.get(a.state, order.index(a.state)), -a.since, a.key),
+        )
+
+    def families(self) -> list[Family]:
+        """Which fire, as a metric; those that fired not long ago too, as 0."""
+        samples: list[tuple[Labels, float]] = [
+            (_labels(alert), float(alert.state is AlertState.FIRING)) for alert in self.alerts()
+        ]
+        return [gauge("headrace_alert_firing", "1 while the alert fires.", samples)]
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            with self.faults.contain(LOOP, "alerts"):
+                await self.look()
+            await asyncio.sleep(_LOOK_S)
+
+    async def look(self) -> None:
+        """Look at everything once."""
+        facts = await self.facts()
+        now = self.clock.now()
+        spec = self.spec()
+        if spec is not self._spec:
+            self._spec, self._objectives = spec, objectives_of(spec)
+            self._streams = stream_promises_of(spec)
+            names = [one.endpoint for one in self._objectives]
+            self.faults.keep_only("alerts", [*names, *(one.stream for one in self._streams)])
+            self._kept = {}  # a promise may be another
+        promises = self._objectives
+        findings = [
+            _finding(kind, read_system(condition, facts.system)) for kind, condition in _OF_SYSTEM
+        ]
+        for stream_promise in self._streams:
+            with self.faults.contain("alerts", stream_promise.stream):
+                findings += self._stream_findings(stream_promise, facts)
+        turn = self._turn % len(promises) if promises else 0
+        spent_s = 0.0
+        for number, objective in enumerate((*promises[turn:], *promises[:turn])):
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+            began = self.clock.monotonic()
+            has_turn = spent_s < _WORK_S
+            with self.faults.contain("alerts", objective.endpoint):
+                findings += self._endpoint_findings(objective, facts, now, has_turn=has_turn)
+            spent_s += self.clock.monotonic() - began
+            if has_turn:
+                self._turn = turn + number + 1
+        findings += self._unreadable(findings)
+        before, self._alerts = self._alerts, advance(self._alerts, findings, now=now)
+        news = changed(before, self._alerts)
+        events = [_event(alert) for alert in news]
+        for event in events:
+            level = logging.WARNING if event.reason == "Firing" else logging.INFO
+            extra = {"reason": event.reason, **event.data}
+            _LOG.log(level, "alert: %s", event.message, extra=extra)
+        if events:
+            await write_events(self.emit, events)
+        await self._save()
+        self.tell(list(self._alerts.values()))
+
+    def _stream_findings(self, promise: StreamPromise, facts: Facts) -> Iterator[Finding]:
+        """What is bad of a stream, or was."""
+        known = facts.streams.get(promise.stream)
+        for kind, condition in _OF_STREAMS:
+            reading = read_stream(condition, promise, known)
+            finding = _finding(kind, reading, stream=promise.stream)
+            if finding.key in self._alerts or (reading is not None and reading.is_bad):
+                yield finding
+
+    def _unreadable(self, findings: Sequence[Finding]) -> list[Finding]:
+        """Findings without a reading for the alerts of objects that could not be looked at."""
+        kinds, read = {kind.name: kind for kind in LOCAL}, {finding.key for finding in findings}
+        return [
+            _finding(kinds[alert.name], None, endpoint=alert.endpoint, stream=alert.stream)
+            for key, alert in self._alerts.items()
+            if key not in read
+            and alert.name in kinds
+            and self.faults.problem("alerts", alert.endpoint or alert.stream)
+        ]
+
+    def _endpoint_findings(
+        self, objective: Objective, facts: Facts, now: float, *, has_turn: bool
+    ) -> Iterator[Finding]:
+        """What is bad, or was.
+
+        Args:
+            has_turn: Whether windows may be asked for; else what they said last holds.
+        """
+        name, scale = objective.endpoint, objective.window_ratio
+        known = facts.endpoints.get(name, EndpointFacts())
+        windows: dict[float, Window] = {}
+
+        def window(seconds: float) -> Window:
+            if seconds not in windows:
+                windows[seconds] = self.history.window(name, until=now, seconds=seconds)
+            return windows[seconds]
+
+        for kind, condition, usual_s in _OF_ENDPOINTS:
+            key, shortest = (kind.name, name), usual_s * scale
+            kept = self._kept.get(key)
+            is_due = kept is None or not 0 <= now - kept.at < shortest / _PER_WINDOW
+            if is_due and (has_turn or not shortest):
+                kept = _Kept(now, read_endpoint(condition, objective, window, known))
+                self._kept[key] = kept
+            reading = None if kept is None else kept.reading
+            if key not in self._alerts and (reading is None or not reading.is_bad):
+                continue
+            hold_s = max(shortest, _LEAST_HOLD_S)
+            yield _finding(kind, reading, endpoint=name, scale=scale, hold_s=hold_s)
+
+    async def _save(self) -> None:
+        """Store what changed of the alerts' states; values are read again after a restart."""
+        lasting = {key: _lasting(alert) for key, alert in self._alerts.items()}
+        changed_ = [self._alerts[key] for key in lasting if lasting[key] != self._stored.get(key)]
+        gone = list(self._stored.keys() - lasting.keys())
+        if not changed_ and not gone:
+            return
+        try:
+            await self.save(changed_, gone)
+        except HeadraceError as error:
+            _LOG.error("cannot store the alerts", extra={"error": str(error)})
+        else:
+            self._stored = lasting
+
+
+def _finding(
+    kind: AlertKind,
+    reading: Reading | None,
+    *,
+    endpoint: str = "",
+    stream: str = "",
+    scale: float = 1.0,
+    hold_s: float = HOLD_S,
+) -> Finding:
+    return Finding(
+        kind=kind,
+        endpoint=endpoint,
+        stream=stream,
+        reading=reading,
+        for_s=kind.for_s * scale,
+        keep_firing_for_s=kind.keep_firing_for_s * scale,
+        hold_s=hold_s,
+    )
+
+
+def _lasting(alert: Alert) -> tuple[AlertState, float]:
+    """What of an alert outlasts a restart."""
+    return alert.state, alert.since
+
+
+def _labels(alert: Alert) -> Labels:
+    labels = (("alert", alert.name), ("endpoint", alert.endpoint))
+    return (*labels, ("stream", alert.stream)) if alert.stream else labels
+
+
+def _event(alert: Alert) -> Event:
+    firing = alert.state is AlertState.FIRING
+    return Event(
+        at=alert.since,
+        endpoint=alert.endpoint,
+        kind="alert",
+        reason="Firing" if firing else "Resolved",
+        message=alert.summary if firing else f"over: {alert.summary}",
+        data={
+            "alert": alert.name,
+            "severity": alert.severity,
+            "value": alert.value,
+            "threshold": alert.threshold,
+            **({"stream": alert.stream} if alert.stream else {}),
+        },
+    )
+
+
+_DAY_S: Final = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FactsReader:
+    """Reads them from the parts that know."""
+
+    reconciler: Reconciling
+    keeper: Gateway
+    rows: RowWatch
+    drift: DriftKeeper
+    jobs: JobScheduler
+    streams: StreamSupervisor
+
+    async def read(self) -> Facts:
+        """All of them, now."""
+        in_flight = await self._in_flight()
+        replicas: dict[str, list[Replica]] = {}
+        for replica in self.reconciler.replicas.values():
+            replicas.setdefault(replica.endpoint, []).append(replica)
+        tls = self.keeper.tls
+        left = () if tls is None else [one.days_left for one in tls.certificates.statuses()]
+        return Facts(
+            system=SystemFacts(
+                gateway_ready=self.keeper.is_ready,
+                certificate_left_s=min(
+                    (days * _DAY_S for days in left if days is not None), default=None
+                ),
+                jobs_late=self.jobs.late(),
+                jobs_failed=self.jobs.failed(),
+            ),
+            endpoints={
+                endpoint.name: replace(
+                    _facts(endpoint, replicas, in_flight),
+                    drifted=self.drift.drifted(endpoint.name),
+                    rows_differ=self.rows.differing(endpoint.name)[0],
+                    rows_detail=self.rows.differing(endpoint.name)[1],
+                )
+                for endpoint in self.reconciler.desired.endpoints
+            },
+            streams=self.streams.facts(),
+        )
+
+    async def _in_flight(self) -> Mapping[str, int] | None:
+        """Requests on their way by endpoint; None if the gateway does not say."""
+        if not self.keeper.is_ready:
+            return None
+        try:
+            arms = await self.keeper.in_flight()
+        except HeadraceError:
+            return None
+        found: dict[str, int] = {}
+        for (name, _), count in arms.items():
+            found[name] = found.get(name, 0) + count
+        return found
+
+
+def _facts(
+    endpoint: DesiredEndpoint,
+    replicas: Mapping[str, list[Replica]],
+    in_flight: Mapping[str, int] | None,
+) -> EndpointFacts:
+    own = [replica for name in hosts_of(endpoint) for replica in replicas.get(name, ())]
+    ready = sum(replica.phase is Phase.READY for replica in own)
+    # Replicas of ours have to answer if no upstream takes requests.
+    live = [arm for arm in endpoint.arms if arm.weight]
+    is_ours = bool(live) and all(arm.revision.upstream is None for arm in live)
+    return EndpointFacts(
+        replicas_ready=ready if is_ours and not endpoint.scaled_to_zero else None,
+        in_flight=None if in_flight is None else in_flight.get(endpoint.name, 0),
+        crashing=sum(replica.failures >= MANY_FAILURES for replica in own),
+    )

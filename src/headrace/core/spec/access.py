@@ -1,0 +1,327 @@
+"""What the spec file says of callers: `auth`, `tiers`, `security`, `tls`, `access` and `limits`.
+
+Secrets never stand in a spec: it names files, and the environment by `${NAME}` where it says so.
+"""
+
+import ipaddress
+import math
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from headrace.core.names import NAME_PATTERN
+from headrace.core.priorities import MOST_ABOVE, MOST_BELOW
+from headrace.core.settings import DEFAULT_MAX_BODY_BYTES
+from headrace.core.spec.part import FLAT, FileOnly, SpecPart
+from headrace.core.spec.upstream import check_upstream_host
+
+_DAY_S: Final = 86_400.0
+_MOST: Final = 1_000_000_000
+_SCOPE_PATTERN: Final = r"^[a-z]+:[A-Za-z0-9_.*-]{1,128}(:[0-9*]{1,18})?$"
+_LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
+METHOD_PATTERN: Final = rf"^(key|jwt|certificate|jwt:{NAME_PATTERN[1:-1]})$"
+
+_File = Annotated[str, Meta(min_length=1, max_length=4096)]
+_Host = Annotated[str, Meta(min_length=1, max_length=255), check_upstream_host]
+
+
+class Method(StrEnum):
+    """How a caller shows who it is."""
+
+    KEY = "key"
+    """An API key: `x-api-key`, or `authorization: Bearer hr_...`."""
+    JWT = "jwt"
+    """A bearer token that an identity provider signed (RFC 7519)."""
+    CERTIFICATE = "certificate"
+    """A client certificate (mutual TLS)."""
+
+
+def is_authentic_url(url: str) -> bool:
+    """Whether nobody on the way can answer for `url`: HTTPS, or HTTP on loopback."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    is_local = parts.scheme == "http" and parts.hostname in _LOOPBACK
+    return bool(parts.hostname) and (parts.scheme == "https" or is_local)
+
+
+def _check_authentic(url: str) -> str:
+    if not is_authentic_url(url):
+        msg = "has to begin with https://, or with http:// and a loopback host"
+        raise ValueError(msg)
+    return url
+
+
+class JwtSpec(SpecPart, frozen=True, kw_only=True):
+    """One identity provider whose tokens are taken; `exp`, issuer and audience are required."""
+
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    """What it is called here."""
+    issuer: Annotated[str, Meta(min_length=1, max_length=1024)]
+    """The token's `iss`, exactly."""
+    audiences: Annotated[tuple[str, ...], Meta(min_length=1, max_length=32)]
+    """The token's `aud` holds one of these."""
+    jwks_url: Annotated[str, _check_authentic, FileOnly(null=True, max_length=2048)] = ""
+    """Where its public keys are fetched from: https, or http on loopback."""
+    jwks_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
+    """Or the file that holds them (relative to the spec file)."""
+    jwks_cache_s: Annotated[float, Meta(ge=1.0, le=_DAY_S)] = 300.0
+    """How long fetched keys are used. Unit: seconds."""
+    clock_skew_s: Annotated[int, Meta(ge=0, le=300)] = 5
+    """How far clocks may differ. Unit: seconds."""
+    caller_claim: Annotated[str, Meta(min_length=1, max_length=128)] = "sub"
+    """Names the caller."""
+    scope_claim: Annotated[str, Meta(min_length=1, max_length=128)] = "scope"
+    """Its scopes: a list, or words between spaces."""
+    tier_claim: Annotated[str, Meta(min_length=1, max_length=128)] = "tier"
+    """Its tier, if there are tiers."""
+
+    def __post_init__(self) -> None:
+        if bool(self.jwks_url) == bool(self.jwks_file):
+            msg = "needs either 'jwks_url' or 'jwks_file'"
+            raise ValueError(msg)
+
+
+class CertificateSpec(SpecPart, frozen=True, kw_only=True):
+    """Callers by their client certificate; needs the gateway's `tls.client_ca_file`."""
+
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    """What these callers are called here."""
+    dns: Annotated[str, FileOnly(null=True, min_length=1, max_length=255)] = ""
+    """A DNS name in it; * at an end."""
+    uri: Annotated[str, FileOnly(null=True, min_length=1, max_length=2048)] = ""
+    """Or a URI, such as a SPIFFE id."""
+    common_name: Annotated[str, FileOnly(null=True, min_length=1, max_length=255)] = ""
+    """Or its subject's common name."""
+    scopes: Annotated[
+        tuple[Annotated[str, Meta(pattern=_SCOPE_PATTERN)], ...], Meta(max_length=64)
+    ] = ("infer:*",)
+    """What they may do: `infer:ENDPOINT`."""
+    tier: Annotated[str, Meta(max_length=128)] = ""
+    """Their tier; empty for none."""
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.dns, self.uri, self.common_name))) != 1:
+            msg = "needs exactly one of 'dns', 'uri', 'common_name'"
+            raise ValueError(msg)
+
+
+class AuthSpec(SpecPart, frozen=True, kw_only=True):
+    """How callers show who they are, besides API keys (`headrace keys create`)."""
+
+    jwt: Annotated[tuple[JwtSpec, ...], Meta(max_length=16)] = ()
+    """Identity providers. See JwtSpec."""
+    certificates: Annotated[tuple[CertificateSpec, ...], Meta(max_length=256)] = ()
+    """Client certificates. See CertificateSpec."""
+
+
+class LimitSpec(SpecPart, frozen=True, kw_only=True):
+    """How much may come; null for no limit."""
+
+    requests_per_s: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
+    """On average."""
+    burst: Annotated[int, Meta(ge=1, le=_MOST)] | None = None
+    """So many at once; null for what one second allows. Unit: requests."""
+    rows_per_s: Annotated[float, Meta(gt=0.0, le=_MOST)] | None = None
+    """Rows of requests, on average."""
+    max_concurrent: Annotated[int, Meta(ge=1, le=1000000)] | None = None
+    """Under way at once. Unit: requests."""
+    requests_per_day: Annotated[int, Meta(ge=1, le=10**15)] | None = None
+    """From midnight to midnight, UTC."""
+
+    @property
+    def most_at_once(self) -> int:
+        """How many requests may come at once: `burst`, else what one second allows."""
+        return self.burst or max(math.ceil(self.requests_per_s or 0.0), 1)
+
+    @property
+    def needs_service(self) -> bool:
+        """Whether a gateway alone cannot count it: what a request held or was worth, or a day."""
+        limits = (self.rows_per_s, self.max_concurrent, self.requests_per_day)
+        return any(limit is not None for limit in limits)
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether anything goes."""
+        return self.requests_per_s is None and not self.needs_service
+
+
+class EndpointLimitsSpec(SpecPart, frozen=True, kw_only=True):
+    """Limits of an endpoint, for all of its callers together."""
+
+    total: Annotated[LimitSpec, FLAT] = LimitSpec()
+    max_body_bytes: Annotated[int, Meta(ge=1024, le=2000000000)] | None = None
+    """Larger requests get 413; null for the gateway's. Unit: bytes."""
+    per_caller: LimitSpec = LimitSpec()
+    """And for each caller. See LimitSpec."""
+
+    @property
+    def is_unlimited(self) -> bool:
+        """Whether any number of requests may come."""
+        return self.total.is_unlimited and self.per_caller.is_unlimited
+
+    def is_counted_by_service(self, *, shared: bool) -> bool:
+        """Whether the rate limit service counts all of these limits, and the gateway none.
+
+        One of the two counts them all: what one refuses is then not counted by the other.
+        """
+        needed = self.total.needs_service or self.per_caller.needs_service
+        return needed or (shared and not self.is_unlimited)
+
+
+class TierSpec(SpecPart, frozen=True, kw_only=True):
+    """What each caller of a tier may do, over all endpoints."""
+
+    limits: Annotated[LimitSpec, FLAT] = LimitSpec()
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    """What keys, tokens and rules call it."""
+    priority: Annotated[int, Meta(ge=-100, le=100)] = 0
+    """Under overload the lowest is refused first."""
+
+
+class TlsSpec(SpecPart, frozen=True, kw_only=True):
+    """Encryption of the gateway's ports; files are read again when they are replaced."""
+
+    certificate_file: _File
+    """The chain, PEM (relative to the spec file)."""
+    key_file: _File
+    """Its private key, PEM, readable by its owner only."""
+    client_ca_file: Annotated[str, FileOnly(null=True, min_length=1, max_length=4096)] = ""
+    """Authorities whose client certificates are taken, PEM."""
+    require_client_certificate: bool = False
+    """Whether nobody connects without one."""
+    min_version: Literal["1.2", "1.3"] = "1.2"
+    """Of TLS."""
+
+    def __post_init__(self) -> None:
+        if self.require_client_certificate and not self.client_ca_file:
+            msg = "'require_client_certificate' needs 'client_ca_file'"
+            raise ValueError(msg)
+
+
+class SecuritySpec(SpecPart, frozen=True, kw_only=True):
+    """What may be loaded, and where upstreams may be."""
+
+    require_signature: bool = False
+    """Whether a version has to be signed by one of `trusted_keys`."""
+    trusted_keys: Annotated[tuple[_File, ...], Meta(max_length=64)] = ()
+    """Files of public keys, PEM (Ed25519)."""
+    upstream_hosts: Annotated[tuple[_Host, ...], Meta(max_length=256)] = ()
+    """Hosts that an upstream may have unless an admin names it: host names, `*.SUFFIX`, addresses,
+    networks; empty for private and global unicast addresses."""
+
+    def __post_init__(self) -> None:
+        if self.require_signature and not self.trusted_keys:
+            msg = "'require_signature' needs 'trusted_keys'"
+            raise ValueError(msg)
+
+
+Access = Literal["public"] | tuple[str, ...]
+"""`access` of an endpoint: the public, or methods of which a caller shows one."""
+
+
+class EndpointAccess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who may call one endpoint: whoever shows one of `any_of`, or anybody if it is `public`.
+
+    Each of `any_of` is a `Method`, or `jwt:NAME` for one identity provider.
+    """
+
+    public: bool = False
+    any_of: tuple[str, ...] = (Method.KEY, Method.JWT, Method.CERTIFICATE)
+
+
+class AccessSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the whole gateway knows of callers, besides their API keys.
+
+    `shared_limits`: whether several gateways share each limit, which a service then counts.
+    """
+
+    jwt: tuple[JwtSpec, ...] = ()
+    certificates: tuple[CertificateSpec, ...] = ()
+    tiers: tuple[TierSpec, ...] = ()
+    shared_limits: bool = False
+
+    @property
+    def are_tiers_counted_by_service(self) -> bool:
+        """As `EndpointLimitsSpec.is_counted_by_service`, of all tiers."""
+        limited = [tier.limits for tier in self.tiers if not tier.limits.is_unlimited]
+        return any(limits.needs_service for limits in limited) or (
+            self.shared_limits and bool(limited)
+        )
+
+
+def endpoint_access(access: Access | None) -> EndpointAccess | None:
+    """The message to the gateway; None where the spec says nothing."""
+    match access:
+        case None:
+            return None
+        case "public":
+            return EndpointAccess(public=True)
+        case methods:
+            return EndpointAccess(any_of=tuple(methods))
+
+
+def limit_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """Place and message of each mistake in a raw document, whatever it holds."""
+    gateway = document.get("gateway")
+    gateway = gateway if isinstance(gateway, Mapping) else {}
+    yield from _tiers(document.get("tiers"))
+    yield from _bodies(document.get("endpoints"), gateway.get("max_body_bytes"))
+    yield from _addresses(gateway)
+
+
+def _tiers(tiers: object) -> Iterator[tuple[str, str]]:
+    found = [tier for tier in _items(tiers) if isinstance(tier, Mapping)]
+    first_use: dict[str, int] = {}
+    for i, tier in enumerate(found):
+        name = tier.get("name")
+        if isinstance(name, str) and first_use.setdefault(name, i) != i:
+            yield f"tiers[{i}].name", f"{name!r} is already the name of tiers[{first_use[name]}]"
+    given = {p for tier in found if isinstance(p := tier.get("priority"), int)}
+    above = sum(priority > 0 for priority in given)
+    below = sum(priority < 0 for priority in given)
+    for count, most, where in ((above, MOST_ABOVE, "above"), (below, MOST_BELOW, "below")):
+        if count > most:
+            yield "tiers", f"have {count} different priorities {where} 0; {most} can be told apart"
+
+
+def _bodies(endpoints: object, gateways: object) -> Iterator[tuple[str, str]]:
+    limit = gateways if isinstance(gateways, int) else DEFAULT_MAX_BODY_BYTES
+    for i, endpoint in enumerate(_items(endpoints)):
+        limits = endpoint.get("limits") if isinstance(endpoint, Mapping) else None
+        wanted = limits.get("max_body_bytes") if isinstance(limits, Mapping) else None
+        if isinstance(wanted, int) and wanted > limit:
+            message = f"is {wanted}, more than gateway.max_body_bytes ({limit}): raise that as well"
+            yield f"endpoints[{i}].limits.max_body_bytes", message
+
+
+def _addresses(gateway: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """A service is not encrypted: only this machine's processes may reach it."""
+    for key in ("limits_service", "limits_listen"):
+        address = gateway.get(key)
+        if isinstance(address, str) and not _is_local(address):
+            message = f"is {address!r}, neither unix:/path nor an address of this machine's own"
+            yield f"gateway.{key}", f"{message}, such as 127.0.0.1:9090"
+    if gateway.get("limits_service") and gateway.get("limits_listen"):
+        message = "and 'limits_service' exclude each other: who asks another service has none"
+        yield "gateway.limits_listen", message
+
+
+def _is_local(address: str) -> bool:
+    if address.startswith("unix:"):
+        return address.startswith("unix:/")
+    host, _, port = address.rpartition(":")
+    try:
+        is_loopback = ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+    return is_loopback and port.isdigit() and 0 < int(port) <= 65535  # noqa: PLR2004  # the last port
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []

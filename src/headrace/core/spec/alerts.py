@@ -1,0 +1,121 @@
+"""What may stand under `alerts`: who hears of what is wrong.
+
+Secrets stand in files, or in the environment by `${NAME}`; never in the spec.
+"""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import Field, Strict, model_validator
+
+from headrace.core.names import NAME_PATTERN
+from headrace.core.spec.base import SpecModel
+
+_DAY_S: Final = 86_400.0
+
+_Url = Annotated[str, Field(pattern=r"^(https?://|\$\{[A-Za-z_])[^\s]+$", max_length=2048)]
+_Path = Annotated[str, Field(min_length=1, max_length=4096)]
+_Address = Annotated[str, Field(pattern=r"^[^\s@<>,;:]+@[^\s@<>,;:]+$", max_length=254)]
+
+
+class _UrlSpec(SpecModel):
+    url: _Url | None = Field(
+        default=None, description="Where it is posted to; may name the environment by `${NAME}`."
+    )
+    url_file: _Path | None = Field(
+        default=None, description="Or the file that holds it, for one that is a secret."
+    )
+
+    @model_validator(mode="after")
+    def _has_url(self) -> Self:
+        if (self.url is None) == (self.url_file is None):
+            msg = "needs either 'url' or 'url_file'"
+            raise ValueError(msg)
+        return self
+
+
+class WebhookSpec(_UrlSpec):
+    """Gets what Alertmanager sends to webhooks: JSON, version 4."""
+
+    token_file: _Path | None = Field(
+        default=None, description="A bearer token that it is shown, in a file."
+    )
+
+
+class SlackSpec(_UrlSpec):
+    """Gets a text with attachments as Slack's incoming webhooks take it; Mattermost does too."""
+
+    channel: str = Field(default="", max_length=80, description="Empty for the webhook's own.")
+
+
+class EmailSpec(SpecModel):
+    """Gets an email."""
+
+    to: Annotated[tuple[_Address, ...], Strict(strict=False)] = Field(
+        min_length=1, max_length=32, description="To whom."
+    )
+    sender: _Address = Field(description="From whom.")
+    host: str = Field(min_length=1, max_length=255, description="The mail server (SMTP).")
+    port: int = Field(default=587, ge=1, le=65535, description="Its port.")
+    tls: Literal["starttls", "always", "never"] = Field(
+        default="starttls", description="`always` from the first byte on, as port 465 has it."
+    )
+    username: str = Field(default="", max_length=255, description="Empty for no login.")
+    password_file: _Path | None = Field(default=None, description="The file with the password.")
+
+    @model_validator(mode="after")
+    def _login_is_whole(self) -> Self:
+        if bool(self.username) != (self.password_file is not None):
+            msg = "'username' and 'password_file' go together"
+            raise ValueError(msg)
+        if self.username and self.tls == "never":
+            msg = "a password would travel for anybody to read: 'tls' has to be another"
+            raise ValueError(msg)
+        return self
+
+
+class ReceiverSpec(SpecModel):
+    """Somebody who hears of alerts, in one way."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="What it is called here.")
+    severities: Annotated[tuple[Literal["page", "ticket"], ...], Strict(strict=False)] = Field(
+        default=("page", "ticket"), min_length=1, max_length=2, description="Of which alerts."
+    )
+    webhook: WebhookSpec | None = Field(default=None, description="See WebhookSpec.")
+    slack: SlackSpec | None = Field(default=None, description="See SlackSpec.")
+    email: EmailSpec | None = Field(default=None, description="See EmailSpec.")
+
+    @model_validator(mode="after")
+    def _is_one_way(self) -> Self:
+        if sum(way is not None for way in (self.webhook, self.slack, self.email)) != 1:
+            msg = "needs exactly one of 'webhook', 'slack' and 'email'"
+            raise ValueError(msg)
+        return self
+
+
+class AlertsSpec(SpecModel):
+    """Who hears of what is wrong, and how often."""
+
+    group_wait_s: float = Field(
+        default=10.0,
+        ge=0.0,
+        le=3600.0,
+        description="How long a message waits for more of the same endpoint. Unit: seconds.",
+    )
+    repeat_s: float = Field(
+        default=4 * 3600.0,
+        ge=1.0,
+        le=7 * _DAY_S,
+        description="What still fires is told again after so long. Unit: seconds.",
+    )
+    receivers: Annotated[tuple[ReceiverSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=32, description="Who hears of it. See ReceiverSpec."
+    )
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [receiver.name for receiver in self.receivers]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            msg = f"several receivers are called {', '.join(map(repr, twice))}"
+            raise ValueError(msg)
+        return self

@@ -1,0 +1,188 @@
+"""Online stores of a spec, and `features` of an endpoint, which reads one of them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, Strict, field_validator
+
+from headrace.core.feature_settings import FeatureLookup, FeatureWatch
+from headrace.core.names import NAME_PATTERN
+from headrace.core.redact import VARIABLE
+from headrace.core.spec.base import SpecModel
+from headrace.core.spec.yaml import SpecMistake
+
+_DEFAULTS: Final = FeatureLookup(service="", online_store="")
+
+_OF_URLS: Final = frozenset(":/$")
+_FILES: Final = ("sqlite", "feast")
+_READ_ONLY: Final = {"feast": "Feast", "hopsworks": "Hopsworks", "hopsworks+http": "Hopsworks"}
+
+_Column = Annotated[str, Field(min_length=1, max_length=300)]
+
+
+def _checked_name(value: object) -> object:
+    if isinstance(value, str) and _OF_URLS & set(value):
+        msg = (
+            "should be the name of an online store, not its URL: write "
+            "`online_stores: [{name: NAME, url: URL}]` at the top of the spec, and NAME here"
+        )
+        raise ValueError(msg)
+    return value
+
+
+StoreName = Annotated[str, BeforeValidator(_checked_name), Field(pattern=NAME_PATTERN)]
+
+
+class OnlineStoreSpec(SpecModel):
+    """A store of feature values, by the name that endpoints and streams refer to."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="What endpoints and streams call it.")
+    url: str = Field(
+        max_length=4096,
+        pattern=r"^([a-z][a-z0-9+.-]*://[^\s]+|\$\{[A-Za-z_][A-Za-z0-9_]*\})$",
+        description="`redis://HOST:PORT/DB`, `rediss://`, `unix:///SOCKET`, `sqlite:////PATH`, "
+        "`feast:///PATH`, `hopsworks://HOST/STORE`, or a plug-in's. `${NAME}` is a variable of the "
+        "environment: all of the URL, or a part that is no file's path.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _names_a_file_plainly(cls, url: str) -> str:
+        scheme, _, path = url.partition("://")
+        if scheme in _FILES:
+            if VARIABLE.search(path):
+                raise ValueError("a file's path should be written out, without `${NAME}`")
+            absolute = path.removeprefix("/") if scheme == "sqlite" else path
+            if not absolute.startswith("/"):
+                slashes = "//" if scheme == "sqlite" else "/"
+                raise ValueError(f"a file's path should be absolute: {scheme}://{slashes}PATH")
+        return url
+
+
+class FeaturesSpec(SpecModel):
+    """Callers name entities; their features come from the online store.
+
+    The service is the one that `headrace features apply` put in force.
+    """
+
+    service: str = Field(
+        min_length=1, max_length=128, description="The feature service whose columns it takes."
+    )
+    online_store: StoreName | None = Field(
+        default=None, description="One of `online_stores`, by name. Null: the home's own."
+    )
+    inputs: dict[_Column, Annotated[tuple[_Column, ...], Strict(strict=False)]] = Field(
+        default_factory=dict,
+        description="For an input of the model its columns in order; what is no feature comes with "
+        "the request. Empty: by name, else all columns to the input that is a matrix.",
+    )
+    timeout_s: float = Field(
+        default=_DEFAULTS.timeout_s,
+        gt=0.0,
+        le=60.0,
+        description="How long a request may wait for the store. Unit: seconds.",
+    )
+    cache_ttl_s: float = Field(
+        default=_DEFAULTS.cache_ttl_s,
+        ge=0.0,
+        le=86_400.0,
+        description="How long each replica takes what it read to be still so. Unit: seconds.",
+    )
+    on_unavailable: Literal["reject", "defaults"] = Field(
+        default="reject",
+        description="While the store cannot be read in time: `reject` fails at once, `defaults` "
+        "goes on as if nothing were known.",
+    )
+    sample_ratio: float = Field(
+        default=0.01,
+        ge=0.0,
+        le=1.0,
+        description="Of how many look-ups what they gave is kept in the home, so that skew can be "
+        "found: keys of entities and values. 0 keeps nothing.",
+    )
+    skew_every_s: float = Field(
+        default=900.0,
+        ge=1.0,
+        le=604_800.0,
+        description="How often what was kept is compared with what training will see. Unit: "
+        "seconds.",
+    )
+    show_status: bool = Field(
+        default=False,
+        description="Answers have `VIEW__status` too: `PRESENT`, `STALE` or `MISSING`.",
+    )
+
+    def watch(self) -> FeatureWatch | None:
+        """How skew is looked for; None where nothing is kept to look at."""
+        if not self.sample_ratio:
+            return None
+        return FeatureWatch(
+            service=self.service,
+            sample_ratio=self.sample_ratio,
+            skew_every_s=self.skew_every_s,
+        )
+
+
+def feature_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:
+    """What is wrong between `features` and the rest of an endpoint."""
+    features = endpoint.get("features")
+    if features is None:
+        return []
+    found = []
+    if endpoint.get("upstream") is not None:
+        message = "stands beside 'upstream': only replicas of ours look features up"
+        found.append(SpecMistake(place=f"{place}.features", message=message))
+    if endpoint.get("pool") is not None:
+        message = "stands beside 'pool', whose processes see no online store; take one of the two"
+        found.append(SpecMistake(place=f"{place}.features", message=message))
+    return found
+
+
+def online_store_disagreements(document: Mapping[Any, Any]) -> Iterator[SpecMistake]:
+    """What is wrong between `online_stores` and what refers to them."""
+    urls: dict[object, object] = {}
+    for i, store in enumerate(_mappings(document.get("online_stores"))):
+        if store.get("name") in urls:
+            message = f"{store.get('name')!r} is already the name of another online store"
+            yield SpecMistake(place=f"online_stores[{i}].name", message=message)
+        urls[store.get("name")] = store.get("url")
+    for kind in ("endpoints", "streams"):
+        for i, entry in enumerate(_mappings(document.get(kind))):
+            for part in ("features", "push"):
+                section = entry.get(part)
+                name = section.get("online_store") if isinstance(section, Mapping) else None
+                mistake = _reference_mistake(entry, kind, part, name, urls)
+                if mistake is not None:
+                    place = f"{kind}[{i}].{part}.online_store"
+                    yield SpecMistake(place=place, message=mistake)
+
+
+def _reference_mistake(
+    entry: Mapping[Any, Any], kind: str, part: str, name: object, urls: Mapping[object, object]
+) -> str | None:
+    if not isinstance(name, str) or _OF_URLS & set(name):
+        return None
+    if name not in urls:
+        there_are = f"there are: {', '.join(map(str, urls))}" if urls else "there is none"
+        return f"there is no online store {name!r}; {there_are} in `online_stores`"
+    url = urls[name]
+    if kind == "endpoints" and _is_tcp(str(url)) and entry.get("network") is not True:
+        return (
+            f"{name!r} is reached over the network, which replicas may not use; add `network: true`"
+        )
+    owner = _READ_ONLY.get(str(url).partition("://")[0])
+    if part == "push" and owner is not None:
+        return f"{name!r} is {owner}'s, which writes its values itself; name another store"
+    return None
+
+
+def _mappings(items: object) -> list[Mapping[Any, Any]]:
+    """The entries of a list, with an empty one in place of what is no mapping."""
+    entries = items if isinstance(items, list | tuple) else ()
+    return [entry if isinstance(entry, Mapping) else {} for entry in entries]
+
+
+def _is_tcp(url: str) -> bool:
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    # What a repository of Feast's names is not known here; whoever reads it says so.
+    return scheme not in {"", "sqlite", "unix", "feast"}

@@ -1,0 +1,182 @@
+"""What the spec file says under `kubernetes`: images, resources, nodes and autoscalers of pods."""
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from msgspec import Meta, field
+
+from headrace.core.spec.part import FileOnly, SpecPart
+
+_QUANTITY: Final = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]|[KMGTPE]i)?$"
+_DNS: Final = r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$"
+_OPTIONAL_DNS: Final = r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)?$"
+_LABEL_KEY: Final = (
+    r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+)
+_LABEL_VALUE: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+_IMAGE: Final = r"^([a-z0-9][^\s]*)?$"
+
+_Quantity = Annotated[str, Meta(pattern=_QUANTITY, max_length=32)]
+_Dns = Annotated[str, Meta(pattern=_DNS)]
+_Labels = dict[Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(pattern=_LABEL_VALUE)]]
+
+USUAL_PROMETHEUS: Final = "http://prometheus-operated.monitoring:9090"
+"""Where a cluster's Prometheus is, if nobody says: as its operator calls it."""
+
+
+class Autoscaler(StrEnum):
+    """Who decides how many pods an endpoint with `autoscale` has; never two of them."""
+
+    HEADRACE = "headrace"
+    """The control plane writes `replicas`."""
+    HPA = "hpa"
+    """A HorizontalPodAutoscaler, over a metric of the replicas that some adapter offers."""
+    KEDA = "keda"
+    """A ScaledObject of KEDA's, over a query to Prometheus."""
+
+
+class ResourcesSpec(SpecPart, frozen=True, kw_only=True):
+    """What one pod asks for, and may not exceed."""
+
+    cpu: _Quantity = "1"
+    """Asked for. Unit: cores, as a quantity."""
+    memory: _Quantity = "1Gi"
+    """Asked for. Unit: bytes, as a quantity."""
+    cpu_limit: Annotated[str, FileOnly(null=True, pattern=_QUANTITY, max_length=32)] = ""
+    """Null for none: throttling costs latency."""
+    memory_limit: Annotated[str, FileOnly(null=True, pattern=_QUANTITY, max_length=32)] = ""
+    """Null for `memory`."""
+    gpus: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Unit: devices."""
+    gpu_resource: Annotated[str, Meta(pattern=_LABEL_KEY)] = "nvidia.com/gpu"
+    """What a device is called there."""
+
+
+class TolerationSpec(SpecPart, frozen=True, kw_only=True):
+    """A taint of nodes that pods put up with."""
+
+    key: Annotated[str, Meta(max_length=317)] = ""
+    """Empty with `Exists` for every taint."""
+    operator: Annotated[str, Meta(pattern=r"^(Equal|Exists)$")] = "Equal"
+    """Equal or Exists."""
+    value: Annotated[str, Meta(pattern=_LABEL_VALUE)] = ""
+    """With `Equal` only."""
+    effect: Annotated[str, Meta(pattern=r"^(NoSchedule|PreferNoSchedule|NoExecute)?$")] = ""
+    """NoSchedule, PreferNoSchedule or NoExecute; empty for all."""
+
+    def __post_init__(self) -> None:
+        if self.operator == "Exists" and self.value:
+            raise ValueError("'value' has no meaning with operator Exists; leave it out")
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("needs 'key', or operator Exists for every taint")
+
+
+class VariableSpec(SpecPart, frozen=True, kw_only=True):
+    """A variable of the replicas' environment: a value, or a key of a Secret."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,254}$")]
+    """What it is called."""
+    value: Annotated[str, Meta(max_length=65536)] | None = None
+    """As it is; no secret."""
+    secret: _Dns | None = None
+    """The Secret that holds it."""
+    key: Annotated[str, Meta(pattern=r"^[-._a-zA-Z0-9]{1,253}$")] | None = None
+    """Its key in the Secret."""
+
+    def __post_init__(self) -> None:
+        if (self.value is None) == (self.secret is None):
+            raise ValueError("needs either 'value', or 'secret' and 'key'")
+        if (self.secret is None) != (self.key is None):
+            raise ValueError("'secret' and 'key' go together")
+
+
+class PodsSpec(SpecPart, frozen=True, kw_only=True):
+    """What pods of replicas are like."""
+
+    image: Annotated[str, Meta(max_length=512, pattern=_IMAGE)] = ""
+    """With tag or digest; empty for headrace/replica of this version."""
+    pull_policy: Annotated[str, Meta(pattern=r"^(Always|IfNotPresent|Never)$")] = "IfNotPresent"
+    """Always, IfNotPresent or Never."""
+    pull_secrets: Annotated[tuple[_Dns, ...], Meta(max_length=16)] = ()
+    """Secrets by which the image is pulled."""
+    resources: ResourcesSpec = ResourcesSpec()
+    """See ResourcesSpec."""
+    node_selector: _Labels = field(default_factory=dict)
+    """Labels that a node has to have."""
+    tolerations: Annotated[tuple[TolerationSpec, ...], Meta(max_length=64)] = ()
+    """See TolerationSpec."""
+    replica_env: Annotated[tuple[VariableSpec, ...], Meta(max_length=256)] = ()
+    """The replicas' environment. See VariableSpec."""
+    service_account: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
+    """Empty for the namespace's default."""
+    runtime_class: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
+    """Such as nvidia."""
+    priority_class: Annotated[str, Meta(pattern=_OPTIONAL_DNS)] = ""
+    """Empty for none."""
+    pod_annotations: dict[
+        Annotated[str, Meta(pattern=_LABEL_KEY)], Annotated[str, Meta(max_length=65536)]
+    ] = field(default_factory=dict)
+    """For others' tools to read."""
+
+
+class KubernetesSpec(PodsSpec, frozen=True, kw_only=True):
+    """How replicas run on a Kubernetes cluster; the driver `local` ignores it."""
+
+    autoscaler: Autoscaler = Autoscaler.HEADRACE
+    """Who scales endpoints with `autoscale`: headrace, hpa or keda."""
+    prometheus_url: Annotated[str, Meta(pattern=r"^(https?://[^\s]+)?$", max_length=2048)] = ""
+    """Whom KEDA asks."""
+    max_rolling_ratio: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.25
+    """How many of all Deployments may replace their pods at once, as for a new image: one at least.
+    Those that do not get ready count, and hold up the others. Unit: ratio."""
+    endpoints: Annotated[dict[str, PodsSpec], Meta(max_length=10000)] = field(default_factory=dict)
+    """Pods of single endpoints, by name, as a whole: nothing is inherited. See PodsSpec."""
+    pools: Annotated[dict[str, PodsSpec], Meta(max_length=1024)] = field(default_factory=dict)
+    """Pods of single pools, by name, as a whole. A pool that is not named has the memory of all
+    others' pods and its `memory_bytes` besides. See PodsSpec."""
+
+    def __post_init__(self) -> None:
+        if self.autoscaler is Autoscaler.KEDA and not self.prometheus_url:
+            raise ValueError("autoscaler keda needs 'prometheus_url'")
+
+    def pods_of(self, endpoint: str) -> PodsSpec:
+        """What the pods of an endpoint are like."""
+        return self.endpoints.get(endpoint, self)
+
+
+def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
+    """Place and message of what is wrong between `kubernetes` and endpoints or pools."""
+    block = document.get("kubernetes")
+    if not isinstance(block, Mapping):
+        return
+    for kind, what in (("endpoints", "endpoint"), ("pools", "pool")):
+        entries = [one for one in _items(document.get(kind)) if isinstance(one, Mapping)]
+        named = {entry.get("name") for entry in entries}
+        own = block.get(kind)
+        for name in own if isinstance(own, Mapping) else ():
+            if name not in named:
+                yield f"kubernetes.{kind}.{name}", f"there is no {what} {name!r}"
+    if (scaler := block.get("autoscaler")) in {Autoscaler.HPA, Autoscaler.KEDA}:
+        for i, endpoint in enumerate(_items(document.get("endpoints"))):
+            scale = endpoint.get("autoscale") if isinstance(endpoint, Mapping) else None
+            if isinstance(scale, Mapping):
+                place = f"endpoints[{i}].autoscale"
+                yield from ((f"{place}{at}", said) for at, said in _not_theirs(scale, str(scaler)))
+
+
+def _not_theirs(scale: Mapping[Any, Any], scaler: str) -> Iterator[tuple[str, str]]:
+    """What others' autoscalers cannot be told."""
+    if scale.get("target_in_flight") is None:
+        yield "", f"autoscaler {scaler} derives no target by itself: give 'target_in_flight'"
+    if scale.get("min_replicas") == 0:
+        message = f"autoscaler {scaler} cannot be woken by a held request: 1 or more"
+        yield ".min_replicas", message
+    if scale.get("schedule"):
+        yield ".schedule", f"autoscaler {scaler} has none; only headrace has"
+    if scaler == Autoscaler.HPA and scale.get("target_queue_wait_s") is not None:
+        yield ".target_queue_wait_s", "autoscaler hpa knows 'target_in_flight' only"
+
+
+def _items(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []

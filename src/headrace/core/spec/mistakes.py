@@ -1,0 +1,147 @@
+"""Mistakes of a document, each with its place, its line, and what was meant."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final, Literal, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from headrace.core.errors import InvalidArgumentError
+from headrace.core.redact import redact, redact_text
+from headrace.core.spec.base import model_of
+from headrace.core.spec.part import SpecPart
+from headrace.core.spec.yaml import Place, SpecMistake, show_place
+
+_SHOWN_INPUT: Final = 60
+
+
+class SpecError(InvalidArgumentError):
+    """The spec cannot be right; `mistakes` holds everything that is wrong with it."""
+
+    def __init__(self, mistakes: Sequence[SpecMistake]) -> None:
+        self.mistakes = tuple(mistakes)
+        count = len(self.mistakes)
+        head = f"{count} mistake{'s' if count > 1 else ''} in the spec"
+        super().__init__("\n  ".join([f"{head}:", *map(str, self.mistakes)]))
+
+
+def mistakes_of(
+    error: ValidationError, root: type[BaseModel], *, show: Callable[[object], str] | None = None
+) -> list[SpecMistake]:
+    """What a document that should have been a `root` gets wrong.
+
+    Args:
+        show: How a value is shown; None for as it was written.
+    """
+    return [
+        _mistake(detail, root, show or shown) for detail in error.errors() if not _is_echo(detail)
+    ]
+
+
+def without_keys(mistake: SpecMistake, root: type[BaseModel]) -> SpecMistake:
+    """`mistake` with `*` for each part of its place that is not a field below `root`."""
+    names: set[str] = set()
+    _add_fields(root, names)
+    place = re.sub(
+        r"[^.\[\]]+", lambda m: m[0] if m[0] in names or m[0].isdigit() else "*", mistake.place
+    )
+    return SpecMistake(place=place, message=mistake.message, line=mistake.line)
+
+
+def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
+    """`mistake` with the line of its place, or of the nearest thing around it that has one."""
+    by_text = {show_place(place): line for place, line in lines.items()}
+    place = mistake.place
+    while place not in by_text and place:
+        place = place[: max(place.rfind("."), place.rfind("["), 0)]
+    line = by_text.get(place)
+    return SpecMistake(place=mistake.place, message=mistake.message, line=line)
+
+
+def shown(value: object) -> str:
+    """`value` as it was written, without secrets, cut where it is long."""
+    text = redact_text(repr(redact(value)))
+    return text if len(text) <= _SHOWN_INPUT else f"{text[:_SHOWN_INPUT]}…"
+
+
+def _is_echo(detail: ErrorDetails) -> bool:
+    """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
+    kept = detail.get("ctx", {}).get("actual_length")
+    emptied = detail["type"] == "too_short" and kept != len(detail["input"])
+    return not detail["loc"] or emptied
+
+
+def _mistake(
+    detail: ErrorDetails, root: type[BaseModel], show: Callable[[object], str]
+) -> SpecMistake:
+    loc = detail["loc"]
+    match detail["type"]:
+        case "extra_forbidden":
+            message = f"is not a setting{_did_you_mean(loc, root)}"
+        case "missing":
+            message = "is missing"
+        case "string_pattern_mismatch":
+            pattern = detail.get("ctx", {}).get("pattern")
+            message = f"is {show(detail['input'])}, which does not fit {pattern}"
+        case "tuple_type" | "list_type":
+            message = f"should be a list, got {show(detail['input'])}"
+        case "union_tag_invalid":
+            known = detail.get("ctx", {}).get("expected_tags")
+            tag = detail.get("ctx", {}).get("discriminator", "'kind'").strip("'")
+            loc = (*loc, tag)
+            message = f"is {show(detail['input'].get(tag))}; known here: {known}"
+        case "union_tag_not_found":
+            message = f"has no {detail.get('ctx', {}).get('discriminator')}, which says what it is"
+        case "model_type" | "dict_type":
+            message = f"should be a mapping, got {show(detail['input'])}"
+        case _:
+            text = detail["msg"].removeprefix("Input ")
+            message = f"{text}, got {show(detail['input'])}"
+    return SpecMistake(place=show_place(loc), message=message)
+
+
+def _add_fields(model: type[BaseModel], names: set[str]) -> None:
+    """Add the names of all fields below `model`."""
+    if names.issuperset(model.model_fields):
+        return
+    names.update(model.model_fields)
+    for field in model.model_fields.values():
+        for inner in _models_in(field.annotation):
+            _add_fields(inner, names)
+
+
+def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:
+    model = _model_at(loc[:-1], root)
+    known = list(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
+
+
+def _model_at(loc: Place, root: type[BaseModel]) -> type[BaseModel] | None:
+    """The model whose fields stand at `loc`; in a union by its tag, the part named like it."""
+    found: list[type[BaseModel]] = [root]
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        tagged = [model for model in found if part in _tags(model)]
+        fields = (model.model_fields.get(part) for model in found)
+        found = tagged or [
+            model for field in fields if field for model in _models_in(field.annotation)
+        ]
+    return found[0] if found else None
+
+
+def _tags(model: type[BaseModel]) -> list[object]:
+    """What tells a model from the others of its union."""
+    literals = (f.annotation for f in model.model_fields.values() if f.is_required())
+    return [
+        tag for literal in literals if get_origin(literal) is Literal for tag in get_args(literal)
+    ]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel | SpecPart):
+        return [model_of(annotation)]
+    return [model for argument in get_args(annotation) for model in _models_in(argument)]

@@ -1,0 +1,405 @@
+"""What may stand in the spec file, `headrace.yaml`: frozen models, each field with its bounds."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, Strict, ValidationInfo, model_validator
+
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.settings import (
+    DEFAULT_MAX_BODY_BYTES,
+    BatchingSpec,
+)
+from headrace.core.spec.access import (
+    METHOD_PATTERN,
+    AuthSpec,
+    EndpointLimitsSpec,
+    SecuritySpec,
+    TierSpec,
+    TlsSpec,
+    limit_disagreements,
+)
+from headrace.core.spec.alerts import AlertsSpec
+from headrace.core.spec.base import SpecModel
+from headrace.core.spec.features import (
+    FeaturesSpec,
+    OnlineStoreSpec,
+    feature_disagreements,
+    online_store_disagreements,
+)
+from headrace.core.spec.jobs import JobSpec, job_disagreements
+from headrace.core.spec.kubernetes import KubernetesSpec, kubernetes_disagreements
+from headrace.core.spec.observe import (
+    DriftSpec,
+    EndpointLogSpec,
+    PayloadLogSpec,
+    RequestLogSpec,
+    TracingSpec,
+)
+from headrace.core.spec.rollout import RolloutSpec, SloSpec, StickySpec
+from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec, ConnectionsSpec, PoolSpec
+from headrace.core.spec.stream_agreement import stream_disagreements
+from headrace.core.spec.streams import StreamSpec
+from headrace.core.spec.upstream import UpstreamSpec
+from headrace.core.spec.yaml import SpecMistake
+
+FULL_WEIGHT: Final = 100
+_DAY_S: Final = 86_400.0
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Labels = Annotated[tuple[str, ...], Strict(strict=False)]
+_ModelField = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=4096,
+        description=(
+            "A model file or directory (relative to the spec file), or a registry reference "
+            "NAME[:VERSION]. A Triton-style repository stands for all models in it."
+        ),
+    ),
+]
+_Access = (
+    Literal["public"]
+    | Annotated[tuple[Annotated[str, Field(pattern=METHOD_PATTERN)], ...], Strict(strict=False)]
+)
+_Replicas = Annotated[
+    int, Field(ge=1, le=1024, description="How many copies run. Unit: processes.")
+]
+
+
+class VersionSpec(SpecModel):
+    """One model version behind an endpoint, and its share of the requests."""
+
+    model: _ModelField | None = None
+    upstream: UpstreamSpec | None = Field(
+        default=None, description="Instead of `model`: a server that someone else runs."
+    )
+    version: str = Field(
+        default="1",
+        pattern=VERSION_PATTERN,
+        description="What an upstream's version is called here; a model brings its own.",
+    )
+    weight: int = Field(
+        ge=0,
+        le=FULL_WEIGHT,
+        description="Share of the requests; all of an endpoint sum to 100. Unit: percent. "
+        "0 is reached by naming the version only.",
+    )
+    replicas: _Replicas = 1
+
+
+class EndpointSpec(SpecModel):
+    """The stable name that callers use, and what answers there."""
+
+    name: str = Field(pattern=NAME_PATTERN, description="What callers name in the URL.")
+    model: _ModelField | None = None
+    upstream: UpstreamSpec | None = Field(
+        default=None, description="Instead of `model`: a server that someone else runs."
+    )
+    version: str = Field(
+        default="1",
+        pattern=VERSION_PATTERN,
+        description="What an upstream's version is called here; a model brings its own.",
+    )
+    versions: Annotated[tuple[VersionSpec, ...], Strict(strict=False)] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="Instead of `model`: a traffic split.",
+    )
+    replicas: _Replicas = 1
+    batching: BatchingSpec = Field(default=BatchingSpec(), description="See BatchingSpec.")
+    timeout_s: float | None = Field(
+        default=30.0,
+        gt=0.0,
+        le=86_400.0,
+        description="Deadline of a request that names none; null for none. Unit: seconds.",
+    )
+    runtime: str = Field(
+        default="",
+        pattern=r"^[a-z0-9_]{0,64}$",
+        description="Which runtime loads the model; empty detects it from the file.",
+    )
+    device: Literal["auto", "cpu", "gpu", "cuda", "tensorrt", "openvino"] = Field(
+        default="auto",
+        description="What has to run the model: `auto` takes an accelerator if there is one, else "
+        "the CPU; with any other one that cannot be had, no copy starts.",
+    )
+    labels: dict[str, Labels] = Field(
+        default_factory=dict, description="Class names by output name, for `classification`."
+    )
+    nulls: Literal["nan", "error"] = Field(
+        default="nan",
+        description="What a null of a JSON request is to an input of floats: NaN, a missing value, "
+        "or an error.",
+    )
+    slo: SloSpec | None = Field(default=None, description="See SloSpec.")
+    autoscale: AutoscaleSpec | None = Field(
+        default=None, description="Null keeps the number of copies. See AutoscaleSpec."
+    )
+    rollout: Annotated[RolloutSpec, Field(discriminator="strategy")] | None = Field(
+        default=None,
+        description="How a new version takes over; null for at once, when it is ready.",
+    )
+    drift: DriftSpec | None = Field(
+        default=None,
+        description="Watches inputs and answers for drift; null keeps no sketch of callers' data.",
+    )
+    sticky: StickySpec | None = Field(
+        default=None, description="Keeps a caller on one version of a split. See StickySpec."
+    )
+    pool: str | None = Field(
+        default=None,
+        pattern=NAME_PATTERN,
+        description="The pool that hosts the model; null for processes of its own.",
+    )
+    access: _Access | None = Field(
+        default=None,
+        description="Who may call: any one of `key`, `jwt`, `jwt:NAME`, `certificate` lets one "
+        "in; `public` asks for nothing. Null: any of them, but nothing on a loopback gateway.",
+    )
+    limits: EndpointLimitsSpec = Field(
+        default=EndpointLimitsSpec(), description="How much may come. See EndpointLimitsSpec."
+    )
+    allow_code: bool = Field(
+        default=False,
+        description="Whether a model may be of a format that runs code of its author's.",
+    )
+    network: bool = Field(
+        default=False, description="Whether its replicas may open network connections."
+    )
+    isolation: Literal["required", "best-effort"] = Field(
+        default="required",
+        description="Whether a replica starts only where the sandbox holds (`required`), or also "
+        "with what the kernel allows (`best-effort`), which only an admin may set.",
+    )
+    memory_bytes: int | None = Field(
+        default=None,
+        ge=64 << 20,
+        description="The most that one replica may allocate: a request that needs more fails. Null "
+        "goes by the size of the model. Unit: bytes.",
+    )
+    request_log: EndpointLogSpec | None = Field(
+        default=None, description="Null: as the gateway's. See EndpointLogSpec."
+    )
+    payload_log: PayloadLogSpec | None = Field(
+        default=None, description="Null keeps no payloads. See PayloadLogSpec."
+    )
+    features: FeaturesSpec | None = Field(
+        default=None, description="Looks up features of the entities that callers name."
+    )
+
+    def split(self) -> tuple[VersionSpec, ...]:
+        """The traffic split; the short form `model` is one version at weight 100."""
+        if self.versions is not None:
+            return self.versions
+        if self.upstream is not None:
+            version = self.version
+            return (VersionSpec(upstream=self.upstream, version=version, weight=FULL_WEIGHT),)
+        assert self.model is not None, "checked by SystemSpec"
+        return (VersionSpec(model=self.model, weight=FULL_WEIGHT, replicas=self.replicas),)
+
+
+class GatewaySpec(SpecModel):
+    """Where callers reach the system."""
+
+    host: str = Field(
+        default="127.0.0.1", min_length=1, max_length=255, description="Address to bind."
+    )
+    http_port: Port = Field(default=8000, description="HTTP and gRPC; 0 picks a free port.")
+    grpc_port: Port = Field(
+        default=8001, description="The same, for gRPC clients; 0 picks a free port."
+    )
+    max_body_bytes: int = Field(
+        default=DEFAULT_MAX_BODY_BYTES,
+        ge=1024,
+        le=2_000_000_000,
+        description="Larger requests get 413. Unit: bytes.",
+    )
+    connections: ConnectionsSpec = Field(
+        default=ConnectionsSpec(), description="See ConnectionsSpec."
+    )
+    access_log: bool = Field(
+        default=True, description="Whether requests are logged; `request_log` says which."
+    )
+    request_log: RequestLogSpec = Field(default=RequestLogSpec(), description="See RequestLogSpec.")
+    tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
+    shared_limits: bool = Field(
+        default=False, description="Whether several gateways share each limit."
+    )
+    limits_service: str | None = Field(
+        default=None,
+        max_length=255,
+        description="Who counts for several gateways: another control plane's `limits_listen`.",
+    )
+    limits_listen: str | None = Field(
+        default=None,
+        max_length=255,
+        description="Count for other gateways of this machine here: unix:/path or 127.0.0.1:PORT.",
+    )
+
+
+AGREEMENT_CHECKED: Final = "agreement_checked"
+"""Key of a validation's context: its caller has looked for disagreements itself."""
+
+
+class SystemSpec(SpecModel):
+    """Everything one installation serves."""
+
+    version: Literal[1] = Field(default=1, description="Version of this file format.")
+    gateway: GatewaySpec = Field(default=GatewaySpec(), description="See GatewaySpec.")
+    budget: BudgetSpec = Field(default=BudgetSpec(), description="See BudgetSpec.")
+    auth: AuthSpec = Field(default=AuthSpec(), description="See AuthSpec.")
+    tiers: Annotated[tuple[TierSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=64, description="Kinds of callers by their limits. See TierSpec."
+    )
+    security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
+    alerts: AlertsSpec = Field(default=AlertsSpec(), description="See AlertsSpec.")
+    tracing: TracingSpec | None = Field(
+        default=None, description="Null for no traces. See TracingSpec."
+    )
+    pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=1024, description="Shared processes. See PoolSpec."
+    )
+    online_stores: Annotated[tuple[OnlineStoreSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=256, description="Where features are kept. See OnlineStoreSpec."
+    )
+    endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=10_000, description="What is served; names are unique."
+    )
+    streams: Annotated[tuple[StreamSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=1024, description="Logs that are scored. See StreamSpec."
+    )
+    jobs: Annotated[tuple[JobSpec, ...], Strict(strict=False)] = Field(
+        default=(), max_length=1000, description="Models over data sets. See JobSpec."
+    )
+
+    kubernetes: KubernetesSpec = Field(
+        default=KubernetesSpec(), description="Replicas as pods of a cluster. See KubernetesSpec."
+    )
+
+    @model_validator(mode="after")
+    def _parts_agree(self, info: ValidationInfo) -> Self:
+        if (info.context or {}).get(AGREEMENT_CHECKED):
+            return self
+        mistakes = disagreements(self.model_dump(exclude_unset=True))
+        if mistakes:
+            raise ValueError("; ".join(map(str, mistakes)))
+        return self
+
+    def store_url(self, name: str | None) -> str | None:
+        """The URL of the online store called `name`, as written; None for None."""
+        return next((store.url for store in self.online_stores if store.name == name), None)
+
+    def document(self) -> dict[str, Any]:
+        """The spec as plain JSON data, without what was left at its default."""
+        return {"version": 1, **self.model_dump(mode="json", exclude_unset=True)}
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the spec file, for editors."""
+    schema = SystemSpec.model_json_schema()
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "headrace.yaml",
+    }
+
+
+def disagreements(document: object) -> list[SpecMistake]:
+    """What is wrong between fields that may each be right.
+
+    Takes the raw document, whatever it holds, so that these mistakes are told together with those
+    of single fields.
+    """
+    top = document if isinstance(document, Mapping) else {}
+    found = [SpecMistake(place=p, message=said) for p, said in limit_disagreements(top)]
+    found += [SpecMistake(place=p, message=said) for p, said in kubernetes_disagreements(top)]
+    found += job_disagreements(top)
+    found += online_store_disagreements(top)
+    first_use: dict[str, int] = {}
+    pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]
+    for i, endpoint in enumerate(_items(top.get("endpoints"))):
+        if not isinstance(endpoint, Mapping):
+            continue
+        found += _endpoint_disagreements(endpoint, f"endpoints[{i}]")
+        pool = endpoint.get("pool")
+        if isinstance(pool, str) and pool not in pools:
+            known = f"there are: {', '.join(map(str, pools))}" if pools else "'pools' names none"
+            message = f"there is no pool {pool!r}; {known}"
+            found.append(SpecMistake(place=f"endpoints[{i}].pool", message=message))
+        name = endpoint.get("name")
+        if isinstance(name, str) and first_use.setdefault(name, i) != i:
+            message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
+            found.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
+    return found + stream_disagreements(top)
+
+
+def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:
+    given = [key for key in _SOURCES if endpoint.get(key) is not None]
+    if len(given) > 1:
+        message = f"{_quoted(given)} exclude each other; keep one"
+        return [SpecMistake(place=f"{place}.{given[-1]}", message=message)]
+    if not given:
+        message = "needs 'model', 'versions' for a split, or 'upstream' for another's server"
+        return [SpecMistake(place=place, message=message)]
+    found = []
+    if given != ["model"]:
+        found += [
+            SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY[given[0]])
+            for key in ("replicas", "pool")
+            if key in endpoint and not (key == "pool" and given == ["versions"])
+        ]
+    found += [
+        SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY["upstream"])
+        for key in ("autoscale", "drift")
+        if given == ["upstream"] and endpoint.get(key) is not None
+    ]
+    if given == ["upstream"] and endpoint.get("payload_log") is not None:
+        message = "stands beside 'upstream': only replicas of ours keep payloads"
+        found.append(SpecMistake(place=f"{place}.payload_log", message=message))
+    found += feature_disagreements(endpoint, place)
+    if endpoint.get("pool") is not None and endpoint.get("network") is True:
+        message = "stands beside 'pool', whose processes have no network; take one of the two"
+        found.append(SpecMistake(place=f"{place}.network", message=message))
+    if endpoint.get("pool") is not None and endpoint.get("autoscale") is not None:
+        message = "stands beside 'pool', whose own 'replicas' say how many there are"
+        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
+    return found + _split_disagreements(_items(endpoint.get("versions")), f"{place}.versions")
+
+
+_SOURCES: Final = ("model", "versions", "upstream")
+_OWN_MODELS_ONLY: Final = {
+    "versions": "stands beside 'versions'; give each version its own",
+    "upstream": "stands beside 'upstream', whose copies somebody else runs",
+}
+
+
+def _quoted(names: list[str]) -> str:
+    return " and ".join(f"'{name}'" for name in names)
+
+
+def _split_disagreements(versions: list[object], place: str) -> list[SpecMistake]:
+    found = []
+    rows = [(i, version) for i, version in enumerate(versions) if isinstance(version, Mapping)]
+    first_use: dict[str, int] = {}
+    for i, version in rows:
+        model = version.get("model")
+        if (model is None) == (version.get("upstream") is None):
+            message = "needs either 'model' or 'upstream'"
+            found.append(SpecMistake(place=f"{place}[{i}]", message=message))
+        if isinstance(model, str) and first_use.setdefault(model, i) != i:
+            message = f"{model!r} is already in {place}[{first_use[model]}]; one weight per model"
+            found.append(SpecMistake(place=f"{place}[{i}].model", message=message))
+    weights = [version.get("weight") for _, version in rows]
+    numbers = [w for w in weights if isinstance(w, int) and not isinstance(w, bool)]
+    # A weight that is missing or no number is told on its own; the sum says nothing then.
+    if rows and len(numbers) == len(versions) and sum(numbers) != FULL_WEIGHT:
+        message = f"weights sum to {sum(numbers)}; they have to sum to {FULL_WEIGHT}"
+        found.append(SpecMistake(place=place, message=message))
+    return found
+
+
+def _items(value: object) -> list[object]:
+    return list(value) if isinstance(value, list | tuple) else []

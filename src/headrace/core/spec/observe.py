@@ -1,0 +1,99 @@
+"""What the spec file says about the request log, traces, the payload log, and drift."""
+
+from enum import StrEnum
+from typing import Annotated, Final
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from headrace.core.spec.part import SpecPart
+
+_Ratio = Annotated[float, Meta(ge=0.0, le=1.0)]
+_SlowS = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+_COLUMN: Final = r"^(caller|(input|output)\..{1,255})$"
+_Columns = Annotated[tuple[Annotated[str, Meta(pattern=_COLUMN)], ...], Meta(max_length=256)]
+
+
+class LogMode(StrEnum):
+    """Which requests get a line in the request log."""
+
+    OFF = "off"
+    SAMPLED = "sampled"
+    """Errors and slow ones always, of the others a share."""
+    ALL = "all"
+
+
+def _collector_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("should be http:// or https:// with a host")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("should have a host, a port and a path only")
+    return value.rstrip("/")
+
+
+class RequestLogSpec(SpecPart, frozen=True, kw_only=True):
+    """Which requests get a line in the gateway's request log."""
+
+    mode: LogMode = LogMode.SAMPLED
+    """`sampled`: errors, slow requests and a share of the others; `all`; `off`."""
+    sample_ratio: _Ratio = 0.01
+    """Share of good, fast requests with a line where `sampled`."""
+    slow_s: _SlowS = 1.0
+    """Longer requests are always logged. Unit: seconds."""
+
+
+class EndpointLogSpec(SpecPart, frozen=True, kw_only=True):
+    """One endpoint's own request log."""
+
+    mode: LogMode | None = None
+    """Null: as the gateway's."""
+    slow_s: _SlowS | None = None
+    """Null: as the gateway's. Unit: s."""
+
+
+class TracingSpec(SpecPart, frozen=True, kw_only=True):
+    """Traces of requests, by OpenTelemetry; needs the extra `otel`."""
+
+    collector: Annotated[str, Meta(max_length=2048), _collector_url]
+    """Takes OTLP over HTTP, such as http://127.0.0.1:4318; `/v1/traces` is added."""
+    sample_ratio: _Ratio = 0.01
+    """Share of requests that are traced; one that comes with a trace of its caller's is traced if
+    that is."""
+
+
+class PayloadLogSpec(SpecPart, frozen=True, kw_only=True):
+    """Sampled requests and answers, kept in Parquet files; needs the extra `data`."""
+
+    sample_ratio: _Ratio = 0.01
+    """Share of requests that are kept."""
+    drop: _Columns = ()
+    """Columns that are left out: `input.NAME`, `output.NAME`, `caller`."""
+    hash: _Columns = ()
+    """Columns kept as a keyed hash: equal values stay equal, and unreadable."""
+    max_file_bytes: Annotated[int, Meta(ge=1 << 16, le=1 << 32)] = 64 << 20
+    """A larger file is closed."""
+    max_age_s: Annotated[float, Meta(ge=1.0, le=86400.0)] = 300.0
+    """An older file is closed. Unit: seconds."""
+    max_total_bytes: Annotated[int, Meta(ge=1 << 20, le=1 << 42)] = 1 << 30
+    """All files of the endpoint together; the oldest are removed."""
+
+
+class DriftSpec(SpecPart, frozen=True, kw_only=True):
+    """Watches inputs and answers for drift from a reference."""
+
+    alpha: Annotated[float, Meta(gt=0.0, le=0.5)] = 0.01
+    """The chance of ever naming a feature of the endpoint that has not drifted."""
+    margin: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.1
+    """By how much the share of values below any point, or of a category, may move."""
+    violations_margin: Annotated[float, Meta(gt=0.0, lt=1.0)] = 0.02
+    """The same for the shares of missing, out-of-range and wrong values."""
+    window_rows: Annotated[int, Meta(ge=100, le=20000)] = 2000
+    """How many first rows are the reference where none was given. Unit: rows."""
+    rows_per_request: Annotated[int, Meta(ge=1, le=256)] = 32
+    """At most so many of a request's rows count; 1 where a request's rows are alike. Unit: rows."""
+    labels: bool = False
+    """Remembers answers by request id, so that labels which come later (`headrace feedback ID
+    --label`) tell how right they were."""
+    output: Annotated[str, Meta(max_length=255)] = ""
+    """The output that labels are about; empty takes the first that is a class, else the first."""

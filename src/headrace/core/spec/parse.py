@@ -1,0 +1,216 @@
+"""Parser of the spec file, `headrace.yaml`, that reports all mistakes.
+
+Not imported by `headrace.core` itself: replicas must not pay for pydantic.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
+from headrace.core.redact import literal_secrets
+from headrace.core.spec.jobs import JobSpec, with_absolute_job_paths
+from headrace.core.spec.mistakes import SpecError, mistakes_of, shown, with_line
+from headrace.core.spec.models import (
+    AGREEMENT_CHECKED,
+    EndpointSpec,
+    GatewaySpec,
+    SystemSpec,
+    VersionSpec,
+    disagreements,
+    json_schema,
+)
+from headrace.core.spec.stream_agreement import without_removed
+from headrace.core.spec.streams import StreamSpec
+from headrace.core.spec.yaml import SpecMistake, read_yaml
+
+__all__ = [
+    "EndpointSpec",
+    "GatewaySpec",
+    "JobSpec",
+    "SpecError",
+    "SpecMistake",
+    "StreamSpec",
+    "SystemSpec",
+    "VersionSpec",
+    "is_model_path",
+    "json_schema",
+    "parse_spec",
+]
+
+_REMEDY: Final = (
+    "write `${NAME}` in its place, for a variable of the environment, or name a file where a "
+    "setting for one exists"
+)
+_REFERENCE: Final = re.compile(f"{NAME_PATTERN[:-1]}(:{VERSION_PATTERN[1:-1]})?$")
+
+
+def parse_spec(
+    source: str | Mapping[str, Any],
+    *,
+    base_dir: Path | None = None,
+    exists: Callable[[Path], bool] = Path.exists,
+    secrets_in: Mapping[str, Any] | None = None,
+    in_force: Mapping[str, Any] | None = None,
+) -> SystemSpec:
+    """The spec that `source` says, with absolute model paths.
+
+    Args:
+        source: YAML or JSON text, or the document as plain data.
+        base_dir: What relative model paths start from; None allows absolute ones only.
+        exists: Whether there is a file; decides if `digits.onnx` is a path or a registry name.
+        secrets_in: A document whose literal secrets may stay. None refuses every literal secret.
+        in_force: The stored spec that `source` is, or changes. What an earlier version accepted in
+            it may stay: literal secrets, and parts that do not agree. None refuses these.
+
+    Raises:
+        SpecError: With every mistake, its place, and its line if `source` is text.
+    """
+    if isinstance(source, str):
+        document = read_yaml(source)
+        if document.mistakes and document.value is None:
+            raise SpecError(document.mistakes)
+        value, lines, mistakes = document.value, document.lines, document.mistakes
+    else:
+        value, lines, mistakes = source, {}, []
+    if not isinstance(value, Mapping):
+        got = "nothing" if value is None else f"a {type(value).__name__}"
+        message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
+        raise SpecError([*mistakes, SpecMistake(place="", message=message)])
+    tolerated = {text for _, text, _ in literal_secrets(secrets_in or in_force)}
+    found = [
+        SpecMistake(place=place, message=f"holds {what} in plain text; {_REMEDY}")
+        for place, text, what in literal_secrets(value)
+        if text not in tolerated
+    ]
+    value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
+    value = with_absolute_job_paths(value, base_dir)
+    accepted = {_identity(mistake, in_force or {}) for mistake in disagreements(in_force)}
+    found += _model_mistakes(value)
+    found += [one for one in disagreements(value) if _identity(one, value) not in accepted]
+    spec: SystemSpec | None = None
+    try:
+        spec = SystemSpec.model_validate(
+            without_removed(value), context={AGREEMENT_CHECKED: in_force is not None}
+        )
+    except ValidationError as error:
+        found = mistakes_of(error, SystemSpec) + found
+    mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
+    if mistakes or spec is None:
+        raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
+    return spec
+
+
+def _identity(mistake: SpecMistake, document: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What a mistake has in common with the same one in a list that has other items before it."""
+    part = re.match(r"(\w+)\[(\d+)\]", mistake.place)
+    item = document[part[1]][int(part[2])] if part else None
+    name = str(item.get("name")) if isinstance(item, Mapping) else ""
+    place, message = (re.sub(r"\[\d+\]", "[]", text) for text in (mistake.place, mistake.message))
+    return name, place, message
+
+
+def is_model_path(model: str) -> bool:
+    """Whether a parsed spec's `model` is a file or directory; else it is a registry reference."""
+    return model.startswith("/")
+
+
+def _with_absolute_models(
+    document: Mapping[str, Any], base_dir: Path | None, exists: Callable[[Path], bool]
+) -> dict[str, Any]:
+    """`document` with every model path made absolute; what is no path stays as it is."""
+
+    def absolute(item: object) -> object:
+        if not isinstance(item, Mapping):
+            return item
+        model, versions = item.get("model"), item.get("versions")
+        changed = dict(item)
+        if isinstance(model, str):
+            changed["model"] = _absolute(model, base_dir, exists)
+        if isinstance(versions, list | tuple):
+            changed["versions"] = [absolute(version) for version in versions]
+        return changed
+
+    lists = {key: document.get(key) for key in ("endpoints", "streams", "jobs")}
+    return {
+        **document,
+        **{
+            key: [absolute(item) for item in items]
+            for key, items in lists.items()
+            if isinstance(items, list | tuple)
+        },
+    }
+
+
+def _with_absolute_files(value: object, base_dir: Path | None) -> Any:  # noqa: ANN401  # as it came
+    """`value` with paths under names that end in `_file`, and trusted keys, made absolute."""
+    if isinstance(value, list | tuple):
+        return [_with_absolute_files(item, base_dir) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: _absolute_file(item, base_dir)
+        if isinstance(key, str) and (key.endswith("_file") or key == "trusted_keys")
+        else _with_absolute_files(item, base_dir)
+        for key, item in value.items()
+    }
+
+
+def _absolute_file(item: object, base_dir: Path | None) -> object:
+    if isinstance(item, list | tuple):
+        return [_absolute_file(one, base_dir) for one in item]
+    if not isinstance(item, str) or not item or "\0" in item:
+        return item
+    path = Path(item).expanduser()
+    return str(path if path.is_absolute() or base_dir is None else base_dir.absolute() / path)
+
+
+def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool]) -> str:
+    if model.startswith("~/"):
+        return str(Path(model).expanduser())
+    if model.startswith("/"):
+        return model
+    if base_dir is None or "\0" in model:
+        return model
+    path = base_dir.absolute() / model
+    if "/" in model or model in {".", ".."} or _REFERENCE.fullmatch(model) is None or exists(path):
+        return str(path)
+    return model
+
+
+def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
+    """Models that are neither an absolute path nor NAME[:VERSION]."""
+    found = []
+    endpoints = document.get("endpoints")
+    for i, endpoint in enumerate(endpoints if isinstance(endpoints, list) else []):
+        item = endpoint if isinstance(endpoint, Mapping) else {}
+        versions = item.get("versions")
+        places = [(f"endpoints[{i}].model", item.get("model"))]
+        for j, version in enumerate(versions if isinstance(versions, list) else []):
+            model = version.get("model") if isinstance(version, Mapping) else None
+            places.append((f"endpoints[{i}].versions[{j}].model", model))
+        found += [_model_mistake(place, model) for place, model in places if _is_wrong(model)]
+    for key in ("streams", "jobs"):
+        items = document.get(key)
+        for i, entry in enumerate(items if isinstance(items, list) else []):
+            model = entry.get("model") if isinstance(entry, Mapping) else None
+            if _is_wrong(model):
+                found.append(_model_mistake(f"{key}[{i}].model", model))
+    return found
+
+
+def _is_wrong(model: object) -> bool:
+    if not isinstance(model, str) or not model:
+        return False  # told by the model's own check
+    return "\0" in model or not (is_model_path(model) or _REFERENCE.fullmatch(model))
+
+
+def _model_mistake(place: str, model: object) -> SpecMistake:
+    message = (
+        f"{shown(model)} is neither an absolute path nor a registry reference NAME[:VERSION]"
+        " (relative paths are for spec files)"
+    )
+    return SpecMistake(place=place, message=message)

@@ -1,0 +1,117 @@
+"""The spec's parts about sizes: `autoscale`, `budget`, `pools`, and the gateway's `connections`."""
+
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+from headrace.core.cron import check_schedule
+from headrace.core.names import NAME_PATTERN
+from headrace.core.settings import DEFAULT_MAX_BODY_BYTES
+from headrace.core.spec.part import DERIVED, SpecPart
+
+_DAY_S: Final = 86_400.0
+
+
+class ScheduleSpec(SpecPart, frozen=True, kw_only=True):
+    """At least so many copies for some time after each moment that a cron line names."""
+
+    cron: Annotated[str, Meta(min_length=9, max_length=200)]
+    """Five fields: `0 8 * * 1-5`."""
+    duration_s: Annotated[float, Meta(gt=0.0, le=7 * _DAY_S)]
+    """Unit: seconds."""
+    min_replicas: Annotated[int, Meta(ge=1, le=1024)]
+    """Unit: processes."""
+    timezone: Annotated[str, Meta(max_length=64)] = "UTC"
+    """Such as Europe/Berlin."""
+
+    def __post_init__(self) -> None:
+        check_schedule(self.cron, self.timezone)
+
+
+class AutoscaleSpec(SpecPart, frozen=True, kw_only=True):
+    """How many copies run, by load."""
+
+    min_replicas: Annotated[int, Meta(ge=0, le=1024)] = 1
+    """0 scales to zero. Unit: processes."""
+    max_replicas: Annotated[int, Meta(ge=1, le=1024)] = 4
+    """Unit: processes."""
+    target_in_flight: Annotated[float, Meta(gt=0.0, le=1000000.0)] | None = None
+    """Requests running or queued per copy; null derives it from the slo."""
+    target_queue_wait_s: Annotated[float, Meta(gt=0.0, le=3600.0)] | None = None
+    """Mean wait in a queue; null derives it from the slo. Unit: seconds."""
+    slo_latency_s: Annotated[float | None, DERIVED] = None
+    """The endpoint's `slo.latency_s`: above this p99, a copy is added. Unit: seconds."""
+    stable_window_s: Annotated[float, Meta(ge=1.0, le=3600.0)] = 60.0
+    """Signals are averaged over it. Unit: seconds."""
+    panic_window_s: Annotated[float, Meta(ge=1.0, le=600.0)] = 6.0
+    """The short window for bursts. Unit: seconds."""
+    panic_ratio: Annotated[float, Meta(ge=1.0, le=100.0)] = 1.1
+    """Load over target in the short window from which it rules."""
+    scale_down_delay_s: Annotated[float, Meta(ge=0.0, le=_DAY_S)] = 120.0
+    """How long fewer copies must have been enough. Unit: seconds."""
+    max_scale_up_ratio: Annotated[float, Meta(gt=1.0, le=1000.0)] = 4.0
+    """How far one step up may go, as a factor."""
+    max_scale_down_ratio: Annotated[float, Meta(gt=1.0, le=1000.0)] = 2.0
+    """How far one step down may go, as a factor."""
+    idle_s: Annotated[float, Meta(ge=1.0, le=_DAY_S)] = 300.0
+    """Without a request for so long, scale to zero. Unit: seconds."""
+    hold_s: Annotated[float, Meta(ge=0.0, le=3600.0)] = 30.0
+    """How long a request waits for the first copy. Unit: seconds."""
+    max_held: Annotated[int, Meta(ge=0, le=100000)] = 100
+    """More waiting requests are refused."""
+    schedule: Annotated[tuple[ScheduleSpec, ...], Meta(max_length=64)] = ()
+    """Known busy times. See ScheduleSpec."""
+
+    def __post_init__(self) -> None:
+        if self.min_replicas > self.max_replicas:
+            msg = f"min_replicas {self.min_replicas} is above max_replicas {self.max_replicas}"
+            raise ValueError(msg)
+        if self.panic_window_s > self.stable_window_s:
+            msg = f"panic_window_s {self.panic_window_s:g} is above stable_window_s"
+            raise ValueError(msg)
+        for hint in self.schedule:
+            if hint.min_replicas > self.max_replicas:
+                msg = f"a schedule wants {hint.min_replicas}, max_replicas is {self.max_replicas}"
+                raise ValueError(msg)
+
+
+class BudgetSpec(SpecPart, frozen=True, kw_only=True):
+    """What all copies together may use."""
+
+    cpus: Annotated[float, Meta(gt=0.0, le=4096.0)] | None = None
+    """Null for what the machine has. Unit: cores."""
+    memory_bytes: Annotated[int, Meta(ge=1 << 20)] | None = None
+    """Null for what the machine has. Unit: bytes."""
+
+
+class PoolSpec(SpecPart, frozen=True, kw_only=True):
+    """Processes that host several small models, loaded when first asked for."""
+
+    name: Annotated[str, Meta(pattern=NAME_PATTERN)]
+    """What endpoints call it."""
+    replicas: Annotated[int, Meta(ge=1, le=1024)] = 1
+    """How many copies. Unit: processes."""
+    memory_bytes: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    """Loaded models of one copy; the longest unused go first. Unit: bytes."""
+    max_loaded: Annotated[int, Meta(ge=1, le=10000)] = 64
+    """Loaded at once in one copy. Unit: models."""
+    load_timeout_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 30.0
+    """How long a request waits for its model to load. Unit: seconds."""
+    max_body_bytes: Annotated[int, DERIVED] = DEFAULT_MAX_BODY_BYTES
+    """The gateway's `max_body_bytes`. Unit: bytes."""
+
+
+class ConnectionsSpec(SpecPart, frozen=True, kw_only=True):
+    """How many connections the gateway keeps, and how long it waits for what comes over them."""
+
+    max: Annotated[int, Meta(ge=16, le=1_000_000)] = 10_000
+    """Open at once; more are closed at once."""
+    idle_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 300.0
+    """A connection without a request is closed after it. Unit: seconds."""
+    headers_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 10.0
+    """A request's headers have to be there by then, else 408. Unit: seconds."""
+    request_timeout_s: Annotated[float, Meta(ge=0.1, le=_DAY_S)] = 60.0
+    """The whole request has to be there by then, else 408. Unit: seconds."""
+    max_memory_bytes: Annotated[int, Meta(ge=128 << 20, le=1 << 40)] = 2 << 30
+    """What the gateway may hold; near it, it cuts the requests that hold the most, and then takes
+    no new ones. Unit: bytes."""

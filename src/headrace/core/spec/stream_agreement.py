@@ -1,0 +1,258 @@
+"""Disagreements between fields of streams that may each be right, of the raw document."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, TypeGuard
+
+from headrace.core.spec.features import feature_disagreements
+from headrace.core.spec.stream_parts import LEAST_WINDOW_S, LONGEST_WINDOW_S
+from headrace.core.spec.yaml import SpecMistake
+
+MOST_PARTS: Final = 10_000
+"""Of one window, so that one value never means adding up more."""
+_US: Final = 1_000_000
+_WITHOUT_FIELDS: Final = ("raw", "open_inference")
+_WITH_PARTITIONS: Final = ("log", "kafka")
+_OTHERS: Final = ("nats", "redis", "rediss", "valkey", "valkeys", "pulsar", "pulsar+ssl")
+_OF_A_MODEL: Final = ("features", "labels", "runtime", "allow_code")
+_REMOVED: Final = ("canary", "shadow")
+"""Settings of 0.1. Stored specs still have them."""
+
+
+def without_removed(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """`document` without settings of streams that earlier versions had."""
+    streams = document.get("streams")
+    if not isinstance(streams, list | tuple):
+        return document
+    left = [
+        {key: value for key, value in stream.items() if key not in _REMOVED}
+        if isinstance(stream, Mapping)
+        else stream
+        for stream in streams
+    ]
+    return {**document, "streams": left}
+
+
+def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
+    """All mistakes that only show where several fields of streams are looked at."""
+    found: list[SpecMistake] = []
+    first_use: dict[str, int] = {}
+    items = [one for one in _items(document.get("endpoints")) if isinstance(one, Mapping)]
+    endpoints = [name for one in items if isinstance(name := one.get("name"), str)]
+    for i, stream in enumerate(_items(document.get("streams"))):
+        if not isinstance(stream, Mapping):
+            continue
+        place = f"streams[{i}]"
+        found += _of_one(stream, place, endpoints)
+        name = stream.get("name")
+        if isinstance(name, str) and first_use.setdefault(name, i) != i:
+            message = f"{name!r} is already the name of streams[{first_use[name]}]"
+            found.append(SpecMistake(place=f"{place}.name", message=message))
+    return found + _shared_groups(_items(document.get("streams")))
+
+
+def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
+    """Streams that would take each other's records: one group on one topic."""
+    mistakes: list[SpecMistake] = []
+    owners: dict[tuple[str, str, str], tuple[int, str]] = {}
+    for i, stream in enumerate(streams):
+        source = stream.get("source") if isinstance(stream, Mapping) else None
+        if not isinstance(source, Mapping) or not isinstance(source.get("broker"), str):
+            continue
+        name = str(stream.get("name"))
+        group = str(source.get("group") or name)
+        reads = [
+            (server, str(topic), group)
+            for server in _servers(source["broker"])
+            for topic in _items(source.get("topics"))
+        ]
+        owner = next((owners[one] for one in reads if one in owners), None)
+        if owner is not None and owner[1] != name:
+            number, other = owner
+            topic = next(topic for server, topic, _ in reads if (server, topic, group) in owners)
+            message = (
+                f"{group!r} is also the group of streams[{number}], {other!r}: each record of "
+                f"{topic!r} would be answered by either {other!r} or {name!r}; name another group"
+            )
+            mistakes.append(SpecMistake(place=f"streams[{i}].source.group", message=message))
+        for one in reads:
+            owners.setdefault(one, (i, name))
+    return mistakes
+
+
+def _servers(broker: str) -> list[str]:
+    """The servers that a broker's URL names, without credentials and options."""
+    scheme, _, rest = broker.partition("?")[0].partition(":")
+    authority, _, path = rest.removeprefix("//").partition("/")
+    hosts = authority.rpartition("@")[2].split(",")
+    return [f"{scheme}:{host}/{path.strip('/')}" for host in hosts]
+
+
+def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:
+    said = [
+        *_what_scores(stream, place, endpoints),
+        *_beside_its_scorer(stream, place),
+        *_removed(stream, place),
+        *_topics(stream, place),
+        *_numbers(stream, place),
+        *_windows(stream, place),
+        *_push(stream, place),
+    ]
+    return [SpecMistake(place=p, message=m) for p, m in said] + feature_disagreements(
+        {"network": True, **stream}, place
+    )
+
+
+def _what_scores(
+    stream: Mapping[Any, Any], place: str, endpoints: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    model, endpoint = stream.get("model"), stream.get("endpoint")
+    if model is not None and endpoint is not None:
+        yield f"{place}.endpoint", "'model' and 'endpoint' exclude each other; keep one"
+    elif model is None and endpoint is None:
+        if stream.get("push") is None:
+            yield place, "needs 'model', or 'endpoint' for one of this file, or 'push' alone"
+        elif stream.get("sink") is not None:
+            yield (
+                place,
+                "needs 'model', or 'endpoint' for one of this file; without 'sink' it only pushes",
+            )
+    elif stream.get("sink") is None:
+        yield f"{place}.sink", "is missing"
+    if isinstance(endpoint, str) and model is None and endpoint not in endpoints:
+        names = f"there are: {', '.join(endpoints)}" if endpoints else "'endpoints' names none"
+        yield f"{place}.endpoint", f"there is no endpoint {endpoint!r}; {names}"
+
+
+def _beside_its_scorer(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    """Settings of models where none is named, and of endpoints likewise."""
+    has_endpoint = stream.get("endpoint") is not None
+    if not has_endpoint and stream.get("api_key_file") is not None:
+        yield f"{place}.api_key_file", "is for a stream with 'endpoint'"
+    if stream.get("model") is not None:
+        return
+    why = "stands beside 'endpoint', which has its own" if has_endpoint else "is of a 'model'"
+    yield from ((f"{place}.{key}", why) for key in _OF_A_MODEL if stream.get(key))
+
+
+def _removed(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    why = "is no setting of a stream any more; name an 'endpoint', whose rollout a stream follows"
+    yield from ((f"{place}.{key}", why) for key in _REMOVED if stream.get(key) is not None)
+
+
+def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    source, sink = stream.get("source"), stream.get("sink")
+    topics = _items(source.get("topics")) if isinstance(source, Mapping) else []
+    written = sink.get("topic") if isinstance(sink, Mapping) else None
+    letters = stream.get("dead_letters")
+    errors = stream.get("errors")
+    policy = errors.get("policy") if isinstance(errors, Mapping) else None
+    if letters is not None and policy in ("skip", "stop"):
+        yield (
+            f"{place}.dead_letters",
+            f"stands beside `policy: {policy}`, which sends nothing there",
+        )
+    elif letters is None and policy not in ("skip", "stop"):
+        letters = f"{stream.get('name')}-dead-letters"
+    if written is not None and written in topics:
+        message = f"{written!r} is read too: answers would be scored again, for ever"
+        yield f"{place}.sink.topic", message
+    if letters is not None and letters in topics:
+        yield f"{place}.dead_letters", f"{letters!r} is read too: its records would never end"
+    if letters is not None and letters == written:
+        yield f"{place}.dead_letters", f"{letters!r} is where answers go; take another topic"
+    if isinstance(sink, Mapping) and sink.get("tombstones") == "forward" and sink.get("key"):
+        message = "is 'forward', but a record without a value has no field for 'key'; take 'skip'"
+        yield f"{place}.sink.tombstones", message
+
+
+def _numbers(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    workers, errors = stream.get("workers"), stream.get("errors")
+    if isinstance(workers, Mapping):
+        low, high = workers.get("min", 1), workers.get("max")
+        if _is_number(low) and _is_number(high) and low > high:
+            yield f"{place}.workers.min", f"is {low}, more than 'max', {high}"
+    if isinstance(errors, Mapping):
+        first, last = errors.get("first_delay_s", 0.1), errors.get("max_delay_s", 10.0)
+        if _is_number(first) and _is_number(last) and first > last:
+            yield f"{place}.errors.max_delay_s", f"is {last}, less than the first delay"
+
+
+def _is_number(value: Any) -> bool:  # noqa: ANN401  # whatever stands there
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _items(value: object) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def _windows(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    """What is wrong between `windows` and the rest of a stream, and between windows."""
+    told = stream.get("windows")
+    if told is None:
+        return
+    place = f"{place}.windows"
+    kind = _kind_without_fields(stream)
+    if kind is not None:
+        yield place, f"are added to the fields of a record, and the format {kind!r} has none"
+    source = stream.get("source")
+    broker = source.get("broker") if isinstance(source, Mapping) else None
+    if isinstance(broker, str) and broker.partition(":")[0].lower() in _OTHERS:
+        known = " or ".join(f"{scheme}:" for scheme in _WITH_PARTITIONS)
+        yield (
+            place,
+            "need a broker whose topics have partitions, each read by one worker: " + known,
+        )
+    windows = told.get("windows") if isinstance(told, Mapping) else None
+    names: dict[str, int] = {}
+    for at, window in enumerate(windows if isinstance(windows, list | tuple) else ()):
+        if isinstance(window, Mapping):
+            yield from _of_window(window, f"{place}.windows[{at}]", f"{place}.windows", names, at)
+
+
+def _of_window(
+    window: Mapping[Any, Any], place: str, windows: str, names: dict[str, int], at: int
+) -> Iterator[tuple[str, str]]:
+    name = window.get("name")
+    if isinstance(name, str) and names.setdefault(name, at) != at:
+        yield f"{place}.name", f"{name!r} is already the name of {windows}[{names[name]}]"
+    function = window.get("function", "count")
+    if isinstance(function, str) and function != "count" and not window.get("field"):
+        yield f"{place}.field", f"{function!r} needs the field whose values it is of"
+    size_s, slide_s = window.get("size_s"), window.get("slide_s")
+    if not (_is_length(size_s) and _is_length(slide_s)):
+        return  # told on its own, or tumbling
+    if slide_s > size_s:
+        yield f"{place}.slide_s", f"is {slide_s:g}, more than 'size_s', {size_s:g}"
+    elif (parts := _parts(size_s, slide_s)) > MOST_PARTS:
+        message = (
+            f"makes of {size_s:g} s windows of {parts} parts, and at most {MOST_PARTS} are kept: "
+            "choose one that divides 'size_s' and is not so small"
+        )
+        yield f"{place}.slide_s", message
+
+
+def _parts(size_s: float, slide_s: float) -> int:
+    size = round(size_s * _US)
+    return size // math.gcd(size, round(slide_s * _US))
+
+
+def _is_length(value: Any) -> TypeGuard[float]:  # noqa: ANN401  # whatever stands there
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and LEAST_WINDOW_S <= value <= LONGEST_WINDOW_S
+
+
+def _push(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+    """What is wrong between `push` and the rest of a stream."""
+    if stream.get("push") is None:
+        return
+    kind = _kind_without_fields(stream)
+    if kind is not None:
+        yield f"{place}.push", f"takes fields of records, and the format {kind!r} has none"
+
+
+def _kind_without_fields(stream: Mapping[Any, Any]) -> str | None:
+    """The kind of a stream's format, of the raw document, if its records have no fields by name."""
+    told = stream.get("format")
+    kind = told.get("kind") if isinstance(told, Mapping) else None
+    return kind if isinstance(kind, str) and kind in _WITHOUT_FIELDS else None

@@ -1,0 +1,1 @@
+"""Online stores: the interface, and SQLite, Redis and Hopsworks."""

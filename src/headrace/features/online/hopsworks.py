@@ -1,0 +1,496 @@
+"""Online store of [Hopsworks](https://www.hopsworks.ai/): feature vectors of its REST server.
+
+The server is spoken to as its own client, `hopsworks` 5.2, does, which is not needed for that.
+Connections are kept; a body that comes in drops, or never ends, ends at the deadline too.
+
+Its server gives vectors of feature views. Where a vector has the view's time column, a time to live
+counts from that; else a value counts as of the moment at which it was read.
+"""
+
+import base64
+import binascii
+import http.client
+import os
+import ssl
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from headrace.core import (
+    Datatype,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.redact import remember_resolved
+from headrace.features.definitions import FeatureView, Value
+from headrace.features.online.store import DEFAULT_TIMEOUT_S, Place
+from headrace.features.records import Key, Record, RecordLayout, decode_key, key_prefix
+from headrace.features.values import microseconds, misfit
+
+if TYPE_CHECKING:
+    import socket
+
+MAX_ANSWER_BYTES: Final = 64 << 20
+_READ_BYTES: Final = 1 << 16
+_MAX_IDLE: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the server said."""
+
+    status: int
+    body: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class _Asked:
+    """A question on its way."""
+
+    connection: http.client.HTTPConnection
+    is_kept: bool
+    body: bytes
+
+
+class RestConnections:
+    """Connections to one server, made when they are needed. Safe to use from several threads.
+
+    Args:
+        tls: None speaks plain HTTP.
+    """
+
+    def __init__(
+        self, host: str, port: int, *, tls: ssl.SSLContext | None, headers: dict[str, str]
+    ) -> None:
+        self.name = f"{host}:{port}"
+        self._host = host
+        self._port = port
+        self._tls = tls
+        self._headers = headers
+        self._idle: list[http.client.HTTPConnection] = []
+
+    def post(self, questions: Sequence[tuple[str, bytes]], *, deadline: float) -> list[Answer]:
+        """The answer to each path and body; all are asked before the first answer is read.
+
+        Raises:
+            DeadlineExceededError: One did not come in time.
+            UnavailableError: The server cannot be reached, or broke off.
+            FailedPreconditionError: Its certificate is not trusted, or an answer is too large.
+        """
+        asked: list[_Asked] = []
+        answers: list[Answer] = []
+        try:
+            for path, body in questions:
+                asked.append(self._ask(path, body, deadline))
+            for i, (path, _) in enumerate(questions):
+                answers.append(self._answer(asked[i], path, deadline))
+        except ssl.SSLCertVerificationError as error:
+            message = (
+                f"the certificate of {self.name} is not trusted: {error.verify_message}; name its "
+                "authority with ?ca_file=PATH"
+            )
+            raise FailedPreconditionError(message) from error
+        except TimeoutError as error:
+            raise DeadlineExceededError(
+                f"{self.name} did not answer before the deadline"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"cannot read features of {self.name}: {reason}") from error
+        finally:
+            # Of those that were not read to the end, the next caller would get the answers.
+            for one in asked[len(answers) :]:
+                one.connection.close()
+        return answers
+
+    def close(self) -> None:
+        """Close what is kept; twice is once."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _ask(self, path: str, body: bytes, deadline: float) -> _Asked:
+        try:
+            kept = self._idle.pop()
+        except IndexError:
+            return self._send(self._new(), path, body, deadline, is_kept=False)
+        try:
+            return self._send(kept, path, body, deadline, is_kept=True)
+        except (ConnectionError, http.client.HTTPException):
+            kept.close()  # by the server, while nothing was asked
+            return self._send(self._new(), path, body, deadline, is_kept=False)
+
+    def _send(
+        self,
+        connection: http.client.HTTPConnection,
+        path: str,
+        body: bytes,
+        deadline: float,
+        *,
+        is_kept: bool,
+    ) -> _Asked:
+        try:
+            _bound(connection, deadline)
+            connection.request("POST", path, body, self._headers)
+        except BaseException:
+            connection.close()
+            raise
+        return _Asked(connection=connection, is_kept=is_kept, body=body)
+
+    def _answer(self, asked: _Asked, path: str, deadline: float) -> Answer:
+        try:
+            response = _response(asked.connection, deadline)
+        except ConnectionError:
+            if not asked.is_kept:
+                raise
+            asked.connection.close()
+            again = self._send(self._new(), path, asked.body, deadline, is_kept=False)
+            asked.connection = again.connection
+            response = _response(asked.connection, deadline)
+        parts: list[bytes] = []
+        size = 0
+        while part := _part(response, asked.connection, deadline):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_ANSWER_BYTES:
+                message = f"{self.name} answers with more than {MAX_ANSWER_BYTES} bytes"
+                raise FailedPreconditionError(message)
+        response.close()  # read to its end, so that the connection can be asked again
+        if response.will_close or len(self._idle) >= _MAX_IDLE:
+            asked.connection.close()
+        else:
+            self._idle.append(asked.connection)
+        return Answer(status=response.status, body=b"".join(parts))
+
+    def _new(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port)
+        return http.client.HTTPSConnection(self._host, self._port, context=self._tls)
+
+
+def _bound(connection: http.client.HTTPConnection, deadline: float) -> None:
+    """Let whatever the connection does next end at the deadline."""
+    remaining_s = deadline - time.monotonic()
+    if remaining_s <= 0:
+        raise TimeoutError
+    connection.timeout = remaining_s
+    opened: socket.socket | None = connection.sock
+    if opened is not None:
+        opened.settimeout(remaining_s)
+
+
+def _response(connection: http.client.HTTPConnection, deadline: float) -> http.client.HTTPResponse:
+    _bound(connection, deadline)
+    return connection.getresponse()
+
+
+def _part(
+    response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
+) -> bytes:
+    """What has come of the answer; nothing at its end."""
+    _bound(connection, deadline)
+    part = response.read1(_READ_BYTES)
+    if not part and response.length:
+        raise ConnectionError(f"it broke off {response.length} bytes before the end of its answer")
+    return part
+
+
+DAMAGED: Final[Record] = b""
+_US: Final = 1_000
+
+
+class VectorReader:
+    """Makes records of one view's vectors."""
+
+    def __init__(self, view: FeatureView) -> None:
+        self._view = view
+        self._layout = RecordLayout(view)
+        self._time = view.source.timestamp_field
+
+    def columns(self, metadata: Sequence[tuple[str, str]]) -> Mapping[str, tuple[int, str]]:
+        """Where each column stands in a vector, and its type there.
+
+        Raises:
+            InvalidArgumentError: A feature of the view is in none, or its time, which a time to
+                live needs.
+        """
+        found = {name: (i, kind) for i, (name, kind) in enumerate(metadata)}
+        missing = [one.name for one in self._view.features if one.name not in found]
+        if missing:
+            there = ", ".join(found)
+            message = (
+                f"view '{self._view.name}' of Hopsworks has no {missing[0]!r}; it has: {there}"
+            )
+            raise InvalidArgumentError(message)
+        if self._view.ttl_s is not None and self._time not in found:
+            message = (
+                f"view '{self._view.name}' of Hopsworks gives no {self._time!r}, so that ttl_s "
+                "cannot count; add that column to it, or leave ttl_s out"
+            )
+            raise InvalidArgumentError(message)
+        return found
+
+    def record(
+        self, vector: Sequence[Any], columns: Mapping[str, tuple[int, str]], now_us: int
+    ) -> Record | None:
+        """The record of a vector; None if nothing is known, `DAMAGED` if it cannot be read."""
+        values: list[Value | None] = []
+        for feature in self._view.features:
+            at, kind = columns[feature.name]
+            try:
+                values.append(_value(vector[at], kind, feature.datatype))
+            except (ValueError, IndexError, TypeError):
+                return DAMAGED
+        if all(value is None for value in values):
+            return None
+        at, _ = columns.get(self._time, (-1, ""))
+        event_us = now_us if at < 0 else _time_us(vector[at])
+        return DAMAGED if event_us is None else self._layout.pack(event_us, values)
+
+
+def _value(said: Any, kind: str, datatype: Datatype) -> Value | None:  # noqa: ANN401  # of JSON
+    if said is None:
+        return None
+    if kind == "binary":
+        try:
+            said = base64.b64decode(said, validate=True)
+        except binascii.Error as error:
+            raise ValueError from error
+    if datatype is Datatype.BOOL and said in {0, 1}:
+        said = bool(said)
+    if misfit(datatype, said):
+        raise ValueError
+    match datatype:
+        case Datatype.FP32 | Datatype.FP64:
+            return float(said)
+        case Datatype.BYTES:
+            return said.encode() if isinstance(said, str) else bytes(said)
+        case _:
+            value: Value = said
+            return value
+
+
+def _time_us(said: object) -> int | None:
+    """Of text, in UTC if it has no zone, or of milliseconds."""
+    try:
+        if isinstance(said, int) and not isinstance(said, bool):
+            return said * _US
+        if isinstance(said, str):
+            time = datetime.fromisoformat(said)
+            return microseconds(time if time.tzinfo else time.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        return None
+    return None
+
+
+API_KEY: Final = "HOPSWORKS_API_KEY"
+_DEFAULT_PORT: Final = 4406
+_PATH: Final = "/0.1.0/batch_feature_store"
+_KEYS_AT_ONCE: Final = 500
+_LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
+_OK: Final = 200
+_REFUSED: Final = frozenset({401, 403})
+_BUSY: Final = frozenset({429, 500, 502, 503, 504})
+_SHOWN: Final = 300
+
+
+class _Column(msgspec.Struct, frozen=True):
+    name: str = msgspec.field(name="featureName", default="")
+    kind: str = msgspec.field(name="featureType", default="")
+
+
+class _Vectors(msgspec.Struct, frozen=True):
+    features: list[list[Any] | None]
+    metadata: list[_Column]
+    status: list[str]
+
+
+class HopsworksOnlineStore:
+    """An `OnlineStore` on a Hopsworks feature store.
+
+    Args:
+        versions: Of views that are asked for in another version than 1.
+    """
+
+    def __init__(
+        self, connections: RestConnections, store: str, *, versions: Mapping[str, int]
+    ) -> None:
+        self.name = f"hopsworks://{connections.name}/{store}"
+        self._connections = connections
+        self._store = store
+        self._versions = versions
+        self._views: dict[str, tuple[FeatureView, VectorReader]] = {}
+
+    def expect(self, views: Sequence[FeatureView]) -> None:
+        """Give records in the form of these views; there are no others."""
+        for view in views:
+            self._views[view.name] = (view, VectorReader(view))
+
+    def read(
+        self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
+    ) -> Mapping[Place, Record]:
+        """The records that there are; see `OnlineStore`."""
+        deadline = time.monotonic() + timeout_s
+        asked = list(self._parts(keys, views))
+        answers = self._connections.post(
+            [(_PATH, self._question(view, some)) for view, some in asked], deadline=deadline
+        )
+        now_us = time.time_ns() // 1000
+        found: dict[Place, Record] = {}
+        for (view, some), answer in zip(asked, answers, strict=True):
+            for key, record in self._records(view, some, answer, now_us):
+                found[key, view.name] = record
+        return found
+
+    def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:  # noqa: ARG002  # as `OnlineStore`
+        """Refused: Hopsworks writes its store itself."""
+        self._refuse(f"the values of {view}")
+
+    def watermark(self, name: str) -> int | None:  # noqa: ARG002  # as `OnlineStore`
+        """None: the server does not say how far a view was written."""
+        return None
+
+    def raise_watermark(self, name: str, event_us: int) -> None:  # noqa: ARG002  # as `OnlineStore`
+        """Refused: Hopsworks writes its store itself."""
+        self._refuse(f"how far {name} is materialized")
+
+    def close(self) -> None:
+        """Close all connections; twice is once."""
+        self._connections.close()
+
+    def _parts(
+        self, keys: Sequence[Key], views: Sequence[str]
+    ) -> Iterator[tuple[FeatureView, list[Key]]]:
+        for name in views:
+            known = self._views.get(name)
+            if known is None:
+                message = f"nobody said what view {name!r} is; read it through a FeatureReader"
+                raise InvalidArgumentError(message)
+            view, _ = known
+            prefix = key_prefix(view)
+            theirs = [key for key in keys if key.startswith(prefix)]
+            for start in range(0, len(theirs), _KEYS_AT_ONCE):
+                yield view, theirs[start : start + _KEYS_AT_ONCE]
+
+    def _question(self, view: FeatureView, keys: Sequence[Key]) -> bytes:
+        entries = []
+        for key in keys:
+            entry: dict[str, int | str] = {}
+            for entity, text in zip(view.entities, decode_key(view, key), strict=True):
+                is_number = entity.datatype is Datatype.INT64
+                entry[entity.join_key] = int(text) if is_number else text.decode()
+            entries.append(entry)
+        question = {
+            "featureStoreName": self._store,
+            "featureViewName": view.name,
+            "featureViewVersion": self._versions.get(view.name, 1),
+            "entries": entries,
+            "passedFeatures": [],
+            "metadataOptions": {"featureName": True, "featureType": True},
+            "options": {"validatePassedFeatures": False, "includeDetailedStatus": False},
+        }
+        return msgspec.json.encode(question)
+
+    def _records(
+        self, view: FeatureView, keys: Sequence[Key], answer: Answer, now_us: int
+    ) -> Iterator[tuple[Key, Record]]:
+        vectors = self._vectors(view, answer)
+        _, reader = self._views[view.name]
+        columns = reader.columns([(one.name, one.kind) for one in vectors.metadata])
+        if not len(vectors.features) == len(vectors.status) == len(keys):
+            message = f"{self.name} answers for {len(vectors.features)} entities of {len(keys)}"
+            raise UnavailableError(message)
+        for key, vector, status in zip(keys, vectors.features, vectors.status, strict=True):
+            if status == "ERROR" or (vector is None and status != "MISSING"):
+                raise UnavailableError(f"{self.name} could not read a vector of view '{view.name}'")
+            record = None if vector is None else reader.record(vector, columns, now_us)
+            if record is not None:
+                yield key, record
+
+    def _vectors(self, view: FeatureView, answer: Answer) -> _Vectors:
+        said = answer.body[:_SHOWN].decode(errors="replace").strip()
+        cannot = f"cannot read view '{view.name}' of {self.name}"
+        if answer.status in _REFUSED:
+            message = f"{cannot}: the key in {API_KEY} is refused ({answer.status}: {said})"
+            raise FailedPreconditionError(message)
+        if answer.status in _BUSY:
+            raise UnavailableError(f"{cannot}: {answer.status}: {said}")
+        if answer.status != _OK:
+            version = self._versions.get(view.name, 1)
+            message = (
+                f"{cannot}: {answer.status}: {said}; is there a version {version} of it? Others "
+                f"are named in the URL, ?{view.name}=2"
+            )
+            raise FailedPreconditionError(message)
+        try:
+            return msgspec.json.decode(answer.body, type=_Vectors)
+        except UNDECODABLE as error:
+            message = f"{cannot}: its answer is not what Hopsworks' server gives: {error}"
+            raise FailedPreconditionError(message) from error
+
+    def _refuse(self, what: str) -> NoReturn:
+        message = f"{what} cannot be written in {self.name}: Hopsworks writes it, Headrace reads it"
+        raise FailedPreconditionError(message)
+
+
+def open_hopsworks_store(
+    url: str,
+    *,
+    namespace: str,  # noqa: ARG001  # as `StoreOpener`
+    timeout_s: float,  # noqa: ARG001  # a read brings its own
+    read_only: bool,  # noqa: ARG001  # it always is
+    environment: Mapping[str, str] = os.environ,
+) -> HopsworksOnlineStore:
+    """The store that `url` names; nothing is connected to before it is used.
+
+    Args:
+        url: `hopsworks://HOST[:PORT]/FEATURE_STORE[?VIEW=VERSION&ca_file=PATH]`, with TLS;
+            `hopsworks+http://` without, on this machine only.
+
+    Raises:
+        InvalidArgumentError: The URL cannot be read.
+        FailedPreconditionError: There is no API key in the environment, or no such CA file.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or _DEFAULT_PORT
+        options = dict(parse_qsl(parts.query, strict_parsing=bool(parts.query)))
+        ca_file = options.pop("ca_file", None)
+        versions = {name: int(version) for name, version in options.items()}
+    except ValueError:
+        host, port, ca_file, versions, parts = "", 0, None, {}, urlsplit("")
+    # The client shows projects' stores with this ending, and leaves it out when it asks.
+    store = unquote(parts.path.strip("/")).removesuffix("_featurestore")
+    if not host or not store or "/" in store or "@" in parts.netloc:
+        message = (
+            "the URL of the Hopsworks store cannot be read; write "
+            f"hopsworks://HOST:{_DEFAULT_PORT}/FEATURE_STORE?VIEW=VERSION, and the key in {API_KEY}"
+        )
+        raise InvalidArgumentError(message)
+    is_plain = parts.scheme == "hopsworks+http"
+    if is_plain and host not in _LOOPBACK:
+        message = f"the API key is not sent to {host} in plain text; write hopsworks://"
+        raise InvalidArgumentError(message)
+    key = environment.get(API_KEY, "").strip()
+    remember_resolved(key, f"${{{API_KEY}}}")
+    if not key or not key.isascii() or not key.isprintable():
+        raise FailedPreconditionError(f"Hopsworks asks for an API key; put it in {API_KEY}")
+    headers = {"X-API-KEY": key, "Content-Type": "application/json"}
+    tls = None if is_plain else _tls(ca_file)
+    connections = RestConnections(host, port, tls=tls, headers=headers)
+    return HopsworksOnlineStore(connections, store, versions=versions)
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FailedPreconditionError(f"cannot read ca_file {ca_file}: {reason}") from error

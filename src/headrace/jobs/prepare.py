@@ -1,0 +1,379 @@
+"""Preparation of a job: model, columns, sizes and shards are settled before the first row is read.
+
+Sizes follow from the model and the memory alone, never from timings: a row's last digits can depend
+on how many rows share a run, so a job that is run twice, or goes on elsewhere, takes the same
+sizes.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+import headrace
+from headrace.core import (
+    VARIABLE,
+    Datatype,
+    FailedPreconditionError,
+    FeatureLookup,
+    InvalidArgumentError,
+    ModelSignature,
+    NotFoundError,
+    Nulls,
+    OnUnavailable,
+    ReplicaSettings,
+)
+from headrace.core.text import size_bytes
+from headrace.jobs.columns import row_shape, width
+from headrace.jobs.manifest import SUCCESS, Left, OutputFolder, check_same, left_to_do, leftovers
+from headrace.jobs.mapping import MappingError, plan_columns
+from headrace.jobs.messages import (
+    Done,
+    ErrorsTo,
+    Format,
+    JobModel,
+    JobRecord,
+    Shard,
+    Sizes,
+    SourceLocation,
+    Task,
+    Written,
+)
+from headrace.jobs.shard import layout_of
+from headrace.jobs.sources.source import Source
+from headrace.jobs.writers import check_writable, written
+from headrace.scoring.loading import LoadedModel, load_model
+from headrace.scoring.scorer import Scorer
+
+MEMORY_BYTES: Final = 512 << 20
+_SHARD_ROWS: Final = 1 << 18
+_SLOW_SHARD_ROWS: Final = 1 << 14
+"""Of models that take texts or pictures: about as much work as the others' shards are."""
+_SHARD_BYTES: Final = 64 << 20
+_WINDOW_ROWS: Final = 1 << 15
+"""Enough that what a window costs beside its rows is little; smaller where rows are large."""
+_SORTED_ROWS: Final = 4096
+_RUN_BYTES: Final = 256 << 10
+"""Inputs of one run: they and what is computed of them should stay in a core's cache."""
+_MOST_RUN_ROWS: Final = 4096
+_FEWEST_RUN_ROWS: Final = 8
+_TEXT_RUN_ROWS: Final = 16
+"""In runs of 32 an encoder of 22 M weights takes 7 % longer a row; in runs of 8 as long."""
+_COPIES: Final = 8
+"""How often a window is in memory at most: read, as columns, as rows, answered, to be written."""
+_MOST_BUFFER: Final = 16 << 20
+
+
+def plan_sizes(
+    signature: ModelSignature,
+    *,
+    row_bytes: float,
+    memory_bytes: int,
+    workers: int,
+    run_rows: int | None = None,
+    shard_rows: int | None = None,
+) -> Sizes:
+    """What fits into `memory_bytes` when `workers` shards are under way.
+
+    Args:
+        row_bytes: Of the columns that are read, as they are in memory; 0 where nobody knows.
+        run_rows: Rows of one run of the model; None for a good number.
+        shard_rows: Rows of a shard; None as well.
+
+    Raises:
+        InvalidArgumentError: Not even one row does.
+    """
+    share = memory_bytes / max(workers, 1) / _COPIES
+    fed = max(row_bytes, _input_bytes(signature) or 0)
+    fitting = int(share / fed) if fed else _WINDOW_ROWS
+    if fitting < 1:
+        msg = (
+            f"a row takes {fed:.0f} bytes, {_COPIES} times in each of {workers} workers, which "
+            f"is more than --memory {memory_bytes >> 20}MiB; give more, or fewer --workers"
+        )
+        raise InvalidArgumentError(msg)
+    slow = is_slow(signature)
+    rows = run_rows or usual_run_rows(signature)
+    window = max(rows, _SORTED_ROWS if slow else _WINDOW_ROWS)
+    window = min(window, fitting)
+    return Sizes(
+        shard_rows=shard_rows or (_SLOW_SHARD_ROWS if slow else _SHARD_ROWS),
+        shard_bytes=_SHARD_BYTES,
+        run_rows=min(rows, window),
+        window_rows=window,
+        buffer_bytes=int(min(share, _MOST_BUFFER)),
+    )
+
+
+def usual_run_rows(signature: ModelSignature) -> int:
+    """A good number of rows for one run: thousands of small rows, few large ones."""
+    if not signature.batched:
+        return 1
+    size = _input_bytes(signature)
+    if size is None or is_slow(signature):
+        return _TEXT_RUN_ROWS
+    rows = max(_RUN_BYTES // max(size, 1), 1)
+    return min(max(1 << (rows.bit_length() - 1), _FEWEST_RUN_ROWS), _MOST_RUN_ROWS)
+
+
+def is_slow(signature: ModelSignature) -> bool:
+    """Whether rows are texts, pictures or sequences, which take a model long."""
+    return any(
+        spec.datatype is Datatype.BYTES or VARIABLE in row_shape(spec, batched=signature.batched)
+        for spec in signature.inputs
+    )
+
+
+def _input_bytes(signature: ModelSignature) -> int | None:
+    """What one row has of all inputs; None if that depends on the row."""
+    total = 0
+    for spec in signature.inputs:
+        size = width(row_shape(spec, batched=signature.batched))
+        if size is None or spec.datatype is Datatype.BYTES:
+            return None
+        total += size * spec.datatype.dtype.itemsize
+    return total
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes out of `512MiB`, `1GB` or a number.
+
+    Raises:
+        InvalidArgumentError: It is no size.
+    """
+    size = size_bytes(text)
+    if size is None:
+        raise InvalidArgumentError(f"'{text}' is no size; write 512MiB or 2GB")
+    return size
+
+
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:+-]{0,127}")
+_LOOK_UP_S: Final = 30.0
+"""How long a look-up of features may take: a window asks for thousands, and nobody waits."""
+_WARM_UP_S: Final = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a person asks for. `given`, `keys`, `outputs`: as `plan_columns`.
+
+    `run_rows`, `shard_rows`: None for good numbers.
+    """
+
+    output: Path
+    given: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    outputs: Sequence[str] = ()
+    format: Format = Format.PARQUET
+    errors: ErrorsTo = ErrorsTo.COLUMN
+    nulls: Nulls = Nulls.NAN
+    run_rows: int | None = None
+    shard_rows: int | None = None
+    memory_bytes: int = MEMORY_BYTES
+    workers: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job that may run: what it is, what is left of it, and what it runs with."""
+
+    record: JobRecord
+    task: Task
+    source: Source
+    scorer: Scorer
+    left: Left = field(default_factory=Left)
+
+
+def load_scorer(settings: ReplicaSettings) -> Scorer:
+    """The model of a job, loaded as a replica loads it.
+
+    A store of features may take longer than a request would wait, and one that is away is waited
+    for: an endpoint may answer with defaults then, and a job must not fill a table with them.
+    """
+    features = settings.features
+    if isinstance(features, FeatureLookup):
+        features = msgspec.structs.replace(
+            features,
+            timeout_s=max(features.timeout_s, _LOOK_UP_S),
+            on_unavailable=OnUnavailable.REJECT,
+        )
+        settings = msgspec.structs.replace(settings, features=features)
+    loaded: LoadedModel = load_model(settings, warm_up_s=_WARM_UP_S)
+    return Scorer(
+        loaded,
+        name=settings.model_name,
+        version=settings.model_version,
+        checks_rows=settings.batching.row_check_ratio != 0,
+    )
+
+
+def plan_job(
+    wish: Wish,
+    *,
+    model: JobModel,
+    settings: ReplicaSettings,
+    source: Source,
+    told: SourceLocation,
+    scorer: Scorer,
+    run_id: str,
+    begun: JobRecord | None,
+    now: datetime,
+) -> tuple[JobRecord, Task]:
+    """Check everything and cut the input into shards.
+
+    Args:
+        begun: The job that goes on, whose sizes count; None for a new one.
+
+    Raises:
+        MappingError: Columns and the model do not fit.
+        InvalidArgumentError: The input or the output cannot be as wished.
+    """
+    schema = source.schema()
+    plan = plan_columns(
+        scorer.signature,
+        schema,
+        given=wish.given,
+        keys=wish.keys,
+        outputs=wish.outputs,
+        has_types=source.has_types,
+    )
+    why = check_writable(layout_of(plan, source, scorer, wish.errors).schema, wish.format)
+    if why:
+        raise MappingError([why])
+    sizes = (
+        begun.sizes
+        if begun is not None
+        else plan_sizes(
+            scorer.signature,
+            row_bytes=source.row_bytes(plan.columns),
+            memory_bytes=wish.memory_bytes,
+            workers=wish.workers,
+            run_rows=wish.run_rows,
+            shard_rows=wish.shard_rows,
+        )
+    )
+    shards = source.cut(sizes, plan.columns)
+    _check_apart(told, shards, wish.output)
+    task = Task(
+        model=settings,
+        source=told,
+        plan=plan,
+        sizes=sizes,
+        output=str(wish.output.absolute()),
+        format=wish.format,
+        errors=wish.errors,
+        nulls=wish.nulls,
+    )
+    task = msgspec.structs.replace(task, digest=digest_of(model, task))
+    record = JobRecord(
+        id=run_id,
+        begun_at=now.isoformat(timespec="seconds"),
+        headrace=headrace.__version__,
+        model=model,
+        source=told,
+        plan=plan,
+        sizes=sizes,
+        format=wish.format,
+        errors=wish.errors,
+        nulls=wish.nulls,
+        shards=shards,
+    )
+    return record, task
+
+
+def digest_of(model: JobModel, task: Task) -> str:
+    """What the answers of a shard depend on besides its rows."""
+    parts = (
+        (model.digest, model.version, model.runtime, model.features, model.labels),
+        (task.plan, task.sizes, task.format, task.errors, task.nulls),
+    )
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:32]
+
+
+def new_run_id(now: datetime) -> str:
+    """An id that sorts by time."""
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def check_run_id(run_id: str) -> str:
+    """`run_id`, if it can stand in a command line and in a file; else InvalidArgumentError."""
+    if _ID.fullmatch(run_id) is None:
+        msg = (
+            f"run id {run_id[:80]!r} is not allowed: use up to 128 letters, digits and '_.:+-', "
+            "beginning with a letter or digit"
+        )
+        raise InvalidArgumentError(msg)
+    return run_id
+
+
+def find_begun(folder: OutputFolder, *, run_id: str, resume: str) -> JobRecord | None:
+    """The job that goes on in a folder; None for a new one.
+
+    Args:
+        run_id: What a new one is to be called: one that began under this name goes on.
+        resume: The one that has to have begun here. Either may be empty.
+
+    Raises:
+        NotFoundError: There is none to resume.
+        FailedPreconditionError: The folder has another job's output.
+    """
+    record = folder.record()
+    wanted = resume or run_id
+    if record is None:
+        if resume:
+            raise NotFoundError(f"there is no run {resume} in {folder.path}: nothing began there")
+        return None
+    if record.id == wanted:
+        return record
+    done = "it is done" if folder.is_complete() else f"--resume {record.id} goes on with it"
+    if resume:
+        raise NotFoundError(f"{folder.path} has run {record.id}, not {resume}; {done}")
+    msg = f"{folder.path} has the output of run {record.id}: {done}; or name another folder"
+    raise FailedPreconditionError(msg)
+
+
+def settle(
+    folder: OutputFolder, record: JobRecord, task: Task, begun: JobRecord | None
+) -> tuple[JobRecord, Left]:
+    """Begin in the folder, or find out what is left; takes away what a killed run left.
+
+    Raises:
+        ChangedError: The job that began here was another.
+        FailedPreconditionError: Something else lies here.
+    """
+    if begun is None:
+        folder.begin(record)
+        return record, Left(todo=list(record.shards))
+    check_same(begun, record)
+
+    def find(name: str) -> Written | None:
+        try:
+            return written(folder.path, name)
+        except OSError:
+            return None
+
+    left = left_to_do(begun, folder.entries(), task.digest, find)
+    kept: list[Done] = left.done
+    # What says that all is there goes first, should something not be.
+    folder.remove([SUCCESS] if left.todo else [])
+    folder.remove(leftovers(folder.names(), kept))
+    return begun, left
+
+
+def _check_apart(told: SourceLocation, shards: Sequence[Shard], output: Path) -> None:
+    """Raise InvalidArgumentError if output would lie among the input, and be read with it."""
+    folder = output.absolute()
+    root = Path(told.url)
+    if root.is_dir() and folder.is_relative_to(root):
+        msg = f"the output folder {output} lies in the input {root}; name another folder"
+        raise InvalidArgumentError(msg)
+    for file in dict.fromkeys(shard.file for shard in shards):
+        if Path(file).is_relative_to(folder):
+            msg = f"the input {file} lies in the output folder {output}; name another folder"
+            raise InvalidArgumentError(msg)

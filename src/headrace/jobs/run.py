@@ -1,0 +1,228 @@
+"""Run of a job up to `_SUCCESS` by any engine, and the engine that runs shards in threads.
+
+Whatever ends it, at whatever moment, leaves whole files only, and a manifest that names them.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from threading import Event
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from headrace.core import Code, HeadraceError
+from headrace.jobs.manifest import OutputFolder
+from headrace.jobs.messages import Done, Shard
+from headrace.jobs.prepare import Job
+from headrace.jobs.results import StoppedError
+from headrace.jobs.shard import Hooks, run_shard
+
+_SHOWN: Final = 5
+
+
+class TooManyErrorsError(HeadraceError):
+    """More rows have errors than the job may have; it can go on with a larger limit."""
+
+    code = Code.FAILED_PRECONDITION
+
+    def __init__(self, *, errors: int, limit: int, samples: list[str], run_id: str) -> None:
+        shown = f": {'; '.join(dict.fromkeys(samples))[:600]}" if samples else ""
+        super().__init__(
+            f"{errors} rows have errors, more than --max-errors {limit} allows{shown}. What is "
+            f"done stays; --resume {run_id} with a larger limit goes on"
+        )
+        self.errors, self.limit = errors, limit
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job went. `rows`, `errors`: of all shards; `skipped`: shards that were done before."""
+
+    run_id: str
+    output: str
+    model: str
+    model_version: str
+    status: Literal["done"]
+    rows: int
+    errors: int
+    shards: int
+    skipped: int
+    redone: dict[str, str]
+    seconds: float
+    rows_per_s: float
+    error_samples: list[str]
+    row_problem: str = ""
+    """How a row's answer depended on the others of its batch; workers of a cluster log it only."""
+
+
+class Engine(Protocol):
+    """Runs shards, in any order. Resuming, the manifest and the limit of errors are the job's."""
+
+    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
+        """What is left of a job, each shard as it is done; closing it ends what is under way.
+
+        Raises:
+            HeadraceError: A shard could not be done, or nothing can be run.
+        """
+
+
+@dataclass(slots=True)
+class Watch:
+    """How far a job is. `on_rows` is told from any thread, with what is new."""
+
+    on_rows: Callable[[int, int], None] = lambda *_: None
+    on_shard: Callable[[Done, Shard], None] = lambda *_: None
+
+
+@dataclass(slots=True)
+class _State:
+    """What threads share."""
+
+    errors: int
+    limit: int | None
+    stop: threading.Event = field(default_factory=threading.Event)
+    samples: deque[str] = field(default_factory=lambda: deque(maxlen=_SHOWN))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, errors: int, samples: Sequence[str]) -> None:
+        with self.lock:
+            self.errors += errors
+            if len(self.samples) < _SHOWN:
+                self.samples.extend(samples[: _SHOWN - len(self.samples)])
+            if self.is_beyond:
+                self.stop.set()
+
+    @property
+    def is_beyond(self) -> bool:
+        return self.limit is not None and self.errors > self.limit
+
+
+def run_job(
+    job: Job,
+    folder: OutputFolder,
+    *,
+    engine: Engine,
+    max_errors: int | None,
+    clock: Callable[[], float],
+    watch: Watch,
+) -> Summary:
+    """Run what is left of a job, under the folder's lock.
+
+    Args:
+        engine: What runs the shards.
+        max_errors: Rows that may have errors, in all; None for any number.
+        clock: Monotonic seconds.
+
+    Raises:
+        TooManyErrorsError: More do.
+        HeadraceError: A shard could not be done; those that are done stay.
+        KeyboardInterrupt: As it came, when nothing runs any more.
+    """
+    began = clock()
+    before = sum(done.errors for done in job.left.done)
+    state = _State(errors=before, limit=max_errors)
+    done = list(job.left.done)
+    new_rows = 0
+
+    def on_rows(rows: int, errors: int, samples: Sequence[str]) -> None:
+        state.count(errors, samples)
+        watch.on_rows(rows, errors)
+
+    hooks = Hooks(on_rows=on_rows, is_stopped=state.stop.is_set)
+    with folder.appending(done) as manifest:
+        if not state.is_beyond:
+            with closing(engine.shards(job, hooks)) as finished:
+                for one in finished:
+                    manifest.add(one)
+                    watch.on_shard(one, job.record.shards[one.shard])
+                    done.append(one)
+                    new_rows += one.rows
+        if state.is_beyond:
+            assert max_errors is not None
+            raise TooManyErrorsError(
+                errors=state.errors,
+                limit=max_errors,
+                samples=list(state.samples),
+                run_id=job.record.id,
+            )
+    seconds = clock() - began
+    summary = Summary(
+        run_id=job.record.id,
+        output=job.task.output,
+        model=job.record.model.reference,
+        model_version=job.record.model.version,
+        status="done",
+        rows=sum(one.rows for one in done),
+        errors=sum(one.errors for one in done),
+        shards=len(job.record.shards),
+        skipped=len(job.left.done),
+        redone={str(number): why for number, why in job.left.redo.items()},
+        seconds=round(seconds, 3),
+        rows_per_s=round(new_rows / seconds, 1) if seconds > 0 else 0.0,
+        error_samples=list(state.samples),
+        row_problem="" if job.scorer.difference is None else job.scorer.difference.text,
+    )
+    folder.sweep()
+    folder.complete(msgspec.json.encode(summary) + b"\n")
+    return summary
+
+
+_LOOK_S: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalEngine:
+    """Threads, as the model frees them while it runs. `workers`: shards at once."""
+
+    workers: int
+
+    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
+        """As `Engine.shards`."""
+        closed = Event()
+
+        def is_stopped() -> bool:
+            return closed.is_set() or hooks.is_stopped()
+
+        with _pools(job, self.workers) as (shards, runs):
+            own = replace(hooks, is_stopped=is_stopped, pool=runs)
+            todo = iter(job.left.todo)
+            waiting: set[Future[Done]] = set()
+            try:
+                while True:
+                    # No more than are run at once: whoever stops has nothing to take back.
+                    while len(waiting) < self.workers and not is_stopped():
+                        shard = next(todo, None)
+                        if shard is None:
+                            break
+                        waiting.add(
+                            shards.submit(run_shard, job.task, shard, job.source, job.scorer, own)
+                        )
+                    if not waiting:
+                        return
+                    finished, waiting = wait(waiting, _LOOK_S, FIRST_COMPLETED)
+                    for future in finished:
+                        try:
+                            yield future.result()
+                        except StoppedError:
+                            continue
+            finally:
+                closed.set()
+
+
+@contextmanager
+def _pools(
+    job: Job, workers: int
+) -> Iterator[tuple[ThreadPoolExecutor, ThreadPoolExecutor | None]]:
+    """Threads for shards and, where there are too few of these for all cores, for runs."""
+    few = len(job.left.todo) < 2 * workers and workers > 1 and job.scorer.concurrent
+    shards = ThreadPoolExecutor(workers, "shard")
+    runs = ThreadPoolExecutor(workers, "run") if few else None
+    try:
+        yield shards, runs
+    finally:
+        shards.shutdown(wait=True)
+        if runs is not None:
+            runs.shutdown(wait=True)

@@ -1,0 +1,1 @@
+"""Conversion of models to ONNX, compared with their source."""

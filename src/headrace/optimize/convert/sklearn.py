@@ -1,0 +1,172 @@
+"""scikit-learn's estimators as ONNX: by skl2onnx, histogram boosting by Headrace itself.
+
+Estimators compute in doubles; forests and single trees round a row to FP32 first. Which of both the
+graph should do is found out by comparing, the doubles first.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import Array, Datatype, UnsupportedModelError
+from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
+from headrace.runtimes import LoadOptions, Model
+from headrace.runtimes.libraries import reason_of
+from headrace.runtimes.tables.sklearn import open_estimator
+from headrace.runtimes.tables.sklearn_file import parts_of, read_estimator
+from headrace.runtimes.tables.tabular import INPUT
+
+OPSET: Final = {"": 17, "ai.onnx.ml": 3}
+_HISTOGRAMS: Final = ("HistGradientBoostingClassifier", "HistGradientBoostingRegressor")
+_ROUND_FIRST: Final = frozenset({"BaseDecisionTree", "BaseForest", "BaseGradientBoosting"})
+"""Classes whose trees compare a row that was rounded to FP32 with thresholds in doubles."""
+_HINT: Final = (
+    "Of scikit-learn's histogram boosting inside other estimators skl2onnx leaves out categories, "
+    "and the logarithm of the losses poisson and gamma, and converts nothing with protobuf 7.34 or "
+    "newer: push the file without --convert, which serves it as it is"
+)
+
+
+def open_source(path: Path, *, allow_code: bool) -> Source:
+    """A skops file, or a pickle; what was not allowed to run code is refused before."""
+    return source_of(path, read_estimator(path, allow_code=allow_code))
+
+
+def source_of(path: Path, estimator: Any) -> Source:  # noqa: ANN401  # any estimator
+    """What converts an estimator that is loaded already.
+
+    Raises:
+        UnsupportedModelError: It takes more than one matrix of numbers.
+    """
+    tools = import_converter("skl2onnx")
+    model = open_estimator(path, estimator, LoadOptions(device="cpu"))
+    estimator = getattr(estimator, "best_estimator_", estimator)  # what a search predicts by
+    (spec, *others) = model.signature.inputs
+    if others or spec.datatype is Datatype.BYTES:
+        msg = (
+            f"{path} takes {'columns of a data frame' if others else 'text'}, and a matrix of "
+            "numbers is what is converted: push the file without --convert, which serves it as it "
+            "is"
+        )
+        raise UnsupportedModelError(msg)
+    ways = [
+        Way(computes=kind, convert=partial(_convert, path, tools, estimator, kind, model))
+        for kind in (Datatype.FP64, Datatype.FP32)
+    ]
+    if type(estimator).__name__ in _HISTOGRAMS:
+        way = Way(
+            computes=Datatype.FP64,
+            convert=partial(_histograms, path, estimator),
+            converter=with_version("headrace"),
+        )
+        ways.insert(0, way)
+    names = {type(part).__name__ for part in parts_of(estimator)}
+    return Source(
+        model=model,
+        ways=tuple(ways),
+        converter=with_version("skl2onnx"),
+        library=with_version("scikit-learn"),
+        hint="" if names.isdisjoint(_HISTOGRAMS) else _HINT,
+        thresholds=_thresholds(estimator),
+    )
+
+
+def _histograms(path: Path, estimator: Any) -> Graph:  # noqa: ANN401  # an estimator
+    from headrace.optimize.convert.tree_graph import histogram_graph  # noqa: PLC0415  # needs onnx, which an extra brings
+
+    try:
+        return histogram_graph(estimator)
+    except UnsupportedModelError as error:
+        raise UnsupportedModelError(f"{path}: {error}") from error
+
+
+def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Model) -> Graph:  # noqa: ANN401  # ship no types
+    types = import_converter("skl2onnx.common.data_types")
+    tensor = types.DoubleTensorType if kind is Datatype.FP64 else types.FloatTensorType
+    (spec,) = model.signature.inputs
+    given = [(INPUT, tensor([None, spec.shape[1]]))]
+    options: Any = {"zipmap": False}
+    try:
+        graph = _with_options(tools, estimator, given, {id(estimator): options})
+    except Exception as error:
+        # Converters are registered by anybody, and fail as they like.
+        what = f"{type(error).__name__}: {reason_of(error)}"
+        raise UnsupportedModelError(f"{path}: skl2onnx cannot convert it: {what}") from error
+    # Of a classifier without probabilities it also gives the scores that decide.
+    del graph.graph.output[len(model.signature.outputs) :]
+    if not _ROUND_FIRST.isdisjoint(base.__name__ for base in type(estimator).__mro__):
+        _send_missing_values(graph, estimator)
+        if kind is Datatype.FP64:
+            _round_first(graph)
+    return graph
+
+
+def _with_options(tools: Any, estimator: Any, given: Any, options: Any) -> Graph:  # noqa: ANN401  # ship no types
+    """Converted with `options` or, if it has none of them, without."""
+    convert = partial(
+        tools.convert_sklearn, estimator, name="model", initial_types=given, target_opset=OPSET
+    )
+    try:
+        return convert(options=options)
+    except NameError:  # so it says that an estimator knows no such option
+        return convert()
+
+
+def _round_first(graph: Graph) -> None:
+    """Round the input to FP32, as the estimator does before its trees compare doubles."""
+    onnx = import_converter("onnx")
+    (name,) = (value.name for value in graph.graph.input)
+    for node in graph.graph.node:
+        node.input[:] = [f"{name}_rounded" if one == name else one for one in node.input]
+    for source, target, kind in (
+        (f"{name}_narrow", f"{name}_rounded", onnx.TensorProto.DOUBLE),
+        (name, f"{name}_narrow", onnx.TensorProto.FLOAT),
+    ):
+        graph.graph.node.insert(0, onnx.helper.make_node("Cast", [source], [target], to=kind))
+
+
+def _send_missing_values(graph: Graph, estimator: Any) -> None:  # noqa: ANN401  # an estimator
+    """Send missing values where scikit-learn's trees send them, which skl2onnx leaves out."""
+    if "BaseGradientBoosting" in (base.__name__ for base in type(estimator).__mro__):
+        return  # it takes none
+    trees = [one.tree_ for one in getattr(estimator, "estimators_", [estimator])]
+    for node in graph.graph.node:
+        if not node.op_type.startswith("TreeEnsemble"):
+            continue
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        tracks = attributes["nodes_missing_value_tracks_true"].ints
+        pairs = zip(attributes["nodes_treeids"].ints, attributes["nodes_nodeids"].ints, strict=True)
+        goes_left = [int(trees[tree].missing_go_to_left[number]) for tree, number in pairs]
+        del tracks[:]
+        tracks.extend(goes_left)
+
+
+def _thresholds(estimator: Any) -> Mapping[int, Array]:  # noqa: ANN401  # any estimator
+    """What trees compare each feature with; empty where something else takes the features."""
+    if not type(estimator).__module__.startswith(("sklearn.ensemble.", "sklearn.tree.")):
+        return {}
+    cuts: dict[int, list[Array]] = {}
+    for part in parts_of(estimator):
+        match type(part).__name__:
+            case "Tree":
+                tree: Any = part
+                pairs = tree.feature, tree.threshold
+            case "TreePredictor":
+                nodes = vars(part)["nodes"]
+                inner = nodes[nodes["is_leaf"] == 0]
+                pairs = inner["feature_idx"], inner["num_threshold"]
+            case "Pipeline" | "ColumnTransformer":
+                return {}
+            case _:
+                continue
+        features, values = (np.asarray(column) for column in pairs)
+        for feature in np.unique(features[features >= 0]).tolist():
+            cuts.setdefault(feature, []).append(values[features == feature])
+    return {
+        feature: np.unique(some[np.isfinite(some)])
+        for feature, parts in cuts.items()
+        if len(some := np.concatenate(parts))
+    }

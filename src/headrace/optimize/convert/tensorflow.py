@@ -1,0 +1,114 @@
+"""TensorFlow's SavedModels, Keras' among them, and TFLite files as ONNX, by tf2onnx.
+
+Imported only where TensorFlow and tf2onnx are.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import tensorflow as tf
+from tensorflow.python.grappler import tf_optimizer
+from tf2onnx import convert, tf_loader
+
+from headrace.optimize.convert.graph import check_operators
+from headrace.optimize.sources import Graph, Source, Way, computes_in, with_version
+from headrace.runtimes import LoadOptions, load_model
+from headrace.runtimes.tables.tabular import refuse
+from headrace.runtimes.tensorflow.savedmodel import open_session, open_tensorflow
+from headrace.runtimes.tensorflow.savedmodel_file import SavedModelFile, read_savedmodel
+from headrace.runtimes.tensorflow.tflite import Place, TfliteFile, find_tflite_file, read_tflite
+
+_OPSET: Final = 17
+_MOST_NAMES: Final = 8
+_OPTIONS: Final = LoadOptions(device="cpu")
+_TFLITE_HINT: Final = "The file is served as it is, without --convert"
+
+
+def open_savedmodel(path: Path, *, allow_code: bool) -> Source:
+    """A directory with a `saved_model.pb`; what is code in some was asked for at the door."""
+    del allow_code
+    found = read_savedmodel(path)
+    if found.assigns:
+        names = ", ".join(found.assigns[:_MOST_NAMES])
+        what = f"keeps a state between requests ({names}), which ONNX does not"
+        raise refuse(path, f"{what}; let it take the state as an input and give it as an output")
+    model = open_tensorflow(path, found, _OPTIONS)
+    way = Way(
+        computes=computes_in(model.signature), convert=partial(_converted_savedmodel, path, found)
+    )
+    return Source(
+        model=model,
+        ways=(way,),
+        converter=with_version("tf2onnx"),
+        library=with_version("tensorflow", "tensorflow-cpu"),
+        takes_missing=False,
+    )
+
+
+def _converted_savedmodel(path: Path, found: SavedModelFile) -> Graph:
+    """By the graph: tf2onnx's own loader fails, as TensorFlow's, for what older versions stored."""
+    inputs = [one.tensor for one in found.inputs]
+    outputs = [one.tensor for one in found.outputs]
+    with open_session(path, _OPTIONS) as session:
+        frozen = tf_loader.freeze_session(session, input_names=inputs, output_names=outputs)
+    flat = _inlined(frozen, [*inputs, *outputs])
+    graph, _ = convert.from_graph_def(flat, input_names=inputs, output_names=outputs, opset=_OPSET)
+    check_operators(graph)
+    return graph
+
+
+def _inlined(graph: Any, tensors: Sequence[str]) -> Any:  # noqa: ANN401  # ships no types
+    """A graph whose functions are put where they are called, as tf2onnx knows no calls.
+
+    It does so itself, but not in graphs of a few nodes, and one that is a call is such a graph.
+    """
+    settings = tf.compat.v1.ConfigProto()
+    rewrite = settings.graph_options.rewrite_options
+    rewrite.min_graph_nodes = -1
+    rewrite.function_optimization = rewrite.AGGRESSIVE
+    rewrite.optimizers.append("function")
+    with tf.Graph().as_default():
+        meta = tf.compat.v1.train.export_meta_graph(graph_def=graph)
+    meta.collection_def["train_op"].node_list.value.extend(tensors)
+    return tf_optimizer.OptimizeGraph(settings, meta)
+
+
+def open_tflite(path: Path, *, allow_code: bool) -> Source:
+    """A `.tflite` file; nothing in it runs."""
+    del allow_code
+    file = find_tflite_file(path)
+    model = load_model(path, "tflite", _OPTIONS)
+    return Source(
+        model=model,
+        ways=(
+            Way(
+                computes=computes_in(model.signature),
+                convert=partial(_converted_tflite, file, read_tflite(file)),
+            ),
+        ),
+        converter=with_version("tf2onnx"),
+        library=with_version("ai-edge-litert"),
+        hint=_TFLITE_HINT,
+        takes_missing=False,
+    )
+
+
+def _converted_tflite(file: Path, found: TfliteFile) -> Graph:
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  # only TFLite needs it
+
+    reader = Interpreter(model_content=found.data)
+    names = {one["index"]: one["name"] for one in reader.get_tensor_details()}
+
+    def tensors(places: tuple[Place, ...]) -> list[str]:
+        return [names[one.tensor] for one in places]
+
+    graph, _ = convert.from_tflite(
+        str(file),
+        input_names=tensors(found.inputs),
+        output_names=tensors(found.outputs),
+        opset=_OPSET,
+    )
+    check_operators(graph)
+    return graph

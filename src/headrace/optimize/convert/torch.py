@@ -1,0 +1,142 @@
+"""PyTorch's modules, TorchScript and exported programs, as ONNX, by PyTorch's own exporters.
+
+There are two: the older one traces, and would fix the sizes that an exported program leaves open;
+the newer one takes no TorchScript. Imported only where PyTorch is.
+"""
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from headrace.core import (
+    VARIABLE,
+    TensorSpec,
+    UnsupportedModelError,
+    example_inputs,
+)
+from headrace.optimize.generated_inputs import sizes_that_run
+from headrace.optimize.sources import Graph, Source, Way, computes_in, with_version
+from headrace.runtimes import LoadOptions, detect_runtime
+from headrace.runtimes.torch import values as torch_values
+from headrace.runtimes.torch.module import TorchModel, quiet
+
+OPSET: Final = 17
+"""Of what is traced."""
+EXPORTED_OPSET: Final = 18
+"""The oldest that the newer exporter writes."""
+_ROWS: Final = 2
+"""Of what it is traced with: an axis of size 1 may be taken for a constant."""
+_FILE: Final = "exported.onnx"
+
+
+def open_source(path: Path, *, allow_code: bool) -> Source:
+    """A file of PyTorch's, which is a program: it runs when it is loaded."""
+    assert allow_code, "asked for at the door"
+    # Both sides of a comparison run the same batches, so that rows may depend on each other.
+    options = LoadOptions(device="cpu", rows_independent=True)
+    model = detect_runtime(path).load(path, options)
+    assert isinstance(model, TorchModel)
+    return Source(
+        model=model,
+        ways=(Way(computes=computes_in(model.signature), convert=partial(_convert, model)),),
+        converter=with_version("torch"),
+        library=with_version("torch"),
+        takes_missing=False,
+    )
+
+
+def _convert(model: TorchModel) -> Graph:
+    loaded = model.program.loaded
+    with _silent():
+        if isinstance(loaded, torch.export.ExportedProgram):
+            made = torch.onnx.export(
+                loaded, dynamo=True, opset_version=EXPORTED_OPSET, verbose=False
+            )
+            return made.model_proto
+        return _traced(model)
+
+
+def _traced(model: TorchModel) -> Graph:
+    signature = model.signature
+    size = sizes_that_run(model)[0]
+    example = example_inputs(signature, rows=_ROWS, variable=size)
+    tensors = tuple(torch.from_numpy(example[spec.name]) for spec in signature.inputs)
+    inputs = {f"in_{spec.name}": spec for spec in signature.inputs}
+    outputs = {f"out_{spec.name}": spec for spec in signature.outputs}
+    axes = {name: _variable_axes(spec) for name, spec in (inputs | outputs).items()}
+    with torch.inference_mode():
+        # What is scripted keeps its loops and branches; the exporter alone takes no method but
+        # `forward`, and no dictionaries.
+        traced = torch.jit.trace(_Asked(model), tensors, check_trace=False)
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / _FILE)
+        torch.onnx.export(
+            traced,
+            tensors,
+            file,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: found for name, found in axes.items() if found},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        graph = onnx.load_model(file)
+    # Declare the inputs again that nothing uses: callers send them all the same.
+    names = list(inputs)
+    kept = {value.name for value in graph.graph.input}
+    for i, (name, spec) in enumerate(zip(names, signature.inputs, strict=True)):
+        if name in kept:
+            continue
+        if not spec.shape:
+            msg = (
+                f"its input '{spec.name}' is one number, which stays what it is when the module is "
+                "traced; let the module take a tensor with an axis, or give the number in 'values' "
+                "of signature.json if it is always the same"
+            )
+            raise UnsupportedModelError(msg)
+        graph.graph.input.insert(i, helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    return graph
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keep to itself what the exporters warn of and log."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with quiet():
+            yield
+    finally:
+        log.setLevel(level)
+
+
+class _Asked(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not always there
+    """A module as callers ask it: tensors in the signature's order, answers too."""
+
+    def __init__(self, model: TorchModel) -> None:
+        super().__init__()
+        self.inner = model.program.loaded  # what is called while it is traced has to be a part
+        self.training = False
+        self._model = model
+
+    def forward(self, *tensors: Any) -> tuple[Any, ...]:
+        signature, program = self._model.signature, self._model.program
+        names = [spec.name for spec in signature.inputs]
+        given = dict(zip(names, tensors, strict=True))
+        found = torch_values.flatten(program.call(given))
+        own = self._model.names or {}
+        answers = {own[name]: value for name, value in found.items()}
+        return tuple(answers[spec.name] for spec in signature.outputs)
+
+
+def _variable_axes(spec: TensorSpec) -> dict[int, str]:
+    return {i: f"{spec.name}_{i}" for i, size in enumerate(spec.shape) if size == VARIABLE}

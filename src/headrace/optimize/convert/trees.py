@@ -1,0 +1,115 @@
+"""Trees of CatBoost, XGBoost and LightGBM as ONNX.
+
+CatBoost writes ONNX itself. LightGBM's trees are converted here, in doubles; what that does not
+know, and XGBoost's trees, are left to onnxmltools, which compares in FP32.
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.core import Datatype, UnsupportedModelError
+from headrace.optimize.sources import (
+    CATEGORICAL,
+    Graph,
+    Source,
+    Way,
+    import_converter,
+    with_version,
+)
+from headrace.runtimes import load_model
+from headrace.runtimes.tables.catboost import read_catboost
+from headrace.runtimes.tables.lightgbm import read_lightgbm
+from headrace.runtimes.tables.tabular import INPUT, import_library
+from headrace.runtimes.tables.xgboost import read_xgboost
+
+_OPSET: Final = 15
+"""The newest that onnxmltools writes."""
+_CATBOOST_NAMES: Final = {"onnx_domain": "headrace", "onnx_graph_name": "model"}
+_XGBOOST_HINT: Final = (
+    "Of XGBoost's models onnxmltools knows those of the booster gbtree with one target; the file "
+    "is served as it is, without --convert"
+)
+
+
+def open_catboost(path: Path, *, allow_code: bool) -> Source:
+    """A file of CatBoost's; nothing in it runs."""
+    del allow_code
+    found = read_catboost(path)
+    if found.is_categorical:
+        raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
+    booster = import_library("catboost", "catboost").CatBoost().load_model(blob=found.data)
+
+    def convert() -> Graph:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "model.onnx"
+            booster.save_model(str(file), format="onnx", export_parameters=_CATBOOST_NAMES)
+            return import_converter("onnx").load_model(str(file))
+
+    return Source(
+        model=load_model(path, "catboost"),
+        ways=(Way(computes=Datatype.FP32, convert=convert),),
+        converter=with_version("catboost"),
+        library=with_version("catboost"),
+    )
+
+
+def open_xgboost(path: Path, *, allow_code: bool) -> Source:
+    """A file of XGBoost's; nothing in it runs."""
+    del allow_code
+    found = read_xgboost(path)
+    if found.is_categorical:
+        raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
+    tools = import_converter("onnxmltools")
+    booster = import_library("xgboost", "xgboost").Booster(model_file=str(path))
+    if found.rounds:  # those after the best one are not used when it predicts
+        booster = booster[: found.rounds]
+    if found.objective == "multi:softmax":
+        booster.set_param({"objective": "multi:softprob"})
+    convert = partial(_by_onnxmltools, tools.convert_xgboost, booster, found.features)
+    return Source(
+        model=load_model(path, "xgboost"),
+        ways=(Way(computes=Datatype.FP32, convert=convert),),
+        converter=with_version("onnxmltools"),
+        library=with_version("xgboost", "xgboost-cpu"),
+        hint=_XGBOOST_HINT,
+    )
+
+
+def open_lightgbm(path: Path, *, allow_code: bool) -> Source:
+    """A file of LightGBM's; nothing in it runs."""
+    from headrace.optimize.convert.tree_graph import lightgbm_graph, lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
+
+    del allow_code
+    found = read_lightgbm(path)
+    if found.is_categorical:
+        raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
+    tools = import_converter("onnxmltools")
+    booster = import_library("lightgbm", "lightgbm").Booster(model_str=found.text)
+
+    def in_doubles() -> Graph:
+        try:
+            return lightgbm_graph(found.text)
+        except UnsupportedModelError as error:
+            raise UnsupportedModelError(f"{path}: {error}") from error
+
+    convert = partial(
+        _by_onnxmltools, tools.convert_lightgbm, booster, found.features, zipmap=False
+    )
+    return Source(
+        model=load_model(path, "lightgbm"),
+        ways=(
+            Way(computes=Datatype.FP64, convert=in_doubles, converter=with_version("headrace")),
+            Way(computes=Datatype.FP32, convert=convert),
+        ),
+        converter=with_version("onnxmltools"),
+        library=with_version("lightgbm"),
+        thresholds=lightgbm_thresholds(found.text),
+    )
+
+
+def _by_onnxmltools(convert: Any, booster: Any, features: int, **settings: bool) -> Graph:  # noqa: ANN401  # ship no types
+    types = import_converter("onnxmltools.convert.common.data_types")
+    inputs = [(INPUT, types.FloatTensorType([None, features]))]
+    return convert(booster, name="model", initial_types=inputs, target_opset=_OPSET, **settings)

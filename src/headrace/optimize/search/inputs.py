@@ -1,0 +1,436 @@
+"""Model, examples and requests that a search works with."""
+
+import fnmatch
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    CodeNotAllowedError,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    check_inputs,
+)
+from headrace.optimize.accuracy import (
+    Answers,
+    DataWish,
+    Examples,
+    Texts,
+    cosine_run,
+    generated_examples,
+    gives_embeddings,
+    read_labelled,
+)
+from headrace.optimize.accuracy.cells import takes_tokens
+from headrace.optimize.candidate import ModelClass, Recipe, Teaching
+from headrace.optimize.generated_inputs import generated_inputs
+from headrace.optimize.search.journal import Started, is_of_all_cores
+from headrace.optimize.search.process import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
+from headrace.optimize.search.recipes import Offer, offer
+from headrace.runtimes import (
+    LoadOptions,
+    Model,
+    code_of_model,
+    detect_runtime,
+    get_runtime,
+    runs_code,
+)
+from headrace.runtimes.optimized.processor import this_processor
+
+MADE_UP: Final = 256
+"""Examples where nobody gave any."""
+_TOKENS: Final = 7
+"""In a made-up text: no usual width."""
+_MOST_TAUGHT: Final = 20_000
+
+
+def judged_examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
+    """What candidates are judged by, and whether that was made up.
+
+    Raises:
+        InvalidArgumentError: There are none, or they do not fit the model.
+    """
+    if not asked.data:
+        return generated_examples(model, model.signature, MADE_UP, asked.seed), True
+    wish = _wish(asked, is_apart=_embeds(model))
+    found = read_labelled(Path(asked.data), model.signature, wish, beside=source)
+    if not len(found):
+        msg = f"{asked.data} holds no examples"
+        raise InvalidArgumentError(msg)
+    return found, False
+
+
+def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
+    """Made-up examples whose variable axes have one size."""
+    rows: list[Tensors] = []
+    draw = seed
+    while len(rows) < MADE_UP:
+        made = generated_inputs(signature, variable=size, draw=draw)
+        draw += 1
+        if not signature.batched:
+            rows.append(made)
+            continue
+        count = len(next(iter(made.values())))
+        rows += [{name: array[i : i + 1] for name, array in made.items()} for i in range(count)]
+    note = f"made-up inputs of size {size}, as no data was given"
+    return Examples(inputs=rows[:MADE_UP], batched=signature.batched, notes=(note,))
+
+
+def taught_examples(
+    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
+) -> Examples | None:
+    """The examples that none are judged by; None where nobody gave any."""
+    if not asked.teach:
+        return None
+    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is Texts.APART
+    wish = _wish(asked, most, is_apart=is_apart)
+    return read_labelled(Path(asked.teach), signature, wish, beside=source)
+
+
+def calibration_of(
+    asked: SearchRequest, examples: Examples, taught: Examples | None
+) -> tuple[Examples, frozenset[int]]:
+    """What is calibrated with, without labels, and which places of `examples` that is."""
+    given = examples if taught is None else taught
+    count = min(asked.calibrate, len(given))
+    places = np.sort(np.random.default_rng(asked.seed).permutation(len(given))[:count])
+    is_judged_by = asked.data and taught is None
+    return given.subset(places).alone(), frozenset(places.tolist()) if is_judged_by else frozenset()
+
+
+def teaching_of(taught: Examples | None) -> Teaching | None:
+    """What is learnt from."""
+    if taught is None:
+        return None
+    found = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
+    labels = None if found.labels is None else found.labels.tolist()
+    return Teaching(examples=found.inputs, labels=labels)
+
+
+def _wish(asked: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
+    return DataWish(
+        label=asked.label,
+        text=asked.text,
+        tokenizer=Path(asked.tokenizer) if asked.tokenizer else None,
+        limit=limit,
+        is_apart=is_apart,
+    )
+
+
+def _embeds(model: Model) -> bool:
+    """Whether a model of token ids gives embeddings, which are compared with those of others."""
+    if not takes_tokens(model.signature) or not model.signature.batched:
+        return False
+    rows = generated_inputs(model.signature, variable=_TOKENS)
+    sizes = {array.shape[1] for array in rows.values()}
+    one = {name: array[:1] for name, array in rows.items()}
+    try:
+        return gives_embeddings(model.run(one), length=max(sizes))
+    except HeadraceError:
+        return False
+
+
+def timed_request(
+    example: Tensors, signature: ModelSignature, *, rows: int, length: int | None
+) -> Tensors:
+    """An example, repeated along axis 0 to `rows` and along variable axes to `length`.
+
+    Repeated and not padded: whatever is real in the example is real throughout, so that no mask
+    makes the request easier than it looks.
+
+    Args:
+        example: One row.
+        length: None leaves variable axes as they are.
+    """
+    made = {}
+    for spec in signature.inputs:
+        array = example[spec.name]
+        for axis, size in enumerate(spec.shape):
+            if axis == 0 and signature.batched:
+                array = _repeated(array, 0, rows)
+            elif size == VARIABLE and length is not None:
+                array = _repeated(array, axis, length)
+        made[spec.name] = np.array(array, order="C")  # `ascontiguousarray` makes a scalar a row
+    return made
+
+
+def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
+    """A batch of examples, over and over: equal rows would be easier than real ones."""
+    chosen = [examples[place % len(examples)] for place in range(rows)]
+    return {
+        name: np.ascontiguousarray(np.concatenate([one[name] for one in chosen]))
+        for name in chosen[0]
+    }
+
+
+def loses_batching(model: Model, source: ModelSignature) -> bool:
+    """Whether requests that share a batch in the source each need a run of `model`."""
+    return source.batched and not model.signature.batched
+
+
+def served_run(model: Model, source: ModelSignature) -> Callable[[Tensors], Tensors]:
+    """A run of the rows of a request, as a server has to make it: of each row where batches end."""
+    if not loses_batching(model, source):
+        return model.run
+
+    def one_by_one(inputs: Tensors) -> Tensors:
+        rows = len(next(iter(inputs.values())))
+        parts = [
+            model.run({name: array[row : row + 1] for name, array in inputs.items()})
+            for row in range(rows)
+        ]
+        try:
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        except ValueError as error:
+            raise RuntimeFailedError(f"answers to rows do not fit together: {error}") from error
+
+    return one_by_one
+
+
+def shapes_text(request: Tensors) -> str:
+    """What is timed, for people: `input_ids [1, 128], attention_mask [1, 128]`."""
+    return ", ".join(f"{name} {list(array.shape)}" for name, array in request.items())
+
+
+def _repeated(array: Array, axis: int, size: int) -> Array:
+    if array.shape[axis] == 0:
+        return array
+    places = np.arange(size) % array.shape[axis]
+    taken: Array = np.take(array, places, axis=axis)
+    return taken
+
+
+_AT_ONCE: Final = 4
+"""Runs for each core in a round, where throughput counts: enough that no core ends early."""
+_PACKAGES: Final = ("headrace", "onnxruntime", "openvino", "nncf", "onnx", "numpy")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Materials:
+    """What is searched with.
+
+    `request`: what is timed. `examples`: what candidates are judged by; `calibration`: what they
+    are calibrated with, of which `overlap` are judged by as well (their places in `examples`).
+    """
+
+    asked: SearchRequest
+    source: Path
+    signature: ModelSignature
+    examples: Examples
+    calibration: Examples
+    overlap: frozenset[int]
+    teaching: Teaching | None
+    request: Tensors
+    offer: Offer
+    started: Started
+
+    @property
+    def held_out(self) -> Sequence[int]:
+        """Places of examples that nothing was calibrated with; none where that is all of them."""
+        if not self.overlap:
+            return ()
+        return [place for place in range(len(self.examples)) if place not in self.overlap]
+
+    def recipe(self, name: str) -> Recipe:
+        """The recipe of a name."""
+        return next(recipe for recipe in self.offer.recipes if recipe.name == name)
+
+    def run_of(self, model: Model) -> Callable[[Tensors], Tensors]:
+        """What answers the examples: a run, or two whose embeddings are compared."""
+        run = served_run(model, self.signature)
+        return cosine_run(run) if self.examples.texts is Texts.APART else run
+
+    def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
+        """One call that is timed: a run, or a round of runs on all cores, by the target.
+
+        Args:
+            pool: With as many threads as there are callers.
+        """
+        rounds = [self.request] * self.started.calls
+        run = served_run(model, self.signature)
+
+        def one_by_one() -> None:
+            for request in rounds:
+                run(request)
+
+        def at_once() -> None:
+            for _ in pool.map(run, rounds):
+                pass
+
+        return at_once if is_of_all_cores(self.asked) and model.concurrent else one_by_one
+
+    def check(self, want: Tensors, got: Tensors) -> None:
+        """Raise RuntimeFailedError if answers cannot stand for the source's at all."""
+        for name, array in want.items():
+            found = got.get(name)
+            if found is None:
+                raise RuntimeFailedError(f"it gives no output '{name}'")
+            if found.shape != array.shape:
+                shapes = f"{list(found.shape)} instead of {list(array.shape)}"
+                raise RuntimeFailedError(f"output '{name}' has the shape {shapes}")
+            if found.dtype != array.dtype:
+                raise RuntimeFailedError(
+                    f"output '{name}' is {found.dtype} instead of {array.dtype}"
+                )
+            is_float = found.dtype.kind == "f"
+            if is_float and not np.isfinite(found).all() and np.isfinite(array).all():
+                raise RuntimeFailedError(f"output '{name}' is not a number everywhere")
+
+
+def open_materials(asked: SearchRequest, folder: Path, *, say: Callable[[str], None]) -> Materials:
+    """Read everything that was given.
+
+    Raises:
+        CodeNotAllowedError: The model runs code, and nobody allowed that.
+        UnsupportedModelError: It cannot be loaded.
+        InvalidArgumentError: The data does not fit it.
+    """
+    source = Path(asked.source)
+    runtime = asked.runtime or detect_runtime(source).name
+    plugin = get_runtime(runtime)
+    if runs_code(plugin, source) and not asked.allow_code:
+        raise CodeNotAllowedError(str(source), runtime, code_of_model(plugin, source))
+    model = plugin.load(source, LoadOptions(device="cpu"))
+    try:
+        signature = model.signature
+        say("reading the examples")
+        examples, made_up = judged_examples(asked, model, source)
+        taught = taught_examples(asked, examples, signature, source)
+        calibration, overlap = calibration_of(asked, examples, taught)
+        offered = offer(
+            source,
+            runtime,
+            folder,
+            allow_code=asked.allow_code,
+            target=asked.target,
+            given=calibration.inputs if asked.data else (),
+            features=this_processor().features,
+        )
+        recipes = _wanted(offered.recipes, asked.only)
+        length = _length(asked, signature, offered.model_class)
+        if made_up and length is not None and offered.model_class is ModelClass.CONV_NET:
+            examples = made_of_size(signature, length, asked.seed)
+            calibration, overlap = calibration_of(asked, examples, taught)
+        request = _request(asked, examples.alone(), signature, length)
+        check_inputs(source.name, signature, request)
+        model.run(request)
+        is_concurrent = model.concurrent
+    finally:
+        model.close()
+    labelled = 0 if examples.labels is None else len(examples)
+    processor = this_processor()
+    return Materials(
+        asked=asked,
+        source=source,
+        signature=signature,
+        examples=examples,
+        calibration=calibration,
+        overlap=overlap,
+        teaching=teaching_of(taught),
+        request=request,
+        offer=offered,
+        started=Started(
+            runtime=runtime,
+            model_class=offered.model_class,
+            why_class=offered.why_class,
+            recipes=tuple(recipe.name for recipe in recipes if recipe.name not in offered.later),
+            later=tuple(recipe.name for recipe in recipes if recipe.name in offered.later),
+            examples=len(examples),
+            labelled=labelled,
+            made_up=made_up,
+            calibration=len(calibration),
+            calibration_sha256=calibration.sha256() if len(calibration) else "",
+            overlapping=bool(overlap),
+            request=shapes_text(request),
+            length=length,
+            calls=calls_at_once(asked, concurrent=is_concurrent),
+            cores=len(os.sched_getaffinity(0)),
+            processor_name=processor.name,
+            processor_features=processor.features,
+            versions=versions(),
+            notes=(*examples.notes, *offered.notes),
+        ),
+    )
+
+
+def callers(threads: int) -> int:
+    """How many runs of so many threads go on at once, where throughput counts: what cores allow."""
+    return max(1, len(os.sched_getaffinity(0)) // threads)
+
+
+def calls_at_once(asked: SearchRequest, *, concurrent: bool) -> int:
+    """Runs in a call that is timed."""
+    if not is_of_all_cores(asked):
+        return 1
+    return _AT_ONCE * (callers(asked.threads) if concurrent else 1)
+
+
+def subset_of(answers: Answers, places: Sequence[int]) -> Answers:
+    """The answers to some of the examples, as if only those had been asked."""
+    at = {place: index for index, place in enumerate(places)}
+    return Answers(
+        n=len(places),
+        rows={name: [rows[place] for place in places] for name, rows in answers.rows.items()},
+        failures={at[place]: why for place, why in answers.failures.items() if place in at},
+        stopped=answers.stopped,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
+    """Of variable axes in what is timed; None for what the example has."""
+    if not signature.has_variable_size:
+        return None
+    default = {ModelClass.TRANSFORMER: DEFAULT_LENGTH}
+    if not asked.data:
+        default[ModelClass.CONV_NET] = DEFAULT_SIDE
+    return default.get(kind) if asked.length is None else asked.length
+
+
+def _request(
+    asked: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
+) -> Tensors:
+    # One of middle size: the longest is no more what is usual than the shortest.
+    sizes = [sum(array.size for array in one.values()) for one in examples.inputs[:MADE_UP]]
+    middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
+    rows = asked.rows if signature.batched else 1
+    return timed_request(examples.inputs[middle], signature, rows=rows, length=length)
+
+
+def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
+    """The baselines, and the recipes that were named."""
+    if not only:
+        return recipes
+    names = [recipe.name for recipe in recipes]
+    for pattern in only:
+        if not fnmatch.filter(names, pattern):
+            msg = f"there is no recipe '{pattern}' for this model; there are: {', '.join(names)}"
+            raise InvalidArgumentError(msg)
+    return [
+        recipe
+        for place, recipe in enumerate(recipes)
+        if place == 0
+        or recipe.is_reference
+        or any(fnmatch.fnmatch(recipe.name, pattern) for pattern in only)
+    ]

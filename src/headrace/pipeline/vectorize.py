@@ -1,0 +1,287 @@
+"""Steps that run a vectorizer or transformer of scikit-learn: texts, numbers or columns."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+)
+from headrace.pipeline.context import Surroundings
+from headrace.pipeline.spec import VectorizerSpec
+from headrace.pipeline.tokenize import texts_of
+from headrace.runtimes.libraries import reason_of
+from headrace.runtimes.tables.sklearn import refuse_file_names
+from headrace.runtimes.tables.sklearn_file import read_estimator
+from headrace.runtimes.tables.tabular import INPUT, check_features, import_library, refuse
+
+TEXT: Final = "text"
+_WORDS: Final = b"a word "
+
+
+class Taken(Protocol):
+    """How a request's tensors become what `transform` takes."""
+
+    specs: tuple[TensorSpec, ...]
+    described: str
+
+    def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # what the library takes
+        """One batch.
+
+        Raises:
+            InvalidArgumentError: A text is none.
+        """
+
+    def example(self, rows: int, variable: int) -> Tensors:
+        """Tensors of so many rows."""
+
+
+class Texts:
+    """`text` BYTES [N] to a list of strings. Implements `Taken`."""
+
+    described = "texts"
+
+    def __init__(self) -> None:
+        text = TensorSpec(name=TEXT, datatype=Datatype.BYTES, shape=(VARIABLE,))
+        self.specs: tuple[TensorSpec, ...] = (text,)
+
+    def rows(self, inputs: Tensors) -> list[str]:
+        """The texts."""
+        return texts_of(inputs[TEXT])
+
+    def example(self, rows: int, variable: int) -> Tensors:
+        """Texts of about so many words."""
+        made = np.empty(rows, np.object_)
+        made[:] = [_WORDS * max(variable // 2, 1)] * rows
+        return {TEXT: made}
+
+
+class Matrix:
+    """`input` FP64 [N, columns] as it is. Implements `Taken`."""
+
+    def __init__(self, columns: int) -> None:
+        shape = (VARIABLE, columns)
+        matrix = TensorSpec(name=INPUT, datatype=Datatype.FP64, shape=shape)
+        self.specs: tuple[TensorSpec, ...] = (matrix,)
+        self.described = f"a matrix of {columns} numbers a row"
+
+    def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # an array
+        """The matrix."""
+        return inputs[INPUT]
+
+    def example(self, rows: int, variable: int) -> Tensors:
+        """Zeros."""
+        del variable
+        return {INPUT: np.zeros((rows, *self.specs[0].shape[1:]))}
+
+
+class Table:
+    """One tensor [N] for each column to a data frame. Implements `Taken`."""
+
+    def __init__(self, columns: Mapping[str, str], library: Any) -> None:  # noqa: ANN401  # a module
+        self.specs = tuple(
+            TensorSpec(name=name, datatype=Datatype(datatype), shape=(VARIABLE,))
+            for name, datatype in columns.items()
+        )
+        self.described = f"a table of the columns {', '.join(columns)}"
+        self._library = library
+
+    def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame
+        """The table; texts stand in columns of objects."""
+        return self._library.DataFrame({one.name: _column(one, inputs) for one in self.specs})
+
+    def example(self, rows: int, variable: int) -> Tensors:
+        """Zeros and short texts."""
+        del variable
+        made: Tensors = {}
+        for one in self.specs:
+            filling = b"a" if one.datatype is Datatype.BYTES else 0
+            made[one.name] = np.full(rows, filling, one.datatype.dtype)
+        return made
+
+
+def _column(spec: TensorSpec, inputs: Tensors) -> Any:  # noqa: ANN401  # an array
+    array = inputs[spec.name]
+    if spec.datatype is not Datatype.BYTES:
+        return array
+    texts = np.empty(len(array), np.object_)
+    try:
+        texts[:] = texts_of(array)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"'{spec.name}': {error}") from None
+    return texts
+
+
+FEATURES: Final = "features"
+MAX_COLUMNS: Final = 1 << 20
+MAX_VALUES: Final = 64 << 20
+"""Of one run: dense, 256 MiB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transformer:
+    """An estimator, of which no more threads are in use than a run may have."""
+
+    estimator: Any
+    controller: Any
+    threads: int
+
+    def transform(self, rows: Any) -> Any:  # noqa: ANN401  # texts or a matrix; dense or sparse
+        """What its `transform` returns."""
+        with self.controller.limit(limits=self.threads):
+            return self.estimator.transform(rows)
+
+
+class VectorizerStep:
+    """Texts, a matrix or a table to `features` [N, columns]. Implements `Model`."""
+
+    # It is Python, and nothing promises that two threads may be in one.
+    concurrent = False
+
+    def __init__(self, transformer: Transformer, taken: Taken, given: TensorSpec) -> None:
+        self.signature = ModelSignature(inputs=taken.specs, outputs=(given,), batched=True)
+        self._transformer = transformer
+        self._taken = taken
+        self._columns = given.shape[1]
+        self._dtype = given.datatype.dtype
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Transform one batch.
+
+        Raises:
+            InvalidArgumentError: A text is none, the library does not take the values, or the
+                answer would be too large.
+        """
+        del outputs
+        rows = len(next(iter(inputs.values())))
+        if rows * self._columns > MAX_VALUES:
+            msg = (
+                f"{rows} rows of {self._columns} features are more than {MAX_VALUES} values; "
+                "send fewer rows at once"
+            )
+            raise InvalidArgumentError(msg)
+        if not rows:
+            return {FEATURES: np.zeros((0, self._columns), self._dtype)}
+        taken = self._taken.rows(inputs)
+        try:
+            found = self._transformer.transform(taken)
+        except Exception as error:
+            raise _run_error(inputs, error) from error
+        return {FEATURES: _dense(found, self._dtype)}
+
+    def example_inputs(self, *, rows: int, variable: int) -> Tensors:
+        """What a transformer of this kind may take."""
+        return self._taken.example(rows, variable)
+
+    def close(self) -> None:
+        """Holds nothing but memory."""
+
+
+def open_vectorizer(spec: VectorizerSpec, around: Surroundings) -> VectorizerStep:
+    """The step that `spec` describes; transforms one row to see what comes out.
+
+    Raises:
+        UnsupportedModelError: The file holds nothing that transforms, or gives more columns than
+            can be served.
+        FailedPreconditionError: A library is missing.
+    """
+    path = around.file(spec.path)
+    estimator = read_estimator(path, allow_code=False)
+    if not hasattr(estimator, "transform"):
+        raise refuse(path, f"holds a {type(estimator).__name__}, which does not transform")
+    refuse_file_names(path, estimator)
+    transformer = Transformer(
+        estimator=estimator,
+        controller=import_library("threadpoolctl", "sklearn").ThreadpoolController(),
+        threads=around.options.intra_op_threads,
+    )
+    taken = _taken(path, estimator, spec.columns)
+    columns = _columns(path, transformer, taken)
+    if not 0 < columns <= MAX_COLUMNS:
+        raise refuse(path, f"gives {columns} columns; 1 to {MAX_COLUMNS} are served")
+    given = TensorSpec(name=FEATURES, datatype=Datatype(spec.datatype), shape=(VARIABLE, columns))
+    return VectorizerStep(transformer, taken, given)
+
+
+def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Taken:  # noqa: ANN401  # any estimator
+    """What it takes: texts, unless it counted columns when it was fitted."""
+    if columns is not None:
+        fitted = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
+        if fitted != list(columns):
+            known = f"the columns {', '.join(fitted)}" if fitted else "something without names"
+            raise refuse(path, f"was fitted on {known}; 'columns' has to name them in this order")
+        try:
+            return Table(columns, importlib.import_module("pandas"))
+        except ImportError as error:
+            msg = "a vectorizer with 'columns' needs the package pandas: pip install pandas"
+            raise FailedPreconditionError(msg) from error
+    features = getattr(estimator, "n_features_in_", None)
+    if features is None:
+        return Texts()
+    check_features(path, features)
+    return Matrix(features)
+
+
+def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
+    """How many it gives: of an example, or where that means nothing to it as it says itself."""
+    estimator = transformer.estimator
+    try:
+        shape = transformer.transform(taken.rows(taken.example(1, 2))).shape
+    except Exception as error:
+        # The library's errors share no base class but Exception.
+        if isinstance(taken, Table) and isinstance(error, ValueError):
+            return _told_columns(path, estimator, error)
+        hint = ""
+        if isinstance(taken, Table):
+            hint = "; are the datatypes in 'columns' those of the training?"
+        elif hasattr(estimator, "feature_names_in_"):
+            hint = "; it was fitted on a data frame: declare its 'columns'"
+        reason = f"does not transform {taken.described}: {reason_of(error)}{hint}"
+        raise refuse(path, reason) from error
+    if len(shape) != 2 or shape[0] != 1:  # noqa: PLR2004  # a matrix
+        raise refuse(path, f"gives the shape {list(shape)} for one row, not [1, columns]")
+    return int(shape[1])
+
+
+def _told_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa: ANN401  # any estimator
+    """By the names of what it gives; an encoder may know no category of an example."""
+    try:
+        return len(estimator.get_feature_names_out())
+    except Exception:  # noqa: BLE001  # a library call: the first error says more
+        raise refuse(path, f"does not transform a row: {reason_of(error)}") from error
+
+
+def _dense(found: Any, dtype: "np.dtype[Any]") -> Array:  # noqa: ANN401  # a matrix of NumPy's, or a sparse one of SciPy's
+    if hasattr(found, "toarray"):
+        found = found.astype(dtype).toarray()
+    return np.ascontiguousarray(found, dtype)
+
+
+def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
+    reason = reason_of(error)
+    if not isinstance(error, ValueError):
+        return RuntimeFailedError(f"the vectorizer failed: {reason}")
+    place = _missing(inputs) if "NaN" in reason or "infinity" in reason else ""
+    return InvalidArgumentError(f"the vectorizer takes no such values{place}: {reason}")
+
+
+def _missing(inputs: Tensors) -> str:
+    """Where the first value is that is missing or infinite."""
+    for name, array in inputs.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            wrong = (~np.isfinite(array)).reshape(len(array), -1).any(axis=1)
+            return f" as in row {int(wrong.argmax())} of '{name}'"
+    return ""

@@ -1,0 +1,1 @@
+"""Runtime of ONNX models on ONNX Runtime."""

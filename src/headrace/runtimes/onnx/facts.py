@@ -1,0 +1,292 @@
+"""Facts of an ONNX file, read from its protobuf without the weights.
+
+Schema: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.core import UnsupportedModelError
+from headrace.runtimes.file_bytes import (
+    BrokenFileError,
+    Field,
+    Source,
+    fields,
+    inside,
+    numbers,
+    signed,
+    text,
+)
+from headrace.runtimes.onnx.file import find_onnx_file
+
+_WITH_GRAPHS: Final = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+"""No other operator has a graph inside; trees have lists in which one would look for ever."""
+_QUANTIZED: Final = ("QLinear", "QuantizeLinear", "DequantizeLinear", "MatMulInteger")
+_ALSO_QUANTIZED: Final = ("ConvInteger", "DynamicQuantize", "MatMulNBits", "QGemm", "QAttention")
+_SOFTMAX: Final = frozenset({"Softmax", "QLinearSoftmax"})
+_PASS_ON: Final = frozenset(
+    {
+        *("Cast", "Dropout", "Identity", "Where", "Mul", "Reshape", "Transpose"),
+        *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    }
+)
+"""What may stand between the shares of attention and what they are multiplied with."""
+_MIX: Final = frozenset({"MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "Einsum"})
+_MOST_DEPTH: Final = 16
+_MOST_NAMES: Final = 4096
+_MOST_SHOWN: Final = 64
+_ORT_MARK: Final = b"ORTM"
+_TYPES: Final = (
+    *("?", "FP32", "UINT8", "INT8", "UINT16", "INT16", "INT32", "INT64", "BYTES", "BOOL", "FP16"),
+    *("FP64", "UINT32", "UINT64", "COMPLEX64", "COMPLEX128", "BF16", "FP8E4M3FN", "FP8E4M3FNUZ"),
+    *("FP8E5M2", "FP8E5M2FNUZ", "UINT4", "INT4", "FP4E2M1", "FP8E8M0", "UINT2", "INT2"),
+)
+"""Names of `TensorProto.DataType`, in its order."""
+_KINDS: Final = {4: "sequence", 5: "map", 8: "sparse", 9: "optional"}
+"""`TypeProto`: what an input may be besides a tensor."""
+_EXTERNAL: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """An input or output; -1 in `shape` is any size, None for the whole is any shape."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...] | None
+
+
+@dataclass(slots=True)
+class OnnxFacts:
+    """What is in a graph, in the graphs inside of it, and in its functions."""
+
+    operators: Counter[str] = field(default_factory=Counter)
+    """How many nodes there are of each kind."""
+    attentions: int = 0
+    """How often the result of a softmax is multiplied, of what is not fused."""
+    opsets: dict[str, int] = field(default_factory=dict)
+    """Versions by domain; that of ONNX's own operators is `opset`."""
+    ir_version: int = 0
+    producer: str = ""
+    weights: Counter[str] = field(default_factory=Counter)
+    """Bytes of all constants by datatype, also of those in other files."""
+    external: dict[str, int] = field(default_factory=dict)
+    """Files that hold constants, and the byte at which the last one in each ends."""
+    inputs: list[TensorInfo] = field(default_factory=list)
+    """Inputs of the outermost graph that have no initial value."""
+    outputs: list[TensorInfo] = field(default_factory=list)
+
+    @property
+    def opset(self) -> int:
+        """The version of ONNX's own operators; 0 where the file has none."""
+        return max(self.opsets.get("", 0), self.opsets.get("ai.onnx", 0))
+
+    @property
+    def weights_bytes(self) -> int:
+        """Bytes of all constants."""
+        return self.weights.total()
+
+    @property
+    def takes_text(self) -> bool:
+        """Whether an input is made of strings."""
+        return any(one.datatype == "BYTES" for one in self.inputs)
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether somebody has made it compute in small integers already."""
+        return any(name.startswith((*_QUANTIZED, *_ALSO_QUANTIZED)) for name in self.operators)
+
+    @property
+    def is_half(self) -> bool:
+        """Whether most of its weights are numbers of 16 bits."""
+        half = self.weights["FP16"] + self.weights["BF16"]
+        return 2 * half > self.weights["FP32"]
+
+    @property
+    def has_branches(self) -> bool:
+        """Whether parts of it run on a condition, or again and again."""
+        return any(self.operators[name] for name in _WITH_GRAPHS)
+
+
+def bits_of(datatype: str) -> int:
+    """How many bits an element of a datatype has; 8 if it is not known."""
+    digits = re.match(r"[A-Z]+(\d+)", datatype)
+    return min(int(digits[1]), 128) if digits else 8
+
+
+def read_onnx_facts(path: Path) -> OnnxFacts:
+    """The facts of an ONNX file, or of the only one in a directory.
+
+    Raises:
+        UnsupportedModelError: There is none, or it is damaged.
+    """
+    file = find_onnx_file(path)
+    try:
+        with Source(file) as source:
+            if source.head(8)[4:] == _ORT_MARK:
+                msg = f"{file}: is in ONNX Runtime's own format, which nothing rewrites; "
+                raise UnsupportedModelError(f"{msg}name the .onnx file that it was made of")
+            return onnx_facts(source)
+    except (BrokenFileError, OSError) as error:
+        raise UnsupportedModelError(f"{file}: {error}") from error
+
+
+def onnx_facts(source: Source) -> OnnxFacts:
+    """The facts of an open ONNX file.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
+    found = OnnxFacts()
+    producer = {2: "", 3: ""}
+    has_graph = False
+    for one in fields(source):
+        match one.number:
+            case 1:
+                found.ir_version = signed(one.value)
+            case 2 | 3:
+                producer[one.number] = text(source, one)
+            case 7:
+                has_graph = True
+                _Graph(source, found, depth=0).read(one)
+            case 8:
+                parts = {part.number: part for part in inside(source, one)}
+                domain = text(source, parts[1]) if 1 in parts else ""
+                found.opsets[domain] = signed(parts[2].value) if 2 in parts else 0  # noqa: PLR2004  # version
+            case 25:
+                _Graph(source, found, depth=1).read_function(one)
+    if not has_graph:
+        raise BrokenFileError("is truncated or damaged: it holds no graph")
+    found.producer = " ".join(filter(None, producer.values()))
+    return found
+
+
+class _Graph:
+    """One graph, or one function, as it is read."""
+
+    def __init__(self, source: Source, found: OnnxFacts, *, depth: int) -> None:
+        if depth > _MOST_DEPTH:
+            raise BrokenFileError(f"nests graphs deeper than {_MOST_DEPTH}")
+        self._source = source
+        self._found = found
+        self._depth = depth
+        self._shares: set[str] = set()
+        """Tensors that came of a softmax."""
+
+    def read(self, graph: Field) -> None:
+        """Count what is in a `GraphProto`."""
+        initial: set[str] = set()
+        taken: list[TensorInfo] = []
+        for one in inside(self._source, graph):
+            match one.number:
+                case 1:
+                    self._read_node(one)
+                case 5:
+                    initial.add(_read_tensor(self._source, one, self._found))
+                case 11 if self._depth == 0 and len(taken) < _MOST_NAMES:
+                    taken.append(_read_value(self._source, one))
+                case 12 if self._depth == 0 and len(self._found.outputs) < _MOST_SHOWN:
+                    self._found.outputs.append(_read_value(self._source, one))
+        self._found.inputs += [one for one in taken if one.name not in initial]
+
+    def read_function(self, function: Field) -> None:
+        """Count what is in a `FunctionProto`, whose nodes are its field 7."""
+        for one in inside(self._source, function):
+            if one.number == 7:  # noqa: PLR2004  # FunctionProto.node
+                self._read_node(one)
+
+    def _read_node(self, node: Field) -> None:
+        parts = list(inside(self._source, node))
+        kind = next((self._text(one) for one in parts if one.number == 4), "")  # noqa: PLR2004  # op_type
+        self._found.operators[kind] += 1
+        self._follow(kind, parts)
+        if kind != "Constant" and kind not in _WITH_GRAPHS:
+            return
+        for attribute in (one for one in parts if one.number == 5):  # noqa: PLR2004  # attribute
+            for one in inside(self._source, attribute):
+                if one.number in {6, 11}:  # g, graphs
+                    _Graph(self._source, self._found, depth=self._depth + 1).read(one)
+                elif one.number == 5 and kind == "Constant":  # noqa: PLR2004  # t
+                    _read_tensor(self._source, one, self._found)
+
+    def _follow(self, kind: str, parts: list[Field]) -> None:
+        """Nodes come in an order in which each follows what it takes."""
+        if kind in _SOFTMAX:
+            comes_of_softmax = True
+        elif kind in _PASS_ON or kind in _MIX:
+            comes_of_softmax = any(
+                one.number == 1 and self._text(one) in self._shares for one in parts
+            )
+        else:
+            return
+        if comes_of_softmax and kind in _MIX:
+            self._found.attentions += 1
+        elif comes_of_softmax:
+            self._shares.update(self._text(one) for one in parts if one.number == 2)  # noqa: PLR2004  # output
+
+    def _text(self, one: Field) -> str:
+        return text(self._source, one, _MOST_NAMES)
+
+
+def _read_tensor(source: Source, tensor: Field, found: OnnxFacts) -> str:
+    """The tensor's name."""
+    elements, datatype, name, is_external = 1, "?", "", False
+    entries: dict[str, str] = {}
+    for one in inside(source, tensor):
+        match one.number:
+            case 1:
+                for size in numbers(source, one):
+                    elements = min(elements * max(size, 0), 1 << 60)
+            case 2:
+                datatype = _type_name(one.value)
+            case 8:
+                name = text(source, one, _MOST_NAMES)
+            case 13:
+                parts = {part.number: text(source, part, 4096) for part in inside(source, one)}
+                entries[parts.get(1, "")] = parts.get(2, "")
+            case 14:
+                is_external = one.value == _EXTERNAL
+    size_bytes = -(-elements * bits_of(datatype) // 8)
+    found.weights[datatype] += size_bytes
+    if is_external or "location" in entries:
+        location = entries.get("location", "")
+        end = _whole(entries.get("offset", "")) + (_whole(entries.get("length", "")) or size_bytes)
+        found.external[location] = max(found.external.get(location, 0), end)
+    return name
+
+
+def _type_name(number: int) -> str:
+    return _TYPES[number] if 0 < number < len(_TYPES) else f"type {number}"
+
+
+def _whole(digits: str) -> int:
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0  # noqa: PLR2004  # 64 bits
+
+
+def _read_value(source: Source, value: Field) -> TensorInfo:
+    """A `ValueInfoProto`: name, element type and shape, or what it is besides a tensor."""
+    name, datatype, shape = "", "?", None
+    for part in inside(source, value):
+        if part.number == 1:
+            name = text(source, part, _MOST_NAMES)
+        elif part.number == 2:  # noqa: PLR2004  # ValueInfoProto.type
+            kind = next(inside(source, part), None)
+            if kind is not None and kind.number == 1:
+                for item in inside(source, kind):
+                    if item.number == 1:
+                        datatype = _type_name(item.value)
+                    elif item.number == 2:  # noqa: PLR2004  # TypeProto.Tensor.shape
+                        dims = [dim for dim in inside(source, item) if dim.number == 1]
+                        shape = tuple(_dimension(source, dim) for dim in dims[:_MOST_SHOWN])
+            elif kind is not None:
+                datatype = _KINDS.get(kind.number, "?")
+    return TensorInfo(name=name, datatype=datatype, shape=shape)
+
+
+def _dimension(source: Source, dim: Field) -> int:
+    """The size of a dimension; -1 where it varies."""
+    sizes = [signed(part.value) for part in inside(source, dim) if part.number == 1]
+    return max(sizes[0], -1) if sizes else -1

@@ -1,0 +1,1 @@
+"""Runtime of optimized models: several engines as one."""

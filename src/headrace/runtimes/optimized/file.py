@@ -1,0 +1,236 @@
+"""`optimized.json`: the engine that runs an optimized model, and its strict parser."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import msgspec
+
+from headrace.core import HeadraceError, UnsupportedModelError, error_kind
+from headrace.core.error_kind import UNDECODABLE
+from headrace.runtimes.base import UNTUNED, Tuning, check_tuning
+from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.plugins import check_libraries, get_runtime, runs_code
+
+FILE_NAME: Final = "optimized.json"
+SCHEMA: Final = 1
+
+
+class OtherProcessor(StrEnum):
+    """What to do at load where the processor has other features than the model was verified with.
+
+    Fewer or more: see `headrace.runtimes.optimized.processor.Change`.
+    """
+
+    VERIFY = "verify"
+    """Ask again what it was asked then, and refuse it if the answers differ."""
+    REFUSE = "refuse"
+    ALLOW = "allow"
+    """Serve it, and say so in the log."""
+
+
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One engine with its file. `path` is relative to the manifest's directory.
+
+    `up_to_rows`: batches of so many rows and fewer go to it, if to no member before; None for all.
+    """
+
+    runtime: str
+    path: str
+    tuning: Tuning = UNTUNED
+    up_to_rows: int | None = None
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Requests with the answers that were given when the model was verified, to ask again.
+
+    `path`: an `.npz` with `in/NUMBER/NAME` and `out/NUMBER/NAME`. `tolerance`: how far an answer
+    may be from that, relative to the largest magnitude in its output; a share of
+    `max_changed_ratio` of the rows may get another class. Both from 0 to 1.
+    """
+
+    path: str
+    tolerance: float
+    max_changed_ratio: float
+
+
+class Processor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`features`: those that matter for speed or for rounding, by Linux's names (`avx512_vnni`)."""
+
+    name: str
+    features: tuple[str, ...]
+
+
+class OptimizedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An optimized model. `versions`: of the packages that made it, for people.
+
+    `recipe`: what was done, in words and figures. `source_digest`: of the model it was made of.
+    `calibration_sha256`: of the examples it was calibrated with; empty where there were none.
+    `figures`: what was measured, for people and programs: `p50_s`, `cut_ratio` and so on.
+    """
+
+    schema: int = SCHEMA
+    members: tuple[Member, ...]
+    processor: Processor
+    on_other_processor: OtherProcessor = OtherProcessor.VERIFY
+    check: Check | None = None
+    source_digest: str = ""
+    calibration_sha256: str = ""
+    recipe: Mapping[str, str] = {}
+    versions: Mapping[str, str] = {}
+    figures: Mapping[str, float] = {}
+
+
+MAX_BYTES: Final = 1 << 20
+MOST_MEMBERS: Final = 16
+_MOST_FILES: Final = 20_000
+_MAX_PATH: Final = 500
+_MAX_SHOWN: Final = 100
+_MOST_FEATURES: Final = 256
+_FEATURE: Final = re.compile(r"[a-z0-9_.]{1,40}")
+
+
+class _Versioned(msgspec.Struct):
+    """What is read first: of another schema nothing else is known."""
+
+    schema: int = SCHEMA
+
+
+def read_manifest(directory: Path) -> OptimizedManifest:
+    """The manifest in `directory`; its members exist, lie in it, and run no code.
+
+    Raises:
+        UnsupportedModelError: It is damaged, claims what cannot be, or leaves the directory.
+        FailedPreconditionError: A member's library is not installed.
+    """
+    manifest = decode_manifest(directory / FILE_NAME)
+    members = manifest.members
+    if not 1 <= len(members) <= MOST_MEMBERS:
+        raise refuse(directory, f"has {len(members)} members; 1 to {MOST_MEMBERS} can be")
+    features = manifest.processor.features
+    if len(features) > _MOST_FEATURES or not all(map(_FEATURE.fullmatch, features)):
+        raise refuse(directory, "names features that no processor has")
+    _check_rows(directory, members)
+    _check_links(directory)
+    for member in members:
+        path = path_in(directory, member.path)
+        _check_member(directory, member, path)
+    if manifest.check is not None:
+        check = manifest.check
+        if not 0 <= check.tolerance <= 1 or not 0 <= check.max_changed_ratio <= 1:
+            raise refuse(directory, "its check has a tolerance or ratio that is not from 0 to 1")
+        if not path_in(directory, check.path).is_file():
+            raise refuse(directory, f"its check '{check.path}' is no file")
+    return manifest
+
+
+def path_in(directory: Path, name: str) -> Path:
+    """What the manifest names: it lies beneath the directory, and is there.
+
+    Raises:
+        UnsupportedModelError: It lies elsewhere, or there is none.
+    """
+    pure = PurePosixPath(name)
+    shown = repr(name[:_MAX_SHOWN])
+    if not pure.parts or len(name) > _MAX_PATH or "\0" in name:
+        raise refuse(directory, f"names {shown}, which is no path of a file or directory in it")
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name:
+        raise refuse(directory, f"names {shown}, which does not lie beneath it")
+    path = directory / pure
+    try:
+        there = path.resolve(strict=True)
+    except (OSError, RuntimeError):  # nothing there, or links in a circle
+        raise refuse(directory, f"names {shown}, which is not there") from None
+    root = directory.resolve()
+    if there == root or not there.is_relative_to(root):
+        raise refuse(directory, f"names {shown}, a link that leads elsewhere")
+    return path
+
+
+def refuse(directory: Path, why: str) -> UnsupportedModelError:
+    """The error for an optimized model that cannot be served."""
+    return UnsupportedModelError(f"{directory}: the optimized model {why}")
+
+
+def decode_manifest(file: Path) -> OptimizedManifest:
+    """What stands in an `optimized.json`; whether it can be, is not looked at.
+
+    Raises:
+        UnsupportedModelError: It is no manifest.
+    """
+    try:
+        with Source(file) as source:
+            if source.size > MAX_BYTES:
+                raise UnsupportedModelError(f"{file}: is larger than {MAX_BYTES} bytes")
+            data = source.head(MAX_BYTES)
+    except (OSError, BrokenFileError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnsupportedModelError(f"{file}: cannot be read: {reason}") from error
+    try:
+        schema = msgspec.json.decode(data, type=_Versioned).schema
+        if schema == SCHEMA:
+            return msgspec.json.decode(data, type=OptimizedManifest)
+    except UNDECODABLE as error:
+        msg = f"{file}: is no description of an optimized model: {error_kind(error)}"
+        raise UnsupportedModelError(f"{msg}; `headrace optimize` writes one") from None
+    if schema > SCHEMA:
+        msg = f"{file}: was written by a newer Headrace (schema {schema}, here {SCHEMA})"
+        raise UnsupportedModelError(f"{msg}; upgrade Headrace, or optimize the model again here")
+    raise UnsupportedModelError(f"{file}: has the schema {schema}; there is {SCHEMA} only")
+
+
+def _check_rows(directory: Path, members: tuple[Member, ...]) -> None:
+    bounds = [member.up_to_rows for member in members]
+    if bounds[-1] is not None:
+        raise refuse(directory, "has no member for many rows: the last one needs no `up_to_rows`")
+    before = 0
+    for bound in bounds[:-1]:
+        if bound is None or bound <= before:
+            msg = f"has members for up to {', '.join(map(str, bounds[:-1]))} rows"
+            raise refuse(directory, f"{msg}; each has to take more than the one before")
+        before = bound
+
+
+def _check_member(directory: Path, member: Member, path: Path) -> None:
+    shown = repr(member.runtime[:_MAX_SHOWN])
+    try:
+        check_tuning(member.tuning)
+        plugin = get_runtime(member.runtime)
+    except HeadraceError as error:
+        raise refuse(directory, f"has a member '{member.path}' that cannot be: {error}") from error
+    if getattr(plugin, "has_manifest", False):
+        msg = f"has a member '{member.path}' of the runtime {shown}, which is made of others itself"
+        raise refuse(directory, f"{msg}; a member is one engine with its file")
+    if runs_code(plugin, path):
+        msg = f"has a member '{member.path}' of the runtime {shown}, which runs code of its author"
+        raise refuse(directory, f"{msg}; serve such a model by itself, with that runtime")
+    check_libraries(plugin, path)
+
+
+def _check_links(directory: Path) -> None:
+    """A link beneath a member's directory may not lead where the model is not."""
+    root = directory.resolve()
+    for count, entry in enumerate(_walk(directory)):
+        if count >= _MOST_FILES:
+            raise refuse(directory, f"holds more than {_MOST_FILES} files")
+        if not entry.is_symlink():
+            continue
+        if not Path(os.path.realpath(entry.path)).is_relative_to(root):
+            name = Path(entry.path).relative_to(directory)
+            raise refuse(directory, f"holds '{name}', a link that leads elsewhere")
+
+
+def _walk(directory: Path) -> Iterator["os.DirEntry[str]"]:
+    waiting = [str(directory)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    yield entry
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except OSError as error:
+            raise refuse(directory, f"cannot be read: {error}") from error

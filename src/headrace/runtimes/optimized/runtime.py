@@ -1,0 +1,417 @@
+"""Runtime of optimized models: several engines as one, if this processor may run them."""
+
+import logging
+import math
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+    check_inputs,
+    example_inputs,
+    with_weakest_evidence,
+)
+from headrace.core.devices import ON_CPU, Device, DeviceUse
+from headrace.runtimes.base import DeadlineModel, LoadOptions, Model
+from headrace.runtimes.check_file import Asked, read_check
+from headrace.runtimes.onnx.providers import as_device
+from headrace.runtimes.optimized.file import (
+    FILE_NAME,
+    Check,
+    Member,
+    OptimizedManifest,
+    OtherProcessor,
+    Processor,
+    path_in,
+    read_manifest,
+    refuse,
+)
+from headrace.runtimes.optimized.processor import Change, change, plain, this_processor
+from headrace.runtimes.plugins import load_model
+
+_SMALLEST = 1e-12
+
+
+def ask_again(model: Model, asked: Sequence[Asked], check: Check) -> str:
+    """Why a model does not give the answers that were recorded; empty if it does.
+
+    A row is far if a value of a float output is off by more than `check.tolerance` of the largest
+    magnitude with which this output was recorded; none may be. A row is changed if a matrix of
+    scores has its largest in another column, or if what is no float is not equal. Of these there
+    may be a share of `check.max_changed_ratio`: two scores may be all but equal.
+    """
+    scales: dict[str, float] = {}
+    for _, answers in asked:
+        for name, array in answers.items():
+            if array.dtype.kind == "f":
+                magnitudes = np.abs(array[np.isfinite(array)].astype(np.float64))
+                scales[name] = max(scales.get(name, _SMALLEST), magnitudes.max(initial=0.0))
+    by_request: list[tuple[Array, Array]] = []
+    for number, (inputs, recorded) in enumerate(asked):
+        try:
+            given = model.run(inputs, tuple(recorded))
+        except HeadraceError as error:
+            return f"request {number}, which it answered then, fails: {error}"
+        by_request.append(_compared(given, recorded, scales, batched=model.signature.batched))
+    ratios, changed = map(np.concatenate, zip(*by_request, strict=True))
+    far = ratios > check.tolerance
+    if not far.any() and changed.sum() <= check.max_changed_ratio * changed.size:
+        return ""
+    by = f", by up to {ratios.max():.2g} of the largest value" if far.any() else ""
+    return f"{(far | changed).sum()} of {changed.size} answers differ{by}"
+
+
+def _compared(
+    given: Tensors, recorded: Tensors, scales: dict[str, float], *, batched: bool
+) -> tuple[Array, Array]:
+    """For each row how far it is off at most, and whether it changed."""
+    rows = next(iter(recorded.values())).shape[0] if batched else 1
+    ratios, changed = np.zeros(rows), np.zeros(rows, np.bool_)
+    for name, want in recorded.items():
+        got = given[name]
+        if got.shape != want.shape or got.dtype != want.dtype:
+            return np.full(rows, math.inf), np.ones(rows, np.bool_)
+        flat_got, flat_want = got.reshape(rows, -1), want.reshape(rows, -1)
+        if want.dtype.kind != "f":
+            changed |= (flat_got != flat_want).any(axis=1)
+            continue
+        ratios = np.maximum(ratios, _off(flat_got, flat_want) / scales[name])
+        if batched and want.ndim == 2 and want.shape[1] > 1:  # noqa: PLR2004  # rows and classes
+            changed |= got.argmax(axis=1) != want.argmax(axis=1)
+    return ratios, changed
+
+
+def _off(got: Array, want: Array) -> Array:
+    """For each row the largest difference; infinite where one is no number and the other is."""
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        off = np.abs(got - want)
+    off = np.where(same, 0.0, np.where(np.isnan(off), math.inf, off))
+    found: Array = off.max(axis=1, initial=0.0)
+    return found
+
+
+CANDIDATE: Final = "candidate"
+"""What a manifest's recipe calls the name of what was chosen, `openvino-int8`."""
+_DIGEST_SHOWN: Final = 19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedMember:
+    """An engine's model. `up_to_rows`: None for all; `threads`: inside one run."""
+
+    name: str
+    model: Model
+    up_to_rows: int | None = None
+    threads: int = 1
+
+
+def problem_of(
+    directory: Path, manifest: OptimizedManifest, members: Sequence[LoadedMember]
+) -> str:
+    """Why a member does not answer as it did when it was verified; empty if all do.
+
+    Raises:
+        UnsupportedModelError: The check is not what it should be.
+    """
+    if manifest.check is None:
+        return ""
+    asked = read_check(path_in(directory, manifest.check.path))
+    for member in members:
+        _check_fits(directory, asked, member)
+        if problem := ask_again(member.model, asked, manifest.check):
+            return f"{problem} of '{member.name}'" if len(members) > 1 else problem
+    return ""
+
+
+def _check_fits(directory: Path, asked: Sequence[Asked], member: LoadedMember) -> None:
+    signature = member.model.signature
+    outputs = {spec.name for spec in signature.outputs}
+    for number, (inputs, answers) in enumerate(asked):
+        try:
+            rows = check_inputs(member.name, signature, inputs)
+        except InvalidArgumentError as error:
+            raise refuse(
+                directory, f"has a check whose request {number} fits not: {error}"
+            ) from None
+        if not answers.keys() <= outputs:
+            raise refuse(directory, f"has a check with answers that '{member.name}' does not give")
+        if signature.batched and any(a.shape[:1] != (rows,) for a in answers.values()):
+            raise refuse(directory, f"has a check whose answer {number} is not of {rows} rows")
+
+
+def _not_here(
+    directory: Path, manifest: OptimizedManifest, other: Change, problem: str
+) -> FailedPreconditionError:
+    source = (
+        f" ({plain(manifest.source_digest)[:_DIGEST_SHOWN]}...)" if manifest.source_digest else ""
+    )
+    verified_on = plain(manifest.processor.name)
+    return FailedPreconditionError(
+        f"{directory}: the optimized model was verified on {verified_on}; on this "
+        f"processor, {other}, {problem}: run `headrace optimize` here, or serve the version that "
+        f"it was made of{source}"
+    )
+
+
+class OptimizedModel:
+    """Runs each batch by the member for so many rows. Implements `Model`; closes the members.
+
+    Raises:
+        UnsupportedModelError: The members do not take and give the same.
+    """
+
+    def __init__(self, members: Sequence[LoadedMember], device: DeviceUse) -> None:
+        self.signature = common_signature(members)
+        self.device = device
+        self.intra_op_threads = max(one.threads for one in members)
+        """What the engine plans its runs with."""
+        self._models = [one.model for one in members]
+        self.concurrent = all(model.concurrent for model in self._models)
+        self.may_wait = any(getattr(model, "may_wait", False) for model in self._models)
+        self.takes_deadline = any(map(_takes_deadline, self._models))
+        self._bounds = tuple((one.up_to_rows, one.model) for one in members)
+        self._names = [spec.name for spec in self.signature.outputs]
+        self._is_one = len(members) == 1 or not self.signature.batched
+        self._is_closed = False
+
+    def run(
+        self,
+        inputs: Tensors,
+        outputs: Sequence[str] | None = None,
+        *,
+        deadline: float | None = None,
+    ) -> Tensors:
+        """Run one batch."""
+        if self._is_closed:
+            raise RuntimeFailedError("the model is closed")
+        model = self._models[0] if self._is_one else self._for_rows(inputs)
+        names = outputs or self._names
+        if deadline is not None and _takes_deadline(model):
+            return cast("DeadlineModel", model).run(inputs, names, deadline=deadline)
+        return model.run(inputs, names)
+
+    def example_inputs(self, *, rows: int = 1, variable: int = 1) -> Tensors:
+        """Inputs that mean something to the first member, if it knows such, else ones that fit."""
+        example = getattr(self._models[0], "example_inputs", None)
+        if example is None:
+            return example_inputs(self.signature, rows=rows, variable=variable)
+        made: Tensors = example(rows=rows, variable=variable)
+        return made
+
+    def close(self) -> None:
+        """Close all members; may be called again."""
+        self._is_closed = True
+        with ExitStack() as closing:
+            for model in self._models:
+                closing.callback(model.close)
+
+    def _for_rows(self, inputs: Tensors) -> Model:
+        rows = next(iter(inputs.values())).shape[0]
+        for bound, model in self._bounds:
+            if bound is None or rows <= bound:
+                return model
+        return self._models[-1]
+
+
+def common_signature(members: Sequence[LoadedMember]) -> ModelSignature:
+    """What all members take and give: dimensions that some of them leave open, others may fix.
+
+    Raises:
+        UnsupportedModelError: They differ; the message says which two, and in what.
+    """
+    first = members[0]
+    signature = first.model.signature
+    inputs, outputs = list(signature.inputs), list(signature.outputs)
+    for other in members[1:]:
+        theirs = other.model.signature
+        if theirs.batched != signature.batched:
+            has, lacks = (first, other) if signature.batched else (other, first)
+            msg = f"'{has.name}' has a batch axis and '{lacks.name}' has none"
+            raise UnsupportedModelError(f"{msg}; they cannot be one model")
+        inputs = _merged("input", first, other, inputs, theirs.inputs)
+        outputs = _merged("output", first, other, outputs, theirs.outputs)
+    joined = replace(signature, inputs=tuple(inputs), outputs=tuple(outputs))
+    return with_weakest_evidence(joined, [one.model.signature for one in members])
+
+
+def _takes_deadline(model: Model) -> bool:
+    return getattr(model, "takes_deadline", False) is True
+
+
+def _merged(
+    kind: str,
+    first: LoadedMember,
+    other: LoadedMember,
+    mine: Sequence[TensorSpec],
+    theirs: Sequence[TensorSpec],
+) -> list[TensorSpec]:
+    by_name = {spec.name: spec for spec in theirs}
+    if by_name.keys() != {spec.name for spec in mine}:
+        raise UnsupportedModelError(
+            f"'{first.name}' has the {kind}s {_names(mine)}, and '{other.name}' {_names(theirs)}; "
+            "members of one model need the same names"
+        )
+    return [_both(kind, first, other, spec, by_name[spec.name]) for spec in mine]
+
+
+def _both(
+    kind: str, first: LoadedMember, other: LoadedMember, mine: TensorSpec, theirs: TensorSpec
+) -> TensorSpec:
+    """The stricter of two inputs; the looser of two outputs."""
+    pairs = list(zip(mine.shape, theirs.shape, strict=False))
+    differ = [pair for pair in pairs if pair[0] != pair[1]]
+    fixed = [pair for pair in differ if VARIABLE not in pair]
+    if (
+        mine.datatype != theirs.datatype
+        or len(mine.shape) != len(theirs.shape)
+        or (fixed and kind == "input")
+    ):
+        raise UnsupportedModelError(
+            f"{kind} '{mine.name}' is {mine.datatype} {list(mine.shape)} of '{first.name}', and "
+            f"{theirs.datatype} {list(theirs.shape)} of '{other.name}'; they cannot be one model"
+        )
+    if kind == "input":
+        return replace(mine, shape=tuple(map(max, pairs)))  # a size stands above `VARIABLE`
+    return replace(mine, shape=tuple(a if a == b else VARIABLE for a, b in pairs))
+
+
+def _names(specs: Sequence[TensorSpec]) -> str:
+    return ", ".join(f"'{spec.name}'" for spec in specs)[:300]
+
+
+_log = logging.getLogger(__name__)
+
+
+class OptimizedRuntime:
+    """Loads a directory with `optimized.json`."""
+
+    name = "optimized"
+    runs_code = False
+    has_manifest = True
+
+    def recognises(self, path: Path) -> bool:
+        """Whether it is a directory with `optimized.json`."""
+        return path.is_dir() and (path / FILE_NAME).is_file()
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load each member, and verify the model where the processor is another one."""
+        return open_optimized(path, options, here=this_processor())
+
+
+def open_optimized(directory: Path, options: LoadOptions, *, here: Processor) -> OptimizedModel:
+    """The model of a manifest, on the processor that it was verified on or as its policy says.
+
+    Args:
+        here: The processor that it is to run on.
+
+    Raises:
+        UnsupportedModelError: The manifest, or a member, is not what it should be.
+        FailedPreconditionError: It may not, or does not, run here as it was verified.
+    """
+    manifest = _read(directory, options)
+    other, policy = change(manifest.processor, here), manifest.on_other_processor
+    if other and policy is OtherProcessor.REFUSE:
+        raise _not_here(directory, manifest, other, "it is refused, as its policy says")
+    if other and policy is OtherProcessor.VERIFY and manifest.check is None:
+        raise _not_here(directory, manifest, other, "it has no check to be verified by again")
+    engines = " and ".join(dict.fromkeys(member.runtime for member in manifest.members))
+    what = plain(manifest.recipe.get(CANDIDATE, engines))
+    text = f"{what}, verified on {plain(manifest.processor.name)}"
+    members = _load_members(directory, manifest.members, options)
+    with ExitStack() as opened:
+        for member in members:
+            opened.callback(member.model.close)
+        if other and policy is OtherProcessor.ALLOW:
+            text = f"{text}; not verified on this processor, {other}"
+        elif other:
+            if problem := problem_of(directory, manifest, members):
+                raise _not_here(directory, manifest, other, problem)
+            text = f"{text}; verified again on this processor, {other}"
+        use = DeviceUse(asked=options.device, used=ON_CPU, optimized=text)
+        model = _one(directory, members, use)
+        opened.pop_all()
+    unverified = other and policy is OtherProcessor.ALLOW
+    _log.log(logging.WARNING if unverified else logging.INFO, "%s: %s", directory.name, text)
+    return model
+
+
+def prove(directory: Path) -> None:
+    """Ask each member what the model was verified with, whichever processor this is.
+
+    Raises:
+        UnsupportedModelError: The manifest, or a member, is not what it should be.
+        FailedPreconditionError: The answers are not those that were recorded.
+    """
+    options = LoadOptions(device=Device.CPU)
+    manifest = _read(directory, options)
+    members = _load_members(directory, manifest.members, options)
+    with ExitStack() as opened:
+        for member in members:
+            opened.callback(member.model.close)
+        _one(directory, members, DeviceUse(asked=Device.CPU, used=ON_CPU))
+        if problem := problem_of(directory, manifest, members):
+            raise FailedPreconditionError(f"{directory}: {problem}")
+
+
+def _read(directory: Path, options: LoadOptions) -> OptimizedManifest:
+    if as_device(options.device) not in {Device.AUTO, Device.CPU}:
+        msg = f"device '{options.device}' was asked for, and {directory} was optimized for the CPU"
+        raise FailedPreconditionError(f"{msg}; leave `device` out")
+    return read_manifest(directory)
+
+
+def _one(directory: Path, members: Sequence[LoadedMember], use: DeviceUse) -> OptimizedModel:
+    try:
+        return OptimizedModel(members, use)
+    except UnsupportedModelError as error:
+        raise refuse(directory, f"is not one model: {error}") from error
+
+
+def _load_members(
+    directory: Path, members: Sequence[Member], options: LoadOptions
+) -> list[LoadedMember]:
+    with ExitStack() as opened:
+        loaded = []
+        for member in members:
+            own = member_options(member, options)
+            model = load_model(path_in(directory, member.path), member.runtime, own)
+            opened.callback(model.close)
+            loaded.append(
+                LoadedMember(
+                    name=member.path,
+                    model=model,
+                    up_to_rows=member.up_to_rows,
+                    threads=own.intra_op_threads,
+                )
+            )
+        opened.pop_all()
+    return loaded
+
+
+def member_options(member: Member, options: LoadOptions) -> LoadOptions:
+    """How a member is loaded: on the CPU, as tuned, with threads as pinned, else as wished."""
+    pinned, wished = options.tuning.intra_op_threads, member.tuning.intra_op_threads
+    threads = pinned or (wished and min(wished, len(os.sched_getaffinity(0))))
+    return LoadOptions(
+        intra_op_threads=threads or options.intra_op_threads,
+        device=Device.CPU,
+        tuning=msgspec.structs.replace(member.tuning, intra_op_threads=threads),
+    )

@@ -1,0 +1,1 @@
+"""Runtimes of models of tables: scikit-learn and gradient boosting."""

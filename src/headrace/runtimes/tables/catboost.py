@@ -1,0 +1,385 @@
+"""Runtime of CatBoost's trees, and the checks of its files.
+
+A file is read before CatBoost sees it: the library ends the process where a file is cut off, where
+the settings in it are no JSON, or where a tree asks for a leaf that there is not. Schema:
+https://github.com/catboost/catboost/tree/master/catboost/libs/model/flatbuffers
+"""
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import Array, Datatype, Tensors, error_kind
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.file_bytes import Table
+from headrace.runtimes.tables.tabular import (
+    LABEL,
+    PREDICTION,
+    PROBABILITIES,
+    Answers,
+    Column,
+    TableInputs,
+    as_label,
+    check_features,
+    corrupt,
+    import_library,
+    open_tabular,
+    read_all,
+    read_head,
+    refuse,
+    texts_of,
+)
+
+SUFFIX: Final = ".cbm"
+_MAGIC: Final = b"CBM1"
+_HEAD_BYTES: Final = 8
+_MAX_DIMENSION: Final = 100_000
+_MAX_DEPTH: Final = 31
+_BORDERS_A_BYTE: Final = 254
+"""A feature with more borders than that takes several bytes once its value is looked up."""
+_CATEGORIES: Final = (4, 6, 7)
+"""Fields of categorical features, of splits by one category, and of statistics of categories."""
+_REFUSED: Final = {
+    12: "a text feature",
+    13: "a feature that is made of a text or an embedding",
+    18: "an embedding",
+}
+_JSON: Final = ("params", "class_params", "output_options", "training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatboostFile:
+    """What has to be known of a model before it is loaded; `data` is what it is loaded from.
+
+    `is_categorical`: whether a feature is. The statistics of its categories follow the trees, and
+    neither are checked then.
+    """
+
+    features: int
+    loss: str
+    data: bytes
+    is_categorical: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trees:
+    """The lists that CatBoost follows."""
+
+    splits: Array
+    sizes: Array
+    starts: Array
+    leaf_values: int
+    steps: Array
+    leaves: Array
+    dimension: int
+
+
+def looks_like_catboost(path: Path) -> bool:
+    """Whether `path` is a file that begins as CatBoost writes them."""
+    return path.suffix.lower() == SUFFIX and read_head(path, len(_MAGIC)) == _MAGIC
+
+
+def read_catboost(path: Path) -> CatboostFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    data = read_all(path)
+    if not data.startswith(_MAGIC):
+        raise refuse(path, "is no model of CatBoost's: it does not begin with CBM1")
+    try:
+        (size,) = struct.unpack_from("<I", data, len(_MAGIC))
+        core = Table.root(data[_HEAD_BYTES : _HEAD_BYTES + size])
+        if _HEAD_BYTES + size > len(data):
+            raise corrupt(path, f"it should have {_HEAD_BYTES + size} bytes and has {len(data)}")
+        trees = core.table(1)
+        if trees is None:
+            raise corrupt(path, "it has no trees")
+        for field, what in _REFUSED.items():
+            if trees.length(field):
+                msg = f"takes {what}, which a matrix of numbers cannot carry; train on numbers only"
+                raise refuse(path, msg)
+        if any(trees.length(field) for field in _CATEGORIES):
+            features = trees.length(_CATEGORIES[0]) + trees.length(5)
+            check_features(path, features)
+            return CatboostFile(features=features, loss=_loss(core), data=data, is_categorical=True)
+        if core.length(3) or _HEAD_BYTES + size != len(data):
+            raise corrupt(path, "more follows than a model of numbers has")
+        features = _check_features(path, trees)
+        _check_trees(path, trees)
+        return CatboostFile(features=features, loss=_loss(core), data=data)
+    except (KeyError, TypeError, ValueError, struct.error, RecursionError) as error:
+        raise corrupt(path, error_kind(error)) from None
+
+
+def _loss(core: Table) -> str:
+    """The loss that the model was trained with; empty if it does not say."""
+    settings: dict[str, Any] = {}
+    for pair in core.tables(2):
+        key, value = pair.text(0), pair.text(1)
+        settings[key] = json.loads(value) if key in _JSON else value
+    return str(settings.get("params", {}).get("loss_function", {}).get("type", ""))
+
+
+def _check_features(path: Path, trees: Table) -> int:
+    """How many there are; each has to be the column that it stands at."""
+    count = trees.length(5)
+    check_features(path, count)
+    for number, feature in enumerate(trees.tables(5)):
+        if not feature.number(1, "<i", -1) == feature.number(2, "<i", -1) == number:
+            raise corrupt(path, f"feature {number} is another column")
+    return count
+
+
+def _check_trees(path: Path, table: Table) -> None:
+    trees = _Trees(
+        splits=table.array(1, "<i4"),
+        sizes=table.array(2, "<i4").astype(np.int64),
+        starts=table.array(3, "<i4"),
+        leaf_values=len(table.array(8, "<f8")),
+        steps=table.array(10, "<u4").view("<u2").reshape(-1, 2).astype(np.int64),
+        leaves=table.array(11, "<u4").astype(np.int64),
+        dimension=int(table.number(0, "<i", 0)),
+    )
+    if not 1 <= trees.dimension <= _MAX_DIMENSION:
+        raise corrupt(path, f"it gives {trees.dimension} numbers a row")
+    if table.length(9) not in {0, trees.leaf_values // trees.dimension}:
+        raise corrupt(path, "not every leaf has a weight")
+    if table.length(16) not in {0, trees.dimension}:
+        raise corrupt(path, "its bias has another dimension")
+    _check_splits(path, table, trees)
+    if len(trees.steps) or len(trees.leaves):
+        _check_uneven(path, trees)
+    else:
+        _check_even(path, trees)
+
+
+def _check_splits(path: Path, table: Table, trees: _Trees) -> None:
+    borders = np.array([feature.length(3) for feature in table.tables(5)], np.int64)
+    splits = trees.splits
+    if splits.size and not (splits.min() >= 0 and splits.max() < borders.sum()):
+        raise corrupt(path, "a tree splits at a border that there is not")
+    packed = table.array(17, "<u4") & 0xFFFF
+    most = int((-(-borders // _BORDERS_A_BYTE)).sum())
+    if packed.size and (len(packed) != len(splits) or packed.max() >= most):
+        raise corrupt(path, "a tree asks for a feature that there is not")
+    ends = np.cumsum(trees.sizes)
+    if trees.sizes.min(initial=0) < 0 or int(ends[-1] if ends.size else 0) != len(splits):
+        raise corrupt(path, "its trees have another number of splits")
+    if not np.array_equal(trees.starts, ends - trees.sizes):
+        raise corrupt(path, "a tree begins where it should not")
+
+
+def _check_even(path: Path, trees: _Trees) -> None:
+    """All nodes of a level split alike, so a tree of n levels has 2^n leaves."""
+    if trees.sizes.max(initial=0) > _MAX_DEPTH:
+        raise corrupt(path, f"a tree has more than {_MAX_DEPTH} levels")
+    leaves = int((1 << trees.sizes).sum())
+    if leaves * trees.dimension != trees.leaf_values:
+        raise corrupt(path, f"it has {trees.leaf_values} leaf values for {leaves} leaves")
+
+
+def _check_uneven(path: Path, trees: _Trees) -> None:
+    """A node says how far ahead its children are, nothing for none: then it has a leaf."""
+    if not len(trees.steps) == len(trees.leaves) == len(trees.splits):
+        raise corrupt(path, "not every split has a node")
+    end = np.repeat(trees.starts.astype(np.int64) + trees.sizes, trees.sizes)
+    if (np.arange(len(end))[:, None] + trees.steps >= end[:, None]).any():
+        raise corrupt(path, "a node has its child in another tree")
+    ending = (trees.steps == 0).any(axis=1)
+    if trees.leaves[ending].max(initial=0) + trees.dimension > trees.leaf_values:
+        raise corrupt(path, "a node has a leaf that there is not")
+
+
+_CLASSES: Final = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "Focal")
+_MANY_LABELS: Final = ("MultiLogloss", "MultiCrossEntropy")
+_PREDICTION_TYPES: Final = {
+    "Poisson": "Exponent",
+    "Tweedie": "Exponent",
+    "RMSEWithUncertainty": "RMSEWithUncertainty",
+}
+"""By loss: what `CatBoostRegressor.predict` returns where it is not the sum of the leaves."""
+_TWO: Final = 2
+_ROUNDING: Final = 1e-9
+"""Far more than the probabilities are rounded by."""
+
+
+class CatboostRuntime:
+    """Loads `.cbm`, as `save_model` writes it."""
+
+    name = "catboost"
+    runs_code = False
+    libraries = ("catboost",)
+    extra = "catboost"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like CatBoost's, by its name and first bytes."""
+        return looks_like_catboost(path)
+
+    def code_in(self, path: Path) -> str:
+        """Whether the file holds what can end the process if somebody tampered with it."""
+        if not read_catboost(path).is_categorical:
+            return ""
+        return (
+            "it has categorical features, whose statistics CatBoost follows without a check: a "
+            "file that was tampered with may end the process, or worse"
+        )
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model, for the CPU."""
+        found = read_catboost(path)
+        if found.loss in _MANY_LABELS:
+            raise refuse(path, f"gives several labels to a row ({found.loss}); one is served")
+        if not found.loss:
+            msg = "does not say which loss it was trained with, so what it predicts is not known"
+            raise refuse(path, msg)
+        library = import_library("catboost", "catboost")
+        is_classifier = found.loss in _CLASSES
+        try:
+            kind = library.CatBoostClassifier if is_classifier else library.CatBoost
+            model = kind().load_model(blob=found.data)
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
+            raise refuse(path, f"CatBoost refuses it: {error_kind(error)}") from None
+        categorical = tuple(model.get_cat_feature_indices())
+        predictor = _Predictor(
+            library=library,
+            model=model,
+            threads=options.intra_op_threads,
+            categorical=categorical,
+        )
+        table = _table(path, found, model.feature_names_, categorical)
+        # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps
+        # it.
+        return open_tabular(
+            path,
+            _classes(predictor, table) if is_classifier else _values(predictor, found.loss),
+            table,
+            concurrent=True,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Predictor:
+    """CatBoost's own `predict`: by way of a Pool, which is what it makes of an array anyway."""
+
+    library: Any
+    model: Any
+    threads: int
+    categorical: tuple[int, ...]
+
+    def pool(self, rows: Array) -> Any:  # noqa: ANN401  # ships no types
+        """What rows become before CatBoost predicts."""
+        some = list(self.categorical) or None
+        return self.library.Pool(rows, cat_features=some, thread_count=self.threads)
+
+    def predict(self, pool: Any, kind: str) -> Array:  # noqa: ANN401  # ships no types
+        """What its `predict` returns."""
+        answer: Array = self.model.predict(
+            pool, prediction_type=kind, thread_count=self.threads, task_type="CPU"
+        )
+        return answer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A batch, and the probabilities of its rows."""
+
+    pool: Any
+    probabilities: Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Classifier:
+    """A model of classes. To ask for the class takes longer than all the rest, and says little new.
+
+    `labels`: by column of the probabilities; None where that is not known. `threshold`: the
+    probability above which the second of two classes is meant; a model may have one of its own.
+    """
+
+    predictor: _Predictor
+    labels: Array | None
+    threshold: float
+
+    def find(self, rows: Array) -> _Found:
+        """What all answers are made of."""
+        pool = self.predictor.pool(rows)
+        return _Found(pool=pool, probabilities=self.predictor.predict(pool, "Probability"))
+
+    def label(self, found: _Found) -> Array:
+        """The class of each row: by its probabilities, or by CatBoost where rounding could decide.
+
+        CatBoost compares the sums of the leaves. Probabilities rise with them, but two sums can
+        become the same one.
+        """
+        by_class = found.probabilities
+        column = None if self.labels is None else self._likeliest(by_class)
+        if column is None or self.labels is None:
+            asked = self.predictor.predict(found.pool, "Class")
+            return as_label(asked.reshape(len(by_class)))
+        labels: Array = self.labels[column]
+        return labels
+
+    def _likeliest(self, by_class: Array) -> Array | None:
+        """Which column each row's class has; None where that is too close to say."""
+        if by_class.shape[1] == _TWO:
+            second = by_class[:, 1]
+            is_clear = (np.abs(second - self.threshold) > _ROUNDING).all()
+            return (second > self.threshold).astype(np.intp) if is_clear else None
+        first = np.partition(by_class, -2, axis=1)
+        is_clear = (first[:, -1] - first[:, -2] > _ROUNDING).all()
+        return np.asarray(by_class.argmax(axis=1)) if is_clear else None
+
+
+def _table(
+    path: Path, found: CatboostFile, names: Sequence[str], categorical: Sequence[int]
+) -> TableInputs:
+    """One matrix; one input for each column where there are categories, which are texts."""
+    if not categorical:
+        return TableInputs.of_matrix(path, found.features, Datatype.FP32, names)
+    columns = [
+        Column(name=name, datatype=Datatype.BYTES, example=b"a")
+        if number in categorical
+        else Column(name=name, datatype=Datatype.FP32)
+        for number, name in enumerate(names)
+    ]
+
+    def rows(inputs: Tensors) -> Array:
+        table = np.empty((len(inputs[names[0]]), len(columns)), np.object_)
+        for number, name in enumerate(names):
+            values = inputs[name]
+            table[:, number] = texts_of(name, values) if number in categorical else values.tolist()
+        return table
+
+    return TableInputs.of_columns(path, columns, rows)
+
+
+def _classes(predictor: _Predictor, table: TableInputs) -> Answers[_Found]:
+    probe = predictor.pool(table.rows(table.example(1)))
+    asked = as_label(predictor.predict(probe, "Class").reshape(1))
+    columns = predictor.predict(probe, "Probability").shape[1]
+    labels = as_label(np.asarray(predictor.model.classes_))
+    is_known = labels.dtype == asked.dtype and labels.shape == (columns,) and columns >= _TWO
+    threshold = predictor.model.get_probability_threshold()
+    classifier = _Classifier(
+        predictor=predictor,
+        labels=labels if is_known else None,
+        threshold=0.5 if threshold is None else float(threshold),
+    )
+    return Answers(
+        predict=classifier.find,
+        outputs={LABEL: classifier.label, PROBABILITIES: lambda found: found.probabilities},
+    )
+
+
+def _values(predictor: _Predictor, loss: str) -> Answers[Array]:
+    kind = _PREDICTION_TYPES.get(loss, "RawFormulaVal")
+    return Answers(
+        predict=lambda rows: predictor.predict(predictor.pool(rows), kind),
+        outputs={PREDICTION: lambda found: found},
+    )

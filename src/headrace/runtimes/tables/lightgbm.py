@@ -1,0 +1,391 @@
+"""Runtime of LightGBM's trees, and the checks of its text files.
+
+A file is read before LightGBM sees it: the library follows the numbers of a file's nodes, leaves
+and features, and the sizes it gives for its trees, without looking whether there are that many.
+"""
+
+import ctypes
+import json
+import operator
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, byref, c_char_p, c_int, c_int32, c_int64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import numpy as np
+
+from headrace.core import Array, Datatype, error_kind
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.file_bytes import BrokenFileError
+from headrace.runtimes.tables.tabular import (
+    Answers,
+    Categories,
+    check_features,
+    corrupt,
+    dense,
+    import_library,
+    open_tabular,
+    outputs_of_trees,
+    read_all,
+    read_head,
+    refuse,
+    table_with_categories,
+)
+
+SUFFIXES: Final = (".txt", ".lgb")
+_FIRST_LINE: Final = (b"tree\n", b"tree\r\n")
+_MAX_CLASSES: Final = 100_000
+_END: Final = b"end of trees"
+_AFTER_TREES: Final = "\n\npandas_categorical:null\n"
+"""What else follows, importances and the settings of the training, plays no part in predicting, and
+a file that was cut off there ends the process."""
+_A_SPLIT: Final = (
+    "split_feature",
+    "split_gain",
+    "threshold",
+    "decision_type",
+    "left_child",
+    "right_child",
+    "internal_value",
+    "internal_weight",
+    "internal_count",
+)
+_A_LEAF: Final = ("leaf_value", "leaf_weight", "leaf_count")
+_NEEDED: Final = ("split_feature", "threshold", "decision_type", "left_child", "right_child")
+_CATEGORICAL_BIT: Final = 1
+_WORD_BITS: Final = 32
+_KEY: Final = re.compile(r"[A-Za-z_]+")
+_WHOLE: Final = re.compile(r"-?[0-9]{1,18}")
+_REAL: Final = re.compile(r"[-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?|inf|nan)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LightgbmFile:
+    """What has to be known of a model before it is loaded; `text` is what it is loaded from.
+
+    `is_categorical`: whether a feature is. `categories`: by feature, what the codes of its
+    categories stand for, None for a number; empty where the file says it of none.
+    """
+
+    features: int
+    objective: str
+    text: str
+    is_categorical: bool = False
+    categories: Categories = ()
+
+
+def looks_like_lightgbm(path: Path) -> bool:
+    """Whether `path` is a text file that begins as LightGBM writes them."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    return read_head(path, 8).startswith(_FIRST_LINE)
+
+
+def read_lightgbm(path: Path) -> LightgbmFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    data = read_all(path)
+    if not data.startswith(_FIRST_LINE):
+        raise refuse(path, "is no model of LightGBM's: its first line is not `tree`")
+    try:
+        if b"\0" in data or b"\r" in data:
+            raise corrupt(path, "it is text with Unix line ends, and this is not")
+        start = data.index(b"Tree=")
+        header = _fields(data[:start])
+        features = _number(header["max_feature_idx"]) + 1
+        check_features(path, features)
+        for key in ("feature_names", "feature_infos"):
+            if len(header[key].split()) != features:
+                raise corrupt(path, f"not as many {key} as features")
+        is_categorical = [not info.startswith("[") for info in header["feature_infos"].split()]
+        is_constant = [info == "none" for info in header["feature_infos"].split()]
+        _check_classes(path, header)
+        end = _check_trees(path, data, start, features, header)
+        objective = header.get("objective", "").split()
+        return LightgbmFile(
+            features=features,
+            objective=objective[0] if objective else "",
+            text=data[:end].decode() + _AFTER_TREES,
+            is_categorical=any(map(operator.ne, is_categorical, is_constant)),
+            categories=_categories(path, data[end:], is_categorical, is_constant),
+        )
+    except KeyError as error:
+        raise corrupt(path, f"it lacks {error}") from None  # a name that LightGBM writes
+    except BrokenFileError as error:
+        raise corrupt(path, str(error)) from None
+    except (IndexError, ValueError, OverflowError) as error:
+        raise corrupt(path, error_kind(error)) from None
+
+
+def _categories(
+    path: Path, rest: bytes, is_categorical: Sequence[bool], is_constant: Sequence[bool]
+) -> Categories:
+    """What the codes of each feature stand for; empty where that is not stored.
+
+    LightGBM stores a list for each categorical column of the data frame, in their order, and not
+    which columns these are; a column of one value alone is marked as constant.
+    """
+    _, found, text = rest.rpartition(b"\npandas_categorical:")
+    stored = json.loads(text) if found else None
+    if not stored:
+        return ()
+    if not isinstance(stored, list) or not all(isinstance(some, list) for some in stored):
+        raise corrupt(path, "its categories are no lists")
+    if sum(is_categorical) == len(stored):
+        chosen = is_categorical
+    else:
+        chosen = [
+            one and not constant for one, constant in zip(is_categorical, is_constant, strict=True)
+        ]
+    if sum(chosen) != len(stored):
+        raise refuse(
+            path,
+            f"names the categories of {len(stored)} columns, and {sum(chosen)} are categorical: "
+            "train with the categorical dtype of pandas for all of them, or for none",
+        )
+    lists = iter(stored)
+    return tuple(_category_values(next(lists)) if one else None for one in chosen)
+
+
+def _category_values(values: Sequence[object]) -> tuple[str, ...] | tuple[float, ...]:
+    texts = tuple(value for value in values if isinstance(value, str))
+    if texts and len(texts) == len(values):
+        return texts
+    numbers = tuple(float(value) for value in values if isinstance(value, int | float))
+    if len(numbers) != len(values):
+        raise BrokenFileError("a category is neither a text nor a number")
+    return numbers
+
+
+def _check_classes(path: Path, header: Mapping[str, str]) -> None:
+    classes, trees = _number(header["num_class"]), _number(header["num_tree_per_iteration"])
+    if not (1 <= classes <= _MAX_CLASSES and trees == classes):
+        raise corrupt(path, f"{classes} classes with {trees} trees an iteration")
+    for word in header.get("objective", "").split():
+        key, _, value = word.partition(":")
+        if key == "num_class" and _number(value) != classes:
+            raise corrupt(path, "its objective has another number of classes")
+
+
+def _check_trees(
+    path: Path, data: bytes, start: int, features: int, header: Mapping[str, str]
+) -> int:
+    """Where the trees end."""
+    sizes = _numbers(header["tree_sizes"]).tolist()
+    if len(sizes) % _number(header["num_tree_per_iteration"]):
+        raise corrupt(path, "an iteration lacks trees")
+    for number, size in enumerate(sizes):
+        part = data[start : start + size]
+        first = f"Tree={number}\n".encode()
+        if size < len(first) or len(part) != size or not part.startswith(first):
+            raise corrupt(path, f"tree {number} is not where it should be")
+        if any(line and b"=" not in line for line in part.split(b"\n")):
+            # LightGBM ends the process where it stops reading, for the rest is missing then.
+            raise corrupt(path, f"a line of tree {number} is no setting")
+        _check_tree(path, f"tree {number}", _fields(part), features)
+        start += size
+    if data[start : start + len(_END)] != _END:
+        raise corrupt(path, f"`{_END.decode()}` is missing")
+    return start + len(_END)
+
+
+def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -> None:
+    leaves = _number(tree["num_leaves"])
+    if _number(tree.get("is_linear", "0")):
+        raise refuse(path, f"{what} has linear leaves, which are not served; train without them")
+    if leaves < 1 or len(tree["leaf_value"].split(" ")) != leaves:
+        raise corrupt(path, f"{what} has not as many leaves as it declares")
+    _check_lengths(path, what, tree, leaves)
+    if leaves == 1 and _number(tree["num_cat"]):
+        raise corrupt(path, f"{what} has categories and no split")
+    if leaves == 1:
+        return
+    _check_categories(path, what, tree)
+    split = _numbers(tree["split_feature"])
+    if not (split.min() >= 0 and split.max() < features):
+        raise corrupt(path, f"{what} asks for a feature that there is not")
+    children = np.concatenate((_numbers(tree["left_child"]), _numbers(tree["right_child"])))
+    # Inner nodes count from 0, the root, and leaves from -1 downwards. Where no node has two
+    # parents and the root has none, no walk from the root comes back.
+    in_range = -leaves <= children.min() and children.max() < leaves - 1
+    if not in_range or (children == 0).any() or len(np.unique(children)) != len(children):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
+    """A split by category has the number of a set of categories for a threshold."""
+    sets = _number(tree["num_cat"])
+    by_category = (_numbers(tree["decision_type"]) & _CATEGORICAL_BIT) != 0
+    if not sets and not by_category.any():
+        return
+    bounds, words = (
+        _numbers(tree[key]) if tree.get(key) else np.zeros(0, np.int64)
+        for key in ("cat_boundaries", "cat_threshold")
+    )
+    if len(bounds) != sets + 1 or bounds[0] != 0 or (np.diff(bounds) < 1).any():
+        raise corrupt(path, f"the categories of {what} begin where they should not")
+    if bounds[-1] != len(words) or words.min() < 0 or words.max() >= 1 << _WORD_BITS:
+        raise corrupt(path, f"{what} has other categories than it declares")
+    chosen = [
+        text for text, one in zip(tree["threshold"].split(" "), by_category, strict=True) if one
+    ]
+    if not all(_WHOLE.fullmatch(text) and 0 <= int(text) < sets for text in chosen):
+        raise corrupt(path, f"{what} asks for categories that there are not")
+
+
+def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:
+    """LightGBM reads as many numbers of a list as there should be."""
+    lists = [(key, leaves) for key in _A_LEAF] + [(key, leaves - 1) for key in _A_SPLIT]
+    for key, wanted in lists:
+        if key not in tree and (leaves == 1 or key not in _NEEDED):
+            continue
+        numbers = tree[key].split(" ") if tree[key] else []
+        if len(numbers) != wanted and not (leaves == 1 and len(numbers) <= 1):
+            raise corrupt(path, f"{what} has {len(numbers)} of {wanted} {key}")
+        if not all(_REAL.fullmatch(number) for number in numbers):
+            raise corrupt(path, f"a {key} of {what} is no number")
+
+
+def _fields(data: bytes) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for line in data.decode().split("\n"):
+        key, equals, value = line.partition("=")
+        if equals and (key in found or not _KEY.fullmatch(key)):
+            raise BrokenFileError("a setting stands there twice, or names nothing")
+        found[key] = value
+    return found
+
+
+def _number(text: str) -> int:
+    """A whole number as LightGBM reads it; Python would take `1_0` and digits of other scripts."""
+    if not _WHOLE.fullmatch(text):
+        raise BrokenFileError("a number is none")
+    return int(text)
+
+
+def _numbers(text: str) -> Array:
+    return np.array([_number(item) for item in text.split(" ")], np.int64)
+
+
+_FP64: Final = 1
+_BY_ROW: Final = 1
+_VALUE: Final = 0
+"""Predict what the objective gives, not the raw score."""
+_FIRST: Final = 0
+_ALL: Final = -1
+_WHAT: Final = (c_int(_VALUE), c_int(_FIRST), c_int(_ALL))
+
+
+class DirectPredictor:
+    """As `Booster.predict` answers, bit for bit; safe to call from several threads, as that is."""
+
+    def __init__(self, library: ModuleType, text: str, *, threads: int) -> None:
+        """Read a model's text.
+
+        Raises:
+            ValueError: LightGBM refuses it.
+        """
+        # An object of its own for the library that is loaded already: types declared on the other
+        # one would change how LightGBM's Python calls it.
+        native = ctypes.CDLL(library.basic._LIB._name)  # noqa: SLF001  # wherever it was found
+        self._native = native
+        native.LGBM_GetLastError.restype = c_char_p
+        native.LGBM_BoosterFree.argtypes = [c_void_p]
+        native.LGBM_FastConfigFree.argtypes = [c_void_p]
+        native.LGBM_BoosterPredictForMat.argtypes = [
+            *(c_void_p, c_void_p, c_int, c_int32, c_int32, c_int, c_int, c_int, c_int),
+            *(c_char_p, POINTER(c_int64), c_void_p),
+        ]
+        native.LGBM_BoosterPredictForMatSingleRowFast.argtypes = [
+            *(c_void_p, c_void_p, POINTER(c_int64), c_void_p),
+        ]
+        self._settings = f"num_threads={threads}".encode()
+        self._model, self._one_row = c_void_p(), c_void_p()
+        native, features, length = self._native, c_int(), c_int64()
+        self._check(
+            native.LGBM_BoosterLoadModelFromString(
+                c_char_p(text.encode()), byref(c_int()), byref(self._model)
+            )
+        )
+        weakref.finalize(self, native.LGBM_BoosterFree, self._model)
+        self._check(native.LGBM_BoosterGetNumFeature(self._model, byref(features)))
+        self._check(native.LGBM_BoosterCalcNumPredict(self._model, c_int(1), *_WHAT, byref(length)))
+        self._features, self._values = features.value, length.value
+        self._check(
+            native.LGBM_BoosterPredictForMatSingleRowFastInit(
+                *(self._model, *_WHAT, c_int(_FP64), features, c_char_p(self._settings)),
+                byref(self._one_row),
+            )
+        )
+        # Called before the model is freed: the last one registered comes first.
+        weakref.finalize(self, native.LGBM_FastConfigFree, self._one_row)
+
+    def __call__(self, rows: Array) -> Array:
+        """What is predicted for rows of FP64: a value each, or one for each class.
+
+        Raises:
+            ValueError: LightGBM refuses them.
+        """
+        rows = dense(rows, np.float64)
+        count, columns = rows.shape
+        answer: Array = np.empty(count if self._values == 1 else (count, self._values), np.float64)
+        if count == 1 and columns == self._features:  # it is not told how many come
+            failed = self._native.LGBM_BoosterPredictForMatSingleRowFast(
+                self._one_row, rows.ctypes.data, byref(c_int64()), answer.ctypes.data
+            )
+        else:
+            failed = self._native.LGBM_BoosterPredictForMat(
+                *(self._model, rows.ctypes.data, _FP64, count, columns, _BY_ROW),
+                *(_VALUE, _FIRST, _ALL, self._settings, byref(c_int64()), answer.ctypes.data),
+            )
+        self._check(failed)
+        return answer
+
+    def _check(self, failed: int) -> None:
+        if failed:
+            raise ValueError((self._native.LGBM_GetLastError() or b"").decode(errors="replace"))
+
+
+_BINARY: Final = "binary"
+_CLASSES: Final = ("multiclass", "multiclassova")
+
+
+class LightgbmRuntime:
+    """Loads `.txt` and `.lgb`, as `save_model` writes them."""
+
+    name = "lightgbm"
+    runs_code = False
+    libraries = ("lightgbm",)
+    extra = "lightgbm"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like LightGBM's, by its name and first line."""
+        return looks_like_lightgbm(path)
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model, for the CPU."""
+        found = read_lightgbm(path)
+        library = import_library("lightgbm", "lightgbm")
+        try:
+            names = library.Booster(model_str=found.text).feature_name()
+            predict = DirectPredictor(library, found.text, threads=options.intra_op_threads)
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
+            raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
+        # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares
+        # in doubles: a value rounded to FP32 could go down the other branch.
+        outputs = outputs_of_trees(
+            is_second=(lambda found: found > 1 - found) if found.objective == _BINARY else None,
+            has_classes=found.objective in _CLASSES,
+        )
+        table = table_with_categories(
+            path, names, found.categories, Datatype.FP64, unseen_is_missing=True
+        )
+        answers = Answers(predict=predict, outputs=outputs)
+        return open_tabular(path, answers, table, concurrent=True)

@@ -1,0 +1,375 @@
+"""Runtime of scikit-learn's estimators, and the columns of the tables that they take.
+
+An estimator of numbers takes a matrix. One that selects columns by name, or that encodes text,
+takes one input for each column: which of them are text is read from the fitted transformers.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    FailedPreconditionError,
+    Tensors,
+    TensorSpec,
+)
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.libraries import import_package
+from headrace.runtimes.tables.sklearn_file import (
+    code_of_estimator,
+    looks_like_sklearn,
+    parts_of,
+    read_estimator,
+    row_mixing_part,
+)
+from headrace.runtimes.tables.tabular import (
+    INPUT,
+    LABEL,
+    PREDICTION,
+    PROBABILITIES,
+    SCORE,
+    TRANSFORMED,
+    Answer,
+    Answers,
+    Column,
+    TableInputs,
+    as_label,
+    import_library,
+    open_tabular,
+    refuse,
+    texts_of,
+)
+
+_ONLY: Final = 0
+"""The column of an estimator that takes texts and no table."""
+_METHODS: Final = ("predict", "predict_proba", "transform")
+_INNER: Final = (
+    *(
+        "_preprocessor",
+        "best_estimator_",
+        "calibrated_classifiers_",
+        "estimators_",
+        "estimator_",
+        "regressor_",
+    ),
+    "estimator",  # as a part of calibration has it, fitted
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Values:
+    """What a fitted transformer expects in a column.
+
+    `example`: a value that it was fitted on. `missing`: what an absent text is in Python.
+    """
+
+    is_text: bool = False
+    example: float | str | None = None
+    missing: object = ""
+
+    @property
+    def rank(self) -> tuple[bool, bool]:
+        """Which of two expectations of one column holds: the larger one."""
+        return self.is_text, self.example is not None
+
+    @property
+    def sample(self) -> float | bytes:
+        """The example as callers send it."""
+        return str(self.example or "a").encode() if self.is_text else float(self.example or 0.0)
+
+
+_NUMBER: Final = _Values()
+_TEXT: Final = _Values(is_text=True)
+
+
+def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any estimator
+    """How tensors become what an estimator predicts.
+
+    Raises:
+        UnsupportedModelError: It cannot be told, or it reads files.
+        FailedPreconditionError: It takes a data frame, and pandas is not installed.
+    """
+    refuse_file_names(path, estimator)
+    features = getattr(estimator, "n_features_in_", None)
+    columns: dict[int, _Values] = {}
+    width = features if isinstance(features, int) else 1
+    _look(estimator, list(range(width)), columns)
+    if features is None and columns.get(_ONLY, _NUMBER).is_text:
+        spec = TensorSpec(name=INPUT, datatype=Datatype.BYTES, shape=(VARIABLE,))
+        return TableInputs(
+            specs=(spec,),
+            rows=lambda inputs: texts_of(INPUT, inputs[INPUT]),
+            examples={INPUT: b"a word"},
+            names={},
+        )
+    if not isinstance(features, int):
+        raise refuse(
+            path,
+            "does not say how many features it takes; fit it on a table of numbers, or begin a "
+            "pipeline with a vectorizer of texts",
+        )
+    names = getattr(estimator, "feature_names_in_", None)
+    by_name = names is not None and any(
+        hasattr(part, "transformers_") and hasattr(part, "feature_names_in_")
+        for part in parts_of(estimator)
+    )
+    if not by_name and not any(values.is_text for values in columns.values()):
+        return TableInputs.of_matrix(path, features, Datatype.FP64, names)
+    called = [f"x{i}" for i in range(features)] if names is None else [str(name) for name in names]
+    table = _Frame(
+        names=called,
+        columns=dict(sorted(columns.items())),
+        pandas=None if names is None else _pandas(path),
+    )
+    return TableInputs.of_columns(
+        path,
+        [
+            Column(
+                name=called[i],
+                datatype=Datatype.BYTES if values.is_text else Datatype.FP64,
+                example=values.sample,
+            )
+            for i, values in table.columns.items()
+        ],
+        table.rows,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """Columns as the table of the training: a data frame, or an array where they had no names.
+
+    `columns`: by position, those that are used; others are left empty.
+    """
+
+    names: Sequence[str]
+    columns: Mapping[int, _Values]
+    pandas: Any
+
+    def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame or an array
+        """One batch."""
+        rows = len(next(iter(inputs.values())))
+        found = [self._column(i, name, inputs, rows) for i, name in enumerate(self.names)]
+        if self.pandas is None:
+            table = np.empty((rows, len(found)), np.object_)
+            for i, values in enumerate(found):
+                table[:, i] = values
+            return table
+        return self.pandas.DataFrame(dict(zip(self.names, found, strict=True)))
+
+    def _column(self, number: int, name: str, inputs: Tensors, rows: int) -> Array:
+        values = self.columns.get(number)
+        if values is None:
+            return np.full(rows, np.nan)
+        if not values.is_text:
+            return inputs[name]
+        texts = np.empty(rows, np.object_)
+        texts[:] = texts_of(name, inputs[name], missing=values.missing)
+        return texts
+
+
+def _pandas(path: Path) -> ModuleType:
+    try:
+        return import_package("pandas")
+    except ImportError as error:
+        msg = f"{path} takes a data frame, which needs the package pandas: pip install pandas"
+        raise FailedPreconditionError(msg) from error
+
+
+def _look(part: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # an estimator
+    """Note what a fitted estimator expects in the columns that it is given."""
+    if hasattr(part, "_transformer_to_input_indices"):
+        _look_at_columns(part, columns, found)
+    elif hasattr(part, "steps"):
+        _look_at_steps(part, columns, found)
+    elif isinstance(categories := getattr(part, "categories_", None), list | tuple):
+        for column, values in zip(columns, categories, strict=False):
+            _note(found, [column], _of_categories(values))
+    elif hasattr(part, "build_analyzer"):  # a vectorizer
+        _note(found, columns, _TEXT)
+    elif inner := _inner(part):
+        for estimator in inner:
+            _look(estimator, columns, found)
+    else:
+        _note(found, columns, _NUMBER)
+
+
+def _look_at_columns(part: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # a column transformer
+    """Note what each transformer expects; columns that are dropped are not used."""
+    chosen = part._transformer_to_input_indices  # noqa: SLF001  # columns by number, however they were chosen
+    for name, transformer, _ in part.transformers_:
+        some = [columns[i] for i in chosen[name]]
+        if not isinstance(transformer, str):
+            _look(transformer, some, found)
+        elif transformer == "passthrough":
+            _note(found, some, _NUMBER)
+
+
+def _look_at_steps(pipeline: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # a pipeline
+    """Note what the first step expects; where it only fills gaps, what the next one does."""
+    missing: object = ""
+    filled = _NUMBER
+    for _, step in pipeline.steps:
+        if step is None or isinstance(step, str):
+            continue
+        if type(step).__name__ != "SimpleImputer":
+            _look(step, columns, found)
+            break
+        if step.missing_values is None or isinstance(step.missing_values, float):
+            missing = step.missing_values
+        filled = _TEXT if getattr(step, "_fit_dtype", np.dtype(float)).kind in "OSU" else _NUMBER
+    else:
+        _note(found, columns, filled)
+    for column in columns if missing != "" else ():
+        if found[column].is_text:
+            found[column] = replace(found[column], missing=missing)
+
+
+def _inner(part: Any) -> list[Any]:  # noqa: ANN401  # an estimator
+    """Fitted estimators within one that hands on the table as it is."""
+    if hasattr(part, "estimators_features_"):  # bagging looks at the numbers itself
+        return []
+    if hasattr(part, "transformer_list"):  # a union
+        return [transformer for _, transformer in part.transformer_list]
+    for name in _INNER:
+        some = getattr(part, name, None)
+        some = some if isinstance(some, list | tuple) else [some]
+        if found := [one for one in some if any(hasattr(one, name) for name in _METHODS)]:
+            return found
+    return []
+
+
+def _note(found: dict[int, _Values], columns: Sequence[int], values: _Values) -> None:
+    """Text stands above numbers, and what was seen above what is usual."""
+    for column in columns:
+        if column not in found or values.rank > found[column].rank:
+            found[column] = values
+
+
+def _of_categories(categories: Array) -> _Values:
+    values = categories.tolist()
+    texts = [value for value in values if isinstance(value, str)]
+    if not texts:
+        numbers = [
+            value for value in values if isinstance(value, int | float) and not math.isnan(value)
+        ]
+        return _Values(example=float(numbers[0])) if numbers else _NUMBER
+    is_none = any(value is None for value in values)
+    missing: object = "" if "" in texts else None if is_none else np.nan
+    return _Values(is_text=True, example=texts[0], missing=missing)
+
+
+def refuse_file_names(path: Path, estimator: Any) -> None:  # noqa: ANN401  # any estimator
+    """Refuse a vectorizer that would open files, which a caller would name."""
+    for part in parts_of(estimator):
+        kind = getattr(part, "input", "content")
+        if hasattr(part, "build_analyzer") and kind != "content":
+            msg = f"reads {kind}s, which callers would choose; set input='content'"
+            raise refuse(path, msg)
+
+
+class SklearnRuntime:
+    """Loads `.skops`, as `skops.io.dump` writes it, and `.joblib`, `.pkl` and `.pickle`."""
+
+    name = "sklearn"
+    runs_code = False
+    libraries = ("sklearn", "skops")
+    extra = "sklearn"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like a skops file, or is named as a pickle."""
+        return looks_like_sklearn(path)
+
+    def code_in(self, path: Path) -> str:
+        """What in the file runs code: all of a pickle, and types that are not trusted."""
+        return code_of_estimator(path)
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model, for the CPU. Runs what `code_in` names."""
+        return open_estimator(path, read_estimator(path, allow_code=True), options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Estimator:
+    """An estimator whose libraries are held to some threads while it predicts."""
+
+    estimator: Any
+    threads: int
+    controller: Any
+
+    def call(self, method: str, rows: Any) -> Any:  # noqa: ANN401  # a matrix, a data frame or texts
+        """What one of its methods returns."""
+        with self.controller.limit(limits=self.threads):
+            return getattr(self.estimator, method)(rows)
+
+    def answer(self, method: str) -> Answer:
+        """The output that one of its methods returns."""
+        return lambda rows: np.asarray(self.call(method, rows))
+
+    def label(self, rows: Any) -> Array:  # noqa: ANN401  # as above
+        """The class of each row."""
+        return as_label(np.asarray(self.call("predict", rows)))
+
+    def transform(self, rows: Any) -> Array:  # noqa: ANN401  # as above
+        """What its `transform` returns, as a dense matrix."""
+        transformed = self.call("transform", rows)
+        if hasattr(transformed, "toarray"):
+            transformed = transformed.toarray()
+        transformed = np.asarray(transformed)
+        if transformed.ndim == 1 and len(rows) == 1:  # SparsePCA drops the axis of a single row
+            twice = rows.iloc[[0, 0]] if hasattr(rows, "iloc") else rows[[0, 0]]
+            return self.transform(twice)[:1]
+        return transformed
+
+
+def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  # noqa: ANN401  # any estimator
+    """A model that runs an estimator, which was read from `path`.
+
+    Raises:
+        UnsupportedModelError: It cannot be served; the message says why.
+    """
+    if not (hasattr(estimator, "predict") or hasattr(estimator, "transform")):
+        raise refuse(
+            path,
+            f"holds a {type(estimator).__name__}, which does not predict or transform rows that it "
+            "was not fitted on",
+        )
+    controller = import_library("threadpoolctl", "sklearn").ThreadpoolController()
+    held = _Estimator(estimator=estimator, threads=options.intra_op_threads, controller=controller)
+    # Estimators compute in doubles unless they are given something else, and then round otherwise.
+    # They are Python, and nothing promises that two threads may be in one.
+    return open_tabular(
+        path,
+        Answers(
+            predict=lambda rows: rows,  # `predict` and `predict_proba` share nothing
+            outputs=_outputs(path, held),
+        ),
+        table_of(path, estimator),
+        concurrent=False,
+        mixes_rows=row_mixing_part(estimator),
+        rows_independent=options.rows_independent,
+    )
+
+
+def _outputs(path: Path, held: _Estimator) -> Mapping[str, Answer]:
+    base = import_library("sklearn.base", "sklearn")
+    estimator = held.estimator
+    if not hasattr(estimator, "predict"):
+        return {TRANSFORMED: held.transform}
+    if base.is_outlier_detector(estimator):
+        return {LABEL: held.label, SCORE: held.answer("decision_function")}
+    if not base.is_classifier(estimator):
+        return {PREDICTION: held.answer("predict")}
+    if isinstance(estimator.classes_, list):
+        raise refuse(path, "gives several labels to a row; one is served")
+    if not hasattr(estimator, "predict_proba"):
+        return {LABEL: held.label}
+    return {LABEL: held.label, PROBABILITIES: held.answer("predict_proba")}

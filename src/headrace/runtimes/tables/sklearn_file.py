@@ -1,0 +1,361 @@
+"""Files of scikit-learn: what skops archives and pickles hold, and what of it is code.
+
+A pickle runs code when it is loaded. A skops archive runs none while all its types are trusted:
+those that skops trusts, and those below. Trees are loaded, and checked before they predict:
+scikit-learn follows the numbers of their nodes and features without looking whether there are that
+many.
+"""
+
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import Array, UnsupportedModelError, error_kind
+from headrace.runtimes.libraries import reason_of, without_frameworks
+from headrace.runtimes.tables.tabular import (
+    check_children,
+    corrupt,
+    import_library,
+    read_head,
+    refuse,
+)
+
+SKOPS: Final = ".skops"
+PICKLES: Final = (".joblib", ".pickle", ".pkl")
+_ZIP: Final = b"PK\x03\x04"
+_SCHEMA: Final = "schema.json"
+_MOST_UNPACKED_BYTES: Final = 64 << 20
+_TIMES_PACKED: Final = 50
+_MOST_TYPES: Final = 5
+_TRUSTED_NAMES: Final = {
+    "sklearn.tree._tree": "Tree",
+    "sklearn.ensemble._hist_gradient_boosting.predictor": "TreePredictor",
+    # Of an empty array, which `SimpleImputer` keeps: read by `numpy.load` without pickle. `number`
+    # and `object` choose columns while a transformer is fitted, by types that it is given.
+    "numpy": "dtype number",
+    "builtins": "object",
+    "sklearn.compose._column_transformer": "make_column_selector",
+    # Python objects of numbers and names, which call nothing when they are made.
+    "sklearn.calibration": "_CalibratedClassifier _SigmoidCalibration",
+    "sklearn.gaussian_process._gpc": "_BinaryGaussianProcessClassifierLaplace",
+    "sklearn.gaussian_process.kernels": """
+CompoundKernel ConstantKernel DotProduct ExpSineSquared Exponentiation Matern Product RBF
+RationalQuadratic Sum WhiteKernel
+""",
+    "sklearn.metrics._scorer": "_PassthroughScorer",
+    "sklearn.model_selection._split": "GroupKFold KFold StratifiedKFold",
+    "sklearn.neural_network._stochastic_optimizers": "AdamOptimizer SGDOptimizer",
+    "sklearn.utils._bunch": "Bunch",
+    # Made anew from the rows that they index.
+    "sklearn.metrics._dist_metrics": "EuclideanDistance64 ManhattanDistance64 MinkowskiDistance64",
+    "sklearn.neighbors._ball_tree": "BallTree",
+    "sklearn.neighbors._kd_tree": "KDTree",
+    # Functions that rate features while a selector is fitted.
+    "sklearn.feature_selection._univariate_selection": "chi2 f_classif f_regression",
+}
+_TRUSTED: Final = frozenset(
+    f"{module}.{name}" for module, names in _TRUSTED_NAMES.items() for name in names.split()
+)
+_LIBRARIES: Final = sys.stdlib_module_names | {
+    *("_loss", "catboost", "joblib", "lightgbm", "numpy", "pandas", "scipy", "sklearn", "xgboost"),
+}
+"""Packages whose models and transformers predict each row by itself; `_loss` is scikit-learn's."""
+_FACTORIZATIONS: Final = frozenset({"NMF", "MiniBatchNMF"})
+"""Transformers that solve for all rows of a batch together, from the mean of all of them."""
+_WORDS: Final = ("vocabulary", "vocabulary_", "stop_words")
+"""Attributes that may be long, and hold words only."""
+_TREES: Final = frozenset(
+    {"DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeClassifier", "ExtraTreeRegressor"}
+)
+_STAGES: Final = frozenset({"GradientBoostingClassifier", "GradientBoostingRegressor"})
+_HISTOGRAMS: Final = frozenset({"HistGradientBoostingClassifier", "HistGradientBoostingRegressor"})
+_INDEXES: Final = frozenset({"BallTree", "KDTree"})
+_LEAF: Final = -1
+
+
+def looks_like_sklearn(path: Path) -> bool:
+    """Whether `path` is a skops file, or is named as a pickle."""
+    if not path.is_file():
+        return False
+    suffix = path.suffix.lower()
+    return suffix in PICKLES or (suffix == SKOPS and read_head(path, len(_ZIP)) == _ZIP)
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether `path` is named as a pickle is."""
+    return path.suffix.lower() in PICKLES
+
+
+def code_of_estimator(path: Path) -> str:
+    """What in a file runs code of its author's when it is loaded; empty for nothing.
+
+    Raises:
+        UnsupportedModelError: It is damaged.
+        FailedPreconditionError: skops is not installed.
+    """
+    if is_pickle(path):
+        return (
+            f"'{path.name}' is a pickle, which runs whatever code it was made to run when it is "
+            "loaded"
+        )
+    if not (types := untrusted_types(path)):
+        return ""
+    more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
+    return (
+        f"it holds types that skops does not trust, {', '.join(types[:_MOST_TYPES])}{more}: "
+        "they may run code, or end the process if the file was tampered with"
+    )
+
+
+def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any estimator
+    """The estimator in a file; it starts no workers of its own.
+
+    Args:
+        allow_code: Whether loading may run code of the author's.
+
+    Raises:
+        UnsupportedModelError: It cannot be loaded, or would run code that is not allowed.
+        FailedPreconditionError: skops is not installed.
+    """
+    if not is_pickle(path):
+        estimator = _from_skops(path, allow_code=allow_code)
+    elif not allow_code:
+        raise refuse(path, code_of_estimator(path))
+    else:
+        library = import_library("joblib", "sklearn")
+        try:
+            estimator = library.load(path)
+        except Exception as error:
+            # It may be anything that Python can do.
+            what = f"{type(error).__name__}: {reason_of(error)}"
+            raise refuse(path, f"cannot be unpickled: {what}") from error
+    _use_no_workers(estimator)
+    return estimator
+
+
+def untrusted_types(path: Path) -> list[str]:
+    """The types in a skops file that are not trusted; nothing of it is loaded.
+
+    Raises:
+        UnsupportedModelError: It is damaged.
+    """
+    _check_archive(path)
+    library = _skops()
+    try:
+        return [n for n in library.get_untrusted_types(file=path) if n not in _TRUSTED]
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise _unreadable(path, error) from None
+
+
+def parts_of(estimator: object) -> Iterator[object]:
+    """An object and all that it holds, each once."""
+    seen: set[int] = set()
+    waiting = [estimator]
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or isinstance(part, str | bytes | int | float | None):
+            continue
+        seen.add(id(part))
+        yield part
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, np.ndarray):
+            waiting += part.ravel().tolist() if part.dtype.hasobject else ()
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
+        if not isinstance(part, type | FunctionType | ModuleType):
+            held = getattr(part, "__dict__", {})
+            waiting += [value for name, value in held.items() if name not in _WORDS]
+
+
+def row_mixing_part(estimator: object) -> str:
+    """What in an estimator nobody knows to predict each row by itself; empty for nothing.
+
+    Functions of NumPy may look along the rows, unless they are universal functions.
+    """
+    transformers = ("FunctionTransformer", "TransformedTargetRegressor")
+    for part in parts_of(estimator):
+        kind = part if isinstance(part, type | FunctionType) else type(part)
+        if kind.__module__.partition(".")[0] not in _LIBRARIES:
+            return f"{kind.__module__}.{kind.__qualname__} is no part of a known library"
+        if kind.__name__ in _FACTORIZATIONS:
+            return f"{kind.__name__} factorizes all rows of a batch together"
+        if type(part).__name__ in transformers:
+            for name in ("func", "inverse_func"):
+                function = getattr(part, name, None)
+                if function is not None and not isinstance(function, np.ufunc):
+                    shown = getattr(function, "__qualname__", type(function).__name__)
+                    return f"{type(part).__name__} calls '{shown}', which may look at several rows"
+    return ""
+
+
+def _from_skops(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any estimator
+    if (unknown := untrusted_types(path)) and not allow_code:
+        raise refuse(
+            path,
+            f"is not loaded: {code_of_estimator(path)}; allow code if you trust the author, or "
+            "export the model to ONNX",
+        )
+    library = _skops()
+    try:
+        estimator = library.load(path, trusted=[*_TRUSTED, *unknown])
+    except Exception as error:  # noqa: BLE001  # its message may quote the file
+        raise _unreadable(path, error) from None
+    if not unknown:  # else the file may do worse than lead trees astray
+        _check_trees(path, estimator)
+    return estimator
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is no skops file, or unpacks to far more than it is."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+            names = archive.namelist()
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise refuse(path, f"is truncated or corrupt: {error_kind(error)}") from None
+    if _SCHEMA not in names:
+        raise refuse(path, f"is an archive without {_SCHEMA}; write it with skops.io.dump")
+    if unpacked > max(_MOST_UNPACKED_BYTES, _TIMES_PACKED * path.stat().st_size):
+        raise refuse(path, f"unpacks to {unpacked} bytes, which no model does")
+
+
+def _skops() -> ModuleType:
+    # It imports all packages of scikit-learn, and one of them PyTorch where that is installed.
+    with without_frameworks():
+        return import_library("skops.io", "sklearn")
+
+
+def _unreadable(path: Path, error: Exception) -> UnsupportedModelError:
+    # skops follows what the file says, so whatever is wrong in it comes as any exception.
+    return refuse(path, f"cannot be loaded by skops: {error_kind(error)}")
+
+
+def _use_no_workers(estimator: Any) -> None:  # noqa: ANN401  # any estimator
+    """Batches run side by side already, and a replica may not start processes."""
+    if hasattr(estimator, "get_params"):
+        names = [name for name in estimator.get_params() if name.rpartition("__")[2] == "n_jobs"]
+        estimator.set_params(**dict.fromkeys(names, 1))
+
+
+def _check_trees(path: Path, estimator: object) -> None:
+    """Refuse an estimator whose trees lead out of themselves, or out of a row.
+
+    Raises:
+        UnsupportedModelError: One does.
+    """
+    try:
+        checked = _index_again(estimator)
+        parts = list(parts_of(estimator))
+        names = [type(part).__name__ for part in parts]
+        for part, name in zip(parts, names, strict=True):
+            if name in _TREES:
+                checked |= _check_tree(path, part)
+            elif name in _HISTOGRAMS:
+                checked |= _check_histograms(path, part)
+        stages: set[int] = set()
+        for part, name in zip(parts, names, strict=True):
+            if name in _STAGES:  # runs a part, whose trees have to be checked before
+                _check_stages(path, part, stages)
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        what = error_kind(error)
+        raise corrupt(path, f"its trees do not read as scikit-learn writes them ({what})") from None
+    for part, name in zip(parts, names, strict=True):
+        if name in {"Tree", "TreePredictor", *_INDEXES} and id(part) not in checked:
+            raise corrupt(path, "a tree belongs to no estimator that has trees")
+
+
+def _features(path: Path, estimator: Any) -> int:  # noqa: ANN401  # any estimator
+    """How many features an estimator checks that a row has."""
+    features = vars(estimator).get("n_features_in_")
+    if type(features) is not int or features < 1:
+        raise corrupt(path, f"a {type(estimator).__name__} does not say how many features it takes")
+    return features
+
+
+def _index_again(estimator: object) -> set[int]:
+    """Replace indexes of rows by those that are made of the same rows; their identities.
+
+    They are the same, and the numbers in an index are followed without a check.
+    """
+    made = set()
+    for part in list(parts_of(estimator)):
+        index: Any = getattr(part, "__dict__", {}).get("_tree")
+        if type(index).__name__ not in _INDEXES:
+            continue
+        neighbors: Any = part
+        metric, settings = neighbors.effective_metric_, neighbors.effective_metric_params_
+        if type(metric) is not str:
+            raise TypeError("a metric is no name")
+        rows, size = neighbors._fit_X, neighbors.leaf_size  # noqa: SLF001  # kept nowhere else
+        neighbors._tree = type(index)(rows, size, metric=metric, **settings)  # noqa: SLF001  # as above
+        made.add(id(neighbors._tree))  # noqa: SLF001  # as above
+    return made
+
+
+def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an estimator
+    tree = vars(estimator).get("tree_")
+    if tree is None:  # it was not fitted, as what an ensemble is made of
+        return set()
+    features = _features(path, estimator)
+    if type(tree).__name__ != "Tree" or tree.n_features != features:
+        raise corrupt(path, "a tree has another number of features than its estimator")
+    is_leaf = tree.children_left == _LEAF
+    _check_nodes(path, tree.children_left, tree.children_right, is_leaf)
+    asked = tree.feature[~is_leaf]
+    if asked.size and not (asked.min() >= 0 and asked.max() < features):
+        raise corrupt(path, "a tree asks for a feature that there is not")
+    return {id(tree)}
+
+
+def _check_stages(path: Path, estimator: Any, checked: set[int]) -> None:  # noqa: ANN401  # an estimator
+    """Trees of gradient boosting are followed together, without a look at each one's estimator."""
+    stages = vars(estimator).get("estimators_")
+    if stages is None or id(estimator) in checked:
+        return
+    checked.add(id(estimator))
+    for part in parts_of(vars(estimator).get("init_")):
+        if type(part).__name__ in _STAGES:  # it is run below
+            _check_stages(path, part, checked)
+    features = _features(path, estimator)
+    for part in stages.ravel().tolist():
+        if not _check_tree(path, part) or part.tree_.value.shape[1:] != (1, 1):
+            raise corrupt(path, "a stage has a tree that gives no number")
+        if part.tree_.n_features != features:
+            raise corrupt(path, "a stage has a tree of other features")
+    # What the trees' numbers are added to.
+    start = estimator._raw_predict_init(np.zeros((1, features)))  # noqa: SLF001  # what it predicts by
+    if stages.ndim != start.ndim or stages.shape[1] != start.shape[1]:
+        raise corrupt(path, "a stage has another number of trees than there are answers")
+
+
+def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an estimator
+    rounds = vars(estimator).get("_predictors")
+    if rounds is None:
+        return set()
+    features = _features(path, estimator)
+    trees = [tree for trees in rounds for tree in trees]
+    for tree in trees:
+        nodes = tree.nodes
+        leaf = nodes["is_leaf"] != 0
+        _check_nodes(path, nodes["left"].astype(np.int64), nodes["right"].astype(np.int64), leaf)
+        inner = nodes[~leaf]
+        asked = inner["feature_idx"].astype(np.int64)
+        if asked.size and not (asked.min() >= 0 and asked.max() < features):
+            raise corrupt(path, "a tree asks for a feature that there is not")
+        # Encoders of categories are code, so that no file without code has categories.
+        if (inner["is_categorical"] != 0).any() or estimator._preprocessor is not None:  # noqa: SLF001  # nothing else says it
+            raise corrupt(path, "a tree asks for a category, and no feature has any")
+    return {id(tree) for tree in trees}
+
+
+def _check_nodes(path: Path, left: Array, right: Array, is_leaf: Array) -> None:
+    if not len(left):
+        raise corrupt(path, "a tree has no nodes")
+    children = np.concatenate((left[~is_leaf], right[~is_leaf]))
+    check_children(path, "a tree", children, len(left))

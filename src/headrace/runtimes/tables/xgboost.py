@@ -1,0 +1,503 @@
+"""Runtime of XGBoost's trees, and the checks of its files.
+
+A file is read before XGBoost sees it: the library follows the numbers of a file's nodes and
+features without looking whether there are that many.
+"""
+
+import ctypes
+import json
+import math
+from collections.abc import Mapping, Sequence
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_uint64, c_void_p
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import Array, Datatype, UnsupportedModelError, error_kind
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.file_bytes import BrokenFileError
+from headrace.runtimes.tables.tabular import (
+    Answers,
+    Categories,
+    check_children,
+    check_features,
+    corrupt,
+    dense,
+    import_library,
+    open_tabular,
+    outputs_of_trees,
+    read_all,
+    read_head,
+    refuse,
+    table_with_categories,
+)
+
+_MAX_DEPTH: Final = 64
+_NUMBERS: Final[dict[bytes, np.dtype[Any]]] = {
+    b"i": np.dtype(">i1"),
+    b"U": np.dtype(">u1"),
+    b"I": np.dtype(">i2"),
+    b"l": np.dtype(">i4"),
+    b"L": np.dtype(">i8"),
+    b"d": np.dtype(">f4"),
+    b"D": np.dtype(">f8"),
+}
+_CONSTANTS: Final = {b"Z": None, b"T": True, b"F": False}
+
+
+def decode_ubjson(data: bytes) -> object:
+    """The value that `data` begins with.
+
+    Raises:
+        BrokenFileError: It is truncated, or not UBJSON.
+        UnicodeDecodeError: A text in it is none.
+    """
+    return _Reader(data).value(0)
+
+
+class _Reader:
+    """A position in the data."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def value(self, depth: int) -> object:
+        """The next value, with its marker."""
+        if depth > _MAX_DEPTH:
+            raise BrokenFileError(f"nests more than {_MAX_DEPTH} values")
+        mark = self._take(1)
+        if mark == b"{":
+            found: dict[str, object] = {}
+            while self._peek() != b"}":
+                key = self._text()
+                if key in found:
+                    raise BrokenFileError("a name stands there twice")
+                found[key] = self.value(depth + 1)
+            self._at += 1
+            return found
+        if mark == b"[":
+            return self._list(depth)
+        if mark == b"S":
+            return self._text()
+        if mark in _CONSTANTS:
+            return _CONSTANTS[mark]
+        return self._number(mark)
+
+    def _list(self, depth: int) -> object:
+        mark = self._peek()
+        if mark == b"$":
+            self._at += 1
+            kind = self._take(1)
+            if kind not in _NUMBERS or self._take(1) != b"#":
+                raise BrokenFileError(f"a list of the type {kind!r}")
+            dtype = _NUMBERS[kind]
+            return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
+        if mark == b"#":
+            self._at += 1
+            return [self.value(depth + 1) for _ in range(self._length())]
+        found: list[object] = []
+        while self._peek() != b"]":
+            found.append(self.value(depth + 1))
+        self._at += 1
+        return found
+
+    def _text(self) -> str:
+        return self._take(self._length()).decode()
+
+    def _length(self) -> int:
+        length = self._number(self._take(1))
+        if not isinstance(length, int) or not 0 <= length <= len(self._data):
+            raise BrokenFileError(f"a length of {length}")
+        return length
+
+    def _number(self, mark: bytes) -> int | float:
+        dtype = _NUMBERS.get(mark)
+        if dtype is None:
+            raise BrokenFileError(f"{mark!r} at byte {self._at - 1} begins no value")
+        number: int | float = np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
+        return number
+
+    def _peek(self) -> bytes:
+        mark = self._take(1)
+        self._at -= 1
+        return mark
+
+    def _take(self, size: int) -> bytes:
+        end = self._at + size
+        if end > len(self._data):
+            raise BrokenFileError("it ends too early")
+        part = self._data[self._at : end]
+        self._at = end
+        return part
+
+
+SUFFIXES: Final = (".json", ".ubj")
+_HEAD_BYTES: Final = 4096
+_MAX_OUTPUTS: Final = 100_000
+_MAX_CATEGORY: Final = 1 << 24
+"""What a float can count to, as XGBoost has it."""
+_BOOSTERS: Final = ("gbtree", "dart")
+_NO_PARENT: Final = (1 << 31) - 1
+_A_NODE: Final = ("left_children", "right_children", "parents", "split_indices", "split_conditions")
+_ALSO_A_NODE: Final = ("default_left", "split_type", "parents", "loss_changes", "sum_hessian")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XgboostFile:
+    """What has to be known of a model before it is loaded.
+
+    `groups`: classes or targets that have trees of their own. `rounds`: how many boosting rounds
+    count, 0 for all of them. `names`: of the features; empty for none. `is_categorical`: whether a
+    feature is. `categories`: by feature, what the codes of its categories stand for, None for a
+    number; empty where the file says it of none.
+    """
+
+    features: int
+    groups: int
+    objective: str
+    rounds: int
+    names: tuple[str, ...] = ()
+    is_categorical: bool = False
+    categories: Categories = ()
+
+
+def looks_like_xgboost(path: Path) -> bool:
+    """Whether `path` is a JSON or UBJSON file that begins as XGBoost writes them."""
+    if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        return False
+    head = read_head(path, _HEAD_BYTES)
+    if path.suffix.lower() == ".ubj":
+        return head[:1] == b"{" and b"learner" in head[:64]
+    # Its keys are sorted, so these come first.
+    return b"".join(head.split()).startswith(b'{"learner":{"attributes":{')
+
+
+def read_xgboost(path: Path) -> XgboostFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    try:
+        data = read_all(path)
+        document: Any = (
+            decode_ubjson(data)
+            if path.suffix.lower() == ".ubj"
+            else json.loads(data, object_pairs_hook=_once)
+        )
+        if not isinstance(document, dict):
+            raise refuse(path, "is no model of XGBoost's")
+        learner = document["learner"]
+        found = _read_learner(path, learner)
+        _check_booster(path, learner["gradient_booster"], found)
+    except UnsupportedModelError:
+        raise
+    except RecursionError:
+        raise corrupt(path, "it nests too deeply") from None
+    except KeyError as error:
+        raise corrupt(path, f"it lacks {error}") from None  # a name that XGBoost writes
+    except BrokenFileError as error:
+        raise corrupt(path, str(error)) from None
+    except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = error_kind(error)
+        raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from None
+    return found
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values by one name XGBoost might follow the one that was not looked at."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise BrokenFileError("a name stands there twice")
+    return found
+
+
+def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
+    params = learner["learner_model_param"]
+    features = int(params["num_feature"])
+    check_features(path, features)
+    classes, targets = int(params["num_class"]), int(params.get("num_target", 1))
+    if not (0 <= classes <= _MAX_OUTPUTS and 1 <= targets <= _MAX_OUTPUTS):
+        raise refuse(path, f"declares {classes} classes and {targets} targets")
+    objective = learner["objective"]
+    if int(objective.get("softmax_multiclass_param", {}).get("num_class", classes)) != classes:
+        raise corrupt(path, "its objective has another number of classes")
+    if targets > 1 and str(objective["name"]).startswith(("binary:", "multi:")):
+        raise refuse(path, "gives several labels to a row; one is served")
+    types = list(learner.get("feature_types", []))
+    for key in ("feature_names", "feature_types"):
+        if len(learner.get(key, [])) not in {0, features}:
+            raise corrupt(path, f"not as many {key} as features")
+    return XgboostFile(
+        features=features,
+        groups=max(1, classes, targets),
+        objective=str(objective["name"]),
+        rounds=_rounds(learner.get("attributes", {})),
+        names=tuple(map(str, learner.get("feature_names", []))),
+        is_categorical="c" in types,
+        categories=_categories(path, learner["gradient_booster"], types, features),
+    )
+
+
+def _categories(
+    path: Path, booster: Mapping[str, Any], types: Sequence[object], features: int
+) -> Categories:
+    """What the codes of each feature stand for; empty where that is not stored."""
+    stored = _model(booster).get("cats", {})
+    encoded = stored.get("enc", [])
+    if not len(encoded):
+        return ()
+    bounds = _array(stored["feature_segments"])
+    order = _array(stored["sorted_idx"])
+    if len(encoded) != features or len(bounds) != features + 1 or len(types) != features:
+        raise corrupt(path, "its categories are those of other features")
+    found: list[tuple[str, ...] | tuple[float, ...] | None] = []
+    start = 0
+    for number, one in enumerate(encoded):
+        values = _category_values(path, number, one)
+        inner = np.sort(order[start : start + len(values)])
+        start += len(values)
+        if bounds[number + 1] != start or not np.array_equal(inner, np.arange(len(values))):
+            raise corrupt(path, f"the categories of feature {number} are not those that it counts")
+        found.append(values if types[number] == "c" else None)
+    if bounds[0] != 0 or start != len(order):
+        raise corrupt(path, "its categories are not as many as it counts")
+    return tuple(found) if any(one is not None for one in found) else ()
+
+
+def _category_values(
+    path: Path, number: int, encoded: Mapping[str, Any]
+) -> tuple[str, ...] | tuple[float, ...]:
+    values = _array(encoded["values"])
+    if "offsets" not in encoded:
+        return tuple(float(value) for value in values.tolist())
+    ends = _array(encoded["offsets"])
+    if not len(ends):
+        return ()
+    if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
+        raise BrokenFileError("a category begins where it should not")
+    text = values.astype(np.int64).astype(np.uint8).tobytes()
+    if not text.isascii():
+        # It counts characters of the names, and cuts bytes: its own answers are wrong then.
+        raise refuse(
+            path,
+            f"has names of categories that are not ASCII at feature {number}, which XGBoost mixes "
+            "up when it stores them; rename the categories, or train on their codes",
+        )
+    pairs = zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)
+    return tuple(text[low:high].decode() for low, high in pairs)
+
+
+def _model(booster: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The trees of a booster."""
+    model: Mapping[str, Any] = (booster["gbtree"] if booster["name"] == "dart" else booster)[
+        "model"
+    ]
+    return model
+
+
+def _rounds(attributes: Mapping[str, Any]) -> int:
+    """XGBoost's scikit-learn classes stop at the best iteration; its `Booster` does not."""
+    if "scikit_learn" not in attributes or "best_iteration" not in attributes:
+        return 0
+    best = int(attributes["best_iteration"])
+    if best < 0:
+        raise BrokenFileError(f"its best iteration is {best}")
+    return best + 1
+
+
+def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -> None:
+    name = booster["name"]
+    if name not in _BOOSTERS:
+        raise refuse(path, f"has another booster than trees ({', '.join(_BOOSTERS)})")
+    model = _model(booster)
+    trees = model["trees"]
+    if len(trees) != int(model["gbtree_model_param"]["num_trees"]):
+        raise corrupt(path, "not as many trees as it declares")
+    if name == "dart" and len(booster["weight_drop"]) != len(trees):
+        raise corrupt(path, "not every tree has a weight")
+    for number, tree in enumerate(trees):
+        if int(tree["id"]) != number:  # where XGBoost puts it
+            raise corrupt(path, f"tree {number} has the number of another")
+        _check_tree(path, f"tree {number}", tree, found.features)
+    _check_order(path, model, len(trees), found.groups)
+
+
+def _check_order(path: Path, model: Mapping[str, Any], trees: int, groups: int) -> None:
+    """Each tree belongs to a class that there is, and to a round."""
+    info = np.asarray(model["tree_info"], np.int64)
+    bounds = np.asarray(model.get("iteration_indptr", [0, trees]), np.int64)
+    if len(info) != trees or (info.size and not (info.min() >= 0 and info.max() < groups)):
+        raise corrupt(path, "a tree belongs to no class")
+    if bounds[0] != 0 or bounds[-1] != trees or (np.diff(bounds) < 0).any():
+        raise corrupt(path, "its rounds do not cover its trees")
+
+
+def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -> None:
+    params = tree["tree_param"]
+    nodes = int(params["num_nodes"])
+    arrays = {key: _array(tree[key]) for key in _A_NODE}
+    lengths = {len(array) for array in arrays.values()}
+    lengths |= {len(tree[key]) for key in _ALSO_A_NODE if key in tree}
+    if nodes < 1 or lengths != {nodes}:
+        raise corrupt(path, f"{what} has lists of different lengths")
+    _check_categories(path, what, tree)
+    if int(params["num_feature"]) != features:
+        raise corrupt(path, f"{what} has another number of features")
+    left, right = arrays["left_children"], arrays["right_children"]
+    inner = left != -1
+    check_children(path, what, np.concatenate((left[inner], right[inner])), nodes)
+    _check_parents(path, what, _array(tree["parents"]), (left, right))
+    split = arrays["split_indices"][inner]
+    if split.size and not (split.min() >= 0 and split.max() < features):
+        raise corrupt(path, f"{what} asks for a feature that there is not")
+    if int(params.get("size_leaf_vector", 1)) not in {0, 1}:
+        raise refuse(path, "has trees of several outputs (multi_output_tree); they are not served")
+
+
+def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
+    """Each split by category has a list of its own, of categories that a code can be."""
+    kinds = _array(tree.get("split_type", []))
+    nodes, starts, sizes, codes = (
+        _array(tree.get(f"categories{name}", [])) for name in ("_nodes", "_segments", "_sizes", "")
+    )
+    if not np.array_equal(nodes, np.flatnonzero(kinds)) or not np.isin(kinds, (0, 1)).all():
+        raise corrupt(path, f"not every split of {what} by category has its categories")
+    if len(starts) != len(nodes) or len(sizes) != len(nodes):
+        raise corrupt(path, f"{what} has lists of categories of different lengths")
+    if not np.array_equal(starts, np.cumsum(sizes) - sizes) or (sizes < 1).any():
+        raise corrupt(path, f"a list of categories of {what} begins where it should not")
+    if int(sizes.sum()) != len(codes):
+        raise corrupt(path, f"{what} has other categories than its splits")
+    if codes.size and not (codes.min() >= 0 and codes.max() < _MAX_CATEGORY):
+        raise corrupt(path, f"{what} has a category that no code can be")
+
+
+def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
+    """XGBoost walks up as well, where it counts what is left of a pruned tree."""
+    wanted = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
+    wanted[0] = _NO_PARENT
+    for below in children:
+        inner = np.flatnonzero(below != -1)
+        wanted[below[inner]] = inner
+    if not np.array_equal(parents, wanted):
+        raise corrupt(path, f"the nodes of {what} are no tree")
+
+
+def _array(values: object) -> Array:
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iufb":
+        raise BrokenFileError("a list of numbers is none")
+    return array
+
+
+_VALUE: Final = 0
+"""Predict what the objective gives, not the margin."""
+
+
+class DirectPredictor:
+    """As `inplace_predict` answers, bit for bit; safe to call from several threads, as that is.
+
+    The answer lies in memory of the calling thread's until its next call, and is copied from there.
+    """
+
+    def __init__(self, library: ModuleType, booster: Any, *, rounds: int) -> None:  # noqa: ANN401  # ships no types
+        # An object of its own for the library that is loaded already: types declared on the other
+        # one would change how XGBoost's Python calls it.
+        native = ctypes.CDLL(library.core._LIB._name)  # noqa: SLF001  # wherever it was found
+        self._call = native.XGBoosterPredictFromDense
+        self._call.argtypes = [
+            *(c_void_p, c_char_p, c_char_p, c_void_p),
+            *(POINTER(POINTER(c_uint64)), POINTER(c_uint64), POINTER(POINTER(c_float))),
+        ]
+        self._call.restype = c_int
+        self._last_error = native.XGBGetLastError
+        self._last_error.restype = c_char_p
+        self._booster = booster  # owns the handle
+        self._settings = json.dumps(
+            {
+                "type": _VALUE,
+                "training": False,
+                "iteration_begin": 0,
+                "iteration_end": rounds,
+                "missing": math.nan,
+                "strict_shape": False,
+                "cache_id": 0,
+            }
+        ).encode()
+
+    def __call__(self, rows: Array) -> Array:
+        """What is predicted for rows of FP32: a value each, or one for each class.
+
+        Raises:
+            ValueError: XGBoost refuses them.
+        """
+        rows = dense(rows, np.float32)
+        shape, dims, found = POINTER(c_uint64)(), c_uint64(), POINTER(c_float)()
+        failed = self._call(
+            self._booster.handle,
+            b'{"data":[%d,true],"shape":[%d,%d],"strides":null,"typestr":"<f4","version":3}'
+            % (rows.ctypes.data, *rows.shape),
+            self._settings,
+            None,
+            byref(shape),
+            byref(dims),
+            byref(found),
+        )
+        if failed:
+            # With its stack: the first line says it.
+            raise ValueError(
+                (self._last_error() or b"").decode(errors="replace").partition("\n")[0]
+            )
+        answer: Array = np.empty(shape[: dims.value], np.float32)
+        ctypes.memmove(answer.ctypes.data, found, answer.nbytes)
+        return answer
+
+
+_BINARY: Final = "binary:logistic"
+_CLASSES: Final = ("multi:softprob", "multi:softmax")
+_HALF: Final = 0.5
+
+
+class XgboostRuntime:
+    """Loads `.json` and `.ubj`, as `save_model` writes them."""
+
+    name = "xgboost"
+    runs_code = False
+    libraries = ("xgboost",)
+    extra = "xgboost"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like XGBoost's, by its name and first bytes."""
+        return looks_like_xgboost(path)
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model, for the CPU."""
+        found = read_xgboost(path)
+        library = import_library("xgboost", "xgboost")
+        try:
+            booster = library.Booster(model_file=str(path))
+            booster.set_param({"nthread": options.intra_op_threads, "device": "cpu"})
+            if found.objective == "multi:softmax":
+                # It only says which class; its sibling, from the same trees, also how sure it is.
+                booster.set_param({"objective": "multi:softprob"})
+            predict = DirectPredictor(library, booster, rounds=found.rounds)
+        except Exception as error:  # noqa: BLE001  # its message may quote the file
+            raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
+        # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
+        # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first
+        # run below does.
+        outputs = outputs_of_trees(
+            is_second=(lambda found: found > _HALF) if found.objective == _BINARY else None,
+            has_classes=found.objective in _CLASSES,
+        )
+        names = found.names or [f"f{i}" for i in range(found.features)]
+        table = table_with_categories(
+            path, names, found.categories, Datatype.FP32, unseen_is_missing=False
+        )
+        answers = Answers(predict=predict, outputs=outputs)
+        return open_tabular(path, answers, table, concurrent=True)

@@ -1,0 +1,1 @@
+"""Runtimes of TensorFlow's files: SavedModels and TFLite."""

@@ -1,0 +1,439 @@
+"""SavedModel files: signatures and variables, read without TensorFlow."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from headrace.core import VARIABLE, Datatype, TensorSpec
+from headrace.runtimes.file_bytes import (
+    BrokenFileError,
+    Field,
+    Source,
+    fields,
+    inside,
+    last_text,
+    text,
+    varint,
+    within,
+)
+from headrace.runtimes.tables.tabular import read_head, refuse
+from headrace.runtimes.tensorflow.savedmodel_graph import (
+    Graph,
+    assigning_operators,
+    check_calls,
+    dimensions,
+    read_graph,
+    unsafe_operators,
+)
+
+INDEX: Final = "variables.index"
+_FOOTER_BYTES: Final = 48
+_MAGIC: Final = 0xDB4775248B80FB57
+_TRAILER_BYTES: Final = 5
+_MOST_BLOCKS: Final = 1_000_000
+_MOST_SHARDS: Final = 10_000
+_STRING: Final = 7
+# Numbers of fields, and paths of them through messages.
+_META_GRAPH, _NODE_LIST = 2, (1, 1)
+_META_TAGS, _META_VERSION, _META_GRAPH_DEF, _META_SAVER, _META_COLLECTION, _META_SIGNATURE = (
+    (1, 4),
+    (1, 5),
+    2,
+    3,
+    4,
+    5,
+)
+_SAVER_NAMES: Final = (2, 3)
+_KEY, _VALUE, _UNKNOWN_RANK = 1, 2, 3
+_ITEM_BYTES: Final = {
+    1: 4, 2: 8, 3: 4, 4: 1, 5: 2, 6: 1, 8: 8, 9: 8, 10: 1, 11: 1, 12: 1, 13: 4, 14: 2, 15: 2,
+    16: 2, 17: 2, 18: 16, 19: 2, 22: 4, 23: 8,
+}  # fmt: skip
+"""By the number of the type in `types.proto`."""
+
+
+@dataclass(slots=True)
+class _IndexEntry:
+    """Where a tensor lies."""
+
+    kind: int = 0
+    shape: list[int] = field(default_factory=list)
+    shard: int = 0
+    offset: int = 0
+    size: int = 0
+    is_sliced: bool = False
+
+
+def check_variables(variables: Path) -> None:
+    """Refuse an index that is damaged, or names what its files do not have.
+
+    Raises:
+        BrokenFileError: It does.
+    """
+    with Source(variables / INDEX) as source:
+        values = [value for block in _blocks(source) for value in _values(source, block)]
+        if not values:
+            raise BrokenFileError("is damaged: it has no header")
+        header = values[0]
+        found = {one.number: one.value for one in inside(source, header) if not one.is_bytes}
+        shards = found.get(1, 0)
+        if not 1 <= shards <= _MOST_SHARDS or found.get(2, 0):
+            raise BrokenFileError(f"has {shards} files, or numbers in another order of bytes")
+        files = [variables / f"variables.data-{i:05d}-of-{shards:05d}" for i in range(shards)]
+        sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
+        if min(sizes) < 0:
+            missing = files[sizes.index(-1)].name
+            raise BrokenFileError(f"names {missing}, which is not there")
+        for value in values[1:]:
+            entry = _index_entry(source, value)
+            _check(entry, sizes)
+            if entry.kind == _STRING and not entry.is_sliced:
+                _check_strings(files[entry.shard], entry)
+
+
+def _blocks(source: Source) -> Iterator[Field]:
+    """The blocks of data, as the block that lists them has them."""
+    if source.size < _FOOTER_BYTES:
+        raise BrokenFileError("is truncated")
+    start = source.size - _FOOTER_BYTES
+    if source.number(source.size - 8, "Q") != _MAGIC:
+        raise BrokenFileError("is truncated or damaged: it does not end as a table of variables")
+    place, end = start, source.size - 8
+    numbers = []
+    for _ in range(4):
+        number, place = varint(source, place, end)
+        numbers.append(number)
+    for count, value in enumerate(_values(source, _block(source, numbers[2], numbers[3]))):
+        if count > _MOST_BLOCKS:
+            raise BrokenFileError(f"has more than {_MOST_BLOCKS} blocks")
+        offset, place = varint(source, value.start, value.end)
+        size, _ = varint(source, place, value.end)
+        yield _block(source, offset, size)
+
+
+def _block(source: Source, offset: int, size: int) -> Field:
+    if offset + size + _TRAILER_BYTES > source.size - _FOOTER_BYTES:
+        raise BrokenFileError("is damaged: a block ends beyond the file")
+    if source.read(offset + size, 1) != b"\0":
+        raise BrokenFileError("is damaged, or compressed, as TensorFlow does not write it")
+    restarts = source.number(offset + size - 4, "I") if size >= 8 else 0  # noqa: PLR2004  # one restart and their number
+    end = size - 4 - 4 * restarts
+    if not restarts or end < 0:
+        raise BrokenFileError("is damaged: a block is shorter than its list of restarts")
+    for i in range(restarts):
+        if source.number(offset + end + 4 * i, "I") > end:
+            raise BrokenFileError("is damaged: a restart lies beyond its block")
+    return Field(0, 2, 0, offset, offset + end)
+
+
+def _values(source: Source, block: Field) -> Iterator[Field]:
+    """Where the values of a block lie; keys only say what they have anew."""
+    place, key_bytes = block.start, 0
+    while place < block.end:
+        shared, place = varint(source, place, block.end)
+        own, place = varint(source, place, block.end)
+        size, place = varint(source, place, block.end)
+        if shared > key_bytes or place + own + size > block.end:
+            raise BrokenFileError("is damaged: an entry ends beyond its block")
+        key_bytes = shared + own
+        place += own + size
+        yield Field(0, 2, 0, place - size, place)
+
+
+def _index_entry(source: Source, value: Field) -> _IndexEntry:
+    entry = _IndexEntry()
+    for one in inside(source, value):
+        match one.number:
+            case 1:
+                entry.kind = one.value
+            case 2:
+                entry.shape += dimensions(source, one)
+            case 3:
+                entry.shard = one.value
+            case 4:
+                entry.offset = one.value
+            case 5:
+                entry.size = one.value
+            case 7:
+                entry.is_sliced = True
+    return entry
+
+
+def _check(entry: _IndexEntry, sizes: list[int]) -> None:
+    if entry.shard >= len(sizes) or entry.offset + entry.size > sizes[entry.shard]:
+        raise BrokenFileError("names a variable that ends beyond its file")
+    if any(size < 0 for size in entry.shape):
+        raise BrokenFileError(f"names a variable of the shape {entry.shape[:8]}")
+    if entry.is_sliced or entry.kind == _STRING:
+        return
+    item_bytes = _ITEM_BYTES.get(entry.kind)
+    if item_bytes is None:
+        raise BrokenFileError(f"names a variable of the type {entry.kind}")
+    if math.prod(entry.shape) * item_bytes != entry.size:
+        raise BrokenFileError(f"names a variable {entry.shape[:8]} of {entry.size} bytes")
+
+
+def _check_strings(file: Path, entry: _IndexEntry) -> None:
+    """Texts lie behind their lengths and a checksum of those."""
+    count = math.prod(entry.shape)
+    if count > entry.size:
+        raise BrokenFileError(f"names {count} texts in {entry.size} bytes")
+    with Source(file) as source:
+        place, end = entry.offset, entry.offset + entry.size
+        total = 0
+        for _ in range(count):
+            length, place = varint(source, place, end)
+            total += length
+        if place + 4 + total != end:
+            raise BrokenFileError("names texts that end beyond their bytes")
+
+
+FILE: Final = "saved_model.pb"
+SERVE: Final = "serve"
+_DEFAULT: Final = "serving_default"
+_START: Final = "__saved_model_init_op"
+_STARTS: Final = ("saved_model_main_op", "legacy_init_op")
+_HEADS: Final = (b"\x08\x01", b"\x08\x00", b"\x12")
+_NAME_BYTES: Final = 4096
+_MOST_TENSORS: Final = 10_000
+_MOST_RANK: Final = 64
+_MOST_FILES: Final = 10_000
+_DATATYPES: Final = {
+    1: Datatype.FP32,
+    2: Datatype.FP64,
+    3: Datatype.INT32,
+    4: Datatype.UINT8,
+    5: Datatype.INT16,
+    6: Datatype.INT8,
+    7: Datatype.BYTES,
+    9: Datatype.INT64,
+    10: Datatype.BOOL,
+    17: Datatype.UINT16,
+    19: Datatype.FP16,
+    22: Datatype.UINT32,
+    23: Datatype.UINT64,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Named:
+    """A tensor that callers see: `tensor` is what the graph calls it.
+
+    `datatype` None and `shape` None: none that can be served, and a rank that is not known.
+    """
+
+    name: str
+    tensor: str
+    datatype: Datatype | None
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedModelFile:
+    """The signature of a SavedModel.
+
+    `unsafe`: the operators for which it needs an explicit allow. `assigns`: those by which one
+    request may reach another.
+    """
+
+    inputs: tuple[Named, ...]
+    outputs: tuple[Named, ...]
+    unsafe: tuple[str, ...]
+    assigns: tuple[str, ...]
+
+    def specs(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+        """The signature as callers see it.
+
+        Raises:
+            UnsupportedModelError: An input or output is nothing that a request can carry.
+        """
+        inputs = tuple(_spec(path, "input", one) for one in self.inputs)
+        return inputs, tuple(_spec(path, "output", one) for one in self.outputs)
+
+
+@dataclass(slots=True)
+class MetaGraph:
+    """One graph of the file, with what it is for; `version`: TensorFlow's that wrote it."""
+
+    version: str = ""
+    tags: list[str] = field(default_factory=list)
+    graph: Graph = field(default_factory=Graph)
+    signatures: dict[str, tuple[list[Named], list[Named]]] = field(default_factory=dict)
+    stored: list[str] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+
+
+def looks_like_savedmodel(path: Path) -> bool:
+    """Whether `path` is a directory with a `saved_model.pb` that begins as TensorFlow writes it."""
+    if not path.is_dir() or (path / "model.py").exists():
+        return False
+    return read_head(path / FILE, 2).startswith(_HEADS)
+
+
+def read_savedmodel(path: Path) -> SavedModelFile:
+    """Read and check a SavedModel.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    if not looks_like_savedmodel(path):
+        raise refuse(path, f"is no SavedModel: no directory with a {FILE} that begins as one")
+    _check_files(path)
+    try:
+        with Source(path / FILE) as source:
+            metas = meta_graphs(source)
+        meta = _served(metas)
+        check_calls(meta.graph)
+        inputs, outputs = _signature(meta)
+    except (BrokenFileError, OSError) as error:
+        raise refuse(path, f"{FILE} {error}") from error
+    served = [one.tensor for one in (*inputs, *outputs)]
+    return SavedModelFile(
+        inputs=inputs,
+        outputs=outputs,
+        unsafe=tuple(unsafe_operators(meta.graph, served + meta.started, meta.stored)),
+        assigns=tuple(assigning_operators(meta.graph, served)),
+    )
+
+
+def meta_graphs(source: Source) -> list[MetaGraph]:
+    """The graphs of a `saved_model.pb`.
+
+    Raises:
+        BrokenFileError: It is damaged.
+    """
+    return [_meta(source, one) for one in fields(source) if one.number == _META_GRAPH]
+
+
+def _check_files(path: Path) -> None:
+    """Refuse links that lead out, and variables of which a part is missing."""
+    root = path.resolve()
+    for count, entry in enumerate(path.rglob("*")):
+        if count > _MOST_FILES:
+            raise refuse(path, f"holds more than {_MOST_FILES} files")
+        if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+            raise refuse(path, f"{entry.relative_to(path)} is a link that leads out of it")
+    variables = path / "variables"
+    if problem := variables_problem(variables):
+        raise refuse(path, problem)
+    if (variables / INDEX).exists():
+        try:
+            check_variables(variables)
+        except (BrokenFileError, OSError) as error:
+            raise refuse(path, f"variables/{INDEX} {error}") from error
+
+
+def variables_problem(variables: Path) -> str:
+    """What is missing of a SavedModel's variables; empty if nothing is, or there are none."""
+    if not variables.is_dir():
+        return ""
+    names = sorted(entry.name for entry in variables.iterdir())
+    shards = [name for name in names if name.startswith("variables.data-")]
+    if ("variables.index" in names) != bool(shards):
+        lacking = "variables.index" if shards else "variables.data-*"
+        return f"variables/{lacking} is not there"
+    totals = {name.rpartition("-of-")[2] for name in shards}
+    if len(totals) == 1 and (total := totals.pop()).isdigit() and int(total) != len(shards):
+        return f"{len(shards)} of {int(total)} files of its variables are there"
+    return ""
+
+
+def _served(metas: list[MetaGraph]) -> MetaGraph:
+    found = [meta for meta in metas if SERVE in meta.tags]
+    if len(found) == 1:
+        return found[0]
+    tags = ", ".join(repr("+".join(meta.tags)) for meta in metas[:8]) or "none"
+    raise BrokenFileError(
+        f"has {len(found)} graphs with the tag '{SERVE}' (its graphs: {tags}); export one for it"
+    )
+
+
+def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
+    usable = {name: found for name, found in meta.signatures.items() if found[1]}
+    chosen = usable.get(_DEFAULT) or (next(iter(usable.values())) if len(usable) == 1 else None)
+    if chosen is None:
+        names = ", ".join(sorted(usable)[:16]) or "none with outputs"
+        msg = f"has no signature '{_DEFAULT}' (it has {names}); export it with `signatures=`"
+        raise BrokenFileError(msg)
+    for specs in chosen:
+        if len({one.name for one in specs}) < len(specs):
+            raise BrokenFileError("is damaged: its signature names a tensor twice")
+    # A map has no order of its own.
+    ordered = [tuple(sorted(specs, key=lambda one: one.name)) for specs in chosen]
+    for one in (*ordered[0], *ordered[1]):
+        if one.tensor and one.tensor.partition(":")[0] not in meta.graph.nodes:
+            raise BrokenFileError(f"is damaged: '{one.name}' is a tensor that there is not")
+    return ordered[0], ordered[1]
+
+
+def _meta(source: Source, place: Field) -> MetaGraph:
+    meta = MetaGraph()
+    meta.tags += [text(source, one) for one in within(source, place, *_META_TAGS)]
+    meta.version = "".join(text(source, one) for one in within(source, place, *_META_VERSION))
+    for part in inside(source, place):
+        if part.number == _META_GRAPH_DEF:
+            meta.graph = read_graph(source, part)
+        elif part.number == _META_SAVER:
+            names = (one for one in inside(source, part) if one.number in _SAVER_NAMES)
+            meta.stored += [text(source, one, _NAME_BYTES) for one in names]
+        elif part.number == _META_COLLECTION:
+            # The nodes that a graph of TensorFlow 1 is started with.
+            if last_text(source, part, _KEY, limit=_NAME_BYTES) in _STARTS:
+                nodes = within(source, part, _VALUE, *_NODE_LIST)
+                meta.started += [text(source, one, _NAME_BYTES) for one in nodes]
+        elif part.number == _META_SIGNATURE:
+            name, found = _signature_def(source, part)
+            if name == _START:
+                meta.started += [one.tensor for one in found[1]]
+            else:
+                meta.signatures[name] = found
+    return meta
+
+
+def _signature_def(source: Source, place: Field) -> tuple[str, tuple[list[Named], list[Named]]]:
+    found: Mapping[int, list[Named]] = {1: [], 2: []}
+    for value in within(source, place, _VALUE):
+        for item in inside(source, value):
+            if item.number in found:
+                if len(found[item.number]) == _MOST_TENSORS:
+                    raise BrokenFileError(f"has more than {_MOST_TENSORS} inputs or outputs")
+                found[item.number].append(_tensor(source, item))
+    return last_text(source, place, _KEY, limit=_NAME_BYTES), (found[1], found[2])
+
+
+def _tensor(source: Source, place: Field) -> Named:
+    tensor, datatype, shape = "", 0, None
+    for value in within(source, place, _VALUE):
+        for item in inside(source, value):
+            match item.number:
+                case 1:
+                    tensor = text(source, item, _NAME_BYTES)
+                case 2:
+                    datatype = item.value
+                case 3:
+                    shape = _shape(source, item)
+    name = last_text(source, place, _KEY, limit=_NAME_BYTES)
+    return Named(name=name, tensor=tensor, datatype=_DATATYPES.get(datatype), shape=shape)
+
+
+def _shape(source: Source, place: Field) -> tuple[int, ...] | None:
+    if any(one.value for one in within(source, place, _UNKNOWN_RANK)):
+        return None
+    sizes = dimensions(source, place)
+    if len(sizes) > _MOST_RANK or any(size < VARIABLE for size in sizes):
+        raise BrokenFileError(f"declares the shape {sizes[:8]}, which there cannot be")
+    return tuple(sizes)
+
+
+def _spec(path: Path, kind: str, one: Named) -> TensorSpec:
+    if not one.tensor:
+        raise refuse(path, f"{kind} '{one.name}' is sparse or composite, which is not served")
+    if one.datatype is None:
+        msg = f"{kind} '{one.name}' has a type that no request can carry; cast it in the model"
+        raise refuse(path, msg)
+    if one.shape is None and kind == "input":
+        msg = f"{kind} '{one.name}' says not even how many dimensions it has; export the model "
+        raise refuse(path, f"{msg}with an input signature, None where a size varies")
+    return TensorSpec(name=one.name, datatype=one.datatype, shape=one.shape or ())

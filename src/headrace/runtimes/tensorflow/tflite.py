@@ -1,0 +1,454 @@
+"""Runtime of TFLite files by LiteRT, and the checks of their graphs.
+
+A file is read before LiteRT sees it: graphs that call each other in a circle end its process,
+tensors of any size are taken, and what is wrong is told in its own words. The signature comes from
+here, too. Schema:
+https://github.com/google-ai-edge/LiteRT/blob/main/tflite/converter/schema/schema.fbs
+"""
+
+import logging
+import math
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from headrace.core import (
+    VARIABLE,
+    Array,
+    Datatype,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    error_kind,
+)
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.file_bytes import Table, visible_files
+from headrace.runtimes.libraries import reason_of
+from headrace.runtimes.probe import Probe, probe_batch
+from headrace.runtimes.rows.tflite import analyse_tflite
+from headrace.runtimes.tables.tabular import (
+    MAX_INPUT_BYTES,
+    corrupt,
+    import_library,
+    read_all,
+    read_head,
+    refuse,
+)
+
+SUFFIX: Final = ".tflite"
+_MAGIC: Final = b"TFL3"
+_MAGIC_AT: Final = 4
+DATATYPES: Final = {
+    0: Datatype.FP32,
+    1: Datatype.FP16,
+    2: Datatype.INT32,
+    3: Datatype.UINT8,
+    4: Datatype.INT64,
+    6: Datatype.BOOL,
+    7: Datatype.INT16,
+    9: Datatype.INT8,
+    10: Datatype.FP64,
+    12: Datatype.UINT64,
+    15: Datatype.UINT32,
+    16: Datatype.UINT16,
+}
+_STRING: Final = 5
+_ASSIGN: Final = 144
+_CALLS: Final = {
+    31: (4, 0),
+    118: (4, 0, 1),
+    119: (4, 0, 1),
+    129: (4, 0),
+    200: (12, 0, 1),
+    206: (12, 1),
+}
+"""Operators that run other graphs: where their options stand, and the graphs' numbers in those."""
+_PLACEHOLDER: Final = 127
+"""The old field of a byte says this where the operator's number needs the new one."""
+_MOST: Final = 500_000
+_MOST_RANK: Final = 8
+_MAX_TENSOR_BYTES: Final = 1 << 33
+_DEFAULT: Final = "serving_default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """An input or output: what callers see, and the number of its tensor."""
+
+    spec: TensorSpec
+    tensor: int
+    quantised: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TfliteFile:
+    """What has to be known of a model before it is loaded; `data` is what it is loaded from."""
+
+    inputs: tuple[Place, ...]
+    outputs: tuple[Place, ...]
+    data: bytes
+
+
+@dataclass(slots=True)
+class _Tensor:
+    """`is_ready`: whether it has a value before any operator ran."""
+
+    table: Table
+    shape: list[int]
+    kind: int
+    is_ready: bool
+
+
+@dataclass(slots=True)
+class _Read:
+    """One pass over a file; `buffers`: how many bytes each has."""
+
+    path: Path
+    data: bytes
+    left: int = _MOST
+    codes: list[int] = field(default_factory=list)
+    buffers: list[int] = field(default_factory=list)
+
+
+def looks_like_tflite(path: Path) -> bool:
+    """Whether `path` is a `.tflite` file that begins as one, or a directory with exactly one."""
+    if path.is_dir():
+        found = visible_files(path, (SUFFIX,))
+        return len(found) == 1 and _begins(found[0]) and not (path / "model.py").exists()
+    return path.suffix.lower() == SUFFIX and _begins(path)
+
+
+def find_tflite_file(path: Path) -> Path:
+    """The file at `path`, itself or in the directory.
+
+    Raises:
+        UnsupportedModelError: There is none, or several.
+    """
+    if not path.is_dir():
+        return path
+    found = visible_files(path, (SUFFIX,))
+    if len(found) != 1:
+        raise refuse(path, f"holds {len(found)} {SUFFIX} files; one is needed")
+    return found[0]
+
+
+def read_tflite(path: Path) -> TfliteFile:
+    """Read and check a file.
+
+    Raises:
+        UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
+    """
+    if path.suffix.lower() != SUFFIX or not _begins(path):
+        raise refuse(path, f"is no TFLite file: it does not have {_MAGIC.decode()} at byte 4")
+    read = _Read(path, read_all(path))
+    try:
+        root = Table.root(read.data)
+        read.codes = [_code(code) for code in _tables(read, root, 1)]
+        read.buffers = [_buffer(read, buffer) for buffer in _tables(read, root, 4)]
+        graphs = list(_tables(read, root, 2))
+        if not graphs:
+            raise corrupt(read.path, "it has no graph")
+        tensors, calls = [], []
+        for graph in graphs:
+            found = [_tensor(read, table) for table in _tables(read, graph, 0)]
+            calls.append(_check_operators(read, graph, found, len(graphs)))
+            tensors.append(found)
+        _check_calls(read.path, calls)
+        # Inputs and outputs as the model's signature calls them, else its tensors.
+        signatures = list(_tables(read, root, 7))
+        chosen = next((one for one in signatures if one.text(2) == _DEFAULT), None)
+        if chosen is None and len(signatures) == 1:
+            chosen = signatures[0]
+        number = int(chosen.number(4, "<I", 0)) if chosen else 0
+        graph, found = graphs[number], tensors[number]
+        if number:
+            raise refuse(read.path, "its signature is of another graph than the first")
+        stateful = {_ASSIGN} & {read.codes[int(one.number(0, "<I", 0))] for one in graph.tables(3)}
+        if stateful:
+            raise refuse(read.path, "keeps what one caller sent for the next: it assigns variables")
+        inputs = _side(read, graph, found, chosen, 0)
+        outputs = _side(read, graph, found, chosen, 1)
+        return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
+    except (ValueError, IndexError, struct.error, RecursionError, OverflowError) as error:
+        raise corrupt(path, error_kind(error)) from None
+
+
+def _begins(file: Path) -> bool:
+    return read_head(file, _MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
+
+
+def _tables(read: _Read, table: Table, number: int) -> Iterator[Table]:
+    read.left -= table.length(number)
+    if read.left < 0:
+        raise refuse(read.path, f"has more than {_MOST} tensors, operators and buffers")
+    return table.tables(number)
+
+
+def _code(table: Table) -> int:
+    old = int(table.number(0, "<b", 0))
+    return (
+        int(table.number(3, "<i", 0))
+        if old == _PLACEHOLDER
+        else max(old, int(table.number(3, "<i", 0)))
+    )
+
+
+def _buffer(read: _Read, table: Table) -> int:
+    """How many bytes a buffer has; those of large models stand behind the tables."""
+    offset, size = int(table.number(1, "<Q", 0)), int(table.number(2, "<Q", 0))
+    if offset > 1 and offset + size > len(read.data):
+        raise corrupt(read.path, "a buffer ends beyond the file")
+    if offset > 1:
+        return size
+    return len(table.array(0, "u1"))
+
+
+def _tensor(read: _Read, table: Table) -> _Tensor:
+    shape = table.array(0, "<i4").tolist()
+    kind, buffer = int(table.number(1, "<b", 0)), int(table.number(2, "<I", 0))
+    if len(shape) > _MOST_RANK or min(shape, default=0) < 0:
+        raise corrupt(read.path, f"a tensor has the shape {shape[:_MOST_RANK]}")
+    held = read.buffers[buffer]
+    datatype = DATATYPES.get(kind)
+    item_bytes = datatype.dtype.itemsize if datatype else 1
+    size = math.prod(shape) * item_bytes
+    if size > _MAX_TENSOR_BYTES:
+        raise refuse(read.path, f"a tensor of the shape {shape} would take {size} bytes")
+    is_sparse = table.table(6) is not None
+    if held and datatype is not None and not is_sparse and held != size:
+        raise corrupt(read.path, f"a tensor of {size} bytes has {held}")
+    is_variable = bool(table.number(5, "<b", 0))
+    return _Tensor(table, shape, kind, is_ready=bool(held) or is_variable or size == 0)
+
+
+def _check_operators(
+    read: _Read, graph: Table, tensors: Sequence[_Tensor], graphs: int
+) -> list[int]:
+    """Whatever an operator takes exists, and has a value by then; the graphs that are called."""
+    ready = np.array([tensor.is_ready for tensor in tensors], bool)
+    ready[_numbers(read, graph.array(1, "<i4"), len(tensors))] = True
+    called: list[int] = []
+    for operator in _tables(read, graph, 3):
+        code = read.codes[int(operator.number(0, "<I", 0))]
+        taken = operator.array(1, "<i4")
+        taken = _numbers(read, taken[taken != -1], len(tensors))
+        if not ready[taken].all():
+            raise corrupt(read.path, "an operator takes what nothing gives")
+        ready[_numbers(read, operator.array(2, "<i4"), len(tensors))] = True
+        if code in _CALLS:
+            place, *numbers = _CALLS[code]
+            options = operator.table(place)
+            called += [int(options.number(one, "<i", 0)) if options else 0 for one in numbers]
+    if any(not 0 <= number < graphs for number in called):
+        raise corrupt(read.path, "an operator calls a graph that there is not")
+    if not ready[_numbers(read, graph.array(2, "<i4"), len(tensors))].all():
+        raise corrupt(read.path, "nothing gives one of its outputs")
+    return called
+
+
+def _numbers(read: _Read, numbers: Array, count: int) -> Array:
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < count):
+        raise corrupt(read.path, "it names a tensor that there is not")
+    return numbers
+
+
+def _check_calls(path: Path, calls: Sequence[Sequence[int]]) -> None:
+    """A graph that calls itself, if only through others, takes the stack."""
+    waiting = [set(called) for called in calls]
+    done: set[int] = set()
+    while len(done) < len(waiting):
+        free = {i for i, called in enumerate(waiting) if i not in done and called <= done}
+        if not free:
+            raise corrupt(path, "a graph calls itself")
+        done |= free
+
+
+def _side(
+    read: _Read, graph: Table, tensors: Sequence[_Tensor], signature: Table | None, side: int
+) -> tuple[Place, ...]:
+    """The inputs (0) or outputs (1)."""
+    kind = ("input", "output")[side]
+    listed = graph.array(side + 1, "<i4").tolist()
+    named: dict[int, str] = {}
+    if signature is not None:
+        named = {int(one.number(1, "<I", 0)): one.text(0) for one in signature.tables(side)}
+        if not set(named) <= set(listed):
+            raise corrupt(read.path, f"its signature names {kind}s that it has not")
+    places = [_place(read, kind, tensors[one], one, named.get(one, "")) for one in listed]
+    if not places or len({one.spec.name for one in places}) < len(places):
+        raise refuse(read.path, f"has no {kind}s, or calls two of them alike")
+    return tuple(sorted(places, key=lambda one: one.spec.name) if named else places)
+
+
+def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> Place:
+    name = name or tensor.table.text(3) or f"{kind}_{number}"
+    datatype = DATATYPES.get(tensor.kind)
+    if datatype is None:
+        what = "text" if tensor.kind == _STRING else f"of the type {tensor.kind}"
+        raise refuse(read.path, f"{kind} '{name}' is {what}, which is not served")
+    said = tensor.table.array(7, "<i4").tolist() or tensor.shape
+    if len(said) != len(tensor.shape):
+        raise corrupt(read.path, f"{kind} '{name}' has two shapes")
+    shape = tuple(size if size >= 0 else VARIABLE for size in said)
+    if math.prod(size for size in shape if size > 0) * datatype.dtype.itemsize > MAX_INPUT_BYTES:
+        raise refuse(read.path, f"{kind} '{name}' of the shape {list(shape)} is too large to send")
+    spec = TensorSpec(name=name, datatype=datatype, shape=shape)
+    return Place(spec=spec, tensor=number, quantised=_quantised(tensor.table))
+
+
+def _quantised(table: Table) -> str:
+    """How integers stand for numbers; empty if they do not."""
+    scheme = table.table(4)
+    scales: Mapping[int, float] = dict(enumerate(scheme.array(2, "<f4").tolist() if scheme else ()))
+    if scheme is None or len(scales) != 1:
+        return ""
+    zeros = scheme.array(3, "<i8").tolist() or [0]
+    return f"(value - {zeros[0]}) * {scales[0]:g}"
+
+
+_MODULE: Final = "ai_edge_litert.interpreter"
+_log = logging.getLogger(__name__)
+
+
+class TfliteRuntime:
+    """Loads a `.tflite` file."""
+
+    name = "tflite"
+    runs_code = False
+    libraries = ("ai_edge_litert",)
+    extra = "tflite"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like TFLite, by its name and first bytes."""
+        return looks_like_tflite(path)
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the model, for the CPU."""
+        file = find_tflite_file(path)
+        found = read_tflite(file)
+        library = import_library(_MODULE, "tflite")
+        try:
+            model = TfliteModel(library.Interpreter, found, max(1, options.intra_op_threads))
+        except Exception as error:
+            # The binding's errors share no base class but Exception.
+            raise refuse(file, f"LiteRT refuses it: {reason_of(error)}") from error
+        probe, inputs = _probe(model, found, options.declared_by)
+        if not probe.batched:
+            _log.info("%s is served unbatched: %s", file.name, probe.reason)
+        for one in found.inputs + found.outputs:
+            if one.quantised:
+                _log.info("%s: '%s' is quantised: %s", file.name, one.spec.name, one.quantised)
+        model.signature = probe.signature(inputs)
+        return model
+
+
+@dataclass(slots=True)
+class _Interpreter:
+    """An interpreter, and the shapes that its memory is laid out for."""
+
+    library: Any
+    shapes: list[tuple[int, ...]]
+
+
+class TfliteModel:
+    """A loaded file. Thread-safe: each run takes its own interpreter, which releases the GIL."""
+
+    concurrent = True
+
+    def __init__(self, make: Any, found: TfliteFile, threads: int) -> None:  # noqa: ANN401  # ships no types
+        self._make: Any = make
+        self._found = found
+        self._threads = threads
+        self._inputs = [(one.spec.name, one.tensor) for one in found.inputs]
+        self._outputs = {one.spec.name: one.tensor for one in found.outputs}
+        self._idle = [self._new()]
+        self.signature = ModelSignature(
+            inputs=tuple(one.spec for one in found.inputs),
+            outputs=tuple(one.spec for one in found.outputs),
+            batched=False,
+        )
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch; an interpreter that failed is left behind."""
+        if self._make is None:
+            raise RuntimeFailedError("the model is closed")
+        try:
+            one = self._take()
+            shapes = [inputs[name].shape for name, _ in self._inputs]
+            if shapes != one.shapes:
+                for (_, tensor), shape in zip(self._inputs, shapes, strict=True):
+                    one.library.resize_tensor_input(tensor, shape)
+                one.library.allocate_tensors()
+                one.shapes = shapes
+            one.library.reset_all_variables()  # what a caller sent must not reach the next one
+            for name, tensor in self._inputs:
+                one.library.set_tensor(tensor, inputs[name])
+            one.library.invoke()
+            answers = {
+                name: one.library.get_tensor(self._outputs[name])
+                for name in outputs or self._outputs
+            }
+        except Exception as error:
+            # The binding raises RuntimeError and ValueError for everything.
+            raise RuntimeFailedError(f"the model failed: {reason_of(error)}") from error
+        self._idle.append(one)
+        return answers
+
+    def close(self) -> None:
+        """Free the interpreters; may be called again."""
+        self._make = None
+        self._idle.clear()
+
+    def _take(self) -> _Interpreter:
+        try:
+            return self._idle.pop()  # it is atomic
+        except IndexError:
+            return self._new()
+
+    def _new(self) -> _Interpreter:
+        made = self._make(model_content=self._found.data, num_threads=self._threads)
+        made.allocate_tensors()
+        return _Interpreter(made, [])
+
+
+def _probe(
+    model: TfliteModel, found: TfliteFile, declared_by: str
+) -> tuple[Probe, tuple[TensorSpec, ...]]:
+    """Whether axis 0 is the batch, and the inputs then.
+
+    Converters fix the batch at one row by default; most such models take any number if asked.
+    """
+    declared = model.signature
+
+    def probed(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Probe:
+        sides = ((found.inputs, inputs), (found.outputs, outputs))
+        named = [
+            {place.tensor: spec for place, spec in zip(places, specs, strict=True)}
+            for places, specs in sides
+        ]
+        return probe_batch(
+            model.run,
+            inputs,
+            outputs,
+            analyse=lambda: analyse_tflite(found.data, *named),
+            declared=declared_by,
+        )
+
+    fixed = probed(declared.inputs, declared.outputs)
+    every = (*declared.inputs, *declared.outputs)
+    if not all(spec.shape[:1] == (1,) for spec in every):
+        return fixed, declared.inputs
+    inputs, outputs = (
+        tuple(replace(spec, shape=(VARIABLE, *spec.shape[1:])) for spec in specs)
+        for specs in (declared.inputs, declared.outputs)
+    )
+    probe = probed(inputs, outputs)
+    if probe.batched and probe.variable is not None:
+        return probe, inputs
+    reason = probe.reason if probe.variable is not None else fixed.reason
+    return replace(fixed, row_independence=probe.row_independence, reason=reason), declared.inputs

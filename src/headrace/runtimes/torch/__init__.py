@@ -1,0 +1,1 @@
+"""Runtimes of PyTorch's files: TorchScript and exported programs."""

@@ -1,0 +1,266 @@
+"""Run exported programs: graphs that `torch.export.save` wrote.
+
+**PyTorch reads pickles out of such a file** (weights and constants that are no plain tensors,
+sample inputs), and pickles run code: take it from people you trust.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.core import (
+    VARIABLE,
+    Datatype,
+    RuntimeFailedError,
+    TensorSpec,
+    UnsupportedModelError,
+)
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.rows.torch_graph import analyse_torch_graph
+from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.tables.tabular import check_input_sizes, refuse
+from headrace.runtimes.torch.archive import (
+    Kind,
+    find_torch_file,
+    read_record,
+    read_sizes,
+    require_torch_file,
+)
+from headrace.runtimes.torch.module import (
+    Program,
+    choose_device,
+    import_torch,
+    quiet,
+    reason_of_torch,
+)
+from headrace.runtimes.torch.signature import Declared, match_names, open_proved, read_declared
+
+_COMPILED: Final = "data/aotinductor/"
+_WRAP: Final = "export a module that takes tensors and calls this one"
+_GRAPH: Final = re.compile(r"models/\w+\.json|serialized_exported_program\.json")
+_MAX_GRAPH_BYTES: Final = 256 << 20
+_ENDLESS: Final = 1 << 40
+
+
+class TorchExportRuntime:
+    """Loads what `torch.export.save` writes; or a directory with it and `signature.json`."""
+
+    name = "torch_export"
+    runs_code = True
+    libraries = ("torch",)
+    extra = "torch"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like an exported program, by the names in the archive."""
+        return find_torch_file(path, Kind.PROGRAM) is not None
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the program; on CUDA if it is there and `options` allows it."""
+        file = require_torch_file(path, Kind.PROGRAM)
+        torch, values = import_torch()
+        if any(name.startswith(_COMPILED) for name in read_sizes(file)):
+            raise refuse(
+                file,
+                "holds machine code compiled by AOTInductor, which is served nowhere but where it "
+                "was made; save the program itself with torch.export.save",
+            )
+        declared = read_declared(path, file)
+        if declared.values or declared.method != "forward":
+            raise refuse(path, "declares 'values' or 'method', which an exported program has not")
+        device = choose_device(torch, options.device)
+        with quiet():
+            try:
+                exported = torch.export.load(str(file))
+                if device != "cpu":
+                    from torch.export.passes import move_to_device_pass  # noqa: PLC0415  # few need it
+
+                    exported = move_to_device_pass(exported, device)
+            except Exception as error:
+                # What PyTorch raises here shares no base class but Exception.
+                raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
+        leaves = _renamed(path, _leaves(path, torch, values, exported), declared)
+        with quiet():
+            program = _program(torch, exported, leaves, device)
+        # What is analysed are the file's own sizes: a signature names tensors, or allows fewer
+        # shapes.
+        verdict = cache(lambda: _analysed(file))
+        most = min((leaf.most for leaf in leaves if leaf.most is not None), default=None)
+        if most is not None:
+            pieces = replace(program, call=_in_pieces(torch, program.call, most))
+            model = open_proved(path, pieces, declared, options=options, analyse=verdict)
+            if model.signature.batched:
+                return model
+        return open_proved(path, program, declared, options=options, analyse=verdict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leaf:
+    """One of the values that a program takes: a tensor, a number, or what is always the same.
+
+    `cast`: PyTorch's datatype, where the protocol has another for it. `most`: the most rows of axis
+    0 that it was exported for; None if there is no end.
+    """
+
+    name: str
+    spec: TensorSpec | None = None
+    cast: object = None
+    constant: object = None
+    is_tensor: bool = True
+    most: int | None = None
+
+
+def _analysed(file: Path) -> Verdict:
+    """Whether rows are independent, from the graph that the file holds."""
+    names = [name for name in read_sizes(file) if _GRAPH.fullmatch(name)]
+    if len(names) != 1:
+        return Verdict(why_not=f"the file holds {len(names)} graphs")
+    try:
+        data = read_record(file, names[0], most=_MAX_GRAPH_BYTES)
+    except UnsupportedModelError as error:
+        return Verdict(why_not=str(error))
+    return analyse_torch_graph(data or b"")
+
+
+def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) -> Program:
+    keeps_state, writes_inputs = _what_runs_change(exported)
+    takes = [(leaf.spec, leaf.cast) for leaf in leaves if leaf.spec is not None]
+    # What calls the program with the tensors of a request.
+    module = exported.module()
+    pytree = torch.utils._pytree  # noqa: SLF001  # what the program itself was flattened with
+    structure = exported.call_spec.in_spec
+
+    def value(leaf: _Leaf, given: Mapping[str, Any]) -> object:
+        if leaf.spec is None:
+            return leaf.constant
+        tensor = given[leaf.spec.name]
+        return tensor if leaf.is_tensor else tensor.item()
+
+    def call(given: Mapping[str, Any]) -> object:
+        found = [value(leaf, given) for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(found, structure)
+        return module(*args, **kwargs)
+
+    return Program(
+        call=call,
+        inputs=tuple(spec for spec, _ in takes),
+        casts={spec.name: cast for spec, cast in takes if cast is not None},
+        device=device,
+        keeps_state=keeps_state,
+        writes_inputs=writes_inputs,
+        loaded=exported,
+    )
+
+
+def _leaves(path: Path, torch: Any, values: Any, exported: Any) -> list[_Leaf]:
+    """What the program takes, in the order of its flattened arguments."""
+    seen = {node.name: node.meta.get("val") for node in exported.graph.nodes}
+    kinds = torch.export.graph_signature
+    found = []
+    for one in exported.graph_signature.input_specs:
+        if one.kind is not kinds.InputKind.USER_INPUT:
+            continue
+        name = one.arg.name
+        match one.arg:
+            case kinds.ConstantArgument():
+                found.append(_Leaf(name=name, constant=one.arg.value))
+            case kinds.TensorArgument():
+                found.append(_tensor(path, values, name, seen[name], exported.range_constraints))
+            case kinds.SymIntArgument():
+                spec = TensorSpec(name=name, datatype=Datatype.INT64, shape=())
+                found.append(_Leaf(name=name, spec=spec, is_tensor=False))
+            case _:
+                raise refuse(path, f"its input '{name}' is a {type(one.arg).__name__}; {_WRAP}")
+    return found
+
+
+def _tensor(path: Path, values: Any, name: str, value: Any, ranges: Mapping[Any, Any]) -> _Leaf:
+    datatype = values.DATATYPES.get(value.dtype)
+    if datatype is None:
+        raise refuse(path, f"its input '{name}' is {value.dtype}, which the protocol cannot carry")
+    shape = tuple(size if isinstance(size, int) else VARIABLE for size in value.shape)
+    spec = TensorSpec(name=name, datatype=datatype, shape=shape)
+    check_input_sizes(path, [spec])
+    most = None
+    if shape and shape[0] == VARIABLE:
+        limits = ranges.get(value.shape[0].node.expr)
+        # What has no end is one of sympy's infinities, which is no number of rows.
+        if limits is not None and limits.upper < _ENDLESS:
+            most = int(limits.upper)
+    cast = value.dtype if datatype.dtype.itemsize != value.dtype.itemsize else None
+    return _Leaf(name=name, spec=spec, cast=cast, most=most)
+
+
+def _renamed(path: Path, leaves: Sequence[_Leaf], declared: Declared) -> list[_Leaf]:
+    """The leaves by the names, and with the shapes, that were declared for them."""
+    if not declared.inputs:
+        return list(leaves)
+    takes = [leaf.name for leaf in leaves if leaf.spec is not None]
+    wanted = match_names(path, declared.inputs, takes)
+    found = []
+    for leaf in leaves:
+        own, said = leaf.spec, wanted.get(leaf.name)
+        if own is None or said is None:
+            found.append(leaf)
+            continue
+        if said.datatype is not own.datatype or not _narrows(said.shape, own.shape):
+            raise refuse(
+                path,
+                f"declares '{said.name}' as {said.datatype} {list(said.shape)}, but the program "
+                f"takes {own.datatype} {list(own.shape)}",
+            )
+        found.append(replace(leaf, spec=said))
+    return found
+
+
+def _narrows(said: Sequence[int], own: Sequence[int]) -> bool:
+    """Whether whatever fits the shape `said` fits the shape `own`."""
+    return len(said) == len(own) and all(
+        mine in (VARIABLE, size) for size, mine in zip(said, own, strict=True)
+    )
+
+
+def _what_runs_change(exported: Any) -> tuple[bool, bool]:
+    """Whether a run changes the program's buffers, and what it is given."""
+    nodes = (
+        node
+        for graph in exported.graph_module.modules()
+        if hasattr(graph, "graph")
+        for node in graph.graph.nodes
+    )
+    schemas = (getattr(node.target, "_schema", None) for node in nodes)
+    if not any(schema is not None and schema.is_mutable for schema in schemas):
+        return False, False
+    # Most operators that write do so to what was computed before; without them it shows.
+    signature = exported.run_decompositions({}).graph_signature
+    keeps = bool(signature.buffers_to_mutate or signature.parameters_to_mutate)
+    return keeps, bool(signature.user_inputs_to_mutate)
+
+
+def _in_pieces(
+    torch: Any,
+    call: Callable[[Mapping[str, Any]], object],
+    most: int,
+) -> Callable[[Mapping[str, Any]], object]:
+    """`call`, for more rows than it takes at once."""
+
+    def whole(given: Mapping[str, Any]) -> object:
+        rows = max(len(tensor) for tensor in given.values() if tensor.ndim)
+        if rows <= most:
+            return call(given)
+        parts = [
+            flatten({name: t[i : i + most] for name, t in given.items()})
+            for i in range(0, rows, most)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def flatten(piece: Mapping[str, Any]) -> dict[str, Any]:
+        _, values = import_torch()
+        found: dict[str, Any] = values.flatten(call(piece))
+        if any(not isinstance(one, torch.Tensor) or not one.ndim for one in found.values()):
+            raise RuntimeFailedError(f"the program takes {most} rows, and gives what has none")
+        return found
+
+    return whole

@@ -1,0 +1,194 @@
+"""Run a module of PyTorch's, whichever file it came from."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from headrace.core import (
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RuntimeFailedError,
+    Tensors,
+    TensorSpec,
+    UnsupportedModelError,
+)
+from headrace.runtimes.libraries import reason_of
+from headrace.runtimes.tables.tabular import import_library
+
+_DEVICES: Final = ("auto", "cuda", "cpu")
+_AUTHORS: Final = ("builtins.ValueError", "builtins.AssertionError")
+"""What scripted code raises when its author refuses an input."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """What a file brings: something that answers tensors by name.
+
+    `inputs`: as they are asked for. `casts`: by input, what it is on the way to the module.
+    `keeps_state`: whether a run changes the module. `writes_inputs`: whether one changes what it is
+    given. `loaded`: what PyTorch made of the file, a module or an exported program.
+    """
+
+    call: Callable[[Mapping[str, Any]], object]
+    inputs: tuple[TensorSpec, ...]
+    casts: Mapping[str, object]
+    device: str
+    keeps_state: bool
+    writes_inputs: bool
+    loaded: object
+
+
+class TorchModel:
+    """A loaded module.
+
+    `names`: by what the module's own outputs are called, what callers call them; None before the
+    first run has shown which there are.
+    """
+
+    def __init__(self, program: Program, signature: ModelSignature, threads: int) -> None:
+        self.signature = signature
+        self.concurrent = not program.keeps_state
+        self.names: dict[str, str] | None = None
+        self._program: Program | None = program
+        self._threads = threads
+        self._torch, self._values = import_torch()
+
+    @property
+    def program(self) -> Program:
+        """What is run.
+
+        Raises:
+            RuntimeFailedError: The model is closed.
+        """
+        if self._program is None:
+            raise RuntimeFailedError("the model is closed")
+        return self._program
+
+    def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
+        """Run one batch."""
+        program = self.program
+        torch = self._torch
+        if torch.get_num_threads() != self._threads:
+            # Of this thread, so that models of one process keep to their own numbers.
+            torch.set_num_threads(self._threads)
+        try:
+            with torch.inference_mode():
+                tensors = {}
+                for spec in program.inputs:
+                    tensor = self._values.as_tensor(inputs[spec.name], copy=program.writes_inputs)
+                    cast = program.casts.get(spec.name)
+                    if cast is not None or program.device != "cpu":
+                        tensor = tensor.to(program.device, cast or tensor.dtype)
+                    tensors[spec.name] = tensor
+                found = self._values.flatten(program.call(tensors))
+                answers = self._named(program, found, outputs)
+                self._check(answers, inputs)
+        except HeadraceError:
+            raise
+        except Exception as error:
+            # What operators and scripted code raise shares no base class but Exception.
+            raise run_error(error) from error
+        return {name: answers[name] for name in outputs} if outputs else answers
+
+    def close(self) -> None:
+        """Let go of the module; may be called again."""
+        self._program = None
+
+    def _named(
+        self, program: Program, found: Mapping[str, object], outputs: Sequence[str] | None
+    ) -> Tensors:
+        names = self._names(found)
+        return {
+            names[name]: self._values.as_array(name, value, copy=program.keeps_state)
+            for name, value in found.items()
+            if not outputs or names[name] in outputs
+        }
+
+    def _names(self, found: Mapping[str, object]) -> Mapping[str, str]:
+        """By what the module calls an output, what callers call it."""
+        wanted = [spec.name for spec in self.signature.outputs]
+        names = self.names
+        if names is None:  # being found out, or declared by somebody and never seen
+            names = dict(zip(found, wanted or found, strict=False))
+        if found.keys() != names.keys() or (wanted and len(wanted) != len(found)):
+            told = ", ".join(f"'{name}'" for name in names)
+            given = ", ".join(f"'{name}'" for name in found)
+            raise RuntimeFailedError(f"the model gives {given}, but {told} was expected")
+        return names
+
+    def _check(self, answers: Tensors, inputs: Tensors) -> None:
+        """Raise RuntimeFailedError if the module did not give what its signature says."""
+        rows = len(inputs[self.signature.inputs[0].name]) if self.signature.batched else None
+        for spec in self.signature.outputs:
+            array = answers.get(spec.name)
+            if array is None:
+                continue
+            fits = spec.fits(array.shape) and rows in (None, *array.shape[:1])
+            if array.dtype != spec.datatype.dtype or not fits:
+                raise RuntimeFailedError(
+                    f"the model gives '{spec.name}' as {array.dtype} of the shape "
+                    f"{list(array.shape)}, but {spec.datatype} of {list(spec.shape)} was expected"
+                )
+
+
+def import_torch() -> "tuple[Any, Any]":
+    """PyTorch, and what turns tensors into its own.
+
+    Raises:
+        FailedPreconditionError: It is not installed; the message says how to install it.
+    """
+    torch = import_library("torch", "torch")
+    from headrace.runtimes.torch import values as torch_values  # noqa: PLC0415  # imports PyTorch
+
+    return torch, torch_values
+
+
+def choose_device(torch: Any, wanted: str) -> str:
+    """Where a model runs: on CUDA if `wanted` lets it and it is there, else on the CPU.
+
+    Raises:
+        UnsupportedModelError: There is no device of this name.
+    """
+    if wanted not in _DEVICES:
+        msg = f"there is no device '{wanted}'; use one of {', '.join(_DEVICES)}"
+        raise UnsupportedModelError(msg)
+    if wanted == "cpu":
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        _log.warning("PyTorch finds no CUDA here, the CPU is used")
+    return "cpu"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what PyTorch warns of while it loads to itself: nobody who serves can act on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def run_error(error: Exception) -> HeadraceError:
+    """What went wrong, by whose fault it is."""
+    text = reason_of_torch(error)
+    if text.startswith(_AUTHORS):
+        return InvalidArgumentError(f"the model refuses it: {text.partition(': ')[2] or text}")
+    if isinstance(error, AssertionError) and text.startswith("Guard failed"):
+        return InvalidArgumentError(f"the program was not exported for this: {text}")
+    return RuntimeFailedError(f"the model failed: {text}")
+
+
+def reason_of_torch(error: Exception) -> str:
+    """PyTorch's message; of scripted code the last line, which says what happened."""
+    text = str(error)
+    if "TorchScript" in text and "Traceback" in text:
+        text = [line for line in text.splitlines() if line.strip()][-1]
+        text = text.removeprefix("RuntimeError: ")
+    return reason_of(RuntimeError(text)) if text else type(error).__name__

@@ -1,0 +1,422 @@
+"""Signature of a PyTorch module, from its file or from an analysis of its graph.
+
+`signature.json` is an extra file in the archive or lies beside it in a directory, and has the form
+of the protocol's metadata:
+
+    {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
+
+Without one a `config.pbtxt` in Triton's layout is read, which stands beside the numbered directory
+of the file: Triton asks for one with every TorchScript file.
+"""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from headrace.core import (
+    VARIABLE,
+    Datatype,
+    HeadraceError,
+    InvalidArgumentError,
+    ModelSignature,
+    RowIndependence,
+    Tensors,
+    TensorSpec,
+    check_name,
+    datatype_of,
+    error_kind,
+    example_inputs,
+    pbtxt,
+)
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.pbtxt import Message
+from headrace.runtimes.base import LoadOptions
+from headrace.runtimes.probe import VARIABLE_SIZES, difference_ratio, probe_batch
+from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.tables.tabular import refuse
+from headrace.runtimes.torch.archive import MAX_TEXT_BYTES, SIGNATURE_NAME, read_record
+from headrace.runtimes.torch.module import Program, TorchModel, import_torch
+
+Value = bool | int | float | str
+CONFIG_NAME: Final = "config.pbtxt"
+_TYPES: Final = {f"TYPE_{kind}": kind for kind in Datatype if kind is not Datatype.BYTES} | {
+    "TYPE_BF16": Datatype.FP32
+}
+_MAX_RANK: Final = 64
+_HOW: Final = (
+    f"write it to {SIGNATURE_NAME} beside the file, in a directory of their own, or save it with "
+    f'torch.jit.save(module, "model.pt", _extra_files={{"{SIGNATURE_NAME}": TEXT}})'
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declared:
+    """What an author wrote down.
+
+    `inputs`: empty if the file itself has to say. `outputs`: empty for names of their own.
+    `batched`: None to find out. `method`: of the module, that answers. `values`: of arguments that
+    are always the same. `takes_batches`: a configuration of Triton's has a `max_batch_size`.
+    """
+
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    batched: bool | None = None
+    takes_batches: bool = False
+    method: str = "forward"
+    values: Mapping[str, Value] = field(default_factory=dict)
+
+
+class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    inputs: tuple[_Tensor, ...] = ()
+    outputs: tuple[_Tensor, ...] = ()
+    batched: bool | None = None
+    method: str = "forward"
+    values: dict[str, Value] = {}
+
+
+def read_declared(path: Path, file: Path) -> Declared:
+    """What was written down for the model `file` at `path`.
+
+    What lies beside it comes first, then what is in it, then what Triton's configuration says.
+
+    Raises:
+        UnsupportedModelError: It makes no sense; the message says where and why.
+    """
+    beside = path / SIGNATURE_NAME
+    if path.is_dir() and beside.is_file():
+        if beside.stat().st_size > MAX_TEXT_BYTES:
+            raise refuse(beside, f"has more than {MAX_TEXT_BYTES} bytes")
+        return parse_declared(beside, beside.read_bytes())
+    inside = read_record(file, f"extra/{SIGNATURE_NAME}")
+    if inside is not None:
+        return parse_declared(file / "extra" / SIGNATURE_NAME, inside)
+    config = find_config(path)
+    if config is None:
+        return Declared()
+    inputs, outputs, takes_batches = read_config(config)
+    return Declared(inputs=inputs, outputs=outputs, takes_batches=takes_batches)
+
+
+def parse_declared(origin: Path, data: bytes) -> Declared:
+    """What the text of a `signature.json` says.
+
+    Args:
+        origin: Where the text stands, for messages.
+
+    Raises:
+        UnsupportedModelError: It makes no sense.
+    """
+    try:
+        found = msgspec.json.decode(data, type=_File)
+    except UNDECODABLE as error:
+        raise refuse(
+            origin, f"is no signature: {error_kind(error)}; write it as {_example(('x',))}"
+        ) from None
+    for kind, specs in (("inputs", found.inputs), ("outputs", found.outputs)):
+        if len({spec.name for spec in specs}) < len(specs):
+            raise refuse(origin, f"names one of its {kind} twice")
+    return Declared(
+        inputs=tuple(_spec(origin, "inputs", spec) for spec in found.inputs),
+        outputs=tuple(_spec(origin, "outputs", spec) for spec in found.outputs),
+        batched=found.batched,
+        method=found.method,
+        values=found.values,
+    )
+
+
+def how_to_declare(names: Sequence[str]) -> str:
+    """What to write where a module does not say what it takes.
+
+    Args:
+        names: Of the tensors that it takes.
+    """
+    return f"{_HOW}, where TEXT is for instance {_example(names)}; -1 is a size a request chooses"
+
+
+def match_names(
+    path: Path, declared: Sequence[TensorSpec], names: Sequence[str]
+) -> Mapping[str, TensorSpec]:
+    """By a module's own name for it, what was declared for a tensor.
+
+    Names that the module knows are found by name; `INPUT__0`, as Triton counts them, by number;
+    else the first stands for the first.
+
+    Raises:
+        UnsupportedModelError: Some names are known and some are not, or there are too many.
+    """
+    known = [spec for spec in declared if spec.name in names]
+    if len(known) == len(declared):
+        return {spec.name: spec for spec in declared}
+    numbers = [_number(spec.name) for spec in declared]
+    own = ", ".join(f"'{name}'" for name in names) or "nothing"
+    if known or len(declared) > len(names):
+        stray = next(spec.name for spec in declared if spec.name not in names)
+        raise refuse(path, f"'{stray}' is declared, but the module has {own}")
+    if None in numbers:
+        return dict(zip(names, declared, strict=False))
+    found: dict[str, TensorSpec] = {}
+    for spec, number in zip(declared, numbers, strict=True):
+        assert number is not None, "looked for above"
+        if number >= len(names) or names[number] in found:
+            raise refuse(path, f"'{spec.name}' is declared, but the module has {own}")
+        found[names[number]] = spec
+    return found
+
+
+def _number(name: str) -> int | None:
+    """2 for `INPUT__2`."""
+    end = name.rpartition("__")[2]
+    return int(end) if "__" in name and end.isascii() and end.isdigit() and len(end) < 4 else None  # noqa: PLR2004  # nobody counts so far
+
+
+def _example(names: Sequence[str]) -> str:
+    tensors = [{"name": name, "datatype": "FP32", "shape": [VARIABLE, 4]} for name in names]
+    return msgspec.json.format(msgspec.json.encode({"inputs": tensors}), indent=0).decode()
+
+
+def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
+    where = f"{kind}: '{tensor.name}'"
+    try:
+        name = check_name(tensor.name, kind="tensor")
+    except HeadraceError:
+        raise refuse(origin, f"{kind}: a name is not allowed for a tensor") from None
+    if tensor.datatype not in set(Datatype) - {Datatype.BYTES}:
+        known = ", ".join(kind for kind in Datatype if kind is not Datatype.BYTES)
+        raise refuse(origin, f"{where} has a datatype that is not served; use one of {known}")
+    if any(size < VARIABLE for size in tensor.shape) or len(tensor.shape) > _MAX_RANK:
+        raise refuse(
+            origin,
+            f"{where} has the shape {list(tensor.shape)}; use sizes, and -1 for what a request "
+            "chooses",
+        )
+    return TensorSpec(name=name, datatype=Datatype(tensor.datatype), shape=tensor.shape)
+
+
+def find_config(path: Path) -> Path | None:
+    """The configuration of the model at `path`: in its directory, or one above a numbered one."""
+    directory = path if path.is_dir() else path.parent
+    candidates = [directory / CONFIG_NAME] if path.is_dir() else []
+    if directory.name.isdecimal():
+        candidates.append(directory.parent / CONFIG_NAME)
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...], bool]:
+    """The inputs and outputs that a configuration names, and whether it takes batches.
+
+    There are no inputs or outputs if it leaves them out.
+
+    Raises:
+        UnsupportedModelError: It cannot be read, or names a tensor that cannot be served.
+    """
+    try:
+        if file.stat().st_size > MAX_TEXT_BYTES:
+            raise refuse(file, f"has more than {MAX_TEXT_BYTES} bytes")
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise refuse(file, error.strerror or str(error)) from error
+    try:
+        config = pbtxt.parse_message(text)
+        batch = (VARIABLE,) if pbtxt.count(config, "max_batch_size") else ()
+    except InvalidArgumentError as error:
+        raise refuse(file, str(error)) from error
+    return (
+        tuple(_configured_spec(file, batch, tensor) for tensor in config.get("input", ())),
+        tuple(_configured_spec(file, batch, tensor) for tensor in config.get("output", ())),
+        bool(batch),
+    )
+
+
+def _configured_spec(file: Path, batch: tuple[int, ...], tensor: str | Message) -> TensorSpec:
+    if isinstance(tensor, str):
+        raise refuse(file, "has a value where a tensor belongs")
+    name, kind = pbtxt.text(tensor, "name"), pbtxt.text(tensor, "data_type")
+    if kind not in _TYPES:
+        raise refuse(file, f"says of '{name}' no type that is served")
+    try:
+        dims = tuple(int(size) for size in tensor.get("dims", ()) if isinstance(size, str))
+    except ValueError:
+        dims = (VARIABLE - 1,)
+    if not name or any(size < VARIABLE for size in dims):
+        raise refuse(file, f"gives no name, or no sizes as 'dims', to '{name}'")
+    return TensorSpec(name=name, datatype=_TYPES[kind], shape=(*batch, *dims))
+
+
+Run = Callable[[Tensors], Tensors]
+_SAME: Final = 1e-6
+_OTHERS_ROWS: Final = 3
+_log = logging.getLogger(__name__)
+
+
+def open_proved(
+    path: Path,
+    program: Program,
+    declared: Declared,
+    *,
+    options: LoadOptions,
+    analyse: Callable[[], Verdict],
+) -> TorchModel:
+    """The model of `program`, with a signature that running it has shown.
+
+    Where it does not run on made-up inputs, what was declared is believed.
+
+    Args:
+        analyse: Returns the verdict on the rows of its graph.
+
+    Raises:
+        UnsupportedModelError: It does not run, or not as was declared.
+    """
+    bare = ModelSignature(inputs=program.inputs, outputs=(), batched=False)
+    model = TorchModel(program, bare, options.intra_op_threads)
+    seen = _find_outputs(path, model.run, program.inputs, declared)
+    outputs = declared.outputs
+    if seen:
+        outputs, model.names = _renamed(path, seen, declared)
+    if program.keeps_state:
+        _check_history(path, model.run, program.inputs)
+    author = "config.pbtxt" if declared.takes_batches else ""
+    author = "signature.json" if declared.batched else author
+    probe = probe_batch(
+        model.run,
+        program.inputs,
+        outputs,
+        analyse=analyse,
+        declared=options.declared_by or author,
+    )
+    if declared.batched and (probe.difference or not probe.batched):
+        raise refuse(path, f"'batched' is declared, but {probe.difference or probe.reason}")
+    is_contradicted = probe.difference and not options.rows_independent
+    batched = probe.batched and declared.batched is not False and not is_contradicted
+    if probe.variable is None or not batched:
+        _log.info(
+            "%s is served %s: %s", path.name, "batched" if batched else "unbatched", probe.reason
+        )
+    signature = replace(probe.signature(program.inputs), batched=batched)
+    if is_contradicted:
+        signature = replace(
+            signature, row_independence=RowIndependence.REFUTED, row_reason=probe.difference
+        )
+    model.signature = signature
+    return model
+
+
+def runs(run: Run, inputs: tuple[TensorSpec, ...], rows: Sequence[int]) -> bool:
+    """Whether a model runs on made-up inputs with each of these sizes of axis 0."""
+    signature = ModelSignature(inputs=inputs, outputs=(), batched=True)
+    try:
+        for size in rows:
+            run(example_inputs(signature, rows=size, variable=VARIABLE_SIZES[0]))
+    except HeadraceError:
+        return False
+    return True
+
+
+def _find_outputs(
+    path: Path, run: Run, inputs: tuple[TensorSpec, ...], declared: Declared
+) -> tuple[TensorSpec, ...]:
+    """The outputs of two runs of different sizes: what differs between them is variable.
+
+    None if it does not run, and its outputs are declared.
+    """
+    size, first, reason = _first_answers(run, inputs, rows=2, sizes=VARIABLE_SIZES)
+    if first is None:
+        if declared.outputs:
+            return ()
+        raise refuse(
+            path,
+            f"does not run on made-up inputs, so that nobody knows what it gives: {reason}; check "
+            "the declared shapes and datatypes, or declare its outputs too",
+        )
+    others = [other for other in VARIABLE_SIZES if other != size]
+    _, second, _ = _first_answers(run, inputs, rows=_OTHERS_ROWS, sizes=others)
+    return tuple(_observed_spec(path, name, first, second) for name in first)
+
+
+def _first_answers(
+    run: Run, inputs: tuple[TensorSpec, ...], *, rows: int, sizes: Sequence[int]
+) -> tuple[int, Tensors | None, str]:
+    """The first of `sizes` for variable dimensions that the model runs with, and its answers."""
+    by_row = all(spec.shape[:1] == (VARIABLE,) for spec in inputs)
+    signature = ModelSignature(inputs=inputs, outputs=(), batched=by_row)
+    reason = ""
+    for size in sizes:
+        try:
+            return size, run(example_inputs(signature, rows=rows, variable=size)), ""
+        except HeadraceError as error:
+            reason = reason or str(error)
+    return 0, None, reason
+
+
+def _observed_spec(path: Path, name: str, first: Tensors, second: Tensors | None) -> TensorSpec:
+    shape = first[name].shape
+    if second is None or name not in second or len(second[name].shape) != len(shape):
+        found = (VARIABLE,) * len(shape)
+    else:
+        pairs = zip(shape, second[name].shape, strict=True)
+        found = tuple(size if size == other else VARIABLE for size, other in pairs)
+    datatype = datatype_of(first[name].dtype)
+    if datatype is Datatype.BYTES:
+        raise refuse(path, f"gives '{name}' as {first[name].dtype}")
+    return TensorSpec(name=name, datatype=datatype, shape=found)
+
+
+def _renamed(
+    path: Path, seen: Sequence[TensorSpec], declared: Declared
+) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
+    """The outputs by the names that callers use, and those by the module's own."""
+    own = [spec.name for spec in seen]
+    if not declared.outputs:
+        return tuple(seen), {name: name for name in own}
+    wanted = match_names(path, declared.outputs, own)
+    for spec in seen:
+        said = wanted.get(spec.name)
+        if said is not None and said.datatype is not spec.datatype:
+            raise refuse(
+                path, f"declares output '{said.name}' as {said.datatype}, but gives {spec.datatype}"
+            )
+    names = {name: wanted[name].name if name in wanted else name for name in own}
+    return tuple(replace(spec, name=names[spec.name]) for spec in seen), names
+
+
+def _check_history(path: Path, run: Run, inputs: tuple[TensorSpec, ...]) -> None:
+    """Refuse a model whose answers tell what was asked before: of other callers, when it is served.
+
+    It changes itself while it runs; that is harmless where every run begins anew.
+    """
+    torch, _ = import_torch()
+
+    def answers() -> Tensors | None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # a model that draws at random remembers nothing by that
+            return _first_answers(run, inputs, rows=2, sizes=VARIABLE_SIZES)[1]
+
+    tries = [answers() for _ in range(_OTHERS_ROWS)]
+    first = tries[0]
+    for other in tries[1:]:
+        if first is None or other is None:
+            raise refuse(
+                path,
+                "changes itself while it runs, and does not run on made-up inputs, so that nobody "
+                "knows whether callers would get parts of each other's answers",
+            )
+        if any(_differs(other.get(name), want) for name, want in first.items()):
+            raise refuse(
+                path,
+                "remembers what it was asked before, so that callers would get parts of each "
+                "other's answers; let it take its state as an input and give it as an output, or "
+                "name a method that begins anew",
+            )
+
+
+def _differs(got: Any, want: Any) -> bool:
+    return got is None or difference_ratio(got, want) > _SAME

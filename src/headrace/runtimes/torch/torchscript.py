@@ -1,0 +1,252 @@
+"""Run TorchScript: modules that `torch.jit.save` wrote.
+
+**Scripted code is a program.** It runs while the file is loaded (`__setstate__`), and what it may
+call writes any file (`aten::save`) and reads any (`aten::from_file`): take it from people you
+trust.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.core import VARIABLE, Datatype, ModelSignature, TensorSpec
+from headrace.runtimes.base import LoadOptions, Model
+from headrace.runtimes.rows.torchscript import analyse_torchscript
+from headrace.runtimes.tables.tabular import refuse
+from headrace.runtimes.torch.archive import (
+    Kind,
+    Traced,
+    check_records,
+    dtype_of,
+    find_torch_file,
+    read_traced,
+    require_torch_file,
+)
+from headrace.runtimes.torch.module import (
+    Program,
+    TorchModel,
+    choose_device,
+    import_torch,
+    quiet,
+    reason_of_torch,
+)
+from headrace.runtimes.torch.signature import (
+    Declared,
+    how_to_declare,
+    match_names,
+    open_proved,
+    read_declared,
+    runs,
+)
+
+_TENSORS: Final = ("Tensor", "Optional[Tensor]")
+_NUMBERS: Final = {
+    "int": Datatype.INT64,
+    "float": Datatype.FP64,
+    "bool": Datatype.BOOL,
+}
+_SERVED: Final = {kind.dtype: kind for kind in Datatype if kind is not Datatype.BYTES}
+_TRACED_ROWS: Final = (1, 2, 3)
+_CHANGES: Final = ("prim::SetAttr", "prim::CallMethod", "prim::fork", "prim::awaitable")
+"""Nodes that change the module, or call what the graph does not show."""
+_HOLDS_TENSORS: Final = re.compile(r"(List|Dict|Tuple|Optional)\[.*Tensor")
+_WAYS: Final = "name it in 'inputs', or give it in 'values' if it is always the same"
+_WRAP: Final = "no request carries that: save a module that takes tensors and calls this one"
+
+
+class TorchScriptRuntime:
+    """Loads what `torch.jit.save` writes; or a directory with it and `signature.json`."""
+
+    name = "torchscript"
+    runs_code = True
+    libraries = ("torch",)
+    extra = "torch"
+
+    def recognises(self, path: Path) -> bool:
+        """Whether `path` looks like TorchScript, by the names in the archive."""
+        return find_torch_file(path, Kind.SCRIPT) is not None
+
+    def load(self, path: Path, options: LoadOptions) -> Model:
+        """Load the module; on CUDA if it is there and `options` allows it. Runs its code."""
+        file = require_torch_file(path, Kind.SCRIPT)
+        torch, _ = import_torch()
+        check_records(file)
+        declared = read_declared(path, file)
+        device = choose_device(torch, options.device)
+        with quiet():
+            try:
+                module = torch.jit.load(str(file), map_location=device).eval()
+            except Exception as error:
+                # The reader's errors share no base class but Exception.
+                raise refuse(file, f"PyTorch cannot load it: {reason_of_torch(error)}") from error
+            method = _method(path, module, declared.method)
+            keeps_state, writes_inputs = _what_runs_change(torch, module, declared.method)
+        arguments = _arguments(path, method, declared)
+        traced = read_traced(file).get(declared.method, ())
+
+        def program(specs: Mapping[str, TensorSpec]) -> Program:
+            # What calls the method with the tensors of a request.
+            tensors = [
+                (a.name, specs[a.name].name)
+                for a in arguments
+                if a.name in specs and a.kind in _TENSORS
+            ]
+            numbers = [
+                (a.name, specs[a.name].name)
+                for a in arguments
+                if a.name in specs and a.kind in _NUMBERS
+            ]
+
+            def call(given: Mapping[str, Any]) -> object:
+                found = {argument: given[name] for argument, name in tensors}
+                found |= {argument: given[name].item() for argument, name in numbers}
+                return method(**found, **declared.values)
+
+            return Program(
+                call=call,
+                inputs=tuple(specs.values()),
+                casts={},
+                device=device,
+                keeps_state=keeps_state,
+                writes_inputs=writes_inputs,
+                loaded=module,
+            )
+
+        if declared.inputs:
+            specs = _declared_specs(path, arguments, declared)
+        else:
+            specs = _traced_specs(path, arguments, traced)
+            by_row = {
+                name: (replace(spec, shape=(VARIABLE, *spec.shape[1:])) if spec.shape else spec)
+                for name, spec in specs.items()
+            }
+            trial = TorchModel(
+                program(by_row),
+                ModelSignature(inputs=tuple(by_row.values()), outputs=(), batched=False),
+                options.intra_op_threads,
+            )
+            if runs(trial.run, tuple(by_row.values()), _TRACED_ROWS):
+                specs = by_row
+        return open_proved(
+            path,
+            program(specs),
+            declared,
+            options=options,
+            analyse=lambda: analyse_torchscript(file, declared.method, specs, declared.values),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Argument:
+    """One of a method's: `kind` is TorchScript's name of its type."""
+
+    name: str
+    kind: str
+    optional: bool
+
+
+def _method(path: Path, module: Any, name: str) -> Any:
+    names = module._c._method_names()  # noqa: SLF001  # no public name lists them
+    if name not in names:
+        raise refuse(path, f"has no method '{name}'; it has {', '.join(names) or 'none'}")
+    return getattr(module, name)
+
+
+def _what_runs_change(torch: Any, module: Any, method: str) -> tuple[bool, bool]:
+    """Whether a run may change the module, and what it is given, as its graph has it.
+
+    The graph is a frozen copy's: what only training does, such as counting batches, is gone.
+    """
+    try:
+        kept = [] if method == "forward" else [method]
+        frozen = torch.jit.freeze(module, preserved_attrs=kept, optimize_numerics=False)
+        graph = (frozen if method == "forward" else getattr(frozen, method)).inlined_graph
+    except RuntimeError:
+        return True, True  # nothing is known
+    aliases = graph.alias_db()
+    itself, *inputs = graph.inputs()
+    nodes = (*graph.findAllNodes("prim::GetAttr"), *graph.findAllNodes("prim::Constant"))
+    held = [itself, *(node.output() for node in nodes)]
+    writes_inputs = any(aliases.has_writers(value) for value in inputs)
+    keeps_state = any(graph.findAllNodes(kind) for kind in _CHANGES) or any(
+        # What is taken out of a list or dict may be anything, so a write to it may be to an input.
+        aliases.has_writers(value) or (writes_inputs and _HOLDS_TENSORS.match(str(value.type())))
+        for value in held
+    )
+    return keeps_state, writes_inputs
+
+
+def _arguments(path: Path, method: Any, declared: Declared) -> list[_Argument]:
+    """What a method takes, but for what is always the same."""
+    every = [
+        _Argument(
+            name=one.name,
+            kind=str(one.type),
+            optional=one.has_default_value(),
+        )
+        for one in method.schema.arguments[1:]
+    ]
+    names = [one.name for one in every]
+    for name in declared.values:
+        if name not in names:
+            raise refuse(path, f"'values' names '{name}', but the module has {', '.join(names)}")
+    return [one for one in every if one.name not in declared.values]
+
+
+def _declared_specs(
+    path: Path, arguments: Sequence[_Argument], declared: Declared
+) -> dict[str, TensorSpec]:
+    """By argument, what a request has to bring for it."""
+    found = match_names(path, declared.inputs, [one.name for one in arguments])
+    for one in arguments:
+        spec = found.get(one.name)
+        if spec is None and not one.optional:
+            raise refuse(path, f"its argument '{one.name}' ({one.kind}) is not declared; {_WAYS}")
+        if spec is not None:
+            _check_kind(path, one, spec)
+    return {one.name: found[one.name] for one in arguments if one.name in found}
+
+
+def _check_kind(path: Path, argument: _Argument, spec: TensorSpec) -> None:
+    if argument.kind in _TENSORS:
+        return
+    number = _NUMBERS.get(argument.kind)
+    if number is None:
+        raise refuse(path, f"its argument '{argument.name}' is a {argument.kind}; {_WRAP}")
+    if spec.datatype is not number or spec.shape:
+        raise refuse(
+            path,
+            f"its argument '{argument.name}' is one {argument.kind}, so '{spec.name}' has to be "
+            f'declared with "datatype": "{number}", "shape": []',
+        )
+
+
+def _traced_specs(
+    path: Path,
+    arguments: Sequence[_Argument],
+    traced: Sequence[Traced | None],
+) -> dict[str, TensorSpec]:
+    """By argument, what it was traced with; and numbers, which are what they are."""
+    found = {}
+    for i, one in enumerate(arguments):
+        example = traced[i] if i < len(traced) else None
+        number = _NUMBERS.get(one.kind)
+        dtype = None if example is None else dtype_of(example.storage)
+        if one.kind == "Tensor" and example is not None and dtype in _SERVED:
+            found[one.name] = TensorSpec(
+                name=one.name, datatype=_SERVED[dtype], shape=example.shape
+            )
+        elif number is not None and not one.optional:
+            found[one.name] = TensorSpec(name=one.name, datatype=number, shape=())
+        elif not one.optional:
+            if one.kind not in _TENSORS:
+                raise refuse(path, f"its argument '{one.name}' is a {one.kind}; {_WRAP}")
+            names = [a.name for a in arguments if a.kind in _TENSORS]
+            raise refuse(
+                path,
+                f"TorchScript does not say which datatype and shape '{one.name}' has: "
+                f"{how_to_declare(names)}",
+            )
+    return found

@@ -1,0 +1,1 @@
+"""gRPC of a replica: over Envoy's bridge, and a server of its own."""

@@ -1,0 +1,1 @@
+"""Pool: one process that hosts many models and loads them on demand."""

@@ -1,0 +1,213 @@
+"""Models that a pool hosts, those that it must unload, and requests that wait for a load."""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+import msgspec
+
+from headrace.core import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    HeadraceError,
+    ReplicaSettings,
+    UnavailableError,
+)
+from headrace.observe import ModelStatistics
+from headrace.serving.application import Application
+from headrace.serving.exchange import Exchange
+from headrace.serving.routing import timeout_s
+from headrace.serving.state import ReplicaState
+from headrace.serving.telemetry.report import HostedReport
+
+Key = tuple[str, str]
+"""A model's name and version."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A model that takes memory. `is_busy`: it has requests, is being loaded, or is leaving."""
+
+    key: Key
+    size_bytes: int
+    used_at: float
+    is_busy: bool
+
+
+def make_room(
+    residents: Iterable[Resident], *, size_bytes: int, memory_bytes: int, max_loaded: int
+) -> list[Key] | None:
+    """The models to unload, so that one more of `size_bytes` fits.
+
+    None if it would not fit even then: others are busy, and may be idle later.
+
+    Raises:
+        FailedPreconditionError: It is larger than `memory_bytes`: it never fits.
+    """
+    if size_bytes > memory_bytes:
+        msg = f"it takes {size_bytes} bytes, and all models together may take {memory_bytes}"
+        raise FailedPreconditionError(msg)
+    there = list(residents)
+    over_bytes = sum(resident.size_bytes for resident in there) + size_bytes - memory_bytes
+    over_count = len(there) + 1 - max_loaded
+    idle = sorted((r for r in there if not r.is_busy), key=lambda resident: resident.used_at)
+    leaving: list[Key] = []
+    for resident in idle:
+        if over_bytes <= 0 and over_count <= 0:
+            break
+        over_bytes -= resident.size_bytes
+        over_count -= 1
+        leaving.append(resident.key)
+    return leaving if over_bytes <= 0 and over_count <= 0 else None
+
+
+class HostedPhase(StrEnum):
+    """Where a hosted model is."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    LOADED = "loaded"
+    FAILED = "failed"
+    """The last load failed; requests are refused until it may be tried again."""
+
+
+class HostedModel:
+    """A declared model; the pool moves it between its phases.
+
+    `size_bytes`: what it takes when loaded, None before it was tried. `has_room`: memory is set
+    aside for it. `used_at`: when it last got a request. `retry_at`: when a failed one may be tried
+    again. `is_retired`: it was declared no more, or in other words.
+    """
+
+    def __init__(self, settings: ReplicaSettings, *, replica: str) -> None:
+        self.settings = settings
+        # One thread inside a run: a session then has no threads of its own, and as many models as
+        # have requests run beside each other.
+        own = msgspec.structs.replace(settings, intra_op_threads=1, replica=replica)
+        statistics = ModelStatistics(name=settings.model_name, version=settings.model_version)
+        self.state = ReplicaState(settings=own, statistics=statistics, loads_on_demand=True)
+        self.application = Application(self.state, has_repository=False)
+        self.phase = HostedPhase.UNLOADED
+        self.size_bytes: int | None = None
+        self.has_room = False
+        self.used_at = 0.0
+        self.loads = self.unloads = self.failures = 0
+        self.retry_at = 0.0
+        self.reason = ""
+        self.is_retired = False
+
+    @property
+    def key(self) -> Key:
+        """Its name and version."""
+        return self.state.name, self.state.version
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it ever got a request."""
+        statistics = self.state.statistics
+        return bool(statistics.success.count or statistics.fail.count or self.loads)
+
+    @property
+    def in_flight(self) -> int:
+        """Its requests in the queue and in runs."""
+        served = self.state.served
+        return served.engine.in_flight if served else 0
+
+    def resident(self) -> Resident:
+        """What it counts for when room is made."""
+        is_busy = (
+            self.phase is not HostedPhase.LOADED
+            or self.is_retired
+            or self.in_flight > 0
+            or self.state.waiting > 0
+            or (self.state.served is not None and self.state.served.engine.is_running)
+        )
+        return Resident(
+            key=self.key,
+            size_bytes=self.size_bytes or 0,
+            used_at=self.used_at,
+            is_busy=is_busy,
+        )
+
+    def report(self) -> HostedReport:
+        """What it is doing."""
+        name, version = self.key
+        return HostedReport(
+            model=name,
+            version=version,
+            phase=self.phase.value,
+            size_bytes=self.size_bytes or 0,
+            in_flight=self.in_flight,
+            waiting=self.state.waiting,
+            loads=self.loads,
+            unloads=self.unloads,
+            reason=self.reason,
+            device=self.state.served.loaded.device if self.state.served else None,
+        )
+
+
+Refuse = Callable[[ReplicaState, Exchange, HeadraceError], None]
+
+
+class WaitingRoom:
+    """Requests that wait, by model. Belongs to the event loop's thread.
+
+    Args:
+        limit: How many may wait, over all models.
+        limit_s: How long one may wait.
+        refuse: Answers a request that waited too long, with an error.
+    """
+
+    def __init__(self, *, limit: int, limit_s: float, refuse: Refuse) -> None:
+        self._limit = limit
+        self._limit_s = limit_s
+        self._refuse = refuse
+        self._rooms: dict[int, dict[Exchange, asyncio.TimerHandle]] = {}
+        self._where: dict[Exchange, ReplicaState] = {}
+
+    def enter(self, state: ReplicaState, exchange: Exchange) -> None:
+        """Let a request wait for the model of `state`.
+
+        Raises:
+            UnavailableError: Too many wait already.
+            InvalidArgumentError: Its timeout is no number.
+        """
+        if len(self._where) >= self._limit:
+            msg = f"{self._limit} requests wait for models to be loaded already"
+            raise UnavailableError(msg)
+        own_s = timeout_s(exchange.headers)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(min(own_s, self._limit_s), self._expire, exchange, own_s)
+        self._rooms.setdefault(id(state), {})[exchange] = timer
+        self._where[exchange] = state
+        state.waiting += 1
+
+    def leave(self, exchange: Exchange) -> ReplicaState | None:
+        """Forget a request; the state of the model that it waited for, None if it does not wait."""
+        state = self._where.pop(exchange, None)
+        if state is not None:
+            room = self._rooms[id(state)]
+            room.pop(exchange).cancel()
+            state.waiting -= 1
+            if not room:
+                del self._rooms[id(state)]
+        return state
+
+    def take(self, state: ReplicaState) -> list[Exchange]:
+        """Everybody who waits for the model of `state`, in their order; they wait no more."""
+        found = list(self._rooms.get(id(state), ()))
+        for exchange in found:
+            self.leave(exchange)
+        return found
+
+    def _expire(self, exchange: Exchange, own_s: float) -> None:
+        state = self.leave(exchange)
+        assert state is not None, "whoever leaves takes the timer along"
+        if own_s <= self._limit_s and own_s != math.inf:
+            msg = f"the deadline passed while model '{state.name}' was loaded"
+            self._refuse(state, exchange, DeadlineExceededError(msg))
+        else:
+            msg = f"model '{state.name}' was not loaded within {self._limit_s:g} s"
+            self._refuse(state, exchange, UnavailableError(msg))

@@ -1,0 +1,143 @@
+"""Trial of a pool's model: it is loaded in a process of its own, which it may spoil.
+
+The processes are forked by a nursery, which has imported what loading needs and does nothing else:
+a trial costs the load itself, not the start of an interpreter.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from headrace.core import (
+    CodeNotAllowedError,
+    FailedPreconditionError,
+    HeadraceError,
+    Inspected,
+    ReplicaSettings,
+)
+from headrace.core.processes import PASSED_FD, Process, python_module
+
+MAX_MESSAGE_BYTES: Final = 1 << 20
+"""Of a line of JSON, which a message is."""
+_GRACE_S: Final = 5.0
+"""The nursery ends a trial in time; this much later it is believed to be dead."""
+_END_S: Final = 2.0
+_MAX_ERROR: Final = 2000
+
+
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What to inspect: a model that is not stored yet. As `headrace.core.Inspect`."""
+
+    path: str
+    runtime: str = ""
+    allow_code: bool = False
+
+
+class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Load the model of `settings` and run it once."""
+
+    settings: ReplicaSettings
+    timeout_s: float
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
+    """`error` is empty if it went well; `code` is then no error's.
+
+    `size_bytes` is what the process grew by. `needs_code`: the runtime that would have run code of
+    the model's author, which was not allowed; `why_code`: what in the model is that code.
+    """
+
+    error: str = ""
+    code: str = ""
+    needs_code: str = ""
+    why_code: str = ""
+    size_bytes: int = 0
+    inspected: Inspected | None = None
+
+
+def result_of(work: Callable[[], TrialResult]) -> TrialResult:
+    """The result of `work`, which runs a model's code: any error of it is a result too."""
+    try:
+        return work()
+    except CodeNotAllowedError as error:
+        why = error.reason[:_MAX_ERROR]
+        return TrialResult(error=str(error), needs_code=error.runtime, why_code=why)
+    except HeadraceError as error:
+        return TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
+    except MemoryError as error:
+        return TrialResult(error=f"it needs more memory than it may take: {error}"[:_MAX_ERROR])
+    except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
+        return TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
+
+
+class Trials:
+    """Starts the nursery when it is needed, and asks it. `close` ends it."""
+
+    def __init__(self) -> None:
+        self._process: Process | None = None
+        self._socket: socket.socket | None = None
+
+    async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
+        """Try the model; cancelled, the trial is ended too.
+
+        Raises:
+            FailedPreconditionError: There is no process to try it in.
+        """
+        request = msgspec.json.encode(TrialRequest(settings=settings, timeout_s=timeout_s))
+        for _ in range(2):  # a nursery that was idle may end while it is asked
+            try:
+                async with asyncio.timeout(timeout_s + _GRACE_S):
+                    return await self._ask(request)
+            except (OSError, EOFError):
+                self.close()
+        msg = "cannot start a process to try the model in"
+        raise FailedPreconditionError(msg)
+
+    async def _ask(self, request: bytes) -> TrialResult:
+        nursery = self._nursery()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                socket.send_fds(nursery, [b"t"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_MESSAGE_BYTES)
+        try:
+            writer.write(request + b"\n")
+            return msgspec.json.decode(await reader.readuntil(), type=TrialResult)
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _nursery(self) -> socket.socket:
+        """The socket that a running nursery listens on."""
+        if self._process is not None and not self._process.is_running():
+            self.close()
+        if self._socket is None:
+            self._socket, theirs = socket.socketpair()
+            with theirs:
+                self._process = Process.spawn(
+                    python_module("headrace.serving.pool.fork_server", str(PASSED_FD)),
+                    log=None,
+                    pass_fd=theirs.fileno(),
+                    # Threads do not survive the forks.
+                    environment=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+                )
+        return self._socket
+
+    def close(self) -> None:
+        """End the nursery; what it tries ends by itself when nobody listens any more."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.end_blocking(within_s=_END_S)
+            self._process.close()
+            self._process = None

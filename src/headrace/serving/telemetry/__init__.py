@@ -1,0 +1,1 @@
+"""Metrics, samples and reports of a replica."""

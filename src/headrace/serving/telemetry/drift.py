@@ -1,0 +1,271 @@
+"""Counts of requests and answers for drift, made after the answer is sent.
+
+A replica is told what to count; otherwise nothing of this is on the path of requests. Looking costs
+at most 1 % of the event loop's time, whatever callers send: what was spent on a request is paid
+back by letting the next ones pass unseen. Which ones these are does not depend on what is in them.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import numpy as np
+
+from headrace.core import Array, HeadraceError, InferResponse, ModelSignature, Tensors
+from headrace.observe.features import (
+    INPUT,
+    FeatureBins,
+    FeatureCounts,
+    FeatureValues,
+    TensorFeatures,
+    count_columns,
+    features_of,
+)
+from headrace.serving.exchange import Exchange, Wire
+from headrace.serving.internal import decode_body, local_only
+from headrace.serving.routing import Handler
+from headrace.serving.telemetry.observation import SHADOW_HEADER, PredictionCounter
+from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
+
+if TYPE_CHECKING:
+    from headrace.serving.state import ReplicaState
+
+_log = logging.getLogger(__name__)
+
+_PAY_BACK: Final = 100.0
+"""Seconds that pass for each that was spent."""
+_CREDIT_S: Final = 10.0
+"""How far looking may be ahead of what is paid back: 0.1 s of work in a burst."""
+_MOST_ANSWERS: Final = 4000
+_LONGEST_ID: Final = 256
+_FOLD_ROWS: Final = 128
+"""Rows that are kept as they came until they are counted together."""
+
+
+class DriftSampler:
+    """Looks at some requests with their answers, and counts as a plan says.
+
+    Args:
+        clock: Monotonic seconds, as requests are stamped with.
+    """
+
+    def __init__(
+        self, state: "ReplicaState", *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._state = state
+        self._clock = clock
+        self._counter: _Counter | None = None
+        self._plan = DriftPlan()
+        self._paid_at = 0.0
+        self._skipped = 0
+        self._wires: dict[Wire, _SeenWire] = {}
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is counted."""
+        return bool(self._plan.key)
+
+    def follow(self, plan: DriftPlan) -> None:
+        """Count as `plan` says; what was counted before is forgotten."""
+        self._plan = plan
+        self._counter = None
+        self._skipped = 0
+
+    def take(self) -> DriftTaken:
+        """What was counted since the last call."""
+        counter, self._counter = self._counter, None
+        skipped, self._skipped = self._skipped, 0
+        if counter is None:
+            return DriftTaken(key=self._plan.key, skipped=skipped)
+        started = self._clock()
+        taken = counter.taken()
+        self._spend(started)
+        age_s = started - counter.since
+        return msgspec.structs.replace(taken, skipped=skipped, age_s=age_s)
+
+    def wrap(self, handler: Handler) -> Handler:
+        """`handler` of an inference, so that some of its outcomes are seen."""
+
+        def seen(exchange: Exchange) -> None:
+            handler(exchange)
+            if exchange.received_at + _CREDIT_S < self._paid_at:
+                self._skipped += 1
+            elif SHADOW_HEADER not in exchange.headers:  # the original counts
+                exchange.wire = self._seen_wire(exchange.wire)
+
+        return seen
+
+    def look(self, exchange: Exchange, response: InferResponse) -> None:
+        """Count one request and its answer."""
+        started = self._clock()
+        if self._counter is None:
+            signature = self._state.model.signature
+            self._counter = _Counter.following(self._plan, signature, since=started)
+        self._counter.add(exchange.request.inputs, response.outputs)
+        request_id = exchange.headers.get(b"x-request-id")
+        if self._plan.labels and request_id is not None:
+            self._counter.add_answer(request_id.decode("latin-1"), response.outputs)
+        self._spend(started)
+
+    def _spend(self, started: float) -> None:
+        now = self._clock()
+        self._paid_at = max(self._paid_at, started) + (now - started) * _PAY_BACK
+
+    def _seen_wire(self, wire: Wire) -> "_SeenWire":
+        found = self._wires.get(wire)
+        if found is None:
+            found = self._wires[wire] = _SeenWire(self, wire)
+        return found
+
+
+class _SeenWire:
+    """Sends by another wire, then shows the sampler what was sent; whatever it does, no harm."""
+
+    def __init__(self, sampler: DriftSampler, wire: Wire) -> None:
+        self._sampler = sampler
+        self._wire = wire
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Send the model's answer; one that cannot be encoded comes to `refuse` instead."""
+        self._wire.respond(exchange, response)
+        if exchange.wire is not self:
+            return
+        try:
+            self._sampler.look(exchange, response)
+        except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
+            _log.exception("cannot look at an answer", extra={"request_id": exchange.request_id})
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Send an error, of which nothing is counted: inputs that were refused reach no model."""
+        exchange.wire = self._wire
+        self._wire.refuse(exchange, error)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left: there is nothing to look at."""
+        self._wire.cancel(exchange)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Counter:
+    """Keeps a few rows as they came, and counts them together: NumPy is slow for single ones."""
+
+    plan: DriftPlan
+    features: tuple[TensorFeatures, ...]
+    bins: dict[str, FeatureBins]
+    prediction: PredictionCounter
+    since: float
+    _counts: dict[str, FeatureCounts] = field(default_factory=dict)
+    _values: dict[str, FeatureValues] = field(default_factory=dict)
+    _waiting: dict[str, list[Array]] = field(default_factory=dict)
+    _answers: list[SeenAnswer] = field(default_factory=list)
+    _rows: int = 0
+    _seen: int = 0
+
+    @classmethod
+    def following(cls, plan: DriftPlan, signature: ModelSignature, *, since: float) -> "_Counter":
+        """A counter of what `plan` asks for."""
+        bins = {one.name: one for one in plan.bins}
+        return cls(
+            plan=plan,
+            features=features_of(signature),
+            bins=bins,
+            prediction=PredictionCounter(signature, plan.output),
+            since=since,
+        )
+
+    def add(self, inputs: Tensors, outputs: Tensors) -> None:
+        """Count a request; an output that the caller did not ask for is not there."""
+        most = self.plan.rows_per_request
+        rows = 0
+        for one in self.features:
+            array = (inputs if one.role == INPUT else outputs).get(one.tensor)
+            if array is not None and array.size and array.ndim >= one.batched:
+                block = one.block(array, most)
+                if block.shape[1] == len(one.names):  # never trust a declared output's shape
+                    self._waiting.setdefault(one.tensor, []).append(block)
+                    rows = max(rows, len(block))
+        self._seen += 1
+        self._rows += rows
+        if self._rows >= _FOLD_ROWS:
+            self._fold()
+
+    def add_answer(self, request_id: str, outputs: Tensors) -> None:
+        """Keep what a request got, for its label; there is room for so many until they are taken.
+
+        What leaves no room is not kept: a caller's id may be of any length.
+        """
+        if len(self._answers) < _MOST_ANSWERS and len(request_id) <= _LONGEST_ID:
+            value = self.prediction.prediction(outputs)
+            if value is not None:
+                self._answers.append(SeenAnswer(request_id, value))
+
+    def taken(self) -> DriftTaken:
+        """Everything that was counted."""
+        self._fold()
+        counts = [self._counts.get(one.name, FeatureCounts()) for one in self.plan.bins]
+        values = list(self._values.values())
+        return DriftTaken(
+            key=self.plan.key,
+            counts=counts,
+            values=values,
+            answers=self._answers,
+            seen=self._seen,
+        )
+
+    def _fold(self) -> None:
+        waiting, self._waiting, self._rows = self._waiting, {}, 0
+        for one in self.features:
+            blocks = waiting.get(one.tensor)
+            if not blocks:
+                continue
+            table = np.concatenate(blocks)
+            known = [i for i, name in enumerate(one.names) if name in self.bins]
+            bins = [self.bins[one.names[i]] for i in known]
+            for had, counts in zip(bins, count_columns(table[:, known], bins), strict=True):
+                before = self._counts.get(had.name, FeatureCounts())
+                self._counts[had.name] = before.plus(counts)
+            for i in sorted(set(range(len(one.names))) - set(known)):
+                self._keep(one.names[i], one.role, table[:, i])
+
+    def _keep(self, name: str, role: str, column: Array) -> None:
+        is_text = column.dtype.kind == "O"
+        if name not in self._values:
+            self._values[name] = FeatureValues(name=name, role=role, is_text=is_text, values=[])
+        kept = self._values[name].values
+        part = column[: max(0, self.plan.sample - len(kept))]
+        kept += part.tolist() if is_text else _numbers(part)
+
+
+def _numbers(column: Array) -> list[float | str | None]:
+    """Values as JSON has them; infinite ones as text, NaN as null."""
+    made: list[float | str | None] = []
+    for value in column.tolist():
+        if value != value:  # noqa: PLR0124  # only NaN is not itself
+            made.append(None)
+        else:
+            made.append(value if abs(value) < np.inf else str(value))
+    return made
+
+
+def drift_handlers(
+    sampler: DriftSampler, on_change: Callable[[], None]
+) -> dict[tuple[bytes, bytes], Handler]:
+    """The routes by which the control plane tells the plan and takes what was counted."""
+
+    def follow(exchange: Exchange) -> None:
+        """PUT /internal/drift."""
+        sampler.follow(decode_body(exchange, DriftPlan))
+        on_change()
+        exchange.send_json(b"{}")
+
+    def take(exchange: Exchange) -> None:
+        """POST /internal/drift/take."""
+        exchange.send_json(msgspec.json.encode(sampler.take()))
+
+    return {
+        (b"PUT", b"/internal/drift"): local_only(follow),
+        (b"POST", b"/internal/drift/take"): local_only(take),
+    }

@@ -1,0 +1,457 @@
+"""Recorder of single requests: traces, payload samples and samples of served features.
+
+Handlers are wrapped only while somebody asks, and of a request that is neither traced nor sampled
+nothing is made even so: it costs a look at one header, and one number by chance.
+
+Each trace is whole in itself: a request's span has children for reading it, for the queue, and for
+the batch it ran in; the batch's has one for the runtime, and links to the other traced requests in
+it. Nothing is made for a request that is not traced, and of a batch nothing but one look at it.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from msgspec import UNSET
+
+from headrace.core import Array, Clock, HeadraceError, InferResponse, SystemClock
+from headrace.core.headers import CALLER_HEADER
+from headrace.engine import Batch
+from headrace.features import FeatureRows
+from headrace.features.served_writer import EvenShare, ServedSample, served_rows, served_sample
+from headrace.observe.spans import SpanContext, SpanRecord, sampled_parent, trace_id_of
+from headrace.pipeline import BoundFeatures
+from headrace.serving.exchange import Exchange, Wire
+from headrace.serving.routing import Handler
+from headrace.serving.telemetry.observation import SHADOW_HEADER
+from headrace.serving.telemetry.report import FeaturesPage, Record, SamplesPage, SpansPage
+from headrace.serving.telemetry.samples import Sampler, Shelf
+
+if TYPE_CHECKING:
+    from headrace.serving.state import ReplicaState
+
+_MOST_SPANS: Final = 20_000
+_MOST_LINKS: Final = 32
+_BYTES: Final = 1  # of one span: it is counted, not measured
+_LONGEST_TEXT: Final = 256
+
+
+@dataclass(slots=True, kw_only=True)
+class TracedBatch:
+    """When a batch did what (monotonic), and which traced requests were in it."""
+
+    formed_at: float
+    joined_at: float
+    computed_at: float
+    split_at: float
+    rows: int
+    requests: int
+    members: list[SpanContext]
+
+
+@dataclass(slots=True, kw_only=True)
+class TracedRequest:
+    """A request whose trace is kept. `batch` is None if it never ran."""
+
+    parent: SpanContext
+    context: SpanContext
+    batch: TracedBatch | None = None
+
+
+def begin(parent: SpanContext) -> TracedRequest:
+    """A request that is a part of its caller's trace."""
+    return TracedRequest(parent=parent, context=_child_of(parent))
+
+
+def traced_batch(batch: Batch, traced: list[TracedRequest]) -> None:
+    """Tell the traced requests of a batch what became of it."""
+    told = TracedBatch(
+        formed_at=batch.formed_at,
+        joined_at=batch.joined_at,
+        computed_at=batch.computed_at,
+        split_at=batch.split_at,
+        rows=batch.rows,
+        requests=len(batch.tickets),
+        members=[each.context for each in traced[: _MOST_LINKS + 1]],
+    )
+    for each in traced:
+        each.batch = told
+
+
+@dataclass(slots=True, kw_only=True)
+class SpanLog:
+    """Makes the spans of answered requests and keeps them until they are fetched."""
+
+    model: str
+    version: str
+    replica: str
+    clock: Clock = field(default_factory=SystemClock)
+    shelf: Shelf[SpanRecord] = field(
+        default_factory=lambda: Shelf(
+            most_items=_MOST_SPANS, most_bytes=_MOST_SPANS, page_items=1000, page_bytes=1000
+        )
+    )
+
+    def add(
+        self,
+        traced: TracedRequest,
+        *,
+        received_at: float,
+        queued_at: float,
+        request_id: str,
+        error: str = "",
+    ) -> None:
+        """Keep the spans of a request that was just answered; times are monotonic."""
+        now = time.monotonic()
+        offset_s = self.clock.now() - now
+        attributes: dict[str, str | int | float] = {
+            "headrace.endpoint": self.model,
+            "headrace.version": self.version,
+            "headrace.replica": self.replica,
+            "headrace.request_id": request_id[:_LONGEST_TEXT],
+        }
+        own = SpanRecord(
+            traced.context,
+            traced.parent.span_id,
+            f"infer {self.model}",
+            received_at + offset_s,
+            now + offset_s,
+            attributes,
+            error=error[:_LONGEST_TEXT],
+            is_server=True,
+        )
+        self.shelf.add(own, _BYTES)
+        for span in _phases(traced, received_at, queued_at, now, offset_s):
+            self.shelf.add(span, _BYTES)
+
+
+def _phases(
+    traced: TracedRequest, received_at: float, queued_at: float, now: float, offset_s: float
+) -> Iterator[SpanRecord]:
+    parent, batch = traced.context, traced.batch
+
+    def span(name: str, begin: float, end: float) -> SpanRecord:
+        context = _child_of(parent)
+        return SpanRecord(context, parent.span_id, name, begin + offset_s, end + offset_s)
+
+    if queued_at > received_at:
+        yield span("preprocess", received_at, queued_at)
+    if batch is None:
+        return
+    yield span("queue", queued_at, batch.formed_at)
+    context = _child_of(parent)
+    others = [member for member in batch.members if member is not traced.context]
+    yield SpanRecord(
+        context,
+        parent.span_id,
+        "batch",
+        batch.formed_at + offset_s,
+        batch.split_at + offset_s,
+        {"headrace.batch.rows": batch.rows, "headrace.batch.requests": batch.requests},
+        others[:_MOST_LINKS],
+    )
+    yield SpanRecord(
+        _child_of(context),
+        context.span_id,
+        "runtime",
+        batch.joined_at + offset_s,
+        batch.computed_at + offset_s,
+    )
+    yield span("postprocess", batch.split_at, now)
+
+
+def _child_of(parent: SpanContext) -> SpanContext:
+    return SpanContext(parent.trace_id, secrets.token_hex(8))
+
+
+_ROWS_OF_READ: Final = 16
+_MOST: Final = 4096
+_PAGE: Final = 256
+_VALUE_BYTES: Final = 64
+_EARLY_S: Final = 60.0
+"""A control plane says within seconds what share it wants; without one nothing has to be kept."""
+
+
+class ServedFeatures:
+    """Samples of what one source gave, added by the threads that run batches.
+
+    The first look-ups come before the control plane can say which share it wants. They are kept for
+    a minute, as many as fit, and the first `keep` takes its share of them.
+    """
+
+    def __init__(self, source: BoundFeatures) -> None:
+        self._share: EvenShare | None = None
+        self._begun_at: float | None = None
+        self._lock = threading.Lock()
+        self._shelf: Shelf[ServedSample] = Shelf(
+            most_items=_MOST, most_bytes=16 << 20, page_items=_PAGE, page_bytes=1 << 20
+        )
+        self.follow(source)
+
+    def follow(self, source: BoundFeatures) -> None:
+        """Keep what this source gives, as what the one before gave: a pool loads models again."""
+        with self._lock:
+            self._source = source
+            source.wants_rows = self._takes
+            source.on_rows = self.add if self._share is None or self._share.ratio else None
+
+    def keep(self, ratio: float) -> None:
+        """Keep this share of the look-ups from now on."""
+        with self._lock:
+            if self._share is not None and ratio == self._share.ratio:
+                return
+            early = list(self._drained()) if self._share is None else []
+            self._share = EvenShare(ratio)
+            if not ratio:
+                self._shelf.clear()
+            for sample in early:
+                if self._share.takes():
+                    self._shelf.add(sample, _size_bytes(sample))
+            self._source.on_rows = self.add if ratio else None
+
+    def add(self, now: float, keys: Mapping[str, Array], rows: FeatureRows) -> None:
+        """Keep some rows of one look-up."""
+        count = len(next(iter(keys.values()), ()))
+        sample = served_sample(now, keys, rows, count, min(count, _ROWS_OF_READ))
+        with self._lock:
+            self._shelf.add(sample, _size_bytes(sample))
+            self._begun_at = now if self._begun_at is None else self._begun_at
+            if self._share is None and (self._shelf.dropped or now > self._begun_at + _EARLY_S):
+                self._source.on_rows = None
+                self._shelf.dropped = 0
+                if now > self._begun_at + _EARLY_S:
+                    self._shelf.clear()
+
+    def _takes(self) -> bool:
+        """Whether the look-up that comes now is kept."""
+        with self._lock:
+            return self._share is None or self._share.takes()
+
+    def _drained(self) -> Iterator[ServedSample]:
+        cursor = 0
+        while (page := self._shelf.page(cursor)).items:
+            yield from page.items
+            cursor = page.cursor
+
+    def page(self, after: int) -> FeaturesPage:
+        """What was kept after a cursor; nothing before `keep` was called."""
+        with self._lock:
+            if self._share is None:
+                return FeaturesPage(cursor=after, service=self._source.service, lines=[])
+            page = self._shelf.page(after)
+        encode = msgspec.json.Encoder().encode
+        source = self._source
+        return FeaturesPage(
+            cursor=page.cursor,
+            service=source.service,
+            lines=[
+                encode(row).decode()
+                for one in page.items
+                for row in served_rows(
+                    source.service, source.schema_hash, one.at, one.keys, one.rows
+                )
+            ],
+            dropped=page.dropped,
+        )
+
+
+def _size_bytes(sample: ServedSample) -> int:
+    return sample.count * len(sample.rows.columns) * _VALUE_BYTES
+
+
+def served_of(model: object, before: ServedFeatures | None = None) -> ServedFeatures | None:
+    """For a model that looks features up; None for another.
+
+    Args:
+        before: What kept samples of the model when it was loaded before; it goes on.
+    """
+    for step in getattr(model, "steps", ()):
+        source = getattr(step.model, "source", None)
+        if isinstance(source, BoundFeatures):
+            if before is None:
+                return ServedFeatures(source)
+            before.follow(source)
+            return before
+    return None
+
+
+_log = logging.getLogger(__name__)
+PARENT_HEADER: Final = b"traceparent"
+_CALLER: Final = CALLER_HEADER.encode()
+
+
+class Recorder:
+    """Records what `Record` asks for; the caller wraps the handlers of inference."""
+
+    def __init__(self, state: "ReplicaState") -> None:
+        self._state = state
+        self._wanted = Record()
+        self._was_told = False
+        self.spans = SpanLog(
+            model=state.name, version=state.version, replica=state.settings.replica
+        )
+        self.samples = Sampler()
+        self.features: ServedFeatures | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is recorded."""
+        return self._wanted.traces or self._wanted.sample_ratio > 0.0
+
+    def record(self, wanted: Record) -> None:
+        """Do as `wanted` says, from now on."""
+        self._wanted = wanted
+        self.samples.ratio = wanted.sample_ratio
+        self.samples.drop = frozenset(wanted.drop)
+        if not wanted.sample_ratio:
+            self.samples.shelf.clear()
+        if not wanted.traces:
+            self.spans.shelf.clear()
+        self._was_told = True
+        self._state.watch_batches(self._saw if wanted.traces else None)
+        if self.features is not None:
+            self.features.keep(wanted.features_ratio)
+
+    def model_loaded(self) -> None:
+        """Called when the state's model is there, also when a pool has loaded it again."""
+        if self._state.settings.features is UNSET:
+            return
+
+        self.features = served_of(self._state.model.loaded.model, self.features)
+        if self.features is not None and self._was_told:
+            self.features.keep(self._wanted.features_ratio)
+
+    def spans_page(self, after: int) -> SpansPage:
+        """Spans after a cursor."""
+        page = self.spans.shelf.page(after)
+        return SpansPage(cursor=page.cursor, spans=list(page.items), dropped=page.dropped)
+
+    def samples_page(self, after: int) -> SamplesPage:
+        """Sampled payloads after a cursor."""
+        return self.samples.page(after)
+
+    def features_page(self, after: int) -> FeaturesPage:
+        """Features that were served after a cursor."""
+        if self.features is None:
+            return FeaturesPage(cursor=after, service="", lines=[])
+        return self.features.page(after)
+
+    def wrap(self, handler: Handler) -> Handler:
+        """`handler` of an inference, so that its outcome is recorded."""
+
+        def recorded(exchange: Exchange) -> None:
+            headers = exchange.headers
+            traced = None
+            if self._wanted.traces and PARENT_HEADER in headers:
+                parent = sampled_parent(headers[PARENT_HEADER])
+                traced = None if parent is None else begin(parent)
+            sampled = self.samples.wants() and SHADOW_HEADER not in headers
+            if traced is None and not sampled:
+                handler(exchange)
+                return
+            recording = Recording(recorder=self, traced=traced, is_sampled=sampled)
+            try:
+                handler(exchange)
+            except HeadraceError as error:
+                recording.note(exchange, None, error)
+                raise
+            recording.wire, exchange.wire = exchange.wire, recording
+
+        return recorded
+
+    @staticmethod
+    def _saw(batch: Batch) -> None:
+        """Called by the engine for each batch that ran."""
+        traced = []
+        for ticket in batch.tickets:
+            wire = getattr(ticket, "wire", None)
+            if type(wire) is Recording and wire.traced is not None:
+                traced.append(wire.traced)
+        if traced:
+            traced_batch(batch, traced)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Recording:
+    """Sends by another wire, then keeps what was sent; whatever goes wrong with that, no harm."""
+
+    recorder: Recorder
+    traced: TracedRequest | None
+    is_sampled: bool
+    wire: Wire = field(init=False)
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Send the model's answer; one that cannot be encoded comes to `refuse` of the other."""
+        watch = _Refusals(self.wire)
+        exchange.wire = watch
+        self.wire.respond(exchange, response)
+        self.note(exchange, response, watch.error)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Send an error."""
+        exchange.wire = self.wire
+        self.wire.refuse(exchange, error)
+        self.note(exchange, None, error)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left: the gateway's span says so."""
+        self.wire.cancel(exchange)
+
+    def note(
+        self, exchange: Exchange, response: InferResponse | None, error: HeadraceError | None
+    ) -> None:
+        """Keep the outcome of a request."""
+        try:
+            self._note(exchange, response, error)
+        except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
+            _log.exception("cannot record a request", extra={"request_id": exchange.request_id})
+
+    def _note(
+        self, exchange: Exchange, response: InferResponse | None, error: HeadraceError | None
+    ) -> None:
+        if self.traced is not None:
+            self.recorder.spans.add(
+                self.traced,
+                received_at=exchange.received_at,
+                queued_at=exchange.queued_at,
+                request_id=exchange.request_id,
+                error="" if error is None else f"{error.code}: {error}",
+            )
+        if self.is_sampled:
+            headers = exchange.headers
+            self.recorder.samples.add(
+                getattr(exchange, "request", None),  # nothing if it could not be read
+                {} if response is None or error is not None else response.outputs,
+                request_id=exchange.request_id,
+                trace_id=trace_id_of(headers.get(PARENT_HEADER, b"")),
+                caller=headers.get(_CALLER, b"").decode("latin-1"),
+                duration_s=time.monotonic() - exchange.received_at,
+                code="OK" if error is None else str(error.code),
+            )
+
+
+class _Refusals:
+    """Notices that an answer became an error on its way out."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self.error: HeadraceError | None = None
+
+    def respond(self, exchange: Exchange, response: InferResponse) -> None:
+        """Send the model's answer."""
+        self._wire.respond(exchange, response)
+
+    def cancel(self, exchange: Exchange) -> None:
+        """The caller left."""
+        self._wire.cancel(exchange)
+
+    def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
+        """Send an error."""
+        self.error = error
+        exchange.wire = self._wire
+        self._wire.refuse(exchange, error)

@@ -1,0 +1,1 @@
+"""Apache Kafka: client, consumer session, producers and offsets."""

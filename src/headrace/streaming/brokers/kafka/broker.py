@@ -1,0 +1,231 @@
+"""Streams from and to Apache Kafka, or what speaks its protocol.
+
+`kafka://HOST:PORT[,HOST:PORT]?option=value`, where options are those of librdkafka, such as
+`security.protocol=SASL_SSL&sasl.mechanism=SCRAM-SHA-512&sasl.username=me&sasl.password=${PASSWORD}`;
+`properties_file=PATH` reads more of them. `membership=dynamic` lets members come and go (by default
+a member keeps its places over a restart), `compression=zstd` packs what is written. Topics are not
+made by being named.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer
+
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    SystemClock,
+    UnavailableError,
+)
+from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
+from headrace.streaming.brokers.checks import check_membership, check_text, check_topic
+from headrace.streaming.brokers.kafka.client import Health, Writing, check_new, error_of, failure
+from headrace.streaming.brokers.kafka.offsets import Assigning
+from headrace.streaming.brokers.kafka.producers import Outbox, Transactions, Writer
+from headrace.streaming.brokers.kafka.reader import Following, KafkaAdmin, KafkaReader, made
+from headrace.streaming.brokers.kafka.session import KafkaSession
+from headrace.streaming.brokers.kafka.url import kafka_options
+from headrace.streaming.records import NewRecord, Place, Record
+
+_log = logging.getLogger(__name__)
+
+_MOST_PARTITIONS: Final = 100_000
+_SEND_S: Final = 30.0
+_MADE_S: Final = 10.0
+_LOOK_EVERY_S: Final = 0.02
+
+
+class KafkaBroker:
+    """See `Broker`. Nothing is reached before something is asked."""
+
+    abilities = Abilities(
+        exactly_once="answers and offsets in one transaction of Kafka's",
+        partitions=True,
+        rebalances=True,
+    )
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._options = kafka_options(url)
+        self._clock = SystemClock() if clock is None else clock
+        self._reader = KafkaReader(self._options, self._clock)
+        self._admin = KafkaAdmin(self._options, self._clock)
+        self._lock = threading.Lock()
+        self._producer: Producer | None = None
+        self._is_closed = False
+
+    def join(self, membership: Membership, listener: Rebalanced) -> KafkaSession:
+        """Become a member; see `Broker`."""
+        check_membership(membership)
+        for topic in membership.topics:
+            self._reader.partitions(topic)
+        options, address = self._options, self._options.address
+        assigning = Assigning(
+            membership=membership,
+            is_cooperative=options.is_cooperative,
+            longest_s=options.longest_look_s,
+            address=address,
+            clock=self._clock,
+        )
+        health = Health(address)
+        session = KafkaSession(
+            membership,
+            listener,
+            assigning,
+            following=Following(self._admin, self._clock),
+            check_topic=self._reader.check_topic,
+            health=health,
+            address=address,
+            clock=self._clock,
+        )
+        settings = {
+            **options.member(membership),
+            "error_cb": health.failed,
+            "on_commit": session.committed,
+            "stats_cb": health.counted,
+            "logger": _log,
+        }
+        consumer = made(lambda: Consumer(settings), address)
+        try:
+            session.start(consumer, self._writer(membership, consumer, health))
+        except BaseException:
+            consumer.close()
+            raise
+        return session
+
+    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+        """Make a topic if it is not there; see `Broker`."""
+        check_topic(topic)
+        if not 1 <= partitions <= _MOST_PARTITIONS:
+            message = f"a topic has 1 to {_MOST_PARTITIONS} partitions, not {partitions}"
+            raise InvalidArgumentError(message)
+        try:
+            self._reader.partitions(topic)
+        except NotFoundError:
+            self._admin.create_topic(topic, partitions)
+        self._wait_for(topic)
+
+    def send(self, records: Sequence[NewRecord]) -> None:
+        """Write records, and wait until they are safe; see `Broker`."""
+        check_new(records, limit_bytes=self._options.limit_bytes)
+        for topic in {record.topic for record in records}:
+            self._reader.check_topic(check_topic(topic))
+        with self._lock:
+            try:
+                self._write(records)
+            except BaseException:
+                self._producer = None  # it may be unable to go on: the next one is made anew
+                raise
+
+    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`. Only those that are committed."""
+        return self._reader.read(topic, after, most)
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        """First and next offsets; see `Broker`. The marks of transactions count in."""
+        return self._reader.ends(topic)
+
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+        """The first offsets of a time; see `Broker`."""
+        return self._reader.offsets_at(topic, at_s)
+
+    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+        """Where a group is; see `Broker`."""
+        count = self._reader.partitions(topic)
+        return self._admin.committed(group, [Place(topic, number) for number in range(count)])
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Put a group elsewhere; see `Broker`."""
+        check_text("group", group)
+        for topic in {place.topic for place in offsets}:
+            ends = self._reader.ends(topic)
+            for place, offset in offsets.items():
+                if place.topic == topic and place not in ends:
+                    raise InvalidArgumentError(
+                        f"topic '{topic}' has no partition {place.partition}"
+                    )
+                if offset < 0:
+                    raise InvalidArgumentError(f"an offset of {place} is {offset}")
+        self._admin.set_committed(group, offsets)
+
+    def close(self) -> None:
+        """Let go; sessions have their own connections. Twice is once."""
+        with self._lock:
+            self._is_closed = True
+            self._producer = None
+        self._reader.close()
+
+    def _write(self, records: Sequence[NewRecord]) -> None:
+        failed: list[tuple[KafkaError, str]] = []
+
+        def report(error: KafkaError | None, message: Message) -> None:
+            if error is not None:
+                failed.append((error, message.topic() or ""))
+
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
+        if self._producer is None:
+            settings = {**self._options.producer(), "logger": _log}
+            self._producer = made(lambda: Producer(settings), self._options.address)
+        producer, address = self._producer, self._options.address
+        writing = self._writing(producer)
+        writing.put(records, report)
+        try:
+            left = producer.flush(_SEND_S)
+        except KafkaException as error:  # what no producer gets over
+            raise failure(error_of(error), doing="write records", address=address) from error
+        if failed:
+            raise writing.failed(failed[0][0], None, failed[0][1])
+        if left:
+            producer.purge()
+            message = (
+                f"Kafka at {address} has not confirmed {left} of {len(records)} records within "
+                f"{_SEND_S:g} s; it may have taken them"
+            )
+            raise UnavailableError(message)
+
+    def _wait_for(self, topic: str) -> None:
+        """A topic that was made is not known to all servers at once."""
+        until = self._clock.monotonic() + _MADE_S
+        wait = threading.Event().wait
+        while True:
+            try:
+                self._reader.ends(topic)
+            except (NotFoundError, UnavailableError):
+                if self._clock.monotonic() >= until:
+                    raise
+                wait(_LOOK_EVERY_S)
+            else:
+                return
+
+    def _writing(self, producer: Producer) -> Writing:
+        options = self._options
+        return Writing(
+            producer,
+            limit_bytes=options.limit_bytes,
+            address=options.address,
+            clock=self._clock,
+            lingers=options.lingers,
+        )
+
+    def _writer(self, membership: Membership, consumer: Consumer, health: Health) -> Writer:
+        is_exact = membership.delivery is Delivery.EXACTLY_ONCE
+        id_ = f"headrace/{membership.group}/{membership.member}" if is_exact else ""
+        settings = {
+            **self._options.producer(transactional_id=id_),
+            "error_cb": health.failed,
+            "logger": _log,
+        }
+        producer = made(lambda: Producer(settings), self._options.address)
+        kind = Transactions if is_exact else Outbox
+        return kind(
+            producer,
+            consumer,
+            self._writing(producer),
+            address=self._options.address,
+            clock=self._clock,
+        )

@@ -1,0 +1,372 @@
+"""Writers to Kafka: at least once, and exactly once with transactions.
+
+At least once: offsets are committed after their answers are acknowledged. librdkafka has one
+request under way for a partition of an idempotent producer, unless it holds fewer than five
+records. While that request is under way, the client's thread spins on queued records that have
+waited for `linger.ms`, which costs more CPU time than writing them. So records wait here until
+those before them are acknowledged.
+
+Exactly once: answers and offsets go in one transaction. Each member has its own transactional id,
+so a member that returns under its name ends what it left open and fences off its successor
+(KIP-98); the group's generation, sent with the offsets, fences off a member that lost its
+partitions (KIP-447).
+"""
+
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from headrace.core import HeadraceError
+from headrace.core.clock import Clock
+from headrace.streaming.brokers.kafka.client import (
+    NO_OFFSET,
+    SHOULD_WAIT,
+    TIMED_OUT,
+    Writing,
+    error_of,
+    failure,
+    partitions_of,
+)
+from headrace.streaming.records import NewRecord, Place
+
+COMMIT_EVERY_S: Final = 0.05
+UNDER_WAY: Final = 5
+"""Fewer unacknowledged records do not keep the client from sending the next request."""
+HELD_S: Final = 0.1
+"""Records are queued after this time at the latest: one slow partition must not stop the others."""
+_FEW: Final = 64
+"""Fewer records are sent at once; more wait `linger.ms` for the rest of their request."""
+_AGAIN_S: Final = 0.2
+_STEP_S: Final = 0.005
+_LATE_S: Final = 5.0
+_HANDOVER_S: Final = 10.0
+_MOVED: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID})
+
+
+class _Batch:
+    """What is done with records under way, and the first error of one of them."""
+
+    __slots__ = ("done", "error", "report", "topic")
+
+    def __init__(self, done: dict[Place, int], report: "_Report") -> None:
+        self.done = done
+        self.report = weakref.ref(report)
+        """Dead when no record is under way: until it has reported one, the client holds it."""
+        self.error: KafkaError | None = None
+        self.topic = ""
+
+
+class _Report:
+    """Hears of the records of a batch that were not written.
+
+    The client calls it for errors only. A call for each record would cost as much as a quarter of
+    writing it, and the client's own reference says as much.
+    """
+
+    __slots__ = ("__weakref__", "batch")
+
+    batch: _Batch
+
+    def __call__(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self.batch.error is None:
+            self.batch.error = error
+            self.batch.topic = message.topic() or ""
+
+
+class Outbox:
+    """Writes at least once: offsets are kept after the records are safe."""
+
+    def __init__(
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        writing: Writing,
+        *,
+        address: str,
+        clock: Clock,
+    ) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._writing = writing
+        self._address = address
+        self._clock = clock
+        self._batches: deque[_Batch] = deque()
+        self._held: list[NewRecord] = []
+        self._held_done: dict[Place, int] = {}
+        self._held_at = 0.0
+        self._safe: dict[Place, int] = {}
+        self._committing: dict[Place, int] = {}
+        self._commit_at = 0.0
+        self._moved_at = 0.0
+        self._refused: HeadraceError | None = None
+
+    @property
+    def trouble(self) -> str:
+        """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
+        if not (self._batches or self._committing):
+            return ""
+        late_s = self._clock.monotonic() - self._moved_at
+        if late_s < _LATE_S:
+            return ""
+        what = "records" if self._batches else "offsets"
+        return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
+
+    def begin_at(self, starts: Mapping[Place, int]) -> None:
+        """Keep where a new group begins, so that it begins nowhere else after a crash."""
+        self._safe.update(starts)
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """Take records; what is done follows when they are safe."""
+        now = self._clock.monotonic()
+        if not self._batches:
+            self._moved_at = now
+        if not (self._held or self._held_done):
+            self._held_at = now
+        self._held += records
+        self._held_done.update(done)
+        self.serve()
+
+    def serve(self) -> None:
+        """Queue records unless others are under way, collect reports, commit now and then."""
+        self._settle()
+        if len(self._producer) < UNDER_WAY or self._clock.monotonic() >= self._held_at + HELD_S:
+            self._put()
+        if self._safe and not self._committing and self._clock.monotonic() >= self._commit_at:
+            self._commit()
+
+    def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
+        """As `Session.flush`; `serve_consumer` is None while the consumer itself called."""
+        until = self._clock.monotonic() + timeout_s
+        self._put()
+        if serve_consumer is None:
+            return self._flush_at_once(timeout_s)
+        while self._batches or self._safe or self._committing:
+            if self._safe and not self._committing:
+                self._commit()
+            left_s = until - self._clock.monotonic()
+            if left_s <= 0:
+                return False
+            if self._batches:
+                self._writing.serve(min(_STEP_S, left_s))
+            serve_consumer()
+            self._settle()
+        return True
+
+    def forget(self, places: Sequence[Place]) -> None:
+        """Their answers may be written still; that they are done is not kept."""
+        unsafe = (self._held_done, *(one.done for one in self._batches))
+        for offsets in (self._safe, self._committing, *unsafe):
+            for place in places:
+                offsets.pop(place, None)
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Hear of a commit; those of `_flush_at_once` are heard of as well, and known already."""
+        told = {Place(one.topic, one.partition): one.offset for one in partitions}
+        if not self._committing or any(told.get(at) != it for at, it in self._committing.items()):
+            return
+        ours, self._committing = self._committing, {}
+        worst = error or next((one.error for one in partitions if one.error is not None), None)
+        self._kept(ours, worst)
+
+    def close(self) -> None:
+        """Nothing that is under way is committed, though it may still arrive."""
+        self._held, self._held_done = [], {}
+        self._producer.purge(in_queue=True, in_flight=False, blocking=False)
+        with suppress(HeadraceError):
+            self._writing.serve()
+
+    def _put(self) -> None:
+        """Queue what is held."""
+        if not (self._held or self._held_done):
+            return
+        report = _Report()
+        report.batch = _Batch(self._held_done, report)
+        self._batches.append(report.batch)
+        records, self._held, self._held_done = self._held, [], {}
+        self._writing.put(records, report)
+        del report
+        if len(records) < _FEW:
+            self._writing.send_now()
+        self._settle()
+
+    def _settle(self) -> None:
+        self._writing.serve()
+        batches = self._batches
+        while batches and batches[0].report() is None:
+            batch = batches.popleft()
+            self._moved_at = self._clock.monotonic()
+            if batch.error is not None:
+                raise self._writing.failed(batch.error, None, batch.topic)
+            self._safe.update(batch.done)
+        if self._refused is not None:
+            raise self._refused
+
+    def _commit(self) -> None:
+        now = self._clock.monotonic()
+        self._commit_at = now + COMMIT_EVERY_S
+        self._moved_at = now
+        self._committing, self._safe = self._safe, {}
+        try:
+            self._consumer.commit(offsets=partitions_of(self._committing), asynchronous=True)
+        except KafkaException as error:
+            ours, self._committing = self._committing, {}
+            self._kept(ours, error_of(error))
+
+    def _kept(self, offsets: dict[Place, int], error: KafkaError | None) -> None:
+        now = self._clock.monotonic()
+        self._moved_at = now
+        if error is None or error.code() == NO_OFFSET:
+            return
+        if error.code() in _MOVED:
+            return  # these places are gone, and we shall be told so
+        if error.code() in SHOULD_WAIT or error.retriable():
+            self._safe = offsets | self._safe
+            self._commit_at = now + _AGAIN_S
+            return
+        self._refused = failure(error, doing="keep what is done", address=self._address)
+
+    def _flush_at_once(self, timeout_s: float) -> bool:
+        """Within a rebalance, where the consumer hears of no commit but of one it waits for."""
+        until = self._clock.monotonic() + min(timeout_s, _HANDOVER_S)
+        self._settle()
+        while self._batches and self._clock.monotonic() < until:
+            self._writing.serve(_STEP_S)
+            self._settle()
+        offsets = self._committing | self._safe
+        if offsets:
+            self._committing, self._safe = {}, {}
+            try:
+                found = self._consumer.commit(offsets=partitions_of(offsets), asynchronous=False)
+                errors = [one.error for one in found if one.error is not None]
+            except KafkaException as error:
+                errors = [error_of(error)]
+            self._kept(offsets, errors[0] if errors else None)
+        return not (self._batches or self._safe)
+
+
+_WHOLE_S: Final = 15.0
+_TRANSACTION_STEP_S: Final = 5.0
+_JOIN_S: Final = 15.0
+_ABORT_S: Final = 2.0
+_PAUSE_S: Final = 0.05
+
+
+class Transactions:
+    """Writes exactly once: each `deliver` is a transaction. Methods are those of `Outbox`.
+
+    Raises:
+        HeadraceError: The cluster gives no transactions.
+    """
+
+    def __init__(
+        self,
+        producer: Producer,
+        consumer: Consumer,
+        writing: Writing,
+        *,
+        address: str,
+        clock: Clock,
+    ) -> None:
+        self._producer = producer
+        self._consumer = consumer
+        self._writing = writing
+        self._address = address
+        self._clock = clock
+        self._failed: tuple[KafkaError, str] | None = None
+        self._retried(
+            lambda: producer.init_transactions(_TRANSACTION_STEP_S),
+            "begin transactions",
+            until=clock.monotonic() + _JOIN_S,
+        )
+
+    trouble = ""
+
+    def begin_at(self, starts: Mapping[Place, int]) -> None:
+        """By a transaction too: a commit of its own might arrive after the next one."""
+        self.deliver([], starts)
+
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+        """All or nothing, before it returns."""
+        self._failed = None
+        doing = "deliver a transaction"
+        until = self._clock.monotonic() + _WHOLE_S
+        try:
+            self._producer.begin_transaction()
+        except KafkaException as error:
+            raise self._error(error_of(error), doing) from error
+        try:
+            self._writing.put(records, self._report)
+            if done:
+                metadata = self._consumer.consumer_group_metadata()
+                offsets = partitions_of(dict(done))
+                self._retried(
+                    lambda: self._producer.send_offsets_to_transaction(
+                        offsets, metadata, _TRANSACTION_STEP_S
+                    ),
+                    doing,
+                    until=until,
+                )
+            self._retried(
+                lambda: self._producer.commit_transaction(_TRANSACTION_STEP_S), doing, until=until
+            )
+        except HeadraceError:
+            self._abort()
+            raise
+
+    def serve(self) -> None:
+        """Nothing is under way between transactions."""
+        self._writing.serve()
+
+    def flush(
+        self,
+        timeout_s: float,  # noqa: ARG002  # what was delivered is safe
+        serve_consumer: Callable[[], None] | None,  # noqa: ARG002  # as above
+    ) -> bool:
+        """True."""
+        return True
+
+    def forget(self, places: Sequence[Place]) -> None:
+        """Nothing is under way."""
+
+    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+        """Offsets are kept by transactions."""
+
+    def close(self) -> None:
+        """Nothing is under way."""
+        with suppress(HeadraceError):
+            self._writing.serve()
+
+    def _report(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and self._failed is None:
+            self._failed = error, message.topic() or ""
+
+    def _abort(self) -> None:
+        """Those who read committed records go on at once; else they wait until its time is over."""
+        with suppress(KafkaException):  # fenced, or away: the next of this name, or time, ends it
+            self._producer.abort_transaction(_ABORT_S)
+
+    def _retried(self, call: Callable[[], None], doing: str, *, until: float) -> None:
+        while True:
+            try:
+                return call()
+            except KafkaException as error:
+                kafka_error = error_of(error)
+                if not kafka_error.retriable() or self._clock.monotonic() >= until:
+                    raise self._error(kafka_error, doing) from error
+                self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _PAUSE_S)
+
+    def _error(self, error: KafkaError, doing: str) -> Exception:
+        """What a record met says more than what the transaction met thereby."""
+        with suppress(HeadraceError):
+            self._writing.serve()
+        if self._failed is not None and not error.fatal():
+            return self._writing.failed(self._failed[0], None, self._failed[1])
+        return failure(error, doing=doing, address=self._address)
+
+
+Writer = Outbox | Transactions
+"""What a session writes with."""

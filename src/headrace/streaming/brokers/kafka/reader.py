@@ -1,0 +1,398 @@
+"""Kafka for callers outside a group: records by offset and time, topics and groups."""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not listed
+from confluent_kafka.cimpl import NewTopic
+
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.core.clock import Clock
+from headrace.streaming.brokers.kafka.client import (
+    AUTHENTICATION,
+    AUTO_OFFSET_RESET,
+    CONNECTION,
+    PARTITION_EOF,
+    TIMED_OUT,
+    UNSTABLE,
+    Places,
+    error_of,
+    failure,
+    milliseconds,
+    records_of,
+)
+from headrace.streaming.brokers.kafka.url import KafkaOptions
+from headrace.streaming.records import Place, Record
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_log = logging.getLogger(__name__)
+ASK_S: Final = 8.0
+_PART_S: Final = 1.0
+_LEAST_S: Final = 0.1
+_EVENTS: Final = 20
+_ENDS: Final = frozenset({PARTITION_EOF, AUTO_OFFSET_RESET})
+_AT_ONCE: Final = 500
+_T = TypeVar("_T")
+
+
+class KafkaReader:
+    """Asks and reads. Safe to use from several threads, one after the other."""
+
+    def __init__(self, options: KafkaOptions, clock: Clock) -> None:
+        self._address = options.address
+        self._clock = clock
+        self._heard: KafkaError | None = None
+        self._known: dict[str, int] = {}
+        self._lock = threading.Lock()
+        settings = {**options.reader(), "error_cb": self._hear, "logger": _log}
+        self._consumer: Consumer | None = made(lambda: Consumer(settings), options.address)
+
+    def check_topic(self, topic: str) -> None:
+        """Raises NotFoundError if it is not there; asks once for each that is."""
+        if topic not in self._known:
+            self.partitions(topic)
+
+    def partitions(self, topic: str) -> int:
+        """How many a topic has; asked anew.
+
+        Raises:
+            NotFoundError: There is no such topic. Asking makes none.
+        """
+        with self._open() as consumer:
+            return self._count(consumer, topic)
+
+    def ends(self, topic: str) -> dict[Place, tuple[int, int]]:
+        """First and next offsets; see `Broker`."""
+        with self._open() as consumer:
+            count = self._count(consumer, topic)
+            until = self._clock.monotonic() + ASK_S
+            return {
+                Place(topic, number): self._watermarks(consumer, topic, number, until)
+                for number in range(count)
+            }
+
+    def offsets_at(self, topic: str, at_s: float) -> dict[Place, int]:
+        """The first offsets of a time; see `Broker`."""
+        at_ms = milliseconds(at_s)
+        with self._open() as consumer:
+            wanted = [
+                TopicPartition(topic, number, at_ms)
+                for number in range(self._count(consumer, topic))
+            ]
+            found = self._asked(
+                f"find a time in topic '{topic}'",
+                lambda: consumer.offsets_for_times(wanted, timeout=ASK_S),
+            )
+            return {
+                Place(topic, one.partition): one.offset
+                if one.offset >= 0
+                else self._watermarks(consumer, topic, one.partition)[1]
+                for one in found
+            }
+
+    def read(self, topic: str, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`."""
+        with self._open() as consumer:
+            count = self._count(consumer, topic)
+            for place in after:
+                if place.topic != topic or not 0 <= place.partition < count:
+                    message = f"topic '{topic}' of {count} partitions has no place {place}"
+                    raise InvalidArgumentError(message)
+                if after[place] < 0:
+                    raise InvalidArgumentError(f"no offset of {topic} is {after[place]}")
+            starts = [TopicPartition(topic, one.partition, at) for one, at in after.items()]
+            consumer.assign(starts)
+            try:
+                return self._collect(consumer, topic, set(after), most)
+            finally:
+                consumer.unassign()
+
+    def close(self) -> None:
+        """Twice is once."""
+        with self._lock:
+            if self._consumer is not None:
+                self._consumer.close()
+                self._consumer = None
+
+    def _collect(self, consumer: Consumer, topic: str, left: set[Place], most: int) -> list[Record]:
+        """Until each place has told its end."""
+        found: list[Record] = []
+        places = Places()
+        until = self._clock.monotonic() + ASK_S
+        while left and len(found) < most:
+            for message in consumer.consume(min(most - len(found), _AT_ONCE), 0.01):
+                place = places[message.topic(), message.partition()]
+                error = message.error()
+                if error is None:
+                    found += records_of([message], place)
+                    until = self._clock.monotonic() + ASK_S
+                elif error.code() not in _ENDS:
+                    raise self._failure(error, f"read topic '{topic}'")
+                elif not self._goes_on(consumer, message, place):
+                    left.discard(place)
+            if self._clock.monotonic() >= until:
+                error = KafkaError(TIMED_OUT)
+                raise self._failure(error, f"read topic '{topic}'")
+        return found
+
+    def _goes_on(self, consumer: Consumer, message: Message, place: Place) -> bool:
+        """Whether more is there: what was forgotten before it was read is gone over."""
+        error, offset = message.error(), message.offset()
+        if error is None or error.code() == PARTITION_EOF or offset is None:
+            return False
+        first, following = self._watermarks(consumer, *place)
+        if not 0 <= offset < first < following:
+            return False
+        consumer.incremental_unassign([TopicPartition(*place)])
+        consumer.incremental_assign([TopicPartition(*place, first)])
+        return True
+
+    def _count(self, consumer: Consumer, topic: str) -> int:
+        metadata = self._metadata(consumer, topic)
+        found = metadata.topics.get(topic)
+        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if found is None else found.error
+        if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            self._known.pop(topic, None)
+            message = (
+                f"there is no topic '{topic}' in Kafka at {self._address}; make it first, or look "
+                "for a typing mistake"
+            )
+            raise NotFoundError(message)
+        if error is not None and error.code() != KafkaError.LEADER_NOT_AVAILABLE:
+            raise self._failure(error, f"look for topic '{topic}'")
+        self._known[topic] = len(found.partitions)
+        return self._known[topic]
+
+    def _metadata(self, consumer: Consumer, topic: str) -> Any:  # noqa: ANN401  # has no type
+        """In parts, as the client would wait its whole time though it was refused."""
+        until = self._clock.monotonic() + ASK_S
+        while True:
+            try:
+                return consumer.list_topics(topic, timeout=_PART_S)
+            except KafkaException as error:
+                consumer.poll(0)
+                is_refused = self._heard is not None and self._heard.code() == AUTHENTICATION
+                if is_refused or self._clock.monotonic() >= until:
+                    doing = f"look for topic '{topic}'"
+                    raise self._failure(error_of(error), doing) from error
+
+    def _watermarks(
+        self, consumer: Consumer, topic: str, number: int, until: float = math.inf
+    ) -> tuple[int, int]:
+        """The ends of one partition; of many that are asked for, all of them `until` then."""
+        timeout_s = min(max(until - self._clock.monotonic(), _LEAST_S), ASK_S)
+        return self._asked(
+            f"look at partition {number} of topic '{topic}'",
+            lambda: consumer.get_watermark_offsets(
+                TopicPartition(topic, number), timeout=timeout_s
+            ),
+        )
+
+    def _asked(self, doing: str, ask: Callable[[], _T]) -> _T:
+        try:
+            answer = ask()
+        except KafkaException as error:
+            raise self._failure(error_of(error), doing) from error
+        if answer is None:
+            raise UnavailableError(f"Kafka at {self._address}: cannot {doing}: no answer")
+        return answer
+
+    def _failure(self, error: KafkaError, doing: str) -> Exception:
+        """With what the connection said, which comes as an event of its own."""
+        consumer = self._consumer
+        for _ in range(_EVENTS):
+            if consumer is None or self._heard is not None:
+                break
+            consumer.poll(0.01)
+        heard, self._heard = self._heard, None
+        if heard is None:
+            return failure(error, doing=doing, address=self._address)
+        if heard.code() == AUTHENTICATION:
+            error = heard
+        return failure(error, doing=doing, address=self._address, reason=heard.str())
+
+    def _hear(self, error: KafkaError) -> None:
+        is_refused = self._heard is not None and self._heard.code() == AUTHENTICATION
+        if error.code() in CONNECTION and not is_refused:
+            self._heard = error
+
+    @contextmanager
+    def _open(self) -> Iterator[Consumer]:
+        with self._lock:
+            if self._consumer is None:
+                raise FailedPreconditionError("this broker is closed; open it again")
+            yield self._consumer
+
+
+def made(make: Callable[[], _T], address: str) -> _T:
+    """A client, if its options can be.
+
+    Raises:
+        InvalidArgumentError: They cannot.
+    """
+    try:
+        return make()
+    except (KafkaException, TypeError, ValueError) as error:
+        said = error_of(error).str()
+        raise InvalidArgumentError(f"an option for Kafka at {address}: {said}") from error
+
+
+_LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
+_LOOK_EVERY_S: Final = 1.0
+_AGAIN_S: Final = 0.1
+_THE_CLUSTERS_OWN: Final = -1
+_MEMBERS_RUN: Final = frozenset(
+    {
+        KafkaError.NON_EMPTY_GROUP,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+    }
+)
+
+
+class KafkaAdmin:
+    """Keeps its client: one that goes out of scope forgets what it was asked."""
+
+    def __init__(self, options: KafkaOptions, clock: Clock) -> None:
+        self._address = options.address
+        self._clock = clock
+        settings = options.client()
+        self._client = made(lambda: AdminClient(settings, logger=_log), options.address)
+
+    def create_topic(self, topic: str, partitions: int) -> None:
+        """Make a topic, with as many replicas as the cluster's own default says."""
+        doing = f"make topic '{topic}'"
+        new = NewTopic(topic, partitions, _THE_CLUSTERS_OWN)
+        try:
+            self._answer(self._client.create_topics([new], request_timeout=ASK_S)[topic], doing)
+        except KafkaException as error:
+            if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise self._failure(error, doing) from error
+
+    def committed(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
+        """Where a group is; places where it never was are left out.
+
+        Raises:
+            UnavailableError: A transaction that may move it has been open for long.
+        """
+        doing = f"look at group '{group}'"
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*one) for one in places])
+        until = self._clock.monotonic() + ASK_S
+        while True:
+            found: list[TopicPartition] = []
+            try:
+                # Stable: what a transaction is about to keep is waited for (KIP-447).
+                told = self._client.list_consumer_group_offsets(
+                    [asked], require_stable=True, request_timeout=ASK_S
+                )[group]
+                found = self._answer(told, doing).topic_partitions
+                error = next((one.error for one in found if one.error is not None), None)
+            except KafkaException as raised:
+                error = error_of(raised)
+            if error is None:
+                return {
+                    Place(one.topic, one.partition): one.offset for one in found if one.offset >= 0
+                }
+            if error.code() != UNSTABLE or self._clock.monotonic() >= until:
+                raise failure(error, doing=doing, address=self._address)
+            time.sleep(_AGAIN_S)
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Put a group, of which no member runs, somewhere else."""
+        doing = f"move group '{group}'"
+        partitions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        asked = ConsumerGroupTopicPartitions(group, partitions)
+        try:
+            if self._has_members(group):
+                raise self._runs(group)
+            told = self._client.alter_consumer_group_offsets([asked], request_timeout=ASK_S)[group]
+            found = self._answer(told, doing).topic_partitions
+        except KafkaException as error:
+            if error_of(error).code() in _MEMBERS_RUN:
+                raise self._runs(group) from error
+            raise self._failure(error, doing) from error
+        for one in found:
+            if one.error is not None and one.error.code() in _MEMBERS_RUN:
+                raise self._runs(group)
+            if one.error is not None:
+                raise failure(one.error, doing=doing, address=self._address)
+
+    def ask_ends(self, places: Sequence[Place]) -> dict[Place, "Future[Any]"]:
+        """Ask for the next offsets that will be written, without waiting for the answers."""
+        wanted = {TopicPartition(*place): _LATEST for place in places}
+        told = self._client.list_offsets(wanted, request_timeout=ASK_S)
+        return {Place(one.topic, one.partition): future for one, future in told.items()}
+
+    def _has_members(self, group: str) -> bool:
+        told = self._client.describe_consumer_groups([group], request_timeout=ASK_S)[group]
+        try:
+            return bool(self._answer(told, "look at a group").members)
+        except KafkaException as error:
+            if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return False
+            raise
+
+    def _runs(self, group: str) -> FailedPreconditionError:
+        message = (
+            f"a member of group '{group}' runs, or ended so short a while ago that it may come "
+            "back; stop the stream first, and wait for its session_timeout_s"
+        )
+        return FailedPreconditionError(message)
+
+    def _answer(self, told: "Future[Any]", doing: str) -> Any:  # noqa: ANN401  # one type a call
+        try:
+            return told.result(ASK_S + 1)
+        except TimeoutError:
+            raise failure(
+                KafkaError(KafkaError.REQUEST_TIMED_OUT), doing=doing, address=self._address
+            ) from None
+
+    def _failure(self, error: KafkaException, doing: str) -> HeadraceError:
+        return failure(error_of(error), doing=doing, address=self._address)
+
+
+class Following:
+    """The next offsets of places; asked each second, not waited for."""
+
+    def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
+        self._admin = admin
+        self._clock = clock
+        self._known: dict[Place, int] = {}
+        self._asked: dict[Place, Future[Any]] = {}
+        self._ask_at = 0.0
+
+    def __call__(self, places: Sequence[Place]) -> Mapping[Place, int]:
+        """What is known by now."""
+        for place, future in list(self._asked.items()):
+            if future.done():
+                del self._asked[place]
+                if future.exception() is None:
+                    self._known[place] = future.result().offset
+        now = self._clock.monotonic()
+        if not self._asked and now >= self._ask_at:
+            self._ask_at = now + _LOOK_EVERY_S
+            self._asked = self._admin.ask_ends(places)
+        return self._known

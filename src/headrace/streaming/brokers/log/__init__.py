@@ -1,0 +1,1 @@
+"""Embedded log: a broker in a folder of one machine."""

@@ -1,0 +1,220 @@
+"""An embedded log of records in a folder: streams run with nothing installed, on one machine.
+
+Topics with partitions, groups with members in several processes, replay by time, and outputs and
+offsets in one transaction. A process that is killed loses nothing of what was written. A loss of
+power may cost the last second or so, outputs and offsets alike, so that what follows is consistent;
+with `?sync=full` it costs nothing, and each write waits for the disk.
+
+What is older than a week is forgotten, and of more than 8 GiB in a topic the oldest, read or not,
+as Kafka does; `?retention_s=` and `?retention_bytes=` set that for the topics that are made. Space
+is used again, the file does not shrink. It has to lie on a disk of this machine, no network's.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SystemClock,
+)
+from headrace.core.names import check_name
+from headrace.streaming.broker import Abilities, Membership, Rebalanced
+from headrace.streaming.brokers.checks import check_membership, check_text, check_topic, positive
+from headrace.streaming.brokers.log import group as groups
+from headrace.streaming.brokers.log.file import LogFile, Sync
+from headrace.streaming.brokers.log.records import (
+    Catalogue,
+    append,
+    check_new,
+    ends,
+    offset_at,
+    read,
+)
+from headrace.streaming.brokers.log.session import LogSession
+from headrace.streaming.records import NewRecord, Place, Record
+
+RETENTION_S: Final = 7 * 86_400.0
+RETENTION_BYTES: Final = 8 << 30
+LOCK_TIMEOUT_S: Final = 10.0
+_MOST_PARTITIONS: Final = 1024
+_AT_ONCE: Final = 5000  # records of one transaction of `send`, so that others get their turn
+
+
+class LogBroker:
+    """See `Broker`.
+
+    Args:
+        retention_s: How long the topics that it makes keep records.
+        retention_bytes: How much the topics that it makes keep, each.
+        lock_timeout_s: How long a write waits for another process's.
+    """
+
+    abilities = Abilities(
+        exactly_once="answers and offsets in one transaction", partitions=True, rebalances=True
+    )
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sync: Sync = Sync.NORMAL,
+        retention_s: float = RETENTION_S,
+        retention_bytes: int = RETENTION_BYTES,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        clock: Clock | None = None,
+    ) -> None:
+        if not (retention_s > 0 and retention_bytes > 0):
+            message = "a log that keeps nothing: retention_s and retention_bytes have to be over 0"
+            raise InvalidArgumentError(message)
+        self._folder = folder
+        self._sync = sync
+        self._retention = (retention_s, retention_bytes)
+        self._lock_timeout_s = lock_timeout_s
+        self._clock = SystemClock() if clock is None else clock
+        self._topics = Catalogue()
+        self._lock = threading.Lock()
+        self._opened: LogFile | None = self._open()
+
+    def join(self, membership: Membership, listener: Rebalanced) -> LogSession:
+        """Become a member; see `Broker`."""
+        check_membership(membership)
+        with self._file():
+            pass
+        file = self._open()
+        try:
+            return LogSession(file, membership, listener, self._clock)
+        except BaseException:
+            file.close()
+            raise
+
+    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+        """Make a topic if it is not there; see `Broker`."""
+        check_topic(topic)
+        if not 1 <= partitions <= _MOST_PARTITIONS:
+            message = f"a topic has 1 to {_MOST_PARTITIONS} partitions, not {partitions}"
+            raise InvalidArgumentError(message)
+        with self._file() as file, file.writing("make a topic in") as db:
+            made = db.execute(
+                "INSERT INTO topics (name, retention_s, retention_bytes) VALUES (?, ?, ?) "
+                "ON CONFLICT (name) DO NOTHING RETURNING id",
+                (topic, *self._retention),
+            ).fetchall()
+            for (id_,) in made:
+                db.executemany(
+                    "INSERT INTO places (topic, partition) VALUES (?, ?)",
+                    [(id_, number) for number in range(partitions)],
+                )
+
+    def send(self, records: Sequence[NewRecord]) -> None:
+        """Write records; see `Broker`. Some thousands at a time are written or not as a whole."""
+        check_new(records)
+        with self._file() as file:
+            for start in range(0, len(records), _AT_ONCE):
+                with file.writing("write to") as db:
+                    some = records[start : start + _AT_ONCE]
+                    append(db, self._topics, some, self._clock.now())
+
+    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`."""
+        found: list[Record] = []
+        with self._file() as file, file.reading("read") as db:
+            self._topics.topic(db, topic)
+            for place, offset in after.items():
+                place_id = self._topics.place_id(db, place)
+                left = most - len(found)
+                if left > 0:
+                    found += read(db, place, place_id, offset=offset, most=left)
+        return found
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        """First and next offsets; see `Broker`."""
+        with self._file() as file, file.reading("look at") as db:
+            places = self._topics.topic(db, topic).places
+            return {Place(topic, number): ends(db, id_) for number, id_ in enumerate(places)}
+
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+        """The first offsets of a time; see `Broker`."""
+        with self._file() as file, file.reading("look at") as db:
+            places = self._topics.topic(db, topic).places
+            return {
+                Place(topic, number): offset_at(db, id_, at_s) for number, id_ in enumerate(places)
+            }
+
+    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+        """Where a group is; see `Broker`."""
+        with self._file() as file, file.reading("look at") as db:
+            places = self._topics.topic(db, topic).places
+            found = {
+                Place(topic, number): groups.position(db, group, id_)
+                for number, id_ in enumerate(places)
+            }
+        return {place: offset for place, offset in found.items() if offset is not None}
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Put a group elsewhere; see `Broker`."""
+        check_text("group", group)
+        with self._file() as file, file.writing("move a group in") as db:
+            positions: dict[int, int] = {}
+            for place, offset in offsets.items():
+                place_id = self._topics.place_id(db, place)
+                _, following = ends(db, place_id)
+                if not 0 <= offset <= following:
+                    message = f"{place.topic}/{place.partition} ends at {following}, not {offset}"
+                    raise InvalidArgumentError(message)
+                positions[place_id] = offset
+            if groups.is_alive(db, group, self._clock.now()):
+                message = f"a member of group '{group}' runs; stop the stream first"
+                raise FailedPreconditionError(message)
+            groups.move(db, group, positions)
+
+    def close(self) -> None:
+        """Let go of the file; sessions have their own. Twice is once."""
+        with self._lock:
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def _open(self) -> LogFile:
+        return LogFile(self._folder, sync=self._sync, lock_timeout_s=self._lock_timeout_s)
+
+    @contextmanager
+    def _file(self) -> Iterator[LogFile]:
+        with self._lock:
+            if self._opened is None:
+                raise FailedPreconditionError("this broker is closed; open it again")
+            yield self._opened
+
+
+def open_log(url: str, *, home: Path) -> LogBroker:
+    """The log that `log:NAME` or `log:///PATH` names, with `?sync=`, `?retention_s=`...
+
+    Raises:
+        InvalidArgumentError: It names none.
+        HeadraceError: It cannot be used; the message says why.
+    """
+    parts = urlsplit(url)
+    path = unquote(parts.path)
+    if parts.netloc:
+        message = f"{url[:200]!r} names a host; a log is of this machine: log:NAME or log:///PATH"
+        raise InvalidArgumentError(message)
+    folder = Path(path) if path.startswith("/") else home / "streams" / check_name(path, kind="log")
+    said = dict(parse_qsl(parts.query, keep_blank_values=True))
+    strange = sorted(set(said) - {"sync", "retention_s", "retention_bytes"})
+    if strange:
+        message = f"a log has no '{strange[0][:60]}'; it has sync, retention_s and retention_bytes"
+        raise InvalidArgumentError(message)
+    sync = said.get("sync", Sync.NORMAL)
+    if sync not in set(Sync):
+        raise InvalidArgumentError(f"sync={sync[:60]!r} of a log: use {' or '.join(Sync)}")
+    return LogBroker(
+        folder,
+        sync=Sync(sync),
+        retention_s=positive(said, "retention_s", RETENTION_S),
+        retention_bytes=int(positive(said, "retention_bytes", RETENTION_BYTES)),
+    )

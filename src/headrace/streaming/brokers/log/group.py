@@ -1,0 +1,253 @@
+"""Partitions of the members of a group, agreed on in the file of an embedded log.
+
+Each member renews its heartbeat. Members whose heartbeat is too old are removed by the next member
+that checks, and their partitions become free. A member gives away what it has beyond its share and
+takes what is free up to its share; nobody waits for anybody. A member's writes succeed only while
+its claim, under the number that it got when it joined (its epoch), is in force.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from zlib import crc32
+
+import msgspec
+
+from headrace.core import ConflictError
+from headrace.streaming.broker import Membership, Start
+from headrace.streaming.brokers.log.records import Catalogue, ends, offset_at
+
+_EPOCH_BITS: Final = 62
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moves:
+    """What changes for a member, as ids of places: gone, to be given away, got."""
+
+    lost: tuple[int, ...] = ()
+    surplus: tuple[int, ...] = ()
+    gained: tuple[int, ...] = ()
+
+
+def shares(holding: Mapping[str, int], places: int, *, topic: str) -> dict[str, int]:
+    """How many of a topic's places each member should have; who has more already keeps one more.
+
+    Args:
+        holding: Member ▸ how many it has now.
+        topic: So that not the same member has the one more of every topic.
+    """
+    each, more = divmod(places, len(holding))
+    order = sorted(
+        holding, key=lambda name: (-holding[name], crc32(f"{topic}/{name}".encode()), name)
+    )
+    return {name: each + (rank < more) for rank, name in enumerate(order)}
+
+
+def enter(db: sqlite3.Connection, topics: Catalogue, membership: Membership, now_s: float) -> int:
+    """Become a member, in place of one of the same name; the epoch that others see it by."""
+    group, epoch = membership.group, secrets.randbits(_EPOCH_BITS)
+    for name in membership.topics:
+        for place_id in topics.topic(db, name).places:
+            _begin(db, membership, place_id)
+    old = _epoch_of(db, group, membership.member)
+    if old is not None:
+        db.execute(
+            'UPDATE claims SET epoch = ? WHERE "group" = ? AND epoch = ?', (epoch, group, old)
+        )
+    _register(db, membership, epoch, now_s)
+    _tell(db, group)
+    return epoch
+
+
+def look(
+    db: sqlite3.Connection,
+    topics: Catalogue,
+    membership: Membership,
+    epoch: int,
+    *,
+    held: frozenset[int],
+    now_s: float,
+) -> Moves:
+    """Say that this member lives, remove who does not, and take what is free and due.
+
+    Raises:
+        ConflictError: Another has taken this member's place.
+    """
+    group = membership.group
+    check_not_replaced(db, membership, epoch, gone_is_fine=True)
+    if _epoch_of(db, group, membership.member) is None:
+        _tell(db, group)  # it counted as dead, and is back
+    _register(db, membership, epoch, now_s)
+    _remove_dead(db, group, now_s)
+    claims: dict[int, int] = dict(
+        db.execute('SELECT place, epoch FROM claims WHERE "group" = ?', (group,))
+    )
+    mine = {place_id for place_id, owner in claims.items() if owner == epoch}
+    members = _members(db, group)
+    surplus: list[int] = []
+    gained: list[int] = []
+    for topic in (topics.topic(db, name) for name in membership.topics):
+        holding = {
+            name: sum(claims.get(place_id) == of for place_id in topic.places)
+            for name, (of, subscribed) in members.items()
+            if topic.name in subscribed
+        }
+        # What it has from the one whose name it took, and does not read yet, it gives away first.
+        has = sorted(mine.intersection(topic.places), key=lambda one: (one not in held, one))
+        share = shares(holding, len(topic.places), topic=topic.name)[membership.member]
+        surplus += has[share:]
+        free = [place_id for place_id in topic.places if place_id not in claims]
+        gained += [one for one in has[:share] if one not in held]
+        gained += free[: max(share - len(has), 0)]
+    for place_id in gained:
+        db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (group, place_id, epoch))
+    if set(gained) - mine:
+        _tell(db, group)
+    unread = [place_id for place_id in surplus if place_id not in held]
+    if unread:
+        give_away(db, group, epoch, unread)
+    return Moves(
+        lost=tuple(held - mine),
+        surplus=tuple(place_id for place_id in surplus if place_id in held),
+        gained=tuple(gained),
+    )
+
+
+def give_away(db: sqlite3.Connection, group: str, epoch: int, places: Sequence[int]) -> None:
+    """Let others have these."""
+    db.executemany(
+        'DELETE FROM claims WHERE "group" = ? AND place = ? AND epoch = ?',
+        [(group, place_id, epoch) for place_id in places],
+    )
+    _tell(db, group)
+
+
+def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
+    """Be no member any more; nothing happens if another has taken its place."""
+    group = membership.group
+    db.execute('DELETE FROM members WHERE "group" = ? AND epoch = ?', (group, epoch))
+    db.execute('DELETE FROM claims WHERE "group" = ? AND epoch = ?', (group, epoch))
+    _tell(db, group)
+
+
+def is_alive(db: sqlite3.Connection, group: str, now_s: float) -> bool:
+    """Whether a member runs."""
+    _remove_dead(db, group, now_s)
+    return bool(_members(db, group))
+
+
+def generation(db: sqlite3.Connection, group: str) -> int:
+    """Grows whenever members or claims change."""
+    found = db.execute("SELECT generation FROM groups WHERE name = ?", (group,)).fetchone()
+    return 0 if found is None else int(found[0])
+
+
+def check_not_replaced(
+    db: sqlite3.Connection, membership: Membership, epoch: int, *, gone_is_fine: bool
+) -> None:
+    """Raises ConflictError if another has this member's name, or if it counts as dead."""
+    now = _epoch_of(db, membership.group, membership.member)
+    if now == epoch or (now is None and gone_is_fine):
+        return
+    who = f"member '{membership.member}' of group '{membership.group}'"
+    if now is None:
+        reason = f"gave no sign of life for {membership.session_timeout_s:g} s, and was removed"
+    else:
+        reason = "was replaced by another of that name"
+    raise ConflictError(f"{who} {reason}; what it delivers now would be there twice")
+
+
+def check_claims(
+    db: sqlite3.Connection, membership: Membership, epoch: int, places: Mapping[int, str]
+) -> None:
+    """Raises ConflictError if one of these (id ▸ name) is another member's, or nobody's."""
+    for place_id, name in places.items():
+        found = db.execute(
+            'SELECT epoch FROM claims WHERE "group" = ? AND place = ?', (membership.group, place_id)
+        ).fetchone()
+        if found != (epoch,):
+            message = (
+                f"{name} is not with member '{membership.member}' of group '{membership.group}' "
+                "any more; what it delivers now would be there twice"
+            )
+            raise ConflictError(message)
+
+
+def position(db: sqlite3.Connection, group: str, place_id: int) -> int | None:
+    """The offset that is next for a group; None where it never was."""
+    found = db.execute(
+        'SELECT next FROM positions WHERE "group" = ? AND place = ?', (group, place_id)
+    ).fetchone()
+    return None if found is None else int(found[0])
+
+
+def move(db: sqlite3.Connection, group: str, positions: Mapping[int, int]) -> None:
+    """Put a group there."""
+    db.executemany(
+        "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
+        [(group, place_id, offset) for place_id, offset in positions.items()],
+    )
+
+
+def _begin(db: sqlite3.Connection, membership: Membership, place_id: int) -> None:
+    """Where a group that never read begins is settled at once: what comes from now on counts."""
+    if position(db, membership.group, place_id) is not None:
+        return
+    if membership.start_s is not None:
+        offset = offset_at(db, place_id, membership.start_s)
+    else:
+        first, following = ends(db, place_id)
+        offset = first if membership.start is Start.EARLIEST else following
+    move(db, membership.group, {place_id: offset})
+
+
+def _register(db: sqlite3.Connection, membership: Membership, epoch: int, now_s: float) -> None:
+    db.execute(
+        "INSERT OR REPLACE INTO members VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            membership.group,
+            membership.member,
+            epoch,
+            _encode(membership.topics),
+            now_s,
+            membership.session_timeout_s,
+        ),
+    )
+
+
+def _remove_dead(db: sqlite3.Connection, group: str, now_s: float) -> None:
+    """Who was seen too long ago, or in the future: a clock was put back since."""
+    removed = db.execute(
+        'DELETE FROM members WHERE "group" = ? AND abs(? - seen_s) > timeout_s', (group, now_s)
+    ).rowcount
+    freed = db.execute(
+        'DELETE FROM claims WHERE "group" = ? AND epoch NOT IN '
+        '(SELECT epoch FROM members WHERE "group" = ?)',
+        (group, group),
+    ).rowcount
+    if removed or freed:
+        _tell(db, group)
+
+
+def _members(db: sqlite3.Connection, group: str) -> dict[str, tuple[int, tuple[str, ...]]]:
+    rows = db.execute('SELECT name, epoch, topics FROM members WHERE "group" = ?', (group,))
+    return {name: (epoch, _decode(topics)) for name, epoch, topics in rows}
+
+
+def _epoch_of(db: sqlite3.Connection, group: str, member: str) -> int | None:
+    found = db.execute(
+        'SELECT epoch FROM members WHERE "group" = ? AND name = ?', (group, member)
+    ).fetchone()
+    return None if found is None else int(found[0])
+
+
+def _tell(db: sqlite3.Connection, group: str) -> None:
+    db.execute(
+        "INSERT INTO groups VALUES (?, 1) ON CONFLICT (name) DO UPDATE "
+        "SET generation = generation + 1",
+        (group,),
+    )

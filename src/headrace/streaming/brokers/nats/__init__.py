@@ -1,0 +1,1 @@
+"""NATS JetStream: connection, group member and messages."""

@@ -1,0 +1,256 @@
+"""Streams over NATS JetStream (2.10 and later): a topic is a subject, kept by a stream.
+
+A topic that is made is a stream of its own; one that a stream keeps already, perhaps with other
+subjects, is read from there. Offsets are the stream's sequence numbers. The members of a group
+share a topic message by message. What a member had in hand when it died is handed out again after
+its session's time; when it leaves, or another takes its name, at once.
+
+Exactly once rests on ids: an answer that was written is not written again, nor is one of the same
+id within the stream's window of duplicates (two minutes, `?duplicate_window_s=`). A stream that is
+down for longer between writing answers and being done with their input writes them twice.
+"""
+
+import datetime as dt
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from nats.js import api
+
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    SystemClock,
+)
+from headrace.streaming.broker import Abilities, Membership, Rebalanced
+from headrace.streaming.brokers.checks import (
+    check_membership,
+    check_one_partition,
+    check_place,
+    check_records,
+    check_text,
+    check_topic,
+    positive,
+    split_options,
+)
+from headrace.streaming.brokers.nats import connection as groups
+from headrace.streaming.brokers.nats.connection import TIMEOUT_S, NatsLink, messages_of, publish
+from headrace.streaming.brokers.nats.messages import record_of
+from headrace.streaming.brokers.nats.session import NatsSession
+from headrace.streaming.records import NewRecord, Place, Record
+
+RETENTION_S: Final = 7 * 86_400.0
+DUPLICATE_WINDOW_S: Final = 120.0
+_ACK_WAIT_S: Final = 10.0
+_AT_ONCE: Final = 1000
+_SLOWEST_PER_S: Final = 1000
+"""Records that are read in a second at least."""
+_READ_WITHIN_S: Final = 4.0
+_FORGET_S: Final = 10.0
+
+
+class NatsBroker:
+    """See `Broker`. Connects when it is first asked for something."""
+
+    abilities = Abilities(
+        exactly_once="answers with ids, dropped if written already within the duplicate window, "
+        "and confirmed acknowledgements after them"
+    )
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        names = ("duplicate_window_s", "retention_s", "replicas")
+        self._url, options = split_options(url, names)
+        self._retention_s = positive(options, "retention_s", RETENTION_S)
+        self._window_s = min(
+            positive(options, "duplicate_window_s", DUPLICATE_WINDOW_S), self._retention_s
+        )
+        self._replicas = int(positive(options, "replicas", 1))
+        self._clock = SystemClock() if clock is None else clock
+        self._lock = threading.Lock()
+        self._opened: NatsLink | None = None
+        self._is_closed = False
+
+    def join(self, membership: Membership, listener: Rebalanced) -> NatsSession:
+        """Become a member; see `Broker`."""
+        check_membership(membership)
+        groups.consumer_of(membership.group)
+        groups.consumer_of(membership.member)
+        for topic in membership.topics:
+            _check_subject(topic)
+        with self._lock:
+            self._check_open()
+        return NatsSession(self._url, membership, listener, self._clock)
+
+    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+        """Make a stream for a subject that none keeps; see `Broker`."""
+        _check_subject(topic)
+        check_one_partition(partitions, kind="NATS")
+        link = self._link()
+        link.ask(f"make topic {topic}", self._create(link, topic))
+
+    def send(self, records: Sequence[NewRecord]) -> None:
+        """Write records; see `Broker`. Some before an error may be there."""
+        check_records(records)
+        link = self._link()
+        most_bytes = link.client.max_payload
+        for start in range(0, len(records), _AT_ONCE):
+            some = records[start : start + _AT_ONCE]
+            messages = messages_of(some, sender="", most_bytes=most_bytes)
+            link.ask("write records", publish(link, messages))
+
+    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`."""
+        _check_subject(topic)
+        for place in after:
+            check_place(place)
+        link = self._link()
+        found: list[Record] = []
+        for place, offset in after.items():
+            if most > len(found):
+                some = self._read(link, place, offset, most - len(found))
+                # A server that is silent ends one fetch; this bounds what a slow one may take.
+                limit_s = TIMEOUT_S + (most - len(found)) / _SLOWEST_PER_S
+                found += link.ask(f"read {place.topic}", some, timeout_s=limit_s)
+        return found
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        """First and next offsets, of the stream that keeps the topic; see `Broker`."""
+        _check_subject(topic)
+        link = self._link()
+        return {Place(topic, 0): link.ask(f"look at topic {topic}", self._ends(link, topic))}
+
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+        """The first offsets of a time; see `Broker`."""
+        _check_subject(topic)
+        at = dt.datetime.fromtimestamp(max(at_s, 0), dt.UTC)
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=at
+        )
+        link = self._link()
+        offset = link.ask(f"look at topic {topic}", self._first_of(link, topic, config))
+        return {Place(topic, 0): offset}
+
+    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+        """Up to where a group is done with all; see `Broker`."""
+        _check_subject(topic)
+        check_text("group", group)
+        link = self._link()
+        info = link.ask(f"look at group {group}", self._info(link, group, topic))
+        return {} if info is None else {Place(topic, 0): groups.position_of(info)}
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Put a group elsewhere; see `Broker`."""
+        check_text("group", group)
+        link = self._link()
+        for place, offset in offsets.items():
+            check_place(place)
+            _, following = self.ends(place.topic)[place]
+            if not 0 <= offset <= following:
+                raise InvalidArgumentError(f"{place.topic}/0 ends at {following}, not {offset}")
+        for place, offset in offsets.items():
+            link.ask(f"move group {group}", self._move(link, group, place.topic, offset))
+
+    def close(self) -> None:
+        """Let go of the connection; sessions have their own. Twice is once."""
+        with self._lock:
+            self._is_closed = True
+            if self._opened is not None:
+                self._opened.close()
+                self._opened = None
+
+    def _link(self) -> NatsLink:
+        with self._lock:
+            self._check_open()
+            if self._opened is None:
+                self._opened = NatsLink(self._url)
+            self._opened.check_connected()
+            return self._opened
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
+
+    async def _create(self, link: NatsLink, topic: str) -> None:
+        with suppress(NotFoundError):
+            await groups.stream_of(link, topic)
+            return
+        config = api.StreamConfig(
+            name=topic.replace(".", "="),
+            subjects=[topic],
+            max_age=self._retention_s,
+            duplicate_window=self._window_s,
+            num_replicas=self._replicas,
+            allow_direct=True,
+        )
+        await link.stream_api.add_stream(config)
+
+    async def _ends(self, link: NatsLink, topic: str) -> tuple[int, int]:
+        info = await link.stream_api.stream_info(await groups.stream_of(link, topic))
+        following = info.state.last_seq + 1
+        return (max(info.state.first_seq, 1) if info.state.messages else following, following)
+
+    async def _first_of(self, link: NatsLink, topic: str, config: api.ConsumerConfig) -> int:
+        """Where a consumer would begin."""
+        stream = await groups.stream_of(link, topic)
+        info = await link.stream_api.add_consumer(stream, _passing(config, topic))
+        await link.stream_api.delete_consumer(stream, info.name)
+        assert info.delivered is not None
+        return info.delivered.stream_seq + 1
+
+    async def _read(self, link: NatsLink, place: Place, offset: int, most: int) -> list[Record]:
+        stream = await groups.stream_of(link, place.topic)
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(offset, 1)
+        )
+        info = await link.stream_api.add_consumer(stream, _passing(config, place.topic))
+        found: list[Record] = []
+        count = min(most, info.num_pending or 0)
+        reader = await link.stream_api.pull_subscribe_bind(consumer=info.name, stream=stream)
+        try:
+            while len(found) < count:
+                batch = min(count - len(found), _AT_ONCE)
+                for one in await reader.fetch(batch, timeout=_READ_WITHIN_S):
+                    about = one.metadata
+                    record = record_of(
+                        place,
+                        about.sequence.stream,
+                        one.data,
+                        one.headers,
+                        written_s=about.timestamp.timestamp(),
+                    )
+                    found.append(record)
+        finally:
+            await reader.unsubscribe()
+            await link.stream_api.delete_consumer(stream, info.name)
+        return found
+
+    async def _info(self, link: NatsLink, group: str, topic: str) -> api.ConsumerInfo | None:
+        stream = await groups.stream_of(link, topic)
+        return await groups.info_of(link, stream, groups.consumer_of(group))
+
+    async def _move(self, link: NatsLink, group: str, topic: str, offset: int) -> None:
+        stream = await groups.stream_of(link, topic)
+        if await groups.is_heard(link, groups.group_subject(topic, group)):
+            message = f"a member of group '{group}' runs; stop the stream first"
+            raise FailedPreconditionError(message)
+        await groups.move(link, stream, topic, group, offset=offset, ack_wait_s=_ACK_WAIT_S)
+
+
+def _passing(config: api.ConsumerConfig, topic: str) -> api.ConsumerConfig:
+    """Of somebody who only looks."""
+    return config.evolve(
+        ack_policy=api.AckPolicy.NONE,
+        filter_subject=topic,
+        inactive_threshold=_FORGET_S,
+        mem_storage=True,
+    )
+
+
+def _check_subject(topic: str) -> None:
+    check_topic(topic)
+    if "" in topic.split("."):
+        message = f"topic '{topic}' is no subject of NATS: no part between its dots may be empty"
+        raise InvalidArgumentError(message)

@@ -1,0 +1,441 @@
+"""NATS connection for blocking callers, groups of members, and writes.
+
+JetStream hands messages to any caller and knows no members; a group is a durable consumer. Each
+member therefore listens to two subjects: `headrace.groups.TOPIC.GROUP`, where it answers that it
+lives, and `headrace.members.TOPIC.GROUP.MEMBER`, where it hears that another took its name. A name
+goes to the member that joins; of two that return after the server was away, to the one that joined
+later.
+"""
+
+import asyncio
+import datetime as dt
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, TypeVar
+from urllib.parse import unquote, urlsplit
+
+import nats.errors
+import nats.js.errors
+from nats.aio.client import Client
+from nats.js import api
+
+from headrace.core import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.streaming.broker import Membership, Start
+from headrace.streaming.brokers.checks import shown, split_options
+from headrace.streaming.brokers.nats.messages import headers_of, token_of
+from headrace.streaming.records import NewRecord
+
+_MOST_UNDER_WAY: Final = 65_536
+_LONGEST_NAME: Final = 200
+_ANSWER_S: Final = 1.0
+
+
+def group_subject(topic: str, group: str) -> str:
+    """Where all members listen."""
+    return f"headrace.groups.{token_of(topic)}.{token_of(group)}"
+
+
+def member_subject(topic: str, group: str, member: str) -> str:
+    """Where one member listens."""
+    return f"headrace.members.{token_of(topic)}.{token_of(group)}.{token_of(member)}"
+
+
+def consumer_of(group: str) -> str:
+    """The name of a group's consumer.
+
+    Raises:
+        InvalidArgumentError: It is too long.
+    """
+    name = token_of(group)
+    if len(name) > _LONGEST_NAME:
+        raise InvalidArgumentError(f"group '{group[:60]}…' is too long a name for NATS; shorten it")
+    return name
+
+
+T = TypeVar("T")
+TIMEOUT_S: Final = 5.0
+
+
+class NatsLink:
+    """Connects at once, and stays connected: while the server is away, `trouble` says so.
+
+    Args:
+        on_back: Called in the loop when the server is back.
+
+    Raises:
+        UnavailableError: The server cannot be reached.
+        FailedPreconditionError: It refuses who is in the URL.
+    """
+
+    def __init__(self, url: str, *, on_back: Callable[[], Awaitable[None]] | None = None) -> None:
+        self.name = shown(url)
+        self._on_back = on_back
+        self._trouble = ""
+        self._said, options = _read(url)
+        self.domain = options.get("domain", "")
+        self.api = f"$JS.{self.domain}.API" if self.domain else "$JS.API"
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="nats", daemon=True)
+        self._thread.start()
+        self._is_closed = False
+        self.client = Client()
+        self.stream_api = self.client.jetstream(domain=self.domain or None, timeout=TIMEOUT_S)
+        """JetStream's own calls, for the loop."""
+        try:
+            self.ask("connect", self._connect())
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing goes; empty if all is well."""
+        return "" if self.client.is_connected else self._trouble or f"{self.name} is away"
+
+    def ask(self, doing: str, work: Coroutine[Any, Any, T], *, timeout_s: float = TIMEOUT_S) -> T:
+        """The result of `work` in the loop, with its errors in our words."""
+        if self._is_closed:
+            work.close()
+            raise FailedPreconditionError(f"the connection to {self.name} is closed; open it again")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout_s + _CONNECT_TIMEOUT_S)
+        except HeadraceError:
+            raise
+        except (TimeoutError, nats.errors.Error, OSError, ValueError) as error:
+            future.cancel()
+            raise told(error, doing, self.name) from error
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Let `work` run in the loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def check_connected(self) -> None:
+        """Raises UnavailableError while the server is away: the client would keep what is sent."""
+        if not self.client.is_connected:
+            raise UnavailableError(self.trouble or f"{self.name} is away")
+
+    def close(self) -> None:
+        """Hang up and end the loop; twice is once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        future = asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop)
+        with suppress(TimeoutError):
+            future.result(TIMEOUT_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(TIMEOUT_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+
+    async def _connect(self) -> None:
+        # Tried once, so that what is wrong is told; the client would try for ever.
+        trial = Client()
+        try:
+            await trial.connect(
+                **self._said,
+                allow_reconnect=False,
+                max_reconnect_attempts=1,  # 0 would be for ever
+                reconnect_time_wait=0,
+                connect_timeout=_CONNECT_TIMEOUT_S,
+                error_cb=self._on_error,
+            )
+        except nats.errors.NoServersError:
+            raise UnavailableError(self._trouble) from None
+        finally:
+            await trial.close()
+        await self.client.connect(
+            **self._said,
+            connect_timeout=_CONNECT_TIMEOUT_S,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it only sleeps so long
+            ping_interval=_PING_S,
+            error_cb=self._on_error,
+            disconnected_cb=self._on_disconnected,
+            reconnected_cb=self._on_reconnected,
+        )
+
+    async def _hang_up(self) -> None:
+        if self.client.is_connected or self.client.is_reconnecting:
+            with suppress(nats.errors.Error, OSError):
+                await self.client.close()
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        await asyncio.gather(*rest, return_exceptions=True)
+
+    async def _on_error(self, error: Exception) -> None:
+        if not self.client.is_connected:
+            self._trouble = f"{self.name} is away: {str(error) or type(error).__name__}"
+            # The client forgets a connection to a server that then says nothing: it would stay.
+            transport = self.client._transport  # noqa: SLF001  # it has no other name
+            if transport is not None:
+                transport.close()  # type: ignore[no-untyped-call]  # it says nothing
+
+    async def _on_disconnected(self) -> None:
+        self._trouble = self._trouble or f"{self.name} is away: it hung up"
+
+    async def _on_reconnected(self) -> None:
+        self._trouble = ""
+        if self._on_back is not None:
+            await self._on_back()
+
+
+async def stream_of(link: NatsLink, topic: str) -> str:
+    """The stream that keeps a topic.
+
+    Raises:
+        NotFoundError: None does.
+    """
+    try:
+        return await link.stream_api.find_stream_name_by_subject(topic)
+    except nats.js.errors.NotFoundError:
+        message = f"{link.name} has no topic '{topic}'; make it first"
+        raise NotFoundError(message) from None
+
+
+async def info_of(link: NatsLink, stream: str, consumer: str) -> api.ConsumerInfo | None:
+    """A group's consumer; None if it never was."""
+    try:
+        found: api.ConsumerInfo = await link.stream_api.consumer_info(stream, consumer)
+    except nats.js.errors.NotFoundError:
+        return None
+    return found
+
+
+def position_of(info: api.ConsumerInfo) -> int:
+    """The offset below which all is done."""
+    assert info.ack_floor is not None
+    assert info.delivered is not None
+    at = info.ack_floor if info.num_ack_pending else info.delivered
+    return at.stream_seq + 1
+
+
+async def ensure(link: NatsLink, membership: Membership, topic: str, stream: str) -> None:
+    """Make the group's consumer if there is none; its time is what this member says."""
+    consumer = consumer_of(membership.group)
+    info = await info_of(link, stream, consumer)
+    if info is None:
+        await link.stream_api.add_consumer(stream, _config(membership, topic))
+    elif info.config.ack_wait != membership.session_timeout_s:
+        changed = info.config.evolve(ack_wait=membership.session_timeout_s)
+        await link.stream_api.add_consumer(stream, changed)
+
+
+async def move(
+    link: NatsLink, stream: str, topic: str, group: str, *, offset: int, ack_wait_s: float
+) -> None:
+    """Let a group go on there."""
+    consumer = consumer_of(group)
+    info = await info_of(link, stream, consumer)
+    if info is not None:
+        ack_wait_s = info.config.ack_wait or ack_wait_s
+        await link.stream_api.delete_consumer(stream, consumer)
+    config = _base(consumer, topic, ack_wait_s).evolve(
+        deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(offset, 1)
+    )
+    await link.stream_api.add_consumer(stream, config)
+
+
+async def is_heard(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
+    """Whether a member answers there."""
+    try:
+        await link.client.request(subject, said, timeout=_ANSWER_S)
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
+        return False
+    return True
+
+
+async def lag_of(
+    link: NatsLink, stream: str, consumer: str, topic: str
+) -> tuple[int, float | None] | None:
+    """How many messages wait, and when the oldest was written; None if there is no such group."""
+    info = await info_of(link, stream, consumer)
+    if info is None:
+        return None
+    records = (info.num_pending or 0) + (info.num_ack_pending or 0)
+    if not records:
+        return 0, None
+    try:
+        oldest = await link.stream_api.get_msg(
+            stream, seq=position_of(info), subject=topic, next=True
+        )
+    except nats.js.errors.NotFoundError:
+        return records, None
+    return records, None if oldest.time is None else oldest.time.timestamp()
+
+
+def _base(consumer: str, topic: str, ack_wait_s: float) -> api.ConsumerConfig:
+    return api.ConsumerConfig(
+        durable_name=consumer,
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=ack_wait_s,
+        max_deliver=-1,
+        filter_subject=topic,
+        max_ack_pending=_MOST_UNDER_WAY,
+    )
+
+
+def _config(membership: Membership, topic: str) -> api.ConsumerConfig:
+    config = _base(consumer_of(membership.group), topic, membership.session_timeout_s)
+    if membership.start_s is not None:
+        at = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
+        return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=at)
+    is_first = membership.start is Start.EARLIEST
+    return config.evolve(
+        deliver_policy=api.DeliverPolicy.ALL if is_first else api.DeliverPolicy.NEW
+    )
+
+
+_TLS: Final = ("tls", "tls_ca_file", "tls_cert_file", "tls_key_file")
+OPTIONS: Final = ("creds", "nkey", "domain", "inbox_prefix", *_TLS)
+_CONNECT_TIMEOUT_S: Final = 3
+_PING_S: Final = 5
+_RECONNECT_WAIT_S: Final = 0.2
+
+
+def told(error: Exception, doing: str, server: str) -> HeadraceError:
+    """What a caller is told of an error of the client's or the server's."""
+    cannot = f"cannot {doing} in {server}"
+    said = str(error) or type(error).__name__
+    refused = ("authorization", "authentication", "invalid credentials", "permissions violation")
+    if isinstance(error, nats.errors.AuthorizationError) or any(
+        word in said.lower() for word in refused
+    ):
+        reason = "the server refuses who is named in its URL"
+        return FailedPreconditionError(f"{cannot}: {reason} ({said})")
+    if isinstance(error, nats.js.errors.ServiceUnavailableError | nats.errors.NoRespondersError):
+        reason = "its JetStream does not answer; start the server with -js"
+        return UnavailableError(f"{cannot}: {reason}")
+    if isinstance(error, nats.js.errors.NotFoundError):
+        return NotFoundError(f"{cannot}: {error.description or said}")
+    if isinstance(error, nats.js.errors.APIError):
+        return FailedPreconditionError(f"{cannot}: {error.description or said}")
+    if isinstance(error, nats.errors.BadSubjectError | ValueError):
+        return InvalidArgumentError(f"{cannot}: {said}")
+    return UnavailableError(f"{cannot}: {said}")
+
+
+def _read(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
+    """Arguments of the client's `connect`, and our options."""
+    rest, options = split_options(url, OPTIONS)
+    parts = urlsplit(rest)
+    unreadable = f"the URL of the broker cannot be read ({shown(url)})"
+    if parts.query:
+        message = f"{unreadable}: its options are {', '.join(OPTIONS)}"
+        raise InvalidArgumentError(message)
+    who, _, hosts = parts.netloc.rpartition("@")
+    servers = [f"nats://{host}" for host in hosts.split(",") if host]
+    try:
+        ports = [urlsplit(server).port for server in servers]
+    except ValueError:
+        raise InvalidArgumentError(f"{unreadable}: special characters are %XX") from None
+    if not ports:
+        raise InvalidArgumentError(f"{unreadable}: it names no host")
+    said: dict[str, Any] = {"servers": servers}
+    user, has_password, password = who.partition(":")
+    if has_password:
+        said |= {"user": unquote(user), "password": unquote(password)}
+    elif user:
+        said["token"] = unquote(user)
+    if "creds" in options:
+        said["user_credentials"] = options["creds"]
+    if "nkey" in options:
+        said["nkeys_seed"] = options["nkey"]
+    if "inbox_prefix" in options:
+        said["inbox_prefix"] = options["inbox_prefix"]
+    if any(name in options for name in _TLS):
+        said["tls"] = _tls(options)
+    return said, options
+
+
+def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=options.get("tls_ca_file"))
+        if "tls_cert_file" in options:
+            context.load_cert_chain(options["tls_cert_file"], options.get("tls_key_file"))
+    except OSError as error:
+        raise FailedPreconditionError(f"a file for TLS to NATS cannot be read: {error}") from error
+    return context
+
+
+_OVERHEAD_BYTES: Final = 64
+_LINE_BYTES: Final = 4
+
+
+class Message(NamedTuple):
+    """What is published."""
+
+    topic: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -> list[Message]:
+    """The messages that say these records.
+
+    Raises:
+        InvalidArgumentError: One is larger than the server takes.
+    """
+    found = []
+    for record in records:
+        payload = record.value or b""
+        headers = headers_of(record, sender=sender)
+        size = sum(len(name) + len(value) + _LINE_BYTES for name, value in headers.items())
+        size_bytes = len(payload) + size + _OVERHEAD_BYTES
+        if size_bytes > most_bytes:
+            message = (
+                f"a record for {record.topic} has {size_bytes} bytes with its headers, and the "
+                f"server takes {most_bytes}; raise its max_payload, or answer less"
+            )
+            raise InvalidArgumentError(message)
+        found.append(Message(record.topic, payload, headers))
+    return found
+
+
+async def publish(link: NatsLink, messages: Sequence[Message]) -> None:
+    """Write all and wait for the server's word on each.
+
+    Raises:
+        UnavailableError: It did not come; some may be there.
+        NotFoundError: There is no such topic.
+    """
+    link.check_connected()
+    waiting = [
+        await link.stream_api.publish_async(topic, payload, headers=headers or None)
+        for topic, payload, headers in messages
+    ]
+    if not waiting:
+        return
+    done, late = await asyncio.wait(waiting, timeout=TIMEOUT_S)
+    for future in late:
+        future.cancel()
+    if late:
+        message = f"{link.name} did not say within {TIMEOUT_S:g} s that it has what was written"
+        raise UnavailableError(message)
+    errors = [error for future in done if (error := future.exception()) is not None]
+    if not errors:
+        return
+    for topic in {message.topic for message in messages}:
+        await stream_of(link, topic)
+    raise errors[0]
+
+
+async def acknowledge(link: NatsLink, replies: Sequence[str], *, is_confirmed: bool) -> None:
+    """Be done with messages; wait for the server's word on each if `is_confirmed`."""
+    link.check_connected()
+    if is_confirmed:
+        waits = (link.client.request(reply, b"", timeout=TIMEOUT_S) for reply in replies)
+        await asyncio.gather(*waits)
+        return
+    for reply in replies:
+        await link.client.publish(reply, b"")

@@ -1,0 +1,1 @@
+"""Apache Pulsar: connection, subscription member and messages."""

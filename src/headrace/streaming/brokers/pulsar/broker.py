@@ -1,0 +1,164 @@
+"""Streams over Pulsar, at least once: a group is a Shared subscription of that name.
+
+The members of a group share a topic record by record; a member that leaves or dies is seen by its
+connection, whatever its session's time. Where a group is, and moving
+it elsewhere, is a matter of Pulsar's admin API, which is not spoken here. A broker makes a topic
+when it is first named, and forgets what all its subscriptions are done with unless the namespace
+says otherwise (`retention`).
+
+Once pulsar-client 3.13 is imported, exceptions of other modules of pybind11 that are no translated
+types of their own become RuntimeError: runtimes tell errors by their text.
+"""
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Final, NoReturn, cast
+
+import pulsar
+
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SystemClock,
+    UnsupportedError,
+)
+from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
+from headrace.streaming.brokers.checks import (
+    check_membership,
+    check_one_partition,
+    check_place,
+    check_records,
+    check_topic,
+)
+from headrace.streaming.brokers.pulsar.connection import PulsarLink
+from headrace.streaming.brokers.pulsar.messages import (
+    Message,
+    MessageId,
+    id_of,
+    offset_of,
+    record_of,
+)
+from headrace.streaming.brokers.pulsar.session import PulsarSession
+from headrace.streaming.records import NewRecord, Place, Record
+
+_READ_MS: Final = 3000
+
+
+class PulsarBroker:
+    """See `Broker`. Connects when it is first asked for something."""
+
+    abilities = Abilities(by_time=False)
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._clock = SystemClock() if clock is None else clock
+        self._link = PulsarLink(url)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def join(self, membership: Membership, listener: Rebalanced) -> PulsarSession:
+        """Become a member; see `Broker`."""
+        self._check_open()
+        check_membership(membership)
+        if membership.delivery is Delivery.EXACTLY_ONCE:
+            message = "a stream over Pulsar delivers at_least_once; use a log, Kafka, NATS or Redis"
+            raise UnsupportedError(message)
+        if membership.start_s is not None:
+            raise UnsupportedError("a group of Pulsar begins at the earliest or latest record only")
+        return PulsarSession(self._link, membership, listener, self._clock)
+
+    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+        """Name it to the broker, which makes it; see `Broker`."""
+        self._check_open()
+        check_topic(topic)
+        check_one_partition(partitions, kind="Pulsar")
+        self._link.producer(topic)
+
+    def send(self, records: Sequence[NewRecord]) -> None:
+        """Write records; see `Broker`. Some before an error may be there."""
+        self._check_open()
+        check_records(records)
+        self._link.write(records)
+
+    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`."""
+        self._check_open()
+        check_topic(topic)
+        found: list[Record] = []
+        for place, offset in after.items():
+            check_place(place)
+            found += self._read(place, offset, most - len(found))
+        return found
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        """First and next offsets; see `Broker`."""
+        self._check_open()
+        check_topic(topic)
+        place = Place(topic, 0)
+        found = self._read(place, 0, 1)
+        # A broker does not tell the last of a topic that has none.
+        return {place: (found[0].offset, self._last(topic) + 1) if found else (0, 0)}
+
+    def offsets_at(self, topic: str, at_s: float) -> NoReturn:  # noqa: ARG002  # see `Broker`
+        """Refused: no client of Pulsar's can tell."""
+        self._check_open()
+        raise UnsupportedError("Pulsar does not tell the offset of a time; begin at the earliest")
+
+    def committed(self, group: str, topic: str) -> NoReturn:  # noqa: ARG002  # see `Broker`
+        """Refused: only Pulsar's admin API tells."""
+        self._check_open()
+        message = f"where group '{group}' is tells `pulsar-admin topics stats` only"
+        raise UnsupportedError(message)
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> NoReturn:
+        """Refused: that is a matter of Pulsar's admin API."""
+        self._check_open()
+        names = ", ".join(place.topic for place in offsets)
+        message = (
+            f"group '{group}' is moved by `pulsar-admin topics reset-cursor {names}`, or take a "
+            "new group"
+        )
+        raise UnsupportedError(message)
+
+    def close(self) -> None:
+        """Let go of the connections, those of sessions too. Twice is once."""
+        with self._lock:
+            if not self._is_closed:
+                self._is_closed = True
+                self._link.close()
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
+
+    def _last(self, topic: str) -> int:
+        """The offset of the last record. A subscription asks, and is removed again."""
+        name = f"headrace-look-{secrets.token_hex(8)}"
+        with self._link.telling(f"look at topic {topic}"):
+            looker = self._link.client.subscribe(self._link.full_name(topic), name)
+            try:
+                return offset_of(cast("MessageId", looker.get_last_message_id()))
+            finally:
+                looker.unsubscribe()
+
+    def _read(self, place: Place, offset: int, most: int) -> list[Record]:
+        if offset < 0:
+            raise InvalidArgumentError(f"{place.topic}/0 begins at 0, not {offset}")
+        found: list[Record] = []
+        with self._link.telling(f"read {place.topic}"):
+            reader = self._link.client.create_reader(
+                self._link.full_name(place.topic),
+                pulsar.MessageId.earliest if offset == 0 else id_of(offset),
+                start_message_id_inclusive=True,
+            )
+            try:
+                while len(found) < most and reader.has_message_available():
+                    record = record_of(place, cast("Message", reader.read_next(_READ_MS)))
+                    if record.offset >= offset:
+                        found.append(record)
+            except (pulsar.Timeout, pulsar.UnknownError):
+                return found  # of a topic that has none, some brokers do not tell
+            finally:
+                reader.close()
+        return found

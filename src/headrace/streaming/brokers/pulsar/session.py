@@ -1,0 +1,185 @@
+"""Member of a subscription to Pulsar topics."""
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+import pulsar
+
+from headrace.core import UnsupportedError
+from headrace.core.clock import Clock
+from headrace.streaming.broker import Membership, Rebalanced, Start
+from headrace.streaming.brokers.inbox import AWAY_PAUSE_S, Inbox, SharedSession
+from headrace.streaming.brokers.pulsar.connection import PulsarLink
+from headrace.streaming.brokers.pulsar.messages import (
+    Message,
+    MessageId,
+    offset_of,
+    record_of,
+)
+from headrace.streaming.records import Lag, NewRecord, Place
+
+_WAIT_S: Final = 0.2
+
+
+class PulsarReader:
+    """One thread and one consumer of a topic, which it closes."""
+
+    def __init__(
+        self, consumer: pulsar.Consumer, place: Place, inbox: Inbox[MessageId], name: str
+    ) -> None:
+        self._consumer = consumer
+        self._place = place
+        self._inbox = inbox
+        self._name = name
+        self._is_closed = threading.Event()
+        self.newest = 0
+        """The highest offset that came."""
+        self._thread = threading.Thread(target=self._run, name="pulsar-reader", daemon=True)
+        self._thread.start()
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing comes; empty if all is well."""
+        return "" if self._consumer.is_connected() else f"{self._name} is away"
+
+    def last_offset(self) -> int:
+        """Of the last message that was written; of the newest that came if nobody can tell."""
+        try:
+            return offset_of(cast("MessageId", self._consumer.get_last_message_id()))
+        except pulsar.PulsarException:
+            return self.newest  # not of a topic that has none
+
+    def acknowledge(self, message_id: MessageId) -> None:
+        """Be done with a message."""
+        self._consumer.acknowledge(message_id)
+
+    def close(self) -> None:
+        """End the thread and leave; the broker hands out again at once what is not done."""
+        self._is_closed.set()
+        self._thread.join()
+        try:
+            self._consumer.close()
+        except pulsar.PulsarException:
+            return  # the broker is away, and knows it
+
+    def _run(self) -> None:
+        while not self._is_closed.is_set():
+            most, places = self._inbox.wait_for_want(_WAIT_S)
+            if not most or self._place not in places:
+                if most:
+                    self._is_closed.wait(AWAY_PAUSE_S)
+                continue
+            try:
+                message = cast("Message", self._consumer.receive(int(_WAIT_S * 1000)))
+            except pulsar.Timeout:
+                continue
+            except pulsar.PulsarException:
+                self._is_closed.wait(AWAY_PAUSE_S)
+                continue
+            self.newest = max(self.newest, offset_of(message.message_id()))
+            self._inbox.offer([(record_of(self._place, message), message.message_id())])
+
+
+_BEAT_S: Final = 1.0
+_ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
+_QUEUE: Final = 1000
+_BATCH_BITS: Final = 12
+_LEDGER_BITS: Final = 32
+Unsent = tuple[Sequence[NewRecord], Mapping[Place, Sequence[MessageId]]]
+"""Records to write, and the messages that are done with them."""
+
+
+class PulsarSession(SharedSession[MessageId, Unsent]):
+    """See `Session`. At least once; the broker sees by the connection that a member lives.
+
+    Its lag may count what other members have in hand.
+
+    Args:
+        link: The broker's, which it does not close.
+    """
+
+    def __init__(
+        self, link: PulsarLink, membership: Membership, listener: Rebalanced, clock: Clock
+    ) -> None:
+        super().__init__(membership, listener, clock, beat_s=_BEAT_S)
+        self._readers: dict[Place, PulsarReader] = {}
+        self._acked_at = 0.0
+        self._link = link
+        try:
+            for place in self._inbox.places:
+                self._readers[place] = PulsarReader(
+                    self._subscribe(place), place, self._inbox, self._link.name
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def _away(self) -> str:
+        away = (reader.trouble for reader in self._readers.values())
+        return next((trouble for trouble in away if trouble), "")
+
+    def _subscribe(self, place: Place) -> pulsar.Consumer:
+        is_first = self._membership.start is Start.EARLIEST
+        position = pulsar.InitialPosition.Earliest if is_first else pulsar.InitialPosition.Latest
+        with self._link.telling(f"join group {self._membership.group}"):
+            return self._link.client.subscribe(
+                self._link.full_name(place.topic),
+                self._membership.group,
+                consumer_type=pulsar.ConsumerType.Shared,
+                consumer_name=self._membership.member,
+                initial_position=position,
+                receiver_queue_size=_QUEUE,
+            )
+
+    def _start(self, own: Mapping[Place, int]) -> None:
+        if own:
+            message = (
+                "a member cannot read a topic of Pulsar from an offset of its own: start its "
+                "state anew, or use a log, Kafka, NATS or Redis"
+            )
+            raise UnsupportedError(message)
+
+    def _keep_up(self, most: int, now: float) -> None:  # noqa: ARG002  # the connection is enough
+        self._beat_at = now + self._beat_s
+
+    def _prepared(
+        self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[MessageId]]
+    ) -> Unsent:
+        return records, tokens
+
+    def _write(self, unsent: Unsent) -> None:
+        records, tokens = unsent
+        self._link.write(records)
+        with self._link.telling("acknowledge"):
+            for place, ids in tokens.items():
+                for message_id in ids:
+                    self._readers[place].acknowledge(message_id)
+        self._acked_at = self._clock.monotonic()
+
+    def _confirm(self) -> None:
+        time.sleep(max(self._acked_at + _ACKS_WITHIN_S - self._clock.monotonic(), 0))
+
+    def _disconnect(self) -> None:
+        self._inbox.close()
+        for reader in self._readers.values():
+            reader.close()
+
+    def _measure(self) -> None:
+        self._lag = {place: self._lag_of(place) for place in self._readers}
+
+    def _lag_of(self, place: Place) -> Lag:
+        """What is in hand, and the entries that were written after the newest that came."""
+        reader = self._readers[place]
+        last = reader.last_offset()
+        held = [record for record, _ in self._inbox.held() if record.place == place]
+        beyond = 0
+        if last > reader.newest:
+            is_same = last >> _LEDGER_BITS == reader.newest >> _LEDGER_BITS
+            beyond = (last >> _BATCH_BITS) - (reader.newest >> _BATCH_BITS) if is_same else 1
+        oldest = self._inbox.oldest(place)
+        seconds = None if beyond else 0.0
+        if oldest is not None:
+            seconds = max(self._clock.now() - oldest.timestamp_s, 0)
+        return Lag(records=len(held) + beyond, seconds=seconds)

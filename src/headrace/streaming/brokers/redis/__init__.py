@@ -1,0 +1,1 @@
+"""Redis and Valkey streams: connection, group member and Lua scripts."""

@@ -1,0 +1,218 @@
+"""Streams over Redis or Valkey (6.2 and later): a topic is the Redis stream of that name.
+
+The members of a group share a topic record by record. What a member had in hand when it died is
+handed out again after its session's time, or at once to a member of the same name. Answers and
+acknowledgements are written by one script, so that both are there or neither; what a server keeps
+over a crash or a failover is a matter of its own settings (`appendonly`, replicas).
+
+`?maxlen=` keeps about that many records in the topics that are written to; without it what is older
+than `?retention_s=` (a week) is forgotten. Read or not, as with a log.
+"""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+from urllib.parse import quote
+
+from headrace.core import (
+    Clock,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    SystemClock,
+    UnavailableError,
+)
+from headrace.streaming.broker import Abilities, Membership, Rebalanced, Start
+from headrace.streaming.brokers.checks import (
+    check_membership,
+    check_one_partition,
+    check_place,
+    check_records,
+    check_text,
+    check_topic,
+    positive,
+    split_options,
+)
+from headrace.streaming.brokers.redis import scripts
+from headrace.streaming.brokers.redis.connection import (
+    RedisLink,
+    Trim,
+    add_command,
+    id_of,
+    members_key,
+    offset_at,
+    offset_of,
+    record_of,
+)
+from headrace.streaming.brokers.redis.session import RedisSession
+from headrace.streaming.records import NewRecord, Place, Record
+
+RETENTION_S: Final = 7 * 86_400.0
+_AT_ONCE: Final = 1000
+_EPOCH_BYTES: Final = 8
+
+
+class RedisBroker:
+    """See `Broker`."""
+
+    abilities = Abilities(
+        exactly_once="answers and acknowledgements in one script, in one server's memory"
+    )
+
+    def __init__(self, url: str, *, clock: Clock | None = None) -> None:
+        self._url, options = split_options(url, ("maxlen", "retention_s"))
+        if len(options) > 1:
+            message = "a Redis stream is kept by maxlen or by retention_s, not by both"
+            raise InvalidArgumentError(message)
+        self._trim = Trim(
+            maxlen=int(positive(options, "maxlen", 0)),
+            retention_s=positive(options, "retention_s", RETENTION_S),
+        )
+        self._clock = SystemClock() if clock is None else clock
+        self._link = RedisLink(self._url)
+        self._is_closed = False
+
+    def join(self, membership: Membership, listener: Rebalanced) -> RedisSession:
+        """Become a member; see `Broker`."""
+        self._check_open()
+        check_membership(membership)
+        name = quote(membership.member, safe=" /:")
+        consumer = f"{name}#{secrets.token_hex(_EPOCH_BYTES)}"
+        for topic in membership.topics:
+            first = _first_id(membership)
+            arguments = (
+                membership.group,
+                first,
+                consumer,
+                f"{name}#",
+                max(int(membership.session_timeout_s * 1000), 1),
+            )
+            keys = (topic, members_key(topic, membership.group))
+            self._link.run(f"join the readers of {topic}", scripts.JOIN, keys, arguments)
+        return RedisSession(
+            self._url, membership, consumer, listener, trim=self._trim, clock=self._clock
+        )
+
+    def create_topic(self, topic: str, *, partitions: int = 1) -> None:
+        """Make an empty stream if there is none; see `Broker`."""
+        self._check_open()
+        check_topic(topic)
+        check_one_partition(partitions, kind="Redis")
+        doing = f"make topic {topic}"
+        kind = self._link.ask(doing, "TYPE", topic)
+        if kind == b"stream":
+            return
+        if kind != b"none":
+            reason = f"a {cast('bytes', kind).decode()} is there under this key"
+            raise FailedPreconditionError(f"cannot {doing} in {self._link.name}: {reason}")
+        helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # a group makes an empty stream
+        create = ("XGROUP", "CREATE", topic, helper, "$", "MKSTREAM")
+        self._link.ask_all(doing, [create, ("XGROUP", "DESTROY", topic, helper)])
+
+    def send(self, records: Sequence[NewRecord]) -> None:
+        """Write records; see `Broker`. Some before an error may be there."""
+        self._check_open()
+        check_records(records)
+        for start in range(0, len(records), _AT_ONCE):
+            some = records[start : start + _AT_ONCE]
+            now_s = self._clock.now()
+            commands = [add_command(record, self._trim, now_s) for record in some]
+            answers = self._link.ask_all("write records", commands)
+            for record, answer in zip(some, answers, strict=True):
+                if answer is None:
+                    raise self._no_topic(record.topic)
+
+    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+        """Records from these offsets on; see `Broker`."""
+        self._last_offset(topic)
+        found: list[Record] = []
+        for place, offset in after.items():
+            check_place(place)
+            if most <= len(found):
+                break
+            command = ("XRANGE", place.topic, id_of(offset), "+", "COUNT", most - len(found))
+            answer = self._link.ask(f"read {place.topic}", *command)
+            entries = cast("list[tuple[bytes, list[bytes]]]", answer)
+            found += [record_of(place, entry_id, fields) for entry_id, fields in entries]
+        return found
+
+    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+        """First and next offsets; see `Broker`."""
+        following = self._last_offset(topic) + 1
+        first = self._first_from(topic, 0)
+        return {Place(topic, 0): (following if first is None else first, following)}
+
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+        """The first offsets of a time; see `Broker`."""
+        following = self._last_offset(topic) + 1
+        found = self._first_from(topic, offset_at(at_s))
+        return {Place(topic, 0): following if found is None else found}
+
+    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+        """Up to where a group is done with all; see `Broker`."""
+        self._last_offset(topic)
+        doing = f"look at group {group} of {topic}"
+        groups = cast("list[list[object]]", self._link.ask(doing, "XINFO", "GROUPS", topic))
+        for flat in groups:
+            said = dict(zip(flat[::2], flat[1::2], strict=True))
+            if said[b"name"] == group.encode():
+                pending = self._link.ask(doing, "XPENDING", topic, group)
+                count, oldest = cast("tuple[int, bytes | None]", pending)[:2]
+                if count and oldest is not None:
+                    return {Place(topic, 0): offset_of(oldest)}
+                return {Place(topic, 0): offset_of(cast("bytes", said[b"last-delivered-id"])) + 1}
+        return {}
+
+    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+        """Put a group elsewhere; see `Broker`."""
+        check_text("group", group)
+        for place, offset in offsets.items():
+            check_place(place)
+            following = self._last_offset(place.topic) + 1
+            if not 0 <= offset <= following:
+                raise InvalidArgumentError(f"{place.topic}/0 ends at {following}, not {offset}")
+        for place, offset in offsets.items():
+            keys = (place.topic, members_key(place.topic, group))
+            arguments = (group, id_of(offset - 1), "")
+            self._link.run(f"move group {group}", scripts.MOVE, keys, arguments)
+
+    def close(self) -> None:
+        """Let go of the connections; sessions have their own. Twice is once."""
+        self._is_closed = True
+        self._link.close()
+
+    def _last_offset(self, topic: str) -> int:
+        """Of the last record that was ever written."""
+        self._check_open()
+        check_topic(topic)
+        doing = f"look at topic {topic}"
+        try:
+            flat = cast("list[object]", self._link.ask(doing, "XINFO", "STREAM", topic))
+        except (NotFoundError, UnavailableError):
+            raise
+        except FailedPreconditionError as error:
+            if "no such key" in str(error):
+                raise self._no_topic(topic) from error
+            raise
+        said = dict(zip(flat[::2], flat[1::2], strict=True))
+        return offset_of(cast("bytes", said[b"last-generated-id"]))
+
+    def _first_from(self, topic: str, offset: int) -> int | None:
+        """The offset of the first record from there on."""
+        command = ("XRANGE", topic, id_of(offset), "+", "COUNT", 1)
+        entries = cast("list[list[bytes]]", self._link.ask(f"look at topic {topic}", *command))
+        return offset_of(entries[0][0]) if entries else None
+
+    def _no_topic(self, topic: str) -> NotFoundError:
+        return NotFoundError(f"{self._link.name} has no topic '{topic}'; make it first")
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise FailedPreconditionError("this broker is closed; open it again")
+
+
+def _first_id(membership: Membership) -> bytes:
+    """What counts as read of a group that is new."""
+    if membership.start_s is not None:
+        return id_of(offset_at(membership.start_s) - 1)
+    return b"0" if membership.start is Start.EARLIEST else b"$"

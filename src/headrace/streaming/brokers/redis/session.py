@@ -1,0 +1,224 @@
+"""Group member that reads Redis streams and writes to them."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Final, cast
+
+from headrace.core import HeadraceError
+from headrace.core.clock import Clock
+from headrace.streaming.broker import Membership, Rebalanced
+from headrace.streaming.brokers.inbox import Inbox, SharedSession
+from headrace.streaming.brokers.redis import scripts
+from headrace.streaming.brokers.redis.connection import (
+    TIMEOUT_S,
+    Call,
+    RedisLink,
+    Trim,
+    add_arguments,
+    deliver_call,
+    id_of,
+    members_key,
+    offset_of,
+    record_of,
+    written_s,
+)
+from headrace.streaming.records import Lag, NewRecord, Place, Record
+
+_BLOCK_S: Final = 0.2  # so long an answer that nobody waits for any more keeps `close` waiting
+_LOOK_S: Final = 0.5
+_END_WITHIN_S: Final = 1.0  # of a server that does not answer; the thread ends later then
+_MOST_BYTES: Final = 32 << 20  # of one answer, by the size of those before
+Entries = Sequence[tuple[bytes, list[bytes] | None]]
+Came = list[tuple[Record, bytes]]
+
+
+class RedisReader:
+    """One thread, one connection. It stops at an error; `trouble` then says it, until `go_on`."""
+
+    def __init__(self, url: str, group: str, consumer: str, inbox: Inbox[bytes]) -> None:
+        self._link = RedisLink(url, timeout_s=_BLOCK_S + TIMEOUT_S)
+        self._group = ("XREADGROUP", "GROUP", group, consumer)
+        self._inbox = inbox
+        self._go = threading.Event()
+        self._is_closed = False
+        self._record_bytes = 0.0
+        self._thread = threading.Thread(target=self._run, name="redis-reader", daemon=True)
+        self.error: HeadraceError | None = None
+
+    def go_on(self) -> None:
+        """Begin, or begin again."""
+        self.error = None
+        self._go.set()
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; what comes in that moment stays with the member."""
+        self._is_closed = True
+        self._go.set()
+        self._inbox.close()
+        if self._thread.ident is None:
+            self._link.close()
+        else:
+            self._thread.join(_END_WITHIN_S)
+
+    def _run(self) -> None:
+        try:
+            while not self._is_closed:
+                self._go.wait(_LOOK_S)
+                if not self._go.is_set():
+                    continue
+                most, places = self._inbox.wait_for_want(_LOOK_S)
+                if not most or not places or self._is_closed:
+                    continue
+                try:
+                    fits = max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
+                    self._read(min(most, fits), places)
+                except HeadraceError as error:
+                    self._go.clear()
+                    self.error = error
+                    self._inbox.wake()
+        finally:
+            self._link.close()
+
+    def _read(self, most: int, places: Sequence[Place]) -> None:
+        topics = [place.topic for place in places]
+        block_ms = int(_BLOCK_S * 1000)
+        command: list[str | int] = [*self._group, "COUNT", most, "BLOCK", block_ms, "STREAMS"]
+        answer = self._link.ask("read", *command, *topics, *(">" for _ in topics))
+        by_topic = dict(zip(topics, places, strict=True))
+        streams = cast("Sequence[tuple[bytes, Entries]] | None", answer)
+        for topic, entries in streams or ():
+            self._inbox.offer(self._came(by_topic[topic.decode()], entries))
+
+    def _came(self, place: Place, entries: Entries) -> Came:
+        found: Came = []
+        for entry_id, fields in entries:
+            if fields is not None:
+                found.append((record_of(place, entry_id, fields), entry_id))
+                size = sum(map(len, fields))
+                self._record_bytes += (size - self._record_bytes) / 8
+        return found
+
+
+_BEATS: Final = 3  # signs of life within the time after which a member counts as dead
+_MOST_TAKEN_OVER: Final = 1000
+_PAGE: Final = 500
+
+
+class RedisSession(SharedSession[bytes, Call]):
+    """See `Session`. It waits its time by turns with signs of life; a thread reads.
+
+    Answers and acknowledgements are written by one script.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        membership: Membership,
+        consumer: str,
+        listener: Rebalanced,
+        *,
+        trim: Trim,
+        clock: Clock,
+    ) -> None:
+        beat_s = membership.session_timeout_s / _BEATS
+        super().__init__(membership, listener, clock, beat_s=beat_s)
+        self._consumer = consumer
+        self._trim = trim
+        self._link = RedisLink(url)
+        self._reader = RedisReader(url, membership.group, consumer, self._inbox)
+        self._has_more = True
+
+    def _away(self) -> str:
+        return ""  # told by the next command only
+
+    def _start(self, own: Mapping[Place, int]) -> None:
+        for place, offset in own.items():
+            arguments = (self._membership.group, id_of(offset - 1), self._consumer)
+            doing = f"read {place.topic} from an offset of its own"
+            self._link.run(doing, scripts.MOVE, self._keys(place), arguments)
+        self._reader.go_on()
+
+    def _keep_up(self, most: int, now: float) -> None:
+        """Recover what was lost with an answer; show signs of life, and take over from the dead."""
+        # An answer that was lost may have handed something to this member.
+        if self._was_away or self._reader.error is not None:
+            self._recover()
+        if now >= self._beat_at or (self._has_more and most > 0 and not self._inbox.waiting()):
+            self._look(most)
+
+    def _look(self, most: int) -> None:
+        """Say that this member lives, and take over what dead ones had in hand."""
+        name = self._consumer.rpartition("#")[0]
+        timeout_ms = max(int(self._membership.session_timeout_s * 1000), 1)
+        self._has_more = False
+        for place in self._inbox.places:
+            left = min(max(most - self._inbox.waiting(), 0), _MOST_TAKEN_OVER)
+            arguments = (self._membership.group, self._consumer, f"{name}#", timeout_ms, left)
+            answer = self._link.run(
+                f"read {place.topic}", scripts.LOOK, self._keys(place), arguments
+            )
+            has_more, entries = cast("tuple[int, list[tuple[bytes, list[bytes], int]]]", answer)
+            self._has_more = self._has_more or bool(has_more)
+            self._inbox.offer(
+                (record_of(place, entry_id, fields, deliveries=deliveries), entry_id)
+                for entry_id, fields, deliveries in entries
+            )
+        self._beat_at = self._clock.monotonic() + self._beat_s
+
+    def _recover(self) -> None:
+        """Find what was handed to this member in answers that did not arrive."""
+        group = self._membership.group
+        for place in self._inbox.places:
+            last = b"0-0"
+            while True:
+                command = ("XREADGROUP", "GROUP", group, self._consumer, "COUNT", _PAGE)
+                answer = self._link.ask("read again", *command, "STREAMS", place.topic, last)
+                ((_, entries),) = cast("Sequence[tuple[bytes, Entries]]", answer)
+                for entry_id, fields in entries:
+                    last = entry_id
+                    if fields is None:
+                        self._link.ask("skip what was trimmed", "XACK", place.topic, group, last)
+                        continue
+                    record = record_of(place, last, fields, deliveries=2)
+                    if not self._inbox.knows(place, record.offset):
+                        self._inbox.offer([(record, last)])
+                if not entries:
+                    break
+        self._was_away = False
+        self._reader.go_on()
+
+    def _prepared(
+        self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[bytes]]
+    ) -> Call:
+        now_s = self._clock.now()
+        written = [(one.topic, add_arguments(one, self._trim, now_s)) for one in records]
+        owner = (self._membership.group, self._consumer)
+        return deliver_call(owner, written, tokens, is_strict=self._is_exact)
+
+    def _write(self, unsent: Call) -> None:
+        self._link.run("deliver", scripts.DELIVER, *unsent)
+
+    def _measure(self) -> None:
+        self._lag = {place: self._lag_of(place) for place in self._inbox.places}
+
+    def _leave(self) -> None:
+        self._reader.close()
+        for place in self._inbox.places:
+            arguments = (self._membership.group, self._consumer)
+            self._link.run("leave", scripts.LEAVE, self._keys(place), arguments)
+
+    def _disconnect(self) -> None:
+        self._reader.close()
+        self._link.close()
+
+    def _lag_of(self, place: Place) -> Lag:
+        arguments = (self._membership.group,)
+        answer = self._link.run("ask for the lag", scripts.LAG, (place.topic,), arguments)
+        records, oldest = cast("tuple[int, bytes]", answer)
+        waits_s = self._clock.now() - written_s(offset_of(oldest)) if records else 0
+        return Lag(records=records, seconds=max(waits_s, 0))
+
+    def _keys(self, place: Place) -> tuple[str, str]:
+        return place.topic, members_key(place.topic, self._membership.group)

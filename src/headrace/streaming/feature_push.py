@@ -1,0 +1,143 @@
+"""Records as rows of a feature view: what they hold stands in the online store.
+
+A row that is not right costs itself only. To push a row again changes nothing, as one that is older
+never replaces a newer one: so nothing is lost or wrong after a crash, however often it is done.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from headrace.core import HeadraceError, InvalidArgumentError
+from headrace.core.spec.stream_parts import FormatKind
+from headrace.core.variables import url_filled_in
+from headrace.features import (
+    FeatureView,
+    OnlineStore,
+    applied_definitions,
+    open_online_store,
+    push_rows,
+)
+from headrace.features.applied import online_store_url
+from headrace.features.online_writers import refusals
+from headrace.features.wire import decode_view
+from headrace.streaming.codec import Added
+from headrace.streaming.codecs import make_reader
+from headrace.streaming.formats import Column, Layout, ValueReader
+from headrace.streaming.records import Record, unix_time
+from headrace.streaming.settings import WorkerSettings
+
+
+class Pusher:
+    """Pushes records. Used by one thread.
+
+    Args:
+        fields: The record's field, or window, of each join key and feature of the view.
+        time: The field of the event's time; empty for the record's timestamp.
+    """
+
+    def __init__(
+        self,
+        view: FeatureView,
+        store: OnlineStore,
+        reads: ValueReader | None,
+        *,
+        fields: Mapping[str, str],
+        time: str,
+    ) -> None:
+        self._view = view
+        self._store = store
+        self._reads = reads
+        self._fields = fields
+        self._time = time
+
+    def push(self, records: Sequence[Record], added: Added) -> dict[int, HeadraceError]:
+        """Write their rows; why one was not, by its place.
+
+        Raises:
+            HeadraceError: The store is away, or cannot be written.
+        """
+        errors: dict[int, HeadraceError] = dict(added.errors)
+        columns: Mapping[str, Column] = {}
+        unread: Mapping[int, HeadraceError] = {}
+        if self._reads is not None:
+            fields = self._reads.decode(records)
+            columns, unread = fields.columns, fields.errors
+        rows: list[dict[str, object]] = []
+        places: list[int] = []
+        at = -1
+        for place, record in enumerate(records):
+            at += place not in unread
+            error = errors.get(place) or unread.get(place)
+            if error is None:
+                try:
+                    rows.append(self._row(record, place, at, columns, added))
+                    places.append(place)
+                except InvalidArgumentError as wrong:
+                    error = wrong
+            if error is not None:
+                errors[place] = error
+        refused = refusals(self._view, rows)
+        fit = [row for at, row in enumerate(rows) if at not in refused]
+        if fit:
+            push_rows(self._view, self._store, fit)
+        for at, why in refused.items():
+            text = f"no row of view '{self._view.name}': {why}"
+            errors[places[at]] = InvalidArgumentError(text)
+        return errors
+
+    def _row(
+        self, record: Record, place: int, at: int, columns: Mapping[str, Column], added: Added
+    ) -> dict[str, object]:
+        row: dict[str, object] = {
+            name: added.columns[field][place] if field in added.columns else columns[field][at]
+            for name, field in self._fields.items()
+        }
+        if all(row[feature.name] is None for feature in self._view.features):
+            wanted = ", ".join(self._fields[feature.name] for feature in self._view.features)
+            msg = f"the record has no feature of view '{self._view.name}' at all: {wanted}"
+            raise InvalidArgumentError(msg)
+        at_s = unix_time(self._time, columns[self._time][at]) if self._time else record.timestamp_s
+        if at_s <= 0:
+            msg = "the record has no timestamp to be its row's time: name a field in `time`"
+            raise InvalidArgumentError(msg)
+        row[self._view.source.timestamp_field] = datetime.fromtimestamp(at_s, UTC)
+        return row
+
+
+def make_pusher(settings: WorkerSettings) -> Pusher:
+    """What pushes a stream's records; its store is connected to when there is a row.
+
+    Raises:
+        NotFoundError: The view is not in force.
+        InvalidArgumentError: The settings do not fit it, or name no store.
+        FailedPreconditionError: Nothing is in force, or a variable is not set.
+    """
+    told = settings.features
+    assert told is not None
+    home = Path(told.home or settings.home or ".")
+    has_view = bool(told.definition)
+    view = decode_view(told.definition) if has_view else applied_definitions(home).view(told.view)
+    names = [*view.join_keys, *(feature.name for feature in view.features)]
+    strange = sorted(told.fields.keys() - set(names))
+    if strange:
+        msg = (
+            f"features.fields names '{strange[0]}', but view '{view.name}' has: {', '.join(names)}"
+        )
+        raise InvalidArgumentError(msg)
+    fields = {name: told.fields.get(name, name) for name in names}
+    windows = set() if settings.windows is None else {w.name for w in settings.windows.windows}
+    wanted = [name for name in (*fields.values(), told.time) if name and name not in windows]
+    if wanted and settings.format.kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE}:
+        msg = f"features are of a record's fields, and the format {settings.format.kind} has none"
+        raise InvalidArgumentError(msg)
+    layout = Layout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(wanted)))
+    url = told.online_store or online_store_url(home)
+    url = url_filled_in(url, what="the URL of the online store") if told.online_store else url
+    return Pusher(
+        view,
+        open_online_store(url, timeout_s=told.timeout_s),
+        make_reader(settings.format, layout) if wanted else None,
+        fields=fields,
+        time=told.time,
+    )

@@ -1,0 +1,148 @@
+"""What the control plane and Prometheus ask a stream worker, over HTTP; what it may be told.
+
+`GET /metrics` and `GET /internal/status`; on the Unix socket alone, `POST /internal/pause` and
+`POST /internal/resume`. A few requests a minute, so the standard library's server will do.
+"""
+
+import socket
+import threading
+from functools import partial
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import StreamRequestHandler, TCPServer, ThreadingMixIn, UnixStreamServer
+from stat import S_ISSOCK
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from headrace.core import FailedPreconditionError
+from headrace.observe.metrics import TEXT_TYPE
+from headrace.streaming.metrics import exposition
+from headrace.streaming.settings import WorkerSettings
+from headrace.streaming.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_PATIENCE_S: Final = 10.0
+_MOST_AT_ONCE: Final = 16
+_JSON: Final = "application/json"
+
+
+class _Server(ThreadingMixIn):
+    """Bounded: who asks when too many do is not heard."""
+
+    daemon_threads = True
+    block_on_close = False
+    allow_reuse_address = True
+    slots: threading.BoundedSemaphore
+
+    def process_request(self, request: object, client_address: object) -> None:
+        """A thread for each, as long as there are few."""
+        if self.slots.acquire(blocking=False):
+            super().process_request(request, client_address)  # type: ignore[arg-type]  # as it came
+        else:
+            self.shutdown_request(request)  # type: ignore[attr-defined]  # the other base has it
+
+    def process_request_thread(self, request: object, client_address: object) -> None:
+        """In that thread."""
+        try:
+            super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # as above
+        finally:
+            self.slots.release()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Who asked has gone, or spoke no HTTP: nobody is to be told."""
+
+
+class _Unix(_Server, UnixStreamServer):
+    pass
+
+
+class _Tcp(_Server, TCPServer):
+    pass
+
+
+class _Tcp6(_Tcp):
+    address_family = socket.AF_INET6
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One request, one answer."""
+
+    timeout = _PATIENCE_S
+    server_version = "headrace"
+    sys_version = ""
+
+    def __init__(self, worker: Worker, *arguments: object, is_local: bool) -> None:
+        self._worker = worker
+        self._is_local = is_local
+        StreamRequestHandler.__init__(self, *arguments)  # type: ignore[arg-type]  # the server's
+
+    def do_GET(self) -> None:  # the library's name
+        """What there is to see."""
+        worker = self._worker
+        match self.path.partition("?")[0]:
+            case "/metrics":
+                self._answer(exposition(worker.counters, worker.status), TEXT_TYPE)
+            case "/internal/status":
+                self._answer(msgspec.json.encode(worker.status), _JSON)
+            case _:
+                self.send_error(HTTPStatus.NOT_FOUND)
+
+    def do_POST(self) -> None:  # as above
+        """What there is to do, on the Unix socket."""
+        actions: dict[str, Callable[[], None]] = {
+            "/internal/pause": self._worker.pause,
+            "/internal/resume": self._worker.resume,
+        }
+        action = actions.get(self.path)
+        if action is None or not self._is_local:
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        action()
+        self._answer(msgspec.json.encode(self._worker.status), _JSON)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's
+        """Requests are not logged."""
+
+    def address_string(self) -> str:
+        """A Unix socket's clients have none."""
+        return ""
+
+    def _answer(self, body: bytes, content_type: str) -> None:
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def listen(settings: WorkerSettings, worker: Worker) -> list[TCPServer]:
+    """Servers where `settings` say, each in a thread of its own until the process ends.
+
+    Raises:
+        FailedPreconditionError: An address cannot be had.
+    """
+    servers: list[TCPServer] = []
+    where, hint = settings.uds, ""
+    try:
+        if settings.uds:
+            path = Path(settings.uds)
+            if path.exists() and S_ISSOCK(path.stat().st_mode):
+                path.unlink()  # left by a worker that was killed
+            servers.append(_Unix(str(path), partial(_Handler, worker, is_local=True)))
+            path.chmod(0o600)
+        if settings.metrics_port is not None:
+            host, port = settings.host, settings.metrics_port
+            where, hint = f"{host} port {port}", "; choose another port"
+            kind = _Tcp6 if ":" in host else _Tcp
+            servers.append(kind((host, port), partial(_Handler, worker, is_local=False)))
+    except OSError as error:
+        msg = f"cannot listen on {where}: {error.strerror or error}{hint}"
+        raise FailedPreconditionError(msg) from error
+    for server in servers:
+        server.slots = threading.BoundedSemaphore(_MOST_AT_ONCE)  # type: ignore[attr-defined]  # _Server
+        threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
+    return servers

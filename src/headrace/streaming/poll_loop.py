@@ -1,0 +1,407 @@
+"""Poll loop of a stream: records in, answers out, in turns of the thread that owns the session.
+
+Each turn collects what the model finished, lets it run what is due, delivers what may be, and
+polls. A poll is never far away, however slow the model is, so membership is never lost for that.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from headrace.core import Clock, FailedPreconditionError, HeadraceError
+from headrace.streaming.broker import Delivery, Session
+from headrace.streaming.codec import NOTHING_ADDED
+from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome, retry_at
+from headrace.streaming.metrics import Counters
+from headrace.streaming.records import Place
+from headrace.streaming.settings import WorkerSettings
+from headrace.streaming.windows.session import Windows
+from headrace.streaming.writer import Writer
+
+LONGEST_POLL_S: Final = 0.25
+QUICK_S: Final = 0.002
+"""So long a turn waits for the model at most before it polls."""
+COMPANY_S: Final = 0.02
+"""So long answers wait for others at most while a full batch of records waits, at least once."""
+CHECKPOINT_S: Final = 0.5
+"""So long a checkpoint of windows waits for what was delivered to be safe, before it gives up."""
+SLOW_AFTER_S: Final = 60.0
+"""For so long the model may have the same records before it is told: an endpoint has given up."""
+HOLD_AFTER_S: Final = 1.0
+"""So long nothing has to have been taken. Kafka's client throws away what it has fetched when it is
+paused: with less, a model of some tenths of a second has it fetch the same again all the time.
+"""
+
+
+class StoppedByRecordError(FailedPreconditionError):
+    """A record has no answer, and the stream's policy is to stop before it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What came of a batch: its outcomes, or what stands in the way of all its records.
+
+    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them.
+    """
+
+    batch: Batch
+    result: Sequence[Outcome] | HeadraceError
+    seconds: float
+    runs: int = 0
+    rows: int = 0
+
+
+class Runner(Protocol):
+    """Runs batches on other threads."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether one that is submitted would run at once."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one may be submitted: it runs at once, or is the only one that waits."""
+
+    def submit(self, batch: Batch) -> None:
+        """Run a batch; the session is woken when it is finished."""
+
+    def finished(self) -> list[Finished]:
+        """Batches that were finished since the last call."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Until one is finished, or that time is over."""
+
+
+class Holding:
+    """Partitions of which the broker hands out nothing. Decides; the caller brings the time.
+
+    A full queue alone is no reason: it is full for a moment all the time, and to be paused may cost
+    a broker what it has fetched already.
+    """
+
+    def __init__(self) -> None:
+        self._held: set[Place] = set()
+        self._fresh: set[Place] = set()
+        """Places that came; brokers differ on whether one that was paused comes back so."""
+        self._full_since: float | None = None
+
+    def gained(self, places: Collection[Place]) -> None:
+        """These came."""
+        self._fresh.update(places)
+
+    def gone(self, places: Collection[Place]) -> None:
+        """These went."""
+        self._held.difference_update(places)
+        self._fresh.difference_update(places)
+
+    def due_at(self) -> float | None:
+        """When there may be something to pause; None if nothing will be for want of room."""
+        return None if self._full_since is None else self._full_since + HOLD_AFTER_S
+
+    def change(
+        self, places: Collection[Place], *, has_room: bool, is_paused: bool, now: float
+    ) -> tuple[list[Place], list[Place]]:
+        """What is to be paused, and what to be resumed, which the caller does.
+
+        Args:
+            places: All that this member has.
+            has_room: Whether anything would be taken.
+            is_paused: Whether that is because somebody wants it so.
+        """
+        if has_room:
+            self._full_since = None
+        elif self._full_since is None:
+            self._full_since = now
+        due_at = self.due_at()
+        is_held = due_at is not None and (is_paused or now >= due_at)
+        wanted = set(places) if is_held else set()
+        if wanted == self._held and not self._fresh:
+            return [], []
+        known = self._held - self._fresh
+        pause, resume = wanted - known, (self._held | self._fresh) - wanted
+        self._held = wanted
+        self._fresh.clear()
+        return sorted(pause), sorted(resume)
+
+
+class Pump:
+    """Moves the records of one session; its listener too. Used by one thread."""
+
+    session: Session
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        runner: Runner,
+        counters: Counters,
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+        windows: Windows | None = None,
+    ) -> None:
+        self.windows = windows
+        self.intake = Intake(
+            max_batch_size=settings.max_batch_size, max_delay_s=settings.max_delay_s
+        )
+        self.ledger = Ledger()
+        self.places: set[Place] = set()
+        self.is_paused = False
+        self.last_error = ""
+        self._settings = settings
+        self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
+        """Whether what is delivered is a transaction, which costs much whatever its size."""
+        self._runner = runner
+        self._writer = Writer(settings)
+        self._errors = settings.errors
+        self._counters = counters
+        self._clock = clock
+        self._chance = chance
+        self._commit_at = 0.0
+        self._holding = Holding()
+        self._running: dict[Batch, float] = {}
+        """Since when the model has which, the oldest first."""
+        self._is_quick = False
+        """Whether the last batch took the model less than `QUICK_S`."""
+        self._is_ending = False
+        self._over: HeadraceError | None = None
+
+    def turn(self) -> None:
+        """One turn.
+
+        Raises:
+            StoppedByRecordError: By policy; what comes before that record is delivered.
+            HeadraceError: This session is over.
+        """
+        now = self._clock.monotonic()
+        self._advance(now)
+        if self._is_quick and self._running and not len(self.intake):
+            # A poll of Kafka's client cannot be ended from outside: what the model has finished in
+            # a moment would wait until the next record comes.
+            self._runner.wait(QUICK_S)
+            self._advance(self._clock.monotonic())
+        if self.windows is not None and self.windows.is_due(now):
+            self._checkpoint(self.windows, within_s=CHECKPOINT_S)
+        room = 0 if self.is_paused or self._is_ending else self.intake.room
+        # Nothing has been taken for a while: the broker is told to hand out nothing.
+        pause, resume = self._holding.change(
+            self.places, has_room=room > 0, is_paused=self.is_paused, now=now
+        )
+        if pause:
+            self.session.pause(pause)
+        if resume:
+            self.session.resume(resume)
+        records = self.session.poll(
+            min(room, self._settings.max_batch_size), self._pause_s(self._clock.monotonic())
+        )
+        if self._over is not None:
+            raise self._over
+        if records:
+            if self.windows is not None:
+                records = self.windows.to_score(records)
+            self._counters.read += len(records)
+            self.intake.put(records, self._clock.monotonic())
+
+    def end(self, *, until: float) -> None:
+        """Take nothing more; deliver what is under way until that (monotonic) time.
+
+        Raises:
+            HeadraceError: As `turn`.
+        """
+        self._is_ending = True
+        self.intake.clear()
+        while len(self.ledger) and not self.ledger.waiting() and self._clock.monotonic() < until:
+            self.turn()
+        self._deliver(force=True)
+        self._settle(until)
+
+    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+        """As `Rebalanced`: read from where the group is, or the windows' states are."""
+        self.places.update(places)
+        self._holding.gained(places)
+        self._counters.gained += len(places)
+        if self.windows is None:
+            return None
+        try:
+            return self.windows.gained(places)
+        except HeadraceError as error:  # as in `losing`
+            self._over = error
+            return None
+
+    def losing(self, places: Sequence[Place]) -> None:
+        """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
+        gone = set(places)
+        until = self._clock.monotonic() + self._settings.handover_s
+        self.intake.drop(gone)
+        try:
+            while self.ledger.touches(gone) and not self.ledger.waiting():
+                left = until - self._clock.monotonic()
+                if left <= 0:
+                    break
+                self._runner.wait(left)
+                self._collect(self._clock.monotonic())
+                self._deliver(force=True)
+            self._deliver(force=True)
+            self._settle(until, gone)
+        except HeadraceError as error:  # through the broker's own code it might not come whole
+            self._over = error
+        self.ledger.drop(gone)
+        self._forget(gone)
+        self._counters.given_up += len(places)
+
+    def lost(self, places: Sequence[Place]) -> None:
+        """As `Rebalanced`: what is under way of these places is nobody's."""
+        gone = set(places)
+        self.intake.drop(gone)
+        self.ledger.drop(gone)
+        self._forget(gone)  # windows' states too: what is under way there is counted elsewhere
+        self._counters.lost += len(places)
+
+    def trouble(self, now: float) -> str:
+        """What stands in the way: the broker, what scores, or windows' states; empty for nothing.
+
+        Args:
+            now: Monotonic time.
+        """
+        if self.session.trouble:
+            return self.session.trouble
+        if self.ledger.waiting():
+            return self.last_error
+        batch, since = next(iter(self._running.items()), (None, now))
+        if batch is None or now - since < SLOW_AFTER_S:
+            return "" if self.windows is None else self.windows.trouble
+        first, count = batch.records[0], len(batch.records)
+        topic, partition = first.place
+        return (
+            f"the model has had {count} record{'s' if count > 1 else ''} for {now - since:.0f} s, "
+            f"the first is {first.offset} of {topic}, partition {partition}; nothing is wrong if "
+            "it takes so long, else stop the stream and look at them"
+        )
+
+    def _settle(self, until: float, places: set[Place] | None = None) -> None:
+        """Wait until what was delivered is safe; windows' states are of that then."""
+        within_s = max(until - self._clock.monotonic(), 0.0)
+        if self.windows is None:
+            self.session.flush(within_s)
+        else:
+            self._checkpoint(self.windows, within_s=within_s, places=places, is_last=True)
+
+    def _checkpoint(
+        self,
+        windows: Windows,
+        *,
+        within_s: float,
+        places: set[Place] | None = None,
+        is_last: bool = False,
+    ) -> None:
+        if self.session.flush(within_s):
+            windows.checkpoint(places, is_last=is_last)
+        else:
+            windows.postpone()
+
+    def _forget(self, gone: set[Place]) -> None:
+        self.places -= gone
+        self._holding.gone(gone)
+        if self.windows is not None:
+            self.windows.close(gone)
+
+    def _advance(self, now: float) -> None:
+        self._collect(now)
+        for batch in self.ledger.waiting():
+            if batch.again_at is not None and batch.again_at <= now and self._runner.has_room:
+                batch.again_at = None
+                self._counters.retries += 1
+                self._run(batch)
+        while self._runner.has_room:
+            due = self.intake.due_at(is_free=self._runner.is_free)
+            if due is None or due > now or self.ledger.is_failing():
+                break
+            records = self.intake.take()
+            added = NOTHING_ADDED if self.windows is None else self.windows.count(records)
+            batch = Batch(records=records, taken_at=now, added=added)
+            self._counters.batches.observe(len(batch.records))
+            self.ledger.add(batch)
+            self._run(batch)
+        self._deliver(force=False)
+
+    def _run(self, batch: Batch) -> None:
+        batch.tries += 1
+        self._running[batch] = self._clock.monotonic()
+        self._runner.submit(batch)
+
+    def _collect(self, now: float) -> None:
+        for one in self._runner.finished():
+            self._running.pop(one.batch, None)  # one of the session before is not ours
+            self._is_quick = one.seconds < QUICK_S
+            self._counters.scored(seconds=one.seconds, runs=one.runs, rows=one.rows)
+            if isinstance(one.result, HeadraceError):
+                self._failed(one.batch, one.result, now)
+            else:
+                one.batch.outcomes = one.result
+                one.batch.failing_since = None
+
+    def _failed(self, batch: Batch, error: HeadraceError, now: float) -> None:
+        """What stands in the way of all records may pass: the batch waits, or has had its time."""
+        self.last_error = str(error)
+        if batch.is_of_nobody:
+            return
+        if batch.failing_since is None:
+            batch.failing_since = now
+        batch.again_at = retry_at(
+            self._errors,
+            tries=batch.tries,
+            since=batch.failing_since,
+            now=now,
+            chance=self._chance(),
+            asked_s=error.retry_after_s,
+        )
+        if batch.again_at is None:
+            batch.failing_since = None
+            now_s = self._clock.now()
+            batch.outcomes = [
+                self._writer.failed(record, error, attempts=batch.tries, now_s=now_s)
+                for record in batch.records
+            ]
+
+    def _deliver(self, *, force: bool) -> None:
+        """All that may be; not too often, unless forced: a client writes many at less cost."""
+        started = self._clock.monotonic()
+        may_wait = self._is_exact or len(self.intake) >= self._settings.max_batch_size
+        if not self.ledger.has_due() or (started < self._commit_at and may_wait and not force):
+            return
+        due = self.ledger.take_due()
+        if due.done or due.writes:
+            self.session.deliver(due.writes, due.done)
+            if self.windows is not None:
+                self.windows.delivered(due.done)
+            ended = self._clock.monotonic()
+            pause_s = self._settings.commit_interval_s if self._is_exact else COMPANY_S
+            self._commit_at = ended + pause_s
+            self._counters.delivered(due, now_s=self._clock.now(), seconds=ended - started)
+            if due.without:
+                self.last_error = str(due.without[-1].error)
+        if due.stops is not None:
+            record, error = due.stops
+            topic, partition = record.place
+            self.ledger.clear()
+            self.intake.clear()
+            raise StoppedByRecordError(
+                f"record {record.offset} of {topic}, partition {partition}, has no answer: "
+                f"{error}; by its policy the stream stops before it"
+            )
+
+    def _pause_s(self, now: float) -> float:
+        """How long a poll may wait: until something is due, a wake-up apart."""
+        times = [now + LONGEST_POLL_S]
+        if self._runner.has_room:
+            again = [one.again_at for one in self.ledger.waiting() if one.again_at is not None]
+            due = self.intake.due_at(is_free=self._runner.is_free)
+            if again:
+                times.append(min(again))
+            elif due is not None and not self.ledger.is_failing():
+                times.append(due)
+        if self.ledger.has_due():
+            times.append(self._commit_at)
+        hold_at = self._holding.due_at()
+        if hold_at is not None and hold_at > now:
+            times.append(hold_at)
+        return max(min(times) - now, 0.0)

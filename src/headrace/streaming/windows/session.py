@@ -1,0 +1,336 @@
+"""Windows of a session: states are opened with partitions and closed with them.
+
+Called by the thread that owns the session. Records are counted once, in the order of their
+partitions: when a batch is taken, or, where a state is behind the group, as soon as they are read.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+import msgspec
+
+from headrace.core import Clock, ConflictError, HeadraceError, UnsupportedError
+from headrace.core.spec.stream_parts import StreamWindowsSpec
+from headrace.streaming.broker import Broker, Start
+from headrace.streaming.codec import Added
+from headrace.streaming.codecs import make_reader
+from headrace.streaming.formats import Layout
+from headrace.streaming.metrics import WindowCounters
+from headrace.streaming.records import Place, Record
+from headrace.streaming.settings import WorkerSettings
+from headrace.streaming.windows.panes import Events, Plan, fields_of, plan_windows
+from headrace.streaming.windows.state_file import (
+    Kept,
+    PlaceState,
+    StateFile,
+    state_folder,
+    state_path,
+)
+
+_log = logging.getLogger(__name__)
+
+_PANES_AT_ONCE: Final = 500
+"""Some milliseconds' work."""
+_SOON_S: Final = 0.05
+STALE_AFTER: Final = 10_000
+"""Records; a state that is more behind is given up if less has to be read without it."""
+
+
+class Restore(NamedTuple):
+    """How windows come back.
+
+    `read_from`, `scored_from`: offsets; what is read before `scored_from` is counted only.
+    `is_rebuilt`: the state that there was, if any, is forgotten. `is_whole`: nothing is missing.
+    """
+
+    read_from: int
+    scored_from: int
+    is_rebuilt: bool
+    is_whole: bool = True
+
+
+def restore(
+    kept: int | None, *, group: int, first: int, since: Callable[[], int | None]
+) -> Restore:
+    """How the windows of one place come back, as if every record had been counted once.
+
+    A state counts all records up to its own offset, which is never after what is delivered. What
+    lies between it and the group's offset is read again and counted, not scored. Where there is no
+    such state, it is made again of what the log still has.
+
+    Args:
+        kept: The offset of the state that there is; None for none.
+        group: Where the group is: what is before it has been delivered.
+        first: The first offset that the log still has.
+        since: Asks for the first record that windows at `group` may hold; None for it is not known.
+    """
+    group = max(group, first)
+    usable = kept is not None and first <= kept <= group
+    if usable and kept is not None and group - kept <= STALE_AFTER:
+        return Restore(kept, group, is_rebuilt=False)
+    asked = since()
+    begin = first if asked is None else min(max(asked, first), group)
+    if usable and kept is not None and kept >= begin:
+        return Restore(kept, group, is_rebuilt=False)
+    return Restore(begin, group, is_rebuilt=True, is_whole=begin > first or first == 0)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Held:
+    """One place. `read`: the next offset; `safe`: what is before it has been delivered."""
+
+    file: StateFile
+    state: PlaceState
+    scored_from: int
+    read: int
+    safe: int
+
+
+class Windows:
+    """Windows of one session."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        broker: Broker,
+        counters: WindowCounters,
+        *,
+        clock: Clock,
+    ) -> None:
+        assert settings.windows is not None
+        if not broker.abilities.partitions:
+            msg = (
+                f"stream '{settings.name}': windows need a broker whose topics have partitions, "
+                "each read by one member: log: or kafka://"
+            )
+            raise UnsupportedError(msg)
+        self._settings = settings
+        self._windows = settings.windows
+        self._plan = plan_windows(settings.windows)
+        self._events = make_events(settings, self._plan)
+        self._broker = broker
+        self._counters = counters
+        self._clock = clock
+        self._held: dict[Place, _Held] = {}
+        self._checkpoint_at = clock.monotonic() + settings.windows.checkpoint_s
+        self._failing = ""
+
+    @property
+    def trouble(self) -> str:
+        """What people should know of; empty if all is well."""
+        behind = {place: one.scored_from - one.read for place, one in self._held.items()}
+        waits = {place: count for place, count in behind.items() if count > 0}
+        if not waits:
+            return self._failing
+        place = min(waits)
+        return (
+            f"windows of {place.topic}/{place.partition} and {len(waits) - 1} more are being "
+            f"restored: {sum(waits.values())} records are read again"
+        )
+
+    def gained(self, places: Sequence[Place]) -> dict[Place, int]:
+        """Open the states of these; where each has to be read on.
+
+        Raises:
+            HeadraceError: A state cannot be opened, or the broker not be asked.
+        """
+        found = {}
+        for topic in sorted({place.topic for place in places}):
+            ends = self._broker.ends(topic)
+            committed = self._broker.committed(self._settings.group, topic)
+            for place in places:
+                if place.topic == topic:
+                    found[place] = self._open(place, committed.get(place), ends[place])
+        return found
+
+    def to_score(self, records: Sequence[Record]) -> list[Record]:
+        """Count what is only to be counted; the rest."""
+        behind: dict[Place, list[Record]] = {}
+        rest = []
+        for record in records:
+            held = self._held[record.place]
+            held.read = record.offset + 1
+            if record.offset < held.scored_from:
+                behind.setdefault(record.place, []).append(record)
+            else:
+                rest.append(record)
+        for place, some in behind.items():
+            held = self._held[place]
+            events = self._events.of(some, now_s=self._clock.now())
+            held.state.count(events, offset=some[-1].offset + 1)
+            self._counters.restored_records += len(some)
+        return rest
+
+    def count(self, records: Sequence[Record]) -> Added:
+        """Count records; the fields that each gets."""
+        events = self._events.of(records, now_s=self._clock.now())
+        rows: list[Sequence[object]] = [()] * len(records)
+        errors: dict[int, HeadraceError] = {}
+        nothing = (0,) * len(self._plan.windows)
+        by_place: dict[Place, list[int]] = {}
+        for at, record in enumerate(records):
+            by_place.setdefault(record.place, []).append(at)
+        for place, indexes in by_place.items():
+            offset = records[indexes[-1]].offset + 1
+            counted = self._held[place].state.count([events[at] for at in indexes], offset=offset)
+            self._counters.late += counted.late
+            for at, row in zip(indexes, counted.rows, strict=True):
+                if isinstance(row, HeadraceError):
+                    errors[at] = row
+                    rows[at] = nothing
+                else:
+                    rows[at] = nothing if row is None else row
+        names = [window.name for window in self._plan.windows]
+        columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+        return Added(columns=columns, errors=errors)
+
+    def delivered(self, done: Mapping[Place, int]) -> None:
+        """What is before these offsets was delivered, and is safe once the session says so."""
+        for place, offset in done.items():
+            held = self._held.get(place)
+            if held is not None:
+                held.safe = max(held.safe, offset)
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is time to write."""
+        return now >= self._checkpoint_at
+
+    def checkpoint(self, places: Collection[Place] | None = None, *, is_last: bool = False) -> None:
+        """Write what is delivered, which has to be safe; where it cannot be, it is tried later.
+
+        A part at a time, as records wait meanwhile; the more there is, the more is written.
+
+        Args:
+            places: Only these; None for all.
+            is_last: All of it.
+        """
+        started = self._clock.monotonic()
+        self._failing = ""
+        has_more = False
+        for place, held in self._held.items():
+            if places is not None and place not in places:
+                continue
+            most = max(_PANES_AT_ONCE, held.state.unwritten // 4)
+            change = held.state.changes(held.safe, most=math.inf if is_last else most)
+            if change is None:
+                continue
+            has_more = has_more or len(change.panes) >= most
+            try:
+                held.file.write(change, first_kept=self._first_kept(change.newest_us))
+            except ConflictError:
+                raise
+            except HeadraceError as error:
+                self._failing = str(error)
+                continue
+            held.state.wrote(change.offset)
+        self._counters.keys = sum(len(held.state) for held in self._held.values())
+        ended = self._clock.monotonic()
+        self._counters.checkpoints.observe(ended - started)
+        pause_s = self._windows.checkpoint_s
+        self._checkpoint_at = ended + (min(pause_s, _SOON_S) if has_more else pause_s)
+
+    def postpone(self) -> None:
+        """What is delivered is not safe yet: write later."""
+        self._checkpoint_at = self._clock.monotonic() + self._windows.checkpoint_s
+
+    def close(self, places: Collection[Place] | None = None) -> None:
+        """Let go of states; what was not written is read again by who has them next."""
+        for place in list(self._held) if places is None else places:
+            held = self._held.pop(place, None)
+            if held is not None:
+                held.file.close()
+
+    def _open(self, place: Place, committed: int | None, ends: tuple[int, int]) -> int:
+        settings = self._settings
+        path = state_path(state_folder(settings), place)
+        file = StateFile(path, definition=_definition(self._windows, self._plan))
+        try:
+            kept = file.kept()
+            group = self._start(place, ends) if committed is None else committed
+            how = restore(
+                None if kept is None else kept.offset,
+                group=group,
+                first=ends[0],
+                since=lambda: self._since(place, group),
+            )
+            self._tell(place, how, kept)
+            if how.is_rebuilt:
+                file.begin(how.read_from)
+        except BaseException:
+            file.close()
+            raise
+        newest_us = None if how.is_rebuilt or kept is None else kept.newest_us
+        before = self._held.pop(place, None)
+        if before is not None:
+            before.file.close()
+        self._held[place] = _Held(
+            file=file,
+            state=PlaceState(self._plan, file, newest_us=newest_us),
+            scored_from=how.scored_from,
+            read=how.read_from,
+            safe=how.scored_from,
+        )
+        return how.read_from
+
+    def _start(self, place: Place, ends: tuple[int, int]) -> int:
+        """Where a group begins that has never read."""
+        settings = self._settings
+        if settings.start_s is not None:
+            return self._broker.offsets_at(place.topic, settings.start_s).get(place, ends[1])
+        return ends[0] if settings.start is Start.EARLIEST else ends[1]
+
+    def _since(self, place: Place, group: int) -> int | None:
+        """The first record that windows at the group's offset may hold, by when it was written.
+
+        Counted from the last one before it: after a silence, windows still hold what was before.
+        """
+        if not self._broker.abilities.by_time:
+            return None
+        there = self._broker.read(place.topic, after={place: max(group - 1, 0)}, most=1)
+        at_s = there[0].timestamp_s if there else self._clock.now()
+        return self._broker.offsets_at(place.topic, at_s - self._plan.horizon_us / 1e6).get(place)
+
+    def _tell(self, place: Place, how: Restore, kept: Kept | None) -> None:
+        name, behind = f"{place.topic}/{place.partition}", how.scored_from - how.read_from
+        if not how.is_rebuilt:
+            self._counters.opened += 1
+            if behind:
+                _log.info("windows of %s: %d records are read again", name, behind)
+            return
+        if kept is None and not behind and how.is_whole:
+            return  # it begins here
+        self._counters.rebuilt += 1
+        self._counters.incomplete += not how.is_whole
+        short = "" if how.is_whole else "; the log has forgotten older ones, which may be missing"
+        _log.warning("windows of %s are made again of %d records of the log%s", name, behind, short)
+
+    def _first_kept(self, newest_us: int | None) -> list[int]:
+        if newest_us is None:
+            return []
+        oldest_us = self._plan.oldest_us(newest_us)
+        return [series.first_kept(oldest_us) for series in self._plan.series]
+
+
+def make_events(settings: WorkerSettings, plan: Plan) -> Events:
+    """What makes events of a stream's records.
+
+    Raises:
+        UnsupportedError: What its format needs is not installed.
+    """
+    assert settings.windows is not None
+    names = fields_of(settings.windows)
+    layout = Layout(inputs=(), outputs=(), passed=names)
+    reads = make_reader(settings.format, layout) if names else None
+    return Events(settings.windows, plan, reads)
+
+
+def _definition(settings: StreamWindowsSpec, plan: Plan) -> str:
+    """What a state is of: equal where one may go on with the other's."""
+    series = [[plan.keys[s.key], s.field, s.pane_us, s.longest_us] for s in plan.series]
+    fields = list(plan.fields)
+    return msgspec.json.encode(
+        [settings.time, plan.lateness_us, settings.ahead_s, fields, series]
+    ).decode()
