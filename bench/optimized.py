@@ -22,7 +22,14 @@ import numpy as np
 from bench import processes
 from headrace.core import ReplicaSettings, SystemClock, Tensors, example_inputs
 from headrace.load.target import binary_message
-from headrace.optimize.timing import Contender, ProcStat, Timing, TimingSettings, measure, summarize
+from headrace.optimize.timing import (
+    ProcStat,
+    TimedCandidate,
+    Timing,
+    TimingSettings,
+    measure,
+    summarize,
+)
 from headrace.runtimes import LoadOptions, Model, load_model
 from headrace.runtimes.base import Tuning
 
@@ -100,7 +107,7 @@ def ran(model: Model, inputs: Tensors) -> Callable[[], None]:
 def compared(plain: Callable[[], None], fast: Callable[[], None]) -> Timing:
     """The optimized one's times against the plain one's."""
     windows = measure(
-        [Contender(name="plain", run=plain), Contender(name="optimized", run=fast)],
+        [TimedCandidate(name="plain", run=plain), TimedCandidate(name="optimized", run=fast)],
         settings=TimingSettings(blocks=BLOCKS, window_s=WINDOW_S),
         until=time.monotonic() + LIMIT_S,
         clock=SystemClock(),

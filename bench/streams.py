@@ -16,9 +16,9 @@ from uuid import uuid4
 
 from confluent_kafka import Consumer, KafkaError, Message, Producer
 
-from headrace.streaming.broker import Delivery, Membership, Start
+from headrace.streaming.broker import Delivery, Membership, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import NewRecord, TopicPartition
 
 PLAIN: Final = "plain loop"
 CAREFUL: Final = "plain loop, at least once"
@@ -32,12 +32,12 @@ Read = Callable[[], int]
 class _Silent:
     """Keeps no state of its own."""
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         print("joined", len(places), flush=True)
         return None
 
-    def losing(self, places: Sequence[Place]) -> None: ...
-    def lost(self, places: Sequence[Place]) -> None: ...
+    def losing(self, places: Sequence[TopicPartition]) -> None: ...
+    def lost(self, places: Sequence[TopicPartition]) -> None: ...
 
 
 def main() -> None:
@@ -68,7 +68,7 @@ def _ours(
         member="one",
         topics=(topic,),
         delivery=delivery,
-        start=Start.EARLIEST,
+        start=StartPosition.EARLIEST,
     )
     session = open_broker(url, home=Path()).join(membership, _Silent())
 

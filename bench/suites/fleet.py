@@ -19,7 +19,7 @@ from bench.results import SuiteResult, Table, Target
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import pick_ports
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.core import EndpointName, ReplicaSettings, SystemClock
@@ -120,10 +120,10 @@ async def _measure(home: Path, count: int, changes: int) -> list[float]:
     return took
 
 
-def _system(home: Path, stack: AsyncExitStack) -> tuple[Reconciler, GatewayKeeper]:
+def _system(home: Path, stack: AsyncExitStack) -> tuple[Reconciler, EnvoySupervisor]:
     sockets = make_private(home / "s")
     ports = pick_ports("127.0.0.1", {"http": 0, "grpc": 0})
-    keeper = GatewayKeeper(
+    keeper = EnvoySupervisor(
         envoy=EnvoyGateway(
             EnvoySettings(
                 run_dir=make_private(home / "e"), http_port=ports["http"], grpc_port=ports["grpc"]

@@ -17,7 +17,7 @@ import msgspec
 
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.telemetry.reports import Reports
 from headrace.observe.histogram import SECONDS_BOUNDS
 from headrace.serving.telemetry.report import Observe, ReplicaReport
@@ -75,7 +75,7 @@ def _replica(directory: Path, number: int) -> Replica:
         version="1",
         revision_id="1",
         address=f"unix:{directory}/{number}.sock",
-        phase=Phase.READY,
+        phase=ReplicaPhase.READY,
         since=0.0,
         pid=1,
     )

@@ -28,9 +28,9 @@ from bench.context import Context
 from bench.results import SuiteResult, Table, Target, cell
 from bench.suites.worker import Rig
 from bench.windows import Arm, Figures, Rounds, figure, interleave, ratio
-from headrace.streaming.broker import Delivery, Start
+from headrace.streaming.broker import Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.settings import State
+from headrace.streaming.settings import WorkerState
 from headrace.testing import models
 
 RECORDS: Final = 200_000
@@ -88,10 +88,10 @@ class _Bench:
         rig = Rig(context=self.context, url=self.url, model=self.model)
         if not rate:
             return rig.drain(delivery, count, topic=_SOURCE)
-        told = rig.settings(delivery, topic=self._topic(), start=Start.EARLIEST)
+        told = rig.settings(delivery, topic=self._topic(), start=StartPosition.EARLIEST)
         self._topic(told.sink)
         with rig.worker(told) as worker:
-            worker.wait(lambda status: status.state is State.RUNNING and bool(status.places))
+            worker.wait(lambda status: status.state is WorkerState.RUNNING and bool(status.places))
             return self._latency(told.topics[0], told.sink, rate)
 
     def by_hand(self, delivery: Delivery, rate: int, count: int) -> Figures:

@@ -26,11 +26,11 @@ from bench.context import Context
 from bench.results import SuiteResult, Table, Target, cell
 from bench.windows import Arm, Figures, Rounds, figure, interleave
 from headrace.core import ReplicaSettings
-from headrace.core.spec.stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
-from headrace.streaming.broker import Broker, Delivery, Membership, Start
+from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec, StreamOutputSpec
+from headrace.streaming.broker import Broker, Delivery, Membership, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import State, StreamStatus, WorkerSettings
+from headrace.streaming.records import NewRecord, TopicPartition
+from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 from headrace.testing import models
 
 BACKLOG: Final = {"log": 200_000, "kafka": 100_000, "nats": 40_000, "redis": 40_000}
@@ -89,12 +89,14 @@ class Rig:
 
     def latency(self, delivery: Delivery, rate: int) -> Figures:
         """In milliseconds."""
-        told = self.settings(delivery, topic=_new(), start=Start.EARLIEST)
+        told = self.settings(delivery, topic=_new(), start=StartPosition.EARLIEST)
         with self._broker() as broker:
             broker.create_topic(told.topics[0])
             broker.create_topic(told.sink)
             with self.worker(told) as worker:
-                worker.wait(lambda status: status.state is State.RUNNING and bool(status.places))
+                worker.wait(
+                    lambda status: status.state is WorkerState.RUNNING and bool(status.places)
+                )
                 took = self._pass_through(broker, told, rate)
         took.sort()
         return {"p50_ms": _at(took, 0.5), "p99_ms": _at(took, 0.99)}
@@ -110,11 +112,13 @@ class Rig:
 
     def drain(self, delivery: Delivery, count: int, *, topic: str = _SOURCE) -> Figures:
         """Records a second, of the clock and of a core; from when they may be taken."""
-        told = self.settings(delivery, topic=topic, start=Start.EARLIEST, paused=True)
+        told = self.settings(delivery, topic=topic, start=StartPosition.EARLIEST, paused=True)
         with self._broker() as broker:
             broker.create_topic(told.sink)
             with self.worker(told) as worker:
-                worker.wait(lambda status: status.state is State.PAUSED and bool(status.places))
+                worker.wait(
+                    lambda status: status.state is WorkerState.PAUSED and bool(status.places)
+                )
                 began, cpu_began = time.perf_counter(), cpu.process_s(worker.pid)
                 worker.resume()
                 # Asked of the broker: the worker would answer on the measured core, and what it
@@ -137,7 +141,7 @@ class Rig:
             broker.close()
 
     def settings(
-        self, delivery: Delivery, *, topic: str, start: Start, paused: bool = False
+        self, delivery: Delivery, *, topic: str, start: StartPosition, paused: bool = False
     ) -> WorkerSettings:
         name = _new()
         return WorkerSettings(
@@ -149,7 +153,7 @@ class Rig:
             sink=f"{name}-answers",
             model=ReplicaSettings(model_name="m", model_version="1", path=str(self.model)),
             output=StreamOutputSpec(fields=["at"]),
-            errors=StreamErrorsSpec(policy=Policy.STOP),
+            errors=StreamErrorsSpec(policy=FailurePolicy.STOP),
             delivery=delivery,
             start=start,
             paused=paused,
@@ -175,7 +179,9 @@ class Rig:
         """How long each took that was sent after the warm-up, in milliseconds."""
         count = round(rate * (self.context.seconds + _WARM_UP_S))
         reader = broker.join(
-            Membership(group=_new(), member="reader", topics=(told.sink,), start=Start.EARLIEST),
+            Membership(
+                group=_new(), member="reader", topics=(told.sink,), start=StartPosition.EARLIEST
+            ),
             _Silent(),
         )
         try:
@@ -222,11 +228,11 @@ class _Answer(msgspec.Struct):
 class _Silent:
     """Keeps no state of its own."""
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:  # noqa: ARG002  # the protocol's
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:  # noqa: ARG002  # the protocol's
         return None
 
-    def losing(self, places: Sequence[Place]) -> None: ...
-    def lost(self, places: Sequence[Place]) -> None: ...
+    def losing(self, places: Sequence[TopicPartition]) -> None: ...
+    def lost(self, places: Sequence[TopicPartition]) -> None: ...
 
 
 class _Unix(http.client.HTTPConnection):

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import headrace.control
-from headrace.autoscale.state import Reason
+from headrace.autoscale.state import ScaleReason
 from headrace.control.rollouts.events import PHASE_REASONS
-from headrace.rollout.state import Phase
+from headrace.rollout.state import RolloutPhase
 from scripts.reference.enums import meanings
 from scripts.reference.text import cell
 
@@ -91,10 +91,10 @@ STREAM_REASONS: Final[Mapping[str, str]] = {
     "StreamWorkerReplaced": "A worker hung: it answered nobody for a minute, or a call of its "
     "broker's client did not return for three. It was ended, and another starts.",
 }
-_PHASE_MEANINGS: Final[Mapping[Phase, str]] = {
-    Phase.PROGRESSING: "The new version's replicas are ready and it has its share; or resumed.",
-    Phase.PAUSED: "By hand, by the plan (a step that waits for approval) or by `on_timeout`.",
-    Phase.PROMOTED: "The new version has all requests.",
+_PHASE_MEANINGS: Final[Mapping[RolloutPhase, str]] = {
+    RolloutPhase.PROGRESSING: "The new version's replicas are ready and get its share.",
+    RolloutPhase.PAUSED: "By a person, by a step that waits for approval, or by `on_timeout`.",
+    RolloutPhase.PROMOTED: "The new version has all requests.",
 }
 _SCALE_MEANINGS: Final[Mapping[str, str]] = {
     "Steady": "The count is what the load needs.",
@@ -116,9 +116,10 @@ def phase_table() -> str:
     return "\n".join(["| phase | meaning |", "|---|---|", *rows])
 
 
-def _phases() -> dict[Phase, str]:
+def _phases() -> dict[RolloutPhase, str]:
     return {
-        Phase(word): text or _PHASE_MEANINGS[Phase(word)] for word, text in meanings(Phase).items()
+        RolloutPhase(word): text or _PHASE_MEANINGS[RolloutPhase(word)]
+        for word, text in meanings(RolloutPhase).items()
     }
 
 
@@ -137,7 +138,7 @@ def _events() -> Iterator[tuple[str, str, str]]:
     yield from (("replica", reason, text) for reason, text in REPLICA_REASONS.items())
     yield from (("fault", reason, text) for reason, text in FAULT_REASONS.items())
     yield from (("stream", reason, text) for reason, text in STREAM_REASONS.items())
-    for reason, text in meanings(Reason).items():
+    for reason, text in meanings(ScaleReason).items():
         yield "scale", reason, text or _SCALE_MEANINGS[reason]
 
 

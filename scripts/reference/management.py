@@ -13,7 +13,7 @@ from scripts.reference.schema import default_of, meaning_of, name_of, refs_in, t
 from scripts.reference.text import cell
 
 if TYPE_CHECKING:
-    from headrace.control.auth.access import Access
+    from headrace.control.auth.access import AccessControl
     from headrace.control.plane import ControlPlane
 
 _GROUPS: Final = {
@@ -25,12 +25,12 @@ _GROUPS: Final = {
     "/api/v1/models": "Models",
     "/api/v1/gc": "Models",
     "/v2": "Triton's routes",
-    "/api/v1/keys": "Access",
-    "/api/v1/users": "Access",
-    "/api/v1/tokens": "Access",
-    "/api/v1/trail": "Access",
-    "/api/v1/whoami": "Access",
-    "/auth": "Access",
+    "/api/v1/keys": "AccessControl",
+    "/api/v1/users": "AccessControl",
+    "/api/v1/tokens": "AccessControl",
+    "/api/v1/trail": "AccessControl",
+    "/api/v1/whoami": "AccessControl",
+    "/auth": "AccessControl",
 }
 _OTHERS: Final = "The whole system"
 _NOT_OURS: Final = frozenset({"HTTPValidationError", "ValidationError"})
@@ -52,7 +52,7 @@ class _NoPlane:
 
 def openapi() -> Mapping[str, Any]:
     """The API's description, as `GET /api/v1/openapi.json` answers it."""
-    access = cast("Access", SimpleNamespace(people=None, login=None))
+    access = cast("AccessControl", SimpleNamespace(people=None, login=None))
     return management_app(cast("ControlPlane", _NoPlane()), access).openapi()
 
 

@@ -8,7 +8,7 @@ from headrace.core import Code, PoolReplicaSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.observe.row_checks import RowCheckCounts
 from headrace.serving.pool.application import pool_exposition
-from headrace.serving.pool.pool import Pool
+from headrace.serving.pool.pool import ModelPool
 from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.metrics import exposition
 from headrace.streaming.metrics import Counters
@@ -31,7 +31,7 @@ def replica_metric_table() -> str:
 def pool_metric_table() -> str:
     """The same of what a pool's copy adds."""
     unused = cast("Any", None)  # nothing is loaded here
-    pool = Pool(PoolReplicaSettings(name="small"), trial=unused, loader=unused)
+    pool = ModelPool(PoolReplicaSettings(name="small"), trial=unused, loader=unused)
     pool.declare([_SETTINGS])
     return _table(asyncio.run(pool_exposition(pool)).decode(), prefix="headrace_pool_")
 

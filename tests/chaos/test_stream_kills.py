@@ -18,9 +18,9 @@ import pytest
 
 from headrace.core import ReplicaSettings, SystemClock
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.broker import Broker, Delivery, Start
+from headrace.streaming.broker import Broker, Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 from headrace.testing import models
 from tests.contract.brokers.kafka_servers import BOOTSTRAP, noida
@@ -115,7 +115,7 @@ def settings(folder: Path, url: str, delivery: Delivery, model: Path) -> WorkerS
         model=ReplicaSettings(model_name="m", model_version="1", path=str(model)),
         format=StreamFormatSpec(kind=FormatKind.RAW),
         delivery=delivery,
-        start=Start.EARLIEST,
+        start=StartPosition.EARLIEST,
         session_timeout_s=2.0 if url.startswith("log") else 6.0,
         max_batch_size=64,
         home=str(folder),
@@ -139,4 +139,4 @@ def is_past(status: StreamStatus, goal: int, since: float) -> bool:
 def everything(broker: Broker, topic: str) -> Iterator[Record]:
     """At once: noida shows nothing more to who begins to read within a transaction that failed."""
     for place, (first, _) in broker.ends(topic).items():
-        yield from broker.read(topic, after={Place(*place): first}, most=100 * RECORDS)
+        yield from broker.read(topic, after={TopicPartition(*place): first}, most=100 * RECORDS)

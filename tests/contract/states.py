@@ -15,8 +15,8 @@ from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import AbSpec, CanarySpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
 from headrace.gateway import MirrorTarget
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
-from headrace.rollout.state import Phase, RolloutState, Traffic
+from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
+from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 
 POOL = PoolSpec(name="p", replicas=2, memory_bytes=1 << 30, max_loaded=8, load_timeout_s=60.0)
 
@@ -60,18 +60,20 @@ def state(generation: int, *endpoints: DesiredEndpoint) -> DesiredState:
     )
 
 
-def verdict() -> Verdict:
+def verdict() -> RolloutVerdict:
     errors = MetricVerdict(
         metric="errors", outcome=Outcome.WAIT, reason="few", effect=0.01, samples=(3, 4)
     )
-    return Verdict(outcome=Outcome.WAIT, at=12.5, metrics=(errors,), explanation="errors: few")
+    return RolloutVerdict(
+        outcome=Outcome.WAIT, at=12.5, metrics=(errors,), explanation="errors: few"
+    )
 
 
 def rollout(
     id_: str = "r1",
     of: str = "m",
     *,
-    phase: Phase = Phase.PROGRESSING,
+    phase: RolloutPhase = RolloutPhase.PROGRESSING,
     evidence: bytes = b"\x00\xff",
 ) -> RolloutRecord:
     return RolloutRecord(
@@ -85,7 +87,7 @@ def rollout(
             phase=phase,
             began=10.0,
             since=11.0,
-            traffic=Traffic(candidate=30),
+            traffic=TrafficShares(candidate=30),
             verdict=verdict(),
         ),
         actor="ann",

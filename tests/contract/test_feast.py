@@ -16,9 +16,9 @@ from headrace.features import (
     Definitions,
     FeatureReader,
     FeatureService,
+    FeatureStatus,
     FeatureView,
     OnlineStore,
-    Status,
     applied_definitions,
     default_online_store,
     join_as_of,
@@ -262,10 +262,10 @@ def test_a_value_older_than_its_time_to_live_is_stale(
     feast = repository.expected["online"]["fraud"]["columns"]["age"]["statuses"]
     assert feast[:2] == [1, 1]
     assert rows.statuses["customer_stats"] == [
-        Status.PRESENT,
-        Status.STALE,
-        Status.PRESENT,  # a day old, to the second
-        Status.MISSING,
+        FeatureStatus.PRESENT,
+        FeatureStatus.STALE,
+        FeatureStatus.PRESENT,  # a day old, to the second
+        FeatureStatus.MISSING,
     ]
     assert rows.columns["age"].tolist() == [34, 0, -1, 0]
     assert math.isnan(rows.columns["score"][1])

@@ -28,10 +28,10 @@ from headrace.features import (
     Feature,
     FeatureReader,
     FeatureService,
+    FeatureStatus,
     FeatureView,
     OnlineStore,
     ServiceColumn,
-    Status,
     open_online_store,
 )
 from headrace.features.online import hopsworks as online_hopsworks
@@ -153,7 +153,7 @@ def test_vectors_are_read_with_their_types_and_times(store: OnlineStore) -> None
 
     rows = reader.read({"id": [1, 2, 3, 99, 2**53 + 1]})
 
-    present, stale, missing = Status.PRESENT, Status.STALE, Status.MISSING
+    present, stale, missing = FeatureStatus.PRESENT, FeatureStatus.STALE, FeatureStatus.MISSING
     assert rows.statuses["stats"] == [present, stale, present, missing, present]
     assert list(rows.columns) == ["spend", "age", "city", "is_new", "photo"]
     assert rows.columns["age"].tolist() == [33, -1, -1, -1, 2**53 + 1]
@@ -410,7 +410,7 @@ def test_a_store_of_hopsworks_is_not_written(store: OnlineStore) -> None:
     with pytest.raises(FailedPreconditionError, match="Hopsworks writes it"):
         store.raise_watermark("stats:0", 1)
     (ready,) = service_readiness(service(STATS), store, SystemClock())
-    assert ready.status is Status.MISSING
+    assert ready.status is FeatureStatus.MISSING
 
 
 def test_a_view_that_nobody_named_is_told(store: OnlineStore) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from headrace.control.app.settings import resolve_url
 from headrace.control.features.online_stores import OnlineStores
 from headrace.control.notify.delivery import send
-from headrace.control.notify.messages import Message
+from headrace.control.notify.messages import AlertMessage
 from headrace.core.redact import RESOLVED, redact_text
 from headrace.core.spec.alerts import ReceiverSpec
 from headrace.core.spec.parse import json_schema
@@ -60,7 +60,7 @@ def source(url: str, _: Path) -> object:
 
 def webhook(url: str, _: Path) -> object:
     receiver = ReceiverSpec.model_validate({"name": "r", "webhook": {"url": url}})
-    message = Message(receiver=receiver, endpoint="m", firing=(), resolved=())
+    message = AlertMessage(receiver=receiver, endpoint="m", firing=(), resolved=())
     return asyncio.run(send(message, environment=os.environ, admin_url="", now=0.0))
 
 

@@ -17,10 +17,10 @@ import pytest
 
 from headrace.core import Datatype, UnavailableError
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.formats import FieldSpec, Layout, avro, protobuf
+from headrace.streaming.formats import FieldLayout, FieldSpec, avro, protobuf
 from headrace.streaming.formats.options import SchemaOptions
-from headrace.streaming.formats.registry import Reference, Schema, SchemaRegistry
-from headrace.streaming.records import Place, Record
+from headrace.streaming.formats.registry import Schema, SchemaReference, SchemaRegistry
+from headrace.streaming.records import Record, TopicPartition
 from tests.certificates import Authority
 from tests.schema_registries import Registry, served
 from tests.unit.streaming.formats.rows import open_format
@@ -47,14 +47,14 @@ def _url(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-def make(kind: FormatKind, layout: Layout, **options: object) -> Any:  # noqa: ANN401  # a reader or a writer
+def make(kind: FormatKind, layout: FieldLayout, **options: object) -> Any:  # noqa: ANN401  # a reader or a writer
     module = avro if kind is FormatKind.AVRO else protobuf
     return open_format(module, StreamFormatSpec(kind=kind, options=options), layout)
 
 
 def records(values: list[bytes]) -> list[Record]:
     return [
-        Record(place=Place("in", 0), offset=at, key=None, value=value)
+        Record(place=TopicPartition("in", 0), offset=at, key=None, value=value)
         for at, value in enumerate(values)
     ]
 
@@ -62,10 +62,10 @@ def records(values: list[bytes]) -> list[Record]:
 @pytest.mark.parametrize("kind", [FormatKind.AVRO, FormatKind.PROTOBUF])
 def test_answers_of_one_stream_are_records_of_the_next(url: str, kind: FormatKind) -> None:
     subject = f"{uuid4()}-value"
-    outputs = Layout(inputs=(), outputs=FIELDS)
+    outputs = FieldLayout(inputs=(), outputs=FIELDS)
     first = make(kind, outputs, registry=url, subject=subject, register=True)
     second = make(kind, outputs, registry=url, subject=subject)
-    read = make(kind, Layout(inputs=FIELDS, outputs=()), registry=url)
+    read = make(kind, FieldLayout(inputs=FIELDS, outputs=()), registry=url)
 
     values = first.encode(COLUMNS, 2)
     found = read.decode(records([*values, values[0][:1] + b"\x7f\xff\xff\xff" + values[0][5:]]))
@@ -82,10 +82,10 @@ def test_schemas_use_others_of_the_registry(url: str) -> None:
     inner = {"type": "record", "name": user, "fields": [{"name": "age", "type": "int"}]}
     asking.register(user, Schema(text=json.dumps(inner)))
     outer = {"type": "record", "name": "R", "fields": [{"name": "user", "type": user}]}
-    more = (Reference(user, user, 1),)
+    more = (SchemaReference(user, user, 1),)
     number = asking.register(subject, Schema(text=json.dumps(outer), references=more))
     age = FieldSpec(name="user.age", datatype=Datatype.INT32)
-    read = make(FormatKind.AVRO, Layout(inputs=(age,), outputs=()), registry=url)
+    read = make(FormatKind.AVRO, FieldLayout(inputs=(age,), outputs=()), registry=url)
 
     found = read.decode(records([b"\0" + number.to_bytes(4, "big") + b"\x50"]))
 
@@ -97,7 +97,7 @@ def test_records_wait_while_the_registry_is_stopped() -> None:
     number = registry.add("in-value", {"type": "record", "name": "R", "fields": [
         {"name": "x", "type": "float"}]})  # fmt: skip
     value = b"\0" + number.to_bytes(4, "big") + b"\0\0\0\x3f"
-    layout = Layout(inputs=(FieldSpec(name="x", datatype=Datatype.FP32),), outputs=())
+    layout = FieldLayout(inputs=(FieldSpec(name="x", datatype=Datatype.FP32),), outputs=())
     with served(registry) as url:
         read = make(FormatKind.AVRO, layout, registry=url)
         late = make(FormatKind.AVRO, layout, registry=url)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.registry.bucket import Bucket
+from headrace.registry.bucket import ObjectStore
 from headrace.registry.shared import SharedStore, open_bucket
 from tests.contract.s3_servers import (
     NoServerError,
@@ -44,7 +44,7 @@ def radosgw() -> Iterator[S3Server]:
 
 
 @pytest.fixture
-def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
     if request.param == "file":
         return open_bucket(f"file://{tmp_path / 'store'}")
     server: S3Server = request.getfixturevalue(request.param)
@@ -55,7 +55,7 @@ def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
 
 
 @pytest.mark.parametrize("bucket", CONDITIONAL, indirect=True)
-def test_what_was_uploaded_is_read_back_whole_and_in_ranges(bucket: Bucket) -> None:
+def test_what_was_uploaded_is_read_back_whole_and_in_ranges(bucket: ObjectStore) -> None:
     data = os.urandom(20 * MIB + 7)
     chunks = (data[i : i + MIB] for i in range(0, len(data), MIB))
 
@@ -69,7 +69,7 @@ def test_what_was_uploaded_is_read_back_whole_and_in_ranges(bucket: Bucket) -> N
 
 
 @pytest.mark.parametrize("bucket", ALL, indirect=True)
-def test_an_upload_whose_source_fails_leaves_nothing(bucket: Bucket) -> None:
+def test_an_upload_whose_source_fails_leaves_nothing(bucket: ObjectStore) -> None:
     def chunks() -> Iterator[bytes]:
         for _ in range(20):
             yield os.urandom(MIB)
@@ -83,7 +83,7 @@ def test_an_upload_whose_source_fails_leaves_nothing(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("bucket", ALL, indirect=True)
-def test_what_is_not_there_is_none(bucket: Bucket) -> None:
+def test_what_is_not_there_is_none(bucket: ObjectStore) -> None:
     assert bucket.read("registry/m/1.json") is None
     assert bucket.read_range("registry/m/1.json", 0, 5) is None
     assert bucket.find("registry/m/1.json") is None
@@ -92,7 +92,7 @@ def test_what_is_not_there_is_none(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("bucket", ALL, indirect=True)
-def test_a_listing_holds_every_key_below_a_prefix_and_no_other(bucket: Bucket) -> None:
+def test_a_listing_holds_every_key_below_a_prefix_and_no_other(bucket: ObjectStore) -> None:
     keys = [f"registry/m/{number}.json" for number in range(1, 8)]
     for key in [*keys, "registry/mm/1.json", "sha256/ab/manifest.json"]:
         bucket.create(key, key.encode())
@@ -105,7 +105,7 @@ def test_a_listing_holds_every_key_below_a_prefix_and_no_other(bucket: Bucket) -
 
 
 @pytest.mark.parametrize("bucket", CONDITIONAL, indirect=True)
-def test_an_object_is_created_once(bucket: Bucket) -> None:
+def test_an_object_is_created_once(bucket: ObjectStore) -> None:
     assert bucket.create("registry/m/1.json", b"first")
     assert not bucket.create("registry/m/1.json", b"second")
     assert bucket.create("registry/m/1.json", b"first")  # as a second try of the same write
@@ -113,7 +113,7 @@ def test_an_object_is_created_once(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("bucket", CONDITIONAL, indirect=True)
-def test_an_object_is_replaced_only_over_what_was_read(bucket: Bucket) -> None:
+def test_an_object_is_replaced_only_over_what_was_read(bucket: ObjectStore) -> None:
     bucket.create("registry/m/1.signatures", b"one")
     read = bucket.read("registry/m/1.signatures")
     assert read is not None
@@ -127,7 +127,7 @@ def test_an_object_is_replaced_only_over_what_was_read(bucket: Bucket) -> None:
 
 
 @pytest.mark.parametrize("bucket", CONDITIONAL, indirect=True)
-def test_of_many_who_create_one_key_at_once_one_succeeds(bucket: Bucket) -> None:
+def test_of_many_who_create_one_key_at_once_one_succeeds(bucket: ObjectStore) -> None:
     for key in (f"registry/m/{number}.json" for number in range(1, 6)):
         start = threading.Barrier(8)
 
@@ -145,13 +145,13 @@ def test_of_many_who_create_one_key_at_once_one_succeeds(bucket: Bucket) -> None
 
 
 @pytest.mark.parametrize("bucket", CONDITIONAL, indirect=True)
-def test_a_store_that_heeds_conditions_is_used(bucket: Bucket) -> None:
+def test_a_store_that_heeds_conditions_is_used(bucket: ObjectStore) -> None:
     SharedStore(bucket).check_conditions()
     SharedStore(bucket).check_conditions()
 
 
 @pytest.mark.parametrize("bucket", [pytest.param("radosgw", marks=pytest.mark.e2e)], indirect=True)
-def test_a_store_that_ignores_conditions_is_refused(bucket: Bucket) -> None:
+def test_a_store_that_ignores_conditions_is_refused(bucket: ObjectStore) -> None:
     with pytest.raises(FailedPreconditionError, match="does not heed conditions"):
         SharedStore(bucket).check_conditions()
 

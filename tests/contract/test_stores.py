@@ -29,7 +29,7 @@ from headrace.control.state.tables import (
 )
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 from headrace.rollout.readings import RewardSums
-from headrace.rollout.state import Phase
+from headrace.rollout.state import RolloutPhase
 from tests.contract.states import (
     POOL,
     endpoint,
@@ -387,7 +387,7 @@ def test_what_is_beyond_its_bound_is_forgotten_the_oldest_first(url: str) -> Non
     stored = store.add_events.blocking([event("a", str(i)) for i in range(4)] + [event("b")])
     store.save_rollout.blocking(rollout("runs", "a"))
     for id_ in ("over", "over too", "newest"):
-        store.save_rollout.blocking(rollout(id_, "a", phase=Phase.PROMOTED))
+        store.save_rollout.blocking(rollout(id_, "a", phase=RolloutPhase.PROMOTED))
     for n, id_ in enumerate(("runs", "over", "newest")):
         one = msgspec.structs.replace(assigned(f"q{n}"), rollout=id_)
         store.add_assignments.blocking([one, msgspec.structs.replace(one, request_id=f"late{n}")])
@@ -413,7 +413,7 @@ def test_versions_in_use_are_those_desired_and_those_to_go_back_to(url: str, sto
         state(1, endpoint("a"), endpoint("m", 1, version="2")), at=1.0, reason="applied"
     )
     store.save_rollout.blocking(rollout("r0", "x"))
-    moved = rollout("r1", "x", phase=Phase.ROLLED_BACK)
+    moved = rollout("r1", "x", phase=RolloutPhase.ROLLED_BACK)
     store.save_rollout.blocking(msgspec.structs.replace(moved, source=endpoint("x", version="3")))
 
     found = references_in(url)

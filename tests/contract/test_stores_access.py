@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from sqlalchemy import delete, update
 
-from headrace.control.auth.audit_log import Broken, Change, Head, Verifier
+from headrace.control.auth.audit_log import AuditEntry, Broken, Head, Verifier
 from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
@@ -38,8 +38,8 @@ def token(id_: str = "t1", owner: str = "ci", **changes: object) -> Credential:
     return msgspec.structs.replace(plain, **changes)
 
 
-def change(what: str = "token.create", **changes: object) -> Change:
-    plain = Change(at=1.25, actor="ann", action=what, object="t1", after={"x": [1, None, "ü"]})
+def change(what: str = "token.create", **changes: object) -> AuditEntry:
+    plain = AuditEntry(at=1.25, actor="ann", action=what, object="t1", after={"x": [1, None, "ü"]})
     return msgspec.structs.replace(plain, **changes)
 
 

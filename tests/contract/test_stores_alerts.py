@@ -2,7 +2,7 @@
 
 import msgspec
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.notify.messages import AlertNotice, Silence
 from headrace.control.state import open_store
 from headrace.control.state.store import Store
@@ -40,7 +40,7 @@ def test_notices_are_of_one_receiver_and_alert(store: Store) -> None:
 
 
 def test_a_silence_is_stored_with_its_entry_of_the_audit_log(store: Store) -> None:
-    made = Change(at=1.0, actor="ann", action="silence.create", object="ab")
+    made = AuditEntry(at=1.0, actor="ann", action="silence.create", object="ab")
     store.alerts.add_silence.blocking(SILENCE, changes=[made])
     stored = store.alerts.load.blocking().silences
     store.alerts.remove_silence.blocking(

@@ -31,7 +31,7 @@ from headrace.control.state.records import (
 from headrace.control.state.store import Bounds
 from headrace.control.state.tables import COUNTERS, METADATA, STATE
 from headrace.core import ConflictError
-from headrace.rollout.state import Phase
+from headrace.rollout.state import RolloutPhase
 from tests.contract.states import POOL, endpoint, event, rollout, state
 
 BOUNDS = Bounds(events=5, generations=3, rollouts=2)
@@ -184,8 +184,8 @@ class StoreMachine(RuleBasedStateMachine):
         wrong = state(self.model.state.generation + 1, old)
         must_conflict(lambda: self.store.save.blocking(wrong, at=0.0, reason="late"))
 
-    @rule(of=names, phase=st.sampled_from([Phase.PROGRESSING, Phase.PROMOTED]))
-    def begin_rollout(self, of: str, phase: Phase) -> None:
+    @rule(of=names, phase=st.sampled_from([RolloutPhase.PROGRESSING, RolloutPhase.PROMOTED]))
+    def begin_rollout(self, of: str, phase: RolloutPhase) -> None:
         self.begun += 1
         record = rollout(f"r{self.begun}", of, phase=phase)
         self.model.rollouts.append(self.store.save_rollout.blocking(record))
@@ -193,8 +193,8 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.model.rollouts[-1] == msgspec.structs.replace(record, revision=1)
 
     @precondition(lambda self: self.model.rollouts)
-    @rule(data=st.data(), evidence=st.binary(max_size=9), phase=st.sampled_from(Phase))
-    def advance_rollout(self, data: st.DataObject, evidence: bytes, phase: Phase) -> None:
+    @rule(data=st.data(), evidence=st.binary(max_size=9), phase=st.sampled_from(RolloutPhase))
+    def advance_rollout(self, data: st.DataObject, evidence: bytes, phase: RolloutPhase) -> None:
         number = data.draw(st.integers(0, len(self.model.rollouts) - 1))
         old = self.model.rollouts[number]
         moved = msgspec.structs.replace(old.state, phase=phase)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.autoscale.state import Reason
+from headrace.autoscale.state import ScaleReason
 from headrace.control.rollouts.events import PHASE_REASONS
 from headrace.core.spec.parse import json_schema
 from scripts.reference.enums import meanings
@@ -102,9 +102,9 @@ def test_no_event_is_told_that_nothing_writes() -> None:
 
 
 def test_words_of_a_set_have_the_line_under_them_as_their_meaning() -> None:
-    found = meanings(Reason)
+    found = meanings(ScaleReason)
 
-    assert list(found) == [reason.value for reason in Reason]
+    assert list(found) == [reason.value for reason in ScaleReason]
     assert found["Idle"] == "Nobody asked for `idle_s`."
     assert found["Steady"] == ""
 

@@ -1,16 +1,16 @@
 """What should be better about a system: audit it, take stock of its models."""
 
-from headrace.advise.audit.check import Audit, Check, Finding, Hit, NotChecked, run_checks
-from headrace.advise.audit.facts import Facts, Need, Severity
+from headrace.advise.audit.check import Audit, AuditCheck, AuditFinding, Hit, NotChecked, run_checks
+from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need
 
 __all__ = [
     "Audit",
-    "Check",
-    "Facts",
-    "Finding",
+    "AuditCheck",
+    "AuditFacts",
+    "AuditFinding",
+    "FindingSeverity",
     "Hit",
     "Need",
     "NotChecked",
-    "Severity",
     "run_checks",
 ]

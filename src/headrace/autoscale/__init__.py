@@ -1,20 +1,20 @@
 """Replica counts from signals, as pure functions."""
 
-from headrace.autoscale.budget import Ask, Grant, share_out
-from headrace.autoscale.decide import Decision, decide
-from headrace.autoscale.meter import Counts, Meter
-from headrace.autoscale.recommend import Observed, Recommendation, recommend
-from headrace.autoscale.state import Reason, ScalerState, Signals, begin, granted
+from headrace.autoscale.budget import ReplicaGrant, ReplicaRequest, share_out
+from headrace.autoscale.decide import ScaleDecision, decide
+from headrace.autoscale.meter import IntervalCounts, Meter
+from headrace.autoscale.recommend import ReplicaUsage, ResourceRecommendation, recommend
+from headrace.autoscale.state import ScaleReason, ScalerState, Signals, begin, granted
 
 __all__ = [
-    "Ask",
-    "Counts",
-    "Decision",
-    "Grant",
+    "IntervalCounts",
     "Meter",
-    "Observed",
-    "Reason",
-    "Recommendation",
+    "ReplicaGrant",
+    "ReplicaRequest",
+    "ReplicaUsage",
+    "ResourceRecommendation",
+    "ScaleDecision",
+    "ScaleReason",
     "ScalerState",
     "Signals",
     "begin",

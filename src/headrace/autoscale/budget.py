@@ -20,7 +20,7 @@ _OVERDRAFT: Final = 0.1
 _EPSILON: Final = 1e-9
 
 
-class Ask(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What one arm of an endpoint wants.
 
     `minimum`: what it gets whatever the machine has. `running`: copies that there are. `cpus`
@@ -41,14 +41,16 @@ class Ask(msgspec.Struct, frozen=True, kw_only=True):
         return self.endpoint, self.arm
 
 
-class Grant(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaGrant(msgspec.Struct, frozen=True, kw_only=True):
     """What one arm gets; `reason` says what there was too little of, empty if it got all."""
 
     replicas: int
     reason: str = ""
 
 
-def share_out(asks: Sequence[Ask], budget: BudgetSpec) -> dict[tuple[str, str], Grant]:
+def share_out(
+    asks: Sequence[ReplicaRequest], budget: BudgetSpec
+) -> dict[tuple[str, str], ReplicaGrant]:
     """What everybody gets, by endpoint and arm.
 
     Never more than wanted, and never less than the smaller of wanted and minimum, even where that
@@ -58,7 +60,7 @@ def share_out(asks: Sequence[Ask], budget: BudgetSpec) -> dict[tuple[str, str], 
         budget: None in a field for no bound.
     """
     room = _Room.of(budget)
-    grants: dict[tuple[str, str], Grant] = {}
+    grants: dict[tuple[str, str], ReplicaGrant] = {}
     counts: dict[tuple[str, str], int] = {}
     for ask in asks:
         counts[ask.key] = min(ask.minimum, ask.wanted)
@@ -71,16 +73,16 @@ def share_out(asks: Sequence[Ask], budget: BudgetSpec) -> dict[tuple[str, str], 
         lacking = room.lacks(ask, overdraft=_OVERDRAFT if counts[key] < ask.running else 0.0)
         if lacking:
             reason = f"{counts[key]} of {ask.wanted} copies: {lacking}"
-            grants[key] = Grant(replicas=counts[key], reason=reason)
+            grants[key] = ReplicaGrant(replicas=counts[key], reason=reason)
             continue
         room.take(ask, 1)
         counts[key] += 1
         if counts[key] < ask.wanted:
             heapq.heappush(waiting, (_part(ask, counts[key]), key, ask))
-    return {ask.key: grants.get(ask.key, Grant(replicas=counts[ask.key])) for ask in asks}
+    return {ask.key: grants.get(ask.key, ReplicaGrant(replicas=counts[ask.key])) for ask in asks}
 
 
-def _part(ask: Ask, count: int) -> float:
+def _part(ask: ReplicaRequest, count: int) -> float:
     return count / ask.wanted
 
 
@@ -96,13 +98,13 @@ class _Room:
     def of(cls, budget: BudgetSpec) -> "_Room":
         return cls(budget.cpus, budget.memory_bytes, budget)
 
-    def take(self, ask: Ask, count: int) -> None:
+    def take(self, ask: ReplicaRequest, count: int) -> None:
         if self.cpus is not None:
             self.cpus -= ask.cpus * count
         if self.memory_bytes is not None:
             self.memory_bytes -= ask.memory_bytes * count
 
-    def lacks(self, ask: Ask, *, overdraft: float) -> str:
+    def lacks(self, ask: ReplicaRequest, *, overdraft: float) -> str:
         """What there is too little of for one more copy; empty if it fits.
 
         Args:

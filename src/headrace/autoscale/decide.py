@@ -15,14 +15,14 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.autoscale.observation import Look, fewest_by_limit, learned, step_up
-from headrace.autoscale.state import Reason, ScalerState, Signals, Wish, add_peak
-from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
+from headrace.autoscale.observation import ArmObservation, fewest_by_limit, learned, step_up
+from headrace.autoscale.state import ReplicaWish, ScaleReason, ScalerState, Signals, add_peak
+from headrace.core.spec.scale import AutoscaleSpec, ScaleScheduleSpec
 
 _MINUTE_S: Final = 60.0
 
 
-def scheduled_floor(hints: Iterable[ScheduleSpec], *, now: float) -> tuple[int, str]:
+def scheduled_floor(hints: Iterable[ScaleScheduleSpec], *, now: float) -> tuple[int, str]:
     """The largest minimum in force and the cron line that says so; 0 and "" if there is none.
 
     Args:
@@ -49,51 +49,55 @@ def _last_moment(cron: str, timezone: str, minute: int) -> float:
     return -math.inf if newest is None else newest.timestamp()
 
 
-def growth_of(look: Look) -> Wish:
+def growth_of(look: ArmObservation) -> ReplicaWish:
     """The most that anything asks for, within what one step may do; 0 if nothing asks."""
     held, demand = look.signals.held, look.demand
-    wishes = [Wish(count=0, reason=Reason.STEADY)]
+    wishes = [ReplicaWish(count=0, reason=ScaleReason.STEADY)]
     if held:
         copies = held / (look.settings.target_in_flight or math.inf)
         count = max(math.ceil(min(copies, look.cap)), 1)
         message = f"{held} requests wait for the first copy"
-        wishes.append(Wish(count=count, reason=Reason.WOKEN, message=message))
+        wishes.append(ReplicaWish(count=count, reason=ScaleReason.WOKEN, message=message))
     if demand is not None:
-        wishes.append(_wish(demand.grow, Reason.LOAD, f"on average ({demand.explanation})"))
+        wishes.append(_wish(demand.grow, ScaleReason.LOAD, f"on average ({demand.explanation})"))
         if look.is_panicking:
             why = f"right now ({demand.burst_explanation})"
-            wishes.append(_wish(demand.burst, Reason.BURST, why))
+            wishes.append(_wish(demand.burst, ScaleReason.BURST, why))
     wishes = [_not_twice(wish, look) for wish in wishes]
     pressed = step_up(
         look.state, look.pressure, look.settings, starting=look.signals.starting, now=look.now
     )
-    wishes.append(Wish(count=pressed, reason=Reason.PRESSURE, message=look.pressure.reason))
+    wishes.append(
+        ReplicaWish(count=pressed, reason=ScaleReason.PRESSURE, message=look.pressure.reason)
+    )
     most = max(wishes, key=lambda wish: wish.count)
     step = math.ceil(max(look.signals.ready, 1) * look.settings.max_scale_up_ratio)
     reach = max(step, look.current)
     if most.count <= reach:
         return most
     message = f"{most.message}; one step goes to {reach} at most"
-    return Wish(count=reach, reason=most.reason, message=message)
+    return ReplicaWish(count=reach, reason=most.reason, message=message)
 
 
-def floor_of(look: Look) -> Wish:
+def floor_of(look: ArmObservation) -> ReplicaWish:
     """The fewest that the settings ask for, whatever the load is."""
     settings = look.settings
     scheduled, line = scheduled_floor(settings.schedule, now=look.now)
     least = 0 if look.is_asleep else max(settings.min_replicas, 1)
     if scheduled > least:
         message = f"the schedule '{line}' asks for {scheduled}"
-        return Wish(count=min(scheduled, look.cap), reason=Reason.SCHEDULE, message=message)
-    return Wish(count=least, reason=Reason.MINIMUM, message=f"the minimum is {least}")
+        return ReplicaWish(
+            count=min(scheduled, look.cap), reason=ScaleReason.SCHEDULE, message=message
+        )
+    return ReplicaWish(count=least, reason=ScaleReason.MINIMUM, message=f"the minimum is {least}")
 
 
-def _wish(copies: float, reason: Reason, why: str) -> Wish:
+def _wish(copies: float, reason: ScaleReason, why: str) -> ReplicaWish:
     message = f"the load needs at least {copies:.2f} copies {why}"
-    return Wish(count=math.ceil(copies - _EPSILON), reason=reason, message=message)
+    return ReplicaWish(count=math.ceil(copies - _EPSILON), reason=reason, message=message)
 
 
-def _not_twice(wish: Wish, look: Look) -> Wish:
+def _not_twice(wish: ReplicaWish, look: ArmObservation) -> ReplicaWish:
     """`wish` without what the queue of a shortage adds to it while copies are starting.
 
     In-flight counts grow with every second in which the copies that were asked for are not there
@@ -110,13 +114,13 @@ def _not_twice(wish: Wish, look: Look) -> Wish:
     if count > current:
         return msgspec.structs.replace(wish, count=count)
     message = f"{wish.message}; {starting} copies are starting"
-    return Wish(count=count, reason=Reason.STARTING, message=message)
+    return ReplicaWish(count=count, reason=ScaleReason.STARTING, message=message)
 
 
 _EPSILON: Final = 1e-9
 
 
-class Decision(msgspec.Struct, frozen=True, kw_only=True):
+class ScaleDecision(msgspec.Struct, frozen=True, kw_only=True):
     """`replicas` from now on, `state` for the next look, `reason` and `message` why.
 
     `needed`: copies that the load needs on average, as a fraction, and `sure`: that the newest
@@ -126,7 +130,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     state: ScalerState
     replicas: int
-    reason: Reason
+    reason: ScaleReason
     message: str
     needed: float | None = None
     sure: float | None = None
@@ -135,17 +139,17 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def decide(
     state: ScalerState, signals: Signals, settings: AutoscaleSpec, *, now: float
-) -> Decision:
+) -> ScaleDecision:
     """The count for one arm; called about once a second.
 
     Args:
         now: Seconds since 1970. A clock that was set back only makes the scaler wait longer.
     """
-    look = Look.of(state, signals, settings, now=now)
+    look = ArmObservation.of(state, signals, settings, now=now)
     floor = floor_of(look)
     if floor.count == 0:
         message = f"no request for {settings.idle_s:g} s"
-        chosen = Wish(count=0, reason=Reason.IDLE, message=message)
+        chosen = ReplicaWish(count=0, reason=ScaleReason.IDLE, message=message)
         after = msgspec.structs.replace(look.state, peaks=(), panic_until=None, pressed_since=None)
     else:
         growth = growth_of(look)
@@ -159,7 +163,7 @@ def decide(
         after = msgspec.structs.replace(after, lowered_at=now)
     demand = look.demand
     numbers = (demand.numbers if demand else {}) | look.pressure.numbers
-    return Decision(
+    return ScaleDecision(
         state=msgspec.structs.replace(after, replicas=chosen.count),
         replicas=chosen.count,
         reason=chosen.reason,
@@ -170,7 +174,7 @@ def decide(
     )
 
 
-def _remembered(look: Look, most: Wish) -> ScalerState:
+def _remembered(look: ArmObservation, most: ReplicaWish) -> ScalerState:
     """The state with the peak, the panic and the limit of this look."""
     state = look.state
     enough = max(most.count, min(_fewest(look), look.current))
@@ -183,13 +187,13 @@ def _remembered(look: Look, most: Wish) -> ScalerState:
         ),
     )
     is_explained = look.demand is not None and look.demand.burst > look.current
-    if most.reason is not Reason.PRESSURE or is_explained:
+    if most.reason is not ScaleReason.PRESSURE or is_explained:
         return state
     limit = learned(state, look.settings, ready=look.signals.ready, now=look.now)
     return msgspec.structs.replace(state, limit=limit, limit_at=look.now)
 
 
-def _fewest(look: Look) -> int:
+def _fewest(look: ArmObservation) -> int:
     """The count that is shown to be enough now; the current one if too little is known."""
     demand = look.demand
     if look.signals.is_missing or demand is None:
@@ -198,22 +202,22 @@ def _fewest(look: Look) -> int:
     return max(math.ceil(demand.shrink - _EPSILON), by_limit, 1)
 
 
-def _capped(most: Wish, look: Look) -> Wish:
+def _capped(most: ReplicaWish, look: ArmObservation) -> ReplicaWish:
     if most.count <= look.cap:
         return most
     message = f"{most.message}; the maximum is {look.cap}"
-    return Wish(count=look.cap, reason=Reason.MAXIMUM, message=message)
+    return ReplicaWish(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
 
 
-def _kept_or_fewer(look: Look, floor: Wish, state: ScalerState) -> Wish:
+def _kept_or_fewer(look: ArmObservation, floor: ReplicaWish, state: ScalerState) -> ReplicaWish:
     """The current count, or fewer if those are shown to be enough."""
     current, demand = look.current, look.demand
     if current > look.cap:
         message = f"the maximum is {look.cap}"
-        return Wish(count=look.cap, reason=Reason.MAXIMUM, message=message)
+        return ReplicaWish(count=look.cap, reason=ScaleReason.MAXIMUM, message=message)
     if look.signals.is_missing or demand is None:
         message = "some metrics are missing: nothing is taken away"
-        return Wish(count=current, reason=Reason.MISSING, message=message)
+        return ReplicaWish(count=current, reason=ScaleReason.MISSING, message=message)
     enough = max(floor.count, *(peak.count for peak in state.peaks))
     if enough >= current:
         parts = [f"the load needs {demand.needed:.2f} copies ({demand.explanation})"]
@@ -223,21 +227,21 @@ def _kept_or_fewer(look: Look, floor: Wish, state: ScalerState) -> Wish:
             parts.append(f"{look.signals.starting} are starting")
         is_short = demand.grow > look.current or (look.pressure.over > 0.0)
         is_at_most = look.current == look.cap and is_short
-        reason = Reason.MAXIMUM if is_at_most else Reason.STEADY
-        return Wish(count=look.current, reason=reason, message="; ".join(parts))
+        reason = ScaleReason.MAXIMUM if is_at_most else ScaleReason.STEADY
+        return ReplicaWish(count=look.current, reason=reason, message="; ".join(parts))
     why = _why_not_yet(look)
     if why:
         message = f"{enough} would do; {why}"
-        return Wish(count=current, reason=Reason.SETTLING, message=message)
+        return ReplicaWish(count=current, reason=ScaleReason.SETTLING, message=message)
     step = math.ceil(current / look.settings.max_scale_down_ratio)
     message = (
         f"the load needs {demand.needed:.2f} copies ({demand.explanation}); {enough} have been "
         f"enough for {look.settings.scale_down_delay_s:g} s"
     )
-    return Wish(count=max(enough, step), reason=Reason.LESS_LOAD, message=message)
+    return ReplicaWish(count=max(enough, step), reason=ScaleReason.LESS_LOAD, message=message)
 
 
-def _why_not_yet(look: Look) -> str:
+def _why_not_yet(look: ArmObservation) -> str:
     """Why nothing is taken away yet; empty if it may be."""
     state, settings = look.state, look.settings
     if look.pressure.reason:

@@ -136,7 +136,7 @@ _ENOUGH_LOOKS: Final = 3
 """
 
 
-class Demand(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaDemand(msgspec.Struct, frozen=True, kw_only=True):
     """Copies that the load needs, as fractions.
 
     `needed`: on average over the stable window. `grow`: what that is at least, `shrink`: at most.
@@ -155,7 +155,9 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     by_in_flight: bool = False
 
 
-def demand_of(state: ScalerState, settings: AutoscaleSpec, *, concurrency: int) -> Demand | None:
+def demand_of(
+    state: ScalerState, settings: AutoscaleSpec, *, concurrency: int
+) -> ReplicaDemand | None:
     """The demand by the state's windows; None if nothing is known."""
     arrivals = mean_arrivals(state.stable)
     if settings.target_in_flight is None and arrivals is not None and state.service_s is not None:
@@ -176,7 +178,7 @@ def demand_of(state: ScalerState, settings: AutoscaleSpec, *, concurrency: int) 
     )
 
 
-def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) -> Demand:
+def _by_arrivals(state: ScalerState, settings: AutoscaleSpec, concurrency: int) -> ReplicaDemand:
     service_s = state.service_s
     assert service_s is not None
     stable, recent = mean_arrivals(state.stable), suffixes(state.panic, mean_arrivals)
@@ -241,8 +243,8 @@ def _demand(
     explanation: str,
     burst_explanation: str,
     by_in_flight: bool = False,
-) -> Demand:
-    return Demand(
+) -> ReplicaDemand:
+    return ReplicaDemand(
         needed=min(copies(stable.value), _MOST),
         grow=min(copies(at_least(stable, z=_GROW_Z)), _MOST),
         shrink=min(copies(at_most(stable, z=_SHRINK_Z) * _SHRINK_MARGIN), _MOST),

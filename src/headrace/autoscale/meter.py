@@ -17,7 +17,7 @@ _ENOUGH: Final = 100
 _FEW: Final = 20
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class IntervalCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What happened between two looks, `seconds` apart, over all copies that reported.
 
     `busy_s`: seconds in which each copy's busiest part was busy, added up over the copies. `run_s`
@@ -40,7 +40,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 class Meter:
     """Keeps the last looks of one arm, a stable window of them. Nothing of it has to survive."""
 
-    _looks: deque[tuple[float, Counts]]
+    _looks: deque[tuple[float, IntervalCounts]]
 
     @classmethod
     def new(cls) -> "Meter":
@@ -49,7 +49,7 @@ class Meter:
 
     def signals(
         self,
-        counts: Counts | None,
+        counts: IntervalCounts | None,
         settings: AutoscaleSpec,
         *,
         now: float,
@@ -99,7 +99,7 @@ def _ratio(total: float, count: int) -> float | None:
     return total / count if count else None
 
 
-def _quantile(looks: Sequence[Counts]) -> float | None:
+def _quantile(looks: Sequence[IntervalCounts]) -> float | None:
     bounds = next((look.bounds_s for look in reversed(looks) if look.bounds_s), ())
     alike = [look for look in looks if look.bounds_s == bounds]
     counts = [sum(column) for column in zip(*(look.latencies for look in alike), strict=True)]

@@ -10,7 +10,7 @@ from typing import Final, Self
 
 import msgspec
 
-from headrace.autoscale.demand import Demand, demand_of, target_wait_s
+from headrace.autoscale.demand import ReplicaDemand, demand_of, target_wait_s
 from headrace.autoscale.state import (
     Mean,
     ScalerState,
@@ -125,13 +125,13 @@ _BREAK_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ArmObservation:
     """One look at one arm; `state` has it in its windows already. `demand` None: not known."""
 
     state: ScalerState
     signals: Signals
     settings: AutoscaleSpec
-    demand: Demand | None
+    demand: ReplicaDemand | None
     pressure: Pressure
     now: float
 

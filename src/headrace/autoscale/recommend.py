@@ -17,7 +17,7 @@ _ONE_THREAD: Final = 1.15
 """Cores per busy run up to which a run is said to use one."""
 
 
-class Observed(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaUsage(msgspec.Struct, frozen=True, kw_only=True):
     """What the replicas of one arm did, added up over `seconds` and over the `replicas` copies.
 
     `cpu_s`: processor time. `busy_s`: time of all runs. `answered`: requests. `rss_bytes` and
@@ -35,7 +35,7 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_runs: int = 0
 
 
-class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+class ResourceRecommendation(msgspec.Struct, frozen=True, kw_only=True):
     """What one replica should have; None for what too little is known about.
 
     `cores`: what one copy used on average. `message`: one line for people.
@@ -48,10 +48,10 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
 
 
-def recommend(observed: Observed) -> Recommendation:
+def recommend(observed: ReplicaUsage) -> ResourceRecommendation:
     """The recommendation; its message says from which numbers it came."""
     if observed.seconds <= 0.0 or not observed.replicas or not observed.peak_rss_bytes:
-        return Recommendation(message="nothing was observed yet")
+        return ResourceRecommendation(message="nothing was observed yet")
     memory = math.ceil(observed.peak_rss_bytes * _MEMORY_ROOM / _MEMORY_STEP) * _MEMORY_STEP
     cores = observed.cpu_s / observed.seconds / observed.replicas
     threads, runs, said = _threads(observed)
@@ -59,7 +59,7 @@ def recommend(observed: Observed) -> Recommendation:
         f"memory {bytes_text(memory)} (peak {bytes_text(observed.peak_rss_bytes)}, now "
         f"{bytes_text(observed.rss_bytes)}); {said}; {cores:.2f} cores used per replica"
     )
-    return Recommendation(
+    return ResourceRecommendation(
         memory_bytes=memory,
         intra_op_threads=threads,
         max_concurrent_runs=runs,
@@ -68,7 +68,7 @@ def recommend(observed: Observed) -> Recommendation:
     )
 
 
-def _threads(observed: Observed) -> tuple[int | None, int | None, str]:
+def _threads(observed: ReplicaUsage) -> tuple[int | None, int | None, str]:
     """Threads of one run and runs at once, and why."""
     is_little = observed.answered < _ENOUGH_REQUESTS or observed.busy_s < _ENOUGH_BUSY_S
     if is_little or not observed.max_concurrent_runs:

@@ -15,7 +15,7 @@ _BUCKETS: Final = 60
 _NARROWEST_S: Final = 1.0
 
 
-class Bucket(msgspec.Struct, frozen=True, array_like=True):
+class WindowBucket(msgspec.Struct, frozen=True, array_like=True):
     """Sums over the looks since `at`; each sum with the number of looks that knew the value."""
 
     at: float
@@ -34,7 +34,7 @@ class Peak(msgspec.Struct, frozen=True, array_like=True):
     count: int
 
 
-Window = tuple[Bucket, ...]
+Window = tuple[WindowBucket, ...]
 Peaks = tuple[Peak, ...]
 
 
@@ -53,14 +53,14 @@ def add(
     if kept and at - kept[-1].at < width_s:
         *rest, last = kept
     else:
-        rest, last = list(kept), Bucket(at=at)
+        rest, last = list(kept), WindowBucket(at=at)
     return (*rest, _with(last, in_flight=in_flight, arrivals=arrivals, wait_s=wait_s))
 
 
 def _with(
-    bucket: Bucket, *, in_flight: float | None, arrivals: float | None, wait_s: float | None
-) -> Bucket:
-    return Bucket(
+    bucket: WindowBucket, *, in_flight: float | None, arrivals: float | None, wait_s: float | None
+) -> WindowBucket:
+    return WindowBucket(
         bucket.at,
         bucket.in_flight_looks + (in_flight is not None),
         bucket.in_flight + (in_flight or 0.0),
@@ -134,7 +134,7 @@ def add_peak(peaks: Peaks, *, at: float, length_s: float, count: int) -> Peaks:
     return (*kept, Peak(at, count))
 
 
-class Reason(StrEnum):
+class ScaleReason(StrEnum):
     """What decided."""
 
     STEADY = "Steady"
@@ -163,11 +163,11 @@ class Reason(StrEnum):
     """The machine has no room for more."""
 
 
-class Wish(msgspec.Struct, frozen=True, kw_only=True):
+class ReplicaWish(msgspec.Struct, frozen=True, kw_only=True):
     """A count, and what asks for it."""
 
     count: int
-    reason: Reason
+    reason: ScaleReason
     message: str = ""
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale.state import Reason, Wish
+from headrace.autoscale.state import ReplicaWish, ScaleReason
 
 WINDOW_S: Final = 30.0
 """Over which lag's slope and rates are taken."""
@@ -63,7 +63,7 @@ class StreamScaleState(msgspec.Struct, frozen=True, kw_only=True):
 
 def scale_stream(
     scale: StreamScale, look: StreamLook, state: StreamScaleState
-) -> tuple[Wish, StreamScaleState]:
+) -> tuple[ReplicaWish, StreamScaleState]:
     """How many workers there should be, why, and what to remember.
 
     Without a lag the count is kept: missing data never changes anything.
@@ -72,11 +72,15 @@ def scale_stream(
     cap = max(cap, scale.min_workers)
     current = min(max(state.workers, scale.min_workers), cap)
     if look.lag_records is None or look.lag_s is None:
-        wish = Wish(count=current, reason=Reason.MISSING, message="the lag is not known")
+        wish = ReplicaWish(
+            count=current, reason=ScaleReason.MISSING, message="the lag is not known"
+        )
         return wish, msgspec.structs.replace(state, workers=current, quiet_since=None)
     state = _remember(state, look, current)
     if look.now - state.changed_at < SETTLE_S:
-        wish = Wish(count=current, reason=Reason.SETTLING, message="the last change takes effect")
+        wish = ReplicaWish(
+            count=current, reason=ScaleReason.SETTLING, message="the last change takes effect"
+        )
         return wish, state
     wish = _up(scale, look, state, cap) or _down(scale, look, state)
     if wish.count != current:
@@ -123,7 +127,9 @@ def _rate(looks: tuple[StreamLook, ...]) -> float:
     return sum(one.rate for one in looks) / len(looks)
 
 
-def _up(scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int) -> Wish | None:
+def _up(
+    scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int
+) -> ReplicaWish | None:
     """More workers, if the lag is or will be more than it may; None if not."""
     lag, lag_s, grows = look.lag_records or 0, look.lag_s or 0.0, slope(state.looks)
     if grows is None:
@@ -136,28 +142,36 @@ def _up(scale: StreamScale, look: StreamLook, state: StreamScaleState, cap: int)
     left_s = lag / -grows if grows < 0 else math.inf
     numbers = f"lag {lag:,} records, {lag_s:.1f} s, {grows:+,.0f} records/s; target {target_s:g} s"
     if left_s <= target_s:
-        return Wish(count=state.workers, reason=Reason.STEADY, message=f"catching up: {numbers}")
+        return ReplicaWish(
+            count=state.workers, reason=ScaleReason.STEADY, message=f"catching up: {numbers}"
+        )
     wanted = state.workers + 1
     if state.capacity:
         needed = (rate + grows + lag / target_s) / state.capacity
         wanted = max(wanted, math.ceil(min(needed, 2 * state.workers)))
     if state.workers >= cap:
-        return Wish(count=cap, reason=Reason.MAXIMUM, message=f"no more are of use: {numbers}")
-    return Wish(count=min(wanted, cap), reason=Reason.LOAD, message=numbers)
+        return ReplicaWish(
+            count=cap, reason=ScaleReason.MAXIMUM, message=f"no more are of use: {numbers}"
+        )
+    return ReplicaWish(count=min(wanted, cap), reason=ScaleReason.LOAD, message=numbers)
 
 
-def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> Wish:
+def _down(scale: StreamScale, look: StreamLook, state: StreamScaleState) -> ReplicaWish:
     """One worker less, if that has been enough for long."""
     current = state.workers
     if current <= scale.min_workers:
-        return Wish(count=current, reason=Reason.MINIMUM if current > 1 else Reason.STEADY)
+        return ReplicaWish(
+            count=current, reason=ScaleReason.MINIMUM if current > 1 else ScaleReason.STEADY
+        )
     is_far = (look.lag_s or 0.0) <= _QUIET_RATIO * scale.target_lag_s
     if state.quiet_since is None or not is_far:
-        return Wish(count=current, reason=Reason.STEADY)
+        return ReplicaWish(count=current, reason=ScaleReason.STEADY)
     quiet_s = look.now - state.quiet_since
     if quiet_s < QUIET_S:
         message = f"fewer would do, for {quiet_s:.0f} of {QUIET_S:g} s"
-        return Wish(count=current, reason=Reason.SETTLING, message=message)
-    return Wish(
-        count=current - 1, reason=Reason.LESS_LOAD, message=f"fewer have done for {quiet_s:.0f} s"
+        return ReplicaWish(count=current, reason=ScaleReason.SETTLING, message=message)
+    return ReplicaWish(
+        count=current - 1,
+        reason=ScaleReason.LESS_LOAD,
+        message=f"fewer have done for {quiet_s:.0f} s",
     )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from headrace.cli.options import (
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     OneEndpoint,
     ShowByDefault,
@@ -74,7 +74,7 @@ def show(
         bool, option("Only what fires; exit status 1 if anything does.", "--firing")
     ] = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Print what is wrong now, since when, and what to do; and what was until lately.
 
@@ -114,7 +114,7 @@ def silence(
     ] = "",
     comment: Annotated[str, option("Why, for others.")] = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Send no message that alerts fire, until an end; the alerts themselves are still shown.
 
@@ -152,7 +152,7 @@ def silence(
 
 
 @app.command()
-def silences(*, json: Json = False, plane: ControlPlane) -> None:
+def silences(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """List the silences that have not ended."""
     listed = plane.connect().get("/api/v1/silences")["silences"]
     columns: dict[str, Column] = {
@@ -169,7 +169,7 @@ def silences(*, json: Json = False, plane: ControlPlane) -> None:
 def unsilence(
     silence: Annotated[str, argument("As `alerts silences` shows it.", metavar="ID")],
     *,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """End a silence now: what fires is sent."""
     removed = plane.connect().delete(f"/api/v1/silences/{silence}")
@@ -181,7 +181,7 @@ def send_test(
     receiver: Annotated[str, argument("One of the spec's `alerts.receivers`.", shown="all")] = "",
     *,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Send a marked test message to receivers; exit status 1 if one does not take it.
 

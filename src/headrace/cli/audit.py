@@ -15,7 +15,7 @@ from headrace.cli.models.store import model_store
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Home,
     Json,
     argument,
@@ -27,7 +27,7 @@ from headrace.core.spec.parse import SpecError
 from headrace.core.text import bytes_text, printable
 
 if TYPE_CHECKING:
-    from headrace.advise.audit.reports import Report
+    from headrace.advise.audit.reports import AuditReport
 
 FINDINGS = 3
 """The exit status when a finding is as bad as `--fail-on` says."""
@@ -89,7 +89,7 @@ def audit(
     ] = None,
     list_: Annotated[bool, option("List the checks, and look at nothing.", "--list")] = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Check the running system and its spec, or a spec file; each finding comes with its fix.
 
@@ -128,13 +128,13 @@ def _report(
     fail_on: FailOn | None,
     advisories: Path | None,
     *,
-    plane: ControlPlane,
-) -> "Report":
+    plane: ControlPlaneOptions,
+) -> "AuditReport":
     from headrace import __version__
-    from headrace.advise import Severity, run_checks
+    from headrace.advise import FindingSeverity, run_checks
     from headrace.advise.audit.checks import CHECKS
-    from headrace.advise.audit.collect import Place, collect_running, collect_spec_file
-    from headrace.advise.audit.reports import Report
+    from headrace.advise.audit.collect import SystemLocation, collect_running, collect_spec_file
+    from headrace.advise.audit.reports import AuditReport
     from headrace.advise.audit.software import read_advisories
     from headrace.cli.spec import read_spec
 
@@ -150,20 +150,22 @@ def _report(
     else:
         target = plane.target()
         api = target.management()
-        place = Place(url=api.url, home=None if target.is_remote else target.home.absolute())
+        place = SystemLocation(
+            url=api.url, home=None if target.is_remote else target.home.absolute()
+        )
         name = api.url if target.is_remote else str(target.home)
         with progress("looking at the system"):
             facts = collect_running(api, place, now=now, advisories=known)
-    return Report(
+    return AuditReport(
         audit=run_checks(CHECKS, facts),
         target=name,
         at=now,
         version=__version__,
-        fail_on=None if fail_on is None else Severity(fail_on.value),
+        fail_on=None if fail_on is None else FindingSeverity(fail_on.value),
     )
 
 
-def _rendered(report: "Report", form: ReportFormat) -> str:
+def _rendered(report: "AuditReport", form: ReportFormat) -> str:
     from headrace.advise.audit.checks import CHECKS
     from headrace.advise.audit.reports import html_report, json_report, sarif_report, text_report
 
@@ -240,10 +242,10 @@ def models(
         remarks,
         take_inventory,
     )
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
     from headrace.runtimes import usable_runtimes
 
-    versions = model_store(Target(home=home)).list(None)["models"]
+    versions = model_store(CommandTarget(home=home)).list(None)["models"]
     known = Known(
         references={
             version["digest"]: (version["reference"], bool(version["signatures"]))
@@ -293,7 +295,7 @@ def diagram(
         int,
         option("So many endpoints at most: those in trouble, then the busiest.", min=1, max=1000),
     ] = 40,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Draw callers, gateway, endpoints, versions, replicas and control plane as they are now.
 

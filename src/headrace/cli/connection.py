@@ -25,7 +25,7 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class CommandTarget:
     """Where a command goes."""
 
     home: Path
@@ -78,7 +78,7 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
+class GatewayAddress:
     """Where a gateway is reached."""
 
     url: str
@@ -93,7 +93,7 @@ def copy_note(original: str) -> str:
     return f" (a copy of {original}, which is left alone)" if original else ""
 
 
-def gateway(target: Target) -> Gateway:
+def gateway(target: CommandTarget) -> GatewayAddress:
     """The gateway of a target.
 
     That of a home goes on without its control plane, so a dead one's word counts.
@@ -104,7 +104,7 @@ def gateway(target: Target) -> Gateway:
     if target.is_remote:
         api = target.management()
         url = seen_from_here(api.get("/api/v1/status")["addresses"]["http"], api.host)
-        return Gateway(url=url)
+        return GatewayAddress(url=url)
     control = read_last_control_file(target.home)
     if control is None:
         where = f"{target.home}{copy_note(original_of(target.home))}"
@@ -112,7 +112,7 @@ def gateway(target: Target) -> Gateway:
         raise UnavailableError(msg, retry_after_s=None)
     url, ca_file = control.http_url, control.gateway_ca
     if not ca_file:
-        return Gateway(url=url)
+        return GatewayAddress(url=url)
     from headrace.gateway.pem import read_certificates  # few gateways encrypt
 
     try:
@@ -122,7 +122,7 @@ def gateway(target: Target) -> Gateway:
     hosts = [name for name in names if ":" not in name and "@" not in name]
     is_named = urlsplit(url).hostname in names or not hosts
     name = "" if is_named else hosts[0].replace("*", "gateway")
-    return Gateway(url=url, ca_file=ca_file, server_name=name)
+    return GatewayAddress(url=url, ca_file=ca_file, server_name=name)
 
 
 def seen_from_here(url: str, host: str) -> str:
@@ -146,7 +146,7 @@ def local_management(control: ControlFile, home: Path, *, token: str = "") -> Ma
     return Management(control.admin_url, token=token, pinned=control.admin_ca)
 
 
-def find_target(server: str | None, home: Path) -> Target:
+def find_target(server: str | None, home: Path) -> CommandTarget:
     """The target that the options `--server` and `--home` mean.
 
     Raises:
@@ -156,11 +156,11 @@ def find_target(server: str | None, home: Path) -> Target:
     given = given_options()
     if server == LOCAL or (not server and home is not DEFAULT_HOME):
         # A home given by hand or environment is meant, even if it is the same path.
-        return Target(home=home, token=given.token)
+        return CommandTarget(home=home, token=given.token)
     contexts = read_contexts(contexts_file())
     url = server_url(server) if server else contexts.server
     access = contexts.access_of(url)
-    return Target(
+    return CommandTarget(
         home=home,
         url=url,
         token=given.token or (access.token if url else ""),

@@ -28,14 +28,14 @@ DEFAULT_PORT: Final = 8080
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ContextCredentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is shown to a control plane, and who signs its certificate; empty for nothing."""
 
     token: str = ""
     ca_file: str = ""
 
 
-class Context(Access, frozen=True, kw_only=True, omit_defaults=True):
+class NamedContext(ContextCredentials, frozen=True, kw_only=True, omit_defaults=True):
     """A control plane elsewhere."""
 
     server: str
@@ -47,23 +47,23 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
 
     current: str = ""
     """Where commands go; empty is this machine."""
-    contexts: dict[str, Context]
+    contexts: dict[str, NamedContext]
 
     @property
     def server(self) -> str:
         """The current context's URL; empty for this machine."""
         return self.contexts[self.current].server if self.current in self.contexts else ""
 
-    def access_of(self, url: str) -> Access:
+    def access_of(self, url: str) -> ContextCredentials:
         """What is shown to the server at `url`: that of the current context if it is that one."""
         for name in (self.current, *self.contexts):
             context = self.contexts.get(name)
             if context is not None and context.server == url and (context.token or context.ca_file):
                 return context
-        return Access()
+        return ContextCredentials()
 
     def with_server(
-        self, name: str, url: str, *, use: bool, access: Access | None = None
+        self, name: str, url: str, *, use: bool, access: ContextCredentials | None = None
     ) -> "Contexts":
         """With one more, or another URL for one that is there; the first becomes the current one.
 
@@ -78,8 +78,10 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
         server = server_url(url)
         before = self.contexts.get(name)
         if access is None:
-            access = before if before is not None and before.server == server else Access()
-        context = Context(server=server, token=access.token, ca_file=access.ca_file)
+            access = (
+                before if before is not None and before.server == server else ContextCredentials()
+            )
+        context = NamedContext(server=server, token=access.token, ca_file=access.ca_file)
         is_first = not self.contexts and not self.current
         return Contexts(
             current=name if use or is_first else self.current,
@@ -172,10 +174,13 @@ def write_contexts(path: Path, contexts: Contexts) -> None:
 
 
 # Of this command only: commands are functions of their own options, and these are the program's.
-_GIVEN: Final[ContextVar[Access]] = ContextVar("client_options", default=Access())  # noqa: B039  # frozen
+_GIVEN: Final[ContextVar[ContextCredentials]] = ContextVar(
+    "client_options",
+    default=ContextCredentials(),  # noqa: B039  # frozen
+)
 
 
-def given_options() -> Access:
+def given_options() -> ContextCredentials:
     """What this command was given for every control plane that it asks."""
     return _GIVEN.get()
 
@@ -188,7 +193,7 @@ def remember_options(*, token: str, token_file: Path | None, ca_file: Path | Non
     """
     if not token and token_file is not None:
         token = read_token(token_file)
-    _GIVEN.set(Access(token=token, ca_file=str(ca_file or "")))
+    _GIVEN.set(ContextCredentials(token=token, ca_file=str(ca_file or "")))
 
 
 def read_token(path: Path) -> str:
@@ -240,7 +245,7 @@ def add(
         raise typer.BadParameter("name the control plane's URL, once", param_hint="URL")
     access = None
     if token_file is not None or ca_file is not None:
-        access = Access(
+        access = ContextCredentials(
             token="" if token_file is None else read_token(token_file),
             ca_file="" if ca_file is None else str(ca_file.absolute()),
         )

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.cli.options import (
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     EndpointName,
     Json,
     ShowByDefault,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from headrace.core import Array
-    from headrace.monitor.drift_reference import Reference
+    from headrace.monitor.drift_reference import DriftReference
 
 
 def reference_from(
@@ -41,7 +41,7 @@ def reference_from(
     columns: tuple[str, ...] = (),
     time_column: str = "",
     at: float,
-) -> "Reference":
+) -> "DriftReference":
     """The reference that a file makes for a model.
 
     Args:
@@ -124,7 +124,7 @@ def show(
     *,
     version: Annotated[str, option("Of this version.", shown="with most requests")] = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show how far each feature of an endpoint is from its reference, drifted ones first.
 
@@ -214,7 +214,7 @@ def set_(
     ] = "",
     time_column: TimeColumn = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Compare an endpoint's requests with this data from now on.
 
@@ -248,7 +248,7 @@ def reset(
     endpoint: EndpointName,
     *,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Forget what an endpoint is compared with, and what was counted.
 

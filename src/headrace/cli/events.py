@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from headrace.cli.options import (
-    ControlPlane,
+    ControlPlaneOptions,
     EndpointName,
     Follow,
     Json,
@@ -55,7 +55,7 @@ def events(
     json: Annotated[
         bool, option("Print one JSON object per line, and nothing else.", "--json")
     ] = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Print what happened to endpoints: changes, rollouts, scaling, replicas, with reasons.
 
@@ -114,7 +114,7 @@ def feedback(
     *,
     label: Annotated[str | None, option("What it should have been: a class or a number.")] = None,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Tell what an answer earned, for a rollout that reward decides, or what was right.
 
@@ -149,7 +149,7 @@ def history(
     *,
     limit: _Limit = 100,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List what an endpoint has been: when, what was served, who changed it and why.
 
@@ -220,7 +220,7 @@ def undo(
     wait: Annotated[bool, option("Return when it is ready.", "--wait")] = False,
     wait_s: WaitS = 120.0,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make an endpoint what it was in a former generation, at once and without a rollout.
 
@@ -261,7 +261,7 @@ def payloads(
     ] = 0,
     request: Annotated[str, option("Show the request of this id.", shown="any")] = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show the files of an endpoint's payload log, or the requests and answers in them.
 
@@ -405,7 +405,7 @@ def logs(
         str, option("With --requests: only of this one.", "--endpoint", "-e", shown="all")
     ] = "",
     log_format: LogFormatOption = None,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Print the newest log lines of all processes, also of those that have ended.
 

@@ -14,7 +14,7 @@ import typer
 
 from headrace.cli.options import (
     NULLS_OPTION,
-    ControlPlane,
+    ControlPlaneOptions,
     EndpointName,
     OutputFormat,
     option,
@@ -27,7 +27,7 @@ from headrace.core import (
     InferResponse,
     ModelNotFoundError,
     NotFoundError,
-    Nulls,
+    NullPolicy,
     UnauthenticatedError,
     datatype_of,
     example_inputs,
@@ -182,7 +182,7 @@ def infer(
         ),
     ] = None,
     version: Annotated[str, option("A version by number, past the traffic split.")] = "",
-    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
+    nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN,
     output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.TABLE,
     url: Annotated[
         str | None,
@@ -193,7 +193,7 @@ def infer(
     ] = None,
     caller: CallerOptions,
     timeout_s: Annotated[float, option("Seconds for everything.")] = 60.0,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Send rows to an endpoint and print what comes back.
 
@@ -221,7 +221,7 @@ def infer(
     )
 
     target = plane.target()
-    gateway = connection.Gateway(url=url) if url else connection.gateway(target)
+    gateway = connection.GatewayAddress(url=url) if url else connection.gateway(target)
     client = Client(
         gateway.url,
         timeout_s=timeout_s,
@@ -249,7 +249,7 @@ def infer(
             inputs: Inputs = dict(example_inputs(signature, rows=rows or 1))
         else:
             inputs = with_batch_axis(read_inputs(read_file(file), signature), signature)
-            if nulls is Nulls.ERROR:
+            if nulls is NullPolicy.ERROR:
                 refuse_nulls(inputs, signature)
             if rows is not None and signature.batched:
                 inputs = {name: value[:rows] for name, value in inputs.items()}

@@ -19,7 +19,7 @@ from headrace.cli.connection import actor
 from headrace.cli.output import TransferView
 from headrace.control.app.log_files import LogFiles, merged_tail, render_line
 from headrace.control.app.settings import resolve_url
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
 from headrace.core import ArtifactCorruptError, NotFoundError, SystemClock
 from headrace.core.redact import redact
@@ -209,9 +209,9 @@ class HomeModels:
     def set_reference(self, version: ModelVersion, reference: dict[str, Any]) -> None:
         """Keep a sketch of training data beside a version."""
         from headrace.control.telemetry.drift_files import DriftFiles
-        from headrace.monitor.drift_reference import Reference
+        from headrace.monitor.drift_reference import DriftReference
 
-        sketch = msgspec.convert(reference, Reference)
+        sketch = msgspec.convert(reference, DriftReference)
         DriftFiles(self.home).write_reference(version.reference, sketch)
         after = {"rows": sketch.rows, "features": len(sketch.features)}
         self._note("model.reference", version.reference, after=after)
@@ -230,7 +230,7 @@ class HomeModels:
         path = sqlite_path(home_url(self.home))
         if path is None or not path.exists():
             return
-        change = Change(
+        change = AuditEntry(
             at=SystemClock().now(),
             actor=f"{actor()} (by hand)",
             action=action,

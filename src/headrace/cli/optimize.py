@@ -17,7 +17,7 @@ from headrace.cli.models.store import model_store
 from headrace.cli.offline import Pushed, home_registry
 from headrace.cli.options import (
     AllowCode,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     argument,
     file_option,
@@ -27,7 +27,7 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import progress_bar, say, show, write_json
 from headrace.cli.up.start import name_from
-from headrace.control.sandboxed.search import Given, SandboxedSearch, check_folder
+from headrace.control.sandboxed.search import SandboxedSearch, SearchArguments, check_folder
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -35,26 +35,26 @@ from headrace.core import (
     SystemClock,
     check_name,
 )
-from headrace.optimize.accuracy import Fidelity, Verdict
+from headrace.optimize.accuracy import Fidelity, QualityVerdict
 from headrace.optimize.report import OptimizeReport, html_report, text_report
 from headrace.optimize.search.journal import (
     Begun,
+    CandidateFailed,
     Compared,
-    Ended,
     Event,
-    Failed,
     Judged,
-    Said,
-    State,
+    ProgressNote,
+    RecipeEnded,
+    SearchState,
 )
 from headrace.optimize.search.outcome import lineage, report_of
 from headrace.optimize.search.process import SearchRequest
-from headrace.optimize.search.process import Target as Goal
+from headrace.optimize.search.process import SearchTarget as Goal
 from headrace.registry import ModelVersion, read_content
 from headrace.runtimes.optimized.file import OtherProcessor
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
 
 _TOKENIZER: Final = "tokenizer.json"
 _KEY_LENGTH: Final = 24
@@ -72,15 +72,15 @@ _STEPS = {
 
 
 @contextmanager
-def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, State], None]]:
+def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, SearchState], None]]:
     """Show how far a search is, where somebody watches, and a line for each result."""
     given_up = GivenUp()
     with progress_bar(f"optimizing {what}", budget_s) as update:
 
-        def on_event(event: Event, state: State) -> None:
+        def on_event(event: Event, state: SearchState) -> None:
             if isinstance(event, Begun):
                 update(description=f"{_STEPS.get(event.step, event.step)} {event.name}")
-            if isinstance(event, Said):
+            if isinstance(event, ProgressNote):
                 update(description=event.text)
             left_s = max(0.0, budget_s - state.at_s)
             update(completed=min(state.at_s, budget_s), note=f"{left_s:.0f} s left")
@@ -108,14 +108,14 @@ class GivenUp:
 
 def lines_of(event: Event, given_up: GivenUp) -> Iterator[str]:
     """The lines for what was found out; those given up wait, as the next may be for the same."""
-    if isinstance(event, Begun | Ended | Said):
+    if isinstance(event, Begun | RecipeEnded | ProgressNote):
         return
-    if not (isinstance(event, Failed) and event.reason == given_up.reason) and (
+    if not (isinstance(event, CandidateFailed) and event.reason == given_up.reason) and (
         line := given_up.told()
     ):
         yield line
     match event:
-        case Failed():
+        case CandidateFailed():
             given_up.names.append(event.name)
             given_up.reason = event.reason
         case Judged(is_part=True):
@@ -128,7 +128,7 @@ def lines_of(event: Event, given_up: GivenUp) -> Iterator[str]:
             pass
 
 
-def _judged(name: str, judged: Verdict | Fidelity) -> str:
+def _judged(name: str, judged: QualityVerdict | Fidelity) -> str:
     return f"  {name}: {'good' if judged.passes else 'rejected'}: {judged.reason}"
 
 
@@ -226,7 +226,7 @@ class ResultOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ModelSource:
     """The model: where it lies, what it is called, and its version where it is one."""
 
     path: Path
@@ -266,7 +266,7 @@ def optimize(
     resume: Annotated[
         bool, option("Go on with a search that was interrupted.", "--resume")
     ] = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make MODEL faster, or smaller, without losing what it knows, and show the proof.
 
@@ -300,7 +300,7 @@ def optimize(
         msg = f"{out} is there already; --out takes a new directory or an empty one"
         raise FailedPreconditionError(msg)
     beside = (source.path if source.path.is_dir() else source.path.parent) / _TOKENIZER
-    given = Given(
+    given = SearchArguments(
         model=source.path,
         data=data,
         teach=teach,
@@ -350,7 +350,7 @@ def optimize(
         )
 
 
-def search_key(request: SearchRequest, given: Given) -> str:
+def search_key(request: SearchRequest, given: SearchArguments) -> str:
     """What tells a search from others: the model, the data, and what was asked but the budget."""
     digest = hashlib.sha256()
     alike = msgspec.structs.replace(request, budget_s=0.0, source="")
@@ -360,13 +360,15 @@ def search_key(request: SearchRequest, given: Given) -> str:
     return digest.hexdigest()[:_KEY_LENGTH]
 
 
-def _source(model: str, runtime: str, wanted: ResultOptions, target: "Target") -> Source:
+def _source(
+    model: str, runtime: str, wanted: ResultOptions, target: "CommandTarget"
+) -> ModelSource:
     path = Path(model)
     if path.exists():
         name = wanted.name or name_from(path)
         if wanted.push:
             check_name(name)
-        return Source(
+        return ModelSource(
             path=path.absolute(),
             name=name,
             reference=model,
@@ -380,7 +382,7 @@ def _source(model: str, runtime: str, wanted: ResultOptions, target: "Target") -
         )
         raise InvalidArgumentError(msg)
     version = msgspec.convert(model_store(target).get(model), ModelVersion)
-    return Source(
+    return ModelSource(
         path=home_registry(target.home).path(version).absolute(),
         name=wanted.name or version.name,
         reference=version.reference,
@@ -392,12 +394,12 @@ def _source(model: str, runtime: str, wanted: ResultOptions, target: "Target") -
 def _searched(
     search: SandboxedSearch,
     request: SearchRequest,
-    given: Given,
-    source: Source,
+    given: SearchArguments,
+    source: ModelSource,
     wanted: ResultOptions,
     *,
     home: Path,
-) -> State:
+) -> SearchState:
     """What the search found out; an interruption tells what was measured until then."""
     try:
         with search_progress(source.reference, request.budget_s) as on_event:
@@ -417,7 +419,7 @@ def _searched(
 
 
 def _tell(
-    report: OptimizeReport, version: str, source: Source, wanted: ResultOptions, *, home: Path
+    report: OptimizeReport, version: str, source: ModelSource, wanted: ResultOptions, *, home: Path
 ) -> None:
     if version:
         report = msgspec.structs.replace(report, version=version)

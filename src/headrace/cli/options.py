@@ -17,7 +17,7 @@ from headrace.core import InvalidArgumentError
 from headrace.core.text import duration_s
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
     from headrace.cli.management import Management
 
 
@@ -121,13 +121,13 @@ Server = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ControlPlane:
+class ControlPlaneOptions:
     """Options that name the control plane that a command talks to."""
 
     server: Server = None
     home: Home = DEFAULT_HOME
 
-    def target(self) -> "Target":
+    def target(self) -> "CommandTarget":
         """Return the control plane: `--server`, the current context's, or that of `--home`."""
         from headrace.cli.connection import find_target  # noqa: PLC0415  # it loads headrace.control
 

@@ -17,7 +17,7 @@ from headrace.core import (
     Datatype,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
     TensorSpec,
 )
 from headrace.protocol.values import numbers_of
@@ -77,7 +77,7 @@ def refuse_nulls(inputs: Inputs, signature: ModelSignature) -> None:
         spec = signature.input(name)
         if spec is not None and not isinstance(value, np.ndarray):
             flat = np.asarray(value, dtype=np.object_).reshape(-1).tolist()
-            numbers_of(name, spec.datatype, flat, Nulls.ERROR)
+            numbers_of(name, spec.datatype, flat, NullPolicy.ERROR)
 
 
 def with_batch_axis(inputs: Inputs, signature: ModelSignature) -> Inputs:

@@ -13,7 +13,15 @@ import typer
 from rich.text import Text
 
 from headrace.cli.models.store import ModelStore, model_store, with_stored_models
-from headrace.cli.options import ControlPlane, EndpointName, Json, SpecFile, Tuned, WaitS, option
+from headrace.cli.options import (
+    ControlPlaneOptions,
+    EndpointName,
+    Json,
+    SpecFile,
+    Tuned,
+    WaitS,
+    option,
+)
 from headrace.cli.output import (
     FAILED,
     NOT_READY,
@@ -35,7 +43,7 @@ from headrace.core import (
 from headrace.core.redact import HIDDEN
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
     from headrace.core.spec.parse import SystemSpec
 
 
@@ -96,7 +104,7 @@ def tuned(
     return {**document, "endpoints": endpoints}, lines
 
 
-def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]:
+def tuned_document(document: dict[str, Any], target: "CommandTarget") -> dict[str, Any]:
     """The document with what it leaves open filled in from profiles; says what that is, and why.
 
     Raises:
@@ -110,7 +118,7 @@ def tuned_document(document: dict[str, Any], target: "Target") -> dict[str, Any]
     return filled
 
 
-def sent_spec(file: Path, target: "Target", *, tuned: bool) -> dict[str, Any]:
+def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
     """The spec in `file` as the control plane can read it; models go to one that is elsewhere.
 
     Raises:
@@ -134,7 +142,7 @@ def apply(
     wait_s: WaitS = 120.0,
     tuned: Tuned = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make the running system what the spec file says; no request is lost on the way.
 
@@ -200,7 +208,7 @@ def scale(
     *,
     replicas: Annotated[int, option("Copies of each of its versions.", min=1)],
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Change the number of an endpoint's replicas, and nothing else of it.
 
@@ -265,7 +273,7 @@ def diff(
     *,
     tuned: Tuned = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show what `apply` would change; nothing is served differently.
 

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from headrace.cli.batch.jobs import JOB_COLUMNS
-from headrace.cli.options import ControlPlane, Json, option
+from headrace.cli.options import ControlPlaneOptions, Json, option
 from headrace.cli.output import (
     NOT_READY,
     Column,
@@ -29,7 +29,7 @@ from headrace.core.text import bytes_text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
 
 Document = dict[str, Any]
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -41,7 +41,7 @@ def status(
     *,
     json: Json = False,
     watch: Annotated[bool, option("Keep showing it until Ctrl-C.", "--watch", "-w")] = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show endpoints, streams, jobs and addresses; exit status 3 unless all is ready.
 
@@ -70,7 +70,7 @@ def status(
         raise typer.Exit(NOT_READY)
 
 
-def _fetch(target: "Target") -> Document:
+def _fetch(target: "CommandTarget") -> Document:
     """The status document, rollouts under way, and whether a control plane answered at all."""
     try:
         api = target.management()

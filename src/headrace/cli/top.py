@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from headrace.cli.options import ControlPlane, Json, argument, option
+from headrace.cli.options import ControlPlaneOptions, Json, argument, option
 from headrace.cli.output import Column, row_cells, rows_text, show, styled, write_json
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.text import duration_text
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
 
 SORT_KEYS: Final = {
     "n": "name",
@@ -71,7 +71,7 @@ _MAX_SEARCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class TopView:
     """What somebody looks at. `typing`: keys are a search's letters; `is_over`: they left."""
 
     sort: str = "name"
@@ -86,7 +86,7 @@ class View:
         sort = f"-{self.sort}" if self.is_turned else self.sort
         return {"search": self.search, "page": self.page, "size": size, "sort": sort}
 
-    def press(self, key: str) -> "View":
+    def press(self, key: str) -> "TopView":
         """The view after a key. A page too far is put right by `within`."""
         if self.typing:
             return self._typed(key)
@@ -108,11 +108,11 @@ class View:
                 view = replace(self, sort=SORT_KEYS[key], is_turned=False, page=1)
         return view
 
-    def within(self, total: int, size: int) -> "View":
+    def within(self, total: int, size: int) -> "TopView":
         """The view on a page that there is."""
         return replace(self, page=min(self.page, max(-(-total // size), 1)))
 
-    def _typed(self, key: str) -> "View":
+    def _typed(self, key: str) -> "TopView":
         view = self
         match key:
             case "\x03" | "\x04":
@@ -128,7 +128,7 @@ class View:
         return view
 
 
-def render(document: dict[str, Any], view: View, *, is_live: bool = True) -> "RenderableType":
+def render(document: dict[str, Any], view: TopView, *, is_live: bool = True) -> "RenderableType":
     """The overview as a table; with what one can do, if somebody watches."""
     rows = document["endpoints"]
     if view.search:
@@ -194,7 +194,7 @@ def top(
     reverse: Annotated[bool, option("The other way round.", "--reverse", "-r")] = False,
     once: Annotated[bool, option("Print it and end, as into a pipe.", "--once")] = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show requests, errors and latency of all endpoints, live; q quits.
 
@@ -211,7 +211,7 @@ def top(
         headrace top fraud --json | jq '.endpoints[].p99_s'
     """
     target = plane.target()
-    view = View(search=search, sort=sort.api_name(), is_turned=reverse)
+    view = TopView(search=search, sort=sort.api_name(), is_turned=reverse)
     console = Console()
     if not (once or json) and console.is_terminal and sys.stdin.isatty():
         with suppress(KeyboardInterrupt):
@@ -231,7 +231,7 @@ def top(
         show(render(document, view, is_live=False))
 
 
-def _watch(target: "Target", view: "View") -> None:
+def _watch(target: "CommandTarget", view: "TopView") -> None:
     """Show it until somebody leaves; goes on after a control plane that was away."""
     console = Console()
     # What is wrong at once is said at once.

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata, too_late
-from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, Send
+from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, SendMessage
 from headrace.client.credentials import FilePath, manner, parse_target, trust_of
-from headrace.client.session import Session
+from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
 from headrace.client.wires import async_transport, wire_for
 from headrace.core import (
@@ -70,7 +70,7 @@ class AsyncClient:
     ) -> None:
         target = parse_target(url)
         self.url = url
-        self._session = Session(
+        self._session = ClientSession(
             wire_for(target),
             policy=retry or RetryPolicy(),
             timeout_s=timeout_s,
@@ -199,7 +199,7 @@ class AsyncClient:
             result: ResultT = stop.value
             return result
 
-    async def _act(self, step: Send | Pause) -> object:
+    async def _act(self, step: SendMessage | Pause) -> object:
         if isinstance(step, Pause):
             await asyncio.sleep(step.delay_s)
             return None

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
-from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, Send
+from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, SendMessage
 from headrace.client.credentials import FilePath, manner, parse_target, trust_of
-from headrace.client.session import Session
+from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
 from headrace.client.wires import blocking_transport, wire_for
 from headrace.core import (
@@ -69,7 +69,7 @@ class Client:
     ) -> None:
         target = parse_target(url)
         self.url = url
-        self._session = Session(
+        self._session = ClientSession(
             wire_for(target),
             policy=retry or RetryPolicy(),
             timeout_s=timeout_s,
@@ -198,8 +198,8 @@ class Client:
             result: ResultT = stop.value
             return result
 
-    def _act(self, step: Send | Pause) -> object:
-        if isinstance(step, Send):
+    def _act(self, step: SendMessage | Pause) -> object:
+        if isinstance(step, SendMessage):
             return self._transport.send(step)
         time.sleep(step.delay_s)
         return None

@@ -1,7 +1,7 @@
 """One call of a client as data: what to send, how long to pause, and when to try again.
 
-A conversation is a generator. It yields `Send` and wants the reply, or has the failure thrown in;
-it yields `Pause` and wants to be resumed afterwards; it returns the result. So the blocking and the
+A conversation is a generator. It yields `SendMessage` and gets the reply, or the failure is thrown
+in; it yields `Pause` and is resumed afterwards; it returns the result. So the blocking and the
 asynchronous client differ in nothing but how they wait, and tests need neither network nor time.
 """
 
@@ -107,7 +107,7 @@ ResultT = TypeVar("ResultT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange(Generic[ResultT]):
+class ProtocolExchange(Generic[ResultT]):
     """A message, and how to read the reply to it; `read` raises what the reply says is wrong.
 
     What message and reply are is between a wire and its transports.
@@ -118,7 +118,7 @@ class Exchange(Generic[ResultT]):
 
 
 @dataclass(frozen=True, slots=True)
-class Send:
+class SendMessage:
     """Send `message` and hand in the reply, all within `timeout_s`."""
 
     message: Any
@@ -132,7 +132,7 @@ class Pause:
     delay_s: float
 
 
-Step = Send | Pause
+Step = SendMessage | Pause
 Conversation = Generator[Step, Any, ResultT]
 
 
@@ -148,7 +148,9 @@ class Attempts:
     clock: Clock
     random: Random
 
-    def run(self, exchange: Exchange[ResultT], deadline: float | None) -> Conversation[ResultT]:
+    def run(
+        self, exchange: ProtocolExchange[ResultT], deadline: float | None
+    ) -> Conversation[ResultT]:
         """The conversation for `exchange`; `deadline` is monotonic.
 
         Raises:
@@ -160,7 +162,7 @@ class Attempts:
         while True:
             tries += 1
             try:
-                reply = yield Send(exchange.message, self._left(deadline))
+                reply = yield SendMessage(exchange.message, self._left(deadline))
                 return exchange.read(reply)
             except HeadraceError as error:
                 delay_s = self._delay_s(error, tries, deadline)
@@ -168,9 +170,11 @@ class Attempts:
                     raise
             yield Pause(delay_s)
 
-    def once(self, exchange: Exchange[ResultT], deadline: float | None) -> Conversation[ResultT]:
+    def once(
+        self, exchange: ProtocolExchange[ResultT], deadline: float | None
+    ) -> Conversation[ResultT]:
         """The conversation for `exchange` without a second try."""
-        reply = yield Send(exchange.message, self._left(deadline))
+        reply = yield SendMessage(exchange.message, self._left(deadline))
         return exchange.read(reply)
 
     def _delay_s(self, error: HeadraceError, tries: int, deadline: float | None) -> float | None:

@@ -19,7 +19,7 @@ _FORMS: Final = "http://HOST:PORT, https://…, grpc://HOST:PORT, grpcs://… or
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class ServerAddress:
     """A server's address, taken apart.
 
     `base_url` is what HTTP paths are appended to; `uds` the Unix socket it is reached by, if any.
@@ -42,7 +42,7 @@ class Target:
             return host == "localhost"
 
 
-def parse_target(url: str) -> Target:
+def parse_target(url: str) -> ServerAddress:
     """The server that `url` means; without a scheme it is HTTP.
 
     Raises:
@@ -52,7 +52,7 @@ def parse_target(url: str) -> Target:
         path = url.removeprefix("unix:").removeprefix("//")
         if not path.startswith("/"):
             raise _refused(url, "a socket's path starts with '/'")
-        return Target(
+        return ServerAddress(
             protocol="http", tls=False, authority="localhost", base_url="http://localhost", uds=path
         )
     full = url if "://" in url else f"http://{url}"
@@ -71,15 +71,15 @@ def parse_target(url: str) -> Target:
     return _tcp(url, parts.scheme, host, port, parts.path.rstrip("/"))
 
 
-def _tcp(url: str, scheme: str, host: str, port: int | None, path: str) -> Target:
+def _tcp(url: str, scheme: str, host: str, port: int | None, path: str) -> ServerAddress:
     tls = _TLS[scheme]
     bracketed = f"[{host}]" if ":" in host else host
     if scheme.startswith("grpc"):
         if port is None or path:
             raise _refused(url, "gRPC needs a port and takes no path")
-        return Target(protocol="grpc", tls=tls, authority=f"{bracketed}:{port}", base_url="")
+        return ServerAddress(protocol="grpc", tls=tls, authority=f"{bracketed}:{port}", base_url="")
     authority = bracketed if port is None else f"{bracketed}:{port}"
-    return Target(
+    return ServerAddress(
         protocol="http", tls=tls, authority=authority, base_url=f"{scheme}://{authority}{path}"
     )
 
@@ -124,7 +124,7 @@ class Credentials(httpx.Auth):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class ConnectionOptions:
     """How one client speaks: what it sends with every request, and what TLS is made with."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -133,7 +133,7 @@ class Manner:
 
 
 def manner(
-    target: Target,
+    target: ServerAddress,
     *,
     headers: Mapping[str, str] | None,
     api_key: str | None,
@@ -141,7 +141,7 @@ def manner(
     trust: Trust,
     allow_insecure: bool,
     environ: Mapping[str, str] = os.environ,
-) -> Manner:
+) -> ConnectionOptions:
     """What a client of `target` sends and trusts.
 
     Raises:
@@ -168,7 +168,7 @@ def manner(
             f"ca_file, client_certificate and server_name are for TLS: use {target.protocol}s://"
         )
     others = {name: value for name, value in given.items() if name not in _SECRET}
-    return Manner(headers=others, credentials=Credentials(secret), trust=trust)
+    return ConnectionOptions(headers=others, credentials=Credentials(secret), trust=trust)
 
 
 def trust_of(

@@ -9,8 +9,8 @@ import grpc.aio
 import msgspec
 
 from headrace.client.answers import tls_failure
-from headrace.client.conversation import Send
-from headrace.client.credentials import Manner, Target, Trust, read_pem
+from headrace.client.conversation import SendMessage
+from headrace.client.credentials import ConnectionOptions, ServerAddress, Trust, read_pem
 from headrace.core import HeadraceError, PayloadTooLargeError
 from headrace.protocol import error_from_grpc, error_from_http
 
@@ -45,7 +45,7 @@ class GrpcMessage(msgspec.Struct, frozen=True, kw_only=True):
 class BlockingGrpcTransport:
     """One channel to one server."""
 
-    def __init__(self, target: Target, manner: Manner) -> None:
+    def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
         self._headers = _metadata(manner)
         options = _options(target, manner.trust)
         self._channel = (
@@ -55,7 +55,7 @@ class BlockingGrpcTransport:
         )
         self._methods: dict[str, Callable[..., bytes]] = {}
 
-    def send(self, send: Send) -> bytes:
+    def send(self, send: SendMessage) -> bytes:
         """The bytes of the server's response; raises what its status says."""
         message: GrpcMessage = send.message
         method = self._methods.get(message.method)
@@ -76,7 +76,7 @@ class BlockingGrpcTransport:
 class AsyncGrpcTransport:
     """One channel to one server, for one event loop; opened by the first call."""
 
-    def __init__(self, target: Target, manner: Manner) -> None:
+    def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
         self._headers = _metadata(manner)
         self._target = target
         self._options = _options(target, manner.trust)
@@ -84,7 +84,7 @@ class AsyncGrpcTransport:
         self._channel: Any = None
         self._methods: dict[str, Callable[..., Any]] = {}
 
-    async def send(self, send: Send) -> bytes:
+    async def send(self, send: SendMessage) -> bytes:
         """The bytes of the server's response; raises what its status says."""
         message: GrpcMessage = send.message
         method = self._methods.get(message.method)
@@ -137,13 +137,13 @@ def _channel_credentials(trust: Trust) -> Any:  # noqa: ANN401  # grpcio has no 
     )
 
 
-def _options(target: Target, trust: Trust) -> tuple[tuple[str, object], ...]:
+def _options(target: ServerAddress, trust: Trust) -> tuple[tuple[str, object], ...]:
     proxies = () if not target.is_loopback else (("grpc.enable_http_proxy", 0),)
     name = trust.server_name
     names = (("grpc.ssl_target_name_override", name),) if name else ()
     return (*_OPTIONS, *proxies, *names)
 
 
-def _metadata(manner: Manner) -> tuple[tuple[str, str], ...]:
+def _metadata(manner: ConnectionOptions) -> tuple[tuple[str, str], ...]:
     both = {**manner.headers, **manner.credentials.headers}
     return tuple((name.lower(), value) for name, value in both.items())

@@ -13,7 +13,7 @@ from headrace.client.answers import (
     ServerMetadata,
     TensorMetadata,
 )
-from headrace.client.conversation import Exchange, ResultT
+from headrace.client.conversation import ProtocolExchange, ResultT
 from headrace.client.grpc_transport import GrpcMessage
 from headrace.client.tensors import from_raw, to_raw
 from headrace.core import (
@@ -35,37 +35,37 @@ _VERSION_HEADER: Final = "x-model-version"
 class GrpcWire:
     """Messages of `inference.GRPCInferenceService`."""
 
-    def infer(self, request: InferRequest) -> Exchange[InferResponse]:
+    def infer(self, request: InferRequest) -> ProtocolExchange[InferResponse]:
         """Run a model."""
         message = _encode_infer(request)
         return _call("ModelInfer", message, decode_infer, request.model_name, request.model_version)
 
-    def metadata(self, model: str, version: str) -> Exchange[ModelMetadata]:
+    def metadata(self, model: str, version: str) -> ProtocolExchange[ModelMetadata]:
         """Describe a model."""
         message = message_class("inference.ModelMetadataRequest")(name=model, version=version)
         return _call("ModelMetadata", message, _metadata, model, version)
 
-    def config(self, model: str, version: str) -> Exchange[Document]:
+    def config(self, model: str, version: str) -> ProtocolExchange[Document]:
         """A model's configuration."""
         message = message_class("inference.ModelConfigRequest")(name=model, version=version)
         return _call("ModelConfig", message, lambda m: to_document(m.config), model, version)
 
-    def statistics(self, model: str, version: str) -> Exchange[Document]:
+    def statistics(self, model: str, version: str) -> ProtocolExchange[Document]:
         """A model's counters; of all models if `model` is empty."""
         message = message_class("inference.ModelStatisticsRequest")(name=model, version=version)
         return _call("ModelStatistics", message, to_document, model, version)
 
-    def server_metadata(self) -> Exchange[ServerMetadata]:
+    def server_metadata(self) -> ProtocolExchange[ServerMetadata]:
         """Describe the server."""
         message = message_class("inference.ServerMetadataRequest")()
         return _call("ServerMetadata", message, _server_metadata)
 
-    def live(self) -> Exchange[bool]:
+    def live(self) -> ProtocolExchange[bool]:
         """Whether the server runs."""
         message = message_class("inference.ServerLiveRequest")()
         return _call("ServerLive", message, lambda m: bool(m.live))
 
-    def ready(self, model: str, version: str) -> Exchange[bool]:
+    def ready(self, model: str, version: str) -> ProtocolExchange[bool]:
         """Whether a model, or the whole server if `model` is empty, can answer."""
         if not model:
             message = message_class("inference.ServerReadyRequest")()
@@ -135,7 +135,7 @@ def _call(
     read: Callable[[Any], ResultT],
     model: str = "",
     version: str = "",
-) -> Exchange[ResultT]:
+) -> ProtocolExchange[ResultT]:
     # A gateway reads the model's name out of the body only as far as its window reaches; the
     # headers name it whatever the body's size.
     named = (((_MODEL_HEADER, model),) if model else ()) + (
@@ -150,7 +150,7 @@ def _call(
             msg = f"the server's answer to {rpc} cannot be read: {error}"
             raise ProtocolError(msg) from error
 
-    return Exchange(
+    return ProtocolExchange(
         message=GrpcMessage(
             method=f"/{INFERENCE_SERVICE}/{rpc}", body=message.SerializeToString(), metadata=named
         ),

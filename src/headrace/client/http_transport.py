@@ -13,8 +13,8 @@ from headrace.client.answers import (
     tls_failure,
     too_late,
 )
-from headrace.client.conversation import Send
-from headrace.client.credentials import Manner, Target, tls_context
+from headrace.client.conversation import SendMessage
+from headrace.client.credentials import ConnectionOptions, ServerAddress, tls_context
 from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
@@ -52,13 +52,13 @@ class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
 class BlockingHttpTransport:
     """One pool of connections to one server."""
 
-    def __init__(self, target: Target, manner: Manner) -> None:
+    def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
         self._where = _where(target)
         self._extensions = _extensions(manner)
         transport = httpx.HTTPTransport(uds=target.uds) if target.uds else None
         self._client = httpx.Client(transport=transport, limits=_LIMITS, **_options(target, manner))
 
-    def send(self, send: Send) -> HttpReply:
+    def send(self, send: SendMessage) -> HttpReply:
         """The server's reply.
 
         Raises:
@@ -96,7 +96,7 @@ class BlockingHttpTransport:
 class AsyncHttpTransport:
     """One pool of connections to one server, for one event loop."""
 
-    def __init__(self, target: Target, manner: Manner) -> None:
+    def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
         self._where = _where(target)
         self._extensions = _extensions(manner)
         transport = httpx.AsyncHTTPTransport(uds=target.uds) if target.uds else None
@@ -104,7 +104,7 @@ class AsyncHttpTransport:
             transport=transport, limits=_LIMITS, **_options(target, manner)
         )
 
-    async def send(self, send: Send) -> HttpReply:
+    async def send(self, send: SendMessage) -> HttpReply:
         """The server's reply; the caller enforces the timeout.
 
         Raises:
@@ -181,16 +181,16 @@ def _failure(error: Exception, where: str, timeout_s: float | None) -> HeadraceE
             return InvalidArgumentError(f"the request cannot be sent: {error}")
 
 
-def _where(target: Target) -> str:
+def _where(target: ServerAddress) -> str:
     return f"unix:{target.uds}" if target.uds else target.base_url
 
 
-def _extensions(manner: Manner) -> dict[str, Any]:
+def _extensions(manner: ConnectionOptions) -> dict[str, Any]:
     name = manner.trust.server_name
     return {"sni_hostname": name} if name else {}
 
 
-def _options(target: Target, manner: Manner) -> dict[str, Any]:
+def _options(target: ServerAddress, manner: ConnectionOptions) -> dict[str, Any]:
     return {
         "base_url": target.base_url,
         "headers": {"user-agent": "headrace", **manner.headers},

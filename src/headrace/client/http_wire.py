@@ -8,7 +8,7 @@ import numpy as np
 import orjson
 
 from headrace.client.answers import Document, ModelMetadata, ProtocolError, ServerMetadata
-from headrace.client.conversation import Exchange
+from headrace.client.conversation import ProtocolExchange
 from headrace.client.http_transport import HttpMessage, HttpReply
 from headrace.client.tensors import from_raw, to_raw
 from headrace.core import (
@@ -51,7 +51,7 @@ class _Answer(msgspec.Struct, frozen=True, kw_only=True):
 class HttpWire:
     """Messages of the V2 REST protocol."""
 
-    def infer(self, request: InferRequest) -> Exchange[InferResponse]:
+    def infer(self, request: InferRequest) -> ProtocolExchange[InferResponse]:
         """Run a model."""
         head, tensors = _encode_infer(request)
         message = HttpMessage(
@@ -63,33 +63,35 @@ class HttpWire:
             },
             content=b"".join((head, *tensors)),
         )
-        return Exchange(message=message, read=decode_infer)
+        return ProtocolExchange(message=message, read=decode_infer)
 
-    def metadata(self, model: str, version: str) -> Exchange[ModelMetadata]:
+    def metadata(self, model: str, version: str) -> ProtocolExchange[ModelMetadata]:
         """Describe a model."""
         return _get(_model_path(model, version), _as(ModelMetadata))
 
-    def config(self, model: str, version: str) -> Exchange[Document]:
+    def config(self, model: str, version: str) -> ProtocolExchange[Document]:
         """A model's configuration."""
         return _get(f"{_model_path(model, version)}/config", _as(dict[str, Any]))
 
-    def statistics(self, model: str, version: str) -> Exchange[Document]:
+    def statistics(self, model: str, version: str) -> ProtocolExchange[Document]:
         """A model's counters; of all models if `model` is empty."""
         path = f"{_model_path(model, version)}/stats" if model else "/v2/models/stats"
         return _get(path, _as(dict[str, Any]))
 
-    def server_metadata(self) -> Exchange[ServerMetadata]:
+    def server_metadata(self) -> ProtocolExchange[ServerMetadata]:
         """Describe the server."""
         return _get("/v2", _as(ServerMetadata))
 
-    def live(self) -> Exchange[bool]:
+    def live(self) -> ProtocolExchange[bool]:
         """Whether the server runs."""
-        return Exchange(message=HttpMessage(method="GET", path="/v2/health/live"), read=_is_ready)
+        return ProtocolExchange(
+            message=HttpMessage(method="GET", path="/v2/health/live"), read=_is_ready
+        )
 
-    def ready(self, model: str, version: str) -> Exchange[bool]:
+    def ready(self, model: str, version: str) -> ProtocolExchange[bool]:
         """Whether a model, or the whole server if `model` is empty, can answer."""
         path = f"{_model_path(model, version)}/ready" if model else "/v2/health/ready"
-        return Exchange(message=HttpMessage(method="GET", path=path), read=_is_ready)
+        return ProtocolExchange(message=HttpMessage(method="GET", path=path), read=_is_ready)
 
 
 def decode_infer(reply: HttpReply) -> InferResponse:
@@ -188,12 +190,12 @@ def _head_length(reply: HttpReply) -> int:
     return int(given)
 
 
-def _get(path: str, read: Callable[[bytes], T]) -> Exchange[T]:
+def _get(path: str, read: Callable[[bytes], T]) -> ProtocolExchange[T]:
     def read_reply(reply: HttpReply) -> T:
         _check_status(reply)
         return read(reply.body)
 
-    return Exchange(message=HttpMessage(method="GET", path=path), read=read_reply)
+    return ProtocolExchange(message=HttpMessage(method="GET", path=path), read=read_reply)
 
 
 def _as(kind: type[T]) -> Callable[[bytes], T]:

@@ -11,7 +11,7 @@ from headrace.client.answers import Document, ModelMetadata, ServerMetadata, sig
 from headrace.client.conversation import (
     Attempts,
     Conversation,
-    Exchange,
+    ProtocolExchange,
     ResultT,
     RetryBudget,
     RetryPolicy,
@@ -40,37 +40,37 @@ _BATCH_SIZE: Final = "batch-size must be <="
 """What a server says of a request that has more rows than a batch: Triton's words."""
 
 
-class Wire(Protocol):
+class ProtocolWire(Protocol):
     """A protocol's messages, and how to read the replies to them."""
 
-    def infer(self, request: InferRequest) -> Exchange[InferResponse]:
+    def infer(self, request: InferRequest) -> ProtocolExchange[InferResponse]:
         """Run a model."""
 
-    def metadata(self, model: str, version: str) -> Exchange[ModelMetadata]:
+    def metadata(self, model: str, version: str) -> ProtocolExchange[ModelMetadata]:
         """Describe a model."""
 
-    def config(self, model: str, version: str) -> Exchange[Document]:
+    def config(self, model: str, version: str) -> ProtocolExchange[Document]:
         """A model's configuration, as Triton writes it."""
 
-    def statistics(self, model: str, version: str) -> Exchange[Document]:
+    def statistics(self, model: str, version: str) -> ProtocolExchange[Document]:
         """A model's counters, as Triton writes them; of all models if `model` is empty."""
 
-    def server_metadata(self) -> Exchange[ServerMetadata]:
+    def server_metadata(self) -> ProtocolExchange[ServerMetadata]:
         """Describe the server."""
 
-    def live(self) -> Exchange[bool]:
+    def live(self) -> ProtocolExchange[bool]:
         """Whether the server runs."""
 
-    def ready(self, model: str, version: str) -> Exchange[bool]:
+    def ready(self, model: str, version: str) -> ProtocolExchange[bool]:
         """Whether a model, or the whole server if `model` is empty, can answer."""
 
 
-class Session:
+class ClientSession:
     """A client's state, and one conversation for each of its methods."""
 
     def __init__(
         self,
-        wire: Wire,
+        wire: ProtocolWire,
         *,
         policy: RetryPolicy,
         timeout_s: float | None,
@@ -169,7 +169,7 @@ class Session:
             _check_model(model, version)
         return (yield from self._probe(self._wire.ready(model, version)))
 
-    def _probe(self, exchange: Exchange[bool]) -> Conversation[bool]:
+    def _probe(self, exchange: ProtocolExchange[bool]) -> Conversation[bool]:
         # Never repeated: whoever asks for readiness wants to know it now.
         try:
             deadline = self._deadline(self._timeout_s)
@@ -178,12 +178,12 @@ class Session:
             return False
 
     def _ask_about(
-        self, exchange: Callable[[str, str], Exchange[ResultT]], model: str, version: str
+        self, exchange: Callable[[str, str], ProtocolExchange[ResultT]], model: str, version: str
     ) -> Conversation[ResultT]:
         _check_model(model, version)
         return (yield from self._ask(exchange(model, version)))
 
-    def _ask(self, exchange: Exchange[ResultT]) -> Conversation[ResultT]:
+    def _ask(self, exchange: ProtocolExchange[ResultT]) -> Conversation[ResultT]:
         return (yield from self._attempts.run(exchange, self._deadline(self._timeout_s)))
 
     def _run(

@@ -15,7 +15,7 @@ from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
     Tensors,
     datatype_of,
 )
@@ -70,7 +70,7 @@ def _numbers(name: str, value: TensorLike, wanted: Datatype) -> Array:
     if array.dtype.kind not in "OU":
         return array
     array = np.asarray(value, dtype=np.object_)
-    flat = numbers_of(name, wanted, array.reshape(-1).tolist(), Nulls.NAN)
+    flat = numbers_of(name, wanted, array.reshape(-1).tolist(), NullPolicy.NAN)
     return np.array(flat).reshape(array.shape)
 
 

@@ -2,17 +2,17 @@
 
 from typing import Protocol
 
-from headrace.client.conversation import Send
-from headrace.client.credentials import Manner, Target
+from headrace.client.conversation import SendMessage
+from headrace.client.credentials import ConnectionOptions, ServerAddress
 from headrace.client.http_transport import AsyncHttpTransport, BlockingHttpTransport
 from headrace.client.http_wire import HttpWire
-from headrace.client.session import Wire
+from headrace.client.session import ProtocolWire
 
 
 class BlockingTransport(Protocol):
     """Carries one message at a time over the network, blocking; thread-safe."""
 
-    def send(self, send: Send) -> object:
+    def send(self, send: SendMessage) -> object:
         """The reply to `send.message`; raises a HeadraceError where none came."""
 
     def close(self) -> None:
@@ -22,14 +22,14 @@ class BlockingTransport(Protocol):
 class AsyncTransport(Protocol):
     """Carries messages over the network for one event loop."""
 
-    async def send(self, send: Send) -> object:
+    async def send(self, send: SendMessage) -> object:
         """The reply to `send.message`; raises a HeadraceError where none came."""
 
     async def aclose(self) -> None:
         """Close the connections."""
 
 
-def wire_for(target: Target) -> Wire:
+def wire_for(target: ServerAddress) -> ProtocolWire:
     """The messages that `target` understands."""
     if target.protocol == "http":
         return HttpWire()
@@ -38,7 +38,7 @@ def wire_for(target: Target) -> Wire:
     return GrpcWire()
 
 
-def blocking_transport(target: Target, manner: Manner) -> BlockingTransport:
+def blocking_transport(target: ServerAddress, manner: ConnectionOptions) -> BlockingTransport:
     """A way to `target` that blocks."""
     if target.protocol == "http":
         return BlockingHttpTransport(target, manner)
@@ -47,7 +47,7 @@ def blocking_transport(target: Target, manner: Manner) -> BlockingTransport:
     return BlockingGrpcTransport(target, manner)
 
 
-def async_transport(target: Target, manner: Manner) -> AsyncTransport:
+def async_transport(target: ServerAddress, manner: ConnectionOptions) -> AsyncTransport:
     """A way to `target` for an event loop."""
     if target.protocol == "http":
         return AsyncHttpTransport(target, manner)

@@ -22,7 +22,14 @@ from headrace.console.streams import stream as stream_page
 from headrace.console.streams import streams
 from headrace.console.streams import tell as tell_stream
 from headrace.console.try_it import try_it
-from headrace.console.view import Gateway, MakeView, Question, RefusedError, View, Visitor
+from headrace.console.view import (
+    GatewayLocation,
+    MakeView,
+    PageRequest,
+    PageView,
+    RefusedError,
+    Visitor,
+)
 from headrace.control.api.events import Watchers
 from headrace.control.api.guards import App, Message, Receive, Scope, Send
 from headrace.control.api.server import ConsoleParts
@@ -52,7 +59,7 @@ _SAFE: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class PageMatch:
     """A page and the names in its path."""
 
     make: MakeView
@@ -70,12 +77,12 @@ _PAGES: Final = [
 ]
 
 
-def find_page(path: str) -> Found | None:
+def find_page(path: str) -> PageMatch | None:
     """The page of a path; None if there is none."""
     for pattern, make, is_live in _PAGES:
         match = pattern.fullmatch(path)
         if match is not None and all(_SAFE.issuperset(one) for one in match.groups()):
-            return Found(make=make, names=match.groupdict(), is_live=is_live)
+            return PageMatch(make=make, names=match.groupdict(), is_live=is_live)
     return None
 
 
@@ -121,25 +128,25 @@ class Console:
         query: Mapping[str, str],
         *,
         page: str,
-    ) -> Question:
+    ) -> PageRequest:
         """What a visitor asks.
 
         Raises:
             RefusedError: Nobody who is known asks.
         """
         caller, token = await visitor.who()
-        return Question(
+        return PageRequest(
             visitor=visitor,
             caller=caller,
             names=names,
             query=query,
             now=self.parts.now(),
-            gateway=Gateway(url=self.parts.gateway_url, ca=self.parts.gateway_ca),
+            gateway=GatewayLocation(url=self.parts.gateway_url, ca=self.parts.gateway_ca),
             csrf=token,
             page_url=page,
         )
 
-    async def asked(self, request: Request, names: Mapping[str, str]) -> Question:
+    async def asked(self, request: Request, names: Mapping[str, str]) -> PageRequest:
         """The question that a request is; errors as `question`."""
         visitor, query = self.visitor(request), dict(request.query_params)
         return await self.question(visitor, names, query, page=_page_of(request))
@@ -152,7 +159,7 @@ class Console:
         question = await self.asked(request, found.names)
         return self.written(await found.make(question), question, is_live=found.is_live)
 
-    def written(self, view: View, question: Question, *, is_live: bool = False) -> Response:
+    def written(self, view: PageView, question: PageRequest, *, is_live: bool = False) -> Response:
         """A view as the answer to a question."""
         return _html(self.renderer.page(view, _frame(question, is_live=is_live)), view.status)
 
@@ -165,7 +172,7 @@ class Console:
             return RedirectResponse(where, _SEE_OTHER)
         # Where a visitor came from to a form that was refused: the page above it.
         path = request.url.path
-        view = View(
+        view = PageView(
             template="problem.html",
             title=_PROBLEM_TITLES.get(error.status, "That did not work"),
             values={
@@ -184,7 +191,7 @@ class Console:
         given = request.query_params.get("next", "")
         cookie = secrets.token_urlsafe(24)
         next_page = given if is_own_page(given) else "/"
-        view = View(
+        view = PageView(
             template="login.html",
             title="Log in",
             values={
@@ -283,7 +290,7 @@ class Console:
         )
 
 
-def _frame(question: Question, *, is_live: bool) -> Mapping[str, object]:
+def _frame(question: PageRequest, *, is_live: bool) -> Mapping[str, object]:
     return {
         "caller": question.caller,
         "csrf": question.csrf,

@@ -18,8 +18,8 @@ from headrace.control.rollouts.status import (
     SequenceView,
 )
 from headrace.core.charts import (
-    Scale,
-    Tick,
+    AxisScale,
+    AxisTick,
     ages,
     elapsed,
     marks_between,
@@ -51,7 +51,7 @@ Place = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ChartLine:
     """One quantity over time; None where nothing is known.
 
     `look`: which stroke it gets, 1 to 3. `last`: its latest value for the legend, as people read
@@ -89,8 +89,8 @@ class Chart:
     right: float
     top: float
     bottom: float
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
     lines: tuple[DrawnLine, ...]
     heads: tuple[str, ...]
     rows: tuple[tuple[float, tuple[str, ...]], ...]
@@ -111,7 +111,7 @@ def line_chart(
     title: str,
     unit: str,
     times: Sequence[float],
-    lines: Sequence[Line],
+    lines: Sequence[ChartLine],
     until: float,
     hint: str = "",
     nothing: str = "no requests in this time",
@@ -127,8 +127,8 @@ def line_chart(
     known = [value for line in lines for value in line.values if value is not None]
     places = marks_from_zero(max(known, default=0.0), marks)
     since = times[0] if times else until - 60.0
-    x = Scale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT)
-    y = Scale(low=0.0, high=places[-1], start=HEIGHT - _BOTTOM, end=_TOP)
+    x = AxisScale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT)
+    y = AxisScale(low=0.0, high=places[-1], start=HEIGHT - _BOTTOM, end=_TOP)
     drawn = tuple(_drawn(line, times, x, y) for line in lines)
     return Chart(
         id=id_,
@@ -141,8 +141,8 @@ def line_chart(
         right=WIDTH - _RIGHT,
         top=_TOP,
         bottom=HEIGHT - _BOTTOM,
-        x_ticks=tuple(Tick(x.place(until - age), label) for age, label in ages(until - since)),
-        y_ticks=tuple(Tick(y.place(mark), number_text(mark)) for mark in places),
+        x_ticks=tuple(AxisTick(x.place(until - age), label) for age, label in ages(until - since)),
+        y_ticks=tuple(AxisTick(y.place(mark), number_text(mark)) for mark in places),
         lines=drawn,
         heads=tuple(line.name for line in lines),
         rows=_line_rows(times, lines),
@@ -151,7 +151,7 @@ def line_chart(
     )
 
 
-def _drawn(line: Line, times: Sequence[float], x: Scale, y: Scale) -> DrawnLine:
+def _drawn(line: ChartLine, times: Sequence[float], x: AxisScale, y: AxisScale) -> DrawnLine:
     parts, dots = [], []
     pairs = list(zip(times, line.values, strict=True))
     for is_known, run in groupby(pairs, key=lambda pair: pair[1] is not None):
@@ -171,7 +171,7 @@ def _drawn(line: Line, times: Sequence[float], x: Scale, y: Scale) -> DrawnLine:
     )
 
 
-def _line_summary(title: str, unit: str, lines: Sequence[Line], span_s: float) -> str:
+def _line_summary(title: str, unit: str, lines: Sequence[ChartLine], span_s: float) -> str:
     """The picture in a sentence."""
     said = []
     for line in lines:
@@ -188,7 +188,7 @@ def _line_summary(title: str, unit: str, lines: Sequence[Line], span_s: float) -
 
 
 def _line_rows(
-    times: Sequence[float], lines: Sequence[Line]
+    times: Sequence[float], lines: Sequence[ChartLine]
 ) -> tuple[tuple[float, tuple[str, ...]], ...]:
     """At most a dozen rows of the data, the newest first."""
     stride = max(len(times) // _ROWS, 1)
@@ -237,7 +237,7 @@ class Ruler:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class IntervalMark:
     """One metric's picture: places are of a picture `WIDTH` wide; None where there is no such."""
 
     metric: MetricStatus
@@ -252,12 +252,12 @@ class Interval:
     neutral: float
     margin: float | None
     worse: tuple[float, float] | None
-    ticks: tuple[Tick, ...]
+    ticks: tuple[AxisTick, ...]
     width: int = WIDTH
     height: int = INTERVAL_HEIGHT
 
 
-def interval_of(metric: MetricStatus) -> Interval | None:
+def interval_of(metric: MetricStatus) -> IntervalMark | None:
     """The picture of a metric; None while nothing is known of it."""
     if metric.low is None and metric.high is None:
         return None
@@ -266,13 +266,13 @@ def interval_of(metric: MetricStatus) -> Interval | None:
     values = (metric.low, metric.high, metric.effect, ruler.neutral, margin)
     known = [value for value in values if value is not None]
     room = (max(known) - min(known)) * _ROOM or 1.0
-    scale = Scale(low=min(known) - room, high=max(known) + room, start=_EDGE, end=WIDTH - _EDGE)
+    scale = AxisScale(low=min(known) - room, high=max(known) + room, start=_EDGE, end=WIDTH - _EDGE)
     place = scale.place
     worse = None
     if margin is not None:
         edge = place(margin)
         worse = (scale.start, edge) if ruler.is_less_worse else (edge, scale.end)
-    return Interval(
+    return IntervalMark(
         metric=metric,
         title=f"{plain_text(metric.metric)}: how the new version differs",
         summary=_interval_summary(metric),
@@ -286,7 +286,7 @@ def interval_of(metric: MetricStatus) -> Interval | None:
         margin=None if margin is None else place(margin),
         worse=worse,
         ticks=tuple(
-            Tick(place(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
+            AxisTick(place(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
         ),
     )
 
@@ -314,8 +314,8 @@ class SequenceChart:
     summary: str
     unit: str
     outcome: str
-    x_ticks: tuple[Tick, ...]
-    y_ticks: tuple[Tick, ...]
+    x_ticks: tuple[AxisTick, ...]
+    y_ticks: tuple[AxisTick, ...]
     band: str
     bounds: str
     effect: str
@@ -355,7 +355,7 @@ def _chart(
     points, ruler = sequence.points, Ruler(unit=sequence.unit)
     margins = _held([ruler.tolerated(point.margin) for point in points])
     scale = _sequence_scale(points, margins, ruler.neutral)
-    x = Scale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT).place
+    x = AxisScale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT).place
     y = _far(scale).place
     title = f"{plain_text(sequence.metric)} over time"
     newest = points[-1]
@@ -372,9 +372,9 @@ def _chart(
         summary=_sequence_summary(title, sequence, until - since),
         unit=ruler.name,
         outcome=outcome,
-        x_ticks=tuple(Tick(x(since + age), label) for age, label in elapsed(until - since)),
+        x_ticks=tuple(AxisTick(x(since + age), label) for age, label in elapsed(until - since)),
         y_ticks=tuple(
-            Tick(y(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
+            AxisTick(y(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
         ),
         band=_band(points, x, y),
         bounds=line(lambda point: point.low) + line(lambda point: point.high),
@@ -389,7 +389,7 @@ def _chart(
 
 def _sequence_scale(
     points: Sequence[IntervalPoint], margins: Sequence[float], neutral: float
-) -> Scale:
+) -> AxisScale:
     """What is shown of the values: what matters now, and at most as much again on either side."""
     now = points[-1]
     matters = [v for v in (now.low, now.high, now.effect) if v is not None]
@@ -400,15 +400,15 @@ def _sequence_scale(
     low = max(min([least, *around, *margins]), least - reach)
     high = min(max([most, *around, *margins]), most + reach)
     room = (high - low) * _ROOM or 1.0
-    return Scale(
+    return AxisScale(
         low=low - room, high=high + room, start=SEQUENCE_HEIGHT - _BOTTOM, end=_SEQUENCE_TOP
     )
 
 
-def _far(scale: Scale) -> Scale:
+def _far(scale: AxisScale) -> AxisScale:
     """The same scale, but with places far outside of the picture."""
     values, places = (scale.high - scale.low) * _BEYOND, (scale.end - scale.start) * _BEYOND
-    return Scale(
+    return AxisScale(
         low=scale.low - values,
         high=scale.high + values,
         start=scale.start - places,

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.console.view import Question, View
-from headrace.control.agents.registry import GatewayState, Standing
-from headrace.control.reconcile.status import EndpointStatus, GatewayStatus, RevisionStatus, Status
+from headrace.console.view import PageRequest, PageView
+from headrace.control.agents.registry import GatewayState, SyncStatus
+from headrace.control.reconcile.status import (
+    EndpointStatus,
+    GatewayStatus,
+    RevisionStatus,
+    SystemStatus,
+)
 
 MOST: Final = 20
 _MOST_REPLICAS: Final = 8
@@ -24,7 +29,7 @@ _HEADS: Final = ("Callers", "Gateway", "Endpoints", "Versions", "Replicas")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class DiagramNode:
     """One thing; `state` is `ok`, `warning`, `failing` or `idle`; `link` a page, or empty."""
 
     x: int
@@ -55,15 +60,15 @@ class Diagram:
     width: int
     height: int
     heads: tuple[tuple[int, str], ...]
-    boxes: tuple[Box, ...]
+    boxes: tuple[DiagramNode, ...]
     arrows: tuple[Arrow, ...]
 
 
-async def diagram(question: Question) -> View:
+async def diagram(question: PageRequest) -> PageView:
     """The page of the picture."""
-    status = await question.visitor.get("/api/v1/status", Status)
+    status = await question.visitor.get("/api/v1/status", SystemStatus)
     found = [one for one in status.endpoints if question.finds(one.name)]
-    return View(
+    return PageView(
         template="diagram.html",
         title="Diagram",
         section="diagram",
@@ -77,9 +82,9 @@ async def diagram(question: Question) -> View:
     )
 
 
-def drawn(status: Status, endpoints: Sequence[EndpointStatus]) -> Diagram:
+def drawn(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> Diagram:
     """The picture of some endpoints of a system."""
-    boxes: list[Box] = []
+    boxes: list[DiagramNode] = []
     arrows: list[Arrow] = []
     y = _EDGE + _LABEL
     middles = []
@@ -89,7 +94,9 @@ def drawn(status: Status, endpoints: Sequence[EndpointStatus]) -> Diagram:
         y += high
     height = max(y, _EDGE + _LABEL + _ROW)
     middle = _EDGE + _LABEL + (height - _EDGE - _LABEL - _ROW) // 2
-    boxes.append(Box(x=_x(0), y=middle, name="callers", detail="HTTP and gRPC", state="idle"))
+    boxes.append(
+        DiagramNode(x=_x(0), y=middle, name="callers", detail="HTTP and gRPC", state="idle")
+    )
     gateways = gateway_boxes(status.gateway, middle)
     boxes += gateways
     height = max(height, *(box.y + _ROW for box in gateways))
@@ -110,7 +117,7 @@ def drawn(status: Status, endpoints: Sequence[EndpointStatus]) -> Diagram:
     )
 
 
-def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[Box]:
+def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[DiagramNode]:
     """The Envoy on this host, if there is one, and each on another, around a place."""
     found: list[tuple[str, str, str]] = []
     if gateway.pid is not None or not gateway.gateways:
@@ -121,7 +128,7 @@ def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[Box]:
         found.append((f"{more} more gateways", "see headrace status", "idle"))
     top = max(middle - _ROW * (len(found) - 1) // 2, _EDGE + _LABEL)
     return [
-        Box(x=_x(1), y=top + number * _ROW, name=name, detail=detail, state=state)
+        DiagramNode(x=_x(1), y=top + number * _ROW, name=name, detail=detail, state=state)
         for number, (name, detail, state) in enumerate(found)
     ]
 
@@ -129,19 +136,21 @@ def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[Box]:
 def _gateway_words(one: GatewayState) -> tuple[str, str]:
     """What is said of a gateway on another host, and how well that is."""
     match one.standing:
-        case Standing.CURRENT | Standing.WAITING if one.ready:
+        case SyncStatus.CURRENT | SyncStatus.WAITING if one.ready:
             return f"version {one.version[:8]}, heard {one.seen_s:.0f} s ago", "ok"
-        case Standing.BEHIND:
+        case SyncStatus.BEHIND:
             return f"behind by {one.behind_s:,.0f} s", "warning"
-        case Standing.REFUSED:
+        case SyncStatus.REFUSED:
             return "refused the newest version", "warning"
-        case Standing.LOST:
+        case SyncStatus.LOST:
             return f"not heard for {one.seen_s:,.0f} s", "failing"
         case _:
             return one.reason or "does not serve yet", "failing"
 
 
-def _add_endpoint(endpoint: EndpointStatus, y: int, boxes: list[Box], arrows: list[Arrow]) -> int:
+def _add_endpoint(
+    endpoint: EndpointStatus, y: int, boxes: list[DiagramNode], arrows: list[Arrow]
+) -> int:
     """Draw one endpoint from `y` on; how high it is."""
     state = "ok" if endpoint.ready else "failing" if endpoint.failed else "warning"
     tops = []
@@ -153,7 +162,7 @@ def _add_endpoint(endpoint: EndpointStatus, y: int, boxes: list[Box], arrows: li
     high = max(below - y, _ROW)
     place = y + (high - _ROW) // 2
     boxes.append(
-        Box(
+        DiagramNode(
             x=_x(2),
             y=place,
             name=endpoint.name,
@@ -170,14 +179,14 @@ def _add_endpoint(endpoint: EndpointStatus, y: int, boxes: list[Box], arrows: li
 
 
 def _add_revision(
-    revision: RevisionStatus, middle: int, top: int, boxes: list[Box], arrows: list[Arrow]
+    revision: RevisionStatus, middle: int, top: int, boxes: list[DiagramNode], arrows: list[Arrow]
 ) -> None:
     names = _names_of(revision)
     ready = sum(one.state == "ready" for one in revision.replicas)
     detail = f"{ready} of {revision.desired_replicas} ready"
     state = "ok" if ready >= revision.desired_replicas else "warning"
     boxes.append(
-        Box(
+        DiagramNode(
             x=_x(3),
             y=middle,
             name=f"version {revision.version}" + (f", {revision.role}" if revision.role else ""),
@@ -188,7 +197,9 @@ def _add_revision(
     for i, (name, said, is_ready) in enumerate(names):
         place = top + i * _ROW
         boxes.append(
-            Box(x=_x(4), y=place, name=name, detail=said, state="ok" if is_ready else "warning")
+            DiagramNode(
+                x=_x(4), y=place, name=name, detail=said, state="ok" if is_ready else "warning"
+            )
         )
         arrows.append(_arrow(3, middle, place, label="", is_idle=not is_ready))
 

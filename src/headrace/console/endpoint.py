@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from headrace.console.charts import Chart, Line, line_chart, seconds_unit
-from headrace.console.rollout import Share, shares_of
-from headrace.console.view import Params, Question, View, may_operate
-from headrace.control.api.endpoints import EndpointView, History
+from headrace.console.charts import Chart, ChartLine, line_chart, seconds_unit
+from headrace.console.rollout import SplitShare, shares_of
+from headrace.console.view import PageRequest, PageView, Params, may_operate
+from headrace.control.api.endpoints import EndpointView, GenerationHistory
 from headrace.control.api.events import EventList
 from headrace.control.api.features import DriftView
 from headrace.control.api.history import Overview, OverviewRow, PointView, SeriesView
@@ -39,7 +39,7 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             title="Batches",
             unit="rows per batch",
             hint="how many rows the model runs at once, on average",
-            lines=[Line(name="mean", values=[p.batch_rows for p in points], look=1)],
+            lines=[ChartLine(name="mean", values=[p.batch_rows for p in points], look=1)],
         ),
         chart(
             id_="queue",
@@ -47,7 +47,7 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             unit=unit,
             hint="how long a request waits for its batch, on average",
             lines=[
-                Line(
+                ChartLine(
                     name="mean",
                     values=[None if wait is None else wait * per_s for wait in waits],
                     look=1,
@@ -61,7 +61,7 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             unit="requests",
             hint="in all replicas at once, waiting or running, on average",
             nothing="no replica told",
-            lines=[Line(name="mean", values=[p.in_flight for p in points], look=1)],
+            lines=[ChartLine(name="mean", values=[p.in_flight for p in points], look=1)],
         ),
     ]
 
@@ -77,7 +77,7 @@ def replicas_chart(points: Sequence[PointView], now: float) -> Chart | None:
         title="Ready over time",
         unit="replicas",
         times=[point.at for point in points],
-        lines=[Line(name="ready", values=ready, look=1)],
+        lines=[ChartLine(name="ready", values=ready, look=1)],
         until=now,
         # Of three replicas no mark stands at two and a half.
         marks=min(max(math.ceil(most), 1), _MARKS),
@@ -234,13 +234,15 @@ _MOST_ALIKE: Final = 200
 """Endpoints with a name that has this one's in it, among which it is looked for."""
 
 
-async def endpoint(question: Question) -> View:
+async def endpoint(question: PageRequest) -> PageView:
     """The page of one endpoint."""
     name, now = question.names["name"], question.now
     span_s = question.word("span", *SPANS)
     ask = question.visitor
     found = await ask.get(f"/api/v1/endpoints/{name}", EndpointView)
-    recent = await ask.find(f"/api/v1/endpoints/{name}/history", History, {"limit": _GENERATIONS})
+    recent = await ask.find(
+        f"/api/v1/endpoints/{name}/history", GenerationHistory, {"limit": _GENERATIONS}
+    )
     series = await ask.find(
         "/api/v1/history", SeriesView, {"endpoint": name, "since_s": span_s, "points": _POINTS}
     )
@@ -254,7 +256,7 @@ async def endpoint(question: Question) -> View:
         else [one for one in series.points if one.at + series.step_s <= now - _COUNTED_WITHIN_S]
     )
     ready = "ready" if found.status.ready else f"not ready: {found.status.message}"
-    return View(
+    return PageView(
         template="endpoint.html",
         title=name,
         section="fleet",
@@ -288,17 +290,17 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     slowest = max((p for point in points if (p := point.p99_s) is not None), default=0.0)
     unit, per_s = seconds_unit(slowest)
 
-    def quantile(name: str, values: Sequence[float | None], look: int) -> Line:
+    def quantile(name: str, values: Sequence[float | None], look: int) -> ChartLine:
         latest = next((value for value in reversed(values) if value is not None), None)
         scaled = [None if value is None else value * per_s for value in values]
-        return Line(name=name, values=scaled, look=look, last=duration_text(latest))
+        return ChartLine(name=name, values=scaled, look=look, last=duration_text(latest))
 
     return [
         chart(
             id_="traffic",
             title="Requests",
             unit="requests/s",
-            lines=[Line(name="requests", values=[p.requests_per_s for p in points], look=1)],
+            lines=[ChartLine(name="requests", values=[p.requests_per_s for p in points], look=1)],
         ),
         chart(
             id_="latency",
@@ -316,15 +318,15 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
             title="Errors and rejections",
             unit="requests/s",
             lines=[
-                Line(name="errors", values=[p.errors_per_s for p in points], look=3),
-                Line(name="rejections", values=[p.rejections_per_s for p in points], look=2),
+                ChartLine(name="errors", values=[p.errors_per_s for p in points], look=3),
+                ChartLine(name="rejections", values=[p.rejections_per_s for p in points], look=2),
             ],
         ),
         *load_charts(points, now),
     ]
 
 
-async def _last_minute(question: Question, name: str) -> OverviewRow | None:
+async def _last_minute(question: PageRequest, name: str) -> OverviewRow | None:
     """The endpoint at a glance, with the very numbers of the start page."""
     asked: Params = {"search": name, "size": _MOST_ALIKE}
     found = await question.visitor.find("/api/v1/overview", Overview, asked)
@@ -332,7 +334,7 @@ async def _last_minute(question: Question, name: str) -> OverviewRow | None:
     return next((row for row in rows if row.name == name), None)
 
 
-def _shares(revisions: Sequence[RevisionStatus]) -> list[Share]:
+def _shares(revisions: Sequence[RevisionStatus]) -> list[SplitShare]:
     named = [
         (f"version {one.version}" + (f" ({one.role})" if one.role else ""), one.weight)
         for one in revisions

@@ -9,14 +9,14 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from headrace.console.view import (
-    Question,
+    PageRequest,
+    PageView,
     RefusedError,
-    View,
     cut,
     may_see_system,
     pages_of,
 )
-from headrace.control.api.access import Trail
+from headrace.control.api.access import AuditLogPage
 from headrace.control.api.alerts import AlertList
 from headrace.control.api.events import EventList
 from headrace.control.api.history import Overview, OverviewRow
@@ -26,7 +26,7 @@ from headrace.control.api.streams import StreamList
 from headrace.control.auth.audit_log import Entry
 from headrace.control.auth.roles import Role
 from headrace.control.jobs.status import JobView
-from headrace.control.reconcile.status import Status
+from headrace.control.reconcile.status import SystemStatus
 from headrace.control.streams.status import StreamView
 from headrace.observe.row_checks import report_of
 
@@ -45,7 +45,7 @@ _RUNS: Final = 100
 _NOT_FOUND: Final = 404
 
 
-async def jobs(question: Question) -> View:
+async def jobs(question: PageRequest) -> PageView:
     """All jobs, those in trouble first."""
     found = await question.visitor.get("/api/v1/jobs", JobList)
     ordered = sorted(
@@ -53,7 +53,7 @@ async def jobs(question: Question) -> View:
         key=lambda one: (not is_troubled(one), one.name),
     )
     rows, pages = cut(ordered, page=question.page, size=_SIZE)
-    return View(
+    return PageView(
         template="jobs.html",
         title="Jobs",
         section="jobs",
@@ -70,7 +70,7 @@ async def jobs(question: Question) -> View:
     )
 
 
-async def job(question: Question) -> View:
+async def job(question: PageRequest) -> PageView:
     """One job and its runs; of one that the spec does not name any more the runs alone."""
     name = question.names["job"]
     found = await question.visitor.get("/api/v1/jobs", JobList)
@@ -84,7 +84,7 @@ async def job(question: Question) -> View:
         said = f"Job {name} is late."
     elif runs.runs:
         said = f"The last run of job {name} is {runs.runs[0].state}."
-    return View(
+    return PageView(
         template="job.html",
         title=f"Job {name}",
         section="jobs",
@@ -140,14 +140,14 @@ _TROUBLES: Final = ("failing", "warning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class SystemSummary:
     """What there is besides endpoints: how many, the look of their state, and it in words."""
 
     total: int
     state: tuple[str, str]
 
 
-async def fleet(question: Question) -> View:
+async def fleet(question: PageRequest) -> PageView:
     """The start page."""
     sort = question.word("sort", *SORTS)
     asked: Params = {"search": question.search, "sort": sort, "page": question.page, "size": _SIZE}
@@ -156,7 +156,7 @@ async def fleet(question: Question) -> View:
     firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]
     troubled = [row for row in found.endpoints if row.state in _TROUBLES]
     streams, jobs = await _beside(question)
-    return View(
+    return PageView(
         template="fleet.html",
         title="Fleet",
         section="fleet",
@@ -177,7 +177,7 @@ async def fleet(question: Question) -> View:
     )
 
 
-async def _beside(question: Question) -> tuple[Sequence[StreamView], Sequence[JobView]]:
+async def _beside(question: PageRequest) -> tuple[Sequence[StreamView], Sequence[JobView]]:
     """All streams and jobs; none for who sees some endpoints only."""
     if not may_see_system(question.caller):
         return (), ()
@@ -186,15 +186,15 @@ async def _beside(question: Question) -> tuple[Sequence[StreamView], Sequence[Jo
     return () if streams is None else streams.streams, () if jobs is None else jobs.jobs
 
 
-def beside_of(total: int, troubled: Sequence[StreamView | JobView]) -> Beside | None:
+def beside_of(total: int, troubled: Sequence[StreamView | JobView]) -> SystemSummary | None:
     """Streams or jobs in a word; None if there are none."""
     if not total:
         return None
     if not troubled:
-        return Beside(total=total, state=("ok", "all well"))
+        return SystemSummary(total=total, state=("ok", "all well"))
     more = f" and {len(troubled) - 1} more" if len(troubled) > 1 else ""
     needs = "need" if more else "needs"
-    return Beside(total=total, state=("warning", f"{troubled[0].name}{more} {needs} a look"))
+    return SystemSummary(total=total, state=("warning", f"{troubled[0].name}{more} {needs} a look"))
 
 
 def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
@@ -209,12 +209,12 @@ def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
 _MOST_LISTED: Final = 200
 
 
-async def models(question: Question) -> View:
+async def models(question: PageRequest) -> PageView:
     """All models."""
     found = await question.visitor.get("/api/v1/models", ModelList)
     uses = await _uses(question)
     lines = [line for line in lines_of(found, uses) if question.finds(line.name)]
-    return View(
+    return PageView(
         template="models.html",
         title="Models",
         section="models",
@@ -235,7 +235,7 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class ModelRow:
     """A model: all its versions, the newest first, and who serves any of them."""
 
     name: str
@@ -243,12 +243,12 @@ class Line:
     uses: tuple[str, ...]
 
 
-async def model(question: Question) -> View:
+async def model(question: PageRequest) -> PageView:
     """One model: each version from its source to who serves it."""
     name = question.names["name"]
     found = await question.visitor.get(f"/api/v1/models/{name}", ModelList)
     uses = await _uses(question)
-    return View(
+    return PageView(
         template="model.html",
         title=f"Model {name}",
         section="models",
@@ -262,13 +262,13 @@ async def model(question: Question) -> View:
     )
 
 
-def lines_of(found: ModelList, uses: Mapping[str, tuple[Use, ...]]) -> list[Line]:
+def lines_of(found: ModelList, uses: Mapping[str, tuple[Use, ...]]) -> list[ModelRow]:
     """The models of a list of versions, by name."""
     by_name: dict[str, list[KnownVersion]] = {}
     for version in _newest_first(found):
         by_name.setdefault(version.name, []).append(version)
     return [
-        Line(
+        ModelRow(
             name=name,
             versions=tuple(versions),
             uses=tuple(
@@ -283,9 +283,9 @@ def _newest_first(found: ModelList) -> list[KnownVersion]:
     return sorted(found.models, key=attrgetter("created_at"), reverse=True)
 
 
-async def _uses(question: Question) -> dict[str, tuple[Use, ...]]:
+async def _uses(question: PageRequest) -> dict[str, tuple[Use, ...]]:
     """Who serves what, by the version's reference."""
-    status = await question.visitor.get("/api/v1/status", Status)
+    status = await question.visitor.get("/api/v1/status", SystemStatus)
     found: dict[str, tuple[Use, ...]] = {}
     for endpoint in status.endpoints:
         for revision in endpoint.revisions:
@@ -300,13 +300,13 @@ _EVENTS: Final = 15
 _MOST: Final = 2**53
 
 
-async def alerts(question: Question) -> View:
+async def alerts(question: PageRequest) -> PageView:
     """All alerts, the firing ones first."""
     found = await question.visitor.find("/api/v1/alerts", AlertList)
     known = () if found is None else found.alerts
     ordered = sorted(known, key=lambda one: (_rank(one.state), one.endpoint, one.name))
     firing = sum(one.state == "firing" for one in known)
-    return View(
+    return PageView(
         template="alerts.html",
         title="Alerts",
         section="alerts",
@@ -315,14 +315,14 @@ async def alerts(question: Question) -> View:
     )
 
 
-async def activity(question: Question) -> View:
+async def activity(question: PageRequest) -> PageView:
     """What happened lately, and for admins who changed what."""
     events = await question.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
     before = question.number("before", least=1, most=_MOST, usual=0)
     is_admin = question.caller.may(Role.ADMIN)
     entries = await _entries(question, before) if is_admin else []
     oldest = min((entry.id for entry in entries), default=1)
-    return View(
+    return PageView(
         template="activity.html",
         title="Activity",
         section="activity",
@@ -336,18 +336,22 @@ async def activity(question: Question) -> View:
     )
 
 
-async def _entries(question: Question, before: int) -> list[Entry]:
+async def _entries(question: PageRequest, before: int) -> list[Entry]:
     """A page of the trail: the newest entries, or those right before one."""
     ask = question.visitor
     if not before:
         return list(
-            (await ask.get("/api/v1/trail", Trail, {"newest": "true", "limit": _SIZE})).entries
+            (
+                await ask.get("/api/v1/trail", AuditLogPage, {"newest": "true", "limit": _SIZE})
+            ).entries
         )
     after = max(before - 1 - _SIZE, 0)
     limit = min(_SIZE, before - 1)
     if limit < 1:
         return []
-    return list((await ask.get("/api/v1/trail", Trail, {"after": after, "limit": limit})).entries)
+    return list(
+        (await ask.get("/api/v1/trail", AuditLogPage, {"after": after, "limit": limit})).entries
+    )
 
 
 def _rank(state: str) -> int:

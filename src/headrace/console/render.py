@@ -12,7 +12,7 @@ import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from headrace import __version__
-from headrace.console.view import View
+from headrace.console.view import PageView
 from headrace.core import HeadraceError, text
 
 HERE: Final = Path(__file__).parent
@@ -76,7 +76,7 @@ class Renderer:
 
     environment: Environment = field(default_factory=_environment)
 
-    def page(self, view: View, frame: Mapping[str, object]) -> str:
+    def page(self, view: PageView, frame: Mapping[str, object]) -> str:
         """The whole page.
 
         Args:
@@ -84,7 +84,7 @@ class Renderer:
         """
         return self.environment.get_template(view.template).render(self._values(view, frame))
 
-    def live_parts(self, view: View, frame: Mapping[str, object]) -> dict[str, str]:
+    def live_parts(self, view: PageView, frame: Mapping[str, object]) -> dict[str, str]:
         """The parts of the page that change by themselves, by name."""
         template = self.environment.get_template(view.template)
         values = self._values(view, frame)
@@ -94,7 +94,7 @@ class Renderer:
             if name.startswith(_LIVE_BLOCK)
         }
 
-    def _values(self, view: View, frame: Mapping[str, object]) -> Mapping[str, object]:
+    def _values(self, view: PageView, frame: Mapping[str, object]) -> Mapping[str, object]:
         return {**frame, **view.values, "view": view}
 
 
@@ -109,7 +109,7 @@ Parts = Mapping[str, str]
 """The parts of a page by name; `say` is a sentence for screen readers."""
 
 
-class Part(msgspec.Struct, frozen=True):
+class PagePart(msgspec.Struct, frozen=True):
     """One part of a page that changed."""
 
     part: str
@@ -122,11 +122,11 @@ class Changes:
 
     _sent: dict[str, int] = field(default_factory=dict)
 
-    def of(self, parts: Parts) -> list[Part]:
+    def of(self, parts: Parts) -> list[PagePart]:
         """The parts that are new."""
         new = [name for name, html in parts.items() if self._sent.get(name) != hash(html)]
         self._sent.update({name: hash(parts[name]) for name in new})
-        return [Part(name, parts[name]) for name in new]
+        return [PagePart(name, parts[name]) for name in new]
 
 
 async def stream(
@@ -156,7 +156,7 @@ async def stream(
             left_s -= _STOP_POLL_S
 
 
-def encoded(part: Part) -> bytes:
+def encoded(part: PagePart) -> bytes:
     """A part as it goes over the wire; JSON has no line breaks of its own."""
     return b"event: part\ndata: %s\n\n" % msgspec.json.encode(part)
 

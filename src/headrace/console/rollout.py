@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headrace.console.charts import Interval, SequenceChart, charts_of, interval_of
-from headrace.console.view import Params, Question, RefusedError, View, may_operate
+from headrace.console.charts import IntervalMark, SequenceChart, charts_of, interval_of
+from headrace.console.view import PageRequest, PageView, Params, RefusedError, may_operate
 from headrace.control.api.events import EventList
 from headrace.control.api.rollouts import RolloutList
 from headrace.control.rollouts.status import MetricStatus, RolloutEvidence, RolloutStatus
-from headrace.rollout.state import Phase, Verb
+from headrace.rollout.state import RolloutPhase, Verb
 
 _LOOKS: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class SplitShare:
     """A part of the bar, in percent; `look` is its fill, 1 to 4."""
 
     name: str
@@ -24,11 +24,11 @@ class Share:
     look: int
 
 
-def shares_of(parts: Sequence[tuple[str, int]]) -> list[Share]:
+def shares_of(parts: Sequence[tuple[str, int]]) -> list[SplitShare]:
     """The parts that get anything, and those that get nothing, in their order."""
     found, start = [], 0
     for i, (name, weight) in enumerate(parts):
-        found.append(Share(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
+        found.append(SplitShare(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
         start += weight
     return found
 
@@ -61,15 +61,15 @@ class Shown:
     """A metric with its pictures: how it is now, None while nothing is known, and over time."""
 
     metric: MetricStatus
-    interval: Interval | None
+    interval: IntervalMark | None
     charts: Sequence[SequenceChart]
 
 
-async def rollouts(question: Question) -> View:
+async def rollouts(question: PageRequest) -> PageView:
     """All rollouts, the newest first."""
     found = await question.visitor.get("/api/v1/rollouts", RolloutList, {"limit": _LISTED})
     under_way = [one for one in found.rollouts if not one.over]
-    return View(
+    return PageView(
         template="rollouts.html",
         title="Rollouts",
         section="rollouts",
@@ -78,7 +78,7 @@ async def rollouts(question: Question) -> View:
     )
 
 
-async def rollout(question: Question) -> View:
+async def rollout(question: PageRequest) -> PageView:
     """One rollout with its evidence."""
     status = await _status(question)
     asked: Params = {"endpoint": status.endpoint, "limit": _EVENTS}
@@ -87,7 +87,7 @@ async def rollout(question: Question) -> View:
     evidence = await question.visitor.get(path, RolloutEvidence)
     metrics = status.verdict.metrics if status.verdict is not None else ()
     phase = status.phase.replace("_", " ")
-    return View(
+    return PageView(
         template="rollout.html",
         title=f"Rollout {status.id}",
         section="rollouts",
@@ -110,14 +110,14 @@ async def rollout(question: Question) -> View:
     )
 
 
-async def confirm(question: Question) -> View:
+async def confirm(question: PageRequest) -> PageView:
     """What a verb would do, and the button that does it."""
     status = await _status(question)
     verb = verb_of(question.names["verb"])
     text = CONSEQUENCES[verb].format(
         to=status.to_version, from_=status.from_version, weight=status.weight
     )
-    return View(
+    return PageView(
         template="confirm.html",
         title=f"{LABELS[verb]} rollout {status.id}?",
         section="rollouts",
@@ -132,7 +132,7 @@ async def confirm(question: Question) -> View:
     )
 
 
-async def tell(question: Question, *, reason: str, csrf_token: str) -> str:
+async def tell(question: PageRequest, *, reason: str, csrf_token: str) -> str:
     """Tell a rollout what to do; the page to show then.
 
     Raises:
@@ -159,15 +159,15 @@ def verb_of(text: str) -> Verb:
 
 def verbs_of(status: RolloutStatus) -> list[Verb]:
     """What a person may tell a rollout in its phase."""
-    if status.phase == Phase.PROMOTED:
+    if status.phase == RolloutPhase.PROMOTED:
         return [Verb.ROLLBACK]
     if status.over:
         return []
-    halt = Verb.RESUME if status.phase == Phase.PAUSED else Verb.PAUSE
+    halt = Verb.RESUME if status.phase == RolloutPhase.PAUSED else Verb.PAUSE
     return [Verb.PROMOTE, halt, Verb.ROLLBACK, Verb.ABORT]
 
 
-def split_of(status: RolloutStatus) -> list[Share]:
+def split_of(status: RolloutStatus) -> list[SplitShare]:
     """Who gets which share of the requests now."""
     old = 100 - status.weight - status.baseline_weight
     parts = [(f"old: version {status.from_version}", old)]
@@ -176,7 +176,7 @@ def split_of(status: RolloutStatus) -> list[Share]:
     return shares_of([*parts, (f"new: version {status.to_version}", status.weight)])
 
 
-async def _status(question: Question) -> RolloutStatus:
+async def _status(question: PageRequest) -> RolloutStatus:
     return await question.visitor.get(
         f"/api/v1/rollouts/{question.names['rollout']}", RolloutStatus
     )

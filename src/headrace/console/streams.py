@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from headrace.console.charts import Chart, Line, line_chart
+from headrace.console.charts import Chart, ChartLine, line_chart
 from headrace.console.view import (
+    PageRequest,
+    PageView,
     Params,
-    Question,
     RefusedError,
-    View,
     cut,
     may_operate_system,
 )
@@ -40,7 +40,7 @@ _SHOWN_EVENTS: Final = 8
 _NOT_FOUND: Final = 404
 
 
-async def streams(question: Question) -> View:
+async def streams(question: PageRequest) -> PageView:
     """All streams, those in trouble first."""
     found = (await question.visitor.get("/api/v1/streams", StreamList)).streams
     ordered = sorted(
@@ -49,7 +49,7 @@ async def streams(question: Question) -> View:
     )
     rows, pages = cut(ordered, page=question.page, size=_SIZE)
     troubled = [one for one in found if not one.is_well]
-    return View(
+    return PageView(
         template="streams.html",
         title="Streams",
         section="streams",
@@ -64,7 +64,7 @@ async def streams(question: Question) -> View:
     )
 
 
-async def stream(question: Question) -> View:
+async def stream(question: PageRequest) -> PageView:
     """One stream."""
     name, now = question.names["stream"], question.now
     span_s = question.word("span", *SPANS)
@@ -74,7 +74,7 @@ async def stream(question: Question) -> View:
     history = await ask.get(f"/api/v1/streams/{name}/history", StreamHistory, asked)
     events = await ask.get("/api/v1/events", EventList, {"limit": _EVENTS})
     mine = [one for one in reversed(events.events) if one.data.get("stream") == name]
-    return View(
+    return PageView(
         template="stream.html",
         title=f"Stream {name}",
         section="streams",
@@ -93,12 +93,12 @@ async def stream(question: Question) -> View:
     )
 
 
-async def confirm(question: Question) -> View:
+async def confirm(question: PageRequest) -> PageView:
     """What a verb would do, and the button that does it."""
     verb = _verb_of(question.names["verb"])
     name = question.names["stream"]
     found = await question.visitor.get(f"/api/v1/streams/{name}", StreamView)
-    return View(
+    return PageView(
         template="confirm_stream.html",
         title=f"{VERBS[verb]} stream {name}?",
         section="streams",
@@ -112,7 +112,7 @@ async def confirm(question: Question) -> View:
     )
 
 
-async def tell(question: Question, *, csrf_token: str) -> str:
+async def tell(question: PageRequest, *, csrf_token: str) -> str:
     """Tell a stream what to do; the page to show then.
 
     Raises:
@@ -144,7 +144,7 @@ def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
             unit="s",
             hint="how old the oldest record is that waits",
             nothing="nobody knew the lag in this time",
-            lines=[Line(name="oldest", values=lags, look=1, last=duration_text(latest))],
+            lines=[ChartLine(name="oldest", values=lags, look=1, last=duration_text(latest))],
         ),
         chart(
             id_="waiting",
@@ -152,14 +152,14 @@ def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
             unit="records",
             hint="how many wait in the log",
             nothing="nobody knew the lag in this time",
-            lines=[Line(name="records", values=[p.lag_records for p in points], look=1)],
+            lines=[ChartLine(name="records", values=[p.lag_records for p in points], look=1)],
         ),
         chart(
             id_="answered",
             title="Answered",
             unit="records/s",
             nothing="nothing is known of this time",
-            lines=[Line(name="answered", values=[p.answered_per_s for p in points], look=1)],
+            lines=[ChartLine(name="answered", values=[p.answered_per_s for p in points], look=1)],
         ),
         chart(
             id_="dead-letters",
@@ -168,7 +168,9 @@ def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
             hint="records that have no answer",
             nothing="nothing is known of this time",
             lines=[
-                Line(name="dead letters", values=[p.dead_letters_per_s for p in points], look=3)
+                ChartLine(
+                    name="dead letters", values=[p.dead_letters_per_s for p in points], look=3
+                )
             ],
         ),
     ]

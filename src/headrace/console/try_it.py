@@ -15,7 +15,7 @@ from typing import Any, Final
 import httpx
 
 from headrace.client.credentials import KEY_HEADER
-from headrace.console.view import Gateway, Question, View
+from headrace.console.view import GatewayLocation, PageRequest, PageView
 from headrace.control.api.endpoints import EndpointView
 from headrace.control.api.models import KnownVersion
 from headrace.core import Array, ModelSignature
@@ -29,7 +29,7 @@ _CLIENT_ERROR: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class FormField:
     """One input of the form, with what stands in it and what is wrong with that."""
 
     name: str
@@ -41,7 +41,7 @@ class Field:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class TryItResponse:
     """What came back: HTTP's status (0 if nothing did), how long it took, and the text."""
 
     status: int
@@ -52,7 +52,7 @@ class Answer:
     hint: str = ""
 
 
-async def try_it(question: Question, form: Mapping[str, str] | None = None) -> View:
+async def try_it(question: PageRequest, form: Mapping[str, str] | None = None) -> PageView:
     """The form; with the answer to what `form` says, if it was sent."""
     name, gateway = question.names["name"], question.gateway
     found = await question.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
@@ -62,7 +62,7 @@ async def try_it(question: Question, form: Mapping[str, str] | None = None) -> V
     answer = None
     if form is not None and not problem:
         answer = await _send(gateway, name, body, key=form.get("key", "").strip())
-    return View(
+    return PageView(
         template="try.html",
         title=f"Try {name}",
         section="fleet",
@@ -80,7 +80,7 @@ async def try_it(question: Question, form: Mapping[str, str] | None = None) -> V
     )
 
 
-async def _main_version(question: Question, found: EndpointView) -> KnownVersion | None:
+async def _main_version(question: PageRequest, found: EndpointView) -> KnownVersion | None:
     """The version that gets most requests; None if its signature is not known here."""
     revisions = sorted(found.status.revisions, key=lambda one: -one.weight)
     name, colon, version = revisions[0].model.rpartition(":") if revisions else ("", "", "")
@@ -89,7 +89,7 @@ async def _main_version(question: Question, found: EndpointView) -> KnownVersion
     return await question.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
 
 
-def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[Field]:
+def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormField]:
     """The form's fields, filled with what was sent, or with a made-up row."""
     found = []
     for spec, array in zip(signature.inputs, example_inputs(signature).values(), strict=True):
@@ -103,7 +103,7 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[Field]
             problem = str(error)
         expected = ", ".join("any" if size < 0 else str(size) for size in spec.shape)
         found.append(
-            Field(
+            FormField(
                 name=spec.name,
                 datatype=str(spec.datatype),
                 expected=expected,
@@ -146,7 +146,7 @@ def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object
 
 
 def _body(
-    fields: list[Field], form: Mapping[str, str] | None, *, has_signature: bool
+    fields: list[FormField], form: Mapping[str, str] | None, *, has_signature: bool
 ) -> tuple[str, str]:
     """The request's body, and what is wrong with what was sent."""
     if not has_signature:
@@ -163,7 +163,7 @@ def _body(
     return json.dumps({"inputs": tensors}, separators=(", ", ": ")), ""
 
 
-async def _send(gateway: Gateway, name: str, body: str, *, key: str) -> Answer:
+async def _send(gateway: GatewayLocation, name: str, body: str, *, key: str) -> TryItResponse:
     """Ask the endpoint."""
     headers = {"content-type": "application/json", "user-agent": "headrace-console"}
     if key:
@@ -178,10 +178,10 @@ async def _send(gateway: Gateway, name: str, body: str, *, key: str) -> Answer:
             )
     except (httpx.HTTPError, UnicodeEncodeError) as error:
         text = str(error) or type(error).__name__
-        return Answer(status=0, took_s=0.0, version="", text=text, is_error=True)
+        return TryItResponse(status=0, took_s=0.0, version="", text=text, is_error=True)
     took_s = time.perf_counter() - began
     text, version = _shown(came)
-    return Answer(
+    return TryItResponse(
         status=came.status_code,
         took_s=took_s,
         version=version,
@@ -229,7 +229,7 @@ def _access(found: EndpointView) -> tuple[str, ...]:
     return tuple(str(way) for way in known)
 
 
-def curl_of(gateway: Gateway, name: str, body: str, *, needs_key: bool) -> str:
+def curl_of(gateway: GatewayLocation, name: str, body: str, *, needs_key: bool) -> str:
     """The same request for a shell."""
     lines = [f"curl -s {gateway.url}/v2/models/{name}/infer"]
     if gateway.ca:
@@ -241,7 +241,9 @@ def curl_of(gateway: Gateway, name: str, body: str, *, needs_key: bool) -> str:
     return " \\\n".join(lines)
 
 
-def python_of(gateway: Gateway, name: str, fields: list[Field], *, needs_key: bool) -> str:
+def python_of(
+    gateway: GatewayLocation, name: str, fields: list[FormField], *, needs_key: bool
+) -> str:
     """The same request with the client."""
     more = f", ca_file={gateway.ca!r}" if gateway.ca else ""
     more += ', api_key=os.environ["KEY"]' if needs_key else ""

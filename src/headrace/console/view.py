@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from headrace.control.api.access import WhoView
-from headrace.control.api.guards import App, Problem, Receive, Scope, Send
+from headrace.control.api.guards import App, ProblemDocument, Receive, Scope, Send
 from headrace.control.auth.gatekeeper import CSRF_HEADER, UNATTENDED
 from headrace.control.auth.roles import Caller, Role, parse_grants
 from headrace.core import Code, HeadraceError
@@ -29,7 +29,7 @@ _MANY: Final = 400
 class RefusedError(HeadraceError):
     """The management API said no; `status` is HTTP's, the message its own."""
 
-    def __init__(self, status: int, problem: Problem) -> None:
+    def __init__(self, status: int, problem: ProblemDocument) -> None:
         super().__init__(problem.detail)
         self.status = status
         self.code = Code(problem.code) if problem.code in set(Code) else Code.UNKNOWN
@@ -145,20 +145,22 @@ def may_see_system(caller: Caller) -> bool:
     return caller.may(Role.VIEWER)
 
 
-def _problem(answer: httpx.Response) -> Problem:
+def _problem(answer: httpx.Response) -> ProblemDocument:
     try:
-        return msgspec.json.decode(answer.content, type=Problem)
+        return msgspec.json.decode(answer.content, type=ProblemDocument)
     except UNDECODABLE:
         said = f"the management API answers with status {answer.status_code}"
         return _unnamed(answer.status_code, said)
 
 
-def _unnamed(status: int, detail: str) -> Problem:
-    return Problem(type="about:blank", title="", status=status, code=Code.UNKNOWN, detail=detail)
+def _unnamed(status: int, detail: str) -> ProblemDocument:
+    return ProblemDocument(
+        type="about:blank", title="", status=status, code=Code.UNKNOWN, detail=detail
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Gateway:
+class GatewayLocation:
     """Where endpoints are called; `ca` is the file of its certificate, empty for plain text."""
 
     url: str
@@ -166,7 +168,7 @@ class Gateway:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class PageRequest:
     """Which page is asked for, by whom: `names` of its path, `query` after it, `now` since 1970."""
 
     visitor: Visitor
@@ -174,7 +176,7 @@ class Question:
     names: Mapping[str, str]
     query: Mapping[str, str]
     now: float
-    gateway: Gateway
+    gateway: GatewayLocation
     csrf: str
     """The token that the page's forms repeat."""
     page_url: str
@@ -206,7 +208,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class PageView:
     """A page: `say` is what a screen reader hears when it changes; `section` its place in the menu.
 
     `status` is HTTP's.
@@ -220,7 +222,7 @@ class View:
     status: int = 200
 
 
-MakeView: TypeAlias = Callable[[Question], Awaitable[View]]
+MakeView: TypeAlias = Callable[[PageRequest], Awaitable[PageView]]
 MOST_PAGES = 10_000
 MOST_TEXT = 100
 """Letters of a search."""

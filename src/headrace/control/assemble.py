@@ -23,10 +23,10 @@ from headrace.control.agents.build import (
 from headrace.control.agents.settings import GatewayMode, check_mode
 from headrace.control.api.guards import App
 from headrace.control.api.server import ApiServer, ApiSockets
-from headrace.control.app.context import Addresses, Context
+from headrace.control.app.context import Addresses, ServiceContext
 from headrace.control.app.faults import Faults
 from headrace.control.app.home import Home
-from headrace.control.app.journal import Journal
+from headrace.control.app.journal import EventJournal
 from headrace.control.app.log_files import LogFiles
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
@@ -49,7 +49,7 @@ from headrace.control.gateway.tls import listener_tls
 from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local.driver import LocalDriver
-from headrace.control.local.sandbox import Probe, Sandbox, without_root
+from headrace.control.local.sandbox import KernelProbe, Sandbox, without_root
 from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import Reconciling, RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
@@ -71,7 +71,7 @@ _DEFAULT_PORTS: Final = {"--http-port": 8000, "--grpc-port": 8001}
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-class Service(Protocol):
+class BackgroundService(Protocol):
     """A part of a control plane that runs for as long as the control plane does."""
 
     async def run(self) -> None:
@@ -83,9 +83,9 @@ class System:
     """One control plane, and what has to be closed with it."""
 
     plane: ControlPlane
-    serving: tuple[Service, ...]
+    serving: tuple[BackgroundService, ...]
     """Serve what is stored; started before a spec is applied."""
-    deciding: tuple[Service, ...]
+    deciding: tuple[BackgroundService, ...]
     """Started in this order once it is."""
     server: ApiServer
     """Started last, as its imports take longest."""
@@ -111,7 +111,7 @@ def assemble(
         FailedPreconditionError: A port is taken, or the home cannot be used.
     """
     clock = SystemClock()
-    probe = Probe()
+    probe = KernelProbe()
     prometheus_url = resolve_url(settings.prometheus_url)
     shared = open_shared(settings.artifacts, clock=clock) if settings.artifacts else None
     store = open_store(
@@ -132,7 +132,7 @@ def assemble(
     record = read_gateway_record(home.gateway_file, owner) if mode is GatewayMode.LOCAL else None
     own_limits = f"unix:{socket_dir / 'limits.sock'}"
     host = settings.host or gateway_spec.host
-    journal, faults = Journal(store=store), Faults(clock=clock)
+    journal, faults = EventJournal(store=store), Faults(clock=clock)
     certificates = Certificates(clock=clock, emit=journal.write, faults=faults)
     ports = _gateway_ports(settings, gateway_spec, host, record, mode)
     with contextlib.ExitStack() as opened:
@@ -210,7 +210,7 @@ def assemble(
             if membership is None
             else membership.reconciler(keeper, clock, journal.write, faults)
         )
-        context = Context(
+        context = ServiceContext(
             home=home,
             store=store,
             registry=Registry(home.root, inspect, shared=shared),

@@ -37,7 +37,7 @@ EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 
 
-class StoppedError(HeadraceError):
+class StoppedBeforeLeadingError(HeadraceError):
     """It was told to end before it led."""
 
 
@@ -75,7 +75,7 @@ async def _run(settings: ControlSettings) -> int:
         receivers = (*receiver_urls(settings.spec or {}), *system.plane.telemetry.notifier.urls())
         forget_secrets((*_references(settings), *receivers), os.environ)
         write_control_file(home.control_file, system.control_file)
-    except StoppedError:
+    except StoppedBeforeLeadingError:
         if lock is not None:
             lock.release()
         return EXIT_OK
@@ -88,13 +88,13 @@ async def _run(settings: ControlSettings) -> int:
     if settings.copy_logs:
         _log_to(home.log_of("control"))
     try:
-        return await Life(settings=settings, system=system).run()
+        return await ControlPlaneRun(settings=settings, system=system).run()
     finally:
         lock.release()
 
 
 @dataclass(slots=True, kw_only=True)
-class Life:
+class ControlPlaneRun:
     """Everything between the lock and its release."""
 
     settings: ControlSettings
@@ -251,7 +251,7 @@ async def _join(settings: ControlSettings) -> "ClusterMembership | None":
         loop.add_signal_handler(signum, stopped.set)
     membership = await stand_by(settings, settings.cluster, stopped)
     if membership is None:
-        raise StoppedError("told to stop while standing by")
+        raise StoppedBeforeLeadingError("told to stop while standing by")
     return membership
 
 

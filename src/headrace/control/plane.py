@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Final
 
 from headrace import __version__
-from headrace.control.app.context import Context
+from headrace.control.app.context import ServiceContext
 from headrace.control.app.log_files import LogFiles
 from headrace.control.desired.documents import bring_home
 from headrace.control.desired.models import ModelWork
-from headrace.control.desired.service import Orders
+from headrace.control.desired.service import DesiredStateService
 from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.desired.target import Aims
+from headrace.control.desired.target import TargetState
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import Environment
 from headrace.control.reconcile.service import ReconcileService
 from headrace.control.reconcile.status import (
     EndpointStatus,
     GatewayStatus,
-    Status,
+    SystemStatus,
     endpoint_statuses,
 )
 from headrace.control.rollouts.driver import RolloutDriver
@@ -42,7 +42,7 @@ class ControlPlane:
 
     def __init__(
         self,
-        context: Context,
+        context: ServiceContext,
         *,
         reconciling: ReconcileService,
         driver: LocalDriver,
@@ -73,12 +73,12 @@ class ControlPlane:
         self.stop_requested: Final = asyncio.Event()
         self.reconciling: Final = reconciling
         environment = Environment() if driver.sandbox is None else driver.sandbox.environment
-        self.aims: Final = Aims(
+        self.aims: Final = TargetState(
             reconciler=reconciling.reconciler,
             desired=bring_home(store.load.blocking(), registry),
             withhold=environment.withhold,
         )
-        self.orders: Final = Orders(
+        self.orders: Final = DesiredStateService(
             store=store,
             registry=registry,
             aims=self.aims,
@@ -121,7 +121,7 @@ class ControlPlane:
 
     async def wait_ready(
         self, timeout_s: float, *, name: str = "", streams: bool = False
-    ) -> Status:
+    ) -> SystemStatus:
         """The status when each endpoint is ready or failed for good, or time is up.
 
         Args:
@@ -139,7 +139,7 @@ class ControlPlane:
             return self.status()
         return status
 
-    def status(self) -> Status:
+    def status(self) -> SystemStatus:
         """How everything is now."""
         endpoints = self.endpoint_statuses(self.aims.effective.endpoints)
         keeper = self.reconciling.keeper
@@ -152,7 +152,7 @@ class ControlPlane:
             gateways=keeper.states(),
         )
         streams = self.workloads.streams.views()
-        return Status(
+        return SystemStatus(
             ready=gateway.ready
             and all(endpoint.ready for endpoint in endpoints)
             and all(stream.is_well for stream in streams),
@@ -197,7 +197,7 @@ class ControlPlane:
         )
 
 
-def _is_decided(status: Status, name: str, *, streams: bool) -> bool:
+def _is_decided(status: SystemStatus, name: str, *, streams: bool) -> bool:
     """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
     endpoints = [e for e in status.endpoints if name in {"", e.name}]
     waiting = [one for one in status.streams if streams and not (one.is_well or one.stuck)]

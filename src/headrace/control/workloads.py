@@ -4,9 +4,9 @@ import asyncio
 from functools import partial
 from typing import Final
 
-from headrace.control.app.context import Context
+from headrace.control.app.context import ServiceContext
 from headrace.control.desired.resolve_streams import through_gateway
-from headrace.control.desired.target import Aims
+from headrace.control.desired.target import TargetState
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, materialize_view
 from headrace.control.features.skew_watch import SkewWatch, compare_served
@@ -25,7 +25,12 @@ class WorkloadsService:
     """Runs what the spec wants besides endpoints, in processes of this machine."""
 
     def __init__(
-        self, context: Context, *, aims: Aims, reconciling: ReconcileService, driver: LocalDriver
+        self,
+        context: ServiceContext,
+        *,
+        aims: TargetState,
+        reconciling: ReconcileService,
+        driver: LocalDriver,
     ) -> None:
         """Make the parts, with what an earlier control plane stored and started. Blocking."""
         home, clock, faults = context.home, context.clock, context.faults

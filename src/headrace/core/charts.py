@@ -32,7 +32,7 @@ _DIRECTIONS: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tick:
+class AxisTick:
     """A mark at a place of the picture, with its label."""
 
     at: float
@@ -40,7 +40,7 @@ class Tick:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class AxisScale:
     """Maps values of `low` to `high` to places of `start` to `end`."""
 
     low: float
@@ -133,7 +133,7 @@ def _age(age_s: float) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class Rectangle:
     """A rectangle from `left`, `top` to `right`, `bottom`; y grows downwards."""
 
     left: float
@@ -141,7 +141,7 @@ class Box:
     right: float
     bottom: float
 
-    def meets(self, other: "Box") -> bool:
+    def meets(self, other: "Rectangle") -> bool:
         """Whether they have an area in common."""
         return (
             self.left < other.right
@@ -150,7 +150,7 @@ class Box:
             and other.top < self.bottom
         )
 
-    def within(self, other: "Box") -> bool:
+    def within(self, other: "Rectangle") -> bool:
         """Whether no part is outside the other."""
         return (
             other.left <= self.left
@@ -171,22 +171,22 @@ class Dot:
     height: float
 
     @property
-    def box(self) -> Box:
+    def box(self) -> Rectangle:
         """What the point covers."""
         r = self.radius
-        return Box(left=self.x - r, top=self.y - r, right=self.x + r, bottom=self.y + r)
+        return Rectangle(left=self.x - r, top=self.y - r, right=self.x + r, bottom=self.y + r)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
     """Where a name stands. `is_far`: so far from its point that a line has to lead there."""
 
-    box: Box
+    box: Rectangle
     is_far: bool
 
 
 def place_labels(
-    dots: Sequence[Dot], area: Box, obstacles: Sequence[Box] = ()
+    dots: Sequence[Dot], area: Rectangle, obstacles: Sequence[Rectangle] = ()
 ) -> list[Label | None]:
     """A place for each name, the first ones first; None where there is no room for one.
 
@@ -203,7 +203,7 @@ def place_labels(
     return found
 
 
-def _free(dot: Dot, area: Box, taken: Sequence[Box]) -> Label | None:
+def _free(dot: Dot, area: Rectangle, taken: Sequence[Rectangle]) -> Label | None:
     for label in _places(dot):
         if label.box.within(area) and not any(label.box.meets(box) for box in taken):
             return label
@@ -218,7 +218,7 @@ def _places(dot: Dot) -> Iterator[Label]:
             x, y = dot.x + across * reach, dot.y + down * reach
             left = x - dot.width * (1 - _sign(across)) / 2
             top = y - dot.height * (1 - _sign(down)) / 2
-            box = Box(left=left, top=top, right=left + dot.width, bottom=top + dot.height)
+            box = Rectangle(left=left, top=top, right=left + dot.width, bottom=top + dot.height)
             yield Label(box=box, is_far=step > 0)
 
 

@@ -23,7 +23,7 @@ _DEFAULT_LIMIT_BYTES: Final = 32 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class FetchResponse:
     """What came back; header names are in lower case."""
 
     status: int
@@ -40,7 +40,7 @@ async def fetch(
     headers: Mapping[str, str] | None = None,
     body: bytes = b"",
     limit_bytes: int = _DEFAULT_LIMIT_BYTES,
-) -> Answer:
+) -> FetchResponse:
     """The answer of `address` (`unix:/path` or `host:port`) to one request.
 
     Raises:
@@ -103,7 +103,7 @@ def _token() -> dict[str, str]:
     return {CONTROL_HEADER: token.decode("ascii")} if token else {}
 
 
-async def _exchange(address: str, request: bytes, limit_bytes: int) -> Answer:
+async def _exchange(address: str, request: bytes, limit_bytes: int) -> FetchResponse:
     reader, writer = await _connect(address)
     try:
         writer.write(request)
@@ -112,7 +112,7 @@ async def _exchange(address: str, request: bytes, limit_bytes: int) -> Answer:
         body = await _read_body(reader, headers, limit_bytes)
     finally:
         writer.transport.abort()  # one request per connection: there is nothing to wait for
-    return Answer(status=status, headers=headers, body=body)
+    return FetchResponse(status=status, headers=headers, body=body)
 
 
 async def _connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -386,7 +386,7 @@ class Exceeded(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class ProcessExit:
     """How a process ended. `error`: the last lines of its standard error, if that was not a log."""
 
     status: int
@@ -402,13 +402,13 @@ async def run(
     environment: Mapping[str, str] | None = None,
     log: Path | None = None,
     on_line: Callable[[bytes], bool] | None = None,
-) -> Ended:
+) -> ProcessExit:
     """Run `command` to its end, or until it exceeds a limit. Cancelled, it is killed.
 
     Its standard input is a pipe that closes when this process ends.
 
     Args:
-        log: Where its standard error is appended; None keeps the last lines for `Ended.error`.
+        log: File for its standard error; None keeps the last lines for `ProcessExit.error`.
         on_line: Takes each line of its standard output, but those longer than 1 MiB, and says
             whether it was the last one.
 
@@ -443,7 +443,7 @@ async def run(
         except TimeoutError:
             exceeded = Exceeded.TIME
     error = b"\n".join(errors).decode(errors="replace").strip()
-    return Ended(status=await child.process.wait(), exceeded=exceeded, error=error)
+    return ProcessExit(status=await child.process.wait(), exceeded=exceeded, error=error)
 
 
 async def _start_logged(

@@ -146,7 +146,7 @@ class BatchOutputs:
 
 
 @mypyc_attr(acyclic=True)  # where it is compiled
-class Part:
+class RequestRows:
     """One request's rows of them: from `start` to before `end`."""
 
     __slots__ = ("batch", "end", "start")
@@ -162,9 +162,9 @@ class Part:
         return {name: array[start:end] for name, array in self.batch.arrays.items()}
 
 
-def arrays_of(outputs: Tensors | Part) -> Tensors:
+def arrays_of(outputs: Tensors | RequestRows) -> Tensors:
     """The arrays by name, whichever way they are told."""
-    return outputs.arrays() if isinstance(outputs, Part) else outputs
+    return outputs.arrays() if isinstance(outputs, RequestRows) else outputs
 
 
 @mypyc_attr(acyclic=True)  # where it is compiled
@@ -182,14 +182,14 @@ class InferResponse:
         self,
         *,
         model_name: str,
-        outputs: Tensors | Part,
+        outputs: Tensors | RequestRows,
         model_version: str = "",
         id: str = "",  # noqa: A002  # the protocol's word
         parameters: dict[str, Any] | None = None,
     ) -> None:
-        if isinstance(outputs, Part):
+        if isinstance(outputs, RequestRows):
             self._outputs: Tensors | None = None
-            self.part: Part | None = outputs
+            self.part: RequestRows | None = outputs
         else:
             self._outputs, self.part = outputs, None
         self.model_name = model_name

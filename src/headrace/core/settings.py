@@ -18,7 +18,7 @@ DEFAULT_MAX_BODY_BYTES: Final = 64 << 20
 DEFAULT_ROW_CHECK_RATIO: Final = 0.001
 
 
-class Nulls(StrEnum):
+class NullPolicy(StrEnum):
     """What a null is in an input of floats: of a request, of a stream's record, of a job's row."""
 
     NAN = "nan"
@@ -124,7 +124,7 @@ class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
     features: FeatureLookup | msgspec.UnsetType = msgspec.UNSET
     device: Device | msgspec.UnsetType = msgspec.UNSET
-    nulls: Nulls | msgspec.UnsetType = msgspec.UNSET
+    nulls: NullPolicy | msgspec.UnsetType = msgspec.UNSET
     """Left out for `nan`."""
     formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
     """Triton's name of the order of an image's axes by input, for the model's configuration."""

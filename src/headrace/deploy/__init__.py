@@ -7,9 +7,23 @@ by name, all at once, unless somebody says that it may be lost.
 from headrace.deploy.argo_rollouts import ArgoOptions, argo_rollouts
 from headrace.deploy.aws_apigateway import AwsOptions, aws_apigateway
 from headrace.deploy.envoy import EnvoyOptions, envoy
-from headrace.deploy.export import Document, Export, Format, Place, files_of, text_of
-from headrace.deploy.facts import Artifact, Facts, Observed, Share, read_facts
-from headrace.deploy.features import Cell, Feature, Loss, NotExpressibleError, Outcome, Target
+from headrace.deploy.export import (
+    ClusterTarget,
+    DocumentFormat,
+    Export,
+    ExportDocument,
+    files_of,
+    text_of,
+)
+from headrace.deploy.facts import Artifact, ExportFacts, LiveEndpoint, VersionShare, read_facts
+from headrace.deploy.features import (
+    ExportOutcome,
+    ExportTarget,
+    FeatureSupport,
+    Loss,
+    NotExpressibleError,
+    SpecFeature,
+)
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
 from headrace.deploy.kong import KongOptions, kong
 from headrace.deploy.kserve import KserveOptions, kserve
@@ -21,24 +35,24 @@ __all__ = [
     "ArgoOptions",
     "Artifact",
     "AwsOptions",
-    "Cell",
-    "Document",
+    "ClusterTarget",
+    "DocumentFormat",
     "EnvoyOptions",
     "Export",
-    "Facts",
-    "Feature",
-    "Format",
+    "ExportDocument",
+    "ExportFacts",
+    "ExportOutcome",
+    "ExportTarget",
+    "FeatureSupport",
     "GatewayApiOptions",
     "KongOptions",
     "KserveOptions",
+    "LiveEndpoint",
     "Loss",
     "NotExpressibleError",
-    "Observed",
-    "Outcome",
-    "Place",
     "PodOptions",
-    "Share",
-    "Target",
+    "SpecFeature",
+    "VersionShare",
     "argo_rollouts",
     "aws_apigateway",
     "envoy",

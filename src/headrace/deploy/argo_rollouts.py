@@ -22,17 +22,17 @@ from headrace.core.spec.rollout import (
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
-    Document,
+    ClusterTarget,
     Export,
-    Place,
+    ExportDocument,
     finish,
     implied_access,
     labels,
     manifest,
     object_name,
 )
-from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
+from headrace.deploy.features import ExportNote, ExportTarget, Loss
 from headrace.deploy.gateway_api import GatewayApiOptions, http_rules, route
 from headrace.deploy.pods import (
     PodOptions,
@@ -50,7 +50,7 @@ _ANY_FAILURE: Final = "BACKEND|REJECTED|OTHER"  # who left did not judge it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class MetricCheck:
     """One number that may be `max_value` at most. `query`: PromQL, one sample or none."""
 
     name: str
@@ -58,14 +58,14 @@ class Check:
     max_value: float
 
 
-def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[Check]:
+def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterator[MetricCheck]:
     """What judges `version` in its rollout, by the metrics that replicas have."""
     new, old = _of(endpoint, version), _of(endpoint, version, other=True)
     metrics, slo = rollout.metrics, endpoint.spec.slo
     enough = f"{_count(new, 'increase')} >= {rollout.min_samples}"
 
-    def check(name: str, query: str, max_value: float) -> Check:
-        return Check(name=name, query=f"({query}) and on () ({enough})", max_value=max_value)
+    def check(name: str, query: str, max_value: float) -> MetricCheck:
+        return MetricCheck(name=name, query=f"({query}) and on () ({enough})", max_value=max_value)
 
     if metrics.errors is not None:
         yield check("errors", f"{_errors(new)} - ({_errors(old)})", metrics.errors.margin)
@@ -141,7 +141,7 @@ class ArgoOptions:
     routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
 
 
-def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
+def argo_rollouts(facts: ExportFacts, place: ClusterTarget, options: ArgoOptions) -> Export:
     """For each endpoint a Rollout with its Services, route, settings and analysis.
 
     Raises:
@@ -158,7 +158,7 @@ def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
         *(loss for e in facts.endpoints for loss in _losses(e)),
     ]
     notes = [
-        Note(
+        ExportNote(
             "paths with a version's number go into the split, and the other version answers 404",
             endpoint.place,
         )
@@ -166,8 +166,8 @@ def argo_rollouts(facts: Facts, place: Place, options: ArgoOptions) -> Export:
     ]
     if not options.pods.artifacts:
         text = "models: no --artifacts URL was given, so that pods have nowhere to fetch from"
-        notes.append(Note(text))
-    return finish(Target.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
+        notes.append(ExportNote(text))
+    return finish(ExportTarget.ARGO_ROLLOUTS, facts, documents, losses=losses, notes=notes)
 
 
 def _losses(endpoint: Endpoint) -> Iterator[Loss]:
@@ -188,8 +188,8 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
 
 
 def _documents(
-    facts: Facts, endpoint: Endpoint, place: Place, options: ArgoOptions
-) -> Iterator[Document]:
+    facts: ExportFacts, endpoint: Endpoint, place: ClusterTarget, options: ArgoOptions
+) -> Iterator[ExportDocument]:
     version = endpoint.newest
     name = object_name(place.instance, endpoint.name)
     stable = object_name(place.instance, endpoint.name, "stable")
@@ -225,10 +225,10 @@ def _documents(
         spec["progressDeadlineAbort"] = True
     yield manifest(_API, "Rollout", metadata, spec=spec)
     if scaler is not None:
-        yield Document(name=f"horizontalpodautoscaler-{name}", body=scaler)
+        yield ExportDocument(name=f"horizontalpodautoscaler-{name}", body=scaler)
 
 
-def _hpa(facts: Facts, endpoint: Endpoint, place: Place, name: str) -> Body | None:
+def _hpa(facts: ExportFacts, endpoint: Endpoint, place: ClusterTarget, name: str) -> Body | None:
     """The HPA of the Rollout, as the driver makes it; None where no HPA scales the endpoint."""
     scaling = endpoint.spec.autoscale
     is_by_hpa = facts.spec.kubernetes.autoscaler == Autoscaler.HPA
@@ -248,7 +248,7 @@ _SELECTED: Final = (
 
 
 def _strategy(
-    endpoint: Endpoint, place: Place, name: str, stable: str, canary: str, *, judged: bool
+    endpoint: Endpoint, place: ClusterTarget, name: str, stable: str, canary: str, *, judged: bool
 ) -> Body:
     rollout = endpoint.spec.rollout
     if isinstance(rollout, BlueGreenSpec):
@@ -287,7 +287,7 @@ def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Bod
         yield {"pause": {}}
 
 
-def _metrics(rollout: Rollout, prometheus: str, checks: tuple[Check, ...]) -> list[Body]:
+def _metrics(rollout: Rollout, prometheus: str, checks: tuple[MetricCheck, ...]) -> list[Body]:
     return [
         {
             "name": check.name,

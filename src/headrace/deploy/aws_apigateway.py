@@ -14,9 +14,9 @@ from typing import Any, Final, Literal
 
 from headrace import __version__
 from headrace.core import InvalidArgumentError
-from headrace.deploy.export import Body, Document, Export, finish
-from headrace.deploy.facts import Endpoint, Facts
-from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.export import Body, Export, ExportDocument, finish
+from headrace.deploy.facts import Endpoint, ExportFacts
+from headrace.deploy.features import ExportNote, ExportTarget, Loss
 
 _DATATYPES: Final = (
     *("BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64"),
@@ -65,7 +65,7 @@ class Operation:
         return found
 
 
-def operations(facts: Facts) -> Iterator[Operation]:
+def operations(facts: ExportFacts) -> Iterator[Operation]:
     """All requests that callers may make, first those about the server."""
     for path, summary in (
         ("/v2", "the server's name, version and protocol extensions"),
@@ -152,7 +152,7 @@ _WORD: Final = re.compile(r"[A-Za-z0-9]+")
 _REF: Final[Body] = {"Ref": "ApiId"}
 
 
-def stage_template(facts: Facts, kind: Literal["http", "rest"]) -> Body:
+def stage_template(facts: ExportFacts, kind: Literal["http", "rest"]) -> Body:
     """The template."""
     parameters: Body = {"ApiId": {"Type": "String", "Description": "Of the imported API."}}
     if kind == "http":
@@ -194,7 +194,7 @@ def stage_template(facts: Facts, kind: Literal["http", "rest"]) -> Body:
     }
 
 
-def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
+def throttled(facts: ExportFacts) -> Iterator[tuple[Operation, float, int]]:
     """The operations with a limit: rate and burst."""
     for operation in operations(facts):
         limits = None if operation.endpoint is None else operation.endpoint.spec.limits.total
@@ -203,7 +203,7 @@ def throttled(facts: Facts) -> Iterator[tuple[Operation, float, int]]:
             yield operation, limits.requests_per_s, limits.most_at_once
 
 
-def _plans(facts: Facts) -> Iterator[tuple[str, Body]]:
+def _plans(facts: ExportFacts) -> Iterator[tuple[str, Body]]:
     for i, tier in enumerate(facts.spec.tiers):
         found: Body = {}
         limits = tier.limits
@@ -253,7 +253,7 @@ class AwsOptions:
             raise InvalidArgumentError(msg)
 
 
-def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
+def aws_apigateway(facts: ExportFacts, options: AwsOptions) -> Export:
     """An OpenAPI document to import, and a template of its stage.
 
     Raises:
@@ -279,11 +279,11 @@ def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
         # Without this, the bytes of binary tensors would be read as text.
         body["x-amazon-apigateway-binary-media-types"] = ["application/octet-stream"]
     documents = [
-        Document(name="openapi", body=body),
-        Document(name="stage", body=stage_template(facts, options.kind)),
+        ExportDocument(name="openapi", body=body),
+        ExportDocument(name="stage", body=stage_template(facts, options.kind)),
     ]
     return finish(
-        Target.AWS_APIGATEWAY,
+        ExportTarget.AWS_APIGATEWAY,
         facts,
         documents,
         losses=_losses(facts, _LONGEST_S[options.kind]),
@@ -291,7 +291,7 @@ def aws_apigateway(facts: Facts, options: AwsOptions) -> Export:
     )
 
 
-def _operation(facts: Facts, operation: Operation, options: AwsOptions) -> Body:
+def _operation(facts: ExportFacts, operation: Operation, options: AwsOptions) -> Body:
     body: Body = dict(operation.body())
     if options.kind == "rest" and operation.validates:
         body["x-amazon-apigateway-request-validator"] = _VALIDATOR
@@ -320,7 +320,7 @@ def _operation(facts: Facts, operation: Operation, options: AwsOptions) -> Body:
     return body
 
 
-def _schemes(facts: Facts, options: AwsOptions) -> Body:
+def _schemes(facts: ExportFacts, options: AwsOptions) -> Body:
     if options.kind == "rest":
         return {}
     used = {scheme for e in facts.endpoints if (scheme := _token_only(facts, e))}
@@ -339,7 +339,7 @@ def _schemes(facts: Facts, options: AwsOptions) -> Body:
     }
 
 
-def _token_only(facts: Facts, endpoint: Endpoint | None) -> str:
+def _token_only(facts: ExportFacts, endpoint: Endpoint | None) -> str:
     """The only provider whose tokens let callers in, and nothing else does; empty if there is none.
 
     A route has one authorizer. Where something else lets callers in too, the gateway behind asks.
@@ -363,7 +363,7 @@ def _timeout_s(endpoint: Endpoint | None, kind: Kind) -> float:
     return max(min(math.inf if wanted is None else wanted, longest), _SHORTEST_S)
 
 
-def _losses(facts: Facts, longest: float) -> Iterator[Loss]:
+def _losses(facts: ExportFacts, longest: float) -> Iterator[Loss]:
     for endpoint in facts.endpoints:
         timeout_s, size = endpoint.spec.timeout_s, endpoint.spec.limits.max_body_bytes
         is_set = "timeout_s" in endpoint.spec.model_fields_set
@@ -386,14 +386,14 @@ _TOO_LARGE: Final = (
 )
 
 
-def _notes(facts: Facts, options: AwsOptions) -> Iterator[Note]:
-    yield Note("gRPC: API Gateway carries none")
+def _notes(facts: ExportFacts, options: AwsOptions) -> Iterator[ExportNote]:
+    yield ExportNote("gRPC: API Gateway carries none")
     longest = _LONGEST_S[options.kind]
     for endpoint in facts.endpoints:
         timeout_s = endpoint.spec.timeout_s
         if "timeout_s" not in endpoint.spec.model_fields_set and (timeout_s or 0) > longest:
-            yield Note(
+            yield ExportNote(
                 f"is not set; {longest:g} s, not {timeout_s:g} s", f"{endpoint.place}.timeout_s"
             )
     if facts.spec.auth.jwt and options.kind == "rest":
-        yield Note("a REST API checks no tokens; the gateway behind it does", "auth.jwt")
+        yield ExportNote("a REST API checks no tokens; the gateway behind it does", "auth.jwt")

@@ -16,9 +16,9 @@ from msgspec.structs import replace
 
 from headrace.control.gateway.tls import listener_tls
 from headrace.core.spec.access import AccessSettings, TlsSpec, endpoint_access
-from headrace.deploy.export import Body, Document, Export, addresses_of, finish
-from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.export import Body, Export, ExportDocument, addresses_of, finish
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
+from headrace.deploy.features import ExportNote, ExportTarget, Loss
 from headrace.gateway import (
     EndpointRoute,
     EnvoySettings,
@@ -108,7 +108,7 @@ class EnvoyOptions:
     ca_file: Path | None = None
 
 
-def envoy(facts: Facts, options: EnvoyOptions) -> Export:
+def envoy(facts: ExportFacts, options: EnvoyOptions) -> Export:
     """A bootstrap for `envoy -c FILE`: listeners, routes, clusters and scripts in one file.
 
     Raises:
@@ -139,15 +139,17 @@ def envoy(facts: Facts, options: EnvoyOptions) -> Export:
     versions = (version for endpoint in facts.endpoints for version in endpoint.versions)
     body = inline_secrets(body, versions, facts.spec.gateway.tls)
     return finish(
-        Target.ENVOY,
+        ExportTarget.ENVOY,
         facts,
-        [Document(name="envoy", body=body)],
+        [ExportDocument(name="envoy", body=body)],
         losses=losses,
-        notes=[Note(f"{options.run_dir}: has to be there, for Envoy's user alone (mode 0700)")],
+        notes=[
+            ExportNote(f"{options.run_dir}: has to be there, for Envoy's user alone (mode 0700)")
+        ],
     )
 
 
-def _settings(facts: Facts, options: EnvoyOptions) -> EnvoySettings:
+def _settings(facts: ExportFacts, options: EnvoyOptions) -> EnvoySettings:
     gateway = facts.spec.gateway
     return EnvoySettings(
         run_dir=options.run_dir,
@@ -192,7 +194,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
     )
 
 
-def _implied(facts: Facts) -> Iterator[Loss]:
+def _implied(facts: ExportFacts) -> Iterator[Loss]:
     """Beyond loopback an endpoint that says nothing takes keys, of which this Envoy knows none.
 
     That is safe, so it is a loss only where nothing else could let anybody in.

@@ -22,13 +22,13 @@ from headrace.control.kubernetes.names import (
 )
 from headrace.control.kubernetes.names import INSTANCE as INSTANCE_LABEL
 from headrace.core import InvalidArgumentError
-from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
 from headrace.deploy.features import (
-    Cell,
+    ExportNote,
+    ExportOutcome,
+    ExportTarget,
+    FeatureSupport,
     Loss,
-    Note,
-    Outcome,
-    Target,
     accepted,
     fates,
     is_within,
@@ -82,30 +82,30 @@ Services: TypeAlias = Mapping[tuple[str, str], tuple[str, int | None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
+class ExportDocument:
     """One document. `name`: what its file is called, without an ending."""
 
     name: str
     body: Body
 
 
-def manifest(api_version: str, kind: str, metadata: Body, **parts: Body) -> Document:
+def manifest(api_version: str, kind: str, metadata: Body, **parts: Body) -> ExportDocument:
     """An object of Kubernetes'; its file is called by its kind and name."""
     body = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
-    return Document(name=f"{kind.lower()}-{metadata['name']}", body=body)
+    return ExportDocument(name=f"{kind.lower()}-{metadata['name']}", body=body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """What a target gets. `notes`: what is only about the same, or left out by leave."""
 
-    target: Target
-    documents: tuple[Document, ...]
+    target: ExportTarget
+    documents: tuple[ExportDocument, ...]
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ClusterTarget:
     """Where in a cluster an export belongs, and what is there already.
 
     `services`: names and ports of Services by endpoint and version, where they are others'.
@@ -138,17 +138,17 @@ class Place:
         return {"name": name, "namespace": self.namespace, "labels": dict(labels)}
 
 
-_COPYING: Final = (Target.GATEWAY_API, Target.ENVOY, Target.AWS_APIGATEWAY)
+_COPYING: Final = (ExportTarget.GATEWAY_API, ExportTarget.ENVOY, ExportTarget.AWS_APIGATEWAY)
 """Targets that copy requests, or have a gateway behind them that does."""
 
 
 def finish(
-    target: Target,
-    facts: Facts,
-    documents: Iterable[Document],
+    target: ExportTarget,
+    facts: ExportFacts,
+    documents: Iterable[ExportDocument],
     *,
     losses: Iterable[Loss] = (),
-    notes: Iterable[Note] = (),
+    notes: Iterable[ExportNote] = (),
 ) -> Export:
     """The export, if nothing is lost but what may be.
 
@@ -162,18 +162,18 @@ def finish(
     mine = {endpoint.place for endpoint in facts.endpoints}
     found: list[Loss] = []
     said = list(notes)
-    told: list[tuple[Cell, str]] = []
+    told: list[tuple[FeatureSupport, str]] = []
     for fate in fates(TABLE, target, facts.spec):
         place = fate.setting.place
         if place.startswith("endpoints[") and place.partition("]")[0] + "]" not in mine:
             continue
         if fate.is_lost:
             found.append(fate.loss())
-        elif fate.cell.outcome is Outcome.APPROXIMATED and not any(
+        elif fate.cell.outcome is ExportOutcome.APPROXIMATED and not any(
             cell == fate.cell and is_within(place, outer) for cell, outer in told
         ):  # once of a part, and not again of what is in it
             told.append((fate.cell, place))
-            said.append(Note(fate.cell.note, place))
+            said.append(ExportNote(fate.cell.note, place))
     if target not in _COPYING:
         found += [
             Loss(f"{e.place}.rollout", "copies no requests to a shadow", "wait until it is over")
@@ -185,7 +185,7 @@ def finish(
     return Export(target=target, documents=tuple(documents), notes=told_once(said))
 
 
-def implied_access(facts: Facts, why: str, way_out: str) -> list[Loss]:
+def implied_access(facts: ExportFacts, why: str, way_out: str) -> list[Loss]:
     """Endpoints that say nothing of access: beyond loopback Headrace asks who calls.
 
     A target that cannot ask would open them, and nobody said that it may.
@@ -205,7 +205,7 @@ ASKS_NOBODY: Final = ("this asks nobody", "say `access: public`, or have somethi
 
 
 def addresses_of(
-    facts: Facts, given: Mapping[tuple[str, str], Sequence[str]]
+    facts: ExportFacts, given: Mapping[tuple[str, str], Sequence[str]]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """The addresses of each version's replicas, as `--replica` names them.
 
@@ -233,21 +233,21 @@ def addresses_of(
 _WIDTH: Final = 100
 
 
-class Format(StrEnum):
+class DocumentFormat(StrEnum):
     """How documents are written."""
 
     YAML = "yaml"
     JSON = "json"
 
 
-def text_of(export: Export, form: Format) -> str:
+def text_of(export: Export, form: DocumentFormat) -> str:
     """All documents in one text.
 
     Raises:
         InvalidArgumentError: There are several, of which JSON has room for one.
     """
     documents = export.documents
-    if form is Format.JSON:
+    if form is DocumentFormat.JSON:
         if len(documents) == 1:
             return _json(documents[0].body)
         if all("kind" in document.body for document in documents):
@@ -258,10 +258,10 @@ def text_of(export: Export, form: Format) -> str:
     return "---\n".join([_head(export), *(_yaml(d.body) for d in documents)])
 
 
-def files_of(export: Export, form: Format) -> dict[str, str]:
+def files_of(export: Export, form: DocumentFormat) -> dict[str, str]:
     """Each document as a file of its own, by its name."""
     ending = form.value
-    if form is Format.JSON:
+    if form is DocumentFormat.JSON:
         return {f"{d.name}.{ending}": _json(d.body) for d in export.documents}
     head = _head(export)
     return {f"{d.name}.{ending}": head + _yaml(d.body) for d in export.documents}

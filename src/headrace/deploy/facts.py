@@ -33,7 +33,7 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class VersionShare:
     """One version's share of the requests, as a running system has it now.
 
     `revision`: the id of what its pods run; empty where nobody runs it in pods.
@@ -47,13 +47,13 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
+class LiveEndpoint:
     """What a running system does with an endpoint: a rollout may be half way.
 
     `mirror`: the version that gets copies of `mirror_percent` of the requests; empty for none.
     """
 
-    shares: tuple[Share, ...]
+    shares: tuple[VersionShare, ...]
     mirror: str = ""
     mirror_percent: int = 0
 
@@ -110,7 +110,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class ExportFacts:
     """A spec, read for an export. `allowed`: fields that may be lost."""
 
     spec: SystemSpec
@@ -129,12 +129,12 @@ def read_facts(
     spec: SystemSpec,
     *,
     artifacts: Mapping[str, Artifact] | None = None,
-    observed: Mapping[str, Observed] | None = None,
+    observed: Mapping[str, LiveEndpoint] | None = None,
     allowed: Sequence[str] = (),
     only: Sequence[str] = (),
     key_sets: Mapping[str, str] | None = None,
     revisions: Mapping[tuple[str, str], str] | None = None,
-) -> Facts:
+) -> ExportFacts:
     """The facts that `spec` holds.
 
     Args:
@@ -175,7 +175,7 @@ def read_facts(
         mistakes.append("endpoints: there is none, so there is nothing to export")
     if mistakes:
         raise InvalidArgumentError("cannot export this spec:\n  " + "\n  ".join(mistakes))
-    return Facts(
+    return ExportFacts(
         spec=spec,
         endpoints=tuple(endpoints),
         allowed=tuple(allowed),
@@ -187,7 +187,7 @@ def _versions(
     endpoint: EndpointSpec,
     place: str,
     artifacts: Mapping[str, Artifact],
-    seen: Observed | None,
+    seen: LiveEndpoint | None,
     mistakes: list[str],
 ) -> Iterator[Version]:
     """The versions of an endpoint; what is wrong with them goes to `mistakes`."""
@@ -220,7 +220,7 @@ def _versions(
 
 
 def _observed(
-    endpoint: EndpointSpec, place: str, artifacts: Mapping[str, Artifact], seen: Observed
+    endpoint: EndpointSpec, place: str, artifacts: Mapping[str, Artifact], seen: LiveEndpoint
 ) -> Iterator[Version]:
     upstreams = {row.version: row.upstream for row in endpoint.split() if row.upstream is not None}
     for share in seen.shares:

@@ -15,14 +15,14 @@ from headrace.core.spec.part import SpecPart
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class ExportNote:
     """Something to say; `place` in the spec, empty where it is about all of it."""
 
     text: str
     place: str = ""
 
 
-def told_once(notes: Iterable[Note]) -> tuple[str, ...]:
+def told_once(notes: Iterable[ExportNote]) -> tuple[str, ...]:
     """`PLACE, PLACE: text`, in the order in which each text came first."""
     places: dict[str, list[str]] = {}
     for note in notes:
@@ -33,7 +33,7 @@ def told_once(notes: Iterable[Note]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class SpecSetting:
     """One setting: `endpoints[0].timeout_s`, its field `endpoints[].timeout_s`, what it is.
 
     What a mapping has under a name stands at that name: `kubernetes.endpoints[fraud].image`.
@@ -44,7 +44,7 @@ class Written:
     value: Any
 
 
-def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> Iterator[Written]:
+def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> Iterator[SpecSetting]:
     """The settings of `model` that are set and differ from their default, in the file's order.
 
     A part is told before what is in it; a default that was written out says nothing.
@@ -63,22 +63,22 @@ def is_within(field: str, outer: str) -> bool:
     return field == outer or field.startswith((f"{outer}.", f"{outer}["))
 
 
-def _told(value: object, place: str, field: str) -> Iterator[Written]:
+def _told(value: object, place: str, field: str) -> Iterator[SpecSetting]:
     if isinstance(value, BaseModel | SpecPart):
-        yield Written(place, field, value)
+        yield SpecSetting(place, field, value)
         yield from written(value, place, field)
     elif isinstance(value, tuple) and any(isinstance(item, BaseModel | SpecPart) for item in value):
-        yield Written(place, field, value)
+        yield SpecSetting(place, field, value)
         for i, item in enumerate(value):
             yield from written(item, f"{place}[{i}]", f"{field}[]")
     elif isinstance(value, Mapping) and any(
         isinstance(i, BaseModel | SpecPart) for i in value.values()
     ):
-        yield Written(place, field, value)
+        yield SpecSetting(place, field, value)
         for name, item in value.items():
             yield from written(item, f"{place}[{name}]", f"{field}[]")
     else:
-        yield Written(place, field, value)
+        yield SpecSetting(place, field, value)
 
 
 def _joined(outer: str, name: str) -> str:
@@ -101,9 +101,9 @@ class Loss:
         """The setting, wherever it stands: what `--allow-loss` takes."""
         return _INDEX.sub("[]", self.place)
 
-    def left_out(self, target: str) -> Note:
+    def left_out(self, target: str) -> ExportNote:
         """What has to be said where it may be lost, and is."""
-        return Note(f"left out, {target} {self.why}", self.place)
+        return ExportNote(f"left out, {target} {self.why}", self.place)
 
     def __str__(self) -> str:
         return f"{self.place}: {self.why}; {self.way_out}"
@@ -145,7 +145,7 @@ def accepted(target: str, losses: Iterable[Loss], allowed: Iterable[str]) -> tup
     return found
 
 
-class Target(StrEnum):
+class ExportTarget(StrEnum):
     """A system that a spec is exported for; the command is named like it."""
 
     GATEWAY_API = "gateway-api"
@@ -156,7 +156,7 @@ class Target(StrEnum):
     ENVOY = "envoy"
 
 
-class Outcome(StrEnum):
+class ExportOutcome(StrEnum):
     """What becomes of a feature in a target."""
 
     EXPRESSED = "yes"
@@ -179,7 +179,7 @@ def _never(_: SystemSpec) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cell:
+class FeatureSupport:
     """One feature in one target.
 
     `note`: how it is expressed, or who keeps it, or why not. `way_out`: of a refusal. `when`: for
@@ -187,7 +187,7 @@ class Cell:
     it is expressed whatever the value.
     """
 
-    outcome: Outcome
+    outcome: ExportOutcome
     note: str = ""
     way_out: str = ""
     when: Holds = field(default=_always, compare=False)
@@ -197,49 +197,56 @@ class Cell:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Feature:
+class SpecFeature:
     """A row of the table: some fields of the spec that share a fate. Longer fields go first."""
 
     title: str
     fields: tuple[str, ...]
-    cells: Mapping[Target, Cell]
+    cells: Mapping[ExportTarget, FeatureSupport]
 
 
-def yes(note: str = "") -> Cell:
+def yes(note: str = "") -> FeatureSupport:
     """It is expressed, exactly."""
-    return Cell(outcome=Outcome.EXPRESSED, note=note)
+    return FeatureSupport(outcome=ExportOutcome.EXPRESSED, note=note)
 
 
-def about(note: str) -> Cell:
+def about(note: str) -> FeatureSupport:
     """Something close to it is expressed, which `note` tells."""
-    return Cell(outcome=Outcome.APPROXIMATED, note=note)
+    return FeatureSupport(outcome=ExportOutcome.APPROXIMATED, note=note)
 
 
-def kept(note: str) -> Cell:
+def kept(note: str) -> FeatureSupport:
     """It is not the target's business; `note` says whose it is."""
-    return Cell(outcome=Outcome.KEPT, note=note)
+    return FeatureSupport(outcome=ExportOutcome.KEPT, note=note)
 
 
 def no(
     why: str, way_out: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
-) -> Cell:
+) -> FeatureSupport:
     """It cannot be expressed, `when` the value or the spec is so (`rest` says how); else it is."""
-    return Cell(
-        outcome=Outcome.REFUSED, note=why, way_out=way_out, when=when, unless=unless, rest=rest
+    return FeatureSupport(
+        outcome=ExportOutcome.REFUSED,
+        note=why,
+        way_out=way_out,
+        when=when,
+        unless=unless,
+        rest=rest,
     )
 
 
-def row(title: str, fields: str, *cells: Cell, every: Cell | None = None) -> Feature:
+def row(
+    title: str, fields: str, *cells: FeatureSupport, every: FeatureSupport | None = None
+) -> SpecFeature:
     """A feature; `fields` are separated by spaces, `cells` stand in the order of the targets."""
-    given = cells or (every,) * len(Target)
-    return Feature(
+    given = cells or (every,) * len(ExportTarget)
+    return SpecFeature(
         title=title,
         fields=tuple(fields.split()),
-        cells={target: cell for target, cell in zip(Target, given, strict=True) if cell},
+        cells={target: cell for target, cell in zip(ExportTarget, given, strict=True) if cell},
     )
 
 
-def feature_of(table: tuple[Feature, ...], name: str) -> tuple[Feature, str] | None:
+def feature_of(table: tuple[SpecFeature, ...], name: str) -> tuple[SpecFeature, str] | None:
     """The row that a field of the spec belongs to, and by which of its fields; None for none."""
     found = [(each, f) for each in table for f in each.fields if is_within(name, f)]
     return max(found, key=lambda item: len(item[1]), default=None)
@@ -249,8 +256,8 @@ def feature_of(table: tuple[Feature, ...], name: str) -> tuple[Feature, str] | N
 class Fate:
     """What becomes of one setting that somebody wrote."""
 
-    setting: Written
-    cell: Cell
+    setting: SpecSetting
+    cell: FeatureSupport
     is_lost: bool
     """Whether the target refuses it, with this value and in this spec."""
 
@@ -259,7 +266,7 @@ class Fate:
         return Loss(self.setting.place, self.cell.note, self.cell.way_out)
 
 
-def fates(table: tuple[Feature, ...], target: Target, spec: SystemSpec) -> Iterator[Fate]:
+def fates(table: tuple[SpecFeature, ...], target: ExportTarget, spec: SystemSpec) -> Iterator[Fate]:
     """What becomes of each setting in `spec`.
 
     A part that is refused as a whole is told once, and what is in it is not told again.
@@ -273,10 +280,10 @@ def fates(table: tuple[Feature, ...], target: Target, spec: SystemSpec) -> Itera
         feature, named = found
         # Whether the part was judged as a whole already: a field within it adds
         # nothing.
-        if setting.field != named and feature.cells[target].outcome is Outcome.REFUSED:
+        if setting.field != named and feature.cells[target].outcome is ExportOutcome.REFUSED:
             continue
         cell = feature.cells[target]
-        is_refused = cell.outcome is Outcome.REFUSED and not cell.unless(spec)
+        is_refused = cell.outcome is ExportOutcome.REFUSED and not cell.unless(spec)
         fate = Fate(setting, cell, is_refused and cell.when(setting.value))
         if fate.is_lost:
             told.append(setting.place)

@@ -12,22 +12,22 @@ from headrace.core.headers import INTERNAL_HEADERS
 from headrace.deploy.export import (
     ASKS_NOBODY,
     Body,
-    Document,
+    ClusterTarget,
     Export,
-    Place,
+    ExportDocument,
     finish,
     implied_access,
     labels,
     manifest,
     object_name,
 )
-from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
+from headrace.deploy.features import ExportNote, ExportTarget, Loss
 
 MODEL_HEADER: Final = "x-model"
 
 
-def has_grpc_route(endpoint: Endpoint, place: Place) -> bool:
+def has_grpc_route(endpoint: Endpoint, place: ClusterTarget) -> bool:
     """Whether every version speaks gRPC: a replica of the driver's does not."""
     return all(
         not place.has_drivers_service(endpoint, version)
@@ -37,27 +37,29 @@ def has_grpc_route(endpoint: Endpoint, place: Place) -> bool:
     )
 
 
-def grpc_notes(facts: Facts, place: Place, port: int | None) -> Iterator[Note]:
+def grpc_notes(facts: ExportFacts, place: ClusterTarget, port: int | None) -> Iterator[ExportNote]:
     """What gRPC needs, and where it has no route. `port`: None where nobody asked for routes."""
     if port is None:
         return
     if any(has_grpc_route(endpoint, place) for endpoint in facts.endpoints):
         if len(facts.endpoints) > 1:
-            yield Note(
+            yield ExportNote(
                 "gRPC: routes cannot read a message, so callers name the endpoint in the metadata "
                 f"{MODEL_HEADER}"
             )
-        yield Note(f"gRPC: the Services need port {port}, with replicas that serve gRPC there")
+        yield ExportNote(
+            f"gRPC: the Services need port {port}, with replicas that serve gRPC there"
+        )
     for endpoint in facts.endpoints:
         if any(place.has_drivers_service(endpoint, version) for version in endpoint.versions):
-            yield Note(
+            yield ExportNote(
                 "no GRPCRoute, as the driver's Services have HTTP only: leave gRPC to Headrace's "
                 "gateway, or name others by --service",
                 endpoint.place,
             )
 
 
-def service_notes(facts: Facts, place: Place) -> Iterator[Note]:
+def service_notes(facts: ExportFacts, place: ClusterTarget) -> Iterator[ExportNote]:
     """Which Services have names that nobody vouches for."""
     guessed = [
         f"{place.service(endpoint, version)[0]} ({version.place})"
@@ -68,7 +70,7 @@ def service_notes(facts: Facts, place: Place) -> Iterator[Note]:
         and (endpoint.name, version.number) not in (place.services or {})
     ]
     if guessed:
-        yield Note(
+        yield ExportNote(
             f"Services are taken to be called {', '.join(guessed)}: what the driver calls them is "
             "known of a running system (--from-system) and of models in the registry; --service "
             "names others"
@@ -100,7 +102,7 @@ class GatewayApiOptions:
     grpc_port: int = GRPC_PORT
 
 
-def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Export:
+def gateway_api(facts: ExportFacts, place: ClusterTarget, options: GatewayApiOptions) -> Export:
     """HTTPRoutes and GRPCRoutes that split requests between the Services of versions.
 
     Raises:
@@ -132,10 +134,10 @@ def gateway_api(facts: Facts, place: Place, options: GatewayApiOptions) -> Expor
     losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
     grpc_port = options.grpc_port if options.grpc else None
     notes = [*grpc_notes(facts, place, grpc_port), *service_notes(facts, place)]
-    return finish(Target.GATEWAY_API, facts, documents, losses=losses, notes=notes)
+    return finish(ExportTarget.GATEWAY_API, facts, documents, losses=losses, notes=notes)
 
 
-def _routed(facts: Facts, place: Place) -> Iterator[Endpoint]:
+def _routed(facts: ExportFacts, place: ClusterTarget) -> Iterator[Endpoint]:
     """The endpoints as routes have them: without servers that no Service is named for."""
     for endpoint in facts.endpoints:
         versions = tuple(v for v in endpoint.versions if _has_service(endpoint, v, place))
@@ -144,7 +146,7 @@ def _routed(facts: Facts, place: Place) -> Iterator[Endpoint]:
             yield found
 
 
-def _has_service(endpoint: Endpoint, version: Version, place: Place) -> bool:
+def _has_service(endpoint: Endpoint, version: Version, place: ClusterTarget) -> bool:
     return version.upstream is None or (endpoint.name, version.number) in (place.services or {})
 
 
@@ -195,8 +197,8 @@ def duration(value_s: float) -> str:
 
 
 def _documents(
-    endpoint: Endpoint, place: Place, options: GatewayApiOptions, *, alone: bool
-) -> Iterator[Document]:
+    endpoint: Endpoint, place: ClusterTarget, options: GatewayApiOptions, *, alone: bool
+) -> Iterator[ExportDocument]:
     http = {v.number: _backend(endpoint, v, place, HTTP_PORT) for v in endpoint.versions}
     split = [{**http[v.number], "weight": v.weight} for v in _weighted(endpoint)]
     rules = http_rules(endpoint, split, http)
@@ -234,8 +236,12 @@ def _documents(
 
 
 def _routes(
-    kind: str, endpoint: Endpoint, place: Place, options: GatewayApiOptions, rules: list[Body]
-) -> Iterator[Document]:
+    kind: str,
+    endpoint: Endpoint,
+    place: ClusterTarget,
+    options: GatewayApiOptions,
+    rules: list[Body],
+) -> Iterator[ExportDocument]:
     """One route, or several where it would have more rules than one may have."""
     named = labels(place.instance, "gateway", endpoint=endpoint.name)
     for i in range(0, len(rules), _MOST_RULES):
@@ -245,7 +251,9 @@ def _routes(
         yield route(kind, place.metadata(name, named), options, part)
 
 
-def route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]) -> Document:
+def route(
+    kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Body]
+) -> ExportDocument:
     """A route of the Gateway that the options name."""
     namespace, _, name = options.gateway.rpartition("/")
     parent: Body = {"name": name}
@@ -259,7 +267,7 @@ def route(kind: str, metadata: Body, options: GatewayApiOptions, rules: list[Bod
 
 
 def _backend(
-    endpoint: Endpoint, version: Version, place: Place, port: int, *, is_grpc: bool = False
+    endpoint: Endpoint, version: Version, place: ClusterTarget, port: int, *, is_grpc: bool = False
 ) -> Body:
     name, own_port = place.service(endpoint, version)
     return {"name": name, "port": port if is_grpc else own_port or port}
@@ -279,7 +287,7 @@ def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
     return [{"type": "RequestMirror", "requestMirror": mirror}]
 
 
-def _losses(facts: Facts, place: Place) -> Iterator[Loss]:
+def _losses(facts: ExportFacts, place: ClusterTarget) -> Iterator[Loss]:
     """Splits over more versions than a rule takes; servers that no Service is named for."""
     for endpoint in facts.endpoints:
         if len(endpoint.split) > _MOST_BACKENDS:

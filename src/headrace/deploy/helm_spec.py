@@ -19,7 +19,7 @@ Values = dict[str, Any]
 """A part of a chart's values."""
 
 
-class Mode(StrEnum):
+class HelmMode(StrEnum):
     """Who makes the objects of model versions."""
 
     DRIVER = "driver"
@@ -95,7 +95,7 @@ class HelmOptions:
     TriggerAuthentication by which KEDA asks brokers. `allowed`: settings that may be left out.
     """
 
-    mode: Mode = Mode.DRIVER
+    mode: HelmMode = HelmMode.DRIVER
     artifacts: str = ""
     mounts: tuple[Mount, ...] = ()
     jobs_apart: bool = True
@@ -107,7 +107,7 @@ class HelmOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class ArtifactFile:
     """What pods fetch: the artifact's digest, and the file or folder in it that a runtime loads."""
 
     digest: str

@@ -13,15 +13,15 @@ from headrace.control.jobs.plan import arguments_of, filled, new_run
 from headrace.core import HeadraceError
 from headrace.core.redact import VARIABLE
 from headrace.core.spec.features import OnlineStoreSpec
-from headrace.core.spec.jobs import PLACEHOLDER, JobSpec, ScheduleSpec
+from headrace.core.spec.jobs import PLACEHOLDER, JobScheduleSpec, JobSpec
 from headrace.core.spec.parse import SystemSpec
 from headrace.core.spec.streams import StreamSpec
 from headrace.core.text import size_bytes
 from headrace.deploy.features import Loss
 from headrace.deploy.helm_spec import (
+    ArtifactFile,
     HelmOptions,
     Mount,
-    Stored,
     Values,
     model_path_loss,
     path_losses,
@@ -39,7 +39,7 @@ def stream_values(
     stream: StreamSpec,
     document: Mapping[str, Any],
     place: str,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, ArtifactFile],
     options: HelmOptions,
     *,
     stores: Iterable[OnlineStoreSpec] = (),
@@ -205,7 +205,7 @@ _MOST_KEPT: Final = 100
 
 
 def job_values(
-    job: JobSpec, place: str, stored: Stored | None, options: HelmOptions
+    job: JobSpec, place: str, stored: ArtifactFile | None, options: HelmOptions
 ) -> tuple[Values, list[Loss]]:
     """The values of one CronJob, and what it cannot express.
 
@@ -213,7 +213,7 @@ def job_values(
         stored: What its pods fetch; None where that is not known, which is somebody else's loss.
     """
     losses = [*_job_losses(job, place, options.mounts), *_schedule_losses(job.schedule, place)]
-    model = stored or Stored(digest="", filename="")
+    model = stored or ArtifactFile(digest="", filename="")
     schedule = job.schedule
     # A moment that nobody can say, and that may be left out, is left to people.
     runs = schedule is not None and _is_plain(schedule.cron)
@@ -290,7 +290,7 @@ def _is_plain(cron: str) -> bool:
     return not any(sign in signs for sign in "L#W") and "7" not in cron.rsplit(maxsplit=1)[-1]
 
 
-def _schedule_losses(schedule: ScheduleSpec | None, place: str) -> Iterator[Loss]:
+def _schedule_losses(schedule: JobScheduleSpec | None, place: str) -> Iterator[Loss]:
     if schedule is None:
         return
     where = f"{place}.schedule"

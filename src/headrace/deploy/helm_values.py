@@ -15,17 +15,17 @@ from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
-from headrace.control.kubernetes import Place, objects_of
+from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.parse import SystemSpec
 from headrace.deploy.features import Loss, accepted, told_once
 from headrace.deploy.gateway_api import GRACE_S, duration
 from headrace.deploy.helm_spec import (
+    ArtifactFile,
     HelmExport,
+    HelmMode,
     HelmOptions,
-    Mode,
-    Stored,
     Values,
     models_apart,
     spec_losses,
@@ -67,7 +67,7 @@ _OWN_ENV: Final = ({"name": "HOME", "value": "/tmp"},)  # noqa: S108  # a volume
 
 
 def version_values(
-    endpoint: DesiredEndpoint, arm: DesiredArm, *, spec: Mapping[str, Any], place: Place
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, spec: Mapping[str, Any], place: InstallationName
 ) -> Values:
     """The values of one version.
 
@@ -178,7 +178,7 @@ def helm_values(
     spec: SystemSpec,
     options: HelmOptions,
     *,
-    stored: Mapping[str, Stored] | None = None,
+    stored: Mapping[str, ArtifactFile] | None = None,
     endpoints: tuple[DesiredEndpoint, ...] = (),
 ) -> HelmExport:
     """The values by which the chart serves `spec`.
@@ -186,7 +186,7 @@ def helm_values(
     Args:
         stored: What the registry has of models, by the spec's names; those that jobs and streams
             run by themselves have to be there.
-        endpoints: With `Mode.STATIC`: the endpoints, every model pinned.
+        endpoints: With `HelmMode.STATIC`: the endpoints, every model pinned.
 
     Raises:
         NotExpressibleError: The spec says what the chart cannot express; all of it is named.
@@ -196,7 +196,7 @@ def helm_values(
     losses = spec_losses(spec, options.mounts)
     values: Values = {"artifacts": {"url": options.artifacts}}
     losses += _add_apart(values, spec, document, options, stored or {})
-    if options.mode is Mode.STATIC:
+    if options.mode is HelmMode.STATIC:
         losses += static_losses(spec)
         losses += _add_versions(values, spec, document, options, endpoints)
     else:
@@ -217,13 +217,13 @@ def _add_apart(
     spec: SystemSpec,
     document: dict[str, Any],
     options: HelmOptions,
-    stored: Mapping[str, Stored],
+    stored: Mapping[str, ArtifactFile],
 ) -> list[Loss]:
     """Jobs and streams as objects of their own; the control plane then does not run them too."""
     losses: list[Loss] = []
     is_apart = {
-        "jobs": options.jobs_apart or options.mode is Mode.STATIC,
-        "streams": options.streams_apart or options.mode is Mode.STATIC,
+        "jobs": options.jobs_apart or options.mode is HelmMode.STATIC,
+        "streams": options.streams_apart or options.mode is HelmMode.STATIC,
     }
     if is_apart["jobs"] and document.pop("jobs", None):
         values["jobs"] = []
@@ -264,7 +264,7 @@ def _add_versions(
     rows: list[Values] = []
     losses: list[Loss] = []
     places = {endpoint.name: f"endpoints[{i}]" for i, endpoint in enumerate(spec.endpoints)}
-    to = Place(namespace="default", artifacts_url=options.artifacts)
+    to = InstallationName(namespace="default", artifacts_url=options.artifacts)
     for number, endpoint, arm in arms_of(endpoints):
         place = places.get(endpoint.name, "endpoints")
         try:

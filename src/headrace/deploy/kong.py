@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from headrace.core import InvalidArgumentError
 from headrace.core.headers import INTERNAL_HEADERS
 from headrace.core.spec.access import JwtSpec, LimitSpec, Method
-from headrace.deploy.export import Body, Document, Export, addresses_of, finish
-from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.export import Body, Export, ExportDocument, addresses_of, finish
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
+from headrace.deploy.features import ExportNote, ExportTarget, Loss
 from headrace.deploy.gateway_api import GRACE_S, MODEL_HEADER, SERVICE
 
 PublicKey: TypeAlias = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
@@ -72,7 +72,7 @@ _STRANGER: Final = "headrace-stranger"
 _EC: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
-def access_plugins(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
+def access_plugins(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
     """What asks who calls an endpoint; nothing where it is public."""
     methods = _methods(facts, endpoint)
     several: Body = {"anonymous": _STRANGER} if len(methods) > 1 else {}
@@ -84,7 +84,7 @@ def access_plugins(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
         yield {"name": "jwt", "config": {**token, **several}}
 
 
-def consumers(facts: Facts) -> list[Body]:
+def consumers(facts: ExportFacts) -> list[Body]:
     """One for each identity provider with its key, and the stranger, who is refused."""
     if not any(_methods(facts, endpoint) for endpoint in facts.endpoints):
         return []
@@ -101,7 +101,7 @@ def consumers(facts: Facts) -> list[Body]:
     return found
 
 
-def access_losses(facts: Facts) -> Iterator[Loss]:
+def access_losses(facts: ExportFacts) -> Iterator[Loss]:
     """Ways in that Kong's own plugins cannot check."""
     names = {jwt.name for jwt in facts.spec.auth.jwt}
     for endpoint in facts.endpoints:
@@ -123,7 +123,7 @@ def access_losses(facts: Facts) -> Iterator[Loss]:
             )
 
 
-def _methods(facts: Facts, endpoint: Endpoint) -> set[str]:
+def _methods(facts: ExportFacts, endpoint: Endpoint) -> set[str]:
     """What lets a caller in, of what Kong can ask for; tokens only where somebody issues them."""
     access = endpoint.spec.access
     if access == "public":
@@ -133,11 +133,11 @@ def _methods(facts: Facts, endpoint: Endpoint) -> set[str]:
     return named & ({Method.KEY.value} | issued)
 
 
-def _keys(facts: Facts, jwt: JwtSpec) -> list[Any]:
+def _keys(facts: ExportFacts, jwt: JwtSpec) -> list[Any]:
     return public_keys(facts.key_sets.get(jwt.name, json.dumps({"keys": []})))
 
 
-def _jwt_secrets(facts: Facts, jwt: JwtSpec) -> Iterator[Body]:
+def _jwt_secrets(facts: ExportFacts, jwt: JwtSpec) -> Iterator[Body]:
     for key in _keys(facts, jwt)[:1]:
         pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         algorithm = "RS256"
@@ -175,7 +175,7 @@ class KongOptions:
     grpc_replicas: Mapping[tuple[str, str], Sequence[str]] = field(default_factory=dict)
 
 
-def kong(facts: Facts, options: KongOptions) -> Export:
+def kong(facts: ExportFacts, options: KongOptions) -> Export:
     """One declarative file: services, upstreams with weighted targets, routes and plugins.
 
     Raises:
@@ -205,9 +205,9 @@ def kong(facts: Facts, options: KongOptions) -> Export:
     if people:
         body["consumers"] = people
     return finish(
-        Target.KONG,
+        ExportTarget.KONG,
         facts,
-        [Document(name="kong", body=body)],
+        [ExportDocument(name="kong", body=body)],
         losses=[
             *access_losses(facts),
             *(loss for e in facts.endpoints for loss in _losses(e)),
@@ -216,7 +216,7 @@ def kong(facts: Facts, options: KongOptions) -> Export:
     )
 
 
-def _http_services(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
+def _http_services(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
     """A service for the split, and one for each version by its number."""
     path = f"/v2/models/{endpoint.name}"
     v1 = f"/v1/models/{endpoint.name}"
@@ -231,7 +231,9 @@ def _http_services(facts: Facts, endpoint: Endpoint) -> Iterator[Body]:
         yield _service(facts, endpoint, version.number, "http", own)
 
 
-def _service(facts: Facts, endpoint: Endpoint, number: str, protocol: str, route: Body) -> Body:
+def _service(
+    facts: ExportFacts, endpoint: Endpoint, number: str, protocol: str, route: Body
+) -> Body:
     name = _name(endpoint, number)
     is_grpc = protocol == "grpc"
     split = endpoint.split if not number else (endpoint.version(number),)
@@ -400,11 +402,13 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
         )
 
 
-def _notes(facts: Facts, *, grpc: bool) -> Iterator[Note]:
+def _notes(facts: ExportFacts, *, grpc: bool) -> Iterator[ExportNote]:
     if any(_asks(e) for e in facts.endpoints):
-        yield Note("API keys: a spec has none; add consumers with `keyauth_credentials`")
+        yield ExportNote("API keys: a spec has none; add consumers with `keyauth_credentials`")
     if grpc and len(facts.endpoints) > 1:
-        yield Note(f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}")
+        yield ExportNote(
+            f"gRPC: Kong cannot read a message: callers name the endpoint in {MODEL_HEADER}"
+        )
 
 
 def _asks(endpoint: Endpoint) -> bool:

@@ -20,17 +20,17 @@ from headrace.core.spec.kubernetes import PodsSpec, ResourcesSpec
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.export import (
     Body,
-    Document,
+    ClusterTarget,
     Export,
-    Place,
+    ExportDocument,
     finish,
     implied_access,
     labels,
     manifest,
     object_name,
 )
-from headrace.deploy.facts import Endpoint, Facts, Version
-from headrace.deploy.features import Loss, Note, Target
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
+from headrace.deploy.features import ExportNote, ExportTarget, Loss
 from headrace.deploy.pods import (
     PodOptions,
     model_losses,
@@ -110,13 +110,13 @@ class KserveOptions:
     pods: PodOptions = field(default_factory=PodOptions)
 
 
-def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
+def kserve(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> Export:
     """For each endpoint an InferenceService; and the runtime, where it is ours.
 
     Raises:
         NotExpressibleError: The spec says what KServe cannot.
     """
-    documents: list[Document] = []
+    documents: list[ExportDocument] = []
     if not options.runtime:
         documents.append(_runtime(facts, place, options))
     for endpoint in facts.endpoints:
@@ -127,7 +127,7 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
         *(loss for e in facts.endpoints for loss in _losses(facts, e, options)),
     ]
     notes = [
-        Note(
+        ExportNote(
             "the older version has to be there, and ready, before this is applied: export it alone "
             "first (--stable)",
             f"{e.place}.versions",
@@ -135,10 +135,10 @@ def kserve(facts: Facts, place: Place, options: KserveOptions) -> Export:
         for e in facts.endpoints
         if len(e.split) > 1
     ]
-    return finish(Target.KSERVE, facts, documents, losses=losses, notes=notes)
+    return finish(ExportTarget.KSERVE, facts, documents, losses=losses, notes=notes)
 
 
-def _runtime(facts: Facts, place: Place, options: KserveOptions) -> Document:
+def _runtime(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> ExportDocument:
     name = RUNTIME if place.instance == RUNTIME else object_name(place.instance)
     container = replica_container(facts, options.pods)
     # KServe mounts the model itself, and each service brings its settings.
@@ -160,8 +160,8 @@ def _runtime(facts: Facts, place: Place, options: KserveOptions) -> Document:
 
 
 def _documents(
-    facts: Facts, endpoint: Endpoint, place: Place, options: KserveOptions
-) -> Iterator[Document]:
+    facts: ExportFacts, endpoint: Endpoint, place: ClusterTarget, options: KserveOptions
+) -> Iterator[ExportDocument]:
     version = endpoint.newest
     name = object_name(place.instance, endpoint.name)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
@@ -184,7 +184,7 @@ def _documents(
 
 
 def _predictor(
-    endpoint: Endpoint, place: Place, options: KserveOptions, pods: PodsSpec, settings: str
+    endpoint: Endpoint, place: ClusterTarget, options: KserveOptions, pods: PodsSpec, settings: str
 ) -> Body:
     version = endpoint.newest
     # What a service adds to its runtime's container.
@@ -238,7 +238,7 @@ def _storage(endpoint: Endpoint, version: Version, template: str) -> str:
     return template
 
 
-def _losses(facts: Facts, endpoint: Endpoint, options: KserveOptions) -> Iterator[Loss]:
+def _losses(facts: ExportFacts, endpoint: Endpoint, options: KserveOptions) -> Iterator[Loss]:
     split = endpoint.split
     if len(split) > 2:  # noqa: PLR2004  # the old and the new one
         yield Loss(
@@ -265,7 +265,7 @@ def _losses(facts: Facts, endpoint: Endpoint, options: KserveOptions) -> Iterato
         yield from _foreign_losses(facts, endpoint, options.runtime)
 
 
-def _foreign_losses(facts: Facts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
+def _foreign_losses(facts: ExportFacts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
     """What only our own replica is told, or is."""
     for name in ("batching", "labels", "device", "nulls"):
         said = name in endpoint.spec.model_fields_set

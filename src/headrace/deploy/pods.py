@@ -26,8 +26,8 @@ from headrace.control.kubernetes.pods import (
 )
 from headrace.core import EndpointName
 from headrace.core.spec.kubernetes import PodsSpec
-from headrace.deploy.export import MANAGER, Body, Document, Place, manifest
-from headrace.deploy.facts import Endpoint, Facts, Version
+from headrace.deploy.export import MANAGER, Body, ClusterTarget, ExportDocument, manifest
+from headrace.deploy.facts import Endpoint, ExportFacts, Version
 from headrace.deploy.features import Loss
 
 _NOT_OURS: Final = (driver.ENDPOINT, driver.REVISION_ID)
@@ -46,12 +46,16 @@ class PodOptions:
 class Workload:
     """What a version's pods are made of: the ConfigMap that they read, and their template."""
 
-    settings: Document
+    settings: ExportDocument
     template: Body
 
 
 def workload(
-    place: Place, facts: Facts, endpoint: Endpoint, version: Version, options: PodOptions
+    place: ClusterTarget,
+    facts: ExportFacts,
+    endpoint: Endpoint,
+    version: Version,
+    options: PodOptions,
 ) -> Workload:
     """What runs `version`; another setting gives another name, so that old pods keep theirs."""
     revision = revision_of(facts, endpoint, version)
@@ -72,8 +76,13 @@ def workload(
 
 
 def settings_map(
-    place: Place, facts: Facts, endpoint: Endpoint, version: Version, *, directory: str
-) -> Document:
+    place: ClusterTarget,
+    facts: ExportFacts,
+    endpoint: Endpoint,
+    version: Version,
+    *,
+    directory: str,
+) -> ExportDocument:
     """The ConfigMap with what a version's replicas are told; the model lies in `directory`."""
     revision = revision_of(facts, endpoint, version)
     path = f"{directory}/{_filename(version)}".rstrip("/")
@@ -81,22 +90,22 @@ def settings_map(
     return _config_map(place, revision, told)
 
 
-def replica_container(facts: Facts, options: PodOptions) -> Body:
+def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
     """The container that serves, without what pods of single endpoints ask for."""
     pods = _with_image(facts.spec.kubernetes, options)
     plain = PodsSpec(image=pods.image, pull_policy=pods.pull_policy)
-    container = driver_pods.replica_container(plain, driver.Place(namespace=""))
+    container = driver_pods.replica_container(plain, driver.InstallationName(namespace=""))
     assert container["name"] == CONTAINER
     del container["resources"]
     return container
 
 
-def pods_of(facts: Facts, endpoint: Endpoint, options: PodOptions) -> PodsSpec:
+def pods_of(facts: ExportFacts, endpoint: Endpoint, options: PodOptions) -> PodsSpec:
     """What the pods of an endpoint are like."""
     return _with_image(facts.spec.kubernetes.pods_of(endpoint.name), options)
 
 
-def revision_of(facts: Facts, endpoint: Endpoint, version: Version) -> Revision:
+def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Revision:
     """The version as the driver has it; its id is an export's own."""
     spec, artifact = endpoint.spec, version.artifact
     pinned = Pinned(
@@ -119,7 +128,7 @@ def revision_of(facts: Facts, endpoint: Endpoint, version: Version) -> Revision:
     )
 
 
-def service(place: Place, name: str, selector: Body, named: Body) -> Document:
+def service(place: ClusterTarget, name: str, selector: Body, named: Body) -> ExportDocument:
     """A Service before pods that `selector` chooses, for somebody else's balancer."""
     ports: list[Body] = [
         {"name": "http", "port": HTTP_PORT, "targetPort": "http"},
@@ -134,7 +143,7 @@ def service(place: Place, name: str, selector: Body, named: Body) -> Document:
     return manifest("v1", "Service", place.metadata(name, named), spec=spec)
 
 
-def model_losses(facts: Facts, *, fetched: bool) -> Iterator[Loss]:
+def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
     """Models that a pod could not get, or must not run.
 
     Args:
@@ -163,8 +172,8 @@ def _filename(version: Version) -> str:
     return version.artifact.filename if version.artifact else ""
 
 
-def _driver_place(place: Place, options: PodOptions) -> driver.Place:
-    return driver.Place(
+def _driver_place(place: ClusterTarget, options: PodOptions) -> driver.InstallationName:
+    return driver.InstallationName(
         namespace=place.namespace, instance=place.instance, artifacts_url=options.artifacts
     )
 
@@ -173,7 +182,7 @@ def _with_image(pods: PodsSpec, options: PodOptions) -> PodsSpec:
     return msgspec.structs.replace(pods, image=options.image) if options.image else pods
 
 
-def _config_map(place: Place, revision: Revision, told: str) -> Document:
+def _config_map(place: ClusterTarget, revision: Revision, told: str) -> ExportDocument:
     named = driver.labels_of(revision, instance=place.instance) | {driver.MANAGED_BY: MANAGER}
     name = driver.name_of(revision, instance=place.instance)
     return manifest("v1", "ConfigMap", place.metadata(name, named), data={SETTINGS_KEY: told})

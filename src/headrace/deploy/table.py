@@ -6,7 +6,7 @@ The documentation shows this table, and exports refuse by it.
 from typing import Final
 
 from headrace.core.spec.kubernetes import Autoscaler
-from headrace.deploy.features import Cell, Feature, Holds, about, kept, no, row, yes
+from headrace.deploy.features import FeatureSupport, Holds, SpecFeature, about, kept, no, row, yes
 
 _CHART = "use the control plane (`headrace export helm`)"
 _BEHIND = kept("Headrace's gateway behind it does it")
@@ -74,7 +74,7 @@ _NO_KEDA = no(
     rest="`keda`",
 )
 _NO_FOREIGN = no("serves models, not another's server", "export for Envoy, Kong or gateway-api")
-_PUBLIC_ONLY = Cell(
+_PUBLIC_ONLY = FeatureSupport(
     outcome=_NO_AUTH.outcome,
     note=_NO_AUTH.note,
     way_out=_NO_AUTH.way_out,
@@ -82,7 +82,7 @@ _PUBLIC_ONLY = Cell(
     rest="all but `public`",
 )
 
-TABLE: Final[tuple[Feature, ...]] = (
+TABLE: Final[tuple[SpecFeature, ...]] = (
     # In each row: gateway-api, kserve, argo-rollouts, kong, aws-apigateway, envoy.
     row("Format of the file", "version", every=kept("of the file")),
     row("Endpoints", "endpoints[].name", every=yes()),

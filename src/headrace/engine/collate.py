@@ -11,7 +11,7 @@ from headrace.core import (
     BatchOutputs,
     ModelSignature,
     PaddingSpec,
-    Part,
+    RequestRows,
     RuntimeFailedError,
     Tensors,
 )
@@ -136,7 +136,7 @@ def _pad(arrays: Sequence[Array], axis: int, length: int, value: float) -> Array
 
 def split(
     outputs: Tensors, tickets: Sequence[Ticket], *, plan: PaddingPlan | None, padded_to: int
-) -> Sequence[Tensors | Part]:
+) -> Sequence[Tensors | RequestRows]:
     """Each ticket's rows of the batch's outputs, as a part of them or as views.
 
     Raises:
@@ -155,11 +155,11 @@ def split(
             )
             raise RuntimeFailedError(msg)
     batch = BatchOutputs(outputs)
-    parts: list[Tensors | Part] = []
+    parts: list[Tensors | RequestRows] = []
     start = 0
     for ticket in tickets:
         end = start + ticket.rows
-        part = Part(batch, start, end)
+        part = RequestRows(batch, start, end)
         if plan is not None and ticket.length < padded_to:
             arrays = part.arrays()
             parts.append({name: _unpad(arrays[name], plan, name, ticket.length) for name in arrays})

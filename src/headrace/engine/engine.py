@@ -21,8 +21,8 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     OverloadedError,
-    Part,
     RequestCancelledError,
+    RequestRows,
     Tensors,
     UnavailableError,
     arrays_of,
@@ -449,7 +449,7 @@ class Engine:
             phases.postprocess.observe((self._clock() - now) / answered, answered)
         self._accounts.finished(batch, answered=answered, queued_s=queued_s, total_s=total_s)
 
-    def _response(self, ticket: Ticket, outputs: Tensors | Part) -> InferResponse:
+    def _response(self, ticket: Ticket, outputs: Tensors | RequestRows) -> InferResponse:
         request = ticket.request
         if request.outputs:
             arrays = arrays_of(outputs)

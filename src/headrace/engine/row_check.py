@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from headrace.core import Array, HeadraceError, Part, Tensors, arrays_of
+from headrace.core import Array, HeadraceError, RequestRows, Tensors, arrays_of
 from headrace.engine.collate import PaddingPlan, join, split
 from headrace.engine.run import Batch, run_model
 from headrace.engine.ticket import Ticket
@@ -55,7 +55,7 @@ class RowSample:
     """Place of the chosen request among `tickets`."""
     row: int
     """The row of that request."""
-    answer: Tensors | Part
+    answer: Tensors | RequestRows
     """What that request was answered."""
     padded: bool
 
@@ -90,7 +90,7 @@ def check_row(
 
     try:
         answer = sample.answer
-        note_scales(scales, answer.batch.arrays if isinstance(answer, Part) else answer)
+        note_scales(scales, answer.batch.arrays if isinstance(answer, RequestRows) else answer)
         answered = {name: _row(array, sample.row) for name, array in arrays_of(answer).items()}
         names = tuple(answered)
         return compare_row(

@@ -9,7 +9,7 @@ from headrace.core import (
     DeadlineExceededError,
     FeaturesUnavailableError,
     HeadraceError,
-    Part,
+    RequestRows,
     RuntimeFailedError,
     Tensors,
     UnavailableError,
@@ -18,7 +18,7 @@ from headrace.engine.collate import PaddingPlan, join, split
 from headrace.engine.ticket import Ticket
 from headrace.runtimes import DeadlineModel, Model
 
-Result = Tensors | Part | HeadraceError
+Result = Tensors | RequestRows | HeadraceError
 _NOBODYS: Final = (FeaturesUnavailableError, UnavailableError, DeadlineExceededError)
 """What no row of a batch has caused: what a run waited for did not come, and would not for half of
 the rows either."""

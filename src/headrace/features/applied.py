@@ -28,7 +28,7 @@ from headrace.features.spec import (
     read_text,
     self_contained,
 )
-from headrace.features.spec_models import FeaturesSpec
+from headrace.features.spec_models import DefinitionsSpec
 
 ONLINE_STORE_VARIABLE: Final = "HEADRACE_ONLINE_STORE"
 APPLIED: Final = Path("features", "definitions.json")
@@ -94,7 +94,7 @@ def apply_feast(repo: Path, home: Path) -> tuple[list[DefinitionChange], Sequenc
     return _put_in_force(spec, home), found.left_out
 
 
-def _put_in_force(spec: FeaturesSpec, home: Path) -> list[DefinitionChange]:
+def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
     text = spec.model_dump_json(indent=2)
     try:
         before = _read(home)

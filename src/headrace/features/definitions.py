@@ -32,7 +32,7 @@ Value = bool | int | float | bytes
 """One value of a feature. None stands beside it for a missing one."""
 
 
-class Status(StrEnum):
+class FeatureStatus(StrEnum):
     """How the values of one view were found for one row."""
 
     PRESENT = "PRESENT"
@@ -42,7 +42,7 @@ class Status(StrEnum):
     """There is none, or one of another schema."""
 
 
-class Policy(StrEnum):
+class MissingValuePolicy(StrEnum):
     """What becomes of a row whose values are missing or stale."""
 
     DEFAULTS = "defaults"
@@ -130,8 +130,8 @@ class FeatureView:
     features: tuple[Feature, ...]
     source: DataSource
     ttl_s: float | None = None
-    on_missing: Policy = Policy.DEFAULTS
-    on_stale: Policy = Policy.DEFAULTS
+    on_missing: MissingValuePolicy = MissingValuePolicy.DEFAULTS
+    on_stale: MissingValuePolicy = MissingValuePolicy.DEFAULTS
     schedule: MaterializeSchedule | None = None
 
     @property

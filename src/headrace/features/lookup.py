@@ -22,7 +22,7 @@ from headrace.core import (
     InvalidArgumentError,
     SystemClock,
 )
-from headrace.features.definitions import FeatureService, OnDemandView, Status
+from headrace.features.definitions import FeatureService, FeatureStatus, OnDemandView
 from headrace.features.lookup_view import ViewReader, ViewRows, computed_rows
 from headrace.features.on_demand import OnDemandFunction, request_arrays
 from headrace.features.online.store import DEFAULT_TIMEOUT_S, ForeignStore, OnlineStore, Place
@@ -33,7 +33,7 @@ Given = Mapping[str, Sequence[object] | Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class LookupRequest:
     """`keys` by join key and `values` by request column, a value for each of `rows`."""
 
     keys: Mapping[str, Sequence[object]]
@@ -48,7 +48,7 @@ class Asking:
         self._joins = [entity.join_key for entity in service.entities]
         self._taken = [column.name for column in service.request_columns]
 
-    def asked(self, keys: Given, values: Given) -> Asked:
+    def asked(self, keys: Given, values: Given) -> LookupRequest:
         """What is asked, in order; InvalidArgumentError with all that is wrong.
 
         Values themselves are looked at where they become keys and arrays.
@@ -72,7 +72,7 @@ class Asking:
             wrong.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
         if wrong:
             raise InvalidArgumentError("; ".join(wrong))
-        return Asked(
+        return LookupRequest(
             keys={name: _listed(columns[name]) for name in joins},
             values={name: columns[name] for name in taken if name in columns},
             rows=rows,
@@ -204,7 +204,7 @@ class FeatureRows:
     """
 
     columns: Mapping[str, Array]
-    statuses: Mapping[str, Sequence[Status]]
+    statuses: Mapping[str, Sequence[FeatureStatus]]
     ages_s: Mapping[str, Array]
     reasons: Mapping[str, Mapping[int, str]]
     request: Mapping[str, Array] = field(default_factory=dict)
@@ -307,7 +307,7 @@ class FeatureReader:
 
     def _rows(
         self,
-        asked: Asked,
+        asked: LookupRequest,
         keys_of: Sequence[Sequence[Key]],
         records: Mapping[Place, Record | None],
     ) -> FeatureRows:

@@ -7,18 +7,23 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, NotFoundError
-from headrace.features.definitions import FeatureService, FeatureView, Policy, Status
+from headrace.features.definitions import (
+    FeatureService,
+    FeatureStatus,
+    FeatureView,
+    MissingValuePolicy,
+)
 from headrace.features.on_demand import OnDemandFunction
 from headrace.features.records import Booleans, DecodedRecords, Key, Record, RecordLayout, show_key
 
 _US: Final = 1_000_000
-_BADNESS: Final = {status: i for i, status in enumerate(Status)}
+_BADNESS: Final = {status: i for i, status in enumerate(FeatureStatus)}
 
 
 class FeaturesNotFoundError(NotFoundError):
     """An entity has no value in a view, or none that is fresh, and the view says `reject`."""
 
-    def __init__(self, *, entity: str, view: str, status: Status, why: str) -> None:
+    def __init__(self, *, entity: str, view: str, status: FeatureStatus, why: str) -> None:
         super().__init__(f"{entity} has no {why} in feature view '{view}'")
         self.entity = entity
         self.view = view
@@ -35,7 +40,7 @@ class ViewRows:
 
     columns: dict[str, Array]
     inputs: dict[str, Array]
-    statuses: Sequence[Status]
+    statuses: Sequence[FeatureStatus]
     ages_s: Array
     reasons: Mapping[int, str]
 
@@ -68,7 +73,7 @@ class ViewReader:
             return ViewRows(
                 columns=columns,
                 inputs=columns,
-                statuses=[Status.PRESENT] * len(records),
+                statuses=[FeatureStatus.PRESENT] * len(records),
                 ages_s=age_us / _US,
                 reasons=decoded.reasons,
             )
@@ -83,7 +88,7 @@ class ViewReader:
         ages_s = np.full(len(records), np.nan)
         ages_s[decoded.rows] = age_us / _US
         columns = inputs = self._filled(decoded, is_fresh, len(records))
-        if has_stale and self.view.on_stale is Policy.FLAG:
+        if has_stale and self.view.on_stale is MissingValuePolicy.FLAG:
             columns = self._filled(decoded, decoded.is_present, len(records))
         return ViewRows(
             columns=columns,
@@ -111,32 +116,32 @@ class ViewReader:
 
     def _reject(self, decoded: DecodedRecords, is_stale: Booleans, keys: Sequence[Key]) -> None:
         """Raise for the first row that the view does not let pass."""
-        if self.view.on_missing is Policy.REJECT and len(decoded.rows) < len(keys):
+        if self.view.on_missing is MissingValuePolicy.REJECT and len(decoded.rows) < len(keys):
             there = set(decoded.rows.tolist())
             row = next(row for row in range(len(keys)) if row not in there)
             reason = decoded.reasons.get(row)
             raise FeaturesNotFoundError(
                 entity=show_key(keys[row]),
                 view=self.view.name,
-                status=Status.MISSING,
+                status=FeatureStatus.MISSING,
                 why="value" if reason is None else f"value that can be read ({reason})",
             )
-        if self.view.on_stale is Policy.REJECT and is_stale.any():
+        if self.view.on_stale is MissingValuePolicy.REJECT and is_stale.any():
             row = int(decoded.rows[int(is_stale.argmax())])
             raise FeaturesNotFoundError(
                 entity=show_key(keys[row]),
                 view=self.view.name,
-                status=Status.STALE,
+                status=FeatureStatus.STALE,
                 why=f"value that is at most {self.view.ttl_s:g} s old",
             )
 
 
-def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[Status]:
+def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[FeatureStatus]:
     if len(decoded.rows) == rows and not is_stale.any():
-        return [Status.PRESENT] * rows
-    made = [Status.MISSING] * rows
+        return [FeatureStatus.PRESENT] * rows
+    made = [FeatureStatus.MISSING] * rows
     for row, stale in zip(decoded.rows.tolist(), is_stale.tolist(), strict=True):
-        made[row] = Status.STALE if stale else Status.PRESENT
+        made[row] = FeatureStatus.STALE if stale else FeatureStatus.PRESENT
     return made
 
 
@@ -160,8 +165,8 @@ def computed_rows(
     )
 
 
-def worst_statuses(of_views: Sequence[Sequence[Status]], rows: int) -> list[Status]:
+def worst_statuses(of_views: Sequence[Sequence[FeatureStatus]], rows: int) -> list[FeatureStatus]:
     """For each row the worst of several views' statuses; PRESENT where there are none."""
     if not of_views:
-        return [Status.PRESENT] * rows
+        return [FeatureStatus.PRESENT] * rows
     return [max(some, key=_BADNESS.__getitem__) for some in zip(*of_views, strict=True)]

@@ -13,9 +13,9 @@ from headrace.features.definitions import (
     EVENT_TIMESTAMP,
     Feature,
     FeatureService,
+    FeatureStatus,
     FeatureView,
     OnDemandView,
-    Status,
 )
 from headrace.features.lookup_view import worst_statuses
 from headrace.features.on_demand import OnDemandFunction, request_arrays
@@ -62,7 +62,7 @@ def feature_column(feature: Feature, found: pl.DataFrame, *, fill: bool, stale: 
     Args:
         stale: Whether those that are older than their view's time to live are given too.
     """
-    there = [Status.PRESENT.value, *([Status.STALE.value] if stale else [])]
+    there = [FeatureStatus.PRESENT.value, *([FeatureStatus.STALE.value] if stale else [])]
     value: pl.Expr = pl.when(pl.col(STATUS).is_in(there)).then(pl.col(feature.name))
     if fill:
         value = value.fill_null(pl.lit(feature.filling, dtype=polars_type(feature.datatype)))
@@ -85,10 +85,10 @@ def _join(rows: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
     is_stale = pl.lit(value=False) if view.ttl_s is None else age_us > round(view.ttl_s * _US)
     status = (
         pl.when(pl.col(SEEN).is_null())
-        .then(pl.lit(Status.MISSING.value))
+        .then(pl.lit(FeatureStatus.MISSING.value))
         .when(is_stale)
-        .then(pl.lit(Status.STALE.value))
-        .otherwise(pl.lit(Status.PRESENT.value))
+        .then(pl.lit(FeatureStatus.STALE.value))
+        .otherwise(pl.lit(FeatureStatus.PRESENT.value))
         .alias(STATUS)
     )
     return joined.with_columns(status)
@@ -166,9 +166,9 @@ def compute_on_demand(
 
 def statuses_of(
     view: OnDemandView, found: Mapping[str, pl.DataFrame], rows: int
-) -> Sequence[Status]:
+) -> Sequence[FeatureStatus]:
     """How the inputs of an on-demand view were found: the worst of each row."""
-    of_views = [[Status(s) for s in found[one.name][STATUS].to_list()] for one in view.views]
+    of_views = [[FeatureStatus(s) for s in found[one.name][STATUS].to_list()] for one in view.views]
     return worst_statuses(of_views, rows)
 
 

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, Clock, Datatype, InvalidArgumentError
-from headrace.features.definitions import FeatureService, FeatureView, Status
+from headrace.features.definitions import FeatureService, FeatureStatus, FeatureView
 from headrace.features.online.store import OnlineStore
 from headrace.features.records import RecordLayout, ValueColumn, encode_keys, objects
 from headrace.features.source import TIME, newest_rows, pl
@@ -27,7 +27,7 @@ class ViewReadiness:
     """
 
     view: str
-    status: Status
+    status: FeatureStatus
     newest: datetime | None
     age_s: float | None
     ttl_s: float | None
@@ -54,11 +54,11 @@ def _readiness(view: FeatureView, store: OnlineStore, now: float) -> ViewReadine
     watermark_us = store.watermark(watermark_name(view))
     newest = None if watermark_us is None else moment(watermark_us)
     age_s = None if newest is None else now - newest.timestamp()
-    status = Status.PRESENT
+    status = FeatureStatus.PRESENT
     if age_s is None:
-        status = Status.MISSING
+        status = FeatureStatus.MISSING
     elif view.ttl_s is not None and age_s > view.ttl_s:
-        status = Status.STALE
+        status = FeatureStatus.STALE
     return ViewReadiness(
         view=view.name, status=status, newest=newest, age_s=age_s, ttl_s=view.ttl_s
     )

@@ -11,10 +11,10 @@ from headrace.core import Array, Datatype
 from headrace.features.definitions import (
     EVENT_TIMESTAMP,
     FeatureService,
+    FeatureStatus,
     FeatureView,
+    MissingValuePolicy,
     OnDemandView,
-    Policy,
-    Status,
 )
 from headrace.features.offline import (
     SEEN,
@@ -53,7 +53,7 @@ class OfflineRows:
     """
 
     columns: Mapping[str, Array]
-    statuses: Mapping[str, Sequence[Status]]
+    statuses: Mapping[str, Sequence[FeatureStatus]]
     event_us: Mapping[str, Times]
     newer_us: Mapping[str, Times]
     created_us: Mapping[str, Times]
@@ -89,12 +89,12 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
         if isinstance(view, OnDemandView):
             columns[column.name] = computed[view.name][feature.name]
         else:
-            is_flagged = view.on_stale is Policy.FLAG
+            is_flagged = view.on_stale is MissingValuePolicy.FLAG
             series = feature_column(feature, found[view.name], fill=True, stale=is_flagged)
             columns[column.name] = array_of(series)
     return OfflineRows(
         columns=columns,
-        statuses={n: [Status(s) for s in of[STATUS].to_list()] for n, of in found.items()},
+        statuses={n: [FeatureStatus(s) for s in of[STATUS].to_list()] for n, of in found.items()},
         event_us={name: of[SEEN].to_list() for name, of in found.items()},
         newer_us={view.name: _newer(rows, table, view) for view in service.views},
         created_us={name: _created(of) for name, of in found.items()},

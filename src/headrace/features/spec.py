@@ -19,23 +19,23 @@ from headrace.features.definitions import (
     Feature,
     FeatureService,
     FeatureView,
+    MissingValuePolicy,
     OnDemandInput,
     OnDemandView,
-    Policy,
     ServiceColumn,
 )
 from headrace.features.spec_agreement import disagreements
 from headrace.features.spec_models import (
     MAX_CODE_CHARACTERS,
+    DefinitionsSpec,
     FeatureServiceSpec,
     FeatureSpec,
-    FeaturesSpec,
     FeatureViewSpec,
     OnDemandViewSpec,
 )
 
 
-def check_code_allowed(spec: FeaturesSpec, *, allow_code: bool) -> None:
+def check_code_allowed(spec: DefinitionsSpec, *, allow_code: bool) -> None:
     """Refuse definitions whose use runs code, unless that is allowed."""
     if spec.on_demand_views and not allow_code:
         first = spec.on_demand_views[0]
@@ -143,7 +143,7 @@ def read_text(path: Path) -> str:
         raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
 
 
-def checked(source: str | Mapping[str, Any]) -> FeaturesSpec:
+def checked(source: str | Mapping[str, Any]) -> DefinitionsSpec:
     """What `source` says, if it is right; see `parse_definitions`."""
     if isinstance(source, str):
         document = read_yaml(source)
@@ -156,18 +156,18 @@ def checked(source: str | Mapping[str, Any]) -> FeaturesSpec:
         message = f"has to be a mapping with 'entities' and 'feature_views', but is {shown(value)}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
     found = disagreements(value)
-    spec: FeaturesSpec | None = None
+    spec: DefinitionsSpec | None = None
     try:
-        spec = FeaturesSpec.model_validate(value)
+        spec = DefinitionsSpec.model_validate(value)
     except ValidationError as error:
-        found = mistakes_of(error, FeaturesSpec) + found
+        found = mistakes_of(error, DefinitionsSpec) + found
     mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
     return spec
 
 
-def self_contained(spec: FeaturesSpec, base_dir: Path) -> FeaturesSpec:
+def self_contained(spec: DefinitionsSpec, base_dir: Path) -> DefinitionsSpec:
     """The same, to be read from anywhere: sources are absolute, and functions have their code.
 
     Raises:
@@ -204,7 +204,7 @@ def _absolute(path: str, base_dir: Path) -> Path:
     return base_dir.absolute() / Path(path).expanduser()
 
 
-def _definitions(spec: FeaturesSpec, base_dir: Path) -> Definitions:
+def _definitions(spec: DefinitionsSpec, base_dir: Path) -> Definitions:
     entities = {
         one.name: Entity(
             name=one.name, join_key=one.join_key or one.name, datatype=Datatype(one.datatype)
@@ -240,8 +240,8 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
             is_naive_utc=spec.source.naive_times == "utc",
         ),
         ttl_s=spec.ttl_s,
-        on_missing=Policy(spec.on_missing),
-        on_stale=Policy(spec.on_stale),
+        on_missing=MissingValuePolicy(spec.on_missing),
+        on_stale=MissingValuePolicy(spec.on_stale),
         schedule=spec.materialize,
     )
 

@@ -146,7 +146,7 @@ class FeatureServiceSpec(SpecModel):
     )
 
 
-class FeaturesSpec(SpecModel):
+class DefinitionsSpec(SpecModel):
     """The whole of `features.yaml`."""
 
     version: Literal[1] = 1

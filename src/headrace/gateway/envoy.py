@@ -35,10 +35,10 @@ from headrace.gateway.clusters import arm_of, cluster_name, stat_name
 from headrace.gateway.listeners import STAT_PREFIX
 from headrace.gateway.publisher import (
     Admin,
+    FileWrite,
     Publisher,
     SecretFiles,
     StatKind,
-    Step,
     documents_of,
     write_document,
 )
@@ -52,7 +52,7 @@ from headrace.gateway.statistics import (
     ArmStatistics,
     GatewayStatistics,
     Handshakes,
-    Question,
+    StatsQuery,
     read_all,
     read_handshakes,
     read_splits,
@@ -234,7 +234,7 @@ class EnvoyGateway:
 
     async def _statistics(
         self,
-        question: Question,
+        question: StatsQuery,
         read: Callable[[bytes], tuple[Mapping[Arm, ArmStatistics], int]],
     ) -> GatewayStatistics:
         epoch = self._epoch()
@@ -359,7 +359,7 @@ class EnvoyGateway:
             async with asyncio.timeout(self.settings.start_timeout_s):
                 await self._answers(process, offset)
                 for kind, document in documents_of(snapshot).items():
-                    step = Step(kind, document)
+                    step = FileWrite(kind, document)
                     await self.publisher.acknowledged(step, refused=0, offset=offset)
                 await _until(self._serves)
         except TimeoutError as error:

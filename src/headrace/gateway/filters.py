@@ -42,7 +42,7 @@ _ANYBODY_KNOWN: Final = EndpointAccess()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
+class AuthFilters:
     """What routes have to know to ask. `closed`: an endpoint that says nothing asks for anything.
 
     `has_jwt`: there are identity providers whose tokens are worth a look. `has_public`: some
@@ -115,11 +115,11 @@ class Guard:
         return {**_identify(f"{KEEP}{at_once}"), **after}
 
 
-def guard_of(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) -> Guard:
+def guard_of(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) -> AuthFilters:
     """What this gateway asks where."""
-    plain = Guard(closed=not settings.is_loopback)
+    plain = AuthFilters(closed=not settings.is_loopback)
     asked = [plain.access(endpoint) is not None for endpoint in endpoints]
-    return Guard(
+    return AuthFilters(
         closed=plain.closed,
         has_public=not all(asked),
         asks=any(asked),

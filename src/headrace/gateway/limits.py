@@ -69,7 +69,7 @@ _ALWAYS: Final[Resource] = {
 }
 
 
-class Counter(StrEnum):
+class LimitCounter(StrEnum):
     """Who counts a set of limits."""
 
     NOBODY = "nobody"
@@ -78,32 +78,32 @@ class Counter(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limiting:
+class RateLimitPlan:
     """What routes have to know of limits. `shared`: as of `AccessSettings.shared_limits`.
 
     `tiers`: who counts those of tiers. `ranks`: whether callers differ in priority.
     """
 
     shared: bool = False
-    tiers: Counter = Counter.NOBODY
+    tiers: LimitCounter = LimitCounter.NOBODY
     ranks: bool = False
 
     @classmethod
-    def of(cls, access: AccessSettings) -> "Limiting":
+    def of(cls, access: AccessSettings) -> "RateLimitPlan":
         """What `access` asks for."""
-        tiers = Counter.NOBODY
+        tiers = LimitCounter.NOBODY
         if access.are_tiers_counted_by_service:
-            tiers = Counter.SERVICE
+            tiers = LimitCounter.SERVICE
         elif any(not tier.limits.is_unlimited for tier in access.tiers):
-            tiers = Counter.GATEWAY
+            tiers = LimitCounter.GATEWAY
         return cls(shared=access.shared_limits, tiers=tiers, ranks=bool(access.tiers))
 
-    def counter(self, limits: EndpointLimitsSpec) -> Counter:
+    def counter(self, limits: EndpointLimitsSpec) -> LimitCounter:
         """Who counts an endpoint's limits."""
         if limits.is_unlimited:
-            return Counter.NOBODY
+            return LimitCounter.NOBODY
         by_service = limits.is_counted_by_service(shared=self.shared)
-        return Counter.SERVICE if by_service else Counter.GATEWAY
+        return LimitCounter.SERVICE if by_service else LimitCounter.GATEWAY
 
     def limited(self, route: Resource, endpoint: EndpointRoute) -> Resource:
         """`route` to `endpoint`, with what limits it; what Envoy answers itself is free."""
@@ -135,21 +135,21 @@ class Limiting:
         if limit is not None:
             found[_BODY_FILTER] = _body_limit(limit)
         counters = {self.counter(endpoint.limits), self.tiers}
-        if Counter.GATEWAY in counters:
+        if LimitCounter.GATEWAY in counters:
             found |= {_RETRY_FILTER: _HIT, LOCAL_FILTER: _HIT}
-        if Counter.SERVICE in counters:
+        if LimitCounter.SERVICE in counters:
             found |= {FLOOD_FILTER: _HIT, _ROWS_FILTER: _HIT, _SHARED_FILTER: _HIT}
         return found
 
     def _marks(self, endpoint: EndpointRoute) -> dict[str, Json]:
         """What the filters know an endpoint by: each key is one of `_local`'s or `_asked`'s."""
         counter = self.counter(endpoint.limits)
-        if counter is Counter.SERVICE:
+        if counter is LimitCounter.SERVICE:
             return {"shared": endpoint.name}
         marks: dict[str, Json] = {}
-        if counter is Counter.GATEWAY:
+        if counter is LimitCounter.GATEWAY:
             marks["endpoint"] = endpoint.name
-        if self.tiers is Counter.SERVICE:
+        if self.tiers is LimitCounter.SERVICE:
             marks["tiered"] = endpoint.name
         return marks
 
@@ -160,7 +160,7 @@ class Limiting:
             headers.append({"header": level, "append_action": "ADD_IF_ABSENT"})
             if endpoint.slo_latency_s is not None:
                 headers.append(set_header(SLO_HEADER, f"{endpoint.slo_latency_s:g}"))
-        if Counter.SERVICE in {self.counter(endpoint.limits), self.tiers}:
+        if LimitCounter.SERVICE in {self.counter(endpoint.limits), self.tiers}:
             headers.append(set_header(WANT_HEADER, "rows"))
         return headers
 
@@ -181,7 +181,7 @@ def limit_filters(*, local: Resource, flood: Resource, has_service: bool) -> Seq
 def local_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Resource:
     """What Envoy counts itself."""
     return {
-        **_config(_descriptors(access, endpoints, counter=Counter.GATEWAY)),
+        **_config(_descriptors(access, endpoints, counter=LimitCounter.GATEWAY)),
         "enable_x_ratelimit_headers": "DRAFT_VERSION_03",
         "rate_limits": _local_actions("endpoint"),
     }
@@ -193,7 +193,7 @@ def flood_config(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> 
     The service tells callers how a limit stands, so this one does not.
     """
     return {
-        **_config(_descriptors(access, endpoints, counter=Counter.SERVICE, factor=_FLOOD)),
+        **_config(_descriptors(access, endpoints, counter=LimitCounter.SERVICE, factor=_FLOOD)),
         "response_headers_to_add": [set_header("retry-after", "1")],
         "rate_limits": _local_actions("shared"),
     }
@@ -215,11 +215,11 @@ def _descriptors(
     access: AccessSettings,
     endpoints: Iterable[EndpointRoute],
     *,
-    counter: Counter,
+    counter: LimitCounter,
     factor: int = 1,
 ) -> list[Json]:
     """The buckets of all limits per second that `counter` counts, so many times as large."""
-    limiting = Limiting.of(access)
+    limiting = RateLimitPlan.of(access)
     found: list[Json] = []
     for endpoint in endpoints:
         if limiting.counter(endpoint.limits) is counter:

@@ -36,8 +36,8 @@ from headrace.gateway.snapshot import (
     KINDS,
     LISTENERS,
     ROUTES,
-    Document,
-    Kind,
+    FileKind,
+    ResourceFile,
     Snapshot,
     make_document,
     read_document,
@@ -123,21 +123,23 @@ class Statistics(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class FileWrite:
     """One file to replace."""
 
-    kind: Kind
-    document: Document
+    kind: FileKind
+    document: ResourceFile
 
 
-def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> Sequence[Step]:
+def plan(
+    current: Mapping[FileKind, ResourceFile], wanted: Mapping[FileKind, ResourceFile]
+) -> Sequence[FileWrite]:
     """The files to replace, in an order in which no route ever names a missing cluster."""
     order = [
-        Step(CLUSTERS, with_old_clusters(wanted[CLUSTERS], current[CLUSTERS])),
-        *(Step(kind, wanted[kind]) for kind in FILTERS.values()),
-        Step(ROUTES, wanted[ROUTES]),
-        Step(LISTENERS, wanted[LISTENERS]),
-        Step(CLUSTERS, wanted[CLUSTERS]),
+        FileWrite(CLUSTERS, with_old_clusters(wanted[CLUSTERS], current[CLUSTERS])),
+        *(FileWrite(kind, wanted[kind]) for kind in FILTERS.values()),
+        FileWrite(ROUTES, wanted[ROUTES]),
+        FileWrite(LISTENERS, wanted[LISTENERS]),
+        FileWrite(CLUSTERS, wanted[CLUSTERS]),
     ]
     now = dict(current)
     steps = []
@@ -148,7 +150,7 @@ def plan(current: Mapping[Kind, Document], wanted: Mapping[Kind, Document]) -> S
     return steps
 
 
-def write_document(directory: Path, kind: Kind, document: Document) -> None:
+def write_document(directory: Path, kind: FileKind, document: ResourceFile) -> None:
     """Replace a file of resources atomically; it is on disk when this returns.
 
     Raises:
@@ -163,7 +165,7 @@ def write_document(directory: Path, kind: Kind, document: Document) -> None:
         raise GatewayUnavailableError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def documents_of(snapshot: Snapshot) -> dict[Kind, Document]:
+def documents_of(snapshot: Snapshot) -> dict[FileKind, ResourceFile]:
     """The three files of a snapshot."""
     return {kind: snapshot.document(kind) for kind in KINDS}
 
@@ -184,7 +186,7 @@ class Publisher:
     _newest: Snapshot | None = None
     _asked: int = 0
     _done: int = 0
-    _files: dict[Kind, tuple[_FileMark, Document]] = field(default_factory=dict)
+    _files: dict[FileKind, tuple[_FileMark, ResourceFile]] = field(default_factory=dict)
 
     async def publish(self, snapshot: Snapshot) -> None:
         """Return once Envoy acts on `snapshot`, or on a newer one published meanwhile.
@@ -201,9 +203,9 @@ class Publisher:
                 return
             taken, newest = self._asked, self._newest
             wanted = documents_of(newest)
-            done: list[Step] = []
+            done: list[FileWrite] = []
             for step in plan({kind: self._read(kind) for kind in KINDS}, wanted):
-                before = Step(step.kind, self._read(step.kind))
+                before = FileWrite(step.kind, self._read(step.kind))
                 done.insert(0, before)
                 try:
                     await self._replace(step)
@@ -212,7 +214,7 @@ class Publisher:
                     raise
             self._done = taken
 
-    async def _restore(self, steps: Sequence[Step]) -> None:
+    async def _restore(self, steps: Sequence[FileWrite]) -> None:
         """Put back what was there, the last change first; Envoy took these before."""
         for step in steps:
             try:
@@ -223,17 +225,17 @@ class Publisher:
                 with contextlib.suppress(GatewayUnavailableError):
                     await self._write(step)
 
-    async def _replace(self, step: Step) -> None:
+    async def _replace(self, step: FileWrite) -> None:
         refused = await self._refused(step.kind)
         offset = size_of(self.log)
         await self._write(step)
         await self.acknowledged(step, refused=refused, offset=offset)
 
-    async def _write(self, step: Step) -> None:
+    async def _write(self, step: FileWrite) -> None:
         await asyncio.to_thread(write_document, self.directory, step.kind, step.document)
         self._files[step.kind] = (_mark(self.directory / step.kind.file), step.document)
 
-    async def acknowledged(self, step: Step, *, refused: int, offset: int) -> None:
+    async def acknowledged(self, step: FileWrite, *, refused: int, offset: int) -> None:
         """Wait until Envoy acts on a step's document.
 
         Args:
@@ -254,7 +256,7 @@ class Publisher:
         if not is_taken:
             raise SnapshotRejectedError(await self._reason(step.kind, offset))
 
-    async def _is_taken(self, step: Step, refused: int) -> bool:
+    async def _is_taken(self, step: FileWrite, refused: int) -> bool:
         """Whether Envoy took the step's document, once it took or refused it.
 
         A version is a hash, so Envoy naming it is enough, even if it named the same before: it acts
@@ -273,14 +275,14 @@ class Publisher:
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_POLL_S)
 
-    async def _refused(self, kind: Kind) -> int:
+    async def _refused(self, kind: FileKind) -> int:
         """How many documents Envoy has refused since its start."""
         stats = await self.admin.stats(
             rf"{re.escape(kind.stats)}[.]update_(rejected|failure)", StatKind.COUNTER
         )
         return sum(int(count) for count in stats.values())
 
-    async def _reason(self, kind: Kind, offset: int) -> str:
+    async def _reason(self, kind: FileKind, offset: int) -> str:
         """Why: Envoy counts a refusal just before it writes the reason to its log."""
         for _ in range(_LOG_POLLS):
             if reason := reason_in(read_from(self.log, offset)):
@@ -288,7 +290,7 @@ class Publisher:
             await asyncio.sleep(_LOG_POLL_S)
         return f"{kind.file} (no reason in {self.log})"
 
-    def _read(self, kind: Kind) -> Document:
+    def _read(self, kind: FileKind) -> ResourceFile:
         """The file as it is now: from memory, if nobody replaced it."""
         path = self.directory / kind.file
         mark = _mark(path)
@@ -348,7 +350,7 @@ class SecretFiles:
                 return
             try:
                 await self.publisher.acknowledged(
-                    Step(kind, document), refused=refused, offset=offset
+                    FileWrite(kind, document), refused=refused, offset=offset
                 )
             except SnapshotRejectedError:
                 if before is not None:
@@ -362,12 +364,12 @@ class SecretFiles:
             if is_secret_file(path.name) and path.name not in wanted:
                 path.unlink(missing_ok=True)
 
-    def _read(self, kind: Kind) -> Document | None:
+    def _read(self, kind: FileKind) -> ResourceFile | None:
         with contextlib.suppress(FileNotFoundError):
             return read_document((self.directory / kind.file).read_text())
         return None
 
-    async def _is_used(self, kind: Kind) -> bool:
+    async def _is_used(self, kind: FileKind) -> bool:
         """Whether Envoy has it: then it says which version."""
         name = f"{kind.stats}.version_text"
         try:
@@ -375,11 +377,11 @@ class SecretFiles:
         except GatewayUnavailableError:
             return False  # it reads the file when it starts
 
-    async def _refused(self, kind: Kind) -> int:
+    async def _refused(self, kind: FileKind) -> int:
         pattern = rf"{re.escape(kind.stats)}[.]update_(rejected|failure)"
         counted = await self.publisher.admin.stats(pattern, StatKind.COUNTER)
         return sum(int(count) for count in counted.values())
 
 
-def _kind(name: str) -> Kind:
-    return Kind(secret_file(name), TYPE, f"sds.{name}")
+def _kind(name: str) -> FileKind:
+    return FileKind(secret_file(name), TYPE, f"sds.{name}")

@@ -24,14 +24,14 @@ from headrace.gateway.filters import (
     SELECTING,
     SERVICE,
     UNIT_IDLE,
-    Guard,
+    AuthFilters,
     without_credentials,
 )
-from headrace.gateway.limits import Limiting
+from headrace.gateway.limits import RateLimitPlan
 from headrace.gateway.resources import Json, Resource, any_of, seconds
 from headrace.gateway.settings import EndpointRoute, EnvoySettings, RevisionTarget
 from headrace.gateway.splits import (
-    Door,
+    CallProtocol,
     arm_action,
     live_split,
     speaks,
@@ -122,8 +122,8 @@ def route_table(server: ServerRoutes, routes: Sequence[Resource]) -> Resource:
 
 def server_routes(
     settings: EnvoySettings,
-    guard: Guard,
-    limiting: Limiting,
+    guard: AuthFilters,
+    limiting: RateLimitPlan,
     endpoints: Sequence[EndpointRoute],
 ) -> ServerRoutes:
     """What is not about one endpoint."""
@@ -160,7 +160,7 @@ def server_routes(
 
 
 def endpoint_routes(
-    settings: EnvoySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
+    settings: EnvoySettings, guard: AuthFilters, limiting: RateLimitPlan, endpoint: EndpointRoute
 ) -> EndpointRoutes:
     """What is about one endpoint."""
     has_upstream = any(arm.upstream is not None for arm in endpoint.arms)
@@ -199,41 +199,43 @@ def _asking(route: Resource, filters: Resource) -> Resource:
 
 
 def _http_routes(
-    settings: EnvoySettings, guard: Guard, endpoint: EndpointRoute
+    settings: EnvoySettings, guard: AuthFilters, endpoint: EndpointRoute
 ) -> Iterator[Resource]:
     path = f"/v2/models/{endpoint.name}"
     filters = guard.endpoint(endpoint)
     for arm in _versions(endpoint):
         match: Resource = {"path_separated_prefix": f"{path}/versions/{arm.version}"}
-        route = _to_version(settings, endpoint, arm, match, door=Door.V2)
+        route = _to_version(settings, endpoint, arm, match, door=CallProtocol.V2)
         yield _asking(route, guard.endpoint(endpoint, arm.version))
     unknown: Resource = {"name": "unknown-version", "match": {"prefix": f"{path}/versions/"}}
     yield _asking({**unknown, **_refuse_model()}, filters)
-    for route in _to_split(settings, endpoint, {"path_separated_prefix": path}, door=Door.V2):
+    for route in _to_split(
+        settings, endpoint, {"path_separated_prefix": path}, door=CallProtocol.V2
+    ):
         yield _asking(route, filters)
     v1 = f"/v1/models/{endpoint.name}"
     # No name has a colon: only verbs follow.
     for match in ({"path_separated_prefix": v1}, {"prefix": f"{v1}:"}):
-        for route in _to_split(settings, endpoint, match, door=Door.V1):
+        for route in _to_split(settings, endpoint, match, door=CallProtocol.V1):
             yield _asking(route, filters)
 
 
 def _grpc_routes(
-    settings: EnvoySettings, guard: Guard, endpoint: EndpointRoute
+    settings: EnvoySettings, guard: AuthFilters, endpoint: EndpointRoute
 ) -> Iterator[Resource]:
     for arm in _versions(endpoint):
         match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
-        route = _to_version(settings, endpoint, arm, match, door=Door.GRPC)
+        route = _to_version(settings, endpoint, arm, match, door=CallProtocol.GRPC)
         yield _asking(route, guard.grpc_endpoint(endpoint, arm.version))
     unversioned = _grpc_match(_header_is(MODEL_HEADER, endpoint.name))
-    for route in _to_split(settings, endpoint, unversioned, door=Door.GRPC):
+    for route in _to_split(settings, endpoint, unversioned, door=CallProtocol.GRPC):
         yield _asking(route, guard.grpc_endpoint(endpoint))
 
 
 def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
     """`/endpoints/NAME/...`: whatever the server behind it speaks, with that much cut off."""
     match: Resource = {"prefix": f"/endpoints/{endpoint.name}/"}
-    for route in _to_split(settings, endpoint, match, door=Door.PLAIN):
+    for route in _to_split(settings, endpoint, match, door=CallProtocol.PLAIN):
         action = route.get("route")
         if isinstance(action, Mapping) and action.get("cluster") != CONTROL:
             yield {**route, "route": {**action, "prefix_rewrite": "/"}}
@@ -246,7 +248,7 @@ def _versions(endpoint: EndpointRoute) -> Iterator[RevisionTarget]:
     return (arm for arm in endpoint.arms if not arm.role)
 
 
-def _unknown_models(guard: Guard, servers: Resource) -> Iterator[Resource]:
+def _unknown_models(guard: AuthFilters, servers: Resource) -> Iterator[Resource]:
     # Triton answers this one with "not ready" rather than an error, in a message of its own.
     not_ready: Resource = {
         "name": "unknown-model",
@@ -318,7 +320,7 @@ def _document(name: str, path: str, text: str) -> Iterator[Resource]:
 
 
 def _grpc_server_routes(
-    guard: Guard, servers: Resource, statistics: Resource, more_filters: Resource
+    guard: AuthFilters, servers: Resource, statistics: Resource, more_filters: Resource
 ) -> Iterator[Resource]:
     """Calls over gRPC by method: the first look at those that name a model, and all others.
 
@@ -363,7 +365,7 @@ def _to_version(
     arm: RevisionTarget,
     match: Resource,
     *,
-    door: Door,
+    door: CallProtocol,
 ) -> Resource:
     if not speaks(arm, door):
         action = _reply(404, _not_spoken(endpoint, arm, door))
@@ -375,7 +377,7 @@ def _to_version(
 
 
 def _to_split(
-    settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, door: Door
+    settings: EnvoySettings, endpoint: EndpointRoute, match: Resource, *, door: CallProtocol
 ) -> Iterator[Resource]:
     """The routes for unversioned requests: several where a key decides."""
     split = live_split(endpoint)
@@ -397,7 +399,7 @@ def _to_split(
             yield {"name": endpoint.name, "match": wanted, **variant.action}
 
 
-def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: Door) -> str:
+def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: CallProtocol) -> str:
     return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {door.value}"
 
 
@@ -446,7 +448,7 @@ def _grpc_version(action: Resource) -> Resource:
             return action
 
 
-def _limits(settings: EnvoySettings, timeout_s: float | None, door: Door) -> Resource:
+def _limits(settings: EnvoySettings, timeout_s: float | None, door: CallProtocol) -> Resource:
     """When Envoy gives up. HTTP takes `timeout`, gRPC `max_stream_duration`: never both.
 
     A route that has both ignores `timeout`. Zero means none.
@@ -457,7 +459,7 @@ def _limits(settings: EnvoySettings, timeout_s: float | None, door: Door) -> Res
     idle: Resource = (
         {"idle_timeout": seconds(idle_s)} if idle_s > settings.connections.idle_timeout_s else {}
     )
-    if door is Door.GRPC:
+    if door is CallProtocol.GRPC:
         limits: Resource = {"max_stream_duration": limit, "grpc_timeout_header_max": limit}
         return {**idle, "max_stream_duration": limits}
     return {**idle, "timeout": limit}

@@ -21,8 +21,8 @@ from headrace.gateway.callers import (
     verify_cluster,
 )
 from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
-from headrace.gateway.filters import Guard, guard_of
-from headrace.gateway.limits import Limiting
+from headrace.gateway.filters import AuthFilters, guard_of
+from headrace.gateway.limits import RateLimitPlan
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
 from headrace.gateway.resources import Resource, any_of
 from headrace.gateway.routes import (
@@ -36,7 +36,7 @@ from headrace.gateway.settings import EndpointRoute, EnvoySettings, GatewayPolic
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FileKind:
     """One of the files Envoy watches: its name, its resources' type, its statistics."""
 
     file: str
@@ -44,15 +44,15 @@ class Kind:
     stats: str
 
 
-LISTENERS: Final = Kind("lds.json", "envoy.config.listener.v3.Listener", "listener_manager.lds")
-ROUTES: Final = Kind(
+LISTENERS: Final = FileKind("lds.json", "envoy.config.listener.v3.Listener", "listener_manager.lds")
+ROUTES: Final = FileKind(
     "rds.json",
     "envoy.config.route.v3.RouteConfiguration",
     f"http.{STAT_PREFIX}.rds.{ROUTE_CONFIG}",
 )
-CLUSTERS: Final = Kind("cds.json", "envoy.config.cluster.v3.Cluster", "cluster_manager.cds")
+CLUSTERS: Final = FileKind("cds.json", "envoy.config.cluster.v3.Cluster", "cluster_manager.cds")
 FILTERS: Final = {
-    extension: Kind(
+    extension: FileKind(
         extension.file,
         callers.TYPE,
         f"extension_config_discovery.http_filter.{extension.filter_name}",
@@ -69,7 +69,7 @@ _FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimitsSpec]]
 
 
 @dataclass(frozen=True, slots=True)
-class Document:
+class ResourceFile:
     """A file's text, and the version by which Envoy acknowledges it: a hash of its resources.
 
     `clusters`: the text of each by its name, of the file of clusters; derived from `text`.
@@ -81,7 +81,7 @@ class Document:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ResourceGroup:
     """Resources that are built and written together, so that both are done once."""
 
     resources: Sequence[Resource]
@@ -100,25 +100,31 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class EndpointPart:
+class EndpointResources:
     """What one endpoint adds to a snapshot."""
 
-    http: Piece
-    grpc: Piece
-    plain: Piece
-    clusters: Piece
+    http: ResourceGroup
+    grpc: ResourceGroup
+    plain: ResourceGroup
+    clusters: ResourceGroup
 
     @classmethod
     def of(
-        cls, settings: EnvoySettings, guard: Guard, limiting: Limiting, endpoint: EndpointRoute
-    ) -> "EndpointPart":
+        cls,
+        settings: EnvoySettings,
+        guard: AuthFilters,
+        limiting: RateLimitPlan,
+        endpoint: EndpointRoute,
+    ) -> "EndpointResources":
         """The part of `endpoint`."""
         routes = endpoint_routes(settings, guard, limiting, endpoint)
         return cls(
-            http=Piece(routes.http),
-            grpc=Piece(routes.grpc),
-            plain=Piece(routes.plain),
-            clusters=Piece(tuple(endpoint_clusters(settings, endpoint)), CLUSTERS.type_name),
+            http=ResourceGroup(routes.http),
+            grpc=ResourceGroup(routes.grpc),
+            plain=ResourceGroup(routes.plain),
+            clusters=ResourceGroup(
+                tuple(endpoint_clusters(settings, endpoint)), CLUSTERS.type_name
+            ),
         )
 
 
@@ -128,8 +134,8 @@ class Snapshot:
 
     listeners: Sequence[Resource]
     server: ServerRoutes
-    parts: Sequence[EndpointPart]
-    shared: Piece
+    parts: Sequence[EndpointResources]
+    shared: ResourceGroup
     filters: Mapping[Extension, Resource]
 
     @property
@@ -144,7 +150,7 @@ class Snapshot:
         clusters = [cluster for piece in self._cluster_pieces() for cluster in piece.resources]
         return sorted(clusters, key=lambda cluster: str(cluster["name"]))
 
-    def document(self, kind: Kind) -> Document:
+    def document(self, kind: FileKind) -> ResourceFile:
         """The file of one kind."""
         match kind.file:
             case LISTENERS.file:
@@ -163,19 +169,19 @@ class Snapshot:
                 (extension,) = (each for each, its in FILTERS.items() if its == kind)
                 return make_document(kind, [extension.resource(self.filters[extension])])
 
-    def _route_pieces(self) -> Iterator[Piece]:
-        yield Piece(self.server.before)
+    def _route_pieces(self) -> Iterator[ResourceGroup]:
+        yield ResourceGroup(self.server.before)
         yield from (part.http for part in self.parts)
         yield from (part.grpc for part in self.parts)
-        yield Piece(self.server.after)
+        yield ResourceGroup(self.server.after)
         yield from (part.plain for part in self.parts)
-        yield Piece(self.server.last)
+        yield ResourceGroup(self.server.last)
 
-    def _cluster_pieces(self) -> Iterator[Piece]:
+    def _cluster_pieces(self) -> Iterator[ResourceGroup]:
         yield from (part.clusters for part in self.parts)
         yield self.shared
 
-    def _routes_document(self) -> Document:
+    def _routes_document(self) -> ResourceFile:
         texts = (piece.text for piece in self._route_pieces() if piece.resources)
         ready: Any = orjson.Fragment(b"[%b]" % b",".join(texts))
         return _document([orjson.dumps(any_of(ROUTES.type_name, route_table(self.server, ready)))])
@@ -186,9 +192,9 @@ class SnapshotBuilder:
     """Builds snapshots, and of each only what changed since the one before."""
 
     settings: EnvoySettings
-    _parts: dict[str, tuple[EndpointRoute, EndpointPart]] = field(default_factory=dict)
-    _limiting: Limiting | None = None
-    _shared: tuple[tuple[Sequence[str], tuple[JwtSpec, ...]], Piece] | None = None
+    _parts: dict[str, tuple[EndpointRoute, EndpointResources]] = field(default_factory=dict)
+    _limiting: RateLimitPlan | None = None
+    _shared: tuple[tuple[Sequence[str], tuple[JwtSpec, ...]], ResourceGroup] | None = None
     _filters: tuple[_FiltersOf, Mapping[Extension, Resource]] | None = None
 
     def build(
@@ -204,7 +210,7 @@ class SnapshotBuilder:
             msg = f"endpoints named more than once: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
         guard = guard_of(self.settings, endpoints)
-        limiting = Limiting.of(policy.access)
+        limiting = RateLimitPlan.of(policy.access)
         if limiting != self._limiting:
             self._limiting, self._parts = limiting, {}
         self._parts = {each.name: (each, self._part(guard, limiting, each)) for each in endpoints}
@@ -225,7 +231,7 @@ class SnapshotBuilder:
             self._filters = (known, extension_configs(policy, endpoints))
         return self._filters[1]
 
-    def _shared_clusters(self, replicas: Sequence[str], policy: GatewayPolicy) -> Piece:
+    def _shared_clusters(self, replicas: Sequence[str], policy: GatewayPolicy) -> ResourceGroup:
         known = (replicas, policy.access.jwt)
         if self._shared is None or self._shared[0] != known:
             clusters = (
@@ -233,15 +239,17 @@ class SnapshotBuilder:
                 *((verify_cluster(self.settings),) if policy.access.jwt else ()),
                 *key_set_clusters(self.settings, policy),
             )
-            self._shared = (known, Piece(clusters, CLUSTERS.type_name))
+            self._shared = (known, ResourceGroup(clusters, CLUSTERS.type_name))
         return self._shared[1]
 
-    def _part(self, guard: Guard, limiting: Limiting, endpoint: EndpointRoute) -> EndpointPart:
+    def _part(
+        self, guard: AuthFilters, limiting: RateLimitPlan, endpoint: EndpointRoute
+    ) -> EndpointResources:
         known = self._parts.get(endpoint.name)
         if known is not None and known[0] == endpoint:
             return known[1]
         endpoint.check()
-        return EndpointPart.of(self.settings, guard, limiting, endpoint)
+        return EndpointResources.of(self.settings, guard, limiting, endpoint)
 
 
 def build_snapshot(
@@ -260,12 +268,12 @@ def inline_bootstrap(settings: EnvoySettings, snapshot: Snapshot) -> Resource:
     return static_bootstrap(settings, listeners, snapshot.clusters)
 
 
-def make_document(kind: Kind, resources: Sequence[Resource]) -> Document:
+def make_document(kind: FileKind, resources: Sequence[Resource]) -> ResourceFile:
     """A DiscoveryResponse for Envoy to read from a file."""
     return _document([orjson.dumps(any_of(kind.type_name, resource)) for resource in resources])
 
 
-def read_document(text: str) -> Document:
+def read_document(text: str) -> ResourceFile:
     """A document as read back from its file."""
     found = orjson.loads(text)
     clusters = {
@@ -273,23 +281,23 @@ def read_document(text: str) -> Document:
         for resource in found["resources"]
         if resource["@type"].endswith(CLUSTERS.type_name)
     }
-    return Document(str(found["version_info"]), text, clusters)
+    return ResourceFile(str(found["version_info"]), text, clusters)
 
 
-def with_old_clusters(new: Document, old: Document) -> Document:
+def with_old_clusters(new: ResourceFile, old: ResourceFile) -> ResourceFile:
     """`new`'s clusters and those of `old` that `new` lacks, so that no route loses its cluster."""
     if old.clusters.keys() <= new.clusters.keys():
         return new
     return _clusters_document({**old.clusters, **new.clusters})
 
 
-def _clusters_document(clusters: Mapping[str, bytes]) -> Document:
+def _clusters_document(clusters: Mapping[str, bytes]) -> ResourceFile:
     document = _document([clusters[name] for name in sorted(clusters)])
     return replace(document, clusters=clusters)
 
 
-def _document(resources: Sequence[bytes]) -> Document:
+def _document(resources: Sequence[bytes]) -> ResourceFile:
     body = b",".join(resources)
     version = hashlib.sha256(body).hexdigest()[:16]
     text = b'{"version_info":"%b","resources":[%b]}' % (version.encode(), body)
-    return Document(version, text.decode())
+    return ResourceFile(version, text.decode())

@@ -27,7 +27,7 @@ from headrace.gateway.settings import EndpointRoute, RevisionTarget
 _ANY_VALUE: Final[Resource] = {"safe_regex": {"regex": ".+"}}
 
 
-class Door(StrEnum):
+class CallProtocol(StrEnum):
     """How callers reach an endpoint."""
 
     V2 = "the Open Inference Protocol over HTTP (/v2/models)"
@@ -37,12 +37,12 @@ class Door(StrEnum):
 
 
 _DOORS: Final = {
-    UpstreamProtocol.V2: {Door.V2, Door.PLAIN},
-    UpstreamProtocol.V1: {Door.V1, Door.PLAIN},
-    UpstreamProtocol.GRPC: {Door.GRPC},
-    UpstreamProtocol.TORCHSERVE: {Door.PLAIN},
-    UpstreamProtocol.OPENAI: {Door.PLAIN},
-    UpstreamProtocol.HTTP: {Door.PLAIN},
+    UpstreamProtocol.V2: {CallProtocol.V2, CallProtocol.PLAIN},
+    UpstreamProtocol.V1: {CallProtocol.V1, CallProtocol.PLAIN},
+    UpstreamProtocol.GRPC: {CallProtocol.GRPC},
+    UpstreamProtocol.TORCHSERVE: {CallProtocol.PLAIN},
+    UpstreamProtocol.OPENAI: {CallProtocol.PLAIN},
+    UpstreamProtocol.HTTP: {CallProtocol.PLAIN},
 }
 
 
@@ -54,7 +54,7 @@ class Variant:
     action: Resource
 
 
-def speaks(arm: RevisionTarget, door: Door) -> bool:
+def speaks(arm: RevisionTarget, door: CallProtocol) -> bool:
     """Whether an arm answers what comes in by `door`; our own replicas answer everything."""
     return arm.upstream is None or door in _DOORS[arm.upstream.protocol]
 
@@ -73,7 +73,9 @@ def live_split(endpoint: EndpointRoute) -> tuple[tuple[RevisionTarget, int], ...
     return tuple((arm if arm.is_live else live[-1], arm.weight) for arm in weighted)
 
 
-def split_variants(endpoint: EndpointRoute, limits: Resource, *, door: Door) -> tuple[Variant, ...]:
+def split_variants(
+    endpoint: EndpointRoute, limits: Resource, *, door: CallProtocol
+) -> tuple[Variant, ...]:
     """The routes of a split that somebody answers for, in the order in which they are tried."""
     sticky = endpoint.sticky
     if sticky is None:
@@ -87,7 +89,7 @@ def split_variants(endpoint: EndpointRoute, limits: Resource, *, door: Door) -> 
 
 
 def arm_action(
-    endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, door: Door
+    endpoint: EndpointRoute, arm: RevisionTarget, limits: Resource, door: CallProtocol
 ) -> Resource:
     """The action of a route to one arm, whatever the split is."""
     action: Resource = {"route": {"cluster": cluster_name(endpoint.name, arm.key), **limits}}
@@ -106,7 +108,11 @@ def with_filters(action: Resource, filters: Resource) -> Resource:
 
 
 def _split(
-    endpoint: EndpointRoute, limits: Resource, *, door: Door, sticky: StickySpec | None = None
+    endpoint: EndpointRoute,
+    limits: Resource,
+    *,
+    door: CallProtocol,
+    sticky: StickySpec | None = None,
 ) -> Resource:
     """The action for callers with the key of `sticky`; None for all others."""
     split = live_split(endpoint)
@@ -130,7 +136,7 @@ def _split(
     return _with_headers(action, _marked(endpoint, sticky))
 
 
-def _to_arm(action: Resource, arm: RevisionTarget, door: Door) -> Resource:
+def _to_arm(action: Resource, arm: RevisionTarget, door: CallProtocol) -> Resource:
     """`action`, or one cluster of a split, with what is particular on the way to `arm`.
 
     Upstreams' clusters remove API keys themselves: another `authorization` may be meant for them.
@@ -207,6 +213,6 @@ def _mirrored(endpoint: EndpointRoute, arm: RevisionTarget, action: Resource) ->
     return {**action, "route": {**route, "request_mirror_policies": [policy]}}
 
 
-def _filters(arm: RevisionTarget, door: Door) -> Resource:
+def _filters(arm: RevisionTarget, door: CallProtocol) -> Resource:
     """What is particular on the way to an arm: a gRPC server takes gRPC as it is."""
-    return BRIDGED_ELSEWHERE if door is Door.GRPC and arm.upstream is not None else {}
+    return BRIDGED_ELSEWHERE if door is CallProtocol.GRPC and arm.upstream is not None else {}

@@ -36,7 +36,7 @@ MOST_COUNTED: Final = 1 << 53
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class StatsQuery:
     """What to ask Envoy's admin socket for.
 
     `total`: counters of everything that is in the histograms; these are never late, histograms are.
@@ -46,8 +46,8 @@ class Question:
     total: str
 
 
-OF_SPLITS: Final = Question(f"{_ASK}^{_SPLIT}[.]", rf"{_SPLIT}\.total")
-OF_ALL: Final = Question(f"{_ASK}^({_SPLIT}|{_REST})[.]", rf"({_SPLIT}|{_REST})\.total")
+OF_SPLITS: Final = StatsQuery(f"{_ASK}^{_SPLIT}[.]", rf"{_SPLIT}\.total")
+OF_ALL: Final = StatsQuery(f"{_ASK}^({_SPLIT}|{_REST})[.]", rf"({_SPLIT}|{_REST})\.total")
 Bucket: TypeAlias = tuple[float, float]
 """Lower bound and width."""
 _SERVER_ERROR: Final = 500

@@ -13,17 +13,17 @@ from headrace.control.agents.messages import (
     LONGEST_WAIT_S,
     PROTOCOL,
     Active,
+    AgentInstructions,
+    AgentStatus,
     Arm,
     Bundle,
-    Counts,
+    EnvoyCounts,
     Poll,
-    Report,
-    Told,
     UpstreamState,
 )
 from headrace.control.app.journal import wait_for
 from headrace.control.gateway.activator import Activator, HoldLimits
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.core import Clock, HeadraceError
 from headrace.core.backoff import Backoff
 from headrace.gateway import Handshakes
@@ -37,7 +37,7 @@ _NO_NEWS_S: Final = 0.05
 """Who answers at once that there is nothing new is not asked without a pause."""
 
 
-async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
+async def read_counts(keeper: EnvoySupervisor, bundle: Bundle) -> EnvoyCounts:
     """One look at everything.
 
     Raises:
@@ -51,7 +51,7 @@ async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
     active = await keeper.in_flight()
     shaken = await keeper.handshakes() if lead_out else {}
     healthy = {} if splits is None else splits.healthy
-    return Counts(
+    return EnvoyCounts(
         epoch=every.epoch,
         every=tuple(Arm.of(arm, totals) for arm, totals in every.arms.items()),
         # Of another process than the rest: then it counts from the next look on.
@@ -74,7 +74,7 @@ async def read_counts(keeper: GatewayKeeper, bundle: Bundle) -> Counts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Holding:
+class RequestHold:
     """Holds requests for endpoints without replicas: they need not cross to the control plane.
 
     `poke`: called when the control plane should know that some wait.
@@ -116,10 +116,10 @@ class Holding:
 class Control(Protocol):
     """The control plane, as `ControlClient` reaches it. HeadraceError where it does not."""
 
-    async def poll(self, poll: Poll) -> Told:
+    async def poll(self, poll: Poll) -> AgentInstructions:
         """What is new."""
 
-    async def report(self, report: Report) -> None:
+    async def report(self, report: AgentStatus) -> None:
         """Tell how this gateway is."""
 
 
@@ -142,13 +142,13 @@ class GatewayAgent:
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
     answers: int = 0
     failures: int = 0
-    holding: Holding = field(init=False)
+    holding: RequestHold = field(init=False)
     _asked: int = 0
     _is_down: bool = False
     _poked: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.holding = Holding(in_force=lambda: self.applier.in_force, poke=self._poked.set)
+        self.holding = RequestHold(in_force=lambda: self.applier.in_force, poke=self._poked.set)
 
     async def run(self) -> None:
         """Serve from disk at once, then follow the control plane until cancelled."""
@@ -201,7 +201,7 @@ class GatewayAgent:
             wait_s=LONGEST_WAIT_S,
         )
 
-    async def _take(self, told: Told) -> bool:
+    async def _take(self, told: AgentInstructions) -> bool:
         """Do as told; whether that was possible."""
         if told.bundle is None and told.ask == self._asked:
             await asyncio.sleep(_NO_NEWS_S)
@@ -254,12 +254,12 @@ class GatewayAgent:
                 self._note_away(str(error))
                 await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
 
-    async def _state(self) -> Report:
+    async def _state(self) -> AgentStatus:
         asked = self._asked  # what is counted from here on is newer than the question
         applier = self.applier
         bundle, keeper = applier.in_force, applier.keeper
         counts = await self._counts()
-        return Report(
+        return AgentStatus(
             protocol=PROTOCOL,
             agent=__version__,
             name=self.name,
@@ -276,7 +276,7 @@ class GatewayAgent:
             counts=counts,
         )
 
-    async def _counts(self) -> Counts | None:
+    async def _counts(self) -> EnvoyCounts | None:
         bundle, keeper = self.applier.in_force, self.applier.keeper
         if bundle is None or keeper is None:
             return None

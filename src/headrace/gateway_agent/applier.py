@@ -14,13 +14,13 @@ from headrace.control.agents.messages import (
     MAX_BUNDLE_BYTES,
     Bundle,
     Secret,
-    Shared,
+    SharedDirectory,
     decode_bundle,
     with_version,
 )
 from headrace.control.agents.tls import MutualTls
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.gateway.tls import pem_secret
 from headrace.control.local.sandbox import Sandbox, without_root
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, InvalidArgumentError
@@ -108,7 +108,7 @@ class Applier:
     tls: MutualTls
     clock: Clock
     sandbox: Sandbox
-    keeper: GatewayKeeper | None = None
+    keeper: EnvoySupervisor | None = None
     in_force: Bundle | None = None
     refused: str = ""
     reason: str = ""
@@ -181,7 +181,7 @@ class Applier:
         await self._bring_secrets(keeper.secrets, bundle)
         await self._publish(keeper, bundle)
 
-    async def _publish(self, keeper: GatewayKeeper, bundle: Bundle) -> None:
+    async def _publish(self, keeper: EnvoySupervisor, bundle: Bundle) -> None:
         keeper.policy = bundle.policy
         await keeper.publish(bundle.routes)
         self.in_force = bundle
@@ -200,7 +200,7 @@ class Applier:
 
     async def _begin(self, bundle: Bundle) -> None:
         """Have an Envoy with this bundle's options: the one that runs if it can, else a new one."""
-        keeper = GatewayKeeper(
+        keeper = EnvoySupervisor(
             envoy=EnvoyGateway(self._settings_for(bundle)),
             owner=ProcessOwner.of(self.settings.dir, sockets=self.run_dir),
             record_path=self.run_dir.parent / "gateway.json",
@@ -282,7 +282,7 @@ def _check_addresses(bundle: Bundle) -> None:
         )
 
 
-def _is_seen(shared: Shared | None) -> bool:
+def _is_seen(shared: SharedDirectory | None) -> bool:
     if shared is None:
         return False
     try:

@@ -10,7 +10,7 @@ from headrace.control.api.guards import Receive, Scope, Send, read_body, respond
 from headrace.control.gateway.certificates import Certificates
 from headrace.core import HeadraceError, UnavailableError
 from headrace.gateway_agent.agent import GatewayAgent
-from headrace.gateway_agent.client import Answer
+from headrace.gateway_agent.client import ControlResponse
 from headrace.observe.metrics import TEXT_TYPE, Family, Labels, counter, gauge, text
 from headrace.protocol import encode_error, grpc_status, http_status
 
@@ -23,10 +23,12 @@ _UNAVAILABLE: Final = 503
 _JSON: Final = "application/json"
 
 
-class Asked(Protocol):
+class ControlApi(Protocol):
     """The control plane, as `ControlClient` reaches it."""
 
-    async def forward(self, method: str, path: str, body: bytes, *, content_type: str) -> Answer:
+    async def forward(
+        self, method: str, path: str, body: bytes, *, content_type: str
+    ) -> ControlResponse:
         """Its answer; HeadraceError if there is none."""
 
 
@@ -34,7 +36,7 @@ class Asked(Protocol):
 class Forwarding:
     """The ASGI application that asks the control plane, and says so if it does not answer."""
 
-    client: Asked
+    client: ControlApi
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on."""

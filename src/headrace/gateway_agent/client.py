@@ -13,10 +13,10 @@ from headrace.control.agents.messages import (
     MAX_BUNDLE_BYTES,
     POLL_PATH,
     REPORT_PATH,
+    AgentInstructions,
+    AgentStatus,
     Poll,
     Refused,
-    Report,
-    Told,
     decode_told,
 )
 from headrace.core import InvalidArgumentError, PermissionDeniedError, UnavailableError
@@ -38,7 +38,7 @@ _NOTICES_A_CUT: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class ControlResponse:
     """What came back."""
 
     status: int
@@ -73,7 +73,7 @@ class ControlClient:
         """Close connections."""
         await self._client.aclose()
 
-    async def poll(self, poll: Poll) -> Told:
+    async def poll(self, poll: Poll) -> AgentInstructions:
         """What is newer than what the agent has, as soon as there is anything.
 
         Raises:
@@ -88,7 +88,7 @@ class ControlClient:
         )
         return decode_told(_content(answer))
 
-    async def report(self, report: Report) -> None:
+    async def report(self, report: AgentStatus) -> None:
         """Tell how this gateway is; errors as `poll`."""
         answer = await self._ask(
             "POST",
@@ -99,7 +99,9 @@ class ControlClient:
         )
         _content(answer)
 
-    async def forward(self, method: str, path: str, body: bytes, *, content_type: str) -> Answer:
+    async def forward(
+        self, method: str, path: str, body: bytes, *, content_type: str
+    ) -> ControlResponse:
         """What the control plane answers to a caller of this gateway; errors as `poll`."""
         return await self._ask(
             method,
@@ -119,7 +121,7 @@ class ControlClient:
         timeout_s: float,
         limit_bytes: int,
         content_type: str = "application/json",
-    ) -> Answer:
+    ) -> ControlResponse:
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S)
         headers = {"content-type": content_type} if content_type else {}
         try:
@@ -137,14 +139,14 @@ class ControlClient:
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
             said = str(error) or type(error).__name__
             raise UnavailableError(f"no answer from {self.url}: {said}") from error
-        return Answer(
+        return ControlResponse(
             status=response.status_code,
             content_type=response.headers.get("content-type", ""),
             body=received,
         )
 
 
-def _content(answer: Answer) -> bytes:
+def _content(answer: ControlResponse) -> bytes:
     """The body of a good answer.
 
     Raises:

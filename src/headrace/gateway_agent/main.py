@@ -38,7 +38,7 @@ EXIT_OK: Final = 0
 
 
 @dataclass(slots=True, kw_only=True)
-class Life:
+class AgentRun:
     """One agent between its lock and its end; everything that can be refused was."""
 
     settings: AgentSettings
@@ -138,7 +138,7 @@ async def _run(settings: AgentSettings) -> None:
         await life.run()
 
 
-def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack) -> Life:
+def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack) -> AgentRun:
     """The parts for `settings`, with sockets bound; `opened` closes them. Blocking.
 
     Raises:
@@ -180,7 +180,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
         url=settings.url,
     )
     _LOG.info("gateway agent", extra={"gateway": name, "control": settings.control})
-    return Life(
+    return AgentRun(
         settings=settings,
         clock=clock,
         agent=agent,

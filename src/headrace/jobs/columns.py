@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from headrace.core import VARIABLE, Array, Datatype, ModelSignature, Nulls, Tensors, TensorSpec
+from headrace.core import VARIABLE, Array, Datatype, ModelSignature, NullPolicy, Tensors, TensorSpec
 from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan
 
@@ -96,7 +96,7 @@ _SHOWN: Final = 40
 
 
 @dataclass(slots=True, kw_only=True)
-class Fed:
+class TensorWindow:
     """A window as the model takes it. Every tensor has all rows, those in `bad` with any values.
 
     `ragged`: inputs whose rows have different shapes, a tensor for each row.
@@ -114,10 +114,10 @@ def feed(
     signature: ModelSignature,
     *,
     broken: Mapping[int, str],
-    nulls: Nulls,
-) -> Fed:
+    nulls: NullPolicy,
+) -> TensorWindow:
     """All inputs of the model for the rows of a frame."""
-    fed = Fed(rows=frame.height, bad=dict(broken))
+    fed = TensorWindow(rows=frame.height, bad=dict(broken))
     for one in plan.inputs:
         spec = signature.input(one.input)
         assert spec is not None, "the plan was made for this signature"
@@ -139,7 +139,11 @@ def feed(
 
 
 def _scalars(
-    some: Sequence[pl.Series], spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
+    some: Sequence[pl.Series],
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    fed: TensorWindow,
+    nulls: NullPolicy,
 ) -> None:
     """Numbers beside each other; Polars turns columns into rows faster than NumPy does."""
     wanted = POLARS[spec.datatype]
@@ -165,7 +169,7 @@ def _scalars(
     fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
 
 
-def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: Fed) -> None:
+def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: TensorWindow) -> None:
     """Name the rows whose doubles are too large for floats; an endpoint refuses such too."""
     lost = cast.is_infinite() & column.is_finite()
     for row in lost.arg_true().to_list() if lost.any() else ():
@@ -175,7 +179,11 @@ def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: Fe
 
 
 def _lists(
-    column: pl.Series, spec: TensorSpec, shape: tuple[int, ...], fed: Fed, nulls: Nulls
+    column: pl.Series,
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    fed: TensorWindow,
+    nulls: NullPolicy,
 ) -> None:
     """A column of lists, each of which is a row's tensor in row-major order."""
     flat, lengths = _flat(column)
@@ -214,7 +222,12 @@ def _lists(
 
 
 def _ragged(  # noqa: PLR0917  # the last part of `_lists`
-    name: str, values: Array, lengths: Array, spec: TensorSpec, shape: tuple[int, ...], fed: Fed
+    name: str,
+    values: Array,
+    lengths: Array,
+    spec: TensorSpec,
+    shape: tuple[int, ...],
+    fed: TensorWindow,
 ) -> None:
     known = int(np.prod([size for size in shape if size != VARIABLE], dtype=np.int64))
     parts = []
@@ -260,8 +273,8 @@ def _bytes(column: pl.Series) -> Array:
     return made
 
 
-def _may_be_nan(spec: TensorSpec, nulls: Nulls) -> bool:
-    return nulls is Nulls.NAN and spec.datatype.dtype.kind == "f"
+def _may_be_nan(spec: TensorSpec, nulls: NullPolicy) -> bool:
+    return nulls is NullPolicy.NAN and spec.datatype.dtype.kind == "f"
 
 
 def _zero(kind: Datatype) -> Any:  # noqa: ANN401  # a value of any datatype

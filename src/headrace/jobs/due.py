@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from cronsim import CronSim
 
-from headrace.core.spec.jobs import ScheduleSpec
+from headrace.core.spec.jobs import JobScheduleSpec
 
 MOST_MISSED: Final = 1_000
 """So many moments that passed are told one by one, the newest ones."""
@@ -33,7 +33,7 @@ class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Due(msgspec.Struct, frozen=True, kw_only=True):
+class DueRuns(msgspec.Struct, frozen=True, kw_only=True):
     """What to do now. `starts`: the moments whose runs begin, the oldest first."""
 
     starts: tuple[float, ...] = ()
@@ -47,7 +47,7 @@ class Due(msgspec.Struct, frozen=True, kw_only=True):
         return max((at for at in done if not self.waits or at < min(self.waits)), default=None)
 
 
-def moments(schedule: ScheduleSpec, after: float) -> Iterator[float]:
+def moments(schedule: JobScheduleSpec, after: float) -> Iterator[float]:
     """The moments of a schedule after a time, exclusive, in Unix time; ends where there are none.
 
     Raises:
@@ -60,12 +60,12 @@ def moments(schedule: ScheduleSpec, after: float) -> Iterator[float]:
             yield at
 
 
-def next_moment(schedule: ScheduleSpec, after: float) -> float | None:
+def next_moment(schedule: JobScheduleSpec, after: float) -> float | None:
     """The first moment after a time; None where there is none for decades."""
     return next(moments(schedule, after), None)
 
 
-def due(schedule: ScheduleSpec, *, handled: float, now: float, running: int) -> Due:
+def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) -> DueRuns:
     """What to start now, and what is left out.
 
     Args:
@@ -75,20 +75,20 @@ def due(schedule: ScheduleSpec, *, handled: float, now: float, running: int) -> 
     """
     wanted, skipped = _wanted(schedule, _passed(schedule, handled, now), now)
     if schedule.overlap == "allow":
-        return Due(starts=wanted, skipped=skipped)
+        return DueRuns(starts=wanted, skipped=skipped)
     if not running:
         # One after the other: what is left is due as soon as the first has ended.
-        return Due(starts=wanted[:1], skipped=skipped, waits=wanted[1:])
+        return DueRuns(starts=wanted[:1], skipped=skipped, waits=wanted[1:])
     if schedule.overlap == "wait":
-        return Due(skipped=skipped, waits=wanted)
+        return DueRuns(skipped=skipped, waits=wanted)
     on_time = tuple(
         Skipped(at=at, why="the run before had not ended") for at in wanted if _is_on_time(at, now)
     )
     waits = tuple(at for at in wanted if not _is_on_time(at, now))
-    return Due(skipped=(*skipped, *on_time), waits=waits)
+    return DueRuns(skipped=(*skipped, *on_time), waits=waits)
 
 
-def _passed(schedule: ScheduleSpec, after: float, now: float) -> list[float]:
+def _passed(schedule: JobScheduleSpec, after: float, now: float) -> list[float]:
     """The moments in (after, now]; of very many the newest."""
     # What is too old to be made up for is not gone through, after years of standing still.
     since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
@@ -96,7 +96,7 @@ def _passed(schedule: ScheduleSpec, after: float, now: float) -> list[float]:
 
 
 def _wanted(
-    schedule: ScheduleSpec, passed: Sequence[float], now: float
+    schedule: JobScheduleSpec, passed: Sequence[float], now: float
 ) -> tuple[tuple[float, ...], tuple[Skipped, ...]]:
     """The moments that are to run, and those that nobody will make up for."""
     skipped: dict[float, str] = {}

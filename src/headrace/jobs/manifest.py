@@ -18,7 +18,7 @@ import msgspec
 from headrace.core import ArtifactCorruptError, FailedPreconditionError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import TEMPORARY, exclusive, sync_directory
-from headrace.jobs.messages import Done, JobRecord, Shard, Written
+from headrace.jobs.messages import CompletedShard, JobRecord, OutputFile, Shard
 from headrace.jobs.writers import replacing_output
 
 FOLDER: Final = "_headrace"
@@ -94,7 +94,7 @@ class OutputFolder:
             file.write(msgspec.json.format(msgspec.json.encode(record), indent=1))
         sync_directory(self.path)
 
-    def entries(self) -> dict[int, Done]:
+    def entries(self) -> dict[int, CompletedShard]:
         """The shards that are done. A last line that a crash cut off is none.
 
         Raises:
@@ -108,20 +108,20 @@ class OutputFolder:
         found = {}
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
-                done = msgspec.json.decode(line, type=Done)
+                done = msgspec.json.decode(line, type=CompletedShard)
             except UNDECODABLE as error:
                 raise ArtifactCorruptError(f"{path}, line {number} is damaged: {error}") from error
             found[done.shard] = done
         return found
 
     @contextmanager
-    def appending(self, kept: Sequence[Done]) -> Iterator["Manifest"]:
+    def appending(self, kept: Sequence[CompletedShard]) -> Iterator["JobManifest"]:
         """The manifest with `kept` in it, and nothing else, to add to."""
         with replacing_output(self._own / _MANIFEST) as file:
             file.writelines(msgspec.json.encode(done) + b"\n" for done in kept)
         descriptor = os.open(self._own / _MANIFEST, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
-            yield Manifest(descriptor)
+            yield JobManifest(descriptor)
         finally:
             os.close(descriptor)
 
@@ -151,13 +151,13 @@ class OutputFolder:
             file.write(summary)
 
 
-class Manifest:
+class JobManifest:
     """Takes a line for each shard that is done. For one thread at a time."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def add(self, done: Done) -> None:
+    def add(self, done: CompletedShard) -> None:
         """On disk when this returns.
 
         Raises:
@@ -171,7 +171,7 @@ class Manifest:
             raise FailedPreconditionError(msg) from error
 
 
-def leftovers(names: Sequence[str], kept: Sequence[Done]) -> list[str]:
+def leftovers(names: Sequence[str], kept: Sequence[CompletedShard]) -> list[str]:
     """Files of output that no shard that is done has: what a run that was killed left."""
     known = {one.name for done in kept for one in done.files} | {SUCCESS}
     return [
@@ -204,7 +204,7 @@ class ChangedError(FailedPreconditionError):
 class Left:
     """What there is to do. `redo`: why shards that were done have to be done again."""
 
-    done: list[Done] = field(default_factory=list)
+    done: list[CompletedShard] = field(default_factory=list)
     todo: list[Shard] = field(default_factory=list)
     redo: dict[int, str] = field(default_factory=dict)
 
@@ -246,9 +246,9 @@ def check_same(old: JobRecord, new: JobRecord) -> None:
 
 def left_to_do(
     record: JobRecord,
-    entries: Mapping[int, Done],
+    entries: Mapping[int, CompletedShard],
     digest: str,
-    find: Callable[[str], Written | None],
+    find: Callable[[str], OutputFile | None],
 ) -> Left:
     """Which shards are done, as their files prove, and which are not.
 
@@ -271,7 +271,9 @@ def left_to_do(
     return left
 
 
-def _wrong(done: Done, shard: Shard, digest: str, find: Callable[[str], Written | None]) -> str:
+def _wrong(
+    done: CompletedShard, shard: Shard, digest: str, find: Callable[[str], OutputFile | None]
+) -> str:
     if done.fingerprint != shard.fingerprint:
         return "its input was another"
     if done.digest != digest:

@@ -13,12 +13,12 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import Nulls, ReplicaSettings
+from headrace.core import NullPolicy, ReplicaSettings
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import read_regular
 
 
-class Format(StrEnum):
+class FileFormat(StrEnum):
     """How the output is written."""
 
     PARQUET = "parquet"
@@ -113,13 +113,13 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     plan: ColumnPlan
     sizes: Sizes
     output: str
-    format: Format = Format.PARQUET
+    format: FileFormat = FileFormat.PARQUET
     errors: ErrorsTo = ErrorsTo.COLUMN
-    nulls: Nulls = Nulls.NAN
+    nulls: NullPolicy = NullPolicy.NAN
     digest: str = ""
 
 
-class Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class OutputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A file of the output, by its name within the folder."""
 
     name: str
@@ -127,7 +127,7 @@ class Written(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     sha256: str
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CompletedShard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A shard that is done: a line of the manifest."""
 
     shard: int
@@ -135,7 +135,7 @@ class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     digest: str
     rows: int
     errors: int
-    files: list[Written]
+    files: list[OutputFile]
     seconds: float = 0.0
 
 
@@ -163,9 +163,9 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     source: SourceLocation
     plan: ColumnPlan
     sizes: Sizes
-    format: Format
+    format: FileFormat
     errors: ErrorsTo
-    nulls: Nulls
+    nulls: NullPolicy
     shards: list[Shard]
 
 
@@ -174,7 +174,7 @@ _MANIFEST: Final = Path("_headrace") / "manifest.jsonl"
 _MOST_BYTES: Final = 1 << 28
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True):
+class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
     """What is done. `shards`: how many there are in all."""
 
     run_id: str
@@ -195,7 +195,7 @@ class _Done(msgspec.Struct):
     errors: int
 
 
-def read_progress(output: Path) -> Progress | None:
+def read_progress(output: Path) -> JobProgress | None:
     """How far the job of an output folder is; None where none can be read, as before it began.
 
     A line that is being written is not counted yet.
@@ -211,7 +211,7 @@ def read_progress(output: Path) -> Progress | None:
     except (OSError, *UNDECODABLE):
         lines = []
     done = {line.shard: line for line in lines}.values()
-    return Progress(
+    return JobProgress(
         run_id=job.id,
         shards=len(job.shards),
         shards_done=len(done),

@@ -25,7 +25,7 @@ from headrace.core import (
     InvalidArgumentError,
     ModelSignature,
     NotFoundError,
-    Nulls,
+    NullPolicy,
     OnUnavailable,
     ReplicaSettings,
 )
@@ -34,19 +34,19 @@ from headrace.jobs.columns import row_shape, width
 from headrace.jobs.manifest import SUCCESS, Left, OutputFolder, check_same, left_to_do, leftovers
 from headrace.jobs.mapping import MappingError, plan_columns
 from headrace.jobs.messages import (
-    Done,
+    CompletedShard,
     ErrorsTo,
-    Format,
+    FileFormat,
     JobModel,
     JobRecord,
+    OutputFile,
     Shard,
     Sizes,
     SourceLocation,
     Task,
-    Written,
 )
 from headrace.jobs.shard import layout_of
-from headrace.jobs.sources.source import Source
+from headrace.jobs.sources.source import JobSource
 from headrace.jobs.writers import check_writable, written
 from headrace.scoring.loading import LoadedModel, load_model
 from headrace.scoring.scorer import Scorer
@@ -160,7 +160,7 @@ _WARM_UP_S: Final = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class JobRequest:
     """What a person asks for. `given`, `keys`, `outputs`: as `plan_columns`.
 
     `run_rows`, `shard_rows`: None for good numbers.
@@ -170,9 +170,9 @@ class Wish:
     given: Mapping[str, Sequence[str]] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     outputs: Sequence[str] = ()
-    format: Format = Format.PARQUET
+    format: FileFormat = FileFormat.PARQUET
     errors: ErrorsTo = ErrorsTo.COLUMN
-    nulls: Nulls = Nulls.NAN
+    nulls: NullPolicy = NullPolicy.NAN
     run_rows: int | None = None
     shard_rows: int | None = None
     memory_bytes: int = MEMORY_BYTES
@@ -185,7 +185,7 @@ class Job:
 
     record: JobRecord
     task: Task
-    source: Source
+    source: JobSource
     scorer: Scorer
     left: Left = field(default_factory=Left)
 
@@ -214,11 +214,11 @@ def load_scorer(settings: ReplicaSettings) -> Scorer:
 
 
 def plan_job(
-    wish: Wish,
+    wish: JobRequest,
     *,
     model: JobModel,
     settings: ReplicaSettings,
-    source: Source,
+    source: JobSource,
     told: SourceLocation,
     scorer: Scorer,
     run_id: str,
@@ -352,14 +352,14 @@ def settle(
         return record, Left(todo=list(record.shards))
     check_same(begun, record)
 
-    def find(name: str) -> Written | None:
+    def find(name: str) -> OutputFile | None:
         try:
             return written(folder.path, name)
         except OSError:
             return None
 
     left = left_to_do(begun, folder.entries(), task.digest, find)
-    kept: list[Done] = left.done
+    kept: list[CompletedShard] = left.done
     # What says that all is there goes first, should something not be.
     folder.remove([SUCCESS] if left.todo else [])
     folder.remove(leftovers(folder.names(), kept))

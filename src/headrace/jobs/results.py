@@ -28,25 +28,25 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.jobs.columns import Fed, row_shape
+from headrace.jobs.columns import TensorWindow, row_shape
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.mapping import LABEL
 from headrace.jobs.messages import ColumnPlan, ErrorsTo
-from headrace.scoring.scorer import Scored, Scorer
+from headrace.scoring.scorer import ScoredRows, Scorer
 
 _PATIENCE_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between tries while what the model needs is away; a job has no caller who waits."""
 _AWAY: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
-class StoppedError(HeadraceError):
+class JobStoppedError(HeadraceError):
     """Whoever started the job wants it to end."""
 
     code = Code.CANCELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class WindowResults:
     """What came of a window. `parts`: rows by their place, and the outputs of these in order."""
 
     rows: int
@@ -55,7 +55,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answerer:
+class WindowRunner:
     """Runs windows. `pool`: where runs of one window go beside each other; None for one by one.
 
     `is_stopped`: asked before each run. `sleep` waits while what the model needs is away.
@@ -69,7 +69,7 @@ class Answerer:
     sleep: Callable[[float], object] = time.sleep
     lock: contextlib.AbstractContextManager[object] = field(default_factory=threading.Lock)
 
-    def answer(self, fed: Fed, outputs: Sequence[str]) -> Answers:
+    def answer(self, fed: TensorWindow, outputs: Sequence[str]) -> WindowResults:
         """Run all rows of a window that can be.
 
         Raises:
@@ -87,19 +87,21 @@ class Answerer:
                 good = places[scored.places(len(places))]
             if len(good):
                 parts.append((good, scored.outputs))
-        return Answers(rows=fed.rows, parts=parts, errors=errors)
+        return WindowResults(rows=fed.rows, parts=parts, errors=errors)
 
-    def _runs(self, batches: Sequence[Array], fed: Fed, outputs: Sequence[str]) -> Iterable[Scored]:
+    def _runs(
+        self, batches: Sequence[Array], fed: TensorWindow, outputs: Sequence[str]
+    ) -> Iterable[ScoredRows]:
         if self.pool is None or len(batches) == 1:
             return (self._run(places, fed, outputs) for places in batches)
         return self.pool.map(lambda places: self._run(places, fed, outputs), batches)
 
-    def _run(self, places: Array, fed: Fed, outputs: Sequence[str]) -> Scored:
+    def _run(self, places: Array, fed: TensorWindow, outputs: Sequence[str]) -> ScoredRows:
         inputs = _taken(fed, places, batched=self.scorer.signature.batched)
         lock = contextlib.nullcontext() if self.scorer.concurrent else self.lock
         for wait_s in (*_PATIENCE_S, None):
             if self.is_stopped():
-                raise StoppedError("the job was stopped")
+                raise JobStoppedError("the job was stopped")
             try:
                 with lock:
                     return self.scorer.score(inputs, outputs)
@@ -110,7 +112,7 @@ class Answerer:
         raise AssertionError
 
 
-def _batches(fed: Fed, signature: ModelSignature, run_rows: int) -> Iterable[Array]:
+def _batches(fed: TensorWindow, signature: ModelSignature, run_rows: int) -> Iterable[Array]:
     """The rows of each run."""
     good = np.arange(fed.rows)
     if fed.bad:
@@ -129,7 +131,7 @@ def _batches(fed: Fed, signature: ModelSignature, run_rows: int) -> Iterable[Arr
         yield good[start : start + run_rows]
 
 
-def _equal(fed: Fed, good: Array, run_rows: int) -> Iterable[Array]:
+def _equal(fed: TensorWindow, good: Array, run_rows: int) -> Iterable[Array]:
     """Rows of equal shapes together, the shortest first."""
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for place in good.tolist():
@@ -151,7 +153,7 @@ def together(places: Array) -> slice | Array:
     return slice(first, last + 1) if is_run else places
 
 
-def _taken(fed: Fed, places: Array, *, batched: bool) -> Tensors:
+def _taken(fed: TensorWindow, places: Array, *, batched: bool) -> Tensors:
     """The inputs of some rows; without a copy where they lie beside each other."""
     chosen = together(places)
     inputs = {name: array[chosen] for name, array in fed.dense.items()}
@@ -172,7 +174,7 @@ _ARROW: Final[dict[Datatype, Any]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class ColumnLayout:
     """The columns of an output; the same for every shard."""
 
     plan: ColumnPlan
@@ -197,7 +199,7 @@ class Layout:
     def table(
         self,
         keys: Any,  # noqa: ANN401  # pyarrow has no types
-        answers: Answers,
+        answers: WindowResults,
         origin: Callable[[int], str] = lambda _: "",
     ) -> tuple[Any, dict[int, str]]:
         """The rows of a window, and the errors among them (those of bad outputs are new).
@@ -270,7 +272,7 @@ def _arrow(spec: TensorSpec, shape: tuple[int, ...]) -> Any:  # noqa: ANN401  # 
 
 
 def _gathered(
-    answers: Answers, spec: TensorSpec, shape: tuple[int, ...], *, batched: bool
+    answers: WindowResults, spec: TensorSpec, shape: tuple[int, ...], *, batched: bool
 ) -> Values:
     """What every row got, in order; zeros or None where a row got nothing."""
     parts = [(places, outputs[spec.name]) for places, outputs in answers.parts]

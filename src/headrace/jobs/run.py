@@ -16,9 +16,9 @@ import msgspec
 
 from headrace.core import Code, HeadraceError
 from headrace.jobs.manifest import OutputFolder
-from headrace.jobs.messages import Done, Shard
+from headrace.jobs.messages import CompletedShard, Shard
 from headrace.jobs.prepare import Job
-from headrace.jobs.results import StoppedError
+from headrace.jobs.results import JobStoppedError
 from headrace.jobs.shard import Hooks, run_shard
 
 _SHOWN: Final = 5
@@ -58,10 +58,10 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """How a row's answer depended on the others of its batch; workers of a cluster log it only."""
 
 
-class Engine(Protocol):
+class ShardEngine(Protocol):
     """Runs shards, in any order. Resuming, the manifest and the limit of errors are the job's."""
 
-    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
+    def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
         """What is left of a job, each shard as it is done; closing it ends what is under way.
 
         Raises:
@@ -70,11 +70,11 @@ class Engine(Protocol):
 
 
 @dataclass(slots=True)
-class Watch:
+class JobWatch:
     """How far a job is. `on_rows` is told from any thread, with what is new."""
 
     on_rows: Callable[[int, int], None] = lambda *_: None
-    on_shard: Callable[[Done, Shard], None] = lambda *_: None
+    on_shard: Callable[[CompletedShard, Shard], None] = lambda *_: None
 
 
 @dataclass(slots=True)
@@ -104,10 +104,10 @@ def run_job(
     job: Job,
     folder: OutputFolder,
     *,
-    engine: Engine,
+    engine: ShardEngine,
     max_errors: int | None,
     clock: Callable[[], float],
-    watch: Watch,
+    watch: JobWatch,
 ) -> Summary:
     """Run what is left of a job, under the folder's lock.
 
@@ -179,8 +179,8 @@ class LocalEngine:
 
     workers: int
 
-    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
-        """As `Engine.shards`."""
+    def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
+        """As `ShardEngine.shards`."""
         closed = Event()
 
         def is_stopped() -> bool:
@@ -189,7 +189,7 @@ class LocalEngine:
         with _pools(job, self.workers) as (shards, runs):
             own = replace(hooks, is_stopped=is_stopped, pool=runs)
             todo = iter(job.left.todo)
-            waiting: set[Future[Done]] = set()
+            waiting: set[Future[CompletedShard]] = set()
             try:
                 while True:
                     # No more than are run at once: whoever stops has nothing to take back.
@@ -206,7 +206,7 @@ class LocalEngine:
                     for future in finished:
                         try:
                             yield future.result()
-                        except StoppedError:
+                        except JobStoppedError:
                             continue
             finally:
                 closed.set()

@@ -16,9 +16,9 @@ from typing import IO, Final
 from headrace.core import Datatype, FailedPreconditionError, ModelSignature
 from headrace.jobs.columns import feed
 from headrace.jobs.libraries import pa, pl
-from headrace.jobs.messages import ColumnPlan, Done, ErrorsTo, Shard, Task
-from headrace.jobs.results import Answerer, Layout, keys_of
-from headrace.jobs.sources.source import Rows, Source, Wanted
+from headrace.jobs.messages import ColumnPlan, CompletedShard, ErrorsTo, Shard, Task
+from headrace.jobs.results import ColumnLayout, WindowRunner, keys_of
+from headrace.jobs.sources.source import JobSource, Rows, Wanted
 from headrace.jobs.writers import error_lines, open_writer, replacing_output, written
 from headrace.scoring.scorer import Scorer
 
@@ -43,7 +43,9 @@ class Hooks:
     """Held for each run of a model that takes one at a time."""
 
 
-def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: Hooks) -> Done:
+def run_shard(
+    task: Task, shard: Shard, source: JobSource, scorer: Scorer, hooks: Hooks
+) -> CompletedShard:
     """Answer the rows of one shard, into the file of its name in the folder of the task.
 
     The same shard comes to the same bytes, whoever runs it and however often.
@@ -67,7 +69,7 @@ def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: H
         if source.mark(shard) != shard.fingerprint:
             msg = f"{shard.file} changed while it was read; begin again in another folder"
             raise FailedPreconditionError(msg)
-    return Done(
+    return CompletedShard(
         shard=shard.number,
         fingerprint=shard.fingerprint,
         digest=task.digest,
@@ -78,13 +80,15 @@ def run_shard(task: Task, shard: Shard, source: Source, scorer: Scorer, hooks: H
     )
 
 
-def layout_of(plan: ColumnPlan, source: Source, scorer: Scorer, errors: ErrorsTo) -> Layout:
+def layout_of(
+    plan: ColumnPlan, source: JobSource, scorer: Scorer, errors: ErrorsTo
+) -> ColumnLayout:
     """The columns of the output, which follow from the input's alone."""
     schema = source.schema(datatypes_of(plan, scorer.signature))
     fields = [schema.field(column) for column in dict.fromkeys(plan.keys.values())]
     empty = pl.from_arrow(pa.schema(fields).empty_table())
     assert isinstance(empty, pl.DataFrame)
-    return Layout(
+    return ColumnLayout(
         plan=plan,
         signature=scorer.signature,
         version=scorer.version,
@@ -117,10 +121,10 @@ class _Count:
 def _fill(  # noqa: PLR0917  # what a shard is run with
     task: Task,
     shard: Shard,
-    source: Source,
+    source: JobSource,
     scorer: Scorer,
     hooks: Hooks,
-    layout: Layout,
+    layout: ColumnLayout,
     *,
     file: IO[bytes],
     side: IO[bytes] | None,
@@ -133,7 +137,7 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
         whole_bytes=_WHOLE_BUFFERS * sizes.buffer_bytes,
         datatypes=datatypes_of(plan, scorer.signature),
     )
-    answerer = Answerer(
+    answerer = WindowRunner(
         scorer=scorer,
         run_rows=sizes.run_rows,
         pool=hooks.pool,

@@ -16,7 +16,7 @@ import orjson
 from headrace.core import FailedPreconditionError
 from headrace.core.files import replacing
 from headrace.jobs.libraries import Schema, pa, pl, pq
-from headrace.jobs.messages import Format, Written
+from headrace.jobs.messages import FileFormat, OutputFile
 from headrace.protocol.values import spelled
 
 _ROWS: Final = 1 << 17
@@ -24,7 +24,7 @@ _ROWS: Final = 1 << 17
 _BLOCK: Final = 1 << 20
 
 
-class Writer(Protocol):
+class TableWriter(Protocol):
     """Takes tables of one schema, in order."""
 
     def write(self, table: Any) -> None:  # noqa: ANN401  # a pyarrow.Table
@@ -37,18 +37,20 @@ class Writer(Protocol):
         """Let go of the file without regard to what is in it."""
 
 
-def open_writer(file: IO[bytes], schema: Schema, form: Format, *, buffer_bytes: int) -> Writer:
+def open_writer(
+    file: IO[bytes], schema: Schema, form: FileFormat, *, buffer_bytes: int
+) -> TableWriter:
     """What writes tables in a format."""
     match form:
-        case Format.PARQUET:
+        case FileFormat.PARQUET:
             texts = [field.name for field in schema if _is_text(field.type)]
             parquet = pq.ParquetWriter(file, schema, compression="snappy", use_dictionary=texts)
             return _Grouped(parquet, buffer_bytes)
-        case Format.ARROW:
+        case FileFormat.ARROW:
             return _Grouped(pa.ipc.new_file(file, schema), buffer_bytes)
-        case Format.CSV:
+        case FileFormat.CSV:
             return _Csv(file, schema)
-        case Format.JSONL:
+        case FileFormat.JSONL:
             return _JsonLines(file)
 
 
@@ -124,9 +126,9 @@ class _JsonLines:
         """As well."""
 
 
-def check_writable(schema: Schema, form: Format) -> str:
+def check_writable(schema: Schema, form: FileFormat) -> str:
     """Why a format cannot hold such rows; empty if it can."""
-    if form is not Format.CSV:
+    if form is not FileFormat.CSV:
         return ""
     wrong = [field.name for field in schema if _is_variable(field.type)]
     if not wrong:
@@ -149,7 +151,7 @@ def replacing_output(path: Path) -> Iterator[IO[bytes]]:
         raise FailedPreconditionError(f"{path} cannot be written: {why}") from error
 
 
-def written(folder: Path, name: str) -> Written:
+def written(folder: Path, name: str) -> OutputFile:
     """A file as it is: its size and digest.
 
     Raises:
@@ -160,7 +162,7 @@ def written(folder: Path, name: str) -> Written:
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
             digest.update(block)
-    return Written(name=name, size_bytes=path.stat().st_size, sha256=digest.hexdigest())
+    return OutputFile(name=name, size_bytes=path.stat().st_size, sha256=digest.hexdigest())
 
 
 def error_lines(keys: Any, errors: dict[int, str], first: int) -> bytes:  # noqa: ANN401  # a pyarrow.Table

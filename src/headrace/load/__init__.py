@@ -1,29 +1,29 @@
 """Open-loop load: requests leave at times that no answer can change."""
 
-from headrace.load.intervals import Interval
-from headrace.load.plan import Arrivals, LoadPlan, check_plan
-from headrace.load.run import Tick, run_load
+from headrace.load.intervals import ConfidenceInterval
+from headrace.load.plan import ArrivalProcess, LoadPlan, check_plan
+from headrace.load.run import RunTick, run_load
 from headrace.load.summary import (
     Judgement,
+    LoadObjective,
     LoadResult,
-    Objective,
-    Verdict,
+    ObjectiveVerdict,
     parse_objectives,
     summarize,
 )
-from headrace.load.target import Asker, Target, open_target
+from headrace.load.target import Asker, LoadTarget, open_target
 
 __all__ = [
-    "Arrivals",
+    "ArrivalProcess",
     "Asker",
-    "Interval",
+    "ConfidenceInterval",
     "Judgement",
+    "LoadObjective",
     "LoadPlan",
     "LoadResult",
-    "Objective",
-    "Target",
-    "Tick",
-    "Verdict",
+    "LoadTarget",
+    "ObjectiveVerdict",
+    "RunTick",
     "check_plan",
     "open_target",
     "parse_objectives",

@@ -19,7 +19,7 @@ import msgspec
 from headrace.client.credentials import tls_context
 from headrace.core import UnavailableError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.load.target import Target
+from headrace.load.target import LoadTarget
 
 _WHOLE_UP_TO_BYTES: Final = 64 << 10
 """A larger JSON is looked at only at its ends: to read it would hold up what is due."""
@@ -87,17 +87,17 @@ MALFORMED: Final = "malformed"
 TOO_LARGE: Final = "too_large"
 
 
-class Pool(Protocol):
+class ConnectionPool(Protocol):
     """Who owns connections."""
 
-    def finished(self, connection: "Connection", number: int, kind: str, now: float) -> None:
+    def finished(self, connection: "LoadConnection", number: int, kind: str, now: float) -> None:
         """Request `number` is over since `now` (monotonic); `kind` is empty if it went well."""
 
-    def gone(self, connection: "Connection") -> None:
+    def gone(self, connection: "LoadConnection") -> None:
         """The connection is closed; it carries no request."""
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """Carries the request `number`, or `NOBODY`'s while it is idle."""
 
     __slots__ = (
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
         "number",
     )
 
-    def __init__(self, pool: Pool, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
+    def __init__(self, pool: ConnectionPool, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._pool = pool
         self._max_answer_bytes = max_answer_bytes
         self.number = NOBODY
@@ -239,7 +239,7 @@ _TLS_PORT: Final = 443
 _PORT: Final = 80
 
 
-async def dialler(target: Target) -> "SocketDialler":
+async def dialler(target: LoadTarget) -> "SocketDialler":
     """What opens connections to `target`.
 
     Raises:
@@ -278,7 +278,7 @@ class SocketDialler:
     context: ssl.SSLContext | None = None
     server_name: str = ""
 
-    async def connect(self, make: Callable[[], Connection]) -> Connection:
+    async def connect(self, make: Callable[[], LoadConnection]) -> LoadConnection:
         """See `Dialler`."""
         loop = asyncio.get_running_loop()
         if self.uds:

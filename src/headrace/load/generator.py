@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from typing import Final, Protocol
 
 from headrace.core import FailedPreconditionError
-from headrace.load.connection import Connection
-from headrace.load.summary import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, Record
+from headrace.load.connection import LoadConnection
+from headrace.load.summary import LEFT_OUT, NOT_SENT, PENDING, SUCCEEDED, RunRecord
 
 AWAKE_S: Final = 100e-6
 """How long before its time a wake-up is waited for without sleeping."""
@@ -96,7 +96,7 @@ UNREACHABLE: Final = "unreachable"
 class Dialler(Protocol):
     """Opens connections to one server."""
 
-    async def connect(self, make: Callable[[], Connection]) -> Connection:
+    async def connect(self, make: Callable[[], LoadConnection]) -> LoadConnection:
         """A new connection; raises an OSError if there is none."""
 
 
@@ -111,7 +111,7 @@ class Generator:
 
     def __init__(
         self,
-        record: Record,
+        record: RunRecord,
         requests: Sequence[bytes],
         dialler: Dialler,
         *,
@@ -131,8 +131,8 @@ class Generator:
         self._timeout_s = timeout_s
         self._end_s = end_s
         self._last = len(record.intended)
-        self._idle: list[Connection] = []
-        self._carriers: dict[int, Connection] = {}
+        self._idle: list[LoadConnection] = []
+        self._carriers: dict[int, LoadConnection] = {}
         self._waiting: deque[int] = deque()
         self._open = 0
         self._dialling = 0
@@ -237,7 +237,7 @@ class Generator:
     async def _dial(self) -> None:
         try:
             async with asyncio.timeout(max(self._timeout_s, _DIAL_S)):
-                connection = await self._dialler.connect(lambda: Connection(self))
+                connection = await self._dialler.connect(lambda: LoadConnection(self))
         except (OSError, TimeoutError) as error:
             self._dialling -= 1
             kind = REFUSED if isinstance(error, ConnectionRefusedError) else UNREACHABLE
@@ -253,7 +253,7 @@ class Generator:
         self.opened += 1
         self._use(connection)
 
-    def _use(self, connection: Connection) -> None:
+    def _use(self, connection: LoadConnection) -> None:
         """Give a free connection to whoever has waited longest."""
         if not connection.is_open:
             return
@@ -268,14 +268,14 @@ class Generator:
 
     # Ends
 
-    def finished(self, connection: Connection, number: int, kind: str, now: float) -> None:
+    def finished(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
         """A request is over; see `Pool`."""
         self._carriers.pop(number, None)
         self._settle(number, kind, now)
         if connection.is_open:
             self._use(connection)
 
-    def gone(self, connection: Connection) -> None:  # noqa: ARG002  # idle ones are found closed later
+    def gone(self, connection: LoadConnection) -> None:  # noqa: ARG002  # idle ones are found closed later
         """A connection is closed; see `Pool`."""
         self._open -= 1
         self._dial_if_needed()

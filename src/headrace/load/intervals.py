@@ -34,7 +34,7 @@ Hits = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class ConfidenceInterval:
     """A figure and where it lies with 95 % confidence.
 
     Attributes:
@@ -79,7 +79,7 @@ def design_effect(hits: Hits) -> float:
     return min(worst, float(n))
 
 
-def quantile_interval(values: Floats, quantile: float) -> Interval | None:
+def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | None:
     """A quantile of latencies, and its bounds; None of no values.
 
     Args:
@@ -107,7 +107,7 @@ def quantile_interval(values: Floats, quantile: float) -> Interval | None:
         if most is not None:
             low = float(ranked[max(n - 1 - math.ceil(most * effect), 0)])
     needed = 0 if high is not None and low is not None else least_requests(quantile, effect)
-    return Interval(value=found, low=low, high=high, effective=effective, needed=needed)
+    return ConfidenceInterval(value=found, low=low, high=high, effective=effective, needed=needed)
 
 
 def least_requests(quantile: float, effect: float = 1.0) -> int:
@@ -151,7 +151,7 @@ def tail_bounds(trials: int, chance: float) -> tuple[int | None, int | None] | N
     return fewest, None
 
 
-def wilson_interval(hits: Hits) -> Interval | None:
+def wilson_interval(hits: Hits) -> ConfidenceInterval | None:
     """A share and its bounds by Wilson (1927), for the effective number of requests; None of none.
 
     Args:
@@ -165,7 +165,7 @@ def wilson_interval(hits: Hits) -> Interval | None:
     scale = 1 + _Z**2 / effective
     centre = (share + _Z**2 / (2 * effective)) / scale
     half = _Z / scale * math.sqrt(share * (1 - share) / effective + (_Z / (2 * effective)) ** 2)
-    return Interval(
+    return ConfidenceInterval(
         value=share,
         low=max(centre - half, 0.0) if share > 0 else 0.0,
         high=min(centre + half, 1.0) if share < 1 else 1.0,

@@ -24,7 +24,7 @@ MAX_CONNECTIONS: Final = 20_000
 MAX_TIMEOUT_S: Final = 600.0
 
 
-class Arrivals(StrEnum):
+class ArrivalProcess(StrEnum):
     """How requests are spread over time."""
 
     POISSON = "poisson"
@@ -49,7 +49,7 @@ class LoadPlan:
     rate_per_s: float
     seconds: float = 10.0
     warm_up_s: float = 2.0
-    arrivals: Arrivals = Arrivals.POISSON
+    arrivals: ArrivalProcess = ArrivalProcess.POISSON
     seed: int = 1
     connections: int = 1000
     timeout_s: float = 10.0
@@ -99,7 +99,7 @@ def _within(what: str, number: float, most: float, unit: str) -> None:
 
 def intended_times(plan: LoadPlan) -> Floats:
     """When each request is to leave, in seconds from the start; ascending, all before the end."""
-    if plan.arrivals is Arrivals.CONSTANT:
+    if plan.arrivals is ArrivalProcess.CONSTANT:
         count = math.ceil(plan.rate_per_s * plan.total_s)
         evenly = np.arange(count, dtype=np.float64) / plan.rate_per_s
         return evenly[evenly < plan.total_s]

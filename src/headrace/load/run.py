@@ -14,15 +14,22 @@ import uvloop
 from headrace.load.connection import dialler
 from headrace.load.generator import Generator
 from headrace.load.plan import LoadPlan, check_plan, intended_times
-from headrace.load.summary import PENDING, SUCCEEDED, LoadResult, Objective, Record, summarize
-from headrace.load.target import Target
+from headrace.load.summary import (
+    PENDING,
+    SUCCEEDED,
+    LoadObjective,
+    LoadResult,
+    RunRecord,
+    summarize,
+)
+from headrace.load.target import LoadTarget
 
 _SHOWN: Final = 20_000
 """Of the last second, at most so many requests are looked at while others are due."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tick:
+class RunTick:
     """How a run goes; latencies and lag are of the last second, None without requests in it.
 
     Attributes:
@@ -45,10 +52,10 @@ class Tick:
 
 def run_load(
     plan: LoadPlan,
-    target: Target,
+    target: LoadTarget,
     *,
-    objectives: Sequence[Objective] = (),
-    on_tick: Callable[[Tick], None] | None = None,
+    objectives: Sequence[LoadObjective] = (),
+    on_tick: Callable[[RunTick], None] | None = None,
 ) -> LoadResult:
     """Send `target.requests` as `plan` says and say what came of it. Blocks; main thread or not.
 
@@ -70,11 +77,11 @@ def run_load(
 
 async def _run(
     plan: LoadPlan,
-    target: Target,
-    objectives: Sequence[Objective],
-    on_tick: Callable[[Tick], None] | None,
+    target: LoadTarget,
+    objectives: Sequence[LoadObjective],
+    on_tick: Callable[[RunTick], None] | None,
 ) -> LoadResult:
-    record = Record.of(intended_times(plan))
+    record = RunRecord.of(intended_times(plan))
     generator = Generator(
         record,
         target.requests,
@@ -113,7 +120,7 @@ class _Watch:
     """Makes a tick of each second."""
 
     def __init__(
-        self, plan: LoadPlan, generator: Generator, on_tick: Callable[[Tick], None]
+        self, plan: LoadPlan, generator: Generator, on_tick: Callable[[RunTick], None]
     ) -> None:
         self._plan = plan
         self._generator = generator
@@ -139,7 +146,7 @@ class _Watch:
         self._failed += int(np.count_nonzero(over > SUCCEEDED))
         self._counted += len(over)
         self._on_tick(
-            Tick(
+            RunTick(
                 elapsed_s=elapsed_s,
                 left_s=max(self._plan.total_s - elapsed_s, 0.0),
                 sent=until,

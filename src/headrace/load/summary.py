@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from headrace.core import InvalidArgumentError
 from headrace.load.intervals import (
+    ConfidenceInterval,
     Floats,
-    Interval,
     quantile_interval,
     wilson_interval,
 )
@@ -30,7 +30,7 @@ NOT_SENT: Final = -3
 
 
 @dataclass(slots=True)
-class Record:
+class RunRecord:
     """The course of a run, by the number of the request; times in seconds from the start.
 
     Attributes:
@@ -55,7 +55,7 @@ class Record:
         self.code = array("h", [PENDING]) * size
 
     @classmethod
-    def of(cls, intended: Floats) -> "Record":
+    def of(cls, intended: Floats) -> "RunRecord":
         """The record of a run that has not begun."""
         return cls(array("d", intended.tobytes()))
 
@@ -67,9 +67,9 @@ class Record:
             self.kinds.append(kind)
         return code
 
-    def sample(self) -> "Sample":
+    def sample(self) -> "RunSample":
         """The same for reckoning."""
-        return Sample(
+        return RunSample(
             intended=np.array(self.intended),
             handled=np.array(self.handled),
             done=np.array(self.done),
@@ -79,8 +79,8 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
-    """A run that is over, or a part of one; see `Record`."""
+class RunSample:
+    """A run that is over, or a part of one; see `RunRecord`."""
 
     intended: Floats
     handled: Floats
@@ -91,9 +91,9 @@ class Sample:
     def __len__(self) -> int:
         return len(self.intended)
 
-    def where(self, wanted: NDArray[np.bool_]) -> "Sample":
+    def where(self, wanted: NDArray[np.bool_]) -> "RunSample":
         """Only these requests."""
-        return Sample(
+        return RunSample(
             intended=self.intended[wanted],
             handled=self.handled[wanted],
             done=self.done[wanted],
@@ -135,7 +135,7 @@ _SECONDS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0}
 ERROR: Final = "error"
 
 
-class Verdict(StrEnum):
+class ObjectiveVerdict(StrEnum):
     """What a run says about an objective."""
 
     MET = "met"
@@ -144,7 +144,7 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
+class LoadObjective:
     """A bound: seconds for a quantile of latency, 0 to 1 for the ratio of errors.
 
     Attributes:
@@ -162,13 +162,13 @@ class Objective:
 class Judgement:
     """An objective and what came of it; `reason` says why there is no verdict."""
 
-    objective: Objective
-    verdict: Verdict
-    measured: Interval | None
+    objective: LoadObjective
+    verdict: ObjectiveVerdict
+    measured: ConfidenceInterval | None
     reason: str = ""
 
 
-def parse_objectives(text: str) -> list[Objective]:
+def parse_objectives(text: str) -> list[LoadObjective]:
     """The objectives in `p50=5ms,p99=20ms,error=0.1%`.
 
     Raises:
@@ -177,7 +177,7 @@ def parse_objectives(text: str) -> list[Objective]:
     return [_objective(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def _objective(text: str) -> Objective:
+def _objective(text: str) -> LoadObjective:
     name, separator, value = text.replace("<=", "=").replace("<", "=").partition("=")
     name = name.strip().lower()
     found = _NUMBER.fullmatch(value.strip())
@@ -195,22 +195,22 @@ def _objective(text: str) -> Objective:
         msg = f"'{text}': a latency needs a unit, us, ms or s, and is above 0"
         raise InvalidArgumentError(msg)
     quantile = float(latency["percent"]) / 100
-    return Objective(name=name, limit=number * _SECONDS[unit], quantile=quantile)
+    return LoadObjective(name=name, limit=number * _SECONDS[unit], quantile=quantile)
 
 
-def _error_objective(text: str, number: float, unit: str) -> Objective:
+def _error_objective(text: str, number: float, unit: str) -> LoadObjective:
     limit = number / 100 if unit == "%" else number
     if unit not in {"%", ""} or not 0 <= limit < 1:
         msg = f"'{text}': errors are a percentage, as in error=0.1%, or a ratio below 1"
         raise InvalidArgumentError(msg)
-    return Objective(name=ERROR, limit=limit)
+    return LoadObjective(name=ERROR, limit=limit)
 
 
 def judge(
-    objective: Objective,
-    measured: Interval | None,
+    objective: LoadObjective,
+    measured: ConfidenceInterval | None,
     *,
-    slower: Interval | None = None,
+    slower: ConfidenceInterval | None = None,
     shortfall: str = "",
 ) -> Judgement:
     """What an interval says about a bound.
@@ -226,26 +226,32 @@ def judge(
         shortfall: Why less was sent than planned; then nothing is met.
     """
 
-    def judged(verdict: Verdict, reason: str = "") -> Judgement:
+    def judged(verdict: ObjectiveVerdict, reason: str = "") -> Judgement:
         return Judgement(objective=objective, verdict=verdict, measured=measured, reason=reason)
 
     if measured is None:
-        return judged(Verdict.UNKNOWN, "no request was measured")
+        return judged(ObjectiveVerdict.UNKNOWN, "no request was measured")
     exceeds = measured.low is not None and measured.low > objective.limit
     if objective.quantile is None or slower is None:
         is_missed = exceeds
     else:
         is_missed = slower.low is not None and slower.low > 1 - objective.quantile
     if is_missed:
-        return judged(Verdict.MISSED)
+        return judged(ObjectiveVerdict.MISSED)
     if exceeds:
-        return judged(Verdict.UNKNOWN, "only with the generator's own lag is it missed")
+        return judged(ObjectiveVerdict.UNKNOWN, "only with the generator's own lag is it missed")
     is_below = measured.high is not None and measured.high <= objective.limit
     if is_below or measured.value == objective.limit == 0:
-        return judged(Verdict.UNKNOWN, shortfall) if shortfall else judged(Verdict.MET)
+        return (
+            judged(ObjectiveVerdict.UNKNOWN, shortfall)
+            if shortfall
+            else judged(ObjectiveVerdict.MET)
+        )
     if measured.needed:
-        return judged(Verdict.UNKNOWN, f"it takes about {rounded_up(measured.needed):,} requests")
-    return judged(Verdict.UNKNOWN, "the limit lies within the interval: measure longer")
+        return judged(
+            ObjectiveVerdict.UNKNOWN, f"it takes about {rounded_up(measured.needed):,} requests"
+        )
+    return judged(ObjectiveVerdict.UNKNOWN, "the limit lies within the interval: measure longer")
 
 
 def rounded_up(count: int) -> int:
@@ -260,7 +266,7 @@ _OWN_SHARE: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lag:
+class SendLag:
     """How late the generator sent, in seconds. `share_p50` and `share_p99`: by how much the
     quantile of the latency falls when the lag is taken off; 0 to 1.
     """  # noqa: D205  # one sentence a field
@@ -300,11 +306,11 @@ class LoadResult:
     seconds: float
     requests: int
     achieved_per_s: float
-    latency_s: Mapping[float, Interval | None]
-    latency_of_all_s: Mapping[float, Interval | None]
-    error_ratio: Interval | None
+    latency_s: Mapping[float, ConfidenceInterval | None]
+    latency_of_all_s: Mapping[float, ConfidenceInterval | None]
+    error_ratio: ConfidenceInterval | None
     errors: Mapping[str, int]
-    lag: Lag | None
+    lag: SendLag | None
     not_sent: int
     left_out: int
     connections: int
@@ -312,7 +318,7 @@ class LoadResult:
     interrupted: bool
     limited_by: str
     judgements: Sequence[Judgement]
-    sample: Sample
+    sample: RunSample
 
     @property
     def failed(self) -> int:
@@ -320,18 +326,18 @@ class LoadResult:
         return sum(self.errors.values())
 
     @property
-    def verdict(self) -> Verdict | None:
+    def verdict(self) -> ObjectiveVerdict | None:
         """The worst of all objectives; None of none."""
         verdicts = {judgement.verdict for judgement in self.judgements}
-        worst_first = (Verdict.MISSED, Verdict.UNKNOWN, Verdict.MET)
+        worst_first = (ObjectiveVerdict.MISSED, ObjectiveVerdict.UNKNOWN, ObjectiveVerdict.MET)
         return next((verdict for verdict in worst_first if verdict in verdicts), None)
 
 
 def summarize(
-    sample: Sample,
+    sample: RunSample,
     plan: LoadPlan,
     *,
-    objectives: Sequence[Objective] = (),
+    objectives: Sequence[LoadObjective] = (),
     stopped_at_s: float | None = None,
     connections: int = 0,
     waited: int = 0,
@@ -399,13 +405,13 @@ def summarize(
     )
 
 
-def _lag(sample: Sample) -> Lag | None:
+def _lag(sample: RunSample) -> SendLag | None:
     lag_s = sample.lag_s
     if not len(lag_s):
         return None
     good = sample.where(sample.succeeded)
     from_intended, from_sent = good.latency_s, good.latency_from_sent_s
-    return Lag(
+    return SendLag(
         p50_s=float(np.quantile(lag_s, 0.5)),
         p99_s=float(np.quantile(lag_s, 0.99)),
         max_s=float(lag_s.max()),

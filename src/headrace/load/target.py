@@ -10,9 +10,9 @@ import msgspec
 import orjson
 
 from headrace.client.answers import ModelMetadata, signature_from
-from headrace.client.conversation import Exchange, Send
-from headrace.client.credentials import Manner, Trust, manner, parse_target
-from headrace.client.credentials import Target as Server
+from headrace.client.conversation import ProtocolExchange, SendMessage
+from headrace.client.credentials import ConnectionOptions, Trust, manner, parse_target
+from headrace.client.credentials import ServerAddress as Server
 from headrace.client.http_transport import BlockingHttpTransport, HttpMessage, HttpReply
 from headrace.client.http_wire import HttpWire, decode_infer
 from headrace.core import (
@@ -113,7 +113,7 @@ _OK: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class LoadTarget:
     """A model on a server, and what it is asked.
 
     Attributes:
@@ -129,7 +129,7 @@ class Target:
     server: Server
     model: str
     version: str = ""
-    manner: Manner = field(default_factory=Manner)
+    manner: ConnectionOptions = field(default_factory=ConnectionOptions)
     requests: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
@@ -138,7 +138,7 @@ class Target:
         prefix = urlsplit(self.server.base_url).path
         return f"{prefix}{_model_path(self.model, self.version)}/infer"
 
-    def with_messages(self, messages: list[tuple[dict[str, str], bytes]]) -> "Target":
+    def with_messages(self, messages: list[tuple[dict[str, str], bytes]]) -> "LoadTarget":
         """The same with requests of these headers and bodies."""
         secret = self.manner.credentials.headers
         requests = tuple(
@@ -202,7 +202,7 @@ def open_target(
     token: str | None = None,
     trust: Trust | None = None,
     allow_insecure: bool = False,
-) -> Target:
+) -> LoadTarget:
     """The target at `url`, without requests; nothing is sent yet.
 
     Args:
@@ -223,13 +223,13 @@ def open_target(
         trust=trust or Trust(),
         allow_insecure=allow_insecure,
     )
-    return Target(url=url, server=server, model=name, version=number, manner=made)
+    return LoadTarget(url=url, server=server, model=name, version=number, manner=made)
 
 
 class Asker:
     """Asks a target about itself, one question after the other. Close it, or use it in a `with`."""
 
-    def __init__(self, target: Target, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, target: LoadTarget, *, timeout_s: float = 10.0) -> None:
         self._target = target
         self._timeout_s = timeout_s
         self._transport = BlockingHttpTransport(target.server, target.manner)
@@ -299,11 +299,11 @@ class Asker:
             message = HttpMessage(method="POST", path=path, headers=headers, content=body)
             decode_infer(self._send(message))
 
-    def _read(self, exchange: Exchange[Any]) -> Any:  # noqa: ANN401  # what the exchange reads
+    def _read(self, exchange: ProtocolExchange[Any]) -> Any:  # noqa: ANN401  # what the exchange reads
         return exchange.read(self._send(exchange.message))
 
     def _send(self, message: HttpMessage) -> HttpReply:
-        return self._transport.send(Send(message, self._timeout_s))
+        return self._transport.send(SendMessage(message, self._timeout_s))
 
 
 class _Entry(msgspec.Struct):

@@ -11,13 +11,13 @@ from headrace.monitor.slo import (
     OF_SYSTEM,
     SLOW,
     SLOW_OF_A_DAY,
+    AlertSeverity,
     Condition,
     ErrorBurn,
     ErrorsOver,
     Fact,
     LatencyBurn,
     LatencyOver,
-    Severity,
     windows_of,
 )
 
@@ -37,7 +37,7 @@ class AlertKind:
     """One alert: when it fires, whom it concerns, what is wrong and what to do."""
 
     name: str
-    severity: Severity
+    severity: AlertSeverity
     condition: Condition
     _: KW_ONLY
     unit: str
@@ -88,7 +88,7 @@ _WHY_SLOW: Final = (
 ALERTS: Final = (
     AlertKind(
         "HeadraceErrorBudgetFast",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         ErrorBurn(FAST),
         unit="ratio",
         summary="{value} of the requests to {endpoint} failed in the last hour: at this rate a "
@@ -97,7 +97,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceErrorBudgetMedium",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         ErrorBurn(MEDIUM),
         unit="ratio",
         summary="{value} of the requests to {endpoint} failed in the last six hours: at this rate "
@@ -106,7 +106,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceErrorBudgetSlow",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         ErrorBurn(SLOW),
         of_a_day=ErrorBurn(SLOW_OF_A_DAY),
         unit="ratio",
@@ -116,7 +116,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceLatencyBudgetFast",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         LatencyBurn(FAST),
         unit="s",
         summary="more than 14.4 % of the requests to {endpoint} took longer than promised in the "
@@ -125,7 +125,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceLatencyBudgetMedium",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         LatencyBurn(MEDIUM),
         unit="s",
         summary="more than 6 % of the requests to {endpoint} took longer than promised in the last "
@@ -134,7 +134,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceLatencyBudgetSlow",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         LatencyBurn(SLOW),
         of_a_day=LatencyBurn(SLOW_OF_A_DAY),
         unit="s",
@@ -143,7 +143,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceLatencyP95",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         LatencyOver(quantile=0.95),
         for_s=2 * MINUTE_S,
         unit="s",
@@ -152,7 +152,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceLatencyP99",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         LatencyOver(quantile=0.99),
         for_s=2 * MINUTE_S,
         unit="s",
@@ -161,7 +161,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceErrorRate",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         ErrorsOver(ratio=0.05),
         for_s=2 * MINUTE_S,
         unit="ratio",
@@ -171,7 +171,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceQueuesFilling",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.QUEUES_FILLED,
         for_s=MINUTE_S,
         again_s=_AGAIN_S,
@@ -182,7 +182,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceRefusing",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.REFUSED,
         for_s=2 * MINUTE_S,
         prometheus_only=True,
@@ -194,7 +194,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceNoReplicaReady",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         Fact.NO_REPLICA,
         for_s=MINUTE_S,
         unit="replicas",
@@ -204,7 +204,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceReplicaCrashing",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.REPLICAS_CRASH,
         again_s=_AGAIN_S,
         unit="replicas",
@@ -214,7 +214,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceGatewayDown",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         Fact.GATEWAY_DOWN,
         for_s=30.0,
         unit="",
@@ -224,7 +224,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceNotScraped",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         Fact.NOT_SCRAPED,
         for_s=2 * MINUTE_S,
         prometheus_only=True,
@@ -235,7 +235,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceCertificateEnds",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.CERTIFICATE_ENDS,
         unit="s",
         summary="a certificate expires in {value}",
@@ -244,7 +244,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceDrift",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.DRIFTED,
         again_s=2 * _AGAIN_S,
         unit="features",
@@ -254,7 +254,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceRowsDiffer",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         Fact.ROWS_DIFFER,
         unit="ratio",
         summary="answers of {endpoint} depend on other callers' rows: {detail}",
@@ -265,7 +265,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceJobLate",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.JOBS_LATE,
         unit="jobs",
         summary="no run has succeeded in time of scheduled jobs: {value} of them",
@@ -274,7 +274,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceJobFailed",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.JOBS_FAILED,
         unit="jobs",
         summary="the newest run failed, with all its tries, of jobs: {value} of them",
@@ -283,7 +283,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceStreamDown",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         Fact.STREAM_DOWN,
         for_s=3 * MINUTE_S,
         unit="workers",
@@ -294,7 +294,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceStreamLagging",
-        Severity.PAGE,
+        AlertSeverity.PAGE,
         Fact.STREAM_LAGS,
         for_s=5 * MINUTE_S,
         again_s=_AGAIN_S,
@@ -306,7 +306,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceStreamDeadLetters",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.DEAD_LETTERS,
         for_s=10 * MINUTE_S,
         again_s=_AGAIN_S,
@@ -318,7 +318,7 @@ ALERTS: Final = (
     ),
     AlertKind(
         "HeadraceStreamWorkerCrashing",
-        Severity.TICKET,
+        AlertSeverity.TICKET,
         Fact.WORKERS_FAIL,
         again_s=_AGAIN_S,
         unit="workers",

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.core.text import measure_text
 from headrace.monitor.alert_kinds import AlertKind
-from headrace.monitor.slo import Reading
+from headrace.monitor.slo import ConditionReading
 
 KEEP_RESOLVED_S: Final = 900.0
 """How long an alert that is over is still told."""
@@ -62,7 +62,7 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class AlertReading:
     """What one alert reads for one endpoint or stream now; None if nothing is known.
 
     `for_s`: how long it has to be bad before it fires. `keep_firing_for_s`: how long it has to be
@@ -71,7 +71,7 @@ class Finding:
 
     kind: AlertKind
     endpoint: str
-    reading: Reading | None
+    reading: ConditionReading | None
     for_s: float
     keep_firing_for_s: float = 0.0
     hold_s: float = HOLD_S
@@ -84,7 +84,7 @@ class Finding:
 
 
 def advance(
-    alerts: Mapping[Key, Alert], findings: Iterable[Finding], *, now: float
+    alerts: Mapping[Key, Alert], findings: Iterable[AlertReading], *, now: float
 ) -> dict[Key, Alert]:
     """All alerts after one look at everything.
 
@@ -115,7 +115,7 @@ def changed(before: Mapping[Key, Alert], after: Mapping[Key, Alert]) -> list[Ale
     ]
 
 
-def _next(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
+def _next(alert: Alert | None, finding: AlertReading, now: float) -> Alert | None:
     reading = finding.reading
     if reading is None or not reading.is_bad:
         return None if alert is None else _not_bad(alert, finding, now)
@@ -132,7 +132,7 @@ def _next(alert: Alert | None, finding: Finding, now: float) -> Alert | None:
     )
 
 
-def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
+def _begun(finding: AlertReading, reading: ConditionReading, now: float) -> Alert:
     kind = finding.kind
     at_once = finding.for_s <= 0
     return Alert(
@@ -152,14 +152,14 @@ def _begun(finding: Finding, reading: Reading, now: float) -> Alert:
     )
 
 
-def _summary(finding: Finding, reading: Reading) -> str:
+def _summary(finding: AlertReading, reading: ConditionReading) -> str:
     value = measure_text(reading.value, finding.kind.unit)
     return finding.kind.summary.format(
         endpoint=finding.endpoint, stream=finding.stream, value=value, detail=reading.detail
     )
 
 
-def _not_bad(alert: Alert, finding: Finding, now: float) -> Alert | None:
+def _not_bad(alert: Alert, finding: AlertReading, now: float) -> Alert | None:
     """The alert when its condition does not hold, or nothing is known of it."""
     keep_s = finding.keep_firing_for_s if alert.state is AlertState.FIRING else 0.0
     if finding.reading is None and alert.state is not AlertState.RESOLVED:

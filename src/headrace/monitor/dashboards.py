@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from headrace.monitor.grafana import Axis, Dashboard, Look, Panel, Row, Variable, stat
+from headrace.monitor.grafana import Axis, Dashboard, Panel, PanelType, RowHeading, Variable, stat
 from headrace.monitor.promql import BUDGET, LATENCY, PROMISED, REQUESTS, STREAM_LAG
 
 _RATE: Final = "$__rate_interval"
@@ -64,7 +64,7 @@ FLEET: Final = Dashboard(
     title="Headrace: fleet",
     description="All endpoints at a glance.",
     panels=(
-        Row("Now"),
+        RowHeading("Now"),
         stat("Gateway", "headrace_control_gateway_ready", "bool_on_off", "Whether Envoy serves."),
         stat(
             "Alerts firing",
@@ -92,7 +92,7 @@ FLEET: Final = Dashboard(
             "s",
             "The first one of all; no value where nothing is encrypted.",
         ),
-        Row("Traffic"),
+        RowHeading("Traffic"),
         Panel(
             "Requests by endpoint",
             _REQUESTS,
@@ -117,9 +117,9 @@ FLEET: Final = Dashboard(
             Axis("short", "firing"),
             {"__auto": "headrace_alert_firing > 0"},
             help="Alerts that the control plane itself evaluates. Empty is good.",
-            look=Look.TABLE,
+            look=PanelType.TABLE,
         ),
-        Row("Machine"),
+        RowHeading("Machine"),
         Panel(
             "Processor time by process",
             _CORES,
@@ -160,7 +160,7 @@ ENDPOINT: Final = Dashboard(
     description="One endpoint: what callers see, where the time goes, what it needs.",
     variables=(_PICK_ONE,),
     panels=(
-        Row("What callers see"),
+        RowHeading("What callers see"),
         Panel(
             "Requests by how they ended",
             _REQUESTS,
@@ -189,9 +189,9 @@ ENDPOINT: Final = Dashboard(
             _SECONDS,
             {"{{le}}": _per_s(f"{LATENCY}_bucket", _ENDPOINT, "le")},
             help="How many requests took how long: two bands mean two kinds of requests.",
-            look=Look.HEATMAP,
+            look=PanelType.HEATMAP,
         ),
-        Row("Where the time goes"),
+        RowHeading("Where the time goes"),
         Panel(
             "Mean time by phase",
             Axis("s", "seconds per request"),
@@ -227,7 +227,7 @@ ENDPOINT: Final = Dashboard(
                 "waiting": f"sum(nv_inference_pending_request_count{{{_MODEL}}})",
             },
         ),
-        Row("What it needs"),
+        RowHeading("What it needs"),
         Panel(
             "Replicas",
             Axis("suffix: replicas", "replicas"),
@@ -265,7 +265,7 @@ ROLLOUT: Final = Dashboard(
     description="Two versions of an endpoint side by side.",
     variables=(_PICK_ONE,),
     panels=(
-        Row("How far it is"),
+        RowHeading("How far it is"),
         Panel(
             "Phase",
             Axis("bool", "phase"),
@@ -278,7 +278,7 @@ ROLLOUT: Final = Dashboard(
             {"weight": _of("headrace_rollout_weight", _ENDPOINT)},
             most=100,
         ),
-        Row("Versions side by side"),
+        RowHeading("Versions side by side"),
         Panel(
             "Requests",
             _REQUESTS,
@@ -310,7 +310,7 @@ REPLICA: Final = Dashboard(
         Variable(name="replica", metric="headrace_control_replica_ready"),
     ),
     panels=(
-        Row("Life"),
+        RowHeading("Life"),
         Panel(
             "Ready",
             Axis("bool_yes_no", "ready"),
@@ -322,7 +322,7 @@ REPLICA: Final = Dashboard(
             Axis("suffix: starts", "starts"),
             {"{{replica}}": _of("headrace_control_replica_restarts", f"{_ENDPOINT},{_REPLICA}")},
         ),
-        Row("Work"),
+        RowHeading("Work"),
         Panel(
             "Rows",
             Axis("rowsps", "rows per second"),
@@ -347,7 +347,7 @@ REPLICA: Final = Dashboard(
             help="REJECTED: the queue is full. CANCELED: the caller left. BACKEND: the model "
             "failed.",
         ),
-        Row("Resources"),
+        RowHeading("Resources"),
         Panel(
             "Processor time",
             _CORES,
@@ -367,7 +367,7 @@ STREAMS: Final = Dashboard(
     description="Streams: how far behind, how fast, what has no answer, and why.",
     variables=(Variable(name="stream", metric="headrace_stream_up"),),
     panels=(
-        Row("Now"),
+        RowHeading("Now"),
         stat(
             "Not running",
             f"count(headrace_stream_up{{{_STREAM}}} < 1) or vector(0)",
@@ -400,7 +400,7 @@ STREAMS: Final = Dashboard(
             "short",
             "Processes that are members of their groups.",
         ),
-        Row("What readers of the answers notice"),
+        RowHeading("What readers of the answers notice"),
         Panel(
             "Lag",
             Axis("s", "seconds behind"),
@@ -434,7 +434,7 @@ STREAMS: Final = Dashboard(
             {"{{stream}} {{topic}}/{{partition}}": f"topk(20, {_LAG_RECORDS})"},
             help="One that grows alone has a key that comes too often, or a worker that hangs.",
         ),
-        Row("What has no answer"),
+        RowHeading("What has no answer"),
         Panel(
             "Dead letters",
             _RECORDS_PER_S,
@@ -466,7 +466,7 @@ STREAMS: Final = Dashboard(
             help="A worker to which nothing comes and from which nothing goes.",
             most=1,
         ),
-        Row("Where the time goes"),
+        RowHeading("Where the time goes"),
         Panel(
             "p99 by step",
             Axis("s", "seconds per micro-batch"),
@@ -489,7 +489,7 @@ STREAMS: Final = Dashboard(
             },
             help="Batches grow by themselves while the model is busy.",
         ),
-        Row("Workers"),
+        RowHeading("Workers"),
         Panel(
             "Workers",
             Axis("suffix: workers", "workers"),
@@ -523,7 +523,7 @@ JOBS: Final = Dashboard(
     description="Scheduled jobs: late, failed, how long they take, what they answer.",
     variables=(Variable(name="job_name", metric="headrace_job_late"),),
     panels=(
-        Row("Now"),
+        RowHeading("Now"),
         stat(
             "Late",
             f"sum(headrace_job_late{{{_JOB}}})",
@@ -544,7 +544,7 @@ JOBS: Final = Dashboard(
             "short",
             "Runs that are not over.",
         ),
-        Row("In time?"),
+        RowHeading("In time?"),
         Panel(
             "Late by",
             _SECONDS,
@@ -568,7 +568,7 @@ JOBS: Final = Dashboard(
                 "failed": f"{_of('headrace_job_failed', _JOB)} > 0",
             },
             help="Empty is good. `headrace batch runs JOB` says why.",
-            look=Look.TABLE,
+            look=PanelType.TABLE,
         ),
         Panel(
             "Under way",
@@ -576,7 +576,7 @@ JOBS: Final = Dashboard(
             {"{{job_name}}": _highest("headrace_job_running", _JOB, "job_name")},
             stacked=True,
         ),
-        Row("The newest run that succeeded"),
+        RowHeading("The newest run that succeeded"),
         Panel(
             "How long it took",
             _SECONDS,

@@ -24,7 +24,7 @@ from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift_evidence import (
     VIOLATIONS,
     Distances,
-    Nulls,
+    NullShares,
     Spans,
     distances,
     expected,
@@ -41,14 +41,14 @@ from headrace.monitor.drift_reference import (
     MIN_ROWS,
     UNKNOWN_EFFECT,
     WINDOW,
+    DriftReference,
     FeatureReference,
     Floats,
-    Reference,
     design_effect,
     events,
     ratios,
 )
-from headrace.observe.features import FeatureCounts, FeatureKind
+from headrace.observe.features import FeatureKind, ValueCounts
 
 BLOCK_ROWS: Final = 250
 """Rows from the start of one bet to the start of the next one."""
@@ -74,7 +74,7 @@ class FeatureState(StrEnum):
     DRIFTED = "drifted"
 
 
-class Block(msgspec.Struct, frozen=True, kw_only=True):
+class RowBlock(msgspec.Struct, frozen=True, kw_only=True):
     """Counts of some rows that followed each other.
 
     `number`: of the bet that began with it or before it; blocks of one number follow each other.
@@ -83,7 +83,7 @@ class Block(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     rows: int
-    counts: list[FeatureCounts]
+    counts: list[ValueCounts]
     hours: list[int] = []
 
 
@@ -95,10 +95,10 @@ class Drifted(msgspec.Struct, frozen=True, kw_only=True):
     found: int
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True):
+class DriftWatchState(msgspec.Struct, frozen=True, kw_only=True):
     """All that has to survive of one watch. `since`: the first block that counts, by feature."""
 
-    blocks: list[Block] = []
+    blocks: list[RowBlock] = []
     next_number: int = 1
     rows: int = 0
     drifted: dict[str, Drifted] = {}
@@ -152,15 +152,15 @@ class _Bets:
 
 
 @dataclass(slots=True, kw_only=True)
-class Watch:
+class DriftWatch:
     """Judges one version's features against a reference. The caller brings counts and time."""
 
-    reference: Reference
+    reference: DriftReference
     settings: DriftSpec
-    memory: Memory = field(default_factory=Memory)
+    memory: DriftWatchState = field(default_factory=DriftWatchState)
     _evidence: dict[str, float] = field(default_factory=dict)
-    _bets: dict[str, tuple[Memory, _Bets]] = field(default_factory=dict)
-    _allowed: dict[str, tuple[int, Nulls]] = field(default_factory=dict)
+    _bets: dict[str, tuple[DriftWatchState, _Bets]] = field(default_factory=dict)
+    _allowed: dict[str, tuple[int, NullShares]] = field(default_factory=dict)
 
     def _alpha_of(self, one: FeatureReference) -> float:
         """A feature's part of the chance; half of it is for the reference's own error.
@@ -176,7 +176,7 @@ class Watch:
         return math.log10(2.0 / self._alpha_of(one))
 
     def add(
-        self, counts: Sequence[FeatureCounts], *, now: float, age_s: float = 0.0
+        self, counts: Sequence[ValueCounts], *, now: float, age_s: float = 0.0
     ) -> list[FeatureReport]:
         """Take in what was counted since the last call; the features whose state changed by it.
 
@@ -206,7 +206,7 @@ class Watch:
         """What is known of each feature."""
         return [self._report(index, one) for index, one in enumerate(self.reference.features)]
 
-    def _append(self, rows: int, counts: Sequence[FeatureCounts], now: float) -> None:
+    def _append(self, rows: int, counts: Sequence[ValueCounts], now: float) -> None:
         memory = self.memory
         blocks = list(memory.blocks)
         next_number = memory.next_number
@@ -214,7 +214,7 @@ class Watch:
         since_start = sum(block.rows for block in blocks if block.number == number)
         hours = [0] * HOURS
         hours[int(now // _HOUR_S) % HOURS] = rows
-        newest = Block(number=number, rows=rows, counts=list(counts), hours=hours)
+        newest = RowBlock(number=number, rows=rows, counts=list(counts), hours=hours)
         if blocks and blocks[-1].rows < BATCH_ROWS:
             blocks[-1] = _merged(blocks[-1], newest)
         else:
@@ -292,7 +292,7 @@ class Watch:
             return design_effect(ratio, rows, prior=one.effect, prior_pairs=_WINDOW_PAIRS)
         return design_effect(ratio, rows, prior=UNKNOWN_EFFECT)
 
-    def _nulls(self, one: FeatureReference, bets: _Bets) -> Nulls:
+    def _nulls(self, one: FeatureReference, bets: _Bets) -> NullShares:
         """What each bet allows; for a reference without hours the same for all spans."""
         # In steps, rounded up, so that they are computed seldom.
         step = math.ceil(math.log(bets.reference_effect) / _EFFECT_STEP)
@@ -390,18 +390,18 @@ def _apart(one: FeatureReference, live: Spans) -> Distances | None:
     return distances(says.bins[0] * says.rows[0], live.bins[0], ordered=ordered)
 
 
-def _merged(old: Block, new: Block) -> Block:
+def _merged(old: RowBlock, new: RowBlock) -> RowBlock:
     """Both as one, which begins where the older did."""
     counts = [one.plus(other) for one, other in zip(old.counts, new.counts, strict=True)]
     # Without the hours of a part of them, the hours of all are unknown.
     both = zip(old.hours, new.hours, strict=True) if old.hours and new.hours else ()
     hours = [one + other for one, other in both]
-    return Block(number=old.number, rows=old.rows + new.rows, counts=counts, hours=hours)
+    return RowBlock(number=old.number, rows=old.rows + new.rows, counts=counts, hours=hours)
 
 
-def _thinned(blocks: list[Block]) -> list[Block]:
+def _thinned(blocks: list[RowBlock]) -> list[RowBlock]:
     """The same with fewer starts where they are long ago, and without those before the bound."""
-    kept: list[Block] = []
+    kept: list[RowBlock] = []
     newer = 0
     for block in reversed(blocks):
         if kept and newer > _KEPT_ROWS:

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.monitor.drift_reference import HOURS, FeatureReference, events
-from headrace.observe.features import FeatureCounts, FeatureKind
+from headrace.observe.features import FeatureKind, ValueCounts
 
 Floats: TypeAlias = NDArray[np.float64]
 
@@ -60,7 +60,7 @@ class Spans:
     def of(
         cls,
         reference: FeatureReference,
-        counts: Sequence[FeatureCounts],
+        counts: Sequence[ValueCounts],
         hours: Sequence[Sequence[int]] = (),
     ) -> "Spans":
         """The spans that `counts` are of."""
@@ -106,10 +106,10 @@ class Spans:
             hours=change(self.hours),
         )
 
-    def counts(self, index: int) -> FeatureCounts:
+    def counts(self, index: int) -> ValueCounts:
         """One span's counts."""
         missing, non_finite, out_of_range, not_whole = (int(x) for x in self.wrong[index])
-        return FeatureCounts(
+        return ValueCounts(
             rows=int(self.rows[index]),
             missing=missing,
             non_finite=non_finite,
@@ -164,7 +164,7 @@ def expected(reference: FeatureReference, hours: Floats) -> ExpectedShares:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Nulls:
+class NullShares:
     """What may be without drift: the largest share that each bet allows, `[spans, bets]`.
 
     1 where every share is allowed. `of_valid`: whether the share is of valid values, or of all.
@@ -182,7 +182,7 @@ def nulls_of(
     violations_margin: float,
     effect: float = 1.0,
     hours: Floats | None = None,
-) -> Nulls:
+) -> NullShares:
     """The bets on one feature.
 
     Args:
@@ -222,11 +222,11 @@ def nulls_of(
     largest[:, : -len(bad)] = (1.0 - unknown) * largest[:, : -len(bad)] + unknown + margin
     largest[:, -len(bad) :] += violations_margin
     of_valid = np.array([True] * (2 * below.shape[1]) + [False, False, True, True])
-    return Nulls(largest=np.minimum(largest, 1.0), of_valid=of_valid)
+    return NullShares(largest=np.minimum(largest, 1.0), of_valid=of_valid)
 
 
 def log_evidence(
-    reference: FeatureReference, nulls: Nulls, live: Spans, *, effect: float = 1.0
+    reference: FeatureReference, nulls: NullShares, live: Spans, *, effect: float = 1.0
 ) -> Floats:
     """The capital of a feature against "it has not drifted", `[spans]`, as natural logarithms.
 
@@ -241,7 +241,7 @@ def log_evidence(
     return evidence
 
 
-def strongest(reference: FeatureReference, nulls: Nulls, live: Spans) -> int:
+def strongest(reference: FeatureReference, nulls: NullShares, live: Spans) -> int:
     """The bet on the first span that won most.
 
     An edge or category (twice, for more and for less), or a violation.
@@ -249,7 +249,7 @@ def strongest(reference: FeatureReference, nulls: Nulls, live: Spans) -> int:
     return int(_capital(reference, nulls, live)[0].max(axis=1).argmax())
 
 
-def _capital(reference: FeatureReference, nulls: Nulls, live: Spans) -> Floats:
+def _capital(reference: FeatureReference, nulls: NullShares, live: Spans) -> Floats:
     """What each bet has made of its stake, `[spans, bets, steps]`, as natural logarithms."""
     below = events(reference, live.bins)
     valid, rows = live.valid[:, None], live.rows[:, None]
@@ -304,7 +304,7 @@ VIOLATIONS: Final = {
 """What may be wrong with values, in the order of the bets on it."""
 
 
-def why(one: FeatureReference, nulls: Nulls, live: Spans) -> str:
+def why(one: FeatureReference, nulls: NullShares, live: Spans) -> str:
     """Which share is other than in the reference; of a feature that has drifted.
 
     Args:
@@ -325,7 +325,7 @@ def why(one: FeatureReference, nulls: Nulls, live: Spans) -> str:
     return f"{now:.1%} {what}, {was:.1%} in the reference"
 
 
-def ratio(counts: FeatureCounts, kind: str) -> float:
+def ratio(counts: ValueCounts, kind: str) -> float:
     """The share of a violation: of all values, or of those that are there and finite."""
     seen: int = getattr(counts, kind)
     total = counts.rows if kind in {"missing", "non_finite"} else counts.valid

@@ -28,9 +28,9 @@ from headrace.core import Array
 from headrace.observe.features import (
     MAX_TEXTS,
     FeatureBins,
-    FeatureCounts,
     FeatureKind,
     TensorFeatures,
+    ValueCounts,
     count_column,
 )
 
@@ -160,13 +160,13 @@ class FeatureReference(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     bins: FeatureBins
-    counts: FeatureCounts
+    counts: ValueCounts
     single: int = 0
     hours: list[list[int]] = []
     effect: float = 0.0
 
 
-class Reference(msgspec.Struct, frozen=True, kw_only=True):
+class DriftReference(msgspec.Struct, frozen=True, kw_only=True):
     """The features of one model version, when all is well.
 
     `source`: `data` that was given, or the first `window` of requests. `rows`: how many there were.
@@ -197,7 +197,7 @@ def reference_of(
     source: str,
     at: float,
     times: Floats | None = None,
-) -> Reference:
+) -> DriftReference:
     """The reference that data make.
 
     Args:
@@ -212,7 +212,7 @@ def reference_of(
     ]
     rows = max((one.counts.rows for one in referenced), default=0)
     covers_s = float(np.ptp(times)) if times is not None and len(times) else 0.0
-    return Reference(features=referenced, source=source, rows=rows, at=at, covers_s=covers_s)
+    return DriftReference(features=referenced, source=source, rows=rows, at=at, covers_s=covers_s)
 
 
 def feature_reference(
@@ -259,7 +259,7 @@ def _timed(reference: FeatureReference, column: Array, times: Floats) -> Feature
     return msgspec.structs.replace(reference, hours=hours, effect=effect)
 
 
-def _seen(reference: FeatureReference, blocks: Sequence[FeatureCounts]) -> tuple[Floats, Floats]:
+def _seen(reference: FeatureReference, blocks: Sequence[ValueCounts]) -> tuple[Floats, Floats]:
     """The events and the values of each block that has any, `[blocks, events]` and `[blocks]`."""
     filled = [one.bins for one in blocks if one.valid]
     bins = np.array(filled, dtype=float).reshape(-1, reference.bins.size)

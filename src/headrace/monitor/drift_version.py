@@ -13,14 +13,14 @@ import numpy as np
 
 from headrace.core import Array
 from headrace.core.spec.observe import DriftSpec
-from headrace.monitor.drift import FeatureReport, FeatureState, Memory, Watch
+from headrace.monitor.drift import DriftWatch, DriftWatchState, FeatureReport, FeatureState
 from headrace.monitor.drift_reference import (
     WINDOW,
+    DriftReference,
     FeatureReference,
-    Reference,
     feature_reference,
 )
-from headrace.observe.features import INPUT, MAX_FEATURES, FeatureBins, FeatureCounts, FeatureValues
+from headrace.observe.features import INPUT, MAX_FEATURES, FeatureBins, FeatureValues, ValueCounts
 
 
 class Collected(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,11 +36,11 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
     times: list[float] = []
 
 
-class Stored(msgspec.Struct, frozen=True, kw_only=True):
+class StoredDrift(msgspec.Struct, frozen=True, kw_only=True):
     """All that survives a restart."""
 
-    reference: Reference = Reference()
-    memory: Memory = Memory()
+    reference: DriftReference = DriftReference()
+    memory: DriftWatchState = DriftWatchState()
     collected: dict[str, Collected] = {}
 
 
@@ -49,8 +49,8 @@ class VersionDrift:
     """Collects a reference where there is none, and judges the rest."""
 
     settings: DriftSpec
-    stored: Stored = field(default_factory=Stored)
-    _watch: Watch = field(init=False)
+    stored: StoredDrift = field(default_factory=StoredDrift)
+    _watch: DriftWatch = field(init=False)
     _key: str = field(init=False)
     _reports: list[FeatureReport] | None = None
 
@@ -58,7 +58,7 @@ class VersionDrift:
         self._start(self.stored.reference, self.stored.memory)
 
     @property
-    def reference(self) -> Reference:
+    def reference(self) -> DriftReference:
         """Of the features that have one."""
         return self._watch.reference
 
@@ -79,7 +79,7 @@ class VersionDrift:
 
     def add(
         self,
-        counts: Sequence[FeatureCounts],
+        counts: Sequence[ValueCounts],
         values: Iterable[FeatureValues],
         *,
         now: float,
@@ -114,15 +114,15 @@ class VersionDrift:
             self._reports = [*self._watch.reports(), *waiting]
         return self._reports
 
-    def keep(self) -> Stored:
+    def keep(self) -> StoredDrift:
         """What has to survive."""
         self.stored = msgspec.structs.replace(
             self.stored, reference=self.reference, memory=self._watch.memory
         )
         return self.stored
 
-    def _start(self, reference: Reference, memory: Memory) -> None:
-        self._watch = Watch(reference=reference, settings=self.settings, memory=memory)
+    def _start(self, reference: DriftReference, memory: DriftWatchState) -> None:
+        self._watch = DriftWatch(reference=reference, settings=self.settings, memory=memory)
         told = msgspec.json.encode([self.bins, self.settings])
         self._key = hashlib.sha256(told).hexdigest()[:16]
 
@@ -154,7 +154,7 @@ class VersionDrift:
         ]
         times = [time for one in collected.values() for time in one.times]
         had = self.reference
-        made = Reference(
+        made = DriftReference(
             features=[*had.features, *found],
             source=had.source if had.features else WINDOW,
             rows=had.rows if had.features else self.settings.window_rows,
@@ -162,7 +162,7 @@ class VersionDrift:
             covers_s=had.covers_s if had.features else max(times) - min(times) if times else 0.0,
         )
         memory = self._watch.memory
-        more = [FeatureCounts()] * len(found)
+        more = [ValueCounts()] * len(found)
         blocks = [
             msgspec.structs.replace(block, counts=[*block.counts, *more]) for block in memory.blocks
         ]
@@ -170,7 +170,7 @@ class VersionDrift:
         self._start(made, msgspec.structs.replace(memory, blocks=blocks))
 
 
-def inputs_only(reference: Reference) -> Reference:
+def inputs_only(reference: DriftReference) -> DriftReference:
     """What another version of the model can go on with: callers send what they sent before."""
     kept: list[FeatureReference] = [one for one in reference.features if one.bins.role == INPUT]
     return msgspec.structs.replace(reference, features=kept)

@@ -40,7 +40,7 @@ _ALERTS: Final = {
 }
 
 
-class Look(StrEnum):
+class PanelType(StrEnum):
     """What kind of picture a panel is."""
 
     LINES = "timeseries"
@@ -66,7 +66,7 @@ class Panel:
     """PromQL by the name of its series, with `{{label}}`; `__auto` leaves the name to Grafana."""
     _: KW_ONLY
     help: str = ""
-    look: Look = Look.LINES
+    look: PanelType = PanelType.LINES
     width: int = 12
     stacked: bool = False
     most: float | None = None
@@ -76,7 +76,7 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class RowHeading:
     """The heading of the panels that follow."""
 
     title: str
@@ -98,7 +98,7 @@ class Dashboard:
     name: str
     title: str
     description: str
-    panels: tuple[Row | Panel, ...]
+    panels: tuple[RowHeading | Panel, ...]
     variables: tuple[Variable, ...] = ()
 
     def queries(self) -> Iterator[str]:
@@ -111,7 +111,7 @@ class Dashboard:
 def stat(title: str, expression: str, unit: str, text: str, *, limit: float | None = None) -> Panel:
     """One number, large."""
     axis, queries = Axis(unit, title), {title: expression}
-    return Panel(title, axis, queries, help=text, look=Look.STAT, width=4, limit=limit)
+    return Panel(title, axis, queries, help=text, look=PanelType.STAT, width=4, limit=limit)
 
 
 def dashboard_json(dashboard: Dashboard) -> Document:
@@ -157,21 +157,21 @@ def _panels(dashboard: Dashboard) -> Iterator[Document]:
     """The panels in rows from left to right, with their positions in the grid."""
     x = y = height = 0
     for number, panel in enumerate(dashboard.panels, start=1):
-        width = _WIDTH if isinstance(panel, Row) else panel.width
+        width = _WIDTH if isinstance(panel, RowHeading) else panel.width
         if x + width > _WIDTH:
             x, y, height = 0, y + height, 0
-        if isinstance(panel, Row):
+        if isinstance(panel, RowHeading):
             own = 1
             body: Document = {"type": "row", "title": panel.title, "collapsed": False, "panels": []}
         else:
-            own, body = _STAT_HEIGHT if panel.look is Look.STAT else _HEIGHT, _panel(panel)
+            own, body = _STAT_HEIGHT if panel.look is PanelType.STAT else _HEIGHT, _panel(panel)
         yield {"id": number, "gridPos": {"h": own, "w": width, "x": x, "y": y}, **body}
         x, height = x + width, max(height, own)
 
 
 def _panel(panel: Panel) -> Document:
-    at_once = panel.look in {Look.TABLE, Look.STAT}
-    form = {Look.TABLE: "table", Look.HEATMAP: "heatmap"}.get(panel.look, "time_series")
+    at_once = panel.look in {PanelType.TABLE, PanelType.STAT}
+    form = {PanelType.TABLE: "table", PanelType.HEATMAP: "heatmap"}.get(panel.look, "time_series")
     body: Document = {
         "type": panel.look.value,
         "title": panel.title,
@@ -192,7 +192,7 @@ def _panel(panel: Panel) -> Document:
         "fieldConfig": {"defaults": _field(panel), "overrides": []},
         "options": _options(panel),
     }
-    if panel.look is Look.TABLE:
+    if panel.look is PanelType.TABLE:
         # One row for each series, without the columns that nobody reads.
         hidden = dict.fromkeys(("Time", "__name__", "instance", "job"), True)
         organized = {"excludeByName": hidden, "renameByName": {"Value": panel.axis.text}}
@@ -207,12 +207,12 @@ def _field(panel: Panel) -> Document:
     field: Document = {
         "unit": panel.axis.unit,
         "min": 0,
-        "color": {"mode": "palette-classic" if panel.look is Look.LINES else "thresholds"},
+        "color": {"mode": "palette-classic" if panel.look is PanelType.LINES else "thresholds"},
         "thresholds": {"mode": "absolute", "steps": steps},
     }
     if panel.most is not None:
         field["max"] = panel.most
-    if panel.look is Look.LINES:
+    if panel.look is PanelType.LINES:
         field["custom"] = {
             "axisLabel": panel.axis.text,
             "drawStyle": "line",
@@ -228,12 +228,12 @@ def _field(panel: Panel) -> Document:
 
 def _options(panel: Panel) -> Document:
     match panel.look:
-        case Look.LINES:
+        case PanelType.LINES:
             return {
                 "legend": {"displayMode": "table", "placement": "bottom", "calcs": ["lastNotNull"]},
                 "tooltip": {"mode": "multi", "sort": "desc"},
             }
-        case Look.HEATMAP:
+        case PanelType.HEATMAP:
             return {
                 "calculate": False,
                 "yAxis": {"unit": panel.axis.unit, "axisLabel": panel.axis.text},

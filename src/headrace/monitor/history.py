@@ -21,7 +21,7 @@ from headrace.monitor.series import (
     STEPS,
     Chunk,
     Form,
-    Ladder,
+    RollupSeries,
     Tracks,
     share_of,
 )
@@ -94,7 +94,7 @@ def _first_of(digits: int) -> int:
     raise AssertionError(digits)
 
 
-class Row(msgspec.Struct, frozen=True, array_like=True):
+class StepCounts(msgspec.Struct, frozen=True, array_like=True):
     """Counts of one step. `offset`: in steps, from the begin of its chunk.
 
     `latency`: distance from the bucket before, count, distance, count, ...
@@ -108,7 +108,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
 
 
 @dataclass(slots=True)
-class Cell:
+class OpenBucket:
     """Counts that still grow; `latency` by number of the bucket."""
 
     requests: int = 0
@@ -121,7 +121,7 @@ class Cell:
         """How much the buckets take, about."""
         return 8 * len(self.latency)
 
-    def add(self, other: "Cell") -> None:
+    def add(self, other: "OpenBucket") -> None:
         """Count what `other` has as well."""
         self.requests += other.requests
         self.errors += other.errors
@@ -130,13 +130,13 @@ class Cell:
         for index, count in other.latency.items():
             latency[index] = latency.get(index, 0) + count
 
-    def part(self, number: int, pieces: int) -> "Cell":
+    def part(self, number: int, pieces: int) -> "OpenBucket":
         """One of `pieces` parts, from 0 on: together they are this."""
         requests, errors, rejections = (
             share_of(count, number, pieces)
             for count in (self.requests, self.errors, self.rejections)
         )
-        part = Cell(requests, errors, rejections)
+        part = OpenBucket(requests, errors, rejections)
         for index, count in self.latency.items():
             if piece := share_of(count, number, pieces):
                 part.latency[index] = piece
@@ -146,42 +146,42 @@ class Cell:
         """Whether anything was counted."""
         return bool(self.requests or self.errors or self.rejections or self.latency)
 
-    def joined(self) -> "Cell":
+    def joined(self) -> "OpenBucket":
         """The same in fewer buckets."""
         latency: dict[int, int] = {}
         for index, count in self.latency.items():
             joined = joined_index(index)
             latency[joined] = latency.get(joined, 0) + count
-        return Cell(self.requests, self.errors, self.rejections, latency)
+        return OpenBucket(self.requests, self.errors, self.rejections, latency)
 
 
-def _row(offset: int, cell: Cell) -> Row:
+def _row(offset: int, cell: OpenBucket) -> StepCounts:
     latency: list[int] = []
     before = 0
     for index, count in sorted(cell.latency.items()):
         latency += (index - before, count)
         before = index
-    return Row(offset, cell.requests, cell.errors, cell.rejections, latency)
+    return StepCounts(offset, cell.requests, cell.errors, cell.rejections, latency)
 
 
-def _cell(row: Row) -> Cell:
+def _cell(row: StepCounts) -> OpenBucket:
     buckets = accumulate(row.latency[::2])
     latency = dict(zip(buckets, row.latency[1::2], strict=True))
-    return Cell(row.requests, row.errors, row.rejections, latency)
+    return OpenBucket(row.requests, row.errors, row.rejections, latency)
 
 
 REQUESTS: Final = Form(
-    begin=Cell,
+    begin=OpenBucket,
     row_of=_row,
     cell_of=_cell,
-    joined=Cell.joined,
-    one=msgspec.msgpack.Decoder(Row),
-    many=msgspec.msgpack.Decoder(list[Row]),
+    joined=OpenBucket.joined,
+    one=msgspec.msgpack.Decoder(StepCounts),
+    many=msgspec.msgpack.Decoder(list[StepCounts]),
 )
 """Counts of requests."""
 
 
-class Totals(Protocol):
+class CounterTotals(Protocol):
     """What was counted since some beginning; the numbers only grow."""
 
     @property
@@ -202,7 +202,7 @@ class Totals(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class RequestWindow:
     """Requests that were counted from `begin` to `end`, in seconds since 1970.
 
     `requests` includes `errors` and `rejections`. `latency`: requests by bucket.
@@ -297,7 +297,7 @@ class StoredTrack(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True, kw_only=True)
-class Track:
+class CounterHistory:
     """Counts over time of one thing that counts up.
 
     `read_at`: when it was last read. `began_at`: nothing is counted from before that time.
@@ -306,11 +306,13 @@ class Track:
     read_at: float
     epoch: str
     began_at: float = 0.0
-    _seen: Cell = field(default_factory=Cell)
+    _seen: OpenBucket = field(default_factory=OpenBucket)
     """The totals of the last look."""
-    ladder: Ladder[Cell, Row] = field(default_factory=lambda: Ladder(form=REQUESTS))
+    ladder: RollupSeries[OpenBucket, StepCounts] = field(
+        default_factory=lambda: RollupSeries(form=REQUESTS)
+    )
 
-    def read(self, at: float, epoch: str, totals: Totals, *, is_begin: bool = False) -> None:
+    def read(self, at: float, epoch: str, totals: CounterTotals, *, is_begin: bool = False) -> None:
         """Take in what was counted since the last look.
 
         Totals that fell, or are of another epoch, were counted from 0.
@@ -323,12 +325,12 @@ class Track:
         if totals.requests == self._seen.requests and not began_anew:
             return  # nothing came: this is all that an idle endpoint costs
         if began_anew:
-            self._seen = Cell()
+            self._seen = OpenBucket()
         seen, latency = self._seen, dict[int, int]()
         for bucket, count in totals.latency.items():
             index = index_of(bucket)
             latency[index] = latency.get(index, 0) + count
-        added = Cell(
+        added = OpenBucket(
             requests=max(totals.requests - seen.requests, 0),
             errors=max(totals.errors - seen.errors, 0),
             rejections=max(totals.rejections - seen.rejections, 0),
@@ -337,7 +339,7 @@ class Track:
             more = count - seen.latency.get(index, 0)
             if more > 0:
                 added.latency[index] = more
-        self._seen = Cell(totals.requests, totals.errors, totals.rejections, latency)
+        self._seen = OpenBucket(totals.requests, totals.errors, totals.rejections, latency)
         if added.requests and not is_begin:
             self.ladder.spread(before, at, added)
 
@@ -357,26 +359,26 @@ class Track:
         )
 
     @classmethod
-    def load(cls, stored: StoredTrack) -> "Track":
+    def load(cls, stored: StoredTrack) -> "CounterHistory":
         """The track that was written down."""
         track = cls(read_at=stored.read_at, epoch=stored.epoch, began_at=stored.began_at)
-        track._seen = Cell(stored.requests, stored.errors, stored.rejections, stored.latency)
+        track._seen = OpenBucket(stored.requests, stored.errors, stored.rejections, stored.latency)
         track.ladder.load(stored.levels)
         return track
 
 
 @dataclass(slots=True, kw_only=True)
-class History(Tracks[Track]):
+class RequestHistory(Tracks[CounterHistory]):
     """Counts of requests of the last 24 hours."""
 
     WHAT: ClassVar[str] = "history"
     STORED: ClassVar[type[Any]] = StoredTrack
-    TRACK: ClassVar[type[Any]] = Track
+    TRACK: ClassVar[type[Any]] = CounterHistory
 
     max_bytes: int = 224 << 20
 
     def add(
-        self, at: float, endpoint: str, version: str, totals: Totals, *, epoch: str = ""
+        self, at: float, endpoint: str, version: str, totals: CounterTotals, *, epoch: str = ""
     ) -> None:
         """Take in what was counted of a version up to `at`.
 
@@ -391,18 +393,20 @@ class History(Tracks[Track]):
             return
         # One that came up since the last look counted from 0 since then.
         since = at if self._before is None else self._before
-        track = Track(read_at=since, epoch=epoch, began_at=since)
+        track = CounterHistory(read_at=since, epoch=epoch, began_at=since)
         self.put(endpoint, version, track)
         track.read(at, epoch, totals, is_begin=self._before is None)
 
-    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+    def window(
+        self, endpoint: str, *, until: float, seconds: float, version: str = ""
+    ) -> RequestWindow:
         """What happened in the `seconds` before `until`; of all versions if none is named.
 
         Steps that only overlap the span count as a whole if their middle is in it. A version also
         stands for its copies in other roles: `3` for `3~baseline`.
         """
         begin = until - seconds
-        total, known_since = _Sum(), until
+        total, known_since = _StepSum(), until
         for track in self.named(endpoint, version):
             known_since = min(known_since, track.began_at)
             for step_s, cell in track.ladder.sums(begin, until):
@@ -412,7 +416,7 @@ class History(Tracks[Track]):
 
     def series(
         self, endpoint: str, *, since: float, until: float, points: int, version: str = ""
-    ) -> list[Window]:
+    ) -> list[RequestWindow]:
         """Windows side by side from `since` to `until`, about as many as `points` says.
 
         They begin at whole multiples of their length, which is no shorter than the steps that are
@@ -422,7 +426,7 @@ class History(Tracks[Track]):
         step_s = self._step_s(since, until, points)
         first = math.floor(since / step_s)
         last = math.floor((until + step_s * (1 - _LEAST_PART)) / step_s)
-        sums = [_Sum() for _ in range(first, last)]
+        sums = [_StepSum() for _ in range(first, last)]
         for track in self.named(endpoint, version):
             for length_s, at, cell in track.ladder.cells(first * step_s, until):
                 middle = at + length_s / 2
@@ -449,27 +453,27 @@ class History(Tracks[Track]):
 
 
 @dataclass(slots=True)
-class _Sum:
+class _StepSum:
     """Counts of many steps; buckets are joined as soon as one of them came joined."""
 
-    exact: Cell = field(default_factory=Cell)
-    joined: Cell = field(default_factory=Cell)
+    exact: OpenBucket = field(default_factory=OpenBucket)
+    joined: OpenBucket = field(default_factory=OpenBucket)
     is_joined: bool = False
 
-    def add(self, length_s: int, cell: Cell) -> None:
+    def add(self, length_s: int, cell: OpenBucket) -> None:
         if length_s == _FINEST_S:
             self.exact.add(cell)
         else:
             self.is_joined = True
             self.joined.add(cell)
 
-    def window(self, begin: float, end: float, *, known_ratio: float = 1.0) -> Window:
+    def window(self, begin: float, end: float, *, known_ratio: float = 1.0) -> RequestWindow:
         total = self.exact
         if self.is_joined:
             total = self.exact.joined()
             total.add(self.joined)
         name = joined_bucket_of if self.is_joined else bucket_of
-        return Window(
+        return RequestWindow(
             begin=begin,
             end=end,
             requests=total.requests,

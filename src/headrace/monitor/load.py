@@ -16,7 +16,7 @@ import msgspec
 from headrace.monitor.series import (
     Chunk,
     Form,
-    Ladder,
+    RollupSeries,
     Tracks,
     share_of,
 )
@@ -167,7 +167,7 @@ class LoadTrack:
 
     read_at: float
     _said: dict[str, LoadTotals] = field(default_factory=dict)
-    ladder: Ladder[LoadCell, LoadRow] = field(default_factory=lambda: Ladder(form=LOAD))
+    ladder: RollupSeries[LoadCell, LoadRow] = field(default_factory=lambda: RollupSeries(form=LOAD))
 
     def read(self, at: float, reading: LoadReading, *, began_at: float) -> None:
         """Take in what happened since the last look.

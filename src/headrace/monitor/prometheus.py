@@ -13,12 +13,12 @@ from headrace.core.spec.alerts import AlertsSpec, EmailSpec, ReceiverSpec, Slack
 from headrace.monitor import promql
 from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.slo import (
+    EndpointObjective,
     ErrorBurn,
     ErrorsOver,
     Fact,
     LatencyBurn,
     LatencyOver,
-    Objective,
     StreamPromise,
     windows_of,
 )
@@ -33,7 +33,7 @@ _SLOWLY_S: Final = 120.0
 
 
 def recording_rules(
-    objectives: Sequence[Objective], streams: Sequence[StreamPromise] = ()
+    objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise] = ()
 ) -> Document:
     """Each endpoint's promises and its windows, and what streams may do."""
     groups: list[Document] = [
@@ -56,7 +56,7 @@ def recording_rules(
     return {"groups": groups}
 
 
-def alerting_rules(objectives: Sequence[Objective]) -> Document:
+def alerting_rules(objectives: Sequence[EndpointObjective]) -> Document:
     """All alerts; those with windows once for each length of window that endpoints ask for."""
     groups = [
         {
@@ -97,7 +97,7 @@ def alerting_rule(kind: AlertKind, window_ratio: float = 1.0) -> Rule:
     return rule
 
 
-def window_ratios(objectives: Sequence[Objective]) -> list[float]:
+def window_ratios(objectives: Sequence[EndpointObjective]) -> list[float]:
     """Every length of windows that an endpoint asks for, the usual one always, longest first."""
     return sorted({1.0, *(objective.window_ratio for objective in objectives)}, reverse=True)
 
@@ -118,7 +118,9 @@ def _value(kind: AlertKind) -> str:
             return "{{ $value | humanize }}"
 
 
-def _promises(objectives: Sequence[Objective], streams: Sequence[StreamPromise]) -> Iterator[Rule]:
+def _promises(
+    objectives: Sequence[EndpointObjective], streams: Sequence[StreamPromise]
+) -> Iterator[Rule]:
     """Series that say what was promised of each endpoint and of each stream."""
     rows: list[tuple[str, float | None, dict[str, str]]] = []
     for one in objectives:
@@ -170,7 +172,7 @@ class ScrapeTarget:
 
 
 def prometheus_files(
-    objectives: Sequence[Objective],
+    objectives: Sequence[EndpointObjective],
     alerts: AlertsSpec,
     target: ScrapeTarget,
     *,

@@ -1,9 +1,9 @@
 """Counts over time in little memory: steps that grow longer with age, of many endpoints.
 
-A `Level` keeps rows of one step each, a chunk of rows packed into bytes. A row is written once,
-when its step is over, and is taken out whole to be joined into the longer steps of the next level.
-A `Ladder` has the levels of one version of an endpoint, `Tracks` those of all. A `Form` says what
-is counted.
+`ResolutionRows` hold rows of one step each, packed into chunks of bytes. A row is written once,
+when its step is over, and is removed as a whole to be merged into the next resolution.
+A `RollupSeries` has the resolutions of one version of an endpoint, `Tracks` those of all. A `Form`
+says what is counted.
 """
 
 import math
@@ -87,7 +87,7 @@ _ENCODER: Final = msgspec.msgpack.Encoder()
 
 
 @dataclass(slots=True, kw_only=True)
-class Level(Generic[C, R]):
+class ResolutionRows(Generic[C, R]):
     """Rows of one length in time, oldest first. Only the newest ones may be added to."""
 
     step_s: int
@@ -223,11 +223,11 @@ class Level(Generic[C, R]):
 
 
 @dataclass(slots=True, kw_only=True)
-class Ladder(Generic[C, R]):
+class RollupSeries(Generic[C, R]):
     """Steps of every length; nothing is made before something is counted."""
 
     form: Form[C, R]
-    _levels: tuple[Level[C, R], ...] = field(default=())
+    _levels: tuple[ResolutionRows[C, R], ...] = field(default=())
 
     def add(self, at: float, cell: C) -> None:
         """Count `cell` at the step of `at`, or at the newest one if that is later."""
@@ -293,11 +293,11 @@ class Ladder(Generic[C, R]):
             for level, chunks in zip(self._levels, stored, strict=True):
                 level.load(chunks)
 
-    def _new_levels(self) -> tuple[Level[C, R], ...]:
-        return tuple(Level(step_s=step_s, form=self.form) for step_s, _ in STEPS)
+    def _new_levels(self) -> tuple[ResolutionRows[C, R], ...]:
+        return tuple(ResolutionRows(step_s=step_s, form=self.form) for step_s, _ in STEPS)
 
 
-class Kept(Protocol):
+class VersionSeries(Protocol):
     """Counts over time of one version of one endpoint."""
 
     @property
@@ -305,14 +305,14 @@ class Kept(Protocol):
         """When it was looked at last."""
 
     @property
-    def ladder(self) -> Ladder[Any, Any]:
+    def ladder(self) -> RollupSeries[Any, Any]:
         """Its steps."""
 
     def stored(self, endpoint: str, version: str) -> Any:  # noqa: ANN401  # the track's own struct
         """The track as it is written down: a struct with `endpoint` and `version`."""
 
 
-T = TypeVar("T", bound=Kept)
+T = TypeVar("T", bound=VersionSeries)
 
 
 class StoredHistory(msgspec.Struct, frozen=True, kw_only=True):

@@ -86,7 +86,7 @@ LETTERS_WINDOW_S: Final = 5 * MINUTE_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Objective:
+class EndpointObjective:
     """One endpoint's promise; None where it promises nothing.
 
     `latency_s`: of the 99th percentile. `window_ratio`: length of all windows over the usual ones.
@@ -106,13 +106,13 @@ class Objective:
         return None if self.availability is None else round(1.0 - self.availability, 12)
 
 
-def objectives_of(document: Mapping[str, Any]) -> tuple[Objective, ...]:
+def objectives_of(document: Mapping[str, Any]) -> tuple[EndpointObjective, ...]:
     """The promises in a spec document that was checked before, in its order."""
     entries = document.get("endpoints") or ()
     promised = [(entry, parsed(SloSpec, entry.get("slo") or {})) for entry in entries]
     usual = BatchingSpec().max_queue_size
     return tuple(
-        Objective(
+        EndpointObjective(
             endpoint=entry["name"],
             latency_s=slo.latency_s,
             availability=slo.availability,
@@ -123,7 +123,7 @@ def objectives_of(document: Mapping[str, Any]) -> tuple[Objective, ...]:
     )
 
 
-class Severity(StrEnum):
+class AlertSeverity(StrEnum):
     """Who has to hear of it, and when."""
 
     PAGE = "page"
@@ -234,7 +234,7 @@ Condition = ErrorBurn | LatencyBurn | LatencyOver | ErrorsOver | Fact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ConditionReading:
     """What was read, what it is held against, whether it is bad, and more of it for people."""
 
     value: float
@@ -243,7 +243,7 @@ class Reading:
     detail: str = ""
 
 
-class Window(Protocol):
+class CountWindow(Protocol):
     """What was counted between two times."""
 
     @property
@@ -262,7 +262,7 @@ class Window(Protocol):
         """Latency in seconds; None if there were no requests."""
 
 
-Windows = Callable[[float], Window]
+Windows = Callable[[float], CountWindow]
 """The window of so many seconds that ends now."""
 
 
@@ -299,8 +299,8 @@ class SystemFacts:
 
 
 def read_endpoint(
-    condition: Condition, objective: Objective, windows: Windows, facts: EndpointFacts
-) -> Reading | None:
+    condition: Condition, objective: EndpointObjective, windows: Windows, facts: EndpointFacts
+) -> ConditionReading | None:
     """What one condition says about one endpoint; None if nothing can be said.
 
     Windows are asked for shortest first, as the long ones cost most and are seldom needed.
@@ -323,35 +323,37 @@ def read_endpoint(
             return _read_fact(condition, objective, facts)
 
 
-def _read_fact(fact: Fact, objective: Objective, facts: EndpointFacts) -> Reading | None:
+def _read_fact(
+    fact: Fact, objective: EndpointObjective, facts: EndpointFacts
+) -> ConditionReading | None:
     match fact:
         case Fact.QUEUES_FILLED if facts.in_flight is not None and facts.replicas_ready:
             filled = facts.in_flight / (facts.replicas_ready * objective.queue_size)
             return _bad_from(filled, QUEUES_FILLED_RATIO)
         case Fact.NO_REPLICA if facts.replicas_ready is not None:
             ready = facts.replicas_ready
-            return Reading(value=ready, threshold=1, is_bad=ready < 1)
+            return ConditionReading(value=ready, threshold=1, is_bad=ready < 1)
         case Fact.REPLICAS_CRASH:
             return _bad_from(facts.crashing)
         case Fact.DRIFTED:
             return _bad_from(facts.drifted)
         case Fact.ROWS_DIFFER if facts.rows_differ is not None:
             ratio, detail = facts.rows_differ, facts.rows_detail
-            return Reading(value=ratio, threshold=0, is_bad=ratio > 0, detail=detail)
+            return ConditionReading(value=ratio, threshold=0, is_bad=ratio > 0, detail=detail)
         case _:
             return None
 
 
-def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
+def read_system(condition: Condition, facts: SystemFacts) -> ConditionReading | None:
     """What one condition says about the whole system; None if nothing can be said."""
     match condition:
         case Fact.GATEWAY_DOWN if facts.gateway_ready is not None:
             is_up = facts.gateway_ready
-            return Reading(value=float(is_up), threshold=1.0, is_bad=not is_up)
+            return ConditionReading(value=float(is_up), threshold=1.0, is_bad=not is_up)
         case Fact.CERTIFICATE_ENDS if facts.certificate_left_s is not None:
             left = facts.certificate_left_s
             is_bad = left < CERTIFICATE_LEFT_S
-            return Reading(value=left, threshold=CERTIFICATE_LEFT_S, is_bad=is_bad)
+            return ConditionReading(value=left, threshold=CERTIFICATE_LEFT_S, is_bad=is_bad)
         case Fact.JOBS_LATE:
             return _bad_from(facts.jobs_late)
         case Fact.JOBS_FAILED:
@@ -362,7 +364,7 @@ def read_system(condition: Condition, facts: SystemFacts) -> Reading | None:
 
 def read_stream(
     condition: Condition, promise: StreamPromise, facts: StreamFacts | None
-) -> Reading | None:
+) -> ConditionReading | None:
     """What one condition says about one stream; None if nothing can be said, or nobody asks."""
     if facts is None:
         return None
@@ -370,24 +372,24 @@ def read_stream(
     match condition:
         case Fact.STREAM_LAGS if promise.lag_s is not None and lag_s is not None:
             is_bad = lag_s > promise.lag_s and not facts.paused
-            return Reading(value=lag_s, threshold=promise.lag_s, is_bad=is_bad)
+            return ConditionReading(value=lag_s, threshold=promise.lag_s, is_bad=is_bad)
         case Fact.STREAM_DOWN:
             is_down = facts.running < 1 and not facts.paused
-            return Reading(value=facts.running, threshold=1, is_bad=is_down)
+            return ConditionReading(value=facts.running, threshold=1, is_bad=is_down)
         case Fact.WORKERS_FAIL:
             return _bad_from(facts.failing)
         case Fact.DEAD_LETTERS if promise.dead_letters is not None:
             allowed, count = promise.dead_letters, facts.dead_letters
-            return Reading(value=count, threshold=allowed, is_bad=count > allowed)
+            return ConditionReading(value=count, threshold=allowed, is_bad=count > allowed)
         case _:
             return None
 
 
-def _bad_from(value: float | None, threshold: float = 1) -> Reading | None:
+def _bad_from(value: float | None, threshold: float = 1) -> ConditionReading | None:
     """A value that is bad from `threshold` on; None if it is not known."""
     if value is None:
         return None
-    return Reading(value=value, threshold=threshold, is_bad=value >= threshold)
+    return ConditionReading(value=value, threshold=threshold, is_bad=value >= threshold)
 
 
 def windows_of(condition: Condition) -> tuple[float, ...]:
@@ -401,7 +403,9 @@ def windows_of(condition: Condition) -> tuple[float, ...]:
             return ()
 
 
-def _error_burn(burn: BurnWindows, objective: Objective, windows: Windows) -> Reading | None:
+def _error_burn(
+    burn: BurnWindows, objective: EndpointObjective, windows: Windows
+) -> ConditionReading | None:
     budget = objective.error_budget
     if budget is None:
         return None
@@ -416,17 +420,19 @@ def _error_burn(burn: BurnWindows, objective: Objective, windows: Windows) -> Re
     return None
 
 
-def _errors_over(window: Window, allowed: float, *, least: int = LEAST_ERRORS) -> Reading | None:
+def _errors_over(
+    window: CountWindow, allowed: float, *, least: int = LEAST_ERRORS
+) -> ConditionReading | None:
     if window.requests <= 0:
         return None
     ratio = window.errors / window.requests
     is_bad = ratio > allowed and window.errors >= least
-    return Reading(value=ratio, threshold=allowed, is_bad=is_bad)
+    return ConditionReading(value=ratio, threshold=allowed, is_bad=is_bad)
 
 
 def _latency_burn(
-    burn: BurnWindows, q: float, objective: Objective, windows: Windows
-) -> Reading | None:
+    burn: BurnWindows, q: float, objective: EndpointObjective, windows: Windows
+) -> ConditionReading | None:
     promised, scale = objective.latency_s, objective.window_ratio
     short = _latency_over(q, windows(burn.short_s * scale), promised)
     if short is None or not short.is_bad:
@@ -441,12 +447,12 @@ def _latency_burn(
     return long if known is not None and known.is_bad else None
 
 
-def _latency_over(q: float, window: Window, promised: float | None) -> Reading | None:
+def _latency_over(q: float, window: CountWindow, promised: float | None) -> ConditionReading | None:
     value = None if promised is None else window.quantile(q)
     if promised is None or value is None:
         return None
     is_known = window.requests >= least_requests(q)
-    return Reading(value=value, threshold=promised, is_bad=is_known and value > promised)
+    return ConditionReading(value=value, threshold=promised, is_bad=is_known and value > promised)
 
 
 def least_requests(q: float) -> int:

@@ -171,7 +171,7 @@ class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
         return len(cells) + 1
 
 
-class FeatureCounts(msgspec.Struct, frozen=True, kw_only=True):
+class ValueCounts(msgspec.Struct, frozen=True, kw_only=True):
     """Values of one feature: how many, how many of them in each bin, and what was wrong.
 
     `missing`: NaN, or an empty text. `non_finite`: infinite. The bins hold all others.
@@ -191,13 +191,13 @@ class FeatureCounts(msgspec.Struct, frozen=True, kw_only=True):
         """How many are in the bins."""
         return self.rows - self.missing - self.non_finite
 
-    def plus(self, other: "FeatureCounts") -> "FeatureCounts":
+    def plus(self, other: "ValueCounts") -> "ValueCounts":
         """Both together; one without bins has counted nothing."""
         if not other.rows:
             return self
         if not self.rows:
             return other
-        return FeatureCounts(
+        return ValueCounts(
             rows=self.rows + other.rows,
             missing=self.missing + other.missing,
             non_finite=self.non_finite + other.non_finite,
@@ -219,7 +219,7 @@ class FeatureValues(msgspec.Struct, frozen=True, kw_only=True):
     values: list[float | str | None] = []
 
 
-def count_column(column: Array, bins: FeatureBins) -> FeatureCounts:
+def count_column(column: Array, bins: FeatureBins) -> ValueCounts:
     """The counts of one feature's values, `[rows]`: float64, or texts."""
     if bins.kind is FeatureKind.TEXTS:
         return _count_texts(column, bins)
@@ -232,7 +232,7 @@ def count_column(column: Array, bins: FeatureBins) -> FeatureCounts:
     else:
         cells = np.searchsorted(np.asarray(bins.edges), finite, side="right")
         strange = int(((finite < bins.low) | (finite > bins.high)).sum())
-    return FeatureCounts(
+    return ValueCounts(
         rows=len(column),
         missing=missing,
         non_finite=len(column) - len(finite) - missing,
@@ -242,7 +242,7 @@ def count_column(column: Array, bins: FeatureBins) -> FeatureCounts:
     )
 
 
-def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[FeatureCounts]:
+def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts]:
     """The counts of several features, `[rows, features]`."""
     numbers = [i for i, one in enumerate(bins) if one.kind is FeatureKind.NUMBERS]
     if len(numbers) < _TOGETHER:
@@ -253,7 +253,7 @@ def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[FeatureCoun
     return [found.get(i) or count_column(table[:, i], one) for i, one in enumerate(bins)]
 
 
-def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[FeatureCounts]:
+def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts]:
     """As `count_column` for each, all at once: NumPy is slow for many small arrays."""
     rows, features = table.shape
     size = max(one.size for one in bins)
@@ -272,7 +272,7 @@ def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[FeatureCou
     fractions = (finite & (table != np.floor(table))).sum(axis=0)
     missing = np.isnan(table).sum(axis=0)
     return [
-        FeatureCounts(
+        ValueCounts(
             rows=rows,
             missing=int(missing[i]),
             non_finite=rows - int(finite[:, i].sum()) - int(missing[i]),
@@ -291,7 +291,7 @@ def _cells_of_values(values: Array, bins: FeatureBins) -> Array:
     return np.where(known[cells] == values, cells, others)
 
 
-def _count_texts(column: Array, bins: FeatureBins) -> FeatureCounts:
+def _count_texts(column: Array, bins: FeatureBins) -> ValueCounts:
     cell_of = {text: i for i, text in enumerate(bins.categories)}
     counts = [0] * bins.size
     missing = 0
@@ -300,7 +300,7 @@ def _count_texts(column: Array, bins: FeatureBins) -> FeatureCounts:
             counts[cell_of.get(text, -1)] += 1
         else:
             missing += 1
-    return FeatureCounts(
+    return ValueCounts(
         rows=len(column),
         missing=missing,
         out_of_range=counts[-1] if bins.closed else 0,

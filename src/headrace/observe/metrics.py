@@ -26,7 +26,7 @@ _WHOLE: Final = 1 << 53
 """Floats below have exact integers."""
 
 
-class Sample(NamedTuple):
+class MetricSample(NamedTuple):
     """One value, as the text format has it: `labels` with their braces, or empty.
 
     `exemplar`: as OpenMetrics has it, with the space before the sign in front.
@@ -49,7 +49,7 @@ class Family:
     name: str
     type: str | None = None
     help: str | None = None
-    samples: list[Sample] = field(default_factory=list)
+    samples: list[MetricSample] = field(default_factory=list)
 
 
 Families = Mapping[str, Family]
@@ -60,8 +60,8 @@ Families = Mapping[str, Family]
 class HistogramSample:
     """One histogram: how many values were at most as large as each bound, and all values' sum.
 
-    `below` has one more than `bounds`: all values. `exemplars`: of each bucket, as in `Sample`; or
-    none at all.
+    `below` has one more than `bounds`: all values. `exemplars`: of each bucket, as in
+    `MetricSample`, or empty.
     """
 
     labels: Labels
@@ -82,7 +82,7 @@ def counter(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Fa
 
 
 def _family(kind: str, name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Family:
-    values = [Sample(name, _labels(pairs), number(value)) for pairs, value in samples]
+    values = [MetricSample(name, _labels(pairs), number(value)) for pairs, value in samples]
     return Family(name, kind, text, values)
 
 
@@ -95,11 +95,11 @@ def histogram(name: str, text: str, samples: Iterable[HistogramSample]) -> Famil
         bounds = (*map(repr, sample.bounds), "+Inf")
         exemplars = sample.exemplars or ("",) * len(bounds)
         family.samples += [
-            Sample(f"{name}_bucket", f'{start}{bound}"}}', str(count), exemplar)
+            MetricSample(f"{name}_bucket", f'{start}{bound}"}}', str(count), exemplar)
             for bound, count, exemplar in zip(bounds, sample.below, exemplars, strict=True)
         ]
-        family.samples.append(Sample(f"{name}_sum", labels, number(sample.sum)))
-        family.samples.append(Sample(f"{name}_count", labels, str(sample.below[-1])))
+        family.samples.append(MetricSample(f"{name}_sum", labels, number(sample.sum)))
+        family.samples.append(MetricSample(f"{name}_count", labels, str(sample.below[-1])))
     return family
 
 
@@ -197,7 +197,7 @@ def _openmetrics(family: Family, *, is_clear: bool) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class MetricSource:
     """One process's exposition as text, and the labels that its samples get.
 
     `help`: of metrics that say nothing of what they are. They are of a program that keeps no
@@ -209,7 +209,7 @@ class Source:
     help: str = ""
 
 
-def merge(families: Iterable[Family], sources: Iterable[Source] = ()) -> Families:
+def merge(families: Iterable[Family], sources: Iterable[MetricSource] = ()) -> Families:
     """The samples of all `families` and `sources`; families without any are left out.
 
     The first HELP and TYPE of a family hold. Lines of a source that are neither a sample nor HELP
@@ -235,7 +235,7 @@ _SAMPLE: Final = re.compile(rf"({_NAME})({_LABELS})? ({_VALUE})( -?[0-9]+)?({_EX
 _SUFFIXES: Final = ("", "_bucket", "_sum", "_count", "_created", "_total", "_info")
 
 
-def _read(source: Source, families: dict[str, Family]) -> None:
+def _read(source: MetricSource, families: dict[str, Family]) -> None:
     current = ""
     extra = {name: _escaped(value) for name, value in source.labels.items()}
     for line in source.text.splitlines():
@@ -259,7 +259,7 @@ def _read(source: Source, families: dict[str, Family]) -> None:
             current = name
         merged = _with_labels(labels or "", extra)
         families.setdefault(current, Family(current)).samples.append(
-            Sample(name, merged, value, exemplar or "")
+            MetricSample(name, merged, value, exemplar or "")
         )
 
 

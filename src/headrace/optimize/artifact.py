@@ -18,17 +18,17 @@ from headrace.runtimes.check_file import Asked, write_check
 from headrace.runtimes.onnx.file import external_files
 from headrace.runtimes.optimized.file import (
     FILE_NAME,
-    Check,
-    Member,
+    EngineFile,
     OptimizedManifest,
     OtherProcessor,
     Processor,
+    VerificationRequests,
 )
 from headrace.runtimes.optimized.runtime import CANDIDATE, prove
 
 # A step of eight bits is about 0.008 of the largest value. A small INT8 network of OpenVINO's was
 # off by nothing on any processor with VNNI, and by 0.05 where sums saturate, without it.
-_CHECK: Final = Check(path="check.npz", tolerance=0.02, max_changed_ratio=0.02)
+_CHECK: Final = VerificationRequests(path="check.npz", tolerance=0.02, max_changed_ratio=0.02)
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -96,7 +96,9 @@ def write_artifact(
     return target
 
 
-def _copied(members: Sequence[tuple[Candidate, int | None]], directory: Path) -> tuple[Member, ...]:
+def _copied(
+    members: Sequence[tuple[Candidate, int | None]], directory: Path
+) -> tuple[EngineFile, ...]:
     """Each candidate's files in a directory of its name; those of one path only once."""
     directory.mkdir()
     places: dict[Path, str] = {}
@@ -105,7 +107,7 @@ def _copied(members: Sequence[tuple[Candidate, int | None]], directory: Path) ->
         if candidate.path not in places:
             places[candidate.path] = _copy(candidate, directory)
         made.append(
-            Member(
+            EngineFile(
                 runtime=candidate.runtime,
                 path=places[candidate.path],
                 tuning=candidate.tuning,

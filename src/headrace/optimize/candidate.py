@@ -50,7 +50,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Teaching:
+class TrainingExamples:
     """Labelled examples that a pruned model may learn from; never those it is judged by.
 
     `examples`: one request of one row each (axis 0 is 1 where the model is batched). `labels`: a
@@ -63,7 +63,7 @@ class Teaching:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Workshop:
+class RecipeContext:
     """What a recipe may use.
 
     `source`: the model's file or directory, loaded by `runtime`. `folder`: an empty directory of
@@ -80,7 +80,7 @@ class Workshop:
     threads: int
     seed: int
     deadline: float
-    teaching: Teaching | None = None
+    teaching: TrainingExamples | None = None
     say: Callable[[str], None] = lambda _: None
 
 
@@ -92,10 +92,10 @@ class Recipe:
     """As its candidate's, or the beginning of theirs."""
     title: str
     """For people."""
-    build: Callable[[Workshop], Sequence[Candidate]]
+    build: Callable[[RecipeContext], Sequence[Candidate]]
     """Makes its candidates in the workshop's folder; raises CannotBuildError with the reason where
     that cannot be done with this model."""
-    why_not: Callable[[Workshop], str] = lambda _: ""
+    why_not: Callable[[RecipeContext], str] = lambda _: ""
     """Why it does not apply here, told without trying: a package that is missing, say."""
     model_classes: frozenset[ModelClass] = frozenset(ModelClass)
     """To which it applies."""

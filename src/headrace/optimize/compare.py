@@ -23,7 +23,7 @@ _MATRIX: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class DifferenceLimits:
     """How far apart answers may be. `tolerance` is of the relative difference."""
 
     tolerance: float
@@ -53,7 +53,7 @@ class Comparison:
         """The share of rows with another class."""
         return self.changed_rows / self.rows if self.rows else 0.0
 
-    def problem(self, limits: Limits) -> str:
+    def problem(self, limits: DifferenceLimits) -> str:
         """Why these differences are too large; empty if they are not."""
         said = []
         if not self.largest_relative <= limits.tolerance:

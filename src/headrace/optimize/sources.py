@@ -74,7 +74,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class ConversionSource:
     """A model that is to be converted, loaded by its own library.
 
     `ways`: the most exact one first. `converter` and `library`: packages with their versions.
@@ -120,7 +120,7 @@ def source_runtime(path: Path, runtime: str = "") -> str:
     raise UnsupportedModelError(msg)
 
 
-def open_source(path: Path, runtime: str, *, allow_code: bool) -> Source:
+def open_source(path: Path, runtime: str, *, allow_code: bool) -> ConversionSource:
     """Load what is to be converted.
 
     Args:
@@ -143,7 +143,7 @@ def open_source(path: Path, runtime: str, *, allow_code: bool) -> Source:
         import_converter(package, converter.extra)
     module, _, function = converter.function.partition(":")
     opens = getattr(importlib.import_module(f"headrace.optimize.{module}"), function)
-    source: Source = opens(path, allow_code=allow_code)
+    source: ConversionSource = opens(path, allow_code=allow_code)
     return source
 
 

@@ -9,7 +9,7 @@ What reads `pipeline.yaml` is loaded when it is asked for: a model with features
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from headrace.pipeline.pipeline import Pipeline, Step
+from headrace.pipeline.pipeline import Pipeline, PipelineStep
 
 if TYPE_CHECKING:
     from headrace.pipeline.bound_service import BoundFeatures, bind, is_remote, load_with_features
@@ -24,7 +24,7 @@ __all__ = [
     "Pipeline",
     "PipelineRuntime",
     "PipelineSpec",
-    "Step",
+    "PipelineStep",
     "bind",
     "check_features",
     "is_remote",

@@ -33,8 +33,8 @@ from headrace.features import (
     FeatureReader,
     FeatureRows,
     FeatureService,
+    FeatureStatus,
     OnlineStore,
-    Status,
     open_online_store,
 )
 from headrace.features.wire import column_specs, decode_service, key_specs, request_specs
@@ -52,17 +52,17 @@ OnRows = Callable[[float, Mapping[str, Array], FeatureRows], None]
 """Called with the time, the join keys and what was found, of each batch that was looked up."""
 
 
-class FeatureCounts:
+class LookupCounts:
     """What was found, and what was not: rows by view and status, and reads that failed."""
 
     def __init__(self, views: tuple[str, ...]) -> None:
-        self.rows = {(view, status): 0 for view in views for status in Status}
+        self.rows = {(view, status): 0 for view in views for status in FeatureStatus}
         self._views = views
         self.failures = 0
         self.pauses = 0
         self._lock = threading.Lock()
 
-    def found(self, statuses: Mapping[str, Sequence[Status]]) -> None:
+    def found(self, statuses: Mapping[str, Sequence[FeatureStatus]]) -> None:
         """Count the rows of a batch."""
         with self._lock:
             for view, of_rows in statuses.items():
@@ -73,7 +73,7 @@ class FeatureCounts:
         """Count a row of which all views had fresh values."""
         with self._lock:
             for view in self._views:
-                self.rows[view, Status.PRESENT] += 1
+                self.rows[view, FeatureStatus.PRESENT] += 1
 
     def failed(self, *, asked: bool) -> None:
         """Count a batch whose features could not be read; `asked`: the store was tried."""
@@ -103,7 +103,7 @@ class BoundFeatures:
         self.request = request_specs(service)
         self.views = tuple(view.name for view in service.all_views)
         self.may_wait = may_wait
-        self.counts = FeatureCounts(self.views)
+        self.counts = LookupCounts(self.views)
         self.on_rows: OnRows | None = None
         self.wants_rows: Callable[[], bool] = lambda: True
         """Whether `on_rows` wants the read that comes now."""
@@ -262,10 +262,10 @@ def is_remote(url: str) -> bool:
     return "://" in url and not url.startswith("sqlite:///")
 
 
-def _texts(statuses: Sequence[Status]) -> Array:
+def _texts(statuses: Sequence[FeatureStatus]) -> Array:
     made = np.empty(len(statuses), np.object_)
     made[:] = [_BYTES[status] for status in statuses]
     return made
 
 
-_BYTES: Final = {status: status.value.encode() for status in Status}
+_BYTES: Final = {status: status.value.encode() for status in FeatureStatus}

@@ -17,11 +17,11 @@ from headrace.core import (
     UnsupportedModelError,
 )
 from headrace.pipeline.classify import open_classify, open_pool
-from headrace.pipeline.context import Surroundings, code_of
+from headrace.pipeline.context import StepContext, code_of
 from headrace.pipeline.feature_step import check_service, open_features
 from headrace.pipeline.images import open_image
 from headrace.pipeline.members import open_cascade, open_ensemble
-from headrace.pipeline.pipeline import Pipeline, Step
+from headrace.pipeline.pipeline import Pipeline, PipelineStep
 from headrace.pipeline.spec import (
     AnyStepSpec,
     CascadeSpec,
@@ -32,7 +32,7 @@ from headrace.pipeline.spec import (
     ImageSpec,
     ModelStepSpec,
     PipelineSpec,
-    PoolSpec,
+    PoolingSpec,
     TokenizerSpec,
     VectorizerSpec,
     read_spec,
@@ -117,12 +117,10 @@ def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> 
     directory = Path(directory)
     spec = read_spec(directory)
     with ExitStack() as opened:
-        steps: list[Step] = []
+        steps: list[PipelineStep] = []
         known: dict[str, TensorSpec] = {}
         for place, one in named_steps(spec):
-            around = Surroundings(
-                directory=directory, options=options or LoadOptions(), known=known
-            )
+            around = StepContext(directory=directory, options=options or LoadOptions(), known=known)
             try:
                 model = _open(one, place, around)
             except (UnsupportedModelError, FailedPreconditionError) as error:
@@ -183,7 +181,7 @@ def _models_of(spec: AnyStepSpec) -> list[tuple[str, str]]:
     return []
 
 
-def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa: C901, PLR0911  # one for each kind
+def _open(spec: AnyStepSpec, place: str, around: StepContext) -> Model:  # noqa: C901, PLR0911  # one for each kind
     match spec:
         case FunctionSpec():
             return open_function(spec, around.file(spec.function.rpartition(":")[0]), place)
@@ -203,7 +201,7 @@ def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa
             return open_ensemble(spec, around)
         case CascadeSpec():
             return open_cascade(spec, around)
-        case PoolSpec():
+        case PoolingSpec():
             return open_pool(spec, around)
         case FeaturesStepSpec():
             return open_features(spec, around.options.features)
@@ -213,7 +211,7 @@ def _open(spec: AnyStepSpec, place: str, around: Surroundings) -> Model:  # noqa
             assert_never(spec)
 
 
-def _wired(spec: AnyStepSpec, place: str, model: Model) -> Step:
+def _wired(spec: AnyStepSpec, place: str, model: Model) -> PipelineStep:
     """The step with its own names mapped to the pipeline's."""
     signature = model.signature
     reads = {one.name: one.name for one in signature.inputs}
@@ -221,7 +219,7 @@ def _wired(spec: AnyStepSpec, place: str, model: Model) -> Step:
     if not isinstance(spec, FunctionSpec):
         reads = _mapped(place, "inputs", reads, spec.inputs)
         writes = _mapped(place, "outputs", writes, spec.outputs)
-    return Step(name=place, model=model, reads=reads, writes=writes)
+    return PipelineStep(name=place, model=model, reads=reads, writes=writes)
 
 
 def _mapped(place: str, what: str, own: dict[str, str], given: Mapping[str, str]) -> dict[str, str]:

@@ -16,8 +16,8 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.pipeline.context import Surroundings
-from headrace.pipeline.spec import MAX_LABELS, ClassifySpec, PoolSpec
+from headrace.pipeline.context import StepContext
+from headrace.pipeline.spec import MAX_LABELS, ClassifySpec, PoolingSpec
 
 LOGITS: Final = "logits"
 _MAX_FILE_BYTES: Final = 64 << 20
@@ -94,7 +94,7 @@ class ClassifyStep:
         return _sigmoid(numbers) if self._spec.activation == "sigmoid" else numbers
 
 
-def open_classify(spec: ClassifySpec, around: Surroundings) -> ClassifyStep:
+def open_classify(spec: ClassifySpec, around: StepContext) -> ClassifyStep:
     """The step that `spec` describes, for the numbers that an earlier one gives.
 
     Raises:
@@ -215,7 +215,7 @@ class PoolStep:
         """Holds nothing."""
 
 
-def open_pool(spec: PoolSpec, around: Surroundings) -> PoolStep:
+def open_pool(spec: PoolingSpec, around: StepContext) -> PoolStep:
     """The step that `spec` describes, for the vectors that an earlier one gives.
 
     Raises:

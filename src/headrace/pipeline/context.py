@@ -127,7 +127,7 @@ def _groups(lengths: Array) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
+class StepContext:
     """What a step is opened with: where its files lie, how to load, what is known before it.
 
     `known`: the tensors that earlier steps give, by the pipeline's names.

@@ -22,7 +22,7 @@ from headrace.core import (
     TensorSpec,
     UnsupportedModelError,
 )
-from headrace.pipeline.pipeline import Pipeline, Step
+from headrace.pipeline.pipeline import Pipeline, PipelineStep
 from headrace.runtimes import Model
 
 if TYPE_CHECKING:
@@ -324,9 +324,9 @@ def _takes(signature: ModelSignature) -> str:
     return f"it takes {', '.join(shown)[:500]}"
 
 
-def _step(name: str, model: Model) -> Step:
+def _step(name: str, model: Model) -> PipelineStep:
     signature = model.signature
-    return Step(
+    return PipelineStep(
         name=name,
         model=model,
         reads={spec.name: spec.name for spec in signature.inputs},

@@ -19,13 +19,13 @@ from headrace.core import (
     UnsupportedModelError,
     with_weakest_evidence,
 )
-from headrace.pipeline.context import Surroundings
+from headrace.pipeline.context import StepContext
 from headrace.pipeline.spec import CascadeSpec, EnsembleSpec
 from headrace.runtimes import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class MemberModel:
     """A model, and what it is called in errors: its path."""
 
     name: str
@@ -52,7 +52,7 @@ class Member:
 class Members:
     """The models of one step; closes them."""
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    def __init__(self, members: Sequence[MemberModel]) -> None:
         self.all = tuple(members)
         self.concurrent = all(one.model.concurrent for one in members)
         self.may_wait = any(getattr(one.model, "may_wait", False) for one in members)
@@ -64,7 +64,7 @@ class Members:
             _check_inputs(first, one)
 
     @classmethod
-    def open(cls, paths: Sequence[str], around: Surroundings) -> "Members":
+    def open(cls, paths: Sequence[str], around: StepContext) -> "Members":
         """Load them.
 
         Raises:
@@ -75,7 +75,7 @@ class Members:
             for path in paths:
                 model = around.model(path)
                 opened.callback(model.close)
-                members.append(Member(name=path, model=model))
+                members.append(MemberModel(name=path, model=model))
             made = cls(members)
             opened.pop_all()
         return made
@@ -131,7 +131,7 @@ class Members:
         return spec
 
 
-def _check_inputs(first: Member, other: Member) -> None:
+def _check_inputs(first: MemberModel, other: MemberModel) -> None:
     mine = {spec.name: spec for spec in first.model.signature.inputs}
     theirs = {spec.name: spec for spec in other.model.signature.inputs}
     if mine.keys() != theirs.keys():
@@ -209,7 +209,7 @@ class EnsembleStep:
         return total.astype(arrays[0].dtype)
 
 
-def open_ensemble(spec: EnsembleSpec, around: Surroundings) -> EnsembleStep:
+def open_ensemble(spec: EnsembleSpec, around: StepContext) -> EnsembleStep:
     """The step that `spec` describes.
 
     Raises:
@@ -310,7 +310,7 @@ class CascadeStep:
         self._members.close()
 
 
-def open_cascade(spec: CascadeSpec, around: Surroundings) -> CascadeStep:
+def open_cascade(spec: CascadeSpec, around: StepContext) -> CascadeStep:
     """The step that `spec` describes.
 
     Raises:

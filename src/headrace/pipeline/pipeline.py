@@ -29,7 +29,7 @@ from headrace.runtimes import DeadlineModel, Model
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class PipelineStep:
     """A model within a pipeline.
 
     `reads`: for each of its inputs the tensor that it takes. `writes`: what its outputs are called.
@@ -50,7 +50,7 @@ class Pipeline:
         UnsupportedModelError: The steps do not fit together; the message names the step.
     """
 
-    def __init__(self, steps: Sequence[Step], outputs: Sequence[str] | None = None) -> None:
+    def __init__(self, steps: Sequence[PipelineStep], outputs: Sequence[str] | None = None) -> None:
         self.steps = tuple(steps)
         self.signature = _signature(self.steps, outputs)
         self.concurrent = all(step.model.concurrent for step in self.steps)
@@ -129,7 +129,7 @@ def close_all(closers: Sequence[Callable[[], None]]) -> None:
             close()
 
 
-def _signature(steps: Sequence[Step], outputs: Sequence[str] | None) -> ModelSignature:
+def _signature(steps: Sequence[PipelineStep], outputs: Sequence[str] | None) -> ModelSignature:
     """What goes in and comes out; what no step gives is asked of the caller."""
     known: dict[str, TensorSpec] = {}
     asked: dict[str, TensorSpec] = {}
@@ -183,7 +183,7 @@ def _called(spec: TensorSpec, name: str) -> TensorSpec:
     return TensorSpec(name=name, datatype=spec.datatype, shape=spec.shape)
 
 
-def _check(step: Step, wanted: TensorSpec, there: TensorSpec) -> None:
+def _check(step: PipelineStep, wanted: TensorSpec, there: TensorSpec) -> None:
     """Raise unless what is there can be what a step wants."""
     place = f"step '{step.name}' takes '{there.name}'"
     if wanted.datatype is not there.datatype:
@@ -197,7 +197,7 @@ def _check(step: Step, wanted: TensorSpec, there: TensorSpec) -> None:
         raise UnsupportedModelError(msg)
 
 
-def _both(step: Step, spec: TensorSpec, there: TensorSpec) -> TensorSpec:
+def _both(step: PipelineStep, spec: TensorSpec, there: TensorSpec) -> TensorSpec:
     """What fits both of two steps that take the same input of the caller's."""
     _check(step, spec, there)
     shape = tuple(a if b == VARIABLE else b for a, b in zip(spec.shape, there.shape, strict=True))

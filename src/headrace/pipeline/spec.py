@@ -91,7 +91,7 @@ class ModelStepSpec(StepSpec):
     runtime: str = Field(default="", pattern=r"^[a-z0-9_]{0,64}$")
 
 
-class PoolSpec(StepSpec):
+class PoolingSpec(StepSpec):
     """Token vectors [rows, tokens, size] to one vector a row."""
 
     kind: Literal["pool"]
@@ -285,7 +285,7 @@ AnyStepSpec = Annotated[
     | ModelStepSpec
     | EnsembleSpec
     | CascadeSpec
-    | PoolSpec
+    | PoolingSpec
     | ClassifySpec
     | FeaturesStepSpec,
     Field(discriminator="kind"),

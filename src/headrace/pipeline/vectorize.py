@@ -20,7 +20,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.pipeline.context import Surroundings
+from headrace.pipeline.context import StepContext
 from headrace.pipeline.spec import VectorizerSpec
 from headrace.pipeline.tokenize import texts_of
 from headrace.runtimes.libraries import reason_of
@@ -49,7 +49,7 @@ class Taken(Protocol):
         """Tensors of so many rows."""
 
 
-class Texts:
+class TextInput:
     """`text` BYTES [N] to a list of strings. Implements `Taken`."""
 
     described = "texts"
@@ -88,7 +88,7 @@ class Matrix:
         return {INPUT: np.zeros((rows, *self.specs[0].shape[1:]))}
 
 
-class Table:
+class TableInput:
     """One tensor [N] for each column to a data frame. Implements `Taken`."""
 
     def __init__(self, columns: Mapping[str, str], library: Any) -> None:  # noqa: ANN401  # a module
@@ -190,7 +190,7 @@ class VectorizerStep:
         """Holds nothing but memory."""
 
 
-def open_vectorizer(spec: VectorizerSpec, around: Surroundings) -> VectorizerStep:
+def open_vectorizer(spec: VectorizerSpec, around: StepContext) -> VectorizerStep:
     """The step that `spec` describes; transforms one row to see what comes out.
 
     Raises:
@@ -224,13 +224,13 @@ def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Tak
             known = f"the columns {', '.join(fitted)}" if fitted else "something without names"
             raise refuse(path, f"was fitted on {known}; 'columns' has to name them in this order")
         try:
-            return Table(columns, importlib.import_module("pandas"))
+            return TableInput(columns, importlib.import_module("pandas"))
         except ImportError as error:
             msg = "a vectorizer with 'columns' needs the package pandas: pip install pandas"
             raise FailedPreconditionError(msg) from error
     features = getattr(estimator, "n_features_in_", None)
     if features is None:
-        return Texts()
+        return TextInput()
     check_features(path, features)
     return Matrix(features)
 
@@ -242,10 +242,10 @@ def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
         shape = transformer.transform(taken.rows(taken.example(1, 2))).shape
     except Exception as error:
         # The library's errors share no base class but Exception.
-        if isinstance(taken, Table) and isinstance(error, ValueError):
+        if isinstance(taken, TableInput) and isinstance(error, ValueError):
             return _told_columns(path, estimator, error)
         hint = ""
-        if isinstance(taken, Table):
+        if isinstance(taken, TableInput):
             hint = "; are the datatypes in 'columns' those of the training?"
         elif hasattr(estimator, "feature_names_in_"):
             hint = "; it was fitted on a data frame: declare its 'columns'"

@@ -27,7 +27,7 @@ from headrace.protocol.grpc_wire import (
     parse_grpc_timeout,
     unframe,
 )
-from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
+from headrace.protocol.inputs import InputTensor, ModelInputs, ShapePlan
 from headrace.protocol.outputs import answered_outputs, raw_bytes
 from headrace.protocol.parameters import (
     NO_OPTIONS,
@@ -205,7 +205,7 @@ class GrpcInferCodec:
             self._inputs.raise_misfit([item.name for item in messages], inputs)
         return inputs, rows or 1
 
-    def _from_contents(self, tensor: InputTensor, plan: Plan, contents: Any) -> Array:  # noqa: ANN401  # as above
+    def _from_contents(self, tensor: InputTensor, plan: ShapePlan, contents: Any) -> Array:  # noqa: ANN401  # as above
         name = tensor.name
         field = CONTENTS_FIELDS.get(tensor.spec.datatype)
         if field is None:

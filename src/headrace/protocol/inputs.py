@@ -12,7 +12,7 @@ from headrace.core import (
     Datatype,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
     TensorSpec,
     check_inputs,
     wrong_datatype,
@@ -36,7 +36,7 @@ _SHOWN_NAME: Final = 200
 _SHOWN_DIMS: Final = 16
 
 
-class Plan(NamedTuple):
+class ShapePlan(NamedTuple):
     """What follows from a shape that was checked.
 
     `byte_size` is 0 for BYTES, whose size depends on the data. `pack` makes the bytes of
@@ -72,20 +72,20 @@ class InputTensor:
         *,
         batched: bool,
         max_batch_size: int | None,
-        nulls: Nulls = Nulls.NAN,
+        nulls: NullPolicy = NullPolicy.NAN,
     ) -> None:
         self.name = spec.name
         self.spec = spec
         self.datatype = str(spec.datatype.value)
         self.dtype = spec.datatype.dtype
-        self.plans: dict[tuple[int, ...], Plan] = {}
+        self.plans: dict[tuple[int, ...], ShapePlan] = {}
         """Shapes that were checked: read directly where a call would cost too much."""
         self._model = model
         self._batched = batched
         self._max_batch_size = max_batch_size
         self._nulls = nulls
 
-    def plan(self, shape: tuple[int, ...]) -> Plan:
+    def plan(self, shape: tuple[int, ...]) -> ShapePlan:
         """What follows from `shape`.
 
         Raises:
@@ -97,7 +97,7 @@ class InputTensor:
         self._check_shape(shape)
         count = _product(shape)
         code = PACK_CODES.get(self.spec.datatype)
-        plan = Plan(
+        plan = ShapePlan(
             shape=shape,
             elements=count,
             byte_size=0 if self.spec.datatype == Datatype.BYTES else count * self.dtype.itemsize,
@@ -121,27 +121,27 @@ class InputTensor:
             raise InvalidArgumentError(msg)
         raise wrong_datatype(self._model, self.spec, datatype[:_SHOWN_NAME])
 
-    def check_count(self, plan: Plan, got: int) -> None:
+    def check_count(self, plan: ShapePlan, got: int) -> None:
         """Raise InvalidArgumentError unless `got` is the number of elements that `plan` has."""
         if got != plan.elements:
             raise self._wrong_count(plan, got)
 
-    def from_values(self, plan: Plan, data: list[Any]) -> Array:
+    def from_values(self, plan: ShapePlan, data: list[Any]) -> Array:
         """The array of JSON values, flat or nested as the shape says, each one checked."""
         return self.from_flat(plan, flatten(self.name, data, plan.shape))
 
-    def from_flat(self, plan: Plan, flat: list[Any]) -> Array:
+    def from_flat(self, plan: ShapePlan, flat: list[Any]) -> Array:
         """The array of JSON values in row-major order, each one checked."""
         self.check_count(plan, len(flat))
         flat = numbers_of(self.name, self.spec.datatype, flat, self._nulls)
         return self.from_numbers(plan, flat)
 
-    def from_typed(self, plan: Plan, flat: list[Any]) -> Array:
+    def from_typed(self, plan: ShapePlan, flat: list[Any]) -> Array:
         """The array of values whose types are those of the datatype, in row-major order."""
         self.check_count(plan, len(flat))
         return self.from_numbers(plan, flat)
 
-    def from_numbers(self, plan: Plan, flat: list[Any]) -> Array:
+    def from_numbers(self, plan: ShapePlan, flat: list[Any]) -> Array:
         """The array of values whose number and JSON types were checked; ranges are checked here.
 
         A null may be among them.
@@ -157,7 +157,7 @@ class InputTensor:
             return np.ndarray(plan.shape, self.dtype, pack_bools(self.name, flat))
         return object_array([v.encode() if isinstance(v, str) else v for v in flat], plan.shape)
 
-    def from_raw(self, plan: Plan, body: Body, at: int, size: int) -> Array:
+    def from_raw(self, plan: ShapePlan, body: Body, at: int, size: int) -> Array:
         """The array whose raw bytes are `body[at : at + size]`, which must exist.
 
         It is a view into `body`, except where that would not be aligned for its datatype: native
@@ -180,7 +180,7 @@ class InputTensor:
             self._check_bools(array)
         return array if array.flags.aligned else array.copy()
 
-    def from_raw_body(self, plan: Plan, body: Body) -> Array:
+    def from_raw_body(self, plan: ShapePlan, body: Body) -> Array:
         """The array of a body that is nothing but this tensor's data.
 
         For BYTES the whole body is the one element, without a length before it.
@@ -248,7 +248,7 @@ class InputTensor:
             msg = f"input '{self.name}' has a BOOL element whose byte is neither 0 nor 1"
             raise InvalidArgumentError(msg)
 
-    def _wrong_count(self, plan: Plan, got: int) -> InvalidArgumentError:
+    def _wrong_count(self, plan: ShapePlan, got: int) -> InvalidArgumentError:
         return InvalidArgumentError(
             f"unexpected number of elements for input '{self.name}': "
             f"shape {short_shape(plan.shape)} has {plan.elements}, got {got}"
@@ -266,7 +266,7 @@ class ModelInputs:
         signature: ModelSignature,
         *,
         max_batch_size: int | None = None,
-        nulls: Nulls = Nulls.NAN,
+        nulls: NullPolicy = NullPolicy.NAN,
     ) -> None:
         self.model = model
         self.tensors = {

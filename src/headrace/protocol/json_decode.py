@@ -12,12 +12,12 @@ from headrace.core import (
     InferRequest,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
     Packed,
     RequestedOutput,
     UnsupportedError,
 )
-from headrace.protocol.inputs import InputTensor, ModelInputs, Plan
+from headrace.protocol.inputs import InputTensor, ModelInputs, ShapePlan
 from headrace.protocol.json_bounds import check_parts, check_values
 from headrace.protocol.json_known import KnownDocument, KnownDocuments
 from headrace.protocol.json_large import large_array, parse_large
@@ -82,7 +82,7 @@ class InferDecoder:
         signature: ModelSignature,
         *,
         max_batch_size: int | None = None,
-        nulls: Nulls = Nulls.NAN,
+        nulls: NullPolicy = NullPolicy.NAN,
     ) -> None:
         self._model = model_name
         self._version = model_version
@@ -358,7 +358,7 @@ _ONLY_BINARY_OUTPUT: Final = {"binary_data_output": True}
 _DISAGREE: Final = -1
 
 
-def _joint_rows(rows: int, plan: Plan) -> int:
+def _joint_rows(rows: int, plan: ShapePlan) -> int:
     """Rows of the request so far (0 before the first input) with one input more."""
     return plan.rows if rows in (0, plan.rows) else _DISAGREE
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.core import InferRequest, InvalidArgumentError, Packed
-from headrace.protocol.inputs import InputTensor, Plan
+from headrace.protocol.inputs import InputTensor, ShapePlan
 from headrace.protocol.json_messages import UNREADABLE
 from headrace.protocol.values import flatten
 
@@ -50,7 +50,7 @@ class KnownDocument:
         data: msgspec.json.Decoder[Any],
         is_nested: bool,
         tensor: InputTensor,
-        plan: Plan,
+        plan: ShapePlan,
         request: InferRequest,
     ) -> None:
         assert plan.pack is not None  # only numbers are learnt

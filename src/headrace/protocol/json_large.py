@@ -13,7 +13,7 @@ import numpy as np
 import simdjson
 
 from headrace.core import Array, Datatype
-from headrace.protocol.inputs import InputTensor, Plan
+from headrace.protocol.inputs import InputTensor, ShapePlan
 from headrace.protocol.json_messages import InferMessage
 from headrace.protocol.values import FLOATS, PACK_CODES
 
@@ -49,7 +49,7 @@ def parse_large(body: bytes | bytearray) -> tuple[InferMessage, list[simdjson.Ar
     return None
 
 
-def large_array(tensor: InputTensor, plan: Plan, data: simdjson.Array) -> Array | None:
+def large_array(tensor: InputTensor, plan: ShapePlan, data: simdjson.Array) -> Array | None:
     """The tensor of a simdjson array; None if the values are not all plain numbers in range.
 
     Raises:

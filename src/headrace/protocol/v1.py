@@ -14,7 +14,7 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
 )
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.protocol.json_bounds import check_parts, check_values
@@ -41,7 +41,7 @@ class V1Codec:
         signature: ModelSignature,
         *,
         max_batch_size: int | None = None,
-        nulls: Nulls = Nulls.NAN,
+        nulls: NullPolicy = NullPolicy.NAN,
     ) -> None:
         self._model = model_name
         self._version = model_version

@@ -8,7 +8,7 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 
-from headrace.core import Array, Datatype, InvalidArgumentError, Nulls
+from headrace.core import Array, Datatype, InvalidArgumentError, NullPolicy
 
 PACK_CODES: Final = {
     Datatype.UINT8: "B",
@@ -80,7 +80,7 @@ def nested_shape(data: object) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: Nulls) -> list[Any]:
+def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: NullPolicy) -> list[Any]:
     """Return `flat`, if the JSON type of each element can stand for `datatype`.
 
     For floats, null is NaN unless it is an error, and the texts in `SPELLED` are what they say:
@@ -101,7 +101,7 @@ def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: Nulls) -> 
     if types <= allowed:
         return flat
     if datatype in FLOATS and types <= _FLOAT_TYPES:
-        spelled = SPELLED if nulls is Nulls.NAN else {**SPELLED, None: None}
+        spelled = SPELLED if nulls is NullPolicy.NAN else {**SPELLED, None: None}
         flat = [spelled.get(value, value) for value in flat]
         if set(map(type, flat)) <= allowed:
             return flat

@@ -42,7 +42,7 @@ def check_small(where: str, key: str, size_bytes: int) -> None:
         )
 
 
-class Bucket(Protocol):
+class ObjectStore(Protocol):
     """Objects under keys such as `registry/fraud/3.json`; safe to use from several threads.
 
     Every method raises UnavailableError where the store does not answer in time, and

@@ -24,7 +24,7 @@ from headrace.core.files import move, sync_directory
 from headrace.registry.content import check_content, differences
 from headrace.registry.index import VersionNotFoundError
 from headrace.registry.shared import SharedStore
-from headrace.registry.shared_content import Manifest, check_digest, is_digest
+from headrace.registry.shared_content import ArtifactManifest, check_digest, is_digest
 
 _STAGING: Final = ".headrace-fetch-"
 _LOCK: Final = ".headrace-fetch.lock"
@@ -125,7 +125,7 @@ def check_reference(reference: str) -> None:
     check_version(number)
 
 
-def _manifest(shared: SharedStore, reference: str) -> Manifest:
+def _manifest(shared: SharedStore, reference: str) -> ArtifactManifest:
     if is_digest(reference):
         return shared.content.manifest(check_digest(reference))
     check_reference(reference)

@@ -25,7 +25,7 @@ from headrace.core.files import write_atomic
 from headrace.registry.artifacts import ArtifactStore
 from headrace.registry.content import check_content
 from headrace.registry.index import READ_ONLY, Index, ModelVersion, VersionSignature
-from headrace.registry.shared import Listed, SharedStore
+from headrace.registry.shared import SharedStore, UsedNumbers
 
 _LOG: Final = logging.getLogger("headrace.registry")
 AWAY_S: Final = 5.0
@@ -84,7 +84,7 @@ class Mirror:
         names = {name} if name is not None else {*found, *self._index.names()}
         problems: list[ArtifactCorruptError] = []
         for model in sorted(names):
-            listed = found.get(ModelName(model), Listed())
+            listed = found.get(ModelName(model), UsedNumbers())
             problems += self.copy(model, listed)
         return problems
 
@@ -146,7 +146,7 @@ class Mirror:
             raise problems[0]
         return {version.digest for version in versions}
 
-    def copy(self, name: str, listed: Listed) -> list[ArtifactCorruptError]:
+    def copy(self, name: str, listed: UsedNumbers) -> list[ArtifactCorruptError]:
         """Copy what a listing of one name says; what of it is damaged."""
         here = set(self._index.numbers(name))
         there = set(listed.live)

@@ -51,7 +51,7 @@ from headrace.registry.content import (
 )
 from headrace.registry.index import Index, ModelVersion, VersionNotFoundError, VersionSignature
 from headrace.registry.mirror import Mirror, bound_to
-from headrace.registry.shared import GRACE_S, Listed, SharedStore
+from headrace.registry.shared import GRACE_S, SharedStore, UsedNumbers
 
 Versions = list[ModelVersion]
 Problems = list[ArtifactCorruptError]
@@ -525,7 +525,7 @@ class Registry:
     def _publish_shared(self, mirror: Mirror, staged: Path, draft: ModelVersion) -> ModelVersion:
         """The same for all homes of a store: it decides, then this home has a copy."""
 
-        def same(listed: Listed) -> ModelVersion | None:
+        def same(listed: UsedNumbers) -> ModelVersion | None:
             mirror.copy(draft.name, listed)
             found, _ = self._index.read_all(draft.name)
             wanted = (draft.digest, draft.runtime, dict(draft.labels))

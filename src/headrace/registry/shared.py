@@ -33,7 +33,7 @@ from headrace.core import (
     SystemClock,
     check_name,
 )
-from headrace.registry.bucket import Bucket, FileBucket
+from headrace.registry.bucket import FileBucket, ObjectStore
 from headrace.registry.content import Content, Progress
 from headrace.registry.index import (
     ModelVersion,
@@ -43,7 +43,12 @@ from headrace.registry.index import (
     encode_signatures,
     encode_version,
 )
-from headrace.registry.shared_content import Manifest, SharedContent, check_digest, check_files
+from headrace.registry.shared_content import (
+    ArtifactManifest,
+    SharedContent,
+    check_digest,
+    check_files,
+)
 
 _PREFIX: Final = "registry/"
 _LIVE: Final = "json"
@@ -52,7 +57,7 @@ _SIGNATURES: Final = "signatures"
 
 
 @dataclass(slots=True)
-class Listed:
+class UsedNumbers:
     """The numbers that a name has given: those of versions, and of those that were removed.
 
     `signatures`: the etag of a version's signatures, for those that have any.
@@ -76,19 +81,19 @@ class Listed:
 class SharedIndex:
     """The versions in a bucket."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: ObjectStore) -> None:
         self._bucket = bucket
 
-    def list(self, name: str | None = None) -> dict[ModelName, Listed]:
+    def list(self, name: str | None = None) -> dict[ModelName, UsedNumbers]:
         """What there is of every name, or of one; what is none of ours is skipped."""
-        found: dict[ModelName, Listed] = {}
+        found: dict[ModelName, UsedNumbers] = {}
         prefix = _PREFIX if name is None else f"{_PREFIX}{check_name(name)}/"
         for info in self._bucket.list(prefix):
             model, _, rest = info.key.removeprefix(_PREFIX).partition("/")
             stem, _, suffix = rest.partition(".")
             if not _is_number(stem) or not _is_name(model):
                 continue
-            listed = found.setdefault(ModelName(model), Listed())
+            listed = found.setdefault(ModelName(model), UsedNumbers())
             if suffix == _LIVE:
                 listed.given.add(int(stem))
             elif suffix == _REMOVED:
@@ -184,7 +189,7 @@ class SharedStore:
     """
 
     def __init__(
-        self, bucket: Bucket, *, clock: Clock | None = None, tell: Transfer | None = None
+        self, bucket: ObjectStore, *, clock: Clock | None = None, tell: Transfer | None = None
     ) -> None:
         self.where = bucket.where
         self.content = SharedContent(bucket)
@@ -194,7 +199,7 @@ class SharedStore:
         self._clock = clock or SystemClock()
         self._keeps_conditions = False
 
-    def ensure(self, content: Content, source: Path, filename: str) -> Manifest:
+    def ensure(self, content: Content, source: Path, filename: str) -> ArtifactManifest:
         """Have the content at `source` in the store; see `SharedContent.ensure`."""
         self.check_conditions()
         return self.content.ensure(
@@ -209,7 +214,7 @@ class SharedStore:
         self,
         draft: ModelVersion,
         source: Path,
-        same: Callable[[Listed], ModelVersion | None],
+        same: Callable[[UsedNumbers], ModelVersion | None],
     ) -> ModelVersion:
         """Make `draft`, whose content is at `source`, the next version of its name.
 
@@ -221,7 +226,7 @@ class SharedStore:
         content = Content(digest=draft.digest, size_bytes=draft.size_bytes, files=draft.files)
         manifest = self.ensure(content, source, draft.filename)
         for _ in tries():
-            listed = self.index.list(draft.name).get(draft.name, Listed())
+            listed = self.index.list(draft.name).get(draft.name, UsedNumbers())
             found = same(listed)
             if found is not None:
                 return found
@@ -233,7 +238,7 @@ class SharedStore:
                 return version
         raise ConflictError(f"others push {draft.name} to {self.where} without end; try again")
 
-    def fetch(self, manifest: Manifest, target: Path) -> None:
+    def fetch(self, manifest: ArtifactManifest, target: Path) -> None:
         """Write what a manifest names to `target`; see `SharedContent.download`."""
         progress = self._progress(f"downloading {manifest.filename}")
         self.content.download(manifest, target, progress=progress)
@@ -280,7 +285,7 @@ class SharedStore:
         before = self._clock.now() - max(grace_s, MIN_GRACE_S)
         return self.content.sweep(kept, before=before)
 
-    def _settle(self, content: Content, source: Path, manifest: Manifest) -> None:
+    def _settle(self, content: Content, source: Path, manifest: ArtifactManifest) -> None:
         """Have the content there although `gc` ran since: this process may have been stopped."""
         is_old = self._clock.now() - manifest.touched_at > _FRESH_S
         if is_old or not self.content.is_held(manifest):
@@ -378,7 +383,7 @@ def open_shared(
 
 def open_bucket(
     url: str, *, environment: Mapping[str, str] | None = None, retry_s: float = RETRY_S
-) -> Bucket:
+) -> ObjectStore:
     """The same without the registry's ways of using it."""
     clean = check_artifacts_url(url)
     scheme = clean.partition(":")[0]

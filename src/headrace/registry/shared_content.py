@@ -30,7 +30,7 @@ from headrace.core import (
     error_kind,
 )
 from headrace.core.error_kind import UNDECODABLE
-from headrace.registry.bucket import Bucket, ObjectInfo
+from headrace.registry.bucket import ObjectInfo, ObjectStore
 from headrace.registry.content import Content, Progress, digest_of
 from headrace.registry.index import StoredFile
 
@@ -40,7 +40,7 @@ _MOST_GENERATION: Final = 10**15
 _GENERATION_DIGITS: Final = 15
 
 
-class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+class ArtifactManifest(msgspec.Struct, frozen=True, kw_only=True):
     """The content behind a digest: `sha256/HEX/manifest.json`.
 
     `filename` is what a runtime loads: a file, or a directory with `files`. `generation` is where
@@ -97,12 +97,12 @@ def manifest_key(digest: Digest) -> str:
     return f"{content_prefix(digest)}manifest.json"
 
 
-def encode_manifest(manifest: Manifest) -> bytes:
+def encode_manifest(manifest: ArtifactManifest) -> bytes:
     """The manifest as JSON."""
     return msgspec.json.encode(manifest)
 
 
-def decode_manifest(data: bytes, digest: Digest, *, where: str) -> Manifest:
+def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManifest:
     """The manifest that `data` holds, which nobody has to be trusted for.
 
     Raises:
@@ -110,7 +110,7 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> Manifest:
             directory.
     """
     try:
-        found = msgspec.json.decode(data, type=Manifest)
+        found = msgspec.json.decode(data, type=ArtifactManifest)
     except UNDECODABLE as error:
         what = error_kind(error)
         raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {what}") from None
@@ -171,10 +171,10 @@ _CHUNK_BYTES: Final = 1 << 20
 class SharedContent:
     """The artifacts in a bucket."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: ObjectStore) -> None:
         self._bucket = bucket
 
-    def manifest(self, digest: Digest) -> Manifest:
+    def manifest(self, digest: Digest) -> ArtifactManifest:
         """The manifest of an artifact that is there.
 
         Raises:
@@ -194,7 +194,7 @@ class SharedContent:
         filename: str,
         now: Callable[[], float],
         progress: Progress | None = None,
-    ) -> Manifest:
+    ) -> ArtifactManifest:
         """Upload what is missing of the content at `source`; its manifest, with a new date.
 
         The date keeps `gc` away until a version refers to it. Files of an upload that broke off
@@ -206,7 +206,7 @@ class SharedContent:
         """
         for _ in range(_TRIES):
             found = self._manifest(content.digest)
-            manifest = Manifest(
+            manifest = ArtifactManifest(
                 digest=content.digest,
                 filename=filename,
                 size_bytes=content.size_bytes,
@@ -225,7 +225,7 @@ class SharedContent:
         message = f"others change {content.digest} in {self._bucket.where} without end; try again"
         raise ConflictError(message)
 
-    def is_held(self, manifest: Manifest) -> bool:
+    def is_held(self, manifest: ArtifactManifest) -> bool:
         """Whether it is still there, under the same generation."""
         found = self._manifest(manifest.digest)
         return (
@@ -235,7 +235,7 @@ class SharedContent:
         )
 
     def download(
-        self, manifest: Manifest, target: Path, *, progress: Progress | None = None
+        self, manifest: ArtifactManifest, target: Path, *, progress: Progress | None = None
     ) -> None:
         """Write an artifact to `target`, which must not exist; every byte is checked.
 
@@ -295,7 +295,7 @@ class SharedContent:
                 if not files and manifest.touched_at < before - TOMBSTONE_AGE_S:
                     self._bucket.delete([manifest_key(digest)])
                 return True
-        tombstone = Manifest(
+        tombstone = ArtifactManifest(
             digest=digest,
             filename="",
             size_bytes=0,
@@ -315,20 +315,22 @@ class SharedContent:
             if is_digest(digest) and max(info.modified_at for info in objects) < before:
                 yield Digest(digest), objects
 
-    def _manifest(self, digest: Digest) -> tuple[Manifest, str] | None:
+    def _manifest(self, digest: Digest) -> tuple[ArtifactManifest, str] | None:
         key = manifest_key(check_digest(digest))
         found = self._bucket.read(key)
         if found is None:
             return None
         return decode_manifest(found[0], digest, where=f"{self._bucket.where}/{key}"), found[1]
 
-    def _write(self, manifest: Manifest, etag: str | None) -> bool:
+    def _write(self, manifest: ArtifactManifest, etag: str | None) -> bool:
         key, data = manifest_key(manifest.digest), encode_manifest(manifest)
         if etag is None:
             return self._bucket.create(key, data)
         return self._bucket.replace(key, data, etag)
 
-    def _upload_missing(self, manifest: Manifest, source: Path, progress: Progress | None) -> None:
+    def _upload_missing(
+        self, manifest: ArtifactManifest, source: Path, progress: Progress | None
+    ) -> None:
         done = 0
 
         def report(count: int) -> None:
@@ -346,7 +348,7 @@ class SharedContent:
             path = source / file.path if file.path else source
             self._bucket.upload(key, _checked(path, file, report), file.size_bytes)
 
-    def _chunks(self, manifest: Manifest, file: StoredFile) -> Iterator[bytes]:
+    def _chunks(self, manifest: ArtifactManifest, file: StoredFile) -> Iterator[bytes]:
         """A file in ranges, in order; a few are on their way at once."""
         key = manifest.key_of(file)
         starts = iter(range(0, file.size_bytes, RANGE_BYTES))
@@ -374,7 +376,9 @@ class SharedContent:
                 for _, one in waiting:
                     one.cancel()
 
-    def _damaged(self, manifest: Manifest, file: StoredFile, why: str) -> ArtifactCorruptError:
+    def _damaged(
+        self, manifest: ArtifactManifest, file: StoredFile, why: str
+    ) -> ArtifactCorruptError:
         key = manifest.key_of(file)
         return ArtifactCorruptError(
             f"{self._bucket.where}/{key} is damaged: {why}; it is "

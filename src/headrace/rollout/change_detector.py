@@ -29,7 +29,7 @@ _STEPS_PART: Final = 0.6
 _FORGETS_A_SECOND: Final = 0.97
 
 
-class Turn(msgspec.Struct):
+class ChangeDetector(msgspec.Struct):
     """Differences against what is tolerated, `[tests]`, with late starts.
 
     `capitals`: logarithms of what has entered, by how many intervals are left out, `[tests, stakes,
@@ -50,7 +50,7 @@ class Turn(msgspec.Struct):
     part: Array = msgspec.field(default_factory=lambda: np.ones(1))
 
     @classmethod
-    def start(cls, tests: int, tolerated: float) -> "Turn":
+    def start(cls, tests: int, tolerated: float) -> "ChangeDetector":
         """Nothing counted yet."""
         return cls(
             tolerated=tolerated,

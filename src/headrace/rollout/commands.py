@@ -7,16 +7,16 @@ from msgspec.structs import replace
 from headrace.core import FailedPreconditionError
 from headrace.rollout.moves import entered, passed, paused, promoted, taking_over, withdrawn
 from headrace.rollout.stages import plan_of
-from headrace.rollout.state import DecidedBy, Phase, PromotedBy, RolloutState, Verb
+from headrace.rollout.state import DecidedBy, PromotedBy, RolloutPhase, RolloutState, Verb
 
 
 def possible(state: RolloutState) -> tuple[Verb, ...]:
     """The verbs that mean something now; empty if the rollout is over for good."""
-    if state.phase is Phase.PROMOTED:
+    if state.phase is RolloutPhase.PROMOTED:
         return (Verb.ROLLBACK,)
     if state.phase.is_over:
         return ()
-    halt = Verb.RESUME if state.phase is Phase.PAUSED else Verb.PAUSE
+    halt = Verb.RESUME if state.phase is RolloutPhase.PAUSED else Verb.PAUSE
     if state.promoted_by is PromotedBy.HAND:
         return (halt, Verb.ABORT, Verb.ROLLBACK)
     return (Verb.PROMOTE, halt, Verb.ABORT, Verb.ROLLBACK)
@@ -49,7 +49,9 @@ def command(state: RolloutState, verb: Verb, *, now: float, reason: str = "") ->
             return _resume(state, now=now, reason=_by_hand("resumed", reason))
         case Verb.ABORT:
             aborted = _by_hand("aborted", reason)
-            return withdrawn(state, DecidedBy.HAND, now=now, reason=aborted, phase=Phase.ABORTED)
+            return withdrawn(
+                state, DecidedBy.HAND, now=now, reason=aborted, phase=RolloutPhase.ABORTED
+            )
         case Verb.ROLLBACK:
             back = _by_hand("rolled back", reason)
             return withdrawn(state, DecidedBy.HAND, now=now, reason=back)
@@ -61,18 +63,18 @@ def supersede(state: RolloutState, *, reason: str) -> RolloutState:
     """Something newer took the place of a rollout; one that is over stays what it is."""
     if state.phase.is_over:
         return state
-    return entered(state, Phase.SUPERSEDED, reason=reason, now=state.elapsed_s)
+    return entered(state, RolloutPhase.SUPERSEDED, reason=reason, now=state.elapsed_s)
 
 
 def _promote(state: RolloutState, *, now: float, reason: str) -> RolloutState:
-    if Phase.KEEPING in {state.phase, state.resumes_at_phase}:
+    if RolloutPhase.KEEPING in {state.phase, state.resumes_at_phase}:
         return promoted(state, DecidedBy.HAND, now=now, reason=reason)
     return taking_over(state, plan_of(state.settings), PromotedBy.HAND, now=now, reason=reason)
 
 
 def _resume(state: RolloutState, *, now: float, reason: str) -> RolloutState:
     resumed = replace(
-        entered(state, state.resumes_at_phase or Phase.PROGRESSING, reason=reason, now=now),
+        entered(state, state.resumes_at_phase or RolloutPhase.PROGRESSING, reason=reason, now=now),
         counted_since=_counted_since(state, now),
         aimed_at=now,
     )

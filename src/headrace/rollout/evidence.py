@@ -27,10 +27,10 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.change_detector import Turn
+from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.crashes import DEATHS, Crashes, ReplicaDeaths
-from headrace.rollout.latency_ratio import MEDIAN, Histogram, LatencyRatios, Reach
-from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, Verdict, explanation
+from headrace.rollout.latency_ratio import MEDIAN, LatencyBuckets, LatencyMargin, LatencyRatios
+from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, RolloutVerdict, explanation
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ArmCounts, Increment, UnitTally, When
@@ -52,8 +52,8 @@ class _Counts(msgspec.Struct):
     median: LatencyRatios
     errors: RateDifferences
     rejections: RateDifferences
-    errors_turn: Turn
-    rejections_turn: Turn
+    errors_turn: ChangeDetector
+    rejections_turn: ChangeDetector
     predictions: PredictionShift
     candidate_errors: Rate
     candidate_slow: Rate
@@ -76,7 +76,7 @@ class _Counts(msgspec.Struct):
     unit_squares: int = 0
 
 
-class Evidence:
+class RolloutEvidenceState:
     """All tests of one rollout. Mutable; not thread-safe."""
 
     def __init__(self, settings: RolloutSpec, counts: _Counts) -> None:
@@ -84,7 +84,7 @@ class Evidence:
         self._counts = counts
 
     @classmethod
-    def start(cls, settings: RolloutSpec) -> "Evidence":
+    def start(cls, settings: RolloutSpec) -> "RolloutEvidenceState":
         """Nothing counted yet."""
         latency = settings.metrics.latency or LatencySpec()
         errors = settings.metrics.errors or ErrorsSpec()
@@ -92,13 +92,15 @@ class Evidence:
         counts = _Counts(
             format=_FORMAT,
             latency=LatencyRatios.start(
-                latency.quantile, Reach(latency.margin_ratio, latency.margin_s)
+                latency.quantile, LatencyMargin(latency.margin_ratio, latency.margin_s)
             ),
-            median=LatencyRatios.start(MEDIAN, Reach(latency.margin_ratio, latency.margin_s)),
+            median=LatencyRatios.start(
+                MEDIAN, LatencyMargin(latency.margin_ratio, latency.margin_s)
+            ),
             errors=RateDifferences.start(1, watched=errors.margin),
             rejections=RateDifferences.start(1, watched=rejections.margin),
-            errors_turn=Turn.start(1, errors.margin),
-            rejections_turn=Turn.start(1, rejections.margin),
+            errors_turn=ChangeDetector.start(1, errors.margin),
+            rejections_turn=ChangeDetector.start(1, rejections.margin),
             predictions=PredictionShift.start(),
             candidate_errors=Rate(watched=errors.max_ratio),
             candidate_slow=Rate(watched=1.0 - latency.quantile),
@@ -111,7 +113,7 @@ class Evidence:
         return cls(settings, counts)
 
     @classmethod
-    def decode(cls, settings: RolloutSpec, data: bytes) -> "Evidence":
+    def decode(cls, settings: RolloutSpec, data: bytes) -> "RolloutEvidenceState":
         """What `encode` gave, for the same settings.
 
         Raises:
@@ -171,7 +173,7 @@ class Evidence:
             for ratios in self._ratios(metrics.latency):
                 ratios.add(share, a.latency, b.latency, when)
             if metrics.latency.max_s is not None:
-                timed = Histogram.of(b.latency)
+                timed = LatencyBuckets.of(b.latency)
                 slow = timed.above(np.array([metrics.latency.max_s]), whole=False)
                 counts.candidate_slow.add(
                     float(slow[0]), timed.total, duration_s=increment.duration_s
@@ -194,7 +196,7 @@ class Evidence:
         """Count replicas' deaths that are not counted yet, as `Crashes.note`."""
         return self._counts.crashes.note(replicas, share=share)
 
-    def verdict(self, at: float, names: Names = _ANYBODY) -> Verdict:
+    def verdict(self, at: float, names: Names = _ANYBODY) -> RolloutVerdict:
         """What all metrics say together, `at` seconds since 1970.
 
         Any metric that says roll back decides; to promote, all must say so. `min_samples` is not
@@ -227,10 +229,10 @@ class Evidence:
             )
             if is_off and not is_worse_alone and not self._is_worse_at_observed_shares(alpha):
                 outcome = Outcome.WAIT
-        verdict = Verdict(outcome=outcome, at=at, metrics=tuple(metrics))
+        verdict = RolloutVerdict(outcome=outcome, at=at, metrics=tuple(metrics))
         return msgspec.structs.replace(verdict, explanation=explanation(verdict, left_out))
 
-    def note(self, verdict: Verdict) -> None:
+    def note(self, verdict: RolloutVerdict) -> None:
         """Keep a verdict's intervals, so that they can be drawn over time."""
         intervals = tuple(metric for metric in verdict.metrics if metric.unit != DEATHS)
         self._counts.sequences.add(msgspec.structs.replace(verdict, metrics=intervals))

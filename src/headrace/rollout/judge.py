@@ -30,7 +30,7 @@ from headrace.core.text import duration_text, number_text, percent_text
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import FORGIVEN, Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.change_detector import Turn
+from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.judge_fixed import (
     Budget,
     is_above,
@@ -101,7 +101,7 @@ def judge_difference(
     tests: RateDifferences,
     settings: ErrorsSpec | RejectionsSpec,
     *,
-    turn: Turn,
+    turn: ChangeDetector,
     own: Rate,
     budget: Budget,
     names: Names,
@@ -371,7 +371,7 @@ def _harm_ending(outcome: Outcome, *, is_worse_so_far: bool, turned: str) -> str
     return ending(outcome)
 
 
-def _turned_ending(turn: Turn, names: Names) -> str:
+def _turned_ending(turn: ChangeDetector, names: Names) -> str:
     candidate, baseline = turn.rates_lately()
     return (
         f"it has become worse than that, lately {percent_text(candidate)} on "

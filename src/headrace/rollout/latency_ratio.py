@@ -41,7 +41,7 @@ from numpy.typing import NDArray
 
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.change_detector import Turn
+from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import ONE_SECOND, LatencyCounts, When
 
@@ -71,7 +71,7 @@ _DOUBT: Final = 2.0
 """Standard errors by which the share beyond a cliff may be mistaken."""
 
 
-class Reach(msgspec.Struct, frozen=True):
+class LatencyMargin(msgspec.Struct, frozen=True):
     """How long a quantile may be on the candidate: the larger of `ratio` times and `seconds` more.
 
     Both may be nothing: then it is that of the baseline.
@@ -90,7 +90,7 @@ class Reach(msgspec.Struct, frozen=True):
         return max(self.ratio, 1.0 + self.seconds / latency_s) if latency_s > 0.0 else self.ratio
 
 
-class Histogram(msgspec.Struct):
+class LatencyBuckets(msgspec.Struct):
     """Buckets `lower < latency <= upper` with how many requests each had; ascending, seconds."""
 
     lower: Array
@@ -98,12 +98,12 @@ class Histogram(msgspec.Struct):
     counts: Array
 
     @classmethod
-    def empty(cls) -> "Histogram":
+    def empty(cls) -> "LatencyBuckets":
         """Nothing counted yet."""
         return cls(np.zeros(0), np.zeros(0), np.zeros(0))
 
     @classmethod
-    def of(cls, latency: LatencyCounts) -> "Histogram":
+    def of(cls, latency: LatencyCounts) -> "LatencyBuckets":
         """One reading."""
         lower = np.asarray(latency.lower_s, float)
         upper = lower + np.asarray(latency.width_s, float)
@@ -114,7 +114,7 @@ class Histogram(msgspec.Struct):
         """All requests."""
         return float(self.counts.sum())
 
-    def merged(self, other: "Histogram", *, keep: float = 1.0) -> "Histogram":
+    def merged(self, other: "LatencyBuckets", *, keep: float = 1.0) -> "LatencyBuckets":
         """Both together, this one's counts times `keep`. Equal lower edges are one bucket."""
         lower = np.concatenate([self.lower, other.lower])
         if not lower.size:
@@ -123,7 +123,7 @@ class Histogram(msgspec.Struct):
         upper = np.concatenate([self.upper, other.upper])
         counts = np.zeros(len(keys))
         np.add.at(counts, place, np.concatenate([self.counts * keep, other.counts]))
-        return Histogram(lower[first], upper[first], counts)
+        return LatencyBuckets(lower[first], upper[first], counts)
 
     def above(self, thresholds: Array, *, whole: bool) -> Array:
         """How many took longer than each threshold; a bucket across it counts if `whole`."""
@@ -276,31 +276,31 @@ class LatencyRatios(msgspec.Struct):
     """
 
     quantile: float
-    reach: Reach
-    recent: Histogram
-    baseline: Histogram
-    candidate: Histogram
+    reach: LatencyMargin
+    recent: LatencyBuckets
+    baseline: LatencyBuckets
+    candidate: LatencyBuckets
     slower: RateDifferences
     faster: RateDifferences
-    turn: Turn
+    turn: ChangeDetector
     over_low: Rate
     over_reach: Rate
     beyond: RateDifferences
     step: int = 0
 
     @classmethod
-    def start(cls, quantile: float, reach: Reach) -> "LatencyRatios":
+    def start(cls, quantile: float, reach: LatencyMargin) -> "LatencyRatios":
         """Nothing counted yet."""
         tests, centre = len(FACTORS) + 1, round(10 * (1.0 - quantile))
         return cls(
             quantile=quantile,
             reach=reach,
-            recent=Histogram.empty(),
-            baseline=Histogram.empty(),
-            candidate=Histogram.empty(),
+            recent=LatencyBuckets.empty(),
+            baseline=LatencyBuckets.empty(),
+            candidate=LatencyBuckets.empty(),
             slower=RateDifferences.start(tests, centre=centre, watched=0.0),
             faster=RateDifferences.start(tests, centre=centre),
-            turn=Turn.start(1, 0.0),
+            turn=ChangeDetector.start(1, 0.0),
             over_low=Rate(),
             over_reach=Rate(),
             beyond=RateDifferences.start(2, centre=centre, watched=cliff_margin(quantile)),
@@ -316,11 +316,14 @@ class LatencyRatios(msgspec.Struct):
         """Count one interval."""
         if when.step != self.step:
             self.step, self.over_low, self.over_reach = when.step, Rate(), Rate()
-        a, b = Histogram.of(baseline), Histogram.of(candidate)
+        a, b = LatencyBuckets.of(baseline), LatencyBuckets.of(candidate)
         counts = self.recent.counts[None, :]
         if threshold_named(counts, self.quantile)[0]:
             near, near_reach = thresholds_near(
-                self.recent.upper, counts, quantile=self.quantile, reaches=(Reach(), self.reach)
+                self.recent.upper,
+                counts,
+                quantile=self.quantile,
+                reaches=(LatencyMargin(), self.reach),
             )
             over_b, over_a = self._over((a, b), near, whole=False)
             self.slower.add(share, over_b, over_a, when)
@@ -395,7 +398,7 @@ class LatencyRatios(msgspec.Struct):
         return float(evidence[0])
 
     def _over(
-        self, arms: tuple[Histogram, Histogram], tau: Array, *, whole: bool
+        self, arms: tuple[LatencyBuckets, LatencyBuckets], tau: Array, *, whole: bool
     ) -> tuple[_Arm, _Arm]:
         """Who took longer than `tau`, or on the candidate than what is made of it, of how many."""
         a, b = arms

@@ -20,8 +20,8 @@ from headrace.rollout.moves import (
     withdrawn,
 )
 from headrace.rollout.outcomes import Outcome
-from headrace.rollout.stages import Plan, Stage, plan_of
-from headrace.rollout.state import DecidedBy, Facts, Phase, PromotedBy, RolloutState
+from headrace.rollout.stages import RolloutPlan, Stage, plan_of
+from headrace.rollout.state import DecidedBy, PromotedBy, RolloutFacts, RolloutPhase, RolloutState
 
 __all__ = ["advance", "begin", "command", "due_at", "possible", "supersede"]
 
@@ -34,7 +34,7 @@ def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
     """
     return RolloutState(
         settings=settings,
-        phase=Phase.PREPARING,
+        phase=RolloutPhase.PREPARING,
         began=began,
         since=began,
         elapsed_s=0.0,
@@ -43,7 +43,7 @@ def begin(settings: RolloutSpec, *, began: float) -> RolloutState:
     )
 
 
-def advance(state: RolloutState, facts: Facts) -> RolloutState:
+def advance(state: RolloutState, facts: RolloutFacts) -> RolloutState:
     """The state after `facts`: the same if they change nothing, however often they are told.
 
     One call may pass several moments, but changes traffic at most once: facts are about the traffic
@@ -63,10 +63,10 @@ def advance(state: RolloutState, facts: Facts) -> RolloutState:
 
 def due_at(state: RolloutState) -> float | None:
     """The `elapsed_s` at which time alone makes `advance` act; None if only facts can."""
-    if state.phase.is_over or state.phase is Phase.PAUSED:
+    if state.phase.is_over or state.phase is RolloutPhase.PAUSED:
         return None
     plan = plan_of(state.settings)
-    if state.phase is Phase.KEEPING:
+    if state.phase is RolloutPhase.KEEPING:
         return _kept_until(state, plan)
     due = [_times_out_at(state, plan)]
     if not is_published(state, plan):
@@ -77,7 +77,7 @@ def due_at(state: RolloutState) -> float | None:
     return min((time for time in due if time is not None), default=None)
 
 
-def _noted(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+def _noted(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The newest verdict and time, and since when the step's weight is in force."""
     state = replace(state, verdict=facts.verdict or state.verdict, elapsed_s=facts.now)
     is_new = state.step_since is None and is_published(state, plan)
@@ -88,7 +88,7 @@ def _noted(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
     return replace(state, step_since=facts.now, counted_since=counted_since or state.counted_since)
 
 
-def _danger(state: RolloutState, facts: Facts) -> tuple[DecidedBy, str]:
+def _danger(state: RolloutState, facts: RolloutFacts) -> tuple[DecidedBy, str]:
     """Why the candidate must get no more requests; an empty text if nothing says so."""
     if facts.candidate_failed:
         reason = f"the new version cannot run: {facts.candidate_failed}"
@@ -98,24 +98,24 @@ def _danger(state: RolloutState, facts: Facts) -> tuple[DecidedBy, str]:
     return DecidedBy.VERDICT, because(verdict, Outcome.ROLL_BACK) if verdict and is_bad else ""
 
 
-def _moved(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+def _moved(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """One move further; the same if nothing is due."""
     now = facts.now
     match state.phase:
-        case Phase.PREPARING | Phase.PROGRESSING if not is_published(state, plan):
+        case RolloutPhase.PREPARING | RolloutPhase.PROGRESSING if not is_published(state, plan):
             return _readied(state, plan, facts)
-        case Phase.PROGRESSING if state.step_since is not None:
+        case RolloutPhase.PROGRESSING if state.step_since is not None:
             if state.promoted_by is None:
                 return _held(state, plan, facts)
             return _taken_over(state, plan, facts)
-        case Phase.KEEPING if now >= _kept_until(state, plan):
+        case RolloutPhase.KEEPING if now >= _kept_until(state, plan):
             reason = f"the old version was not needed for {plan.keep_s:g} s after the switch"
             return promoted(state, DecidedBy.PLAN, now=now, reason=reason)
         case _:
             return state
 
 
-def _taken_over(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+def _taken_over(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The old version goes, or is kept: never by time alone, as after a pause that was resumed."""
     if not facts.in_force:
         return state
@@ -125,7 +125,7 @@ def _taken_over(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
     return promoted(state, by, now=facts.now, reason=state.reason)
 
 
-def _readied(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+def _readied(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The step's weight is published once its replicas are ready."""
     if facts.candidate_ready and facts.now != state.aimed_at:
         return published(state, plan, now=facts.now)
@@ -136,7 +136,7 @@ def _readied(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
     return withdrawn(state, DecidedBy.REPLICAS, now=facts.now, reason=reason)
 
 
-def _held(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+def _held(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """The next step once this one was held for long enough, and what it waits for has come."""
     stage = plan.stages[state.step]
     assert state.step_since is not None, "only a step in force is held"
@@ -152,7 +152,9 @@ def _held(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
             return _judged(state, plan, stage, facts)
 
 
-def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> RolloutState:
+def _judged(
+    state: RolloutState, plan: RolloutPlan, stage: Stage, facts: RolloutFacts
+) -> RolloutState:
     verdict = facts.verdict
     assert state.step_since is not None, "only a step in force is judged"
     if verdict is None or verdict.outcome is not Outcome.PROMOTE:
@@ -166,14 +168,14 @@ def _judged(state: RolloutState, plan: Plan, stage: Stage, facts: Facts) -> Roll
     return passed(state, plan, now=facts.now, reason=reason)
 
 
-def _timed_out(state: RolloutState, plan: Plan, facts: Facts) -> RolloutState:
+def _timed_out(state: RolloutState, plan: RolloutPlan, facts: RolloutFacts) -> RolloutState:
     """What `on_timeout` says, where the time for a decision is over without one."""
     times_out_at, now = _times_out_at(state, plan), facts.now
     if times_out_at is None or now < times_out_at:
         return state
     reason = _not_enough(state)
     if plan.only_reports:
-        return withdrawn(state, DecidedBy.TIME, now=now, reason=reason, phase=Phase.REPORTED)
+        return withdrawn(state, DecidedBy.TIME, now=now, reason=reason, phase=RolloutPhase.REPORTED)
     match state.settings.on_timeout:
         case None if facts.cannot_suffice:
             reason = f"{reason}; {facts.cannot_suffice}, or resume for as long again"
@@ -196,9 +198,9 @@ def _not_enough(state: RolloutState) -> str:
     return f"{within}: fewer than {state.settings.min_samples} requests per version in this step"
 
 
-def _times_out_at(state: RolloutState, plan: Plan) -> float | None:
+def _times_out_at(state: RolloutState, plan: RolloutPlan) -> float | None:
     """When the time for a decision is over; None while it does not count."""
-    is_counting = state.phase is Phase.PROGRESSING and state.promoted_by is None
+    is_counting = state.phase is RolloutPhase.PROGRESSING and state.promoted_by is None
     if not is_counting or state.counted_since is None or plan.max_duration_s is None:
         return None
     return state.counted_since + plan.max_duration_s
@@ -208,7 +210,7 @@ def _ready_by(state: RolloutState) -> float:
     return (state.aimed_at or 0.0) + state.settings.ready_timeout_s
 
 
-def _kept_until(state: RolloutState, plan: Plan) -> float:
+def _kept_until(state: RolloutState, plan: RolloutPlan) -> float:
     assert state.step_since is not None, "the switch is in force"
     assert plan.keep_s is not None, "only a plan that keeps the old version gets here"
     return state.step_since + plan.keep_s

@@ -6,22 +6,22 @@ the weights stay; when they are ready, it gets the weight.
 
 from msgspec.structs import replace
 
-from headrace.rollout.outcomes import Outcome, Verdict
-from headrace.rollout.stages import HELD_BACK, Plan
-from headrace.rollout.state import DecidedBy, Phase, PromotedBy, RolloutState, Traffic
+from headrace.rollout.outcomes import Outcome, RolloutVerdict
+from headrace.rollout.stages import HELD_BACK, RolloutPlan
+from headrace.rollout.state import DecidedBy, PromotedBy, RolloutPhase, RolloutState, TrafficShares
 
 
 def is_preparing(state: RolloutState) -> bool:
     """Whether the candidate was never ready, paused or not."""
-    return Phase.PREPARING in {state.phase, state.resumes_at_phase}
+    return RolloutPhase.PREPARING in {state.phase, state.resumes_at_phase}
 
 
-def is_published(state: RolloutState, plan: Plan) -> bool:
+def is_published(state: RolloutState, plan: RolloutPlan) -> bool:
     """Whether `traffic` is what the step aims at, and not only the replicas for it."""
     return not is_preparing(state) and state.traffic == plan.traffic(state.step)
 
 
-def aimed(state: RolloutState, plan: Plan, step: int, *, now: float) -> RolloutState:
+def aimed(state: RolloutState, plan: RolloutPlan, step: int, *, now: float) -> RolloutState:
     """The replicas of `step` are asked for; the weights stay."""
     scale = plan.traffic(step).candidate_scale
     return replace(
@@ -33,13 +33,13 @@ def aimed(state: RolloutState, plan: Plan, step: int, *, now: float) -> RolloutS
     )
 
 
-def published(state: RolloutState, plan: Plan, *, now: float) -> RolloutState:
+def published(state: RolloutState, plan: RolloutPlan, *, now: float) -> RolloutState:
     """The weights of the step are asked for; its replicas are ready."""
     is_stage = state.step < len(plan.stages)
     return replace(
         entered(
             state,
-            Phase.PROGRESSING,
+            RolloutPhase.PROGRESSING,
             reason=plan.stages[state.step].name if is_stage else state.reason,
             now=now,
         ),
@@ -48,38 +48,43 @@ def published(state: RolloutState, plan: Plan, *, now: float) -> RolloutState:
     )
 
 
-def passed(state: RolloutState, plan: Plan, *, now: float, reason: str) -> RolloutState:
+def passed(state: RolloutState, plan: RolloutPlan, *, now: float, reason: str) -> RolloutState:
     """The present stage is done: the next one, or what follows the last."""
     following = state.step + 1
     if following < len(plan.stages):
         name = plan.stages[following].name
         scaling = entered(
-            state, Phase.PROGRESSING, reason=f"{reason}; getting replicas ready for {name}", now=now
+            state,
+            RolloutPhase.PROGRESSING,
+            reason=f"{reason}; getting replicas ready for {name}",
+            now=now,
         )
         return aimed(scaling, plan, following, now=now)
     if plan.only_reports:
-        return withdrawn(state, DecidedBy.PLAN, now=now, reason=reason, phase=Phase.REPORTED)
+        return withdrawn(state, DecidedBy.PLAN, now=now, reason=reason, phase=RolloutPhase.REPORTED)
     return taking_over(state, plan, PromotedBy.PLAN, now=now, reason=reason)
 
 
 def taking_over(
-    state: RolloutState, plan: Plan, by: PromotedBy, *, now: float, reason: str
+    state: RolloutState, plan: RolloutPlan, by: PromotedBy, *, now: float, reason: str
 ) -> RolloutState:
     """The candidate is to get all requests as soon as its replicas are ready."""
-    decided = replace(entered(state, Phase.PROGRESSING, reason=reason, now=now), promoted_by=by)
+    decided = replace(
+        entered(state, RolloutPhase.PROGRESSING, reason=reason, now=now), promoted_by=by
+    )
     return aimed(decided, plan, len(plan.stages), now=now)
 
 
 def kept(state: RolloutState, keep_s: float, *, now: float) -> RolloutState:
     """The candidate has all requests; the old version is kept, and the metrics are watched."""
     reason = f"{state.reason}; the old version is kept for {keep_s:g} s"
-    return replace(entered(state, Phase.KEEPING, reason=reason, now=now), promoted_by=None)
+    return replace(entered(state, RolloutPhase.KEEPING, reason=reason, now=now), promoted_by=None)
 
 
 def promoted(state: RolloutState, by: DecidedBy, *, now: float, reason: str) -> RolloutState:
     """The candidate has all requests, and the old version is not needed any more."""
-    traffic = Traffic(candidate=100, has_stable=False)
-    done = entered(state, Phase.PROMOTED, reason=reason, now=now)
+    traffic = TrafficShares(candidate=100, has_stable=False)
+    done = entered(state, RolloutPhase.PROMOTED, reason=reason, now=now)
     return replace(done, traffic=traffic, dropped_stable=True, decided_by=by)
 
 
@@ -89,7 +94,7 @@ def paused(
     """Traffic stays as it is, and time does not count, until somebody resumes."""
     before = state.phase
     return replace(
-        entered(state, Phase.PAUSED, reason=reason, now=now),
+        entered(state, RolloutPhase.PAUSED, reason=reason, now=now),
         resumes_at_phase=before,
         awaits_approval=awaits_approval,
     )
@@ -101,14 +106,14 @@ def withdrawn(
     *,
     now: float,
     reason: str,
-    phase: Phase = Phase.ROLLED_BACK,
+    phase: RolloutPhase = RolloutPhase.ROLLED_BACK,
 ) -> RolloutState:
     """The old version has all requests again: at once, unless it was dropped."""
     back = entered(state, phase, reason=reason, now=now)
     return replace(back, traffic=HELD_BACK, decided_by=by)
 
 
-def entered(state: RolloutState, phase: Phase, *, reason: str, now: float) -> RolloutState:
+def entered(state: RolloutState, phase: RolloutPhase, *, reason: str, now: float) -> RolloutState:
     """In `phase`, and not paused unless `paused` says so."""
     return replace(
         state,
@@ -120,7 +125,7 @@ def entered(state: RolloutState, phase: Phase, *, reason: str, now: float) -> Ro
     )
 
 
-def because(verdict: Verdict, outcome: Outcome) -> str:
+def because(verdict: RolloutVerdict, outcome: Outcome) -> str:
     """What each metric says that turned out as `outcome`."""
     found = [metric.reason for metric in verdict.metrics if metric.outcome is outcome]
     return "; ".join(found) or verdict.explanation

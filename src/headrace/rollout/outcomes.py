@@ -40,7 +40,7 @@ class MetricVerdict(msgspec.Struct, frozen=True, kw_only=True):
     samples: tuple[int, int] = (0, 0)
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """All metrics together: one that says `roll_back` decides; all must say `promote`.
 
     `at`: seconds since 1970 of the last reading. `explanation`: for people, one line per metric.
@@ -95,7 +95,7 @@ def waiting(metric: str, why: str, *, alpha: float) -> MetricVerdict:
     )
 
 
-def explanation(verdict: Verdict, left_out: dict[str, str]) -> str:
+def explanation(verdict: RolloutVerdict, left_out: dict[str, str]) -> str:
     """One line for each metric, the deciding one first; then what is not judged, and why."""
     if not verdict.metrics:
         lines = ["no metric judges this rollout: there is nothing to promote or roll back on"]

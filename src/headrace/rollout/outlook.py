@@ -34,17 +34,17 @@ from headrace.rollout.bernoulli import FORGIVEN
 from headrace.rollout.betting import WEIGHTS, log_growth
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import MEDIAN_PART, worse_level
-from headrace.rollout.latency_ratio import MEDIAN, Reach
+from headrace.rollout.latency_ratio import MEDIAN, LatencyMargin
 from headrace.rollout.rate_difference import Stratum
-from headrace.rollout.simulated_traffic import LATENCY_SPREAD, Candidate, World
+from headrace.rollout.simulated_traffic import LATENCY_SPREAD, SimulatedBaseline, SimulatedCandidate
 from headrace.rollout.stages import Stage, plan_of
-from headrace.rollout.state import RolloutState, Traffic
+from headrace.rollout.state import RolloutState, TrafficShares
 
 _TIMES_MARGIN: Final = 2.0
 _ANSWERS_RATIO: Final = 0.5
 """Of the class whose share of the answers is the hardest to tell."""
 _FEW_PER_S: Final = 10.0
-USUAL_MEDIAN_S: Final = World().median_s
+USUAL_MEDIAN_S: Final = SimulatedBaseline().median_s
 """Of the latency, where none was measured: a margin in seconds is a factor of it."""
 
 
@@ -103,8 +103,8 @@ class _Test:
     """A metric as `expected_requests` reads it, with its base rate, and what is too much of it."""
 
     metric: str
-    world: World
-    worse: Candidate
+    world: SimulatedBaseline
+    worse: SimulatedCandidate
     settings: CanarySpec
 
 
@@ -157,16 +157,16 @@ def _tests(settings: RolloutSpec, load: EndpointLoad) -> Iterator[_Test]:
             errors = ErrorsSpec(margin=metric.margin)
             yield _Test(
                 metric="errors",
-                world=World(errors=ratio),
-                worse=Candidate(more_errors=_TIMES_MARGIN * metric.margin),
+                world=SimulatedBaseline(errors=ratio),
+                worse=SimulatedCandidate(more_errors=_TIMES_MARGIN * metric.margin),
                 settings=replace(plan, metrics=MetricsSpec(errors=errors)),
             )
     if metrics.latency is not None:
         slower = 1.0 + _TIMES_MARGIN * (metrics.latency.margin_ratio - 1.0)
         yield _Test(
             metric="latency",
-            world=World(median_s=load.median_s),
-            worse=Candidate(times_slower=slower),
+            world=SimulatedBaseline(median_s=load.median_s),
+            worse=SimulatedCandidate(times_slower=slower),
             settings=replace(plan, metrics=metrics),
         )
 
@@ -191,13 +191,13 @@ def _verdict_s(stage: Stage, test: _Test, load: EndpointLoad, *, is_worse: bool 
     if per_s <= 0.0 or share in {0.0, 1.0}:  # nothing comes, or there is nothing to compare with
         return math.inf
     world = with_changes(test.world, requests_per_s=per_s, weight=share)
-    candidate = test.worse if is_worse else Candidate()
+    candidate = test.worse if is_worse else SimulatedCandidate()
     expected = expected_requests(world, candidate, test.settings, metric=test.metric)
     requests = expected.until_worse if is_worse else expected.until_tolerated
     return math.inf if requests is None else requests / per_s
 
 
-def _compared(traffic: Traffic) -> int:
+def _compared(traffic: TrafficShares) -> int:
     """Percent of the requests that go to one of the two arms that are compared."""
     return traffic.candidate + (traffic.baseline if traffic.has_baseline else traffic.stable)
 
@@ -214,7 +214,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def expected_requests(
-    world: World, candidate: Candidate, settings: CanarySpec, *, metric: str
+    world: SimulatedBaseline, candidate: SimulatedCandidate, settings: CanarySpec, *, metric: str
 ) -> Expected:
     """Requests that the metric (`errors` or `latency`) takes; see `Expected`."""
     level = settings.alpha / len(metrics_in_use(settings)[0])
@@ -229,7 +229,7 @@ def expected_requests(
         tests = []
         for quantile, part in ((latency.quantile, 1.0 - MEDIAN_PART), (MEDIAN, MEDIAN_PART)):
             quantile_s = world.median_s * math.exp(LATENCY_SPREAD * NormalDist().inv_cdf(quantile))
-            reach = Reach(latency.margin_ratio, latency.margin_s).factor(quantile_s)
+            reach = LatencyMargin(latency.margin_ratio, latency.margin_s).factor(quantile_s)
             beyond = _exceeds(quantile, reach / candidate.times_slower)
             tests.append(((1.0 - quantile, beyond), 0.0, part * level))
     worse = [
@@ -253,7 +253,7 @@ def _exceeds(quantile: float, factor: float) -> float:
 
 
 def _requests(
-    world: World, rates: tuple[float, float], mean: float, level: float, *, above: bool
+    world: SimulatedBaseline, rates: tuple[float, float], mean: float, level: float, *, above: bool
 ) -> float | None:
     share, (rate_a, rate_b) = world.weight, rates
     centre = round(10 * (share * rate_b + (1 - share) * rate_a))

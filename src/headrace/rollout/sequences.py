@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.rollout.betting import Array
-from headrace.rollout.outcomes import MetricVerdict, Verdict
+from headrace.rollout.outcomes import MetricVerdict, RolloutVerdict
 
 MOST_POINTS: Final = 120
 FIRST_STEP_S: Final = 1.0
@@ -64,7 +64,7 @@ class Sequences(msgspec.Struct, kw_only=True):
         """Nothing seen yet."""
         return cls(times=np.empty(0))
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: RolloutVerdict) -> None:
         """Take up what a judgement said; the newest is always kept.
 
         A clock that was set back does not lead back: the newest takes the last one's place until it
@@ -89,7 +89,7 @@ class Sequences(msgspec.Struct, kw_only=True):
             effect, low, high, margin = (_read(value) for value in row)
             yield SequencePoint(at=at, effect=effect, low=low, high=high, margin=margin)
 
-    def _append(self, at: float, verdict: Verdict) -> None:
+    def _append(self, at: float, verdict: RolloutVerdict) -> None:
         known = {(one.metric, one.unit) for one in self.metrics}
         for metric in verdict.metrics:
             # One that waits for its first numbers has no unit yet.

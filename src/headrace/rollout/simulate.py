@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from headrace.core.spec.rollout import CanarySpec
 from headrace.rollout.bernoulli import log_evidence_each
 from headrace.rollout.betting import Array
-from headrace.rollout.change_detector import Turn
+from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import MEDIAN_PART, is_worse
 from headrace.rollout.latency_ratio import (
     MEDIAN,
     WINDOW_TAILS,
-    Reach,
+    LatencyMargin,
     cliff_margin,
     cliffs,
     threshold_named,
@@ -37,7 +37,13 @@ from headrace.rollout.outlook import Expected, expected_requests
 from headrace.rollout.prediction_shift import ENOUGH, levels, parts
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import When
-from headrace.rollout.simulated_traffic import CLASSES, Candidate, Interval, Traffic, World
+from headrace.rollout.simulated_traffic import (
+    CLASSES,
+    SimulatedBaseline,
+    SimulatedCandidate,
+    SimulatedInterval,
+    TrafficDraws,
+)
 
 _METRICS: Final = ("errors", "rejections", "latency", "predictions")
 _MOST_REQUESTS: Final = 400_000
@@ -87,18 +93,18 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(slots=True)
-class Watch:
+class SimulatedTests:
     """The tests of many runs at once.
 
     `step`: the rollout's step of each run, `[runs]`, which may be changed between seconds.
     """
 
     settings: CanarySpec
-    traffic: Traffic
+    traffic: TrafficDraws
     step: Array = field(init=False)
     _errors: RateDifferences = field(init=False)
     _rejections: RateDifferences = field(init=False)
-    _turns: tuple[Turn, Turn] = field(init=False)
+    _turns: tuple[ChangeDetector, ChangeDetector] = field(init=False)
     _quantiles: list["_QuantileWatch"] = field(init=False)
     _classes: RateDifferences = field(init=False)
     _held: Array = field(init=False)
@@ -114,16 +120,16 @@ class Watch:
         self._errors, self._rejections = (
             RateDifferences.start(runs, watched=margin) for margin in margins
         )
-        self._turns = Turn.start(runs, margins[0]), Turn.start(runs, margins[1])
+        self._turns = ChangeDetector.start(runs, margins[0]), ChangeDetector.start(runs, margins[1])
         self._quantiles = []
         if metrics.latency is not None:
-            reach = Reach(metrics.latency.margin_ratio, metrics.latency.margin_s)
+            reach = LatencyMargin(metrics.latency.margin_ratio, metrics.latency.margin_s)
             quantiles = dict.fromkeys((metrics.latency.quantile, MEDIAN))
             self._quantiles = [_QuantileWatch(each, reach, self.traffic) for each in quantiles]
         self._classes = RateDifferences.start(runs * len(CLASSES))
         self._held = np.zeros((2, runs, len(CLASSES)))
 
-    def add(self, interval: Interval) -> None:
+    def add(self, interval: SimulatedInterval) -> None:
         """Count one second."""
         shares, requests = self.traffic.weights, interval.requests
         for tests, turn, yes in zip(
@@ -168,7 +174,7 @@ class Watch:
         within.append(np.asarray(((rose_less >= needed) & (fell_less >= needed)).all(-1)))
         return np.stack(worse), np.stack([w & ~b for w, b in zip(within, worse, strict=True)])
 
-    def _add_classes(self, interval: Interval) -> None:
+    def _add_classes(self, interval: SimulatedInterval) -> None:
         self._held[:, self.step != self._held_in] = 0.0
         self._held_in = self.step.copy()
         self._held += interval.classes
@@ -185,25 +191,25 @@ class Watch:
 class _QuantileWatch:
     """One quantile of the latency of many runs, as `LatencyRatios` has it of one."""
 
-    def __init__(self, quantile: float, reach: Reach, traffic: Traffic) -> None:
+    def __init__(self, quantile: float, reach: LatencyMargin, traffic: TrafficDraws) -> None:
         runs, buckets = len(traffic.candidates), len(traffic.upper_s)
         centre = round(10 * (1.0 - quantile))
         self._quantile, self._reach, self._traffic = quantile, reach, traffic
         self._slower = RateDifferences.start(runs, centre=centre, watched=0.0)
         self._faster = RateDifferences.start(runs, centre=centre)
-        self._turn = Turn.start(runs, 0.0)
+        self._turn = ChangeDetector.start(runs, 0.0)
         margin = cliff_margin(quantile)
         self._beyond = [RateDifferences.start(runs, centre=centre, watched=margin) for _ in "ab"]
         self._bounded = np.zeros((2, 2, runs))
         self._step = np.zeros(runs)
         self._recent, self._baseline = np.zeros((2, runs, buckets))
 
-    def add(self, interval: Interval, step: Array) -> None:
+    def add(self, interval: SimulatedInterval, step: Array) -> None:
         self._bounded[..., self._step != step] = 0.0
         self._step, shares = step.copy(), self._traffic.weights
         named = threshold_named(self._recent, self._quantile)
         if named.any():
-            upper, reaches = self._traffic.upper_s, (Reach(), self._reach)
+            upper, reaches = self._traffic.upper_s, (LatencyMargin(), self._reach)
             near, near_reach = thresholds_near(
                 upper, self._recent, quantile=self._quantile, reaches=reaches
             )
@@ -250,7 +256,7 @@ class _QuantileWatch:
         edges = (self._traffic.lower_s, self._traffic.upper_s)
         return cliffs(edges, self._baseline, quantile=self._quantile, reach=self._reach)
 
-    def _over(self, interval: Interval, tau: Array, *, whole: bool) -> tuple[Array, Array]:
+    def _over(self, interval: SimulatedInterval, tau: Array, *, whole: bool) -> tuple[Array, Array]:
         """How many exceed `tau`, or the candidate's its reach, and how many there are.
 
         Both `[arms, runs]`, as `Histogram.above`: a bucket across the candidate's threshold counts
@@ -269,7 +275,7 @@ class _QuantileWatch:
         total = np.bincount(interval.place, minlength=2 * runs)
         return over.reshape(2, runs).astype(float), total.reshape(2, runs).astype(float)
 
-    def _remember(self, interval: Interval) -> None:
+    def _remember(self, interval: SimulatedInterval) -> None:
         runs, buckets = self._recent.shape
         ours = interval.place < runs
         added = np.bincount(
@@ -281,8 +287,8 @@ class _QuantileWatch:
 
 
 def simulate(
-    world: World,
-    candidates: Sequence[Candidate],
+    world: SimulatedBaseline,
+    candidates: Sequence[SimulatedCandidate],
     settings: CanarySpec,
     *,
     runs: int,
@@ -317,8 +323,8 @@ def simulate(
     parts = [each[i : i + at_once] for i in range(0, len(each), at_once)]
     tallies = []
     for i, part in enumerate(parts):
-        traffic = Traffic(world=world, candidates=part, rng=rng, quantile=quantile)
-        watch, tally = Watch(settings, traffic), _Tally(len(part), settings, last_step)
+        traffic = TrafficDraws(world=world, candidates=part, rng=rng, quantile=quantile)
+        watch, tally = SimulatedTests(settings, traffic), _Tally(len(part), settings, last_step)
         for second in range(1, duration_s + 1):
             traffic.weights, watch.step = shares[tally.step], tally.step.astype(float)
             interval = traffic.next()
@@ -348,7 +354,7 @@ class _Tally:
     def read(
         self,
         second: int,
-        interval: Interval,
+        interval: SimulatedInterval,
         worse: NDArray[np.bool_],
         tolerated: NDArray[np.bool_],
     ) -> None:
@@ -409,7 +415,7 @@ class _Told:
 
 
 def _add(
-    tests: RateDifferences | Turn, shares: Array, steps: Array, yes: Array, total: Array
+    tests: RateDifferences | ChangeDetector, shares: Array, steps: Array, yes: Array, total: Array
 ) -> None:
     """Count one second, `[arms, tests]`, of tests at their shares and steps, `[tests]`."""
     pairs, which = np.unique(np.stack([shares, steps]), axis=1, return_inverse=True)
@@ -456,22 +462,26 @@ class Power(msgspec.Struct, frozen=True, kw_only=True):
     result: Result
 
 
-def changes(world: World) -> list[tuple[str, str, Candidate]]:
+def changes(world: SimulatedBaseline) -> list[tuple[str, str, SimulatedCandidate]]:
     """Which changes the power table shows: metric, what people call it, the candidate."""
-    found = [("errors", "no change", Candidate(name="no change"))]
+    found = [("errors", "no change", SimulatedCandidate(name="no change"))]
     for more in (0.01, 0.05, 0.2):
         name = f"errors {100 * more:.0f} % higher (relative)"
-        found.append(("errors", name, Candidate(name=name, more_errors=more * world.errors)))
+        found.append(
+            ("errors", name, SimulatedCandidate(name=name, more_errors=more * world.errors))
+        )
     for more, name in ((0.01, "1 point"), (0.05, "5 points"), (0.2, "20 points")):
         change = f"errors {name} higher"
-        found.append(("errors", change, Candidate(name=change, more_errors=more)))
+        found.append(("errors", change, SimulatedCandidate(name=change, more_errors=more)))
     for times in (1.1, 1.5, 2.0, 3.0):
         name = f"p99 times {times:g}"
-        found.append(("latency", name, Candidate(name=name, times_slower=times)))
+        found.append(("latency", name, SimulatedCandidate(name=name, times_slower=times)))
     return found
 
 
-def power_table(world: World, settings: CanarySpec, results: Sequence[Result]) -> list[Power]:
+def power_table(
+    world: SimulatedBaseline, settings: CanarySpec, results: Sequence[Result]
+) -> list[Power]:
     """The rows of the table, for the results of `changes` in their order."""
     rows = []
     for (metric, name, candidate), result in zip(changes(world), results, strict=True):

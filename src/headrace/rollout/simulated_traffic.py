@@ -32,7 +32,7 @@ _SHARES: Final = (0.6, 0.3, 0.1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class SimulatedBaseline:
     """The traffic, and how the old version fares.
 
     `weight`: the candidate's share, 0 to 1. `moves`: whether the base rates do. `period_s`: of the
@@ -52,7 +52,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class SimulatedCandidate:
     """How the new version differs.
 
     `more_errors`: added to the share of failed requests. `times_slower`: each request, so each
@@ -66,7 +66,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class SimulatedInterval:
     """One second of every run. Arms are baseline, candidate: `[2, runs]`.
 
     `classes`: `[2, runs, classes]`. `place` (arm times runs plus run) and `bucket`: of each
@@ -82,14 +82,14 @@ class Interval:
 
 
 @dataclass(slots=True, kw_only=True)
-class Traffic:
+class TrafficDraws:
     """Draws the seconds of many runs at once; `candidates` has one for each run.
 
     `weights`: the candidate's share in each run, which may be changed between seconds.
     """
 
-    world: World
-    candidates: list[Candidate]
+    world: SimulatedBaseline
+    candidates: list[SimulatedCandidate]
     rng: np.random.Generator
     quantile: float = 0.99
     lower_s: Array = field(init=False)
@@ -105,7 +105,7 @@ class Traffic:
         self._phase = self.rng.random(len(self.candidates))
         self._has_incident = np.zeros(len(self.candidates), bool)
 
-    def next(self) -> Interval:
+    def next(self) -> SimulatedInterval:
         """The next second."""
         world, runs = self.world, len(self.candidates)
         swell = self._swell()
@@ -121,7 +121,7 @@ class Traffic:
             errors += self.rng.binomial(requests - errors, fails)
         rejections = self.rng.binomial(requests - errors, world.rejections)
         place, bucket = self._latencies(requests, swell, stalled)
-        return Interval(
+        return SimulatedInterval(
             requests=requests.astype(float),
             errors=errors.astype(float),
             rejections=rejections.astype(float),

@@ -17,10 +17,10 @@ from headrace.core.spec.rollout import (
     Until,
 )
 from headrace.core.text import duration_text, percent_text
-from headrace.rollout.state import Traffic
+from headrace.rollout.state import TrafficShares
 
 _WHOLE: Final = 100
-HELD_BACK: Final = Traffic(candidate_scale=0.0)
+HELD_BACK: Final = TrafficShares(candidate_scale=0.0)
 """The old version alone, as before the rollout."""
 
 
@@ -42,13 +42,13 @@ class Stage:
     """
 
     name: str
-    traffic: Traffic
+    traffic: TrafficShares
     pause_s: float = 0.0
     until: Until | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RolloutPlan:
     """What a rollout does unless something stops it.
 
     `keep_s`: how long the old version is kept after the candidate took over; None for not at all.
@@ -61,16 +61,16 @@ class Plan:
     max_duration_s: float | None = None
     only_reports: bool = False
 
-    def traffic(self, step: int) -> Traffic:
+    def traffic(self, step: int) -> TrafficShares:
         """What `step` aims at; the step after the last stage has the candidate take over."""
         if step < len(self.stages):
             return self.stages[step].traffic
-        return Traffic(candidate=100, has_baseline=self._has_baseline)
+        return TrafficShares(candidate=100, has_baseline=self._has_baseline)
 
     @property
-    def start(self) -> Traffic:
+    def start(self) -> TrafficShares:
         """No request for the candidate, and as many replicas as its first stage needs."""
-        return Traffic(
+        return TrafficShares(
             candidate_scale=self.traffic(0).candidate_scale, has_baseline=self._has_baseline
         )
 
@@ -79,7 +79,7 @@ class Plan:
         return any(stage.traffic.has_baseline for stage in self.stages)
 
 
-def canary_plan(settings: CanarySpec) -> Plan:
+def canary_plan(settings: CanarySpec) -> RolloutPlan:
     """One stage per step; weights never go down, as the spec makes sure. No steps: all at once.
 
     The candidate has so many replicas that it is no busier than the old version. With `baseline`
@@ -91,11 +91,11 @@ def canary_plan(settings: CanarySpec) -> Plan:
         _stage(settings, step, f"step {number} of {len(steps)} ({step.weight} % of the requests)")
         for number, step in enumerate(steps, start=1)
     )
-    return Plan(stages=tuple(stages), max_duration_s=settings.max_duration_s)
+    return RolloutPlan(stages=tuple(stages), max_duration_s=settings.max_duration_s)
 
 
 def _stage(settings: CanarySpec, step: CanaryStepSpec, name: str) -> Stage:
-    traffic = Traffic(
+    traffic = TrafficShares(
         candidate=step.weight,
         baseline=step.weight if settings.baseline else 0,
         candidate_scale=step.weight / 100 if settings.baseline else fair_scale(step.weight),
@@ -104,15 +104,15 @@ def _stage(settings: CanarySpec, step: CanaryStepSpec, name: str) -> Stage:
     return Stage(name=name, traffic=traffic, pause_s=step.pause_s, until=step.until)
 
 
-def blue_green_plan(settings: BlueGreenSpec) -> Plan:
+def blue_green_plan(settings: BlueGreenSpec) -> RolloutPlan:
     """One stage without a request of the split, then the switch."""
     stage = Stage(
         name="preview (no requests but those that name the version)",
-        traffic=Traffic(),
+        traffic=TrafficShares(),
         pause_s=settings.preview_s,
         until="approval" if settings.approval else None,
     )
-    return Plan(stages=(stage,), keep_s=settings.keep_s)
+    return RolloutPlan(stages=(stage,), keep_s=settings.keep_s)
 
 
 def judged_text(settings: BlueGreenSpec) -> str:
@@ -132,30 +132,30 @@ def judged_text(settings: BlueGreenSpec) -> str:
     return f"{kept} it goes back if {' or '.join(limits)}; nothing else is judged"
 
 
-def ab_plan(settings: AbSpec) -> Plan:
+def ab_plan(settings: AbSpec) -> RolloutPlan:
     """One stage of constant weight, until the verdict."""
-    traffic = Traffic(candidate=settings.weight, candidate_scale=fair_scale(settings.weight))
+    traffic = TrafficShares(candidate=settings.weight, candidate_scale=fair_scale(settings.weight))
     stage = Stage(
         name=f"A/B test ({settings.weight} % of the callers)", traffic=traffic, until="verdict"
     )
-    return Plan(stages=(stage,), max_duration_s=settings.max_duration_s)
+    return RolloutPlan(stages=(stage,), max_duration_s=settings.max_duration_s)
 
 
-def shadow_plan(settings: ShadowSpec) -> Plan:
+def shadow_plan(settings: ShadowSpec) -> RolloutPlan:
     """One stage in which no caller sees the candidate, until the verdict."""
     percent = settings.mirror_percent
-    traffic = Traffic(mirror_percent=percent, candidate_scale=percent / 100)
+    traffic = TrafficShares(mirror_percent=percent, candidate_scale=percent / 100)
     stage = Stage(
         name=f"shadow (copies of {percent} % of the requests)", traffic=traffic, until="verdict"
     )
-    return Plan(
+    return RolloutPlan(
         stages=(stage,),
         max_duration_s=settings.max_duration_s,
         only_reports=not settings.promotes,
     )
 
 
-def plan_of(settings: RolloutSpec) -> Plan:
+def plan_of(settings: RolloutSpec) -> RolloutPlan:
     """The stages of `settings`, and what follows them."""
     match settings:
         case CanarySpec():

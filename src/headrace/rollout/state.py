@@ -6,10 +6,10 @@ import msgspec
 from msgspec.structs import force_setattr
 
 from headrace.core.spec.rollout import RolloutSpec
-from headrace.rollout.outcomes import Verdict
+from headrace.rollout.outcomes import RolloutVerdict
 
 
-class Phase(StrEnum):
+class RolloutPhase(StrEnum):
     """Where a rollout is in its life."""
 
     PREPARING = "preparing"
@@ -31,7 +31,12 @@ class Phase(StrEnum):
     @property
     def is_over(self) -> bool:
         """Whether nothing but a person's verb moves it on."""
-        return self not in {Phase.PREPARING, Phase.PROGRESSING, Phase.PAUSED, Phase.KEEPING}
+        return self not in {
+            RolloutPhase.PREPARING,
+            RolloutPhase.PROGRESSING,
+            RolloutPhase.PAUSED,
+            RolloutPhase.KEEPING,
+        }
 
 
 class PromotedBy(StrEnum):
@@ -69,7 +74,7 @@ class Verb(StrEnum):
     ROLLBACK = "rollback"
 
 
-class Traffic(msgspec.Struct, frozen=True, kw_only=True):
+class TrafficShares(msgspec.Struct, frozen=True, kw_only=True):
     """Who gets what: `stable` has what `candidate` and `baseline` leave of 100.
 
     `candidate_scale`: which part (0 to 1) of its replicas the candidate needs at this point; 0 for
@@ -115,7 +120,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     settings: RolloutSpec
-    phase: Phase
+    phase: RolloutPhase
     began: float
     since: float
     elapsed_s: float = -1.0
@@ -123,10 +128,10 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
     entered_at: float = 0.0
     step: int = 0
     step_since: float | None = None
-    resumes_at_phase: Phase | None = None
+    resumes_at_phase: RolloutPhase | None = None
     reason: str = ""
-    verdict: Verdict | None = None
-    traffic: Traffic = Traffic()
+    verdict: RolloutVerdict | None = None
+    traffic: TrafficShares = TrafficShares()
     aimed_at: float | None = None
     counted_since: float | None = None
     promoted_by: PromotedBy | None = None
@@ -148,7 +153,7 @@ class RolloutState(msgspec.Struct, frozen=True, kw_only=True):
         force_setattr(self, "elapsed_s", elapsed_s)
 
 
-class Facts(msgspec.Struct, frozen=True, kw_only=True):
+class RolloutFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What the driver saw, at `now` (seconds of `RolloutState.elapsed_s`).
 
     `candidate_ready`: all replicas that `traffic` asks for were ready. `candidate_failed`: why the
@@ -162,7 +167,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     candidate_ready: bool = False
     candidate_failed: str = ""
     in_force: bool = False
-    verdict: Verdict | None = None
+    verdict: RolloutVerdict | None = None
     judged_at: float = 0.0
     step_samples: int = 0
     cannot_suffice: str = ""

@@ -28,16 +28,16 @@ from headrace.runtimes.plugins import (
     runtime_names,
     usable_runtimes,
 )
-from headrace.runtimes.probe import Probe, difference_ratio, probe_batch
+from headrace.runtimes.probe import BatchProbe, difference_ratio, probe_batch
 from headrace.runtimes.python import PythonModel, where_it_failed
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "BatchProbe",
     "DeadlineModel",
     "LoadOptions",
     "Model",
     "OutputLengthAxes",
-    "Probe",
     "PythonModel",
     "Runtime",
     "VerifiedPadding",

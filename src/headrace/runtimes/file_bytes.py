@@ -37,7 +37,7 @@ def visible_files(directory: Path, suffixes: Collection[str]) -> list[Path]:
     )
 
 
-class Source:
+class FileReader:
     """A regular file that is read at places, a block at a time; a context manager."""
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +103,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class ProtobufField:
     """One field of a protobuf message: a number, or a range of bytes."""
 
     number: int
@@ -118,7 +118,7 @@ class Field:
         return self.kind == _BYTES
 
 
-def fields(source: Source, start: int = 0, end: int | None = None) -> Iterator[Field]:
+def fields(source: FileReader, start: int = 0, end: int | None = None) -> Iterator[ProtobufField]:
     """The fields of the message at a range, their content unread.
 
     Raises:
@@ -146,17 +146,17 @@ def fields(source: Source, start: int = 0, end: int | None = None) -> Iterator[F
                 raise BrokenFileError("is truncated or damaged: no protobuf message")
         if start > end or not number:
             raise BrokenFileError("is truncated or damaged: it ends before its content does")
-        yield Field(number, kind, value, begin, start)
+        yield ProtobufField(number, kind, value, begin, start)
 
 
-def inside(source: Source, field: Field) -> Iterator[Field]:
+def inside(source: FileReader, field: ProtobufField) -> Iterator[ProtobufField]:
     """The fields of the message that a field is."""
     if not field.is_bytes:
         raise BrokenFileError("is damaged: a number where a message should be")
     return fields(source, field.start, field.end)
 
 
-def within(source: Source, field: Field, *path: int) -> Iterator[Field]:
+def within(source: FileReader, field: ProtobufField, *path: int) -> Iterator[ProtobufField]:
     """The fields that a path of field numbers leads to, from the message that a field is."""
     for part in inside(source, field):
         if part.number == path[0]:
@@ -166,7 +166,7 @@ def within(source: Source, field: Field, *path: int) -> Iterator[Field]:
                 yield from within(source, part, *path[1:])
 
 
-def last_text(source: Source, field: Field, *path: int, limit: int = 256) -> str:
+def last_text(source: FileReader, field: ProtobufField, *path: int, limit: int = 256) -> str:
     """The text that a path leads to: of several the last, as protobuf has it; empty for none."""
     found = ""
     for part in within(source, field, *path):
@@ -174,7 +174,7 @@ def last_text(source: Source, field: Field, *path: int, limit: int = 256) -> str
     return found
 
 
-def text(source: Source, field: Field, limit: int = 256) -> str:
+def text(source: FileReader, field: ProtobufField, limit: int = 256) -> str:
     """The text of a field, cut to `limit` bytes."""
     if not field.is_bytes:
         return ""
@@ -182,7 +182,7 @@ def text(source: Source, field: Field, limit: int = 256) -> str:
     return data.decode("utf-8", "replace")
 
 
-def numbers(source: Source, field: Field, limit: int = 64) -> list[int]:
+def numbers(source: FileReader, field: ProtobufField, limit: int = 64) -> list[int]:
     """The integers of a repeated field, packed or not."""
     if not field.is_bytes:
         return [signed(field.value)]
@@ -200,7 +200,7 @@ def signed(value: int) -> int:
     return value - (1 << 64) if value >> 63 else value
 
 
-def varint(source: Source, start: int, end: int) -> tuple[int, int]:
+def varint(source: FileReader, start: int, end: int) -> tuple[int, int]:
     """The number of variable length at a place, and where it ends.
 
     Raises:
@@ -218,14 +218,14 @@ def varint(source: Source, start: int, end: int) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class FlatbufferTable:
     """A table; fields are known by their number in the schema, absent ones give the default."""
 
     data: bytes | mmap
     at: int
 
     @classmethod
-    def root(cls, data: bytes | mmap) -> "Table":
+    def root(cls, data: bytes | mmap) -> "FlatbufferTable":
         """The table that the data is of."""
         return cls(data, _unpack("<I", data, 0))
 
@@ -234,10 +234,10 @@ class Table:
         place = self._place(field)
         return default if place is None else _unpack(layout, self.data, place)
 
-    def table(self, field: int) -> "Table | None":
+    def table(self, field: int) -> "FlatbufferTable | None":
         """A table within this one."""
         place = self._target(field)
-        return None if place is None else Table(self.data, place)
+        return None if place is None else FlatbufferTable(self.data, place)
 
     def text(self, field: int) -> str:
         """A string; empty if it is absent."""
@@ -247,14 +247,14 @@ class Table:
         """A list of numbers; empty if it is absent."""
         return np.frombuffer(self._bytes(field, np.dtype(dtype).itemsize), dtype)
 
-    def tables(self, field: int) -> Iterator["Table"]:
+    def tables(self, field: int) -> Iterator["FlatbufferTable"]:
         """The tables of a list."""
         place = self._target(field)
         if place is None:
             return
         for i in range(_unpack("<I", self.data, place)):
             slot = place + 4 + 4 * i
-            yield Table(self.data, slot + _unpack("<I", self.data, slot))
+            yield FlatbufferTable(self.data, slot + _unpack("<I", self.data, slot))
 
     def length(self, field: int) -> int:
         """How many items a list has."""

@@ -108,7 +108,7 @@ class SecondFrameworkError(ImportError):
     """A framework cannot be imported beside the one that is there."""
 
 
-class _Apart(MetaPathFinder, Loader):
+class _FrameworkGuard(MetaPathFinder, Loader):
     """Finds frameworks before Python does, and refuses to load a second or a hidden one.
 
     They are found all the same, so that `find_spec` tells what is installed.
@@ -146,7 +146,7 @@ class _Apart(MetaPathFinder, Loader):
         raise ImportError(msg, name=package)
 
 
-_APART: Final = _Apart()
+_APART: Final = _FrameworkGuard()
 _MAX_REASON: Final = 400
 _KEPT_START: Final = 150
 _MAX_READ: Final = 16_384

@@ -29,7 +29,7 @@ from headrace.core import (
     error_kind,
 )
 from headrace.runtimes.base import PRECISIONS, LoadOptions, Model, check_tuning
-from headrace.runtimes.file_bytes import BrokenFileError, Source, fields, inside, visible_files
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader, fields, inside, visible_files
 from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.onnx.facts import TensorInfo
 from headrace.runtimes.onnx.file import find_onnx_file, scan_onnx
@@ -297,7 +297,7 @@ _MAX_ELEMENTS: Final = 1 << 40
 _BITS: Final = {"boolean": 8, "bf16": 16, "nf4": 4, "string": 8, "f8e4m3": 8, "f8e5m2": 8}
 
 
-class Kind(StrEnum):
+class OpenvinoFormat(StrEnum):
     """What OpenVINO reads."""
 
     IR = ".xml"
@@ -311,16 +311,16 @@ class Kind(StrEnum):
 class OpenvinoFile:
     """What to hand to OpenVINO."""
 
-    kind: Kind
+    kind: OpenvinoFormat
     path: Path
 
 
 def looks_like_openvino(path: Path) -> bool:
     """Whether `path` is an IR, or a directory with exactly one; no other format is claimed."""
     if path.is_dir():
-        found = _entries(path, {Kind.IR.value})
+        found = _entries(path, {OpenvinoFormat.IR.value})
         return len(found) == 1 and _begins_like_ir(found[0]) and not (path / "model.py").exists()
-    return path.suffix.lower() == Kind.IR and _begins_like_ir(path)
+    return path.suffix.lower() == OpenvinoFormat.IR and _begins_like_ir(path)
 
 
 def find_openvino_file(path: Path) -> OpenvinoFile:
@@ -331,16 +331,16 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
     """
     if looks_like_savedmodel(path):
         read_savedmodel(path)
-        return OpenvinoFile(kind=Kind.SAVEDMODEL, path=path)
+        return OpenvinoFile(kind=OpenvinoFormat.SAVEDMODEL, path=path)
     file = _only_file(path) if path.is_dir() else path
     if not file.is_file():
         raise refuse(file, "no such file")
     match file.suffix.lower():
-        case Kind.IR.value:
+        case OpenvinoFormat.IR.value:
             if not _begins_like_ir(file):
                 raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
             try:
-                with Source(file) as source:
+                with FileReader(file) as source:
                     found = read_ir(source)
             except expat.ExpatError as error:
                 where = f"line {error.lineno}, column {error.offset}"
@@ -348,15 +348,15 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
             except BrokenFileError as error:
                 raise refuse(file, str(error)) from error
             _check_weights(file, found.end_bytes)
-        case Kind.ONNX.value:
+        case OpenvinoFormat.ONNX.value:
             scan_onnx(find_onnx_file(file))
-        case Kind.PADDLE.value:
+        case OpenvinoFormat.PADDLE.value:
             _check_paddle(file)
-        case Kind.TFLITE.value:
+        case OpenvinoFormat.TFLITE.value:
             read_tflite(file)
         case _:
-            raise refuse(file, f"is none of what OpenVINO reads ({', '.join(Kind)})")
-    return OpenvinoFile(kind=Kind(file.suffix.lower()), path=file)
+            raise refuse(file, f"is none of what OpenVINO reads ({', '.join(OpenvinoFormat)})")
+    return OpenvinoFile(kind=OpenvinoFormat(file.suffix.lower()), path=file)
 
 
 def _entries(directory: Path, suffixes: set[str]) -> list[Path]:
@@ -370,7 +370,7 @@ def _begins_like_ir(file: Path) -> bool:
 
 
 def _only_file(directory: Path) -> Path:
-    found = _entries(directory, {kind.value for kind in Kind})
+    found = _entries(directory, {kind.value for kind in OpenvinoFormat})
     if len(found) == 1:
         return found[0]
     names = ", ".join(file.name for file in found[:8])
@@ -378,7 +378,7 @@ def _only_file(directory: Path) -> Path:
     raise refuse(directory, f"holds {have} that OpenVINO reads; one is needed")
 
 
-def read_ir(source: Source) -> "IrFile":
+def read_ir(source: FileReader) -> "IrFile":
     """What an IR says of its model and of its weights.
 
     Raises:
@@ -423,7 +423,7 @@ def _check_weights(file: Path, end: int) -> None:
 def _check_paddle(file: Path) -> None:
     """Read the outer two levels of the program: OpenVINO's own reader has no bound."""
     try:
-        with Source(file) as source:
+        with FileReader(file) as source:
             blocks = [one for one in fields(source) if one.number == 1]
             for block in blocks:
                 for _ in inside(source, block):
@@ -573,6 +573,6 @@ class OpenvinoRuntime:
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Compile the model, for the CPU."""
         found = find_openvino_file(path)
-        if found.kind is Kind.SAVEDMODEL:
+        if found.kind is OpenvinoFormat.SAVEDMODEL:
             return open_by_openvino(found.path, options)
         return open_openvino(found.path, options, named=shortest_name)

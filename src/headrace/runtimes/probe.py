@@ -25,7 +25,7 @@ from headrace.core import (
     TensorSpec,
     example_inputs,
 )
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 
 Run = Callable[[Tensors], Tensors]
 _Draw = Callable[["np.random.Generator", tuple[int, ...]], Array]
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class BatchProbe:
     """The result of an analysis and of runs.
 
     `batched`, and `row_independence` and `reason` for it; None where axis 0 is no batch by its
@@ -95,10 +95,10 @@ def probe_batch(
     outputs: tuple[TensorSpec, ...],
     *,
     axis_names: Mapping[str, str] | None = None,
-    analyse: Callable[[], Verdict] | None = None,
+    analyse: Callable[[], RowVerdict] | None = None,
     declared: str = "",
     clock: Callable[[], float] = time.perf_counter,
-) -> Probe:
+) -> BatchProbe:
     """Decide whether axis 0 is the batch.
 
     A proven model is batched unless a run contradicts the proof. Another one is batched only if
@@ -115,7 +115,7 @@ def probe_batch(
     variable, answers = _first_that_runs(run, signature)
     if why_not:
         known = tuple(_corrected(spec, answers, batched=False) for spec in outputs)
-        return Probe(
+        return BatchProbe(
             batched=False,
             row_independence=None,
             reason=why_not,
@@ -145,7 +145,7 @@ def probe_batch(
         _log.warning(
             "the model is served batched, as %s declares, although %s", declared, difference.reason
         )
-    return Probe(
+    return BatchProbe(
         batched=batched,
         row_independence=state,
         reason=reason,
@@ -155,20 +155,20 @@ def probe_batch(
     )
 
 
-def _verdict(analyse: Callable[[], Verdict] | None) -> Verdict:
+def _verdict(analyse: Callable[[], RowVerdict] | None) -> RowVerdict:
     """The verdict of an analysis; a graph that it does not expect is not proven."""
     if analyse is None:
-        return Verdict(why_not="the operators of this format are not analysed")
+        return RowVerdict(why_not="the operators of this format are not analysed")
     try:
         return analyse()
     except Exception:  # noqa: BLE001  # logged; a model that it fails on is served unbatched
         # It reads files of strangers, and a model that it fails on can be served unbatched.
         _log.exception("the analysis of the graph failed; the model is not proven")
-        return Verdict(why_not="the analysis of the graph failed")
+        return RowVerdict(why_not="the analysis of the graph failed")
 
 
 def _decided(
-    verdict: Verdict, difference: _Difference | None, declared: str
+    verdict: RowVerdict, difference: _Difference | None, declared: str
 ) -> tuple[bool, RowIndependence, str]:
     """Whether the model is batched, on what evidence, and the reason."""
     if difference is not None:

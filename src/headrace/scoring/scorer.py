@@ -36,7 +36,7 @@ _OF_ALL: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
+class ScoredRows:
     """What came of some rows.
 
     `outputs` hold a value for each row that is not in `errors`, in the rows' order. `errors`: why a
@@ -80,7 +80,7 @@ class Scorer:
         self._check_at = -math.inf
         self._scales: dict[str, float] = {}
 
-    def score(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Scored:
+    def score(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> ScoredRows:
         """Run a batch; one that fails is run in halves until it is known which rows it was.
 
         Args:
@@ -97,7 +97,7 @@ class Scorer:
         errors: dict[int, HeadraceError] = {}
         parts: list[Tensors] = []
         self._halved(inputs, outputs, first=0, rows=rows, parts=parts, errors=errors)
-        scored = Scored(outputs=_joined(parts), errors=errors)
+        scored = ScoredRows(outputs=_joined(parts), errors=errors)
         if self._checks_rows and rows > 1 and not errors and self._clock() >= self._check_at:
             self._check_row(inputs, scored.outputs, rows)
         return scored

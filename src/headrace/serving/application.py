@@ -25,7 +25,7 @@ from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.drift import DriftSampler, drift_handlers
 from headrace.serving.telemetry.metrics import exposition
 from headrace.serving.telemetry.observation import Observer
-from headrace.serving.telemetry.recorder import Recorder
+from headrace.serving.telemetry.recorder import RequestRecorder
 from headrace.serving.v1 import V1Api
 from headrace.serving.v2 import V2Api
 
@@ -55,7 +55,7 @@ class Application:
         grpc = GrpcBridge(state, has_repository=has_repository)
         self._apis = (v2, v1, grpc)
         self._observer = Observer(state)
-        self._recorder = Recorder(state)
+        self._recorder = RequestRecorder(state)
         self._internal = InternalApi(state, self._observer, self._recorder, self._observe_or_not)
         self._sampler = DriftSampler(state)
         self.model_table: Table = {}

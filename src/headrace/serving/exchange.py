@@ -37,7 +37,7 @@ def tensors_head(json_length: int) -> bytes:
     return _TENSORS_HEAD % json_length
 
 
-class Caller(Protocol):
+class ConnectionInfo(Protocol):
     """Where a request came from, and its answer goes: a connection."""
 
     @property
@@ -48,7 +48,7 @@ class Caller(Protocol):
         """Write `exchange`'s answer once it is its turn."""
 
 
-class Wire(Protocol):
+class ResponseWriter(Protocol):
     """How an outcome of the engine becomes an answer: one for each protocol."""
 
     def respond(self, exchange: "Exchange", response: InferResponse) -> None:
@@ -80,11 +80,11 @@ class Exchange(Ticket):
         "wire",
     )
 
-    wire: Wire
+    wire: ResponseWriter
 
     def __init__(  # noqa: PLR0917  # positional: one is made for every request
         self,
-        connection: Caller,
+        connection: ConnectionInfo,
         method: bytes,
         path: bytes,
         headers: dict[bytes, bytes],

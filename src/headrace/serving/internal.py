@@ -25,12 +25,12 @@ from headrace.serving.memory import peak_bytes
 from headrace.serving.routing import Handler
 from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.observation import Observer
-from headrace.serving.telemetry.recorder import Recorder
+from headrace.serving.telemetry.recorder import RequestRecorder
 from headrace.serving.telemetry.report import (
     AnswersPage,
     ModelLoad,
     Observe,
-    Record,
+    RecordingSettings,
     ReplicaReport,
     SamplesPage,
 )
@@ -87,7 +87,7 @@ class InternalApi:
         self,
         state: "ReplicaState",
         observer: Observer,
-        recorder: Recorder,
+        recorder: RequestRecorder,
         on_change: Callable[[], None],
     ) -> None:
         self._state = state
@@ -134,7 +134,7 @@ class InternalApi:
 
     def record(self, exchange: Exchange) -> None:
         """PUT /internal/record."""
-        wanted = decode_body(exchange, Record)
+        wanted = decode_body(exchange, RecordingSettings)
         if not 0.0 <= wanted.sample_ratio <= 1.0:
             msg = f"sample_ratio is 0 to 1, got {wanted.sample_ratio:g}"
             raise InvalidArgumentError(msg)
@@ -146,10 +146,10 @@ class InternalApi:
             self._lease.cancel()
         # Nobody fetches what a control plane asked for that is gone: it says so again in time.
         loop = asyncio.get_running_loop()
-        self._lease = loop.call_later(RECORD_LEASE_S, self._record, Record())
+        self._lease = loop.call_later(RECORD_LEASE_S, self._record, RecordingSettings())
         exchange.send_json(msgspec.json.encode(wanted))
 
-    def _record(self, wanted: Record) -> None:
+    def _record(self, wanted: RecordingSettings) -> None:
         self._recorder.record(wanted)
         self._on_change()
 

@@ -11,7 +11,7 @@ _HEAD_BYTES: Final = 4 << 10
 _ALIGNMENT: Final = 16
 
 
-class Owner(Protocol):
+class BodyConnection(Protocol):
     """The connection whose bodies are read."""
 
     def room_for_body(self) -> memoryview | None:
@@ -44,7 +44,7 @@ class BodyReader(asyncio.BufferedProtocol):
 
     __slots__ = ("_head", "_is_body", "_owner")
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: BodyConnection) -> None:
         self._owner = owner
         self._head = memoryview(bytearray(_HEAD_BYTES))
         self._is_body = False

@@ -63,7 +63,7 @@ def give_back() -> None:
         trim(0)
 
 
-class Relief:
+class MemoryTrimmer:
     """Gives memory back once no large body has come for two seconds. For one event loop."""
 
     __slots__ = ("_timer",)

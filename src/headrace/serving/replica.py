@@ -22,8 +22,8 @@ from headrace.observe import ModelStatistics
 from headrace.scoring.loading import LoadedModel, load
 from headrace.serving.application import Application, MetricsApplication
 from headrace.serving.loader import in_daemon_thread
-from headrace.serving.server import Application as ServedApplication
 from headrace.serving.server import HttpServer
+from headrace.serving.server import RequestHandler as ServedApplication
 from headrace.serving.state import ReplicaState
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from headrace.core import PoolReplicaSettings, ReplicaSettings
 from headrace.engine import Ticket
 from headrace.serving.connection import Connection
 from headrace.serving.exchange import Exchange
-from headrace.serving.memory import Relief
+from headrace.serving.memory import MemoryTrimmer
 
 MAX_ARRIVING: Final = 1024
 _SWEEP_S: Final = 1.0
@@ -25,7 +25,7 @@ _OTHER_DESCRIPTORS: Final = 128
 _FEWEST_CONNECTIONS: Final = 16
 
 
-class Application(Protocol):
+class RequestHandler(Protocol):
     """What answers the requests."""
 
     def handle(self, exchange: Exchange) -> None:
@@ -46,7 +46,7 @@ class HttpServer:
     """
 
     def __init__(
-        self, application: Application, settings: ReplicaSettings | PoolReplicaSettings
+        self, application: RequestHandler, settings: ReplicaSettings | PoolReplicaSettings
     ) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self.max_body_bytes_in_flight = max(4 * settings.max_body_bytes, _MIN_BODY_BYTES_IN_FLIGHT)
@@ -62,7 +62,7 @@ class HttpServer:
         self.cancel = application.cancel
         self._listeners: list[asyncio.Server] = []
         self._sweeper: asyncio.TimerHandle | None = None
-        self.relief = Relief()
+        self.relief = MemoryTrimmer()
 
     async def listen(self, sockets: list[socket.socket]) -> None:
         """Accept connections on `sockets`, which are bound; the server owns them from now on."""

@@ -4,7 +4,7 @@ from typing import Final
 
 import orjson
 
-from headrace.core import HeadraceError, InferResponse, Nulls, UnsupportedError
+from headrace.core import HeadraceError, InferResponse, NullPolicy, UnsupportedError
 from headrace.protocol import V1Codec
 from headrace.serving.exchange import Exchange, send_error
 from headrace.serving.routing import Handler, rank, timeout_s
@@ -30,7 +30,7 @@ class V1Api:
             state.version,
             state.model.signature,
             max_batch_size=state.max_batch_size,
-            nulls=state.settings.nulls or Nulls.NAN,
+            nulls=state.settings.nulls or NullPolicy.NAN,
         )
 
     def model_handlers(self) -> dict[tuple[bytes, bytes], Handler]:

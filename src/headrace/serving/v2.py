@@ -10,7 +10,7 @@ from headrace.core import (
     HeadraceError,
     InferResponse,
     InvalidArgumentError,
-    Nulls,
+    NullPolicy,
     UnavailableError,
 )
 from headrace.protocol import (
@@ -60,7 +60,7 @@ class V2Api:
             state.version,
             signature,
             max_batch_size=state.max_batch_size,
-            nulls=state.settings.nulls or Nulls.NAN,
+            nulls=state.settings.nulls or NullPolicy.NAN,
         )
         self._encoder = InferEncoder(state.name, state.version, signature)
 

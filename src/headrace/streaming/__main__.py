@@ -32,8 +32,8 @@ from headrace.streaming.settings import (
     WorkerSettings,
     check_settings,
 )
-from headrace.streaming.worker import Worker
-from headrace.streaming.writer import Writer
+from headrace.streaming.worker import WorkerLoop
+from headrace.streaming.writer import ResultWriter
 
 _USAGE = "usage: python -m headrace.streaming --settings FILE.json [--attached]"
 _PARENT_FD = 3
@@ -85,7 +85,7 @@ def run(settings: WorkerSettings) -> int:
         url = url_filled_in(settings.broker, what="the broker's URL")
         status = EXIT_CANNOT_JOIN
         broker = open_broker(url, home=Path(settings.home) if settings.home else Path.cwd())
-        worker = Worker(settings, broker, row_problem=lambda: _row_problem(scorer))
+        worker = WorkerLoop(settings, broker, row_problem=lambda: _row_problem(scorer))
         status = EXIT_CANNOT_LISTEN
         listen(settings, worker)
     except HeadraceError as error:
@@ -94,7 +94,7 @@ def run(settings: WorkerSettings) -> int:
     except KeyboardInterrupt:  # told to stop before there was anything to stop
         return 0
     stop.tells(worker.stop)
-    threads = ModelThreads(answerers, Writer(settings), clock=SystemClock(), wake=worker.wake)
+    threads = ModelThreads(answerers, ResultWriter(settings), clock=SystemClock(), wake=worker.wake)
     try:
         worker.run(threads)
     except HeadraceError as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from headrace.streaming.records import Lag, NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 
 class Delivery(StrEnum):
@@ -21,7 +21,7 @@ class Delivery(StrEnum):
     """Who reads committed records only sees each once."""
 
 
-class Start(StrEnum):
+class StartPosition(StrEnum):
     """Where a group begins that has never read."""
 
     EARLIEST = "earliest"
@@ -29,7 +29,7 @@ class Start(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
+class BrokerFeatures:
     """What a broker can do.
 
     `exactly_once`: how, for people; empty if it cannot. `partitions`: of a topic, each read by one
@@ -56,7 +56,7 @@ class Membership:
     member: str
     topics: tuple[str, ...]
     delivery: Delivery = Delivery.AT_LEAST_ONCE
-    start: Start = Start.LATEST
+    start: StartPosition = StartPosition.LATEST
     start_s: float | None = None
     session_timeout_s: float = 10.0
 
@@ -64,21 +64,21 @@ class Membership:
 class Rebalanced(Protocol):
     """Hears that places come and go, within `poll`."""
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         """These are now this member's.
 
         Returns:
             Offsets to read from instead of the group's, for instance those of a local state.
         """
 
-    def losing(self, places: Sequence[Place]) -> None:
+    def losing(self, places: Sequence[TopicPartition]) -> None:
         """These go to another member: deliver what is done now; what is not will be read there."""
 
-    def lost(self, places: Sequence[Place]) -> None:
+    def lost(self, places: Sequence[TopicPartition]) -> None:
         """These have gone already: what is under way of them must not be delivered."""
 
 
-class Session(Protocol):
+class ConsumerSession(Protocol):
     """One member of a group.
 
     A broker that is away is waited for: `poll` then gives nothing, and `trouble` says why.
@@ -98,13 +98,13 @@ class Session(Protocol):
             HeadraceError: This member can go on no more, such as one that another has replaced.
         """
 
-    def pause(self, places: Sequence[Place]) -> None:
+    def pause(self, places: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these places until they are resumed."""
 
-    def resume(self, places: Sequence[Place]) -> None:
+    def resume(self, places: Sequence[TopicPartition]) -> None:
         """The contrary."""
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """Write records; the input up to these offsets (the next ones to read) is done with that.
 
         At least once: `done` is kept only after the records are safe, which may be later; `flush`
@@ -118,7 +118,7 @@ class Session(Protocol):
     def flush(self, timeout_s: float) -> bool:
         """Wait until all that was delivered is safe, and its `done` kept; whether it is."""
 
-    def lag(self) -> Mapping[Place, Lag]:
+    def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """How far this member is behind, by place; of the last known state, without waiting."""
 
     def wake(self) -> None:
@@ -131,9 +131,9 @@ class Session(Protocol):
 class Broker(Protocol):
     """Connects to one broker. Safe to use from several threads."""
 
-    abilities: Abilities
+    abilities: BrokerFeatures
 
-    def join(self, membership: Membership, listener: Rebalanced) -> Session:
+    def join(self, membership: Membership, listener: Rebalanced) -> ConsumerSession:
         """Become a member of a group.
 
         Raises:
@@ -148,19 +148,19 @@ class Broker(Protocol):
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records by nobody's group, and wait until they are safe."""
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on, by nobody's group; for people who look, not for speed."""
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """Of each place the first offset that is there, and the next that will be written."""
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """Of each place the offset of the first record that was written at this time or later."""
 
-    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is; places where it never was are left out."""
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group, of which no member runs, somewhere else.
 
         Raises:
@@ -172,11 +172,11 @@ class Broker(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
+class OffsetRange:
     """Records of each place from `first` on, before `end`."""
 
-    first: Mapping[Place, int]
-    end: Mapping[Place, int]
+    first: Mapping[TopicPartition, int]
+    end: Mapping[TopicPartition, int]
 
     @property
     def records(self) -> int:
@@ -188,7 +188,7 @@ class Span:
         """How many places have any."""
         return sum(end > self.first.get(place, end) for place, end in self.end.items())
 
-    def is_done(self, committed: Mapping[Place, int]) -> bool:
+    def is_done(self, committed: Mapping[TopicPartition, int]) -> bool:
         """Whether a group that is there has passed all of it."""
         return all(
             committed.get(place, self.first.get(place, end)) >= end
@@ -196,23 +196,23 @@ class Span:
         )
 
 
-def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> Span:
+def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> OffsetRange:
     """What was written at `at_s` or later, up to now.
 
     Raises:
         HeadraceError: There is no such topic, or the broker cannot find a time.
     """
-    first: dict[Place, int] = {}
-    end: dict[Place, int] = {}
+    first: dict[TopicPartition, int] = {}
+    end: dict[TopicPartition, int] = {}
     for topic in topics:
         first |= broker.offsets_at(topic, at_s)
         end |= {place: following for place, (_, following) in broker.ends(topic).items()}
-    return Span(first=first, end=end)
+    return OffsetRange(first=first, end=end)
 
 
-def committed(broker: Broker, group: str, topics: Sequence[str]) -> dict[Place, int]:
+def committed(broker: Broker, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
     """Where a group is at all of its topics."""
-    found: dict[Place, int] = {}
+    found: dict[TopicPartition, int] = {}
     for topic in topics:
         found |= broker.committed(group, topic)
     return found

@@ -15,7 +15,7 @@ from headrace.core import (
     InferResponse,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
     Tensors,
 )
 from headrace.protocol import InferDecoder, InferEncoder
@@ -28,7 +28,7 @@ Shape = tuple[int, ...]
 _LISTS: Final = frozenset({list})
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class EncodedAnswer(msgspec.Struct, frozen=True, gc=False):
     """What is written for one record. `value`: None deletes the key."""
 
     key: bytes | None
@@ -36,7 +36,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class ShapeGroup:
     """Records whose tensors have the same shapes, and so are one.
 
     `places`: which of the records that were decoded, in their order. `rows_each`: how many rows
@@ -55,7 +55,7 @@ class Group:
 class Decoded:
     """Records as tensors. `errors`: why a record is none, by its place."""
 
-    groups: Sequence[Group]
+    groups: Sequence[ShapeGroup]
     errors: dict[int, HeadraceError] = field(default_factory=dict)
 
 
@@ -93,7 +93,9 @@ class Codec(Protocol):
             HeadraceError: What stands in the way of every record.
         """
 
-    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+    def encode(
+        self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]
+    ) -> list[EncodedAnswer]:
         """The answers to those records of a group that have one.
 
         Args:
@@ -106,7 +108,7 @@ class Codec(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class InputSource:
     """Where an input's values come from: one field, or one for each column of a matrix."""
 
     tensor: InputTensor
@@ -115,7 +117,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class AnswerFields:
     """How answers are written: `answered` fields of the input, then the model's `outputs`."""
 
     format: ValueWriter
@@ -132,7 +134,12 @@ class FieldCodec:
     """
 
     def __init__(
-        self, reads: ValueReader, sources: Sequence[Source], written: Written, *, batched: bool
+        self,
+        reads: ValueReader,
+        sources: Sequence[InputSource],
+        written: AnswerFields,
+        *,
+        batched: bool,
     ) -> None:
         self._reads = reads
         self._sources = sources
@@ -152,12 +159,14 @@ class FieldCodec:
         if added.columns:
             more = {name: _pick(column, good) for name, column in added.columns.items()}
             fields = replace(fields, columns={**fields.columns, **more})
-        groups: list[Group] = []
+        groups: list[ShapeGroup] = []
         for indexes in self._alike(fields.columns, len(good), good, errors):
             groups += self._groups(fields, indexes, good, records, errors)
         return Decoded(groups=groups, errors=errors)
 
-    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+    def encode(
+        self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]
+    ) -> list[EncodedAnswer]:
         """As `Codec.encode`."""
         written = self._written
         columns: dict[str, Column] = {name: group.context[name] for name in written.answered}
@@ -168,7 +177,9 @@ class FieldCodec:
         for name in written.outputs:
             columns[name] = outputs[name] if self._batched else outputs[name][np.newaxis]
         return list(
-            starmap(Answer, zip(keys, written.format.encode(columns, len(kept)), strict=True))
+            starmap(
+                EncodedAnswer, zip(keys, written.format.encode(columns, len(kept)), strict=True)
+            )
         )
 
     def _alike(
@@ -205,7 +216,7 @@ class FieldCodec:
         good: Sequence[int],
         records: Sequence[Record],
         errors: dict[int, HeadraceError],
-    ) -> list[Group]:
+    ) -> list[ShapeGroup]:
         """Records of the same shapes as one group; those that are no tensors go to `errors`."""
         try:
             return [self._group(fields, indexes, good, records)]
@@ -233,7 +244,7 @@ class FieldCodec:
         indexes: Sequence[int],
         good: Sequence[int],
         records: Sequence[Record],
-    ) -> Group:
+    ) -> ShapeGroup:
         whole = len(indexes) == len(good)
         columns = fields.columns
         if not whole:
@@ -246,10 +257,10 @@ class FieldCodec:
         key = self._written.key
         keys = _keys(columns[key]) if key else [records[place].key for place in places]
         context = {name: columns[name] for name in self._written.answered}
-        return Group(places=places, inputs=inputs, keys=keys, context=context)
+        return ShapeGroup(places=places, inputs=inputs, keys=keys, context=context)
 
     def _array(
-        self, source: Source, columns: Mapping[str, Column], count: int, *, typed: bool
+        self, source: InputSource, columns: Mapping[str, Column], count: int, *, typed: bool
     ) -> Array:
         tensor = source.tensor
         make = tensor.from_numbers if typed else tensor.from_flat
@@ -338,7 +349,12 @@ class OpenInferenceCodec:
     """
 
     def __init__(
-        self, name: str, version: str, signature: ModelSignature, *, nulls: Nulls = Nulls.NAN
+        self,
+        name: str,
+        version: str,
+        signature: ModelSignature,
+        *,
+        nulls: NullPolicy = NullPolicy.NAN,
     ) -> None:
         self._name, self._version = name, version
         self._decoder = InferDecoder(name, version, signature, nulls=nulls)
@@ -347,7 +363,7 @@ class OpenInferenceCodec:
     def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
         """As `Codec.decode`; each record is a group, and nothing can be added to it."""
         assert not added.columns  # the settings were checked
-        groups: list[Group] = []
+        groups: list[ShapeGroup] = []
         errors: dict[int, HeadraceError] = {}
         for place, record in enumerate(records):
             try:
@@ -356,7 +372,7 @@ class OpenInferenceCodec:
                 errors[place] = error
                 continue
             groups.append(
-                Group(
+                ShapeGroup(
                     places=(place,),
                     inputs=request.inputs,
                     rows_each=request.rows,
@@ -366,7 +382,9 @@ class OpenInferenceCodec:
             )
         return Decoded(groups=groups, errors=errors)
 
-    def encode(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Answer]:
+    def encode(
+        self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]
+    ) -> list[EncodedAnswer]:
         """As `Codec.encode`."""
         if not kept:
             return []
@@ -376,7 +394,7 @@ class OpenInferenceCodec:
         )
         body, _ = self._encoder.encode(response, request)
         assert isinstance(body, bytes)
-        return [Answer(group.keys[0], body)]
+        return [EncodedAnswer(group.keys[0], body)]
 
     def _request(self, record: Record) -> InferRequest:
         if record.value is None:

@@ -15,8 +15,14 @@ from headrace.core import (
 from headrace.core.spec.stream_parts import FormatKind, Function, StreamFormatSpec
 from headrace.protocol.inputs import InputTensor, ModelInputs
 from headrace.scoring.scorer import Scorer
-from headrace.streaming.codec import Codec, FieldCodec, OpenInferenceCodec, Source, Written
-from headrace.streaming.formats import FieldSpec, Layout, ValueReader
+from headrace.streaming.codec import (
+    AnswerFields,
+    Codec,
+    FieldCodec,
+    InputSource,
+    OpenInferenceCodec,
+)
+from headrace.streaming.formats import FieldLayout, FieldSpec, ValueReader
 from headrace.streaming.settings import WorkerSettings
 
 _MODULES: Final = {
@@ -51,18 +57,18 @@ def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
     _check_names(inputs, passed, outputs, answered)
     added = check_added(settings, inputs)
     known = {*(spec.name for spec in inputs), *added}
-    reading = Layout(
+    reading = FieldLayout(
         inputs=tuple(spec for spec in inputs if spec.name not in added),
         outputs=(),
         passed=tuple(name for name in passed if name not in known),
     )
-    writing = Layout(
+    writing = FieldLayout(
         inputs=(),
         outputs=tuple(_field(spec.name, spec, batched=signature.batched) for spec in outputs),
         answered=answered,
     )
     reader = make_reader(reads, reading)
-    written = Written(
+    written = AnswerFields(
         format=_module(writes.kind).make_writer(writes, writing),
         answered=answered,
         outputs=tuple(spec.name for spec in outputs),
@@ -71,7 +77,7 @@ def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
     return FieldCodec(reader, sources, written, batched=signature.batched)
 
 
-def make_reader(settings: StreamFormatSpec, layout: Layout) -> ValueReader:
+def make_reader(settings: StreamFormatSpec, layout: FieldLayout) -> ValueReader:
     """What reads the format that settings name.
 
     Raises:
@@ -146,7 +152,7 @@ def _open_inference(settings: WorkerSettings, scorer: Scorer) -> Codec:
 
 def _sources(
     settings: StreamFormatSpec, signature: ModelSignature, inputs: ModelInputs
-) -> tuple[list[Source], tuple[FieldSpec, ...]]:
+) -> tuple[list[InputSource], tuple[FieldSpec, ...]]:
     for name in (*settings.fields, *settings.columns):
         if name not in inputs.tensors:
             there = ", ".join(inputs.tensors)
@@ -156,11 +162,11 @@ def _sources(
     for name, tensor in inputs.tensors.items():
         if name in settings.columns:
             names = _columns(settings, signature, tensor)
-            sources.append(Source(tensor=tensor, fields=names, is_matrix=True))
+            sources.append(InputSource(tensor=tensor, fields=names, is_matrix=True))
             fields += [FieldSpec(name=one, datatype=tensor.spec.datatype) for one in names]
         else:
             field = settings.fields.get(name, name)
-            sources.append(Source(tensor=tensor, fields=(field,)))
+            sources.append(InputSource(tensor=tensor, fields=(field,)))
             fields.append(_field(field, tensor.spec, batched=signature.batched))
     return sources, tuple(fields)
 

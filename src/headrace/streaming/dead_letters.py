@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
-from headrace.streaming.broker import Broker, Delivery, Membership, Session, Start
-from headrace.streaming.records import Header, NewRecord, Place, Record
+from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Membership, StartPosition
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 
 PREFIX: Final = "headrace-"
 TOPIC: Final = "headrace-topic"
@@ -42,7 +42,7 @@ def answer_id(stream: str, record: Record) -> str:
     return f"{answer_id_prefix(stream, record.place)}{record.offset}"
 
 
-def answer_id_prefix(stream: str, place: Place) -> str:
+def answer_id_prefix(stream: str, place: TopicPartition) -> str:
     """What `answer_id` begins with for the records of a place; their offsets follow."""
     return f"{stream}/{place.topic}/{place.partition}/"
 
@@ -87,7 +87,7 @@ def dead_letter(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class DeadLetter:
     """A dead letter: the record it is, and what its headers say of where it was and why it died.
 
     What another wrote there may lack all of it: empty, or None.
@@ -104,10 +104,10 @@ class Letter:
     died_s: float | None
 
 
-def letter_of(record: Record) -> Letter:
+def letter_of(record: Record) -> DeadLetter:
     """What a record of a dead-letter topic says."""
     said = {name: value.decode("utf-8", "replace") for name, value in record.headers}
-    return Letter(
+    return DeadLetter(
         record=record,
         topic=said.get(TOPIC, ""),
         partition=_number(said.get(PARTITION)),
@@ -137,7 +137,7 @@ class Choice:
     limit: int | None
     partitions: Mapping[str, int]
 
-    def takes(self, letter: Letter) -> bool:
+    def takes(self, letter: DeadLetter) -> bool:
         """Whether a letter is one of them."""
         return letter.topic in self.partitions and self.code in {"", letter.code}
 
@@ -150,18 +150,18 @@ class Redriven(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Step:
+class RedriveStep:
     """What to write, and how far that deals with the letters. `redriven` and `kept` are counts."""
 
     records: list[NewRecord] = field(default_factory=list)
-    done: dict[Place, int] = field(default_factory=dict)
+    done: dict[TopicPartition, int] = field(default_factory=dict)
     redriven: int = 0
     kept: int = 0
 
 
 def deal_with(
-    records: Sequence[Record], choice: Choice, *, ends: Mapping[Place, int], redriven: int
-) -> Step:
+    records: Sequence[Record], choice: Choice, *, ends: Mapping[TopicPartition, int], redriven: int
+) -> RedriveStep:
     """What to do with the next letters: put back, or move to the end.
 
     Args:
@@ -169,7 +169,7 @@ def deal_with(
             that dies again meanwhile is not put back for ever.
         redriven: How many were put back before.
     """
-    step = Step()
+    step = RedriveStep()
     for record in records:
         if record.offset >= ends.get(record.place, 0):
             continue
@@ -202,7 +202,7 @@ def deal_with(
     return step
 
 
-def count(letters: Iterable[Letter], choice: Choice) -> int:
+def count(letters: Iterable[DeadLetter], choice: Choice) -> int:
     """How many of these would be put back."""
     found = sum(choice.takes(letter) for letter in letters)
     return found if choice.limit is None else min(found, choice.limit)
@@ -233,7 +233,7 @@ def _seconds(text: str | None) -> float | None:
         return None
 
 
-def read_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[Letter]:
+def read_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[DeadLetter]:
     """The letters that nobody has dealt with, the oldest of each partition first.
 
     Raises:
@@ -272,7 +272,7 @@ def redrive(
         member=group,
         topics=(topic,),
         delivery=Delivery.EXACTLY_ONCE if exact else Delivery.AT_LEAST_ONCE,
-        start=Start.EARLIEST,
+        start=StartPosition.EARLIEST,
     )
     listener = _Listener()
     session = broker.join(membership, listener)
@@ -291,22 +291,22 @@ class _Listener:
     def __init__(self) -> None:
         self.has_places = False
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         self.has_places = self.has_places or bool(places)
         return None
 
-    def losing(self, places: Sequence[Place]) -> None:
+    def losing(self, places: Sequence[TopicPartition]) -> None:
         """Whatever was done of them is delivered already."""
 
-    def lost(self, places: Sequence[Place]) -> None:
+    def lost(self, places: Sequence[TopicPartition]) -> None:
         """As above."""
 
 
 def _run(
-    session: Session,
+    session: ConsumerSession,
     listener: _Listener,
     choice: Choice,
-    left: Mapping[Place, tuple[int, int]],
+    left: Mapping[TopicPartition, tuple[int, int]],
     monotonic: Callable[[], float],
 ) -> Redriven:
     at = {place: first for place, (first, _) in left.items()}
@@ -337,7 +337,7 @@ def _run(
     return Redriven(redriven, kept)
 
 
-def _left(broker: Broker, stream: str, topic: str) -> dict[Place, tuple[int, int]]:
+def _left(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
     """Of each partition where the letters begin that nobody dealt with, and where they end."""
     dealt = broker.committed(redrive_group(stream), topic)
     return {

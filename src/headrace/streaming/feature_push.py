@@ -23,7 +23,7 @@ from headrace.features.online_writers import refusals
 from headrace.features.wire import decode_view
 from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_reader
-from headrace.streaming.formats import Column, Layout, ValueReader
+from headrace.streaming.formats import Column, FieldLayout, ValueReader
 from headrace.streaming.records import Record, unix_time
 from headrace.streaming.settings import WorkerSettings
 
@@ -131,7 +131,7 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
     if wanted and settings.format.kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE}:
         msg = f"features are of a record's fields, and the format {settings.format.kind} has none"
         raise InvalidArgumentError(msg)
-    layout = Layout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(wanted)))
+    layout = FieldLayout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(wanted)))
     url = told.online_store or online_store_url(home)
     url = url_filled_in(url, what="the URL of the online store") if told.online_store else url
     return Pusher(

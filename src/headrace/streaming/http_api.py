@@ -20,7 +20,7 @@ from headrace.core import FailedPreconditionError
 from headrace.observe.metrics import TEXT_TYPE
 from headrace.streaming.metrics import exposition
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.worker import Worker
+from headrace.streaming.worker import WorkerLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "headrace"
     sys_version = ""
 
-    def __init__(self, worker: Worker, *arguments: object, is_local: bool) -> None:
+    def __init__(self, worker: WorkerLoop, *arguments: object, is_local: bool) -> None:
         self._worker = worker
         self._is_local = is_local
         StreamRequestHandler.__init__(self, *arguments)  # type: ignore[arg-type]  # the server's
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
-def listen(settings: WorkerSettings, worker: Worker) -> list[TCPServer]:
+def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
     """Servers where `settings` say, each in a thread of its own until the process ends.
 
     Raises:

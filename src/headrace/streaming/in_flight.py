@@ -14,14 +14,14 @@ from headrace.core import Code, HeadraceError, PayloadTooLargeError
 from headrace.core.backoff import Backoff
 from headrace.core.spec.stream_parts import StreamErrorsSpec
 from headrace.streaming.codec import NOTHING_ADDED, Added
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _BATCHES_AHEAD: Final = 2
 MAX_BYTES: Final = 64 << 20
 """With so many bytes in records that wait, nothing more is read, however few records these are."""
 
 
-class Intake:
+class PrefetchBuffer:
     """Records that were read and wait for a run, in the order in which they came.
 
     A batch is due when the model is free and its oldest record waited `max_delay_s`, or when it is
@@ -77,7 +77,7 @@ class Intake:
             count -= many
         return batch
 
-    def drop(self, places: Collection[Place]) -> None:
+    def drop(self, places: Collection[TopicPartition]) -> None:
         """Forget what waits of these places: others read it."""
         kept: deque[Record] = deque()
         came: deque[tuple[float, int]] = deque()
@@ -101,7 +101,7 @@ def _size(records: Iterable[Record]) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoAnswer:
+class FailedRecord:
     """A record that has no answer, and what is written of it instead; None for nothing.
 
     `stops`: neither it nor anything after it may be delivered.
@@ -112,12 +112,12 @@ class NoAnswer:
     stops: bool = False
 
 
-Outcome = NewRecord | NoAnswer | None
+Outcome = NewRecord | FailedRecord | None
 """The result of one record: what is written for it; None if it is only done with."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Batch:
+class ScoringBatch:
     """Records that are scored together.
 
     `taken_at`, `again_at`, `failing_since`: monotonic. `again_at`: when it is to be tried again;
@@ -132,14 +132,14 @@ class Batch:
     failing_since: float | None = None
     again_at: float | None = None
     outcomes: Sequence[Outcome] | None = None
-    gone: set[Place] = field(default_factory=set)
+    gone: set[TopicPartition] = field(default_factory=set)
 
     @property
     def is_of_nobody(self) -> bool:
         """Whether all its records are other members' by now."""
         return bool(self.gone) and all(record.place in self.gone for record in self.records)
 
-    def touches(self, places: Collection[Place]) -> bool:
+    def touches(self, places: Collection[TopicPartition]) -> bool:
         """Whether it has records of these places that are still this member's."""
         return any(
             record.place in places and record.place not in self.gone for record in self.records
@@ -147,7 +147,7 @@ class Batch:
 
 
 @dataclass(slots=True, kw_only=True)
-class Due:
+class DueDelivery:
     """What is delivered at once: records to write, and the next offset to read of each place.
 
     `answered`: records that have answers. `without`: what those that have none have instead.
@@ -155,9 +155,9 @@ class Due:
     """
 
     writes: list[NewRecord] = field(default_factory=list)
-    done: dict[Place, int] = field(default_factory=dict)
+    done: dict[TopicPartition, int] = field(default_factory=dict)
     answered: list[Record] = field(default_factory=list)
-    without: list[NoAnswer] = field(default_factory=list)
+    without: list[FailedRecord] = field(default_factory=list)
     stops: tuple[Record, HeadraceError] | None = None
 
     def add_answers(self, records: Sequence[Record], answers: Sequence[Any]) -> None:
@@ -184,11 +184,11 @@ class Due:
         return True
 
 
-class Ledger:
+class InFlightBatches:
     """Batches that were taken and are not delivered, in order."""
 
     def __init__(self) -> None:
-        self._batches: deque[Batch] = deque()
+        self._batches: deque[ScoringBatch] = deque()
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -198,11 +198,11 @@ class Ledger:
         """How many records are under way."""
         return sum(len(batch.records) for batch in self._batches)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, batch: ScoringBatch) -> None:
         """A batch was taken; its records follow those of all before it."""
         self._batches.append(batch)
 
-    def waiting(self) -> list[Batch]:
+    def waiting(self) -> list[ScoringBatch]:
         """Batches that wait for another try."""
         return [batch for batch in self._batches if batch.again_at is not None]
 
@@ -217,13 +217,13 @@ class Ledger:
         first = self._batches[0]
         return first.outcomes is not None or first.is_of_nobody
 
-    def touches(self, places: Collection[Place]) -> bool:
+    def touches(self, places: Collection[TopicPartition]) -> bool:
         """Whether something of these places is neither delivered nor dropped."""
         return any(batch.touches(places) for batch in self._batches)
 
-    def take_due(self) -> Due:
+    def take_due(self) -> DueDelivery:
         """All that may be delivered now, taken out."""
-        due = Due()
+        due = DueDelivery()
         while due.stops is None and self.has_due():
             batch = self._batches.popleft()
             if batch.outcomes is None:
@@ -236,7 +236,7 @@ class Ledger:
                     break
         return due
 
-    def drop(self, places: Collection[Place]) -> None:
+    def drop(self, places: Collection[TopicPartition]) -> None:
         """Nothing of these places that is under way is delivered any more."""
         for batch in self._batches:
             batch.gone.update(places)

@@ -23,8 +23,8 @@ from headrace.observe.metrics import (
     histogram_sample,
     text,
 )
-from headrace.streaming.in_flight import Due
-from headrace.streaming.settings import State, StreamStatus
+from headrace.streaming.in_flight import DueDelivery
+from headrace.streaming.settings import StreamStatus, WorkerState
 
 _MANY: Final = 64
 """So many times and more are counted as an array, at a fifth of the cost."""
@@ -82,7 +82,7 @@ class Counters:
         self.runs += runs
         self.rows += rows
 
-    def delivered(self, due: Due, *, now_s: float, seconds: float) -> None:
+    def delivered(self, due: DueDelivery, *, now_s: float, seconds: float) -> None:
         """Some answers were handed to the broker.
 
         Args:
@@ -222,7 +222,7 @@ def _state(status: StreamStatus, labels: Labels) -> Iterator[Family]:
     yield gauge(
         "headrace_stream_state",
         "1 for what the worker is at.",
-        [((*labels, ("state", state)), state is status.state) for state in State],
+        [((*labels, ("state", state)), state is status.state) for state in WorkerState],
     )
 
 

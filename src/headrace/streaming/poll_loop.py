@@ -9,14 +9,20 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
-from headrace.streaming.broker import Delivery, Session
+from headrace.streaming.broker import ConsumerSession, Delivery
 from headrace.streaming.codec import NOTHING_ADDED
-from headrace.streaming.in_flight import Batch, Intake, Ledger, Outcome, retry_at
+from headrace.streaming.in_flight import (
+    InFlightBatches,
+    Outcome,
+    PrefetchBuffer,
+    ScoringBatch,
+    retry_at,
+)
 from headrace.streaming.metrics import Counters
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
-from headrace.streaming.writer import Writer
+from headrace.streaming.writer import ResultWriter
 
 LONGEST_POLL_S: Final = 0.25
 QUICK_S: Final = 0.002
@@ -44,7 +50,7 @@ class Finished:
     `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them.
     """
 
-    batch: Batch
+    batch: ScoringBatch
     result: Sequence[Outcome] | HeadraceError
     seconds: float
     runs: int = 0
@@ -62,7 +68,7 @@ class Runner(Protocol):
     def has_room(self) -> bool:
         """Whether one may be submitted: it runs at once, or is the only one that waits."""
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: ScoringBatch) -> None:
         """Run a batch; the session is woken when it is finished."""
 
     def finished(self) -> list[Finished]:
@@ -72,7 +78,7 @@ class Runner(Protocol):
         """Until one is finished, or that time is over."""
 
 
-class Holding:
+class Backpressure:
     """Partitions of which the broker hands out nothing. Decides; the caller brings the time.
 
     A full queue alone is no reason: it is full for a moment all the time, and to be paused may cost
@@ -80,16 +86,16 @@ class Holding:
     """
 
     def __init__(self) -> None:
-        self._held: set[Place] = set()
-        self._fresh: set[Place] = set()
+        self._held: set[TopicPartition] = set()
+        self._fresh: set[TopicPartition] = set()
         """Places that came; brokers differ on whether one that was paused comes back so."""
         self._full_since: float | None = None
 
-    def gained(self, places: Collection[Place]) -> None:
+    def gained(self, places: Collection[TopicPartition]) -> None:
         """These came."""
         self._fresh.update(places)
 
-    def gone(self, places: Collection[Place]) -> None:
+    def gone(self, places: Collection[TopicPartition]) -> None:
         """These went."""
         self._held.difference_update(places)
         self._fresh.difference_update(places)
@@ -99,8 +105,8 @@ class Holding:
         return None if self._full_since is None else self._full_since + HOLD_AFTER_S
 
     def change(
-        self, places: Collection[Place], *, has_room: bool, is_paused: bool, now: float
-    ) -> tuple[list[Place], list[Place]]:
+        self, places: Collection[TopicPartition], *, has_room: bool, is_paused: bool, now: float
+    ) -> tuple[list[TopicPartition], list[TopicPartition]]:
         """What is to be paused, and what to be resumed, which the caller does.
 
         Args:
@@ -124,10 +130,10 @@ class Holding:
         return sorted(pause), sorted(resume)
 
 
-class Pump:
+class PollLoop:
     """Moves the records of one session; its listener too. Used by one thread."""
 
-    session: Session
+    session: ConsumerSession
 
     def __init__(
         self,
@@ -140,25 +146,25 @@ class Pump:
         windows: Windows | None = None,
     ) -> None:
         self.windows = windows
-        self.intake = Intake(
+        self.intake = PrefetchBuffer(
             max_batch_size=settings.max_batch_size, max_delay_s=settings.max_delay_s
         )
-        self.ledger = Ledger()
-        self.places: set[Place] = set()
+        self.ledger = InFlightBatches()
+        self.places: set[TopicPartition] = set()
         self.is_paused = False
         self.last_error = ""
         self._settings = settings
         self._is_exact = settings.delivery is Delivery.EXACTLY_ONCE
         """Whether what is delivered is a transaction, which costs much whatever its size."""
         self._runner = runner
-        self._writer = Writer(settings)
+        self._writer = ResultWriter(settings)
         self._errors = settings.errors
         self._counters = counters
         self._clock = clock
         self._chance = chance
         self._commit_at = 0.0
-        self._holding = Holding()
-        self._running: dict[Batch, float] = {}
+        self._holding = Backpressure()
+        self._running: dict[ScoringBatch, float] = {}
         """Since when the model has which, the oldest first."""
         self._is_quick = False
         """Whether the last batch took the model less than `QUICK_S`."""
@@ -214,7 +220,7 @@ class Pump:
         self._deliver(force=True)
         self._settle(until)
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         """As `Rebalanced`: read from where the group is, or the windows' states are."""
         self.places.update(places)
         self._holding.gained(places)
@@ -227,7 +233,7 @@ class Pump:
             self._over = error
             return None
 
-    def losing(self, places: Sequence[Place]) -> None:
+    def losing(self, places: Sequence[TopicPartition]) -> None:
         """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
         gone = set(places)
         until = self._clock.monotonic() + self._settings.handover_s
@@ -248,7 +254,7 @@ class Pump:
         self._forget(gone)
         self._counters.given_up += len(places)
 
-    def lost(self, places: Sequence[Place]) -> None:
+    def lost(self, places: Sequence[TopicPartition]) -> None:
         """As `Rebalanced`: what is under way of these places is nobody's."""
         gone = set(places)
         self.intake.drop(gone)
@@ -277,7 +283,7 @@ class Pump:
             "it takes so long, else stop the stream and look at them"
         )
 
-    def _settle(self, until: float, places: set[Place] | None = None) -> None:
+    def _settle(self, until: float, places: set[TopicPartition] | None = None) -> None:
         """Wait until what was delivered is safe; windows' states are of that then."""
         within_s = max(until - self._clock.monotonic(), 0.0)
         if self.windows is None:
@@ -290,7 +296,7 @@ class Pump:
         windows: Windows,
         *,
         within_s: float,
-        places: set[Place] | None = None,
+        places: set[TopicPartition] | None = None,
         is_last: bool = False,
     ) -> None:
         if self.session.flush(within_s):
@@ -298,7 +304,7 @@ class Pump:
         else:
             windows.postpone()
 
-    def _forget(self, gone: set[Place]) -> None:
+    def _forget(self, gone: set[TopicPartition]) -> None:
         self.places -= gone
         self._holding.gone(gone)
         if self.windows is not None:
@@ -317,13 +323,13 @@ class Pump:
                 break
             records = self.intake.take()
             added = NOTHING_ADDED if self.windows is None else self.windows.count(records)
-            batch = Batch(records=records, taken_at=now, added=added)
+            batch = ScoringBatch(records=records, taken_at=now, added=added)
             self._counters.batches.observe(len(batch.records))
             self.ledger.add(batch)
             self._run(batch)
         self._deliver(force=False)
 
-    def _run(self, batch: Batch) -> None:
+    def _run(self, batch: ScoringBatch) -> None:
         batch.tries += 1
         self._running[batch] = self._clock.monotonic()
         self._runner.submit(batch)
@@ -339,7 +345,7 @@ class Pump:
                 one.batch.outcomes = one.result
                 one.batch.failing_since = None
 
-    def _failed(self, batch: Batch, error: HeadraceError, now: float) -> None:
+    def _failed(self, batch: ScoringBatch, error: HeadraceError, now: float) -> None:
         """What stands in the way of all records may pass: the batch waits, or has had its time."""
         self.last_error = str(error)
         if batch.is_of_nobody:

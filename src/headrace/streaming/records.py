@@ -19,7 +19,7 @@ LAST_S: Final = 253_402_300_800.0
 _SHOWN: Final = 60
 
 
-class Place(NamedTuple):
+class TopicPartition(NamedTuple):
     """One ordered part of a topic. A broker without partitions has the partition 0 only."""
 
     topic: str
@@ -34,7 +34,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     this time, where the broker counts; else 1.
     """
 
-    place: Place
+    place: TopicPartition
     offset: int
     key: bytes | None
     value: bytes | None
@@ -61,7 +61,7 @@ class NewRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lag:
+class PartitionLag:
     """How far a group is behind at one place.
 
     `records`: that wait, the ones handed out and not done counted in. `seconds`: since the oldest

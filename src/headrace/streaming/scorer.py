@@ -25,16 +25,16 @@ from headrace.core.priorities import DEFAULT_LEVEL
 from headrace.engine import BatchQueue, Ticket, usable_cores
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.loading import load
-from headrace.scoring.scorer import Scored, Scorer
-from headrace.streaming.codec import NOTHING_ADDED, Added, Answer, Codec, Group
+from headrace.scoring.scorer import ScoredRows, Scorer
+from headrace.streaming.codec import NOTHING_ADDED, Added, Codec, EncodedAnswer, ShapeGroup
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.feature_push import Pusher, make_pusher
-from headrace.streaming.in_flight import Batch, Outcome, may_pass
+from headrace.streaming.in_flight import Outcome, ScoringBatch, may_pass
 from headrace.streaming.poll_loop import Finished
 from headrace.streaming.records import Record
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.writer import Result, TooOldError, Writer
+from headrace.streaming.writer import Result, ResultWriter, TooOldError
 
 _MOST_THREADS: Final = 4
 """Beyond, records are decoded and encoded no faster: that is Python's."""
@@ -45,7 +45,7 @@ class _Part(Ticket):
 
     __slots__ = ("of",)
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: ShapeGroup) -> None:
         super().__init__()
         self.of = group
         self.rows = len(group.places) * group.rows_each
@@ -60,19 +60,19 @@ class Counted(NamedTuple):
     rows: int = 0
 
 
-class Answers(Protocol):
+class ScoreRecords(Protocol):
     """Scores records. Used by one thread."""
 
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
     ) -> list[Result]:
-        """As `Answerer.answer`."""
+        """As `RecordScorer.answer`."""
 
     def count(self) -> Counted:
         """What was run since the last call."""
 
 
-class Answerer:
+class RecordScorer:
     """Scores records. Used by one thread."""
 
     def __init__(
@@ -135,7 +135,7 @@ class Answerer:
                 found[at] = TooOldError(f"{msg} scored")
         return found
 
-    def _runs(self, groups: Sequence[Group]) -> list[list[_Part]]:
+    def _runs(self, groups: Sequence[ShapeGroup]) -> list[list[_Part]]:
         """Which groups are run together, within `max_batch_size` rows."""
         parts = [_Part(group) for group in groups]
         if len(parts) < 2 or not self._scorer.signature.batched:  # noqa: PLR2004  # no company
@@ -178,7 +178,7 @@ class Answerer:
     def _good(
         self,
         parts: list[_Part],
-        scored: Scored,
+        scored: ScoredRows,
         places: Sequence[int],
         results: dict[int, Result],
     ) -> list[Sequence[int]]:
@@ -203,7 +203,7 @@ class Answerer:
 
     def _encode(
         self,
-        group: Group,
+        group: ShapeGroup,
         outputs: Tensors,
         kept: Sequence[int],
         places: Sequence[int],
@@ -226,7 +226,7 @@ class Answerer:
         for index, answer in zip(kept, answers, strict=True):
             results[places[group.places[index]]] = answer
 
-    def _one_by_one(self, group: Group, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
+    def _one_by_one(self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
         found: list[Result] = []
         for at, index in enumerate(kept):
             rows = slice(at * group.rows_each, (at + 1) * group.rows_each)
@@ -243,7 +243,7 @@ class Answerer:
 
 
 class Stages:
-    """Pushes records, scores them, and treats those without a value apart. See `Answers`.
+    """Pushes records, scores them, and treats those without a value apart. See `ScoreRecords`.
 
     Args:
         answers: Scores the records that have a value; None where they are pushed only.
@@ -252,7 +252,7 @@ class Stages:
     """
 
     def __init__(
-        self, answers: Answers | None, *, forwards: bool, pusher: Pusher | None = None
+        self, answers: ScoreRecords | None, *, forwards: bool, pusher: Pusher | None = None
     ) -> None:
         self._answers = answers
         self._forwards = forwards
@@ -261,7 +261,7 @@ class Stages:
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
     ) -> list[Result]:
-        """As `Answers`."""
+        """As `ScoreRecords`."""
         answers, pusher = self._answers, self._pusher
         values = [record.value for record in records]
         if answers is not None and pusher is None and None not in values:  # nearly always
@@ -272,7 +272,7 @@ class Stages:
             if record.value is None and self._forwards:
                 results[at] = InvalidArgumentError("the record has neither a value nor a key")
                 if record.key is not None:
-                    results[at] = Answer(record.key, None)
+                    results[at] = EncodedAnswer(record.key, None)
         if pusher is not None and rest:
             errors = pusher.push([records[at] for at in rest], added.of(rest))
             for index, error in errors.items():
@@ -286,7 +286,7 @@ class Stages:
         return results
 
     def count(self) -> Counted:
-        """As `Answers`."""
+        """As `ScoreRecords`."""
         return Counted() if self._answers is None else self._answers.count()
 
 
@@ -304,7 +304,7 @@ def load_scorer(settings: WorkerSettings) -> Scorer | None:
     return Scorer(load(model), name=model.model_name, version=model.model_version)
 
 
-def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[Answers]:
+def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRecords]:
     """What answers, for each thread one.
 
     Raises:
@@ -318,11 +318,11 @@ def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[Answer
         count = 1  # rows of the same time are pushed in order
         pusher = make_pusher(settings)
     forwards = bool(settings.sink) and settings.output.forwards_tombstones
-    made: list[Answers] = []
+    made: list[ScoreRecords] = []
     for _ in range(count):
         answers = None
         if scorer is not None:
-            answers = Answerer(
+            answers = RecordScorer(
                 scorer,
                 make_codec(settings, scorer),
                 max_batch_size=settings.max_batch_size,
@@ -341,8 +341,8 @@ class ModelThreads:
 
     def __init__(
         self,
-        answerers: Sequence[Answers],
-        writer: Writer,
+        answerers: Sequence[ScoreRecords],
+        writer: ResultWriter,
         *,
         clock: Clock,
         wake: Callable[[], None],
@@ -351,7 +351,7 @@ class ModelThreads:
         self._writer = writer
         self._clock = clock
         self._wake = wake
-        self._queue: SimpleQueue[Batch | None] = SimpleQueue()
+        self._queue: SimpleQueue[ScoringBatch | None] = SimpleQueue()
         self._finished: deque[Finished | BaseException] = deque()
         self._is_finished = threading.Event()
         self._in_flight = 0
@@ -375,7 +375,7 @@ class ModelThreads:
         """Whether none runs that has not been collected."""
         return self._in_flight == 0
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: ScoringBatch) -> None:
         """As `Runner`."""
         self._in_flight += 1
         self._queue.put(batch)
@@ -401,7 +401,7 @@ class ModelThreads:
         for _ in self._answerers:
             self._queue.put(None)
 
-    def _work(self, answerer: Answers) -> None:
+    def _work(self, answerer: ScoreRecords) -> None:
         while (batch := self._queue.get()) is not None:
             started = time.perf_counter()
             try:

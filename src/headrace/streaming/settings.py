@@ -9,16 +9,16 @@ from typing import Final
 
 import msgspec
 
-from headrace.core import InvalidArgumentError, Nulls, ReplicaSettings
+from headrace.core import InvalidArgumentError, NullPolicy, ReplicaSettings
 from headrace.core.spec.stream_parts import (
+    FailurePolicy,
     FormatKind,
-    Policy,
     StreamErrorsSpec,
     StreamFormatSpec,
     StreamOutputSpec,
     StreamWindowsSpec,
 )
-from headrace.streaming.broker import Delivery, Start
+from headrace.streaming.broker import Delivery, StartPosition
 from headrace.streaming.windows.panes import window_mistakes
 
 
@@ -83,13 +83,13 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: ScoringEndpoint | None = None
     format: StreamFormatSpec = StreamFormatSpec()
     sink_format: StreamFormatSpec | None = None
-    nulls: Nulls = Nulls.NAN
+    nulls: NullPolicy = NullPolicy.NAN
     output: StreamOutputSpec = StreamOutputSpec()
     errors: StreamErrorsSpec = StreamErrorsSpec()
     windows: StreamWindowsSpec | None = None
     features: PushSettings | None = None
     delivery: Delivery = Delivery.AT_LEAST_ONCE
-    start: Start = Start.LATEST
+    start: StartPosition = StartPosition.LATEST
     start_s: float | None = None
     session_timeout_s: float = 10.0
     max_batch_size: int = 256
@@ -123,7 +123,7 @@ def check_settings(settings: WorkerSettings) -> None:
             f"dead_letters '{settings.dead_letters}' is read too: its records would never end",
         ),
         (
-            settings.errors.policy is Policy.DEAD_LETTER and not settings.dead_letters,
+            settings.errors.policy is FailurePolicy.DEAD_LETTER and not settings.dead_letters,
             "errors.policy is dead_letter, so dead_letters has to name a topic (or skip, or stop)",
         ),
         (settings.max_batch_size < 1, "max_batch_size is at least 1"),
@@ -186,7 +186,7 @@ EXIT_STOPPED_BY_RECORD: Final = 7
 """By its policy the stream stopped before a record that has no answer."""
 
 
-class State(StrEnum):
+class WorkerState(StrEnum):
     """What a worker is at."""
 
     STARTING = "starting"
@@ -215,7 +215,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     stream: str
     member: str
-    state: State = State.STARTING
+    state: WorkerState = WorkerState.STARTING
     places: list[PlaceStatus] = []
     waiting: int = 0
     """Records that were read and are in no batch yet."""

@@ -15,11 +15,11 @@ import msgspec
 from headrace.core import Clock, ConflictError, HeadraceError, NotFoundError, SystemClock
 from headrace.core.backoff import Backoff
 from headrace.core.errors import Code
-from headrace.streaming.broker import Broker, Membership, Session
+from headrace.streaming.broker import Broker, ConsumerSession, Membership
 from headrace.streaming.metrics import Counters
-from headrace.streaming.poll_loop import Pump, Runner, StoppedByRecordError
-from headrace.streaming.records import Lag, Place
-from headrace.streaming.settings import PlaceStatus, State, StreamStatus, WorkerSettings
+from headrace.streaming.poll_loop import PollLoop, Runner, StoppedByRecordError
+from headrace.streaming.records import PartitionLag, TopicPartition
+from headrace.streaming.settings import PlaceStatus, StreamStatus, WorkerSettings, WorkerState
 from headrace.streaming.windows.session import Windows
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _FOR_EVER: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
 """Errors of joining that no waiting will change."""
 
 
-class Worker:
+class WorkerLoop:
     """Runs one stream. `runner` has to call `wake` when it has finished a batch.
 
     `wait`: sleeps at most so long, less if the event is set; for tests with a clock of their own.
@@ -58,13 +58,13 @@ class Worker:
         self._random = random or Random()  # noqa: S311  # jitter, no secret
         self._wait = wait
         self._row_problem = row_problem
-        self._session: Session | None = None
+        self._session: ConsumerSession | None = None
         self._stopping = threading.Event()
         self._is_paused = settings.paused
         self._has_topics = False
         self._last_error = ""
         self._status_at = 0.0
-        self._lag: dict[Place, Lag] = {}
+        self._lag: dict[TopicPartition, PartitionLag] = {}
         self._came_round_at = self._assigned_at = self._clock.monotonic()
 
     @property
@@ -132,7 +132,7 @@ class Worker:
         windows = None
         if settings.windows is not None:
             windows = Windows(settings, broker, self.counters.windows, clock=self._clock)
-        pump = Pump(
+        pump = PollLoop(
             settings,
             runner,
             self.counters,
@@ -164,7 +164,7 @@ class Worker:
                 pump.is_paused = self._is_paused
                 pump.turn()
                 self._tell(pump, session)
-            self._tell(pump, session, State.STOPPING, at_once=True)
+            self._tell(pump, session, WorkerState.STOPPING, at_once=True)
             pump.end(until=self._clock.monotonic() + settings.drain_timeout_s)
         except StoppedByRecordError:
             session.flush(LAST_FLUSH_S)
@@ -176,7 +176,7 @@ class Worker:
             if windows is not None:
                 windows.close()
             self._lag = {}
-            self._tell(pump, session, State.STOPPED, at_once=True)
+            self._tell(pump, session, WorkerState.STOPPED, at_once=True)
 
     def _come_round(self) -> None:
         self._came_round_at = self._clock.monotonic()
@@ -188,7 +188,7 @@ class Worker:
         self._last_error = text
         self._status = msgspec.structs.replace(
             self._counted(),
-            state=State.RECONNECTING,
+            state=WorkerState.RECONNECTING,
             trouble=text,
             last_error=text,
             lacks_topic=isinstance(error, NotFoundError),
@@ -197,24 +197,29 @@ class Worker:
         self._wait(self._stopping, REJOIN.jittered_s(failures, chance=self._random.random()))
 
     def _tell(
-        self, pump: Pump, session: Session, state: State | None = None, *, at_once: bool = False
+        self,
+        pump: PollLoop,
+        session: ConsumerSession,
+        state: WorkerState | None = None,
+        *,
+        at_once: bool = False,
     ) -> None:
         """Renew the status, which others read whole, if it is time."""
         now = self._clock.monotonic()
         if now < self._status_at and not at_once:
             return
         self._status_at = now + STATUS_EVERY_S
-        is_over = state is State.STOPPED
+        is_over = state is WorkerState.STOPPED
         if pump.places:
             self._assigned_at = now
         if not is_over:
             with contextlib.suppress(HeadraceError):  # what is known already has to do
                 self._lag = dict(session.lag())
         if state is None and self._is_paused:
-            state = State.PAUSED
+            state = WorkerState.PAUSED
         elif state is None:
             is_retrying = session.trouble or pump.ledger.waiting()
-            state = State.RETRYING if is_retrying else State.RUNNING
+            state = WorkerState.RETRYING if is_retrying else WorkerState.RUNNING
         places = (
             [] if is_over else [_place_status(p, self._lag.get(p)) for p in sorted(pump.places)]
         )
@@ -244,7 +249,7 @@ class Worker:
         )
 
 
-def _place_status(place: Place, lag: Lag | None) -> PlaceStatus:
+def _place_status(place: TopicPartition, lag: PartitionLag | None) -> PlaceStatus:
     return PlaceStatus(
         topic=place.topic,
         partition=place.partition,

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from headrace.core import Code, HeadraceError
-from headrace.core.spec.stream_parts import Policy, Timestamps
-from headrace.streaming.codec import Answer
+from headrace.core.spec.stream_parts import FailurePolicy, Timestamps
+from headrace.streaming.codec import EncodedAnswer
 from headrace.streaming.dead_letters import ATTEMPTS, answer_id, answer_id_prefix, dead_letter
-from headrace.streaming.in_flight import NoAnswer, Outcome
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.in_flight import FailedRecord, Outcome
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
 
-Result = Answer | HeadraceError | None
+Result = EncodedAnswer | HeadraceError | None
 """The result of scoring one record; None for a record that is done with, and has no answer."""
 
 
@@ -21,7 +21,7 @@ class TooOldError(HeadraceError):
     code = Code.DEADLINE_EXCEEDED
 
 
-class Writer:
+class ResultWriter:
     """Makes what a stream writes of results. Holds no state."""
 
     def __init__(self, settings: WorkerSettings) -> None:
@@ -44,12 +44,12 @@ class Writer:
         outcomes: list[Outcome] = []
         add = outcomes.append
         sink, keeps_time = self._sink, self._keeps_time
-        place: Place | None = None
+        place: TopicPartition | None = None
         prefix = ""
         for record, result in zip(records, results, strict=True):
             if result is None:
                 add(None)
-            elif not isinstance(result, Answer):
+            elif not isinstance(result, EncodedAnswer):
                 add(self.failed(record, result, attempts=attempts, now_s=now_s))
             elif record.headers:
                 add(self._with_headers(record, result))
@@ -71,10 +71,10 @@ class Writer:
 
     def failed(
         self, record: Record, error: HeadraceError, *, attempts: int, now_s: float
-    ) -> NoAnswer:
+    ) -> FailedRecord:
         """What comes of a record that has no answer; one that is too old stops nothing."""
         match self._policy:
-            case Policy.DEAD_LETTER:
+            case FailurePolicy.DEAD_LETTER:
                 letter = dead_letter(
                     record,
                     error,
@@ -83,15 +83,15 @@ class Writer:
                     attempts=attempts,
                     now_s=now_s,
                 )
-                return NoAnswer(error=error, letter=letter)
-            case Policy.SKIP:
-                return NoAnswer(error=error)
-            case Policy.STOP:
-                return NoAnswer(error=error, stops=not isinstance(error, TooOldError))
+                return FailedRecord(error=error, letter=letter)
+            case FailurePolicy.SKIP:
+                return FailedRecord(error=error)
+            case FailurePolicy.STOP:
+                return FailedRecord(error=error, stops=not isinstance(error, TooOldError))
             case other:
                 assert_never(other)
 
-    def _with_headers(self, record: Record, answer: Answer) -> NewRecord:
+    def _with_headers(self, record: Record, answer: EncodedAnswer) -> NewRecord:
         wanted = self._headers
         keeps_time = self._keeps_time and record.timestamp_s > 0
         return NewRecord(

@@ -33,11 +33,11 @@ from headrace.features import (
     Feature,
     FeatureReader,
     FeatureService,
+    FeatureStatus,
     FeatureView,
     ForeignStore,
     OnlineStore,
     Record,
-    Status,
     open_online_store,
     record_time_us,
 )
@@ -264,7 +264,7 @@ class ForeignStoreContract:
 
         rows = reader.read(keys)
 
-        there, gone = Status.PRESENT, Status.MISSING
+        there, gone = FeatureStatus.PRESENT, FeatureStatus.MISSING
         for view in service.views:
             assert rows.statuses[view.name] == [gone, there, gone, there]
         for column in rows.columns.values():
@@ -285,7 +285,7 @@ class ForeignStoreContract:
         rows = FeatureReader(service, store).read({n: [v] * 1_201 for n, v in known.items()})
 
         for view in service.views:
-            assert rows.statuses[view.name] == [Status.PRESENT] * 1_201
+            assert rows.statuses[view.name] == [FeatureStatus.PRESENT] * 1_201
 
     def test_threads_get_their_own_answers(
         self,
@@ -298,14 +298,14 @@ class ForeignStoreContract:
         reader = FeatureReader(service, store)
         view = service.views[0].name
 
-        def status(asked: Mapping[str, object]) -> Status:
+        def status(asked: Mapping[str, object]) -> FeatureStatus:
             rows = reader.read({name: [value] for name, value in asked.items()})
             return rows.statuses[view][0]
 
         with ThreadPoolExecutor(4) as pool:
             found = list(pool.map(status, [known, unknown] * 20))
 
-        assert found == [Status.PRESENT, Status.MISSING] * 20
+        assert found == [FeatureStatus.PRESENT, FeatureStatus.MISSING] * 20
 
     def test_it_is_not_written(self, store: OnlineStore, service: FeatureService) -> None:
         """Whoever fills it would not know."""
@@ -335,4 +335,4 @@ class ForeignStoreContract:
 
         rows = reader.read({name: [value] for name, value in known.items()})
 
-        assert rows.statuses[service.views[0].name] == [Status.PRESENT]
+        assert rows.statuses[service.views[0].name] == [FeatureStatus.PRESENT]

@@ -15,8 +15,14 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced, Start
-from headrace.streaming.records import Lag, NewRecord, Place, Record
+from headrace.streaming.broker import (
+    BrokerFeatures,
+    Delivery,
+    Membership,
+    Rebalanced,
+    StartPosition,
+)
+from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 from headrace.testing.virtual_time import TurnedClock, TurnedRunner
 
 __all__ = ["MemoryBroker", "MemorySession", "TurnedClock", "TurnedRunner"]
@@ -26,15 +32,15 @@ __all__ = ["MemoryBroker", "MemorySession", "TurnedClock", "TurnedRunner"]
 class _Group:
     """`claims`: who has a place, and a number that is another one each time it moves."""
 
-    committed: dict[Place, int] = field(default_factory=dict)
-    claims: dict[Place, tuple["MemorySession", int]] = field(default_factory=dict)
+    committed: dict[TopicPartition, int] = field(default_factory=dict)
+    claims: dict[TopicPartition, tuple["MemorySession", int]] = field(default_factory=dict)
     members: dict[str, "MemorySession"] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=count)
 
-    def hand(self, place: Place, to: "MemorySession") -> None:
+    def hand(self, place: TopicPartition, to: "MemorySession") -> None:
         self.claims[place] = to, next(self.numbers)
 
-    def of(self, session: "MemorySession | None") -> dict[Place, int]:
+    def of(self, session: "MemorySession | None") -> dict[TopicPartition, int]:
         """The places of a member, and their numbers."""
         return {p: number for p, (owner, number) in self.claims.items() if owner is session}
 
@@ -47,7 +53,7 @@ class MemoryBroker:
         spreads: Whether who joins gets what is free; else a test gives places with `give`.
     """
 
-    abilities = Abilities(exactly_once="in one step", partitions=True, rebalances=True)
+    abilities = BrokerFeatures(exactly_once="in one step", partitions=True, rebalances=True)
 
     def __init__(
         self, clock: TurnedClock, *, safe_after_s: float = 0.0, spreads: bool = True
@@ -59,7 +65,7 @@ class MemoryBroker:
         self.sessions: list[MemorySession] = []
         """All that ever were."""
         self._spreads = spreads
-        self._places: dict[Place, list[Record]] = {}
+        self._places: dict[TopicPartition, list[Record]] = {}
         self._groups: dict[str, _Group] = {}
 
     def join(self, membership: Membership, listener: Rebalanced) -> "MemorySession":
@@ -84,12 +90,14 @@ class MemoryBroker:
         self.sessions.append(session)
         return session
 
-    def owner(self, group: str, place: Place) -> "MemorySession | None":
+    def owner(self, group: str, place: TopicPartition) -> "MemorySession | None":
         """Who has a place."""
         claim = self._groups[group].claims.get(place)
         return None if claim is None else claim[0]
 
-    def give(self, group: str, place: Place, to: "MemorySession", *, is_seized: bool) -> None:
+    def give(
+        self, group: str, place: TopicPartition, to: "MemorySession", *, is_seized: bool
+    ) -> None:
         """Let a place go to another member: asked for, or taken without a word."""
         found = self._groups[group]
         owner = self.owner(group, place)
@@ -103,7 +111,7 @@ class MemoryBroker:
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
         """Make a topic if it is not there."""
         if not any(place.topic == topic for place in self._places):
-            self._places.update((Place(topic, number), []) for number in range(partitions))
+            self._places.update((TopicPartition(topic, number), []) for number in range(partitions))
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; without a partition, the key says which."""
@@ -124,16 +132,16 @@ class MemoryBroker:
                 )
             )
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on."""
         places = [place for place in self._of(topic) if place in after]
         return [one for place in places for one in self._places[place][after[place] :]][:most]
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets."""
         return {place: (0, len(self._places[place])) for place in self._of(topic)}
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time."""
         return {
             place: next(
@@ -143,12 +151,12 @@ class MemoryBroker:
             for place in self._of(topic)
         }
 
-    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is."""
         found = self._groups.get(group, _Group()).committed
         return {place: offset for place, offset in found.items() if place.topic == topic}
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere."""
         found = self._groups.setdefault(group, _Group())
         if found.members:
@@ -163,21 +171,21 @@ class MemoryBroker:
         """What a topic has, place by place."""
         return [record for place in self._of(topic) for record in self._places[place]]
 
-    def _of(self, topic: str) -> list[Place]:
+    def _of(self, topic: str) -> list[TopicPartition]:
         found = sorted(place for place in self._places if place.topic == topic)
         if not found:
             msg = f"there is no topic '{topic}'"
             raise NotFoundError(msg)
         return found
 
-    def position(self, group: _Group, membership: Membership, place: Place) -> int:
+    def position(self, group: _Group, membership: Membership, place: TopicPartition) -> int:
         """Where a member begins to read."""
         at = group.committed.get(place)
         if at is not None:
             return at
         if membership.start_s is not None:
             return self.offsets_at(place.topic, membership.start_s)[place]
-        return 0 if membership.start is Start.EARLIEST else len(self._places[place])
+        return 0 if membership.start is StartPosition.EARLIEST else len(self._places[place])
 
 
 class MemorySession:
@@ -193,20 +201,20 @@ class MemorySession:
         self, broker: MemoryBroker, group: _Group, membership: Membership, listener: Rebalanced
     ) -> None:
         self.membership = membership
-        self.asked_for: dict[Place, MemorySession] = {}
+        self.asked_for: dict[TopicPartition, MemorySession] = {}
         self.waits = True
         self.fails: HeadraceError | None = None
-        self.paused: set[Place] = set()
+        self.paused: set[TopicPartition] = set()
         self.polled_at: list[float] = []
-        self.delivered: list[tuple[list[NewRecord], dict[Place, int]]] = []
+        self.delivered: list[tuple[list[NewRecord], dict[TopicPartition, int]]] = []
         self._broker = broker
         self._group = group
         self._listener = listener
-        self.strays: list[Place] = []
-        self.began: set[tuple[Place, int]] = set()
-        self._positions: dict[Place, int] = {}
-        self._numbers: dict[Place, int] = {}
-        self._unsafe: list[tuple[list[NewRecord], dict[Place, int]]] = []
+        self.strays: list[TopicPartition] = []
+        self.began: set[tuple[TopicPartition, int]] = set()
+        self._positions: dict[TopicPartition, int] = {}
+        self._numbers: dict[TopicPartition, int] = {}
+        self._unsafe: list[tuple[list[NewRecord], dict[TopicPartition, int]]] = []
         self._is_woken = False
         self._ended: HeadraceError | None = None
 
@@ -234,15 +242,15 @@ class MemorySession:
         self._is_woken = False
         return found
 
-    def pause(self, places: Sequence[Place]) -> None:
+    def pause(self, places: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these."""
         self.paused.update(places)
 
-    def resume(self, places: Sequence[Place]) -> None:
+    def resume(self, places: Sequence[TopicPartition]) -> None:
         """The contrary."""
         self.paused.difference_update(places)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """At once what is exactly once; the rest when it is time, or in `flush`."""
         self._check()
         if self.fails is not None:
@@ -272,7 +280,7 @@ class MemorySession:
             self._settle_one()
         return True
 
-    def lag(self) -> Mapping[Place, Lag]:
+    def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """Of the places that are this member's."""
         now_s = self._broker.clock.now()
         found = {}
@@ -280,7 +288,7 @@ class MemorySession:
             at = self._broker.position(self._group, self.membership, place)
             waiting = self._broker.read(place.topic, after={place: at}, most=1 << 30)
             oldest_s = waiting[0].timestamp_s if waiting else now_s
-            found[place] = Lag(records=len(waiting), seconds=now_s - oldest_s)
+            found[place] = PartitionLag(records=len(waiting), seconds=now_s - oldest_s)
         return found
 
     def wake(self) -> None:
@@ -342,11 +350,11 @@ class MemorySession:
                 self._numbers[place] = mine[place]
                 self.began.add((place, at))
 
-    def _has(self, place: Place) -> bool:
+    def _has(self, place: TopicPartition) -> bool:
         """Whether a place is this member's, and was all the time since it was told."""
         return self._group.claims.get(place) == (self, self._numbers.get(place))
 
-    def _forget(self, places: Sequence[Place]) -> None:
+    def _forget(self, places: Sequence[TopicPartition]) -> None:
         for place in places:
             del self._positions[place]
             del self._numbers[place]
@@ -368,7 +376,7 @@ class MemorySession:
         if self._unsafe:
             self._write(*self._unsafe.pop(0))
 
-    def _write(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def _write(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         self._broker.send(records)
         for place, offset in done.items():
             if self._has(place):

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from itertools import count
 
 from headrace.core import HeadraceError
-from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.poll_loop import Finished
 
 _BEGINNING_S = 1_700_000_000.0
@@ -80,19 +80,19 @@ class TurnedRunner:
     def __init__(
         self,
         clock: TurnedClock,
-        answer: Callable[[Batch], Iterable[Outcome] | HeadraceError],
+        answer: Callable[[ScoringBatch], Iterable[Outcome] | HeadraceError],
         *,
-        seconds: Callable[[Batch], float] = lambda _: 0.0,
+        seconds: Callable[[ScoringBatch], float] = lambda _: 0.0,
         threads: int = 1,
         wake: Callable[[], None] = lambda: None,
     ) -> None:
-        self.submitted: list[Batch] = []
+        self.submitted: list[ScoringBatch] = []
         self.wake = wake
         self._clock = clock
         self._answer = answer
         self._seconds = seconds
         self._threads = threads
-        self._waiting: list[Batch] = []
+        self._waiting: list[ScoringBatch] = []
         self._running = 0
         self._finished: list[Finished] = []
 
@@ -106,7 +106,7 @@ class TurnedRunner:
         """As `Runner`."""
         return self._in_flight <= self._threads
 
-    def submit(self, batch: Batch) -> None:
+    def submit(self, batch: ScoringBatch) -> None:
         """As `Runner`."""
         self.submitted.append(batch)
         self._waiting.append(batch)
@@ -132,7 +132,7 @@ class TurnedRunner:
             seconds = self._seconds(batch)
             self._clock.later(seconds, lambda b=batch, s=seconds: self._finish(b, s))  # type: ignore[misc]  # bound now
 
-    def _finish(self, batch: Batch, seconds: float) -> None:
+    def _finish(self, batch: ScoringBatch, seconds: float) -> None:
         self._running -= 1
         result = self._answer(batch)
         outcomes = result if isinstance(result, HeadraceError) else list(result)

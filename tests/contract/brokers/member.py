@@ -11,9 +11,9 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from headrace.streaming.broker import Delivery, Membership, Session, Start
+from headrace.streaming.broker import ConsumerSession, Delivery, Membership, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 MOST = 100
 IDLE_S = 3.0
@@ -24,12 +24,12 @@ class Silent:
 
     has_gained = False
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         self.has_gained = self.has_gained or bool(places)
         return None
 
-    def losing(self, places: Sequence[Place]) -> None: ...
-    def lost(self, places: Sequence[Place]) -> None: ...
+    def losing(self, places: Sequence[TopicPartition]) -> None: ...
+    def lost(self, places: Sequence[TopicPartition]) -> None: ...
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
         member=said["member"],
         topics=(said["topic"],),
         delivery=Delivery(said["delivery"]),
-        start=Start.EARLIEST,
+        start=StartPosition.EARLIEST,
         session_timeout_s=said["session_timeout_s"],
     )
     listener = Silent()
@@ -65,7 +65,7 @@ def main() -> None:
         session.poll(0, 0.2)
 
 
-def copy(session: Session, listener: Silent, sink: str) -> None:
+def copy(session: ConsumerSession, listener: Silent, sink: str) -> None:
     idle_since = time.monotonic()
     started = False
     while time.monotonic() - idle_since < IDLE_S or session.trouble:
@@ -90,7 +90,7 @@ def copies(records: Sequence[Record], sink: str) -> list[NewRecord]:
     ]
 
 
-def after(records: Sequence[Record]) -> dict[Place, int]:
+def after(records: Sequence[Record]) -> dict[TopicPartition, int]:
     return {one.place: one.offset + 1 for one in records}
 
 

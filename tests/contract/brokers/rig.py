@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
-from headrace.streaming.broker import Broker, Delivery, Membership, Session, Start
+from headrace.streaming.broker import Broker, ConsumerSession, Delivery, Membership, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 AT_ONCE = 30_000
 """More than a test writes: noida shows nothing after a transaction that was aborted to who begins
@@ -54,7 +54,7 @@ class Rig:
         said: dict[str, object] = {
             "group": new_name("group"),
             "member": "one",
-            "start": Start.EARLIEST,
+            "start": StartPosition.EARLIEST,
             "session_timeout_s": self.session_timeout_s,
             **changes,
         }
@@ -65,28 +65,28 @@ class Rig:
 class Listener:
     """Remembers what it heard; `before` is done in `losing`, `offsets` are its own state."""
 
-    offsets: Mapping[Place, int] | None = None
-    before: Callable[[Sequence[Place]], None] | None = None
-    held: set[Place] = field(default_factory=set)
-    lost_places: list[Place] = field(default_factory=list)
-    given_away: list[Place] = field(default_factory=list)
+    offsets: Mapping[TopicPartition, int] | None = None
+    before: Callable[[Sequence[TopicPartition]], None] | None = None
+    held: set[TopicPartition] = field(default_factory=set)
+    lost_places: list[TopicPartition] = field(default_factory=list)
+    given_away: list[TopicPartition] = field(default_factory=list)
     told: int = 0
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         self.told += 1
         assert not self.held & set(places), "a place is gained once"
         self.held |= set(places)
         mine = self.offsets or {}
         return {place: offset for place, offset in mine.items() if place in places} or None
 
-    def losing(self, places: Sequence[Place]) -> None:
+    def losing(self, places: Sequence[TopicPartition]) -> None:
         assert set(places) <= self.held
         if self.before is not None:
             self.before(places)
         self.given_away += places
         self.held -= set(places)
 
-    def lost(self, places: Sequence[Place]) -> None:
+    def lost(self, places: Sequence[TopicPartition]) -> None:
         assert set(places) <= self.held
         self.lost_places += places
         self.held -= set(places)
@@ -117,15 +117,17 @@ def numbers(records: Iterable[Record]) -> list[int]:
     return [int(record.value or b"") for record in records]
 
 
-def after(records: Iterable[Record]) -> dict[Place, int]:
+def after(records: Iterable[Record]) -> dict[TopicPartition, int]:
     """The offsets that are next when these are done."""
-    done: dict[Place, int] = {}
+    done: dict[TopicPartition, int] = {}
     for record in records:
         done[record.place] = max(done.get(record.place, 0), record.offset + 1)
     return done
 
 
-def take(session: Session, count: int, *, within_s: float, most: int = 1000) -> list[Record]:
+def take(
+    session: ConsumerSession, count: int, *, within_s: float, most: int = 1000
+) -> list[Record]:
     """At least `count` records, or as many as came in that time."""
     found: list[Record] = []
     deadline = time.monotonic() + within_s
@@ -134,7 +136,7 @@ def take(session: Session, count: int, *, within_s: float, most: int = 1000) -> 
     return found
 
 
-def settle(session: Session, holds: Callable[[], bool], *, within_s: float) -> None:
+def settle(session: ConsumerSession, holds: Callable[[], bool], *, within_s: float) -> None:
     """Poll for nothing until that holds."""
     deadline = time.monotonic() + within_s
     while not holds():
@@ -155,7 +157,7 @@ def everything(broker: Broker, topic: str) -> list[Record]:
 @contextmanager
 def joined(
     broker: Broker, membership: Membership, listener: Listener | None = None
-) -> Iterator[Session]:
+) -> Iterator[ConsumerSession]:
     """A session that is closed at the end."""
     session = broker.join(membership, listener or Listener())
     try:

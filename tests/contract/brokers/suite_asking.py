@@ -6,7 +6,7 @@ import pytest
 
 from headrace.core import InvalidArgumentError, NotFoundError, UnsupportedError
 from headrace.streaming.broker import Broker
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -34,7 +34,7 @@ class Asking:
         topic = new_topic(broker, partitions=3)
         count = 3 if broker.abilities.partitions else 1
 
-        assert set(broker.ends(topic)) == {Place(topic, number) for number in range(count)}
+        assert set(broker.ends(topic)) == {TopicPartition(topic, number) for number in range(count)}
 
     @pytest.mark.parametrize("partitions", [0, -1])
     def test_a_topic_of_no_partitions_is_refused(self, broker: Broker, partitions: int) -> None:
@@ -52,7 +52,7 @@ class Asking:
         with pytest.raises(NotFoundError, match=topic):
             broker.ends(topic)
         with pytest.raises(NotFoundError, match=topic):
-            broker.read(topic, after={Place(topic, 0): 0}, most=1)
+            broker.read(topic, after={TopicPartition(topic, 0): 0}, most=1)
         with pytest.raises(NotFoundError, match=topic):
             broker.send(numbered(topic, [1]))
         with pytest.raises(NotFoundError, match=topic):
@@ -99,7 +99,7 @@ class Asking:
 
     def test_lag_counts_what_is_not_done(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker)
-        place = Place(topic, 0)
+        place = TopicPartition(topic, 0)
         broker.send(numbered(topic, range(10)))
         with joined(broker, rig.membership(topic)) as session:
             found = take(session, 10, within_s=rig.settles_s)

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from headrace.core import HeadraceError, UnsupportedError
-from headrace.streaming.broker import Broker, Delivery, Session
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.broker import Broker, ConsumerSession, Delivery
+from headrace.streaming.records import NewRecord, TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -138,7 +138,9 @@ class Delivering:
             assert everything(broker, sink) == []
 
     @staticmethod
-    def _deliver(session: Session, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def _deliver(
+        session: ConsumerSession, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]
+    ) -> None:
         """Some brokers hear only later that a record could not be written."""
         session.deliver(records, done)
         if not session.flush(10):

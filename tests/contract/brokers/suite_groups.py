@@ -5,8 +5,8 @@ import time
 import pytest
 
 from headrace.core import FailedPreconditionError
-from headrace.streaming.broker import Broker, Start
-from headrace.streaming.records import Place
+from headrace.streaming.broker import Broker, StartPosition
+from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -27,7 +27,7 @@ class Groups:
         topic = new_topic(broker)
         broker.send(numbered(topic, range(5)))
 
-        with joined(broker, rig.membership(topic, start=Start.EARLIEST)) as session:
+        with joined(broker, rig.membership(topic, start=StartPosition.EARLIEST)) as session:
             assert numbers(take(session, 5, within_s=rig.settles_s)) == [0, 1, 2, 3, 4]
 
     def test_a_new_group_begins_at_the_latest_record(self, rig: Rig, broker: Broker) -> None:
@@ -35,7 +35,7 @@ class Groups:
         broker.send(numbered(topic, range(5)))
         listener = Listener()
 
-        with joined(broker, rig.membership(topic, start=Start.LATEST), listener) as session:
+        with joined(broker, rig.membership(topic, start=StartPosition.LATEST), listener) as session:
             settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
             broker.send(numbered(topic, range(5, 8)))
             found = take(session, 3, within_s=rig.settles_s)
@@ -52,7 +52,7 @@ class Groups:
         time.sleep(0.1)
         broker.send(numbered(topic, range(5, 8)))
 
-        membership = rig.membership(topic, start=Start.LATEST, start_s=start_s)
+        membership = rig.membership(topic, start=StartPosition.LATEST, start_s=start_s)
         with joined(broker, membership) as session:
             assert numbers(take(session, 3, within_s=rig.settles_s)) == [5, 6, 7]
 
@@ -67,7 +67,7 @@ class Groups:
             session.deliver([], after(found[:4]))
             assert session.flush(rig.settles_s)
 
-        again = rig.membership(topic, group=membership.group, start=Start.LATEST)
+        again = rig.membership(topic, group=membership.group, start=StartPosition.LATEST)
         with joined(broker, again) as session:
             assert numbers(take(session, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
 
@@ -132,7 +132,7 @@ class Groups:
             (committed,) = broker.committed(membership.group, topic).items()
         place, offset = committed
 
-        assert place == Place(topic, 0)
+        assert place == TopicPartition(topic, 0)
         assert found[5].offset < offset <= found[6].offset
 
     def test_a_group_is_put_elsewhere_while_no_member_runs(self, rig: Rig, broker: Broker) -> None:
@@ -154,14 +154,14 @@ class Groups:
         topic = new_topic(broker)
         broker.send(numbered(topic, range(10)))
         found = everything(broker, topic)
-        membership = rig.membership(topic, start=Start.LATEST)
+        membership = rig.membership(topic, start=StartPosition.LATEST)
         broker.set_committed(membership.group, {found[0].place: found[4].offset})
 
         with joined(broker, membership) as session:
             assert numbers(take(session, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]
 
     @staticmethod
-    def _put(rig: Rig, broker: Broker, group: str, offsets: dict[Place, int]) -> None:
+    def _put(rig: Rig, broker: Broker, group: str, offsets: dict[TopicPartition, int]) -> None:
         """A server may take a while to know that a member which comes back by name has left."""
         deadline = time.monotonic() + rig.settles_s + rig.session_timeout_s
         while True:

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core import HeadraceError
 from headrace.streaming.broker import Broker
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -49,7 +49,7 @@ class Reading:
         finally:
             other.close()
 
-        places: dict[bytes | None, set[Place]] = {}
+        places: dict[bytes | None, set[TopicPartition]] = {}
         for record in everything(broker, topic):
             places.setdefault(record.key, set()).add(record.place)
 
@@ -65,7 +65,9 @@ class Reading:
             [NewRecord(topic=topic, key=b"%d" % n, value=b"", partition=last) for n in (1, 2)]
         )
 
-        assert [record.place for record in everything(broker, topic)] == [Place(topic, last)] * 2
+        assert [record.place for record in everything(broker, topic)] == [
+            TopicPartition(topic, last)
+        ] * 2
 
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -164,7 +166,7 @@ class Reading:
         self, rig: Rig, broker: Broker
     ) -> None:
         topic = new_topic(broker)
-        place = Place(topic, 0)
+        place = TopicPartition(topic, 0)
         with joined(broker, rig.membership(topic)) as session:
             broker.send(numbered(topic, range(10)))
             first = take(session, 1, within_s=rig.settles_s, most=1)

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from headrace.core import HeadraceError
-from headrace.streaming.broker import Broker, Delivery, Session
-from headrace.streaming.records import Place, Record
+from headrace.streaming.broker import Broker, ConsumerSession, Delivery
+from headrace.streaming.records import Record, TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -80,7 +80,7 @@ class Sharing:
             assert len(first.given_away) == 2
 
     @staticmethod
-    def _work(session: Session, found: list[Record]) -> None:
+    def _work(session: ConsumerSession, found: list[Record]) -> None:
         some = session.poll(10, 0.1)
         session.deliver([], after(some))
         found += some
@@ -124,7 +124,7 @@ class Sharing:
             settle(session, lambda: time.monotonic() > ends, within_s=rig.settles_s + 60)
             session.deliver([], after(found))
             assert session.flush(rig.settles_s)
-            assert listener.held == {Place(topic, 0)}
+            assert listener.held == {TopicPartition(topic, 0)}
             assert listener.told == 1
 
         broker.send(numbered(topic, [5]))

@@ -16,9 +16,9 @@ from headrace.core import (
     UnauthenticatedError,
     UnavailableError,
 )
-from headrace.streaming.broker import Broker, Delivery, Start
+from headrace.streaming.broker import Broker, Delivery, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import NewRecord, TopicPartition
 from tests.contract.brokers.kafka_proxy import Proxy, proxied
 from tests.contract.brokers.kafka_servers import Server, noida, tansu
 from tests.contract.brokers.rig import (
@@ -132,7 +132,7 @@ def test_what_is_done_at_a_place_of_somebody_else_is_refused(rig: Rig, broker: B
         joined(broker, rig.membership(topic)) as session,
         pytest.raises(ConflictError, match="elsewhere/0 is not with member 'one'"),
     ):
-        session.deliver([], {Place("elsewhere", 0): 1})
+        session.deliver([], {TopicPartition("elsewhere", 0): 1})
 
 
 def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
@@ -150,7 +150,7 @@ def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
 def test_a_group_keeps_its_first_start_though_it_read_nothing(rig: Rig, broker: Broker) -> None:
     topic = new_topic(broker)
     broker.send(numbered(topic, range(5)))
-    membership = rig.membership(topic, start=Start.LATEST)
+    membership = rig.membership(topic, start=StartPosition.LATEST)
     listener = Listener()
     with joined(broker, membership, listener) as session:
         settle(session, lambda: bool(listener.held), within_s=rig.settles_s)
@@ -200,7 +200,7 @@ def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> 
 
 def test_a_place_that_is_paused_still_says_how_far_behind_it_is(rig: Rig, broker: Broker) -> None:
     topic = new_topic(broker)
-    place = Place(topic, 0)
+    place = TopicPartition(topic, 0)
     broker.send(numbered(topic, range(10)))
     with joined(broker, rig.membership(topic)) as session:
         found = take(session, 10, within_s=rig.settles_s)
@@ -242,7 +242,7 @@ class Hooked(Listener):
 
     hook: Callable[[], None] = lambda: None
 
-    def gained(self, places: Sequence[Place]) -> Mapping[Place, int] | None:
+    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
         self.hook()
         return super().gained(places)
 
@@ -324,7 +324,7 @@ def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
     broker = pending.rig.open()
     topic = new_topic(broker)
     broker.send(numbered(topic, range(10)))
-    membership = pending.rig.membership(topic, start=Start.EARLIEST)
+    membership = pending.rig.membership(topic, start=StartPosition.EARLIEST)
     with joined(broker, membership) as session:
         found = take(session, 10, within_s=30)
         session.deliver([], after(found[:4]))
@@ -347,7 +347,7 @@ def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(pending: Pendi
     broker = pending.rig.open()
     topic = new_topic(broker)
     broker.send(numbered(topic, range(10)))
-    membership = pending.rig.membership(topic, start=Start.EARLIEST)
+    membership = pending.rig.membership(topic, start=StartPosition.EARLIEST)
     with joined(broker, membership) as session:
         found = take(session, 10, within_s=30)
         session.deliver([], after(found[:4]))

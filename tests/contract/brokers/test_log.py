@@ -13,7 +13,7 @@ import pytest
 from headrace.core import ConflictError, InvalidArgumentError
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.brokers.log.broker import LogBroker
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import NewRecord, TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -29,7 +29,7 @@ from tests.contract.brokers.rig import (
 from tests.contract.brokers.suite import BrokerContract
 
 DAY_S = 86_400.0
-PLACE = Place("t", 0)
+PLACE = TopicPartition("t", 0)
 
 
 @pytest.mark.e2e
@@ -212,7 +212,7 @@ def test_done_beyond_another_members_place_is_refused(log: LogBroker, rig: Rig) 
     with joined(log, rig.membership("t")) as session:
         session.poll(1, 0)
         with pytest.raises(ConflictError, match="other/0 is not with member 'one'"):
-            session.deliver([], {Place("other", 0): 0})
+            session.deliver([], {TopicPartition("other", 0): 0})
 
 
 _SENDER = """

@@ -9,16 +9,16 @@ import pytest
 
 from headrace.core import InvalidArgumentError
 from headrace.streaming.brokers.log.broker import LogBroker
-from headrace.streaming.brokers.log.file import Bell
-from headrace.streaming.records import Place
+from headrace.streaming.brokers.log.file import ChangeNotifier
+from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import Listener, Rig, joined, numbered, numbers, take
 
 LONG_S = 60.0
 
 
 @contextlib.contextmanager
-def bells(folder: Path, *names: str) -> Iterator[list[Bell]]:
-    made = [Bell(folder) for _ in names]
+def bells(folder: Path, *names: str) -> Iterator[list[ChangeNotifier]]:
+    made = [ChangeNotifier(folder) for _ in names]
     try:
         for bell, name in zip(made, names, strict=True):
             assert bell.listen(name)
@@ -29,7 +29,7 @@ def bells(folder: Path, *names: str) -> Iterator[list[Bell]]:
             bell.close()
 
 
-def waited_s(bell: Bell, most_s: float) -> float:
+def waited_s(bell: ChangeNotifier, most_s: float) -> float:
     began = time.monotonic()
     bell.wait(most_s)
     return time.monotonic() - began
@@ -67,7 +67,7 @@ def test_who_has_died_is_forgotten(tmp_path: Path) -> None:
 def test_who_cannot_be_rung_looks_by_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Bell, "listen", lambda *_: False)  # as on a disk without sockets
+    monkeypatch.setattr(ChangeNotifier, "listen", lambda *_: False)  # as on a disk without sockets
     log = LogBroker(tmp_path / "log")
     log.create_topic("t")
     rig = Rig(url="unused:", home=tmp_path)
@@ -83,8 +83,8 @@ def test_who_cannot_be_rung_looks_by_itself(
 
 def test_a_state_that_names_a_place_which_was_not_gained_is_refused(tmp_path: Path) -> None:
     class Strange(Listener):
-        def gained(self, places: object) -> dict[Place, int]:  # noqa: ARG002  # whatever comes
-            return {Place("elsewhere", 3): 0}
+        def gained(self, places: object) -> dict[TopicPartition, int]:  # noqa: ARG002  # whatever comes
+            return {TopicPartition("elsewhere", 3): 0}
 
     log = LogBroker(tmp_path / "log")
     log.create_topic("t")

@@ -21,7 +21,7 @@ from headrace.core import (
 )
 from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.brokers.log.file import LogFullError
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import NewRecord, TopicPartition
 from tests.contract.brokers.rig import Rig, after, everything, joined, numbered, numbers, take
 
 
@@ -216,10 +216,10 @@ def test_a_group_is_put_only_where_records_are(folder: Path) -> None:
         broker.send(numbered("t", range(3)))
         for offset in (-1, 4):
             with pytest.raises(InvalidArgumentError, match=r"t/0 ends at 3"):
-                broker.set_committed("g", {Place("t", 0): offset})
-        broker.set_committed("g", {Place("t", 0): 3})
+                broker.set_committed("g", {TopicPartition("t", 0): offset})
+        broker.set_committed("g", {TopicPartition("t", 0): 3})
 
-        assert broker.committed("g", "t") == {Place("t", 0): 3}
+        assert broker.committed("g", "t") == {TopicPartition("t", 0): 3}
 
 
 def test_another_process_that_closes_the_log_takes_nothing_from_who_has_it_open(

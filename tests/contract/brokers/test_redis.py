@@ -15,7 +15,7 @@ from headrace.core import (
 )
 from headrace.streaming.broker import Broker
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from tests.contract.brokers.rig import (
     Listener,
     Rig,
@@ -93,7 +93,7 @@ def test_records_that_were_trimmed_while_in_hand_are_skipped(broker: Broker, rig
 
     with joined(broker, membership) as session:
         found = numbers(take(session, 1, within_s=10))
-        lag = session.lag()[Place(topic, 0)]
+        lag = session.lag()[TopicPartition(topic, 0)]
     assert found[0] > 2
     assert lag.records >= len(found)
 

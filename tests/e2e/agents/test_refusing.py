@@ -18,11 +18,11 @@ import pytest
 
 from headrace.control.agents.messages import (
     PROTOCOL,
+    AgentInstructions,
+    AgentStatus,
     Bundle,
     GatewayOptions,
     Poll,
-    Report,
-    Told,
     with_version,
 )
 from headrace.control.agents.tls import MutualTls, client_context
@@ -64,8 +64,8 @@ def context_of(files: Files, ca: Path) -> ssl.SSLContext:
 POLL = Poll(protocol=PROTOCOL, agent="test", wait_s=0.0)
 
 
-def report(name: str, **more: object) -> Report:
-    return Report(protocol=PROTOCOL, agent="test", name=name, **more)  # type: ignore[arg-type]  # as a Report has them
+def report(name: str, **more: object) -> AgentStatus:
+    return AgentStatus(protocol=PROTOCOL, agent="test", name=name, **more)  # type: ignore[arg-type]  # as a Report has them
 
 
 async def test_only_certificates_of_the_authority_come_in_and_each_for_itself(lab: Lab) -> None:
@@ -75,8 +75,8 @@ async def test_only_certificates_of_the_authority_come_in_and_each_for_itself(la
     mine = lab.authority.client("gw-1")
 
     async def says(
-        files: Files, message: Poll | Report, ca: Path = lab.authority.ca
-    ) -> Told | None:
+        files: Files, message: Poll | AgentStatus, ca: Path = lab.authority.ca
+    ) -> AgentInstructions | None:
         client = ControlClient(lab.url, context_of(files, ca))
         try:
             if isinstance(message, Poll):

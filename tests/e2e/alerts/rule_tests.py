@@ -21,12 +21,12 @@ from headrace.monitor.slo import (
     CRASH_WINDOW_S,
     LETTERS_WINDOW_S,
     REFUSED_WINDOW_S,
+    EndpointObjective,
     ErrorBurn,
     ErrorsOver,
     Fact,
     LatencyBurn,
     LatencyOver,
-    Objective,
     StreamPromise,
     objectives_of,
     stream_promises_of,
@@ -93,7 +93,7 @@ def write_rule_tests(folder: Path, spec: str) -> list[Path]:
 
 
 def rule_tests(
-    objectives: Sequence[Objective],
+    objectives: Sequence[EndpointObjective],
     rule_files: Sequence[str],
     *,
     window_ratio: float = 1.0,
@@ -117,20 +117,20 @@ def rule_tests(
 
 
 def _concerned(
-    kind: AlertKind, objectives: Sequence[Objective], window_ratio: float
-) -> Objective | None:
+    kind: AlertKind, objectives: Sequence[EndpointObjective], window_ratio: float
+) -> EndpointObjective | None:
     """An endpoint on which an alert can be shown; None if there is none."""
     is_usual = window_ratio == 1.0
     if kind.is_of_stream:
         return None
     if kind.is_of_system:
-        return Objective(endpoint="") if is_usual else None
+        return EndpointObjective(endpoint="") if is_usual else None
     if not windows_of(kind.condition) and not is_usual:
         return None
     return next((one for one in objectives if _can_fire(kind, one)), None)
 
 
-def _can_fire(kind: AlertKind, objective: Objective) -> bool:
+def _can_fire(kind: AlertKind, objective: EndpointObjective) -> bool:
     match kind.condition:
         case ErrorBurn(windows=burn):
             budget = objective.error_budget
@@ -143,7 +143,7 @@ def _can_fire(kind: AlertKind, objective: Objective) -> bool:
             return True
 
 
-def _test(kind: AlertKind, objective: Objective) -> Document:
+def _test(kind: AlertKind, objective: EndpointObjective) -> Document:
     shortest = min(windows_of(kind.condition), default=0.0)
     is_scaled = shortest > 0
     step_s = _STEP_S * (objective.window_ratio if is_scaled else 1.0)
@@ -173,7 +173,7 @@ def _after(kind: AlertKind) -> int:
             return 0
 
 
-def _series(kind: AlertKind, objective: Objective) -> Iterator[Series]:  # noqa: C901, PLR0912  # a case each
+def _series(kind: AlertKind, objective: EndpointObjective) -> Iterator[Series]:  # noqa: C901, PLR0912  # a case each
     name = objective.endpoint
     match kind.condition:
         case ErrorBurn() | ErrorsOver():

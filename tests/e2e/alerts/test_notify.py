@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headrace.control.notify.delivery import send
-from headrace.control.notify.messages import AlertNotice, Message, NoticeKey
+from headrace.control.notify.messages import AlertMessage, AlertNotice, NoticeKey
 from headrace.control.notify.notifier import Notifier, receiver_urls
 from headrace.core import (
     DeadlineExceededError,
@@ -30,7 +30,7 @@ def anyio_backend() -> str:
 
 async def tell(receiver: dict[str, Any], environment: dict[str, str] | None = None) -> str:
     spec = settings({"name": "one", **receiver}).receivers[0]
-    message = Message(receiver=spec, endpoint="fraud", firing=(FIRING,), resolved=())
+    message = AlertMessage(receiver=spec, endpoint="fraud", firing=(FIRING,), resolved=())
     return await send(message, environment=environment or {}, admin_url=ADMIN, now=1764000000.0)
 
 
@@ -148,7 +148,7 @@ async def test_who_refuses_is_told_again_and_nobody_waits_for_it() -> None:
 async def test_a_bug_of_a_receivers_library_ends_nobody_else() -> None:
     told: list[str] = []
 
-    async def send_some(message: Message, **_: object) -> str:
+    async def send_some(message: AlertMessage, **_: object) -> str:
         await asyncio.sleep(0)
         if message.receiver.name == "a":
             raise ValueError("a bug")

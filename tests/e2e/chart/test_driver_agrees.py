@@ -8,7 +8,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.kubernetes import Place, objects_of
+from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.helm_values import arms_of, version_values, with_grpc
@@ -58,7 +58,7 @@ def _without_maker(value: Any) -> Any:
 
 
 def both(
-    endpoint: DesiredEndpoint, *, place: Place = PLACE, **kubernetes: Any
+    endpoint: DesiredEndpoint, *, place: InstallationName = PLACE, **kubernetes: Any
 ) -> tuple[list[Object], list[Object]]:
     """What the driver and the chart make of an endpoint, in the same order."""
     desired = a_state(endpoint, **kubernetes)

@@ -483,7 +483,7 @@ def test_routes_of_static_mode_are_those_that_are_exported_for_the_gateway_api(
         )
         for row in rows
     }  # fmt: skip
-    place = deploy.Place(namespace="models", services=services)
+    place = deploy.ClusterTarget(namespace="models", services=services)
     export = deploy.gateway_api(deploy.read_facts(spec), place, deploy.GatewayApiOptions())
 
     objects = rendered(merged(static(*rows), CHOICES["ingress"][1]))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.connection import Target, gateway, seen_from_here
+from headrace.cli.connection import CommandTarget, gateway, seen_from_here
 from headrace.cli.events import follow_events
 from headrace.cli.management import Management
 from headrace.cli.models.store import model_store, stored_on
@@ -195,7 +195,7 @@ def test_a_file_that_shrinks_while_it_is_sent_is_no_model(tmp_path: Path) -> Non
 def test_a_gateway_is_where_its_control_plane_is() -> None:
     status = {"addresses": {"http": "http://127.0.0.1:8000"}}
     with scripted(response(status)) as server:
-        target = Target(home=Path("h"), url=f"http://localhost:{server.port}")
+        target = CommandTarget(home=Path("h"), url=f"http://localhost:{server.port}")
         url = gateway(target).url
 
     assert url == "http://127.0.0.1:8000"  # the control plane is on this very machine
@@ -216,7 +216,7 @@ def test_an_address_that_leads_elsewhere_is_told() -> None:
 def test_a_prefix_and_a_secure_address_are_kept() -> None:
     with scripted(response({"models": [], "problems": []})) as server:
         url = f"http://127.0.0.1:{server.port}/headrace"
-        listed = model_store(Target(home=Path("h"), url=url)).list(None)
+        listed = model_store(CommandTarget(home=Path("h"), url=url)).list(None)
         assert listed == {"models": [], "problems": []}
     with pytest.raises(UnavailableError, match="is the address right"):
         Management(f"https://127.0.0.1:{free_port()}", is_remote=True).get("/x")

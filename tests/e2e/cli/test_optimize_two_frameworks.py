@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.optimize.search.journal import Built, Failed, read_journal
+from headrace.optimize.search.journal import Built, CandidateFailed, read_journal
 from headrace.optimize.search.process import REQUEST, SearchRequest
 from tests.wide_networks import LABELS, ROWS, SAVED
 
@@ -61,7 +61,7 @@ def test_no_process_of_a_search_holds_both(tmp_path: Path) -> None:
     events = read_journal(folder)
     built = {event.name: event for event in events if isinstance(event, Built)}
     held = {line.split(maxsplit=1)[1] for line in noted.read_text().splitlines()}
-    assert not [event for event in events if isinstance(event, Failed)]
+    assert not [event for event in events if isinstance(event, CandidateFailed)]
     assert {"savedmodel", "openvino-int8", "pruned-ffn-50"} <= built.keys()
     assert not built["pruned-ffn-50"].recipe["taught"].startswith("no")
     assert held == {"tensorflow", "torch"}

@@ -10,17 +10,23 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.local.sandbox import FIRST_UID, Abilities, Occasion, Probe, Sandbox
-from headrace.control.sandboxed.run import Limits, SandboxedRun
+from headrace.control.local.sandbox import (
+    FIRST_UID,
+    KernelFeatures,
+    KernelProbe,
+    Sandbox,
+    SandboxPurpose,
+)
+from headrace.control.sandboxed.run import SandboxedRun, SandboxLimits
 from headrace.core import FailedPreconditionError
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or bool(Probe().result().user), reason="cannot become another user"
+    os.geteuid() != 0 or bool(KernelProbe().result().user), reason="cannot become another user"
 )
-LIMITS = Limits(timeout_s=30.0, timeout_reason="it took too long", memory_bytes=1 << 40)
-SEARCHER = FIRST_UID + Occasion.SEARCH
+LIMITS = SandboxLimits(timeout_s=30.0, timeout_reason="it took too long", memory_bytes=1 << 40)
+SEARCHER = FIRST_UID + SandboxPurpose.SEARCH
 PROGRAM = """
 import os
 import sys
@@ -42,12 +48,12 @@ def home() -> Iterator[Path]:
 
 def place(home: Path, *, has_namespaces: bool) -> SandboxedRun:
     """A search's, in a home that is closed to others."""
-    able = Abilities(namespaces="not here", user="", landlock=True)
-    abilities = Probe().result if has_namespaces else lambda: able
+    able = KernelFeatures(namespaces="not here", user="", landlock=True)
+    abilities = KernelProbe().result if has_namespaces else lambda: able
     made = SandboxedRun(
         sandbox=Sandbox(hide=(home,), reports=home, abilities=abilities),
         folder=home / "optimize" / "key",
-        occasion=Occasion.SEARCH,
+        occasion=SandboxPurpose.SEARCH,
     )
     made.own.mkdir(parents=True, mode=0o700)
     (made.own / "program.py").write_text(PROGRAM)
@@ -66,7 +72,7 @@ def said(made: SandboxedRun) -> tuple[str, str]:
 
 @needs_root
 def test_with_namespaces_a_closed_home_is_no_obstacle(home: Path) -> None:
-    if Probe().result().namespaces:
+    if KernelProbe().result().namespaces:
         pytest.skip("no namespaces")
 
     assert said(place(home, has_namespaces=True)) == (f"{SEARCHER} secret True\n", "")
@@ -84,7 +90,7 @@ def test_without_namespaces_a_program_that_may_not_read_its_files_is_refused(hom
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_root_that_can_become_nobody_else_is_refused(home: Path) -> None:
     made = place(home, has_namespaces=False)
-    made.sandbox.abilities = lambda: Abilities(user="no CAP_SETUID", landlock=True)
+    made.sandbox.abilities = lambda: KernelFeatures(user="no CAP_SETUID", landlock=True)
 
     with pytest.raises(FailedPreconditionError, match=r"stays root \(no CAP_SETUID\)"):
         said(made)
@@ -111,7 +117,7 @@ def test_a_request_replaces_the_link_that_a_program_left(home: Path) -> None:
 
 
 def test_a_program_inherits_no_descriptor(home: Path) -> None:
-    made = place(home, has_namespaces=not Probe().result().namespaces)
+    made = place(home, has_namespaces=not KernelProbe().result().namespaces)
     (made.own / "program.py").write_text("import os; print(sorted(os.listdir('/proc/self/fd')))")
     with (home / "data").open() as secret:
         os.set_inheritable(secret.fileno(), True)  # noqa: FBT003  # positional only

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from headrace.client import Client
-from headrace.control.local.sandbox import Abilities, Sandbox
+from headrace.control.local.sandbox import KernelFeatures, Sandbox
 from headrace.control.sandboxed.convert import converted_model
 from headrace.core import CodeNotAllowedError, FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.convert.convert import Conversion
@@ -158,7 +158,7 @@ def test_what_is_code_in_a_graph_is_told(folder: Path) -> None:
 
 def test_a_model_is_not_converted_where_the_process_cannot_be_isolated(folder: Path) -> None:
     request = wild(folder, "raise ValueError")
-    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=Abilities)
+    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=KernelFeatures)
 
     with (
         pytest.raises(FailedPreconditionError, match="allow unprivileged user namespaces"),

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper
 
-from headrace.control.local.sandbox import Abilities, Sandbox
+from headrace.control.local.sandbox import KernelFeatures, Sandbox
 from headrace.control.sandboxed.run import SandboxedInspector
 from headrace.core import (
     CodeNotAllowedError,
@@ -133,7 +133,7 @@ def test_a_push_is_inspected_apart_and_leaves_nothing_where_it_is_refused(folder
 def test_a_model_is_not_inspected_where_the_process_cannot_be_isolated(folder: Path) -> None:
     path = folder / "m.onnx"
     path.write_bytes(models.mlp())
-    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=Abilities)
+    sandbox = Sandbox(hide=(folder / "home",), reports=folder, abilities=KernelFeatures)
     with (
         contextlib.closing(SandboxedInspector(sandbox)) as inspect,
         pytest.raises(FailedPreconditionError, match="allow unprivileged user namespaces"),

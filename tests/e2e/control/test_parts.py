@@ -30,13 +30,13 @@ from headrace.control.desired.state import (
 )
 from headrace.control.gateway.first_request import send_first_request
 from headrace.control.gateway.supervisor import (
-    GatewayKeeper,
+    EnvoySupervisor,
     GatewayRecord,
     read_gateway_record,
     routes_file,
 )
 from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
-from headrace.control.reconcile.observed import Health, Phase
+from headrace.control.reconcile.observed import ProbeResult, ReplicaPhase
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler, look
 from headrace.core import (
@@ -161,9 +161,9 @@ async def test_a_look_at_a_replica_tells_ready_from_not_and_from_nobody() -> Non
     async with serving(reply(200), reply(503), reply(400)) as address:
         looks = [await look(address) for _ in range(3)]
 
-    assert looks == [Health.READY, Health.NOT_READY, Health.NOT_READY]
-    assert await look("unix:/nowhere/s") is Health.REFUSED
-    assert await look("127.0.0.1:1") is Health.REFUSED
+    assert looks == [ProbeResult.READY, ProbeResult.NOT_READY, ProbeResult.NOT_READY]
+    assert await look("unix:/nowhere/s") is ProbeResult.REFUSED
+    assert await look("127.0.0.1:1") is ProbeResult.REFUSED
 
 
 METADATA = reply(200, b'{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, -1]}]}')
@@ -455,7 +455,7 @@ async def test_a_replica_whose_process_cannot_be_started_waits_like_a_crashed_on
     [replica] = reconciler.replicas.values()
     await broken.stop(drain_s=1)
 
-    assert replica.phase is Phase.EXITED
+    assert replica.phase is ReplicaPhase.EXITED
     assert "Cannot allocate memory" in replica.reason
 
 
@@ -489,7 +489,7 @@ async def test_publishing_to_a_gateway_that_is_not_there_ends_with_the_reason(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headrace.control.gateway.supervisor._UP_TIMEOUT_S", 0.05)
-    keeper = GatewayKeeper(
+    keeper = EnvoySupervisor(
         envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
         owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,

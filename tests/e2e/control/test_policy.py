@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.reconcile.publication import RoutesLeftOutError
 from headrace.core import SystemClock
 from headrace.core.spec.access import AccessSettings, JwtSpec
@@ -42,8 +42,8 @@ def directory() -> Iterator[Path]:
         yield Path(directory)
 
 
-def a_keeper(directory: Path, policy: GatewayPolicy) -> GatewayKeeper:
-    return GatewayKeeper(
+def a_keeper(directory: Path, policy: GatewayPolicy) -> EnvoySupervisor:
+    return EnvoySupervisor(
         envoy=EnvoyGateway(
             EnvoySettings(
                 run_dir=directory / "gw",

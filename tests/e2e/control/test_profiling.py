@@ -12,7 +12,7 @@ from headrace.control.app.home import Home
 from headrace.control.local.sandbox import Sandbox
 from headrace.control.sandboxed.profile import measure, replica_overhead
 from headrace.core import CodeNotAllowedError, UnavailableError, UnsupportedModelError
-from headrace.optimize.profiling.messages import Cell, Event, Measured, ProfileRequest
+from headrace.optimize.profiling.messages import Event, GridCell, Measured, ProfileRequest
 from headrace.testing import models
 from tests.e2e.cli.conftest import Shell
 
@@ -88,7 +88,7 @@ def test_what_a_model_prints_is_no_figure(folder: Path) -> None:
 
     assert found.complete
     assert len({cell.rows for cell in found.cells}) > 1
-    assert any(isinstance(event, Cell) for event in heard)
+    assert any(isinstance(event, GridCell) for event in heard)
 
 
 def test_a_model_that_cannot_be_loaded_is_told_by_its_own_name(folder: Path) -> None:

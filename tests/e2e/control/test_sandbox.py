@@ -20,7 +20,7 @@ import psutil
 import pytest
 from onnx import TensorProto, helper
 
-from headrace.control.local.sandbox import FIRST_UID, PROCESSES, UIDS, Probe, libraries
+from headrace.control.local.sandbox import FIRST_UID, PROCESSES, UIDS, KernelProbe, libraries
 from headrace.core import confine
 from headrace.testing import models
 from tests.e2e.control.system import ROW, System, Traffic, replicas
@@ -28,7 +28,7 @@ from tests.e2e.control.system import ROW, System, Traffic, replicas
 pytestmark = pytest.mark.e2e
 
 IS_ROOT = os.geteuid() == 0
-ABLE = Probe().result()
+ABLE = KernelProbe().result()
 LIBRARIES = libraries()  # before other tests' models add to what is imported from
 needs_namespaces = pytest.mark.skipif(
     bool(ABLE.namespaces), reason=f"no namespaces: {ABLE.namespaces}"

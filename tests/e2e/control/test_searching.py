@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.local.sandbox import Probe, Sandbox
-from headrace.control.sandboxed.search import Given, SandboxedSearch
+from headrace.control.local.sandbox import KernelProbe, Sandbox
+from headrace.control.sandboxed.search import SandboxedSearch, SearchArguments
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.optimize.search.journal import Ended, Event, State, Wrote
+from headrace.optimize.search.journal import Event, RecipeEnded, SearchState, Wrote
 from headrace.optimize.search.process import SearchRequest
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 PROGRAM = """
 import ctypes, os, sys, time
 from pathlib import Path
-from headrace.optimize.search.journal import Begun, Ended, Journal, read_journal
+from headrace.optimize.search.journal import Begun, RecipeEnded, SearchJournal, read_journal
 from headrace.optimize.search.process import ERROR, SearchError
 import msgspec
 
@@ -27,11 +27,11 @@ def leave(code, message):
     sys.exit(1)
 
 events = read_journal(Path())
-journal = Journal(Path())
+journal = SearchJournal(Path())
 if not any(type(event).__name__ == "Failed" for event in events):
     journal.write(Begun(at_s=1.0, step={step!r}, name="deadly"))
     {what}
-journal.write(Ended(at_s=2.0, name="write"))
+journal.write(RecipeEnded(at_s=2.0, name="write"))
 """
 
 
@@ -39,7 +39,7 @@ journal.write(Ended(at_s=2.0, name="write"))
 def search() -> Iterator[SandboxedSearch]:
     with tempfile.TemporaryDirectory(prefix="hr-") as directory:
         home = Path(directory)
-        sandbox = Sandbox(hide=(), reports=home, abilities=Probe().result)
+        sandbox = Sandbox(hide=(), reports=home, abilities=KernelProbe().result)
         yield SandboxedSearch(
             folder=home / "optimize" / "key", sandbox=sandbox, step_limit_s=3.0, program="program"
         )
@@ -47,7 +47,7 @@ def search() -> Iterator[SandboxedSearch]:
 
 def searched(
     search: SandboxedSearch, what: str, *, step: str = "build"
-) -> tuple[State, list[Event]]:
+) -> tuple[SearchState, list[Event]]:
     model = search.folder.parent.parent / "model.onnx"
     model.write_bytes(b"a model")
     search.own.mkdir(parents=True)
@@ -56,7 +56,9 @@ def searched(
     )
     heard: list[Event] = []
     request = SearchRequest(source="", budget_s=10.0)
-    state = search.run(request, Given(model=model), on_event=lambda event, _: heard.append(event))
+    state = search.run(
+        request, SearchArguments(model=model), on_event=lambda event, _: heard.append(event)
+    )
     return state, heard
 
 
@@ -77,7 +79,7 @@ def test_what_ends_the_process_is_tried_no_more(
     state, heard = searched(search, what)
 
     assert reason in state.tried["deadly"].failed
-    assert heard[-1] == Ended(at_s=2.0, name="write")
+    assert heard[-1] == RecipeEnded(at_s=2.0, name="write")
 
 
 def test_without_the_baselines_answers_there_is_no_search(search: SandboxedSearch) -> None:
@@ -99,7 +101,7 @@ def test_only_plain_files_are_taken_of_what_it_leaves(search: SandboxedSearch, s
         (result / "secret").symlink_to("/etc/passwd")
     else:
         os.mkfifo(result / "secret")
-    state = State(wrote=Wrote(at_s=1.0, name="x", path="result"))
+    state = SearchState(wrote=Wrote(at_s=1.0, name="x", path="result"))
 
     with pytest.raises(InvalidArgumentError, match=r"leaves the directory|no regular file"):
         search.artifact(state, search.folder / "taken")

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from headrace.deploy import AwsOptions, Format, aws_apigateway, files_of
+from headrace.deploy import AwsOptions, DocumentFormat, aws_apigateway, files_of
 from tests.kube import needs, program
 from tests.unit.deploy.specs import facts_of
 
@@ -37,7 +37,7 @@ _TIERS: Final = [{"name": "gold", "requests_per_s": 20, "requests_per_day": 1000
 def test_the_api_is_imported_with_every_route(kind: str, link: str, tmp_path: Path) -> None:
     options = AwsOptions(backend=_BACKEND, kind=kind, vpc_link=link)  # type: ignore[arg-type]  # one of two
     export = aws_apigateway(facts_of(_SAID, auth=_AUTH, tiers=_TIERS), options)
-    for name, text in files_of(export, Format.JSON).items():
+    for name, text in files_of(export, DocumentFormat.JSON).items():
         (tmp_path / name).write_text(text)
 
     done = subprocess.run(

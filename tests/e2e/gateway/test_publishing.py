@@ -17,7 +17,7 @@ from headrace.gateway import (
     build_snapshot,
 )
 from headrace.gateway.resources import Resource
-from headrace.gateway.snapshot import CLUSTERS, KINDS, Piece
+from headrace.gateway.snapshot import CLUSTERS, KINDS, ResourceGroup
 from tests.e2e.gateway.lab import Lab, client, endpoint
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -44,7 +44,7 @@ def _impossible_cluster(snapshot: Snapshot) -> Snapshot:
 def _with_cluster(snapshot: Snapshot, wrong: Resource) -> Snapshot:
     bad = {**snapshot.clusters[0], **wrong}
     return dataclasses.replace(
-        snapshot, shared=Piece([*snapshot.shared.resources, bad], CLUSTERS.type_name)
+        snapshot, shared=ResourceGroup([*snapshot.shared.resources, bad], CLUSTERS.type_name)
     )
 
 

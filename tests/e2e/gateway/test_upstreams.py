@@ -30,7 +30,7 @@ from headrace.gateway import (
 )
 from headrace.gateway.publisher import StatKind
 from headrace.gateway.resources import address_of
-from headrace.gateway.snapshot import CLUSTERS, Piece
+from headrace.gateway.snapshot import CLUSTERS, ResourceGroup
 from tests.e2e.gateway.lab import UP_WITHIN_S, Lab, client, grpc_target
 from tests.e2e.gateway.recorder import recorder
 from tests.ports import free_port
@@ -176,7 +176,7 @@ async def test_a_request_that_is_tried_again_is_renamed_once(lab: Lab, foreign: 
     # As a name that stands for two servers, of which one is down.
     two = [{"endpoint": {"address": address_of(address)}} for address in both]
     load: Any = {"cluster_name": "m~1", "endpoints": [{"lb_endpoints": two}]}
-    clusters = Piece([{**cluster, "load_assignment": load}], CLUSTERS.type_name)
+    clusters = ResourceGroup([{**cluster, "load_assignment": load}], CLUSTERS.type_name)
     await gateway.publish(replace(snapshot, parts=[replace(part, clusters=clusters)]))
 
     async with client(gateway) as http:

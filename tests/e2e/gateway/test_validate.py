@@ -19,7 +19,7 @@ from headrace.gateway import (
     SnapshotRejectedError,
     build_snapshot,
 )
-from headrace.gateway.snapshot import Piece
+from headrace.gateway.snapshot import ResourceGroup
 from tests.e2e.gateway.lab import Lab
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio, pytest.mark.slow]
@@ -119,7 +119,9 @@ async def test_envoy_takes_every_policy(lab: Lab, policy: GatewayPolicy, host: s
 async def test_what_envoy_would_refuse_is_refused_with_its_reason(lab: Lab) -> None:
     settings = lab.settings()
     snapshot = build_snapshot(settings, [])
-    wrong = dataclasses.replace(snapshot, shared=Piece([{"name": "x", "type": "NO_SUCH_TYPE"}]))
+    wrong = dataclasses.replace(
+        snapshot, shared=ResourceGroup([{"name": "x", "type": "NO_SUCH_TYPE"}])
+    )
 
     with pytest.raises(SnapshotRejectedError, match="NO_SUCH_TYPE"):
         await EnvoyGateway(settings).validate(wrong)

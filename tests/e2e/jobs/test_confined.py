@@ -10,7 +10,7 @@ import polars as pl
 import psutil
 import pytest
 
-from headrace.control.local.sandbox import FIRST_UID, UIDS, Occasion, Probe
+from headrace.control.local.sandbox import FIRST_UID, UIDS, KernelProbe, SandboxPurpose
 from headrace.testing import models
 from tests.e2e.control.system import System
 from tests.e2e.jobs.commands import Command, digests, rows_of
@@ -21,7 +21,7 @@ __all__ = ["endpoints"]
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 IS_ROOT = os.geteuid() == 0
-ABLE = Probe().result()
+ABLE = KernelProbe().result()
 needs_namespaces = pytest.mark.skipif(
     bool(ABLE.namespaces), reason=f"no namespaces: {ABLE.namespaces}"
 )
@@ -131,7 +131,7 @@ def test_a_run_sees_its_model_its_input_and_its_output_and_reaches_nobody(
     if IS_ROOT and not ABLE.user:
         assert "Permission denied" in found["model"]
         assert "Permission denied" in found["input"]
-        assert FIRST_UID + Occasion.JOB <= int(found["user"]) < FIRST_UID + UIDS
+        assert FIRST_UID + SandboxPurpose.JOB <= int(found["user"]) < FIRST_UID + UIDS
         assert found["group"] == "[]"
         owners = {path.stat().st_uid for path in (data / "out" / id_).rglob("*")}
         assert owners == {0}, "what it wrote is ours again"
@@ -215,7 +215,7 @@ def test_a_folder_with_files_of_others_is_refused_and_they_stay_theirs(
         os.chown(folder / name, uid, uid)
     job: list[str | Path] = ["-m", model, "-i", data / "in.parquet", "-o", folder]
     job += ["--map", "x=a,b", "--run-id", "night"]
-    status, _, err = Command([*job, f"--confined={Occasion.JOB}"], tmp_path / "home").run()
+    status, _, err = Command([*job, f"--confined={SandboxPurpose.JOB}"], tmp_path / "home").run()
 
     assert status == 1
     assert "is not empty, and not of a job (ours, theirs)" in err

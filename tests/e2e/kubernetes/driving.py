@@ -9,7 +9,7 @@ from typing import Self
 import msgspec
 
 from headrace.control.desired.state import DesiredState
-from headrace.control.kubernetes import Place, role_rules
+from headrace.control.kubernetes import InstallationName, role_rules
 from headrace.control.kubernetes.api import ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
@@ -61,7 +61,7 @@ class Driver:
     server: FakeApiServer
     gateway: Gateway
     name: str = "control-a"
-    place: Place = PLACE
+    place: InstallationName = PLACE
     times: LeaseTimes = field(default_factory=LeaseTimes)
     ended: str = ""
     reconciler: KubernetesReconciler = field(init=False)

@@ -8,7 +8,7 @@ import pytest
 from headrace.control.kubernetes import name_of, role_rules
 from headrace.control.kubernetes.election import lease_name
 from headrace.control.kubernetes.reconciler import record_name
-from headrace.control.reconcile.observed import Phase
+from headrace.control.reconcile.observed import ReplicaPhase
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.core.spec.scale import AutoscaleSpec
 from tests.e2e.kubernetes.driving import SHORT, Driver, Gateway, a_cluster, until
@@ -53,7 +53,7 @@ async def test_an_endpoint_is_made_served_scaled_and_removed() -> None:
 
         assert names(server, "Deployment") == [name_of(a_revision(version="2"))]
         replica = next(iter(driver.reconciler.replicas.values()))
-        assert (replica.phase, replica.version) == (Phase.READY, "2")
+        assert (replica.phase, replica.version) == (ReplicaPhase.READY, "2")
         assert replica.address in gateway.addresses
 
 

@@ -10,7 +10,7 @@ from tests.e2e.kubernetes.lab import Lab, until
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PATIENCE_S = 120.0
-"""A pod's process, a nursery, two fetches and an Envoy start, on a machine that may be busy."""
+"""A pod's process, a fork server, two fetches and an Envoy start, on a machine that may be busy."""
 POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000}
 
 

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from bench.load.client import run
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.telemetry.reports import Reports
 from headrace.core.fetch import fetch
 from headrace.serving.telemetry.observation import PAGE
@@ -38,7 +38,7 @@ async def test_more_answers_than_a_page_holds_are_all_read_once(tmp_path: Path, 
             version="1",
             revision_id="x",
             address=f"unix:{uds}",
-            phase=Phase.READY,
+            phase=ReplicaPhase.READY,
             since=0.0,
         )
         wish = msgspec.json.encode(Observe(key="r1", answers_percent=100, pairs=True))

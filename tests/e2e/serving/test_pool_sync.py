@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.app.journal import News
+from headrace.control.app.journal import ChangeSignal
 from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
@@ -17,7 +17,7 @@ from headrace.control.desired.state import (
     Revision,
     make_revision,
 )
-from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.pools import Hosting, PoolSync, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
 from headrace.core.fetch import ask
@@ -38,7 +38,7 @@ class World:
     desired: DesiredState
     replica: Replica
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
-    news: News = field(default_factory=News)
+    news: ChangeSignal = field(default_factory=ChangeSignal)
 
     def observed(self) -> Observed:
         return Observed(replicas={self.replica.name: self.replica})
@@ -80,7 +80,7 @@ async def test_a_real_copy_hears_what_to_host_and_serves_it(tmp_path: Path) -> N
             version="0",
             revision_id="x",
             address=address,
-            phase=Phase.STARTING,
+            phase=ReplicaPhase.STARTING,
             since=0.0,
             pid=copy.process.pid,
         )

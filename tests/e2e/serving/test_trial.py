@@ -12,7 +12,7 @@ import pytest
 
 from headrace.core import FailedPreconditionError
 from headrace.serving.pool import fork_server as nursery
-from headrace.serving.pool.load_check import MAX_MESSAGE_BYTES, Trials
+from headrace.serving.pool.load_check import MAX_MESSAGE_BYTES, LoadCheckServer
 from headrace.testing import models
 from tests.e2e.serving.pools import entry, python_model
 
@@ -27,13 +27,13 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-async def trials() -> AsyncIterator[Trials]:
-    trials = Trials()
+async def trials() -> AsyncIterator[LoadCheckServer]:
+    trials = LoadCheckServer()
     yield trials
     trials.close()
 
 
-def processes_of(trials: Trials) -> list[psutil.Process]:
+def processes_of(trials: LoadCheckServer) -> list[psutil.Process]:
     """The nursery, then keepers, trials and what these started."""
     assert trials._process is not None
     nursery_process = psutil.Process(trials._process.pid)
@@ -41,11 +41,11 @@ def processes_of(trials: Trials) -> list[psutil.Process]:
     return [nursery_process, *found]
 
 
-async def error_of(trials: Trials, path: Path, timeout_s: float = 20.0) -> str:
+async def error_of(trials: LoadCheckServer, path: Path, timeout_s: float = 20.0) -> str:
     return (await trials.run(entry("m", path), timeout_s=timeout_s)).error
 
 
-async def test_a_trial_tells_what_a_model_takes(trials: Trials, tmp_path: Path) -> None:
+async def test_a_trial_tells_what_a_model_takes(trials: LoadCheckServer, tmp_path: Path) -> None:
     load = f"self.weights = np.ones({32 * MEGABYTE}, np.uint8)"
     large = python_model(tmp_path, "large", load=load)
     small = tmp_path / "small.onnx"
@@ -59,14 +59,14 @@ async def test_a_trial_tells_what_a_model_takes(trials: Trials, tmp_path: Path) 
     assert 0 < sizes[1] < 8 * MEGABYTE
 
 
-async def test_what_is_forked_has_one_thread(trials: Trials, tmp_path: Path) -> None:
+async def test_what_is_forked_has_one_thread(trials: LoadCheckServer, tmp_path: Path) -> None:
     assert await error_of(trials, python_model(tmp_path, "good")) == ""
 
     nursery_process, *_ = processes_of(trials)
     assert nursery_process.num_threads() == 1  # a lock of another would stay locked in the fork
 
 
-async def test_trials_run_beside_each_other(trials: Trials, tmp_path: Path) -> None:
+async def test_trials_run_beside_each_other(trials: LoadCheckServer, tmp_path: Path) -> None:
     slow = python_model(tmp_path, "slow", first="import time; time.sleep(1.0)\n")
     loop = asyncio.get_running_loop()
     await error_of(trials, python_model(tmp_path, "first"))
@@ -92,13 +92,13 @@ async def test_trials_run_beside_each_other(trials: Trials, tmp_path: Path) -> N
     ],
 )
 async def test_whatever_a_model_does_the_trial_ends_and_says_it(
-    trials: Trials, tmp_path: Path, code: str, error: str
+    trials: LoadCheckServer, tmp_path: Path, code: str, error: str
 ) -> None:
     assert error in await error_of(trials, python_model(tmp_path, "bad", first=code), 1.0)
     assert await error_of(trials, python_model(tmp_path, "good")) == ""
 
 
-async def test_what_a_trial_started_ends_with_it(trials: Trials, tmp_path: Path) -> None:
+async def test_what_a_trial_started_ends_with_it(trials: LoadCheckServer, tmp_path: Path) -> None:
     first = "import subprocess; child = subprocess.Popen(['sleep', '1000'])\n"
 
     assert await error_of(trials, python_model(tmp_path, "m", first=first)) == ""
@@ -106,7 +106,9 @@ async def test_what_a_trial_started_ends_with_it(trials: Trials, tmp_path: Path)
     assert not any("sleep" in process.cmdline() for process in processes_of(trials))
 
 
-async def test_a_trial_that_nobody_waits_for_any_more_ends(trials: Trials, tmp_path: Path) -> None:
+async def test_a_trial_that_nobody_waits_for_any_more_ends(
+    trials: LoadCheckServer, tmp_path: Path
+) -> None:
     await error_of(trials, python_model(tmp_path, "good"))
     idle = {process.pid for process in processes_of(trials)}
     hanging = python_model(tmp_path, "hangs", first="import time; time.sleep(1000)")
@@ -125,7 +127,7 @@ async def test_a_trial_that_nobody_waits_for_any_more_ends(trials: Trials, tmp_p
 
 
 async def test_closing_ends_everything(tmp_path: Path) -> None:
-    trials = Trials()
+    trials = LoadCheckServer()
     await error_of(trials, python_model(tmp_path, "good"))
     started = processes_of(trials)
     trials.close()
@@ -137,7 +139,7 @@ async def test_closing_ends_everything(tmp_path: Path) -> None:
 
 
 async def test_a_nursery_that_cannot_be_started_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, trials: Trials, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, trials: LoadCheckServer, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
 
@@ -146,7 +148,7 @@ async def test_a_nursery_that_cannot_be_started_is_an_error(
 
 
 async def test_a_nursery_that_ends_at_once_is_an_error(
-    monkeypatch: pytest.MonkeyPatch, trials: Trials, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, trials: LoadCheckServer, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
 
@@ -156,8 +158,8 @@ async def test_a_nursery_that_ends_at_once_is_an_error(
 
 def test_an_idle_nursery_ends() -> None:
     code = (
-        "import sys; from headrace.serving import nursery; nursery.IDLE_S = 0.01; "
-        "sys.exit(nursery.main(sys.argv[1:]))"
+        "import sys; from headrace.serving.pool import fork_server as server; server.IDLE_S = 0.01; "
+        "sys.exit(server.main(sys.argv[1:]))"
     )
     ours, theirs = socket.socketpair()
     with ours, theirs:

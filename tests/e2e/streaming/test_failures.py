@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headrace.streaming.broker import Broker, Delivery
-from headrace.streaming.settings import State, StreamStatus, WorkerSettings
+from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import Away, Site, fed, site
 from tests.e2e.streaming.workers import (
@@ -104,7 +104,7 @@ def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
             wait_until_answered(broker, worker)
             assert worker.stop() == 0
 
-        assert away.state in {State.RETRYING, State.RECONNECTING}
+        assert away.state in {WorkerState.RETRYING, WorkerState.RECONNECTING}
         assert str(where.port) in away.trouble
         assert 'headrace_stream_trouble{stream="s"} 1' in metrics
         check(broker, delivery)
@@ -150,7 +150,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twic
         )
         with running(where.home, one) as heir, running(where.home, two) as zombie:
             for worker in (heir, zombie):
-                worker.wait_until(lambda s: len(s.places) == 1 and s.state is State.RUNNING)
+                worker.wait_until(lambda s: len(s.places) == 1 and s.state is WorkerState.RUNNING)
             broker.send([two_numbers(number) for number in range(200)])
             zombie.wait_until(lambda s: s.in_flight > 0)
             os.kill(zombie.process.pid, signal.SIGSTOP)
@@ -160,7 +160,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twic
                 os.kill(zombie.process.pid, signal.SIGCONT)
             broker.send([two_numbers(number) for number in range(200, 300)])
             wait_until_answered(broker, heir)
-            zombie.wait_until(lambda s: s.state is State.RUNNING and s.in_flight == 0)
+            zombie.wait_until(lambda s: s.state is WorkerState.RUNNING and s.in_flight == 0)
             assert [zombie.stop(), heir.stop()] == [0, 0]
 
         check(broker, ONCE)
@@ -184,7 +184,7 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
                     wait_until_answered(broker, heir)
                 finally:
                     os.kill(zombie.process.pid, signal.SIGCONT)
-                fenced = zombie.wait_until(lambda s: s.state is State.RECONNECTING)
+                fenced = zombie.wait_until(lambda s: s.state is WorkerState.RECONNECTING)
                 zombie.kill()
                 broker.send([two_numbers(number) for number in range(200, 300)])
                 wait_until_answered(broker, heir)
@@ -215,9 +215,9 @@ def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_he
             worker.wait_until(lambda s: s.in_flight == 1)
             begun = time.monotonic()
             worker.client.post("/internal/pause")
-            paused = worker.wait_until(lambda s: s.state is State.PAUSED)
+            paused = worker.wait_until(lambda s: s.state is WorkerState.PAUSED)
             worker.client.post("/internal/resume")
-            resumed = worker.wait_until(lambda s: s.state is State.RUNNING)
+            resumed = worker.wait_until(lambda s: s.state is WorkerState.RUNNING)
             worker.wait_until(lambda _: time.monotonic() - begun > 1.2 * where.session_timeout_s)
             metrics = worker.metrics()
             stopped = worker.stop()  # in the middle of the call: its answer is waited for
@@ -249,7 +249,7 @@ def test_a_model_slower_than_its_records_is_not_run_over(
         scorer = double(tmp_path, delay_s=0.1)
         said = told(where, where.home, scorer, delivery=ONCE, max_batch_size=batch)
         with running(where.home, said) as worker:
-            worker.wait_until(lambda s: s.state is State.RUNNING)
+            worker.wait_until(lambda s: s.state is WorkerState.RUNNING)
             before = rss_bytes(worker)
             for first in range(0, count, 100):
                 broker.send([two_numbers(n, pad=pad) for n in range(first, first + 100)])

@@ -22,7 +22,7 @@ from headrace.core.spec.stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import State, StreamStatus
+from headrace.streaming.settings import StreamStatus, WorkerState
 from headrace.testing import models
 from tests.contract.brokers.rig import everything
 from tests.e2e.streaming.servers import site
@@ -104,7 +104,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
             paused=True,
         )
         with running(folder, told) as worker:
-            worker.wait_until(lambda s: s.state is State.PAUSED)
+            worker.wait_until(lambda s: s.state is WorkerState.PAUSED)
             fill(disk)
             worker.client.post("/internal/resume")
             full = worker.wait_until(lambda s: "no space is left" in s.trouble)
@@ -115,7 +115,7 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
         found, dead = keys(broker, OUT), everything(broker, DEAD)
         broker.close()
 
-    assert full.state in {State.RETRYING, State.RECONNECTING}
+    assert full.state in {WorkerState.RETRYING, WorkerState.RECONNECTING}
     assert str(folder / "log") in full.trouble
     assert found == Counter(range(2000))
     assert dead == []
@@ -169,9 +169,9 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
             worker.wait_until(lambda s: s.answered == sent)
             worker.kill()
         with running(folder, told) as worker:
-            refused = worker.wait_until(lambda s: s.state is State.RECONNECTING)
+            refused = worker.wait_until(lambda s: s.state is WorkerState.RECONNECTING)
             free(disk)
-            worker.wait_until(lambda s: s.state is State.RUNNING and s.trouble == "")
+            worker.wait_until(lambda s: s.state is WorkerState.RUNNING and s.trouble == "")
             send(10)
             worker.wait_until(lambda s: s.answered == 10)
             assert worker.stop() == 0
@@ -219,7 +219,7 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
             paused=True,
         )
         with running(folder, told) as worker, redis.Redis(port=where.port) as client:
-            worker.wait_until(lambda s: s.state is State.PAUSED)
+            worker.wait_until(lambda s: s.state is WorkerState.PAUSED)
             client.config_set("maxmemory", "1")
             worker.client.post("/internal/resume")
             full = worker.wait_until(lambda s: "memory is full" in s.trouble)
@@ -232,7 +232,7 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
             assert worker.stop() == 0
         found = keys(broker, OUT)
 
-    assert full.state in {State.RETRYING, State.RECONNECTING}
+    assert full.state in {WorkerState.RETRYING, WorkerState.RECONNECTING}
     if delivery is Delivery.AT_LEAST_ONCE:  # the other one reads the same again and again
         assert read_later == read
     assert found.keys() == set(range(20_000))

@@ -22,7 +22,7 @@ from headrace.features import (
     open_online_store,
 )
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import PushSettings, State
+from headrace.streaming.settings import PushSettings, WorkerState
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -117,7 +117,7 @@ def test_records_become_features_once_whatever_is_killed(tmp_path: Path, *, scor
     chance = random.Random(3)  # noqa: S311  # no secret
     for _ in range(3):
         with running(tmp_path, told) as worker:
-            worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
+            worker.wait_until(lambda s: s.answered > 0 or s.state is WorkerState.RUNNING)
             time.sleep(chance.uniform(0, 0.2))
             worker.kill()
     with running(tmp_path, told) as worker:

@@ -15,7 +15,7 @@ from headrace.cli.output import NOT_READY
 from headrace.core.processes import start_ticks
 from headrace.streaming.broker import Membership
 from headrace.streaming.brokers.log.broker import LogBroker
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from tests.e2e.control.test_row_check import centred
 from tests.e2e.streaming.conftest import Streams, rows, wait_for
 from tests.e2e.streaming.test_control import is_running, pids, up
@@ -192,9 +192,9 @@ def test_rows_of_a_stream_that_depend_on_each_other_are_a_warning(system: Stream
 class Neighbour:
     """A member of a stream's group that is no worker of it, and takes all that it gets."""
 
-    def gained(self, places: Sequence[Place]) -> None: ...
-    def losing(self, places: Sequence[Place]) -> None: ...
-    def lost(self, places: Sequence[Place]) -> None: ...
+    def gained(self, places: Sequence[TopicPartition]) -> None: ...
+    def losing(self, places: Sequence[TopicPartition]) -> None: ...
+    def lost(self, places: Sequence[TopicPartition]) -> None: ...
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from headrace.core.spec.stream_parts import (
 )
 from headrace.streaming.broker import Broker, Delivery
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import State, WorkerSettings
+from headrace.streaming.settings import WorkerSettings, WorkerState
 from headrace.testing import models
 from tests.e2e.streaming.workers import (
     DEAD,
@@ -132,7 +132,7 @@ def test_a_worker_that_is_killed_counts_every_record_once(
     interrupted = 0
     for number in range(kills):
         with running(tmp_path, told(tmp_path, model, delivery)) as worker:
-            worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
+            worker.wait_until(lambda s: s.answered > 0 or s.state is WorkerState.RUNNING)
             time.sleep(chance.uniform(0.0, 0.2))
             worker.kill()
             interrupted += 0 < lag(broker) < count

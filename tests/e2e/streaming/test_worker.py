@@ -14,15 +14,15 @@ import pytest
 
 from headrace.core import Array
 from headrace.core.spec.stream_parts import (
+    FailurePolicy,
     FormatKind,
-    Policy,
     StreamErrorsSpec,
     StreamFormatSpec,
     StreamOutputSpec,
 )
 from headrace.streaming.broker import Broker, Delivery
-from headrace.streaming.records import NewRecord, Place
-from headrace.streaming.settings import ScoringEndpoint, State
+from headrace.streaming.records import NewRecord, TopicPartition
+from headrace.streaming.settings import ScoringEndpoint, WorkerState
 from headrace.testing import models
 from tests.e2e import replicas
 from tests.e2e.streaming.workers import (
@@ -144,7 +144,7 @@ def test_a_stream_that_stops_at_errors_says_at_which(
     broker.create_topic(IN)
     good = as_json(rows(4))
     broker.send([*good[:3], NewRecord(topic=IN, key=b"bad", value=b"no JSON"), good[3]])
-    told = settings(tmp_path, model, errors=StreamErrorsSpec(policy=Policy.STOP))
+    told = settings(tmp_path, model, errors=StreamErrorsSpec(policy=FailurePolicy.STOP))
     with running(tmp_path, told) as worker:
         code = worker.process.wait(60)
         text = worker.log_text()
@@ -152,7 +152,7 @@ def test_a_stream_that_stops_at_errors_says_at_which(
     assert code == 7
     assert "record 3 of in, partition 0, has no answer" in text
     assert len(everything(broker, OUT)) == 3
-    assert broker.committed(GROUP, IN) == {Place(IN, 0): 3}
+    assert broker.committed(GROUP, IN) == {TopicPartition(IN, 0): 3}
 
 
 @pytest.mark.long
@@ -174,7 +174,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_nothing(
     interrupted = 0
     for _ in range(kills):
         with running(tmp_path, told) as worker:
-            worker.wait_until(lambda s: s.answered > 0 or s.state is State.RUNNING)
+            worker.wait_until(lambda s: s.answered > 0 or s.state is WorkerState.RUNNING)
             time.sleep(chance.uniform(0.0, 0.2))
             worker.kill()
             interrupted += 0 < lag(broker) < count
@@ -187,7 +187,7 @@ def test_a_worker_that_is_killed_again_and_again_loses_nothing(
     assert interrupted >= kills // 2
     assert set(numbers) == set(range(count))
     for number in range(2):
-        mine = [int(one.key or b"") for one in found if one.place == Place(OUT, number)]
+        mine = [int(one.key or b"") for one in found if one.place == TopicPartition(OUT, number)]
         assert list(dict.fromkeys(mine)) == sorted(set(mine))
     if delivery is Delivery.EXACTLY_ONCE:
         assert max(numbers.values()) == 1
@@ -245,7 +245,7 @@ def test_metrics_are_on_a_port_too_and_commands_are_not(
     broker.create_topic(IN)
     port = free_port()
     with running(tmp_path, settings(tmp_path, model, metrics_port=port)) as worker:
-        worker.wait_until(lambda s: s.state is State.RUNNING)
+        worker.wait_until(lambda s: s.state is WorkerState.RUNNING)
         url = f"http://127.0.0.1:{port}"
         text = httpx.get(f"{url}/metrics").text
         codes = [
@@ -262,7 +262,7 @@ def test_metrics_are_on_a_port_too_and_commands_are_not(
     assert 'headrace_stream_state{stream="s",state="running"} 1' in text
     assert codes == [404, 404, 501]
     assert b"Error response" in answer
-    assert state is State.RUNNING
+    assert state is WorkerState.RUNNING
 
 
 @pytest.mark.long
@@ -279,7 +279,9 @@ def test_an_endpoint_that_is_away_is_waited_for(
             worker.wait_until(lambda s: s.answered == 10)
             replicas.stop(replica)
             broker.send(as_json(rows(10)))
-            retrying = worker.wait_until(lambda s: s.state is State.RETRYING and s.retries > 0)
+            retrying = worker.wait_until(
+                lambda s: s.state is WorkerState.RETRYING and s.retries > 0
+            )
             again = replicas.start(tmp_path, model, port=replica.port)
             try:
                 worker.wait_until(lambda s: s.answered == 20)

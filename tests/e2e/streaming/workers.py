@@ -15,9 +15,9 @@ import httpx
 import msgspec
 
 from headrace.core import ReplicaSettings
-from headrace.streaming.broker import Broker, Start
+from headrace.streaming.broker import Broker, StartPosition
 from headrace.streaming.brokers import open_broker
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
@@ -118,7 +118,7 @@ def settings(folder: Path, model: Path | None, **changes: Any) -> WorkerSettings
         "model": None
         if model is None
         else ReplicaSettings(model_name="m", model_version="1", path=str(model)),
-        "start": Start.EARLIEST,
+        "start": StartPosition.EARLIEST,
         "session_timeout_s": 2.0,
         "home": str(folder),
         **changes,
@@ -173,7 +173,7 @@ def lag(broker: Broker) -> int:
     """How many records no member has done."""
     reached = broker.committed(GROUP, IN)
     return sum(
-        end - reached.get(Place(place.topic, place.partition), 0)
+        end - reached.get(TopicPartition(place.topic, place.partition), 0)
         for place, (_, end) in broker.ends(IN).items()
     )
 

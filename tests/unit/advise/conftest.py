@@ -11,7 +11,7 @@ import pytest
 from headrace.advise.audit.collect import collect_spec_file
 from headrace.advise.audit.facts import (
     ApiKeyFact,
-    Facts,
+    AuditFacts,
     FileFact,
     HomeFacts,
     InForceFact,
@@ -44,17 +44,17 @@ def hardened(made: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def healthy(made: Path) -> Facts:
+def healthy(made: Path) -> AuditFacts:
     """Everything that can be known of a system that runs the example as it should."""
     return as_running(collect_spec_file(made / "headrace.yaml", now=NOW))
 
 
-def server_certificate(facts: Facts) -> str:
+def server_certificate(facts: AuditFacts) -> str:
     tls = facts.spec.gateway.tls
     return "" if tls is None else tls.certificate_file
 
 
-def as_running(facts: Facts) -> Facts:
+def as_running(facts: AuditFacts) -> AuditFacts:
     """`facts` of a spec, and all that a running system would add, as it should be."""
     return replace(
         facts,

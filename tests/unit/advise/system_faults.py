@@ -10,16 +10,16 @@ import msgspec
 from headrace.advise.audit.facts import (
     Advisory,
     Affected,
+    AuditFacts,
     CertificateFact,
-    Facts,
     FileFact,
+    FindingSeverity,
     HomeFacts,
     InForceFact,
     KeyMaterial,
     Listener,
     ProcessFact,
     ReplicaFact,
-    Severity,
     TokenFact,
     VersionFact,
 )
@@ -34,11 +34,11 @@ class InSystem:
 
     check: str
     name: str
-    change: Callable[[Facts], Facts]
+    change: Callable[[AuditFacts], AuditFacts]
     where: str
 
 
-def server_file(facts: Facts) -> tuple[str, FileFact]:
+def server_file(facts: AuditFacts) -> tuple[str, FileFact]:
     assert facts.spec.gateway.tls is not None
     path = facts.spec.gateway.tls.certificate_file
     return path, facts.files[path]
@@ -46,10 +46,10 @@ def server_file(facts: Facts) -> tuple[str, FileFact]:
 
 def with_certificate(
     change: Callable[[CertificateFact], CertificateFact],
-) -> Callable[[Facts], Facts]:
+) -> Callable[[AuditFacts], AuditFacts]:
     """The gateway's certificate, otherwise."""
 
-    def changed(facts: Facts) -> Facts:
+    def changed(facts: AuditFacts) -> AuditFacts:
         path, file = server_file(facts)
         (first, *more) = file.certificates
         new = replace(file, certificates=(change(first), *more))
@@ -58,24 +58,24 @@ def with_certificate(
     return changed
 
 
-def with_key(**more: Any) -> Callable[[Facts], Facts]:  # noqa: ANN401  # of a dataclass
-    def changed(facts: Facts) -> Facts:
+def with_key(**more: Any) -> Callable[[AuditFacts], AuditFacts]:  # noqa: ANN401  # of a dataclass
+    def changed(facts: AuditFacts) -> AuditFacts:
         (key,) = facts.keys
         return replace(facts, keys=(key, replace(key, name="old", **more)))
 
     return changed
 
 
-def with_home(**more: Any) -> Callable[[Facts], Facts]:  # noqa: ANN401  # of a dataclass
+def with_home(**more: Any) -> Callable[[AuditFacts], AuditFacts]:  # noqa: ANN401  # of a dataclass
     return lambda facts: replace(facts, home=replace(facts.home, **more))
 
 
-def with_listener(role: str, host: str, *, tls: bool = False) -> Callable[[Facts], Facts]:
+def with_listener(role: str, host: str, *, tls: bool = False) -> Callable[[AuditFacts], AuditFacts]:
     listener = Listener(role=role, host=host, port=8080, tls=tls)
     return lambda facts: replace(facts, listeners=(*facts.listeners, listener))
 
 
-def with_software(name: str, version: str) -> Callable[[Facts], Facts]:
+def with_software(name: str, version: str) -> Callable[[AuditFacts], AuditFacts]:
     return lambda facts: replace(facts, software={**facts.software, name: version})
 
 
@@ -84,7 +84,7 @@ def same_key(key: KeyMaterial, **more: Any) -> KeyMaterial:  # noqa: ANN401  # o
     return replace(key, **more)
 
 
-def without_tls(facts: Facts) -> Facts:
+def without_tls(facts: AuditFacts) -> AuditFacts:
     spec = facts.spec
     gateway = spec.gateway.model_copy(update={"tls": None})
     auth = msgspec.structs.replace(spec.auth, certificates=())
@@ -94,27 +94,27 @@ def without_tls(facts: Facts) -> Facts:
     return replace(facts, spec=spec.model_copy(update=changed), listeners=listeners)
 
 
-def vulnerable(facts: Facts) -> Facts:
+def vulnerable(facts: AuditFacts) -> AuditFacts:
     advisory = Advisory(
         id="GHSA-test",
         summary="smuggling",
-        severity=Severity.CRITICAL,
+        severity=FindingSeverity.CRITICAL,
         affected=(Affected(package="HTTPtools", ranges=(("0", "0.9.1", ""),)),),
     )
     return replace(facts, advisories=(advisory,))
 
 
-def served_by_code(facts: Facts) -> Facts:
+def served_by_code(facts: AuditFacts) -> AuditFacts:
     (version,) = facts.versions
     return replace(facts, versions=(replace(version, runtime="python"),))
 
 
-def another_version(signed: bool | None) -> Callable[[Facts], Facts]:  # noqa: FBT001  # in a table
+def another_version(signed: bool | None) -> Callable[[AuditFacts], AuditFacts]:  # noqa: FBT001  # in a table
     other = VersionFact(reference="digits:2", runtime="onnx", signed=signed, is_served=False)
     return lambda facts: replace(facts, versions=(*facts.versions, other))
 
 
-def writable_model(facts: Facts) -> Facts:
+def writable_model(facts: AuditFacts) -> AuditFacts:
     """A path instead of a version is another fault; here only who may write it is looked at."""
     endpoint = facts.spec.endpoints[0].model_copy(update={"model": "/srv/digits.onnx"})
     spec = facts.spec.model_copy(update={"endpoints": (endpoint,)})
@@ -122,7 +122,7 @@ def writable_model(facts: Facts) -> Facts:
     return replace(facts, spec=spec, files={**facts.files, "/srv/digits.onnx": file})
 
 
-def served_with_code(facts: Facts) -> Facts:
+def served_with_code(facts: AuditFacts) -> AuditFacts:
     (version,) = facts.versions
     return replace(facts, versions=(replace(version, runs_code=True),))
 

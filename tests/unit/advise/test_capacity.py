@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.advise.plan.capacity import (
-    Demand,
     Fleet,
     Forecast,
     NodeType,
-    Replica,
+    PlannedLoad,
+    ReplicaProfile,
     SloUnreachableError,
     fleet_for,
     plan_capacity,
@@ -21,17 +21,17 @@ from headrace.advise.plan.capacity import (
     replica_of,
 )
 from headrace.core import InvalidArgumentError
-from headrace.optimize.profiling.messages import Memory
+from headrace.optimize.profiling.messages import ModelMemory
 from tests.unit.optimize.profiling.made import profile
 
 NODE: Final = NodeType(name="m", cores=8.0, memory_bytes=32 << 30, cost_per_hour=0.4)
-REPLICA: Final = Replica(
+REPLICA: Final = ReplicaProfile(
     capacity=100.0,  # of which 80 are planned with
     loads=(0.1, 0.5, 0.8, 0.95),
     p99s=(0.01, 0.02, 0.05, 0.2),
     batch_rows=(1.0, 1.5, 3.0, 8.0),
 )
-DEMAND: Final = Demand(replica=REPLICA, forecast=Forecast(rates=(4_000.0,)))
+DEMAND: Final = PlannedLoad(replica=REPLICA, forecast=Forecast(rates=(4_000.0,)))
 rates = st.floats(1.0, 1e7)
 
 
@@ -174,7 +174,7 @@ def test_the_low_end_of_what_is_sure_counts() -> None:
 
 def test_memory_is_that_after_the_largest_batch() -> None:
     made = profile()
-    memory = Memory(
+    memory = ModelMemory(
         before_bytes=0,
         loaded_bytes=5,
         one_row_bytes=6,

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.advise import Audit, Facts, Need, Severity, run_checks
-from headrace.advise.audit.check import Check, Hit
+from headrace.advise import Audit, AuditFacts, FindingSeverity, Need, run_checks
+from headrace.advise.audit.check import AuditCheck, Hit
 from headrace.advise.audit.checks import CHECKS, check_table
 from headrace.advise.audit.collect import collect_spec_file
 from headrace.advise.audit.facts import ApiKeyFact, FileFact, TextFact, VersionFact
@@ -23,11 +23,11 @@ from tests.unit.advise.system_faults import IN_SYSTEM, InSystem, writable_model
 DOCUMENT = YAML(typ="safe").load((EXAMPLE / "headrace.yaml").read_text())
 
 
-def audited(facts: Facts) -> Audit:
+def audited(facts: AuditFacts) -> Audit:
     return run_checks(CHECKS, facts)
 
 
-def spoiled(folder: Path, fault: InSpec) -> Facts:
+def spoiled(folder: Path, fault: InSpec) -> AuditFacts:
     """What is known of the example after a fault was planted in its files."""
     file = folder / "headrace.yaml"
     document = copy.deepcopy(DOCUMENT)
@@ -45,7 +45,7 @@ def test_the_hardened_example_has_no_finding_and_its_spec_is_checked_whole(made:
     assert set(audit.passed) == of_spec
 
 
-def test_a_system_that_runs_as_it_should_passes_every_check(healthy: Facts) -> None:
+def test_a_system_that_runs_as_it_should_passes_every_check(healthy: AuditFacts) -> None:
     audit = audited(healthy)
 
     assert audit.findings == ()
@@ -69,7 +69,7 @@ def test_a_fault_in_the_spec_or_its_files_is_found_by_its_check_alone(
 
 @pytest.mark.parametrize("fault", IN_SYSTEM, ids=lambda fault: f"{fault.check}-{fault.name}")
 def test_a_fault_of_the_running_system_is_found_by_its_check_alone(
-    fault: InSystem, healthy: Facts
+    fault: InSystem, healthy: AuditFacts
 ) -> None:
     audit = audited(fault.change(healthy))
 
@@ -84,7 +84,7 @@ def test_every_check_has_a_planted_fault() -> None:
 
 
 def test_a_model_that_others_may_write_is_told_besides_that_it_has_no_version(
-    healthy: Facts,
+    healthy: AuditFacts,
 ) -> None:
     audit = audited(writable_model(healthy))
 
@@ -115,7 +115,7 @@ def test_a_finding_says_where_in_the_file_it_is_and_how_to_mend_it(hardened: Pat
 
     line = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if "access: p" in text)
     assert (finding.file, finding.line, finding.where) == (str(file), line, "endpoints[0].access")
-    assert finding.severity is Severity.MEDIUM
+    assert finding.severity is FindingSeverity.MEDIUM
     assert "'digits' has `access: public`" in finding.evidence
     assert finding.fix == "access: [key]"
 
@@ -147,7 +147,7 @@ def test_findings_come_from_the_worst_and_always_in_the_same_order(hardened: Pat
 
 @pytest.mark.parametrize("need", list(Need))
 def test_what_could_not_be_found_out_is_told_and_not_called_passed(
-    need: Need, healthy: Facts
+    need: Need, healthy: AuditFacts
 ) -> None:
     audit = audited(replace(healthy, missing={need: "nobody knows"}))
 
@@ -159,7 +159,7 @@ def test_what_could_not_be_found_out_is_told_and_not_called_passed(
 
 def test_severities_are_counted_and_compared() -> None:
     checks = [
-        Check(
+        AuditCheck(
             id=f"T{i}",
             title="t",
             severity=severity,
@@ -168,14 +168,16 @@ def test_severities_are_counted_and_compared() -> None:
             needs=(),
             find=lambda _: [Hit(where="x", seen="y")],
         )
-        for i, severity in enumerate([Severity.LOW, Severity.MEDIUM, Severity.MEDIUM])
+        for i, severity in enumerate(
+            [FindingSeverity.LOW, FindingSeverity.MEDIUM, FindingSeverity.MEDIUM]
+        )
     ]
 
-    audit = run_checks(checks, Facts(now=NOW))
+    audit = run_checks(checks, AuditFacts(now=NOW))
 
     assert audit.counts() == {"critical": 0, "high": 0, "medium": 2, "low": 1}
-    assert audit.reaches(Severity.MEDIUM)
-    assert not audit.reaches(Severity.HIGH)
+    assert audit.reaches(FindingSeverity.MEDIUM)
+    assert not audit.reaches(FindingSeverity.HIGH)
 
 
 def test_ids_are_of_one_kind_and_used_once() -> None:
@@ -204,7 +206,7 @@ def test_ids_are_of_one_kind_and_used_once() -> None:
         "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
     ],
 )
-def test_secrets_are_found_and_never_repeated(text: str, healthy: Facts) -> None:
+def test_secrets_are_found_and_never_repeated(text: str, healthy: AuditFacts) -> None:
     facts = replace(healthy, texts=(TextFact(where="line 3", text=text, line=3),))
 
     (finding,) = audited(facts).findings
@@ -228,7 +230,7 @@ def test_secrets_are_found_and_never_repeated(text: str, healthy: Facts) -> None
         "-----BEGIN PUBLIC KEY-----",
     ],
 )
-def test_what_only_speaks_of_secrets_is_none(text: str, healthy: Facts) -> None:
+def test_what_only_speaks_of_secrets_is_none(text: str, healthy: AuditFacts) -> None:
     facts = replace(healthy, texts=(TextFact(where="line 3", text=text, line=3),))
 
     assert audited(facts).findings == ()
@@ -247,7 +249,7 @@ def test_an_upstream_on_this_machine_may_be_plain(hardened: Path) -> None:
     assert audited(replace(facts, spec=spec)).findings == ()
 
 
-def test_versions_none_of_which_is_signed_are_no_odd_ones_out(healthy: Facts) -> None:
+def test_versions_none_of_which_is_signed_are_no_odd_ones_out(healthy: AuditFacts) -> None:
     versions = tuple(
         VersionFact(reference=f"digits:{i}", runtime="onnx", signed=signed, is_served=False)
         for i, signed in enumerate([False, None, False])
@@ -256,7 +258,7 @@ def test_versions_none_of_which_is_signed_are_no_odd_ones_out(healthy: Facts) ->
     assert audited(replace(healthy, versions=versions)).findings == ()
 
 
-def test_a_key_whose_use_is_not_kept_is_not_called_unused(healthy: Facts) -> None:
+def test_a_key_whose_use_is_not_kept_is_not_called_unused(healthy: AuditFacts) -> None:
     key = ApiKeyFact(
         name="a",
         scopes=("infer:digits",),
@@ -277,7 +279,7 @@ def test_a_key_whose_use_is_not_kept_is_not_called_unused(healthy: Facts) -> Non
     ids=["its own group", "not there"],
 )
 def test_a_file_that_nobody_else_gets_to_is_private_whatever_its_mode(
-    change: Callable[[FileFact], FileFact], healthy: Facts
+    change: Callable[[FileFact], FileFact], healthy: AuditFacts
 ) -> None:
     assert healthy.home.state is not None
     home = replace(healthy.home, state=change(healthy.home.state))
@@ -285,11 +287,11 @@ def test_a_file_that_nobody_else_gets_to_is_private_whatever_its_mode(
     assert audited(replace(healthy, home=home)).findings == ()
 
 
-def test_a_mode_matters_little_while_directories_above_keep_others_out(healthy: Facts) -> None:
+def test_a_mode_matters_little_while_directories_above_keep_others_out(healthy: AuditFacts) -> None:
     state = FileFact(path="/home/me/.headrace/state.db", mode=0o644, is_reachable=False)
     home = replace(healthy.home, state=state)
 
     (finding,) = audited(replace(healthy, home=home)).findings
 
-    assert (finding.id, finding.severity) == ("HR506", Severity.LOW)
+    assert (finding.id, finding.severity) == ("HR506", FindingSeverity.LOW)
     assert "only the directories above it keep others out" in finding.evidence

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from headrace.advise import Need
 from headrace.advise.audit import collect_host
 from headrace.advise.audit.check import NamedFile, is_loopback, is_loopback_url, named_files
-from headrace.advise.audit.collect import Place, collect_running, collect_spec_file
+from headrace.advise.audit.collect import SystemLocation, collect_running, collect_spec_file
 from headrace.advise.audit.collect_host import file_fact, named_file_fact
 from headrace.advise.audit.facts import InForceFact, Listener, ReplicaFact, TextFact
 from headrace.core import NotFoundError, PermissionDeniedError, UnavailableError
@@ -61,7 +61,7 @@ class Answers:
         return answer
 
 
-ELSEWHERE = Place(url="https://gpu-box:8080")
+ELSEWHERE = SystemLocation(url="https://gpu-box:8080")
 
 
 def test_a_spec_file_alone_says_what_it_does_not_know(made: Path) -> None:
@@ -249,7 +249,7 @@ def test_a_system_on_this_machine_is_seen_from_outside(tmp_path: Path) -> None:
             "admin": f"http://127.0.0.1:{admin.getsockname()[1]}",
             "metrics": f"http://127.0.0.1:{metrics.getsockname()[1]}/metrics",
         }
-        place = Place(url=addresses["admin"], home=tmp_path)
+        place = SystemLocation(url=addresses["admin"], home=tmp_path)
         answers = Answers({"/api/v1/status": status | {"addresses": addresses}})
 
         facts = collect_running(answers, place, now=NOW)
@@ -525,7 +525,7 @@ def test_an_envoy_says_its_version_over_its_socket(tmp_path: Path) -> None:
 
 def test_what_cannot_be_seen_of_a_process_is_told_as_missing(tmp_path: Path) -> None:
     gone = STATUS | {"pid": 2**22 + 1, "gateway": {"pid": None}}
-    place = Place(url="http://127.0.0.1:8080", home=tmp_path)
+    place = SystemLocation(url="http://127.0.0.1:8080", home=tmp_path)
 
     facts = collect_running(Answers({"/api/v1/status": gone}), place, now=NOW, advisories=())
 

@@ -12,8 +12,8 @@ import pytest
 from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
-from headrace.advise import Severity
-from headrace.advise.inventory.asset import Asset, Details, Format, Trouble
+from headrace.advise import FindingSeverity
+from headrace.advise.inventory.asset import Asset, AssetFormat, Details, Trouble
 from headrace.advise.inventory.inventory import examine, recognise
 from headrace.advise.inventory.walk import (
     CONVERSIONS,
@@ -113,7 +113,7 @@ def test_a_runtime_of_ours_serves_it_or_a_conversion_is_named(found: dict[str, A
         *("mine.py", "python"),
     }
     assert all(asset.convert for path, asset in found.items() if path not in served)
-    assert {*CONVERSIONS, *RUNTIMES, Format.UNKNOWN} == set(Format)
+    assert {*CONVERSIONS, *RUNTIMES, AssetFormat.UNKNOWN} == set(AssetFormat)
 
 
 def test_another_runtime_that_is_installed_serves_its_format(folder: Path) -> None:
@@ -212,7 +212,7 @@ def test_what_scikit_learn_writes_is_known_in_every_compression(tmp_path: Path) 
 
     assert found.pop("model.onnx").details.producer.startswith("skl2onnx")
     assert len(found) == 5
-    assert {asset.format for asset in found.values()} == {Format.SKLEARN}
+    assert {asset.format for asset in found.values()} == {AssetFormat.SKLEARN}
     assert {frozenset(problems(asset)) for asset in found.values()} == {
         frozenset({Trouble.RUNS_CODE})
     }
@@ -224,14 +224,14 @@ def test_a_pickle_that_would_call_a_shell_says_so(tmp_path: Path) -> None:
 
     assert problems(asset) == {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE}
     worst = next(one for one in asset.problems if one.code is Trouble.DANGEROUS_CODE)
-    assert worst.severity is Severity.CRITICAL
+    assert worst.severity is FindingSeverity.CRITICAL
     assert "posix.system" in worst.message
 
 
 def test_a_pickle_of_the_oldest_protocol_is_read_by_its_name(tmp_path: Path) -> None:
     asset = put(tmp_path, "model.pkl", b"cos\nsystem\n(S'id'\ntR.")
 
-    assert asset.format is Format.PICKLE
+    assert asset.format is AssetFormat.PICKLE
     assert Trouble.DANGEROUS_CODE in problems(asset)
 
 
@@ -352,7 +352,7 @@ def test_whatever_a_file_is_cut_to_it_is_told_and_nothing_breaks(
         file.write_bytes(whole[:size])
         kind, details = examine(file)
 
-        told += kind is Format.UNKNOWN or bool(details.problems)
+        told += kind is AssetFormat.UNKNOWN or bool(details.problems)
 
     assert told
 
@@ -442,7 +442,7 @@ def test_files_of_pytorch_run_code(folder: Path, name: str) -> None:
 def test_what_is_not_there_is_unknown_and_says_why(tmp_path: Path) -> None:
     kind, details = examine(tmp_path / "gone")
 
-    assert kind is Format.UNKNOWN
+    assert kind is AssetFormat.UNKNOWN
     assert details.problems[0].message == "cannot be read: No such file or directory"
 
 
@@ -472,7 +472,7 @@ def test_a_header_of_safetensors_that_is_none_is_told(header: object, tmp_path: 
 
     kind, details = _examined(tmp_path / "w.safetensors", struct.pack("<Q", len(data)) + data)
 
-    assert kind in {Format.SAFETENSORS, Format.UNKNOWN}
+    assert kind in {AssetFormat.SAFETENSORS, AssetFormat.UNKNOWN}
     assert {one.code for one in details.problems} == {Trouble.BROKEN}
 
 
@@ -517,7 +517,7 @@ def test_a_keras_archive_without_its_weights_or_metadata_is_told(tmp_path: Path)
 
     kind, details = _examined(tmp_path / "net.keras", data)
 
-    assert kind is Format.KERAS
+    assert kind is AssetFormat.KERAS
     assert details.producer == "keras"
     assert [one.code for one in details.problems] == [Trouble.MISSING_PART]
 
@@ -556,7 +556,7 @@ def test_a_folder_that_may_not_be_read_is_told(
     assert "cannot be read: Permission denied" in take_inventory(tmp_path, KNOWN).incomplete
 
 
-def _examined(file: Path, data: bytes) -> tuple[Format, Details]:
+def _examined(file: Path, data: bytes) -> tuple[AssetFormat, Details]:
     file.write_bytes(data)
     return examine(file)
 
@@ -568,7 +568,7 @@ def test_xml_that_grows_without_bound_is_refused(tmp_path: Path) -> None:
 
     kind, details = examine(tmp_path / "bomb.xml")
 
-    assert kind is Format.UNKNOWN
+    assert kind is AssetFormat.UNKNOWN
     assert details.problems == ()
 
 
@@ -580,7 +580,7 @@ def test_an_archive_that_unpacks_to_much_costs_what_is_read_of_it(tmp_path: Path
 
     asset = put(tmp_path, "net.pt", bomb)
 
-    assert asset.format is Format.TORCHSCRIPT
+    assert asset.format is AssetFormat.TORCHSCRIPT
     assert asset.size_bytes < 1 << 20
 
 
@@ -642,7 +642,7 @@ def test_a_named_pipe_does_not_make_it_wait(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.onnx")
 
     assert take_inventory(tmp_path, KNOWN).assets == ()
-    assert examine(tmp_path / "pipe.onnx")[0] is Format.UNKNOWN
+    assert examine(tmp_path / "pipe.onnx")[0] is AssetFormat.UNKNOWN
 
 
 def test_the_same_content_twice_is_told_at_the_second(tmp_path: Path) -> None:

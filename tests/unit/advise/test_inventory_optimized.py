@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.advise.inventory.asset import Asset, Format, Trouble
+from headrace.advise.inventory.asset import Asset, AssetFormat, Trouble
 from headrace.advise.inventory.inventory import examine, recognise
 from headrace.advise.inventory.walk import Known, take_inventory
 from headrace.registry import read_content
@@ -32,7 +32,7 @@ def troubles(asset: Asset) -> set[Trouble]:
 def test_it_is_its_folder_with_the_digest_that_the_registry_gives(artifact: Path) -> None:
     asset = only(artifact)
 
-    assert (asset.path, asset.format, asset.runtime) == ("net", Format.OPTIMIZED, "optimized")
+    assert (asset.path, asset.format, asset.runtime) == ("net", AssetFormat.OPTIMIZED, "optimized")
     assert asset.digest == str(read_content(artifact).digest)
     assert not troubles(asset)
 
@@ -62,7 +62,7 @@ def test_a_manifest_that_is_none_is_told(artifact: Path, text: bytes) -> None:
     (artifact / "optimized.json").write_bytes(text)
     kind, details = examine(artifact)
 
-    assert kind is Format.OPTIMIZED
+    assert kind is AssetFormat.OPTIMIZED
     assert [one.code for one in details.problems] == [Trouble.BROKEN]
 
 

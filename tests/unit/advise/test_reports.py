@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import jsonschema_rs
 import pytest
 
-from headrace.advise import Audit, Finding, NotChecked, Severity
+from headrace.advise import Audit, AuditFinding, FindingSeverity, NotChecked
 from headrace.advise.audit.checks import CHECKS
 from headrace.advise.audit.reports import (
-    Report,
+    AuditReport,
     file_uri,
     html_report,
     json_report,
@@ -23,10 +23,10 @@ from tests.unit.advise.conftest import NOW
 from tests.unit.advise.sarif import SCHEMA
 
 HOSTILE = "<script>alert(1)</script>\"'&\x1b[2J\r\n\u202e</pre>\ud800"
-FINDING = Finding(
+FINDING = AuditFinding(
     id="HR001",
     title="An endpoint is open to everybody on the network",
-    severity=Severity.CRITICAL,
+    severity=FindingSeverity.CRITICAL,
     where="endpoints[0].access",
     evidence="endpoint 'a' has `access: public`",
     why="Whoever reaches it may call it.",
@@ -34,7 +34,9 @@ FINDING = Finding(
     file="headrace.yaml",
     line=7,
 )
-LOW = replace(FINDING, id="HR301", severity=Severity.LOW, title="Nothing", where="endpoints[1].slo")
+LOW = replace(
+    FINDING, id="HR301", severity=FindingSeverity.LOW, title="Nothing", where="endpoints[1].slo"
+)
 AUDIT = Audit(
     findings=(FINDING, replace(FINDING, where="endpoints[1].access", line=9), LOW),
     not_checked=(NotChecked(id="HR021", title="An API key never expires", reason="nobody knows"),),
@@ -43,11 +45,11 @@ AUDIT = Audit(
 EMPTY = Audit(findings=(), not_checked=(), passed=("HR001",))
 
 
-def report(audit: Audit = AUDIT, target: str = "headrace.yaml") -> Report:
-    return Report(audit=audit, target=target, at=NOW, version="0.1.0")
+def report(audit: Audit = AUDIT, target: str = "headrace.yaml") -> AuditReport:
+    return AuditReport(audit=audit, target=target, at=NOW, version="0.1.0")
 
 
-def hostile() -> Report:
+def hostile() -> AuditReport:
     finding = replace(
         FINDING, where=HOSTILE, evidence=HOSTILE, fix=HOSTILE, file=f"{HOSTILE}.yaml", why=HOSTILE
     )
@@ -116,7 +118,7 @@ def test_text_never_sends_a_terminal_what_stands_in_names() -> None:
 
 
 def test_json_holds_everything_under_stable_names() -> None:
-    document = json.loads(json.dumps(json_report(replace(report(), fail_on=Severity.HIGH))))
+    document = json.loads(json.dumps(json_report(replace(report(), fail_on=FindingSeverity.HIGH))))
 
     assert document["schema"] == 1
     assert document["summary"] == {"critical": 2, "high": 0, "medium": 0, "low": 1}
@@ -139,7 +141,7 @@ def test_json_holds_everything_under_stable_names() -> None:
 
 
 @pytest.mark.parametrize("made", [report(), report(EMPTY), hostile()], ids=["some", "none", "odd"])
-def test_sarif_is_valid_by_the_schema_of_its_version(made: Report) -> None:
+def test_sarif_is_valid_by_the_schema_of_its_version(made: AuditReport) -> None:
     document = json.loads(json.dumps(sarif_report(made, CHECKS)))
 
     validator = jsonschema_rs.validator_for(SCHEMA, validate_formats=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from headrace.advise import Facts, Severity, run_checks
+from headrace.advise import AuditFacts, FindingSeverity, run_checks
 from headrace.advise.audit.checks import CHECKS
 from headrace.advise.audit.facts import Affected
 from headrace.advise.audit.software import (
@@ -28,7 +28,7 @@ def osv(**more: Any) -> dict[str, Any]:  # noqa: ANN401  # JSON
     return {"id": "GHSA-1", "summary": "smuggling", "affected": [affected]} | more
 
 
-def found(facts: Facts) -> list[tuple[str, str, Severity]]:
+def found(facts: AuditFacts) -> list[tuple[str, str, FindingSeverity]]:
     checks = [check for check in CHECKS if check.id.startswith("HR6")]
     return [(one.where, one.fix, one.severity) for one in run_checks(checks, facts).findings]
 
@@ -62,10 +62,10 @@ def test_an_advisory_on_what_is_installed_is_a_finding_with_the_version_that_men
 ) -> None:
     file = tmp_path / "osv.json"
     file.write_text(json.dumps(osv(database_specific={"severity": "MODERATE"})))
-    facts = Facts(now=NOW, advisories=read_advisories(file), packages={"HttpTools": "0.6.4"})
+    facts = AuditFacts(now=NOW, advisories=read_advisories(file), packages={"HttpTools": "0.6.4"})
 
     assert found(facts) == [
-        ("HttpTools", "pip install 'HttpTools>=0.7.0'", Severity.MEDIUM),
+        ("HttpTools", "pip install 'HttpTools>=0.7.0'", FindingSeverity.MEDIUM),
     ]
     assert found(replace(facts, packages={"httptools": "0.7.0"})) == []
     assert found(replace(facts, packages={"other": "0.1"})) == []
@@ -75,10 +75,12 @@ def test_an_advisory_without_a_fix_says_so(tmp_path: Path) -> None:
     events = [{"introduced": "0.1"}]
     affected = osv()["affected"][0] | {"ranges": [{"type": "ECOSYSTEM", "events": events}]}
     (tmp_path / "a.json").write_text(json.dumps(osv(affected=[affected])))
-    facts = Facts(now=NOW, advisories=read_advisories(tmp_path), packages={"httptools": "0.6.4"})
+    facts = AuditFacts(
+        now=NOW, advisories=read_advisories(tmp_path), packages={"httptools": "0.6.4"}
+    )
 
     assert found(facts) == [
-        ("httptools", "No fix is known; replace httptools.", Severity.HIGH),
+        ("httptools", "No fix is known; replace httptools.", FindingSeverity.HIGH),
     ]
 
 
@@ -142,7 +144,7 @@ def test_what_is_no_advisory_is_an_error_that_names_the_file(text: str, tmp_path
 
 @pytest.mark.parametrize("minimum", MINIMUMS, ids=lambda one: f"{one.name}-{one.line}")
 def test_the_oldest_version_that_is_still_good_is_no_finding(minimum: Any) -> None:  # noqa: ANN401  # of a table
-    facts = Facts(now=NOW, software={minimum.name: minimum.version})
+    facts = AuditFacts(now=NOW, software={minimum.name: minimum.version})
 
     assert found(facts) == []
     assert minimum.reason

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.autoscale import Decision, ScalerState, Signals, begin, decide
+from headrace.autoscale import ScaleDecision, ScalerState, Signals, begin, decide
 from headrace.core.spec.scale import AutoscaleSpec
 
 T0 = 1_790_000_000.0
@@ -36,7 +36,7 @@ def follow(
     *,
     seconds: int,
     state: ScalerState,
-) -> list[Decision]:
+) -> list[ScaleDecision]:
     """One decision a second on what `look` makes of the second and the state."""
     decisions = []
     for second in range(seconds):
@@ -52,7 +52,7 @@ def play(
     *,
     replicas: int = 1,
     state: ScalerState | None = None,
-) -> list[Decision]:
+) -> list[ScaleDecision]:
     """`follow` for `rates`, with copies that are ready at once; None: no metrics."""
     known = list(rates)
 
@@ -64,5 +64,5 @@ def play(
     return follow(settings, look, seconds=len(known), state=begun)
 
 
-def counts(decisions: Sequence[Decision]) -> list[int]:
+def counts(decisions: Sequence[ScaleDecision]) -> list[int]:
     return [decision.replicas for decision in decisions]

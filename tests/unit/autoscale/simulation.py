@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from headrace.autoscale.decide import decide
 from headrace.autoscale.demand import late_ratio
-from headrace.autoscale.meter import Counts, Meter
+from headrace.autoscale.meter import IntervalCounts, Meter
 from headrace.autoscale.state import ScalerState, Signals, begin
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.observe.histogram import SECONDS_BOUNDS
@@ -419,7 +419,7 @@ class _Run:
         trace, seen = self._trace, self._seen
         self._latencies += seen.latencies
         self._seen = _Second()
-        counts = Counts(
+        counts = IntervalCounts(
             seconds=1.0,
             arrived=arrived,
             answered=len(seen.latencies),

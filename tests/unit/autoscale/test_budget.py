@@ -2,16 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.autoscale import Ask, share_out
+from headrace.autoscale import ReplicaRequest, share_out
 from headrace.core.spec.scale import BudgetSpec
 
 MB = 1_000_000
 
 
 @st.composite
-def asks(draw: st.DrawFn) -> list[Ask]:
+def asks(draw: st.DrawFn) -> list[ReplicaRequest]:
     return [
-        Ask(
+        ReplicaRequest(
             endpoint=f"e{index}",
             arm="1",
             wanted=draw(st.integers(0, 12)),
@@ -33,7 +33,7 @@ BUDGETS = st.builds(
 
 @given(asks(), BUDGETS)
 def test_nobody_gets_more_than_wanted_or_less_than_the_minimum(
-    wishes: list[Ask], budget: BudgetSpec
+    wishes: list[ReplicaRequest], budget: BudgetSpec
 ) -> None:
     grants = share_out(wishes, budget)
 
@@ -44,7 +44,7 @@ def test_nobody_gets_more_than_wanted_or_less_than_the_minimum(
 
 @given(asks(), BUDGETS)
 def test_the_machine_is_not_overdrawn_but_for_minimums_and_what_runs(
-    wishes: list[Ask], budget: BudgetSpec
+    wishes: list[ReplicaRequest], budget: BudgetSpec
 ) -> None:
     grants = share_out(wishes, budget)
 
@@ -61,7 +61,7 @@ def test_the_machine_is_not_overdrawn_but_for_minimums_and_what_runs(
 
 @given(asks(), BUDGETS, st.randoms())
 def test_the_order_of_the_wishes_does_not_matter(
-    wishes: list[Ask], budget: BudgetSpec, random: object
+    wishes: list[ReplicaRequest], budget: BudgetSpec, random: object
 ) -> None:
     mixed = list(wishes)
     random.shuffle(mixed)  # type: ignore[attr-defined]  # what `st.randoms` gives
@@ -71,8 +71,8 @@ def test_the_order_of_the_wishes_does_not_matter(
 
 def test_what_is_left_is_shared_fairly() -> None:
     wishes = [
-        Ask(endpoint="greedy", arm="1", wanted=100, minimum=1, cpus=1.0),
-        Ask(endpoint="modest", arm="1", wanted=4, minimum=1, cpus=1.0),
+        ReplicaRequest(endpoint="greedy", arm="1", wanted=100, minimum=1, cpus=1.0),
+        ReplicaRequest(endpoint="modest", arm="1", wanted=4, minimum=1, cpus=1.0),
     ]
 
     grants = share_out(wishes, BudgetSpec(cpus=26.0))
@@ -84,10 +84,10 @@ def test_what_is_left_is_shared_fairly() -> None:
 
 def test_who_is_cut_is_told_why() -> None:
     cpu = share_out(
-        [Ask(endpoint="a", arm="1", wanted=5, minimum=1, cpus=0.7)], BudgetSpec(cpus=2.0)
+        [ReplicaRequest(endpoint="a", arm="1", wanted=5, minimum=1, cpus=0.7)], BudgetSpec(cpus=2.0)
     )
     memory = share_out(
-        [Ask(endpoint="a", arm="1", wanted=5, minimum=1, memory_bytes=300.0 * MB)],
+        [ReplicaRequest(endpoint="a", arm="1", wanted=5, minimum=1, memory_bytes=300.0 * MB)],
         BudgetSpec(memory_bytes=1000 * MB),
     )
 
@@ -100,13 +100,15 @@ def test_who_is_cut_is_told_why() -> None:
 
 @pytest.mark.parametrize("cpus", [0.66, 0.69, 0.73])
 def test_a_small_error_in_what_a_copy_uses_stops_none_that_runs(cpus: float) -> None:
-    wish = Ask(endpoint="a", arm="1", wanted=6, minimum=1, running=3, cpus=cpus)
+    wish = ReplicaRequest(endpoint="a", arm="1", wanted=6, minimum=1, running=3, cpus=cpus)
 
     assert share_out([wish], BudgetSpec(cpus=2.0))["a", "1"].replicas == 3
 
 
 def test_minimums_come_first_even_where_there_is_no_room() -> None:
-    wishes = [Ask(endpoint=name, arm="1", wanted=3, minimum=2, cpus=4.0) for name in "ab"]
+    wishes = [
+        ReplicaRequest(endpoint=name, arm="1", wanted=3, minimum=2, cpus=4.0) for name in "ab"
+    ]
 
     grants = share_out(wishes, BudgetSpec(cpus=1.0))
 

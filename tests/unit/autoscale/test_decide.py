@@ -5,8 +5,8 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from headrace.autoscale import Reason, ScalerState, Signals, begin, decide, granted
-from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
+from headrace.autoscale import ScaleReason, ScalerState, Signals, begin, decide, granted
+from headrace.core.spec.scale import AutoscaleSpec, ScaleScheduleSpec
 from tests.unit.autoscale.looks import T0, counts, follow, load, missing, play
 
 WIDE = AutoscaleSpec(max_replicas=20)
@@ -37,7 +37,7 @@ def test_a_burst_is_answered_in_the_second_that_shows_it() -> None:
     burst = play(WIDE, [100.0], state=calm.state)[-1]
 
     assert burst.replicas == 8, "one step goes to four times the ready copies"
-    assert burst.reason is Reason.BURST
+    assert burst.reason is ScaleReason.BURST
     assert "one step goes to 8 at most" in burst.message
 
 
@@ -69,7 +69,7 @@ def test_missing_metrics_keep_the_count() -> None:
     lost = play(WIDE, [None] * 900, state=busy.state)
 
     assert set(counts(lost)) == {10}
-    assert lost[-1].reason is Reason.MISSING
+    assert lost[-1].reason is ScaleReason.MISSING
 
 
 def test_metrics_of_some_copies_only_can_add_but_not_take_away() -> None:
@@ -100,7 +100,7 @@ def test_a_break_in_watching_begins_the_delay_anew() -> None:
     late = decide(state, load(1.0, ready=9), WIDE, now=state.at + 600.0)
 
     assert late.replicas == 9
-    assert late.reason is Reason.SETTLING
+    assert late.reason is ScaleReason.SETTLING
     assert "watched" in late.message
 
 
@@ -145,7 +145,7 @@ def test_a_p99_above_the_slo_adds_one_after_a_while_and_waits_for_it() -> None:
     seen = counts(decisions)
     raised = [second for second, (a, b) in enumerate(pairwise(seen), 1) if b > a]
     assert raised[0] == 15, "two and a half panic windows"
-    assert (seen[15], decisions[15].reason) == (3, Reason.PRESSURE)
+    assert (seen[15], decisions[15].reason) == (3, ScaleReason.PRESSURE)
     assert raised[1] - raised[0] >= 27, "late requests of before must be gone first"
 
 
@@ -195,8 +195,8 @@ def test_idle_endpoints_sleep_and_wake_with_the_first_request() -> None:
 
     assert idle[38].replicas == 1
     assert idle[41].replicas == 0
-    assert asleep.reason is Reason.IDLE
-    assert (woken.replicas, woken.reason) == (1, Reason.WOKEN)
+    assert asleep.reason is ScaleReason.IDLE
+    assert (woken.replicas, woken.reason) == (1, ScaleReason.WOKEN)
     assert later.replicas == 1
 
 
@@ -217,7 +217,7 @@ def test_an_endpoint_whose_metrics_are_lost_does_not_fall_asleep() -> None:
 
 
 def test_the_schedule_raises_the_minimum_and_wakes() -> None:
-    hint = ScheduleSpec(cron="0 8 * * *", duration_s=3600.0, min_replicas=3)
+    hint = ScaleScheduleSpec(cron="0 8 * * *", duration_s=3600.0, min_replicas=3)
     settings = AutoscaleSpec(min_replicas=0, max_replicas=8, schedule=(hint,))
     eight = datetime(2026, 11, 25, 8, tzinfo=UTC).timestamp()
     asleep = Signals(at=0.0, ready=0)
@@ -226,7 +226,7 @@ def test_the_schedule_raises_the_minimum_and_wakes() -> None:
     after = decide(before.state, asleep, settings, now=eight)
 
     assert before.replicas == 0
-    assert (after.replicas, after.reason) == (3, Reason.SCHEDULE)
+    assert (after.replicas, after.reason) == (3, ScaleReason.SCHEDULE)
 
 
 def test_bounds_win_at_once() -> None:
@@ -234,9 +234,9 @@ def test_bounds_win_at_once() -> None:
     shrunk = decide(begin(9, now=T0), missing(ready=9), AutoscaleSpec(max_replicas=4), now=T0 + 1.0)
     full = play(AutoscaleSpec(max_replicas=3), [100.0] * 90, replicas=3)[-1]
 
-    assert (grown.replicas, grown.reason) == (3, Reason.MINIMUM)
-    assert (shrunk.replicas, shrunk.reason) == (4, Reason.MAXIMUM)
-    assert (full.replicas, full.reason) == (3, Reason.MAXIMUM)
+    assert (grown.replicas, grown.reason) == (3, ScaleReason.MINIMUM)
+    assert (shrunk.replicas, shrunk.reason) == (4, ScaleReason.MAXIMUM)
+    assert (full.replicas, full.reason) == (3, ScaleReason.MAXIMUM)
 
 
 def test_a_backlog_is_carried_off_besides_the_load() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.autoscale import Counts, Meter
+from headrace.autoscale import IntervalCounts, Meter
 from headrace.autoscale.meter import quantile
 from headrace.autoscale.state import (
     Mean,
@@ -30,8 +30,8 @@ BOUNDS = (0.1, 0.2, 0.4)
 SETTINGS = AutoscaleSpec()
 
 
-def counts(answered: int, latencies: tuple[int, ...] = (), **other: float) -> Counts:
-    found = Counts(
+def counts(answered: int, latencies: tuple[int, ...] = (), **other: float) -> IntervalCounts:
+    found = IntervalCounts(
         seconds=1.0,
         arrived=answered,
         answered=answered,
@@ -104,7 +104,7 @@ def test_rare_requests_are_looked_at_for_longer() -> None:
 def test_histograms_that_do_not_match_are_not_added() -> None:
     meter = Meter.new()
     meter.signals(counts(500, (0, 500, 0, 0)), SETTINGS, now=1.0, ready=1)
-    other = Counts(
+    other = IntervalCounts(
         seconds=1.0,
         arrived=500,
         answered=500,

@@ -1,9 +1,9 @@
 import msgspec
 import pytest
 
-from headrace.autoscale import Observed, recommend
+from headrace.autoscale import ReplicaUsage, recommend
 
-BUSY = Observed(
+BUSY = ReplicaUsage(
     seconds=100.0,
     replicas=1,
     answered=5000,

@@ -3,12 +3,12 @@ from datetime import datetime
 import pytest
 
 from headrace.autoscale.decide import scheduled_floor
-from headrace.core.spec.scale import ScheduleSpec
+from headrace.core.spec.scale import ScaleScheduleSpec
 
-OFFICE = ScheduleSpec(
+OFFICE = ScaleScheduleSpec(
     cron="0 8 * * 1-5", duration_s=3600.0, min_replicas=3, timezone="Europe/Berlin"
 )
-NIGHT = ScheduleSpec(cron="0 23 * * *", duration_s=7200.0, min_replicas=5, timezone="UTC")
+NIGHT = ScaleScheduleSpec(cron="0 23 * * *", duration_s=7200.0, min_replicas=5, timezone="UTC")
 
 
 def at(text: str) -> float:
@@ -33,7 +33,7 @@ def test_a_hint_holds_from_its_moment_for_its_duration(moment: str, floor: int) 
 
 
 def test_the_largest_hint_holds_and_says_its_line() -> None:
-    always = ScheduleSpec(cron="* * * * *", duration_s=60.0, min_replicas=2)
+    always = ScaleScheduleSpec(cron="* * * * *", duration_s=60.0, min_replicas=2)
 
     floor = scheduled_floor([always, OFFICE], now=at("2026-11-25T08:30:00+01:00"))
 
@@ -41,7 +41,7 @@ def test_the_largest_hint_holds_and_says_its_line() -> None:
 
 
 def test_a_rare_moment_is_found_however_long_ago_it_was() -> None:
-    leap = ScheduleSpec(cron="0 0 29 2 *", duration_s=60.0, min_replicas=2)
+    leap = ScaleScheduleSpec(cron="0 0 29 2 *", duration_s=60.0, min_replicas=2)
 
     assert scheduled_floor([leap], now=at("2026-11-25T08:30:00+00:00")) == (0, "")
     assert scheduled_floor([leap], now=at("2028-02-29T00:00:30+00:00")) == (2, "0 0 29 2 *")

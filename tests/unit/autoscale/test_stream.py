@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.autoscale.state import Reason
+from headrace.autoscale.state import ScaleReason
 from headrace.autoscale.stream import (
     QUIET_S,
     SETTLE_S,
@@ -31,7 +31,7 @@ class Log:
     now: float = 1000.0
     state: StreamScaleState = field(default_factory=lambda: StreamScaleState(workers=1))
     counts: list[int] = field(default_factory=list)
-    reasons: list[Reason] = field(default_factory=list)
+    reasons: list[ScaleReason] = field(default_factory=list)
 
     def run(self, seconds: int, arrivals: float) -> None:
         for _ in range(seconds):
@@ -88,7 +88,7 @@ def test_a_step_down_waits_until_it_was_quiet_for_long() -> None:
 
     assert before == 4
     assert log.state.workers == 3
-    assert Reason.LESS_LOAD in log.reasons
+    assert ScaleReason.LESS_LOAD in log.reasons
 
 
 def test_a_count_holds_while_the_last_change_takes_effect() -> None:
@@ -105,7 +105,7 @@ def test_there_are_never_more_than_partitions() -> None:
     log.run(600, arrivals=1000.0)
 
     assert max(log.counts) == 3
-    assert log.reasons[-1] is Reason.MAXIMUM
+    assert log.reasons[-1] is ScaleReason.MAXIMUM
 
 
 def test_a_broker_without_partitions_has_the_spec_as_its_only_bound() -> None:
@@ -128,7 +128,7 @@ def test_without_a_lag_the_count_is_kept() -> None:
 
     wish, after = scale_stream(SCALE, look, state)
 
-    assert (wish.count, wish.reason) == (5, Reason.MISSING)
+    assert (wish.count, wish.reason) == (5, ScaleReason.MISSING)
     assert after.workers == 5
 
 

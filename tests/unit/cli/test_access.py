@@ -9,7 +9,7 @@ import typer
 from headrace.cli import connection, context
 from headrace.cli.access.credentials import id_of
 from headrace.cli.app import _in_front, app
-from headrace.cli.context import Access, Contexts, read_contexts, write_contexts
+from headrace.cli.context import ContextCredentials, Contexts, read_contexts, write_contexts
 from headrace.cli.options import DEFAULT_HOME, span_s
 from headrace.cli.up.settings import oidc_settings
 from headrace.control.app.settings import OidcSettings
@@ -61,23 +61,23 @@ def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
 
 
 def test_a_token_stays_with_its_url() -> None:
-    access = Access(token=TOKEN)
+    access = ContextCredentials(token=TOKEN)
     contexts = Contexts(contexts={}).with_server("a", "https://a.example", use=True, access=access)
     same = contexts.with_server("a", "https://a.example", use=False)
     moved = contexts.with_server("a", "https://evil.example", use=False)
     gone = contexts.without("a")
 
     assert same.access_of("https://a.example").token == TOKEN
-    assert contexts.access_of("https://evil.example") == Access()
-    assert moved.access_of("https://evil.example") == Access()
+    assert contexts.access_of("https://evil.example") == ContextCredentials()
+    assert moved.access_of("https://evil.example") == ContextCredentials()
     assert gone.contexts == {}
 
 
 def test_of_two_contexts_for_one_url_the_current_one_counts() -> None:
     contexts = (
         Contexts(contexts={})
-        .with_server("a", "https://x.example", use=True, access=Access(token="a"))  # noqa: S106
-        .with_server("b", "https://x.example", use=True, access=Access(token="b"))  # noqa: S106
+        .with_server("a", "https://x.example", use=True, access=ContextCredentials(token="a"))  # noqa: S106
+        .with_server("b", "https://x.example", use=True, access=ContextCredentials(token="b"))  # noqa: S106
     )
 
     assert contexts.access_of("https://x.example").token == "b"  # noqa: S105  # none
@@ -86,7 +86,7 @@ def test_of_two_contexts_for_one_url_the_current_one_counts() -> None:
 
 def test_contexts_are_kept_for_their_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "c" / "contexts.json"
-    access = Access(token=TOKEN, ca_file=str(tmp_path / "ca.pem"))
+    access = ContextCredentials(token=TOKEN, ca_file=str(tmp_path / "ca.pem"))
     kept = Contexts(contexts={}).with_server("a", "https://a.example", use=True, access=access)
     write_contexts(path, kept)
 

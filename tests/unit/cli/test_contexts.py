@@ -223,5 +223,5 @@ def test_whoever_asks_is_named_with_the_machine(monkeypatch: pytest.MonkeyPatch)
 def test_a_target_is_what_the_options_mean(tmp_path: Path, home: Path) -> None:
     assert home != tmp_path
     assert connection.find_target("h", DEFAULT_HOME).url == "http://h:8080"
-    assert connection.find_target(None, tmp_path) == connection.Target(home=tmp_path)
+    assert connection.find_target(None, tmp_path) == connection.CommandTarget(home=tmp_path)
     assert not connection.find_target(None, DEFAULT_HOME).is_remote

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import typer
 
-from headrace.cli.load.commands import Given, line, tensors_of
+from headrace.cli.load.commands import RequestContents, line, tensors_of
 from headrace.cli.load.report import (
     announcement,
     document,
@@ -19,8 +19,8 @@ from headrace.cli.load.report import (
 )
 from headrace.cli.plots import PAGES, check_plot, draw_load
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
-from headrace.load import LoadPlan, LoadResult, Tick, open_target, parse_objectives, summarize
-from headrace.load.summary import SUCCEEDED, Record
+from headrace.load import LoadPlan, LoadResult, RunTick, open_target, parse_objectives, summarize
+from headrace.load.summary import SUCCEEDED, RunRecord
 from tests.unit.cli.conftest import Command
 
 SIGNATURE = ModelSignature(
@@ -34,7 +34,7 @@ def result(
     *, rate: float = 200.0, slo: str = "p99=20ms,error=5%", slower: float = 1.0, failed: int = 20
 ) -> LoadResult:
     rng = np.random.default_rng(1)
-    record = Record.of(np.arange(int(rate * 12)) / rate)
+    record = RunRecord.of(np.arange(int(rate * 12)) / rate)
     for i, latency_s in enumerate(rng.exponential(0.002, len(record.intended)) * slower):
         record.handled[i] = record.intended[i] + 1e-6
         record.done[i] = record.intended[i] + latency_s
@@ -119,7 +119,7 @@ def test_what_is_sent_where_is_said_before() -> None:
 
 
 def test_progress_is_one_line() -> None:
-    tick = Tick(
+    tick = RunTick(
         elapsed_s=3.0,
         left_s=9.0,
         sent=1500,
@@ -173,7 +173,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_load(tmp_path: P
 
 
 def test_made_up_inputs_have_as_many_rows_as_asked() -> None:
-    (tensors,) = tensors_of(SIGNATURE, Given(rows=3), "m")
+    (tensors,) = tensors_of(SIGNATURE, RequestContents(rows=3), "m")
 
     assert tensors["x"].shape == (3, 2)
 
@@ -182,9 +182,9 @@ def test_rows_of_a_file_are_sent_in_turn(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     file.write_text("\n".join(f"{i},{i}" for i in range(7)))
 
-    all_at_once = list(tensors_of(SIGNATURE, Given(file=str(file)), "m"))
-    by_two = list(tensors_of(SIGNATURE, Given(file=str(file), rows=2), "m"))
-    too_many = list(tensors_of(SIGNATURE, Given(file=str(file), rows=50), "m"))
+    all_at_once = list(tensors_of(SIGNATURE, RequestContents(file=str(file)), "m"))
+    by_two = list(tensors_of(SIGNATURE, RequestContents(file=str(file), rows=2), "m"))
+    too_many = list(tensors_of(SIGNATURE, RequestContents(file=str(file), rows=50), "m"))
 
     assert [one["x"].shape for one in all_at_once] == [(7, 2)]
     assert [one["x"][0, 0] for one in by_two] == [0, 2, 4]
@@ -195,7 +195,7 @@ def test_lines_of_json_are_requests_in_turn(tmp_path: Path) -> None:
     file = tmp_path / "some.jsonl"
     file.write_text('[[1, 2]]\n\n{"x": [[3, 4], [5, 6]]}\n')
 
-    found = list(tensors_of(SIGNATURE, Given(file=str(file)), "m"))
+    found = list(tensors_of(SIGNATURE, RequestContents(file=str(file)), "m"))
 
     assert [one["x"].tolist() for one in found] == [[[1, 2]], [[3, 4], [5, 6]]]
 
@@ -209,7 +209,7 @@ def test_a_bad_line_is_named(tmp_path: Path, text: str, said: str) -> None:
     file.write_text(text)
 
     with pytest.raises(InvalidArgumentError, match=said):
-        list(tensors_of(SIGNATURE, Given(file=str(file)), "m"))
+        list(tensors_of(SIGNATURE, RequestContents(file=str(file)), "m"))
 
 
 def test_help_says_what_the_exit_status_means(headrace: Command) -> None:

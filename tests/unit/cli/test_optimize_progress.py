@@ -3,7 +3,7 @@
 import pytest
 
 from headrace.cli.optimize import GivenUp, lines_of, search_progress
-from headrace.optimize.search.journal import Begun, Event, State
+from headrace.optimize.search.journal import Begun, Event, SearchState
 from headrace.optimize.search.plan import StepKind
 from tests.unit.optimize.search.made import SCORED, failed, judged, screened
 
@@ -41,7 +41,7 @@ def test_one_that_was_screened_is_neither_good_nor_rejected_yet() -> None:
 
 def test_the_last_ones_are_told_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     with search_progress("model", 10.0) as on_event:
-        on_event(failed("a", "no GPU"), State())
+        on_event(failed("a", "no GPU"), SearchState())
         before = capsys.readouterr().err
 
     assert not before

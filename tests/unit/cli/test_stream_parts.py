@@ -23,7 +23,7 @@ from headrace.control.streams.status import StreamView, WorkerView
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.spec.parse import parse_spec
 from headrace.core.text import iso_text
-from headrace.streaming.records import Place, Record
+from headrace.streaming.records import Record, TopicPartition
 
 NOW = 1_795_788_000.0  # 2026-11-27T14:00:00Z
 FORM = ShortForm(broker="log:demo", sources=["in"], sink="out", model="m.onnx")
@@ -92,7 +92,9 @@ def test_a_line_without_its_key_is_told_by_its_number(line: bytes) -> None:
 
 
 def test_values_that_are_no_text_are_shown_as_bytes() -> None:
-    record = Record(place=Place("in", 1), offset=7, key=b"\xff", value=b"\x00\xff", timestamp_s=1.5)
+    record = Record(
+        place=TopicPartition("in", 1), offset=7, key=b"\xff", value=b"\x00\xff", timestamp_s=1.5
+    )
     told = json.loads(record_json(record))
 
     assert value_text(record) == repr(b"\x00\xff")

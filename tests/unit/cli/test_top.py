@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from headrace.cli.top import SORT_KEYS, View, render
+from headrace.cli.top import SORT_KEYS, TopView, render
 
 
-def pressed(keys: str, view: View | None = None) -> View:
-    view = View() if view is None else view
+def pressed(keys: str, view: TopView | None = None) -> TopView:
+    view = TopView() if view is None else view
     for key in keys:
         view = view.press(key)
     return view
@@ -39,10 +39,10 @@ def document(*rows: dict[str, Any], total: int = 0) -> dict[str, Any]:
     return {"total": total or len(rows), "page": 1, "size": 20, "endpoints": list(rows)}
 
 
-def text_of(found: dict[str, Any], view: View | None = None, *, is_live: bool = True) -> str:
+def text_of(found: dict[str, Any], view: TopView | None = None, *, is_live: bool = True) -> str:
     console = Console(width=160, no_color=True)
     with console.capture() as capture:
-        console.print(render(found, View() if view is None else view, is_live=is_live))
+        console.print(render(found, TopView() if view is None else view, is_live=is_live))
     return capture.get()
 
 
@@ -122,7 +122,7 @@ def test_a_search_that_is_typed_is_shown() -> None:
     [("x", 0, "no endpoint has 'x'"), ("", 0, "no endpoints yet"), ("", 9, "no more endpoints")],
 )
 def test_an_empty_table_says_why(search: str, total: int, said: str) -> None:
-    assert said in text_of(document(total=total), View(search=search))
+    assert said in text_of(document(total=total), TopView(search=search))
 
 
 def test_what_goes_into_a_pipe_has_no_help() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from headrace.client.conversation import Conversation, ResultT, Send
+from headrace.client.conversation import Conversation, ResultT, SendMessage
 from headrace.client.http_transport import HttpMessage, HttpReply
 from headrace.core import HeadraceError
 
@@ -36,7 +36,7 @@ class FakeServer:
         try:
             step = next(conversation)
             while True:
-                if not isinstance(step, Send):
+                if not isinstance(step, SendMessage):
                     self.pauses.append(step.delay_s)
                     self.clock.time_s += step.delay_s
                     step = conversation.send(None)

@@ -6,8 +6,8 @@ import pytest
 
 from headrace.client import AsyncClient, Client
 from headrace.client.credentials import (
+    ConnectionOptions,
     Credentials,
-    Manner,
     Trust,
     manner,
     parse_target,
@@ -18,7 +18,7 @@ from headrace.core import InvalidArgumentError
 KEY = "hr_abc_0123456789"
 
 
-def _manner(url: str, environ: dict[str, str] | None = None, **changes: Any) -> Manner:  # noqa: ANN401  # of many types
+def _manner(url: str, environ: dict[str, str] | None = None, **changes: Any) -> ConnectionOptions:  # noqa: ANN401  # of many types
     arguments: dict[str, Any] = {
         "headers": None,
         "api_key": None,
@@ -95,7 +95,7 @@ def test_no_text_of_a_client_shows_the_key() -> None:
         texts = [repr(one) for one in (client, transport, inner, inner.headers, inner.auth)]
 
     assert KEY not in " ".join(texts)
-    assert KEY not in repr(Manner(credentials=Credentials({"x-api-key": KEY})))
+    assert KEY not in repr(ConnectionOptions(credentials=Credentials({"x-api-key": KEY})))
 
 
 def test_every_request_carries_the_credentials() -> None:

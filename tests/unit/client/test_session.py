@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from headrace.client.conversation import Conversation, RetryPolicy
 from headrace.client.http_transport import HttpMessage, HttpReply
 from headrace.client.http_wire import HttpWire
-from headrace.client.session import Session
+from headrace.client.session import ClientSession
 from headrace.core import (
     DeadlineExceededError,
     InferResponse,
@@ -63,9 +63,9 @@ def make(
     takes_s: float = 0.0,
     timeout_s: float | None = 60.0,
     policy: RetryPolicy | None = None,
-) -> tuple[Session, FakeServer]:
+) -> tuple[ClientSession, FakeServer]:
     server = FakeServer(handler, TurnedClock(), takes_s)
-    session = Session(
+    session = ClientSession(
         HttpWire(),
         policy=policy or RetryPolicy(),
         timeout_s=timeout_s,
@@ -75,7 +75,9 @@ def make(
     return session, server
 
 
-def infer(session: Session, x: ArrayLike = ROW, **given: object) -> Conversation[InferResponse]:
+def infer(
+    session: ClientSession, x: ArrayLike = ROW, **given: object
+) -> Conversation[InferResponse]:
     values = {
         "outputs": None,
         "version": "",

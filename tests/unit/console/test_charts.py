@@ -5,10 +5,10 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.console.charts import HEIGHT, WIDTH, Line, interval_of, line_chart, seconds_unit
+from headrace.console.charts import HEIGHT, WIDTH, ChartLine, interval_of, line_chart, seconds_unit
 from headrace.console.rollout import shares_of
 from headrace.control.rollouts.status import MetricStatus
-from headrace.core.charts import Scale, ages, elapsed, marks_between, marks_from_zero
+from headrace.core.charts import AxisScale, ages, elapsed, marks_between, marks_from_zero
 
 NUMBERS = st.floats(min_value=1e-9, max_value=1e12)
 ANY = st.floats(min_value=-1e6, max_value=1e6)
@@ -76,7 +76,7 @@ def test_times_since_a_start_are_round_and_few_for_seconds_and_for_months() -> N
 
 
 def test_what_lies_outside_of_a_scale_stands_at_its_edge() -> None:
-    scale = Scale(low=0.0, high=1.0, start=10.0, end=20.0)
+    scale = AxisScale(low=0.0, high=1.0, start=10.0, end=20.0)
 
     assert [scale.place(value) for value in (-5.0, 0.0, 0.5, 7.0)] == [10.0, 10.0, 15.0, 20.0]
 
@@ -89,7 +89,7 @@ def test_a_line_stays_inside_and_leaves_gaps(values: list[float | None]) -> None
         title="Requests",
         unit="1/s",
         times=times,
-        lines=[Line(name="all", values=values, look=1)],
+        lines=[ChartLine(name="all", values=values, look=1)],
         until=float(len(values)),
     )
     (line,) = chart.lines
@@ -108,7 +108,7 @@ def test_a_picture_is_told_in_a_sentence_and_a_table_the_newest_first() -> None:
         title="Latency",
         unit="ms",
         times=[0.0, 60.0],
-        lines=[Line(name="p99", values=[2.0, 4.0], look=1)],
+        lines=[ChartLine(name="p99", values=[2.0, 4.0], look=1)],
         until=120.0,
     )
 

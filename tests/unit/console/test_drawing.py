@@ -7,15 +7,15 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.console.diagram import Box, drawn
+from headrace.console.diagram import DiagramNode, drawn
 from headrace.console.endpoint import phases_of
-from headrace.control.agents.registry import GatewayState, Standing
+from headrace.control.agents.registry import GatewayState, SyncStatus
 from headrace.control.reconcile.status import (
     EndpointStatus,
     GatewayStatus,
     ReplicaStatus,
     RevisionStatus,
-    Status,
+    SystemStatus,
 )
 
 
@@ -44,7 +44,11 @@ def endpoint(name: str, *replicas: int, ready: bool = True) -> EndpointStatus:
 
 
 def gateway(
-    name: str, standing: Standing = Standing.CURRENT, *, behind_s: float = 0.0, seen_s: float = 0.2
+    name: str,
+    standing: SyncStatus = SyncStatus.CURRENT,
+    *,
+    behind_s: float = 0.0,
+    seen_s: float = 0.2,
 ) -> GatewayState:
     return GatewayState(
         name=name,
@@ -58,8 +62,8 @@ def gateway(
 
 def status(
     *endpoints: EndpointStatus, ready: bool = True, gateways: Sequence[GatewayState] = ()
-) -> Status:
-    return Status(
+) -> SystemStatus:
+    return SystemStatus(
         ready=ready,
         version="0",
         generation=1,
@@ -77,7 +81,7 @@ def status(
     )
 
 
-def overlap(one: Box, other: Box) -> bool:
+def overlap(one: DiagramNode, other: DiagramNode) -> bool:
     return (
         one.x < other.x + other.width
         and other.x < one.x + one.width
@@ -135,8 +139,8 @@ def test_an_empty_system_has_callers_and_a_gateway() -> None:
 def test_each_gateway_is_drawn_with_how_it_stands() -> None:
     others = [
         gateway("gw-1"),
-        gateway("gw-2", Standing.BEHIND, behind_s=12.4),
-        gateway("gw-3", Standing.LOST, seen_s=60.0),
+        gateway("gw-2", SyncStatus.BEHIND, behind_s=12.4),
+        gateway("gw-3", SyncStatus.LOST, seen_s=60.0),
     ]
     found = drawn(status(gateways=others), [])
     told = {box.name: (box.detail, box.state) for box in found.boxes}

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from headrace.console.render import Changes, Part, stream
+from headrace.console.render import Changes, PagePart, stream
 from headrace.core import NotFoundError
 from headrace.testing.virtual_time import VirtualTimeLoop
 
@@ -20,8 +20,8 @@ def test_only_what_changed_is_sent() -> None:
     first = changes.of({"a": "1", "b": "1"})
     second = changes.of({"a": "1", "b": "2"})
 
-    assert first == [Part("a", "1"), Part("b", "1")]
-    assert second == [Part("b", "2")]
+    assert first == [PagePart("a", "1"), PagePart("b", "1")]
+    assert second == [PagePart("b", "2")]
 
 
 async def test_a_stream_goes_on_until_everything_stops() -> None:
@@ -65,4 +65,4 @@ async def test_a_stream_ends_with_what_it_shows() -> None:
 
 def _html(part: bytes) -> str:
     data = part.partition(b"data: ")[2]
-    return msgspec.json.decode(data, type=Part).html
+    return msgspec.json.decode(data, type=PagePart).html

@@ -16,8 +16,8 @@ from headrace.control.desired.state import DesiredState
 from headrace.control.plane import ControlPlane
 from headrace.core import EndpointName
 from headrace.monitor import LoadReading
-from headrace.rollout.evidence import Evidence
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.evidence import RolloutEvidenceState
+from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
 from tests.unit.console.browser import URL, app_of, browser_of, hidden_of, log_in, visitor_of
 from tests.unit.control.api_client import client_of, headers_of, token_of
 from tests.unit.control.notify.alert_samples import FIRING
@@ -164,8 +164,8 @@ async def test_a_rollout_that_was_watched_for_long_has_a_page_that_stays_small(
     served: ControlPlane,
 ) -> None:
     record = served.aims.rollouts["fraud"]
-    evidence = Evidence.start(record.state.settings)
-    verdict = Verdict(outcome=Outcome.WAIT, at=0.0)
+    evidence = RolloutEvidenceState.start(record.state.settings)
+    verdict = RolloutVerdict(outcome=Outcome.WAIT, at=0.0)
     for at in range(2000):
         width = math.sin(at) / 10 + 100 / (1 + at)  # never level, so that nothing is left out
         metrics = tuple(
@@ -181,7 +181,7 @@ async def test_a_rollout_that_was_watched_for_long_has_a_page_that_stays_small(
             )
             for name in ("errors", "rejections", "latency", "predictions")
         )
-        verdict = Verdict(outcome=Outcome.WAIT, at=1e9 + at, metrics=metrics)
+        verdict = RolloutVerdict(outcome=Outcome.WAIT, at=1e9 + at, metrics=metrics)
         evidence.note(verdict)
     state = msgspec.structs.replace(record.state, verdict=verdict)
     served.aims.rollouts["fraud"] = msgspec.structs.replace(

@@ -13,8 +13,8 @@ from headrace.console.view import cut
 from headrace.control.api.streams import StreamPointView
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.driver import WorkerRecord
-from headrace.control.streams.plan import Phase
-from headrace.control.streams.workers import Worker
+from headrace.control.streams.plan import WorkerPhase
+from headrace.control.streams.workers import StreamWorker
 from tests.unit.cli.test_status import JOB, RUN
 from tests.unit.cli.test_stream_parts import VIEW
 from tests.unit.console.browser import hidden_of, visitor_of
@@ -161,11 +161,11 @@ async def test_a_search_is_written_as_it_is_and_runs_nothing(served: ControlPlan
 
 
 async def test_what_a_worker_said_last_runs_nothing(served: ControlPlane) -> None:
-    ended = Worker(
+    ended = StreamWorker(
         record=WorkerRecord(stream="pay", index=0, serial=1, revision="a"),
         process=None,
         since=0.0,
-        phase=Phase.ENDED,
+        phase=WorkerPhase.ENDED,
         message="<img src=x onerror=alert(1)>",
     )
     served.workloads.streams._team("pay", 1).workers[0] = ended

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headrace.console.try_it import curl_of, fields_of, python_of
-from headrace.console.view import Gateway
+from headrace.console.view import GatewayLocation
 from headrace.control.app.context import Addresses
 from headrace.control.plane import ControlPlane
 from headrace.core import Datatype, ModelSignature, TensorSpec
@@ -17,7 +17,7 @@ from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
 
-PLAIN = Gateway(url="http://127.0.0.1:8000", ca="")
+PLAIN = GatewayLocation(url="http://127.0.0.1:8000", ca="")
 SIGNATURE = ModelSignature(
     inputs=(
         TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 2)),
@@ -97,7 +97,7 @@ def test_the_curl_command_is_one_that_a_shell_takes() -> None:
 
 
 def test_a_key_and_a_certificate_are_named_where_they_are_needed() -> None:
-    gateway = Gateway(url="https://models.example", ca="/home/ca.pem")
+    gateway = GatewayLocation(url="https://models.example", ca="/home/ca.pem")
     curl = curl_of(gateway, "fraud", "{}", needs_key=True)
     python = python_of(gateway, "fraud", fields_of(SIGNATURE, {}), needs_key=True)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from headrace.control.api.app import build_api
-from headrace.control.auth.access import Access, make_access
+from headrace.control.auth.access import AccessControl, make_access
 from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
@@ -20,7 +20,7 @@ from headrace.control.plane import ControlPlane
 ACTOR = "ann@laptop"
 
 
-def access_of(plane: ControlPlane) -> Access:
+def access_of(plane: ControlPlane) -> AccessControl:
     return make_access(plane.store, plane.clock)
 
 

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.context import Addresses, Context
+from headrace.control.app.context import Addresses, ServiceContext
 from headrace.control.app.faults import Faults
 from headrace.control.app.home import Home
-from headrace.control.app.journal import Journal
+from headrace.control.app.journal import EventJournal
 from headrace.control.app.log_files import LogFiles
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.auth.roles import Caller, Grant, Role
 from headrace.control.gateway.certificates import Certificates
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver
 from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.publication import RoutePublication
@@ -101,7 +101,7 @@ def plane(
     prometheus: PrometheusHistory | None,
 ) -> Iterator[ControlPlane]:
     clock = SystemClock()
-    keeper = GatewayKeeper(
+    keeper = EnvoySupervisor(
         envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
         owner=ProcessOwner.of(home.root),
         record_path=home.gateway_file,
@@ -116,11 +116,11 @@ def plane(
         drain_timeout_s=1.0,
     )
     store = open_store(home_url(home.root))
-    context = Context(
+    context = ServiceContext(
         home=home,
         store=store,
         registry=registry,
-        journal=Journal(store=store),
+        journal=EventJournal(store=store),
         faults=Faults(clock=clock),
         clock=clock,
         addresses=addresses,

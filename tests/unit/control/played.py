@@ -7,14 +7,14 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from headrace.control.app.home import Home
-from headrace.control.app.journal import Journal
+from headrace.control.app.journal import EventJournal
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.desired.models import ModelWork
-from headrace.control.desired.service import Orders
-from headrace.control.desired.target import Aims
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.desired.service import DesiredStateService
+from headrace.control.desired.target import TargetState
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver
-from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.plan import Action, Memo, PublishRoutes, StartReplica, plan
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
@@ -67,7 +67,7 @@ class World:
 
     def boot(self) -> "Plane":
         """A new control plane on this home."""
-        keeper = GatewayKeeper(
+        keeper = EnvoySupervisor(
             envoy=EnvoyGateway(EnvoySettings(run_dir=self.home.run / "envoy")),
             owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
@@ -82,8 +82,8 @@ class World:
             replicas=self.replicas,
         )
         store = open_store(home_url(self.home.root))
-        aims = Aims(reconciler=reconciler, desired=store.load.blocking())
-        journal = Journal(store=store)
+        aims = TargetState(reconciler=reconciler, desired=store.load.blocking())
+        journal = EventJournal(store=store)
         driver = RolloutDriver(
             store=store,
             journal=journal,
@@ -93,7 +93,7 @@ class World:
             reports=Reports(replicas=self.replicas),
         )
         driver.load()
-        orders = Orders(
+        orders = DesiredStateService(
             store=store,
             registry=self.registry,
             aims=aims,
@@ -134,8 +134,8 @@ class World:
 @dataclass(slots=True)
 class Plane:
     world: World
-    aims: Aims
-    orders: Orders
+    aims: TargetState
+    orders: DesiredStateService
     driver: RolloutDriver
     store: Store
     memo: Memo = field(default_factory=Memo)
@@ -176,7 +176,7 @@ class Plane:
             version=revision.version,
             revision_id=revision.id,
             address=f"unix:/r{action.serial}",
-            phase=Phase.EXITED if fails else Phase.READY,
+            phase=ReplicaPhase.EXITED if fails else ReplicaPhase.READY,
             since=self.world.clock.monotonic(),
             was_ready=not fails,
             exit_code=3 if fails else None,

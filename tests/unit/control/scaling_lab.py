@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from headrace.control.app.home import Home
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.desired.target import Aims
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.desired.target import TargetState
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.scaling.scaler import Scaler, ScalerStates
@@ -58,11 +58,11 @@ class Lab:
     rss_bytes: int = 1_000_000
     silent: bool = False
     serial: int = 0
-    aims: Aims = field(init=False)
+    aims: TargetState = field(init=False)
     scaler: Scaler = field(init=False)
 
     def __post_init__(self) -> None:
-        keeper = GatewayKeeper(
+        keeper = EnvoySupervisor(
             envoy=EnvoyGateway(EnvoySettings(run_dir=self.home.run / "envoy")),
             owner=ProcessOwner.of(self.home.root),
             record_path=self.home.gateway_file,
@@ -75,7 +75,7 @@ class Lab:
             clock=self.clock,
             drain_timeout_s=1.0,
         )
-        self.aims = Aims(reconciler=reconciler)
+        self.aims = TargetState(reconciler=reconciler)
         self.restart()
 
     def restart(self) -> None:
@@ -120,7 +120,7 @@ class Lab:
         return len(self.replicas)
 
     def ready(self) -> list[Replica]:
-        return [r for r in self.replicas.values() if r.phase is Phase.READY]
+        return [r for r in self.replicas.values() if r.phase is ReplicaPhase.READY]
 
     def settle(self) -> None:
         """What the reconciler would bring about: copies start, become ready, end."""
@@ -131,8 +131,8 @@ class Lab:
         }
         for replica in list(self.replicas.values()):
             is_due = self.clock.time - replica.since >= self.start_s
-            if replica.phase is Phase.STARTING and is_due:
-                ready = replace(replica, phase=Phase.READY, was_ready=True)
+            if replica.phase is ReplicaPhase.STARTING and is_due:
+                ready = replace(replica, phase=ReplicaPhase.READY, was_ready=True)
                 self.replicas[replica.name] = ready
             if replica.revision_id not in wanted:
                 del self.replicas[replica.name]
@@ -152,7 +152,7 @@ class Lab:
             version=one.revision.version,
             revision_id=one.revision.id,
             address="",
-            phase=Phase.STARTING if self.start_s else Phase.READY,
+            phase=ReplicaPhase.STARTING if self.start_s else ReplicaPhase.READY,
             since=self.clock.time,
             pid=self.serial,
         )

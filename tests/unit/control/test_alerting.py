@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from headrace.control.state.records import Event
-from headrace.control.telemetry.alerts import Alerting, Facts
+from headrace.control.telemetry.alerts import AlertFacts, Alerting
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState, Key
-from headrace.monitor.slo import EndpointFacts, StreamFacts, SystemFacts, Window
+from headrace.monitor.slo import CountWindow, EndpointFacts, StreamFacts, SystemFacts
 from tests.metrics import exposed
 from tests.unit.monitor.told import Counted
 
@@ -48,7 +48,7 @@ class Lab:
     spec: dict[str, Any] = field(default_factory=lambda: dict(SPEC))
     counted: Counted = FINE
     costs_s: float = 0.0
-    facts: Facts = field(default_factory=Facts)
+    facts: AlertFacts = field(default_factory=AlertFacts)
     clock: Turned = field(default_factory=Turned)
     events: list[Event] = field(default_factory=list)
     heard: list[Sequence[Alert]] = field(default_factory=list)
@@ -68,7 +68,9 @@ class Lab:
             clock=self.clock,
         )
 
-    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+    def window(
+        self, endpoint: str, *, until: float, seconds: float, version: str = ""
+    ) -> CountWindow:
         assert endpoint in {entry["name"] for entry in self.spec["endpoints"]}
         assert (until, version) == (self.clock.at, "")
         self.asked.append(seconds)
@@ -83,7 +85,7 @@ class Lab:
     def states(self) -> dict[str, AlertState]:
         return {alert.name: alert.state for alert in self.alerting.alerts()}
 
-    async def _facts(self) -> Facts:
+    async def _facts(self) -> AlertFacts:
         return self.facts
 
     async def _emit(self, events: Sequence[Event]) -> None:
@@ -121,14 +123,14 @@ async def test_a_slow_endpoint_fires_and_is_over_when_it_is_fast_again() -> None
 
 
 async def test_what_is_well_is_no_alert() -> None:
-    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=True)))
+    lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=True)))
 
     assert await lab.look() == []
     assert lab.events == []
 
 
 async def test_the_whole_system_has_alerts_too() -> None:
-    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=False)))
+    lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=False)))
 
     await lab.look()
     (down,) = await lab.look(31)
@@ -139,7 +141,7 @@ async def test_the_whole_system_has_alerts_too() -> None:
 
 async def test_an_endpoint_without_a_replica_is_told() -> None:
     gone = EndpointFacts(replicas_ready=0, crashing=1)
-    lab = Lab(facts=Facts(endpoints={"fraud": gone}))
+    lab = Lab(facts=AlertFacts(endpoints={"fraud": gone}))
 
     await lab.look()
     await lab.look(61)
@@ -157,13 +159,13 @@ def streaming(**more: object) -> Lab:
 
 async def test_a_stream_that_is_behind_for_long_is_told_once_and_when_it_is_over() -> None:
     lab = streaming(alerts={"lag_s": 30.0})
-    lab.facts = Facts(streams={"pay": StreamFacts(lag_s=45.0, running=1)})
+    lab.facts = AlertFacts(streams={"pay": StreamFacts(lag_s=45.0, running=1)})
     await lab.look()
     pending = lab.states()
     await lab.look(299)
     still = lab.states()
     [fired] = await lab.look(1)
-    lab.facts = Facts(streams={"pay": StreamFacts(lag_s=2.0, running=1)})
+    lab.facts = AlertFacts(streams={"pay": StreamFacts(lag_s=2.0, running=1)})
     await lab.look(2)
     await lab.look(300)
 
@@ -177,7 +179,7 @@ async def test_a_stream_that_is_behind_for_long_is_told_once_and_when_it_is_over
 
 async def test_a_stream_that_does_not_run_is_told_after_minutes() -> None:
     lab = streaming()
-    lab.facts = Facts(streams={"pay": StreamFacts(running=0, failing=1)})
+    lab.facts = AlertFacts(streams={"pay": StreamFacts(running=0, failing=1)})
     await lab.look()
     await lab.look(181)
 
@@ -191,8 +193,8 @@ async def test_a_stream_that_does_not_run_is_told_after_minutes() -> None:
 
 async def test_dead_letters_of_one_moment_are_no_alert_and_those_that_keep_coming_are() -> None:
     once, often = streaming(), streaming()
-    some = Facts(streams={"pay": StreamFacts(running=1, dead_letters=3)})
-    none = Facts(streams={"pay": StreamFacts(running=1)})
+    some = AlertFacts(streams={"pay": StreamFacts(running=1, dead_letters=3)})
+    none = AlertFacts(streams={"pay": StreamFacts(running=1)})
     once.facts = often.facts = some
     for lab in (once, often):
         await lab.look()
@@ -207,7 +209,7 @@ async def test_dead_letters_of_one_moment_are_no_alert_and_those_that_keep_comin
 
 async def test_alerts_of_a_stream_that_is_removed_are_over() -> None:
     lab = streaming()
-    lab.facts = Facts(streams={"pay": StreamFacts(running=0)})
+    lab.facts = AlertFacts(streams={"pay": StreamFacts(running=0)})
     await lab.look()
     await lab.look(181)
     lab.spec = {"streams": []}
@@ -222,7 +224,7 @@ async def test_an_endpoint_and_a_stream_of_one_name_are_told_apart() -> None:
         "streams": [{"name": "pay"}],
     }
     lab = Lab(spec=spec)
-    lab.facts = Facts(
+    lab.facts = AlertFacts(
         endpoints={"pay": EndpointFacts(replicas_ready=0)},
         streams={"pay": StreamFacts(running=0)},
     )
@@ -305,7 +307,7 @@ async def test_alerts_that_cannot_be_stored_are_stored_later(
     async def fail(_alerts: Sequence[Alert], _gone: Sequence[Key]) -> None:
         raise FailedPreconditionError("disk full")
 
-    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=False)))
+    lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=False)))
     save, lab.alerting.save = lab.alerting.save, fail
     await lab.look()
     await lab.look(31)
@@ -333,7 +335,7 @@ async def test_firing_alerts_are_a_metric() -> None:
     await lab.look(121)
     lab.counted = FINE
     await lab.look(700)
-    lab.facts = Facts(system=SystemFacts(gateway_ready=False))
+    lab.facts = AlertFacts(system=SystemFacts(gateway_ready=False))
     await lab.look(2)
     await lab.look(31)
 
@@ -350,7 +352,7 @@ async def test_a_store_that_fails_does_not_end_the_looking(
     async def fail(_events: Sequence[Event]) -> None:
         raise FailedPreconditionError("disk full")
 
-    lab = Lab(facts=Facts(system=SystemFacts(gateway_ready=False)))
+    lab = Lab(facts=AlertFacts(system=SystemFacts(gateway_ready=False)))
     lab.alerting.emit = fail
 
     await lab.look()
@@ -363,7 +365,7 @@ async def test_a_store_that_fails_does_not_end_the_looking(
 async def test_windows_of_many_endpoints_take_turns_and_facts_do_not() -> None:
     names = [f"e{number}" for number in range(10)]
     gone = EndpointFacts(replicas_ready=0)
-    lab = Lab(facts=Facts(endpoints=dict.fromkeys(names, gone)))
+    lab = Lab(facts=AlertFacts(endpoints=dict.fromkeys(names, gone)))
     lab.spec["endpoints"] = [
         {"name": name, "model": "m", "slo": {"latency_s": 0.2}} for name in names
     ]

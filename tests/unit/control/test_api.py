@@ -11,7 +11,7 @@ import pytest
 from headrace.control.api.app import build_api, build_gateway_answers, build_metrics
 from headrace.control.auth.roles import SYSTEM
 from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.anyio
@@ -161,7 +161,7 @@ async def test_the_index_lists_what_is_served_and_what_could_be(
         version="1",
         revision_id=revision.id,
         address="unix:/nowhere/r1.sock",
-        phase=Phase.READY,
+        phase=ReplicaPhase.READY,
         since=0.0,
     )
     plane.reconciling.reconciler.replicas["b-1-1"] = replica
@@ -234,7 +234,7 @@ async def test_statistics_and_metrics_survive_replicas_that_do_not_answer(
         version="1",
         revision_id="r",
         address="unix:/nowhere/r1.sock",
-        phase=Phase.READY,
+        phase=ReplicaPhase.READY,
         since=0.0,
     )
     stats = await api.get("/v2/models/stats")

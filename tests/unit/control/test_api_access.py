@@ -14,7 +14,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 
 from headrace.control.api.app import build_api, build_metrics, management_app
-from headrace.control.auth.access import Access, make_access
+from headrace.control.auth.access import AccessControl, make_access
 from headrace.control.auth.audit_log import Verifier
 from headrace.control.auth.credentials import (
     Credential,
@@ -55,7 +55,7 @@ class Turned:
 
 
 @pytest.fixture
-def access(plane: ControlPlane) -> Access:
+def access(plane: ControlPlane) -> AccessControl:
     return access_of(plane)
 
 
@@ -67,7 +67,7 @@ async def admin(plane: ControlPlane) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def stranger_of(
-    plane: ControlPlane, access: Access, address: str = "10.0.0.1", **headers: str
+    plane: ControlPlane, access: AccessControl, address: str = "10.0.0.1", **headers: str
 ) -> AsyncIterator[httpx.AsyncClient]:
     """Somebody with these headers only."""
     app = build_api(plane, access, allowed_hosts=frozenset())
@@ -76,7 +76,7 @@ async def stranger_of(
         yield client
 
 
-def routes_of(plane: ControlPlane, access: Access) -> set[tuple[str, str]]:
+def routes_of(plane: ControlPlane, access: AccessControl) -> set[tuple[str, str]]:
     found = set()
     for route in management_app(plane, access).routes:
         assert isinstance(route, Route | APIRoute), route
@@ -84,7 +84,9 @@ def routes_of(plane: ControlPlane, access: Access) -> set[tuple[str, str]]:
     return found
 
 
-def test_every_route_has_a_rule_and_every_rule_a_route(plane: ControlPlane, access: Access) -> None:
+def test_every_route_has_a_rule_and_every_rule_a_route(
+    plane: ControlPlane, access: AccessControl
+) -> None:
     assert routes_of(plane, access) == set(RULES)
 
 
@@ -124,7 +126,7 @@ def test_what_is_no_route_has_no_rule(method: str, path: str) -> None:
 
 
 async def test_without_a_token_every_route_but_the_open_ones_is_401(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     async with stranger_of(plane, access) as stranger:
         for (method, path), rule in RULES.items():
@@ -139,7 +141,7 @@ async def test_without_a_token_every_route_but_the_open_ones_is_401(
 
 
 async def test_what_is_not_there_is_told_to_those_who_are_known_only(
-    plane: ControlPlane, access: Access, admin: httpx.AsyncClient
+    plane: ControlPlane, access: AccessControl, admin: httpx.AsyncClient
 ) -> None:
     async with stranger_of(plane, access) as stranger:
         unknown = await stranger.get("/api/v1/nothing")
@@ -148,7 +150,9 @@ async def test_what_is_not_there_is_told_to_those_who_are_known_only(
     assert (unknown.status_code, known.status_code) == (401, 404)
 
 
-async def test_health_tells_nothing_but_that_it_lives(plane: ControlPlane, access: Access) -> None:
+async def test_health_tells_nothing_but_that_it_lives(
+    plane: ControlPlane, access: AccessControl
+) -> None:
     async with stranger_of(plane, access) as stranger:
         answer = await stranger.get("/api/v1/health")
 
@@ -168,7 +172,7 @@ async def test_health_tells_nothing_but_that_it_lives(plane: ControlPlane, acces
     ],
 )
 async def test_what_is_no_token_of_ours_is_refused(
-    plane: ControlPlane, access: Access, given: str
+    plane: ControlPlane, access: AccessControl, given: str
 ) -> None:
     async with stranger_of(plane, access) as stranger:
         bearer = {b"authorization": given.encode("latin-1")}
@@ -177,7 +181,7 @@ async def test_what_is_no_token_of_ours_is_refused(
     assert answer.status_code == 401
 
 
-async def test_two_tokens_at_once_are_none(plane: ControlPlane, access: Access) -> None:
+async def test_two_tokens_at_once_are_none(plane: ControlPlane, access: AccessControl) -> None:
     bearer = f"Bearer {token_of(plane)}"
     async with stranger_of(plane, access) as stranger:
         two = [("authorization", bearer), ("authorization", bearer)]
@@ -187,7 +191,7 @@ async def test_two_tokens_at_once_are_none(plane: ControlPlane, access: Access) 
 
 
 async def test_a_body_of_somebody_unknown_is_dropped_after_the_answer(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     """Unread, it would reset the connection; nothing is kept of it, nor is it waited for long."""
     sent: list[Any] = []
@@ -219,7 +223,7 @@ async def test_a_body_of_somebody_unknown_is_dropped_after_the_answer(
 
 
 async def test_a_revoked_token_is_refused_at_once(
-    plane: ControlPlane, access: Access, admin: httpx.AsyncClient
+    plane: ControlPlane, access: AccessControl, admin: httpx.AsyncClient
 ) -> None:
     made = (await admin.post("/tokens", json={"owner": "ci", "roles": ["viewer"]})).json()
     bearer = {"authorization": f"Bearer {made['token']}"}
@@ -232,7 +236,7 @@ async def test_a_revoked_token_is_refused_at_once(
     assert "is revoked" in after.json()["detail"]
 
 
-async def test_an_expired_token_is_refused(plane: ControlPlane, access: Access) -> None:
+async def test_an_expired_token_is_refused(plane: ControlPlane, access: AccessControl) -> None:
     made = await access.people.create_token("ci", roles=["viewer"], expires_in_s=0.01, actor="ann")
     await asyncio.sleep(0.02)
     async with stranger_of(plane, access, authorization=f"Bearer {made.text}") as ci:
@@ -242,7 +246,7 @@ async def test_an_expired_token_is_refused(plane: ControlPlane, access: Access) 
 
 
 async def test_who_is_disabled_is_out_with_all_tokens_until_enabled(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     made = await access.people.create_token("ci", roles=["viewer"], expires_in_s=None, actor="ann")
     async with stranger_of(plane, access, authorization=f"Bearer {made.text}") as ci:
@@ -279,7 +283,7 @@ async def test_while_the_store_is_away_who_was_known_stays_so(
 
 
 async def test_whoever_guesses_is_slowed_and_locks_out_nobody_else(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     right = token_of(plane)
     wrong = f"{right[:-1]}{'A' if right[-1] != 'A' else 'B'}"
@@ -299,7 +303,9 @@ async def test_whoever_guesses_is_slowed_and_locks_out_nobody_else(
     assert (hit.status_code, bob.status_code, ann.status_code) == (429, 200, 200)
 
 
-async def test_made_up_tokens_are_slowed_by_address(plane: ControlPlane, access: Access) -> None:
+async def test_made_up_tokens_are_slowed_by_address(
+    plane: ControlPlane, access: AccessControl
+) -> None:
     async with stranger_of(plane, access) as guesser:
         codes = [
             (
@@ -316,7 +322,7 @@ async def test_made_up_tokens_are_slowed_by_address(plane: ControlPlane, access:
 
 
 async def test_failed_attempts_are_in_the_trail_but_not_each(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     async with stranger_of(plane, access) as guesser:
         for _ in range(20):
@@ -622,7 +628,9 @@ async def test_whoami_says_who_asks(plane: ControlPlane) -> None:
 # Sessions.
 
 
-def session_of(plane: ControlPlane, access: Access, *roles: str, now: float | None = None) -> str:
+def session_of(
+    plane: ControlPlane, access: AccessControl, *roles: str, now: float | None = None
+) -> str:
     store = plane.store
     store.save_principal.blocking(Principal(name="ann", kind="user", created=1.0))
     at = plane.clock.now() if now is None else now
@@ -632,7 +640,7 @@ def session_of(plane: ControlPlane, access: Access, *roles: str, now: float | No
 
 
 async def test_a_session_changes_things_only_with_its_token_and_from_its_own_pages(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     cookie = session_of(plane, access, "admin")
     right = {"origin": URL, "x-csrf-token": csrf_token(cookie)}
@@ -678,7 +686,7 @@ async def test_a_session_ends_when_it_is_idle_or_old(plane: ControlPlane) -> Non
 
 
 async def test_a_cookie_that_is_there_twice_or_made_up_is_none(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     cookie = session_of(plane, access, "viewer")
     twice = f"headrace-session={cookie}; headrace-session={cookie}"
@@ -692,7 +700,7 @@ async def test_a_cookie_that_is_there_twice_or_made_up_is_none(
 
 
 async def test_nobody_logs_in_where_there_is_no_identity_provider(
-    plane: ControlPlane, access: Access, admin: httpx.AsyncClient
+    plane: ControlPlane, access: AccessControl, admin: httpx.AsyncClient
 ) -> None:
     async with stranger_of(plane, access) as browser:
         answers = [await browser.get(f"/auth/{path}") for path in ("login", "callback")]
@@ -707,7 +715,7 @@ async def test_nobody_logs_in_where_there_is_no_identity_provider(
 
 
 async def test_metrics_beyond_loopback_are_for_viewers_of_everything(
-    plane: ControlPlane, access: Access
+    plane: ControlPlane, access: AccessControl
 ) -> None:
     app = build_metrics(plane, access, is_open=False)
     transport = httpx.ASGITransport(app=app, client=("10.0.0.1", 1))

@@ -5,7 +5,7 @@ import time
 import msgspec
 import pytest
 
-from headrace.control.notify.messages import Message
+from headrace.control.notify.messages import AlertMessage
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.metrics import own_families
 from headrace.core import UnavailableError
@@ -200,7 +200,7 @@ async def test_a_silence_may_be_given_by_its_end_and_outlasts_a_restart(
 async def test_receivers_are_tested_and_told_that_it_was_a_test(alarmed: ControlPlane) -> None:
     sent: list[tuple[str, str, str]] = []
 
-    async def send(message: Message, **_: object) -> str:
+    async def send(message: AlertMessage, **_: object) -> str:
         alerts = (*message.firing, *message.resolved)
         sent.append((message.receiver.name, alerts[0].name, alerts[0].state.value))
         if message.receiver.name == "chat":

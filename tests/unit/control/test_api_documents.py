@@ -6,7 +6,7 @@ from dataclasses import asdict
 import msgspec
 import pytest
 
-from headrace.control.api.endpoints import Condition, ConditionLog, conditions_of
+from headrace.control.api.endpoints import ConditionLog, EndpointCondition, conditions_of
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.control.rollouts.status import rollout_status
@@ -20,8 +20,8 @@ from headrace.core.spec.rollout import (
     RolloutSpec,
     ShadowSpec,
 )
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
-from headrace.rollout.state import Phase, RolloutState, Traffic
+from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
+from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 
 
 def endpoint(*versions: tuple[str, int]) -> DesiredEndpoint:
@@ -40,7 +40,7 @@ def endpoint(*versions: tuple[str, int]) -> DesiredEndpoint:
     return DesiredEndpoint(name=EndpointName("m"), timeout_s=None, arms=arms)
 
 
-VERDICT = Verdict(
+VERDICT = RolloutVerdict(
     outcome=Outcome.ROLL_BACK,
     at=1010.0,
     explanation="errors: too many",
@@ -71,10 +71,10 @@ VERDICT = Verdict(
 
 
 def record(
-    phase: Phase = Phase.PROGRESSING,
+    phase: RolloutPhase = RolloutPhase.PROGRESSING,
     *,
     settings: RolloutSpec | None = None,
-    verdict: Verdict | None = VERDICT,
+    verdict: RolloutVerdict | None = VERDICT,
     reason: str = "",
 ) -> RolloutRecord:
     return RolloutRecord(
@@ -91,7 +91,7 @@ def record(
             since=1001.0,
             reason=reason,
             verdict=verdict,
-            traffic=Traffic(candidate=5, baseline=5),
+            traffic=TrafficShares(candidate=5, baseline=5),
         ),
     )
 
@@ -184,7 +184,7 @@ def seen(*states: str, wanted: int, ready: bool = True, failed: bool = False) ->
     )
 
 
-def named(found: tuple[Condition, ...]) -> dict[str, tuple[bool, str]]:
+def named(found: tuple[EndpointCondition, ...]) -> dict[str, tuple[bool, str]]:
     return {condition.type: (condition.status, condition.reason) for condition in found}
 
 
@@ -220,17 +220,17 @@ def test_replicas_under_way_are_told(
 @pytest.mark.parametrize(
     ("phase", "progressing", "rolled_back"),
     [
-        (Phase.PREPARING, True, False),
-        (Phase.PAUSED, True, False),
-        (Phase.KEEPING, True, False),
-        (Phase.PROMOTED, False, False),
-        (Phase.ROLLED_BACK, False, True),
-        (Phase.ABORTED, False, True),
-        (Phase.REPORTED, False, False),
+        (RolloutPhase.PREPARING, True, False),
+        (RolloutPhase.PAUSED, True, False),
+        (RolloutPhase.KEEPING, True, False),
+        (RolloutPhase.PROMOTED, False, False),
+        (RolloutPhase.ROLLED_BACK, False, True),
+        (RolloutPhase.ABORTED, False, True),
+        (RolloutPhase.REPORTED, False, False),
     ],
 )
 def test_a_rollout_shows_in_the_conditions_since_its_phase_began(
-    phase: Phase, *, progressing: bool, rolled_back: bool
+    phase: RolloutPhase, *, progressing: bool, rolled_back: bool
 ) -> None:
     given = record(phase, reason="errors: too many")
     found = {c.type: c for c in conditions_of(seen("ready", wanted=1), given, now=5000.0)}

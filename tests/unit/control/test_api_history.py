@@ -12,7 +12,7 @@ from headrace.control.desired.state import DesiredState
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import EndpointName
-from headrace.monitor import History, LoadReading, LoadTotals, Window
+from headrace.monitor import LoadReading, LoadTotals, RequestHistory, RequestWindow
 from tests.unit.control.api_client import client_of, document
 from tests.unit.monitor.counted import Counted
 
@@ -203,14 +203,16 @@ async def test_the_first_page_of_two_thousand_endpoints_asks_of_these_only(
 
 
 @dataclass(slots=True)
-class CountingHistory(History):
+class CountingHistory(RequestHistory):
     """Remembers whose windows were asked for."""
 
     asked: list[str] = field(default_factory=list)
 
-    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+    def window(
+        self, endpoint: str, *, until: float, seconds: float, version: str = ""
+    ) -> RequestWindow:
         self.asked.append(endpoint)
-        return History.window(self, endpoint, until=until, seconds=seconds, version=version)
+        return RequestHistory.window(self, endpoint, until=until, seconds=seconds, version=version)
 
 
 def series(request: httpx.Request) -> httpx.Response:

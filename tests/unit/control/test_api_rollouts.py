@@ -17,8 +17,8 @@ from headrace.control.api.events import Reward, Rewards, Truth
 from headrace.control.api.rollouts import StartRollout
 from headrace.control.plane import ControlPlane
 from headrace.control.rollouts.status import RolloutEvidence, RolloutStatus
-from headrace.rollout.evidence import Evidence
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.evidence import RolloutEvidenceState
+from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
 from tests.unit.control.api_client import client_of
 
 pytestmark = pytest.mark.anyio
@@ -210,12 +210,12 @@ async def test_intervals_over_time_are_told_as_long_as_they_can_be_read(
     await api.post("/endpoints/fraud/rollout/abort")
     record = plane.aims.rollouts.get("fraud")
     assert record is not None
-    evidence = Evidence.start(record.state.settings)
+    evidence = RolloutEvidenceState.start(record.state.settings)
     for at, high in ((10.0, 0.5), (12.0, math.inf)):
         metric = MetricVerdict(
             metric="errors", outcome=Outcome.WAIT, reason="", unit="times", low=0.1, high=high
         )
-        evidence.note(Verdict(outcome=Outcome.WAIT, at=at, metrics=(metric,)))
+        evidence.note(RolloutVerdict(outcome=Outcome.WAIT, at=at, metrics=(metric,)))
     former = msgspec.structs.replace(record, id="r9", evidence=evidence.encode())
     plane.aims.rollouts["fraud"] = former
     after = (await api.get("/rollouts/r9/evidence")).json()
@@ -259,7 +259,7 @@ async def test_every_path_of_the_new_kind_shows_an_example(api: httpx.AsyncClien
     known = described["components"]["schemas"]
     named = set(re.findall(r"#/components/schemas/(\w+)", json.dumps(described)))
     assert named <= set(known)
-    assert {"Problem", "KnownVersion", "RolloutStatus", "AppliedView"} <= named
+    assert {"ProblemDocument", "KnownVersion", "RolloutStatus", "AppliedView"} <= named
 
 
 def test_examples_are_of_the_types_that_they_show() -> None:

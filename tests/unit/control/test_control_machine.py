@@ -15,7 +15,7 @@ from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
 from headrace.core import HeadraceError
 from headrace.registry import Registry
-from headrace.rollout.state import Phase, Verb
+from headrace.rollout.state import RolloutPhase, Verb
 from tests.unit.control.conftest import inspect
 from tests.unit.control.played import Plane, World
 
@@ -130,7 +130,11 @@ class ControlMachine(RuleBasedStateMachine):
         told = {(event.rollout, event.reason) for event in events}
         for record in store.rollouts.blocking("digits"):
             assert (record.id, "Started") in told
-            if record.state.phase in {Phase.PROMOTED, Phase.ROLLED_BACK, Phase.ABORTED}:
+            if record.state.phase in {
+                RolloutPhase.PROMOTED,
+                RolloutPhase.ROLLED_BACK,
+                RolloutPhase.ABORTED,
+            }:
                 reason = {"promoted": "Promoted", "rolled_back": "RolledBack"}
                 assert (record.id, reason.get(record.state.phase, "Aborted")) in told
 

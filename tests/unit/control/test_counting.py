@@ -1,7 +1,7 @@
 from collections.abc import Mapping
 from typing import Final
 
-from headrace.control.rollouts.evidence import Counter, Predictions, Reading, Split
+from headrace.control.rollouts.evidence import IntervalCounter, Predictions, RolloutReading, Split
 from headrace.gateway import ArmStatistics
 from headrace.rollout.readings import LatencyCounts, PairCounts
 
@@ -24,8 +24,8 @@ def reading(
     is_alive: tuple[bool, bool] = (True, True),
     step: int = 0,
     is_sticky: bool = False,
-) -> Reading:
-    return Reading(
+) -> RolloutReading:
+    return RolloutReading(
         at=at,
         epoch=epoch,
         split=split,
@@ -49,7 +49,7 @@ def total(requests: int, errors: int = 0, slow: int = 0) -> ArmStatistics:
 
 
 def test_an_interval_adds_what_the_totals_grew_by() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, candidate=total(100, 5, 1), baseline=total(900)))
 
     found = counter.read(reading(1.0, candidate=total(110, 7, 2), baseline=total(990)))
@@ -68,7 +68,7 @@ TWO: Final = ONE | {("m-2", 8)}
 
 
 def test_callers_count_while_one_split_is_in_force_and_all_replicas_keep_them() -> None:
-    counter = Counter(warmup_s=10.0)
+    counter = IntervalCounter(warmup_s=10.0)
     looks = [
         (reading(0.0, split=None, heard=ONE), False),
         (reading(1.0, heard=None), False),  # the candidate answers and was not told yet
@@ -90,7 +90,7 @@ def test_callers_count_while_one_split_is_in_force_and_all_replicas_keep_them() 
 
 
 def test_the_interval_in_which_the_split_changed_is_left_out() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, candidate=total(10)))
 
     changed = counter.read(reading(1.0, split=(50, 50), candidate=total(30)))
@@ -103,7 +103,7 @@ def test_the_interval_in_which_the_split_changed_is_left_out() -> None:
 
 
 def test_what_fails_when_an_arm_dies_counts_once_by_the_split_until_then() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     dead = {"split": None, "lost": (10, 90), "is_alive": (False, True)}
     counter.read(reading(0.0, candidate=total(100), baseline=total(900)))
 
@@ -127,7 +127,7 @@ def test_what_fails_when_an_arm_dies_counts_once_by_the_split_until_then() -> No
 
 
 def test_baseline_that_dies_gives_the_candidate_no_credit() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, split=(50, 50), candidate=total(100), baseline=total(100)))
 
     died = counter.read(
@@ -148,7 +148,7 @@ def test_baseline_that_dies_gives_the_candidate_no_credit() -> None:
 
 def test_interval_in_which_an_arm_dies_belongs_to_the_step_that_was_in_force() -> None:
     # Counted for another step it would let that one's evidence decide about this one.
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, step=2, is_sticky=True))
     alive = counter.read(reading(1.0, candidate=total(5), step=2, is_sticky=True))
 
@@ -171,7 +171,7 @@ def test_interval_in_which_an_arm_dies_belongs_to_the_step_that_was_in_force() -
 
 def test_arm_that_dies_under_another_split_or_gateway_counts_for_none() -> None:
     for changes in ({"lost": (20, 80)}, {"lost": (10, 90), "epoch": "b"}):
-        counter = Counter(warmup_s=0.0)
+        counter = IntervalCounter(warmup_s=0.0)
         counter.read(reading(0.0, candidate=total(100), baseline=total(900)))
         found = counter.read(
             reading(1.0, split=None, is_alive=(False, True), candidate=total(110, 4), **changes)
@@ -180,7 +180,7 @@ def test_arm_that_dies_under_another_split_or_gateway_counts_for_none() -> None:
 
 
 def test_nothing_counts_while_a_split_is_not_in_force() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0))
 
     assert counter.read(reading(1.0, split=None, candidate=total(10))) is None
@@ -189,7 +189,7 @@ def test_nothing_counts_while_a_split_is_not_in_force() -> None:
 
 
 def test_in_the_warm_up_only_how_requests_ended_counts() -> None:
-    counter = Counter(warmup_s=2.0)
+    counter = IntervalCounter(warmup_s=2.0)
 
     early = [counter.read(reading(float(t), candidate=total(10 * t, t))) for t in range(3)]
     warm = counter.read(reading(3.0, candidate=total(90, 2)))
@@ -203,7 +203,7 @@ def test_in_the_warm_up_only_how_requests_ended_counts() -> None:
 
 
 def test_a_gateway_that_started_anew_counts_from_its_own_beginning() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, candidate=total(1000)))
 
     assert counter.read(reading(1.0, candidate=total(10), epoch="b")) is None
@@ -218,7 +218,7 @@ def predicted(counts: dict[str, int], *, candidate: bool = True) -> Predictions:
 
 
 def test_predictions_are_summed_by_arm_over_replicas() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     before = {
         "a": predicted({"cat": 5}),
         "b": predicted({"cat": 1}),
@@ -239,7 +239,7 @@ def test_predictions_are_summed_by_arm_over_replicas() -> None:
 
 
 def test_a_replica_that_is_not_heard_for_once_loses_nothing() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, predictions={"a": predicted({"cat": 5})}))
     counter.read(reading(1.0))
 
@@ -250,7 +250,7 @@ def test_a_replica_that_is_not_heard_for_once_loses_nothing() -> None:
 
 
 def test_nobody_s_answers_count_until_all_have_told_theirs() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, predictions={"a": predicted({"cat": 5})}))
 
     alone = counter.read(reading(1.0, predictions={"a": predicted({"cat": 7})}, all_told=False))
@@ -265,7 +265,7 @@ def test_nobody_s_answers_count_until_all_have_told_theirs() -> None:
 
 
 def test_what_was_told_in_the_warm_up_never_counts_though_somebody_was_silent() -> None:
-    counter = Counter(warmup_s=2.0)
+    counter = IntervalCounter(warmup_s=2.0)
     for at in range(3):
         cold = {"a": predicted({"cat": 10 * at})}
         counter.read(reading(float(at), predictions=cold, all_told=False))
@@ -277,7 +277,7 @@ def test_what_was_told_in_the_warm_up_never_counts_though_somebody_was_silent() 
 
 
 def test_a_replica_that_began_anew_counts_from_zero() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, predictions={"a": predicted({"cat": 50})}))
 
     found = counter.read(reading(1.0, predictions={"a": predicted({"cat": 2})}))
@@ -287,7 +287,7 @@ def test_a_replica_that_began_anew_counts_from_zero() -> None:
 
 
 def test_scores_are_told_by_the_upper_edge_of_their_bucket() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     score = Predictions(is_candidate=True, kind="score", counts={"0.5": 3, "-1.0": 1})
     counter.read(reading(0.0))
 
@@ -299,7 +299,7 @@ def test_scores_are_told_by_the_upper_edge_of_their_bucket() -> None:
 
 
 def test_samples_are_those_of_the_smaller_arm_since_the_split_came() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0))
     counter.read(reading(1.0, candidate=total(5), baseline=total(50)))
     counter.read(reading(2.0, candidate=total(12), baseline=total(99)))
@@ -312,7 +312,7 @@ def test_samples_are_those_of_the_smaller_arm_since_the_split_came() -> None:
 
 
 def test_samples_are_counted_anew_for_a_step_of_the_same_weight() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, step_since=0.0))
     counter.read(reading(1.0, candidate=total(5), baseline=total(50), step_since=0.0))
     assert counter.samples == 5
@@ -322,7 +322,7 @@ def test_samples_are_counted_anew_for_a_step_of_the_same_weight() -> None:
 
 
 def test_samples_of_a_shadow_are_pairs() -> None:
-    counter = Counter(warmup_s=0.0)
+    counter = IntervalCounter(warmup_s=0.0)
     counter.read(reading(0.0, split=(0, 100)))
     counter.read(reading(1.0, split=(0, 100), baseline=total(50), pairs=20))
 

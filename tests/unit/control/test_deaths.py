@@ -8,9 +8,16 @@ import pytest
 
 from headrace.control.app.home import Home
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
-from headrace.control.reconcile.observed import Phase, Replica, drained, exited, killed, started
+from headrace.control.reconcile.observed import (
+    Replica,
+    ReplicaPhase,
+    drained,
+    exited,
+    killed,
+    started,
+)
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state.records import Event
@@ -29,7 +36,7 @@ def a_replica(**changes: object) -> Replica:
         version="1",
         revision_id="m:1",
         address="unix:/r1",
-        phase=Phase.READY,
+        phase=ReplicaPhase.READY,
         since=0.0,
         pid=7,
         was_ready=True,
@@ -43,7 +50,7 @@ def ended(replica: Replica, exit_code: int | None = -9) -> Replica:
 
 def test_end_of_a_process_that_had_been_ready_is_a_death() -> None:
     once = ended(a_replica())
-    again = ended(replace(started(once, pid=8, now=2.0), phase=Phase.READY), exit_code=1)
+    again = ended(replace(started(once, pid=8, now=2.0), phase=ReplicaPhase.READY), exit_code=1)
 
     assert (once.deaths, once.death_reason) == (1, "ended by signal 9")
     assert (again.deaths, again.death_reason) == (2, "ended with exit status 1")
@@ -54,8 +61,8 @@ def test_end_of_a_process_that_had_been_ready_is_a_death() -> None:
     [
         drained(a_replica(), now=0.5),
         killed(a_replica(), reason="answered nobody for 60 s"),
-        a_replica(was_ready=False, phase=Phase.STARTING),
-        a_replica(pid=None, phase=Phase.EXITED),
+        a_replica(was_ready=False, phase=ReplicaPhase.STARTING),
+        a_replica(pid=None, phase=ReplicaPhase.EXITED),
     ],
     ids=["told to end", "killed by us", "never ready", "no process"],
 )
@@ -117,7 +124,7 @@ async def test_death_while_no_control_plane_watched_is_an_event(home: Home) -> N
     reconciler = Reconciler(
         driver=driver_of(home),
         publication=RoutePublication(
-            publisher=GatewayKeeper(
+            publisher=EnvoySupervisor(
                 envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
                 record_path=home.gateway_file,
                 routes_path=home.routes_file,

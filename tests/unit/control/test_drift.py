@@ -9,9 +9,9 @@ import pytest
 
 from headrace.control.auth.roles import SYSTEM
 from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.state.records import Event
-from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.drift import DriftMonitor
 from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift, decode_reference
 from headrace.core import (
     Array,
@@ -20,8 +20,8 @@ from headrace.core import (
     ModelNotFoundError,
     UnavailableError,
 )
-from headrace.monitor.drift_reference import Reference, feature_reference
-from headrace.monitor.drift_version import Stored, VersionDrift
+from headrace.monitor.drift_reference import DriftReference, feature_reference
+from headrace.monitor.drift_version import StoredDrift, VersionDrift
 from headrace.observe.features import FeatureValues, count_columns
 from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 from tests.metrics import exposed
@@ -39,13 +39,13 @@ def shifted(table: Array, *shifts: float) -> Array:
     return moved
 
 
-def a_reference(rows: int = 2000, *names: str) -> Reference:
+def a_reference(rows: int = 2000, *names: str) -> DriftReference:
     table = normal(rows, 2)
     features = [
         feature_reference(name, "input", table[:, i])
         for i, name in enumerate(names or ("x[0]", "x[1]"))
     ]
-    return Reference(features=features, source="data", rows=rows, at=1.0)
+    return DriftReference(features=features, source="data", rows=rows, at=1.0)
 
 
 class Replicas:
@@ -102,7 +102,7 @@ async def serve(plane: ControlPlane, tmp_path: Path, **settings: object) -> None
             version="1",
             revision_id=endpoint.arms[0].revision.id,
             address="unix:/nowhere",
-            phase=Phase.READY,
+            phase=ReplicaPhase.READY,
             since=0.0,
         )
         plane.reconciling.reconciler.replicas[replica.name] = replica
@@ -168,7 +168,7 @@ async def test_what_is_known_survives_a_restart(
     await look_often(plane, replicas, shifted(normal(360, 2, 5), 0.0, 1.0))
     plane.telemetry.drift._save()
 
-    again = DriftKeeper(
+    again = DriftMonitor(
         aims=plane.aims,
         labels=plane.telemetry.drift.labels,
         files=plane.telemetry.drift.files,
@@ -215,7 +215,7 @@ async def test_another_version_goes_on_with_the_inputs_reference(
     _, first = plane.telemetry.drift.version("e")
     assert first is not None
     plane.telemetry.drift._kept["e"].versions["1"] = VersionDrift(
-        settings=first.settings, stored=Stored(reference=a_reference())
+        settings=first.settings, stored=StoredDrift(reference=a_reference())
     )
     split = [{"model": f"fraud:{n}", "weight": w} for n, w in ((1, 90), (2, 10))]
     await plane.orders.apply(
@@ -339,7 +339,7 @@ async def test_an_endpoint_without_drift_is_off(plane: ControlPlane, tmp_path: P
 
 def test_a_damaged_file_begins_anew(tmp_path: Path) -> None:
     files = DriftFiles(tmp_path)
-    files.write("e", EndpointDrift(versions={"1": Stored()}, given=a_reference()))
+    files.write("e", EndpointDrift(versions={"1": StoredDrift()}, given=a_reference()))
     assert files.read("e").given == a_reference()
     (tmp_path / "drift" / "endpoints" / "e.json").write_bytes(b"{")
 
@@ -361,9 +361,9 @@ def test_a_reference_is_found_by_registry_names_only(tmp_path: Path) -> None:
 def test_a_reference_that_does_not_fit_itself_is_refused() -> None:
     one = a_reference().features[0]
     bad = [
-        Reference(),
-        Reference(features=[one] * 161),
-        Reference(
+        DriftReference(),
+        DriftReference(features=[one] * 161),
+        DriftReference(
             features=[
                 msgspec.structs.replace(one, counts=msgspec.structs.replace(one.counts, bins=[1]))
             ]
@@ -376,7 +376,7 @@ def test_a_reference_that_does_not_fit_itself_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match=r"its 2 hours do not fit .*--time"):
         decode_reference(
             msgspec.json.encode(
-                Reference(features=[msgspec.structs.replace(one, hours=[[1], [2]])])
+                DriftReference(features=[msgspec.structs.replace(one, hours=[[1], [2]])])
             )
         )
     with pytest.raises(InvalidArgumentError, match="no reference"):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headrace.control.api.edge import Shared
+from headrace.control.api.edge import SharedCall
 
 pytestmark = pytest.mark.anyio
 
@@ -23,19 +23,19 @@ class Slow:
 
 
 async def test_who_asks_meanwhile_gets_the_same_answer() -> None:
-    shared = Shared(Slow().make)
+    shared = SharedCall(Slow().make)
 
     assert await asyncio.gather(*(shared.get() for _ in range(100))) == [1] * 100
 
 
 async def test_who_asks_later_gets_a_new_answer() -> None:
-    shared = Shared(Slow().make)
+    shared = SharedCall(Slow().make)
 
     assert [await shared.get(), await shared.get()] == [1, 2]
 
 
 async def test_who_leaves_takes_nobodys_answer_along() -> None:
-    shared = Shared(Slow().make)
+    shared = SharedCall(Slow().make)
     leaving = asyncio.create_task(shared.get())
     staying = asyncio.create_task(shared.get())
     await asyncio.sleep(0.5)
@@ -49,7 +49,7 @@ async def test_an_error_is_not_kept() -> None:
         await asyncio.sleep(0.1)
         raise OSError("away")
 
-    shared = Shared(fail)
+    shared = SharedCall(fail)
     for _ in range(2):
         with pytest.raises(OSError, match="away"):
             await shared.get()

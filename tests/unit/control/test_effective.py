@@ -9,13 +9,13 @@ from headrace.control.desired.state import (
     DesiredState,
     make_revision,
 )
-from headrace.control.desired.target import BASELINE, Scale, effective, in_force
+from headrace.control.desired.target import BASELINE, ReplicaTargets, effective, in_force
 from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.gateway import MirrorTarget
-from headrace.rollout.state import Phase, RolloutState, Traffic
+from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 
 NAME = EndpointName("digits")
 
@@ -31,9 +31,9 @@ def endpoint(*arms: DesiredArm, generation: int = 1) -> DesiredEndpoint:
 
 
 def rollout(
-    traffic: Traffic,
+    traffic: TrafficShares,
     *,
-    phase: Phase = Phase.PROGRESSING,
+    phase: RolloutPhase = RolloutPhase.PROGRESSING,
     source: DesiredEndpoint | None = None,
     target: DesiredEndpoint | None = None,
 ) -> RolloutRecord:
@@ -53,7 +53,7 @@ def weights(found: DesiredEndpoint) -> dict[str, int]:
 
 
 def test_a_canary_comes_first_so_that_a_sticky_caller_stays_with_it() -> None:
-    record = rollout(Traffic(candidate=10, candidate_scale=0.1))
+    record = rollout(TrafficShares(candidate=10, candidate_scale=0.1))
 
     found = in_force(record.target, record)
 
@@ -63,7 +63,7 @@ def test_a_canary_comes_first_so_that_a_sticky_caller_stays_with_it() -> None:
 
 
 def test_a_candidate_has_as_many_copies_as_its_share_needs() -> None:
-    record = rollout(Traffic(candidate=26, candidate_scale=0.26))
+    record = rollout(TrafficShares(candidate=26, candidate_scale=0.26))
 
     found = in_force(record.target, record)
 
@@ -73,7 +73,7 @@ def test_a_candidate_has_as_many_copies_as_its_share_needs() -> None:
 
 
 def test_a_baseline_is_fresh_copies_of_the_old_version_beside_the_candidate() -> None:
-    traffic = Traffic(candidate=20, baseline=20, has_baseline=True, candidate_scale=0.2)
+    traffic = TrafficShares(candidate=20, baseline=20, has_baseline=True, candidate_scale=0.2)
     record = rollout(traffic)
 
     found = in_force(record.target, record)
@@ -88,7 +88,7 @@ def test_a_baseline_is_fresh_copies_of_the_old_version_beside_the_candidate() ->
 
 def test_a_way_back_waits_for_no_new_copy_of_the_old_version() -> None:
     source = endpoint(arm("1", replicas=3))
-    record = rollout(Traffic(candidate=50, candidate_scale=0.5), source=source)
+    record = rollout(TrafficShares(candidate=50, candidate_scale=0.5), source=source)
 
     stable = in_force(record.target, record).arm("1")
 
@@ -97,9 +97,11 @@ def test_a_way_back_waits_for_no_new_copy_of_the_old_version() -> None:
     assert stable.required == 1
 
 
-@pytest.mark.parametrize("phase", [Phase.ROLLED_BACK, Phase.ABORTED, Phase.REPORTED])
-def test_a_rollout_taken_back_leaves_the_old_version_alone(phase: Phase) -> None:
-    record = rollout(Traffic(), phase=phase)
+@pytest.mark.parametrize(
+    "phase", [RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED, RolloutPhase.REPORTED]
+)
+def test_a_rollout_taken_back_leaves_the_old_version_alone(phase: RolloutPhase) -> None:
+    record = rollout(TrafficShares(), phase=phase)
 
     found = in_force(record.target, record)
 
@@ -109,7 +111,7 @@ def test_a_rollout_taken_back_leaves_the_old_version_alone(phase: Phase) -> None
 
 def test_a_way_back_after_the_promotion_waits_for_all_copies_of_the_old_version() -> None:
     source = endpoint(arm("1", replicas=3))
-    record = rollout(Traffic(), phase=Phase.ROLLED_BACK, source=source)
+    record = rollout(TrafficShares(), phase=RolloutPhase.ROLLED_BACK, source=source)
     state = msgspec.structs.replace(record.state, dropped_stable=True)
 
     stable = in_force(record.target, msgspec.structs.replace(record, state=state)).arm("1")
@@ -120,20 +122,20 @@ def test_a_way_back_after_the_promotion_waits_for_all_copies_of_the_old_version(
 
 
 def test_a_promoted_rollout_is_what_was_asked_for() -> None:
-    record = rollout(Traffic(candidate=100, has_stable=False), phase=Phase.PROMOTED)
+    record = rollout(TrafficShares(candidate=100, has_stable=False), phase=RolloutPhase.PROMOTED)
 
     assert in_force(record.target, record) == record.target
 
 
 def test_a_rollout_about_an_earlier_wish_has_no_say() -> None:
-    record = rollout(Traffic(candidate=10))
+    record = rollout(TrafficShares(candidate=10))
     newer = endpoint(arm("3"), generation=3)
 
     assert in_force(newer, record) == newer
 
 
 def test_a_shadow_gets_copies_and_no_weight() -> None:
-    record = rollout(Traffic(mirror_percent=30))
+    record = rollout(TrafficShares(mirror_percent=30))
 
     found = in_force(record.target, record)
 
@@ -144,7 +146,7 @@ def test_a_shadow_gets_copies_and_no_weight() -> None:
 def test_each_rollout_salts_its_sticky_key() -> None:
     sticky = StickySpec(header="x-user")
     target = msgspec.structs.replace(endpoint(arm("2"), generation=2), sticky=sticky)
-    record = rollout(Traffic(candidate=10), target=target)
+    record = rollout(TrafficShares(candidate=10), target=target)
 
     found = in_force(record.target, record)
 
@@ -155,7 +157,7 @@ def test_the_autoscaler_says_how_many_copies_of_each_arm_there_are() -> None:
     scaled = msgspec.structs.replace(endpoint(arm("1")), autoscale=AutoscaleSpec())
     fixed = msgspec.structs.replace(endpoint(arm("1")), name=EndpointName("fixed"))
     desired = DesiredState(generation=1, endpoints=(scaled, fixed))
-    scale = Scale(counts={("digits", "1"): 3, ("fixed", "1"): 3})
+    scale = ReplicaTargets(counts={("digits", "1"): 3, ("fixed", "1"): 3})
 
     found = effective(desired, {}, scale)
 
@@ -166,7 +168,7 @@ def test_an_endpoint_that_sleeps_has_no_copies() -> None:
     scaled = msgspec.structs.replace(endpoint(arm("1")), autoscale=AutoscaleSpec(min_replicas=0))
     desired = DesiredState(generation=1, endpoints=(scaled,))
 
-    (found,) = effective(desired, {}, Scale(zeroed=frozenset({"digits"}))).endpoints
+    (found,) = effective(desired, {}, ReplicaTargets(zeroed=frozenset({"digits"}))).endpoints
 
     assert found.scaled_to_zero
     assert [arm.replicas for arm in found.arms] == [0]
@@ -176,16 +178,16 @@ def test_an_endpoint_that_sleeps_has_no_copies() -> None:
     candidate=st.integers(0, 100),
     has_baseline=st.booleans(),
     stable=st.lists(st.integers(0, 100), min_size=1, max_size=5).filter(any),
-    phase=st.sampled_from(list(Phase)),
+    phase=st.sampled_from(list(RolloutPhase)),
 )
 def test_weights_sum_to_100_wherever_a_rollout_is(
-    *, candidate: int, has_baseline: bool, stable: list[int], phase: Phase
+    *, candidate: int, has_baseline: bool, stable: list[int], phase: RolloutPhase
 ) -> None:
     total = sum(stable)
     parts = [100 * weight // total for weight in stable]
     parts[0] += 100 - sum(parts)
     source = endpoint(*(arm(str(i + 10), weight) for i, weight in enumerate(parts)))
-    traffic = Traffic(
+    traffic = TrafficShares(
         candidate=candidate,
         baseline=min(candidate, 100 - candidate) if has_baseline else 0,
         has_baseline=has_baseline,

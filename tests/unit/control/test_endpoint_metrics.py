@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.state.records import RolloutRecord
 from headrace.control.telemetry.metrics import (
     replica_families,
@@ -22,8 +22,7 @@ from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec
 from headrace.gateway import ArmStatistics
 from headrace.observe import BRIEF_TWO_DIGITS_S, TWO_DIGITS_S
-from headrace.rollout.state import Phase as RolloutPhase
-from headrace.rollout.state import RolloutState, Traffic
+from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 from tests.metrics import exposed
 
 Found = dict[tuple[str, ...], float]
@@ -156,7 +155,7 @@ def _record(phase: RolloutPhase) -> RolloutRecord:
         phase=phase,
         began=0.0,
         since=0.0,
-        traffic=Traffic(candidate=20),
+        traffic=TrafficShares(candidate=20),
     )
     return RolloutRecord(
         id="r1", endpoint="m", created=0.0, source=endpoint, target=endpoint, state=state
@@ -185,7 +184,7 @@ REPLICA = Replica(
     version="1",
     revision_id="x",
     address="unix:/x",
-    phase=Phase.READY,
+    phase=ReplicaPhase.READY,
     since=0.0,
 )
 
@@ -193,7 +192,7 @@ REPLICA = Replica(
 def test_replicas_are_told_as_wanted_and_as_ready() -> None:
     replicas = [
         REPLICA,
-        replace(REPLICA, name="m-1-2", phase=Phase.STARTING),
+        replace(REPLICA, name="m-1-2", phase=ReplicaPhase.STARTING),
         replace(REPLICA, name="m-0-1", version="0"),
     ]
 

@@ -18,29 +18,28 @@ from headrace.control.desired.state import DesiredStream
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, OnProgress
 from headrace.control.features.skew_watch import SkewWatch
-from headrace.control.gateway.supervisor import GatewayKeeper
+from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.jobs.plan import JobRun
 from headrace.control.jobs.process import JobProcess
 from headrace.control.local.driver import LocalDriver
 from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.state.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
-from headrace.control.telemetry.alerts import Alerting, Facts
-from headrace.control.telemetry.pollers import Recorder
+from headrace.control.telemetry.alerts import AlertFacts, Alerting
+from headrace.control.telemetry.pollers import GatewayPoller
 from headrace.core import ConflictError, FeatureWatch, UnavailableError
 from headrace.core.state_file import StateFile
 from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule
 from headrace.features.materialize_process import MaterializeFinished
 from headrace.features.skew_process import SkewSummary
 from headrace.gateway import ArmStatistics, EnvoyGateway, EnvoySettings, GatewayStatistics
-from headrace.monitor.slo import Window
+from headrace.monitor.slo import CountWindow
 from headrace.registry import Registry
-from headrace.rollout.state import Phase as RolloutPhase
-from headrace.rollout.state import Verb
+from headrace.rollout.state import RolloutPhase, Verb
 from headrace.serving.telemetry.report import ReplicaReport
 from headrace.streaming.settings import WorkerSettings
 from tests.unit.control.played import TurnedClock, World
@@ -92,12 +91,12 @@ class Loop:
 
 def alerts(poison: Poison, faults: Faults, _: Path) -> Loop:
     class History:
-        def window(self, endpoint: str, **_: object) -> Window:
+        def window(self, endpoint: str, **_: object) -> CountWindow:
             poison.touch(endpoint)
             return Counted(1000, 0, 0.1)
 
-    async def facts() -> Facts:
-        return Facts()
+    async def facts() -> AlertFacts:
+        return AlertFacts()
 
     async def save(*_: object) -> None:
         pass
@@ -227,7 +226,9 @@ def history(poison: Poison, faults: Faults, _: Path) -> Loop:
                 healthy={},
             )
 
-    recorder = Recorder(gateway=Gateway(), names=lambda: NAMES, clock=TurnedClock(), faults=faults)
+    recorder = GatewayPoller(
+        gateway=Gateway(), names=lambda: NAMES, clock=TurnedClock(), faults=faults
+    )
     return Loop(kind="history", poison=poison, faults=faults, turn=recorder.look)
 
 
@@ -303,7 +304,7 @@ async def test_poisoned_drift_and_reports_leave_other_endpoints_alone(
             version="1",
             revision_id=one.arms[0].revision.id,
             address="unix:/nowhere",
-            phase=Phase.READY,
+            phase=ReplicaPhase.READY,
             since=0.0,
         )
     poison = Poison()
@@ -470,7 +471,7 @@ async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -
     reconciler = Reconciler(
         driver=BrokenDriver(home=home, socket_dir=home.socket_dir()),
         publication=RoutePublication(
-            publisher=GatewayKeeper(
+            publisher=EnvoySupervisor(
                 envoy=EnvoyGateway(EnvoySettings(run_dir=home.run / "envoy")),
                 record_path=home.gateway_file,
                 routes_path=home.routes_file,
@@ -490,7 +491,7 @@ async def test_poisoned_replica_s_remains_hold_up_no_other_replica(home: Home) -
             version="1",
             revision_id="e:1",
             address=f"unix:/{name}",
-            phase=Phase.ENDED,
+            phase=ReplicaPhase.ENDED,
             since=0.0,
         )
     running = asyncio.ensure_future(reconciler.run())

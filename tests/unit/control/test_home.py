@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.app.home import Home
-from headrace.control.local.sandbox import FIRST_UID, Occasion, user_of
+from headrace.control.local.sandbox import FIRST_UID, SandboxPurpose, user_of
 from headrace.core import FailedPreconditionError
 
 
@@ -50,9 +50,9 @@ def test_a_home_of_somebody_else_that_others_can_read_is_refused(tmp_path: Path)
 
 
 def test_no_replica_is_the_user_of_another_part() -> None:
-    others = {user_of(occasion) for occasion in Occasion}
+    others = {user_of(occasion) for occasion in SandboxPurpose}
     replicas = {user_of(serial) for serial in range(2000)}
 
-    assert len(others) == len(Occasion)
+    assert len(others) == len(SandboxPurpose)
     assert not others & replicas
     assert min(replicas) == FIRST_UID

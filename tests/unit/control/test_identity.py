@@ -13,7 +13,7 @@ from headrace.core import (
     BatchingSpec,
     EndpointName,
     FeatureLookup,
-    Nulls,
+    NullPolicy,
     ReplicaSettings,
     SignedSettings,
 )
@@ -97,7 +97,7 @@ _OTHERS: dict[str, Revision] = {
     "batching": revision(settings(features=features(), batching=BatchingSpec(max_queue_size=7))),
     "labels": revision(settings(features=features(), labels={"y": ["no", "yes"]})),
     "device": revision(settings(features=features(), device=Device.CPU)),
-    "nulls": revision(settings(features=features(), nulls=Nulls.ERROR)),
+    "nulls": revision(settings(features=features(), nulls=NullPolicy.ERROR)),
     "signature": revision(
         settings(features=features(), signed=SignedSettings(statement="s", key="k", signature="x"))
     ),

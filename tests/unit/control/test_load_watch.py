@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision, make_revision
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.telemetry.pollers import LoadedArm, LoadWatch, loaded_arms
 from headrace.control.telemetry.reports import ArmReports
 from headrace.core import EndpointName, ReplicaSettings
@@ -49,7 +49,7 @@ def arm(of: Revision, role: str = "") -> DesiredArm:
     return DesiredArm(revision=of, weight=50, replicas=1, role=role)
 
 
-def replica(name: str, of: str, phase: Phase = Phase.READY) -> Replica:
+def replica(name: str, of: str, phase: ReplicaPhase = ReplicaPhase.READY) -> Replica:
     return Replica(
         name=name,
         serial=1,
@@ -236,7 +236,7 @@ def test_ready_replicas_are_asked_by_arm_and_others_servers_are_not() -> None:
     replicas = [
         replica("a", own.id),
         replica("b", own.id),
-        replica("c", own.id, Phase.STARTING),
+        replica("c", own.id, ReplicaPhase.STARTING),
         replica("d", other.id),
     ]
     arms = (arm(revision("3", upstream=_UPSTREAM)), arm(other, "candidate"), arm(own))

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.control.api.system import named
-from headrace.observe.metrics import Source, gauge, merge
+from headrace.observe.metrics import MetricSource, gauge, merge
 from headrace.observe.metrics import text as as_text
 from tests.metrics import exposed
 
@@ -30,11 +30,11 @@ def families(text: str) -> dict[str, list[tuple[str, dict[str, str], float]]]:
     }
 
 
-def replica(name: str, text: str = ONE) -> Source:
-    return Source(text=text, labels={"replica": name})
+def replica(name: str, text: str = ONE) -> MetricSource:
+    return MetricSource(text=text, labels={"replica": name})
 
 
-def merge_expositions(sources: list[Source]) -> str:
+def merge_expositions(sources: list[MetricSource]) -> str:
     return as_text(merge([], sources).values()).decode()
 
 
@@ -65,13 +65,13 @@ def test_labels_are_escaped_and_braces_in_values_survive() -> None:
 def test_lines_that_are_no_samples_are_dropped() -> None:
     broken = "<html>\nx{unclosed 1\nok 1\n# EOF\n\n# TYPE empty gauge\n"
 
-    assert merge_expositions([Source(text=broken)]) == "ok 1\n"
+    assert merge_expositions([MetricSource(text=broken)]) == "ok 1\n"
 
 
 def test_the_first_type_holds() -> None:
     text = merge_expositions(
         [
-            Source(text="# TYPE x gauge\nx 1\n"),
+            MetricSource(text="# TYPE x gauge\nx 1\n"),
             replica("b", "# HELP x Later.\n# TYPE x counter\nx 2\n"),
         ]
     )
@@ -81,7 +81,7 @@ def test_the_first_type_holds() -> None:
 
 def test_what_says_nothing_of_itself_is_told_whose_it_is() -> None:
     foreign = "# TYPE rq counter\nrq 1\n# TYPE rq_total counter\nrq_total 1\n"
-    text = merge_expositions([Source(text=foreign, help="Envoy's own.")])
+    text = merge_expositions([MetricSource(text=foreign, help="Envoy's own.")])
 
     assert "# HELP rq Envoy's own.\n# TYPE rq untyped\n" in text
     assert "# TYPE rq_total counter\n" in text

@@ -9,10 +9,10 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from headrace.control.api.system import prefers_openmetrics
-from headrace.observe.metrics import Source, merge, openmetrics, text
+from headrace.observe.metrics import MetricSource, merge, openmetrics, text
 
 EXEMPLAR = ' # {trace_id="4bf92f3577b34da6",request_id="a-b"} 0.07 1700000000.5'
-SOURCE = Source(
+SOURCE = MetricSource(
     text=(
         "# HELP requests_total Requests, all of \\\\ them.\n"
         "# TYPE requests_total counter\n"

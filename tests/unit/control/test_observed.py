@@ -6,9 +6,9 @@ import pytest
 
 from headrace.control.reconcile.observed import (
     STABLE_AFTER_S,
-    Health,
-    Phase,
+    ProbeResult,
     Replica,
+    ReplicaPhase,
     drained,
     exit_reason,
     exited,
@@ -24,45 +24,50 @@ NEW = Replica(
     version="1",
     revision_id="r",
     address="unix:/r",
-    phase=Phase.STARTING,
+    phase=ReplicaPhase.STARTING,
     since=0.0,
 )
-READY = probed(started(NEW, pid=7, now=1.0), Health.READY, now=2.0)
+READY = probed(started(NEW, pid=7, now=1.0), ProbeResult.READY, now=2.0)
 
 
 def test_the_first_ready_answer_makes_a_replica_ready() -> None:
-    assert (READY.phase, READY.since, READY.was_ready, READY.pid) == (Phase.READY, 2.0, True, 7)
+    assert (READY.phase, READY.since, READY.was_ready, READY.pid) == (
+        ReplicaPhase.READY,
+        2.0,
+        True,
+        7,
+    )
 
 
-@pytest.mark.parametrize("health", [Health.NOT_READY, Health.REFUSED, Health.SILENT])
-def test_anything_else_leaves_a_starting_replica_starting(health: Health) -> None:
-    assert probed(started(NEW, pid=7, now=1.0), health, now=2.0).phase is Phase.STARTING
+@pytest.mark.parametrize("health", [ProbeResult.NOT_READY, ProbeResult.REFUSED, ProbeResult.SILENT])
+def test_anything_else_leaves_a_starting_replica_starting(health: ProbeResult) -> None:
+    assert probed(started(NEW, pid=7, now=1.0), health, now=2.0).phase is ReplicaPhase.STARTING
 
 
-@pytest.mark.parametrize("health", [Health.NOT_READY, Health.REFUSED])
-def test_a_ready_replica_that_denies_it_is_taken_at_its_word(health: Health) -> None:
+@pytest.mark.parametrize("health", [ProbeResult.NOT_READY, ProbeResult.REFUSED])
+def test_a_ready_replica_that_denies_it_is_taken_at_its_word(health: ProbeResult) -> None:
     after = probed(READY, health, now=3.0)
 
-    assert (after.phase, after.since) == (Phase.UNREADY, 3.0)
-    assert probed(after, Health.READY, now=4.0).phase is Phase.READY
+    assert (after.phase, after.since) == (ReplicaPhase.UNREADY, 3.0)
+    assert probed(after, ProbeResult.READY, now=4.0).phase is ReplicaPhase.READY
 
 
 def test_silence_says_nothing_about_readiness_and_is_no_sign_of_life() -> None:
-    after = probed(READY, Health.SILENT, now=30.0)
+    after = probed(READY, ProbeResult.SILENT, now=30.0)
 
-    assert after.phase is Phase.READY
+    assert after.phase is ReplicaPhase.READY
     assert after.answered_at == 2.0
 
 
 def test_an_unready_answer_is_a_sign_of_life() -> None:
-    assert probed(READY, Health.NOT_READY, now=30.0).answered_at == 30.0
+    assert probed(READY, ProbeResult.NOT_READY, now=30.0).answered_at == 30.0
 
 
 @pytest.mark.parametrize(
     "replica", [drained(READY, now=3.0), exited(READY, exit_code=1, last_line="", now=3.0)]
 )
 def test_a_late_answer_does_not_bring_back_who_is_leaving_or_gone(replica: Replica) -> None:
-    assert probed(replica, Health.READY, now=4.0) == replica
+    assert probed(replica, ProbeResult.READY, now=4.0) == replica
 
 
 def test_failures_in_a_row_are_counted_and_wait_longer() -> None:
@@ -78,9 +83,9 @@ def test_failures_in_a_row_are_counted_and_wait_longer() -> None:
 
 def test_a_stable_minute_forgives_earlier_failures() -> None:
     shaky = replace(READY, failures=5)
-    stable = probed(shaky, Health.READY, now=2.0 + STABLE_AFTER_S)
+    stable = probed(shaky, ProbeResult.READY, now=2.0 + STABLE_AFTER_S)
 
-    assert probed(shaky, Health.READY, now=3.0).failures == 5
+    assert probed(shaky, ProbeResult.READY, now=3.0).failures == 5
     assert stable.failures == 0
     assert exited(shaky, exit_code=1, last_line="", now=2.0 + STABLE_AFTER_S).failures == 1
     assert exited(shaky, exit_code=1, last_line="", now=3.0).failures == 6
@@ -89,7 +94,7 @@ def test_a_stable_minute_forgives_earlier_failures() -> None:
 def test_who_was_told_to_drain_ends_for_good() -> None:
     ended = exited(drained(READY, now=3.0), exit_code=0, last_line="", now=4.0)
 
-    assert ended.phase is Phase.ENDED
+    assert ended.phase is ReplicaPhase.ENDED
     assert ended.retry_at is None
     assert ended.is_leaving
 

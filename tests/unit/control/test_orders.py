@@ -28,7 +28,7 @@ from headrace.core import (
 from headrace.core.spec.parse import SpecError
 from headrace.core.spec.rollout import BlueGreenSpec, CanarySpec
 from headrace.registry import Registry
-from headrace.rollout.state import Phase, Traffic, Verb
+from headrace.rollout.state import RolloutPhase, TrafficShares, Verb
 from tests.unit.control.conftest import admin_called, inspect
 
 pytestmark = pytest.mark.anyio
@@ -60,7 +60,7 @@ def served(plane: ControlPlane) -> dict[str, int]:
     return {arm.key: arm.weight for arm in endpoint.arms}
 
 
-async def finish(plane: ControlPlane, phase: Phase, traffic: Traffic) -> RolloutRecord:
+async def finish(plane: ControlPlane, phase: RolloutPhase, traffic: TrafficShares) -> RolloutRecord:
     """The current rollout, moved to its end as the driver would."""
     record = plane.aims.rollout("digits")
     assert record is not None
@@ -79,7 +79,7 @@ async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlan
     record = plane.aims.rollout("digits")
     assert record is not None
     assert record.id == "r1"
-    assert record.state.phase is Phase.PREPARING
+    assert record.state.phase is RolloutPhase.PREPARING
     assert served(plane) == {"2": 0, "1": 100}
     assert plane.aims.generation("digits") == 2
     assert [e.reason for e in await plane.journal.events("digits")] == [
@@ -93,7 +93,7 @@ async def test_a_new_version_takes_over_by_the_endpoints_plan(plane: ControlPlan
 async def test_applying_the_same_again_begins_nothing(plane: ControlPlane) -> None:
     await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
     await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
-    await finish(plane, Phase.ROLLED_BACK, Traffic())
+    await finish(plane, RolloutPhase.ROLLED_BACK, TrafficShares())
 
     again = await plane.orders.apply(document(entry(2, rollout=CANARY)), caller=SYSTEM)
 
@@ -132,8 +132,8 @@ async def test_another_apply_supersedes_a_rollout_and_starts_from_what_serves(
     await plane.orders.apply(document(entry(3, rollout=CANARY)), caller=SYSTEM)
 
     second, first = await plane.rollouts.records()
-    assert first.state.phase is Phase.SUPERSEDED
-    assert second.state.phase is Phase.PREPARING
+    assert first.state.phase is RolloutPhase.SUPERSEDED
+    assert second.state.phase is RolloutPhase.PREPARING
     assert [arm.key for arm in second.source.arms] == ["1"]
     assert served(plane) == {"3": 0, "1": 100}
 
@@ -146,7 +146,7 @@ async def test_applying_the_old_version_ends_a_rollout_at_once(plane: ControlPla
     await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
 
     (record,) = await plane.rollouts.records()
-    assert record.state.phase is Phase.SUPERSEDED
+    assert record.state.phase is RolloutPhase.SUPERSEDED
     assert served(plane) == {"1": 100}
 
 
@@ -225,7 +225,7 @@ async def test_a_broken_model_of_a_repository_takes_nothing_over_and_is_warned_o
 async def test_a_rollout_starts_again_after_it_was_taken_back(plane: ControlPlane) -> None:
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-    await finish(plane, Phase.ROLLED_BACK, Traffic())
+    await finish(plane, RolloutPhase.ROLLED_BACK, TrafficShares())
 
     record = await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
 
@@ -240,7 +240,7 @@ async def test_after_a_promotion_the_next_rollout_starts_from_the_new_version(
 ) -> None:
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-    await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
+    await finish(plane, RolloutPhase.PROMOTED, TrafficShares(candidate=100, has_stable=False))
 
     record = await plane.orders.start_rollout("digits", version="3", caller=SYSTEM)
 
@@ -286,7 +286,7 @@ async def test_a_rollout_to_a_missing_version_changes_nothing(plane: ControlPlan
 async def test_undo_restores_the_generation_before_at_once(plane: ControlPlane) -> None:
     await plane.orders.apply(document(entry(1, rollout=CANARY)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-    await finish(plane, Phase.PROMOTED, Traffic(candidate=100, has_stable=False))
+    await finish(plane, RolloutPhase.PROMOTED, TrafficShares(candidate=100, has_stable=False))
 
     await plane.orders.undo("digits", caller=SYSTEM)
 
@@ -302,7 +302,7 @@ async def test_undo_of_a_rollout_taken_back_gives_up_what_was_held_back(
 ) -> None:
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-    await finish(plane, Phase.ROLLED_BACK, Traffic())
+    await finish(plane, RolloutPhase.ROLLED_BACK, TrafficShares())
 
     await plane.orders.undo("digits", caller=SYSTEM)
 
@@ -315,7 +315,7 @@ async def test_undo_never_goes_back_to_what_was_held_back(plane: ControlPlane) -
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     for _ in range(2):
         await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-        await finish(plane, Phase.ROLLED_BACK, Traffic())
+        await finish(plane, RolloutPhase.ROLLED_BACK, TrafficShares())
 
     await plane.orders.undo("digits", caller=SYSTEM)
 
@@ -332,7 +332,7 @@ async def test_undo_in_the_middle_of_a_rollout_gives_it_up(plane: ControlPlane) 
     await plane.orders.undo("digits", caller=SYSTEM)
 
     assert served(plane) == {"1": 100}
-    assert (await plane.rollouts.records())[0].state.phase is Phase.SUPERSEDED
+    assert (await plane.rollouts.records())[0].state.phase is RolloutPhase.SUPERSEDED
 
 
 @pytest.mark.usefixtures("versions")
@@ -457,7 +457,7 @@ async def test_a_rollout_stored_without_its_state_has_no_say(plane: ControlPlane
 async def test_rollouts_go_on_where_they_were_after_a_restart(plane: ControlPlane) -> None:
     await plane.orders.apply(document(entry(1)), caller=SYSTEM)
     await plane.orders.start_rollout("digits", version="2", caller=SYSTEM)
-    before = await finish(plane, Phase.PROGRESSING, Traffic(candidate=25))
+    before = await finish(plane, RolloutPhase.PROGRESSING, TrafficShares(candidate=25))
     plane.aims.rollouts.clear()
 
     plane.rollouts.load()

@@ -3,9 +3,9 @@
 import pytest
 
 from headrace.control.api.history import (
+    EndpointHealth,
     OverviewRow,
     SortKey,
-    State,
     last_minute,
     row,
     sort_rows,
@@ -14,7 +14,7 @@ from headrace.control.api.history import (
 from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.core import EndpointName
-from headrace.monitor import History, Window
+from headrace.monitor import RequestHistory, RequestWindow
 from tests.unit.monitor.counted import Counted
 
 _NOON = 1_800_000_000.0
@@ -51,30 +51,30 @@ def status(*, ready: bool = True, failed: bool = False) -> EndpointStatus:
     )
 
 
-def window(requests: int = 100, errors: int = 0) -> Window:
+def window(requests: int = 100, errors: int = 0) -> RequestWindow:
     latency = {(0.01, 0.001): requests}
-    return Window(begin=0, end=60, requests=requests, errors=errors, latency=latency)
+    return RequestWindow(begin=0, end=60, requests=requests, errors=errors, latency=latency)
 
 
 @pytest.mark.parametrize(
     ("ready", "failed", "got", "slo", "state"),
     [
-        (True, False, window(), None, State.OK),
-        (True, False, window(0), None, State.IDLE),
-        (False, False, window(0), None, State.WARNING),
-        (False, True, window(), None, State.FAILING),
-        (True, False, window(errors=1), None, State.WARNING),
-        (True, False, window(errors=5), None, State.FAILING),
-        (True, False, window(), 0.02, State.OK),
-        (True, False, window(), 0.005, State.WARNING),
+        (True, False, window(), None, EndpointHealth.OK),
+        (True, False, window(0), None, EndpointHealth.IDLE),
+        (False, False, window(0), None, EndpointHealth.WARNING),
+        (False, True, window(), None, EndpointHealth.FAILING),
+        (True, False, window(errors=1), None, EndpointHealth.WARNING),
+        (True, False, window(errors=5), None, EndpointHealth.FAILING),
+        (True, False, window(), 0.02, EndpointHealth.OK),
+        (True, False, window(), 0.005, EndpointHealth.WARNING),
     ],
 )
 def test_the_state_says_whether_it_is_well(
     ready: bool,  # noqa: FBT001  # a row of the table
     failed: bool,  # noqa: FBT001  # likewise
-    got: Window,
+    got: RequestWindow,
     slo: float | None,
-    state: State,
+    state: EndpointHealth,
 ) -> None:
     assert state_of(status(ready=ready, failed=failed), got, slo_latency_s=slo) is state
 
@@ -91,7 +91,7 @@ def test_a_row_counts_what_is_wanted() -> None:
 
 
 def test_the_last_minute_is_shorter_where_counting_began_later() -> None:
-    history = History()
+    history = RequestHistory()
     history.look(_NOON)
     history.add(_NOON + 10, "m", "1", Counted().after([0.01] * 100))
 
@@ -99,14 +99,16 @@ def test_the_last_minute_is_shorter_where_counting_began_later() -> None:
 
 
 def test_old_counts_are_not_told_as_if_they_were_new() -> None:
-    history = History()
+    history = RequestHistory()
     history.look(_NOON)
     history.add(_NOON + 10, "m", "1", Counted().after([0.01] * 100))
 
     assert last_minute(history, "m", _NOON + 600).requests == 0
 
 
-def glance(name: str, rate: float, p99: float | None, state: State = State.OK) -> OverviewRow:
+def glance(
+    name: str, rate: float, p99: float | None, state: EndpointHealth = EndpointHealth.OK
+) -> OverviewRow:
     return OverviewRow(
         name=name,
         ready=True,
@@ -125,8 +127,8 @@ def glance(name: str, rate: float, p99: float | None, state: State = State.OK) -
 
 _ROWS = [
     glance("b", 1.0, None),
-    glance("c", 5.0, 0.2, State.FAILING),
-    glance("a", 3.0, 0.1, State.IDLE),
+    glance("c", 5.0, 0.2, EndpointHealth.FAILING),
+    glance("a", 3.0, 0.1, EndpointHealth.IDLE),
 ]
 
 

@@ -14,7 +14,7 @@ from headrace.control.rollouts.evidence import Pairing, agree, distance
 from headrace.core import Array
 from headrace.core.spec.rollout import DisagreementSpec
 from headrace.serving.telemetry.observation import compared_tensors
-from headrace.serving.telemetry.report import Answer
+from headrace.serving.telemetry.report import RecordedAnswer
 
 METRIC = DisagreementSpec(absolute_tolerance=0.01, relative_tolerance=0.0)
 EXACT = DisagreementSpec(absolute_tolerance=0.0, relative_tolerance=0.0)
@@ -34,13 +34,13 @@ BOOLEANS = arrays.arrays("|b1", SHAPES)
 OUTPUTS = st.dictionaries(st.text(max_size=4), FLOATS | INTEGERS | TEXTS | BOOLEANS, max_size=4)
 
 
-def of(outputs: dict[str, Array], answer_id: str = "a") -> Answer:
-    return Answer(answer_id, outputs=compared_tensors(outputs, answer_id.encode()))
+def of(outputs: dict[str, Array], answer_id: str = "a") -> RecordedAnswer:
+    return RecordedAnswer(answer_id, outputs=compared_tensors(outputs, answer_id.encode()))
 
 
-def answer(answer_id: str, *values: float, failed: bool = False) -> Answer:
+def answer(answer_id: str, *values: float, failed: bool = False) -> RecordedAnswer:
     if failed:
-        return Answer(answer_id, failed=True)
+        return RecordedAnswer(answer_id, failed=True)
     return of({"y": np.array(values)}, answer_id)
 
 

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.reconcile.observed import (
-    Health,
     Observed,
-    Phase,
+    ProbeResult,
     Replica,
+    ReplicaPhase,
     addresses_of,
     drained,
     exited,
@@ -93,7 +93,7 @@ class World:
                     version=revision.version,
                     revision_id=revision.id,
                     address=f"unix:/run/r{serial}.sock",
-                    phase=Phase.STARTING,
+                    phase=ReplicaPhase.STARTING,
                     since=self.now,
                 )
                 self.replicas[name] = started(replica, pid=1000 + serial, now=self.now)
@@ -117,12 +117,12 @@ class World:
         if self.attempted is not None:
             self.published, self.attempted = self.attempted, None
 
-    def probe(self, name: str, health: Health) -> None:
+    def probe(self, name: str, health: ProbeResult) -> None:
         self.replicas[name] = probed(self.replicas[name], health, now=self.now)
 
     def end(self, name: str, code: int | None = 1) -> None:
         replica = self.replicas[name]
-        if replica.phase not in {Phase.EXITED, Phase.ENDED}:
+        if replica.phase not in {ReplicaPhase.EXITED, ReplicaPhase.ENDED}:
             self.replicas[name] = exited(replica, exit_code=code, last_line="", now=self.now)
 
     def settle(self, *, rounds: int = 60) -> None:
@@ -131,15 +131,15 @@ class World:
             self.now += 1.0
             for name, replica in list(self.replicas.items()):
                 if replica.is_running and not replica.kill_sent:
-                    self.probe(name, Health.READY)
-                elif replica.phase is Phase.DRAINING or replica.kill_sent:
+                    self.probe(name, ProbeResult.READY)
+                elif replica.phase is ReplicaPhase.DRAINING or replica.kill_sent:
                     self.end(name, 0)
-                elif replica.phase is Phase.EXITED:
+                elif replica.phase is ReplicaPhase.EXITED:
                     self.now = max(self.now, replica.retry_at or 0.0)
             actions = self.step()
             is_quiet = not actions and self.attempted is None
             self.acknowledge()
-            if is_quiet and all(r.phase is Phase.READY for r in self.replicas.values()):
+            if is_quiet and all(r.phase is ReplicaPhase.READY for r in self.replicas.values()):
                 return
         raise AssertionError(f"does not settle: {self}")
 
@@ -147,7 +147,9 @@ class World:
         """Ready replicas that requests reach."""
         routed = addresses_of(self.published or ())
         return {
-            n for n, r in self.replicas.items() if r.phase is Phase.READY and r.address in routed
+            n
+            for n, r in self.replicas.items()
+            if r.phase is ReplicaPhase.READY and r.address in routed
         }
 
     def of_version(self, version: str) -> list[Replica]:
@@ -174,7 +176,7 @@ def test_only_ready_replicas_get_requests() -> None:
     world = World(desired=want(arm("1", replicas=2)))
     world.step()
     world.acknowledge()
-    world.probe("m-1-1", Health.READY)
+    world.probe("m-1-1", ProbeResult.READY)
     world.step()
 
     assert world.attempted is not None
@@ -201,16 +203,16 @@ def test_a_new_version_gets_requests_only_when_all_its_replicas_are_ready() -> N
     world = settled(arm("1"))
     world.desired = want(arm("2", replicas=2))
     world.step()
-    world.probe("m-2-2", Health.READY)
+    world.probe("m-2-2", ProbeResult.READY)
     half = world.step()
-    world.probe("m-2-3", Health.READY)
+    world.probe("m-2-3", ProbeResult.READY)
     world.step()
     switched = world.attempted
 
     assert not any(isinstance(action, PublishRoutes) for action in half)
     assert switched is not None
     assert [(a.version, a.weight) for a in switched[0].arms] == [("2", 100)]
-    assert world.of_version("1")[0].phase is Phase.READY  # until the gateway acknowledged
+    assert world.of_version("1")[0].phase is ReplicaPhase.READY  # until the gateway acknowledged
     world.acknowledge()
     assert world.step() == [DrainReplica(name="m-1-1")]
 
@@ -223,7 +225,7 @@ def test_a_version_that_never_gets_ready_leaves_the_old_one_serving() -> None:
         for replica in world.of_version("2"):
             world.end(replica.name, 3)
         world.now += 1000.0
-        world.probe("m-1-1", Health.READY)
+        world.probe("m-1-1", ProbeResult.READY)
         world.step()
         world.acknowledge()
 
@@ -251,7 +253,7 @@ def test_the_serving_version_is_started_again_while_the_new_one_loads() -> None:
     world.now += 0.1
     world.step()
 
-    assert world.replicas["m-1-1"].phase is Phase.STARTING
+    assert world.replicas["m-1-1"].phase is ReplicaPhase.STARTING
 
 
 def test_a_new_version_takes_over_early_if_the_old_one_cannot_answer() -> None:
@@ -261,7 +263,7 @@ def test_a_new_version_takes_over_early_if_the_old_one_cannot_answer() -> None:
     world.end("m-1-1", -11)
     world.step()
     world.acknowledge()
-    world.probe("m-2-2", Health.READY)
+    world.probe("m-2-2", ProbeResult.READY)
     world.step()
     world.acknowledge()
 
@@ -272,7 +274,7 @@ def test_a_change_of_settings_replaces_replicas_of_the_same_version() -> None:
     world = settled(arm("1", replicas=2))
     world.desired = want(arm("1", replicas=2, batch=8))
     world.step()
-    world.probe("m-1-3", Health.READY)
+    world.probe("m-1-3", ProbeResult.READY)
     world.step()
     world.acknowledge()
     during = world.serving()
@@ -339,7 +341,7 @@ def test_nobody_drains_who_may_be_in_routes_that_were_sent_but_not_acknowledged(
     world = World(desired=want(arm("1")))
     world.step()
     world.acknowledge()
-    world.probe("m-1-1", Health.READY)
+    world.probe("m-1-1", ProbeResult.READY)
     world.step()  # sends routes with m-1-1
     world.desired = want()
     actions = world.step()
@@ -385,11 +387,11 @@ def test_what_answers_nobody_is_killed_and_started_again() -> None:
 
 def test_a_replica_that_says_it_is_not_ready_gets_no_requests_until_it_is() -> None:
     world = settled(arm("1", replicas=2))
-    world.probe("m-1-1", Health.NOT_READY)
+    world.probe("m-1-1", ProbeResult.NOT_READY)
     world.step()
     world.acknowledge()
     without = world.serving()
-    world.probe("m-1-1", Health.READY)
+    world.probe("m-1-1", ProbeResult.READY)
     world.step()
     world.acknowledge()
 
@@ -400,7 +402,7 @@ def test_a_replica_that_says_it_is_not_ready_gets_no_requests_until_it_is() -> N
 def test_nothing_is_published_while_a_publication_is_under_way() -> None:
     world = World(desired=want(arm("1")))
     world.step()
-    world.probe("m-1-1", Health.READY)
+    world.probe("m-1-1", ProbeResult.READY)
 
     assert not any(isinstance(action, PublishRoutes) for action in world.step())
 
@@ -458,7 +460,7 @@ def happen(world: World, what: str, value: object) -> None:
             if what == "crash":
                 world.end(name, -11)
             else:
-                world.probe(name, Health.READY if what == "ready" else Health.NOT_READY)
+                world.probe(name, ProbeResult.READY if what == "ready" else ProbeResult.NOT_READY)
 
 
 @given(st.lists(events, max_size=40))
@@ -522,7 +524,7 @@ def test_a_change_never_takes_the_last_answer_away(
         if position % 3 == 0:
             world.acknowledge()
         if names:
-            world.probe(names[position % len(names)], Health.READY)
+            world.probe(names[position % len(names)], ProbeResult.READY)
         assert world.serving()
     world.settle()
     assert world.serving()

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.app.journal import News
+from headrace.control.app.journal import ChangeSignal
 from headrace.control.desired.state import (
     DesiredArm,
     DesiredEndpoint,
@@ -21,15 +21,15 @@ from headrace.control.desired.state import (
     make_revision,
     pool_endpoint,
 )
-from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.plan import PublishRoutes, plan
 from headrace.control.reconcile.pools import (
     LINGER_S,
+    AcknowledgedModels,
     Hosting,
     PoolSync,
     RoutedTo,
     Tell,
-    Told,
     check_frameworks,
     host,
     hosted_replicas,
@@ -86,7 +86,9 @@ def want(*revisions: Revision) -> DesiredState:
     return DesiredState(endpoints=endpoints, pools=(pool,))
 
 
-def copy(serial: int, phase: Phase = Phase.STARTING, *, pool: str = "small") -> Replica:
+def copy(
+    serial: int, phase: ReplicaPhase = ReplicaPhase.STARTING, *, pool: str = "small"
+) -> Replica:
     return Replica(
         name=f"pool-{pool}-{serial}",
         serial=serial,
@@ -108,7 +110,7 @@ def route(name: str, version: str, *replicas: Replica) -> EndpointRoute:
 def plan_of(
     desired: DesiredState,
     *replicas: Replica,
-    told: dict[str, Told] | None = None,
+    told: dict[str, AcknowledgedModels] | None = None,
     routed: Sequence[RoutedTo] = (),
 ) -> list[Tell]:
     return list(plan_pools(desired, replicas, told or {}, routed))
@@ -120,7 +122,7 @@ A, B = revision("a"), revision("b", "2")
 def test_every_running_copy_is_told_the_models_of_its_pool() -> None:
     other = revision("c", pool="other")
     alone = revision("d", pool="")
-    ready, starting, ended = copy(1, Phase.READY), copy(2), copy(3, Phase.EXITED)
+    ready, starting, ended = copy(1, ReplicaPhase.READY), copy(2), copy(3, ReplicaPhase.EXITED)
 
     tells = plan_of(want(A, B, other, alone), ready, starting, ended)
 
@@ -140,8 +142,8 @@ def test_a_replica_of_an_endpoint_is_told_nothing() -> None:
 
 
 def test_who_knows_is_not_told_again_until_its_process_is_another() -> None:
-    replica = copy(1, Phase.READY)
-    told = {replica.name: Told(process=replica.process, hosting=host([A]))}
+    replica = copy(1, ReplicaPhase.READY)
+    told = {replica.name: AcknowledgedModels(process=replica.process, hosting=host([A]))}
 
     assert plan_of(want(A), replica, told=told) == []
     assert len(plan_of(want(A, B), replica, told=told)) == 1
@@ -149,8 +151,8 @@ def test_who_knows_is_not_told_again_until_its_process_is_another() -> None:
 
 
 def test_what_the_gateway_may_still_send_stays_hosted() -> None:
-    replica = copy(1, Phase.READY)
-    told = {replica.name: Told(process=replica.process, hosting=host([A, B]))}
+    replica = copy(1, ReplicaPhase.READY)
+    told = {replica.name: AcknowledgedModels(process=replica.process, hosting=host([A, B]))}
     observed = Observed(published=(route("b", "2", replica),), attempted=(route("a", "1"),))
     elsewhere = Observed(published=(route("b", "2", copy(9)),))
 
@@ -161,12 +163,12 @@ def test_what_the_gateway_may_still_send_stays_hosted() -> None:
 
 
 def test_what_an_earlier_control_plane_had_hosted_is_kept_while_it_is_routed() -> None:
-    replica = copy(1, Phase.READY)
+    replica = copy(1, ReplicaPhase.READY)
     routes = (route("b", "2", replica), route("a", "1", replica), route("pool:small", "0", replica))
     observed = Observed(published=(*routes, route("c", "3", copy(9))))
 
     (tell,) = plan_of(want(A), replica, routed=list(routed_now(observed)))
-    told = {replica.name: Told(process=replica.process, hosting=tell.hosting)}
+    told = {replica.name: AcknowledgedModels(process=replica.process, hosting=tell.hosting)}
     (later,) = plan_of(want(A), replica, told=told)
 
     assert tell.hosting.keeps == (("b", "2"),)
@@ -215,7 +217,7 @@ class World:
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     published: tuple[EndpointRoute, ...] = ()
-    news: News = field(default_factory=News)
+    news: ChangeSignal = field(default_factory=ChangeSignal)
     leads: bool = True
     unreadable: set[str] = field(default_factory=set)
 
@@ -314,14 +316,14 @@ async def test_a_copy_that_does_not_listen_yet_is_told_when_it_does(
 async def test_a_copy_that_was_started_again_is_told_again() -> None:
     copies = Copies()
     world = World(desired=want(A))
-    one = copy(1, Phase.READY)
+    one = copy(1, ReplicaPhase.READY)
     with running(world, copies):
         world.put(one)
         await asyncio.sleep(1)
-        world.put(replace(one, phase=Phase.EXITED, pid=None))
+        world.put(replace(one, phase=ReplicaPhase.EXITED, pid=None))
         await asyncio.sleep(1)
         assert world.hosted == {}
-        world.put(replace(one, phase=Phase.STARTING, pid=77))
+        world.put(replace(one, phase=ReplicaPhase.STARTING, pid=77))
         await asyncio.sleep(1)
         assert world.hosted == {one.name: {A.id}}
         del world.replicas[one.name]
@@ -336,7 +338,7 @@ async def test_a_copy_that_was_started_again_is_told_again() -> None:
 async def test_a_copy_elsewhere_is_told_again_when_its_process_is_another() -> None:
     copies = Copies()
     world = World(desired=want(A))
-    pod = replace(copy(1, Phase.READY), pid=None, restarts=0)
+    pod = replace(copy(1, ReplicaPhase.READY), pid=None, restarts=0)
     with running(world, copies):
         world.put(pod)
         await asyncio.sleep(1)
@@ -380,7 +382,7 @@ async def test_who_does_not_lead_tells_nobody_and_who_has_no_address_is_told_lat
 async def test_what_is_not_routed_any_more_is_dropped_a_little_later() -> None:
     copies = Copies()
     world = World(desired=want(A, B))
-    one = copy(1, Phase.READY)
+    one = copy(1, ReplicaPhase.READY)
     world.published = (route("b", "2", one),)
     with running(world, copies):
         world.put(one)
@@ -418,9 +420,13 @@ def test_an_endpoint_that_moves_into_a_pool_keeps_its_replicas_until_it_is_hoste
     arm = DesiredArm(revision=pooled, weight=100, replicas=0)
     endpoint = DesiredEndpoint(name=EndpointName("a"), timeout_s=None, arms=(arm,))
     desired = msgspec.structs.replace(want(), endpoints=(endpoint,))
-    alone = replace(copy(9, Phase.READY), name="a-1-9", endpoint="a", version="1", was_ready=True)
+    alone = replace(
+        copy(9, ReplicaPhase.READY), name="a-1-9", endpoint="a", version="1", was_ready=True
+    )
     (pool_arm,) = pool_endpoint(desired.pools[0]).arms
-    host_copy = replace(copy(1, Phase.READY), revision_id=pool_arm.revision.id, was_ready=True)
+    host_copy = replace(
+        copy(1, ReplicaPhase.READY), revision_id=pool_arm.revision.id, was_ready=True
+    )
     before = Observed(
         replicas={one.name: one for one in (alone, host_copy)},
         published=(route("a", "1", alone),),
@@ -440,7 +446,7 @@ def test_every_model_that_a_copy_hosts_counts_as_a_replica_of_its_endpoint() -> 
         DesiredArm(revision=one, weight=80, replicas=0),
     )
     endpoint = DesiredEndpoint(name=EndpointName("a"), timeout_s=None, arms=arms)
-    ready, starting, other = copy(1, Phase.READY), copy(2), copy(3, Phase.READY)
+    ready, starting, other = copy(1, ReplicaPhase.READY), copy(2), copy(3, ReplicaPhase.READY)
     everything = frozenset({one.id, two.id, baseline.id})
     hosted = {ready.name: everything, starting.name: everything, other.name: frozenset({one.id})}
 
@@ -456,7 +462,7 @@ def test_every_model_that_a_copy_hosts_counts_as_a_replica_of_its_endpoint() -> 
 def test_an_endpoint_with_replicas_of_its_own_has_nothing_hosted() -> None:
     (endpoint,) = want(revision("a", pool="")).endpoints
 
-    assert list(hosted_replicas(endpoint, [copy(1, Phase.READY)], {})) == []
+    assert list(hosted_replicas(endpoint, [copy(1, ReplicaPhase.READY)], {})) == []
 
 
 TORCH = revision("a", runtime="torchscript")

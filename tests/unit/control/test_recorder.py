@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.telemetry.pollers import Recorder
+from headrace.control.telemetry.pollers import GatewayPoller
 from headrace.core import HeadraceError, UnavailableError
 from headrace.gateway import ArmStatistics, GatewayStatistics
 from headrace.testing import LoopClock, VirtualTimeLoop
@@ -39,8 +39,8 @@ class FakeGateway:
         )
 
 
-def recorder(gateway: FakeGateway, path: Path | None = None) -> Recorder:
-    return Recorder(
+def recorder(gateway: FakeGateway, path: Path | None = None) -> GatewayPoller:
+    return GatewayPoller(
         gateway=gateway,
         names=lambda: ("fraud",),
         clock=LoopClock(_NOON),
@@ -49,7 +49,7 @@ def recorder(gateway: FakeGateway, path: Path | None = None) -> Recorder:
     )
 
 
-def run_for(seconds: float, made: Recorder) -> None:
+def run_for(seconds: float, made: GatewayPoller) -> None:
     """Run until virtual time is up."""
 
     async def run() -> None:
@@ -62,7 +62,7 @@ def run_for(seconds: float, made: Recorder) -> None:
         runner.run(run())
 
 
-def requests(made: Recorder, until_s: float, seconds: float) -> int:
+def requests(made: GatewayPoller, until_s: float, seconds: float) -> int:
     return made.history.window("fraud", until=_NOON + until_s, seconds=seconds).requests
 
 
@@ -120,7 +120,7 @@ def test_a_gateway_that_starts_again_counts_on() -> None:
 def test_another_control_plane_goes_on_with_the_file(tmp_path: Path) -> None:
     path = tmp_path / "history.bin"
 
-    async def run() -> Recorder:
+    async def run() -> GatewayPoller:
         gateway = FakeGateway()
         first, second = recorder(gateway, path), recorder(gateway, path)
         for made, pause_s in ((first, 20.5), (second, 20.0)):
@@ -139,9 +139,9 @@ def test_another_control_plane_goes_on_with_the_file(tmp_path: Path) -> None:
     assert requests(made, 40, 20) == pytest.approx(200, abs=15)
 
 
-def at_noon(path: Path) -> Recorder:
+def at_noon(path: Path) -> GatewayPoller:
     """One that does not run yet."""
-    return Recorder(
+    return GatewayPoller(
         gateway=FakeGateway(), names=lambda: ("fraud",), clock=TurnedClock(_NOON), path=path
     )
 
@@ -162,7 +162,7 @@ def test_it_keeps_the_file_while_it_runs(tmp_path: Path) -> None:
 
 def test_a_clock_that_is_set_back_begins_the_history_anew() -> None:
     clock = TurnedClock(_NOON)
-    made = Recorder(gateway=FakeGateway(), names=lambda: ("fraud",), clock=clock)
+    made = GatewayPoller(gateway=FakeGateway(), names=lambda: ("fraud",), clock=clock)
 
     async def looked_at(time: float) -> float | None:
         clock.time = time

@@ -6,16 +6,16 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import pytest
 
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.telemetry.recorded_requests import Recordings
 from headrace.core import UnavailableError
-from headrace.core.fetch import Answer
+from headrace.core.fetch import FetchResponse
 from headrace.core.spec.observe import PayloadLogSpec
 from headrace.observe.spans import SpanContext, SpanRecord
 from headrace.serving.telemetry.report import (
     FeaturesPage,
     PayloadSample,
-    Record,
+    RecordingSettings,
     SamplesPage,
     SpansPage,
 )
@@ -35,7 +35,7 @@ ALPHA = Replica(
     version="1",
     revision_id="r",
     address="unix:/m-1",
-    phase=Phase.READY,
+    phase=ReplicaPhase.READY,
     since=0.0,
     pid=1,
 )
@@ -57,7 +57,7 @@ class World:
     is_silent: bool = False
     collector_takes: bool = True
     now: float = 0.0
-    told: list[Record] = field(default_factory=list)
+    told: list[RecordingSettings] = field(default_factory=list)
     asked: int = 0
     sent: list[SpanRecord] = field(default_factory=list)
     written: list[tuple[str, str, str]] = field(default_factory=list)
@@ -72,14 +72,14 @@ class World:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         body: bytes = b"",
-    ) -> Answer:
+    ) -> FetchResponse:
         self.asked += 1
         if self.is_silent:
             raise UnavailableError(f"{address} {method} {headers} {timeout_s}")
         what, _, query = path.removeprefix("/internal/").partition("?")
         after = int(query.partition("after=")[2].partition("&")[0] or 0)
         if what == "record":
-            self.told.append(msgspec.json.decode(body, type=Record))
+            self.told.append(msgspec.json.decode(body, type=RecordingSettings))
             page = b"{}"
         elif what == "features":
             lines = self.lines[after : after + 2]
@@ -96,7 +96,7 @@ class World:
             page = msgspec.msgpack.encode(
                 SamplesPage(cursor=after + len(samples), samples=samples, dropped=self.samples_lost)
             )
-        return Answer(status=200, headers={}, body=page)
+        return FetchResponse(status=200, headers={}, body=page)
 
     def export(self, records: Sequence[SpanRecord]) -> bool:
         self.sent += records if self.collector_takes else []
@@ -156,7 +156,7 @@ async def test_a_replica_is_told_once_and_again_when_its_process_is_another() ->
     world.replicas = [replace(ALPHA, pid=2)]
     await turn(recordings)
 
-    assert world.told == [Record(traces=True, sample_ratio=0.5, drop=("input.x",))] * 2
+    assert world.told == [RecordingSettings(traces=True, sample_ratio=0.5, drop=("input.x",))] * 2
 
 
 async def test_a_replica_is_reminded_now_and_then() -> None:
@@ -181,7 +181,7 @@ async def test_a_log_that_is_turned_off_ends_the_recording() -> None:
     world.now = 100.0
     await turn(recordings)
 
-    assert world.told[-1] == Record()
+    assert world.told[-1] == RecordingSettings()
     assert world.asked == asked
 
 
@@ -251,12 +251,12 @@ async def test_features_that_were_served_are_fetched_once_and_kept() -> None:
     await recordings.tell()
     await recordings.fetch_features()
     await recordings.fetch_features()
-    assert world.told == [Record(features_ratio=0.25)]
+    assert world.told == [RecordingSettings(features_ratio=0.25)]
     assert world.kept == [("fraud", "one"), ("fraud", "two"), ("fraud", "three")]
 
     world.ratios = {}
     await recordings.tell()
     world.lines.append("four")
     await recordings.fetch_features()
-    assert world.told[-1] == Record()
+    assert world.told[-1] == RecordingSettings()
     assert len(world.kept) == 3

@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.reconcile.observed import Phase, Replica
-from headrace.control.rollouts.evidence import Counter, Pairing
-from headrace.control.rollouts.observation import Watch
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.rollouts.evidence import IntervalCounter, Pairing
+from headrace.control.rollouts.observation import RolloutWatch
 from headrace.control.telemetry.reports import Reports
 from headrace.core.spec.rollout import CanarySpec, DisagreementSpec
-from headrace.rollout.evidence import Evidence
+from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Names
-from headrace.serving.telemetry.report import Answer, AnswersPage, Observe, ReplicaReport
-from headrace.serving.telemetry.samples import Shelf
+from headrace.serving.telemetry.report import AnswersPage, Observe, RecordedAnswer, ReplicaReport
+from headrace.serving.telemetry.samples import BoundedBuffer
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +30,7 @@ def replica(name: str, socket: Path) -> Replica:
         version="1",
         revision_id="digits:1",
         address=f"unix:{socket}",
-        phase=Phase.READY,
+        phase=ReplicaPhase.READY,
         since=0.0,
     )
 
@@ -98,9 +98,11 @@ class Keeping:
     """A replica's process that keeps answers and hands them out in pages of two."""
 
     def __init__(self, *ids: str) -> None:
-        self.shelf: Shelf[Answer] = Shelf(most_items=99, most_bytes=99, page_items=2, page_bytes=99)
+        self.shelf: BoundedBuffer[RecordedAnswer] = BoundedBuffer(
+            most_items=99, most_bytes=99, page_items=2, page_bytes=99
+        )
         for one in ids:
-            self.shelf.add(Answer(one), 1)
+            self.shelf.add(RecordedAnswer(one), 1)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -120,9 +122,9 @@ async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path
     running = replica("r", tmp_path / "s")
     wish = Observe(key="r1", answers_percent=100)
     reports = Reports(replicas={"r": running})
-    watch = Watch(
-        evidence=Evidence.start(CanarySpec()),
-        counter=Counter(warmup_s=0.0),
+    watch = RolloutWatch(
+        evidence=RolloutEvidenceState.start(CanarySpec()),
+        counter=IntervalCounter(warmup_s=0.0),
         pairing=Pairing(metric=DisagreementSpec()),
         names=Names(),
         saved_at=0.0,
@@ -137,7 +139,7 @@ async def test_every_answer_is_read_once_also_those_of_the_next_process(tmp_path
     first = Keeping("a", "b", "c")
     async with await asyncio.start_unix_server(first, tmp_path / "s"):
         assert [await ids(), await ids()] == [["a", "b", "c"], []]
-        first.shelf.add(Answer("d"), 1)
+        first.shelf.add(RecordedAnswer("d"), 1)
         assert await ids() == ["d"]
     running = replace(running, pid=2)
     (tmp_path / "s").unlink(missing_ok=True)

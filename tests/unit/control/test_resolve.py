@@ -9,7 +9,7 @@ import pytest
 
 from headrace.control.desired.resolve import Resolver, check_still_trusted
 from headrace.control.desired.state import DesiredEndpoint, Revision
-from headrace.core import NotSignedError, Nulls, SignedSettings
+from headrace.core import NotSignedError, NullPolicy, SignedSettings
 from headrace.core.devices import Device
 from headrace.core.spec.access import SecuritySpec
 from headrace.core.spec.parse import SpecError, parse_spec
@@ -289,7 +289,7 @@ def test_replicas_are_told_what_nulls_are_only_where_they_are_errors(
     [errors] = resolve(registry, {"name": "m", "model": str(model), "nulls": "error"})
 
     assert missing.arms[0].revision.settings.nulls is msgspec.UNSET
-    assert errors.arms[0].revision.settings.nulls == Nulls.ERROR
+    assert errors.arms[0].revision.settings.nulls == NullPolicy.ERROR
 
 
 def signed_only(

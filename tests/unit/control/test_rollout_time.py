@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
 from headrace.registry import Registry
-from headrace.rollout.state import Phase
+from headrace.rollout.state import RolloutPhase
 from tests.unit.control.conftest import inspect
 from tests.unit.control.played import Plane, World
 
@@ -65,13 +65,13 @@ async def test_a_clock_that_is_set_neither_ends_nor_promotes_a_rollout(
         await plane.second(10)
 
     state = plane.record.state
-    assert (state.phase, state.traffic.candidate) == (Phase.PROGRESSING, 50), state.reason
+    assert (state.phase, state.traffic.candidate) == (RolloutPhase.PROGRESSING, 50), state.reason
     for _ in range(30):
         await plane.second(10)
-    assert plane.record.state.phase is Phase.PROGRESSING
+    assert plane.record.state.phase is RolloutPhase.PROGRESSING
     for _ in range(20):
         await plane.second(10)
-    assert plane.record.state.phase is not Phase.PROGRESSING  # its own time is over
+    assert plane.record.state.phase is not RolloutPhase.PROGRESSING  # its own time is over
 
 
 async def test_a_control_plane_that_stood_still_counts_it_no_more_than_being_away(
@@ -85,7 +85,7 @@ async def test_a_control_plane_that_stood_still_counts_it_no_more_than_being_awa
     for _ in range(20):
         await plane.second(10)
 
-    assert plane.record.state.phase is Phase.PROGRESSING
+    assert plane.record.state.phase is RolloutPhase.PROGRESSING
     assert plane.record.state.elapsed_s < 60.0
 
 

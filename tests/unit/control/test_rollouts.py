@@ -8,16 +8,15 @@ import pytest
 
 from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
-from headrace.control.reconcile.observed import Phase
+from headrace.control.reconcile.observed import ReplicaPhase
 from headrace.control.rollouts.events import ends_of
-from headrace.control.rollouts.evidence import Reading
-from headrace.control.rollouts.observation import View
+from headrace.control.rollouts.evidence import RolloutReading
+from headrace.control.rollouts.observation import LiveRollout
 from headrace.control.rollouts.status import rollout_evidence
 from headrace.core import FailedPreconditionError, ModelNotFoundError, NotFoundError
 from headrace.registry import Registry
-from headrace.rollout.evidence import Evidence
-from headrace.rollout.state import Phase as RolloutPhase
-from headrace.rollout.state import Verb
+from headrace.rollout.evidence import RolloutEvidenceState
+from headrace.rollout.state import RolloutPhase, Verb
 from headrace.serving.telemetry.report import Observe, PredictionCounts, ReplicaReport
 from tests.unit.control.played import Plane, World
 
@@ -303,7 +302,7 @@ async def test_a_candidate_that_keeps_crashing_is_rolled_back(world: World) -> N
     await plane.second()
     crashed = next(r for r in world.replicas.values() if r.version == "2")
     world.replicas[crashed.name] = replace(
-        crashed, phase=Phase.EXITED, failures=3, retry_at=1e12, reason="ended by signal 11"
+        crashed, phase=ReplicaPhase.EXITED, failures=3, retry_at=1e12, reason="ended by signal 11"
     )
 
     record = await plane.until_over(5)
@@ -316,7 +315,7 @@ async def test_evidence_survives_a_restart_exactly(world: World) -> None:
     plane = await started(world)
     for _ in range(12):
         await plane.second(50)
-    before = Evidence.decode(plane.record.state.settings, plane.record.evidence)
+    before = RolloutEvidenceState.decode(plane.record.state.settings, plane.record.evidence)
 
     after = plane.kill().record
 
@@ -341,7 +340,7 @@ async def test_answers_count_once_every_replica_of_both_versions_has_told_its_ow
 ) -> None:
     plane = await started(world, {**CANARY, "metrics": {"rejections": None}})
     await plane.second()
-    view = View.of(plane.record, plane.aims)
+    view = LiveRollout.of(plane.record, plane.aims)
     assert view is not None
     assert len(view.answering) == 2
     told = {
@@ -357,7 +356,7 @@ async def test_answers_count_once_every_replica_of_both_versions_has_told_its_ow
         for replica in view.answering
     }
 
-    def reading(reports: dict[str, ReplicaReport]) -> Reading:
+    def reading(reports: dict[str, ReplicaReport]) -> RolloutReading:
         return view.reading(now=1.0, epoch="1", totals={}, reports=reports)
 
     both = reading(told)

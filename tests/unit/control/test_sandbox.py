@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.local import sandbox
-from headrace.control.local.sandbox import Abilities, Sandbox, files_of, without_root
+from headrace.control.local.sandbox import KernelFeatures, Sandbox, files_of, without_root
 from headrace.core import FailedPreconditionError
 from headrace.gateway import EnvoySettings
 
@@ -46,7 +46,7 @@ def roots_envoy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[EnvoyS
     envoy.touch(mode=0o755)
     home = tmp_path / "home"
     home.mkdir()
-    able = Abilities(namespaces="", user="")
+    able = KernelFeatures(namespaces="", user="")
     made = Sandbox(hide=(home,), reports=home, abilities=lambda: able)
     return EnvoySettings(run_dir=Path("/run/headrace/envoy"), envoy=envoy), made
 

@@ -9,13 +9,12 @@ import msgspec
 import pytest
 
 from headrace.control.app.home import Home
-from headrace.control.reconcile.observed import Phase
+from headrace.control.reconcile.observed import ReplicaPhase
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.spec.rollout import CanarySpec
-from headrace.core.spec.scale import BudgetSpec, ScheduleSpec
-from headrace.rollout.state import Phase as RolloutPhase
-from headrace.rollout.state import RolloutState, Traffic
+from headrace.core.spec.scale import BudgetSpec, ScaleScheduleSpec
+from headrace.rollout.state import RolloutPhase, RolloutState, TrafficShares
 from tests.unit.control.scaling_lab import SETTINGS, T0, Lab, arm, endpoint
 
 ZERO = msgspec.structs.replace(SETTINGS, min_replicas=0, idle_s=10.0)
@@ -165,7 +164,7 @@ def test_an_arm_that_nobody_asks_stays_while_another_is_asked(lab: Lab) -> None:
     assert lab.scaler.zeroed == {"a"}
 
 
-def rollout(lab: Lab, traffic: Traffic) -> RolloutRecord:
+def rollout(lab: Lab, traffic: TrafficShares) -> RolloutRecord:
     source = endpoint("a", arm("a", "1"))
     target = msgspec.structs.replace(endpoint("a", arm("a", "2")), generation=2)
     state = RolloutState(
@@ -184,7 +183,7 @@ def test_capacity_is_there_before_a_rollouts_weight(lab: Lab) -> None:
     lab.want(endpoint("a", arm("a", "1")))
     lab.run(60, {"1": 40.0})
 
-    record = rollout(lab, Traffic(candidate=10, candidate_scale=0.5))
+    record = rollout(lab, TrafficShares(candidate=10, candidate_scale=0.5))
     lab.aims.rollouts["a"] = record
     lab.want(record.target)
 
@@ -194,7 +193,7 @@ def test_capacity_is_there_before_a_rollouts_weight(lab: Lab) -> None:
 
 
 def test_an_endpoint_does_not_sleep_during_a_rollout(lab: Lab) -> None:
-    record = rollout(lab, Traffic(candidate=10))
+    record = rollout(lab, TrafficShares(candidate=10))
     record = msgspec.structs.replace(
         record, target=msgspec.structs.replace(record.target, autoscale=ZERO)
     )
@@ -208,7 +207,7 @@ def test_an_endpoint_does_not_sleep_during_a_rollout(lab: Lab) -> None:
 
 
 def test_the_schedule_is_shared_out_by_weight(lab: Lab) -> None:
-    hint = ScheduleSpec(cron="* * * * *", duration_s=60.0, min_replicas=6)
+    hint = ScaleScheduleSpec(cron="* * * * *", duration_s=60.0, min_replicas=6)
     settings = msgspec.structs.replace(SETTINGS, schedule=(hint,))
     arms = (arm("a", "1", weight=80), arm("a", "2", weight=20))
 
@@ -282,7 +281,7 @@ def test_copies_that_crash_count_as_coming(lab: Lab) -> None:
     lab.run(60, {"1": 40.0})
     crashed = next(iter(lab.replicas.values()))
 
-    lab.replicas[crashed.name] = replace(crashed, phase=Phase.EXITED, since=lab.clock.time)
+    lab.replicas[crashed.name] = replace(crashed, phase=ReplicaPhase.EXITED, since=lab.clock.time)
     lab.run(10)
 
     assert lab.scaler.counts["a", "1"] == 6

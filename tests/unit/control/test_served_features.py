@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.features.skew_watch import ServedFeaturesKeeper
+from headrace.control.features.skew_watch import ServedFeaturesStore
 from headrace.features import served_directory
 
 
 def test_lines_are_kept_by_service(tmp_path: Path) -> None:
-    keeper = ServedFeaturesKeeper(tmp_path)
+    keeper = ServedFeaturesStore(tmp_path)
     keeper.append("fraud", ["{}", "[]"])
     keeper.append("people", ["1"])
     (file,) = served_directory(tmp_path, "fraud").iterdir()
@@ -21,7 +21,7 @@ def test_a_disk_that_takes_nothing_is_told_once_and_counted(
 ) -> None:
     served_directory(tmp_path, "x").parent.mkdir(parents=True)
     served_directory(tmp_path, "fraud").write_text("a file where a directory should be")
-    keeper = ServedFeaturesKeeper(tmp_path)
+    keeper = ServedFeaturesStore(tmp_path)
     keeper.append("fraud", ["1"])
     keeper.append("fraud", ["2", "3"])
     assert (keeper.written, keeper.dropped) == (0, 3)

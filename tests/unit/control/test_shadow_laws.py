@@ -15,11 +15,11 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.control.rollouts.evidence import Counter, Pairing, Reading
-from headrace.control.rollouts.observation import Watch
+from headrace.control.rollouts.evidence import IntervalCounter, Pairing, RolloutReading
+from headrace.control.rollouts.observation import RolloutWatch
 from headrace.core import Array, InferResponse
 from headrace.core.spec.rollout import DisagreementSpec, MetricsSpec, ShadowSpec
-from headrace.rollout.evidence import Evidence
+from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Names, Outcome
 from headrace.serving.telemetry.observation import Observer
 from headrace.serving.telemetry.report import AnswersPage, Observe
@@ -130,9 +130,9 @@ def outcome(seed: int, *, ids: Ids, model: Model, size: int = 8, trusting: bool 
     """
     chance, noise = random.Random(seed + 1), np.random.default_rng(seed + 1)  # noqa: S311  # as above
     primary, shadow = Replica(), Replica()
-    watch = Watch(
-        evidence=Evidence.start(SETTINGS),
-        counter=Counter(warmup_s=0.0),
+    watch = RolloutWatch(
+        evidence=RolloutEvidenceState.start(SETTINGS),
+        counter=IntervalCounter(warmup_s=0.0),
         pairing=Pairing(metric=DisagreementSpec()),
         names=Names(baseline="version 1", candidate="version 2"),
         saved_at=0.0,
@@ -150,7 +150,9 @@ def outcome(seed: int, *, ids: Ids, model: Model, size: int = 8, trusting: bool 
         late = [one for one in late if one[0] >= second + 1]
         watch.pairing.add_primary(primary.page().answers, float(second))
         watch.pairing.add_shadow(shadow.page().answers, float(second))
-        reading = Reading(at=float(second), epoch="1", split=(0, 100), pairs=watch.pairing.take())
+        reading = RolloutReading(
+            at=float(second), epoch="1", split=(0, 100), pairs=watch.pairing.take()
+        )
         increment = watch.counter.read(reading)
         if increment is not None:
             watch.evidence.add(increment)

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from headrace.control.agents.counts import Kept
+from headrace.control.agents.counts import StoredTotals
 from headrace.control.app.ownership import HomeIdentity
 from headrace.control.app.settings import ControlFile
 from headrace.control.auth.audit_log import Head
@@ -24,7 +24,7 @@ FOLDER: Final = Path(__file__).parent / "state_0_1"
 SCHEMAS: Final[dict[str, Any]] = {
     "control.json": ControlFile,
     "drift.json": EndpointDrift,
-    "gateway-counts.json": Kept,
+    "gateway-counts.json": StoredTotals,
     "gateway.json": GatewayRecord,
     "identity.json": HomeIdentity,
     "materialized.json": list[ViewPast],

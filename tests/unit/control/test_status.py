@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.gateway.first_request import FirstRequest
-from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.upstream import UpstreamSpec
@@ -25,7 +25,7 @@ def replica(version: str, serial: int, *, revision_id: str = "") -> Replica:
         version=version,
         revision_id=revision_id or arm(version).revision.id,
         address=f"unix:/r{serial}",
-        phase=Phase.READY,
+        phase=ReplicaPhase.READY,
         since=0.0,
         pid=100 + serial,
         was_ready=True,
@@ -76,7 +76,7 @@ def test_an_endpoint_is_ready_when_a_real_request_was_answered() -> None:
 
 
 def test_until_then_it_says_what_it_waits_for() -> None:
-    loading = replace(replica("1", 1), phase=Phase.STARTING)
+    loading = replace(replica("1", 1), phase=ReplicaPhase.STARTING)
     stale = replace(ANSWERED, revisions=("other",))
 
     assert look(loading).message == "version 1: 0 of 1 replicas ready"
@@ -88,7 +88,12 @@ def test_until_then_it_says_what_it_waits_for() -> None:
 
 def test_a_model_that_cannot_load_is_failed_with_the_reason() -> None:
     dead = replace(
-        replica("1", 1), phase=Phase.EXITED, exit_code=3, failures=1, pid=None, reason="no op X"
+        replica("1", 1),
+        phase=ReplicaPhase.EXITED,
+        exit_code=3,
+        failures=1,
+        pid=None,
+        reason="no op X",
     )
     found = look(dead)
 
@@ -98,7 +103,7 @@ def test_a_model_that_cannot_load_is_failed_with_the_reason() -> None:
 
 
 def test_a_few_crashes_are_no_failure_and_many_are() -> None:
-    crashed = replace(replica("1", 1), phase=Phase.EXITED, exit_code=-11, failures=2)
+    crashed = replace(replica("1", 1), phase=ReplicaPhase.EXITED, exit_code=-11, failures=2)
 
     assert not look(crashed).failed
     assert look(replace(crashed, failures=3)).failed
@@ -126,7 +131,7 @@ def test_a_model_that_fails_on_made_up_inputs_is_ready_with_a_note() -> None:
 
 def test_what_is_replaced_is_listed_until_it_is_gone() -> None:
     endpoint = replace_arms(arm("2"))
-    old = replace(replica("1", 1), phase=Phase.DRAINING)
+    old = replace(replica("1", 1), phase=ReplicaPhase.DRAINING)
     older = replace(replica("2", 2, revision_id="former"))
     found = look(
         old, older, replica("2", 3), endpoint=endpoint, published=(route(v2=100),), asks=False

@@ -2,12 +2,12 @@ import pytest
 from msgspec import structs
 
 from headrace.control.desired.target import BASELINE
-from headrace.control.reconcile.observed import Phase, Replica
-from headrace.control.rollouts.observation import CANDIDATE, View, batch_of
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, batch_of
 from headrace.control.state.records import Assignment
 from headrace.core.spec.rollout import ShadowSpec, StickySpec
 from headrace.gateway import EndpointRoute, RevisionTarget
-from headrace.rollout.state import Traffic
+from headrace.rollout.state import TrafficShares
 from tests.unit.control.test_effective import arm, endpoint, rollout
 
 REPLICA = Replica(
@@ -17,7 +17,7 @@ REPLICA = Replica(
     version="1",
     revision_id="digits:1",
     address="unix:/run/digits",
-    phase=Phase.READY,
+    phase=ReplicaPhase.READY,
     since=0.0,
 )
 
@@ -50,7 +50,9 @@ def test_a_preview_is_in_force_once_the_gateway_reaches_it(
         ),
     )
 
-    view = View(record=rollout(Traffic()), endpoint=desired, route=route, replicas=(), hosted={})
+    view = LiveRollout(
+        record=rollout(TrafficShares()), endpoint=desired, route=route, replicas=(), hosted={}
+    )
 
     assert view.in_force is reached
 
@@ -68,9 +70,9 @@ def test_a_preview_is_in_force_once_the_gateway_reaches_it(
 def test_a_shadow_is_compared_by_a_share_that_is_smaller_where_answers_are_many_or_large(
     per_s: float, answer_bytes: float, percent: int
 ) -> None:
-    state = structs.replace(rollout(Traffic(mirror_percent=50)).state, settings=ShadowSpec())
-    record = structs.replace(rollout(Traffic()), state=state)
-    view = View(record=record, endpoint=record.source, route=None, replicas=(), hosted={})
+    state = structs.replace(rollout(TrafficShares(mirror_percent=50)).state, settings=ShadowSpec())
+    record = structs.replace(rollout(TrafficShares()), state=state)
+    view = LiveRollout(record=record, endpoint=record.source, route=None, replicas=(), hosted={})
 
     asked = view.observe(REPLICA, per_s, answer_bytes)
 
@@ -79,8 +81,8 @@ def test_a_shadow_is_compared_by_a_share_that_is_smaller_where_answers_are_many_
 
 def test_of_a_split_by_a_key_only_the_callers_are_kept() -> None:
     desired = structs.replace(endpoint(arm("1")), sticky=StickySpec(header="x-user"))
-    record = rollout(Traffic(candidate=10))
-    view = View(record=record, endpoint=desired, route=None, replicas=(), hosted={})
+    record = rollout(TrafficShares(candidate=10))
+    view = LiveRollout(record=record, endpoint=desired, route=None, replicas=(), hosted={})
 
     asked = view.observe(REPLICA, 10.0, 100.0)
 

@@ -3,9 +3,9 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.registry import Patience
+from headrace.control.agents.registry import AgentTimeouts
 from headrace.control.agents.settings import AgentsSettings
-from headrace.control.kubernetes import Place
+from headrace.control.kubernetes import InstallationName
 from headrace.core.gateways import MAX_BEHIND_S, pre_stop_s
 from headrace.core.spec.access import TlsSpec
 
@@ -21,8 +21,8 @@ def test_everybody_means_the_same_by_behind() -> None:
     tls = TlsSpec(certificate_file="c", key_file="k")
 
     assert AgentsSettings(tls=tls).max_behind_s == MAX_BEHIND_S
-    assert Patience().max_behind_s == MAX_BEHIND_S
-    assert Place(namespace="models").max_behind_s == MAX_BEHIND_S
+    assert AgentTimeouts().max_behind_s == MAX_BEHIND_S
+    assert InstallationName(namespace="models").max_behind_s == MAX_BEHIND_S
 
 
 def test_the_guide_says_for_how_long_a_pod_still_answers() -> None:

@@ -5,8 +5,8 @@ from headrace.core import (
     InferRequest,
     InferResponse,
     Packed,
-    Part,
     RequestedOutput,
+    RequestRows,
     Tensors,
     arrays_of,
 )
@@ -45,7 +45,7 @@ def test_bytes_become_an_array_when_somebody_asks() -> None:
 
 def test_a_part_of_a_batch_is_its_rows() -> None:
     array = np.arange(6).reshape(3, 2)
-    response = InferResponse(model_name="m", outputs=Part(BatchOutputs({"y": array}), 1, 3))
+    response = InferResponse(model_name="m", outputs=RequestRows(BatchOutputs({"y": array}), 1, 3))
 
     assert response.outputs["y"].tolist() == [[2, 3], [4, 5]]
     assert response.outputs is response.outputs

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from headrace.core.spec.base import parsed
-from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
+from headrace.core.spec.scale import AutoscaleSpec, ScaleScheduleSpec
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from headrace.core.spec.scale import AutoscaleSpec, ScheduleSpec
 )
 def test_a_schedule_that_cannot_be_read_is_refused(cron: str, timezone: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        ScheduleSpec(cron=cron, timezone=timezone, duration_s=60.0, min_replicas=1)
+        ScaleScheduleSpec(cron=cron, timezone=timezone, duration_s=60.0, min_replicas=1)
 
 
 def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
@@ -35,7 +35,7 @@ def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
         },
     )
 
-    hint = ScheduleSpec(
+    hint = ScaleScheduleSpec(
         cron="0 8 * * 1-5", duration_s=3600.0, min_replicas=3, timezone="Europe/Berlin"
     )
     assert spec == AutoscaleSpec(max_replicas=8, schedule=(hint,))

@@ -10,7 +10,15 @@ from headrace import deploy
 from headrace.core.spec.base import model_of
 from headrace.core.spec.parse import SystemSpec, parse_spec
 from headrace.core.spec.part import SpecPart
-from headrace.deploy import Artifact, Export, Facts, Observed, Place, PodOptions, Target
+from headrace.deploy import (
+    Artifact,
+    ClusterTarget,
+    Export,
+    ExportFacts,
+    ExportTarget,
+    LiveEndpoint,
+    PodOptions,
+)
 
 REPLICAS: Final = {
     ("fraud", "1"): ["10.0.0.1:8000", "10.0.0.2:8000"],
@@ -42,11 +50,11 @@ def facts_of(
     endpoint: Mapping[str, Any] | None = None,
     *,
     allowed: Sequence[str] = (),
-    observed: Mapping[str, Observed] | None = None,
+    observed: Mapping[str, LiveEndpoint] | None = None,
     key_sets: Mapping[str, str] | None = None,
     artifacts: Mapping[str, Artifact] | None = None,
     **top: Any,  # noqa: ANN401  # as a file has it
-) -> Facts:
+) -> ExportFacts:
     return deploy.read_facts(
         spec_of(endpoint, **top),
         artifacts=ARTIFACTS if artifacts is None else artifacts,
@@ -56,7 +64,7 @@ def facts_of(
     )
 
 
-def _replicas(facts: Facts) -> dict[tuple[str, str], list[str]]:
+def _replicas(facts: ExportFacts) -> dict[tuple[str, str], list[str]]:
     return {
         (e.name, v.number): REPLICAS.get((e.name, v.number), ["10.0.0.9:8000"])
         for e in facts.endpoints
@@ -65,17 +73,21 @@ def _replicas(facts: Facts) -> dict[tuple[str, str], list[str]]:
     }
 
 
-EXPORTERS: Final[Mapping[Target, Callable[[Facts], Export]]] = {
-    Target.GATEWAY_API: lambda f: deploy.gateway_api(f, Place(), deploy.GatewayApiOptions()),
-    Target.KSERVE: lambda f: deploy.kserve(
-        f, Place(), deploy.KserveOptions(storage="s3://models/{model}/{version}/{file}")
+EXPORTERS: Final[Mapping[ExportTarget, Callable[[ExportFacts], Export]]] = {
+    ExportTarget.GATEWAY_API: lambda f: deploy.gateway_api(
+        f, ClusterTarget(), deploy.GatewayApiOptions()
     ),
-    Target.ARGO_ROLLOUTS: lambda f: deploy.argo_rollouts(f, Place(), deploy.ArgoOptions(pods=PODS)),
-    Target.KONG: lambda f: deploy.kong(f, deploy.KongOptions(replicas=_replicas(f))),
-    Target.AWS_APIGATEWAY: lambda f: deploy.aws_apigateway(
+    ExportTarget.KSERVE: lambda f: deploy.kserve(
+        f, ClusterTarget(), deploy.KserveOptions(storage="s3://models/{model}/{version}/{file}")
+    ),
+    ExportTarget.ARGO_ROLLOUTS: lambda f: deploy.argo_rollouts(
+        f, ClusterTarget(), deploy.ArgoOptions(pods=PODS)
+    ),
+    ExportTarget.KONG: lambda f: deploy.kong(f, deploy.KongOptions(replicas=_replicas(f))),
+    ExportTarget.AWS_APIGATEWAY: lambda f: deploy.aws_apigateway(
         f, deploy.AwsOptions(backend="https://models.example.com")
     ),
-    Target.ENVOY: lambda f: deploy.envoy(
+    ExportTarget.ENVOY: lambda f: deploy.envoy(
         f, deploy.EnvoyOptions(replicas=_replicas(f), descriptors=b"descriptors")
     ),
 }

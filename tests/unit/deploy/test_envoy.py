@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.deploy import EnvoyOptions, NotExpressibleError, Observed, Share, envoy
+from headrace.deploy import EnvoyOptions, LiveEndpoint, NotExpressibleError, VersionShare, envoy
 from tests.unit.deploy.specs import REPLICAS, facts_of, split
 
 _TLS = {"certificate_file": "/tls/chain.pem", "key_file": "/tls/key.pem"}
@@ -42,10 +42,10 @@ def test_certificates_come_from_the_files_that_the_spec_names() -> None:
 
 def test_a_split_and_its_shadow_are_routed() -> None:
     shares = tuple(
-        Share(version=number, weight=weight, model=f"fraud:{number}")
+        VersionShare(version=number, weight=weight, model=f"fraud:{number}")
         for number, weight in (("1", 100), ("2", 0))
     )
-    seen = {"fraud": Observed(shares=shares, mirror="2", mirror_percent=25)}
+    seen = {"fraud": LiveEndpoint(shares=shares, mirror="2", mirror_percent=25)}
 
     text = json.dumps(_config({}, observed=seen))
 

@@ -10,24 +10,33 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jwt.algorithms import ECAlgorithm
 
 from headrace import deploy
-from headrace.deploy import TABLE, NotExpressibleError, Outcome, Target
+from headrace.deploy import TABLE, ExportOutcome, ExportTarget, NotExpressibleError
 from headrace.deploy.features import feature_of, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
 
 _UNSEEN: Final = {
-    ("Another's server", Target.GATEWAY_API): "a Service is named by an option",
-    ("Code of the model's author", Target.KSERVE): "it only allows what would be refused",
-    ("Code of the model's author", Target.ARGO_ROLLOUTS): "it only allows what would be refused",
-    ("Isolation and memory of the replicas", Target.KSERVE): "a note only: pods have their own",
+    ("Another's server", ExportTarget.GATEWAY_API): "a Service is named by an option",
+    ("Code of the model's author", ExportTarget.KSERVE): "it only allows what would be refused",
+    (
+        "Code of the model's author",
+        ExportTarget.ARGO_ROLLOUTS,
+    ): "it only allows what would be refused",
     (
         "Isolation and memory of the replicas",
-        Target.ARGO_ROLLOUTS,
+        ExportTarget.KSERVE,
     ): "a note only: pods have their own",
-    ("Network of the replicas", Target.KSERVE): "a note only: pods have a network",
-    ("Network of the replicas", Target.ARGO_ROLLOUTS): "a note only: pods have a network",
-    ("Tokens: keys from a URL", Target.AWS_APIGATEWAY): "a note only: the issuer says where",
-    ("Size of a request", Target.AWS_APIGATEWAY): "the gateway behind it does it",
-    ("Size of a request, of the gateway", Target.AWS_APIGATEWAY): "the gateway behind it does it",
+    (
+        "Isolation and memory of the replicas",
+        ExportTarget.ARGO_ROLLOUTS,
+    ): "a note only: pods have their own",
+    ("Network of the replicas", ExportTarget.KSERVE): "a note only: pods have a network",
+    ("Network of the replicas", ExportTarget.ARGO_ROLLOUTS): "a note only: pods have a network",
+    ("Tokens: keys from a URL", ExportTarget.AWS_APIGATEWAY): "a note only: the issuer says where",
+    ("Size of a request", ExportTarget.AWS_APIGATEWAY): "the gateway behind it does it",
+    (
+        "Size of a request, of the gateway",
+        ExportTarget.AWS_APIGATEWAY,
+    ): "the gateway behind it does it",
 }
 """What is expressed without a word in the documents."""
 
@@ -241,12 +250,12 @@ def _cases() -> list[Any]:
     return [
         pytest.param(name, target, id=f"{name}-{target.value}")
         for name in _PAIRS
-        for target in Target
+        for target in ExportTarget
         if any(_is_expressed(feature, target) for feature in _rows(name))
     ]
 
 
-def _rows(name: str) -> list[deploy.Feature]:
+def _rows(name: str) -> list[deploy.SpecFeature]:
     """The rows of what the two specs of a pair differ in, innermost settings only."""
     one, other = ({s.place: s for s in written(_spec(each))} for each in _PAIRS[name])
     places = [
@@ -259,9 +268,9 @@ def _rows(name: str) -> list[deploy.Feature]:
     return [found[0] for field in fields if (found := feature_of(TABLE, field))]
 
 
-def _is_expressed(feature: deploy.Feature, target: Target) -> bool:
+def _is_expressed(feature: deploy.SpecFeature, target: ExportTarget) -> bool:
     outcome = feature.cells[target].outcome
-    said = outcome in {Outcome.EXPRESSED, Outcome.APPROXIMATED}
+    said = outcome in {ExportOutcome.EXPRESSED, ExportOutcome.APPROXIMATED}
     return said and (feature.title, target) not in _UNSEEN
 
 
@@ -270,7 +279,7 @@ def _spec(example: dict[str, Any]) -> Any:  # noqa: ANN401  # a SystemSpec
     return spec_of(example.get("endpoint"), **top)
 
 
-def _documents(example: dict[str, Any], target: Target) -> list[Any]:
+def _documents(example: dict[str, Any], target: ExportTarget) -> list[Any]:
     """The documents, whatever else is lost."""
     top = {key: value for key, value in example.items() if key != "endpoint"}
     facts = facts_of(example.get("endpoint"), key_sets={"corp": _KEYS}, **top)
@@ -282,21 +291,21 @@ def _documents(example: dict[str, Any], target: Target) -> list[Any]:
     return [document.body for document in export.documents]
 
 
-_EXPORTERS: Final[dict[Target, Callable[[deploy.Facts], deploy.Export]]] = {
+_EXPORTERS: Final[dict[ExportTarget, Callable[[deploy.ExportFacts], deploy.Export]]] = {
     **EXPORTERS,
     # An HTTP API has no usage plans, and a REST API checks no tokens: both together say all.
-    Target.AWS_APIGATEWAY: lambda facts: dataclasses.replace(
+    ExportTarget.AWS_APIGATEWAY: lambda facts: dataclasses.replace(
         (first := _aws(facts, "http")), documents=(*first.documents, *_aws(facts, "rest").documents)
     ),
 }
 
 
-def _aws(facts: deploy.Facts, kind: Any) -> deploy.Export:  # noqa: ANN401  # one of two words
+def _aws(facts: deploy.ExportFacts, kind: Any) -> deploy.Export:  # noqa: ANN401  # one of two words
     return deploy.aws_apigateway(facts, deploy.AwsOptions(backend="http://gw:8000", kind=kind))
 
 
 @pytest.mark.parametrize(("name", "target"), _cases())
-def test_another_value_gives_other_documents(name: str, target: Target) -> None:
+def test_another_value_gives_other_documents(name: str, target: ExportTarget) -> None:
     one, other = _PAIRS[name]
 
     assert _documents(one, target) != _documents(other, target)
@@ -304,6 +313,8 @@ def test_another_value_gives_other_documents(name: str, target: Target) -> None:
 
 def test_every_row_that_is_expressed_somewhere_is_tried() -> None:
     tried = {row.title for name in _PAIRS for row in _rows(name)}
-    expressed = {row.title for row in TABLE for target in Target if _is_expressed(row, target)}
+    expressed = {
+        row.title for row in TABLE for target in ExportTarget if _is_expressed(row, target)
+    }
 
     assert expressed - tried == set()

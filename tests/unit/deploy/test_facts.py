@@ -4,7 +4,7 @@ import pytest
 
 from headrace.core import InvalidArgumentError
 from headrace.core.spec.parse import parse_spec
-from headrace.deploy import Artifact, Observed, Share, read_facts
+from headrace.deploy import Artifact, LiveEndpoint, VersionShare, read_facts
 from tests.unit.deploy.specs import facts_of, spec_of, split
 
 
@@ -67,10 +67,10 @@ def test_a_spec_without_endpoints_has_nothing_to_export() -> None:
 
 def test_a_running_system_overrules_the_specs_weights() -> None:
     shares = (
-        Share(version="1", weight=60, model="fraud:1", replicas=3),
-        Share(version="2", weight=40, model="fraud:2"),
+        VersionShare(version="1", weight=60, model="fraud:1", replicas=3),
+        VersionShare(version="2", weight=40, model="fraud:2"),
     )
-    facts = facts_of({"model": "fraud:1"}, observed={"fraud": Observed(shares=shares)})
+    facts = facts_of({"model": "fraud:1"}, observed={"fraud": LiveEndpoint(shares=shares)})
 
     (endpoint,) = facts.endpoints
     assert [(v.number, v.weight, v.replicas) for v in endpoint.versions] == [
@@ -81,6 +81,6 @@ def test_a_running_system_overrules_the_specs_weights() -> None:
 
 
 def test_a_running_endpoint_that_takes_no_requests_is_told() -> None:
-    shares = (Share(version="1", weight=0, model="fraud:1"),)
+    shares = (VersionShare(version="1", weight=0, model="fraud:1"),)
     with pytest.raises(InvalidArgumentError, match="no version of 'fraud' takes requests now"):
-        facts_of(observed={"fraud": Observed(shares=shares)})
+        facts_of(observed={"fraud": LiveEndpoint(shares=shares)})

@@ -6,11 +6,11 @@ from hypothesis import strategies as st
 
 from headrace.core.headers import INTERNAL_HEADERS
 from headrace.deploy import (
+    ClusterTarget,
     GatewayApiOptions,
+    LiveEndpoint,
     NotExpressibleError,
-    Observed,
-    Place,
-    Share,
+    VersionShare,
     gateway_api,
     read_facts,
 )
@@ -21,10 +21,10 @@ _UNITS_MS = {"h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
 def _export(
-    said: dict[str, object], place: Place | None = None, **options: object
+    said: dict[str, object], place: ClusterTarget | None = None, **options: object
 ) -> list[dict[str, object]]:
     chosen = GatewayApiOptions(**options)  # type: ignore[arg-type]  # each by its own name
-    return bodies(gateway_api(facts_of(said), place or Place(), chosen))
+    return bodies(gateway_api(facts_of(said), place or ClusterTarget(), chosen))
 
 
 @given(st.integers(0, 86_400_000))
@@ -84,7 +84,7 @@ def test_anothers_server_needs_a_service() -> None:
     with pytest.raises(NotExpressibleError, match="--service fraud:7=NAME:PORT"):
         _export(said)
 
-    place = Place(services={("fraud", "7"): ("elsewhere", 9000)})
+    place = ClusterTarget(services={("fraud", "7"): ("elsewhere", 9000)})
     http, *_ = _export(said, place)
     assert http["spec"]["rules"][0]["backendRefs"] == [{"name": "elsewhere", "port": 9000}]  # type: ignore[index]  # as JSON has it
 
@@ -100,7 +100,7 @@ _KNOWN = {("fraud", "1"): "a1b2c3d4e5f60718", ("fraud", "2"): "0f1e2d3c4b5a6978"
 def test_a_service_is_called_as_the_driver_calls_it_where_the_revision_is_known() -> None:
     facts = read_facts(spec_of({"versions": split(90, 10)}), artifacts=ARTIFACTS, revisions=_KNOWN)
 
-    export = gateway_api(facts, Place(instance="prod"), GatewayApiOptions())
+    export = gateway_api(facts, ClusterTarget(instance="prod"), GatewayApiOptions())
 
     http, _ = bodies(export)
     assert {ref["name"] for rule in http["spec"]["rules"] for ref in rule["backendRefs"]} == {
@@ -113,7 +113,7 @@ def test_a_service_is_called_as_the_driver_calls_it_where_the_revision_is_known(
 def test_the_drivers_services_have_no_grpc_and_a_note_says_so() -> None:
     facts = read_facts(spec_of(), artifacts=ARTIFACTS, revisions=_KNOWN)
 
-    export = gateway_api(facts, Place(), GatewayApiOptions())
+    export = gateway_api(facts, ClusterTarget(), GatewayApiOptions())
 
     assert {one["kind"] for one in bodies(export)} == {"HTTPRoute"}
     assert [note for note in export.notes if "no GRPCRoute" in note]
@@ -121,7 +121,7 @@ def test_the_drivers_services_have_no_grpc_and_a_note_says_so() -> None:
 
 
 def test_others_services_are_named_before_the_drivers_and_may_have_grpc() -> None:
-    place = Place(services={("fraud", "2"): ("elsewhere", 9000)})
+    place = ClusterTarget(services={("fraud", "2"): ("elsewhere", 9000)})
     facts = read_facts(spec_of(), artifacts=ARTIFACTS, revisions=_KNOWN)
 
     export = gateway_api(facts, place, GatewayApiOptions())
@@ -132,7 +132,9 @@ def test_others_services_are_named_before_the_drivers_and_may_have_grpc() -> Non
 
 
 def test_a_service_whose_name_nobody_knows_has_a_plain_one_and_a_note_says_so() -> None:
-    export = gateway_api(facts_of({"versions": split(90, 10)}), Place(), GatewayApiOptions())
+    export = gateway_api(
+        facts_of({"versions": split(90, 10)}), ClusterTarget(), GatewayApiOptions()
+    )
 
     (told,) = [note for note in export.notes if "are taken to be called" in note]
     assert "headrace-fraud-1 (endpoints[0].versions[0])" in told
@@ -140,15 +142,15 @@ def test_a_service_whose_name_nobody_knows_has_a_plain_one_and_a_note_says_so() 
 
 
 def test_a_running_revisions_id_counts_before_that_of_a_spec() -> None:
-    shares = (Share(version="2", weight=100, model="fraud:2", revision="77" * 8),)
+    shares = (VersionShare(version="2", weight=100, model="fraud:2", revision="77" * 8),)
     facts = read_facts(
         spec_of(),
         artifacts=ARTIFACTS,
         revisions=_KNOWN,
-        observed={"fraud": Observed(shares=shares)},
+        observed={"fraud": LiveEndpoint(shares=shares)},
     )
 
-    http, _ = bodies(gateway_api(facts, Place(), GatewayApiOptions()))
+    http, _ = bodies(gateway_api(facts, ClusterTarget(), GatewayApiOptions()))
 
     (backend,) = http["spec"]["rules"][0]["backendRefs"]
     assert backend["name"] == "headrace-fraud-2-77777777"
@@ -168,8 +170,8 @@ def test_a_server_that_may_be_left_out_has_no_route_to_a_service_that_is_not_the
     facts = facts_of({"versions": versions}, allowed=["endpoints[].versions[].upstream"])
     alone = facts_of({"upstream": {"url": "http://o:9000"}}, allowed=["endpoints[].upstream"])
 
-    http, *_ = bodies(gateway_api(facts, Place(), GatewayApiOptions()))
-    nothing = gateway_api(alone, Place(), GatewayApiOptions())
+    http, *_ = bodies(gateway_api(facts, ClusterTarget(), GatewayApiOptions()))
+    nothing = gateway_api(alone, ClusterTarget(), GatewayApiOptions())
 
     names = {ref["name"] for rule in http["spec"]["rules"] for ref in rule["backendRefs"]}
     assert names == {"headrace-fraud-1"}

@@ -4,12 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.kubernetes import Place
+from headrace.control.kubernetes import InstallationName
 from headrace.core import InvalidArgumentError
 from headrace.core.spec.parse import SystemSpec, parse_spec
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.features import NotExpressibleError
-from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount, Stored, variables_of
+from headrace.deploy.helm_spec import (
+    ArtifactFile,
+    HelmExport,
+    HelmMode,
+    HelmOptions,
+    Mount,
+    variables_of,
+)
 from headrace.deploy.helm_values import (
     chart_files,
     chart_folder,
@@ -21,7 +28,9 @@ from headrace.deploy.helm_values import (
 from tests.unit.control.kubernetes.states import a_state, an_arm, an_endpoint
 
 DIGEST = "sha256:" + "0f" * 32
-STORED = {name: Stored(digest=DIGEST, filename="model.onnx") for name in ("fraud:3", "fraud:4")}
+STORED = {
+    name: ArtifactFile(digest=DIGEST, filename="model.onnx") for name in ("fraud:3", "fraud:4")
+}
 URL = "s3://models/prod"
 KAFKA = {"broker": "kafka://kafka-0:9092,kafka-1", "topics": ["in", "more"]}
 
@@ -142,7 +151,7 @@ def test_pools_need_a_control_plane() -> None:
         endpoints=[{"name": "a", "model": "fraud:3", "pool": "small", "access": "public"}],
     )
 
-    found = places(spec, mode=Mode.STATIC)
+    found = places(spec, mode=HelmMode.STATIC)
 
     assert set(found) == {"pools[0]", "endpoints[0].pool"}
     assert "--mode static" in found["pools[0]"]
@@ -188,7 +197,7 @@ def test_no_path_with_dots_escapes_a_mount(parts: list[str]) -> None:
 def test_what_may_be_left_out_is_said_and_not_refused() -> None:
     spec = a_spec(pools=[{"name": "small"}])
 
-    export = exported(spec, allowed=("pools[]",), mode=Mode.STATIC)
+    export = exported(spec, allowed=("pools[]",), mode=HelmMode.STATIC)
 
     assert any(note.startswith("pools[0]: left out") for note in export.notes)
 
@@ -370,7 +379,7 @@ def test_static_objects_have_no_gateway_and_say_so_where_the_spec_needs_one() ->
         ],
     )
 
-    assert set(places(spec, mode=Mode.STATIC)) == {
+    assert set(places(spec, mode=HelmMode.STATIC)) == {
         "auth",
         "endpoints[0].access",
         "endpoints[0].sticky",
@@ -382,11 +391,11 @@ def test_static_objects_are_scaled_by_somebody_else_or_not_at_all() -> None:
     scale = {"min_replicas": 1, "max_replicas": 3, "target_in_flight": 4}
     endpoint = {"name": "a", "model": "fraud:3", "access": "public", "autoscale": scale}
 
-    found = places(a_spec(endpoints=[endpoint]), mode=Mode.STATIC)
+    found = places(a_spec(endpoints=[endpoint]), mode=HelmMode.STATIC)
 
     assert set(found) == {"endpoints[0].autoscale"}
     hpa = a_spec(endpoints=[endpoint], kubernetes={"autoscaler": "hpa"})
-    assert exported(hpa, mode=Mode.STATIC).values["workloads"]["mode"] == "static"
+    assert exported(hpa, mode=HelmMode.STATIC).values["workloads"]["mode"] == "static"
 
 
 def test_a_version_s_values_are_what_the_driver_would_make() -> None:
@@ -396,7 +405,7 @@ def test_a_version_s_values_are_what_the_driver_would_make() -> None:
     desired = a_state(endpoint, autoscaler="hpa", node_selector={"pool": "gpu"})
 
     values = version_values(
-        endpoint, arm, spec=desired.spec, place=Place(namespace="a", artifacts_url=URL)
+        endpoint, arm, spec=desired.spec, place=InstallationName(namespace="a", artifacts_url=URL)
     )
 
     assert (values["revision"], values["weight"]) == (arm.revision.id, 25)
@@ -409,7 +418,7 @@ def test_a_version_s_values_are_what_the_driver_would_make() -> None:
 
 def test_a_version_that_no_cluster_runs_is_told_with_its_endpoint() -> None:
     spec = a_spec(endpoints=[{"name": "digits", "model": "digits:1", "access": "public"}])
-    options = HelmOptions(mode=Mode.STATIC)
+    options = HelmOptions(mode=HelmMode.STATIC)
 
     with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]: .*artifacts"):
         helm_values(spec, options, endpoints=(an_endpoint(),))

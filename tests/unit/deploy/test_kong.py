@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from headrace.core import InvalidArgumentError
-from headrace.deploy import Facts, KongOptions, NotExpressibleError, kong
+from headrace.deploy import ExportFacts, KongOptions, NotExpressibleError, kong
 from tests.own_schemas import KONG
 from tests.unit.deploy.specs import REPLICAS, facts_of, split
 
@@ -25,7 +25,7 @@ _JWT: Final = {
 _NO_AUDIENCE: Final = ("auth.jwt[].audiences",)
 
 
-def _config(facts: Facts, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # of KongOptions
+def _config(facts: ExportFacts, **options: Any) -> dict[str, Any]:  # noqa: ANN401  # of KongOptions
     given = {"replicas": REPLICAS, **options}
     given["replicas"] = {
         key: value

@@ -4,9 +4,9 @@ import pytest
 
 from headrace.deploy import (
     Artifact,
+    ClusterTarget,
     KserveOptions,
     NotExpressibleError,
-    Place,
     kserve,
 )
 from tests.unit.deploy.specs import bodies, facts_of, split
@@ -16,7 +16,7 @@ _STORAGE = "s3://b/{endpoint}/{model}/{version}/{file}"
 
 def _service(said: dict[str, Any], **options: Any) -> dict[str, Any]:  # noqa: ANN401  # of KserveOptions
     facts = facts_of(said)
-    export = kserve(facts, Place(), KserveOptions(storage=_STORAGE, **options))
+    export = kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE, **options))
     (service,) = bodies(export, "InferenceService")
     found: dict[str, Any] = service
     return found
@@ -59,7 +59,7 @@ def test_scaling_goes_by_concurrency_with_knatives_windows_in_their_bounds() -> 
 
 
 def test_our_runtime_reads_the_settings_that_each_service_brings() -> None:
-    export = kserve(facts_of(), Place(), KserveOptions(storage=_STORAGE))
+    export = kserve(facts_of(), ClusterTarget(), KserveOptions(storage=_STORAGE))
 
     (runtime,) = bodies(export, "ServingRuntime")
     (settings,) = bodies(export, "ConfigMap")
@@ -73,7 +73,9 @@ def test_our_runtime_reads_the_settings_that_each_service_brings() -> None:
 
 
 def test_another_runtime_is_only_named() -> None:
-    export = kserve(facts_of(), Place(), KserveOptions(storage=_STORAGE, runtime="kserve-mlserver"))
+    export = kserve(
+        facts_of(), ClusterTarget(), KserveOptions(storage=_STORAGE, runtime="kserve-mlserver")
+    )
 
     assert [one["kind"] for one in bodies(export)] == ["InferenceService"]
 
@@ -98,4 +100,4 @@ def test_what_kserve_has_no_words_for_is_refused(
 def test_a_format_that_nobody_knows_has_to_be_said() -> None:
     facts = facts_of(artifacts={"fraud:2": Artifact(filename="model.bin")})
     with pytest.raises(NotExpressibleError, match=r"say `runtime:` at 'fraud'"):
-        kserve(facts, Place(), KserveOptions(storage=_STORAGE))
+        kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Code, InvalidArgumentError
 from headrace.core.spec.parse import SystemSpec, parse_spec
-from headrace.deploy import Loss, NotExpressibleError, Target, read_facts
+from headrace.deploy import ExportTarget, Loss, NotExpressibleError, read_facts
 from headrace.deploy.features import accepted, is_within, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split
 
@@ -54,7 +54,7 @@ def test_only_exported_endpoints_can_lose_something() -> None:
         }
     )
 
-    export = EXPORTERS[Target.GATEWAY_API](read_facts(spec, only=("fraud",)))
+    export = EXPORTERS[ExportTarget.GATEWAY_API](read_facts(spec, only=("fraud",)))
 
     assert export.documents
 
@@ -62,7 +62,7 @@ def test_only_exported_endpoints_can_lose_something() -> None:
 def test_an_approximation_is_said_once_for_all_that_is_in_a_part() -> None:
     facts = facts_of({"rollout": {"strategy": "canary", "metrics": {"errors": {"margin": 0.1}}}})
 
-    notes = EXPORTERS[Target.ARGO_ROLLOUTS](facts).notes
+    notes = EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts).notes
 
     assert len([note for note in notes if "thresholds on the replicas' metrics" in note]) == 1
 

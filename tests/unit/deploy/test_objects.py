@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.deploy import GatewayApiOptions, Observed, Place, Share, Target, gateway_api
+from headrace.deploy import (
+    ClusterTarget,
+    ExportTarget,
+    GatewayApiOptions,
+    LiveEndpoint,
+    VersionShare,
+    gateway_api,
+)
 from tests.kube import complaints
 from tests.unit.deploy.specs import EXPORTERS, bodies, facts_of, split
 
@@ -34,7 +41,7 @@ _ROLLOUTS: Final[dict[str, dict[str, Any]]] = {
 def test_a_rollout_fits_its_schema(rollout: str) -> None:
     facts = facts_of({**_ROLLOUTS[rollout], "replicas": 3, "timeout_s": 2.5})
 
-    assert complaints(bodies(EXPORTERS[Target.ARGO_ROLLOUTS](facts))) == []
+    assert complaints(bodies(EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts))) == []
 
 
 @pytest.mark.parametrize(
@@ -47,7 +54,7 @@ def test_a_rollout_fits_its_schema(rollout: str) -> None:
     ],
 )
 def test_an_inference_service_fits_its_schema(said: dict[str, Any]) -> None:
-    assert complaints(bodies(EXPORTERS[Target.KSERVE](facts_of(said)))) == []
+    assert complaints(bodies(EXPORTERS[ExportTarget.KSERVE](facts_of(said)))) == []
 
 
 @given(
@@ -70,7 +77,7 @@ def test_routes_fit_their_schema(
     )
     options = GatewayApiOptions(gateway="infra/public", hostnames=(host,) if host else ())
 
-    objects = bodies(gateway_api(facts, Place(), options))
+    objects = bodies(gateway_api(facts, ClusterTarget(), options))
 
     assert complaints(objects) == []
     names = [(one["kind"], one["metadata"]["name"]) for one in objects]
@@ -87,12 +94,12 @@ def test_routes_fit_their_schema(
 
 def test_a_rollout_half_way_goes_into_the_routes_with_its_shadow() -> None:
     shares = (
-        Share(version="1", weight=100, model="fraud:1"),
-        Share(version="2", weight=0, model="fraud:2"),
+        VersionShare(version="1", weight=100, model="fraud:1"),
+        VersionShare(version="2", weight=0, model="fraud:2"),
     )
-    seen = {"fraud": Observed(shares=shares, mirror="2", mirror_percent=30)}
+    seen = {"fraud": LiveEndpoint(shares=shares, mirror="2", mirror_percent=30)}
 
-    objects = bodies(EXPORTERS[Target.GATEWAY_API](facts_of(observed=seen)))
+    objects = bodies(EXPORTERS[ExportTarget.GATEWAY_API](facts_of(observed=seen)))
 
     assert complaints(objects) == []
     route = next(one for one in objects if one["metadata"]["name"] == "headrace-fraud")

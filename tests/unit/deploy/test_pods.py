@@ -7,18 +7,18 @@ import msgspec
 import pytest
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
-from headrace.control.kubernetes import Place as DriverPlace
+from headrace.control.kubernetes import InstallationName as DriverPlace
 from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import name_of
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,
     Artifact,
+    ClusterTarget,
+    ExportTarget,
     KserveOptions,
     NotExpressibleError,
-    Place,
     PodOptions,
-    Target,
     argo_rollouts,
     kserve,
 )
@@ -63,7 +63,7 @@ def _driver_objects(said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[st
 
 
 def _template(said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[str, Any]:
-    export = EXPORTERS[Target.ARGO_ROLLOUTS](facts_of(said, kubernetes=kubernetes))
+    export = EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts_of(said, kubernetes=kubernetes))
     (body,) = bodies(export, "Rollout")
     template: dict[str, Any] = copy.deepcopy(body["spec"]["template"])
     return template
@@ -101,13 +101,13 @@ def test_a_control_plane_takes_no_exported_pod_for_its_own() -> None:
     assert not annotations.keys() & {"headrace.dev/endpoint", "headrace.dev/revision-id"}
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.KSERVE])
-def test_pods_of_a_spec_fit_their_schemas(target: Target) -> None:
+@pytest.mark.parametrize("target", [ExportTarget.ARGO_ROLLOUTS, ExportTarget.KSERVE])
+def test_pods_of_a_spec_fit_their_schemas(target: ExportTarget) -> None:
     assert complaints(bodies(EXPORTERS[target](facts_of(kubernetes=_TOLD)))) == []
 
 
 def test_another_setting_is_another_config_map_so_that_old_pods_keep_theirs() -> None:
-    export = EXPORTERS[Target.ARGO_ROLLOUTS]
+    export = EXPORTERS[ExportTarget.ARGO_ROLLOUTS]
     one, other = (
         bodies(export(facts_of({"batching": {"max_batch_size": size}})), "ConfigMap")
         for size in (8, 16)
@@ -119,14 +119,14 @@ def test_another_setting_is_another_config_map_so_that_old_pods_keep_theirs() ->
 def test_a_config_map_is_called_as_the_driver_calls_its_own() -> None:
     facts = facts_of()
     (endpoint,) = facts.endpoints
-    (settings,) = bodies(EXPORTERS[Target.KSERVE](facts), "ConfigMap")
+    (settings,) = bodies(EXPORTERS[ExportTarget.KSERVE](facts), "ConfigMap")
 
     revision = revision_of(facts, endpoint, endpoint.newest)
     assert settings["metadata"]["name"] == name_of(revision)
 
 
-@pytest.mark.parametrize("target", [Target.ARGO_ROLLOUTS, Target.KSERVE])
-def test_replicas_are_told_what_the_registry_knows_of_the_model(target: Target) -> None:
+@pytest.mark.parametrize("target", [ExportTarget.ARGO_ROLLOUTS, ExportTarget.KSERVE])
+def test_replicas_are_told_what_the_registry_knows_of_the_model(target: ExportTarget) -> None:
     artifact = Artifact(
         filename="model.onnx",
         version="2",
@@ -147,9 +147,10 @@ def test_replicas_are_told_what_the_registry_knows_of_the_model(target: Target) 
 def test_an_image_that_is_asked_for_beside_the_spec_is_taken() -> None:
     facts, pods = facts_of(kubernetes=_TOLD), PodOptions(image="other.test/r:1", artifacts="s3://m")
 
-    (rollout,) = bodies(argo_rollouts(facts, Place(), ArgoOptions(pods=pods)), "Rollout")
+    (rollout,) = bodies(argo_rollouts(facts, ClusterTarget(), ArgoOptions(pods=pods)), "Rollout")
     (service,) = bodies(
-        kserve(facts, Place(), KserveOptions(storage=_STORAGE, pods=pods)), "InferenceService"
+        kserve(facts, ClusterTarget(), KserveOptions(storage=_STORAGE, pods=pods)),
+        "InferenceService",
     )
 
     spec = rollout["spec"]["template"]["spec"]
@@ -161,7 +162,9 @@ def test_an_image_that_is_asked_for_beside_the_spec_is_taken() -> None:
 def test_each_inference_service_says_what_its_own_pods_are_like() -> None:
     kubernetes = {**_TOLD, "endpoints": {"fraud": {"resources": {"memory": "8Gi"}}}}
 
-    export = kserve(facts_of(kubernetes=kubernetes), Place(), KserveOptions(storage=_STORAGE))
+    export = kserve(
+        facts_of(kubernetes=kubernetes), ClusterTarget(), KserveOptions(storage=_STORAGE)
+    )
 
     (runtime,) = bodies(export, "ServingRuntime")
     (container,) = runtime["spec"]["containers"]
@@ -178,14 +181,14 @@ def test_each_inference_service_says_what_its_own_pods_are_like() -> None:
 def test_anothers_runtime_keeps_its_image_and_what_the_spec_leaves_open() -> None:
     options = KserveOptions(storage=_STORAGE, runtime="other")
     with pytest.raises(NotExpressibleError, match=r"kubernetes\.endpoints\[fraud\]\.image: is the"):
-        kserve(facts_of(kubernetes={"endpoints": {"fraud": _TOLD}}), Place(), options)
+        kserve(facts_of(kubernetes={"endpoints": {"fraud": _TOLD}}), ClusterTarget(), options)
 
-    plain = kserve(facts_of(), Place(), options)
+    plain = kserve(facts_of(), ClusterTarget(), options)
     told = kserve(
         facts_of(
             kubernetes={"endpoints": {"fraud": _TOLD}}, allowed=["kubernetes.endpoints[].image"]
         ),
-        Place(),
+        ClusterTarget(),
         options,
     )
 
@@ -200,7 +203,7 @@ def test_anothers_runtime_keeps_its_image_and_what_the_spec_leaves_open() -> Non
 def test_a_model_that_is_in_no_registry_may_be_left_out_by_leave() -> None:
     facts = facts_of(artifacts={}, allowed=["endpoints[].model"])
 
-    (rollout,) = bodies(argo_rollouts(facts, Place(), ArgoOptions(pods=PODS)), "Rollout")
+    (rollout,) = bodies(argo_rollouts(facts, ClusterTarget(), ArgoOptions(pods=PODS)), "Rollout")
 
     (fetch,) = rollout["spec"]["template"]["spec"]["initContainers"]
     assert fetch["args"][0] == ""

@@ -12,54 +12,67 @@ from headrace import __version__
 from headrace.control.kubernetes.names import label_value
 from headrace.core import InvalidArgumentError
 from headrace.core.spec.parse import parse_spec
-from headrace.deploy import Format, Observed, Place, Share, Target, files_of, read_facts, text_of
+from headrace.deploy import (
+    ClusterTarget,
+    DocumentFormat,
+    ExportTarget,
+    LiveEndpoint,
+    VersionShare,
+    files_of,
+    read_facts,
+    text_of,
+)
 from headrace.deploy.export import object_name
-from headrace.deploy.features import Note, told_once
+from headrace.deploy.features import ExportNote, told_once
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
 from tests.unit.deploy.specs import ARTIFACTS, EXPORTERS, facts_of, split
 
 
-@pytest.mark.parametrize("target", list(Target))
-def test_yaml_says_what_json_says(target: Target) -> None:
+@pytest.mark.parametrize("target", list(ExportTarget))
+def test_yaml_says_what_json_says(target: ExportTarget) -> None:
     export = EXPORTERS[target](facts_of())
 
-    read = [one for one in YAML(typ="safe").load_all(text_of(export, Format.YAML)) if one]
+    read = [one for one in YAML(typ="safe").load_all(text_of(export, DocumentFormat.YAML)) if one]
 
     assert read == [json.loads(json.dumps(document.body)) for document in export.documents]
     for (name, text), document in zip(
-        files_of(export, Format.JSON).items(), export.documents, strict=True
+        files_of(export, DocumentFormat.JSON).items(), export.documents, strict=True
     ):
         assert name == f"{document.name}.json"
         assert json.loads(text) == json.loads(json.dumps(document.body))
 
 
-@pytest.mark.parametrize("target", list(Target))
-def test_the_same_spec_gives_the_same_text(target: Target) -> None:
-    texts = {text_of(EXPORTERS[target](facts_of()), Format.YAML) for _ in range(2)}
+@pytest.mark.parametrize("target", list(ExportTarget))
+def test_the_same_spec_gives_the_same_text(target: ExportTarget) -> None:
+    texts = {text_of(EXPORTERS[target](facts_of()), DocumentFormat.YAML) for _ in range(2)}
 
     assert len(texts) == 1
 
 
 def test_a_file_says_who_wrote_it_and_what_is_only_about_the_same() -> None:
-    export = EXPORTERS[Target.KONG](facts_of({"limits": {"requests_per_s": 5}}))
+    export = EXPORTERS[ExportTarget.KONG](facts_of({"limits": {"requests_per_s": 5}}))
 
-    head = [line for line in text_of(export, Format.YAML).splitlines() if line.startswith("#")]
+    head = [
+        line for line in text_of(export, DocumentFormat.YAML).splitlines() if line.startswith("#")
+    ]
 
     assert head[0] == f"# Written by `headrace export kong` of Headrace {__version__}."
     assert any("endpoints[0].limits.requests_per_s: fixed windows" in line for line in head)
 
 
 def test_objects_of_kubernetes_are_one_list_in_json() -> None:
-    document = json.loads(text_of(EXPORTERS[Target.ARGO_ROLLOUTS](facts_of()), Format.JSON))
+    document = json.loads(
+        text_of(EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts_of()), DocumentFormat.JSON)
+    )
 
     assert document["kind"] == "List"
     assert {item["kind"] for item in document["items"]} >= {"Rollout", "Service"}
 
 
 def test_json_has_no_room_for_documents_of_several_kinds() -> None:
-    export = EXPORTERS[Target.AWS_APIGATEWAY](facts_of({"versions": split(90, 10)}))
+    export = EXPORTERS[ExportTarget.AWS_APIGATEWAY](facts_of({"versions": split(90, 10)}))
     with pytest.raises(InvalidArgumentError, match="--output FOLDER"):
-        text_of(export, Format.JSON)
+        text_of(export, DocumentFormat.JSON)
 
 
 _LABEL = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -93,18 +106,18 @@ NAMES = ("a", "b", "c")
 
 def test_the_same_of_several_places_is_said_once_with_all_of_them() -> None:
     notes = [
-        Note("x", "e[0]"),
-        Note("all"),
-        Note("y", "e[0]"),
-        Note("x", "e[1]"),
-        Note("x", "e[0]"),
+        ExportNote("x", "e[0]"),
+        ExportNote("all"),
+        ExportNote("y", "e[0]"),
+        ExportNote("x", "e[1]"),
+        ExportNote("x", "e[0]"),
     ]
 
     assert told_once(notes) == ("e[0], e[1]: x", "all", "e[0]: y")
 
 
-@pytest.mark.parametrize("target", [Target.GATEWAY_API, Target.ARGO_ROLLOUTS])
-def test_what_is_about_every_endpoint_is_one_line(target: Target) -> None:
+@pytest.mark.parametrize("target", [ExportTarget.GATEWAY_API, ExportTarget.ARGO_ROLLOUTS])
+def test_what_is_about_every_endpoint_is_one_line(target: ExportTarget) -> None:
     endpoints = [{"name": name, "access": "public", "model": "fraud:2"} for name in NAMES]
     facts = read_facts(parse_spec({"version": 1, "endpoints": endpoints}), artifacts=ARTIFACTS)
 
@@ -123,10 +136,10 @@ def test_services_without_grpc_are_told_in_one_line() -> None:
             "endpoints": [{"name": n, "access": "public", "model": "fraud:2"} for n in NAMES],
         }
     )
-    shares = (Share(version="2", weight=100, model="fraud:2", revision="f" * 16),)
-    facts = read_facts(spec, observed=dict.fromkeys(NAMES, Observed(shares=shares)))
+    shares = (VersionShare(version="2", weight=100, model="fraud:2", revision="f" * 16),)
+    facts = read_facts(spec, observed=dict.fromkeys(NAMES, LiveEndpoint(shares=shares)))
 
-    notes = gateway_api(facts, Place(), GatewayApiOptions()).notes
+    notes = gateway_api(facts, ClusterTarget(), GatewayApiOptions()).notes
 
     (told,) = [note for note in notes if "no GRPCRoute" in note]
     assert told.startswith("endpoints[0], endpoints[1], endpoints[2]: no GRPCRoute")

@@ -9,12 +9,12 @@ from headrace.core import ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,
     Artifact,
+    ClusterTarget,
+    ExportTarget,
+    LiveEndpoint,
     NotExpressibleError,
-    Observed,
-    Place,
     PodOptions,
-    Share,
-    Target,
+    VersionShare,
     argo_rollouts,
 )
 from tests.kube import complaints
@@ -22,7 +22,7 @@ from tests.unit.deploy.specs import EXPORTERS, PODS, bodies, facts_of
 
 
 def _argo(said: dict[str, Any], kind: str) -> dict[str, Any]:
-    return bodies(argo_rollouts(facts_of(said), Place(), ArgoOptions(pods=PODS)), kind)[0]
+    return bodies(argo_rollouts(facts_of(said), ClusterTarget(), ArgoOptions(pods=PODS)), kind)[0]
 
 
 def _canary(*steps: dict[str, Any], **more: Any) -> dict[str, Any]:  # noqa: ANN401  # as a file has it
@@ -59,7 +59,7 @@ def test_the_usual_plan_is_exported_where_none_is_written() -> None:
 
 
 def test_argos_route_leads_to_both_services_and_all_to_the_stable_one() -> None:
-    objects = bodies(argo_rollouts(facts_of(_canary()), Place(), ArgoOptions(pods=PODS)))
+    objects = bodies(argo_rollouts(facts_of(_canary()), ClusterTarget(), ArgoOptions(pods=PODS)))
     names = {(one["kind"], one["metadata"]["name"]) for one in objects}
     route = next(one for one in objects if one["kind"] == "HTTPRoute")
 
@@ -109,7 +109,7 @@ _SCALING = {
 def test_an_hpa_scales_what_is_rolled_out_where_the_spec_says_so() -> None:
     facts = facts_of({"autoscale": _SCALING, "replicas": 3}, kubernetes={"autoscaler": "hpa"})
 
-    objects = bodies(EXPORTERS[Target.ARGO_ROLLOUTS](facts))
+    objects = bodies(EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts))
 
     assert complaints(objects) == []
     scaled = next(one for one in objects if one["kind"] == "Rollout")
@@ -127,7 +127,7 @@ def test_an_hpa_scales_what_is_rolled_out_where_the_spec_says_so() -> None:
 def test_without_an_hpa_the_spec_says_how_many_pods_there_are() -> None:
     facts = facts_of({"replicas": 3}, kubernetes={"autoscaler": "hpa"})
 
-    objects = bodies(EXPORTERS[Target.ARGO_ROLLOUTS](facts))
+    objects = bodies(EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts))
 
     assert not [one for one in objects if one["kind"] == "HorizontalPodAutoscaler"]
     assert 3 in {one["spec"].get("replicas") for one in objects if "spec" in one}
@@ -137,7 +137,7 @@ def test_what_no_hpa_knows_is_refused_also_where_one_scales() -> None:
     facts = facts_of({"autoscale": {**_SCALING, "idle_s": 30}}, kubernetes={"autoscaler": "hpa"})
 
     with pytest.raises(NotExpressibleError) as caught:
-        EXPORTERS[Target.ARGO_ROLLOUTS](facts)
+        EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts)
 
     assert [loss.place for loss in caught.value.losses] == ["endpoints[0].autoscale.idle_s"]
 
@@ -147,27 +147,27 @@ def test_rollouts_that_compare_callers_or_answers_are_headraces_own(strategy: st
     facts = facts_of({"rollout": {"strategy": strategy}})
 
     with pytest.raises(NotExpressibleError, match=r"endpoints\[0\]\.rollout\.strategy"):
-        EXPORTERS[Target.ARGO_ROLLOUTS](facts)
+        EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts)
 
 
 def test_a_rollout_that_goes_on_is_not_begun_again() -> None:
-    shares = tuple(Share(version=v, weight=50, model=f"fraud:{v}") for v in ("1", "2"))
-    facts = facts_of(_canary(), observed={"fraud": Observed(shares=shares)})
+    shares = tuple(VersionShare(version=v, weight=50, model=f"fraud:{v}") for v in ("1", "2"))
+    facts = facts_of(_canary(), observed={"fraud": LiveEndpoint(shares=shares)})
 
     with pytest.raises(NotExpressibleError, match="in the middle of one"):
-        EXPORTERS[Target.ARGO_ROLLOUTS](facts)
+        EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts)
 
 
-@pytest.mark.parametrize("target", list(Target))
-def test_a_shadow_is_copied_to_or_refused(target: Target) -> None:
+@pytest.mark.parametrize("target", list(ExportTarget))
+def test_a_shadow_is_copied_to_or_refused(target: ExportTarget) -> None:
     shares = (
-        Share(version="1", weight=100, model="fraud:1"),
-        Share(version="2", weight=0, model="fraud:2"),
+        VersionShare(version="1", weight=100, model="fraud:1"),
+        VersionShare(version="2", weight=0, model="fraud:2"),
     )
-    seen = {"fraud": Observed(shares=shares, mirror="2", mirror_percent=30)}
+    seen = {"fraud": LiveEndpoint(shares=shares, mirror="2", mirror_percent=30)}
     facts = facts_of(observed=seen)
 
-    if target in {Target.GATEWAY_API, Target.ENVOY, Target.AWS_APIGATEWAY}:
+    if target in {ExportTarget.GATEWAY_API, ExportTarget.ENVOY, ExportTarget.AWS_APIGATEWAY}:
         assert EXPORTERS[target](facts).documents
     else:
         with pytest.raises(NotExpressibleError, match="copies no requests to a shadow"):
@@ -212,4 +212,4 @@ def test_a_model_that_cannot_be_had_or_must_not_run_is_refused(
 ) -> None:
     known = {} if artifact is None else {"fraud:2": artifact}
     with pytest.raises(NotExpressibleError, match=told):
-        argo_rollouts(facts_of(artifacts=known), Place(), ArgoOptions(pods=PodOptions()))
+        argo_rollouts(facts_of(artifacts=known), ClusterTarget(), ArgoOptions(pods=PodOptions()))

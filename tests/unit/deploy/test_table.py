@@ -7,8 +7,8 @@ from typing import Any, Final
 import pytest
 
 from headrace.core.spec.parse import SystemSpec
-from headrace.deploy import TABLE, Cell, NotExpressibleError, Outcome, Target
-from headrace.deploy.features import Feature, feature_of, written
+from headrace.deploy import TABLE, ExportOutcome, ExportTarget, FeatureSupport, NotExpressibleError
+from headrace.deploy.features import SpecFeature, feature_of, written
 from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split
 
 _PAGE: Final = Path(__file__).parents[3] / "docs" / "how-to" / "export.md"
@@ -96,7 +96,7 @@ def _refusals() -> list[Any]:
         pytest.param(feature, target, id=f"{feature.title}-{target.value}")
         for feature in TABLE
         for target, cell in feature.cells.items()
-        if cell.outcome is Outcome.REFUSED
+        if cell.outcome is ExportOutcome.REFUSED
     ]
 
 
@@ -107,7 +107,7 @@ def test_every_field_of_a_spec_has_a_fate_in_every_target() -> None:
     lost = [f for f in known_fields(SystemSpec) if feature_of(TABLE, f) is None]
 
     assert set(lost) == _CONTAINERS, "add the field to a row of headrace.deploy.table"
-    assert all(set(feature.cells) == set(Target) for feature in TABLE)
+    assert all(set(feature.cells) == set(ExportTarget) for feature in TABLE)
 
 
 def test_the_table_names_no_field_that_a_spec_does_not_have() -> None:
@@ -117,14 +117,16 @@ def test_the_table_names_no_field_that_a_spec_does_not_have() -> None:
 
 
 @pytest.mark.parametrize("feature", TABLE, ids=lambda feature: feature.title)
-def test_whatever_is_not_simply_expressed_says_why(feature: Feature) -> None:
+def test_whatever_is_not_simply_expressed_says_why(feature: SpecFeature) -> None:
     for cell in feature.cells.values():
-        assert cell.note or cell.outcome is Outcome.EXPRESSED
-        assert bool(cell.way_out) == (cell.outcome is Outcome.REFUSED)
+        assert cell.note or cell.outcome is ExportOutcome.EXPRESSED
+        assert bool(cell.way_out) == (cell.outcome is ExportOutcome.REFUSED)
 
 
 @_each_refusal
-def test_every_refusal_is_told_by_its_place_and_a_way_out(feature: Feature, target: Target) -> None:
+def test_every_refusal_is_told_by_its_place_and_a_way_out(
+    feature: SpecFeature, target: ExportTarget
+) -> None:
     example = _EXAMPLES[feature.title]
     spec = spec_of(example.get("endpoint"), **{k: v for k, v in example.items() if k != "endpoint"})
     cell = feature.cells[target]
@@ -144,7 +146,9 @@ def test_every_refusal_is_told_by_its_place_and_a_way_out(feature: Feature, targ
 
 
 @_each_refusal
-def test_what_is_refused_may_be_left_out_by_leave(feature: Feature, target: Target) -> None:
+def test_what_is_refused_may_be_left_out_by_leave(
+    feature: SpecFeature, target: ExportTarget
+) -> None:
     example = _EXAMPLES[feature.title]
     with pytest.raises(NotExpressibleError) as caught:
         EXPORTERS[target](_facts(example))
@@ -153,15 +157,15 @@ def test_what_is_refused_may_be_left_out_by_leave(feature: Feature, target: Targ
     export = EXPORTERS[target](_facts(example, allowed=fields))
 
     # Without the server that it leads to there is nothing left of a route.
-    leads_nowhere = target is Target.GATEWAY_API and "endpoints[].upstream" in fields
+    leads_nowhere = target is ExportTarget.GATEWAY_API and "endpoints[].upstream" in fields
     assert bool(export.documents) != leads_nowhere
     for loss in caught.value.losses:
         (told,) = [n for n in export.notes if n.endswith(f": left out, {target.value} {loss.why}")]
         assert loss.place in told.partition(": ")[0].split(", ")
 
 
-@pytest.mark.parametrize("target", list(Target))
-def test_a_plain_spec_loses_nothing_anywhere(target: Target) -> None:
+@pytest.mark.parametrize("target", list(ExportTarget))
+def test_a_plain_spec_loses_nothing_anywhere(target: ExportTarget) -> None:
     export = EXPORTERS[target](facts_of())
 
     assert not [note for note in export.notes if "left out" in note]
@@ -174,15 +178,15 @@ def test_the_page_shows_the_table() -> None:
     shown = {title: tuple(cell.strip() for cell in cells.split(" | ")) for title, cells in rows}
 
     for feature in TABLE:
-        expected = tuple(_word(feature.cells[target]) for target in Target)
+        expected = tuple(_word(feature.cells[target]) for target in ExportTarget)
         assert shown.get(feature.title) == expected, feature.title
 
 
-def _word(cell: Cell) -> str:
+def _word(cell: FeatureSupport) -> str:
     match cell.outcome:
-        case Outcome.KEPT:
+        case ExportOutcome.KEPT:
             return "-"
-        case Outcome.REFUSED if cell.rest:
+        case ExportOutcome.REFUSED if cell.rest:
             return f"no: {cell.rest}"
         case outcome:
             return outcome.value

@@ -12,7 +12,7 @@ from headrace.features import (
     Feature,
     FeatureService,
     FeatureView,
-    Policy,
+    MissingValuePolicy,
     ServiceColumn,
 )
 
@@ -32,8 +32,8 @@ def view(
     entities: tuple[Entity, ...] = (CUSTOMER,),
     ttl_s: float | None = 100.0,
     created: str = "",
-    on_missing: Policy = Policy.DEFAULTS,
-    on_stale: Policy = Policy.DEFAULTS,
+    on_missing: MissingValuePolicy = MissingValuePolicy.DEFAULTS,
+    on_stale: MissingValuePolicy = MissingValuePolicy.DEFAULTS,
 ) -> FeatureView:
     return FeatureView(
         name=name,

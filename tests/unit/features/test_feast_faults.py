@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.features import Status
+from headrace.features import FeatureStatus
 from headrace.features.lookup import FeatureReader
 from headrace.features.offline import join_as_of
 from headrace.features.online.sqlite import SqliteOnlineStore
@@ -46,7 +46,7 @@ def test_an_online_read_honours_the_time_to_live(tmp_path: Path) -> None:
     found = FeatureReader(service(of), store, clock=ClockAt(3600)).read({"customer_id": [1]})
     store.close()
 
-    assert found.statuses == {"stats": [Status.STALE]}
+    assert found.statuses == {"stats": [FeatureStatus.STALE]}
     assert str(found.columns["score"]) == "[nan]"
 
 

@@ -14,7 +14,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.features import Entity, Feature, FeatureService, Policy, ServiceColumn
+from headrace.features import Entity, Feature, FeatureService, MissingValuePolicy, ServiceColumn
 from headrace.features.lookup import MAX_ROWS, FeatureReader
 from headrace.features.lookup_view import FeaturesNotFoundError
 from headrace.features.online_writers import push_rows
@@ -140,7 +140,9 @@ def test_a_value_beyond_its_time_to_live_is_stale(store: MemoryStore, clock: Tur
     assert math.isnan(beyond.ages_s["stats"][1])
 
 
-def reading(store: MemoryStore, clock: TurnedClock, **policies: Policy) -> FeatureReader:
+def reading(
+    store: MemoryStore, clock: TurnedClock, **policies: MissingValuePolicy
+) -> FeatureReader:
     of = view(NOWHERE, *STATS.features, **policies)  # type: ignore[arg-type]  # policies
     return FeatureReader(service(of), store, clock=clock)
 
@@ -148,14 +150,16 @@ def reading(store: MemoryStore, clock: TurnedClock, **policies: Policy) -> Featu
 def test_flag_gives_stale_values_and_says_so(store: MemoryStore, clock: TurnedClock) -> None:
     clock.passed_s = 500.0
 
-    found = reading(store, clock, on_stale=Policy.FLAG).read({"customer_id": [1, 7]})
+    found = reading(store, clock, on_stale=MissingValuePolicy.FLAG).read({"customer_id": [1, 7]})
 
     assert found.columns["age"].tolist() == [30, -1]
     assert found.statuses == {"stats": ["STALE", "MISSING"]}
 
 
 def test_reject_names_the_entity_and_the_view(store: MemoryStore, clock: TurnedClock) -> None:
-    strict = reading(store, clock, on_missing=Policy.REJECT, on_stale=Policy.REJECT)
+    strict = reading(
+        store, clock, on_missing=MissingValuePolicy.REJECT, on_stale=MissingValuePolicy.REJECT
+    )
 
     with pytest.raises(
         FeaturesNotFoundError, match="customer:7 has no value in feature view 'stats'"
@@ -170,7 +174,7 @@ def test_reject_names_the_entity_and_the_view(store: MemoryStore, clock: TurnedC
 def test_a_record_of_another_schema_is_missing_with_a_reason(
     store: MemoryStore, clock: TurnedClock
 ) -> None:
-    swapped = view(NOWHERE, *reversed(STATS.features), on_missing=Policy.REJECT)
+    swapped = view(NOWHERE, *reversed(STATS.features), on_missing=MissingValuePolicy.REJECT)
     lenient = view(NOWHERE, *reversed(STATS.features))
 
     found = FeatureReader(service(lenient), store, clock=clock).read({"customer_id": [1, 7]})

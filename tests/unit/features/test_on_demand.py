@@ -26,8 +26,8 @@ from headrace.features import (
     FeatureReader,
     FeatureService,
     FeatureView,
+    MissingValuePolicy,
     OnDemandView,
-    Policy,
     ServiceColumn,
     applied_definitions,
     apply_definitions,
@@ -210,13 +210,13 @@ _ASKED = st.tuples(
     st.lists(_KNOWN, max_size=8),
     st.lists(_ASKED, max_size=6),
     st.none() | st.integers(1, 40),
-    st.sampled_from([Policy.DEFAULTS, Policy.FLAG]),
+    st.sampled_from([MissingValuePolicy.DEFAULTS, MissingValuePolicy.FLAG]),
 )
 def test_training_and_serving_agree_bit_by_bit(
     known: list[dict[str, Any]],
     asked: list[tuple[int, float | None, int]],
     ttl: int | None,
-    on_stale: Policy,
+    on_stale: MissingValuePolicy,
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         of = _source(Path(directory) / "stats.parquet", known, ttl, on_stale)
@@ -260,7 +260,7 @@ def test_training_and_serving_agree_bit_by_bit(
 
 
 def _source(
-    path: Path, known: list[dict[str, Any]], ttl: int | None, on_stale: Policy
+    path: Path, known: list[dict[str, Any]], ttl: int | None, on_stale: MissingValuePolicy
 ) -> FeatureView:
     types = {"x": pl.Float32, "n": pl.Int64, "b": pl.Boolean, "text": pl.String}
     pl.DataFrame(

@@ -15,7 +15,7 @@ from headrace.features import (
     FeatureReader,
     FeatureRows,
     FeatureService,
-    Status,
+    FeatureStatus,
     push_rows,
 )
 from headrace.features.served import ServedRow, list_served, read_served, value_of
@@ -47,7 +47,7 @@ def rows(*numbers: int) -> FeatureRows:
             "text": text,
             "b": np.ones(count, np.bool_),
         },
-        statuses={"stats": [Status.PRESENT] * count},
+        statuses={"stats": [FeatureStatus.PRESENT] * count},
         ages_s={"stats": np.full(count, 0.5)},
         reasons={},
         at=100.25,

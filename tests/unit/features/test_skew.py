@@ -14,8 +14,8 @@ from headrace.features import (
     FeatureReader,
     FeatureService,
     FeatureView,
+    MissingValuePolicy,
     OnDemandView,
-    Policy,
     ServiceColumn,
     compare_served,
     push_rows,
@@ -46,7 +46,11 @@ class World:
     """Real files, a real online store, a real reader: what is served is recorded."""
 
     def __init__(
-        self, folder: Path, *, on_stale: Policy = Policy.DEFAULTS, created: str = ""
+        self,
+        folder: Path,
+        *,
+        on_stale: MissingValuePolicy = MissingValuePolicy.DEFAULTS,
+        created: str = "",
     ) -> None:
         self.path = folder / "stats.parquet"
         self.view: FeatureView = view(
@@ -131,9 +135,9 @@ def test_what_was_served_of_what_was_materialized_is_what_a_join_says(world: Wor
     assert [one.feature for one in report.features] == [*(f.name for f in FEATURES), "doubled"]
 
 
-@pytest.mark.parametrize("on_stale", [Policy.DEFAULTS, Policy.FLAG])
+@pytest.mark.parametrize("on_stale", [MissingValuePolicy.DEFAULTS, MissingValuePolicy.FLAG])
 def test_stale_values_are_no_skew_whatever_is_served_for_them(
-    tmp_path: Path, on_stale: Policy
+    tmp_path: Path, on_stale: MissingValuePolicy
 ) -> None:
     world = World(tmp_path, on_stale=on_stale)
     world.materialize()

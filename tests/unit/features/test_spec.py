@@ -14,11 +14,11 @@ from headrace.core.spec.mistakes import SpecError
 from headrace.features import (
     Definitions,
     MaterializeSchedule,
-    Policy,
+    MissingValuePolicy,
     parse_definitions,
     read_definitions,
 )
-from headrace.features.spec_models import FeaturesSpec
+from headrace.features.spec_models import DefinitionsSpec
 
 BASE = Path("/project")
 FULL = """
@@ -91,7 +91,11 @@ def test_all_that_is_said_is_read() -> None:
     assert view.entities[0].datatype is Datatype.INT64
     assert view.source.path == BASE / "data/customers.parquet"
     assert (view.source.timestamp_field, view.source.created_field) == ("at", "created")
-    assert (view.ttl_s, view.on_missing, view.on_stale) == (86400, Policy.DEFAULTS, Policy.REJECT)
+    assert (view.ttl_s, view.on_missing, view.on_stale) == (
+        86400,
+        MissingValuePolicy.DEFAULTS,
+        MissingValuePolicy.REJECT,
+    )
     assert [feature.filling for feature in view.features] == [-1, 0.0]
 
 
@@ -368,7 +372,7 @@ def test_a_schedule_that_cannot_be_is_told(given: dict[str, Any], told: str) -> 
 def test_every_setting_is_documented() -> None:
     page = Path(__file__).parents[3] / "docs" / "how-to" / "features.md"
     text = page.read_text()
-    schema = FeaturesSpec.model_json_schema()
+    schema = DefinitionsSpec.model_json_schema()
     models = [schema, *schema["$defs"].values()]
     names = {name for model in models for name in model["properties"]}
 

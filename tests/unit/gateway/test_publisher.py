@@ -33,16 +33,16 @@ from headrace.gateway.snapshot import (
     KINDS,
     LISTENERS,
     ROUTES,
-    Kind,
+    FileKind,
     read_document,
 )
 from tests.unit.gateway.arbitrary import gateway_settings
 
 pytestmark = pytest.mark.anyio
-Judge = Callable[[Kind], bool]
+Judge = Callable[[FileKind], bool]
 
 
-def _accepts(_: Kind) -> bool:
+def _accepts(_: FileKind) -> bool:
     return True
 
 
@@ -53,8 +53,8 @@ class FakeEnvoy:
     directory: Path
     accepts: Judge = _accepts
     answers: int = 1_000_000
-    seen: dict[Kind, str] = field(default_factory=dict)
-    stats_of: dict[Kind, dict[str, str | int]] = field(default_factory=dict)
+    seen: dict[FileKind, str] = field(default_factory=dict)
+    stats_of: dict[FileKind, dict[str, str | int]] = field(default_factory=dict)
     taken: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class FakeEnvoy:
             if re.fullmatch(pattern, name) and isinstance(value, wanted)
         }
 
-    def _read(self, kind: Kind, version: str) -> None:
+    def _read(self, kind: FileKind, version: str) -> None:
         self.seen[kind] = version
         stats = self.stats_of[kind]
         known = stats["version_text"] == version
@@ -169,7 +169,9 @@ async def test_what_is_in_force_is_not_written_again(run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("refused", KINDS)
-async def test_whatever_is_refused_every_file_is_as_it_was(run_dir: Path, refused: Kind) -> None:
+async def test_whatever_is_refused_every_file_is_as_it_was(
+    run_dir: Path, refused: FileKind
+) -> None:
     before = _texts(run_dir)
     envoy = FakeEnvoy(run_dir, accepts=lambda kind: kind is not refused)
 
@@ -218,7 +220,7 @@ async def test_waiting_publishes_are_skipped_for_the_newest(run_dir: Path) -> No
 
 @pytest.mark.parametrize("full", [CLUSTERS, ROUTES, LISTENERS])
 async def test_a_full_disk_is_an_error_of_ours_and_every_file_is_as_it_was(
-    run_dir: Path, full: Kind, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, full: FileKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     envoy = FakeEnvoy(run_dir)
     publisher = _publisher(envoy)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.gateway import EndpointRoute, RevisionTarget, build_snapshot, cluster_name
-from headrace.gateway.splits import Door, live_split, speaks
+from headrace.gateway.splits import CallProtocol, live_split, speaks
 from tests.unit.gateway.arbitrary import (
     clusters_named,
     endpoint_lists,
@@ -29,7 +29,7 @@ SNAPSHOT = build_snapshot(gateway_settings(), [ENDPOINT])
 EMPTY = build_snapshot(gateway_settings(), [])
 
 
-def _serves(route: dict[str, Any], endpoint: EndpointRoute, door: Door) -> bool:
+def _serves(route: dict[str, Any], endpoint: EndpointRoute, door: CallProtocol) -> bool:
     """Whether a route answers for all of an endpoint: its live arms, or says why not."""
     split = live_split(endpoint)
     if not split:
@@ -51,9 +51,9 @@ def test_a_path_reaches_the_endpoint_it_names_and_no_other(
     snapshot = build_snapshot(gateway_settings(), endpoints)
 
     for path, door in (
-        (f"/v2/models/{name}{rest}", Door.V2),
-        (f"/v1/models/{name}", Door.V1),
-        (f"/v1/models/{name}:predict", Door.V1),
+        (f"/v2/models/{name}{rest}", CallProtocol.V2),
+        (f"/v1/models/{name}", CallProtocol.V1),
+        (f"/v1/models/{name}:predict", CallProtocol.V1),
     ):
         route = first_match(snapshot, path, keys)
         if name in known:
@@ -74,7 +74,7 @@ def test_a_plain_path_reaches_the_endpoint_it_names_if_that_has_an_upstream(
 
     if name in known:
         assert route["name"] == name
-        assert _serves(route, known[name], Door.PLAIN)
+        assert _serves(route, known[name], CallProtocol.PLAIN)
         assert route.get("route", {}).get("prefix_rewrite", "/") == "/"
     else:
         assert route["name"] == "unknown-path"
@@ -93,7 +93,7 @@ def test_a_versioned_path_reaches_that_revision_or_none(
     )
 
     arm = arms.get((name, version))
-    for found, door in ((route, Door.V2), (over_grpc, Door.GRPC)):
+    for found, door in ((route, CallProtocol.V2), (over_grpc, CallProtocol.GRPC)):
         if arm is None:
             assert found["name"] in {"unknown-model", "unknown-version"}
         elif not speaks(arm, door):
@@ -114,7 +114,7 @@ def test_a_grpc_call_reaches_the_endpoint_it_names_and_no_other(
     route = first_match(snapshot, f"{GRPC}ModelInfer", {"x-model": name, **keys}, grpc=True)
 
     if name in known:
-        assert _serves(route, known[name], Door.GRPC)
+        assert _serves(route, known[name], CallProtocol.GRPC)
     else:
         assert route["name"] == "unknown-model"
 

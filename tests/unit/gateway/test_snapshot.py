@@ -22,7 +22,7 @@ from headrace.gateway.snapshot import (
     KINDS,
     LISTENERS,
     ROUTES,
-    Document,
+    ResourceFile,
     inline_bootstrap,
     read_document,
 )
@@ -42,11 +42,11 @@ def _snapshot(endpoints: list[EndpointRoute]) -> Snapshot:
     return build_snapshot(gateway_settings(), endpoints)
 
 
-def _defined(document: Document) -> set[str]:
+def _defined(document: ResourceFile) -> set[str]:
     return {cluster["name"] for cluster in json.loads(document.text)["resources"]}
 
 
-def _named(document: Document) -> set[str]:
+def _named(document: ResourceFile) -> set[str]:
     (table,) = json.loads(document.text)["resources"]
     (host,) = table["virtual_hosts"]
     return {

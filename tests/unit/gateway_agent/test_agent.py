@@ -8,17 +8,24 @@ from random import Random
 import msgspec
 import pytest
 
-from headrace.control.agents.messages import PROTOCOL, Bundle, Poll, Report, Told, with_version
+from headrace.control.agents.messages import (
+    PROTOCOL,
+    AgentInstructions,
+    AgentStatus,
+    Bundle,
+    Poll,
+    with_version,
+)
 from headrace.control.agents.tls import MutualTls, client_context
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.local.sandbox import Sandbox
 from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EndpointRoute, RevisionTarget
-from headrace.gateway_agent.agent import GatewayAgent, Holding
+from headrace.gateway_agent.agent import GatewayAgent, RequestHold
 from headrace.gateway_agent.applier import Applier, KeptBundle
 from headrace.gateway_agent.apps import Forwarding, own_families, ready_state
-from headrace.gateway_agent.client import Answer
+from headrace.gateway_agent.client import ControlResponse
 from headrace.gateway_agent.settings import AgentSettings, control_place, gateway_settings
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.metrics import exposed
@@ -37,22 +44,22 @@ def anyio_backend() -> tuple[str, dict[str, object]]:
 class FakeControl:
     """Answers polls from a list, then nothing new after their wait; keeps reports."""
 
-    answers: list[Told | Exception] = field(default_factory=list)
+    answers: list[AgentInstructions | Exception] = field(default_factory=list)
     polls: list[Poll] = field(default_factory=list)
-    reports: list[Report] = field(default_factory=list)
+    reports: list[AgentStatus] = field(default_factory=list)
     is_deaf: bool = False
 
-    async def poll(self, poll: Poll) -> Told:
+    async def poll(self, poll: Poll) -> AgentInstructions:
         self.polls.append(poll)
         if not self.answers:
             await asyncio.sleep(poll.wait_s)
-            return Told(protocol=PROTOCOL, control="1", ask=poll.asked)
+            return AgentInstructions(protocol=PROTOCOL, control="1", ask=poll.asked)
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    async def report(self, report: Report) -> None:
+    async def report(self, report: AgentStatus) -> None:
         if self.is_deaf:
             raise UnavailableError("no answer")
         self.reports.append(report)
@@ -107,8 +114,8 @@ def agent(directory: Path, control: FakeControl) -> GatewayAgent:
     )
 
 
-def told(*, ask: int = 0, bundle: Bundle | None = None) -> Told:
-    return Told(protocol=PROTOCOL, control="1", ask=ask, bundle=bundle)
+def told(*, ask: int = 0, bundle: Bundle | None = None) -> AgentInstructions:
+    return AgentInstructions(protocol=PROTOCOL, control="1", ask=ask, bundle=bundle)
 
 
 async def run_for(found: GatewayAgent, seconds: float) -> None:
@@ -267,7 +274,7 @@ async def test_metrics_say_when_the_control_plane_was_heard(tmp_path: Path) -> N
 async def test_a_request_waits_as_long_as_its_endpoint_is_held() -> None:
     bundles: list[Bundle | None] = [BUNDLE]
     pokes: list[int] = []
-    holding = Holding(in_force=lambda: bundles[0], poke=lambda: pokes.append(1))
+    holding = RequestHold(in_force=lambda: bundles[0], poke=lambda: pokes.append(1))
     waiting = asyncio.ensure_future(holding.activator.hold("m"))
     await asyncio.sleep(0.5)
     holding.release()
@@ -281,7 +288,7 @@ async def test_a_request_waits_as_long_as_its_endpoint_is_held() -> None:
 
 
 async def test_a_held_request_is_told_when_nobody_came_in_time() -> None:
-    holding = Holding(in_force=lambda: BUNDLE, poke=lambda: None)
+    holding = RequestHold(in_force=lambda: BUNDLE, poke=lambda: None)
 
     error = await holding.activator.hold("m")
 
@@ -290,10 +297,12 @@ async def test_a_held_request_is_told_when_nobody_came_in_time() -> None:
 
 @dataclass
 class FakeAsked:
-    answer: Answer | Exception
+    answer: ControlResponse | Exception
     asked: list[tuple[str, str, bytes]] = field(default_factory=list)
 
-    async def forward(self, method: str, path: str, body: bytes, *, content_type: str) -> Answer:
+    async def forward(
+        self, method: str, path: str, body: bytes, *, content_type: str
+    ) -> ControlResponse:
         assert content_type
         self.asked.append((method, path, body))
         if isinstance(self.answer, Exception):
@@ -329,7 +338,7 @@ async def forwarded(
 
 
 async def test_what_only_the_control_plane_knows_is_asked_there() -> None:
-    asked = FakeAsked(Answer(status=404, content_type="text/plain", body=b"no"))
+    asked = FakeAsked(ControlResponse(status=404, content_type="text/plain", body=b"no"))
 
     assert (await forwarded(asked))[::2] == (404, b"no")
     assert asked.asked == [("POST", "/v2/models/stats?a=b", b"{}")]

@@ -20,8 +20,8 @@ from headrace.core import (
 from headrace.engine import ServiceTimes
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
-from headrace.jobs.prepare import Job, Wish, find_begun, plan_job, settle
-from headrace.jobs.run import LocalEngine, Summary, Watch, run_job
+from headrace.jobs.prepare import Job, JobRequest, find_begun, plan_job, settle
+from headrace.jobs.run import JobWatch, LocalEngine, Summary, run_job
 from headrace.jobs.sources.open import open_source
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
@@ -103,7 +103,7 @@ def prepared(
     """A job of which nothing is done in the folder yet, or what is left of it."""
     told, opened = open_source(str(source))
     defaults: dict[str, Any] = {"keys": {"id": "id"}, "shard_rows": 10}
-    wanted = Wish(output=output, **{**defaults, **wish})
+    wanted = JobRequest(output=output, **{**defaults, **wish})
     used = scorer(model or Fake(SUMS, sums))
     folder = OutputFolder(output)
     begun = find_begun(folder, run_id=run_id, resume="")
@@ -133,7 +133,7 @@ def run(job: Job, *, workers: int = 1, max_errors: int | None = None) -> Summary
             engine=LocalEngine(workers=workers),
             max_errors=max_errors,
             clock=lambda: float(next(ticks)),
-            watch=Watch(),
+            watch=JobWatch(),
         )
 
 

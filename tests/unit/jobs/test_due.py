@@ -12,9 +12,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from headrace.core.cron import runs_once_a_day
-from headrace.core.spec.jobs import ScheduleSpec
+from headrace.core.spec.jobs import JobScheduleSpec
 from headrace.jobs.due import (
-    Due,
+    DueRuns,
     due,
     moments,
     next_moment,
@@ -43,7 +43,7 @@ def at(*parts: int, zone: str = "UTC", fold: int = 0) -> float:
     return datetime(year, month, day, hour, tzinfo=ZoneInfo(zone), fold=fold).timestamp()
 
 
-def shown(schedule: ScheduleSpec, after: float, count: int) -> list[str]:
+def shown(schedule: JobScheduleSpec, after: float, count: int) -> list[str]:
     zone = ZoneInfo(schedule.timezone)
     found = itertools.islice(moments(schedule, after), count)
     return [datetime.fromtimestamp(moment, zone).strftime("%m-%d %H:%M%z") for moment in found]
@@ -56,7 +56,7 @@ def test_moments_are_croniters_but_for_the_hour_that_comes_twice(
 ) -> None:
     # To cron a day of "*/10" is any day, so that the day of the week counts too; to croniter not.
     assume(not (line[2] == "*/10" and line[4] != "*"))
-    schedule = ScheduleSpec(cron=" ".join(line), timezone=zone)
+    schedule = JobScheduleSpec(cron=" ".join(line), timezone=zone)
     ours = list(itertools.islice(moments(schedule, after), 5))
     start = datetime.fromtimestamp(after, ZoneInfo(zone))
     theirs: list[float] = []
@@ -81,7 +81,7 @@ def test_moments_ascend_and_none_is_told_twice(
     line: tuple[str, ...], after: float, zone: str
 ) -> None:
     found = list(
-        itertools.islice(moments(ScheduleSpec(cron=" ".join(line), timezone=zone), after), 8)
+        itertools.islice(moments(JobScheduleSpec(cron=" ".join(line), timezone=zone), after), 8)
     )
     assert all(a < b for a, b in itertools.pairwise([after, *found]))
 
@@ -90,30 +90,30 @@ def test_moments_ascend_and_none_is_told_twice(
 def test_it_is_the_same_wherever_one_begins_to_look(
     line: tuple[str, ...], after: float, zone: str, cut: int
 ) -> None:
-    schedule = ScheduleSpec(cron=" ".join(line), timezone=zone)
+    schedule = JobScheduleSpec(cron=" ".join(line), timezone=zone)
     found = list(itertools.islice(moments(schedule, after), 8))
     assume(len(found) == 8)
     assert list(itertools.islice(moments(schedule, found[cut - 1]), 8 - cut)) == found[cut:]
 
 
 def test_a_line_that_names_hours_runs_once_when_the_clocks_go_back() -> None:
-    daily = ScheduleSpec(cron="30 2 * * *", timezone="Europe/Berlin")
+    daily = JobScheduleSpec(cron="30 2 * * *", timezone="Europe/Berlin")
     assert shown(daily, at(2026, 10, 24, 12), 2) == ["10-25 02:30+0200", "10-26 02:30+0100"]
 
 
 def test_a_line_of_every_hour_runs_in_each_that_passes() -> None:
-    hourly = ScheduleSpec(cron="0 * * * *", timezone="Europe/Berlin")
+    hourly = JobScheduleSpec(cron="0 * * * *", timezone="Europe/Berlin")
     found = shown(hourly, at(2026, 10, 24, 23, 30), 3)
     assert found == ["10-25 02:00+0200", "10-25 02:00+0100", "10-25 03:00+0100"]
 
 
 def test_what_falls_into_the_hour_that_is_left_out_runs_right_after() -> None:
-    daily = ScheduleSpec(cron="30 2 * * *", timezone="Europe/Berlin")
+    daily = JobScheduleSpec(cron="30 2 * * *", timezone="Europe/Berlin")
     assert shown(daily, at(2026, 3, 28, 12), 2) == ["03-29 03:00+0200", "03-30 02:30+0200"]
 
 
 def test_a_line_with_a_star_runs_at_both_passes_of_the_hour_that_comes_twice() -> None:
-    line = ScheduleSpec(cron="*/30 2 * * *", timezone="Europe/Berlin")
+    line = JobScheduleSpec(cron="*/30 2 * * *", timezone="Europe/Berlin")
     passes = ["10-25 02:00+0200", "10-25 02:30+0200", "10-25 02:00+0100", "10-25 02:30+0100"]
     assert shown(line, at(2026, 10, 24, 12), 5) == [*passes, "10-26 02:00+0100"]
 
@@ -170,7 +170,7 @@ def test_where_clocks_change_a_star_is_every_time_shown_and_a_number_runs_once(
         elif wall in due_walls:
             expected.add(instant)
         before = wall
-    schedule = ScheduleSpec(cron=f"{minute} {hour} * * *", timezone=zone)
+    schedule = JobScheduleSpec(cron=f"{minute} {hour} * * *", timezone=zone)
     found = set(itertools.takewhile(lambda moment: moment < end, moments(schedule, begin)))
     assert found == expected
 
@@ -186,7 +186,7 @@ def test_what_runs_once_a_day_has_no_two_moments_on_one_day(
     cron = f"{minute} {hour} * * *"
     found = itertools.takewhile(
         lambda moment: moment < at(2027, 1, 1),
-        moments(ScheduleSpec(cron=cron, timezone=zone), at(2026, 1, 1)),
+        moments(JobScheduleSpec(cron=cron, timezone=zone), at(2026, 1, 1)),
     )
     days = (datetime.fromtimestamp(moment, ZoneInfo(zone)).date() for moment in found)
     has_two = any(day == other for day, other in itertools.pairwise(days))
@@ -197,25 +197,25 @@ def test_what_runs_once_a_day_has_no_two_moments_on_one_day(
 
 
 def test_the_leap_day_comes_every_fourth_year() -> None:
-    rare = ScheduleSpec(cron="0 0 29 2 *")
+    rare = JobScheduleSpec(cron="0 0 29 2 *")
     assert next_moment(rare, at(2026, 1, 1)) == at(2028, 2, 29)
     assert next_moment(rare, at(2028, 2, 29)) == at(2032, 2, 29)
 
 
 def test_monday_is_1_and_7_is_sunday() -> None:
-    found = next_moment(ScheduleSpec(cron="0 0 * * 1"), at(2026, 11, 27))
+    found = next_moment(JobScheduleSpec(cron="0 0 * * 1"), at(2026, 11, 27))
     assert found is not None
     assert datetime.fromtimestamp(found, UTC).weekday() == 0
-    assert next_moment(ScheduleSpec(cron="0 0 * * 7"), 0.0) == next_moment(
-        ScheduleSpec(cron="0 0 * * 0"), 0.0
+    assert next_moment(JobScheduleSpec(cron="0 0 * * 7"), 0.0) == next_moment(
+        JobScheduleSpec(cron="0 0 * * 0"), 0.0
     )
 
 
 # What becomes of moments that pass.
 
 
-def hourly(**changes: object) -> ScheduleSpec:
-    return ScheduleSpec(cron="0 * * * *", **changes)  # type: ignore[arg-type]  # of any setting
+def hourly(**changes: object) -> JobScheduleSpec:
+    return JobScheduleSpec(cron="0 * * * *", **changes)  # type: ignore[arg-type]  # of any setting
 
 
 MIDNIGHT = at(2026, 11, 27)
@@ -223,10 +223,10 @@ MIDNIGHT = at(2026, 11, 27)
 
 def test_a_moment_that_comes_is_started_once() -> None:
     found = due(hourly(), handled=MIDNIGHT, now=MIDNIGHT + HOUR_S + 0.4, running=0)
-    assert found == Due(starts=(MIDNIGHT + HOUR_S,))
+    assert found == DueRuns(starts=(MIDNIGHT + HOUR_S,))
     after = found.handled_to
     assert after == MIDNIGHT + HOUR_S
-    assert due(hourly(), handled=after, now=MIDNIGHT + HOUR_S + 1.4, running=0) == Due()
+    assert due(hourly(), handled=after, now=MIDNIGHT + HOUR_S + 1.4, running=0) == DueRuns()
 
 
 def test_after_hours_of_standing_still_the_newest_moment_is_made_up_for() -> None:
@@ -287,7 +287,7 @@ def test_of_moments_that_wait_the_newest_runs() -> None:
 
 
 def test_years_of_standing_still_are_not_gone_through_minute_by_minute() -> None:
-    schedule = ScheduleSpec(cron="* * * * *", catch_up="all", catch_up_within_s=HOUR_S)
+    schedule = JobScheduleSpec(cron="* * * * *", catch_up="all", catch_up_within_s=HOUR_S)
     found = due(schedule, handled=at(1990, 1, 1), now=MIDNIGHT, running=0)
     assert 58 <= len(found.starts) + len(found.waits) <= 61
 
@@ -306,7 +306,7 @@ def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
     catch_up: Literal["none", "last", "all"],
     overlap: Literal["skip", "wait", "allow"],
 ) -> None:
-    schedule = ScheduleSpec(
+    schedule = JobScheduleSpec(
         cron=" ".join(line), catch_up=catch_up, overlap=overlap, catch_up_within_s=2 * DAY_S
     )
     now = handled = begin
@@ -330,7 +330,7 @@ def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
 
 
 def test_a_zone_is_one_by_name() -> None:
-    berlin = ScheduleSpec(cron="0 6 * * *", timezone="Europe/Berlin")
+    berlin = JobScheduleSpec(cron="0 6 * * *", timezone="Europe/Berlin")
     first = next_moment(berlin, at(2026, 7, 1))
     assert first == at(2026, 7, 1, 6, zone="Europe/Berlin")
     assert first == at(2026, 7, 1) + timedelta(hours=4).total_seconds()

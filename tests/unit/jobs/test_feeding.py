@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.core import Datatype, ModelSignature, Nulls
-from headrace.jobs.columns import Fed, feed
+from headrace.core import Datatype, ModelSignature, NullPolicy
+from headrace.jobs.columns import TensorWindow, feed
 from headrace.jobs.messages import ColumnPlan, InputColumns
 from tests.unit.jobs.parts import signature, spec
 
@@ -18,9 +18,9 @@ def fed(
     frame: pl.DataFrame,
     datatype: Datatype,
     *shape: int,
-    nulls: Nulls = Nulls.ERROR,
+    nulls: NullPolicy = NullPolicy.ERROR,
     batched: bool = True,
-) -> Fed:
+) -> TensorWindow:
     described: ModelSignature = signature([spec("x", datatype, *shape)], [], batched=batched)
     plan = ColumnPlan(inputs=[InputColumns(input="x", columns=frame.columns)], keys={}, outputs=[])
     return feed(frame, plan, described, broken={}, nulls=nulls)
@@ -62,18 +62,18 @@ def test_nulls_of_floats_are_missing_values_unless_they_are_errors(datatype: Dat
     scalars = pl.DataFrame({"a": [1.0, None]})
     lists = pl.DataFrame({"a": [[1.0, 2.0], [None, 2.0]]})
 
-    got = fed(scalars, datatype, -1, nulls=Nulls.NAN)
+    got = fed(scalars, datatype, -1, nulls=NullPolicy.NAN)
     assert got.bad == {}
     assert np.isnan(got.dense["x"]).tolist() == [False, True]
-    got = fed(lists, datatype, -1, 2, nulls=Nulls.NAN)
+    got = fed(lists, datatype, -1, 2, nulls=NullPolicy.NAN)
     assert got.bad == {}
     assert np.isnan(got.dense["x"]).tolist() == [[False, False], [True, False]]
-    assert fed(scalars, datatype, -1, nulls=Nulls.ERROR).bad.keys() == {1}
-    assert fed(lists, datatype, -1, 2, nulls=Nulls.ERROR).bad.keys() == {1}
+    assert fed(scalars, datatype, -1, nulls=NullPolicy.ERROR).bad.keys() == {1}
+    assert fed(lists, datatype, -1, 2, nulls=NullPolicy.ERROR).bad.keys() == {1}
 
 
-@pytest.mark.parametrize("nulls", Nulls)
-def test_nulls_of_integers_are_errors(nulls: Nulls) -> None:
+@pytest.mark.parametrize("nulls", NullPolicy)
+def test_nulls_of_integers_are_errors(nulls: NullPolicy) -> None:
     assert fed(pl.DataFrame({"a": [1, None]}), Datatype.INT64, -1, nulls=nulls).bad.keys() == {1}
     lists = pl.DataFrame({"a": [[1, 2], [None, 2]]})
     assert fed(lists, Datatype.INT64, -1, 2, nulls=nulls).bad.keys() == {1}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.jobs.messages import Format
+from headrace.jobs.messages import FileFormat
 from headrace.jobs.writers import open_writer
 from headrace.protocol.values import SPELLED
 
@@ -51,7 +51,7 @@ def same(got: Any, expected: Any) -> bool:  # noqa: ANN401  # as above
 @given(st.lists(cells, min_size=1, max_size=5))
 def test_every_float_can_be_told_from_what_is_written(rows: list[dict[str, Any]]) -> None:
     file = io.BytesIO()
-    writer = open_writer(file, SCHEMA, Format.JSONL, buffer_bytes=1000)
+    writer = open_writer(file, SCHEMA, FileFormat.JSONL, buffer_bytes=1000)
     writer.write(pa.Table.from_pylist(rows, SCHEMA))
     writer.write(pa.Table.from_pylist(rows[:1], SCHEMA))
     writer.close()

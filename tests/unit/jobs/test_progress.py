@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.jobs.messages import Progress, read_progress
+from headrace.jobs.messages import JobProgress, read_progress
 
 JOB = b'{"id": "r", "shards": [{}, {}], "model": 1}'
 LINE = b'{"shard": 0, "rows": 5, "errors": 1}\n'
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
 def test_whole_lines_count(folder: Path) -> None:
     found = read_progress(folder)
 
-    assert found == Progress(run_id="r", shards=2, shards_done=1, rows=5, errors=1)
+    assert found == JobProgress(run_id="r", shards=2, shards_done=1, rows=5, errors=1)
 
 
 @pytest.mark.parametrize("name", ["job.json", "manifest.jsonl"])
@@ -35,7 +35,7 @@ def test_what_is_no_plain_file_is_neither_followed_nor_waited_for(folder: Path, 
     os.mkfifo(path)
     waited = read_progress(folder)
 
-    nothing = Progress(run_id="r", shards=2, shards_done=0, rows=0, errors=0)
+    nothing = JobProgress(run_id="r", shards=2, shards_done=0, rows=0, errors=0)
     assert followed == waited == (None if name == "job.json" else nothing)
 
 

@@ -23,7 +23,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.jobs.manifest import ChangedError, OutputFolder
-from headrace.jobs.messages import ErrorsTo, Format
+from headrace.jobs.messages import ErrorsTo, FileFormat
 from headrace.jobs.prepare import find_begun
 from headrace.jobs.run import TooManyErrorsError
 from tests.unit.jobs.parts import SUMS, Fake, files, prepared, run, sums, table
@@ -145,21 +145,21 @@ def test_errors_go_to_a_side_file_and_the_output_has_the_others(
     ]
 
 
-@pytest.mark.parametrize("form", Format)
-def test_every_format_holds_the_same_values(source: Path, tmp_path: Path, form: Format) -> None:
+@pytest.mark.parametrize("form", FileFormat)
+def test_every_format_holds_the_same_values(source: Path, tmp_path: Path, form: FileFormat) -> None:
     output = tmp_path / "out"
     run(prepared(source, output, format=form, shard_rows=1000))
     (path,) = output.glob("part-*")
     assert path.suffix == f".{form}"
-    if form is Format.CSV:
+    if form is FileFormat.CSV:
         found = pl.read_csv(path)
         assert found.columns == ["id", "y_0", "y_1", "model_version", "error"]
         values = found.select("y_0", "y_1").rows()
     else:
-        readers: dict[Format, Callable[[Path], pl.DataFrame]] = {
-            Format.JSONL: pl.read_ndjson,
-            Format.ARROW: pl.read_ipc,
-            Format.PARQUET: pl.read_parquet,
+        readers: dict[FileFormat, Callable[[Path], pl.DataFrame]] = {
+            FileFormat.JSONL: pl.read_ndjson,
+            FileFormat.ARROW: pl.read_ipc,
+            FileFormat.PARQUET: pl.read_parquet,
         }
         cells = readers[form](path)["y"].to_list()
         values = [(None, None) if cell is None else tuple(cell) for cell in cells]
@@ -236,7 +236,7 @@ def test_what_changed_is_named(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ChangedError, match="input 'x' was made of x0, x1, and now of x1, x0"):
         prepared(source, output, given={"x": ["x1", "x0"]})
     with pytest.raises(ChangedError, match="format was parquet, and now csv"):
-        prepared(source, output, format=Format.CSV)
+        prepared(source, output, format=FileFormat.CSV)
     with pytest.raises(ChangedError, match="keys were id, and now none"):
         prepared(source, output, keys={})
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.load.connection import NOBODY, Connection
+from headrace.load.connection import NOBODY, LoadConnection
 
 BODY = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[0.5]}]}'
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -19,12 +19,12 @@ class Pool:
     ended: list[tuple[int, str]] = field(default_factory=list)
     lost: int = 0
 
-    def finished(self, connection: Connection, number: int, kind: str, now: float) -> None:
+    def finished(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
         assert connection.number == NOBODY
         assert now > 0
         self.ended.append((number, kind))
 
-    def gone(self, connection: Connection) -> None:
+    def gone(self, connection: LoadConnection) -> None:
         assert not connection.is_open
         self.lost += 1
 
@@ -45,9 +45,9 @@ class Transport(asyncio.Transport):
         self.is_over = True
 
 
-def connected() -> tuple[Connection, Pool, Transport]:
+def connected() -> tuple[LoadConnection, Pool, Transport]:
     pool, transport = Pool(), Transport()
-    connection = Connection(pool)
+    connection = LoadConnection(pool)
     connection.connection_made(transport)
     return connection, pool, transport
 
@@ -127,7 +127,7 @@ def test_an_answer_that_was_given_up_is_nobodys() -> None:
 
 def test_an_answer_beyond_the_limit_is_not_kept() -> None:
     pool, transport = Pool(), Transport()
-    connection = Connection(pool, max_answer_bytes=10)
+    connection = LoadConnection(pool, max_answer_bytes=10)
     connection.connection_made(transport)
     connection.send(0, b"")
 

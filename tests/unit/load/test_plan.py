@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
-from headrace.load.plan import Arrivals, LoadPlan, check_plan, intended_times
+from headrace.load.plan import ArrivalProcess, LoadPlan, check_plan, intended_times
 
 
 def test_poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process() -> None:
@@ -22,7 +22,7 @@ def test_poisson_arrivals_have_the_rate_and_the_spread_of_a_poisson_process() ->
 
 
 def test_constant_arrivals_are_evenly_spaced() -> None:
-    plan = LoadPlan(rate_per_s=4, seconds=2, warm_up_s=1, arrivals=Arrivals.CONSTANT)
+    plan = LoadPlan(rate_per_s=4, seconds=2, warm_up_s=1, arrivals=ArrivalProcess.CONSTANT)
 
     assert intended_times(plan).tolist() == [i / 4 for i in range(12)]
 
@@ -41,10 +41,10 @@ def test_the_same_seed_gives_the_same_times_and_another_one_others() -> None:
     seconds=st.floats(0.01, 3),
     warm_up_s=st.floats(0, 1),
     seed=st.integers(0, 9),
-    arrivals=st.sampled_from(Arrivals),
+    arrivals=st.sampled_from(ArrivalProcess),
 )
 def test_times_ascend_and_lie_within_the_plan(
-    rate: float, seconds: float, warm_up_s: float, seed: int, arrivals: Arrivals
+    rate: float, seconds: float, warm_up_s: float, seed: int, arrivals: ArrivalProcess
 ) -> None:
     plan = LoadPlan(
         rate_per_s=rate, seconds=seconds, warm_up_s=warm_up_s, seed=seed, arrivals=arrivals

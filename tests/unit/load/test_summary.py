@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 from headrace.core import InvalidArgumentError
-from headrace.load.intervals import Interval
+from headrace.load.intervals import ConfidenceInterval
 from headrace.load.plan import LoadPlan
 from headrace.load.summary import (
     LEFT_OUT,
     NOT_SENT,
     SUCCEEDED,
-    Objective,
-    Record,
-    Sample,
-    Verdict,
+    LoadObjective,
+    ObjectiveVerdict,
+    RunRecord,
+    RunSample,
     judge,
     parse_objectives,
     summarize,
@@ -25,9 +25,9 @@ PLAN = LoadPlan(rate_per_s=100.0, seconds=10.0, warm_up_s=2.0)
 COUNT = 1200
 
 
-def run(latency_s: float = 0.01, lag_s: float = 0.0) -> Record:
+def run(latency_s: float = 0.01, lag_s: float = 0.0) -> RunRecord:
     """A run of `PLAN` in which each answer took as long, to the microsecond."""
-    record = Record.of(np.arange(COUNT) / 100)
+    record = RunRecord.of(np.arange(COUNT) / 100)
     jitter_s = np.random.default_rng(1).random(COUNT) * 1e-6
     for i, intended in enumerate(record.intended):
         record.handled[i] = intended + lag_s + 1e-9
@@ -36,7 +36,7 @@ def run(latency_s: float = 0.01, lag_s: float = 0.0) -> Record:
     return record
 
 
-def fail(record: Record, numbers: range, kind: str) -> None:
+def fail(record: RunRecord, numbers: range, kind: str) -> None:
     for i in numbers:
         record.code[i] = record.code_of(kind)
 
@@ -78,17 +78,17 @@ def test_failures_are_counted_by_kind_and_are_no_fast_successes() -> None:
     assert result.latency_s[0.99].value == pytest.approx(0.01, rel=1e-3)
     assert result.latency_of_all_s[0.99] is not None
     assert result.latency_of_all_s[0.99].value == np.inf
-    assert result.judgements[0].verdict is not Verdict.MET
-    assert result.judgements[1].verdict is Verdict.MET
+    assert result.judgements[0].verdict is not ObjectiveVerdict.MET
+    assert result.judgements[1].verdict is ObjectiveVerdict.MET
 
 
 def test_the_worst_objective_is_the_verdict() -> None:
-    def verdict(objectives: str) -> Verdict | None:
+    def verdict(objectives: str) -> ObjectiveVerdict | None:
         return summarize(run().sample(), PLAN, objectives=parse_objectives(objectives)).verdict
 
-    assert verdict("p50=20ms,p99=30ms") is Verdict.MET
-    assert verdict("p50=20ms,p99.9=30ms") is Verdict.UNKNOWN
-    assert verdict("p50=2ms,p99.9=30ms") is Verdict.MISSED
+    assert verdict("p50=20ms,p99=30ms") is ObjectiveVerdict.MET
+    assert verdict("p50=20ms,p99.9=30ms") is ObjectiveVerdict.UNKNOWN
+    assert verdict("p50=2ms,p99.9=30ms") is ObjectiveVerdict.MISSED
 
 
 def test_a_lag_that_is_a_good_part_of_the_latency_is_told() -> None:
@@ -109,7 +109,10 @@ def test_a_server_is_not_blamed_for_a_late_generator() -> None:
         objectives=parse_objectives("p50=5ms,p90=1ms"),
     )
 
-    assert [judged.verdict for judged in result.judgements] == [Verdict.UNKNOWN, Verdict.MISSED]
+    assert [judged.verdict for judged in result.judgements] == [
+        ObjectiveVerdict.UNKNOWN,
+        ObjectiveVerdict.MISSED,
+    ]
 
 
 def test_an_overload_that_grows_all_the_time_is_missed_without_an_interval() -> None:
@@ -121,7 +124,7 @@ def test_an_overload_that_grows_all_the_time_is_missed_without_an_interval() -> 
 
     assert result.latency_s[0.5] is not None
     assert not result.latency_s[0.5].is_known
-    assert result.verdict is Verdict.MISSED
+    assert result.verdict is ObjectiveVerdict.MISSED
 
 
 def test_requests_that_were_never_sent_are_no_errors_but_end_all_verdicts() -> None:
@@ -133,7 +136,7 @@ def test_requests_that_were_never_sent_are_no_errors_but_end_all_verdicts() -> N
 
     assert (result.requests, result.not_sent, result.failed) == (800, 200, 0)
     assert "200 of 1,000 requests were never sent" in result.limited_by
-    assert result.verdict is Verdict.UNKNOWN
+    assert result.verdict is ObjectiveVerdict.UNKNOWN
 
 
 def test_a_run_that_was_ended_by_hand_counts_until_then() -> None:
@@ -158,7 +161,7 @@ def test_a_run_that_ended_while_it_warmed_up_has_no_figures(stopped_at_s: float)
     assert (result.requests, result.achieved_per_s, result.lag) == (0, 0.0, None)
     assert result.latency_s[0.5] is None
     assert result.error_ratio is None
-    assert result.verdict is Verdict.UNKNOWN
+    assert result.verdict is ObjectiveVerdict.UNKNOWN
 
 
 def test_nothing_but_failures_has_no_latency() -> None:
@@ -169,11 +172,14 @@ def test_nothing_but_failures_has_no_latency() -> None:
 
     assert result.latency_s[0.5] is None
     assert result.achieved_per_s == 0
-    assert [judged.verdict for judged in result.judgements] == [Verdict.MISSED, Verdict.MISSED]
+    assert [judged.verdict for judged in result.judgements] == [
+        ObjectiveVerdict.MISSED,
+        ObjectiveVerdict.MISSED,
+    ]
 
 
 def test_an_empty_run_is_no_error() -> None:
-    empty = Sample(
+    empty = RunSample(
         intended=np.empty(0),
         handled=np.empty(0),
         done=np.empty(0),
@@ -184,11 +190,13 @@ def test_an_empty_run_is_no_error() -> None:
     assert summarize(empty, PLAN).requests == 0
 
 
-P99 = Objective(name="p99", limit=0.02, quantile=0.99)
+P99 = LoadObjective(name="p99", limit=0.02, quantile=0.99)
 
 
-def measured(value: float, low: float | None, high: float | None, needed: int = 0) -> Interval:
-    return Interval(value=value, low=low, high=high, effective=100.0, needed=needed)
+def measured(
+    value: float, low: float | None, high: float | None, needed: int = 0
+) -> ConfidenceInterval:
+    return ConfidenceInterval(value=value, low=low, high=high, effective=100.0, needed=needed)
 
 
 def test_objectives_are_read_with_their_units() -> None:
@@ -239,23 +247,23 @@ def test_nothing_is_no_objective() -> None:
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [
-        (measured(0.01, 0.008, 0.015), Verdict.MET),
-        (measured(0.01, 0.008, 0.020), Verdict.MET),
-        (measured(0.03, 0.025, 0.040), Verdict.MISSED),
-        (measured(0.03, 0.021, None, 900), Verdict.MISSED),
-        (measured(math.inf, math.inf, math.inf), Verdict.MISSED),
-        (measured(0.01, 0.008, 0.025), Verdict.UNKNOWN),
-        (measured(0.01, 0.008, None, 900), Verdict.UNKNOWN),
-        (None, Verdict.UNKNOWN),
+        (measured(0.01, 0.008, 0.015), ObjectiveVerdict.MET),
+        (measured(0.01, 0.008, 0.020), ObjectiveVerdict.MET),
+        (measured(0.03, 0.025, 0.040), ObjectiveVerdict.MISSED),
+        (measured(0.03, 0.021, None, 900), ObjectiveVerdict.MISSED),
+        (measured(math.inf, math.inf, math.inf), ObjectiveVerdict.MISSED),
+        (measured(0.01, 0.008, 0.025), ObjectiveVerdict.UNKNOWN),
+        (measured(0.01, 0.008, None, 900), ObjectiveVerdict.UNKNOWN),
+        (None, ObjectiveVerdict.UNKNOWN),
     ],
 )
 def test_only_an_interval_on_one_side_of_the_limit_is_a_verdict(
-    interval: Interval | None, verdict: Verdict
+    interval: ConfidenceInterval | None, verdict: ObjectiveVerdict
 ) -> None:
     found = judge(P99, interval)
 
     assert found.verdict is verdict
-    assert bool(found.reason) == (verdict is Verdict.UNKNOWN)
+    assert bool(found.reason) == (verdict is ObjectiveVerdict.UNKNOWN)
 
 
 def test_what_is_missing_is_told_in_round_numbers() -> None:
@@ -265,21 +273,21 @@ def test_what_is_missing_is_told_in_round_numbers() -> None:
 def test_a_late_generator_accuses_no_server_but_may_acquit_it() -> None:
     slow, fast = measured(0.03, 0.025, 0.04), measured(0.01, 0.008, 0.015)
 
-    assert judge(P99, slow, slower=measured(0.04, 0.03, 0.05)).verdict is Verdict.MISSED
-    assert judge(P99, fast, slower=measured(0.001, 0.0, 0.004)).verdict is Verdict.MET
+    assert judge(P99, slow, slower=measured(0.04, 0.03, 0.05)).verdict is ObjectiveVerdict.MISSED
+    assert judge(P99, fast, slower=measured(0.001, 0.0, 0.004)).verdict is ObjectiveVerdict.MET
     late = judge(P99, slow, slower=measured(0.012, 0.008, 0.02))
-    assert late.verdict is Verdict.UNKNOWN
+    assert late.verdict is ObjectiveVerdict.UNKNOWN
     assert late.reason == "only with the generator's own lag is it missed"
 
 
 def test_a_rate_that_was_not_reached_proves_nothing() -> None:
     found = judge(P99, measured(0.01, 0.008, 0.015), shortfall="never sent")
 
-    assert (found.verdict, found.reason) == (Verdict.UNKNOWN, "never sent")
+    assert (found.verdict, found.reason) == (ObjectiveVerdict.UNKNOWN, "never sent")
 
 
 def test_no_errors_at_all_are_met_by_a_run_without_one() -> None:
-    none = Objective(name="error", limit=0.0)
+    none = LoadObjective(name="error", limit=0.0)
 
-    assert judge(none, measured(0.0, 0.0, 0.004)).verdict is Verdict.MET
-    assert judge(none, measured(0.001, 0.0002, 0.004)).verdict is Verdict.MISSED
+    assert judge(none, measured(0.0, 0.0, 0.004)).verdict is ObjectiveVerdict.MET
+    assert judge(none, measured(0.001, 0.0002, 0.004)).verdict is ObjectiveVerdict.MISSED

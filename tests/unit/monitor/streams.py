@@ -6,12 +6,12 @@ import numpy as np
 
 from headrace.core import Array
 from headrace.core.spec.observe import DriftSpec
-from headrace.monitor.drift import FeatureReport, FeatureState, Watch
+from headrace.monitor.drift import DriftWatch, FeatureReport, FeatureState
 from headrace.monitor.drift_reference import (
     DATA,
     WINDOW,
+    DriftReference,
     FeatureReference,
-    Reference,
     feature_reference,
 )
 from headrace.observe.features import count_columns
@@ -19,13 +19,13 @@ from headrace.observe.features import count_columns
 DAY_S = 86_400.0
 
 
-def a_watch(columns: Iterable[Array], **settings: float) -> Watch:
+def a_watch(columns: Iterable[Array], **settings: float) -> DriftWatch:
     """A watch of inputs `x[0]`, `x[1]`, ... whose first window these values are."""
     own = DriftSpec(**settings)  # type: ignore[arg-type]  # whole numbers come as such
-    return Watch(reference=window_of(np.stack(list(columns), axis=1)), settings=own)
+    return DriftWatch(reference=window_of(np.stack(list(columns), axis=1)), settings=own)
 
 
-def see(watch: Watch, table: Array, *, step: int = 100) -> list[FeatureReport]:
+def see(watch: DriftWatch, table: Array, *, step: int = 100) -> list[FeatureReport]:
     """Let a watch see rows, `[rows, features]`, so many at a time; every change it told."""
     bins = [one.bins for one in watch.reference.features]
     changes: list[FeatureReport] = []
@@ -35,7 +35,7 @@ def see(watch: Watch, table: Array, *, step: int = 100) -> list[FeatureReport]:
     return changes
 
 
-def states(watch: Watch) -> dict[str, FeatureState]:
+def states(watch: DriftWatch) -> dict[str, FeatureState]:
     return {one.name: one.state for one in watch.reports()}
 
 
@@ -61,15 +61,15 @@ def swing(times: Array, height: float) -> Array:
     return moved
 
 
-def window_of(table: Array) -> Reference:
+def window_of(table: Array) -> DriftReference:
     """The reference that first requests make, 25 a second."""
     times = np.arange(len(table)) / 25.0
-    return Reference(features=_features(table, times), source=WINDOW, rows=len(table))
+    return DriftReference(features=_features(table, times), source=WINDOW, rows=len(table))
 
 
-def data_of(table: Array, times: Array | None = None) -> Reference:
+def data_of(table: Array, times: Array | None = None) -> DriftReference:
     """The reference that given data make."""
-    return Reference(features=_features(table, times), source=DATA, rows=len(table))
+    return DriftReference(features=_features(table, times), source=DATA, rows=len(table))
 
 
 def _features(table: Array, times: Array | None) -> list[FeatureReference]:
@@ -80,10 +80,10 @@ def _features(table: Array, times: Array | None) -> list[FeatureReference]:
 
 
 def rows_until_named(
-    reference: Reference, table: Array, times: Array | None = None, *, step: int = 50
+    reference: DriftReference, table: Array, times: Array | None = None, *, step: int = 50
 ) -> int | None:
     """Rows until a watch that is looked at every `step` rows names a feature; None for never."""
-    watch = Watch(reference=reference, settings=DriftSpec())
+    watch = DriftWatch(reference=reference, settings=DriftSpec())
     bins = [one.bins for one in reference.features]
     times = np.arange(len(table)) / 25.0 if times is None else times
     for end in range(step, len(table) + 1, step):

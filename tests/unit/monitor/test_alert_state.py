@@ -7,28 +7,28 @@ from headrace.monitor.alert_kinds import ALERTS, AlertKind
 from headrace.monitor.alert_state import (
     KEEP_RESOLVED_S,
     Alert,
+    AlertReading,
     AlertState,
-    Finding,
     Key,
     advance,
     changed,
 )
-from headrace.monitor.slo import Reading
+from headrace.monitor.slo import ConditionReading
 
 P99 = next(kind for kind in ALERTS if kind.name == "HeadraceLatencyP99")
 KEY = (P99.name, "fraud")
-BAD = Reading(value=0.3, threshold=0.2, is_bad=True)
-GOOD = Reading(value=0.1, threshold=0.2, is_bad=False)
+BAD = ConditionReading(value=0.3, threshold=0.2, is_bad=True)
+GOOD = ConditionReading(value=0.1, threshold=0.2, is_bad=False)
 
 
 def finding(
-    reading: Reading | None,
+    reading: ConditionReading | None,
     *,
     for_s: float = 10.0,
     keep_s: float = 0.0,
     kind: AlertKind = P99,
-) -> Finding:
-    return Finding(
+) -> AlertReading:
+    return AlertReading(
         kind=kind,
         endpoint="fraud",
         reading=reading,
@@ -39,7 +39,7 @@ def finding(
 
 
 def play(
-    *looks: tuple[float, Reading | None], for_s: float = 10.0, keep_s: float = 0.0
+    *looks: tuple[float, ConditionReading | None], for_s: float = 10.0, keep_s: float = 0.0
 ) -> dict[Key, Alert]:
     alerts: dict[Key, Alert] = {}
     for now, reading in looks:
@@ -67,7 +67,9 @@ def test_an_alert_without_a_time_fires_at_once() -> None:
 
 def test_summary_says_what_the_reading_has_more_of() -> None:
     kind = next(kind for kind in ALERTS if kind.name == "HeadraceRowsDiffer")
-    reading = Reading(value=0.4, threshold=0, is_bad=True, detail="version 1: output 'y' differs")
+    reading = ConditionReading(
+        value=0.4, threshold=0, is_bad=True, detail="version 1: output 'y' differs"
+    )
     [alert] = advance({}, [finding(reading, for_s=0.0, kind=kind)], now=0.0).values()
 
     assert alert.summary.endswith("other callers' rows: version 1: output 'y' differs")
@@ -140,7 +142,7 @@ def test_an_alert_of_an_endpoint_that_is_gone_is_over() -> None:
 def test_only_what_begins_to_fire_or_ends_is_news() -> None:
     pending = play((0, BAD))
     fired = advance(pending, [finding(BAD)], now=10)
-    worse = Reading(value=0.9, threshold=0.2, is_bad=True)
+    worse = ConditionReading(value=0.9, threshold=0.2, is_bad=True)
     still = advance(fired, [finding(worse)], now=11)
     over = advance(still, [finding(GOOD)], now=12)
 
@@ -153,7 +155,9 @@ def test_only_what_begins_to_fire_or_ends_is_news() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 20.0), st.sampled_from([BAD, GOOD, None]))))
-def test_every_firing_is_followed_by_one_end(steps: list[tuple[float, Reading | None]]) -> None:
+def test_every_firing_is_followed_by_one_end(
+    steps: list[tuple[float, ConditionReading | None]],
+) -> None:
     alerts: dict[Key, Alert] = {}
     told: list[AlertState] = []
     now = 0.0

@@ -4,13 +4,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.monitor.drift import BLOCK_ROWS, FeatureState, Memory, Watch
+from headrace.monitor.drift import BLOCK_ROWS, DriftWatch, DriftWatchState, FeatureState
 from tests.unit.monitor.streams import a_watch, normal, see, states
 
 OK, DRIFTED, COLLECTING = FeatureState.OK, FeatureState.DRIFTED, FeatureState.COLLECTING
 
 
-def ten(seed: int = 1) -> Watch:
+def ten(seed: int = 1) -> DriftWatch:
     return a_watch(list(normal(2000, 10, seed).T))
 
 
@@ -49,7 +49,7 @@ def test_undrifted_streams_stay_silent_even_without_a_margin() -> None:
     one = watch.reference.features[0]
     for seed in range(300):
         random = np.random.default_rng(seed)
-        watch.memory = Memory()
+        watch.memory = DriftWatchState()
         for at in range(12):
             counts = [
                 msgspec.structs.replace(
@@ -154,10 +154,10 @@ def test_what_is_kept_does_not_grow_and_survives_as_json() -> None:
     see(watch, normal(300_000, 1, 3), step=4 * BLOCK_ROWS)
 
     kept = msgspec.json.encode(watch.memory)
-    again = Watch(
+    again = DriftWatch(
         reference=watch.reference,
         settings=watch.settings,
-        memory=msgspec.json.decode(kept, type=Memory),
+        memory=msgspec.json.decode(kept, type=DriftWatchState),
     )
 
     assert len(watch.memory.blocks) < 80
@@ -183,7 +183,7 @@ def test_nothing_comes_of_no_rows() -> None:
     watch = a_watch(list(normal(2000).T))
 
     assert watch.add([], now=1.0) == []
-    assert watch.memory == Memory()
+    assert watch.memory == DriftWatchState()
 
 
 def test_what_had_drifted_before_a_restart_still_has_the_evidence_for_it() -> None:
@@ -191,7 +191,7 @@ def test_what_had_drifted_before_a_restart_still_has_the_evidence_for_it() -> No
     table = normal(500, 10, 6)
     table[:, 7] += 1.0
     see(watch, table, step=50)
-    again = Watch(reference=watch.reference, settings=watch.settings, memory=watch.memory)
+    again = DriftWatch(reference=watch.reference, settings=watch.settings, memory=watch.memory)
     see(again, table[:50])
 
     drifted = [one for one in again.reports() if one.state is DRIFTED]

@@ -8,7 +8,7 @@ import pytest
 from headrace.core import Array
 from headrace.monitor.drift_evidence import Spans, log_evidence, nulls_of
 from headrace.monitor.drift_reference import feature_reference
-from headrace.observe.features import FeatureCounts, count_column
+from headrace.observe.features import ValueCounts, count_column
 
 
 def evidence(reference: Array, live: Array, *, margin: float = 0.1, wrong: float = 0.02) -> float:
@@ -58,7 +58,7 @@ def test_the_mean_capital_stays_what_it_was_at_the_worst_that_is_allowed() -> No
     for count in below:
         bins = [0] * one.bins.size
         bins[edges // 2], bins[edges // 2 + 1] = int(count), rows - int(count)
-        streams.append(FeatureCounts(rows=rows, bins=bins))
+        streams.append(ValueCounts(rows=rows, bins=bins))
     middle = np.zeros_like(nulls.largest)
     middle[0, edges // 2] = 1
     only = type(nulls)(largest=np.where(middle == 1, nulls.largest, 1.0), of_valid=nulls.of_valid)

@@ -6,10 +6,10 @@ import pytest
 
 from headrace.core import Array, Datatype, ModelSignature, TensorSpec
 from headrace.core.spec.observe import DriftSpec
-from headrace.monitor.drift import Memory, Watch
+from headrace.monitor.drift import DriftWatch, DriftWatchState
 from headrace.monitor.drift_reference import (
     HOURS,
-    Reference,
+    DriftReference,
     effect_in_order,
     feature_reference,
     reference_of,
@@ -151,7 +151,7 @@ def test_the_order_of_the_file_is_that_of_the_times() -> None:
     assert feature_reference("x", "input", column).effect == 0.0
 
 
-def two_days(table: Array) -> Reference:
+def two_days(table: Array) -> DriftReference:
     return data_of(table, np.arange(len(table)) * 2 * DAY_S / len(table))
 
 
@@ -204,7 +204,7 @@ def test_hours_that_the_reference_has_not_are_not_judged() -> None:
 
 
 def test_counts_of_an_outage_have_no_hour() -> None:
-    watch = Watch(reference=two_days(normal(4800)), settings=DriftSpec())
+    watch = DriftWatch(reference=two_days(normal(4800)), settings=DriftSpec())
     counts = [watch.reference.features[0].counts]
 
     watch.add(counts, now=1e9, age_s=7200.0)
@@ -225,7 +225,7 @@ def test_dependent_rows_are_not_named_and_a_shift_of_them_is() -> None:
 
 def test_a_file_of_an_older_version_goes_on() -> None:
     """Blocks without hours, and references without hours, effects and spans of time."""
-    watch = Watch(reference=window_of(normal(2000)), settings=DriftSpec())
+    watch = DriftWatch(reference=window_of(normal(2000)), settings=DriftSpec())
     see(watch, normal(3000, 1, 3))
     older = msgspec.to_builtins(watch.memory)
     for block in older["blocks"]:
@@ -235,10 +235,10 @@ def test_a_file_of_an_older_version_goes_on() -> None:
     for one in reference["features"]:
         del one["hours"], one["effect"]
 
-    again = Watch(
-        reference=msgspec.convert(reference, Reference),
+    again = DriftWatch(
+        reference=msgspec.convert(reference, DriftReference),
         settings=watch.settings,
-        memory=msgspec.convert(older, Memory),
+        memory=msgspec.convert(older, DriftWatchState),
     )
 
     assert not see(again, normal(500, 1, 4))

@@ -5,9 +5,9 @@ import numpy as np
 
 from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import FeatureState
-from headrace.monitor.drift_reference import Reference, feature_reference
-from headrace.monitor.drift_version import Collected, Stored, VersionDrift, inputs_only
-from headrace.observe.features import FeatureCounts, FeatureValues, count_columns
+from headrace.monitor.drift_reference import DriftReference, feature_reference
+from headrace.monitor.drift_version import Collected, StoredDrift, VersionDrift, inputs_only
+from headrace.observe.features import FeatureValues, ValueCounts, count_columns
 from tests.unit.monitor.streams import normal
 
 
@@ -15,18 +15,18 @@ def values(name: str, *numbers: float | str | None, role: str = "input") -> Feat
     return FeatureValues(name=name, role=role, values=list(numbers))
 
 
-def window(rows: int = 200, reference: Reference | None = None) -> VersionDrift:
-    stored = Stored(reference=reference or Reference())
+def window(rows: int = 200, reference: DriftReference | None = None) -> VersionDrift:
+    stored = StoredDrift(reference=reference or DriftReference())
     return VersionDrift(settings=DriftSpec(window_rows=rows), stored=stored)
 
 
-def counted(one: VersionDrift, shift: float = 0.0, rows: int = 300) -> list[FeatureCounts]:
+def counted(one: VersionDrift, shift: float = 0.0, rows: int = 300) -> list[ValueCounts]:
     return count_columns(normal(rows, len(one.bins), 7) + shift, one.bins)
 
 
-def given(*names: str) -> Reference:
+def given(*names: str) -> DriftReference:
     features = [feature_reference(name, "input", normal(2000, 1, 3)[:, 0]) for name in names]
-    return Reference(features=features, source="data", rows=2000, at=1.0)
+    return DriftReference(features=features, source="data", rows=2000, at=1.0)
 
 
 def test_the_first_rows_are_the_reference_when_there_are_enough() -> None:
@@ -94,7 +94,9 @@ def test_a_window_that_takes_two_days_knows_their_hours() -> None:
 
 def test_a_window_that_an_older_version_began_has_no_times() -> None:
     one = window(4)
-    one.stored = Stored(collected={"x": Collected(role="input", is_text=False, values=[0.1, 0.2])})
+    one.stored = StoredDrift(
+        collected={"x": Collected(role="input", is_text=False, values=[0.1, 0.2])}
+    )
 
     one.add([], [values("x", 0.3, 0.4)], now=9.0)
 
@@ -114,7 +116,7 @@ def test_everything_survives_as_json() -> None:
     one = window(200, reference=given("x"))
     one.add(counted(one, 3.0), [values("y", 0.5)], now=5.0)
 
-    kept = msgspec.json.decode(msgspec.json.encode(one.keep()), type=Stored)
+    kept = msgspec.json.decode(msgspec.json.encode(one.keep()), type=StoredDrift)
     again = VersionDrift(settings=one.settings, stored=kept)
 
     assert again.key == one.key
@@ -130,7 +132,7 @@ def test_another_version_goes_on_with_the_inputs() -> None:
         feature_reference("y", "output", np.zeros(5)),
     ]
 
-    kept = inputs_only(Reference(features=features))
+    kept = inputs_only(DriftReference(features=features))
 
     assert [one.bins.name for one in kept.features] == ["x"]
 
@@ -138,7 +140,7 @@ def test_another_version_goes_on_with_the_inputs() -> None:
 def test_collected_features_are_bounded() -> None:
     one = window(5)
     many = {f"x{i}": Collected(role="input", is_text=False, values=[1.0]) for i in range(160)}
-    one.stored = Stored(collected=many)
+    one.stored = StoredDrift(collected=many)
 
     one.add([], [values("more", 0.1)], now=1.0)
 

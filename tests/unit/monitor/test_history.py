@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from headrace.monitor import History, Totals
+from headrace.monitor import CounterTotals, RequestHistory
 from headrace.monitor.history import (
     Bucket,
-    Window,
+    RequestWindow,
     bucket_of,
     index_of,
     joined_bucket_of,
@@ -26,13 +26,13 @@ _NOTHING = Counted()
 _DAY_S = 24 * 3600
 
 
-def _history() -> History:
-    history = History()
+def _history() -> RequestHistory:
+    history = RequestHistory()
     history.look(_NOON)
     return history
 
 
-def _after(step_s: float, totals: Totals) -> History:
+def _after(step_s: float, totals: CounterTotals) -> RequestHistory:
     history = _history()
     history.add(_NOON + step_s, "fraud", "1", totals)
     return history
@@ -72,7 +72,7 @@ def test_a_window_says_which_share_of_it_is_known() -> None:
     for second in range(11, 41):
         totals = totals.after([0.01])
         history.add(_NOON + second, "fraud", "1", totals)
-    again = History()
+    again = RequestHistory()
     again.unpack(history.pack())
 
     for one in (history, again):
@@ -83,7 +83,7 @@ def test_a_window_says_which_share_of_it_is_known() -> None:
 
 
 def test_what_was_counted_before_the_first_look_is_left_out() -> None:
-    history = History()
+    history = RequestHistory()
     begun = Counted().after([0.01] * 1000)
     history.add(_NOON, "fraud", "1", begun)
     history.add(_NOON + 1, "fraud", "1", begun.after([0.01]))
@@ -238,11 +238,11 @@ def test_what_was_packed_goes_on_as_if_nothing_had_happened(
         totals = totals.after(latencies)
         straight.add(at, "fraud", "1", totals)
         stored.add(at, "fraud", "1", totals)
-        again = History()
+        again = RequestHistory()
         again.unpack(stored.pack())
         stored = again
 
-    def counts(history: History) -> list[tuple[int, int]]:
+    def counts(history: RequestHistory) -> list[tuple[int, int]]:
         windows = history.series("fraud", since=at - 3600, until=at + 60, points=100)
         return [(window.requests, sum(window.latency.values())) for window in windows]
 
@@ -273,7 +273,7 @@ def test_two_windows_side_by_side_are_one(
 @pytest.mark.parametrize("data", [b"", b"\xc0", b"{}", b"\x83" * 40])
 def test_a_file_that_is_none_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="no history"):
-        History().unpack(data)
+        RequestHistory().unpack(data)
 
 
 _LOADS: dict[str, Callable[[np.random.Generator], NDArray[np.float64]]] = {
@@ -337,7 +337,7 @@ def test_a_busy_day_of_an_endpoint_takes_less_than_a_two_thousandth_of_the_bound
 
 @pytest.mark.slow
 def test_the_oldest_hours_go_when_there_is_too_much() -> None:
-    history = History(max_bytes=12_000)
+    history = RequestHistory(max_bytes=12_000)
     history.look(_NOON)
     totals = Counted()
     for minute in range(1, 600):
@@ -352,7 +352,7 @@ def test_the_oldest_hours_go_when_there_is_too_much() -> None:
 
 
 def test_no_more_versions_are_kept_than_the_bound() -> None:
-    history = History(max_tracks=10)
+    history = RequestHistory(max_tracks=10)
     history.look(_NOON)
     for second in range(1, 200):
         history.add(_NOON + second, "fraud", str(second), Counted().after([0.01]))
@@ -414,13 +414,13 @@ def test_a_quantile_is_within_five_percent_however_requests_lie_in_their_buckets
         value for place, value in enumerate(sorted(latencies), start=1) if place >= rank - 1e-9
     )
 
-    found = Window(begin=0.0, end=1.0, latency=counts).quantile(q)
+    found = RequestWindow(begin=0.0, end=1.0, latency=counts).quantile(q)
 
     assert found == pytest.approx(true, rel=0.0501)
 
 
 def test_a_constant_latency_is_told_as_what_it_is() -> None:
-    window = Window(begin=0.0, end=60.0, latency={(0.010, 0.001): 1000})
+    window = RequestWindow(begin=0.0, end=60.0, latency={(0.010, 0.001): 1000})
 
     shown = [window.quantile(q) for q in (0.5, 0.95, 0.99)]
 

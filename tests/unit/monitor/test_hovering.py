@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from headrace.monitor.alert_kinds import ALERTS
-from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance, changed
-from headrace.monitor.slo import Reading, windows_of
+from headrace.monitor.alert_state import Alert, AlertReading, AlertState, Key, advance, changed
+from headrace.monitor.slo import ConditionReading, windows_of
 
 RATE = 30
 """Requests a second."""
@@ -16,7 +16,7 @@ DAY_S = 86_400
 STEP_S = 10
 
 
-def readings(name: str, bad_ratio: float) -> Iterator[Reading]:
+def readings(name: str, bad_ratio: float) -> Iterator[ConditionReading]:
     """Whether the share of bad requests is above `bad_ratio`, its own mean, in all windows."""
     kind = next(kind for kind in ALERTS if kind.name == name)
     lengths = [round(length) for length in windows_of(kind.condition)]
@@ -25,7 +25,9 @@ def readings(name: str, bad_ratio: float) -> Iterator[Reading]:
     ends = np.arange(max(lengths), sums.size - 1, STEP_S)
     shares = [(sums[ends] - sums[ends - length]) / (length * RATE) for length in lengths]
     for share in np.min(shares, axis=0):
-        yield Reading(value=float(share), threshold=bad_ratio, is_bad=bool(share > bad_ratio))
+        yield ConditionReading(
+            value=float(share), threshold=bad_ratio, is_bad=bool(share > bad_ratio)
+        )
 
 
 def begins(name: str, bad_ratio: float, *, keeps: bool) -> float:
@@ -34,7 +36,7 @@ def begins(name: str, bad_ratio: float, *, keeps: bool) -> float:
     alerts: dict[Key, Alert] = {}
     count = 0
     for step, reading in enumerate(readings(name, bad_ratio)):
-        finding = Finding(
+        finding = AlertReading(
             kind=kind,
             endpoint="fraud",
             reading=reading,

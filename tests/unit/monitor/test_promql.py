@@ -7,16 +7,16 @@ from headrace.monitor.prometheus import alerting_rules, recording_rules, window_
 from headrace.monitor.slo import (
     FAST,
     SLOW,
+    EndpointObjective,
     ErrorBurn,
     Fact,
     LatencyBurn,
-    Objective,
     StreamPromise,
 )
 from tests.unit.monitor.told import PROMISE
 
-QUICK = Objective(endpoint="quick", latency_s=0.1, window_ratio=0.01)
-PLAIN = Objective(endpoint="plain")
+QUICK = EndpointObjective(endpoint="quick", latency_s=0.1, window_ratio=0.01)
+PLAIN = EndpointObjective(endpoint="plain")
 PAY = StreamPromise(stream="pay", lag_s=30.0, dead_letters=2)
 SILENT = StreamPromise(stream="silent", lag_s=None, dead_letters=None)
 

@@ -14,14 +14,14 @@ from headrace.monitor.slo import (
     SLOW,
     SLOW_OF_A_DAY,
     BurnWindows,
+    ConditionReading,
     EndpointFacts,
+    EndpointObjective,
     ErrorBurn,
     ErrorsOver,
     Fact,
     LatencyBurn,
     LatencyOver,
-    Objective,
-    Reading,
     SystemFacts,
     least_requests,
     objectives_of,
@@ -35,7 +35,7 @@ NOTHING = EndpointFacts()
 QUIET = Counted(1000, 0)
 
 
-def is_bad(reading: Reading | None) -> bool:
+def is_bad(reading: ConditionReading | None) -> bool:
     return reading is not None and reading.is_bad
 
 
@@ -75,7 +75,7 @@ def test_a_handful_of_failures_wakes_nobody(errors: int) -> None:
 
 
 def test_where_nothing_is_promised_nothing_burns() -> None:
-    none = Objective(endpoint="fraud")
+    none = EndpointObjective(endpoint="fraud")
     all_fail = windows(Counted(100, 100, 9.0))
 
     assert read_endpoint(ErrorBurn(FAST), none, all_fail, NOTHING) is None
@@ -108,8 +108,8 @@ def test_a_quantile_of_few_requests_says_nothing() -> None:
     )
 
     assert enough == 200
-    assert few == Reading(value=1.0, threshold=0.2, is_bad=False)
-    assert many == Reading(value=1.0, threshold=0.2, is_bad=True)
+    assert few == ConditionReading(value=1.0, threshold=0.2, is_bad=False)
+    assert many == ConditionReading(value=1.0, threshold=0.2, is_bad=True)
 
 
 def test_an_endpoint_without_requests_is_not_known() -> None:
@@ -118,16 +118,16 @@ def test_an_endpoint_without_requests_is_not_known() -> None:
 
 
 def test_windows_are_as_long_as_the_endpoint_says() -> None:
-    short = Objective(endpoint="fraud", availability=0.999, window_ratio=0.01)
+    short = EndpointObjective(endpoint="fraud", availability=0.999, window_ratio=0.01)
     counted = windows(QUIET, s3=Counted(100, 50), s36=Counted(1000, 60))
 
     assert is_bad(read_endpoint(ErrorBurn(FAST), short, counted, NOTHING))
 
 
 def test_queues_that_fill_are_told_before_they_are_full() -> None:
-    promise = Objective(endpoint="fraud", queue_size=100)
+    promise = EndpointObjective(endpoint="fraud", queue_size=100)
 
-    def filled(in_flight: int | None, ready: int | None) -> Reading | None:
+    def filled(in_flight: int | None, ready: int | None) -> ConditionReading | None:
         facts = EndpointFacts(in_flight=in_flight, replicas_ready=ready)
         return read_endpoint(Fact.QUEUES_FILLED, promise, windows(QUIET), facts)
 
@@ -139,7 +139,7 @@ def test_queues_that_fill_are_told_before_they_are_full() -> None:
 
 
 def test_an_endpoint_needs_a_replica_unless_none_is_wanted() -> None:
-    def ready(count: int | None) -> Reading | None:
+    def ready(count: int | None) -> ConditionReading | None:
         facts = EndpointFacts(replicas_ready=count)
         return read_endpoint(Fact.NO_REPLICA, PROMISE, windows(QUIET), facts)
 
@@ -156,7 +156,7 @@ def test_replicas_that_crash_are_told() -> None:
 
 
 def test_drift_is_told_where_somebody_looks_for_it() -> None:
-    def drift(count: int | None) -> Reading | None:
+    def drift(count: int | None) -> ConditionReading | None:
         return read_endpoint(Fact.DRIFTED, PROMISE, windows(QUIET), EndpointFacts(drifted=count))
 
     assert is_bad(drift(1))
@@ -165,7 +165,7 @@ def test_drift_is_told_where_somebody_looks_for_it() -> None:
 
 
 def test_rows_that_differ_are_bad_with_what_differs() -> None:
-    def rows(ratio: float | None, detail: str = "") -> Reading | None:
+    def rows(ratio: float | None, detail: str = "") -> ConditionReading | None:
         facts = EndpointFacts(rows_differ=ratio, rows_detail=detail)
         return read_endpoint(Fact.ROWS_DIFFER, PROMISE, windows(QUIET), facts)
 
@@ -213,9 +213,9 @@ def test_each_pair_of_windows_is_the_workbooks(burn: object) -> None:
 def test_a_new_endpoint_that_is_down_pages_once_it_burnt_as_much_as_an_old_one(
     availability: float, outage_s: float
 ) -> None:
-    promise = Objective(endpoint="fraud", availability=availability)
+    promise = EndpointObjective(endpoint="fraud", availability=availability)
 
-    def after(seconds: float, burn: BurnWindows) -> Reading | None:
+    def after(seconds: float, burn: BurnWindows) -> ConditionReading | None:
         failed = Counted(round(100 * seconds), round(100 * seconds))
         new = replace(failed, known_ratio=seconds / burn.long_s)
         return read_endpoint(
@@ -239,7 +239,7 @@ def test_a_new_endpoint_whose_long_window_is_well_is_well() -> None:
 
 
 def test_a_new_endpoint_that_is_slow_pages_once_enough_of_the_window_is_known_to_be() -> None:
-    def after(known_ratio: float) -> Reading | None:
+    def after(known_ratio: float) -> ConditionReading | None:
         slow = Counted(10_000, 0, 0.3, known_ratio)
         return read_endpoint(LatencyBurn(FAST), PROMISE, windows(slow), NOTHING)
 
@@ -280,7 +280,7 @@ def test_what_is_not_known_of_a_window_never_pages(
 def test_more_errors_never_end_an_alert(
     requests: int, failed: int, more: int, availability: float
 ) -> None:
-    promise = Objective(endpoint="fraud", availability=availability)
+    promise = EndpointObjective(endpoint="fraud", availability=availability)
     failed = min(failed, requests)
     worse = min(failed + more, requests)
 
@@ -305,7 +305,7 @@ def test_promises_are_read_from_the_spec() -> None:
 
     plain, full = objectives_of(document)
 
-    assert plain == Objective(endpoint="a")
+    assert plain == EndpointObjective(endpoint="a")
     assert plain.error_budget is None
     assert full.error_budget == 0.001
     assert (full.latency_s, full.window_ratio, full.queue_size) == (0.1, 0.5, 7)

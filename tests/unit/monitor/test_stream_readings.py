@@ -6,8 +6,8 @@ import pytest
 
 from headrace.monitor.slo import (
     Condition,
+    ConditionReading,
     Fact,
-    Reading,
     StreamFacts,
     StreamPromise,
     read_stream,
@@ -62,7 +62,7 @@ def test_one_failing_worker_is_enough() -> None:
 def test_dead_letters_are_bad_above_what_is_no_news() -> None:
     some = StreamFacts(running=1, dead_letters=5)
 
-    assert read_stream(Fact.DEAD_LETTERS, PROMISE, some) == Reading(
+    assert read_stream(Fact.DEAD_LETTERS, PROMISE, some) == ConditionReading(
         value=5, threshold=0, is_bad=True
     )
     assert is_bad(Fact.DEAD_LETTERS, some, promise(alerts={"dead_letters": 5})) is False

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from headrace.monitor.slo import Objective, Window, Windows
+from headrace.monitor.slo import CountWindow, EndpointObjective, Windows
 
-PROMISE = Objective(endpoint="fraud", latency_s=0.2, availability=0.999)
+PROMISE = EndpointObjective(endpoint="fraud", latency_s=0.2, availability=0.999)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Counted:
 def windows(default: Counted, **by_length: Counted) -> Windows:
     """What was counted, by length: `s300` is that of five minutes."""
 
-    def window(seconds: float) -> Window:
+    def window(seconds: float) -> CountWindow:
         return by_length.get(f"s{seconds:g}", default)
 
     return window

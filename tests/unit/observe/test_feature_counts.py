@@ -11,8 +11,8 @@ from hypothesis.extra import numpy as some
 from headrace.core import Array
 from headrace.observe.features import (
     FeatureBins,
-    FeatureCounts,
     FeatureKind,
+    ValueCounts,
     count_column,
     count_columns,
 )
@@ -93,4 +93,4 @@ def test_nothing_is_counted_of_no_rows(bins: FeatureBins) -> None:
     counts = count_column(np.array([], object if bins is TEXTS else float), bins)
 
     assert counts.rows == sum(counts.bins) == 0
-    assert FeatureCounts().plus(counts).rows == 0
+    assert ValueCounts().plus(counts).rows == 0

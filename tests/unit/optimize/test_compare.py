@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from headrace.core import Array, Datatype, ModelSignature, TensorSpec
-from headrace.optimize import Comparison, Limits, compare
+from headrace.optimize import Comparison, DifferenceLimits, compare
 from headrace.optimize.compare import worst
 
 BATCHED = ModelSignature(
@@ -34,7 +34,7 @@ def test_equal_answers_differ_by_nothing(values: Array) -> None:
     found = of(values, values.copy(), tolerance=0.0)
 
     assert (found.largest_absolute, found.largest_relative, found.beyond_rows) == (0.0, 0.0, 0)
-    assert found.problem(Limits(tolerance=0.0, max_changed_ratio=0.0)) == ""
+    assert found.problem(DifferenceLimits(tolerance=0.0, max_changed_ratio=0.0)) == ""
 
 
 @given(
@@ -52,7 +52,9 @@ def test_one_answer_that_is_no_number_is_never_overlooked(
 
     assert found.largest_absolute == math.inf
     assert found.beyond_rows == 1
-    assert "differs by up to inf" in found.problem(Limits(tolerance=1e9, max_changed_ratio=1.0))
+    assert "differs by up to inf" in found.problem(
+        DifferenceLimits(tolerance=1e9, max_changed_ratio=1.0)
+    )
 
 
 def test_a_relative_difference_of_a_tiny_value_is_one_of_the_usual_value() -> None:
@@ -72,8 +74,8 @@ def test_rows_with_another_class_are_counted_once() -> None:
     found = compare(BATCHED, want, got, inputs="4 rows", tolerance=1e-4)
 
     assert (found.changed_rows, found.changed_ratio) == (1, 0.25)
-    assert found.problem(Limits(tolerance=1e-4, max_changed_ratio=0.25)) == ""
-    problem = found.problem(Limits(tolerance=1e-4, max_changed_ratio=0.2))
+    assert found.problem(DifferenceLimits(tolerance=1e-4, max_changed_ratio=0.25)) == ""
+    problem = found.problem(DifferenceLimits(tolerance=1e-4, max_changed_ratio=0.2))
     assert problem == "on 4 rows, 1 of 4 rows (25.00%) get another class; 20.00% may"
 
 

@@ -20,7 +20,7 @@ from headrace.core import (
 from headrace.optimize import Conversion, convertible_runtimes
 from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import (
-    Source,
+    ConversionSource,
     Way,
     import_converter,
     open_source,
@@ -410,9 +410,11 @@ def test_a_size_that_is_baked_in_is_found(factor: str, reason: str, tmp_path: Pa
     path = tmp_path / "lengths.onnx"
     path.write_bytes(lengths("wide").SerializeToString())
 
-    def source(factor: str) -> Source:
+    def source(factor: str) -> ConversionSource:
         way = Way(computes=Datatype.FP32, convert=lambda: lengths(factor))
-        return Source(model=load_model(path), ways=(way,), converter="mine", library="mine")
+        return ConversionSource(
+            model=load_model(path), ways=(way,), converter="mine", library="mine"
+        )
 
     good = convert(source("wide"), tmp_path / "a.onnx", max_changed_ratio=0, no_missing=True)
     with pytest.raises(UnsupportedModelError, match=reason):

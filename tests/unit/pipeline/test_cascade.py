@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, RuntimeFailedError, Tensors, UnsupportedModelError
 from headrace.pipeline import load_pipeline
-from headrace.pipeline.members import CascadeStep, Member, Members
+from headrace.pipeline.members import CascadeStep, MemberModel, Members
 from headrace.pipeline.spec import CascadeSpec
 from headrace.runtimes import detect_runtime, load_model, runs_code
 from headrace.testing import models
@@ -27,7 +27,7 @@ def step(
     spec = CascadeSpec.model_validate(
         {"kind": "cascade", "models": paths, "confidence": confidence, "threshold": threshold}
     )
-    members = Members([Member(name=n, model=m) for n, m in zip(paths, given, strict=True)])
+    members = Members([MemberModel(name=n, model=m) for n, m in zip(paths, given, strict=True)])
     return CascadeStep(members, spec, members.agreed(None))
 
 

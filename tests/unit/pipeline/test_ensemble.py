@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, UnsupportedModelError
 from headrace.pipeline import load_pipeline
-from headrace.pipeline.members import EnsembleStep, Member, Members
+from headrace.pipeline.members import EnsembleStep, MemberModel, Members
 from headrace.pipeline.spec import EnsembleSpec
 from headrace.runtimes import detect_runtime, load_model, runs_code
 from headrace.testing import models
@@ -26,7 +26,7 @@ X = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
 def step(given: Sequence[Answering], **settings: object) -> EnsembleStep:
     paths = [f"m{i}" for i in range(len(given))]
     spec = EnsembleSpec.model_validate({"kind": "ensemble", "models": paths, **settings})
-    members = Members([Member(name=n, model=m) for n, m in zip(paths, given, strict=True)])
+    members = Members([MemberModel(name=n, model=m) for n, m in zip(paths, given, strict=True)])
     return EnsembleStep(members, spec, members.agreed(spec.combined))
 
 

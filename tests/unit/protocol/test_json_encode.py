@@ -13,8 +13,8 @@ from headrace.core import (
     InferRequest,
     InferResponse,
     InvalidArgumentError,
-    Part,
     RequestedOutput,
+    RequestRows,
     RuntimeFailedError,
 )
 from headrace.protocol import InferEncoder
@@ -228,7 +228,7 @@ def answers(batch: dict[str, Array], sizes: list[int], request: InferRequest) ->
         together, start = BatchOutputs(batch), 0
         bodies = []
         for size in sizes:
-            part = Part(together, start, start + size)
+            part = RequestRows(together, start, start + size)
             body, length = encoder.encode(InferResponse(model_name="m", outputs=part), request)
             assert (length is not None) == request.binary_data_output
             bodies.append(

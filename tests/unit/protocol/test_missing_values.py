@@ -19,7 +19,7 @@ from headrace.core import (
     InferRequest,
     InferResponse,
     InvalidArgumentError,
-    Nulls,
+    NullPolicy,
 )
 from headrace.protocol import InferDecoder, InferEncoder, V1Codec
 from headrace.protocol.json_decode import LARGE_BODY_BYTES
@@ -129,8 +129,8 @@ def test_only_floats_can_be_missing_or_infinite(value: str, datatype: str, paddi
 
 @pytest.mark.parametrize("padding", [b"", b" " * LARGE_BODY_BYTES])
 def test_nulls_are_refused_where_they_are_errors(padding: bytes) -> None:
-    decoder = InferDecoder("m", "1", ROW, nulls=Nulls.ERROR)
-    codec = V1Codec("m", "1", ROW, nulls=Nulls.ERROR)
+    decoder = InferDecoder("m", "1", ROW, nulls=NullPolicy.ERROR)
+    codec = V1Codec("m", "1", ROW, nulls=NullPolicy.ERROR)
 
     with pytest.raises(InvalidArgumentError, match=r"element 1 of 'x' is null, .*`nulls: error`"):
         decoder.decode(document("[0, null, 0, 0]") + padding)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from headrace.registry.bucket import Bucket, ObjectInfo
+from headrace.registry.bucket import ObjectInfo, ObjectStore
 
 
 class MemoryBucket:
@@ -67,7 +67,7 @@ class MemoryBucket:
 class InterruptedBucket:
     """`bucket`, in which `act` happens once, before request number `at` (the first is 1)."""
 
-    def __init__(self, bucket: Bucket, at: int, act: Callable[[], object]) -> None:
+    def __init__(self, bucket: ObjectStore, at: int, act: Callable[[], object]) -> None:
         self.where = bucket.where
         self.requests = 0
         self._bucket = bucket

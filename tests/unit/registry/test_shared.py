@@ -14,11 +14,11 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.registry import Registry, SharedStore, StoredFile, VersionNotFoundError
-from headrace.registry.bucket import MOST_READ_BYTES, Bucket, FileBucket, ObjectInfo
+from headrace.registry.bucket import MOST_READ_BYTES, FileBucket, ObjectInfo, ObjectStore
 from headrace.registry.shared import GRACE_S, SharedIndex
 from headrace.registry.shared_content import (
     TOMBSTONE_AGE_S,
-    Manifest,
+    ArtifactManifest,
     decode_manifest,
     encode_manifest,
     manifest_key,
@@ -60,7 +60,7 @@ class Hosts:
         assert (path / "2.txt").read_text() == f"more {content}"
         return content
 
-    def registry(self, name: str = "home", bucket: Bucket | None = None) -> Registry:
+    def registry(self, name: str = "home", bucket: ObjectStore | None = None) -> Registry:
         shared = SharedStore(bucket or self.bucket, clock=self.clock)
         return Registry(self._directory / name, inspect_text, clock=self.clock, shared=shared)
 
@@ -249,7 +249,7 @@ def lone(**changes: object) -> bytes:
         "size_bytes": 3,
         "files": (StoredFile(path="", size_bytes=3, sha256="ab" * 32),),
     }
-    return encode_manifest(Manifest(**(fields | changes)))  # type: ignore[arg-type]  # some are wrong on purpose
+    return encode_manifest(ArtifactManifest(**(fields | changes)))  # type: ignore[arg-type]  # some are wrong on purpose
 
 
 @pytest.mark.parametrize(

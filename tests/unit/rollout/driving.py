@@ -6,16 +6,16 @@ from msgspec.structs import replace
 
 from headrace.core.spec.rollout import RolloutSpec
 from headrace.rollout import machine
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
-from headrace.rollout.state import Facts, RolloutState, Verb
+from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
+from headrace.rollout.state import RolloutFacts, RolloutState, Verb
 
 BEGAN = 1_000_000.0
 """Seconds since 1970, for people: what the machine does starts at 0."""
 
 
-def verdict_of(outcome: Outcome, reason: str = "as measured") -> Verdict:
+def verdict_of(outcome: Outcome, reason: str = "as measured") -> RolloutVerdict:
     metric = MetricVerdict(metric="errors", outcome=outcome, reason=reason)
-    return Verdict(outcome=outcome, at=BEGAN, metrics=(metric,), explanation=reason)
+    return RolloutVerdict(outcome=outcome, at=BEGAN, metrics=(metric,), explanation=reason)
 
 
 GOOD = verdict_of(Outcome.PROMOTE, "errors: no more than tolerated")
@@ -44,12 +44,12 @@ class Driven:
         ready: bool = True,
         in_force: bool = True,
         failed: str = "",
-        verdict: Verdict | None = None,
+        verdict: RolloutVerdict | None = None,
         samples: int = 1_000_000,
         cannot_suffice: str = "",
     ) -> RolloutState:
         self.now += after
-        facts = Facts(
+        facts = RolloutFacts(
             now=self.now,
             candidate_ready=ready,
             candidate_failed=failed,
@@ -62,7 +62,7 @@ class Driven:
         self.state = machine.advance(self.state, facts)
         return self.state
 
-    def looks(self, count: int, *, verdict: Verdict | None = None) -> RolloutState:
+    def looks(self, count: int, *, verdict: RolloutVerdict | None = None) -> RolloutState:
         for _ in range(count):
             self.look(verdict=verdict)
         return self.state
@@ -72,7 +72,7 @@ class Driven:
         self.state = machine.command(self.state, verb, now=self.now, reason=reason)
         return self.state
 
-    def weights(self, looks: int, *, verdict: Verdict | None = None) -> list[int]:
+    def weights(self, looks: int, *, verdict: RolloutVerdict | None = None) -> list[int]:
         """The candidate's weights that these looks see, each once."""
         seen = [self.state.traffic.candidate]
         for _ in range(looks):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from headrace.core.spec.rollout import AbSpec, BlueGreenSpec, CanarySpec, MetricsSpec, ShadowSpec
 from headrace.rollout.crashes import Crashes, ReplicaDeaths
-from headrace.rollout.evidence import Evidence, metrics_in_use
+from headrace.rollout.evidence import RolloutEvidenceState, metrics_in_use
 from headrace.rollout.judge_fixed import Budget
 from headrace.rollout.outcomes import Names, Outcome
 from headrace.rollout.readings import ArmCounts, Increment
@@ -128,8 +128,8 @@ def test_deaths_before_the_rollout_are_not_its_own_but_a_replica_s_that_came_lat
     assert crashes.deaths == (0, 1)
 
 
-def evidence(settings: CanarySpec | AbSpec | None = None) -> Evidence:
-    made = Evidence.start(settings or CanarySpec())
+def evidence(settings: CanarySpec | AbSpec | None = None) -> RolloutEvidenceState:
+    made = RolloutEvidenceState.start(settings or CanarySpec())
     made.note_deaths(arms(0, 0), share=0.05)
     return made
 
@@ -192,10 +192,10 @@ def test_only_strategies_with_two_arms_side_by_side_judge_deaths() -> None:
 
 def test_evidence_of_an_earlier_version_begins_to_count_deaths() -> None:
     settings = CanarySpec()
-    stored = msgspec.msgpack.decode(Evidence.start(settings).encode())
+    stored = msgspec.msgpack.decode(RolloutEvidenceState.start(settings).encode())
     del stored["crashes"]
 
-    made = Evidence.decode(settings, msgspec.msgpack.encode(stored))
+    made = RolloutEvidenceState.decode(settings, msgspec.msgpack.encode(stored))
 
     assert not made.note_deaths(arms(3, 3), share=0.5)
     assert made.note_deaths(arms(3, 4), share=0.5)

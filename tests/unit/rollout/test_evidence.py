@@ -22,8 +22,8 @@ from headrace.core.spec.rollout import (
     RolloutSpec,
     ShadowSpec,
 )
-from headrace.rollout.evidence import Evidence, metrics_in_use
-from headrace.rollout.outcomes import Names, Outcome, Verdict
+from headrace.rollout.evidence import RolloutEvidenceState, metrics_in_use
+from headrace.rollout.outcomes import Names, Outcome, RolloutVerdict
 from headrace.rollout.readings import (
     ArmCounts,
     Increment,
@@ -44,8 +44,8 @@ def watched(
     increments: Iterable[Increment],
     count: int,
     units: UnitTally | None = None,
-) -> tuple[Evidence, Verdict]:
-    evidence = Evidence.start(settings)
+) -> tuple[RolloutEvidenceState, RolloutVerdict]:
+    evidence = RolloutEvidenceState.start(settings)
     if units is not None:
         evidence.note_units(units)
     for increment in itertools.islice(increments, count):
@@ -169,7 +169,7 @@ def test_worse_but_shown_to_be_tolerated_is_promoted() -> None:
 
 
 def test_no_data_waits() -> None:
-    evidence = Evidence.start(CanarySpec())
+    evidence = RolloutEvidenceState.start(CanarySpec())
 
     verdict = evidence.verdict(1.0, NAMES)
 
@@ -181,7 +181,7 @@ def test_no_data_waits() -> None:
 
 
 def test_a_missing_arm_is_named() -> None:
-    evidence = Evidence.start(CanarySpec())
+    evidence = RolloutEvidenceState.start(CanarySpec())
     evidence.add(second(requests=(500, 0)))
 
     assert (
@@ -283,7 +283,7 @@ def test_blue_green_is_judged_by_fixed_thresholds_only() -> None:
         kept.explanation
     )
     assert broken.outcome is Outcome.ROLL_BACK
-    assert Evidence.start(settings).verdict(0.0).outcome is Outcome.WAIT
+    assert RolloutEvidenceState.start(settings).verdict(0.0).outcome is Outcome.WAIT
 
 
 def test_blue_green_without_thresholds_has_no_verdict() -> None:
@@ -410,7 +410,7 @@ def test_without_sticky_keys_requests_are_the_units() -> None:
     )
 
     assert "of 9,000 requests went to version 2" in verdict.explanation
-    assert Evidence.start(REWARD_ONLY).verdict(0.0).metric("assignment") is not None
+    assert RolloutEvidenceState.start(REWARD_ONLY).verdict(0.0).metric("assignment") is not None
 
 
 def test_many_requests_of_few_users_prove_little() -> None:
@@ -485,11 +485,11 @@ def test_the_summary_counts() -> None:
 )
 def test_a_restart_changes_nothing(settings: RolloutSpec) -> None:
     increments = list(itertools.islice(seconds(21, share=0.25, errors=(0.01, 0.01)), 12))
-    whole = Evidence.start(settings)
-    restarted = Evidence.start(settings)
+    whole = RolloutEvidenceState.start(settings)
+    restarted = RolloutEvidenceState.start(settings)
     for increment in increments:
         whole.add(increment)
-        restarted = Evidence.decode(settings, restarted.encode())
+        restarted = RolloutEvidenceState.decode(settings, restarted.encode())
         restarted.add(increment)
 
     assert restarted.encode() == whole.encode()
@@ -499,7 +499,7 @@ def test_a_restart_changes_nothing(settings: RolloutSpec) -> None:
 
 def test_what_was_noted_over_time_survives_a_restart_in_few_bytes() -> None:
     settings = CanarySpec()
-    evidence = Evidence.start(settings)
+    evidence = RolloutEvidenceState.start(settings)
     for increment in itertools.islice(seconds(22), 8):
         evidence.add(increment)
     bare = len(evidence.encode())
@@ -507,7 +507,7 @@ def test_what_was_noted_over_time_survives_a_restart_in_few_bytes() -> None:
     for at in range(500):
         evidence.note(msgspec.structs.replace(verdict, at=float(at)))
 
-    again = Evidence.decode(settings, evidence.encode())
+    again = RolloutEvidenceState.decode(settings, evidence.encode())
 
     assert again.encode() == evidence.encode()
     assert len(again.encode()) - bare < 10_000
@@ -519,12 +519,12 @@ def test_what_was_noted_over_time_survives_a_restart_in_few_bytes() -> None:
 
 
 def test_evidence_from_before_anything_was_noted_over_time_is_read() -> None:
-    evidence = Evidence.start(CanarySpec())
+    evidence = RolloutEvidenceState.start(CanarySpec())
     evidence.add(second(requests=(30, 30)))
     stored = msgspec.msgpack.decode(evidence.encode())
     del stored["sequences"]
 
-    again = Evidence.decode(CanarySpec(), msgspec.msgpack.encode(stored))
+    again = RolloutEvidenceState.decode(CanarySpec(), msgspec.msgpack.encode(stored))
 
     assert again.summary() == evidence.summary()
     assert again.sequences.metrics == []
@@ -540,11 +540,11 @@ def test_evidence_from_before_anything_was_noted_over_time_is_read() -> None:
 )
 def test_encoding_is_exact_whatever_was_counted(rows: list[tuple[float, int, int]]) -> None:
     settings = CanarySpec()
-    evidence = Evidence.start(settings)
+    evidence = RolloutEvidenceState.start(settings)
     for share, requests, errors in rows:
         evidence.add(second(share, requests=(requests + errors, errors), errors=(errors, errors)))
 
-    again = Evidence.decode(settings, evidence.encode())
+    again = RolloutEvidenceState.decode(settings, evidence.encode())
 
     assert again.encode() == evidence.encode()
     assert again.verdict(1.0) == evidence.verdict(1.0)
@@ -599,7 +599,7 @@ def test_whatever_is_counted_there_is_a_verdict_with_finite_numbers(
     strategy: Callable[..., RolloutSpec],
     rows: list[tuple[float, ArmCounts, ArmCounts]],
 ) -> None:
-    evidence = Evidence.start(strategy(metrics=metrics))
+    evidence = RolloutEvidenceState.start(strategy(metrics=metrics))
     for at, (share, baseline, candidate) in enumerate(rows):
         evidence.add(
             Increment(at=at, duration_s=30.0, share=share, baseline=baseline, candidate=candidate)
@@ -618,21 +618,21 @@ def test_whatever_is_counted_there_is_a_verdict_with_finite_numbers(
 @pytest.mark.parametrize("data", [b"", b"\x80", b"nonsense"])
 def test_damaged_evidence_is_refused(data: bytes) -> None:
     with pytest.raises(FailedPreconditionError, match="start the rollout again"):
-        Evidence.decode(CanarySpec(), data)
+        RolloutEvidenceState.decode(CanarySpec(), data)
 
 
 def test_evidence_of_another_format_is_refused() -> None:
-    evidence = Evidence.start(CanarySpec())
+    evidence = RolloutEvidenceState.start(CanarySpec())
     evidence._counts.format = 99
 
     with pytest.raises(FailedPreconditionError, match="has format 99"):
-        Evidence.decode(CanarySpec(), evidence.encode())
+        RolloutEvidenceState.decode(CanarySpec(), evidence.encode())
 
 
 @pytest.mark.slow
 @given(st.integers(1, 12), st.integers(1, 40))
 def test_a_roll_back_stands_while_only_the_candidate_fails(seconds: int, failures: int) -> None:
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     outcomes = []
     for _ in range(seconds):
         evidence.add(second(0.2, requests=(80, 20 + failures), errors=(0, failures)))
@@ -644,7 +644,7 @@ def test_a_roll_back_stands_while_only_the_candidate_fails(seconds: int, failure
 @pytest.mark.slow
 @given(st.integers(1, 20))
 def test_a_promotion_stands_while_nothing_fails(seconds: int) -> None:
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     outcomes = []
     for _ in range(seconds):
         evidence.add(second(0.5, requests=(100, 100)))
@@ -673,7 +673,7 @@ def test_a_version_that_turns_bad_is_rolled_back_whatever_its_past() -> None:
 
 
 def test_a_version_that_turns_slow_is_rolled_back_whatever_its_past() -> None:
-    evidence = Evidence.start(
+    evidence = RolloutEvidenceState.start(
         CanarySpec(metrics=MetricsSpec(errors=None, rejections=None, predictions=None))
     )
     for increment in itertools.islice(seconds(30, times_slower=0.7), 150):
@@ -720,14 +720,16 @@ def test_a_faster_version_is_told_to_be_faster() -> None:
 
 
 def test_names_are_the_versions_where_none_are_given() -> None:
-    evidence = Evidence.start(CanarySpec(metrics=MetricsSpec(rejections=RejectionsSpec())))
+    evidence = RolloutEvidenceState.start(
+        CanarySpec(metrics=MetricsSpec(rejections=RejectionsSpec()))
+    )
     evidence.add(second(requests=(10, 10)))
 
     assert "on the new version against" in evidence.verdict(1.0).explanation
 
 
 def test_an_earlier_step_is_no_credit_for_a_later_one() -> None:
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(600):
         evidence.add(second(0.05, requests=(190, 10)))
     before = evidence.verdict(1.0)
@@ -743,7 +745,7 @@ def test_an_earlier_step_is_no_credit_for_a_later_one() -> None:
 
 
 def test_a_canary_whose_split_was_not_kept_waits_and_says_why() -> None:
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(600):
         evidence.add(second(0.1, requests=(860, 140), errors=(43, 7)))
 
@@ -756,7 +758,7 @@ def test_a_canary_whose_split_was_not_kept_waits_and_says_why() -> None:
 
 
 def test_a_version_that_fails_outright_is_rolled_back_whatever_the_split() -> None:
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(60):
         evidence.add(second(0.1, requests=(43, 7), errors=(0, 7)))
 
@@ -765,7 +767,7 @@ def test_a_version_that_fails_outright_is_rolled_back_whatever_the_split() -> No
 
 def test_what_is_under_way_when_a_step_begins_is_no_wrong_split_for_long() -> None:
     # Answers take 4 s, so for 4 s only requests of the step before end.
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     for moment in range(300):
         sent = (95, 5) if moment < 4 else (50, 50)
         evidence.add(second(0.5, requests=sent))
@@ -774,7 +776,7 @@ def test_what_is_under_way_when_a_step_begins_is_no_wrong_split_for_long() -> No
 
 
 def test_sticky_callers_need_not_send_their_share_of_the_requests() -> None:
-    evidence = Evidence.start(CanarySpec(metrics=ERRORS_ONLY))
+    evidence = RolloutEvidenceState.start(CanarySpec(metrics=ERRORS_ONLY))
     for _ in range(300):
         increment = second(0.1, requests=(43, 7))
         evidence.add(msgspec.structs.replace(increment, is_sticky=True))
@@ -803,7 +805,7 @@ def test_at_a_cliff_the_shares_beyond_it_are_compared() -> None:
         return ArmCounts(requests=fast + slow, latency=latency)
 
     settings = CanarySpec(metrics=LATENCY_ONLY)
-    evidence = {share: Evidence.start(settings) for share in (9, 9.5, 30)}
+    evidence = {share: RolloutEvidenceState.start(settings) for share in (9, 9.5, 30)}
     for share, watched_one in evidence.items():
         slow = round(10 * share)
         increment = Increment(

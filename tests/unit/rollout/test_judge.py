@@ -16,10 +16,10 @@ from headrace.rollout import judge, judge_fixed
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.bernoulli import Rate
 from headrace.rollout.betting import Array
-from headrace.rollout.change_detector import Turn
-from headrace.rollout.latency_ratio import LatencyRatios, Reach
+from headrace.rollout.change_detector import ChangeDetector
+from headrace.rollout.latency_ratio import LatencyMargin, LatencyRatios
 from headrace.rollout.moves import because
-from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, Verdict, points
+from headrace.rollout.outcomes import MetricVerdict, Names, Outcome, RolloutVerdict, points
 from headrace.rollout.prediction_shift import PredictionShift
 from headrace.rollout.rate_difference import RateDifferences
 from headrace.rollout.readings import LatencyCounts, RewardSums
@@ -41,7 +41,7 @@ def one(value: float) -> Array:
 def errors(a: tuple[int, int], b: tuple[int, int]) -> MetricVerdict:
     """The verdict where `a` and `b` are how many failed, and of how many."""
     settings = ErrorsSpec(margin=0.02)
-    tests, turn = RateDifferences.start(1, watched=0.02), Turn.start(1, 0.02)
+    tests, turn = RateDifferences.start(1, watched=0.02), ChangeDetector.start(1, 0.02)
     for _ in range(10):
         arms = (one(b[0] / 10), one(b[1] / 10)), (one(a[0] / 10), one(a[1] / 10))
         tests.add(0.5, *arms)
@@ -96,7 +96,7 @@ def test_an_arm_without_requests_is_named_and_has_no_numbers(
 
 
 def test_a_ratio_of_quantiles() -> None:
-    ratios = LatencyRatios.start(0.9, Reach(1.5, 0.0))
+    ratios = LatencyRatios.start(0.9, LatencyMargin(1.5, 0.0))
     for _ in range(40):
         same = LatencyCounts(
             lower_s=(0.010, 0.020, 0.10), width_s=(0.001, 0.001, 0.01), counts=(80, 10, 10)
@@ -196,7 +196,7 @@ def test_a_rate_of_its_own_that_has_no_trials_waits() -> None:
 
 
 def test_seconds_that_are_too_many() -> None:
-    ratios, slow = LatencyRatios.start(0.9, Reach()), Rate()
+    ratios, slow = LatencyRatios.start(0.9, LatencyMargin()), Rate()
     late = LatencyCounts(lower_s=(0.5,), width_s=(0.01,), counts=(400,))
     ratios.add(0.5, late, late)
     slow.add(400, 400)
@@ -220,7 +220,9 @@ def test_seconds_that_are_too_many() -> None:
 
 def test_what_nobody_said_is_told_by_the_explanation() -> None:
     said = errors((20, 2000), (20, 2000))
-    verdict = Verdict(outcome=said.outcome, at=1.0, metrics=(said,), explanation="all is well")
+    verdict = RolloutVerdict(
+        outcome=said.outcome, at=1.0, metrics=(said,), explanation="all is well"
+    )
 
     assert because(verdict, said.outcome) == said.reason
     assert because(verdict, Outcome.ROLL_BACK) == "all is well"

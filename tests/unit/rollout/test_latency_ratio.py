@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.rollout.latency_ratio import (
-    Histogram,
+    LatencyBuckets,
+    LatencyMargin,
     LatencyRatios,
-    Reach,
     threshold_well_below,
     thresholds_near,
 )
 from headrace.rollout.readings import LatencyCounts
 from tests.unit.rollout.readings import two_digits
 
-REACH = Reach(1.25, 0.001)
+REACH = LatencyMargin(1.25, 0.001)
 LATENCIES = st.lists(st.floats(0.0011, 9.9), min_size=1, max_size=60)
 
 
@@ -64,7 +64,7 @@ def test_faster_is_told_too() -> None:
 
 
 def always(
-    baseline_s: float, candidate_s: float, reach: Reach, *, seconds: int = 60
+    baseline_s: float, candidate_s: float, reach: LatencyMargin, *, seconds: int = 60
 ) -> LatencyRatios:
     """Two versions that take as long each time, 50 requests a second to either."""
     ratios = LatencyRatios.start(0.99, reach)
@@ -74,8 +74,8 @@ def always(
 
 
 def test_a_model_that_always_takes_as_long_is_shown_to_be_within_the_margin() -> None:
-    same = always(0.0205, 0.0205, Reach(1.25))
-    slower = always(0.0205, 0.0405, Reach(1.25))
+    same = always(0.0205, 0.0205, LatencyMargin(1.25))
+    slower = always(0.0205, 0.0405, LatencyMargin(1.25))
 
     # Nothing exceeds the bucket of the quantile: the differences near it say nothing.
     assert float(same.faster.log_evidence(0.0, above=False)[-1]) < np.log(20)
@@ -85,9 +85,9 @@ def test_a_model_that_always_takes_as_long_is_shown_to_be_within_the_margin() ->
 
 
 def test_a_millisecond_more_is_tolerated_whatever_the_factor() -> None:
-    by_seconds = always(0.00082, 0.00122, Reach(1.25, 0.001))
-    by_factor = always(0.00082, 0.00122, Reach(1.25))
-    beyond_both = always(0.00082, 0.00225, Reach(1.25, 0.001))
+    by_seconds = always(0.00082, 0.00122, LatencyMargin(1.25, 0.001))
+    by_factor = always(0.00082, 0.00122, LatencyMargin(1.25))
+    beyond_both = always(0.00082, 0.00225, LatencyMargin(1.25, 0.001))
 
     assert by_seconds.log_evidence_of_tolerance() >= np.log(20)
     assert by_seconds.log_evidence_of_harm() < np.log(20)
@@ -111,7 +111,7 @@ def test_nothing_is_tested_before_the_baselines_quantile_has_a_name() -> None:
 def test_a_bucket_across_the_threshold_counts_on_one_side_only(
     latencies: list[float], threshold: float
 ) -> None:
-    histogram = Histogram.of(two_digits(np.array(latencies)))
+    histogram = LatencyBuckets.of(two_digits(np.array(latencies)))
     true = sum(latency > threshold for latency in latencies)
 
     at_most = float(histogram.above(np.array([threshold]), whole=True)[0])
@@ -124,21 +124,21 @@ def test_a_bucket_across_the_threshold_counts_on_one_side_only(
 
 @given(LATENCIES, LATENCIES)
 def test_merged_histograms_lose_nothing(first: list[float], second: list[float]) -> None:
-    a, b = (Histogram.of(two_digits(np.array(values))) for values in (first, second))
+    a, b = (LatencyBuckets.of(two_digits(np.array(values))) for values in (first, second))
 
     both = a.merged(b)
 
     assert both.total == len(first) + len(second)
     assert all(low < high for low, high in itertools.pairwise(both.lower))
-    assert Histogram.empty().merged(a).counts.tolist() == a.counts.tolist()
-    assert Histogram.empty().merged(Histogram.empty()).total == 0.0
+    assert LatencyBuckets.empty().merged(a).counts.tolist() == a.counts.tolist()
+    assert LatencyBuckets.empty().merged(LatencyBuckets.empty()).total == 0.0
 
 
 @given(LATENCIES, st.floats(0.01, 0.99))
 def test_a_quantile_lies_in_the_bucket_of_the_true_one(
     latencies: list[float], quantile: float
 ) -> None:
-    found = Histogram.of(two_digits(np.array(latencies))).quantile(quantile)
+    found = LatencyBuckets.of(two_digits(np.array(latencies))).quantile(quantile)
 
     assert found is not None
     exact = float(np.quantile(latencies, quantile, method="inverted_cdf"))
@@ -146,15 +146,15 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(
 
 
 def test_an_empty_histogram_has_no_quantile() -> None:
-    assert Histogram.empty().quantile(0.5) is None
+    assert LatencyBuckets.empty().quantile(0.5) is None
 
 
 def test_the_threshold_is_near_the_quantile_and_its_multiple_near_an_edge() -> None:
     rng = np.random.default_rng(2)
-    histogram = Histogram.of(two_digits(np.exp(rng.normal(np.log(0.02), 0.5, 20_000))))
+    histogram = LatencyBuckets.of(two_digits(np.exp(rng.normal(np.log(0.02), 0.5, 20_000))))
 
     plain, multiple = thresholds_near(
-        histogram.upper, histogram.counts[None, :], quantile=0.99, reaches=(Reach(), REACH)
+        histogram.upper, histogram.counts[None, :], quantile=0.99, reaches=(LatencyMargin(), REACH)
     )
 
     for tau in (float(plain[0]), float(multiple[0])):

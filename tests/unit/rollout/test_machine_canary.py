@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from headrace.core.spec.rollout import AbSpec, CanarySpec, CanaryStepSpec, OnTimeout
 from headrace.rollout import machine
-from headrace.rollout.outcomes import Verdict
-from headrace.rollout.state import Facts, Phase, PromotedBy, Traffic, Verb
+from headrace.rollout.outcomes import RolloutVerdict
+from headrace.rollout.state import PromotedBy, RolloutFacts, RolloutPhase, TrafficShares, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE, Driven
 
 JUDGED = CanarySpec(
@@ -20,11 +20,11 @@ def test_the_first_step_waits_for_the_new_versions_replicas() -> None:
     canary = Driven.of(JUDGED)
 
     waiting = canary.look(ready=False)
-    assert waiting.phase is Phase.PREPARING
-    assert waiting.traffic == Traffic(candidate=0, candidate_scale=10 / 90)
+    assert waiting.phase is RolloutPhase.PREPARING
+    assert waiting.traffic == TrafficShares(candidate=0, candidate_scale=10 / 90)
 
     started = canary.look()
-    assert started.phase is Phase.PROGRESSING
+    assert started.phase is RolloutPhase.PROGRESSING
     assert started.traffic.candidate == 10
     assert started.reason == "step 1 of 2 (10 % of the requests)"
 
@@ -33,9 +33,9 @@ def test_a_good_version_goes_through_all_steps_and_takes_over() -> None:
     canary = Driven.of(JUDGED)
 
     assert canary.weights(20, verdict=GOOD) == [0, 10, 50, 100]
-    assert canary.state.phase is Phase.PROMOTED
+    assert canary.state.phase is RolloutPhase.PROMOTED
     assert canary.state.promoted_by is PromotedBy.PLAN
-    assert canary.state.traffic == Traffic(candidate=100, has_stable=False)
+    assert canary.state.traffic == TrafficShares(candidate=100, has_stable=False)
     assert canary.state.reason.endswith("passed: errors within what is tolerated")
 
 
@@ -45,7 +45,7 @@ def test_the_old_version_is_kept_until_the_last_weight_is_in_force() -> None:
         assert canary.look(verdict=GOOD).traffic.has_stable
 
     waiting = canary.look(verdict=GOOD, in_force=False)
-    assert waiting.phase is Phase.PROGRESSING
+    assert waiting.phase is RolloutPhase.PROGRESSING
     assert waiting.traffic.has_stable
 
     assert not canary.look().traffic.has_stable
@@ -95,7 +95,7 @@ def test_a_verdict_from_before_the_weight_came_into_force_is_not_the_steps() -> 
     in_force = canary.look(verdict=GOOD)
     assert (in_force.step, in_force.step_since) == (0, canary.now)
 
-    facts = Facts(
+    facts = RolloutFacts(
         now=canary.now + 0.9,
         in_force=True,
         verdict=GOOD,
@@ -141,7 +141,7 @@ def test_no_steps_mean_all_at_once() -> None:
 
     assert canary.state.traffic.candidate_scale == 1.0
     assert canary.weights(5) == [0, 100]
-    assert canary.state.phase is Phase.PROMOTED
+    assert canary.state.phase is RolloutPhase.PROMOTED
 
 
 def test_a_bad_verdict_gives_everything_back_at_any_step() -> None:
@@ -150,8 +150,8 @@ def test_a_bad_verdict_gives_everything_back_at_any_step() -> None:
     assert canary.state.traffic.candidate == 50
 
     back = canary.look(verdict=BAD)
-    assert back.phase is Phase.ROLLED_BACK
-    assert back.traffic == Traffic(candidate=0, candidate_scale=0.0, has_stable=True)
+    assert back.phase is RolloutPhase.ROLLED_BACK
+    assert back.traffic == TrafficShares(candidate=0, candidate_scale=0.0, has_stable=True)
     assert back.reason == "errors: 5 % fail, 0 % before"
     assert back.verdict == replace(BAD, at=BEGAN + canary.now)
 
@@ -161,14 +161,14 @@ def test_a_bad_verdict_wins_while_replicas_for_the_promotion_start() -> None:
     canary.looks(2)
     assert canary.state.promoted_by is PromotedBy.PLAN
 
-    assert canary.look(verdict=BAD).phase is Phase.ROLLED_BACK
+    assert canary.look(verdict=BAD).phase is RolloutPhase.ROLLED_BACK
 
 
 def test_a_version_that_cannot_be_loaded_never_gets_a_request() -> None:
     canary = Driven.of(JUDGED)
 
     back = canary.look(ready=False, failed="no such operator: Foo")
-    assert back.phase is Phase.ROLLED_BACK
+    assert back.phase is RolloutPhase.ROLLED_BACK
     assert back.reason == "the new version cannot run: no such operator: Foo"
 
 
@@ -180,7 +180,7 @@ def test_replicas_that_are_not_ready_in_time_end_the_rollout(looks: int) -> None
 
     assert not canary.look(after=599.9, ready=False).phase.is_over
     back = canary.look(after=0.1, ready=False)
-    assert back.phase is Phase.ROLLED_BACK
+    assert back.phase is RolloutPhase.ROLLED_BACK
     assert back.reason == "the new version's replicas were not ready within 600 s"
 
 
@@ -209,7 +209,7 @@ def test_a_baseline_of_equal_size_goes_along_until_the_promotion() -> None:
     ],
 )
 def test_without_a_decision_in_time_it_is_rolled_back(
-    verdict: Verdict | None, samples: int, missing: str
+    verdict: RolloutVerdict | None, samples: int, missing: str
 ) -> None:
     canary = Driven.of(JUDGED)
     canary.looks(2)
@@ -217,7 +217,7 @@ def test_without_a_decision_in_time_it_is_rolled_back(
 
     assert not canary.look(after=7199.0, verdict=verdict, samples=samples).phase.is_over
     back = canary.look(verdict=verdict, samples=samples)
-    assert back.phase is Phase.ROLLED_BACK
+    assert back.phase is RolloutPhase.ROLLED_BACK
     assert back.reason == f"not enough evidence within 7200 s: {missing}"
 
 
@@ -228,11 +228,11 @@ def test_too_few_requests_to_decide_pause_it_with_the_advice() -> None:
 
     waiting = canary.look(after=7200.0, verdict=UNSURE, cannot_suffice=why)
 
-    assert (waiting.phase, waiting.traffic.candidate) == (Phase.PAUSED, 10)
+    assert (waiting.phase, waiting.traffic.candidate) == (RolloutPhase.PAUSED, 10)
     assert waiting.reason.endswith(f"do not tell; {why}, or resume for as long again")
     canary.tell(Verb.RESUME)
-    assert canary.look(after=7199.0, verdict=UNSURE).phase is Phase.PROGRESSING
-    assert canary.look(verdict=UNSURE).phase is Phase.ROLLED_BACK
+    assert canary.look(after=7199.0, verdict=UNSURE).phase is RolloutPhase.PROGRESSING
+    assert canary.look(verdict=UNSURE).phase is RolloutPhase.ROLLED_BACK
 
 
 @pytest.mark.parametrize("on_timeout", ["rollback", "promote"])
@@ -244,7 +244,9 @@ def test_what_its_owner_says_of_a_timeout_is_done_however_few_requests_come(
     canary.look(after=7200.0, verdict=UNSURE, cannot_suffice="too few")
 
     done = canary.looks(3)
-    assert done.phase is (Phase.ROLLED_BACK if on_timeout == "rollback" else Phase.PROMOTED)
+    assert done.phase is (
+        RolloutPhase.ROLLED_BACK if on_timeout == "rollback" else RolloutPhase.PROMOTED
+    )
 
 
 def test_without_a_decision_in_time_it_is_promoted_if_its_owner_says_so() -> None:
@@ -261,12 +263,12 @@ def test_a_pause_by_time_keeps_the_traffic_and_can_be_resumed_for_as_long_again(
     canary = Driven.of(CanarySpec(steps=JUDGED.steps, on_timeout="pause"))
     canary.looks(2)
     stopped = canary.look(after=7200.0)
-    assert (stopped.phase, stopped.traffic.candidate) == (Phase.PAUSED, 10)
+    assert (stopped.phase, stopped.traffic.candidate) == (RolloutPhase.PAUSED, 10)
 
     canary.look(after=86_400.0)
     canary.tell(Verb.RESUME)
-    assert canary.look(after=7199.0).phase is Phase.PROGRESSING
-    assert canary.look().phase is Phase.PAUSED
+    assert canary.look(after=7199.0).phase is RolloutPhase.PROGRESSING
+    assert canary.look().phase is RolloutPhase.PAUSED
 
 
 def test_time_counts_from_the_first_weight_in_force() -> None:
@@ -284,7 +286,7 @@ def test_all_steps_share_the_time_for_a_decision() -> None:
     canary.look(after=3000.0, verdict=GOOD)
     assert canary.looks(2, verdict=UNSURE).step == 1
 
-    assert canary.look(after=4200.0, verdict=UNSURE).phase is Phase.ROLLED_BACK
+    assert canary.look(after=4200.0, verdict=UNSURE).phase is RolloutPhase.ROLLED_BACK
 
 
 def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:
@@ -293,13 +295,13 @@ def test_once_it_is_decided_only_replicas_have_to_come_in_time() -> None:
     assert canary.state.promoted_by is PromotedBy.PLAN
     assert machine.due_at(canary.state) == canary.now + 7200.0
 
-    assert canary.look(after=5000.0, ready=False).phase is Phase.PROGRESSING
-    assert canary.looks(2).phase is Phase.PROMOTED
+    assert canary.look(after=5000.0, ready=False).phase is RolloutPhase.PROGRESSING
+    assert canary.looks(2).phase is RolloutPhase.PROMOTED
 
 
 def test_facts_of_the_moment_in_which_traffic_changed_are_about_the_traffic_before() -> None:
     state = machine.begin(JUDGED, began=BEGAN)
-    facts = Facts(now=5.0, candidate_ready=True, in_force=True)
+    facts = RolloutFacts(now=5.0, candidate_ready=True, in_force=True)
 
     published = machine.advance(state, facts)
     assert published.traffic.candidate == 10
@@ -314,10 +316,10 @@ def test_a_step_that_waits_for_approval_is_paused() -> None:
     assert machine.due_at(canary.state) == canary.now + 60.0
 
     waiting = canary.look(after=60.0)
-    assert waiting.phase is Phase.PAUSED
+    assert waiting.phase is RolloutPhase.PAUSED
     assert "waits for approval" in waiting.reason
     assert machine.due_at(waiting) is None
-    assert canary.look(after=1e6).phase is Phase.PAUSED
+    assert canary.look(after=1e6).phase is RolloutPhase.PAUSED
 
     assert canary.tell(Verb.RESUME).step == 1
     assert canary.look().traffic.candidate == 50
@@ -329,7 +331,7 @@ def test_an_ab_test_holds_its_weight_until_the_reward_decides() -> None:
     assert test.weights(50, verdict=UNSURE) == [0, 40]
     assert test.state.traffic.candidate_scale == 40 / 60
     assert test.weights(5, verdict=GOOD) == [40, 100]
-    assert test.state.phase is Phase.PROMOTED
+    assert test.state.phase is RolloutPhase.PROMOTED
     assert test.state.reason.startswith("A/B test (40 % of the callers) passed")
 
 
@@ -338,4 +340,4 @@ def test_an_ab_test_that_is_lost_gives_everybody_back() -> None:
     test.looks(10, verdict=UNSURE)
 
     assert test.look(verdict=BAD).traffic.candidate == 0
-    assert test.state.phase is Phase.ROLLED_BACK
+    assert test.state.phase is RolloutPhase.ROLLED_BACK

@@ -18,7 +18,7 @@ from headrace.core.spec.rollout import (
     Until,
 )
 from headrace.rollout import machine
-from headrace.rollout.state import Facts, Phase, PromotedBy, RolloutState, Verb
+from headrace.rollout.state import PromotedBy, RolloutFacts, RolloutPhase, RolloutState, Verb
 from tests.unit.rollout.driving import BAD, BEGAN, GOOD, UNSURE
 
 seconds = st.sampled_from([0.0, 0.5, 5.0, 60.0]) | st.floats(0, 1e4)
@@ -52,14 +52,14 @@ steps_of_time = st.sampled_from([0.0, 0.1, 1.0, 1.0, 1.0, 7.0, 1e5])
 verdicts = st.sampled_from([GOOD, GOOD, UNSURE, BAD])
 
 
-def stays(state: RolloutState, facts: Facts) -> bool:
+def stays(state: RolloutState, facts: RolloutFacts) -> bool:
     """Whether nothing but the time moves on."""
     return replace(machine.advance(state, facts), elapsed_s=state.elapsed_s) == state
 
 
 @st.composite
-def looks(draw: st.DrawFn, now: float) -> Facts:
-    return Facts(
+def looks(draw: st.DrawFn, now: float) -> RolloutFacts:
+    return RolloutFacts(
         now=now,
         candidate_ready=draw(st.booleans()),
         candidate_failed=draw(st.sampled_from(["", "", "", "", "no memory"])),
@@ -106,7 +106,7 @@ class AnyRollout(RuleBasedStateMachine):
     @rule(after=steps_of_time)
     def look_at_a_healthy_system(self, after: float) -> None:
         self.now += after
-        facts = Facts(
+        facts = RolloutFacts(
             now=self.now,
             candidate_ready=True,
             in_force=True,
@@ -146,13 +146,17 @@ class AnyRollout(RuleBasedStateMachine):
         self.state = state
 
     def _check_change(self, before: RolloutState, after: RolloutState) -> None:
-        gives_back = after.phase in {Phase.ROLLED_BACK, Phase.ABORTED, Phase.REPORTED}
+        gives_back = after.phase in {
+            RolloutPhase.ROLLED_BACK,
+            RolloutPhase.ABORTED,
+            RolloutPhase.REPORTED,
+        }
         if not gives_back:
             assert after.traffic.candidate >= before.traffic.candidate
             assert after.traffic.candidate_scale >= before.traffic.candidate_scale
         if before.traffic.has_stable and not after.traffic.has_stable:
             assert before.traffic.candidate == 100
-            assert after.phase is Phase.PROMOTED
+            assert after.phase is RolloutPhase.PROMOTED
 
     @invariant()
     def weights_sum_to_100(self) -> None:
@@ -170,7 +174,7 @@ class AnyRollout(RuleBasedStateMachine):
     @invariant()
     def what_is_over_has_one_version_only(self) -> None:
         weight = self.state.traffic.candidate
-        if self.state.phase is Phase.PROMOTED:
+        if self.state.phase is RolloutPhase.PROMOTED:
             assert weight == 100
         elif self.state.phase.is_over:
             assert weight == 0
@@ -178,7 +182,7 @@ class AnyRollout(RuleBasedStateMachine):
 
     @invariant()
     def a_pause_knows_its_way_back(self) -> None:
-        is_paused = self.state.phase is Phase.PAUSED
+        is_paused = self.state.phase is RolloutPhase.PAUSED
         assert (self.state.resumes_at_phase is not None) == is_paused
         assert is_paused or not self.state.awaits_approval
 
@@ -190,10 +194,10 @@ class AnyRollout(RuleBasedStateMachine):
     def time_alone_acts_when_it_is_due_and_not_before(self) -> None:
         due = machine.due_at(self.state)
         if due is None:
-            assert stays(self.state, Facts(now=self.now + 1e7))
+            assert stays(self.state, RolloutFacts(now=self.now + 1e7))
             return
-        assert stays(self.state, Facts(now=due - 0.001))
-        assert not stays(self.state, Facts(now=due))
+        assert stays(self.state, RolloutFacts(now=due - 0.001))
+        assert not stays(self.state, RolloutFacts(now=due))
 
 
 TestAnyRollout = AnyRollout.TestCase
@@ -205,7 +209,7 @@ def test_a_control_plane_killed_at_any_look_loses_nothing(
 ) -> None:
     undisturbed = killed = machine.begin(settings, began=BEGAN)
     for number, kill in enumerate(kills, start=1):
-        facts = Facts(
+        facts = RolloutFacts(
             now=number,
             candidate_ready=True,
             in_force=True,
@@ -227,7 +231,7 @@ def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSpec)
     state = machine.begin(patient, began=BEGAN)
     for look in range(1, 60):
         now = look * 20_000.0
-        facts = Facts(
+        facts = RolloutFacts(
             now=now,
             candidate_ready=True,
             in_force=True,
@@ -240,4 +244,4 @@ def test_a_good_version_that_everybody_approves_ends_well(settings: RolloutSpec)
             state = machine.command(state, Verb.RESUME, now=now)
 
     only_reports = isinstance(settings, ShadowSpec) and not settings.promotes
-    assert state.phase is (Phase.REPORTED if only_reports else Phase.PROMOTED)
+    assert state.phase is (RolloutPhase.REPORTED if only_reports else RolloutPhase.PROMOTED)

@@ -7,14 +7,14 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.rollout.outcomes import MetricVerdict, Outcome, Verdict
+from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict
 from headrace.rollout.sequences import FIRST_STEP_S, MOST_POINTS, Sequences
 
 NUMBERS = st.none() | st.floats(width=32, min_value=-1e6, max_value=1e6)
 PAUSES = st.lists(st.floats(min_value=-5.0, max_value=1e5), min_size=1, max_size=300)
 
 
-def told(at: float, high: float | None = 0.1, **more: object) -> Verdict:
+def told(at: float, high: float | None = 0.1, **more: object) -> RolloutVerdict:
     metric = MetricVerdict(
         metric="errors",
         outcome=Outcome.WAIT,
@@ -26,7 +26,7 @@ def told(at: float, high: float | None = 0.1, **more: object) -> Verdict:
         margin=0.5,
     )
     changed = msgspec.structs.replace(metric, **more)
-    return Verdict(outcome=Outcome.WAIT, at=at, metrics=(changed,))
+    return RolloutVerdict(outcome=Outcome.WAIT, at=at, metrics=(changed,))
 
 
 def watched(times: list[float]) -> Sequences:

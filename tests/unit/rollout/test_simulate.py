@@ -5,26 +5,39 @@ import numpy as np
 import pytest
 
 from headrace.core.spec.rollout import CanarySpec, LatencySpec, MetricsSpec
-from headrace.rollout.evidence import Evidence
+from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Outcome
 from headrace.rollout.outlook import expected_requests
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts
-from headrace.rollout.simulate import Result, Watch, changes, power_table, simulate, z_test_rejects
-from headrace.rollout.simulated_traffic import CLASSES, Candidate, Interval, Traffic, World
+from headrace.rollout.simulate import (
+    Result,
+    SimulatedTests,
+    changes,
+    power_table,
+    simulate,
+    z_test_rejects,
+)
+from headrace.rollout.simulated_traffic import (
+    CLASSES,
+    SimulatedBaseline,
+    SimulatedCandidate,
+    SimulatedInterval,
+    TrafficDraws,
+)
 
 READ_AT_ONCE = CanarySpec(min_samples=1)
 
 
 def one(
-    candidate: Candidate,
+    candidate: SimulatedCandidate,
     *,
     runs: int,
     duration_s: int,
-    world: World | None = None,
+    world: SimulatedBaseline | None = None,
     settings: CanarySpec = READ_AT_ONCE,
 ) -> Result:
     (result,) = simulate(
-        world or World(),
+        world or SimulatedBaseline(),
         [candidate],
         settings,
         runs=runs,
@@ -39,7 +52,7 @@ def at_most(level: float, runs: int) -> float:
     return level + 3.1 * math.sqrt(level * (1 - level) / runs)
 
 
-def increment(traffic: Traffic, interval: Interval, run: int, at: float) -> Increment:
+def increment(traffic: TrafficDraws, interval: SimulatedInterval, run: int, at: float) -> Increment:
     """What the gateway and the replicas would have told about one run's second."""
     runs, arms = len(traffic.candidates), []
     for arm in range(2):
@@ -75,18 +88,18 @@ def increment(traffic: Traffic, interval: Interval, run: int, at: float) -> Incr
 @pytest.mark.parametrize(
     "candidate",
     [
-        Candidate(),
-        Candidate(more_errors=0.03),
-        Candidate(times_slower=1.8),
-        Candidate(moved_answers=0.25),
+        SimulatedCandidate(),
+        SimulatedCandidate(more_errors=0.03),
+        SimulatedCandidate(times_slower=1.8),
+        SimulatedCandidate(moved_answers=0.25),
     ],
 )
-def test_the_simulation_decides_as_evidence_does(candidate: Candidate) -> None:
-    world = World(requests_per_s=200.0, weight=0.4, errors=0.002, moves=False)
+def test_the_simulation_decides_as_evidence_does(candidate: SimulatedCandidate) -> None:
+    world = SimulatedBaseline(requests_per_s=200.0, weight=0.4, errors=0.002, moves=False)
     settings = CanarySpec()
-    traffic = Traffic(world=world, candidates=[candidate] * 2, rng=np.random.default_rng(8))
-    watch = Watch(settings, traffic)
-    evidence = [Evidence.start(settings) for _ in range(2)]
+    traffic = TrafficDraws(world=world, candidates=[candidate] * 2, rng=np.random.default_rng(8))
+    watch = SimulatedTests(settings, traffic)
+    evidence = [RolloutEvidenceState.start(settings) for _ in range(2)]
     said: set[Outcome] = set()
 
     for at in range(35):
@@ -106,7 +119,9 @@ def test_the_simulation_decides_as_evidence_does(candidate: Candidate) -> None:
 
 @pytest.mark.slow
 def test_a_good_version_is_rolled_back_at_most_as_often_as_alpha_says() -> None:
-    result = one(Candidate(), runs=300, duration_s=150, world=World(weight=0.3))
+    result = one(
+        SimulatedCandidate(), runs=300, duration_s=150, world=SimulatedBaseline(weight=0.3)
+    )
 
     assert len(result.ever_rolled_back_s) / 300 <= at_most(0.05, 300)
     # The same world fools the textbook test read as often, but not the one read once.
@@ -118,9 +133,9 @@ def test_a_good_version_is_rolled_back_at_most_as_often_as_alpha_says() -> None:
 @pytest.mark.slow
 def test_stalls_of_either_version_roll_back_no_more_often() -> None:
     # Whoever takes the requests of a stall for independent rolls a fifth of these back.
-    world = World(weight=0.3, requests_per_s=100.0, bursts=True)
+    world = SimulatedBaseline(weight=0.3, requests_per_s=100.0, bursts=True)
 
-    result = one(Candidate(), runs=200, duration_s=450, world=world)
+    result = one(SimulatedCandidate(), runs=200, duration_s=450, world=world)
 
     assert len(result.ever_rolled_back_s) / 200 <= at_most(0.05, 200)
 
@@ -131,11 +146,11 @@ def test_no_part_of_the_verdict_alone_is_false_more_often_than_it_may() -> None:
     settings = CanarySpec(min_samples=1, alpha=0.2)
 
     result = one(
-        Candidate(),
+        SimulatedCandidate(),
         runs=300,
         duration_s=150,
         settings=settings,
-        world=World(weight=0.5, requests_per_s=30.0),
+        world=SimulatedBaseline(weight=0.5, requests_per_s=30.0),
     )
 
     for rolled_back in result.by_metric.values():
@@ -146,13 +161,15 @@ def test_no_part_of_the_verdict_alone_is_false_more_often_than_it_may() -> None:
 @pytest.mark.parametrize(
     ("candidate", "metric"),
     [
-        (Candidate(more_errors=0.05), "errors"),
-        (Candidate(times_slower=3.0), "latency"),
-        (Candidate(moved_answers=0.25), "predictions"),
+        (SimulatedCandidate(more_errors=0.05), "errors"),
+        (SimulatedCandidate(times_slower=3.0), "latency"),
+        (SimulatedCandidate(moved_answers=0.25), "predictions"),
     ],
 )
-def test_a_bad_version_is_rolled_back_for_its_own_fault(candidate: Candidate, metric: str) -> None:
-    result = one(candidate, runs=60, duration_s=120, world=World(weight=0.2))
+def test_a_bad_version_is_rolled_back_for_its_own_fault(
+    candidate: SimulatedCandidate, metric: str
+) -> None:
+    result = one(candidate, runs=60, duration_s=120, world=SimulatedBaseline(weight=0.2))
 
     assert result.rolled_back > 0.95
     assert result.by_metric[metric] > 0.9 * 60
@@ -163,9 +180,9 @@ def test_a_bad_version_is_rolled_back_for_its_own_fault(candidate: Candidate, me
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_version_at_the_edge_of_what_is_tolerated_is_seldom_decided() -> None:
-    world = World(weight=0.5, errors=0.002, moves=False, requests_per_s=100.0)
+    world = SimulatedBaseline(weight=0.5, errors=0.002, moves=False, requests_per_s=100.0)
 
-    result = one(Candidate(more_errors=0.005), runs=200, duration_s=200, world=world)
+    result = one(SimulatedCandidate(more_errors=0.005), runs=200, duration_s=200, world=world)
 
     assert result.promoted <= at_most(0.05, 200)
     assert result.rolled_back <= at_most(0.05, 200)
@@ -173,9 +190,9 @@ def test_a_version_at_the_edge_of_what_is_tolerated_is_seldom_decided() -> None:
 
 @pytest.mark.slow
 def test_a_good_version_is_promoted_in_time() -> None:
-    world = World(weight=0.5, errors=0.001, moves=False)
+    world = SimulatedBaseline(weight=0.5, errors=0.001, moves=False)
 
-    result = one(Candidate(), runs=40, duration_s=400, world=world)
+    result = one(SimulatedCandidate(), runs=40, duration_s=400, world=world)
 
     assert result.promoted > 0.9
     assert result.undecided + result.promoted + result.rolled_back == pytest.approx(1.0)
@@ -183,10 +200,12 @@ def test_a_good_version_is_promoted_in_time() -> None:
 
 def test_few_samples_promote_nothing_but_roll_back() -> None:
     settings = CanarySpec(min_samples=100_000)
-    world = World(requests_per_s=1000.0, weight=0.5, errors=0.0001, moves=False)
+    world = SimulatedBaseline(requests_per_s=1000.0, weight=0.5, errors=0.0001, moves=False)
 
-    good = one(Candidate(), runs=3, duration_s=30, world=world, settings=settings)
-    bad = one(Candidate(more_errors=0.5), runs=3, duration_s=30, world=world, settings=settings)
+    good = one(SimulatedCandidate(), runs=3, duration_s=30, world=world, settings=settings)
+    bad = one(
+        SimulatedCandidate(more_errors=0.5), runs=3, duration_s=30, world=world, settings=settings
+    )
 
     assert good.undecided == 1.0
     assert good.median_s is None
@@ -195,12 +214,12 @@ def test_few_samples_promote_nothing_but_roll_back() -> None:
 
 @pytest.mark.slow
 def test_a_canary_goes_on_step_by_step() -> None:
-    world = World(requests_per_s=200.0, errors=0.001, moves=False)
+    world = SimulatedBaseline(requests_per_s=200.0, errors=0.001, moves=False)
 
     (stepped,), (at_once,) = (
         simulate(
             world,
-            [Candidate()],
+            [SimulatedCandidate()],
             CanarySpec(),
             runs=12,
             duration_s=200,
@@ -219,8 +238,12 @@ def test_a_canary_goes_on_step_by_step() -> None:
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_ramp_rolls_back_a_good_version_no_more_often() -> None:
-    traffic = Traffic(world=World(), candidates=[Candidate()] * 300, rng=np.random.default_rng(3))
-    watch, ever = Watch(CanarySpec(), traffic), np.zeros(300, bool)
+    traffic = TrafficDraws(
+        world=SimulatedBaseline(),
+        candidates=[SimulatedCandidate()] * 300,
+        rng=np.random.default_rng(3),
+    )
+    watch, ever = SimulatedTests(CanarySpec(), traffic), np.zeros(300, bool)
 
     for second in range(120):
         traffic.weights = np.where(np.arange(300) % 2, 0.5, (0.05, 0.25, 0.5)[second // 40])
@@ -234,10 +257,10 @@ def test_other_quantiles_are_simulated_too() -> None:
     metrics = MetricsSpec(latency=LatencySpec(quantile=0.5))
 
     result = one(
-        Candidate(times_slower=2.0),
+        SimulatedCandidate(times_slower=2.0),
         runs=5,
         duration_s=40,
-        world=World(weight=0.5),
+        world=SimulatedBaseline(weight=0.5),
         settings=CanarySpec(metrics=metrics),
     )
 
@@ -249,8 +272,8 @@ def test_the_same_seed_gives_the_same_and_progress_is_told() -> None:
 
     first, second = (
         simulate(
-            World(),
-            [Candidate(), Candidate(name="worse", more_errors=0.2)],
+            SimulatedBaseline(),
+            [SimulatedCandidate(), SimulatedCandidate(name="worse", more_errors=0.2)],
             READ_AT_ONCE,
             runs=3,
             duration_s=10,
@@ -269,8 +292,8 @@ def test_many_requests_are_simulated_part_by_part() -> None:
     told: list[float] = []
 
     (result,) = simulate(
-        World(requests_per_s=200_000.0),
-        [Candidate(more_errors=0.2)],
+        SimulatedBaseline(requests_per_s=200_000.0),
+        [SimulatedCandidate(more_errors=0.2)],
         READ_AT_ONCE,
         runs=3,
         duration_s=5,
@@ -284,9 +307,9 @@ def test_many_requests_are_simulated_part_by_part() -> None:
 
 
 def test_the_world_is_as_it_was_asked_for() -> None:
-    world = World(requests_per_s=100.0, weight=0.3, errors=0.02, moves=False)
-    candidate = Candidate(more_errors=0.1, moved_answers=0.2, times_slower=2.0)
-    traffic = Traffic(world=world, candidates=[candidate] * 200, rng=np.random.default_rng(3))
+    world = SimulatedBaseline(requests_per_s=100.0, weight=0.3, errors=0.02, moves=False)
+    candidate = SimulatedCandidate(more_errors=0.1, moved_answers=0.2, times_slower=2.0)
+    traffic = TrafficDraws(world=world, candidates=[candidate] * 200, rng=np.random.default_rng(3))
 
     seconds = [traffic.next() for _ in range(20)]
 
@@ -306,9 +329,9 @@ def test_the_world_is_as_it_was_asked_for() -> None:
 
 
 def test_a_moving_world_moves() -> None:
-    traffic = Traffic(
-        world=World(requests_per_s=1000.0, period_s=40.0),
-        candidates=[Candidate()],
+    traffic = TrafficDraws(
+        world=SimulatedBaseline(requests_per_s=1000.0, period_s=40.0),
+        candidates=[SimulatedCandidate()],
         rng=np.random.default_rng(3),
     )
 
@@ -328,8 +351,8 @@ def test_the_textbook_test_rejects_what_is_different() -> None:
 
 @pytest.mark.slow
 def test_the_expected_duration_is_about_the_simulated_one() -> None:
-    world = World(weight=0.5, moves=False)
-    candidates = [Candidate(more_errors=0.03), Candidate(times_slower=1.7)]
+    world = SimulatedBaseline(weight=0.5, moves=False)
+    candidates = [SimulatedCandidate(more_errors=0.03), SimulatedCandidate(times_slower=1.7)]
 
     results = simulate(
         world,
@@ -348,11 +371,15 @@ def test_the_expected_duration_is_about_the_simulated_one() -> None:
 
 
 def test_what_is_not_so_is_never_shown() -> None:
-    world = World(moves=False)
+    world = SimulatedBaseline(moves=False)
 
-    same = expected_requests(world, Candidate(), READ_AT_ONCE, metric="errors")
-    worse = expected_requests(world, Candidate(more_errors=0.05), READ_AT_ONCE, metric="errors")
-    slow = expected_requests(world, Candidate(times_slower=2.0), READ_AT_ONCE, metric="latency")
+    same = expected_requests(world, SimulatedCandidate(), READ_AT_ONCE, metric="errors")
+    worse = expected_requests(
+        world, SimulatedCandidate(more_errors=0.05), READ_AT_ONCE, metric="errors"
+    )
+    slow = expected_requests(
+        world, SimulatedCandidate(times_slower=2.0), READ_AT_ONCE, metric="latency"
+    )
 
     assert same.until_worse is None
     assert same.until_tolerated is not None
@@ -362,10 +389,12 @@ def test_what_is_not_so_is_never_shown() -> None:
 
 
 def test_larger_effects_take_fewer_requests() -> None:
-    world = World(moves=False)
+    world = SimulatedBaseline(moves=False)
 
     needed = [
-        expected_requests(world, Candidate(more_errors=more), READ_AT_ONCE, metric="errors")
+        expected_requests(
+            world, SimulatedCandidate(more_errors=more), READ_AT_ONCE, metric="errors"
+        )
         for more in (0.01, 0.05, 0.2)
     ]
 
@@ -375,7 +404,7 @@ def test_larger_effects_take_fewer_requests() -> None:
 
 
 def test_the_power_table_has_a_row_for_each_change() -> None:
-    world = World(weight=0.5, moves=False)
+    world = SimulatedBaseline(weight=0.5, moves=False)
     candidates = [candidate for _, _, candidate in changes(world)]
     results = simulate(
         world, candidates, CanarySpec(), runs=2, duration_s=5, rng=np.random.default_rng(1)

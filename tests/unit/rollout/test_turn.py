@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.rollout.bernoulli import FORGIVEN
-from headrace.rollout.change_detector import Turn
+from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.readings import When
 
 SHARES = st.floats(0.02, 0.98)
@@ -34,7 +34,7 @@ def test_nobody_expects_to_win_while_nothing_is_worse_than_tolerated(
     rate_b = max(rate_a + tolerated - below, 0.0)
     rate_b = min(rate_b, 1.0)
     paths = np.array(list(itertools.product(range(4), repeat=4)))
-    turn, chances = Turn.start(len(paths), tolerated), np.ones(len(paths))
+    turn, chances = ChangeDetector.start(len(paths), tolerated), np.ones(len(paths))
     for share, step, kinds in zip(shares, sorted(steps), paths.T, strict=True):
         chance = [share * rate_b, share * (1 - rate_b), (1 - share) * rate_a]
         chances *= np.array([*chance, 1 - sum(chance)])[kinds]
@@ -54,7 +54,7 @@ def one(count: float) -> "np.ndarray[tuple[int, ...], np.dtype[np.float64]]":
 
 
 def test_a_good_past_is_no_credit() -> None:
-    turn = Turn.start(1, 0.005)
+    turn = ChangeDetector.start(1, 0.005)
     for _ in range(60):
         turn.add(0.5, (one(1), one(1500)), (one(1), one(1500)), When(duration_s=60.0))
     before = float(turn.log_evidence()[0])
@@ -69,7 +69,7 @@ def test_a_good_past_is_no_credit() -> None:
 
 
 def test_nothing_is_bet_while_one_arm_has_all() -> None:
-    turn = Turn.start(1, 0.0)
+    turn = ChangeDetector.start(1, 0.0)
 
     turn.add(1.0, (one(5), one(5)), (one(0), one(0)))
 
@@ -79,7 +79,7 @@ def test_nothing_is_bet_while_one_arm_has_all() -> None:
 
 
 def test_much_evidence_overflows_nothing() -> None:
-    turn = Turn.start(1, 0.0)
+    turn = ChangeDetector.start(1, 0.0)
 
     for _ in range(3 + FORGIVEN):
         turn.add(0.5, (one(5000), one(5000)), (one(0), one(5000)))
@@ -88,7 +88,7 @@ def test_much_evidence_overflows_nothing() -> None:
 
 
 def test_a_step_that_begins_brings_its_own_gamblers() -> None:
-    by_step, by_time = Turn.start(1, 0.005), Turn.start(1, 0.005)
+    by_step, by_time = ChangeDetector.start(1, 0.005), ChangeDetector.start(1, 0.005)
     for turn in (by_step, by_time):
         for _ in range(60):
             turn.add(0.05, (one(0), one(150)), (one(3), one(2850)), When(duration_s=60.0))

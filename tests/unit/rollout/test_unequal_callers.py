@@ -7,7 +7,7 @@ import pytest
 
 from headrace.core.spec.rollout import CanarySpec, ErrorsSpec
 from headrace.rollout.betting import Array
-from headrace.rollout.change_detector import Turn
+from headrace.rollout.change_detector import ChangeDetector
 from headrace.rollout.evidence import metrics_in_use
 from headrace.rollout.judge import is_worse
 from headrace.rollout.rate_difference import RateDifferences
@@ -44,7 +44,7 @@ class UnequalCallers:
         sent = np.zeros((runs, self.callers))
         tests, turn = (
             RateDifferences.start(runs, watched=errors.margin),
-            Turn.start(runs, errors.margin),
+            ChangeDetector.start(runs, errors.margin),
         )
         rows, ever = np.arange(runs)[:, None], np.zeros(runs, bool)
         for second in range(self.duration_s):
@@ -67,7 +67,7 @@ class UnequalCallers:
         return float(ever.mean())
 
 
-def _weigh(tests: RateDifferences, turn: Turn, sent: Array) -> None:
+def _weigh(tests: RateDifferences, turn: ChangeDetector, sent: Array) -> None:
     """As `Evidence` does, each run by its own callers."""
     part = np.minimum(sent.sum(1) / (sent**2).sum(1), 1.0)
     tests.part = part  # one for each run

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from headrace.core.spec.rollout import CanarySpec, MetricsSpec
-from headrace.rollout.simulate import Watch
-from headrace.rollout.simulated_traffic import Candidate, World
+from headrace.rollout.simulate import SimulatedTests
+from headrace.rollout.simulated_traffic import SimulatedBaseline, SimulatedCandidate
 from tests.unit.rollout.worlds import Decided, Noisy, OffSplit, Stalls, TwoSpeeds, Untimed, watch
 
 RUNS = int(os.environ.get("VERDICT_RUNS", "100"))
@@ -21,8 +21,8 @@ SETTINGS = CanarySpec()
 pytestmark = [pytest.mark.long, pytest.mark.slow]
 
 
-def same(runs: int = RUNS) -> list[Candidate]:
-    return [Candidate()] * runs
+def same(runs: int = RUNS) -> list[SimulatedCandidate]:
+    return [SimulatedCandidate()] * runs
 
 
 def rng() -> np.random.Generator:
@@ -45,7 +45,7 @@ def tell(what: str, decided: Decided) -> None:
 @pytest.mark.parametrize("weight", [0.1, 0.5])
 @pytest.mark.parametrize("every_s", [30.0, 60.0])
 def test_versions_that_stall_alike_are_not_told_apart(every_s: float, weight: float) -> None:
-    world = World(weight=weight, bursts=True, moves=False)
+    world = SimulatedBaseline(weight=weight, bursts=True, moves=False)
 
     decided = watch(
         Stalls(world=world, candidates=same(), rng=rng(), every_s=every_s), SETTINGS, 1200
@@ -65,7 +65,10 @@ def test_slow_noise_on_one_arm_is_no_difference(
     correlation: float, most: float, weight: float
 ) -> None:
     traffic = Noisy(
-        world=World(weight=weight), candidates=same(), rng=rng(), correlation=correlation
+        world=SimulatedBaseline(weight=weight),
+        candidates=same(),
+        rng=rng(),
+        correlation=correlation,
     )
 
     decided = watch(traffic, SETTINGS, 1200)
@@ -75,7 +78,9 @@ def test_slow_noise_on_one_arm_is_no_difference(
 
 
 def test_a_split_that_was_not_kept_decides_nothing() -> None:
-    traffic = OffSplit(world=World(weight=0.1, errors=0.05), candidates=same(), rng=rng())
+    traffic = OffSplit(
+        world=SimulatedBaseline(weight=0.1, errors=0.05), candidates=same(), rng=rng()
+    )
 
     decided = watch(traffic, SETTINGS, 1200, checks_share=True)
 
@@ -86,7 +91,7 @@ def test_a_split_that_was_not_kept_decides_nothing() -> None:
 
 @pytest.mark.parametrize("weight", [0.1, 0.5])
 def test_a_longer_quantile_at_a_cliff_is_not_promoted(weight: float) -> None:
-    world = World(weight=weight, errors=0.001)
+    world = SimulatedBaseline(weight=weight, errors=0.001)
 
     decided = watch(TwoSpeeds(world=world, candidates=same(), rng=rng()), SETTINGS, 600)
 
@@ -96,7 +101,7 @@ def test_a_longer_quantile_at_a_cliff_is_not_promoted(weight: float) -> None:
 
 def test_twice_as_slow_everywhere_is_found_within_minutes() -> None:
     traffic = TwoSpeeds(
-        world=World(weight=0.1, errors=0.001),
+        world=SimulatedBaseline(weight=0.1, errors=0.001),
         candidates=same(),
         rng=rng(),
         slow=(0.009, 0.009),
@@ -116,14 +121,14 @@ def test_a_step_gives_no_credit_to_the_next(
     held_min: int, requests_per_s: float, more_errors: float
 ) -> None:
     runs = max(RUNS * 3 // 10, 30)
-    world = World(weight=0.05, errors=0.001, requests_per_s=requests_per_s)
+    world = SimulatedBaseline(weight=0.05, errors=0.001, requests_per_s=requests_per_s)
     # Latency only holds promotions back, so what is promoted without it is a bound.
     settings = CanarySpec(metrics=MetricsSpec(latency=None))
     traffic = Untimed(world=world, candidates=same(runs), rng=rng())
-    worse = [Candidate(more_errors=more_errors)] * runs
+    worse = [SimulatedCandidate(more_errors=more_errors)] * runs
     held_s = 60 * held_min
 
-    def before(second: int, tests: Watch) -> bool:
+    def before(second: int, tests: SimulatedTests) -> bool:
         if second == held_s + 1:
             traffic.weights, traffic.candidates = np.full(runs, 0.5), worse
             tests.step = np.ones(runs)
@@ -132,7 +137,7 @@ def test_a_step_gives_no_credit_to_the_next(
     decided = watch(traffic, settings, held_s + 600, before=before)
     decided.rolled_back_s -= held_s
     decided.promoted_s -= held_s
-    at_once = World(weight=0.5, errors=0.001, requests_per_s=requests_per_s)
+    at_once = SimulatedBaseline(weight=0.5, errors=0.001, requests_per_s=requests_per_s)
     alone = watch(Untimed(world=at_once, candidates=worse, rng=rng()), settings, 600)
 
     tell(f"{more_errors:+.0%} at 50 % after {held_min} min, {requests_per_s:g}/s", decided)

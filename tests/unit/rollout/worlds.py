@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 from headrace.core.spec.rollout import CanarySpec
 from headrace.rollout.assignment import Assignments
 from headrace.rollout.betting import Array
-from headrace.rollout.simulate import Watch
-from headrace.rollout.simulated_traffic import Candidate, Interval, Traffic
+from headrace.rollout.simulate import SimulatedTests
+from headrace.rollout.simulated_traffic import SimulatedCandidate, SimulatedInterval, TrafficDraws
 
 SHARE_LEVEL = 0.001
 
 
 @dataclass(slots=True, kw_only=True)
-class Stalls(Traffic):
+class Stalls(TrafficDraws):
     """Either arm stalls in a second of its own: a part of its requests takes 14 times as long."""
 
     every_s: float = 30.0
@@ -31,24 +31,26 @@ class Stalls(Traffic):
 
 
 @dataclass(slots=True, kw_only=True)
-class Noisy(Traffic):
+class Noisy(TrafficDraws):
     """The candidate's latency is multiplied by autocorrelated noise: exp(AR(1)), sd 0.2."""
 
     correlation: float = 0.9
     sd: float = 0.2
     _level: Array | None = None
 
-    def next(self) -> Interval:
+    def next(self) -> SimulatedInterval:
         runs = len(self.candidates)
         fresh = self.rng.standard_normal(runs) * self.sd
         before = fresh if self._level is None else self._level
         self._level = self.correlation * before + math.sqrt(1 - self.correlation**2) * fresh
-        self.candidates = [Candidate(times_slower=math.exp(level)) for level in self._level]
-        return Traffic.next(self)
+        self.candidates = [
+            SimulatedCandidate(times_slower=math.exp(level)) for level in self._level
+        ]
+        return TrafficDraws.next(self)
 
 
 @dataclass(slots=True, kw_only=True)
-class TwoSpeeds(Traffic):
+class TwoSpeeds(TrafficDraws):
     """A part of the requests is slow: 10 or 100 ms, within `jitter`; by arm which part.
 
     `factor`: how many times as long everything takes on the candidate.
@@ -59,7 +61,7 @@ class TwoSpeeds(Traffic):
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        Traffic.__post_init__(self)
+        TrafficDraws.__post_init__(self)
         edges = [digits * 10.0**exponent for exponent in (-3, -2, -1) for digits in range(10, 100)]
         self.upper_s = np.array(edges)
         self.lower_s = np.array([0.0, *edges[:-1]])
@@ -77,7 +79,7 @@ class TwoSpeeds(Traffic):
 
 
 @dataclass(slots=True, kw_only=True)
-class Untimed(Traffic):
+class Untimed(TrafficDraws):
     """Requests without a latency, for a rollout that does not judge it: faster to draw."""
 
     def _latencies(
@@ -88,15 +90,15 @@ class Untimed(Traffic):
 
 
 @dataclass(slots=True, kw_only=True)
-class OffSplit(Traffic):
+class OffSplit(TrafficDraws):
     """The candidate gets another share of the requests than planned."""
 
     got: float = 0.14
 
-    def next(self) -> Interval:
+    def next(self) -> SimulatedInterval:
         planned = self.weights
         self.weights = np.full_like(planned, self.got)
-        interval = Traffic.next(self)
+        interval = TrafficDraws.next(self)
         self.weights = planned
         return interval
 
@@ -121,11 +123,11 @@ class Decided:
 
 
 def watch(
-    traffic: Traffic,
+    traffic: TrafficDraws,
     settings: CanarySpec,
     seconds: int,
     *,
-    before: Callable[[int, Watch], bool] = lambda _second, _watch: True,
+    before: Callable[[int, SimulatedTests], bool] = lambda _second, _watch: True,
     checks_share: bool = False,
 ) -> Decided:
     """Read every run once a second.
@@ -138,7 +140,7 @@ def watch(
             asked for, as in a step that only pauses.
         checks_share: Whether a split that was not kept makes the verdict wait.
     """
-    tests, runs = Watch(settings, traffic), len(traffic.candidates)
+    tests, runs = SimulatedTests(settings, traffic), len(traffic.candidates)
     decided = Decided(np.full(runs, np.inf), np.full(runs, np.inf), np.full(runs, -1))
     samples, step = np.zeros((2, runs)), tests.step.copy()
     shares = [Assignments() for _ in range(runs if checks_share else 0)]

@@ -7,14 +7,14 @@ import pytest
 
 from headrace.core import Array, UnsupportedModelError
 from headrace.runtimes import load_model
-from headrace.runtimes.file_bytes import Table
+from headrace.runtimes.file_bytes import FlatbufferTable
 from headrace.runtimes.tables.catboost import read_catboost
 from tests.tabular_models import AMOUNTS, CLASSES, ROWS, asked, catboost, library
 
 
 def _list_at(data: bytes, field: int) -> int:
     """Where the numbers of a list of the trees begin in a file."""
-    trees = Table.root(data[8:]).table(1)
+    trees = FlatbufferTable.root(data[8:]).table(1)
     assert trees is not None
     place = trees._target(field)
     assert place is not None
@@ -173,7 +173,7 @@ def test_something_behind_the_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"\xff" * 8, b"\x04\0\0\0\xff\xff\xff\x7f"])
 def test_offsets_that_lead_out_of_a_flat_buffer_are_value_errors(data: bytes) -> None:
     with pytest.raises(ValueError, match="out of the data"):
-        Table.root(data).text(0)
+        FlatbufferTable.root(data).text(0)
 
 
 def _classifier(**params: Any) -> Any:  # noqa: ANN401  # any setting, and it ships no types

@@ -20,7 +20,7 @@ from headrace.runtimes.base import Tuning
 from headrace.runtimes.check_file import read_check, write_check
 from headrace.runtimes.optimized.file import (
     FILE_NAME,
-    Member,
+    EngineFile,
     OptimizedManifest,
     OtherProcessor,
     Processor,
@@ -87,7 +87,7 @@ def test_a_closed_model_says_so(artifact: Path) -> None:
 
 def test_members_run_as_tuned_on_the_cpu() -> None:
     tuning = Tuning(precision="bf16", arena=True, intra_op_threads=1)
-    options = member_options(Member(runtime="onnx", path="m", tuning=tuning), LoadOptions())
+    options = member_options(EngineFile(runtime="onnx", path="m", tuning=tuning), LoadOptions())
 
     assert options.device == "cpu"
     assert options.tuning == tuning
@@ -109,7 +109,7 @@ def test_a_pinned_number_of_threads_stands_above_what_was_wished(
     wished: int | None, planned: int, pinned: int | None, threads: int
 ) -> None:
     found = member_options(
-        Member(runtime="onnx", path="m", tuning=Tuning(intra_op_threads=wished)),
+        EngineFile(runtime="onnx", path="m", tuning=Tuning(intra_op_threads=wished)),
         LoadOptions(intra_op_threads=planned, tuning=Tuning(intra_op_threads=pinned)),
     )
 

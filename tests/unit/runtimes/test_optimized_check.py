@@ -16,7 +16,7 @@ from headrace.core import (
     Tensors,
     TensorSpec,
 )
-from headrace.runtimes.optimized.file import Check
+from headrace.runtimes.optimized.file import VerificationRequests
 from headrace.runtimes.optimized.runtime import ask_again
 
 
@@ -49,7 +49,7 @@ def compared(
     max_changed_ratio: float = 0.0,
     batched: bool = True,
 ) -> str:
-    check = Check(path="", tolerance=tolerance, max_changed_ratio=max_changed_ratio)
+    check = VerificationRequests(path="", tolerance=tolerance, max_changed_ratio=max_changed_ratio)
     asked: list[tuple[Tensors, Tensors]] = [({}, {"y": array}) for array in want]
     return ask_again(Recorded(got, batched=batched), asked, check)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from headrace.core import Datatype, RowIndependence, RuntimeFailedError, Tensors, TensorSpec
-from headrace.runtimes import Probe, difference_ratio, probe_batch
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes import BatchProbe, difference_ratio, probe_batch
+from headrace.runtimes.rows.values import RowVerdict
 
 FP32 = Datatype.FP32
 Array = np.ndarray[Any, Any]
@@ -18,21 +18,21 @@ def spec(name: str, *shape: int, datatype: Datatype = FP32) -> TensorSpec:
     return TensorSpec(name=name, datatype=datatype, shape=shape)
 
 
-def proven() -> Verdict:
-    return Verdict(why_not="")
+def proven() -> RowVerdict:
+    return RowVerdict(why_not="")
 
 
-def unproven() -> Verdict:
-    return Verdict(why_not="node 'n' (Op) is an operator that is not known to keep rows apart")
+def unproven() -> RowVerdict:
+    return RowVerdict(why_not="node 'n' (Op) is an operator that is not known to keep rows apart")
 
 
 def probe(
     function: Callable[[Array], Array],
     *,
     output: TensorSpec | None = None,
-    verdict: Callable[[], Verdict] = proven,
+    verdict: Callable[[], RowVerdict] = proven,
     declared: str = "",
-) -> Probe:
+) -> BatchProbe:
     return probe_batch(
         lambda inputs: {"y": function(inputs["x"])},
         (spec("x", -1, 4),),
@@ -260,7 +260,7 @@ def test_sizes_are_tried_until_the_model_runs(needed: int) -> None:
     [(proven, "", True), (unproven, "", False), (unproven, "the author", True)],
 )
 def test_a_model_that_never_runs_is_decided_without_runs(
-    verdict: Callable[[], Verdict], declared: str, *, batched: bool
+    verdict: Callable[[], RowVerdict], declared: str, *, batched: bool
 ) -> None:
     def fails(_: Tensors) -> Tensors:
         msg = "needs real data"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from headrace.runtimes.optimized.file import Processor
 from headrace.runtimes.optimized.processor import (
     FEATURES,
-    Change,
+    ProcessorDifference,
     change,
     missing_features,
     parse_cpuinfo,
@@ -153,7 +153,7 @@ def test_what_is_missing_and_what_is_more_are_told() -> None:
     assert change(amd, intel)
     assert "which has amx_bf16, amx_int8" in str(change(amd, intel))
     assert "which lacks amx_bf16" in str(change(intel, amd))
-    both = Change(lacks=("avx512_vnni",), adds=("amx_int8",))
+    both = ProcessorDifference(lacks=("avx512_vnni",), adds=("amx_int8",))
     assert str(both) == "which lacks avx512_vnni and which has amx_int8 besides"
 
 
@@ -161,7 +161,7 @@ def test_features_that_are_not_known_are_never_the_same() -> None:
     bare, intel = parse_cpuinfo(BARE_VM), parse_cpuinfo(INTEL)
 
     for one, other in ((bare, intel), (intel, bare), (bare, bare)):
-        assert change(one, other) == Change(is_unknown=True)
+        assert change(one, other) == ProcessorDifference(is_unknown=True)
     assert str(change(bare, bare)) == "whose features are not known to be the same"
 
 

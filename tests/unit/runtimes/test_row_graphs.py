@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, event, given, settings
 from headrace.core import Array, Datatype, TensorSpec
 from headrace.runtimes.rows.onnx import analyse_onnx
 from headrace.runtimes.rows.openvino import analyse_openvino
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 from tests import openvino_models, random_graphs
 
 _INPUTS = (
@@ -38,17 +38,17 @@ def answers_alone(
     return answers
 
 
-def by_openvino(path: Path, inputs: Sequence[TensorSpec]) -> Verdict:
+def by_openvino(path: Path, inputs: Sequence[TensorSpec]) -> RowVerdict:
     """The verdict on a model as OpenVINO reads it."""
     try:
         model = openvino_models.library().Core().read_model(path)
     except RuntimeError:
-        return Verdict(why_not="OpenVINO does not read it")
+        return RowVerdict(why_not="OpenVINO does not read it")
     specs = {spec.name: spec for spec in inputs}
     # What no output needs is no input any more.
     ordered = [specs[name] for port in model.inputs for name in port.names if name in specs]
     if len(ordered) < len(model.inputs):
-        return Verdict(why_not="OpenVINO calls an input otherwise")
+        return RowVerdict(why_not="OpenVINO calls an input otherwise")
     output = TensorSpec(name="y", datatype=Datatype.FP32, shape=(-1,))
     return analyse_openvino(model, ordered, [output])
 
@@ -56,7 +56,7 @@ def by_openvino(path: Path, inputs: Sequence[TensorSpec]) -> Verdict:
 def check(
     model: bytes,
     operators: str,
-    analyse: Callable[[Path, Sequence[TensorSpec]], Verdict] = analyse_onnx,
+    analyse: Callable[[Path, Sequence[TensorSpec]], RowVerdict] = analyse_onnx,
 ) -> bool:
     """Run a model that is called independent; whether there was one."""
     with tempfile.NamedTemporaryFile(suffix=".onnx") as file:

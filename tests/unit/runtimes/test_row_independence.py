@@ -9,7 +9,7 @@ from headrace.runtimes import LoadOptions
 from headrace.runtimes.onnx.runtime import OnnxModel
 from headrace.runtimes.rows.onnx import analyse_onnx
 from headrace.runtimes.rows.openvino import analyse_openvino
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 from tests import openvino_models, row_models
 
 NOT_BY_OPENVINO = {
@@ -20,7 +20,7 @@ NOT_BY_OPENVINO = {
 Open = Callable[[bytes], OnnxModel]
 
 
-def by_openvino(tmp_path: Path, content: bytes) -> Verdict | None:
+def by_openvino(tmp_path: Path, content: bytes) -> RowVerdict | None:
     """The verdict on a model as OpenVINO reads it; None if it does not."""
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
@@ -76,7 +76,7 @@ def test_openvino_finds_no_proof_for_rows_that_meet(tmp_path: Path, name: str) -
     sorted(row_models.INDEPENDENT.keys() - NOT_BY_OPENVINO),
 )
 def test_openvino_proves_rows_that_do_not_meet(tmp_path: Path, name: str) -> None:
-    assert by_openvino(tmp_path, row_models.INDEPENDENT[name]) == Verdict(why_not="")
+    assert by_openvino(tmp_path, row_models.INDEPENDENT[name]) == RowVerdict(why_not="")
 
 
 @pytest.mark.parametrize("name", row_models.INDEPENDENT)

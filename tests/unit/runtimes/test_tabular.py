@@ -20,7 +20,7 @@ from headrace.runtimes.tables import tabular
 from headrace.runtimes.tables.catboost import read_catboost
 from headrace.runtimes.tables.lightgbm import read_lightgbm
 from headrace.runtimes.tables.tabular import (
-    Answers,
+    OutputLayout,
     TableInputs,
     as_label,
     import_library,
@@ -275,7 +275,7 @@ def test_outputs_are_made_of_one_prediction(tmp_path: Path) -> None:
 
     model = open_tabular(
         tmp_path / "model",
-        Answers(predict=predict, outputs={"same": lambda x: x, "twice": lambda x: x * 2}),
+        OutputLayout(predict=predict, outputs={"same": lambda x: x, "twice": lambda x: x * 2}),
         TableInputs.of_matrix(tmp_path / "model", 2, Datatype.FP32),
         concurrent=False,
     )
@@ -343,7 +343,7 @@ def _open(
 ) -> tabular.TabularModel:
     return open_tabular(
         folder / "model",
-        Answers(predict=lambda rows: rows, outputs={"prediction": answer}),
+        OutputLayout(predict=lambda rows: rows, outputs={"prediction": answer}),
         TableInputs.of_matrix(folder / "model", features, Datatype.FP32),
         concurrent=False,
     )

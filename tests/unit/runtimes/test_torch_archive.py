@@ -15,7 +15,7 @@ from headrace.core import (
 )
 from headrace.runtimes import detect_runtime, inspect_model
 from headrace.runtimes.torch.archive import (
-    Kind,
+    ArchiveKind,
     Traced,
     check_records,
     find_torch_file,
@@ -48,8 +48,8 @@ def test_torchscript_is_known_by_what_is_in_it(tmp_path: Path, name: str) -> Non
     path = archive(tmp_path / name, SCRIPT)
 
     assert detect_runtime(path).name == "torchscript"
-    assert find_torch_file(tmp_path, Kind.SCRIPT) == path
-    assert find_torch_file(tmp_path, Kind.PROGRAM) is None
+    assert find_torch_file(tmp_path, ArchiveKind.SCRIPT) == path
+    assert find_torch_file(tmp_path, ArchiveKind.PROGRAM) is None
 
 
 def test_programs_are_known_by_what_is_in_them(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_programs_are_known_by_what_is_in_them(tmp_path: Path) -> None:
 
     assert detect_runtime(path).name == "torch_export"
     assert detect_runtime(old).name == "torch_export"
-    assert find_torch_file(tmp_path, Kind.PROGRAM) is None, "there are two"
+    assert find_torch_file(tmp_path, ArchiveKind.PROGRAM) is None, "there are two"
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pt2", ".onnx"])
@@ -66,9 +66,9 @@ def test_half_an_archive_is_known_by_its_name(tmp_path: Path, suffix: str) -> No
     data = archive(tmp_path / "whole.pt", SCRIPT).read_bytes()
     path = tmp_path / f"half{suffix}"
     path.write_bytes(data[: len(data) // 2])
-    kind = {".pt": Kind.SCRIPT, ".pt2": Kind.PROGRAM}.get(suffix)
+    kind = {".pt": ArchiveKind.SCRIPT, ".pt2": ArchiveKind.PROGRAM}.get(suffix)
 
-    for one in Kind:
+    for one in ArchiveKind:
         assert (find_torch_file(path, one) is not None) == (one is kind)
     with pytest.raises(UnsupportedModelError, match=r"half.* is truncated or corrupt"):
         read_sizes(path)
@@ -78,7 +78,7 @@ def test_a_checkpoint_is_neither(tmp_path: Path) -> None:
     path = archive(tmp_path / "net.pt", CHECKPOINT)
 
     with pytest.raises(UnsupportedModelError, match="a PyTorch archive with a pickle in it"):
-        require_torch_file(path, Kind.SCRIPT)
+        require_torch_file(path, ArchiveKind.SCRIPT)
     with pytest.raises(UnsupportedModelError, match=r"or save it with torch\.export\.save"):
         detect_runtime(path)
 
@@ -87,11 +87,11 @@ def test_other_archives_and_missing_files_are_told_apart(tmp_path: Path) -> None
     path = archive(tmp_path / "net.zip", {"a.txt": b"a"})
 
     with pytest.raises(UnsupportedModelError, match=r"is no file that torch\.export\.save wrote"):
-        require_torch_file(path, Kind.PROGRAM)
+        require_torch_file(path, ArchiveKind.PROGRAM)
     with pytest.raises(UnsupportedModelError, match="not exactly one file that"):
-        require_torch_file(tmp_path, Kind.PROGRAM)
+        require_torch_file(tmp_path, ArchiveKind.PROGRAM)
     with pytest.raises(UnsupportedModelError, match="no such file"):
-        require_torch_file(tmp_path / "none", Kind.SCRIPT)
+        require_torch_file(tmp_path / "none", ArchiveKind.SCRIPT)
 
 
 @pytest.mark.parametrize(("records", "name"), [(SCRIPT, "net.pt"), (PROGRAM, "net.pt2")])

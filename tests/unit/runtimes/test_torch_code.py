@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from headrace.core import Datatype, TensorSpec
 from headrace.runtimes.rows.torch_graph import analyse_torch_graph
 from headrace.runtimes.rows.torchscript import analyse_torchscript
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 
 NET = b"\x80\x02c__torch__\nNet\n)\x81}b."
 """A pickled object of the class `__torch__.Net` without attributes."""
 INPUTS = {"x": TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 4))}
 
 
-def verdict(folder: Path, body: str, data: bytes = NET, more: str = "") -> Verdict:
+def verdict(folder: Path, body: str, data: bytes = NET, more: str = "") -> RowVerdict:
     """The verdict on a module whose `forward` has this body."""
     forward = textwrap.indent(textwrap.dedent(body).strip(), "    ")
     head = f"class Net(Module):\n{more}  def forward(self: __torch__.Net, x: Tensor) -> Tensor:"

@@ -14,7 +14,7 @@ from headrace.core import VARIABLE, Datatype, RowIndependence, TensorSpec
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.rows.torch_graph import analyse_torch_graph
 from headrace.runtimes.rows.torchscript import analyse_torchscript
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 from tests.random_torch import SIZES, Program, Step, programs
 from tests.torch_models import no_warnings, torch
 from tests.torch_networks import (
@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.slow]
 _DATATYPES = {torch.float32: Datatype.FP32, torch.int64: Datatype.INT64}
 
 
-def exported(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
+def exported(folder: Path, module: Any, examples: tuple[Any, ...]) -> RowVerdict:
     """The verdict on a module as an exported program, whose axis 0 may have any size."""
     sizes = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
     path = folder / "m.pt2"
@@ -43,7 +43,7 @@ def exported(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
     return by_graph(path)
 
 
-def decomposed(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
+def decomposed(folder: Path, module: Any, examples: tuple[Any, ...]) -> RowVerdict:
     """The same of the program in terms of PyTorch's core operators."""
     sizes = tuple({0: torch.export.Dim.DYNAMIC} for _ in examples)
     path = folder / "m.pt2"
@@ -53,14 +53,14 @@ def decomposed(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
     return by_graph(path)
 
 
-def by_graph(path: Path) -> Verdict:
+def by_graph(path: Path) -> RowVerdict:
     """The verdict on an exported program's file."""
     with zipfile.ZipFile(path) as archive:
         (name,) = [name for name in archive.namelist() if name.endswith("models/model.json")]
         return analyse_torch_graph(archive.read(name))
 
 
-def traced(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
+def traced(folder: Path, module: Any, examples: tuple[Any, ...]) -> RowVerdict:
     """The verdict on a module as it is traced."""
     path = folder / "m.pt"
     with no_warnings():
@@ -68,7 +68,7 @@ def traced(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
     return by_code(path, examples)
 
 
-def scripted(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
+def scripted(folder: Path, module: Any, examples: tuple[Any, ...]) -> RowVerdict:
     """The verdict on a module as it is scripted."""
     path = folder / "m.pt"
     with no_warnings():
@@ -76,7 +76,7 @@ def scripted(folder: Path, module: Any, examples: tuple[Any, ...]) -> Verdict:
     return by_code(path, examples)
 
 
-def by_code(path: Path, examples: tuple[Any, ...]) -> Verdict:
+def by_code(path: Path, examples: tuple[Any, ...]) -> RowVerdict:
     """The verdict on a TorchScript file."""
     with no_warnings():
         arguments = torch.jit.load(str(path)).forward.schema.arguments[1:]
@@ -91,7 +91,7 @@ def by_code(path: Path, examples: tuple[Any, ...]) -> Verdict:
     return analyse_torchscript(path, "forward", specs, {})
 
 
-Saved = Callable[[Path, Any, tuple[Any, ...]], Verdict]
+Saved = Callable[[Path, Any, tuple[Any, ...]], RowVerdict]
 WAYS: dict[str, Saved] = {
     "exported": exported,
     "decomposed": decomposed,

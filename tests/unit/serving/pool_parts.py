@@ -12,7 +12,7 @@ from headrace.scoring.loading import LoadedModel
 from headrace.serving.exchange import Exchange
 from headrace.serving.pool.application import PoolApplication
 from headrace.serving.pool.load_check import TrialResult
-from headrace.serving.pool.pool import Pool
+from headrace.serving.pool.pool import ModelPool
 from headrace.serving.telemetry.report import HostedReport
 from tests.unit.engine.models import Doubling
 from tests.unit.serving.parts import Caller, a_loaded, a_model, infer_body
@@ -104,7 +104,7 @@ class Hosting:
         settings = msgspec.convert({"name": "small", **told}, PoolReplicaSettings)
         self.trier = trier or Trier()
         self.loads = loads or Loads()
-        self.pool = Pool(
+        self.pool = ModelPool(
             settings,
             trial=self.trier,
             loader=self.loads,

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from headrace.core import Nulls
+from headrace.core import NullPolicy
 from headrace.serving.application import Application
 from tests.unit.serving.parts import Answer, Caller, an_application, read
 
@@ -29,7 +29,7 @@ async def ask(application: Application, path: str, value: str) -> Answer:
 
 @pytest.mark.parametrize("path", [V2, V1])
 async def test_nulls_are_missing_values_unless_they_are_errors(path: str) -> None:
-    usual, strict = an_application(), an_application(nulls=Nulls.ERROR)
+    usual, strict = an_application(), an_application(nulls=NullPolicy.ERROR)
 
     for application, value in ((usual, "null"), (usual, "NaN"), (strict, "NaN")):
         answer = await ask(application, path, value)

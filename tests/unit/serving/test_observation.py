@@ -15,7 +15,7 @@ from headrace.protocol.protos import message_class
 from headrace.serving.application import Application
 from headrace.serving.exchange import Exchange
 from headrace.serving.telemetry import observation
-from headrace.serving.telemetry.report import Answer, AnswersPage, Observe, as_asked
+from headrace.serving.telemetry.report import AnswersPage, Observe, RecordedAnswer, as_asked
 from tests.unit.engine.models import ROWS
 from tests.unit.serving.parts import (
     BAD,
@@ -60,12 +60,12 @@ async def report(application: Application) -> dict[str, Any]:
     return answer
 
 
-async def answers(application: Application, after: str = "0") -> list[Answer]:
+async def answers(application: Application, after: str = "0") -> list[RecordedAnswer]:
     page = await ask(application, "GET", f"/internal/answers?after={after}")
     return msgspec.msgpack.decode(read(page).body, type=AnswersPage).answers
 
 
-def values(answer: Answer) -> list[list[float]]:
+def values(answer: RecordedAnswer) -> list[list[float]]:
     """What a shadow's answer is compared by, output for output."""
     return [np.frombuffer(one.data, one.dtype).tolist() for one in answer.outputs]
 

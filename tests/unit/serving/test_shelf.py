@@ -3,11 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.serving.telemetry.samples import Shelf
+from headrace.serving.telemetry.samples import BoundedBuffer
 
 
-def a_shelf(most_items: int = 10) -> Shelf[int]:
-    return Shelf(most_items=most_items, most_bytes=100, page_items=4, page_bytes=20)
+def a_shelf(most_items: int = 10) -> BoundedBuffer[int]:
+    return BoundedBuffer(most_items=most_items, most_bytes=100, page_items=4, page_bytes=20)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30))))

@@ -15,7 +15,7 @@ from headrace.core import (
 from headrace.engine import PaddingPlan, ServiceTimes
 from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
-from headrace.streaming.records import Header, Place, Record
+from headrace.streaming.records import Header, Record, TopicPartition
 
 
 def spec(name: str, datatype: Datatype, *shape: int) -> TensorSpec:
@@ -91,7 +91,7 @@ def record(
     timestamp_s: float = 1000.0,
 ) -> Record:
     return Record(
-        place=Place("in", 0),
+        place=TopicPartition("in", 0),
         offset=offset,
         key=key,
         value=value,

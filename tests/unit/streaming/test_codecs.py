@@ -6,8 +6,8 @@ import pytest
 
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature
 from headrace.core.spec.stream_parts import (
+    FailurePolicy,
     FormatKind,
-    Policy,
     StreamErrorsSpec,
     StreamFormatSpec,
     StreamOutputSpec,
@@ -107,4 +107,4 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], text: st
 
 
 def test_a_stream_that_skips_needs_no_topic_for_dead_letters() -> None:
-    check_settings(told(dead_letters="", errors=StreamErrorsSpec(policy=Policy.SKIP)))
+    check_settings(told(dead_letters="", errors=StreamErrorsSpec(policy=FailurePolicy.SKIP)))

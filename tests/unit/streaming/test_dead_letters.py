@@ -13,9 +13,9 @@ from headrace.streaming.dead_letters import (
     deal_with,
     letter_of,
 )
-from headrace.streaming.records import Place, Record
+from headrace.streaming.records import Record, TopicPartition
 
-DEAD = Place("pay-dead-letters", 0)
+DEAD = TopicPartition("pay-dead-letters", 0)
 ALL = Choice(code="", limit=None, partitions={"in": 2})
 
 
@@ -34,7 +34,7 @@ def letter(
     attempts: int = 2,
 ) -> Record:
     died = Record(
-        place=Place(topic, partition),
+        place=TopicPartition(topic, partition),
         offset=100 + offset,
         key=b"k",
         value=b"v%d" % offset,

@@ -3,10 +3,10 @@
 from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.core import Code, InvalidArgumentError
-from headrace.streaming.in_flight import Due, NoAnswer
+from headrace.streaming.in_flight import DueDelivery, FailedRecord
 from headrace.streaming.metrics import Counters, exposition
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import PlaceStatus, State, StreamStatus
+from headrace.streaming.settings import PlaceStatus, StreamStatus, WorkerState
 from tests.unit.streaming.parts import record
 
 
@@ -25,11 +25,11 @@ def samples(counters: Counters, status: StreamStatus) -> dict[tuple[str, tuple[s
 def test_answers_and_dead_letters_are_counted_apart() -> None:
     counters = Counters()
     letter = NewRecord(topic="dead", key=None, value=b"")
-    due = Due(
+    due = DueDelivery(
         answered=[record(b"", timestamp_s=99.75), record(b"", timestamp_s=0.0)],
         without=[
-            NoAnswer(error=InvalidArgumentError("x"), letter=letter),
-            NoAnswer(error=InvalidArgumentError("x")),
+            FailedRecord(error=InvalidArgumentError("x"), letter=letter),
+            FailedRecord(error=InvalidArgumentError("x")),
         ],
     )
     counters.delivered(due, now_s=100.0, seconds=0.5)
@@ -47,7 +47,7 @@ def test_the_state_and_the_lag_of_each_place_are_told() -> None:
     status = StreamStatus(
         stream='a "b"\n',
         member="m",
-        state=State.RETRYING,
+        state=WorkerState.RETRYING,
         trouble="away",
         places=[
             PlaceStatus(topic="in", partition=0, lag_records=7, lag_s=1.5),

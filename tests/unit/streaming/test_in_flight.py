@@ -11,22 +11,22 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec.stream_parts import StreamErrorsSpec
-from headrace.streaming.in_flight import MAX_BYTES, Intake, may_pass, retry_at
-from headrace.streaming.poll_loop import HOLD_AFTER_S, Holding
-from headrace.streaming.records import Place, Record
+from headrace.streaming.in_flight import MAX_BYTES, PrefetchBuffer, may_pass, retry_at
+from headrace.streaming.poll_loop import HOLD_AFTER_S, Backpressure
+from headrace.streaming.records import Record, TopicPartition
 
 
 def some(count: int, *, first: int = 0, partition: int = 0) -> list[Record]:
-    place = Place("in", partition)
+    place = TopicPartition("in", partition)
     return [Record(place=place, offset=first + at, key=None, value=b"") for at in range(count)]
 
 
 def test_nothing_that_waits_is_never_due() -> None:
-    assert Intake(max_batch_size=4, max_delay_s=1.0).due_at(is_free=True) is None
+    assert PrefetchBuffer(max_batch_size=4, max_delay_s=1.0).due_at(is_free=True) is None
 
 
 def test_a_batch_is_due_when_its_oldest_record_has_waited() -> None:
-    intake = Intake(max_batch_size=4, max_delay_s=1.0)
+    intake = PrefetchBuffer(max_batch_size=4, max_delay_s=1.0)
     intake.put(some(1), 10.0)
     intake.put(some(1, first=1), 10.5)
 
@@ -35,14 +35,14 @@ def test_a_batch_is_due_when_its_oldest_record_has_waited() -> None:
 
 
 def test_a_full_batch_is_due_though_the_model_is_busy() -> None:
-    intake = Intake(max_batch_size=2, max_delay_s=1.0)
+    intake = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
     intake.put(some(2), 10.0)
 
     assert intake.due_at(is_free=False) == 10.0
 
 
 def test_what_is_left_behind_waits_from_when_it_came() -> None:
-    intake = Intake(max_batch_size=2, max_delay_s=1.0)
+    intake = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
     intake.put(some(1), 10.0)
     intake.put(some(2, first=1), 10.5)
     intake.take()
@@ -51,23 +51,23 @@ def test_what_is_left_behind_waits_from_when_it_came() -> None:
 
 
 def test_places_that_went_are_dropped_and_others_keep_their_order() -> None:
-    intake = Intake(max_batch_size=9, max_delay_s=1.0)
+    intake = PrefetchBuffer(max_batch_size=9, max_delay_s=1.0)
     intake.put([*some(2), *some(1, partition=1)], 10.0)
     intake.put(some(2, first=2), 11.0)
     intake.put(some(1, first=1, partition=1), 12.0)
-    intake.drop({Place("in", 0)})
+    intake.drop({TopicPartition("in", 0)})
 
     assert intake.due_at(is_free=True) == 11.0
     assert [record.offset for record in intake.take()] == [0, 1]
 
 
 def test_few_large_records_leave_no_room_for_more() -> None:
-    intake = Intake(max_batch_size=256, max_delay_s=0.0)
-    large = Record(place=Place("in", 0), offset=0, key=None, value=bytes(MAX_BYTES))
-    none = Record(place=Place("in", 1), offset=0, key=None, value=None)
+    intake = PrefetchBuffer(max_batch_size=256, max_delay_s=0.0)
+    large = Record(place=TopicPartition("in", 0), offset=0, key=None, value=bytes(MAX_BYTES))
+    none = Record(place=TopicPartition("in", 1), offset=0, key=None, value=None)
     intake.put([large, none], 0.0)
     full = intake.room
-    intake.drop({Place("in", 0)})
+    intake.drop({TopicPartition("in", 0)})
     dropped = intake.room
     intake.put([large], 0.0)
     intake.take()
@@ -82,7 +82,7 @@ def test_few_large_records_leave_no_room_for_more() -> None:
 def test_it_loses_repeats_and_reorders_nothing_and_keeps_its_size(
     steps: list[int], most: int
 ) -> None:
-    intake = Intake(max_batch_size=most, max_delay_s=0.0)
+    intake = PrefetchBuffer(max_batch_size=most, max_delay_s=0.0)
     put = taken = 0
     for now, step in enumerate(steps):
         if step < 0:
@@ -98,17 +98,17 @@ def test_it_loses_repeats_and_reorders_nothing_and_keeps_its_size(
         assert (intake.due_at(is_free=True) is None) == (len(intake) == 0)
 
 
-A, B = Place("in", 0), Place("in", 1)
+A, B = TopicPartition("in", 0), TopicPartition("in", 1)
 
 
 def change(
-    holding: Holding, now: float, *, has_room: bool, is_paused: bool = False
-) -> tuple[list[Place], list[Place]]:
+    holding: Backpressure, now: float, *, has_room: bool, is_paused: bool = False
+) -> tuple[list[TopicPartition], list[TopicPartition]]:
     return holding.change({A, B}, has_room=has_room, is_paused=is_paused, now=now)
 
 
 def test_what_is_full_for_a_moment_is_not_paused() -> None:
-    holding = Holding()
+    holding = Backpressure()
 
     assert change(holding, 1.0, has_room=False) == ([], [])
     assert holding.due_at() == 1.0 + HOLD_AFTER_S
@@ -118,7 +118,7 @@ def test_what_is_full_for_a_moment_is_not_paused() -> None:
 
 
 def test_what_stays_full_is_paused_once_and_resumed_once() -> None:
-    holding = Holding()
+    holding = Backpressure()
     change(holding, 1.0, has_room=False)
 
     assert change(holding, 1.0 + HOLD_AFTER_S, has_room=False) == ([A, B], [])
@@ -128,11 +128,11 @@ def test_what_stays_full_is_paused_once_and_resumed_once() -> None:
 
 
 def test_who_is_told_to_pause_does_so_at_once() -> None:
-    assert change(Holding(), 1.0, has_room=False, is_paused=True) == ([A, B], [])
+    assert change(Backpressure(), 1.0, has_room=False, is_paused=True) == ([A, B], [])
 
 
 def test_a_place_that_comes_back_is_told_again_either_way() -> None:
-    holding = Holding()
+    holding = Backpressure()
     change(holding, 1.0, has_room=False, is_paused=True)
     holding.gone([A])
     holding.gained([A])

@@ -6,15 +6,15 @@ from itertools import pairwise
 import pytest
 
 from headrace.core import UnavailableError
-from headrace.core.spec.stream_parts import Policy
+from headrace.core.spec.stream_parts import FailurePolicy
 from headrace.streaming.broker import Delivery
-from headrace.streaming.in_flight import Batch
+from headrace.streaming.in_flight import ScoringBatch
 from headrace.streaming.poll_loop import HOLD_AFTER_S, LONGEST_POLL_S, QUICK_S, StoppedByRecordError
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
 from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
 
-HERE = Place(IN, 0)
+HERE = TopicPartition(IN, 0)
 
 
 class Stream:
@@ -25,7 +25,7 @@ class Stream:
         *,
         seconds: float = 0.0,
         delivery: Delivery = Delivery.AT_LEAST_ONCE,
-        policy: Policy = Policy.DEAD_LETTER,
+        policy: FailurePolicy = FailurePolicy.DEAD_LETTER,
         max_batch_size: int = 4,
         max_delay_s: float = 0.0,
         retry_for_s: float | None = 60.0,
@@ -49,7 +49,7 @@ class Stream:
         )
 
     @property
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[ScoringBatch]:
         return self.member.runner.submitted
 
     def sizes(self) -> list[int]:
@@ -229,7 +229,7 @@ def test_a_poisoned_record_costs_itself() -> None:
 
 
 def test_a_poisoned_record_may_be_skipped() -> None:
-    stream = Stream(policy=Policy.SKIP)
+    stream = Stream(policy=FailurePolicy.SKIP)
     stream.broker.send(inputs(3, poison=frozenset({2})))
     stream.run(0.3)
 
@@ -239,7 +239,7 @@ def test_a_poisoned_record_may_be_skipped() -> None:
 
 
 def test_a_stream_may_stop_before_a_poisoned_record() -> None:
-    stream = Stream(policy=Policy.STOP)
+    stream = Stream(policy=FailurePolicy.STOP)
     stream.broker.send(inputs(7, poison=frozenset({5})))
     with pytest.raises(StoppedByRecordError, match=r"record 5 of in, partition 0.*poison"):
         stream.run(1.0)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from headrace.core import UnavailableError
 from headrace.streaming.broker import Delivery
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from headrace.testing.streams import MemoryBroker, TurnedClock
 from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
 
@@ -75,7 +75,7 @@ class World:
                 some, self.left = self.left[:which], self.left[which:]
                 self.broker.send(some)
             case "give" | "seize" if not member.is_out:
-                place = Place(IN, which // 2)
+                place = TopicPartition(IN, which // 2)
                 self.broker.give(GROUP, place, member.session, is_seized=what == "seize")
             case "crash" if not self.broker.is_away and not member.is_out:
                 member.crash(written=int(amount))
@@ -96,7 +96,7 @@ class World:
             member.session.fails = None
         for turn in range(SETTLE_TURNS):
             for number in range(PARTITIONS):
-                place = Place(IN, number)
+                place = TopicPartition(IN, number)
                 if self.broker.owner(GROUP, place) not in [one.session for one in self.members]:
                     self.broker.give(GROUP, place, self.members[0].session, is_seized=True)
             for member in self.members:
@@ -183,9 +183,9 @@ def test_what_is_done_is_all_that_was_answered_up_to_there(
 
     for session in world.broker.sessions:
         assert session.strays == []
-        reached: dict[Place, int] = {}
+        reached: dict[TopicPartition, int] = {}
         for records, done in session.delivered:
-            answered: dict[Place, list[int]] = {}
+            answered: dict[TopicPartition, list[int]] = {}
             for new in records:
                 if new.topic == OUT:
                     number, _, offset = (new.value or b"").decode().rpartition("@")
@@ -193,7 +193,7 @@ def test_what_is_done_is_all_that_was_answered_up_to_there(
                     headers = dict(new.headers)
                     number = headers["headrace-partition"].decode()
                     offset = headers["headrace-offset"].decode()
-                place = Place(IN, int(number.rpartition("/")[2]))
+                place = TopicPartition(IN, int(number.rpartition("/")[2]))
                 answered.setdefault(place, []).append(int(offset))
             assert set(answered) == set(done)
             for place, end in done.items():

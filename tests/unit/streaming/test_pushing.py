@@ -22,12 +22,12 @@ from headrace.core.spec.stream_parts import (
 from headrace.features import applied_definitions, apply_definitions, open_online_store
 from headrace.features.records import encode_keys, record_time_us
 from headrace.features.wire import encode_view
-from headrace.streaming.codec import Added, Answer
+from headrace.streaming.codec import Added, EncodedAnswer
 from headrace.streaming.feature_push import Pusher, make_pusher
 from headrace.streaming.records import Record
 from headrace.streaming.scorer import make_answers
 from headrace.streaming.settings import PushSettings, WorkerSettings, check_settings
-from headrace.streaming.writer import Writer
+from headrace.streaming.writer import ResultWriter
 from tests.unit.features.stores import MemoryStore
 from tests.unit.streaming.parts import MATRIX, record, scorer
 
@@ -162,9 +162,9 @@ def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> Non
     results = answers.answer(
         [payment(customer=None, x=[1, 2, 3]), good, payment(x=[-1, 0, 0])], now_s=0.0
     )
-    outcomes = Writer(said).outcomes([good] * 3, results, attempts=1, now_s=0.0)
+    outcomes = ResultWriter(said).outcomes([good] * 3, results, attempts=1, now_s=0.0)
 
-    assert [isinstance(one, Answer) for one in results] == [False, True, False]
+    assert [isinstance(one, EncodedAnswer) for one in results] == [False, True, False]
     assert "negative" in str(results[2])
     assert len(outcomes) == 3
     assert answers.count().runs > 0
@@ -175,7 +175,7 @@ def test_a_record_that_is_only_pushed_writes_nothing(home: Path) -> None:
     (answers,) = make_answers(said, None)
     results = answers.answer([payment()], now_s=0.0)
 
-    assert Writer(said).outcomes([payment()], results, attempts=1, now_s=0.0) == [None]
+    assert ResultWriter(said).outcomes([payment()], results, attempts=1, now_s=0.0) == [None]
     assert answers.count().runs == 0
     check_settings(said)
 

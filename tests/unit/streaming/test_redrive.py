@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.streaming.broker import Span, committed, span_from
+from headrace.streaming.broker import OffsetRange, committed, span_from
 from headrace.streaming.brokers.log.broker import LogBroker
 from headrace.streaming.dead_letters import Choice, Redriven, read_letters, redrive
 from headrace.streaming.records import NewRecord
@@ -97,4 +97,4 @@ def test_a_span_ends_where_the_topic_does_now(broker: LogBroker) -> None:
 
 
 def test_a_span_of_nothing_is_done() -> None:
-    assert Span(first={}, end={}).is_done({})
+    assert OffsetRange(first={}, end={}).is_done({})

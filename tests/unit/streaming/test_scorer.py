@@ -19,19 +19,19 @@ from headrace.core import (
     HeadraceError,
     InvalidArgumentError,
     ModelSignature,
-    Nulls,
+    NullPolicy,
     RuntimeFailedError,
     SystemClock,
     UnavailableError,
 )
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec, StreamOutputSpec
 from headrace.engine import PaddingPlan
-from headrace.streaming.codec import NOTHING_ADDED, Added, Answer
+from headrace.streaming.codec import NOTHING_ADDED, Added, EncodedAnswer
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.in_flight import Batch
+from headrace.streaming.in_flight import ScoringBatch
 from headrace.streaming.poll_loop import Finished
 from headrace.streaming.records import NewRecord, Record
-from headrace.streaming.scorer import Answerer, Counted, ModelThreads, Stages
+from headrace.streaming.scorer import Counted, ModelThreads, RecordScorer, Stages
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, TooOldError
 from tests.unit.streaming.parts import (
@@ -78,9 +78,9 @@ def answerer(
     plan: PaddingPlan | None = None,
     max_batch_size: int = 256,
     max_age_s: float | None = None,
-) -> Answerer:
+) -> RecordScorer:
     scores = scorer(of, plan=plan, model=model)
-    return Answerer(
+    return RecordScorer(
         scores,
         make_codec(said or settings(), scores),
         max_batch_size=max_batch_size,
@@ -94,7 +94,11 @@ def answers(of: ModelSignature, found: list[Record], **more: Any) -> list[Any]: 
 
 
 def shown(result: Result) -> Any:  # noqa: ANN401  # JSON
-    return msgspec.json.decode(result.value or b"") if isinstance(result, Answer) else str(result)
+    return (
+        msgspec.json.decode(result.value or b"")
+        if isinstance(result, EncodedAnswer)
+        else str(result)
+    )
 
 
 def test_objects_become_rows_and_rows_objects() -> None:
@@ -102,7 +106,7 @@ def test_objects_become_rows_and_rows_objects() -> None:
         records(b'{"x": [1, 2, 3]}', b'{"x": [4.5, 0, 0], "more": {"a": [1]}}'), now_s=1000.0
     )
 
-    assert found == [Answer(b"k0", b'{"sum":6.0}'), Answer(b"k1", b'{"sum":4.5}')]
+    assert found == [EncodedAnswer(b"k0", b'{"sum":6.0}'), EncodedAnswer(b"k1", b'{"sum":4.5}')]
 
 
 @given(
@@ -185,7 +189,7 @@ def test_records_without_a_value_change_no_answer_of_the_others(
         elif one.key is None:
             assert "neither a value nor a key" in str(result)
         else:
-            assert result == Answer(b"k", None)
+            assert result == EncodedAnswer(b"k", None)
 
 
 @pytest.mark.parametrize("value", [b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}'])
@@ -197,7 +201,7 @@ def test_missing_values_reach_the_model(value: bytes) -> None:
 
 def test_nulls_are_errors_where_the_stream_says_so() -> None:
     values = records(b'{"x": [null, 2, 3]}', b'{"x": [NaN, 2, 3]}', b'{"x": [1, 2, 3]}')
-    said = msgspec.structs.replace(settings(), nulls=Nulls.ERROR)
+    said = msgspec.structs.replace(settings(), nulls=NullPolicy.ERROR)
 
     found = answers(MATRIX, values, said=said)
 
@@ -205,8 +209,8 @@ def test_nulls_are_errors_where_the_stream_says_so() -> None:
     assert "element 0 of 'x' is null" in found[0]
 
 
-@pytest.mark.parametrize("nulls", Nulls)
-def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: Nulls) -> None:
+@pytest.mark.parametrize("nulls", NullPolicy)
+def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: NullPolicy) -> None:
     fields = [{"name": name, "type": ["null", "double"]} for name in "abc"]
     schema = {"type": "record", "name": "R", "fields": fields}
     file = tmp_path / "record.avsc"
@@ -226,7 +230,7 @@ def test_nulls_of_avro_are_those_of_json(tmp_path: Path, nulls: Nulls) -> None:
     found = answers(MATRIX, records(*values), said=said)
 
     assert found[1] == {"sum": None}
-    if nulls is Nulls.NAN:
+    if nulls is NullPolicy.NAN:
         assert found[0] == {"sum": None}
     else:
         assert "element 0 of 'x' is null" in found[0]
@@ -267,7 +271,7 @@ def test_fields_keys_and_headers_of_the_input_are_passed_on() -> None:
     )
 
     (answer,) = found
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, EncodedAnswer)
     assert answer.key == "ué".encode()
     assert shown(answer) == {
         "id": {"a": 18446744073709551616},
@@ -325,8 +329,8 @@ def test_raw_tensors_are_bytes_both_ways() -> None:
         records(rows[0].tobytes(), b"123", rows[1].tobytes()), now_s=1000.0
     )
 
-    assert found[0] == Answer(b"k0", np.float32(3).tobytes())
-    assert found[2] == Answer(b"k2", np.float32(12).tobytes())
+    assert found[0] == EncodedAnswer(b"k0", np.float32(3).tobytes())
+    assert found[2] == EncodedAnswer(b"k2", np.float32(12).tobytes())
     assert "expected 12 bytes, got 3" in str(found[1])
 
 
@@ -335,8 +339,8 @@ def test_raw_tensors_of_different_lengths_are_told_apart_by_their_size() -> None
         records(np.array([1, 2]).tobytes(), np.array([3]).tobytes(), b""), now_s=1000.0
     )
 
-    assert found[0] == Answer(b"k0", np.array([2, 4]).tobytes())
-    assert found[1] == Answer(b"k1", np.array([6]).tobytes())
+    assert found[0] == EncodedAnswer(b"k0", np.array([2, 4]).tobytes())
+    assert found[1] == EncodedAnswer(b"k1", np.array([6]).tobytes())
     assert "expected a multiple of 8 bytes, got 0" in str(found[2])
 
 
@@ -436,7 +440,9 @@ def test_nan_has_no_json_and_is_null() -> None:
 def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path) -> None:
     schema = tmp_path / "answer.avsc"
     fields = [{"name": "sum", "type": "float"}, {"name": "id", "type": "int"}]
-    schema.write_bytes(msgspec.json.encode({"type": "record", "name": "Answer", "fields": fields}))
+    schema.write_bytes(
+        msgspec.json.encode({"type": "record", "name": "EncodedAnswer", "fields": fields})
+    )
     avro = StreamFormatSpec(kind=FormatKind.AVRO, options={"schema_file": str(schema)})
     said = settings(output=StreamOutputSpec(fields=["id"]), sink=avro)
 
@@ -449,14 +455,15 @@ def test_a_value_that_cannot_be_written_costs_its_own_record_only(tmp_path: Path
         now_s=1000.0,
     )
 
-    assert [isinstance(one, Answer) for one in found] == [True, False, True]
+    assert [isinstance(one, EncodedAnswer) for one in found] == [True, False, True]
     assert isinstance(found[1], InvalidArgumentError)
     read = [
         fastavro.schemaless_reader(
-            io.BytesIO(one.value or b""), {"type": "record", "name": "Answer", "fields": fields}
+            io.BytesIO(one.value or b""),
+            {"type": "record", "name": "EncodedAnswer", "fields": fields},
         )
         for one in found
-        if isinstance(one, Answer)
+        if isinstance(one, EncodedAnswer)
     ]
     assert read == [{"sum": 6.0, "id": 7}, {"sum": 15.0, "id": 8}]
 
@@ -475,7 +482,7 @@ class Scripted:
         assert self.may_go.wait(10)
         if self.error is not None:
             raise self.error
-        return [Answer(one.key, b"done") for one in found]
+        return [EncodedAnswer(one.key, b"done") for one in found]
 
     def count(self) -> Counted:
         return Counted(1, 2)
@@ -496,7 +503,7 @@ def test_one_runs_and_one_waits_and_then_there_is_no_room() -> None:
     threads, woken = threads_of(scripted)
     seen = [(threads.is_free, threads.has_room)]
     for _ in range(2):
-        threads.submit(Batch(records=records(b"a")))
+        threads.submit(ScoringBatch(records=records(b"a")))
         seen.append((threads.is_free, threads.has_room))
     scripted.may_go.set()
     found = collected(threads, woken) + collected(threads, woken)
@@ -510,7 +517,7 @@ def test_one_runs_and_one_waits_and_then_there_is_no_room() -> None:
 def test_outcomes_come_back_with_their_batch() -> None:
     scripted = Scripted()
     threads, woken = threads_of(scripted)
-    batch = Batch(records=records(b"a", b"b"), tries=1)
+    batch = ScoringBatch(records=records(b"a", b"b"), tries=1)
     threads.submit(batch)
     scripted.may_go.set()
     threads.wait(10)
@@ -526,7 +533,7 @@ def test_outcomes_come_back_with_their_batch() -> None:
 def test_what_may_pass_comes_back_as_an_error() -> None:
     scripted = Scripted(UnavailableError("away"))
     threads, woken = threads_of(scripted)
-    threads.submit(Batch(records=records(b"a")))
+    threads.submit(ScoringBatch(records=records(b"a")))
     scripted.may_go.set()
     (found,) = collected(threads, woken)
 
@@ -537,7 +544,7 @@ def test_what_may_pass_comes_back_as_an_error() -> None:
 def test_a_bug_is_raised_where_it_is_seen() -> None:
     scripted = Scripted(TypeError("a bug"))
     threads, woken = threads_of(scripted)
-    threads.submit(Batch(records=records(b"a")))
+    threads.submit(ScoringBatch(records=records(b"a")))
     scripted.may_go.set()
     with pytest.raises(TypeError, match="a bug"):
         collected(threads, woken)

@@ -12,13 +12,13 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.core.spec.stream_parts import Policy, StreamErrorsSpec
-from headrace.streaming.broker import Membership, Rebalanced, Start
-from headrace.streaming.in_flight import Batch, Outcome
+from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec
+from headrace.streaming.broker import Membership, Rebalanced, StartPosition
+from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.poll_loop import SLOW_AFTER_S, StoppedByRecordError
-from headrace.streaming.records import Place
-from headrace.streaming.settings import State, WorkerSettings
-from headrace.streaming.worker import CONFLICTS, Worker
+from headrace.streaming.records import TopicPartition
+from headrace.streaming.settings import WorkerSettings, WorkerState
+from headrace.streaming.worker import CONFLICTS, WorkerLoop
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (
     DEAD,
@@ -36,12 +36,14 @@ from tests.unit.streaming.world import (
 class Stage:
     """A worker on a clock that is turned; what happens is arranged before it runs."""
 
-    def __init__(self, *, policy: Policy = Policy.DEAD_LETTER, paused: bool = False) -> None:
+    def __init__(
+        self, *, policy: FailurePolicy = FailurePolicy.DEAD_LETTER, paused: bool = False
+    ) -> None:
         self.clock = TurnedClock()
         self.broker = Refusing(self.clock)
         self.broker.create_topic(IN, partitions=2)
         self.policy = policy
-        self.worker = Worker(
+        self.worker = WorkerLoop(
             WorkerSettings(
                 name="s",
                 broker="memory",
@@ -50,7 +52,7 @@ class Stage:
                 dead_letters=DEAD,
                 group=GROUP,
                 member="one",
-                start=Start.EARLIEST,
+                start=StartPosition.EARLIEST,
                 errors=StreamErrorsSpec(policy=policy),
                 paused=paused,
             ),
@@ -60,9 +62,9 @@ class Stage:
         )
         self.runner = TurnedRunner(self.clock, self.answer, wake=self.worker.wake)
         self.away = False
-        self.states: list[State] = []
+        self.states: list[WorkerState] = []
 
-    def answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
+    def answer(self, batch: ScoringBatch) -> list[Outcome] | HeadraceError:
         if self.away:
             return UnavailableError("the store is away")
         return [
@@ -103,7 +105,7 @@ def test_it_streams_until_it_is_stopped_and_leaves_its_group() -> None:
     stage.run(5.0)
 
     assert stage.answered() == sorted([*range(5), *range(5)])
-    assert stage.worker.status.state is State.STOPPED
+    assert stage.worker.status.state is WorkerState.STOPPED
     assert (stage.worker.status.read, stage.worker.status.answered) == (10, 10)
     stage.broker.set_committed(GROUP, {})  # refused while a member is there
 
@@ -122,7 +124,7 @@ def test_a_session_that_is_over_is_followed_by_another() -> None:
     stage.clock.later(2.0, lambda: stage.broker.send(inputs(4)))
     stage.run(20.0)
 
-    assert stage.states == [State.RECONNECTING]
+    assert stage.states == [WorkerState.RECONNECTING]
     assert stage.worker.counters.sessions == 2
     assert stage.answered() == list(range(8))
     assert stage.worker.status.last_error == "a broken transaction"
@@ -138,7 +140,7 @@ def test_a_topic_that_is_not_there_yet_is_waited_for() -> None:
     stage.broker.send(inputs(1))
     stage.run(60.0)
 
-    assert stage.states == [State.RECONNECTING] * 4
+    assert stage.states == [WorkerState.RECONNECTING] * 4
     assert stage.answered() == [0]
 
 
@@ -173,7 +175,7 @@ def test_a_stop_does_not_wait_for_a_broker_that_is_away() -> None:
 def test_it_may_be_paused_and_resumed() -> None:
     stage = Stage(paused=True)
     stage.broker.send(inputs(4))
-    seen: list[tuple[State, int]] = []
+    seen: list[tuple[WorkerState, int]] = []
     for at in (1.9, 3.9):
         stage.clock.later(
             at, lambda: seen.append((stage.worker.status.state, stage.worker.status.read))
@@ -181,14 +183,14 @@ def test_it_may_be_paused_and_resumed() -> None:
     stage.clock.later(2.0, stage.worker.resume)
     stage.run(5.0)
 
-    assert seen == [(State.PAUSED, 0), (State.RUNNING, 4)]
+    assert seen == [(WorkerState.PAUSED, 0), (WorkerState.RUNNING, 4)]
 
 
 def test_what_is_away_is_told() -> None:
     stage = Stage()
     stage.away = True
     stage.broker.send(inputs(2))
-    seen: list[tuple[State, str, int | None]] = []
+    seen: list[tuple[WorkerState, str, int | None]] = []
     stage.clock.later(
         5.0,
         lambda: seen.append(
@@ -201,12 +203,12 @@ def test_what_is_away_is_told() -> None:
     )
     stage.run(6.0)
 
-    assert seen == [(State.RETRYING, "the store is away", 2)]
+    assert seen == [(WorkerState.RETRYING, "the store is away", 2)]
 
 
 def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
     stage = Stage()
-    seen: list[tuple[State, str]] = []
+    seen: list[tuple[WorkerState, str]] = []
     stage.clock.later(1.0, lambda: setattr(stage.broker, "is_away", True))
     stage.clock.later(3.0, lambda: setattr(stage.broker, "is_away", False))
     for at in (0.9, 2.9, 5.0):
@@ -216,9 +218,9 @@ def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
     stage.run(6.0)
 
     assert seen == [
-        (State.RUNNING, ""),
-        (State.RETRYING, "the broker in memory is away"),
-        (State.RUNNING, ""),
+        (WorkerState.RUNNING, ""),
+        (WorkerState.RETRYING, "the broker in memory is away"),
+        (WorkerState.RUNNING, ""),
     ]
 
 
@@ -242,9 +244,9 @@ def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
 class Reader:
     """A member of the group that is no stream; `given` hears of its places."""
 
-    def gained(self, places: Sequence[Place]) -> None: ...
-    def losing(self, places: Sequence[Place]) -> None: ...
-    def lost(self, places: Sequence[Place]) -> None: ...
+    def gained(self, places: Sequence[TopicPartition]) -> None: ...
+    def losing(self, places: Sequence[TopicPartition]) -> None: ...
+    def lost(self, places: Sequence[TopicPartition]) -> None: ...
 
 
 def test_it_tells_for_how_long_it_has_had_no_place() -> None:
@@ -259,7 +261,9 @@ def test_it_tells_for_how_long_it_has_had_no_place() -> None:
     stage.clock.later(50.0, look)
     stage.clock.later(
         60.0,
-        lambda: stage.broker.give(GROUP, Place(IN, 0), stage.broker.sessions[-1], is_seized=True),
+        lambda: stage.broker.give(
+            GROUP, TopicPartition(IN, 0), stage.broker.sessions[-1], is_seized=True
+        ),
     )
     stage.clock.later(70.0, look)
     stage.run(80.0)
@@ -273,7 +277,7 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
         stage.clock, stage.answer, seconds=lambda _: 100.0, wake=stage.worker.wake
     )
     stage.broker.send(inputs(2))
-    seen: list[tuple[State, str]] = []
+    seen: list[tuple[WorkerState, str]] = []
     for at in (SLOW_AFTER_S - 5.0, SLOW_AFTER_S + 5.0, 110.0):
         stage.clock.later(
             at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
@@ -281,15 +285,15 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
     stage.run(120.0)
 
     (early, late, after) = seen
-    assert early == after == (State.RUNNING, "")
-    assert late[0] is State.RUNNING
+    assert early == after == (WorkerState.RUNNING, "")
+    assert late[0] is WorkerState.RUNNING
     assert late[1].startswith("the model has had 2 records for 6")
     assert "the first is 0 of in, partition 0" in late[1]
     assert stage.answered() == [0, 1]
 
 
 def test_a_stream_that_stops_before_a_record_has_delivered_what_is_before_it() -> None:
-    stage = Stage(policy=Policy.STOP)
+    stage = Stage(policy=FailurePolicy.STOP)
     stage.broker.send(inputs(4, poison=frozenset({3})))
     with pytest.raises(StoppedByRecordError):
         stage.run(60.0)

@@ -3,13 +3,13 @@
 import msgspec
 
 from headrace.core import InvalidArgumentError
-from headrace.core.spec.stream_parts import Policy, StreamOutputSpec, Timestamps
-from headrace.streaming.codec import Answer
+from headrace.core.spec.stream_parts import FailurePolicy, StreamOutputSpec, Timestamps
+from headrace.streaming.codec import EncodedAnswer
 from headrace.streaming.dead_letters import HEADERS, dead_letter
-from headrace.streaming.in_flight import NoAnswer
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.in_flight import FailedRecord
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.writer import TooOldError, Writer
+from headrace.streaming.writer import ResultWriter, TooOldError
 from tests.unit.streaming.parts import record
 from tests.unit.streaming.world import DEAD, OUT, writer
 
@@ -27,7 +27,7 @@ WITH_ALL = WorkerSettings(
 
 def test_an_answer_keeps_the_headers_that_were_asked_for_and_has_one_id() -> None:
     one = record(b"v", offset=7, headers=(("kept", b"1"), ("other", b"2")))
-    (found,) = writer().outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
+    (found,) = writer().outcomes([one], [EncodedAnswer(b"k", b"a")], attempts=1, now_s=5.0)
 
     assert found == NewRecord(
         topic=OUT,
@@ -56,7 +56,9 @@ def test_all_headers_are_kept_but_the_attempts_of_the_input() -> None:
 
 
 def answered(told: WorkerSettings, one: Record) -> NewRecord:
-    (found,) = Writer(told).outcomes([one], [Answer(b"k", b"a")], attempts=1, now_s=5.0)
+    (found,) = ResultWriter(told).outcomes(
+        [one], [EncodedAnswer(b"k", b"a")], attempts=1, now_s=5.0
+    )
     assert isinstance(found, NewRecord)
     return found
 
@@ -65,7 +67,7 @@ def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> 
     one = record(b"v", offset=7, key=b"k", headers=(("other", b"2"),), timestamp_s=3.25)
     (found,) = writer().outcomes([one], [REASON], attempts=4, now_s=5.5)
 
-    assert isinstance(found, NoAnswer)
+    assert isinstance(found, FailedRecord)
     letter = found.letter
     assert letter is not None
     assert (letter.topic, letter.key, letter.value, letter.id) == (
@@ -95,7 +97,7 @@ def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> 
 def test_who_dies_twice_has_the_headers_of_the_last_death_and_all_attempts() -> None:
     first = dead_letter(record(b"v"), REASON, topic=DEAD, stream="s", attempts=2, now_s=1.0)
     again = Record(
-        place=Place("redriven", 3), offset=9, key=None, value=b"v", headers=first.headers
+        place=TopicPartition("redriven", 3), offset=9, key=None, value=b"v", headers=first.headers
     )
     second = dead_letter(again, REASON, topic=DEAD, stream="s", attempts=3, now_s=2.0)
 
@@ -113,11 +115,14 @@ def test_a_strange_count_of_attempts_is_not_believed() -> None:
 
 
 def test_what_is_too_old_stops_no_stream() -> None:
-    stops = writer(Policy.STOP)
+    stops = writer(FailurePolicy.STOP)
 
     assert stops.failed(record(b"v"), REASON, attempts=1, now_s=1.0).stops
     assert not stops.failed(record(b"v"), TooOldError("old"), attempts=1, now_s=1.0).stops
 
 
 def test_what_is_skipped_is_not_written() -> None:
-    assert writer(Policy.SKIP).failed(record(b"v"), REASON, attempts=1, now_s=1.0).letter is None
+    assert (
+        writer(FailurePolicy.SKIP).failed(record(b"v"), REASON, attempts=1, now_s=1.0).letter
+        is None
+    )

@@ -4,21 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError, InvalidArgumentError, UnavailableError
-from headrace.core.spec.stream_parts import Policy, StreamErrorsSpec, StreamOutputSpec
-from headrace.streaming.broker import Delivery, Membership, Start
-from headrace.streaming.in_flight import Batch, Outcome
+from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec, StreamOutputSpec
+from headrace.streaming.broker import Delivery, Membership, StartPosition
+from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.metrics import Counters
-from headrace.streaming.poll_loop import Pump
+from headrace.streaming.poll_loop import PollLoop
 from headrace.streaming.records import NewRecord, Record
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
-from headrace.streaming.writer import Writer
+from headrace.streaming.writer import ResultWriter
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 
 IN, OUT, DEAD, GROUP = "in", "out", "dead", "readers"
 
 
-def writer(policy: Policy = Policy.DEAD_LETTER) -> Writer:
+def writer(policy: FailurePolicy = FailurePolicy.DEAD_LETTER) -> ResultWriter:
     settings = WorkerSettings(
         name="s",
         broker="",
@@ -30,7 +30,7 @@ def writer(policy: Policy = Policy.DEAD_LETTER) -> Writer:
         errors=StreamErrorsSpec(policy=policy),
         output=StreamOutputSpec(headers=("kept",)),
     )
-    return Writer(settings)
+    return ResultWriter(settings)
 
 
 def is_poison(record: Record) -> bool:
@@ -55,8 +55,8 @@ class Member:
     broker: MemoryBroker
     delivery: Delivery
     clock: TurnedClock
-    seconds: Callable[[Batch], float]
-    policy: Policy = Policy.DEAD_LETTER
+    seconds: Callable[[ScoringBatch], float]
+    policy: FailurePolicy = FailurePolicy.DEAD_LETTER
     away: bool = False
     threads: int = 1
     max_batch_size: int = 4
@@ -68,7 +68,7 @@ class Member:
     make_windows: Callable[[Counters], Windows | None] = lambda _: None
     errors: list[HeadraceError] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
-    pump: Pump = field(init=False)
+    pump: PollLoop = field(init=False)
     session: MemorySession = field(init=False)
     runner: TurnedRunner = field(init=False)
 
@@ -84,7 +84,7 @@ class Member:
 
     def join(self) -> None:
         self.is_out = False
-        self.pump = Pump(
+        self.pump = PollLoop(
             WorkerSettings(
                 name="s",
                 broker="",
@@ -113,7 +113,7 @@ class Member:
             member=self.name,
             topics=(IN,),
             delivery=self.delivery,
-            start=Start.EARLIEST,
+            start=StartPosition.EARLIEST,
         )
         self.session = self.broker.join(membership, self.pump)
         self.session.waits = self.waits
@@ -147,7 +147,7 @@ class Member:
         if self.pump.windows is not None:
             self.pump.windows.close()
 
-    def _answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
+    def _answer(self, batch: ScoringBatch) -> list[Outcome] | HeadraceError:
         if self.away:
             return UnavailableError("the store is away", retry_after_s=None)
         return [

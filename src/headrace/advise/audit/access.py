@@ -15,7 +15,7 @@ from headrace.advise.audit.check import (
     shown,
     upstreams,
 )
-from headrace.advise.audit.facts import Facts, Need, Severity
+from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need
 
 _LONGEST_SKEW_S: Final = 60
 _LONGEST_JWKS_CACHE_S: Final = 3600.0
@@ -31,13 +31,13 @@ _WITH_KEYS: Final = "access: [key]"
 
 @check(
     "HR001",
-    Severity.CRITICAL,
+    FindingSeverity.CRITICAL,
     "An endpoint is open to everybody on the network",
     why="Whoever reaches the gateway may call the model, copy it by asking, and use it up.",
     fix="Give the endpoint `access: [key]` (or jwt, certificate), or bind the gateway to "
     "127.0.0.1.",
 )
-def _open_beyond(facts: Facts) -> Iterator[Hit]:
+def _open_beyond(facts: AuditFacts) -> Iterator[Hit]:
     beyond = exposed(facts, "gateway")
     for place, endpoint in endpoints(facts.spec):
         if endpoint.access == "public" and beyond:
@@ -51,12 +51,12 @@ def _open_beyond(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR002",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "An endpoint is public, though only this machine reaches it",
     why="On the day the gateway is bound to another address, it is open to everybody.",
     fix="Give the endpoint `access: [key]`.",
 )
-def _public_here(facts: Facts) -> Iterator[Hit]:
+def _public_here(facts: AuditFacts) -> Iterator[Hit]:
     if exposed(facts, "gateway"):
         return
     for place, endpoint in endpoints(facts.spec):
@@ -67,12 +67,12 @@ def _public_here(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR003",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An endpoint asks nobody on this machine",
     why="Every user and process of this machine may call it, a browser's pages among them.",
     fix="Give the endpoint `access: [key]`.",
 )
-def _asks_nobody(facts: Facts) -> Iterator[Hit]:
+def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
     if exposed(facts, "gateway"):
         return  # there it asks for a key, a token or a certificate
     for place, endpoint in endpoints(facts.spec):
@@ -87,12 +87,12 @@ def _asks_nobody(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR004",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "An endpoint lets nobody in",
     why="An empty list of methods refuses every caller; people then reach for `public`.",
     fix="Name the methods: `access: [key, jwt]`.",
 )
-def _nobody_may(facts: Facts) -> Iterator[Hit]:
+def _nobody_may(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.access == ():
             seen = f"endpoint '{endpoint.name}' has `access: []`"
@@ -101,12 +101,12 @@ def _nobody_may(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR005",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "Certificates are accepted, but no client CA says whose",
     why="Without an authority no client certificate can be verified, so none is taken.",
     fix="Set `gateway.tls.client_ca_file`.",
 )
-def _no_client_ca(facts: Facts) -> Iterator[Hit]:
+def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
     tls = facts.spec.gateway.tls
     if tls is not None and tls.client_ca_file:
         return
@@ -124,12 +124,12 @@ def _no_client_ca(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR006",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "An endpoint takes tokens of an identity provider that is not known",
     why="No token can be verified, so the endpoint refuses what it says it takes.",
     fix="Describe the provider under `auth.jwt`, or take the method out of `access`.",
 )
-def _no_provider(facts: Facts) -> Iterator[Hit]:
+def _no_provider(facts: AuditFacts) -> Iterator[Hit]:
     known = {provider.name for provider in facts.spec.auth.jwt}
     there = ", ".join(sorted(known)) or "none"
     for place, endpoint in endpoints(facts.spec):
@@ -142,12 +142,12 @@ def _no_provider(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR007",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "An identity provider is reached without encryption",
     why="Whoever sits between may answer with keys of his own and sign any token.",
     fix="Use https:// in `issuer`.",
 )
-def _over_http(facts: Facts) -> Iterator[Hit]:
+def _over_http(facts: AuditFacts) -> Iterator[Hit]:
     for i, provider in enumerate(facts.spec.auth.jwt):
         url = provider.issuer
         if url.startswith("http://") and not is_loopback_url(url):
@@ -160,13 +160,13 @@ def _over_http(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR008",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "An audience is shared with other systems",
     why="A token that was made out to any other system of this provider is taken here, too.",
     fix="Register an audience of this system's own at the provider: "
     "`audiences: [https://inference.your.company]`.",
 )
-def _shared_audience(facts: Facts) -> Iterator[Hit]:
+def _shared_audience(facts: AuditFacts) -> Iterator[Hit]:
     for i, provider in enumerate(facts.spec.auth.jwt):
         for j, audience in enumerate(provider.audiences):
             if audience.lower() in _SHARED_AUDIENCES or audience == provider.issuer:
@@ -178,12 +178,12 @@ def _shared_audience(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR009",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Expired tokens are taken for long",
     why="A stolen token lives so much longer; clocks that are kept differ by less than 5 s.",
     fix="clock_skew_s: 5",
 )
-def _skew(facts: Facts) -> Iterator[Hit]:
+def _skew(facts: AuditFacts) -> Iterator[Hit]:
     for i, provider in enumerate(facts.spec.auth.jwt):
         if provider.clock_skew_s > _LONGEST_SKEW_S:
             yield Hit(
@@ -194,12 +194,12 @@ def _skew(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR010",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A provider's keys are kept for long",
     why="A key that the provider took back is believed for as long.",
     fix="jwks_cache_s: 300",
 )
-def _long_cache(facts: Facts) -> Iterator[Hit]:
+def _long_cache(facts: AuditFacts) -> Iterator[Hit]:
     for i, provider in enumerate(facts.spec.auth.jwt):
         if provider.jwks_url and provider.jwks_cache_s > _LONGEST_JWKS_CACHE_S:
             yield Hit(
@@ -210,13 +210,13 @@ def _long_cache(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR011",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "An identity provider's key is weak",
     why="A short RSA key can be broken, and who holds a shared secret can sign tokens himself.",
     fix="Let the provider sign with ES256, EdDSA, or RSA of 2048 bits and more.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _weak_jwks(facts: Facts) -> Iterator[Hit]:
+def _weak_jwks(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "jwks"):
         for key in file.keys:
             weak = key.kind == "RSA" and key.bits < _SHORTEST_RSA_BITS
@@ -228,12 +228,12 @@ def _weak_jwks(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR012",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A name looks like a documentation's example",
     why="What was copied and not changed does not work, or belongs to somebody else.",
     fix="Put the real host there.",
 )
-def _examples(facts: Facts) -> Iterator[Hit]:
+def _examples(facts: AuditFacts) -> Iterator[Hit]:
     found = [
         (f"auth.jwt[{i}].{name}", value)
         for i, provider in enumerate(facts.spec.auth.jwt)
@@ -249,12 +249,12 @@ def _examples(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR013",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A rule takes every certificate of the client CA",
     why="Each machine that the authority ever certified may call.",
     fix='Say whose: `dns: "*.scoring.internal"`.',
 )
-def _any_certificate(facts: Facts) -> Iterator[Hit]:
+def _any_certificate(facts: AuditFacts) -> Iterator[Hit]:
     for i, rule in enumerate(facts.spec.auth.certificates):
         for name in ("dns", "uri", "common_name"):
             pattern = getattr(rule, name)
@@ -265,12 +265,12 @@ def _any_certificate(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR014",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "Certificates may call every endpoint",
     why="Endpoints that are added later are open to these callers, too.",
     fix="Name the endpoints in `scopes`.",
 )
-def _certificates_may_all(facts: Facts) -> Iterator[Hit]:
+def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
     names = [endpoint.name for endpoint in facts.spec.endpoints]
     for i, rule in enumerate(facts.spec.auth.certificates):
         if "infer:*" in rule.scopes:
@@ -284,12 +284,12 @@ def _certificates_may_all(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR015",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A rule names a tier that there is not",
     why="These callers then have no tier's limits.",
     fix="Describe the tier under `tiers`, or correct its name.",
 )
-def _unknown_tier(facts: Facts) -> Iterator[Hit]:
+def _unknown_tier(facts: AuditFacts) -> Iterator[Hit]:
     known = {tier.name for tier in facts.spec.tiers}
     for i, rule in enumerate(facts.spec.auth.certificates):
         if rule.tier and rule.tier not in known:
@@ -303,14 +303,14 @@ _OLD: Final = timedelta(days=90)
 
 @check(
     "HR021",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "An API key never expires",
     why="A key that leaked years ago still opens the door.",
     fix="Make a new one with an end (`headrace keys create ... --expires-in 90d`), move the "
     "caller to it, revoke the old one.",
     needs=(Need.KEYS,),
 )
-def _no_expiry(facts: Facts) -> Iterator[Hit]:
+def _no_expiry(facts: AuditFacts) -> Iterator[Hit]:
     for key in facts.keys:
         if key.expires is None:
             yield Hit(f"key {key.name}", f"key '{key.name}' never expires")
@@ -318,13 +318,13 @@ def _no_expiry(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR022",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An API key is not used",
     why="Nobody would miss it, and nobody would notice that it is used by somebody else.",
     fix="Revoke it.",
     needs=(Need.KEYS,),
 )
-def _unused(facts: Facts) -> Iterator[Hit]:
+def _unused(facts: AuditFacts) -> Iterator[Hit]:
     for key in facts.keys:
         since = key.last_used or key.created
         if not key.tells_use or since is None or facts.now - since <= _OLD:
@@ -337,13 +337,13 @@ def _unused(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR023",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An API key may call every endpoint",
     why="What leaks with it is everything, endpoints of the future included.",
     fix="Make one for each caller, with `infer:ENDPOINT` scopes.",
     needs=(Need.KEYS,),
 )
-def _may_all(facts: Facts) -> Iterator[Hit]:
+def _may_all(facts: AuditFacts) -> Iterator[Hit]:
     for key in facts.keys:
         if "infer:*" in key.scopes:
             yield Hit(f"key {key.name}", f"key '{key.name}' has the scope `infer:*`")
@@ -351,13 +351,13 @@ def _may_all(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR024",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An API key was not changed for 90 days",
     why="The longer a key lives, the more copies of it lie in logs, scripts and histories.",
     fix="Make a new one, move the caller to it, revoke the old one.",
     needs=(Need.KEYS,),
 )
-def _old(facts: Facts) -> Iterator[Hit]:
+def _old(facts: AuditFacts) -> Iterator[Hit]:
     for key in facts.keys:
         if key.created is not None and facts.now - key.created > _OLD:
             days = (facts.now - key.created).days
@@ -367,13 +367,13 @@ def _old(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR025",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A token of the management API never expires",
     why="Whoever finds it in an old pipeline changes what is served.",
     fix="Make a new one with an end, move the program to it, revoke the old one.",
     needs=(Need.TOKENS,),
 )
-def _endless_token(facts: Facts) -> Iterator[Hit]:
+def _endless_token(facts: AuditFacts) -> Iterator[Hit]:
     for token in facts.tokens:
         if token.expires is None:
             yield Hit(f"token {token.id}", f"a token of '{token.owner}' never expires")

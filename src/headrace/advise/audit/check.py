@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from headrace.advise.audit.facts import Facts, FileFact, Listener, Need, Severity
+from headrace.advise.audit.facts import AuditFacts, FileFact, FindingSeverity, Listener, Need
 from headrace.core.spec.parse import EndpointSpec, SystemSpec, is_model_path
 from headrace.core.spec.upstream import UpstreamSpec
 
@@ -20,36 +20,36 @@ class Hit:
     """The evidence, with the value."""
     fix: str = ""
     """To paste; empty takes the check's."""
-    severity: Severity | None = None
+    severity: FindingSeverity | None = None
     """None takes the check's."""
     line: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class AuditCheck:
     """One thing that is looked at; `id` never changes its meaning. `find` is pure."""
 
     id: str
     title: str
-    severity: Severity
+    severity: FindingSeverity
     why: str
     fix: str
     needs: tuple[Need, ...]
-    find: Callable[[Facts], Iterable[Hit]]
+    find: Callable[[AuditFacts], Iterable[Hit]]
 
 
 def check(  # noqa: PLR0917  # the columns of the published table
     id: str,  # noqa: A002  # as the report calls it
-    severity: Severity,
+    severity: FindingSeverity,
     title: str,
     why: str,
     fix: str,
     needs: tuple[Need, ...] = (Need.SPEC,),
-) -> Callable[[Callable[[Facts], Iterable[Hit]]], Check]:
+) -> Callable[[Callable[[AuditFacts], Iterable[Hit]]], AuditCheck]:
     """Make a check of the function that finds its fault."""
 
-    def make(find: Callable[[Facts], Iterable[Hit]]) -> Check:
-        return Check(
+    def make(find: Callable[[AuditFacts], Iterable[Hit]]) -> AuditCheck:
+        return AuditCheck(
             id=id, title=title, severity=severity, why=why, fix=fix, needs=needs, find=find
         )
 
@@ -57,12 +57,12 @@ def check(  # noqa: PLR0917  # the columns of the published table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class AuditFinding:
     """One fault with its evidence."""
 
     id: str
     title: str
-    severity: Severity
+    severity: FindingSeverity
     where: str
     evidence: str
     why: str
@@ -84,23 +84,23 @@ class NotChecked:
 class Audit:
     """What an audit found: findings from the worst, each in a fixed order."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[AuditFinding, ...]
     not_checked: tuple[NotChecked, ...]
     passed: tuple[str, ...]
 
     def counts(self) -> dict[str, int]:
         """How many findings there are of each severity, the worst first."""
         found = [finding.severity for finding in self.findings]
-        return {severity.value: found.count(severity) for severity in reversed(Severity)}
+        return {severity.value: found.count(severity) for severity in reversed(FindingSeverity)}
 
-    def reaches(self, severity: Severity) -> bool:
+    def reaches(self, severity: FindingSeverity) -> bool:
         """Whether a finding is at or above `severity`."""
         return any(finding.severity.rank >= severity.rank for finding in self.findings)
 
 
-def run_checks(checks: Iterable[Check], facts: Facts) -> Audit:
+def run_checks(checks: Iterable[AuditCheck], facts: AuditFacts) -> Audit:
     """Look at `facts` with every check."""
-    findings: list[Finding] = []
+    findings: list[AuditFinding] = []
     not_checked: list[NotChecked] = []
     passed: list[str] = []
     for check in sorted(checks, key=lambda check: check.id):
@@ -118,11 +118,11 @@ def run_checks(checks: Iterable[Check], facts: Facts) -> Audit:
     return Audit(findings=tuple(findings), not_checked=tuple(not_checked), passed=tuple(passed))
 
 
-def _findings(check: Check, facts: Facts) -> Iterator[Finding]:
+def _findings(check: AuditCheck, facts: AuditFacts) -> Iterator[AuditFinding]:
     for hit in check.find(facts):
         line = hit.line or facts.line_of(hit.where)
         in_file = facts.spec_file is not None and line is not None
-        yield Finding(
+        yield AuditFinding(
             id=check.id,
             title=check.title,
             severity=hit.severity or check.severity,
@@ -201,7 +201,7 @@ def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
             yield NamedFile(place=f"{place}.tls.{name}", path=path, kind=kind)
 
 
-def files_of(facts: Facts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
+def files_of(facts: AuditFacts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
     """The files of these kinds that were looked at, with what they are.
 
     Those that the spec names, and certificates that the system was started with besides.
@@ -242,7 +242,7 @@ def host_of(url: str) -> str:
         return ""
 
 
-def exposed(facts: Facts, role: str) -> tuple[Listener, ...]:
+def exposed(facts: AuditFacts, role: str) -> tuple[Listener, ...]:
     """The addresses of this role that other machines reach."""
     return tuple(one for one in facts.listeners if one.role == role and not is_loopback(one.host))
 
@@ -266,4 +266,4 @@ def mode_hit(file: FileFact, *, where: str, fix: str) -> Hit:
     if file.is_reachable:
         return Hit(where=where, seen=seen, fix=fix)
     seen += "; only the directories above it keep others out"
-    return Hit(where=where, seen=seen, fix=fix, severity=Severity.LOW)
+    return Hit(where=where, seen=seen, fix=fix, severity=FindingSeverity.LOW)

@@ -8,7 +8,7 @@ from headrace.advise.audit import models as checks_models
 from headrace.advise.audit import software as checks_software
 from headrace.advise.audit import spec as checks_spec
 from headrace.advise.audit import tls as checks_tls
-from headrace.advise.audit.check import Check
+from headrace.advise.audit.check import AuditCheck
 
 _MODULES: Final = (
     checks_access,
@@ -24,7 +24,7 @@ CHECKS: Final = tuple(
             value
             for module in _MODULES
             for value in vars(module).values()
-            if isinstance(value, Check)
+            if isinstance(value, AuditCheck)
         ),
         key=lambda check: check.id,
     )
@@ -45,7 +45,7 @@ def check_table() -> str:
     return "\n".join([*head, *rows])
 
 
-def _fix(check: Check) -> str:
+def _fix(check: AuditCheck) -> str:
     """A fix that is to be pasted, and no sentence, is shown as code."""
     is_code = not check.fix.endswith(".")
     return f"`{check.fix}`" if is_code else check.fix

@@ -1,6 +1,6 @@
 """Gather what is known of a system: of a spec file alone, or of one that runs.
 
-What cannot be found out is written into `Facts.missing`; nothing here fails for want of it.
+What cannot be found out is written into `AuditFacts.missing`; nothing here fails for want of it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from headrace.advise.audit.collect_host import file_fact, named_file_fact
 from headrace.advise.audit.facts import (
     Advisory,
     ApiKeyFact,
-    Facts,
+    AuditFacts,
     FileFact,
     InForceFact,
     Listener,
@@ -40,7 +40,7 @@ _HOME_OWNER: Final = "admin"
 """Whose token lies in a file of the home; that one has no end, and is made anew by deleting it."""
 
 
-class Ask(Protocol):
+class AskApi(Protocol):
     """The management API."""
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Ask(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class SystemLocation:
     """Where a system runs: `url` of its management API, and its home if that is on this machine."""
 
     url: str
@@ -57,7 +57,7 @@ class Place:
 
 def collect_spec_file(
     file: Path, *, now: datetime, advisories: tuple[Advisory, ...] | None = None
-) -> Facts:
+) -> AuditFacts:
     """What a spec file says; nothing has to run.
 
     Raises:
@@ -69,7 +69,7 @@ def collect_spec_file(
     written = read_yaml(text)
     source = text if written.mistakes else written.value  # reading YAML is the slow part
     spec = parse_spec(source, base_dir=file.absolute().parent, secrets_in=written.value)
-    facts = Facts(
+    facts = AuditFacts(
         now=now,
         spec=spec,
         spec_file=replace(file_fact(file), path=str(file)),
@@ -86,8 +86,12 @@ def collect_spec_file(
 
 
 def collect_running(
-    ask: Ask, place: Place, *, now: datetime, advisories: tuple[Advisory, ...] | None = None
-) -> Facts:
+    ask: AskApi,
+    place: SystemLocation,
+    *,
+    now: datetime,
+    advisories: tuple[Advisory, ...] | None = None,
+) -> AuditFacts:
     """What a running system says, and what is seen of it from this machine if it runs here.
 
     Raises:
@@ -104,7 +108,7 @@ def collect_running(
     if "metrics_read_at" not in status:
         missing[Need.SCRAPES] = "this control plane does not tell when its metrics were read"
     read_at = _moment(status.get("metrics_read_at"))
-    facts = Facts(
+    facts = AuditFacts(
         now=now,
         spec=spec,
         texts=tuple(_texts(document, "")),
@@ -135,8 +139,8 @@ def collect_running(
 
 
 def _with_advisories(
-    facts: Facts, advisories: tuple[Advisory, ...] | None, *, is_here: bool
-) -> Facts:
+    facts: AuditFacts, advisories: tuple[Advisory, ...] | None, *, is_here: bool
+) -> AuditFacts:
     # Without `is_here` the packages of this interpreter are not those of the system.
     if advisories is None or not is_here:
         why = _NO_ADVISORIES if advisories is None else _ELSEWHERE
@@ -175,7 +179,7 @@ def _texts(value: object, place: str) -> Iterator[TextFact]:
 
 
 def _listed(
-    ask: Ask, name: str, need: Need, missing: dict[Need, str], *, unknown: str, refused: str
+    ask: AskApi, name: str, need: Need, missing: dict[Need, str], *, unknown: str, refused: str
 ) -> list[Document]:
     """What the API lists under `name`; none, and why in `missing`, where it does not."""
     try:
@@ -187,7 +191,7 @@ def _listed(
     return []
 
 
-def _versions(ask: Ask, status: Document, missing: dict[Need, str]) -> tuple[VersionFact, ...]:
+def _versions(ask: AskApi, status: Document, missing: dict[Need, str]) -> tuple[VersionFact, ...]:
     silent = "the registry does not answer"
     found = _listed(ask, "models", Need.VERSIONS, missing, unknown=silent, refused=silent)
     served = {revision.get("model") for revision in _revisions(status)}
@@ -203,7 +207,7 @@ def _versions(ask: Ask, status: Document, missing: dict[Need, str]) -> tuple[Ver
     )
 
 
-def _keys(ask: Ask, now: datetime, missing: dict[Need, str]) -> tuple[ApiKeyFact, ...]:
+def _keys(ask: AskApi, now: datetime, missing: dict[Need, str]) -> tuple[ApiKeyFact, ...]:
     """The API keys that are in force."""
     unknown, refused = "this control plane knows no API keys", "the API keys are not told"
     found = _listed(ask, "keys", Need.KEYS, missing, unknown=unknown, refused=refused)
@@ -222,7 +226,7 @@ def _keys(ask: Ask, now: datetime, missing: dict[Need, str]) -> tuple[ApiKeyFact
     return tuple(key for key in keys if key.expires is None or key.expires > now)
 
 
-def _tokens(ask: Ask, missing: dict[Need, str]) -> tuple[TokenFact, ...]:
+def _tokens(ask: AskApi, missing: dict[Need, str]) -> tuple[TokenFact, ...]:
     unknown, refused = "this control plane knows no tokens", "the tokens are not told"
     found = _listed(ask, "tokens", Need.TOKENS, missing, unknown=unknown, refused=refused)
     return tuple(
@@ -286,7 +290,9 @@ def _moment(value: object) -> datetime | None:
     return None
 
 
-def _from_here(facts: Facts, home: Path, status: Document, missing: dict[Need, str]) -> Facts:
+def _from_here(
+    facts: AuditFacts, home: Path, status: Document, missing: dict[Need, str]
+) -> AuditFacts:
     """With what this machine shows: sockets, processes, files and software."""
     pid, gateway_pid = _pid(status), _pid(status.get("gateway", {}))
     urls = {

@@ -1,7 +1,7 @@
 """Facts about a system that an audit looks at, and severities of findings.
 
-Whatever could not be found out stands in `Facts.missing` with the reason; a check that needs it is
-then told as "not checked" and never as passed.
+`AuditFacts.missing` holds what could not be read, with the reason. A check that needs it is
+reported as "not checked", never as passed.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from enum import StrEnum
 from headrace.core.spec.parse import SystemSpec
 
 
-class Severity(StrEnum):
+class FindingSeverity(StrEnum):
     """From what is worth knowing to what has to be mended today."""
 
     LOW = "low"
@@ -27,7 +27,7 @@ class Severity(StrEnum):
     @property
     def rank(self) -> int:
         """A larger number is worse."""
-        return tuple(Severity).index(self)
+        return tuple(FindingSeverity).index(self)
 
 
 class Need(StrEnum):
@@ -231,12 +231,12 @@ class Advisory:
 
     id: str
     summary: str
-    severity: Severity
+    severity: FindingSeverity
     affected: tuple[Affected, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class AuditFacts:
     """Everything that was found out.
 
     `files` by absolute path. `lines`: the spec file's line of each place, such as

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from headrace.advise.audit.check import Hit, check, exposed, mode_hit, mode_text, shown
-from headrace.advise.audit.facts import Facts, FileFact, Need, ProcessFact, Severity
+from headrace.advise.audit.facts import AuditFacts, FileFact, FindingSeverity, Need, ProcessFact
 
 _ANY: Final = 7
 _NETWORK_FILE_SYSTEMS: Final = frozenset(
@@ -18,13 +18,13 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
 
 @check(
     "HR501",
-    Severity.CRITICAL,
+    FindingSeverity.CRITICAL,
     "The management API talks in plain text beyond this machine",
     why="The token that changes everything can be read on the way.",
     fix="headrace up --admin-host 127.0.0.1",
     needs=(Need.LISTENERS,),
 )
-def _plain_management(facts: Facts) -> Iterator[Hit]:
+def _plain_management(facts: AuditFacts) -> Iterator[Hit]:
     plain = tuple(one for one in exposed(facts, "management") if not one.tls)
     if plain:
         yield Hit("management API", f"it listens on {shown(plain)} without TLS")
@@ -32,13 +32,13 @@ def _plain_management(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR502",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "The management API is reached from other machines",
     why="Whoever steals a token may use it from anywhere.",
     fix="Bind it to 127.0.0.1 or to a network of operators only (`--admin-host`).",
     needs=(Need.LISTENERS,),
 )
-def _management_beyond(facts: Facts) -> Iterator[Hit]:
+def _management_beyond(facts: AuditFacts) -> Iterator[Hit]:
     secure = tuple(one for one in exposed(facts, "management") if one.tls)
     if secure:
         yield Hit("management API", f"it listens on {shown(secure)}")
@@ -46,13 +46,13 @@ def _management_beyond(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR503",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Metrics are read from other machines",
     why="They tell names, load and failures to everybody who asks.",
     fix="Bind them to 127.0.0.1 or to the monitoring's network, or let a firewall do it.",
     needs=(Need.LISTENERS,),
 )
-def _metrics_beyond(facts: Facts) -> Iterator[Hit]:
+def _metrics_beyond(facts: AuditFacts) -> Iterator[Hit]:
     beyond = exposed(facts, "metrics")
     if beyond:
         yield Hit("metrics", f"they are read at {shown(beyond)}")
@@ -65,27 +65,27 @@ def _exposed_file(file: FileFact | None, *, mode: str) -> Iterator[Hit]:
 
 @check(
     "HR507",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A private socket of the gateway is open to other users",
     why="Who connects is asked for nothing: he can call every endpoint, or drain the gateway.",
     fix="chmod 600 the socket.",
     needs=(Need.HOST,),
 )
-def _open_sockets(facts: Facts) -> Iterator[Hit]:
+def _open_sockets(facts: AuditFacts) -> Iterator[Hit]:
     for file in facts.home.sockets:
         yield from _exposed_file(file, mode="600")
 
 
 @check(
     "HR513",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A replica is not kept apart",
     why="A model that was tampered with reaches what is not its own.",
     fix="Run where the kernel allows namespaces, or as root, which then hands replicas to "
     "users of their own; `headrace status` says what is lacking.",
     needs=(Need.ISOLATION,),
 )
-def _not_isolated(facts: Facts) -> Iterator[Hit]:
+def _not_isolated(facts: AuditFacts) -> Iterator[Hit]:
     problems: dict[str, list[str]] = {}
     for replica in facts.replicas:
         for one in replica.not_isolated:
@@ -97,13 +97,13 @@ def _not_isolated(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR504",
-    Severity.CRITICAL,
+    FindingSeverity.CRITICAL,
     "The admin token can be read by others",
     why="Whoever reads it may change everything.",
     fix="chmod 600 the file, and make a new token.",
     needs=(Need.HOST,),
 )
-def _token(facts: Facts) -> Iterator[Hit]:
+def _token(facts: AuditFacts) -> Iterator[Hit]:
     token = facts.home.admin_token
     # Even where nobody gets to it now: it is copied and backed up with its mode.
     if token is not None and token.opens(_ANY):
@@ -113,13 +113,13 @@ def _token(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR508",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "State lies in SQLite on a network file system",
     why="Locks of such file systems are not to be relied on: the database can be destroyed.",
     fix="Put the home on a local disk, or the state into Postgres (`--state-url`).",
     needs=(Need.HOST,),
 )
-def _network_state(facts: Facts) -> Iterator[Hit]:
+def _network_state(facts: AuditFacts) -> Iterator[Hit]:
     home = facts.home
     if home.state is not None and home.file_system in _NETWORK_FILE_SYSTEMS:
         yield Hit(
@@ -130,13 +130,13 @@ def _network_state(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR509",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "The database's password stands in clear",
     why="Environments and command lines are shown by `ps`, dumps and crash reports.",
     fix="Leave it out of the URL: a ~/.pgpass file of mode 0600, or PGPASSFILE.",
     needs=(Need.HOST,),
 )
-def _clear_password(facts: Facts) -> Iterator[Hit]:
+def _clear_password(facts: AuditFacts) -> Iterator[Hit]:
     home = facts.home
     if home.state_url_has_password:
         yield Hit(home.state_url_source, f"{home.state_url_source} holds {home.state_url}")
@@ -144,14 +144,14 @@ def _clear_password(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR510",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "The system runs as root",
     why="Whoever takes over one of these processes has the whole machine.",
     fix="Run it as a user of its own: `useradd --system headrace`, `User=headrace` in the "
     "unit, `runAsNonRoot: true` in a pod.",
     needs=(Need.HOST,),
 )
-def _root(facts: Facts) -> Iterator[Hit]:
+def _root(facts: AuditFacts) -> Iterator[Hit]:
     roots = [process for process in facts.processes if process.uid == 0]
     if roots:
         yield Hit("processes", f"user 0 runs {_names(roots)}")
@@ -166,13 +166,13 @@ def _names(processes: list[ProcessFact]) -> str:
 
 @check(
     "HR511",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "A crash writes memory to disk",
     why="A core dump holds keys, inputs and answers, and is kept for long.",
     fix="ulimit -c 0   # or LimitCORE=0 in the unit",
     needs=(Need.HOST,),
 )
-def _core_dumps(facts: Facts) -> Iterator[Hit]:
+def _core_dumps(facts: AuditFacts) -> Iterator[Hit]:
     dumping = [process for process in facts.processes if process.core_bytes != 0]
     if dumping:
         yield Hit("processes", f"the limit of core dumps is not 0 for {_names(dumping)}")
@@ -180,13 +180,13 @@ def _core_dumps(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR512",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "The log level is debug",
     why="Logs grow by every request, and tell more than an outsider should read.",
     fix="headrace up --log-level info",
     needs=(Need.HOST,),
 )
-def _debug(facts: Facts) -> Iterator[Hit]:
+def _debug(facts: AuditFacts) -> Iterator[Hit]:
     if facts.home.log_level.lower() in {"debug", "trace"}:
         seen = f"the control plane runs with the log level {facts.home.log_level.lower()}"
         yield Hit("log level", seen)
@@ -194,23 +194,23 @@ def _debug(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR505",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "The home directory is open to other users",
     why="State, models, sockets and logs lie in it.",
     fix="chmod 700 the directory.",
     needs=(Need.HOST,),
 )
-def _open_home(facts: Facts) -> Iterator[Hit]:
+def _open_home(facts: AuditFacts) -> Iterator[Hit]:
     return _exposed_file(facts.home.home, mode="700")
 
 
 @check(
     "HR506",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "The state's database is open to other users",
     why="It holds hashes of keys, the history and every spec.",
     fix="chmod 600 the file.",
     needs=(Need.HOST,),
 )
-def _open_state(facts: Facts) -> Iterator[Hit]:
+def _open_state(facts: AuditFacts) -> Iterator[Hit]:
     return _exposed_file(facts.home.state, mode="600")

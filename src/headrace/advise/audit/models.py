@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from headrace.advise.audit.check import Hit, check, endpoints, files_of, mode_hit, mode_text, models
-from headrace.advise.audit.facts import Facts, Need, Severity
+from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need
 from headrace.core.spec.parse import is_model_path
 
 _WRITES: Final = 2
@@ -15,12 +15,12 @@ _SIGNED: Final = "security:\n  require_signature: true\n  trusted_keys: [./signe
 
 @check(
     "HR401",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Unsigned models are served",
     why="Who can write to the registry decides what runs, and nobody notices.",
     fix="Sign versions (`headrace models sign`) and require it.",
 )
-def _unsigned_taken(facts: Facts) -> Iterator[Hit]:
+def _unsigned_taken(facts: AuditFacts) -> Iterator[Hit]:
     serves_own = any(True for _ in models(facts.spec))
     if serves_own and not facts.spec.security.require_signature:
         yield Hit("security.require_signature", "`require_signature` is false", fix=_SIGNED)
@@ -28,13 +28,13 @@ def _unsigned_taken(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR402",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A version is unsigned, though others are signed",
     why="It came by another way than the rest: an accident, or somebody's doing.",
     fix="Find out who pushed it, then sign it or remove it.",
     needs=(Need.VERSIONS,),
 )
-def _unsigned(facts: Facts) -> Iterator[Hit]:
+def _unsigned(facts: AuditFacts) -> Iterator[Hit]:
     signed = [one.reference for one in facts.versions if one.signed]
     if not signed:
         return
@@ -50,13 +50,13 @@ def _unsigned(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR403",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A trusted key is of a kind that is not meant for signatures of models",
     why="Versions are signed with Ed25519; another key verifies nothing, or is weak.",
     fix="Name the signer's Ed25519 public key.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _weak_trust(facts: Facts) -> Iterator[Hit]:
+def _weak_trust(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "trusted"):
         for key in file.keys:
             if key.kind not in _STRONG_KINDS:
@@ -66,13 +66,13 @@ def _weak_trust(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR404",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A trusted key can be replaced by others",
     why="Who writes the file decides whose models are trusted.",
     fix="chmod go-w the file.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _writable_trust(facts: Facts) -> Iterator[Hit]:
+def _writable_trust(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "trusted"):
         if file.opens(_WRITES):
             seen = f"{named.path} has mode {mode_text(file.mode)}"
@@ -81,12 +81,12 @@ def _writable_trust(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR405",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "A model has no version",
     why="A file that is overwritten changes what is served; nobody can go back to it.",
     fix="Push it to the registry, and serve NAME:VERSION.",
 )
-def _unversioned(facts: Facts) -> Iterator[Hit]:
+def _unversioned(facts: AuditFacts) -> Iterator[Hit]:
     for where, endpoint, model in models(facts.spec):
         if is_model_path(model):
             yield Hit(
@@ -99,12 +99,12 @@ def _unversioned(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR406",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "A model's version is left open",
     why="Two applies of one spec serve different models.",
     fix="Write NAME:VERSION.",
 )
-def _newest(facts: Facts) -> Iterator[Hit]:
+def _newest(facts: AuditFacts) -> Iterator[Hit]:
     for where, endpoint, model in models(facts.spec):
         if not is_model_path(model) and ":" not in model:
             seen = f"endpoint '{endpoint.name}' serves '{model}', whichever is newest at an apply"
@@ -113,12 +113,12 @@ def _newest(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR407",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A model may bring code",
     why="Loading it runs what its author wrote, with everything the replica may do.",
     fix="Convert the model to ONNX and take `allow_code` away; else review and sign it.",
 )
-def _may_run_code(facts: Facts) -> Iterator[Hit]:
+def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.allow_code:
             seen = f"endpoint '{endpoint.name}' has `allow_code: true`"
@@ -130,12 +130,12 @@ def _may_run_code(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR408",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A model is of a format that runs code, and nobody allowed it",
     why="It is refused, or it runs what its author wrote without anybody's decision.",
     fix="Convert the model to ONNX, or decide: `allow_code: true`.",
 )
-def _runs_code(facts: Facts) -> Iterator[Hit]:
+def _runs_code(facts: AuditFacts) -> Iterator[Hit]:
     runtimes = {one.reference: one.runtime for one in facts.versions}
     known = {one.reference for one in facts.versions if one.runs_code}
     for where, endpoint, model in models(facts.spec):
@@ -152,12 +152,12 @@ def _runs_code(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR409",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A model's process may open network connections",
     why="A model that was tampered with can send away what it sees.",
     fix="network: false",
 )
-def _network(facts: Facts) -> Iterator[Hit]:
+def _network(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.network:
             yield Hit(f"{place}.network", f"endpoint '{endpoint.name}' has `network: true`")
@@ -165,13 +165,13 @@ def _network(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR410",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A served model can be overwritten by others",
     why="Who writes the file decides what is answered after the next start.",
     fix="chmod go-w the file, or push it to the registry.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _writable_model(facts: Facts) -> Iterator[Hit]:
+def _writable_model(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "model"):
         if file.opens(_WRITES):
             yield mode_hit(file, where=named.place, fix=f"chmod go-w {named.path}")

@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from headrace.advise.audit.check import Audit, Check, Finding, NotChecked
-from headrace.advise.audit.facts import Severity
+from headrace.advise.audit.check import Audit, AuditCheck, AuditFinding, NotChecked
+from headrace.advise.audit.facts import FindingSeverity
 from headrace.core.pages import report_page
 from headrace.core.text import printable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class AuditReport:
     """One audit with its circumstances. `target`: the spec file, or where the system runs."""
 
     audit: Audit
     target: str
     at: datetime
     version: str
-    fail_on: Severity | None = None
+    fail_on: FindingSeverity | None = None
 
     @property
     def fails(self) -> bool:
@@ -35,7 +35,7 @@ class Report:
 _WIDTH = 96
 
 
-def text_report(report: Report) -> str:
+def text_report(report: AuditReport) -> str:
     """The audit as text; control characters in names are shown, not sent to the terminal."""
     audit = report.audit
     lines = [f"audit of {printable(report.target)}", ""]
@@ -54,13 +54,13 @@ def summary_line(audit: Audit) -> str:
     return f"{found if counts else 'no findings'}; {others}"
 
 
-def _groups(audit: Audit) -> list[list[Finding]]:
+def _groups(audit: Audit) -> list[list[AuditFinding]]:
     """The findings of each check and severity."""
     groups = groupby(audit.findings, key=lambda finding: (finding.id, finding.severity))
     return [list(found) for _, found in groups]
 
 
-def _check(found: list[Finding]) -> Iterator[str]:
+def _check(found: list[AuditFinding]) -> Iterator[str]:
     yield f"{found[0].severity.upper():<8} {found[0].id}  {found[0].title}"
     for finding in found:
         place = f"{finding.file}:{finding.line} " if finding.file else ""
@@ -98,7 +98,7 @@ SCHEMA = 1
 Document = dict[str, object]
 
 
-def json_report(report: Report) -> Document:
+def json_report(report: AuditReport) -> Document:
     """The audit as plain JSON data."""
     audit = report.audit
     return {
@@ -115,7 +115,7 @@ def json_report(report: Report) -> Document:
     }
 
 
-def html_report(report: Report) -> str:
+def html_report(report: AuditReport) -> str:
     """The audit as an HTML document; everything that comes from the system is escaped."""
     return report_page(
         Path(__file__).with_name("report.html"),
@@ -130,21 +130,21 @@ _SCHEMA: Final = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
 _LEVELS: Final = {
-    Severity.LOW: "note",
-    Severity.MEDIUM: "warning",
-    Severity.HIGH: "error",
-    Severity.CRITICAL: "error",
+    FindingSeverity.LOW: "note",
+    FindingSeverity.MEDIUM: "warning",
+    FindingSeverity.HIGH: "error",
+    FindingSeverity.CRITICAL: "error",
 }
 _SCORES: Final = {
-    Severity.LOW: "3.0",
-    Severity.MEDIUM: "5.5",
-    Severity.HIGH: "8.0",
-    Severity.CRITICAL: "9.5",
+    FindingSeverity.LOW: "3.0",
+    FindingSeverity.MEDIUM: "5.5",
+    FindingSeverity.HIGH: "8.0",
+    FindingSeverity.CRITICAL: "9.5",
 }
 """What GitHub sorts by; its names for the ranges are ours."""
 
 
-def sarif_report(report: Report, checks: Sequence[Check]) -> Json:
+def sarif_report(report: AuditReport, checks: Sequence[AuditCheck]) -> Json:
     """The audit as a SARIF log of one run."""
     places = {check.id: i for i, check in enumerate(checks)}
     audit = report.audit
@@ -179,7 +179,7 @@ def sarif_report(report: Report, checks: Sequence[Check]) -> Json:
     }
 
 
-def _rule(check: Check) -> Json:
+def _rule(check: AuditCheck) -> Json:
     return {
         "id": check.id,
         "name": "".join(word.capitalize() for word in check.title.split() if word.isalnum()),
@@ -195,7 +195,7 @@ def _rule(check: Check) -> Json:
     }
 
 
-def _result(finding: Finding, index: int, target: str) -> Json:
+def _result(finding: AuditFinding, index: int, target: str) -> Json:
     # The place and not the evidence: a finding stays the same one when a value changes.
     identity = f"{finding.id}\0{finding.file or target}\0{finding.where}"
     found: Json = {"logicalLocations": [{"fullyQualifiedName": finding.where}]}

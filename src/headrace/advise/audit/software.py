@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from headrace.advise.audit.check import Hit, check
-from headrace.advise.audit.facts import Advisory, Affected, Facts, Need, Severity
+from headrace.advise.audit.facts import Advisory, Affected, AuditFacts, FindingSeverity, Need
 from headrace.core import InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 
@@ -23,11 +23,11 @@ _MOST_BYTES: Final = 256 << 20
 _MOST_FILES: Final = 200_000
 _MOST_SUMMARY: Final = 300
 _SEVERITIES: Final = {
-    "LOW": Severity.LOW,
-    "MODERATE": Severity.MEDIUM,
-    "MEDIUM": Severity.MEDIUM,
-    "HIGH": Severity.HIGH,
-    "CRITICAL": Severity.CRITICAL,
+    "LOW": FindingSeverity.LOW,
+    "MODERATE": FindingSeverity.MEDIUM,
+    "MEDIUM": FindingSeverity.MEDIUM,
+    "HIGH": FindingSeverity.HIGH,
+    "CRITICAL": FindingSeverity.CRITICAL,
 }
 
 
@@ -75,13 +75,13 @@ MINIMUMS: Final = (
 
 @check(
     "HR601",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Software is too old",
     why="What was mended since then can be used against it.",
     fix="Install a newer one.",
     needs=(Need.SOFTWARE,),
 )
-def _old(facts: Facts) -> Iterator[Hit]:
+def _old(facts: AuditFacts) -> Iterator[Hit]:
     for minimum in MINIMUMS:
         have = facts.software.get(minimum.name)
         key, least = version_key(have or ""), version_key(minimum.version)
@@ -98,13 +98,13 @@ def _old(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR602",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A package has a known vulnerability",
     why="How to use it is published.",
     fix="Install the version that mends it.",
     needs=(Need.ADVISORIES,),
 )
-def _vulnerable(facts: Facts) -> Iterator[Hit]:
+def _vulnerable(facts: AuditFacts) -> Iterator[Hit]:
     installed = {canonicalize_name(name): (name, have) for name, have in facts.packages.items()}
     for advisory in sorted(facts.advisories, key=lambda one: one.id):
         for affected in advisory.affected:
@@ -221,7 +221,7 @@ def _advisory(document: _Osv) -> Advisory | None:
     return Advisory(
         id=document.id,
         summary=summary[:_MOST_SUMMARY],
-        severity=_SEVERITIES.get(named, Severity.HIGH),
+        severity=_SEVERITIES.get(named, FindingSeverity.HIGH),
         affected=affected,
     )
 

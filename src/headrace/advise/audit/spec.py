@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from headrace.advise.audit.check import Hit, check, endpoints, files_of, mode_hit
-from headrace.advise.audit.facts import Facts, Need, Severity
+from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need
 from headrace.core.spec.access import LimitSpec
 from headrace.core.spec.parse import EndpointSpec
 from headrace.core.spec.rollout import MetricsSpec
@@ -32,12 +32,12 @@ limits:
 
 @check(
     "HR201",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "An endpoint takes any number of requests",
     why="One caller in a loop takes it from everybody else.",
     fix="Give it `limits`.",
 )
-def _none(facts: Facts) -> Iterator[Hit]:
+def _none(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         limits = endpoint.limits
         if limits.total == _NOTHING and limits.per_caller == _NOTHING:
@@ -46,12 +46,12 @@ def _none(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR202",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "One caller may use up an endpoint's limit",
     why="The limit then protects the model, and not the other callers.",
     fix="per_caller: {requests_per_s: 50}",
 )
-def _none_per_caller(facts: Facts) -> Iterator[Hit]:
+def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         limits = endpoint.limits
         if limits.total != _NOTHING and limits.per_caller == _NOTHING:
@@ -63,12 +63,12 @@ def _none_per_caller(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR203",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Requests may be very large",
     why="Each one is held in memory, by gateway and replica: a few at once exhaust it.",
     fix="max_body_bytes: 67108864",
 )
-def _large_body(facts: Facts) -> Iterator[Hit]:
+def _large_body(facts: AuditFacts) -> Iterator[Hit]:
     places = [("gateway.max_body_bytes", facts.spec.gateway.max_body_bytes)]
     places += [
         (f"{place}.limits.max_body_bytes", endpoint.limits.max_body_bytes or 0)
@@ -81,12 +81,12 @@ def _large_body(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR204",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Requests may wait for ever",
     why="Callers that hang hold their place, until there is none left.",
     fix="timeout_s: 30",
 )
-def _no_timeout(facts: Facts) -> Iterator[Hit]:
+def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.timeout_s is None:
             yield Hit(f"{place}.timeout_s", f"endpoint '{endpoint.name}' has `timeout_s: null`")
@@ -94,12 +94,12 @@ def _no_timeout(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR205",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A queue is as good as unbounded",
     why="Under overload everybody waits for answers that come too late, instead of a 429.",
     fix="max_queue_size: 128",
 )
-def _long_queue(facts: Facts) -> Iterator[Hit]:
+def _long_queue(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         size = endpoint.batching.max_queue_size
         if size > _LONG_QUEUE:
@@ -133,12 +133,12 @@ _SECRETS: Final = (
 
 @check(
     "HR701",
-    Severity.CRITICAL,
+    FindingSeverity.CRITICAL,
     "The spec holds a secret",
     why="Spec files are committed, copied and shown by the API; comments count, too.",
     fix="Take it out, change it wherever it is used, and name a file or ${VARIABLE} instead.",
 )
-def _secrets(facts: Facts) -> Iterator[Hit]:
+def _secrets(facts: AuditFacts) -> Iterator[Hit]:
     for piece in facts.texts:
         what = next((what for what, pattern in _SECRETS if pattern.search(piece.text)), None)
         if what is not None:
@@ -147,13 +147,13 @@ def _secrets(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR702",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "The spec names a file that is not there",
     why="What it should protect or serve does not start.",
     fix="Correct the path, or bring the file there.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _dangling(facts: Facts) -> Iterator[Hit]:
+def _dangling(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, *_KINDS):
         if not file.exists:
             yield Hit(named.place, f"there is no {named.path}")
@@ -161,13 +161,13 @@ def _dangling(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR703",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A file is not what the spec takes it for",
     why="The gateway refuses it, and goes on with what it had.",
     fix="Replace the file.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _unreadable(facts: Facts) -> Iterator[Hit]:
+def _unreadable(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, *_KINDS):
         if file.exists and file.problem:
             yield Hit(named.place, f"{named.path} {file.problem}")
@@ -175,13 +175,13 @@ def _unreadable(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR704",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "The spec file can be changed by others",
     why="What they write is what the next apply does.",
     fix="chmod go-w the file.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _writable(facts: Facts) -> Iterator[Hit]:
+def _writable(facts: AuditFacts) -> Iterator[Hit]:
     file = facts.spec_file
     if file is not None and file.opens(_WRITES):
         yield mode_hit(file, where=file.path, fix=f"chmod go-w {file.path}")
@@ -189,13 +189,13 @@ def _writable(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR301",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An endpoint promises nothing",
     why="Without an SLO nobody can say whether it is well; copies, admission and verdicts "
     "follow from it.",
     fix="slo: {latency_s: 0.1, availability: 0.999}",
 )
-def _no_slo(facts: Facts) -> Iterator[Hit]:
+def _no_slo(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if not _has_slo(endpoint):
             yield Hit(f"{place}.slo", f"endpoint '{endpoint.name}' has no `slo`")
@@ -208,12 +208,12 @@ def _has_slo(endpoint: EndpointSpec) -> bool:
 
 @check(
     "HR302",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A promise rests on one copy",
     why="While it starts again after a crash, every request fails.",
     fix="replicas: 2",
 )
-def _single(facts: Facts) -> Iterator[Hit]:
+def _single(facts: AuditFacts) -> Iterator[Hit]:
     copies = {pool.name: pool.replicas for pool in facts.spec.pools}
     for place, endpoint in endpoints(facts.spec):
         if not _has_slo(endpoint) or endpoint.autoscale is not None:
@@ -228,12 +228,12 @@ def _single(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR303",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "The autoscaler has no room",
     why="With equal bounds nothing is scaled, and load beyond them is refused.",
     fix="Set `max_replicas` above `min_replicas`.",
 )
-def _no_headroom(facts: Facts) -> Iterator[Hit]:
+def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         scale = endpoint.autoscale
         if scale is None:
@@ -246,12 +246,12 @@ def _no_headroom(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR304",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "A promised latency is broken by the first request after a pause",
     why="Starting a copy takes seconds.",
     fix="min_replicas: 1",
 )
-def _cold_start(facts: Facts) -> Iterator[Hit]:
+def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         scale, slo = endpoint.autoscale, endpoint.slo
         if scale is None or slo is None or slo.latency_s is None or scale.min_replicas > 0:
@@ -264,12 +264,12 @@ def _cold_start(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR305",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "New versions take over all at once",
     why="A model that loads and answers nonsense reaches every caller.",
     fix="Give the endpoint a `rollout`.",
 )
-def _no_rollout(facts: Facts) -> Iterator[Hit]:
+def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.rollout is None:
             seen = f"endpoint '{endpoint.name}' has no `rollout`"
@@ -278,12 +278,12 @@ def _no_rollout(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR306",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A rollout looks at nothing",
     why="Without a metric every version is as good as the old one.",
     fix="metrics: {errors: {margin: 0.01}, latency: {margin_ratio: 1.25}}",
 )
-def _blind_rollout(facts: Facts) -> Iterator[Hit]:
+def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.rollout is None:
             continue
@@ -297,12 +297,12 @@ def _blind_rollout(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR307",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "A rollout tolerates almost everything",
     why="A version that fails every tenth request would be promoted.",
     fix="Narrow the margin; `headrace rollout simulate` says what that costs in time.",
 )
-def _wide_margins(facts: Facts) -> Iterator[Hit]:
+def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.rollout is None:
             continue
@@ -320,12 +320,12 @@ def _wide_margins(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR308",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A version is promoted for want of evidence",
     why="When too few requests come to judge it, it takes over unjudged.",
     fix="on_timeout: rollback",
 )
-def _promotes_late(facts: Facts) -> Iterator[Hit]:
+def _promotes_late(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
         if endpoint.rollout is not None and endpoint.rollout.on_timeout == "promote":
             seen = f"endpoint '{endpoint.name}' has `on_timeout: promote`"
@@ -334,12 +334,12 @@ def _promotes_late(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR309",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Requests leave no trace",
     why="After an incident nobody can say who called, when, and what was answered.",
     fix="access_log: true",
 )
-def _no_access_log(facts: Facts) -> Iterator[Hit]:
+def _no_access_log(facts: AuditFacts) -> Iterator[Hit]:
     gateway = facts.spec.gateway
     if not gateway.access_log:
         yield Hit("gateway.access_log", "`access_log: false`")
@@ -349,13 +349,13 @@ def _no_access_log(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR310",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "Nobody watches the metrics",
     why="An outage is then found by callers.",
     fix="Let Prometheus read the metrics address; `headrace status` says which it is.",
     needs=(Need.SCRAPES,),
 )
-def _not_watched(facts: Facts) -> Iterator[Hit]:
+def _not_watched(facts: AuditFacts) -> Iterator[Hit]:
     if facts.scraped_s_ago is None:
         yield Hit("metrics", "nobody has read /metrics since the start")
     elif facts.scraped_s_ago > _SCRAPED_WITHIN_S:

@@ -15,7 +15,7 @@ from headrace.advise.audit.check import (
     shown,
     upstreams,
 )
-from headrace.advise.audit.facts import CertificateFact, Facts, FileFact, Need, Severity
+from headrace.advise.audit.facts import AuditFacts, CertificateFact, FileFact, FindingSeverity, Need
 
 _SOON: Final = timedelta(days=30)
 _SHORTEST_BITS: Final = {"RSA": 2048, "DSA": 1 << 30, "EC": 224}  # DSA is never long enough
@@ -31,12 +31,12 @@ gateway:
 
 @check(
     "HR101",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "The gateway talks in plain text beyond this machine",
     why="Inputs, answers, keys and tokens can be read and changed on the way.",
     fix="Set `gateway.tls`; `headrace certs dev` makes certificates to try it with.",
 )
-def _plain_beyond(facts: Facts) -> Iterator[Hit]:
+def _plain_beyond(facts: AuditFacts) -> Iterator[Hit]:
     beyond = exposed(facts, "gateway")
     plain = tuple(one for one in beyond if not one.tls)
     if plain:
@@ -45,18 +45,18 @@ def _plain_beyond(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR102",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "TLS 1.2 is taken",
     why="TLS 1.3 has no weak choices left; every client of the last years speaks it.",
     fix='min_version: "1.3"',
 )
-def _old_tls(facts: Facts) -> Iterator[Hit]:
+def _old_tls(facts: AuditFacts) -> Iterator[Hit]:
     tls = facts.spec.gateway.tls
     if tls is not None and tls.min_version == "1.2":
         yield Hit("gateway.tls.min_version", "TLS 1.2 is taken")
 
 
-def _certificates(facts: Facts) -> Iterator[tuple[NamedFile, CertificateFact]]:
+def _certificates(facts: AuditFacts) -> Iterator[tuple[NamedFile, CertificateFact]]:
     for named, file in files_of(facts, "certificate", "ca"):
         for certificate in file.certificates:
             yield named, certificate
@@ -64,13 +64,13 @@ def _certificates(facts: Facts) -> Iterator[tuple[NamedFile, CertificateFact]]:
 
 @check(
     "HR103",
-    Severity.CRITICAL,
+    FindingSeverity.CRITICAL,
     "A certificate is not valid today",
     why="Callers refuse it, or learn to switch verification off.",
     fix=_RENEW,
     needs=(Need.SPEC, Need.FILES),
 )
-def _expired(facts: Facts) -> Iterator[Hit]:
+def _expired(facts: AuditFacts) -> Iterator[Hit]:
     for named, one in _certificates(facts):
         if one.not_after <= facts.now:
             when = f"ended on {one.not_after:%Y-%m-%d}"
@@ -83,13 +83,13 @@ def _expired(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR104",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "A certificate ends within 30 days",
     why="On that day every caller is refused at once.",
     fix=_RENEW,
     needs=(Need.SPEC, Need.FILES),
 )
-def _expiring(facts: Facts) -> Iterator[Hit]:
+def _expiring(facts: AuditFacts) -> Iterator[Hit]:
     for named, one in _certificates(facts):
         if facts.now < one.not_after <= facts.now + _SOON:
             days = (one.not_after - facts.now).days
@@ -99,13 +99,13 @@ def _expiring(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR105",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A certificate's key is weak",
     why="Who computes the private key can be the gateway.",
     fix="Use a P-256 key, or RSA of 2048 bits and more.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _weak_key(facts: Facts) -> Iterator[Hit]:
+def _weak_key(facts: AuditFacts) -> Iterator[Hit]:
     for named, one in _certificates(facts):
         if 0 < one.key.bits < _SHORTEST_BITS.get(one.key.kind, 0):
             seen = f"{named.path}: {one.subject} has {one.key.kind} of {one.key.bits} bits"
@@ -114,13 +114,13 @@ def _weak_key(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR106",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A certificate is signed with a broken hash",
     why="Two certificates with one MD5 or SHA-1 can be made; today's clients refuse them.",
     fix="Have it signed with SHA-256.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _weak_hash(facts: Facts) -> Iterator[Hit]:
+def _weak_hash(facts: AuditFacts) -> Iterator[Hit]:
     for named, one in _certificates(facts):
         # What an authority signs itself with proves nothing, whatever the algorithm is.
         if one.signature_hash in _WEAK_HASHES and not (named.kind == "ca" and one.is_self_signed):
@@ -130,13 +130,13 @@ def _weak_hash(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR107",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "The gateway's certificate vouches for itself",
     why="Callers on other machines have to trust it by hand, or to verify nothing.",
     fix="Get one from an authority that callers know, such as your company's.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _self_signed(facts: Facts) -> Iterator[Hit]:
+def _self_signed(facts: AuditFacts) -> Iterator[Hit]:
     if not exposed(facts, "gateway"):
         return
     for named, file in _gateway_certificate(facts):
@@ -145,7 +145,7 @@ def _self_signed(facts: Facts) -> Iterator[Hit]:
             yield Hit(named.place, seen)
 
 
-def _gateway_certificate(facts: Facts) -> Iterator[tuple[NamedFile, FileFact]]:
+def _gateway_certificate(facts: AuditFacts) -> Iterator[tuple[NamedFile, FileFact]]:
     for named, file in files_of(facts, "certificate"):
         if named.place.startswith("gateway."):
             yield named, file
@@ -153,13 +153,13 @@ def _gateway_certificate(facts: Facts) -> Iterator[tuple[NamedFile, FileFact]]:
 
 @check(
     "HR110",
-    Severity.MEDIUM,
+    FindingSeverity.MEDIUM,
     "The gateway's certificate names no host",
     why="Clients compare the host with subjectAltName only, so they refuse it.",
     fix="Have it made with the gateway's DNS names in subjectAltName.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _nameless(facts: Facts) -> Iterator[Hit]:
+def _nameless(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in _gateway_certificate(facts):
         if file.certificates and not file.certificates[0].names:
             seen = f"{named.path}: {file.certificates[0].subject} has no subjectAltName"
@@ -168,13 +168,13 @@ def _nameless(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR108",
-    Severity.CRITICAL,
+    FindingSeverity.CRITICAL,
     "A private key can be read by others",
     why="Whoever reads it can be the gateway, without a trace.",
     fix="chmod 600 the file, and renew the certificate if others had accounts there.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _readable_key(facts: Facts) -> Iterator[Hit]:
+def _readable_key(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "key"):
         if file.opens(_READS_OR_WRITES):
             yield Hit(
@@ -186,13 +186,13 @@ def _readable_key(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR109",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A private key does not belong to its certificate",
     why="The gateway refuses the pair and keeps the old one, or does not start.",
     fix="Replace both files together.",
     needs=(Need.SPEC, Need.FILES),
 )
-def _mismatch(facts: Facts) -> Iterator[Hit]:
+def _mismatch(facts: AuditFacts) -> Iterator[Hit]:
     keys = {named.place: (named, file) for named, file in files_of(facts, "key")}
     for named, file in files_of(facts, "certificate"):
         place = named.place.replace("certificate_file", "key_file")
@@ -205,12 +205,12 @@ def _mismatch(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR111",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "Requests go to another machine in plain text",
     why="Inputs and answers can be read and changed on the way to the upstream.",
     fix="Use https:// or grpcs://.",
 )
-def _plain_upstream(facts: Facts) -> Iterator[Hit]:
+def _plain_upstream(facts: AuditFacts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
         scheme, _, rest = upstream.url.partition("://")
         if scheme in {"http", "grpc"} and not is_loopback_url(upstream.url):
@@ -223,12 +223,12 @@ def _is_encrypted(url: str) -> bool:
 
 @check(
     "HR112",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An upstream is not tied to an authority",
     why="Any of the hundred authorities that the machine trusts can certify an impostor.",
     fix="Set `tls.ca_file` to the one that certifies this server.",
 )
-def _unpinned_upstream(facts: Facts) -> Iterator[Hit]:
+def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
         if _is_encrypted(upstream.url) and (upstream.tls is None or not upstream.tls.ca_file):
             seen = f"{upstream.url} is believed by every authority that this machine knows"
@@ -237,12 +237,12 @@ def _unpinned_upstream(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR113",
-    Severity.LOW,
+    FindingSeverity.LOW,
     "An upstream does not learn who calls it",
     why="It has to take requests of everybody who reaches it, past this gateway.",
     fix="Set `tls.certificate_file` and `tls.key_file`, and let it ask for them.",
 )
-def _anonymous_upstream(facts: Facts) -> Iterator[Hit]:
+def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
         tls = upstream.tls
         if _is_encrypted(upstream.url) and (tls is None or not tls.certificate_file):
@@ -253,13 +253,13 @@ def _anonymous_upstream(facts: Facts) -> Iterator[Hit]:
 
 @check(
     "HR114",
-    Severity.HIGH,
+    FindingSeverity.HIGH,
     "A certificate is not in force",
     why="The system goes on with the one before, or with none, until that one expires.",
     fix="Replace certificate and key by a pair that belongs together.",
     needs=(Need.CERTIFICATES,),
 )
-def _not_in_force(facts: Facts) -> Iterator[Hit]:
+def _not_in_force(facts: AuditFacts) -> Iterator[Hit]:
     for one in facts.in_force:
         # That it expired is found in the file itself, by a check of its own.
         if one.problem and "expired" not in one.problem:

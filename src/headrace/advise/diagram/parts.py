@@ -90,7 +90,7 @@ class VersionPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndpointPart:
+class DiagramEndpoint:
     """One endpoint; `state` is a word, `rollout` says what is under way, or is empty."""
 
     name: str
@@ -117,7 +117,7 @@ class Picture:
     requests_per_s: float
     models: int
     replicas: int
-    endpoints: tuple[EndpointPart, ...]
+    endpoints: tuple[DiagramEndpoint, ...]
     more: int = 0
 
 
@@ -201,7 +201,7 @@ def copies_text(version: VersionPart) -> str:
     return f"{version.ready} of {version.desired} {noun} ready"
 
 
-def traffic_text(endpoint: EndpointPart) -> str:
+def traffic_text(endpoint: DiagramEndpoint) -> str:
     """What an endpoint got in the last minute."""
     rate = f"{endpoint.requests_per_s:,.1f} requests/s"
     if endpoint.p99_s is None:
@@ -212,15 +212,17 @@ def traffic_text(endpoint: EndpointPart) -> str:
 _WORST_FIRST: Final = ("failing", "warning", "ok", "idle")
 
 
-def _rank(part: EndpointPart) -> tuple[bool, float, str]:
+def _rank(part: DiagramEndpoint) -> tuple[bool, float, str]:
     is_well = part.state not in _WORST_FIRST[:2]
     return is_well, -part.requests_per_s, part.name
 
 
-def _endpoint(found: _Endpoint, glance: _Glance | None, rollout: _Rollout | None) -> EndpointPart:
+def _endpoint(
+    found: _Endpoint, glance: _Glance | None, rollout: _Rollout | None
+) -> DiagramEndpoint:
     state = ("ok" if found.ready else "warning") if glance is None else glance.state
     said = "" if rollout is None else f"{rollout.strategy} {rollout.phase.replace('_', ' ')}"
-    return EndpointPart(
+    return DiagramEndpoint(
         name=found.name,
         state=state,
         requests_per_s=0.0 if glance is None else glance.requests_per_s,
@@ -302,7 +304,7 @@ def _mermaid_lines(picture: Picture) -> Iterator[str]:
     yield "  classDef failing stroke:#b3123b,stroke-width:3px"
 
 
-def _mermaid_endpoint(endpoint: EndpointPart, name: str) -> Iterator[str]:
+def _mermaid_endpoint(endpoint: DiagramEndpoint, name: str) -> Iterator[str]:
     words = [endpoint.name, endpoint.state, traffic_text(endpoint)]
     if endpoint.rollout:
         words.append(endpoint.rollout)

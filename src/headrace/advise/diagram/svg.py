@@ -6,7 +6,7 @@ from html import escape
 from typing import Final
 
 from headrace.advise.diagram.parts import (
-    EndpointPart,
+    DiagramEndpoint,
     Picture,
     copies_text,
     described,
@@ -54,7 +54,7 @@ marker path { fill: var(--line) }"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class DiagramBox:
     """A part: the first of its `lines` is its name. `kind`: what it is, for its colour."""
 
     x: float
@@ -80,7 +80,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Line:
+class DiagramArrow:
     """An arrow from one point to another; bent unless it is straight. `label` stands at it."""
 
     x1: float
@@ -108,19 +108,21 @@ class Drawing:
 
     width: float = _VERSION_X + _VERSION_W + _MARGIN
     height: float = 0.0
-    boxes: list[Box] = field(default_factory=list)
-    lines: list[Line] = field(default_factory=list)
+    boxes: list[DiagramBox] = field(default_factory=list)
+    lines: list[DiagramArrow] = field(default_factory=list)
 
-    def add(self, box: Box) -> Box:
+    def add(self, box: DiagramBox) -> DiagramBox:
         """Place `box`, and grow with it."""
         self.boxes.append(box)
         self.height = max(self.height, box.y + box.height + _MARGIN)
         return box
 
-    def join(self, one: Box, other: Box, *, label: str = "", dashed: bool = False) -> None:
+    def join(
+        self, one: DiagramBox, other: DiagramBox, *, label: str = "", dashed: bool = False
+    ) -> None:
         """An arrow from the right of `one` to the left of `other`."""
         self.lines.append(
-            Line(
+            DiagramArrow(
                 x1=one.x + one.width,
                 y1=one.middle,
                 x2=other.x,
@@ -140,18 +142,18 @@ def layout(picture: Picture) -> Drawing:
         y = _place_endpoint(endpoint, drawing, gateway, y) + _BETWEEN
     if picture.more:
         text = f"and {picture.more:,} more endpoints"
-        more = Box(x=_ENDPOINT_X, y=y, width=_ENDPOINT_W, lines=(text,), kind="idle")
+        more = DiagramBox(x=_ENDPOINT_X, y=y, width=_ENDPOINT_W, lines=(text,), kind="idle")
         drawing.join(gateway, drawing.add(more))
     if not picture.endpoints and not picture.more:
         lines = ("No endpoints yet", "`headrace apply` adds some")
-        drawing.add(Box(x=_ENDPOINT_X, y=y, width=_ENDPOINT_W, lines=lines, kind="idle"))
+        drawing.add(DiagramBox(x=_ENDPOINT_X, y=y, width=_ENDPOINT_W, lines=lines, kind="idle"))
     return drawing
 
 
-def _left(picture: Picture, drawing: Drawing) -> Box:
+def _left(picture: Picture, drawing: Drawing) -> DiagramBox:
     """Callers, gateway, operators, control plane and registry; the gateway."""
     gateway = drawing.add(
-        Box(
+        DiagramBox(
             x=_GATEWAY_X,
             y=_TOP,
             width=_GATEWAY_W,
@@ -168,7 +170,7 @@ def _left(picture: Picture, drawing: Drawing) -> Box:
         )
     )
     control = drawing.add(
-        Box(
+        DiagramBox(
             x=_GATEWAY_X,
             y=gateway.y + gateway.height + _APART,
             width=_GATEWAY_W,
@@ -185,7 +187,7 @@ def _left(picture: Picture, drawing: Drawing) -> Box:
         )
     )
     registry = drawing.add(
-        Box(
+        DiagramBox(
             x=_GATEWAY_X,
             y=control.y + control.height + _APART,
             width=_GATEWAY_W,
@@ -199,25 +201,29 @@ def _left(picture: Picture, drawing: Drawing) -> Box:
     drawing.join(operators, control)
     x = _GATEWAY_X + _GATEWAY_W / 2
     drawing.lines += (
-        Line(x1=x, y1=control.y, x2=x, y2=gateway.y + gateway.height, label="routes", dashed=True),
-        Line(x1=x, y1=registry.y, x2=x, y2=control.y + control.height, label="models"),
+        DiagramArrow(
+            x1=x, y1=control.y, x2=x, y2=gateway.y + gateway.height, label="routes", dashed=True
+        ),
+        DiagramArrow(x1=x, y1=registry.y, x2=x, y2=control.y + control.height, label="models"),
     )
     return gateway
 
 
-def _beside(box: Box, lines: tuple[str, ...]) -> Box:
+def _beside(box: DiagramBox, lines: tuple[str, ...]) -> DiagramBox:
     """A box to the left of `box`, at half its height."""
-    found = Box(x=_MARGIN, y=0, width=_CALLERS_W, lines=lines, kind="outside")
+    found = DiagramBox(x=_MARGIN, y=0, width=_CALLERS_W, lines=lines, kind="outside")
     return replace(found, y=box.middle - found.height / 2)
 
 
-def _place_endpoint(endpoint: EndpointPart, drawing: Drawing, gateway: Box, y: float) -> float:
+def _place_endpoint(
+    endpoint: DiagramEndpoint, drawing: Drawing, gateway: DiagramBox, y: float
+) -> float:
     """Place an endpoint and its versions from `y` on; where they end."""
     state = f"{endpoint.state}, {endpoint.rollout}" if endpoint.rollout else endpoint.state
     lines = (endpoint.name, state, traffic_text(endpoint))
-    card = Box(x=_ENDPOINT_X, y=0, width=_ENDPOINT_W, lines=lines, kind=endpoint.state)
+    card = DiagramBox(x=_ENDPOINT_X, y=0, width=_ENDPOINT_W, lines=lines, kind=endpoint.state)
     boxes = [
-        Box(
+        DiagramBox(
             x=_VERSION_X,
             y=0,
             width=_VERSION_W,
@@ -231,7 +237,7 @@ def _place_endpoint(endpoint: EndpointPart, drawing: Drawing, gateway: Box, y: f
     stack = sum(box.height + _GAP for box in boxes) - _GAP
     height = max(stack, card.height)
     below = y + (height - stack) / 2
-    versions: list[Box] = []
+    versions: list[DiagramBox] = []
     for box in boxes:
         versions.append(drawing.add(replace(box, y=below)))
         below += box.height + _GAP
@@ -239,7 +245,7 @@ def _place_endpoint(endpoint: EndpointPart, drawing: Drawing, gateway: Box, y: f
     drawing.join(gateway, placed)
     for version, box in zip(endpoint.versions, versions, strict=True):
         drawing.lines.append(
-            Line(
+            DiagramArrow(
                 x1=placed.x + placed.width,
                 y1=placed.middle,
                 x2=box.x,
@@ -289,7 +295,7 @@ def _lines(picture: Picture, prefix: str) -> Iterator[str]:
     yield "</svg>"
 
 
-def _path(line: Line, prefix: str) -> str:
+def _path(line: DiagramArrow, prefix: str) -> str:
     style = "line dashed" if line.dashed else "line"
     return (
         f'<path class="{style}" d="{_course(line)}" stroke-width="{line.stroke:.2f}" '
@@ -297,7 +303,7 @@ def _path(line: Line, prefix: str) -> str:
     )
 
 
-def _course(line: Line) -> str:
+def _course(line: DiagramArrow) -> str:
     begin, end = f"M{line.x1:.1f} {line.y1:.1f}", f"{line.x2:.1f} {line.y2:.1f}"
     if line.is_vertical or line.y1 == line.y2:
         return f"{begin}L{end}"
@@ -305,7 +311,7 @@ def _course(line: Line) -> str:
     return f"{begin}C{bend:.1f} {line.y1:.1f} {bend:.1f} {line.y2:.1f} {end}"
 
 
-def _box(box: Box) -> Iterator[str]:
+def _box(box: DiagramBox) -> Iterator[str]:
     yield f'<g class="{box.kind}">'
     whole = [line for line in box.lines if box.fitted(line) != line]
     if whole:

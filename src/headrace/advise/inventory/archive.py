@@ -19,8 +19,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from headrace.advise.inventory.asset import Details, Format, Problem, Trouble, problem
-from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.advise.inventory.asset import AssetFormat, AssetProblem, Details, Trouble, problem
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 
 _MOST_BYTES: Final = 8 << 20
 _MOST_MEMORY: Final = 128 << 20  # a header may ask for gigabytes
@@ -58,7 +58,7 @@ def looks_like_pickle(head: bytes) -> bool:
     return head.startswith(_PROTOCOLS)
 
 
-def unpacked(source: Source) -> bytes:
+def unpacked(source: FileReader) -> bytes:
     """The beginning of a file, taken out of the compression that joblib may have used."""
     data = source.head(_MOST_BYTES)
     makers: Mapping[bytes, Callable[[], _Unpacks]] = {
@@ -126,14 +126,14 @@ class _Reader:
         return self._texts[-1] if self._texts else ""
 
 
-def pickle_format(opcodes: Opcodes) -> Format:
+def pickle_format(opcodes: Opcodes) -> AssetFormat:
     """What a pickle holds, by what it imports; UNKNOWN if it is none."""
     if not opcodes.any_opcode or not (opcodes.imports or opcodes.whole):
-        return Format.UNKNOWN
+        return AssetFormat.UNKNOWN
     roots = {name.partition(".")[0] for name in opcodes.imports}
     if "torch" in roots:
-        return Format.TORCH_PICKLE
-    return Format.SKLEARN if "sklearn" in roots else Format.PICKLE
+        return AssetFormat.TORCH_PICKLE
+    return AssetFormat.SKLEARN if "sklearn" in roots else AssetFormat.PICKLE
 
 
 def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None) -> Details:
@@ -148,7 +148,7 @@ def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None
     )
 
 
-def pickle_problems(opcodes: Opcodes) -> list[Problem]:
+def pickle_problems(opcodes: Opcodes) -> list[AssetProblem]:
     """That it runs code, and which of it no model needs."""
     found = [problem(Trouble.RUNS_CODE, "a pickle: loading it calls what it names")]
     bad = [name for name in opcodes.imports if _is_dangerous(name)]
@@ -194,7 +194,7 @@ class _Keras(msgspec.Struct):
     keras_version: str = ""
 
 
-def archive_format(source: Source) -> Format:
+def archive_format(source: FileReader) -> AssetFormat:
     """What an archive is, by the names in it.
 
     Raises:
@@ -205,16 +205,16 @@ def archive_format(source: Source) -> Format:
         # Everything is in one folder, which is called as the archive was when it was written.
         inner = {name.partition("/")[2] for name in names}
         if "config.json" in names and "metadata.json" in names:
-            return Format.KERAS
+            return AssetFormat.KERAS
         if "archive_format" in inner or "archive_format" in names:
-            return Format.TORCH_EXPORT
+            return AssetFormat.TORCH_EXPORT
         if "data.pkl" in inner:
             is_script = "constants.pkl" in inner or any(name.startswith("code/") for name in inner)
-            return Format.TORCHSCRIPT if is_script else Format.TORCH_PICKLE
-        return Format.UNKNOWN
+            return AssetFormat.TORCHSCRIPT if is_script else AssetFormat.TORCH_PICKLE
+        return AssetFormat.UNKNOWN
 
 
-def archive_details(source: Source, kind: Format) -> Details:
+def archive_details(source: FileReader, kind: AssetFormat) -> Details:
     """What an archive says of the model in it.
 
     Raises:
@@ -224,18 +224,18 @@ def archive_details(source: Source, kind: Format) -> Details:
         names = archive.namelist()
         escaping = _escaping(names)
         match kind:
-            case Format.TORCHSCRIPT:
+            case AssetFormat.TORCHSCRIPT:
                 found = _torch_script(archive, names)
-            case Format.TORCH_PICKLE:
+            case AssetFormat.TORCH_PICKLE:
                 found = _checkpoint(archive, names)
-            case Format.KERAS:
+            case AssetFormat.KERAS:
                 found = _keras(archive)
             case _:
                 found = Details()
     return replace(found, problems=(*found.problems, *escaping))
 
 
-def _opened(source: Source) -> zipfile.ZipFile:
+def _opened(source: FileReader) -> zipfile.ZipFile:
     if _directory_bytes(source) > _MOST_DIRECTORY:
         raise BrokenFileError(f"has a directory of more than {_MOST_DIRECTORY} bytes")
     try:
@@ -244,7 +244,7 @@ def _opened(source: Source) -> zipfile.ZipFile:
         raise BrokenFileError("is truncated or damaged: no whole ZIP archive") from error
 
 
-def _directory_bytes(source: Source) -> int:
+def _directory_bytes(source: FileReader) -> int:
     """How large the list of entries is, by the record at the end; `zipfile` would read it whole."""
     size = min(_TAIL, source.size)
     tail = source.read(source.size - size, size)
@@ -270,7 +270,7 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
         raise BrokenFileError(f"is truncated or damaged: {name[:100]!r} in it") from error
 
 
-def _escaping(names: Sequence[str]) -> list[Problem]:
+def _escaping(names: Sequence[str]) -> list[AssetProblem]:
     bad = [
         name
         for name in names

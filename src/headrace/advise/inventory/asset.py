@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from headrace.advise.audit.facts import Severity
+from headrace.advise.audit.facts import FindingSeverity
 from headrace.runtimes.onnx.facts import TensorInfo
 
 
-class Format(StrEnum):
+class AssetFormat(StrEnum):
     """What a file or folder is, by its content."""
 
     ONNX = "onnx"
@@ -69,12 +69,12 @@ class Trouble(StrEnum):
 
 
 _SEVERITIES: Final = {
-    Trouble.DANGEROUS_CODE: Severity.CRITICAL,
-    Trouble.RUNS_CODE: Severity.MEDIUM,
-    Trouble.CUSTOM_OPERATORS: Severity.MEDIUM,
-    Trouble.HUGE: Severity.MEDIUM,
-    Trouble.DUPLICATE: Severity.LOW,
-    Trouble.UNSIGNED: Severity.LOW,
+    Trouble.DANGEROUS_CODE: FindingSeverity.CRITICAL,
+    Trouble.RUNS_CODE: FindingSeverity.MEDIUM,
+    Trouble.CUSTOM_OPERATORS: FindingSeverity.MEDIUM,
+    Trouble.HUGE: FindingSeverity.MEDIUM,
+    Trouble.DUPLICATE: FindingSeverity.LOW,
+    Trouble.UNSIGNED: FindingSeverity.LOW,
 }
 """Of problems that are not of high severity: what cannot be served as it is, is."""
 _SMALL: Final = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "IQ")
@@ -82,17 +82,19 @@ _SMALL: Final = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "I
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class AssetProblem:
     """One thing that is wrong with an asset."""
 
     code: Trouble
-    severity: Severity
+    severity: FindingSeverity
     message: str
 
 
-def problem(code: Trouble, message: str) -> Problem:
+def problem(code: Trouble, message: str) -> AssetProblem:
     """A problem with the severity that its kind has."""
-    return Problem(code=code, severity=_SEVERITIES.get(code, Severity.HIGH), message=message)
+    return AssetProblem(
+        code=code, severity=_SEVERITIES.get(code, FindingSeverity.HIGH), message=message
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class Details:
     quantised: bool | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[AssetProblem, ...] = ()
 
     @property
     def precision(self) -> str:
@@ -138,13 +140,13 @@ class Asset:
     """
 
     path: str
-    format: Format
+    format: AssetFormat
     size_bytes: int
     digest: str
     details: Details
     runtime: str
     convert: str
-    problems: tuple[Problem, ...]
+    problems: tuple[AssetProblem, ...]
     model: str = ""
     version: str = ""
     reference: str = ""

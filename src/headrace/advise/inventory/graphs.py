@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Final
 from xml.parsers import expat
 
-from headrace.advise.inventory.asset import Details, Problem, Trouble, problem
-from headrace.runtimes.file_bytes import BrokenFileError, Source, Table, fields
+from headrace.advise.inventory.asset import AssetProblem, Details, Trouble, problem
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader, FlatbufferTable, fields
 from headrace.runtimes.onnx.facts import TensorInfo, onnx_facts
 from headrace.runtimes.openvino import read_ir, xml_parser
 from headrace.runtimes.tensorflow.savedmodel_file import Named, meta_graphs, variables_problem
@@ -40,7 +40,7 @@ class _StopError(Exception):
     """Enough was read."""
 
 
-def looks_like_onnx(source: Source) -> bool:
+def looks_like_onnx(source: FileReader) -> bool:
     """Whether the file is a `ModelProto`: a version, a graph, and no field that it has not."""
     head = source.head(2)
     if len(head) < 2 or head[0] != 0x08 or not 0 < head[1] <= 30:  # noqa: PLR2004  # ir_version
@@ -49,7 +49,7 @@ def looks_like_onnx(source: Source) -> bool:
     return 7 in seen and seen <= {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}  # noqa: PLR2004  # graph
 
 
-def onnx_details(source: Source, *, max_opset: int | None) -> Details:
+def onnx_details(source: FileReader, *, max_opset: int | None) -> Details:
     """Signature, opset, producer and weights of an ONNX file.
 
     Args:
@@ -81,7 +81,7 @@ def onnx_details(source: Source, *, max_opset: int | None) -> Details:
     )
 
 
-def _external_problems(path: Path, external: dict[str, int]) -> list[Problem]:
+def _external_problems(path: Path, external: dict[str, int]) -> list[AssetProblem]:
     found = []
     folder = path.parent.resolve()
     for location, end in sorted(external.items()):
@@ -103,7 +103,7 @@ def _external_problems(path: Path, external: dict[str, int]) -> list[Problem]:
     return found
 
 
-def looks_like_saved_model(source: Source) -> bool:
+def looks_like_saved_model(source: FileReader) -> bool:
     """Whether the file is a `SavedModel`: its version, and graphs."""
     if source.head(3) not in {b"\x08\x01\x12", b"\x08\x00\x12"}:
         return False
@@ -111,7 +111,7 @@ def looks_like_saved_model(source: Source) -> bool:
     return seen == {1, 2}
 
 
-def saved_model_details(source: Source, folder: Path) -> Details:
+def saved_model_details(source: FileReader, folder: Path) -> Details:
     """The serving signature of a SavedModel, and what its graph may do.
 
     Raises:
@@ -153,7 +153,7 @@ def _by_name(tensors: Sequence[Named]) -> tuple[TensorInfo, ...]:
     )
 
 
-def tflite_details(source: Source) -> Details:
+def tflite_details(source: FileReader) -> Details:
     """Inputs, outputs and weights of a TFLite file.
 
     Raises:
@@ -164,12 +164,12 @@ def tflite_details(source: Source) -> Details:
         mmap(stream.fileno(), 0, access=ACCESS_READ) as data,
     ):
         try:
-            return _lite_details(Table.root(data))
+            return _lite_details(FlatbufferTable.root(data))
         except ValueError as error:
             raise BrokenFileError(f"is truncated or damaged: {error}") from error
 
 
-def _lite_details(model: Table) -> Details:
+def _lite_details(model: FlatbufferTable) -> Details:
     graphs = [graph for graph, _ in zip(model.tables(2), range(_MOST_SHOWN), strict=False)]
     if model.length(4) + sum(graph.length(0) for graph in graphs) > _MOST_TABLES:
         raise BrokenFileError(f"has more than {_MOST_TABLES} tables")
@@ -196,11 +196,13 @@ def _lite_details(model: Table) -> Details:
     )
 
 
-def _lite_type(tensor: Table) -> str:
+def _lite_type(tensor: FlatbufferTable) -> str:
     return _LITE_TYPES.get(int(tensor.number(1, "<b", 0)), "?")
 
 
-def _lite_tensors(tensors: Sequence[Table], graph: Table, side: int) -> tuple[TensorInfo, ...]:
+def _lite_tensors(
+    tensors: Sequence[FlatbufferTable], graph: FlatbufferTable, side: int
+) -> tuple[TensorInfo, ...]:
     found = []
     for index in graph.array(side, "<i4").tolist()[:_MOST_SHOWN]:
         if not 0 <= index < len(tensors):
@@ -214,7 +216,7 @@ def _lite_tensors(tensors: Sequence[Table], graph: Table, side: int) -> tuple[Te
     return tuple(found)
 
 
-def xml_root(source: Source) -> str:
+def xml_root(source: FileReader) -> str:
     """The name of the first element of an XML file; empty if it is none."""
     if not source.head(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return ""
@@ -231,7 +233,7 @@ def xml_root(source: Source) -> str:
     return name[0]
 
 
-def openvino_details(source: Source) -> Details:
+def openvino_details(source: FileReader) -> Details:
     """Inputs, outputs and weights of an OpenVINO IR, and whether its `.bin` has them all.
 
     Raises:
@@ -254,7 +256,7 @@ def openvino_details(source: Source) -> Details:
     )
 
 
-def _bin_problems(file: Path, end: int) -> list[Problem]:
+def _bin_problems(file: Path, end: int) -> list[AssetProblem]:
     if not end:
         return []
     try:

@@ -19,7 +19,7 @@ from headrace.advise.inventory.archive import (
     read_opcodes,
     unpacked,
 )
-from headrace.advise.inventory.asset import Details, Format, Problem, Trouble, problem
+from headrace.advise.inventory.asset import AssetFormat, AssetProblem, Details, Trouble, problem
 from headrace.advise.inventory.graphs import (
     looks_like_onnx,
     looks_like_saved_model,
@@ -39,14 +39,14 @@ from headrace.advise.inventory.weights import (
     xgboost_ubj_details,
 )
 from headrace.core import UnsupportedModelError
-from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.optimized.file import FILE_NAME, decode_manifest, path_in
 from headrace.runtimes.optimized.processor import plain
 
 _MOST_FILES: Final = 1000
 _MOST_DEPTH: Final = 16
 
-Examine = Callable[[Path], tuple[Format, Details]]
+Examine = Callable[[Path], tuple[AssetFormat, Details]]
 
 
 def optimized_details(folder: Path, examine: Examine) -> Details:
@@ -55,10 +55,10 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
     What lies there unused counts too: whoever takes the folder elsewhere may load it.
     """
     members: dict[Path, Details] = {}
-    problems: list[Problem] = []
+    problems: list[AssetProblem] = []
     for file in _files(folder, 0):
         kind, details = examine(file)
-        if kind is not Format.UNKNOWN or details.problems:
+        if kind is not AssetFormat.UNKNOWN or details.problems:
             members[file] = details
             name = file.relative_to(folder).as_posix()
             problems += [
@@ -108,34 +108,34 @@ def _files(folder: Path, depth: int) -> Iterator[Path]:
 SAVED_MODEL: Final = "saved_model.pb"
 PYTHON_FILE: Final = "model.py"
 SUFFIXES: Final = {
-    ".onnx": Format.ONNX,
-    ".ort": Format.ORT,
-    ".tflite": Format.TFLITE,
-    ".pt": Format.TORCHSCRIPT,
-    ".pth": Format.TORCH_PICKLE,
-    ".ts": Format.TORCHSCRIPT,
-    ".pt2": Format.TORCH_EXPORT,
-    ".keras": Format.KERAS,
-    ".h5": Format.KERAS_H5,
-    ".hdf5": Format.KERAS_H5,
-    ".pkl": Format.PICKLE,
-    ".pickle": Format.PICKLE,
-    ".joblib": Format.SKLEARN,
-    ".ubj": Format.XGBOOST_UBJ,
-    ".cbm": Format.CATBOOST,
-    ".safetensors": Format.SAFETENSORS,
-    ".gguf": Format.GGUF,
-    ".pmml": Format.PMML,
+    ".onnx": AssetFormat.ONNX,
+    ".ort": AssetFormat.ORT,
+    ".tflite": AssetFormat.TFLITE,
+    ".pt": AssetFormat.TORCHSCRIPT,
+    ".pth": AssetFormat.TORCH_PICKLE,
+    ".ts": AssetFormat.TORCHSCRIPT,
+    ".pt2": AssetFormat.TORCH_EXPORT,
+    ".keras": AssetFormat.KERAS,
+    ".h5": AssetFormat.KERAS_H5,
+    ".hdf5": AssetFormat.KERAS_H5,
+    ".pkl": AssetFormat.PICKLE,
+    ".pickle": AssetFormat.PICKLE,
+    ".joblib": AssetFormat.SKLEARN,
+    ".ubj": AssetFormat.XGBOOST_UBJ,
+    ".cbm": AssetFormat.CATBOOST,
+    ".safetensors": AssetFormat.SAFETENSORS,
+    ".gguf": AssetFormat.GGUF,
+    ".pmml": AssetFormat.PMML,
 }
 """What a name promises; the content has to keep it."""
 CODE_FORMATS: Final = frozenset(
     {
-        Format.PYTHON,
-        Format.PICKLE,
-        Format.SKLEARN,
-        Format.TORCH_PICKLE,
-        Format.TORCHSCRIPT,  # its operators read and write files
-        Format.TORCH_EXPORT,  # loading one loads pickles
+        AssetFormat.PYTHON,
+        AssetFormat.PICKLE,
+        AssetFormat.SKLEARN,
+        AssetFormat.TORCH_PICKLE,
+        AssetFormat.TORCHSCRIPT,  # its operators read and write files
+        AssetFormat.TORCH_EXPORT,  # loading one loads pickles
     }
 )
 _LFS: Final = b"version https://git-lfs"
@@ -148,7 +148,7 @@ _PYTHON_CLASS: Final = re.compile(rb"^class\s+\w+\([^)\n]*\bPythonModel\b", re.M
 _OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".xz", ".lzma", ".z"})
 
 
-def recognise(path: Path) -> tuple[Format, bool]:
+def recognise(path: Path) -> tuple[AssetFormat, bool]:
     """What is at `path`, and whether it runs code; UNKNOWN for no model or what cannot be read."""
     kind, details = examine(path)
     codes = {one.code for one in details.problems}
@@ -156,7 +156,7 @@ def recognise(path: Path) -> tuple[Format, bool]:
     return kind, has_code
 
 
-def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Details]:
+def examine(path: Path, *, max_opset: int | None = None) -> tuple[AssetFormat, Details]:
     """What is at `path`, and what it says of itself; never raises for what is in it.
 
     Args:
@@ -166,16 +166,16 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Detail
         if path.is_dir():
             if (path / FILE_NAME).is_file():
                 found = optimized_details(path, partial(examine, max_opset=max_opset))
-                return Format.OPTIMIZED, found
+                return AssetFormat.OPTIMIZED, found
             for name in (SAVED_MODEL, PYTHON_FILE):
                 if (path / name).is_file():
                     return examine(path / name, max_opset=max_opset)
             for file in sorted(entry for entry in path.iterdir() if entry.is_file())[:_MOST_FILES]:
                 kind, details = examine(file, max_opset=max_opset)
-                if kind is not Format.UNKNOWN:
+                if kind is not AssetFormat.UNKNOWN:
                     return kind, details
-            return Format.UNKNOWN, Details()
-        with Source(path) as source:
+            return AssetFormat.UNKNOWN, Details()
+        with FileReader(path) as source:
             return _examine_file(source, max_opset)
     except BrokenFileError as error:
         message = str(error)
@@ -184,11 +184,11 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[Format, Detail
     except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as error:
         # Files of strangers: one that a reader was not prepared for must not hide all others.
         message = f"cannot be read: {type(error).__name__}"
-    return Format.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
+    return AssetFormat.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
 
 
-def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Details]:
-    named = SUFFIXES.get(source.path.suffix.lower(), Format.UNKNOWN)
+def _examine_file(source: FileReader, max_opset: int | None) -> tuple[AssetFormat, Details]:
+    named = SUFFIXES.get(source.path.suffix.lower(), AssetFormat.UNKNOWN)
     head = source.head(_HEAD)
     if not head:
         return named, Details(problems=(problem(Trouble.EMPTY, "has no byte"),))
@@ -198,9 +198,9 @@ def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Detail
     kind, message = named, ""
     try:
         kind = _kind(source, head, named)
-        if kind is not Format.UNKNOWN:
+        if kind is not AssetFormat.UNKNOWN:
             return kind, _details(source, kind, max_opset)
-        if named is not Format.UNKNOWN:
+        if named is not AssetFormat.UNKNOWN:
             message = f"is called {source.path.suffix}, and its content is something else"
     except BrokenFileError as error:
         message = str(error)
@@ -208,8 +208,8 @@ def _examine_file(source: Source, max_opset: int | None) -> tuple[Format, Detail
 
 
 def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
-    source: Source, head: bytes, named: Format
-) -> Format:
+    source: FileReader, head: bytes, named: AssetFormat
+) -> AssetFormat:
     """The format by content.
 
     Raises:
@@ -219,36 +219,40 @@ def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
     if found is not None:
         return found
     if head.startswith(b"GGUF"):
-        return Format.GGUF
+        return AssetFormat.GGUF
     if head.startswith(ZIP):
         return archive_format(source)
     if looks_like_safetensors(source):
-        return Format.SAFETENSORS
+        return AssetFormat.SAFETENSORS
     if root := xml_root(source):
-        return _XML_ROOTS.get(root, Format.UNKNOWN)
+        return _XML_ROOTS.get(root, AssetFormat.UNKNOWN)
     if head.startswith(_HDF5):
         data = source.head(_MOST_HDF5)
-        return Format.KERAS_H5 if b"model_config" in data or b"keras" in data else Format.UNKNOWN
+        return (
+            AssetFormat.KERAS_H5
+            if b"model_config" in data or b"keras" in data
+            else AssetFormat.UNKNOWN
+        )
     # The others have no mark at their beginning: Python, old pickles, protobuf.
     suffix = source.path.suffix.lower()
     if suffix == ".py":
         is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MOST_TEXT))
-        return Format.PYTHON if is_model else Format.UNKNOWN
+        return AssetFormat.PYTHON if is_model else AssetFormat.UNKNOWN
     if looks_like_pickle(head) or suffix in _OLD_PICKLES:
         return pickle_format(read_opcodes(unpacked(source)))
     try:
         if looks_like_onnx(source):
-            return Format.ONNX
+            return AssetFormat.ONNX
         if source.path.name == SAVED_MODEL or looks_like_saved_model(source):
-            return Format.SAVEDMODEL
+            return AssetFormat.SAVEDMODEL
     except BrokenFileError:
-        if named is Format.ONNX or source.path.name == SAVED_MODEL:
+        if named is AssetFormat.ONNX or source.path.name == SAVED_MODEL:
             raise
-    return Format.UNKNOWN
+    return AssetFormat.UNKNOWN
 
 
-def _details(source: Source, kind: Format, max_opset: int | None) -> Details:
-    if kind is Format.ONNX:
+def _details(source: FileReader, kind: AssetFormat, max_opset: int | None) -> Details:
+    if kind is AssetFormat.ONNX:
         return onnx_details(source, max_opset=max_opset)
     if source.head(4) == ZIP:
         return archive_details(source, kind)
@@ -256,36 +260,36 @@ def _details(source: Source, kind: Format, max_opset: int | None) -> Details:
     return Details(producer=kind.value.partition("-")[0]) if read is None else read(source)
 
 
-def _pickle(source: Source) -> Details:
+def _pickle(source: FileReader) -> Details:
     return pickle_details(read_opcodes(unpacked(source)))
 
 
-def _python(_: Source) -> Details:
+def _python(_: FileReader) -> Details:
     message = "is Python: loading it runs what its author wrote"
     return Details(problems=(problem(Trouble.RUNS_CODE, message),))
 
 
-def _keras_h5(source: Source) -> Details:
+def _keras_h5(source: FileReader) -> Details:
     if _LAMBDA.search(source.head(_MOST_HDF5)):
         message = "has a Lambda layer: Python code in the model"
         return Details(producer="keras", problems=(problem(Trouble.RUNS_CODE, message),))
     return Details(producer="keras")
 
 
-_MAGIC_AT_4: Final = {b"TFL3": Format.TFLITE, b"ORTM": Format.ORT}
-_XML_ROOTS: Final = {"net": Format.OPENVINO, "PMML": Format.PMML}
-_READERS: Final[Mapping[Format, Callable[[Source], Details]]] = {
-    Format.SAVEDMODEL: lambda source: saved_model_details(source, source.path.parent),
-    Format.TFLITE: tflite_details,
-    Format.OPENVINO: openvino_details,
-    Format.SAFETENSORS: safetensors_details,
-    Format.GGUF: gguf_details,
-    Format.TORCH_PICKLE: _pickle,
-    Format.PICKLE: _pickle,
-    Format.SKLEARN: _pickle,
-    Format.PYTHON: _python,
-    Format.KERAS_H5: _keras_h5,
-    Format.XGBOOST_JSON: xgboost_json_details,
-    Format.XGBOOST_UBJ: xgboost_ubj_details,
-    Format.LIGHTGBM: lightgbm_details,
+_MAGIC_AT_4: Final = {b"TFL3": AssetFormat.TFLITE, b"ORTM": AssetFormat.ORT}
+_XML_ROOTS: Final = {"net": AssetFormat.OPENVINO, "PMML": AssetFormat.PMML}
+_READERS: Final[Mapping[AssetFormat, Callable[[FileReader], Details]]] = {
+    AssetFormat.SAVEDMODEL: lambda source: saved_model_details(source, source.path.parent),
+    AssetFormat.TFLITE: tflite_details,
+    AssetFormat.OPENVINO: openvino_details,
+    AssetFormat.SAFETENSORS: safetensors_details,
+    AssetFormat.GGUF: gguf_details,
+    AssetFormat.TORCH_PICKLE: _pickle,
+    AssetFormat.PICKLE: _pickle,
+    AssetFormat.SKLEARN: _pickle,
+    AssetFormat.PYTHON: _python,
+    AssetFormat.KERAS_H5: _keras_h5,
+    AssetFormat.XGBOOST_JSON: xgboost_json_details,
+    AssetFormat.XGBOOST_UBJ: xgboost_ubj_details,
+    AssetFormat.LIGHTGBM: lightgbm_details,
 }

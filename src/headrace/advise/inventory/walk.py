@@ -8,19 +8,19 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from headrace.advise.audit.facts import Severity
+from headrace.advise.audit.facts import FindingSeverity
 from headrace.advise.inventory.asset import (
     Asset,
+    AssetFormat,
+    AssetProblem,
     Details,
-    Format,
-    Problem,
     Trouble,
     problem,
 )
 from headrace.advise.inventory.inventory import PYTHON_FILE, SAVED_MODEL, SUFFIXES, examine
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.registry import read_content
-from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.onnx.facts import TensorInfo
 from headrace.runtimes.optimized.file import FILE_NAME as OPTIMIZED_FILE
 
@@ -34,42 +34,42 @@ _HUGE: Final = 10 << 30
 _NEWEST_OPSET, _OLDEST_OPSET = 40, 13
 """Those that are tried."""
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
-RUNTIMES: Final[Mapping[Format, str]] = {
-    Format.ONNX: "onnx",
-    Format.ORT: "onnx",
-    Format.PYTHON: "python",
-    Format.OPENVINO: "openvino",
-    Format.TORCHSCRIPT: "torchscript",
-    Format.TORCH_EXPORT: "torch_export",
-    Format.SAVEDMODEL: "savedmodel",
-    Format.TFLITE: "tflite",
-    Format.XGBOOST_JSON: "xgboost",
-    Format.XGBOOST_UBJ: "xgboost",
-    Format.LIGHTGBM: "lightgbm",
-    Format.CATBOOST: "catboost",
-    Format.OPTIMIZED: "optimized",
+RUNTIMES: Final[Mapping[AssetFormat, str]] = {
+    AssetFormat.ONNX: "onnx",
+    AssetFormat.ORT: "onnx",
+    AssetFormat.PYTHON: "python",
+    AssetFormat.OPENVINO: "openvino",
+    AssetFormat.TORCHSCRIPT: "torchscript",
+    AssetFormat.TORCH_EXPORT: "torch_export",
+    AssetFormat.SAVEDMODEL: "savedmodel",
+    AssetFormat.TFLITE: "tflite",
+    AssetFormat.XGBOOST_JSON: "xgboost",
+    AssetFormat.XGBOOST_UBJ: "xgboost",
+    AssetFormat.LIGHTGBM: "lightgbm",
+    AssetFormat.CATBOOST: "catboost",
+    AssetFormat.OPTIMIZED: "optimized",
 }
 """Which runtime serves a format where it is installed."""
 _TREES: Final = "convert it to ONNX with onnxmltools"
-CONVERSIONS: Final[Mapping[Format, str]] = {
-    Format.TORCHSCRIPT: "export the module to ONNX with torch.onnx.export",
-    Format.TORCH_EXPORT: "export the module to ONNX with torch.onnx.export(dynamo=True)",
-    Format.TORCH_PICKLE: "load it where it was made, then torch.onnx.export the module",
-    Format.SAVEDMODEL: "convert it to ONNX: python -m tf2onnx.convert --saved-model DIR",
-    Format.TFLITE: "convert it to ONNX: python -m tf2onnx.convert --tflite FILE",
-    Format.OPENVINO: "export the original model to ONNX",
-    Format.KERAS: "model.export() it, then python -m tf2onnx.convert --saved-model DIR",
-    Format.KERAS_H5: "load it in Keras, export it, then python -m tf2onnx.convert",
-    Format.SKLEARN: "convert it to ONNX with skl2onnx.to_onnx, where it was trained",
-    Format.PICKLE: "convert what is in it to ONNX, where it was made",
-    Format.XGBOOST_JSON: _TREES,
-    Format.XGBOOST_UBJ: _TREES,
-    Format.XGBOOST_BINARY: f"save it as JSON or UBJ with XGBoost 2, or {_TREES}",
-    Format.LIGHTGBM: _TREES,
-    Format.CATBOOST: 'model.save_model("model.onnx", format="onnx")',
-    Format.SAFETENSORS: "it holds weights only: export the model that loads them to ONNX",
-    Format.GGUF: "serve it with llama.cpp or vLLM and put that behind an endpoint (`upstream`)",
-    Format.PMML: "export the original model to ONNX",
+CONVERSIONS: Final[Mapping[AssetFormat, str]] = {
+    AssetFormat.TORCHSCRIPT: "export the module to ONNX with torch.onnx.export",
+    AssetFormat.TORCH_EXPORT: "export the module to ONNX with torch.onnx.export(dynamo=True)",
+    AssetFormat.TORCH_PICKLE: "load it where it was made, then torch.onnx.export the module",
+    AssetFormat.SAVEDMODEL: "convert it to ONNX: python -m tf2onnx.convert --saved-model DIR",
+    AssetFormat.TFLITE: "convert it to ONNX: python -m tf2onnx.convert --tflite FILE",
+    AssetFormat.OPENVINO: "export the original model to ONNX",
+    AssetFormat.KERAS: "model.export() it, then python -m tf2onnx.convert --saved-model DIR",
+    AssetFormat.KERAS_H5: "load it in Keras, export it, then python -m tf2onnx.convert",
+    AssetFormat.SKLEARN: "convert it to ONNX with skl2onnx.to_onnx, where it was trained",
+    AssetFormat.PICKLE: "convert what is in it to ONNX, where it was made",
+    AssetFormat.XGBOOST_JSON: _TREES,
+    AssetFormat.XGBOOST_UBJ: _TREES,
+    AssetFormat.XGBOOST_BINARY: f"save it as JSON or UBJ with XGBoost 2, or {_TREES}",
+    AssetFormat.LIGHTGBM: _TREES,
+    AssetFormat.CATBOOST: 'model.save_model("model.onnx", format="onnx")',
+    AssetFormat.SAFETENSORS: "it holds weights only: export the model that loads them to ONNX",
+    AssetFormat.GGUF: "serve it with llama.cpp or vLLM behind an endpoint (`upstream`)",
+    AssetFormat.PMML: "export the original model to ONNX",
 }
 """What to do with a format that no runtime here serves."""
 
@@ -112,7 +112,7 @@ def take_inventory(folder: Path, known: Known) -> Inventory:
         for part in asset.details.parts
     }
     # Weights beside an ONNX file belong to it, even if they look like something of their own.
-    whole = [one for one in assets if one.format is Format.ONNX or one.path not in parts]
+    whole = [one for one in assets if one.format is AssetFormat.ONNX or one.path not in parts]
     whole.sort(key=lambda asset: asset.path)
     return Inventory(
         folder=str(folder), assets=tuple(_with_duplicates(whole)), incomplete=walk.incomplete
@@ -181,11 +181,13 @@ class _Walk:
                 return
             message = "is a link that leaves the folder"
         found = problem(Trouble.LINK_OUTSIDE, message)
-        yield self._asset(path, Format.UNKNOWN, Details(problems=(found,)), size=0, digest="")
+        yield self._asset(path, AssetFormat.UNKNOWN, Details(problems=(found,)), size=0, digest="")
 
     def _file(self, path: Path) -> Iterator[Asset]:
         kind, details = examine(path, max_opset=self._known.max_opset)
-        if kind is Format.UNKNOWN and not (details.problems and path.suffix.lower() in SUFFIXES):
+        if kind is AssetFormat.UNKNOWN and not (
+            details.problems and path.suffix.lower() in SUFFIXES
+        ):
             return
         size = path.stat(follow_symlinks=False).st_size
         digest = self._hashed(path, size)
@@ -211,7 +213,7 @@ class _Walk:
             return ""
         sha256 = hashlib.sha256()
         try:
-            with Source(path) as source:
+            with FileReader(path) as source:
                 for offset in range(0, source.size, _CHUNK):
                     sha256.update(source.read(offset, min(_CHUNK, source.size - offset)))
         except (OSError, BrokenFileError):
@@ -219,7 +221,7 @@ class _Walk:
         return f"sha256:{sha256.hexdigest()}"
 
     def _asset(
-        self, path: Path, kind: Format, details: Details, *, size: int, digest: str
+        self, path: Path, kind: AssetFormat, details: Details, *, size: int, digest: str
     ) -> Asset:
         runtime = RUNTIMES.get(kind, "")
         served = runtime if runtime in self._known.runtimes else ""
@@ -252,9 +254,11 @@ class _Walk:
         return "", ""
 
 
-def _known_problems(kind: Format, size: int, digest: str, *, signed: bool) -> Iterator[Problem]:
+def _known_problems(
+    kind: AssetFormat, size: int, digest: str, *, signed: bool
+) -> Iterator[AssetProblem]:
     """What is wrong with a file of this size, whatever is in it."""
-    if kind is Format.ONNX and size > _LARGEST_PROTOBUF:
+    if kind is AssetFormat.ONNX and size > _LARGEST_PROTOBUF:
         message = f"has {size} bytes; no ONNX file may have 2 GiB, weights go beside it"
         yield problem(Trouble.HUGE, message)
     elif size > _HUGE:
@@ -357,9 +361,9 @@ def _document(asset: Asset) -> Document:
     }
 
 
-def serious(asset: Asset) -> tuple[Problem, ...]:
+def serious(asset: Asset) -> tuple[AssetProblem, ...]:
     """The problems that people are shown at once: all but the lowest."""
-    return tuple(one for one in asset.problems if one.severity is not Severity.LOW)
+    return tuple(one for one in asset.problems if one.severity is not FindingSeverity.LOW)
 
 
 HEAD = ("path", "format", "size", "opset", "precision", "runtime", "inputs", "problems")

@@ -7,13 +7,13 @@ from typing import Final
 import msgspec
 
 from headrace.advise.inventory.asset import (
+    AssetFormat,
+    AssetProblem,
     Details,
-    Format,
-    Problem,
     Trouble,
     problem,
 )
-from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.onnx.facts import TensorInfo, bits_of
 
 _MOST_HEADER: Final = 64 << 20
@@ -44,7 +44,7 @@ class _Tensor(msgspec.Struct):
     data_offsets: tuple[int, int]
 
 
-def looks_like_safetensors(source: Source) -> bool:
+def looks_like_safetensors(source: FileReader) -> bool:
     """Whether the file begins with the length of a JSON header, and that begins as one."""
     head = source.head(10)
     if len(head) < 10 or head[8:9] != b"{":  # noqa: PLR2004  # the length, and two characters
@@ -53,7 +53,7 @@ def looks_like_safetensors(source: Source) -> bool:
     return len(b"{}") <= length <= _MOST_HEADER and head[9:10] in b'"} \n\t'
 
 
-def safetensors_details(source: Source) -> Details:
+def safetensors_details(source: FileReader) -> Details:
     """Weights of a safetensors file, and whether all of them are there.
 
     Raises:
@@ -95,7 +95,7 @@ def safetensors_details(source: Source) -> Details:
 class _Gguf:
     """A cursor through a GGUF file whose steps are counted."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: FileReader) -> None:
         self.source = source
         self.at = 0
         self._left = _MOST_STEPS
@@ -138,7 +138,7 @@ class _Gguf:
         return str(int.from_bytes(raw, "little"))
 
 
-def gguf_details(source: Source) -> Details:
+def gguf_details(source: FileReader) -> Details:
     """Architecture and quantisation of a GGUF file.
 
     Raises:
@@ -199,22 +199,22 @@ class _XgBoost(msgspec.Struct):
     version: list[int] = []
 
 
-def tree_format(head: bytes) -> Format | None:
+def tree_format(head: bytes) -> AssetFormat | None:
     """Which library's trees a file holds, by its first bytes; None for none."""
     if head.startswith(b"CBM1"):
-        return Format.CATBOOST
+        return AssetFormat.CATBOOST
     if re.match(rb"tree\r?\nversion=v\d", head):
-        return Format.LIGHTGBM
+        return AssetFormat.LIGHTGBM
     if head.startswith(b"binf"):
-        return Format.XGBOOST_BINARY
+        return AssetFormat.XGBOOST_BINARY
     if re.match(rb"\{(?:[LlIiU].{1,8})?learner", head[:24], re.DOTALL):
-        return Format.XGBOOST_UBJ
+        return AssetFormat.XGBOOST_UBJ
     if re.match(rb'\s*\{\s*"learner"\s*:\s*\{', head):
-        return Format.XGBOOST_JSON
+        return AssetFormat.XGBOOST_JSON
     return None
 
 
-def xgboost_json_details(source: Source) -> Details:
+def xgboost_json_details(source: FileReader) -> Details:
     """Features, classes and version of XGBoost's trees in JSON.
 
     Raises:
@@ -235,7 +235,7 @@ def xgboost_json_details(source: Source) -> Details:
     )
 
 
-def xgboost_ubj_details(source: Source) -> Details:
+def xgboost_ubj_details(source: FileReader) -> Details:
     """Whether XGBoost's trees in universal binary JSON have their end.
 
     Raises:
@@ -246,13 +246,13 @@ def xgboost_ubj_details(source: Source) -> Details:
     return Details(producer="xgboost")
 
 
-def lightgbm_details(source: Source) -> Details:
+def lightgbm_details(source: FileReader) -> Details:
     """Features, classes and version of LightGBM's trees in text."""
     head = source.head(_CHUNK)
     found = {key.decode(): value.strip() for key, value in reversed(_LIGHTGBM.findall(head))}
     last = found.get("max_feature_idx", b"").decode("ascii", "replace")
     tail = source.read(max(source.size - _CHUNK, 0), min(_CHUNK, source.size))
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[AssetProblem, ...] = ()
     if b"end of trees" not in tail and b"end of trees" not in head:
         whole = source.size <= 2 * _CHUNK or b"end of parameters" not in tail
         if whole:

@@ -27,7 +27,7 @@ _YEAR_3000_S: Final = 32_503_680_000.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrivals:
+class ArrivalLog:
     """What a log says.
 
     `peak_rate`: of the busiest minute, or second where the log is shorter. `burstiness`: variance
@@ -47,7 +47,7 @@ class Arrivals:
     unreadable: int
 
 
-def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") -> Arrivals:
+def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") -> ArrivalLog:
     """What a log of JSON lines or CSV (with a line of names) says.
 
     Args:
@@ -86,7 +86,7 @@ def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") ->
     mean = rows / span
     square = sum(count * count for count in counts.values()) / span
     is_long = span >= _MINUTE_S
-    return Arrivals(
+    return ArrivalLog(
         rows=rows,
         seconds=last - first,
         rate=rows / max(last - first, 1.0),

@@ -20,7 +20,7 @@ from headrace.optimize.profiling.document import Profile
 from headrace.optimize.profiling.grid import cell_of
 from headrace.optimize.profiling.messages import NO_LENGTH, Setting
 from headrace.optimize.profiling.predict import MeasuredService, Prediction, Predictor
-from headrace.optimize.profiling.predict import Replica as SimulatedReplica
+from headrace.optimize.profiling.predict import ReplicaModel as SimulatedReplica
 
 HOURS_PER_MONTH: Final = 730.0
 GATEWAY_RATE_PER_CORE: Final = 22_000.0
@@ -43,7 +43,7 @@ class SloUnreachableError(FailedPreconditionError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
+class ReplicaProfile:
     """One replica: what it can take, how late it answers by load, and what it needs."""
 
     capacity: float
@@ -59,7 +59,7 @@ class Replica:
     """0 leaves memory out."""
     gpus: int = 0
 
-    def faster(self, speed: float) -> "Replica":
+    def faster(self, speed: float) -> "ReplicaProfile":
         """The same replica on a machine of `speed` times the measured one."""
         p99s = tuple(p99 / speed for p99 in self.p99s)
         return replace(self, capacity=self.capacity * speed, p99s=p99s)
@@ -86,7 +86,7 @@ class Replica:
         return float(np.interp(load, self.loads, self.p99s))
 
 
-def replica_of(profile: Profile) -> Replica:
+def replica_of(profile: Profile) -> ReplicaProfile:
     """The replica that a profile recommends.
 
     The low end of the capacity's 95 % interval counts, down to a third of the capacity: a plan is
@@ -103,7 +103,7 @@ def replica_of(profile: Profile) -> Replica:
     )
 
 
-def replica_by_hand(run_s_by_rows: Mapping[int, float], *, runs: int = 1) -> Replica:
+def replica_by_hand(run_s_by_rows: Mapping[int, float], *, runs: int = 1) -> ReplicaProfile:
     """A replica whose runs take these mean seconds by rows of the batch, `runs` at once.
 
     Raises:
@@ -131,10 +131,10 @@ def replica_by_hand(run_s_by_rows: Mapping[int, float], *, runs: int = 1) -> Rep
     return _predicted(predictor.predict())
 
 
-def _predicted(prediction: Prediction) -> Replica:
+def _predicted(prediction: Prediction) -> ReplicaProfile:
     curve = prediction.curve
     p99s = np.maximum.accumulate([point.p99_s for point in curve])
-    return Replica(
+    return ReplicaProfile(
         capacity=prediction.capacity,
         loads=tuple(point.load_ratio for point in curve),
         p99s=tuple(float(p99) for p99 in p99s),
@@ -191,7 +191,7 @@ class NodeType:
         """Without what Kubernetes keeps for itself."""
         return self.cores * USABLE_RATIO
 
-    def holds(self, replica: Replica) -> tuple[int, str]:
+    def holds(self, replica: ReplicaProfile) -> tuple[int, str]:
         """How many replicas fit, and what limits them."""
         limits = {"cores": int(self.usable_cores / replica.cores + 1e-9)}
         if replica.memory_bytes:
@@ -203,10 +203,10 @@ class NodeType:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class PlannedLoad:
     """What is planned for, and what may fail in a cluster without the SLO being broken."""
 
-    replica: Replica
+    replica: ReplicaProfile
     forecast: Forecast
     p99_s: float | None = None
     """The promise; None loads replicas to 80 % of their capacity."""
@@ -252,7 +252,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class NodeOption:
     """The forecast's end on one type of node."""
 
     node: NodeType
@@ -275,7 +275,7 @@ class CapacityPlan:
 
     peak_rate: float
     mean_rate: float
-    options: tuple[Option, ...]
+    options: tuple[NodeOption, ...]
     recommended: str | None
     """None where none fits."""
     months: tuple[Fleet, ...]
@@ -286,20 +286,20 @@ class CapacityPlan:
     assumptions: tuple[str, ...]
 
 
-def plan_capacity(demand: Demand, nodes: Sequence[NodeType]) -> CapacityPlan:
+def plan_capacity(demand: PlannedLoad, nodes: Sequence[NodeType]) -> CapacityPlan:
     """Compare the types of node.
 
     Raises:
         SloUnreachableError: The p99 cannot be met on any of them.
     """
-    options: list[Option] = []
+    options: list[NodeOption] = []
     unreachable: SloUnreachableError | None = None
     for node in nodes:
         try:
             options.append(_option(demand, node))
         except SloUnreachableError as error:
             unreachable = error
-            options.append(Option(node=node, why=(str(error),)))
+            options.append(NodeOption(node=node, why=(str(error),)))
     fitting = [option for option in options if option.fleet is not None]
     if unreachable is not None and not fitting:
         raise unreachable
@@ -331,18 +331,18 @@ def plan_capacity(demand: Demand, nodes: Sequence[NodeType]) -> CapacityPlan:
     )
 
 
-def _cost(option: Option) -> tuple[bool, float, int]:
+def _cost(option: NodeOption) -> tuple[bool, float, int]:
     if option.fleet is None:
         return True, 0.0, 0
     return False, round(option.fleet.cost_per_month, 2), option.fleet.nodes
 
 
-def _option(demand: Demand, node: NodeType) -> Option:
+def _option(demand: PlannedLoad, node: NodeType) -> NodeOption:
     replica, forecast = demand.replica.faster(node.speed), demand.forecast
     per_node, limited_by = node.holds(replica)
     if per_node < 1:
         why = f"a replica does not fit: too few {limited_by}"
-        return Option(node=node, why=(why,))
+        return NodeOption(node=node, why=(why,))
     peak = forecast.peak_rate()
     fleet = fleet_for(demand, node, peak)
     load = peak / fleet.replicas_needed / replica.capacity
@@ -356,7 +356,7 @@ def _option(demand: Demand, node: NodeType) -> Option:
         f"{per_node} a node, limited by {limited_by}; {fleet.nodes_needed:,} nodes with "
         f"{fleet.gateways} gateways, and {fleet.nodes - fleet.nodes_needed} more as headroom"
     )
-    return Option(
+    return NodeOption(
         node=node,
         why=(replicas, packing),
         fleet=fleet,
@@ -368,7 +368,7 @@ def _option(demand: Demand, node: NodeType) -> Option:
     )
 
 
-def fleet_for(demand: Demand, node: NodeType, rate: float) -> Fleet:
+def fleet_for(demand: PlannedLoad, node: NodeType, rate: float) -> Fleet:
     """What `rate` takes on nodes that hold at least one replica, in clusters of equal size.
 
     Raises:

@@ -40,7 +40,7 @@ _COPIES: Final = 2
 """Of what has to answer while one copy fails."""
 
 
-class Mode(StrEnum):
+class InferenceMode(StrEnum):
     """How a model is run."""
 
     ONLINE = "online"
@@ -87,13 +87,13 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class ModeOption:
     """One mode. `fits`: whether it gives what is asked for; `why`: for people, the numbers in it.
 
     `rows_a_month` are those that it scores. `every_s`: between two runs, of a batch.
     """
 
-    mode: Mode
+    mode: InferenceMode
     fits: bool
     why: tuple[str, ...]
     cores: int
@@ -115,8 +115,8 @@ class ModePlan:
 
     needs: Needs
     costs: Costs
-    options: tuple[Option, ...]
-    recommended: Mode | None
+    options: tuple[ModeOption, ...]
+    recommended: InferenceMode | None
     notes: tuple[str, ...]
 
 
@@ -135,7 +135,7 @@ def plan_mode(needs: Needs, costs: Costs) -> ModePlan:
     )
 
 
-def _online(needs: Needs, costs: Costs) -> Option:
+def _online(needs: Needs, costs: Costs) -> ModeOption:
     busy = needs.peak_rate * (costs.row_s + _REQUEST_S)
     cores = max(math.ceil(busy / _USED_ONLINE), _COPIES)
     latency_s = _TAIL * (costs.row_s + _REQUEST_S)
@@ -156,8 +156,8 @@ def _online(needs: Needs, costs: Costs) -> Option:
             f"{duration_text(needs.latency_s)} is asked for: make the model faster "
             "(`headrace optimize`), or compute answers beforehand"
         )
-    return Option(
-        mode=Mode.ONLINE,
+    return ModeOption(
+        mode=InferenceMode.ONLINE,
         fits=fits,
         why=tuple(why),
         cores=cores,
@@ -168,7 +168,7 @@ def _online(needs: Needs, costs: Costs) -> Option:
     )
 
 
-def _streaming(needs: Needs, costs: Costs) -> Option:
+def _streaming(needs: Needs, costs: Costs) -> ModeOption:
     each_s = costs.batch_row_s + _RECORD_S
     lag_s = _HOP_S + _TAIL * costs.row_s
     # Who can wait for an hour needs no cores for the busiest minute.
@@ -192,8 +192,8 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
         )
     if needs.arrival is Arrival.TABLE:
         why.append("each row has to be written to a topic first")
-    return Option(
-        mode=Mode.STREAMING,
+    return ModeOption(
+        mode=InferenceMode.STREAMING,
         fits=fits,
         why=tuple(why),
         cores=cores,
@@ -204,7 +204,7 @@ def _streaming(needs: Needs, costs: Costs) -> Option:
     )
 
 
-def _batch(needs: Needs, costs: Costs) -> Option:
+def _batch(needs: Needs, costs: Costs) -> ModeOption:
     asked_s = _soonest(needs)
     fresh_s = _DAY_S if asked_s is None else asked_s
     every_s = fresh_s / 2
@@ -254,8 +254,8 @@ def _batch(needs: Needs, costs: Costs) -> Option:
                 f"p99 of a look-up would be about {duration_text(latency_s)}, and "
                 f"{duration_text(needs.latency_s)} is asked for"
             )
-    return Option(
-        mode=Mode.BATCH,
+    return ModeOption(
+        mode=InferenceMode.BATCH,
         fits=fits,
         why=tuple(why),
         cores=cores,
@@ -273,7 +273,7 @@ def _soonest(needs: Needs) -> float | None:
     return min((s for s in (needs.freshness_s, latency_s) if s is not None), default=None)
 
 
-def _notes(needs: Needs, options: tuple[Option, ...], fitting: list[Option]) -> list[str]:
+def _notes(needs: Needs, options: tuple[ModeOption, ...], fitting: list[ModeOption]) -> list[str]:
     notes = []
     if not fitting:
         notes.append("no mode gives all that is asked for; " + _what_would(options))
@@ -287,10 +287,10 @@ def _notes(needs: Needs, options: tuple[Option, ...], fitting: list[Option]) -> 
             f"the peak is {needs.peak_rate / max(needs.rate, 1e-9):,.0f} times the average: online "
             "cores are idle mostly; `autoscale`, or a pool with other models, uses them"
         )
-    if any(one.mode is Mode.STREAMING for one in fitting):
+    if any(one.mode is InferenceMode.STREAMING for one in fitting):
         notes.append("a broker that is there already costs nothing here; a new one is not counted")
     return notes
 
 
-def _what_would(options: tuple[Option, ...]) -> str:
+def _what_would(options: tuple[ModeOption, ...]) -> str:
     return "; ".join(f"{one.mode}: {one.why[-1]}" for one in options if not one.fits)

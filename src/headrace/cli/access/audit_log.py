@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import CommandGroup, ControlPlane, Json, option
+from headrace.cli.options import CommandGroup, ControlPlaneOptions, Json, option
 from headrace.cli.output import (
     Column,
     clock_column,
@@ -30,7 +30,7 @@ def trail(
     *,
     limit: Annotated[int, option("The last so many.", min=1, max=100_000)] = (50),
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List the last changes: when, who, what. As JSON also what was there before and after.
 
@@ -75,7 +75,7 @@ def verify(
         ),
     ] = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Check the chain of the audit trail; the first entry that is broken, if there is one.
 

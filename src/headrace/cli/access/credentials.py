@@ -8,7 +8,7 @@ from urllib.parse import quote
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Home,
     Json,
     argument,
@@ -55,7 +55,7 @@ def add_user(
     *,
     role: Annotated[list[str] | None, option(f"{_ROLE}; may be given several times.")] = None,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Let a person in, who logs in at the identity provider. Programs get in by `tokens create`.
 
@@ -68,7 +68,7 @@ def add_user(
 
 
 @users_app.command("list")
-def list_users(*, json: Json = False, plane: ControlPlane) -> None:
+def list_users(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """List users and service accounts with their roles."""
     found = plane.connect().get("/api/v1/users")["users"]
     columns: dict[str, Column] = {
@@ -88,7 +88,7 @@ def grant(
     roles: _Roles,
     *,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Give somebody roles.
 
@@ -105,7 +105,7 @@ def revoke_roles(
     roles: _Roles,
     *,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Take roles from somebody; in force at once.
 
@@ -117,19 +117,19 @@ def revoke_roles(
 
 
 @users_app.command("disable")
-def disable(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
+def disable(name: _Name, *, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Keep somebody out: all sessions and tokens are void while it lasts."""
     _change({"name": name, "disabled": True}, json=json, plane=plane)
 
 
 @users_app.command("enable")
-def enable(name: _Name, *, json: Json = False, plane: ControlPlane) -> None:
+def enable(name: _Name, *, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Let somebody in again."""
     _change({"name": name, "disabled": False}, json=json, plane=plane)
 
 
 @users_app.command("me")
-def me(*, json: Json = False, plane: ControlPlane) -> None:
+def me(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Say as whom the control plane knows this command."""
     found = plane.connect().get("/api/v1/whoami")
     if json:
@@ -138,7 +138,7 @@ def me(*, json: Json = False, plane: ControlPlane) -> None:
     write(f"{found['name']}: {', '.join(found['roles']) or 'no role'}")
 
 
-def _change(body: dict[str, object], *, json: bool, plane: ControlPlane) -> None:
+def _change(body: dict[str, object], *, json: bool, plane: ControlPlaneOptions) -> None:
     _told_user(plane.connect().post("/api/v1/users/change", body), json=json)
 
 
@@ -218,7 +218,7 @@ def create_token(
     expires_in: Annotated[str, option(_EXPIRY)] = "90d",
     out: _Out = None,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make a token; it is shown this once, and only its hash is kept.
 
@@ -245,7 +245,7 @@ def list_tokens(
     ] = False,
     everything: _All = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List tokens: whose, since when, until when. The tokens themselves nobody has."""
     kind = "session" if sessions else "token"
@@ -266,7 +266,7 @@ def list_tokens(
 def revoke_token(
     token: Annotated[str, argument("As `tokens list` shows it.", metavar="ID")],
     *,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make a token or a session void, at once.
 
@@ -297,7 +297,7 @@ def create_key(
     expires_in: Annotated[str, option(_EXPIRY, "--expires-in", "--expires")] = "90d",
     out: _Out = None,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make an API key; it is shown this once, and only its hash is kept.
 
@@ -325,7 +325,7 @@ def list_keys(
     *,
     everything: _All = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List keys: whose, for what, until when. The keys themselves nobody has."""
     found = plane.connect().get("/api/v1/keys")["keys"]
@@ -347,7 +347,7 @@ def list_keys(
 def revoke_key(
     key: Annotated[str, argument("As `keys list` shows it, or its name.", metavar="ID")],
     *,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Make a key void: the gateway refuses it when this returns.
 

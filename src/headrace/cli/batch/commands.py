@@ -15,7 +15,7 @@ from headrace.cli.options import (
     NULLS_OPTION,
     AllowCode,
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     RowsIndependent,
     Runtime,
@@ -24,8 +24,8 @@ from headrace.cli.options import (
     option,
 )
 from headrace.cli.output import columns, say, write, write_json
-from headrace.core import NotFoundError, Nulls
-from headrace.jobs.messages import ErrorsTo, Format
+from headrace.core import NotFoundError, NullPolicy
+from headrace.jobs.messages import ErrorsTo, FileFormat
 
 TOO_MANY_ERRORS: Final = 4
 """Exit status of a job that more rows failed in than it allows."""
@@ -34,7 +34,7 @@ app = CommandGroup(
 )
 
 
-class Engine(StrEnum):
+class EngineChoice(StrEnum):
     """What runs the shards."""
 
     LOCAL = "local"
@@ -113,7 +113,9 @@ class RunOptions:
         option("Columns that are written beside the answers.", metavar="[NAME=]COLUMN[,...]"),
     ] = None
     outputs: Annotated[str, option("Which.", metavar="NAME[,...]", shown="all")] = ""
-    output_format: Annotated[Format, option("What is written.", "--format")] = Format.PARQUET
+    output_format: Annotated[FileFormat, option("What is written.", "--format")] = (
+        FileFormat.PARQUET
+    )
     errors: Annotated[
         ErrorsTo,
         option(
@@ -124,7 +126,7 @@ class RunOptions:
         int | None,
         option("Rows that may have errors; more end the job.", min=0, shown="any number"),
     ] = None
-    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN
+    nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN
     resume: Annotated[str, option("Go on with this run.", metavar="ID")] = ""
     run_id: Annotated[
         str,
@@ -135,13 +137,13 @@ class RunOptions:
         ),
     ] = ""
     engine: Annotated[
-        Engine,
+        EngineChoice,
         option(
             "What runs it: this process, or the workers of a cluster, which see the input, "
             "the model and the output under the same paths.",
             metavar="[local|ray]",
         ),
-    ] = Engine.LOCAL
+    ] = EngineChoice.LOCAL
     address: Annotated[
         str,
         option(
@@ -178,7 +180,7 @@ class RunOptions:
 
 
 @app.command(epilog=_EXIT)
-def run(*, options: RunOptions, json: Json = False, plane: ControlPlane) -> None:
+def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Answer every row of a data set, into files that are whole whatever happens.
 
     Columns are checked against the model before a row is read. The model runs in this process, as

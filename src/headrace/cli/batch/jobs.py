@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.options import ControlPlane, Json, argument, option
+from headrace.cli.options import ControlPlaneOptions, Json, argument, option
 from headrace.cli.output import (
     FAILED,
     Column,
@@ -76,7 +76,7 @@ RUN_COLUMNS: Final[dict[str, Column]] = {
 }
 
 
-def list_(*, json: Json = False, plane: ControlPlane) -> None:
+def list_(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """List the jobs of the spec: when they run next, what runs, how the last run ended.
 
     For example:
@@ -102,7 +102,7 @@ def runs(
         int, option("How many, the newest ones.", "--limit", "-n", min=1, max=10_000)
     ] = 20,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List the runs of a job, the newest first; moments that were left out too.
 
@@ -122,7 +122,7 @@ def start(
         bool, option("Until it is over; exit status 1 if it fails.", "--wait", "-w")
     ] = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Run a job of the spec now, whatever its schedule says; prints the run's id.
 
@@ -153,7 +153,7 @@ def cancel(
     *,
     run: Annotated[str, option("Which.", metavar="ID", shown="all of the job's")] = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """End the runs of a job that are not over; what is done stays.
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from headrace.control.app.settings import resolve_url
-from headrace.control.local.sandbox import Occasion, Probe, Sandbox, files_of, launched
+from headrace.control.local.sandbox import KernelProbe, Sandbox, SandboxPurpose, files_of, launched
 from headrace.core import (
     CodeNotAllowedError,
     FailedPreconditionError,
@@ -45,7 +45,7 @@ from headrace.registry import Registry, read_content
 
 if TYPE_CHECKING:
     from headrace.cli.batch.commands import RunOptions
-    from headrace.cli.connection import Target
+    from headrace.cli.connection import CommandTarget
     from headrace.core.spec.parse import SystemSpec
 
 
@@ -61,7 +61,7 @@ class Chosen:
     network: bool = False
 
 
-def choose_model(options: "RunOptions", target: "Target") -> Chosen:
+def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
     """What `--model` names: an endpoint of `--file`, a path, an endpoint that runs, or a version.
 
     `NAME@VERSION` is `NAME:VERSION`. Rows are declared independent of a path or a version; an
@@ -272,7 +272,7 @@ def _is_open(mode: int, wanted: int) -> bool:
 
 
 def go_on_confined(
-    options: "RunOptions", target: "Target", *, serial: int, workers: int
+    options: "RunOptions", target: "CommandTarget", *, serial: int, workers: int
 ) -> NoReturn:
     """Become the process that runs the model, which can do no more than it has to.
 
@@ -296,7 +296,7 @@ def go_on_confined(
     sandbox = Sandbox(
         hide=(home.root, home.socket_dir()),
         reports=home.records,
-        abilities=cache(lambda: Probe().result()),
+        abilities=cache(lambda: KernelProbe().result()),
     )
     own = make_private_dir(home.job_run(run_id))
     told = own / _CHOSEN
@@ -310,14 +310,15 @@ def go_on_confined(
     if isinstance(features, FeatureLookup):
         # Not closed: whoever closes a store last takes away what readers need beside it.
         store = OnlineStores(home.root, *sandbox.hide).prepare(
-            resolve_url(features.online_store), for_others=sandbox.user(Occasion.JOB) is not None
+            resolve_url(features.online_store),
+            for_others=sandbox.user(SandboxPurpose.JOB) is not None,
         )
         keep += [] if store is None else [store]
     spec = sandbox.spec(
         own=[own, output],
         keep=[*keep, *filter(None, [inputs.folder])],
         network=chosen.network or inputs.network,
-        serial=Occasion(serial),
+        serial=SandboxPurpose(serial),
         report=sandbox.report_of(report_name(run_id)),
     )
     spec["attached"] = True

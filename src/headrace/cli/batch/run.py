@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from headrace.cli.batch.commands import Engine, RunOptions
+from headrace.cli.batch.commands import EngineChoice, RunOptions
 from headrace.cli.batch.model import Chosen, choose_model, go_on_confined, read_chosen
-from headrace.cli.connection import Target
+from headrace.cli.connection import CommandTarget
 from headrace.cli.output import progress, progress_bar, say
 from headrace.core import InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.mapping import parse_keys, parse_map
-from headrace.jobs.messages import Done, JobRecord, Shard
+from headrace.jobs.messages import CompletedShard, JobRecord, Shard
 from headrace.jobs.prepare import (
     Job,
-    Wish,
+    JobRequest,
     check_run_id,
     find_begun,
     load_scorer,
@@ -30,7 +30,7 @@ from headrace.jobs.prepare import (
     plan_job,
     settle,
 )
-from headrace.jobs.run import LocalEngine, Summary, Watch, run_job
+from headrace.jobs.run import JobWatch, LocalEngine, Summary, run_job
 from headrace.jobs.sources.open import open_source
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def open_engine(
-    name: Engine, *, address: str, workers: int | None, source: str
+    name: EngineChoice, *, address: str, workers: int | None, source: str
 ) -> "LocalEngine | RayEngine":
     """The engine of a name.
 
@@ -52,10 +52,10 @@ def open_engine(
         InvalidArgumentError: The engine takes no such address.
         FailedPreconditionError: Ray is not installed.
     """
-    if name is Engine.SPARK:
+    if name is EngineChoice.SPARK:
         msg = "spark was removed; use ray on a cluster, or local on one machine"
         raise typer.BadParameter(msg, param_hint="--engine")
-    if name is Engine.LOCAL:
+    if name is EngineChoice.LOCAL:
         if address:
             raise InvalidArgumentError(f"--address {address} is of a cluster: say --engine ray")
         return LocalEngine(workers=workers or usable_cores())
@@ -73,7 +73,7 @@ def open_engine(
 
 
 @contextmanager
-def batch_progress(job: Job) -> Iterator[Watch]:
+def batch_progress(job: Job) -> Iterator[JobWatch]:
     """Show how far a job is, where somebody watches.
 
     How many rows there are is known of some formats only; of all it is known how large shards are.
@@ -98,14 +98,14 @@ def batch_progress(job: Job) -> Iterator[Watch]:
             note = f"{rows:,} rows, {speed:,.0f}/s" + (f", {errors:,} errors" if errors else "")
             update(note=note, advance=more if counted else 0)
 
-        def on_shard(_: Done, shard: Shard) -> None:
+        def on_shard(_: CompletedShard, shard: Shard) -> None:
             if not counted:
                 update(advance=weight(shard))
 
-        yield Watch(on_rows=on_rows, on_shard=on_shard)
+        yield JobWatch(on_rows=on_rows, on_shard=on_shard)
 
 
-def run_batch(options: RunOptions, target: Target) -> Summary:
+def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
     """Run a job, or what is left of one.
 
     Raises:
@@ -113,7 +113,7 @@ def run_batch(options: RunOptions, target: Target) -> Summary:
         KeyboardInterrupt: It was; what is done stays, and how to go on was told.
     """
     now = datetime.now(UTC)
-    wish = Wish(
+    wish = JobRequest(
         output=options.output,
         given=parse_map(options.mapping or []),
         keys=parse_keys(options.keys or []),

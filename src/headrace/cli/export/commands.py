@@ -25,7 +25,7 @@ from headrace.cli.export.options import (
     check_storage,
     check_versions,
 )
-from headrace.cli.options import CommandGroup, ControlPlane, file_option, option
+from headrace.cli.options import CommandGroup, ControlPlaneOptions, file_option, option
 from headrace.cli.output import say
 from headrace.core.spec.kubernetes import USUAL_PROMETHEUS
 
@@ -63,7 +63,7 @@ def gateway_api(
         bool, option("Write no GRPCRoute: replicas serve HTTP only.", "--no-grpc")
     ] = False,
     options: ExportOptions,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write a traffic split as routes of Kubernetes' Gateway API.
 
@@ -105,7 +105,7 @@ def kserve(
         bool, option("Of a split only the first version, for all requests.", "--stable")
     ] = False,
     options: ExportOptions,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write endpoints as KServe's InferenceServices, and our replica as its ServingRuntime.
 
@@ -138,7 +138,7 @@ def argo_rollouts(
     ] = USUAL_PROMETHEUS,
     routes: RouteOptions,
     options: ExportOptions,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write endpoints as Rollouts of Argo's, with the steps and metrics of their plans.
 
@@ -167,7 +167,7 @@ def kong(
         option("Where it serves gRPC; may be repeated.", metavar="ENDPOINT:VERSION=HOST:PORT"),
     ] = None,
     options: ExportOptions,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write a spec as Kong's declarative configuration.
 
@@ -201,7 +201,7 @@ def aws_apigateway(
     vpc_link: Annotated[str, option("Reach it by this.", metavar="ID")] = "",
     title: Annotated[str, option("The API's name.")] = "Headrace",
     options: AwsExportOptions,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write an OpenAPI document for Amazon API Gateway, and a template of its stage.
 
@@ -234,7 +234,7 @@ def envoy(
         Path | None, option("Who signs for others' servers.", shown="the machine's")
     ] = None,
     options: ExportOptions,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write a spec as one configuration of Envoy's, which needs no control plane.
 
@@ -286,7 +286,7 @@ def prometheus(
             "--scrape-token-file",
         ),
     ] = "",
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Write rules, and configurations of Prometheus and Alertmanager.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from headrace.cli.models.store import ModelStore
 from headrace.cli.offline import resolver
 from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.deploy import Artifact, Observed, Share
+from headrace.deploy import Artifact, LiveEndpoint, VersionShare
 
 if TYPE_CHECKING:
     from headrace.control.desired.state import DesiredEndpoint
@@ -58,13 +58,13 @@ def serves_file(endpoint: "EndpointSpec") -> bool:
     return any(row.model and is_model_path(row.model) for row in endpoint.split())
 
 
-def observed_of(view: Mapping[str, Any]) -> Observed:
+def observed_of(view: Mapping[str, Any]) -> LiveEndpoint:
     """What an endpoint does, as the management API tells it.
 
     A rollout's fresh copies of the old version (`baseline`) count as that version. A revision is
     known by its id where its replicas have the names of the driver's pods.
     """
-    shares: dict[str, Share] = {}
+    shares: dict[str, VersionShare] = {}
     for revision in view["status"]["revisions"]:
         if not (revision["desired_replicas"] or revision["weight"] or revision["desired_weight"]):
             continue  # it is listed until its last replica is gone
@@ -76,7 +76,7 @@ def observed_of(view: Mapping[str, Any]) -> Observed:
         identity = str(revision.get("id", ""))
         within = f"-{version}-{identity[:_SHOWN]}-"
         in_pods = any(within in replica["name"] for replica in revision.get("replicas", ()))
-        shares[version] = Share(
+        shares[version] = VersionShare(
             version=version,
             weight=weight + (before.weight if before else 0),
             model="" if "://" in revision["model"] else revision["model"],
@@ -88,7 +88,7 @@ def observed_of(view: Mapping[str, Any]) -> Observed:
     if rollout is not None and not rollout["over"] and rollout["to_version"] in shares:
         percent = rollout["mirror_percent"]
         mirror = rollout["to_version"] if percent else ""
-    return Observed(shares=tuple(shares.values()), mirror=mirror, mirror_percent=percent)
+    return LiveEndpoint(shares=tuple(shares.values()), mirror=mirror, mirror_percent=percent)
 
 
 def artifacts_of(models: "set[str]", store: ModelStore) -> dict[str, Artifact]:

@@ -37,7 +37,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class FilePlan:
     """What is to be done with files that are there.
 
     `removed`: as an export left them, and of nothing in this one. `kept`: the same, but somebody
@@ -49,7 +49,9 @@ class Plan:
     aside: tuple[str, ...]
 
 
-def plan(recorded: Mapping[str, str], there: Mapping[str, str], files: Mapping[str, str]) -> Plan:
+def plan(
+    recorded: Mapping[str, str], there: Mapping[str, str], files: Mapping[str, str]
+) -> FilePlan:
     """What becomes of the files in a folder; all arguments are digests by path.
 
     Args:
@@ -65,7 +67,7 @@ def plan(recorded: Mapping[str, str], there: Mapping[str, str], files: Mapping[s
         if there[path] not in (files[path], recorded.get(path))
     )
     kept = tuple(path for path in gone if path not in removed)
-    return Plan(removed=removed, kept=kept, aside=tuple(aside))
+    return FilePlan(removed=removed, kept=kept, aside=tuple(aside))
 
 
 def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
@@ -238,7 +240,7 @@ def helm(
 
         helm upgrade --install headrace ./chart -n models --set agentTls.certManager.enabled=true
     """
-    from headrace.deploy.helm_spec import HelmExport, HelmOptions, Mode, Mount
+    from headrace.deploy.helm_spec import HelmExport, HelmMode, HelmOptions, Mount
     from headrace.deploy.helm_values import chart_folder, chart_with, check_folder
 
     if file is not None and spec_file is not None:
@@ -247,7 +249,7 @@ def helm(
     check_artifacts(artifacts)
     check_folder(output)
     options = HelmOptions(
-        mode=Mode(mode),
+        mode=HelmMode(mode),
         artifacts=artifacts,
         mounts=tuple(map(Mount.parsed, mount or ())),
         jobs_apart=jobs is Jobs.CRONJOBS,
@@ -265,20 +267,22 @@ def helm(
         from headrace.cli.export.facts import pinned_endpoints, serves_file
         from headrace.cli.spec import read_spec
         from headrace.core.spec.parse import is_model_path
-        from headrace.deploy.helm_spec import Stored, models_apart
+        from headrace.deploy.helm_spec import ArtifactFile, models_apart
         from headrace.deploy.helm_values import helm_values
         from headrace.registry import Registry
 
         spec = read_spec(file)
-        stored: dict[str, Stored] = {}
+        stored: dict[str, ArtifactFile] = {}
         registry = Registry(home)
         for _, reference in models_apart(spec):
             if not is_model_path(reference):
                 with contextlib.suppress(NotFoundError):  # told with its place later
                     version = registry.get(reference)
-                    stored[reference] = Stored(digest=version.digest, filename=version.filename)
+                    stored[reference] = ArtifactFile(
+                        digest=version.digest, filename=version.filename
+                    )
         endpoints: tuple[DesiredEndpoint, ...] = ()
-        if options.mode is Mode.STATIC and not any(map(serves_file, spec.endpoints)):
+        if options.mode is HelmMode.STATIC and not any(map(serves_file, spec.endpoints)):
             endpoints = pinned_endpoints(spec, home)
         export = helm_values(spec, options, stored=stored, endpoints=endpoints)
     notes = write_over(output, chart_with(export.values, chart_folder()))

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import ControlPlane, file_option, option
+from headrace.cli.options import ControlPlaneOptions, file_option, option
 from headrace.cli.output import say, write
 from headrace.core import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from headrace.deploy import Export, Facts, GatewayApiOptions, Place
+    from headrace.deploy import ClusterTarget, Export, ExportFacts, GatewayApiOptions
 
 _LABEL: Final = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 _SERVICE: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -61,7 +61,7 @@ def check_socket(option: str, address: str) -> None:
     checked(option, parse_address, address)
 
 
-def check_versions(option: str, facts: "Facts", given: Collection[tuple[str, str]]) -> None:
+def check_versions(option: str, facts: "ExportFacts", given: Collection[tuple[str, str]]) -> None:
     """Refuse what is said of a version that is not exported: a slip would be lost in silence."""
     known = {(e.name, v.number): None for e in facts.endpoints for v in e.versions}
     for name, number in given:
@@ -120,10 +120,10 @@ class PlaceOptions:
     )
     namespace: Annotated[str, option("Of the objects.", "--namespace", "-n")] = "default"
 
-    def place(self, services: Sequence[str] | None = None) -> "Place":
+    def place(self, services: Sequence[str] | None = None) -> "ClusterTarget":
         """Return where in a cluster; `services` as `--service` has them."""
         from headrace.control.kubernetes.names import check_instance, check_namespace
-        from headrace.deploy import Place
+        from headrace.deploy import ClusterTarget
 
         checked("--instance", check_instance, self.instance)
         checked("--namespace", check_namespace, self.namespace)
@@ -138,7 +138,7 @@ class PlaceOptions:
                 msg = f"'{name}' of {which} is no Service's name: small letters, digits and dashes"
                 raise typer.BadParameter(msg, param_hint="--service")
             names[key] = (name, int(port) if port else None)
-        return Place(instance=self.instance, namespace=self.namespace, services=names)
+        return ClusterTarget(instance=self.instance, namespace=self.namespace, services=names)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +229,7 @@ class ExportOptions:
         option("Only this endpoint; may be repeated.", metavar="NAME", shown="all"),
     ] = None
 
-    def facts(self, plane: ControlPlane, *, with_revisions: bool = False) -> "Facts":
+    def facts(self, plane: ControlPlaneOptions, *, with_revisions: bool = False) -> "ExportFacts":
         """Return what is exported.
 
         Args:
@@ -282,16 +282,16 @@ class ExportOptions:
             BadParameter: The format is unknown.
             InvalidArgumentError: It has no room for several documents.
         """
-        from headrace.deploy import Format, files_of, text_of
+        from headrace.deploy import DocumentFormat, files_of, text_of
 
         if not self.output:
             msg = "it is empty: - is standard output, and ./ the folder that you are in"
             raise typer.BadParameter(msg, param_hint="--output")
         ending = self.form or ("json" if self.output.endswith(".json") else "yaml")
-        if ending not in tuple(Format):
+        if ending not in tuple(DocumentFormat):
             msg = f"'{self.form}' is neither yaml nor json"
             raise typer.BadParameter(msg, param_hint="--format")
-        form = Format(ending)
+        form = DocumentFormat(ending)
         path = Path(self.output)
         if self.output == "-":
             write(text_of(export, form).rstrip("\n"))

@@ -18,7 +18,7 @@ from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentErro
 from headrace.core.text import duration_text, number_text
 from headrace.features import (
     FeatureReader,
-    Status,
+    FeatureStatus,
     applied_definitions,
     compare_served,
     default_online_store,
@@ -143,7 +143,7 @@ def serve_check(
     found = applied_definitions(home).service(service)
     with opened(online_store, home) as store:
         views = service_readiness(found, store, SystemClock())
-    is_ready = all(one.status is Status.PRESENT for one in views)
+    is_ready = all(one.status is FeatureStatus.PRESENT for one in views)
     if json:
         document = {"service": service, "schema_hash": found.schema_hash, "is_ready": is_ready}
         write_json({**document, "views": [plain(one) for one in views]})

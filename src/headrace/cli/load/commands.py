@@ -28,13 +28,13 @@ from headrace.core import (
 )
 from headrace.core.text import duration_text
 from headrace.load import (
-    Arrivals,
+    ArrivalProcess,
     Asker,
     LoadPlan,
     LoadResult,
-    Target,
-    Tick,
-    Verdict,
+    LoadTarget,
+    ObjectiveVerdict,
+    RunTick,
     check_plan,
     open_target,
     parse_objectives,
@@ -49,7 +49,7 @@ _LINES: Final = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class RequestContents:
     """Options that say what requests hold."""
 
     file: Annotated[
@@ -88,7 +88,7 @@ class Given:
     ] = False
 
 
-def ready_target(target: Target, given: Given) -> tuple[Target, str]:
+def ready_target(target: LoadTarget, given: RequestContents) -> tuple[LoadTarget, str]:
     """`target` with requests that its server has answered once, and what they are in words.
 
     Raises:
@@ -123,7 +123,7 @@ def ready_target(target: Target, given: Given) -> tuple[Target, str]:
     return target.with_messages(messages), words
 
 
-def tensors_of(signature: ModelSignature, given: Given, model: str) -> Iterator[Tensors]:
+def tensors_of(signature: ModelSignature, given: RequestContents, model: str) -> Iterator[Tensors]:
     """The inputs of each request, in turn.
 
     Raises:
@@ -160,7 +160,7 @@ _CLEAR = "\r\x1b[2K"
 
 
 @contextmanager
-def live() -> Iterator[Callable[[Tick], None] | None]:
+def live() -> Iterator[Callable[[RunTick], None] | None]:
     """What shows ticks on a terminal; None where nobody watches. The line is erased at the end.
 
     Plain text: what renders tables would hold up a thousand requests each time.
@@ -169,7 +169,7 @@ def live() -> Iterator[Callable[[Tick], None] | None]:
         yield None
         return
 
-    def show_tick(tick: Tick) -> None:
+    def show_tick(tick: RunTick) -> None:
         sys.stderr.write(f"{_CLEAR}{line(tick)}")
         sys.stderr.flush()
 
@@ -180,7 +180,7 @@ def live() -> Iterator[Callable[[Tick], None] | None]:
         sys.stderr.flush()
 
 
-def line(tick: Tick) -> str:
+def line(tick: RunTick) -> str:
     """A tick in words."""
     left = f"{tick.left_s:.0f} s left" if tick.left_s > 0 else "waiting for answers"
     return (
@@ -253,7 +253,7 @@ def load(
         str, option("Whom to ask.", "--model", "-m", shown="the URL's, or the server's only one")
     ] = "",
     version: Annotated[str, option("A version by number.")] = "",
-    given: Given,
+    given: RequestContents,
     header: Annotated[
         list[str] | None,
         option("'NAME: VALUE', sent with every request; may be repeated.", "--header", "-H"),
@@ -297,7 +297,7 @@ def load(
                 rate_per_s=each,
                 seconds=seconds,
                 warm_up_s=warm_up,
-                arrivals=Arrivals(arrivals.value),
+                arrivals=ArrivalProcess(arrivals.value),
                 seed=seed,
                 connections=connections,
                 timeout_s=timeout_s,
@@ -322,7 +322,7 @@ def load(
         say(announcement(plan, ready, what))
         with live() as on_tick:
             results.append(run_load(plan, ready, objectives=objectives, on_tick=on_tick))
-        if results[-1].interrupted or results[-1].verdict is Verdict.MISSED:
+        if results[-1].interrupted or results[-1].verdict is ObjectiveVerdict.MISSED:
             break
     is_one = len(results) == 1
     if json:
@@ -339,10 +339,10 @@ def load(
     for result in results:
         if result.interrupted:
             codes.append(INTERRUPTED)
-        elif result.verdict is Verdict.MISSED or result.failed == result.requests:
+        elif result.verdict is ObjectiveVerdict.MISSED or result.failed == result.requests:
             codes.append(FAILED)
         else:
-            codes.append(NOT_READY if result.verdict is Verdict.UNKNOWN else OK)
+            codes.append(NOT_READY if result.verdict is ObjectiveVerdict.UNKNOWN else OK)
     # Of several rates one that is good is enough: they look for the limit.
     code = INTERRUPTED if INTERRUPTED in codes else min(codes, key=_BEST_FIRST.index)
     if code != OK:

@@ -7,19 +7,30 @@ from rich.text import Text
 
 from headrace.cli.output import Column, rows_text, table
 from headrace.core.text import duration_text, percent_text
-from headrace.load import Interval, Judgement, LoadPlan, LoadResult, Target, Verdict
+from headrace.load import (
+    ConfidenceInterval,
+    Judgement,
+    LoadPlan,
+    LoadResult,
+    LoadTarget,
+    ObjectiveVerdict,
+)
 from headrace.load.summary import rounded_up
 
 _WORDS: Final = {
-    Verdict.MET: "met",
-    Verdict.MISSED: "MISSED",
-    Verdict.UNKNOWN: "not enough evidence",
+    ObjectiveVerdict.MET: "met",
+    ObjectiveVerdict.MISSED: "MISSED",
+    ObjectiveVerdict.UNKNOWN: "not enough evidence",
 }
-_STYLES: Final = {Verdict.MET: "green", Verdict.MISSED: "bold red", Verdict.UNKNOWN: "yellow"}
+_STYLES: Final = {
+    ObjectiveVerdict.MET: "green",
+    ObjectiveVerdict.MISSED: "bold red",
+    ObjectiveVerdict.UNKNOWN: "yellow",
+}
 _NO: Final = "-"
 
 
-def announcement(plan: LoadPlan, target: Target, what: str) -> str:
+def announcement(plan: LoadPlan, target: LoadTarget, what: str) -> str:
     """What will be sent where, before it is."""
     where = target.server.uds or target.server.authority
     machine = "" if target.server.uds or target.server.is_loopback else ", another machine"
@@ -79,18 +90,22 @@ def _seconds(value: float | None) -> str:
     return "failed" if value == float("inf") else duration_text(value)
 
 
-def _measured(interval: Interval | None, text: Callable[[float | None], str] = _seconds) -> str:
+def _measured(
+    interval: ConfidenceInterval | None, text: Callable[[float | None], str] = _seconds
+) -> str:
     return _NO if interval is None else text(interval.value)
 
 
-def _between(interval: Interval | None, text: Callable[[float | None], str] = _seconds) -> str:
+def _between(
+    interval: ConfidenceInterval | None, text: Callable[[float | None], str] = _seconds
+) -> str:
     """The bounds; a ratio's are always known."""
     if interval is None or (text is _seconds and not interval.is_known):
         return _NO
     return f"{text(interval.low)} to {text(interval.high)}"
 
 
-def _needed(interval: Interval | None) -> str:
+def _needed(interval: ConfidenceInterval | None) -> str:
     if interval is None or interval.is_known or not interval.needed:
         return ""
     return f"an interval takes about {rounded_up(interval.needed):,} requests"
@@ -101,7 +116,7 @@ def _unit(judgement: Judgement) -> Callable[[float | None], str]:
     return percent_text if judgement.objective.quantile is None else _seconds
 
 
-def _verdict(verdict: Verdict | None) -> Text:
+def _verdict(verdict: ObjectiveVerdict | None) -> Text:
     return Text(_NO) if verdict is None else Text(_WORDS[verdict], style=_STYLES[verdict])
 
 
@@ -148,7 +163,7 @@ def steps_report(results: Sequence[LoadResult]) -> list[Text]:
 
 def highest_met(results: Sequence[LoadResult]) -> float | None:
     """The highest rate at which every objective was met; None if at none."""
-    met = [result.plan.rate_per_s for result in results if result.verdict is Verdict.MET]
+    met = [result.plan.rate_per_s for result in results if result.verdict is ObjectiveVerdict.MET]
     return max(met, default=None)
 
 
@@ -213,11 +228,11 @@ def _judgement_document(judgement: Judgement) -> dict[str, Any]:
     }
 
 
-def _value(interval: Interval | None) -> float | None:
+def _value(interval: ConfidenceInterval | None) -> float | None:
     return None if interval is None else _finite(interval.value)
 
 
-def _pair(interval: Interval | None) -> list[float | None] | None:
+def _pair(interval: ConfidenceInterval | None) -> list[float | None] | None:
     """Both bounds, or null: half an interval is none."""
     if interval is None or not interval.is_known:
         return None

@@ -10,14 +10,20 @@ import msgspec
 import typer
 
 from headrace.cli.models import files
-from headrace.cli.models.files import Conversion, converted, difference_text, numbered, signed_text
+from headrace.cli.models.files import (
+    ConversionOptions,
+    converted,
+    difference_text,
+    numbered,
+    signed_text,
+)
 from headrace.cli.models.store import model_store
 from headrace.cli.offline import HomeModels, Pushed
 from headrace.cli.options import (
     AllowCode,
     Artifacts,
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     StateUrl,
     argument,
@@ -66,11 +72,11 @@ def push(
             metavar="COLUMN",
         ),
     ] = "",
-    conversion: Conversion,
+    conversion: ConversionOptions,
     allow_code: AllowCode = False,
     artifacts: Artifacts = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Store a model as the next version of NAME; the same content gives the same version.
 
@@ -126,7 +132,7 @@ def list_(
     *,
     artifacts: Artifacts = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List the stored versions; a damaged one is named on standard error."""
     listed = model_store(plane.target(), artifacts=artifacts).list(name)
@@ -154,7 +160,7 @@ def show(
     *,
     artifacts: Artifacts = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show a version's inputs, outputs and origin; without a number, the newest."""
     from headrace.cli.output import show
@@ -172,7 +178,7 @@ def rm(
     *,
     state_url: StateUrl = "",
     artifacts: Artifacts = "",
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Remove a version; refused while an endpoint uses it."""
     store = model_store(plane.target(), state_url=state_url, artifacts=artifacts)
@@ -188,7 +194,7 @@ def gc(
     ] = 24.0,
     artifacts: Artifacts = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Delete stored content that no version refers to.
 

@@ -24,7 +24,7 @@ from headrace.cli.models.store import model_store
 from headrace.cli.offline import Pushed, home_registry, watched_store
 from headrace.cli.options import (
     Artifacts,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     argument,
     file_option,
@@ -104,7 +104,7 @@ class ConvertTo(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conversion:
+class ConversionOptions:
     """Options of a conversion, and how its result is compared with the original."""
 
     convert: Annotated[
@@ -143,7 +143,7 @@ class Conversion:
 
 
 @contextmanager
-def converted(pushed: Pushed, conversion: Conversion, home: Path) -> Iterator[Pushed]:
+def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iterator[Pushed]:
     """The ONNX model that was made of `pushed`; its file is gone afterwards.
 
     Args:
@@ -274,7 +274,7 @@ def sign(
     ] = None,
     artifacts: Artifacts = "",
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Sign a version: its name, number, content, runtime, tensors and class names.
 
@@ -314,7 +314,7 @@ def verify(
         list[Path], option("Public keys, PEM; may be given several times.", dir_okay=False)
     ],
     artifacts: Artifacts = "",
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Prove that a version is what one of the trusted keys signed; exit status 1 if not.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.cli.connection import Target
+from headrace.cli.connection import CommandTarget
 from headrace.cli.management import Document, Management
 from headrace.cli.offline import HomeModels, Pushed
 from headrace.cli.output import progress_bar, say
@@ -80,7 +80,9 @@ ModelStore = ServedModels | HomeModels
 """The models of a target; versions are documents of the management API."""
 
 
-def model_store(target: Target, *, state_url: str = "", artifacts: str | None = None) -> ModelStore:
+def model_store(
+    target: CommandTarget, *, state_url: str = "", artifacts: str | None = None
+) -> ModelStore:
     """The models of a target: of its control plane, or of a home where none runs.
 
     Args:

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from headrace.advise.plan.capacity import (
     CapacityPlan,
-    Demand,
     Fleet,
     Forecast,
     NodeType,
-    Replica,
+    PlannedLoad,
+    ReplicaProfile,
     SloUnreachableError,
     plan_capacity,
     replica_by_hand,
@@ -63,7 +63,7 @@ class ReplicaOptions:
     ] = ""
     gpus: Annotated[int, option("Of one replica.", min=0, max=64)] = 0
 
-    def replica(self, model: str, home: Path) -> Replica:
+    def replica(self, model: str, home: Path) -> ReplicaProfile:
         """Return it by the profile of `model`, or by hand where none is named."""
         if bool(model) == bool(self.service_time):
             problem = "give only one" if model else "what does a run take? give one"
@@ -183,7 +183,7 @@ def capacity(
     if growth_ratio and months == 0:
         raise typer.BadParameter("for how many months? add --months", param_hint="--growth")
     try:
-        demand = Demand(
+        demand = PlannedLoad(
             replica=options.replica(
                 options.model or ("" if options.service_time else target.model), home
             ),
@@ -304,7 +304,7 @@ def _bytes(text: str, flag: str) -> int:
     return size
 
 
-def _show(plan: CapacityPlan, demand: Demand, target: _Target, *, is_made_up: bool) -> None:
+def _show(plan: CapacityPlan, demand: PlannedLoad, target: _Target, *, is_made_up: bool) -> None:
     rows = []
     best, fleet = None, None
     for choice in plan.options:
@@ -366,7 +366,7 @@ def _sizes(fleet: Fleet) -> tuple[str, str, str]:
     return f"{fleet.replicas:,}", f"{fleet.nodes:,}", f"{fleet.clusters:,}"
 
 
-def _by_count(replica: Replica, fleet: Fleet, peak_rate: float) -> Text:
+def _by_count(replica: ReplicaProfile, fleet: Fleet, peak_rate: float) -> Text:
     """Load and latency at the peak by the number of replicas that answer, fewer and more."""
     needed = fleet.replicas_needed
     shares = (0.75, 1.0, 1.25, 1.5, 2.0)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from headrace.cli.connection import Target, gateway
+from headrace.cli.connection import CommandTarget, gateway
 from headrace.cli.options import (
     AllowCode,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     RowsIndependent,
     Runtime,
@@ -25,10 +25,10 @@ from headrace.cli.output import progress, progress_bar, say, show, write_json
 from headrace.client import Client
 from headrace.control.local.sandbox import Sandbox
 from headrace.core import HeadraceError
-from headrace.optimize.profiling.recommend import Wishes
+from headrace.optimize.profiling.recommend import Requirements
 
 if TYPE_CHECKING:
-    from headrace.cli.profile.documents import Subject
+    from headrace.cli.profile.documents import ProfiledModel
     from headrace.optimize.profiling.messages import Event, Measured, Overhead
 
 _MEASURED_SHARE: Final = 0.7
@@ -84,7 +84,7 @@ def profile(
     allow_code: AllowCode = False,
     rows_independent: RowsIndependent = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Measure a model over batch, length, threads and runs at once; say how it should be served.
 
@@ -104,8 +104,8 @@ def profile(
     from headrace.control.sandboxed.profile import measure
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.document import conclude
+    from headrace.optimize.profiling.messages import ProfileProgress as Step
     from headrace.optimize.profiling.messages import ProfileRequest
-    from headrace.optimize.profiling.messages import Progress as Step
     from headrace.runtimes.optimized.processor import this_processor
 
     if plot is not None:
@@ -115,7 +115,7 @@ def profile(
     mine = usable_cores()
     if cores is not None and cores > mine:
         raise typer.BadParameter(f"this machine has {mine}", param_hint="--cores")
-    wishes = Wishes(
+    wishes = Requirements(
         rate=rate,
         p99_s=None if p99 is None else seconds(p99, "--p99"),
         cost_per_hour=cost_per_hour,
@@ -183,9 +183,9 @@ def profile(
 
 
 def _overhead(
-    subject: "Subject",
+    subject: "ProfiledModel",
     measured: "Measured",
-    target: Target,
+    target: CommandTarget,
     *,
     cores: int,
     budget_s: float,

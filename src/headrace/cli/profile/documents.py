@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.connection import Target, find_target
+from headrace.cli.connection import CommandTarget, find_target
 from headrace.cli.offline import stored_model
 from headrace.cli.output import Column, rows_text, table
 from headrace.core import (
@@ -21,7 +21,7 @@ from headrace.optimize.profiling.document import (
     encode_profile,
     file_prefix,
 )
-from headrace.optimize.profiling.predict import Point
+from headrace.optimize.profiling.predict import LoadPoint
 from headrace.registry import read_content
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ProfiledModel:
     """What is profiled. `endpoint`: empty for a model."""
 
     name: str
@@ -43,12 +43,12 @@ class Subject:
 
 def find_subject(
     name: str,
-    target: Target,
+    target: CommandTarget,
     *,
     runtime: str = "",
     allow_code: bool = False,
     rows_independent: bool = False,
-) -> Subject:
+) -> ProfiledModel:
     """What `name` means: a path, else an endpoint that runs, else a model of the registry.
 
     An endpoint's model is measured as its spec declares its rows.
@@ -58,7 +58,7 @@ def find_subject(
     """
     path = Path(name)
     if path.exists():
-        return Subject(
+        return ProfiledModel(
             name=name,
             path=path.absolute(),
             runtime=runtime,
@@ -77,7 +77,7 @@ def find_subject(
             msg = f"there is no file or directory and no endpoint '{name}', and {error}"
         raise NotFoundError(msg) from None
     declared = (served.get("batching") or {}).get("independence") == "declared"
-    return Subject(
+    return ProfiledModel(
         name=version.reference,
         path=path,
         runtime=version.runtime,
@@ -88,7 +88,7 @@ def find_subject(
     )
 
 
-def _served(name: str, target: Target) -> dict[str, Any]:
+def _served(name: str, target: CommandTarget) -> dict[str, Any]:
     """The revision with the most requests of an endpoint; empty if there is none such."""
     try:
         status = target.management().get("/api/v1/status")
@@ -203,7 +203,7 @@ def profile_text(profile: Profile) -> "list[Text | str]":
     return parts
 
 
-def _p99(point: Point) -> str:
+def _p99(point: LoadPoint) -> str:
     interval = point.p99_ci_s
     sure = f" [{duration_text(interval[0])}, {duration_text(interval[1])}]" if interval else ""
     return duration_text(point.p99_s) + sure

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import typer
 from rich.text import Text
 
-from headrace.advise.plan.arrivals import Arrivals, read_arrivals
+from headrace.advise.plan.arrivals import ArrivalLog, read_arrivals
 from headrace.advise.plan.mode import Arrival, Costs, ModePlan, Needs, plan_mode
 from headrace.cli.options import (
     DEFAULT_HOME,
@@ -171,7 +171,7 @@ def mode(
 
 
 def _rate(
-    rate: float | None, rows_per_day: float | None, found: Arrivals | None, *, is_asked: bool
+    rate: float | None, rows_per_day: float | None, found: ArrivalLog | None, *, is_asked: bool
 ) -> float:
     if rate is not None and rows_per_day is not None:
         raise typer.BadParameter("say it once: --rate or --rows-per-day", param_hint="--rate")
@@ -228,7 +228,7 @@ def _costs(
     )
 
 
-def _show(plan: ModePlan, found: Arrivals | None) -> None:
+def _show(plan: ModePlan, found: ArrivalLog | None) -> None:
     needs = plan.needs
     if found is not None:
         rows = [

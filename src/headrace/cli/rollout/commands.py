@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from headrace.cli.options import (
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     EndpointName,
     Json,
     OneEndpoint,
@@ -39,7 +39,7 @@ def status(
     watch: Annotated[
         bool, option("Keep showing it until it is over, or Ctrl-C.", "--watch", "-w")
     ] = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show an endpoint's newest rollout: both versions' numbers, the intervals, and why.
 
@@ -75,7 +75,7 @@ def list_(
     endpoint: OneEndpoint = "",
     *,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """List rollouts, the newest first."""
     document = plane.connect().get("/api/v1/rollouts", endpoint=endpoint)
@@ -91,7 +91,7 @@ def _add_verb(verb: str, text: str) -> None:
         *,
         reason: _Reason = "",
         json: Json = False,
-        plane: ControlPlane,
+        plane: ControlPlaneOptions,
     ) -> None:
         path = f"/api/v1/endpoints/{endpoint}/rollout/{verb}"
         document = plane.connect().post(path, {"reason": reason})

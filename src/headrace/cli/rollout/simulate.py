@@ -24,7 +24,7 @@ from headrace.rollout.simulate import simulate as run
 
 if TYPE_CHECKING:
     from headrace.rollout.simulate import Power, Result
-    from headrace.rollout.simulated_traffic import Candidate, World
+    from headrace.rollout.simulated_traffic import SimulatedBaseline, SimulatedCandidate
 
 _BAR: Final = 20
 _NARROW: Final = 10
@@ -230,13 +230,13 @@ def simulate(
     """
     import numpy as np
 
-    from headrace.rollout.simulated_traffic import World
+    from headrace.rollout.simulated_traffic import SimulatedBaseline
 
     if plot is not None:
         from headrace.cli.plots import check_plot
 
         check_plot(plot)
-    world = World(
+    world = SimulatedBaseline(
         requests_per_s=rate,
         weight=weight / 100,
         errors=base_errors,
@@ -319,22 +319,24 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
     return MetricsSpec(errors=errors, latency=latency, predictions=predictions)
 
 
-def _candidates(scenario: Scenario, world: "World", effect: float | None) -> "list[Candidate]":
-    from headrace.rollout.simulated_traffic import Candidate
+def _candidates(
+    scenario: Scenario, world: "SimulatedBaseline", effect: float | None
+) -> "list[SimulatedCandidate]":
+    from headrace.rollout.simulated_traffic import SimulatedCandidate
 
     size = _EFFECT.get(scenario, 0.0) if effect is None else effect
     if scenario is Scenario.LATENCY:
         if size <= 0.0:
             msg = "a factor of 0 is no latency; 1 is no change"
             raise typer.BadParameter(msg, param_hint="--effect")
-        return [Candidate(name=f"latency times {size:g}", times_slower=size)]
+        return [SimulatedCandidate(name=f"latency times {size:g}", times_slower=size)]
     if scenario is Scenario.ERRORS:
-        return [Candidate(name=f"errors {100 * size:g} points higher", more_errors=size)]
+        return [SimulatedCandidate(name=f"errors {100 * size:g} points higher", more_errors=size)]
     if scenario is Scenario.PREDICTIONS:
-        return [Candidate(name=f"{100 * size:g} % of answers moved", moved_answers=size)]
+        return [SimulatedCandidate(name=f"{100 * size:g} % of answers moved", moved_answers=size)]
     if effect is not None:
         msg = f"the scenario {scenario} has no effect to set"
         raise typer.BadParameter(msg, param_hint="--effect")
     if scenario is Scenario.POWER:
         return [candidate for _, _, candidate in changes(world)]
-    return [Candidate()]
+    return [SimulatedCandidate()]

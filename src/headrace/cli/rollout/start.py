@@ -13,7 +13,7 @@ from headrace.cli.models.store import model_store
 from headrace.cli.offline import Pushed
 from headrace.cli.options import (
     AllowCode,
-    ControlPlane,
+    ControlPlaneOptions,
     EndpointName,
     Json,
     WaitS,
@@ -208,7 +208,7 @@ def start(
     wait_s: WaitS = 86_400.0,
     allow_code: AllowCode = False,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Let another version take over an endpoint, step by step, as the metrics allow.
 

@@ -11,7 +11,7 @@ import typer
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Home,
     Json,
     LogFormatOption,
@@ -121,7 +121,7 @@ def status(
     name: Annotated[str | None, argument("Only this one, with its workers.", shown="all")] = None,
     *,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show how the streams are that a control plane runs.
 
@@ -152,7 +152,7 @@ def status(
 
 
 @app.command()
-def pause(name: StreamName, *, json: Json = False, plane: ControlPlane) -> None:
+def pause(name: StreamName, *, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Let a stream take no more records; it stays where it is, also over restarts.
 
     For example:
@@ -163,7 +163,7 @@ def pause(name: StreamName, *, json: Json = False, plane: ControlPlane) -> None:
 
 
 @app.command()
-def resume(name: StreamName, *, json: Json = False, plane: ControlPlane) -> None:
+def resume(name: StreamName, *, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Let a paused stream go on where it is; also one that stopped before a record.
 
     For example:
@@ -173,7 +173,7 @@ def resume(name: StreamName, *, json: Json = False, plane: ControlPlane) -> None
     _order(name, "resume", json=json, plane=plane)
 
 
-def _order(name: str, verb: str, *, json: bool, plane: ControlPlane) -> None:
+def _order(name: str, verb: str, *, json: bool, plane: ControlPlaneOptions) -> None:
     answer = plane.connect().post(f"/api/v1/streams/{quote(name, safe='')}/{verb}")
     line = f"stream '{name}' is {'paused' if verb == 'pause' else 'to go on'}"
     show_answer(answer, line, json=json)

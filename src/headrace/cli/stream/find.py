@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from headrace.cli.options import AllowCode, ControlPlane, option
+from headrace.cli.options import AllowCode, ControlPlaneOptions, option
 from headrace.cli.output import Column
 from headrace.cli.up.start import name_from
 from headrace.core import InvalidArgumentError, NotFoundError
@@ -107,7 +107,7 @@ def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamS
     return [known[name] for name in names] if names else list(spec.streams)
 
 
-def find_stream(name: str, *, file: Path | None, plane: ControlPlane) -> "StreamSpec":
+def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> "StreamSpec":
     """The stream of this name: in `file`, else in what runs, else in `headrace.yaml` here.
 
     Raises:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from headrace.cli.connection import Target, gateway
+from headrace.cli.connection import CommandTarget, gateway
 from headrace.cli.offline import resolver
 from headrace.cli.options import (
     AllowCode,
-    ControlPlane,
+    ControlPlaneOptions,
     Json,
     LogFormatOption,
     SpecOrRunning,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from headrace.control.streams.supervisor import StreamSupervisor
     from headrace.core.spec.parse import SystemSpec
     from headrace.core.spec.streams import StreamSpec
-    from headrace.streaming.broker import Broker, Span
+    from headrace.streaming.broker import Broker, OffsetRange
 
 _EVERY_S: Final = 0.2
 _SHOW_EVERY: Final = 5
@@ -98,7 +98,7 @@ def gateway_of(home: Path) -> Callable[[WorkerSettings], WorkerSettings]:
         if settings.endpoint is None:
             return settings
 
-        found = gateway(Target(home=home))
+        found = gateway(CommandTarget(home=home))
         return through_gateway(settings, url=found.url, ca_file=found.ca_file or "")
 
     return prepare
@@ -281,7 +281,7 @@ def replay(
     file: SpecOrRunning = None,
     json: Json = False,
     log_format: LogFormatOption = None,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Score again what was written since a time, up to now; then end.
 
@@ -354,7 +354,7 @@ def replay(
 def _score(
     stream: "StreamSpec",
     broker: "Broker",
-    span: "Span",
+    span: "OffsetRange",
     *,
     home: Path,
     at_s: float,
@@ -395,7 +395,7 @@ def _score(
     return sum(view.answered for view in views)
 
 
-def _done(broker: "Broker", span: "Span", settings: "WorkerSettings") -> "IsDone":
+def _done(broker: "Broker", span: "OffsetRange", settings: "WorkerSettings") -> "IsDone":
     """Through when the group has passed the end, or when nothing has come for a while.
 
     The second holds where offsets have gaps at the end, as those of transactions do.

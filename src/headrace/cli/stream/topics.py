@@ -17,7 +17,7 @@ import msgspec
 from headrace.cli.options import (
     DEFAULT_HOME,
     CommandGroup,
-    ControlPlane,
+    ControlPlaneOptions,
     Home,
     Json,
     SpecOrRunning,
@@ -43,8 +43,8 @@ from headrace.streaming.dead_letters import redrive as put_back
 
 if TYPE_CHECKING:
     from headrace.streaming.broker import Broker
-    from headrace.streaming.dead_letters import Letter
-    from headrace.streaming.records import NewRecord, Place, Record
+    from headrace.streaming.dead_letters import DeadLetter
+    from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _AT_ONCE: Final = 1000
 _LOOK_S: Final = 0.2
@@ -166,7 +166,7 @@ def read(
             write(record_json(record) if json else value_text(record))
 
 
-def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[Place, int]":
+def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[TopicPartition, int]":
     """Where each partition begins.
 
     Args:
@@ -185,7 +185,7 @@ def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[Place, 
 
 
 def records_of(
-    broker: "Broker", topic: str, after: "dict[Place, int]", *, follow: bool
+    broker: "Broker", topic: str, after: "dict[TopicPartition, int]", *, follow: bool
 ) -> "Iterator[Record]":
     """Records from these offsets on, in order of each partition; without `follow` up to the end."""
     after = dict(after)
@@ -270,7 +270,7 @@ def _opened(
     broker: str,
     sources: list[str] | None,
     file: Path | None,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> Iterator[_Of]:
 
     if broker:  # of a stream without a file
@@ -295,7 +295,7 @@ def list_(
     broker: BrokerUrl = "",
     file: SpecOrRunning = None,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Show the dead letters that nobody put back: where they were, why they died, when.
 
@@ -332,7 +332,7 @@ def redrive(
     source: _From = None,
     file: SpecOrRunning = None,
     json: Json = False,
-    plane: ControlPlane,
+    plane: ControlPlaneOptions,
 ) -> None:
     """Put dead letters back into the topic that they came from; each once.
 
@@ -387,7 +387,7 @@ LETTER_COLUMNS: Final[dict[str, Column]] = {
 }
 
 
-def letter_document(letter: "Letter") -> dict[str, object]:
+def letter_document(letter: "DeadLetter") -> dict[str, object]:
     """A dead letter as JSON."""
     return {
         "topic": letter.topic,

@@ -32,7 +32,7 @@ from headrace.core import (
     CodeNotAllowedError,
     InvalidArgumentError,
     NotFoundError,
-    Nulls,
+    NullPolicy,
     ReplicaSettings,
 )
 from headrace.core.devices import Device
@@ -301,7 +301,7 @@ def serve(
     ] = METRICS_PORT,
     max_batch_size: Annotated[int | None, option("Rows.", min=1, shown="32")] = None,
     rows_independent: RowsIndependent = False,
-    nulls: Annotated[Nulls, NULLS_OPTION] = Nulls.NAN,
+    nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN,
     device: Annotated[
         Device, setting("What has to run the model; only `auto` falls back to the CPU.")
     ] = Device.AUTO,
@@ -343,7 +343,7 @@ def serve(
         log_format=str(log_format or LogFormat.TEXT),
         device=device,
     )
-    if nulls is Nulls.ERROR:
+    if nulls is NullPolicy.ERROR:
         settings = replace(settings, nulls=nulls)
     if not allow_code:
         path = Path(settings.path)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from headrace.cli.connection import Target, local_management
+from headrace.cli.connection import CommandTarget, local_management
 from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME, seconds
 from headrace.cli.output import columns, progress, say, write, write_json
@@ -164,7 +164,7 @@ def with_tuning(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
     if document is None:
         msg = "what ran last goes on as it was; name a spec or a model"
         raise typer.BadParameter(msg, param_hint="--tuned")
-    return tuned_document(document, Target(home=home))
+    return tuned_document(document, CommandTarget(home=home))
 
 
 _LONGEST_BODY: Final = 400

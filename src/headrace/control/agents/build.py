@@ -18,7 +18,7 @@ from headrace.control.app.journal import Emit
 from headrace.control.app.ownership import ProcessOwner
 from headrace.control.app.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates
-from headrace.control.gateway.supervisor import Gateway, GatewayKeeper, routes_file
+from headrace.control.gateway.supervisor import EnvoySupervisor, Gateway, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
@@ -147,7 +147,7 @@ def make_gateway(
         public_file=home.gateway_certificate,
     )
     make_keeper = partial(
-        GatewayKeeper,
+        EnvoySupervisor,
         owner=owner,
         record_path=home.gateway_file,
         routes_path=home.routes_file,
@@ -163,16 +163,16 @@ def make_gateway(
     from headrace.control.agents.bundles import SharedSecrets
     from headrace.control.agents.counts import FleetCounts
     from headrace.control.agents.fleet import GatewayFleet
-    from headrace.control.agents.registry import Patience
+    from headrace.control.agents.registry import AgentTimeouts
 
     secrets = SharedSecrets(local=None if envoy is None else envoy.secrets)
     gateway_tls = make_tls(secrets=secrets)
     gateway_tls.open(adopts=adopts)
     counts = FleetCounts(path=home.root / "gateway-counts.json", asked=int(1000 * clock.now()))
     counts.load()
-    patience = Patience()
+    patience = AgentTimeouts()
     if listening is not None:
-        patience = Patience(
+        patience = AgentTimeouts(
             max_behind_s=listening.settings.max_behind_s,
             lost_after_s=listening.settings.lost_after_s,
         )
@@ -196,7 +196,7 @@ def make_gateway(
 
 def published_routes(gateway: Gateway, home: "Home", *, adopted: bool) -> tuple[EndpointRoute, ...]:
     """What gateways acknowledged last, as far as an earlier control plane knew."""
-    if isinstance(gateway, GatewayKeeper):
+    if isinstance(gateway, EnvoySupervisor):
         return (routes_file(home.routes_file).load() if adopted else None) or ()
     return routes_file(_routes_file(home)).load() or ()
 

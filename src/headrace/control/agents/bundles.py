@@ -9,7 +9,7 @@ from headrace.control.agents.messages import (
     Bundle,
     GatewayOptions,
     Secret,
-    Shared,
+    SharedDirectory,
     with_version,
 )
 from headrace.control.desired.state import POOL_PREFIX
@@ -95,7 +95,7 @@ def make_bundle(
     sockets = None
     if socket_dir is not None:
         status = socket_dir.stat()
-        sockets = Shared(path=str(socket_dir), device=status.st_dev, inode=status.st_ino)
+        sockets = SharedDirectory(path=str(socket_dir), device=status.st_dev, inode=status.st_ino)
     named = tuple(route for route in routes if not route.name.startswith(POOL_PREFIX))
     return with_version(
         Bundle(

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from headrace.control.agents.messages import Arm, Counts, Report
+from headrace.control.agents.messages import AgentStatus, Arm, EnvoyCounts
 from headrace.core import HeadraceError
 from headrace.core.state_file import StateFile
 from headrace.gateway import ArmStatistics, EndpointRoute, GatewayStatistics
@@ -37,7 +37,7 @@ _KNOWN_VERSIONS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class AgentCounts:
     """A gateway's last report: `epoch` of its Envoy, what that had counted, and by which splits.
 
     `told`: the arms that it told of; `totals` may have others that it told of before.
@@ -68,11 +68,11 @@ class Leaving:
 
 
 @dataclass(slots=True, kw_only=True)
-class Sum:
+class CounterAggregator:
     """Totals of every request to every gateway."""
 
     totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
-    _seen: dict[str, Seen] = field(default_factory=dict)
+    _seen: dict[str, AgentCounts] = field(default_factory=dict)
     _leaving: Leaving = field(default_factory=Leaving)
 
     def take(self, gateway: str, epoch: str, totals: Totals) -> None:
@@ -86,7 +86,7 @@ class Sum:
                 known = self.totals.get(arm)
                 self.totals[arm] = more if known is None else known.plus(more)
         # An arm that Envoy no longer tells of may come back with what it had counted.
-        seen = Seen(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
+        seen = AgentCounts(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
         _remember(self._seen, gateway, seen)
 
     def keep(self, known: Collection[ArmKey], *, now: float) -> None:
@@ -104,9 +104,9 @@ class Sum:
         if gone := {arm for arm in gone if arm not in known and arm not in self.totals}:
             self._seen = {name: _without(one, gone) for name, one in self._seen.items()}
 
-    def kept(self, epoch: str) -> "Kept":
+    def kept(self, epoch: str) -> "StoredTotals":
         """As it can be written, to go on with after a restart."""
-        return Kept(
+        return StoredTotals(
             epoch=epoch,
             totals=_arms(self.totals),
             seen={
@@ -116,14 +116,14 @@ class Sum:
         )
 
     @classmethod
-    def of(cls, kept: "Kept") -> "Sum":
+    def of(cls, kept: "StoredTotals") -> "CounterAggregator":
         """As it was written.
 
         Raises:
             InvalidArgumentError: It contradicts itself.
         """
         seen = {
-            name: Seen(epoch=one.epoch, totals=totals, told=frozenset(totals))
+            name: AgentCounts(epoch=one.epoch, totals=totals, told=frozenset(totals))
             for name, one in kept.seen.items()
             for totals in (totals_of(one.totals),)
         }
@@ -131,7 +131,7 @@ class Sum:
 
 
 @dataclass(slots=True, kw_only=True)
-class Evidence:
+class ComparableTotals:
     """Totals of what may be compared: only of intervals over which a gateway knew the split.
 
     A gateway that was behind, or away, sent requests by an older split, and what it counted would
@@ -141,13 +141,15 @@ class Evidence:
 
     split_of: Callable[[str, str], object]
     totals: dict[ArmKey, ArmStatistics] = field(default_factory=dict)
-    _seen: dict[str, Seen] = field(default_factory=dict)
+    _seen: dict[str, AgentCounts] = field(default_factory=dict)
     _leaving: Leaving = field(default_factory=Leaving)
 
     def take(self, gateway: str, epoch: str, totals: Totals, *, version: str, newest: str) -> None:
         """Add what was counted since the last report, as far as it may be compared."""
         last = self._seen.pop(gateway, None)
-        _remember(self._seen, gateway, Seen(epoch=epoch, totals=dict(totals), version=version))
+        _remember(
+            self._seen, gateway, AgentCounts(epoch=epoch, totals=dict(totals), version=version)
+        )
         for arm, now in totals.items():
             self.totals.setdefault(arm, _NOTHING)
             if last is None or last.epoch != epoch:
@@ -170,13 +172,13 @@ class Evidence:
             del self.totals[arm]
 
 
-def _without(seen: Seen, arms: Collection[ArmKey]) -> Seen:
+def _without(seen: AgentCounts, arms: Collection[ArmKey]) -> AgentCounts:
     """`seen` without those of `arms` that it no longer tells of."""
     kept = {arm: each for arm, each in seen.totals.items() if arm in seen.told or arm not in arms}
     return seen if len(kept) == len(seen.totals) else replace(seen, totals=kept)
 
 
-def _remember(seen: dict[str, Seen], gateway: str, report: Seen) -> None:
+def _remember(seen: dict[str, AgentCounts], gateway: str, report: AgentCounts) -> None:
     seen[gateway] = report
     while len(seen) > _MOST_GATEWAYS:
         del seen[next(iter(seen))]
@@ -189,8 +191,8 @@ class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
     totals: tuple[Arm, ...]
 
 
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Sum` as it lies on disk. `epoch`: names it to those who read it."""
+class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """A `CounterAggregator` as it lies on disk. `epoch`: names it to those who read it."""
 
     epoch: str
     totals: tuple[Arm, ...] = ()
@@ -222,15 +224,15 @@ class FleetCounts:
     answer_s: float = 2.0
     asked: int = 0
     epoch: str = field(default_factory=lambda: f"fleet-{secrets.token_hex(8)}")
-    _every: Sum = field(default_factory=Sum)
-    _evidence: Evidence = field(init=False)
+    _every: CounterAggregator = field(default_factory=CounterAggregator)
+    _evidence: ComparableTotals = field(init=False)
     _splits: dict[str, dict[str, Split]] = field(default_factory=dict)
     _newest: str = ""
     _saved_at: float = 0.0
     _is_new: bool = False
 
     def __post_init__(self) -> None:
-        self._evidence = Evidence(split_of=self._split_of)
+        self._evidence = ComparableTotals(split_of=self._split_of)
 
     def load(self) -> None:
         """Go on with what an earlier control plane kept. Blocking; before anything is heard."""
@@ -238,7 +240,7 @@ class FleetCounts:
         if kept is None:
             return
         try:
-            self._every, self.epoch = Sum.of(kept), kept.epoch
+            self._every, self.epoch = CounterAggregator.of(kept), kept.epoch
         except HeadraceError as error:
             extra = {"error": str(error)}
             _LOG.warning("cannot read what gateways counted; it begins anew", extra=extra)
@@ -275,7 +277,7 @@ class FleetCounts:
         """Want counts that are newer than this moment."""
         self.asked += 1
 
-    def hear(self, report: Report, *, newest: str, is_back: bool) -> None:
+    def hear(self, report: AgentStatus, *, newest: str, is_back: bool) -> None:
         """Take in what a gateway counted.
 
         Raises:
@@ -314,7 +316,7 @@ class FleetCounts:
         found = {arm: one for arm, one in self._every.totals.items() if arm[0] in endpoints}
         return GatewayStatistics(epoch=self.epoch, arms=found)
 
-    def splits(self, endpoints: set[str], counts: Iterable[Counts]) -> GatewayStatistics:
+    def splits(self, endpoints: set[str], counts: Iterable[EnvoyCounts]) -> GatewayStatistics:
         """Requests that came by the splits of these endpoints, and who answers of upstreams.
 
         Args:
@@ -342,10 +344,10 @@ class FleetCounts:
         """Keep the sums. Blocking."""
         self._write(self._every.kept(self.epoch))
 
-    def _write(self, kept: Kept) -> None:
+    def _write(self, kept: StoredTotals) -> None:
         self._is_new = False
         self._file.try_save(kept)
 
     @property
-    def _file(self) -> StateFile[Kept]:
-        return StateFile(self.path, Kept, "what gateways counted")
+    def _file(self) -> StateFile[StoredTotals]:
+        return StateFile(self.path, StoredTotals, "what gateways counted")

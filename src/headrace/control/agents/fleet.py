@@ -11,22 +11,22 @@ import msgspec
 
 from headrace.control.agents.bundles import SharedSecrets, make_bundle
 from headrace.control.agents.counts import FleetCounts
-from headrace.control.agents.messages import Bundle, Poll, Report, checked_report
+from headrace.control.agents.messages import AgentStatus, Bundle, Poll, checked_report
 from headrace.control.agents.registry import (
+    AgentRegistry,
+    AgentTimeouts,
+    DuplicateNames,
     GatewayState,
-    Namesakes,
-    Outcome,
-    Patience,
-    Roster,
-    Standing,
-    Turn,
+    PublicationOutcome,
+    SyncChange,
+    SyncStatus,
     event_of,
     families,
     next_change_s,
     should_send,
 )
-from headrace.control.app.journal import News, wait_for
-from headrace.control.gateway.supervisor import GatewayKeeper, routes_file
+from headrace.control.app.journal import ChangeSignal, wait_for
+from headrace.control.gateway.supervisor import EnvoySupervisor, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules, make_rules
 from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError
@@ -65,19 +65,19 @@ class GatewayFleet:
     clock: Clock
     routes_path: Path
     counts: FleetCounts
-    local: GatewayKeeper | None = None
+    local: EnvoySupervisor | None = None
     tls: GatewayTls | None = None
     policy: GatewayPolicy = field(default_factory=GatewayPolicy)
     secrets: SharedSecrets = field(default_factory=SharedSecrets)
-    patience: Patience = field(default_factory=Patience)
+    patience: AgentTimeouts = field(default_factory=AgentTimeouts)
     is_needed: bool = True
     limits_port: int | None = None
     socket_dir: Path | None = None
     tell_rules: Callable[[Rules], None] = lambda _rules: None
     emit: Callable[[Sequence[Event]], Awaitable[None]] = _nobody
-    news: News = field(default_factory=News)
-    roster: Roster = field(init=False)
-    _namesakes: Namesakes = field(default_factory=Namesakes)
+    news: ChangeSignal = field(default_factory=ChangeSignal)
+    roster: AgentRegistry = field(init=False)
+    _namesakes: DuplicateNames = field(default_factory=DuplicateNames)
     _bundle: Bundle | None = None
     _encoded: bytes = b""
     _is_decided: bool = False
@@ -86,7 +86,7 @@ class GatewayFleet:
     _missing: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        self.roster = Roster(patience=self.patience)
+        self.roster = AgentRegistry(patience=self.patience)
         self.secrets.note_change = self._offer_again
 
     @property
@@ -165,7 +165,7 @@ class GatewayFleet:
             await self.tls.forget_unused((*routes, *self._routes))
 
     async def set_policy(self, policy: GatewayPolicy) -> None:
-        """As `GatewayKeeper.set_policy`, at every gateway.
+        """As `EnvoySupervisor.set_policy`, at every gateway.
 
         Raises:
             GatewayUnavailableError: One is behind, and knows callers by an older one.
@@ -179,7 +179,7 @@ class GatewayFleet:
             await self._without_refused(former, policy)
             raise
         found = self.roster.standings(now=self.clock.monotonic(), wanted=number)
-        if late := sorted(name for name, one in found.items() if one is Standing.BEHIND):
+        if late := sorted(name for name, one in found.items() if one is SyncStatus.BEHIND):
             names = ", ".join(f"'{name}'" for name in late)
             raise GatewayUnavailableError(
                 f"gateways are behind and know callers as they were before: {names}"
@@ -257,22 +257,22 @@ class GatewayFleet:
             news = self.news.next
             now = self.clock.monotonic()
             match self.roster.outcome(number, now=now):
-                case Outcome.DONE:
+                case PublicationOutcome.DONE:
                     return
-                case Outcome.REFUSED:
+                case PublicationOutcome.REFUSED:
                     raise GatewayRefusedError(self.roster.refusals(number, now=now))
-                case Outcome.NOBODY:
+                case PublicationOutcome.NOBODY:
                     if self.local is not None or not self.is_needed:
                         return
                     raise NoGatewayError(
                         "no gateway is connected: the routes are kept for the first that comes"
                     )
-                case Outcome.BEHIND:
+                case PublicationOutcome.BEHIND:
                     if self.local is not None:
                         return
                     names = ", ".join(f"'{one.name}'" for one in self.states())
                     raise GatewayUnavailableError(f"all gateways are behind: {names}")
-                case Outcome.WAIT:
+                case PublicationOutcome.WAIT:
                     due_s = next_change_s(
                         self.roster.heard, self.roster.offers, now=now, patience=self.patience
                     )
@@ -304,7 +304,7 @@ class GatewayFleet:
                 return self.counts.asked, bundle
             await wait_for(news, left_s)
 
-    def hear(self, report: Report) -> dict[str, int]:
+    def hear(self, report: AgentStatus) -> dict[str, int]:
         """Record what a gateway reports; how many requests wait there, by endpoint to be started.
 
         Raises:
@@ -325,7 +325,7 @@ class GatewayFleet:
             await self._tell(self.roster.turns(now=self.clock.monotonic()))
             await self.counts.save_if_due(self.clock.monotonic())
 
-    async def _tell(self, turns: Iterable[Turn]) -> None:
+    async def _tell(self, turns: Iterable[SyncChange]) -> None:
         events = [event_of(turn, at=self.clock.now()) for turn in turns]
         for event in events:
             is_bad = event.reason in {"GatewayBehind", "GatewayLost", "GatewayRefused"}
@@ -361,7 +361,7 @@ class GatewayFleet:
             silent = [
                 name
                 for name, report in self.roster.live(now=now).items()
-                if report.ask < question and standings[name] is not Standing.BEHIND
+                if report.ask < question and standings[name] is not SyncStatus.BEHIND
             ]
             if not silent:
                 return True

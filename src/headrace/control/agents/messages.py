@@ -77,7 +77,7 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     __str__ = __repr__
 
 
-class Shared(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SharedDirectory(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A directory of the control plane's host, by which a gateway knows whether it sees it too."""
 
     path: str
@@ -98,7 +98,7 @@ class Bundle(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     policy: GatewayPolicy
     secrets: tuple[Secret, ...] = ()
     holds: dict[str, HoldLimits] = {}
-    sockets: Shared | None = None
+    sockets: SharedDirectory | None = None
 
 
 class Poll(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,7 +112,7 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True):
     wait_s: float = LONGEST_WAIT_S
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class AgentInstructions(msgspec.Struct, frozen=True, kw_only=True):
     """`bundle`: None for nothing new. `ask`: the last question; its answer are newer counts."""
 
     protocol: int
@@ -193,7 +193,7 @@ class UpstreamState(msgspec.Struct, frozen=True, kw_only=True):
     healthy: bool | None = None
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class EnvoyCounts(msgspec.Struct, frozen=True, kw_only=True):
     """One look at everything that Envoy counts. `epoch`: of its process, which counts from 0.
 
     `every`: of all requests; `splits`: of those that came by a split whose arms are compared.
@@ -206,7 +206,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: tuple[UpstreamState, ...] = ()
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class AgentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How a gateway is. `counts`: None if Envoy did not say. `ask`: the question it answers.
 
     `instance`: which run of the agent this is, so that two of one name are found. `in_force`: the
@@ -228,7 +228,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     restarts: int = 0
     url: str = ""
     held: dict[str, int] = {}
-    counts: Counts | None = None
+    counts: EnvoyCounts | None = None
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
@@ -252,18 +252,18 @@ def with_version(bundle: Bundle) -> Bundle:
 
 
 def encode_told(control: str, *, ask: int, bundle: bytes | None) -> bytes:
-    """A `Told` around a bundle that was encoded before: it is the same for all gateways."""
-    head = msgspec.json.encode(Told(protocol=PROTOCOL, control=control, ask=ask))
+    """`AgentInstructions` around an encoded bundle, which is the same for all gateways."""
+    head = msgspec.json.encode(AgentInstructions(protocol=PROTOCOL, control=control, ask=ask))
     return head if bundle is None else b'%b,"bundle":%b}' % (_without_bundle(head), bundle)
 
 
-def decode_told(data: bytes) -> Told:
+def decode_told(data: bytes) -> AgentInstructions:
     """What the control plane said.
 
     Raises:
         HeadraceError: It speaks another protocol, or this is nothing of ours.
     """
-    return _decode(data, Told, who="the control plane")
+    return _decode(data, AgentInstructions, who="the control plane")
 
 
 def decode_poll(data: bytes) -> Poll:
@@ -271,9 +271,9 @@ def decode_poll(data: bytes) -> Poll:
     return _decode(data, Poll, who="the gateway's agent")
 
 
-def decode_report(data: bytes) -> Report:
+def decode_report(data: bytes) -> AgentStatus:
     """What an agent reports; errors as `decode_told`."""
-    return _decode(data, Report, who="the gateway's agent")
+    return _decode(data, AgentStatus, who="the gateway's agent")
 
 
 def decode_bundle(data: bytes) -> Bundle:
@@ -309,7 +309,7 @@ def _without_bundle(head: bytes) -> bytes:
     return head[: -len(end)]
 
 
-def checked_report(report: Report) -> Report:
+def checked_report(report: AgentStatus) -> AgentStatus:
     """`report`, with its texts cut to what people read.
 
     Raises:

@@ -14,7 +14,7 @@ from typing import Final, assert_never
 
 import msgspec
 
-from headrace.control.agents.messages import Counts, Report
+from headrace.control.agents.messages import AgentStatus, EnvoyCounts
 from headrace.control.state.records import Event
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.observe.metrics import Family, gauge
@@ -29,7 +29,7 @@ _MOST_GATEWAYS: Final = 512
 _KNOWN_VERSIONS: Final = 64
 
 
-class Standing(StrEnum):
+class SyncStatus(StrEnum):
     """How a gateway stands to the newest that it was offered."""
 
     CURRENT = "current"
@@ -45,7 +45,7 @@ class Standing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class AgentTimeouts:
     """`max_behind_s`: how long a gateway may take; `lost_after_s`: how long it may be silent."""
 
     max_behind_s: float = MAX_BEHIND_S
@@ -53,7 +53,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heard:
+class AgentReport:
     """What is known of one gateway; times are monotonic.
 
     `since`: when it was heard of first, or again after it was lost. `in_force`, `refused`: numbers
@@ -92,7 +92,7 @@ class Offers:
         return self.at[max(number - self.dropped, 0)]
 
 
-def behind_s(heard: Heard, offers: Offers, *, now: float) -> float:
+def behind_s(heard: AgentReport, offers: Offers, *, now: float) -> float:
     """For how long there has been something newer than what is in force; 0 if there is not."""
     if heard.in_force >= offers.newest:
         return 0.0
@@ -100,23 +100,28 @@ def behind_s(heard: Heard, offers: Offers, *, now: float) -> float:
 
 
 def standing(
-    heard: Heard, offers: Offers, *, now: float, patience: Patience, wanted: int = _NEWEST
-) -> Standing:
+    heard: AgentReport,
+    offers: Offers,
+    *,
+    now: float,
+    patience: AgentTimeouts,
+    wanted: int = _NEWEST,
+) -> SyncStatus:
     """How a gateway stands to offer number `wanted`; 0 for the newest."""
     number = wanted or offers.newest
     if now > heard.seen_at + patience.lost_after_s:
-        return Standing.LOST
+        return SyncStatus.LOST
     if heard.in_force >= number:
-        return Standing.CURRENT
+        return SyncStatus.CURRENT
     if heard.refused >= number:
-        return Standing.REFUSED
+        return SyncStatus.REFUSED
     # Who has just come back gets the time that it has not had.
     offered = max(offers.after(heard.in_force), heard.since)
     # As a sum, like the moment that is waited for: a difference may be a rounding short of it.
-    return Standing.BEHIND if now >= offered + patience.max_behind_s else Standing.WAITING
+    return SyncStatus.BEHIND if now >= offered + patience.max_behind_s else SyncStatus.WAITING
 
 
-class Outcome(StrEnum):
+class PublicationOutcome(StrEnum):
     """What becomes of a publication."""
 
     WAIT = "wait"
@@ -128,20 +133,20 @@ class Outcome(StrEnum):
     """All that are connected are behind: nobody acknowledged it."""
 
 
-def outcome(standings: Collection[Standing]) -> Outcome:
+def outcome(standings: Collection[SyncStatus]) -> PublicationOutcome:
     """What the standings to one offer say about it."""
-    connected = [one for one in standings if one is not Standing.LOST]
+    connected = [one for one in standings if one is not SyncStatus.LOST]
     if not connected:
-        return Outcome.NOBODY
-    if Standing.WAITING in connected:
-        return Outcome.WAIT
-    if Standing.REFUSED in connected:
-        return Outcome.REFUSED
-    return Outcome.DONE if Standing.CURRENT in connected else Outcome.BEHIND
+        return PublicationOutcome.NOBODY
+    if SyncStatus.WAITING in connected:
+        return PublicationOutcome.WAIT
+    if SyncStatus.REFUSED in connected:
+        return PublicationOutcome.REFUSED
+    return PublicationOutcome.DONE if SyncStatus.CURRENT in connected else PublicationOutcome.BEHIND
 
 
 def next_change_s(
-    heard: Mapping[str, Heard], offers: Offers, *, now: float, patience: Patience
+    heard: Mapping[str, AgentReport], offers: Offers, *, now: float, patience: AgentTimeouts
 ) -> float:
     """After how many seconds a standing may change though nothing is heard."""
     times = [
@@ -184,12 +189,12 @@ class _Name:
 
 
 @dataclass(slots=True)
-class Namesakes:
+class DuplicateNames:
     """Which agents, by the id that each makes up at its start, report under which name."""
 
     _names: dict[str, _Name] = field(default_factory=dict)
 
-    def apart(self, report: Report) -> Report:
+    def apart(self, report: AgentStatus) -> AgentStatus:
         """`report`, under a name of its own if a newer agent has come under the same.
 
         One that was started anew does not report any more, so that the next one has its name.
@@ -218,7 +223,7 @@ class GatewayState:
     """One gateway as people see it. `seen_s`: how long ago it was heard last."""
 
     name: str
-    standing: Standing
+    standing: SyncStatus
     version: str
     behind_s: float
     seen_s: float
@@ -230,28 +235,28 @@ class GatewayState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Turn:
+class SyncChange:
     """A gateway that stands otherwise than before."""
 
     name: str
-    before: Standing | None
-    now: Standing
+    before: SyncStatus | None
+    now: SyncStatus
     state: GatewayState
 
 
 @dataclass(slots=True, kw_only=True)
-class Roster:
+class AgentRegistry:
     """Every gateway's last report, and what was offered to all of them."""
 
-    patience: Patience = field(default_factory=Patience)
+    patience: AgentTimeouts = field(default_factory=AgentTimeouts)
     offers: Offers = field(default_factory=Offers)
     _numbers: dict[str, int] = field(default_factory=dict)
-    _heard: dict[str, Heard] = field(default_factory=dict)
-    _reports: dict[str, Report] = field(default_factory=dict)
-    _told: dict[str, Standing] = field(default_factory=dict)
+    _heard: dict[str, AgentReport] = field(default_factory=dict)
+    _reports: dict[str, AgentStatus] = field(default_factory=dict)
+    _told: dict[str, SyncStatus] = field(default_factory=dict)
 
     @property
-    def heard(self) -> Mapping[str, Heard]:
+    def heard(self) -> Mapping[str, AgentReport]:
         """What is known of each."""
         return self._heard
 
@@ -272,12 +277,12 @@ class Roster:
             self._heard[name] = self._with_numbers(self._heard[name], report)
         return self.newest
 
-    def hear(self, report: Report, *, now: float) -> bool:
+    def hear(self, report: AgentStatus, *, now: float) -> bool:
         """Take in a report; whether it was lost before, or is new."""
         known = self._heard.get(report.name)
         is_back = known is None or now > known.seen_at + self.patience.lost_after_s
         since = now if known is None or is_back else known.since
-        heard = Heard(since=since, seen_at=now, is_ready=report.ready)
+        heard = AgentReport(since=since, seen_at=now, is_ready=report.ready)
         if report.counts is None and not is_back:
             old = self._reports[report.name].counts
             report = msgspec.structs.replace(report, counts=old)
@@ -286,7 +291,7 @@ class Roster:
         self._forget(now)
         return is_back
 
-    def _with_numbers(self, heard: Heard, report: Report) -> Heard:
+    def _with_numbers(self, heard: AgentReport, report: AgentStatus) -> AgentReport:
         return replace(
             heard,
             in_force=self._numbers.get(report.in_force, 0),
@@ -302,14 +307,14 @@ class Roster:
             del self._heard[name], self._reports[name]
             self._told.pop(name, None)
 
-    def standings(self, *, now: float, wanted: int = 0) -> dict[str, Standing]:
+    def standings(self, *, now: float, wanted: int = 0) -> dict[str, SyncStatus]:
         """Of all gateways, to offer number `wanted`; 0 for the newest."""
         return {
             name: standing(heard, self.offers, now=now, patience=self.patience, wanted=wanted)
             for name, heard in self._heard.items()
         }
 
-    def outcome(self, wanted: int, *, now: float) -> Outcome:
+    def outcome(self, wanted: int, *, now: float) -> PublicationOutcome:
         """What becomes of offer number `wanted`."""
         return outcome(self.standings(now=now, wanted=wanted).values())
 
@@ -319,10 +324,10 @@ class Roster:
         return {
             name: self._heard[name].reason or "it did not say why"
             for name, one in sorted(found.items())
-            if one is Standing.REFUSED
+            if one is SyncStatus.REFUSED
         }
 
-    def live(self, *, now: float) -> dict[str, Report]:
+    def live(self, *, now: float) -> dict[str, AgentStatus]:
         """The last report of each that is connected."""
         return {
             name: self._reports[name]
@@ -330,7 +335,7 @@ class Roster:
             if now <= heard.seen_at + self.patience.lost_after_s
         }
 
-    def counts(self, *, now: float) -> Mapping[str, Counts]:
+    def counts(self, *, now: float) -> Mapping[str, EnvoyCounts]:
         """What each that is connected has counted last."""
         reports = self.live(now=now)
         return {name: one.counts for name, one in reports.items() if one.counts is not None}
@@ -340,18 +345,18 @@ class Roster:
         found = self.standings(now=now)
         return tuple(self._state(name, found[name], now) for name in sorted(found))
 
-    def turns(self, *, now: float) -> list[Turn]:
+    def turns(self, *, now: float) -> list[SyncChange]:
         """Who stands otherwise than when this was asked last; waiting is no news."""
         found = []
         for name, state in ((state.name, state) for state in self.states(now=now)):
             before = self._told.get(name)
-            if state.standing in {before, Standing.WAITING}:
+            if state.standing in {before, SyncStatus.WAITING}:
                 continue
             self._told[name] = state.standing
-            found.append(Turn(name=name, before=before, now=state.standing, state=state))
+            found.append(SyncChange(name=name, before=before, now=state.standing, state=state))
         return found
 
-    def _state(self, name: str, stands: Standing, now: float) -> GatewayState:
+    def _state(self, name: str, stands: SyncStatus, now: float) -> GatewayState:
         heard, report = self._heard[name], self._reports[name]
         return GatewayState(
             name=name,
@@ -359,24 +364,24 @@ class Roster:
             version=report.in_force,
             behind_s=round(behind_s(heard, self.offers, now=now), 3),
             seen_s=round(max(now - heard.seen_at, 0.0), 3),
-            ready=report.ready and stands is not Standing.LOST,
+            ready=report.ready and stands is not SyncStatus.LOST,
             restarts=report.restarts,
-            reason=report.reason if stands is Standing.REFUSED else report.problem,
+            reason=report.reason if stands is SyncStatus.REFUSED else report.problem,
             url=report.url,
             agent=report.agent,
         )
 
 
 _REASONS: Final = {
-    Standing.CURRENT: "GatewayCurrent",
-    Standing.WAITING: "GatewayWaiting",
-    Standing.REFUSED: "GatewayRefused",
-    Standing.BEHIND: "GatewayBehind",
-    Standing.LOST: "GatewayLost",
+    SyncStatus.CURRENT: "GatewayCurrent",
+    SyncStatus.WAITING: "GatewayWaiting",
+    SyncStatus.REFUSED: "GatewayRefused",
+    SyncStatus.BEHIND: "GatewayBehind",
+    SyncStatus.LOST: "GatewayLost",
 }
 
 
-def event_of(turn: Turn, *, at: float) -> Event:
+def event_of(turn: SyncChange, *, at: float) -> Event:
     """What is written when a gateway stands otherwise than before."""
     state = turn.state
     return Event(
@@ -394,24 +399,24 @@ def event_of(turn: Turn, *, at: float) -> Event:
     )
 
 
-def _text(turn: Turn) -> str:
+def _text(turn: SyncChange) -> str:
     state = turn.state
     match turn.now:
-        case Standing.CURRENT if turn.before is None:
+        case SyncStatus.CURRENT if turn.before is None:
             return f"is connected and serves version {state.version}"
-        case Standing.CURRENT:
+        case SyncStatus.CURRENT:
             return f"has caught up: it serves version {state.version}"
-        case Standing.WAITING:
+        case SyncStatus.WAITING:
             return "takes the newest version"
-        case Standing.REFUSED:
+        case SyncStatus.REFUSED:
             return f"refused the newest version and serves {state.version}: {state.reason}"
-        case Standing.BEHIND:
+        case SyncStatus.BEHIND:
             why = f": {state.reason}" if state.reason else ""
             return (
                 f"is behind by {state.behind_s:.0f} s and serves version "
                 f"{state.version or 'nothing'}{why}"
             )
-        case Standing.LOST:
+        case SyncStatus.LOST:
             return (
                 f"was not heard for {state.seen_s:.0f} s; it served version "
                 f"{state.version or 'nothing'}, and may go on"
@@ -425,7 +430,7 @@ def families(states: Sequence[GatewayState]) -> list[Family]:
     connected, ready, behind_s, seen_s = [], [], [], []
     for state in states:
         labels = (("gateway", state.name),)
-        connected.append((labels, float(state.standing is not Standing.LOST)))
+        connected.append((labels, float(state.standing is not SyncStatus.LOST)))
         ready.append((labels, float(state.ready)))
         behind_s.append((labels, state.behind_s))
         seen_s.append((labels, state.seen_s))

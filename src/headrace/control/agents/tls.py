@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.control.app.journal import News
+from headrace.control.app.journal import ChangeSignal
 from headrace.control.gateway.certificates import (
     Certificates,
     Mark,
@@ -192,7 +192,7 @@ class RevokedAgents:
     path: Path | None = None
     fingerprints: frozenset[str] = frozenset()
     problem: str = ""
-    _news: News = field(default_factory=News)
+    _news: ChangeSignal = field(default_factory=ChangeSignal)
     _mark: Mark | None = None
 
     def open(self) -> None:

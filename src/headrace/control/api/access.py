@@ -18,7 +18,7 @@ from headrace.control.api.answers import (
     route,
     view_of,
 )
-from headrace.control.auth.access import Access
+from headrace.control.auth.access import AccessControl
 from headrace.control.auth.audit_log import Entry, Head
 from headrace.control.auth.checkpoint import read_checkpoint
 from headrace.control.auth.credentials import Credential, CredentialKind, Principal, cookie_value
@@ -117,7 +117,7 @@ class TokenList:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trail:
+class AuditLogPage:
     """Entries in order."""
 
     entries: list[Entry]
@@ -256,7 +256,7 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
 
 
 def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
-    @route(api, "GET /api/v1/trail", Trail, {"entries": [_ENTRY]})
+    @route(api, "GET /api/v1/trail", AuditLogPage, {"entries": [_ENTRY]})
     async def trail(
         *,
         after: Annotated[int, Query(ge=0, le=_MAX_ID, description="Only later than this.")] = 0,
@@ -268,7 +268,7 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
         """Who changed what: a chain of entries, each with the hash of the one before."""
         store = plane.store
         found = await store.trail(after=after, limit=limit, newest=newest)
-        return answer(Trail(entries=found))
+        return answer(AuditLogPage(entries=found))
 
     @route(
         api,
@@ -308,7 +308,7 @@ class ShownToken(RequestBody):
     token: str = Field(max_length=_MAX_TEXT, description="As `headrace token show` has it.")
 
 
-def add_login(api: FastAPI, access: Access) -> None:
+def add_login(api: FastAPI, access: AccessControl) -> None:
     """Add the routes of logging in and out; without an identity provider they say so."""
     login = access.login
 

@@ -7,7 +7,7 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field
 
 from headrace.control.api.answers import Actor, RequestBody, WhoAsks, answer, route, view_of
-from headrace.control.app.context import Context
+from headrace.control.app.context import ServiceContext
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.notify.messages import Silence
 from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
@@ -16,7 +16,7 @@ from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.alert_state import AlertState
-from headrace.monitor.slo import Severity
+from headrace.monitor.slo import AlertSeverity
 
 _EXAMPLE: Final[dict[str, Any]] = {
     "name": "HeadraceLatencyP99",
@@ -84,7 +84,7 @@ class NewSilence(RequestBody):
     alert: str = Field(default="", max_length=100, description="Its name; empty for any.")
     endpoint: _Name = Field(default="", description="Empty for any.")
     stream: _Name = Field(default="", description="Empty for any.")
-    severity: Severity | None = Field(default=None, description="Null for any.")
+    severity: AlertSeverity | None = Field(default=None, description="Null for any.")
     ends: float | None = Field(
         default=None, allow_inf_nan=False, description="In seconds since 1970."
     )
@@ -118,7 +118,7 @@ class DeliveryList:
     deliveries: list[ReceiverTest]
 
 
-def add_alerts(api: FastAPI, context: Context, telemetry: TelemetryService) -> None:
+def add_alerts(api: FastAPI, context: ServiceContext, telemetry: TelemetryService) -> None:
     """Add the routes of alerts."""
 
     @route(api, "GET /api/v1/alerts", AlertList, {"alerts": [_EXAMPLE]})

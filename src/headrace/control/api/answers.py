@@ -9,7 +9,7 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.control.api.guards import PROBLEM_TYPE, Problem
+from headrace.control.api.guards import PROBLEM_TYPE, ProblemDocument
 from headrace.control.auth.gatekeeper import CALLER, RULES, told
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.applier import Applied
@@ -120,7 +120,7 @@ def route(
     """
     content: dict[str, Any] = {} if example is None else {"example": example}
     if document is not None:
-        api.state.documents = getattr(api.state, "documents", {Problem}) | {document}
+        api.state.documents = getattr(api.state, "documents", {ProblemDocument}) | {document}
         content["schema"] = {"$ref": f"#/components/schemas/{document.__name__}"}
     options["responses"] = {status: {"content": {"application/json": content}}, **PROBLEMS}
     method, _, path = method_path.partition(" ")
@@ -140,7 +140,7 @@ PROBLEMS: Final[dict[int | str, Any]] = {
         "description": "A problem document (RFC 9457); `code` is stable, `detail` is for people.",
         "content": {
             PROBLEM_TYPE: {
-                "schema": {"$ref": "#/components/schemas/Problem"},
+                "schema": {"$ref": "#/components/schemas/ProblemDocument"},
                 "example": {
                     "type": "about:blank",
                     "title": "Not Found",

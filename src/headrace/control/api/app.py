@@ -12,7 +12,7 @@ from headrace import __version__
 from headrace.control.api.access import add_access, add_login
 from headrace.control.api.alerts import add_alerts
 from headrace.control.api.answers import describe_documents
-from headrace.control.api.edge import Shared
+from headrace.control.api.edge import SharedCall
 from headrace.control.api.endpoints import add_endpoints
 from headrace.control.api.events import add_events, add_logs
 from headrace.control.api.features import add_drift, add_features
@@ -20,7 +20,7 @@ from headrace.control.api.guards import (
     PROBLEM_TYPE,
     App,
     BodyLimit,
-    Guard,
+    HostGuard,
     problem_body,
     problem_of,
 )
@@ -30,11 +30,11 @@ from headrace.control.api.keys import add_keys
 from headrace.control.api.models import add_models
 from headrace.control.api.payloads import add_payloads
 from headrace.control.api.rollouts import add_rollouts
-from headrace.control.api.server import Beside, MakeConsole, pages_over
+from headrace.control.api.server import MakeConsole, PathRouter, pages_over
 from headrace.control.api.streams import add_streams
 from headrace.control.api.system import Full, Names, add_state, metrics_answer
 from headrace.control.api.triton import add_grpc_statistics, add_repository, add_statistics
-from headrace.control.auth.access import Access
+from headrace.control.auth.access import AccessControl
 from headrace.control.auth.gatekeeper import FromGateway, Gatekeeper
 from headrace.control.plane import ControlPlane
 from headrace.control.telemetry.metrics import all_metrics
@@ -52,7 +52,7 @@ _HTTP_CODES: Final = {
 
 def build_api(
     plane: ControlPlane,
-    access: Access,
+    access: AccessControl,
     *,
     allowed_hosts: frozenset[str],
     console: MakeConsole | None = None,
@@ -65,11 +65,11 @@ def build_api(
     api = management_app(plane, access)
     app = _gatekeeper(BodyLimit(app=api), plane, access)
     if console is not None:
-        app = Beside(api=app, pages=console(pages_over(app, plane, access)))
-    return Guard(app=app, allowed_hosts=allowed_hosts)
+        app = PathRouter(api=app, pages=console(pages_over(app, plane, access)))
+    return HostGuard(app=app, allowed_hosts=allowed_hosts)
 
 
-def management_app(plane: ControlPlane, access: Access) -> FastAPI:
+def management_app(plane: ControlPlane, access: AccessControl) -> FastAPI:
     """The routes of the management API; whoever reaches them is let in already."""
     api = FastAPI(
         title="Headrace management API",
@@ -102,13 +102,13 @@ def management_app(plane: ControlPlane, access: Access) -> FastAPI:
     return api
 
 
-def _gatekeeper(app: App, plane: ControlPlane, access: Access) -> App:
+def _gatekeeper(app: App, plane: ControlPlane, access: AccessControl) -> App:
     return Gatekeeper(
         app=app, authenticator=access.authenticator, model_facts=plane.orders.model_facts
     )
 
 
-def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
+def build_metrics(plane: ControlPlane, access: AccessControl, *, is_open: bool) -> App:
     """What listens on the metrics port: `/metrics` and nothing else.
 
     Args:
@@ -117,7 +117,7 @@ def build_metrics(plane: ControlPlane, access: Access, *, is_open: bool) -> App:
     api = FastAPI(openapi_url=None)
     _add_errors(api)
     # Each asks every replica: many callers at once would be a flood from within.
-    shared = {full: Shared(partial(all_metrics, plane, full=full)) for full in (False, True)}
+    shared = {full: SharedCall(partial(all_metrics, plane, full=full)) for full in (False, True)}
 
     @api.get("/metrics")
     async def metrics(

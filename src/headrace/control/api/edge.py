@@ -124,7 +124,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 @dataclass(slots=True)
-class Shared(Generic[T]):
+class SharedCall(Generic[T]):
     """One call at a time: who asks meanwhile gets the same answer."""
 
     make: Callable[[], Awaitable[T]]

@@ -35,7 +35,7 @@ from headrace.control.state.records import EndpointGeneration, RolloutRecord
 from headrace.core import ConflictError, InvalidArgumentError, ModelNotFoundError, NotFoundError
 from headrace.core.redact import redact
 from headrace.observe.row_checks import BatchingReport
-from headrace.rollout.state import Phase
+from headrace.rollout.state import RolloutPhase
 
 
 class ConditionType(StrEnum):
@@ -54,7 +54,7 @@ class ConditionType(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class EndpointCondition:
     """One fact; `since`: seconds since 1970 of its last change of `status` or `reason`."""
 
     type: str
@@ -66,18 +66,18 @@ class Condition:
 
 def conditions_of(
     endpoint: EndpointStatus, rollout: RolloutRecord | None, *, now: float
-) -> tuple[Condition, ...]:
+) -> tuple[EndpointCondition, ...]:
     """All conditions of an endpoint; what has no time of its own is since `now`.
 
     Args:
         rollout: The newest one, if there ever was one.
     """
-    kinds, found = ConditionType, list[Condition]()
+    kinds, found = ConditionType, list[EndpointCondition]()
 
     def add(
         kind: ConditionType, reason: str, message: str, *, is_so: bool, since: float = now
     ) -> None:
-        found.append(Condition(kind, is_so, reason, message, since))
+        found.append(EndpointCondition(kind, is_so, reason, message, since))
 
     reason = "Serving" if endpoint.ready else "Failed" if endpoint.failed else "Starting"
     add(kinds.READY, reason, endpoint.message, is_so=endpoint.ready)
@@ -109,11 +109,13 @@ def conditions_of(
 class ConditionLog:
     """Remembers since when conditions are what they are; of the endpoints that it was shown."""
 
-    _known: dict[str, dict[str, Condition]] = field(default_factory=dict)
+    _known: dict[str, dict[str, EndpointCondition]] = field(default_factory=dict)
 
-    def noted(self, endpoint: str, found: Sequence[Condition]) -> tuple[Condition, ...]:
+    def noted(
+        self, endpoint: str, found: Sequence[EndpointCondition]
+    ) -> tuple[EndpointCondition, ...]:
         """`found`, where nothing changed with the time at which that was first seen."""
-        before: Mapping[str, Condition] = self._known.get(endpoint, {})
+        before: Mapping[str, EndpointCondition] = self._known.get(endpoint, {})
         kept = tuple(
             replace(one, since=min(former.since, one.since))
             if (former := before.get(one.type)) is not None
@@ -130,7 +132,7 @@ class ConditionLog:
         self._known = {name: known for name, known in self._known.items() if name in wanted}
 
 
-_TAKEN_BACK: Final = frozenset({Phase.ROLLED_BACK, Phase.ABORTED})
+_TAKEN_BACK: Final = frozenset({RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED})
 _BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime", "Proven")
 """Reasons of `AnswersIndependent`, the one that says least first."""
 
@@ -262,7 +264,7 @@ class EndpointView:
     generation: int
     spec: dict[str, Any] | None
     status: EndpointStatus
-    conditions: tuple[Condition, ...]
+    conditions: tuple[EndpointCondition, ...]
     rollout: RolloutStatus | None
 
 
@@ -297,7 +299,7 @@ class GenerationView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class GenerationHistory:
     """An endpoint's generations, the newest first."""
 
     endpoint: str
@@ -376,7 +378,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
     @route(
         api,
         "GET /api/v1/endpoints/{name}/history",
-        History,
+        GenerationHistory,
         {
             "endpoint": "fraud",
             "generations": [examples.GENERATION],
@@ -394,7 +396,7 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
         ends = ends_of(events)[::-1][:limit]
         generations = [_entry(e, current) for e in found]
-        return answer(History(endpoint=name, generations=generations, rollouts=ends))
+        return answer(GenerationHistory(endpoint=name, generations=generations, rollouts=ends))
 
     @route(
         api,

@@ -13,7 +13,7 @@ from headrace.control.telemetry.labels import LiveScore
 from headrace.core import InvalidArgumentError
 from headrace.core.names import VERSION_PATTERN
 from headrace.monitor.drift import FeatureReport, FeatureState
-from headrace.monitor.drift_reference import Reference
+from headrace.monitor.drift_reference import DriftReference
 from headrace.monitor.drift_version import VersionDrift
 
 _VIEW: Final[dict[str, Any]] = {
@@ -220,7 +220,7 @@ _BODY: Final[dict[str, Any]] = {
 }
 
 
-async def _reference(request: Request) -> Reference:
+async def _reference(request: Request) -> DriftReference:
     body = await request.body()
     if len(body) > MAX_REFERENCE_BYTES:
         limit = MAX_REFERENCE_BYTES >> 20
@@ -255,7 +255,7 @@ def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
     )
 
 
-def _reference_view(reference: Reference, found: VersionDrift | None = None) -> ReferenceView:
+def _reference_view(reference: DriftReference, found: VersionDrift | None = None) -> ReferenceView:
     return ReferenceView(
         source=reference.source,
         rows=reference.rows,

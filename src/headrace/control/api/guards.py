@@ -31,7 +31,7 @@ class Mistake(msgspec.Struct, frozen=True, omit_defaults=True):
     line: int | None = None
 
 
-class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A problem document; `code` is stable, `detail` is for people."""
 
     type: str
@@ -48,7 +48,7 @@ def problem_body(
     *, status: int, code: Code, detail: str, mistakes: Sequence[SpecMistake] = ()
 ) -> bytes:
     """A problem document as JSON."""
-    problem = Problem(
+    problem = ProblemDocument(
         type="about:blank",
         title=HTTPStatus(status).phrase if status in set(HTTPStatus) else "Error",
         status=status,
@@ -117,7 +117,7 @@ def headers_of(scope: Scope) -> dict[str, str]:
 
 
 @dataclass(slots=True, kw_only=True)
-class Guard:
+class HostGuard:
     """Refuses requests for other hosts and from other origins."""
 
     app: App

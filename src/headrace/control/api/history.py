@@ -15,7 +15,7 @@ from headrace.control.plane import ControlPlane
 from headrace.control.reconcile.status import EndpointStatus
 from headrace.core import InvalidArgumentError, ModelNotFoundError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
-from headrace.monitor import History, LoadWindow, Window
+from headrace.monitor import LoadWindow, RequestHistory, RequestWindow
 
 SPAN_S: Final = 60.0
 _STALE_S: Final = 40.0
@@ -24,7 +24,7 @@ _FAILING_RATIO: Final = 0.05
 _READY: Final = "ready"
 
 
-class State(StrEnum):
+class EndpointHealth(StrEnum):
     """How an endpoint is, the worst last."""
 
     IDLE = "idle"
@@ -59,7 +59,7 @@ class OverviewRow:
 
     name: str
     ready: bool
-    state: State
+    state: EndpointHealth
     versions: tuple[str, ...]
     replicas_ready: int
     replicas_desired: int
@@ -85,7 +85,7 @@ class Overview:
     endpoints: Sequence[OverviewRow]
 
 
-def last_minute(history: History, endpoint: str, now: float) -> Window:
+def last_minute(history: RequestHistory, endpoint: str, now: float) -> RequestWindow:
     """What an endpoint got in the last minute that was counted; less if that began later."""
     until = counted_until(history, now)
     began_at = until - SPAN_S if history.began_at is None else history.began_at
@@ -93,14 +93,14 @@ def last_minute(history: History, endpoint: str, now: float) -> Window:
     return history.window(endpoint, until=until, seconds=seconds)
 
 
-def counted_until(history: History, now: float) -> float:
+def counted_until(history: RequestHistory, now: float) -> float:
     """Until when requests are known: a moment before `now`, unless nobody looks any more."""
     looked_at = history.looked_at
     return now if looked_at is None or now - looked_at > _STALE_S else min(looked_at, now)
 
 
 def row(
-    endpoint: DesiredEndpoint, status: EndpointStatus, window: Window, *, rollout: str | None
+    endpoint: DesiredEndpoint, status: EndpointStatus, window: RequestWindow, *, rollout: str | None
 ) -> OverviewRow:
     """An endpoint at a glance. `rollout`: the phase of one that is under way."""
     wanted = [one for one in status.revisions if one.desired_replicas or one.desired_weight]
@@ -122,18 +122,22 @@ def row(
     )
 
 
-def state_of(status: EndpointStatus, window: Window, *, slo_latency_s: float | None) -> State:
+def state_of(
+    status: EndpointStatus, window: RequestWindow, *, slo_latency_s: float | None
+) -> EndpointHealth:
     """How an endpoint is."""
     if status.failed or window.error_ratio >= _FAILING_RATIO:
-        return State.FAILING
+        return EndpointHealth.FAILING
     p99 = window.quantile(0.99)
     is_slow = p99 is not None and slo_latency_s is not None and p99 > slo_latency_s
     if not status.ready or window.error_ratio >= _WARNING_RATIO or is_slow:
-        return State.WARNING
-    return State.OK if window.requests else State.IDLE
+        return EndpointHealth.WARNING
+    return EndpointHealth.OK if window.requests else EndpointHealth.IDLE
 
 
-_RANKS: Final[Mapping[State, int]] = {state: rank for rank, state in enumerate(State)}
+_RANKS: Final[Mapping[EndpointHealth, int]] = {
+    state: rank for rank, state in enumerate(EndpointHealth)
+}
 
 
 def sort_rows(rows: Sequence[OverviewRow], key: SortKey, *, reverse: bool) -> list[OverviewRow]:
@@ -311,7 +315,7 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
 
 
 async def _points(
-    plane: ControlPlane, endpoint: str, version: str, windows: Sequence[Window], until: float
+    plane: ControlPlane, endpoint: str, version: str, windows: Sequence[RequestWindow], until: float
 ) -> list[PointView]:
     """What is known here, and before that what Prometheus knows."""
     edges = [*(window.begin for window in windows), *(window.end for window in windows[-1:])]
@@ -335,7 +339,7 @@ async def _points(
     return points
 
 
-def _point(plane: ControlPlane, window: Window, load: LoadWindow) -> PointView:
+def _point(plane: ControlPlane, window: RequestWindow, load: LoadWindow) -> PointView:
     began_at, looked_at = plane.telemetry.history.began_at, plane.telemetry.history.looked_at
     is_counted = (
         began_at is not None

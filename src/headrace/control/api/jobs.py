@@ -7,7 +7,7 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field
 
 from headrace.control.api.answers import Actor, RequestBody, answer, route
-from headrace.control.app.context import Context
+from headrace.control.app.context import ServiceContext
 from headrace.control.jobs.scheduler import JobScheduler
 from headrace.control.jobs.status import JobRunView, JobView, job_view, run_view
 from headrace.core import NotFoundError
@@ -76,7 +76,7 @@ class RunList:
     runs: list[JobRunView]
 
 
-def add_jobs(api: FastAPI, context: Context, scheduler: JobScheduler) -> None:
+def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> None:
     """Add the routes of jobs."""
 
     @route(api, "GET /api/v1/jobs", JobList, {"jobs": [_JOB], "problem": ""})

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Final, TypeAlias, cast
 
 from headrace.control.api.guards import App, BodyLimit, Receive, Scope, Send
-from headrace.control.auth.access import Access
+from headrace.control.auth.access import AccessControl
 from headrace.control.auth.credentials import SessionRules
 from headrace.control.gateway.activator import HeldRequests
 from headrace.control.plane import ControlPlane
@@ -47,7 +47,7 @@ def console_of(name: str) -> MakeConsole | None:
     return cast("MakeConsole", getattr(import_module(module), function))
 
 
-def pages_over(app: App, plane: ControlPlane, access: Access) -> ConsoleParts:
+def pages_over(app: App, plane: ControlPlane, access: AccessControl) -> ConsoleParts:
     """The parts for pages over the management API `app`."""
     ca = plane.home.gateway_certificate
     is_encrypted = plane.addresses.http_url.startswith("https:")
@@ -63,7 +63,7 @@ def pages_over(app: App, plane: ControlPlane, access: Access) -> ConsoleParts:
 
 
 @dataclass(slots=True, kw_only=True)
-class Beside:
+class PathRouter:
     """Sends requests to the management API, or to the pages, by where they go."""
 
     api: App
@@ -104,7 +104,7 @@ class ApiServer:
     """
 
     plane: ControlPlane
-    access: Access
+    access: AccessControl
     sockets: ApiSockets
     allowed_hosts: frozenset[str]
     tls: ssl.SSLContext | None = None

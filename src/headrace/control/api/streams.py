@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Path, Query, Response
 
 from headrace.control.api.answers import Actor, answer, route, view_of
-from headrace.control.app.context import Context
+from headrace.control.app.context import ServiceContext
 from headrace.control.streams.status import StreamView
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.streams.workers import KEPT_S
@@ -94,7 +94,7 @@ class StreamHistory:
     points: list[StreamPointView]
 
 
-def add_streams(api: FastAPI, context: Context, supervisor: StreamSupervisor) -> None:
+def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervisor) -> None:
     """Add the routes of streams."""
 
     @route(api, "GET /api/v1/streams", StreamList, {"streams": [_STREAM]})

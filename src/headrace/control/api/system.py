@@ -22,7 +22,7 @@ from headrace.control.api.answers import (
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.applier import Diff
 from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.status import Status
+from headrace.control.reconcile.status import SystemStatus
 from headrace.control.telemetry.metrics import all_metrics
 from headrace.core import InvalidArgumentError
 from headrace.core.redact import redact
@@ -94,7 +94,7 @@ def prefers_openmetrics(accept: str) -> bool:
     return is_open
 
 
-def status_seen_by(caller: Caller, status: Status) -> Status:
+def status_seen_by(caller: Caller, status: SystemStatus) -> SystemStatus:
     """The system, with the caller's endpoints; feature views, streams and jobs are of all."""
     mine = caller.endpoints(Role.VIEWER)
     if mine is None:
@@ -146,7 +146,7 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
         """Whether the control plane answers; open to everybody."""
         return {"alive": True}
 
-    @route(api, "GET /api/v1/status", Status)
+    @route(api, "GET /api/v1/status", SystemStatus)
     async def status(caller: WhoAsks) -> Response:
         """How everything is now."""
         found = replace(plane.status(), jobs=plane.workloads.jobs.views())

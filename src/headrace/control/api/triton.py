@@ -14,7 +14,7 @@ from headrace.control.api.answers import WhoAsks, answer
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import caller_leaves
 from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Phase
+from headrace.control.reconcile.observed import ReplicaPhase
 from headrace.control.telemetry.metrics import all_model_statistics
 from headrace.core import (
     FailedPreconditionError,
@@ -113,9 +113,9 @@ def _served(plane: ControlPlane) -> Iterator[IndexEntry]:
             mine = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
             reasons = "; ".join(dict.fromkeys(r.reason for r in mine if r.reason))
             entry = partial(IndexEntry, endpoint.name, arm.revision.version)
-            if any(replica.phase is Phase.READY for replica in mine):
+            if any(replica.phase is ReplicaPhase.READY for replica in mine):
                 yield entry("READY")
-            elif any(replica.phase is Phase.EXITED for replica in mine):
+            elif any(replica.phase is ReplicaPhase.EXITED for replica in mine):
                 yield entry("UNAVAILABLE", reasons)
             else:
                 yield entry("LOADING")

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from headrace.control.app.faults import Faults
 from headrace.control.app.home import Home
-from headrace.control.app.journal import Journal
-from headrace.control.auth.audit_log import Change
+from headrace.control.app.journal import EventJournal
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.state.store import Store
 from headrace.core import Clock
 from headrace.core.redact import redact
@@ -23,13 +23,13 @@ class Addresses:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class ServiceContext:
     """What services read and write, beside each other."""
 
     home: Home
     store: Store
     registry: Registry
-    journal: Journal
+    journal: EventJournal
     faults: Faults
     clock: Clock
     addresses: Addresses
@@ -41,7 +41,7 @@ class Context:
         self, action: str, about: str, *, before: object = None, after: object = None, actor: str
     ) -> None:
         """Enter in the audit log what was changed elsewhere than in the store."""
-        change = Change(
+        change = AuditEntry(
             at=self.clock.now(),
             actor=actor,
             action=action,

@@ -19,7 +19,7 @@ async def nobody(_events: Sequence[Event]) -> None:
 
 
 @dataclass(slots=True)
-class News:
+class ChangeSignal:
     """`next`: set at the next change; another one is next then. `on_change` is called as well."""
 
     next: asyncio.Event = field(default_factory=asyncio.Event)
@@ -50,11 +50,11 @@ _LOOK_AGAIN_S: Final = 2.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Journal:
+class EventJournal:
     """Writes events, reads them, and wakes those who watch."""
 
     store: "Store"
-    _news: News = field(default_factory=News)
+    _news: ChangeSignal = field(default_factory=ChangeSignal)
 
     async def write(self, events: Sequence[Event]) -> None:
         """Add events, and tell everybody who watches."""

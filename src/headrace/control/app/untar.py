@@ -35,7 +35,7 @@ _REFUSED: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class ArchiveMember:
     """One entry of an archive; `size` bytes of content follow its header."""
 
     name: str
@@ -65,7 +65,7 @@ def unpack(archive: Path, target: Path, *, max_bytes: int, ignores_case: bool = 
 
 def plain_files(
     file: BinaryIO, *, max_bytes: int, ignores_case: bool = True
-) -> Iterator[tuple[tuple[str, ...], Member]]:
+) -> Iterator[tuple[tuple[str, ...], ArchiveMember]]:
     """The checked path of each plain file of an archive; `file` is at its content.
 
     Raises as `unpack`, apart from a file that is in the archive twice or ends early.
@@ -94,7 +94,7 @@ def plain_files(
         raise InvalidArgumentError("the archive holds no file")
 
 
-def content_of(file: BinaryIO, member: Member) -> Iterator[bytes]:
+def content_of(file: BinaryIO, member: ArchiveMember) -> Iterator[bytes]:
     """The content of a plain file, in parts.
 
     Raises:
@@ -109,7 +109,7 @@ def content_of(file: BinaryIO, member: Member) -> Iterator[bytes]:
         yield chunk
 
 
-def _members(file: BinaryIO) -> Iterator[Member]:
+def _members(file: BinaryIO) -> Iterator[ArchiveMember]:
     """Each file and directory; the position is behind its header, and moves on by itself."""
     extended: dict[str, str] = {}
     headers = 0
@@ -138,7 +138,7 @@ def _members(file: BinaryIO) -> Iterator[Member]:
         file.seek(start + member.size + -member.size % _BLOCK)
 
 
-def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> Member:
+def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> ArchiveMember:
     name = extended.get("path")
     if name is None:
         prefix = (
@@ -159,7 +159,7 @@ def _member(header: bytes, kind: bytes, size: int, extended: dict[str, str]) -> 
     mode = _number(header[100:108])
     if mode & _SPECIAL_MODE and kind != b"5":
         raise _refused(name, "marked as setuid, setgid or sticky")
-    return Member(name=name, kind=kind, mode=mode, size=0 if kind == b"5" else size)
+    return ArchiveMember(name=name, kind=kind, mode=mode, size=0 if kind == b"5" else size)
 
 
 def _extended(file: BinaryIO, kind: bytes, size: int) -> dict[str, str]:
@@ -196,7 +196,7 @@ def _records(data: bytes) -> dict[str, str]:
     return found
 
 
-def _parts(member: Member) -> tuple[str, ...]:
+def _parts(member: ArchiveMember) -> tuple[str, ...]:
     """The path of a member, checked."""
     name = member.name
     if "\0" in name or not name.isprintable():

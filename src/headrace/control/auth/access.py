@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.app.settings import OidcSettings
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.authenticate import Authenticator
 from headrace.control.auth.credentials import SessionRules
 from headrace.control.auth.people import People
@@ -55,7 +55,7 @@ class TokenLogin:
         made = self.rules.begin(
             caller.name, (), now=now, by=caller.credential, token=caller.credential
         )
-        change = Change(
+        change = AuditEntry(
             at=now,
             actor=caller.name,
             action="login",
@@ -70,14 +70,14 @@ class TokenLogin:
     async def end(self, caller: Caller) -> str:
         """End the caller's session; the header that removes its cookie."""
         now = self.clock.now()
-        change = Change(at=now, actor=caller.name, action="logout", object=caller.credential)
+        change = AuditEntry(at=now, actor=caller.name, action="logout", object=caller.credential)
         await self.store.revoke_credential(caller.credential, at=now, changes=[change])
         self.authenticator.known.forget(caller.credential)
         return self.rules.set_cookie(self.rules.cookie_name, "", max_age_s=0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class AccessControl:
     """Who is let in; `login` None where there is no identity provider."""
 
     authenticator: Authenticator
@@ -92,7 +92,7 @@ def make_access(
     oidc: OidcSettings | None = None,
     *,
     is_encrypted: bool = False,
-) -> Access:
+) -> AccessControl:
     """The parts over one store.
 
     Args:
@@ -106,14 +106,16 @@ def make_access(
     people = People(store=store, clock=clock, authenticator=authenticator)
     token_login = TokenLogin(store=store, clock=clock, authenticator=authenticator)
     if oidc is None:
-        return Access(authenticator=authenticator, people=people, token_login=token_login)
+        return AccessControl(authenticator=authenticator, people=people, token_login=token_login)
     try:
         from headrace.control.auth.login import make_login  # noqa: PLC0415  # needs an extra
     except ModuleNotFoundError as error:
         message = "logging in needs an extra; install it with pip install 'headrace[oidc]'"
         raise FailedPreconditionError(message) from error
     login = make_login(oidc, store=store, clock=clock, authenticator=authenticator)
-    return Access(authenticator=authenticator, people=people, token_login=token_login, login=login)
+    return AccessControl(
+        authenticator=authenticator, people=people, token_login=token_login, login=login
+    )
 
 
 def session_rules(oidc: OidcSettings) -> SessionRules:

@@ -16,7 +16,7 @@ GENESIS: Final = ""
 """The hash before the first entry."""
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True):
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """Something that somebody did, to be entered in the trail.
 
     `action`: what, in words with dots (`endpoint.put`, `token.revoke`). `object`: to what.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.credentials import (
     PREFIXES,
     TOKEN,
@@ -46,7 +46,7 @@ class _Count:
 
 
 @dataclass(slots=True, kw_only=True)
-class Brake:
+class LoginThrottle:
     """Counts failures in windows of time; the caller brings the time (monotonic, in seconds)."""
 
     max_failures: int = MAX_FAILURES
@@ -184,7 +184,7 @@ class Authenticator:
     store: Store
     clock: Clock
     rules: SessionRules = field(default_factory=SessionRules)
-    brake: Brake = field(default_factory=Brake)
+    brake: LoginThrottle = field(default_factory=LoginThrottle)
     noted: Noted = field(default_factory=Noted)
     known: KnownCredentials = field(init=False)
 
@@ -283,7 +283,7 @@ class Authenticator:
         _LOG.warning("refused a caller", extra={"address": network, "reason": reason})
         if not self.noted.take(self.clock.monotonic()):
             return
-        change = Change(
+        change = AuditEntry(
             at=self.clock.now(),
             actor="",
             action="login.failed",

@@ -175,7 +175,7 @@ def told(rule: Rule) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class RuleMatch:
     """The rule for a request, and the `{name}` of its path."""
 
     rule: Rule
@@ -191,12 +191,12 @@ class RuleBook:
         ordered = sorted(rules.items(), key=lambda item: item[0][1].count("{"))
         self._rules = [(method, compile_path(path)[0], rule) for (method, path), rule in ordered]
 
-    def find(self, method: str, path: str) -> Found | None:
+    def find(self, method: str, path: str) -> RuleMatch | None:
         """The rule of a request; None if no route is meant by it."""
         for wanted, pattern, rule in self._rules:
             match = pattern.fullmatch(path) if wanted == method else None
             if match is not None:
-                return Found(rule, match.groupdict().get("name", ""))
+                return RuleMatch(rule, match.groupdict().get("name", ""))
         return None
 
     def methods(self, path: str) -> list[str]:
@@ -257,7 +257,7 @@ class Gatekeeper:
             await self.app(scope, receive, send)  # a change is made whole
 
     async def _while_allowed(
-        self, scope: Scope, receive: Receive, send: Send, found: Found | None
+        self, scope: Scope, receive: Receive, send: Send, found: RuleMatch | None
     ) -> None:
         """Pass a request on whose answer may last, such as a stream, and end it with the rights."""
         answer = _Answer(send)
@@ -273,7 +273,9 @@ class Gatekeeper:
         finally:
             serving.cancel()
 
-    async def _checked(self, scope: Scope, found: Found | None, *, renews: bool = True) -> Caller:
+    async def _checked(
+        self, scope: Scope, found: RuleMatch | None, *, renews: bool = True
+    ) -> Caller:
         headers = headers_of(scope)
         address = scope["client"][0] if scope.get("client") else ""
         caller = await self.authenticator.caller(headers, address, renews=renews)
@@ -297,7 +299,7 @@ class Gatekeeper:
             raise PermissionDeniedError(_missing(caller, found))
         return caller
 
-    async def _may(self, caller: Caller, found: Found) -> bool:
+    async def _may(self, caller: Caller, found: RuleMatch) -> bool:
         role = found.rule.role
         if role is None:
             return True
@@ -347,7 +349,7 @@ class FromGateway:
         await self.app(scope, receive, send)
 
 
-def _missing(caller: Caller, found: Found) -> str:
+def _missing(caller: Caller, found: RuleMatch) -> str:
     """What the caller lacks, and how to get it."""
     role = found.rule.role
     has = ", ".join(map(str, caller.grants)) or "no role"

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.credentials import (
     PREFIXES,
     Credential,
@@ -103,7 +103,7 @@ def _ensure_owner(store: Store, *, now: float) -> None:
     if before is not None:
         roles = tuple(dict.fromkeys([*before.roles, "admin"]))
         wanted = msgspec.structs.replace(before, roles=roles, disabled=False)
-    change = Change(
+    change = AuditEntry(
         at=now,
         actor=OWNER,
         action="user.add" if before is None else "user.change",
@@ -114,10 +114,10 @@ def _ensure_owner(store: Store, *, now: float) -> None:
     store.save_principal.blocking(wanted, changes=[change])
 
 
-def _change(action: str, token: Credential, origin: str, *, now: float) -> Change:
+def _change(action: str, token: Credential, origin: str, *, now: float) -> AuditEntry:
     about = {"owner": OWNER, "home": origin}
     is_new = action == "token.create"
-    return Change(
+    return AuditEntry(
         at=now,
         actor=OWNER,
         action=action,

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.control.app.settings import OidcSettings, is_reference, secret_reader
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.authenticate import Authenticator, network_of
 from headrace.control.auth.credentials import Principal, SessionRules, is_own_page
 from headrace.control.auth.people import USER
@@ -134,7 +134,7 @@ class Login:
         if principal is None:
             await self._add(name, roles, now)
         made = self.rules.begin(name, roles, now=now, by=self.settings.issuer)
-        change = Change(
+        change = AuditEntry(
             at=now,
             actor=name,
             action="login",
@@ -150,7 +150,7 @@ class Login:
         issuer = self.settings.issuer
         added = Principal(name=name, kind=USER, created=now, created_by=issuer)
         after = {"kind": USER, "roles": [], "by_groups": list(roles)}
-        change = Change(at=now, actor=name, action="user.add", object=name, after=after)
+        change = AuditEntry(at=now, actor=name, action="user.add", object=name, after=after)
         await self.store.save_principal(added, changes=[change])
 
     def _name(self, claims: Claims) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.authenticate import Authenticator
 from headrace.control.auth.credentials import (
     Credential,
@@ -108,7 +108,9 @@ class People:
         expires = None if expires_in_s is None else now + expires_in_s
         made = new_credential(CredentialKind.TOKEN, owner, now=now, by=actor, expires=expires)
         token, after = made.credential, {"owner": owner, "expires": expires}
-        change = Change(at=now, actor=actor, action="token.create", object=token.id, after=after)
+        change = AuditEntry(
+            at=now, actor=actor, action="token.create", object=token.id, after=after
+        )
         await self.store.add_credential(token, changes=[change])
         return made
 
@@ -124,7 +126,7 @@ class People:
             raise NotFoundError(f"there is no token {id_[:100]!r}; `headrace tokens list` has all")
         if found.revoked is not None:
             return found
-        change = Change(
+        change = AuditEntry(
             at=now,
             actor=actor,
             action=f"{found.kind}.revoke",
@@ -138,7 +140,7 @@ class People:
     async def _save(
         self, before: Principal | None, after: Principal, *, action: str, actor: str
     ) -> None:
-        change = Change(
+        change = AuditEntry(
             at=self.clock.now(),
             actor=actor,
             action=action,

@@ -7,10 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.app.journal import Journal
+from headrace.control.app.journal import EventJournal
 from headrace.control.desired.changes import changes_between, spec_change
 from headrace.control.desired.state import DesiredEndpoint, DesiredState
-from headrace.control.desired.target import Aims, same_endpoint
+from headrace.control.desired.target import TargetState, same_endpoint
 from headrace.control.reconcile.pools import check_frameworks
 from headrace.control.rollouts.events import events_of
 from headrace.control.state.records import Event, RolloutRecord
@@ -32,7 +32,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class DesiredStateDraft:
     """A desired state that is yet to be stored.
 
     `state` has the old generation numbers. `reason` is for the history, `action` what the trail
@@ -48,7 +48,9 @@ class Wish:
     anew: frozenset[str] = frozenset()
 
 
-async def fulfil(wish: Wish, *, aims: Aims, store: Store, journal: Journal, now: float) -> Applied:
+async def fulfil(
+    wish: DesiredStateDraft, *, aims: TargetState, store: Store, journal: EventJournal, now: float
+) -> Applied:
     """Store the wish with the rollouts that it begins and ends, then aim at it.
 
     One at a time: the caller holds the aims' lock.
@@ -120,7 +122,7 @@ async def _numbered(
 
 
 def _begun(
-    aims: Aims, new: DesiredState, wish: Wish, now: float, *, after: int
+    aims: TargetState, new: DesiredState, wish: DesiredStateDraft, now: float, *, after: int
 ) -> list[RolloutRecord]:
     """The rollouts that `wish` begins, numbered from `after` on."""
     records: list[RolloutRecord] = []
@@ -152,7 +154,7 @@ def can_roll(source: DesiredEndpoint, target: DesiredEndpoint) -> bool:
     return target.arms[0].key not in {arm.key for arm in source.arms}
 
 
-def _warnings(wish: Wish) -> list[str]:
+def _warnings(wish: DesiredStateDraft) -> list[str]:
     """A line for each version that cannot be served, or is promoted though it fails everything."""
     unloadable = [
         f"endpoint '{endpoint.name}': version {arm.key} cannot be served: {arm.revision.unloadable}"
@@ -193,7 +195,9 @@ def _started(record: RolloutRecord) -> Event:
     )
 
 
-def _changed(old: DesiredState, new: DesiredState, wish: Wish, now: float) -> list[Event]:
+def _changed(
+    old: DesiredState, new: DesiredState, wish: DesiredStateDraft, now: float
+) -> list[Event]:
     """An event for every endpoint that is to be something else."""
     events = []
     for name in dict.fromkeys([*names_of(old), *names_of(new)]):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core.redact import redact
 
@@ -147,7 +147,7 @@ def _shown(timeout_s: float | None) -> str:
 
 def spec_change(
     old: DesiredState, new: DesiredState, *, action: str, actor: str, at: float
-) -> Change:
+) -> AuditEntry:
     """The entry of a change: the endpoints that differ, and what differs of the rest."""
     names = list(
         dict.fromkeys([*(e.name for e in old.endpoints), *(e.name for e in new.endpoints)])
@@ -155,7 +155,7 @@ def spec_change(
     changed = [name for name in names if old.endpoint(name) != new.endpoint(name)]
     keys = {*old.spec, *new.spec} - {"endpoints"}
     differing = sorted(key for key in keys if old.spec.get(key) != new.spec.get(key))
-    return Change(
+    return AuditEntry(
         at=at,
         actor=actor,
         action=action,

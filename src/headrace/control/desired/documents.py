@@ -35,7 +35,7 @@ from headrace.core import (
 )
 from headrace.core.spec.parse import SystemSpec, is_model_path
 from headrace.registry import Registry
-from headrace.rollout.state import Phase
+from headrace.rollout.state import RolloutPhase
 
 
 def with_entry(
@@ -112,7 +112,9 @@ async def _served_before(store: Store, name: str) -> EndpointGeneration:
         raise ModelNotFoundError(name)
     rollouts = await store.rollouts(name, limit=_MOST_SEARCHED)
     held_back = {
-        record.target.generation for record in rollouts if record.state.phase is not Phase.PROMOTED
+        record.target.generation
+        for record in rollouts
+        if record.state.phase is not RolloutPhase.PROMOTED
     }
     newest = history[0]
     for entry in history[1:]:

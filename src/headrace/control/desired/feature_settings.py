@@ -10,7 +10,7 @@ from headrace.core import (
     ModelSignature,
     OnUnavailable,
 )
-from headrace.core.spec.features import FeaturesSpec
+from headrace.core.spec.features import EndpointFeaturesSpec
 from headrace.core.spec.streams import StreamPushSpec
 from headrace.core.variables import url_filled_in
 from headrace.features import applied_definitions, encode_service, open_online_store
@@ -23,7 +23,7 @@ from headrace.streaming.settings import (
 
 
 def feature_settings(
-    spec: FeaturesSpec,
+    spec: EndpointFeaturesSpec,
     home: Path,
     *,
     url: str | None,

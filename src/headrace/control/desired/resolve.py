@@ -27,7 +27,7 @@ from headrace.core import (
     Inspect,
     InvalidArgumentError,
     NotSignedError,
-    Nulls,
+    NullPolicy,
     ReplicaSettings,
     RequestCancelledError,
     SignedSettings,
@@ -401,7 +401,7 @@ def replica_settings(
         labels={output: list(names) for output, names in labels.items()},
         signed=msgspec.UNSET if pinned.signed is None else pinned.signed,
         device=msgspec.UNSET if endpoint.device == "auto" else Device(endpoint.device),
-        nulls=msgspec.UNSET if endpoint.nulls == "nan" else Nulls(endpoint.nulls),
+        nulls=msgspec.UNSET if endpoint.nulls == "nan" else NullPolicy(endpoint.nulls),
         formats=dict(pinned.formats) or msgspec.UNSET,
         features=msgspec.UNSET if pinned.features is None else pinned.features,
     )

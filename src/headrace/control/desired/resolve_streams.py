@@ -9,7 +9,7 @@ import msgspec
 from headrace.control.desired.state import DesiredStream
 from headrace.core import (
     InvalidArgumentError,
-    Nulls,
+    NullPolicy,
     ReplicaSettings,
 )
 from headrace.core.settings import BatchingSpec
@@ -18,7 +18,7 @@ from headrace.core.spec.stream_parts import (
     StreamOutputSpec,
 )
 from headrace.core.spec.streams import StreamPushSpec
-from headrace.streaming.broker import Delivery, Start
+from headrace.streaming.broker import Delivery, StartPosition
 from headrace.streaming.settings import (
     PushSettings,
     ScoringEndpoint,
@@ -40,12 +40,12 @@ def stream_settings(stream: StreamSpec) -> WorkerSettings:
         dead_letters=stream.dead_letter_topic,
         format=stream.format,
         sink_format=None if sink is None else sink.format,
-        nulls=Nulls(stream.nulls),
+        nulls=NullPolicy(stream.nulls),
         output=StreamOutputSpec() if sink is None else sink.output,
         errors=stream.errors,
         windows=stream.windows,
         delivery=Delivery(stream.delivery),
-        start=Start(source.start),
+        start=StartPosition(source.start),
         session_timeout_s=source.session_timeout_s,
         max_batch_size=stream.max_batch_size,
         max_delay_s=stream.max_delay_s,

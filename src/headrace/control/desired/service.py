@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.app.journal import Journal
+from headrace.control.app.journal import EventJournal
 from headrace.control.auth.home_token import HOME_OWNER
 from headrace.control.auth.references import (
     AuthorizationFacts,
@@ -24,7 +24,7 @@ from headrace.control.auth.references import (
     models_of,
 )
 from headrace.control.auth.roles import Caller, Role
-from headrace.control.desired.applier import Applied, Diff, Wish, diff_between, fulfil
+from headrace.control.desired.applier import Applied, DesiredStateDraft, Diff, diff_between, fulfil
 from headrace.control.desired.documents import (
     bring_home,
     check_there,
@@ -38,7 +38,7 @@ from headrace.control.desired.documents import (
 from headrace.control.desired.models import ModelWork, paths_below
 from headrace.control.desired.resolve import Resolved, Resolver, check_still_trusted
 from headrace.control.desired.state import DesiredEndpoint, DesiredState
-from headrace.control.desired.target import Aims
+from headrace.control.desired.target import TargetState
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import (
@@ -81,13 +81,13 @@ class EndpointChange:
 
 
 @dataclass(slots=True, kw_only=True)
-class Orders:
+class DesiredStateService:
     """Takes orders that change the desired state."""
 
     store: Store
     registry: Registry
-    aims: Aims
-    journal: Journal
+    aims: TargetState
+    journal: EventJournal
     clock: Clock
     work: ModelWork
     max_body_bytes: int
@@ -150,7 +150,7 @@ class Orders:
                     continue
                 after = msgspec.structs.replace(after, endpoints=self._known(after.endpoints))
                 authorize(caller, now, after, facts)
-                wish = Wish(
+                wish = DesiredStateDraft(
                     state=after,
                     reason="applied",
                     action="apply",
@@ -351,7 +351,7 @@ class Orders:
             return set(names)
         return {name for name in names if may_read_model(caller, name, self.model_facts(name))}
 
-    async def _fulfil(self, wish: Wish) -> Applied:
+    async def _fulfil(self, wish: DesiredStateDraft) -> Applied:
         now = self.clock.now()
         return await fulfil(wish, aims=self.aims, store=self.store, journal=self.journal, now=now)
 
@@ -450,7 +450,7 @@ class Orders:
                 after = _with_endpoint(now, name, entry, endpoint)
                 authorize(caller, now, after, facts)
                 takes_over = {name: settings} if change.at_once or change.plan is not None else {}
-                wish = Wish(
+                wish = DesiredStateDraft(
                     state=after,
                     reason=change.reason,
                     action=change.action,

@@ -18,7 +18,7 @@ from headrace.control.reconcile.publication import Reconciling
 from headrace.control.reconcile.routes import scaled
 from headrace.control.state.records import RolloutRecord
 from headrace.gateway import MirrorTarget
-from headrace.rollout.state import Phase, Traffic
+from headrace.rollout.state import RolloutPhase, TrafficShares
 
 BASELINE: Final = "baseline"
 _FULL: Final = 100
@@ -27,7 +27,7 @@ Counts = Mapping[tuple[str, str], int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scale:
+class ReplicaTargets:
     """What the autoscaler says: copies by endpoint and arm, and who sleeps."""
 
     counts: Counts = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Scale:
 
 
 def effective(
-    desired: DesiredState, rollouts: Mapping[str, RolloutRecord], scale: Scale
+    desired: DesiredState, rollouts: Mapping[str, RolloutRecord], scale: ReplicaTargets
 ) -> DesiredState:
     """The state that reconcilers bring about.
 
@@ -62,17 +62,22 @@ def in_force(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> Desire
     if rollout is None or not is_current(rollout, endpoint):
         return endpoint
     match rollout.state.phase:
-        case Phase.SUPERSEDED:
+        case RolloutPhase.SUPERSEDED:
             return endpoint
-        case Phase.PROMOTED:
+        case RolloutPhase.PROMOTED:
             return rollout.target
-        case Phase.ROLLED_BACK | Phase.ABORTED | Phase.REPORTED:
+        case RolloutPhase.ROLLED_BACK | RolloutPhase.ABORTED | RolloutPhase.REPORTED:
             # The old version alone; if it was let go, all its copies start before it takes over.
             if rollout.state.dropped_stable:
                 return rollout.source
             arms = tuple(_carrying(arm, arm.weight) for arm in rollout.source.arms)
             return msgspec.structs.replace(rollout.source, arms=arms)
-        case Phase.PREPARING | Phase.PROGRESSING | Phase.PAUSED | Phase.KEEPING:
+        case (
+            RolloutPhase.PREPARING
+            | RolloutPhase.PROGRESSING
+            | RolloutPhase.PAUSED
+            | RolloutPhase.KEEPING
+        ):
             return mixed(rollout)
 
 
@@ -112,7 +117,7 @@ def mixed(rollout: RolloutRecord) -> DesiredEndpoint:
     )
 
 
-def with_scale(endpoint: DesiredEndpoint, scale: Scale) -> DesiredEndpoint:
+def with_scale(endpoint: DesiredEndpoint, scale: ReplicaTargets) -> DesiredEndpoint:
     """`endpoint` with as many copies of each arm as the autoscaler wants."""
     if endpoint.autoscale is None:
         return endpoint
@@ -133,7 +138,7 @@ def baseline_of(source: DesiredEndpoint) -> DesiredArm:
     return max(source.arms, key=lambda arm: arm.weight)
 
 
-def _baseline(rollout: RolloutRecord, traffic: Traffic) -> DesiredArm:
+def _baseline(rollout: RolloutRecord, traffic: TrafficShares) -> DesiredArm:
     """Fresh copies of the old version; a revision of their own, so that they are told apart."""
     old = msgspec.structs.replace(
         baseline_of(rollout.source).revision, upstream=None, pool="", unloadable=""
@@ -158,7 +163,7 @@ def _part(arm: DesiredArm, share: float) -> int:
 
 
 @dataclass(slots=True, kw_only=True)
-class Aims:
+class TargetState:
     """Everything that decides what should run; whoever changes a part tells the reconciler by it.
 
     `withhold`: takes every desired spec, as no process inherits the variables that it names.
@@ -169,17 +174,17 @@ class Aims:
     reconciler: Reconciling
     desired: DesiredState = field(default_factory=DesiredState)
     rollouts: dict[str, RolloutRecord] = field(default_factory=dict)
-    scale: Scale = field(default_factory=Scale)
+    scale: ReplicaTargets = field(default_factory=ReplicaTargets)
     withhold: Callable[[Mapping[str, Any]], None] = lambda _spec: None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _foresee: Callable[[], Scale] | None = None
+    _foresee: Callable[[], ReplicaTargets] | None = None
 
     @property
     def effective(self) -> DesiredState:
         """What should run now, as far as rollouts have come and with as many copies as needed."""
         return self.reconciler.desired
 
-    def scale_by(self, foresee: Callable[[], Scale]) -> None:
+    def scale_by(self, foresee: Callable[[], ReplicaTargets]) -> None:
         """Take the scale of each new aim from `foresee`, before the autoscaler's next decision."""
         self._foresee = foresee
 
@@ -199,7 +204,7 @@ class Aims:
             self.scale = self._foresee()
         self._tell()
 
-    def rescale(self, scale: Scale) -> None:
+    def rescale(self, scale: ReplicaTargets) -> None:
         """Aim at other numbers of copies."""
         if scale != self.scale:
             self.scale = scale
@@ -210,7 +215,7 @@ class Aims:
         record, endpoint = self.rollouts.get(name), self.desired.endpoint(name)
         if record is None or endpoint is None or not is_current(record, endpoint):
             return None
-        return None if record.state.phase is Phase.SUPERSEDED else record
+        return None if record.state.phase is RolloutPhase.SUPERSEDED else record
 
     def active(self) -> list[RolloutRecord]:
         """Rollouts that are under way."""
@@ -222,7 +227,7 @@ class Aims:
         endpoint, record = self.desired.endpoint(name), self.rollout(name)
         if endpoint is None or record is None:
             return endpoint
-        is_switched = record.state.phase in {Phase.PROMOTED, Phase.KEEPING}
+        is_switched = record.state.phase in {RolloutPhase.PROMOTED, RolloutPhase.KEEPING}
         return record.target if is_switched else record.source
 
     def generation(self, name: str) -> int:

@@ -191,7 +191,7 @@ async def compare_served(
         raise UnavailableError(msg) from None
 
 
-class ServedFeaturesKeeper:
+class ServedFeaturesStore:
     """Writes into a directory for each service, of bounded size. For one thread at a time."""
 
     def __init__(self, home: Path) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
 from headrace.control.app.journal import wait_for
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.credentials import (
     Credential,
     CredentialKind,
@@ -95,7 +95,7 @@ class Keys:
         )
         key = made.credential
         after = {"name": name, "expires": key.expires, **key.grants}
-        change = Change(at=now, actor=actor, action="key.create", object=key.id, after=after)
+        change = AuditEntry(at=now, actor=actor, action="key.create", object=key.id, after=after)
         await self.store.add_credential(key, changes=[change])
         await self.apply()
         return made
@@ -108,7 +108,7 @@ class Keys:
         """
         now = self.clock.now()
         before = {"name": key.owner, "revoked": key.revoked}
-        change = Change(at=now, actor=actor, action="key.revoke", object=key.id, before=before)
+        change = AuditEntry(at=now, actor=actor, action="key.revoke", object=key.id, before=before)
         revoked = await self.store.revoke_credential(key.id, at=now, changes=[change])
         await self.apply()
         return revoked

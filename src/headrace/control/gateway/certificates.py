@@ -220,7 +220,7 @@ class CertificateStatus:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Kept:
+class _StoredCertificate:
     watch: PemWatch
     deliver: Deliver
     failed_at: float | None = None
@@ -234,11 +234,11 @@ class Certificates:
     emit: Emit = field(default=lambda _events: _nothing())
     """Called when there is something good of a name of which there was none when it was kept."""
     faults: Faults = field(default_factory=Faults)
-    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _kept: dict[str, _StoredCertificate] = field(default_factory=dict)
 
     def keep(self, watch: PemWatch, deliver: Deliver) -> None:
         """Watch these files too, in the place of others of that name."""
-        self._kept[watch.files.name] = _Kept(watch=watch, deliver=deliver)
+        self._kept[watch.files.name] = _StoredCertificate(watch=watch, deliver=deliver)
 
     def open(self, files: PemFiles, load: Callable[[Pem], None]) -> None:
         """Call `load` with what the files hold, and in a thread whenever they are replaced.
@@ -297,7 +297,7 @@ class Certificates:
                         if self.is_in_force(name) and not was_in_force:
                             await on_first(name)
 
-    def _due(self, kept: Mapping[str, _Kept]) -> list[str]:
+    def _due(self, kept: Mapping[str, _StoredCertificate]) -> list[str]:
         """Those to look at; all are asked for in one thread, as a slow disk must stop nothing."""
         return [
             name for name, one in kept.items() if one.failed_at is not None or one.watch.is_due()
@@ -320,7 +320,7 @@ class Certificates:
             message = f"{complaint}; {kept_text} in force"
             await self._tell(watch.files, "CertificateRefused", message)
 
-    async def _deliver(self, kept: _Kept, found: Pem) -> None:
+    async def _deliver(self, kept: _StoredCertificate, found: Pem) -> None:
         watch = kept.watch
         try:
             await kept.deliver(found)

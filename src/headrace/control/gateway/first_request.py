@@ -24,7 +24,7 @@ from headrace.core import (
 from headrace.core.backoff import Backoff
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.examples import example_inputs
-from headrace.core.fetch import Answer, fetch
+from headrace.core.fetch import FetchResponse, fetch
 
 _TIMEOUT_S: Final = 60.0
 _RETRIES: Final = 20
@@ -122,7 +122,9 @@ def infer_body(inputs: Tensors) -> bytes:
     return msgspec.json.encode({"inputs": rows})
 
 
-async def _ask(address: str, name: str, example: Mapping[str, float | str]) -> tuple[Answer, bool]:
+async def _ask(
+    address: str, name: str, example: Mapping[str, float | str]
+) -> tuple[FetchResponse, bool]:
     """The answer to an inference, or to the question for the model's inputs if that fails.
 
     The second value tells whether the model itself spoke.
@@ -162,7 +164,7 @@ def _is_answer(status: int) -> bool:
 
 
 def _judge(
-    answer: Answer, latency_s: float, revisions: tuple[str, ...], *, spoke: bool
+    answer: FetchResponse, latency_s: float, revisions: tuple[str, ...], *, spoke: bool
 ) -> FirstRequest:
     is_ok = answer.status in _OK
     said = "" if is_ok else answer.body[:_SHOWN].decode("utf-8", "replace")

@@ -107,7 +107,7 @@ _UP_TIMEOUT_S: Final = 15.0
 
 
 @dataclass(slots=True, kw_only=True)
-class GatewayKeeper:
+class EnvoySupervisor:
     """Holds one Envoy up for as long as `run` is awaited; its end is not Envoy's end.
 
     `policy`: who may call, from the start on; `set_policy` changes it. `tell_rules`: hears which
@@ -433,5 +433,5 @@ class GatewayKeeper:
         routes_file(self.routes_path).try_save(tuple(routes))
 
 
-Gateway: TypeAlias = "GatewayKeeper | GatewayFleet"
+Gateway: TypeAlias = "EnvoySupervisor | GatewayFleet"
 """One Envoy on this host, or many anywhere as if they were one."""

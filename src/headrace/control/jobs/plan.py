@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from headrace.core.backoff import Backoff
-from headrace.core.spec.jobs import PLACEHOLDER, JobSpec, ScheduleSpec
+from headrace.core.spec.jobs import PLACEHOLDER, JobScheduleSpec, JobSpec
 from headrace.core.text import size_bytes
-from headrace.jobs.due import Due, due, next_moment
+from headrace.jobs.due import DueRuns, due, next_moment
 
 
 class RunState(StrEnum):
@@ -148,7 +148,7 @@ def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
     )
 
 
-def _runs(job: JobSpec, found: Due, handled: float, now: float) -> tuple[JobRun, ...]:
+def _runs(job: JobSpec, found: DueRuns, handled: float, now: float) -> tuple[JobRun, ...]:
     # What waits is looked at again, and so is what was left out after it.
     starts = tuple(new_run(job, moment, now=now) for moment in found.starts if moment <= handled)
     skipped = [one for one in found.skipped if one.at <= handled][-MOST_SKIPPED:]
@@ -358,5 +358,5 @@ def next_run_at(job: JobSpec, *, now: float) -> float | None:
 
 
 @lru_cache(maxsize=4096)
-def _next(schedule: ScheduleSpec, after: float) -> float | None:
+def _next(schedule: JobScheduleSpec, after: float) -> float | None:
     return next_moment(schedule, after)

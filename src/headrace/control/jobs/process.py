@@ -22,7 +22,7 @@ import msgspec
 from headrace.control.app.home import Home
 from headrace.control.jobs import job_watch
 from headrace.control.jobs.plan import Attempt, JobRun, arguments_of, input_of, memory_limit_of
-from headrace.control.local.sandbox import FIRST_UID, UIDS, Isolation, Occasion, Sandbox
+from headrace.control.local.sandbox import FIRST_UID, UIDS, Isolation, Sandbox, SandboxPurpose
 from headrace.core.confine import give_all
 from headrace.core.processes import Child, lines, python_module
 from headrace.jobs.messages import read_progress
@@ -155,7 +155,9 @@ class JobStarter:
         Raises:
             UnavailableError: No process can be started.
         """
-        serial = Occasion.SECOND_JOB if Occasion.JOB in self._serials else Occasion.JOB
+        serial = (
+            SandboxPurpose.SECOND_JOB if SandboxPurpose.JOB in self._serials else SandboxPurpose.JOB
+        )
         memory_limit, most_bytes = memory_limit_of(run)
         confined = [] if self.sandbox is None else [f"--confined={serial}"]
         own = None if self.command is None else self.command(run)

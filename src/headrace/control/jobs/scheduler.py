@@ -45,7 +45,7 @@ AT_ONCE: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class SchedulerStep:
     """What a step did. `begun`: what belongs to this control plane now, to be carried out."""
 
     look: JobsLook
@@ -80,7 +80,7 @@ class Planner:
         owner = f"{name}/{secrets.token_hex(4)}"
         return cls(store=store, owner=owner, home=name, faults=faults)
 
-    async def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> Step:
+    async def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> SchedulerStep:
         """Start what is due, and take what nobody carries out.
 
         Args:
@@ -94,7 +94,7 @@ class Planner:
             and monotonic - self._nothing[1] < IDLE_S
             and await self.store.jobs.generation() == self._generation
         ):
-            return Step(look=self._nothing[0], jobs={})
+            return SchedulerStep(look=self._nothing[0], jobs={})
         look = await self._look()
         self._nothing = None if self._jobs or look.open else (look, monotonic)
         done = []
@@ -114,12 +114,12 @@ class Planner:
             for run in takeable(others, now=now, dead=dead, room=room)
         ]
         begun = [run for run in taken if run is not None]
-        return Step(look=look, jobs=dict(self._jobs), planned=done, begun=begun)
+        return SchedulerStep(look=look, jobs=dict(self._jobs), planned=done, begun=begun)
 
-    async def read(self) -> Step:
+    async def read(self) -> SchedulerStep:
         """What there is; nothing is done."""
         look = await self._look()
-        return Step(look=look, jobs=dict(self._jobs))
+        return SchedulerStep(look=look, jobs=dict(self._jobs))
 
     async def _look(self) -> JobsLook:
         """What there is, and the jobs that are wanted: the database's, whoever applied them."""
@@ -271,7 +271,7 @@ class JobScheduler:
         """The metrics of jobs."""
         return job_families(self.jobs, self.look, now=self.clock.now())
 
-    async def now(self) -> Step:
+    async def now(self) -> SchedulerStep:
         """What there is now, read afresh; what was seen last if that cannot be read.
 
         Raises:
@@ -283,7 +283,7 @@ class JobScheduler:
             self.problem = str(error)
             if self.look is None:
                 raise
-            return Step(look=self.look, jobs=self.jobs)
+            return SchedulerStep(look=self.look, jobs=self.jobs)
 
     async def known(self, name: str) -> JobSpec:
         """The job of this name.
@@ -298,7 +298,7 @@ class JobScheduler:
             raise NotFoundError(f"there is no job '{name[:150]}'; there are: {known[:500]}")
         return found
 
-    async def _step(self) -> Step | None:
+    async def _step(self) -> SchedulerStep | None:
         now, monotonic = self.clock.now(), self.clock.monotonic()
         mine = frozenset(self._mine)
         try:
@@ -425,7 +425,7 @@ class JobScheduler:
         process = self._processes.get(run_id)
         return None if process is None else process.isolation()
 
-    async def _announce(self, step: Step) -> None:
+    async def _announce(self, step: SchedulerStep) -> None:
         now = self.clock.now()
         events, late = planned_events(step.planned, now=now), set()
         for name, job in step.jobs.items():

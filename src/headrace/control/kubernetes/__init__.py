@@ -6,11 +6,17 @@ well; the driver is loaded only where it is chosen.
 
 from headrace.control.kubernetes.api import role_rules
 from headrace.control.kubernetes.manifests import objects_of, settings_in
-from headrace.control.kubernetes.names import Owner, Place, labels_of, name_of, selector_of
+from headrace.control.kubernetes.names import (
+    InstallationName,
+    OwnerObject,
+    labels_of,
+    name_of,
+    selector_of,
+)
 
 __all__ = [
-    "Owner",
-    "Place",
+    "InstallationName",
+    "OwnerObject",
     "labels_of",
     "name_of",
     "objects_of",

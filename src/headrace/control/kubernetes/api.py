@@ -254,7 +254,7 @@ def connect(*, identity: str, url: str = "", context: str = "") -> "httpx2.Async
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class ObjectList:
     """All objects of a kind, and the resource version from which a watch continues."""
 
     items: list[Object]
@@ -293,7 +293,7 @@ class ClusterApi:
         except ObjectMissingError:
             return None
 
-    async def list(self, kind: str, selector: str) -> Listed:
+    async def list(self, kind: str, selector: str) -> ObjectList:
         """All objects that have these labels, page by page."""
         items: list[Object] = []
         params = {"labelSelector": selector, "limit": str(_PAGE)}
@@ -307,7 +307,7 @@ class ClusterApi:
             except (KeyError, TypeError, AttributeError, ValueError) as error:
                 raise ApiUnavailableError(f"list {kind}: this is no list of them") from error
             if not following:
-                return Listed(items=items, version=version)
+                return ObjectList(items=items, version=version)
             params["continue"] = following
 
     async def watch(

@@ -31,11 +31,11 @@ from headrace.control.kubernetes.executor import (
 )
 from headrace.control.kubernetes.manifest_cache import ManifestCache, Manifests, with_replicas
 from headrace.control.kubernetes.manifests import is_scaled_elsewhere
-from headrace.control.kubernetes.names import REVISION, Object, Place
+from headrace.control.kubernetes.names import REVISION, InstallationName, Object
 from headrace.control.kubernetes.pods import hosted_settings
 from headrace.control.kubernetes.replicas import Pod, pods_in
 from headrace.control.kubernetes.rolling import (
-    Change,
+    PodChange,
     Roll,
     changes_pods,
     gave_up,
@@ -65,7 +65,7 @@ VICTIM_COST: Final = -1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class ReconcileDecision:
     """What to do now; `problems` by endpoint and arm's key, of what cannot be done.
 
     `roll`: whose pods are replaced, and whose are after those.
@@ -88,14 +88,14 @@ class DecisionInputs:
     desired: DesiredState
     cluster: ClusterSnapshot
     observed: Observed
-    place: Place
+    place: InstallationName
     settings: KubernetesSpec
     is_confirmed: bool = True
     blocked: Mapping[Key, str] = field(default_factory=dict)
     mutated: Mapping[Key, frozenset[str]] = field(default_factory=dict)
 
 
-def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Decision:
+def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> ReconcileDecision:
     """The actions to take now; none if there is nothing to do before the next event."""
     cache = ManifestCache() if cache is None else cache
     aimed = with_counts(inputs)
@@ -115,7 +115,7 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Decisi
     is_due = routes != inputs.observed.published or not inputs.is_confirmed
     if is_due and inputs.observed.can_publish:
         step.actions.append(PublishRoutes(routes=routes))
-    return Decision(actions=tuple(step.actions), problems=step.problems, roll=roll)
+    return ReconcileDecision(actions=tuple(step.actions), problems=step.problems, roll=roll)
 
 
 def with_counts(inputs: DecisionInputs) -> DesiredState:
@@ -149,7 +149,7 @@ class _Step:
     _wanted: set[str] = field(default_factory=set)
     _arms: set[tuple[str, str]] = field(default_factory=set)
     _made_for: dict[Key, str] = field(default_factory=dict)
-    _changes: list[Change] = field(default_factory=list)
+    _changes: list[PodChange] = field(default_factory=list)
     _busy: frozenset[str] = frozenset()
     _pods: dict[str, list[Pod]] = field(default_factory=dict)
 
@@ -284,7 +284,7 @@ class _Step:
             self.actions += meanwhile
             return [*problems, fixed(key_of(found))]
         if changes_pods(places):
-            change = Change(found=found, actions=tuple(actions), meanwhile=tuple(meanwhile))
+            change = PodChange(found=found, actions=tuple(actions), meanwhile=tuple(meanwhile))
             self._changes.append(change)
         else:
             self.actions += actions

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.control.kubernetes.api import ClusterApi, LeadershipLostError, ObjectChangedError
-from headrace.control.kubernetes.names import Object, Place, control_metadata
+from headrace.control.kubernetes.names import InstallationName, Object, control_metadata
 from headrace.core import Clock, HeadraceError
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -39,7 +39,7 @@ class LeaseTimes:
         return (self.duration_s - self.margin_s) / 2
 
 
-class Step(StrEnum):
+class ElectionStep(StrEnum):
     """What a candidate does next about the Lease."""
 
     CREATE = "create"
@@ -78,15 +78,15 @@ def observed_lease(
     return LeaseState(found=found, changed_at=now)
 
 
-def next_step(lease: LeaseState | None, *, identity: str, now: float) -> Step:
+def next_step(lease: LeaseState | None, *, identity: str, now: float) -> ElectionStep:
     """What `identity` does about the Lease now."""
     if lease is None:
-        return Step.CREATE
+        return ElectionStep.CREATE
     if lease.holder == identity:
-        return Step.RENEW
+        return ElectionStep.RENEW
     if not lease.holder or now >= lease.changed_at + lease.duration_s:
-        return Step.TAKE
-    return Step.WAIT
+        return ElectionStep.TAKE
+    return ElectionStep.WAIT
 
 
 def is_leading(renewed_at: float | None, times: LeaseTimes, *, now: float) -> bool:
@@ -98,13 +98,18 @@ def is_leading(renewed_at: float | None, times: LeaseTimes, *, now: float) -> bo
     return renewed_at is not None and now < renewed_at + times.duration_s - times.margin_s
 
 
-def lease_name(place: Place) -> str:
+def lease_name(place: InstallationName) -> str:
     """The name of the Lease."""
     return f"{place.instance}-control"
 
 
 def lease_object(
-    lease: LeaseState | None, *, place: Place, identity: str, times: LeaseTimes, wall: float
+    lease: LeaseState | None,
+    *,
+    place: InstallationName,
+    identity: str,
+    times: LeaseTimes,
+    wall: float,
 ) -> Object:
     """The Lease as `identity` writes it: new, renewed or taken over.
 
@@ -140,7 +145,7 @@ class Elector:
     """One candidate. `on_change` is called when it begins to lead."""
 
     api: ClusterApi
-    place: Place
+    place: InstallationName
     identity: str
     clock: Clock
     times: LeaseTimes = field(default_factory=LeaseTimes)
@@ -200,9 +205,9 @@ class Elector:
         found = await self.api.get("Lease", lease_name(self.place))
         self._lease = observed_lease(found, self._lease, now=sent_at)
         step = next_step(self._lease, identity=self.identity, now=sent_at)
-        if self._renewed_at is not None and step is not Step.RENEW:
+        if self._renewed_at is not None and step is not ElectionStep.RENEW:
             raise LeadershipLostError(f"{self.leader or 'nobody'} holds the lease now")
-        if step is Step.WAIT:
+        if step is ElectionStep.WAIT:
             return
         wanted = lease_object(
             self._lease,
@@ -211,7 +216,7 @@ class Elector:
             times=self.times,
             wall=self.clock.now(),
         )
-        write = self.api.create if step is Step.CREATE else self.api.update
+        write = self.api.create if step is ElectionStep.CREATE else self.api.update
         try:
             written = await write(wanted)
         except ObjectChangedError:

@@ -19,7 +19,7 @@ from headrace.control.kubernetes.api import (
     delay_s,
 )
 from headrace.control.kubernetes.manifest_cache import differences
-from headrace.control.kubernetes.names import Object, Place
+from headrace.control.kubernetes.names import InstallationName, Object
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_older, is_ours, key_of
 from headrace.control.reconcile.plan import PublishRoutes
 from headrace.core import Clock, HeadraceError
@@ -111,7 +111,7 @@ class ActionExecutor:
 
     api: ClusterApi
     cluster: ClusterSnapshot
-    place: Place
+    place: InstallationName
     clock: Clock
     may_act: Callable[[], bool]
     """Read before each request."""

@@ -13,7 +13,7 @@ import msgspec
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.kubernetes.manifests import revision_objects
-from headrace.control.kubernetes.names import APPLIED, Object, Place
+from headrace.control.kubernetes.names import APPLIED, InstallationName, Object
 from headrace.control.kubernetes.pods import quantity
 from headrace.control.kubernetes.snapshot import Key, key_of
 from headrace.control.reconcile.plan import Memo
@@ -93,9 +93,9 @@ class ManifestCache:
     """Manifests by arm, and their differences from live objects; and the plan's own memo."""
 
     memo: Memo = field(default_factory=Memo)
-    _manifests: dict[tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, Place, Manifests]] = (
-        field(default_factory=dict)
-    )
+    _manifests: dict[
+        tuple[str, str], tuple[DesiredEndpoint, KubernetesSpec, InstallationName, Manifests]
+    ] = field(default_factory=dict)
     _compared: dict[Key, tuple[Object, Object, tuple[str, ...]]] = field(default_factory=dict)
 
     def manifests(
@@ -103,7 +103,7 @@ class ManifestCache:
         endpoint: DesiredEndpoint,
         arm: DesiredArm,
         *,
-        place: Place,
+        place: InstallationName,
         settings: KubernetesSpec,
     ) -> Manifests:
         """The manifests of `arm`; errors as `revision_objects`."""

@@ -16,8 +16,8 @@ from headrace.control.desired.state import (
 )
 from headrace.control.kubernetes.names import (
     FIELD_MANAGER,
+    InstallationName,
     Object,
-    Place,
     labels_of,
     name_of,
     selector_of,
@@ -50,7 +50,7 @@ def settings_in(desired: DesiredState) -> KubernetesSpec:
 def objects_of(
     desired: DesiredState,
     *,
-    place: Place,
+    place: InstallationName,
     settings: KubernetesSpec | None = None,
 ) -> list[Object]:
     """All objects of all pools and revisions of ours, in the order in which they are to be made.
@@ -83,7 +83,7 @@ def objects_of(
 
 
 def revision_objects(
-    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: Place, settings: KubernetesSpec
+    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: InstallationName, settings: KubernetesSpec
 ) -> list[Object]:
     """The objects of one revision; errors as `objects_of`."""
     revision = arm.revision

@@ -37,7 +37,7 @@ Object = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class OwnerObject:
     """The object whose end takes ours with it: the control plane's own Deployment."""
 
     api_version: str
@@ -47,7 +47,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class InstallationName:
     """Where objects go: a namespace, and the name of the installation in it.
 
     `artifacts_url`: from where pods fetch models. `internal_secret`: the Secret by whose `token`
@@ -59,7 +59,7 @@ class Place:
     instance: str = "headrace"
     artifacts_url: str = ""
     internal_secret: str = ""
-    owner: Owner | None = None
+    owner: OwnerObject | None = None
     drain_timeout_s: float = 30.0
     max_behind_s: float = MAX_BEHIND_S
     log_format: str = "json"
@@ -99,7 +99,7 @@ def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, 
     return {key: labels[key] for key in ("app.kubernetes.io/name", INSTANCE, COMPONENT, REVISION)}
 
 
-def control_metadata(name: str, place: Place) -> Object:
+def control_metadata(name: str, place: InstallationName) -> Object:
     """The metadata of an object of the control plane itself."""
     return {
         "name": name,

@@ -22,8 +22,8 @@ from headrace.control.kubernetes.names import (
     MODEL,
     REVISION_ID,
     SETTINGS_DIGEST,
+    InstallationName,
     Object,
-    Place,
     labels_of,
     name_of,
     selector_of,
@@ -80,7 +80,12 @@ _TMP: Final = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108  # a volume of 
 
 
 def pod_template(
-    revision: Revision, pods: PodsSpec, *, digest: str, settings_digest: str, place: Place
+    revision: Revision,
+    pods: PodsSpec,
+    *,
+    digest: str,
+    settings_digest: str,
+    place: InstallationName,
 ) -> Object:
     """The template of a revision's pods.
 
@@ -147,7 +152,7 @@ def pod_template(
     }
 
 
-def grace_s(place: Place) -> int:
+def grace_s(place: InstallationName) -> int:
     """How long a pod gets to end: it still answers, then drains, then ends."""
     return pre_stop_s(place.max_behind_s) + math.ceil(place.drain_timeout_s) + _GRACE_S
 
@@ -177,7 +182,7 @@ def scheduling_of(pods: PodsSpec) -> Object:
     return {key: value for key, value in fields.items() if value}
 
 
-def replica_container(pods: PodsSpec, place: Place) -> Object:
+def replica_container(pods: PodsSpec, place: InstallationName) -> Object:
     """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
     return _replica(_common(pods), place, serves_grpc=False, is_pool=False)
 
@@ -201,7 +206,9 @@ def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
     return (("http", HTTP_PORT), *grpc, ("metrics", METRICS_PORT))
 
 
-def _replica(common: Object, place: Place, *, serves_grpc: bool, is_pool: bool) -> Object:
+def _replica(
+    common: Object, place: InstallationName, *, serves_grpc: bool, is_pool: bool
+) -> Object:
     """Of a pool, it fetches models itself, and has started before anybody tells it which."""
     mounts: list[Object] = [
         _MODELS if is_pool else {**_MODELS, "readOnly": True},
@@ -269,7 +276,7 @@ def variables_of(variables: Iterable[VariableSpec]) -> list[Object]:
     return list(entries.values())
 
 
-def artifact_and_settings(revision: Revision, place: Place) -> tuple[ArtifactPath, str]:
+def artifact_and_settings(revision: Revision, place: InstallationName) -> tuple[ArtifactPath, str]:
     """What pods of a revision fetch, and the settings that their replicas read.
 
     Raises:
@@ -286,7 +293,7 @@ def artifact_and_settings(revision: Revision, place: Place) -> tuple[ArtifactPat
     return artifact, settings_text(revision, place, path=path)
 
 
-def _check_artifacts(what: str, place: Place) -> None:
+def _check_artifacts(what: str, place: InstallationName) -> None:
     if not place.artifacts_url:
         raise FailedPreconditionError(
             f"{what}: pods have to fetch it from somewhere, and the control plane has no "
@@ -304,7 +311,7 @@ def _artifact_of(revision: Revision) -> ArtifactPath:
     return artifact
 
 
-def settings_text(revision: Revision, place: Place, *, path: str) -> str:
+def settings_text(revision: Revision, place: InstallationName, *, path: str) -> str:
     """The settings of a revision's replicas, as they read them.
 
     Args:
@@ -338,7 +345,7 @@ def digest_of(settings: str) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def pool_settings_text(hosts: PoolReplicaSettings, place: Place) -> str:
+def pool_settings_text(hosts: PoolReplicaSettings, place: InstallationName) -> str:
     """The settings of the processes of a pool, as they read them.
 
     Raises:

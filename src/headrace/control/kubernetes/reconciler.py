@@ -16,14 +16,19 @@ from typing import Final
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.app.journal import Emit, News, nobody, wait_for
+from headrace.control.app.journal import ChangeSignal, Emit, nobody, wait_for
 from headrace.control.desired.state import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes.api import ClusterApi
-from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide
+from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
 from headrace.control.kubernetes.executor import Action, ActionExecutor
 from headrace.control.kubernetes.manifest_cache import ManifestCache
 from headrace.control.kubernetes.manifests import settings_in
-from headrace.control.kubernetes.names import Object, Place, control_metadata, instance_selector
+from headrace.control.kubernetes.names import (
+    InstallationName,
+    Object,
+    control_metadata,
+    instance_selector,
+)
 from headrace.control.kubernetes.pods import hosted_settings
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.rolling import Roll, roll_events
@@ -62,7 +67,7 @@ class KubernetesReconciler:
     api: ClusterApi
     publisher: RoutePublisher
     clock: Clock
-    place: Place
+    place: InstallationName
     leads: Callable[[], bool]
     emit: Emit = nobody
     faults: Faults = field(default_factory=Faults)
@@ -70,7 +75,7 @@ class KubernetesReconciler:
     replicas: dict[str, Replica] = field(default_factory=dict)
     hosted: MutableMapping[str, frozenset[str]] = field(default_factory=dict)
     cluster: ClusterSnapshot = field(default_factory=ClusterSnapshot)
-    news: News = field(init=False)
+    news: ChangeSignal = field(init=False)
     """Changes of anything observed or desired."""
     publication: RoutePublication = field(init=False)
     watches: Watches = field(init=False)
@@ -87,7 +92,7 @@ class KubernetesReconciler:
     _group: asyncio.TaskGroup | None = None
 
     def __post_init__(self) -> None:
-        self.news = News(on_change=self.wake)
+        self.news = ChangeSignal(on_change=self.wake)
         self.publication = RoutePublication(
             publisher=self.publisher, news=self.news, record=self._record
         )
@@ -218,7 +223,7 @@ class KubernetesReconciler:
         self.replicas.update(found)
         self.news.note()
 
-    def _note(self, decision: Decision) -> None:
+    def _note(self, decision: ReconcileDecision) -> None:
         """Tell of what is wrong otherwise than before, and of who waits."""
         at, problems = self.clock.now(), dict(decision.problems)
         events = [
@@ -279,12 +284,12 @@ class KubernetesReconciler:
         await wait_for(self._wake, min(max(delay_s, 0.0), _LOOK_AGAIN_S))
 
 
-def record_name(place: Place) -> str:
+def record_name(place: InstallationName) -> str:
     """The name of the ConfigMap that holds the acknowledged routes."""
     return f"{place.instance}-routes"
 
 
-def record_of(routes: Sequence[EndpointRoute], *, place: Place) -> Object:
+def record_of(routes: Sequence[EndpointRoute], *, place: InstallationName) -> Object:
     """The ConfigMap that holds `routes`; who may call, and how much, is no part of it.
 
     Raises:

@@ -11,10 +11,16 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from headrace.control.kubernetes.names import ENDPOINT, REVISION_ID, VERSION, Object, Place
+from headrace.control.kubernetes.names import (
+    ENDPOINT,
+    REVISION_ID,
+    VERSION,
+    InstallationName,
+    Object,
+)
 from headrace.control.kubernetes.pods import CONTAINER, FETCHER, HTTP_PORT
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica, exit_reason
+from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase, exit_reason
 
 T = TypeVar("T")
 _NEEDS_HELP: Final = frozenset(
@@ -26,11 +32,11 @@ _SIGNALS: Final = 128
 _MOST_SIGNALS: Final = 64
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class ObjectPart(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A part of an object."""
 
 
-class OwnerReference(Message, frozen=True):
+class OwnerReference(ObjectPart, frozen=True):
     """Whose end is this object's; `controller`: who decides about it."""
 
     kind: str = ""
@@ -39,7 +45,7 @@ class OwnerReference(Message, frozen=True):
     controller: bool | None = None
 
 
-class Metadata(Message, frozen=True):
+class Metadata(ObjectPart, frozen=True):
     """Of every object."""
 
     name: str
@@ -66,14 +72,14 @@ class Metadata(Message, frozen=True):
         return next((owner for owner in owners if owner.controller), None)
 
 
-class Waiting(Message, frozen=True):
+class Waiting(ObjectPart, frozen=True):
     """A container that does not run yet."""
 
     reason: str = ""
     message: str = ""
 
 
-class Terminated(Message, frozen=True):
+class Terminated(ObjectPart, frozen=True):
     """A container that ended."""
 
     exit_code: int = 0
@@ -81,14 +87,14 @@ class Terminated(Message, frozen=True):
     message: str = ""
 
 
-class ContainerState(Message, frozen=True):
+class ContainerState(ObjectPart, frozen=True):
     """One of them is set."""
 
     waiting: Waiting | None = None
     terminated: Terminated | None = None
 
 
-class ContainerStatus(Message, frozen=True):
+class ContainerStatus(ObjectPart, frozen=True):
     """`started`: its startup probe passed, so it was ready once."""
 
     name: str
@@ -99,7 +105,7 @@ class ContainerStatus(Message, frozen=True):
     last_state: ContainerState = ContainerState()
 
 
-class Condition(Message, frozen=True):
+class PodCondition(ObjectPart, frozen=True):
     """One fact of a pod."""
 
     type: str
@@ -108,21 +114,21 @@ class Condition(Message, frozen=True):
     message: str = ""
 
 
-class PodStatus(Message, frozen=True):
+class PodStatus(ObjectPart, frozen=True):
     """How a pod is."""
 
     phase: str = ""
     pod_ip: str = msgspec.field(default="", name="podIP")
-    conditions: list[Condition] | None = None
+    conditions: list[PodCondition] | None = None
     container_statuses: list[ContainerStatus] | None = None
     init_container_statuses: list[ContainerStatus] | None = None
 
-    def condition(self, kind: str) -> Condition | None:
+    def condition(self, kind: str) -> PodCondition | None:
         """The condition of this type."""
         return next((one for one in self.conditions or () if one.type == kind), None)
 
 
-class Pod(Message, frozen=True):
+class Pod(ObjectPart, frozen=True):
     """One pod."""
 
     metadata: Metadata
@@ -145,7 +151,7 @@ class Pod(Message, frozen=True):
         return ready is not None and ready.status == "True"
 
 
-class TargetReference(Message, frozen=True):
+class TargetReference(ObjectPart, frozen=True):
     """The pod behind an address."""
 
     kind: str = ""
@@ -153,7 +159,7 @@ class TargetReference(Message, frozen=True):
     uid: str = ""
 
 
-class SliceConditions(Message, frozen=True):
+class SliceConditions(ObjectPart, frozen=True):
     """None is unknown; of `ready` that counts as yes, as Kubernetes has it."""
 
     ready: bool | None = None
@@ -161,7 +167,7 @@ class SliceConditions(Message, frozen=True):
     terminating: bool | None = None
 
 
-class SliceEndpoint(Message, frozen=True):
+class SliceEndpoint(ObjectPart, frozen=True):
     """One pod's addresses, of which the first counts."""
 
     addresses: list[str]
@@ -175,14 +181,14 @@ class SliceEndpoint(Message, frozen=True):
         return said.ready is not False and said.serving is not False and not said.terminating
 
 
-class SlicePort(Message, frozen=True):
+class SlicePort(ObjectPart, frozen=True):
     """One port that all of a slice's endpoints have."""
 
     name: str = ""
     port: int | None = None
 
 
-class EndpointSlice(Message, frozen=True):
+class EndpointSlice(ObjectPart, frozen=True):
     """Some of the addresses of a Service."""
 
     metadata: Metadata
@@ -203,7 +209,7 @@ def _read(kind: type[T], found: Object) -> T | None:
         return None
 
 
-def pods_in(cluster: ClusterSnapshot, place: Place) -> list[Pod]:
+def pods_in(cluster: ClusterSnapshot, place: InstallationName) -> list[Pod]:
     """The pods that ReplicaSets of our Deployments made: anybody can write our labels on a pod."""
     pods = (_read(Pod, found) for found in cluster.of_kind("Pod"))
     return [
@@ -225,7 +231,7 @@ def slices_in(cluster: ClusterSnapshot) -> list[EndpointSlice]:
 class PodState:
     """The phase of a pod, and why it is not ready."""
 
-    phase: Phase
+    phase: ReplicaPhase
     reason: str = ""
     exit_code: int | None = None
     failures: int | None = None
@@ -287,7 +293,7 @@ def replicas_of(
             address=address,
             phase=state.phase,
             since=before.since if before is not None and is_same else now,
-            was_ready=was_ready or state.phase is Phase.READY,
+            was_ready=was_ready or state.phase is ReplicaPhase.READY,
             restarts=restarts,
             deaths=restarts,
             death_reason=state.reason[:_MAX_MESSAGE],
@@ -309,15 +315,17 @@ def state_of(pod: Pod, *, is_offered: bool, was_ready: bool) -> PodState:
         was_ready: Whether it has been ready at least once.
     """
     if pod.is_leaving:
-        return PodState(phase=Phase.DRAINING)
+        return PodState(phase=ReplicaPhase.DRAINING)
     if pod.is_ready and is_offered:
-        return PodState(phase=Phase.READY, failures=0)
+        return PodState(phase=ReplicaPhase.READY, failures=0)
     ended = _fetcher_ended(pod) or _replica_ended(pod)
     if ended is not None:
         return ended
     state = _starting(pod)
     if was_ready:
-        return PodState(phase=Phase.UNREADY, reason=state.reason or "says that it is not ready")
+        return PodState(
+            phase=ReplicaPhase.UNREADY, reason=state.reason or "says that it is not ready"
+        )
     return state
 
 
@@ -351,7 +359,7 @@ def _replica_ended(pod: Pod) -> PodState | None:
         is_signal = _SIGNALS < ended.exit_code <= _SIGNALS + _MOST_SIGNALS
         exit_code = _SIGNALS - ended.exit_code if is_signal else ended.exit_code
         reason = exit_reason(exit_code, _last_line(ended.message))
-    return PodState(phase=Phase.EXITED, reason=reason, exit_code=ended.exit_code)
+    return PodState(phase=ReplicaPhase.EXITED, reason=reason, exit_code=ended.exit_code)
 
 
 def _fetcher_ended(pod: Pod) -> PodState | None:
@@ -362,7 +370,7 @@ def _fetcher_ended(pod: Pod) -> PodState | None:
         return None
     message = _last_line(ended.message) or f"exit status {ended.exit_code}"
     return PodState(
-        phase=Phase.EXITED,
+        phase=ReplicaPhase.EXITED,
         reason=f"cannot fetch its model: {message}",
         failures=max(status.restart_count, 1),
     )
@@ -373,15 +381,15 @@ def _starting(pod: Pod) -> PodState:
     scheduled = pod.status.condition("PodScheduled")
     if scheduled is not None and scheduled.status == "False":
         reason = f"{scheduled.reason}: {scheduled.message}".strip(": ")
-        return PodState(phase=Phase.STARTING, reason=reason)
+        return PodState(phase=ReplicaPhase.STARTING, reason=reason)
     for name in (FETCHER, CONTAINER):
         status = _status(pod, name)
         waiting = None if status is None else status.state.waiting
         if waiting is not None and waiting.reason not in _STILL:
             reason = f"{waiting.reason}: {_last_line(waiting.message)}".rstrip(": ")
             failures = MANY_FAILURES if waiting.reason in _NEEDS_HELP else None
-            return PodState(phase=Phase.STARTING, reason=reason, failures=failures)
-    return PodState(phase=Phase.STARTING)
+            return PodState(phase=ReplicaPhase.STARTING, reason=reason, failures=failures)
+    return PodState(phase=ReplicaPhase.STARTING)
 
 
 def _last_line(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from headrace.control.kubernetes.executor import Action
 from headrace.control.kubernetes.names import APPLIED, Object
 from headrace.control.kubernetes.snapshot import condition_message
-from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
 from headrace.control.state.records import Event
 
 _APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"
@@ -22,7 +22,7 @@ _REVISION: Final = "deployment.kubernetes.io/revision"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class PodChange:
     """A change of a Deployment's pods: `actions` bring it about, `meanwhile` is for if it waits."""
 
     found: Object
@@ -37,8 +37,8 @@ class Roll:
     `held_by`: those of them that will not be done without help, as far as the cluster tells.
     """
 
-    now: tuple[Change, ...] = ()
-    later: tuple[Change, ...] = ()
+    now: tuple[PodChange, ...] = ()
+    later: tuple[PodChange, ...] = ()
     rolling: tuple[str, ...] = ()
     held_by: tuple[str, ...] = ()
 
@@ -54,7 +54,7 @@ def most_at_once(count: int, ratio: float) -> int:
 
 
 def next_roll(
-    changes: Sequence[Change], deployments: Iterable[Object], *, max_rolling_ratio: float
+    changes: Sequence[PodChange], deployments: Iterable[Object], *, max_rolling_ratio: float
 ) -> Roll:
     """Which of `changes` may be brought about.
 
@@ -76,8 +76,8 @@ def next_roll(
     waiting.sort(key=lambda one: (not _is_available(one.found), _name(one.found)))
     # One that was only just told something may be chosen, and is counted already.
     free = max(most_at_once(len(ours), max_rolling_ratio) - len(rolling), 0)
-    now: list[Change] = []
-    later: list[Change] = []
+    now: list[PodChange] = []
+    later: list[PodChange] = []
     for one in waiting:
         is_free = len(now) < free and _name(one.found) not in rolling
         (now if is_free else later).append(one)
@@ -122,7 +122,7 @@ def gave_up(deployment: Object) -> str:
 def is_hopeless(replica: Replica) -> bool:
     """Whether a pod will not get ready by itself."""
     is_failing = replica.cannot_load or replica.failures >= MANY_FAILURES
-    return replica.phase is not Phase.READY and is_failing
+    return replica.phase is not ReplicaPhase.READY and is_failing
 
 
 def _is_down(deployment: Object) -> bool:

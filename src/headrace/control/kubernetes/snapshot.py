@@ -15,7 +15,13 @@ from headrace.control.kubernetes.api import (
     WatchExpiredError,
     delay_s,
 )
-from headrace.control.kubernetes.names import FIELD_MANAGER, INSTANCE, MANAGED_BY, Object, Place
+from headrace.control.kubernetes.names import (
+    FIELD_MANAGER,
+    INSTANCE,
+    MANAGED_BY,
+    InstallationName,
+    Object,
+)
 from headrace.core import HeadraceError, PermissionDeniedError
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -90,7 +96,7 @@ def is_older(found: Object, other: Object) -> bool:
     return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
 
 
-def is_ours(found: Object, place: Place) -> bool:
+def is_ours(found: Object, place: InstallationName) -> bool:
     """Whether we made `found`: by its labels, by who manages its fields, and by its owner."""
     metadata = found["metadata"]
     labels = metadata.get("labels") or {}

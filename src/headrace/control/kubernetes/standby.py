@@ -15,7 +15,7 @@ from headrace.control.app.journal import Emit
 from headrace.control.app.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
 from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
-from headrace.control.kubernetes.names import Owner, Place, check_owner
+from headrace.control.kubernetes.names import InstallationName, OwnerObject, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
 from headrace.control.reconcile.publication import Reconciling, RoutePublisher
 from headrace.core import Clock, FailedPreconditionError, SystemClock
@@ -33,7 +33,7 @@ class ClusterMembership:
 
     api: ClusterApi
     elector: Elector
-    place: Place
+    place: InstallationName
     _electing: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
@@ -97,7 +97,7 @@ async def stand_by(
     except BaseException:
         await http.aclose()
         raise
-    place = Place(
+    place = InstallationName(
         namespace=cluster.namespace,
         instance=cluster.instance,
         artifacts_url=settings.artifacts,
@@ -129,7 +129,7 @@ def lease_times(lease_s: float) -> LeaseTimes:
     return LeaseTimes(duration_s=lease_s, margin_s=lease_s / 3, renew_s=lease_s / 7.5)
 
 
-async def find_owner(api: ClusterApi, reference: str) -> Owner:
+async def find_owner(api: ClusterApi, reference: str) -> OwnerObject:
     """The object `KIND/NAME`, whose end takes ours with it.
 
     Raises:
@@ -142,7 +142,7 @@ async def find_owner(api: ClusterApi, reference: str) -> Owner:
     if found is None:
         raise FailedPreconditionError(f"--owner {reference}: there is none in {api.namespace}")
     uid = str(found["metadata"]["uid"])
-    return Owner(api_version=RESOURCES[kind].api_version, kind=kind, name=name, uid=uid)
+    return OwnerObject(api_version=RESOURCES[kind].api_version, kind=kind, name=name, uid=uid)
 
 
 @contextlib.asynccontextmanager

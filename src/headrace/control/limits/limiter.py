@@ -29,7 +29,7 @@ class Scope(StrEnum):
     """Each caller of a tier, over all endpoints."""
 
 
-class Subject(NamedTuple):
+class LimitSubject(NamedTuple):
     """Who is counted: an endpoint (`caller` is empty), or a caller in an endpoint or a tier."""
 
     scope: Scope
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
         return f"{self.scope}:{self.name}:{self.caller}"
 
     @classmethod
-    def parse(cls, text: str) -> "Subject | None":
+    def parse(cls, text: str) -> "LimitSubject | None":
         """What `text` made; None if it is something else. No endpoint or tier has a colon."""
         scope, _, rest = text.partition(":")
         name, colon, caller = rest.partition(":")
@@ -54,7 +54,7 @@ class Subject(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
+class LimitRequest:
     """A request that may pass or not. `tier` is empty for none."""
 
     endpoint: str
@@ -78,17 +78,17 @@ class Rules:
         """Whether there is nothing to count."""
         return not self.endpoints and not self.tiers
 
-    def of(self, ask: Ask) -> list[tuple[Subject, LimitSpec]]:
+    def of(self, ask: LimitRequest) -> list[tuple[LimitSubject, LimitSpec]]:
         """The limits that hold for a request, and whose they are."""
         found = []
         endpoint = self.endpoints.get(ask.endpoint)
         if endpoint is not None:
-            found.append((Subject(Scope.ENDPOINT, ask.endpoint), endpoint.total))
-            caller = Subject(Scope.CALLER, ask.endpoint, ask.caller)
+            found.append((LimitSubject(Scope.ENDPOINT, ask.endpoint), endpoint.total))
+            caller = LimitSubject(Scope.CALLER, ask.endpoint, ask.caller)
             found.append((caller, endpoint.per_caller))
         tier = self.tiers.get(ask.tier)
         if tier is not None:
-            found.append((Subject(Scope.TIER, ask.tier, ask.caller), tier))
+            found.append((LimitSubject(Scope.TIER, ask.tier, ask.caller), tier))
         return [(subject, limits) for subject, limits in found if not limits.is_unlimited]
 
 
@@ -106,7 +106,7 @@ def make_rules(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Ru
 
 
 @dataclass(slots=True, kw_only=True)
-class Bucket:
+class TokenBucket:
     """Tokens come at `rate` a second until `size` are there; it begins full.
 
     What is known only afterwards may be taken too: then tokens are owed, and nothing is given until
@@ -148,7 +148,7 @@ _UNTIL_ONE_ENDS_S: Final = 1.0
 """Nobody knows when a request that is under way will end."""
 
 
-class Kind(StrEnum):
+class LimitKind(StrEnum):
     """What is limited, in the words of the spec."""
 
     REQUESTS = "requests_per_s"
@@ -174,10 +174,10 @@ class Moment(NamedTuple):
         return DAY_S - self.wall % DAY_S
 
 
-class Standing(NamedTuple):
+class LimitStatus(NamedTuple):
     """How one limit stands. `wait_s`: until a request may pass; 0 if it may now."""
 
-    kind: Kind
+    kind: LimitKind
     limit: float
     remaining: float
     wait_s: float
@@ -187,8 +187,8 @@ class Standing(NamedTuple):
 class Account:
     """One subject's use: of each second, of its places, of its day."""
 
-    requests: Bucket | None = None
-    rows: Bucket | None = None
+    requests: TokenBucket | None = None
+    rows: TokenBucket | None = None
     rows_each: float = 1.0
     """How many rows a request has, on average: so many are taken before it is known."""
     leases: dict[str, float] = field(default_factory=dict)
@@ -197,27 +197,27 @@ class Account:
     used: int = 0
     """Requests of `day`."""
 
-    def standings(self, limits: LimitSpec, at: Moment) -> Iterator[Standing]:
+    def standings(self, limits: LimitSpec, at: Moment) -> Iterator[LimitStatus]:
         """How each of `limits` stands at a moment, before another request."""
         if limits.requests_per_s is not None:
             size = float(limits.most_at_once)
             self.requests = _filled(self.requests, limits.requests_per_s, size, at.now)
-            yield _standing(Kind.REQUESTS, self.requests, 1.0)
+            yield _standing(LimitKind.REQUESTS, self.requests, 1.0)
         if limits.rows_per_s is not None:
             rate = limits.rows_per_s
             self.rows = _filled(self.rows, rate, max(rate, 1.0), at.now)
-            yield _standing(Kind.ROWS, self.rows, self.rows_each)
+            yield _standing(LimitKind.ROWS, self.rows, self.rows_each)
         if limits.max_concurrent is not None:
             most = limits.max_concurrent
             if len(self.leases) >= most:
                 self.leases = {id_: until for id_, until in self.leases.items() if until > at.now}
             left = max(most - len(self.leases), 0)
-            yield Standing(Kind.CONCURRENT, most, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
+            yield LimitStatus(LimitKind.CONCURRENT, most, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
         if limits.requests_per_day is not None:
             self.turn(at.day)
             left = max(limits.requests_per_day - self.used, 0)
             wait_s = 0.0 if left else at.midnight_s
-            yield Standing(Kind.DAY, limits.requests_per_day, left, wait_s)
+            yield LimitStatus(LimitKind.DAY, limits.requests_per_day, left, wait_s)
 
     def take(self, limits: LimitSpec, lease: str, until: float) -> float:
         """Count a request that passes; how many rows were taken for it, to be corrected."""
@@ -247,17 +247,17 @@ class Account:
             self.day, self.used = day, 0
 
 
-def _filled(bucket: Bucket | None, rate: float, size: float, now: float) -> Bucket:
+def _filled(bucket: TokenBucket | None, rate: float, size: float, now: float) -> TokenBucket:
     """The bucket with these figures, as full as it is now; a new one if there was none."""
-    bucket = bucket or Bucket(rate=rate, size=size, at=now)
+    bucket = bucket or TokenBucket(rate=rate, size=size, at=now)
     bucket.refill(now)
     bucket.change(rate=rate, size=size)
     return bucket
 
 
-def _standing(kind: Kind, bucket: Bucket, amount: float) -> Standing:
+def _standing(kind: LimitKind, bucket: TokenBucket, amount: float) -> LimitStatus:
     remaining = max(math.floor(bucket.tokens), 0)
-    return Standing(kind, bucket.size, remaining, bucket.wait_s(amount))
+    return LimitStatus(kind, bucket.size, remaining, bucket.wait_s(amount))
 
 
 MOST_ACCOUNTS: Final = 50_000
@@ -272,18 +272,18 @@ class Refusal(NamedTuple):
     """Which limit refused a request."""
 
     scope: Scope
-    kind: Kind
+    kind: LimitKind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class LimitDecision:
     """The answer. `tightest`: the limit that refuses, else the one with the least left.
 
     `lease`: names the request until its end has to be told; empty if that does not matter.
     """
 
     refusal: Refusal | None = None
-    tightest: Standing | None = None
+    tightest: LimitStatus | None = None
     lease: str = ""
 
 
@@ -291,7 +291,7 @@ class Decision:
 class _Lease:
     """A request under way: whose rows were taken, how many, and when it is given up."""
 
-    taken: tuple[tuple[Subject, float], ...]
+    taken: tuple[tuple[LimitSubject, float], ...]
     until: float
 
 
@@ -304,14 +304,14 @@ class Limiter:
     refusals: Counter[tuple[str, Refusal]] = field(default_factory=Counter)
     """By endpoint."""
     most_accounts: int = MOST_ACCOUNTS
-    _endpoints: OrderedDict[Subject, Account] = field(default_factory=OrderedDict)
-    _named: OrderedDict[Subject, Account] = field(default_factory=OrderedDict)
-    _anonymous: OrderedDict[Subject, Account] = field(default_factory=OrderedDict)
+    _endpoints: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
+    _named: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
+    _anonymous: OrderedDict[LimitSubject, Account] = field(default_factory=OrderedDict)
     _leases: dict[str, _Lease] = field(default_factory=dict)
-    _unsaved: Counter[tuple[str, Subject]] = field(default_factory=Counter)
+    _unsaved: Counter[tuple[str, LimitSubject]] = field(default_factory=Counter)
     _last_lease: int = 0
 
-    def ask(self, ask: Ask, at: Moment) -> Decision:
+    def ask(self, ask: LimitRequest, at: Moment) -> LimitDecision:
         """Whether a request may pass; if it may, it is counted."""
         applied = [(s, limits, self._account(s)) for s, limits in self.rules.of(ask)]
         standings = [
@@ -320,12 +320,12 @@ class Limiter:
             for standing in account.standings(limits, at)
         ]
         if not standings:
-            return Decision()
+            return LimitDecision()
         subject, worst = max(standings, key=lambda found: found[1].wait_s)
         if worst.wait_s > 0:
             refusal = Refusal(subject.scope, worst.kind)
             self.refusals[ask.endpoint, refusal] += 1
-            return Decision(refusal=refusal, tightest=worst)
+            return LimitDecision(refusal=refusal, tightest=worst)
         self._last_lease += 1
         lease = f"{self.name}-{self._last_lease:x}"
         until = at.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S
@@ -340,7 +340,7 @@ class Limiter:
             self._leases[lease] = _Lease(tuple(taken), until)
         left = [s for _, limits, account in applied for s in account.standings(limits, at)]
         tightest = min(left, key=lambda standing: standing.remaining / standing.limit)
-        return Decision(tightest=tightest, lease=lease if has_end else "")
+        return LimitDecision(tightest=tightest, lease=lease if has_end else "")
 
     def end(self, lease: str, *, rows: float | None, now: float) -> None:
         """A request that passed has ended; a lease that is not known was given up already.
@@ -371,14 +371,14 @@ class Limiter:
     def put_back(self, quotas: Iterable[QuotaUse]) -> None:
         """What `unsaved` gave could not be stored: give it again."""
         for quota in quotas:
-            subject = Subject.parse(quota.subject)
+            subject = LimitSubject.parse(quota.subject)
             if subject is not None:
                 self._unsaved[quota.day, subject] += quota.used
 
     def restore(self, quotas: Iterable[QuotaUse]) -> None:
         """What is stored, of all who count there: what is not stored yet comes on top."""
         for quota in quotas:
-            subject = Subject.parse(quota.subject)
+            subject = LimitSubject.parse(quota.subject)
             if subject is None:
                 continue
             account = self._account(subject)
@@ -386,13 +386,13 @@ class Limiter:
             if account.day == quota.day:
                 account.used = quota.used + self._unsaved[quota.day, subject]
 
-    def _accounts(self, subject: Subject) -> OrderedDict[Subject, Account]:
+    def _accounts(self, subject: LimitSubject) -> OrderedDict[LimitSubject, Account]:
         """Where a subject is remembered: strangers' addresses never crowd out names."""
         if subject.scope is Scope.ENDPOINT:
             return self._endpoints
         return self._anonymous if subject.is_anonymous else self._named
 
-    def _account(self, subject: Subject) -> Account:
+    def _account(self, subject: LimitSubject) -> Account:
         accounts = self._accounts(subject)
         account = accounts.get(subject)
         if account is None:

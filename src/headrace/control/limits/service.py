@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Final, assert_never
 from headrace.control.limits.limiter import (
     ANONYMOUS,
     UNKNOWN,
-    Ask,
-    Decision,
-    Kind,
+    LimitDecision,
     Limiter,
+    LimitKind,
+    LimitRequest,
+    LimitStatus,
     Moment,
     Refusal,
     Rules,
     Scope,
-    Standing,
 )
 from headrace.control.state.store import Store
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
@@ -115,7 +115,7 @@ class LimitService:
         """
         descriptors = codec.decode(data).descriptors
         at = Moment(self.clock.monotonic(), self.clock.now())
-        answer = answer_of(Ask(endpoint="", caller=""), Decision())
+        answer = answer_of(LimitRequest(endpoint="", caller=""), LimitDecision())
         rows = {d.entries["rows_of"]: float(d.hits or 0) for d in descriptors if _tells_rows(d)}
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
@@ -125,7 +125,7 @@ class LimitService:
                 entries = descriptor.entries
                 address = entries.get("masked_remote_address")
                 stranger = UNKNOWN if address is None else f"{ANONYMOUS}{address}"
-                ask = Ask(
+                ask = LimitRequest(
                     endpoint=entries.get("endpoint", ""),
                     caller=entries.get("caller", stranger),
                     tier=entries.get("tier", ""),
@@ -189,7 +189,7 @@ def _listen(
         path.chmod(socket_mode())
 
 
-def answer_of(ask: Ask, decision: Decision) -> "RateLimitAnswer":
+def answer_of(ask: LimitRequest, decision: LimitDecision) -> "RateLimitAnswer":
     """What the gateway is told."""
     from headrace.protocol.protos import RateLimitAnswer  # noqa: PLC0415  # loads protobuf
 
@@ -216,7 +216,7 @@ def _seconds(wait_s: float) -> int:
     return max(math.ceil(wait_s), 1)
 
 
-def _told(ask: Ask, refusal: Refusal, standing: Standing) -> str:
+def _told(ask: LimitRequest, refusal: Refusal, standing: LimitStatus) -> str:
     limit = f"{refusal.kind} ({standing.limit:.0f})"
     match refusal.scope:
         case Scope.ENDPOINT:
@@ -227,7 +227,7 @@ def _told(ask: Ask, refusal: Refusal, standing: Standing) -> str:
             whose = f"this caller has reached the {limit} of tier '{ask.tier}'"
         case _:
             assert_never(refusal.scope)
-    if refusal.kind is Kind.CONCURRENT:
+    if refusal.kind is LimitKind.CONCURRENT:
         return f"too many requests at once: {whose}"
     return f"too many requests: {whose}; retry in {_seconds(standing.wait_s)} s"
 

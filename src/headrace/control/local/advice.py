@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from headrace.autoscale import Recommendation, recommend
+from headrace.autoscale import ResourceRecommendation, recommend
 from headrace.control.app.faults import Faults
-from headrace.control.desired.target import Aims
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.desired.target import TargetState
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.scaling.signals import ArmMeter
 from headrace.control.telemetry.reports import Reports
 from headrace.core import Clock
@@ -25,7 +25,7 @@ _SETTINGS: Final = AutoscaleSpec()
 class Advisor:
     """Watches what replicas use, now and then, and says what they should have."""
 
-    aims: Aims
+    aims: TargetState
     reports: Reports
     clock: Clock
     faults: Faults = field(default_factory=Faults)
@@ -39,7 +39,7 @@ class Advisor:
             return []
         self._asked_at = now
         self._look()
-        ready = [r for r in self.aims.reconciler.replicas.values() if r.phase is Phase.READY]
+        ready = [r for r in self.aims.reconciler.replicas.values() if r.phase is ReplicaPhase.READY]
         return ready[:_MOST]
 
     def message(self, endpoint: str, arm: str) -> str:
@@ -47,7 +47,7 @@ class Advisor:
         advice = self.recommendation(endpoint, arm)
         return advice.message if advice is not None and advice.memory_bytes is not None else ""
 
-    def recommendation(self, endpoint: str, arm: str) -> Recommendation | None:
+    def recommendation(self, endpoint: str, arm: str) -> ResourceRecommendation | None:
         """What one copy of an arm should have; None if there is no such arm yet."""
         meter = self._meters.get((endpoint, arm))
         return None if meter is None else recommend(meter.observed())
@@ -59,7 +59,7 @@ class Advisor:
         self._meters = {key: self._meters.get(key, ArmMeter()) for key in arms}
         ready: dict[str, list[str]] = {}
         for replica in self.aims.reconciler.replicas.values():
-            if replica.phase is Phase.READY:
+            if replica.phase is ReplicaPhase.READY:
                 ready.setdefault(replica.revision_id, []).append(replica.name)
         for key, revision_id in arms.items():
             names = ready.get(revision_id, [])

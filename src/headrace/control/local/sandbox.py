@@ -117,7 +117,7 @@ _REMEDY: Final = (
 )
 
 
-class Occasion(IntEnum):
+class SandboxPurpose(IntEnum):
     """What runs besides replicas: the serial of its user, which no replica has."""
 
     GATEWAY = GATEWAY_USER - FIRST_UID
@@ -134,10 +134,12 @@ class Occasion(IntEnum):
 
 def user_of(serial: int) -> int:
     """The user of a replica, or of an occasion."""
-    return FIRST_UID + (serial if isinstance(serial, Occasion) else serial % Occasion.GATEWAY)
+    return FIRST_UID + (
+        serial if isinstance(serial, SandboxPurpose) else serial % SandboxPurpose.GATEWAY
+    )
 
 
-class Abilities(msgspec.Struct, frozen=True, kw_only=True):
+class KernelFeatures(msgspec.Struct, frozen=True, kw_only=True):
     """What the kernel allows; a text is the reason why not, and empty if it does."""
 
     namespaces: str = "cannot be determined"
@@ -150,15 +152,15 @@ class Abilities(msgspec.Struct, frozen=True, kw_only=True):
     """Landlock and seccomp, which do instead where nothing needs the network."""
 
 
-class Probe:
+class KernelProbe:
     """Asks the kernel in a process of its own, started at once; it takes about 20 ms."""
 
     def __init__(self) -> None:
-        self._abilities = Abilities()
+        self._abilities = KernelFeatures()
         self._thread = threading.Thread(target=self._ask, name="probe", daemon=True)
         self._thread.start()
 
-    def result(self) -> Abilities:
+    def result(self) -> KernelFeatures:
         """Return the answer; waits for it the first time."""
         self._thread.join(_PROBE_TIMEOUT_S)
         return self._abilities
@@ -167,10 +169,10 @@ class Probe:
         command = [sys.executable, "-I", "-S", str(_PROGRAM), "--probe"]
         try:
             output = output_of(command, timeout_s=_PROBE_TIMEOUT_S)
-            self._abilities = msgspec.json.decode(output, type=Abilities)
+            self._abilities = msgspec.json.decode(output, type=KernelFeatures)
         except (OSError, SubprocessError, *UNDECODABLE) as error:
             why = f"cannot be determined: {error}"
-            self._abilities = Abilities(namespaces=why, user=why)
+            self._abilities = KernelFeatures(namespaces=why, user=why)
         if self._abilities.namespaces:
             why_not = {"reason": self._abilities.namespaces, "landlock": self._abilities.landlock}
             _LOG.warning("there are no namespaces to isolate processes in", extra=why_not)
@@ -248,7 +250,7 @@ class Sandbox:
 
     hide: tuple[Path, ...]
     reports: Path
-    abilities: Callable[[], Abilities]
+    abilities: Callable[[], KernelFeatures]
     libraries: Libraries = field(default_factory=libraries)
     environment: Environment = field(default_factory=Environment)
     _reports: dict[str, tuple[int, Isolation]] = field(default_factory=dict)
@@ -256,7 +258,7 @@ class Sandbox:
     @classmethod
     def of_home(cls, home: Path) -> "Sandbox":
         """For a command: `home` is hidden, and the kernel is asked when that is needed."""
-        ask = cache(lambda: Probe().result())
+        ask = cache(lambda: KernelProbe().result())
         return cls(hide=(home.resolve(),), reports=home, abilities=ask)
 
     def command(
@@ -416,7 +418,7 @@ def without_root(
         own=[settings.socket_dir],
         keep=[],
         network=True,
-        serial=Occasion.GATEWAY,
+        serial=SandboxPurpose.GATEWAY,
         report=settings.run_dir / "isolation",
         limits={"open_files": None, "processes": None, "oom_score_adj": None},
     )

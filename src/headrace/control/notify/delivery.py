@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from headrace.control.app.settings import resolve_references, resolve_url
-from headrace.control.notify.messages import Message
+from headrace.control.notify.messages import AlertMessage
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.spec.alerts import EmailSpec, SlackSpec, WebhookSpec
 from headrace.monitor.alert_state import Alert, AlertState
@@ -26,7 +26,7 @@ _COLOURS: Final = {"page": "#c62828", "ticket": "#ef6c00"}
 _GOOD: Final = "#2e7d32"
 
 
-def webhook_payload(message: Message, *, url: str) -> Json:
+def webhook_payload(message: AlertMessage, *, url: str) -> Json:
     """As Alertmanager sends it (https://prometheus.io/docs/alerting/latest/configuration/).
 
     Args:
@@ -52,7 +52,7 @@ def webhook_payload(message: Message, *, url: str) -> Json:
     }
 
 
-def slack_payload(message: Message, *, url: str) -> Json:
+def slack_payload(message: AlertMessage, *, url: str) -> Json:
     """As Slack's incoming webhooks take it, and Mattermost's."""
     attachments = [
         {
@@ -69,7 +69,7 @@ def slack_payload(message: Message, *, url: str) -> Json:
     return {**channel, "text": _escaped(title(message)), "attachments": attachments}
 
 
-def email_message(message: Message, spec: EmailSpec, *, url: str, now: float) -> EmailMessage:
+def email_message(message: AlertMessage, spec: EmailSpec, *, url: str, now: float) -> EmailMessage:
     """A plain text for people."""
     mail = EmailMessage()
     mail["Subject"] = title(message)
@@ -87,7 +87,7 @@ def email_message(message: Message, spec: EmailSpec, *, url: str, now: float) ->
     return mail
 
 
-def title(message: Message) -> str:
+def title(message: AlertMessage) -> str:
     """What happened, in one line."""
     where = message.endpoint or (f"stream {message.stream}" if message.stream else "the system")
     alerts = message.firing or message.resolved
@@ -97,7 +97,7 @@ def title(message: Message) -> str:
     return f"[{worst if message.firing else 'resolved'}] {where}: {first.name}{more}"
 
 
-def _all(message: Message) -> list[Alert]:
+def _all(message: AlertMessage) -> list[Alert]:
     return [*message.firing, *message.resolved]
 
 
@@ -150,7 +150,7 @@ _SHOWN: Final = 200
 
 
 async def send(
-    message: Message, *, environment: Mapping[str, str], admin_url: str, now: float
+    message: AlertMessage, *, environment: Mapping[str, str], admin_url: str, now: float
 ) -> str:
     """Return what the receiver answered when it took the message: `200`, `SMTP 250`.
 
@@ -195,7 +195,7 @@ async def _apart(work: Callable[[], str]) -> str:
     return await done
 
 
-def _send(message: Message, environment: Mapping[str, str], admin_url: str, now: float) -> str:
+def _send(message: AlertMessage, environment: Mapping[str, str], admin_url: str, now: float) -> str:
 
     receiver = message.receiver
     if receiver.email is not None:

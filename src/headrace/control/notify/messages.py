@@ -75,7 +75,7 @@ _FORGET_S: Final = 30 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class AlertMessage:
     """Alerts of one endpoint or stream for one receiver: those that fire, and those resolved.
 
     `unsent`: keys of those in `firing` that no message to this receiver had before.
@@ -125,7 +125,7 @@ class _Attempts:
 
 
 @dataclass(slots=True)
-class Outbox:
+class AlertGroups:
     """Groups due alerts by receiver, and by endpoint or stream.
 
     A message is due once a change waited for `group_wait_s`, and every `repeat_s` while an alert
@@ -158,11 +158,11 @@ class Outbox:
         *,
         silences: Collection[Silence] = (),
         now: float,
-    ) -> list[Message]:
+    ) -> list[AlertMessage]:
         """The messages to send now; `sent` or `failed` has to be called for each."""
         present = {alert.key: alert for alert in alerts}
         self._forget(settings, now)
-        messages: list[Message] = []
+        messages: list[AlertMessage] = []
         for receiver in settings.receivers:
             own = {key: n for (name, key), n in self._notices.items() if name == receiver.name}
             subjects: dict[Subject, list[Key]] = {}
@@ -185,7 +185,7 @@ class Outbox:
                     messages.append(message)
         return messages
 
-    def sent(self, message: Message, *, now: float) -> None:
+    def sent(self, message: AlertMessage, *, now: float) -> None:
         """Note that the receiver took it."""
         self._lines.pop(message.key, None)
         for alert in message.firing:
@@ -193,7 +193,7 @@ class Outbox:
         for alert in message.resolved:
             self._drop((message.receiver.name, alert.key))
 
-    def failed(self, message: Message, *, may_be_taken: bool, now: float) -> float:
+    def failed(self, message: AlertMessage, *, may_be_taken: bool, now: float) -> float:
         """Note that it failed; after how long it is tried again, in seconds.
 
         Args:
@@ -217,7 +217,7 @@ class Outbox:
         silences: Collection[Silence],
         *,
         now: float,
-    ) -> Message | None:
+    ) -> AlertMessage | None:
         line = self._lines.get((receiver.name, subject))
         if line is not None and (line.is_under_way or now < line.retry_at):
             return None
@@ -248,7 +248,7 @@ class Outbox:
                 del self._lines[receiver.name, subject]  # it ended before it was sent
             return None
         endpoint, stream = subject
-        return Message(
+        return AlertMessage(
             receiver=receiver,
             endpoint=endpoint,
             stream=stream,

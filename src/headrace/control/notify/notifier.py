@@ -10,8 +10,14 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.auth.audit_log import Change
-from headrace.control.notify.messages import AlertNotice, Message, NoticeKey, Outbox, Silence
+from headrace.control.auth.audit_log import AuditEntry
+from headrace.control.notify.messages import (
+    AlertGroups,
+    AlertMessage,
+    AlertNotice,
+    NoticeKey,
+    Silence,
+)
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,
@@ -32,11 +38,11 @@ TEST_EVERY_S: Final = 30.0
 """How long a receiver is spared from another test message."""
 
 
-class Send(Protocol):
+class Deliver(Protocol):
     """Brings a message to its receiver."""
 
     def __call__(
-        self, message: Message, *, environment: Mapping[str, str], admin_url: str, now: float
+        self, message: AlertMessage, *, environment: Mapping[str, str], admin_url: str, now: float
     ) -> Awaitable[str]:
         """Return what the receiver answered when it took the message.
 
@@ -77,9 +83,9 @@ class Notifier:
     save: Callable[[Sequence[AlertNotice], Sequence[NoticeKey]], Awaitable[None]]
     environment: Mapping[str, str]
     admin_url: str
-    send: Send
+    send: Deliver
     faults: Faults = field(default_factory=Faults)
-    _outbox: Outbox = field(default_factory=Outbox)
+    _outbox: AlertGroups = field(default_factory=AlertGroups)
     _alerts: Sequence[Alert] | None = None
     """None until they were read once: an empty list would say that all are over."""
     _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
@@ -102,7 +108,7 @@ class Notifier:
         """Send until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
-                messages: list[Message] = []
+                messages: list[AlertMessage] = []
                 with self.faults.contain(LOOP, "notifications"):
                     await self._save()
                     if self._alerts is not None:
@@ -147,7 +153,7 @@ class Notifier:
         over = msgspec.structs.replace(alert, state=AlertState.RESOLVED)
         answer = failure = ""
         for firing, resolved in (((alert,), ()), ((), (over,))):
-            message = Message(receiver=receiver, endpoint="", firing=firing, resolved=resolved)
+            message = AlertMessage(receiver=receiver, endpoint="", firing=firing, resolved=resolved)
             try:
                 answer = await self._deliver(message)
             except DeadlineExceededError as error:
@@ -162,7 +168,7 @@ class Notifier:
             seconds=self.clock.monotonic() - began,
         )
 
-    async def _send(self, message: Message) -> None:
+    async def _send(self, message: AlertMessage) -> None:
         extra = {"receiver": message.receiver.name}
         may_be_taken = True
         try:
@@ -179,7 +185,7 @@ class Notifier:
         self._outbox.failed(message, may_be_taken=may_be_taken, now=self.clock.now())
         return await self._save()
 
-    async def _deliver(self, message: Message) -> str:
+    async def _deliver(self, message: AlertMessage) -> str:
         async with self._slots:
             return await self.send(
                 message,
@@ -289,7 +295,7 @@ class Silences:
         stored = msgspec.structs.replace(
             silence, id=secrets.token_hex(_ID_BYTES), begins=now, created_by=actor
         )
-        change = Change(
+        change = AuditEntry(
             at=now,
             actor=actor,
             action="silence.create",
@@ -302,7 +308,7 @@ class Silences:
 
     async def remove(self, silence: Silence, *, actor: str) -> None:
         """End a silence now."""
-        change = Change(
+        change = AuditEntry(
             at=self.clock.now(),
             actor=actor,
             action="silence.remove",

@@ -28,7 +28,7 @@ def restart_delay_s(*, failures: int, exit_code: int | None) -> float:
     return policy.delay_s(failures)
 
 
-class Phase(StrEnum):
+class ReplicaPhase(StrEnum):
     """Where a replica is in its life."""
 
     STARTING = "starting"
@@ -43,7 +43,7 @@ class Phase(StrEnum):
     """Its process ended as it was told to."""
 
 
-class Health(StrEnum):
+class ProbeResult(StrEnum):
     """What one look at a replica's ready route showed."""
 
     READY = "ready"
@@ -68,7 +68,7 @@ class Replica:
     version: str
     revision_id: str
     address: str
-    phase: Phase
+    phase: ReplicaPhase
     since: float
     pid: int | None = None
     was_ready: bool = False
@@ -93,17 +93,17 @@ class Replica:
     @property
     def is_running(self) -> bool:
         """Whether there is a process that nobody asked to end."""
-        return self.phase in {Phase.STARTING, Phase.READY, Phase.UNREADY}
+        return self.phase in {ReplicaPhase.STARTING, ReplicaPhase.READY, ReplicaPhase.UNREADY}
 
     @property
     def is_leaving(self) -> bool:
         """Whether it was told to end: nothing brings it back."""
-        return self.phase in {Phase.DRAINING, Phase.ENDED}
+        return self.phase in {ReplicaPhase.DRAINING, ReplicaPhase.ENDED}
 
     @property
     def cannot_load(self) -> bool:
         """Whether the last process said that the model cannot be loaded."""
-        return self.phase is Phase.EXITED and self.exit_code == EXIT_CANNOT_LOAD
+        return self.phase is ReplicaPhase.EXITED and self.exit_code == EXIT_CANNOT_LOAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +159,7 @@ def started(replica: Replica, *, pid: int, now: float) -> Replica:
     """`replica` after its process was started."""
     return replace(
         replica,
-        phase=Phase.STARTING,
+        phase=ReplicaPhase.STARTING,
         pid=pid,
         since=now,
         answered_at=now,
@@ -168,23 +168,25 @@ def started(replica: Replica, *, pid: int, now: float) -> Replica:
     )
 
 
-def probed(replica: Replica, health: Health, *, now: float) -> Replica:
+def probed(replica: Replica, health: ProbeResult, *, now: float) -> Replica:
     """`replica` after a look at its ready route."""
     if not replica.is_running:
         return replica
     match health:
-        case Health.READY:
+        case ProbeResult.READY:
             alive = replace(replica, answered_at=now)
-            if replica.phase is not Phase.READY:
-                return replace(alive, phase=Phase.READY, since=now, was_ready=True, reason="")
+            if replica.phase is not ReplicaPhase.READY:
+                return replace(
+                    alive, phase=ReplicaPhase.READY, since=now, was_ready=True, reason=""
+                )
             is_stable = now - replica.since >= STABLE_AFTER_S
             return replace(alive, failures=0) if is_stable and replica.failures else alive
-        case Health.NOT_READY:
+        case ProbeResult.NOT_READY:
             alive = replace(replica, answered_at=now)
-            return _unready(alive, now) if replica.phase is Phase.READY else alive
-        case Health.REFUSED:
-            return _unready(replica, now) if replica.phase is Phase.READY else replica
-        case Health.SILENT:
+            return _unready(alive, now) if replica.phase is ReplicaPhase.READY else alive
+        case ProbeResult.REFUSED:
+            return _unready(replica, now) if replica.phase is ReplicaPhase.READY else replica
+        case ProbeResult.SILENT:
             # A busy machine answers late; taking its replicas out would make an outage of it.
             return replica
         case _:
@@ -192,12 +194,14 @@ def probed(replica: Replica, health: Health, *, now: float) -> Replica:
 
 
 def _unready(replica: Replica, now: float) -> Replica:
-    return replace(replica, phase=Phase.UNREADY, since=now, reason="says that it is not ready")
+    return replace(
+        replica, phase=ReplicaPhase.UNREADY, since=now, reason="says that it is not ready"
+    )
 
 
 def drained(replica: Replica, *, now: float) -> Replica:
     """`replica` after it was told to drain."""
-    return replace(replica, phase=Phase.DRAINING, since=now)
+    return replace(replica, phase=ReplicaPhase.DRAINING, since=now)
 
 
 def killed(replica: Replica, *, reason: str) -> Replica:
@@ -212,16 +216,16 @@ def exited(replica: Replica, *, exit_code: int | None, last_line: str, now: floa
         exit_code: Negative for a signal; None if nobody could read it (an adopted process).
         last_line: The last line of its log, which says why.
     """
-    if replica.phase is Phase.DRAINING:
-        return replace(replica, phase=Phase.ENDED, pid=None, since=now, exit_code=exit_code)
-    was_stable = replica.phase is Phase.READY and now - replica.since >= STABLE_AFTER_S
+    if replica.phase is ReplicaPhase.DRAINING:
+        return replace(replica, phase=ReplicaPhase.ENDED, pid=None, since=now, exit_code=exit_code)
+    was_stable = replica.phase is ReplicaPhase.READY and now - replica.since >= STABLE_AFTER_S
     failures = 1 if was_stable else replica.failures + 1
     is_death = replica.was_ready and replica.pid is not None and not replica.kill_sent
     return replace(
         replica,
         deaths=replica.deaths + is_death,
         death_reason=exit_reason(exit_code, "") if is_death else replica.death_reason,
-        phase=Phase.EXITED,
+        phase=ReplicaPhase.EXITED,
         pid=None,
         since=now,
         failures=failures,

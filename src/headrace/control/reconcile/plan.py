@@ -17,8 +17,8 @@ from headrace.control.desired.state import (
     Revision,
     pool_endpoint,
 )
-from headrace.control.reconcile.observed import Observed, Phase, Replica, addresses_of
-from headrace.control.reconcile.routes import EndpointView, PoolAddresses, route_of
+from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase, addresses_of
+from headrace.control.reconcile.routes import PoolAddresses, RoutedEndpoint, route_of
 from headrace.gateway import EndpointRoute
 
 LOAD_TIMEOUT_S: Final = 600.0
@@ -82,7 +82,7 @@ class Prospect:
     starts: tuple[tuple[DesiredArm, int], ...]
 
     @classmethod
-    def of(cls, view: EndpointView) -> "Prospect":
+    def of(cls, view: RoutedEndpoint) -> "Prospect":
         """What follows from `view`."""
         missing = [
             (arm, arm.replicas - len(view.wanted[arm.revision.id]))
@@ -103,7 +103,7 @@ class _Grounds:
     endpoint: DesiredEndpoint
     current: EndpointRoute | None
     pools: PoolAddresses
-    replicas: tuple[tuple[str, Phase, bool, str], ...]
+    replicas: tuple[tuple[str, ReplicaPhase, bool, str], ...]
 
     def are(self, other: "_Grounds") -> bool:
         """Whether they are the same: large parts the same objects, which is quick to see."""
@@ -134,7 +134,7 @@ class Memo:
         known = self._known.get(endpoint.name)
         if known is not None and known[0].are(grounds):
             return known[1]
-        prospect = Prospect.of(EndpointView.of(endpoint, replicas, current, pools))
+        prospect = Prospect.of(RoutedEndpoint.of(endpoint, replicas, current, pools))
         if current is not None and prospect.route == current:
             # The same object: whoever compares or translates it is done at once.
             prospect = replace(prospect, route=current)
@@ -187,13 +187,13 @@ def due_at(observed: Observed, *, drain_timeout_s: float) -> float | None:
     times: list[float] = []
     for replica in observed.replicas.values():
         match replica.phase:
-            case Phase.EXITED if replica.retry_at is not None:
+            case ReplicaPhase.EXITED if replica.retry_at is not None:
                 times.append(replica.retry_at)
-            case Phase.DRAINING if not replica.kill_sent:
+            case ReplicaPhase.DRAINING if not replica.kill_sent:
                 times.append(replica.since + drain_timeout_s)
-            case Phase.STARTING if not replica.kill_sent:
+            case ReplicaPhase.STARTING if not replica.kill_sent:
                 times.append(replica.since + LOAD_TIMEOUT_S)
-            case Phase.READY | Phase.UNREADY if not replica.kill_sent:
+            case ReplicaPhase.READY | ReplicaPhase.UNREADY if not replica.kill_sent:
                 times.append(replica.answered_at + SILENT_TIMEOUT_S)
             case _:
                 pass
@@ -209,7 +209,9 @@ def prospects_of(desired: DesiredState, observed: Observed, memo: Memo) -> list[
     current = {route.name: route for route in observed.published or ()}
     nowhere = PoolAddresses()
     pools = [
-        Prospect.of(EndpointView.of(pool, by_endpoint[pool.name], current.get(pool.name), nowhere))
+        Prospect.of(
+            RoutedEndpoint.of(pool, by_endpoint[pool.name], current.get(pool.name), nowhere)
+        )
         for pool in map(pool_endpoint, desired.pools)
     ]
     addresses = _pool_addresses(pools, observed) if pools else nowhere
@@ -258,14 +260,14 @@ def _next_for(
     replica: Replica, *, is_kept: bool, is_routed: bool, now: float, drain_timeout_s: float
 ) -> Action | None:
     name = replica.name
-    if replica.phase is Phase.ENDED:
+    if replica.phase is ReplicaPhase.ENDED:
         return ForgetReplica(name=name)
-    if replica.phase is Phase.EXITED:
+    if replica.phase is ReplicaPhase.EXITED:
         if not is_kept:
             return ForgetReplica(name=name)
         is_due = replica.retry_at is None or replica.retry_at <= now
         return RestartReplica(name=name) if is_due else None
-    if replica.phase is not Phase.DRAINING and not is_kept and not is_routed:
+    if replica.phase is not ReplicaPhase.DRAINING and not is_kept and not is_routed:
         return DrainReplica(name=name)
     reason = "" if replica.kill_sent else _overdue(replica, now, drain_timeout_s)
     return KillReplica(name=name, reason=reason) if reason else None
@@ -273,11 +275,11 @@ def _next_for(
 
 def _overdue(replica: Replica, now: float, drain_timeout_s: float) -> str:
     """Why `replica` has to be killed; empty if it need not."""
-    if replica.phase is Phase.DRAINING and now - replica.since >= drain_timeout_s:
+    if replica.phase is ReplicaPhase.DRAINING and now - replica.since >= drain_timeout_s:
         return f"still running {drain_timeout_s:g} s after it was told to drain"
-    if replica.phase is Phase.STARTING and now - replica.since >= LOAD_TIMEOUT_S:
+    if replica.phase is ReplicaPhase.STARTING and now - replica.since >= LOAD_TIMEOUT_S:
         return f"not ready {LOAD_TIMEOUT_S:g} s after its start"
-    is_serving = replica.phase in {Phase.READY, Phase.UNREADY}
+    is_serving = replica.phase in {ReplicaPhase.READY, ReplicaPhase.UNREADY}
     if is_serving and now - replica.answered_at >= SILENT_TIMEOUT_S:
         return f"answered nobody for {SILENT_TIMEOUT_S:g} s"
     return ""

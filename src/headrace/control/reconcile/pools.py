@@ -20,9 +20,9 @@ from urllib.parse import urlencode
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import News, wait_for
+from headrace.control.app.journal import ChangeSignal, wait_for
 from headrace.control.desired.state import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
-from headrace.control.reconcile.observed import Observed, Phase, Replica
+from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
 from headrace.core import (
     Clock,
     EndpointName,
@@ -65,7 +65,7 @@ class Hosting:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
+class AcknowledgedModels:
     """What a process was told last, and acknowledged. `process` as `Replica.process`."""
 
     process: int
@@ -132,7 +132,7 @@ class RoutedTo(NamedTuple):
 def plan_pools(
     desired: DesiredState,
     replicas: Iterable[Replica],
-    told: Mapping[str, Told],
+    told: Mapping[str, AcknowledgedModels],
     routed: Collection[RoutedTo],
     tells: Tells = as_it_is,
 ) -> Iterator[Tell]:
@@ -221,7 +221,7 @@ def hosted_replicas(
         ids = hosted.get(copy.name, frozenset())
         for arm in models.values():
             revision = arm.revision
-            if copy.phase is Phase.READY and revision.id in ids:
+            if copy.phase is ReplicaPhase.READY and revision.id in ids:
                 names = {"model": revision.settings.model_name, "version": revision.version}
                 yield replace(
                     copy,
@@ -259,7 +259,7 @@ Put = Callable[[str, Hosting], Awaitable[PoolReport]]
 """Tells the copy at an address what to host, as `put_models`."""
 
 
-class World(Protocol):
+class PoolState(Protocol):
     """What runs and should run."""
 
     desired: DesiredState
@@ -267,7 +267,7 @@ class World(Protocol):
     """Which revisions each copy of a pool answers for, by the replica's name."""
 
     @property
-    def news(self) -> News:
+    def news(self) -> ChangeSignal:
         """Changes of anything observed or desired."""
 
     def observed(self) -> Observed:
@@ -306,11 +306,11 @@ async def put_models(address: str, hosting: Hosting) -> PoolReport:
 class PoolSync:
     """Tells copies of pools what to host, for as long as `run` is awaited."""
 
-    world: World
+    world: PoolState
     clock: Clock
     put: Put = put_models
     faults: Faults = field(default_factory=Faults)
-    _told: dict[str, Told] = field(default_factory=dict)
+    _told: dict[str, AcknowledgedModels] = field(default_factory=dict)
     _routed: frozenset[RoutedTo] = frozenset()
     _left_at: dict[RoutedTo, float] = field(default_factory=dict)
     _complaints: dict[str, str] = field(default_factory=dict)
@@ -375,7 +375,7 @@ class PoolSync:
                 self._complaints[name] = str(error)
         if not is_told:
             return False
-        self._told[name] = Told(process=tell.process, hosting=tell.hosting)
+        self._told[name] = AcknowledgedModels(process=tell.process, hosting=tell.hosting)
         self.world.hosted[name] = tell.hosting.revision_ids
         self._complaints.pop(name, None)
         _LOG.info("told a pool's copy", extra={"replica": name, "models": len(tell.hosting.models)})

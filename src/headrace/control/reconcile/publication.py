@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from headrace.control.app.faults import message_of
-from headrace.control.app.journal import News
+from headrace.control.app.journal import ChangeSignal
 from headrace.control.reconcile.observed import Observed, Replica, perhaps_in_force
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRejectedError
@@ -73,7 +73,7 @@ class RoutePublication:
     """Routes that the gateway follows, those that it may follow too, and the next attempt."""
 
     publisher: RoutePublisher
-    news: News = field(default_factory=News)
+    news: ChangeSignal = field(default_factory=ChangeSignal)
     """Notified when any of the fields below changed."""
     record: Callable[[tuple[EndpointRoute, ...]], Awaitable[None]] = _no_record
     """Stores what is in force, for the next control plane; part of a publication's success."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
 from headrace.control.app.faults import LOOP, Faults, message_of
-from headrace.control.app.journal import News, wait_for
+from headrace.control.app.journal import ChangeSignal, wait_for
 from headrace.control.desired.state import (
     POOL_PREFIX,
     DesiredArm,
@@ -18,10 +18,10 @@ from headrace.control.desired.state import (
 from headrace.control.local.driver import LocalDriver, Running
 from headrace.control.local.sandbox import Isolation
 from headrace.control.reconcile.observed import (
-    Health,
     Observed,
-    Phase,
+    ProbeResult,
     Replica,
+    ReplicaPhase,
     drained,
     exited,
     killed,
@@ -95,7 +95,7 @@ class Reconciler:
         self.news.note()
 
     @property
-    def news(self) -> News:
+    def news(self) -> ChangeSignal:
         """Changes of anything observed or desired."""
         return self.publication.news
 
@@ -209,7 +209,7 @@ class Reconciler:
             version=revision.version,
             revision_id=revision.id,
             address=self.driver.address_of(action.serial),
-            phase=Phase.STARTING,
+            phase=ReplicaPhase.STARTING,
             since=now,
         )
         try:
@@ -265,7 +265,7 @@ class Reconciler:
         if after.deaths > before.deaths:
             self.driver.note_death(name, after.deaths)
             await self._tell_death(after)
-        if after.phase is Phase.EXITED:
+        if after.phase is ReplicaPhase.EXITED:
             extra = {"replica": name, "reason": after.reason, "failures": after.failures}
             _LOG.warning("replica ended", extra=extra)
         self._set(after)
@@ -298,13 +298,13 @@ class Reconciler:
                 health = await look(address)
                 before = self.replicas[name]
                 after = probed(before, health, now=self.clock.monotonic())
-                if after.phase is Phase.READY:
+                if after.phase is ReplicaPhase.READY:
                     self.driver.note_ready(name)
                 if after.phase is not before.phase:
                     extra = {"replica": name, "phase": after.phase.value}
                     _LOG.info("replica changed", extra=extra)
                 self._set(after, quiet=after.phase is before.phase)
-            is_ready = self.replicas[name].phase is Phase.READY
+            is_ready = self.replicas[name].phase is ReplicaPhase.READY
             await asyncio.sleep(_READY_PROBE_S if is_ready else pause_s)
 
     def _set(self, replica: Replica, *, quiet: bool = False) -> None:
@@ -313,25 +313,25 @@ class Reconciler:
             self.news.note()
 
 
-async def look(address: str) -> Health:
+async def look(address: str) -> ProbeResult:
     """What a replica says about its readiness."""
     try:
         answer = await fetch(address, _READY_PATH, timeout_s=_PROBE_TIMEOUT_S)
     except DeadlineExceededError:
-        return Health.SILENT
+        return ProbeResult.SILENT
     except UnavailableError:
-        return Health.REFUSED
-    return Health.READY if answer.status == _HTTP_OK else Health.NOT_READY
+        return ProbeResult.REFUSED
+    return ProbeResult.READY if answer.status == _HTTP_OK else ProbeResult.NOT_READY
 
 
 def _adopted(running: Running, *, is_routed: bool, now: float) -> Replica:
     record, process = running.record, running.process
     if process is None:
-        phase = Phase.EXITED
+        phase = ReplicaPhase.EXITED
     elif is_routed:
-        phase = Phase.READY
+        phase = ReplicaPhase.READY
     else:
-        phase = Phase.STARTING
+        phase = ReplicaPhase.STARTING
     return Replica(
         name=record.name,
         serial=record.serial,

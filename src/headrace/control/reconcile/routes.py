@@ -9,7 +9,7 @@ import msgspec
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision
 from headrace.control.gateway.tls import lacks_secret
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.gateway import EndpointRoute, RevisionTarget
 
 
@@ -34,7 +34,7 @@ class PoolAddresses:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndpointView:
+class RoutedEndpoint:
     """A desired endpoint beside its replicas, those that drain left out.
 
     `wanted` are the replicas to keep for each desired revision, by its id. `former` are the others
@@ -55,7 +55,7 @@ class EndpointView:
         replicas: Iterable[Replica],
         current: EndpointRoute | None,
         pools: PoolAddresses | None = None,
-    ) -> "EndpointView":
+    ) -> "RoutedEndpoint":
         """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
         counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
         wanted: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
@@ -158,7 +158,7 @@ class EndpointView:
         return versions
 
 
-def route_of(view: EndpointView) -> EndpointRoute:
+def route_of(view: RoutedEndpoint) -> EndpointRoute:
     """The route that `view` should have now; arms without a ready replica are empty."""
     endpoint, current = view.endpoint, view.current
     # Not part of a split: these hold at once, whatever is not ready yet.
@@ -224,12 +224,12 @@ def scaled(weights: Mapping[str, int], total: int) -> dict[str, int]:
 
 
 def _ready(replicas: Iterable[Replica]) -> list[Replica]:
-    return [replica for replica in replicas if replica.phase is Phase.READY]
+    return [replica for replica in replicas if replica.phase is ReplicaPhase.READY]
 
 
 def _usefulness(replica: Replica) -> tuple[bool, bool, int]:
     """Sorts those first that a smaller count should keep: ready, proven, old."""
-    return (replica.phase is not Phase.READY, not replica.was_ready, replica.serial)
+    return (replica.phase is not ReplicaPhase.READY, not replica.was_ready, replica.serial)
 
 
 def gateway_route(route: EndpointRoute, missing: frozenset[str] = frozenset()) -> EndpointRoute:

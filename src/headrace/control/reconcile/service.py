@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headrace.control.app.context import Context
+from headrace.control.app.context import ServiceContext
 from headrace.control.app.faults import Faults
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.gateway.caller_policy import CallerPolicy, Keys
@@ -117,7 +117,7 @@ class ReconcileService:
 
     def __init__(
         self,
-        context: Context,
+        context: ServiceContext,
         *,
         reconciler: Reconciling,
         keeper: Gateway,

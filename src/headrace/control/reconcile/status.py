@@ -12,7 +12,7 @@ from headrace.control.gateway.certificates import CertificateStatus
 from headrace.control.gateway.first_request import FirstRequest
 from headrace.control.jobs.status import JobView
 from headrace.control.local.sandbox import Isolation
-from headrace.control.reconcile.observed import MANY_FAILURES, Observed, Phase, Replica
+from headrace.control.reconcile.observed import MANY_FAILURES, Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.pools import hosts_of
 from headrace.control.streams.status import StreamView
 from headrace.core.devices import DeviceUse
@@ -100,7 +100,7 @@ class GatewayStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
+class SystemStatus:
     """Everything; `ready` if the gateway and all endpoints are, and all streams run or pause."""
 
     ready: bool
@@ -264,10 +264,12 @@ def _is_reached(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
 
 def _arm_problems(arm: DesiredArm, replicas: Sequence[Replica]) -> list[str]:
     mine = [r for r in replicas if r.revision_id == arm.revision.id and not r.is_leaving]
-    ready = sum(replica.phase is Phase.READY for replica in mine)
+    ready = sum(replica.phase is ReplicaPhase.READY for replica in mine)
     if ready >= arm.replicas:
         return []
-    reasons = list(dict.fromkeys(r.reason for r in mine if r.reason and r.phase is not Phase.READY))
+    reasons = list(
+        dict.fromkeys(r.reason for r in mine if r.reason and r.phase is not ReplicaPhase.READY)
+    )
     said = f": {'; '.join(reasons)}" if reasons else ""
     return [f"version {arm.revision.version}: {ready} of {arm.replicas} replicas ready{said}"]
 
@@ -287,7 +289,8 @@ def _has_failed(
     wanted = {arm.revision.id for arm in serving}
     mine = [r for r in replicas if r.revision_id in wanted and not r.is_leaving]
     if any(
-        r.cannot_load or (r.failures >= MANY_FAILURES and r.phase is not Phase.READY) for r in mine
+        r.cannot_load or (r.failures >= MANY_FAILURES and r.phase is not ReplicaPhase.READY)
+        for r in mine
     ):
         return True
     return first is not None and not first.answered and set(first.revisions) == wanted
@@ -353,5 +356,5 @@ def _replica(replica: Replica, facts: _Facts) -> ReplicaStatus:
         reason=replica.reason,
         rss_bytes=None if replica.pid is None else facts.rss_bytes.get(replica.pid),
         isolation=None if replica.pid is None else facts.isolation(replica.name),
-        device=facts.device(replica.name) if replica.phase is Phase.READY else None,
+        device=facts.device(replica.name) if replica.phase is ReplicaPhase.READY else None,
     )

@@ -10,25 +10,24 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import Journal, wait_for
-from headrace.control.auth.audit_log import Change
-from headrace.control.desired.target import BASELINE, Aims
-from headrace.control.reconcile.observed import Phase as ReplicaPhase
-from headrace.control.reconcile.observed import Replica
+from headrace.control.app.journal import EventJournal, wait_for
+from headrace.control.auth.audit_log import AuditEntry
+from headrace.control.desired.target import BASELINE, TargetState
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.rollouts.events import events_of, rollout_changes
-from headrace.control.rollouts.evidence import Reading, share_of
-from headrace.control.rollouts.observation import CANDIDATE, View, Watch, batch_of
+from headrace.control.rollouts.evidence import RolloutReading, share_of
+from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, RolloutWatch, batch_of
 from headrace.control.state.records import Assignment, Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.control.telemetry.reports import Reports
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
 from headrace.gateway import GatewayStatistics
-from headrace.rollout.evidence import Evidence
+from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.machine import advance, command, due_at
 from headrace.rollout.outlook import observed_load, outlook
 from headrace.rollout.readings import RewardSums
 from headrace.rollout.sequences import Sequences
-from headrace.rollout.state import Facts, RolloutState, Verb
+from headrace.rollout.state import RolloutFacts, RolloutState, Verb
 from headrace.serving.telemetry.report import Observe
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -63,14 +62,14 @@ class RolloutDriver:
     """
 
     store: Store
-    journal: Journal
-    aims: Aims
+    journal: EventJournal
+    aims: TargetState
     gateway: ArmSource
     clock: Clock
     reports: Reports
     take_up: Callable[[RolloutRecord], RolloutRecord] = lambda record: record
     faults: Faults = field(default_factory=Faults)
-    _watches: dict[str, Watch] = field(default_factory=dict)
+    _watches: dict[str, RolloutWatch] = field(default_factory=dict)
     _healthy: dict[tuple[str, str], bool] = field(default_factory=dict)
     _rates: dict[str, tuple[float, int, float]] = field(default_factory=dict)
     _forgot_at: float = -math.inf
@@ -167,7 +166,7 @@ class RolloutDriver:
         self._healthy = dict(gateway.healthy)
         for record in active:
             with self.faults.contain("rollout", record.endpoint):
-                view = View.of(record, self.aims)
+                view = LiveRollout.of(record, self.aims)
                 if view is not None:
                     await self._count(view, gateway)
         await self._forget_old()
@@ -176,13 +175,13 @@ class RolloutDriver:
         """Move on every rollout for which something happened or is due."""
         for record in self.aims.active():
             with self.faults.contain("rollout step", record.endpoint):
-                view, watch = View.of(record, self.aims), self._watch(record)
+                view, watch = LiveRollout.of(record, self.aims), self._watch(record)
                 if view is not None and view.failure and not watch.has_failed:
                     watch.has_failed = True
                     await self.look()  # what failed with it belongs into the reason
                 async with self.aims.lock:
                     current = self.aims.rollout(record.endpoint)
-                    view = View.of(current, self.aims) if current else None
+                    view = LiveRollout.of(current, self.aims) if current else None
                     if current is None or view is None or current.id != record.id:
                         continue
                     await self._settle(current, advance(current.state, self._facts(view)))
@@ -202,7 +201,7 @@ class RolloutDriver:
         found: dict[str, Replica] = {}
         for record in self.aims.active():
             with self.faults.contain("rollout reports", record.endpoint):
-                view = View.of(record, self.aims)
+                view = LiveRollout.of(record, self.aims)
                 for replica in view.replicas if view else ():
                     if replica.phase is ReplicaPhase.READY:
                         found[replica.name] = replica
@@ -213,14 +212,14 @@ class RolloutDriver:
         record = self.aims.rollout(replica.endpoint)
         if record is None or record.state.phase.is_over:
             return Observe()
-        view = View.of(record, self.aims)
+        view = LiveRollout.of(record, self.aims)
         if view is None:
             return Observe()
         answer_bytes = self.reports.answer_bytes(replica.name)
         # Requests per second of one replica, as its reports say.
         return view.observe(replica, self._rates.get(replica.name, (0.0, 0, 0.0))[2], answer_bytes)
 
-    async def _count(self, view: View, gateway: GatewayStatistics) -> None:
+    async def _count(self, view: LiveRollout, gateway: GatewayStatistics) -> None:
         record, now = view.record, self.clock.monotonic()
         watch = self._watch(record)
         watch.elapsed(now)
@@ -254,7 +253,9 @@ class RolloutDriver:
             watch.note_predictions(reports.values())
         watch.judge(self.clock.now())
 
-    async def _with_answers(self, view: View, watch: Watch, reading: Reading) -> Reading:
+    async def _with_answers(
+        self, view: LiveRollout, watch: RolloutWatch, reading: RolloutReading
+    ) -> RolloutReading:
         """`reading` with what single answers say: pairs, callers, rewards."""
         now, store, rollout = reading.at, self.store, view.record.id
         if watch.units is None:
@@ -304,7 +305,7 @@ class RolloutDriver:
             rewards=watch.rewards,
         )
 
-    def _facts(self, view: View) -> Facts:
+    def _facts(self, view: LiveRollout) -> RolloutFacts:
         watch = self._watch(view.record)
         name = view.record.endpoint
         failure = view.failure or self._not_loaded(view)
@@ -318,7 +319,7 @@ class RolloutDriver:
         is_asked = settings.on_timeout is None and due is not None and watch.elapsed_s >= due
         load = observed_load(state, watch.evidence.summary()) if is_asked else None
         expected = outlook(settings, load) if load else None
-        return Facts(
+        return RolloutFacts(
             now=watch.elapsed(self.clock.monotonic()),
             candidate_ready=view.is_ready(healthy),
             candidate_failed=failure,
@@ -329,7 +330,7 @@ class RolloutDriver:
             cannot_suffice="" if expected is None or expected.suffices else expected.text,
         )
 
-    def _not_loaded(self, view: View) -> str:
+    def _not_loaded(self, view: LiveRollout) -> str:
         """Which copy of a pool could not load the candidate; empty while all may."""
         for replica in view.replicas:
             if not replica.query or not view.is_candidate(replica):
@@ -370,7 +371,7 @@ class RolloutDriver:
         return moved
 
     async def _save(
-        self, record: RolloutRecord, events: Sequence[Event], changes: Sequence[Change] = ()
+        self, record: RolloutRecord, events: Sequence[Event], changes: Sequence[AuditEntry] = ()
     ) -> RolloutRecord:
         whole = record
         with self.faults.contain("rollout evidence", record.endpoint):  # abort works without it
@@ -379,21 +380,21 @@ class RolloutDriver:
             whole = msgspec.structs.replace(record, evidence=watch.evidence.encode())
         return await self.store.save_rollout(whole, events=events, changes=changes)
 
-    def _evidence(self, record: RolloutRecord) -> Evidence | None:
+    def _evidence(self, record: RolloutRecord) -> RolloutEvidenceState | None:
         watch = self._watches.get(record.id)
         if watch is not None:
             return watch.evidence
         if not record.evidence:
             return None
         try:
-            return Evidence.decode(record.state.settings, record.evidence)
+            return RolloutEvidenceState.decode(record.state.settings, record.evidence)
         except HeadraceError:
             return None
 
-    def _watch(self, record: RolloutRecord) -> Watch:
+    def _watch(self, record: RolloutRecord) -> RolloutWatch:
         watch = self._watches.get(record.id)
         if watch is None:
-            watch = self._watches[record.id] = Watch.over(record, self.clock.monotonic())
+            watch = self._watches[record.id] = RolloutWatch.over(record, self.clock.monotonic())
         return watch
 
     def _pause_s(self, until_look_s: float) -> float:

@@ -6,21 +6,21 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.state.records import Event, RolloutRecord
 from headrace.core import span
-from headrace.rollout.state import Phase, RolloutState
+from headrace.rollout.state import RolloutPhase, RolloutState
 
 PHASE_REASONS: Final = {
-    Phase.PREPARING: "Preparing",
-    Phase.PROGRESSING: "Progressing",
-    Phase.PAUSED: "Paused",
-    Phase.KEEPING: "Switched",
-    Phase.PROMOTED: "Promoted",
-    Phase.ROLLED_BACK: "RolledBack",
-    Phase.ABORTED: "Aborted",
-    Phase.REPORTED: "Reported",
-    Phase.SUPERSEDED: "Superseded",
+    RolloutPhase.PREPARING: "Preparing",
+    RolloutPhase.PROGRESSING: "Progressing",
+    RolloutPhase.PAUSED: "Paused",
+    RolloutPhase.KEEPING: "Switched",
+    RolloutPhase.PROMOTED: "Promoted",
+    RolloutPhase.ROLLED_BACK: "RolledBack",
+    RolloutPhase.ABORTED: "Aborted",
+    RolloutPhase.REPORTED: "Reported",
+    RolloutPhase.SUPERSEDED: "Superseded",
 }
 """The word for programs that an event about a new phase has."""
 
@@ -106,7 +106,7 @@ class RolloutEnd:
 
 def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
     """The ends that `events` tell of, in their order."""
-    ends = {phase.value for phase in Phase if phase.is_over or phase is Phase.KEEPING}
+    ends = {phase.value for phase in RolloutPhase if phase.is_over or phase is RolloutPhase.KEEPING}
     return [
         RolloutEnd(
             id=event.rollout,
@@ -127,7 +127,7 @@ def ends_of(events: Iterable[Event]) -> list[RolloutEnd]:
 
 def rollout_changes(
     record: RolloutRecord, state: RolloutState, *, now: float, actor: str, action: str
-) -> list[Change]:
+) -> list[AuditEntry]:
     """The entry of a move from a rollout's stored state to `state`; none if it only went a step on.
 
     Args:
@@ -136,7 +136,7 @@ def rollout_changes(
     if not action and state.phase is record.state.phase:
         return []
     return [
-        Change(
+        AuditEntry(
             at=now,
             actor=actor,
             action=action or f"rollout.{state.phase}",

@@ -13,7 +13,7 @@ from headrace.core import Array
 from headrace.core.spec.rollout import DisagreementSpec
 from headrace.gateway import ArmStatistics
 from headrace.rollout.readings import ArmCounts, Increment, LatencyCounts, PairCounts, RewardSums
-from headrace.serving.telemetry.report import Answer, SampledTensor
+from headrace.serving.telemetry.report import RecordedAnswer, SampledTensor
 
 NO_PAIRS: Final = PairCounts()
 _NOTHING: Final = ArmStatistics()
@@ -31,7 +31,7 @@ class Predictions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class RolloutReading:
     """One look at everything. `split`: None while what is in force is not what was asked for.
 
     `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
@@ -62,14 +62,14 @@ class Reading:
 
 
 @dataclass(slots=True, kw_only=True)
-class Counter:
+class IntervalCounter:
     """Turns readings into increments. `samples`: of the smaller arm in this step."""
 
     warmup_s: float
     samples: int = 0
     _split: Split | None = None
     _since: float = 0.0
-    _last: Reading | None = None
+    _last: RolloutReading | None = None
     _counted: dict[str, Predictions] = field(default_factory=dict)
     _seen: tuple[int, int] = (0, 0)
     _last_split: Split | None = None
@@ -80,14 +80,14 @@ class Counter:
         """The candidate's share of the requests that was in force last; None before there was."""
         return None if self._last_split is None else share_of(self._last_split)
 
-    def knows_callers(self, reading: Reading) -> bool:
+    def knows_callers(self, reading: RolloutReading) -> bool:
         """Whether both versions kept who called for all of an interval that counts."""
         last = self._last
         if last is None or not self._goes_on(reading):
             return False
         return last.heard is not None and last.heard == reading.heard
 
-    def read(self, reading: Reading) -> Increment | None:
+    def read(self, reading: RolloutReading) -> Increment | None:
         """What was added since the last reading; None if it may not be counted."""
         last = self._last if self._goes_on(reading) else None
         split = reading.split
@@ -131,7 +131,7 @@ class Counter:
             candidate_reward=rewards[1] if rewards else None,
         )
 
-    def _lost(self, last: Reading, reading: Reading) -> Increment | None:
+    def _lost(self, last: RolloutReading, reading: RolloutReading) -> Increment | None:
         """How requests ended in the interval in which an arm died, by the split until then.
 
         They were sent by that split, until the other arm got the dead one's share: what it got
@@ -160,14 +160,14 @@ class Counter:
             baseline=baseline,
         )
 
-    def _goes_on(self, reading: Reading) -> bool:
+    def _goes_on(self, reading: RolloutReading) -> bool:
         last = self._last
         return last is not None and (last.split, last.epoch) == (reading.split, reading.epoch)
 
-    def _note_predictions(self, reading: Reading) -> None:
+    def _note_predictions(self, reading: RolloutReading) -> None:
         self._counted.update(reading.predictions)
 
-    def _new_predictions(self, reading: Reading) -> dict[bool, Tally[tuple[str, str]]]:
+    def _new_predictions(self, reading: RolloutReading) -> dict[bool, Tally[tuple[str, str]]]:
         """New answers by arm, kind and class. Until all have told, each keeps its place."""
         found: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
         if not reading.all_told:
@@ -245,10 +245,10 @@ _MOST_DISTANCE: Final = 1e100
 class _Waiting:
     """Answers of one arm that have no counterpart yet, the oldest first."""
 
-    answers: OrderedDict[str, tuple[float, Answer]] = field(default_factory=OrderedDict)
+    answers: OrderedDict[str, tuple[float, RecordedAnswer]] = field(default_factory=OrderedDict)
     size_bytes: int = 0
 
-    def add(self, answer: Answer, now: float) -> None:
+    def add(self, answer: RecordedAnswer, now: float) -> None:
         """Keep an answer; the oldest go when they are too many, too large or too old."""
         self.pop(answer.answer_id)
         self.answers[answer.answer_id] = (now, answer)
@@ -260,7 +260,7 @@ class _Waiting:
                 return
             self.pop(oldest)
 
-    def pop(self, answer_id: str) -> Answer | None:
+    def pop(self, answer_id: str) -> RecordedAnswer | None:
         """Remove an answer and return it; None if it is not here."""
         _, answer = self.answers.pop(answer_id, (0.0, None))
         if answer is not None:
@@ -284,7 +284,7 @@ class Pairing:
     _unanswered: int = 0
     _distance: float = 0.0
 
-    def add_primary(self, answers: Iterable[Answer], now: float) -> None:
+    def add_primary(self, answers: Iterable[RecordedAnswer], now: float) -> None:
         """Take answers that callers got."""
         for answer in answers:
             copy = self._shadow.pop(answer.answer_id)
@@ -293,7 +293,7 @@ class Pairing:
             else:
                 self._compare(answer, copy)
 
-    def add_shadow(self, answers: Iterable[Answer], now: float) -> None:
+    def add_shadow(self, answers: Iterable[RecordedAnswer], now: float) -> None:
         """Take answers to copies."""
         for answer in answers:
             original = self._primary.pop(answer.answer_id)
@@ -314,7 +314,7 @@ class Pairing:
         self._distance = 0.0
         return counts
 
-    def _compare(self, primary: Answer, shadow: Answer) -> None:
+    def _compare(self, primary: RecordedAnswer, shadow: RecordedAnswer) -> None:
         if primary.failed:
             return  # there is nothing to agree with
         if shadow.failed:
@@ -326,7 +326,7 @@ class Pairing:
             self._distance += distance(primary, shadow)
 
 
-def agree(primary: Answer, shadow: Answer, metric: DisagreementSpec) -> bool:
+def agree(primary: RecordedAnswer, shadow: RecordedAnswer, metric: DisagreementSpec) -> bool:
     """Whether two answers have the same outputs, and their values the same shapes and are near.
 
     Floats are near within the metric's tolerances, whatever their precision. Integers, booleans and
@@ -339,7 +339,7 @@ def agree(primary: Answer, shadow: Answer, metric: DisagreementSpec) -> bool:
     )
 
 
-def distance(primary: Answer, shadow: Answer) -> float:
+def distance(primary: RecordedAnswer, shadow: RecordedAnswer) -> float:
     """Mean absolute difference of the finite numbers in two answers; 0 where there are none."""
     others = {tensor.name: tensor for tensor in shadow.outputs}
     total, count = 0.0, 0

@@ -11,20 +11,26 @@ from typing import Final
 import msgspec
 
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
-from headrace.control.desired.target import BASELINE, Aims
-from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.desired.target import BASELINE, TargetState
+from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
 from headrace.control.reconcile.pools import hosted_replicas
 from headrace.control.reconcile.status import is_routed_as_desired
-from headrace.control.rollouts.evidence import Counter, Pairing, Predictions, Reading, Split
+from headrace.control.rollouts.evidence import (
+    IntervalCounter,
+    Pairing,
+    Predictions,
+    RolloutReading,
+    Split,
+)
 from headrace.control.state.records import Assignment, RolloutRecord, UnitBatch
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.rollout import AbSpec, DisagreementSpec, ShadowSpec
 from headrace.gateway import ArmStatistics, EndpointRoute
 from headrace.rollout.crashes import ReplicaDeaths
-from headrace.rollout.evidence import Evidence
-from headrace.rollout.outcomes import Names, Verdict
+from headrace.rollout.evidence import RolloutEvidenceState
+from headrace.rollout.outcomes import Names, RolloutVerdict
 from headrace.rollout.readings import RewardSums, UnitTally
-from headrace.serving.telemetry.report import Answer, Observe, ReplicaReport
+from headrace.serving.telemetry.report import Observe, RecordedAnswer, ReplicaReport
 
 _LOG: Final = logging.getLogger("headrace.control")
 CANDIDATE: Final = "candidate"
@@ -35,19 +41,19 @@ _LONGEST_GAP_S: Final = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Watch:
+class RolloutWatch:
     """Everything that is counted for one rollout, and for how long it was watched.
 
     `saved_at` and `_ticked_at` are of the monotonic clock, `judged_at` is of `elapsed_s`.
     """
 
-    evidence: Evidence
-    counter: Counter
+    evidence: RolloutEvidenceState
+    counter: IntervalCounter
     pairing: Pairing
     names: Names
     saved_at: float
     elapsed_s: float = 0.0
-    verdict: Verdict | None = None
+    verdict: RolloutVerdict | None = None
     judged_at: float = 0.0
     units: UnitTally | None = None
     """What is stored of callers; None until it was read."""
@@ -60,7 +66,7 @@ class Watch:
     """Whether the candidate was found not to stay up."""
 
     @classmethod
-    def over(cls, record: RolloutRecord, now: float) -> "Watch":
+    def over(cls, record: RolloutRecord, now: float) -> "RolloutWatch":
         """The watch of a rollout that begins, or goes on after a restart, at monotonic `now`."""
         settings = record.state.settings
         evidence = _evidence_of(record)
@@ -75,7 +81,7 @@ class Watch:
         old = " and ".join(arm.key for arm in record.source.arms)
         return cls(
             evidence=evidence,
-            counter=Counter(warmup_s=settings.warmup_s),
+            counter=IntervalCounter(warmup_s=settings.warmup_s),
             pairing=Pairing(metric=metric),
             names=Names(
                 baseline=f"version {old}", candidate=f"version {record.target.arms[0].key}"
@@ -116,7 +122,7 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class LiveRollout:
     """A rollout's arms, replicas and route as they are now.
 
     `hosted`: which revisions each copy of a pool answers for.
@@ -129,7 +135,7 @@ class View:
     hosted: Mapping[str, frozenset[str]]
 
     @classmethod
-    def of(cls, record: RolloutRecord, aims: Aims) -> "View | None":
+    def of(cls, record: RolloutRecord, aims: TargetState) -> "LiveRollout | None":
         """The view of `record`; None if its endpoint is gone."""
         reconciler = aims.reconciler
         endpoint = aims.effective_endpoint(record.endpoint)
@@ -190,7 +196,7 @@ class View:
         if arm.revision.pool:
             return any(arm.revision.id in ids for ids in self.hosted.values())
         mine = self._replicas_of(arm)
-        ready = [replica for replica in mine if replica.phase is Phase.READY]
+        ready = [replica for replica in mine if replica.phase is ReplicaPhase.READY]
         return bool(ready) and sum(replica.was_ready for replica in mine) >= arm.replicas
 
     @property
@@ -198,7 +204,7 @@ class View:
         """Why the candidate cannot become ready, or does not stay up; empty while it may."""
         arm = self.candidate
         for replica in self._replicas_of(arm) if arm else ():
-            gave_up = replica.failures >= MANY_FAILURES and replica.phase is not Phase.READY
+            gave_up = replica.failures >= MANY_FAILURES and replica.phase is not ReplicaPhase.READY
             if replica.cannot_load or gave_up:
                 return f"{replica.name}: {replica.reason}"
         return ""
@@ -243,10 +249,10 @@ class View:
         epoch: str,
         totals: Mapping[tuple[str, str], ArmStatistics],
         reports: Mapping[str, ReplicaReport],
-    ) -> Reading:
+    ) -> RolloutReading:
         """What the gateway and the replicas have counted, put together by arm."""
         name, arm = self.record.endpoint, self.candidate
-        return Reading(
+        return RolloutReading(
             at=now,
             epoch=epoch,
             split=self.split(),
@@ -273,7 +279,7 @@ class View:
                 name=replica.name,
                 is_candidate=self.is_candidate(replica),
                 deaths=replica.deaths,
-                is_ready=replica.phase is Phase.READY,
+                is_ready=replica.phase is ReplicaPhase.READY,
                 reason=replica.death_reason,
             )
             for replica in self.replicas
@@ -303,7 +309,7 @@ class View:
     @property
     def answering(self) -> list[Replica]:
         """The ready replicas of the two arms that are compared."""
-        return [r for r in self.replicas if r.phase is Phase.READY and self.is_counted(r)]
+        return [r for r in self.replicas if r.phase is ReplicaPhase.READY and self.is_counted(r)]
 
     def is_counted(self, replica: Replica) -> bool:
         """Whether the replica belongs to one of the two arms that are compared."""
@@ -323,7 +329,7 @@ class View:
         return settings.metrics.reward is not None or isinstance(settings, AbSpec)
 
     def assignments(
-        self, replica: Replica, answers: Iterable[Answer], now: float
+        self, replica: Replica, answers: Iterable[RecordedAnswer], now: float
     ) -> list[Assignment]:
         """Who answered these requests."""
         arm = CANDIDATE if self.is_candidate(replica) else BASELINE
@@ -380,17 +386,17 @@ class View:
         return [replica for replica in self.replicas if replica.revision_id == arm.revision.id]
 
 
-def _evidence_of(record: RolloutRecord) -> Evidence:
+def _evidence_of(record: RolloutRecord) -> RolloutEvidenceState:
     """What was counted for a rollout so far; nothing if another version of Headrace counted it."""
     settings = record.state.settings
     if not record.evidence:
-        return Evidence.start(settings)
+        return RolloutEvidenceState.start(settings)
     try:
-        return Evidence.decode(settings, record.evidence)
+        return RolloutEvidenceState.decode(settings, record.evidence)
     except FailedPreconditionError as error:
         extra = {"rollout": record.id, "error": str(error)}
         _LOG.warning("what was counted for a rollout is counted anew", extra=extra)
-        return Evidence.start(settings)
+        return RolloutEvidenceState.start(settings)
 
 
 def _observed_key(report: ReplicaReport) -> str:

@@ -16,7 +16,7 @@ from headrace.core.spec.rollout import (
     ShadowSpec,
     StrategyName,
 )
-from headrace.rollout.outcomes import Verdict
+from headrace.rollout.outcomes import RolloutVerdict
 from headrace.rollout.outlook import Outlook
 from headrace.rollout.sequences import Sequences
 from headrace.rollout.stages import judged_text
@@ -217,7 +217,7 @@ def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | N
     return new or _main_arm(target)
 
 
-def _verdict(verdict: Verdict) -> VerdictStatus:
+def _verdict(verdict: RolloutVerdict) -> VerdictStatus:
     return VerdictStatus(
         outcome=verdict.outcome.value,
         at=verdict.at,
@@ -226,7 +226,7 @@ def _verdict(verdict: Verdict) -> VerdictStatus:
     )
 
 
-def _requests(verdict: Verdict | None, counted: Mapping[str, float]) -> ArmRequests:
+def _requests(verdict: RolloutVerdict | None, counted: Mapping[str, float]) -> ArmRequests:
     if "candidate_requests" in counted:
         return ArmRequests(
             baseline=int(counted["baseline_requests"]), candidate=int(counted["candidate_requests"])

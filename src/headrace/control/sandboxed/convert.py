@@ -1,6 +1,6 @@
 """Conversion of a model in a sandboxed process.
 
-Not forked from the nursery: converters are large, and a push that converts may take a second more.
+Not forked from the fork server: converters are large, and a push that converts may take a second more.
 """
 
 import contextlib
@@ -13,8 +13,14 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.control.local.sandbox import Occasion, Sandbox
-from headrace.control.sandboxed.run import Limits, SandboxedRun, error_of, open_result, read_result
+from headrace.control.local.sandbox import Sandbox, SandboxPurpose
+from headrace.control.sandboxed.run import (
+    SandboxedRun,
+    SandboxLimits,
+    error_of,
+    open_result,
+    read_result,
+)
 from headrace.core import (
     Code,
     InvalidArgumentError,
@@ -101,12 +107,12 @@ def _ran(
 ) -> Iterator[tuple[ConvertResult, Path]]:
     """A result without an error, and the directory where the process left its files."""
     path = Path(request.path)
-    with SandboxedRun.beside_copy(path, sandbox, Occasion.CONVERSION) as (run, copy):
+    with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.CONVERSION) as (run, copy):
         run.write_request(REQUEST, msgspec.structs.replace(request, path=str(copy)))
         if rows is not None:
             np.savez(run.own / GIVEN, allow_pickle=False, **rows)
             (run.own / GIVEN).chmod(0o644)  # the program may be another user
-        limits = Limits(
+        limits = SandboxLimits(
             timeout_s=timeout_s,
             timeout_reason=f"it was not converted within {timeout_s:g} s",
             memory_bytes=memory_bytes or memory_limit_bytes(size_bytes(copy)),

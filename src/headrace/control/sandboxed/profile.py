@@ -14,8 +14,8 @@ import msgspec
 
 from headrace.client import Client
 from headrace.client.http_wire import HttpWire
-from headrace.control.local.sandbox import Occasion, Sandbox
-from headrace.control.sandboxed.run import Limits, SandboxedProgram, SandboxedRun, error_of
+from headrace.control.local.sandbox import Sandbox, SandboxPurpose
+from headrace.control.sandboxed.run import SandboxedProgram, SandboxedRun, SandboxLimits, error_of
 from headrace.core import (
     BatchingSpec,
     HeadraceError,
@@ -30,15 +30,15 @@ from headrace.core.processes import Process
 from headrace.optimize.profiling.measure import REQUEST
 from headrace.optimize.profiling.messages import (
     Event,
-    Failed,
     Measured,
     Overhead,
+    ProfileFailed,
     ProfileRequest,
     gathered,
 )
 from headrace.optimize.profiling.overhead import (
     BLOCK,
-    Totals,
+    ReplicaTotals,
     ask_alone,
     ask_together,
     overhead_of,
@@ -77,13 +77,13 @@ def measure(
     """
     path = Path(request.path)
     most = memory_bytes or int(available_bytes() * _OF_AVAILABLE)
-    limits = Limits(
+    limits = SandboxLimits(
         timeout_s=request.budget_s + grace_s,
         timeout_reason=f"it took longer than its budget and {grace_s:g} s",
         memory_bytes=most,
     )
     events: list[Event] = []
-    with SandboxedRun.beside_copy(path, sandbox, Occasion.PROFILE, file_bytes=FILE_BYTES) as (
+    with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES) as (
         run,
         copy,
     ):
@@ -106,13 +106,13 @@ def measure(
                         running.reason = "it said too much"
             except KeyboardInterrupt:
                 running.reason = "interrupted"
-    failed = next((event for event in events if isinstance(event, Failed)), None)
+    failed = next((event for event in events if isinstance(event, ProfileFailed)), None)
     measured = gathered(events)
     if measured is not None and measured.complete:
         return measured
     if measured is None or not measured.cells:
         reason = running.reason or "it measured nothing"
-        raise error_of(failed or Failed(error=reason), path, copy)
+        raise error_of(failed or ProfileFailed(error=reason), path, copy)
     stopped = failed.error.replace(str(copy), str(path)) if failed else running.reason
     if not stopped:
         return measured
@@ -153,7 +153,7 @@ def replica_overhead(
     Raises:
         HeadraceError: It does not start, or does not answer.
     """
-    with SandboxedRun.beside_copy(path, sandbox, Occasion.PROFILE, file_bytes=FILE_BYTES) as (
+    with SandboxedRun.beside_copy(path, sandbox, SandboxPurpose.PROFILE, file_bytes=FILE_BYTES) as (
         run,
         copy,
     ):
@@ -345,12 +345,12 @@ def _whole(data: bytes) -> int:
     return at + 4
 
 
-def _totals(client: Client, model: str, pid: int | None = None) -> Totals:
+def _totals(client: Client, model: str, pid: int | None = None) -> ReplicaTotals:
     """What a replica did so far, by Triton's statistics and, with its `pid`, by the kernel's."""
     stats = client.statistics(model)["model_stats"]
     infer = [one["inference_stats"]["compute_infer"] for one in stats]
     batches = [batch["compute_infer"] for one in stats for batch in one["batch_stats"]]
-    return Totals(
+    return ReplicaTotals(
         answers=sum(int(one["count"]) for one in infer),
         answer_s=sum(int(one["ns"]) for one in infer) / 1e9,
         run_s=sum(int(one["ns"]) for one in batches) / 1e9,

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 import msgspec
 
-from headrace.control.local.sandbox import Occasion, Sandbox, files_of, launched
+from headrace.control.local.sandbox import Sandbox, SandboxPurpose, files_of, launched
 from headrace.core import (
     Code,
     CodeNotAllowedError,
@@ -35,7 +35,7 @@ from headrace.serving.pool.load_check import MAX_MESSAGE_BYTES, Inspection, Tria
 
 if TYPE_CHECKING:
     from headrace.optimize.convert.process import ConvertResult
-    from headrace.optimize.profiling.messages import Failed
+    from headrace.optimize.profiling.messages import ProfileFailed
 
 OWN: Final = "own"
 _INPUTS: Final = "given"
@@ -49,7 +49,7 @@ _Result = TypeVar("_Result", bound=msgspec.Struct)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class SandboxLimits:
     """What a program may take, and the reasons that are given for one that took more."""
 
     timeout_s: float
@@ -81,7 +81,7 @@ class SandboxedProgram:
         except (OSError, *UNDECODABLE):
             return self.process.pid
 
-    def watch(self, limits: Limits) -> Iterator[bytes]:
+    def watch(self, limits: SandboxLimits) -> Iterator[bytes]:
         """Parts of its output, which may be empty, until it ends, exceeds a limit or has a reason.
 
         Without an output the parts are all empty, and come ten times a second.
@@ -136,7 +136,7 @@ class SandboxedRun:
 
     sandbox: Sandbox
     folder: Path
-    occasion: Occasion
+    occasion: SandboxPurpose
     file_bytes: int = 1 << 40
     """How large the files may become that they write."""
     keep: tuple[Path, ...] = ()
@@ -145,7 +145,7 @@ class SandboxedRun:
     @classmethod
     @contextlib.contextmanager
     def beside_copy(
-        cls, path: Path, sandbox: Sandbox, occasion: Occasion, *, file_bytes: int = 1 << 40
+        cls, path: Path, sandbox: Sandbox, occasion: SandboxPurpose, *, file_bytes: int = 1 << 40
     ) -> "Iterator[tuple[SandboxedRun, Path]]":
         """A new directory and the copy of `path` in it; gone afterwards.
 
@@ -262,7 +262,7 @@ def read_result(file: Path, kind: type[_Result]) -> _Result | None:
 
 
 def error_of(
-    result: "ConvertResult | Failed | TrialResult", path: Path, copy: Path
+    result: "ConvertResult | ProfileFailed | TrialResult", path: Path, copy: Path
 ) -> HeadraceError:
     """What a program says of `copy`, as an error of `path`."""
     if result.needs_code:
@@ -310,20 +310,20 @@ class SandboxedInspector:
             RequestCancelledError: `cancel` was set, or this was closed.
         """
         path = path.absolute()
-        limits = Limits(
+        limits = SandboxLimits(
             timeout_s=self.timeout_s,
             timeout_reason=f"it did not load within {self.timeout_s:g} s",
             memory_bytes=self.memory_bytes or memory_limit_bytes(size_bytes(path)),
             activity=" while it loaded",
         )
-        is_closed = self.sandbox.user(Occasion.INSPECTION) is not None and not is_open(path)
+        is_closed = self.sandbox.user(SandboxPurpose.INSPECTION) is not None and not is_open(path)
         stops = [self._closing, *([] if cancel is None else [cancel])]
         answer = b""
         with tempfile.TemporaryDirectory(prefix="headrace-inspect-") as folder:
             run = SandboxedRun(
                 sandbox=self.sandbox,
                 folder=Path(folder),
-                occasion=Occasion.INSPECTION,
+                occasion=SandboxPurpose.INSPECTION,
                 keep=() if is_closed else tuple(files_of(path)),
             )
             run.own.mkdir(mode=0o700)

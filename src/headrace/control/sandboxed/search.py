@@ -15,16 +15,16 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.local.sandbox import Occasion, Sandbox
-from headrace.control.sandboxed.run import OWN, Limits, SandboxedRun, read_result
+from headrace.control.local.sandbox import Sandbox, SandboxPurpose
+from headrace.control.sandboxed.run import OWN, SandboxedRun, SandboxLimits, read_result
 from headrace.core import FailedPreconditionError, UnsupportedModelError
 from headrace.optimize.search.journal import (
     Begun,
+    CandidateFailed,
     Event,
-    Failed,
-    Journal,
     JournalReader,
-    State,
+    SearchJournal,
+    SearchState,
     read_journal,
     state_of,
 )
@@ -40,11 +40,11 @@ _NEEDED: Final = frozenset({"score"})
 """Steps without which nothing can be found out."""
 _MAX_ARTIFACT_BYTES: Final = 1 << 36
 _KINDS: Final = ("model", "data", "teach", "tokenizer")
-"""Of inputs: fields of `Given`, and directories of their copies."""
+"""Of inputs: fields of `SearchArguments`, and directories of their copies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class SearchArguments:
     """What a search is given; None for what there is not."""
 
     model: Path
@@ -80,13 +80,17 @@ class SandboxedSearch:
         """Remove what the search came to."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def state(self) -> State:
+    def state(self) -> SearchState:
         """How far the search is."""
         return state_of(read_journal(self.own))
 
     def run(
-        self, request: SearchRequest, given: Given, *, on_event: Callable[[Event, State], None]
-    ) -> State:
+        self,
+        request: SearchRequest,
+        given: SearchArguments,
+        *,
+        on_event: Callable[[Event, SearchState], None],
+    ) -> SearchState:
         """Search to the end, and report each step.
 
         Raises:
@@ -94,9 +98,9 @@ class SandboxedSearch:
             InvalidArgumentError: The data cannot be used.
             HeadraceError: As the search's process says.
         """
-        run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, occasion=Occasion.SEARCH)
+        run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, occasion=SandboxPurpose.SEARCH)
         self._prepare(run, request, given)
-        reader, state = JournalReader(self.own), State()
+        reader, state = JournalReader(self.own), SearchState()
         for event in reader.read():
             state.apply(event)
         error: Exception = UnsupportedModelError("it was not tried")
@@ -116,7 +120,7 @@ class SandboxedSearch:
         msg = f"its process ended {_MOST_STARTS} times: {error}"
         raise UnsupportedModelError(msg)
 
-    def artifact(self, state: State, target: Path) -> Path:
+    def artifact(self, state: SearchState, target: Path) -> Path:
         """A copy of the candidate that was chosen, in `target`.
 
         Raises:
@@ -126,7 +130,7 @@ class SandboxedSearch:
         source = self.own / state.wrote.path
         return copy_files(source, target, beneath=self.own, max_bytes=_MAX_ARTIFACT_BYTES)
 
-    def _prepare(self, run: SandboxedRun, request: SearchRequest, given: Given) -> None:
+    def _prepare(self, run: SandboxedRun, request: SearchRequest, given: SearchArguments) -> None:
         """Copy the inputs to where the process may read them, and write the request."""
         home = self.folder.parent.parent
         if not home.exists():
@@ -149,11 +153,11 @@ class SandboxedSearch:
         self,
         run: SandboxedRun,
         reader: JournalReader,
-        state: State,
-        on_event: Callable[[Event, State], None],
+        state: SearchState,
+        on_event: Callable[[Event, SearchState], None],
     ) -> str:
         """Why the process had to be ended, or ended by itself before the search's end."""
-        limits = Limits(
+        limits = SandboxLimits(
             timeout_s=self.step_limit_s,
             timeout_reason=f"it took longer than {self.step_limit_s:g} s",
             memory_bytes=int(available_bytes() * _OF_AVAILABLE),
@@ -168,13 +172,15 @@ class SandboxedSearch:
                     begun, running.since = state.begun, time.monotonic()
         return running.reason
 
-    def _give_up(self, begun: Begun, state: State, why: str) -> None:
+    def _give_up(self, begun: Begun, state: SearchState, why: str) -> None:
         """Say in the journal that the step that ended the process is not to be tried again."""
         tried = state.tried.get(begun.name)
         title = tried.title if tried else begun.name
         try:
-            journal = Journal(self.own)
-            journal.write(Failed(at_s=state.at_s, name=begun.name, title=title, reason=why))
+            journal = SearchJournal(self.own)
+            journal.write(
+                CandidateFailed(at_s=state.at_s, name=begun.name, title=title, reason=why)
+            )
             journal.close()
         except OSError as error:
             msg = f"{title} spoiled the search's journal ({error.strerror}): {why}"

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale import (
-    Ask,
-    Decision,
-    Grant,
-    Reason,
+    ReplicaGrant,
+    ReplicaRequest,
+    ScaleDecision,
+    ScaleReason,
     ScalerState,
     begin,
     decide,
@@ -23,8 +23,8 @@ from headrace.autoscale import (
 )
 from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.app.journal import wait_for
-from headrace.control.desired.target import Aims, Scale
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.desired.target import ReplicaTargets, TargetState
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.scaling.signals import ArmMeter, ScaledArm, part_of, scaled_arms
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
@@ -52,7 +52,7 @@ class _Arm:
 
     state: ScalerState
     meter: ArmMeter = field(default_factory=ArmMeter)
-    decision: Decision | None = None
+    decision: ScaleDecision | None = None
     cut: str = ""
     told: int = 0
 
@@ -75,7 +75,7 @@ class Scaler:
     memory of replicas that are not scaled. `emit`: takes what happened.
     """
 
-    aims: Aims
+    aims: TargetState
     latest: Callable[[str], ReplicaReport | None]
     clock: Clock
     budget: Callable[[], BudgetSpec]
@@ -103,11 +103,11 @@ class Scaler:
         return frozenset(self._asleep)
 
     @property
-    def scale(self) -> Scale:
-        """Both together, as `Aims.rescale` takes it."""
-        return Scale(counts=dict(self.counts), zeroed=self.zeroed)
+    def scale(self) -> ReplicaTargets:
+        """Both together, as `TargetState.rescale` takes it."""
+        return ReplicaTargets(counts=dict(self.counts), zeroed=self.zeroed)
 
-    def decision(self, endpoint: str, arm: str) -> Decision | None:
+    def decision(self, endpoint: str, arm: str) -> ScaleDecision | None:
         """The newest decision on an arm, with its reason and its numbers."""
         found = self._arms.get((endpoint, arm))
         return found.decision if found else None
@@ -139,7 +139,7 @@ class Scaler:
             by_endpoint[endpoint].append(count)
         self._asleep = {name for name, found in by_endpoint.items() if not any(found)}
 
-    def foresee(self) -> Scale:
+    def foresee(self) -> ReplicaTargets:
         """The scale for what is aimed at now, before the next step decides.
 
         An arm that is new, or whose share has grown, has enough copies from its first moment on:
@@ -296,7 +296,7 @@ class Scaler:
         name = one.endpoint.name
         mine = by_revision.get(one.arm.revision.id, ())
         ready = [replica.name for replica in mine if _is_ready(replica)]
-        coming = sum(replica.is_running or replica.phase is Phase.EXITED for replica in mine)
+        coming = sum(replica.is_running or replica.phase is ReplicaPhase.EXITED for replica in mine)
         if ready:
             self._held.pop(name, None)
         settings = one.settings_for(floor)
@@ -314,7 +314,9 @@ class Scaler:
         arm.decision = decide(arm.state, signals, settings, now=signals.at)
         arm.state = arm.decision.state
 
-    def _grant(self, entries: Sequence[ScaledArm], before: Mapping[_Key, int]) -> dict[_Key, Grant]:
+    def _grant(
+        self, entries: Sequence[ScaledArm], before: Mapping[_Key, int]
+    ) -> dict[_Key, ReplicaGrant]:
         """Give every arm what the machine has room for."""
         if not entries:
             return {}
@@ -330,7 +332,7 @@ class Scaler:
                     f"{grant.replicas} of {arm.state.replicas} copies: {cores:.1f} of "
                     f"{budget.cpus:g} cores are in use, more copies would only share them"
                 )
-                grants[key] = Grant(replicas=grant.replicas, reason=reason)
+                grants[key] = ReplicaGrant(replicas=grant.replicas, reason=reason)
             arm.state = granted(arm.state, grant.replicas)
         return grants
 
@@ -341,13 +343,13 @@ class Scaler:
         left = max(budget.memory_bytes - self.other_bytes(), 1)
         return BudgetSpec(cpus=budget.cpus, memory_bytes=left)
 
-    def _ask(self, one: ScaledArm, before: Mapping[_Key, int], *, is_full: bool) -> Ask:
+    def _ask(self, one: ScaledArm, before: Mapping[_Key, int], *, is_full: bool) -> ReplicaRequest:
         arm = self._arms[one.key]
         running = before.get(one.key, 0)
         wanted = arm.state.replicas
         if is_full:
             wanted = min(wanted, max(running, one.minimum))
-        return Ask(
+        return ReplicaRequest(
             endpoint=one.endpoint.name,
             arm=one.arm.key,
             wanted=wanted,
@@ -367,14 +369,14 @@ class Scaler:
             at=self.clock.now(),
             endpoint=name,
             kind="scale",
-            reason=Reason.BUDGET.value if cut else decision.reason.value,
+            reason=ScaleReason.BUDGET.value if cut else decision.reason.value,
             message=message,
             data={"arm": arm_key, "from": was, "to": count, **decision.numbers},
         )
 
 
 def _is_ready(replica: Replica) -> bool:
-    return replica.phase is Phase.READY
+    return replica.phase is ReplicaPhase.READY
 
 
 def _is_young(arms: Sequence[_Arm], one: ScaledArm, now: float) -> bool:

@@ -6,8 +6,8 @@ Beside the autoscaler it advises on threads and memory of a replica.
 import asyncio
 from typing import Final
 
-from headrace.control.app.context import Context
-from headrace.control.desired.target import Aims
+from headrace.control.app.context import ServiceContext
+from headrace.control.desired.target import TargetState
 from headrace.control.gateway.activator import Activator, HoldLimits
 from headrace.control.local.advice import Advisor, machine_budget
 from headrace.control.reconcile.observed import Replica
@@ -22,7 +22,9 @@ from headrace.core.state_file import StateFile
 class ScalingService:
     """Decides how many replicas run, and holds requests to endpoints without any."""
 
-    def __init__(self, context: Context, *, aims: Aims, reconciling: ReconcileService) -> None:
+    def __init__(
+        self, context: ServiceContext, *, aims: TargetState, reconciling: ReconcileService
+    ) -> None:
         """Make the parts, with what an earlier control plane stored. Blocking."""
         clock, faults, reports = context.clock, context.faults, reconciling.reports
         self.scaler: Final = Scaler(

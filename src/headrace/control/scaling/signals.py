@@ -7,9 +7,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.autoscale import Counts, Meter, Observed, Signals
+from headrace.autoscale import IntervalCounts, Meter, ReplicaUsage, Signals
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
-from headrace.control.desired.target import BASELINE, Aims, in_force, is_current
+from headrace.control.desired.target import BASELINE, TargetState, in_force, is_current
 from headrace.control.state.records import RolloutRecord
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.serving.telemetry.report import ReplicaReport
@@ -116,11 +116,11 @@ class ArmMeter:
         peaks = [max(s.report.peak_rss_bytes, s.report.rss_bytes) for s in self._seen.values()]
         return max(peaks, default=0)
 
-    def observed(self) -> Observed:
+    def observed(self) -> ReplicaUsage:
         """What a recommendation is made from."""
         reports = [seen.report for seen in self._seen.values()]
         usage = self._usage
-        return Observed(
+        return ReplicaUsage(
             seconds=usage.seconds,
             replicas=1,  # the sums are over replica seconds
             answered=int(usage.answered),
@@ -147,9 +147,9 @@ class ArmMeter:
         return delta
 
     @staticmethod
-    def _counts(fresh: "Sequence[_Delta]", arrivals: float) -> Counts:
+    def _counts(fresh: "Sequence[_Delta]", arrivals: float) -> IntervalCounts:
         columns = zip(*(delta.latencies for delta in fresh), strict=False)
-        return Counts(
+        return IntervalCounts(
             seconds=1.0,
             arrived=arrivals,
             answered=sum(delta.answered for delta in fresh),
@@ -273,7 +273,7 @@ class ScaledArm:
         )
 
 
-def scaled_arms(aims: Aims) -> list[list[ScaledArm]]:
+def scaled_arms(aims: TargetState) -> list[list[ScaledArm]]:
     """Every arm that is ours to scale, endpoint by endpoint."""
     found = []
     for desired in aims.desired.endpoints:

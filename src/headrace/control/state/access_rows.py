@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.auth.audit_log import GENESIS, Change, Entry, Head, chained
+from headrace.control.auth.audit_log import GENESIS, AuditEntry, Entry, Head, chained
 from headrace.control.auth.credentials import Credential, CredentialKind, Principal
 from headrace.control.state.database import count_up, upsert_into
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def add_credential(
-    connection: Connection, credential: Credential, *, changes: Sequence[Change] = ()
+    connection: Connection, credential: Credential, *, changes: Sequence[AuditEntry] = ()
 ) -> None:
     """Add a credential, and its entries of the audit log in the same transaction.
 
@@ -62,7 +62,7 @@ def read_credential(connection: Connection, id_: str) -> Credential | None:
 
 
 def revoke_credential(
-    connection: Connection, id_: str, *, at: float, changes: Sequence[Change] = ()
+    connection: Connection, id_: str, *, at: float, changes: Sequence[AuditEntry] = ()
 ) -> Credential:
     """Make a credential invalid from `at` on, if it is not yet; as stored.
 
@@ -94,7 +94,7 @@ def _credential(row: AnyRow) -> Credential:
 
 
 def save_principal(
-    connection: Connection, principal: Principal, *, changes: Sequence[Change] = ()
+    connection: Connection, principal: Principal, *, changes: Sequence[AuditEntry] = ()
 ) -> None:
     """Add a principal, or replace the one of this name; the audit log in the same transaction."""
     values = msgspec.structs.asdict(principal) | {
@@ -125,7 +125,7 @@ def _principal(row: AnyRow) -> Principal:
     return Principal(**row._asdict() | {"roles": roles})
 
 
-def add_changes(connection: Connection, changes: Sequence[Change]) -> None:
+def add_changes(connection: Connection, changes: Sequence[AuditEntry]) -> None:
     """Append to the audit log."""
     if not changes:
         return

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, select
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.notify.messages import AlertNotice, NoticeKey, Silence, StoredAlerts
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import Database, reads, upsert_into, writes
@@ -45,14 +45,14 @@ def save_notices(
 
 
 def add_silence(
-    connection: Connection, silence: Silence, *, changes: Sequence[Change] = ()
+    connection: Connection, silence: Silence, *, changes: Sequence[AuditEntry] = ()
 ) -> None:
     """Add a silence, and its entry of the audit log in the same transaction."""
     _put(connection, SILENCES, silence, id=silence.id, ends=silence.ends)
     add_changes(connection, changes)
 
 
-def remove_silence(connection: Connection, id_: str, *, changes: Sequence[Change] = ()) -> None:
+def remove_silence(connection: Connection, id_: str, *, changes: Sequence[AuditEntry] = ()) -> None:
     """Remove a silence, and enter that in the audit log in the same transaction."""
     _delete(connection, SILENCES, id=id_)
     add_changes(connection, changes)

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.auth.audit_log import Change
+from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.desired.state import DesiredEndpoint, DesiredState, DesiredStream
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import count_up
@@ -41,7 +41,7 @@ def save(
     actor: str = "",
     rollouts: Sequence[RolloutRecord] = (),
     events: Sequence[Event] = (),
-    changes: Sequence[Change] = (),
+    changes: Sequence[AuditEntry] = (),
 ) -> list[RolloutRecord]:
     """Replace the state; each endpoint whose `generation` is new gets an entry in its history.
 
@@ -242,7 +242,7 @@ def save_rollout(
     record: RolloutRecord,
     *,
     events: Sequence[Event] = (),
-    changes: Sequence[Change] = (),
+    changes: Sequence[AuditEntry] = (),
 ) -> RolloutRecord:
     """Add or replace a rollout, with events and the audit log; as stored, its revision one higher.
 

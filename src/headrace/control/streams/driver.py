@@ -18,8 +18,8 @@ from headrace.control.features.online_stores import SQLITE, OnlineStores
 from headrace.control.local.driver import LocalDriver, RecordStore
 from headrace.control.local.sandbox import (
     Isolation,
-    Occasion,
     Sandbox,
+    SandboxPurpose,
     data_limit,
     files_of,
     options_of,
@@ -36,7 +36,7 @@ _LOG_FILES: Final = "log.db*"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class WorkerAccess:
     """What a worker has besides what is everybody's: its own to write, to read, and connections."""
 
     own: list[Path]
@@ -52,7 +52,7 @@ class Confining:
     sandbox: Sandbox
     stores: OnlineStores
 
-    def seen(self, told: WorkerSettings) -> Seen:
+    def seen(self, told: WorkerSettings) -> WorkerAccess:
         """What the worker of these settings has; folders that it writes are there, and its user's.
 
         Raises:
@@ -75,7 +75,7 @@ class Confining:
             own += self._written(writes)
         except HeadraceError as error:
             raise OSError(str(error)) from error
-        return Seen(
+        return WorkerAccess(
             own=own,
             keep=[path for path in keep if path not in own],
             network=folder is None
@@ -147,7 +147,7 @@ class Confining:
 
     def _uid(self) -> int | None:
         """Whom workers run as; None for whoever this process is."""
-        return self.sandbox.user(Occasion.STREAM)
+        return self.sandbox.user(SandboxPurpose.STREAM)
 
 
 def embedded_log(url: str, home: Path) -> Path | None:
@@ -380,7 +380,7 @@ class StreamDriver:
             return sandbox.command(
                 command,
                 name=_report(record.name),
-                serial=Occasion.STREAM,
+                serial=SandboxPurpose.STREAM,
                 own=[self._run_dir(record), self._records.settings_path(record.name), *seen.own],
                 keep=seen.keep,
                 network=seen.network,

@@ -24,7 +24,7 @@ calls have deadlines that are far shorter, but clients of brokers do not always 
 """
 
 
-class Phase(StrEnum):
+class WorkerPhase(StrEnum):
     """Where a worker's process is."""
 
     STARTING = "starting"
@@ -35,7 +35,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ObservedWorker:
     """One worker. All times are monotonic.
 
     `start_at`: when one that ended may start again. `silent_since`: when it was first asked of what
@@ -45,7 +45,7 @@ class Seen:
 
     index: int
     revision: str
-    phase: Phase
+    phase: WorkerPhase
     since: float
     start_at: float = 0.0
     silent_since: float | None = None
@@ -54,7 +54,7 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class WorkerTimeouts:
     """How long a worker may take: to end by itself, to answer, and for one call of its broker.
 
     `silent_timeout_s`: once it has joined; `load_timeout_s`: before.
@@ -67,7 +67,7 @@ class Patience:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartWorker:
     """Start the member, with the revision that is wanted."""
 
     index: int
@@ -102,11 +102,16 @@ class Forget:
     index: int
 
 
-Action = Start | Stop | Kill | Replace | Forget
+Action = StartWorker | Stop | Kill | Replace | Forget
 
 
 def plan(
-    workers: Sequence[Seen], *, revision: str, count: int, patience: Patience, now: float
+    workers: Sequence[ObservedWorker],
+    *,
+    revision: str,
+    count: int,
+    patience: WorkerTimeouts,
+    now: float,
 ) -> list[Action]:
     """What to do now.
 
@@ -118,26 +123,32 @@ def plan(
     known = {worker.index for worker in workers}
     for worker in workers:
         actions += _of_one(worker, revision, count, patience, now)
-    actions += [Start(index) for index in range(count) if index not in known]
+    actions += [StartWorker(index) for index in range(count) if index not in known]
     is_one_hung = any(isinstance(action, Replace) for action in actions)
     outdated = [w for w in workers if w.index < count and w.revision != revision]
     if outdated and not is_one_hung and _may_replace(workers, revision, count):
-        actions += [Stop(w.index) for w in outdated[:1] if w.phase in {Phase.READY, Phase.STARTING}]
+        actions += [
+            Stop(w.index)
+            for w in outdated[:1]
+            if w.phase in {WorkerPhase.READY, WorkerPhase.STARTING}
+        ]
     return actions
 
 
 def _of_one(
-    worker: Seen, revision: str, count: int, patience: Patience, now: float
+    worker: ObservedWorker, revision: str, count: int, patience: WorkerTimeouts, now: float
 ) -> list[Action]:
     is_wanted = worker.index < count
-    if worker.phase is Phase.ENDED:
+    if worker.phase is WorkerPhase.ENDED:
         if not is_wanted:
             return [Forget(worker.index)]
         # What was wrong with another revision says nothing about this one.
         return (
-            [Start(worker.index)] if now >= worker.start_at or worker.revision != revision else []
+            [StartWorker(worker.index)]
+            if now >= worker.start_at or worker.revision != revision
+            else []
         )
-    if worker.phase is Phase.STOPPING:
+    if worker.phase is WorkerPhase.STOPPING:
         late = now >= worker.since + patience.drain_timeout_s + KILL_AFTER_S
         return [Kill(worker.index)] if late else []
     if not is_wanted:
@@ -146,9 +157,9 @@ def _of_one(
     return [Replace(worker.index, why)] if why else []
 
 
-def _why_hung(worker: Seen, patience: Patience, now: float) -> str:
+def _why_hung(worker: ObservedWorker, patience: WorkerTimeouts, now: float) -> str:
     """Why a worker does not look as if it would come back; empty if it does."""
-    is_ready = worker.phase is Phase.READY
+    is_ready = worker.phase is WorkerPhase.READY
     timeout_s = patience.silent_timeout_s if is_ready else patience.load_timeout_s
     silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
     if silent_s >= timeout_s:
@@ -158,7 +169,7 @@ def _why_hung(worker: Seen, patience: Patience, now: float) -> str:
     return ""
 
 
-def _may_replace(workers: Sequence[Seen], revision: str, count: int) -> bool:
+def _may_replace(workers: Sequence[ObservedWorker], revision: str, count: int) -> bool:
     """Whether another member may be taken out: those that were replaced work, and none is away.
 
     A revision that cannot start thus costs one member; the rest go on with the old one.
@@ -167,9 +178,9 @@ def _may_replace(workers: Sequence[Seen], revision: str, count: int) -> bool:
     if any(worker.kill_sent for worker in wanted):
         return False
     return all(
-        worker.phase is Phase.READY for worker in wanted if worker.revision == revision
+        worker.phase is WorkerPhase.READY for worker in wanted if worker.revision == revision
     ) and all(
-        worker.phase in {Phase.READY, Phase.STARTING}
+        worker.phase in {WorkerPhase.READY, WorkerPhase.STARTING}
         for worker in wanted
         if worker.revision != revision
     )

@@ -12,12 +12,12 @@ from headrace.autoscale.stream import StreamLook, StreamScale, scale_stream
 from headrace.control.desired.state import DesiredStream
 from headrace.control.state.records import Event
 from headrace.control.streams.driver import StreamDriver
-from headrace.control.streams.plan import Phase
+from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.status import StreamView, is_stalled, lag_of, rates, state_of
 from headrace.control.streams.workers import (
     StreamTrack,
+    StreamWorker,
     Team,
-    Worker,
     note_answer,
     note_status,
     worker_view,
@@ -25,7 +25,7 @@ from headrace.control.streams.workers import (
 from headrace.core import Clock
 from headrace.core.fetch import ask, text_of
 from headrace.monitor.slo import LETTERS_WINDOW_S, StreamFacts
-from headrace.streaming.settings import State, StreamStatus
+from headrace.streaming.settings import StreamStatus, WorkerState
 
 _TIMEOUT_S: Final = 1.0
 
@@ -54,14 +54,16 @@ _LONGEST_GAP_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class Hearing:
+class WorkerPoller:
     """Asks workers how they are, and notes it with them."""
 
     driver: StreamDriver
     clock: Clock
     _heard_at: float = -math.inf
 
-    async def hear(self, workers: Sequence[Worker]) -> list[tuple[Worker, StreamStatus]]:
+    async def hear(
+        self, workers: Sequence[StreamWorker]
+    ) -> list[tuple[StreamWorker, StreamStatus]]:
         """Those that answered, with what they said."""
         before = {w.record.name: w.status for w in workers if w.status is not None}
         addresses = [self.driver.address_of(worker.record) for worker in workers]
@@ -73,7 +75,7 @@ class Hearing:
         heard = [
             (worker, status)
             for worker, status in zip(workers, answers, strict=True)
-            if status is not None and worker.phase is not Phase.ENDED
+            if status is not None and worker.phase is not WorkerPhase.ENDED
         ]
         found = rates(before, {worker.record.name: status for worker, status in heard})
         for worker, status in heard:
@@ -155,7 +157,7 @@ def view_of(
         topics=tuple(wanted.settings.topics),
         sink=wanted.settings.sink,
         group=wanted.settings.group,
-        ready=sum(worker.phase is Phase.READY for worker in team.workers.values()),
+        ready=sum(worker.phase is WorkerPhase.READY for worker in team.workers.values()),
         workers=count,
         min_workers=wanted.min_workers,
         max_workers=wanted.max_workers,
@@ -204,7 +206,9 @@ def facts_of(view: StreamView, track: StreamTrack, *, now: float) -> StreamFacts
 
 def _running(statuses: Sequence[StreamStatus]) -> int:
     """How many of them take records; one without a partition may be in reserve, and takes none."""
-    return sum(status.state is State.RUNNING and not is_stalled(status) for status in statuses)
+    return sum(
+        status.state is WorkerState.RUNNING and not is_stalled(status) for status in statuses
+    )
 
 
 def event_of(view: StreamView, *, before: str, at: float) -> Event:
@@ -222,7 +226,7 @@ def event_of(view: StreamView, *, before: str, at: float) -> Event:
     return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
 
 
-def replaced_event(worker: Worker, *, at: float) -> Event:
+def replaced_event(worker: StreamWorker, *, at: float) -> Event:
     """That a worker was ended because it hung; `at`: Unix time."""
     record = worker.record
     message = f"stream '{record.stream}': worker {record.name} {worker.killed_for}"

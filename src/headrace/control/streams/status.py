@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.observe.metrics import Family, Labels, counter, gauge
-from headrace.streaming.settings import PlaceStatus, State, StreamStatus
+from headrace.streaming.settings import PlaceStatus, StreamStatus, WorkerState
 
 STALLED_AFTER_S: Final = 30.0
 
@@ -134,13 +134,13 @@ def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str
 
 def is_stalled(status: StreamStatus) -> bool:
     """Whether a worker has had no partition for longer than a rebalance takes, and none comes."""
-    waits = status.state is State.RUNNING or status.lacks_topic
+    waits = status.state is WorkerState.RUNNING or status.lacks_topic
     return waits and status.unassigned_s >= STALLED_AFTER_S
 
 
 _FAILING = frozenset({"waiting", "silent"})
-_AWAY = frozenset({State.RETRYING.value, State.RECONNECTING.value})
-_AT_WORK = frozenset({State.RUNNING.value, State.PAUSED.value, *_AWAY})
+_AWAY = frozenset({WorkerState.RETRYING.value, WorkerState.RECONNECTING.value})
+_AT_WORK = frozenset({WorkerState.RUNNING.value, WorkerState.PAUSED.value, *_AWAY})
 
 
 def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -> dict[str, float]:

@@ -27,15 +27,15 @@ from headrace.control.streams.plan import (
     STILL_TIMEOUT_S,
     Forget,
     Kill,
-    Patience,
-    Phase,
     Replace,
-    Start,
+    StartWorker,
     Stop,
+    WorkerPhase,
+    WorkerTimeouts,
     plan,
 )
 from headrace.control.streams.reports import (
-    Hearing,
+    WorkerPoller,
     count_of,
     event_of,
     facts_of,
@@ -48,12 +48,12 @@ from headrace.control.streams.reports import (
     view_of,
 )
 from headrace.control.streams.status import StreamView, families
-from headrace.control.streams.workers import StreamPoint, Team, Worker, note_end, revision_of
+from headrace.control.streams.workers import StreamPoint, StreamWorker, Team, note_end, revision_of
 from headrace.core import Clock, NotFoundError
 from headrace.core.state_file import StateFile
 from headrace.monitor.slo import StreamFacts
-from headrace.observe.metrics import Family, Source
-from headrace.streaming.settings import State, StreamStatus, WorkerSettings
+from headrace.observe.metrics import Family, MetricSource
+from headrace.streaming.settings import StreamStatus, WorkerSettings, WorkerState
 
 _LOG: Final = logging.getLogger("headrace.control")
 _EVERY_S: Final = 0.2
@@ -100,20 +100,20 @@ class StreamSupervisor:
     _orders: dict[str, StreamOrders] = field(default_factory=dict)
     _events: list[Event] = field(default_factory=list)
     _asked_at: float = -math.inf
-    _hearing: Hearing = field(init=False)
+    _hearing: WorkerPoller = field(init=False)
 
     def __post_init__(self) -> None:
-        self._hearing = Hearing(self.driver, self.clock)
+        self._hearing = WorkerPoller(self.driver, self.clock)
 
     def load(self) -> None:
         """Remember orders, and adopt the workers that run; before `run`. Blocking."""
         self._orders = self.memory.load() or {}
         now = self.clock.monotonic()
         for record, process in self.driver.adopt():
-            phase = Phase.ENDED if process is None else Phase.STARTING
+            phase = WorkerPhase.ENDED if process is None else WorkerPhase.STARTING
             if record.was_ready and process is not None:
-                phase = Phase.READY
-            worker = Worker(record=record, process=process, since=now, phase=phase)
+                phase = WorkerPhase.READY
+            worker = StreamWorker(record=record, process=process, since=now, phase=phase)
             self._team(record.stream, 1).workers[record.index] = worker
             self._team(record.stream, 1).restarts += record.restarts
             if process is not None:
@@ -196,7 +196,7 @@ class StreamSupervisor:
         )
         self.memory.try_save(self._orders)
         for worker in self._team(name, stream.min_workers).workers.values():
-            if not paused and worker.phase is Phase.ENDED:
+            if not paused and worker.phase is WorkerPhase.ENDED:
                 worker.start_at = 0.0  # whoever says so has seen to what it stopped before
             if worker.process is not None:
                 address = self.driver.address_of(worker.record)
@@ -231,13 +231,13 @@ class StreamSupervisor:
             if worker.is_dead_end
         ]
 
-    async def metrics(self) -> list[Source]:
+    async def metrics(self) -> list[MetricSource]:
         """What each worker counts, and its name."""
         workers = [worker for worker in self._workers() if worker.process is not None]
         addresses = [self.driver.address_of(worker.record) for worker in workers]
         texts = await asyncio.gather(*map(metrics_of, addresses))
         return [
-            Source(text=text, labels={"worker": worker.record.name})
+            MetricSource(text=text, labels={"worker": worker.record.name})
             for worker, text in zip(workers, texts, strict=True)
         ]
 
@@ -253,7 +253,7 @@ class StreamSupervisor:
             if worker.process is not None
         }
 
-    def _workers(self) -> Iterator[Worker]:
+    def _workers(self) -> Iterator[StreamWorker]:
         return (worker for team in self._teams.values() for worker in team.workers.values())
 
     def _find(self, name: str) -> DesiredStream:
@@ -310,15 +310,15 @@ class StreamSupervisor:
         for team in self._teams.values():
             track_team(team, now=self.clock.now())
 
-    async def _agree(self, worker: Worker, status: StreamStatus) -> None:
+    async def _agree(self, worker: StreamWorker, status: StreamStatus) -> None:
         """Pause or resume a worker that is not as it should be."""
         stream = next((s for s in self.wanted() if s.name == worker.record.stream), None)
-        if stream is None or worker.phase is not Phase.READY:
+        if stream is None or worker.phase is not WorkerPhase.READY:
             return
         paused, address = self._is_paused(stream), self.driver.address_of(worker.record)
-        if status.state is State.PAUSED and not paused:
+        if status.state is WorkerState.PAUSED and not paused:
             await tell(address, "resume")
-        elif status.state in {State.RUNNING, State.RETRYING} and paused:
+        elif status.state in {WorkerState.RUNNING, WorkerState.RETRYING} and paused:
             await tell(address, "pause")
 
     def _rescale(self) -> None:
@@ -343,7 +343,7 @@ class StreamSupervisor:
             [worker.seen() for worker in stream.workers.values()],
             revision="" if told is None else revision_of(told),
             count=0 if wanted is None else count_of(wanted, stream),
-            patience=Patience(
+            patience=WorkerTimeouts(
                 drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
                 silent_timeout_s=self.silent_timeout_s,
                 load_timeout_s=self.load_timeout_s,
@@ -353,7 +353,7 @@ class StreamSupervisor:
         )
         for action in actions:
             match action:
-                case Start(index):
+                case StartWorker(index):
                     assert wanted is not None, "nothing is started that is not wanted"
                     assert told is not None, "as above"
                     paused = self._is_paused(wanted)
@@ -405,7 +405,7 @@ class StreamSupervisor:
             return
         stream.start_failures, stream.start_error = 0, ""
         message = "" if former is None else former.message
-        stream.workers[index] = Worker(
+        stream.workers[index] = StreamWorker(
             record=record,
             process=process,
             since=now,
@@ -423,12 +423,12 @@ class StreamSupervisor:
             self._orders[name] = msgspec.structs.replace(orders, groups=groups)
             self.memory.try_save(self._orders)
 
-    def _send(self, worker: Worker, signum: signal.Signals) -> None:
+    def _send(self, worker: StreamWorker, signum: signal.Signals) -> None:
         worker.send(signum)
-        if worker.phase is not Phase.STOPPING:
-            worker.phase, worker.since = Phase.STOPPING, self.clock.monotonic()
+        if worker.phase is not WorkerPhase.STOPPING:
+            worker.phase, worker.since = WorkerPhase.STOPPING, self.clock.monotonic()
 
-    def _replace(self, worker: Worker, why: str) -> None:
+    def _replace(self, worker: StreamWorker, why: str) -> None:
         """End a worker that hangs; that it ended, `_collect` sees."""
         worker.killed_for = f"{why}, and was ended"
         extra = {"worker": worker.record.name, "why": why}

@@ -14,7 +14,7 @@ import msgspec
 from headrace.autoscale.stream import StreamScaleState
 from headrace.control.reconcile.observed import CANNOT_LOAD, CRASHED, MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord
-from headrace.control.streams.plan import Phase, Seen
+from headrace.control.streams.plan import ObservedWorker, WorkerPhase
 from headrace.control.streams.status import Lagging, WorkerView
 from headrace.core.processes import Process
 from headrace.streaming.settings import (
@@ -24,9 +24,9 @@ from headrace.streaming.settings import (
     EXIT_REPLACED,
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
-    State,
     StreamStatus,
     WorkerSettings,
+    WorkerState,
 )
 
 STEP_S: Final = 10.0
@@ -150,7 +150,7 @@ _SLOWLY: Final = frozenset(
     {EXIT_SETTINGS, EXIT_CANNOT_LOAD, EXIT_CANNOT_LISTEN, EXIT_CANNOT_JOIN, EXIT_REPLACED}
 )
 """Ends of a worker that another try will hardly change."""
-_JOINED: Final = frozenset({State.RUNNING, State.PAUSED, State.RETRYING})
+_JOINED: Final = frozenset({WorkerState.RUNNING, WorkerState.PAUSED, WorkerState.RETRYING})
 _SILENT_TOLD_S: Final = 10.0
 """After so long people are told that a worker does not answer."""
 _STILL_TOLD_S: Final = 30.0
@@ -158,17 +158,17 @@ _STILL_TOLD_S: Final = 30.0
 
 
 @dataclass(slots=True, kw_only=True)
-class Worker:
+class StreamWorker:
     """A member and its process; None once that ended.
 
     `since`: when its phase began, in monotonic time. `message` and `code`: of its last end.
-    `silent_since`: as in `Seen`. `killed_for`: why its process is being ended; empty if it is not.
+    `silent_since`: as in `ObservedWorker`. `killed_for`: why it is killed, or empty.
     """
 
     record: WorkerRecord
     process: Process | None
     since: float
-    phase: Phase = Phase.STARTING
+    phase: WorkerPhase = WorkerPhase.STARTING
     failures: int = 0
     start_at: float = 0.0
     message: str = ""
@@ -179,9 +179,9 @@ class Worker:
     silent_since: float | None = None
     killed_for: str = ""
 
-    def seen(self) -> Seen:
+    def seen(self) -> ObservedWorker:
         """As planning sees it."""
-        return Seen(
+        return ObservedWorker(
             index=self.record.index,
             revision=self.record.revision,
             phase=self.phase,
@@ -200,7 +200,7 @@ class Worker:
     @property
     def is_dead_end(self) -> bool:
         """Whether it ended for a reason that will hardly pass by itself."""
-        return self.phase is Phase.ENDED and self.code in {*_SLOWLY, EXIT_STOPPED_BY_RECORD}
+        return self.phase is WorkerPhase.ENDED and self.code in {*_SLOWLY, EXIT_STOPPED_BY_RECORD}
 
     @property
     def is_failing(self) -> bool:
@@ -210,7 +210,7 @@ class Worker:
     @property
     def is_stuck(self) -> bool:
         """Whether it hardly runs without somebody's help; an endpoint may soon be there."""
-        if self.phase is not Phase.ENDED or self.is_waiting_for_endpoint:
+        if self.phase is not WorkerPhase.ENDED or self.is_waiting_for_endpoint:
             return False
         return self.is_dead_end or self.is_failing
 
@@ -229,7 +229,7 @@ class Team:
     """
 
     scale: StreamScaleState
-    workers: dict[int, Worker] = field(default_factory=dict)
+    workers: dict[int, StreamWorker] = field(default_factory=dict)
     scaling: str = ""
     restarts: int = 0
     told: str = ""
@@ -238,7 +238,7 @@ class Team:
     track: StreamTrack = field(default_factory=StreamTrack)
     hold_until: float = -math.inf
 
-    def running(self) -> Iterator[Worker]:
+    def running(self) -> Iterator[StreamWorker]:
         """Those with a process."""
         return (worker for worker in self.workers.values() if worker.process is not None)
 
@@ -247,19 +247,19 @@ class Team:
         return [one.status for one in self.workers.values() if one.status is not None]
 
 
-def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool:
+def note_end(worker: StreamWorker, code: int | None, *, said: str, now: float) -> bool:
     """Note that a worker's process ended, and when it starts again; whether that was unasked.
 
     Args:
         said: The last line of its log.
         now: Monotonic time.
     """
-    was, worker.phase, worker.status, worker.rate = worker.phase, Phase.ENDED, None, 0.0
+    was, worker.phase, worker.status, worker.rate = worker.phase, WorkerPhase.ENDED, None, 0.0
     killed_for, worker.killed_for, worker.silent_since = worker.killed_for, "", None
-    if was is Phase.STOPPING:
+    if was is WorkerPhase.STOPPING:
         worker.failures, worker.start_at, worker.message, worker.code = 0, 0.0, "", None
         return False
-    if was is Phase.READY and now - worker.since >= STABLE_AFTER_S:
+    if was is WorkerPhase.READY and now - worker.since >= STABLE_AFTER_S:
         worker.failures = 0
     worker.failures += 1
     worker.code = code
@@ -275,7 +275,7 @@ def note_end(worker: Worker, code: int | None, *, said: str, now: float) -> bool
     return True
 
 
-def note_status(worker: Worker, status: StreamStatus, *, rate: float, now: float) -> bool:
+def note_status(worker: StreamWorker, status: StreamStatus, *, rate: float, now: float) -> bool:
     """Note what a worker says; whether it is a member from now on.
 
     Args:
@@ -283,15 +283,15 @@ def note_status(worker: Worker, status: StreamStatus, *, rate: float, now: float
         now: Monotonic time.
     """
     worker.status, worker.rate = status, rate
-    if worker.phase is Phase.READY and now - worker.since >= STABLE_AFTER_S:
+    if worker.phase is WorkerPhase.READY and now - worker.since >= STABLE_AFTER_S:
         worker.failures = 0
-    if worker.phase is not Phase.STARTING or status.state not in _JOINED:
+    if worker.phase is not WorkerPhase.STARTING or status.state not in _JOINED:
         return False
-    worker.phase, worker.since, worker.message = Phase.READY, now, ""
+    worker.phase, worker.since, worker.message = WorkerPhase.READY, now, ""
     return True
 
 
-def note_answer(worker: Worker, *, answered: bool, now: float, begins: bool) -> None:
+def note_answer(worker: StreamWorker, *, answered: bool, now: float, begins: bool) -> None:
     """Note whether a worker answered when it was asked.
 
     Args:
@@ -311,13 +311,13 @@ def revision_of(settings: WorkerSettings) -> str:
     return hashlib.sha256(msgspec.json.encode(same, order="deterministic")).hexdigest()[:16]
 
 
-def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
+def worker_view(worker: StreamWorker, revision: str, *, now: float) -> WorkerView:
     """How a worker is at `now`, in monotonic time; `revision`: what it should run."""
     status, hangs = worker.status, _hangs(worker, now)
     match worker.phase:
-        case Phase.ENDED:
+        case WorkerPhase.ENDED:
             state = "waiting"
-        case Phase.STOPPING:
+        case WorkerPhase.STOPPING:
             state = str(worker.phase)
         case _ if hangs:
             state = "silent"
@@ -341,16 +341,16 @@ def worker_view(worker: Worker, revision: str, *, now: float) -> WorkerView:
     )
 
 
-def _hangs(worker: Worker, now: float) -> str:
+def _hangs(worker: StreamWorker, now: float) -> str:
     """What is unusual about how long it takes, for people; empty if nothing is."""
-    if worker.phase is not Phase.READY:
+    if worker.phase is not WorkerPhase.READY:
         return ""
     silent_s = 0.0 if worker.silent_since is None else now - worker.silent_since
     if silent_s >= _SILENT_TOLD_S:
         return f"has not answered for {silent_s:.0f} s"
     status = worker.status
     # One that reconnects says so itself, and waits up to half a minute.
-    is_member = status is not None and status.state is not State.RECONNECTING
+    is_member = status is not None and status.state is not WorkerState.RECONNECTING
     if status is not None and is_member and status.still_s >= _STILL_TOLD_S:
         return f"has waited for its broker's client for {status.still_s:.0f} s"
     return ""

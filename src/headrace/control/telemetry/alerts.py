@@ -12,32 +12,32 @@ from headrace.control.app.faults import LOOP, Faults, write_events
 from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.gateway.supervisor import Gateway
 from headrace.control.jobs.scheduler import JobScheduler
-from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
 from headrace.control.reconcile.pools import hosts_of
 from headrace.control.reconcile.publication import Reconciling
 from headrace.control.state.records import Event
 from headrace.control.streams.supervisor import StreamSupervisor
-from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.drift import DriftMonitor
 from headrace.control.telemetry.reports import RowWatch
 from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL, AlertKind
 from headrace.monitor.alert_state import (
     HOLD_S,
     Alert,
+    AlertReading,
     AlertState,
-    Finding,
     Key,
     advance,
     changed,
 )
 from headrace.monitor.slo import (
+    ConditionReading,
+    CountWindow,
     EndpointFacts,
-    Objective,
-    Reading,
+    EndpointObjective,
     StreamFacts,
     StreamPromise,
     SystemFacts,
-    Window,
     objectives_of,
     read_endpoint,
     read_stream,
@@ -70,12 +70,14 @@ _OF_ENDPOINTS: Final = tuple(
 class HistorySource(Protocol):
     """What happened to requests, as far as alerts look at it."""
 
-    def window(self, endpoint: str, *, until: float, seconds: float, version: str = "") -> Window:
+    def window(
+        self, endpoint: str, *, until: float, seconds: float, version: str = ""
+    ) -> CountWindow:
         """What happened in the `seconds` before `until`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
+class AlertFacts:
     """What is known without windows; `endpoints` and `streams` by name."""
 
     system: SystemFacts = field(default_factory=SystemFacts)
@@ -84,11 +86,11 @@ class Facts:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _ConditionState:
     """What a condition said when it was looked at last."""
 
     at: float
-    reading: Reading | None
+    reading: ConditionReading | None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,16 +103,16 @@ class Alerting:
 
     history: HistorySource
     spec: Callable[[], Mapping[str, Any]]
-    facts: Callable[[], Awaitable[Facts]]
+    facts: Callable[[], Awaitable[AlertFacts]]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     tell: Callable[[Sequence[Alert]], None]
     save: Callable[[Sequence[Alert], Sequence[Key]], Awaitable[None]]
     clock: Clock
     faults: Faults = field(default_factory=Faults)
     _alerts: dict[Key, Alert] = field(default_factory=dict)
-    _kept: dict[Key, _Kept] = field(default_factory=dict)
+    _kept: dict[Key, _ConditionState] = field(default_factory=dict)
     _spec: Mapping[str, Any] | None = None
-    _objectives: tuple[Objective, ...] = ()
+    _objectives: tuple[EndpointObjective, ...] = ()
     _streams: tuple[StreamPromise, ...] = ()
     _stored: dict[Key, tuple[AlertState, float]] = field(default_factory=dict)
     _turn: int = 0
@@ -191,7 +193,7 @@ class Alerting:
         await self._save()
         self.tell(list(self._alerts.values()))
 
-    def _stream_findings(self, promise: StreamPromise, facts: Facts) -> Iterator[Finding]:
+    def _stream_findings(self, promise: StreamPromise, facts: AlertFacts) -> Iterator[AlertReading]:
         """What is bad of a stream, or was."""
         known = facts.streams.get(promise.stream)
         for kind, condition in _OF_STREAMS:
@@ -200,7 +202,7 @@ class Alerting:
             if finding.key in self._alerts or (reading is not None and reading.is_bad):
                 yield finding
 
-    def _unreadable(self, findings: Sequence[Finding]) -> list[Finding]:
+    def _unreadable(self, findings: Sequence[AlertReading]) -> list[AlertReading]:
         """Findings without a reading for the alerts of objects that could not be looked at."""
         kinds, read = {kind.name: kind for kind in LOCAL}, {finding.key for finding in findings}
         return [
@@ -212,8 +214,8 @@ class Alerting:
         ]
 
     def _endpoint_findings(
-        self, objective: Objective, facts: Facts, now: float, *, has_turn: bool
-    ) -> Iterator[Finding]:
+        self, objective: EndpointObjective, facts: AlertFacts, now: float, *, has_turn: bool
+    ) -> Iterator[AlertReading]:
         """What is bad, or was.
 
         Args:
@@ -221,9 +223,9 @@ class Alerting:
         """
         name, scale = objective.endpoint, objective.window_ratio
         known = facts.endpoints.get(name, EndpointFacts())
-        windows: dict[float, Window] = {}
+        windows: dict[float, CountWindow] = {}
 
-        def window(seconds: float) -> Window:
+        def window(seconds: float) -> CountWindow:
             if seconds not in windows:
                 windows[seconds] = self.history.window(name, until=now, seconds=seconds)
             return windows[seconds]
@@ -233,7 +235,7 @@ class Alerting:
             kept = self._kept.get(key)
             is_due = kept is None or not 0 <= now - kept.at < shortest / _PER_WINDOW
             if is_due and (has_turn or not shortest):
-                kept = _Kept(now, read_endpoint(condition, objective, window, known))
+                kept = _ConditionState(now, read_endpoint(condition, objective, window, known))
                 self._kept[key] = kept
             reading = None if kept is None else kept.reading
             if key not in self._alerts and (reading is None or not reading.is_bad):
@@ -258,14 +260,14 @@ class Alerting:
 
 def _finding(
     kind: AlertKind,
-    reading: Reading | None,
+    reading: ConditionReading | None,
     *,
     endpoint: str = "",
     stream: str = "",
     scale: float = 1.0,
     hold_s: float = HOLD_S,
-) -> Finding:
-    return Finding(
+) -> AlertReading:
+    return AlertReading(
         kind=kind,
         endpoint=endpoint,
         stream=stream,
@@ -314,11 +316,11 @@ class FactsReader:
     reconciler: Reconciling
     keeper: Gateway
     rows: RowWatch
-    drift: DriftKeeper
+    drift: DriftMonitor
     jobs: JobScheduler
     streams: StreamSupervisor
 
-    async def read(self) -> Facts:
+    async def read(self) -> AlertFacts:
         """All of them, now."""
         in_flight = await self._in_flight()
         replicas: dict[str, list[Replica]] = {}
@@ -326,7 +328,7 @@ class FactsReader:
             replicas.setdefault(replica.endpoint, []).append(replica)
         tls = self.keeper.tls
         left = () if tls is None else [one.days_left for one in tls.certificates.statuses()]
-        return Facts(
+        return AlertFacts(
             system=SystemFacts(
                 gateway_ready=self.keeper.is_ready,
                 certificate_left_s=min(
@@ -367,7 +369,7 @@ def _facts(
     in_flight: Mapping[str, int] | None,
 ) -> EndpointFacts:
     own = [replica for name in hosts_of(endpoint) for replica in replicas.get(name, ())]
-    ready = sum(replica.phase is Phase.READY for replica in own)
+    ready = sum(replica.phase is ReplicaPhase.READY for replica in own)
     # Replicas of ours have to answer if no upstream takes requests.
     live = [arm for arm in endpoint.arms if arm.weight]
     is_ours = bool(live) and all(arm.revision.upstream is None for arm in live)

@@ -13,8 +13,8 @@ import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
 from headrace.control.desired.state import DesiredArm, DesiredEndpoint
-from headrace.control.desired.target import Aims
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.desired.target import TargetState
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.reconcile.pools import hosted_replicas
 from headrace.control.state.records import Event
 from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift
@@ -30,9 +30,9 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.fetch import fetch
 from headrace.core.spec.observe import DriftSpec
 from headrace.monitor.drift import FeatureReport, FeatureState
-from headrace.monitor.drift_reference import Reference
-from headrace.monitor.drift_version import Stored, VersionDrift, inputs_only
-from headrace.observe.features import FeatureCounts
+from headrace.monitor.drift_reference import DriftReference
+from headrace.monitor.drift_version import StoredDrift, VersionDrift, inputs_only
+from headrace.observe.features import ValueCounts
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.serving.telemetry.report import DriftPlan, DriftTaken, SeenAnswer
 
@@ -51,10 +51,10 @@ Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
 
 
 @dataclass(slots=True, kw_only=True)
-class _Kept:
+class _EndpointDrift:
     """What is known of one endpoint. `changed`: since it was written."""
 
-    given: Reference | None
+    given: DriftReference | None
     versions: dict[str, VersionDrift]
     changed: bool = False
 
@@ -84,20 +84,20 @@ async def call_replica(replica: Replica, method: str, path: str, body: bytes) ->
 
 
 @dataclass(slots=True, kw_only=True)
-class DriftKeeper:
+class DriftMonitor:
     """Watches every endpoint whose spec says `drift`, for as long as `run` is awaited.
 
     `call`: how a replica is asked: method, path, body, and what it answers.
     """
 
-    aims: Aims
+    aims: TargetState
     files: DriftFiles
     labels: LabelStore
     clock: Clock
     emit: Emit
     call: Call = call_replica
     faults: Faults = field(default_factory=Faults)
-    _kept: dict[str, _Kept] = field(default_factory=dict)
+    _kept: dict[str, _EndpointDrift] = field(default_factory=dict)
     _saved_at: float = 0.0
     _asking: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
@@ -129,7 +129,7 @@ class DriftKeeper:
             self.faults.keep_only(kind, [endpoint.name for endpoint, _ in watched])
         ready: dict[str, list[Replica]] = {}
         for replica in self.aims.reconciler.replicas.values():
-            if replica.phase is Phase.READY:
+            if replica.phase is ReplicaPhase.READY:
                 ready.setdefault(replica.endpoint, []).append(replica)
         await asyncio.gather(
             *(
@@ -169,7 +169,7 @@ class DriftKeeper:
             return None
         return sum(report.state is FeatureState.DRIFTED for report in version.reports())
 
-    def set_reference(self, name: str, reference: Reference) -> None:
+    def set_reference(self, name: str, reference: DriftReference) -> None:
         """Let this be what the endpoint's requests are compared with, from now on.
 
         Raises:
@@ -180,7 +180,7 @@ class DriftKeeper:
         if settings is None:
             message = f"endpoint '{name}' is not watched; put `drift: {{}}` under it in the spec"
             raise FailedPreconditionError(message)
-        kept = self._kept[name] = _Kept(given=reference, versions={}, changed=True)
+        kept = self._kept[name] = _EndpointDrift(given=reference, versions={}, changed=True)
         endpoint = self.aims.effective_endpoint(name)
         for version, arm in _own_arms(endpoint).items() if endpoint is not None else ():
             kept.versions[version] = self._begin(kept, arm, settings, None)
@@ -193,7 +193,7 @@ class DriftKeeper:
             ModelNotFoundError: There is no such endpoint.
         """
         self.settings(name)
-        self._kept[name] = _Kept(given=None, versions={}, changed=True)
+        self._kept[name] = _EndpointDrift(given=None, versions={}, changed=True)
         self._save()
 
     def families(self) -> list[Family]:
@@ -252,26 +252,30 @@ class DriftKeeper:
         kept.changed = False
         self.files.write(name, kept.stored())
 
-    def _load(self, name: str, settings: DriftSpec) -> _Kept:
+    def _load(self, name: str, settings: DriftSpec) -> _EndpointDrift:
         found = self.files.read(name)
         versions = {
             version: VersionDrift(settings=settings, stored=stored)
             for version, stored in found.versions.items()
         }
-        kept = self._kept[name] = _Kept(given=found.given, versions=versions)
+        kept = self._kept[name] = _EndpointDrift(given=found.given, versions=versions)
         return kept
 
     def _begin(
-        self, kept: _Kept, arm: DesiredArm, settings: DriftSpec, before: VersionDrift | None
+        self,
+        kept: _EndpointDrift,
+        arm: DesiredArm,
+        settings: DriftSpec,
+        before: VersionDrift | None,
     ) -> VersionDrift:
         """The watch of a version that is new here, or whose settings changed."""
         if before is not None:
-            return VersionDrift(settings=settings, stored=Stored(reference=before.reference))
+            return VersionDrift(settings=settings, stored=StoredDrift(reference=before.reference))
         reference = kept.given or self.files.reference(arm.revision.model)
         if reference is None:
             others = [one.reference for one in kept.versions.values() if one.reference.features]
-            reference = inputs_only(others[-1]) if others else Reference()
-        return VersionDrift(settings=settings, stored=Stored(reference=reference))
+            reference = inputs_only(others[-1]) if others else DriftReference()
+        return VersionDrift(settings=settings, stored=StoredDrift(reference=reference))
 
     async def _judge(self, name: str, version: str, one: VersionDrift, taken: DriftTaken) -> bool:
         """Whether anything happened that people are told."""
@@ -300,7 +304,7 @@ class DriftKeeper:
         )
         taken = await asyncio.gather(*(self._ask(replica, plan) for replica in replicas))
         heard = [found for found in taken if found is not None]
-        total = [FeatureCounts()] * len(plan.bins)
+        total = [ValueCounts()] * len(plan.bins)
         for found in heard:
             total = [had.plus(more) for had, more in zip(total, found.counts, strict=True)]
         return DriftTaken(

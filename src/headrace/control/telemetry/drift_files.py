@@ -15,8 +15,8 @@ from headrace.core import InvalidArgumentError, check_name, check_version, error
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import make_private_dir, write_atomic
 from headrace.core.state_file import StateFile
-from headrace.monitor.drift_reference import HOURS, Reference
-from headrace.monitor.drift_version import Stored
+from headrace.monitor.drift_reference import HOURS, DriftReference
+from headrace.monitor.drift_version import StoredDrift
 from headrace.observe.features import MAX_FEATURES
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -26,8 +26,8 @@ MAX_REFERENCE_BYTES: Final = 2 << 20
 class EndpointDrift(msgspec.Struct, frozen=True, kw_only=True):
     """`versions`: what is known of each; `given`: a reference that holds for all of them."""
 
-    versions: dict[str, Stored] = {}
-    given: Reference | None = None
+    versions: dict[str, StoredDrift] = {}
+    given: DriftReference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class DriftFiles:
         """Drop what was kept of an endpoint that is gone."""
         self._of_endpoint(endpoint).unlink(missing_ok=True)
 
-    def reference(self, model: str) -> Reference | None:
+    def reference(self, model: str) -> DriftReference | None:
         """What was given with the model version `NAME:VERSION`; None for nothing."""
         name, _, version = model.partition(":")
         try:
@@ -61,7 +61,7 @@ class DriftFiles:
             _LOG.warning("cannot read a model version's reference", extra=extra)
             return None
 
-    def write_reference(self, model: str, reference: Reference) -> None:
+    def write_reference(self, model: str, reference: DriftReference) -> None:
         """Keep a reference beside the model version `NAME:VERSION`.
 
         Raises:
@@ -89,14 +89,14 @@ class DriftFiles:
         return self.root / "drift" / "references" / f"{name}@{version}.json"
 
 
-def decode_reference(data: bytes) -> Reference:
+def decode_reference(data: bytes) -> DriftReference:
     """A reference that somebody gave.
 
     Raises:
         InvalidArgumentError: It is none, or has more features than can be watched.
     """
     try:
-        found = msgspec.json.decode(data, type=Reference)
+        found = msgspec.json.decode(data, type=DriftReference)
     except UNDECODABLE as error:
         raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
     if not 0 < len(found.features) <= MAX_FEATURES:

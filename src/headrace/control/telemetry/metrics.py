@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 import msgspec
 
 from headrace.control.desired.state import POOL_PREFIX, DesiredState
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.state.records import RolloutRecord
 from headrace.core import HeadraceError, ModelNotFoundError
 from headrace.core.fetch import ask, text_of
@@ -21,13 +21,13 @@ from headrace.observe.metrics import (
     Family,
     HistogramSample,
     Labels,
-    Source,
+    MetricSource,
     counter,
     gauge,
     histogram,
     merge,
 )
-from headrace.rollout.state import Phase as RolloutPhase
+from headrace.rollout.state import RolloutPhase
 
 if TYPE_CHECKING:
     from headrace.control.plane import ControlPlane
@@ -162,7 +162,7 @@ def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> li
                 wanted[endpoint.name, arm.revision.version] += count
     ready: Counter[tuple[str, str]] = Counter()
     for replica in replicas:
-        ready[replica.endpoint, replica.version] += replica.phase is Phase.READY
+        ready[replica.endpoint, replica.version] += replica.phase is ReplicaPhase.READY
     samples: list[tuple[Labels, float]] = []
     for endpoint_name, version in sorted({*wanted, *ready}):
         labels = (("endpoint", endpoint_name), ("version", version))
@@ -242,11 +242,11 @@ async def all_metrics(plane: "ControlPlane", *, full: bool) -> Families:
         asyncio.gather(*(_scrape(replica.address, full=full) for replica in replicas)),
     )
     sources = [
-        Source(text=text, labels={"replica": replica.name})
+        MetricSource(text=text, labels={"replica": replica.name})
         for replica, text in zip(replicas, replica_texts, strict=True)
     ]
     sources += await plane.workloads.streams.metrics()
-    sources.append(Source(text=gateway_text, help=_ENVOYS))
+    sources.append(MetricSource(text=gateway_text, help=_ENVOYS))
     own = [*own_families(plane), *requests, *gpus]
     # Thousands of replicas tell a million lines, and the loop has others to serve.
     return await asyncio.to_thread(merge, own, sources)
@@ -284,7 +284,7 @@ async def all_model_statistics(
 
 def _ready_replicas(plane: "ControlPlane") -> list[Replica]:
     replicas = plane.reconciling.reconciler.replicas.values()
-    return [replica for replica in replicas if replica.phase is Phase.READY]
+    return [replica for replica in replicas if replica.phase is ReplicaPhase.READY]
 
 
 async def _gateway_stats(plane: "ControlPlane", *, full: bool) -> str:
@@ -337,7 +337,7 @@ def own_families(plane: "ControlPlane") -> list[Family]:
         gauge(
             "headrace_control_replica_ready",
             "1 while the replica is ready.",
-            [(_labels(replica), replica.phase is Phase.READY) for replica in replicas],
+            [(_labels(replica), replica.phase is ReplicaPhase.READY) for replica in replicas],
         ),
         gauge(
             "headrace_control_replica_restarts",

@@ -14,13 +14,13 @@ import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
 from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.telemetry.reports import ArmReports
 from headrace.core import Clock, HeadraceError
 from headrace.core.fetch import ask
 from headrace.core.files import write_atomic
 from headrace.gateway import GatewayStatistics
-from headrace.monitor import History, LoadHistory, LoadReading, LoadTotals
+from headrace.monitor import LoadHistory, LoadReading, LoadTotals, RequestHistory
 from headrace.monitor.series import Tracks
 from headrace.serving.telemetry.report import ModelLoad
 
@@ -37,7 +37,7 @@ _HistoryT = TypeVar("_HistoryT", bound=Tracks[Any])
 
 
 @dataclass(slots=True, kw_only=True)
-class Looking(ABC, Generic[_HistoryT]):
+class ReplicaPoller(ABC, Generic[_HistoryT]):
     """Keeps `history` up to date for as long as `run` is awaited.
 
     `path`: the history's file; None for none. It is written every `save_every_s`, for the first
@@ -159,7 +159,7 @@ def loaded_arms(
     """
     running: dict[str, list[Replica]] = defaultdict(list)
     for replica in replicas:
-        if replica.phase is Phase.READY:
+        if replica.phase is ReplicaPhase.READY:
             for revision_id in hosted.get(replica.name) or (replica.revision_id,):
                 running[revision_id].append(replica)
     for endpoint in endpoints:
@@ -189,7 +189,7 @@ async def ask_load(address: str) -> list[ModelLoad] | None:
 
 
 @dataclass(slots=True, kw_only=True)
-class LoadWatch(Looking[LoadHistory]):
+class LoadWatch(ReplicaPoller[LoadHistory]):
     """Asks replicas. `arms`: those that there are. `known`: the names of all processes.
 
     `batching`: takes what they say of row independence.
@@ -283,7 +283,7 @@ class CountsSource(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class Recorder(Looking[History]):
+class GatewayPoller(ReplicaPoller[RequestHistory]):
     """Looks at what the gateway counted. `names`: the endpoints that there are."""
 
     WHAT: ClassVar = "the history"
@@ -291,12 +291,12 @@ class Recorder(Looking[History]):
 
     gateway: CountsSource
     names: Callable[[], Collection[str]]
-    history: History = field(default_factory=History)
+    history: RequestHistory = field(default_factory=RequestHistory)
     _is_blind: bool = True  # nobody is told of a gateway that has not come up yet
 
     @property
     def every_s(self) -> float:
-        """As of `Looking`; sooner while the gateway does not answer."""
+        """As of `ReplicaPoller`; sooner while the gateway does not answer."""
         return _BLIND_S if self._is_blind else 1.0
 
     async def look(self) -> None:

@@ -14,19 +14,19 @@ import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
 from headrace.control.desired.state import POOL_PREFIX
-from headrace.control.desired.target import Aims
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.desired.target import TargetState
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.reconcile.pools import hosted_replicas
 from headrace.core import HeadraceError
 from headrace.core.error_kind import UNDECODABLE
-from headrace.core.fetch import Answer, fetch
+from headrace.core.fetch import FetchResponse, fetch
 from headrace.core.spec.observe import PayloadLogSpec
 from headrace.observe.metrics import Family, counter
 from headrace.observe.spans import SpanRecord
 from headrace.serving.telemetry.report import (
     FeaturesPage,
     PayloadSample,
-    Record,
+    RecordingSettings,
     SamplesPage,
     SpansPage,
 )
@@ -39,7 +39,7 @@ _TIMEOUT_S: Final = 2.0
 _AT_ONCE: Final = 16
 _MOST_PAGES: Final = 100
 _HTTP_OK: Final = 200
-_NOTHING: Final = Record()
+_NOTHING: Final = RecordingSettings()
 
 PageT = TypeVar("PageT", SpansPage, SamplesPage, FeaturesPage)
 
@@ -79,7 +79,7 @@ class _Told:
     """What a replica's process was told, and how far it was read."""
 
     process: int
-    wish: Record
+    wish: RecordingSettings
     at: float
     cursor: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
@@ -101,7 +101,7 @@ class Recordings:
     features: FeatureSink | None = None
     features_ratios: Callable[[], Mapping[str, float]] = dict
     spans: SpanSink | None = None
-    ask: Callable[..., Awaitable[Answer]] = fetch
+    ask: Callable[..., Awaitable[FetchResponse]] = fetch
     faults: Faults = field(default_factory=Faults)
     spans_sent: int = 0
     spans_dropped: int = 0
@@ -137,7 +137,7 @@ class Recordings:
         wishes = []
         for replica in replicas:
             log = logs.get(replica.endpoint)
-            wish = Record(
+            wish = RecordingSettings(
                 traces=self.spans is not None,
                 sample_ratio=0.0 if log is None else log.sample_ratio,
                 drop=() if log is None else log.drop,
@@ -208,11 +208,11 @@ class Recordings:
             ),
         ]
 
-    def _wish_told(self, replica: Replica) -> Record:
+    def _wish_told(self, replica: Replica) -> RecordingSettings:
         told = self._told.get(replica.name)
         return _NOTHING if told is None else told.wish
 
-    async def _tell(self, replica: Replica, wish: Record) -> None:
+    async def _tell(self, replica: Replica, wish: RecordingSettings) -> None:
         now = self.monotonic()
         told = self._told.get(replica.name)
         is_new = told is None or told.process != replica.process
@@ -273,10 +273,10 @@ class Recordings:
         return pages
 
 
-def recorded_replicas(aims: Aims) -> Iterator[Replica]:
+def recorded_replicas(aims: TargetState) -> Iterator[Replica]:
     """Replicas that may record: those that are ready, and models that pools host."""
     reconciler = aims.reconciler
-    ready = [each for each in reconciler.replicas.values() if each.phase is Phase.READY]
+    ready = [each for each in reconciler.replicas.values() if each.phase is ReplicaPhase.READY]
     yield from (each for each in ready if not each.endpoint.startswith(POOL_PREFIX))
     copies = [each for each in ready if each.endpoint.startswith(POOL_PREFIX)]
     for endpoint in reconciler.desired.endpoints if copies else ():

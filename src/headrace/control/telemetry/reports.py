@@ -8,14 +8,14 @@ from typing import Final, NamedTuple
 import msgspec
 
 from headrace.control.app.faults import LOOP, Faults
-from headrace.control.reconcile.observed import Phase, Replica
+from headrace.control.reconcile.observed import Replica, ReplicaPhase
 from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.devices import DeviceUse
 from headrace.core.fetch import ask, fetch
 from headrace.observe.metrics import Family, Labels, gauge
 from headrace.observe.row_checks import BatchingReport, RowDifference
-from headrace.serving.telemetry.report import Answer, AnswersPage, Observe, ReplicaReport
+from headrace.serving.telemetry.report import AnswersPage, Observe, RecordedAnswer, ReplicaReport
 
 _EVERY_S: Final = 1.0
 _TIMEOUT_S: Final = 1.0
@@ -81,7 +81,7 @@ class Reports:
         """
         while True:
             with self.faults.contain(LOOP, "reports"):
-                ready = (r for r in self.replicas.values() if r.phase is Phase.READY)
+                ready = (r for r in self.replicas.values() if r.phase is ReplicaPhase.READY)
                 silent = [replica for replica in ready if replica.name not in self._latest]
                 await self.ask_all([*needed(), *silent], observe)
             await asyncio.sleep(_EVERY_S)
@@ -108,7 +108,7 @@ class Reports:
 
         A replica hands them out in pages, so that no request waits for a long one to be written.
         """
-        answers: list[Answer] = []
+        answers: list[RecordedAnswer] = []
         async with self._asking:
             for _ in range(_MOST_PAGES):
                 page = await self._page(replica, after)

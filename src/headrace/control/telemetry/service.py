@@ -4,9 +4,9 @@ import asyncio
 import os
 from typing import Final
 
-from headrace.control.app.context import Context
-from headrace.control.desired.target import Aims
-from headrace.control.features.skew_watch import ServedFeaturesKeeper
+from headrace.control.app.context import ServiceContext
+from headrace.control.desired.target import TargetState
+from headrace.control.features.skew_watch import ServedFeaturesStore
 from headrace.control.notify.delivery import send
 from headrace.control.notify.notifier import Notifier, Silences
 from headrace.control.payloads.writer import PayloadWriter
@@ -15,16 +15,16 @@ from headrace.control.reconcile.service import ReconcileService
 from headrace.control.rollouts.driver import RolloutDriver
 from headrace.control.scaling.service import ScalingService
 from headrace.control.telemetry.alerts import Alerting, FactsReader
-from headrace.control.telemetry.drift import DriftKeeper
+from headrace.control.telemetry.drift import DriftMonitor
 from headrace.control.telemetry.drift_files import DriftFiles
 from headrace.control.telemetry.gpu_metrics import Gpus
 from headrace.control.telemetry.labels import LabelStore
-from headrace.control.telemetry.pollers import LoadWatch, Recorder, loaded_arms
+from headrace.control.telemetry.pollers import GatewayPoller, LoadWatch, loaded_arms
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.control.telemetry.recorded_requests import Recordings, recorded_replicas
 from headrace.control.telemetry.reports import RowWatch
 from headrace.control.workloads import WorkloadsService
-from headrace.monitor import History, LoadHistory
+from headrace.monitor import LoadHistory, RequestHistory
 from headrace.observe.otlp import OtlpExporter, check_otel
 
 
@@ -33,9 +33,9 @@ class TelemetryService:
 
     def __init__(
         self,
-        context: Context,
+        context: ServiceContext,
         *,
-        aims: Aims,
+        aims: TargetState,
         reconciling: ReconcileService,
         scaling: ScalingService,
         rollouts: RolloutDriver,
@@ -50,7 +50,7 @@ class TelemetryService:
         home, store, clock = context.home, context.store, context.clock
         faults, emit = context.faults, context.journal.write
         reconciler, keeper = reconciling.reconciler, reconciling.keeper
-        self.recorder: Final = Recorder(
+        self.recorder: Final = GatewayPoller(
             gateway=keeper,
             names=lambda: {e.name for e in (*aims.desired.endpoints, *aims.effective.endpoints)},
             clock=clock,
@@ -84,7 +84,7 @@ class TelemetryService:
             faults=faults,
         )
         self.notifier.load(stored.notices)
-        self.drift: Final = DriftKeeper(
+        self.drift: Final = DriftMonitor(
             aims=aims,
             files=DriftFiles(home.root),
             labels=LabelStore(home.root / "drift" / "labels.db"),
@@ -120,7 +120,7 @@ class TelemetryService:
                 e.name: e.payload_log for e in aims.desired.endpoints if e.payload_log is not None
             },
             payloads=self.payloads,
-            features=ServedFeaturesKeeper(home.root),
+            features=ServedFeaturesStore(home.root),
             features_ratios=lambda: {
                 e.name: e.features.sample_ratio for e in aims.desired.endpoints if e.features
             },
@@ -138,7 +138,7 @@ class TelemetryService:
         self._scaling: Final = scaling
 
     @property
-    def history(self) -> History:
+    def history(self) -> RequestHistory:
         """What became of the requests of the last day."""
         return self.recorder.history
 

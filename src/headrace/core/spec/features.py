@@ -59,7 +59,7 @@ class OnlineStoreSpec(SpecModel):
         return url
 
 
-class FeaturesSpec(SpecModel):
+class EndpointFeaturesSpec(SpecModel):
     """Callers name entities; their features come from the online store.
 
     The service is the one that `headrace features apply` put in force.

@@ -29,7 +29,7 @@ _Input = Annotated[str, Field(pattern=r"^[^=\x00]+$", max_length=300)]
 _Columns = Annotated[tuple[_Column, ...], Strict(strict=False)]
 
 
-class ScheduleSpec(SpecModel):
+class JobScheduleSpec(SpecModel):
     """When a job runs by itself."""
 
     cron: str = Field(
@@ -151,7 +151,7 @@ class JobSpec(SpecModel):
         default=False,
         description="As `batching.rows_independent` of an endpoint, for a model that is none's.",
     )
-    schedule: ScheduleSpec | None = Field(
+    schedule: JobScheduleSpec | None = Field(
         default=None, description="Null: only by hand, by `headrace batch start`."
     )
     timeout_s: float = Field(

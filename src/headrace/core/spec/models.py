@@ -22,7 +22,7 @@ from headrace.core.spec.access import (
 from headrace.core.spec.alerts import AlertsSpec
 from headrace.core.spec.base import SpecModel
 from headrace.core.spec.features import (
-    FeaturesSpec,
+    EndpointFeaturesSpec,
     OnlineStoreSpec,
     feature_disagreements,
     online_store_disagreements,
@@ -186,7 +186,7 @@ class EndpointSpec(SpecModel):
     payload_log: PayloadLogSpec | None = Field(
         default=None, description="Null keeps no payloads. See PayloadLogSpec."
     )
-    features: FeaturesSpec | None = Field(
+    features: EndpointFeaturesSpec | None = Field(
         default=None, description="Looks up features of the entities that callers name."
     )
 

@@ -12,7 +12,7 @@ from headrace.core.spec.part import DERIVED, SpecPart
 _DAY_S: Final = 86_400.0
 
 
-class ScheduleSpec(SpecPart, frozen=True, kw_only=True):
+class ScaleScheduleSpec(SpecPart, frozen=True, kw_only=True):
     """At least so many copies for some time after each moment that a cron line names."""
 
     cron: Annotated[str, Meta(min_length=9, max_length=200)]
@@ -59,7 +59,7 @@ class AutoscaleSpec(SpecPart, frozen=True, kw_only=True):
     """How long a request waits for the first copy. Unit: seconds."""
     max_held: Annotated[int, Meta(ge=0, le=100000)] = 100
     """More waiting requests are refused."""
-    schedule: Annotated[tuple[ScheduleSpec, ...], Meta(max_length=64)] = ()
+    schedule: Annotated[tuple[ScaleScheduleSpec, ...], Meta(max_length=64)] = ()
     """Known busy times. See ScheduleSpec."""
 
     def __post_init__(self) -> None:

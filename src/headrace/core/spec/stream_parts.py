@@ -30,7 +30,7 @@ class FormatKind(StrEnum):
     PROTOBUF = "protobuf"
 
 
-class Policy(StrEnum):
+class FailurePolicy(StrEnum):
     """What becomes of a record that has no answer."""
 
     DEAD_LETTER = "dead_letter"
@@ -132,7 +132,7 @@ class StreamSinkSpec(SpecPart, frozen=True, kw_only=True):
 class StreamErrorsSpec(SpecPart, frozen=True, kw_only=True):
     """What becomes of records that have no answer, and of errors that may pass."""
 
-    policy: Policy = Policy.DEAD_LETTER
+    policy: FailurePolicy = FailurePolicy.DEAD_LETTER
     """To `dead_letters` with the reason; or counted and left out; or the stream stops before it."""
     first_delay_s: Annotated[float, Meta(gt=0.0, le=3600.0)] = 0.1
     """The first pause before what may pass is tried again; it doubles. Unit: seconds."""

@@ -6,10 +6,10 @@ from pydantic import Discriminator, Field, Strict, Tag
 
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec.base import SpecModel
-from headrace.core.spec.features import FeaturesSpec, StoreName
+from headrace.core.spec.features import EndpointFeaturesSpec, StoreName
 from headrace.core.spec.stream_parts import (
     TOPIC_PATTERN,
-    Policy,
+    FailurePolicy,
     StreamErrorsSpec,
     StreamFormatSpec,
     StreamSinkSpec,
@@ -125,7 +125,7 @@ class StreamSpec(SpecModel):
         max_length=4096,
         description="With an endpoint: a file with the key that it asks for.",
     )
-    features: FeaturesSpec | None = Field(
+    features: EndpointFeaturesSpec | None = Field(
         default=None, description="Records name entities, whose features are looked up."
     )
     source: StreamSourceSpec = Field(description="See StreamSourceSpec.")
@@ -209,7 +209,7 @@ class StreamSpec(SpecModel):
     @property
     def dead_letter_topic(self) -> str:
         """Where records go that have no answer; empty if the policy is another."""
-        if self.errors.policy is not Policy.DEAD_LETTER:
+        if self.errors.policy is not FailurePolicy.DEAD_LETTER:
             return ""
         return self.dead_letters or f"{self.name}-dead-letters"
 

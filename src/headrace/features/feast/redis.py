@@ -9,7 +9,7 @@ from headrace.core import FailedPreconditionError
 from headrace.features.feast.online import FeastView, StoredRow, Wanted
 from headrace.features.feast.repository import FeastRepository
 from headrace.features.feast.values import WrongValueError, field_name, read_time_us
-from headrace.features.online.redis import RedisLink
+from headrace.features.online.redis import RedisStoreClient
 
 _KEYS_AT_ONCE: Final = 500
 
@@ -18,7 +18,7 @@ class RedisFetcher:
     """Reads the server that `feature_store.yaml` names; never writes it."""
 
     def __init__(self, repository: FeastRepository) -> None:
-        self._link = RedisLink(redis_url(repository.online, str(repository.path)))
+        self._link = RedisStoreClient(redis_url(repository.online, str(repository.path)))
         self.name = self._link.name
         self._project = repository.project.encode()
         self._fields: dict[tuple[str, tuple[str, ...]], list[bytes]] = {}

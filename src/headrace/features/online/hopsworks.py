@@ -44,7 +44,7 @@ _MAX_IDLE: Final = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class HopsworksResponse:
     """What the server said."""
 
     status: int
@@ -77,7 +77,9 @@ class RestConnections:
         self._headers = headers
         self._idle: list[http.client.HTTPConnection] = []
 
-    def post(self, questions: Sequence[tuple[str, bytes]], *, deadline: float) -> list[Answer]:
+    def post(
+        self, questions: Sequence[tuple[str, bytes]], *, deadline: float
+    ) -> list[HopsworksResponse]:
         """The answer to each path and body; all are asked before the first answer is read.
 
         Raises:
@@ -86,7 +88,7 @@ class RestConnections:
             FailedPreconditionError: Its certificate is not trusted, or an answer is too large.
         """
         asked: list[_Asked] = []
-        answers: list[Answer] = []
+        answers: list[HopsworksResponse] = []
         try:
             for path, body in questions:
                 asked.append(self._ask(path, body, deadline))
@@ -144,7 +146,7 @@ class RestConnections:
             raise
         return _Asked(connection=connection, is_kept=is_kept, body=body)
 
-    def _answer(self, asked: _Asked, path: str, deadline: float) -> Answer:
+    def _answer(self, asked: _Asked, path: str, deadline: float) -> HopsworksResponse:
         try:
             response = _response(asked.connection, deadline)
         except ConnectionError:
@@ -167,7 +169,7 @@ class RestConnections:
             asked.connection.close()
         else:
             self._idle.append(asked.connection)
-        return Answer(status=response.status, body=b"".join(parts))
+        return HopsworksResponse(status=response.status, body=b"".join(parts))
 
     def _new(self) -> http.client.HTTPConnection:
         if self._tls is None:
@@ -399,7 +401,7 @@ class HopsworksOnlineStore:
         return msgspec.json.encode(question)
 
     def _records(
-        self, view: FeatureView, keys: Sequence[Key], answer: Answer, now_us: int
+        self, view: FeatureView, keys: Sequence[Key], answer: HopsworksResponse, now_us: int
     ) -> Iterator[tuple[Key, Record]]:
         vectors = self._vectors(view, answer)
         _, reader = self._views[view.name]
@@ -414,7 +416,7 @@ class HopsworksOnlineStore:
             if record is not None:
                 yield key, record
 
-    def _vectors(self, view: FeatureView, answer: Answer) -> _Vectors:
+    def _vectors(self, view: FeatureView, answer: HopsworksResponse) -> _Vectors:
         said = answer.body[:_SHOWN].decode(errors="replace").strip()
         cannot = f"cannot read view '{view.name}' of {self.name}"
         if answer.status in _REFUSED:

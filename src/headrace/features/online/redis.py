@@ -43,7 +43,7 @@ class _Connection(Protocol):
     def disconnect(self) -> None: ...
 
 
-class RedisLink:
+class RedisStoreClient:
     """Connections to the server that `url` names, made when they are needed.
 
     Args:
@@ -166,7 +166,7 @@ class RedisOnlineStore:
         prefix = f"headrace:features:{check_name(namespace, kind='namespace')}:".encode()
         self._entity = prefix + b"entity:"
         self._watermarks = prefix + b"watermarks"
-        self._link = RedisLink(url, timeout_s=timeout_s)
+        self._link = RedisStoreClient(url, timeout_s=timeout_s)
         self.name = self._link.name
         self._client = self._link.client
         self._expire_s = expire_s

@@ -36,7 +36,7 @@ from headrace.jobs.engines.ray_worker import (
     versions,
     worker_class,
 )
-from headrace.jobs.messages import Done, Shard
+from headrace.jobs.messages import CompletedShard, Shard
 from headrace.jobs.prepare import Job
 from headrace.jobs.shard import Hooks
 
@@ -184,7 +184,7 @@ class RayEngine:
     workers: int | None = None
     clock: Callable[[], float] = time.monotonic
 
-    def shards(self, job: Job, hooks: Hooks) -> Generator[Done]:
+    def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
         """As `Engine.shards`.
 
         Raises:
@@ -292,7 +292,7 @@ class ShardTracker:
         if progress.shard == shard.number:
             self._count(progress)
 
-    def finish(self, outcome: ShardOutcome) -> Done | None:
+    def finish(self, outcome: ShardOutcome) -> CompletedShard | None:
         """The line of the manifest; None for a shard that was stopped.
 
         Raises:
@@ -353,7 +353,9 @@ class WorkerPool:
     workers: list[_PoolWorker] = field(default_factory=list)
     lost_early: int = 0
 
-    def run(self, is_stopped: Callable[[], bool], clock: Callable[[], float]) -> Generator[Done]:
+    def run(
+        self, is_stopped: Callable[[], bool], clock: Callable[[], float]
+    ) -> Generator[CompletedShard]:
         """Run all shards, and yield each as it is done."""
         begin_by = clock() + BEGIN_S
         while not is_stopped():
@@ -390,7 +392,7 @@ class WorkerPool:
             self.ray.kill(worker.actor)
         self.workers.clear()
 
-    def _take_answer(self, worker: _PoolWorker) -> Done | None:
+    def _take_answer(self, worker: _PoolWorker) -> CompletedShard | None:
         """Handle the end of a call: the worker has started, its shard has ended, or it is lost."""
         shard = worker.shard
         try:

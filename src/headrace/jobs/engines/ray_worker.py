@@ -14,11 +14,11 @@ import msgspec
 
 from headrace.core import Code, FailedPreconditionError, HeadraceError
 from headrace.jobs.manifest import OutputFolder
-from headrace.jobs.messages import Done, Shard, Task
+from headrace.jobs.messages import CompletedShard, Shard, Task
 from headrace.jobs.prepare import Job, load_scorer
 from headrace.jobs.shard import Hooks, run_shard
 from headrace.jobs.sources.open import open_source
-from headrace.jobs.sources.source import Source
+from headrace.jobs.sources.source import JobSource
 from headrace.registry import read_content
 from headrace.scoring.scorer import Scorer
 
@@ -44,7 +44,7 @@ class ShardOutcome(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """The result of a shard: `done`, or a `code` and a `message`."""
 
     shard: int
-    done: Done | None = None
+    done: CompletedShard | None = None
     code: Code = Code.INTERNAL
     message: str = ""
     samples: list[str] = []
@@ -79,10 +79,10 @@ def order_of(job: Job, source: str) -> JobOrder:
     )
 
 
-class Worker:
+class ShardWorker:
     """Runs shards of one job, one at a time. `progress` and `stop` may be called meanwhile."""
 
-    def __init__(self, order: JobOrder, source: Source, scorer: Scorer) -> None:
+    def __init__(self, order: JobOrder, source: JobSource, scorer: Scorer) -> None:
         self._order, self._source, self._scorer = order, source, scorer
         self._stop = threading.Event()
         self._progress = ShardProgress()
@@ -152,7 +152,7 @@ def versions() -> dict[str, str]:
 
 
 def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent whole, so all of it is in one function
-    """A class for a process of Ray that holds a `Worker`.
+    """A class for a process of Ray that holds a `ShardWorker`.
 
     Ray sends the class itself and not its name, as it is defined in a function: it imports nothing
     of Headrace before it has compared what is installed there.
@@ -192,10 +192,10 @@ def worker_class(wanted: Mapping[str, str]) -> type[Any]:  # noqa: C901  # sent 
             # One worker a core: Polars would begin a thread for each core in every one.
             os.environ.setdefault("POLARS_MAX_THREADS", "1")
             from headrace.core import HeadraceError  # noqa: PLC0415  # as above
-            from headrace.jobs.engines.ray_worker import Worker  # noqa: PLC0415  # as above
+            from headrace.jobs.engines.ray_worker import ShardWorker  # noqa: PLC0415  # as above
 
             try:
-                self.worker = Worker.open(self.order)
+                self.worker = ShardWorker.open(self.order)
             except HeadraceError as error:
                 message = f"a worker on {socket.gethostname()} could not begin: {error}"
                 return json.dumps({"shard": -1, "code": error.code, "message": message})

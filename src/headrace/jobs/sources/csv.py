@@ -27,8 +27,8 @@ from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.json_lines import cut_file
 from headrace.jobs.sources.source import (
+    JobSource,
     Rows,
-    Source,
     Wanted,
     open_file,
     read_at,
@@ -257,7 +257,7 @@ _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 _SEPARATORS: Final = (",", ";", "\t", "|")
 
 
-class CsvSource(Source):
+class CsvSource(JobSource):
     """Files of separated values with the same header."""
 
     has_types = False

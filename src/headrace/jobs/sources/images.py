@@ -9,7 +9,7 @@ from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import Rows, Source, Wanted, is_url, open_file, unreadable
+from headrace.jobs.sources.source import JobSource, Rows, Wanted, is_url, open_file, unreadable
 
 PATH: Final = "path"
 IMAGE: Final = "image"
@@ -18,7 +18,7 @@ _MOST_BYTES: Final = 8 << 20
 _MAX_FILE_BYTES: Final = 256 << 20
 
 
-class ImagesSource(Source):
+class ImagesSource(JobSource):
     """Files of pictures, in the order of their names."""
 
     def __init__(self, files: Sequence[str], root: str) -> None:

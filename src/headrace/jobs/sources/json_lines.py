@@ -13,8 +13,8 @@ from headrace.core import Array, Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.source import (
+    JobSource,
     Rows,
-    Source,
     Wanted,
     fingerprint,
     open_file,
@@ -126,7 +126,7 @@ _NUMBERS: Final = {"f": pa.float64(), "i": pa.int64(), "u": pa.uint64(), "b": pa
 _LINE: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
-class JsonLinesSource(Source):
+class JsonLinesSource(JobSource):
     """Files of JSON lines. The first lines of the first file tell which columns there are."""
 
     def __init__(self, files: Sequence[str]) -> None:

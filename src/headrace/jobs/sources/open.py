@@ -10,7 +10,7 @@ from headrace.jobs.sources.csv import CsvSource
 from headrace.jobs.sources.images import ImagesSource
 from headrace.jobs.sources.json_lines import JsonLinesSource
 from headrace.jobs.sources.parquet import ArrowSource, ParquetSource
-from headrace.jobs.sources.source import Source, is_url, kind_of, list_files
+from headrace.jobs.sources.source import JobSource, is_url, kind_of, list_files
 from headrace.jobs.sources.sql import SqlSource, is_database, without_password
 
 KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")
@@ -18,7 +18,7 @@ KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")
 
 def open_source(
     url: str, *, kind: str = "", query: str = "", key: str = ""
-) -> tuple[SourceLocation, Source]:
+) -> tuple[SourceLocation, JobSource]:
     """The source, and what may be written down of it.
 
     Args:
@@ -50,7 +50,7 @@ def open_source(
     return settings, _opened(kind, files, whole)
 
 
-def _opened(kind: str, files: list[str], url: str) -> Source:
+def _opened(kind: str, files: list[str], url: str) -> JobSource:
     match kind:
         case "parquet":
             return ParquetSource(files)

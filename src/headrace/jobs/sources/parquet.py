@@ -14,8 +14,8 @@ from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.source import (
+    JobSource,
     Rows,
-    Source,
     Wanted,
     fingerprint,
     flat_schema,
@@ -33,7 +33,7 @@ _MOST_PARTS = 4
 where shards are few."""
 
 
-class ParquetSource(Source):
+class ParquetSource(JobSource):
     """Files of Parquet with the same columns."""
 
     def __init__(self, files: Sequence[str]) -> None:
@@ -212,7 +212,7 @@ _ALL = -1
 """The end of a shard that is a whole stream."""
 
 
-class ArrowSource(Source):
+class ArrowSource(JobSource):
     """Files in Arrow's IPC format, as Feather version 2 is, or streams of it."""
 
     def __init__(self, files: Sequence[str]) -> None:

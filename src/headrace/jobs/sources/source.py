@@ -42,7 +42,7 @@ class Wanted:
     datatypes: Mapping[str, Datatype] = field(default_factory=dict)
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """One input of a job, opened; holds nothing that has to be closed."""
 
     has_types: bool = True

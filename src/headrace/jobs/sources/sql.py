@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes, SourceLocation
-from headrace.jobs.sources.source import Rows, Source, Wanted, fingerprint, framed
+from headrace.jobs.sources.source import JobSource, Rows, Wanted, fingerprint, framed
 
 SQLITE: Final = "sqlite:///"
 _POSTGRES: Final = ("postgresql://", "postgres://")
@@ -39,7 +39,7 @@ def without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}@{host}"))
 
 
-class SqlSource(Source):
+class SqlSource(JobSource):
     """A query. `url` may hold a password; what is written down of the source does not."""
 
     def __init__(self, settings: SourceLocation, url: str) -> None:

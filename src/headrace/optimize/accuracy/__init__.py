@@ -5,7 +5,7 @@
 the answers are.
 """
 
-from headrace.optimize.accuracy.examples import Examples, Texts, batches
+from headrace.optimize.accuracy.examples import Examples, RowTexts, batches
 from headrace.optimize.accuracy.fidelity import (
     Fidelity,
     OutputFidelity,
@@ -13,23 +13,23 @@ from headrace.optimize.accuracy.fidelity import (
     gives_embeddings,
     measure_fidelity,
 )
-from headrace.optimize.accuracy.gate import Trial, is_hopeless, judge, try_candidate
-from headrace.optimize.accuracy.inference import Answers, answers
+from headrace.optimize.accuracy.gate import GateTrial, is_hopeless, judge, try_candidate
+from headrace.optimize.accuracy.inference import ModelAnswers, answers
 from headrace.optimize.accuracy.labelled import DataWish, generated_examples, read_labelled
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, choose_metric, usual_metric
-from headrace.optimize.accuracy.verdict import Verdict
+from headrace.optimize.accuracy.verdict import QualityVerdict
 
 __all__ = [
-    "Answers",
     "DataWish",
     "Examples",
     "Fidelity",
+    "GateTrial",
     "Metric",
     "MetricChoice",
+    "ModelAnswers",
     "OutputFidelity",
-    "Texts",
-    "Trial",
-    "Verdict",
+    "QualityVerdict",
+    "RowTexts",
     "answers",
     "batches",
     "choose_metric",

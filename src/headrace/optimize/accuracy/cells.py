@@ -17,7 +17,7 @@ from headrace.core import (
     TensorSpec,
 )
 from headrace.optimize.accuracy.examples import stacked_rows
-from headrace.optimize.accuracy.tables import Table
+from headrace.optimize.accuracy.tables import ExampleTable
 from headrace.pipeline.tokenize import IDS, MASK, MAX_TEXT_BYTES, TYPES, open_tokenizer, pad_id
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _EXACT: Final = 2**53
 _TRUTH: Final = {"true": 1.0, "false": 0.0}
 
 
-def label_column(table: Table, wish: str, *, inputs: Collection[str]) -> str | None:
+def label_column(table: ExampleTable, wish: str, *, inputs: Collection[str]) -> str | None:
     """The column of labels by its name; the last one, if all numbers, where none has a name.
 
     Args:
@@ -74,7 +74,7 @@ def are_numbers(cells: Sequence[object]) -> bool:
 
 
 def labels_of(
-    table: Table, column: str, signature: ModelSignature
+    table: ExampleTable, column: str, signature: ModelSignature
 ) -> tuple[Array, tuple[str, ...]]:
     """Labels as int64 where all are whole numbers, else float64; and the classes' names.
 
@@ -131,7 +131,7 @@ _MATRIX: Final = 2
 _ROW_NAMES: Final = frozenset({"", "id", "idx", "index", "unnamed: 0", "row", "row_id"})
 
 
-def named_inputs(table: Table, signature: ModelSignature) -> list[Tensors]:
+def named_inputs(table: ExampleTable, signature: ModelSignature) -> list[Tensors]:
     """Requests of columns that are named like the inputs; lists are tensors of their own shape.
 
     Raises:
@@ -148,7 +148,7 @@ def named_inputs(table: Table, signature: ModelSignature) -> list[Tensors]:
 
 
 def matrix_inputs(
-    table: Table, signature: ModelSignature, *, label: str | None
+    table: ExampleTable, signature: ModelSignature, *, label: str | None
 ) -> tuple[Sequence[Tensors], tuple[str, ...]]:
     """Requests of all other columns beside each other; and what was taken for what.
 
@@ -236,7 +236,7 @@ def _array(cell: object, spec: TensorSpec) -> Array:
     return cast(np.array(number), spec)
 
 
-def _numbers(table: Table, name: str, spec: TensorSpec) -> Array:
+def _numbers(table: ExampleTable, name: str, spec: TensorSpec) -> Array:
     cells = table.columns[name]
     if all(isinstance(cell, str) for cell in cells):
         try:
@@ -256,7 +256,7 @@ def _numbers(table: Table, name: str, spec: TensorSpec) -> Array:
 
 
 def _matrix_columns(
-    table: Table, signature: ModelSignature, label: str | None
+    table: ExampleTable, signature: ModelSignature, label: str | None
 ) -> tuple[list[str], tuple[str, ...]]:
     """Columns in the model's order."""
     spec = signature.inputs[0]
@@ -329,7 +329,7 @@ def takes_text(signature: ModelSignature) -> bool:
     return len(signature.inputs) == 1 and signature.inputs[0].datatype is Datatype.BYTES
 
 
-def text_columns(table: Table, wish: str, *, label: str | None) -> tuple[list[str], str]:
+def text_columns(table: ExampleTable, wish: str, *, label: str | None) -> tuple[list[str], str]:
     """One column, or two for pairs of texts; and what to tell of the choice.
 
     Args:
@@ -363,14 +363,14 @@ def text_columns(table: Table, wish: str, *, label: str | None) -> tuple[list[st
     return found, f"columns {found[0]!r} and {found[1]!r} were taken for pairs of texts"
 
 
-def numeric_rest(table: Table, texts: Collection[str]) -> str | None:
+def numeric_rest(table: ExampleTable, texts: Collection[str]) -> str | None:
     """The only other column of numbers, which are then the labels; None if there are several."""
     rest = [name for name in table.columns if name not in texts]
     numeric = [name for name in rest if are_numbers(table.columns[name])]
     return numeric[0] if len(numeric) == 1 else None
 
 
-def plain_inputs(table: Table, column: str, signature: ModelSignature) -> list[Tensors]:
+def plain_inputs(table: ExampleTable, column: str, signature: ModelSignature) -> list[Tensors]:
     """Requests of texts for a model that takes them as they are."""
     spec = signature.inputs[0]
     return [
@@ -380,7 +380,7 @@ def plain_inputs(table: Table, column: str, signature: ModelSignature) -> list[T
 
 
 def token_inputs(
-    table: Table,
+    table: ExampleTable,
     columns: Sequence[str],
     signature: ModelSignature,
     *,
@@ -452,7 +452,7 @@ def _row(values: Sequence[int], spec: TensorSpec, filling: int) -> Array:
     return row
 
 
-def _texts(table: Table, column: str) -> list[str]:
+def _texts(table: ExampleTable, column: str) -> list[str]:
     found = []
     for row, cell in enumerate(table.columns[column]):
         if not isinstance(cell, str):

@@ -17,7 +17,7 @@ from headrace.core import Array, InvalidArgumentError, Tensors
 _SECOND: Final = " of the second text"
 
 
-class Texts(StrEnum):
+class RowTexts(StrEnum):
     """What the texts of a row are to the model.
 
     `ONE`: there is only one, or none. `TOGETHER`: two in one run, as cross-encoders take them.
@@ -114,7 +114,7 @@ class Examples:
     names: tuple[str, ...] = ()
     batched: bool = True
     notes: tuple[str, ...] = ()
-    texts: Texts = Texts.ONE
+    texts: RowTexts = RowTexts.ONE
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels.shape != (len(self.inputs),):
@@ -133,10 +133,10 @@ class Examples:
 
     def alone(self) -> "Examples":
         """Requests that the model itself takes: of texts apart the first ones, without a score."""
-        if self.texts is not Texts.APART:
+        if self.texts is not RowTexts.APART:
             return self
         return replace(
-            self, inputs=[first_of(pair) for pair in self.inputs], labels=None, texts=Texts.ONE
+            self, inputs=[first_of(pair) for pair in self.inputs], labels=None, texts=RowTexts.ONE
         )
 
     def sha256(self) -> str:

@@ -28,7 +28,7 @@ import numpy as np
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, Tensors
 from headrace.optimize.accuracy.examples import first_of, second_of
-from headrace.optimize.accuracy.inference import Answers, Run
+from headrace.optimize.accuracy.inference import ModelAnswers, Run
 from headrace.pipeline.tokenize import MASK
 
 ROUNDING_RATIO: Final = 1e-3
@@ -39,7 +39,7 @@ Pair = tuple[Array, Array]
 """One example's answers: the baseline's and the candidate's, of one shape."""
 
 
-def pairs_of(base: Answers, candidate: Answers, output: str) -> tuple[Array, list[Pair]]:
+def pairs_of(base: ModelAnswers, candidate: ModelAnswers, output: str) -> tuple[Array, list[Pair]]:
     """Examples that both answered in an output, by index, and the answers."""
     both = np.flatnonzero(base.has(output) & candidate.has(output))
     was, now = base.rows[output], candidate.rows.get(output, ())
@@ -47,7 +47,7 @@ def pairs_of(base: Answers, candidate: Answers, output: str) -> tuple[Array, lis
     return both, [(a, b) for a, b in found if a is not None and b is not None]
 
 
-def only_rounding(base: Answers, candidate: Answers) -> bool:
+def only_rounding(base: ModelAnswers, candidate: ModelAnswers) -> bool:
     """Whether every number differs by rounding at most, and something has numbers to tell by."""
     seen = False
     for name in base.rows:
@@ -242,7 +242,9 @@ class Fidelity:
     outputs: Mapping[str, OutputFidelity] = field(default_factory=dict)
 
 
-def measure_fidelity(base: Answers, candidate: Answers, *, max_loss: float = 0.01) -> Fidelity:
+def measure_fidelity(
+    base: ModelAnswers, candidate: ModelAnswers, *, max_loss: float = 0.01
+) -> Fidelity:
     """Whether a candidate answers as the baseline does, in all outputs.
 
     Args:

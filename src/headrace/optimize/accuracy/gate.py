@@ -40,12 +40,12 @@ import numpy as np
 from headrace.core import Array, InvalidArgumentError
 from headrace.optimize.accuracy.examples import ORDER_SEED, Examples
 from headrace.optimize.accuracy.fidelity import only_rounding
-from headrace.optimize.accuracy.inference import Answers, Run, answers
+from headrace.optimize.accuracy.inference import ModelAnswers, Run, answers
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, bootstrap_losses
 from headrace.optimize.accuracy.verdict import (
     LEAST_RESAMPLED,
     SIGNIFICANCE,
-    Verdict,
+    QualityVerdict,
     because,
     comparable,
     figures,
@@ -64,14 +64,14 @@ _LOOKS: Final = 16
 
 
 def judge(
-    base: Answers,
-    candidate: Answers,
+    base: ModelAnswers,
+    candidate: ModelAnswers,
     labels: Array,
     *,
     metric: MetricChoice,
     max_loss: float,
     rng: np.random.Generator,
-) -> Verdict:
+) -> QualityVerdict:
     """Whether a candidate may be accepted, by the rules above.
 
     Args:
@@ -92,7 +92,7 @@ def judge(
     chosen = comparable(base, candidate, metric.output)
     broken = why_broken(base, candidate, metric.output, chosen)
     if broken:
-        return Verdict(passes=False, reason=broken, metric=metric.metric, n=len(chosen))
+        return QualityVerdict(passes=False, reason=broken, metric=metric.metric, n=len(chosen))
     was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
     assert was is not None  # else it was broken
     assert now is not None
@@ -108,8 +108,8 @@ def judge(
 
 
 def is_hopeless(
-    base: Answers,
-    candidate: Answers,
+    base: ModelAnswers,
+    candidate: ModelAnswers,
     labels: Array,
     *,
     metric: MetricChoice,
@@ -143,7 +143,7 @@ def is_hopeless(
     return bool(len(losses)) and float(losses.mean() - z * losses.std()) > max_loss
 
 
-def _decided(found: Verdict, max_loss: float, *, is_same: bool) -> Verdict:
+def _decided(found: QualityVerdict, max_loss: float, *, is_same: bool) -> QualityVerdict:
     """The rules 2 to 4, of what was measured."""
     limit = said_loss(max_loss, found.metric)
     if found.loss > 0 and found.p_value < SIGNIFICANCE:
@@ -171,7 +171,7 @@ def _decided(found: Verdict, max_loss: float, *, is_same: bool) -> Verdict:
     return because(replace(found, needed=needed), f"not enough labels: {told}")
 
 
-def _needed(found: Verdict, max_loss: float) -> int | None:
+def _needed(found: QualityVerdict, max_loss: float) -> int | None:
     if found.metric is Metric.ACCURACY:
         changed = (found.lost + found.gained) / found.n
         return needed_examples(changed, found.loss, max_loss)
@@ -185,15 +185,15 @@ FIRST_LOOK: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
+class GateTrial:
     """A candidate's answers and what was judged by them.
 
     `asked`: how many examples. `given_up`: before all were asked, as it is ruined. `is_part`: it
     may go on, as only the first ones were asked.
     """
 
-    answers: Answers
-    verdict: Verdict
+    answers: ModelAnswers
+    verdict: QualityVerdict
     asked: int
     given_up: bool = False
     is_part: bool = False
@@ -202,7 +202,7 @@ class Trial:
 def try_candidate(
     run: Run,
     examples: Examples,
-    base: Answers,
+    base: ModelAnswers,
     *,
     metric: MetricChoice,
     max_loss: float,
@@ -210,8 +210,8 @@ def try_candidate(
     threads: int = 1,
     deadline: float | None = None,
     most: int | None = None,
-    begun: Trial | None = None,
-) -> Trial:
+    begun: GateTrial | None = None,
+) -> GateTrial:
     """Ask a candidate what the baseline was asked, and judge it.
 
     Args:
@@ -227,7 +227,7 @@ def try_candidate(
     order = np.random.default_rng(ORDER_SEED).permutation(np.flatnonzero(base.has(metric.output)))
     total = len(order)
     until = total if most is None else min(most, total)
-    found, done = (begun.answers, begun.asked) if begun else (Answers(n=base.n, rows={}), 0)
+    found, done = (begun.answers, begun.asked) if begun else (ModelAnswers(n=base.n, rows={}), 0)
     given_up = False
     while done < until and not given_up and not found.stopped:
         part = order[done : min(max(2 * done, FIRST_LOOK), until)]
@@ -243,4 +243,4 @@ def try_candidate(
     elif is_part:
         what = f"on the first {verdict.n:,} of {total:,} examples, {figures(verdict)}"
         verdict = replace(verdict, reason=what)
-    return Trial(answers=found, verdict=verdict, asked=done, given_up=given_up, is_part=is_part)
+    return GateTrial(answers=found, verdict=verdict, asked=done, given_up=given_up, is_part=is_part)

@@ -30,7 +30,7 @@ _Outcomes = tuple[Array, list[Tensors | HeadraceError]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class ModelAnswers:
     """What one model answered to `n` examples.
 
     `rows`: by output, the answer to each example without the batch axis; None where there is none,
@@ -62,12 +62,12 @@ class Answers:
         """What they take in memory, about."""
         return sum(row.nbytes for rows in self.rows.values() for row in rows if row is not None)
 
-    def merged(self, other: "Answers") -> "Answers":
+    def merged(self, other: "ModelAnswers") -> "ModelAnswers":
         """With another's answers to other ones of the same examples."""
         names = [*self.rows, *(name for name in other.rows if name not in self.rows)]
         none: list[Array | None] = [None] * self.n
         pairs = {name: (self.rows.get(name, none), other.rows.get(name, none)) for name in names}
-        return Answers(
+        return ModelAnswers(
             n=self.n,
             rows={
                 name: [b if a is None else a for a, b in zip(*pair, strict=True)]
@@ -87,7 +87,7 @@ def answers(
     max_rows: int = MAX_ROWS,
     only: Array | None = None,
     clock: Callable[[], float] = time.monotonic,
-) -> Answers:
+) -> ModelAnswers:
     """What a model answers; an example on which it fails spoils no other one.
 
     Args:
@@ -117,7 +117,7 @@ def answers(
         done += len(part)
         if deadline is not None and clock() >= deadline and done < len(asked):
             stopped = f"time was up after {done:,} of {len(asked):,} examples"
-    return Answers(n=len(examples), rows=rows, failures=failures, stopped=stopped)
+    return ModelAnswers(n=len(examples), rows=rows, failures=failures, stopped=stopped)
 
 
 def _run_all(

@@ -49,14 +49,14 @@ from headrace.optimize.accuracy.cells import (
     token_inputs,
     token_kinds,
 )
-from headrace.optimize.accuracy.examples import Examples, Texts, apart, stacked_rows
+from headrace.optimize.accuracy.examples import Examples, RowTexts, apart, stacked_rows
 from headrace.optimize.accuracy.tables import (
     MAX_EXAMPLES,
     MAX_FILE_BYTES,
     MAX_KEPT_BYTES,
     SEED,
+    ExampleTable,
     IsHeader,
-    Table,
     check_size,
     read_json_lines,
     read_parquet,
@@ -346,7 +346,7 @@ def read_labelled(
     return replace(found, labels=labels, names=names)
 
 
-def _table(path: Path, suffix: str, *, limit: int, is_header: IsHeader) -> Table:
+def _table(path: Path, suffix: str, *, limit: int, is_header: IsHeader) -> ExampleTable:
     match suffix:
         case ".csv" | ".tsv" | ".txt" | ".tab":
             return read_separated(path, limit=limit, is_header=is_header)
@@ -360,32 +360,32 @@ def _table(path: Path, suffix: str, *, limit: int, is_header: IsHeader) -> Table
 
 
 def _inputs(
-    table: Table, label: str | None, signature: ModelSignature, wish: DataWish, beside: Path
-) -> tuple[str | None, Sequence[Tensors], Sequence[str], Texts]:
+    table: ExampleTable, label: str | None, signature: ModelSignature, wish: DataWish, beside: Path
+) -> tuple[str | None, Sequence[Tensors], Sequence[str], RowTexts]:
     """The column of labels, requests, notes, and what the texts of a row are."""
     names = {spec.name for spec in signature.inputs}
     if table.is_named and names <= table.columns.keys() and not wish.text:
-        return label, named_inputs(table, signature), (), Texts.ONE
+        return label, named_inputs(table, signature), (), RowTexts.ONE
     if takes_tokens(signature) or takes_text(signature):
         columns, note = text_columns(table, wish.text, label=label)
         # A column of numbers beside texts can only be their labels, whatever it is called.
         label = label or numeric_rest(table, columns)
         notes = [note] if note else []
-        texts = Texts.ONE
+        texts = RowTexts.ONE
         if len(columns) > 1:
-            texts = Texts.APART if wish.is_apart else Texts.TOGETHER
+            texts = RowTexts.APART if wish.is_apart else RowTexts.TOGETHER
             notes += [_COSINES] if wish.is_apart else []
         return label, _text_inputs(table, columns, signature, wish, beside), notes, texts
     if len(signature.inputs) == 1:
         requests, told = matrix_inputs(table, signature, label=label)
-        return label, requests, told, Texts.ONE
+        return label, requests, told, RowTexts.ONE
     missing = ", ".join(sorted(names - table.columns.keys()))
     msg = f"{table.path} has no column for input {missing}: {table.told()}"
     raise InvalidArgumentError(msg)
 
 
 def _text_inputs(
-    table: Table,
+    table: ExampleTable,
     columns: Sequence[str],
     signature: ModelSignature,
     wish: DataWish,
@@ -410,7 +410,7 @@ def _text_inputs(
     return plain_inputs(table, columns[0], signature)
 
 
-def _sampled(table: Table) -> list[str]:
+def _sampled(table: ExampleTable) -> list[str]:
     if len(table.lines) == table.rows:
         return []
     return [f"{len(table.lines):,} of {table.rows:,} rows, drawn at random, the same every time"]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.examples import Examples, Texts
-from headrace.optimize.accuracy.inference import Answers
+from headrace.optimize.accuracy.examples import Examples, RowTexts
+from headrace.optimize.accuracy.inference import ModelAnswers
 
 Values = NDArray[np.float64]
 _AT_ONCE: Final = 4_000_000
@@ -270,7 +270,7 @@ def _best(fits: Iterable[_Fit]) -> _Fit:
 
 
 def choose_metric(
-    labels: Array, base: Answers, wish: str = "", *, names: Sequence[str] = ()
+    labels: Array, base: ModelAnswers, wish: str = "", *, names: Sequence[str] = ()
 ) -> MetricChoice:
     """What fits labels and answers best, by the answers of the baseline.
 
@@ -314,16 +314,16 @@ def usual_metric(examples: Examples) -> Metric | None:
     A score of two texts is of use for their order only, and a cosine is on no scale of labels.
     """
     labels = examples.labels
-    if labels is None or examples.texts is Texts.ONE:
+    if labels is None or examples.texts is RowTexts.ONE:
         return None
     if labels.dtype.kind == "f":
         return Metric.SPEARMAN
-    if examples.texts is Texts.TOGETHER:
+    if examples.texts is RowTexts.TOGETHER:
         return None
     return Metric.AUC if len(np.unique(labels)) == 2 else Metric.SPEARMAN  # noqa: PLR2004  # alike, or not
 
 
-def _parse(wish: str, base: Answers) -> tuple[Metric | None, str]:
+def _parse(wish: str, base: ModelAnswers) -> tuple[Metric | None, str]:
     if not wish:
         return None, ""
     first, _, second = wish.partition(":")
@@ -338,7 +338,7 @@ def _parse(wish: str, base: Answers) -> tuple[Metric | None, str]:
 
 
 def _fits(
-    name: str, metric: Metric, labels: Array, base: Answers, names: Sequence[str]
+    name: str, metric: Metric, labels: Array, base: ModelAnswers, names: Sequence[str]
 ) -> list[_Fit]:
     """How an output can be read so that the metric is defined; empty if it cannot."""
     known = np.flatnonzero(base.has(name))
@@ -387,7 +387,7 @@ def _choose_value(fits: Sequence[_Fit]) -> MetricChoice:
 
 
 def _with_rare_classes(
-    baseline: float, best: MetricChoice, labels: Array, base: Answers
+    baseline: float, best: MetricChoice, labels: Array, base: ModelAnswers
 ) -> MetricChoice:
     """AUC instead where one of two classes is rare; a doubt where the baseline is only guessing."""
     _, counts = np.unique(labels, return_counts=True)
@@ -410,7 +410,7 @@ def _with_rare_classes(
     return replace(best, warning=warning)
 
 
-def _no_fit(labels: Array, base: Answers, outputs: Sequence[str]) -> InvalidArgumentError:
+def _no_fit(labels: Array, base: ModelAnswers, outputs: Sequence[str]) -> InvalidArgumentError:
     kind = "classes" if labels.dtype.kind in "iu" else "values"
     told = []
     for name in outputs:

@@ -35,7 +35,7 @@ IsHeader = Callable[[Sequence[str], Sequence[str]], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class ExampleTable:
     """Some rows of a file.
 
     `columns`: cells by name, texts as they stand where the format has no types; without names they
@@ -62,7 +62,7 @@ class Table:
         return f"{'columns' if self.is_named else 'unnamed columns'} {names}{more}"
 
 
-class Sample:
+class RowSampler:
     """Keeps `limit` of the rows that come, each with equal chance; all where there are no more.
 
     Algorithm R, Vitter 1985, "Random Sampling with a Reservoir".
@@ -94,13 +94,13 @@ class Sample:
             )
             raise InvalidArgumentError(msg)
 
-    def table(self, names: Sequence[str], *, is_named: bool) -> Table:
+    def table(self, names: Sequence[str], *, is_named: bool) -> ExampleTable:
         """What was kept, in the file's order."""
         if not self._kept:
             msg = f"{self._path} holds no rows; each line is one example, with its label"
             raise InvalidArgumentError(msg)
         kept = sorted(self._kept, key=lambda row: row[0])
-        return Table(
+        return ExampleTable(
             path=self._path,
             columns={name: [row[1][i] for row in kept] for i, name in enumerate(names)},
             lines=[row[0] for row in kept],
@@ -151,7 +151,7 @@ def text_lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, str]]:
             raise InvalidArgumentError(msg) from None
 
 
-def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> Table:
+def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> ExampleTable:
     """A table of texts: `.csv` with quotes, every other one with tabs and none.
 
     A line of a table with tabs and without names may have its last value, a number, after a space.
@@ -171,7 +171,7 @@ def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> Table:
         is_named = is_header(ahead[0][1], second)
         names = _names(ahead[0][1], path) if is_named else []
         width = len(names) if is_named else _usual_width(ahead, has_tabs=not is_csv)
-        sample = Sample(path, limit)
+        sample = RowSampler(path, limit)
         for number, found in chain(ahead[is_named:], rows):
             cells = found
             if len(cells) == width - 1 and not is_csv and not is_named:
@@ -239,7 +239,7 @@ _SHOWN: Final = 80
 _OBJECT_BYTES: Final = 64
 
 
-def read_json_lines(path: Path, *, limit: int) -> Table:
+def read_json_lines(path: Path, *, limit: int) -> ExampleTable:
     """A table of an object a line; the first one names the columns.
 
     Raises:
@@ -247,7 +247,7 @@ def read_json_lines(path: Path, *, limit: int) -> Table:
     """
     check_size(path)
     names: list[str] = []
-    sample = Sample(path, limit)
+    sample = RowSampler(path, limit)
     with path.open("rb") as file:
         for number, line in text_lines(file, path):
             if not line.strip():
@@ -265,7 +265,7 @@ def read_json_lines(path: Path, *, limit: int) -> Table:
     return sample.table(names, is_named=True)
 
 
-def read_parquet(path: Path, *, limit: int) -> Table:
+def read_parquet(path: Path, *, limit: int) -> ExampleTable:
     """A table of a Parquet file's rows; a row's number stands for its line.
 
     Raises:
@@ -279,7 +279,7 @@ def read_parquet(path: Path, *, limit: int) -> Table:
     except ImportError:
         msg = "Parquet is read by pyarrow, which is not installed: pip install 'headrace[data]'"
         raise FailedPreconditionError(msg) from None
-    sample = Sample(path, limit)
+    sample = RowSampler(path, limit)
     try:
         with parquet.ParquetFile(path) as file:
             _check_unpacked(file.metadata, path)

@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy.inference import Answers
+from headrace.optimize.accuracy.inference import ModelAnswers
 from headrace.optimize.accuracy.metrics import Metric, Values, bootstrap_losses, score
 
 CONFIDENCE: Final = 0.95
@@ -36,7 +36,7 @@ def loss_bound(lost: int, gained: int, n: int, *, confidence: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class QualityVerdict:
     """Whether a candidate may be accepted, and why.
 
     `accuracy` and `base_accuracy`: in `metric`. `loss`: by how much the candidate is worse: points
@@ -72,7 +72,7 @@ def said_loss(loss: float, metric: Metric) -> str:
     return f"{loss * 100:.2f} %" if metric.is_error else f"{loss * 100:.2f} points"
 
 
-def figures(verdict: Verdict) -> str:
+def figures(verdict: QualityVerdict) -> str:
     """What was measured, in a line: for every verdict, whatever it says."""
     low, high = verdict.loss_ci
     metric = verdict.metric
@@ -86,7 +86,7 @@ def figures(verdict: Verdict) -> str:
     )
 
 
-def because(verdict: Verdict, why: str) -> Verdict:
+def because(verdict: QualityVerdict, why: str) -> QualityVerdict:
     """The verdict with its reason: why, then the figures."""
     return replace(verdict, reason=f"{why}: {figures(verdict)}")
 
@@ -199,7 +199,7 @@ LEAST_RESAMPLED: Final = 30
 """Of fewer examples, resamples tell too little about the next ones."""
 
 
-def comparable(base: Answers, candidate: Answers, output: str) -> Array:
+def comparable(base: ModelAnswers, candidate: ModelAnswers, output: str) -> Array:
     """Examples that both answered, by index.
 
     Raises:
@@ -211,7 +211,7 @@ def comparable(base: Answers, candidate: Answers, output: str) -> Array:
     return np.flatnonzero(of_base & candidate.has(output))
 
 
-def why_broken(base: Answers, candidate: Answers, output: str, chosen: Array) -> str:
+def why_broken(base: ModelAnswers, candidate: ModelAnswers, output: str, chosen: Array) -> str:
     """Why a candidate cannot be judged at all by what it answered; empty if it can."""
     failed = sorted(candidate.failures.keys() - base.failures.keys())
     if failed:
@@ -231,7 +231,7 @@ def why_broken(base: Answers, candidate: Answers, output: str, chosen: Array) ->
 
 def measured(
     truth: Values, was: Values, now: Values, metric: Metric, rng: np.random.Generator
-) -> Verdict:
+) -> QualityVerdict:
     """The figures of a verdict that says no yet.
 
     Args:
@@ -242,7 +242,7 @@ def measured(
     n, agreement = len(truth), float((was == now).mean())
     if metric is Metric.ACCURACY:
         lost, gained = flips(truth, was, now)
-        return Verdict(
+        return QualityVerdict(
             passes=False,
             reason="",
             metric=metric,
@@ -267,7 +267,7 @@ def measured(
     tail = (1 - CONFIDENCE) / 2
     low, high, bound = np.quantile(losses, (tail, 1 - tail, CONFIDENCE)).tolist()
     fewer = min(int((losses <= 0).sum()), int((losses >= 0).sum()))
-    return Verdict(
+    return QualityVerdict(
         passes=False,
         reason="",
         metric=metric,

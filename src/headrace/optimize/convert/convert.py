@@ -14,7 +14,7 @@ from headrace.core import (
     Tensors,
     UnsupportedModelError,
 )
-from headrace.optimize.compare import TOLERANCES, Comparison, Limits, compare, worst
+from headrace.optimize.compare import TOLERANCES, Comparison, DifferenceLimits, compare, worst
 from headrace.optimize.generated_inputs import (
     Thresholds,
     beside_thresholds,
@@ -23,7 +23,7 @@ from headrace.optimize.generated_inputs import (
     tree_thresholds,
     with_missing,
 )
-from headrace.optimize.sources import Graph, Source, Way, convertible_runtimes
+from headrace.optimize.sources import ConversionSource, Graph, Way, convertible_runtimes
 from headrace.runtimes import LoadOptions, Model, get_runtime
 from headrace.runtimes.libraries import reason_of
 
@@ -107,7 +107,7 @@ class _Attempt:
     way: Way
     opset: int
     found: list[tuple[_Rows, Comparison]]
-    limits: Limits
+    limits: DifferenceLimits
 
     def problem(self, *, fine: bool) -> str:
         """Why the differences are too large; of values that only FP64 holds, if `fine`."""
@@ -116,7 +116,7 @@ class _Attempt:
         )
         return next((why for why in problems if why), "")
 
-    def as_conversion(self, source: Source) -> Conversion:
+    def as_conversion(self, source: ConversionSource) -> Conversion:
         """What is kept of it."""
         given = [one for rows, one in self.found if rows.is_given]
         fine = [one for rows, one in self.found if rows.is_fine and one.problem(self.limits)]
@@ -134,7 +134,7 @@ class _Attempt:
 
 
 def convert(
-    source: Source,
+    source: ConversionSource,
     target: Path,
     *,
     given: Tensors | None = None,
@@ -158,7 +158,7 @@ def convert(
     problems: list[str] = []
     coarse: tuple[_Attempt, bytes] | None = None
     for way in source.ways:
-        limits = Limits(
+        limits = DifferenceLimits(
             tolerance=TOLERANCES[way.computes] if tolerance is None else tolerance,
             max_changed_ratio=max_changed_ratio,
         )
@@ -192,11 +192,11 @@ def convert(
 
 
 def _tried(
-    source: Source,
+    source: ConversionSource,
     way: Way,
     target: Path,
     given: Tensors | None,
-    limits: Limits,
+    limits: DifferenceLimits,
     *,
     no_missing: bool,
 ) -> _Attempt:
@@ -235,7 +235,9 @@ def _tried(
     return _Attempt(way=way, opset=plain_opset(graph), found=found, limits=limits)
 
 
-def _asked(source: Source, graph: Graph, given: Tensors | None, *, no_missing: bool) -> list[_Rows]:
+def _asked(
+    source: ConversionSource, graph: Graph, given: Tensors | None, *, no_missing: bool
+) -> list[_Rows]:
     """What both models are asked, and what the source answers."""
     model, signature = source.model, source.model.signature
     thresholds = {**tree_thresholds(graph), **source.thresholds}

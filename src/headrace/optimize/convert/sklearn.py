@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from headrace.core import Array, Datatype, UnsupportedModelError
-from headrace.optimize.sources import Graph, Source, Way, import_converter, with_version
+from headrace.optimize.sources import ConversionSource, Graph, Way, import_converter, with_version
 from headrace.runtimes import LoadOptions, Model
 from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.tables.sklearn import open_estimator
@@ -30,12 +30,12 @@ _HINT: Final = (
 )
 
 
-def open_source(path: Path, *, allow_code: bool) -> Source:
+def open_source(path: Path, *, allow_code: bool) -> ConversionSource:
     """A skops file, or a pickle; what was not allowed to run code is refused before."""
     return source_of(path, read_estimator(path, allow_code=allow_code))
 
 
-def source_of(path: Path, estimator: Any) -> Source:  # noqa: ANN401  # any estimator
+def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  # any estimator
     """What converts an estimator that is loaded already.
 
     Raises:
@@ -64,7 +64,7 @@ def source_of(path: Path, estimator: Any) -> Source:  # noqa: ANN401  # any esti
         )
         ways.insert(0, way)
     names = {type(part).__name__ for part in parts_of(estimator)}
-    return Source(
+    return ConversionSource(
         model=model,
         ways=tuple(ways),
         converter=with_version("skl2onnx"),

@@ -13,12 +13,17 @@ from tensorflow.python.grappler import tf_optimizer
 from tf2onnx import convert, tf_loader
 
 from headrace.optimize.convert.graph import check_operators
-from headrace.optimize.sources import Graph, Source, Way, computes_in, with_version
+from headrace.optimize.sources import ConversionSource, Graph, Way, computes_in, with_version
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.tables.tabular import refuse
 from headrace.runtimes.tensorflow.savedmodel import open_session, open_tensorflow
 from headrace.runtimes.tensorflow.savedmodel_file import SavedModelFile, read_savedmodel
-from headrace.runtimes.tensorflow.tflite import Place, TfliteFile, find_tflite_file, read_tflite
+from headrace.runtimes.tensorflow.tflite import (
+    TensorSlot,
+    TfliteFile,
+    find_tflite_file,
+    read_tflite,
+)
 
 _OPSET: Final = 17
 _MOST_NAMES: Final = 8
@@ -26,7 +31,7 @@ _OPTIONS: Final = LoadOptions(device="cpu")
 _TFLITE_HINT: Final = "The file is served as it is, without --convert"
 
 
-def open_savedmodel(path: Path, *, allow_code: bool) -> Source:
+def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
     """A directory with a `saved_model.pb`; what is code in some was asked for at the door."""
     del allow_code
     found = read_savedmodel(path)
@@ -38,7 +43,7 @@ def open_savedmodel(path: Path, *, allow_code: bool) -> Source:
     way = Way(
         computes=computes_in(model.signature), convert=partial(_converted_savedmodel, path, found)
     )
-    return Source(
+    return ConversionSource(
         model=model,
         ways=(way,),
         converter=with_version("tf2onnx"),
@@ -75,12 +80,12 @@ def _inlined(graph: Any, tensors: Sequence[str]) -> Any:  # noqa: ANN401  # ship
     return tf_optimizer.OptimizeGraph(settings, meta)
 
 
-def open_tflite(path: Path, *, allow_code: bool) -> Source:
+def open_tflite(path: Path, *, allow_code: bool) -> ConversionSource:
     """A `.tflite` file; nothing in it runs."""
     del allow_code
     file = find_tflite_file(path)
     model = load_model(path, "tflite", _OPTIONS)
-    return Source(
+    return ConversionSource(
         model=model,
         ways=(
             Way(
@@ -101,7 +106,7 @@ def _converted_tflite(file: Path, found: TfliteFile) -> Graph:
     reader = Interpreter(model_content=found.data)
     names = {one["index"]: one["name"] for one in reader.get_tensor_details()}
 
-    def tensors(places: tuple[Place, ...]) -> list[str]:
+    def tensors(places: tuple[TensorSlot, ...]) -> list[str]:
         return [names[one.tensor] for one in places]
 
     graph, _ = convert.from_tflite(

@@ -23,7 +23,7 @@ from headrace.core import (
     example_inputs,
 )
 from headrace.optimize.generated_inputs import sizes_that_run
-from headrace.optimize.sources import Graph, Source, Way, computes_in, with_version
+from headrace.optimize.sources import ConversionSource, Graph, Way, computes_in, with_version
 from headrace.runtimes import LoadOptions, detect_runtime
 from headrace.runtimes.torch import values as torch_values
 from headrace.runtimes.torch.module import TorchModel, quiet
@@ -37,14 +37,14 @@ _ROWS: Final = 2
 _FILE: Final = "exported.onnx"
 
 
-def open_source(path: Path, *, allow_code: bool) -> Source:
+def open_source(path: Path, *, allow_code: bool) -> ConversionSource:
     """A file of PyTorch's, which is a program: it runs when it is loaded."""
     assert allow_code, "asked for at the door"
     # Both sides of a comparison run the same batches, so that rows may depend on each other.
     options = LoadOptions(device="cpu", rows_independent=True)
     model = detect_runtime(path).load(path, options)
     assert isinstance(model, TorchModel)
-    return Source(
+    return ConversionSource(
         model=model,
         ways=(Way(computes=computes_in(model.signature), convert=partial(_convert, model)),),
         converter=with_version("torch"),

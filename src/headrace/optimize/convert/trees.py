@@ -12,8 +12,8 @@ from typing import Any, Final
 from headrace.core import Datatype, UnsupportedModelError
 from headrace.optimize.sources import (
     CATEGORICAL,
+    ConversionSource,
     Graph,
-    Source,
     Way,
     import_converter,
     with_version,
@@ -33,7 +33,7 @@ _XGBOOST_HINT: Final = (
 )
 
 
-def open_catboost(path: Path, *, allow_code: bool) -> Source:
+def open_catboost(path: Path, *, allow_code: bool) -> ConversionSource:
     """A file of CatBoost's; nothing in it runs."""
     del allow_code
     found = read_catboost(path)
@@ -47,7 +47,7 @@ def open_catboost(path: Path, *, allow_code: bool) -> Source:
             booster.save_model(str(file), format="onnx", export_parameters=_CATBOOST_NAMES)
             return import_converter("onnx").load_model(str(file))
 
-    return Source(
+    return ConversionSource(
         model=load_model(path, "catboost"),
         ways=(Way(computes=Datatype.FP32, convert=convert),),
         converter=with_version("catboost"),
@@ -55,7 +55,7 @@ def open_catboost(path: Path, *, allow_code: bool) -> Source:
     )
 
 
-def open_xgboost(path: Path, *, allow_code: bool) -> Source:
+def open_xgboost(path: Path, *, allow_code: bool) -> ConversionSource:
     """A file of XGBoost's; nothing in it runs."""
     del allow_code
     found = read_xgboost(path)
@@ -68,7 +68,7 @@ def open_xgboost(path: Path, *, allow_code: bool) -> Source:
     if found.objective == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})
     convert = partial(_by_onnxmltools, tools.convert_xgboost, booster, found.features)
-    return Source(
+    return ConversionSource(
         model=load_model(path, "xgboost"),
         ways=(Way(computes=Datatype.FP32, convert=convert),),
         converter=with_version("onnxmltools"),
@@ -77,7 +77,7 @@ def open_xgboost(path: Path, *, allow_code: bool) -> Source:
     )
 
 
-def open_lightgbm(path: Path, *, allow_code: bool) -> Source:
+def open_lightgbm(path: Path, *, allow_code: bool) -> ConversionSource:
     """A file of LightGBM's; nothing in it runs."""
     from headrace.optimize.convert.tree_graph import lightgbm_graph, lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
 
@@ -97,7 +97,7 @@ def open_lightgbm(path: Path, *, allow_code: bool) -> Source:
     convert = partial(
         _by_onnxmltools, tools.convert_lightgbm, booster, found.features, zipmap=False
     )
-    return Source(
+    return ConversionSource(
         model=load_model(path, "lightgbm"),
         ways=(
             Way(computes=Datatype.FP64, convert=in_doubles, converter=with_version("headrace")),

@@ -16,14 +16,14 @@ from headrace.optimize.profiling.predict import (
     REQUESTS,
     USUAL_LOAD,
     Interval,
-    Point,
+    LoadPoint,
     Prediction,
     Predictor,
 )
 from headrace.optimize.profiling.recommend import (
-    Reason,
-    Recommendation,
-    Wishes,
+    Requirements,
+    ServingRecommendation,
+    SettingReason,
     predictor_for,
     recommend,
 )
@@ -50,7 +50,7 @@ _SEEDS: Final = 3
 _LEAST_REACH: Final = 0.05
 
 
-def p99_interval(predictor: Predictor, point: Point) -> Interval | None:
+def p99_interval(predictor: Predictor, point: LoadPoint) -> Interval | None:
     """Where the p99 at the point's rate lies in 95 of 100 other stretches of the machine.
 
     That is what a machine has that takes as much more, or less, for everything, at the same rate,
@@ -116,8 +116,8 @@ def _surely_predicted(prediction: Prediction, predictor: Predictor) -> Predictio
 
 
 def _surely_recommended(
-    recommendation: Recommendation, prediction: Prediction, predictor: Predictor
-) -> Recommendation:
+    recommendation: ServingRecommendation, prediction: Prediction, predictor: Predictor
+) -> ServingRecommendation:
     """The recommendation with an interval of its p99, and how that can be checked."""
     rate = recommendation.rate
     assert rate is not None, "it was just made"
@@ -141,8 +141,8 @@ def _surely_recommended(
         check_s=check_s,
         reasons=(
             *recommendation.reasons,
-            Reason(name="p99", value=p99, why=why),
-            Reason(name="to check", value=command, why=known),
+            SettingReason(name="p99", value=p99, why=why),
+            SettingReason(name="to check", value=command, why=known),
         ),
     )
 
@@ -156,7 +156,7 @@ class LengthPrediction(msgspec.Struct, frozen=True, kw_only=True):
 
     length: int
     capacity: float
-    at_70: Point
+    at_70: LoadPoint
 
 
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
@@ -170,12 +170,12 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     cores: int
     at: str
     headrace: str
-    wishes: Wishes
+    wishes: Requirements
     measured: Measured
     overhead: Overhead | None
     prediction: Prediction
     by_length: tuple[LengthPrediction, ...]
-    recommendation: Recommendation
+    recommendation: ServingRecommendation
 
     @property
     def file_name(self) -> str:
@@ -193,7 +193,7 @@ def file_prefix(digest: str) -> str:
 def conclude(
     measured: Measured,
     overhead: Overhead | None,
-    wishes: Wishes,
+    wishes: Requirements,
     *,
     model: str,
     digest: str,

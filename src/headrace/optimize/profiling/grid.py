@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.optimize.profiling.messages import Cell, Paused, ProfileRequest, Round, Setting
+from headrace.optimize.profiling.messages import GridCell, Paused, ProfileRequest, Round, Setting
 from headrace.optimize.timing import ProcStat
 
 Clock = Callable[[], float]
@@ -29,7 +29,7 @@ _LEAST_RUNS: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class RunWindow:
     """The times of runs that followed each other, as they came."""
 
     samples_s: list[float]
@@ -43,7 +43,7 @@ def time_runs(
     *,
     seconds: float,
     clock: Clock = time.perf_counter,
-) -> Cell:
+) -> GridCell:
     """The figures of one window of about `seconds`.
 
     Raises:
@@ -66,7 +66,7 @@ def time_window(
     seconds: float = 0.0,
     least: int,
     clock: Clock = time.perf_counter,
-) -> Window:
+) -> RunWindow:
     """Call `run` over and over, from as many threads as the setting has runs at once.
 
     Args:
@@ -98,7 +98,7 @@ def time_window(
             groups = list(pool.map(call, range(setting.runs)))
     elapsed, after_s = clock() - started, others.foreign_s()
     foreign = 0.0 if foreign_s is None or after_s is None else after_s - foreign_s
-    return Window(
+    return RunWindow(
         samples_s=[sample for samples in groups for sample in samples],
         elapsed_s=elapsed,
         foreign_ratio=min(max(foreign / (elapsed * others.cpus), 0.0), 1.0) if elapsed else 0.0,
@@ -113,10 +113,10 @@ def _others() -> ProcStat:
 
 def cell_of(
     setting: Setting, samples_s: list[float], *, elapsed_s: float, foreign_ratio: float = 0.0
-) -> Cell:
+) -> GridCell:
     """The figures of samples that were taken in `elapsed_s`."""
     times = np.sort(np.asarray(samples_s, float))
-    return Cell(
+    return GridCell(
         threads=setting.threads,
         runs=setting.runs,
         rows=setting.rows,
@@ -173,7 +173,7 @@ def main_length(lengths: Sequence[int], wanted: Sequence[int]) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class GridPlan:
     """What to measure, beyond the batch sizes, which depend on what is found.
 
     `rows`: ascending. `runs`: at once, with one thread inside each. `threads`: inside one run.
@@ -188,13 +188,13 @@ class Plan:
 
 def plan_of(
     request: ProfileRequest, *, batched: bool, concurrent: bool, lengths: Sequence[int], length: int
-) -> Plan:
+) -> GridPlan:
     """The plan for a model that takes these `lengths`."""
     cores = request.cores
     rows = tuple(sorted(set(request.rows))) if request.rows else doubling(request.max_rows)
     runs = tuple(sorted(set(request.runs))) if request.runs else doubling(cores)
     threads = tuple(sorted(set(request.threads))) if request.threads else doubling(cores)
-    return Plan(
+    return GridPlan(
         rows=rows if batched else (1,),
         runs=runs if concurrent else (1,),
         threads=threads,
@@ -203,7 +203,7 @@ def plan_of(
     )
 
 
-def is_worth_more(cells: Sequence[Cell], *, budget_s: float) -> bool:
+def is_worth_more(cells: Sequence[GridCell], *, budget_s: float) -> bool:
     """Whether a batch twice as large may be better than these, in ascending order of rows."""
     if not cells:
         return True
@@ -218,7 +218,7 @@ def is_worth_more(cells: Sequence[Cell], *, budget_s: float) -> bool:
     return min(row_s[-2:]) < min(row_s[:-2]) * _FLAT
 
 
-def best_rows(cells: Iterable[Cell]) -> int:
+def best_rows(cells: Iterable[GridCell]) -> int:
     """The smallest batch that is nearly the best by rows in a second; 1 if there are none."""
     rates = {cell.rows: cell.rows_per_s for cell in cells}
     if not rates:
@@ -227,7 +227,7 @@ def best_rows(cells: Iterable[Cell]) -> int:
     return min(rows for rows, rate in rates.items() if rate >= best * _FLAT)
 
 
-def remaining(plan: Plan, rows: Sequence[int], best: int, *, cores: int) -> list[Setting]:
+def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> list[Setting]:
     """What is measured once it is known which batches are worth it, the most important first.
 
     That is runs at once, then threads, then other lengths, of which the long ones take the longest.
@@ -260,7 +260,7 @@ def remaining(plan: Plan, rows: Sequence[int], best: int, *, cores: int) -> list
     return found
 
 
-def in_rounds(cells: Iterable[Cell], plan: Plan, best: int) -> list[Cell]:
+def in_rounds(cells: Iterable[GridCell], plan: GridPlan, best: int) -> list[GridCell]:
     """The cells that predictions rest on, which are measured again and again.
 
     That is one run at a time, and as many as there may be, of the batches that a replica forms: up
@@ -302,7 +302,7 @@ _LONGEST_S: Final = 0.025
 class _Series:
     """One setting, over all rounds. `count`: of runs by each thread in a window."""
 
-    before: Cell
+    before: GridCell
     count: int
     samples_s: list[float] = field(default_factory=list)
     rounds: list[Round] = field(default_factory=list)
@@ -310,7 +310,7 @@ class _Series:
     elapsed_s: float = 0.0
     foreign_s: float = 0.0
 
-    def add(self, window: Window, at_s: float) -> None:
+    def add(self, window: RunWindow, at_s: float) -> None:
         times = np.sort(np.asarray(window.samples_s, float))
         self.samples_s += kept(times, _KEPT)
         self.rounds.append(Round(at_s=round(at_s, 3), mean_s=round(float(times.mean()), 9)))
@@ -320,7 +320,7 @@ class _Series:
 
 
 @dataclass(slots=True, kw_only=True)
-class _Level:
+class _PauseGroup:
     """Pauses of about one length."""
 
     about_s: float
@@ -339,7 +339,7 @@ class Rounds:
 
     def __init__(
         self,
-        before: Sequence[Cell],
+        before: Sequence[GridCell],
         *,
         total_s: float,
         seed: int = 1,
@@ -358,7 +358,7 @@ class Rounds:
         # A replica that idled begins with whoever comes first: with the smallest batch, alone.
         self._single = min(self._series, key=lambda s: (s.before.runs, s.before.rows))
         base_s = min(max(self._single.before.mean_s, _SHORTEST_S), _LONGEST_S)
-        self._levels = [_Level(about_s=base_s * factor) for factor in _PAUSES]
+        self._levels = [_PauseGroup(about_s=base_s * factor) for factor in _PAUSES]
         self.count = 0
         self.takes_s = sum((one.count + 1) * one.before.mean_s for one in self._series) + sum(
             (level.about_s + self._single.before.mean_s) * _PER_ROUND for level in self._levels
@@ -382,7 +382,7 @@ class Rounds:
         began = self._clock()
         turns: list[_Series | None] = [*self._series, None]
         self._rng.shuffle(turns)
-        windows: list[tuple[_Series, Window, float]] = []
+        windows: list[tuple[_Series, RunWindow, float]] = []
         for turn in turns:
             if turn is None:
                 self._after_pauses(runs[self._single.before.setting])
@@ -398,7 +398,7 @@ class Rounds:
         self.count += 1
         self.takes_s = self._clock() - began
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[GridCell]:
         """What is known of each setting now."""
         paused = tuple(_paused(level) for level in self._levels if level.samples_s)
         return [
@@ -420,7 +420,7 @@ class Rounds:
             level.pauses_s.append(began - ended)
 
 
-def _pooled(series: _Series, paused: tuple[Paused, ...]) -> Cell:
+def _pooled(series: _Series, paused: tuple[Paused, ...]) -> GridCell:
     samples_s, timed, before = series.samples_s, series.timed, series.before
     elapsed_s, foreign_s = series.elapsed_s, series.foreign_s
     if len(series.rounds) < FEW:
@@ -441,7 +441,7 @@ def _pooled(series: _Series, paused: tuple[Paused, ...]) -> Cell:
     )
 
 
-def _paused(level: _Level) -> Paused:
+def _paused(level: _PauseGroup) -> Paused:
     times = np.sort(np.asarray(level.samples_s, float))
     return Paused(
         pause_s=round(float(np.mean(level.pauses_s)), 9),

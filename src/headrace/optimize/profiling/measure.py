@@ -29,7 +29,7 @@ from headrace.core.processes import resident_bytes
 from headrace.optimize.profiling.grid import (
     LENGTHS,
     MAX_WINDOW_S,
-    Plan,
+    GridPlan,
     Rounds,
     Run,
     best_rows,
@@ -43,17 +43,17 @@ from headrace.optimize.profiling.grid import (
 )
 from headrace.optimize.profiling.messages import (
     NO_LENGTH,
-    Cell,
-    Done,
     Event,
-    Failed,
+    GridCell,
     Loaded,
-    Memory,
-    Note,
+    ModelMemory,
     Operator,
     Operators,
+    ProfileDone,
+    ProfileFailed,
+    ProfileNote,
+    ProfileProgress,
     ProfileRequest,
-    Progress,
     Setting,
 )
 from headrace.runtimes import (
@@ -289,7 +289,7 @@ class Measuring:
         self._path = Path(request.path)
         self._until = clock() + request.budget_s
         self._reserved_s = request.budget_s * _ROUNDS_SHARE
-        self._cells: list[Cell] = []
+        self._cells: list[GridCell] = []
 
     def run(self) -> None:
         """Measure what fits the time.
@@ -309,7 +309,7 @@ class Measuring:
             largest = replace(cells[-1].setting, runs=max(plan.runs))
             time_runs(_run_of(model, largest), largest, seconds=0.0)
             self._say(
-                Memory(
+                ModelMemory(
                     before_bytes=before,
                     loaded_bytes=after_load,
                     one_row_bytes=after_one,
@@ -337,7 +337,7 @@ class Measuring:
         if others and self._left_s() > rounds.takes_s:
             with self._loaded(1) as (model, _, _):
                 self._in_rounds(model, rounds)
-        self._say(Progress(text="time by operator", left_s=max(self._left_s(), 0.0)))
+        self._say(ProfileProgress(text="time by operator", left_s=max(self._left_s(), 0.0)))
         length = plan.length
         with self._loaded(1) as (model, _, _):
             inputs = made_up_inputs(model, rows=1, variable=max(length, 1))
@@ -347,7 +347,7 @@ class Measuring:
                 by_operator(self._path, runtime, inputs, rows=1, length=length, folder=folder)
             )
         self._tell_foreign()
-        self._say(Done())
+        self._say(ProfileDone())
 
     @contextmanager
     def _loaded(self, threads: int) -> Iterator[tuple[Model, float, str]]:
@@ -363,11 +363,11 @@ class Measuring:
         finally:
             model.close()
 
-    def _open(self, model: Model, *, load_s: float, runtime: str) -> Plan:
+    def _open(self, model: Model, *, load_s: float, runtime: str) -> GridPlan:
         wanted = self._request.lengths
         lengths, refused = find_lengths(model, wanted, where=str(self._path))
         for one in refused:
-            self._say(Note(text=f"the model does not run with a length of {one}"))
+            self._say(ProfileNote(text=f"the model does not run with a length of {one}"))
         length = main_length(lengths, wanted)
         self._say(
             Loaded(
@@ -388,9 +388,9 @@ class Measuring:
             length=length,
         )
 
-    def _batches(self, model: Model, plan: Plan) -> list[Cell]:
+    def _batches(self, model: Model, plan: GridPlan) -> list[GridCell]:
         """Batches of growing size, one at a time, until they are no longer worth it."""
-        found: list[Cell] = []
+        found: list[GridCell] = []
         until = self._clock() + self._left_s() * _FIRST_SHARE
         first_bytes = resident_bytes()
         for place, rows in enumerate(plan.rows):
@@ -401,7 +401,9 @@ class Measuring:
                 break
             if found and (self._clock() >= until or not fits):
                 why = "memory" if not fits else "time"
-                self._say(Note(text=f"batches of {rows} rows and more were not tried: {why}"))
+                self._say(
+                    ProfileNote(text=f"batches of {rows} rows and more were not tried: {why}")
+                )
                 break
             likely_left = min(len(plan.rows) - place, 7)
             seconds = window_s(
@@ -422,11 +424,11 @@ class Measuring:
         runs = {setting: _run_of(model, setting) for setting in rounds.settings}
         while self._left_s() - keep_s > rounds.takes_s:
             text = f"round {rounds.count + 1} over {len(runs)} settings"
-            self._say(Progress(text=text, left_s=max(self._until - self._clock(), 0.0)))
+            self._say(ProfileProgress(text=text, left_s=max(self._until - self._clock(), 0.0)))
             try:
                 rounds.measure(runs)
             except HeadraceError as error:
-                self._say(Note(text=f"no more rounds were measured: {error}"))
+                self._say(ProfileNote(text=f"no more rounds were measured: {error}"))
                 return
             for cell in rounds.cells():
                 self._say(cell)
@@ -443,7 +445,7 @@ class Measuring:
             left = self._left_s()
             if left <= 0.0:
                 text = f"{_what(settings[place:])} not measured: --budget is used up"
-                self._say(Note(text=text))
+                self._say(ProfileNote(text=text))
                 return
             seconds = window_s(
                 left_s=left - self._reserved_s,
@@ -459,20 +461,20 @@ class Measuring:
             own = list(group)
             done += len(own)
             if self._left_s() <= 0.0:
-                self._say(Note(text=f"{_what(own)} not measured: --budget is used up"))
+                self._say(ProfileNote(text=f"{_what(own)} not measured: --budget is used up"))
                 continue
             with self._loaded(threads) as (model, _, _):
                 run_once(model, own[0].length)
                 self._grid(model, own, behind=len(settings) - done)
 
-    def _measure(self, model: Model, setting: Setting, seconds: float) -> Cell | None:
-        self._say(Progress(text=setting.text, left_s=max(self._until - self._clock(), 0.0)))
+    def _measure(self, model: Model, setting: Setting, seconds: float) -> GridCell | None:
+        self._say(ProfileProgress(text=setting.text, left_s=max(self._until - self._clock(), 0.0)))
         run = _run_of(model, setting)
         try:
             run()
             cell = time_runs(run, setting, seconds=seconds, clock=self._clock)
         except HeadraceError as error:
-            self._say(Note(text=f"{setting.text}: {error}"))
+            self._say(ProfileNote(text=f"{setting.text}: {error}"))
             return None
         self._cells.append(cell)
         self._say(cell)
@@ -489,7 +491,7 @@ class Measuring:
                 f"other processes used {mean:.0%} of the machine on average, at most "
                 f"{max(ratios):.0%}: figures are worse than on a quiet one"
             )
-            self._say(Note(text=text))
+            self._say(ProfileNote(text=text))
 
 
 def _run_of(model: Model, setting: Setting) -> Run:
@@ -536,13 +538,17 @@ def profile(
         runtime = _checked_runtime(path, request)
         Measuring(msgspec.structs.replace(request, runtime=runtime), say, clock).run()
     except CodeNotAllowedError as error:
-        say(Failed(error=str(error), needs_code=error.runtime, why_code=error.reason[:_MAX_ERROR]))
+        say(
+            ProfileFailed(
+                error=str(error), needs_code=error.runtime, why_code=error.reason[:_MAX_ERROR]
+            )
+        )
     except HeadraceError as error:
-        say(Failed(error=str(error)[:_MAX_ERROR], code=error.code))
+        say(ProfileFailed(error=str(error)[:_MAX_ERROR], code=error.code))
     except MemoryError as error:
-        say(Failed(error=f"it needs more memory than it may take: {error}"))
+        say(ProfileFailed(error=f"it needs more memory than it may take: {error}"))
     except Exception as error:  # noqa: BLE001  # a model and a library of somebody's
-        say(Failed(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR]))
+        say(ProfileFailed(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR]))
 
 
 def _checked_runtime(path: Path, request: ProfileRequest) -> str:

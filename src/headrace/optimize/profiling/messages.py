@@ -70,7 +70,7 @@ class Setting:
         return f"{self.rows} row{'' if self.rows == 1 else 's'}{length}{at_once}{threads}"
 
 
-class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
+class GridCell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
     """How long runs took in one setting.
 
     `threads`: inside one run. `runs`: at once, sharing one instance. `samples_s`: the times of
@@ -101,7 +101,7 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True, tag="cell"):
         return Setting(threads=self.threads, runs=self.runs, rows=self.rows, length=self.length)
 
 
-class Memory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
+class ModelMemory(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
     """Resident memory of a process with this model, and what it had `before` it was loaded.
 
     `largest`: after a batch of `largest_rows` at `length`, as many at once as there are cores.
@@ -149,20 +149,20 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True, tag="loaded"):
     padding: PaddingSpec | None = None
 
 
-class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+class ProfileProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
     """What is measured now, and how long all of it will still take, about."""
 
     text: str
     left_s: float
 
 
-class Note(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
+class ProfileNote(msgspec.Struct, frozen=True, kw_only=True, tag="note"):
     """Something that whoever reads the figures should know."""
 
     text: str
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class ProfileFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """Nothing can be measured. `needs_code`, `why_code`: as `CodeNotAllowedError` has them."""
 
     error: str
@@ -171,19 +171,28 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     why_code: str = ""
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
+class ProfileDone(msgspec.Struct, frozen=True, kw_only=True, tag="done"):
     """All was measured that could be in the time."""
 
 
-Event = Loaded | Cell | Memory | Operators | Progress | Note | Failed | Done
+Event = (
+    Loaded
+    | GridCell
+    | ModelMemory
+    | Operators
+    | ProfileProgress
+    | ProfileNote
+    | ProfileFailed
+    | ProfileDone
+)
 
 
 class Measured(msgspec.Struct, frozen=True, kw_only=True):
     """All that was measured, as far as it went. `complete`: nobody and nothing stopped it."""
 
     loaded: Loaded
-    cells: tuple[Cell, ...] = ()
-    memory: Memory | None = None
+    cells: tuple[GridCell, ...] = ()
+    memory: ModelMemory | None = None
     operators: Operators = Operators(reason="not measured")
     notes: tuple[str, ...] = ()
     complete: bool = False
@@ -218,12 +227,12 @@ def gathered(events: list[Event]) -> Measured | None:
     if loaded is None:
         return None
     operators = [event for event in events if isinstance(event, Operators)]
-    memory = [event for event in events if isinstance(event, Memory)]
+    memory = [event for event in events if isinstance(event, ModelMemory)]
     return Measured(
         loaded=loaded,
-        cells=tuple({one.setting: one for one in events if isinstance(one, Cell)}.values()),
+        cells=tuple({one.setting: one for one in events if isinstance(one, GridCell)}.values()),
         memory=memory[-1] if memory else None,
         operators=operators[-1] if operators else Operators(reason="not measured"),
-        notes=tuple(event.text for event in events if isinstance(event, Note)),
-        complete=any(isinstance(event, Done) for event in events),
+        notes=tuple(event.text for event in events if isinstance(event, ProfileNote)),
+        complete=any(isinstance(event, ProfileDone) for event in events),
     )

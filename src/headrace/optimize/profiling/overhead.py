@@ -25,7 +25,7 @@ _MAX_PAUSE_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Totals:
+class ReplicaTotals:
     """What a replica says of itself: answers, and seconds of all runs; of its event loop, too.
 
     `answer_s`: of all answers, the seconds of their runs: those of a batch count for each of them.
@@ -38,7 +38,7 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
+class RequestBlock:
     """Some requests, each alone or all at once: their times, and what the replica did for them.
 
     `paused`: there were pauses between them.
@@ -53,7 +53,7 @@ class Block:
 
 
 def overhead_of(
-    alone: Sequence[Block], together: Sequence[Block], *, way: str, max_runs: int
+    alone: Sequence[RequestBlock], together: Sequence[RequestBlock], *, way: str, max_runs: int
 ) -> Overhead:
     """The overhead, as medians over blocks: one that was disturbed does not count.
 
@@ -67,7 +67,7 @@ def overhead_of(
     # busy replica pays for its event loop as the latter do.
     hot = [block for block in alone if not block.paused] or alone
 
-    def loop_s(block: Block) -> float:
+    def loop_s(block: RequestBlock) -> float:
         return max(block.loop_s - (block.run_s if is_inline else 0.0), 0.0)
 
     beyond = [(sum(block.walls_s) - block.answer_s) / len(block.walls_s) for block in alone]
@@ -91,7 +91,7 @@ def overhead_of(
     )
 
 
-def _spread(blocks: Sequence[Block]) -> tuple[float, ...]:
+def _spread(blocks: Sequence[RequestBlock]) -> tuple[float, ...]:
     """What each request cost besides its run, over the mean of that; runs hardly vary here.
 
     That runs are slower after a pause is no part of it: a prediction draws these apart.
@@ -104,13 +104,13 @@ def _spread(blocks: Sequence[Block]) -> tuple[float, ...]:
 
 def ask_alone(
     ask: Callable[[], object],
-    totals: Callable[[], Totals],
+    totals: Callable[[], ReplicaTotals],
     *,
     budget_s: float,
     seed: int = 1,
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
-) -> list[Block]:
+) -> list[RequestBlock]:
     """Ask one by one, in every other block with pauses by chance, about as long as an answer takes.
 
     Args:
@@ -130,7 +130,7 @@ def ask_alone(
         ask()
         return clock() - before
 
-    found: list[Block] = []
+    found: list[RequestBlock] = []
     while _goes_on(found, clock(), until=until, budget_s=budget_s):
         paused = len(found) % 2 == 1
         block = _block(lambda: [one(paused=paused) for _ in range(BLOCK)], totals)  # noqa: B023  # called at once
@@ -142,11 +142,11 @@ def ask_alone(
 
 def ask_together(
     ask_all: Callable[[], float],
-    totals: Callable[[], Totals],
+    totals: Callable[[], ReplicaTotals],
     *,
     budget_s: float,
     clock: Callable[[], float] = time.perf_counter,
-) -> list[Block]:
+) -> list[RequestBlock]:
     """Ask by many connections at once, over and over.
 
     Args:
@@ -154,20 +154,22 @@ def ask_together(
         totals: What the replica says.
     """
     until = clock() + budget_s
-    found: list[Block] = []
+    found: list[RequestBlock] = []
     while _goes_on(found, clock(), until=until, budget_s=budget_s):
         found += _block(lambda: [ask_all()], totals)
     return found
 
 
-def _goes_on(found: Sequence[Block], now: float, *, until: float, budget_s: float) -> bool:
+def _goes_on(found: Sequence[RequestBlock], now: float, *, until: float, budget_s: float) -> bool:
     """Whether more is asked: a few blocks are, in up to twice the time."""
     if now < until:
         return len(found) < _MOST_BLOCKS
     return len(found) < _LEAST_BLOCKS and now < until + budget_s
 
 
-def _block(asked: Callable[[], list[float]], totals: Callable[[], Totals]) -> list[Block]:
+def _block(
+    asked: Callable[[], list[float]], totals: Callable[[], ReplicaTotals]
+) -> list[RequestBlock]:
     """What came of some requests; nothing where the replica says that it answered none."""
     before = totals()
     walls_s = asked()
@@ -176,7 +178,7 @@ def _block(asked: Callable[[], list[float]], totals: Callable[[], Totals]) -> li
     if answers <= 0:
         return []
     return [
-        Block(
+        RequestBlock(
             walls_s=walls_s,
             answers=answers,
             run_s=after.run_s - before.run_s,

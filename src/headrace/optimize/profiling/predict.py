@@ -18,7 +18,7 @@ import numpy as np
 from headrace.core import Array
 from headrace.engine import ServiceTimes
 from headrace.engine.engine import INLINE_LIMIT_ALONE_S, INLINE_LIMIT_S
-from headrace.optimize.profiling.messages import Cell
+from headrace.optimize.profiling.messages import GridCell
 
 LEAST_ROUNDS: Final = 4
 """With fewer nothing is said about drift."""
@@ -64,7 +64,7 @@ class Phases:
         return float(np.std(self.factors))
 
 
-def find_phases(cells: Iterable[Cell]) -> Phases | None:
+def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     """The phases by cells that were measured in the same rounds; None with too few rounds."""
     found = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
     if not found:
@@ -95,7 +95,7 @@ def find_phases(cells: Iterable[Cell]) -> Phases | None:
     )
 
 
-def without_drift(cell: Cell, phases: Phases | None) -> Cell:
+def without_drift(cell: GridCell, phases: Phases | None) -> GridCell:
     """The cell as it is in each phase: its runs vary by less than those of all phases together."""
     if phases is None or not cell.rounds:
         return cell
@@ -109,7 +109,7 @@ def without_drift(cell: Cell, phases: Phases | None) -> Cell:
 _DRAWS: Final = 1 << 14
 
 
-class Service(Protocol):
+class RunTimes(Protocol):
     """Times of runs."""
 
     def run_s(self, rows: int, busy: int, idle_s: float) -> float:
@@ -128,7 +128,7 @@ class MeasuredService:
     time.
     """
 
-    def __init__(self, cells: Iterable[Cell], *, seed: int) -> None:
+    def __init__(self, cells: Iterable[GridCell], *, seed: int) -> None:
         cells = sorted(cells, key=lambda cell: cell.rows)
         assert cells, "nothing was measured"
         self._cells = {
@@ -195,7 +195,7 @@ _SKIPPED: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replica:
+class ReplicaModel:
     """How a replica serves.
 
     `wake_s`, `cpu_s`: of its event loop, where it slept and for each request. `fixed_s`: what a
@@ -213,7 +213,7 @@ class Replica:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SimulationOutcome:
     """What came of a simulation. `latency_s`: of each request that counts, in order of arrival.
 
     `busy_ratio`: of the places where runs happen. `batch_rows`: on average. `makespan_s`: from
@@ -237,13 +237,13 @@ def poisson(count: int, rate: float, *, seed: int) -> Array:
 
 
 def simulate(
-    replica: Replica,
-    service: Service,
+    replica: ReplicaModel,
+    service: RunTimes,
     arrivals: Sequence[float] | Array,
     *,
     seed: int = 1,
     phases: Phases | None = None,
-) -> Outcome:
+) -> SimulationOutcome:
     """Serve requests of one row that arrive at ascending times, and see when each is answered.
 
     Args:
@@ -289,7 +289,7 @@ def simulate(
         head += rows
         batches += 1
     makespan = max(end, *free, loop_free) - came[0]
-    return Outcome(
+    return SimulationOutcome(
         latency_s=(np.asarray(latency) + fixed_s)[int(count * _SKIPPED) :],
         busy_ratio=min(busy_s / makespan / replica.max_runs, 1.0),
         batch_rows=count / batches,
@@ -297,7 +297,7 @@ def simulate(
     )
 
 
-def _drawn(replica: Replica, count: int, *, seed: int) -> tuple[list[float], Array | float]:
+def _drawn(replica: ReplicaModel, count: int, *, seed: int) -> tuple[list[float], Array | float]:
     """By what the part of the event loop varies in each batch; what each caller waits besides."""
     if not replica.spread:
         return [1.0] * count, replica.fixed_s
@@ -326,13 +326,13 @@ _ROUGHLY: Final = 6_000
 _FEW: Final = 10_000
 _STEPS: Final = 8
 _NEARLY: Final = 0.98
-NewService = Callable[[int], Service]
+NewService = Callable[[int], RunTimes]
 """A service by a seed."""
 Interval = tuple[float, float]
 """The lowest and the highest value."""
 
 
-class Point(msgspec.Struct, frozen=True, kw_only=True):
+class LoadPoint(msgspec.Struct, frozen=True, kw_only=True):
     """What is predicted at `rate` requests a second, which is `load_ratio` of the capacity.
 
     `p99_ci_s`: where the p99 at this rate lies in 95 of 100 stretches as long as the one in
@@ -362,11 +362,11 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     capacity: float
     knee_rate: float | None
     knee_p99_s: float
-    curve: tuple[Point, ...]
+    curve: tuple[LoadPoint, ...]
     capacity_ci: Interval | None = None
     drift_ratio: float | None = None
 
-    def at(self, load_ratio: float) -> Point:
+    def at(self, load_ratio: float) -> LoadPoint:
         """The point of the curve that is nearest to this load."""
         return min(self.curve, key=lambda point: abs(point.load_ratio - load_ratio))
 
@@ -375,7 +375,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
 class Predictor:
     """Predicts for one replica; the same seed, the same answer. `phases`: of its machine."""
 
-    replica: Replica
+    replica: ReplicaModel
     service: NewService
     seed: int = _SEED
     requests: int = REQUESTS
@@ -407,11 +407,11 @@ class Predictor:
         outcome = simulate(self.replica, self.service(self.seed), at_once)
         return len(at_once) / outcome.makespan_s * (self.phases.speed if self.phases else 1.0)
 
-    def point(self, rate: float, capacity: float) -> Point:
+    def point(self, rate: float, capacity: float) -> LoadPoint:
         """The latency at one rate."""
         outcome = self.outcome(rate)
         p50, p95, p99, p999 = np.quantile(outcome.latency_s, (0.5, 0.95, 0.99, 0.999))
-        return Point(
+        return LoadPoint(
             load_ratio=rate / capacity,
             rate=rate,
             p50_s=float(p50),
@@ -422,7 +422,7 @@ class Predictor:
             batch_rows=outcome.batch_rows,
         )
 
-    def outcome(self, rate: float) -> Outcome:
+    def outcome(self, rate: float) -> SimulationOutcome:
         """What comes of requests by chance at this rate."""
         return self._run(poisson(self.requests, rate, seed=self.seed))
 
@@ -454,7 +454,7 @@ class Predictor:
             low, high = (middle, high) if holds(middle) else (low, middle)
         return low
 
-    def _run(self, arrivals: Array) -> Outcome:
+    def _run(self, arrivals: Array) -> SimulationOutcome:
         phases = self.phases
         if phases is not None:  # however many requests come in a second, they see all phases
             whole_s = float(arrivals[-1]) / len(phases.factors)

@@ -10,16 +10,16 @@ import msgspec
 from headrace.core import BatchingSpec, PaddingSpec
 from headrace.core.text import duration_text
 from headrace.optimize.profiling.grid import best_rows
-from headrace.optimize.profiling.messages import Cell, Measured, Overhead
+from headrace.optimize.profiling.messages import GridCell, Measured, Overhead
 from headrace.optimize.profiling.predict import (
     REQUESTS,
     USUAL_LOAD,
     Interval,
+    LoadPoint,
     MeasuredService,
-    Point,
     Predictor,
-    Replica,
-    Service,
+    ReplicaModel,
+    RunTimes,
     find_phases,
     without_drift,
 )
@@ -28,7 +28,7 @@ DEFAULT_ROWS: Final = BatchingSpec().max_batch_size
 _NEARLY: Final = 0.97
 
 
-class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+class Requirements(msgspec.Struct, frozen=True, kw_only=True):
     """What is asked of the system; None for what is left open.
 
     `rate`: requests a second. `p99_s`: the latency that 99 of 100 requests should have at most.
@@ -41,7 +41,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class ThreadOption:
     """Threads inside one run, and runs at once, with what is predicted for them."""
 
     threads: int
@@ -70,7 +70,7 @@ def predictor_for(
     cells = cells_of(measured.cells, threads=threads, length=length)
     steady = [without_drift(cell, phases) for cell in cells]
     loaded = measured.loaded
-    replica = Replica(
+    replica = ReplicaModel(
         max_batch_size=max_batch_size if loaded.batched else 1,
         max_runs=runs if loaded.concurrent else 1,
         wake_s=overhead.wake_s if overhead else 0.0,
@@ -80,20 +80,25 @@ def predictor_for(
         spread=overhead.spread if overhead else (),
     )
 
-    def service(seed: int) -> Service:
+    def service(seed: int) -> RunTimes:
         return MeasuredService(steady, seed=seed)
 
     return Predictor(replica=replica, service=service, requests=requests, phases=phases)
 
 
-def cells_of(cells: Iterable[Cell], *, threads: int, length: int) -> list[Cell]:
+def cells_of(cells: Iterable[GridCell], *, threads: int, length: int) -> list[GridCell]:
     """The cells of one number of threads and one length."""
     return [cell for cell in cells if cell.threads == threads and cell.length == length]
 
 
 def options_of(
-    measured: Measured, overhead: Overhead | None, wishes: Wishes, *, cores: int, requests: int
-) -> list[Option]:
+    measured: Measured,
+    overhead: Overhead | None,
+    wishes: Requirements,
+    *,
+    cores: int,
+    requests: int,
+) -> list[ThreadOption]:
     """What is predicted for each number of threads that was measured, as many runs as cores."""
     length = measured.loaded.length
     found = []
@@ -109,7 +114,7 @@ def options_of(
         if wishes.p99_s is not None:
             within = predictor.rate_within(wishes.p99_s, capacity=capacity)
         found.append(
-            Option(
+            ThreadOption(
                 threads=threads,
                 runs=runs,
                 predictor=predictor,
@@ -121,7 +126,7 @@ def options_of(
     return found
 
 
-def best_option(options: Sequence[Option], wishes: Wishes) -> tuple[Option, str]:
+def best_option(options: Sequence[ThreadOption], wishes: Requirements) -> tuple[ThreadOption, str]:
     """The option for the wishes, and why."""
     if wishes.p99_s is not None and any(option.within for option in options):
         most = max(option.within or 0.0 for option in options)
@@ -153,7 +158,7 @@ _MAX_PADDING: Final = 2.0
 _PER_HOUR: Final = 3600.0
 
 
-class Reason(msgspec.Struct, frozen=True, kw_only=True):
+class SettingReason(msgspec.Struct, frozen=True, kw_only=True):
     """A setting, and which numbers decided it."""
 
     name: str
@@ -161,7 +166,7 @@ class Reason(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
-class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
+class ServingRecommendation(msgspec.Struct, frozen=True, kw_only=True):
     """A serving configuration of one replica, and how many of them.
 
     `replicas`: for the wished rate; None without one. `spare_replicas`: as many, and one that may
@@ -185,15 +190,20 @@ class Recommendation(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int | None = None
     spare_replicas: int | None = None
     cost_per_million: float | None = None
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[SettingReason, ...] = ()
     rate: float | None = None
     p99_ci_s: Interval | None = None
     check_s: float | None = None
 
 
 def recommend(
-    measured: Measured, overhead: Overhead | None, wishes: Wishes, *, cores: int, requests: int
-) -> Recommendation:
+    measured: Measured,
+    overhead: Overhead | None,
+    wishes: Requirements,
+    *,
+    cores: int,
+    requests: int,
+) -> ServingRecommendation:
     """The configuration, for replicas with so many cores each.
 
     Args:
@@ -229,14 +239,14 @@ def recommend(
         cost = wishes.cost_per_hour / (share * _PER_HOUR) * 1e6
     padding, padding_why = _padding(measured, alone, rows)
     reasons = [
-        Reason(name="intra_op_threads", value=str(best.threads), why=why),
-        Reason(
+        SettingReason(name="intra_op_threads", value=str(best.threads), why=why),
+        SettingReason(
             name="max_concurrent_runs",
             value=str(best.runs),
             why=_why_runs(measured, best.threads, cores=cores),
         ),
-        Reason(name="max_batch_size", value=str(max_rows), why=rows_why),
-        Reason(
+        SettingReason(name="max_batch_size", value=str(max_rows), why=rows_why),
+        SettingReason(
             name="max_queue_delay_s",
             value="0",
             why="a batch that waits for company leaves the model idle while somebody waits; "
@@ -245,12 +255,12 @@ def recommend(
     ]
     if padding_why:
         value = "by the engine" if padding is None else f"{padding.max_ratio:g}"
-        reasons.append(Reason(name="padding.max_ratio", value=value, why=padding_why))
+        reasons.append(SettingReason(name="padding.max_ratio", value=value, why=padding_why))
     reasons += _why_replicas(wishes, within, count, point)
     if cost is not None:
         why = f"{wishes.cost_per_hour:g} an hour for {cores} cores, {share:.4g} requests/s on them"
-        reasons.append(Reason(name="cost_per_million", value=f"{cost:.4g}", why=why))
-    return Recommendation(
+        reasons.append(SettingReason(name="cost_per_million", value=f"{cost:.4g}", why=why))
+    return ServingRecommendation(
         intra_op_threads=best.threads,
         max_concurrent_runs=best.runs,
         max_batch_size=max_rows,
@@ -283,8 +293,8 @@ def _why_runs(measured: Measured, threads: int, *, cores: int) -> str:
 def _limit(
     measured: Measured,
     overhead: Overhead | None,
-    option: Option,
-    alone: Sequence[Cell],
+    option: ThreadOption,
+    alone: Sequence[GridCell],
     best: int,
 ) -> tuple[int, str]:
     """How many rows a batch may have: more than by default only where requests are served faster.
@@ -321,7 +331,7 @@ def _limit(
 
 
 def _padding(
-    measured: Measured, alone: Sequence[Cell], best: int
+    measured: Measured, alone: Sequence[GridCell], best: int
 ) -> tuple[PaddingSpec | None, str]:
     """How much padding is worth a shared batch: half of what sharing it gains."""
     found = measured.loaded.padding
@@ -341,13 +351,13 @@ def _padding(
 
 
 def _why_replicas(
-    wishes: Wishes, within: float | None, count: int | None, point: Point
-) -> list[Reason]:
+    wishes: Requirements, within: float | None, count: int | None, point: LoadPoint
+) -> list[SettingReason]:
     if within is None:
         assert wishes.p99_s is not None, "else it is a share of the capacity"
         limit = duration_text(wishes.p99_s)
         why = f"no rate keeps p99 within {limit}: one request alone takes longer"
-        return [Reason(name="replicas", value="none", why=why)]
+        return [SettingReason(name="replicas", value="none", why=why)]
     limit = (
         f"p99 stays within {duration_text(wishes.p99_s)} up to {within:.4g} requests/s a replica"
         if wishes.p99_s is not None
@@ -355,7 +365,7 @@ def _why_replicas(
     )
     if count is None:
         return [
-            Reason(
+            SettingReason(
                 name="rate_per_replica",
                 value=f"{within:.4g}",
                 why=f"{limit}; p99 {duration_text(point.p99_s)}",
@@ -365,4 +375,4 @@ def _why_replicas(
         f"{limit}, and {wishes.rate:g} are wished; each is then busy {point.busy_ratio:.0%} with a "
         f"p99 of {duration_text(point.p99_s)}; one more lets one fail"
     )
-    return [Reason(name="replicas", value=f"{count} (+1)", why=why)]
+    return [SettingReason(name="replicas", value=f"{count} (+1)", why=why)]

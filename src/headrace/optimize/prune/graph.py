@@ -24,7 +24,7 @@ _AXES_AS_INPUT: Final = 2
 
 
 @dataclass(slots=True)
-class Graph:
+class PruningGraph:
     """A graph that is going to be rewritten; constants are arrays, whatever they were in the file.
 
     `nodes` are in the order in which they can run. `shown_inside`: tensors that a subgraph of a
@@ -114,13 +114,13 @@ class Graph:
                 found.append(node)
         return found[::-1]
 
-    def copy(self) -> "Graph":
+    def copy(self) -> "PruningGraph":
         """One that can be changed without changing this one; arrays are shared until replaced."""
         nodes = []
         for node in self.nodes:
             nodes.append(onnx.NodeProto())
             nodes[-1].CopyFrom(node)
-        return Graph(
+        return PruningGraph(
             model=self.model,
             nodes=nodes,
             constants=dict(self.constants),
@@ -130,7 +130,7 @@ class Graph:
         )
 
 
-def load_graph(path: Path) -> Graph:
+def load_graph(path: Path) -> PruningGraph:
     """A model's graph.
 
     Raises:
@@ -144,7 +144,7 @@ def load_graph(path: Path) -> Graph:
     return as_graph(model)
 
 
-def as_graph(model: Proto) -> Graph:
+def as_graph(model: Proto) -> PruningGraph:
     """A model's graph, of a message that becomes the graph's own.
 
     Raises:
@@ -164,7 +164,7 @@ def as_graph(model: Proto) -> Graph:
     graph.input.extend(kept)
     model.ir_version = max(model.ir_version, _OLDEST_IR)
     names = tuple(value.name for value in kept)
-    return Graph(model, nodes, constants, names, outputs, inside)
+    return PruningGraph(model, nodes, constants, names, outputs, inside)
 
 
 def names_read(nodes: Iterable[Node]) -> set[str]:
@@ -176,7 +176,7 @@ def names_read(nodes: Iterable[Node]) -> set[str]:
     return found
 
 
-def users(graph: Graph) -> Counter[str]:
+def users(graph: PruningGraph) -> Counter[str]:
     """How often each tensor is read."""
     counts = Counter({name: len(found) for name, found in graph.readers.items()})
     counts.update(graph.outputs)
@@ -318,7 +318,9 @@ def _difference(got: Array, want: Array) -> float:
     return float(np.max(difference, initial=0.0)) / scale
 
 
-def traced_shapes(graph: Graph, example: Tensors, *, threads: int) -> dict[str, tuple[int, ...]]:
+def traced_shapes(
+    graph: PruningGraph, example: Tensors, *, threads: int
+) -> dict[str, tuple[int, ...]]:
     """The shape of every tensor when one example runs; declared shapes are not to be trusted."""
     names = [name for node in graph.nodes for name in node.output if name]
     answers = run(open_session(graph.proto(show=names), threads, plain=True), example)
@@ -332,7 +334,7 @@ def traced_shapes(graph: Graph, example: Tensors, *, threads: int) -> dict[str, 
 
 
 def shown(
-    graph: Graph, names: Sequence[str], examples: Sequence[Tensors], *, threads: int
+    graph: PruningGraph, names: Sequence[str], examples: Sequence[Tensors], *, threads: int
 ) -> Iterator[list[Array]]:
     """These tensors, for one example after the other."""
     session = open_session(graph.proto(show=names), threads)
@@ -361,7 +363,7 @@ class Course:
         other._position = self._position
         return other
 
-    def advance(self, graph: Graph, upto: int, wanted: set[str]) -> None:
+    def advance(self, graph: PruningGraph, upto: int, wanted: set[str]) -> None:
         """Run nodes before `upto` that have not run; keep `wanted` and what later nodes read.
 
         Args:

@@ -16,16 +16,16 @@ import numpy as np
 import onnx
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.prune.graph import Graph, Node, users
+from headrace.optimize.prune.graph import Node, PruningGraph, users
 from headrace.optimize.prune.ties import (
     INPUT,
     MATRIX,
     OUTPUT,
-    Layout,
     NotCutError,
     Shape,
     Site,
     Slot,
+    UnitLayout,
     is_weighing,
     ties,
     weight_axes,
@@ -120,7 +120,7 @@ def kept_count(units: int, ratio: float) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class NodePort:
     """An input or output of a node, by its index in the graph."""
 
     node: int
@@ -133,11 +133,11 @@ class Consumer:
 
     node: int
     tensor: str
-    layout: Layout
+    layout: UnitLayout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
+class UnitGroup:
     """Units that are cut together.
 
     `cuts`: constants, by the place where they are read. `reshapes`: nodes whose shape may say how
@@ -147,18 +147,18 @@ class Group:
     unit: Unit
     name: str
     units: int
-    tensors: Mapping[str, Layout]
-    cuts: Mapping[Place, Layout]
-    reshapes: Mapping[int, Layout]
+    tensors: Mapping[str, UnitLayout]
+    cuts: Mapping[NodePort, UnitLayout]
+    reshapes: Mapping[int, UnitLayout]
     producers: tuple[int, ...]
     consumers: tuple[Consumer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class PrunableGroups:
     """`refused`: how many candidates could not be cut for each reason, by kind of unit."""
 
-    groups: tuple[Group, ...]
+    groups: tuple[UnitGroup, ...]
     refused: Mapping[Unit, Counter[str]]
 
     def why_none(self, unit: Unit) -> str:
@@ -179,13 +179,13 @@ _ABSENT: Final = {
 }
 
 
-def find_groups(graph: Graph, shapes: dict[str, Shape]) -> Found:
+def find_groups(graph: PruningGraph, shapes: dict[str, Shape]) -> PrunableGroups:
     """All groups, in the order in which they run.
 
     Args:
         shapes: Of every tensor, in one run.
     """
-    groups: list[Group] = []
+    groups: list[UnitGroup] = []
     refused: dict[Unit, Counter[str]] = {unit: Counter() for unit in Unit}
     taken: set[str] = set()
     for unit, tensor, layout in _seeds(graph, shapes):
@@ -199,10 +199,10 @@ def find_groups(graph: Graph, shapes: dict[str, Shape]) -> Found:
         taken |= group.tensors.keys()
         groups.append(group)
     groups.sort(key=lambda group: min(consumer.node for consumer in group.consumers))
-    return Found(groups=tuple(groups), refused=refused)
+    return PrunableGroups(groups=tuple(groups), refused=refused)
 
 
-def _seeds(graph: Graph, shapes: dict[str, Shape]) -> Iterator[tuple[Unit, str, Layout]]:
+def _seeds(graph: PruningGraph, shapes: dict[str, Shape]) -> Iterator[tuple[Unit, str, UnitLayout]]:
     """Heads first: what makes them would be refused as single units."""
     for node in graph.nodes:
         if node.op_type != "Reshape" or node.input[0] not in shapes:
@@ -210,7 +210,7 @@ def _seeds(graph: Graph, shapes: dict[str, Shape]) -> Iterator[tuple[Unit, str, 
         before, after = shapes[node.input[0]], shapes[node.output[0]]
         if _is_split(before, after):
             axis = len(after) - MATRIX
-            yield Unit.HEADS, node.output[0], Layout(axis=axis, units=after[-2])
+            yield Unit.HEADS, node.output[0], UnitLayout(axis=axis, units=after[-2])
     for i in range(len(graph.nodes)):
         site = Site(graph=graph, index=i, shapes=shapes)
         if not is_weighing(site) or site.name(OUTPUT) not in shapes:
@@ -218,7 +218,7 @@ def _seeds(graph: Graph, shapes: dict[str, Shape]) -> Iterator[tuple[Unit, str, 
         shape = site.shape(OUTPUT)
         axis = len(shape) - 1 if site.kind == "MatMul" else 1
         unit = Unit.CHANNELS if site.kind == "Conv" else Unit.FFN
-        yield unit, site.name(OUTPUT), Layout(axis=axis, units=shape[axis])
+        yield unit, site.name(OUTPUT), UnitLayout(axis=axis, units=shape[axis])
 
 
 def _is_split(before: Shape, after: Shape) -> bool:
@@ -232,17 +232,17 @@ def _is_split(before: Shape, after: Shape) -> bool:
 class _Closure:
     """Follows units from one tensor to all that have to be cut with it."""
 
-    def __init__(self, graph: Graph, shapes: dict[str, Shape]) -> None:
+    def __init__(self, graph: PruningGraph, shapes: dict[str, Shape]) -> None:
         self.graph = graph
         self.shapes = shapes
-        self.tensors: dict[str, Layout] = {}
-        self.cuts: dict[Place, Layout] = {}
-        self.reshapes: dict[int, Layout] = {}
+        self.tensors: dict[str, UnitLayout] = {}
+        self.cuts: dict[NodePort, UnitLayout] = {}
+        self.reshapes: dict[int, UnitLayout] = {}
         self.producers: set[int] = set()
         self.consumers: dict[int, Consumer] = {}
         self._waiting: list[str] = []
 
-    def group(self, unit: Unit, tensor: str, layout: Layout) -> Group:
+    def group(self, unit: Unit, tensor: str, layout: UnitLayout) -> UnitGroup:
         self._add(tensor, layout)
         while self._waiting:
             self._follow(self._waiting.pop())
@@ -253,7 +253,7 @@ class _Closure:
             raise NotCutError("there is no Softmax between them")
         self._check_residual()
         first = min(self.producers)
-        return Group(
+        return UnitGroup(
             unit=unit,
             name=self.graph.nodes[first].name or self.graph.nodes[first].output[0],
             units=layout.units,
@@ -264,7 +264,7 @@ class _Closure:
             consumers=tuple(self.consumers[i] for i in sorted(self.consumers)),
         )
 
-    def _add(self, tensor: str, layout: Layout) -> None:
+    def _add(self, tensor: str, layout: UnitLayout) -> None:
         known = self.tensors.get(tensor)
         if known == layout:
             return
@@ -285,21 +285,23 @@ class _Closure:
         for reader, slot in self.graph.readers.get(tensor, ()):
             self._tie(reader, Slot(out=False, at=slot), layout)
 
-    def _tie(self, node: int, slot: Slot, layout: Layout) -> None:
+    def _tie(self, node: int, slot: Slot, layout: UnitLayout) -> None:
         site = Site(graph=self.graph, index=node, shapes=self.shapes)
         found = ties(site, slot, layout)
         for other, at in found.items():
             name = site.name(other)
             if name not in self.graph.constants:
                 self._add(name, at)
-            elif self.cuts.setdefault(Place(node=node, slot=other), at) != at:
+            elif self.cuts.setdefault(NodePort(node=node, slot=other), at) != at:
                 raise NotCutError("a residual sum carries them past a weight")
         if is_weighing(site):
             self._weigh(site, slot, layout, found)
         elif site.kind == "Reshape":
             self.reshapes[node] = found.get(OUTPUT, layout)
 
-    def _weigh(self, site: Site, slot: Slot, layout: Layout, found: Mapping[Slot, Layout]) -> None:
+    def _weigh(
+        self, site: Site, slot: Slot, layout: UnitLayout, found: Mapping[Slot, UnitLayout]
+    ) -> None:
         weight = found.get(Slot(out=False, at=1))
         if weight is None:
             return
@@ -339,11 +341,11 @@ def _nested(sources: list[frozenset[int]]) -> bool:
 class Cutting:
     """Units of a group that stay, ascending."""
 
-    group: Group
+    group: UnitGroup
     kept: Array
 
 
-def without_units(graph: Graph, cuttings: Sequence[Cutting]) -> Graph:
+def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
     """A smaller graph, which answers as `with_units_ignored` does.
 
     A shape that is computed is trusted to follow, which running what was made shows.
@@ -363,15 +365,17 @@ def without_units(graph: Graph, cuttings: Sequence[Cutting]) -> Graph:
     return made
 
 
-def with_units_ignored(graph: Graph, cuttings: Sequence[Cutting]) -> Graph:
+def with_units_ignored(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
     """A graph as large as before, in which nothing reads the units that do not stay."""
     made = graph.copy()
     for cutting in cuttings:
         for consumer in cutting.group.consumers:
-            place = Place(node=consumer.node, slot=Slot(out=False, at=1))
+            place = NodePort(node=consumer.node, slot=Slot(out=False, at=1))
             layout = cutting.group.cuts[place]
 
-            def without(array: Array, layout: Layout = layout, kept: Array = cutting.kept) -> Array:
+            def without(
+                array: Array, layout: UnitLayout = layout, kept: Array = cutting.kept
+            ) -> Array:
                 at = np.moveaxis(np.zeros_like(array), layout.axis, 0)
                 entries = layout.entries(kept)
                 at[entries] = np.moveaxis(array, layout.axis, 0)[entries]
@@ -381,7 +385,7 @@ def with_units_ignored(graph: Graph, cuttings: Sequence[Cutting]) -> Graph:
     return made
 
 
-def change_constant(graph: Graph, place: Place, change: Callable[[Array], Array]) -> None:
+def change_constant(graph: PruningGraph, place: NodePort, change: Callable[[Array], Array]) -> None:
     """Replace a constant where one node reads it, and only there."""
     node = graph.nodes[place.node]
     name = node.input[place.slot.at]
@@ -396,7 +400,7 @@ def change_constant(graph: Graph, place: Place, change: Callable[[Array], Array]
     graph.constants[name] = array
 
 
-def _cut_constant(graph: Graph, place: Place, layout: Layout, kept: Array) -> None:
+def _cut_constant(graph: PruningGraph, place: NodePort, layout: UnitLayout, kept: Array) -> None:
     entries = layout.entries(kept)
     change_constant(graph, place, lambda array: np.take(array, entries, axis=layout.axis))
     node = graph.nodes[place.node]
@@ -408,7 +412,7 @@ def _cut_constant(graph: Graph, place: Place, layout: Layout, kept: Array) -> No
                 attribute.i = len(entries)
 
 
-def _cut_shape(graph: Graph, node: int, layout: Layout, kept: Array) -> Node | None:
+def _cut_shape(graph: PruningGraph, node: int, layout: UnitLayout, kept: Array) -> Node | None:
     """Correct the entry of a Reshape's shape that says how long the axis is, if one does.
 
     Returns:
@@ -417,7 +421,7 @@ def _cut_shape(graph: Graph, node: int, layout: Layout, kept: Array) -> Node | N
     old, new = layout.extent, len(layout.entries(kept))
     name = graph.nodes[node].input[1]
     if name in graph.constants:
-        place = Place(node=node, slot=Slot(out=False, at=1))
+        place = NodePort(node=node, slot=Slot(out=False, at=1))
         change_constant(graph, place, lambda shape: _corrected(shape, layout.axis, old, new))
         return None
     maker = graph.nodes[graph.makers[name]]
@@ -445,7 +449,7 @@ def _corrected(shape: Array, axis: int, old: int, new: int) -> Array:
     return np.where(is_it, new, shape).astype(shape.dtype)
 
 
-def bias_place(graph: Graph, consumer: int) -> Place | None:
+def bias_place(graph: PruningGraph, consumer: int) -> NodePort | None:
     """Where a constant is added to each output of a weight; None if there is no such place."""
     node = graph.nodes[consumer]
     (made,) = node.output
@@ -461,4 +465,4 @@ def bias_place(graph: Graph, consumer: int) -> Place | None:
     array = graph.constants.get(inputs[slot] if slot < len(inputs) else "")
     if array is None or array.ndim != 1 or array.size == 1:
         return None
-    return Place(node=reader, slot=Slot(out=False, at=slot))
+    return NodePort(node=reader, slot=Slot(out=False, at=slot))

@@ -19,9 +19,9 @@ import numpy as np
 import onnx
 
 from headrace.core import Array, Tensors
-from headrace.optimize.candidate import CannotBuildError, Teaching
+from headrace.optimize.candidate import CannotBuildError, TrainingExamples
 from headrace.optimize.prune.graph import (
-    Graph,
+    PruningGraph,
     is_alike,
     load_graph,
     open_session,
@@ -32,9 +32,9 @@ from headrace.optimize.prune.graph import (
 from headrace.optimize.prune.groups import (
     FEWEST_EXAMPLES,
     MOST_EXAMPLES,
-    Group,
     PruneCut,
     Pruned,
+    UnitGroup,
     find_groups,
     kept_count,
     without_units,
@@ -56,7 +56,7 @@ def prune(
     *,
     cut: PruneCut,
     calibration: Sequence[Tensors],
-    teaching: Teaching | None = None,
+    teaching: TrainingExamples | None = None,
     threads: int = 1,
     seed: int = 0,
     deadline: float = math.inf,
@@ -131,7 +131,7 @@ def prune(
 
 
 def check_same_answers(
-    fitted: Graph, smaller: Graph, examples: Sequence[Tensors], *, threads: int
+    fitted: PruningGraph, smaller: PruningGraph, examples: Sequence[Tensors], *, threads: int
 ) -> None:
     """Prove a cut: the smaller graph answers as the one in which nothing reads what was cut out.
 
@@ -163,7 +163,7 @@ def check_same_answers(
         raise CannotBuildError(msg)
 
 
-def _enough(graph: Graph, groups: Sequence[Group], shapes: dict[str, Shape]) -> int:
+def _enough(graph: PruningGraph, groups: Sequence[UnitGroup], shapes: dict[str, Shape]) -> int:
     """How many examples the widest weight needs; long texts bring many rows each."""
     wanted = 0
     for consumer in (one for group in groups for one in group.consumers):
@@ -175,7 +175,7 @@ def _enough(graph: Graph, groups: Sequence[Group], shapes: dict[str, Shape]) -> 
     return min(MOST_EXAMPLES, max(_ENOUGH_EXAMPLES, wanted))
 
 
-def _groups(graph: Graph, cut: PruneCut, shapes: dict[str, Shape]) -> list[Group]:
+def _groups(graph: PruningGraph, cut: PruneCut, shapes: dict[str, Shape]) -> list[UnitGroup]:
     found = find_groups(graph, shapes)
     for unit in cut.units:
         if not any(group.unit is unit for group in found.groups):

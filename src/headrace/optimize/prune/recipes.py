@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
+from headrace.optimize.candidate import (
+    Candidate,
+    CannotBuildError,
+    ModelClass,
+    Recipe,
+    RecipeContext,
+)
 from headrace.optimize.child import run_in_child
 from headrace.optimize.prune.groups import FEWEST_EXAMPLES, MOST_EXAMPLES, PruneCut
 from headrace.runtimes.libraries import other_framework
@@ -22,7 +28,7 @@ _GRACE_S: Final = 60.0
 def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recipe:
     """One cut, as a recipe; `classes`: models that have such units."""
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         target = workshop.folder / "model.onnx"
         if other_framework("torch"):  # teaching needs PyTorch
             facts = run_in_child(
@@ -36,7 +42,7 @@ def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recip
             facts = _prune(workshop.say, cut, workshop, target)
         return [Candidate(name=name, title=title, runtime=ONNX, path=target, recipe=facts)]
 
-    def why_not(workshop: Workshop) -> str:
+    def why_not(workshop: RecipeContext) -> str:
         if why := _why_not(workshop):
             return why
         if workshop.model_class not in classes:
@@ -47,7 +53,7 @@ def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recip
 
 
 def _prune(
-    say: Callable[[str], None], cut: PruneCut, workshop: Workshop, target: Path
+    say: Callable[[str], None], cut: PruneCut, workshop: RecipeContext, target: Path
 ) -> dict[str, str]:
     """Write the smaller network to `target`, and return the candidate's facts."""
     from headrace.optimize.prune.pruning import prune  # noqa: PLC0415  # onnx is an extra
@@ -69,7 +75,7 @@ def _prune(
 def _sparse(name: str, title: str, zeros_ratio: float) -> Recipe:
     """Zeros instead of single weights: a file that compresses better, and is no faster."""
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         from headrace.optimize.prune.pruning import sparsify  # noqa: PLC0415  # as above
 
         sparse = sparsify(
@@ -90,12 +96,12 @@ def _say_nothing(_: str) -> None:
     """Take the place of what does not travel to another process."""
 
 
-def _examples(workshop: Workshop) -> Sequence[Tensors]:
+def _examples(workshop: RecipeContext) -> Sequence[Tensors]:
     teaching = workshop.teaching
     return teaching.examples if teaching is not None and teaching.examples else workshop.calibration
 
 
-def _why_not(workshop: Workshop) -> str:
+def _why_not(workshop: RecipeContext) -> str:
     if workshop.runtime != ONNX:
         return f"a {workshop.runtime} model is pruned in its ONNX form, and there is none"
     if workshop.model_class is ModelClass.TREES:

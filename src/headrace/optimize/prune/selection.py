@@ -19,17 +19,17 @@ import numpy as np
 
 from headrace.core import Array, Tensors
 from headrace.optimize.candidate import CannotBuildError
-from headrace.optimize.prune.graph import Course, Graph
+from headrace.optimize.prune.graph import Course, PruningGraph
 from headrace.optimize.prune.groups import (
     Consumer,
     Cutting,
-    Group,
-    Place,
+    NodePort,
+    UnitGroup,
     bias_place,
     change_constant,
     with_units_ignored,
 )
-from headrace.optimize.prune.ties import MATRIX, Layout, Site, Slot, weight_axes
+from headrace.optimize.prune.ties import MATRIX, Site, Slot, UnitLayout, weight_axes
 
 _RIDGE_RATIO: Final = 1e-3
 """Of the mean second moment: what few examples say is believed no further."""
@@ -38,7 +38,7 @@ _STEPS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class ReaderWeight:
     """One weight that reads the units.
 
     `weight`: `[inputs, outputs]`. `layout`: of the units along its inputs. `own`: `E[x x^T]`.
@@ -47,12 +47,12 @@ class Reading:
     """
 
     weight: Array
-    layout: Layout
+    layout: UnitLayout
     own: Array
     across: Array
 
 
-def least_lossy(readings: Sequence[Reading], count: int) -> Array:
+def least_lossy(readings: Sequence[ReaderWeight], count: int) -> Array:
     """The `count` units that stay, ascending, when the others are removed few at a time."""
     units = readings[0].layout.units
     alive = np.ones(units, bool)
@@ -67,7 +67,7 @@ def least_lossy(readings: Sequence[Reading], count: int) -> Array:
     return np.flatnonzero(alive)
 
 
-def made_up(reading: Reading, kept: Array) -> Array:
+def made_up(reading: ReaderWeight, kept: Array) -> Array:
     """The weight on the units `kept` that answers most nearly as all did, `[kept inputs, outputs]`.
 
     Raises:
@@ -85,7 +85,7 @@ def made_up(reading: Reading, kept: Array) -> Array:
 class _Surgeon:
     """One weight while units are taken from it; the others change to make up for each."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: ReaderWeight) -> None:
         self._layout = reading.layout
         self._weight = reading.weight.astype(np.float64)
         self._inverse = np.linalg.inv(reading.own + _ridge(reading.own) * np.eye(len(reading.own)))
@@ -112,7 +112,7 @@ class _Surgeon:
         self._weight[at] = 0.0
 
 
-def _blocks(layout: Layout) -> list[Array]:
+def _blocks(layout: UnitLayout) -> list[Array]:
     """Entries of each unit."""
     return [layout.entries(np.array([unit])) for unit in range(layout.units)]
 
@@ -169,14 +169,14 @@ class Moments:
         self._waiting.clear()
 
 
-def rows_read(graph: Graph, node: int, tensor: Array) -> Array:
+def rows_read(graph: PruningGraph, node: int, tensor: Array) -> Array:
     """What a weight multiplies in one run, `[rows, inputs of a filter]`."""
     if graph.nodes[node].op_type != "Conv":
         return tensor.reshape(-1, tensor.shape[-1])
     return _patches(graph, node, tensor)
 
 
-def matrix(graph: Graph, node: int) -> Array:
+def matrix(graph: PruningGraph, node: int) -> Array:
     """A weight as `[inputs, outputs]`, inputs as `rows_read` has them."""
     weight = graph.constants[graph.nodes[node].input[1]]
     if weight.ndim == MATRIX:
@@ -184,23 +184,23 @@ def matrix(graph: Graph, node: int) -> Array:
     return weight.reshape(len(weight), -1).T
 
 
-def set_matrix(graph: Graph, node: int, values: Array) -> None:
+def set_matrix(graph: PruningGraph, node: int, values: Array) -> None:
     """The reverse of `matrix`."""
     old = graph.constants[graph.nodes[node].input[1]]
     made = values if old.ndim == MATRIX and _is_plain(graph, node) else values.T
-    place = Place(node=node, slot=Slot(out=False, at=1))
+    place = NodePort(node=node, slot=Slot(out=False, at=1))
     change_constant(graph, place, lambda array: made.reshape(array.shape).astype(array.dtype))
 
 
-def rows_layout(graph: Graph, consumer: Consumer) -> Layout:
+def rows_layout(graph: PruningGraph, consumer: Consumer) -> UnitLayout:
     """Where units lie in the rows of `matrix`."""
     filters = graph.constants[graph.nodes[consumer.node].input[1]].shape[MATRIX:]
     layout = consumer.layout
     inner = layout.inner * math.prod(filters)
-    return Layout(axis=0, units=layout.units, outer=layout.outer, inner=inner)
+    return UnitLayout(axis=0, units=layout.units, outer=layout.outer, inner=inner)
 
 
-def _is_plain(graph: Graph, node: int) -> bool:
+def _is_plain(graph: PruningGraph, node: int) -> bool:
     return weight_axes(Site(graph=graph, index=node, shapes={})) == (0, 1)
 
 
@@ -209,7 +209,7 @@ def _with_one(parts: Sequence[Array]) -> Array:
     return np.concatenate([rows, np.ones((len(rows), 1))], axis=1, dtype=np.float32)
 
 
-def _patches(graph: Graph, node: int, tensor: Array) -> Array:
+def _patches(graph: PruningGraph, node: int, tensor: Array) -> Array:
     """What each position of a convolution's filters covers, some of them if they are many."""
     filters = graph.constants[graph.nodes[node].input[1]].shape[MATRIX:]
     rank = len(filters)
@@ -230,7 +230,11 @@ def _patches(graph: Graph, node: int, tensor: Array) -> Array:
 
 
 def _pads(
-    graph: Graph, node: int, sizes: Sequence[int], windows: Sequence[int], strides: Sequence[int]
+    graph: PruningGraph,
+    node: int,
+    sizes: Sequence[int],
+    windows: Sequence[int],
+    strides: Sequence[int],
 ) -> list[tuple[int, int]]:
     """Zeros before and after each axis."""
     rank = len(sizes)
@@ -251,14 +255,14 @@ MOST_INPUTS: Final = 8192
 
 
 def reconstruct(
-    graph: Graph,
-    groups: Sequence[Group],
+    graph: PruningGraph,
+    groups: Sequence[UnitGroup],
     counts: Sequence[int],
     examples: Sequence[Tensors],
     *,
     threads: int,
     say: Callable[[str], None] = lambda _: None,
-) -> tuple[Graph, list[Cutting]]:
+) -> tuple[PruningGraph, list[Cutting]]:
     """The graph with its consumers fitted, as large as before, and what is to be cut from it.
 
     Args:
@@ -286,7 +290,7 @@ def reconstruct(
     return working, cuttings
 
 
-def _moments(graph: Graph, group: Group, now: Course, before: Course) -> list[Moments]:
+def _moments(graph: PruningGraph, group: UnitGroup, now: Course, before: Course) -> list[Moments]:
     found = []
     for consumer in group.consumers:
         size = len(matrix(graph, consumer.node))
@@ -301,7 +305,9 @@ def _moments(graph: Graph, group: Group, now: Course, before: Course) -> list[Mo
     return found
 
 
-def _readings(graph: Graph, group: Group, moments: Sequence[Moments]) -> list[Reading]:
+def _readings(
+    graph: PruningGraph, group: UnitGroup, moments: Sequence[Moments]
+) -> list[ReaderWeight]:
     found = []
     for consumer, moment in zip(group.consumers, moments, strict=True):
         own, across = moment.mean()
@@ -316,14 +322,14 @@ def _readings(graph: Graph, group: Group, moments: Sequence[Moments]) -> list[Re
             own, across = own[:size, :size], across[:size, :size]
         weight = matrix(graph, consumer.node)
         layout = rows_layout(graph, consumer)
-        found.append(Reading(weight=weight, layout=layout, own=own, across=across))
+        found.append(ReaderWeight(weight=weight, layout=layout, own=own, across=across))
     return found
 
 
 def _make_up(
-    graph: Graph,
-    group: Group,
-    readings: Sequence[Reading],
+    graph: PruningGraph,
+    group: UnitGroup,
+    readings: Sequence[ReaderWeight],
     moments: Sequence[Moments],
     kept: Array,
 ) -> None:

@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from headrace.core import Array
-from headrace.optimize.prune.graph import Graph
+from headrace.optimize.prune.graph import PruningGraph
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class UnitLayout:
     """`units` on one `axis`: entry `(o * units + unit) * inner + i` belongs to `unit`.
 
     A hidden unit is one entry (`outer` and `inner` are 1); a head is `inner` entries in a row, and
@@ -40,12 +40,14 @@ class Layout:
         found: Array = ((outer + kept[None, :, None]) * self.inner + inner).reshape(-1)
         return found
 
-    def at(self, axis: int) -> "Layout":
+    def at(self, axis: int) -> "UnitLayout":
         """The same on another axis."""
         return replace(self, axis=axis)
 
 
-def through_reshape(layout: Layout, before: Sequence[int], after: Sequence[int]) -> Layout | None:
+def through_reshape(
+    layout: UnitLayout, before: Sequence[int], after: Sequence[int]
+) -> UnitLayout | None:
     """The layout after a reshape from one shape to another; None where units are torn apart."""
     outside = math.prod(before[: layout.axis]) * layout.outer
     within = math.prod(before[layout.axis + 1 :]) * layout.inner
@@ -53,7 +55,7 @@ def through_reshape(layout: Layout, before: Sequence[int], after: Sequence[int])
         outer, rest = divmod(outside, math.prod(after[:axis]))
         inner, more = divmod(within, math.prod(after[axis + 1 :]))
         if not rest and not more and outer * layout.units * inner == size:
-            return Layout(axis=axis, units=layout.units, outer=outer, inner=inner)
+            return UnitLayout(axis=axis, units=layout.units, outer=outer, inner=inner)
     return None
 
 
@@ -82,7 +84,7 @@ Shape = tuple[int, ...]
 class Site:
     """A node of a graph, with the shapes that its tensors had in a run."""
 
-    graph: Graph
+    graph: PruningGraph
     index: int
     shapes: dict[str, Shape]
 
@@ -154,11 +156,11 @@ def is_weighing(site: Site) -> bool:
 _MICROSOFT: Final = "com.microsoft"
 _LAST_AXIS_OPSET: Final = 13
 """Since then Softmax is over the last axis where nothing else is said."""
-Ties = dict[Slot, Layout]
-Rule = Callable[[Site, Slot, Layout], Ties]
+Ties = dict[Slot, UnitLayout]
+Rule = Callable[[Site, Slot, UnitLayout], Ties]
 
 
-def ties(site: Site, slot: Slot, layout: Layout) -> Ties:
+def ties(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """The other tensors of a node that have to be cut, and where.
 
     Raises:
@@ -172,7 +174,7 @@ def ties(site: Site, slot: Slot, layout: Layout) -> Ties:
     return {at: found for at, found in rule(site, slot, layout).items() if at != slot}
 
 
-def _weighing(site: Site, slot: Slot, layout: Layout, *, axis: int) -> Ties:
+def _weighing(site: Site, slot: Slot, layout: UnitLayout, *, axis: int) -> Ties:
     """A product with a constant: units are its inputs or its outputs, never both."""
     if not is_weighing(site):
         raise NotCutError(f"{site.kind} has no constant weight")
@@ -193,7 +195,7 @@ def _weighing(site: Site, slot: Slot, layout: Layout, *, axis: int) -> Ties:
     return found
 
 
-def _matmul(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _matmul(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     left, right = INPUT, Slot(out=False, at=1)
     rank = len(site.shape(slot))
     if site.constant(1) is not None:
@@ -212,11 +214,11 @@ def _matmul(site: Site, slot: Slot, layout: Layout) -> Ties:
     raise NotCutError("MatMul sums over them")
 
 
-def _gemm(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _gemm(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     return _weighing(site, slot, layout, axis=1)
 
 
-def _conv(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _conv(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     if not is_depthwise(site):
         return _weighing(site, slot, layout, axis=1)
     if layout.axis != 1:
@@ -227,7 +229,7 @@ def _conv(site: Site, slot: Slot, layout: Layout) -> Ties:
     return found
 
 
-def _broadcast(site: Site, slot: Slot, layout: Layout, slots: Sequence[Slot]) -> Ties:
+def _broadcast(site: Site, slot: Slot, layout: UnitLayout, slots: Sequence[Slot]) -> Ties:
     """Tensors of which each has this axis, counted from the last, or is repeated along it."""
     back = layout.axis - len(site.shape(slot))
     found = {}
@@ -240,12 +242,12 @@ def _broadcast(site: Site, slot: Slot, layout: Layout, slots: Sequence[Slot]) ->
     return found
 
 
-def _elementwise(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _elementwise(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     inputs = [Slot(out=False, at=i) for i in site.is_fed]
     return _broadcast(site, slot, layout, [*inputs, OUTPUT])
 
 
-def _first_only(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _first_only(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """One tensor in and out; other inputs are settings."""
     del site
     if not slot.out and slot.at:
@@ -253,7 +255,7 @@ def _first_only(site: Site, slot: Slot, layout: Layout) -> Ties:
     return {INPUT: layout, OUTPUT: layout}
 
 
-def _per_channel(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _per_channel(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Normalizations whose vectors have a number for each channel."""
     if layout.axis != 1:
         raise NotCutError(f"{site.kind} does not have them on its axis of channels")
@@ -261,21 +263,21 @@ def _per_channel(site: Site, slot: Slot, layout: Layout) -> Ties:
     return _first_only(site, slot, layout) | vectors
 
 
-def _within_channels(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _within_channels(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Pooling and the like: axes 0 and 1 stay."""
     if layout.axis > 1:
         raise NotCutError(f"{site.kind} mixes them")
     return _first_only(site, slot, layout)
 
 
-def _same_size(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _same_size(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Padding and slicing, which leave the axis alone; its size shows that they do."""
     if site.shape(INPUT)[layout.axis] != site.shape(OUTPUT)[layout.axis]:
         raise NotCutError(f"{site.kind} changes their number")
     return _first_only(site, slot, layout)
 
 
-def _over_later_axes(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _over_later_axes(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Softmax and LayerNormalization: what is before the axis is apart."""
     rank = len(site.shape(slot))
     axis = site.attribute("axis", -1 if site.graph.opset >= _LAST_AXIS_OPSET else 1)
@@ -284,7 +286,7 @@ def _over_later_axes(site: Site, slot: Slot, layout: Layout) -> Ties:
     return _first_only(site, slot, layout)
 
 
-def _transpose(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _transpose(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     rank = len(site.shape(slot))
     order = list(site.attribute("perm", range(rank)[::-1]))
     if slot.out:
@@ -292,7 +294,7 @@ def _transpose(site: Site, slot: Slot, layout: Layout) -> Ties:
     return {OUTPUT: layout.at(order.index(layout.axis))}
 
 
-def _reshape(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _reshape(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     if not slot.out and slot.at:
         raise NotCutError("they are a shape")
     other = INPUT if slot.out else OUTPUT
@@ -302,7 +304,7 @@ def _reshape(site: Site, slot: Slot, layout: Layout) -> Ties:
     return {other: found}
 
 
-def _reduce(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _reduce(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     before, after = site.shape(INPUT), site.shape(OUTPUT)
     if not site.attribute("keepdims", 1):
         rank = len(site.shape(INPUT))
@@ -321,7 +323,7 @@ def _reduce(site: Site, slot: Slot, layout: Layout) -> Ties:
     return _first_only(site, slot, layout)
 
 
-def _split(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _split(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     outputs = [Slot(out=True, at=i) for i in range(len(site.graph.nodes[site.index].output))]
     axis = site.attribute("axis", 0) % len(site.shape(slot))
     if axis != layout.axis:
@@ -332,12 +334,12 @@ def _split(site: Site, slot: Slot, layout: Layout) -> Ties:
     told = site.attribute("split") or (len(site.is_fed) > 1 and site.constant(1) is None)
     if len(sizes) > 1 or outer % parts or told:
         raise NotCutError("Split tears them apart")
-    whole = Layout(axis=axis, units=layout.units, outer=outer, inner=layout.inner)
-    part = Layout(axis=axis, units=layout.units, outer=outer // parts, inner=layout.inner)
+    whole = UnitLayout(axis=axis, units=layout.units, outer=outer, inner=layout.inner)
+    part = UnitLayout(axis=axis, units=layout.units, outer=outer // parts, inner=layout.inner)
     return {INPUT: whole, **dict.fromkeys(outputs, part)}
 
 
-def _gather(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _gather(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Rows of what is computed, by constant places on another axis."""
     places = site.constant(1)
     if places is None or (not slot.out and slot.at):
@@ -354,14 +356,14 @@ def _gather(site: Site, slot: Slot, layout: Layout) -> Ties:
     return {OUTPUT: layout.at(layout.axis if layout.axis < axis else layout.axis + added)}
 
 
-def _concat(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _concat(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     if site.attribute("axis") % len(site.shape(slot)) == layout.axis:
         raise NotCutError("Concat puts them among others")
     slots = [*(Slot(out=False, at=i) for i in site.is_fed), OUTPUT]
     return dict.fromkeys(slots, layout)
 
 
-def _asked_for_shape(site: Site, slot: Slot, layout: Layout) -> Ties:
+def _asked_for_shape(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Shape tells sizes, which are checked by running what was cut."""
     del site, slot, layout
     return {}

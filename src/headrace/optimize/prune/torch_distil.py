@@ -16,8 +16,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
 
 from headrace.core import Array
-from headrace.optimize.candidate import CannotBuildError, Teaching
-from headrace.optimize.prune.graph import Graph, floats, is_alike, open_session, run
+from headrace.optimize.candidate import CannotBuildError, TrainingExamples
+from headrace.optimize.prune.graph import PruningGraph, floats, is_alike, open_session, run
 from headrace.optimize.prune.torch_graph import TorchGraph, stacked
 
 _ROWS: Final = 32
@@ -44,9 +44,9 @@ class _Lesson:
 
 
 def distil(
-    source: Graph,
-    smaller: Graph,
-    teaching: Teaching,
+    source: PruningGraph,
+    smaller: PruningGraph,
+    teaching: TrainingExamples,
     *,
     deadline: float,
     threads: int,
@@ -72,7 +72,13 @@ class _Pupil:
     """A graph that is taught."""
 
     def __init__(
-        self, source: Graph, smaller: Graph, teaching: Teaching, *, threads: int, seed: int
+        self,
+        source: PruningGraph,
+        smaller: PruningGraph,
+        teaching: TrainingExamples,
+        *,
+        threads: int,
+        seed: int,
     ) -> None:
         self._rng = np.random.default_rng(seed)
         self._teaching = teaching

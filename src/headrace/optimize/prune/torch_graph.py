@@ -16,7 +16,7 @@ from torch.nn import functional as F  # noqa: N812  # so it is called everywhere
 
 from headrace.core import Array, Tensors
 from headrace.optimize.candidate import CannotBuildError
-from headrace.optimize.prune.graph import Graph
+from headrace.optimize.prune.graph import PruningGraph
 
 Told = dict[str, Any]
 Op = Callable[[Told, Sequence[Any]], Any]
@@ -344,7 +344,7 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not alway
     statistics of BatchNormalization stay.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: PruningGraph) -> None:
         super().__init__()
         self._graph = graph
         self._steps = [_step(graph, i) for i in range(len(graph.nodes))]
@@ -393,7 +393,7 @@ def stacked(examples: Sequence[Tensors]) -> dict[str, Any]:
     }
 
 
-def _step(graph: Graph, i: int) -> tuple[Op, dict[str, Any]]:
+def _step(graph: PruningGraph, i: int) -> tuple[Op, dict[str, Any]]:
     node = graph.nodes[i]
     known = OPS if not node.domain else MICROSOFT_OPS if node.domain == "com.microsoft" else {}
     op = known.get(node.op_type)
@@ -405,7 +405,7 @@ def _step(graph: Graph, i: int) -> tuple[Op, dict[str, Any]]:
     return op, told | {"opset": graph.opset, "count": len(node.output)}
 
 
-def _weights(graph: Graph) -> set[str]:
+def _weights(graph: PruningGraph) -> set[str]:
     """Constants where weights, biases and scales are read, and not masks or tables."""
     found: set[str] = set()
     tables: set[str] = set()

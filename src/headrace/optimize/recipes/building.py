@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import HeadraceError, ModelSignature, Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, Workshop
+from headrace.optimize.candidate import Candidate, CannotBuildError, RecipeContext
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import UNTUNED, Tuning
 from headrace.runtimes.libraries import reason_of
@@ -70,7 +70,7 @@ def told_by(what: str) -> Iterator[None]:
         raise CannotBuildError(msg) from error
 
 
-def facts_of(workshop: Workshop) -> OnnxFacts:
+def facts_of(workshop: RecipeContext) -> OnnxFacts:
     """What the source is made of.
 
     Raises:
@@ -108,7 +108,7 @@ def check_no_text(facts: OnnxFacts) -> None:
         raise CannotBuildError("it takes text, which OpenVINO does not; leave tokenizing to a step")
 
 
-def examples_in_time(workshop: Workshop, *, runs: float) -> Sequence[Tensors]:
+def examples_in_time(workshop: RecipeContext, *, runs: float) -> Sequence[Tensors]:
     """As many examples as can be looked at in half of the time that is left, but a few in any case.
 
     Args:
@@ -137,7 +137,7 @@ def how_many(run_s: float, *, runs: float, left_s: float) -> int:
     return int(min(max(left_s / 2 / one_s, _LEAST_EXAMPLES), MOST_EXAMPLES))
 
 
-def checked(candidate: Candidate, workshop: Workshop) -> Candidate:
+def checked(candidate: Candidate, workshop: RecipeContext) -> Candidate:
     """The candidate, which loads, runs, and takes and gives what the source does.
 
     Raises:
@@ -153,7 +153,7 @@ def checked(candidate: Candidate, workshop: Workshop) -> Candidate:
 
 
 def _run(
-    path: Path, runtime: str, tuning: Tuning, workshop: Workshop, example: Tensors | None
+    path: Path, runtime: str, tuning: Tuning, workshop: RecipeContext, example: Tensors | None
 ) -> tuple[ModelSignature, Tensors]:
     """A model's signature, and what it answers."""
     model = load_model(path, runtime, _options(workshop, tuning))
@@ -163,7 +163,7 @@ def _run(
         model.close()
 
 
-def _options(workshop: Workshop, tuning: Tuning) -> LoadOptions:
+def _options(workshop: RecipeContext, tuning: Tuning) -> LoadOptions:
     return LoadOptions(device="cpu", intra_op_threads=max(1, workshop.threads), tuning=tuning)
 
 

@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.optimize.candidate import BASELINE, Candidate, ModelClass, Recipe, Workshop
+from headrace.optimize.candidate import BASELINE, Candidate, ModelClass, Recipe, RecipeContext
 from headrace.optimize.recipes.building import versions
 from headrace.optimize.recipes.onnx_int8 import HALF, INT8, dynamic_int8, static_int8
 from headrace.optimize.recipes.openvino import SMALL_RECIPES, in_precision, post_training_int8
@@ -33,7 +33,7 @@ _DEFAULTS: Final = Tuning(disabled_optimizers=(), arena=True, spinning=True)
 def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
     """Nothing is rewritten."""
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         told = {"graph_optimizations": tuning.graph_optimizations}
         return [
             Candidate(
@@ -165,7 +165,7 @@ def in_more_threads(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 
 def _in_more_threads(
-    build: Callable[[Workshop], Sequence[Candidate]], workshop: Workshop
+    build: Callable[[RecipeContext], Sequence[Candidate]], workshop: RecipeContext
 ) -> Sequence[Candidate]:
     """The candidates of a recipe, then the same files in more threads."""
     made = build(workshop)

@@ -22,7 +22,7 @@ from typing import Any, Final
 import onnxruntime as ort
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, Workshop
+from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, RecipeContext
 from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
     check_can_quantize,
@@ -49,7 +49,7 @@ _MATRIX: Final = 2
 Graph = Any  # an `onnx.ModelProto`; onnx ships no types
 
 
-def simplified(workshop: Workshop) -> Path:
+def simplified(workshop: RecipeContext) -> Path:
     """The source with constants folded and layers merged, as one file in the recipe's folder.
 
     Raises:
@@ -129,7 +129,7 @@ _NO_LAYER: Final = "nothing in it can be quantized: it has none of the operators
 def dynamic_int8(name: str, title: str, *, per_channel: bool, reduce_range: bool = False) -> Recipe:
     """Weights in INT8; activations are measured and rounded in each run."""
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         facts = facts_of(workshop)
         check_can_quantize(facts)
         target = workshop.folder / _FILE
@@ -175,7 +175,7 @@ def static_int8(
             processors half of their speed.
     """
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         check_can_quantize(facts_of(workshop))
         target = workshop.folder / _FILE
         simple = simplified(workshop)
@@ -205,7 +205,7 @@ def static_int8(
         }
         return [_quantized(name, title, target, workshop, told)]
 
-    def why_not(workshop: Workshop) -> str:
+    def why_not(workshop: RecipeContext) -> str:
         return missing_package("onnx") or ("" if workshop.calibration else NO_EXAMPLES)
 
     return Recipe(name, title, build, why_not)
@@ -223,7 +223,7 @@ class _Examples:
 
 
 def _quantized(
-    name: str, title: str, target: Path, workshop: Workshop, told: dict[str, str]
+    name: str, title: str, target: Path, workshop: RecipeContext, told: dict[str, str]
 ) -> Candidate:
     with told_by(_WHAT):
         after = read_onnx_facts(target)
@@ -256,7 +256,7 @@ def _is_not_theirs(record: logging.LogRecord) -> bool:
 def _on_gpu(recipe: Recipe, *providers: str) -> Recipe:
     """A recipe where ONNX Runtime has one of some providers."""
 
-    def why_not(workshop: Workshop) -> str:
+    def why_not(workshop: RecipeContext) -> str:
         if not set(providers) & set(ort.get_available_providers()):
             wanted = " or ".join(map(short, providers))
             return f"needs {wanted}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
@@ -268,7 +268,7 @@ def _on_gpu(recipe: Recipe, *providers: str) -> Recipe:
 _HALF: Final = ("onnxruntime-gpu-fp16", "ONNX Runtime on the GPU, FP16")
 
 
-def _half(workshop: Workshop) -> Sequence[Candidate]:
+def _half(workshop: RecipeContext) -> Sequence[Candidate]:
     """All of the model in FP16, but for what it takes and gives."""
     check_can_quantize(facts_of(workshop))
     target = workshop.folder / _FILE

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from headrace.optimize.candidate import Candidate, ModelClass, Recipe, Workshop
+from headrace.optimize.candidate import Candidate, ModelClass, Recipe, RecipeContext
 from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
     check_can_quantize,
@@ -42,13 +42,13 @@ def in_precision(name: str, title: str, precision: str, *, lacking: str = "") ->
         lacking: What the processor would have to have; empty if it has it.
     """
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         # An IR with all digits, whatever it is computed in.
         check_no_text(facts_of(workshop))
         file = save(read_graph(workshop), workshop.folder, halve=False)
         return [_candidate(name, title, file, workshop, precision, {"precision": precision})]
 
-    def why_not(_: Workshop) -> str:
+    def why_not(_: RecipeContext) -> str:
         if lacking:
             return f"the processor has no {lacking}, and would compute it more slowly"
         return missing_package("openvino")
@@ -63,7 +63,7 @@ _HALF: Final = (
 _BYTES: Final = ("openvino-int8-weights", "OpenVINO, weights of 8 bits: a smaller file, no faster")
 
 
-def _half_weights(workshop: Workshop) -> Sequence[Candidate]:
+def _half_weights(workshop: RecipeContext) -> Sequence[Candidate]:
     """Weights of 16 bits in the file, computed in FP32."""
     check_no_text(facts_of(workshop))
     file = save(read_graph(workshop), workshop.folder, halve=True)
@@ -71,7 +71,7 @@ def _half_weights(workshop: Workshop) -> Sequence[Candidate]:
     return [_candidate(*_HALF, file, workshop, "f32", told)]
 
 
-def _byte_weights(workshop: Workshop) -> Sequence[Candidate]:
+def _byte_weights(workshop: RecipeContext) -> Sequence[Candidate]:
     """Weights of 8 bits, computed in FP32."""
     facts = facts_of(workshop)
     check_no_text(facts)
@@ -91,7 +91,7 @@ SMALL_RECIPES: Final = (
 """Those that only make a file smaller."""
 
 
-def read_graph(workshop: Workshop) -> Graph:
+def read_graph(workshop: RecipeContext) -> Graph:
     """The source, as OpenVINO reads it.
 
     Raises:
@@ -110,7 +110,7 @@ def save(graph: Graph, folder: Path, *, halve: bool) -> Path:
 
 
 def _candidate(  # noqa: PLR0917  # as a candidate has them
-    name: str, title: str, file: Path, workshop: Workshop, precision: str, told: dict[str, str]
+    name: str, title: str, file: Path, workshop: RecipeContext, precision: str, told: dict[str, str]
 ) -> Candidate:
     """A candidate of an IR, which loads and takes and gives what the source does."""
     made = Candidate(
@@ -155,7 +155,7 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
         has_bf16: Whether the processor has it.
     """
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         facts = facts_of(workshop)
         check_no_text(facts)
         check_can_quantize(facts)
@@ -185,7 +185,7 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
             _candidate(one, what, file, workshop, precision, told) for one, what, precision in ways
         ]
 
-    def why_not(workshop: Workshop) -> str:
+    def why_not(workshop: RecipeContext) -> str:
         return missing_package("openvino", "nncf") or ("" if workshop.calibration else NO_EXAMPLES)
 
     return Recipe(name, title, build, why_not)

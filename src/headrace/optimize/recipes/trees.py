@@ -30,7 +30,13 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from headrace.core import HeadraceError, Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
+from headrace.optimize.candidate import (
+    Candidate,
+    CannotBuildError,
+    ModelClass,
+    Recipe,
+    RecipeContext,
+)
 from headrace.optimize.compare import MAX_CHANGED_RATIO, Comparison, compare
 from headrace.optimize.convert.convert import convert
 from headrace.optimize.sources import open_source, with_version
@@ -46,7 +52,7 @@ MIX_TOLERANCE: Final = 1e-5
 """How far apart, relative to their value, the answers of two engines may be to the same row."""
 
 
-class Span(NamedTuple):
+class CallTime(NamedTuple):
     """A measured time of one call, in seconds, and between what it lies with confidence."""
 
     value: float
@@ -54,7 +60,7 @@ class Span(NamedTuple):
     high: float
 
 
-Measured = Mapping[int, Span]
+Measured = Mapping[int, CallTime]
 """By rows of a batch."""
 Choice = tuple[str, int | None]
 """An engine, and batches of how many rows and fewer go to it; None for all larger ones."""
@@ -135,7 +141,7 @@ def why_not_mixed(found: Comparison) -> str:
     return ""
 
 
-def _at(one: Measured, rows: int) -> Span:
+def _at(one: Measured, rows: int) -> CallTime:
     """An engine's time at a size."""
     known = sorted(one)
     place = bisect_left(known, rows)
@@ -143,10 +149,10 @@ def _at(one: Measured, rows: int) -> Span:
         return one[known[place]]
     below = one[known[place - 1]]
     if place == len(known):
-        return Span(*(rows / known[-1] * seconds for seconds in below))
+        return CallTime(*(rows / known[-1] * seconds for seconds in below))
     above = one[known[place]]
     share = math.log(rows / known[place - 1]) / math.log(known[place] / known[place - 1])
-    return Span(*(a ** (1 - share) * b**share for a, b in zip(below, above, strict=True)))
+    return CallTime(*(a ** (1 - share) * b**share for a, b in zip(below, above, strict=True)))
 
 
 def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
@@ -156,20 +162,20 @@ def _plans(names: tuple[str, ...], members: int, sizes: int) -> Iterator[_Plan]:
             yield _Plan(engines, (0, *starts))
 
 
-def _cost(plan: _Plan, times: Mapping[str, Sequence[Span]]) -> float:
+def _cost(plan: _Plan, times: Mapping[str, Sequence[CallTime]]) -> float:
     """Sizes count alike, whatever a batch takes: a tenth less is as good at each of them."""
     sizes = len(next(iter(times.values())))
     return math.fsum(math.log(times[plan.engine(i)][i].value) for i in range(sizes))
 
 
-def _is_never_slower(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[Span]]) -> bool:
+def _is_never_slower(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[CallTime]]) -> bool:
     return all(
         times[plan.engine(i)][i].value <= (1 + SLACK_RATIO) * times[other.engine(i)][i].value
         for i in range(len(next(iter(times.values()))))
     )
 
 
-def _gains(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[Span]]) -> bool:
+def _gains(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[CallTime]]) -> bool:
     """Whether it is faster somewhere by enough, and by more than chance."""
     for i in range(len(next(iter(times.values())))):
         mine, its = times[plan.engine(i)][i], times[other.engine(i)][i]
@@ -210,7 +216,7 @@ _MOST_ROWS: Final = 4096
 """Of those that are given; made-up ones are compared besides."""
 
 
-def _native(workshop: Workshop) -> Sequence[Candidate]:
+def _native(workshop: RecipeContext) -> Sequence[Candidate]:
     """The model in the library that made it: what all others are measured against."""
     if why := _why_none(workshop):
         raise CannotBuildError(why)
@@ -226,7 +232,7 @@ def _native(workshop: Workshop) -> Sequence[Candidate]:
     ]
 
 
-def _onnx(workshop: Workshop) -> Sequence[Candidate]:
+def _onnx(workshop: RecipeContext) -> Sequence[Candidate]:
     """The model as ONNX, compared with its own library on made-up rows and on the examples."""
     if why := _why_no_onnx(workshop):
         raise CannotBuildError(why)
@@ -286,7 +292,7 @@ def differences(one: Model, other: Model, inputs: Tensors) -> Comparison:
     return compare(one.signature, want, got, inputs="examples", tolerance=MIX_TOLERANCE)
 
 
-def _why_none(workshop: Workshop) -> str:
+def _why_none(workshop: RecipeContext) -> str:
     if workshop.runtime not in _NEEDS:
         return (
             f"is a model of the runtime '{workshop.runtime}'; those of {', '.join(sorted(_NEEDS))} "
@@ -297,7 +303,7 @@ def _why_none(workshop: Workshop) -> str:
     return ""
 
 
-def _why_no_onnx(workshop: Workshop) -> str:
+def _why_no_onnx(workshop: RecipeContext) -> str:
     if why := _why_none(workshop):
         return why
     for package in _NEEDS[workshop.runtime]:

@@ -1,14 +1,19 @@
 """What an optimization found: as data, at a terminal, as a page."""
 
-from headrace.optimize.report.data import CandidateReport, Circumstances, Evidence, OptimizeReport
+from headrace.optimize.report.data import (
+    CandidateReport,
+    MeasurementSettings,
+    OptimizeReport,
+    QualityEvidence,
+)
 from headrace.optimize.report.html import html_report
 from headrace.optimize.report.text import text_report
 
 __all__ = [
     "CandidateReport",
-    "Circumstances",
-    "Evidence",
+    "MeasurementSettings",
     "OptimizeReport",
+    "QualityEvidence",
     "html_report",
     "text_report",
 ]

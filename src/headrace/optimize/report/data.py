@@ -65,7 +65,7 @@ class CandidateReport(msgspec.Struct, frozen=True, kw_only=True):
     batch_cut_ratio: float | None = None
 
 
-class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+class MeasurementSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How it was measured, and what was wanted.
 
     `length`: of sequences, where the model takes some. `target`: what was to be made better.
@@ -83,7 +83,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     blocks: int | None = None
 
 
-class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+class QualityEvidence(msgspec.Struct, frozen=True, kw_only=True):
     """What quality was judged by.
 
     `n`: labelled examples; 0 where there are none, and `why_weaker` says what that means. `metric`:
@@ -121,8 +121,8 @@ class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
     model_class: str = "other"
     processor: Processor
     versions: dict[str, str] = {}
-    settings: Circumstances = Circumstances()
-    data: Evidence = Evidence()
+    settings: MeasurementSettings = MeasurementSettings()
+    data: QualityEvidence = QualityEvidence()
     baseline: CandidateReport
     chosen: CandidateReport
     references: list[CandidateReport] = []
@@ -155,7 +155,7 @@ _SHORTEST_S: Final = 1e-9
 _LARGEST: Final = 1e6
 
 
-class Kind(StrEnum):
+class CandidateKind(StrEnum):
     """What became of a candidate; its look."""
 
     BASELINE = "baseline"
@@ -166,19 +166,19 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numbered:
+class NumberedCandidate:
     """A candidate with the number by which the picture and the tables name it."""
 
     number: int
-    kind: Kind
+    kind: CandidateKind
     candidate: CandidateReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
+class QualityPoint:
     """One whose latency and quality are known. `quality`: the metric, or the agreement."""
 
-    numbered: Numbered
+    numbered: NumberedCandidate
     latency_s: float
     latency_ci_s: Interval | None
     quality: float
@@ -188,23 +188,23 @@ class Point:
     @property
     def is_accepted(self) -> bool:
         """Whether it may be served."""
-        return self.numbered.kind is not Kind.REJECTED
+        return self.numbered.kind is not CandidateKind.REJECTED
 
 
-def numbered(report: OptimizeReport) -> list[Numbered]:
+def numbered(report: OptimizeReport) -> list[NumberedCandidate]:
     """All candidates, counted from 1: those that may be served, then the rejected."""
-    kinds = {one.name: Kind.REFERENCE for one in report.references}
-    kinds |= {report.baseline.name: Kind.BASELINE}
-    kinds |= {report.chosen.name: Kind.CHOSEN} if report.is_changed else {}
-    pairs = [(kinds.get(one.name, Kind.PASSED), one) for one in report.accepted()]
-    pairs += [(Kind.REJECTED, one) for one in report.rejected]
+    kinds = {one.name: CandidateKind.REFERENCE for one in report.references}
+    kinds |= {report.baseline.name: CandidateKind.BASELINE}
+    kinds |= {report.chosen.name: CandidateKind.CHOSEN} if report.is_changed else {}
+    pairs = [(kinds.get(one.name, CandidateKind.PASSED), one) for one in report.accepted()]
+    pairs += [(CandidateKind.REJECTED, one) for one in report.rejected]
     return [
-        Numbered(number=number, kind=kind, candidate=one)
+        NumberedCandidate(number=number, kind=kind, candidate=one)
         for number, (kind, one) in enumerate(pairs, start=1)
     ]
 
 
-def points(report: OptimizeReport) -> list[Point]:
+def points(report: OptimizeReport) -> list[QualityPoint]:
     """Those that can be drawn."""
     found = []
     for one in numbered(report):
@@ -215,7 +215,7 @@ def points(report: OptimizeReport) -> list[Point]:
         if not _SHORTEST_S <= latency_s <= _LARGEST or not abs(quality) <= _LARGEST:
             continue  # no figure that was measured
         found.append(
-            Point(
+            QualityPoint(
                 numbered=one,
                 latency_s=latency_s,
                 latency_ci_s=_within(candidate.p50_ci_s, _SHORTEST_S),
@@ -234,9 +234,9 @@ def _within(bounds: Interval | None, least: float) -> Interval | None:
     return bounds
 
 
-def front(those: Sequence[Point]) -> list[Point]:
+def front(those: Sequence[QualityPoint]) -> list[QualityPoint]:
     """Accepted ones that no other accepted one beats in both time and quality, by their time."""
-    found: list[Point] = []
+    found: list[QualityPoint] = []
     for point in sorted(those, key=lambda p: (p.latency_s, -p.quality)):
         if point.is_accepted and (not found or point.quality > found[-1].quality):
             found.append(point)

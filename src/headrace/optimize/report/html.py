@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headrace.core.charts import Scale
+from headrace.core.charts import AxisScale
 from headrace.core.pages import report_page
 from headrace.core.text import NOTHING, bytes_text, number_text
 from headrace.optimize.report import text
 from headrace.optimize.report.data import (
+    CandidateKind,
     CandidateReport,
     Interval,
-    Kind,
-    Numbered,
+    NumberedCandidate,
     OptimizeReport,
     numbered,
     points,
@@ -34,7 +34,7 @@ Cell = tuple[str, str, str]
 class Bars:
     """A scale for a column. `neutral`: where nothing changed; `limit`: what is tolerated."""
 
-    scale: Scale
+    scale: AxisScale
     neutral: float | None
     limit: float | None
 
@@ -71,7 +71,7 @@ def bars(
     known = [value for value in known if abs(value) <= _LARGEST]
     low, high = min(known, default=0.0), max(known, default=1.0)
     high = high if high > low else low + 1.0
-    scale = Scale(low=low, high=high, start=_BAR_ROOM, end=_BAR_WIDTH - _BAR_ROOM)
+    scale = AxisScale(low=low, high=high, start=_BAR_ROOM, end=_BAR_WIDTH - _BAR_ROOM)
     return Bars(scale=scale, neutral=neutral, limit=limit)
 
 
@@ -103,10 +103,10 @@ def html_report(report: OptimizeReport) -> str:
 
 def _rows(
     report: OptimizeReport,
-) -> tuple[list[tuple[Numbered, list[Cell]]], list[tuple[Numbered, list[Cell]]]]:
+) -> tuple[list[tuple[NumberedCandidate, list[Cell]]], list[tuple[NumberedCandidate, list[Cell]]]]:
     """Cells of those that may be served, and of the rejected, of which fewer are shown."""
     data, everything = report.data, numbered(report)
-    rows = [one.candidate for one in everything if one.kind is not Kind.REJECTED]
+    rows = [one.candidate for one in everything if one.kind is not CandidateKind.REJECTED]
     p50_bars = bars(
         [0.0, *(one.p50_s for one in rows)],
         [one.p50_ci_s for one in rows],
@@ -143,11 +143,11 @@ def _rows(
     shown = 4 if data.is_labelled else 3
     accepted = [(one, list(cells(one.candidate))) for one in everything]
     return (
-        [row for row in accepted if row[0].kind is not Kind.REJECTED],
+        [row for row in accepted if row[0].kind is not CandidateKind.REJECTED],
         [
             (one, [(head, said, "") for head, said, _ in row[:shown]])
             for one, row in accepted
-            if one.kind is Kind.REJECTED
+            if one.kind is CandidateKind.REJECTED
         ],
     )
 

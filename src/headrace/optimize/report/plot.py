@@ -6,10 +6,10 @@ from itertools import pairwise
 from math import sqrt
 from typing import Final
 
-from headrace.core.charts import Box, Dot, Label, Scale, place_labels, svg_text
+from headrace.core.charts import AxisScale, Dot, Label, Rectangle, place_labels, svg_text
 from headrace.core.text import bytes_text, duration_unit, printable
 from headrace.optimize.report import text
-from headrace.optimize.report.data import Kind, OptimizeReport, Point, front, points
+from headrace.optimize.report.data import CandidateKind, OptimizeReport, QualityPoint, front, points
 
 _TICK_ROOM: Final = 54.0
 _LEAST_RADIUS: Final = 4.0
@@ -18,14 +18,20 @@ _LETTER: Final = 6.7
 _BOLD: Final = 7.5
 _LINE: Final = 15.0
 _MOST_LETTERS: Final = 30
-_ORDER: Final = (Kind.CHOSEN, Kind.BASELINE, Kind.PASSED, Kind.REFERENCE, Kind.REJECTED)
+_ORDER: Final = (
+    CandidateKind.CHOSEN,
+    CandidateKind.BASELINE,
+    CandidateKind.PASSED,
+    CandidateKind.REFERENCE,
+    CandidateKind.REJECTED,
+)
 _LOGARITHMIC_FROM: Final = 5.0
 _ROOM: Final = 0.06
 _NEAR: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Format:
+class PictureSize:
     """A size of the picture. `is_named`: points have names, else numbers, for lack of room."""
 
     name: str
@@ -39,7 +45,7 @@ class Format:
     is_named: bool
 
 
-WIDE: Final = Format(
+WIDE: Final = PictureSize(
     name="wide",
     width=920,
     height=470,
@@ -50,7 +56,7 @@ WIDE: Final = Format(
     largest_radius=22.0,
     is_named=True,
 )
-NARROW: Final = Format(
+NARROW: Final = PictureSize(
     name="narrow",
     width=360,
     height=380,
@@ -68,16 +74,16 @@ class Frame:
     """The picture's points on its scales."""
 
     report: OptimizeReport
-    points: Sequence[Point]
-    format: Format
-    x: Scale
-    y: Scale
+    points: Sequence[QualityPoint]
+    format: PictureSize
+    x: AxisScale
+    y: AxisScale
 
     @property
-    def area(self) -> Box:
+    def area(self) -> Rectangle:
         """Where points may stand."""
         form = self.format
-        return Box(
+        return Rectangle(
             left=form.left,
             top=form.top,
             right=form.width - form.right,
@@ -100,7 +106,7 @@ class Frame:
             corners += [(x, y), (next_x, y)]
         return corners
 
-    def lines(self) -> list[Box]:
+    def lines(self) -> list[Rectangle]:
         """What names are not to be written over, besides circles."""
         corners = self.stairs()
         found = [_line(a, b) for a, b in pairwise(corners)]
@@ -115,22 +121,22 @@ class Frame:
         if self.limit is not None:
             y, right = self.y.place(self.limit), self.area.right
             found.append(_line((self.area.left, y), (right, y)))
-            found.append(Box(left=right - 140, top=y, right=right, bottom=y + 18))
+            found.append(Rectangle(left=right - 140, top=y, right=right, bottom=y + 18))
         return found
 
-    def at(self, point: Point) -> tuple[float, float]:
+    def at(self, point: QualityPoint) -> tuple[float, float]:
         """Where its centre stands."""
         return self.x.place(point.latency_s), self.y.place(point.quality)
 
-    def radius(self, point: Point) -> float:
+    def radius(self, point: QualityPoint) -> float:
         """Of its circle, whose area is the size of its files."""
         sizes = [one.size_bytes for one in self.points if one.size_bytes]
         share = (point.size_bytes or 0) / max(sizes, default=1)
         return round(max(self.format.largest_radius * sqrt(share), _LEAST_RADIUS), 1)
 
 
-def _line(a: tuple[float, float], b: tuple[float, float]) -> Box:
-    return Box(
+def _line(a: tuple[float, float], b: tuple[float, float]) -> Rectangle:
+    return Rectangle(
         left=min(a[0], b[0]) - _THICK,
         top=min(a[1], b[1]) - _THICK,
         right=max(a[0], b[0]) + _THICK,
@@ -138,7 +144,7 @@ def _line(a: tuple[float, float], b: tuple[float, float]) -> Box:
     )
 
 
-def frame_of(report: OptimizeReport, those: Sequence[Point], form: Format) -> Frame:
+def frame_of(report: OptimizeReport, those: Sequence[QualityPoint], form: PictureSize) -> Frame:
     """Scales that hold the points with their intervals, and the points on them."""
     latencies = [x for one in those for x in (one.latency_s, *(one.latency_ci_s or ()))]
     accepted = [
@@ -166,19 +172,21 @@ def least_quality(report: OptimizeReport) -> float | None:
     return report.baseline.accuracy - report.settings.max_loss
 
 
-def latency_scale(values: Sequence[float], *, start: float, end: float) -> Scale:
+def latency_scale(values: Sequence[float], *, start: float, end: float) -> AxisScale:
     """A scale of positive values: by their ratios where they are far apart."""
     low, high = min(values), max(values)
     if high / low >= _LOGARITHMIC_FROM:
         room = (high / low) ** _ROOM
-        return Scale(low=low / room, high=high * room, start=start, end=end, is_logarithmic=True)
+        return AxisScale(
+            low=low / room, high=high * room, start=start, end=end, is_logarithmic=True
+        )
     room = (high - low or high) * _ROOM
-    return Scale(low=max(low - room, 0.0), high=high + room, start=start, end=end)
+    return AxisScale(low=max(low - room, 0.0), high=high + room, start=start, end=end)
 
 
 def quality_scale(
     accepted: Sequence[float], rejected: Sequence[float], *, start: float, end: float
-) -> Scale:
+) -> AxisScale:
     """A scale of all accepted values, and of those rejected that are not far below.
 
     One that is broken altogether would press the others together; it stands at the edge.
@@ -188,10 +196,10 @@ def quality_scale(
     near = [value for value in rejected if value >= min(shown) - _NEAR * span]
     low, high = min([*shown, *near]), max([*shown, *near])
     room = max(high - low, 0.002) * _ROOM * 1.5
-    return Scale(low=low - room, high=high + room, start=start, end=end)
+    return AxisScale(low=low - room, high=high + room, start=start, end=end)
 
 
-def plot(report: OptimizeReport, form: Format) -> str:
+def plot(report: OptimizeReport, form: PictureSize) -> str:
     """The picture as an SVG element; empty where fewer than two points are known."""
     those = points(report)
     if len(those) < 2:  # noqa: PLR2004  # one point compares with nothing
@@ -213,7 +221,7 @@ def summary(report: OptimizeReport) -> str:
     """The picture in words, for whoever does not see it."""
     data, those = report.data, points(report)
 
-    def place(point: Point) -> str:
+    def place(point: QualityPoint) -> str:
         candidate = point.numbered.candidate
         quality = quality_at(point.quality, report)
         return f"{candidate.name} at {text.seconds(candidate.p50_s)} and {quality}"
@@ -221,7 +229,7 @@ def summary(report: OptimizeReport) -> str:
     told = [
         f"{one.numbered.kind} {place(one)}"
         for one in those
-        if one.numbered.kind in {Kind.BASELINE, Kind.CHOSEN}
+        if one.numbered.kind in {CandidateKind.BASELINE, CandidateKind.CHOSEN}
     ]
     rejected = sum(not one.is_accepted for one in those)
     ends = ", ".join(one.numbered.candidate.name for one in front(those))
@@ -284,7 +292,7 @@ def _marks(frame: Frame) -> Iterator[str]:
             yield from _label(frame, one, dot, label)
 
 
-def _point(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
+def _point(frame: Frame, point: QualityPoint, dot: Dot) -> Iterator[str]:
     kind, (x, y) = point.numbered.kind, (dot.x, dot.y)
     is_below = not frame.y.holds(point.quality)
     yield f'<g class="{kind}"><title>{text.markup(_hint(frame, point))}</title>'
@@ -298,19 +306,21 @@ def _point(frame: Frame, point: Point, dot: Dot) -> Iterator[str]:
     if is_below:
         yield f'<path class="core" d="M{x - 5} {y - 2}h10l-5 8z"/>'
     else:
-        radius = 4.5 if kind is Kind.CHOSEN else 3.5
+        radius = 4.5 if kind is CandidateKind.CHOSEN else 3.5
         yield f'<circle class="core" cx="{x}" cy="{y}" r="{radius}"/>'
     yield "</g>"
 
 
-def _dot(frame: Frame, point: Point) -> Dot:
+def _dot(frame: Frame, point: QualityPoint) -> Dot:
     x, y = frame.at(point)
     label = _label_text(frame, point)
-    letter = _BOLD if point.numbered.kind in {Kind.CHOSEN, Kind.BASELINE} else _LETTER
+    letter = (
+        _BOLD if point.numbered.kind in {CandidateKind.CHOSEN, CandidateKind.BASELINE} else _LETTER
+    )
     return Dot(x=x, y=y, radius=frame.radius(point), width=letter * len(label) + 2, height=_LINE)
 
 
-def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
+def _label(frame: Frame, point: QualityPoint, dot: Dot, label: Label) -> Iterator[str]:
     box = label.box
     if label.is_far:
         x = min(max(dot.x, box.left), box.right)
@@ -326,7 +336,7 @@ def _label(frame: Frame, point: Point, dot: Dot, label: Label) -> Iterator[str]:
     )
 
 
-def _label_text(frame: Frame, point: Point) -> str:
+def _label_text(frame: Frame, point: QualityPoint) -> str:
     if not frame.format.is_named:
         return str(point.numbered.number)
     name = printable(point.numbered.candidate.name)
@@ -336,7 +346,7 @@ def _label_text(frame: Frame, point: Point) -> str:
     return f"{name}, {quality_at(point.quality, frame.report)}"
 
 
-def _hint(frame: Frame, point: Point) -> str:
+def _hint(frame: Frame, point: QualityPoint) -> str:
     candidate, data = point.numbered.candidate, frame.report.data
     said = [
         text.seconds(candidate.p50_s, candidate.p50_ci_s),

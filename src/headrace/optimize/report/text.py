@@ -17,10 +17,10 @@ from headrace.core.text import (
 )
 from headrace.optimize.report.data import (
     CandidateReport,
-    Circumstances,
-    Evidence,
     Interval,
+    MeasurementSettings,
     OptimizeReport,
+    QualityEvidence,
 )
 
 _LEAST_P: Final = 0.001
@@ -51,7 +51,7 @@ def p_value(value: float | None) -> str:
     return f"p < {_LEAST_P}" if value < _LEAST_P else f"p = {number_text(value, digits=2)}"
 
 
-def quality(candidate: CandidateReport, data: Evidence) -> str:
+def quality(candidate: CandidateReport, data: QualityEvidence) -> str:
     """Its accuracy, or without labels how often it agrees with the baseline."""
     if not data.is_labelled:
         return percent(candidate.agreement_ratio)
@@ -64,7 +64,7 @@ def quality(candidate: CandidateReport, data: Evidence) -> str:
     return f"{100 * candidate.accuracy:.{_places(candidate.n or data.n)}f} %"
 
 
-def loss(candidate: CandidateReport, data: Evidence) -> str:
+def loss(candidate: CandidateReport, data: QualityEvidence) -> str:
     """What it lost against the baseline, in points or in the metric's unit: `0.04 [-0.4, 0.5]`."""
     value, bounds = candidate.accuracy_loss, candidate.accuracy_loss_ci
     if value is None:
@@ -81,17 +81,17 @@ def loss(candidate: CandidateReport, data: Evidence) -> str:
     return text(value) + _interval(bounds, text)
 
 
-def quality_head(data: Evidence) -> str:
+def quality_head(data: QualityEvidence) -> str:
     """What `quality` shows."""
     return data.metric if data.is_labelled else "agreement"
 
 
-def loss_head(data: Evidence) -> str:
+def loss_head(data: QualityEvidence) -> str:
     """What `loss` shows."""
     return "loss, points" if in_percent(data) else "loss"
 
 
-def in_percent(data: Evidence) -> bool:
+def in_percent(data: QualityEvidence) -> bool:
     """Whether the metric is a share of examples, so that differences are percentage points."""
     return data.metric.lower().endswith("accuracy")
 
@@ -205,7 +205,7 @@ def less(cut: float, bounds: Interval | None = None) -> str:
     return f"{percent(-cut, more)} more time"
 
 
-def conditions(settings: Circumstances) -> str:
+def conditions(settings: MeasurementSettings) -> str:
     """`1 thread, batch 1, length 128, one request at a time, hot caches`."""
     threads = "1 thread" if settings.threads == 1 else f"{settings.threads} threads"
     length = [] if settings.length is None else [f"length {settings.length}"]
@@ -213,17 +213,17 @@ def conditions(settings: Circumstances) -> str:
     return ", ".join([threads, f"batch {settings.batch}", *length, at_once, "hot caches"])
 
 
-def is_on_all_cores(settings: Circumstances) -> bool:
+def is_on_all_cores(settings: MeasurementSettings) -> bool:
     """Whether requests were timed side by side, and times are those of a request's share."""
     return settings.target in {"throughput", "cost"}
 
 
-def callers(settings: Circumstances) -> str:
+def callers(settings: MeasurementSettings) -> str:
     """Who a rate of requests was answered to."""
     return "all cores" if is_on_all_cores(settings) else "one caller"
 
 
-def sureness(settings: Circumstances) -> str:
+def sureness(settings: MeasurementSettings) -> str:
     """`95 % intervals, by 20 blocks`."""
     blocks = "" if settings.blocks is None else f", by {settings.blocks} blocks of turns"
     return f"{number_text(100 * settings.confidence)} % intervals{blocks}".replace(".0 %", " %")

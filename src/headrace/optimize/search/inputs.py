@@ -23,17 +23,17 @@ from headrace.core import (
     check_inputs,
 )
 from headrace.optimize.accuracy import (
-    Answers,
     DataWish,
     Examples,
-    Texts,
+    ModelAnswers,
+    RowTexts,
     cosine_run,
     generated_examples,
     gives_embeddings,
     read_labelled,
 )
 from headrace.optimize.accuracy.cells import takes_tokens
-from headrace.optimize.candidate import ModelClass, Recipe, Teaching
+from headrace.optimize.candidate import ModelClass, Recipe, TrainingExamples
 from headrace.optimize.generated_inputs import generated_inputs
 from headrace.optimize.search.journal import Started, is_of_all_cores
 from headrace.optimize.search.process import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
@@ -93,7 +93,7 @@ def taught_examples(
     """The examples that none are judged by; None where nobody gave any."""
     if not asked.teach:
         return None
-    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is Texts.APART
+    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is RowTexts.APART
     wish = _wish(asked, most, is_apart=is_apart)
     return read_labelled(Path(asked.teach), signature, wish, beside=source)
 
@@ -109,13 +109,13 @@ def calibration_of(
     return given.subset(places).alone(), frozenset(places.tolist()) if is_judged_by else frozenset()
 
 
-def teaching_of(taught: Examples | None) -> Teaching | None:
+def teaching_of(taught: Examples | None) -> TrainingExamples | None:
     """What is learnt from."""
     if taught is None:
         return None
     found = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
     labels = None if found.labels is None else found.labels.tolist()
-    return Teaching(examples=found.inputs, labels=labels)
+    return TrainingExamples(examples=found.inputs, labels=labels)
 
 
 def _wish(asked: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
@@ -217,7 +217,7 @@ _PACKAGES: Final = ("headrace", "onnxruntime", "openvino", "nncf", "onnx", "nump
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Materials:
+class SearchInputs:
     """What is searched with.
 
     `request`: what is timed. `examples`: what candidates are judged by; `calibration`: what they
@@ -230,7 +230,7 @@ class Materials:
     examples: Examples
     calibration: Examples
     overlap: frozenset[int]
-    teaching: Teaching | None
+    teaching: TrainingExamples | None
     request: Tensors
     offer: Offer
     started: Started
@@ -249,7 +249,7 @@ class Materials:
     def run_of(self, model: Model) -> Callable[[Tensors], Tensors]:
         """What answers the examples: a run, or two whose embeddings are compared."""
         run = served_run(model, self.signature)
-        return cosine_run(run) if self.examples.texts is Texts.APART else run
+        return cosine_run(run) if self.examples.texts is RowTexts.APART else run
 
     def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
         """One call that is timed: a run, or a round of runs on all cores, by the target.
@@ -288,7 +288,9 @@ class Materials:
                 raise RuntimeFailedError(f"output '{name}' is not a number everywhere")
 
 
-def open_materials(asked: SearchRequest, folder: Path, *, say: Callable[[str], None]) -> Materials:
+def open_materials(
+    asked: SearchRequest, folder: Path, *, say: Callable[[str], None]
+) -> SearchInputs:
     """Read everything that was given.
 
     Raises:
@@ -330,7 +332,7 @@ def open_materials(asked: SearchRequest, folder: Path, *, say: Callable[[str], N
         model.close()
     labelled = 0 if examples.labels is None else len(examples)
     processor = this_processor()
-    return Materials(
+    return SearchInputs(
         asked=asked,
         source=source,
         signature=signature,
@@ -376,10 +378,10 @@ def calls_at_once(asked: SearchRequest, *, concurrent: bool) -> int:
     return _AT_ONCE * (callers(asked.threads) if concurrent else 1)
 
 
-def subset_of(answers: Answers, places: Sequence[int]) -> Answers:
+def subset_of(answers: ModelAnswers, places: Sequence[int]) -> ModelAnswers:
     """The answers to some of the examples, as if only those had been asked."""
     at = {place: index for index, place in enumerate(places)}
-    return Answers(
+    return ModelAnswers(
         n=len(places),
         rows={name: [rows[place] for place in places] for name, rows in answers.rows.items()},
         failures={at[place]: why for place, why in answers.failures.items() if place in at},

@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from headrace.optimize.accuracy import Fidelity, Verdict
-from headrace.optimize.search.process import SearchRequest, Target
-from headrace.optimize.timing import Timing, Window, summarize
+from headrace.optimize.accuracy import Fidelity, QualityVerdict
+from headrace.optimize.search.process import SearchRequest, SearchTarget
+from headrace.optimize.timing import CallWindow, Timing, summarize
 from headrace.runtimes.base import Tuning
 
 FILE_NAME: Final = "journal.jsonl"
@@ -83,7 +83,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
     is_reference: bool = False
 
 
-class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+class CandidateFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """A recipe or a candidate is given up; `reason` is for the report."""
 
     at_s: float = 0.0
@@ -92,7 +92,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     reason: str
 
 
-class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
+class RecipeEnded(msgspec.Struct, frozen=True, kw_only=True, tag="ended"):
     """A recipe made all its candidates, or none."""
 
     at_s: float = 0.0
@@ -104,7 +104,7 @@ class Timed(msgspec.Struct, frozen=True, kw_only=True, tag="timed"):
 
     at_s: float = 0.0
     group: str
-    window: Window
+    window: CallWindow
 
 
 class Unbatched(msgspec.Struct, frozen=True, kw_only=True, tag="unbatched"):
@@ -130,7 +130,7 @@ class Judged(msgspec.Struct, frozen=True, kw_only=True, tag="judged"):
 
     at_s: float = 0.0
     name: str
-    verdict: Verdict
+    verdict: QualityVerdict
     early: bool = False
     is_part: bool = False
 
@@ -143,7 +143,7 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True, tag="compared"):
     fidelity: Fidelity
 
 
-class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
+class BaselineScored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     """What the baseline reaches on the labels."""
 
     at_s: float = 0.0
@@ -155,7 +155,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True, tag="scored"):
     warning: str = ""
 
 
-class Weighed(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
+class MemoryMeasured(msgspec.Struct, frozen=True, kw_only=True, tag="weighed"):
     """What a candidate takes in a process of its own."""
 
     at_s: float = 0.0
@@ -184,7 +184,7 @@ class Wrote(msgspec.Struct, frozen=True, kw_only=True, tag="wrote"):
     path: str
 
 
-class Said(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
+class ProgressNote(msgspec.Struct, frozen=True, kw_only=True, tag="said"):
     """What goes on, for people."""
 
     at_s: float = 0.0
@@ -195,23 +195,23 @@ Event = (
     Started
     | Begun
     | Built
-    | Failed
-    | Ended
+    | CandidateFailed
+    | RecipeEnded
     | Timed
     | Judged
     | Compared
-    | Scored
+    | BaselineScored
     | Unbatched
-    | Weighed
+    | MemoryMeasured
     | Mixed
     | Wrote
-    | Said
+    | ProgressNote
 )
 _decoder = msgspec.json.Decoder(Event)
 _encoder = msgspec.json.Encoder()
 
 
-class Journal:
+class SearchJournal:
     """Appends events; each is on disk when `write` returns. Closed by whoever opened it.
 
     Links and pipes that candidates may have put in its place are not written to: an OSError.
@@ -289,7 +289,7 @@ OF_SEVERAL: Final = frozenset({"compare", "mix", "write"})
 
 
 @dataclass(slots=True)
-class Tried:
+class CandidateResult:
     """One candidate, or a recipe that made none.
 
     `failed`: why it was given up. `verdict`: after all examples were asked, or enough to give it
@@ -301,8 +301,8 @@ class Tried:
     title: str
     built: Built | None = None
     failed: str = ""
-    verdict: Verdict | None = None
-    screened: Verdict | None = None
+    verdict: QualityVerdict | None = None
+    screened: QualityVerdict | None = None
     fidelity: Fidelity | None = None
     memory_bytes: int | None = None
     load_s: float | None = None
@@ -332,7 +332,7 @@ class Tried:
 
 
 @dataclass(slots=True)
-class State:
+class SearchState:
     """A search so far.
 
     `windows`: by group. `begun`: the step that has not ended. `ended`: recipes that are done.
@@ -341,10 +341,10 @@ class State:
     """
 
     started: Started | None = None
-    scored: Scored | None = None
+    scored: BaselineScored | None = None
     baseline: str = ""
-    tried: dict[str, Tried] = field(default_factory=dict)
-    windows: dict[str, list[Window]] = field(default_factory=dict)
+    tried: dict[str, CandidateResult] = field(default_factory=dict)
+    windows: dict[str, list[CallWindow]] = field(default_factory=dict)
     begun: Begun | None = None
     ended: set[str] = field(default_factory=set)
     wrote: Wrote | None = None
@@ -356,7 +356,17 @@ class State:
         """Take in what happened."""
         self.at_s = max(self.at_s, event.at_s)
         step = self.begun.step if self.begun is not None else ""
-        if isinstance(event, Failed | Ended | Judged | Compared | Scored | Weighed | Mixed | Wrote):
+        if isinstance(
+            event,
+            CandidateFailed
+            | RecipeEnded
+            | Judged
+            | Compared
+            | BaselineScored
+            | MemoryMeasured
+            | Mixed
+            | Wrote,
+        ):
             self.begun = None
         match event:
             case Started():
@@ -364,17 +374,17 @@ class State:
             case Begun():
                 self.begun = event
             case Built():
-                self.tried[event.name] = Tried(event.name, event.title, event)
+                self.tried[event.name] = CandidateResult(event.name, event.title, event)
                 if event.is_baseline and not self.baseline:
                     self.baseline = event.name
-            case Failed() if step in OF_SEVERAL:
+            case CandidateFailed() if step in OF_SEVERAL:
                 self.ended.add(step)
                 self.problems.append(event.reason)
-            case Failed():
-                tried = self.tried.setdefault(event.name, Tried(event.name, event.title))
+            case CandidateFailed():
+                tried = self.tried.setdefault(event.name, CandidateResult(event.name, event.title))
                 tried.failed = event.reason
                 self.ended.add(event.name)
-            case Ended():
+            case RecipeEnded():
                 self.ended.add(event.name)
             case Timed():
                 self.windows.setdefault(event.group, []).append(event.window)
@@ -387,22 +397,22 @@ class State:
                 self.tried[event.name].verdict = event.verdict
             case Compared():
                 self.tried[event.name].fidelity = event.fidelity
-            case Scored():
+            case BaselineScored():
                 self.scored = event
-            case Weighed():
+            case MemoryMeasured():
                 tried = self.tried[event.name]
                 tried.memory_bytes, tried.load_s = event.memory_bytes, event.load_s
             case Mixed():
                 self.mixed = event
             case Wrote():
                 self.wrote = event
-            case Said():
+            case ProgressNote():
                 pass
 
 
-def state_of(events: Iterable[Event]) -> State:
+def state_of(events: Iterable[Event]) -> SearchState:
     """The state after these events."""
-    state = State()
+    state = SearchState()
     for event in events:
         state.apply(event)
     return state
@@ -419,7 +429,7 @@ class Timings:
         self._seed = seed
         self._known: dict[str, tuple[int, Mapping[str, Timing]]] = {}
 
-    def alone(self, state: State) -> dict[str, Timing]:
+    def alone(self, state: SearchState) -> dict[str, Timing]:
         """Each candidate that was timed with the baseline only, and the baseline."""
         found: dict[str, Timing] = {}
         for group in state.windows:
@@ -431,7 +441,7 @@ class Timings:
                 found |= {name: timings[name] for name in (group,) if name in timings}
         return found
 
-    def of(self, state: State, group: str) -> Mapping[str, Timing]:
+    def of(self, state: SearchState, group: str) -> Mapping[str, Timing]:
         """Those of a group: of the finalists together (`FINAL`), or with cold caches (`COLD`)."""
         windows = state.windows.get(group, [])
         count, found = self._known.get(group, (0, {}))
@@ -465,7 +475,7 @@ def cost_per_million(
 def said_of_cost(price: float | None, started: Started, request: SearchRequest) -> str:
     """What the costs are of, for people; empty where there are none and nobody asked for any."""
     if price is None:
-        if request.target is not Target.COST:
+        if request.target is not SearchTarget.COST:
             return ""
         return (
             "no price was given (--cost-per-hour), so that no cost is shown: whatever the machine "
@@ -484,7 +494,7 @@ def said_of_cost(price: float | None, started: Started, request: SearchRequest) 
 
 def is_of_all_cores(request: SearchRequest) -> bool:
     """Whether as many runs were timed at once as there are cores for."""
-    return request.target in {Target.THROUGHPUT, Target.COST}
+    return request.target in {SearchTarget.THROUGHPUT, SearchTarget.COST}
 
 
 def _share(started: Started, request: SearchRequest) -> float:

@@ -4,19 +4,24 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
+from headrace.optimize.report import (
+    CandidateReport,
+    MeasurementSettings,
+    OptimizeReport,
+    QualityEvidence,
+)
 from headrace.optimize.search.journal import (
     AGAIN,
     COLD,
     FINAL,
-    State,
+    CandidateResult,
+    SearchState,
     Timings,
-    Tried,
     cost_per_million,
     is_of_all_cores,
     said_of_cost,
 )
-from headrace.optimize.search.plan import Standing, Standings, decide, unbatched_text
+from headrace.optimize.search.plan import CandidateStatus, Standings, decide, unbatched_text
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.timing import Timing
 from headrace.runtimes.optimized.file import Processor
@@ -29,7 +34,7 @@ _MADE_UP: Final = " The examples were made up, and real requests may fare otherw
 
 
 def report_of(
-    state: State,
+    state: SearchState,
     request: SearchRequest,
     *,
     reference: str,
@@ -52,7 +57,7 @@ def report_of(
         name: _entry(
             state,
             request,
-            state.tried.get(name) or Tried(name, name),
+            state.tried.get(name) or CandidateResult(name, name),
             standings,
             cold=cold.get(name),
             price=cost_per_hour,
@@ -60,7 +65,7 @@ def report_of(
         for name in standings.standing
     }
     baseline = entries[state.baseline]
-    by: dict[Standing, list[CandidateReport]] = {kind: [] for kind in Standing}
+    by: dict[CandidateStatus, list[CandidateReport]] = {kind: [] for kind in CandidateStatus}
     for name, kind in standings.standing.items():
         by[kind].append(entries[name])
     return OptimizeReport(
@@ -69,7 +74,7 @@ def report_of(
         model_class=started.model_class,
         processor=Processor(name=started.processor_name, features=started.processor_features),
         versions=dict(started.versions),
-        settings=Circumstances(
+        settings=MeasurementSettings(
             threads=request.threads,
             batch=request.rows,
             length=started.length,
@@ -81,9 +86,9 @@ def report_of(
         data=_evidence(state, request),
         baseline=baseline,
         chosen=entries[standings.chosen],
-        references=by[Standing.REFERENCE],
-        candidates=sorted(by[Standing.GOOD], key=_by_cut),
-        rejected=sorted(by[Standing.REJECTED], key=_by_cut),
+        references=by[CandidateStatus.REFERENCE],
+        candidates=sorted(by[CandidateStatus.GOOD], key=_by_cut),
+        rejected=sorted(by[CandidateStatus.REJECTED], key=_by_cut),
         notes=_notes(state, final, said_of_cost(cost_per_hour, started, request)),
         elapsed_s=state.at_s,
         at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "",
@@ -124,9 +129,9 @@ def _by_cut(entry: CandidateReport) -> float:
 
 
 def _entry(
-    state: State,
+    state: SearchState,
     request: SearchRequest,
-    tried: Tried,
+    tried: CandidateResult,
     standings: Standings,
     *,
     cold: Timing | None,
@@ -191,7 +196,7 @@ def _entry(
     )
 
 
-def _evidence(state: State, request: SearchRequest) -> Evidence:
+def _evidence(state: SearchState, request: SearchRequest) -> QualityEvidence:
     started, scored = state.started, state.scored
     assert started is not None, "checked before"
     why = ""
@@ -202,7 +207,7 @@ def _evidence(state: State, request: SearchRequest) -> Evidence:
         for tried in state.tried.values()
         if tried.verdict is not None and tried.verdict.passes
     ]
-    return Evidence(
+    return QualityEvidence(
         n=scored.n if scored else 0,
         metric=scored.metric if scored else request.metric or "accuracy",
         source=request.data,
@@ -213,7 +218,7 @@ def _evidence(state: State, request: SearchRequest) -> Evidence:
     )
 
 
-def _notes(state: State, final: Mapping[str, Timing], cost: str) -> list[str]:
+def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[str]:
     started = state.started
     assert started is not None, "checked before"
     notes = [f"class of model: {started.model_class} ({started.why_class})", *started.notes]

@@ -6,8 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 from headrace.optimize.candidate import ModelClass
-from headrace.optimize.search.journal import AGAIN, FINAL, State, Tried, Unbatched
-from headrace.optimize.search.process import SearchRequest, Target
+from headrace.optimize.search.journal import AGAIN, FINAL, CandidateResult, SearchState, Unbatched
+from headrace.optimize.search.process import SearchRequest, SearchTarget
 from headrace.optimize.timing import Timing
 
 FINALISTS: Final = 3
@@ -49,7 +49,7 @@ class StepKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class SearchStep:
     """One step. `name`: of a recipe or candidate; `names`: several; `until_s`: by when it ends."""
 
     kind: StepKind
@@ -59,12 +59,12 @@ class Step:
 
 
 def next_step(  # noqa: PLR0911  # a step each, in their order
-    state: State,
+    state: SearchState,
     request: SearchRequest,
     timed: Mapping[str, Timing],
     *,
     now_s: float,
-) -> Step:
+) -> SearchStep:
     """The step that is next.
 
     Args:
@@ -72,7 +72,7 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
         now_s: How long the search has run.
     """
     if StepKind.WRITE in state.ended:
-        return Step(kind=StepKind.DONE)
+        return SearchStep(kind=StepKind.DONE)
     budget_s = request.budget_s
     assert state.started is not None, "the journal begins with it"
     first, later = state.started.recipes, state.started.later
@@ -85,19 +85,21 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
         if step := _ask(state, request, timed, now_s=now_s, built_s=built_s, until_s=until_s):
             return step
     finalists = best(state, request, timed)[:FINALISTS]
-    if request.target is Target.MEMORY and (step := _weigh(state, finalists, budget_s)):
+    if request.target is SearchTarget.MEMORY and (step := _weigh(state, finalists, budget_s)):
         return step
     if finalists and not {FINAL, StepKind.COMPARE} & state.ended:
         until_s = max(_FINAL * budget_s, now_s + _LEAST_FINAL_S)
         names = (state.baseline, *(tried.name for tried in finalists))
-        return Step(kind=StepKind.COMPARE, names=names, until_s=until_s)
+        return SearchStep(kind=StepKind.COMPARE, names=names, until_s=until_s)
     if now_s < budget_s and (step := _weigh(state, finalists, budget_s)):
         return step
     is_trees = state.started.model_class == ModelClass.TREES
     if is_trees and state.mixed is None and StepKind.MIX not in state.ended:
         names = (state.baseline, *(tried.name for tried in _usable(state)))
-        return Step(kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _LEAST_MIX_S))
-    return Step(kind=StepKind.WRITE)
+        return SearchStep(
+            kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _LEAST_MIX_S)
+        )
+    return SearchStep(kind=StepKind.WRITE)
 
 
 def asked_until_s(now_s: float, budget_s: float) -> float:
@@ -105,7 +107,7 @@ def asked_until_s(now_s: float, budget_s: float) -> float:
     return now_s + max(_SCORE * (_JUDGE * budget_s - now_s), _LEAST_SCORE_S)
 
 
-def _usable(state: State) -> list[Tried]:
+def _usable(state: SearchState) -> list[CandidateResult]:
     """The accepted candidates, however fast at the size of batch that was timed."""
     return [
         tried
@@ -114,7 +116,9 @@ def _usable(state: State) -> list[Tried]:
     ]
 
 
-def best(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> list[Tried]:
+def best(
+    state: SearchState, request: SearchRequest, timed: Mapping[str, Timing]
+) -> list[CandidateResult]:
     """The accepted candidates that are better than the baseline, the best one first.
 
     If no candidate was asked all examples and passed, those that pass in what they were asked.
@@ -129,33 +133,37 @@ def best(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> l
     ]
     accepted = [tried for tried in able if tried.is_accepted]
     accepted = accepted or [tried for tried in able if tried.passes_so_far]
-    if request.target is Target.MEMORY:
+    if request.target is SearchTarget.MEMORY:
         return sorted(accepted, key=lambda tried: _size(state, tried))
     faster = [tried for tried in accepted if timed[tried.name].cut_ratio > 0]
     # The share that was cut in blocks shared with the baseline, as absolute times drift.
     return sorted(faster, key=lambda tried: -timed[tried.name].cut_ratio)
 
 
-def _size(state: State, tried: Tried) -> float:
+def _size(state: SearchState, tried: CandidateResult) -> float:
     built = state.tried[tried.name].built
     on_disk = built.size_bytes if built else float("inf")
     return float(tried.memory_bytes if tried.memory_bytes is not None else on_disk)
 
 
-def _build(state: State, recipes: Sequence[str], *, now_s: float, until_s: float) -> Step | None:
+def _build(
+    state: SearchState, recipes: Sequence[str], *, now_s: float, until_s: float
+) -> SearchStep | None:
     """The next recipe, or a candidate of the last one that was not run yet."""
     for name, tried in state.tried.items():
         is_new = name != state.baseline and name not in state.windows
         if is_new and tried.built and not tried.failed:
-            return Step(kind=StepKind.TRY, name=name, until_s=until_s)
+            return SearchStep(kind=StepKind.TRY, name=name, until_s=until_s)
     for recipe in recipes:
         is_needed = not state.baseline
         if recipe not in state.ended and (now_s < until_s or is_needed):
-            return Step(kind=StepKind.BUILD, name=recipe, until_s=until_s)
+            return SearchStep(kind=StepKind.BUILD, name=recipe, until_s=until_s)
     return None
 
 
-def _waiting(state: State, request: SearchRequest, timed: Mapping[str, Timing]) -> list[Tried]:
+def _waiting(
+    state: SearchState, request: SearchRequest, timed: Mapping[str, Timing]
+) -> list[CandidateResult]:
     """The candidates that have to be judged, the fastest or smallest first."""
     assert state.started is not None, "the journal begins with it"
     waiting = [
@@ -168,24 +176,24 @@ def _waiting(state: State, request: SearchRequest, timed: Mapping[str, Timing]) 
         and not tried.is_judged
         and is_worth_judging(request, timed[name], state.started.model_class)
     ]
-    if request.target is Target.MEMORY:
+    if request.target is SearchTarget.MEMORY:
         return sorted(waiting, key=lambda tried: _size(state, tried))
     return sorted(waiting, key=lambda tried: -timed[tried.name].cut_ratio)
 
 
 def _ask(
-    state: State,
+    state: SearchState,
     request: SearchRequest,
     timed: Mapping[str, Timing],
     *,
     now_s: float,
     built_s: float,
     until_s: float,
-) -> Step | None:
+) -> SearchStep | None:
     """Whose answers are looked at next: the baseline's, then some of all candidates', then all."""
     assert state.started is not None, "the journal begins with it"
     if state.started.labelled and state.scored is None:
-        return Step(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
+        return SearchStep(kind=StepKind.SCORE, name=state.baseline, until_s=until_s)
     waiting = _waiting(state, request, timed)
     if not waiting:
         return None
@@ -195,7 +203,7 @@ def _ask(
     new = [tried for tried in waiting if tried.screened is None]
     # Where there are many examples, the fastest candidate that was asked nothing yet.
     if new and answered > 2 * SCREENED and now_s < screened_s and len(waiting) > 1:
-        return Step(kind=StepKind.SCREEN, name=new[0].name, until_s=screened_s)
+        return SearchStep(kind=StepKind.SCREEN, name=new[0].name, until_s=screened_s)
     if now_s >= until_s:
         return None
     # The fastest candidate that may win; then the most doubtful of those that can win no more: the
@@ -203,17 +211,19 @@ def _ask(
     may_win = [one for one in waiting if not beaten_by(state, request, timed, one.name)]
     most_doubtful = max(waiting, key=lambda tried: tried.screened.loss if tried.screened else 0.0)
     chosen = may_win[0] if may_win else most_doubtful
-    return Step(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
+    return SearchStep(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
 
 
-def beaten_by(state: State, request: SearchRequest, timed: Mapping[str, Timing], name: str) -> str:
+def beaten_by(
+    state: SearchState, request: SearchRequest, timed: Mapping[str, Timing], name: str
+) -> str:
     """Which accepted candidate is faster than this one beyond doubt; empty for none.
 
     That is not asked where speed, or that with one size of batch, decides too little.
     """
     kind = state.started.model_class if state.started else ""
     mine = timed[name].cut_ci_ratio if name in timed else None
-    if mine is None or request.target is Target.MEMORY or kind == ModelClass.TREES:
+    if mine is None or request.target is SearchTarget.MEMORY or kind == ModelClass.TREES:
         return ""
     for other in best(state, request, timed):
         theirs = timed[other.name].cut_ci_ratio
@@ -226,23 +236,25 @@ def is_worth_judging(
     request: SearchRequest, timing: Timing, model_class: str = ModelClass.OTHER
 ) -> bool:
     """Whether a candidate can be chosen, if its answers are good: trees for other batches too."""
-    can_be_small = request.target is Target.MEMORY or model_class == ModelClass.TREES
+    can_be_small = request.target is SearchTarget.MEMORY or model_class == ModelClass.TREES
     return can_be_small or timing.cut_ratio > -_WORTH_JUDGING
 
 
-def _weigh(state: State, finalists: Sequence[Tried], budget_s: float) -> Step | None:
+def _weigh(
+    state: SearchState, finalists: Sequence[CandidateResult], budget_s: float
+) -> SearchStep | None:
     """Who was not weighed: the baseline and those that may be chosen."""
     candidates = [state.tried[state.baseline], *finalists] if finalists else []
     for tried in candidates:
         if tried.memory_bytes is None and not tried.failed:
-            return Step(kind=StepKind.WEIGH, name=tried.name, until_s=budget_s)
+            return SearchStep(kind=StepKind.WEIGH, name=tried.name, until_s=budget_s)
     return None
 
 
 _NEVER: Final = "not tried: the budget of {:g} s was over before its turn"
 
 
-class Standing(StrEnum):
+class CandidateStatus(StrEnum):
     """What became of a candidate."""
 
     BASELINE = "baseline"
@@ -261,12 +273,12 @@ class Standings:
 
     chosen: str
     timings: Mapping[str, Timing]
-    standing: Mapping[str, Standing]
+    standing: Mapping[str, CandidateStatus]
     reasons: Mapping[str, str]
 
 
 def decide(
-    state: State,
+    state: SearchState,
     request: SearchRequest,
     timed: Mapping[str, Timing],
     final: Mapping[str, Timing],
@@ -290,12 +302,12 @@ def decide(
     started = state.started
     for recipe in (*started.recipes, *started.later) if started else ():
         if recipe not in state.ended and recipe not in state.tried:
-            standing[recipe] = Standing.REJECTED
+            standing[recipe] = CandidateStatus.REJECTED
             reasons[recipe] = _NEVER.format(request.budget_s)
     return Standings(chosen=chosen, timings=timings, standing=standing, reasons=reasons)
 
 
-def members_of(state: State, chosen: str) -> list[tuple[str, int | None]]:
+def members_of(state: SearchState, chosen: str) -> list[tuple[str, int | None]]:
     """What the result consists of: engines by the batch's size where that was found out."""
     if state.mixed is not None and state.mixed.members:
         return list(state.mixed.members)
@@ -303,7 +315,7 @@ def members_of(state: State, chosen: str) -> list[tuple[str, int | None]]:
 
 
 def _chosen(
-    state: State,
+    state: SearchState,
     request: SearchRequest,
     timed: Mapping[str, Timing],
     final: Mapping[str, Timing],
@@ -312,7 +324,7 @@ def _chosen(
     """The best finalist that is better than the baseline beyond doubt."""
     known = {name: timing for name, timing in (final or timed).items() if name in timed}
     ranked = best(state, request, known)
-    if request.target is Target.MEMORY:
+    if request.target is SearchTarget.MEMORY:
         before = state.tried[state.baseline].memory_bytes if state.baseline else None
         smaller = [
             tried
@@ -325,43 +337,49 @@ def _chosen(
 
 
 def _standing(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is known
-    state: State,
+    state: SearchState,
     request: SearchRequest,
-    tried: Tried,
+    tried: CandidateResult,
     timings: Mapping[str, Timing],
     chosen: str,
     noise_ratio: float,
-) -> tuple[Standing, str]:
+) -> tuple[CandidateStatus, str]:
     name = tried.name
     if name == chosen:
-        return Standing.CHOSEN, _why_chosen(state, request, tried)
+        return CandidateStatus.CHOSEN, _why_chosen(state, request, tried)
     if name == state.baseline:
-        return Standing.BASELINE, "what the others are measured against"
+        return CandidateStatus.BASELINE, "what the others are measured against"
     if tried.failed:
-        return Standing.REJECTED, tried.failed
+        return CandidateStatus.REJECTED, tried.failed
     if tried.is_reference:
-        return Standing.REFERENCE, "the model in its own framework, to compare with"
+        return CandidateStatus.REFERENCE, "the model in its own framework, to compare with"
     timing = timings.get(name)
     if timing is None:
-        return Standing.REJECTED, "it was not timed: the search ended before"
+        return CandidateStatus.REJECTED, "it was not timed: the search ended before"
     judged = tried.verdict or tried.fidelity
     if judged is not None and not judged.passes:
-        return Standing.REJECTED, judged.reason
+        return CandidateStatus.REJECTED, judged.reason
     if tried.unbatched and request.needs_batches:
         what = "it loses batching, which the load that was asked for needs"
-        return Standing.REJECTED, f"{what}: {unbatched_text(tried.unbatched)}"
-    if request.target is not Target.MEMORY and _least_cut(timing) <= 0:
-        return Standing.REJECTED, slower_text(timing)
+        return CandidateStatus.REJECTED, f"{what}: {unbatched_text(tried.unbatched)}"
+    if request.target is not SearchTarget.MEMORY and _least_cut(timing) <= 0:
+        return CandidateStatus.REJECTED, slower_text(timing)
     if judged is None:
-        return Standing.REJECTED, _why_unjudged(state, request, tried, timings)
-    if request.target is not Target.MEMORY and not _is_sure(timing, noise_ratio):
+        return CandidateStatus.REJECTED, _why_unjudged(state, request, tried, timings)
+    if request.target is not SearchTarget.MEMORY and not _is_sure(timing, noise_ratio):
         what = f"the baseline differed from itself by up to {noise_ratio:.1%} meanwhile"
-        return Standing.REJECTED, f"cut {timing.cut_ratio:.1%}, and {what}: no gain beyond doubt"
-    return Standing.GOOD, f"{judged.reason}; {chosen} is better"
+        return (
+            CandidateStatus.REJECTED,
+            f"cut {timing.cut_ratio:.1%}, and {what}: no gain beyond doubt",
+        )
+    return CandidateStatus.GOOD, f"{judged.reason}; {chosen} is better"
 
 
 def _why_unjudged(
-    state: State, request: SearchRequest, tried: Tried, timings: Mapping[str, Timing]
+    state: SearchState,
+    request: SearchRequest,
+    tried: CandidateResult,
+    timings: Mapping[str, Timing],
 ) -> str:
     """Why nobody knows whether a candidate that is faster is good enough."""
     kind = state.started.model_class if state.started else ""
@@ -376,14 +394,14 @@ def _why_unjudged(
     return "the budget was over before its answers were looked at"
 
 
-def _why_chosen(state: State, request: SearchRequest, tried: Tried) -> str:
+def _why_chosen(state: SearchState, request: SearchRequest, tried: CandidateResult) -> str:
     if tried.name == state.baseline:
         return "nothing that was tried is better beyond doubt: serve the model as it is"
     what = {
-        Target.LATENCY: "the lowest p50",
-        Target.THROUGHPUT: "the highest throughput",
-        Target.COST: "the lowest cost",
-        Target.MEMORY: "the least memory",
+        SearchTarget.LATENCY: "the lowest p50",
+        SearchTarget.THROUGHPUT: "the highest throughput",
+        SearchTarget.COST: "the lowest cost",
+        SearchTarget.MEMORY: "the least memory",
     }[request.target]
     judged = tried.verdict or tried.fidelity
     said = f"; {judged.reason}" if judged else ""

@@ -32,7 +32,7 @@ DEFAULT_SIDE: Final = 224
 """The same for conv nets, where no data says how large images are: usual for classifiers."""
 
 
-class Target(StrEnum):
+class SearchTarget(StrEnum):
     """What is to become better."""
 
     LATENCY = "latency"
@@ -64,7 +64,7 @@ class SearchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     metric: str = ""
     output: str = ""
     calibrate: int = 256
-    target: Target = Target.LATENCY
+    target: SearchTarget = SearchTarget.LATENCY
     max_loss: float = 0.01
     budget_s: float = DEFAULT_BUDGET_S
     threads: int = 1
@@ -77,7 +77,7 @@ class SearchRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def needs_batches(self) -> bool:
         """Whether the load is one of many rows: those of a request, or of requests in a queue."""
-        return self.rows > 1 or self.target in {Target.THROUGHPUT, Target.COST}
+        return self.rows > 1 or self.target in {SearchTarget.THROUGHPUT, SearchTarget.COST}
 
 
 REQUEST: Final = "request.json"
@@ -142,7 +142,7 @@ def _leave(error: SearchError) -> None:
 
 
 if __name__ == "__main__":
-    # As the rest of the search knows this module: in `__main__`, `Target` is another class.
+    # As the rest of the search knows this module: in `__main__`, `SearchTarget` is another class.
     from headrace.optimize.search import process  # noqa: PLW0406
 
     sys.exit(process.main())

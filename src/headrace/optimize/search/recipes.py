@@ -8,13 +8,19 @@ from pathlib import Path
 from typing import Final
 
 from headrace.core import Tensors, UnsupportedModelError
-from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
+from headrace.optimize.candidate import (
+    Candidate,
+    CannotBuildError,
+    ModelClass,
+    Recipe,
+    RecipeContext,
+)
 from headrace.optimize.prune.recipes import COMPRESSION_RECIPES
 from headrace.optimize.prune.recipes import RECIPES as PRUNE_RECIPES
 from headrace.optimize.recipes.catalogue import in_more_threads, recipes_for
 from headrace.optimize.recipes.source import is_prepared, prepare
 from headrace.optimize.recipes.trees import TREE_RECIPES, as_rows
-from headrace.optimize.search.process import Target
+from headrace.optimize.search.process import SearchTarget
 from headrace.runtimes.onnx.facts import OnnxFacts, read_onnx_facts
 
 ONNX: Final = "onnx"
@@ -56,7 +62,7 @@ def pruned_then(cut: Recipe, then: Recipe | None) -> Recipe:
     if then is None:
         return cut
 
-    def build(workshop: Workshop) -> Sequence[Candidate]:
+    def build(workshop: RecipeContext) -> Sequence[Candidate]:
         (smaller, *_) = made = list(cut.build(workshop))
         place = workshop.folder / "then"
         place.mkdir()
@@ -85,7 +91,7 @@ def offer(
     folder: Path,
     *,
     allow_code: bool,
-    target: Target,
+    target: SearchTarget,
     given: Sequence[Tensors],
     features: Sequence[str],
 ) -> Offer:
@@ -120,12 +126,12 @@ def offer(
     if runtime != ONNX:
         found = classify(prepared.onnx, ONNX)
     first, *others = recipes_for(found.model_class, ONNX, features)
-    if target in {Target.THROUGHPUT, Target.COST}:
+    if target in {SearchTarget.THROUGHPUT, SearchTarget.COST}:
         others = in_more_threads(others)
     later: list[Recipe] = []
     if given:
         later += [one for one in PRUNE_RECIPES if found.model_class in one.model_classes]
-        later += COMPRESSION_RECIPES if target is Target.MEMORY else ()
+        later += COMPRESSION_RECIPES if target is SearchTarget.MEMORY else ()
     return Offer(
         model_class=found.model_class,
         why_class=found.reason,

@@ -20,10 +20,10 @@ from headrace.core import (
     Tensors,
 )
 from headrace.optimize.accuracy import (
-    Answers,
+    GateTrial,
     MetricChoice,
-    Trial,
-    Verdict,
+    ModelAnswers,
+    QualityVerdict,
     choose_metric,
     judge,
     measure_fidelity,
@@ -35,35 +35,35 @@ from headrace.optimize.accuracy.verdict import SIGNIFICANCE
 from headrace.optimize.candidate import Candidate
 from headrace.optimize.compare import Comparison
 from headrace.optimize.recipes.trees import (
+    CallTime,
     Choice,
-    Span,
     choose_by_batch,
     differences,
     why_not_mixed,
 )
-from headrace.optimize.search.inputs import Materials, batch_of, callers, subset_of
+from headrace.optimize.search.inputs import SearchInputs, batch_of, callers, subset_of
 from headrace.optimize.search.journal import (
+    BaselineScored,
     Built,
+    CandidateFailed,
     Compared,
     Event,
-    Failed,
-    Journal,
     Judged,
     Mixed,
-    Said,
-    Scored,
-    State,
+    ProgressNote,
+    SearchJournal,
+    SearchState,
     Timed,
     Timings,
 )
-from headrace.optimize.search.plan import SCREENED, Step, asked_until_s
+from headrace.optimize.search.plan import SCREENED, SearchStep, asked_until_s
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.timing import (
-    Contender,
+    CallWindow,
     ProcStat,
+    TimedCandidate,
     Timing,
     TimingSettings,
-    Window,
     measure,
     summarize,
 )
@@ -81,10 +81,10 @@ class Run:
 
     request: SearchRequest
     folder: Path
-    journal: Journal
-    state: State
+    journal: SearchJournal
+    state: SearchState
     kept: contextlib.ExitStack
-    materials: Materials = field(init=False)
+    materials: SearchInputs = field(init=False)
     timings: Timings = field(init=False)
     rng: np.random.Generator = field(init=False)
     cores: int = field(init=False)
@@ -116,12 +116,12 @@ class Run:
 
     def say(self, text: str) -> None:
         """Tell people what goes on."""
-        self.record(Said(text=text))
+        self.record(ProgressNote(text=text))
 
     def give_up(self, name: str, title: str, error: BaseException) -> None:
         """Try a recipe or a candidate no more."""
         reason = " ".join(str(error).split())[:_MAX_REASON] or type(error).__name__
-        self.record(Failed(name=name, title=title, reason=reason))
+        self.record(CandidateFailed(name=name, title=title, reason=reason))
 
     def built(self, name: str) -> Built:
         """What is known of a candidate that was made."""
@@ -168,7 +168,7 @@ class Run:
         finally:
             model.close()
 
-    def contender(self, name: str, model: Model) -> Contender:
+    def contender(self, name: str, model: Model) -> TimedCandidate:
         """A candidate, or the baseline again, as it is timed.
 
         Those with as many threads inside a run share the threads that call them.
@@ -178,7 +178,7 @@ class Run:
         most = callers(tuned or self.request.threads)
         if most not in self._pools:
             self._pools[most] = self.kept.enter_context(ThreadPoolExecutor(most))
-        return Contender(name=name, run=self.materials.load_of(model, self._pools[most]))
+        return TimedCandidate(name=name, run=self.materials.load_of(model, self._pools[most]))
 
     def threads_for(self, model: Model) -> int:
         """How many callers may ask it at once."""
@@ -186,12 +186,12 @@ class Run:
 
     def measure(
         self,
-        contenders: Sequence[Contender],
+        contenders: Sequence[TimedCandidate],
         settings: TimingSettings,
         *,
         group: str,
         until: float,
-    ) -> list[Window]:
+    ) -> list[CallWindow]:
         """Windows, which are kept in the journal where they belong to a group.
 
         Args:
@@ -209,7 +209,7 @@ class Run:
             first_block=max((window.block for window in before), default=-1) + 1,
         )
 
-    def _keep(self, group: str, window: Window) -> None:
+    def _keep(self, group: str, window: CallWindow) -> None:
         if group:
             self.record(Timed(group=group, window=window))
 
@@ -228,11 +228,11 @@ class Judging:
     """
 
     run: Run
-    _labelled: tuple[Answers, MetricChoice] | None = None
-    _unlabelled: Answers | None = None
-    _begun: dict[str, Trial] = field(default_factory=dict)
+    _labelled: tuple[ModelAnswers, MetricChoice] | None = None
+    _unlabelled: ModelAnswers | None = None
+    _begun: dict[str, GateTrial] = field(default_factory=dict)
 
-    def score(self, _: Step) -> None:
+    def score(self, _: SearchStep) -> None:
         """Choose by what candidates are judged, and what the baseline reaches.
 
         Raises:
@@ -247,7 +247,7 @@ class Judging:
             msg = f"the model answers none of the examples in output '{choice.output}'"
             raise InvalidArgumentError(msg)
         self.run.record(
-            Scored(
+            BaselineScored(
                 metric=choice.metric,
                 output=choice.output,
                 value=choice.score(labels[answered], choice.read(stacked)),
@@ -257,11 +257,11 @@ class Judging:
             )
         )
 
-    def screen(self, step: Step) -> None:
+    def screen(self, step: SearchStep) -> None:
         """Ask a candidate the first of the examples, which is enough to give up a ruined one."""
         self._lost(step.name, most=SCREENED)
 
-    def judge(self, step: Step) -> None:
+    def judge(self, step: SearchStep) -> None:
         """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
         run, name = self.run, step.name
         if run.materials.examples.labels is not None:
@@ -302,7 +302,7 @@ class Judging:
     def _kept_bytes(self) -> int:
         return sum(trial.answers.size_bytes() for trial in self._begun.values())
 
-    def _baseline(self) -> tuple[Answers, MetricChoice]:
+    def _baseline(self) -> tuple[ModelAnswers, MetricChoice]:
         """The baseline's answers to the examples, and by what they are judged."""
         if self._labelled is None:
             base = self._of_baseline()
@@ -314,13 +314,13 @@ class Judging:
             self._labelled = base, choice
         return self._labelled
 
-    def _of_baseline(self) -> Answers:
+    def _of_baseline(self) -> ModelAnswers:
         """Its answers, or what it can answer while there is time left for the candidates."""
         deadline = self.run.deadline(asked_until_s(self.run.now_s(), self.run.request.budget_s))
         with self.run.loaded(self.run.state.baseline) as model:
             return self._asked(model, deadline)
 
-    def _asked(self, model: Model, deadline: float) -> Answers:
+    def _asked(self, model: Model, deadline: float) -> ModelAnswers:
         return answers(
             self.run.materials.run_of(model),
             self.run.materials.examples,
@@ -331,12 +331,12 @@ class Judging:
     def _tried(
         self,
         model: Model,
-        base: Answers,
+        base: ModelAnswers,
         choice: MetricChoice,
-        begun: Trial | None,
+        begun: GateTrial | None,
         *,
         most: int | None,
-    ) -> Trial:
+    ) -> GateTrial:
         return try_candidate(
             self.run.materials.run_of(model),
             self.run.materials.examples,
@@ -350,7 +350,9 @@ class Judging:
             begun=begun,
         )
 
-    def _also_unseen(self, trial: Trial, base: Answers, choice: MetricChoice) -> Verdict:
+    def _also_unseen(
+        self, trial: GateTrial, base: ModelAnswers, choice: MetricChoice
+    ) -> QualityVerdict:
         """The verdict, unless a candidate is worse on the examples that calibrated nothing."""
         held_out, labels = self.run.materials.held_out, self.run.materials.examples.labels
         assert labels is not None, "judged only then"
@@ -403,9 +405,9 @@ def choose(
     return choose_by_batch(measured, unlike=unlike), notes
 
 
-def _span(timing: Timing) -> Span:
+def _span(timing: Timing) -> CallTime:
     """A contender's median."""
-    return Span(timing.p50_s, *(timing.p50_ci_s or (timing.p50_s, timing.p50_s)))
+    return CallTime(timing.p50_s, *(timing.p50_ci_s or (timing.p50_s, timing.p50_s)))
 
 
 def said(choices: Sequence[Choice]) -> str:
@@ -422,7 +424,7 @@ _MOST_S: Final = 4.0
 _COMPARED_ROWS: Final = 4096
 
 
-def mix(run: Run, step: Step) -> None:
+def mix(run: Run, step: SearchStep) -> None:
     """Find out whether two engines are better than one, and whether they answer alike."""
     materials = run.materials
     inputs = materials.examples.inputs
@@ -447,7 +449,9 @@ def mix(run: Run, step: Step) -> None:
     )
 
 
-def _timings(run: Run, step: Step, models: Mapping[str, Model]) -> dict[int, Mapping[str, Timing]]:
+def _timings(
+    run: Run, step: SearchStep, models: Mapping[str, Model]
+) -> dict[int, Mapping[str, Timing]]:
     """By rows of a batch, those of all engines; sizes for which there was no time are missing."""
     first = step.names[0]
     for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MOST_S)
@@ -455,7 +459,7 @@ def _timings(run: Run, step: Step, models: Mapping[str, Model]) -> dict[int, Map
     for rows in SIZES:
         request = batch_of(run.materials.examples.inputs, rows)
         contenders = [
-            Contender(name=name, run=partial(_once, model, request))
+            TimedCandidate(name=name, run=partial(_once, model, request))
             for name, model in models.items()
         ]
         windows = run.measure(contenders, _SETTINGS, group="", until=time.monotonic() + for_each_s)

@@ -13,7 +13,7 @@ import numpy as np
 from headrace.core import HeadraceError, RuntimeFailedError, Tensors
 from headrace.core.processes import resident_bytes
 from headrace.optimize.artifact import files_of, write_artifact
-from headrace.optimize.candidate import CannotBuildError, Recipe, Workshop
+from headrace.optimize.candidate import CannotBuildError, Recipe, RecipeContext
 from headrace.optimize.child import run_in_child
 from headrace.optimize.search.inputs import (
     batch_of,
@@ -28,19 +28,19 @@ from headrace.optimize.search.journal import (
     FINAL,
     Begun,
     Built,
-    Ended,
-    Journal,
+    MemoryMeasured,
+    RecipeEnded,
+    SearchJournal,
     Unbatched,
-    Weighed,
     Wrote,
     read_journal,
     state_of,
 )
-from headrace.optimize.search.plan import Step, StepKind, best, decide, members_of, next_step
+from headrace.optimize.search.plan import SearchStep, StepKind, best, decide, members_of, next_step
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.recipes import pruned_then
 from headrace.optimize.search.steps import Judging, Run, mix
-from headrace.optimize.timing import Contender, TimingSettings, summarize
+from headrace.optimize.timing import TimedCandidate, TimingSettings, summarize
 from headrace.runtimes import LoadOptions, Model, load_model
 from headrace.runtimes.optimized.processor import this_processor
 
@@ -68,14 +68,14 @@ def search(request: SearchRequest, folder: Path) -> None:
         HeadraceError: The model cannot be loaded, or the data not be used.
     """
     state = state_of(read_journal(folder))
-    with contextlib.closing(Journal(folder)) as journal, contextlib.ExitStack() as kept:
+    with contextlib.closing(SearchJournal(folder)) as journal, contextlib.ExitStack() as kept:
         run = Run(request=request, folder=folder.resolve(), journal=journal, state=state, kept=kept)
         run.say("reading the model and the data")
         run.materials = open_materials(request, run.folder, say=run.say)
         if state.started is None:
             run.record(run.materials.started)
         judging = Judging(run)
-        do: dict[StepKind, Callable[[Step], None]] = {
+        do: dict[StepKind, Callable[[SearchStep], None]] = {
             StepKind.BUILD: partial(_build, run),
             StepKind.TRY: partial(_try, run),
             StepKind.SCORE: judging.score,
@@ -94,7 +94,7 @@ def search(request: SearchRequest, folder: Path) -> None:
             do[step.kind](step)
 
 
-def _build(run: Run, step: Step) -> None:
+def _build(run: Run, step: SearchStep) -> None:
     """Make the candidates of a recipe."""
     recipe = run.materials.recipe(step.name)
     if recipe.prunes:
@@ -103,7 +103,7 @@ def _build(run: Run, step: Step) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     materials = run.materials
-    workshop = Workshop(
+    workshop = RecipeContext(
         source=materials.offer.source,
         runtime=materials.offer.runtime,
         model_class=materials.offer.model_class,
@@ -141,7 +141,7 @@ def _build(run: Run, step: Step) -> None:
                 is_reference=recipe.is_reference,
             )
         )
-    run.record(Ended(name=step.name))
+    run.record(RecipeEnded(name=step.name))
 
 
 def _best_recipe(run: Run) -> Recipe | None:
@@ -153,7 +153,7 @@ def _best_recipe(run: Run) -> Recipe | None:
     return None
 
 
-def _try(run: Run, step: Step) -> None:
+def _try(run: Run, step: SearchStep) -> None:
     """Run a candidate at all, then beside the baseline."""
     name, base_name = step.name, run.state.baseline
     title = run.state.tried[name].title
@@ -183,8 +183,10 @@ def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
         rows, request = _BATCH_ROWS, batch_of([request], _BATCH_ROWS)
 
     contenders = [
-        Contender(name=run.state.baseline, run=partial(_once, base.run, request)),
-        Contender(name=name, run=partial(_once, served_run(model, materials.signature), request)),
+        TimedCandidate(name=run.state.baseline, run=partial(_once, base.run, request)),
+        TimedCandidate(
+            name=name, run=partial(_once, served_run(model, materials.signature), request)
+        ),
     ]
     until = time.monotonic() + _BATCH_S
     windows = run.measure(contenders, _QUICK, group="", until=until)
@@ -206,7 +208,7 @@ def _once(run_rows: Callable[[Tensors], Tensors], request: Tensors) -> None:
     run_rows(request)
 
 
-def _compare(run: Run, step: Step) -> None:
+def _compare(run: Run, step: SearchStep) -> None:
     """The finalists, the baseline, and that once more, interleaved."""
     until = run.deadline(step.until_s)
     with contextlib.ExitStack() as stack:
@@ -218,10 +220,10 @@ def _compare(run: Run, step: Step) -> None:
         chosen = decide(run.state, run.request, alone, final).chosen
         pair = [each for each in contenders if each.name in {run.state.baseline, chosen}]
         run.measure(pair, _COLD, group=COLD, until=time.monotonic() + _COLD_S)
-    run.record(Ended(name=FINAL))
+    run.record(RecipeEnded(name=FINAL))
 
 
-def _weigh(run: Run, step: Step) -> None:
+def _weigh(run: Run, step: SearchStep) -> None:
     """How much memory a candidate takes, and its loading."""
     built = run.built(step.name)
     options = LoadOptions(device="cpu", intra_op_threads=run.request.threads, tuning=built.tuning)
@@ -237,7 +239,7 @@ def _weigh(run: Run, step: Step) -> None:
         if step.name != run.state.baseline:
             run.give_up(step.name, built.title, error)
             return
-    run.record(Weighed(name=step.name, memory_bytes=memory_bytes, load_s=load_s))
+    run.record(MemoryMeasured(name=step.name, memory_bytes=memory_bytes, load_s=load_s))
 
 
 def _weighed(
@@ -252,7 +254,7 @@ def _weighed(
     return resident_bytes() - before, load_s
 
 
-def _write(run: Run, step: Step) -> None:
+def _write(run: Run, step: SearchStep) -> None:
     """Put the chosen candidate where it can be taken, and prove that it loads from there."""
     alone, final = run.timings.alone(run.state), run.timings.of(run.state, FINAL)
     standings = decide(run.state, run.request, alone, final)
@@ -274,7 +276,7 @@ def _write(run: Run, step: Step) -> None:
             figures={"p50_s": timing.p50_s, "cut_ratio": timing.cut_ratio},
         )
         run.record(Wrote(name=first, path=_RESULT))
-    run.record(Ended(name=step.kind))
+    run.record(RecipeEnded(name=step.kind))
 
 
 def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:

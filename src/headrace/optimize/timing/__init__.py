@@ -1,17 +1,23 @@
 """Comparison of ways to run a model on a machine that others use too."""
 
 from headrace.optimize.timing.cpu import CpuWatch, Eviction, ProcStat, eviction
-from headrace.optimize.timing.measure import Contender, TimingSettings, Window, failures, measure
+from headrace.optimize.timing.measure import (
+    CallWindow,
+    TimedCandidate,
+    TimingSettings,
+    failures,
+    measure,
+)
 from headrace.optimize.timing.summary import Timing, summarize
 
 __all__ = [
-    "Contender",
+    "CallWindow",
     "CpuWatch",
     "Eviction",
     "ProcStat",
+    "TimedCandidate",
     "Timing",
     "TimingSettings",
-    "Window",
     "eviction",
     "failures",
     "measure",

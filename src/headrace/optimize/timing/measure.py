@@ -27,13 +27,13 @@ from headrace.optimize.timing.cpu import TICK_S, CpuWatch, eviction
 
 Run = Callable[[], None]
 Now = Callable[[], float]
-OnWindow = Callable[["Window"], None]
+OnWindow = Callable[["CallWindow"], None]
 _MAX_FOREIGN_CORES: Final = 0.35
 _WINDOW_WARMUP_S: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
+class TimedCandidate:
     """One way to answer. `run`: one call is one inference of a request that is prepared."""
 
     name: str
@@ -69,7 +69,7 @@ def foreign_cores(before_s: float | None, after_s: float | None, elapsed_s: floa
     return max(after_s - before_s - TICK_S, 0.0) / elapsed_s
 
 
-class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CallWindow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Calls of one contender, one after the other, with what else went on.
 
     `at_s`: monotonic time of its begin. `elapsed_s`: from the first call to the end of the last,
@@ -104,7 +104,7 @@ class Window(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return float((ordered[half] + ordered[-1 - half]) / 2)
 
 
-def failures(windows: Iterable[Window]) -> dict[str, str]:
+def failures(windows: Iterable[CallWindow]) -> dict[str, str]:
     """By the names of contenders that were dropped: why."""
     return {window.name: window.error for window in windows if window.error}
 
@@ -122,7 +122,7 @@ _SHORTEST_CALL_S: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class TimingPlan:
     """What a contender's windows are, by how long a call took in its trial.
 
     `between_s`: what passes between two calls and does not count.
@@ -204,7 +204,7 @@ def plan(
     settings: TimingSettings,
     between_s: float = 0.0,
     fit: float = 1.0,
-) -> Plan:
+) -> TimingPlan:
     """The windows of a contender whose call takes `call_s`.
 
     Args:
@@ -219,7 +219,7 @@ def plan(
     if not settings.cold:
         enough = overhead_s / (_OVERHEAD_SHARE * call_s)
         calls = max(math.ceil(max(enough, window_s / call_s / MAX_READINGS)), 1)
-    return Plan(
+    return TimingPlan(
         call_s=call_s,
         between_s=between_s,
         calls_per_reading=calls,
@@ -233,7 +233,7 @@ _COLLECT_EVERY_S: Final = 2.0
 
 
 def measure(
-    contenders: Sequence[Contender],
+    contenders: Sequence[TimedCandidate],
     *,
     settings: TimingSettings,
     until: float,
@@ -243,7 +243,7 @@ def measure(
     on_window: OnWindow | None = None,
     evict: Run | None = None,
     first_block: int = 0,
-) -> list[Window]:
+) -> list[CallWindow]:
     """Windows of all contenders, in the order in which they were made.
 
     A window in which others used the processor is marked and made again, where time allows; more
@@ -297,12 +297,12 @@ class _Turns:
     now: Now
     cpu: CpuWatch
     evict: Run | None
-    alive: list[Contender]
+    alive: list[TimedCandidate]
     rng: np.random.Generator
     on_window: OnWindow
     first_block: int
-    plans: dict[str, Plan] = field(default_factory=dict)
-    windows: list[Window] = field(default_factory=list)
+    plans: dict[str, TimingPlan] = field(default_factory=dict)
+    windows: list[CallWindow] = field(default_factory=list)
     quiet: Counter[str] = field(default_factory=Counter)
     """By contender: in how many blocks it has a window that was not disturbed."""
 
@@ -339,7 +339,7 @@ class _Turns:
             except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
                 self._drop(contender, self.first_block, start, error)
 
-        def plans(fit: float) -> dict[str, Plan]:
+        def plans(fit: float) -> dict[str, TimingPlan]:
             return {
                 name: plan(
                     taken_s,
@@ -368,7 +368,7 @@ class _Turns:
         self.evict()
         return self.now() - start
 
-    def _window(self, contender: Contender, block: int) -> None:
+    def _window(self, contender: TimedCandidate, block: int) -> None:
         """Make one window; if the contender raises, one that says why."""
         made, start, foreign_s = self.plans[contender.name], self.now(), self.cpu.foreign_s()
         try:
@@ -399,7 +399,7 @@ class _Turns:
         end = self.now()
         foreign = foreign_cores(foreign_s, self.cpu.foreign_s(), end - start)
         self._add(
-            Window(
+            CallWindow(
                 name=contender.name,
                 block=block,
                 at_s=begin,
@@ -412,7 +412,7 @@ class _Turns:
             )
         )
 
-    def _warmed_up(self, contender: Contender) -> float:
+    def _warmed_up(self, contender: TimedCandidate) -> float:
         """Call it until its memory and threads are awake; the time after that."""
         end = min(self.now() + _WINDOW_WARMUP_S, self.until)
         while True:
@@ -441,7 +441,7 @@ class _Turns:
         disturbed = sum(window.disturbed for window in self.windows)
         return disturbed > max(_HOPELESS_SHARE * len(self.windows), 2 * len(self.alive))
 
-    def _has_time_for(self, contender: Contender, spare_s: float = 0.0) -> bool:
+    def _has_time_for(self, contender: TimedCandidate, spare_s: float = 0.0) -> bool:
         """Whether a window's warm-up and its first reading end in time, with so much to spare."""
         made = self.plans[contender.name]
         calls_s = made.call_s * (1 + made.calls_per_reading) + made.between_s
@@ -450,15 +450,15 @@ class _Turns:
     def _block_s(self) -> float:
         return sum(self.plans[c.name].whole_s for c in self.alive)
 
-    def _drop(self, contender: Contender, block: int, at_s: float, error: Exception) -> None:
+    def _drop(self, contender: TimedCandidate, block: int, at_s: float, error: Exception) -> None:
         self.alive = [other for other in self.alive if other.name != contender.name]
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         cold = self.settings.cold
-        self._add(Window(name=contender.name, block=block, at_s=at_s, cold=cold, error=said))
+        self._add(CallWindow(name=contender.name, block=block, at_s=at_s, cold=cold, error=said))
 
-    def _add(self, window: Window) -> None:
+    def _add(self, window: CallWindow) -> None:
         self.windows.append(window)
         self.on_window(window)
 
-    def _shuffled(self, contenders: Sequence[Contender]) -> list[Contender]:
+    def _shuffled(self, contenders: Sequence[TimedCandidate]) -> list[TimedCandidate]:
         return [contenders[i] for i in self.rng.permutation(len(contenders))]

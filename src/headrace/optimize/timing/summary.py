@@ -17,7 +17,7 @@ from numpy.random import Generator
 
 from headrace.core import Array
 from headrace.core.errors import InvalidArgumentError
-from headrace.optimize.timing.measure import Window
+from headrace.optimize.timing.measure import CallWindow
 
 Interval = tuple[float, float]
 CONFIDENCE: Final = 0.95
@@ -105,13 +105,13 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.cut_ci_ratio is None or self.cut_ci_ratio[0] <= 0 <= self.cut_ci_ratio[1]
 
 
-def summarize(windows: Iterable[Window], *, baseline: str, rng: Generator) -> dict[str, Timing]:
+def summarize(windows: Iterable[CallWindow], *, baseline: str, rng: Generator) -> dict[str, Timing]:
     """Times by name, of all contenders that were not dropped and share a block with the baseline.
 
     Raises:
         InvalidArgumentError: There is no window of the baseline, or some are hot and some cold.
     """
-    made: dict[str, list[Window]] = {}
+    made: dict[str, list[CallWindow]] = {}
     dropped = set()
     for window in windows:
         if window.error:
@@ -131,7 +131,7 @@ def summarize(windows: Iterable[Window], *, baseline: str, rng: Generator) -> di
 
 
 def _timing(
-    name: str, group: Sequence[Window], baseline: Sequence[Window], rng: Generator
+    name: str, group: Sequence[CallWindow], baseline: Sequence[CallWindow], rng: Generator
 ) -> Timing | None:
     """A contender's times; None where it shares no block with the baseline."""
     # One window of each block, in their order; quiet ones if there are enough.
@@ -161,13 +161,15 @@ def _timing(
     )
 
 
-def _paired(own: Mapping[int, Window], base: Mapping[int, Window]) -> list[tuple[Window, Window]]:
+def _paired(
+    own: Mapping[int, CallWindow], base: Mapping[int, CallWindow]
+) -> list[tuple[CallWindow, CallWindow]]:
     return [(own[block], base[block]) for block in sorted(own.keys() & base.keys())]
 
 
-def _by_block(group: Sequence[Window], *, is_quiet: bool = False) -> dict[int, Window]:
+def _by_block(group: Sequence[CallWindow], *, is_quiet: bool = False) -> dict[int, CallWindow]:
     """The least disturbed window of each block."""
-    found: dict[int, Window] = {}
+    found: dict[int, CallWindow] = {}
     for window in group:
         if is_quiet and window.disturbed:
             continue

@@ -12,8 +12,8 @@ from typing import Final
 from headrace.core import UnsupportedModelError
 from headrace.runtimes.file_bytes import (
     BrokenFileError,
-    Field,
-    Source,
+    FileReader,
+    ProtobufField,
     fields,
     inside,
     numbers,
@@ -125,7 +125,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
     """
     file = find_onnx_file(path)
     try:
-        with Source(file) as source:
+        with FileReader(file) as source:
             if source.head(8)[4:] == _ORT_MARK:
                 msg = f"{file}: is in ONNX Runtime's own format, which nothing rewrites; "
                 raise UnsupportedModelError(f"{msg}name the .onnx file that it was made of")
@@ -134,7 +134,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
         raise UnsupportedModelError(f"{file}: {error}") from error
 
 
-def onnx_facts(source: Source) -> OnnxFacts:
+def onnx_facts(source: FileReader) -> OnnxFacts:
     """The facts of an open ONNX file.
 
     Raises:
@@ -167,7 +167,7 @@ def onnx_facts(source: Source) -> OnnxFacts:
 class _Graph:
     """One graph, or one function, as it is read."""
 
-    def __init__(self, source: Source, found: OnnxFacts, *, depth: int) -> None:
+    def __init__(self, source: FileReader, found: OnnxFacts, *, depth: int) -> None:
         if depth > _MOST_DEPTH:
             raise BrokenFileError(f"nests graphs deeper than {_MOST_DEPTH}")
         self._source = source
@@ -176,7 +176,7 @@ class _Graph:
         self._shares: set[str] = set()
         """Tensors that came of a softmax."""
 
-    def read(self, graph: Field) -> None:
+    def read(self, graph: ProtobufField) -> None:
         """Count what is in a `GraphProto`."""
         initial: set[str] = set()
         taken: list[TensorInfo] = []
@@ -192,13 +192,13 @@ class _Graph:
                     self._found.outputs.append(_read_value(self._source, one))
         self._found.inputs += [one for one in taken if one.name not in initial]
 
-    def read_function(self, function: Field) -> None:
+    def read_function(self, function: ProtobufField) -> None:
         """Count what is in a `FunctionProto`, whose nodes are its field 7."""
         for one in inside(self._source, function):
             if one.number == 7:  # noqa: PLR2004  # FunctionProto.node
                 self._read_node(one)
 
-    def _read_node(self, node: Field) -> None:
+    def _read_node(self, node: ProtobufField) -> None:
         parts = list(inside(self._source, node))
         kind = next((self._text(one) for one in parts if one.number == 4), "")  # noqa: PLR2004  # op_type
         self._found.operators[kind] += 1
@@ -212,7 +212,7 @@ class _Graph:
                 elif one.number == 5 and kind == "Constant":  # noqa: PLR2004  # t
                     _read_tensor(self._source, one, self._found)
 
-    def _follow(self, kind: str, parts: list[Field]) -> None:
+    def _follow(self, kind: str, parts: list[ProtobufField]) -> None:
         """Nodes come in an order in which each follows what it takes."""
         if kind in _SOFTMAX:
             comes_of_softmax = True
@@ -227,11 +227,11 @@ class _Graph:
         elif comes_of_softmax:
             self._shares.update(self._text(one) for one in parts if one.number == 2)  # noqa: PLR2004  # output
 
-    def _text(self, one: Field) -> str:
+    def _text(self, one: ProtobufField) -> str:
         return text(self._source, one, _MOST_NAMES)
 
 
-def _read_tensor(source: Source, tensor: Field, found: OnnxFacts) -> str:
+def _read_tensor(source: FileReader, tensor: ProtobufField, found: OnnxFacts) -> str:
     """The tensor's name."""
     elements, datatype, name, is_external = 1, "?", "", False
     entries: dict[str, str] = {}
@@ -266,7 +266,7 @@ def _whole(digits: str) -> int:
     return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0  # noqa: PLR2004  # 64 bits
 
 
-def _read_value(source: Source, value: Field) -> TensorInfo:
+def _read_value(source: FileReader, value: ProtobufField) -> TensorInfo:
     """A `ValueInfoProto`: name, element type and shape, or what it is besides a tensor."""
     name, datatype, shape = "", "?", None
     for part in inside(source, value):
@@ -286,7 +286,7 @@ def _read_value(source: Source, value: Field) -> TensorInfo:
     return TensorInfo(name=name, datatype=datatype, shape=shape)
 
 
-def _dimension(source: Source, dim: Field) -> int:
+def _dimension(source: FileReader, dim: ProtobufField) -> int:
     """The size of a dimension; -1 where it varies."""
     sizes = [signed(part.value) for part in inside(source, dim) if part.number == 1]
     return max(sizes[0], -1) if sizes else -1

@@ -57,14 +57,14 @@ _WHY_UNUSED: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ProviderPlan:
     """`tried`: providers besides the CPU's, in their order. `unused`: the others, and why."""
 
     tried: tuple[str, ...]
     unused: dict[str, str]
 
 
-def plan(device: str, available: Sequence[str]) -> Plan:
+def plan(device: str, available: Sequence[str]) -> ProviderPlan:
     """What to try for `device`, of the providers that this build of ONNX Runtime has.
 
     Raises:
@@ -82,7 +82,9 @@ def plan(device: str, available: Sequence[str]) -> Plan:
         )
         raise not_to_be_had(device, reason)
     others = (name for name in available if name not in (*tried, CPU))
-    return Plan(tried=tried, unused={short(name): _why_unused(name, wanted) for name in others})
+    return ProviderPlan(
+        tried=tried, unused={short(name): _why_unused(name, wanted) for name in others}
+    )
 
 
 def check_used(device: str, used: Collection[str], failed: dict[str, str]) -> None:

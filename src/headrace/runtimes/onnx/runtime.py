@@ -39,7 +39,7 @@ from headrace.runtimes.onnx.providers import (
     short,
     why_not_started,
 )
-from headrace.runtimes.probe import Probe, probe_batch
+from headrace.runtimes.probe import BatchProbe, probe_batch
 from headrace.runtimes.rows.onnx import analyse_onnx
 from headrace.runtimes.tables.tabular import check_input_sizes
 
@@ -287,7 +287,7 @@ class OnnxModel:
     @classmethod
     def _proved(
         cls, file: Path, opened: OpenSession, options: LoadOptions
-    ) -> "tuple[OnnxModel, Probe]":
+    ) -> "tuple[OnnxModel, BatchProbe]":
         session = opened.session
         inputs = tuple(_spec(file, "input", arg) for arg in session.get_inputs())
         outputs = tuple(_spec(file, "output", arg) for arg in session.get_outputs())

@@ -12,7 +12,7 @@ import msgspec
 from headrace.core import HeadraceError, UnsupportedModelError, error_kind
 from headrace.core.error_kind import UNDECODABLE
 from headrace.runtimes.base import UNTUNED, Tuning, check_tuning
-from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.plugins import check_libraries, get_runtime, runs_code
 
 FILE_NAME: Final = "optimized.json"
@@ -32,7 +32,7 @@ class OtherProcessor(StrEnum):
     """Serve it, and say so in the log."""
 
 
-class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One engine with its file. `path` is relative to the manifest's directory.
 
     `up_to_rows`: batches of so many rows and fewer go to it, if to no member before; None for all.
@@ -44,7 +44,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     up_to_rows: int | None = None
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class VerificationRequests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests with the answers that were given when the model was verified, to ask again.
 
     `path`: an `.npz` with `in/NUMBER/NAME` and `out/NUMBER/NAME`. `tolerance`: how far an answer
@@ -73,10 +73,10 @@ class OptimizedManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     """
 
     schema: int = SCHEMA
-    members: tuple[Member, ...]
+    members: tuple[EngineFile, ...]
     processor: Processor
     on_other_processor: OtherProcessor = OtherProcessor.VERIFY
-    check: Check | None = None
+    check: VerificationRequests | None = None
     source_digest: str = ""
     calibration_sha256: str = ""
     recipe: Mapping[str, str] = {}
@@ -162,7 +162,7 @@ def decode_manifest(file: Path) -> OptimizedManifest:
         UnsupportedModelError: It is no manifest.
     """
     try:
-        with Source(file) as source:
+        with FileReader(file) as source:
             if source.size > MAX_BYTES:
                 raise UnsupportedModelError(f"{file}: is larger than {MAX_BYTES} bytes")
             data = source.head(MAX_BYTES)
@@ -182,7 +182,7 @@ def decode_manifest(file: Path) -> OptimizedManifest:
     raise UnsupportedModelError(f"{file}: has the schema {schema}; there is {SCHEMA} only")
 
 
-def _check_rows(directory: Path, members: tuple[Member, ...]) -> None:
+def _check_rows(directory: Path, members: tuple[EngineFile, ...]) -> None:
     bounds = [member.up_to_rows for member in members]
     if bounds[-1] is not None:
         raise refuse(directory, "has no member for many rows: the last one needs no `up_to_rows`")
@@ -194,7 +194,7 @@ def _check_rows(directory: Path, members: tuple[Member, ...]) -> None:
         before = bound
 
 
-def _check_member(directory: Path, member: Member, path: Path) -> None:
+def _check_member(directory: Path, member: EngineFile, path: Path) -> None:
     shown = repr(member.runtime[:_MAX_SHOWN])
     try:
         check_tuning(member.tuning)

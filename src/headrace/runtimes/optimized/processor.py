@@ -32,7 +32,7 @@ _ARM_MAKERS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class ProcessorDifference:
     """How a processor differs from the one that a model was verified on.
 
     `lacks`: features that it was verified with and that are not here; `adds`: the reverse.
@@ -113,14 +113,16 @@ def missing_features(verified: Processor, here: Processor) -> tuple[str, ...]:
     return tuple(sorted(set(verified.features) - set(here.features)))
 
 
-def change(verified: Processor, here: Processor) -> Change:
+def change(verified: Processor, here: Processor) -> ProcessorDifference:
     """How `here` differs from the processor that a model was verified on; false if it does not.
 
     Names are not compared: processors of several makers run the same kernels.
     """
     if not verified.features or not here.features:
-        return Change(is_unknown=True)
-    return Change(lacks=missing_features(verified, here), adds=missing_features(here, verified))
+        return ProcessorDifference(is_unknown=True)
+    return ProcessorDifference(
+        lacks=missing_features(verified, here), adds=missing_features(here, verified)
+    )
 
 
 def _some(features: tuple[str, ...]) -> str:

@@ -33,22 +33,22 @@ from headrace.runtimes.check_file import Asked, read_check
 from headrace.runtimes.onnx.providers import as_device
 from headrace.runtimes.optimized.file import (
     FILE_NAME,
-    Check,
-    Member,
+    EngineFile,
     OptimizedManifest,
     OtherProcessor,
     Processor,
+    VerificationRequests,
     path_in,
     read_manifest,
     refuse,
 )
-from headrace.runtimes.optimized.processor import Change, change, plain, this_processor
+from headrace.runtimes.optimized.processor import ProcessorDifference, change, plain, this_processor
 from headrace.runtimes.plugins import load_model
 
 _SMALLEST = 1e-12
 
 
-def ask_again(model: Model, asked: Sequence[Asked], check: Check) -> str:
+def ask_again(model: Model, asked: Sequence[Asked], check: VerificationRequests) -> str:
     """Why a model does not give the answers that were recorded; empty if it does.
 
     A row is far if a value of a float output is off by more than `check.tolerance` of the largest
@@ -158,7 +158,7 @@ def _check_fits(directory: Path, asked: Sequence[Asked], member: LoadedMember) -
 
 
 def _not_here(
-    directory: Path, manifest: OptimizedManifest, other: Change, problem: str
+    directory: Path, manifest: OptimizedManifest, other: ProcessorDifference, problem: str
 ) -> FailedPreconditionError:
     source = (
         f" ({plain(manifest.source_digest)[:_DIGEST_SHOWN]}...)" if manifest.source_digest else ""
@@ -386,7 +386,7 @@ def _one(directory: Path, members: Sequence[LoadedMember], use: DeviceUse) -> Op
 
 
 def _load_members(
-    directory: Path, members: Sequence[Member], options: LoadOptions
+    directory: Path, members: Sequence[EngineFile], options: LoadOptions
 ) -> list[LoadedMember]:
     with ExitStack() as opened:
         loaded = []
@@ -406,7 +406,7 @@ def _load_members(
     return loaded
 
 
-def member_options(member: Member, options: LoadOptions) -> LoadOptions:
+def member_options(member: EngineFile, options: LoadOptions) -> LoadOptions:
     """How a member is loaded: on the CPU, as tuned, with threads as pinned, else as wished."""
     pinned, wished = options.tuning.intra_op_threads, member.tuning.intra_op_threads
     threads = pinned or (wished and min(wished, len(os.sched_getaffinity(0))))

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import TensorSpec
-from headrace.runtimes.file_bytes import BrokenFileError, Source
+from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 from headrace.runtimes.rows.onnx_graph import (
     Call,
     OnnxAttribute,
@@ -28,8 +28,8 @@ from headrace.runtimes.rows.values import (
     UNIFORM,
     BatchRows,
     MixedRowsError,
+    RowVerdict,
     Value,
-    Verdict,
     constant,
     constants,
     judge,
@@ -50,7 +50,7 @@ _FIRST_SCAN: Final = 9
 Environment = MutableMapping[str, Value]
 
 
-def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> Verdict:
+def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> RowVerdict:
     """Whether the rows of an ONNX model's outputs depend on their own input rows alone.
 
     Args:
@@ -58,14 +58,14 @@ def analyse_onnx(file: Path, inputs: Sequence[TensorSpec]) -> Verdict:
         inputs: As ONNX Runtime declares them; axis 0 of each is the batch.
     """
     try:
-        with Source(file) as source:
+        with FileReader(file) as source:
             if source.head(_MARK_AT + len(_ORT_MARK))[_MARK_AT:] == _ORT_MARK:
-                return Verdict(why_not="the ORT format is not analysed; keep the .onnx file")
+                return RowVerdict(why_not="the ORT format is not analysed; keep the .onnx file")
             return _Analysis(read_model(source)).verdict(inputs)
     except MixedRowsError as error:
-        return Verdict(why_not=f"the graph {error}")
+        return RowVerdict(why_not=f"the graph {error}")
     except (BrokenFileError, OSError, RecursionError) as error:
-        return Verdict(why_not=f"the graph cannot be read: {error}")
+        return RowVerdict(why_not=f"the graph cannot be read: {error}")
 
 
 class _Analysis:
@@ -77,7 +77,7 @@ class _Analysis:
         self._depth = 0
         self._followed = 0
 
-    def verdict(self, inputs: Sequence[TensorSpec]) -> Verdict:
+    def verdict(self, inputs: Sequence[TensorSpec]) -> RowVerdict:
         """What the outputs of the model say."""
         values: dict[str, Value] = {}
         for number, spec in enumerate(inputs):

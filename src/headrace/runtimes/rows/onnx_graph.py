@@ -14,8 +14,8 @@ import numpy as np
 
 from headrace.runtimes.file_bytes import (
     BrokenFileError,
-    Field,
-    Source,
+    FileReader,
+    ProtobufField,
     fields,
     inside,
     last_text,
@@ -86,8 +86,8 @@ _MAX_INDICES: Final = 1 << 16
 class OnnxAttribute:
     """One attribute of a node, unread."""
 
-    source: Source
-    field: Field
+    source: FileReader
+    field: ProtobufField
 
     def ints(self) -> list[int]:
         """A list of integers.
@@ -142,10 +142,10 @@ class OnnxAttribute:
         """The attribute of the surrounding function that it is; empty if it has a value."""
         return "".join(text(self.source, part) for part in self._parts(_Attribute.REFERENCE))
 
-    def _parts(self, number: int) -> Iterator[Field]:
+    def _parts(self, number: int) -> Iterator[ProtobufField]:
         return (part for part in inside(self.source, self.field) if part.number == number)
 
-    def _decimal(self, part: Field) -> float:
+    def _decimal(self, part: ProtobufField) -> float:
         if part.end - part.start != 4:  # noqa: PLR2004  # bytes of a float
             raise BrokenFileError("is damaged: an attribute is no number")
         (value,) = struct.unpack("<f", self.source.read(part.start, 4))
@@ -201,13 +201,13 @@ class OnnxGraphs:
     functions: Mapping[tuple[str, str, str], OnnxFunction]
 
 
-def read_model(source: Source) -> OnnxGraphs:
+def read_model(source: FileReader) -> OnnxGraphs:
     """The graph of an ONNX file.
 
     Raises:
         BrokenFileError: It is damaged, or has more nodes than a model has.
     """
-    graphs: list[Field] = []
+    graphs: list[ProtobufField] = []
     opsets: dict[str, int] = {}
     functions: dict[tuple[str, str, str], OnnxFunction] = {}
     for part in fields(source):
@@ -221,7 +221,7 @@ def read_model(source: Source) -> OnnxGraphs:
     return OnnxGraphs(graph=read_graph(source, graphs), opsets=opsets, functions=functions)
 
 
-def read_graph(source: Source, parts: Iterable[Field]) -> OnnxGraph:
+def read_graph(source: FileReader, parts: Iterable[ProtobufField]) -> OnnxGraph:
     """The graph that a message is."""
     graph = OnnxGraph()
     for part in (inner for outer in parts for inner in inside(source, outer)):
@@ -243,11 +243,11 @@ def read_graph(source: Source, parts: Iterable[Field]) -> OnnxGraph:
     return graph
 
 
-def read_tensor(source: Source, place: Field) -> OnnxConstant:  # noqa: C901  # one case for each field
+def read_tensor(source: FileReader, place: ProtobufField) -> OnnxConstant:  # noqa: C901  # one case for each field
     """Shape and type of a constant, and what it holds if it is small."""
     dims: list[int] = []
     kind, name, is_external = 0, "", False
-    raw: Field | None = None
+    raw: ProtobufField | None = None
     items: list[float] = []
     for part in inside(source, place):
         match part.number:
@@ -282,7 +282,7 @@ def read_tensor(source: Source, place: Field) -> OnnxConstant:  # noqa: C901  # 
     return OnnxConstant(name=name, value=constant(array.reshape(dims)))
 
 
-def _items(source: Source, part: Field) -> list[float]:
+def _items(source: FileReader, part: ProtobufField) -> list[float]:
     if part.number not in {_Tensor.FLOATS, _Tensor.DOUBLES}:
         return list(numbers(source, part, MAX_ELEMENTS))
     dtype = "<f4" if part.number == _Tensor.FLOATS else "<f8"
@@ -292,7 +292,7 @@ def _items(source: Source, part: Field) -> list[float]:
     return [float(value) for value in np.frombuffer(data, dtype)]
 
 
-def _node(source: Source, place: Field) -> OnnxNode:
+def _node(source: FileReader, place: ProtobufField) -> OnnxNode:
     inputs, outputs, attributes = [], [], {}
     texts: dict[int, str] = {}
     for part in inside(source, place):
@@ -317,7 +317,7 @@ def _node(source: Source, place: Field) -> OnnxNode:
     )
 
 
-def _function(source: Source, place: Field) -> dict[tuple[str, str, str], OnnxFunction]:
+def _function(source: FileReader, place: ProtobufField) -> dict[tuple[str, str, str], OnnxFunction]:
     graph = OnnxGraph()
     opsets: dict[str, int] = {}
     defaults = {}
@@ -344,7 +344,7 @@ def _function(source: Source, place: Field) -> dict[tuple[str, str, str], OnnxFu
     return {key: OnnxFunction(graph=graph, opsets=opsets, defaults=defaults)}
 
 
-def _opset(source: Source, place: Field) -> dict[str, int]:
+def _opset(source: FileReader, place: ProtobufField) -> dict[str, int]:
     domain, version = "", 1
     for part in inside(source, place):
         if part.number == _FIRST:
@@ -354,7 +354,7 @@ def _opset(source: Source, place: Field) -> dict[str, int]:
     return {"" if domain == "ai.onnx" else domain: version}
 
 
-def _name(source: Source, place: Field) -> str:
+def _name(source: FileReader, place: ProtobufField) -> str:
     return last_text(source, place, _FIRST, limit=_MAX_NAME)
 
 

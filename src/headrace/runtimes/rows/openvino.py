@@ -33,8 +33,8 @@ from headrace.runtimes.rows.values import (
     MAX_ELEMENTS,
     BatchRows,
     MixedRowsError,
+    RowVerdict,
     Value,
-    Verdict,
     constant,
     constants,
     judge,
@@ -90,7 +90,7 @@ def analyse_openvino(
     model: Any,  # noqa: ANN401  # ships no types that mypy reads
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-) -> Verdict:
+) -> RowVerdict:
     """Whether the rows of a model's outputs depend on their own input rows alone.
 
     Args:
@@ -110,7 +110,7 @@ def analyse_openvino(
                     values[node.get_name(), i] = value
         sources = [_source(port.get_node().input(0)) for port in model.outputs]
     except RuntimeError as error:
-        return Verdict(why_not=f"the graph cannot be read: {error}")
+        return RowVerdict(why_not=f"the graph cannot be read: {error}")
     missing = mixed("nothing gives an output")
     return judge(
         {spec.name: values.get(key, missing) for spec, key in zip(outputs, sources, strict=True)}

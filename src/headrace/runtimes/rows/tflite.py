@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import TensorSpec
-from headrace.runtimes.file_bytes import Table
+from headrace.runtimes.file_bytes import FlatbufferTable
 from headrace.runtimes.rows.operators import (
     OperatorCall,
     Results,
@@ -31,8 +31,8 @@ from headrace.runtimes.rows.values import (
     FOLDS,
     MAX_ELEMENTS,
     MixedRowsError,
+    RowVerdict,
     Value,
-    Verdict,
     constant,
     constants,
     judge,
@@ -51,7 +51,7 @@ _PLACEHOLDER: Final = 127
 class _Call(OperatorCall):
     """One operator with the values of its inputs."""
 
-    options: Table | None
+    options: FlatbufferTable | None
 
     def option(self, field: int, layout: str = "<i", default: int = 0) -> int:
         return default if self.options is None else int(self.options.number(field, layout, default))
@@ -66,7 +66,7 @@ _Operator = Callable[[_Call], Results]
 
 def analyse_tflite(
     data: bytes, inputs: Mapping[int, TensorSpec], outputs: Mapping[int, TensorSpec]
-) -> Verdict:
+) -> RowVerdict:
     """Whether the rows of a TFLite model's outputs depend on their own input rows alone.
 
     Args:
@@ -75,14 +75,14 @@ def analyse_tflite(
         outputs: By number of tensor.
     """
     try:
-        return _analysed(Table.root(data), inputs, outputs)
+        return _analysed(FlatbufferTable.root(data), inputs, outputs)
     except (ValueError, LookupError, struct.error) as error:
-        return Verdict(why_not=f"the graph cannot be read: {error}")
+        return RowVerdict(why_not=f"the graph cannot be read: {error}")
 
 
 def _analysed(
-    root: Table, inputs: Mapping[int, TensorSpec], outputs: Mapping[int, TensorSpec]
-) -> Verdict:
+    root: FlatbufferTable, inputs: Mapping[int, TensorSpec], outputs: Mapping[int, TensorSpec]
+) -> RowVerdict:
     codes = [_code(code) for code in root.tables(1)]
     buffers = list(root.tables(4))
     graph = next(root.tables(2))
@@ -117,12 +117,12 @@ def _analysed(
     return judge({spec.name: values.get(number, missing) for number, spec in outputs.items()})
 
 
-def _code(table: Table) -> int:
+def _code(table: FlatbufferTable) -> int:
     old, new = int(table.number(0, "<b", 0)), int(table.number(3, "<i", 0))
     return new if old == _PLACEHOLDER else max(old, new)
 
 
-def _constant(table: Table, buffers: Sequence[Table]) -> Value | None:
+def _constant(table: FlatbufferTable, buffers: Sequence[FlatbufferTable]) -> Value | None:
     """The value of a tensor that the file holds; None if it is computed."""
     shape = [int(size) for size in table.array(0, "<i4")]
     kind, number = int(table.number(1, "<b", 0)), int(table.number(2, "<I", 0))

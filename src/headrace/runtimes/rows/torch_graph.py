@@ -15,8 +15,8 @@ from headrace.runtimes.rows.symbols import BATCH, Size
 from headrace.runtimes.rows.values import (
     BatchRows,
     MixedRowsError,
+    RowVerdict,
     Value,
-    Verdict,
     judge,
     mixed,
     with_rows,
@@ -54,7 +54,7 @@ _WRAPPED: Final = {"wrap_with_set_grad_enabled": 1, "wrap_with_autocast": 4}
 """Operators that run a graph as it is, and how many arguments stand before it."""
 
 
-def analyse_torch_graph(data: bytes) -> Verdict:
+def analyse_torch_graph(data: bytes) -> RowVerdict:
     """Whether the rows of an exported program's outputs depend on their own input row alone.
 
     Args:
@@ -63,9 +63,9 @@ def analyse_torch_graph(data: bytes) -> Verdict:
     try:
         return _Program(json.loads(data)).verdict()
     except MixedRowsError as error:
-        return Verdict(why_not=str(error))
+        return RowVerdict(why_not=str(error))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        return Verdict(why_not=f"the graph cannot be read: {type(error).__name__}")
+        return RowVerdict(why_not=f"the graph cannot be read: {type(error).__name__}")
 
 
 class _Program:
@@ -77,9 +77,9 @@ class _Program:
         self._machine = AtenInterpreter(ATEN)
         self._sizes: dict[str, Size] = {}
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RowVerdict:
         if any("%" in guard and "size()[0]" in guard for guard in self._guards):
-            return Verdict(why_not="the program takes multiples of a number of rows only")
+            return RowVerdict(why_not="the program takes multiples of a number of rows only")
         signature, graph = self._module["signature"], self._module["graph"]
         names: dict[str, Argument] = {}
         for spec in signature["input_specs"]:
@@ -90,14 +90,14 @@ class _Program:
         for number, spec in enumerate(signature["output_specs"]):
             ((kind, content),) = spec.items()
             if kind != "user_output":
-                return Verdict(why_not=f"the program changes what outlives a run ({kind})")
+                return RowVerdict(why_not=f"the program changes what outlives a run ({kind})")
             output = self._argument(content["arg"], names)
             if output is not None:
                 value = output.value if isinstance(output, Tensor) else mixed("gives no tensor")
                 outputs[f"output {number}"] = value
         if self._machine.failed:
-            return Verdict(why_not=self._machine.failed)
-        return judge(outputs) if outputs else Verdict(why_not="the program gives no tensor")
+            return RowVerdict(why_not=self._machine.failed)
+        return judge(outputs) if outputs else RowVerdict(why_not="the program gives no tensor")
 
     def _bind_input(
         self,

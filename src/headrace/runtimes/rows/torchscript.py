@@ -18,8 +18,8 @@ from headrace.runtimes.rows.aten_operators import ATEN, C10_DTYPES, CONVERSIONS
 from headrace.runtimes.rows.symbols import Size
 from headrace.runtimes.rows.values import (
     MixedRowsError,
+    RowVerdict,
     Value,
-    Verdict,
     constant,
     judge,
     mixed,
@@ -148,7 +148,7 @@ _TEXT: Final = _Reference("text")
 
 def analyse_torchscript(
     file: Path, method: str, inputs: Mapping[str, TensorSpec], values: Mapping[str, object]
-) -> Verdict:
+) -> RowVerdict:
     """Whether the rows of a module's outputs depend on their own input row alone.
 
     Args:
@@ -160,9 +160,9 @@ def analyse_torchscript(
     try:
         return _Script(file).verdict(method, inputs, values)
     except (_UnprovenError, MixedRowsError) as error:
-        return Verdict(why_not=str(error))
+        return RowVerdict(why_not=str(error))
     except HeadraceError as error:
-        return Verdict(why_not=f"the code cannot be read: {error}")
+        return RowVerdict(why_not=f"the code cannot be read: {error}")
     except (
         SyntaxError,
         RecursionError,
@@ -173,7 +173,7 @@ def analyse_torchscript(
         TypeError,
         AttributeError,
     ) as error:
-        return Verdict(why_not=f"the code is not followed: {type(error).__name__}")
+        return RowVerdict(why_not=f"the code is not followed: {type(error).__name__}")
 
 
 class _Script:
@@ -199,7 +199,7 @@ class _Script:
 
     def verdict(
         self, method: str, inputs: Mapping[str, TensorSpec], values: Mapping[str, object]
-    ) -> Verdict:
+    ) -> RowVerdict:
         if not isinstance(self._root, ScriptObject):
             raise _UnprovenError("the file holds no module")
         taken: dict[str, object] = {
@@ -211,8 +211,8 @@ class _Script:
         answer = self._method(_Method(self._root, method), [], taken)
         outputs = {f"output {i}": value for i, value in enumerate(_flat_outputs(answer))}
         if self._machine.failed:
-            return Verdict(why_not=self._machine.failed)
-        return judge(outputs) if outputs else Verdict(why_not="the module gives no tensor")
+            return RowVerdict(why_not=self._machine.failed)
+        return judge(outputs) if outputs else RowVerdict(why_not="the module gives no tensor")
 
     # Functions
 

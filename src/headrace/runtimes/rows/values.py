@@ -128,7 +128,7 @@ UNIFORM: Final = Value()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class RowVerdict:
     """The result of a row analysis.
 
     `why_not`: the operator that may mix rows, or what else keeps the analysis from a proof; empty
@@ -153,14 +153,14 @@ def model_input(symbols: Symbols, spec: TensorSpec, number: int) -> Value:
     return with_rows((BATCH, *inner), BatchRows(axis=0), is_integer=is_integer)
 
 
-def judge(outputs: Mapping[str, Value]) -> Verdict:
+def judge(outputs: Mapping[str, Value]) -> RowVerdict:
     """The verdict on a model with these outputs."""
     for name, value in outputs.items():
         if value.mixed:
-            return Verdict(why_not=value.mixed)
+            return RowVerdict(why_not=value.mixed)
         if value.rows != BatchRows(axis=0):
-            return Verdict(why_not=f"axis 0 of output '{name}' is not the number of rows")
-    return Verdict(why_not="")
+            return RowVerdict(why_not=f"axis 0 of output '{name}' is not the number of rows")
+    return RowVerdict(why_not="")
 
 
 def mixed(reason: str) -> Value:

@@ -16,13 +16,13 @@ import numpy as np
 
 from headrace.core import Array, Datatype, Tensors, error_kind
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.file_bytes import Table
+from headrace.runtimes.file_bytes import FlatbufferTable
 from headrace.runtimes.tables.tabular import (
     LABEL,
     PREDICTION,
     PROBABILITIES,
-    Answers,
     Column,
+    OutputLayout,
     TableInputs,
     as_label,
     check_features,
@@ -95,7 +95,7 @@ def read_catboost(path: Path) -> CatboostFile:
         raise refuse(path, "is no model of CatBoost's: it does not begin with CBM1")
     try:
         (size,) = struct.unpack_from("<I", data, len(_MAGIC))
-        core = Table.root(data[_HEAD_BYTES : _HEAD_BYTES + size])
+        core = FlatbufferTable.root(data[_HEAD_BYTES : _HEAD_BYTES + size])
         if _HEAD_BYTES + size > len(data):
             raise corrupt(path, f"it should have {_HEAD_BYTES + size} bytes and has {len(data)}")
         trees = core.table(1)
@@ -118,7 +118,7 @@ def read_catboost(path: Path) -> CatboostFile:
         raise corrupt(path, error_kind(error)) from None
 
 
-def _loss(core: Table) -> str:
+def _loss(core: FlatbufferTable) -> str:
     """The loss that the model was trained with; empty if it does not say."""
     settings: dict[str, Any] = {}
     for pair in core.tables(2):
@@ -127,7 +127,7 @@ def _loss(core: Table) -> str:
     return str(settings.get("params", {}).get("loss_function", {}).get("type", ""))
 
 
-def _check_features(path: Path, trees: Table) -> int:
+def _check_features(path: Path, trees: FlatbufferTable) -> int:
     """How many there are; each has to be the column that it stands at."""
     count = trees.length(5)
     check_features(path, count)
@@ -137,7 +137,7 @@ def _check_features(path: Path, trees: Table) -> int:
     return count
 
 
-def _check_trees(path: Path, table: Table) -> None:
+def _check_trees(path: Path, table: FlatbufferTable) -> None:
     trees = _Trees(
         splits=table.array(1, "<i4"),
         sizes=table.array(2, "<i4").astype(np.int64),
@@ -160,7 +160,7 @@ def _check_trees(path: Path, table: Table) -> None:
         _check_even(path, trees)
 
 
-def _check_splits(path: Path, table: Table, trees: _Trees) -> None:
+def _check_splits(path: Path, table: FlatbufferTable, trees: _Trees) -> None:
     borders = np.array([feature.length(3) for feature in table.tables(5)], np.int64)
     splits = trees.splits
     if splits.size and not (splits.min() >= 0 and splits.max() < borders.sum()):
@@ -359,7 +359,7 @@ def _table(
     return TableInputs.of_columns(path, columns, rows)
 
 
-def _classes(predictor: _Predictor, table: TableInputs) -> Answers[_Found]:
+def _classes(predictor: _Predictor, table: TableInputs) -> OutputLayout[_Found]:
     probe = predictor.pool(table.rows(table.example(1)))
     asked = as_label(predictor.predict(probe, "Class").reshape(1))
     columns = predictor.predict(probe, "Probability").shape[1]
@@ -371,15 +371,15 @@ def _classes(predictor: _Predictor, table: TableInputs) -> Answers[_Found]:
         labels=labels if is_known else None,
         threshold=0.5 if threshold is None else float(threshold),
     )
-    return Answers(
+    return OutputLayout(
         predict=classifier.find,
         outputs={LABEL: classifier.label, PROBABILITIES: lambda found: found.probabilities},
     )
 
 
-def _values(predictor: _Predictor, loss: str) -> Answers[Array]:
+def _values(predictor: _Predictor, loss: str) -> OutputLayout[Array]:
     kind = _PREDICTION_TYPES.get(loss, "RawFormulaVal")
-    return Answers(
+    return OutputLayout(
         predict=lambda rows: predictor.predict(predictor.pool(rows), kind),
         outputs={PREDICTION: lambda found: found},
     )

@@ -22,8 +22,8 @@ from headrace.core import Array, Datatype, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tables.tabular import (
-    Answers,
     Categories,
+    OutputLayout,
     check_features,
     corrupt,
     dense,
@@ -283,7 +283,7 @@ _ALL: Final = -1
 _WHAT: Final = (c_int(_VALUE), c_int(_FIRST), c_int(_ALL))
 
 
-class DirectPredictor:
+class LightgbmPredictor:
     """As `Booster.predict` answers, bit for bit; safe to call from several threads, as that is."""
 
     def __init__(self, library: ModuleType, text: str, *, threads: int) -> None:
@@ -375,7 +375,7 @@ class LightgbmRuntime:
         library = import_library("lightgbm", "lightgbm")
         try:
             names = library.Booster(model_str=found.text).feature_name()
-            predict = DirectPredictor(library, found.text, threads=options.intra_op_threads)
+            predict = LightgbmPredictor(library, found.text, threads=options.intra_op_threads)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
         # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares
@@ -387,5 +387,5 @@ class LightgbmRuntime:
         table = table_with_categories(
             path, names, found.categories, Datatype.FP64, unseen_is_missing=True
         )
-        answers = Answers(predict=predict, outputs=outputs)
+        answers = OutputLayout(predict=predict, outputs=outputs)
         return open_tabular(path, answers, table, concurrent=True)

@@ -38,8 +38,8 @@ from headrace.runtimes.tables.tabular import (
     SCORE,
     TRANSFORMED,
     Answer,
-    Answers,
     Column,
+    OutputLayout,
     TableInputs,
     as_label,
     import_library,
@@ -348,7 +348,7 @@ def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  
     # They are Python, and nothing promises that two threads may be in one.
     return open_tabular(
         path,
-        Answers(
+        OutputLayout(
             predict=lambda rows: rows,  # `predict` and `predict_proba` share nothing
             outputs=_outputs(path, held),
         ),

@@ -55,7 +55,7 @@ Found = TypeVar("Found")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers(Generic[Found]):
+class OutputLayout(Generic[Found]):
     """How a model answers. `predict`: what a matrix's outputs are made of, computed once for all.
 
     `outputs`: each of them, in the order of the signature; text as object arrays of `bytes`.
@@ -234,7 +234,7 @@ class TabularModel:
         self,
         signature: ModelSignature,
         table: TableInputs,
-        answers: Answers[Any],
+        answers: OutputLayout[Any],
         *,
         concurrent: bool,
     ) -> None:
@@ -242,7 +242,7 @@ class TabularModel:
         self.concurrent = concurrent
         self.device = DeviceUse(asked=Device.CPU, used=ON_CPU)
         self._table = table
-        self._answers: Answers[Any] | None = answers
+        self._answers: OutputLayout[Any] | None = answers
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; computes only what is asked for."""
@@ -267,7 +267,7 @@ class TabularModel:
 
 def open_tabular(
     path: Path,
-    answers: Answers[Any],
+    answers: OutputLayout[Any],
     table: TableInputs,
     *,
     concurrent: bool,

@@ -20,8 +20,8 @@ from headrace.core import Array, Datatype, UnsupportedModelError, error_kind
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.file_bytes import BrokenFileError
 from headrace.runtimes.tables.tabular import (
-    Answers,
     Categories,
+    OutputLayout,
     check_children,
     check_features,
     corrupt,
@@ -399,7 +399,7 @@ _VALUE: Final = 0
 """Predict what the objective gives, not the margin."""
 
 
-class DirectPredictor:
+class XgboostPredictor:
     """As `inplace_predict` answers, bit for bit; safe to call from several threads, as that is.
 
     The answer lies in memory of the calling thread's until its next call, and is copied from there.
@@ -485,7 +485,7 @@ class XgboostRuntime:
             if found.objective == "multi:softmax":
                 # It only says which class; its sibling, from the same trees, also how sure it is.
                 booster.set_param({"objective": "multi:softprob"})
-            predict = DirectPredictor(library, booster, rounds=found.rounds)
+            predict = XgboostPredictor(library, booster, rounds=found.rounds)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
         # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
@@ -499,5 +499,5 @@ class XgboostRuntime:
         table = table_with_categories(
             path, names, found.categories, Datatype.FP32, unseen_is_missing=False
         )
-        answers = Answers(predict=predict, outputs=outputs)
+        answers = OutputLayout(predict=predict, outputs=outputs)
         return open_tabular(path, answers, table, concurrent=True)

@@ -15,7 +15,7 @@ from headrace.runtimes.libraries import reason_of
 from headrace.runtimes.openvino import import_openvino, open_by_openvino
 from headrace.runtimes.probe import probe_batch
 from headrace.runtimes.rows.openvino import analyse_openvino
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 from headrace.runtimes.tables.tabular import import_library, refuse
 from headrace.runtimes.tensorflow.savedmodel_file import (
     SERVE,
@@ -94,7 +94,7 @@ def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> 
     return model
 
 
-def _analysed(path: Path, found: SavedModelFile) -> Verdict:
+def _analysed(path: Path, found: SavedModelFile) -> RowVerdict:
     """The verdict on the graph as OpenVINO reads it; TensorFlow runs it."""
     inputs, outputs = found.specs(path)
     try:
@@ -104,7 +104,7 @@ def _analysed(path: Path, found: SavedModelFile) -> Verdict:
             for specs, ports in ((inputs, model.inputs), (outputs, model.outputs))
         ]
     except (RuntimeError, StopIteration):
-        return Verdict(why_not="OpenVINO, which reads graphs for the analysis, does not read it")
+        return RowVerdict(why_not="OpenVINO, which reads graphs for the analysis, does not read it")
     return analyse_openvino(model, *ordered)
 
 

@@ -9,8 +9,8 @@ from typing import Final
 from headrace.core import VARIABLE, Datatype, TensorSpec
 from headrace.runtimes.file_bytes import (
     BrokenFileError,
-    Field,
-    Source,
+    FileReader,
+    ProtobufField,
     fields,
     inside,
     last_text,
@@ -20,7 +20,7 @@ from headrace.runtimes.file_bytes import (
 )
 from headrace.runtimes.tables.tabular import read_head, refuse
 from headrace.runtimes.tensorflow.savedmodel_graph import (
-    Graph,
+    SavedModelGraph,
     assigning_operators,
     check_calls,
     dimensions,
@@ -72,7 +72,7 @@ def check_variables(variables: Path) -> None:
     Raises:
         BrokenFileError: It does.
     """
-    with Source(variables / INDEX) as source:
+    with FileReader(variables / INDEX) as source:
         values = [value for block in _blocks(source) for value in _values(source, block)]
         if not values:
             raise BrokenFileError("is damaged: it has no header")
@@ -93,7 +93,7 @@ def check_variables(variables: Path) -> None:
                 _check_strings(files[entry.shard], entry)
 
 
-def _blocks(source: Source) -> Iterator[Field]:
+def _blocks(source: FileReader) -> Iterator[ProtobufField]:
     """The blocks of data, as the block that lists them has them."""
     if source.size < _FOOTER_BYTES:
         raise BrokenFileError("is truncated")
@@ -113,7 +113,7 @@ def _blocks(source: Source) -> Iterator[Field]:
         yield _block(source, offset, size)
 
 
-def _block(source: Source, offset: int, size: int) -> Field:
+def _block(source: FileReader, offset: int, size: int) -> ProtobufField:
     if offset + size + _TRAILER_BYTES > source.size - _FOOTER_BYTES:
         raise BrokenFileError("is damaged: a block ends beyond the file")
     if source.read(offset + size, 1) != b"\0":
@@ -125,10 +125,10 @@ def _block(source: Source, offset: int, size: int) -> Field:
     for i in range(restarts):
         if source.number(offset + end + 4 * i, "I") > end:
             raise BrokenFileError("is damaged: a restart lies beyond its block")
-    return Field(0, 2, 0, offset, offset + end)
+    return ProtobufField(0, 2, 0, offset, offset + end)
 
 
-def _values(source: Source, block: Field) -> Iterator[Field]:
+def _values(source: FileReader, block: ProtobufField) -> Iterator[ProtobufField]:
     """Where the values of a block lie; keys only say what they have anew."""
     place, key_bytes = block.start, 0
     while place < block.end:
@@ -139,10 +139,10 @@ def _values(source: Source, block: Field) -> Iterator[Field]:
             raise BrokenFileError("is damaged: an entry ends beyond its block")
         key_bytes = shared + own
         place += own + size
-        yield Field(0, 2, 0, place - size, place)
+        yield ProtobufField(0, 2, 0, place - size, place)
 
 
-def _index_entry(source: Source, value: Field) -> _IndexEntry:
+def _index_entry(source: FileReader, value: ProtobufField) -> _IndexEntry:
     entry = _IndexEntry()
     for one in inside(source, value):
         match one.number:
@@ -180,7 +180,7 @@ def _check_strings(file: Path, entry: _IndexEntry) -> None:
     count = math.prod(entry.shape)
     if count > entry.size:
         raise BrokenFileError(f"names {count} texts in {entry.size} bytes")
-    with Source(file) as source:
+    with FileReader(file) as source:
         place, end = entry.offset, entry.offset + entry.size
         total = 0
         for _ in range(count):
@@ -259,7 +259,7 @@ class MetaGraph:
 
     version: str = ""
     tags: list[str] = field(default_factory=list)
-    graph: Graph = field(default_factory=Graph)
+    graph: SavedModelGraph = field(default_factory=SavedModelGraph)
     signatures: dict[str, tuple[list[Named], list[Named]]] = field(default_factory=dict)
     stored: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
@@ -282,7 +282,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
         raise refuse(path, f"is no SavedModel: no directory with a {FILE} that begins as one")
     _check_files(path)
     try:
-        with Source(path / FILE) as source:
+        with FileReader(path / FILE) as source:
             metas = meta_graphs(source)
         meta = _served(metas)
         check_calls(meta.graph)
@@ -298,7 +298,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
     )
 
 
-def meta_graphs(source: Source) -> list[MetaGraph]:
+def meta_graphs(source: FileReader) -> list[MetaGraph]:
     """The graphs of a `saved_model.pb`.
 
     Raises:
@@ -368,7 +368,7 @@ def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
     return ordered[0], ordered[1]
 
 
-def _meta(source: Source, place: Field) -> MetaGraph:
+def _meta(source: FileReader, place: ProtobufField) -> MetaGraph:
     meta = MetaGraph()
     meta.tags += [text(source, one) for one in within(source, place, *_META_TAGS)]
     meta.version = "".join(text(source, one) for one in within(source, place, *_META_VERSION))
@@ -392,7 +392,9 @@ def _meta(source: Source, place: Field) -> MetaGraph:
     return meta
 
 
-def _signature_def(source: Source, place: Field) -> tuple[str, tuple[list[Named], list[Named]]]:
+def _signature_def(
+    source: FileReader, place: ProtobufField
+) -> tuple[str, tuple[list[Named], list[Named]]]:
     found: Mapping[int, list[Named]] = {1: [], 2: []}
     for value in within(source, place, _VALUE):
         for item in inside(source, value):
@@ -403,7 +405,7 @@ def _signature_def(source: Source, place: Field) -> tuple[str, tuple[list[Named]
     return last_text(source, place, _KEY, limit=_NAME_BYTES), (found[1], found[2])
 
 
-def _tensor(source: Source, place: Field) -> Named:
+def _tensor(source: FileReader, place: ProtobufField) -> Named:
     tensor, datatype, shape = "", 0, None
     for value in within(source, place, _VALUE):
         for item in inside(source, value):
@@ -418,7 +420,7 @@ def _tensor(source: Source, place: Field) -> Named:
     return Named(name=name, tensor=tensor, datatype=_DATATYPES.get(datatype), shape=shape)
 
 
-def _shape(source: Source, place: Field) -> tuple[int, ...] | None:
+def _shape(source: FileReader, place: ProtobufField) -> tuple[int, ...] | None:
     if any(one.value for one in within(source, place, _UNKNOWN_RANK)):
         return None
     sizes = dimensions(source, place)

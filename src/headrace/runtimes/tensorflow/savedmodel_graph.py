@@ -15,8 +15,8 @@ from typing import Final
 
 from headrace.runtimes.file_bytes import (
     BrokenFileError,
-    Field,
-    Source,
+    FileReader,
+    ProtobufField,
     inside,
     last_text,
     signed,
@@ -68,7 +68,7 @@ class Body:
 
 
 @dataclass(slots=True)
-class Graph:
+class SavedModelGraph:
     """The nodes of a graph by name, and its functions."""
 
     nodes: dict[str, Body] = field(default_factory=dict)
@@ -80,7 +80,9 @@ def unsafe_in(names: Iterable[str]) -> list[str]:
     return sorted({name for name in names if _UNSAFE.search(name)})
 
 
-def unsafe_operators(graph: Graph, served: Iterable[str], stored: Iterable[str]) -> list[str]:
+def unsafe_operators(
+    graph: SavedModelGraph, served: Iterable[str], stored: Iterable[str]
+) -> list[str]:
     """The operators for which a graph needs an explicit allow.
 
     Args:
@@ -99,7 +101,7 @@ def unsafe_operators(graph: Graph, served: Iterable[str], stored: Iterable[str])
     return sorted(found)
 
 
-def assigning_operators(graph: Graph, served: Iterable[str]) -> list[str]:
+def assigning_operators(graph: SavedModelGraph, served: Iterable[str]) -> list[str]:
     """The operators by which a request may leave something for the next one."""
     found: set[str] = set()
     for kind, name in _reached(graph, served):
@@ -108,7 +110,7 @@ def assigning_operators(graph: Graph, served: Iterable[str]) -> list[str]:
     return sorted(found)
 
 
-def check_calls(graph: Graph) -> None:
+def check_calls(graph: SavedModelGraph) -> None:
     """Refuse functions that call themselves, or that grow beyond bounds once they are inlined.
 
     Raises:
@@ -134,13 +136,13 @@ def check_calls(graph: Graph) -> None:
         raise BrokenFileError(f"its functions expand to more than {_MOST_EXPANDED} nodes")
 
 
-def read_graph(source: Source, place: Field) -> Graph:
+def read_graph(source: FileReader, place: ProtobufField) -> SavedModelGraph:
     """The nodes and functions of a `GraphDef`.
 
     Raises:
         BrokenFileError: It is damaged, or has more nodes than a model has.
     """
-    graph = Graph()
+    graph = SavedModelGraph()
     count = 0
     for part in inside(source, place):
         if part.number == _GRAPH_NODE:
@@ -175,7 +177,7 @@ def _add(bodies: dict[str, Body], name: str, body: Body) -> None:
         first.nodes += body.nodes
 
 
-def _node(source: Source, place: Field, body: Body) -> str:
+def _node(source: FileReader, place: ProtobufField, body: Body) -> str:
     """Add a `NodeDef` to a body; its name."""
     name = ""
     body.nodes += 1
@@ -192,7 +194,7 @@ def _node(source: Source, place: Field, body: Body) -> str:
     return name
 
 
-def _attribute(source: Source, value: Field, body: Body) -> None:
+def _attribute(source: FileReader, value: ProtobufField, body: Body) -> None:
     parts = list(inside(source, value))
     lists = (part for part in parts if part.number == _VALUE_LIST and part.is_bytes)
     listed = [item for part in lists for item in inside(source, part)]
@@ -204,7 +206,7 @@ def _attribute(source: Source, value: Field, body: Body) -> None:
                 body.calls.update(_called(source, item, _FUNC_DEPTH))
 
 
-def _called(source: Source, place: Field, depth: int) -> Iterator[str]:
+def _called(source: FileReader, place: ProtobufField, depth: int) -> Iterator[str]:
     """The function that a `NameAttrList` names, and those that its attributes do."""
     if depth == 0:
         raise BrokenFileError("nests functions in attributes of functions without end")
@@ -214,14 +216,14 @@ def _called(source: Source, place: Field, depth: int) -> Iterator[str]:
         yield from _called(source, function, depth - 1)
 
 
-def dimensions(source: Source, shape: Field) -> list[int]:
+def dimensions(source: FileReader, shape: ProtobufField) -> list[int]:
     """The sizes that a `TensorShapeProto` lists; 0 for one that has none."""
     dims = within(source, shape, _DIM)
     sizes = ([signed(one.value) for one in within(source, dim, _DIM_SIZE)] for dim in dims)
     return [items[-1] if items else 0 for items in sizes]  # protobuf's last one counts
 
 
-def _check_tensor(source: Source, place: Field) -> None:
+def _check_tensor(source: FileReader, place: ProtobufField) -> None:
     """Refuse a constant of a size that its bytes do not have: one value may stand for all."""
     held = place.end - place.start
     # Of a message that is there twice, protobuf joins the lists.
@@ -231,7 +233,7 @@ def _check_tensor(source: Source, place: Field) -> None:
         raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
 
 
-def _reached(graph: Graph, roots: Iterable[str]) -> set[tuple[str, str]]:
+def _reached(graph: SavedModelGraph, roots: Iterable[str]) -> set[tuple[str, str]]:
     """The nodes and functions that run if `roots` are asked for."""
     waiting = [("node", _node_of(root)) for root in roots]
     seen: set[tuple[str, str]] = set()

@@ -27,9 +27,9 @@ from headrace.core import (
     error_kind,
 )
 from headrace.runtimes.base import LoadOptions, Model
-from headrace.runtimes.file_bytes import Table, visible_files
+from headrace.runtimes.file_bytes import FlatbufferTable, visible_files
 from headrace.runtimes.libraries import reason_of
-from headrace.runtimes.probe import Probe, probe_batch
+from headrace.runtimes.probe import BatchProbe, probe_batch
 from headrace.runtimes.rows.tflite import analyse_tflite
 from headrace.runtimes.tables.tabular import (
     MAX_INPUT_BYTES,
@@ -77,7 +77,7 @@ _DEFAULT: Final = "serving_default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class TensorSlot:
     """An input or output: what callers see, and the number of its tensor."""
 
     spec: TensorSpec
@@ -89,8 +89,8 @@ class Place:
 class TfliteFile:
     """What has to be known of a model before it is loaded; `data` is what it is loaded from."""
 
-    inputs: tuple[Place, ...]
-    outputs: tuple[Place, ...]
+    inputs: tuple[TensorSlot, ...]
+    outputs: tuple[TensorSlot, ...]
     data: bytes
 
 
@@ -98,7 +98,7 @@ class TfliteFile:
 class _Tensor:
     """`is_ready`: whether it has a value before any operator ran."""
 
-    table: Table
+    table: FlatbufferTable
     shape: list[int]
     kind: int
     is_ready: bool
@@ -147,7 +147,7 @@ def read_tflite(path: Path) -> TfliteFile:
         raise refuse(path, f"is no TFLite file: it does not have {_MAGIC.decode()} at byte 4")
     read = _Read(path, read_all(path))
     try:
-        root = Table.root(read.data)
+        root = FlatbufferTable.root(read.data)
         read.codes = [_code(code) for code in _tables(read, root, 1)]
         read.buffers = [_buffer(read, buffer) for buffer in _tables(read, root, 4)]
         graphs = list(_tables(read, root, 2))
@@ -182,14 +182,14 @@ def _begins(file: Path) -> bool:
     return read_head(file, _MAGIC_AT + len(_MAGIC))[_MAGIC_AT:] == _MAGIC
 
 
-def _tables(read: _Read, table: Table, number: int) -> Iterator[Table]:
+def _tables(read: _Read, table: FlatbufferTable, number: int) -> Iterator[FlatbufferTable]:
     read.left -= table.length(number)
     if read.left < 0:
         raise refuse(read.path, f"has more than {_MOST} tensors, operators and buffers")
     return table.tables(number)
 
 
-def _code(table: Table) -> int:
+def _code(table: FlatbufferTable) -> int:
     old = int(table.number(0, "<b", 0))
     return (
         int(table.number(3, "<i", 0))
@@ -198,7 +198,7 @@ def _code(table: Table) -> int:
     )
 
 
-def _buffer(read: _Read, table: Table) -> int:
+def _buffer(read: _Read, table: FlatbufferTable) -> int:
     """How many bytes a buffer has; those of large models stand behind the tables."""
     offset, size = int(table.number(1, "<Q", 0)), int(table.number(2, "<Q", 0))
     if offset > 1 and offset + size > len(read.data):
@@ -208,7 +208,7 @@ def _buffer(read: _Read, table: Table) -> int:
     return len(table.array(0, "u1"))
 
 
-def _tensor(read: _Read, table: Table) -> _Tensor:
+def _tensor(read: _Read, table: FlatbufferTable) -> _Tensor:
     shape = table.array(0, "<i4").tolist()
     kind, buffer = int(table.number(1, "<b", 0)), int(table.number(2, "<I", 0))
     if len(shape) > _MOST_RANK or min(shape, default=0) < 0:
@@ -227,7 +227,7 @@ def _tensor(read: _Read, table: Table) -> _Tensor:
 
 
 def _check_operators(
-    read: _Read, graph: Table, tensors: Sequence[_Tensor], graphs: int
+    read: _Read, graph: FlatbufferTable, tensors: Sequence[_Tensor], graphs: int
 ) -> list[int]:
     """Whatever an operator takes exists, and has a value by then; the graphs that are called."""
     ready = np.array([tensor.is_ready for tensor in tensors], bool)
@@ -269,8 +269,12 @@ def _check_calls(path: Path, calls: Sequence[Sequence[int]]) -> None:
 
 
 def _side(
-    read: _Read, graph: Table, tensors: Sequence[_Tensor], signature: Table | None, side: int
-) -> tuple[Place, ...]:
+    read: _Read,
+    graph: FlatbufferTable,
+    tensors: Sequence[_Tensor],
+    signature: FlatbufferTable | None,
+    side: int,
+) -> tuple[TensorSlot, ...]:
     """The inputs (0) or outputs (1)."""
     kind = ("input", "output")[side]
     listed = graph.array(side + 1, "<i4").tolist()
@@ -285,7 +289,7 @@ def _side(
     return tuple(sorted(places, key=lambda one: one.spec.name) if named else places)
 
 
-def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> Place:
+def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> TensorSlot:
     name = name or tensor.table.text(3) or f"{kind}_{number}"
     datatype = DATATYPES.get(tensor.kind)
     if datatype is None:
@@ -298,10 +302,10 @@ def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> P
     if math.prod(size for size in shape if size > 0) * datatype.dtype.itemsize > MAX_INPUT_BYTES:
         raise refuse(read.path, f"{kind} '{name}' of the shape {list(shape)} is too large to send")
     spec = TensorSpec(name=name, datatype=datatype, shape=shape)
-    return Place(spec=spec, tensor=number, quantised=_quantised(tensor.table))
+    return TensorSlot(spec=spec, tensor=number, quantised=_quantised(tensor.table))
 
 
-def _quantised(table: Table) -> str:
+def _quantised(table: FlatbufferTable) -> str:
     """How integers stand for numbers; empty if they do not."""
     scheme = table.table(4)
     scales: Mapping[int, float] = dict(enumerate(scheme.array(2, "<f4").tolist() if scheme else ()))
@@ -418,14 +422,14 @@ class TfliteModel:
 
 def _probe(
     model: TfliteModel, found: TfliteFile, declared_by: str
-) -> tuple[Probe, tuple[TensorSpec, ...]]:
+) -> tuple[BatchProbe, tuple[TensorSpec, ...]]:
     """Whether axis 0 is the batch, and the inputs then.
 
     Converters fix the batch at one row by default; most such models take any number if asked.
     """
     declared = model.signature
 
-    def probed(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> Probe:
+    def probed(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> BatchProbe:
         sides = ((found.inputs, inputs), (found.outputs, outputs))
         named = [
             {place.tensor: spec for place, spec in zip(places, specs, strict=True)}

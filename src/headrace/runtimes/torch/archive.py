@@ -46,14 +46,14 @@ _PROGRAM_SUFFIXES: Final = frozenset({".pt2"})
 _PYTHON_MODEL: Final = "model.py"
 
 
-class Kind(StrEnum):
+class ArchiveKind(StrEnum):
     """What an archive holds, by the name of the runtime that serves it."""
 
     SCRIPT = "torchscript"
     PROGRAM = "torch_export"
 
 
-_WRITERS: Final = {Kind.SCRIPT: "torch.jit.save", Kind.PROGRAM: "torch.export.save"}
+_WRITERS: Final = {ArchiveKind.SCRIPT: "torch.jit.save", ArchiveKind.PROGRAM: "torch.export.save"}
 
 
 class Traced(NamedTuple):
@@ -84,7 +84,7 @@ class ScriptObject:
         self.state = state
 
 
-def find_torch_file(path: Path, kind: Kind) -> Path | None:
+def find_torch_file(path: Path, kind: ArchiveKind) -> Path | None:
     """The file at `path` that holds a `kind`, itself or the only one in the directory."""
     if path.is_file():
         return path if _kind_of(path) is kind else None
@@ -94,7 +94,7 @@ def find_torch_file(path: Path, kind: Kind) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def require_torch_file(path: Path, kind: Kind) -> Path:
+def require_torch_file(path: Path, kind: ArchiveKind) -> Path:
     """As `find_torch_file`.
 
     Raises:
@@ -261,7 +261,7 @@ def dtype_of(storage: str) -> np.dtype[Any] | None:
     return None if name == _BFLOAT16 else np.dtype(name)
 
 
-def _kind_of(file: Path) -> Kind | None:
+def _kind_of(file: Path) -> ArchiveKind | None:
     if read_head(file, len(_ZIP)) != _ZIP:
         return None
     try:
@@ -271,12 +271,12 @@ def _kind_of(file: Path) -> Kind | None:
         # Cut off, so that the list at its end is missing: the name has to do.
         suffix = file.suffix.lower()
         if suffix in _SCRIPT_SUFFIXES:
-            return Kind.SCRIPT
-        return Kind.PROGRAM if suffix in _PROGRAM_SUFFIXES else None
+            return ArchiveKind.SCRIPT
+        return ArchiveKind.PROGRAM if suffix in _PROGRAM_SUFFIXES else None
     if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-        return Kind.SCRIPT
+        return ArchiveKind.SCRIPT
     if "archive_format" in names or "serialized_exported_program.json" in names:
-        return Kind.PROGRAM
+        return ArchiveKind.PROGRAM
     return None
 
 

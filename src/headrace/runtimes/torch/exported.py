@@ -20,10 +20,10 @@ from headrace.core import (
 )
 from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.rows.torch_graph import analyse_torch_graph
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 from headrace.runtimes.tables.tabular import check_input_sizes, refuse
 from headrace.runtimes.torch.archive import (
-    Kind,
+    ArchiveKind,
     find_torch_file,
     read_record,
     read_sizes,
@@ -55,11 +55,11 @@ class TorchExportRuntime:
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like an exported program, by the names in the archive."""
-        return find_torch_file(path, Kind.PROGRAM) is not None
+        return find_torch_file(path, ArchiveKind.PROGRAM) is not None
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the program; on CUDA if it is there and `options` allows it."""
-        file = require_torch_file(path, Kind.PROGRAM)
+        file = require_torch_file(path, ArchiveKind.PROGRAM)
         torch, values = import_torch()
         if any(name.startswith(_COMPILED) for name in read_sizes(file)):
             raise refuse(
@@ -112,15 +112,15 @@ class _Leaf:
     most: int | None = None
 
 
-def _analysed(file: Path) -> Verdict:
+def _analysed(file: Path) -> RowVerdict:
     """Whether rows are independent, from the graph that the file holds."""
     names = [name for name in read_sizes(file) if _GRAPH.fullmatch(name)]
     if len(names) != 1:
-        return Verdict(why_not=f"the file holds {len(names)} graphs")
+        return RowVerdict(why_not=f"the file holds {len(names)} graphs")
     try:
         data = read_record(file, names[0], most=_MAX_GRAPH_BYTES)
     except UnsupportedModelError as error:
-        return Verdict(why_not=str(error))
+        return RowVerdict(why_not=str(error))
     return analyse_torch_graph(data or b"")
 
 

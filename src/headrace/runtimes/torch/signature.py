@@ -36,7 +36,7 @@ from headrace.core.error_kind import UNDECODABLE
 from headrace.core.pbtxt import Message
 from headrace.runtimes.base import LoadOptions
 from headrace.runtimes.probe import VARIABLE_SIZES, difference_ratio, probe_batch
-from headrace.runtimes.rows.values import Verdict
+from headrace.runtimes.rows.values import RowVerdict
 from headrace.runtimes.tables.tabular import refuse
 from headrace.runtimes.torch.archive import MAX_TEXT_BYTES, SIGNATURE_NAME, read_record
 from headrace.runtimes.torch.module import Program, TorchModel, import_torch
@@ -264,7 +264,7 @@ def open_proved(
     declared: Declared,
     *,
     options: LoadOptions,
-    analyse: Callable[[], Verdict],
+    analyse: Callable[[], RowVerdict],
 ) -> TorchModel:
     """The model of `program`, with a signature that running it has shown.
 

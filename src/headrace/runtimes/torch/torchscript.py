@@ -16,7 +16,7 @@ from headrace.runtimes.base import LoadOptions, Model
 from headrace.runtimes.rows.torchscript import analyse_torchscript
 from headrace.runtimes.tables.tabular import refuse
 from headrace.runtimes.torch.archive import (
-    Kind,
+    ArchiveKind,
     Traced,
     check_records,
     dtype_of,
@@ -66,11 +66,11 @@ class TorchScriptRuntime:
 
     def recognises(self, path: Path) -> bool:
         """Whether `path` looks like TorchScript, by the names in the archive."""
-        return find_torch_file(path, Kind.SCRIPT) is not None
+        return find_torch_file(path, ArchiveKind.SCRIPT) is not None
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the module; on CUDA if it is there and `options` allows it. Runs its code."""
-        file = require_torch_file(path, Kind.SCRIPT)
+        file = require_torch_file(path, ArchiveKind.SCRIPT)
         torch, _ = import_torch()
         check_records(file)
         declared = read_declared(path, file)

@@ -23,7 +23,7 @@ from headrace.protocol.grpc_codec import GrpcInferCodec
 from headrace.protocol.grpc_messages import encode_stream_error, encode_stream_response
 from headrace.protocol.protos import HEALTH_SERVICE, INFERENCE_SERVICE
 from headrace.serving.grpc.bridge import INFER, STREAM_INFER, GrpcApi
-from headrace.serving.memory import Relief
+from headrace.serving.memory import MemoryTrimmer
 from headrace.serving.state import ReplicaState
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class GrpcServer:
             max_batch_size=state.max_batch_size,
         )
         limit = state.settings.max_body_bytes
-        self._relief = Relief()
+        self._relief = MemoryTrimmer()
         self._server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", limit),

@@ -25,7 +25,16 @@ from headrace.core.headers import HOSTED_VERSION_HEADER
 from headrace.core.processes import resident_bytes
 from headrace.engine import Ticket
 from headrace.observe import Histogram
-from headrace.observe.metrics import TEXT_TYPE, Family, Sample, counter, gauge, merge, number, text
+from headrace.observe.metrics import (
+    TEXT_TYPE,
+    Family,
+    MetricSample,
+    counter,
+    gauge,
+    merge,
+    number,
+    text,
+)
 from headrace.protocol import (
     IndexEntry,
     decode_index_request,
@@ -55,7 +64,7 @@ from headrace.serving.grpc.bridge import (
 from headrace.serving.internal import decode_body, local_only, send_loads
 from headrace.serving.memory import peak_bytes
 from headrace.serving.pool.hosted import HostedModel, HostedPhase
-from headrace.serving.pool.pool import Pool
+from headrace.serving.pool.pool import ModelPool
 from headrace.serving.routing import Handler, Router, Table, add_routes, why_no_model
 from headrace.serving.telemetry.metrics import BRIEF, model_families, model_labels, process_families
 from headrace.serving.telemetry.report import ReplicaReport
@@ -70,7 +79,7 @@ _READY: Final = "ModelReady"
 class PoolGrpc:
     """Handlers of the inference service's rpcs: of a model, or about the process."""
 
-    def __init__(self, pool: Pool, choose: Choose, *, has_repository: bool) -> None:
+    def __init__(self, pool: ModelPool, choose: Choose, *, has_repository: bool) -> None:
         self._pool = pool
         self._choose = choose
         self._has_repository = has_repository
@@ -141,7 +150,7 @@ class PoolGrpc:
         exchange.send_ok(GRPC_HEAD, frame(encode_health(serving=self._pool.is_ready)))
 
 
-async def pool_exposition(pool: "Pool", query: bytes = b"") -> bytes:
+async def pool_exposition(pool: "ModelPool", query: bytes = b"") -> bytes:
     """The metrics of `pool` in Prometheus text format 0.0.4; `query` may hold `BRIEF`.
 
     Models that were never asked are left out. Others are answered in between.
@@ -163,11 +172,11 @@ def _summed(family: Family) -> Family:
     for sample in family.samples:
         series = sample.name, sample.labels
         totals[series] = totals.get(series, 0.0) + float(sample.value)
-    samples = [Sample(*series, number(total)) for series, total in totals.items()]
+    samples = [MetricSample(*series, number(total)) for series, total in totals.items()]
     return Family(family.name, family.type, family.help, samples)
 
 
-def _pool_families(pool: "Pool") -> Iterator[Family]:
+def _pool_families(pool: "ModelPool") -> Iterator[Family]:
     hosted = [(model_labels(each.state), each) for each in pool.models.values()]
     yield gauge(
         "headrace_pool_model_loaded",
@@ -203,7 +212,7 @@ POOL_PREFIX: Final = "pool:"
 """Before a pool's name where an endpoint's is expected."""
 
 
-def pool_totals(pool: Pool) -> ReplicaReport:
+def pool_totals(pool: ModelPool) -> ReplicaReport:
     """The counters of all models of `pool` together. Called on the event loop's thread."""
     models = list(pool.models.values())
     states = [hosted.state for hosted in models]
@@ -257,7 +266,7 @@ _DESCRIBE: Final = frozenset({(b"GET", b""), (b"GET", b"/config")})
 class PoolApplication:
     """The HTTP API of a pool's copy; `has_repository` as in `Application`."""
 
-    def __init__(self, pool: Pool, *, has_repository: bool) -> None:
+    def __init__(self, pool: ModelPool, *, has_repository: bool) -> None:
         self._pool = pool
         self._has_repository = has_repository
         self._grpc = PoolGrpc(pool, self.choose, has_repository=has_repository)
@@ -448,7 +457,7 @@ class PoolApplication:
         hosted.application.handle(exchange)
 
 
-def pool_index(pool: Pool) -> list[IndexEntry]:
+def pool_index(pool: ModelPool) -> list[IndexEntry]:
     """Every hosted model in the repository index."""
     return [_index_entry(hosted) for hosted in pool.models.values()]
 

@@ -1,6 +1,6 @@
 """Fork server of load checks: `python -m headrace.serving.pool.fork_server FD` forks each.
 
-Three processes take part in a trial, so that nothing a model does is without an end: the nursery,
+Three processes take part in a trial, so that nothing a model does is without an end: the fork server,
 which only forks; a keeper, which asks how the trial ended, ends it at its time, or when nobody
 waits for it any more; and the trial itself, which runs the model's code.
 """
@@ -33,7 +33,7 @@ from headrace.serving.pool.load_check import (
 )
 
 IDLE_S: Final = 60.0
-"""Without a trial for so long the nursery ends; its memory is worth more than a start."""
+"""Without a trial for so long the fork server ends; its memory is worth more than a start."""
 _REQUEST_S: Final = 10.0
 _WARM_UP_S: Final = 0.1
 _NICE: Final = 5

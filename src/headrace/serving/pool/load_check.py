@@ -1,6 +1,6 @@
 """Trial of a pool's model: it is loaded in a process of its own, which it may spoil.
 
-The processes are forked by a nursery, which has imported what loading needs and does nothing else:
+The processes are forked by a fork server, which has imported what loading needs and does nothing else:
 a trial costs the load itself, not the start of an interpreter.
 """
 
@@ -25,7 +25,7 @@ from headrace.core.processes import PASSED_FD, Process, python_module
 MAX_MESSAGE_BYTES: Final = 1 << 20
 """Of a line of JSON, which a message is."""
 _GRACE_S: Final = 5.0
-"""The nursery ends a trial in time; this much later it is believed to be dead."""
+"""The fork server ends a trial in time; this much later it is believed to be dead."""
 _END_S: Final = 2.0
 _MAX_ERROR: Final = 2000
 
@@ -75,8 +75,8 @@ def result_of(work: Callable[[], TrialResult]) -> TrialResult:
         return TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
 
 
-class Trials:
-    """Starts the nursery when it is needed, and asks it. `close` ends it."""
+class LoadCheckServer:
+    """Starts the fork server when it is needed, and asks it. `close` ends it."""
 
     def __init__(self) -> None:
         self._process: Process | None = None
@@ -89,7 +89,7 @@ class Trials:
             FailedPreconditionError: There is no process to try it in.
         """
         request = msgspec.json.encode(TrialRequest(settings=settings, timeout_s=timeout_s))
-        for _ in range(2):  # a nursery that was idle may end while it is asked
+        for _ in range(2):  # a fork server that was idle may end while it is asked
             try:
                 async with asyncio.timeout(timeout_s + _GRACE_S):
                     return await self._ask(request)
@@ -99,11 +99,11 @@ class Trials:
         raise FailedPreconditionError(msg)
 
     async def _ask(self, request: bytes) -> TrialResult:
-        nursery = self._nursery()
+        server = self._fork_server()
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                socket.send_fds(nursery, [b"t"], [theirs.fileno()])
+                socket.send_fds(server, [b"t"], [theirs.fileno()])
             except OSError:
                 ours.close()
                 raise
@@ -116,8 +116,8 @@ class Trials:
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    def _nursery(self) -> socket.socket:
-        """The socket that a running nursery listens on."""
+    def _fork_server(self) -> socket.socket:
+        """The socket that a running fork server listens on."""
         if self._process is not None and not self._process.is_running():
             self.close()
         if self._socket is None:
@@ -133,7 +133,7 @@ class Trials:
         return self._socket
 
     def close(self) -> None:
-        """End the nursery; what it tries ends by itself when nobody listens any more."""
+        """End the fork server; what it tries ends by itself when nobody listens any more."""
         if self._socket is not None:
             self._socket.close()
             self._socket = None

@@ -42,7 +42,7 @@ _LOOK_FOR_ROOM_S: Final = 0.05
 _RETRY: Final = Backoff(first_s=2.0, limit_s=60.0)
 
 
-class Trial(Protocol):
+class LoadCheck(Protocol):
     """What tries a model outside of this process."""
 
     async def run(self, settings: ReplicaSettings, *, timeout_s: float) -> TrialResult:
@@ -69,7 +69,7 @@ class Fetcher(Protocol):
         """Delete what was fetched for `path`, unless another model needs it; raises nothing."""
 
 
-class Pool:
+class ModelPool:
     """The models of one process. An `async with` around it owns what is under way.
 
     Args:
@@ -83,7 +83,7 @@ class Pool:
         self,
         settings: PoolReplicaSettings,
         *,
-        trial: Trial,
+        trial: LoadCheck,
         loader: Loader,
         fetcher: Fetcher | None = None,
         clock: Callable[[], float] = time.monotonic,

@@ -31,8 +31,8 @@ from headrace.runtimes.libraries import keep_frameworks_apart
 from headrace.serving.application import MetricsApplication
 from headrace.serving.loader import ThreadLoader
 from headrace.serving.pool.application import PoolApplication
-from headrace.serving.pool.load_check import Trials
-from headrace.serving.pool.pool import Pool
+from headrace.serving.pool.load_check import LoadCheckServer
+from headrace.serving.pool.pool import ModelPool
 from headrace.serving.replica import EXIT_CANNOT_LISTEN, listen, stop_event
 
 MAX_FETCHES: Final = 2
@@ -145,12 +145,14 @@ def run_pool(settings: PoolReplicaSettings) -> int:
 
 
 async def _serve(settings: PoolReplicaSettings) -> int:
-    trials = Trials()
+    trials = LoadCheckServer()
     stop = stop_event()
     artifacts = settings.artifacts
     fetcher = SharedFetcher(artifacts) if isinstance(artifacts, ArtifactsSettings) else None
     try:
-        async with Pool(settings, trial=trials, loader=ThreadLoader(), fetcher=fetcher) as pool:
+        async with ModelPool(
+            settings, trial=trials, loader=ThreadLoader(), fetcher=fetcher
+        ) as pool:
             application = PoolApplication(pool, has_repository=settings.port is not None)
             metrics = MetricsApplication(application.metrics)
             try:

@@ -18,13 +18,13 @@ from headrace.core import Array, HeadraceError, InferResponse, ModelSignature, T
 from headrace.observe.features import (
     INPUT,
     FeatureBins,
-    FeatureCounts,
     FeatureValues,
     TensorFeatures,
+    ValueCounts,
     count_columns,
     features_of,
 )
-from headrace.serving.exchange import Exchange, Wire
+from headrace.serving.exchange import Exchange, ResponseWriter
 from headrace.serving.internal import decode_body, local_only
 from headrace.serving.routing import Handler
 from headrace.serving.telemetry.observation import SHADOW_HEADER, PredictionCounter
@@ -61,7 +61,7 @@ class DriftSampler:
         self._plan = DriftPlan()
         self._paid_at = 0.0
         self._skipped = 0
-        self._wires: dict[Wire, _SeenWire] = {}
+        self._wires: dict[ResponseWriter, _SeenWire] = {}
 
     @property
     def is_on(self) -> bool:
@@ -114,7 +114,7 @@ class DriftSampler:
         now = self._clock()
         self._paid_at = max(self._paid_at, started) + (now - started) * _PAY_BACK
 
-    def _seen_wire(self, wire: Wire) -> "_SeenWire":
+    def _seen_wire(self, wire: ResponseWriter) -> "_SeenWire":
         found = self._wires.get(wire)
         if found is None:
             found = self._wires[wire] = _SeenWire(self, wire)
@@ -124,7 +124,7 @@ class DriftSampler:
 class _SeenWire:
     """Sends by another wire, then shows the sampler what was sent; whatever it does, no harm."""
 
-    def __init__(self, sampler: DriftSampler, wire: Wire) -> None:
+    def __init__(self, sampler: DriftSampler, wire: ResponseWriter) -> None:
         self._sampler = sampler
         self._wire = wire
 
@@ -157,7 +157,7 @@ class _Counter:
     bins: dict[str, FeatureBins]
     prediction: PredictionCounter
     since: float
-    _counts: dict[str, FeatureCounts] = field(default_factory=dict)
+    _counts: dict[str, ValueCounts] = field(default_factory=dict)
     _values: dict[str, FeatureValues] = field(default_factory=dict)
     _waiting: dict[str, list[Array]] = field(default_factory=dict)
     _answers: list[SeenAnswer] = field(default_factory=list)
@@ -205,7 +205,7 @@ class _Counter:
     def taken(self) -> DriftTaken:
         """Everything that was counted."""
         self._fold()
-        counts = [self._counts.get(one.name, FeatureCounts()) for one in self.plan.bins]
+        counts = [self._counts.get(one.name, ValueCounts()) for one in self.plan.bins]
         values = list(self._values.values())
         return DriftTaken(
             key=self.plan.key,
@@ -225,7 +225,7 @@ class _Counter:
             known = [i for i, name in enumerate(one.names) if name in self.bins]
             bins = [self.bins[one.names[i]] for i in known]
             for had, counts in zip(bins, count_columns(table[:, known], bins), strict=True):
-                before = self._counts.get(had.name, FeatureCounts())
+                before = self._counts.get(had.name, ValueCounts())
                 self._counts[had.name] = before.plus(counts)
             for i in sorted(set(range(len(one.names))) - set(known)):
                 self._keep(one.names[i], one.role, table[:, i])

@@ -27,17 +27,17 @@ from headrace.core import (
     Tensors,
     headers,
 )
-from headrace.serving.exchange import Exchange, Wire
+from headrace.serving.exchange import Exchange, ResponseWriter
 from headrace.serving.routing import Handler
 from headrace.serving.telemetry.report import (
-    Answer,
     AnswersPage,
     Observe,
     PredictionCounts,
+    RecordedAnswer,
     SampledTensor,
     as_asked,
 )
-from headrace.serving.telemetry.samples import Shelf, sampled_tensor
+from headrace.serving.telemetry.samples import BoundedBuffer, sampled_tensor
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
@@ -190,13 +190,13 @@ class Observer:
         self._wanted = Observe()
         self._split = b""
         self._counter: PredictionCounter | None = None
-        self._shelf: Shelf[Answer] = Shelf(
+        self._shelf: BoundedBuffer[RecordedAnswer] = BoundedBuffer(
             most_items=_CAPACITY,
             most_bytes=_CAPACITY_BYTES,
             page_items=PAGE,
             page_bytes=_PAGE_BYTES,
         )
-        self._wires: dict[Wire, _ObservedWire] = {}
+        self._wires: dict[ResponseWriter, _ObservedWire] = {}
 
     @property
     def is_on(self) -> bool:
@@ -264,7 +264,7 @@ class Observer:
         if answer_id is None or not is_sampled(answer_id, wanted.answers_percent):
             return
         outputs = self._shown(response) if response is not None and wanted.pairs else {}
-        answer = Answer(
+        answer = RecordedAnswer(
             answer_id.decode("latin-1"),
             exchange.headers.get(_UNIT, b"").decode("latin-1"),
             compared_tensors(outputs, answer_id),
@@ -276,7 +276,7 @@ class Observer:
         split = exchange.headers.get(_SPLIT)
         return split == self._split or (split is None and SHADOW_HEADER in exchange.headers)
 
-    def _observed_wire(self, wire: Wire) -> "_ObservedWire":
+    def _observed_wire(self, wire: ResponseWriter) -> "_ObservedWire":
         found = self._wires.get(wire)
         if found is None:
             found = self._wires[wire] = _ObservedWire(self, wire)
@@ -295,7 +295,7 @@ class Observer:
 class _ObservedWire:
     """Sends by another wire, then shows the observer what was sent; whatever it does, no harm."""
 
-    def __init__(self, observer: Observer, wire: Wire) -> None:
+    def __init__(self, observer: Observer, wire: ResponseWriter) -> None:
         self._observer = observer
         self._wire = wire
 

@@ -26,11 +26,16 @@ from headrace.features import FeatureRows
 from headrace.features.served_writer import EvenShare, ServedSample, served_rows, served_sample
 from headrace.observe.spans import SpanContext, SpanRecord, sampled_parent, trace_id_of
 from headrace.pipeline import BoundFeatures
-from headrace.serving.exchange import Exchange, Wire
+from headrace.serving.exchange import Exchange, ResponseWriter
 from headrace.serving.routing import Handler
 from headrace.serving.telemetry.observation import SHADOW_HEADER
-from headrace.serving.telemetry.report import FeaturesPage, Record, SamplesPage, SpansPage
-from headrace.serving.telemetry.samples import Sampler, Shelf
+from headrace.serving.telemetry.report import (
+    FeaturesPage,
+    RecordingSettings,
+    SamplesPage,
+    SpansPage,
+)
+from headrace.serving.telemetry.samples import BoundedBuffer, Sampler
 
 if TYPE_CHECKING:
     from headrace.serving.state import ReplicaState
@@ -91,8 +96,8 @@ class SpanLog:
     version: str
     replica: str
     clock: Clock = field(default_factory=SystemClock)
-    shelf: Shelf[SpanRecord] = field(
-        default_factory=lambda: Shelf(
+    shelf: BoundedBuffer[SpanRecord] = field(
+        default_factory=lambda: BoundedBuffer(
             most_items=_MOST_SPANS, most_bytes=_MOST_SPANS, page_items=1000, page_bytes=1000
         )
     )
@@ -188,7 +193,7 @@ class ServedFeatures:
         self._share: EvenShare | None = None
         self._begun_at: float | None = None
         self._lock = threading.Lock()
-        self._shelf: Shelf[ServedSample] = Shelf(
+        self._shelf: BoundedBuffer[ServedSample] = BoundedBuffer(
             most_items=_MOST, most_bytes=16 << 20, page_items=_PAGE, page_bytes=1 << 20
         )
         self.follow(source)
@@ -285,12 +290,12 @@ PARENT_HEADER: Final = b"traceparent"
 _CALLER: Final = CALLER_HEADER.encode()
 
 
-class Recorder:
-    """Records what `Record` asks for; the caller wraps the handlers of inference."""
+class RequestRecorder:
+    """Records what `RecordingSettings` asks for; the caller wraps the handlers of inference."""
 
     def __init__(self, state: "ReplicaState") -> None:
         self._state = state
-        self._wanted = Record()
+        self._wanted = RecordingSettings()
         self._was_told = False
         self.spans = SpanLog(
             model=state.name, version=state.version, replica=state.settings.replica
@@ -303,7 +308,7 @@ class Recorder:
         """Whether anything is recorded."""
         return self._wanted.traces or self._wanted.sample_ratio > 0.0
 
-    def record(self, wanted: Record) -> None:
+    def record(self, wanted: RecordingSettings) -> None:
         """Do as `wanted` says, from now on."""
         self._wanted = wanted
         self.samples.ratio = wanted.sample_ratio
@@ -380,10 +385,10 @@ class Recorder:
 class Recording:
     """Sends by another wire, then keeps what was sent; whatever goes wrong with that, no harm."""
 
-    recorder: Recorder
+    recorder: RequestRecorder
     traced: TracedRequest | None
     is_sampled: bool
-    wire: Wire = field(init=False)
+    wire: ResponseWriter = field(init=False)
 
     def respond(self, exchange: Exchange, response: InferResponse) -> None:
         """Send the model's answer; one that cannot be encoded comes to `refuse` of the other."""
@@ -438,7 +443,7 @@ class Recording:
 class _Refusals:
     """Notices that an answer became an error on its way out."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: ResponseWriter) -> None:
         self._wire = wire
         self.error: HeadraceError | None = None
 

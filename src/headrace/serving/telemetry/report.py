@@ -8,7 +8,7 @@ import msgspec
 
 from headrace.core import ReplicaSettings
 from headrace.core.devices import DeviceUse
-from headrace.observe.features import FeatureBins, FeatureCounts, FeatureValues
+from headrace.observe.features import FeatureBins, FeatureValues, ValueCounts
 from headrace.observe.row_checks import BatchingReport
 from headrace.observe.spans import SpanRecord
 
@@ -39,7 +39,7 @@ class SampledTensor(msgspec.Struct, frozen=True, kw_only=True):
     items: list[bytes] = []
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
     """One answer of a replica, kept for a rollout."""
 
     answer_id: str
@@ -64,7 +64,7 @@ class AnswersPage(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     cursor: int
-    answers: list[Answer]
+    answers: list[RecordedAnswer]
 
 
 class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -180,7 +180,7 @@ class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pairs: bool = False
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RecordingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a replica shall record of single requests; the default is nothing.
 
     `traces`: spans of those whose `traceparent` says that they are traced. `sample_ratio`: of how
@@ -276,7 +276,7 @@ class DriftTaken(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     key: str = ""
-    counts: list[FeatureCounts] = []
+    counts: list[ValueCounts] = []
     values: list[FeatureValues] = []
     answers: list[SeenAnswer] = []
     seen: int = 0

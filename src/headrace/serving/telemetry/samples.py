@@ -28,7 +28,7 @@ class Page(Generic[T]):
 
 
 @dataclass(slots=True, kw_only=True)
-class Shelf(Generic[T]):
+class BoundedBuffer(Generic[T]):
     """Keeps items until they are known to have arrived; a cursor counts all that were ever added.
 
     What does not fit is dropped and counted: nobody waits.
@@ -88,7 +88,7 @@ _OVERHEAD_BYTES: Final = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sample:
+class RequestSample:
     """One request and its answer; `code` says why there is none."""
 
     request_id: str
@@ -109,8 +109,8 @@ class Sampler:
     drop: frozenset[str] = frozenset()
     clock: Clock = field(default_factory=SystemClock)
     chance: random.Random = field(default_factory=random.Random)
-    shelf: Shelf[Sample] = field(
-        default_factory=lambda: Shelf(
+    shelf: BoundedBuffer[RequestSample] = field(
+        default_factory=lambda: BoundedBuffer(
             most_items=_MOST, most_bytes=_MOST_BYTES, page_items=_PAGE, page_bytes=_PAGE_BYTES
         )
     )
@@ -137,7 +137,7 @@ class Sampler:
         if size_bytes > _LARGEST_BYTES:
             self.shelf.dropped += 1
             return
-        sample = Sample(
+        sample = RequestSample(
             request_id=request_id,
             trace_id=trace_id,
             caller="" if "caller" in self.drop else caller,
@@ -169,7 +169,7 @@ def _size_of(arrays: Iterable[Array]) -> int:
     return size_bytes
 
 
-def _told(sample: Sample) -> PayloadSample:
+def _told(sample: RequestSample) -> PayloadSample:
     return PayloadSample(
         request_id=sample.request_id,
         trace_id=sample.trace_id,

@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode, urlsplit
 
 from headrace.core import ConflictError, InvalidArgumentError, UnsupportedError
 from headrace.streaming.broker import Membership
-from headrace.streaming.records import Header, NewRecord, Place
+from headrace.streaming.records import Header, NewRecord, TopicPartition
 
 _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
@@ -76,14 +76,14 @@ def check_records(records: Sequence[NewRecord]) -> None:
             raise InvalidArgumentError(message)
 
 
-def check_place(place: Place) -> None:
+def check_place(place: TopicPartition) -> None:
     """Raises InvalidArgumentError if a broker without partitions has no such place."""
     check_topic(place.topic)
     if place.partition != 0:
         raise InvalidArgumentError(f"{place.topic} has partition 0 only, not {place.partition}")
 
 
-def check_done(membership: Membership, done: Mapping[Place, int]) -> None:
+def check_done(membership: Membership, done: Mapping[TopicPartition, int]) -> None:
     """Raises ConflictError if a member says that it is done with what it does not read."""
     for place in done:
         if place.topic not in membership.topics or place.partition != 0:

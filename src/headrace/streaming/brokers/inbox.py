@@ -22,7 +22,7 @@ from headrace.core import (
 )
 from headrace.streaming.broker import Delivery, Membership, Rebalanced
 from headrace.streaming.brokers.checks import check_done, check_records
-from headrace.streaming.records import Lag, NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -30,7 +30,7 @@ Held = tuple[Record, T]
 """A record, and what the broker wants to see when it is done."""
 
 
-class Line(Generic[T]):
+class PartitionBuffer(Generic[T]):
     """The records of one place: those that wait, and those in hand; both once, in order."""
 
     def __init__(self) -> None:
@@ -103,16 +103,18 @@ class Line(Generic[T]):
 class Inbox(Generic[T]):
     """The lines of all places of a member. Safe to use from any thread."""
 
-    def __init__(self, places: Sequence[Place]) -> None:
+    def __init__(self, places: Sequence[TopicPartition]) -> None:
         self._changed = threading.Condition()
-        self._lines: dict[Place, Line[T]] = {place: Line() for place in places}
+        self._lines: dict[TopicPartition, PartitionBuffer[T]] = {
+            place: PartitionBuffer() for place in places
+        }
         self._turns = deque(places)
         self._is_woken = False
         self._is_closed = False
         self._wanted = 0
 
     @property
-    def places(self) -> Sequence[Place]:
+    def places(self) -> Sequence[TopicPartition]:
         """All of them."""
         return tuple(self._lines)
 
@@ -150,7 +152,7 @@ class Inbox(Generic[T]):
             self._is_closed = True
             self._changed.notify_all()
 
-    def wait_for_want(self, timeout_s: float) -> tuple[int, list[Place]]:
+    def wait_for_want(self, timeout_s: float) -> tuple[int, list[TopicPartition]]:
         """How many records a `poll` waits for, and of which places; waits until one does."""
         with self._changed:
             self._changed.wait_for(
@@ -164,22 +166,22 @@ class Inbox(Generic[T]):
             self._is_woken = True
             self._changed.notify_all()
 
-    def pause(self, places: Iterable[Place], *, is_paused: bool) -> None:
+    def pause(self, places: Iterable[TopicPartition], *, is_paused: bool) -> None:
         """Hand out nothing of these; or do so again."""
         with self._changed:
             for place in places:
                 self._lines[place].is_paused = is_paused
             self._changed.notify_all()
 
-    def done(self, place: Place, upto: int) -> list[Held[T]]:
-        """See `Line.done`."""
+    def done(self, place: TopicPartition, upto: int) -> list[Held[T]]:
+        """See `PartitionBuffer.done`."""
         with self._changed:
             found = self._lines[place].done(upto)
             self._changed.notify_all()
             return found
 
-    def knows(self, place: Place, offset: int) -> bool:
-        """See `Line.knows`."""
+    def knows(self, place: TopicPartition, offset: int) -> bool:
+        """See `PartitionBuffer.knows`."""
         with self._changed:
             return self._lines[place].knows(offset)
 
@@ -193,7 +195,7 @@ class Inbox(Generic[T]):
         with self._changed:
             return sum(line.waiting for line in self._lines.values())
 
-    def oldest(self, place: Place) -> Record | None:
+    def oldest(self, place: TopicPartition) -> Record | None:
         """The first of this place in hand."""
         with self._changed:
             return self._lines[place].oldest
@@ -203,7 +205,7 @@ class Inbox(Generic[T]):
         with self._changed:
             return [held for line in self._lines.values() for held in line.clear()]
 
-    def open_places(self) -> list[Place]:
+    def open_places(self) -> list[TopicPartition]:
         """Those that may be read: they are not paused, and have nothing that waits its turn."""
         with self._changed:
             return [
@@ -237,16 +239,16 @@ class SharedSession(ABC, Generic[T, U]):
         self._beat_s = beat_s
         """How often `_keep_up` is called at least while `poll` is."""
         self._inbox: Inbox[T] = Inbox(
-            [Place(topic, 0) for topic in dict.fromkeys(membership.topics)]
+            [TopicPartition(topic, 0) for topic in dict.fromkeys(membership.topics)]
         )
         self._is_exact = membership.delivery is Delivery.EXACTLY_ONCE
         self._unsent: deque[U] = deque()
-        self._lag: dict[Place, Lag] = {}
+        self._lag: dict[TopicPartition, PartitionLag] = {}
         self._trouble = ""
         self._was_away = False
         """Whether an answer was lost since a broker last cleared this."""
         self._ended: HeadraceError | None = None
-        self._own: Mapping[Place, int] | None = None
+        self._own: Mapping[TopicPartition, int] | None = None
         self._has_begun = self._is_closed = False
         self._beat_at = self._lag_at = self._retry_at = 0.0
 
@@ -274,15 +276,15 @@ class SharedSession(ABC, Generic[T, U]):
             if self._clock.monotonic() >= deadline:
                 return []
 
-    def pause(self, places: Sequence[Place]) -> None:
+    def pause(self, places: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
         self._inbox.pause(places, is_paused=True)
 
-    def resume(self, places: Sequence[Place]) -> None:
+    def resume(self, places: Sequence[TopicPartition]) -> None:
         """Hand them out again; see `Session`."""
         self._inbox.pause(places, is_paused=False)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """Write records and acknowledge the input; see `Session`.
 
         At least once, what a broker that is away did not take is kept, and sent when it is back.
@@ -322,7 +324,7 @@ class SharedSession(ABC, Generic[T, U]):
                 return False
             self._inbox.poll(0, min(left_s, AWAY_PAUSE_S))
 
-    def lag(self) -> Mapping[Place, Lag]:
+    def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """As it was a second ago; see `Session`."""
         self._check_open()
         return self._lag
@@ -393,7 +395,7 @@ class SharedSession(ABC, Generic[T, U]):
         """Why the connection is known to be down; empty if it is not."""
 
     @abstractmethod
-    def _start(self, own: Mapping[Place, int]) -> None:
+    def _start(self, own: Mapping[TopicPartition, int]) -> None:
         """Begin to read, at these offsets instead of the group's. Called again after a failure."""
 
     def _want(self, most: int) -> None:
@@ -408,7 +410,9 @@ class SharedSession(ABC, Generic[T, U]):
         """Renew `_lag`."""
 
     @abstractmethod
-    def _prepared(self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[T]]) -> U:
+    def _prepared(
+        self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[T]]
+    ) -> U:
         """A delivery; raises InvalidArgumentError for a record that the broker does not take."""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """Interface of a format: it reads fields of records' values, and writes answers as values.
 
-A `Layout` says which fields there are and what they mean to the model. `headrace.streaming.codec`
-makes tensors of them, so a format knows tensors only as columns.
+A `FieldLayout` lists the fields and their meaning to the model. `headrace.streaming.codec` makes
+tensors of them, so a format handles tensors only as columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ class FieldSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class FieldLayout:
     """The fields of the records that come and of the answers that go.
 
     `passed`: fields of any type that are read as well. `answered`: those of `passed` that answers
@@ -45,7 +45,7 @@ class Layout:
 class Fields:
     """The fields of those records that could be read.
 
-    `columns`: by name, of `Layout.inputs` and `Layout.passed`; values in the order of the records
+    `columns`: by name, of `FieldLayout.inputs` and `.passed`; values in the order of the records
     that are not in `errors`. `errors`: why a record could not be read, by its place. `typed`: every
     value is known to be of its field's kind (not that it is in range), so nobody looks again.
     """
@@ -79,7 +79,7 @@ class ValueWriter(Protocol):
         """The values of answers.
 
         Args:
-            columns: By name, of `Layout.answered` and `Layout.outputs`; each has `rows` values.
+            columns: By name, of `FieldLayout.answered` and `.outputs`; each has `rows` values.
 
         Raises:
             HeadraceError: The answers cannot be written so.

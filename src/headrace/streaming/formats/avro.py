@@ -17,7 +17,7 @@ import msgspec
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
-from headrace.streaming.formats import Column, FieldSpec, Layout
+from headrace.streaming.formats import Column, FieldLayout, FieldSpec
 from headrace.streaming.formats.avro_rows import RowReader
 from headrace.streaming.formats.avro_schemas import AvroSchema, Node, parse, read_schema
 from headrace.streaming.formats.options import (
@@ -63,7 +63,7 @@ _MAX_DIGITS: Final = 150  # of a decimal
 _TEXTS: Final = frozenset({"string", "enum"})
 
 
-def made_schema(layout: Layout, options: SchemaOptions) -> str:
+def made_schema(layout: FieldLayout, options: SchemaOptions) -> str:
     """A schema for answers: a record, with arrays for vectors.
 
     A field that is passed on is nullable, and any scalar where `types` does not say which.
@@ -95,7 +95,7 @@ class RowWriter:
     """
 
     def __init__(
-        self, schema: AvroSchema, layout: Layout, names: Mapping[str, str], head: bytes
+        self, schema: AvroSchema, layout: FieldLayout, names: Mapping[str, str], head: bytes
     ) -> None:
         self._schema = parse(schema.root)
         self._head = head
@@ -243,7 +243,7 @@ def _from_registry(registry: SchemaRegistry, schema: Schema) -> AvroSchema:
 
 
 def make_reader(
-    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
+    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaReader:
     """What reads Avro; `registry` is the one that the options name unless a test says else."""
     options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
@@ -277,7 +277,7 @@ def make_reader(
 
 
 def make_writer(
-    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
+    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaWriter[AvroSchema]:
     """What writes Avro; `registry` as of `make_reader`."""
     options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)

@@ -22,9 +22,9 @@ from headrace.protocol.json_messages import JsonDecoder
 from headrace.protocol.values import SPELLED, spell_infinities
 from headrace.streaming.formats import (
     Column,
+    FieldLayout,
     Fields,
     FieldSpec,
-    Layout,
     unreadable,
     without_value,
 )
@@ -46,7 +46,7 @@ class JsonObjects:
     `{"b64": "..."}`.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: FieldLayout) -> None:
         self._names = [*(spec.name for spec in layout.inputs), *layout.passed]
         self._decode: Callable[[Any], Any] = msgspec.json.Decoder(_row_type(layout)).decode
         self._loose: JsonDecoder[Any] = JsonDecoder(_row_type(layout, is_loose=True))
@@ -152,7 +152,7 @@ def _plain(value: object) -> object:
         return {"b64": base64.b64encode(value).decode()}
 
 
-def _row_type(layout: Layout, *, is_loose: bool = False) -> type:
+def _row_type(layout: FieldLayout, *, is_loose: bool = False) -> type:
     """A struct of the fields that are read; what else an object has is skipped, unparsed.
 
     Args:
@@ -192,7 +192,7 @@ def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a
     return value | scalar if is_column else value
 
 
-def make_reader(_: StreamFormatSpec, layout: Layout) -> JsonObjects:
+def make_reader(_: StreamFormatSpec, layout: FieldLayout) -> JsonObjects:
     """The format `json`, which one class reads and writes."""
     return JsonObjects(layout)
 

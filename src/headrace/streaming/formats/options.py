@@ -13,7 +13,7 @@ import numpy as np
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.core.redact import VARIABLE, remember_resolved
 from headrace.core.variables import filled_in
-from headrace.streaming.formats import Column, Layout
+from headrace.streaming.formats import Column, FieldLayout
 
 _MAX_FILE: Final = 16 << 20
 _WHAT: Final = "an option of the format"
@@ -195,7 +195,7 @@ INTEGERS: Final = frozenset(
 )
 
 
-def field_names(layout: Layout, names: Mapping[str, str]) -> dict[str, str]:
+def field_names(layout: FieldLayout, names: Mapping[str, str]) -> dict[str, str]:
     """What each field that answers have is called in them.
 
     Schemas allow letters, digits and underscores: what else a name has becomes an underscore, where

@@ -17,7 +17,7 @@ from google.protobuf.message import EncodeError
 
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
-from headrace.streaming.formats import Column, FieldSpec, Layout
+from headrace.streaming.formats import Column, FieldLayout, FieldSpec
 from headrace.streaming.formats.options import (
     SchemaOptions,
     field_names,
@@ -84,7 +84,7 @@ _FITS: Final = {
 }
 
 
-def made_schema(layout: Layout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
+def made_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
     """The descriptor of answers: a message, with repeated fields for vectors and matrices.
 
     Raises:
@@ -130,7 +130,7 @@ class MessageWriter:
     def __init__(
         self,
         descriptor: Any,  # noqa: ANN401  # as above
-        layout: Layout,
+        layout: FieldLayout,
         names: Mapping[str, str],
         head: bytes,
     ) -> None:
@@ -203,7 +203,7 @@ _FIRST_BYTES: Final = HEAD_BYTES + 1  # those before a schema's first message
 
 
 def make_reader(
-    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
+    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaReader:
     """What reads Protobuf; `registry` is the one that options name unless a test says else."""
     options, source = _options(settings, registry)
@@ -249,7 +249,7 @@ def make_reader(
 
 
 def make_writer(
-    settings: StreamFormatSpec, layout: Layout, registry: SchemaRegistry | None = None
+    settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaWriter[ProtoFile]:
     """What writes Protobuf; `registry` as of `make_reader`."""
     options, source = _options(settings, registry)

@@ -11,7 +11,7 @@ import numpy as np
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
 from headrace.core.spec.stream_parts import StreamFormatSpec
 from headrace.protocol.outputs import plain_array
-from headrace.streaming.formats import Column, Fields, FieldSpec, Layout, without_value
+from headrace.streaming.formats import Column, FieldLayout, Fields, FieldSpec, without_value
 from headrace.streaming.records import Record
 
 
@@ -23,7 +23,7 @@ class RawTensors:
             number of bytes does not tell.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: FieldLayout) -> None:
         if layout.passed or layout.answered:
             msg = "raw tensors have no fields to pass on, or to take as a key"
             raise InvalidArgumentError(msg)
@@ -116,7 +116,7 @@ def _element(name: str, row: Array) -> bytes:
     return element if isinstance(element, bytes) else str(element).encode()
 
 
-def make_reader(_: StreamFormatSpec, layout: Layout) -> RawTensors:
+def make_reader(_: StreamFormatSpec, layout: FieldLayout) -> RawTensors:
     """The format `raw`, which one class reads and writes."""
     return RawTensors(layout)
 

@@ -45,7 +45,7 @@ _REFUSED: Final = frozenset({400, 409, 422})
 _T = TypeVar("_T", bound=msgspec.Struct)
 
 
-class Reference(msgspec.Struct, frozen=True):
+class SchemaReference(msgspec.Struct, frozen=True):
     """A schema that another one uses: by `name` there, as a version of `subject`."""
 
     name: str
@@ -58,7 +58,7 @@ class Schema(msgspec.Struct, frozen=True, rename="camel"):
 
     text: str = msgspec.field(name="schema")
     schema_type: str = "AVRO"
-    references: tuple[Reference, ...] = ()
+    references: tuple[SchemaReference, ...] = ()
 
 
 class Registered(Schema, frozen=True, rename="camel", kw_only=True):
@@ -188,7 +188,7 @@ class SchemaRegistry:
             waiting += found[one.name].references
         return found
 
-    def _version(self, one: Reference, wire: str) -> Schema:
+    def _version(self, one: SchemaReference, wire: str) -> Schema:
         key = (one.subject, one.version, wire)
         if key not in self._versions:
             path = f"/subjects/{quote(one.subject, safe='')}/versions/{one.version}"

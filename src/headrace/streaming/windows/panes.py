@@ -116,7 +116,7 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
+class WindowDefinition:
     """One value: `function` over the panes of a series, counted by its index."""
 
     name: str
@@ -146,10 +146,10 @@ class Window:
         return _of(self.function, [panes[number] for number in order[first:last]])
 
 
-class Plan(NamedTuple):
+class WindowPlan(NamedTuple):
     """Windows, the series under them, and the fields that these are of."""
 
-    windows: tuple[Window, ...]
+    windows: tuple[WindowDefinition, ...]
     series: tuple[Series, ...]
     keys: tuple[str, ...]
     fields: tuple[str, ...]
@@ -169,7 +169,7 @@ class Plan(NamedTuple):
         return newest_us - self.lateness_us
 
 
-def plan_windows(settings: StreamWindowsSpec) -> Plan:
+def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
     """What the settings ask for."""
     keys = tuple(dict.fromkeys(window.key for window in settings.windows))
     fields = tuple(dict.fromkeys(window.field for window in settings.windows if window.field))
@@ -183,9 +183,9 @@ def plan_windows(settings: StreamWindowsSpec) -> Plan:
         longest[of] = max(longest.get(of, 0), size_us)
         found.append((one, of, size_us, slide_us))
     order = list(longest)
-    return Plan(
+    return WindowPlan(
         windows=tuple(
-            Window(
+            WindowDefinition(
                 name=one.name,
                 function=one.function,
                 series=order.index(of),
@@ -233,7 +233,7 @@ _LONGEST_KEY: Final = 1024
 _SHOWN: Final = 60
 
 
-class Event(NamedTuple):
+class WindowEvent(NamedTuple):
     """A record as windows see it; keys and values in the plan's order, None for no value."""
 
     at_us: int
@@ -244,14 +244,18 @@ class Event(NamedTuple):
 class Events:
     """Makes events of records."""
 
-    def __init__(self, settings: StreamWindowsSpec, plan: Plan, reads: ValueReader | None) -> None:
+    def __init__(
+        self, settings: StreamWindowsSpec, plan: WindowPlan, reads: ValueReader | None
+    ) -> None:
         self._time = settings.time
         self._ahead_s = settings.ahead_s
         self._plan = plan
         self._reads = reads
         """None where records' own keys and times are all that is asked for."""
 
-    def of(self, records: Sequence[Record], *, now_s: float) -> list[Event | HeadraceError | None]:
+    def of(
+        self, records: Sequence[Record], *, now_s: float
+    ) -> list[WindowEvent | HeadraceError | None]:
         """Return the event of each record, or why it has none; None for one without a value.
 
         Args:
@@ -262,7 +266,7 @@ class Events:
         if self._reads is not None:
             fields = self._reads.decode(records)
             columns, errors = fields.columns, fields.errors
-        found: list[Event | HeadraceError | None] = []
+        found: list[WindowEvent | HeadraceError | None] = []
         at = 0
         for place, record in enumerate(records):
             if record.value is None:
@@ -279,7 +283,9 @@ class Events:
             at += 1
         return found
 
-    def _event(self, record: Record, columns: Mapping[str, Column], at: int, now_s: float) -> Event:
+    def _event(
+        self, record: Record, columns: Mapping[str, Column], at: int, now_s: float
+    ) -> WindowEvent:
         plan = self._plan
         if self._time:
             at_s = unix_time(self._time, columns[self._time][at])
@@ -300,7 +306,7 @@ class Events:
             [_key(name, columns[name][at]) if name else _own_key(record) for name in plan.keys]
         )
         values = tuple([_value(name, columns[name][at]) for name in plan.fields])
-        return Event(microseconds(at_s), keys, values)
+        return WindowEvent(microseconds(at_s), keys, values)
 
 
 def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:

@@ -14,18 +14,18 @@ import msgspec
 
 from headrace.core import Clock, ConflictError, HeadraceError, UnsupportedError
 from headrace.core.spec.stream_parts import StreamWindowsSpec
-from headrace.streaming.broker import Broker, Start
+from headrace.streaming.broker import Broker, StartPosition
 from headrace.streaming.codec import Added
 from headrace.streaming.codecs import make_reader
-from headrace.streaming.formats import Layout
+from headrace.streaming.formats import FieldLayout
 from headrace.streaming.metrics import WindowCounters
-from headrace.streaming.records import Place, Record
+from headrace.streaming.records import Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.windows.panes import Events, Plan, fields_of, plan_windows
+from headrace.streaming.windows.panes import Events, WindowPlan, fields_of, plan_windows
 from headrace.streaming.windows.state_file import (
-    Kept,
     PlaceState,
-    StateFile,
+    StatePosition,
+    WindowStateFile,
     state_folder,
     state_path,
 )
@@ -82,7 +82,7 @@ def restore(
 class _Held:
     """One place. `read`: the next offset; `safe`: what is before it has been delivered."""
 
-    file: StateFile
+    file: WindowStateFile
     state: PlaceState
     scored_from: int
     read: int
@@ -114,7 +114,7 @@ class Windows:
         self._broker = broker
         self._counters = counters
         self._clock = clock
-        self._held: dict[Place, _Held] = {}
+        self._held: dict[TopicPartition, _Held] = {}
         self._checkpoint_at = clock.monotonic() + settings.windows.checkpoint_s
         self._failing = ""
 
@@ -131,7 +131,7 @@ class Windows:
             f"restored: {sum(waits.values())} records are read again"
         )
 
-    def gained(self, places: Sequence[Place]) -> dict[Place, int]:
+    def gained(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Open the states of these; where each has to be read on.
 
         Raises:
@@ -148,7 +148,7 @@ class Windows:
 
     def to_score(self, records: Sequence[Record]) -> list[Record]:
         """Count what is only to be counted; the rest."""
-        behind: dict[Place, list[Record]] = {}
+        behind: dict[TopicPartition, list[Record]] = {}
         rest = []
         for record in records:
             held = self._held[record.place]
@@ -170,7 +170,7 @@ class Windows:
         rows: list[Sequence[object]] = [()] * len(records)
         errors: dict[int, HeadraceError] = {}
         nothing = (0,) * len(self._plan.windows)
-        by_place: dict[Place, list[int]] = {}
+        by_place: dict[TopicPartition, list[int]] = {}
         for at, record in enumerate(records):
             by_place.setdefault(record.place, []).append(at)
         for place, indexes in by_place.items():
@@ -187,7 +187,7 @@ class Windows:
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
         return Added(columns=columns, errors=errors)
 
-    def delivered(self, done: Mapping[Place, int]) -> None:
+    def delivered(self, done: Mapping[TopicPartition, int]) -> None:
         """What is before these offsets was delivered, and is safe once the session says so."""
         for place, offset in done.items():
             held = self._held.get(place)
@@ -198,7 +198,9 @@ class Windows:
         """Whether it is time to write."""
         return now >= self._checkpoint_at
 
-    def checkpoint(self, places: Collection[Place] | None = None, *, is_last: bool = False) -> None:
+    def checkpoint(
+        self, places: Collection[TopicPartition] | None = None, *, is_last: bool = False
+    ) -> None:
         """Write what is delivered, which has to be safe; where it cannot be, it is tried later.
 
         A part at a time, as records wait meanwhile; the more there is, the more is written.
@@ -236,17 +238,17 @@ class Windows:
         """What is delivered is not safe yet: write later."""
         self._checkpoint_at = self._clock.monotonic() + self._windows.checkpoint_s
 
-    def close(self, places: Collection[Place] | None = None) -> None:
+    def close(self, places: Collection[TopicPartition] | None = None) -> None:
         """Let go of states; what was not written is read again by who has them next."""
         for place in list(self._held) if places is None else places:
             held = self._held.pop(place, None)
             if held is not None:
                 held.file.close()
 
-    def _open(self, place: Place, committed: int | None, ends: tuple[int, int]) -> int:
+    def _open(self, place: TopicPartition, committed: int | None, ends: tuple[int, int]) -> int:
         settings = self._settings
         path = state_path(state_folder(settings), place)
-        file = StateFile(path, definition=_definition(self._windows, self._plan))
+        file = WindowStateFile(path, definition=_definition(self._windows, self._plan))
         try:
             kept = file.kept()
             group = self._start(place, ends) if committed is None else committed
@@ -275,14 +277,14 @@ class Windows:
         )
         return how.read_from
 
-    def _start(self, place: Place, ends: tuple[int, int]) -> int:
+    def _start(self, place: TopicPartition, ends: tuple[int, int]) -> int:
         """Where a group begins that has never read."""
         settings = self._settings
         if settings.start_s is not None:
             return self._broker.offsets_at(place.topic, settings.start_s).get(place, ends[1])
-        return ends[0] if settings.start is Start.EARLIEST else ends[1]
+        return ends[0] if settings.start is StartPosition.EARLIEST else ends[1]
 
-    def _since(self, place: Place, group: int) -> int | None:
+    def _since(self, place: TopicPartition, group: int) -> int | None:
         """The first record that windows at the group's offset may hold, by when it was written.
 
         Counted from the last one before it: after a silence, windows still hold what was before.
@@ -293,7 +295,7 @@ class Windows:
         at_s = there[0].timestamp_s if there else self._clock.now()
         return self._broker.offsets_at(place.topic, at_s - self._plan.horizon_us / 1e6).get(place)
 
-    def _tell(self, place: Place, how: Restore, kept: Kept | None) -> None:
+    def _tell(self, place: TopicPartition, how: Restore, kept: StatePosition | None) -> None:
         name, behind = f"{place.topic}/{place.partition}", how.scored_from - how.read_from
         if not how.is_rebuilt:
             self._counters.opened += 1
@@ -314,7 +316,7 @@ class Windows:
         return [series.first_kept(oldest_us) for series in self._plan.series]
 
 
-def make_events(settings: WorkerSettings, plan: Plan) -> Events:
+def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:
     """What makes events of a stream's records.
 
     Raises:
@@ -322,12 +324,12 @@ def make_events(settings: WorkerSettings, plan: Plan) -> Events:
     """
     assert settings.windows is not None
     names = fields_of(settings.windows)
-    layout = Layout(inputs=(), outputs=(), passed=names)
+    layout = FieldLayout(inputs=(), outputs=(), passed=names)
     reads = make_reader(settings.format, layout) if names else None
     return Events(settings.windows, plan, reads)
 
 
-def _definition(settings: StreamWindowsSpec, plan: Plan) -> str:
+def _definition(settings: StreamWindowsSpec, plan: WindowPlan) -> str:
     """What a state is of: equal where one may go on with the other's."""
     series = [[plan.keys[s.key], s.field, s.pane_us, s.longest_us] for s in plan.series]
     fields = list(plan.fields)

@@ -20,9 +20,9 @@ from urllib.parse import quote
 
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.files import move
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.windows.panes import Event, Number, Pane, Plan
+from headrace.streaming.windows.panes import Number, Pane, WindowEvent, WindowPlan
 
 REMEMBERED_KEYS: Final = 200_000
 """So many keys of a place stay in memory after their panes were written."""
@@ -39,7 +39,7 @@ class Panes(Protocol):
         """The panes of these keys; keys that have none may be left out."""
 
 
-class Change(NamedTuple):
+class WindowChange(NamedTuple):
     """What is so when all before `offset` is counted: panes as a whole, and the newest event."""
 
     offset: int
@@ -61,20 +61,20 @@ class CountedEvents(NamedTuple):
 class PlaceState:
     """Counts the events of one place, in their order. Used by one thread."""
 
-    def __init__(self, plan: Plan, stored: Panes, *, newest_us: int | None) -> None:
+    def __init__(self, plan: WindowPlan, stored: Panes, *, newest_us: int | None) -> None:
         self._plan = plan
         self._stored = stored
         self._newest_us = newest_us
         self._keys: dict[KeyOf, dict[int, Pane]] = {}
         self._orders: dict[KeyOf, list[int]] = {}
-        self._changes: deque[Change] = deque()
+        self._changes: deque[WindowChange] = deque()
 
     def __len__(self) -> int:
         """How many keys are in memory."""
         return len(self._keys)
 
     def count(
-        self, events: Sequence[Event | HeadraceError | None], *, offset: int
+        self, events: Sequence[WindowEvent | HeadraceError | None], *, offset: int
     ) -> CountedEvents:
         """Count events and return the windows' values after each of them.
 
@@ -90,7 +90,7 @@ class PlaceState:
         rows: list[list[Number] | HeadraceError | None] = []
         late = 0
         for event in events:
-            if not isinstance(event, Event):
+            if not isinstance(event, WindowEvent):
                 rows.append(event)
                 continue
             newest_us = self._newest_us
@@ -101,7 +101,7 @@ class PlaceState:
                 self._add(event, touched)
             rows.append(self._values(event, max(event.at_us, oldest_us)))
         panes = {(series, key, at): self._keys[series, key][at] for series, key, at in touched}
-        self._changes.append(Change(offset, panes, self._newest_us))
+        self._changes.append(WindowChange(offset, panes, self._newest_us))
         return CountedEvents(rows, late)
 
     @property
@@ -109,7 +109,7 @@ class PlaceState:
         """How many panes changed, by batch."""
         return sum([len(change.panes) for change in self._changes])
 
-    def changes(self, upto: int, *, most: float = math.inf) -> Change | None:
+    def changes(self, upto: int, *, most: float = math.inf) -> WindowChange | None:
         """What is so once everything before `upto` is delivered, as one; None for nothing.
 
         Args:
@@ -122,7 +122,7 @@ class PlaceState:
                 break
             panes.update(change.panes)
             last = change
-        return last and Change(last.offset, panes, last.newest_us)
+        return last and WindowChange(last.offset, panes, last.newest_us)
 
     def wrote(self, offset: int) -> None:
         """What changed until there is in the file; forget it, and keys that are too many."""
@@ -135,11 +135,11 @@ class PlaceState:
         for of in [of for of in self._keys if of not in needed][:surplus]:
             del self._keys[of], self._orders[of]
 
-    def _load(self, events: Iterable[Event | HeadraceError | None]) -> None:
+    def _load(self, events: Iterable[WindowEvent | HeadraceError | None]) -> None:
         wanted = {
             (number, event.keys[series.key])
             for event in events
-            if isinstance(event, Event)
+            if isinstance(event, WindowEvent)
             for number, series in enumerate(self._plan.series)
         }
         missing = [of for of in wanted if of not in self._keys]
@@ -151,7 +151,7 @@ class PlaceState:
             self._keys[of] = panes
             self._orders[of] = sorted(panes)
 
-    def _add(self, event: Event, touched: set[PaneOf]) -> None:
+    def _add(self, event: WindowEvent, touched: set[PaneOf]) -> None:
         at_us = event.at_us
         self._newest_us = at_us if self._newest_us is None else max(self._newest_us, at_us)
         oldest_us = self._plan.oldest_us(self._newest_us)
@@ -169,7 +169,7 @@ class PlaceState:
             panes[at] = (before or Pane()).with_value(value)
             touched.add((number, key, at))
 
-    def _values(self, event: Event, at_us: int) -> list[Number]:
+    def _values(self, event: WindowEvent, at_us: int) -> list[Number]:
         found = []
         for window in self._plan.windows:
             series = self._plan.series[window.series]
@@ -208,14 +208,14 @@ CREATE INDEX IF NOT EXISTS panes_by_age ON panes (series, pane);
 """
 
 
-class Kept(NamedTuple):
+class StatePosition(NamedTuple):
     """Up to where a state counts, and the newest event in it, in microseconds since 1970."""
 
     offset: int
     newest_us: int | None
 
 
-class StateFile:
+class WindowStateFile:
     """One place's. Used by one thread. `definition`: of what; a state of another is none."""
 
     def __init__(self, path: Path, *, definition: str) -> None:
@@ -234,11 +234,11 @@ class StateFile:
             self._db.close()
             raise
 
-    def kept(self) -> Kept | None:
+    def kept(self) -> StatePosition | None:
         """What the file holds; None for nothing."""
         with self._reading() as db:
             row = db.execute('SELECT "offset", newest_us FROM state').fetchone()
-        return None if row is None else Kept(*row)
+        return None if row is None else StatePosition(*row)
 
     def begin(self, offset: int) -> None:
         """Forget all; count from there."""
@@ -266,7 +266,7 @@ class StateFile:
                     found[of] = {row[0]: Pane(*row[1:]) for row in rows}
         return found
 
-    def write(self, change: Change, *, first_kept: Sequence[int]) -> None:
+    def write(self, change: WindowChange, *, first_kept: Sequence[int]) -> None:
         """Panes and their offset, at once.
 
         Args:
@@ -339,7 +339,7 @@ class StateFile:
         return UnavailableError(f"cannot {what} the state of windows in {self._path}: {error}")
 
 
-def state_path(folder: Path, place: Place) -> Path:
+def state_path(folder: Path, place: TopicPartition) -> Path:
     """The file of a place; a long topic's name is cut, and told apart by what it is a hash of."""
     name = quote(place.topic, safe="")
     if len(name) > _LONGEST_NAME:

@@ -3,11 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.auth.authenticate import Brake, Noted, network_of
+from headrace.control.auth.authenticate import LoginThrottle, Noted, network_of
 
 
 def test_after_too_many_failures_there_is_a_wait_until_the_window_ends() -> None:
-    brake = Brake(max_failures=3, window_s=60.0)
+    brake = LoginThrottle(max_failures=3, window_s=60.0)
     for second in range(3):
         assert brake.wait_s("a", 10.0 + second) == 0.0
         brake.fail("a", 10.0 + second)
@@ -18,7 +18,7 @@ def test_after_too_many_failures_there_is_a_wait_until_the_window_ends() -> None
 
 
 def test_a_new_window_begins_to_count_anew() -> None:
-    brake = Brake(max_failures=2, window_s=60.0)
+    brake = LoginThrottle(max_failures=2, window_s=60.0)
     for at in (0.0, 1.0, 61.0):
         brake.fail("a", at)
 
@@ -26,7 +26,7 @@ def test_a_new_window_begins_to_count_anew() -> None:
 
 
 def test_the_first_failure_and_the_last_are_worth_a_note() -> None:
-    brake = Brake(max_failures=3, window_s=60.0)
+    brake = LoginThrottle(max_failures=3, window_s=60.0)
 
     assert [brake.fail("a", 0.0) for _ in range(5)] == [True, False, True, False, False]
 
@@ -34,7 +34,7 @@ def test_the_first_failure_and_the_last_are_worth_a_note() -> None:
 @settings(max_examples=5)
 @given(st.lists(st.integers(0, 10**6), max_size=300))
 def test_it_remembers_a_bounded_number(keys: list[int]) -> None:
-    brake = Brake(max_failures=1)
+    brake = LoginThrottle(max_failures=1)
     for key in [*range(10_000), *keys]:
         brake.fail(str(key), 0.0)
 

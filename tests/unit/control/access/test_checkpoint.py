@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from headrace.control.auth.audit_log import Change, Head
+from headrace.control.auth.audit_log import AuditEntry, Head
 from headrace.control.auth.checkpoint import Checkpoints, read_checkpoint
 from headrace.control.state import home_url, open_store
 from headrace.control.state.database import Database
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def write(store: Store, count: int) -> None:
-    change = Change(at=1.0, actor="ann", action="apply", object="spec")
+    change = AuditEntry(at=1.0, actor="ann", action="apply", object="spec")
     store.add_changes.blocking([change] * count)
 
 

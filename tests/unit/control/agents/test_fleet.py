@@ -13,17 +13,17 @@ from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import (
     PROTOCOL,
     Active,
+    AgentStatus,
     Arm,
-    Counts,
+    EnvoyCounts,
     Poll,
-    Report,
     UpstreamState,
     decode_told,
     encode_told,
 )
-from headrace.control.agents.registry import Patience, Standing
+from headrace.control.agents.registry import AgentTimeouts, SyncStatus
 from headrace.control.app.ownership import ProcessOwner
-from headrace.control.gateway.supervisor import GatewayKeeper, routes_file
+from headrace.control.gateway.supervisor import EnvoySupervisor, routes_file
 from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.state.records import Event
 from headrace.core import InvalidArgumentError
@@ -63,15 +63,15 @@ def fleet(tmp_path: Path, **more: object) -> GatewayFleet:
         clock=clock,
         routes_path=tmp_path / "routes.json",
         counts=FleetCounts(path=tmp_path / "counts.json"),
-        patience=Patience(max_behind_s=5.0, lost_after_s=20.0),
+        patience=AgentTimeouts(max_behind_s=5.0, lost_after_s=20.0),
     )
     for name, value in more.items():
         setattr(found, name, value)
     return found
 
 
-def report(name: str, in_force: str = "", **more: object) -> Report:
-    return Report(
+def report(name: str, in_force: str = "", **more: object) -> AgentStatus:
+    return AgentStatus(
         protocol=PROTOCOL,
         agent="1",
         name=name,
@@ -128,7 +128,7 @@ async def test_who_does_not_take_it_is_behind_and_held_against_nobody(tmp_path: 
 
     assert found.clock.monotonic() - began == pytest.approx(5.0, abs=0.2)
     stands = {one.name: one.standing for one in found.states()}
-    assert stands == {"one": Standing.CURRENT, "two": Standing.BEHIND}
+    assert stands == {"one": SyncStatus.CURRENT, "two": SyncStatus.BEHIND}
     again = found.clock.monotonic()
     publishing = asyncio.ensure_future(found.publish([route(), route("n")]))
     await asyncio.sleep(0.1)
@@ -173,7 +173,7 @@ async def test_nobody_connected_is_an_error_and_the_routes_are_kept(tmp_path: Pa
 
 async def test_what_became_of_the_envoy_here_is_told(tmp_path: Path) -> None:
     found = fleet(tmp_path)
-    found.local = GatewayKeeper(
+    found.local = EnvoySupervisor(
         envoy=EnvoyGateway(found.settings),
         owner=ProcessOwner.of(tmp_path),
         record_path=tmp_path / "gateway.json",
@@ -275,9 +275,9 @@ async def test_a_policy_is_not_in_force_while_a_gateway_is_behind(tmp_path: Path
         await setting
 
 
-def counted(requests: int, epoch: str = "1", *, active: int = 0) -> Counts:
+def counted(requests: int, epoch: str = "1", *, active: int = 0) -> EnvoyCounts:
     arm = Arm(endpoint="m", key="1", requests=requests)
-    return Counts(
+    return EnvoyCounts(
         epoch=epoch,
         every=(arm,),
         splits=(arm,),
@@ -400,8 +400,8 @@ async def test_numbers_that_nobody_can_have_counted_can_be_kept_still(tmp_path: 
     [
         {"held": {"m": -1}},
         {"held": {"m": 2**63}},
-        {"counts": Counts(epoch="1", active=(Active(endpoint="m", key="1", requests=-5),))},
-        {"counts": Counts(epoch="1", active=(Active(endpoint="m", key="1", requests=2**63),))},
+        {"counts": EnvoyCounts(epoch="1", active=(Active(endpoint="m", key="1", requests=-5),))},
+        {"counts": EnvoyCounts(epoch="1", active=(Active(endpoint="m", key="1", requests=2**63),))},
         {"name": "one\n"},
         {"name": "one/" + "x" * 600},
     ],

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.agents.counts import FORGET_S, Evidence, Kept, Sum, totals_of
+from headrace.control.agents.counts import (
+    FORGET_S,
+    ComparableTotals,
+    CounterAggregator,
+    StoredTotals,
+    totals_of,
+)
 from headrace.control.agents.messages import Arm
 from headrace.core import InvalidArgumentError
 from headrace.gateway import ArmStatistics
@@ -35,7 +41,7 @@ class Envoy:
 
 
 def test_what_gateways_counted_is_added_up() -> None:
-    found = Sum()
+    found = CounterAggregator()
 
     found.take("a", "1", {M1: totals(5, errors=1)})
     found.take("b", "1", {M1: totals(3), M2: totals(2)})
@@ -45,7 +51,7 @@ def test_what_gateways_counted_is_added_up() -> None:
 
 
 def test_an_envoy_that_starts_again_counts_from_0_and_the_sum_goes_on() -> None:
-    found = Sum()
+    found = CounterAggregator()
 
     found.take("a", "1", {M1: totals(5)})
     found.take("a", "2", {M1: totals(7)})
@@ -54,7 +60,7 @@ def test_an_envoy_that_starts_again_counts_from_0_and_the_sum_goes_on() -> None:
 
 
 def test_what_no_longer_is_told_of_counts_no_second_time_when_it_is_again() -> None:
-    found = Sum()
+    found = CounterAggregator()
     found.take("a", "1", {M1: totals(5)})
 
     found.take("a", "1", {})
@@ -80,7 +86,7 @@ def test_each_request_counts_once_if_it_was_reported_before_its_envoy_ended(
 ) -> None:
     envoys = {name: Envoy() for name in "abc"}
     served: dict[tuple[str, str], ArmStatistics] = {}
-    found = Sum()
+    found = CounterAggregator()
 
     for act, name, arm, count in script:
         envoy = envoys[name]
@@ -95,15 +101,15 @@ def test_each_request_counts_once_if_it_was_reported_before_its_envoy_ended(
                 found.take(name, str(envoy.epoch), envoy.counted)
                 envoy.restart()
             case _:
-                found = Sum.of(_through_disk(found.kept("e")))
+                found = CounterAggregator.of(_through_disk(found.kept("e")))
     for name, envoy in envoys.items():
         found.take(name, str(envoy.epoch), envoy.counted)
 
     assert _without_nothing(found.totals) == _without_nothing(served)
 
 
-def _through_disk(kept: Kept) -> Kept:
-    return msgspec.json.decode(msgspec.json.encode(kept), type=Kept)
+def _through_disk(kept: StoredTotals) -> StoredTotals:
+    return msgspec.json.decode(msgspec.json.encode(kept), type=StoredTotals)
 
 
 def _without_nothing(
@@ -115,7 +121,7 @@ def _without_nothing(
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 9), st.booleans()), max_size=30))
 def test_the_sum_never_falls(script: list[tuple[str, int, bool]]) -> None:
     envoys = {name: Envoy() for name in "ab"}
-    found = Sum()
+    found = CounterAggregator()
     last = 0
 
     for name, count, restarts in script:
@@ -131,7 +137,7 @@ def test_the_sum_never_falls(script: list[tuple[str, int, bool]]) -> None:
 @given(st.permutations(["a", "b", "c"]))
 def test_the_order_in_which_gateways_report_does_not_matter(order: list[str]) -> None:
     counted = {"a": {M1: totals(4)}, "b": {M1: totals(6), M2: totals(1)}, "c": {M2: totals(2)}}
-    found = Sum()
+    found = CounterAggregator()
 
     for name in order:
         found.take(name, "1", counted[name])
@@ -149,8 +155,8 @@ def test_a_difference_and_its_beginning_make_the_end_again() -> None:
 SPLITS = {"v1": {"m": 50}, "v2": {"m": 90}, "v3": {"m": 90}}
 
 
-def evidence() -> Evidence:
-    return Evidence(split_of=lambda version, name: SPLITS.get(version, {}).get(name))
+def evidence() -> ComparableTotals:
+    return ComparableTotals(split_of=lambda version, name: SPLITS.get(version, {}).get(name))
 
 
 def test_evidence_is_of_intervals_over_which_the_newest_split_was_in_force() -> None:
@@ -227,7 +233,7 @@ def test_counts_that_contradict_themselves_are_refused(arm: Arm) -> None:
 
 
 def test_an_arm_that_left_is_forgotten_once_nothing_more_comes_of_it() -> None:
-    found = Sum()
+    found = CounterAggregator()
     found.take("a", "1", {M1: totals(5), M2: totals(1)})
 
     found.keep({M2}, now=0.0)
@@ -242,7 +248,7 @@ def test_an_arm_that_left_is_forgotten_once_nothing_more_comes_of_it() -> None:
 
 
 def test_what_a_gateway_still_tells_of_a_forgotten_arm_counts_no_second_time() -> None:
-    found = Sum()
+    found = CounterAggregator()
     found.take("a", "1", {M1: totals(5), M2: totals(1)})
     found.keep({M2}, now=0.0)
     found.keep({M2}, now=FORGET_S)
@@ -256,7 +262,7 @@ def test_what_a_gateway_still_tells_of_a_forgotten_arm_counts_no_second_time() -
 
 
 def test_what_is_kept_does_not_grow_with_arms_that_left() -> None:
-    found = Sum()
+    found = CounterAggregator()
     for number in range(100):
         arm = ("m", str(number))
         found.take("a", "1", {arm: totals(1)})
@@ -286,7 +292,7 @@ def test_what_is_shown_of_arms_that_are_known_never_falls_and_counts_each_reques
     known = {M1}
     served: dict[tuple[str, str], int] = {}
     shown: dict[tuple[str, str], int] = {}
-    found, now = Sum(), 0.0
+    found, now = CounterAggregator(), 0.0
     for act, name, number, count in script:
         arm, envoy = ("m", str(number)), envoys[name]
         match act:
@@ -301,7 +307,7 @@ def test_what_is_shown_of_arms_that_are_known_never_falls_and_counts_each_reques
             case "change":
                 known = {M1, arm}
             case "plane":
-                found = Sum.of(_through_disk(found.kept("e")))
+                found = CounterAggregator.of(_through_disk(found.kept("e")))
             case _:
                 now += count * FORGET_S / 5
                 found.keep(known, now=now)

@@ -11,7 +11,7 @@ from headrace.control.agents.messages import (
     GatewayOptions,
     Poll,
     Secret,
-    Shared,
+    SharedDirectory,
     decode_bundle,
     decode_poll,
     decode_report,
@@ -54,7 +54,7 @@ BUNDLE = with_version(
         ),
         secrets=(Secret(name="s", certificates="c", key="k"),),
         holds={"m": HoldLimits(max_held=3, hold_s=2.0)},
-        sockets=Shared(path="/run", device=1, inode=2),
+        sockets=SharedDirectory(path="/run", device=1, inode=2),
     )
 )
 

@@ -1,14 +1,21 @@
-from headrace.control.agents.messages import PROTOCOL, Counts, Report
-from headrace.control.agents.registry import Outcome, Patience, Roster, Standing, event_of, families
+from headrace.control.agents.messages import PROTOCOL, AgentStatus, EnvoyCounts
+from headrace.control.agents.registry import (
+    AgentRegistry,
+    AgentTimeouts,
+    PublicationOutcome,
+    SyncStatus,
+    event_of,
+    families,
+)
 from tests.metrics import exposed
 
 
-def report(name: str, in_force: str = "", **more: object) -> Report:
-    return Report(protocol=PROTOCOL, agent="1.0", name=name, in_force=in_force, **more)  # type: ignore[arg-type]  # as a Report has them
+def report(name: str, in_force: str = "", **more: object) -> AgentStatus:
+    return AgentStatus(protocol=PROTOCOL, agent="1.0", name=name, in_force=in_force, **more)  # type: ignore[arg-type]  # as a Report has them
 
 
-def roster(*versions: str) -> Roster:
-    found = Roster(patience=Patience(max_behind_s=5.0, lost_after_s=20.0))
+def roster(*versions: str) -> AgentRegistry:
+    found = AgentRegistry(patience=AgentTimeouts(max_behind_s=5.0, lost_after_s=20.0))
     for at, version in enumerate(versions):
         found.offer(version, now=float(at))
     return found
@@ -19,16 +26,16 @@ def test_an_offer_is_done_when_all_that_are_connected_have_it() -> None:
     found.hear(report("one", "a"), now=1.0)
     found.hear(report("two"), now=1.0)
 
-    assert found.outcome(1, now=1.5) is Outcome.WAIT
+    assert found.outcome(1, now=1.5) is PublicationOutcome.WAIT
     found.hear(report("two", "a"), now=2.0)
-    assert found.outcome(1, now=2.0) is Outcome.DONE
+    assert found.outcome(1, now=2.0) is PublicationOutcome.DONE
 
 
 def test_a_newer_offer_in_force_answers_for_an_older_one() -> None:
     found = roster("a", "b")
     found.hear(report("one", "b"), now=2.0)
 
-    assert found.outcome(1, now=2.0) is Outcome.DONE
+    assert found.outcome(1, now=2.0) is PublicationOutcome.DONE
 
 
 def test_content_that_was_in_force_before_is_so_when_it_is_offered_again() -> None:
@@ -38,7 +45,7 @@ def test_content_that_was_in_force_before_is_so_when_it_is_offered_again() -> No
     found.offer("b", now=1.0)
     number = found.offer("a", now=2.0)
 
-    assert found.outcome(number, now=2.0) is Outcome.DONE
+    assert found.outcome(number, now=2.0) is PublicationOutcome.DONE
 
 
 def test_a_refusal_names_its_gateway_and_why() -> None:
@@ -46,7 +53,7 @@ def test_a_refusal_names_its_gateway_and_why() -> None:
     found.hear(report("one", "b"), now=2.0)
     found.hear(report("two", "a", refused="b", reason="no such cluster"), now=2.0)
 
-    assert found.outcome(2, now=2.0) is Outcome.REFUSED
+    assert found.outcome(2, now=2.0) is PublicationOutcome.REFUSED
     assert found.refusals(2, now=2.0) == {"two": "no such cluster"}
 
 
@@ -64,9 +71,9 @@ def test_each_turn_is_told_once_and_waiting_is_none() -> None:
     (second,) = found.turns(now=8.5)
     (third,) = found.turns(now=40.0)
 
-    assert (first.before, first.now) == (None, Standing.CURRENT)
-    assert (second.before, second.now) == (Standing.CURRENT, Standing.BEHIND)
-    assert third.now is Standing.LOST
+    assert (first.before, first.now) == (None, SyncStatus.CURRENT)
+    assert (second.before, second.now) == (SyncStatus.CURRENT, SyncStatus.BEHIND)
+    assert third.now is SyncStatus.LOST
     assert "gateway 'one' is behind by 6 s and serves version a" in (
         event_of(second, at=0.0).message
     )
@@ -84,11 +91,11 @@ def test_a_gateway_that_is_lost_is_back_with_its_next_report() -> None:
 
 def test_counts_stay_known_while_envoy_is_started_again() -> None:
     found = roster("a")
-    found.hear(report("one", "a", counts=Counts(epoch="1")), now=0.0)
+    found.hear(report("one", "a", counts=EnvoyCounts(epoch="1")), now=0.0)
 
     found.hear(report("one", "a", counts=None), now=1.0)
 
-    assert found.counts(now=1.0) == {"one": Counts(epoch="1")}
+    assert found.counts(now=1.0) == {"one": EnvoyCounts(epoch="1")}
 
 
 def test_gateways_of_long_ago_and_beyond_a_bound_are_forgotten() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.fleet import GatewayFleet
-from headrace.control.agents.messages import PROTOCOL, Poll, Report, decode_told
+from headrace.control.agents.messages import PROTOCOL, AgentStatus, Poll, decode_told
 from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
 from headrace.control.agents.settings import AgentsSettings
 from headrace.control.api.guards import Message, Receive, Scope, Send
@@ -102,7 +102,7 @@ async def test_a_poll_is_answered_when_there_is_nothing_new(app: AgentsApp) -> N
 
 async def test_a_report_is_heard_of_its_own_gateway_only(app: AgentsApp) -> None:
     def report(name: str) -> Sequence[bytes]:
-        return encoded(Report(protocol=PROTOCOL, agent="1", name=name))
+        return encoded(AgentStatus(protocol=PROTOCOL, agent="1", name=name))
 
     assert (await ask(app, "POST", "/agents/v1/report", *report("gw-1")))[0] == 200
     status, body = await ask(app, "POST", "/agents/v1/report", *report("gw-2"))

@@ -5,11 +5,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.control.agents.registry import (
-    Heard,
+    AgentReport,
+    AgentTimeouts,
     Offers,
-    Outcome,
-    Patience,
-    Standing,
+    PublicationOutcome,
+    SyncStatus,
     behind_s,
     next_change_s,
     outcome,
@@ -17,7 +17,7 @@ from headrace.control.agents.registry import (
     standing,
 )
 
-PATIENCE = Patience(max_behind_s=10.0, lost_after_s=30.0)
+PATIENCE = AgentTimeouts(max_behind_s=10.0, lost_after_s=30.0)
 moments = st.floats(0, 1000)
 
 
@@ -32,48 +32,51 @@ TWO = offers_at(100.0, 200.0)
 
 
 def test_a_gateway_has_its_time_and_is_behind_after_it() -> None:
-    heard = Heard(since=0.0, seen_at=205.0, in_force=1)
+    heard = AgentReport(since=0.0, seen_at=205.0, in_force=1)
 
-    assert standing(heard, TWO, now=209.9, patience=PATIENCE) is Standing.WAITING
-    assert standing(heard, TWO, now=210.0, patience=PATIENCE) is Standing.BEHIND
+    assert standing(heard, TWO, now=209.9, patience=PATIENCE) is SyncStatus.WAITING
+    assert standing(heard, TWO, now=210.0, patience=PATIENCE) is SyncStatus.BEHIND
     assert behind_s(heard, TWO, now=210.0) == 10.0
 
 
 def test_a_gateway_that_comes_back_gets_its_time_anew() -> None:
-    heard = Heard(since=500.0, seen_at=505.0, in_force=1)
+    heard = AgentReport(since=500.0, seen_at=505.0, in_force=1)
 
-    assert standing(heard, TWO, now=505.0, patience=PATIENCE) is Standing.WAITING
+    assert standing(heard, TWO, now=505.0, patience=PATIENCE) is SyncStatus.WAITING
     assert behind_s(heard, TWO, now=505.0) == 305.0
 
 
 def test_who_is_silent_is_lost_whatever_is_in_force_there() -> None:
-    heard = Heard(since=0.0, seen_at=200.0, in_force=2)
+    heard = AgentReport(since=0.0, seen_at=200.0, in_force=2)
 
-    assert standing(heard, TWO, now=230.0, patience=PATIENCE) is Standing.CURRENT
-    assert standing(heard, TWO, now=230.1, patience=PATIENCE) is Standing.LOST
+    assert standing(heard, TWO, now=230.0, patience=PATIENCE) is SyncStatus.CURRENT
+    assert standing(heard, TWO, now=230.1, patience=PATIENCE) is SyncStatus.LOST
 
 
 def test_a_refusal_counts_for_what_was_offered_before_it_only() -> None:
-    heard = Heard(since=0.0, seen_at=200.0, in_force=1, refused=2)
+    heard = AgentReport(since=0.0, seen_at=200.0, in_force=1, refused=2)
 
-    assert standing(heard, TWO, now=201.0, patience=PATIENCE) is Standing.REFUSED
+    assert standing(heard, TWO, now=201.0, patience=PATIENCE) is SyncStatus.REFUSED
     later = TWO.and_one(202.0)
-    assert standing(heard, later, now=203.0, patience=PATIENCE) is Standing.WAITING
+    assert standing(heard, later, now=203.0, patience=PATIENCE) is SyncStatus.WAITING
 
 
 def test_nobody_connected_is_an_outcome_of_its_own() -> None:
-    assert outcome([]) is Outcome.NOBODY
-    assert outcome([Standing.LOST, Standing.LOST]) is Outcome.NOBODY
+    assert outcome([]) is PublicationOutcome.NOBODY
+    assert outcome([SyncStatus.LOST, SyncStatus.LOST]) is PublicationOutcome.NOBODY
 
 
 def test_one_that_refused_is_told_once_nobody_is_waited_for() -> None:
-    assert outcome([Standing.REFUSED, Standing.WAITING, Standing.CURRENT]) is Outcome.WAIT
-    assert outcome([Standing.REFUSED, Standing.CURRENT]) is Outcome.REFUSED
+    assert (
+        outcome([SyncStatus.REFUSED, SyncStatus.WAITING, SyncStatus.CURRENT])
+        is PublicationOutcome.WAIT
+    )
+    assert outcome([SyncStatus.REFUSED, SyncStatus.CURRENT]) is PublicationOutcome.REFUSED
 
 
 def test_one_that_is_behind_holds_nobody_up_unless_it_is_the_only_one() -> None:
-    assert outcome([Standing.BEHIND, Standing.CURRENT]) is Outcome.DONE
-    assert outcome([Standing.BEHIND, Standing.LOST]) is Outcome.BEHIND
+    assert outcome([SyncStatus.BEHIND, SyncStatus.CURRENT]) is PublicationOutcome.DONE
+    assert outcome([SyncStatus.BEHIND, SyncStatus.LOST]) is PublicationOutcome.BEHIND
 
 
 def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_oldest_known() -> None:
@@ -81,7 +84,7 @@ def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_olde
 
     assert found.newest == 1000
     assert len(found.at) < 1000
-    assert behind_s(Heard(since=0.0, seen_at=1000.0, in_force=3), found, now=1000.0) == (
+    assert behind_s(AgentReport(since=0.0, seen_at=1000.0, in_force=3), found, now=1000.0) == (
         1000.0 - found.at[0]
     )
 
@@ -109,12 +112,12 @@ def test_what_nobody_decided_is_sent_only_where_nothing_was_ever_ordered(
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[Heard, Offers, float]:
+def situations(draw: st.DrawFn) -> tuple[AgentReport, Offers, float]:
     times = sorted(draw(st.lists(moments, min_size=1, max_size=6)))
     found = offers_at(*times)
     now = draw(st.floats(times[-1], 2000))
     seen_at = draw(st.floats(0, now))
-    heard = Heard(
+    heard = AgentReport(
         since=draw(st.floats(0, seen_at)),
         seen_at=seen_at,
         in_force=draw(st.integers(0, found.newest)),
@@ -125,10 +128,16 @@ def situations(draw: st.DrawFn) -> tuple[Heard, Offers, float]:
 
 @given(situations(), st.floats(0, 500))
 def test_without_news_a_gateway_never_stands_better_later(
-    situation: tuple[Heard, Offers, float], more_s: float
+    situation: tuple[AgentReport, Offers, float], more_s: float
 ) -> None:
     heard, found, now = situation
-    order = [Standing.CURRENT, Standing.REFUSED, Standing.WAITING, Standing.BEHIND, Standing.LOST]
+    order = [
+        SyncStatus.CURRENT,
+        SyncStatus.REFUSED,
+        SyncStatus.WAITING,
+        SyncStatus.BEHIND,
+        SyncStatus.LOST,
+    ]
 
     before = standing(heard, found, now=now, patience=PATIENCE)
     after = standing(heard, found, now=now + more_s, patience=PATIENCE)
@@ -138,21 +147,21 @@ def test_without_news_a_gateway_never_stands_better_later(
 
 
 @given(situations())
-@example((Heard(since=0.0, seen_at=0.0), offers_at(251.092004238138), 251.092004238138))
+@example((AgentReport(since=0.0, seen_at=0.0), offers_at(251.092004238138), 251.092004238138))
 def test_nobody_is_waited_for_longer_than_patience_allows(
-    situation: tuple[Heard, Offers, float],
+    situation: tuple[AgentReport, Offers, float],
 ) -> None:
     heard, found, now = situation
     late = replace(heard, seen_at=now + PATIENCE.max_behind_s)
 
     stands = standing(late, found, now=now + PATIENCE.max_behind_s, patience=PATIENCE)
 
-    assert stands is not Standing.WAITING
+    assert stands is not SyncStatus.WAITING
 
 
 @given(situations())
 def test_a_standing_changes_by_itself_only_when_it_was_foretold(
-    situation: tuple[Heard, Offers, float],
+    situation: tuple[AgentReport, Offers, float],
 ) -> None:
     heard, found, now = situation
     until_s = next_change_s({"g": heard}, found, now=now, patience=PATIENCE)
@@ -166,7 +175,7 @@ def test_a_standing_changes_by_itself_only_when_it_was_foretold(
 
 @given(situations(), st.integers(1, 6))
 def test_who_has_the_newest_has_all_that_was_wanted_before(
-    situation: tuple[Heard, Offers, float], wanted: int
+    situation: tuple[AgentReport, Offers, float], wanted: int
 ) -> None:
     heard, found, now = situation
     wanted = min(wanted, found.newest)
@@ -174,5 +183,5 @@ def test_who_has_the_newest_has_all_that_was_wanted_before(
     newest = standing(heard, found, now=now, patience=PATIENCE)
     earlier = standing(heard, found, now=now, patience=PATIENCE, wanted=wanted)
 
-    if newest is Standing.CURRENT:
-        assert earlier is Standing.CURRENT
+    if newest is SyncStatus.CURRENT:
+        assert earlier is SyncStatus.CURRENT

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes.api import WATCHED
-from headrace.control.kubernetes.decide import Decision, DecisionInputs, decide
+from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
 from headrace.control.kubernetes.executor import (
     DELETION_COST,
     Action,
@@ -17,12 +17,12 @@ from headrace.control.kubernetes.executor import (
 )
 from headrace.control.kubernetes.manifest_cache import ManifestCache, with_replicas
 from headrace.control.kubernetes.manifests import settings_in
-from headrace.control.kubernetes.names import Place
+from headrace.control.kubernetes.names import InstallationName
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
 from headrace.control.reconcile.observed import Observed, Replica, addresses_of
 from headrace.control.reconcile.plan import PublishRoutes
-from headrace.control.reconcile.pools import Told, plan_pools, routed_now
+from headrace.control.reconcile.pools import AcknowledgedModels, plan_pools, routed_now
 from headrace.gateway import EndpointRoute
 from tests.kubernetes_server import Controllers, InstantRuntime, RefusedError, Store
 from tests.kubernetes_server.fields import FieldConflictError
@@ -44,12 +44,12 @@ class Play:
     is_confirmed: bool = False
     blocked: dict[Key, str] = field(default_factory=dict)
     drafts: ManifestCache = field(default_factory=ManifestCache)
-    decision: Decision = field(default_factory=Decision)
+    decision: ReconcileDecision = field(default_factory=ReconcileDecision)
     now: float = 0.0
     serial: int = 1
     controllers: Controllers = field(init=False)
-    place: Place = PLACE
-    told: dict[str, Told] = field(default_factory=dict)
+    place: InstallationName = PLACE
+    told: dict[str, AcknowledgedModels] = field(default_factory=dict)
     pods_host: dict[tuple[str, int], set[tuple[str, str]]] = field(default_factory=dict)
     """Names and versions of models, by pod's name and process: what pods know of themselves."""
 
@@ -89,7 +89,7 @@ class Play:
         observed = self.observed()
         routed = routed_now(observed)
         for one in plan_pools(self.desired, self.replicas.values(), self.told, routed):
-            self.told[one.replica] = Told(process=one.process, hosting=one.hosting)
+            self.told[one.replica] = AcknowledgedModels(process=one.process, hosting=one.hosting)
             before = self.pods_host.get((one.replica, one.process), set())
             said = {(model.model_name, model.model_version) for model in one.hosting.models}
             self.pods_host[one.replica, one.process] = said | (before & {*one.hosting.keeps})
@@ -102,7 +102,7 @@ class Play:
             if (name, replica.process) in self.pods_host
         }
 
-    def decide(self) -> Decision:
+    def decide(self) -> ReconcileDecision:
         scene = DecisionInputs(
             desired=self.desired,
             cluster=self.cluster,
@@ -115,7 +115,7 @@ class Play:
         self.decision = decide(scene, self.drafts)
         return self.decision
 
-    def act(self) -> Decision:
+    def act(self) -> ReconcileDecision:
         """Decide, and do it all."""
         self.now += 1.0
         for action in self.decide().actions:

@@ -13,11 +13,11 @@ from headrace.control.desired.state import (
     Revision,
     make_revision,
 )
-from headrace.control.kubernetes import Place
+from headrace.control.kubernetes import InstallationName
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
 
-PLACE = Place(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
+PLACE = InstallationName(namespace="models", artifacts_url="s3://artifacts", drain_timeout_s=20.0)
 POOLS_PLACE = replace(PLACE, internal_secret="headrace-internal")  # noqa: S106  # its name only
 """Pools need a token, by which their pods are told what to host."""
 

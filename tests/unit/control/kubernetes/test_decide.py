@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from headrace.control.desired.state import DesiredArm
-from headrace.control.kubernetes import Owner, Place, name_of
+from headrace.control.kubernetes import InstallationName, OwnerObject, name_of
 from headrace.control.kubernetes.executor import ApplyObject, DeleteObject, MarkPod, YieldReplicas
 from headrace.control.kubernetes.snapshot import is_ours, owns_replicas
 from headrace.control.reconcile.plan import PublishRoutes
@@ -201,8 +201,10 @@ def test_an_object_with_our_labels_that_we_did_not_make_is_not_deleted() -> None
 
 
 def test_what_another_controller_owns_is_not_ours() -> None:
-    owner = Owner(api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1")
-    place = Place(namespace="models", artifacts_url="s3://a", owner=owner)
+    owner = OwnerObject(
+        api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1"
+    )
+    place = InstallationName(namespace="models", artifacts_url="s3://a", owner=owner)
     found = running(an_arm()).store.get("Deployment", NAME)
     reference = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u-2", "controller": True}
 

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.kubernetes.election import (
+    ElectionStep,
     LeaseState,
     LeaseTimes,
-    Step,
     is_leading,
     lease_object,
     next_step,
@@ -30,21 +30,21 @@ def known(holder: str, *, at: float) -> LeaseState:
 
 
 def test_without_a_lease_one_is_made() -> None:
-    assert next_step(None, identity="a", now=0.0) is Step.CREATE
+    assert next_step(None, identity="a", now=0.0) is ElectionStep.CREATE
 
 
 def test_a_holder_that_is_heard_of_is_waited_for() -> None:
-    assert next_step(known("b", at=0.0), identity="a", now=14.9) is Step.WAIT
+    assert next_step(known("b", at=0.0), identity="a", now=14.9) is ElectionStep.WAIT
 
 
 def test_a_holder_that_says_nothing_is_followed() -> None:
-    assert next_step(known("b", at=0.0), identity="a", now=15.0) is Step.TAKE
+    assert next_step(known("b", at=0.0), identity="a", now=15.0) is ElectionStep.TAKE
 
 
 def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
     found = observed_lease(released(known("b", at=0.0)), None, now=0.0)
 
-    assert next_step(found, identity="a", now=0.0) is Step.TAKE
+    assert next_step(found, identity="a", now=0.0) is ElectionStep.TAKE
 
 
 def test_time_runs_from_the_last_change_that_was_seen_whatever_clocks_say() -> None:
@@ -89,7 +89,7 @@ class Candidate:
         self.known = observed_lease(lease, self.known, now=now)
         self.pending = None
         step = next_step(self.known, identity=self.name, now=now)
-        if step is not Step.WAIT:
+        if step is not ElectionStep.WAIT:
             new = lease_object(self.known, place=PLACE, identity=self.name, times=TIMES, wall=now)
             self.pending = (new, now, version)
 

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.desired.state import DesiredArm, DesiredState, Revision
-from headrace.control.kubernetes import Place, labels_of, name_of, objects_of, selector_of
-from headrace.control.kubernetes.names import Object, Owner, label_value
+from headrace.control.kubernetes import (
+    InstallationName,
+    labels_of,
+    name_of,
+    objects_of,
+    selector_of,
+)
+from headrace.control.kubernetes.names import Object, OwnerObject, label_value
 from headrace.core import FailedPreconditionError, ReplicaSettings
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec.scale import AutoscaleSpec
@@ -32,7 +38,7 @@ def one(objects: list[Object], kind: str) -> Object:
     return found
 
 
-def deployment(state: DesiredState, place: Place = PLACE) -> Object:
+def deployment(state: DesiredState, place: InstallationName = PLACE) -> Object:
     return one(objects_of(state, place=place), "Deployment")
 
 
@@ -50,8 +56,10 @@ def test_a_revision_becomes_four_objects_of_one_name() -> None:
 
 @pytest.mark.parametrize("autoscaler", ["headrace", "hpa"])
 def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None:
-    owner = Owner(api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1")
-    place = Place(
+    owner = OwnerObject(
+        api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1"
+    )
+    place = InstallationName(
         namespace="models",
         artifacts_url="s3://artifacts",
         internal_secret="headrace-internal",  # noqa: S106  # its name only
@@ -175,7 +183,9 @@ def test_a_variable_or_secret_that_is_told_twice_is_said_once() -> None:
 
 def test_other_settings_start_pods_anew() -> None:
     before = deployment(a_state())
-    after = deployment(a_state(), Place(namespace="models", artifacts_url="s3://artifacts"))
+    after = deployment(
+        a_state(), InstallationName(namespace="models", artifacts_url="s3://artifacts")
+    )
 
     assert before["spec"]["template"]["metadata"] != after["spec"]["template"]["metadata"]
 
@@ -260,7 +270,7 @@ def test_a_model_that_lies_on_one_machine_is_refused_with_the_way_out() -> None:
 
 def test_without_a_store_for_artifacts_the_way_out_is_named() -> None:
     with pytest.raises(FailedPreconditionError, match="--artifacts URL"):
-        objects_of(a_state(), place=Place(namespace="models"))
+        objects_of(a_state(), place=InstallationName(namespace="models"))
 
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)

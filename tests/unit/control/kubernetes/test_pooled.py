@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.control.desired.state import DesiredState
-from headrace.control.kubernetes import Place, objects_of
+from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.names import Object
 from headrace.control.kubernetes.pods import artifact_and_settings, hosted_settings
 from headrace.core import FailedPreconditionError, PoolReplicaSettings
@@ -45,7 +45,7 @@ def hosted(*names: str, replicas: int = 2) -> DesiredState:
     return with_pools(a_state(*endpoints), a_pool(replicas=replicas))
 
 
-def pool_objects(state: DesiredState, place: Place = POOLS_PLACE) -> dict[str, Object]:
+def pool_objects(state: DesiredState, place: InstallationName = POOLS_PLACE) -> dict[str, Object]:
     return {one["kind"]: one for one in objects_of(state, place=place)}
 
 
@@ -132,7 +132,7 @@ def test_its_pods_have_memory_for_what_they_load(
         (replace(POOLS_PLACE, artifacts_url=""), "--artifacts URL"),
     ],
 )
-def test_what_a_pool_needs_is_named(place: Place, said: str) -> None:
+def test_what_a_pool_needs_is_named(place: InstallationName, said: str) -> None:
     with pytest.raises(FailedPreconditionError, match=f"pool 'small'.*{said}"):
         objects_of(hosted("a"), place=place)
 

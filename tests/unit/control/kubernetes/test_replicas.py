@@ -5,7 +5,7 @@ import pytest
 
 from headrace.control.kubernetes.replicas import EndpointSlice, Pod, pods_in, replicas_of
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.control.reconcile.observed import MANY_FAILURES, Phase, Replica
+from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
 from tests.kubernetes_server.controllers import pod_status
 from tests.unit.control.kubernetes.states import PLACE, a_revision
 
@@ -56,38 +56,38 @@ def look(
 def test_a_pod_is_ready_where_a_slice_offers_it() -> None:
     (replica,) = look(a_pod(), slices=(a_slice(port=9000),)).values()
 
-    assert replica.phase is Phase.READY
+    assert replica.phase is ReplicaPhase.READY
     assert replica.address == "10.0.0.1:9000"
     assert (replica.endpoint, replica.version, replica.revision_id) == ("digits", "1", ID)
 
 
 def test_a_pod_that_says_it_is_ready_gets_nothing_until_a_slice_says_so() -> None:
-    assert look(a_pod())["p"].phase is Phase.STARTING
+    assert look(a_pod())["p"].phase is ReplicaPhase.STARTING
 
 
 @pytest.mark.parametrize(
     "offered", [a_slice(ready=False), a_slice(serving=False), a_slice(terminating=True)]
 )
 def test_an_address_that_is_not_offered_gets_nothing(offered: EndpointSlice) -> None:
-    assert look(a_pod(), slices=(offered,))["p"].phase is not Phase.READY
+    assert look(a_pod(), slices=(offered,))["p"].phase is not ReplicaPhase.READY
 
 
 def test_an_unready_pod_gets_nothing_whatever_a_slice_says() -> None:
-    assert look(a_pod(state="unready"), slices=(a_slice(),))["p"].phase is not Phase.READY
+    assert look(a_pod(state="unready"), slices=(a_slice(),))["p"].phase is not ReplicaPhase.READY
 
 
 def test_who_gets_requests_was_ready_and_is_unready_now() -> None:
     routed = frozenset({"10.0.0.1:8000"})
     (replica,) = look(a_pod(state="unready"), slices=(a_slice(),), routed=routed).values()
 
-    assert replica.phase is Phase.UNREADY
+    assert replica.phase is ReplicaPhase.UNREADY
     assert replica.was_ready
 
 
 def test_a_pod_that_was_told_to_end_drains() -> None:
     pod = a_pod(deletionTimestamp="2030-01-01T00:00:00Z")
 
-    assert look(pod, slices=(a_slice(),))["p"].phase is Phase.DRAINING
+    assert look(pod, slices=(a_slice(),))["p"].phase is ReplicaPhase.DRAINING
 
 
 def test_pods_that_are_over_are_no_replicas() -> None:

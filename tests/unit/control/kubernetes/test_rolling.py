@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from headrace.control.kubernetes import name_of
 from headrace.control.kubernetes.executor import ApplyObject, ScaleDeployment
 from headrace.control.kubernetes.rolling import (
-    Change,
+    PodChange,
     changes_pods,
     gave_up,
     is_rolling,
     most_at_once,
     next_roll,
 )
-from headrace.control.reconcile.observed import Phase
+from headrace.control.reconcile.observed import ReplicaPhase
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
 
@@ -279,7 +279,7 @@ class Fleet:
     def step(self) -> None:
         """Tell as many as may be."""
         changes = [
-            Change(found=one, actions=())
+            PodChange(found=one, actions=())
             for one in self.found
             if one["metadata"]["name"] not in self.replaced
         ]
@@ -404,7 +404,7 @@ def test_a_deployment_rolls_until_its_pods_are_replaced_and_well(
 
 def test_one_that_was_told_its_count_a_moment_ago_is_not_changed_beyond_the_bound() -> None:
     told = [deployment(f"d{number}", told=2, status=WELL) for number in range(8)]
-    changes = [Change(found=one, actions=()) for one in told]
+    changes = [PodChange(found=one, actions=()) for one in told]
 
     assert next_roll(changes, told, max_rolling_ratio=0.25).now == ()
 
@@ -431,6 +431,6 @@ def test_a_pod_that_will_not_come_is_known_before_the_cluster_gives_up() -> None
     play.desired = wish(1, image=NEW)
     play.settle()
 
-    assert {r.phase for r in play.replicas.values()} == {Phase.READY, Phase.STARTING}
+    assert {r.phase for r in play.replicas.values()} == {ReplicaPhase.READY, ReplicaPhase.STARTING}
     assert "ImagePullBackOff" in play.decision.problems["e0", "1"]
     assert not [one for one in play.decide().actions if isinstance(one, ApplyObject)]

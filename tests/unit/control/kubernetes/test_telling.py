@@ -1,11 +1,11 @@
 import itertools
 
 from headrace.control.kubernetes.reconciler import problem_events
-from headrace.control.kubernetes.rolling import Change, Roll, roll_events
+from headrace.control.kubernetes.rolling import PodChange, Roll, roll_events
 
 
-def changes(*names: str) -> tuple[Change, ...]:
-    return tuple(Change(found={"metadata": {"name": name}}, actions=()) for name in names)
+def changes(*names: str) -> tuple[PodChange, ...]:
+    return tuple(PodChange(found={"metadata": {"name": name}}, actions=()) for name in names)
 
 
 def test_a_problem_is_told_when_it_comes_when_it_is_another_and_when_it_is_over() -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.limits.limiter import Bucket
+from headrace.control.limits.limiter import TokenBucket
 
 rates = st.floats(0.01, 1000.0)
 steps = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 5)), max_size=60)
@@ -14,7 +14,7 @@ steps = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 5)), max_size=60)
 def test_no_window_of_time_gives_more_than_the_size_and_what_came_in_it(
     rate: float, size: int, wanted: list[tuple[float, int]]
 ) -> None:
-    bucket = Bucket(rate=rate, size=float(size), at=0.0)
+    bucket = TokenBucket(rate=rate, size=float(size), at=0.0)
     given_at: list[tuple[float, int]] = []
     now = 0.0
     for pause_s, amount in wanted:
@@ -35,7 +35,7 @@ def test_no_window_of_time_gives_more_than_the_size_and_what_came_in_it(
 def test_after_the_wait_the_tokens_are_there_and_before_they_are_not(
     rate: float, size: int, taken: float, amount: int
 ) -> None:
-    bucket = Bucket(rate=rate, size=float(size), at=0.0)
+    bucket = TokenBucket(rate=rate, size=float(size), at=0.0)
     bucket.take(taken)
     wanted = min(amount, size)
 
@@ -49,7 +49,7 @@ def test_after_the_wait_the_tokens_are_there_and_before_they_are_not(
 
 
 def test_what_is_owed_has_to_come_first_and_what_is_given_back_fits() -> None:
-    bucket = Bucket(rate=2.0, size=4.0, at=0.0)
+    bucket = TokenBucket(rate=2.0, size=4.0, at=0.0)
 
     bucket.take(10.0)
     assert bucket.wait_s(1.0) == pytest.approx(3.5)
@@ -58,7 +58,7 @@ def test_what_is_owed_has_to_come_first_and_what_is_given_back_fits() -> None:
 
 
 def test_an_earlier_time_changes_nothing() -> None:
-    bucket = Bucket(rate=1.0, size=4.0, at=10.0)
+    bucket = TokenBucket(rate=1.0, size=4.0, at=10.0)
     bucket.take(4.0)
 
     bucket.refill(5.0)
@@ -67,7 +67,7 @@ def test_an_earlier_time_changes_nothing() -> None:
 
 
 def test_a_changed_bucket_keeps_what_fits() -> None:
-    bucket = Bucket(rate=1.0, size=4.0, at=0.0)
+    bucket = TokenBucket(rate=1.0, size=4.0, at=0.0)
     bucket.take(1.0)
 
     bucket.change(rate=1.0, size=8.0)

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 
 from headrace.control.limits.limiter import (
     DAY_S,
-    Ask,
-    Decision,
-    Kind,
+    LimitDecision,
     Limiter,
+    LimitKind,
+    LimitRequest,
+    LimitSubject,
     Moment,
     Refusal,
     Rules,
     Scope,
-    Subject,
     make_rules,
 )
 from headrace.control.state.records import QuotaUse
 from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 from headrace.gateway import EndpointRoute
 
-ALICE = Ask(endpoint="m", caller="alice")
-BOB = Ask(endpoint="m", caller="bob")
+ALICE = LimitRequest(endpoint="m", caller="alice")
+BOB = LimitRequest(endpoint="m", caller="bob")
 NONE = LimitSpec()
 
 
@@ -51,15 +51,18 @@ def a_limiter(
     return Limiter(name="t", rules=rules, **more)
 
 
-def passed(limiter: Limiter, asks: Sequence[Ask], moment: Moment) -> list[bool]:
+def passed(limiter: Limiter, asks: Sequence[LimitRequest], moment: Moment) -> list[bool]:
     return [limiter.ask(ask, moment).refusal is None for ask in asks]
 
 
 def test_what_nobody_limits_passes_without_a_trace() -> None:
     limiter = a_limiter()
 
-    assert limiter.ask(ALICE, at(0.0)) == Decision()
-    assert limiter.ask(Ask(endpoint="other", caller="x", tier="y"), at(0.0)) == Decision()
+    assert limiter.ask(ALICE, at(0.0)) == LimitDecision()
+    assert (
+        limiter.ask(LimitRequest(endpoint="other", caller="x", tier="y"), at(0.0))
+        == LimitDecision()
+    )
 
 
 def test_each_caller_is_counted_for_itself_and_all_together_too() -> None:
@@ -72,14 +75,14 @@ def test_each_caller_is_counted_for_itself_and_all_together_too() -> None:
 
     assert found == [True, True, True, False, True, False]
     assert limiter.refusals == {
-        ("m", Refusal(Scope.CALLER, Kind.REQUESTS)): 1,
-        ("m", Refusal(Scope.ENDPOINT, Kind.REQUESTS)): 1,
+        ("m", Refusal(Scope.CALLER, LimitKind.REQUESTS)): 1,
+        ("m", Refusal(Scope.ENDPOINT, LimitKind.REQUESTS)): 1,
     }
 
 
 def test_a_tier_holds_over_all_endpoints() -> None:
     limiter = a_limiter(tiers={"gold": LimitSpec(requests_per_day=2)})
-    asks = [Ask(endpoint=name, caller="alice", tier="gold") for name in ("m", "n", "o")]
+    asks = [LimitRequest(endpoint=name, caller="alice", tier="gold") for name in ("m", "n", "o")]
 
     assert passed(limiter, asks, at(0.0)) == [True, True, False]
 
@@ -138,7 +141,7 @@ def test_rows_are_taken_by_their_average_and_corrected_when_they_are_known() -> 
     limiter.end(lease, rows=25.0, now=0.0)
 
     decision = limiter.ask(ALICE, at(0.0))
-    assert decision.refusal == Refusal(Scope.CALLER, Kind.ROWS)
+    assert decision.refusal == Refusal(Scope.CALLER, LimitKind.ROWS)
     assert decision.tightest is not None
     wait_s = decision.tightest.wait_s
     assert 1.5 < wait_s < 2.2  # 15 rows are owed, and the average of one request has to be there
@@ -164,7 +167,7 @@ def test_the_caller_is_told_of_the_limit_with_the_least_left() -> None:
     standing = limiter.ask(ALICE, at(0.0)).tightest
 
     assert standing is not None
-    assert (standing.kind, standing.limit, standing.remaining) == (Kind.CONCURRENT, 5, 4)
+    assert (standing.kind, standing.limit, standing.remaining) == (LimitKind.CONCURRENT, 5, 4)
 
 
 def test_a_changed_limit_holds_at_once_and_what_was_counted_stays() -> None:
@@ -222,7 +225,7 @@ def test_strangers_never_crowd_out_callers_with_a_name() -> None:
     )
     limiter.ask(ALICE, at(0.0))
     for i in range(500):
-        limiter.ask(Ask(endpoint="m", caller=f"address:10.0.{i}.1/32"), at(0.0))
+        limiter.ask(LimitRequest(endpoint="m", caller=f"address:10.0.{i}.1/32"), at(0.0))
 
     assert passed(limiter, [ALICE], at(0.0)) == [False]
     assert len(limiter._anonymous) == 50
@@ -265,9 +268,9 @@ def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
 ) -> None:
     limiter = a_limiter(total=total, per_caller=each, tiers={"gold": gold})
     limits = {Scope.ENDPOINT: total, Scope.CALLER: each, Scope.TIER: gold}
-    running: Counter[Subject] = Counter()
-    used: Counter[Subject] = Counter()
-    open_: list[tuple[str, list[Subject]]] = []
+    running: Counter[LimitSubject] = Counter()
+    used: Counter[LimitSubject] = Counter()
+    open_: list[tuple[str, list[LimitSubject]]] = []
     now = 0.0
     for event in wanted:
         now += event[3]
@@ -277,7 +280,7 @@ def test_limits_hold_whatever_comes_and_a_refusal_uses_nothing(
                 limiter.end(lease, rows=float(event[2]), now=now)
                 running.subtract(subjects)
             continue
-        ask = Ask(endpoint="m", caller=event[1], tier=event[2])
+        ask = LimitRequest(endpoint="m", caller=event[1], tier=event[2])
         before = _state(limiter, now)
         decision = limiter.ask(ask, at(now))
         if decision.refusal is not None:
@@ -339,7 +342,7 @@ def test_who_comes_back_when_told_passes(
             limiter.end(lease, rows=told, now=now)
     if refused is None or refused.refusal is None or refused.tightest is None:
         return
-    if refused.refusal.kind is Kind.CONCURRENT:
+    if refused.refusal.kind is LimitKind.CONCURRENT:
         return  # that depends on others
 
     later = now + refused.tightest.wait_s + 1e-6
@@ -347,7 +350,7 @@ def test_who_comes_back_when_told_passes(
         limiter.end(lease, rows=None, now=later)
     again = limiter.ask(ALICE, at(later, 100.0 + later))
 
-    assert again.refusal is None or again.refusal.kind is Kind.CONCURRENT
+    assert again.refusal is None or again.refusal.kind is LimitKind.CONCURRENT
 
 
 def test_the_service_counts_only_what_a_gateway_cannot() -> None:
@@ -376,9 +379,9 @@ def test_the_service_counts_only_what_a_gateway_cannot() -> None:
 
 @given(st.sampled_from(Scope), st.from_regex(r"[a-z0-9._-]{1,9}", fullmatch=True), st.text())
 def test_a_subject_is_read_as_it_was_written(scope: Scope, name: str, caller: str) -> None:
-    subject = Subject(scope, name, caller)
+    subject = LimitSubject(scope, name, caller)
 
-    assert Subject.parse(subject.text()) == subject
+    assert LimitSubject.parse(subject.text()) == subject
 
 
 def test_a_moment_knows_its_day() -> None:

@@ -14,11 +14,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.notify.messages import AlertNotice, Message, NoticeKey, Outbox, Silence
+from headrace.control.notify.messages import (
+    AlertGroups,
+    AlertMessage,
+    AlertNotice,
+    NoticeKey,
+    Silence,
+)
 from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_kinds import ALERTS
-from headrace.monitor.alert_state import Alert, AlertState, Finding, Key, advance
-from headrace.monitor.slo import Reading
+from headrace.monitor.alert_state import Alert, AlertReading, AlertState, Key, advance
+from headrace.monitor.slo import ConditionReading
 from tests.unit.control.notify.alert_samples import settings, webhook
 
 HISTORIES: Final = 1000
@@ -27,8 +33,8 @@ P99 = next(kind for kind in ALERTS if kind.name == "HeadraceLatencyP99")
 FAST = next(kind for kind in ALERTS if kind.name == "HeadraceErrorBudgetFast")
 NAMES = ("ops", "chat")
 ENDPOINTS = ("fraud", "spam")
-BAD = Reading(value=0.3, threshold=0.2, is_bad=True)
-GOOD = Reading(value=0.1, threshold=0.2, is_bad=False)
+BAD = ConditionReading(value=0.3, threshold=0.2, is_bad=True)
+GOOD = ConditionReading(value=0.1, threshold=0.2, is_bad=False)
 START = 1764000000.0
 
 
@@ -43,7 +49,7 @@ class Inbox:
     messages: dict[Key, list[AlertState]] = field(default_factory=dict)
     attempted: set[Key] = field(default_factory=set)
 
-    def take(self, message: Message) -> None:
+    def take(self, message: AlertMessage) -> None:
         for alert in (*message.firing, *message.resolved):
             self.messages.setdefault(alert.key, []).append(alert.state)
 
@@ -54,7 +60,7 @@ class World:
 
     random: random.Random
     now: float = START
-    readings: dict[Key, Reading | None] = field(default_factory=dict)
+    readings: dict[Key, ConditionReading | None] = field(default_factory=dict)
     endpoints: set[str] = field(default_factory=lambda: set(ENDPOINTS))
     spec: AlertsSpec = field(default_factory=lambda: settings(*map(receiver, NAMES)))
     silences: list[Silence] = field(default_factory=list)
@@ -63,8 +69,8 @@ class World:
     kill_in: int | None = None
     # The process.
     alerts: dict[Key, Alert] = field(default_factory=dict)
-    outbox: Outbox = field(default_factory=Outbox)
-    under_way: list[tuple[Message, str]] = field(default_factory=list)
+    outbox: AlertGroups = field(default_factory=AlertGroups)
+    under_way: list[tuple[AlertMessage, str]] = field(default_factory=list)
     # The database.
     stored_alerts: dict[Key, Alert] = field(default_factory=dict)
     stored_notices: dict[NoticeKey, AlertNotice] = field(default_factory=dict)
@@ -93,10 +99,10 @@ class World:
         except KilledError:
             self.restart()
 
-    def findings(self) -> Iterator[Finding]:
+    def findings(self) -> Iterator[AlertReading]:
         for kind in (P99, FAST):
             for endpoint in sorted(self.endpoints):
-                yield Finding(
+                yield AlertReading(
                     kind=kind,
                     endpoint=endpoint,
                     reading=self.readings.get((kind.name, endpoint)),
@@ -105,7 +111,7 @@ class World:
                     hold_s=30.0,
                 )
 
-    def deliver(self, message: Message) -> str:
+    def deliver(self, message: AlertMessage) -> str:
         """What becomes of a message; what reaches the receiver is in its inbox."""
         name = message.receiver.name
         outcome = self.health[name]
@@ -117,7 +123,7 @@ class World:
             self.inboxes[name].attempted |= {alert.key for alert in message.firing}
         return outcome
 
-    def settle(self, message: Message, outcome: str) -> None:
+    def settle(self, message: AlertMessage, outcome: str) -> None:
         if outcome in {"well", "late"}:
             self.outbox.sent(message, now=self.now)
         else:
@@ -143,7 +149,7 @@ class World:
             if notice.taken_at is None:
                 self.inboxes[name].attempted.add(notice.alert.key)
         self.under_way = []
-        self.outbox = Outbox()
+        self.outbox = AlertGroups()
         self.outbox.load(self.stored_notices.values())
         self.alerts = {
             key: msgspec.structs.replace(alert, bad_at=self.now)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headrace.control.notify.messages import AlertNotice, Message, NoticeKey
+from headrace.control.notify.messages import AlertMessage, AlertNotice, NoticeKey
 from headrace.control.notify.notifier import Notifier
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from tests.unit.control.notify.alert_samples import FIRING, OVER
@@ -54,7 +54,7 @@ class Lab:
         if self.is_full:
             raise self.refusal
 
-    async def send(self, message: Message, **_: object) -> str:
+    async def send(self, message: AlertMessage, **_: object) -> str:
         self.log.append("sends firing" if message.firing else "sends resolved")
         if self.outcome is not None:
             raise self.outcome

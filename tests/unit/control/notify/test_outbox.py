@@ -5,7 +5,13 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from headrace.control.notify.messages import AlertNotice, Message, Outbox, Silence, due_alert
+from headrace.control.notify.messages import (
+    AlertGroups,
+    AlertMessage,
+    AlertNotice,
+    Silence,
+    due_alert,
+)
 from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_state import Alert, AlertState
 from tests.unit.control.notify.alert_samples import (
@@ -25,32 +31,34 @@ DAY_S = 86_400.0
 
 
 def due(
-    outbox: Outbox,
+    outbox: AlertGroups,
     alerts: Sequence[Alert],
     after_s: float,
     spec: AlertsSpec = OPS,
     *,
     silences: Sequence[Silence] = (),
-) -> list[Message]:
+) -> list[AlertMessage]:
     return outbox.due(alerts, spec, silences=silences, now=START + after_s)
 
 
-def tell(outbox: Outbox, alerts: Sequence[Alert], after_s: float) -> Message:
+def tell(outbox: AlertGroups, alerts: Sequence[Alert], after_s: float) -> AlertMessage:
     """The message that is due then, taken by its receiver."""
     (message,) = due(outbox, alerts, after_s)
     outbox.sent(message, now=START + after_s)
     return message
 
 
-def refuse(outbox: Outbox, alerts: Sequence[Alert], after_s: float, *, may_be_taken: bool) -> float:
+def refuse(
+    outbox: AlertGroups, alerts: Sequence[Alert], after_s: float, *, may_be_taken: bool
+) -> float:
     """The message that is due then is not taken; when it is tried again."""
     (message,) = due(outbox, alerts, after_s)
     return after_s + outbox.failed(message, may_be_taken=may_be_taken, now=START + after_s)
 
 
-def restarted(outbox: Outbox) -> Outbox:
+def restarted(outbox: AlertGroups) -> AlertGroups:
     """Another process' outbox, with what this one stored."""
-    after = Outbox()
+    after = AlertGroups()
     after.load(outbox.take_unsaved()[0])
     return after
 
@@ -96,7 +104,7 @@ def test_what_is_due_follows_from_the_last_message_and_the_present_state(
 
 
 def test_what_is_new_waits_for_more_of_the_same_endpoint() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
 
     assert due(outbox, [FIRING], 0) == []
     assert due(outbox, [FIRING, TICKET], 9) == []
@@ -107,7 +115,7 @@ def test_what_is_new_waits_for_more_of_the_same_endpoint() -> None:
 
 
 def test_messages_are_of_one_endpoint_or_stream_also_after_a_restart() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     other = msgspec.structs.replace(FIRING, endpoint="spam")
     alerts = [FIRING, STREAM, other]
     messages = due(outbox, alerts, 10)
@@ -123,7 +131,7 @@ def test_messages_are_of_one_endpoint_or_stream_also_after_a_restart() -> None:
 
 
 def test_a_firing_alert_is_repeated_only_after_its_time() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
 
     assert due(outbox, [FIRING], 109) == []
@@ -133,7 +141,7 @@ def test_a_firing_alert_is_repeated_only_after_its_time() -> None:
 
 
 def test_a_resolved_alert_is_told_once() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
 
     over = tell(outbox, [OVER], 110)
@@ -143,7 +151,7 @@ def test_a_resolved_alert_is_told_once() -> None:
 
 
 def test_an_alert_that_ended_before_it_was_told_is_not_told() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
 
     due(outbox, [FIRING], 0)
 
@@ -152,7 +160,7 @@ def test_an_alert_that_ended_before_it_was_told_is_not_told() -> None:
 
 
 def test_an_alert_that_is_pending_again_when_the_message_is_due_is_resolved() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
 
     assert due(outbox, [OVER], 105) == []
@@ -163,7 +171,7 @@ def test_an_alert_that_is_pending_again_when_the_message_is_due_is_resolved() ->
 
 
 def test_an_alert_that_fires_again_is_news_and_is_resolved_once() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
 
     message = tell(outbox, [AGAIN], 60)
@@ -176,14 +184,14 @@ def test_an_alert_that_fires_again_is_news_and_is_resolved_once() -> None:
 def test_a_receiver_hears_of_its_severities_only() -> None:
     pages = settings(webhook(severities=["page"]), group_wait_s=0.0)
 
-    (message,) = due(Outbox(), [FIRING, TICKET], 0, pages)
+    (message,) = due(AlertGroups(), [FIRING, TICKET], 0, pages)
 
     assert message.firing == (FIRING,)
-    assert due(Outbox(), [TICKET], 0, pages) == []
+    assert due(AlertGroups(), [TICKET], 0, pages) == []
 
 
 def test_a_receiver_that_takes_a_severity_no_more_is_told_the_end_of_what_it_was_told() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [TICKET], 10)
     pages = settings(webhook(severities=["page"]), group_wait_s=0.0)
 
@@ -194,7 +202,7 @@ def test_a_receiver_that_takes_a_severity_no_more_is_told_the_end_of_what_it_was
 
 
 def test_a_message_that_was_not_taken_is_tried_again_ever_later() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     after_s, delays = 10.0, []
 
     for _ in range(10):
@@ -208,7 +216,7 @@ def test_a_message_that_was_not_taken_is_tried_again_ever_later() -> None:
 
 
 def test_a_receiver_that_refused_an_alert_is_not_told_its_end() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
 
     again = refuse(outbox, [FIRING], 10, may_be_taken=False)
 
@@ -217,7 +225,7 @@ def test_a_receiver_that_refused_an_alert_is_not_told_its_end() -> None:
 
 
 def test_a_receiver_that_may_have_taken_an_alert_is_told_its_end() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
 
     again = refuse(outbox, [FIRING], 10, may_be_taken=True)
     again = refuse(outbox, [FIRING], again, may_be_taken=False)
@@ -227,12 +235,12 @@ def test_a_receiver_that_may_have_taken_an_alert_is_told_its_end() -> None:
 
 
 def test_a_process_that_ends_while_it_sends_leaves_a_notice_to_the_next() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     (message,) = due(outbox, [FIRING], 10)
 
     after = restarted(outbox)
     (again,) = due(after, [FIRING], 11)
-    third = Outbox()
+    third = AlertGroups()
     third.load([notice(taken=False)])
     (over,) = due(third, [OVER], 400)
 
@@ -242,14 +250,14 @@ def test_a_process_that_ends_while_it_sends_leaves_a_notice_to_the_next() -> Non
 
 
 def test_nothing_is_sent_twice_at_the_same_time() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
 
     assert len(due(outbox, [FIRING], 10)) == 1
     assert due(outbox, [FIRING], 11) == []
 
 
 def test_a_restart_does_not_repeat_what_was_told() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
 
     after = restarted(outbox)
@@ -259,7 +267,7 @@ def test_a_restart_does_not_repeat_what_was_told() -> None:
 
 
 def test_a_receiver_that_comes_back_is_told_the_end_of_what_it_was_told() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
 
     assert due(outbox, [FIRING], 20, settings()) == []
@@ -270,7 +278,7 @@ def test_a_receiver_that_comes_back_is_told_the_end_of_what_it_was_told() -> Non
 
 
 def test_receivers_that_are_gone_for_a_month_are_forgotten() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
     outbox.take_unsaved()
 
@@ -281,7 +289,7 @@ def test_receivers_that_are_gone_for_a_month_are_forgotten() -> None:
 
 
 def test_an_answer_of_a_receiver_that_is_gone_counts() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     (message,) = due(outbox, [FIRING], 10)
     due(outbox, [FIRING], 11, settings())
 
@@ -292,7 +300,7 @@ def test_an_answer_of_a_receiver_that_is_gone_counts() -> None:
 
 
 def test_no_receiver_is_told_of_what_is_silenced_until_the_silence_ends() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     quiet = [silence(0, 500, endpoint="fraud", severity="page")]
 
     (ticket,) = due(outbox, [FIRING, TICKET], 20, silences=quiet)
@@ -305,7 +313,7 @@ def test_no_receiver_is_told_of_what_is_silenced_until_the_silence_ends() -> Non
 
 
 def test_who_was_told_before_a_silence_is_told_the_end_in_it() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
     quiet = [silence(20, 5000, alert=FIRING.name)]
 
@@ -317,7 +325,7 @@ def test_who_was_told_before_a_silence_is_told_the_end_in_it() -> None:
 
 def test_a_silence_matches_only_what_it_names() -> None:
     def quiet(**matched: str) -> bool:
-        return due(Outbox(), [FIRING], 20, silences=[silence(0, 100, **matched)]) == []
+        return due(AlertGroups(), [FIRING], 20, silences=[silence(0, 100, **matched)]) == []
 
     assert quiet()
     assert quiet(alert=FIRING.name, endpoint="fraud", severity="page")
@@ -328,7 +336,7 @@ def test_a_silence_matches_only_what_it_names() -> None:
 
 
 def test_what_could_not_be_stored_is_stored_the_next_time() -> None:
-    outbox = Outbox()
+    outbox = AlertGroups()
     tell(outbox, [FIRING], 10)
     notices, gone = outbox.take_unsaved()
 

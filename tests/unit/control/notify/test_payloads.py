@@ -3,7 +3,7 @@
 from typing import Any
 
 from headrace.control.notify.delivery import email_message, slack_payload, title, webhook_payload
-from headrace.control.notify.messages import Message
+from headrace.control.notify.messages import AlertMessage
 from tests.unit.control.notify.alert_samples import (
     FIRING,
     OVER,
@@ -24,11 +24,11 @@ SLACK: dict[str, Any] = {
 }
 
 
-def message(*, is_over: bool = False, receiver: dict[str, Any] | None = None) -> Message:
+def message(*, is_over: bool = False, receiver: dict[str, Any] | None = None) -> AlertMessage:
     spec = settings(receiver or webhook()).receivers[0]
     firing = () if is_over else (FIRING, TICKET)
     resolved = (OVER,) if is_over else ()
-    return Message(receiver=spec, endpoint="fraud", firing=firing, resolved=resolved)
+    return AlertMessage(receiver=spec, endpoint="fraud", firing=firing, resolved=resolved)
 
 
 def test_a_webhook_gets_what_alertmanager_sends() -> None:
@@ -61,7 +61,7 @@ def test_a_webhook_is_told_what_is_over_and_when() -> None:
 
 def test_an_alert_of_a_stream_names_the_stream() -> None:
     spec = settings(webhook()).receivers[0]
-    told = Message(receiver=spec, endpoint="", stream="fraud", firing=(STREAM,), resolved=())
+    told = AlertMessage(receiver=spec, endpoint="", stream="fraud", firing=(STREAM,), resolved=())
     payload = webhook_payload(told, url=URL)
 
     assert title(told) == "[page] stream fraud: HeadraceStreamDown"
@@ -111,6 +111,6 @@ def test_an_email_says_what_to_do() -> None:
 
 
 def test_a_title_names_the_system_where_no_endpoint_is_concerned() -> None:
-    whole = Message(receiver=message().receiver, endpoint="", firing=(), resolved=(OVER,))
+    whole = AlertMessage(receiver=message().receiver, endpoint="", firing=(), resolved=(OVER,))
 
     assert title(whole) == "[resolved] the system: HeadraceLatencyP95"

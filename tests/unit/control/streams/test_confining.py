@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from headrace.control.features.online_stores import OnlineStores
-from headrace.control.local.sandbox import Abilities, Libraries, Occasion, Sandbox
+from headrace.control.local.sandbox import KernelFeatures, Libraries, Sandbox, SandboxPurpose
 from headrace.control.streams.driver import Confining, embedded_log
 from headrace.core import FeatureLookup, ReplicaSettings
 from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
@@ -32,7 +32,7 @@ def confining(tmp_path: Path, stores: OnlineStores) -> Confining:
 
 
 def sandbox(home: Path, *, user: str) -> Sandbox:
-    able = Abilities(namespaces="", user=user)
+    able = KernelFeatures(namespaces="", user=user)
     libraries = Libraries(needed=(), others=())
     return Sandbox(hide=(home,), reports=home, abilities=lambda: able, libraries=libraries)
 
@@ -157,7 +157,7 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path) -> None:
     url = f"sqlite:///{elsewhere}/online.db"
     broker = {"broker": "kafka://host"}
     told = msgspec.structs.replace(settings(**broker), features=pushing(url).features)
-    uid = others.sandbox.user(Occasion.STREAM)
+    uid = others.sandbox.user(SandboxPurpose.STREAM)
 
     with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
         others.seen(told)

@@ -13,60 +13,60 @@ from headrace.control.streams.plan import (
     Action,
     Forget,
     Kill,
-    Patience,
-    Phase,
+    ObservedWorker,
     Replace,
-    Seen,
-    Start,
+    StartWorker,
     Stop,
+    WorkerPhase,
+    WorkerTimeouts,
     plan,
 )
 
 DRAIN_S = 30.0
-PATIENCE = Patience(drain_timeout_s=DRAIN_S)
+PATIENCE = WorkerTimeouts(drain_timeout_s=DRAIN_S)
 
 
 def seen(
     index: int,
-    phase: Phase = Phase.READY,
+    phase: WorkerPhase = WorkerPhase.READY,
     revision: str = "a",
     *,
     kill_sent: bool = False,
     **more: float,
-) -> Seen:
+) -> ObservedWorker:
     times = {"since": 0.0, **more}
-    return Seen(index=index, revision=revision, phase=phase, kill_sent=kill_sent, **times)
+    return ObservedWorker(index=index, revision=revision, phase=phase, kill_sent=kill_sent, **times)
 
 
 def planned(
-    *workers: Seen, count: int = 2, revision: str = "a", now: float = 100.0
+    *workers: ObservedWorker, count: int = 2, revision: str = "a", now: float = 100.0
 ) -> list[Action]:
     return plan(workers, revision=revision, count=count, patience=PATIENCE, now=now)
 
 
 def test_members_that_are_missing_are_started() -> None:
-    assert planned(seen(1)) == [Start(0)]
+    assert planned(seen(1)) == [StartWorker(0)]
 
 
 def test_members_beyond_the_count_are_told_to_stop_and_then_forgotten() -> None:
     assert planned(seen(0), seen(1), seen(2)) == [Stop(2)]
-    assert planned(seen(0), seen(1), seen(2, Phase.ENDED)) == [Forget(2)]
+    assert planned(seen(0), seen(1), seen(2, WorkerPhase.ENDED)) == [Forget(2)]
 
 
 def test_a_stream_that_is_not_wanted_loses_all_members() -> None:
-    assert planned(seen(0), seen(1, Phase.STARTING), count=0) == [Stop(0), Stop(1)]
+    assert planned(seen(0), seen(1, WorkerPhase.STARTING), count=0) == [Stop(0), Stop(1)]
 
 
 def test_a_member_that_ended_starts_when_its_time_has_come() -> None:
-    assert planned(seen(0), seen(1, Phase.ENDED, start_at=101.0)) == []
-    assert planned(seen(0), seen(1, Phase.ENDED, start_at=100.0)) == [Start(1)]
+    assert planned(seen(0), seen(1, WorkerPhase.ENDED, start_at=101.0)) == []
+    assert planned(seen(0), seen(1, WorkerPhase.ENDED, start_at=100.0)) == [StartWorker(1)]
 
 
 def test_one_that_does_not_end_is_killed_after_its_drain() -> None:
     late = DRAIN_S + KILL_AFTER_S
 
-    assert planned(seen(0), seen(1, Phase.STOPPING, since=101.0 - late)) == []
-    assert planned(seen(0), seen(1, Phase.STOPPING, since=100.0 - late)) == [Kill(1)]
+    assert planned(seen(0), seen(1, WorkerPhase.STOPPING, since=101.0 - late)) == []
+    assert planned(seen(0), seen(1, WorkerPhase.STOPPING, since=100.0 - late)) == [Kill(1)]
 
 
 def test_one_that_answers_nobody_for_too_long_is_replaced_once() -> None:
@@ -78,7 +78,7 @@ def test_one_that_answers_nobody_for_too_long_is_replaced_once() -> None:
 
 
 def test_one_that_loads_its_model_may_be_silent_for_longer() -> None:
-    loading = seen(0, Phase.STARTING, silent_since=0.0)
+    loading = seen(0, WorkerPhase.STARTING, silent_since=0.0)
 
     assert planned(loading, count=1, now=LOAD_TIMEOUT_S - 1.0) == []
     assert planned(loading, count=1, now=LOAD_TIMEOUT_S) == [
@@ -95,7 +95,7 @@ def test_one_whose_brokers_client_never_returns_is_replaced_though_it_answers() 
 
 def test_one_that_is_silent_and_not_wanted_or_told_to_stop_has_its_drain() -> None:
     assert planned(seen(0, silent_since=0.0), count=0) == [Stop(0)]
-    assert planned(seen(0, Phase.STOPPING, since=99.0, silent_since=0.0), count=1) == []
+    assert planned(seen(0, WorkerPhase.STOPPING, since=99.0, silent_since=0.0), count=1) == []
 
 
 def test_while_a_silent_one_is_ended_a_new_revision_takes_no_other_place() -> None:
@@ -103,34 +103,34 @@ def test_while_a_silent_one_is_ended_a_new_revision_takes_no_other_place() -> No
 
     assert planned(silent, seen(1), revision="b") == [Replace(0, "answered nobody for 100 s")]
     assert planned(replace(silent, kill_sent=True), seen(1), revision="b") == []
-    assert planned(seen(0, Phase.ENDED), seen(1), revision="b") == [Start(0)]
+    assert planned(seen(0, WorkerPhase.ENDED), seen(1), revision="b") == [StartWorker(0)]
 
 
 def test_a_new_revision_takes_one_place_at_a_time() -> None:
     assert planned(seen(0), seen(1), revision="b") == [Stop(0)]
-    assert planned(seen(0, Phase.STOPPING, since=99.0), seen(1), revision="b") == []
-    assert planned(seen(0, Phase.ENDED), seen(1), revision="b") == [Start(0)]
-    assert planned(seen(0, Phase.STARTING, "b"), seen(1), revision="b") == []
-    assert planned(seen(0, Phase.READY, "b"), seen(1), revision="b") == [Stop(1)]
+    assert planned(seen(0, WorkerPhase.STOPPING, since=99.0), seen(1), revision="b") == []
+    assert planned(seen(0, WorkerPhase.ENDED), seen(1), revision="b") == [StartWorker(0)]
+    assert planned(seen(0, WorkerPhase.STARTING, "b"), seen(1), revision="b") == []
+    assert planned(seen(0, WorkerPhase.READY, "b"), seen(1), revision="b") == [Stop(1)]
 
 
 def test_a_revision_that_cannot_start_leaves_the_others_at_work() -> None:
-    broken = seen(0, Phase.ENDED, "b", start_at=500.0)
+    broken = seen(0, WorkerPhase.ENDED, "b", start_at=500.0)
 
     assert planned(broken, seen(1), revision="b") == []
 
 
 def test_a_new_revision_does_not_wait_for_what_was_wrong_with_the_last() -> None:
-    broken = seen(0, Phase.ENDED, "a", start_at=500.0)
+    broken = seen(0, WorkerPhase.ENDED, "a", start_at=500.0)
 
-    assert planned(broken, seen(1, Phase.READY, "b"), revision="b") == [Start(0)]
+    assert planned(broken, seen(1, WorkerPhase.READY, "b"), revision="b") == [StartWorker(0)]
 
 
 @dataclass
 class World:
     """Does what is planned; processes take a second for everything."""
 
-    workers: dict[int, Seen] = field(default_factory=dict)
+    workers: dict[int, ObservedWorker] = field(default_factory=dict)
     now: float = 0.0
 
     def run(self, seconds: int, *, count: int, revision: str) -> None:
@@ -148,7 +148,7 @@ class World:
                 self._do(action, revision)
 
     def _pass(self) -> None:
-        after = {Phase.STARTING: Phase.READY, Phase.STOPPING: Phase.ENDED}
+        after = {WorkerPhase.STARTING: WorkerPhase.READY, WorkerPhase.STOPPING: WorkerPhase.ENDED}
         for index, worker in self.workers.items():
             phase = after.get(worker.phase, worker.phase)
             self.workers[index] = replace(worker, phase=phase)
@@ -156,11 +156,11 @@ class World:
     def _do(self, action: Action, revision: str) -> None:
         index = action.index
         match action:
-            case Start():
-                assert index not in self.workers or self.workers[index].phase is Phase.ENDED
-                self.workers[index] = seen(index, Phase.STARTING, revision, since=self.now)
+            case StartWorker():
+                assert index not in self.workers or self.workers[index].phase is WorkerPhase.ENDED
+                self.workers[index] = seen(index, WorkerPhase.STARTING, revision, since=self.now)
             case Stop() | Kill():
-                self.workers[index] = replace(self.workers[index], phase=Phase.STOPPING)
+                self.workers[index] = replace(self.workers[index], phase=WorkerPhase.STOPPING)
             case Forget():
                 del self.workers[index]
 
@@ -178,7 +178,9 @@ def test_whatever_is_wanted_comes_to_be_and_stays(before: int, after: int, revis
     world.run(5, count=after, revision=revision)
 
     assert set(world.workers) == set(range(after))
-    assert all(w.phase is Phase.READY and w.revision == revision for w in world.workers.values())
+    assert all(
+        w.phase is WorkerPhase.READY and w.revision == revision for w in world.workers.values()
+    )
     assert world.workers == then
 
 
@@ -188,5 +190,5 @@ def test_while_a_revision_is_replaced_all_but_one_are_at_work(count: int) -> Non
     world.run(10, count=count, revision="a")
     for _ in range(60):
         world.run(1, count=count, revision="b")
-        ready = sum(worker.phase is Phase.READY for worker in world.workers.values())
+        ready = sum(worker.phase is WorkerPhase.READY for worker in world.workers.values())
         assert ready >= count - 1

@@ -16,7 +16,7 @@ from headrace.core import (
     ReplicaSettings,
 )
 from headrace.core.spec.parse import SpecError, parse_spec
-from headrace.core.spec.stream_parts import Policy
+from headrace.core.spec.stream_parts import FailurePolicy
 from headrace.registry import Registry
 from headrace.streaming.broker import Delivery
 from headrace.streaming.settings import check_settings
@@ -75,7 +75,7 @@ def test_a_model_is_pinned_and_the_broker_told_as_it_was_written(
 def test_a_policy_without_letters_has_no_topic_for_them(registry: Registry, model: Path) -> None:
     [found] = resolve(registry, stream(model=str(model), errors={"policy": "skip"}))
 
-    assert (found.settings.errors.policy, found.settings.dead_letters) == (Policy.SKIP, "")
+    assert (found.settings.errors.policy, found.settings.dead_letters) == (FailurePolicy.SKIP, "")
 
 
 def test_every_model_that_cannot_be_pinned_is_told_with_its_place(

@@ -9,10 +9,10 @@ from headrace.autoscale.stream import StreamScaleState
 from headrace.control.desired.state import DesiredStream
 from headrace.control.reconcile.observed import MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord
-from headrace.control.streams.plan import Phase
+from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.reports import event_of, facts_of, track_team, view_of
 from headrace.control.streams.status import STALLED_AFTER_S, StreamView, families
-from headrace.control.streams.workers import Team, Worker, note_end, note_status
+from headrace.control.streams.workers import StreamWorker, Team, note_end, note_status
 from headrace.monitor.slo import (
     Fact,
     StreamPromise,
@@ -23,9 +23,9 @@ from headrace.streaming.settings import (
     EXIT_STOPPED_BY_RECORD,
     PlaceStatus,
     ScoringEndpoint,
-    State,
     StreamStatus,
     WorkerSettings,
+    WorkerState,
 )
 from tests.metrics import exposed
 
@@ -43,9 +43,11 @@ PROMISE = StreamPromise(stream="pay", lag_s=None, dead_letters=None)
 WANTED = DesiredStream(name="pay", model="fraud:1", settings=SETTINGS)
 
 
-def worker(*, phase: Phase = Phase.READY, failures: int = 0, endpoint: bool = False) -> Worker:
+def worker(
+    *, phase: WorkerPhase = WorkerPhase.READY, failures: int = 0, endpoint: bool = False
+) -> StreamWorker:
     record = WorkerRecord(stream="pay", index=0, serial=1, revision="a")
-    return Worker(
+    return StreamWorker(
         record=record,
         process=None,
         since=0.0,
@@ -55,18 +57,18 @@ def worker(*, phase: Phase = Phase.READY, failures: int = 0, endpoint: bool = Fa
     )
 
 
-def said(state: State = State.RUNNING, dead_letters: int = 0) -> StreamStatus:
+def said(state: WorkerState = WorkerState.RUNNING, dead_letters: int = 0) -> StreamStatus:
     places = [PlaceStatus(topic="in", partition=0, lag_records=12, lag_s=3.0)]
     return StreamStatus(
         stream="pay", member="pay-0", state=state, places=places, dead_letters=dead_letters
     )
 
 
-def team(one: Worker) -> Team:
+def team(one: StreamWorker) -> Team:
     return Team(scale=StreamScaleState(workers=1), workers={0: one})
 
 
-def view(one: Worker, *, paused: bool = False) -> StreamView:
+def view(one: StreamWorker, *, paused: bool = False) -> StreamView:
     return view_of(WANTED, team(one), revision="a", paused=paused, now=1.0)
 
 
@@ -82,7 +84,7 @@ def test_a_worker_that_takes_records_makes_its_stream_well() -> None:
 
 def test_a_worker_that_waits_for_its_broker_takes_none() -> None:
     one = worker()
-    note_status(one, said(State.RECONNECTING), rate=0.0, now=1.0)
+    note_status(one, said(WorkerState.RECONNECTING), rate=0.0, now=1.0)
     told = view(one)
 
     assert (told.running, told.is_well) == (0, False)
@@ -90,12 +92,12 @@ def test_a_worker_that_waits_for_its_broker_takes_none() -> None:
 
 
 def test_a_worker_that_starts_is_a_member_as_soon_as_it_says_so() -> None:
-    one = worker(phase=Phase.STARTING)
+    one = worker(phase=WorkerPhase.STARTING)
 
-    assert not note_status(one, said(State.STARTING), rate=0.0, now=1.0)
+    assert not note_status(one, said(WorkerState.STARTING), rate=0.0, now=1.0)
     assert note_status(one, said(), rate=0.0, now=2.0)
     assert not note_status(one, said(), rate=0.0, now=3.0)
-    assert (one.phase, one.since) == (Phase.READY, 2.0)
+    assert (one.phase, one.since) == (WorkerPhase.READY, 2.0)
 
 
 def test_a_worker_that_runs_for_long_is_no_longer_failing() -> None:
@@ -131,7 +133,7 @@ def test_a_worker_that_crashes_often_is_stuck_unless_it_waits_for_an_endpoint() 
     crashing, waiting = worker(), worker(endpoint=True)
     for _ in range(MANY_FAILURES):
         for one, code in ((crashing, 1), (waiting, EXIT_CANNOT_LOAD)):
-            one.phase = Phase.STARTING
+            one.phase = WorkerPhase.STARTING
             note_end(one, code, said="why", now=0.0)
 
     assert (view(crashing).stuck, view(crashing).failing) == (True, 1)
@@ -161,7 +163,7 @@ def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_he
 def test_a_stream_whose_topic_does_not_exist_is_stalled_and_says_which() -> None:
     one = worker()
     lost = msgspec.structs.replace(
-        said(State.RECONNECTING),
+        said(WorkerState.RECONNECTING),
         places=[],
         unassigned_s=STALLED_AFTER_S,
         trouble="there is no topic 'in'",
@@ -213,7 +215,7 @@ def test_alerts_know_what_the_view_does_and_the_letters_of_minutes() -> None:
 
 def test_a_paused_stream_is_told_as_paused_and_not_as_running() -> None:
     one = worker()
-    note_status(one, said(State.PAUSED), rate=0.0, now=1.0)
+    note_status(one, said(WorkerState.PAUSED), rate=0.0, now=1.0)
     told = view(one, paused=True)
     text = exposed(families([told]))
 

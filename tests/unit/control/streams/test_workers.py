@@ -8,32 +8,44 @@ import pytest
 
 from headrace.control.reconcile.observed import STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord, member_of
-from headrace.control.streams.plan import Phase
+from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.status import (
     WorkerView,
     lag_of,
     rates,
     state_of,
 )
-from headrace.control.streams.workers import Worker, note_answer, note_end, revision_of, worker_view
+from headrace.control.streams.workers import (
+    StreamWorker,
+    note_answer,
+    note_end,
+    revision_of,
+    worker_view,
+)
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
     PlaceStatus,
     ScoringEndpoint,
-    State,
     StreamStatus,
     WorkerSettings,
+    WorkerState,
 )
 
 
-def worker(phase: Phase = Phase.READY, *, since: float = 0.0, endpoint: bool = False) -> Worker:
+def worker(
+    phase: WorkerPhase = WorkerPhase.READY, *, since: float = 0.0, endpoint: bool = False
+) -> StreamWorker:
     record = WorkerRecord(stream="pay", index=1, serial=1, revision="a", restarts=2)
-    return Worker(record=record, process=None, since=since, phase=phase, asks_endpoint=endpoint)
+    return StreamWorker(
+        record=record, process=None, since=since, phase=phase, asks_endpoint=endpoint
+    )
 
 
 def status(member: str = "pay-0", *, at: float = 0.0, answered: int = 0) -> StreamStatus:
-    return StreamStatus(stream="pay", member=member, state=State.RUNNING, at=at, answered=answered)
+    return StreamStatus(
+        stream="pay", member=member, state=WorkerState.RUNNING, at=at, answered=answered
+    )
 
 
 def place(partition: int, records: int | None, seconds: float | None = 1.0) -> PlaceStatus:
@@ -51,10 +63,10 @@ def test_members_of_hosts_that_share_a_stream_have_different_names() -> None:
 
 
 def test_one_that_was_told_to_stop_starts_with_a_clean_record() -> None:
-    ended = worker(Phase.STOPPING)
+    ended = worker(WorkerPhase.STOPPING)
 
     assert not note_end(ended, 0, said="stopped", now=50.0)
-    assert (ended.phase, ended.start_at, ended.message) == (Phase.ENDED, 0.0, "")
+    assert (ended.phase, ended.start_at, ended.message) == (WorkerPhase.ENDED, 0.0, "")
     assert not ended.is_dead_end
 
 
@@ -62,7 +74,7 @@ def test_one_that_crashed_starts_later_each_time() -> None:
     ended = worker()
     waits = []
     for _ in range(4):
-        ended.phase = Phase.STARTING
+        ended.phase = WorkerPhase.STARTING
         assert note_end(ended, -int(signal.SIGKILL), said="", now=100.0)
         waits.append(ended.start_at - 100.0)
 
@@ -81,7 +93,7 @@ def test_one_that_ran_for_long_is_forgiven() -> None:
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_seldom_an_endpoint_soon() -> None:
-    model, endpoint = worker(Phase.STARTING), worker(Phase.STARTING, endpoint=True)
+    model, endpoint = worker(WorkerPhase.STARTING), worker(WorkerPhase.STARTING, endpoint=True)
     note_end(model, EXIT_CANNOT_LOAD, said="is no model", now=0.0)
     note_end(endpoint, EXIT_CANNOT_LOAD, said="is not ready", now=0.0)
 
@@ -127,8 +139,8 @@ def test_a_worker_is_told_with_what_it_says_itself() -> None:
 
 def test_a_silent_worker_is_starting_and_one_without_a_process_waits() -> None:
     assert worker_view(worker(), "a", now=0.0).state == "starting"
-    assert worker_view(worker(Phase.STOPPING), "a", now=0.0).state == "stopping"
-    assert worker_view(worker(Phase.ENDED), "a", now=0.0).state == "waiting"
+    assert worker_view(worker(WorkerPhase.STOPPING), "a", now=0.0).state == "stopping"
+    assert worker_view(worker(WorkerPhase.ENDED), "a", now=0.0).state == "waiting"
 
 
 def test_one_that_has_said_nothing_for_a_while_is_told_as_silent() -> None:
@@ -148,7 +160,7 @@ def test_one_whose_brokers_client_does_not_return_is_told_unless_it_reconnects()
     one = worker()
     one.status = msgspec.structs.replace(status(), still_s=45.0)
     told = worker_view(one, "a", now=0.0)
-    one.status = msgspec.structs.replace(one.status, state=State.RECONNECTING, trouble="away")
+    one.status = msgspec.structs.replace(one.status, state=WorkerState.RECONNECTING, trouble="away")
     away = worker_view(one, "a", now=0.0)
 
     assert (told.state, told.message) == ("silent", "has waited for its broker's client for 45 s")

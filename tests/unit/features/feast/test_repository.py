@@ -17,8 +17,8 @@ from headrace.core import (
 )
 from headrace.features import (
     FeatureReader,
+    FeatureStatus,
     OnlineStore,
-    Status,
     applied_definitions,
     default_online_store,
     open_online_store,
@@ -211,7 +211,7 @@ def test_what_cannot_be_read_is_missing_with_a_reason(
             {"customer_id": [1]}
         )
 
-    assert rows.statuses["customer_stats"] == [Status.MISSING]
+    assert rows.statuses["customer_stats"] == [FeatureStatus.MISSING]
     assert rows.reasons["customer_stats"] == {0: "the stored record is damaged"}
 
 
@@ -241,7 +241,7 @@ def test_what_is_in_force_is_read_on_when_feast_says_more(repo: Path, tmp_path: 
     with closing(opened(repo)) as store:
         rows = FeatureReader(of, store, clock=ClockAt()).read({"customer_id": [1]})
 
-    assert rows.statuses["customer_stats"] == [Status.PRESENT]
+    assert rows.statuses["customer_stats"] == [FeatureStatus.PRESENT]
     assert rows.columns["age"].tolist() == [34]
     assert str(rows.columns["later"]) == "[nan]"
 

@@ -29,7 +29,7 @@ from headrace.jobs.engines.ray import (
     why_silent,
 )
 from headrace.jobs.engines.ray_worker import ShardOutcome, ShardProgress
-from headrace.jobs.messages import Done, Shard
+from headrace.jobs.messages import CompletedShard, Shard
 from headrace.jobs.shard import Hooks
 
 
@@ -148,7 +148,9 @@ def shards(count: int) -> list[Shard]:
 
 
 def done(shard: Shard) -> ShardOutcome:
-    line = Done(shard=shard.number, fingerprint="f", digest="d", rows=ROWS, errors=ERRORS, files=[])
+    line = CompletedShard(
+        shard=shard.number, fingerprint="f", digest="d", rows=ROWS, errors=ERRORS, files=[]
+    )
     return ShardOutcome(shard=shard.number, done=line, samples=["a", "b"])
 
 
@@ -312,7 +314,7 @@ class Actor:
     def _run(self, told: bytes) -> Promise:
         self.shards += 1
         number = msgspec.json.decode(told, type=Shard).number
-        line = Done(shard=number, fingerprint="f", digest="d", rows=1, errors=0, files=[])
+        line = CompletedShard(shard=number, fingerprint="f", digest="d", rows=1, errors=0, files=[])
         value = msgspec.json.encode(ShardOutcome(shard=number, done=line))
         return Promise(self.cluster.now + 1, value, gone=self.shards > self.cluster.lives)
 

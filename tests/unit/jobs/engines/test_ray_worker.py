@@ -14,14 +14,14 @@ from headrace.jobs.engines.ray_worker import (
     JobOrder,
     ShardOutcome,
     ShardProgress,
-    Worker,
+    ShardWorker,
     order_of,
     versions,
     worker_class,
 )
 from headrace.jobs.manifest import OutputFolder
 from headrace.jobs.messages import JobModel
-from headrace.jobs.prepare import Job, Wish, load_scorer, plan_job, settle
+from headrace.jobs.prepare import Job, JobRequest, load_scorer, plan_job, settle
 from headrace.jobs.sources.open import open_source
 from headrace.registry import read_content
 from headrace.testing import models
@@ -49,7 +49,7 @@ def job_in(rows: Path, output: Path) -> Job:
     scorer = load_scorer(settings)
     digest = str(read_content(model).digest)
     record, task = plan_job(
-        Wish(output=output, keys={"id": "id"}, shard_rows=20),
+        JobRequest(output=output, keys={"id": "id"}, shard_rows=20),
         model=JobModel(reference="mlp", version="1", digest=digest, runtime="onnx"),
         settings=settings,
         source=source,
@@ -72,7 +72,7 @@ def encoded(order: JobOrder) -> bytes:
 def test_a_worker_writes_the_bytes_that_this_process_writes(rows: Path, tmp_path: Path) -> None:
     run(job_in(rows, tmp_path / "here"))
     job = job_in(rows, tmp_path / "there")
-    worker = Worker.open(encoded(order_of(job, str(rows))))
+    worker = ShardWorker.open(encoded(order_of(job, str(rows))))
     outcomes = [
         msgspec.json.decode(worker.run(msgspec.json.encode(shard)), type=ShardOutcome)
         for shard in job.left.todo
@@ -88,7 +88,7 @@ def test_a_worker_writes_the_bytes_that_this_process_writes(rows: Path, tmp_path
 
 def test_a_worker_that_is_stopped_leaves_nothing(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    worker = Worker.open(encoded(order_of(job, str(rows))))
+    worker = ShardWorker.open(encoded(order_of(job, str(rows))))
     worker.stop()
     outcome = msgspec.json.decode(
         worker.run(msgspec.json.encode(job.left.todo[0])), type=ShardOutcome
@@ -100,7 +100,7 @@ def test_a_worker_that_is_stopped_leaves_nothing(rows: Path, tmp_path: Path) -> 
 
 def test_an_input_that_changed_is_an_outcome_and_no_exception(rows: Path, tmp_path: Path) -> None:
     job = job_in(rows, tmp_path / "out")
-    worker = Worker.open(encoded(order_of(job, str(rows))))
+    worker = ShardWorker.open(encoded(order_of(job, str(rows))))
     shard = msgspec.structs.replace(job.left.todo[0], fingerprint="another")
     outcome = msgspec.json.decode(worker.run(msgspec.json.encode(shard)), type=ShardOutcome)
 
@@ -117,15 +117,15 @@ def test_a_folder_that_is_not_shared_and_another_model_are_refused(
     elsewhere = msgspec.structs.replace(order.task, output=str(tmp_path / "mine"))
 
     with pytest.raises(FailedPreconditionError, match="mine is not the folder that the driver"):
-        Worker.open(encoded(msgspec.structs.replace(order, task=elsewhere)))
+        ShardWorker.open(encoded(msgspec.structs.replace(order, task=elsewhere)))
     with pytest.raises(FailedPreconditionError, match="not the folder that the driver"):
-        Worker.open(encoded(msgspec.structs.replace(order, run_id="another")))
+        ShardWorker.open(encoded(msgspec.structs.replace(order, run_id="another")))
     rows.with_name("mlp.onnx").write_bytes(models.mlp(seed=9))
     with pytest.raises(FailedPreconditionError, match="another than the driver's"):
-        Worker.open(encoded(order))
+        ShardWorker.open(encoded(order))
     rows.with_name("mlp.onnx").unlink()
     with pytest.raises(FailedPreconditionError, match="must lie under the same path"):
-        Worker.open(encoded(order))
+        ShardWorker.open(encoded(order))
 
 
 def test_a_worker_of_another_version_says_so_and_loads_nothing(rows: Path, tmp_path: Path) -> None:

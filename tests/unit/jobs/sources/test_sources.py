@@ -14,13 +14,13 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.messages import Sizes
 from headrace.jobs.sources.open import open_source
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import Source, Wanted, kind_of, list_files
+from headrace.jobs.sources.source import JobSource, Wanted, kind_of, list_files
 from headrace.jobs.sources.sql import without_password
 
 SIZES = Sizes(shard_rows=10, shard_bytes=1 << 20, run_rows=4, window_rows=4, buffer_bytes=1000)
 
 
-def read(source: Source, *columns: str, rows: int = 4) -> list[list[tuple[Any, ...]]]:
+def read(source: JobSource, *columns: str, rows: int = 4) -> list[list[tuple[Any, ...]]]:
     """The rows of each shard."""
     found = []
     for number, shard in enumerate(source.cut(SIZES, columns)):

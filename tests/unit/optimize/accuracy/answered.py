@@ -5,14 +5,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from headrace.core import Array
-from headrace.optimize.accuracy import Answers, MetricChoice, choose_metric
+from headrace.optimize.accuracy import MetricChoice, ModelAnswers, choose_metric
 
 
-def answered(outputs: Mapping[str, Array], failures: Mapping[int, str] | None = None) -> Answers:
+def answered(
+    outputs: Mapping[str, Array], failures: Mapping[int, str] | None = None
+) -> ModelAnswers:
     """Answers whose rows are those of the arrays."""
     n = len(next(iter(outputs.values())))
     failed = failures or {}
-    return Answers(
+    return ModelAnswers(
         n=n,
         rows={
             name: [None if i in failed else np.asarray(array[i]) for i in range(n)]
@@ -29,7 +31,9 @@ def logits(classes: Array, *, noise: float = 0.0, seed: int = 0) -> Array:
     return scores
 
 
-def flipped(n: int, lost: int, gained: int, *, wrong: int = 300) -> tuple[Array, Answers, Answers]:
+def flipped(
+    n: int, lost: int, gained: int, *, wrong: int = 300
+) -> tuple[Array, ModelAnswers, ModelAnswers]:
     """Labels, a baseline with `wrong` errors, and a candidate; both have scores."""
     labels = np.arange(n) % 2
     was = labels.copy()
@@ -41,6 +45,6 @@ def flipped(n: int, lost: int, gained: int, *, wrong: int = 300) -> tuple[Array,
     return labels, base, answered({"logits": logits(now, noise=0.1)})
 
 
-def choice_for(labels: Array, base: Answers, wish: str = "") -> MetricChoice:
+def choice_for(labels: Array, base: ModelAnswers, wish: str = "") -> MetricChoice:
     """What such answers are judged by."""
     return choose_metric(labels, base, wish)

@@ -12,7 +12,7 @@ from headrace.core import (
     RuntimeFailedError,
     Tensors,
 )
-from headrace.optimize.accuracy import Answers, Examples
+from headrace.optimize.accuracy import Examples, ModelAnswers
 from headrace.optimize.accuracy import inference as asking
 from headrace.optimize.accuracy.examples import stacked_rows
 from headrace.optimize.accuracy.inference import answers
@@ -32,7 +32,7 @@ def double(inputs: Tensors) -> Tensors:
     return {"y": inputs["x"] * 2, "big": np.repeat(inputs["x"], 9, axis=1)}
 
 
-def values(found: Answers, output: str = "y") -> list[float | None]:
+def values(found: ModelAnswers, output: str = "y") -> list[float | None]:
     return [None if row is None else float(row.reshape(-1)[0]) for row in found.rows[output]]
 
 
@@ -98,7 +98,7 @@ def test_parts_can_be_asked_one_after_the_other() -> None:
 
     assert [i for i, value in enumerate(values(some)) if value is not None] == [2, 7]
     assert values(some.merged(rest)) == [2.0 * i for i in range(10)]
-    assert values(Answers(n=10, rows={}).merged(some)) == values(some)
+    assert values(ModelAnswers(n=10, rows={}).merged(some)) == values(some)
 
 
 def test_large_outputs_are_kept_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, Tensors
 from headrace.optimize.accuracy import (
-    Answers,
     Examples,
     Fidelity,
-    Texts,
+    ModelAnswers,
+    RowTexts,
     cosine_run,
     gives_embeddings,
     measure_fidelity,
@@ -155,7 +155,7 @@ def test_failing_rejects_at_once() -> None:
     assert "it fails on 1 examples that the baseline answers: no kernel" in (
         measure_fidelity(base, broken).reason
     )
-    nothing = Answers(n=500, rows={})
+    nothing = ModelAnswers(n=500, rows={})
     assert "answers nothing to compare with" in measure_fidelity(nothing, base).reason
 
 
@@ -274,7 +274,7 @@ def test_a_pair_is_both_requests() -> None:
 
 def test_what_a_model_takes_of_pairs_is_the_first_text_without_a_score() -> None:
     pairs = apart([text(1), text(4)], [text(2, 3), text(5)])
-    examples = Examples(inputs=pairs, labels=np.array([0.5, 4.0]), texts=Texts.APART)
+    examples = Examples(inputs=pairs, labels=np.array([0.5, 4.0]), texts=RowTexts.APART)
 
     alone = examples.subset([1]).alone()
 

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, Tensors
 from headrace.optimize.accuracy import (
-    Answers,
     Examples,
+    GateTrial,
     Metric,
-    Trial,
-    Verdict,
+    ModelAnswers,
+    QualityVerdict,
     choose_metric,
     is_hopeless,
     judge,
@@ -25,8 +25,13 @@ N = 2_693
 
 
 def judged(
-    labels: Array, base: Answers, candidate: Answers, *, max_loss: float = 0.01, wish: str = ""
-) -> Verdict:
+    labels: Array,
+    base: ModelAnswers,
+    candidate: ModelAnswers,
+    *,
+    max_loss: float = 0.01,
+    wish: str = "",
+) -> QualityVerdict:
     return judge(
         base,
         candidate,
@@ -214,7 +219,7 @@ def test_an_output_that_the_candidate_lacks_rejects() -> None:
     assert verdict.reason == "it answered no example in output 'logits'"
 
 
-def of_values(error: float, n: int = 700) -> tuple[Array, Answers, Answers]:
+def of_values(error: float, n: int = 700) -> tuple[Array, ModelAnswers, ModelAnswers]:
     rng = np.random.default_rng(2)
     labels = np.clip(np.round(rng.normal(2.5, 1.2, n), 1), 0, 5)
     similarity = labels / 5 + rng.normal(size=n) * 0.15 - 3
@@ -279,7 +284,7 @@ def test_answers_to_other_examples_are_refused() -> None:
         judged(labels, base, other)
 
 
-def hopeless(labels: Array, base: Answers, candidate: Answers) -> bool:
+def hopeless(labels: Array, base: ModelAnswers, candidate: ModelAnswers) -> bool:
     return is_hopeless(
         base,
         candidate,
@@ -302,7 +307,7 @@ def test_failing_is_hopeless_and_not_having_been_asked_is_not() -> None:
     labels, base, _ = flipped(300, 0, 0, wrong=60)
 
     assert hopeless(labels, base, answered({"logits": logits(labels)}, failures={1: "crash"}))
-    assert not hopeless(labels, base, Answers(n=300, rows={}))
+    assert not hopeless(labels, base, ModelAnswers(n=300, rows={}))
 
 
 ROWS = 2_000
@@ -335,8 +340,8 @@ def tried(
     *,
     deadline: float | None = None,
     most: int | None = None,
-    begun: Trial | None = None,
-) -> Trial:
+    begun: GateTrial | None = None,
+) -> GateTrial:
     return try_candidate(
         net.run,
         EXAMPLES,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError, ModelSignature
-from headrace.optimize.accuracy import DataWish, Examples, Texts, read_labelled, tables
+from headrace.optimize.accuracy import DataWish, Examples, RowTexts, read_labelled, tables
 from headrace.optimize.accuracy.examples import first_of, second_of
 from tests.tabular_models import library
 from tests.unit.optimize.accuracy.signatures import MATRIX, TEXT, TOKENS, of, spec, tokens
@@ -90,7 +90,7 @@ def test_pairs_with_a_score_are_tokenized_together(folder: Path) -> None:
     assert ids(found)[0] == [2, 3, 6, 7]
     assert found.inputs[0]["token_type_ids"].tolist() == [[0, 0, 1, 1]]
     assert found.notes == ("columns '1' and '2' were taken for pairs of texts",)
-    assert found.texts is Texts.TOGETHER
+    assert found.texts is RowTexts.TOGETHER
 
 
 def test_pairs_for_a_model_of_one_text_are_tokenized_apart(folder: Path) -> None:
@@ -98,7 +98,7 @@ def test_pairs_for_a_model_of_one_text_are_tokenized_apart(folder: Path) -> None
 
     found = read(folder, "sts.tsv", "a river\tthe sea\t2.5\nrain\tsnow\t4\n", TOKENS, wish)
 
-    assert found.texts is Texts.APART
+    assert found.texts is RowTexts.APART
     assert labels(found) == [2.5, 4.0]
     assert first_of(found.inputs[0])["input_ids"].tolist() == [[2, 3]]
     assert second_of(found.inputs[0])["input_ids"].tolist() == [[6, 7]]
@@ -109,7 +109,7 @@ def test_pairs_for_a_model_of_one_text_are_tokenized_apart(folder: Path) -> None
 def test_single_texts_are_not_taken_apart(folder: Path) -> None:
     found = read(folder, "a.tsv", "a river\t1\nrain\t0\n", TOKENS, DataWish(is_apart=True))
 
-    assert found.texts is Texts.ONE
+    assert found.texts is RowTexts.ONE
     assert ids(found) == [[2, 3], [16]]
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Array, InvalidArgumentError
-from headrace.optimize.accuracy import Examples, Metric, Texts, choose_metric, usual_metric
+from headrace.optimize.accuracy import Examples, Metric, RowTexts, choose_metric, usual_metric
 from headrace.optimize.accuracy.metrics import bootstrap_losses, score, weighted_scores
 from tests.tabular_models import library
 from tests.unit.optimize.accuracy.answered import answered, logits
@@ -187,16 +187,16 @@ def test_a_model_that_answered_nothing_fits_nothing() -> None:
 @pytest.mark.parametrize(
     ("texts", "labels", "metric"),
     [
-        (Texts.TOGETHER, [2.5, 4.0, 1.0], Metric.SPEARMAN),
-        (Texts.TOGETHER, [0, 1, 2], None),
-        (Texts.APART, [2.5, 4.0, 1.0], Metric.SPEARMAN),
-        (Texts.APART, [0, 5, 3], Metric.SPEARMAN),
-        (Texts.APART, [0, 1, 1], Metric.AUC),
-        (Texts.ONE, [2.5, 4.0, 1.0], None),
+        (RowTexts.TOGETHER, [2.5, 4.0, 1.0], Metric.SPEARMAN),
+        (RowTexts.TOGETHER, [0, 1, 2], None),
+        (RowTexts.APART, [2.5, 4.0, 1.0], Metric.SPEARMAN),
+        (RowTexts.APART, [0, 5, 3], Metric.SPEARMAN),
+        (RowTexts.APART, [0, 1, 1], Metric.AUC),
+        (RowTexts.ONE, [2.5, 4.0, 1.0], None),
     ],
 )
 def test_pairs_with_a_score_are_judged_by_its_order(
-    texts: Texts, labels: list[float], metric: Metric | None
+    texts: RowTexts, labels: list[float], metric: Metric | None
 ) -> None:
     examples = Examples(inputs=[{}, {}, {}], labels=np.array(labels), texts=texts)
 

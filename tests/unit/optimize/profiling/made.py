@@ -7,8 +7,8 @@ import msgspec
 from headrace.core import PaddingSpec
 from headrace.optimize.profiling.document import Profile, conclude
 from headrace.optimize.profiling.grid import cell_of
-from headrace.optimize.profiling.messages import Cell, Loaded, Measured, Overhead, Setting
-from headrace.optimize.profiling.recommend import Wishes
+from headrace.optimize.profiling.messages import GridCell, Loaded, Measured, Overhead, Setting
+from headrace.optimize.profiling.recommend import Requirements
 from headrace.runtimes.optimized.file import Processor
 
 HERE = Processor(name="Chip", features=("avx2", "avx512f"))
@@ -24,14 +24,14 @@ def cell(
     runs: int = 1,
     threads: int = 1,
     length: int = 32,
-) -> Cell:
+) -> GridCell:
     """Runs that all take the same time."""
     setting = Setting(threads=threads, runs=runs, rows=rows, length=length)
     return cell_of(setting, [run_s] * 20, elapsed_s=run_s * 20 / runs)
 
 
 def measured(
-    *cells: Cell,
+    *cells: GridCell,
     batched: bool = True,
     concurrent: bool = True,
     padding: PaddingSpec | None = None,
@@ -61,7 +61,7 @@ def profile(
     processor: Processor = HERE,
     cores: int = 1,
     at: str = "2026-11-27T10:00:00+00:00",
-    wishes: Wishes = Wishes(),  # noqa: B008  # frozen
+    wishes: Requirements = Requirements(),  # noqa: B008  # frozen
 ) -> Profile:
     """The profile of a model that takes 10 ms for one row and 20 ms for four."""
     made = _concluded(msgspec.json.encode(found or DEFAULT), wishes)
@@ -69,7 +69,7 @@ def profile(
 
 
 @cache
-def _concluded(found: bytes, wishes: Wishes) -> Profile:
+def _concluded(found: bytes, wishes: Requirements) -> Profile:
     return conclude(
         msgspec.json.decode(found, type=Measured),
         OVERHEAD,

@@ -19,8 +19,8 @@ from headrace.optimize.profiling.document import (
     fitting,
     model_of,
 )
-from headrace.optimize.profiling.messages import Done, Event, Note, gathered
-from headrace.optimize.profiling.recommend import Wishes
+from headrace.optimize.profiling.messages import Event, ProfileDone, ProfileNote, gathered
+from headrace.optimize.profiling.recommend import Requirements
 from headrace.runtimes.optimized.file import Processor
 from tests.unit.optimize.profiling.made import HERE, cell, measured, profile
 
@@ -81,7 +81,7 @@ def test_each_length_is_predicted_apart() -> None:
 
 def test_what_a_worker_said_before_it_was_stopped_is_kept() -> None:
     loaded = measured(cell()).loaded
-    events: list[Event] = [loaded, cell(), Note(text="n")]
+    events: list[Event] = [loaded, cell(), ProfileNote(text="n")]
 
     found = gathered([*events])
 
@@ -89,10 +89,10 @@ def test_what_a_worker_said_before_it_was_stopped_is_kept() -> None:
     assert len(found.cells) == 1
     assert found.notes == ("n",)
     assert not found.complete
-    whole = gathered([*events, Done()])
+    whole = gathered([*events, ProfileDone()])
     assert whole is not None
     assert whole.complete
-    assert gathered([Note(text="n")]) is None
+    assert gathered([ProfileNote(text="n")]) is None
 
 
 MACHINE = Machine(processor=HERE, cores=2)
@@ -104,7 +104,7 @@ def made() -> Profile:
 
 
 def many() -> Profile:
-    return profile(wishes=Wishes(rate=1000.0))
+    return profile(wishes=Requirements(rate=1000.0))
 
 
 def taken(profiles: list[Profile], machine: Machine | None = MACHINE) -> Profile:

@@ -24,7 +24,7 @@ from headrace.optimize.profiling.grid import (
     time_runs,
     window_s,
 )
-from headrace.optimize.profiling.messages import Cell, ProfileRequest, Setting
+from headrace.optimize.profiling.messages import GridCell, ProfileRequest, Setting
 from tests.unit.optimize.profiling.machine import Machine
 from tests.unit.optimize.profiling.made import cell
 
@@ -132,7 +132,7 @@ class Measured:
         before = list(self.before.values())
         self.rounds = Rounds(before, total_s=total_s, clock=machine.clock, sleep=machine.sleep)
 
-    def cells(self, rounds: int) -> dict[int, Cell]:
+    def cells(self, rounds: int) -> dict[int, GridCell]:
         for _ in range(rounds):
             self.rounds.measure(self.runs)
         return {cell.rows: cell for cell in self.rounds.cells()}

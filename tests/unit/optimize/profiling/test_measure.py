@@ -8,12 +8,12 @@ import pytest
 
 from headrace.optimize.profiling.measure import TOP, by_operator, onnx_times, profile, shares
 from headrace.optimize.profiling.messages import (
-    Cell,
     Event,
-    Failed,
-    Memory,
-    Note,
+    GridCell,
+    ModelMemory,
     Operators,
+    ProfileFailed,
+    ProfileNote,
     ProfileRequest,
     gathered,
 )
@@ -71,8 +71,8 @@ def test_a_length_that_the_model_refuses_is_noted(here: Path) -> None:
 
     events = measure(path, rows=(1,), threads=(1,), lengths=(16, 1_000_000))
 
-    lengths = {event.length for event in events if isinstance(event, Cell)}
-    noted = [event.text for event in events if isinstance(event, Note)]
+    lengths = {event.length for event in events if isinstance(event, GridCell)}
+    noted = [event.text for event in events if isinstance(event, ProfileNote)]
     assert 16 in lengths
     assert 1_000_000 in lengths or any("length of 1000000" in text for text in noted)
 
@@ -86,7 +86,7 @@ def test_what_is_no_model_is_said_to_be_none(here: Path, content: bytes, said: s
 
     (event,) = measure(path)
 
-    assert isinstance(event, Failed)
+    assert isinstance(event, ProfileFailed)
     assert said in event.error
 
 
@@ -99,12 +99,12 @@ def test_code_is_not_run_unless_it_is_allowed(here: Path) -> None:
 
     (refused,) = measure(folder)
 
-    assert isinstance(refused, Failed)
+    assert isinstance(refused, ProfileFailed)
     assert refused.needs_code == "python"
     assert not mark.exists()
     allowed = measure(folder, allow_code=True, rows=(1, 2))
     kinds = {type(event) for event in allowed}
-    assert kinds >= {Cell, Memory, Operators}
+    assert kinds >= {GridCell, ModelMemory, Operators}
     assert mark.exists()
 
 

@@ -1,8 +1,8 @@
 import pytest
 
 from headrace.optimize.profiling.overhead import (
-    Block,
-    Totals,
+    ReplicaTotals,
+    RequestBlock,
     ask_alone,
     ask_together,
     overhead_of,
@@ -41,9 +41,9 @@ class Replica:
         self._answers += 16
         return RUN_S
 
-    def totals(self) -> Totals:
+    def totals(self) -> ReplicaTotals:
         answers = self._answers if self._tells else 0
-        return Totals(
+        return ReplicaTotals(
             answers=answers, answer_s=answers * RUN_S, run_s=answers * RUN_S, loop_s=self._loop_s
         )
 
@@ -91,7 +91,7 @@ def test_a_replica_that_counts_nothing_is_not_asked_for_ever() -> None:
 def test_a_run_on_the_event_loop_is_no_part_of_the_overhead() -> None:
     run_s = 0.0001
     alone = [
-        Block(
+        RequestBlock(
             walls_s=[run_s + 0.0003] * 10,
             answers=10,
             run_s=10 * run_s,
@@ -108,8 +108,10 @@ def test_a_run_on_the_event_loop_is_no_part_of_the_overhead() -> None:
 
 
 def test_a_disturbed_block_does_not_count() -> None:
-    def block(wall_s: float) -> Block:
-        return Block(walls_s=[wall_s] * 10, answers=10, run_s=0.05, answer_s=0.05, loop_s=0.001)
+    def block(wall_s: float) -> RequestBlock:
+        return RequestBlock(
+            walls_s=[wall_s] * 10, answers=10, run_s=0.05, answer_s=0.05, loop_s=0.001
+        )
 
     found = overhead_of([block(0.006), block(0.006), block(0.5)], (), way="", max_runs=1)
 
@@ -119,7 +121,7 @@ def test_a_disturbed_block_does_not_count() -> None:
 def test_how_single_requests_vary_is_kept_where_runs_are_short() -> None:
     run_s = 0.0001
     walls = [run_s + 0.0002] * 9 + [run_s + 0.0012]
-    alone = [Block(walls_s=walls, answers=10, run_s=0.001, answer_s=0.001, loop_s=0.002)]
+    alone = [RequestBlock(walls_s=walls, answers=10, run_s=0.001, answer_s=0.001, loop_s=0.002)]
 
     found = overhead_of(alone, (), way="", max_runs=1)
 
@@ -128,6 +130,6 @@ def test_how_single_requests_vary_is_kept_where_runs_are_short() -> None:
 
 
 def test_where_runs_are_long_only_they_vary() -> None:
-    alone = [Block(walls_s=[0.02] * 10, answers=10, run_s=0.1, answer_s=0.1, loop_s=0.001)]
+    alone = [RequestBlock(walls_s=[0.02] * 10, answers=10, run_s=0.1, answer_s=0.1, loop_s=0.001)]
 
     assert overhead_of(alone, (), way="", max_runs=1).spread == ()

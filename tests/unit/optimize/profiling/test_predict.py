@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.optimize.profiling.grid import cell_of
-from headrace.optimize.profiling.messages import Cell, Round, Setting
+from headrace.optimize.profiling.messages import GridCell, Round, Setting
 from headrace.optimize.profiling.predict import (
     LEAST_ROUNDS,
     MeasuredService,
     Phases,
     Predictor,
-    Replica,
+    ReplicaModel,
     find_phases,
     poisson,
     simulate,
@@ -117,7 +117,9 @@ def test_the_same_seed_draws_the_same() -> None:
     assert [one.run_s(1, 1) for _ in range(50)] == [other.run_s(1, 1) for _ in range(50)]
 
 
-def in_rounds(factors: list[float], *, noise: float = 0.0, rows: int = 1, seed: int = 1) -> Cell:
+def in_rounds(
+    factors: list[float], *, noise: float = 0.0, rows: int = 1, seed: int = 1
+) -> GridCell:
     """A cell that took so many times 10 ms a row in each round, of two seconds."""
     rng = random.Random(seed + rows)  # noqa: S311  # noise
     means = [0.010 * rows * factor * math.exp(rng.gauss(0.0, noise)) for factor in factors]
@@ -247,8 +249,8 @@ class PerRow:
         return RUN_S * rows
 
 
-def one(runs: int = 1, rows: int = 1) -> Replica:
-    return Replica(max_batch_size=rows, max_runs=runs, may_inline=False)
+def one(runs: int = 1, rows: int = 1) -> ReplicaModel:
+    return ReplicaModel(max_batch_size=rows, max_runs=runs, may_inline=False)
 
 
 @pytest.mark.parametrize("load", [0.3, 0.7, 0.85])
@@ -275,7 +277,7 @@ def test_several_places_wait_as_erlang_says(load: float) -> None:
 
 
 def test_half_of_the_answers_of_an_idle_replica_take_a_run_and_what_is_fixed() -> None:
-    replica = Replica(max_batch_size=8, max_runs=1, cpu_s=0.001, wake_s=0.002, fixed_s=0.004)
+    replica = ReplicaModel(max_batch_size=8, max_runs=1, cpu_s=0.001, wake_s=0.002, fixed_s=0.004)
 
     outcome = simulate(replica, Fixed(), poisson(500, 0.1, seed=1))
 
@@ -285,8 +287,8 @@ def test_half_of_the_answers_of_an_idle_replica_take_a_run_and_what_is_fixed() -
 
 def test_what_varies_of_the_replica_itself_makes_the_tail() -> None:
     spread = (0.5,) * 9 + (5.5,)
-    even = Replica(max_batch_size=1, max_runs=1, cpu_s=0.001, fixed_s=0.001)
-    uneven = Replica(max_batch_size=1, max_runs=1, cpu_s=0.001, fixed_s=0.001, spread=spread)
+    even = ReplicaModel(max_batch_size=1, max_runs=1, cpu_s=0.001, fixed_s=0.001)
+    uneven = ReplicaModel(max_batch_size=1, max_runs=1, cpu_s=0.001, fixed_s=0.001, spread=spread)
     arrivals = poisson(5_000, 0.1, seed=1)
 
     steady, varied = (simulate(one, Fixed(), arrivals) for one in (even, uneven))
@@ -312,8 +314,8 @@ def test_nothing_shares_a_run_where_each_row_takes_its_time() -> None:
 def test_short_runs_hold_up_the_event_loop_whatever_may_run_at_once() -> None:
     short = 0.0001
     arrivals = poisson(4_000, 0.9 / short, seed=1)
-    inline = Replica(max_batch_size=1, max_runs=4)
-    threads = Replica(max_batch_size=1, max_runs=4, may_inline=False)
+    inline = ReplicaModel(max_batch_size=1, max_runs=4)
+    threads = ReplicaModel(max_batch_size=1, max_runs=4, may_inline=False)
 
     assert (
         simulate(inline, Fixed(short), arrivals).latency_s.mean()

@@ -2,20 +2,20 @@ import pytest
 
 from headrace.core import PaddingSpec
 from headrace.optimize.profiling.messages import Measured
-from headrace.optimize.profiling.recommend import Recommendation, Wishes, recommend
+from headrace.optimize.profiling.recommend import Requirements, ServingRecommendation, recommend
 from tests.unit.optimize.profiling.made import OVERHEAD, cell, measured
 
 pytestmark = pytest.mark.slow
 
 
 def recommended(
-    found: Measured | None = None, wishes: Wishes | None = None, *, cores: int = 1
-) -> Recommendation:
+    found: Measured | None = None, wishes: Requirements | None = None, *, cores: int = 1
+) -> ServingRecommendation:
     made = found or measured(cell(1, 0.010), cell(4, 0.020), batched=False)
-    return recommend(made, OVERHEAD, wishes or Wishes(), cores=cores, requests=3_000)
+    return recommend(made, OVERHEAD, wishes or Requirements(), cores=cores, requests=3_000)
 
 
-def why(made: Recommendation, name: str) -> str:
+def why(made: ServingRecommendation, name: str) -> str:
     return next(reason.why for reason in made.reasons if reason.name == name)
 
 
@@ -35,14 +35,14 @@ def test_threads_inside_a_run_are_taken_where_only_they_meet_the_p99() -> None:
         cell(1, 0.010), cell(1, 0.010, runs=2), cell(1, 0.006, threads=2), batched=False
     )
 
-    made = recommended(found, Wishes(p99_s=0.009), cores=2)
+    made = recommended(found, Requirements(p99_s=0.009), cores=2)
 
     assert (made.intra_op_threads, made.max_concurrent_runs) == (2, 1)
     assert "p99 of 9 ms" in why(made, "intra_op_threads")
 
 
 def test_copies_follow_from_the_rate_and_one_may_fail() -> None:
-    made = recommended(wishes=Wishes(rate=250.0))
+    made = recommended(wishes=Requirements(rate=250.0))
 
     assert made.rate_per_replica == pytest.approx(0.7 / 0.01015, rel=0.02)
     assert made.replicas == 4
@@ -51,8 +51,8 @@ def test_copies_follow_from_the_rate_and_one_may_fail() -> None:
 
 
 def test_a_stricter_p99_takes_more_copies() -> None:
-    loose = recommended(wishes=Wishes(rate=500.0, p99_s=0.100))
-    strict = recommended(wishes=Wishes(rate=500.0, p99_s=0.025))
+    loose = recommended(wishes=Requirements(rate=500.0, p99_s=0.100))
+    strict = recommended(wishes=Requirements(rate=500.0, p99_s=0.025))
 
     assert strict.replicas is not None
     assert loose.replicas is not None
@@ -61,14 +61,14 @@ def test_a_stricter_p99_takes_more_copies() -> None:
 
 
 def test_a_p99_below_one_run_is_told_to_be_out_of_reach() -> None:
-    made = recommended(wishes=Wishes(rate=10.0, p99_s=0.005))
+    made = recommended(wishes=Requirements(rate=10.0, p99_s=0.005))
 
     assert made.replicas is None
     assert "no rate keeps p99 within 5 ms" in why(made, "replicas")
 
 
 def test_the_cost_is_that_of_the_cores_at_the_rate_that_they_get() -> None:
-    made = recommended(wishes=Wishes(rate=50.0, cost_per_hour=0.18))
+    made = recommended(wishes=Requirements(rate=50.0, cost_per_hour=0.18))
 
     assert made.replicas == 1
     assert made.cost_per_million == pytest.approx(0.18 / 3600 / 50 * 1e6)

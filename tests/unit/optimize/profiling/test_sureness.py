@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from headrace.optimize.profiling.document import conclude, p99_interval, seconds_to_know
 from headrace.optimize.profiling.messages import Measured
 from headrace.optimize.profiling.predict import Predictor, poisson
-from headrace.optimize.profiling.recommend import Recommendation, Wishes, predictor_for
+from headrace.optimize.profiling.recommend import Requirements, ServingRecommendation, predictor_for
 from tests.unit.optimize.profiling import made
 from tests.unit.optimize.profiling.machine import Machine, drifting
 
@@ -18,11 +18,11 @@ def predictor_of(measured: Measured, requests: int) -> Predictor:
     return predictor_for(measured, None, threads=1, runs=1, length=32, requests=requests)
 
 
-def recommended(measured: Measured) -> tuple[Recommendation, dict[str, str]]:
+def recommended(measured: Measured) -> tuple[ServingRecommendation, dict[str, str]]:
     profile = conclude(
         measured,
         made.OVERHEAD,
-        Wishes(),
+        Requirements(),
         model="m",
         digest="sha256:" + "a" * 64,
         processor=made.HERE,

@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.optimize.prune.graph import as_graph, traced_shapes
-from headrace.optimize.prune.groups import Found, Unit, find_groups
+from headrace.optimize.prune.groups import PrunableGroups, Unit, find_groups
 from tests.small_networks import (
     CHANNELS,
     HEADS,
@@ -25,7 +25,7 @@ SEQUENCE = (5, WIDTH)
 IMAGE = (1, SIDE, SIDE)
 
 
-def found(model: Any, shape: tuple[int, ...]) -> Found:  # noqa: ANN401  # onnx ships no types
+def found(model: Any, shape: tuple[int, ...]) -> PrunableGroups:  # noqa: ANN401  # onnx ships no types
     graph = as_graph(model)
     return find_groups(graph, traced_shapes(graph, requests(shape, 1)[0], threads=1))
 

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.core import Array, InvalidArgumentError, Tensors
-from headrace.optimize.candidate import CannotBuildError, Teaching
+from headrace.optimize.candidate import CannotBuildError, TrainingExamples
 from headrace.optimize.prune.graph import as_graph, is_alike, traced_shapes
 from headrace.optimize.prune.groups import (
     Cutting,
@@ -109,7 +109,7 @@ def test_the_same_seed_makes_the_same_file(tmp_path: Path) -> None:
 
 def test_examples_to_learn_from_are_taken_before_those_to_calibrate_with(tmp_path: Path) -> None:
     source = save(perceptron(), tmp_path / "a.onnx")
-    teaching = Teaching(examples=requests((WIDTH,), 40))
+    teaching = TrainingExamples(examples=requests((WIDTH,), 40))
     pruned = prune(
         source,
         tmp_path / "b.onnx",
@@ -125,7 +125,7 @@ def test_examples_to_learn_from_are_taken_before_those_to_calibrate_with(tmp_pat
 @pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is here")
 def test_without_pytorch_nothing_is_taught(tmp_path: Path) -> None:
     source = save(perceptron(), tmp_path / "a.onnx")
-    cut, teaching = PruneCut(ffn_ratio=0.5), Teaching(examples=requests((WIDTH,), 40))
+    cut, teaching = PruneCut(ffn_ratio=0.5), TrainingExamples(examples=requests((WIDTH,), 40))
     pruned = prune(source, tmp_path / "b.onnx", cut=cut, calibration=[], teaching=teaching)
 
     assert "PyTorch is not installed (pip install" in pruned.taught

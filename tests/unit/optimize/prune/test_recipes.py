@@ -10,7 +10,12 @@ import numpy as np
 import onnx
 import pytest
 
-from headrace.optimize.candidate import CannotBuildError, ModelClass, Teaching, Workshop
+from headrace.optimize.candidate import (
+    CannotBuildError,
+    ModelClass,
+    RecipeContext,
+    TrainingExamples,
+)
 from headrace.optimize.prune import COMPRESSION_RECIPES, RECIPES
 from headrace.optimize.prune.pruning import gzip_bytes, with_zeros
 from headrace.runtimes import load_model
@@ -24,10 +29,10 @@ def workshop(
     model: Any,  # noqa: ANN401  # onnx ships no types
     shape: tuple[int, ...] = SEQUENCE,
     kind: ModelClass = ModelClass.TRANSFORMER,
-) -> Workshop:
+) -> RecipeContext:
     folder = tmp_path / "made"
     folder.mkdir()
-    return Workshop(
+    return RecipeContext(
         source=save(model, tmp_path / "model.onnx"),
         runtime="onnx",
         model_class=kind,
@@ -93,7 +98,7 @@ def test_a_recipe_says_why_it_does_not_apply(tmp_path: Path) -> None:
         assert "there are none" in recipe.why_not(replace(shop, calibration=[]))
         assert "only 3" in recipe.why_not(replace(shop, calibration=shop.calibration[:3]))
         assert "ONNX form" in recipe.why_not(replace(shop, runtime="torchscript"))
-    taught = replace(shop, calibration=[], teaching=Teaching(examples=shop.calibration))
+    taught = replace(shop, calibration=[], teaching=TrainingExamples(examples=shop.calibration))
     assert RECIPES[0].why_not(taught) == ""
 
 

@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 
 from headrace.core import Array
 from headrace.optimize.prune.selection import (
-    Reading,
+    ReaderWeight,
     least_lossy,
     made_up,
 )
-from headrace.optimize.prune.ties import Layout
+from headrace.optimize.prune.ties import UnitLayout
 
 
 def reading(
-    x: Array, weight: Array, layout: Layout | None = None, originals: Array | None = None
-) -> Reading:
+    x: Array, weight: Array, layout: UnitLayout | None = None, originals: Array | None = None
+) -> ReaderWeight:
     y = x if originals is None else originals
-    return Reading(
+    return ReaderWeight(
         weight=weight,
-        layout=layout or Layout(axis=0, units=x.shape[1]),
+        layout=layout or UnitLayout(axis=0, units=x.shape[1]),
         own=x.T @ x / len(x),
         across=x.T @ y / len(x),
     )
@@ -69,7 +69,7 @@ def test_heads_are_taken_whole() -> None:
     rng = np.random.default_rng(4)
     x = rng.normal(size=(300, 6))
     x[:, 2:4] *= 0.01
-    one = reading(x, rng.normal(size=(6, 2)), Layout(axis=0, units=3, inner=2))
+    one = reading(x, rng.normal(size=(6, 2)), UnitLayout(axis=0, units=3, inner=2))
 
     assert least_lossy([one], 2).tolist() == [0, 2]
 

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 pytest.importorskip("onnx", reason="needs the extra `optimize`")
 
 from headrace.core import Array, Tensors
-from headrace.optimize.prune.graph import Graph, as_graph, open_session, run, traced_shapes
+from headrace.optimize.prune.graph import PruningGraph, as_graph, open_session, run, traced_shapes
 from headrace.optimize.prune.groups import (
     Cutting,
-    Group,
+    UnitGroup,
     find_groups,
     with_units_ignored,
     without_units,
 )
-from headrace.optimize.prune.ties import Layout, through_reshape
+from headrace.optimize.prune.ties import UnitLayout, through_reshape
 from tests.small_networks import (
     CHANNELS,
     CLASSES,
@@ -48,19 +48,19 @@ NETWORKS: Final[dict[str, tuple[Callable[[], Any], tuple[int, ...]]]] = {
 }
 
 
-def grouped(name: str) -> tuple[Graph, tuple[Group, ...], list[Tensors]]:
+def grouped(name: str) -> tuple[PruningGraph, tuple[UnitGroup, ...], list[Tensors]]:
     make, shape = NETWORKS[name]
     graph = as_graph(make())
     examples = requests(shape, 2)
     return graph, find_groups(graph, traced_shapes(graph, examples[0], threads=1)).groups, examples
 
 
-def answer(graph: Graph, example: Tensors) -> Array:
+def answer(graph: PruningGraph, example: Tensors) -> Array:
     return run(open_session(graph.proto(), 1), example)[0]
 
 
 @st.composite
-def cuttings(draw: st.DrawFn, name: str) -> tuple[Graph, list[Cutting], Tensors]:
+def cuttings(draw: st.DrawFn, name: str) -> tuple[PruningGraph, list[Cutting], Tensors]:
     graph, groups, examples = grouped(name)
     chosen = []
     for group in groups:
@@ -160,7 +160,7 @@ def test_units_keep_their_numbers_through_a_reshape(
         )
     )
     numbers = np.broadcast_to(np.arange(units)[:, None, None], split)
-    layout = through_reshape(Layout(axis=2, units=units), split, merged)
+    layout = through_reshape(UnitLayout(axis=2, units=units), split, merged)
 
     assert layout is not None
     for unit in range(units):
@@ -170,4 +170,4 @@ def test_units_keep_their_numbers_through_a_reshape(
 
 
 def test_a_reshape_that_tears_units_apart_is_no_layout() -> None:
-    assert through_reshape(Layout(axis=1, units=4), (2, 4), (4, 2)) is None
+    assert through_reshape(UnitLayout(axis=1, units=4), (2, 4), (4, 2)) is None

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import CannotBuildError, Teaching
-from headrace.optimize.prune.graph import Graph, as_graph, open_session, run, traced_shapes
+from headrace.optimize.candidate import CannotBuildError, TrainingExamples
+from headrace.optimize.prune.graph import PruningGraph, as_graph, open_session, run, traced_shapes
 from headrace.optimize.prune.groups import (
     Cutting,
     PruneCut,
@@ -73,7 +73,7 @@ def test_pytorch_answers_as_onnx_runtime_does(
     assert np.allclose(got, run(open_session(graph.proto(), 1), example)[0], rtol=1e-5, atol=1e-6)
 
 
-def pooled(kind: str, **told: Any) -> Graph:
+def pooled(kind: str, **told: Any) -> PruningGraph:
     net = Writer()
     x = net.op("Conv", "x", net.random(4, 1, 3, 3), auto_pad="SAME_UPPER", strides=[2, 2])
     x = net.op(kind, x, kernel_shape=[2, 2], **told)
@@ -92,13 +92,13 @@ def test_pooling_counts_and_pads_as_onnx_says(kind: str, told: dict[str, Any]) -
     assert np.allclose(got, run(open_session(graph.proto(), 1), example)[0], rtol=1e-5, atol=1e-6)
 
 
-def halved(source: Graph, example: Tensors) -> Graph:
+def halved(source: PruningGraph, example: Tensors) -> PruningGraph:
     groups = find_groups(source, traced_shapes(source, example, threads=1)).groups
     cuttings = [Cutting(group=one, kept=np.arange(one.units // 2)) for one in groups]
     return without_units(source, cuttings)
 
 
-def distance(source: Graph, other: Graph, examples: list[Tensors]) -> float:
+def distance(source: PruningGraph, other: PruningGraph, examples: list[Tensors]) -> float:
     pairs = [
         (run(open_session(source.proto(), 1), one)[0], run(open_session(other.proto(), 1), one)[0])
         for one in examples
@@ -118,7 +118,13 @@ def test_teaching_brings_answers_nearer_to_the_source(
     others = requests(shape, 20, seed=8)
     before = distance(source, smaller, others)
     told = distil(
-        source, smaller, Teaching(examples=examples), deadline=250, threads=1, seed=0, clock=clock()
+        source,
+        smaller,
+        TrainingExamples(examples=examples),
+        deadline=250,
+        threads=1,
+        seed=0,
+        clock=clock(),
     )
 
     assert distance(source, smaller, others) < 0.8 * before
@@ -132,7 +138,7 @@ def test_the_same_seed_and_clock_teach_the_same() -> None:
     for _ in range(2):
         source = as_graph(perceptron())
         smaller = halved(source, examples[0])
-        teaching = Teaching(examples=examples)
+        teaching = TrainingExamples(examples=examples)
         distil(source, smaller, teaching, deadline=60, threads=1, seed=3, clock=clock())
         made.append(smaller.constants)
 
@@ -149,7 +155,7 @@ def test_labels_are_learned_too() -> None:
     distil(
         source,
         smaller,
-        Teaching(examples=examples[:300], labels=labels[:300]),
+        TrainingExamples(examples=examples[:300], labels=labels[:300]),
         deadline=300,
         threads=1,
         seed=0,
@@ -177,7 +183,7 @@ def test_an_operator_without_gradient_is_told_and_the_cut_stands(tmp_path: Path)
         tmp_path / "b.onnx",
         cut=PruneCut(ffn_ratio=0.5),
         calibration=[],
-        teaching=Teaching(examples=requests((WIDTH,), 32)),
+        teaching=TrainingExamples(examples=requests((WIDTH,), 32)),
     )
 
     assert pruned.taught == "no: Ceil cannot be taught: it has no gradient here"
@@ -191,7 +197,7 @@ def test_what_was_learned_by_the_deadline_is_kept(tmp_path: Path) -> None:
         tmp_path / "b.onnx",
         cut=PruneCut(ffn_ratio=0.5),
         calibration=[],
-        teaching=Teaching(examples=requests((WIDTH,), 64)),
+        teaching=TrainingExamples(examples=requests((WIDTH,), 64)),
         deadline=60,
         clock=clock(),
         say=said.append,
@@ -206,7 +212,7 @@ def test_a_graph_that_pytorch_runs_otherwise_is_not_taught() -> None:
     net = Writer()
     x = net.op("Pad", "x", net.ints(0, 1, 0, 1), mode="reflect")
     graph = as_graph(net.model(x, ["S"], inner=[WIDTH]))
-    teaching = Teaching(examples=requests((WIDTH,), 20))
+    teaching = TrainingExamples(examples=requests((WIDTH,), 20))
 
     with pytest.raises(CannotBuildError, match="PyTorch cannot run it: Pad that mirrors"):
         distil(graph, graph.copy(), teaching, deadline=9, threads=1, seed=0, clock=clock())

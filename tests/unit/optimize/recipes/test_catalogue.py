@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import BASELINE, ModelClass, Workshop
+from headrace.optimize.candidate import BASELINE, ModelClass, RecipeContext
 from headrace.optimize.recipes import recipes_for
 
 AMX = ("avx2", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "avx512_fp16")
@@ -17,8 +17,8 @@ def names(model_class: ModelClass, features: tuple[str, ...] = AMX) -> list[str]
     return [recipe.name for recipe in recipes_for(model_class, "onnx", features)]
 
 
-def workshop(folder: Path, calibration: tuple[Tensors, ...] = ()) -> Workshop:
-    return Workshop(
+def workshop(folder: Path, calibration: tuple[Tensors, ...] = ()) -> RecipeContext:
+    return RecipeContext(
         source=folder / "source.onnx",
         runtime="onnx",
         model_class=ModelClass.TRANSFORMER,

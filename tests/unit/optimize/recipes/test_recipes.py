@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from headrace.core import Array, Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Recipe, Workshop
+from headrace.optimize.candidate import (
+    Candidate,
+    CannotBuildError,
+    ModelClass,
+    Recipe,
+    RecipeContext,
+)
 from headrace.optimize.recipes import recipes_for
 from headrace.optimize.recipes.onnx_int8 import HALF, static_int8
 from headrace.runtimes import LoadOptions, load_model
@@ -44,10 +50,10 @@ def workshop(
     model: bytes | Path,
     calibration: Sequence[Tensors],
     model_class: ModelClass = ModelClass.OTHER,
-) -> Workshop:
+) -> RecipeContext:
     made = folder / "made"
     made.mkdir(exist_ok=True)
-    return Workshop(
+    return RecipeContext(
         source=write(folder, model) if isinstance(model, bytes) else model,
         runtime="onnx",
         model_class=model_class,
@@ -67,14 +73,14 @@ def answers(path: Path, runtime: str, requests: Sequence[Tensors]) -> Array:
         model.close()
 
 
-def agreement(candidate: Candidate, at: Workshop) -> float:
+def agreement(candidate: Candidate, at: RecipeContext) -> float:
     """The correlation of its answers with the source's."""
     want = answers(at.source, at.runtime, at.calibration)
     got = answers(candidate.path, candidate.runtime, at.calibration)
     return float(np.corrcoef(want.ravel(), got.ravel())[0, 1])
 
 
-Built = tuple[Workshop, Sequence[Candidate]]
+Built = tuple[RecipeContext, Sequence[Candidate]]
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ SCRIPT = """
 import sys
 from pathlib import Path
 import numpy as np
-from headrace.optimize.candidate import ModelClass, Workshop
+from headrace.optimize.candidate import ModelClass, RecipeContext
 from headrace.optimize.recipes import recipes_for
 
 folder = Path(sys.argv[1])
-workshop = Workshop(
+workshop = RecipeContext(
     source=folder / "source.onnx", runtime="onnx", model_class=ModelClass.CONV_NET,
     folder=folder / "made", calibration=[{"image": np.ones((1, 3, 16, 16), np.float32)}],
     threads=1, seed=0, deadline=0.0,

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.optimize.candidate import ModelClass, Workshop
+from headrace.optimize.candidate import ModelClass, RecipeContext
 from headrace.optimize.recipes.catalogue import (
     BASIC,
     SERVED,
     in_more_threads,
     thread_counts,
 )
-from headrace.optimize.search.process import Target
+from headrace.optimize.search.process import SearchTarget
 from headrace.optimize.search.recipes import offer
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import check_tuning
@@ -24,8 +24,8 @@ from tests.network_models import conv_net, write
 ROWS = np.random.default_rng(2).normal(size=(5, 32)).astype(np.float32)
 
 
-def workshop(source: Path, cores: int) -> Workshop:
-    return Workshop(
+def workshop(source: Path, cores: int) -> RecipeContext:
+    return RecipeContext(
         source=source,
         runtime="onnx",
         model_class=ModelClass.OTHER,
@@ -89,9 +89,9 @@ def test_only_the_promising_recipes_get_more_threads() -> None:
     assert basic == BASIC
 
 
-@pytest.mark.parametrize("target", Target)
+@pytest.mark.parametrize("target", SearchTarget)
 def test_more_threads_are_offered_where_all_cores_work_anyway(
-    tmp_path: Path, target: Target
+    tmp_path: Path, target: SearchTarget
 ) -> None:
     source = write(tmp_path, conv_net())
 
@@ -104,6 +104,6 @@ def test_more_threads_are_offered_where_all_cores_work_anyway(
         for candidate in recipe.build(workshop(source, 2))
     }
     has_more = f"{SERVED.name}-2-threads" in made
-    assert has_more is (target in {Target.THROUGHPUT, Target.COST})
+    assert has_more is (target in {SearchTarget.THROUGHPUT, SearchTarget.COST})
     names = [recipe.name for recipe in found.recipes]
     assert len(set(names)) == len(names)

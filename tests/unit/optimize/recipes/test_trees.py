@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Tensors
-from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, Workshop
+from headrace.optimize.candidate import Candidate, CannotBuildError, ModelClass, RecipeContext
 from headrace.optimize.compare import Comparison
 from headrace.optimize.recipes.trees import (
     GAIN_RATIO,
@@ -20,7 +20,7 @@ from headrace.optimize.recipes.trees import (
     ONNX_TREES,
     SLACK_RATIO,
     TREE_RECIPES,
-    Span,
+    CallTime,
     as_rows,
     choose_by_batch,
     differences,
@@ -49,10 +49,10 @@ def workshop(
     calibration: Sequence[Tensors] = (),
     model_class: ModelClass = ModelClass.TREES,
     say: Callable[[str], None] = lambda _: None,
-) -> Workshop:
+) -> RecipeContext:
     folder = source.parent / "made"
     folder.mkdir(exist_ok=True)
-    return Workshop(
+    return RecipeContext(
         source=source,
         runtime=runtime,
         model_class=model_class,
@@ -190,7 +190,7 @@ def test_a_converter_that_is_absent_is_named(
 US = 1e-6
 
 
-Interval = Span
+Interval = CallTime
 Times = dict[int, Interval]
 
 

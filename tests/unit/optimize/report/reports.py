@@ -1,6 +1,11 @@
 """Reports as an optimization makes them; the figures are those of one that was run."""
 
-from headrace.optimize.report import CandidateReport, Circumstances, Evidence, OptimizeReport
+from headrace.optimize.report import (
+    CandidateReport,
+    MeasurementSettings,
+    OptimizeReport,
+    QualityEvidence,
+)
 from headrace.runtimes.optimized.file import Processor
 
 N = 2693
@@ -78,8 +83,8 @@ REPORT = OptimizeReport(
         name="AMD EPYC 9V45", features=("avx2", "avx512_bf16", "avx512_vnni", "avx_vnni")
     ),
     versions={"headrace": "0.1.0", "onnxruntime": "1.32.0", "openvino": "2026.4.1"},
-    settings=Circumstances(length=128, max_loss=0.01, blocks=20),
-    data=Evidence(
+    settings=MeasurementSettings(length=128, max_loss=0.01, blocks=20),
+    data=QualityEvidence(
         n=N,
         source="sst2-dev-test.csv",
         smallest_loss=0.0046,

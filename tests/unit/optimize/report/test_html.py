@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from headrace.optimize.report import (
     CandidateReport,
-    Evidence,
     OptimizeReport,
+    QualityEvidence,
     html_report,
     text_report,
 )
@@ -134,7 +134,9 @@ def test_markup_in_what_others_wrote_is_text(where: str) -> None:
 
 
 def test_without_labels_the_page_says_fidelity_only() -> None:
-    page = Page(html_report(replace(REPORT, data=Evidence(why_weaker="Nobody knows the truth."))))
+    page = Page(
+        html_report(replace(REPORT, data=QualityEvidence(why_weaker="Nobody knows the truth.")))
+    )
 
     assert "Fidelity only" in page.text
     assert "Nobody knows the truth." in page.text
@@ -199,14 +201,20 @@ candidate = st.builds(
     candidate,
     st.lists(candidate, max_size=4),
     st.lists(candidate, max_size=2),
-    st.sampled_from([Evidence(), Evidence(n=100), Evidence(n=9, metric="F1", smallest_loss=0.1)]),
+    st.sampled_from(
+        [
+            QualityEvidence(),
+            QualityEvidence(n=100),
+            QualityEvidence(n=9, metric="F1", smallest_loss=0.1),
+        ]
+    ),
 )
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=40)
 def test_whatever_was_measured_can_be_shown(
     chosen: CandidateReport,
     others: list[CandidateReport],
     rejected: list[CandidateReport],
-    data: Evidence,
+    data: QualityEvidence,
 ) -> None:
     report = replace(REPORT, chosen=chosen, candidates=others, rejected=rejected, data=data)
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from headrace.core.charts import Box, Dot, Scale, place_labels
-from headrace.optimize.report import Evidence
-from headrace.optimize.report.data import Kind, front, numbered, points
+from headrace.core.charts import AxisScale, Dot, Rectangle, place_labels
+from headrace.optimize.report import QualityEvidence
+from headrace.optimize.report.data import CandidateKind, front, numbered, points
 from headrace.optimize.report.html import bars
 from headrace.optimize.report.plot import (
     NARROW,
     WIDE,
-    Format,
+    PictureSize,
     latency_scale,
     plot,
     quality_scale,
@@ -25,7 +25,7 @@ from headrace.optimize.report.plot import (
 )
 from tests.unit.optimize.report.reports import REPORT, passed
 
-AREA = Box(left=0.0, top=0.0, right=800.0, bottom=400.0)
+AREA = Rectangle(left=0.0, top=0.0, right=800.0, bottom=400.0)
 positive = st.floats(1e-7, 1e3)
 
 
@@ -33,8 +33,12 @@ def test_candidates_are_numbered_with_the_rejected_last() -> None:
     found = numbered(REPORT)
 
     assert [one.number for one in found] == list(range(1, 12))
-    assert [one.kind for one in found[:3]] == [Kind.BASELINE, Kind.REFERENCE, Kind.CHOSEN]
-    assert [one.kind for one in found[-3:]] == [Kind.REJECTED] * 3
+    assert [one.kind for one in found[:3]] == [
+        CandidateKind.BASELINE,
+        CandidateKind.REFERENCE,
+        CandidateKind.CHOSEN,
+    ]
+    assert [one.kind for one in found[-3:]] == [CandidateKind.REJECTED] * 3
 
 
 def test_only_those_with_both_figures_are_drawn() -> None:
@@ -76,7 +80,7 @@ def test_nobody_beats_the_front(pairs: list[tuple[float, float]]) -> None:
 
 
 def test_intervals_of_quality_are_those_of_the_loss_seen_from_the_baseline() -> None:
-    chosen = next(one for one in points(REPORT) if one.numbered.kind is Kind.CHOSEN)
+    chosen = next(one for one in points(REPORT) if one.numbered.kind is CandidateKind.CHOSEN)
 
     assert chosen.quality_ci == pytest.approx((0.8845 - 0.0033, 0.8845 + 0.0041))
 
@@ -102,7 +106,7 @@ def test_names_hide_neither_each_other_nor_a_point(those: list[Dot]) -> None:
 
 def test_names_keep_off_lines_where_there_is_room() -> None:
     dot = Dot(x=400, y=200, radius=5, width=100, height=15)
-    line = Box(left=0, top=195, right=800, bottom=205)
+    line = Rectangle(left=0, top=195, right=800, bottom=205)
 
     (label,) = place_labels([dot], AREA, [line])
 
@@ -149,7 +153,7 @@ def test_what_is_broken_does_not_press_the_others_together() -> None:
 
 
 @pytest.mark.parametrize("form", [WIDE, NARROW], ids=["wide", "narrow"])
-def test_the_picture_is_well_formed_and_told_in_words(form: Format) -> None:
+def test_the_picture_is_well_formed_and_told_in_words(form: PictureSize) -> None:
     root = ET.fromstring(plot(REPORT, form))  # noqa: S314  # our own output
 
     assert root.get("role") == "img"
@@ -180,9 +184,11 @@ def test_one_that_is_far_below_is_told_with_its_figure() -> None:
 
 
 def test_without_labels_agreement_is_drawn_from_the_baselines_100_percent() -> None:
-    report = replace(REPORT, data=Evidence())
+    report = replace(REPORT, data=QualityEvidence())
 
-    assert {one.quality for one in points(report) if one.numbered.kind is Kind.BASELINE} == {1.0}
+    assert {
+        one.quality for one in points(report) if one.numbered.kind is CandidateKind.BASELINE
+    } == {1.0}
     assert "largest loss tolerated" not in plot(report, WIDE)
 
 
@@ -206,4 +212,4 @@ def test_bars_of_figures_that_are_none_are_left_out() -> None:
     assert (made.scale.low, made.scale.high) == (0.0, 0.5)
     assert made.bar(math.nan, (0.0, 1.0)) == ""
     assert "nan" not in made.bar(0.5, (-math.inf, math.nan))
-    assert Scale(low=0, high=1, start=0, end=10).place(math.inf) == 10
+    assert AxisScale(low=0, high=1, start=0, end=10).place(math.inf) == 10

@@ -5,7 +5,13 @@ import pytest
 from msgspec.structs import replace
 
 from headrace.core.text import printable
-from headrace.optimize.report import CandidateReport, Evidence, OptimizeReport, text, text_report
+from headrace.optimize.report import (
+    CandidateReport,
+    OptimizeReport,
+    QualityEvidence,
+    text,
+    text_report,
+)
 from tests.unit.optimize.report.reports import BASELINE, REPORT, passed
 
 
@@ -74,7 +80,7 @@ def test_sentences_name_gain_baseline_confidence_processor_and_price() -> None:
 
 
 def test_without_labels_it_says_fidelity_only_and_why_that_is_weaker() -> None:
-    text = flat(text_report(replace(REPORT, data=Evidence())))
+    text = flat(text_report(replace(REPORT, data=QualityEvidence())))
 
     assert "Fidelity only: it gives the baseline's answer in 99.1 % of the examples." in text
     assert "Without labels nobody knows" in text
@@ -167,7 +173,7 @@ def test_a_report_survives_being_kept() -> None:
     assert msgspec.json.decode(kept, type=OptimizeReport) == REPORT
 
 
-LABELLED = Evidence(n=2693)
+LABELLED = QualityEvidence(n=2693)
 
 
 def test_an_interval_is_in_the_unit_of_its_figure() -> None:
@@ -187,12 +193,12 @@ def test_accuracy_has_the_decimals_that_one_example_changes(n: int, expected: st
 def test_without_labels_agreement_stands_for_accuracy() -> None:
     candidate = CandidateReport(name="a", agreement_ratio=0.991)
 
-    assert text.quality(candidate, Evidence()) == "99.1 %"
-    assert text.quality_head(Evidence()) == "agreement"
+    assert text.quality(candidate, QualityEvidence()) == "99.1 %"
+    assert text.quality_head(QualityEvidence()) == "agreement"
 
 
 def test_another_metric_is_no_percentage() -> None:
-    data = Evidence(n=1379, metric="Spearman correlation")
+    data = QualityEvidence(n=1379, metric="Spearman correlation")
     candidate = CandidateReport(
         name="a", accuracy=0.82061, accuracy_loss=0.0018, accuracy_loss_ci=(-0.0006, 0.004)
     )

@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from headrace.optimize.accuracy import Fidelity, Metric, Verdict
+from headrace.optimize.accuracy import Fidelity, Metric, QualityVerdict
 from headrace.optimize.search.journal import (
+    BaselineScored,
     Built,
+    CandidateFailed,
     Compared,
-    Ended,
     Event,
-    Failed,
     Judged,
-    Scored,
+    RecipeEnded,
     Started,
     Timed,
 )
-from headrace.optimize.timing import Window
+from headrace.optimize.timing import CallWindow
 from headrace.runtimes.base import UNTUNED
 
 BASE = "onnxruntime-fp32"
@@ -61,7 +61,7 @@ def built(name: str, *, size_bytes: int = 100, at_s: float = 1.0) -> list[Event]
         build_s=0.5,
         is_baseline=name == BASE,
     )
-    return [candidate, Ended(at_s=at_s, name=name)]
+    return [candidate, RecipeEnded(at_s=at_s, name=name)]
 
 
 def timed(
@@ -73,7 +73,7 @@ def timed(
     for block in range(blocks):
         for name, ratio in ((BASE, 1.0), *ratios):
             latency_s = 0.01 * ratio * (1 + spread * rng.normal())
-            window = Window(
+            window = CallWindow(
                 name=name,
                 block=block,
                 at_s=float(block),
@@ -85,8 +85,8 @@ def timed(
     return found
 
 
-def verdict(*, passes: bool, loss: float = 0.0) -> Verdict:
-    return Verdict(
+def verdict(*, passes: bool, loss: float = 0.0) -> QualityVerdict:
+    return QualityVerdict(
         passes=passes,
         reason="no significant loss" if passes else "it loses accuracy, and not by chance",
         metric=Metric.ACCURACY,
@@ -120,11 +120,11 @@ def compared(name: str, *, passes: bool, at_s: float = 3.0) -> Event:
 
 
 def failed(name: str, reason: str, *, at_s: float = 1.0) -> Event:
-    return Failed(at_s=at_s, name=name, title=name.upper(), reason=reason)
+    return CandidateFailed(at_s=at_s, name=name, title=name.upper(), reason=reason)
 
 
-def scored(n: int = 1000) -> Scored:
-    return Scored(at_s=2.5, metric="accuracy", output="logits", value=0.9, n=n)
+def scored(n: int = 1000) -> BaselineScored:
+    return BaselineScored(at_s=2.5, metric="accuracy", output="logits", value=0.9, n=n)
 
 
 SCORED = scored()

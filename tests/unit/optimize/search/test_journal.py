@@ -11,21 +11,21 @@ from msgspec.structs import replace
 
 from headrace.optimize.search.journal import (
     FILE_NAME,
-    Journal,
     JournalReader,
-    Said,
+    ProgressNote,
+    SearchJournal,
     cost_per_million,
     decode,
     read_journal,
     said_of_cost,
 )
-from headrace.optimize.search.process import SearchRequest, Target
+from headrace.optimize.search.process import SearchRequest, SearchTarget
 from tests.unit.optimize.search.made import BASE, SCORED, built, judged, started, timed
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     events = [started("a"), *built(BASE), SCORED, *timed("a", ("a", 0.5)), judged("a", passes=True)]
-    journal = Journal(tmp_path)
+    journal = SearchJournal(tmp_path)
     for event in events:
         journal.write(event)
     journal.close()
@@ -42,16 +42,16 @@ def test_a_verdict_of_an_older_version_was_after_all_examples() -> None:
 
 
 def test_a_line_that_was_torn_costs_only_itself(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
+    journal = SearchJournal(tmp_path)
     journal.write(SCORED)
     journal.close()
     with (tmp_path / FILE_NAME).open("ab") as stream:
         stream.write(b'{"type":"said","te')
-    journal = Journal(tmp_path)
-    journal.write(Said(at_s=1.0, text="on"))
+    journal = SearchJournal(tmp_path)
+    journal.write(ProgressNote(at_s=1.0, text="on"))
     journal.close()
 
-    assert read_journal(tmp_path) == [SCORED, Said(at_s=1.0, text="on")]
+    assert read_journal(tmp_path) == [SCORED, ProgressNote(at_s=1.0, text="on")]
 
 
 def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
     with file.open("ab") as stream:
         stream.write(b'"text":"on"}\n')
 
-    assert list(reader.read()) == [Said(at_s=1.0, text="on")]
+    assert list(reader.read()) == [ProgressNote(at_s=1.0, text="on")]
 
 
 def test_a_link_in_its_place_is_not_followed(tmp_path: Path) -> None:
@@ -104,13 +104,13 @@ def test_what_candidates_put_in_its_place_is_not_written_to(tmp_path: Path, spoi
             file.mkdir()
 
     with pytest.raises(OSError):  # noqa: PT011  # each kind has its own
-        Journal(tmp_path)
+        SearchJournal(tmp_path)
     assert secret.read_bytes() == b"half a line"
 
 
 STARTED = started()
 ONE = SearchRequest(source="m")
-ALL = SearchRequest(source="m", target=Target.COST)
+ALL = SearchRequest(source="m", target=SearchTarget.COST)
 
 
 def test_all_cores_cost_the_whole_price() -> None:

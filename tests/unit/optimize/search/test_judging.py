@@ -10,8 +10,8 @@ import pytest
 
 from headrace.core import Array
 from headrace.optimize.search.inputs import open_materials
-from headrace.optimize.search.journal import Built, Journal, Judged, State, read_journal
-from headrace.optimize.search.plan import Step, StepKind
+from headrace.optimize.search.journal import Built, Judged, SearchJournal, SearchState, read_journal
+from headrace.optimize.search.plan import SearchStep, StepKind
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run
 from headrace.runtimes import load_model
@@ -34,9 +34,11 @@ def run(tmp_path: Path) -> Iterator[Run]:
     data = tmp_path / "data.npz"
     np.savez(data, x=rows, label=classes(tmp_path / "base.onnx", rows))
     request = SearchRequest(source=str(tmp_path / "base.onnx"), data=str(data), budget_s=600.0)
-    journal = Journal(tmp_path)
+    journal = SearchJournal(tmp_path)
     with contextlib.closing(journal), contextlib.ExitStack() as kept:
-        made = Run(request=request, folder=tmp_path, journal=journal, state=State(), kept=kept)
+        made = Run(
+            request=request, folder=tmp_path, journal=journal, state=SearchState(), kept=kept
+        )
         made.materials = open_materials(request, tmp_path, say=made.say)
         made.record(made.materials.started)
         for name in (BASE, SAME, OTHER):
@@ -69,13 +71,13 @@ def classes(path: Path, rows: Array) -> Array:
     return found
 
 
-def screening(name: str) -> Step:
-    return Step(kind=StepKind.SCREEN, name=name)
+def screening(name: str) -> SearchStep:
+    return SearchStep(kind=StepKind.SCREEN, name=name)
 
 
 def test_after_screening_only_the_others_are_asked(run: Run) -> None:
     judging = Judging(run)
-    judging.score(Step(kind=StepKind.SCORE))
+    judging.score(SearchStep(kind=StepKind.SCORE))
     judging.screen(screening(SAME))
     tried = run.state.tried[SAME]
     so_far = tried.screened
@@ -83,7 +85,7 @@ def test_after_screening_only_the_others_are_asked(run: Run) -> None:
     assert so_far is not None
     assert not tried.is_judged
 
-    judging.judge(Step(kind=StepKind.JUDGE, name=SAME))
+    judging.judge(SearchStep(kind=StepKind.JUDGE, name=SAME))
 
     assert run.state.scored is not None
     assert (run.state.scored.n, part.asked, so_far.n) == (N, 512, 512)
@@ -107,7 +109,7 @@ def test_a_ruined_one_is_given_up_by_screening(run: Run) -> None:
 def test_another_process_asks_again_what_screening_had_asked(run: Run) -> None:
     Judging(run).screen(screening(SAME))
 
-    Judging(run).judge(Step(kind=StepKind.JUDGE, name=SAME))
+    Judging(run).judge(SearchStep(kind=StepKind.JUDGE, name=SAME))
 
     told = [event for event in read_journal(run.folder) if isinstance(event, Judged)]
     assert [(event.is_part, event.verdict.n) for event in told] == [(True, 512), (False, N)]

@@ -1,7 +1,7 @@
 """What does the report of a search say?"""
 
 from headrace.optimize.report import CandidateReport, OptimizeReport
-from headrace.optimize.search.journal import Event, Weighed, state_of
+from headrace.optimize.search.journal import Event, MemoryMeasured, state_of
 from headrace.optimize.search.outcome import report_of
 from headrace.optimize.search.process import SearchRequest
 from tests.unit.optimize.search.made import (
@@ -65,7 +65,7 @@ def test_without_a_price_none_has() -> None:
 
 
 def test_what_was_weighed_shows_its_time_to_load() -> None:
-    weighed: list[Event] = [Weighed(at_s=4.0, name="fast", memory_bytes=10, load_s=0.25)]
+    weighed: list[Event] = [MemoryMeasured(at_s=4.0, name="fast", memory_bytes=10, load_s=0.25)]
     report = reported(weighed)
 
     assert (report.chosen.name, report.chosen.load_s) == ("fast", 0.25)

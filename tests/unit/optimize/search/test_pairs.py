@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.optimize.accuracy import Texts
-from headrace.optimize.search.inputs import Materials, open_materials
-from headrace.optimize.search.journal import Built, Journal, Scored, State
-from headrace.optimize.search.plan import Step, StepKind
+from headrace.optimize.accuracy import RowTexts
+from headrace.optimize.search.inputs import SearchInputs, open_materials
+from headrace.optimize.search.journal import BaselineScored, Built, SearchJournal, SearchState
+from headrace.optimize.search.plan import SearchStep, StepKind
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.steps import Judging, Run
 from headrace.runtimes import load_model
@@ -37,7 +37,7 @@ def texts(seed: int) -> list[str]:
     return [" ".join(rng.choice(words, rng.integers(1, 5))) for _ in range(N)]
 
 
-def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[Materials, Scored]:
+def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[SearchInputs, BaselineScored]:
     """What the model reaches on pairs with these scores."""
     path = network_models.write(folder, model)
     (folder / "tokenizer.json").write_text(tokenizer_json())
@@ -46,9 +46,9 @@ def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[Materials, 
     data.write_text("".join(f"{one}\t{other}\t{score:.6f}\n" for one, other, score in rows))
     tokenizer = str(folder / "tokenizer.json")
     request = SearchRequest(source=str(path), data=str(data), tokenizer=tokenizer, budget_s=600.0)
-    journal = Journal(folder)
+    journal = SearchJournal(folder)
     with contextlib.closing(journal), contextlib.ExitStack() as kept:
-        run = Run(request=request, folder=folder, journal=journal, state=State(), kept=kept)
+        run = Run(request=request, folder=folder, journal=journal, state=SearchState(), kept=kept)
         run.materials = open_materials(request, folder, say=run.say)
         run.record(run.materials.started)
         run.record(
@@ -66,7 +66,7 @@ def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[Materials, 
                 is_baseline=True,
             )
         )
-        Judging(run).score(Step(kind=StepKind.SCORE))
+        Judging(run).score(SearchStep(kind=StepKind.SCORE))
         assert run.state.scored is not None
         return run.materials, run.state.scored
 
@@ -83,7 +83,7 @@ def by_shared_words() -> list[float]:
 def test_an_embedder_is_judged_by_the_cosine_of_two_texts(tmp_path: Path) -> None:
     materials, found = scored(tmp_path, embedder(), by_shared_words())
 
-    assert materials.examples.texts is Texts.APART
+    assert materials.examples.texts is RowTexts.APART
     assert (found.metric, found.output, found.n) == ("spearman", "hidden, mean", N)
     assert found.value > 0.5
     assert materials.request.keys() == {"input_ids"}
@@ -103,6 +103,6 @@ def test_a_cross_encoder_is_asked_both_texts_in_one_run(tmp_path: Path) -> None:
     again.mkdir()
     materials, found = scored(again, model, [float(one[1] - one[0]) for one in answers])
 
-    assert materials.examples.texts is Texts.TOGETHER
+    assert materials.examples.texts is RowTexts.TOGETHER
     assert (found.metric, found.output, found.n) == ("spearman", "logits", N)
     assert found.value > 0.99

@@ -8,27 +8,27 @@ from msgspec.structs import replace
 from headrace.optimize.search.journal import (
     AGAIN,
     FINAL,
-    Ended,
     Event,
+    MemoryMeasured,
+    RecipeEnded,
     Timings,
     Unbatched,
-    Weighed,
     Wrote,
     state_of,
 )
 from headrace.optimize.search.outcome import report_of
 from headrace.optimize.search.plan import (
     SCREENED,
-    Standing,
+    CandidateStatus,
+    SearchStep,
     Standings,
-    Step,
     StepKind,
     asked_until_s,
     beaten_by,
     decide,
     next_step,
 )
-from headrace.optimize.search.process import SearchRequest, Target
+from headrace.optimize.search.process import SearchRequest, SearchTarget
 from tests.unit.optimize.search.made import (
     BASE,
     SCORED,
@@ -45,7 +45,9 @@ from tests.unit.optimize.search.made import (
 REQUEST = SearchRequest(source="m", budget_s=100.0)
 
 
-def step(events: list[Event], *, now_s: float = 5.0, request: SearchRequest = REQUEST) -> Step:
+def step(
+    events: list[Event], *, now_s: float = 5.0, request: SearchRequest = REQUEST
+) -> SearchStep:
     state = state_of(events)
     return next_step(state, request, Timings(0).alone(state), now_s=now_s)
 
@@ -62,7 +64,7 @@ def test_the_baseline_is_made_even_if_the_budget_is_over() -> None:
 def test_a_candidate_is_timed_before_the_next_one_is_made() -> None:
     events = [started("fast", "small"), *built(BASE), *built("fast")]
 
-    assert step(events) == Step(kind=StepKind.TRY, name="fast", until_s=50.0)
+    assert step(events) == SearchStep(kind=StepKind.TRY, name="fast", until_s=50.0)
 
 
 def test_recipes_are_left_out_once_half_of_the_budget_is_over() -> None:
@@ -150,7 +152,7 @@ def test_who_may_still_win_is_judged_before_who_cannot() -> None:
 
 
 def test_for_memory_the_faster_one_excludes_nobody() -> None:
-    request = SearchRequest(source="m", budget_s=100.0, target=Target.MEMORY)
+    request = SearchRequest(source="m", budget_s=100.0, target=SearchTarget.MEMORY)
     events = several(("fast", 0.3), ("other", 0.6), labelled=100)
     events += [judged("fast", passes=True)]
 
@@ -212,7 +214,7 @@ def test_the_best_are_compared_on_measurements_that_chose_none_of_them() -> None
     found = step(events)
 
     assert (found.kind, found.names) == (StepKind.COMPARE, (BASE, "c", "b", "a"))
-    assert step([*events, Ended(at_s=4.0, name=FINAL)]).kind is StepKind.WEIGH
+    assert step([*events, RecipeEnded(at_s=4.0, name=FINAL)]).kind is StepKind.WEIGH
 
 
 def test_the_best_are_compared_even_where_the_budget_is_over() -> None:
@@ -224,18 +226,20 @@ def test_the_best_are_compared_even_where_the_budget_is_over() -> None:
 
 
 def test_for_memory_candidates_are_weighed_before_one_is_chosen() -> None:
-    request = SearchRequest(source="m", budget_s=100.0, target=Target.MEMORY)
+    request = SearchRequest(source="m", budget_s=100.0, target=SearchTarget.MEMORY)
     events = [started("small"), *built(BASE), *built("small", size_bytes=10), SCORED]
     events += [*timed("small", ("small", 1.5)), judged("small", passes=True)]
 
     assert step(events, request=request).kind is StepKind.WEIGH
-    weighed = [Weighed(at_s=4.0, name=name, memory_bytes=5, load_s=0.1) for name in (BASE, "small")]
+    weighed = [
+        MemoryMeasured(at_s=4.0, name=name, memory_bytes=5, load_s=0.1) for name in (BASE, "small")
+    ]
     assert step([*events, *weighed], request=request).kind is StepKind.COMPARE
 
 
 def test_it_ends_after_the_result_was_written() -> None:
     events = [started("x"), *built(BASE), failed("x", "no"), SCORED]
-    events += [Wrote(at_s=5.0, name="x", path="result"), Ended(at_s=5.0, name=StepKind.WRITE)]
+    events += [Wrote(at_s=5.0, name="x", path="result"), RecipeEnded(at_s=5.0, name=StepKind.WRITE)]
 
     assert step(events).kind is StepKind.DONE
 
@@ -268,7 +272,7 @@ def test_every_search_ends_and_does_nothing_twice(
 
 
 def _outcome(  # noqa: C901, PLR0911  # one for each step
-    found: Step, of: dict[str, tuple[str, float]], now_s: float, labelled: int
+    found: SearchStep, of: dict[str, tuple[str, float]], now_s: float, labelled: int
 ) -> list[Event]:
     name = found.name
     kind, ratio = of.get(name, ("good", 1.0))
@@ -286,11 +290,11 @@ def _outcome(  # noqa: C901, PLR0911  # one for each step
         case StepKind.JUDGE:
             return [judged(name, passes=kind == "good", at_s=now_s)]
         case StepKind.COMPARE:
-            return [Ended(at_s=now_s, name=FINAL)]
+            return [RecipeEnded(at_s=now_s, name=FINAL)]
         case StepKind.WEIGH:
-            return [Weighed(at_s=now_s, name=name, memory_bytes=1, load_s=0.1)]
+            return [MemoryMeasured(at_s=now_s, name=name, memory_bytes=1, load_s=0.1)]
         case StepKind.WRITE:
-            return [Ended(at_s=now_s, name=StepKind.WRITE)]
+            return [RecipeEnded(at_s=now_s, name=StepKind.WRITE)]
         case StepKind.MIX | StepKind.DONE:
             pytest.fail("asked for no more")
 
@@ -312,10 +316,10 @@ def test_the_fastest_of_those_that_lose_nothing_is_chosen() -> None:
 
     assert found.chosen == "better"
     assert found.standing == {
-        BASE: Standing.BASELINE,
-        "good": Standing.GOOD,
-        "better": Standing.CHOSEN,
-        "wrong": Standing.REJECTED,
+        BASE: CandidateStatus.BASELINE,
+        "good": CandidateStatus.GOOD,
+        "better": CandidateStatus.CHOSEN,
+        "wrong": CandidateStatus.REJECTED,
     }
     assert found.reasons["wrong"] == "it loses accuracy, and not by chance"
 
@@ -324,10 +328,10 @@ def test_the_fastest_of_those_that_lose_nothing_is_chosen() -> None:
     ("request_", "is_chosen"),
     [
         (REQUEST, True),
-        (replace(REQUEST, target=Target.MEMORY), True),
+        (replace(REQUEST, target=SearchTarget.MEMORY), True),
         (replace(REQUEST, rows=8), False),
-        (replace(REQUEST, target=Target.THROUGHPUT), False),
-        (replace(REQUEST, target=Target.COST), False),
+        (replace(REQUEST, target=SearchTarget.THROUGHPUT), False),
+        (replace(REQUEST, target=SearchTarget.COST), False),
     ],
 )
 def test_what_loses_batching_is_not_chosen_where_the_load_needs_batches(
@@ -338,7 +342,8 @@ def test_what_loses_batching_is_not_chosen_where_the_load_needs_batches(
         at_s=3.0, name="int8", reason="MatMulInteger scales by all rows", rows=8, cut_ratio=-1.5
     )
     weights = [
-        Weighed(at_s=4.0, name=n, memory_bytes=m, load_s=0.1) for n, m in ((BASE, 9), ("int8", 5))
+        MemoryMeasured(at_s=4.0, name=n, memory_bytes=m, load_s=0.1)
+        for n, m in ((BASE, 9), ("int8", 5))
     ]
     events = [*made(("int8", 0.4, True), ("fp32", 0.9, True)), lost, *weights]
     found = decided(events, request_)
@@ -374,7 +379,7 @@ def test_nothing_is_chosen_on_noise() -> None:
     found = decided(events)
 
     assert found.chosen == BASE
-    assert found.standing["same"] is Standing.REJECTED
+    assert found.standing["same"] is CandidateStatus.REJECTED
     assert "no difference" in found.reasons["same"]
     assert "as it is" in found.reasons[BASE]
 
@@ -416,7 +421,7 @@ def test_one_that_was_only_screened_loses_to_one_that_was_fully_judged() -> None
     found = decided([*some_screened(), judged("fast", passes=True)])
 
     assert found.chosen == "fast"
-    assert found.standing["faster"] is Standing.REJECTED
+    assert found.standing["faster"] is CandidateStatus.REJECTED
     assert found.reasons["faster"].startswith("on the first 512 of 5,000; the others were not ask")
     assert "the budget was over" in found.reasons["faster"]
 
@@ -441,7 +446,7 @@ def test_one_that_fails_in_what_it_was_asked_is_not_chosen() -> None:
     found = decided([*events, *timed("fast", ("fast", 0.5)), screened("fast", passes=False)])
 
     assert found.chosen == BASE
-    assert found.standing["fast"] is Standing.REJECTED
+    assert found.standing["fast"] is CandidateStatus.REJECTED
 
 
 def test_without_labels_fidelity_decides() -> None:
@@ -452,14 +457,14 @@ def test_without_labels_fidelity_decides() -> None:
     found = decided(events)
 
     assert found.chosen == "fast"
-    assert found.standing["wild"] is Standing.REJECTED
+    assert found.standing["wild"] is CandidateStatus.REJECTED
 
 
 def test_for_memory_the_smallest_is_chosen_though_it_is_slower() -> None:
-    request = SearchRequest(source="m", target=Target.MEMORY)
+    request = SearchRequest(source="m", target=SearchTarget.MEMORY)
     events = made(("small", 1.3, True), ("fast", 0.5, True))
     events += [
-        Weighed(at_s=4.0, name=name, memory_bytes=size, load_s=0.1)
+        MemoryMeasured(at_s=4.0, name=name, memory_bytes=size, load_s=0.1)
         for name, size in ((BASE, 100), ("small", 40), ("fast", 90))
     ]
 
@@ -473,7 +478,7 @@ def test_a_gain_that_the_baseline_has_over_itself_is_none() -> None:
     found = decided(events)
 
     assert found.chosen == BASE
-    assert found.standing["served"] is Standing.REJECTED
+    assert found.standing["served"] is CandidateStatus.REJECTED
     assert "the baseline differed from itself by up to 4" in found.reasons["served"]
 
 

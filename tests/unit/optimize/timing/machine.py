@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headrace.optimize.timing import Contender
+from headrace.optimize.timing import TimedCandidate
 
 _HORIZON_S = 600
 
@@ -66,8 +66,8 @@ class Machine:
             seen_s += is_seen * (min(max(self.at, start), end) - start)
         return math.floor((seen_s + 0.03 * (self.at - self._begin)) * 100) / 100
 
-    def contender(self, name: str, call_s: float) -> Contender:
-        return Contender(name=name, run=self.runs_for(call_s))
+    def contender(self, name: str, call_s: float) -> TimedCandidate:
+        return TimedCandidate(name=name, run=self.runs_for(call_s))
 
     def runs_for(self, call_s: float) -> Callable[[], None]:
         def run() -> None:

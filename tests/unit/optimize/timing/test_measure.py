@@ -13,7 +13,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headrace.core.errors import InvalidArgumentError
-from headrace.optimize.timing import Contender, TimingSettings, Window, failures, measure, summarize
+from headrace.optimize.timing import (
+    CallWindow,
+    TimedCandidate,
+    TimingSettings,
+    failures,
+    measure,
+    summarize,
+)
 from headrace.optimize.timing.measure import (
     MAX_READINGS,
     call_latencies,
@@ -35,11 +42,11 @@ class Blind(Machine):
 
 def windows_of(
     machine: Machine,
-    *contenders: Contender,
+    *contenders: TimedCandidate,
     until: float = math.inf,
     settings: TimingSettings | None = None,
-    on_window: Callable[[Window], None] | None = None,
-) -> list[Window]:
+    on_window: Callable[[CallWindow], None] | None = None,
+) -> list[CallWindow]:
     return measure(
         contenders or [machine.contender(name, 0.01) for name in NAMES],
         settings=settings or TimingSettings(blocks=8),
@@ -119,12 +126,12 @@ def test_no_call_is_begun_that_is_known_to_end_too_late(
     begun = []
     contenders = [machine.contender(name, call_s) for name in NAMES]
 
-    def watched(contender: Contender) -> Contender:
+    def watched(contender: TimedCandidate) -> TimedCandidate:
         def run() -> None:
             begun.append(machine.at)
             contender.run()
 
-        return Contender(name=contender.name, run=run)
+        return TimedCandidate(name=contender.name, run=run)
 
     windows = windows_of(machine, *map(watched, contenders), until=until)
 
@@ -160,7 +167,7 @@ def test_a_contender_that_raises_is_dropped_with_its_reason(fails_at: int) -> No
         if next(calls) == fails_at:
             raise ValueError("input 'x' has another shape")
 
-    windows = windows_of(machine, good, Contender(name="bad", run=run))
+    windows = windows_of(machine, good, TimedCandidate(name="bad", run=run))
 
     assert failures(windows) == {"bad": "ValueError: input 'x' has another shape"}
     assert next(calls) == fails_at + 1
@@ -172,14 +179,14 @@ def test_where_all_are_dropped_their_reasons_are_left() -> None:
     def run() -> None:
         raise MemoryError
 
-    windows = windows_of(Machine(QUIET, 1), Contender(name="bad", run=run))
+    windows = windows_of(Machine(QUIET, 1), TimedCandidate(name="bad", run=run))
 
     assert failures(windows) == {"bad": "MemoryError"}
 
 
 def test_what_was_measured_before_an_interrupt_has_been_told() -> None:
     machine = Machine(QUIET, 1)
-    told: list[Window] = []
+    told: list[CallWindow] = []
     good = machine.contender("good", 0.01)
 
     def run() -> None:
@@ -188,7 +195,9 @@ def test_what_was_measured_before_an_interrupt_has_been_told() -> None:
         good.run()
 
     with pytest.raises(KeyboardInterrupt):
-        windows_of(machine, Contender(name="good", run=run), good_twin(good), on_window=told.append)
+        windows_of(
+            machine, TimedCandidate(name="good", run=run), good_twin(good), on_window=told.append
+        )
 
     assert len(told) == 9
     assert summarize(told, baseline="good", rng=np.random.default_rng(1))["twin"].blocks == 4
@@ -211,8 +220,8 @@ def test_what_goes_on_after_an_interrupt_has_blocks_of_its_own() -> None:
     assert [window.block for window in windows] == [7, 7, 7, 8, 8, 8, 9, 9, 9]
 
 
-def good_twin(contender: Contender) -> Contender:
-    return Contender(name="twin", run=contender.run)
+def good_twin(contender: TimedCandidate) -> TimedCandidate:
+    return TimedCandidate(name="twin", run=contender.run)
 
 
 def test_python_does_not_collect_in_the_midst_of_a_window() -> None:
@@ -223,7 +232,7 @@ def test_python_does_not_collect_in_the_midst_of_a_window() -> None:
         collecting.append(gc.isenabled())
         machine.at += 0.01
 
-    windows_of(machine, Contender(name="a", run=run))
+    windows_of(machine, TimedCandidate(name="a", run=run))
 
     assert not any(collecting)
     assert gc.isenabled()
@@ -256,7 +265,7 @@ def test_caches_are_driven_out_before_each_call_that_counts_where_asked_to() -> 
 def test_windows_survive_a_journal() -> None:
     windows = windows_of(Machine(World(), 3))
 
-    read = msgspec.json.decode(msgspec.json.encode(windows), type=list[Window])
+    read = msgspec.json.decode(msgspec.json.encode(windows), type=list[CallWindow])
 
     assert read == windows
     assert read[0].latencies_s.dtype == np.float64

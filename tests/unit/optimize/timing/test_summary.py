@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core.errors import InvalidArgumentError
-from headrace.optimize.timing import Timing, Window, summarize
+from headrace.optimize.timing import CallWindow, Timing, summarize
 from headrace.optimize.timing.summary import (
     LEAST_COUNT,
     drifting_median_interval,
@@ -24,8 +24,8 @@ def window(
     disturbed: bool = False,
     foreign_cores: float | None = 0.0,
     cold: bool = False,
-) -> Window:
-    return Window(
+) -> CallWindow:
+    return CallWindow(
         name=name,
         block=block,
         at_s=float(block),
@@ -37,11 +37,11 @@ def window(
     )
 
 
-def blocks_of(name: str, *latencies_s: float, disturbed: bool = False) -> list[Window]:
+def blocks_of(name: str, *latencies_s: float, disturbed: bool = False) -> list[CallWindow]:
     return [window(name, i, t, disturbed=disturbed) for i, t in enumerate(latencies_s)]
 
 
-def summary(*windows: Window) -> dict[str, Timing]:
+def summary(*windows: CallWindow) -> dict[str, Timing]:
     rng = np.random.default_rng(1)
     return summarize(windows, baseline="base", rng=rng)
 
@@ -147,7 +147,7 @@ def test_without_a_window_of_the_baseline_nothing_is_said() -> None:
 
 def test_a_baseline_that_was_dropped_is_none() -> None:
     with pytest.raises(InvalidArgumentError, match="'base' has no window"):
-        summary(window("base", 0, 1.0), Window(name="base", block=1, at_s=1.0, error="boom"))
+        summary(window("base", 0, 1.0), CallWindow(name="base", block=1, at_s=1.0, error="boom"))
 
 
 def test_hot_and_cold_are_not_mixed() -> None:

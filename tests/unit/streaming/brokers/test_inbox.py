@@ -5,13 +5,13 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.streaming.brokers.inbox import Inbox, Line
-from headrace.streaming.records import Place, Record
+from headrace.streaming.brokers.inbox import Inbox, PartitionBuffer
+from headrace.streaming.records import Record, TopicPartition
 
-PLACE, OTHER = Place("t", 0), Place("u", 0)
+PLACE, OTHER = TopicPartition("t", 0), TopicPartition("u", 0)
 
 
-def record(offset: int, place: Place = PLACE) -> Record:
+def record(offset: int, place: TopicPartition = PLACE) -> Record:
     return Record(place=place, offset=offset, key=None, value=b"%d" % offset)
 
 
@@ -122,7 +122,7 @@ def test_a_reader_hears_how_much_is_wanted_while_a_poll_waits() -> None:
     )
 )
 def test_nothing_is_lost_and_what_is_in_hand_ascends(steps: list[tuple[str, int]]) -> None:
-    line: Line[int] = Line()
+    line: PartitionBuffer[int] = PartitionBuffer()
     offered: set[int] = set()
     hand: list[int] = []
     finished: set[int] = set()

@@ -19,7 +19,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.brokers.kafka.client import (
-    Health,
+    ClientHealth,
     Places,
     check_new,
     error_of,
@@ -28,7 +28,7 @@ from headrace.streaming.brokers.kafka.client import (
     partitions_of,
     records_of,
 )
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 
 @given(
@@ -55,8 +55,8 @@ def test_a_message_becomes_a_record(
         timestamp=(1, at_ms),
     )
 
-    assert records_of([message], Place("t", 3))[0] == Record(
-        place=Place("t", 3),
+    assert records_of([message], TopicPartition("t", 3))[0] == Record(
+        place=TopicPartition("t", 3),
         offset=offset,
         key=key,
         value=value,
@@ -67,7 +67,7 @@ def test_a_message_becomes_a_record(
 
 def test_a_header_without_a_value_and_a_time_that_is_not_known_are_empty() -> None:
     message = Message(topic="t", partition=0, offset=0, headers=[("a", None)], timestamp=(0, -1))
-    (record,) = records_of([message], Place("t", 0))
+    (record,) = records_of([message], TopicPartition("t", 0))
 
     assert record.headers == (("a", b""),)
     assert record.timestamp_s == 0.0
@@ -76,7 +76,7 @@ def test_a_header_without_a_value_and_a_time_that_is_not_known_are_empty() -> No
 def test_a_place_is_made_once() -> None:
     places = Places()
 
-    assert places["t", 1] == Place("t", 1)
+    assert places["t", 1] == TopicPartition("t", 1)
     assert places["t", 1] is places["t", 1]
 
 
@@ -108,7 +108,7 @@ def test_a_record_of_no_time_is_refused(at_s: float) -> None:
 
 
 def test_offsets_keep_their_places() -> None:
-    (one,) = partitions_of({Place("t", 4): 7})
+    (one,) = partitions_of({TopicPartition("t", 4): 7})
 
     assert (one.topic, one.partition, one.offset) == ("t", 4, 7)
 
@@ -154,15 +154,15 @@ def states(*them: str) -> str:
     return json.dumps({"brokers": {f"b{n}": {"state": state} for n, state in enumerate(them)}})
 
 
-def away() -> Health:
-    health = Health("a:1")
+def away() -> ClientHealth:
+    health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
     health.failed(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     return health
 
 
 def test_one_server_of_several_that_is_away_is_no_trouble() -> None:
-    health = Health("a:1")
+    health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
 
     assert health.trouble == ""
@@ -173,14 +173,14 @@ def test_all_servers_away_are_told_with_the_last_reason() -> None:
 
 
 def test_a_reason_that_is_not_known_names_the_cluster() -> None:
-    health = Health("a:1")
+    health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._ALL_BROKERS_DOWN))
 
     assert health.trouble == "Kafka at a:1 does not answer"
 
 
 def test_a_login_that_is_refused_is_trouble_at_once() -> None:
-    health = Health("a:1")
+    health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._AUTHENTICATION, "unknown user"))
 
     assert "unknown user" in health.trouble
@@ -197,7 +197,7 @@ def test_it_is_over_when_a_server_is_up_or_something_comes() -> None:
 
 
 def test_the_first_error_that_nobody_survives_is_the_reason() -> None:
-    health = Health("a:1")
+    health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError.FENCED_INSTANCE_ID, "replaced", fatal=True))
     health.ends(FailedPreconditionError("later"))
 

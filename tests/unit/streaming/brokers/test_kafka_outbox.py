@@ -4,17 +4,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer
+from confluent_kafka import TopicPartition as KafkaPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import HeadraceError
 from headrace.streaming.brokers.kafka.client import Writing
-from headrace.streaming.brokers.kafka.producers import COMMIT_EVERY_S, HELD_S, UNDER_WAY, Outbox
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.brokers.kafka.producers import (
+    COMMIT_EVERY_S,
+    HELD_S,
+    UNDER_WAY,
+    AtLeastOnceProducer,
+)
+from headrace.streaming.records import NewRecord, TopicPartition
 from headrace.testing.virtual_time import TurnedClock
 
-HERE = Place("in", 0)
+HERE = TopicPartition("in", 0)
 
 
 class Message:
@@ -54,7 +60,7 @@ class Client:
         self.flushes += 1
         return len(self.waiting)
 
-    def commit(self, *, offsets: Sequence[TopicPartition], asynchronous: bool) -> None:
+    def commit(self, *, offsets: Sequence[KafkaPartition], asynchronous: bool) -> None:
         assert asynchronous
         self.commits.append(offsets[0].offset)
 
@@ -65,10 +71,10 @@ class Client:
             report(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED), Message())
 
 
-def outbox(client: Client, clock: TurnedClock, *, lingers: bool = False) -> Outbox:
+def outbox(client: Client, clock: TurnedClock, *, lingers: bool = False) -> AtLeastOnceProducer:
     producer, consumer = cast("Producer", client), cast("Consumer", client)
     writing = Writing(producer, limit_bytes=1_000_000, address="h:1", clock=clock, lingers=lingers)
-    return Outbox(producer, consumer, writing, address="h:1", clock=clock)
+    return AtLeastOnceProducer(producer, consumer, writing, address="h:1", clock=clock)
 
 
 def answers(count: int) -> list[NewRecord]:
@@ -96,14 +102,14 @@ def test_nothing_is_kept_as_done_before_all_records_up_to_it_are_written(
         safe = max((done for done, taken in under_way if taken <= first), default=0)
         assert max(client.commits, default=0) <= safe
         for commit in client.commits[-1:]:
-            mine.committed(None, [TopicPartition("in", 0, commit)])
+            mine.committed(None, [KafkaPartition("in", 0, commit)])
     for _ in range(2):  # what is under way, then what waits for it
         while client.waiting:
             client.write(0)
         clock.turn(COMMIT_EVERY_S)
         mine.serve()
         for commit in client.commits[-1:]:
-            mine.committed(None, [TopicPartition("in", 0, commit)])
+            mine.committed(None, [KafkaPartition("in", 0, commit)])
     clock.turn(COMMIT_EVERY_S)
     mine.serve()
 

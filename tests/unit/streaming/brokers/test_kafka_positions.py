@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 import pytest
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import UnavailableError
-from headrace.streaming.broker import Membership, Start
-from headrace.streaming.brokers.kafka.offsets import Assigning, Positions
-from headrace.streaming.records import Lag, Place, Record
+from headrace.streaming.broker import Membership, StartPosition
+from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
+from headrace.streaming.records import PartitionLag, Record, TopicPartition
 from headrace.testing.virtual_time import TurnedClock
 
-PLACE = Place("t", 0)
+PLACE = TopicPartition("t", 0)
 NOW_S = 1000.0
 
 
@@ -24,8 +25,8 @@ def record(offset: int) -> Record:
     return Record(place=PLACE, offset=offset, key=None, value=None, timestamp_s=float(offset))
 
 
-def positions(start: int = 0) -> Positions:
-    held = Positions()
+def positions(start: int = 0) -> PartitionOffsets:
+    held = PartitionOffsets()
     held.hold({PLACE: start})
     return held
 
@@ -35,7 +36,7 @@ def test_what_is_not_done_counts_though_it_was_handed_out() -> None:
     held.handed_out(record(0), 10)
     held.done({PLACE: 4})
 
-    assert held.lag(PLACE, 25, NOW_S) == Lag(records=21, seconds=NOW_S)
+    assert held.lag(PLACE, 25, NOW_S) == PartitionLag(records=21, seconds=NOW_S)
 
 
 def test_the_oldest_run_that_is_not_done_says_how_long() -> None:
@@ -44,7 +45,7 @@ def test_the_oldest_run_that_is_not_done_says_how_long() -> None:
         held.handed_out(record(first), first + 10)
     held.done({PLACE: 10})
 
-    assert held.lag(PLACE, 30, NOW_S) == Lag(records=20, seconds=NOW_S - 10)
+    assert held.lag(PLACE, 30, NOW_S) == PartitionLag(records=20, seconds=NOW_S - 10)
 
 
 def test_where_all_that_was_handed_out_is_done_the_time_of_the_rest_is_not_known() -> None:
@@ -52,7 +53,7 @@ def test_where_all_that_was_handed_out_is_done_the_time_of_the_rest_is_not_known
     held.handed_out(record(0), 10)
     held.done({PLACE: 10})
 
-    assert held.lag(PLACE, 30, NOW_S) == Lag(records=20, seconds=None)
+    assert held.lag(PLACE, 30, NOW_S) == PartitionLag(records=20, seconds=None)
 
 
 def test_the_marks_of_transactions_at_the_end_are_no_records() -> None:
@@ -61,8 +62,8 @@ def test_the_marks_of_transactions_at_the_end_are_no_records() -> None:
     held.done({PLACE: 10})
     held.reached_end(PLACE, 11)
 
-    assert held.lag(PLACE, 11, NOW_S) == Lag(records=0, seconds=0.0)
-    assert held.lag(PLACE, 12, NOW_S) == Lag(records=1, seconds=None)
+    assert held.lag(PLACE, 11, NOW_S) == PartitionLag(records=0, seconds=0.0)
+    assert held.lag(PLACE, 12, NOW_S) == PartitionLag(records=1, seconds=None)
 
 
 def test_an_end_that_was_reached_is_not_done() -> None:
@@ -70,16 +71,16 @@ def test_an_end_that_was_reached_is_not_done() -> None:
     held.handed_out(record(0), 10)
     held.reached_end(PLACE, 11)
 
-    assert held.lag(PLACE, 11, NOW_S) == Lag(records=11, seconds=NOW_S)
+    assert held.lag(PLACE, 11, NOW_S) == PartitionLag(records=11, seconds=NOW_S)
 
 
 def test_nothing_is_known_of_the_end_before_the_first_fetch() -> None:
-    assert positions(5).lag(PLACE, -1, NOW_S) == Lag(records=0, seconds=0.0)
+    assert positions(5).lag(PLACE, -1, NOW_S) == PartitionLag(records=0, seconds=0.0)
 
 
 def test_places_that_are_gone_are_done_without_harm() -> None:
     held = positions()
-    held.drop([PLACE, Place("t", 1)])
+    held.drop([PLACE, TopicPartition("t", 1)])
     held.done({PLACE: 3})
     held.reached_end(PLACE, 3)
 
@@ -121,7 +122,7 @@ def test_lag_is_what_a_slow_count_says(runs: list[int], dones: list[int], behind
 
 
 NONE = -1001  # what the client says of a place where a group never was
-PLACES = [Place("t", number) for number in range(50)]
+PLACES = [TopicPartition("t", number) for number in range(50)]
 
 
 @dataclass
@@ -134,11 +135,11 @@ class Cluster:
     asked: int = 0
     timeouts: list[float] = field(default_factory=list)
 
-    def committed(self, partitions: list[TopicPartition], timeout: float) -> list[Any]:
+    def committed(self, partitions: list[KafkaPartition], timeout: float) -> list[Any]:
         self._wait(timeout)
-        return self.kept() or [TopicPartition(p.topic, p.partition, NONE) for p in partitions]
+        return self.kept() or [KafkaPartition(p.topic, p.partition, NONE) for p in partitions]
 
-    def get_watermark_offsets(self, _at: TopicPartition, timeout: float) -> tuple[int, int] | None:
+    def get_watermark_offsets(self, _at: KafkaPartition, timeout: float) -> tuple[int, int] | None:
         try:
             self._wait(timeout)
         except KafkaException:
@@ -153,7 +154,7 @@ class Cluster:
             raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
 
-def assigning(time: TurnedClock, *, start: Start) -> Assigning:
+def assigning(time: TurnedClock, *, start: StartPosition) -> Assigning:
     return Assigning(
         membership=Membership(group="g", member="m", topics=("t",), start=start),
         is_cooperative=True,
@@ -165,15 +166,15 @@ def assigning(time: TurnedClock, *, start: Start) -> Assigning:
 
 
 def starts(
-    cluster: Cluster, places: list[Place], *, start: Start = Start.EARLIEST
-) -> tuple[dict[Place, int], dict[Place, int]]:
+    cluster: Cluster, places: list[TopicPartition], *, start: StartPosition = StartPosition.EARLIEST
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     asks = assigning(cluster.time, start=start)
     return asks.starts(cast("Consumer", cluster), places, {}, until=asks.due())
 
 
-def at(place: Place, offset: int, code: int | None = None) -> "TopicPartition | Refused":
+def at(place: TopicPartition, offset: int, code: int | None = None) -> "KafkaPartition | Refused":
     if code is None:
-        return TopicPartition(place.topic, place.partition, offset)
+        return KafkaPartition(place.topic, place.partition, offset)
     return Refused(place.topic, place.partition, offset, KafkaError(code))
 
 
@@ -194,7 +195,10 @@ def test_a_group_goes_on_where_it_was_and_begins_where_it_never_read() -> None:
     found = starts(cluster, PLACES[:2])
 
     assert found == ({PLACES[0]: 7, PLACES[1]: 3}, {PLACES[1]: 3})
-    assert starts(cluster, PLACES[:2], start=Start.LATEST)[0] == {PLACES[0]: 7, PLACES[1]: 9}
+    assert starts(cluster, PLACES[:2], start=StartPosition.LATEST)[0] == {
+        PLACES[0]: 7,
+        PLACES[1]: 9,
+    }
 
 
 def test_all_places_together_take_no_longer_than_a_poll_may() -> None:

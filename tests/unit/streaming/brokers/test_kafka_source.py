@@ -6,13 +6,13 @@ from confluent_kafka import Consumer, KafkaError, Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.streaming.brokers.kafka.client import Health
-from headrace.streaming.brokers.kafka.offsets import Positions
+from headrace.streaming.brokers.kafka.client import ClientHealth
+from headrace.streaming.brokers.kafka.offsets import PartitionOffsets
 from headrace.streaming.brokers.kafka.session import KafkaSource
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 
-HELD = [Place("a", 0), Place("a", 1), Place("b", 0)]
-GONE = Place("b", 1)
+HELD = [TopicPartition("a", 0), TopicPartition("a", 1), TopicPartition("b", 0)]
+GONE = TopicPartition("b", 1)
 
 
 class Client:
@@ -36,7 +36,7 @@ class Client:
     st.integers(1, 12),
 )
 def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
-    steps: list[tuple[Place, bool]], most: int
+    steps: list[tuple[TopicPartition, bool]], most: int
 ) -> None:
     messages = []
     for offset, (place, is_end) in enumerate(steps):
@@ -51,10 +51,10 @@ def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
                 error=error,
             )
         )
-    positions = Positions()
+    positions = PartitionOffsets()
     positions.hold(dict.fromkeys(HELD, 0))
     client = Client(messages)
-    source = KafkaSource(cast("Consumer", client), positions, Health("h:1"), address="h:1")
+    source = KafkaSource(cast("Consumer", client), positions, ClientHealth("h:1"), address="h:1")
     records = []
     while client.messages:
         records += source.take(most, 0)

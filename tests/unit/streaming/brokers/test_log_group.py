@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import ConflictError
-from headrace.streaming.broker import Membership, Start
+from headrace.streaming.broker import Membership, StartPosition
 from headrace.streaming.brokers.log import group
 from headrace.streaming.brokers.log.file import _SCHEMA
 from headrace.streaming.brokers.log.group import shares
@@ -48,7 +48,7 @@ class Member:
     def __init__(self, db: sqlite3.Connection, name: str, *topics: str, now_s: float = 0.0) -> None:
         self.db = db
         self.membership = Membership(
-            group="g", member=name, topics=topics or ("t",), start=Start.EARLIEST
+            group="g", member=name, topics=topics or ("t",), start=StartPosition.EARLIEST
         )
         self.topics = Catalogue()
         self.held: set[int] = set()

@@ -16,10 +16,10 @@ from headrace.streaming.brokers.log.records import (
     read,
     time_of,
 )
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import NewRecord, TopicPartition
 from tests.unit.streaming.brokers.test_log_group import RETENTION_S, new_db
 
-PLACE = Place("t", 0)
+PLACE = TopicPartition("t", 0)
 TIMES = st.integers(-5, 30).map(float)
 
 
@@ -68,7 +68,7 @@ def test_what_is_written_is_read(records: list[NewRecord]) -> None:
     append(db, topics, records, 7.0)
 
     found = {
-        number: read(db, Place("t", number), place_id, offset=0, most=100)
+        number: read(db, TopicPartition("t", number), place_id, offset=0, most=100)
         for number, place_id in enumerate(topics.topic(db, "t").places)
     }
     db.close()

@@ -10,9 +10,9 @@ from headrace.streaming.brokers.nats import messages as nats_messages
 from headrace.streaming.brokers.pulsar import messages as pulsar_messages
 from headrace.streaming.brokers.redis import connection as redis_link
 from headrace.streaming.brokers.redis.connection import Trim, add_arguments
-from headrace.streaming.records import Header, NewRecord, Place
+from headrace.streaming.records import Header, NewRecord, TopicPartition
 
-PLACE = Place("t", 0)
+PLACE = TopicPartition("t", 0)
 KEYS = st.none() | st.binary(max_size=20)
 HEADERS = st.lists(
     st.tuples(st.text(min_size=1, max_size=8), st.binary(max_size=8)), max_size=4

@@ -15,27 +15,27 @@ from google.protobuf.descriptor_pb2 import (
 
 from headrace.core import Array, Datatype
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec
-from headrace.streaming.formats import FieldSpec, Layout
+from headrace.streaming.formats import FieldLayout, FieldSpec
 from headrace.streaming.formats.options import SchemaOptions
 from headrace.streaming.formats.registry import SchemaRegistry
-from headrace.streaming.records import Place, Record
+from headrace.streaming.records import Record, TopicPartition
 from tests.schema_registries import Registry
 
 
 def record(value: bytes | None) -> Record:
-    return Record(place=Place("in", 0), offset=0, key=b"k", value=value)
+    return Record(place=TopicPartition("in", 0), offset=0, key=b"k", value=value)
 
 
 def spec(name: str, datatype: Datatype = Datatype.FP32, *shape: int) -> FieldSpec:
     return FieldSpec(name=name, datatype=datatype, shape=shape)
 
 
-def reads(*inputs: FieldSpec, passed: Sequence[str] = ()) -> Layout:
-    return Layout(inputs=inputs, outputs=(), passed=tuple(passed))
+def reads(*inputs: FieldSpec, passed: Sequence[str] = ()) -> FieldLayout:
+    return FieldLayout(inputs=inputs, outputs=(), passed=tuple(passed))
 
 
-def writes(*outputs: FieldSpec, answered: Sequence[str] = ()) -> Layout:
-    return Layout(inputs=(), outputs=outputs, answered=tuple(answered))
+def writes(*outputs: FieldSpec, answered: Sequence[str] = ()) -> FieldLayout:
+    return FieldLayout(inputs=(), outputs=outputs, answered=tuple(answered))
 
 
 def settings(kind: FormatKind, **options: Any) -> StreamFormatSpec:  # noqa: ANN401  # as they are
@@ -119,7 +119,7 @@ def descriptor_set(*files: Any) -> bytes:  # noqa: ANN401  # as above
 def open_format(
     module: Any,  # noqa: ANN401  # of a format
     how: StreamFormatSpec,
-    layout: Layout,
+    layout: FieldLayout,
     registry: SchemaRegistry | None = None,
 ) -> Any:  # noqa: ANN401  # a reader or a writer
     """What the layout asks a format for."""

@@ -15,7 +15,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec.stream_parts import FormatKind
-from headrace.streaming.formats import Layout, avro
+from headrace.streaming.formats import FieldLayout, avro
 from headrace.streaming.formats.registry import head
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import (
@@ -36,13 +36,13 @@ NULLABLE = ["null", "float"]
 HOME = avro_record(("zip", "string"), name="H")
 
 
-def of_registry(registry: Registry, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
+def of_registry(registry: Registry, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     return open_format(
         avro, settings(FormatKind.AVRO, registry=URL, **options), layout, client(registry)
     )
 
 
-def of_file(path: Path, schema: object, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
+def of_file(path: Path, schema: object, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     file = path / "schema.avsc"
     file.write_text(json.dumps(schema))
     return open_format(avro, settings(FormatKind.AVRO, schema_file=str(file), **options), layout)

@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 
 from headrace.core import Array, Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.protocol.inputs import ModelInputs
-from headrace.streaming.codec import Decoded, FieldCodec, Source, Written
-from headrace.streaming.formats import FieldSpec, Layout
+from headrace.streaming.codec import AnswerFields, Decoded, FieldCodec, InputSource
+from headrace.streaming.formats import FieldLayout, FieldSpec
 from headrace.streaming.formats.json_objects import JsonObjects, cut_rows
 from tests.unit.streaming.parts import records
 
@@ -53,10 +53,10 @@ def decoded(values: list[bytes], datatype: Datatype = Datatype.FP32) -> Decoded:
     tensor = TensorSpec(name="x", datatype=datatype, shape=(-1, 3))
     signature = ModelSignature(inputs=(tensor,), outputs=(), batched=True)
     reads = JsonObjects(
-        Layout(inputs=(FieldSpec(name="x", datatype=datatype, shape=(3,)),), outputs=())
+        FieldLayout(inputs=(FieldSpec(name="x", datatype=datatype, shape=(3,)),), outputs=())
     )
-    source = Source(tensor=ModelInputs("m", signature).get("x"), fields=("x",))
-    written = Written(format=reads, answered=(), outputs=())
+    source = InputSource(tensor=ModelInputs("m", signature).get("x"), fields=("x",))
+    written = AnswerFields(format=reads, answered=(), outputs=())
     return FieldCodec(reads, [source], written, batched=True).decode(records(*values))
 
 
@@ -68,7 +68,9 @@ def test_floats_survive_records(
     array = np.array(rows, np.float32)
     if write is None:
         spec = FieldSpec(name="x", datatype=Datatype.FP32, shape=(3,))
-        values = JsonObjects(Layout(inputs=(), outputs=(spec,))).encode({"x": array}, len(array))
+        values = JsonObjects(FieldLayout(inputs=(), outputs=(spec,))).encode(
+            {"x": array}, len(array)
+        )
         assert all(json.loads(value, parse_constant=pytest.fail) for value in values)
     else:
         values = [write({"x": row, "other": row}).encode() for row in array.tolist()]
@@ -125,8 +127,8 @@ def test_texts_are_texts_and_other_bytes_are_base64(elements: list[bytes | str])
 @pytest.mark.parametrize("name", ["a b", "100%", "é", "%b%s", "self", "class", "__x", "f0"])
 def test_any_name_can_be_a_field(name: str) -> None:
     spec = FieldSpec(name=name, datatype=Datatype.INT64)
-    reads = JsonObjects(Layout(inputs=(spec,), outputs=()))
-    writes = JsonObjects(Layout(inputs=(), outputs=(spec,)))
+    reads = JsonObjects(FieldLayout(inputs=(spec,), outputs=()))
+    writes = JsonObjects(FieldLayout(inputs=(), outputs=(spec,)))
     (value,) = writes.encode({name: np.array([7])}, 1)
 
     assert msgspec.json.decode(value) == {name: 7}
@@ -137,8 +139,8 @@ def test_any_name_can_be_a_field(name: str) -> None:
 def test_a_name_that_has_to_be_escaped_is_refused_with_the_way_out(name: str) -> None:
     spec = FieldSpec(name=name, datatype=Datatype.INT64)
     with pytest.raises(InvalidArgumentError, match="`fields`"):
-        JsonObjects(Layout(inputs=(spec,), outputs=()))
+        JsonObjects(FieldLayout(inputs=(spec,), outputs=()))
 
 
 def test_answers_without_fields_are_empty_objects() -> None:
-    assert JsonObjects(Layout(inputs=(), outputs=())).encode({}, 2) == [b"{}", b"{}"]
+    assert JsonObjects(FieldLayout(inputs=(), outputs=())).encode({}, 2) == [b"{}", b"{}"]

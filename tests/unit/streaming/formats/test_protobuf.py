@@ -13,7 +13,7 @@ from headrace.core import (
     InvalidArgumentError,
 )
 from headrace.core.spec.stream_parts import FormatKind
-from headrace.streaming.formats import Layout, protobuf
+from headrace.streaming.formats import FieldLayout, protobuf
 from headrace.streaming.formats.proto_rows import from_descriptor, message_class
 from headrace.streaming.formats.registry import message_head
 from tests.schema_registries import Registry
@@ -68,13 +68,13 @@ CLICK = message_class(FILE.at((0,)))
 OTHER = message_class(FILE.at((1,)))
 
 
-def of_registry(registry: Registry, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
+def of_registry(registry: Registry, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     return open_format(
         protobuf, settings(FormatKind.PROTOBUF, registry=URL, **options), layout, client(registry)
     )
 
 
-def of_file(path: Path, file: Any, layout: Layout, **options: Any) -> Any:  # noqa: ANN401  # as they are
+def of_file(path: Path, file: Any, layout: FieldLayout, **options: Any) -> Any:  # noqa: ANN401  # as they are
     target = path / "schema.pb"
     target.write_bytes(descriptor_set(file))
     options["descriptor_file"] = str(target)

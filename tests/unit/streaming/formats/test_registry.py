@@ -14,8 +14,8 @@ from headrace.core import (
 )
 from headrace.streaming.formats.registry import (
     HEAD_BYTES,
-    Reference,
     Schema,
+    SchemaReference,
     head,
     message_head,
     message_path,
@@ -151,7 +151,7 @@ def test_schema_of_endless_references_is_refused() -> None:
 
 
 def test_reference_to_nothing_is_not_found() -> None:
-    schema = Schema(text="{}", references=(Reference("x", "gone", 1),))
+    schema = Schema(text="{}", references=(SchemaReference("x", "gone", 1),))
 
     with pytest.raises(NotFoundError, match="gone"):
         client(Registry()).referenced(schema)

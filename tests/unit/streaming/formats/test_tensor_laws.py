@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headrace.core import Datatype, ModelSignature, TensorSpec
 from headrace.core.spec.stream_parts import FormatKind
 from headrace.protocol.inputs import ModelInputs
-from headrace.streaming.codec import FieldCodec, Source, Written
+from headrace.streaming.codec import AnswerFields, FieldCodec, InputSource
 from headrace.streaming.formats import FieldSpec, avro, protobuf
 from tests.schema_registries import Registry
 from tests.unit.streaming.formats.rows import client, reads, record, settings, writes
@@ -60,8 +60,8 @@ def test_tensors_come_back(kind: FormatKind, data: st.DataObject, rows: int) -> 
         batched=True,
     )
     inputs = ModelInputs("model", signature).tensors
-    sources = [Source(tensor=inputs[one.name], fields=(one.name,)) for one in specs]
-    written = Written(format=write, answered=(), outputs=())
+    sources = [InputSource(tensor=inputs[one.name], fields=(one.name,)) for one in specs]
+    written = AnswerFields(format=write, answered=(), outputs=())
 
     values = write.encode(arrays, rows)
     decoded = FieldCodec(read, sources, written, batched=True).decode(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from headrace.core import HeadraceError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
-from headrace.streaming.windows.panes import Event, Number, Pane, Plan
-from headrace.streaming.windows.state_file import Change, CountedEvents, KeyOf
+from headrace.streaming.windows.panes import Number, Pane, WindowEvent, WindowPlan
+from headrace.streaming.windows.state_file import CountedEvents, KeyOf, WindowChange
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Stored:
     def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
         return {of: self.panes[of] for of in keys if of in self.panes}
 
-    def write(self, change: Change, plan: Plan) -> None:
+    def write(self, change: WindowChange, plan: WindowPlan) -> None:
         self.offset, self.newest_us = change.offset, change.newest_us
         for (series, key, at), pane in change.panes.items():
             self.panes.setdefault((series, key), {})[at] = pane
@@ -41,26 +41,26 @@ def settings(*windows: StreamWindowSpec, lateness_s: float = 5.0) -> StreamWindo
 class Reference:
     """Remembers every event for ever, and looks at all of them each time."""
 
-    def __init__(self, told: StreamWindowsSpec, plan: Plan) -> None:
+    def __init__(self, told: StreamWindowsSpec, plan: WindowPlan) -> None:
         self._told, self._plan = told, plan
-        self._counted: list[Event] = []
+        self._counted: list[WindowEvent] = []
 
-    def is_late(self, event: Event) -> bool:
+    def is_late(self, event: WindowEvent) -> bool:
         """Whether `value` would not count it."""
         return event.at_us < self._oldest_us(event)
 
-    def value(self, event: Event) -> list[Number]:
+    def value(self, event: WindowEvent) -> list[Number]:
         """The windows' values for it, itself counted unless it is too late."""
         at_us = max(event.at_us, self._oldest_us(event))
         if not self.is_late(event):
             self._counted.append(event)
         return [self._of(window, event, at_us) for window in self._told.windows]
 
-    def _oldest_us(self, event: Event) -> int:
+    def _oldest_us(self, event: WindowEvent) -> int:
         newest = max((one.at_us for one in self._counted), default=event.at_us)
         return newest - round(self._told.lateness_s * 1e6)
 
-    def _of(self, window: StreamWindowSpec, event: Event, at_us: int) -> Number:
+    def _of(self, window: StreamWindowSpec, event: WindowEvent, at_us: int) -> Number:
         size = round(window.size_s * 1e6)
         slide = size if window.slide_s is None else round(window.slide_s * 1e6)
         end = math.floor(at_us / slide) * slide + slide

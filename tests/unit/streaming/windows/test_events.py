@@ -13,10 +13,10 @@ from headrace.core.spec.stream_parts import (
     StreamWindowSpec,
     StreamWindowsSpec,
 )
-from headrace.streaming.formats import Fields, Layout
+from headrace.streaming.formats import FieldLayout, Fields
 from headrace.streaming.formats.json_objects import make_reader
 from headrace.streaming.records import Record
-from headrace.streaming.windows.panes import Event, Events, fields_of, plan_windows
+from headrace.streaming.windows.panes import Events, WindowEvent, fields_of, plan_windows
 from tests.unit.streaming.parts import record
 
 NOW_S = 1_700_000_000.0
@@ -24,14 +24,14 @@ SUM = StreamWindowSpec(name="s", size_s=10, function=Function.SUM, field="v", ke
 COUNT = StreamWindowSpec(name="n", size_s=10)
 
 
-def events(told: StreamWindowsSpec, *records: Record) -> list[Event | HeadraceError | None]:
+def events(told: StreamWindowsSpec, *records: Record) -> list[WindowEvent | HeadraceError | None]:
     names = fields_of(told)
-    layout = Layout(inputs=(), outputs=(), passed=names)
+    layout = FieldLayout(inputs=(), outputs=(), passed=names)
     reads = make_reader(StreamFormatSpec(), layout) if names else None
     return Events(told, plan_windows(told), reads).of(records, now_s=NOW_S)
 
 
-def of_fields(**fields: object) -> Event | HeadraceError | None:
+def of_fields(**fields: object) -> WindowEvent | HeadraceError | None:
     value = {"t": NOW_S, "k": "a", "v": 1, **fields}
     (found,) = events(
         StreamWindowsSpec(windows=[SUM], time="t"),
@@ -50,7 +50,7 @@ def test_records_own_keys_and_times_need_no_reading() -> None:
         record(b"", key=b"k", timestamp_s=NOW_S + 301),
     )
 
-    assert found[0] == Event(1_700_000_000_000_000, (b"k",), ())
+    assert found[0] == WindowEvent(1_700_000_000_000_000, (b"k",), ())
     for error, why in zip(
         found[1:],
         ("has no key", "has no timestamp", "has 1025 bytes", "301 s in the future"),
@@ -69,7 +69,7 @@ def test_a_record_without_a_value_is_not_counted() -> None:
     )
 
     assert (own, empty) == ([None], None)
-    assert counted == Event(1_700_000_000_000_000, (b'"a"',), (2.5,))
+    assert counted == WindowEvent(1_700_000_000_000_000, (b'"a"',), (2.5,))
 
 
 def test_errors_leave_the_others_their_own_values() -> None:
@@ -81,7 +81,7 @@ def test_errors_leave_the_others_their_own_values() -> None:
         ],
     )
 
-    assert [one.values if isinstance(one, Event) else None for one in found] == [
+    assert [one.values if isinstance(one, WindowEvent) else None for one in found] == [
         (1.0,),
         None,
         (3.0,),
@@ -101,7 +101,7 @@ def test_errors_leave_the_others_their_own_values() -> None:
 def test_times_are_unix_seconds_or_iso_with_a_zone(value: object, at_us: int) -> None:
     found = of_fields(t=value)
 
-    assert isinstance(found, Event)
+    assert isinstance(found, WindowEvent)
     assert found.at_us == at_us
 
 
@@ -138,10 +138,10 @@ def test_what_means_nothing_is_an_error_that_names_the_field(
 def test_a_missing_value_is_none_and_texts_are_no_numbers() -> None:
     missing, text, number = of_fields(v=None), of_fields(k="1"), of_fields(k=1)
 
-    assert isinstance(missing, Event)
+    assert isinstance(missing, WindowEvent)
     assert missing.values == (None,)
-    assert isinstance(text, Event)
-    assert isinstance(number, Event)
+    assert isinstance(text, WindowEvent)
+    assert isinstance(number, WindowEvent)
     assert text.keys != number.keys
 
 

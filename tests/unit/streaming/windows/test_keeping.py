@@ -9,14 +9,14 @@ import pytest
 
 from headrace.core import UnavailableError, UnsupportedError
 from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
-from headrace.streaming.broker import Abilities, Start
+from headrace.streaming.broker import BrokerFeatures, StartPosition
 from headrace.streaming.metrics import Counters, exposition
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 from headrace.streaming.windows.session import STALE_AFTER, Restore, Windows, restore
 from headrace.testing.streams import MemoryBroker, TurnedClock
 
-HERE = Place("in", 0)
+HERE = TopicPartition("in", 0)
 STEP_S = 10.0
 
 
@@ -25,10 +25,10 @@ class ForgetfulBroker(MemoryBroker):
 
     first = 0
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         return {p: (self.first, end) for p, (_, end) in super().ends(topic).items()}
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         return {p: max(self.first, at) for p, at in super().offsets_at(topic, at_s).items()}
 
 
@@ -44,7 +44,9 @@ def broker() -> ForgetfulBroker:
     return made
 
 
-def windows(broker: MemoryBroker, folder: Path, *, start: Start = Start.EARLIEST) -> Windows:
+def windows(
+    broker: MemoryBroker, folder: Path, *, start: StartPosition = StartPosition.EARLIEST
+) -> Windows:
     told = WorkerSettings(
         name="s",
         broker="memory:",
@@ -143,7 +145,7 @@ def test_windows_of_what_the_log_has_forgotten_are_told_to_be_short(
 def test_a_group_that_begins_at_the_end_has_full_windows(
     broker: ForgetfulBroker, tmp_path: Path
 ) -> None:
-    made = windows(broker, tmp_path, start=Start.LATEST)
+    made = windows(broker, tmp_path, start=StartPosition.LATEST)
     (at,) = made.gained([HERE]).values()
     assert made.to_score(read(broker, at, 20)) == []
     broker.send([NewRecord(topic="in", key=b"k", value=b"")])
@@ -178,19 +180,19 @@ def test_only_what_was_delivered_is_written(broker: ForgetfulBroker, tmp_path: P
     made.gained([HERE])
     for at in (0, 2, 4):
         made.count(made.to_score(read(broker, at, 2)))
-    made.delivered({HERE: 3, Place("gone", 0): 5})  # within a batch
+    made.delivered({HERE: 3, TopicPartition("gone", 0): 5})  # within a batch
     made.checkpoint()
 
     kept = made._held[HERE].file.kept()
     assert kept is not None
     assert kept.offset == 2
-    made.close([HERE, Place("gone", 0)])
+    made.close([HERE, TopicPartition("gone", 0)])
 
 
 def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
     broker: ForgetfulBroker, tmp_path: Path
 ) -> None:
-    clock, told = broker.clock, Place("many", 0)
+    clock, told = broker.clock, TopicPartition("many", 0)
     broker.create_topic("many")
     broker.send([NewRecord(topic="many", key=b"%d" % at, value=b"") for at in range(3000)])
     made = windows(broker, tmp_path)
@@ -216,7 +218,7 @@ def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
 def test_a_broker_that_cannot_say_is_told(broker: ForgetfulBroker, tmp_path: Path) -> None:
     made = windows(broker, tmp_path)
 
-    def away(group: str, topic: str) -> Mapping[Place, int]:
+    def away(group: str, topic: str) -> Mapping[TopicPartition, int]:
         del group, topic
         raise UnavailableError("away")
 
@@ -229,7 +231,7 @@ def test_brokers_without_partitions_have_no_windows(
     broker: ForgetfulBroker, tmp_path: Path
 ) -> None:
     broker.abilities = replace(broker.abilities, partitions=False)
-    assert isinstance(broker.abilities, Abilities)
+    assert isinstance(broker.abilities, BrokerFeatures)
 
     with pytest.raises(
         UnsupportedError, match="windows need a broker whose topics have partitions"

@@ -12,12 +12,12 @@ import pytest
 
 from headrace.core import HeadraceError, UnavailableError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
-from headrace.streaming.broker import Delivery, Start
-from headrace.streaming.in_flight import Batch, Outcome
+from headrace.streaming.broker import Delivery, StartPosition
+from headrace.streaming.in_flight import Outcome, ScoringBatch
 from headrace.streaming.metrics import Counters
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
-from headrace.streaming.windows.panes import Event, plan_windows
+from headrace.streaming.windows.panes import WindowEvent, plan_windows
 from headrace.streaming.windows.session import Windows
 from headrace.testing.streams import MemoryBroker, TurnedClock
 from tests.unit.streaming.windows.parts import Reference, same
@@ -53,7 +53,7 @@ WINDOWS = StreamWindowsSpec(
 class Watcher(Member):
     """Answers with the windows that its records have."""
 
-    def _answer(self, batch: Batch) -> list[Outcome] | HeadraceError:
+    def _answer(self, batch: ScoringBatch) -> list[Outcome] | HeadraceError:
         if self.away:
             return UnavailableError("the store is away")
         columns = batch.added.columns
@@ -111,7 +111,7 @@ def expected(rows: list[tuple[int, dict[str, object]]]) -> dict[tuple[str, int],
             at_s, value = row["t"], row["v"]
             assert isinstance(at_s, float)
             assert isinstance(value, float)
-            event = Event(round(at_s * 1e6), (msgspec.json.encode(row["k"]),), (value,))
+            event = WindowEvent(round(at_s * 1e6), (msgspec.json.encode(row["k"]),), (value,))
             found[f"{IN}/{partition}", offset] = reference.value(event)
     return found
 
@@ -132,7 +132,7 @@ def members(
             sink=OUT,
             group=GROUP,
             member=name,
-            start=Start.EARLIEST,
+            start=StartPosition.EARLIEST,
             windows=msgspec.structs.replace(
                 WINDOWS, state=str(folder if shares else folder / name)
             ),
@@ -160,7 +160,7 @@ def members(
 
 def step(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random: Random) -> None:
     """One thing that happens."""
-    member, place = random.choice(two), Place(IN, random.randrange(PARTITIONS))
+    member, place = random.choice(two), TopicPartition(IN, random.randrange(PARTITIONS))
     match random.choice(KINDS):
         case "send":
             count = random.randint(1, 6)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from headrace.core import InvalidArgumentError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec
-from headrace.streaming.windows.panes import Event, plan_windows, window_mistakes
+from headrace.streaming.windows.panes import WindowEvent, plan_windows, window_mistakes
 from headrace.streaming.windows.session import restore
 from headrace.streaming.windows.state_file import PlaceState
 from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
@@ -13,7 +13,7 @@ from tests.unit.streaming.windows.parts import Reference, Stored, same, settings
 HALVES = st.integers(1, 20).map(lambda halves: halves / 2)
 EVENTS = st.lists(
     st.builds(
-        Event,
+        WindowEvent,
         at_us=st.integers(0, 60_000_000),
         keys=st.tuples(st.sampled_from([b"a", b"b"]), st.sampled_from([b"x", b"y"])),
         values=st.tuples(st.none() | st.integers(-1000, 1000).map(lambda n: n / 7)),
@@ -47,7 +47,7 @@ WINDOWS = st.tuples(
 
 @given(WINDOWS, EVENTS, st.sampled_from([0.0, 5.0, 60.0]))
 def test_windows_equal_a_look_at_all_events(
-    windows: tuple[StreamWindowSpec, ...], events: list[Event], lateness_s: float
+    windows: tuple[StreamWindowSpec, ...], events: list[WindowEvent], lateness_s: float
 ) -> None:
     told = settings(*windows, lateness_s=lateness_s)
     plan = plan_windows(told)
@@ -80,7 +80,7 @@ def lives(draw: st.DrawFn) -> list[tuple[int, int, int]]:
 @given(WINDOWS, EVENTS, lives(), st.booleans())
 def test_deaths_change_no_value_by_a_single_bit(
     windows: tuple[StreamWindowSpec, ...],
-    events: list[Event],
+    events: list[WindowEvent],
     deaths: list[tuple[int, int, int]],
     forgets: bool,  # noqa: FBT001  # Hypothesis draws it
 ) -> None:
@@ -121,7 +121,7 @@ def test_deaths_change_no_value_by_a_single_bit(
 
 
 @given(EVENTS)
-def test_an_error_and_a_record_without_a_value_change_nothing(events: list[Event]) -> None:
+def test_an_error_and_a_record_without_a_value_change_nothing(events: list[WindowEvent]) -> None:
     told = settings(
         StreamWindowSpec(name="n", size_s=10, slide_s=5, key="k"),
         StreamWindowSpec(name="s", size_s=10, key="m", function=Function.SUM, field="v"),

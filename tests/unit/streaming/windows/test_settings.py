@@ -7,9 +7,9 @@ import pytest
 
 from headrace.core import Datatype, InvalidArgumentError, ReplicaSettings
 from headrace.core.spec.stream_parts import (
+    FailurePolicy,
     FormatKind,
     Function,
-    Policy,
     StreamFormatSpec,
     StreamWindowSpec,
     StreamWindowsSpec,
@@ -44,7 +44,7 @@ def test_settings_that_know_no_windows_are_read_as_before() -> None:
     found = msgspec.json.decode(text, type=WorkerSettings)
 
     assert (found.windows, found.features) == (None, None)
-    assert found.errors.policy is Policy.DEAD_LETTER
+    assert found.errors.policy is FailurePolicy.DEAD_LETTER
 
 
 def test_windows_come_from_json_and_are_fine() -> None:

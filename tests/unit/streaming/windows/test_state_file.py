@@ -6,9 +6,14 @@ from pathlib import Path
 import pytest
 
 from headrace.core import ConflictError, FailedPreconditionError, UnavailableError
-from headrace.streaming.records import Place
+from headrace.streaming.records import TopicPartition
 from headrace.streaming.windows.panes import Pane
-from headrace.streaming.windows.state_file import Change, Kept, StateFile, state_path
+from headrace.streaming.windows.state_file import (
+    StatePosition,
+    WindowChange,
+    WindowStateFile,
+    state_path,
+)
 
 PANE = Pane().with_value(0.1).with_value(-3.5)
 
@@ -18,12 +23,12 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "deep" / "in-0.db"
 
 
-def change(offset: int, at: int = 5) -> Change:
-    return Change(offset, {(0, b"a", at): PANE, (1, b"a", at): Pane()}, offset * 10)
+def change(offset: int, at: int = 5) -> WindowChange:
+    return WindowChange(offset, {(0, b"a", at): PANE, (1, b"a", at): Pane()}, offset * 10)
 
 
 def written(path: Path, definition: str = "d") -> None:
-    file = StateFile(path, definition=definition)
+    file = WindowStateFile(path, definition=definition)
     file.begin(3)
     file.write(change(7), first_kept=[0, 0])
     file.close()
@@ -31,9 +36,9 @@ def written(path: Path, definition: str = "d") -> None:
 
 def test_what_is_written_is_read_to_the_last_bit(path: Path) -> None:
     written(path)
-    file = StateFile(path, definition="d")
+    file = WindowStateFile(path, definition="d")
 
-    assert file.kept() == Kept(7, 70)
+    assert file.kept() == StatePosition(7, 70)
     assert file.read([(0, b"a"), (1, b"a"), (0, b"none")]) == {
         (0, b"a"): {5: PANE},
         (1, b"a"): {5: Pane()},
@@ -43,27 +48,27 @@ def test_what_is_written_is_read_to_the_last_bit(path: Path) -> None:
 
 
 def test_a_new_file_holds_nothing_and_begins_where_it_is_told(path: Path) -> None:
-    file = StateFile(path, definition="d")
+    file = WindowStateFile(path, definition="d")
     assert file.kept() is None
     file.begin(9)
 
-    assert file.kept() == Kept(9, None)
+    assert file.kept() == StatePosition(9, None)
     file.close()
 
 
 def test_beginning_anew_forgets(path: Path) -> None:
     written(path)
-    file = StateFile(path, definition="d")
+    file = WindowStateFile(path, definition="d")
     file.begin(2)
 
-    assert file.kept() == Kept(2, None)
+    assert file.kept() == StatePosition(2, None)
     assert file.read([(0, b"a")]) == {}
     file.close()
 
 
 def test_a_state_of_other_windows_is_none(path: Path) -> None:
     written(path)
-    file = StateFile(path, definition="other")
+    file = WindowStateFile(path, definition="other")
 
     assert file.kept() is None
     assert file.read([(0, b"a")]) == {}
@@ -72,7 +77,7 @@ def test_a_state_of_other_windows_is_none(path: Path) -> None:
 
 def test_old_panes_go(path: Path) -> None:
     written(path)
-    file = StateFile(path, definition="d")
+    file = WindowStateFile(path, definition="d")
     file.write(change(8, at=9), first_kept=[9, 0])
 
     assert set(file.read([(0, b"a")])[0, b"a"]) == {9}
@@ -82,7 +87,7 @@ def test_old_panes_go(path: Path) -> None:
 
 def test_who_opens_a_file_owns_it_and_the_one_before_writes_no_more(path: Path) -> None:
     written(path)
-    before, after = StateFile(path, definition="d"), StateFile(path, definition="d")
+    before, after = WindowStateFile(path, definition="d"), WindowStateFile(path, definition="d")
     with pytest.raises(ConflictError, match="taken over"):
         before.write(change(8), first_kept=[])
     after.write(change(9), first_kept=[])
@@ -90,7 +95,7 @@ def test_who_opens_a_file_owns_it_and_the_one_before_writes_no_more(path: Path) 
 
     with pytest.raises(ConflictError, match="taken over"):
         before.write(change(10), first_kept=[])
-    assert after.kept() == Kept(1, None)
+    assert after.kept() == StatePosition(1, None)
     before.close()
     after.close()
 
@@ -98,7 +103,7 @@ def test_who_opens_a_file_owns_it_and_the_one_before_writes_no_more(path: Path) 
 def test_a_damaged_file_is_set_aside(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database, but somebody's letter" * 100)
-    file = StateFile(path, definition="d")
+    file = WindowStateFile(path, definition="d")
 
     assert file.kept() is None
     assert path.with_name("in-0.db.damaged").read_bytes().startswith(b"this is no database")
@@ -112,8 +117,8 @@ def test_damage_that_is_seen_later_is_set_aside_too(path: Path) -> None:
     data[4096:] = b"\xff" * (len(data) - 4096)
     path.write_bytes(bytes(data))
     with pytest.raises((UnavailableError, FailedPreconditionError), match="malformed"):
-        StateFile(path, definition="d").read([(0, b"a")])
-    again = StateFile(path, definition="d")
+        WindowStateFile(path, definition="d").read([(0, b"a")])
+    again = WindowStateFile(path, definition="d")
 
     assert again.kept() is None
     again.close()
@@ -126,7 +131,7 @@ def test_a_file_of_a_later_version_is_left_alone(path: Path) -> None:
     db.close()
 
     with pytest.raises(FailedPreconditionError, match=r"version 99.*delete it"):
-        StateFile(path, definition="d")
+        WindowStateFile(path, definition="d")
     assert path.exists()
 
 
@@ -134,12 +139,12 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     with pytest.raises(FailedPreconditionError, match="cannot keep the state of windows in"):
-        StateFile(tmp_path / "file" / "in-0.db", definition="d")
+        WindowStateFile(tmp_path / "file" / "in-0.db", definition="d")
 
 
 def test_a_file_that_another_writes_for_long_is_told(path: Path) -> None:
     written(path)
-    file = StateFile(path, definition="d")
+    file = WindowStateFile(path, definition="d")
     file._db.execute("PRAGMA busy_timeout = 10")
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -147,13 +152,13 @@ def test_a_file_that_another_writes_for_long_is_told(path: Path) -> None:
     with pytest.raises(UnavailableError, match="cannot write the state of windows"):
         file.write(change(8), first_kept=[])
     other.close()
-    assert file.kept() == Kept(7, 70)
+    assert file.kept() == StatePosition(7, 70)
     file.close()
 
 
 def test_files_of_places_are_apart_whatever_topics_are_called() -> None:
     names = ["in", "a/b", "..", "x" * 249, "x" * 248 + "y", "é" * 249]
-    paths = {state_path(Path("/s"), Place(name, 0)) for name in names}
+    paths = {state_path(Path("/s"), TopicPartition(name, 0)) for name in names}
 
     assert len(paths) == len(names)
     assert all(path.parent == Path("/s") and len(path.name) < 255 for path in paths)

@@ -22,15 +22,25 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
-from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
+from headrace.streaming.broker import BrokerFeatures, Delivery, Membership, Rebalanced
 from headrace.streaming.brokers.checks import check_membership, check_text, check_topic
-from headrace.streaming.brokers.kafka.client import Health, Writing, check_new, error_of, failure
+from headrace.streaming.brokers.kafka.client import (
+    ClientHealth,
+    Writing,
+    check_new,
+    error_of,
+    failure,
+)
 from headrace.streaming.brokers.kafka.offsets import Assigning
-from headrace.streaming.brokers.kafka.producers import Outbox, Transactions, Writer
+from headrace.streaming.brokers.kafka.producers import (
+    AtLeastOnceProducer,
+    ExactlyOnceProducer,
+    Writer,
+)
 from headrace.streaming.brokers.kafka.reader import Following, KafkaAdmin, KafkaReader, made
 from headrace.streaming.brokers.kafka.session import KafkaSession
 from headrace.streaming.brokers.kafka.url import kafka_options
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +53,7 @@ _LOOK_EVERY_S: Final = 0.02
 class KafkaBroker:
     """See `Broker`. Nothing is reached before something is asked."""
 
-    abilities = Abilities(
+    abilities = BrokerFeatures(
         exactly_once="answers and offsets in one transaction of Kafka's",
         partitions=True,
         rebalances=True,
@@ -71,7 +81,7 @@ class KafkaBroker:
             address=address,
             clock=self._clock,
         )
-        health = Health(address)
+        health = ClientHealth(address)
         session = KafkaSession(
             membership,
             listener,
@@ -121,24 +131,26 @@ class KafkaBroker:
                 self._producer = None  # it may be unable to go on: the next one is made anew
                 raise
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`. Only those that are committed."""
         return self._reader.read(topic, after, most)
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`. The marks of transactions count in."""
         return self._reader.ends(topic)
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         return self._reader.offsets_at(topic, at_s)
 
-    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is; see `Broker`."""
         count = self._reader.partitions(topic)
-        return self._admin.committed(group, [Place(topic, number) for number in range(count)])
+        return self._admin.committed(
+            group, [TopicPartition(topic, number) for number in range(count)]
+        )
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
         for topic in {place.topic for place in offsets}:
@@ -212,7 +224,7 @@ class KafkaBroker:
             lingers=options.lingers,
         )
 
-    def _writer(self, membership: Membership, consumer: Consumer, health: Health) -> Writer:
+    def _writer(self, membership: Membership, consumer: Consumer, health: ClientHealth) -> Writer:
         is_exact = membership.delivery is Delivery.EXACTLY_ONCE
         id_ = f"headrace/{membership.group}/{membership.member}" if is_exact else ""
         settings = {
@@ -221,7 +233,7 @@ class KafkaBroker:
             "logger": _log,
         }
         producer = made(lambda: Producer(settings), self._options.address)
-        kind = Transactions if is_exact else Outbox
+        kind = ExactlyOnceProducer if is_exact else AtLeastOnceProducer
         return kind(
             producer,
             consumer,

@@ -5,7 +5,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+)
+from confluent_kafka import (
+    TopicPartition as KafkaPartition,
+)
 
 from headrace.core import (
     ConflictError,
@@ -19,7 +27,7 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.core.clock import Clock
-from headrace.streaming.records import Header, NewRecord, Place, Record
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 
 # ruff: noqa: SLF001  # names with an underscore are of librdkafka itself, and public
 _E = KafkaError
@@ -161,7 +169,7 @@ def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") ->
     return kind(f"Kafka at {address}: cannot {doing}: {because} ({error.name()}){out}")
 
 
-class Health:
+class ClientHealth:
     """Hears of a member's clients, within their `poll`.
 
     `over`: why the member can go on no more.
@@ -219,18 +227,18 @@ _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_
 Report = Callable[[KafkaError | None, Message], None]
 
 
-class Places(dict[tuple[str | None, int | None], Place]):
+class Places(dict[tuple[str | None, int | None], TopicPartition]):
     """Makes each place once: making it anew for each record would cost as much as the record."""
 
-    def __missing__(self, key: tuple[str | None, int | None]) -> Place:
+    def __missing__(self, key: tuple[str | None, int | None]) -> TopicPartition:
         topic, partition = key
         assert topic is not None
         assert partition is not None
-        place = self[key] = Place(topic, partition)
+        place = self[key] = TopicPartition(topic, partition)
         return place
 
 
-def records_of(messages: Sequence[Message], place: Place) -> list[Record]:
+def records_of(messages: Sequence[Message], place: TopicPartition) -> list[Record]:
     """What was read of a place. In one piece, as calls would cost as much as the records."""
     return [
         Record(
@@ -378,9 +386,9 @@ class Writing:
         return failure(error, doing=where, address=self._address)
 
 
-def partitions_of(offsets: dict[Place, int]) -> list[TopicPartition]:
+def partitions_of(offsets: dict[TopicPartition, int]) -> list[KafkaPartition]:
     """As the client wants them."""
-    return [TopicPartition(topic, number, at) for (topic, number), at in offsets.items()]
+    return [KafkaPartition(topic, number, at) for (topic, number), at in offsets.items()]
 
 
 def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:

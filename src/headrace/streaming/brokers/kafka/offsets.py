@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import TopicPartition as KafkaPartition
 
 from headrace.core import InvalidArgumentError
 from headrace.core.clock import Clock
-from headrace.streaming.broker import Membership, Start
+from headrace.streaming.broker import Membership, StartPosition
 from headrace.streaming.brokers.kafka.client import (
     SHOULD_WAIT,
     TIMED_OUT,
@@ -19,7 +20,7 @@ from headrace.streaming.brokers.kafka.client import (
     milliseconds,
     partitions_of,
 )
-from headrace.streaming.records import Lag, Place, Record
+from headrace.streaming.records import PartitionLag, Record, TopicPartition
 
 _MOST_MARKS: Final = 10_000
 
@@ -36,24 +37,24 @@ class _Position:
         self.marks: deque[tuple[int, float]] = deque()
 
 
-class Positions:
+class PartitionOffsets:
     """The places that a member holds. A sample of what was handed out keeps its time."""
 
     def __init__(self) -> None:
-        self._held: dict[Place, _Position] = {}
+        self._held: dict[TopicPartition, _Position] = {}
 
-    def __contains__(self, place: Place) -> bool:
+    def __contains__(self, place: TopicPartition) -> bool:
         return place in self._held
 
-    def __iter__(self) -> Iterator[Place]:
+    def __iter__(self) -> Iterator[TopicPartition]:
         return iter(self._held)
 
-    def hold(self, starts: Mapping[Place, int]) -> None:
+    def hold(self, starts: Mapping[TopicPartition, int]) -> None:
         """These are held from now on, and read from these offsets."""
         for place, start in starts.items():
             self._held[place] = _Position(start)
 
-    def drop(self, places: Sequence[Place]) -> None:
+    def drop(self, places: Sequence[TopicPartition]) -> None:
         """The contrary."""
         for place in places:
             self._held.pop(place, None)
@@ -65,12 +66,12 @@ class Positions:
         if len(position.marks) < _MOST_MARKS:
             position.marks.append((first.offset, first.timestamp_s))
 
-    def reached_end(self, place: Place, offset: int) -> None:
+    def reached_end(self, place: TopicPartition, offset: int) -> None:
         """Up to here there is nothing that was not handed out, only marks of transactions."""
         if place in self._held:
             self._held[place].end = offset
 
-    def done(self, offsets: Mapping[Place, int]) -> None:
+    def done(self, offsets: Mapping[TopicPartition, int]) -> None:
         """What is below these is done."""
         for place, offset in offsets.items():
             position = self._held.get(place)
@@ -83,7 +84,9 @@ class Positions:
             if marks and position.read is not None and offset >= position.read:
                 marks.clear()
 
-    def lag(self, place: Place, following: int | None, now_s: float) -> Lag | None:
+    def lag(
+        self, place: TopicPartition, following: int | None, now_s: float
+    ) -> PartitionLag | None:
         """How far it is behind; None if that is not known yet.
 
         Args:
@@ -98,10 +101,10 @@ class Positions:
         ends = [one for one in (following, position.end, position.read) if one is not None]
         records = max(max(ends, default=at) - at, 0)
         if not records:
-            return Lag(records=0, seconds=0.0)
+            return PartitionLag(records=0, seconds=0.0)
         if not position.marks:
-            return Lag(records=records, seconds=None)
-        return Lag(records=records, seconds=max(now_s - position.marks[0][1], 0.0))
+            return PartitionLag(records=records, seconds=None)
+        return PartitionLag(records=records, seconds=max(now_s - position.marks[0][1], 0.0))
 
 
 _ASK_S: Final = 5.0
@@ -130,8 +133,13 @@ class Assigning:
         return self.clock.monotonic() + self.longest_s
 
     def starts(
-        self, consumer: Consumer, places: Sequence[Place], own: Mapping[Place, int], *, until: float
-    ) -> tuple[dict[Place, int], dict[Place, int]]:
+        self,
+        consumer: Consumer,
+        places: Sequence[TopicPartition],
+        own: Mapping[TopicPartition, int],
+        *,
+        until: float,
+    ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         """Offsets to read from, and those of them that the group is to keep as its beginning.
 
         Args:
@@ -145,14 +153,14 @@ class Assigning:
         strange = set(own) - set(places)
         if strange:
             raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
-        asked = [TopicPartition(*place) for place in places if place not in own]
+        asked = [KafkaPartition(*place) for place in places if place not in own]
         # Of a group that reads committed records the client asks for stable offsets (KIP-447): what
         # a transaction that is open says is waited for, and is not read over.
         kept = self._asked(lambda s: _committed(consumer, asked, s), until) if asked else []
         starts = dict(own)
         new = []
         for one in kept:
-            place = Place(one.topic, one.partition)
+            place = TopicPartition(one.topic, one.partition)
             if one.offset >= 0:
                 starts[place] = one.offset
             else:
@@ -160,7 +168,7 @@ class Assigning:
         fresh = self._beginnings(consumer, new, until) if new else {}
         return starts | fresh, fresh
 
-    def take(self, consumer: Consumer, starts: Mapping[Place, int]) -> None:
+    def take(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
         """Read these from there on."""
         partitions = partitions_of(dict(starts))
         if self.is_cooperative:
@@ -168,32 +176,32 @@ class Assigning:
         else:
             consumer.assign(partitions)
 
-    def leave(self, consumer: Consumer, places: Sequence[Place]) -> None:
+    def leave(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         """Read these no more."""
         if self.is_cooperative:
-            consumer.incremental_unassign([TopicPartition(*place) for place in places])
+            consumer.incremental_unassign([KafkaPartition(*place) for place in places])
         else:
             consumer.unassign()
 
     def _beginnings(
-        self, consumer: Consumer, places: Sequence[Place], until: float
-    ) -> dict[Place, int]:
+        self, consumer: Consumer, places: Sequence[TopicPartition], until: float
+    ) -> dict[TopicPartition, int]:
         """Where a group begins that has never read."""
         start_s = self.membership.start_s
         if start_s is None:
-            which = 0 if self.membership.start is Start.EARLIEST else 1
+            which = 0 if self.membership.start is StartPosition.EARLIEST else 1
             return {place: self._ends(consumer, place, until)[which] for place in places}
         at_ms = milliseconds(start_s)
-        wanted = [TopicPartition(*place, at_ms) for place in places]
+        wanted = [KafkaPartition(*place, at_ms) for place in places]
         found = self._asked(lambda s: consumer.offsets_for_times(wanted, timeout=s), until)
-        starts = {Place(one.topic, one.partition): one.offset for one in found}
+        starts = {TopicPartition(one.topic, one.partition): one.offset for one in found}
         for place, offset in starts.items():
             if offset < 0:  # nothing is that new
                 starts[place] = self._ends(consumer, place, until)[1]
         return starts
 
-    def _ends(self, consumer: Consumer, place: Place, until: float) -> tuple[int, int]:
-        at = TopicPartition(*place)
+    def _ends(self, consumer: Consumer, place: TopicPartition, until: float) -> tuple[int, int]:
+        at = KafkaPartition(*place)
         return self._asked(lambda s: consumer.get_watermark_offsets(at, timeout=s), until)
 
     def _asked(self, ask: Callable[[float], _T | None], until: float) -> _T:
@@ -217,8 +225,8 @@ class Assigning:
 
 
 def _committed(
-    consumer: Consumer, asked: list[TopicPartition], timeout_s: float
-) -> list[TopicPartition]:
+    consumer: Consumer, asked: list[KafkaPartition], timeout_s: float
+) -> list[KafkaPartition]:
     """Where the group is; raises too if that cannot be said of one of them."""
     found = consumer.committed(asked, timeout=timeout_s)
     for one in found:

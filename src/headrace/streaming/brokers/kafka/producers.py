@@ -18,7 +18,16 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+)
+from confluent_kafka import (
+    TopicPartition as KafkaPartition,
+)
 
 from headrace.core import HeadraceError
 from headrace.core.clock import Clock
@@ -31,7 +40,7 @@ from headrace.streaming.brokers.kafka.client import (
     failure,
     partitions_of,
 )
-from headrace.streaming.records import NewRecord, Place
+from headrace.streaming.records import NewRecord, TopicPartition
 
 COMMIT_EVERY_S: Final = 0.05
 UNDER_WAY: Final = 5
@@ -52,7 +61,7 @@ class _Batch:
 
     __slots__ = ("done", "error", "report", "topic")
 
-    def __init__(self, done: dict[Place, int], report: "_Report") -> None:
+    def __init__(self, done: dict[TopicPartition, int], report: "_Report") -> None:
         self.done = done
         self.report = weakref.ref(report)
         """Dead when no record is under way: until it has reported one, the client holds it."""
@@ -77,7 +86,7 @@ class _Report:
             self.batch.topic = message.topic() or ""
 
 
-class Outbox:
+class AtLeastOnceProducer:
     """Writes at least once: offsets are kept after the records are safe."""
 
     def __init__(
@@ -96,10 +105,10 @@ class Outbox:
         self._clock = clock
         self._batches: deque[_Batch] = deque()
         self._held: list[NewRecord] = []
-        self._held_done: dict[Place, int] = {}
+        self._held_done: dict[TopicPartition, int] = {}
         self._held_at = 0.0
-        self._safe: dict[Place, int] = {}
-        self._committing: dict[Place, int] = {}
+        self._safe: dict[TopicPartition, int] = {}
+        self._committing: dict[TopicPartition, int] = {}
         self._commit_at = 0.0
         self._moved_at = 0.0
         self._refused: HeadraceError | None = None
@@ -115,11 +124,11 @@ class Outbox:
         what = "records" if self._batches else "offsets"
         return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
 
-    def begin_at(self, starts: Mapping[Place, int]) -> None:
+    def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
         """Keep where a new group begins, so that it begins nowhere else after a crash."""
         self._safe.update(starts)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """Take records; what is done follows when they are safe."""
         now = self._clock.monotonic()
         if not self._batches:
@@ -156,16 +165,16 @@ class Outbox:
             self._settle()
         return True
 
-    def forget(self, places: Sequence[Place]) -> None:
+    def forget(self, places: Sequence[TopicPartition]) -> None:
         """Their answers may be written still; that they are done is not kept."""
         unsafe = (self._held_done, *(one.done for one in self._batches))
         for offsets in (self._safe, self._committing, *unsafe):
             for place in places:
                 offsets.pop(place, None)
 
-    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+    def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Hear of a commit; those of `_flush_at_once` are heard of as well, and known already."""
-        told = {Place(one.topic, one.partition): one.offset for one in partitions}
+        told = {TopicPartition(one.topic, one.partition): one.offset for one in partitions}
         if not self._committing or any(told.get(at) != it for at, it in self._committing.items()):
             return
         ours, self._committing = self._committing, {}
@@ -216,7 +225,7 @@ class Outbox:
             ours, self._committing = self._committing, {}
             self._kept(ours, error_of(error))
 
-    def _kept(self, offsets: dict[Place, int], error: KafkaError | None) -> None:
+    def _kept(self, offsets: dict[TopicPartition, int], error: KafkaError | None) -> None:
         now = self._clock.monotonic()
         self._moved_at = now
         if error is None or error.code() == NO_OFFSET:
@@ -255,8 +264,8 @@ _ABORT_S: Final = 2.0
 _PAUSE_S: Final = 0.05
 
 
-class Transactions:
-    """Writes exactly once: each `deliver` is a transaction. Methods are those of `Outbox`.
+class ExactlyOnceProducer:
+    """Exactly-once producer with methods of `AtLeastOnceProducer`. A delivery is one transaction.
 
     Raises:
         HeadraceError: The cluster gives no transactions.
@@ -285,11 +294,11 @@ class Transactions:
 
     trouble = ""
 
-    def begin_at(self, starts: Mapping[Place, int]) -> None:
+    def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
         """By a transaction too: a commit of its own might arrive after the next one."""
         self.deliver([], starts)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """All or nothing, before it returns."""
         self._failed = None
         doing = "deliver a transaction"
@@ -329,10 +338,10 @@ class Transactions:
         """True."""
         return True
 
-    def forget(self, places: Sequence[Place]) -> None:
+    def forget(self, places: Sequence[TopicPartition]) -> None:
         """Nothing is under way."""
 
-    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+    def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Offsets are kept by transactions."""
 
     def close(self) -> None:
@@ -368,5 +377,5 @@ class Transactions:
         return failure(error, doing=doing, address=self._address)
 
 
-Writer = Outbox | Transactions
+Writer = AtLeastOnceProducer | ExactlyOnceProducer
 """What a session writes with."""

@@ -14,7 +14,9 @@ from confluent_kafka import (
     KafkaError,
     KafkaException,
     Message,
-    TopicPartition,
+)
+from confluent_kafka import (
+    TopicPartition as KafkaPartition,
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]  # not listed
 from confluent_kafka.cimpl import NewTopic
@@ -41,7 +43,7 @@ from headrace.streaming.brokers.kafka.client import (
     records_of,
 )
 from headrace.streaming.brokers.kafka.url import KafkaOptions
-from headrace.streaming.records import Place, Record
+from headrace.streaming.records import Record, TopicPartition
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -82,22 +84,22 @@ class KafkaReader:
         with self._open() as consumer:
             return self._count(consumer, topic)
 
-    def ends(self, topic: str) -> dict[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> dict[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
             until = self._clock.monotonic() + ASK_S
             return {
-                Place(topic, number): self._watermarks(consumer, topic, number, until)
+                TopicPartition(topic, number): self._watermarks(consumer, topic, number, until)
                 for number in range(count)
             }
 
-    def offsets_at(self, topic: str, at_s: float) -> dict[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> dict[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         at_ms = milliseconds(at_s)
         with self._open() as consumer:
             wanted = [
-                TopicPartition(topic, number, at_ms)
+                KafkaPartition(topic, number, at_ms)
                 for number in range(self._count(consumer, topic))
             ]
             found = self._asked(
@@ -105,13 +107,13 @@ class KafkaReader:
                 lambda: consumer.offsets_for_times(wanted, timeout=ASK_S),
             )
             return {
-                Place(topic, one.partition): one.offset
+                TopicPartition(topic, one.partition): one.offset
                 if one.offset >= 0
                 else self._watermarks(consumer, topic, one.partition)[1]
                 for one in found
             }
 
-    def read(self, topic: str, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
@@ -121,7 +123,7 @@ class KafkaReader:
                     raise InvalidArgumentError(message)
                 if after[place] < 0:
                     raise InvalidArgumentError(f"no offset of {topic} is {after[place]}")
-            starts = [TopicPartition(topic, one.partition, at) for one, at in after.items()]
+            starts = [KafkaPartition(topic, one.partition, at) for one, at in after.items()]
             consumer.assign(starts)
             try:
                 return self._collect(consumer, topic, set(after), most)
@@ -135,7 +137,9 @@ class KafkaReader:
                 self._consumer.close()
                 self._consumer = None
 
-    def _collect(self, consumer: Consumer, topic: str, left: set[Place], most: int) -> list[Record]:
+    def _collect(
+        self, consumer: Consumer, topic: str, left: set[TopicPartition], most: int
+    ) -> list[Record]:
         """Until each place has told its end."""
         found: list[Record] = []
         places = Places()
@@ -156,7 +160,7 @@ class KafkaReader:
                 raise self._failure(error, f"read topic '{topic}'")
         return found
 
-    def _goes_on(self, consumer: Consumer, message: Message, place: Place) -> bool:
+    def _goes_on(self, consumer: Consumer, message: Message, place: TopicPartition) -> bool:
         """Whether more is there: what was forgotten before it was read is gone over."""
         error, offset = message.error(), message.offset()
         if error is None or error.code() == PARTITION_EOF or offset is None:
@@ -164,8 +168,8 @@ class KafkaReader:
         first, following = self._watermarks(consumer, *place)
         if not 0 <= offset < first < following:
             return False
-        consumer.incremental_unassign([TopicPartition(*place)])
-        consumer.incremental_assign([TopicPartition(*place, first)])
+        consumer.incremental_unassign([KafkaPartition(*place)])
+        consumer.incremental_assign([KafkaPartition(*place, first)])
         return True
 
     def _count(self, consumer: Consumer, topic: str) -> int:
@@ -205,7 +209,7 @@ class KafkaReader:
         return self._asked(
             f"look at partition {number} of topic '{topic}'",
             lambda: consumer.get_watermark_offsets(
-                TopicPartition(topic, number), timeout=timeout_s
+                KafkaPartition(topic, number), timeout=timeout_s
             ),
         )
 
@@ -292,17 +296,17 @@ class KafkaAdmin:
             if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._failure(error, doing) from error
 
-    def committed(self, group: str, places: Sequence[Place]) -> dict[Place, int]:
+    def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Where a group is; places where it never was are left out.
 
         Raises:
             UnavailableError: A transaction that may move it has been open for long.
         """
         doing = f"look at group '{group}'"
-        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*one) for one in places])
+        asked = ConsumerGroupTopicPartitions(group, [KafkaPartition(*one) for one in places])
         until = self._clock.monotonic() + ASK_S
         while True:
-            found: list[TopicPartition] = []
+            found: list[KafkaPartition] = []
             try:
                 # Stable: what a transaction is about to keep is waited for (KIP-447).
                 told = self._client.list_consumer_group_offsets(
@@ -314,16 +318,18 @@ class KafkaAdmin:
                 error = error_of(raised)
             if error is None:
                 return {
-                    Place(one.topic, one.partition): one.offset for one in found if one.offset >= 0
+                    TopicPartition(one.topic, one.partition): one.offset
+                    for one in found
+                    if one.offset >= 0
                 }
             if error.code() != UNSTABLE or self._clock.monotonic() >= until:
                 raise failure(error, doing=doing, address=self._address)
             time.sleep(_AGAIN_S)
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group, of which no member runs, somewhere else."""
         doing = f"move group '{group}'"
-        partitions = [TopicPartition(*place, offset) for place, offset in offsets.items()]
+        partitions = [KafkaPartition(*place, offset) for place, offset in offsets.items()]
         asked = ConsumerGroupTopicPartitions(group, partitions)
         try:
             if self._has_members(group):
@@ -340,11 +346,11 @@ class KafkaAdmin:
             if one.error is not None:
                 raise failure(one.error, doing=doing, address=self._address)
 
-    def ask_ends(self, places: Sequence[Place]) -> dict[Place, "Future[Any]"]:
+    def ask_ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
         """Ask for the next offsets that will be written, without waiting for the answers."""
-        wanted = {TopicPartition(*place): _LATEST for place in places}
+        wanted = {KafkaPartition(*place): _LATEST for place in places}
         told = self._client.list_offsets(wanted, request_timeout=ASK_S)
-        return {Place(one.topic, one.partition): future for one, future in told.items()}
+        return {TopicPartition(one.topic, one.partition): future for one, future in told.items()}
 
     def _has_members(self, group: str) -> bool:
         told = self._client.describe_consumer_groups([group], request_timeout=ASK_S)[group]
@@ -380,11 +386,11 @@ class Following:
     def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
         self._admin = admin
         self._clock = clock
-        self._known: dict[Place, int] = {}
-        self._asked: dict[Place, Future[Any]] = {}
+        self._known: dict[TopicPartition, int] = {}
+        self._asked: dict[TopicPartition, Future[Any]] = {}
         self._ask_at = 0.0
 
-    def __call__(self, places: Sequence[Place]) -> Mapping[Place, int]:
+    def __call__(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """What is known by now."""
         for place, future in list(self._asked.items()):
             if future.done():

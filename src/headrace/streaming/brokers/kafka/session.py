@@ -11,7 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+)
+from confluent_kafka import (
+    TopicPartition as KafkaPartition,
+)
 
 from headrace.core import ConflictError, FailedPreconditionError, HeadraceError
 from headrace.core.clock import Clock
@@ -20,15 +28,15 @@ from headrace.streaming.brokers.kafka.client import (
     MAX_POLL_EXCEEDED,
     PARTITION_EOF,
     SHOULD_WAIT,
-    Health,
+    ClientHealth,
     Places,
     error_of,
     failure,
     records_of,
 )
-from headrace.streaming.brokers.kafka.offsets import Assigning, Positions
+from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
 from headrace.streaming.brokers.kafka.producers import Writer
-from headrace.streaming.records import Lag, NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 _MOST_ASIDE: Final = 200
 _NO_ERRORS: Final = frozenset({type(None)})
@@ -38,14 +46,14 @@ class KafkaSource:
     """What a member reads. A consumer lives by being polled, also while nobody takes records."""
 
     def __init__(
-        self, consumer: Consumer, positions: Positions, health: Health, *, address: str
+        self, consumer: Consumer, positions: PartitionOffsets, health: ClientHealth, *, address: str
     ) -> None:
         self.places = Places()
         self._consumer = consumer
         self._positions = positions
         self._health = health
         self._address = address
-        self._paused: set[Place] = set()
+        self._paused: set[TopicPartition] = set()
         self._is_held = False
         self._aside: deque[Record] = deque()
 
@@ -70,28 +78,28 @@ class KafkaSource:
             self._hold(is_held=True)
         self._aside += self._polled(1, 0)
 
-    def pause(self, places: Sequence[Place]) -> None:
+    def pause(self, places: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these."""
         fresh = [
             place for place in places if place in self._positions and place not in self._paused
         ]
         self._paused.update(fresh)
         if fresh and not self._is_held:
-            self._consumer.pause([TopicPartition(*place) for place in fresh])
+            self._consumer.pause([KafkaPartition(*place) for place in fresh])
 
-    def resume(self, places: Sequence[Place]) -> None:
+    def resume(self, places: Sequence[TopicPartition]) -> None:
         """The contrary."""
         again = [place for place in places if place in self._paused]
         self._paused.difference_update(again)
         if again and not self._is_held:
-            self._consumer.resume([TopicPartition(*place) for place in again])
+            self._consumer.resume([KafkaPartition(*place) for place in again])
 
-    def gained(self, places: Sequence[Place]) -> None:
+    def gained(self, places: Sequence[TopicPartition]) -> None:
         """These are read from now on."""
         if self._is_held:
-            self._consumer.pause([TopicPartition(*one) for one in places])
+            self._consumer.pause([KafkaPartition(*one) for one in places])
 
-    def drop(self, places: Sequence[Place]) -> None:
+    def drop(self, places: Sequence[TopicPartition]) -> None:
         """These are read no more."""
         gone = set(places)
         self._aside = deque(one for one in self._aside if one.place not in gone)
@@ -134,7 +142,7 @@ class KafkaSource:
             first = end
         return records
 
-    def _run(self, messages: Sequence[Message], place: Place) -> list[Record]:
+    def _run(self, messages: Sequence[Message], place: TopicPartition) -> list[Record]:
         """The records of one place; none if it went away meanwhile."""
         if place not in self._positions:
             return []
@@ -158,7 +166,7 @@ class KafkaSource:
     def _hold(self, *, is_held: bool) -> None:
         """Let the client fetch nothing of any place, or again of those that are not paused."""
         self._is_held = is_held
-        places = [TopicPartition(*one) for one in self._positions if one not in self._paused]
+        places = [KafkaPartition(*one) for one in self._positions if one not in self._paused]
         if places:
             (self._consumer.pause if is_held else self._consumer.resume)(places)
 
@@ -185,9 +193,9 @@ class KafkaSession:
         listener: Rebalanced,
         assigning: Assigning,
         *,
-        following: Callable[[Sequence[Place]], Mapping[Place, int]],
+        following: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
         check_topic: Callable[[str], None],
-        health: Health,
+        health: ClientHealth,
         address: str,
         clock: Clock,
     ) -> None:
@@ -199,7 +207,7 @@ class KafkaSession:
         self._health = health
         self._address = address
         self._clock = clock
-        self._positions = Positions()
+        self._positions = PartitionOffsets()
         self._woken = threading.Event()
         self._is_rebalancing = False
         self._is_closed = False
@@ -244,17 +252,17 @@ class KafkaSession:
                 self._woken.clear()
                 return found
 
-    def pause(self, places: Sequence[Place]) -> None:
+    def pause(self, places: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
         if not self._is_closed:
             self._source.pause(places)
 
-    def resume(self, places: Sequence[Place]) -> None:
+    def resume(self, places: Sequence[TopicPartition]) -> None:
         """The contrary."""
         if not self._is_closed:
             self._source.resume(places)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """Write and be done; see `Session`."""
         self._check_open()
         if not (records or done):
@@ -285,7 +293,7 @@ class KafkaSession:
             self._health.ends(error)
             return False
 
-    def lag(self) -> Mapping[Place, Lag]:
+    def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """From what the last fetch of each place brought along, and what is asked; see `Session`.
 
         A client that has fetched as much as it may fetches no more for as long as that lasts: with
@@ -298,7 +306,7 @@ class KafkaSession:
         found = {}
         for place in self._positions:
             try:
-                _, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
+                _, high = self._consumer.get_watermark_offsets(KafkaPartition(*place), cached=True)
             except KafkaException:  # nothing is known of it yet
                 high = -1
             lag = self._positions.lag(place, max(high, asked.get(place, -1)), now_s)
@@ -323,7 +331,7 @@ class KafkaSession:
         del self._writer  # with its producer, whose threads would else run on until a collection
         self._consumer.close()
 
-    def committed(self, error: KafkaError | None, partitions: Sequence[TopicPartition]) -> None:
+    def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Hears of offsets that were kept or not, within the consumer's `poll`."""
         if error is None:
             self._health.answered()
@@ -341,7 +349,7 @@ class KafkaSession:
         self._woken.wait(part_s)
         return []
 
-    def _gain(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _gain(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         places = [self._source.places[one.topic, one.partition] for one in partitions]
         if not places or self._is_closed:
             return
@@ -360,7 +368,7 @@ class KafkaSession:
         finally:
             self._is_rebalancing = False
 
-    def _give_away(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _give_away(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         places = [self._source.places[one.topic, one.partition] for one in partitions]
         if not places or self._is_closed:
             return
@@ -375,7 +383,7 @@ class KafkaSession:
             self._is_rebalancing = False
             self._forget(consumer, places)
 
-    def _lose(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _lose(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
         places = [self._source.places[one.topic, one.partition] for one in partitions]
         if not places or self._is_closed:
             return
@@ -383,7 +391,7 @@ class KafkaSession:
         self._listener.lost(places)
         self._forget(consumer, places)
 
-    def _forget(self, consumer: Consumer, places: Sequence[Place]) -> None:
+    def _forget(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
         self._writer.forget(places)
         self._positions.drop(places)
         self._source.drop(places)

@@ -24,7 +24,7 @@ from headrace.core import (
     SystemClock,
 )
 from headrace.core.names import check_name
-from headrace.streaming.broker import Abilities, Membership, Rebalanced
+from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced
 from headrace.streaming.brokers.checks import check_membership, check_text, check_topic, positive
 from headrace.streaming.brokers.log import group as groups
 from headrace.streaming.brokers.log.file import LogFile, Sync
@@ -37,7 +37,7 @@ from headrace.streaming.brokers.log.records import (
     read,
 )
 from headrace.streaming.brokers.log.session import LogSession
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 RETENTION_S: Final = 7 * 86_400.0
 RETENTION_BYTES: Final = 8 << 30
@@ -55,7 +55,7 @@ class LogBroker:
         lock_timeout_s: How long a write waits for another process's.
     """
 
-    abilities = Abilities(
+    abilities = BrokerFeatures(
         exactly_once="answers and offsets in one transaction", partitions=True, rebalances=True
     )
 
@@ -120,7 +120,7 @@ class LogBroker:
                     some = records[start : start + _AT_ONCE]
                     append(db, self._topics, some, self._clock.now())
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         found: list[Record] = []
         with self._file() as file, file.reading("read") as db:
@@ -132,31 +132,34 @@ class LogBroker:
                     found += read(db, place, place_id, offset=offset, most=left)
         return found
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             places = self._topics.topic(db, topic).places
-            return {Place(topic, number): ends(db, id_) for number, id_ in enumerate(places)}
+            return {
+                TopicPartition(topic, number): ends(db, id_) for number, id_ in enumerate(places)
+            }
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             places = self._topics.topic(db, topic).places
             return {
-                Place(topic, number): offset_at(db, id_, at_s) for number, id_ in enumerate(places)
+                TopicPartition(topic, number): offset_at(db, id_, at_s)
+                for number, id_ in enumerate(places)
             }
 
-    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             places = self._topics.topic(db, topic).places
             found = {
-                Place(topic, number): groups.position(db, group, id_)
+                TopicPartition(topic, number): groups.position(db, group, id_)
                 for number, id_ in enumerate(places)
             }
         return {place: offset for place, offset in found.items() if offset is not None}
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
         with self._file() as file, file.writing("move a group in") as db:

@@ -25,7 +25,7 @@ _ENOUGH_BYTES: Final = 16
 _MILLISECONDS: Final = 1000
 
 
-class Bell:
+class ChangeNotifier:
     """Rings in the log in `folder`, and hears it after `listen`.
 
     For one thread at a time, but for `wake`.
@@ -175,7 +175,7 @@ class LogFile:
         with self._telling("open"):
             self._db = self._open(folder, sync)
             try:
-                self.bell = Bell(folder)
+                self.bell = ChangeNotifier(folder)
             except BaseException:
                 self._db.close()
                 raise

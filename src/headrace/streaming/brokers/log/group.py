@@ -16,7 +16,7 @@ from zlib import crc32
 import msgspec
 
 from headrace.core import ConflictError
-from headrace.streaming.broker import Membership, Start
+from headrace.streaming.broker import Membership, StartPosition
 from headrace.streaming.brokers.log.records import Catalogue, ends, offset_at
 
 _EPOCH_BITS: Final = 62
@@ -201,7 +201,7 @@ def _begin(db: sqlite3.Connection, membership: Membership, place_id: int) -> Non
         offset = offset_at(db, place_id, membership.start_s)
     else:
         first, following = ends(db, place_id)
-        offset = first if membership.start is Start.EARLIEST else following
+        offset = first if membership.start is StartPosition.EARLIEST else following
     move(db, membership.group, {place_id: offset})
 
 

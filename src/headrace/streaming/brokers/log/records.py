@@ -11,7 +11,7 @@ from zlib import crc32
 import msgspec
 
 from headrace.core import InvalidArgumentError, NotFoundError
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 
 class Topic(NamedTuple):
@@ -47,7 +47,7 @@ class Catalogue:
             known = self._known[name] = _find_topic(db, name)
         return known
 
-    def place_id(self, db: sqlite3.Connection, place: Place) -> int:
+    def place_id(self, db: sqlite3.Connection, place: TopicPartition) -> int:
         """Raises NotFoundError, or InvalidArgumentError, if it is not there."""
         return self.topic(db, place.topic).place_id(place.partition)
 
@@ -173,7 +173,7 @@ def append(
 
 
 def read(
-    db: sqlite3.Connection, place: Place, place_id: int, *, offset: int, most: int
+    db: sqlite3.Connection, place: TopicPartition, place_id: int, *, offset: int, most: int
 ) -> list[Record]:
     """Records of a place from an offset on; fewer than `most` where they are large."""
     start = place_id << OFFSET_BITS

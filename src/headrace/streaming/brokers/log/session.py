@@ -26,7 +26,7 @@ from headrace.streaming.brokers.log.records import (
     read,
     time_of,
 )
-from headrace.streaming.records import Lag, NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 _LOGGER: Final = logging.getLogger(__name__)
 
@@ -56,10 +56,10 @@ class LogSession:
         self._listener = listener
         self._clock = clock
         self._topics = Catalogue()
-        self._ids: dict[Place, int] = {}
+        self._ids: dict[TopicPartition, int] = {}
         """The places that it has, with their ids in the file."""
-        self._next: dict[Place, int] = {}
-        self._paused: set[Place] = set()
+        self._next: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
         self._turn = 0
         self._is_closed = False
         self._woken = threading.Event()
@@ -98,16 +98,16 @@ class LogSession:
                 return []
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S if self._is_rung else _DEAF_PAUSE_S)
 
-    def pause(self, places: Sequence[Place]) -> None:
+    def pause(self, places: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
         self._paused.update(places)
 
-    def resume(self, places: Sequence[Place]) -> None:
+    def resume(self, places: Sequence[TopicPartition]) -> None:
         """Hand them out again; see `Session`."""
         self._paused.difference_update(places)
         self._may_have_more = True
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[Place, int]) -> None:
+    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
         """Outputs and offsets in one transaction; see `Session`."""
         self._check_open()
         if not (records or done):
@@ -134,18 +134,18 @@ class LogSession:
         self._check_open()
         return True
 
-    def lag(self) -> Mapping[Place, Lag]:
+    def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """Read from the file; see `Session`."""
         self._check_open()
         now_s = self._clock.now()
-        found: dict[Place, Lag] = {}
+        found: dict[TopicPartition, PartitionLag] = {}
         with self._file.reading("look at") as db:
             for place, place_id in self._ids.items():
                 first, following = ends(db, place_id)
                 at = max(groups.position(db, self._membership.group, place_id) or 0, first)
                 oldest_s = time_of(db, place_id, at)
                 waits_s = 0.0 if oldest_s is None else max(now_s - oldest_s, 0.0)
-                found[place] = Lag(records=max(following - at, 0), seconds=waits_s)
+                found[place] = PartitionLag(records=max(following - at, 0), seconds=waits_s)
         return found
 
     def wake(self) -> None:
@@ -247,7 +247,7 @@ class LogSession:
         with self._file.reading("look at") as db:
             names = (self._topics.topic(db, name) for name in self._membership.topics)
             all_places = {
-                id_: Place(topic.name, number)
+                id_: TopicPartition(topic.name, number)
                 for topic in names
                 for number, id_ in enumerate(topic.places)
             }
@@ -261,7 +261,7 @@ class LogSession:
         self._next.update({**starts, **own})
         self._may_have_more = True
 
-    def _start(self, db: sqlite3.Connection, place: Place, place_id: int) -> int:
+    def _start(self, db: sqlite3.Connection, place: TopicPartition, place_id: int) -> int:
         """Where the group is at a place."""
         first, _ = ends(db, place_id)
         at = groups.position(db, self._membership.group, place_id) or 0
@@ -273,7 +273,7 @@ class LogSession:
             )
         return max(at, first)
 
-    def _drop(self, places: Sequence[Place]) -> None:
+    def _drop(self, places: Sequence[TopicPartition]) -> None:
         for place in places:
             self._ids.pop(place, None)
             self._next.pop(place, None)

@@ -25,7 +25,7 @@ from headrace.core import (
     NotFoundError,
     SystemClock,
 )
-from headrace.streaming.broker import Abilities, Membership, Rebalanced
+from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
@@ -40,7 +40,7 @@ from headrace.streaming.brokers.nats import connection as groups
 from headrace.streaming.brokers.nats.connection import TIMEOUT_S, NatsLink, messages_of, publish
 from headrace.streaming.brokers.nats.messages import record_of
 from headrace.streaming.brokers.nats.session import NatsSession
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 RETENTION_S: Final = 7 * 86_400.0
 DUPLICATE_WINDOW_S: Final = 120.0
@@ -55,7 +55,7 @@ _FORGET_S: Final = 10.0
 class NatsBroker:
     """See `Broker`. Connects when it is first asked for something."""
 
-    abilities = Abilities(
+    abilities = BrokerFeatures(
         exactly_once="answers with ids, dropped if written already within the duplicate window, "
         "and confirmed acknowledgements after them"
     )
@@ -101,7 +101,7 @@ class NatsBroker:
             messages = messages_of(some, sender="", most_bytes=most_bytes)
             link.ask("write records", publish(link, messages))
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         _check_subject(topic)
         for place in after:
@@ -116,13 +116,15 @@ class NatsBroker:
                 found += link.ask(f"read {place.topic}", some, timeout_s=limit_s)
         return found
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets, of the stream that keeps the topic; see `Broker`."""
         _check_subject(topic)
         link = self._link()
-        return {Place(topic, 0): link.ask(f"look at topic {topic}", self._ends(link, topic))}
+        return {
+            TopicPartition(topic, 0): link.ask(f"look at topic {topic}", self._ends(link, topic))
+        }
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         _check_subject(topic)
         at = dt.datetime.fromtimestamp(max(at_s, 0), dt.UTC)
@@ -131,17 +133,17 @@ class NatsBroker:
         )
         link = self._link()
         offset = link.ask(f"look at topic {topic}", self._first_of(link, topic, config))
-        return {Place(topic, 0): offset}
+        return {TopicPartition(topic, 0): offset}
 
-    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Up to where a group is done with all; see `Broker`."""
         _check_subject(topic)
         check_text("group", group)
         link = self._link()
         info = link.ask(f"look at group {group}", self._info(link, group, topic))
-        return {} if info is None else {Place(topic, 0): groups.position_of(info)}
+        return {} if info is None else {TopicPartition(topic, 0): groups.position_of(info)}
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
         link = self._link()
@@ -200,7 +202,9 @@ class NatsBroker:
         assert info.delivered is not None
         return info.delivered.stream_seq + 1
 
-    async def _read(self, link: NatsLink, place: Place, offset: int, most: int) -> list[Record]:
+    async def _read(
+        self, link: NatsLink, place: TopicPartition, offset: int, most: int
+    ) -> list[Record]:
         stream = await groups.stream_of(link, place.topic)
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(offset, 1)

@@ -29,7 +29,7 @@ from headrace.core import (
     NotFoundError,
     UnavailableError,
 )
-from headrace.streaming.broker import Membership, Start
+from headrace.streaming.broker import Membership, StartPosition
 from headrace.streaming.brokers.checks import shown, split_options
 from headrace.streaming.brokers.nats.messages import headers_of, token_of
 from headrace.streaming.records import NewRecord
@@ -290,7 +290,7 @@ def _config(membership: Membership, topic: str) -> api.ConsumerConfig:
     if membership.start_s is not None:
         at = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
         return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=at)
-    is_first = membership.start is Start.EARLIEST
+    is_first = membership.start is StartPosition.EARLIEST
     return config.evolve(
         deliver_policy=api.DeliverPolicy.ALL if is_first else api.DeliverPolicy.NEW
     )
@@ -372,7 +372,7 @@ _OVERHEAD_BYTES: Final = 64
 _LINE_BYTES: Final = 4
 
 
-class Message(NamedTuple):
+class NatsMessage(NamedTuple):
     """What is published."""
 
     topic: str
@@ -380,7 +380,7 @@ class Message(NamedTuple):
     headers: dict[str, str]
 
 
-def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -> list[Message]:
+def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -> list[NatsMessage]:
     """The messages that say these records.
 
     Raises:
@@ -398,11 +398,11 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -
                 f"server takes {most_bytes}; raise its max_payload, or answer less"
             )
             raise InvalidArgumentError(message)
-        found.append(Message(record.topic, payload, headers))
+        found.append(NatsMessage(record.topic, payload, headers))
     return found
 
 
-async def publish(link: NatsLink, messages: Sequence[Message]) -> None:
+async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:
     """Write all and wait for the server's word on each.
 
     Raises:

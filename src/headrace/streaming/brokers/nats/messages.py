@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
-from headrace.streaming.records import Header, NewRecord, Place, Record, seconds_of
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition, seconds_of
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 STATUS: Final = "Status"
@@ -48,7 +48,7 @@ def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
 
 
 def record_of(
-    place: Place,
+    place: TopicPartition,
     offset: int,
     payload: bytes,
     headers: Mapping[str, str] | None,

@@ -15,14 +15,14 @@ from headrace.streaming.broker import Membership, Rebalanced
 from headrace.streaming.brokers.inbox import Inbox, SharedSession
 from headrace.streaming.brokers.nats import connection as groups
 from headrace.streaming.brokers.nats.connection import (
-    Message,
     NatsLink,
+    NatsMessage,
     acknowledge,
     messages_of,
     publish,
 )
 from headrace.streaming.brokers.nats.messages import STATUS, record_of
-from headrace.streaming.records import Lag, NewRecord, Place
+from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
 
 if TYPE_CHECKING:
     from nats.aio.subscription import Subscription
@@ -41,7 +41,7 @@ class NatsPull:
     def __init__(
         self,
         link: NatsLink,
-        place: Place,
+        place: TopicPartition,
         *,
         stream: str,
         consumer: str,
@@ -127,7 +127,7 @@ _LONGEST_BEAT_S: Final = 1.0
 
 
 class _Unsent(NamedTuple):
-    messages: Sequence[Message]
+    messages: Sequence[NatsMessage]
     replies: Sequence[str]
 
 
@@ -142,12 +142,12 @@ class NatsSession(SharedSession[str, _Unsent]):
     ) -> None:
         beat_s = min(membership.session_timeout_s / _BEATS, _LONGEST_BEAT_S)
         super().__init__(membership, listener, clock, beat_s=beat_s)
-        self._pulls: dict[Place, NatsPull] = {}
+        self._pulls: dict[TopicPartition, NatsPull] = {}
         self._is_alone = True
         """Whether no other member of the group lived when this one joined."""
         self._epoch = int(clock.now() * 1e9)
         self._listens: list[Subscription] = []
-        self._unconfirmed: dict[Place, str] = {}
+        self._unconfirmed: dict[TopicPartition, str] = {}
         self._link = NatsLink(url, on_back=self._came_back)
         try:
             self._link.ask(f"join group {membership.group}", self._join())
@@ -158,7 +158,7 @@ class NatsSession(SharedSession[str, _Unsent]):
     def _away(self) -> str:
         return self._link.trouble
 
-    def _start(self, own: Mapping[Place, int]) -> None:
+    def _start(self, own: Mapping[TopicPartition, int]) -> None:
         if own and not self._is_alone:
             message = (
                 f"other members of group '{self._membership.group}' run, and a member that brings "
@@ -196,7 +196,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         self._link.begin(self._read_lag())
 
     def _prepared(
-        self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[str]]
+        self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[str]]
     ) -> _Unsent:
         messages = messages_of(
             records, sender=self._membership.group, most_bytes=self._link.client.max_payload
@@ -301,7 +301,7 @@ class NatsSession(SharedSession[str, _Unsent]):
                 seconds = 0.0 if not records else None
                 if oldest_s is not None:
                     seconds = max(self._clock.now() - oldest_s, 0)
-                self._lag[place] = Lag(records=records, seconds=seconds)
+                self._lag[place] = PartitionLag(records=records, seconds=seconds)
 
 
 async def _answer(message: Msg) -> None:

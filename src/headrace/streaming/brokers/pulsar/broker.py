@@ -24,7 +24,7 @@ from headrace.core import (
     SystemClock,
     UnsupportedError,
 )
-from headrace.streaming.broker import Abilities, Delivery, Membership, Rebalanced
+from headrace.streaming.broker import BrokerFeatures, Delivery, Membership, Rebalanced
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
@@ -34,14 +34,14 @@ from headrace.streaming.brokers.checks import (
 )
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
 from headrace.streaming.brokers.pulsar.messages import (
-    Message,
     MessageId,
+    PulsarMessage,
     id_of,
     offset_of,
     record_of,
 )
 from headrace.streaming.brokers.pulsar.session import PulsarSession
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _READ_MS: Final = 3000
 
@@ -49,7 +49,7 @@ _READ_MS: Final = 3000
 class PulsarBroker:
     """See `Broker`. Connects when it is first asked for something."""
 
-    abilities = Abilities(by_time=False)
+    abilities = BrokerFeatures(by_time=False)
 
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._clock = SystemClock() if clock is None else clock
@@ -81,7 +81,7 @@ class PulsarBroker:
         check_records(records)
         self._link.write(records)
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         self._check_open()
         check_topic(topic)
@@ -91,11 +91,11 @@ class PulsarBroker:
             found += self._read(place, offset, most - len(found))
         return found
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
         self._check_open()
         check_topic(topic)
-        place = Place(topic, 0)
+        place = TopicPartition(topic, 0)
         found = self._read(place, 0, 1)
         # A broker does not tell the last of a topic that has none.
         return {place: (found[0].offset, self._last(topic) + 1) if found else (0, 0)}
@@ -111,7 +111,7 @@ class PulsarBroker:
         message = f"where group '{group}' is tells `pulsar-admin topics stats` only"
         raise UnsupportedError(message)
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> NoReturn:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> NoReturn:
         """Refused: that is a matter of Pulsar's admin API."""
         self._check_open()
         names = ", ".join(place.topic for place in offsets)
@@ -142,7 +142,7 @@ class PulsarBroker:
             finally:
                 looker.unsubscribe()
 
-    def _read(self, place: Place, offset: int, most: int) -> list[Record]:
+    def _read(self, place: TopicPartition, offset: int, most: int) -> list[Record]:
         if offset < 0:
             raise InvalidArgumentError(f"{place.topic}/0 begins at 0, not {offset}")
         found: list[Record] = []
@@ -154,7 +154,7 @@ class PulsarBroker:
             )
             try:
                 while len(found) < most and reader.has_message_available():
-                    record = record_of(place, cast("Message", reader.read_next(_READ_MS)))
+                    record = record_of(place, cast("PulsarMessage", reader.read_next(_READ_MS)))
                     if record.offset >= offset:
                         found.append(record)
             except (pulsar.Timeout, pulsar.UnknownError):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
-from headrace.streaming.records import Header, NewRecord, Place, Record
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition
 
 _ENTRY_BITS: Final = 20  # a ledger has 50,000 entries, unless somebody sets that
 _BATCH_BITS: Final = 12  # a batch has at most 1000 messages, unless somebody sets that
@@ -24,7 +24,7 @@ class MessageId(Protocol):
     batch_index: Callable[[], int]
 
 
-class Message(Protocol):
+class PulsarMessage(Protocol):
     """What is used of the client's messages, which have no types."""
 
     data: Callable[[], bytes]
@@ -68,7 +68,7 @@ def arguments_of(record: NewRecord) -> dict[str, object]:
     return found
 
 
-def record_of(place: Place, message: Message) -> Record:
+def record_of(place: TopicPartition, message: PulsarMessage) -> Record:
     """What a message says; of others' the properties are headers."""
     properties = message.properties()
     key: bytes | None = None

@@ -9,16 +9,16 @@ import pulsar
 
 from headrace.core import UnsupportedError
 from headrace.core.clock import Clock
-from headrace.streaming.broker import Membership, Rebalanced, Start
+from headrace.streaming.broker import Membership, Rebalanced, StartPosition
 from headrace.streaming.brokers.inbox import AWAY_PAUSE_S, Inbox, SharedSession
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
 from headrace.streaming.brokers.pulsar.messages import (
-    Message,
     MessageId,
+    PulsarMessage,
     offset_of,
     record_of,
 )
-from headrace.streaming.records import Lag, NewRecord, Place
+from headrace.streaming.records import NewRecord, PartitionLag, TopicPartition
 
 _WAIT_S: Final = 0.2
 
@@ -27,7 +27,7 @@ class PulsarReader:
     """One thread and one consumer of a topic, which it closes."""
 
     def __init__(
-        self, consumer: pulsar.Consumer, place: Place, inbox: Inbox[MessageId], name: str
+        self, consumer: pulsar.Consumer, place: TopicPartition, inbox: Inbox[MessageId], name: str
     ) -> None:
         self._consumer = consumer
         self._place = place
@@ -72,7 +72,7 @@ class PulsarReader:
                     self._is_closed.wait(AWAY_PAUSE_S)
                 continue
             try:
-                message = cast("Message", self._consumer.receive(int(_WAIT_S * 1000)))
+                message = cast("PulsarMessage", self._consumer.receive(int(_WAIT_S * 1000)))
             except pulsar.Timeout:
                 continue
             except pulsar.PulsarException:
@@ -87,7 +87,7 @@ _ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
 _QUEUE: Final = 1000
 _BATCH_BITS: Final = 12
 _LEDGER_BITS: Final = 32
-Unsent = tuple[Sequence[NewRecord], Mapping[Place, Sequence[MessageId]]]
+Unsent = tuple[Sequence[NewRecord], Mapping[TopicPartition, Sequence[MessageId]]]
 """Records to write, and the messages that are done with them."""
 
 
@@ -104,7 +104,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         self, link: PulsarLink, membership: Membership, listener: Rebalanced, clock: Clock
     ) -> None:
         super().__init__(membership, listener, clock, beat_s=_BEAT_S)
-        self._readers: dict[Place, PulsarReader] = {}
+        self._readers: dict[TopicPartition, PulsarReader] = {}
         self._acked_at = 0.0
         self._link = link
         try:
@@ -120,8 +120,8 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         away = (reader.trouble for reader in self._readers.values())
         return next((trouble for trouble in away if trouble), "")
 
-    def _subscribe(self, place: Place) -> pulsar.Consumer:
-        is_first = self._membership.start is Start.EARLIEST
+    def _subscribe(self, place: TopicPartition) -> pulsar.Consumer:
+        is_first = self._membership.start is StartPosition.EARLIEST
         position = pulsar.InitialPosition.Earliest if is_first else pulsar.InitialPosition.Latest
         with self._link.telling(f"join group {self._membership.group}"):
             return self._link.client.subscribe(
@@ -133,7 +133,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
                 receiver_queue_size=_QUEUE,
             )
 
-    def _start(self, own: Mapping[Place, int]) -> None:
+    def _start(self, own: Mapping[TopicPartition, int]) -> None:
         if own:
             message = (
                 "a member cannot read a topic of Pulsar from an offset of its own: start its "
@@ -145,7 +145,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         self._beat_at = now + self._beat_s
 
     def _prepared(
-        self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[MessageId]]
+        self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[MessageId]]
     ) -> Unsent:
         return records, tokens
 
@@ -169,7 +169,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
     def _measure(self) -> None:
         self._lag = {place: self._lag_of(place) for place in self._readers}
 
-    def _lag_of(self, place: Place) -> Lag:
+    def _lag_of(self, place: TopicPartition) -> PartitionLag:
         """What is in hand, and the entries that were written after the newest that came."""
         reader = self._readers[place]
         last = reader.last_offset()
@@ -182,4 +182,4 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         seconds = None if beyond else 0.0
         if oldest is not None:
             seconds = max(self._clock.now() - oldest.timestamp_s, 0)
-        return Lag(records=len(held) + beyond, seconds=seconds)
+        return PartitionLag(records=len(held) + beyond, seconds=seconds)

@@ -22,7 +22,7 @@ from headrace.core import (
     SystemClock,
     UnavailableError,
 )
-from headrace.streaming.broker import Abilities, Membership, Rebalanced, Start
+from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced, StartPosition
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
@@ -35,7 +35,7 @@ from headrace.streaming.brokers.checks import (
 )
 from headrace.streaming.brokers.redis import scripts
 from headrace.streaming.brokers.redis.connection import (
-    RedisLink,
+    RedisConnection,
     Trim,
     add_command,
     id_of,
@@ -45,7 +45,7 @@ from headrace.streaming.brokers.redis.connection import (
     record_of,
 )
 from headrace.streaming.brokers.redis.session import RedisSession
-from headrace.streaming.records import NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 RETENTION_S: Final = 7 * 86_400.0
 _AT_ONCE: Final = 1000
@@ -55,7 +55,7 @@ _EPOCH_BYTES: Final = 8
 class RedisBroker:
     """See `Broker`."""
 
-    abilities = Abilities(
+    abilities = BrokerFeatures(
         exactly_once="answers and acknowledgements in one script, in one server's memory"
     )
 
@@ -69,7 +69,7 @@ class RedisBroker:
             retention_s=positive(options, "retention_s", RETENTION_S),
         )
         self._clock = SystemClock() if clock is None else clock
-        self._link = RedisLink(self._url)
+        self._link = RedisConnection(self._url)
         self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> RedisSession:
@@ -122,7 +122,7 @@ class RedisBroker:
                 if answer is None:
                     raise self._no_topic(record.topic)
 
-    def read(self, topic: str, *, after: Mapping[Place, int], most: int) -> list[Record]:
+    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         self._last_offset(topic)
         found: list[Record] = []
@@ -136,19 +136,19 @@ class RedisBroker:
             found += [record_of(place, entry_id, fields) for entry_id, fields in entries]
         return found
 
-    def ends(self, topic: str) -> Mapping[Place, tuple[int, int]]:
+    def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
         following = self._last_offset(topic) + 1
         first = self._first_from(topic, 0)
-        return {Place(topic, 0): (following if first is None else first, following)}
+        return {TopicPartition(topic, 0): (following if first is None else first, following)}
 
-    def offsets_at(self, topic: str, at_s: float) -> Mapping[Place, int]:
+    def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         following = self._last_offset(topic) + 1
         found = self._first_from(topic, offset_at(at_s))
-        return {Place(topic, 0): following if found is None else found}
+        return {TopicPartition(topic, 0): following if found is None else found}
 
-    def committed(self, group: str, topic: str) -> Mapping[Place, int]:
+    def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Up to where a group is done with all; see `Broker`."""
         self._last_offset(topic)
         doing = f"look at group {group} of {topic}"
@@ -159,11 +159,14 @@ class RedisBroker:
                 pending = self._link.ask(doing, "XPENDING", topic, group)
                 count, oldest = cast("tuple[int, bytes | None]", pending)[:2]
                 if count and oldest is not None:
-                    return {Place(topic, 0): offset_of(oldest)}
-                return {Place(topic, 0): offset_of(cast("bytes", said[b"last-delivered-id"])) + 1}
+                    return {TopicPartition(topic, 0): offset_of(oldest)}
+                return {
+                    TopicPartition(topic, 0): offset_of(cast("bytes", said[b"last-delivered-id"]))
+                    + 1
+                }
         return {}
 
-    def set_committed(self, group: str, offsets: Mapping[Place, int]) -> None:
+    def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
         for place, offset in offsets.items():
@@ -215,4 +218,4 @@ def _first_id(membership: Membership) -> bytes:
     """What counts as read of a group that is new."""
     if membership.start_s is not None:
         return id_of(offset_at(membership.start_s) - 1)
-    return b"0" if membership.start is Start.EARLIEST else b"$"
+    return b"0" if membership.start is StartPosition.EARLIEST else b"$"

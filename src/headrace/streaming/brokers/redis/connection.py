@@ -25,7 +25,7 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.streaming.brokers.checks import shown
-from headrace.streaming.records import NewRecord, Place, Record, seconds_of
+from headrace.streaming.records import NewRecord, Record, TopicPartition, seconds_of
 
 Argument = bytes | str | int
 TIMEOUT_S: Final = 5.0
@@ -55,7 +55,7 @@ _REASONS: Final[Mapping[str, tuple[type[HeadraceError], str]]] = {
 """What the server or our scripts say ▸ what that means; words in braces are filled in."""
 
 
-class RedisLink:
+class RedisConnection:
     """Connections to the server that `url` names; answers come as they are on the wire.
 
     A command that may have been sent is never sent again by itself.
@@ -205,7 +205,9 @@ def fields_of(record: NewRecord) -> list[bytes]:
     return fields or [_NOTHING, b""]
 
 
-def record_of(place: Place, entry_id: bytes, fields: Fields, *, deliveries: int = 1) -> Record:
+def record_of(
+    place: TopicPartition, entry_id: bytes, fields: Fields, *, deliveries: int = 1
+) -> Record:
     """What an entry says."""
     offset = offset_of(entry_id)
     key: bytes | None = None
@@ -285,7 +287,7 @@ def members_key(topic: str, group: str) -> str:
 def deliver_call(
     owner: tuple[str, str],
     written: Sequence[tuple[str, list[Argument]]],
-    tokens: Mapping[Place, Sequence[bytes]],
+    tokens: Mapping[TopicPartition, Sequence[bytes]],
     *,
     is_strict: bool,
 ) -> Call:

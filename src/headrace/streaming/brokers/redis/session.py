@@ -12,7 +12,7 @@ from headrace.streaming.brokers.redis import scripts
 from headrace.streaming.brokers.redis.connection import (
     TIMEOUT_S,
     Call,
-    RedisLink,
+    RedisConnection,
     Trim,
     add_arguments,
     deliver_call,
@@ -22,7 +22,7 @@ from headrace.streaming.brokers.redis.connection import (
     record_of,
     written_s,
 )
-from headrace.streaming.records import Lag, NewRecord, Place, Record
+from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 _BLOCK_S: Final = 0.2  # so long an answer that nobody waits for any more keeps `close` waiting
 _LOOK_S: Final = 0.5
@@ -36,7 +36,7 @@ class RedisReader:
     """One thread, one connection. It stops at an error; `trouble` then says it, until `go_on`."""
 
     def __init__(self, url: str, group: str, consumer: str, inbox: Inbox[bytes]) -> None:
-        self._link = RedisLink(url, timeout_s=_BLOCK_S + TIMEOUT_S)
+        self._link = RedisConnection(url, timeout_s=_BLOCK_S + TIMEOUT_S)
         self._group = ("XREADGROUP", "GROUP", group, consumer)
         self._inbox = inbox
         self._go = threading.Event()
@@ -81,7 +81,7 @@ class RedisReader:
         finally:
             self._link.close()
 
-    def _read(self, most: int, places: Sequence[Place]) -> None:
+    def _read(self, most: int, places: Sequence[TopicPartition]) -> None:
         topics = [place.topic for place in places]
         block_ms = int(_BLOCK_S * 1000)
         command: list[str | int] = [*self._group, "COUNT", most, "BLOCK", block_ms, "STREAMS"]
@@ -91,7 +91,7 @@ class RedisReader:
         for topic, entries in streams or ():
             self._inbox.offer(self._came(by_topic[topic.decode()], entries))
 
-    def _came(self, place: Place, entries: Entries) -> Came:
+    def _came(self, place: TopicPartition, entries: Entries) -> Came:
         found: Came = []
         for entry_id, fields in entries:
             if fields is not None:
@@ -126,14 +126,14 @@ class RedisSession(SharedSession[bytes, Call]):
         super().__init__(membership, listener, clock, beat_s=beat_s)
         self._consumer = consumer
         self._trim = trim
-        self._link = RedisLink(url)
+        self._link = RedisConnection(url)
         self._reader = RedisReader(url, membership.group, consumer, self._inbox)
         self._has_more = True
 
     def _away(self) -> str:
         return ""  # told by the next command only
 
-    def _start(self, own: Mapping[Place, int]) -> None:
+    def _start(self, own: Mapping[TopicPartition, int]) -> None:
         for place, offset in own.items():
             arguments = (self._membership.group, id_of(offset - 1), self._consumer)
             doing = f"read {place.topic} from an offset of its own"
@@ -190,7 +190,7 @@ class RedisSession(SharedSession[bytes, Call]):
         self._reader.go_on()
 
     def _prepared(
-        self, records: Sequence[NewRecord], tokens: Mapping[Place, Sequence[bytes]]
+        self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[bytes]]
     ) -> Call:
         now_s = self._clock.now()
         written = [(one.topic, add_arguments(one, self._trim, now_s)) for one in records]
@@ -213,12 +213,12 @@ class RedisSession(SharedSession[bytes, Call]):
         self._reader.close()
         self._link.close()
 
-    def _lag_of(self, place: Place) -> Lag:
+    def _lag_of(self, place: TopicPartition) -> PartitionLag:
         arguments = (self._membership.group,)
         answer = self._link.run("ask for the lag", scripts.LAG, (place.topic,), arguments)
         records, oldest = cast("tuple[int, bytes]", answer)
         waits_s = self._clock.now() - written_s(offset_of(oldest)) if records else 0
-        return Lag(records=records, seconds=max(waits_s, 0))
+        return PartitionLag(records=records, seconds=max(waits_s, 0))
 
-    def _keys(self, place: Place) -> tuple[str, str]:
+    def _keys(self, place: TopicPartition) -> tuple[str, str]:
         return place.topic, members_key(place.topic, self._membership.group)
