@@ -28,7 +28,7 @@ def leave(code, message):
 
 events = read_journal(Path())
 journal = SearchJournal(Path())
-if not any(type(event).__name__ == "Failed" for event in events):
+if not any(type(event).__name__ == "CandidateFailed" for event in events):
     journal.write(Begun(at_s=1.0, step={step!r}, name="deadly"))
     {what}
 journal.write(RecipeEnded(at_s=2.0, name="write"))
