@@ -321,6 +321,8 @@ class _Writer:
         both = [self.node("Unsqueeze", item, self.ints(1))[0] for item in (numbers, indices)]
         if self.once_in(4):
             both.reverse()
+        if self.once_in(4):
+            both[1] = both[0]
         self.node("GatherND", x, self.node("Concat", *both, axis=1)[0])
 
     def draw_flat_row(self) -> None:
@@ -401,6 +403,10 @@ class _Writer:
 
     def draw_cast(self) -> None:
         self.node("Cast", self.tensor("i"), to=FLOAT)
+
+    def draw_cast_like(self) -> None:
+        x = self.among(self.tensor(), self.graph.put(np.ones((1, 4), np.float32)))
+        self.node("CastLike", x, self.tensor("fi"))
 
     def draw_whole(self) -> None:
         small = self.node("Sigmoid", self.tensor())[0]

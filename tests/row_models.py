@@ -172,6 +172,53 @@ def _looked_up_backwards(net: Net) -> str:
     return net.op("GatherND", "x", net.op("Unsqueeze", backwards, ints(1)))
 
 
+def _numbered(net: Net, kind: int) -> str:
+    """Each row looks itself up by its number, which is stored in a small datatype."""
+    numbers = net.op("Cast", net.op("Cast", row_numbers(net), to=kind), to=INT64)
+    return net.op("Gather", "x", numbers, axis=0)
+
+
+def _small_index(net: Net) -> str:
+    """An index of each row that wraps in its datatype, and then lies in the row before."""
+    wide = net.op("Tile", "x", ints(1, 100))
+    best = net.op("ArgMax", wide, axis=1, keepdims=0, select_last_index=1)
+    wrapped = net.op("Cast", net.op("Cast", best, to=TensorProto.INT8), to=INT64)
+    places = net.op("Add", net.op("Mul", row_numbers(net), np.array(400)), wrapped)
+    flat = net.op("Reshape", wide, ints(-1))
+    return net.op("Unsqueeze", net.op("Gather", flat, places, axis=0), ints(1))
+
+
+def _diagonal(net: Net) -> str:
+    """Of row i the value at position i."""
+    numbers = net.op("Unsqueeze", row_numbers(net), ints(1))
+    both = net.op("Expand", numbers, net.op("Concat", rows_of(net), ints(2), axis=0))
+    return net.op("Unsqueeze", net.op("GatherND", "x", both), ints(1))
+
+
+def _like_rows(net: Net) -> str:
+    """A constant in the datatype of the rows has no rows; its size folds them into one."""
+    size = net.op("Gather", net.op("Shape", net.op("CastLike", weights(1, 4), "x")), ints(0))
+    folded = net.op("Reshape", "x", net.op("Concat", size, ints(-1), axis=0))
+    largest = net.op("ReduceMax", folded, axes=[1], keepdims=1)
+    return net.op("Where", net.op("Greater", largest, number(1e7)), net.op("Neg", "x"), "x")
+
+
+def _scaled_alike(net: Net) -> str:
+    picture = net.op("Reshape", "x", ints(0, 1, 4, 1))
+    sizes = net.op("Concat", net.op("Gather", net.op("Shape", picture), ints(0)), ints(8), axis=0)
+    resized = net.op(
+        "Resize",
+        picture,
+        "",
+        "",
+        sizes,
+        mode="nearest",
+        axes=[0, 2],
+        keep_aspect_ratio_policy="not_smaller",
+    )
+    return net.op("Reshape", resized, ints(0, -1))
+
+
 def _scattered(net: Net) -> str:
     first = net.op("Mul", net.op("Cast", "x", to=INT64), np.array(0))
     return net.op("ScatterElements", "x", first, "x", axis=0)
@@ -394,6 +441,12 @@ COUPLED: Final[dict[str, bytes]] = {
     ),
     "softmax of old opsets": model(lambda net: net.op("Softmax", "x", axis=0), opset=11),
     "written to the first row": model(_scattered),
+    "row numbers as bytes": model(lambda net: _numbered(net, TensorProto.UINT8)),
+    "row numbers as half floats": model(lambda net: _numbered(net, TensorProto.FLOAT16)),
+    "index of a row that wraps": model(_small_index),
+    "diagonal of the batch": model(_diagonal),
+    "size of a constant like the rows": model(_like_rows),
+    "batch axis scaled as another": model(_scaled_alike, opset=18),
     "loop over rows": model(_summed_loop),
     "scan with a state": model(lambda net: _scan(net, carries=True)),
     "branch on the number of rows": model(_by_size),

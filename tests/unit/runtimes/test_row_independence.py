@@ -2,7 +2,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
 from headrace.core import Datatype, RowIndependence, TensorSpec
 from headrace.runtimes import LoadOptions
@@ -17,6 +20,7 @@ NOT_BY_OPENVINO = {
     "scan without a state",
     "einsum with the row in front",
 }
+TABLE = (TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 4)),)
 Open = Callable[[bytes], OnnxModel]
 
 
@@ -111,6 +115,55 @@ def test_a_declared_model_is_batched(tmp_path: Path) -> None:
 
     assert (signature.batched, signature.row_independence) == (True, RowIndependence.DECLARED)
     assert "declares it" in signature.row_reason
+
+
+def test_a_function_named_as_an_operator_of_the_runtime_is_not_followed(tmp_path: Path) -> None:
+    model = row_models.parsed(row_models.COUPLED["softmax over rows"])
+    unchanged = [helper.make_node("Identity", ["a"], ["b"])]
+    model.functions.append(
+        helper.make_function("", "Softmax", ["a"], ["b"], unchanged, model.opset_import, ["axis"])
+    )
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+
+    assert "function in a domain of the runtime's own" in analyse_onnx(path, TABLE).why_not
+
+
+def test_a_constant_that_is_written_in_parts_is_not_known(tmp_path: Path) -> None:
+    model = row_models.parsed(
+        row_models.model(
+            lambda net: net.op(
+                "CumSum",
+                "x",
+                net.op(
+                    "Constant",
+                    value=helper.make_tensor(
+                        "axis", row_models.INT64, [], np.array(0).tobytes(), raw=True
+                    ),
+                ),
+            )
+        )
+    )
+    # Protocol Buffers join the parts of a message: the raw zero, and a one that does not count.
+    more = onnx.AttributeProto(t=onnx.TensorProto(data_type=row_models.INT64, int64_data=[1]))
+    graph = model.graph
+    first, *others = graph.node
+    (value,) = first.attribute
+    joined = value.SerializeToString() + more.SerializeToString()
+    for message, name in ((first, "attribute"), (graph, "node"), (model, "graph")):
+        message.ClearField(name)
+    nodes = [first.SerializeToString() + field(5, joined), *(n.SerializeToString() for n in others)]
+    content = b"".join(field(1, node) for node in nodes) + graph.SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString() + field(7, content))
+
+    assert "takes axes that are computed" in analyse_onnx(path, TABLE).why_not
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A message within another one of Protocol Buffers, of less than 16 KiB."""
+    size = len(content)
+    return bytes([number << 3 | 2, size & 127 | 128, size >> 7]) + content
 
 
 def test_a_damaged_graph_is_not_proven(tmp_path: Path) -> None:

@@ -56,6 +56,10 @@ def verdict(folder: Path, body: str, data: bytes = NET, more: str = "") -> RowVe
           y = torch.flip(x, [0])
         return torch.softmax(y, -1)
         """,
+        """
+        i = torch.to(torch.arange(torch.size(x, 0), dtype=3), 4)
+        return torch.index(x, [i])
+        """,
     ],
 )
 def test_code_that_keeps_rows_apart_is_proven(tmp_path: Path, body: str) -> None:
@@ -118,6 +122,20 @@ def test_code_that_keeps_rows_apart_is_proven(tmp_path: Path, body: str) -> None
             return x
             """,
             "changes itself",
+        ),
+        (
+            """
+            i = torch.arange(torch.size(x, 0), dtype=0)
+            return torch.index(x, [torch.to(i, 4)])
+            """,
+            "numbers the rows of the batch",
+        ),
+        (
+            """
+            i = torch.to(torch.arange(torch.size(x, 0), dtype=4), 0)
+            return torch.index(x, [torch.to(i, 4)])
+            """,
+            "numbers the rows of the batch",
         ),
         ("return ops.custom.blend(x)", "ops.custom.blend, which is not known"),
         ("return (self).other(x, )", "'other' of __torch__.Net is not in the code"),

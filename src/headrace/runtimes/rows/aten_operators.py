@@ -12,7 +12,7 @@ import numpy as np
 
 from headrace.runtimes.rows.aten import AtenCall, Operator, OperatorTable, as_value, is_whole
 from headrace.runtimes.rows.aten_products import PRODUCTS, RANDOM_PRODUCTS
-from headrace.runtimes.rows.operators import Results, for_names
+from headrace.runtimes.rows.operators import Results, for_names, narrowed
 from headrace.runtimes.rows.symbols import BATCH, ONE, ZERO, Size, divide, multiply, product
 from headrace.runtimes.rows.values import (
     FOLDS,
@@ -140,7 +140,7 @@ def _converted(call: AtenCall) -> Results:
     if value.counts_rows:
         raise MixedRowsError("computes with the number of rows")
     is_integer = is_whole(dtype) if dtype else False
-    return replace(value, elements=None, below=None, is_integer=is_integer)
+    return replace(narrowed(value), is_integer=is_integer)
 
 
 CONVERSIONS: Final = {
@@ -493,9 +493,10 @@ def _arange(call: AtenCall) -> Results:
         as_value(item) for item in (first, last, stride) if isinstance(item, Size | Value | float)
     ]
     begin, total, width = (bound.only for bound in bounds)
+    is_exact = _dtype(call) in {None, *_EXACT}
     if begin == ZERO and total is not None and width is not None and width != ONE:
         is_even = width.is_positive and not width.has_batch
-        if is_even and divide(total, width) == BATCH:
+        if is_even and divide(total, width) == BATCH and is_exact:
             # Where each row begins, if all rows lie one behind the other.
             return Value(
                 shape=(BATCH,),
@@ -504,7 +505,8 @@ def _arange(call: AtenCall) -> Results:
                 row_numbers=RowNumbers(stride=width),
                 mixed="numbers the rows of the batch",
             )
-    return call.transfer.count(*bounds)
+    numbers = call.transfer.count(*bounds)
+    return numbers if is_exact else narrowed(numbers)
 
 
 def _uniform_only(call: AtenCall) -> Results:

@@ -41,6 +41,8 @@ from headrace.runtimes.rows.values import (
 _MAX_DEPTH: Final = 32
 _MAX_NODES: Final = 200_000
 """Functions that call functions may stand for any number of nodes."""
+_RUNTIME_DOMAINS: Final = ("ai.onnx", "com.microsoft", "com.ms.", "org.pytorch.aten")
+"""What ONNX Runtime knows in these, it runs in place of a model's function of the same name."""
 _ORT_MARK: Final = b"ORTM"
 _MARK_AT: Final = 4
 
@@ -137,6 +139,8 @@ class _Analysis:
         node, inputs = call.node, call.inputs
         function = self._graphs.functions.get((node.domain, node.operator, node.overload))
         if function is not None:
+            if node.domain.startswith(_RUNTIME_DOMAINS) or not node.domain:
+                raise MixedRowsError("is a function in a domain of the runtime's own operators")
             return self._call(function, node, inputs)
         match node.domain, node.operator:
             case "", "Constant":

@@ -129,9 +129,11 @@ class OnnxAttribute:
         return sum(1 for _ in self._parts(_Attribute.STRINGS)) or len(self.ints())
 
     def tensor(self) -> "OnnxConstant | None":
-        """A constant."""
+        """A constant; nothing is known of one in several parts, which other readers merge."""
         parts = list(self._parts(_Attribute.TENSOR))
-        return read_tensor(self.source, parts[-1]) if parts else None
+        if len(parts) > 1:
+            return OnnxConstant(name="", value=Value())
+        return read_tensor(self.source, parts[0]) if parts else None
 
     def graph(self) -> "OnnxGraph | None":
         """A graph that the node runs."""

@@ -145,8 +145,8 @@ def _resize(call: Call) -> Results:  # noqa: C901  # one after the other
     if call.text("coordinate_transformation_mode") == "tf_crop_and_resize":
         raise MixedRowsError("crops each axis")
     is_stretched = call.text("keep_aspect_ratio_policy", "stretch") == "stretch"
-    if len(axes) == rank and not is_stretched:
-        raise MixedRowsError("scales all axes alike")
+    if value.rows is not None and value.rows.axis in axes and not is_stretched:
+        raise MixedRowsError("scales the batch axis as others")
     by_scale = True
     if call.node.operator == "Upsample" or call.opset < 11:  # noqa: PLR2004
         attribute = call.node.attributes.get("scales")

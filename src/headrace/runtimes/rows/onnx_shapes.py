@@ -15,6 +15,7 @@ from headrace.runtimes.rows.operators import (
     folding,
     for_names,
     is_scalar,
+    narrowed,
     same,
     scattered,
 )
@@ -36,7 +37,7 @@ _EXACT: Final = frozenset({1, 6, 7, 11, 12, 13})
 """Datatypes that hold any number of rows: FLOAT, INT32, INT64, DOUBLE, UINT32, UINT64."""
 _ELEMENTWISE: Final = """
 Abs Acos Acosh And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor
-CastLike Celu Clip Cos Cosh Elu Erf Exp Gelu HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mean
+Celu Clip Cos Cosh Elu Erf Exp Gelu HardSigmoid HardSwish IsInf IsNaN LeakyRelu Log Mean
 Mish Not Or PRelu Pow Reciprocal Relu Selu Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt
 StringConcat RegexFullMatch Swish Tan Tanh ThresholdedRelu Xor ImageScaler Affine
 ParametricSoftplus ScaledTanh
@@ -46,17 +47,25 @@ ParametricSoftplus ScaledTanh
 def _cast(call: Call) -> Results:
     kind = call.integer("to", 0)
     value = call.value()
-    if value.elements is not None and kind not in _EXACT:
+    if kind not in _EXACT:
         if value.counts_rows:
             raise MixedRowsError("computes with the number of rows")
         items = constants(value) if kind == _BOOL else None
         elements = None
-        if items is not None:
+        if items is not None and value.elements is not None:
             elements = np.empty(len(items), np.object_)
             elements[:] = [Size(int(item != 0)) for item in items]
             elements = elements.reshape(value.elements.shape)
-        value = replace(value, elements=elements)
+        value = replace(narrowed(value), elements=elements)
     return replace(value, is_integer=kind not in _FLOATS)
+
+
+def _cast_like(call: Call) -> Results:
+    """The first input in the datatype of the second, whose shape does not matter."""
+    value = call.value()
+    if value.counts_rows:
+        raise MixedRowsError("computes with the number of rows")
+    return replace(narrowed(value), is_integer=call.value(1).is_integer)
 
 
 def _dropout(call: Call) -> Results:
@@ -234,6 +243,7 @@ ELEMENTS: Final[Mapping[str, Operator]] = {
     "Sum": folding(FOLDS["Add"]),
     "Identity": same,
     "Cast": _cast,
+    "CastLike": _cast_like,
     "Dropout": _dropout,
     **for_names("QuantizeLinear DequantizeLinear", _by_channel),
     "DynamicQuantizeLinear": dynamic_quantisation,

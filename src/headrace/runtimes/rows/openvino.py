@@ -17,6 +17,7 @@ from headrace.runtimes.rows.operators import (
     elementwise,
     folding,
     for_names,
+    narrowed,
     run_operator,
     same,
     scattered,
@@ -192,7 +193,7 @@ def _convert(call: _Call) -> Results:
     if kind not in {"i32", "i64", "f32", "f64"}:
         if value.counts_rows:
             raise MixedRowsError("computes with the number of rows")
-        return replace(value, elements=None, is_integer=kind.startswith(_WHOLE))
+        return replace(narrowed(value), is_integer=kind.startswith(_WHOLE))
     return replace(value, is_integer=kind.startswith("i"))
 
 

@@ -84,7 +84,7 @@ def followed(
 
 
 MOVES_NUMBERS: Final = frozenset(
-    {"Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
+    {"Unsqueeze", "Squeeze", "Reshape", "Expand", "Identity", "Transpose"}
 )
 """Operators, as ONNX calls them, that keep integers as they are and put them elsewhere."""
 
@@ -146,6 +146,8 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
             return applied(plain)
         case "Concat", 0:
             return replace(applied(plain), mixed=numbering)
+        case "Cast", 0 if not numbers.is_first:
+            kept = applied(plain).row_numbers
         case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
             kept = numbers
         case "Mul", _ if numbers.width == ONE and not numbers.is_first:
@@ -307,6 +309,11 @@ def window_widths(sizes: Sequence[Size]) -> list[int]:
     if not all(size.is_constant for size in sizes):
         raise MixedRowsError("has weights of unknown shape")
     return [size.number for size in sizes]
+
+
+def narrowed(value: Value) -> Value:
+    """The value in a datatype that may not hold its numbers: an index may wrap or be rounded."""
+    return replace(value, elements=None, below=None, row_numbers=None)
 
 
 def elementwise(call: OperatorCall) -> Results:

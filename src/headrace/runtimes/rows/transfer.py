@@ -736,7 +736,9 @@ class Transfer:
         rows = None
         if indices.row_numbers is not None:
             # Each row's first index is its own number.
-            is_own = replace(indices.row_numbers, is_first=False) == RowNumbers()
+            is_own = replace(indices.row_numbers, is_first=False) == RowNumbers() and (
+                indices.row_numbers.is_first or depth == 1
+            )
             if (
                 data.rows != BatchRows(axis=0)
                 or batch_dims
