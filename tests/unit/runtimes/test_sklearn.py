@@ -69,11 +69,13 @@ def test_an_archive_that_unpacks_without_end_is_refused(tmp_path: Path) -> None:
         load_model(path)
 
 
-def test_what_does_not_predict_or_transform_is_refused(tmp_path: Path) -> None:
-    clusters = library("sklearn.cluster", "sklearn").DBSCAN().fit(ROWS)
+@pytest.mark.parametrize("name", ["cluster.DBSCAN", "neighbors.KernelDensity"])
+def test_what_does_not_predict_or_transform_is_refused(tmp_path: Path, name: str) -> None:
+    package, _, kind = name.partition(".")
+    clusters = getattr(library(f"sklearn.{package}", "sklearn"), kind)().fit(ROWS)
     library("skops.io", "sklearn").dump(clusters, tmp_path / "clusters.skops")
 
-    with pytest.raises(UnsupportedModelError, match="DBSCAN, which does not predict or transform"):
+    with pytest.raises(UnsupportedModelError, match=f"{kind}, which does not predict or transform"):
         load_model(tmp_path / "clusters.skops")
 
 

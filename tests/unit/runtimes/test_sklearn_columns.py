@@ -154,10 +154,12 @@ def test_categories_of_boosting_by_their_dtype_are_words(tmp_path: Path) -> None
     ).fit(frame, TARGET)
     path = tmp_path / "model.joblib"
     joblib.dump(estimator, path)
+    model = load_model(path)
 
-    got = load_model(path).run(inputs_of(PEOPLE, NAMES))
+    got = model.run(inputs_of(PEOPLE, NAMES))
 
     assert np.array_equal(got["probabilities"], estimator.predict_proba(frame))
+    assert model.signature.row_independence == "proven", model.signature.row_reason
 
 
 @pytest.mark.parametrize("missing", [None, np.nan])

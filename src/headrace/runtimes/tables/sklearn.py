@@ -336,12 +336,6 @@ def open_estimator(path: Path, estimator: Any, options: LoadOptions) -> Model:  
     Raises:
         UnsupportedModelError: It cannot be served; the message says why.
     """
-    if not (hasattr(estimator, "predict") or hasattr(estimator, "transform")):
-        raise refuse(
-            path,
-            f"holds a {type(estimator).__name__}, which does not predict or transform rows that it "
-            "was not fitted on",
-        )
     controller = import_library("threadpoolctl", "sklearn").ThreadpoolController()
     held = _Estimator(estimator=estimator, threads=options.intra_op_threads, controller=controller)
     # Estimators compute in doubles unless they are given something else, and then round otherwise.

@@ -9,6 +9,7 @@ many.
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any, Final
@@ -134,6 +135,7 @@ def read_estimator(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # a
             # It may be anything that Python can do.
             what = f"{type(error).__name__}: {reason_of(error)}"
             raise refuse(path, f"cannot be unpickled: {what}") from error
+        _check_predicts(path, estimator)
     _use_no_workers(estimator)
     return estimator
 
@@ -176,9 +178,11 @@ def parts_of(estimator: object) -> Iterator[object]:
 def row_mixing_part(estimator: object) -> str:
     """What in an estimator nobody knows to predict each row by itself; empty for nothing.
 
-    Functions of NumPy may look along the rows, unless they are universal functions.
+    Functions of NumPy may look along the rows, unless they are universal functions. Boosting with
+    categorical features holds a `FunctionTransformer` whose function only checks the datatype.
     """
     transformers = ("FunctionTransformer", "TransformedTargetRegressor")
+    check_array = import_library("sklearn.utils.validation", "sklearn").check_array
     for part in parts_of(estimator):
         kind = part if isinstance(part, type | FunctionType) else type(part)
         if kind.__module__.partition(".")[0] not in _LIBRARIES:
@@ -188,6 +192,8 @@ def row_mixing_part(estimator: object) -> str:
         if type(part).__name__ in transformers:
             for name in ("func", "inverse_func"):
                 function = getattr(part, name, None)
+                if isinstance(function, partial) and function.func is check_array:
+                    continue
                 if function is not None and not isinstance(function, np.ufunc):
                     shown = getattr(function, "__qualname__", type(function).__name__)
                     return f"{type(part).__name__} calls '{shown}', which may look at several rows"
@@ -206,9 +212,19 @@ def _from_skops(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any 
         estimator = library.load(path, trusted=[*_TRUSTED, *unknown])
     except Exception as error:  # noqa: BLE001  # its message may quote the file
         raise _unreadable(path, error) from None
+    _check_predicts(path, estimator)
     if not unknown:  # else the file may do worse than lead trees astray
         _check_trees(path, estimator)
     return estimator
+
+
+def _check_predicts(path: Path, estimator: object) -> None:
+    if not (hasattr(estimator, "predict") or hasattr(estimator, "transform")):
+        raise refuse(
+            path,
+            f"holds a {type(estimator).__name__}, which does not predict or transform rows that it "
+            "was not fitted on",
+        )
 
 
 def _check_archive(path: Path) -> None:
