@@ -36,6 +36,8 @@ _TURNS: Final = 4
 """How often each value on or beside a threshold is tried, with other values around it."""
 _MOST_SIZES: Final = 3
 """Two may still be alike: an axis of size 1 fits any other one."""
+_LARGEST: Final = float(np.finfo(np.float32).max)
+"""No number is above a threshold of this size, which separates missing values from all others."""
 _BLOCKS: Final = 4
 _MATRIX: Final = 2
 _SEED: Final = 20_250_711
@@ -164,7 +166,7 @@ def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx shi
             return {}
         told = {attribute.name: attribute for attribute in node.attribute}
         for feature, value in _splits(told):
-            if math.isfinite(value):
+            if math.isfinite(value) and value != _LARGEST:
                 found.setdefault(feature, []).append(value)
     return {feature: np.unique(values) for feature, values in found.items()}
 

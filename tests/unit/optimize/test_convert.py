@@ -137,6 +137,26 @@ def test_a_forest_is_converted_as_its_trees_compare_and_send_missing_values(
     assert conversion.computes is Datatype.FP64
 
 
+@pytest.mark.parametrize("kind", ["ensemble.RandomForestClassifier", "tree.DecisionTreeClassifier"])
+def test_splits_of_missing_values_from_all_others_are_converted(tmp_path: Path, kind: str) -> None:
+    """Such a split compares with infinity, and skl2onnx does not return from that."""
+    package, _, name = kind.partition(".")
+    rows = ROWS.astype(np.float64)
+    rows[::2, 1] = np.nan
+    estimator = getattr(library(f"sklearn.{package}", "sklearn"), name)(random_state=0)
+    estimator.fit(rows, np.arange(len(rows)) % 2)
+    path = tmp_path / "gaps.joblib"
+    joblib.dump(estimator, path)
+    trees = [tree.tree_ for tree in getattr(estimator, "estimators_", [estimator])]
+    assert any(np.isinf(tree.threshold).any() for tree in trees)
+
+    target, _ = made(path, allow_code=True)
+
+    rows[0, 1] = np.finfo(np.float32).max
+    got = load_model(target).run({"input": rows})["probabilities"]
+    assert np.allclose(got, estimator.predict_proba(rows), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", ["forest.joblib", "forest.pkl"])
 def test_a_pickle_is_converted_where_its_code_may_run(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
@@ -237,6 +257,17 @@ def test_what_skl2onnx_does_not_know_is_said(tmp_path: Path) -> None:
     with pytest.raises(
         UnsupportedModelError, match=r"spread\.joblib: skl2onnx cannot convert it: "
     ):
+        made(path, allow_code=True)
+
+
+def test_a_tuned_threshold_is_not_converted(tmp_path: Path) -> None:
+    """skl2onnx converts the classifier inside, whose labels are others."""
+    search = library("sklearn.model_selection", "sklearn")
+    bayes = library("sklearn.naive_bayes", "sklearn").GaussianNB()
+    path = tmp_path / "tuned.joblib"
+    joblib.dump(search.TunedThresholdClassifierCV(bayes).fit(ROWS, CLASSES > 1), path)
+
+    with pytest.raises(UnsupportedModelError, match=r"tuned threshold, .* without --convert"):
         made(path, allow_code=True)
 
 

@@ -5,6 +5,7 @@ graph should do is found out by comparing, the doubles first.
 """
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -52,8 +53,15 @@ def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  
             "is"
         )
         raise UnsupportedModelError(msg)
+    names = {type(part).__name__ for part in parts_of(estimator)}
+    if "TunedThresholdClassifierCV" in names:
+        raise UnsupportedModelError(
+            f"{path} decides by a tuned threshold, which skl2onnx leaves out: push the file without "
+            "--convert, which serves it as it is"
+        )
+    finite = _with_finite_thresholds(estimator)
     ways = [
-        Way(computes=kind, convert=partial(_convert, path, tools, estimator, kind, model))
+        Way(computes=kind, convert=partial(_convert, path, tools, finite, kind, model))
         for kind in (Datatype.FP64, Datatype.FP32)
     ]
     if type(estimator).__name__ in _HISTOGRAMS:
@@ -63,7 +71,6 @@ def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  
             converter=with_version("headrace"),
         )
         ways.insert(0, way)
-    names = {type(part).__name__ for part in parts_of(estimator)}
     return ConversionSource(
         model=model,
         ways=tuple(ways),
@@ -90,7 +97,8 @@ def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Mode
     given = [(INPUT, tensor([None, spec.shape[1]]))]
     options: Any = {"zipmap": False}
     try:
-        graph = _with_options(tools, estimator, given, {id(estimator): options})
+        with np.errstate(over="ignore"):  # skl2onnx looks for the neighbors of thresholds
+            graph = _with_options(tools, estimator, given, {id(estimator): options})
     except Exception as error:
         # Converters are registered by anybody, and fail as they like.
         what = f"{type(error).__name__}: {reason_of(error)}"
@@ -144,6 +152,24 @@ def _send_missing_values(graph: Graph, estimator: Any) -> None:  # noqa: ANN401 
         tracks.extend(goes_left)
 
 
+def _with_finite_thresholds(estimator: Any) -> Any:  # noqa: ANN401  # any estimator
+    """An estimator with the same answers, whose trees compare with finite numbers.
+
+    A split that separates missing values from all others compares with infinity, and skl2onnx does
+    not return then. scikit-learn refuses rows with numbers that FP32 does not hold.
+    """
+    if not any(np.isposinf(tree.threshold).any() for tree in _trees(estimator)):
+        return estimator
+    estimator = deepcopy(estimator)
+    for tree in _trees(estimator):
+        tree.threshold[np.isposinf(tree.threshold)] = np.finfo(np.float32).max
+    return estimator
+
+
+def _trees(estimator: object) -> list[Any]:
+    return [part for part in parts_of(estimator) if type(part).__name__ == "Tree"]
+
+
 def _thresholds(estimator: Any) -> Mapping[int, Array]:  # noqa: ANN401  # any estimator
     """What trees compare each feature with; empty where something else takes the features."""
     if not type(estimator).__module__.startswith(("sklearn.ensemble.", "sklearn.tree.")):
@@ -163,10 +189,7 @@ def _thresholds(estimator: Any) -> Mapping[int, Array]:  # noqa: ANN401  # any e
             case _:
                 continue
         features, values = (np.asarray(column) for column in pairs)
-        for feature in np.unique(features[features >= 0]).tolist():
-            cuts.setdefault(feature, []).append(values[features == feature])
-    return {
-        feature: np.unique(some[np.isfinite(some)])
-        for feature, parts in cuts.items()
-        if len(some := np.concatenate(parts))
-    }
+        finite = (features >= 0) & np.isfinite(values)
+        for feature in np.unique(features[finite]).tolist():
+            cuts.setdefault(feature, []).append(values[finite & (features == feature)])
+    return {feature: np.unique(np.concatenate(parts)) for feature, parts in cuts.items()}
