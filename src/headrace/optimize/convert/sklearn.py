@@ -56,8 +56,8 @@ def source_of(path: Path, estimator: Any) -> ConversionSource:  # noqa: ANN401  
     names = {type(part).__name__ for part in parts_of(estimator)}
     if "TunedThresholdClassifierCV" in names:
         raise UnsupportedModelError(
-            f"{path} decides by a tuned threshold, which skl2onnx leaves out: push the file without "
-            "--convert, which serves it as it is"
+            f"{path} decides by a tuned threshold, which skl2onnx leaves out: push the file "
+            "without --convert, which serves it as it is"
         )
     finite = _with_finite_thresholds(estimator)
     ways = [
