@@ -13,8 +13,8 @@ import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2
 
+from headrace.testing import models
 from tests.e2e.control.system import System, Traffic
-from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import (
     ONLY_PREDICTIONS,
     Rollout,
@@ -23,11 +23,11 @@ from tests.e2e.rollouts.rollout import (
     endpoint,
     metric,
 )
-from tests.e2e.serving.pools import python_model
 
 pytestmark = pytest.mark.e2e
 
 POOL = {"name": "small", "replicas": 2, "memory_bytes": 500_000_000, "load_timeout_s": 10}
+BOTH = {"pool-small-1", "pool-small-2"}
 XY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 
 
@@ -50,9 +50,53 @@ def pooled(name: str, path: Path | str, **more: Any) -> dict[str, Any]:
     return {"name": name, "model": str(path), "pool": "small", **more}
 
 
+def scaling(folder: Path, name: str, *, by: float = 2) -> Path:
+    """A model without code, as pools take no other: `x` FP32 [N, 2] to `y`, `by` times as much."""
+    path = folder / f"{name}.onnx"
+    path.write_bytes(
+        models.build(
+            [("Mul", ["x", "by"], ["y"], {})],
+            [("x", models.FLOAT, ["N", 2])],
+            [("y", models.FLOAT, ["N", 2])],
+            {"by": np.array(by, np.float32)},
+        )
+    )
+    return path
+
+
+def classifying(folder: Path, name: str, *, yes_below: float = 0.3, megabytes: int = 0) -> Path:
+    """Class 1 for rows whose second number is less; with a table that takes so much memory."""
+    path = folder / f"{name}.onnx"
+    path.write_bytes(
+        models.build(
+            [
+                ("Gather", ["x", "second"], ["number"], {"axis": 1}),
+                ("Cast", ["number"], ["index"], {"to": models.INT64}),
+                ("Gather", ["table", "index"], ["nothing"], {}),
+                ("Add", ["number", "nothing"], ["score"], {}),
+                ("Less", ["score", "limit"], ["is_less"], {}),
+                ("Cast", ["is_less"], ["label"], {"to": models.INT64}),
+            ],
+            [("x", models.FLOAT, ["N", 2])],
+            [("label", models.INT64, ["N"]), ("score", models.FLOAT, ["N"])],
+            {
+                "second": np.array(1, np.int64),
+                "table": np.zeros(1 + megabytes * 250_000, np.float32),
+                "limit": np.array(yes_below, np.float32),
+            },
+        )
+    )
+    return path
+
+
 def copies(status: Any, name: str) -> list[Any]:
     found = next(e for e in status["endpoints"] if e["name"] == name)
     return [replica for revision in found["revisions"] for replica in revision["replicas"]]
+
+
+def hosts(status: Any, name: str) -> set[str]:
+    """The processes that serve an endpoint."""
+    return {replica["name"] for replica in copies(status, name)}
 
 
 def apply(system: System, *endpoints: dict[str, Any]) -> None:
@@ -63,7 +107,7 @@ def apply(system: System, *endpoints: dict[str, Any]) -> None:
 def test_a_pool_answers_every_protocol_and_splits_between_versions(
     system: System, tmp_path: Path, mlp: Path
 ) -> None:
-    twice, thrice = python_model(tmp_path, "twice"), python_model(tmp_path, "thrice", by=3)
+    twice, thrice = scaling(tmp_path, "twice"), scaling(tmp_path, "thrice", by=3)
     system.start(spec=spec(pooled("m", mlp), pooled("py", twice)))
     status = system.wait_ready()
     apply(system, pooled("m", mlp), pooled("py", thrice))
@@ -84,7 +128,7 @@ def test_a_pool_answers_every_protocol_and_splits_between_versions(
             client.infer("py", [tensor]).get_response().model_version for _ in range(40)
         )
 
-    assert len(copies(status, "m")) == 2
+    assert hosts(status, "m") == hosts(status, "py") == BOTH
     assert {code for code, _ in answers} == {200}
     by_version = Counter(answer["model_version"] for _, answer in answers)
     assert min(by_version["1"], by_version["2"]) >= 5
@@ -101,8 +145,8 @@ def test_statistics_of_all_models_are_those_of_pools_too(
 ) -> None:
     """A pool's models were left out over HTTP, and gRPC had no answer at all."""
     alone = {"name": "alone", "model": str(mlp)}
-    system.start(spec=spec(alone, pooled("py", python_model(tmp_path, "py")), pooled("idle", mlp)))
-    system.wait_ready()
+    system.start(spec=spec(alone, pooled("py", scaling(tmp_path, "py")), pooled("idle", mlp)))
+    assert hosts(system.wait_ready(), "py") == BOTH
     for _ in range(4):  # the copies take turns, or do not: they are added up
         assert system.infer("py", XY)[0] == 200
 
@@ -121,9 +165,9 @@ def test_compressed_grpc_is_answered_and_names_its_model_once(
     system: System, tmp_path: Path, mlp: Path
 ) -> None:
     """What the gateway routed and authorized by is what the process reads."""
-    alone = {"name": "alone", "model": str(python_model(tmp_path, "alone", by=3)), "timeout_s": 9}
-    system.start(spec=spec(alone, pooled("py", python_model(tmp_path, "py")), pooled("idle", mlp)))
-    system.wait_ready()
+    alone = {"name": "alone", "model": str(scaling(tmp_path, "alone", by=3)), "timeout_s": 9}
+    system.start(spec=spec(alone, pooled("py", scaling(tmp_path, "py")), pooled("idle", mlp)))
+    assert hosts(system.wait_ready(), "py") == BOTH
     rows = np.tile(np.array([[1, 2]], np.float32), (32, 1))
     tensor = triton.InferInput("x", list(rows.shape), "FP32")
     tensor.set_data_from_numpy(rows)
@@ -150,7 +194,7 @@ def test_compressed_grpc_is_answered_and_names_its_model_once(
 def test_changes_and_a_control_plane_that_dies_lose_no_request(
     system: System, tmp_path: Path, mlp: Path
 ) -> None:
-    other = python_model(tmp_path, "other")
+    other = scaling(tmp_path, "other")
     system.start(spec=spec(pooled("m", mlp)))
     before = system.wait_ready()
     with Traffic(system, "m").flowing() as traffic:
@@ -189,16 +233,18 @@ def test_models_move_into_a_pool_and_out_again_under_load(system: System, mlp: P
 
 @pytest.mark.long
 def test_a_copy_that_is_killed_is_told_again_and_the_other_answers(
-    system: System, tmp_path: Path, mlp: Path, open_folder: Path
+    system: System, tmp_path: Path, mlp: Path
 ) -> None:
-    marker = open_folder / "bad"
-    first = f"import os, pathlib\nif pathlib.Path('{marker}').exists(): os._exit(1)\n"
-    weak = python_model(tmp_path, "weak", first=first)
+    weak = scaling(tmp_path, "weak")
     system.start(spec=spec(pooled("m", mlp), pooled("weak", weak)))
     before = system.wait_ready()
     for _ in range(30):  # both copies load it
         assert system.infer("weak", XY)[0] == 200
-    marker.touch()
+    content = weak.read_bytes()
+    stored = [p for p in system.home.glob("artifacts/**/*.onnx") if p.read_bytes() == content]
+    assert len(stored) == 1
+    stored[0].chmod(0o644)
+    stored[0].write_bytes(content[: len(content) // 2])
     victim = copies(before, "m")[0]
     with Traffic(system, "m").flowing() as traffic:
         process = next(p for p in system.processes() if p.pid == victim["pid"])
@@ -219,10 +265,10 @@ def _ready(status: Any) -> list[Any]:
 
 @pytest.mark.long
 def test_a_rollout_in_a_pool_sees_what_each_version_answers(system: System, tmp_path: Path) -> None:
-    first = write_version(tmp_path / "first" / "model.py")
-    second = write_version(tmp_path / "second" / "model.py", yes_below=0.6)
+    first = classifying(tmp_path, "first")
+    second = classifying(tmp_path, "second", yes_below=0.6)
     system.start(spec=spec(endpoint(first, pool="small")))
-    system.wait_ready()
+    assert hosts(system.wait_ready(), "m") == BOTH
     rollout = Rollout(system)
     half = {"weight": 50, "until": "verdict"}
     metrics = {**ONLY_PREDICTIONS, "predictions": {"margin": 0.1}}
@@ -241,10 +287,11 @@ def test_a_rollout_in_a_pool_sees_what_each_version_answers(system: System, tmp_
 
 @pytest.mark.long
 def test_a_version_that_a_pool_cannot_load_is_rolled_back(system: System, tmp_path: Path) -> None:
-    first = write_version(tmp_path / "first" / "model.py")
-    second = write_version(tmp_path / "second" / "model.py", breaks=True)
-    system.start(spec=spec(endpoint(first, pool="small")))
-    system.wait_ready()
+    first = classifying(tmp_path, "first")
+    second = classifying(tmp_path, "second", megabytes=100)
+    small = {**POOL, "memory_bytes": 50_000_000}
+    system.start(spec={**spec(endpoint(first, pool="small")), "pools": [small]})
+    assert hosts(system.wait_ready(), "m") == BOTH
     rollout = Rollout(system)
     step = {"weight": 10, "pause_s": 60.0}
 
