@@ -14,7 +14,9 @@ from headrace.control.api.streams import StreamPointView
 from headrace.control.plane import ControlPlane
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import WorkerPhase
-from headrace.control.streams.workers import StreamWorker
+from headrace.control.streams.status import STALLED_AFTER_S
+from headrace.control.streams.workers import StreamWorker, note_status, revision_of
+from headrace.streaming.settings import StreamStatus, WorkerState
 from tests.unit.cli.test_status import JOB, RUN
 from tests.unit.cli.test_stream_parts import VIEW
 from tests.unit.console.browser import hidden_of, visitor_of
@@ -175,6 +177,25 @@ async def test_what_a_worker_said_last_runs_nothing(served: ControlPlane) -> Non
     assert "failed" in page
     assert "<img" not in page
     assert "&lt;img src=x" in page
+
+
+async def test_a_stalled_stream_needs_a_look_and_says_why(served: ControlPlane) -> None:
+    streams = served.workloads.streams
+    told = streams.prepare(served.aims.desired.streams[0].settings)
+    record = WorkerRecord(stream="pay", index=0, serial=1, revision=revision_of(told))
+    idle = StreamWorker(record=record, process=None, since=0.0, phase=WorkerPhase.READY)
+    status = StreamStatus(
+        stream="pay", member="pay-0", state=WorkerState.RUNNING, unassigned_s=STALLED_AFTER_S
+    )
+    note_status(idle, status, rate=0.0, now=served.clock.monotonic())
+    streams._team("pay", 1).workers[0] = idle
+    async with visitor_of(served) as visitor:
+        listed = (await visitor.get("/streams")).text
+        page = (await visitor.get("/streams/pay")).text
+
+    assert '<p class="banner banner-failing">1 of all streams needs a look' in listed
+    assert "stalled" in listed
+    assert "other members of group &#39;pay&#39; have all of them" in page
 
 
 async def test_thousands_of_streams_and_jobs_have_pages_that_stay_small(
