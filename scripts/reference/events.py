@@ -63,7 +63,7 @@ FEATURES_REASONS: Final[Mapping[str, str]] = {
     "FeatureSkewEnded": "They are served so again, as far as the sample goes.",
 }
 JOB_REASONS: Final[Mapping[str, str]] = {
-    "JobSucceeded": "The first run of a [job](../how-to/scheduled-jobs.md) worked.",
+    "JobSucceeded": "The first run of a [job](../how-to/batch.md#schedule-jobs) worked.",
     "JobFailed": "One failed, and is not tried again.",
     "JobRecovered": "The next one worked.",
     "JobCancelled": "Somebody ended a run.",

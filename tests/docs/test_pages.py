@@ -32,35 +32,29 @@ BIN = Path(sys.executable).parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 STORIES = (
     "README.md",
-    "docs/how-to/python-model.md docs/how-to/kserve-v1.md",
-    "docs/how-to/serve.md",
+    "docs/how-to/python-model.md",
     "docs/how-to/push-models.md",
 )
 LONG_STORIES = (
     "docs/tutorial.md",
     "docs/how-to/onnx.md",
-    "docs/how-to/triton-repository.md",
+    "docs/how-to/triton.md",
     "docs/how-to/features.md",
     "docs/how-to/batch.md",
     "docs/how-to/streams.md",
     "docs/how-to/pipelines.md",
     "docs/how-to/secure-models.md",
-    "docs/how-to/history.md",
-    "docs/how-to/backup.md",
-    "docs/how-to/manage-remotely.md",
+    "docs/how-to/upgrade.md",
     "docs/how-to/tls.md",
     "docs/how-to/manage-access.md",
     "docs/how-to/plan-capacity.md docs/explain/scale.md",
 )
 """Pages that are run; several in one entry share a system."""
 ON_DIGITS = (
-    "docs/how-to/triton-client.md",
-    "docs/how-to/grpc.md",
-    "docs/how-to/deadlines.md",
-    "docs/how-to/batching.md",
-    "docs/how-to/logs-and-traces.md",
-    "docs/how-to/metrics.md",
-    "docs/how-to/see-history.md",
+    "docs/how-to/calls.md",
+    "docs/how-to/autoscale.md",
+    "docs/how-to/logs.md",
+    "docs/how-to/monitor.md",
     "docs/reference/client.md",
 )
 """Pages whose blocks expect the digits model to be served."""
@@ -109,7 +103,7 @@ def test_yaml_blocks_are_specs(block: Block) -> None:
     assert isinstance(spec, SystemSpec)
 
 
-@pytest.mark.parametrize("block", all_blocks("python"))
+@pytest.mark.parametrize("block", [*all_blocks("python"), *all_blocks("py")])
 def test_python_blocks_parse(block: Block) -> None:
     assert ast.parse(block.text).body
 

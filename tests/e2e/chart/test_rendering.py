@@ -585,7 +585,7 @@ def test_containers_are_told_nothing_that_their_command_does_not_know(
 
 
 def test_values_in_the_guide_are_taken() -> None:
-    page = (ROOT / "docs" / "how-to" / "helm.md").read_text()
+    page = (ROOT / "docs" / "how-to" / "kubernetes.md").read_text()
     blocks = re.findall(r"^```yml title=\"mine.yaml\"\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
 
     assert len(blocks) == 2
