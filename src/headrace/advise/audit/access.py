@@ -32,8 +32,9 @@ _WITH_KEYS: Final = "access: [key]"
 @check(
     "HR001",
     FindingSeverity.CRITICAL,
-    "An endpoint is open to everybody on the network",
-    why="Whoever reaches the gateway may call the model, copy it by asking, and use it up.",
+    "An endpoint is open to the whole network",
+    why="Any host that reaches the gateway can call the model, copy it by querying, and exhaust "
+    "it.",
     fix="Give the endpoint `access: [key]` (or jwt, certificate), or bind the gateway to "
     "127.0.0.1.",
 )
@@ -52,8 +53,8 @@ def _open_beyond(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR002",
     FindingSeverity.MEDIUM,
-    "An endpoint is public, though only this machine reaches it",
-    why="On the day the gateway is bound to another address, it is open to everybody.",
+    "An endpoint is public, but the gateway listens on loopback only",
+    why="If the gateway is later bound to another address, the endpoint is open to the network.",
     fix="Give the endpoint `access: [key]`.",
 )
 def _public_here(facts: AuditFacts) -> Iterator[Hit]:
@@ -68,8 +69,8 @@ def _public_here(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR003",
     FindingSeverity.LOW,
-    "An endpoint asks nobody on this machine",
-    why="Every user and process of this machine may call it, a browser's pages among them.",
+    "An endpoint does not authenticate callers on this machine",
+    why="Every user and process of this machine can call it, including web pages in a browser.",
     fix="Give the endpoint `access: [key]`.",
 )
 def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
@@ -88,9 +89,9 @@ def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR004",
     FindingSeverity.MEDIUM,
-    "An endpoint lets nobody in",
-    why="An empty list of methods refuses every caller; people then reach for `public`.",
-    fix="Name the methods: `access: [key, jwt]`.",
+    "An endpoint accepts no callers",
+    why="An empty list of methods refuses every caller, which tempts users to set `public`.",
+    fix="Set the methods: `access: [key, jwt]`.",
 )
 def _nobody_may(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
@@ -102,8 +103,8 @@ def _nobody_may(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR005",
     FindingSeverity.HIGH,
-    "Certificates are accepted, but no client CA says whose",
-    why="Without an authority no client certificate can be verified, so none is taken.",
+    "Certificates are accepted, but there is no client CA",
+    why="Without an authority no client certificate can be verified, so all are refused.",
     fix="Set `gateway.tls.client_ca_file`.",
 )
 def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
@@ -125,9 +126,9 @@ def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR006",
     FindingSeverity.MEDIUM,
-    "An endpoint takes tokens of an identity provider that is not known",
-    why="No token can be verified, so the endpoint refuses what it says it takes.",
-    fix="Describe the provider under `auth.jwt`, or take the method out of `access`.",
+    "An endpoint accepts tokens of an unknown identity provider",
+    why="No token can be verified, so the endpoint refuses all of them.",
+    fix="Define the provider under `auth.jwt`, or remove the method from `access`.",
 )
 def _no_provider(facts: AuditFacts) -> Iterator[Hit]:
     known = {provider.name for provider in facts.spec.auth.jwt}
@@ -143,8 +144,8 @@ def _no_provider(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR007",
     FindingSeverity.HIGH,
-    "An identity provider is reached without encryption",
-    why="Whoever sits between may answer with keys of his own and sign any token.",
+    "An identity provider is called without encryption",
+    why="An attacker on the path can return other keys and sign any token.",
     fix="Use https:// in `issuer`.",
 )
 def _over_http(facts: AuditFacts) -> Iterator[Hit]:
@@ -162,9 +163,9 @@ def _over_http(facts: AuditFacts) -> Iterator[Hit]:
     "HR008",
     FindingSeverity.MEDIUM,
     "An audience is shared with other systems",
-    why="A token that was made out to any other system of this provider is taken here, too.",
-    fix="Register an audience of this system's own at the provider: "
-    "`audiences: [https://inference.your.company]`.",
+    why="A token issued for any other system of this provider is accepted here too.",
+    fix="Register an audience for this system at the provider: `audiences: "
+    "[https://inference.your.company]`.",
 )
 def _shared_audience(facts: AuditFacts) -> Iterator[Hit]:
     for i, provider in enumerate(facts.spec.auth.jwt):
@@ -179,8 +180,8 @@ def _shared_audience(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR009",
     FindingSeverity.MEDIUM,
-    "Expired tokens are taken for long",
-    why="A stolen token lives so much longer; clocks that are kept differ by less than 5 s.",
+    "Expired tokens are accepted for a long time",
+    why="A stolen token stays valid longer; synchronized clocks differ by less than 5 s.",
     fix="clock_skew_s: 5",
 )
 def _skew(facts: AuditFacts) -> Iterator[Hit]:
@@ -195,8 +196,8 @@ def _skew(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR010",
     FindingSeverity.MEDIUM,
-    "A provider's keys are kept for long",
-    why="A key that the provider took back is believed for as long.",
+    "A provider's keys are cached for a long time",
+    why="A key that the provider revoked is trusted for as long.",
     fix="jwks_cache_s: 300",
 )
 def _long_cache(facts: AuditFacts) -> Iterator[Hit]:
@@ -212,8 +213,8 @@ def _long_cache(facts: AuditFacts) -> Iterator[Hit]:
     "HR011",
     FindingSeverity.HIGH,
     "An identity provider's key is weak",
-    why="A short RSA key can be broken, and who holds a shared secret can sign tokens himself.",
-    fix="Let the provider sign with ES256, EdDSA, or RSA of 2048 bits and more.",
+    why="A short RSA key can be broken, and any holder of a shared secret can sign tokens.",
+    fix="Use ES256, EdDSA, or RSA of at least 2048 bits at the provider.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _weak_jwks(facts: AuditFacts) -> Iterator[Hit]:
@@ -229,9 +230,9 @@ def _weak_jwks(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR012",
     FindingSeverity.MEDIUM,
-    "A name looks like a documentation's example",
-    why="What was copied and not changed does not work, or belongs to somebody else.",
-    fix="Put the real host there.",
+    "A name looks like an example from documentation",
+    why="A copied example does not work, or belongs to another organization.",
+    fix="Set the real host.",
 )
 def _examples(facts: AuditFacts) -> Iterator[Hit]:
     found = [
@@ -250,9 +251,9 @@ def _examples(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR013",
     FindingSeverity.HIGH,
-    "A rule takes every certificate of the client CA",
-    why="Each machine that the authority ever certified may call.",
-    fix='Say whose: `dns: "*.scoring.internal"`.',
+    "A rule accepts every certificate of the client CA",
+    why="Every machine that the authority has certified can call.",
+    fix='Restrict it: `dns: "*.scoring.internal"`.',
 )
 def _any_certificate(facts: AuditFacts) -> Iterator[Hit]:
     for i, rule in enumerate(facts.spec.auth.certificates):
@@ -267,7 +268,7 @@ def _any_certificate(facts: AuditFacts) -> Iterator[Hit]:
     "HR014",
     FindingSeverity.LOW,
     "Certificates may call every endpoint",
-    why="Endpoints that are added later are open to these callers, too.",
+    why="Endpoints that are added later are open to these callers too.",
     fix="Name the endpoints in `scopes`.",
 )
 def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
@@ -285,9 +286,9 @@ def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR015",
     FindingSeverity.MEDIUM,
-    "A rule names a tier that there is not",
-    why="These callers then have no tier's limits.",
-    fix="Describe the tier under `tiers`, or correct its name.",
+    "A rule refers to an undefined tier",
+    why="These callers then have no tier limits.",
+    fix="Define the tier under `tiers`, or correct its name.",
 )
 def _unknown_tier(facts: AuditFacts) -> Iterator[Hit]:
     known = {tier.name for tier in facts.spec.tiers}
@@ -305,8 +306,8 @@ _OLD: Final = timedelta(days=90)
     "HR021",
     FindingSeverity.MEDIUM,
     "An API key never expires",
-    why="A key that leaked years ago still opens the door.",
-    fix="Make a new one with an end (`headrace keys create ... --expires-in 90d`), move the "
+    why="A leaked key stays valid forever.",
+    fix="Create a key that expires (`headrace keys create ... --expires-in 90d`), switch the "
     "caller to it, revoke the old one.",
     needs=(Need.KEYS,),
 )
@@ -320,7 +321,7 @@ def _no_expiry(facts: AuditFacts) -> Iterator[Hit]:
     "HR022",
     FindingSeverity.LOW,
     "An API key is not used",
-    why="Nobody would miss it, and nobody would notice that it is used by somebody else.",
+    why="Abuse of an unused key is hard to notice.",
     fix="Revoke it.",
     needs=(Need.KEYS,),
 )
@@ -339,8 +340,8 @@ def _unused(facts: AuditFacts) -> Iterator[Hit]:
     "HR023",
     FindingSeverity.LOW,
     "An API key may call every endpoint",
-    why="What leaks with it is everything, endpoints of the future included.",
-    fix="Make one for each caller, with `infer:ENDPOINT` scopes.",
+    why="A leak of the key exposes all endpoints, including future ones.",
+    fix="Create a key per caller, with `infer:ENDPOINT` scopes.",
     needs=(Need.KEYS,),
 )
 def _may_all(facts: AuditFacts) -> Iterator[Hit]:
@@ -352,9 +353,9 @@ def _may_all(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR024",
     FindingSeverity.LOW,
-    "An API key was not changed for 90 days",
-    why="The longer a key lives, the more copies of it lie in logs, scripts and histories.",
-    fix="Make a new one, move the caller to it, revoke the old one.",
+    "An API key is older than 90 days",
+    why="The older a key, the more copies of it exist in logs, scripts and histories.",
+    fix="Create a new key, switch the caller to it, revoke the old one.",
     needs=(Need.KEYS,),
 )
 def _old(facts: AuditFacts) -> Iterator[Hit]:
@@ -369,8 +370,8 @@ def _old(facts: AuditFacts) -> Iterator[Hit]:
     "HR025",
     FindingSeverity.MEDIUM,
     "A token of the management API never expires",
-    why="Whoever finds it in an old pipeline changes what is served.",
-    fix="Make a new one with an end, move the program to it, revoke the old one.",
+    why="A token found in an old pipeline can change what is served.",
+    fix="Create a token that expires, switch the program to it, revoke the old one.",
     needs=(Need.TOKENS,),
 )
 def _endless_token(facts: AuditFacts) -> Iterator[Hit]:

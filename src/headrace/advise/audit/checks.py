@@ -39,7 +39,7 @@ def check_table() -> str:
         for check in CHECKS
     ]
     head = [
-        "| id | severity | what is found | why that matters | what to do |",
+        "| id | severity | finding | risk | fix |",
         "|---|---|---|---|---|",
     ]
     return "\n".join([*head, *rows])

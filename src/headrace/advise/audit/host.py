@@ -19,8 +19,8 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
 @check(
     "HR501",
     FindingSeverity.CRITICAL,
-    "The management API talks in plain text beyond this machine",
-    why="The token that changes everything can be read on the way.",
+    "The management API uses plain text beyond this machine",
+    why="A token with full permissions can be read in transit.",
     fix="headrace up --admin-host 127.0.0.1",
     needs=(Need.LISTENERS,),
 )
@@ -33,9 +33,9 @@ def _plain_management(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR502",
     FindingSeverity.MEDIUM,
-    "The management API is reached from other machines",
-    why="Whoever steals a token may use it from anywhere.",
-    fix="Bind it to 127.0.0.1 or to a network of operators only (`--admin-host`).",
+    "The management API is reachable from other machines",
+    why="A stolen token works from anywhere.",
+    fix="Bind it to 127.0.0.1 or to an operators' network (`--admin-host`).",
     needs=(Need.LISTENERS,),
 )
 def _management_beyond(facts: AuditFacts) -> Iterator[Hit]:
@@ -47,9 +47,9 @@ def _management_beyond(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR503",
     FindingSeverity.MEDIUM,
-    "Metrics are read from other machines",
-    why="They tell names, load and failures to everybody who asks.",
-    fix="Bind them to 127.0.0.1 or to the monitoring's network, or let a firewall do it.",
+    "Metrics are readable from other machines",
+    why="They reveal names, load and failures without authentication.",
+    fix="Bind them to 127.0.0.1 or to the monitoring network, or use a firewall.",
     needs=(Need.LISTENERS,),
 )
 def _metrics_beyond(facts: AuditFacts) -> Iterator[Hit]:
@@ -67,7 +67,7 @@ def _exposed_file(file: FileFact | None, *, mode: str) -> Iterator[Hit]:
     "HR507",
     FindingSeverity.HIGH,
     "A private socket of the gateway is open to other users",
-    why="Who connects is asked for nothing: he can call every endpoint, or drain the gateway.",
+    why="It needs no authentication: a client can call every endpoint, or drain the gateway.",
     fix="chmod 600 the socket.",
     needs=(Need.HOST,),
 )
@@ -79,10 +79,10 @@ def _open_sockets(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR513",
     FindingSeverity.MEDIUM,
-    "A replica is not kept apart",
-    why="A model that was tampered with reaches what is not its own.",
-    fix="Run where the kernel allows namespaces, or as root, which then hands replicas to "
-    "users of their own; `headrace status` says what is lacking.",
+    "A replica is not isolated",
+    why="A tampered model can reach other data.",
+    fix="Run where the kernel allows namespaces, or as root, which runs replicas as separate "
+    "users; `headrace status` shows what is missing.",
     needs=(Need.ISOLATION,),
 )
 def _not_isolated(facts: AuditFacts) -> Iterator[Hit]:
@@ -98,9 +98,9 @@ def _not_isolated(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR504",
     FindingSeverity.CRITICAL,
-    "The admin token can be read by others",
-    why="Whoever reads it may change everything.",
-    fix="chmod 600 the file, and make a new token.",
+    "The admin token is readable by other users",
+    why="A reader of the token may change everything.",
+    fix="chmod 600 the file, and create a new token.",
     needs=(Need.HOST,),
 )
 def _token(facts: AuditFacts) -> Iterator[Hit]:
@@ -114,9 +114,9 @@ def _token(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR508",
     FindingSeverity.HIGH,
-    "State lies in SQLite on a network file system",
-    why="Locks of such file systems are not to be relied on: the database can be destroyed.",
-    fix="Put the home on a local disk, or the state into Postgres (`--state-url`).",
+    "State is in SQLite on a network file system",
+    why="Locks of such file systems are unreliable, which can corrupt the database.",
+    fix="Move the home to a local disk, or the state to Postgres (`--state-url`).",
     needs=(Need.HOST,),
 )
 def _network_state(facts: AuditFacts) -> Iterator[Hit]:
@@ -131,9 +131,9 @@ def _network_state(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR509",
     FindingSeverity.MEDIUM,
-    "The database's password stands in clear",
-    why="Environments and command lines are shown by `ps`, dumps and crash reports.",
-    fix="Leave it out of the URL: a ~/.pgpass file of mode 0600, or PGPASSFILE.",
+    "The database's password is in plain text",
+    why="Environments and command lines are visible in `ps`, dumps and crash reports.",
+    fix="Remove it from the URL: use a ~/.pgpass file of mode 0600, or PGPASSFILE.",
     needs=(Need.HOST,),
 )
 def _clear_password(facts: AuditFacts) -> Iterator[Hit]:
@@ -146,9 +146,9 @@ def _clear_password(facts: AuditFacts) -> Iterator[Hit]:
     "HR510",
     FindingSeverity.HIGH,
     "The system runs as root",
-    why="Whoever takes over one of these processes has the whole machine.",
-    fix="Run it as a user of its own: `useradd --system headrace`, `User=headrace` in the "
-    "unit, `runAsNonRoot: true` in a pod.",
+    why="An attacker who takes over one of these processes controls the machine.",
+    fix="Run it as a dedicated user: `useradd --system headrace`, `User=headrace` in the unit, "
+    "`runAsNonRoot: true` in a pod.",
     needs=(Need.HOST,),
 )
 def _root(facts: AuditFacts) -> Iterator[Hit]:
@@ -168,7 +168,7 @@ def _names(processes: list[ProcessFact]) -> str:
     "HR511",
     FindingSeverity.LOW,
     "A crash writes memory to disk",
-    why="A core dump holds keys, inputs and answers, and is kept for long.",
+    why="A core dump contains keys, inputs and outputs, and is stored for a long time.",
     fix="ulimit -c 0   # or LimitCORE=0 in the unit",
     needs=(Need.HOST,),
 )
@@ -182,7 +182,7 @@ def _core_dumps(facts: AuditFacts) -> Iterator[Hit]:
     "HR512",
     FindingSeverity.LOW,
     "The log level is debug",
-    why="Logs grow by every request, and tell more than an outsider should read.",
+    why="Logs grow with every request, and contain internal details.",
     fix="headrace up --log-level info",
     needs=(Need.HOST,),
 )
@@ -196,7 +196,7 @@ def _debug(facts: AuditFacts) -> Iterator[Hit]:
     "HR505",
     FindingSeverity.HIGH,
     "The home directory is open to other users",
-    why="State, models, sockets and logs lie in it.",
+    why="It contains state, models, sockets and logs.",
     fix="chmod 700 the directory.",
     needs=(Need.HOST,),
 )
@@ -208,7 +208,7 @@ def _open_home(facts: AuditFacts) -> Iterator[Hit]:
     "HR506",
     FindingSeverity.HIGH,
     "The state's database is open to other users",
-    why="It holds hashes of keys, the history and every spec.",
+    why="It contains hashes of keys, the history and every spec.",
     fix="chmod 600 the file.",
     needs=(Need.HOST,),
 )

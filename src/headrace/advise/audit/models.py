@@ -17,8 +17,8 @@ _SIGNED: Final = "security:\n  require_signature: true\n  trusted_keys: [./signe
     "HR401",
     FindingSeverity.MEDIUM,
     "Unsigned models are served",
-    why="Who can write to the registry decides what runs, and nobody notices.",
-    fix="Sign versions (`headrace models sign`) and require it.",
+    why="Any writer to the registry decides what runs, unnoticed.",
+    fix="Sign versions (`headrace models sign`) and require signatures.",
 )
 def _unsigned_taken(facts: AuditFacts) -> Iterator[Hit]:
     serves_own = any(True for _ in models(facts.spec))
@@ -29,8 +29,8 @@ def _unsigned_taken(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR402",
     FindingSeverity.HIGH,
-    "A version is unsigned, though others are signed",
-    why="It came by another way than the rest: an accident, or somebody's doing.",
+    "A version is unsigned, but others are signed",
+    why="It was not released like the others: by accident or by an attack.",
     fix="Find out who pushed it, then sign it or remove it.",
     needs=(Need.VERSIONS,),
 )
@@ -51,9 +51,9 @@ def _unsigned(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR403",
     FindingSeverity.HIGH,
-    "A trusted key is of a kind that is not meant for signatures of models",
+    "A trusted key is not a model-signing key",
     why="Versions are signed with Ed25519; another key verifies nothing, or is weak.",
-    fix="Name the signer's Ed25519 public key.",
+    fix="Set the signer's Ed25519 public key.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _weak_trust(facts: AuditFacts) -> Iterator[Hit]:
@@ -67,8 +67,8 @@ def _weak_trust(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR404",
     FindingSeverity.HIGH,
-    "A trusted key can be replaced by others",
-    why="Who writes the file decides whose models are trusted.",
+    "A trusted key is writable by other users",
+    why="A writer of the file decides whose models are trusted.",
     fix="chmod go-w the file.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -83,7 +83,7 @@ def _writable_trust(facts: AuditFacts) -> Iterator[Hit]:
     "HR405",
     FindingSeverity.LOW,
     "A model has no version",
-    why="A file that is overwritten changes what is served; nobody can go back to it.",
+    why="Overwriting the file changes what is served, and the old content cannot be restored.",
     fix="Push it to the registry, and serve NAME:VERSION.",
 )
 def _unversioned(facts: AuditFacts) -> Iterator[Hit]:
@@ -100,8 +100,8 @@ def _unversioned(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR406",
     FindingSeverity.LOW,
-    "A model's version is left open",
-    why="Two applies of one spec serve different models.",
+    "A model's version is not pinned",
+    why="Two applies of one spec can serve different models.",
     fix="Write NAME:VERSION.",
 )
 def _newest(facts: AuditFacts) -> Iterator[Hit]:
@@ -114,9 +114,9 @@ def _newest(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR407",
     FindingSeverity.MEDIUM,
-    "A model may bring code",
-    why="Loading it runs what its author wrote, with everything the replica may do.",
-    fix="Convert the model to ONNX and take `allow_code` away; else review and sign it.",
+    "A model may contain code",
+    why="Loading it runs its author's code with all permissions of the replica.",
+    fix="Convert the model to ONNX and remove `allow_code`; otherwise review and sign it.",
 )
 def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
@@ -131,8 +131,8 @@ def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR408",
     FindingSeverity.HIGH,
-    "A model is of a format that runs code, and nobody allowed it",
-    why="It is refused, or it runs what its author wrote without anybody's decision.",
+    "A model's format runs code, without permission",
+    why="It is refused, or runs its author's code without a decision.",
     fix="Convert the model to ONNX, or decide: `allow_code: true`.",
 )
 def _runs_code(facts: AuditFacts) -> Iterator[Hit]:
@@ -154,7 +154,7 @@ def _runs_code(facts: AuditFacts) -> Iterator[Hit]:
     "HR409",
     FindingSeverity.MEDIUM,
     "A model's process may open network connections",
-    why="A model that was tampered with can send away what it sees.",
+    why="A tampered model can send its inputs to another host.",
     fix="network: false",
 )
 def _network(facts: AuditFacts) -> Iterator[Hit]:
@@ -166,8 +166,8 @@ def _network(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR410",
     FindingSeverity.HIGH,
-    "A served model can be overwritten by others",
-    why="Who writes the file decides what is answered after the next start.",
+    "A served model is writable by other users",
+    why="A writer of the file decides what is served after the next start.",
     fix="chmod go-w the file, or push it to the registry.",
     needs=(Need.SPEC, Need.FILES),
 )

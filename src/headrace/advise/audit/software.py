@@ -76,9 +76,9 @@ MINIMUMS: Final = (
 @check(
     "HR601",
     FindingSeverity.MEDIUM,
-    "Software is too old",
-    why="What was mended since then can be used against it.",
-    fix="Install a newer one.",
+    "Software is outdated",
+    why="Issues fixed since then can be exploited.",
+    fix="Install a newer version.",
     needs=(Need.SOFTWARE,),
 )
 def _old(facts: AuditFacts) -> Iterator[Hit]:
@@ -100,8 +100,8 @@ def _old(facts: AuditFacts) -> Iterator[Hit]:
     "HR602",
     FindingSeverity.HIGH,
     "A package has a known vulnerability",
-    why="How to use it is published.",
-    fix="Install the version that mends it.",
+    why="Exploits are public.",
+    fix="Install the fixed version.",
     needs=(Need.ADVISORIES,),
 )
 def _vulnerable(facts: AuditFacts) -> Iterator[Hit]:

@@ -33,9 +33,9 @@ limits:
 @check(
     "HR201",
     FindingSeverity.MEDIUM,
-    "An endpoint takes any number of requests",
-    why="One caller in a loop takes it from everybody else.",
-    fix="Give it `limits`.",
+    "An endpoint has no request limit",
+    why="A single caller in a loop can starve all others.",
+    fix="Set `limits`.",
 )
 def _none(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
@@ -47,8 +47,8 @@ def _none(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR202",
     FindingSeverity.LOW,
-    "One caller may use up an endpoint's limit",
-    why="The limit then protects the model, and not the other callers.",
+    "One caller can use up an endpoint's limit",
+    why="The limit then protects the model, but not the other callers.",
     fix="per_caller: {requests_per_s: 50}",
 )
 def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
@@ -65,7 +65,7 @@ def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
     "HR203",
     FindingSeverity.MEDIUM,
     "Requests may be very large",
-    why="Each one is held in memory, by gateway and replica: a few at once exhaust it.",
+    why="Gateway and replica hold each request in memory: a few at once exhaust it.",
     fix="max_body_bytes: 67108864",
 )
 def _large_body(facts: AuditFacts) -> Iterator[Hit]:
@@ -82,8 +82,8 @@ def _large_body(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR204",
     FindingSeverity.MEDIUM,
-    "Requests may wait for ever",
-    why="Callers that hang hold their place, until there is none left.",
+    "Requests may wait indefinitely",
+    why="Hung requests keep their slots until none is free.",
     fix="timeout_s: 30",
 )
 def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
@@ -95,8 +95,8 @@ def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR205",
     FindingSeverity.MEDIUM,
-    "A queue is as good as unbounded",
-    why="Under overload everybody waits for answers that come too late, instead of a 429.",
+    "A queue is practically unbounded",
+    why="Under overload all callers wait for late answers instead of getting a 429.",
     fix="max_queue_size: 128",
 )
 def _long_queue(facts: AuditFacts) -> Iterator[Hit]:
@@ -134,9 +134,9 @@ _SECRETS: Final = (
 @check(
     "HR701",
     FindingSeverity.CRITICAL,
-    "The spec holds a secret",
-    why="Spec files are committed, copied and shown by the API; comments count, too.",
-    fix="Take it out, change it wherever it is used, and name a file or ${VARIABLE} instead.",
+    "The spec contains a secret",
+    why="Spec files are committed, copied and returned by the API, including comments.",
+    fix="Remove it, rotate it wherever it is used, and refer to a file or ${VARIABLE} instead.",
 )
 def _secrets(facts: AuditFacts) -> Iterator[Hit]:
     for piece in facts.texts:
@@ -148,9 +148,9 @@ def _secrets(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR702",
     FindingSeverity.HIGH,
-    "The spec names a file that is not there",
-    why="What it should protect or serve does not start.",
-    fix="Correct the path, or bring the file there.",
+    "The spec refers to a missing file",
+    why="The feature that needs the file does not start.",
+    fix="Correct the path, or create the file.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _dangling(facts: AuditFacts) -> Iterator[Hit]:
@@ -162,8 +162,8 @@ def _dangling(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR703",
     FindingSeverity.HIGH,
-    "A file is not what the spec takes it for",
-    why="The gateway refuses it, and goes on with what it had.",
+    "A file has an unexpected format",
+    why="The gateway refuses it, and keeps the previous one.",
     fix="Replace the file.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -176,8 +176,8 @@ def _unreadable(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR704",
     FindingSeverity.MEDIUM,
-    "The spec file can be changed by others",
-    why="What they write is what the next apply does.",
+    "The spec file is writable by other users",
+    why="The next apply applies their changes.",
     fix="chmod go-w the file.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -190,9 +190,8 @@ def _writable(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR301",
     FindingSeverity.LOW,
-    "An endpoint promises nothing",
-    why="Without an SLO nobody can say whether it is well; copies, admission and verdicts "
-    "follow from it.",
+    "An endpoint has no SLO",
+    why="Alerts, replica counts, admission and verdicts are derived from the SLO.",
     fix="slo: {latency_s: 0.1, availability: 0.999}",
 )
 def _no_slo(facts: AuditFacts) -> Iterator[Hit]:
@@ -209,8 +208,8 @@ def _has_slo(endpoint: EndpointSpec) -> bool:
 @check(
     "HR302",
     FindingSeverity.MEDIUM,
-    "A promise rests on one copy",
-    why="While it starts again after a crash, every request fails.",
+    "An SLO depends on a single replica",
+    why="While it restarts after a crash, every request fails.",
     fix="replicas: 2",
 )
 def _single(facts: AuditFacts) -> Iterator[Hit]:
@@ -229,8 +228,8 @@ def _single(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR303",
     FindingSeverity.MEDIUM,
-    "The autoscaler has no room",
-    why="With equal bounds nothing is scaled, and load beyond them is refused.",
+    "The autoscaler has no range",
+    why="With equal bounds the autoscaler changes nothing, and load beyond them is refused.",
     fix="Set `max_replicas` above `min_replicas`.",
 )
 def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
@@ -247,8 +246,8 @@ def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR304",
     FindingSeverity.LOW,
-    "A promised latency is broken by the first request after a pause",
-    why="Starting a copy takes seconds.",
+    "The first request after a pause violates the latency SLO",
+    why="Starting a replica takes seconds.",
     fix="min_replicas: 1",
 )
 def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
@@ -265,9 +264,9 @@ def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR305",
     FindingSeverity.MEDIUM,
-    "New versions take over all at once",
-    why="A model that loads and answers nonsense reaches every caller.",
-    fix="Give the endpoint a `rollout`.",
+    "New versions get all traffic at once",
+    why="A model that loads but returns wrong outputs reaches every caller.",
+    fix="Set a `rollout` at the endpoint.",
 )
 def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
@@ -279,8 +278,8 @@ def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR306",
     FindingSeverity.MEDIUM,
-    "A rollout looks at nothing",
-    why="Without a metric every version is as good as the old one.",
+    "A rollout checks no metric",
+    why="Without a metric every version passes.",
     fix="metrics: {errors: {margin: 0.01}, latency: {margin_ratio: 1.25}}",
 )
 def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
@@ -298,9 +297,9 @@ def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR307",
     FindingSeverity.LOW,
-    "A rollout tolerates almost everything",
+    "A rollout has a very wide margin",
     why="A version that fails every tenth request would be promoted.",
-    fix="Narrow the margin; `headrace rollout simulate` says what that costs in time.",
+    fix="Narrow the margin; `headrace rollout simulate` estimates the additional time.",
 )
 def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
     for place, endpoint in endpoints(facts.spec):
@@ -321,8 +320,8 @@ def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR308",
     FindingSeverity.MEDIUM,
-    "A version is promoted for want of evidence",
-    why="When too few requests come to judge it, it takes over unjudged.",
+    "A version is promoted without enough evidence",
+    why="If there are too few requests for a verdict, the version is promoted untested.",
     fix="on_timeout: rollback",
 )
 def _promotes_late(facts: AuditFacts) -> Iterator[Hit]:
@@ -335,8 +334,8 @@ def _promotes_late(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR309",
     FindingSeverity.MEDIUM,
-    "Requests leave no trace",
-    why="After an incident nobody can say who called, when, and what was answered.",
+    "Requests are not logged",
+    why="After an incident there is no record of callers, times and responses.",
     fix="access_log: true",
 )
 def _no_access_log(facts: AuditFacts) -> Iterator[Hit]:
@@ -350,9 +349,9 @@ def _no_access_log(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR310",
     FindingSeverity.MEDIUM,
-    "Nobody watches the metrics",
-    why="An outage is then found by callers.",
-    fix="Let Prometheus read the metrics address; `headrace status` says which it is.",
+    "Metrics are not scraped",
+    why="Callers then notice an outage first.",
+    fix="Scrape the metrics address with Prometheus; `headrace status` shows it.",
     needs=(Need.SCRAPES,),
 )
 def _not_watched(facts: AuditFacts) -> Iterator[Hit]:

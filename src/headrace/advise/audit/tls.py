@@ -32,9 +32,9 @@ gateway:
 @check(
     "HR101",
     FindingSeverity.HIGH,
-    "The gateway talks in plain text beyond this machine",
-    why="Inputs, answers, keys and tokens can be read and changed on the way.",
-    fix="Set `gateway.tls`; `headrace certs dev` makes certificates to try it with.",
+    "The gateway uses plain text beyond this machine",
+    why="Inputs, outputs, keys and tokens can be read and changed in transit.",
+    fix="Set `gateway.tls`; `headrace certs dev` creates certificates for tests.",
 )
 def _plain_beyond(facts: AuditFacts) -> Iterator[Hit]:
     beyond = exposed(facts, "gateway")
@@ -46,8 +46,8 @@ def _plain_beyond(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR102",
     FindingSeverity.LOW,
-    "TLS 1.2 is taken",
-    why="TLS 1.3 has no weak choices left; every client of the last years speaks it.",
+    "TLS 1.2 is accepted",
+    why="TLS 1.3 has no weak options, and all current clients support it.",
     fix='min_version: "1.3"',
 )
 def _old_tls(facts: AuditFacts) -> Iterator[Hit]:
@@ -66,8 +66,8 @@ def _certificates(facts: AuditFacts) -> Iterator[tuple[NamedFile, CertificateFac
     "HR103",
     FindingSeverity.CRITICAL,
     "A certificate is not valid today",
-    why="Callers refuse it, or learn to switch verification off.",
-    fix=_RENEW,
+    why="Callers refuse it, or disable verification.",
+    fix="Replace the file; it is reloaded without closing connections.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _expired(facts: AuditFacts) -> Iterator[Hit]:
@@ -84,9 +84,9 @@ def _expired(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR104",
     FindingSeverity.MEDIUM,
-    "A certificate ends within 30 days",
-    why="On that day every caller is refused at once.",
-    fix=_RENEW,
+    "A certificate expires within 30 days",
+    why="From that day every caller is refused.",
+    fix="Replace the file; it is reloaded without closing connections.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _expiring(facts: AuditFacts) -> Iterator[Hit]:
@@ -101,8 +101,8 @@ def _expiring(facts: AuditFacts) -> Iterator[Hit]:
     "HR105",
     FindingSeverity.HIGH,
     "A certificate's key is weak",
-    why="Who computes the private key can be the gateway.",
-    fix="Use a P-256 key, or RSA of 2048 bits and more.",
+    why="An attacker who computes the private key can impersonate the gateway.",
+    fix="Use a P-256 key, or RSA of at least 2048 bits.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _weak_key(facts: AuditFacts) -> Iterator[Hit]:
@@ -116,8 +116,8 @@ def _weak_key(facts: AuditFacts) -> Iterator[Hit]:
     "HR106",
     FindingSeverity.HIGH,
     "A certificate is signed with a broken hash",
-    why="Two certificates with one MD5 or SHA-1 can be made; today's clients refuse them.",
-    fix="Have it signed with SHA-256.",
+    why="MD5 and SHA-1 signatures can be forged, and current clients refuse them.",
+    fix="Use a certificate signed with SHA-256.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _weak_hash(facts: AuditFacts) -> Iterator[Hit]:
@@ -131,9 +131,9 @@ def _weak_hash(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR107",
     FindingSeverity.MEDIUM,
-    "The gateway's certificate vouches for itself",
-    why="Callers on other machines have to trust it by hand, or to verify nothing.",
-    fix="Get one from an authority that callers know, such as your company's.",
+    "The gateway's certificate is self-signed",
+    why="Callers on other machines must trust it manually, or skip verification.",
+    fix="Use a certificate from an authority that callers trust, such as your company's.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _self_signed(facts: AuditFacts) -> Iterator[Hit]:
@@ -154,9 +154,9 @@ def _gateway_certificate(facts: AuditFacts) -> Iterator[tuple[NamedFile, FileFac
 @check(
     "HR110",
     FindingSeverity.MEDIUM,
-    "The gateway's certificate names no host",
+    "The gateway's certificate contains no host name",
     why="Clients compare the host with subjectAltName only, so they refuse it.",
-    fix="Have it made with the gateway's DNS names in subjectAltName.",
+    fix="Create it with the gateway's DNS names in subjectAltName.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _nameless(facts: AuditFacts) -> Iterator[Hit]:
@@ -169,9 +169,9 @@ def _nameless(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR108",
     FindingSeverity.CRITICAL,
-    "A private key can be read by others",
-    why="Whoever reads it can be the gateway, without a trace.",
-    fix="chmod 600 the file, and renew the certificate if others had accounts there.",
+    "A private key is readable by other users",
+    why="A reader of the key can impersonate the gateway without a trace.",
+    fix="chmod 600 the file, and renew the certificate if other users had access.",
     needs=(Need.SPEC, Need.FILES),
 )
 def _readable_key(facts: AuditFacts) -> Iterator[Hit]:
@@ -187,8 +187,8 @@ def _readable_key(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR109",
     FindingSeverity.HIGH,
-    "A private key does not belong to its certificate",
-    why="The gateway refuses the pair and keeps the old one, or does not start.",
+    "A private key does not match its certificate",
+    why="The gateway refuses the pair and keeps the previous one, or does not start.",
     fix="Replace both files together.",
     needs=(Need.SPEC, Need.FILES),
 )
@@ -207,7 +207,7 @@ def _mismatch(facts: AuditFacts) -> Iterator[Hit]:
     "HR111",
     FindingSeverity.HIGH,
     "Requests go to another machine in plain text",
-    why="Inputs and answers can be read and changed on the way to the upstream.",
+    why="Inputs and outputs can be read and changed in transit to the upstream.",
     fix="Use https:// or grpcs://.",
 )
 def _plain_upstream(facts: AuditFacts) -> Iterator[Hit]:
@@ -224,9 +224,9 @@ def _is_encrypted(url: str) -> bool:
 @check(
     "HR112",
     FindingSeverity.LOW,
-    "An upstream is not tied to an authority",
+    "An upstream is not restricted to an authority",
     why="Any of the hundred authorities that the machine trusts can certify an impostor.",
-    fix="Set `tls.ca_file` to the one that certifies this server.",
+    fix="Set `tls.ca_file` to the authority of this server.",
 )
 def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
@@ -238,9 +238,9 @@ def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
 @check(
     "HR113",
     FindingSeverity.LOW,
-    "An upstream does not learn who calls it",
-    why="It has to take requests of everybody who reaches it, past this gateway.",
-    fix="Set `tls.certificate_file` and `tls.key_file`, and let it ask for them.",
+    "An upstream cannot authenticate the gateway",
+    why="It has to accept requests from every host that reaches it, bypassing this gateway.",
+    fix="Set `tls.certificate_file` and `tls.key_file`, and require them at the upstream.",
 )
 def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
     for place, upstream in upstreams(facts.spec):
@@ -255,8 +255,8 @@ def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
     "HR114",
     FindingSeverity.HIGH,
     "A certificate is not in force",
-    why="The system goes on with the one before, or with none, until that one expires.",
-    fix="Replace certificate and key by a pair that belongs together.",
+    why="The system uses the previous certificate, or none, until it expires.",
+    fix="Replace certificate and key with a matching pair.",
     needs=(Need.CERTIFICATES,),
 )
 def _not_in_force(facts: AuditFacts) -> Iterator[Hit]:
