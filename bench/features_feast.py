@@ -1,7 +1,7 @@
-"""How much faster than Feast's own read and join are ours? Both in one run, in turns.
+"""Speed of online reads and joins compared with Feast, in one run, in turns.
 
-Feast is installed by `make feast`. A round asks Feast, then ours, for the same entities; a ratio is
-that of one round, and the median of the rounds is told. Values have to be equal.
+`make setup ENV=feast` installs Feast. A round asks Feast and then Headrace for the same entities
+and gives one ratio; the median of all rounds is reported. Values must be equal.
 """
 
 import json
@@ -78,7 +78,7 @@ def running_feast(folder: Path, socket: Path) -> Iterator[Feast]:
 def compare(views: Sequence[FeatureView], service: FeatureService, rows: pl.DataFrame) -> None:
     """Print ratios, or how to install Feast."""
     if not FEAST.exists():
-        print("Feast is not here to be compared with; `make feast` installs it")
+        print("Feast is not here to be compared with; `make setup ENV=feast` installs it")
         return
     with (
         tempfile.TemporaryDirectory() as directory,

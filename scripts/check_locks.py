@@ -1,8 +1,7 @@
-"""Do the lock files still say what `pyproject.toml` asks for? Answers offline, in no time.
+"""Offline check of the lock files against `pyproject.toml`.
 
-Resolving anew would need the network and would fail whenever somebody publishes a release, so this
-checks the locks that stand: each requirement is pinned to a version it allows, every pin has a
-hash, shared pins agree, and no line names a download address.
+Each requirement is pinned to a version it allows, every pin has a hash, shared pins agree, and no
+line names a download address. Resolving again would need the network.
 """
 
 import re

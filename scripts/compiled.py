@@ -1,9 +1,10 @@
-"""Headrace as its users get it: the wheel with compiled modules, unpacked into a folder.
+"""Wheel with compiled modules, as users install it, unpacked into a folder for PYTHONPATH.
 
-`python -m scripts.compiled` prints the folder, for PYTHONPATH: it comes before a checkout's own
-files there. The wheel is built if the sources changed, in a minute, and stays in `dist/`.
+`python -m scripts.compiled` prints the folder. It builds the wheel, in a minute, if the sources
+changed; the wheel stays in `dist/`.
 """
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -41,7 +42,7 @@ def ensure() -> Path:
     shutil.rmtree(SITE, ignore_errors=True)
     with zipfile.ZipFile(build(DIST)) as wheel:
         wheel.extractall(SITE)
-    _byte_compile(SITE)
+    compileall.compile_dir(SITE, quiet=1, workers=0)
     stamp.write_text(wanted)
     return SITE
 
@@ -70,12 +71,6 @@ def build(into: Path) -> Path:
         raise BuildError(msg)
     (wheel,) = into.glob("headrace-*.whl")
     return wheel
-
-
-def _byte_compile(folder: Path) -> None:
-    argv = [sys.executable, "-m", "compileall", "-q", "-j", "0", str(folder)]
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-    subprocess.run(argv, env=env, check=True, timeout=LIMIT_S)  # noqa: S603  # as above
 
 
 def _digest() -> str:

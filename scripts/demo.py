@@ -1,10 +1,10 @@
-"""Start the whole system on a real model, use it as a caller would, and say what came out.
+"""Demonstration of the whole system on a real model.
 
     python scripts/demo.py [--once]
 
-Trains the digits example, serves it behind the gateway, sends the rows that training never saw by
-HTTP and by gRPC, and holds every answer against ONNX Runtime's own. Stays up until Ctrl-C; with
-`--once` it stops by itself, and the exit status is 0 only if every check held.
+Trains the digits example, serves it behind the gateway, sends the held-out rows over HTTP and gRPC,
+and compares every answer with ONNX Runtime. Runs until Ctrl-C; with `--once` it stops after the
+checks, and the exit status is 0 only if all of them passed.
 """
 
 import argparse
@@ -20,9 +20,10 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -35,303 +36,209 @@ from headrace.core import Array
 ROOT: Final = Path(__file__).resolve().parent.parent
 MODEL: Final = "digits"
 BURST: Final = 32
-"""Concurrent requests in the second pass; enough for batches to form."""
+"""Concurrent requests in the last pass; enough for batches to form."""
 GOOD_ACCURACY: Final = 0.95
 TOLERANCE: Final = 1e-5
-LABEL: Final = "label"
-PROBABILITIES: Final = "probabilities"
 
 console = Console()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ports:
-    """Where the demo listens."""
+class Ports(NamedTuple):
+    """TCP ports of the system."""
 
-    http: int
-    grpc: int
-    metrics: int
-    admin: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
-    """Labelled rows, and what ONNX Runtime alone says about them."""
-
-    inputs: Array
-    labels: Array
-    expected_labels: Array
-    expected_probabilities: Array
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+    admin: int = 8080
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """What came back over one protocol, in the order of the rows."""
+    """Answers to all rows, in their order."""
 
     labels: Array
     probabilities: Array
     latencies_s: Array
 
-    def accuracy(self, rows: Rows) -> float:
-        """The share of rows whose true label came back."""
-        return float(np.mean(self.labels == rows.labels))
-
-    def agrees(self, rows: Rows) -> bool:
-        """Whether every answer is the one ONNX Runtime gives by itself."""
-        same = np.array_equal(self.labels, rows.expected_labels)
-        close = np.allclose(self.probabilities, rows.expected_probabilities, atol=TOLERANCE)
-        return same and close
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """Something that had to hold, whether it did, and the figure behind it."""
-
-    name: str
-    held: bool
-    seen: str
-
 
 def main() -> int:
-    """Run the demo; 0 only if every check held."""
+    """Run the demonstration; return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--once", action="store_true", help="stop by itself after the checks")
+    parser.add_argument("--once", action="store_true", help="stop after the checks")
     once = parser.parse_args().once
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)  # a shell may have started us with SIGINT ignored
+        signal.signal(number, _interrupt)  # a shell may have started this with SIGINT ignored
     try:
-        with ExitStack() as stack:
-            # A short path: the sockets below it may have at most 107 bytes.
-            work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-demo-")))
-            held = _demo(stack, work, once=once)
+        # A short path, because socket paths below it are limited to 107 bytes.
+        with tempfile.TemporaryDirectory(prefix="headrace-demo-") as work:
+            return 0 if _demo(Path(work), once=once) else 1
     except KeyboardInterrupt:
         console.print("stopped")
-        return 0 if not once else 130
+        return 130 if once else 0
     except subprocess.CalledProcessError as error:
         console.print(f"[red]failed:[/] {' '.join(map(str, error.cmd))}", soft_wrap=True)
         console.print(error.output or "", markup=False)
         return 1
-    return 0 if held else 1
 
 
-def _demo(stack: ExitStack, work: Path, *, once: bool) -> bool:
+def _demo(work: Path, *, once: bool) -> bool:
     with console.status("training the digits example"):
         _run(sys.executable, ROOT / "examples/digits/train.py", work)
-    rows = _load_rows(work)
+    held_out = np.load(work / "test.npz")
+    rows, labels = held_out["inputs"], held_out["labels"]
+    session = onnxruntime.InferenceSession(work / f"{MODEL}.onnx")
+    expected = session.run(["label", "probabilities"], {session.get_inputs()[0].name: rows})
     ports = _choose_ports()
-    began = time.perf_counter()
-    with console.status("starting gateway, control plane and replica"):
-        stack.enter_context(_system(work / f"{MODEL}.onnx", work / "home", ports))
-    console.print(f"up, and a real request answered, in {time.perf_counter() - began:.1f} s")
-    with console.status(f"sending {len(rows.labels)} rows by HTTP and by gRPC"):
-        http = _ask_one_by_one(f"http://127.0.0.1:{ports.http}", rows)
-        grpc = _ask_one_by_one(f"grpc://127.0.0.1:{ports.grpc}", rows)
-        burst = asyncio.run(_ask_at_once(f"grpc://127.0.0.1:{ports.grpc}", rows))
-    checks = _check(rows, ports, http=http, grpc=grpc, burst=burst)
-    _report(
-        rows,
-        ports,
-        work / "home",
-        checks,
-        {"HTTP": http, "gRPC": grpc, f"gRPC, {BURST} at once": burst},
-    )
-    held = all(check.held for check in checks)
-    if not once:
-        console.print("\nup until Ctrl-C")
-        while True:
-            signal.pause()
-    return held
+    started = time.perf_counter()
+    with _system(work / f"{MODEL}.onnx", work / "home", ports):
+        console.print(f"ready after {time.perf_counter() - started:.1f} s")
+        with console.status(f"sending {len(rows)} rows over HTTP and gRPC"):
+            passes = {
+                "HTTP": _infer_in_turn(f"http://127.0.0.1:{ports.http}", rows),
+                "gRPC": _infer_in_turn(f"grpc://127.0.0.1:{ports.grpc}", rows),
+                f"gRPC, {BURST} at once": asyncio.run(
+                    _infer_at_once(f"grpc://127.0.0.1:{ports.grpc}", rows)
+                ),
+            }
+        passed = _report(passes, labels, ports)
+        first = [int(value) for value in rows[0]]
+        tensor = {"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": first}
+        body = json.dumps({"inputs": [tensor], "outputs": [{"name": "label"}]})
+        url = f"http://127.0.0.1:{ports.http}/v2/models/{MODEL}/infer"
+        label = json.loads(_send(url, body)[1])["outputs"][0]["data"][0]
+        passed &= _check("plain JSON", label == expected[0][0], f"label {label}")
+        for name, answers in passes.items():
+            close = np.allclose(answers.probabilities, expected[1], atol=TOLERANCE)
+            equal = close and np.array_equal(answers.labels, expected[0])
+            passed &= _check(f"{name}: same answers as ONNX Runtime", equal)
+        console.print(
+            f"\nHTTP and gRPC   http://127.0.0.1:{ports.http}\n"
+            f"gRPC            127.0.0.1:{ports.grpc}\n"
+            f"metrics         http://127.0.0.1:{ports.metrics}/metrics\n"
+            f"management      http://127.0.0.1:{ports.admin} "
+            f"(token: headrace tokens show --home {work / 'home'})\n",
+            soft_wrap=True,
+        )
+        console.print(f"curl {url} -d '{body}'", soft_wrap=True, markup=False)
+        if not once:
+            console.print("\nrunning until Ctrl-C")
+            while True:
+                signal.pause()
+    return passed
 
 
 @contextmanager
 def _system(model: Path, home: Path, ports: Ports) -> Iterator[None]:
     headrace = Path(sys.executable).parent / "headrace"
-    arguments = (
-        *("--http-port", ports.http, "--grpc-port", ports.grpc),
-        *("--metrics-port", ports.metrics, "--admin-port", ports.admin),
-    )
+    options = [text for name in ports._fields for text in (f"--{name}-port", getattr(ports, name))]
     try:
-        _run(headrace, "up", model, "--home", home, *arguments, "--detach")
+        with console.status("starting gateway, control plane and replica"):
+            _run(headrace, "up", model, "--home", home, *options, "--detach")
         yield
     finally:
         with console.status("stopping"):
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # once more must not leave processes behind
+                signal.signal(number, signal.SIG_IGN)  # a second one must not leave processes
             subprocess.run(  # noqa: S603  # our own command
                 [headrace, "down", "--home", home], check=False, capture_output=True
             )
 
 
-def _load_rows(work: Path) -> Rows:
-    held_out = np.load(work / "test.npz")
-    session = onnxruntime.InferenceSession(work / f"{MODEL}.onnx")
-    labels, probabilities = session.run(
-        [LABEL, PROBABILITIES], {session.get_inputs()[0].name: held_out["inputs"]}
-    )
-    return Rows(
-        inputs=held_out["inputs"],
-        labels=held_out["labels"],
-        expected_labels=labels,
-        expected_probabilities=probabilities,
-    )
-
-
-def _ask_one_by_one(url: str, rows: Rows) -> Answers:
-    """Every row in a request of its own, the next when the last is answered."""
+def _infer_in_turn(url: str, rows: Array) -> Answers:
+    """Send each row as one request, one request at a time."""
     results = []
     with Client(url) as client:
         name = client.signature(MODEL).inputs[0].name
-        for row in rows.inputs:
-            began = time.perf_counter()
+        for row in rows:
+            started = time.perf_counter()
             response = client.infer(MODEL, {name: row[np.newaxis]})
-            results.append((response.outputs, time.perf_counter() - began))
+            results.append((response.outputs, time.perf_counter() - started))
     return _answers(results)
 
 
-async def _ask_at_once(url: str, rows: Rows) -> Answers:
-    """Every row in a request of its own, `BURST` of them in flight."""
+async def _infer_at_once(url: str, rows: Array) -> Answers:
+    """Send each row as one request, `BURST` requests at a time."""
     async with AsyncClient(url) as client:
         name = (await client.signature(MODEL)).inputs[0].name
         slots = asyncio.Semaphore(BURST)
 
-        async def ask(row: Array) -> tuple[dict[str, Array], float]:
+        async def infer(row: Array) -> tuple[dict[str, Array], float]:
             async with slots:
-                began = time.perf_counter()
+                started = time.perf_counter()
                 response = await client.infer(MODEL, {name: row[np.newaxis]})
-                return response.outputs, time.perf_counter() - began
+                return response.outputs, time.perf_counter() - started
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ask(row)) for row in rows.inputs]
+            tasks = [group.create_task(infer(row)) for row in rows]
     return _answers([task.result() for task in tasks])
 
 
 def _answers(results: list[tuple[dict[str, Array], float]]) -> Answers:
     return Answers(
-        labels=np.concatenate([outputs[LABEL] for outputs, _ in results]),
-        probabilities=np.concatenate([outputs[PROBABILITIES] for outputs, _ in results]),
+        labels=np.concatenate([outputs["label"] for outputs, _ in results]),
+        probabilities=np.concatenate([outputs["probabilities"] for outputs, _ in results]),
         latencies_s=np.array([seconds for _, seconds in results]),
     )
 
 
-def _check(
-    rows: Rows, ports: Ports, *, http: Answers, grpc: Answers, burst: Answers
-) -> list[Check]:
-    ready = _status(f"http://127.0.0.1:{ports.http}/v2/health/ready")
-    plain = _ask_plainly(ports, rows)
-    samples = _metric_samples(ports)
-    accuracy = http.accuracy(rows)
-    return [
-        Check(name="gateway is ready", held=ready == 200, seen=f"HTTP {ready}"),  # noqa: PLR2004
-        Check(
-            name=f"accuracy above {GOOD_ACCURACY:.0%}",
-            held=accuracy > GOOD_ACCURACY,
-            seen=f"{accuracy:.1%} of {len(rows.labels)} held-out rows",
-        ),
-        *(
-            Check(name=f"{name} answers as ONNX Runtime does", held=got.agrees(rows), seen="")
-            for name, got in (("HTTP", http), ("gRPC", grpc), ("a burst", burst))
-        ),
-        Check(
-            name="plain JSON without our client",
-            held=plain == rows.expected_labels[0],
-            seen=f"label {plain}",
-        ),
-        Check(name="metrics count requests", held=samples > 0, seen=f"{samples:g} requests"),
-    ]
-
-
-def _ask_plainly(ports: Ports, rows: Rows) -> int:
-    request = urllib.request.Request(  # noqa: S310  # loopback, http
-        _infer_url(ports),
-        data=json.dumps(_body(rows)).encode(),
-        headers={"content-type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310
-        outputs = json.load(response)["outputs"]
-    return int(next(output["data"][0] for output in outputs if output["name"] == LABEL))
-
-
-def _body(rows: Rows) -> dict[str, object]:
-    pixels = [int(value) for value in rows.inputs[0]]
-    return {
-        "inputs": [{"name": "pixels", "datatype": "FP32", "shape": [1, 64], "data": pixels}],
-        "outputs": [{"name": LABEL}],
-    }
-
-
-def _metric_samples(ports: Ports) -> float:
-    """How many requests the metrics port says were answered."""
-    url = f"http://127.0.0.1:{ports.metrics}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    wanted = ("nv_inference_request_success{",)
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(wanted))
-
-
-def _status(url: str) -> int:
-    with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310  # loopback, http
-        return int(response.status)
-
-
-def _batch_sizes(ports: Ports) -> str:
-    with Client(f"http://127.0.0.1:{ports.http}") as client:
-        statistics = client.statistics(MODEL)
-    batches = statistics["model_stats"][0]["batch_stats"]
-    return ", ".join(
-        f"{batch['batch_size']} ({batch['compute_infer']['count']} times)"
-        for batch in sorted(batches, key=lambda batch: batch["batch_size"])
-    )
-
-
-def _report(
-    rows: Rows, ports: Ports, home: Path, checks: list[Check], passes: dict[str, Answers]
-) -> None:
+def _report(passes: dict[str, Answers], labels: Array, ports: Ports) -> bool:
+    """Print latencies, batch sizes and the checks of the whole system; whether these passed."""
     table = Table("one row per request", "rows", "accuracy", "p50 ms", "p99 ms")
-    for name, got in passes.items():
-        p50, p99 = np.percentile(got.latencies_s, [50, 99]) * 1e3
-        accuracy = f"{got.accuracy(rows):.1%}"
-        table.add_row(name, str(len(got.labels)), accuracy, f"{p50:.2f}", f"{p99:.2f}")
-    console.print(table)
-    console.print("[dim]latency as a Python client on the same cores saw it[/]")
-    console.print(f"batch sizes seen: {_batch_sizes(ports)}\n", soft_wrap=True)
-    for check in checks:
-        mark = "[green]ok[/]    " if check.held else "[red]FAILED[/]"
-        console.print(f"{mark} {check.name}  [dim]{check.seen}[/]")
-    console.print(f"""
-HTTP and gRPC   http://127.0.0.1:{ports.http}
-gRPC            127.0.0.1:{ports.grpc}
-metrics         http://127.0.0.1:{ports.metrics}/metrics
-management      http://127.0.0.1:{ports.admin} (`headrace token show --home {home}` lets in)
-""")
-    body = json.dumps(_body(rows), separators=(",", ":"))
-    console.print(f"curl {_infer_url(ports)} -d '{body}'", soft_wrap=True, markup=False)
+    accuracy = 0.0
+    for name, answers in passes.items():
+        accuracy = float(np.mean(answers.labels == labels))
+        p50, p99 = np.percentile(answers.latencies_s, [50, 99]) * 1e3
+        table.add_row(name, str(len(labels)), f"{accuracy:.1%}", f"{p50:.2f}", f"{p99:.2f}")
+    console.print(table, "[dim]latency as measured by a Python client on the same cores[/]")
+    with Client(f"http://127.0.0.1:{ports.http}") as client:
+        batches = client.statistics(MODEL)["model_stats"][0]["batch_stats"]
+    counts = {batch["batch_size"]: batch["compute_infer"]["count"] for batch in batches}
+    sizes = ", ".join(f"{size} ({count} times)" for size, count in sorted(counts.items()))
+    console.print(f"batch sizes: {sizes}\n", soft_wrap=True)
+    requests = sum(
+        float(line.rsplit(" ", 1)[1])
+        for line in _send(f"http://127.0.0.1:{ports.metrics}/metrics")[1].splitlines()
+        if line.startswith("nv_inference_request_success{")
+    )
+    status, _ = _send(f"http://127.0.0.1:{ports.http}/v2/health/ready")
+    return all(
+        [
+            _check("gateway is ready", status == HTTPStatus.OK, f"HTTP {status}"),
+            _check(
+                f"accuracy above {GOOD_ACCURACY:.0%}", accuracy > GOOD_ACCURACY, f"{accuracy:.1%}"
+            ),
+            _check("metrics count requests", requests > 0, f"{requests:g} requests"),
+        ]
+    )
 
 
-def _infer_url(ports: Ports) -> str:
-    return f"http://127.0.0.1:{ports.http}/v2/models/{MODEL}/infer"
+def _check(name: str, passed: bool, value: str = "") -> bool:  # noqa: FBT001  # the result itself
+    mark = "[green]ok[/]    " if passed else "[red]FAILED[/]"
+    console.print(f"{mark} {name}  [dim]{value}[/]")
+    return passed
+
+
+def _send(url: str, body: str | None = None) -> tuple[int, str]:
+    """Send a GET, or a POST if there is a body; return the status and the body of the answer."""
+    data = None if body is None else body.encode()
+    request = urllib.request.Request(url, data, {"content-type": "application/json"})  # noqa: S310  # loopback
+    with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310  # loopback
+        return response.status, response.read().decode()
 
 
 def _choose_ports() -> Ports:
-    """The usual ports where all are free, else ones that the system picks."""
-    usual = Ports(http=8000, grpc=8001, metrics=8002, admin=8080)
-    if all(map(_is_free, (usual.http, usual.grpc, usual.metrics, usual.admin))):
-        return usual
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(4)]
-        for listener in sockets:
-            listener.bind(("127.0.0.1", 0))
-        http, grpc, metrics, admin = (listener.getsockname()[1] for listener in sockets)
-    return Ports(http=http, grpc=grpc, metrics=metrics, admin=admin)
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True
+    """The default ports if all are free, else ports that the system picks."""
+    with ExitStack() as stack:
+        for ports in (Ports(), Ports(0, 0, 0, 0)):
+            sockets = [stack.enter_context(socket.socket()) for _ in ports]
+            try:
+                for listener, port in zip(sockets, ports, strict=True):
+                    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    listener.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return Ports(*(listener.getsockname()[1] for listener in sockets))
+    raise AssertionError("the system has no free ports")
 
 
 def _run(*command: object) -> None:

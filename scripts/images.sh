@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# Build Headrace's images: images.sh [NAME...], all that need no framework where none is named.
+# Build container images: images.sh [NAME...]; by default all images that need no framework.
+# images.sh --pin: renew the digests of the base images in deploy/images/Dockerfile from their tags.
 #
-# Settings, by the environment:
-#   BASE         the base image by digest, NAME@sha256:...; deploy/images/Dockerfile has the default.
-#                BASE=debian makes one here from Debian's packages by debootstrap (SUITE, trixie), for
-#                whom no registry is in reach. Needs root.
-#   BUILD_BASE   the same with pip and venv, where BASE has none.
+# Environment variables:
+#   BASE         base image by digest, NAME@sha256:...; default: deploy/images/Dockerfile.
+#                BASE=debian builds one from Debian packages with debootstrap (SUITE, trixie), for
+#                machines that reach no registry. Needs root.
+#   BUILD_BASE   the same with pip and venv, if BASE lacks them.
 #   COMPILE_BASE the same Python with venv, headers and a C compiler.
-#   UNPINNED     1 takes base images by tag too; COMPILE_BASE of python:X-slim is python:X then.
-#   PREFIX, TAG  what the images are called: PREFIX/replica:TAG; headrace and the version.
-#   SBOM_DIR     where the bills of materials are put too, dist/images.
-#   UNLOCKED     what replica-torch installs besides, torch>=2.8: which build of it is up to pip's index.
-#   NETWORK      the network of the build, as docker build --network takes it.
-# pip's settings (mirror, proxy, certificates, folders of wheels, constraints) are those of whoever
-# builds; they stay out of the images.
+#   UNPINNED     1 accepts base images by tag; COMPILE_BASE of python:X-slim is then python:X.
+#   PREFIX, TAG  image names: PREFIX/replica:TAG; default: headrace and the version.
+#   SBOM_DIR     folder for the bills of materials; default: dist/images.
+#   UNLOCKED     unlocked requirement of replica-torch, torch>=2.8; the pip index decides on the build.
+#   NETWORK      network of the build, as for docker build --network.
+# The builder's pip settings (mirror, proxy, certificates, folders of wheels, constraints) are used for
+# the build and stay out of the images.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,6 +29,17 @@ fail() {
   printf 'images: %s\n' "$*" >&2
   exit 1
 }
+
+if [ "${1:-}" = --pin ]; then
+  file="${DOCKERFILE:-deploy/images/Dockerfile}"
+  sed -n 's/^ARG [A-Z_]*=\([^$@]*\)@sha256:.*/\1/p' "$file" | while read -r image; do
+    digest="$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$image" </dev/null)" ||
+      fail "the registry has no image $image"
+    [[ "$digest" =~ ^sha256:[0-9a-f]{64}$ ]] || fail "the registry's answer for $image is not a digest"
+    sed -i "s|=$image@sha256:[0-9a-f]*|=$image@$digest|" "$file"
+  done
+  exit
+fi
 
 pinned() { sed -n "s/^ARG $1=//p" deploy/images/Dockerfile; } # pinned ARGUMENT
 base="${BASE:-$(pinned BASE)}"

@@ -1,8 +1,7 @@
-"""Do the tests notice when the engine or a rollout's statistics are changed? A sample of changes.
+"""Mutation tests of the engine and of the rollout statistics, on a random sample.
 
-mutmut makes thousands of changed functions ("mutants"). Those drawn are tried with the unit tests
-that reach them; what survives is printed: a test is missing, or the change makes no difference.
-Only lines that tests reach are changed: what none reaches is coverage's to tell.
+mutmut changes functions ("mutants"), and the unit tests that reach a sampled mutant must fail.
+Survivors are printed: a test is missing, or the change makes no difference.
 """
 
 import argparse
@@ -26,19 +25,19 @@ Results = dict[str, int | None]
 
 
 def main() -> int:
-    """Draw, try, and tell; 1 if fewer are noticed than wanted, or not all could be tried."""
+    """Test the sample; return 1 if too few mutants fail a test, or not all could be tested."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sample", type=int, default=300, help="how many to try (300)")
     parser.add_argument("--seed", type=int, default=1, help="draws others (1)")
     parser.add_argument("--at-least", type=float, default=0.85, help="share to be noticed (0.85)")
-    asked = parser.parse_args()
+    options = parser.parse_args()
 
     print("making mutants, and finding out which tests reach them: some minutes", flush=True)
     said = _run("run", _NONE)  # matches none, which it calls an error; leaves all in mutants/
     made = sorted(_results())
     if not made:
         print(said, file=sys.stderr)
-    drawn = random.Random(asked.seed).sample(made, min(asked.sample, len(made)))  # noqa: S311  # no secret
+    drawn = random.Random(options.seed).sample(made, min(options.sample, len(made)))  # noqa: S311  # no secret
     print(f"trying {len(drawn)} of {len(made)}", flush=True)
     if drawn:
         _run("run", *drawn)
@@ -53,7 +52,7 @@ def main() -> int:
     tried = len(drawn) - len(not_tried)
     share = 1.0 - len(unnoticed(drawn, results)) / max(tried, 1)
     print(f"\n{share:.0%} of {tried} noticed")
-    return 0 if tried and not not_tried and share >= asked.at_least else 1
+    return 0 if tried and not not_tried and share >= options.at_least else 1
 
 
 def tally(part: str, drawn: Iterable[str], results: Results) -> tuple[int, int]:
@@ -77,16 +76,10 @@ def _results() -> Results:
 
 
 def _run(*arguments: str) -> str:
-    """What it said of errors. Its progress is a line that is drawn anew many times a second."""
-    done = subprocess.run(  # noqa: S603  # ours
-        [MUTMUT, *arguments],
-        cwd=ROOT,
-        check=False,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    return done.stderr
+    """Run mutmut; return its stderr. Its stdout only shows progress."""
+    command = [MUTMUT, *arguments]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: S603  # ours
+    return str(done.stderr)
 
 
 def _diff(name: str) -> str:

@@ -36,7 +36,7 @@ def pytest_runtest_teardown() -> Generator[None, object, object]:
     if len(held) > 1:
         pytest.fail(
             f"this process has imported {' and '.join(held)}: mark each test with one of them, "
-            "and run them by `make frameworks`",
+            "and run them by `make test SUITE=frameworks`",
             pytrace=False,
         )
     return result

@@ -1,7 +1,7 @@
-"""Helm and its like, and whether Kubernetes would take an object; `make kube` brings them.
+"""Helm, kubectl and checks of Kubernetes objects; `make setup ENV=kube` installs the programs.
 
-Core kinds are checked by `kubernetes-validate`, others by schemas that `make kube` makes from
-published packages. A kind that none of them knows is a mistake, not a pass.
+Core kinds are checked by `kubernetes-validate`, others by schemas that the same command makes
+from published packages. A kind that none of them knows is a mistake, not a pass.
 """
 
 import functools
@@ -27,8 +27,8 @@ MADE_GROUPS: Final = {
     "monitoring.coreos.com", "serving.kserve.io",
 }  # fmt: skip
 _NO_CRDS: Final = (
-    "no schemas of custom resources in .venv-kube: `make kube` makes them where there is npm "
-    "(apt-get install npm)"
+    "no schemas of custom resources in .venv-kube: `make setup ENV=kube` makes them if npm is "
+    "installed (apt-get install npm)"
 )
 _BIN: Final = ROOT / ".venv-kube" / "bin"
 _RUN_WITHIN_S: Final = 120.0
@@ -47,7 +47,7 @@ def program(name: str) -> Path:
 def needs(*names: str) -> pytest.MarkDecorator:
     """Skips, with the reason, where one of these programs is not installed."""
     missing = [name for name in names if not program(name).exists()]
-    reason = f"no {' or '.join(missing)} in .venv-kube: `make kube` installs them"
+    reason = f"no {' or '.join(missing)} in .venv-kube: `make setup ENV=kube` installs them"
     return pytest.mark.skipif(bool(missing), reason=reason)
 
 

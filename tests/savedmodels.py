@@ -20,7 +20,7 @@ _MAGIC: Final = 0xDB4775248B80FB57
 def tensorflow() -> ModuleType:
     """TensorFlow; skips the test where it is not installed."""
     module: ModuleType = pytest.importorskip(
-        "tensorflow", reason="TensorFlow is not installed: make test-all installs it"
+        "tensorflow", reason="TensorFlow is not installed: make test SUITE=all installs it"
     )
     return module
 

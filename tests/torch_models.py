@@ -14,7 +14,7 @@ import pytest
 from headrace.core import Array
 
 torch: Any = pytest.importorskip(
-    "torch", reason="PyTorch is not installed: make test-all installs it"
+    "torch", reason="PyTorch is not installed: make test SUITE=all installs it"
 )
 nn: Any = torch.nn
 FEATURES: Final = 5
@@ -138,7 +138,7 @@ def silero() -> Path:
 
     found = find_spec("silero_vad")
     if found is None or not found.submodule_search_locations:
-        pytest.skip("silero-vad is not installed: make test-all installs it")
+        pytest.skip("silero-vad is not installed: make test SUITE=all installs it")
     return Path(found.submodule_search_locations[0]) / "data" / "silero_vad.jit"
 
 

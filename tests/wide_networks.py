@@ -56,7 +56,7 @@ def write_labelled(file: Path) -> Path:
 
 def _module() -> tuple[Any, Any]:
     torch: Any = pytest.importorskip(
-        "torch", reason="PyTorch is not installed: make test-all installs it"
+        "torch", reason="PyTorch is not installed: make test SUITE=all installs it"
     )
     parts: list[Any] = []
     for matrix in weights():

@@ -28,7 +28,7 @@ from bench.windows import Arm, Rounds, Window, figure, interleave, ratio
 FLOATS: Final = 32
 WORKERS: Final = (1, 2, 4)
 LOCAL, RAY = "local", "ray"
-SKIPPED: Final = "Ray is not installed here: make ray, and then .venv-ray/bin/python -m bench ray"
+SKIPPED: Final = "Ray is not installed: make setup ENV=ray, then .venv-ray/bin/python -m bench ray"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

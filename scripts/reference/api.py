@@ -6,7 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 
-from scripts.reference.text import cell
+from scripts.reference.tables import cell
 
 _SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
 _WIDTH = 90

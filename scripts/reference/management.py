@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from headrace.control.api.app import management_app
 from headrace.registry import Registry
 from scripts.reference.schema import default_of, meaning_of, name_of, refs_in, type_of
-from scripts.reference.text import cell
+from scripts.reference.tables import cell
 
 if TYPE_CHECKING:
     from headrace.control.auth.access import AccessControl

@@ -1,20 +1,21 @@
-"""What a replica and a pool's copy count, from what they really say."""
+"""Tables of the metrics that a replica, a pool's replica and a stream worker expose."""
 
 import asyncio
 import re
 from typing import Any, cast
 
+from headrace.serving.pool.pool.application import pool_exposition
+from headrace.serving.pool.pool.pool import ModelPool
+
 from headrace.core import Code, PoolReplicaSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.observe.row_checks import RowCheckCounts
-from headrace.serving.pool.application import pool_exposition
-from headrace.serving.pool.pool import ModelPool
 from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.metrics import exposition
 from headrace.streaming.metrics import Counters
 from headrace.streaming.metrics import exposition as stream_exposition
 from headrace.streaming.settings import PlaceStatus, StreamStatus
-from scripts.reference.text import cell
+from scripts.reference.tables import cell
 
 _SETTINGS = ReplicaSettings(model_name="digits", model_version="1", path="")
 

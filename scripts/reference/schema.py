@@ -1,12 +1,13 @@
-"""How is a part of a JSON Schema told to people? Types with bounds, defaults, meanings."""
+"""Markdown for a JSON Schema: types with bounds, defaults, meanings; sections of the spec file."""
 
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from scripts.reference.text import cell
+from scripts.reference.tables import cell
 
 _CHOICES: Final = ("anyOf", "oneOf")
+_FILE: Final = "The file"
 
 
 def refs_in(part: Any) -> Iterator[str]:  # noqa: ANN401  # any JSON
@@ -87,3 +88,42 @@ def _edge(field: Mapping[str, Any], name: str, closed: str, opened: str) -> str:
 
 def _number(value: float) -> str:
     return f"{int(value):,}" if float(value).is_integer() else f"{value:g}"
+
+
+def spec_sections(schema: Mapping[str, Any]) -> str:
+    """A table of settings for the file and for each kind of object in it, outer ones first."""
+    kinds = schema["$defs"]
+    parts = [_section(_FILE, schema), *(_section(name, kinds[name]) for name in _order(schema))]
+    return "\n".join(parts)
+
+
+def _order(schema: Mapping[str, Any]) -> list[str]:
+    """Every kind of object, each after the one that names it first."""
+    found: list[str] = []
+    seen: set[str] = set()
+
+    def visit(part: Mapping[str, Any]) -> None:
+        for name in refs_in(part.get("properties", {})):
+            if name not in seen:
+                seen.add(name)
+                found.append(name)
+                visit(schema["$defs"][name])
+
+    visit({"properties": {"endpoints": schema["properties"]["endpoints"]}})
+    visit(schema)
+    return found
+
+
+def _section(title: str, schema: Mapping[str, Any]) -> str:
+    head = "| setting | type | default | meaning |\n|---|---|---|---|"
+    rows = "\n".join(_rows(schema))
+    return f"## {title}\n\n{schema['description']}\n\n{head}\n{rows}\n"
+
+
+def _rows(schema: Mapping[str, Any]) -> Iterator[str]:
+    required = schema.get("required", ())
+    # What tells one kind from another comes first.
+    fields = sorted(schema["properties"].items(), key=lambda item: "const" not in item[1])
+    for name, field in fields:
+        default = "required" if name in required else default_of(field)
+        yield f"| `{name}` | {type_of(field)} | {default} | {meaning_of(field)} |"

@@ -1,7 +1,7 @@
-"""Repositories of Feast's, with what Feast itself read of them: committed ones, and new ones.
+"""Feast repositories with the values that Feast itself read: committed ones and new ones.
 
-What is in `tests/contract/feast` was written by `scripts/feast_fixtures.py`, with the version of
-Feast that its `expected.json` names. `python -m tests.contract.feast_repositories` writes it anew.
+`feast_fixtures.py` wrote `tests/contract/feast` with the version of Feast that `expected.json`
+names. `python -m tests.contract.feast_repositories` writes it again.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.contract.redis_servers import RedisServer, running_server
 ROOT: Final = Path(__file__).parents[2]
 COMMITTED: Final = Path(__file__).parent / "feast"
 FEAST: Final = ROOT / ".venv-feast" / "bin" / "python"
-NO_FEAST: Final = "no Feast here; `make feast` installs it in an environment of its own"
+NO_FEAST: Final = "no Feast here; `make setup ENV=feast` installs it in an environment of its own"
 REDIS_CONFIG: Final = """
 project: market
 registry: {path: registry.db, registry_type: file}
@@ -33,7 +33,7 @@ online_store:
 
 @dataclass(frozen=True, kw_only=True)
 class Repository:
-    """`expected` is what `scripts/feast_fixtures.py` says that Feast read."""
+    """`expected` is what `tests/contract/feast_fixtures.py` says that Feast read."""
 
     path: Path
     expected: Mapping[str, Any]
@@ -56,7 +56,7 @@ def written_anew(folder: Path, *, redis_socket: Path, zone: str = "UTC") -> Repo
             FEAST,
             "-W",
             "ignore",
-            ROOT / "scripts/feast_fixtures.py",
+            ROOT / "tests/contract/feast_fixtures.py",
             folder,
             "--redis",
             redis_socket,

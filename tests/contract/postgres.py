@@ -22,7 +22,7 @@ from tests.ports import free_port
 USER: Final = "headrace"
 PASSWORD: Final = "open/sesame:%"  # noqa: S105  # of a server that lives for a test run
 READY_WITHIN_S: Final = 30.0
-_INSTALL: Final = Path(__file__).parents[2] / "scripts" / "install_postgres.sh"
+_INSTALL: Final = Path(__file__).parents[2] / "scripts" / "setup.sh"
 _INSTALL_WITHIN_S: Final = 300.0
 _FAST_SHUTDOWN: Final = signal.SIGINT
 
@@ -150,9 +150,11 @@ def _find_binaries() -> Path | None:
 
 def _install() -> Path:
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise NoPostgresError("no Postgres here; scripts/install_postgres.sh needs root and apt")
+        raise NoPostgresError("no Postgres here; scripts/setup.sh postgres needs root and apt")
     try:
-        subprocess.run([_INSTALL], check=True, capture_output=True, timeout=_INSTALL_WITHIN_S)  # noqa: S603  # ours
+        subprocess.run(  # noqa: S603  # ours
+            [_INSTALL, "postgres"], check=True, capture_output=True, timeout=_INSTALL_WITHIN_S
+        )
     except (subprocess.SubprocessError, OSError) as error:
         raise NoPostgresError(f"Postgres cannot be installed: {error}") from error
     found = _find_binaries()

@@ -65,7 +65,7 @@ def running_moto() -> Iterator[S3Server]:
     """
     python = _ROOT / ".venv-kube" / "bin" / "python"
     if not (python.parent / "moto_server").exists():
-        raise NoServerError("no moto here; scripts/setup_kube.sh installs it")
+        raise NoServerError("no moto here; `make setup ENV=kube` installs it")
     port = free_port()
     process = subprocess.Popen(  # noqa: S603  # ours
         [python, Path(__file__).with_name("moto_in_order.py"), str(port)],

@@ -48,7 +48,9 @@ def test_what_is_installed_apart_is_in_no_lock() -> None:
 
 @pytest.mark.parametrize(("path", "mark"), NEEDS, ids=lambda value: getattr(value, "stem", value))
 def test_a_file_that_needs_a_framework_has_its_mark(path: Path, mark: str) -> None:
-    assert f"pytest.mark.{mark}" in path.read_text(), "else `make frameworks` passes it over"
+    assert f"pytest.mark.{mark}" in path.read_text(), (
+        "else `make test SUITE=frameworks` passes it over"
+    )
 
 
 def test_there_are_tests_of_each_framework() -> None:

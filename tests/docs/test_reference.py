@@ -1,20 +1,25 @@
-"""What the generators of reference pages make of what they are given."""
+"""Generated parts of the reference pages."""
 
-from collections.abc import Callable
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+from mkdocs.commands.build import build
+from mkdocs.config import load_config
 
 from headrace.autoscale.state import ScaleReason
 from headrace.control.rollouts.events import PHASE_REASONS
 from headrace.core.spec.parse import json_schema
-from scripts.reference.enums import meanings
-from scripts.reference.events import ROLLOUT_REASONS, SPEC_REASONS, event_table, written_events
+from scripts.reference import hook as hook_module
+from scripts.reference.events import REASONS, event_table, written_events
+from scripts.reference.hook import PART, PARTS, fill
 from scripts.reference.management import management_sections, openapi
 from scripts.reference.metrics import pool_metric_table
-from scripts.reference.schema import default_of, type_of
-from scripts.reference.spec import spec_sections
-from scripts.reference.walk import Step, grpc_steps, http_steps, lines_of
+from scripts.reference.schema import default_of, spec_sections, type_of
+from scripts.reference.tables import meanings
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +103,7 @@ def test_no_event_is_told_that_nothing_writes() -> None:
     written = {reason for _, reason in written_events()}
 
     known = {*written, "Weight", *PHASE_REASONS.values()}
-    assert {*SPEC_REASONS, *ROLLOUT_REASONS} - known == set()
+    assert {*REASONS["spec"], *REASONS["rollout"]} - known == set()
 
 
 def test_words_of_a_set_have_the_line_under_them_as_their_meaning() -> None:
@@ -116,12 +121,36 @@ def test_metrics_of_a_pool_are_those_that_a_replica_has_not() -> None:
     assert all(line.startswith("| `headrace_pool_") for line in lines)
 
 
-@pytest.mark.parametrize("steps", [http_steps, grpc_steps])
-def test_the_way_of_a_request_is_read_in_one_sitting(steps: Callable[[], list[Step]]) -> None:
-    names = [step.name for step in steps()]
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_becomes_markdown_on_a_page(name: str) -> None:
+    comment = f"<!-- generated: {name} -->"
+    pages = [page for page in DOCS.rglob("*.md") if comment in page.read_text().splitlines()]
 
-    assert lines_of(steps()) < 1000
-    assert names[0] == "Connection.data_received"
-    assert (
-        names.index("Engine.submit") < names.index("OnnxModel.run") < names.index("Engine._finish")
-    )
+    filled = fill(f"before\n\n{comment}\n\nafter\n")
+
+    assert len(pages) == 1
+    assert filled.startswith("before\n\n")
+    assert filled.endswith("\n\nafter\n")
+    assert "|---|" in filled
+    assert "generated:" not in filled
+
+
+def test_no_page_names_an_unknown_part() -> None:
+    named = {name for page in DOCS.rglob("*.md") for name in PART.findall(page.read_text())}
+
+    assert named == set(PARTS)
+
+
+def test_a_built_site_has_the_parts_and_the_schema(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs/index.md").write_text("# Codes\n\n<!-- generated: codes -->\n")
+    hook = Path(hook_module.__file__)
+    (tmp_path / "mkdocs.yml").write_text(f"site_name: test\nhooks: [{hook}]\n")
+    config = load_config(str(tmp_path / "mkdocs.yml"))
+
+    build(config)
+
+    site = tmp_path / "site"
+    assert "UNAVAILABLE" in (site / "index.html").read_text()
+    schema = json.loads((site / "reference/headrace.schema.json").read_text())
+    assert schema == json_schema()

@@ -111,7 +111,7 @@ def test_the_chart_is_of_the_package_s_version_and_its_generated_files_are_fresh
     assert (chart["version"], chart["appVersion"]) == (headrace.__version__,) * 2
     assert chart_folder() == CHART
     for path, text in chart_files().items():
-        assert (CHART / path).read_text() == text, f"{path}: python -m scripts.gen_chart"
+        assert (CHART / path).read_text() == text, f"{path}: make generate"
     there = {path.name for path in (CHART / "files" / "dashboards").iterdir()}
     assert there == {Path(path).name for path in chart_files() if "dashboards" in path}
 

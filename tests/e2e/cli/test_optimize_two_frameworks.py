@@ -32,7 +32,7 @@ sys.addaudithook(note)
 
 
 def test_no_process_of_a_search_holds_both(tmp_path: Path) -> None:
-    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: make test-all installs it")
+    pytest.importorskip("tf2onnx", reason="no tf2onnx: make test SUITE=all installs it")
     site, folder, noted = tmp_path / "site", tmp_path / "search", tmp_path / "noted"
     site.mkdir()
     folder.mkdir()

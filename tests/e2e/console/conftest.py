@@ -23,7 +23,7 @@ from tests.e2e.rollouts.model_files import write_version
 from tests.e2e.rollouts.rollout import Rollout, callers, canary, endpoint
 
 ROOT: Final = Path(__file__).parents[3]
-_INSTALL: Final = ROOT / "scripts" / "install_chromium.sh"
+_INSTALL: Final = ROOT / "scripts" / "setup.sh"
 _INSTALL_WITHIN_S: Final = 300.0
 CONSOLE: Final = "headrace.console:build_console"
 _TOLERANT: Final = {
@@ -40,7 +40,11 @@ def chromium() -> str:
     """Debian's Chromium."""
     if shutil.which("chromium") is None:
         done = subprocess.run(
-            [_INSTALL], capture_output=True, text=True, timeout=_INSTALL_WITHIN_S, check=False
+            [_INSTALL, "chromium"],
+            capture_output=True,
+            text=True,
+            timeout=_INSTALL_WITHIN_S,
+            check=False,
         )
         if done.returncode:
             pytest.skip(f"there is no Chromium: {done.stderr.strip()[-300:]}")

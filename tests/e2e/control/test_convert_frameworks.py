@@ -48,7 +48,7 @@ def of_pytorch(folder: Path) -> dict[str, Asked]:
 
 
 def of_tensorflow(folder: Path) -> dict[str, Asked]:
-    pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: make test-all installs it")
+    pytest.importorskip("tf2onnx", reason="no tf2onnx: make test SUITE=all installs it")
     images = keras_images(folder)
     lite = tflite_models.write(folder / "lite.tflite", tflite_models.perceptron())
     rng = np.random.default_rng(6)

@@ -30,7 +30,7 @@ AWAY_S = 90.0
 def needs(package: str) -> pytest.MarkDecorator:
     """Skip where it is not installed."""
     missing = importlib.util.find_spec(package) is None
-    return pytest.mark.skipif(missing, reason=f"{package} is not installed: make ray brings it")
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed: make setup ENV=ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ NOIDA, TANSU = "noida, Kafka-compatible stand-in", "tansu, Kafka-compatible stan
 ONCE, AT_LEAST_ONCE = Delivery.EXACTLY_ONCE, Delivery.AT_LEAST_ONCE
 AWAY_FOR_S = 3.0
 LONG = pytest.mark.long
-"""One broker shows what the worker does; what each of them does, `make test-long`."""
+"""One broker shows what the worker does; what each of them does, `make test SUITE=long`."""
 
 
 def told(where: Site, folder: Path, scorer: Path, **changes: object) -> WorkerSettings:
@@ -208,7 +208,7 @@ def test_a_call_longer_than_the_session_keeps_the_membership_and_commands_are_he
     tmp_path: Path, name: str, call_s: float
 ) -> None:
     with site(name) as (where, broker):
-        call_s = float(os.environ.get("CHAOS_CALL_S", call_s))  # `make chaos`: half a minute
+        call_s = float(os.environ.get("CHAOS_CALL_S", call_s))  # half a minute in the suite `chaos`
         scorer = double(tmp_path, delay_s=call_s)
         broker.send([two_numbers(0)])
         with running(where.home, told(where, where.home, scorer, delivery=ONCE)) as worker:

@@ -80,10 +80,10 @@ def test_digests_are_renewed_from_the_registry(tmp_path: Path) -> None:
     docker.chmod(0o755)
     settings = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKERFILE": str(file)}
 
-    renewed = _run("pin_images.sh", **settings)
+    renewed = _run("images.sh", "--pin", **settings)
     after = _arguments(file.read_text())
     docker.write_text("#!/bin/sh\necho latest\n")
-    refused = _run("pin_images.sh", **settings)
+    refused = _run("images.sh", "--pin", **settings)
 
     assert renewed.returncode == 0, renewed.stderr
     assert refused.returncode != 0

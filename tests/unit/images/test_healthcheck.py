@@ -1,4 +1,4 @@
-"""Which answers count as health. The check itself is run in containers by `make test-images`."""
+"""Which answers count as health. `make test SUITE=images` runs the check in containers."""
 
 import importlib.util
 

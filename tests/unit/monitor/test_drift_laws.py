@@ -1,6 +1,6 @@
 """How often undrifted streams are named, and how fast drifted ones, by many seeded streams.
 
-`docs/how-to/drift.md` has the figures. `FULL` streams of each case run in `make test-long`.
+`docs/how-to/drift.md` has the figures. `FULL` streams of each case run in `make test SUITE=long`.
 """
 
 from collections.abc import Callable

@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
-pytest.importorskip("tf2onnx", reason="tf2onnx is not installed: make test-all installs it")
+pytest.importorskip("tf2onnx", reason="no tf2onnx: make test SUITE=all installs it")
 tensorflow()
 ROUNDING = 2e-5
 """Of a probability: other kernels sum in another order."""

@@ -19,7 +19,7 @@ outputs: [first, second]
 
 
 def test_a_pipeline_of_pytorch_and_tensorflow_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("torch", reason="PyTorch is not installed: make test-all installs it")
+    pytest.importorskip("torch", reason="PyTorch is not installed: make test SUITE=all installs it")
     from tests.torch_models import traced_perceptron  # noqa: PLC0415  # imports PyTorch
 
     traced_perceptron(tmp_path).path.rename(tmp_path / "torch.pt")

@@ -90,8 +90,8 @@ def test_an_unknown_message_is_a_key_error() -> None:
 
 def test_the_descriptor_set_is_what_the_proto_files_say(tmp_path: Path) -> None:
     pytest.importorskip("grpc_tools", reason="grpcio-tools compiles the .proto files")
-    script = Path(__file__).parents[3] / "scripts" / "generate_proto.py"
-    found = importlib.util.spec_from_file_location("generate_proto", script)
+    script = Path(__file__).parents[3] / "scripts" / "generate.py"
+    found = importlib.util.spec_from_file_location("generate", script)
     assert found is not None
     assert found.loader is not None
     module = importlib.util.module_from_spec(found)
@@ -103,4 +103,4 @@ def test_the_descriptor_set_is_what_the_proto_files_say(tmp_path: Path) -> None:
         compiled = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / name).read_bytes())
         there = DESCRIPTOR_SET_PATH.with_name(name).read_bytes()
         shipped = descriptor_pb2.FileDescriptorSet.FromString(there)
-        assert compiled == shipped, "run scripts/generate_proto.py"
+        assert compiled == shipped, "make generate"

@@ -6,7 +6,7 @@ from typing import Any, Final
 import jsonschema
 import pytest
 
-from scripts.crds.validators import Reader, Schema, UnreadableError, used
+from tests.crds.validators import Reader, Schema, UnreadableError, used
 
 _HEAD: Final = '(data,{instancePath="",parentData,parentDataProperty,rootData=data}={})'
 _FAILED: Final = "null===vErrors?vErrors=[err0]:vErrors.push(err0),errors++"

@@ -31,7 +31,7 @@ from tests.small_networks import (
     save,
 )
 
-NO_TORCH = "PyTorch is not installed: make test-all installs it"
+NO_TORCH = "PyTorch is not installed: make test SUITE=all installs it"
 distil: Any = pytest.importorskip("headrace.optimize.prune.torch_distil", reason=NO_TORCH).distil
 torch_graph: Any = pytest.importorskip("headrace.optimize.prune.torch_graph", reason=NO_TORCH)
 TorchGraph: Any = torch_graph.TorchGraph

@@ -1,17 +1,18 @@
-"""Fill the parts of the reference pages that come from the code.
+"""MkDocs hook that fills the generated parts of the pages when the documentation is built.
 
-    python -m scripts.gen_reference
-
-A page holds prose and, between `begin generated NAME` and `end generated` comments, what this
-script makes of the code. The pages are committed, so that they can be read and reviewed without a
-build; a test fails when they are stale.
+A page marks such a part with a comment, `<!-- generated: NAME -->`, where `NAME` is a key of
+`PARTS`. The built site also contains the JSON Schema of the spec file.
 """
 
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Final
+
+from headrace.core.spec.parse.parse import json_schema
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 from headrace import client
 from headrace.advise.audit.checks import check_table
@@ -27,13 +28,10 @@ from headrace.core import (
     RequestedOutput,
     TensorSpec,
 )
-from headrace.core.spec.parse import json_schema
 from headrace.features import ForeignStore, OnlineStore
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
 from scripts.reference.api import class_head, class_section
 from scripts.reference.commands import command_sections
-from scripts.reference.enums import word_table
-from scripts.reference.errors import code_table, error_table
 from scripts.reference.events import event_table, phase_table
 from scripts.reference.management import management_sections
 from scripts.reference.metrics import (
@@ -41,18 +39,12 @@ from scripts.reference.metrics import (
     replica_metric_table,
     stream_metric_table,
 )
-from scripts.reference.settings import settings_section
-from scripts.reference.spec import spec_sections
-from scripts.reference.walk import walk_sections
+from scripts.reference.schema import spec_sections
+from scripts.reference.tables import code_table, error_table, settings_section, word_table
 
-REFERENCE: Final = Path(__file__).resolve().parent.parent / "docs" / "reference"
-WITH_PARTS: Final = (
-    REFERENCE.parent / "how-to" / "audit.md",
-    REFERENCE.parent / "explain" / "data-path.md",
-)
-"""Pages elsewhere that have generated parts, too."""
-SCHEMA: Final = "headrace.schema.json"
-_SETTINGS: Final = (
+SCHEMA: Final = "reference/headrace.schema.json"
+PART: Final = re.compile(r"^<!-- generated: ([a-z ]+) -->$", re.MULTILINE)
+SETTINGS: Final = (
     ReplicaSettings,
     BatchingSpec,
     PaddingSpec,
@@ -72,22 +64,17 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "phases": phase_table,
     "pool metrics": pool_metric_table,
     "replica metrics": replica_metric_table,
-    "replica settings": lambda: "\n".join(settings_section(kind) for kind in _SETTINGS),
+    "replica settings": lambda: "\n".join(settings_section(kind) for kind in SETTINGS),
     "runtimes": lambda: "\n".join(map(class_section, (Runtime, Model, LoadOptions, PythonModel))),
     "stream metrics": stream_metric_table,
     "spec": lambda: spec_sections(json_schema()),
-    "walk": walk_sections,
 }
-"""What makes the text of each generated part."""
-
-_PART: Final = re.compile(
-    r"(<!-- begin generated ([a-z ]+) -->\n).*?(<!-- end generated -->)", re.DOTALL
-)
+"""Name of a part ▸ the function that returns its Markdown."""
 
 
 def _client_sections() -> Iterator[str]:
     yield class_section(client.Client)
-    # Its methods are the same, as coroutines.
+    # AsyncClient has the same methods, as coroutines.
     yield class_head(client.AsyncClient)
     for kind in (InferResponse, RequestedOutput, ModelSignature, TensorSpec):
         yield class_head(kind)
@@ -97,22 +84,22 @@ def _client_sections() -> Iterator[str]:
             yield class_head(kind)
 
 
-def main() -> None:
-    """Write every page."""
-    for path, text in pages().items():
-        path.write_text(text)
+def fill(markdown: str) -> str:
+    """Return a page's Markdown with its generated parts.
+
+    Raises:
+        KeyError: A comment names a part that does not exist.
+    """
+    return PART.sub(lambda match: PARTS[match[1]]().strip(), markdown)
 
 
-def pages() -> dict[Path, str]:
-    """The text that each file should have."""
-    files = (*sorted(REFERENCE.glob("*.md")), *WITH_PARTS)
-    found = {path: _filled(path.read_text()) for path in files}
-    return found | {REFERENCE / SCHEMA: json.dumps(json_schema(), indent=2) + "\n"}
+def on_files(files: Files, /, *, config: MkDocsConfig) -> Files:
+    """Add the JSON Schema of the spec file to the site."""
+    content = json.dumps(json_schema(), indent=2) + "\n"
+    files.append(File.generated(config, SCHEMA, content=content))
+    return files
 
 
-def _filled(text: str) -> str:
-    return _PART.sub(lambda part: f"{part[1]}\n{PARTS[part[2]]().strip()}\n\n{part[3]}", text)
-
-
-if __name__ == "__main__":
-    main()
+def on_page_markdown(markdown: str, /, *, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001  # MkDocs passes them by name
+    """Fill the generated parts of one page."""
+    return fill(markdown)

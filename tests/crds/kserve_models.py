@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from scripts.crds.validators import Reader, Schema, UnreadableError
+from tests.crds.validators import Reader, Schema, UnreadableError
 
 _PLAIN: Final[dict[str, Schema]] = {
     "str": {"type": "string"},

@@ -1,11 +1,12 @@
-"""Write a small repository of Feast's, its stores, and what Feast itself reads of them.
+"""A small Feast repository with its stores, and the values that Feast reads from them.
 
-    .venv-feast/bin/python scripts/feast_fixtures.py FOLDER [--redis SOCKET]
+    .venv-feast/bin/python tests/contract/feast_fixtures.py FOLDER [--redis SOCKET]
 
-Run in Feast's own environment (`make feast`): by `make feast-fixtures` for what is committed, and
-by tests that compare what is new with what our adapter reads. FOLDER then has `feature_store.yaml`,
-`registry.db`, `online.db`, Parquet files, and `expected.json`. With `--redis` the values also go to
-the server at that socket, and come back as `redis.json`: key ▸ field ▸ value, in hexadecimal.
+Runs in the environment of Feast (`make setup ENV=feast`): `tests.contract.feast_repositories` calls
+it to write the committed files, and tests compare what it writes now with what our adapter reads.
+FOLDER then has `feature_store.yaml`, `registry.db`, `online.db`, Parquet files and `expected.json`.
+With `--redis` the values are also written to the server at that socket and copied to `redis.json`:
+key ▸ field ▸ value, in hexadecimal.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Write strict JSON Schemas of custom resources, made from packages of npm's and PyPI's.
 
-    python -m scripts.crds.make FOLDER
+    python -m tests.crds.make FOLDER
 
 A file `GROUP_KIND_VERSION.json` a kind, each whole in itself.
 Nothing is done where the folder is up to date, or where the machine has no npm.
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from scripts.crds.kserve_models import KServe
-from scripts.crds.packages import CORE, KSERVE, NPM, SCOPE, fetch, is_npm_there
-from scripts.crds.validators import Reader, Schema, UnreadableError, used
+from tests.crds.kserve_models import KServe
+from tests.crds.packages import CORE, KSERVE, NPM, SCOPE, fetch, is_npm_there
+from tests.crds.validators import Reader, Schema, UnreadableError, used
 
 KINDS: Final = {
     "gateway-api": ("gateway.networking.k8s.io/v1", ("Gateway", "GRPCRoute", "HTTPRoute")),
@@ -147,9 +147,9 @@ def main() -> None:
     if is_up_to_date(folder):
         return
     if not is_npm_there():
-        print("npm is not there: tests of custom resources will be skipped (apt-get install npm)")
+        sys.stderr.write("no npm: tests of custom resources are skipped (apt-get install npm)\n")
         return
-    print(f"{make(folder)} schemas of custom resources in {folder}")
+    make(folder)
 
 
 if __name__ == "__main__":

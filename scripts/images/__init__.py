@@ -1,1 +1,0 @@
-"""What container images are made of: their requirements, their bill of materials, their base."""
