@@ -95,8 +95,8 @@ REASONS: Final[Mapping[str, Mapping[str, str]]] = {
 }
 """Kind ▸ reason ▸ meaning, without the phases of rollouts and the reasons for scaling."""
 _PHASE_MEANINGS: Final[Mapping[RolloutPhase, str]] = {
-    RolloutPhase.PROGRESSING: "The new version's replicas are ready and it has its weight; or resumed.",
-    RolloutPhase.PAUSED: "By a user, by the plan (a step that waits for approval) or by `on_timeout`.",
+    RolloutPhase.PROGRESSING: "The new version's replicas are ready and get its weight.",
+    RolloutPhase.PAUSED: "By a user, by a step that waits for approval, or by `on_timeout`.",
     RolloutPhase.PROMOTED: "The new version has all requests.",
 }
 _SCALE_MEANINGS: Final[Mapping[str, str]] = {

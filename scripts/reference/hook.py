@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from headrace.core.spec.parse.parse import json_schema
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -28,6 +27,7 @@ from headrace.core import (
     RequestedOutput,
     TensorSpec,
 )
+from headrace.core.spec.parse import json_schema
 from headrace.features import ForeignStore, OnlineStore
 from headrace.runtimes import LoadOptions, Model, PythonModel, Runtime
 from scripts.reference.api import class_head, class_section

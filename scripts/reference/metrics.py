@@ -4,12 +4,11 @@ import asyncio
 import re
 from typing import Any, cast
 
-from headrace.serving.pool.pool.application import pool_exposition
-from headrace.serving.pool.pool.pool import ModelPool
-
 from headrace.core import Code, PoolReplicaSettings, ReplicaSettings
 from headrace.observe import ModelStatistics
 from headrace.observe.row_checks import RowCheckCounts
+from headrace.serving.pool.application import pool_exposition
+from headrace.serving.pool.pool import ModelPool
 from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.metrics import exposition
 from headrace.streaming.metrics import Counters

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from headrace.core.spec.parse.parse import parse_spec
-from headrace.core.spec.parse.rollout import CanarySpec
+
+from headrace.core.spec.parse import parse_spec
+from headrace.core.spec.rollout import CanarySpec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 FOLDERS = sorted(path.parent for path in EXAMPLES.glob("*/headrace.yaml"))

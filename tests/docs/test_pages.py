@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headrace.core.spec.parse.parse import SystemSpec, parse_spec
 from ruamel.yaml import YAML
 
+from headrace.core.spec.parse import SystemSpec, parse_spec
 from headrace.features.spec import checked
 from headrace.pipeline import parse_spec as parse_pipeline
 
