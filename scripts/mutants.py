@@ -77,9 +77,9 @@ def _results() -> Results:
 
 def _run(*arguments: str) -> str:
     """Run mutmut; return its stderr. Its stdout only shows progress."""
-    command = [MUTMUT, *arguments]
+    command = [str(MUTMUT), *arguments]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: S603  # ours
-    return str(done.stderr)
+    return done.stderr
 
 
 def _diff(name: str) -> str:
