@@ -6,7 +6,9 @@ A page marks such a part with a comment, `<!-- generated: NAME -->`, where `NAME
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -42,6 +44,7 @@ from scripts.reference.metrics import (
 from scripts.reference.schema import spec_sections
 from scripts.reference.tables import code_table, error_table, settings_section, word_table
 
+ROOT: Final = Path(__file__).resolve().parents[2]
 SCHEMA: Final = "reference/headrace.schema.json"
 PART: Final = re.compile(r"^<!-- generated: ([a-z ]+) -->$", re.MULTILINE)
 SETTINGS: Final = (
@@ -51,6 +54,19 @@ SETTINGS: Final = (
     PoolReplicaSettings,
     ArtifactsSettings,
 )
+
+
+def _layers() -> str:
+    """The layers of the package, from the contract that CI checks."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    contract = next(
+        contract
+        for contract in tools["importlinter"]["contracts"]
+        if contract["type"] == "layers" and contract["containers"] == ["headrace"]
+    )
+    return "```text\n" + "\n".join(contract["layers"]) + "\n```"
+
+
 PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "checks": check_table,
     "cli": command_sections,
@@ -59,6 +75,7 @@ PARTS: Final[Mapping[str, Callable[[], str]]] = {
     "conditions": lambda: word_table(ConditionType, "condition"),
     "errors": error_table,
     "events": event_table,
+    "layers": _layers,
     "management": management_sections,
     "online stores": lambda: "\n".join(map(class_section, (OnlineStore, ForeignStore))),
     "phases": phase_table,
