@@ -158,8 +158,8 @@ async def test_a_nursery_that_ends_at_once_is_an_error(
 
 def test_an_idle_nursery_ends() -> None:
     code = (
-        "import sys; from headrace.serving.pool import fork_server as server; server.IDLE_S = 0.01; "
-        "sys.exit(server.main(sys.argv[1:]))"
+        "import sys; from headrace.serving.pool import fork_server; fork_server.IDLE_S = 0.01; "
+        "sys.exit(fork_server.main(sys.argv[1:]))"
     )
     ours, theirs = socket.socketpair()
     with ours, theirs:

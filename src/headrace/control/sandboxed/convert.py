@@ -1,6 +1,7 @@
 """Conversion of a model in a sandboxed process.
 
-Not forked from the fork server: converters are large, and a push that converts may take a second more.
+It is not forked from the fork server: converters are large, and a push that converts may take a
+second more.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """Trial of a pool's model: it is loaded in a process of its own, which it may spoil.
 
-The processes are forked by a fork server, which has imported what loading needs and does nothing else:
+A fork server forks the processes. It has imported what loading needs and does nothing else:
 a trial costs the load itself, not the start of an interpreter.
 """
 
