@@ -8,7 +8,7 @@ app.kubernetes.io/instance: {{ include "headrace.instance" .root | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- /* Of objects that Helm keeps. */ -}}
+{{- /* Labels of objects that Helm keeps. */ -}}
 {{- define "headrace.labels" -}}
 {{ include "headrace.selector" . }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
@@ -65,7 +65,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{- /* On which nodes: {root, component, pod: values}. */ -}}
+{{- /* Node placement: {root, component, pod: values}. */ -}}
 {{- define "headrace.scheduling" -}}
 topologySpreadConstraints:
   {{- range list "kubernetes.io/hostname" "topology.kubernetes.io/zone" }}
@@ -126,7 +126,7 @@ annotations:
 {{ include "headrace.instance" . }}-control.{{ .Release.Namespace }}.svc
 {{- end }}
 
-{{- /* Whether Helm makes the certificates of control plane and gateways: nobody else does. */ -}}
+{{- /* Whether Helm creates the certificates of control plane and gateways: no other source is set. */ -}}
 {{- define "headrace.makesTls" -}}
 {{- $tls := .Values.agentTls -}}
 {{- if and (include "headrace.hasControl" .) (not (or $tls.certManager.enabled $tls.controlSecret $tls.gatewaySecret)) }}yes{{ end -}}
@@ -170,7 +170,7 @@ spec:
 {{- range .Values.streams }}{{ if .models }}yes{{ end }}{{ end -}}
 {{- end }}
 
-{{- /* Variables, each once: a cluster takes none twice, and what was told last counts. {ours, theirs}. */ -}}
+{{- /* Environment variables without duplicates, which a cluster refuses; the last value counts. {ours, theirs}. */ -}}
 {{- define "headrace.env" -}}
 {{- $last := dict -}}
 {{- $names := list -}}
@@ -188,7 +188,7 @@ name: {{ index . 0 }}
 valueFrom: {fieldRef: {fieldPath: {{ index . 1 | quote }}}}
 {{- end }}
 
-{{- /* What schemas cannot say. */ -}}
+{{- /* Checks that a schema cannot express. */ -}}
 {{- define "headrace.check" -}}
 {{- $instance := include "headrace.instance" . -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$" $instance) -}}
@@ -286,7 +286,7 @@ envFrom:
     {{- end }}
 {{- end }}
 
-{{- /* A rule to {to, ports}; without `to` to anywhere. */ -}}
+{{- /* An egress rule for {to, ports}; without `to` for all destinations. */ -}}
 {{- define "headrace.egress" -}}
 - ports:
     {{- range .ports }}
@@ -307,7 +307,7 @@ hostnames:
 {{- end }}
 {{- end }}
 
-{{- /* As headrace.control.kubernetes.label_value: itself if it may be one, else readable and a digest. */ -}}
+{{- /* As headrace.control.kubernetes.label_value: the text itself if it is a valid label, else a readable part and a digest. */ -}}
 {{- define "headrace.labelValue" -}}
 {{- if regexMatch "^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$" . -}}
 {{ . }}
@@ -318,7 +318,7 @@ hostnames:
 {{- end -}}
 {{- end }}
 
-{{- /* As headrace.control.kubernetes.name_of: cut where there is no room, before the revision, so that pods begin with it. */ -}}
+{{- /* As headrace.control.kubernetes.name_of: shortened before the revision if it is too long, so pod names begin with it. */ -}}
 {{- define "headrace.revisionName" -}}
 {{- $suffix := printf "-%s-%s" .it.version (.it.revision | trunc 8) -}}
 {{- $stem := printf "%s-%s" .instance .it.endpoint | lower -}}
@@ -326,17 +326,17 @@ hostnames:
 {{ $stem }}{{ $suffix }}
 {{- end }}
 
-{{- /* As headrace.core.gateways.pre_stop_s: a gateway may lag, and a notice takes a moment. */ -}}
+{{- /* As headrace.core.gateways.pre_stop_s: the lag of a gateway plus the time of a notice. */ -}}
 {{- define "headrace.preStopSeconds" -}}
 {{ add .Values.gateway.maxBehindSeconds 5 }}
 {{- end }}
 
-{{- /* Whether the replicas of a version serve gRPC too: if they are told a port for it. */ -}}
+{{- /* Whether the replicas of a version serve gRPC too: if their settings have a port for it. */ -}}
 {{- define "headrace.servesGrpc" -}}
 {{- if get (fromJson .settings) "grpc_port" }}yes{{ end -}}
 {{- end }}
 
-{{- /* As INTERNAL_HEADERS of headrace.core.headers: by these a gateway tells replicas who calls, so no caller may set them. */ -}}
+{{- /* As INTERNAL_HEADERS of headrace.core.headers: gateways use them to identify callers to replicas, so callers must not set them. */ -}}
 {{- define "headrace.noHeadersOfOurs" -}}
 - type: RequestHeaderModifier
   requestHeaderModifier:
@@ -357,7 +357,7 @@ hostnames:
       - x-headrace-lease
 {{- end }}
 
-{{- /* Where requests that name no version go: {instance, versions, port}. */ -}}
+{{- /* Destination of requests without a version: {instance, versions, port}. */ -}}
 {{- define "headrace.split" -}}
 {{- $instance := .instance -}}
 {{- $port := .port -}}
@@ -371,7 +371,7 @@ backendRefs:
   {{- end }}
 {{- end }}
 
-{{- /* Requests that name a version, or with an empty one those that name none: {instance, endpoint, version, versions, timeout}. */ -}}
+{{- /* Requests that name a version, or, if it is empty, requests without one: {instance, endpoint, version, versions, timeout}. */ -}}
 {{- define "headrace.httpRule" -}}
 matches:
   {{- if .version }}
@@ -387,7 +387,7 @@ filters:
 timeouts: {request: {{ .timeout }}}
 {{- end }}
 
-{{- /* The same of gRPC. No route reads a message: of several endpoints, callers name theirs in the metadata. */ -}}
+{{- /* The same for gRPC. No route reads a message: with several endpoints, callers name theirs in the metadata. */ -}}
 {{- define "headrace.grpcRule" -}}
 matches:
   - method: {type: Exact, service: inference.GRPCInferenceService}
@@ -468,7 +468,7 @@ labels:
   {{- end }}
 {{- end }}
 
-{{- /* What the container that fetches a model and the one that serves it have in common. */ -}}
+{{- /* Common part of the containers that fetch and serve a model. */ -}}
 {{- define "headrace.replicaCommon" -}}
 {{- $pod := .it.pod | default dict -}}
 image: {{ $pod.image | default (include "headrace.image" (dict "root" .root "image" (dict "repository" "headrace/replica"))) | quote }}
@@ -485,7 +485,7 @@ envFrom:
 {{- end }}
 {{- end }}
 
-{{- /* What containers of jobs and streams have in common: {root, resources, runId, member}. */ -}}
+{{- /* Common part of the containers of jobs and streams: {root, resources, runId, member}. */ -}}
 {{- define "headrace.workerCommon" -}}
 image: {{ include "headrace.image" (dict "root" .root "image" .root.Values.workers.image) | quote }}
 imagePullPolicy: {{ .root.Values.image.pullPolicy }}
@@ -496,7 +496,7 @@ resources:
 env:
   {{- $env := list (dict "name" "HOME" "value" "/tmp") }}
   {{- if .runId }}
-  # The same for every try of a run, so that the next goes on.
+  # The same for every attempt of a run, so the next one continues.
   {{- $env = append $env (include "headrace.fieldEnv" (list "RUN_ID" "metadata.labels['batch.kubernetes.io/job-name']") | fromYaml) }}
   {{- end }}
   {{- if .member }}

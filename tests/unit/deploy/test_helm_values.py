@@ -442,7 +442,7 @@ def test_values_keep_the_chart_s_comments_and_replace_its_spec_as_a_whole() -> N
     files = chart_with(exported(spec).values, chart_folder())
 
     text = files["values.yaml"].decode()
-    assert "# headrace.yaml as it is; `headrace export helm` fills it in." in text
+    assert "# Content of headrace.yaml; `headrace export helm` fills it in." in text
     assert "model: fraud:3" in text
     assert "url: s3://models/prod" in text
     assert {"Chart.yaml", "values.schema.json", "README.md"} < set(files)
