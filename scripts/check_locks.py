@@ -36,8 +36,8 @@ def read_pins(text: str) -> Pins:
     """The pins of a lock file."""
     pins: Pins = {}
     for line in text.splitlines():
-        if found := _PIN.match(line):
-            pins.setdefault(canonicalize_name(found["name"]), set()).add(found["version"])
+        if match := _PIN.match(line):
+            pins.setdefault(canonicalize_name(match["name"]), set()).add(match["version"])
     return pins
 
 
@@ -47,18 +47,18 @@ def mistakes(pyproject: str, locks: dict[str, str]) -> Iterator[str]:
     dev = read_pins(locks["dev"])
     for name, groups in LOCKS.items():
         pins = read_pins(locks[name])
-        wanted = [line for group in groups for line in project["dependency-groups"][group]]
+        lines = [line for group in groups for line in project["dependency-groups"][group]]
         if name in WITH_PACKAGE:
-            wanted += project["project"]["dependencies"]
-        yield from _unmet(name, wanted, pins)
+            lines += project["project"]["dependencies"]
+        yield from _unmet(name, lines, pins)
         yield from _malformed(name, locks[name])
         for package in sorted(pins.keys() & dev.keys()):
             if not pins[package] <= dev[package]:
                 yield f"{name}.txt and dev.txt disagree on {package}"
 
 
-def _unmet(lock: str, wanted: list[str], pins: Pins) -> Iterator[str]:
-    for line in wanted:
+def _unmet(lock: str, lines: list[str], pins: Pins) -> Iterator[str]:
+    for line in lines:
         requirement = Requirement(line)
         if requirement.marker and not requirement.marker.evaluate():
             continue
@@ -82,12 +82,12 @@ def _malformed(lock: str, text: str) -> Iterator[str]:
 def main() -> int:
     """Print every mistake; 0 if there is none."""
     locks = {name: (ROOT / "requirements" / f"{name}.txt").read_text() for name in LOCKS}
-    found = list(mistakes((ROOT / "pyproject.toml").read_text(), locks))
-    for line in found:
+    errors = list(mistakes((ROOT / "pyproject.toml").read_text(), locks))
+    for line in errors:
         print(line, file=sys.stderr)
-    if found:
+    if errors:
         print("run `make lock` and commit requirements/", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if errors else 0
 
 
 if __name__ == "__main__":

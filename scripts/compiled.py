@@ -26,14 +26,14 @@ class BuildError(RuntimeError):
 
 
 def ensure() -> Path:
-    """The folder, made anew if the sources are no longer what it was made from.
+    """Return the folder, rebuilt if the sources changed.
 
     Raises:
         BuildError: There is no C compiler, or it failed.
     """
-    wanted = _digest()
+    digest = _digest()
     stamp = SITE / STAMP
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == digest:
         return SITE
     if shutil.which(os.environ.get("CC", "cc")) is None:
         msg = "no C compiler: install one (Debian: apt-get install gcc libc6-dev), or name it in CC"
@@ -43,7 +43,7 @@ def ensure() -> Path:
     with zipfile.ZipFile(build(DIST)) as wheel:
         wheel.extractall(SITE)
     compileall.compile_dir(SITE, quiet=1, workers=0)
-    stamp.write_text(wanted)
+    stamp.write_text(digest)
     return SITE
 
 
@@ -66,8 +66,8 @@ def build(into: Path) -> Path:
         timeout=LIMIT_S,
     )
     if done.returncode:
-        said = (done.stdout + done.stderr).strip().splitlines()
-        msg = "the wheel could not be compiled:\n" + "\n".join(said[-20:])
+        output = (done.stdout + done.stderr).strip().splitlines()
+        msg = "the wheel could not be compiled:\n" + "\n".join(output[-20:])
         raise BuildError(msg)
     (wheel,) = into.glob("headrace-*.whl")
     return wheel
@@ -75,15 +75,15 @@ def build(into: Path) -> Path:
 
 def _digest() -> str:
     """What the wheel depends on, in 64 letters."""
-    found = hashlib.sha256(sys.version.encode())
+    digest = hashlib.sha256(sys.version.encode())
     files = [ROOT / "pyproject.toml", ROOT / "scripts" / "hatch_build.py"]
     for folder in ("src", "charts"):
         files += [path for path in (ROOT / folder).rglob("*") if path.is_file()]
     for path in sorted(files):
         if "__pycache__" not in path.parts:
-            found.update(str(path.relative_to(ROOT)).encode())
-            found.update(path.read_bytes())
-    return found.hexdigest()
+            digest.update(str(path.relative_to(ROOT)).encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 if __name__ == "__main__":

@@ -92,13 +92,16 @@ def _demo(work: Path, *, once: bool) -> bool:
     started = time.perf_counter()
     with _system(work / f"{MODEL}.onnx", work / "home", ports):
         console.print(f"ready after {time.perf_counter() - started:.1f} s")
+        urls = (f"http://127.0.0.1:{ports.http}", f"grpc://127.0.0.1:{ports.grpc}")
+        kinds = {
+            "HTTP": (urls[0], 1),
+            "gRPC": (urls[1], 1),
+            f"gRPC, {BURST} at once": (urls[1], BURST),
+        }
         with console.status(f"sending {len(rows)} rows over HTTP and gRPC"):
             passes = {
-                "HTTP": _infer_in_turn(f"http://127.0.0.1:{ports.http}", rows),
-                "gRPC": _infer_in_turn(f"grpc://127.0.0.1:{ports.grpc}", rows),
-                f"gRPC, {BURST} at once": asyncio.run(
-                    _infer_at_once(f"grpc://127.0.0.1:{ports.grpc}", rows)
-                ),
+                name: asyncio.run(_infer(url, rows, at_once))
+                for name, (url, at_once) in kinds.items()
             }
         passed = _report(passes, labels, ports)
         first = [int(value) for value in rows[0]]
@@ -144,23 +147,11 @@ def _system(model: Path, home: Path, ports: Ports) -> Iterator[None]:
             )
 
 
-def _infer_in_turn(url: str, rows: Array) -> Answers:
-    """Send each row as one request, one request at a time."""
-    results = []
-    with Client(url) as client:
-        name = client.signature(MODEL).inputs[0].name
-        for row in rows:
-            started = time.perf_counter()
-            response = client.infer(MODEL, {name: row[np.newaxis]})
-            results.append((response.outputs, time.perf_counter() - started))
-    return _answers(results)
-
-
-async def _infer_at_once(url: str, rows: Array) -> Answers:
-    """Send each row as one request, `BURST` requests at a time."""
+async def _infer(url: str, rows: Array, at_once: int) -> Answers:
+    """Send each row as one request, `at_once` requests at a time."""
     async with AsyncClient(url) as client:
         name = (await client.signature(MODEL)).inputs[0].name
-        slots = asyncio.Semaphore(BURST)
+        slots = asyncio.Semaphore(at_once)
 
         async def infer(row: Array) -> tuple[dict[str, Array], float]:
             async with slots:
@@ -170,10 +161,7 @@ async def _infer_at_once(url: str, rows: Array) -> Answers:
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(infer(row)) for row in rows]
-    return _answers([task.result() for task in tasks])
-
-
-def _answers(results: list[tuple[dict[str, Array], float]]) -> Answers:
+    results = [task.result() for task in tasks]
     return Answers(
         labels=np.concatenate([outputs["label"] for outputs, _ in results]),
         probabilities=np.concatenate([outputs["probabilities"] for outputs, _ in results]),

@@ -1,7 +1,7 @@
-"""Compile the modules that run for every request, when a wheel is built: a hook of hatchling's.
+"""Hatchling hook that compiles the modules of the request path when a wheel is built.
 
-mypyc makes C of typed Python; each module stays in the wheel as source too, for tracebacks and
-readers. C files and objects go to `build/`, nothing beside the sources.
+mypyc compiles typed Python to C; each module also stays in the wheel as source, for tracebacks and
+readers. C files and objects go to `build/`, nothing next to the sources.
 """
 
 import os

@@ -88,7 +88,7 @@ make_base() {
   local root="$work/root" cache="$work/packages"
   base="headrace-base:$suite" build_base="headrace-build-base:$suite" compile_base="headrace-compile-base:$suite"
   if [ -z "${REBUILD_BASE:-}" ] && docker image inspect "$base" "$build_base" "$compile_base" >/dev/null 2>&1; then
-    say "$base is there (REBUILD_BASE=1 makes it anew)"
+    say "$base is there (REBUILD_BASE=1 rebuilds it)"
     return
   fi
   command -v debootstrap >/dev/null || fail "there is no debootstrap; Debian has it under that name"

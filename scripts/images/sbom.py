@@ -1,7 +1,7 @@
-"""What is in an image? A bill of materials (CycloneDX 1.6, JSON) from what is installed there.
+"""Bill of materials of an image (CycloneDX 1.6, JSON), from the installed packages.
 
-Python's packages are read from their metadata, Debian's from dpkg's own list, so the bill says what
-came and not what was asked for. The same image gives the same bytes: no time and no random number.
+Python packages are read from their metadata, Debian packages from dpkg's list, so the bill lists
+what is installed, not what was requested. The same image gives the same bytes.
 Method: https://cyclonedx.org/docs/1.6/json/ and https://github.com/package-url/purl-spec.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from email.parser import HeaderParser
 from email.policy import compat32
 from importlib.metadata import Distribution, distributions
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -30,22 +31,22 @@ _NAMESPACE: Final = uuid.UUID("0a7c1d5e-0c53-5d0c-9d2e-5b1f6f2a8e11")
 
 def python_components(packages: Path) -> Iterator[Component]:
     """Each distribution in a folder of packages, sorted by name."""
-    found = {canonical(one.name): one for one in distributions(path=[str(packages)])}
-    for name, one in sorted(found.items()):
-        purl = f"pkg:pypi/{quote(name)}@{quote(one.version)}"
+    by_name = {canonical(package.name): package for package in distributions(path=[str(packages)])}
+    for name, package in sorted(by_name.items()):
+        purl = f"pkg:pypi/{quote(name)}@{quote(package.version)}"
         yield {
             "type": "library",
             "bom-ref": purl,
             "name": name,
-            "version": one.version,
+            "version": package.version,
             "purl": purl,
-            **_licenses(one),
+            **_licenses(package),
         }
 
 
-def _licenses(one: Distribution) -> Component:
+def _licenses(package: Distribution) -> Component:
     """An expression where the metadata has one; else its line, if it is not the licence's text."""
-    metadata = one.metadata
+    metadata = package.metadata
     if "License-Expression" in metadata:
         return {"licenses": [{"expression": metadata["License-Expression"]}]}
     classified = [
@@ -60,11 +61,11 @@ def _licenses(one: Distribution) -> Component:
 
 def python_dependencies(packages: Path) -> Iterator[Component]:
     """Which distribution needs which others that are there, extras left aside."""
-    found = {canonical(one.name): one for one in distributions(path=[str(packages)])}
-    purls = {n: f"pkg:pypi/{quote(n)}@{quote(one.version)}" for n, one in found.items()}
-    for name, one in sorted(found.items()):
+    by_name = {canonical(package.name): package for package in distributions(path=[str(packages)])}
+    purls = {n: f"pkg:pypi/{quote(n)}@{quote(package.version)}" for n, package in by_name.items()}
+    for name, package in sorted(by_name.items()):
         needed = set()
-        for line in one.requires or []:
+        for line in package.requires or []:
             match = _REQUIRED.match(line)
             if match and "extra" not in (match[3] or "") and canonical(match[1]) in purls:
                 needed.add(purls[canonical(match[1])])
@@ -78,7 +79,7 @@ def debian_components(base: Path) -> Iterator[Component]:
         FileNotFoundError: The file system has no list of packages.
     """
     distro, release = _distribution(base)
-    for fields in sorted(_stanzas(base), key=lambda one: (one["Package"], one["Architecture"])):
+    for fields in sorted(_stanzas(base), key=itemgetter("Package", "Architecture")):
         name, version, architecture = fields["Package"], fields["Version"], fields["Architecture"]
         qualifiers = f"arch={architecture}" + (f"&distro={distro}-{release}" if release else "")
         purl = f"pkg:deb/{distro}/{quote(name)}@{quote(version, safe='')}?{qualifiers}"
@@ -120,8 +121,8 @@ def _distribution(base: Path) -> tuple[str, str]:
     except OSError:
         return "debian", ""
     lines = (line.partition("=") for line in text.splitlines())
-    said = {key: value.strip('"') for key, _, value in lines}
-    return said.get("ID", "debian"), said.get("VERSION_ID", "")
+    fields = {key: value.strip('"') for key, _, value in lines}
+    return fields.get("ID", "debian"), fields.get("VERSION_ID", "")
 
 
 def canonical(name: str) -> str:
@@ -143,7 +144,8 @@ def bill_of_materials(
         "purl": f"pkg:generic/python@{interpreter}",
         "licenses": [{"license": {"id": "PSF-2.0"}}],
     }
-    versions = {one["name"]: one["version"] for one in listed if one["purl"].startswith("pkg:pypi")}
+    python_packages = [part for part in listed if part["purl"].startswith("pkg:pypi")]
+    versions = {part["name"]: part["version"] for part in python_packages}
     image: Component = {"type": "container", "bom-ref": name, "name": name}
     if "headrace" in versions:
         image["version"] = versions["headrace"]
@@ -166,13 +168,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--packages", type=Path, required=True, help="site-packages of the image")
     parser.add_argument("--base", type=Path, required=True, help="the image's root")
     parser.add_argument("--output", type=Path, required=True)
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     document = bill_of_materials(
-        given.name,
-        [*debian_components(given.base), *python_components(given.packages)],
-        python_dependencies(given.packages),
+        options.name,
+        [*debian_components(options.base), *python_components(options.packages)],
+        python_dependencies(options.packages),
     )
-    given.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    options.output.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 

@@ -56,8 +56,8 @@ def markdown_from(docstring: str) -> str:
 
 def _entries(body: str) -> Iterator[str]:
     for line in body.splitlines():
-        found = _ENTRY.match(line)
-        yield f"- `{found[1]}`: {found[2]}" if found else f"  {line.strip()}"
+        match = _ENTRY.match(line)
+        yield f"- `{match[1]}`: {match[2]}" if match else f"  {line.strip()}"
 
 
 def _signature(member: Callable[..., object]) -> str:

@@ -1,4 +1,4 @@
-"""The management API, from the document in which it describes itself."""
+"""Sections of the management API, from its OpenAPI document."""
 
 import json
 import textwrap
@@ -65,65 +65,65 @@ def management_sections() -> str:
         for method, operation in operations.items():
             groups.setdefault(group, []).append((method.upper(), path, operation))
     parts = []
-    for group, found in groups.items():
+    for group, routes in groups.items():
         parts.append(f"## {group}\n")
-        seen: set[str] = set()
-        parts += [_operation(method, path, told, seen) for method, path, told in found]
+        examples: set[str] = set()
+        parts += [_operation(*route, examples) for route in routes]
     return "\n".join([*parts, *_objects(document)])
 
 
-def _operation(method: str, path: str, operation: Mapping[str, Any], seen: set[str]) -> str:
-    """One route; `seen` has the examples of its group that were shown already."""
+def _operation(method: str, path: str, operation: Mapping[str, Any], examples: set[str]) -> str:
+    """One route; an example is shown only if `examples`, those of the group, lacks it."""
     parts = [f"### `{method} {path}`\n", f"{operation['summary']}.\n"]
     if role := operation.get("x-headrace-role"):
         parts.append(f"Needs the role: {role}.\n")
-    if told := operation.get("description"):
-        parts.append(f"{textwrap.dedent(told).strip()}\n")
-    given = [one for one in operation.get("parameters", ()) if one["in"] != "path"]
-    if parameters := [_parameter(one) for one in given]:
+    if text := operation.get("description"):
+        parts.append(f"{textwrap.dedent(text).strip()}\n")
+    rows = [_parameter(part) for part in operation.get("parameters", ()) if part["in"] != "path"]
+    if rows:
         head = "| parameter | in | type | default | meaning |\n|---|---|---|---|---|"
-        parts.append("\n".join([head, *parameters]) + "\n")
+        parts.append("\n".join([head, *rows]) + "\n")
     parts += _body(operation.get("requestBody"))
-    for status, told in operation["responses"].items():
+    for status, response in operation["responses"].items():
         if not status.startswith("2"):
-            continue  # a redirect or a problem document; the page says of these once
-        shown, example = _answer(status, told)
-        parts.append(shown)
-        if example not in seen:
+            continue  # redirects and problem documents are described once per page
+        answer, example = _answer(status, response)
+        parts.append(answer)
+        if example not in examples:
             parts.append(example)
-        seen.add(example)
+        examples.add(example)
     return "\n".join(filter(None, parts))
 
 
-def _parameter(one: Mapping[str, Any]) -> str:
-    field = one["schema"]
-    default = "required" if one.get("required") else default_of({"default": None, **field})
-    meaning = cell(one.get("description") or meaning_of(field))
+def _parameter(parameter: Mapping[str, Any]) -> str:
+    field = parameter["schema"]
+    default = "required" if parameter.get("required") else default_of({"default": None, **field})
+    meaning = cell(parameter.get("description") or meaning_of(field))
     kind = type_of(field).removesuffix(" or null")
-    return f"| `{one['name']}` | {one['in']} | {kind} | {default} | {meaning} |"
+    return f"| `{parameter['name']}` | {parameter['in']} | {kind} | {default} | {meaning} |"
 
 
 def _body(body: Mapping[str, Any] | None) -> Iterator[str]:
     if body is None:
         return
-    optional = "" if body.get("required") else ", may be left out"
+    optional = "" if body.get("required") else ", optional"
     for media_type, content in body["content"].items():
         schema = content.get("schema", {})
         kind = f": {type_of(schema)}" if list(refs_in(schema)) else ""
-        told = f" {body['description']}" if "description" in body else ""
-        yield f"Body: `{media_type}`{optional}{kind}.{told}\n"
+        description = f" {body['description']}" if "description" in body else ""
+        yield f"Body: `{media_type}`{optional}{kind}.{description}\n"
         named = content.get("examples", {})
-        examples = [one["value"] for one in named.values()] or schema.get("examples", [])
+        examples = [example["value"] for example in named.values()] or schema.get("examples", [])
         yield from (_json(example) for example in examples if example != {})
 
 
-def _answer(status: str, told: Mapping[str, Any]) -> tuple[str, str]:
-    """The answer in words, and its example where no object's section has one."""
+def _answer(status: str, response: Mapping[str, Any]) -> tuple[str, str]:
+    """The answer in words, and its example if no object's section has one."""
     text, shown = f"Answer: {status}", ""
-    for media_type, body in told.get("content", {}).items():
+    for media_type, body in response.get("content", {}).items():
         schema, example = body.get("schema", {}), body.get("example")
         if not schema and example is None:
-            continue  # the description does not know it either
+            continue  # not described
         text += f", `{media_type}`"
         if list(refs_in(schema)):
             text += f", {type_of(schema)}"

@@ -38,8 +38,8 @@ def pool_metric_table() -> str:
 
 def stream_metric_table() -> str:
     """The same of a stream's worker."""
-    place = PlaceStatus(topic="in", partition=0, lag_records=0, lag_s=0.0)
-    status = StreamStatus(stream="pay", member="pay-0", places=[place])
+    partition = PlaceStatus(topic="in", partition=0, lag_records=0, lag_s=0.0)
+    status = StreamStatus(stream="pay", member="pay-0", places=[partition])
     counters = Counters(without={Code.INVALID_ARGUMENT: 1})
     return _table(stream_exposition(counters, status).decode())
 
@@ -56,6 +56,6 @@ def _table(text: str, *, prefix: str = "") -> str:
 
 
 def _labels(metric: str, text: str) -> str:
-    found = re.search(rf"^{metric}(?:_bucket)?\{{([^}}]*)\}}", text, re.MULTILINE)
-    names = re.findall(r"(\w+)=", found[1]) if found else []
+    match = re.search(rf"^{metric}(?:_bucket)?\{{([^}}]*)\}}", text, re.MULTILINE)
+    names = re.findall(r"(\w+)=", match[1]) if match else []
     return ", ".join(f"`{name}`" for name in names if name != "le")

@@ -54,7 +54,7 @@ def type_of(field: Mapping[str, Any]) -> str:
 
 
 def default_of(field: Mapping[str, Any]) -> str:
-    """A default as JSON; of objects with a section of their own, that section says it."""
+    """A default as JSON; `as below` for objects with their own section."""
     if "default" not in field:
         is_nullable = {"type": "null"} in field.get("anyOf", ())
         return "`null`" if is_nullable else "empty"
@@ -63,10 +63,10 @@ def default_of(field: Mapping[str, Any]) -> str:
 
 
 def meaning_of(field: Mapping[str, Any]) -> str:
-    """What the field's own description says, else that of the first choice that has one."""
-    choices = [one for key in _CHOICES for one in field.get(key, ())]
-    told = [field.get("description", ""), *(choice.get("description", "") for choice in choices)]
-    return cell(next(filter(None, told), ""))
+    """The field's description, else that of its first choice with a description."""
+    choices = [choice for key in _CHOICES for choice in field.get(key, ())]
+    texts = [part.get("description", "") for part in (field, *choices)]
+    return cell(next(filter(None, texts), ""))
 
 
 def _bounds(field: Mapping[str, Any]) -> str:
@@ -99,19 +99,19 @@ def spec_sections(schema: Mapping[str, Any]) -> str:
 
 def _order(schema: Mapping[str, Any]) -> list[str]:
     """Every kind of object, each after the one that names it first."""
-    found: list[str] = []
-    seen: set[str] = set()
+    names: list[str] = []
+    visited: set[str] = set()
 
     def visit(part: Mapping[str, Any]) -> None:
         for name in refs_in(part.get("properties", {})):
-            if name not in seen:
-                seen.add(name)
-                found.append(name)
+            if name not in visited:
+                visited.add(name)
+                names.append(name)
                 visit(schema["$defs"][name])
 
     visit({"properties": {"endpoints": schema["properties"]["endpoints"]}})
     visit(schema)
-    return found
+    return names
 
 
 def _section(title: str, schema: Mapping[str, Any]) -> str:

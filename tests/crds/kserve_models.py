@@ -1,4 +1,4 @@
-"""Which JSON Schemas the classes of PyPI's `kserve` were generated from.
+"""JSON Schemas of KServe types, recovered from the classes of PyPI's `kserve`.
 
 OpenAPI Generator writes a class a type, with each attribute's name and type, and a refusal of None
 for those that must be there. The code is read and never run. Core types are Kubernetes' own.
@@ -60,15 +60,15 @@ class KServe:
             for node in ast.parse(text).body
             if isinstance(node, ast.ClassDef) and node.name == name
         )
-        said = {
+        tables = {
             node.targets[0].id: ast.literal_eval(node.value)
             for node in body
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
             if node.targets[0].id in {"openapi_types", "attribute_map"}
         }
-        names: dict[str, str] = said["attribute_map"]
-        types: dict[str, str] = said["openapi_types"]
-        found: dict[str, Any] = {
+        names: dict[str, str] = tables["attribute_map"]
+        types: dict[str, str] = tables["openapi_types"]
+        schema: dict[str, Any] = {
             "type": "object",
             "properties": {
                 names[key]: self._of(kind, key, name)
@@ -78,8 +78,8 @@ class KServe:
             "additionalProperties": False,
         }
         if required := sorted({names[key] for key in _REQUIRED.findall(text)}):
-            found["required"] = required
-        return found
+            schema["required"] = required
+        return schema
 
     def _of(self, kind: str, attribute: str, owner: str) -> Schema:
         if kind in _PLAIN:

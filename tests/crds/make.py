@@ -113,7 +113,7 @@ def _experimental(package: Path) -> Iterator[tuple[str, set[str]]]:
     for file in package.rglob("*.d.ts"):
         text = file.read_text(encoding="utf-8")
         alias = _ALIAS.search(text)
-        fields = {name for said, name in _COMMENTED.findall(text) if _EXPERIMENTAL in said}
+        fields = {name for comment, name in _COMMENTED.findall(text) if _EXPERIMENTAL in comment}
         if alias and fields:
             yield alias[1], fields
 
@@ -122,7 +122,7 @@ def _whole(
     api: str, kind: str, schema: Schema, defs: dict[str, Schema], made_from: str
 ) -> tuple[str, Schema]:
     """A kind's file; `metadata` is Kubernetes' matter, `status` its controller's."""
-    properties = {key: one for key, one in schema["properties"].items() if key != "status"}
+    properties = {key: schema_ for key, schema_ in schema["properties"].items() if key != "status"}
     properties |= {
         "apiVersion": {"const": api},
         "kind": {"const": kind},

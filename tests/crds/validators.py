@@ -1,4 +1,4 @@
-"""Which JSON Schemas the validators of npm's `@kubernetes-models` packages were compiled from.
+"""JSON Schemas recovered from the validators of npm's `@kubernetes-models` packages.
 
 Those packages are generated from each project's own Go types, and ship one JavaScript file a type
 that Ajv wrote: flat, and of a dozen forms only. A form that is not known here is an error, never
