@@ -16,10 +16,10 @@ import msgspec
 
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target
-from headrace.control.app.ownership import ProcessOwner
-from headrace.control.app.ports import pick_ports
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.base.ownership import ProcessOwner
+from headrace.control.base.ports import pick_ports
 from headrace.control.gateway.supervisor import EnvoySupervisor
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.core import EndpointName, ReplicaSettings, SystemClock

@@ -17,8 +17,8 @@ import msgspec
 
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.telemetry.reports import Reports
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.reconcile.reports import Reports
 from headrace.observe.histogram import SECONDS_BOUNDS
 from headrace.serving.telemetry.report import Observe, ReplicaReport
 

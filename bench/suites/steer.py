@@ -20,7 +20,7 @@ from bench import processes, systems
 from bench.context import Context
 from bench.results import SuiteResult, Table, Target
 from bench.systems import Ports, headrace
-from headrace.control.app.home import Home
+from headrace.control.base.home import Home
 
 _CHANGES: Final = 40
 _LIMIT_MS: Final = 20.0

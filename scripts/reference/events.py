@@ -7,7 +7,7 @@ from typing import Final
 
 import headrace.control
 from headrace.autoscale.state import ScaleReason
-from headrace.control.rollouts.events import PHASE_REASONS
+from headrace.control.model.rollout_events import PHASE_REASONS
 from headrace.rollout.state import RolloutPhase
 from scripts.reference.tables import cell, meanings
 

@@ -14,7 +14,7 @@ from scripts.reference.tables import cell
 
 if TYPE_CHECKING:
     from headrace.control.auth.access import AccessControl
-    from headrace.control.plane import ControlPlane
+    from headrace.control.plane.control_plane import ControlPlane
 
 _GROUPS: Final = {
     "/api/v1/endpoints": "Endpoints and rollouts",

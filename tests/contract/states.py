@@ -4,13 +4,13 @@ from typing import Any
 
 import msgspec
 
-from headrace.control.desired.state import (
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     make_revision,
 )
-from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.model.records import Event, RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import AbSpec, CanarySpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec

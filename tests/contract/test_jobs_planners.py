@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import DesiredState
-from headrace.control.jobs.plan import Attempt, JobRun, RunState, after_attempt
+from headrace.control.jobs.plan import Attempt, after_attempt
 from headrace.control.jobs.scheduler import LEASE_S, Planner
+from headrace.control.model.desired import DesiredState
+from headrace.control.model.job_runs import JobRun, RunState
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
 

@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.app.settings import resolve_url
-from headrace.control.features.online_stores import OnlineStores
+from headrace.control.base.settings import resolve_url
+from headrace.control.local.online_stores import OnlineStores
 from headrace.control.notify.delivery import send
 from headrace.control.notify.messages import AlertMessage
 from headrace.core.redact import RESOLVED, redact_text

@@ -11,10 +11,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import insert, inspect, update
 
-from headrace.control.desired.state import DesiredState
+from headrace.control.model.desired import DesiredState
+from headrace.control.model.records import Assignment, Feedback, QuotaUse, UnitReward
 from headrace.control.state import home_url, open_store, references_in
 from headrace.control.state.database import Database
-from headrace.control.state.records import Assignment, Feedback, QuotaUse, UnitReward
 from headrace.control.state.schema import NEWEST, migrate
 from headrace.control.state.store import Bounds, Store
 from headrace.control.state.tables import (

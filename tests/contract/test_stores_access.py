@@ -6,16 +6,9 @@ import msgspec
 import pytest
 from sqlalchemy import delete, update
 
-from headrace.control.auth.audit_log import AuditEntry, Broken, Head, Verifier
-from headrace.control.auth.credentials import (
-    Credential,
-    CredentialKind,
-    Principal,
-    hash_of,
-    is_secret_of,
-    new_secret,
-    secret_id,
-)
+from headrace.control.auth.credentials import hash_of, is_secret_of, new_secret, secret_id
+from headrace.control.model.audit_log import AuditEntry, Broken, Head, Verifier
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
 from headrace.control.state import open_store
 from headrace.control.state.database import Database
 from headrace.control.state.store import Store

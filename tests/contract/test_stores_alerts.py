@@ -2,8 +2,8 @@
 
 import msgspec
 
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.notify.messages import AlertNotice, Silence
+from headrace.control.model.alerts import AlertNotice, Silence
+from headrace.control.model.audit_log import AuditEntry
 from headrace.control.state import open_store
 from headrace.control.state.store import Store
 from tests.unit.control.notify.alert_samples import FIRING, OVER, STREAM, TICKET

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.jobs.plan import MOST_INTERRUPTIONS, JobMark, JobRun, RunState, begun
+from headrace.control.jobs.plan import MOST_INTERRUPTIONS, begun
 from headrace.control.jobs.scheduler import LEASE_S, Planner
+from headrace.control.model.job_runs import JobMark, JobRun, RunState
 from headrace.control.state import open_store
 from headrace.control.state.store import Store
 from headrace.core import AlreadyExistsError

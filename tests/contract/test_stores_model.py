@@ -17,10 +17,8 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import delete, update
 
-from headrace.control.desired.state import DesiredEndpoint, DesiredState
-from headrace.control.state import open_store
-from headrace.control.state.database import Database
-from headrace.control.state.records import (
+from headrace.control.model.desired import DesiredEndpoint, DesiredState
+from headrace.control.model.records import (
     Assignment,
     EndpointGeneration,
     Event,
@@ -28,6 +26,8 @@ from headrace.control.state.records import (
     RolloutRecord,
     UnitReward,
 )
+from headrace.control.state import open_store
+from headrace.control.state.database import Database
 from headrace.control.state.store import Bounds
 from headrace.control.state.tables import COUNTERS, METADATA, STATE
 from headrace.core import ConflictError

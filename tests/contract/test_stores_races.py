@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from headrace.control.model.records import Assignment, Feedback
 from headrace.control.state import open_store
-from headrace.control.state.records import Assignment, Feedback
 from headrace.control.state.store import Store
 from headrace.core import ConflictError
 from tests.contract.states import endpoint, event, rollout, state

@@ -9,7 +9,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 from headrace.autoscale.state import ScaleReason
-from headrace.control.rollouts.events import PHASE_REASONS
+from headrace.control.model.rollout_events import PHASE_REASONS
 from headrace.core.spec.parse import json_schema
 from scripts.reference import hook as hook_module
 from scripts.reference.events import REASONS, event_table, written_events

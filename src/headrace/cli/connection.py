@@ -18,7 +18,7 @@ from headrace.cli.context import LOCAL, contexts_file, given_options, read_conte
 from headrace.cli.management import Management
 from headrace.cli.options import DEFAULT_HOME
 from headrace.control import ControlFile, read_control_file
-from headrace.control.app.settings import original_of, read_last_control_file
+from headrace.control.base.settings import original_of, read_last_control_file
 from headrace.core import HeadraceError, UnavailableError
 
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

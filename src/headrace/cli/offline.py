@@ -17,9 +17,9 @@ import msgspec
 
 from headrace.cli.connection import actor
 from headrace.cli.output import TransferView
-from headrace.control.app.log_files import LogFiles, merged_tail, render_line
-from headrace.control.app.settings import resolve_url
-from headrace.control.auth.audit_log import AuditEntry
+from headrace.control.base.log_files import LogFiles, merged_tail, render_line
+from headrace.control.base.settings import resolve_url
+from headrace.control.model.audit_log import AuditEntry
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
 from headrace.core import ArtifactCorruptError, NotFoundError, SystemClock
 from headrace.core.redact import redact

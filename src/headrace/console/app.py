@@ -31,8 +31,8 @@ from headrace.console.view import (
     Visitor,
 )
 from headrace.control.api.events import Watchers
-from headrace.control.api.guards import App, Message, Receive, Scope, Send
 from headrace.control.api.server import ConsoleParts
+from headrace.control.asgi.guards import App, Message, Receive, Scope, Send
 from headrace.control.auth.credentials import cookie_value, csrf_token, is_csrf_token, is_own_page
 from headrace.core import OverloadedError
 

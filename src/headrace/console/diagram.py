@@ -9,12 +9,8 @@ from typing import Final
 
 from headrace.console.view import PageRequest, PageView
 from headrace.control.agents.registry import GatewayState, SyncStatus
-from headrace.control.reconcile.status import (
-    EndpointStatus,
-    GatewayStatus,
-    RevisionStatus,
-    SystemStatus,
-)
+from headrace.control.plane.status import GatewayStatus, SystemStatus
+from headrace.control.reconcile.status import EndpointStatus, RevisionStatus
 
 MOST: Final = 20
 _MOST_REPLICAS: Final = 8

@@ -23,10 +23,10 @@ from headrace.control.api.history import Overview, OverviewRow
 from headrace.control.api.jobs import JobList, RunList
 from headrace.control.api.models import KnownVersion, ModelList
 from headrace.control.api.streams import StreamList
-from headrace.control.auth.audit_log import Entry
 from headrace.control.auth.roles import Role
 from headrace.control.jobs.status import JobView
-from headrace.control.reconcile.status import SystemStatus
+from headrace.control.model.audit_log import Entry
+from headrace.control.plane.status import SystemStatus
 from headrace.control.streams.status import StreamView
 from headrace.observe.row_checks import report_of
 

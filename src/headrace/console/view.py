@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from headrace.control.api.access import WhoView
-from headrace.control.api.guards import App, ProblemDocument, Receive, Scope, Send
+from headrace.control.asgi.guards import App, ProblemDocument, Receive, Scope, Send
 from headrace.control.auth.gatekeeper import CSRF_HEADER, UNATTENDED
 from headrace.control.auth.roles import Caller, Role, parse_grants
 from headrace.core import Code, HeadraceError

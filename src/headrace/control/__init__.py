@@ -3,7 +3,7 @@
 Only names and files are loaded with this package; what runs a control plane is loaded when it does.
 """
 
-from headrace.control.app.settings import ControlFile, ControlSettings, read_control_file
+from headrace.control.base.settings import ControlFile, ControlSettings, read_control_file
 
 __all__ = ["ControlFile", "ControlSettings", "read_control_file", "run", "start_detached"]
 
@@ -14,7 +14,7 @@ def run(settings: ControlSettings) -> int:
     A signal to end (SIGTERM, SIGINT) drains and ends everything; a second one does not wait. With
     `copy_logs` the logs of all processes go to standard error.
     """
-    from headrace.control.main import run as run_control  # noqa: PLC0415  # costly to load
+    from headrace.control.app.main import run as run_control  # noqa: PLC0415  # costly to load
 
     return run_control(settings)
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from headrace.control.app.settings import read_settings
-from headrace.control.main import run
+from headrace.control.app.main import run
+from headrace.control.base.settings import read_settings
 from headrace.core import InvalidArgumentError
 
 _USAGE = "usage: python -m headrace.control --settings FILE.json"

@@ -1,8 +1,13 @@
 """Where a replica gets the features of its requests: the message from the control plane."""
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+SQLITE: Final = "sqlite:///"
+FEAST: Final = "feast://"
+"""How the URLs of online stores in files begin."""
 
 
 class OnUnavailable(StrEnum):

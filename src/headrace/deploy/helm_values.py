@@ -14,9 +14,9 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.scalarstring import LiteralScalarString
 
 import headrace
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.pods import GRPC_PORT
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.parse import SystemSpec
 from headrace.deploy.features import Loss, accepted, told_once

@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 
 from headrace.control.desired.resolve import Pinned, replica_settings
-from headrace.control.desired.state import Revision, make_revision
 from headrace.control.kubernetes import names as driver
 from headrace.control.kubernetes import pods as driver_pods
 from headrace.control.kubernetes.pods import (
@@ -24,6 +23,7 @@ from headrace.control.kubernetes.pods import (
     digest_of,
     settings_text,
 )
+from headrace.control.model.desired import Revision, make_revision
 from headrace.core import EndpointName
 from headrace.core.spec.kubernetes import PodsSpec
 from headrace.deploy.export import MANAGER, Body, ClusterTarget, ExportDocument, manifest

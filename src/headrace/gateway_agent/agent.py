@@ -21,7 +21,7 @@ from headrace.control.agents.messages import (
     Poll,
     UpstreamState,
 )
-from headrace.control.app.journal import wait_for
+from headrace.control.base.journal import wait_for
 from headrace.control.gateway.activator import Activator, HoldLimits
 from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.core import Clock, HeadraceError

@@ -19,7 +19,7 @@ from headrace.control.agents.messages import (
     with_version,
 )
 from headrace.control.agents.tls import MutualTls
-from headrace.control.app.ownership import ProcessOwner
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.gateway.tls import pem_secret
 from headrace.control.local.sandbox import Sandbox, without_root

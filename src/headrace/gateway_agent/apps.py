@@ -6,7 +6,7 @@ from typing import Final, Protocol
 import msgspec
 
 from headrace import __version__
-from headrace.control.api.guards import Receive, Scope, Send, read_body, respond
+from headrace.control.asgi.guards import Receive, Scope, Send, read_body, respond
 from headrace.control.gateway.certificates import Certificates
 from headrace.core import HeadraceError, UnavailableError
 from headrace.gateway_agent.agent import GatewayAgent

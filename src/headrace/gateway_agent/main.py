@@ -12,9 +12,9 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from headrace.control.agents.tls import MutualTls, client_context, name_in, name_with
-from headrace.control.app.home import HomeLock
-from headrace.control.app.ownership import claim
-from headrace.control.app.ports import listen
+from headrace.control.base.home import HomeLock
+from headrace.control.base.ownership import claim
+from headrace.control.base.ports import listen
 from headrace.control.gateway.activator import HeldRequests
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.local.sandbox import Sandbox
@@ -29,7 +29,7 @@ from headrace.gateway_agent.settings import AgentSettings, control_place
 from headrace.observe import LogFormat, configure_logging
 
 if TYPE_CHECKING:
-    from headrace.control.api.guards import App
+    from headrace.control.asgi.guards import App
 
 _LOG: Final = logging.getLogger("headrace.gateway")
 _STOP_S: Final = 1
@@ -204,7 +204,7 @@ def _name(settings: AgentSettings, tls: MutualTls) -> str:
 
 @contextlib.asynccontextmanager
 async def _serving(app: "App", sock: socket.socket) -> AsyncIterator[None]:
-    from headrace.control.api.edge import make_server  # noqa: PLC0415  # loads uvicorn
+    from headrace.control.asgi.edge import make_server  # noqa: PLC0415  # loads uvicorn
 
     server = make_server(app, stop_s=_STOP_S)
     task = asyncio.create_task(server.serve(sockets=[sock]))

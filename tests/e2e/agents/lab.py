@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from headrace.control.agents.settings import AgentsSettings
+from headrace.control.base.agents_settings import AgentsSettings
 from headrace.core.spec.access import TlsSpec
 from tests.certificates import Authority, Files
 from tests.e2e.control.system import ROW, System

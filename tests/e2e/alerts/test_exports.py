@@ -10,8 +10,9 @@ import pytest
 from ruamel.yaml import YAML
 
 from headrace.cli import main
-from headrace.control.jobs.plan import JobMark, JobsLook, new_run
+from headrace.control.jobs.plan import new_run
 from headrace.control.jobs.status import job_families
+from headrace.control.model.job_runs import JobMark, JobsLook
 from headrace.control.streams.status import families
 from headrace.core import ReplicaSettings
 from headrace.core.spec.jobs import JobSpec

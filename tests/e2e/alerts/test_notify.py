@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from headrace.control.model.alerts import AlertNotice, NoticeKey
 from headrace.control.notify.delivery import send
-from headrace.control.notify.messages import AlertMessage, AlertNotice, NoticeKey
+from headrace.control.notify.messages import AlertMessage
 from headrace.control.notify.notifier import Notifier, receiver_urls
 from headrace.core import (
     DeadlineExceededError,

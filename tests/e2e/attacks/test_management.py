@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from headrace.control.api import edge
+from headrace.control.asgi import edge
 from tests.e2e.attacks.harness import Door, Site
 from tests.e2e.attacks.wire import listen, request, sized, talk
 

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from ruamel.yaml import YAML
 
-from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.kubernetes import InstallationName, objects_of
+from headrace.control.model.desired import DesiredEndpoint
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.deploy.helm_values import arms_of, version_values, with_grpc

@@ -20,10 +20,10 @@ import pytest
 
 from headrace.cli.access.audit_log import verified
 from headrace.cli.management import Management
-from headrace.control.app.settings import OidcSettings
-from headrace.control.auth.audit_log import Broken, Head
 from headrace.control.auth.credentials import hash_of
 from headrace.control.auth.gatekeeper import RULES
+from headrace.control.base.settings import OidcSettings
+from headrace.control.model.audit_log import Broken, Head
 from tests.e2e.control.system import System
 from tests.ports import free_port
 

@@ -11,8 +11,9 @@ from typing import TypeVar
 import msgspec
 import pytest
 
-from headrace.control.jobs.plan import Attempt, JobRun, RunState
+from headrace.control.jobs.plan import Attempt
 from headrace.control.jobs.process import JobProcess, JobStarter, lease_clock
+from headrace.control.model.job_runs import JobRun, RunState
 
 pytestmark = [pytest.mark.e2e, pytest.mark.anyio]
 RUN = JobRun(id="j-1", job="j", moment=1.0, state=RunState.RUNNING, document={})

@@ -17,17 +17,10 @@ import msgspec
 import pytest
 
 from headrace.control import ControlFile, read_control_file
-from headrace.control.app.home import Home
-from headrace.control.app.ownership import ProcessOwner, claim
-from headrace.control.app.ports import listen, pick_ports
-from headrace.control.app.settings import write_control_file
-from headrace.control.desired.state import (
-    DesiredArm,
-    DesiredEndpoint,
-    DesiredState,
-    Revision,
-    make_revision,
-)
+from headrace.control.base.home import Home
+from headrace.control.base.ownership import ProcessOwner, claim
+from headrace.control.base.ports import listen, pick_ports
+from headrace.control.base.settings import write_control_file
 from headrace.control.gateway.first_request import send_first_request
 from headrace.control.gateway.supervisor import (
     EnvoySupervisor,
@@ -36,7 +29,14 @@ from headrace.control.gateway.supervisor import (
     routes_file,
 )
 from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
-from headrace.control.reconcile.observed import ProbeResult, ReplicaPhase
+from headrace.control.model.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    Revision,
+    make_revision,
+)
+from headrace.control.model.observed import ProbeResult, ReplicaPhase
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler, look
 from headrace.core import (

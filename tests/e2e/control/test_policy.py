@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.ownership import ProcessOwner
+from headrace.control.base.ownership import ProcessOwner
+from headrace.control.gateway.routes import RoutesLeftOutError
 from headrace.control.gateway.supervisor import EnvoySupervisor
-from headrace.control.reconcile.publication import RoutesLeftOutError
 from headrace.core import SystemClock
 from headrace.core.spec.access import AccessSettings, JwtSpec
 from headrace.gateway import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.home import Home
+from headrace.control.base.home import Home
 from headrace.control.local.sandbox import Sandbox
 from headrace.control.sandboxed.profile import measure, replica_overhead
 from headrace.core import CodeNotAllowedError, UnavailableError, UnsupportedModelError

@@ -13,7 +13,7 @@ import uvicorn
 from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from headrace.control.api.guards import Receive, Scope, Send
+from headrace.control.asgi.guards import Receive, Scope, Send
 from headrace.control.gateway.activator import MAX_HELD_BYTES, Activator, HeldRequests, HoldLimits
 from headrace.gateway import EndpointRoute, EnvoyGateway, RevisionTarget, listen_unix
 from tests.e2e.gateway.lab import Lab, StandIn, client, grpc_target

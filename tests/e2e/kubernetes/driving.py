@@ -8,12 +8,12 @@ from typing import Self
 
 import msgspec
 
-from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes import InstallationName, role_rules
 from headrace.control.kubernetes.api import ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
-from headrace.control.reconcile.observed import addresses_of
+from headrace.control.model.desired import DesiredState
+from headrace.control.model.observed import addresses_of
 from headrace.core import HeadraceError, SystemClock, UnavailableError
 from headrace.gateway import EndpointRoute
 from tests.kubernetes_server import FakeApiServer

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headrace.control.app.settings import ClusterSettings
+from headrace.control.base.settings import ClusterSettings
 from headrace.testing.models import mlp
 from tests.e2e.control.system import System
 from tests.e2e.kubernetes.pods_here import ProcessRuntime

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.control.app.ports import pick_ports
+from headrace.control.base.ports import pick_ports
 from tests.kubernetes_server import FakeApiServer, Store
 from tests.kubernetes_server.controllers import pod_status
 from tests.kubernetes_server.fields import Object

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from headrace.cli import main
-from headrace.control.app.ports import pick_ports
+from headrace.control.base.ports import pick_ports
 from headrace.registry import Registry
 from headrace.runtimes import inspect_model
 from tests.e2e.control.system import ROW, System, Traffic, replicas

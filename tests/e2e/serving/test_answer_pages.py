@@ -7,8 +7,8 @@ import msgspec
 import pytest
 
 from bench.load.client import run
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.telemetry.reports import Reports
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.reconcile.reports import Reports
 from headrace.core.fetch import fetch
 from headrace.serving.telemetry.observation import PAGE
 from headrace.serving.telemetry.report import Observe

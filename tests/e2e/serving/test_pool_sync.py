@@ -9,15 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.app.journal import ChangeSignal
-from headrace.control.desired.state import (
+from headrace.control.base.journal import ChangeSignal
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
     make_revision,
 )
-from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.pools import Hosting, PoolSync, put_models
 from headrace.core import EndpointName, ReplicaSettings, SystemClock, UnavailableError
 from headrace.core.fetch import ask

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headrace.cli.connection import find_target
-from headrace.control.app.settings import read_control_file
+from headrace.control.base.settings import read_control_file
 from headrace.core import FailedPreconditionError
 from headrace.core.processes import start_ticks
 from tests.e2e.cli.conftest import PORTS

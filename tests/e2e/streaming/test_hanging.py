@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.desired.state import DesiredStream
-from headrace.control.state.records import Event
+from headrace.control.model.desired import DesiredStream
+from headrace.control.model.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.core import SystemClock

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from headrace.control.app.settings import read_control_file
+from headrace.control.base.settings import read_control_file
 from headrace.streaming.records import Record
 from headrace.testing import models
 from tests.e2e.cli.conftest import PORTS

@@ -12,7 +12,7 @@ from headrace.cli.app import _in_front, app
 from headrace.cli.context import ContextCredentials, Contexts, read_contexts, write_contexts
 from headrace.cli.options import DEFAULT_HOME, span_s
 from headrace.cli.up.settings import oidc_settings
-from headrace.control.app.settings import OidcSettings
+from headrace.control.base.settings import OidcSettings
 from headrace.core import FailedPreconditionError
 from tests.unit.cli.conftest import Command
 

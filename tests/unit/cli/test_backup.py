@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.app.ownership import claim
-from headrace.control.app.settings import ControlFile, write_control_file
+from headrace.control.base.ownership import claim
+from headrace.control.base.settings import ControlFile, write_control_file
 from tests.unit.cli.conftest import Command
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.state import home_url, open_store
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.testing import models

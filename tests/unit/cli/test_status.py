@@ -10,7 +10,7 @@ import pytest
 from headrace.cli import output
 from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.status import render
-from headrace.control.app.faults import ObjectFault
+from headrace.control.base.faults import ObjectFault
 from headrace.control.jobs.status import JobRunView, JobView
 from headrace.control.reconcile.status import RevisionStatus
 from headrace.core import RowIndependence

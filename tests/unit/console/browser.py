@@ -12,9 +12,9 @@ import httpx
 
 from headrace.console import build_console
 from headrace.control.api.app import build_api
-from headrace.control.api.guards import App
 from headrace.control.api.server import ConsoleParts
-from headrace.control.plane import ControlPlane
+from headrace.control.asgi.guards import App
+from headrace.control.plane.control_plane import ControlPlane
 from tests.unit.control.api_client import access_of, token_of
 
 URL: Final = "http://localhost:8080"

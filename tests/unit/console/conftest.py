@@ -1,6 +1,6 @@
 """A control plane of which nothing runs, with its console."""
 
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from tests.unit.control.conftest import (
     addresses,
     anyio_backend,

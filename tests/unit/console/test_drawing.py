@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 from headrace.console.diagram import DiagramNode, drawn
 from headrace.console.endpoint import phases_of
 from headrace.control.agents.registry import GatewayState, SyncStatus
-from headrace.control.reconcile.status import (
-    EndpointStatus,
-    GatewayStatus,
-    ReplicaStatus,
-    RevisionStatus,
-    SystemStatus,
-)
+from headrace.control.plane.status import GatewayStatus, SystemStatus
+from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 
 
 def replica(name: str, *, state: str = "ready") -> ReplicaStatus:

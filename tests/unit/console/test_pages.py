@@ -12,8 +12,8 @@ import pytest
 
 from headrace.console.app import LIVE
 from headrace.console.render import POLICY
-from headrace.control.desired.state import DesiredState
-from headrace.control.plane import ControlPlane
+from headrace.control.model.desired import DesiredState
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import EndpointName
 from headrace.monitor import LoadReading
 from headrace.rollout.evidence import RolloutEvidenceState

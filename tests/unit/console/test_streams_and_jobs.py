@@ -11,7 +11,7 @@ from headrace.console.fleet import beside_of, state_of
 from headrace.console.streams import charts_of
 from headrace.console.view import cut
 from headrace.control.api.streams import StreamPointView
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.status import STALLED_AFTER_S

@@ -9,8 +9,8 @@ import pytest
 
 from headrace.console.try_it import curl_of, fields_of, python_of
 from headrace.console.view import GatewayLocation
-from headrace.control.app.context import Addresses
-from headrace.control.plane import ControlPlane
+from headrace.control.base.context import Addresses
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import Datatype, ModelSignature, TensorSpec
 from tests.unit.console.browser import hidden_of, visitor_of
 from tests.unit.control.api_client import client_of

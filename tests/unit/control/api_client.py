@@ -8,14 +8,9 @@ import httpx
 
 from headrace.control.api.app import build_api
 from headrace.control.auth.access import AccessControl, make_access
-from headrace.control.auth.credentials import (
-    Credential,
-    CredentialKind,
-    Principal,
-    hash_of,
-    new_secret,
-)
-from headrace.control.plane import ControlPlane
+from headrace.control.auth.credentials import hash_of, new_secret
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
+from headrace.control.plane.control_plane import ControlPlane
 
 ACTOR = "ann@laptop"
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.context import Addresses, ServiceContext
-from headrace.control.app.faults import Faults
-from headrace.control.app.home import Home
-from headrace.control.app.journal import EventJournal
-from headrace.control.app.log_files import LogFiles
-from headrace.control.app.ownership import ProcessOwner
 from headrace.control.auth.roles import Caller, Grant, Role
+from headrace.control.base.context import Addresses, ServiceContext
+from headrace.control.base.faults import Faults
+from headrace.control.base.home import Home
+from headrace.control.base.journal import EventJournal
+from headrace.control.base.log_files import LogFiles
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.reconcile.service import ReconcileService

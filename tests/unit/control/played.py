@@ -6,24 +6,24 @@ Store, orders, plan, machine and statistics are real.
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from headrace.control.app.home import Home
-from headrace.control.app.journal import EventJournal
-from headrace.control.app.ownership import ProcessOwner
+from headrace.control.base.home import Home
+from headrace.control.base.journal import EventJournal
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.desired.models import ModelWork
 from headrace.control.desired.service import DesiredStateService
 from headrace.control.desired.target import TargetState
+from headrace.control.gateway.routes import live_weights
 from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver
-from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase
+from headrace.control.model.records import RolloutRecord
 from headrace.control.reconcile.plan import Action, Memo, PublishRoutes, StartReplica, plan
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
-from headrace.control.reconcile.routes import live_weights
+from headrace.control.reconcile.reports import Reports
 from headrace.control.rollouts.driver import RolloutDriver
 from headrace.control.state import home_url, open_store
-from headrace.control.state.records import RolloutRecord
 from headrace.control.state.store import Store
-from headrace.control.telemetry.reports import Reports
 from headrace.gateway import (
     ArmStatistics,
     EndpointRoute,

@@ -3,17 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from headrace.control.app.home import Home
-from headrace.control.app.ownership import ProcessOwner
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.base.home import Home
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.desired.target import TargetState
 from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Event
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.scaling.scaler import Scaler, ScalerStates
-from headrace.control.state.records import Event
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec
 from headrace.core.state_file import StateFile

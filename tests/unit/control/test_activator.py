@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from headrace.control.api.guards import Message, Receive, Scope, Send
+from headrace.control.asgi.guards import Message, Receive, Scope, Send
 from headrace.control.gateway.activator import (
     MAX_HELD_BYTES,
     Activator,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.control.telemetry.alerts import AlertFacts, Alerting
 from headrace.core import FailedPreconditionError
 from headrace.monitor.alert_state import Alert, AlertState, Key

@@ -10,8 +10,8 @@ import pytest
 
 from headrace.control.api.app import build_api, build_gateway_answers, build_metrics
 from headrace.control.auth.roles import SYSTEM
-from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.plane.control_plane import ControlPlane
 from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.anyio

@@ -15,18 +15,12 @@ from starlette.routing import Route
 
 from headrace.control.api.app import build_api, build_metrics, management_app
 from headrace.control.auth.access import AccessControl, make_access
-from headrace.control.auth.audit_log import Verifier
-from headrace.control.auth.credentials import (
-    Credential,
-    CredentialKind,
-    Principal,
-    csrf_token,
-    hash_of,
-    new_secret,
-)
+from headrace.control.auth.credentials import csrf_token, hash_of, new_secret
 from headrace.control.auth.gatekeeper import RULES, Extent, RuleBook
-from headrace.control.plane import ControlPlane
-from headrace.control.state.records import Event
+from headrace.control.model.audit_log import Verifier
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
+from headrace.control.model.records import Event
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import FailedPreconditionError
 from tests.unit.control.api_client import access_of, client_of, document, headers_of, token_of
 

@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from headrace.control.notify.messages import AlertMessage
-from headrace.control.plane import ControlPlane
-from headrace.control.telemetry.metrics import own_families
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.plane.metrics import own_families
 from headrace.core import UnavailableError
 from tests.metrics import exposed
 from tests.unit.control.api_client import client_of

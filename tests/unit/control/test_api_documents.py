@@ -7,10 +7,10 @@ import msgspec
 import pytest
 
 from headrace.control.api.endpoints import ConditionLog, EndpointCondition, conditions_of
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.model.records import RolloutRecord
 from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.control.rollouts.status import rollout_status
-from headrace.control.state.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import (
     AbSpec,

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.api.endpoints import Precondition, _precondition
-from headrace.control.api.guards import StaleError
-from headrace.control.plane import ControlPlane
+from headrace.control.asgi.guards import StaleError
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import ConflictError, InvalidArgumentError
 from tests.unit.control.api_client import client_of, document
 

@@ -17,8 +17,8 @@ from headrace.control.api.events import (
     encode_event,
     stream_events,
 )
-from headrace.control.plane import ControlPlane
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import OverloadedError
 from headrace.testing import VirtualTimeLoop
 from tests.unit.control.api_client import client_of

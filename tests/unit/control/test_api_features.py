@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from headrace.control.features.materialize_plan import failed, past_of
-from headrace.control.plane import ControlPlane
-from headrace.control.telemetry.metrics import own_families
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.plane.metrics import own_families
 from headrace.features import applied_definitions, apply_definitions
 from tests.metrics import exposed
 from tests.unit.control.api_client import client_of

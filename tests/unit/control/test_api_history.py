@@ -8,8 +8,8 @@ import httpx
 import msgspec
 import pytest
 
-from headrace.control.desired.state import DesiredState
-from headrace.control.plane import ControlPlane
+from headrace.control.model.desired import DesiredState
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.core import EndpointName
 from headrace.monitor import LoadReading, LoadTotals, RequestHistory, RequestWindow

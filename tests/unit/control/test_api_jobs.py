@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from headrace.control.plane import ControlPlane
-from headrace.control.telemetry.metrics import own_families
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.plane.metrics import own_families
 from tests.metrics import exposed
 from tests.unit.control.api_client import client_of
 

@@ -16,7 +16,7 @@ from headrace.control.api.app import build_api
 from headrace.control.api.models import MAX_UPLOADS, Upload, Uploads
 from headrace.control.auth.roles import SYSTEM
 from headrace.control.desired.models import ModelWork
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,

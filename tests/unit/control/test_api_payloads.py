@@ -9,7 +9,7 @@ import httpx
 import numpy as np
 import pytest
 
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core.spec.observe import PayloadLogSpec
 from headrace.serving.telemetry.report import PayloadSample, SampledTensor
 from tests.unit.control.api_client import client_of

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from headrace.control.api import answers as examples
 from headrace.control.api.events import Reward, Rewards, Truth
 from headrace.control.api.rollouts import StartRollout
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.rollouts.status import RolloutEvidence, RolloutStatus
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import MetricVerdict, Outcome, RolloutVerdict

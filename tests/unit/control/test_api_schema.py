@@ -14,7 +14,7 @@ from schemathesis.core.result import Ok
 from headrace.control.api.app import build_api
 from headrace.control.auth.gatekeeper import RULES
 from headrace.control.gateway import supervisor as keeper
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.slow

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.streams.status import Lagging
 from headrace.streaming.settings import StreamStatus
 from tests.unit.control.api_client import client_of

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import artifact_at
+from headrace.control.model.desired import artifact_at
 
 HEX = "ab" * 32
 

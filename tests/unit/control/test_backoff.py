@@ -2,7 +2,7 @@
 
 import pytest
 
-from headrace.control.reconcile.observed import (
+from headrace.control.model.observed import (
     CANNOT_LOAD,
     CRASHED,
     EXIT_CANNOT_LOAD,

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from headrace.control.app import backup
 from headrace.control.app.backup import BackupManifest, check_backup, restore_backup, write_backup
-from headrace.control.app.home import RESTORING, Home
-from headrace.control.app.ownership import claim
+from headrace.control.base.home import RESTORING, Home
+from headrace.control.base.ownership import claim
 from headrace.control.state import home_url, open_store
 from headrace.core import (
     AlreadyExistsError,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import UnavailableError
 from tests.certificates import Authority, now
 from tests.metrics import exposed

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
+from headrace.control.base.home import Home
 from headrace.core import HeadraceError
 from headrace.registry import Registry
 from headrace.rollout.state import RolloutPhase, Verb

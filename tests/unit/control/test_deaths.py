@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.control.app.home import Home
-from headrace.control.app.ownership import ProcessOwner
+from headrace.control.base.home import Home
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.gateway.supervisor import EnvoySupervisor
 from headrace.control.local.driver import LocalDriver, ReplicaRecord, replica_records
-from headrace.control.reconcile.observed import (
+from headrace.control.model.observed import (
     Replica,
     ReplicaPhase,
     drained,
@@ -18,9 +18,9 @@ from headrace.control.reconcile.observed import (
     killed,
     started,
 )
+from headrace.control.model.records import Event
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
-from headrace.control.state.records import Event
 from headrace.gateway import EnvoyGateway, EnvoySettings
 from tests.unit.control.played import TurnedClock
 

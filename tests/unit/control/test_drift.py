@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from headrace.control.auth.roles import SYSTEM
-from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.state.records import Event
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Event
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.telemetry.drift import DriftMonitor
 from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift, decode_reference
 from headrace.core import (

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from headrace.control.api.edge import SharedCall
+from headrace.control.asgi.edge import SharedCall
 
 pytestmark = pytest.mark.anyio
 

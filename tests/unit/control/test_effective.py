@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import (
+from headrace.control.desired.target import BASELINE, ReplicaTargets, effective, in_force
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     make_revision,
 )
-from headrace.control.desired.target import BASELINE, ReplicaTargets, effective, in_force
-from headrace.control.state.records import RolloutRecord
+from headrace.control.model.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec, StickySpec
 from headrace.core.spec.scale import AutoscaleSpec

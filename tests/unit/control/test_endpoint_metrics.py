@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.state.records import RolloutRecord
-from headrace.control.telemetry.metrics import (
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import RolloutRecord
+from headrace.control.plane.metrics import (
     replica_families,
     request_families,
     rollout_families,

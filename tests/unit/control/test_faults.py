@@ -10,23 +10,23 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.control.app.faults import Faults, message_of
-from headrace.control.app.home import Home
-from headrace.control.app.ownership import ProcessOwner
 from headrace.control.auth.roles import SYSTEM
-from headrace.control.desired.state import DesiredStream
+from headrace.control.base.faults import Faults, message_of
+from headrace.control.base.home import Home
+from headrace.control.base.ownership import ProcessOwner
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, OnProgress
 from headrace.control.features.skew_watch import SkewWatch
 from headrace.control.gateway.supervisor import EnvoySupervisor
-from headrace.control.jobs.plan import JobRun
 from headrace.control.jobs.process import JobProcess
 from headrace.control.local.driver import LocalDriver
-from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredStream
+from headrace.control.model.job_runs import JobRun
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Event
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.publication import RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
-from headrace.control.state.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.telemetry.alerts import AlertFacts, Alerting

@@ -9,9 +9,9 @@ from typing import Any, Final, get_args
 import pytest
 from pydantic import BaseModel
 
-from headrace.control.app.settings import resolve_references
-from headrace.control.gateway.caller_policy import read_policy
+from headrace.control.base.settings import resolve_references
 from headrace.control.gateway.certificates import PemFiles, read_pem
+from headrace.control.reconcile.caller_policy import read_policy
 from headrace.control.telemetry.drift_files import decode_reference
 from headrace.core import Digest, HeadraceError
 from headrace.core.spec.base import model_of

@@ -5,14 +5,14 @@ import hashlib
 import msgspec
 
 from headrace.control.desired.documents import is_same, with_known_ids
-from headrace.control.desired.state import (
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
     make_revision,
 )
-from headrace.control.state.records import RolloutRecord
+from headrace.control.model.records import RolloutRecord
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.rollout import CanarySpec
 from headrace.rollout.machine import begin

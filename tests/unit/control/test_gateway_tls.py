@@ -1,7 +1,7 @@
 """What the gateway needs to encrypt, and what becomes of routes whose certificates are missing."""
 
+from headrace.control.gateway.routes import gateway_route
 from headrace.control.gateway.tls import lacks_secret, listener_files, listener_tls, upstream_files
-from headrace.control.reconcile.routes import gateway_route
 from headrace.core.spec.access import TlsSpec
 from headrace.core.spec.upstream import UpstreamSpec, UpstreamTlsSpec
 from headrace.gateway import EndpointRoute, ListenerTls, RevisionTarget

@@ -6,8 +6,8 @@ import pytest
 from fastapi.routing import APIRoute
 
 from headrace.control.api.app import build_api, management_app
-from headrace.control.api.guards import MAX_BODY_BYTES, Message
-from headrace.control.plane import ControlPlane
+from headrace.control.asgi.guards import MAX_BODY_BYTES, Message
+from headrace.control.plane.control_plane import ControlPlane
 from tests.unit.control.api_client import access_of, headers_of
 
 pytestmark = pytest.mark.anyio

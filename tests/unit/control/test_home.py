@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.home import Home
+from headrace.control.base.home import Home
 from headrace.control.local.sandbox import FIRST_UID, SandboxPurpose, user_of
 from headrace.core import FailedPreconditionError
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import Revision, make_revision, with_id
+from headrace.control.model.desired import Revision, make_revision, with_id
 from headrace.core import (
     BatchingSpec,
     EndpointName,

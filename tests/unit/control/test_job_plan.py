@@ -10,10 +10,6 @@ from headrace.control.jobs.plan import (
     AFTER_FAILURE,
     MOST_INTERRUPTIONS,
     Attempt,
-    JobMark,
-    JobRun,
-    JobsLook,
-    RunState,
     after_attempt,
     arguments_of,
     begun,
@@ -26,6 +22,7 @@ from headrace.control.jobs.plan import (
     planned,
     takeable,
 )
+from headrace.control.model.job_runs import JobMark, JobRun, JobsLook, RunState
 from headrace.core.spec.jobs import JobSpec
 
 DAY = 1_795_737_600.0  # 2026-11-27, midnight in UTC

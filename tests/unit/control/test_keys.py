@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from headrace.control.auth.credentials import Credential, CredentialKind
-from headrace.control.gateway.caller_policy import grants_of, known_keys
+from headrace.control.model.credentials import Credential, CredentialKind
+from headrace.control.reconcile.caller_policy import grants_of, known_keys
 
 
 @pytest.mark.parametrize(

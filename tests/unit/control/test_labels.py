@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.telemetry.labels import WINDOWS_S, LabelStore, label_text
 from headrace.core import FailedPreconditionError
 from tests.unit.control.api_client import client_of

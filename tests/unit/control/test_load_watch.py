@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision, make_revision
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, Revision, make_revision
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.reconcile.reports import ArmReports
 from headrace.control.telemetry.pollers import LoadedArm, LoadWatch, loaded_arms
-from headrace.control.telemetry.reports import ArmReports
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.upstream import UpstreamSpec
 from headrace.monitor import LoadWindow

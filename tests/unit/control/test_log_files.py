@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.log_files import (
+from headrace.control.base.log_files import (
     LogFiles,
     LogFollower,
     LogLine,

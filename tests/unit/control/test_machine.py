@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.local.advice import machine_budget
+from headrace.control.scaling.advice import machine_budget
 from headrace.core.spec.scale import BudgetSpec
 from headrace.engine import usable_cores
 

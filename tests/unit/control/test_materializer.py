@@ -11,7 +11,7 @@ import pytest
 
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.features.materializer import Materializer, OnProgress
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.state_file import StateFile
 from headrace.features import DataSource, Definitions, FeatureView, MaterializeSchedule

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from headrace.control.reconcile.observed import (
+from headrace.control.model.observed import (
     STABLE_AFTER_S,
     ProbeResult,
     Replica,

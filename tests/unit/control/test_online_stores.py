@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.settings import resolve_url
-from headrace.control.features.online_stores import OnlineStores
+from headrace.control.base.settings import resolve_url
+from headrace.control.local.online_stores import OnlineStores
 from headrace.core import FailedPreconditionError
 
 

@@ -8,13 +8,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
+from headrace.control.base.home import Home
 from headrace.control.desired.applier import Applied, can_roll
 from headrace.control.desired.documents import with_entry
 from headrace.control.desired.models import MAX_INSPECTIONS
-from headrace.control.plane import ControlPlane
-from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.model.records import EndpointGeneration, RolloutRecord
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.state.store import Store
 from headrace.core import (
     ConflictError,

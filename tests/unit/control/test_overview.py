@@ -11,7 +11,7 @@ from headrace.control.api.history import (
     sort_rows,
     state_of,
 )
-from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.model.desired import DesiredEndpoint
 from headrace.control.reconcile.status import EndpointStatus, ReplicaStatus, RevisionStatus
 from headrace.core import EndpointName
 from headrace.monitor import RequestHistory, RequestWindow

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import headrace
-from headrace.control.app.home import Home, HomeLock
-from headrace.control.app.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
-from headrace.control.app.settings import (
+from headrace.control.base.home import Home, HomeLock
+from headrace.control.base.ownership import HomeIdentity, Observation, ProcessOwner, claim, is_owned
+from headrace.control.base.settings import (
     ControlFile,
     ControlSettings,
     original_of,
@@ -306,7 +306,7 @@ def test_processes_are_adopted_by_their_owner_only() -> None:
         if "Process.adopt(" in path.read_text(encoding="utf-8")
     }
 
-    assert users == {"control/app/ownership.py"}
+    assert users == {"control/base/ownership.py"}
 
 
 def last_addresses(settings: ControlSettings, home: Path, **stored: object) -> ControlSettings:

@@ -6,8 +6,9 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
-from headrace.control.reconcile.observed import (
+from headrace.control.gateway.routes import live_weights
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.model.observed import (
     Observed,
     ProbeResult,
     Replica,
@@ -32,7 +33,6 @@ from headrace.control.reconcile.plan import (
     due_at,
     plan,
 )
-from headrace.control.reconcile.routes import live_weights
 from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 from headrace.gateway import EndpointRoute, RevisionTarget
 

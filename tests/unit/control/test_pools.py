@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.app.journal import ChangeSignal
-from headrace.control.desired.state import (
+from headrace.control.base.journal import ChangeSignal
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
@@ -21,7 +21,7 @@ from headrace.control.desired.state import (
     make_revision,
     pool_endpoint,
 )
-from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.plan import PublishRoutes, plan
 from headrace.control.reconcile.pools import (
     LINGER_S,

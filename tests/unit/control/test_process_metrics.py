@@ -1,6 +1,6 @@
 import os
 
-from headrace.control.telemetry.metrics import process_families
+from headrace.control.plane.metrics import process_families
 from tests.metrics import exposed
 
 

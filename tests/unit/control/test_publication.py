@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.reconcile.observed import addresses_of, perhaps_in_force
-from headrace.control.reconcile.publication import RoutePublication, RoutesLeftOutError
+from headrace.control.gateway.routes import RoutesLeftOutError
+from headrace.control.model.observed import addresses_of, perhaps_in_force
+from headrace.control.reconcile.publication import RoutePublication
 from headrace.core import UnavailableError
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.testing import VirtualTimeLoop

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 import pytest
 
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase
 from headrace.control.telemetry.recorded_requests import Recordings
 from headrace.core import UnavailableError
 from headrace.core.fetch import FetchResponse

@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.reconcile.reports import Reports
 from headrace.control.rollouts.evidence import IntervalCounter, Pairing
 from headrace.control.rollouts.observation import RolloutWatch
-from headrace.control.telemetry.reports import Reports
 from headrace.core.spec.rollout import CanarySpec, DisagreementSpec
 from headrace.rollout.evidence import RolloutEvidenceState
 from headrace.rollout.outcomes import Names

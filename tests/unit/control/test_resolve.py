@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from headrace.control.desired.resolve import Resolver, check_still_trusted
-from headrace.control.desired.state import DesiredEndpoint, Revision
+from headrace.control.model.desired import DesiredEndpoint, Revision
 from headrace.core import NotSignedError, NullPolicy, SignedSettings
 from headrace.core.devices import Device
 from headrace.core.spec.access import SecuritySpec

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from headrace.control.desired.changes import changes_between
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.core import BatchingSpec, EndpointName, ReplicaSettings
 
 

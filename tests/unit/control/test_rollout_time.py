@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
+from headrace.control.base.home import Home
 from headrace.registry import Registry
 from headrace.rollout.state import RolloutPhase
 from tests.unit.control.conftest import inspect

@@ -6,10 +6,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.app.home import Home
 from headrace.control.auth.roles import SYSTEM
-from headrace.control.reconcile.observed import ReplicaPhase
-from headrace.control.rollouts.events import ends_of
+from headrace.control.base.home import Home
+from headrace.control.model.observed import ReplicaPhase
+from headrace.control.model.rollout_events import ends_of
 from headrace.control.rollouts.evidence import RolloutReading
 from headrace.control.rollouts.observation import LiveRollout
 from headrace.control.rollouts.status import rollout_evidence

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from headrace.control.api.endpoints import ConditionType, conditions_of
+from headrace.control.model.records import Event
+from headrace.control.reconcile.reports import ArmReports, RowWatch
 from headrace.control.reconcile.status import EndpointStatus, RevisionStatus
-from headrace.control.state.records import Event
-from headrace.control.telemetry.reports import ArmReports, RowWatch
 from headrace.core import RowIndependence
 from headrace.observe.row_checks import BatchingReport, RowDifference
 from tests.metrics import exposed

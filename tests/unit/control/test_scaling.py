@@ -8,9 +8,9 @@ from itertools import pairwise
 import msgspec
 import pytest
 
-from headrace.control.app.home import Home
-from headrace.control.reconcile.observed import ReplicaPhase
-from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.base.home import Home
+from headrace.control.model.observed import ReplicaPhase
+from headrace.control.model.records import Event, RolloutRecord
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.spec.rollout import CanarySpec
 from headrace.core.spec.scale import BudgetSpec, ScaleScheduleSpec

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.app.settings import (
+from headrace.control.base.settings import (
     absolute_reference,
     forget_secrets,
     is_reference,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.control.features.skew_watch import SkewWatch, compare_served, skew_event
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import FeatureWatch, UnavailableError
 from headrace.features.skew_process import SkewedFeature, SkewSummary
 from headrace.testing import LoopClock, VirtualTimeLoop

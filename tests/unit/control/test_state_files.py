@@ -7,12 +7,12 @@ import msgspec
 import pytest
 
 from headrace.control.agents.counts import StoredTotals
-from headrace.control.app.ownership import HomeIdentity
-from headrace.control.app.settings import ControlFile
-from headrace.control.auth.audit_log import Head
+from headrace.control.base.ownership import HomeIdentity
+from headrace.control.base.settings import ControlFile
 from headrace.control.features.materialize_plan import ViewPast
 from headrace.control.gateway.supervisor import GatewayRecord
 from headrace.control.local.driver import ReplicaRecord
+from headrace.control.model.audit_log import Head
 from headrace.control.scaling.scaler import ScalerStates
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.supervisor import StreamOrders

@@ -1,6 +1,6 @@
 """Counters add up; names do not."""
 
-from headrace.control.telemetry.metrics import Json, merge_model_stats
+from headrace.control.plane.metrics import Json, merge_model_stats
 
 
 def row(version: str, count: int, *, last: int, batches: dict[int, int]) -> Json:

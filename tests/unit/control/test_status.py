@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.gateway.first_request import FirstRequest
-from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, make_revision
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase
 from headrace.control.reconcile.status import EndpointStatus, endpoint_statuses, revision_ids
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.upstream import UpstreamSpec

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.app.home import HomeLock
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState, make_revision
+from headrace.control.base.home import HomeLock
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState, make_revision
 from headrace.control.state import home_url, open_store, references_in, sqlite_path
 from headrace.control.state.encoding import clean, decoded, encoded, put_together, take_apart
 from headrace.core import (

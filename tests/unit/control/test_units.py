@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.control.desired.target import BASELINE
+from headrace.control.model.records import Assignment, UnitBatch
 from headrace.control.rollouts.observation import CANDIDATE, batch_of
 from headrace.control.state import home_url, open_store
-from headrace.control.state.records import Assignment, UnitBatch
 from headrace.control.state.store import Store
 from headrace.rollout.readings import UnitTally
 

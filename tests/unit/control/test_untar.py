@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.app import untar
-from headrace.control.app.untar import unpack
+from headrace.control.api import untar
+from headrace.control.api.untar import unpack
 from headrace.core import HeadraceError, InvalidArgumentError, PayloadTooLargeError
 
 Refuse = Callable[[bytes, str], None]

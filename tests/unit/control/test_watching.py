@@ -2,9 +2,9 @@ import pytest
 from msgspec import structs
 
 from headrace.control.desired.target import BASELINE
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Assignment
 from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, batch_of
-from headrace.control.state.records import Assignment
 from headrace.core.spec.rollout import ShadowSpec, StickySpec
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.rollout.state import TrafficShares

@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control import plane
+from headrace import control
 
-CONTROL = Path(plane.__file__).parent
-WIRING = ["assemble.py", "main.py", "plane.py", "agents/build.py"]
-SERVICES = ["reconcile/service.py", "scaling/service.py", "telemetry/service.py", "workloads.py"]
+CONTROL = Path(control.__file__).parent
+WIRING = ["app/assemble.py", "app/main.py", "plane/control_plane.py", "agents/build.py"]
+SERVICES = [
+    "reconcile/service.py",
+    "scaling/service.py",
+    "telemetry/service.py",
+    "plane/workloads.py",
+]
 
 
 def assigned_from_outside(source: str) -> Iterator[str]:

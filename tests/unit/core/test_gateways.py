@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.control.agents.registry import AgentTimeouts
-from headrace.control.agents.settings import AgentsSettings
+from headrace.control.base.agents_settings import AgentsSettings
 from headrace.control.kubernetes import InstallationName
 from headrace.core.gateways import MAX_BEHIND_S, pre_stop_s
 from headrace.core.spec.access import TlsSpec

@@ -6,10 +6,10 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, make_revision
 from headrace.control.kubernetes import InstallationName as DriverPlace
 from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import name_of
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, make_revision
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.deploy import (
     ArgoOptions,

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.app.settings import resolve_url
+from headrace.control.base.settings import resolve_url
 from headrace.core import (
     Datatype,
     DeadlineExceededError,

@@ -14,11 +14,11 @@ from headrace.cli.output import (
     write,
     write_json,
 )
-from headrace.control.auth.audit_log import Entry, Head, Verifier, missed
+from headrace.control.model.audit_log import Entry, Head, Verifier, missed
 
 if TYPE_CHECKING:
     from headrace.cli.management import Document, Management
-    from headrace.control.auth.audit_log import Broken
+    from headrace.control.model.audit_log import Broken
 
 app = CommandGroup(help="Who changed what: list, verify.")
 _PAGE = 1000

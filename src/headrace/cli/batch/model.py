@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from headrace.control.app.settings import resolve_url
+from headrace.control.base.settings import resolve_url
 from headrace.control.local.sandbox import KernelProbe, Sandbox, SandboxPurpose, files_of, launched
 from headrace.core import (
     CodeNotAllowedError,
@@ -283,9 +283,9 @@ def go_on_confined(
         HeadraceError: It cannot be confined so.
         OSError: Its folders cannot be made, or it cannot be started.
     """
-    from headrace.control.app.home import Home
-    from headrace.control.features.online_stores import OnlineStores
+    from headrace.control.base.home import Home
     from headrace.control.jobs.process import report_name
+    from headrace.control.local.online_stores import OnlineStores
     from headrace.core.confine import give_all
     from headrace.core.processes import python_module
 

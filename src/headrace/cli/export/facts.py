@@ -12,7 +12,7 @@ from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.deploy import Artifact, LiveEndpoint, VersionShare
 
 if TYPE_CHECKING:
-    from headrace.control.desired.state import DesiredEndpoint
+    from headrace.control.model.desired import DesiredEndpoint
     from headrace.core.spec.parse import EndpointSpec, SystemSpec
 
 _SHOWN: Final = 8

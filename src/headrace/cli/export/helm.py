@@ -24,7 +24,7 @@ from headrace.core import NotFoundError
 from headrace.core.files import move
 
 if TYPE_CHECKING:
-    from headrace.control.desired.state import DesiredEndpoint
+    from headrace.control.model.desired import DesiredEndpoint
 
 RECORD: Final = ".headrace-export.json"
 _ASIDE: Final = ".orig"

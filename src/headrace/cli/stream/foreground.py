@@ -32,8 +32,8 @@ from headrace.cli.options import (
 )
 from headrace.cli.output import say, show_answer
 from headrace.cli.stream.find import find_stream, open_broker_of
-from headrace.control.app.log_files import LogFiles, LogFollower, render_line
-from headrace.control.desired.state import DesiredStream
+from headrace.control.base.log_files import LogFiles, LogFollower, render_line
+from headrace.control.model.desired import DesiredStream
 from headrace.control.streams.driver import StreamDriver, embedded_log
 from headrace.control.streams.status import StreamView
 from headrace.core import FailedPreconditionError, InvalidArgumentError, SystemClock

@@ -38,7 +38,7 @@ from headrace.core import (
 from headrace.core.devices import Device
 
 if TYPE_CHECKING:
-    from headrace.control.app.settings import ClusterSettings
+    from headrace.control.base.settings import ClusterSettings
     from headrace.registry import ModelVersion
 
 
@@ -99,7 +99,7 @@ class ClusterOptions:
 
     def settings(self) -> "ClusterSettings":
         """Return the same; typer.BadParameter for names that Kubernetes does not take."""
-        from headrace.control.app.settings import ClusterSettings
+        from headrace.control.base.settings import ClusterSettings
         from headrace.control.kubernetes import names
 
         for flag, check, name in (
@@ -244,7 +244,7 @@ def gateway(
         headrace gateway --control https://control.lan:8443 --tls-cert gw-1.pem
         --tls-key gw-1-key.pem --ca-file ca.pem
     """
-    from headrace.control.app.ports import pick_ports
+    from headrace.control.base.ports import pick_ports
     from headrace.core.spec.access import TlsSpec
     from headrace.gateway_agent import AgentSettings, run
 

@@ -12,10 +12,10 @@ from headrace.cli.connection import copy_note, find_target, local_management
 from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl, argument, option
 from headrace.cli.output import TransferView, columns, progress, say, write, write_json
 from headrace.control import read_control_file
-from headrace.control.app.home import Home as HomeDir
-from headrace.control.app.home import HomeLock
-from headrace.control.app.ownership import ProcessOwner
-from headrace.control.app.settings import original_of, read_last_control_file, resolve_url
+from headrace.control.base.home import Home as HomeDir
+from headrace.control.base.home import HomeLock
+from headrace.control.base.ownership import ProcessOwner
+from headrace.control.base.settings import original_of, read_last_control_file, resolve_url
 from headrace.control.local.driver import LocalDriver
 from headrace.control.streams.driver import make_stream_driver
 from headrace.core import FailedPreconditionError, HeadraceError, SystemClock

@@ -30,8 +30,8 @@ from headrace.core import FailedPreconditionError
 from headrace.core.gateways import MAX_BEHIND_S
 
 if TYPE_CHECKING:
-    from headrace.control.agents.settings import AgentsSettings
-    from headrace.control.app.settings import ControlSettings, OidcSettings
+    from headrace.control.base.agents_settings import AgentsSettings
+    from headrace.control.base.settings import ControlSettings, OidcSettings
     from headrace.core.spec.access import TlsSpec
 
 
@@ -278,7 +278,7 @@ class ControlOptions:
             typer.BadParameter: Options contradict each other, or need others.
         """
         from headrace.control import ControlSettings
-        from headrace.control.app.settings import absolute_reference
+        from headrace.control.base.settings import absolute_reference
         from headrace.registry import check_artifacts_url
 
         return ControlSettings(
@@ -316,7 +316,7 @@ class ControlOptions:
 
     def _agents(self) -> "AgentsSettings | None":
         """Return how gateways on other hosts are listened for; None where none is."""
-        from headrace.control.agents.settings import AgentsSettings
+        from headrace.control.base.agents_settings import AgentsSettings
         from headrace.core.spec.access import TlsSpec
 
         files = {
@@ -400,7 +400,7 @@ def oidc_settings(
     """
     import msgspec  # only here
 
-    from headrace.control.app.settings import OidcSettings, absolute_reference
+    from headrace.control.base.settings import OidcSettings, absolute_reference
 
     given = {
         "issuer": issuer,

@@ -21,7 +21,7 @@ from headrace.cli.options import DEFAULT_HOME, seconds
 from headrace.cli.output import columns, progress, say, write, write_json
 from headrace.cli.up.settings import ModelOptions
 from headrace.control import read_control_file, run, start_detached
-from headrace.control.app.settings import read_last_control_file
+from headrace.control.base.settings import read_last_control_file
 from headrace.core import (
     VARIABLE,
     Datatype,

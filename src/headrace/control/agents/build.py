@@ -11,14 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from headrace.control.agents.settings import AgentsSettings, GatewayMode
-from headrace.control.app.journal import Emit
-from headrace.control.app.ownership import ProcessOwner
-from headrace.control.app.ports import listen, pick_ports
+from headrace.control.base.agents_settings import AgentsSettings, GatewayMode
+from headrace.control.base.journal import Emit
+from headrace.control.base.ownership import ProcessOwner
+from headrace.control.base.ports import listen, pick_ports
 from headrace.control.gateway.certificates import Certificates
-from headrace.control.gateway.supervisor import EnvoySupervisor, Gateway, routes_file
+from headrace.control.gateway.supervisor import EnvoySupervisor, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.service import LimitService, Pair, SecuredAddress
 from headrace.core import Clock
@@ -26,12 +26,15 @@ from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EndpointRoute, EnvoyGateway, EnvoySettings, GatewayPolicy
 
 if TYPE_CHECKING:
+    from headrace.control.agents.fleet import GatewayFleet
     from headrace.control.agents.server import AgentsServer
     from headrace.control.agents.tls import MutualTls, RevokedAgents
-    from headrace.control.api.guards import App
-    from headrace.control.app.home import Home
+    from headrace.control.asgi.guards import App
+    from headrace.control.base.home import Home
 
 _LIMITS_FLAG: Final = "--agents-limits-port"
+Gateway: TypeAlias = "EnvoySupervisor | GatewayFleet"
+"""One Envoy on this host, or many anywhere as if they were one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

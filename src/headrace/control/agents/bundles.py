@@ -12,8 +12,8 @@ from headrace.control.agents.messages import (
     SharedDirectory,
     with_version,
 )
-from headrace.control.desired.state import POOL_PREFIX
 from headrace.control.gateway.activator import HoldLimits
+from headrace.control.model.desired import POOL_PREFIX
 from headrace.gateway import EndpointRoute, EnvoySettings, GatewayPolicy, SecretFiles
 from headrace.gateway.resources import Resource
 

@@ -25,13 +25,12 @@ from headrace.control.agents.registry import (
     next_change_s,
     should_send,
 )
-from headrace.control.app.journal import ChangeSignal, wait_for
+from headrace.control.base.journal import ChangeSignal, wait_for
+from headrace.control.gateway.routes import GatewayRefusedError, NoGatewayError, reachable_route
 from headrace.control.gateway.supervisor import EnvoySupervisor, routes_file
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules, make_rules
-from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError
-from headrace.control.reconcile.routes import reachable_route
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec.upstream import UpstreamSpec
 from headrace.gateway import (

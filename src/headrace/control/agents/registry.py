@@ -15,7 +15,7 @@ from typing import Final, assert_never
 import msgspec
 
 from headrace.control.agents.messages import AgentStatus, EnvoyCounts
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core.gateways import MAX_BEHIND_S
 from headrace.observe.metrics import Family, gauge
 

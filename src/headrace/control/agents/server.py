@@ -21,7 +21,6 @@ from headrace.control.agents.messages import (
     decode_report,
     encode_told,
 )
-from headrace.control.agents.settings import AgentsSettings
 from headrace.control.agents.tls import (
     MutualTls,
     RevokedAgents,
@@ -30,12 +29,13 @@ from headrace.control.agents.tls import (
     fingerprint_of,
     may_speak_for,
 )
-from headrace.control.api.guards import App, Receive, Scope, Send, read_body, respond, until_left
+from headrace.control.asgi.guards import App, Receive, Scope, Send, read_body, respond, until_left
+from headrace.control.base.agents_settings import AgentsSettings
 from headrace.core import HeadraceError, InvalidArgumentError, NotFoundError, PermissionDeniedError
 from headrace.protocol import http_status
 
 if TYPE_CHECKING:
-    from headrace.control.api.edge import BoundedProtocol
+    from headrace.control.asgi.edge import BoundedProtocol
 
 _LOG: Final = logging.getLogger("headrace.control")
 AGENT: Final = "headrace.agent"
@@ -152,7 +152,7 @@ class AgentsServer:
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        from headrace.control.api.edge import make_server  # noqa: PLC0415  # loads uvicorn
+        from headrace.control.asgi.edge import make_server  # noqa: PLC0415  # loads uvicorn
 
         app = await asyncio.to_thread(self.load)
         server = make_server(
@@ -175,7 +175,7 @@ class AgentsServer:
 
 def _agent_protocol() -> "type[BoundedProtocol]":
     """HTTP/1.1 of uvicorn, which this loads, with the names in the client's certificate."""
-    from headrace.control.api.edge import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
+    from headrace.control.asgi.edge import BoundedProtocol  # noqa: PLC0415  # loads uvicorn
 
     class AgentProtocol(BoundedProtocol):
         def on_headers_complete(self) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.control.app.journal import ChangeSignal
+from headrace.control.base.journal import ChangeSignal
 from headrace.control.gateway.certificates import (
     Certificates,
     Mark,

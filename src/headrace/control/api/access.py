@@ -19,11 +19,12 @@ from headrace.control.api.answers import (
     view_of,
 )
 from headrace.control.auth.access import AccessControl
-from headrace.control.auth.audit_log import Entry, Head
 from headrace.control.auth.checkpoint import read_checkpoint
-from headrace.control.auth.credentials import Credential, CredentialKind, Principal, cookie_value
+from headrace.control.auth.credentials import cookie_value
 from headrace.control.auth.people import People
-from headrace.control.plane import ControlPlane
+from headrace.control.model.audit_log import Entry, Head
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import FailedPreconditionError, InvalidArgumentError, NotFoundError
 
 _CREATED: Final = 201

@@ -7,9 +7,9 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field
 
 from headrace.control.api.answers import Actor, RequestBody, WhoAsks, answer, route, view_of
-from headrace.control.app.context import ServiceContext
 from headrace.control.auth.roles import Caller, Role
-from headrace.control.notify.messages import Silence
+from headrace.control.base.context import ServiceContext
+from headrace.control.model.alerts import Silence
 from headrace.control.notify.notifier import LONGEST_S, ReceiverTest, silence_missing
 from headrace.control.telemetry.service import TelemetryService
 from headrace.core import InvalidArgumentError, PermissionDeniedError

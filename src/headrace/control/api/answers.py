@@ -9,12 +9,12 @@ import msgspec
 from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from headrace.control.api.guards import PROBLEM_TYPE, ProblemDocument
+from headrace.control.asgi.guards import PROBLEM_TYPE, ProblemDocument
 from headrace.control.auth.gatekeeper import CALLER, RULES, told
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.applier import Applied
 from headrace.control.desired.models import caller_leaves
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 
 MAX_WAIT_S: Final = 3600.0

@@ -12,18 +12,9 @@ from headrace import __version__
 from headrace.control.api.access import add_access, add_login
 from headrace.control.api.alerts import add_alerts
 from headrace.control.api.answers import describe_documents
-from headrace.control.api.edge import SharedCall
 from headrace.control.api.endpoints import add_endpoints
 from headrace.control.api.events import add_events, add_logs
 from headrace.control.api.features import add_drift, add_features
-from headrace.control.api.guards import (
-    PROBLEM_TYPE,
-    App,
-    BodyLimit,
-    HostGuard,
-    problem_body,
-    problem_of,
-)
 from headrace.control.api.history import add_history
 from headrace.control.api.jobs import add_jobs
 from headrace.control.api.keys import add_keys
@@ -34,10 +25,19 @@ from headrace.control.api.server import MakeConsole, PathRouter, pages_over
 from headrace.control.api.streams import add_streams
 from headrace.control.api.system import Full, Names, add_state, metrics_answer
 from headrace.control.api.triton import add_grpc_statistics, add_repository, add_statistics
+from headrace.control.asgi.edge import SharedCall
+from headrace.control.asgi.guards import (
+    PROBLEM_TYPE,
+    App,
+    BodyLimit,
+    HostGuard,
+    problem_body,
+    problem_of,
+)
 from headrace.control.auth.access import AccessControl
 from headrace.control.auth.gatekeeper import FromGateway, Gatekeeper
-from headrace.control.plane import ControlPlane
-from headrace.control.telemetry.metrics import all_metrics
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.plane.metrics import all_metrics
 from headrace.core import Code, HeadraceError
 from headrace.core.spec.parse import SpecMistake
 from headrace.observe.metrics import Families

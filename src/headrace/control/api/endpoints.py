@@ -24,14 +24,14 @@ from headrace.control.api.answers import (
     route,
     view_of,
 )
-from headrace.control.api.guards import StaleError
 from headrace.control.api.rollouts import status_of
+from headrace.control.asgi.guards import StaleError
 from headrace.control.auth.roles import Role
-from headrace.control.plane import ControlPlane
+from headrace.control.model.records import EndpointGeneration, RolloutRecord
+from headrace.control.model.rollout_events import RolloutEnd, ends_of
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.status import EndpointStatus
-from headrace.control.rollouts.events import RolloutEnd, ends_of
 from headrace.control.rollouts.status import RolloutStatus
-from headrace.control.state.records import EndpointGeneration, RolloutRecord
 from headrace.core import ConflictError, InvalidArgumentError, ModelNotFoundError, NotFoundError
 from headrace.core.redact import redact
 from headrace.observe.row_checks import BatchingReport

@@ -14,16 +14,16 @@ from pydantic import Field
 
 from headrace.control.api import answers as examples
 from headrace.control.api.answers import RequestBody, WhoAsks, answer, route
-from headrace.control.app.log_files import (
+from headrace.control.auth.roles import Caller, Role
+from headrace.control.base.log_files import (
     LogFiles,
     LogFollower,
     LogLine,
     merged_tail,
     render_line,
 )
-from headrace.control.auth.roles import Caller, Role
-from headrace.control.plane import ControlPlane
-from headrace.control.state.records import Event, Feedback
+from headrace.control.model.records import Event, Feedback
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import InvalidArgumentError, OverloadedError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 from headrace.rollout.readings import REWARD_LIMIT

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Query, Request, Response
 
 from headrace.control.api.answers import Actor, ModelName, Name, Version, answer, route, view_of
 from headrace.control.features.materialize_plan import FeatureViewStatus
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.telemetry.drift_files import MAX_REFERENCE_BYTES, decode_reference
 from headrace.control.telemetry.labels import LiveScore
 from headrace.core import InvalidArgumentError

@@ -10,8 +10,8 @@ from fastapi import FastAPI, Query, Response
 
 from headrace.control.api.answers import WhoAsks, answer, route
 from headrace.control.auth.roles import Caller, Role
-from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.plane import ControlPlane
+from headrace.control.model.desired import DesiredEndpoint
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.reconcile.status import EndpointStatus
 from headrace.core import InvalidArgumentError, ModelNotFoundError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN

@@ -7,7 +7,7 @@ from fastapi import Body, FastAPI, Path, Query, Response
 from pydantic import Field
 
 from headrace.control.api.answers import Actor, RequestBody, answer, route
-from headrace.control.app.context import ServiceContext
+from headrace.control.base.context import ServiceContext
 from headrace.control.jobs.scheduler import JobScheduler
 from headrace.control.jobs.status import JobRunView, JobView, job_view, run_view
 from headrace.core import NotFoundError

@@ -17,16 +17,16 @@ from headrace.control.api.answers import (
     route,
     view_of,
 )
-from headrace.control.auth.credentials import Credential
 from headrace.control.auth.roles import Caller, Role
-from headrace.control.gateway.caller_policy import (
+from headrace.control.model.credentials import Credential
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.reconcile.caller_policy import (
     EVERYTHING,
     KeyGrants,
     Keys,
     endpoint_of,
     grants_of,
 )
-from headrace.control.plane import ControlPlane
 from headrace.core import InvalidArgumentError, PermissionDeniedError
 from headrace.core.names import NAME_PATTERN
 

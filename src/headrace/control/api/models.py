@@ -26,10 +26,10 @@ from headrace.control.api.answers import (
     answer,
     route,
 )
-from headrace.control.app.untar import MAX_PART_BYTES, unpack
+from headrace.control.api.untar import MAX_PART_BYTES, unpack
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import ModelWork, caller_leaves
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
     DeadlineExceededError,
     FailedPreconditionError,

@@ -11,7 +11,7 @@ from fastapi import FastAPI, Query, Response
 
 from headrace.control.api.answers import Name, answer, route
 from headrace.control.payloads.files import check_pyarrow, list_files, read_batches
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import ModelNotFoundError
 
 _LONGEST = 64

@@ -11,14 +11,14 @@ from headrace.control.api import answers as examples
 from headrace.control.api.answers import Actor, Left, Name, RequestBody, WhoAsks, answer, route
 from headrace.control.api.history import counted_until
 from headrace.control.auth.roles import Caller, Role
-from headrace.control.plane import ControlPlane
+from headrace.control.model.records import RolloutRecord
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.rollouts.status import (
     RolloutEvidence,
     RolloutStatus,
     rollout_evidence,
     rollout_status,
 )
-from headrace.control.state.records import RolloutRecord
 from headrace.core import ModelNotFoundError, NotFoundError
 from headrace.core.names import NAME_PATTERN, VERSION_PATTERN
 from headrace.rollout.outlook import USUAL_MEDIAN_S, EndpointLoad, Outlook, observed_load, outlook

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Final, TypeAlias, cast
 
-from headrace.control.api.guards import App, BodyLimit, Receive, Scope, Send
+from headrace.control.asgi.guards import App, BodyLimit, Receive, Scope, Send
 from headrace.control.auth.access import AccessControl
 from headrace.control.auth.credentials import SessionRules
 from headrace.control.gateway.activator import HeldRequests
-from headrace.control.plane import ControlPlane
+from headrace.control.plane.control_plane import ControlPlane
 
 _API: Final = ("/api/", "/auth/", "/v2/")
 
@@ -117,7 +117,7 @@ class ApiServer:
         # FastAPI takes longer to load than a small model, so it comes last, beside everything else.
         await asyncio.to_thread(_import_frameworks)
         from headrace.control.api import app as api  # noqa: PLC0415  # as above
-        from headrace.control.api import edge  # noqa: PLC0415  # as above
+        from headrace.control.asgi import edge  # noqa: PLC0415  # as above
 
         apps: list[tuple[App, socket.socket]] = [
             (

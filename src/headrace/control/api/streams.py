@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 from fastapi import FastAPI, Path, Query, Response
 
 from headrace.control.api.answers import Actor, answer, route, view_of
-from headrace.control.app.context import ServiceContext
+from headrace.control.base.context import ServiceContext
 from headrace.control.streams.status import StreamView
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.streams.workers import KEPT_S

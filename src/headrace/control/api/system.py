@@ -21,9 +21,9 @@ from headrace.control.api.answers import (
 )
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.applier import Diff
-from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.status import SystemStatus
-from headrace.control.telemetry.metrics import all_metrics
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.plane.metrics import all_metrics
+from headrace.control.plane.status import SystemStatus
 from headrace.core import InvalidArgumentError
 from headrace.core.redact import redact
 from headrace.core.spec.parse import json_schema

@@ -13,9 +13,9 @@ from fastapi.responses import JSONResponse
 from headrace.control.api.answers import WhoAsks, answer
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.models import caller_leaves
-from headrace.control.plane import ControlPlane
-from headrace.control.reconcile.observed import ReplicaPhase
-from headrace.control.telemetry.metrics import all_model_statistics
+from headrace.control.model.observed import ReplicaPhase
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.plane.metrics import all_model_statistics
 from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,

@@ -25,8 +25,8 @@ from typing import Any, BinaryIO, Final
 import msgspec
 
 import headrace
-from headrace.control.app.home import RESTORING
-from headrace.control.app.untar import MAX_MEMBERS, content_of, plain_files, write_file
+from headrace.control.api.untar import MAX_MEMBERS, content_of, plain_files, write_file
+from headrace.control.base.home import RESTORING
 from headrace.control.state import STATE_FILE, home_url, sqlite_path
 from headrace.control.state.encoding import decoded
 from headrace.core import (

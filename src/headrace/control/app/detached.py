@@ -8,9 +8,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.home import Home
-from headrace.control.app.log_files import last_line
-from headrace.control.app.settings import ControlFile, ControlSettings, read_control_file
+from headrace.control.base.home import Home
+from headrace.control.base.log_files import last_line
+from headrace.control.base.settings import ControlFile, ControlSettings, read_control_file
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.files import write_atomic

@@ -8,12 +8,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from headrace.control.app.settings import OidcSettings
-from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.authenticate import Authenticator
 from headrace.control.auth.credentials import SessionRules
 from headrace.control.auth.people import People
 from headrace.control.auth.roles import Caller
+from headrace.control.base.settings import OidcSettings
+from headrace.control.model.audit_log import AuditEntry
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,

@@ -8,13 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.credentials import (
     PREFIXES,
     TOKEN,
-    Credential,
-    CredentialKind,
-    Principal,
     SessionRules,
     cookie_value,
     csrf_token,
@@ -22,6 +18,8 @@ from headrace.control.auth.credentials import (
     secret_id,
 )
 from headrace.control.auth.roles import Caller, parse_grants
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headrace.control.auth.audit_log import Broken, Head, missed
+from headrace.control.model.audit_log import Broken, Head, missed
 from headrace.control.state.store import Store
 from headrace.core import HeadraceError
 from headrace.core.state_file import StateFile

@@ -5,11 +5,12 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
+
+from headrace.control.model.credentials import Credential, CredentialKind
 
 _ID_LETTERS: Final = "abcdefghijkmnpqrstuvwxyz23456789"
 _ID_LENGTH: Final = 12
@@ -21,17 +22,6 @@ TOKEN: Final = "token"  # noqa: S105  # the word, not one
 """Under this a session's grants have the id of the token that it began with."""
 
 
-class CredentialKind(StrEnum):
-    """What a credential is for."""
-
-    TOKEN = "token"  # noqa: S105  # the word, not one
-    """Asks the management API, as a service account."""
-    SESSION = "session"
-    """A browser that somebody logged in with."""
-    KEY = "key"
-    """Calls endpoints through the gateway."""
-
-
 PREFIXES: Final = {
     CredentialKind.TOKEN: "hrt",
     CredentialKind.SESSION: "hrs",
@@ -40,54 +30,11 @@ PREFIXES: Final = {
 """How the text of a credential begins."""
 
 
-class Credential(msgspec.Struct, frozen=True, kw_only=True):
-    """One token, session or key, without its secret.
-
-    `owner`: the principal that it stands for, or how callers with a key are named. `hash`: the
-    SHA-256 of the whole, in hexadecimal. `grants`: what is to be known of it, by its kind. Times
-    are in seconds since 1970; `expires` None for never, `revoked` None while it is valid.
-    """
-
-    id: str
-    kind: CredentialKind
-    owner: str
-    hash: str
-    created: float
-    created_by: str = ""
-    grants: dict[str, Any] = {}
-    expires: float | None = None
-    revoked: float | None = None
-
-    def is_valid(self, now: float) -> bool:
-        """Whether it is neither revoked nor expired."""
-        return self.revoked is None and (self.expires is None or now < self.expires)
-
-    def state(self, now: float) -> str:
-        """In a word: `valid`, `expired` or `revoked`."""
-        if self.revoked is not None:
-            return "revoked"
-        return "valid" if self.is_valid(now) else "expired"
-
-
 class NewCredential(msgspec.Struct, frozen=True, kw_only=True):
     """One that was just made; `text` is shown once and never seen again."""
 
     credential: Credential
     text: str
-
-
-class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """A person (`user`) or a program (`service`) that may use the management API.
-
-    `roles`: such as `viewer`, `operator:ENDPOINT` or `admin`. `created`: seconds since 1970.
-    """
-
-    name: str
-    kind: str
-    created: float
-    roles: tuple[str, ...] = ()
-    created_by: str = ""
-    disabled: bool = False
 
 
 def new_secret(prefix: str) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from typing import Final
 
 from starlette.routing import compile_path
 
-from headrace.control.api.guards import (
+from headrace.control.asgi.guards import (
     App,
     Message,
     Receive,

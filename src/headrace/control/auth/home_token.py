@@ -12,17 +12,10 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.auth.credentials import (
-    PREFIXES,
-    Credential,
-    CredentialKind,
-    Principal,
-    is_secret_of,
-    new_credential,
-    secret_id,
-)
+from headrace.control.auth.credentials import PREFIXES, is_secret_of, new_credential, secret_id
 from headrace.control.auth.roles import Caller, Grant, Role
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
 from headrace.control.state.store import Store
 from headrace.core import FailedPreconditionError
 from headrace.core.files import write_atomic

@@ -11,13 +11,14 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.app.settings import OidcSettings, is_reference, secret_reader
-from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.authenticate import Authenticator, network_of
-from headrace.control.auth.credentials import Principal, SessionRules, is_own_page
+from headrace.control.auth.credentials import SessionRules, is_own_page
 from headrace.control.auth.people import USER
 from headrace.control.auth.provider import Claims, Provider, check_url
 from headrace.control.auth.roles import parse_grant
+from headrace.control.base.settings import OidcSettings, is_reference, secret_reader
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.credentials import Principal
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,

@@ -6,16 +6,11 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.auth.audit_log import AuditEntry
 from headrace.control.auth.authenticate import Authenticator
-from headrace.control.auth.credentials import (
-    Credential,
-    CredentialKind,
-    NewCredential,
-    Principal,
-    new_credential,
-)
+from headrace.control.auth.credentials import NewCredential, new_credential
 from headrace.control.auth.roles import parse_grant, parse_grants
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
 from headrace.control.state.store import Store
 from headrace.core import AlreadyExistsError, Clock, InvalidArgumentError, NotFoundError
 

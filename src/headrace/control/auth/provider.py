@@ -16,7 +16,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from headrace.control.app.settings import OidcSettings
+from headrace.control.base.settings import OidcSettings
 from headrace.core import Clock, FailedPreconditionError, PermissionDeniedError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.access import is_authentic_url

@@ -12,8 +12,7 @@ from enum import StrEnum
 from typing import Any, Final, assert_never
 
 from headrace.control.auth.roles import Caller, ObjectKind, Role
-from headrace.control.desired.state import DesiredState
-from headrace.control.desired.target import same_endpoint
+from headrace.control.model.desired import DesiredState, same_endpoint
 from headrace.core import PermissionDeniedError
 from headrace.core.spec.parse import EndpointSpec, is_model_path, parse_spec
 from headrace.core.spec.upstream import upstream_problem

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.app.journal import EventJournal
+from headrace.control.base.journal import EventJournal
 from headrace.control.desired.changes import changes_between, spec_change
-from headrace.control.desired.state import DesiredEndpoint, DesiredState
-from headrace.control.desired.target import TargetState, same_endpoint
+from headrace.control.desired.target import TargetState
+from headrace.control.model.desired import DesiredEndpoint, DesiredState, same_endpoint
+from headrace.control.model.records import Event, RolloutRecord
+from headrace.control.model.rollout_events import events_of
 from headrace.control.reconcile.pools import check_frameworks
-from headrace.control.rollouts.events import events_of
-from headrace.control.state.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core.redact import redact
 from headrace.core.spec.rollout import BLUE_GREEN_MAX_ERROR_RATIO, BlueGreenSpec, RolloutSpec

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol, TypeVar
 
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredState
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core.redact import redact
 
 _TOLD_ELSEWHERE: Final = {"version", "endpoints", "pools", "streams", "gateway", "budget"}

@@ -13,17 +13,16 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from headrace.control.desired.state import (
+from headrace.control.model.desired import (
     LAYOUT,
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
+    same_endpoint,
     with_id,
 )
-from headrace.control.desired.target import same_endpoint
-from headrace.control.features.online_stores import SQLITE
-from headrace.control.state.records import EndpointGeneration, RolloutRecord
+from headrace.control.model.records import EndpointGeneration, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import (
     Digest,
@@ -33,6 +32,7 @@ from headrace.core import (
     ModelNotFoundError,
     NotFoundError,
 )
+from headrace.core.feature_settings import SQLITE
 from headrace.core.spec.parse import SystemSpec, is_model_path
 from headrace.registry import Registry
 from headrace.rollout.state import RolloutPhase

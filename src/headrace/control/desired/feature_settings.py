@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from headrace.control.features.online_stores import FEAST
 from headrace.core import (
     FeatureLookup,
     HeadraceError,
@@ -10,6 +9,7 @@ from headrace.core import (
     ModelSignature,
     OnUnavailable,
 )
+from headrace.core.feature_settings import FEAST
 from headrace.core.spec.features import EndpointFeaturesSpec
 from headrace.core.spec.streams import StreamPushSpec
 from headrace.core.variables import url_filled_in

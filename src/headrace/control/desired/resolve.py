@@ -14,10 +14,10 @@ import msgspec
 
 from headrace.control.desired.models import check_model_path
 from headrace.control.desired.resolve_streams import StreamModel, resolve_streams
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
-from headrace.control.gateway.caller_policy import key_set_mistakes
 from headrace.control.gateway.tls import tls_mistakes, upstream_mistakes
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredStream, make_revision
 from headrace.control.payloads.files import check_pyarrow
+from headrace.control.reconcile.caller_policy import key_set_mistakes
 from headrace.core import (
     NAME_PATTERN,
     CodeNotAllowedError,

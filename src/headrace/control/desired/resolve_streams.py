@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from headrace.control.desired.state import DesiredStream
+from headrace.control.model.desired import DesiredStream
 from headrace.core import (
     InvalidArgumentError,
     NullPolicy,

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.app.journal import EventJournal
 from headrace.control.auth.home_token import HOME_OWNER
 from headrace.control.auth.references import (
     AuthorizationFacts,
@@ -24,6 +23,7 @@ from headrace.control.auth.references import (
     models_of,
 )
 from headrace.control.auth.roles import Caller, Role
+from headrace.control.base.journal import EventJournal
 from headrace.control.desired.applier import Applied, DesiredStateDraft, Diff, diff_between, fulfil
 from headrace.control.desired.documents import (
     bring_home,
@@ -37,9 +37,9 @@ from headrace.control.desired.documents import (
 )
 from headrace.control.desired.models import ModelWork, paths_below
 from headrace.control.desired.resolve import Resolved, Resolver, check_still_trusted
-from headrace.control.desired.state import DesiredEndpoint, DesiredState
 from headrace.control.desired.target import TargetState
-from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.model.desired import DesiredEndpoint, DesiredState
+from headrace.control.model.records import Event, RolloutRecord
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,

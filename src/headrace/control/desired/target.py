@@ -8,15 +8,15 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.desired.state import (
+from headrace.control.gateway.routes import scaled
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     with_id,
 )
+from headrace.control.model.records import RolloutRecord
 from headrace.control.reconcile.publication import Reconciling
-from headrace.control.reconcile.routes import scaled
-from headrace.control.state.records import RolloutRecord
 from headrace.gateway import MirrorTarget
 from headrace.rollout.state import RolloutPhase, TrafficShares
 
@@ -255,12 +255,3 @@ class TargetState:
 
     def _tell(self) -> None:
         self.reconciler.want(effective(self.desired, self.rollouts, self.scale))
-
-
-def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) -> bool:
-    """Whether two endpoints are the same but for their generation."""
-    if one is None or other is None:
-        return one is other
-    return msgspec.structs.replace(one, generation=0) == msgspec.structs.replace(
-        other, generation=0
-    )

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults, write_events
+from headrace.control.base.faults import LOOP, Faults, write_events
 from headrace.control.features.materialize_plan import (
     FeatureViewStatus,
     ViewPast,
@@ -25,7 +25,7 @@ from headrace.control.features.materialize_plan import (
     view_families,
     view_status,
 )
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run

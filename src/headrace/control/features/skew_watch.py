@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.state.records import Event
+from headrace.control.base.faults import LOOP, Faults, write_events
+from headrace.control.model.records import Event
 from headrace.core import Clock, FeatureWatch, HeadraceError, UnavailableError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.processes import Exceeded, python_module, run

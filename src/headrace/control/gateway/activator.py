@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
 
-from headrace.control.api.guards import App, Receive, Scope, Send, respond, until_left
+from headrace.control.asgi.guards import App, Receive, Scope, Send, respond, until_left
 from headrace.core import HeadraceError, OverloadedError, UnavailableError
 from headrace.gateway import HELD_PREFIX
 from headrace.protocol import encode_error, grpc_status, http_status

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.state.records import Event
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.model.records import Event
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.core.files import read_regular, write_atomic
 from headrace.core.spec.access import TlsSpec

@@ -5,19 +5,17 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final
 
 import msgspec
 
-from headrace.control.agents.registry import GatewayState
-from headrace.control.app.faults import message_of
-from headrace.control.app.ownership import HomeIdentity, ProcessOwner
-from headrace.control.desired.state import POOL_PREFIX
+from headrace.control.base.faults import message_of
+from headrace.control.base.ownership import HomeIdentity, ProcessOwner
+from headrace.control.gateway.routes import RoutesLeftOutError, gateway_route
 from headrace.control.gateway.tls import GatewayTls
 from headrace.control.limits.limiter import Rules, make_rules
-from headrace.control.reconcile.observed import CRASHED, STABLE_AFTER_S
-from headrace.control.reconcile.publication import RoutesLeftOutError
-from headrace.control.reconcile.routes import gateway_route
+from headrace.control.model.desired import POOL_PREFIX
+from headrace.control.model.observed import CRASHED, STABLE_AFTER_S
 from headrace.core import Clock, HeadraceError
 from headrace.core.processes import start_ticks
 from headrace.core.spec.observe import LogMode, RequestLogSpec, TracingSpec
@@ -40,9 +38,6 @@ from headrace.gateway import (
     SnapshotRejectedError,
 )
 from headrace.observe.metrics import Family
-
-if TYPE_CHECKING:
-    from headrace.control.agents.fleet import GatewayFleet
 
 _FIXED: Final = ("host", "http_port", "grpc_port", "max_body_bytes", "access_log")
 """What a running Envoy cannot change."""
@@ -156,7 +151,7 @@ class EnvoySupervisor:
         """Whether Envoy serves."""
         return self._up.is_set() and self.envoy.pid is not None
 
-    def states(self) -> tuple[GatewayState, ...]:
+    def states(self) -> tuple[()]:
         """Of gateways on other hosts: there are none."""
         return ()
 
@@ -431,7 +426,3 @@ class EnvoySupervisor:
 
     def _keep_routes(self, routes: Sequence[EndpointRoute]) -> None:
         routes_file(self.routes_path).try_save(tuple(routes))
-
-
-Gateway: TypeAlias = "EnvoySupervisor | GatewayFleet"
-"""One Envoy on this host, or many anywhere as if they were one."""

@@ -1,11 +1,11 @@
 """TLS of the gateway, towards callers and towards upstreams: files, and secrets of Envoy."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, Protocol
 
 from headrace.control.gateway.certificates import Certificates, Pem, PemFiles, PemWatch, read_pem
 from headrace.core import Clock, FailedPreconditionError
@@ -32,10 +32,6 @@ from headrace.gateway.tls import (
     upstream_secrets,
 )
 
-if TYPE_CHECKING:
-    from headrace.control.agents.bundles import SharedSecrets
-    from headrace.gateway import SecretFiles
-
 _MOST_UPSTREAM_SECRETS: Final = 64
 """Envoy takes one inotify instance for each, of which Linux gives a user 128."""
 
@@ -58,8 +54,20 @@ def lacks_secret(upstream: UpstreamSpec | None, missing: frozenset[str]) -> bool
     return not missing.isdisjoint(upstream_secrets(upstream.tls))
 
 
-Secrets: TypeAlias = "SecretFiles | SharedSecrets"
-"""Where gateways find secrets: files of the one on this host, or what is sent to several."""
+class Secrets(Protocol):
+    """Where gateways find secrets: files of the one on this host, or what is sent to several."""
+
+    def write(self, secret: Resource, /) -> None:
+        """Put it where a gateway finds it that starts. Blocking."""
+
+    def has(self, name: str, /) -> bool:
+        """Whether there is one of this name, as it was last in force."""
+
+    async def put(self, secret: Resource, /) -> None:
+        """Return once gateways use it, or will be told."""
+
+    def keep_only(self, names: Collection[str], /) -> None:
+        """Remove all others. Blocking."""
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.app.faults import LOOP, Faults
+from headrace.control.base.faults import LOOP, Faults
 from headrace.core import HeadraceError
 from headrace.gateway import EndpointRoute, Handshakes
 from headrace.gateway.settings import parse_url

@@ -19,10 +19,11 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.home import Home
+from headrace.control.base.home import Home
 from headrace.control.jobs import job_watch
-from headrace.control.jobs.plan import Attempt, JobRun, arguments_of, input_of, memory_limit_of
+from headrace.control.jobs.plan import Attempt, arguments_of, input_of, memory_limit_of
 from headrace.control.local.sandbox import FIRST_UID, UIDS, Isolation, Sandbox, SandboxPurpose
+from headrace.control.model.job_runs import JobRun
 from headrace.core.confine import give_all
 from headrace.core.processes import Child, lines, python_module
 from headrace.jobs.messages import read_progress

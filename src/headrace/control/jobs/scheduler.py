@@ -9,15 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.app.journal import wait_for
-from headrace.control.app.ownership import claim
+from headrace.control.base.faults import LOOP, Faults, write_events
+from headrace.control.base.journal import wait_for
+from headrace.control.base.ownership import claim
 from headrace.control.jobs.plan import (
     Attempt,
-    JobRun,
-    JobsLook,
     Planned,
-    RunState,
     after_attempt,
     begun,
     is_late,
@@ -30,7 +27,8 @@ from headrace.control.jobs.plan import (
 from headrace.control.jobs.process import JobProcess, lease_clock, progress_of
 from headrace.control.jobs.status import JobView, job_families, job_view
 from headrace.control.local.sandbox import Isolation
-from headrace.control.state.records import Event
+from headrace.control.model.job_runs import JobRun, JobsLook, RunState
+from headrace.control.model.records import Event
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, NotFoundError, span
 from headrace.core.spec.jobs import JobSpec

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from headrace.control.jobs.plan import JobRun, JobsLook, RunState, is_late, lateness_s, next_run_at
+from headrace.control.jobs.plan import is_late, lateness_s, next_run_at
 from headrace.control.local.sandbox import Isolation
+from headrace.control.model.job_runs import JobRun, JobsLook, RunState
 from headrace.core.redact import redact_text
 from headrace.core.spec.jobs import JobSpec
 from headrace.observe.metrics import Family, gauge

@@ -11,13 +11,6 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired.state import (
-    POOL_PREFIX,
-    DesiredArm,
-    DesiredEndpoint,
-    DesiredState,
-    pool_endpoint,
-)
 from headrace.control.kubernetes.executor import (
     DELETION_COST,
     Action,
@@ -52,7 +45,14 @@ from headrace.control.kubernetes.snapshot import (
     key_of,
     owns_replicas,
 )
-from headrace.control.reconcile.observed import Observed, addresses_of
+from headrace.control.model.desired import (
+    POOL_PREFIX,
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    pool_endpoint,
+)
+from headrace.control.model.observed import Observed, addresses_of
 from headrace.control.reconcile.plan import PublishRoutes, prospects_of
 from headrace.core import HeadraceError
 from headrace.core.spec.kubernetes import KubernetesSpec

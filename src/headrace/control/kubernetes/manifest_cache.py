@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.kubernetes.manifests import revision_objects
 from headrace.control.kubernetes.names import APPLIED, InstallationName, Object
 from headrace.control.kubernetes.pods import quantity
 from headrace.control.kubernetes.snapshot import Key, key_of
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
 from headrace.control.reconcile.plan import Memo
 from headrace.core.spec.kubernetes import KubernetesSpec
 

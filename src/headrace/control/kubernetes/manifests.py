@@ -8,12 +8,6 @@ ScaledObject of KEDA.
 import math
 from typing import Final
 
-from headrace.control.desired.state import (
-    DesiredArm,
-    DesiredEndpoint,
-    DesiredState,
-    pool_endpoint,
-)
 from headrace.control.kubernetes.names import (
     FIELD_MANAGER,
     InstallationName,
@@ -30,6 +24,12 @@ from headrace.control.kubernetes.pods import (
     pods_of_pool,
     pool_settings_text,
     ports_of,
+)
+from headrace.control.model.desired import (
+    DesiredArm,
+    DesiredEndpoint,
+    DesiredState,
+    pool_endpoint,
 )
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.base import parsed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from headrace.control.desired.state import Revision
+from headrace.control.model.desired import Revision
 from headrace.core import InvalidArgumentError
 from headrace.core.gateways import MAX_BEHIND_S
 

@@ -16,7 +16,6 @@ from typing import Final
 import msgspec
 
 import headrace
-from headrace.control.desired.state import ArtifactPath, Revision, artifact_at
 from headrace.control.kubernetes.names import (
     ENDPOINT,
     MODEL,
@@ -28,6 +27,7 @@ from headrace.control.kubernetes.names import (
     name_of,
     selector_of,
 )
+from headrace.control.model.desired import ArtifactPath, Revision, artifact_at
 from headrace.core import (
     ArtifactsSettings,
     FailedPreconditionError,

@@ -15,9 +15,9 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.app.journal import ChangeSignal, Emit, nobody, wait_for
-from headrace.control.desired.state import DesiredArm, DesiredState, Revision
+from headrace.control.base.faults import LOOP, Faults, write_events
+from headrace.control.base.journal import ChangeSignal, Emit, nobody, wait_for
+from headrace.control.gateway.routes import RoutePublisher
 from headrace.control.kubernetes.api import ClusterApi
 from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
 from headrace.control.kubernetes.executor import Action, ActionExecutor
@@ -34,10 +34,11 @@ from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.rolling import Roll, roll_events
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Watches
 from headrace.control.local.sandbox import Isolation
-from headrace.control.reconcile.observed import Observed, Replica
+from headrace.control.model.desired import DesiredArm, DesiredState, Revision
+from headrace.control.model.observed import Observed, Replica
+from headrace.control.model.records import Event
 from headrace.control.reconcile.plan import PublishRoutes
-from headrace.control.reconcile.publication import RoutePublication, RoutePublisher
-from headrace.control.state.records import Event
+from headrace.control.reconcile.publication import RoutePublication
 from headrace.core import Clock, FailedPreconditionError, HeadraceError, ReplicaSettings
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.spec.access import EndpointLimitsSpec

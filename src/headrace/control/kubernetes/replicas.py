@@ -20,7 +20,7 @@ from headrace.control.kubernetes.names import (
 )
 from headrace.control.kubernetes.pods import CONTAINER, FETCHER, HTTP_PORT
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase, exit_reason
+from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase, exit_reason
 
 T = TypeVar("T")
 _NEEDS_HELP: Final = frozenset(

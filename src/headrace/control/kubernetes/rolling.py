@@ -12,8 +12,8 @@ from typing import Final
 from headrace.control.kubernetes.executor import Action
 from headrace.control.kubernetes.names import APPLIED, Object
 from headrace.control.kubernetes.snapshot import condition_message
-from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
-from headrace.control.state.records import Event
+from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase
+from headrace.control.model.records import Event
 
 _APPLIED_AT: Final = f"metadata.annotations.{APPLIED}"
 """Differs where we say less than before, which may be less of the pods."""

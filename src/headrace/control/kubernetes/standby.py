@@ -10,14 +10,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from headrace.control.app.faults import Faults
-from headrace.control.app.journal import Emit
-from headrace.control.app.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
+from headrace.control.base.faults import Faults
+from headrace.control.base.journal import Emit
+from headrace.control.base.settings import DEFAULT_ADMIN_PORT, ClusterSettings, ControlSettings
+from headrace.control.gateway.routes import RoutePublisher
 from headrace.control.kubernetes.api import RESOURCES, ClusterApi, connect
 from headrace.control.kubernetes.election import Elector, LeaseTimes
 from headrace.control.kubernetes.names import InstallationName, OwnerObject, check_owner
 from headrace.control.kubernetes.reconciler import KubernetesReconciler
-from headrace.control.reconcile.publication import Reconciling, RoutePublisher
+from headrace.control.reconcile.publication import Reconciling
 from headrace.core import Clock, FailedPreconditionError, SystemClock
 from headrace.core.gateways import MAX_BEHIND_S
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from headrace.control.state.records import QuotaUse
+from headrace.control.model.records import QuotaUse
 from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec
 from headrace.gateway import EndpointRoute
 

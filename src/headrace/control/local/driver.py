@@ -12,13 +12,13 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from headrace.control.app.home import Home
-from headrace.control.app.log_files import last_line
-from headrace.control.app.ownership import HomeIdentity, ProcessOwner, RecordedProcess
-from headrace.control.app.settings import resolve_url
-from headrace.control.desired.state import Revision
-from headrace.control.features.online_stores import OnlineStores
+from headrace.control.base.home import Home
+from headrace.control.base.log_files import last_line
+from headrace.control.base.ownership import HomeIdentity, ProcessOwner, RecordedProcess
+from headrace.control.base.settings import resolve_url
+from headrace.control.local.online_stores import OnlineStores
 from headrace.control.local.sandbox import Isolation, Sandbox, data_limit, files_of
+from headrace.control.model.desired import Revision
 from headrace.core import DEFAULT_MAX_BODY_BYTES, HeadraceError, ReplicaSettings
 from headrace.core.files import write_atomic
 from headrace.core.processes import Process, python_module

@@ -14,7 +14,7 @@ from email.utils import format_datetime, make_msgid
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from headrace.control.app.settings import resolve_references, resolve_url
+from headrace.control.base.settings import resolve_references, resolve_url
 from headrace.control.notify.messages import AlertMessage
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.spec.alerts import EmailSpec, SlackSpec, WebhookSpec

@@ -9,15 +9,10 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.notify.messages import (
-    AlertGroups,
-    AlertMessage,
-    AlertNotice,
-    NoticeKey,
-    Silence,
-)
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.model.alerts import AlertNotice, NoticeKey, Silence
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.notify.messages import AlertGroups, AlertMessage
 from headrace.control.state.store import Store
 from headrace.core import (
     Clock,

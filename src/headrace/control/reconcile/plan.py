@@ -9,7 +9,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headrace.control.desired.state import (
+from headrace.control.model.desired import (
     POOL_PREFIX,
     DesiredArm,
     DesiredEndpoint,
@@ -17,7 +17,7 @@ from headrace.control.desired.state import (
     Revision,
     pool_endpoint,
 )
-from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase, addresses_of
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase, addresses_of
 from headrace.control.reconcile.routes import PoolAddresses, RoutedEndpoint, route_of
 from headrace.gateway import EndpointRoute
 

@@ -19,10 +19,10 @@ from urllib.parse import urlencode
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import ChangeSignal, wait_for
-from headrace.control.desired.state import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
-from headrace.control.reconcile.observed import Observed, Replica, ReplicaPhase
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.base.journal import ChangeSignal, wait_for
+from headrace.control.model.desired import POOL_PREFIX, DesiredEndpoint, DesiredState, Revision
+from headrace.control.model.observed import Observed, Replica, ReplicaPhase
 from headrace.core import (
     Clock,
     EndpointName,

@@ -2,66 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import Final, Protocol
 
-from headrace.control.app.faults import message_of
-from headrace.control.app.journal import ChangeSignal
-from headrace.control.reconcile.observed import Observed, Replica, perhaps_in_force
-from headrace.core import HeadraceError, InvalidArgumentError
-from headrace.gateway import EndpointRoute, GatewayUnavailableError, SnapshotRejectedError
-
-if TYPE_CHECKING:
-    from headrace.control.kubernetes.reconciler import KubernetesReconciler
-    from headrace.control.reconcile.reconciler import Reconciler
+from headrace.control.base.faults import message_of
+from headrace.control.base.journal import ChangeSignal
+from headrace.control.gateway.routes import RoutePublisher, RoutesLeftOutError, log_level_of
+from headrace.control.local.sandbox import Isolation
+from headrace.control.model.desired import DesiredArm, DesiredState
+from headrace.control.model.observed import Observed, Replica, perhaps_in_force
+from headrace.control.reconcile.pools import PoolState
+from headrace.core import HeadraceError
+from headrace.gateway import EndpointRoute
 
 _LOG: Final = logging.getLogger("headrace.control")
 _REPUBLISH_S: Final = 1.0
 """Seconds between a failed publication and the next one."""
-
-
-class RoutesLeftOutError(InvalidArgumentError):
-    """The gateway follows the new routes, but for those of endpoints whose route is not valid."""
-
-    def __init__(self, in_force: tuple[EndpointRoute, ...], reasons: Mapping[str, str]) -> None:
-        text = "; ".join(f"endpoint '{name}': {why}" for name, why in sorted(reasons.items()))
-        super().__init__(f"routes are not valid, and the former ones stay in force: {text}")
-        self.in_force = in_force
-        """All routes that the gateway follows now."""
-        self.reasons = dict(reasons)
-        """Why a route is left out, by endpoint."""
-
-
-class GatewayRefusedError(SnapshotRejectedError):
-    """Gateways refused a snapshot; what each had before is in force there."""
-
-    def __init__(self, refusals: Mapping[str, str]) -> None:
-        text = "; ".join(f"gateway '{name}': {reason}" for name, reason in refusals.items())
-        HeadraceError.__init__(self, f"refused by {text}")
-        self.refusals = dict(refusals)
-        self.reason = "; ".join(refusals.values())
-
-
-class NoGatewayError(GatewayUnavailableError):
-    """No gateway is connected: routes are kept for the first that comes."""
-
-
-def log_level_of(error: Exception) -> int:
-    """The log level of a failed publication: a gateway that is still to come is no error."""
-    return logging.INFO if isinstance(error, NoGatewayError) else logging.ERROR
-
-
-class RoutePublisher(Protocol):
-    """What carries routes to the gateway."""
-
-    async def publish(self, routes: Sequence[EndpointRoute]) -> None:
-        """Return when requests follow `routes`.
-
-        Raises:
-            RoutesLeftOutError: They do, but for some endpoints.
-            HeadraceError: The gateway refused them or does not run; what it had is in force.
-        """
 
 
 async def _no_record(_routes: tuple[EndpointRoute, ...]) -> None:
@@ -154,5 +111,27 @@ class RoutePublication:
         self.error = message
 
 
-Reconciling: TypeAlias = "Reconciler | KubernetesReconciler"
-"""What brings replicas to the desired state: processes of this machine, or pods of a cluster."""
+class Reconciling(PoolState, Protocol):
+    """What brings replicas to the desired state: processes on this machine, or pods of a cluster.
+
+    The two implementations are `Reconciler` and `KubernetesReconciler`.
+    """
+
+    replicas: dict[str, Replica]
+    """What runs, by name."""
+
+    @property
+    def publication(self) -> RoutePublication:
+        """The routes that the gateway follows."""
+
+    def want(self, desired: DesiredState) -> None:
+        """Aim at `desired` from now on."""
+
+    def isolation_of(self, name: str) -> Isolation | None:
+        """How the process of the replica of a name is kept apart; None if nobody knows."""
+
+    def trouble(self, endpoint: str, arm: DesiredArm) -> str:
+        """Why an arm's copies cannot be had; empty if they can."""
+
+    async def run(self) -> None:
+        """Reconcile until cancelled."""

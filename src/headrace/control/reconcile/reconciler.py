@@ -6,18 +6,18 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, assert_never
 
-from headrace.control.app.faults import LOOP, Faults, message_of
-from headrace.control.app.journal import ChangeSignal, wait_for
-from headrace.control.desired.state import (
+from headrace.control.base.faults import LOOP, Faults, message_of
+from headrace.control.base.journal import ChangeSignal, wait_for
+from headrace.control.local.driver import LocalDriver, Running
+from headrace.control.local.sandbox import Isolation
+from headrace.control.model.desired import (
     POOL_PREFIX,
     DesiredArm,
     DesiredState,
     Revision,
     pool_endpoint,
 )
-from headrace.control.local.driver import LocalDriver, Running
-from headrace.control.local.sandbox import Isolation
-from headrace.control.reconcile.observed import (
+from headrace.control.model.observed import (
     Observed,
     ProbeResult,
     Replica,
@@ -28,6 +28,7 @@ from headrace.control.reconcile.observed import (
     probed,
     started,
 )
+from headrace.control.model.records import Event
 from headrace.control.reconcile.plan import (
     Action,
     DrainReplica,
@@ -41,7 +42,6 @@ from headrace.control.reconcile.plan import (
     plan,
 )
 from headrace.control.reconcile.publication import RoutePublication
-from headrace.control.state.records import Event
 from headrace.core import (
     Clock,
     DeadlineExceededError,

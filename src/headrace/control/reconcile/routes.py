@@ -5,11 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-import msgspec
-
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint, Revision
-from headrace.control.gateway.tls import lacks_secret
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint, Revision
+from headrace.control.model.observed import Replica, ReplicaPhase
 from headrace.gateway import EndpointRoute, RevisionTarget
 
 
@@ -200,29 +197,6 @@ def route_of(view: RoutedEndpoint) -> EndpointRoute:
     )
 
 
-def live_weights(route: EndpointRoute) -> dict[str, int]:
-    """Weights by arm's key over arms that can answer: those that cannot give theirs to the others.
-
-    Sums to 100 again, by largest remainder. If nobody can answer, the intended weights stay.
-    """
-    intended = {arm.key: arm.weight for arm in route.arms}
-    live = {arm.key: arm.weight for arm in route.arms if arm.is_live and arm.weight}
-    total = sum(live.values())
-    if total in {0, 100}:
-        return intended
-    return dict.fromkeys(intended, 0) | scaled(live, 100)
-
-
-def scaled(weights: Mapping[str, int], total: int) -> dict[str, int]:
-    """`weights` in the same proportion, summing to `total`: by largest remainder."""
-    whole = sum(weights.values())
-    shares = {key: divmod(weight * total, whole) for key, weight in weights.items()}
-    missing = total - sum(quotient for quotient, _ in shares.values())
-    by_rest = sorted(shares, key=lambda key: -shares[key][1])
-    extra = set(by_rest[:missing])
-    return {key: quotient + (key in extra) for key, (quotient, _) in shares.items()}
-
-
 def _ready(replicas: Iterable[Replica]) -> list[Replica]:
     return [replica for replica in replicas if replica.phase is ReplicaPhase.READY]
 
@@ -230,32 +204,3 @@ def _ready(replicas: Iterable[Replica]) -> list[Replica]:
 def _usefulness(replica: Replica) -> tuple[bool, bool, int]:
     """Sorts those first that a smaller count should keep: ready, proven, old."""
     return (replica.phase is not ReplicaPhase.READY, not replica.was_ready, replica.serial)
-
-
-def gateway_route(route: EndpointRoute, missing: frozenset[str] = frozenset()) -> EndpointRoute:
-    """`route` as Envoy gets it: weights of versions that cannot answer go to the others.
-
-    In a sticky split the gateway does that, so that no other caller is moved. Each endpoint splits
-    its callers by a salt of its own: two on one key are independent.
-
-    Args:
-        missing: Secrets that there are none of: upstreams that need one get no requests.
-    """
-    route = reachable_route(route, missing)
-    sticky = route.sticky
-    if sticky is not None:
-        salted = sticky if sticky.salt else msgspec.structs.replace(sticky, salt=route.name)
-        return replace(route, sticky=salted)
-    weights = live_weights(route)
-    return replace(route, arms=tuple(replace(arm, weight=weights[arm.key]) for arm in route.arms))
-
-
-def reachable_route(route: EndpointRoute, missing: frozenset[str]) -> EndpointRoute:
-    """`route`, with nobody behind the arms whose upstream cannot be spoken to."""
-    if not any(lacks_secret(arm.upstream, missing) for arm in route.arms):
-        return route
-    arms = tuple(
-        replace(arm, upstream=None) if lacks_secret(arm.upstream, missing) else arm
-        for arm in route.arms
-    )
-    return replace(route, arms=arms)

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headrace.control.app.context import ServiceContext
-from headrace.control.app.faults import Faults
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint
-from headrace.control.gateway.caller_policy import CallerPolicy, Keys
+from headrace.control.agents.build import Gateway
+from headrace.control.base.context import ServiceContext
+from headrace.control.base.faults import Faults
 from headrace.control.gateway.certificates import Certificates
 from headrace.control.gateway.first_request import NEXT_TRY, FirstRequest, send_first_request
-from headrace.control.gateway.supervisor import Gateway
 from headrace.control.gateway.upstream_watch import UpstreamWatch
 from headrace.control.limits.service import LimitService
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
+from headrace.control.reconcile.caller_policy import CallerPolicy, Keys
 from headrace.control.reconcile.pools import PoolSync
 from headrace.control.reconcile.publication import Reconciling
+from headrace.control.reconcile.reports import Reports
 from headrace.control.reconcile.status import is_routed_as_desired, revision_ids
-from headrace.control.telemetry.reports import Reports
 from headrace.core import Clock, HeadraceError
 from headrace.registry import Registry
 

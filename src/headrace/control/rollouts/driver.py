@@ -9,17 +9,17 @@ from typing import Final, Protocol
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import EventJournal, wait_for
-from headrace.control.auth.audit_log import AuditEntry
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.base.journal import EventJournal, wait_for
 from headrace.control.desired.target import BASELINE, TargetState
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.rollouts.events import events_of, rollout_changes
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Assignment, Event, RolloutRecord
+from headrace.control.model.rollout_events import events_of, rollout_changes
+from headrace.control.reconcile.reports import Reports
 from headrace.control.rollouts.evidence import RolloutReading, share_of
 from headrace.control.rollouts.observation import CANDIDATE, LiveRollout, RolloutWatch, batch_of
-from headrace.control.state.records import Assignment, Event, RolloutRecord
 from headrace.control.state.store import Store
-from headrace.control.telemetry.reports import Reports
 from headrace.core import Clock, HeadraceError, ModelNotFoundError, NotFoundError
 from headrace.gateway import GatewayStatistics
 from headrace.rollout.evidence import RolloutEvidenceState

@@ -10,9 +10,10 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.desired.target import BASELINE, TargetState
-from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
+from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase
+from headrace.control.model.records import Assignment, RolloutRecord, UnitBatch
 from headrace.control.reconcile.pools import hosted_replicas
 from headrace.control.reconcile.status import is_routed_as_desired
 from headrace.control.rollouts.evidence import (
@@ -22,7 +23,6 @@ from headrace.control.rollouts.evidence import (
     RolloutReading,
     Split,
 )
-from headrace.control.state.records import Assignment, RolloutRecord, UnitBatch
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.rollout import AbSpec, DisagreementSpec, ShadowSpec
 from headrace.gateway import ArmStatistics, EndpointRoute

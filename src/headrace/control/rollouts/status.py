@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, TypeVar
 
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint
-from headrace.control.state.records import RolloutRecord
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
+from headrace.control.model.records import RolloutRecord
 from headrace.core.spec.rollout import (
     AbSpec,
     BlueGreenSpec,

@@ -21,12 +21,12 @@ from headrace.autoscale import (
     granted,
     share_out,
 )
-from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.app.journal import wait_for
+from headrace.control.base.faults import LOOP, Faults, write_events
+from headrace.control.base.journal import wait_for
 from headrace.control.desired.target import ReplicaTargets, TargetState
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Event
 from headrace.control.scaling.signals import ArmMeter, ScaledArm, part_of, scaled_arms
-from headrace.control.state.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.spec.scale import BudgetSpec
 from headrace.core.state_file import StateFile

@@ -6,12 +6,12 @@ Beside the autoscaler it advises on threads and memory of a replica.
 import asyncio
 from typing import Final
 
-from headrace.control.app.context import ServiceContext
+from headrace.control.base.context import ServiceContext
 from headrace.control.desired.target import TargetState
 from headrace.control.gateway.activator import Activator, HoldLimits
-from headrace.control.local.advice import Advisor, machine_budget
-from headrace.control.reconcile.observed import Replica
+from headrace.control.model.observed import Replica
 from headrace.control.reconcile.service import ReconcileService
+from headrace.control.scaling.advice import Advisor, machine_budget
 from headrace.control.scaling.scaler import Scaler, ScalerStates
 from headrace.core.processes import resident_bytes
 from headrace.core.spec.base import parsed

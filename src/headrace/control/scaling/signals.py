@@ -8,9 +8,9 @@ from typing import Final
 import msgspec
 
 from headrace.autoscale import IntervalCounts, Meter, ReplicaUsage, Signals
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint
 from headrace.control.desired.target import BASELINE, TargetState, in_force, is_current
-from headrace.control.state.records import RolloutRecord
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
+from headrace.control.model.records import RolloutRecord
 from headrace.core.spec.scale import AutoscaleSpec
 from headrace.serving.telemetry.report import ReplicaReport
 

@@ -8,11 +8,11 @@ import msgspec
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.auth.audit_log import GENESIS, AuditEntry, Entry, Head, chained
-from headrace.control.auth.credentials import Credential, CredentialKind, Principal
+from headrace.control.model.audit_log import GENESIS, AuditEntry, Entry, Head, chained
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
+from headrace.control.model.records import QuotaUse
 from headrace.control.state.database import count_up, upsert_into
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
-from headrace.control.state.records import QuotaUse
 from headrace.control.state.tables import CREDENTIALS, PRINCIPALS, QUOTAS, TRAIL, AnyRow
 from headrace.core import AlreadyExistsError, NotFoundError
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, delete, select
 
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.notify.messages import AlertNotice, NoticeKey, Silence, StoredAlerts
+from headrace.control.model.alerts import AlertNotice, NoticeKey, Silence, StoredAlerts
+from headrace.control.model.audit_log import AuditEntry
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import Database, reads, upsert_into, writes
 from headrace.control.state.encoding import check_readable, decoded, encoded

@@ -7,8 +7,9 @@ import msgspec
 from sqlalchemy import Connection, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.desired.state import DesiredEndpoint, DesiredState, DesiredStream
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.desired import DesiredEndpoint, DesiredState, DesiredStream
+from headrace.control.model.records import EndpointGeneration, Event, RolloutRecord
 from headrace.control.state.access_rows import add_changes
 from headrace.control.state.database import count_up
 from headrace.control.state.encoding import (
@@ -20,7 +21,6 @@ from headrace.control.state.encoding import (
     put_together,
     take_apart,
 )
-from headrace.control.state.records import EndpointGeneration, Event, RolloutRecord
 from headrace.control.state.tables import ENDPOINTS, EVENTS, GENERATIONS, ROLLOUTS, STATE, AnyRow
 from headrace.core import ConflictError, FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec.scale import PoolSpec

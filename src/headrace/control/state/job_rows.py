@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from headrace.control.jobs.plan import JobMark, JobRun, JobsLook, RunState
+from headrace.control.model.job_runs import JobMark, JobRun, JobsLook, RunState
 from headrace.control.state.database import Database, reads, upsert_into, writes
 from headrace.control.state.encoding import check_readable, clean, decoded, encoded
 from headrace.control.state.tables import JOB_RUNS, JOBS, STATE, AnyRow

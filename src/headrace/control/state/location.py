@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from headrace.control.desired.state import DesiredEndpoint, DesiredStream
+from headrace.control.model.desired import DesiredEndpoint, DesiredStream
+from headrace.control.model.records import RolloutRecord
 from headrace.control.state.encoding import decoded
-from headrace.control.state.records import RolloutRecord
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 
 STATE_FILE: Final = "state.db"

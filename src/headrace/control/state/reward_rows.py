@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from sqlalchemy import Connection, Insert, func, select
 
+from headrace.control.model.records import Assignment, Feedback, UnitBatch, UnitReward
 from headrace.control.state.database import upsert_into
 from headrace.control.state.encoding import clean
-from headrace.control.state.records import Assignment, Feedback, UnitBatch, UnitReward
 from headrace.control.state.tables import (
     ANSWERS,
     ROLLOUT_UNITS,

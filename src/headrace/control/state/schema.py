@@ -8,7 +8,7 @@ import msgspec
 from sqlalchemy import Connection, inspect, text
 from sqlalchemy.exc import DBAPIError
 
-from headrace.control.desired.state import DesiredState
+from headrace.control.model.desired import DesiredState
 from headrace.control.state.database import Database
 from headrace.control.state.desired_rows import load_state, replace_state
 from headrace.control.state.tables import COUNTERS, METADATA, STATE

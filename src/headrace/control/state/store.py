@@ -9,7 +9,7 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, func, select
 
-from headrace.control.auth.credentials import CredentialKind
+from headrace.control.model.credentials import CredentialKind
 from headrace.control.state import access_rows, desired_rows, reward_rows
 from headrace.control.state.alert_rows import AlertStore
 from headrace.control.state.database import Database, reads, writes

@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from headrace.control.app.home import Home
-from headrace.control.app.ownership import HomeIdentity, ProcessOwner
-from headrace.control.app.settings import resolve_url
-from headrace.control.features.online_stores import SQLITE, OnlineStores
+from headrace.control.base.home import Home
+from headrace.control.base.ownership import HomeIdentity, ProcessOwner
+from headrace.control.base.settings import resolve_url
 from headrace.control.local.driver import LocalDriver, RecordStore
+from headrace.control.local.online_stores import OnlineStores
 from headrace.control.local.sandbox import (
     Isolation,
     Sandbox,
@@ -25,6 +25,7 @@ from headrace.control.local.sandbox import (
     options_of,
 )
 from headrace.core import FailedPreconditionError, HeadraceError
+from headrace.core.feature_settings import SQLITE
 from headrace.core.files import make_private_dir
 from headrace.core.processes import PASSED_FD, Process, python_module
 from headrace.serving.memory import size_bytes

@@ -9,8 +9,8 @@ from typing import Final, Literal
 import msgspec
 
 from headrace.autoscale.stream import StreamLook, StreamScale, scale_stream
-from headrace.control.desired.state import DesiredStream
-from headrace.control.state.records import Event
+from headrace.control.model.desired import DesiredStream
+from headrace.control.model.records import Event
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.status import StreamView, is_stalled, lag_of, rates, state_of

@@ -15,11 +15,11 @@ from typing import Final, assert_never
 import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.app.log_files import last_line
-from headrace.control.desired.state import DesiredStream
-from headrace.control.reconcile.observed import CRASHED
-from headrace.control.state.records import Event
+from headrace.control.base.faults import LOOP, Faults, write_events
+from headrace.control.base.log_files import last_line
+from headrace.control.model.desired import DesiredStream
+from headrace.control.model.observed import CRASHED
+from headrace.control.model.records import Event
 from headrace.control.streams.driver import StreamDriver, member_of
 from headrace.control.streams.plan import (
     LOAD_TIMEOUT_S,

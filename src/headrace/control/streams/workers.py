@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.reconcile.observed import CANNOT_LOAD, CRASHED, MANY_FAILURES, STABLE_AFTER_S
+from headrace.control.model.observed import CANNOT_LOAD, CRASHED, MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import ObservedWorker, WorkerPhase
 from headrace.control.streams.status import Lagging, WorkerView

@@ -8,17 +8,17 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults, write_events
-from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.gateway.supervisor import Gateway
+from headrace.control.agents.build import Gateway
+from headrace.control.base.faults import LOOP, Faults, write_events
 from headrace.control.jobs.scheduler import JobScheduler
-from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredEndpoint
+from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase
+from headrace.control.model.records import Event
 from headrace.control.reconcile.pools import hosts_of
 from headrace.control.reconcile.publication import Reconciling
-from headrace.control.state.records import Event
+from headrace.control.reconcile.reports import RowWatch
 from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.telemetry.drift import DriftMonitor
-from headrace.control.telemetry.reports import RowWatch
 from headrace.core import Clock, HeadraceError
 from headrace.monitor.alert_kinds import LOCAL, AlertKind
 from headrace.monitor.alert_state import (

@@ -11,12 +11,12 @@ from typing import Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.desired.state import DesiredArm, DesiredEndpoint
+from headrace.control.base.faults import LOOP, Faults
 from headrace.control.desired.target import TargetState
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.desired import DesiredArm, DesiredEndpoint
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Event
 from headrace.control.reconcile.pools import hosted_replicas
-from headrace.control.state.records import Event
 from headrace.control.telemetry.drift_files import DriftFiles, EndpointDrift
 from headrace.control.telemetry.labels import LabelStore
 from headrace.core import (

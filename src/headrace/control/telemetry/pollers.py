@@ -12,10 +12,10 @@ from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.desired.state import DesiredEndpoint
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.telemetry.reports import ArmReports
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.model.desired import DesiredEndpoint
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.reconcile.reports import ArmReports
 from headrace.core import Clock, HeadraceError
 from headrace.core.fetch import ask
 from headrace.core.files import write_atomic

@@ -12,10 +12,10 @@ from typing import Final, Protocol, TypeVar
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.desired.state import POOL_PREFIX
+from headrace.control.base.faults import LOOP, Faults
 from headrace.control.desired.target import TargetState
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.desired import POOL_PREFIX
+from headrace.control.model.observed import Replica, ReplicaPhase
 from headrace.control.reconcile.pools import hosted_replicas
 from headrace.core import HeadraceError
 from headrace.core.error_kind import UNDECODABLE

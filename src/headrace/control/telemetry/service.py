@@ -4,16 +4,19 @@ import asyncio
 import os
 from typing import Final
 
-from headrace.control.app.context import ServiceContext
+from headrace.control.base.context import ServiceContext
 from headrace.control.desired.target import TargetState
 from headrace.control.features.skew_watch import ServedFeaturesStore
+from headrace.control.jobs.scheduler import JobScheduler
+from headrace.control.model.observed import Replica
 from headrace.control.notify.delivery import send
 from headrace.control.notify.notifier import Notifier, Silences
 from headrace.control.payloads.writer import PayloadWriter
-from headrace.control.reconcile.observed import Replica
+from headrace.control.reconcile.reports import RowWatch
 from headrace.control.reconcile.service import ReconcileService
 from headrace.control.rollouts.driver import RolloutDriver
 from headrace.control.scaling.service import ScalingService
+from headrace.control.streams.supervisor import StreamSupervisor
 from headrace.control.telemetry.alerts import Alerting, FactsReader
 from headrace.control.telemetry.drift import DriftMonitor
 from headrace.control.telemetry.drift_files import DriftFiles
@@ -22,8 +25,6 @@ from headrace.control.telemetry.labels import LabelStore
 from headrace.control.telemetry.pollers import GatewayPoller, LoadWatch, loaded_arms
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.control.telemetry.recorded_requests import Recordings, recorded_replicas
-from headrace.control.telemetry.reports import RowWatch
-from headrace.control.workloads import WorkloadsService
 from headrace.monitor import LoadHistory, RequestHistory
 from headrace.observe.otlp import OtlpExporter, check_otel
 
@@ -39,7 +40,8 @@ class TelemetryService:
         reconciling: ReconcileService,
         scaling: ScalingService,
         rollouts: RolloutDriver,
-        workloads: WorkloadsService,
+        jobs: JobScheduler,
+        streams: StreamSupervisor,
         prometheus: PrometheusHistory | None,
     ) -> None:
         """Make the parts, with what an earlier control plane stored. Blocking.
@@ -100,8 +102,8 @@ class TelemetryService:
                 keeper=keeper,
                 rows=self.rows,
                 drift=self.drift,
-                jobs=workloads.jobs,
-                streams=workloads.streams,
+                jobs=jobs,
+                streams=streams,
             ).read,
             emit=emit,
             save=store.alerts.save_alerts,

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from headrace.control.auth.audit_log import AuditEntry, Head
 from headrace.control.auth.checkpoint import Checkpoints, read_checkpoint
+from headrace.control.model.audit_log import AuditEntry, Head
 from headrace.control.state import home_url, open_store
 from headrace.control.state.database import Database
 from headrace.control.state.store import Store

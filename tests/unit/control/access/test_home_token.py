@@ -6,8 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.auth.credentials import CredentialKind, hash_of
+from headrace.control.auth.credentials import hash_of
 from headrace.control.auth.home_token import OWNER, ensure_home_token, read_home_token
+from headrace.control.model.credentials import CredentialKind
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
 from headrace.core import FailedPreconditionError

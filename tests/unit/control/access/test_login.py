@@ -11,12 +11,13 @@ import msgspec
 import pytest
 from joserfc.jwk import OctKey, RSAKey
 
-from headrace.control.app.settings import OidcSettings, secret_reader
 from headrace.control.auth.access import TokenLogin, make_access
-from headrace.control.auth.credentials import CredentialKind, Principal, cookie_value, is_own_page
+from headrace.control.auth.credentials import cookie_value, is_own_page
 from headrace.control.auth.login import Login, Sent, check_settings, failed
 from headrace.control.auth.provider import Provider
 from headrace.control.auth.roles import Role
+from headrace.control.base.settings import OidcSettings, secret_reader
+from headrace.control.model.credentials import CredentialKind, Principal
 from headrace.control.state import home_url, open_store
 from headrace.control.state.store import Store
 from headrace.core import (

@@ -18,7 +18,7 @@ from headrace.control.auth.references import (
     references_of,
 )
 from headrace.control.auth.roles import SYSTEM, Caller, parse_grants
-from headrace.control.desired.state import DesiredState
+from headrace.control.model.desired import DesiredState
 from headrace.core import PermissionDeniedError
 from headrace.core.spec.models import EndpointSpec
 from headrace.core.spec.parse import SystemSpec, parse_spec

@@ -3,15 +3,10 @@
 import pytest
 
 from headrace.control.auth.access import TokenLogin, make_access
-from headrace.control.auth.credentials import (
-    Credential,
-    CredentialKind,
-    Principal,
-    hash_of,
-    new_secret,
-)
+from headrace.control.auth.credentials import hash_of, new_secret
 from headrace.control.auth.roles import Role
-from headrace.control.plane import ControlPlane
+from headrace.control.model.credentials import Credential, CredentialKind, Principal
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import HeadraceError, OverloadedError, UnauthenticatedError
 from tests.unit.control.access.test_login import Turned
 from tests.unit.control.api_client import token_of

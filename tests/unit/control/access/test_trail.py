@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.auth.audit_log import Broken, Entry, Head, Verifier, chained, missed
+from headrace.control.model.audit_log import Broken, Entry, Head, Verifier, chained, missed
 
 
 def chain(count: int) -> list[Entry]:

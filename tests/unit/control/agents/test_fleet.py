@@ -22,10 +22,10 @@ from headrace.control.agents.messages import (
     encode_told,
 )
 from headrace.control.agents.registry import AgentTimeouts, SyncStatus
-from headrace.control.app.ownership import ProcessOwner
+from headrace.control.base.ownership import ProcessOwner
+from headrace.control.gateway.routes import GatewayRefusedError, NoGatewayError, log_level_of
 from headrace.control.gateway.supervisor import EnvoySupervisor, routes_file
-from headrace.control.reconcile.publication import GatewayRefusedError, NoGatewayError, log_level_of
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import InvalidArgumentError
 from headrace.gateway import (
     ApiKey,

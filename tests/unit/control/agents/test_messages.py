@@ -19,8 +19,8 @@ from headrace.control.agents.messages import (
     encode_told,
     with_version,
 )
-from headrace.control.agents.settings import AgentsSettings, GatewayMode, check_mode
 from headrace.control.agents.tls import agent_name, expires_at, may_speak_for, name_in, name_with
+from headrace.control.base.agents_settings import AgentsSettings, GatewayMode, check_mode
 from headrace.control.gateway.activator import HoldLimits
 from headrace.core import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.core.spec.access import TlsSpec

@@ -12,8 +12,8 @@ from headrace.control.agents.counts import FleetCounts
 from headrace.control.agents.fleet import GatewayFleet
 from headrace.control.agents.messages import PROTOCOL, AgentStatus, Poll, decode_told
 from headrace.control.agents.server import AGENT, FINGERPRINT, UNTIL, AgentsApp
-from headrace.control.agents.settings import AgentsSettings
-from headrace.control.api.guards import Message, Receive, Scope, Send
+from headrace.control.asgi.guards import Message, Receive, Scope, Send
+from headrace.control.base.agents_settings import AgentsSettings
 from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EnvoySettings
 from headrace.testing import LoopClock, VirtualTimeLoop

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes.api import WATCHED
 from headrace.control.kubernetes.decide import DecisionInputs, ReconcileDecision, decide
 from headrace.control.kubernetes.executor import (
@@ -20,7 +19,8 @@ from headrace.control.kubernetes.manifests import settings_in
 from headrace.control.kubernetes.names import InstallationName
 from headrace.control.kubernetes.replicas import pods_in, replicas_of, slices_in
 from headrace.control.kubernetes.snapshot import ClusterSnapshot, Key, is_ours, key_of
-from headrace.control.reconcile.observed import Observed, Replica, addresses_of
+from headrace.control.model.desired import DesiredState
+from headrace.control.model.observed import Observed, Replica, addresses_of
 from headrace.control.reconcile.plan import PublishRoutes
 from headrace.control.reconcile.pools import AcknowledgedModels, plan_pools, routed_now
 from headrace.gateway import EndpointRoute

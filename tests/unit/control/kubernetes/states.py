@@ -6,14 +6,14 @@ from typing import Any
 
 import msgspec
 
-from headrace.control.desired.state import (
+from headrace.control.kubernetes import InstallationName
+from headrace.control.model.desired import (
     DesiredArm,
     DesiredEndpoint,
     DesiredState,
     Revision,
     make_revision,
 )
-from headrace.control.kubernetes import InstallationName
 from headrace.core import EndpointName, ReplicaSettings
 from headrace.core.spec.scale import AutoscaleSpec, PoolSpec
 

@@ -1,10 +1,10 @@
 import msgspec
 import pytest
 
-from headrace.control.desired.state import DesiredArm
 from headrace.control.kubernetes import InstallationName, OwnerObject, name_of
 from headrace.control.kubernetes.executor import ApplyObject, DeleteObject, MarkPod, YieldReplicas
 from headrace.control.kubernetes.snapshot import is_ours, owns_replicas
+from headrace.control.model.desired import DesiredArm
 from headrace.control.reconcile.plan import PublishRoutes
 from headrace.core.spec.scale import AutoscaleSpec
 from tests.unit.control.kubernetes.play import Play

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes import objects_of
+from headrace.control.model.desired import DesiredState
 from tests.kubernetes_server import RefusedError
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import PLACE, a_state, an_arm, an_endpoint

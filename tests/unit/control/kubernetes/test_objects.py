@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import DesiredArm, DesiredState, Revision
 from headrace.control.kubernetes import (
     InstallationName,
     labels_of,
@@ -17,6 +16,7 @@ from headrace.control.kubernetes import (
     selector_of,
 )
 from headrace.control.kubernetes.names import Object, OwnerObject, label_value
+from headrace.control.model.desired import DesiredArm, DesiredState, Revision
 from headrace.core import FailedPreconditionError, ReplicaSettings
 from headrace.core.names import NAME_PATTERN
 from headrace.core.spec.scale import AutoscaleSpec

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headrace.control.desired.state import DesiredState
 from headrace.control.kubernetes import InstallationName, objects_of
 from headrace.control.kubernetes.names import Object
 from headrace.control.kubernetes.pods import artifact_and_settings, hosted_settings
+from headrace.control.model.desired import DesiredState
 from headrace.core import FailedPreconditionError, PoolReplicaSettings
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import (

@@ -5,7 +5,7 @@ import pytest
 
 from headrace.control.kubernetes.replicas import EndpointSlice, Pod, pods_in, replicas_of
 from headrace.control.kubernetes.snapshot import ClusterSnapshot
-from headrace.control.reconcile.observed import MANY_FAILURES, Replica, ReplicaPhase
+from headrace.control.model.observed import MANY_FAILURES, Replica, ReplicaPhase
 from tests.kubernetes_server.controllers import pod_status
 from tests.unit.control.kubernetes.states import PLACE, a_revision
 

@@ -18,7 +18,7 @@ from headrace.control.kubernetes.rolling import (
     most_at_once,
     next_roll,
 )
-from headrace.control.reconcile.observed import ReplicaPhase
+from headrace.control.model.observed import ReplicaPhase
 from tests.unit.control.kubernetes.play import Play
 from tests.unit.control.kubernetes.states import a_revision, a_state, an_arm, an_endpoint
 

@@ -22,7 +22,7 @@ from headrace.control.limits.limiter import (
     Scope,
     make_rules,
 )
-from headrace.control.state.records import QuotaUse
+from headrace.control.model.records import QuotaUse
 from headrace.core.spec.access import AccessSettings, EndpointLimitsSpec, LimitSpec, TierSpec
 from headrace.gateway import EndpointRoute
 

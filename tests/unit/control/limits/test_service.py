@@ -13,8 +13,8 @@ import pytest
 
 from headrace.control.limits.limiter import Limiter, Rules
 from headrace.control.limits.service import LimitService, SecuredAddress
+from headrace.control.model.records import QuotaUse
 from headrace.control.state import home_url, open_store
-from headrace.control.state.records import QuotaUse
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec.access import EndpointLimitsSpec, LimitSpec
 from headrace.protocol.grpc_wire import RLS_DESCRIPTOR_SET_PATH

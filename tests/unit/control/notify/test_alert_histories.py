@@ -14,13 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.control.notify.messages import (
-    AlertGroups,
-    AlertMessage,
-    AlertNotice,
-    NoticeKey,
-    Silence,
-)
+from headrace.control.model.alerts import AlertNotice, NoticeKey, Silence
+from headrace.control.notify.messages import AlertGroups, AlertMessage
 from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_kinds import ALERTS
 from headrace.monitor.alert_state import Alert, AlertReading, AlertState, Key, advance

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from headrace.control.notify.messages import AlertMessage, AlertNotice, NoticeKey
+from headrace.control.model.alerts import AlertNotice, NoticeKey
+from headrace.control.notify.messages import AlertMessage
 from headrace.control.notify.notifier import Notifier
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from tests.unit.control.notify.alert_samples import FIRING, OVER

@@ -5,13 +5,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from headrace.control.notify.messages import (
-    AlertGroups,
-    AlertMessage,
-    AlertNotice,
-    Silence,
-    due_alert,
-)
+from headrace.control.model.alerts import AlertNotice, Silence
+from headrace.control.notify.messages import AlertGroups, AlertMessage, due_alert
 from headrace.core.spec.alerts import AlertsSpec
 from headrace.monitor.alert_state import Alert, AlertState
 from tests.unit.control.notify.alert_samples import (

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.control.features.online_stores import OnlineStores
+from headrace.control.local.online_stores import OnlineStores
 from headrace.control.local.sandbox import KernelFeatures, Libraries, Sandbox, SandboxPurpose
 from headrace.control.streams.driver import Confining, embedded_log
 from headrace.core import FeatureLookup, ReplicaSettings

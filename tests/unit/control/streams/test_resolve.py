@@ -8,8 +8,8 @@ import pytest
 from headrace.control.auth.references import AuthorizationFacts, authorize
 from headrace.control.auth.roles import SYSTEM, Caller, Grant, Role
 from headrace.control.desired.resolve import Resolver
-from headrace.control.desired.state import DesiredState, DesiredStream
-from headrace.control.plane import ControlPlane
+from headrace.control.model.desired import DesiredState, DesiredStream
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.core import (
     FailedPreconditionError,
     PermissionDeniedError,

@@ -9,8 +9,8 @@ import pytest
 from headrace.control.auth.roles import SYSTEM, Role
 from headrace.control.desired.resolve import Resolver
 from headrace.control.desired.resolve_streams import through_gateway
-from headrace.control.desired.state import DesiredStream
-from headrace.control.plane import ControlPlane
+from headrace.control.model.desired import DesiredStream
+from headrace.control.plane.control_plane import ControlPlane
 from headrace.control.state import home_url, references_in
 from headrace.core import FailedPreconditionError, PermissionDeniedError
 from headrace.core.spec.parse import SpecError, parse_spec

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.control.desired.state import DesiredStream
+from headrace.control.model.desired import DesiredStream
 from headrace.control.streams.driver import StreamDriver
 from headrace.control.streams.supervisor import StreamOrders, StreamSupervisor
 from headrace.core import SystemClock

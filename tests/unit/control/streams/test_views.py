@@ -6,8 +6,8 @@ import msgspec
 import pytest
 
 from headrace.autoscale.stream import StreamScaleState
-from headrace.control.desired.state import DesiredStream
-from headrace.control.reconcile.observed import MANY_FAILURES, STABLE_AFTER_S
+from headrace.control.model.desired import DesiredStream
+from headrace.control.model.observed import MANY_FAILURES, STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord
 from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.reports import event_of, facts_of, track_team, view_of

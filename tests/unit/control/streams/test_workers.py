@@ -6,7 +6,7 @@ import signal
 import msgspec
 import pytest
 
-from headrace.control.reconcile.observed import STABLE_AFTER_S
+from headrace.control.model.observed import STABLE_AFTER_S
 from headrace.control.streams.driver import WorkerRecord, member_of
 from headrace.control.streams.plan import WorkerPhase
 from headrace.control.streams.status import (

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.agents.settings import AgentsSettings
-from headrace.control.app.ownership import HomeIdentity, ProcessOwner
+from headrace.control.base.agents_settings import AgentsSettings
+from headrace.control.base.ownership import HomeIdentity, ProcessOwner
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.redact import VARIABLE, remember_resolved

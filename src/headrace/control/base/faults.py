@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 from headrace.core import Clock, ConflictError, HeadraceError, SystemClock
 
 _LOG: Final = logging.getLogger("headrace.control")

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from headrace.core import FailedPreconditionError
+from headrace.core.feature_settings import FEAST, SQLITE
 
 if TYPE_CHECKING:
     from headrace.features import OnlineStore
 
-SQLITE: Final = "sqlite:///"
-FEAST: Final = "feast://"
 _IN_HOME: Final = Path("features", "online")
 _BESIDE: Final = ("", "-wal", "-shm")
 _ALL_MAY_READ: Final = 0o004

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from headrace.control.app.faults import Faults
-from headrace.control.app.home import Home
-from headrace.control.app.journal import EventJournal
-from headrace.control.auth.audit_log import AuditEntry
+from headrace.control.base.faults import Faults
+from headrace.control.base.home import Home
+from headrace.control.base.journal import EventJournal
+from headrace.control.model.audit_log import AuditEntry
 from headrace.control.state.store import Store
 from headrace.core import Clock
 from headrace.core.redact import redact

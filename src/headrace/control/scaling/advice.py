@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from headrace.autoscale import ResourceRecommendation, recommend
-from headrace.control.app.faults import Faults
+from headrace.control.base.faults import Faults
 from headrace.control.desired.target import TargetState
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.reconcile.reports import Reports
 from headrace.control.scaling.signals import ArmMeter
-from headrace.control.telemetry.reports import Reports
 from headrace.core import Clock
 from headrace.core.spec.scale import AutoscaleSpec, BudgetSpec
 from headrace.engine import usable_cores

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 import msgspec
 
-from headrace.control.desired.state import POOL_PREFIX, DesiredState
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.state.records import RolloutRecord
+from headrace.control.model.desired import POOL_PREFIX, DesiredState
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import RolloutRecord
 from headrace.core import HeadraceError, ModelNotFoundError
 from headrace.core.fetch import ask, text_of
 from headrace.core.processes import cpu_s, resident_bytes
@@ -30,7 +30,7 @@ from headrace.observe.metrics import (
 from headrace.rollout.state import RolloutPhase
 
 if TYPE_CHECKING:
-    from headrace.control.plane import ControlPlane
+    from headrace.control.plane.control_plane import ControlPlane
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 _NEWEST: Final = frozenset({"last_inference"})

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.state.records import Event, RolloutRecord
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.records import Event, RolloutRecord
 from headrace.core import span
 from headrace.rollout.state import RolloutPhase, RolloutState
 

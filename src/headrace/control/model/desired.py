@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.features.online_stores import SQLITE
 from headrace.core import (
     Digest,
     EndpointName,
@@ -17,6 +16,7 @@ from headrace.core import (
     PoolReplicaSettings,
     ReplicaSettings,
 )
+from headrace.core.feature_settings import SQLITE
 from headrace.core.spec.access import EndpointAccess, EndpointLimitsSpec
 from headrace.core.spec.observe import DriftSpec, EndpointLogSpec, PayloadLogSpec
 from headrace.core.spec.rollout import RolloutSpec, StickySpec
@@ -190,6 +190,15 @@ class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
         """All revisions by id."""
         arms = (arm for endpoint in self.endpoints for arm in endpoint.arms)
         return {arm.revision.id: arm.revision for arm in arms}
+
+
+def same_endpoint(one: DesiredEndpoint | None, other: DesiredEndpoint | None) -> bool:
+    """Whether two endpoints are the same but for their generation."""
+    if one is None or other is None:
+        return one is other
+    return msgspec.structs.replace(one, generation=0) == msgspec.structs.replace(
+        other, generation=0
+    )
 
 
 POOL_PREFIX: Final = "pool:"

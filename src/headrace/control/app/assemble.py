@@ -20,17 +20,20 @@ from headrace.control.agents.build import (
     make_gateway,
     published_routes,
 )
-from headrace.control.agents.settings import GatewayMode, check_mode
-from headrace.control.api.guards import App
 from headrace.control.api.server import ApiServer, ApiSockets
-from headrace.control.app.context import Addresses, ServiceContext
-from headrace.control.app.faults import Faults
-from headrace.control.app.home import Home
-from headrace.control.app.journal import EventJournal
-from headrace.control.app.log_files import LogFiles
-from headrace.control.app.ownership import ProcessOwner
-from headrace.control.app.ports import listen, pick_ports
-from headrace.control.app.settings import (
+from headrace.control.asgi.guards import App
+from headrace.control.auth.access import make_access
+from headrace.control.auth.checkpoint import Checkpoints
+from headrace.control.auth.home_token import ensure_home_token
+from headrace.control.base.agents_settings import GatewayMode, check_mode
+from headrace.control.base.context import Addresses, ServiceContext
+from headrace.control.base.faults import Faults
+from headrace.control.base.home import Home
+from headrace.control.base.journal import EventJournal
+from headrace.control.base.log_files import LogFiles
+from headrace.control.base.ownership import ProcessOwner
+from headrace.control.base.ports import listen, pick_ports
+from headrace.control.base.settings import (
     ControlFile,
     ControlSettings,
     port_of,
@@ -38,11 +41,6 @@ from headrace.control.app.settings import (
     resolve_url,
     with_last_addresses,
 )
-from headrace.control.auth.access import make_access
-from headrace.control.auth.checkpoint import Checkpoints
-from headrace.control.auth.credentials import CredentialKind
-from headrace.control.auth.home_token import ensure_home_token
-from headrace.control.gateway.caller_policy import read_policy
 from headrace.control.gateway.certificates import AdminTls, Certificates
 from headrace.control.gateway.supervisor import GatewayRecord, read_gateway_record
 from headrace.control.gateway.tls import listener_tls
@@ -50,7 +48,9 @@ from headrace.control.limits.limiter import Limiter
 from headrace.control.limits.service import LimitService
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import KernelProbe, Sandbox, without_root
-from headrace.control.plane import ControlPlane
+from headrace.control.model.credentials import CredentialKind
+from headrace.control.plane.control_plane import ControlPlane
+from headrace.control.reconcile.caller_policy import read_policy
 from headrace.control.reconcile.publication import Reconciling, RoutePublication
 from headrace.control.reconcile.reconciler import Reconciler
 from headrace.control.reconcile.service import ReconcileService

@@ -4,7 +4,7 @@ import asyncio
 from functools import partial
 from typing import Final
 
-from headrace.control.app.context import ServiceContext
+from headrace.control.base.context import ServiceContext
 from headrace.control.desired.resolve_streams import through_gateway
 from headrace.control.desired.target import TargetState
 from headrace.control.features.materialize_plan import ViewPast

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headrace.control.app.home import Home, HomeLock
-from headrace.control.app.log_files import LogFollower, cut_large, render_line
-from headrace.control.app.ownership import claim
-from headrace.control.app.settings import ControlSettings, forget_secrets, write_control_file
-from headrace.control.assemble import System, assemble
+from headrace.control.app.assemble import System, assemble
+from headrace.control.base.home import Home, HomeLock
+from headrace.control.base.log_files import LogFollower, cut_large, render_line
+from headrace.control.base.ownership import claim
+from headrace.control.base.settings import ControlSettings, forget_secrets, write_control_file
 from headrace.control.local.sandbox import harden_self
 from headrace.control.notify.notifier import receiver_urls
 from headrace.core import FailedPreconditionError, HeadraceError

@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.reconcile.observed import Replica, ReplicaPhase
-from headrace.control.state.records import Event
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.model.observed import Replica, ReplicaPhase
+from headrace.control.model.records import Event
 from headrace.core import Clock, HeadraceError
 from headrace.core.devices import DeviceUse
 from headrace.core.fetch import ask, fetch

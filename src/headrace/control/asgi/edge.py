@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from headrace.control.api.guards import PROBLEM_TYPE, App, is_upload, problem_body
+from headrace.control.asgi.guards import PROBLEM_TYPE, App, is_upload, problem_body
 from headrace.core import Code
 
 T = TypeVar("T")

@@ -9,27 +9,23 @@ from pathlib import Path
 from typing import Final
 
 from headrace import __version__
-from headrace.control.app.context import ServiceContext
-from headrace.control.app.log_files import LogFiles
+from headrace.control.base.context import ServiceContext
+from headrace.control.base.log_files import LogFiles
 from headrace.control.desired.documents import bring_home
 from headrace.control.desired.models import ModelWork
 from headrace.control.desired.service import DesiredStateService
-from headrace.control.desired.state import DesiredEndpoint
 from headrace.control.desired.target import TargetState
 from headrace.control.local.driver import LocalDriver
 from headrace.control.local.sandbox import Environment
+from headrace.control.model.desired import DesiredEndpoint
+from headrace.control.plane.status import GatewayStatus, SystemStatus
+from headrace.control.plane.workloads import WorkloadsService
 from headrace.control.reconcile.service import ReconcileService
-from headrace.control.reconcile.status import (
-    EndpointStatus,
-    GatewayStatus,
-    SystemStatus,
-    endpoint_statuses,
-)
+from headrace.control.reconcile.status import EndpointStatus, endpoint_statuses
 from headrace.control.rollouts.driver import RolloutDriver
 from headrace.control.scaling.service import ScalingService
 from headrace.control.telemetry.prometheus import PrometheusHistory
 from headrace.control.telemetry.service import TelemetryService
-from headrace.control.workloads import WorkloadsService
 from headrace.core import CancellableInspect
 from headrace.core.processes import resident_bytes
 
@@ -110,7 +106,8 @@ class ControlPlane:
             reconciling=reconciling,
             scaling=self.scaling,
             rollouts=self.rollouts,
-            workloads=self.workloads,
+            jobs=self.workloads.jobs,
+            streams=self.workloads.streams,
             prometheus=prometheus,
         )
 

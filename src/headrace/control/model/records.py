@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from headrace.control.desired.state import DesiredEndpoint
+from headrace.control.model.desired import DesiredEndpoint
 from headrace.rollout.state import RolloutState
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from headrace.control.state.records import Event
+from headrace.control.model.records import Event
 
 if TYPE_CHECKING:  # gateways' agents wait for news, and have no store
     from headrace.control.state.store import Store

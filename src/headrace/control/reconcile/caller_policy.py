@@ -10,17 +10,14 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.control.app.faults import LOOP, Faults
-from headrace.control.app.journal import wait_for
-from headrace.control.auth.audit_log import AuditEntry
-from headrace.control.auth.credentials import (
-    Credential,
-    CredentialKind,
-    NewCredential,
-    new_credential,
-)
-from headrace.control.gateway.supervisor import Gateway
-from headrace.control.reconcile.publication import Reconciling, log_level_of
+from headrace.control.agents.build import Gateway
+from headrace.control.auth.credentials import NewCredential, new_credential
+from headrace.control.base.faults import LOOP, Faults
+from headrace.control.base.journal import wait_for
+from headrace.control.gateway.routes import log_level_of
+from headrace.control.model.audit_log import AuditEntry
+from headrace.control.model.credentials import Credential, CredentialKind
+from headrace.control.reconcile.publication import Reconciling
 from headrace.control.state.store import Store
 from headrace.core import Clock, HeadraceError, InvalidArgumentError, NotFoundError
 from headrace.core.spec.access import AccessSettings, AuthSpec, TierSpec

@@ -1,0 +1,1 @@
+"""ASGI types, guards of requests, and the HTTP server with bounded connections."""

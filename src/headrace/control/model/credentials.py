@@ -1,0 +1,60 @@
+"""Records of credentials and of the principals that hold them."""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class CredentialKind(StrEnum):
+    """What a credential is for."""
+
+    TOKEN = "token"  # noqa: S105  # the word, not one
+    """Asks the management API, as a service account."""
+    SESSION = "session"
+    """A browser that somebody logged in with."""
+    KEY = "key"
+    """Calls endpoints through the gateway."""
+
+
+class Credential(msgspec.Struct, frozen=True, kw_only=True):
+    """One token, session or key, without its secret.
+
+    `owner`: the principal that it stands for, or how callers with a key are named. `hash`: the
+    SHA-256 of the whole, in hexadecimal. `grants`: what is to be known of it, by its kind. Times
+    are in seconds since 1970; `expires` None for never, `revoked` None while it is valid.
+    """
+
+    id: str
+    kind: CredentialKind
+    owner: str
+    hash: str
+    created: float
+    created_by: str = ""
+    grants: dict[str, Any] = {}
+    expires: float | None = None
+    revoked: float | None = None
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it is neither revoked nor expired."""
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+    def state(self, now: float) -> str:
+        """In a word: `valid`, `expired` or `revoked`."""
+        if self.revoked is not None:
+            return "revoked"
+        return "valid" if self.is_valid(now) else "expired"
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True):
+    """A person (`user`) or a program (`service`) that may use the management API.
+
+    `roles`: such as `viewer`, `operator:ENDPOINT` or `admin`. `created`: seconds since 1970.
+    """
+
+    name: str
+    kind: str
+    created: float
+    roles: tuple[str, ...] = ()
+    created_by: str = ""
+    disabled: bool = False

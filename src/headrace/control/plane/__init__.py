@@ -1,0 +1,1 @@
+"""The services of one control plane together, with their status and metrics."""
