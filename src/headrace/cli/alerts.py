@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.text import Text
 
-from headrace.cli.options import (
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     Json,
@@ -18,7 +18,7 @@ from headrace.cli.options import (
     option,
     span_s,
 )
-from headrace.cli.output import (
+from headrace.cli.base.output import (
     FAILED,
     Column,
     clock_column,

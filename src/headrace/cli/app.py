@@ -15,9 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 import headrace
-from headrace.cli.context import remember_options
-from headrace.cli.options import expanded, option
-from headrace.cli.output import EXIT_CODES, INTERRUPTED, report
+from headrace.cli.base.contexts import remember_options
+from headrace.cli.base.options import expanded, option
+from headrace.cli.base.output import EXIT_CODES, INTERRUPTED, report
 
 _DEBUG = "--debug"
 _TOKEN, _TOKEN_FILE, _CA_FILE = "--token", "--token-file", "--ca-file"
@@ -43,7 +43,7 @@ _COMMANDS: Final = {
     },
     "Look": {
         "infer": ("infer:infer", "Send rows to an endpoint and print the answer."),
-        "load": ("load.commands:load", "Send requests at a steady rate and report latencies."),
+        "load": ("load:load", "Send requests at a steady rate and report latencies."),
         "status": ("status:status", "Show endpoints, streams, jobs and addresses."),
         "top": ("top:top", "Show requests, errors and latency of all endpoints, live."),
         "diagram": ("audit:diagram", "Draw the running system."),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from headrace.cli.models.store import model_store
-from headrace.cli.options import (
-    DEFAULT_HOME,
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.model_store import model_store
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     Home,
@@ -22,7 +22,7 @@ from headrace.cli.options import (
     file_option,
     option,
 )
-from headrace.cli.output import progress, say, show, table, write
+from headrace.cli.base.output import progress, say, show, table, write
 from headrace.core.spec.parse import SpecError
 from headrace.core.text import bytes_text, printable
 
@@ -136,7 +136,7 @@ def _report(
     from headrace.advise.audit.collect import SystemLocation, collect_running, collect_spec_file
     from headrace.advise.audit.reports import AuditReport
     from headrace.advise.audit.software import read_advisories
-    from headrace.cli.spec import read_spec
+    from headrace.cli.base.spec_file import read_spec
 
     known = None if advisories is None else read_advisories(advisories)
     now = datetime.now(UTC)
@@ -242,7 +242,7 @@ def models(
         remarks,
         take_inventory,
     )
-    from headrace.cli.connection import CommandTarget
+    from headrace.cli.base.connection import CommandTarget
     from headrace.runtimes import usable_runtimes
 
     versions = model_store(CommandTarget(home=home)).list(None)["models"]

@@ -5,13 +5,10 @@ Only the sketch is sent on: edges of bins, counts, and the names of categories.
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import msgspec
-
-from headrace.cli.options import (
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     EndpointName,
@@ -20,84 +17,13 @@ from headrace.cli.options import (
     file_option,
     option,
 )
-from headrace.cli.output import Column, rows_text, say, show_answer, styled, write_json
-from headrace.cli.tables import read_tensors, read_times
+from headrace.cli.base.output import Column, rows_text, say, show_answer, styled, write_json
+from headrace.cli.base.sketch import sketch
 from headrace.client import Client
-from headrace.core import InvalidArgumentError, ModelSignature, SystemClock
 from headrace.core.text import number_text, percent_text
-from headrace.observe.features import TensorFeatures, features_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from headrace.core import Array
-    from headrace.monitor.drift_reference import DriftReference
-
-
-def reference_from(
-    path: Path,
-    signature: ModelSignature,
-    *,
-    columns: tuple[str, ...] = (),
-    time_column: str = "",
-    at: float,
-) -> "DriftReference":
-    """The reference that a file makes for a model.
-
-    Args:
-        columns: Which columns are the input; empty for all but `time_column`.
-        time_column: The column of the rows' times; empty where they are not known.
-
-    Raises:
-        InvalidArgumentError: It does not fit the model, or has too few rows.
-    """
-    from headrace.monitor.drift_reference import (  # NumPy work
-        DATA,
-        MIN_ROWS,
-        reference_of,
-    )
-
-    times = read_times(path, time_column) if time_column else None
-    tensors, made_of = read_tensors(path, signature, columns=columns, without=time_column)
-    # A file has many rows, whatever one request of the model has.
-    features = [replace(one, batched=True) for one in features_of(signature)]
-    blocks = {
-        one.tensor: _block(one, tensors[one.tensor]) for one in features if one.tensor in tensors
-    }
-    for name, block in blocks.items():
-        if times is not None and len(block) != len(times):
-            message = f"'{name}' has {len(block)} rows, '{time_column}' has {len(times)} times"
-            raise InvalidArgumentError(message)
-    made = reference_of(features, blocks, source=DATA, at=at, times=times)
-    if made.rows < MIN_ROWS:
-        raise InvalidArgumentError(f"{path} has {made.rows} rows; {MIN_ROWS} are the least")
-    labels = {
-        name: label
-        for one in features
-        for name, label in zip(one.names, made_of.get(one.tensor, ()), strict=False)
-        if name != label
-    }
-    named = [
-        msgspec.structs.replace(
-            one, bins=msgspec.structs.replace(one.bins, label=labels.get(one.bins.name, ""))
-        )
-        for one in made.features
-    ]
-    return msgspec.structs.replace(made, features=named)
-
-
-def _block(features: TensorFeatures, array: "Array") -> "Array":
-    try:
-        block = features.block(array, max(len(array), 1))
-    except (ValueError, TypeError) as error:
-        raise InvalidArgumentError(f"'{features.tensor}' cannot be read: {error}") from None
-    if block.shape[1] != len(features.names):
-        message = (
-            f"'{features.tensor}' has {block.shape[1]} values a row, the model takes "
-            f"{len(features.names)}"
-        )
-        raise InvalidArgumentError(message)
-    return block
 
 
 app = CommandGroup(
@@ -134,7 +60,7 @@ def show(
 
         headrace drift fraud --json | jq '.features[] | select(.state == "drifted").name'
     """
-    from headrace.cli.output import show
+    from headrace.cli.base.output import show
 
     path = f"/api/v1/endpoints/{endpoint}/drift"
     document = plane.connect().get(path, version=version)
@@ -227,7 +153,7 @@ def set_(
 
         headrace drift reference set fraud -i week.csv --time requested_at
     """
-    from headrace.cli.connection import gateway
+    from headrace.cli.base.connection import gateway
 
     target = plane.target()
     where = gateway(target)
@@ -271,15 +197,3 @@ def hours_text(reference: dict[str, Any]) -> str:
     hours = reference["covers_s"] / 3600
     covered = f"the rows cover {hours:.1f} h, and it takes 48 h of them"
     return f"hours of the day are not distinguished: {covered}"
-
-
-def sketch(
-    file: Path, signature: ModelSignature, columns: str = "", time_column: str = ""
-) -> dict[str, Any]:
-    """The reference that a file makes, as JSON."""
-    chosen = tuple(name.strip() for name in columns.split(",") if name.strip())
-    made = reference_from(
-        file, signature, columns=chosen, time_column=time_column, at=SystemClock().now()
-    )
-    document: dict[str, Any] = msgspec.to_builtins(made)
-    return document

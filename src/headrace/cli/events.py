@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.options import (
+from headrace.cli.base.options import (
     ControlPlaneOptions,
     EndpointName,
     Follow,
@@ -22,7 +22,7 @@ from headrace.cli.options import (
     argument,
     option,
 )
-from headrace.cli.output import (
+from headrace.cli.base.output import (
     Column,
     clock_column,
     clock_text,
@@ -41,7 +41,7 @@ from headrace.core.text import bytes_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from headrace.cli.management import Management
+    from headrace.cli.base.management import Management
 
 _RETRY_S = 2.0
 _Limit = Annotated[int, option("The newest so many.", "--limit", "-n", min=1, max=1000)]
@@ -233,7 +233,7 @@ def undo(
 
         headrace undo fraud --to 3 --wait
     """
-    from headrace.cli.spec import tell_applied
+    from headrace.cli.base.spec_file import tell_applied
 
     api = plane.connect()
     body = {} if to is None else {"generation": to}
@@ -422,7 +422,7 @@ def logs(
         raise typer.BadParameter("--requests are the gateway's: leave the process out")
     target = plane.target()
     if not requests and not follow and not target.is_remote and not target.is_running():
-        from headrace.cli.offline import log_lines
+        from headrace.cli.base.offline import log_lines
 
         for line in log_lines(plane.home, tail=tail, source=source or "", log_format=form):
             write(line)

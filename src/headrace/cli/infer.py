@@ -6,21 +6,20 @@ Not those of `client_options`: these are shown to a gateway or a replica, not to
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from headrace.cli.options import (
+from headrace.cli.base.options import (
     NULLS_OPTION,
+    CallerOptions,
     ControlPlaneOptions,
     EndpointName,
     OutputFormat,
     option,
     setting,
 )
-from headrace.cli.output import say, show, table, write_json
+from headrace.cli.base.output import say, show, table, write_json
 from headrace.client import Client
 from headrace.core import (
     Array,
@@ -103,65 +102,6 @@ def _text(value: bytes) -> str:
     return value.decode("utf-8", "replace")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallerOptions:
-    """Options that say who calls a gateway or a replica, and whom the caller trusts."""
-
-    key: Annotated[
-        str | None,
-        option(
-            "An API key that says who asks; @FILE reads it, so that no list of processes shows it.",
-            envvar="HEADRACE_API_KEY",
-            shown="none",
-        ),
-    ] = None
-    token: Annotated[
-        str | None,
-        option(
-            "A bearer token (JWT) that says who asks; @FILE reads it.",
-            envvar="HEADRACE_INFER_TOKEN",
-            shown="none",
-        ),
-    ] = None
-    ca_file: Annotated[
-        Path | None,
-        setting("The authorities (PEM) that sign for the server.", shown="the machine's"),
-    ] = None
-    cert: Annotated[
-        Path | None,
-        option(
-            "A certificate (PEM) that says who asks.", envvar="HEADRACE_CLIENT_CERT", shown="none"
-        ),
-    ] = None
-    cert_key: Annotated[
-        Path | None,
-        option("Its private key (PEM).", envvar="HEADRACE_CLIENT_CERT_KEY", shown="none"),
-    ] = None
-    allow_insecure: Annotated[
-        bool,
-        option("Send a key or a token to another machine in plain text, too.", "--allow-insecure"),
-    ] = False
-
-    def secret(self, flag: str) -> str | None:
-        """Return the key or the token, read from a file if it is `@FILE`."""
-        given = self.key if flag == "--key" else self.token
-        if given is None or not given.startswith("@"):
-            return given
-        path = Path(given[1:])
-        if not path.is_file():
-            raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
-        return path.read_text().strip()
-
-    def certificate(self) -> tuple[Path, Path] | None:
-        """Return the files of the certificate and its key, if both were given."""
-        if self.cert is None and self.cert_key is None:
-            return None
-        if self.cert is None or self.cert_key is None:
-            hint = "--cert" if self.cert is None else "--cert-key"
-            raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
-        return self.cert, self.cert_key
-
-
 _HOW = (
     "; --key (or HEADRACE_API_KEY), --token (or HEADRACE_INFER_TOKEN) or --cert show it, and "
     "`headrace keys create` makes a key"
@@ -211,8 +151,8 @@ def infer(
 
         echo '[[5.1, 3.5, 1.4, 0.2]]' | headrace infer iris -i - -o json
     """
-    from headrace.cli import connection
-    from headrace.cli.read_inputs import (
+    from headrace.cli.base import connection
+    from headrace.cli.base.read_inputs import (
         Inputs,
         read_file,
         read_inputs,

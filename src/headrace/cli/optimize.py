@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from headrace.cli.models.store import model_store
-from headrace.cli.offline import Pushed, home_registry
-from headrace.cli.options import (
+from headrace.cli.base.model_store import model_store
+from headrace.cli.base.offline import Pushed, home_registry
+from headrace.cli.base.options import (
     AllowCode,
     ControlPlaneOptions,
     Json,
     argument,
     file_option,
+    name_from,
     option,
     parse_share,
     seconds,
 )
-from headrace.cli.output import progress_bar, say, show, write_json
-from headrace.cli.up.start import name_from
+from headrace.cli.base.output import progress_bar, say, show, write_json
 from headrace.control.sandboxed.search import SandboxedSearch, SearchArguments, check_folder
 from headrace.core import (
     FailedPreconditionError,
@@ -54,7 +54,7 @@ from headrace.registry import ModelVersion, read_content
 from headrace.runtimes.optimized.file import OtherProcessor
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import CommandTarget
+    from headrace.cli.base.connection import CommandTarget
 
 _TOKENIZER: Final = "tokenizer.json"
 _KEY_LENGTH: Final = 24

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import typer
 from rich.text import Text
 
-from headrace.cli.models.store import ModelStore, model_store, with_stored_models
-from headrace.cli.options import (
+from headrace.cli.base.model_store import with_stored_models
+from headrace.cli.base.options import (
     ControlPlaneOptions,
     EndpointName,
     Json,
@@ -22,9 +22,8 @@ from headrace.cli.options import (
     WaitS,
     option,
 )
-from headrace.cli.output import (
+from headrace.cli.base.output import (
     FAILED,
-    NOT_READY,
     USAGE,
     progress,
     report,
@@ -33,89 +32,16 @@ from headrace.cli.output import (
     show_answer,
     write_json,
 )
-from headrace.cli.profile.documents import read_profiles
+from headrace.cli.base.spec_file import read_spec, tell_applied, tuned_document
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
-    InvalidArgumentError,
     NotFoundError,
 )
 from headrace.core.redact import HIDDEN
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import CommandTarget
-    from headrace.core.spec.parse import SystemSpec
-
-
-def tuned(
-    document: Mapping[str, Any], *, home: Path, store: ModelStore, is_here: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """The document, and a line for each setting that a profile decided.
-
-    Args:
-        home: Where the profiles are.
-        store: Knows the models that the document names by reference.
-        is_here: Whether it will be served on this machine.
-
-    Raises:
-        FailedPreconditionError: A model has no profile that holds here.
-    """
-    from headrace.core.spec.parse import is_model_path
-    from headrace.engine import usable_cores
-    from headrace.optimize.profiling.document import Machine, fill, fitting, model_of
-    from headrace.registry import is_repository, read_content
-    from headrace.runtimes.optimized.processor import this_processor
-
-    cores = usable_cores()
-    machine = Machine(processor=this_processor(), cores=cores) if is_here else None
-    endpoints: list[dict[str, Any]] = []
-    lines: list[str] = []
-    for entry in document.get("endpoints", []):
-        model, name = model_of(entry), str(entry.get("name"))
-        if model is None:
-            endpoints.append(dict(entry))
-            lines.append(f"{name}: somebody else's server, left as it is")
-            continue
-        path = Path(model)
-        if not is_model_path(model):
-            digest = str(store.get(model)["digest"])
-        elif is_repository(path):
-            msg = (
-                f"{path} is a repository of several models, which --tuned cannot tell apart; push "
-                "its models with `headrace models push`, and name each"
-            )
-            raise FailedPreconditionError(msg)
-        else:
-            digest = str(read_content(path).digest)
-        command = f"headrace profile {model}"
-        profiles = read_profiles(home, digest)
-        profile = fitting(profiles, model=model, machine=machine, command=command)
-        changed, filled = fill(entry, profile, cores=cores if is_here else None)
-        endpoints.append(changed)
-        lines.append(
-            f"{name}: {len(filled)} settings by the profile of {profile.at} of {model} "
-            f"({profile.cores} cores of {profile.processor.name})"
-        )
-        lines += [
-            f"  {one.place} = {one.value}{f': {one.why}' if one.why else ''}" for one in filled
-        ]
-        if not is_here:
-            lines.append(f"  whether the machine that serves {name} is alike is not known here")
-    return {**document, "endpoints": endpoints}, lines
-
-
-def tuned_document(document: dict[str, Any], target: "CommandTarget") -> dict[str, Any]:
-    """The document with what it leaves open filled in from profiles; says what that is, and why.
-
-    Raises:
-        FailedPreconditionError: A model has no profile that holds where it will be served.
-    """
-    filled, lines = tuned(
-        document, home=target.home, store=model_store(target), is_here=not target.is_remote
-    )
-    for line in lines:
-        say(line)
-    return filled
+    from headrace.cli.base.connection import CommandTarget
 
 
 def sent_spec(file: Path, target: "CommandTarget", *, tuned: bool) -> dict[str, Any]:
@@ -166,28 +92,6 @@ def apply(
             wait_s=wait_s if wait else None,
         )
     tell_applied(answer, json=json)
-
-
-def tell_applied(answer: dict[str, Any], *, json: bool) -> None:
-    """Say what an apply changed, and what is not ready.
-
-    Raises:
-        Exit: Something is not ready though it was waited for.
-    """
-    show_answer(answer, *changes_text(answer), *not_ready_text(answer), json=json)
-    if not answer.get("ready", True):
-        raise typer.Exit(NOT_READY)
-
-
-def not_ready_text(answer: dict[str, Any]) -> list[str]:
-    """What is not ready after an apply that waited, a line each."""
-    return [f"not ready: {name}: {why}" for name, why in answer.get("not_ready", {}).items()]
-
-
-def changes_text(answer: dict[str, Any]) -> list[str]:
-    """The changes that an apply made, and its warnings, a line each."""
-    warnings = [f"warning: {warning}" for warning in answer.get("warnings", ())]
-    return [*map(str, answer.get("changes") or ["nothing to change"]), *warnings]
 
 
 def check(*, file: SpecFile) -> None:
@@ -241,25 +145,6 @@ def schema() -> None:
     from headrace.core.spec.parse import json_schema
 
     write_json(json_schema())
-
-
-def read_spec(file: Path) -> "SystemSpec":
-    """The spec in `file`, its model paths absolute.
-
-    Raises:
-        InvalidArgumentError: It has mistakes; the message lists all of them.
-    """
-    from headrace.core.spec.parse import SpecError, parse_spec
-
-    try:
-        text = file.read_text(encoding="utf-8")
-        return parse_spec(text, base_dir=file.absolute().parent)
-    except UnicodeDecodeError as error:
-        msg = f"{file} is no UTF-8 text: {error}"
-        raise InvalidArgumentError(msg) from None
-    except SpecError as error:
-        msg = f"{file}: {error}"
-        raise InvalidArgumentError(msg) from None
 
 
 CHANGES = 1

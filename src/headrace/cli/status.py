@@ -8,11 +8,12 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
-from headrace.cli.batch.jobs import JOB_COLUMNS
-from headrace.cli.options import ControlPlaneOptions, Json, option
-from headrace.cli.output import (
+from headrace.cli.base.connection import grpc_url
+from headrace.cli.base.options import ControlPlaneOptions, Json, option
+from headrace.cli.base.output import (
     NOT_READY,
     Column,
+    batching_lines,
     columns_from,
     rows_text,
     show,
@@ -21,6 +22,7 @@ from headrace.cli.output import (
     table,
     write_json,
 )
+from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.rollout.view import progress_of
 from headrace.cli.stream.find import STREAM_COLUMNS
 from headrace.core import UnavailableError
@@ -29,7 +31,7 @@ from headrace.core.text import bytes_text
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from headrace.cli.connection import CommandTarget
+    from headrace.cli.base.connection import CommandTarget
 
 Document = dict[str, Any]
 _LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -164,11 +166,6 @@ def addresses(known: Document) -> Text:
     )
 
 
-def grpc_url(http_url: str, target: str) -> str:
-    """The second port's target, which says that it is encrypted if it is."""
-    return f"grpcs://{target}" if http_url.startswith("https:") else target
-
-
 def gateway_lines(document: Document) -> list[str]:
     """A line for each gateway that follows."""
     return [
@@ -284,22 +281,6 @@ def _endpoint_troubles(document: Document) -> Iterator[str]:
     for problem, names in isolation.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
         yield f"not isolated: {names[0]}{others} {problem}"
-
-
-def batching_lines(endpoints: list[Document], *, differ: bool = False) -> list[str]:
-    """A line for each version whose rows are not proven to be independent.
-
-    Args:
-        differ: Only those of which a check found a difference; else only the others.
-    """
-    return [
-        f"{endpoint['name']} {revision['version']}: {revision['batching_message']}"
-        for endpoint in endpoints
-        for revision in endpoint["revisions"]
-        if (report := revision.get("batching"))
-        and bool(report["difference"]) is differ
-        and (differ or not report["batched"] or report["independence"] == "declared")
-    ]
 
 
 def _notes(document: Document) -> Iterator[str]:

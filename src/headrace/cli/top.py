@@ -18,8 +18,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from headrace.cli.options import ControlPlaneOptions, Json, argument, option
-from headrace.cli.output import Column, row_cells, rows_text, show, styled, write_json
+from headrace.cli.base.options import ControlPlaneOptions, Json, argument, option
+from headrace.cli.base.output import Column, row_cells, rows_text, show, styled, write_json
 from headrace.core import DeadlineExceededError, UnavailableError
 from headrace.core.text import duration_text
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from headrace.cli.connection import CommandTarget
+    from headrace.cli.base.connection import CommandTarget
 
 SORT_KEYS: Final = {
     "n": "name",

@@ -30,8 +30,8 @@ from headrace.streaming.settings import (
     EXIT_SETTINGS,
     EXIT_STOPPED_BY_RECORD,
     WorkerSettings,
-    check_settings,
 )
+from headrace.streaming.settings_checks import check_settings
 from headrace.streaming.worker import WorkerLoop
 from headrace.streaming.writer import ResultWriter
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.connection import CommandTarget, gateway, seen_from_here
+from headrace.cli.base.connection import CommandTarget, gateway, seen_from_here
+from headrace.cli.base.management import Management
+from headrace.cli.base.model_store import model_store, stored_on
+from headrace.cli.base.offline import Pushed
 from headrace.cli.events import follow_events
-from headrace.cli.management import Management
-from headrace.cli.models.store import model_store, stored_on
-from headrace.cli.offline import Pushed
 from headrace.cli.rollout.start import wait_until_over
 from headrace.core import (
     DeadlineExceededError,
@@ -184,7 +184,7 @@ def test_a_model_that_is_there_already_is_not_sent(tmp_path: Path) -> None:
 
 
 def test_a_file_that_shrinks_while_it_is_sent_is_no_model(tmp_path: Path) -> None:
-    from headrace.cli.models.store import _file_chunks  # noqa: PLC0415  # only its end matters here
+    from headrace.cli.base.model_store import _file_chunks  # noqa: PLC0415  # only its end matters here
 
     (tmp_path / "m").write_bytes(b"xy")
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from headrace.cli.management import Management
+from headrace.cli.base.management import Management
 from headrace.cli.up.start import command
 from headrace.core import DeadlineExceededError, FailedPreconditionError, UnavailableError
 from tests.ports import free_port

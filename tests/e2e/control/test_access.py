@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from headrace.cli.access.audit_log import verified
-from headrace.cli.management import Management
+from headrace.cli.base.management import Management
 from headrace.control.auth.credentials import hash_of
 from headrace.control.auth.gatekeeper import RULES
 from headrace.control.base.settings import OidcSettings

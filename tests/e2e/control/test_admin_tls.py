@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.management import Management
+from headrace.cli.base.management import Management
 from headrace.control import ControlFile, start_detached
 from headrace.core import FailedPreconditionError, UnavailableError
 from headrace.core.spec.access import TlsSpec

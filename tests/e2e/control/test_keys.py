@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pytest
 
-from headrace.cli.management import Management
+from headrace.cli.base.management import Management
 from headrace.core import InvalidArgumentError, PermissionDeniedError
 from tests.e2e.control.system import ROW, System
 from tests.e2e.gateway.issuing import AUDIENCE, ISSUER, Issuer

@@ -10,7 +10,7 @@ import joblib
 import numpy as np
 import pytest
 
-from headrace.cli.management import Management
+from headrace.cli.base.management import Management
 from headrace.cli.up import start
 from headrace.client import Client
 from headrace.core import Datatype

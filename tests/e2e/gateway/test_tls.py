@@ -21,7 +21,7 @@ from tritonclient.grpc import InferenceServerClient as TritonGrpc
 from tritonclient.grpc import InferInput as GrpcInput
 from tritonclient.http import InferenceServerClient as TritonHttp
 
-from headrace.cli.management import Management
+from headrace.cli.base.management import Management
 from headrace.client import NO_RETRIES, AsyncClient, Client, UntrustedServerError
 from headrace.control import start_detached
 from headrace.core import FailedPreconditionError, HeadraceError, UnauthenticatedError

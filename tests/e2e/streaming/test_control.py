@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.connection import find_target
+from headrace.cli.base.connection import find_target
 from headrace.control.base.settings import read_control_file
 from headrace.core import FailedPreconditionError
 from headrace.core.processes import start_ticks

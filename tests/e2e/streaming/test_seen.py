@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.output import NOT_READY
+from headrace.cli.base.output import NOT_READY
 from headrace.core.processes import start_ticks
 from headrace.streaming.broker import Membership
 from headrace.streaming.brokers.log.broker import LogBroker

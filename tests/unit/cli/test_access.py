@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 import typer
 
-from headrace.cli import connection, context
 from headrace.cli.access.credentials import id_of
 from headrace.cli.app import _in_front, app
-from headrace.cli.context import ContextCredentials, Contexts, read_contexts, write_contexts
-from headrace.cli.options import DEFAULT_HOME, span_s
+from headrace.cli.base import connection, contexts
+from headrace.cli.base.contexts import (
+    DEFAULT_HOME,
+    ContextCredentials,
+    Contexts,
+    read_contexts,
+    write_contexts,
+)
+from headrace.cli.base.options import span_s
 from headrace.cli.up.settings import oidc_settings
 from headrace.control.base.settings import OidcSettings
 from headrace.core import FailedPreconditionError
@@ -49,15 +55,15 @@ def test_the_program_s_options_may_stand_anywhere(given: list[str], meant: list[
 def test_a_token_file_holds_one_word(tmp_path: Path) -> None:
     file = tmp_path / "t"
     file.write_text(f"  {TOKEN}\n")
-    found = context.read_token(file)
+    found = contexts.read_token(file)
     for text in ("", "a b", "ü"):
         file.write_text(text)
         with pytest.raises(FailedPreconditionError, match="token"):
-            context.read_token(file)
+            contexts.read_token(file)
 
     assert found == TOKEN
     with pytest.raises(FailedPreconditionError, match="cannot read a token"):
-        context.read_token(tmp_path / "nothing")
+        contexts.read_token(tmp_path / "nothing")
 
 
 def test_a_token_stays_with_its_url() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from headrace import __version__
 from headrace.cli import main
-from headrace.cli.output import report
+from headrace.cli.base.output import report
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError
 from scripts.reference.commands import command_sections
 from tests.unit.cli.conftest import Command

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli import connection
-from headrace.cli.context import (
+from headrace.cli.base import connection
+from headrace.cli.base.contexts import (
+    DEFAULT_HOME,
     Contexts,
     contexts_file,
     read_contexts,
     server_url,
     write_contexts,
 )
-from headrace.cli.options import DEFAULT_HOME
 from headrace.core import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from tests.unit.cli.conftest import Command
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headrace.cli.drift import DRIFT_COLUMNS, headline, hours_text, live_lines, sketch
-from headrace.cli.output import rows_text
-from headrace.cli.tables import column_of, read_tensors, read_times
+from headrace.cli.base.output import rows_text
+from headrace.cli.base.sketch import sketch
+from headrace.cli.base.tables import column_of, read_tensors, read_times
+from headrace.cli.drift import DRIFT_COLUMNS, headline, hours_text, live_lines
 from headrace.control.telemetry.drift_files import DriftFiles
 from headrace.core import (
     Datatype,

@@ -9,9 +9,9 @@ from typer.testing import CliRunner, Result
 
 from headrace.cli import main
 from headrace.cli.app import app
+from headrace.cli.base.spec_file import read_spec
 from headrace.cli.export.facts import observed_of, pinned_endpoints
 from headrace.cli.export.options import PlaceOptions, addresses_for, check_host_port
-from headrace.cli.spec import read_spec
 from headrace.control.kubernetes import name_of
 from headrace.registry import Registry
 from tests.unit.control.conftest import inspect

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from headrace.cli.tables import MAX_LINE_BYTES
+from headrace.cli.base.tables import MAX_LINE_BYTES
 from tests.unit.cli.conftest import Command, Outcome
 
 DEFINITIONS = """

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import typer
 
-from headrace.cli.load.commands import RequestContents, line, tensors_of
-from headrace.cli.load.report import (
+from headrace.cli.base.load_report import (
     announcement,
     document,
     highest_met,
@@ -17,7 +16,8 @@ from headrace.cli.load.report import (
     steps_document,
     steps_report,
 )
-from headrace.cli.plots import PAGES, check_plot, draw_load
+from headrace.cli.base.plots import PAGES, check_plot, draw_load
+from headrace.cli.load import RequestContents, line, tensors_of
 from headrace.core import Datatype, InvalidArgumentError, ModelSignature, TensorSpec
 from headrace.load import LoadPlan, LoadResult, RunTick, open_target, parse_objectives, summarize
 from headrace.load.summary import SUCCEEDED, RunRecord

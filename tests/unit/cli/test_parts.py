@@ -7,12 +7,12 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli import output
-from headrace.cli.management import error_from_problem
-from headrace.cli.options import check_log_level
+from headrace.cli.base import output
+from headrace.cli.base.management import error_from_problem
+from headrace.cli.base.options import check_log_level, name_from
 from headrace.cli.status import render
 from headrace.cli.up.foreground import replica_settings
-from headrace.cli.up.start import example_body, name_from
+from headrace.cli.up.start import example_body
 from headrace.core import (
     BatchingSpec,
     Datatype,

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from headrace.cli import main
-from headrace.cli.profile.documents import save_profile
+from headrace.cli.base.profiles import save_profile
 from headrace.registry import read_content
 from headrace.testing import models
 from tests.unit.optimize.profiling import made

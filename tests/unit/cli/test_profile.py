@@ -6,11 +6,11 @@ import msgspec
 import pytest
 import typer
 
-from headrace.cli.offline import HomeModels
-from headrace.cli.options import numbers, seconds
-from headrace.cli.plots import draw_profile
-from headrace.cli.profile.documents import profile_text, read_profiles, save_profile
-from headrace.cli.spec import tuned
+from headrace.cli.base.offline import HomeModels
+from headrace.cli.base.options import numbers, seconds
+from headrace.cli.base.plots import draw_profile
+from headrace.cli.base.profiles import profile_text, read_profiles, save_profile
+from headrace.cli.base.spec_file import tuned
 from headrace.core import ArtifactCorruptError, FailedPreconditionError
 from headrace.optimize.profiling.document import Profile
 from headrace.registry import read_content

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli.read_inputs import read_inputs, refuse_nulls, with_batch_axis
+from headrace.cli.base.read_inputs import read_inputs, refuse_nulls, with_batch_axis
 from headrace.client.tensors import to_tensors
 from headrace.core import (
     Array,

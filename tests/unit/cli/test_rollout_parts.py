@@ -10,10 +10,10 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.cli import output
+from headrace.cli.base import output
+from headrace.cli.base.management import ServerEvent, read_events
+from headrace.cli.base.output import row_cells
 from headrace.cli.events import HISTORY_COLUMNS, event_line, history_rows, versions_text
-from headrace.cli.management import ServerEvent, read_events
-from headrace.cli.output import row_cells
 from headrace.cli.rollout.start import PlanOptions, StepUntil, Strategy, read_plan, rollout_plan
 from headrace.cli.rollout.view import (
     ASCII,

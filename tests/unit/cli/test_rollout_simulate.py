@@ -9,8 +9,8 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from headrace.cli.output import progress_bar
-from headrace.cli.plots import check_plot
+from headrace.cli.base.output import progress_bar
+from headrace.cli.base.plots import check_plot
 from headrace.cli.rollout.simulate import simulate
 from headrace.core.errors import FailedPreconditionError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from headrace.cli.spec import changes_text, not_ready_text
+from headrace.cli.base.spec_file import changes_text, not_ready_text
 from headrace.cli.up.settings import ModelOptions
 from headrace.cli.up.start import document_for
 from headrace.core.spec.parse import parse_spec

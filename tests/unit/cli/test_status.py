@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.cli import output
+from headrace.cli.base import output
 from headrace.cli.batch.jobs import JOB_COLUMNS
 from headrace.cli.status import render
 from headrace.control.base.faults import ObjectFault

@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from headrace.cli.options import moment
-from headrace.cli.output import rows_text
+from headrace.cli.base.options import moment
+from headrace.cli.base.output import rows_text
 from headrace.cli.stream.find import (
     MEMBER_COLUMNS,
     STREAM_COLUMNS,

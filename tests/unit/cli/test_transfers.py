@@ -1,6 +1,6 @@
 import io
 
-from headrace.cli.output import TransferView
+from headrace.cli.base.output import TransferView
 
 
 class Terminal(io.StringIO):

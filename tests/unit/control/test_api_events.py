@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 
-from headrace.cli.management import read_events
+from headrace.cli.base.management import read_events
 from headrace.control.api.events import (
     HEARTBEAT_S,
     MAX_WATCHERS,

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from headrace.cli.models.store import tar_chunks, tar_size
+from headrace.cli.base.model_store import tar_chunks, tar_size
 from headrace.control.api.app import build_api
 from headrace.control.api.models import MAX_UPLOADS, Upload, Uploads
 from headrace.control.auth.roles import SYSTEM

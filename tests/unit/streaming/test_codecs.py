@@ -13,7 +13,8 @@ from headrace.core.spec.stream_parts import (
     StreamOutputSpec,
 )
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import ScoringEndpoint, WorkerSettings, check_settings
+from headrace.streaming.settings import ScoringEndpoint, WorkerSettings
+from headrace.streaming.settings_checks import check_settings
 from tests.unit.streaming.parts import MATRIX, TOKENS, scorer, signature, spec
 
 TWO = signature(

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from headrace.cli.options import CommandGroup, ControlPlaneOptions, Json, option
-from headrace.cli.output import (
+from headrace.cli.base.options import CommandGroup, ControlPlaneOptions, Json, option
+from headrace.cli.base.output import (
     Column,
     clock_column,
     say,
@@ -17,7 +17,7 @@ from headrace.cli.output import (
 from headrace.control.model.audit_log import Entry, Head, Verifier, missed
 
 if TYPE_CHECKING:
-    from headrace.cli.management import Document, Management
+    from headrace.cli.base.management import Document, Management
     from headrace.control.model.audit_log import Broken
 
 app = CommandGroup(help="Who changed what: list, verify.")

@@ -17,8 +17,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from headrace.cli.options import CommandGroup, Json, argument, option
-from headrace.cli.output import FAILED, columns, say, write, write_json
+from headrace.cli.base.options import CommandGroup, Json, argument, option
+from headrace.cli.base.output import FAILED, columns, say, write, write_json
 from headrace.core import (
     FailedPreconditionError,
     InvalidArgumentError,

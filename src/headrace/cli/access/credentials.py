@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import quote
 
-from headrace.cli.options import (
-    DEFAULT_HOME,
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     Home,
@@ -15,7 +15,7 @@ from headrace.cli.options import (
     option,
     span_s,
 )
-from headrace.cli.output import (
+from headrace.cli.base.output import (
     Column,
     clock_column,
     say,

@@ -10,8 +10,7 @@ from typing import Annotated, Final, NoReturn
 
 import typer
 
-from headrace.cli.batch.jobs import cancel, list_, runs, start
-from headrace.cli.options import (
+from headrace.cli.base.options import (
     NULLS_OPTION,
     AllowCode,
     CommandGroup,
@@ -23,7 +22,8 @@ from headrace.cli.options import (
     file_option,
     option,
 )
-from headrace.cli.output import columns, say, write, write_json
+from headrace.cli.base.output import columns, say, write, write_json
+from headrace.cli.batch.jobs import cancel, list_, runs, start
 from headrace.core import NotFoundError, NullPolicy
 from headrace.jobs.messages import ErrorsTo, FileFormat
 

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.options import ControlPlaneOptions, Json, argument, option
-from headrace.cli.output import (
+from headrace.cli.base.options import ControlPlaneOptions, Json, argument, option
+from headrace.cli.base.output import (
     FAILED,
     Column,
     progress,
@@ -21,7 +21,7 @@ from headrace.cli.output import (
 from headrace.core import UnavailableError, span
 
 if TYPE_CHECKING:
-    from headrace.cli.management import Management
+    from headrace.cli.base.management import Management
 
 _POLL_S: Final = 0.5
 _AWAY_S: Final = 60.0

@@ -44,8 +44,8 @@ from headrace.jobs.sources.sql import SQLITE, is_database
 from headrace.registry import Registry, read_content
 
 if TYPE_CHECKING:
+    from headrace.cli.base.connection import CommandTarget
     from headrace.cli.batch.commands import RunOptions
-    from headrace.cli.connection import CommandTarget
     from headrace.core.spec.parse import SystemSpec
 
 
@@ -77,7 +77,7 @@ def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
     path = Path(options.model)
     name = options.model if path.exists() else options.model.replace("@", ":")
     if options.file is not None:
-        from headrace.cli.spec import read_spec
+        from headrace.cli.base.spec_file import read_spec
 
         spec = read_spec(options.file)
         return _of_endpoint(name, spec, str(options.file), home=home, allow_code=allow_code)
@@ -120,7 +120,7 @@ def _of_path(path: Path, *, runtime: str, allow_code: bool) -> Chosen:
 
 
 def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
-    from headrace.cli.offline import stored_model
+    from headrace.cli.base.offline import stored_model
 
     try:
         version, path = stored_model(name, home)
@@ -154,7 +154,7 @@ def _of_endpoint(
     if not entries:
         names = ", ".join(entry.name for entry in spec.endpoints) or "none"
         raise NotFoundError(f"{where} has no endpoint '{endpoint}'; there are: {names}")
-    from headrace.cli.offline import resolver
+    from headrace.cli.base.offline import resolver
 
     alone = spec.model_copy(update={"endpoints": entries})
     with resolver(alone, home, allow_code=allow_code) as pins:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from headrace.cli.base.connection import CommandTarget
+from headrace.cli.base.output import progress, progress_bar, say
 from headrace.cli.batch.commands import EngineChoice, RunOptions
 from headrace.cli.batch.model import Chosen, choose_model, go_on_confined, read_chosen
-from headrace.cli.connection import CommandTarget
-from headrace.cli.output import progress, progress_bar, say
 from headrace.core import InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.manifest import OutputFolder

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
+from headrace.cli.base.options import CommandGroup, ControlPlaneOptions, file_option, option
+from headrace.cli.base.output import say
 from headrace.cli.export import helm
 from headrace.cli.export.options import (
     ExportOptions,
@@ -25,8 +27,6 @@ from headrace.cli.export.options import (
     check_storage,
     check_versions,
 )
-from headrace.cli.options import CommandGroup, ControlPlaneOptions, file_option, option
-from headrace.cli.output import say
 from headrace.core.spec.kubernetes import USUAL_PROMETHEUS
 
 app = CommandGroup(help="Write files for other programs.")
@@ -299,7 +299,7 @@ def prometheus(
 
         promtool check rules monitoring/headrace-alerts.yml
     """
-    from headrace.cli.spec import read_spec
+    from headrace.cli.base.spec_file import read_spec
     from headrace.core.spec.alerts import AlertsSpec
     from headrace.monitor.prometheus import ScrapeTarget, prometheus_files
     from headrace.monitor.slo import objectives_of, stream_promises_of

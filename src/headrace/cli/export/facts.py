@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.models.store import ModelStore
-from headrace.cli.offline import resolver
+from headrace.cli.base.model_store import ModelStore
+from headrace.cli.base.offline import resolver
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.deploy import Artifact, LiveEndpoint, VersionShare
 

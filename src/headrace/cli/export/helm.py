@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import Home, file_option, option, setting
+from headrace.cli.base.output import say
 from headrace.cli.export.options import AllowLoss, check_artifacts
-from headrace.cli.options import DEFAULT_HOME, Home, file_option, option, setting
-from headrace.cli.output import say
 from headrace.core import NotFoundError
 from headrace.core.files import move
 
@@ -264,8 +265,8 @@ def helm(
             values={"artifacts": {"url": artifacts}, "workloads": {"mode": mode.value}}
         )
     else:
+        from headrace.cli.base.spec_file import read_spec
         from headrace.cli.export.facts import pinned_endpoints, serves_file
-        from headrace.cli.spec import read_spec
         from headrace.core.spec.parse import is_model_path
         from headrace.deploy.helm_spec import ArtifactFile, models_apart
         from headrace.deploy.helm_values import helm_values

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from headrace.cli.options import ControlPlaneOptions, file_option, option
-from headrace.cli.output import say, write
+from headrace.cli.base.options import ControlPlaneOptions, file_option, option
+from headrace.cli.base.output import say, write
 from headrace.core import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -240,10 +240,10 @@ class ExportOptions:
             BadParameter: Neither or both of --file and --from-system were given.
             InvalidArgumentError: The spec lacks something.
         """
+        from headrace.cli.base.model_store import model_store
+        from headrace.cli.base.offline import HomeModels
+        from headrace.cli.base.spec_file import read_spec
         from headrace.cli.export.facts import artifacts_of, key_sets_of, observed_of, revisions_in
-        from headrace.cli.models.store import model_store
-        from headrace.cli.offline import HomeModels
-        from headrace.cli.spec import read_spec
         from headrace.core.spec.parse import parse_spec
         from headrace.deploy import read_facts
 

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import CommandGroup, Home, Json, argument, option
+from headrace.cli.base.output import FAILED, progress, say, show_answer, write_json
+from headrace.cli.base.tables import opened as opened_file
+from headrace.cli.base.tables import read_rows
 from headrace.cli.features.serving import Service, Store, get, opened, plain, serve_check, skew
-from headrace.cli.options import DEFAULT_HOME, CommandGroup, Home, Json, argument, option
-from headrace.cli.output import FAILED, progress, say, show_answer, write_json
-from headrace.cli.tables import opened as opened_file
-from headrace.cli.tables import read_rows
 from headrace.core import FailedPreconditionError, SystemClock
 from headrace.features import (
     FeatureView,

@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, Home, Json, argument, option
-from headrace.cli.output import NOT_READY, Column, progress, rows_text, say, show, table, write_json
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import Home, Json, argument, option
+from headrace.cli.base.output import (
+    NOT_READY,
+    Column,
+    progress,
+    rows_text,
+    say,
+    show,
+    table,
+    write_json,
+)
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError, SystemClock
 from headrace.core.text import duration_text, number_text
 from headrace.features import (

@@ -9,17 +9,9 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from headrace.cli.models import files
-from headrace.cli.models.files import (
-    ConversionOptions,
-    converted,
-    difference_text,
-    numbered,
-    signed_text,
-)
-from headrace.cli.models.store import model_store
-from headrace.cli.offline import HomeModels, Pushed
-from headrace.cli.options import (
+from headrace.cli.base.model_store import model_store
+from headrace.cli.base.offline import HomeModels, Pushed
+from headrace.cli.base.options import (
     AllowCode,
     Artifacts,
     CommandGroup,
@@ -30,7 +22,7 @@ from headrace.cli.options import (
     file_option,
     option,
 )
-from headrace.cli.output import (
+from headrace.cli.base.output import (
     Column,
     progress,
     say,
@@ -38,6 +30,14 @@ from headrace.cli.output import (
     show_document,
     table,
     write_json,
+)
+from headrace.cli.models import files
+from headrace.cli.models.files import (
+    ConversionOptions,
+    converted,
+    difference_text,
+    numbered,
+    signed_text,
 )
 from headrace.core.text import bytes_text, duration_text
 from headrace.registry import ModelVersion, VersionSignature
@@ -96,7 +96,7 @@ def push(
 
         headrace models push fraud model.onnx --artifacts s3://models/prod
     """
-    from headrace.cli.output import show
+    from headrace.cli.base.output import show
 
     if reference_time and reference is None:
         msg = "it names a column of the training data; give that with --reference"
@@ -113,7 +113,7 @@ def push(
         document = store.push(name, pushed)
     version = msgspec.convert(document, ModelVersion)
     if reference is not None:
-        from headrace.cli.drift import sketch
+        from headrace.cli.base.sketch import sketch
 
         made = sketch(reference, version.signature, time_column=reference_time)
         store.set_reference(version, made)
@@ -163,7 +163,7 @@ def show(
     plane: ControlPlaneOptions,
 ) -> None:
     """Show a version's inputs, outputs and origin; without a number, the newest."""
-    from headrace.cli.output import show
+    from headrace.cli.base.output import show
 
     document = model_store(plane.target(), artifacts=artifacts).get(reference)
     if json:

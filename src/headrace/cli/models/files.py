@@ -19,10 +19,10 @@ import msgspec
 import numpy as np
 import typer
 
-from headrace.cli.connection import actor
-from headrace.cli.models.store import model_store
-from headrace.cli.offline import Pushed, home_registry, watched_store
-from headrace.cli.options import (
+from headrace.cli.base.connection import actor
+from headrace.cli.base.model_store import model_store
+from headrace.cli.base.offline import Pushed, home_registry, watched_store
+from headrace.cli.base.options import (
     Artifacts,
     ControlPlaneOptions,
     Json,
@@ -31,9 +31,9 @@ from headrace.cli.options import (
     option,
     setting,
 )
-from headrace.cli.output import progress, say, show_answer, write_json
-from headrace.cli.read_inputs import read_inputs, with_batch_axis
-from headrace.cli.tables import read_tensors
+from headrace.cli.base.output import progress, say, show_answer, write_json
+from headrace.cli.base.read_inputs import read_inputs, with_batch_axis
+from headrace.cli.base.tables import read_tensors
 from headrace.control.local.sandbox import Sandbox
 from headrace.control.sandboxed.convert import converted_model, source_signature
 from headrace.core import (

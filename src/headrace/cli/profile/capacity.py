@@ -23,9 +23,10 @@ from headrace.advise.plan.capacity import (
     replica_by_hand,
     replica_of,
 )
-from headrace.cli.options import DEFAULT_HOME, Home, Json, Profiled, file_option, option, seconds
-from headrace.cli.output import NOT_READY, report, show, table, write_json
-from headrace.cli.profile.documents import newest_profile
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import Home, Json, Profiled, file_option, option, seconds
+from headrace.cli.base.output import NOT_READY, report, show, table, write_json
+from headrace.cli.base.profiles import newest_profile
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.core.spec.parse import parse_spec
 from headrace.core.text import bytes_text, duration_text, number_text, size_bytes

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 import typer
 
-from headrace.cli.connection import CommandTarget, gateway
-from headrace.cli.options import (
+from headrace.cli.base.connection import CommandTarget, gateway
+from headrace.cli.base.options import (
     AllowCode,
     ControlPlaneOptions,
     Json,
@@ -21,14 +21,14 @@ from headrace.cli.options import (
     option,
     seconds,
 )
-from headrace.cli.output import progress, progress_bar, say, show, write_json
+from headrace.cli.base.output import progress, progress_bar, say, show, write_json
 from headrace.client import Client
 from headrace.control.local.sandbox import Sandbox
 from headrace.core import HeadraceError
 from headrace.optimize.profiling.recommend import Requirements
 
 if TYPE_CHECKING:
-    from headrace.cli.profile.documents import ProfiledModel
+    from headrace.cli.base.profiles import ProfiledModel
     from headrace.optimize.profiling.messages import Event, Measured, Overhead
 
 _MEASURED_SHARE: Final = 0.7
@@ -100,7 +100,7 @@ def profile(
         headrace profile fraud --budget 3m --plot fraud.svg
     """
     import headrace
-    from headrace.cli.profile.documents import find_subject, profile_text, save_profile
+    from headrace.cli.base.profiles import find_subject, profile_text, save_profile
     from headrace.control.sandboxed.profile import measure
     from headrace.engine import usable_cores
     from headrace.optimize.profiling.document import conclude
@@ -109,7 +109,7 @@ def profile(
     from headrace.runtimes.optimized.processor import this_processor
 
     if plot is not None:
-        from headrace.cli.plots import check_plot
+        from headrace.cli.base.plots import check_plot
 
         check_plot(plot)
     mine = usable_cores()
@@ -173,7 +173,7 @@ def profile(
     if save:
         say(f"kept as {save_profile(plane.home, made)}; `headrace apply --tuned` uses it")
     if plot is not None:
-        from headrace.cli.plots import draw_profile
+        from headrace.cli.base.plots import draw_profile
 
         draw_profile(plot, made)
     if json:

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from headrace.advise.plan.arrivals import ArrivalLog, read_arrivals
 from headrace.advise.plan.mode import Arrival, Costs, ModePlan, Needs, plan_mode
-from headrace.cli.options import (
-    DEFAULT_HOME,
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import (
     CommandGroup,
     Home,
     Json,
@@ -22,9 +22,9 @@ from headrace.cli.options import (
     option,
     seconds,
 )
-from headrace.cli.output import Column, columns, progress, rows_text, show, write_json
+from headrace.cli.base.output import Column, columns, progress, rows_text, show, write_json
+from headrace.cli.base.profiles import newest_profile
 from headrace.cli.profile.capacity import capacity
-from headrace.cli.profile.documents import newest_profile
 from headrace.core.text import duration_text
 
 app = CommandGroup(help="Plan before anything runs: in which mode, and on how many machines.")

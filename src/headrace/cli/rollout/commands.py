@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
-from headrace.cli.options import (
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     EndpointName,
@@ -11,7 +11,7 @@ from headrace.cli.options import (
     OneEndpoint,
     option,
 )
-from headrace.cli.output import show, show_answer, show_document, show_live, write_json
+from headrace.cli.base.output import show, show_answer, show_document, show_live, write_json
 from headrace.cli.rollout.simulate import simulate
 from headrace.cli.rollout.start import start
 from headrace.cli.rollout.view import render, summary_columns
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from headrace.cli.management import Management
+    from headrace.cli.base.management import Management
 
 app = CommandGroup(
     help="Let a new version take over step by step: start, status, list, promote, pause, resume, "

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.text import Text
 
-from headrace.cli.options import Json, option
-from headrace.cli.output import Column, progress_bar, rows_text, show, table, write_json
+from headrace.cli.base.options import Json, option
+from headrace.cli.base.output import Column, progress_bar, rows_text, show, table, write_json
 from headrace.core.spec.rollout import (
     CanarySpec,
     ErrorsSpec,
@@ -233,7 +233,7 @@ def simulate(
     from headrace.rollout.simulated_traffic import SimulatedBaseline
 
     if plot is not None:
-        from headrace.cli.plots import check_plot
+        from headrace.cli.base.plots import check_plot
 
         check_plot(plot)
     world = SimulatedBaseline(
@@ -285,7 +285,7 @@ def simulate(
         document = {**head, **result_document(results[0], is_same=is_same)}
         text = result_text(results[0], alpha=alpha, is_same=is_same)
     if plot is not None:
-        from headrace.cli.plots import draw_rollouts
+        from headrace.cli.base.plots import draw_rollouts
 
         draw_rollouts(plot, results, alpha=alpha, duration_s=duration_s)
     if json:

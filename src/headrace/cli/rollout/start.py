@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from headrace.cli.models.store import model_store
-from headrace.cli.offline import Pushed
-from headrace.cli.options import (
+from headrace.cli.base.model_store import model_store
+from headrace.cli.base.offline import Pushed
+from headrace.cli.base.options import (
     AllowCode,
     ControlPlaneOptions,
     EndpointName,
@@ -20,13 +20,13 @@ from headrace.cli.options import (
     file_option,
     option,
 )
-from headrace.cli.output import FAILED, progress, say, write_json
+from headrace.cli.base.output import FAILED, progress, say, write_json
 from headrace.cli.rollout.view import progress_of
 from headrace.core import DeadlineExceededError, InvalidArgumentError, UnavailableError, span
 from headrace.core.spec.yaml import read_yaml
 
 if TYPE_CHECKING:
-    from headrace.cli.management import Management
+    from headrace.cli.base.management import Management
 
 
 class Strategy(StrEnum):

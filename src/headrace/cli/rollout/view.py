@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.console import Group
 from rich.text import Text
 
-from headrace.cli.output import Column, rows_text, table
+from headrace.cli.base.output import Column, rows_text, table
 from headrace.core import span
 from headrace.core.text import bound_text, effect_text, metric_text
 

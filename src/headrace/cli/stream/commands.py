@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import typer
 
-from headrace.cli.options import (
-    DEFAULT_HOME,
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     Home,
@@ -21,7 +21,7 @@ from headrace.cli.options import (
     option,
     setting,
 )
-from headrace.cli.output import progress, rows_text, say, show, show_answer, show_document
+from headrace.cli.base.output import progress, rows_text, say, show, show_answer, show_document
 from headrace.cli.stream import foreground as here
 from headrace.cli.stream import topics
 from headrace.cli.stream.find import (
@@ -85,7 +85,7 @@ def up(
 
         headrace stream up --model m.onnx --broker log:demo --from in --to out
     """
-    from headrace.cli.spec import read_spec
+    from headrace.cli.base.spec_file import read_spec
     from headrace.cli.stream.foreground import (
         Foreground,
         live_text,

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-from headrace.cli.options import AllowCode, ControlPlaneOptions, option
-from headrace.cli.output import Column
-from headrace.cli.up.start import name_from
+from headrace.cli.base.options import AllowCode, ControlPlaneOptions, name_from, option
+from headrace.cli.base.output import Column
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.text import duration_text, number_text
 
@@ -114,7 +113,7 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> 
         NotFoundError: There is none.
         HeadraceError: The file is wrong, or what runs cannot be asked.
     """
-    from headrace.cli.spec import read_spec  # noqa: PLC0415  # as above
+    from headrace.cli.base.spec_file import read_spec  # noqa: PLC0415  # as above
     from headrace.core.spec.parse import parse_spec  # noqa: PLC0415  # loads pydantic
 
     target = plane.target()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
-from headrace.cli.connection import CommandTarget, gateway
-from headrace.cli.offline import resolver
-from headrace.cli.options import (
+from headrace.cli.base.connection import CommandTarget, gateway
+from headrace.cli.base.offline import resolver
+from headrace.cli.base.options import (
     AllowCode,
     ControlPlaneOptions,
     Json,
@@ -30,7 +30,7 @@ from headrace.cli.options import (
     moment,
     option,
 )
-from headrace.cli.output import say, show_answer
+from headrace.cli.base.output import say, show_answer
 from headrace.cli.stream.find import find_stream, open_broker_of
 from headrace.control.base.log_files import LogFiles, LogFollower, render_line
 from headrace.control.model.desired import DesiredStream
@@ -366,7 +366,7 @@ def _score(
 ) -> int:
     """Run the stream as another group until it is through; how many it answered."""
     from headrace.core.spec.parse import SystemSpec
-    from headrace.streaming.settings import check_settings
+    from headrace.streaming.settings_checks import check_settings
     from headrace.streaming.windows.state_file import state_folder
 
     spec = SystemSpec.model_construct(version=1, streams=(stream,))

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Final
 
 import msgspec
 
-from headrace.cli.options import (
-    DEFAULT_HOME,
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import (
     CommandGroup,
     ControlPlaneOptions,
     Home,
@@ -27,7 +27,7 @@ from headrace.cli.options import (
     moment,
     option,
 )
-from headrace.cli.output import Column, say, show_answer, show_document, write
+from headrace.cli.base.output import Column, say, show_answer, show_document, write
 from headrace.cli.stream.find import BrokerUrl, find_stream, open_broker_of
 from headrace.core import (
     Code,

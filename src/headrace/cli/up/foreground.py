@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import typer
 
-from headrace.cli.options import (
-    DEFAULT_HOME,
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import (
     NULLS_OPTION,
     AllowCode,
     Host,
@@ -371,7 +371,7 @@ def replica_settings(
     device: Device = Device.AUTO,
 ) -> "ReplicaSettings":
     """What the replica is told; `model` is a path, or a reference if no such path exists."""
-    from headrace.cli.up.start import name_from
+    from headrace.cli.base.options import name_from
 
     path = Path(model)
     version, runtime = "1", ""
@@ -399,7 +399,7 @@ def replica_settings(
 
 def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     """A version of the registry, checked against its digest, and where it lies."""
-    from headrace.cli.offline import stored_model
+    from headrace.cli.base.offline import stored_model
 
     if "/" not in reference:  # no name of the registry has one
         try:

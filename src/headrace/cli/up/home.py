@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
-from headrace.cli.connection import copy_note, find_target, local_management
-from headrace.cli.options import DEFAULT_HOME, Home, Json, StateUrl, argument, option
-from headrace.cli.output import TransferView, columns, progress, say, write, write_json
+from headrace.cli.base.connection import copy_note, find_target, local_management
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.options import Home, Json, StateUrl, argument, option
+from headrace.cli.base.output import TransferView, columns, progress, say, write, write_json
 from headrace.control import read_control_file
 from headrace.control.base.home import Home as HomeDir
 from headrace.control.base.home import HomeLock

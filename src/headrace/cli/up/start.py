@@ -5,7 +5,6 @@
 import base64
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -15,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from headrace.cli.connection import CommandTarget, local_management
-from headrace.cli.management import Management
-from headrace.cli.options import DEFAULT_HOME, seconds
-from headrace.cli.output import columns, progress, say, write, write_json
+from headrace.cli.base.connection import CommandTarget, local_management
+from headrace.cli.base.contexts import DEFAULT_HOME
+from headrace.cli.base.management import Management
+from headrace.cli.base.options import name_from, seconds
+from headrace.cli.base.output import columns, progress, say, write, write_json
 from headrace.cli.up.settings import ModelOptions
 from headrace.control import read_control_file, run, start_detached
 from headrace.control.base.settings import read_last_control_file
@@ -34,22 +34,6 @@ from headrace.core.spec.rollout import SloSpec
 
 if TYPE_CHECKING:
     from headrace.control import ControlFile, ControlSettings
-
-
-def name_from(path: Path) -> str:
-    """A name out of a file's or directory's: `My model.onnx` becomes `My-model`.
-
-    Where files are called alike and their directories tell them apart, as `model.onnx` is, the
-    directory's name is taken.
-    """
-    full = path.absolute()
-    stem = full.name if full.is_dir() else full.stem
-    parent = full.parent
-    while stem in {"", "model"} or stem.isdigit():
-        if not parent.name:
-            break
-        stem, parent = parent.name, parent.parent
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:128] or "model"
 
 
 SPEC_NAME = "headrace.yaml"
@@ -92,7 +76,7 @@ def document_for(
         target /= SPEC_NAME
     if not target.is_file() or target.suffix not in _SPEC_SUFFIXES:
         return {"version": 1, "endpoints": [_endpoint(target, model)]}
-    from headrace.cli.spec import read_spec
+    from headrace.cli.base.spec_file import read_spec
 
     if used:
         key = _KEYS[used[0]][1]
@@ -159,7 +143,7 @@ def with_code(document: dict[str, Any]) -> dict[str, Any]:
 
 def with_tuning(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
     """`document` with what it leaves open filled in from profiles."""
-    from headrace.cli.spec import tuned_document
+    from headrace.cli.base.spec_file import tuned_document
 
     if document is None:
         msg = "what ran last goes on as it was; name a spec or a model"
@@ -312,7 +296,7 @@ def change_running(
     json: bool,
 ) -> None:
     """Apply a spec to what runs already; None leaves that as it is."""
-    from headrace.cli.spec import tell_applied
+    from headrace.cli.base.spec_file import tell_applied
 
     api = local_management(control, home)
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
@@ -347,7 +331,8 @@ def _announce(
     control: "ControlFile", *, home: Path, json: bool, stop_with: str | None = None
 ) -> bool:
     """Say where everything is reached and which endpoints are not ready; whether all are."""
-    from headrace.cli.status import batching_lines, grpc_url
+    from headrace.cli.base.connection import grpc_url
+    from headrace.cli.base.output import batching_lines
 
     management = local_management(control, home)
     status = _status(management)

@@ -8,8 +8,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from headrace.cli.options import Json, Tuned, argument, option, setting
-from headrace.cli.output import NOT_READY
+from headrace.cli.base.options import Json, Tuned, argument, option, setting
+from headrace.cli.base.output import NOT_READY
 from headrace.cli.up.settings import ControlOptions, ModelOptions, tls_settings
 
 

@@ -19,12 +19,8 @@ from headrace.core.spec.stream_parts import (
 )
 from headrace.core.spec.streams import StreamPushSpec
 from headrace.streaming.broker import Delivery, StartPosition
-from headrace.streaming.settings import (
-    PushSettings,
-    ScoringEndpoint,
-    WorkerSettings,
-    check_settings,
-)
+from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
+from headrace.streaming.settings_checks import check_settings
 
 
 def stream_settings(stream: StreamSpec) -> WorkerSettings:

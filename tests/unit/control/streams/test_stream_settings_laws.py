@@ -10,12 +10,8 @@ from headrace.control.desired.resolve_streams import stream_settings
 from headrace.core import ReplicaSettings
 from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
 from headrace.core.spec.stream_agreement import MOST_PARTS
-from headrace.streaming.settings import (
-    PushSettings,
-    ScoringEndpoint,
-    WorkerSettings,
-    check_settings,
-)
+from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
+from headrace.streaming.settings_checks import check_settings
 from headrace.streaming.windows.panes import MOST_PANES
 
 TOPICS = ["in", "out", "pay-dead-letters", "more"]

@@ -15,7 +15,8 @@ from headrace.core.spec.stream_parts import (
     StreamWindowsSpec,
 )
 from headrace.streaming.codecs import make_codec
-from headrace.streaming.settings import WorkerSettings, check_settings
+from headrace.streaming.settings import WorkerSettings
+from headrace.streaming.settings_checks import check_settings
 from headrace.streaming.windows.panes import window_mistakes
 from headrace.streaming.windows.state_file import state_folder
 from tests.unit.streaming.parts import scorer, signature, spec

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from headrace.cli.connection import actor
-from headrace.cli.output import TransferView
+from headrace.cli.base.connection import actor
+from headrace.cli.base.output import TransferView
 from headrace.control.base.log_files import LogFiles, merged_tail, render_line
 from headrace.control.base.settings import resolve_url
 from headrace.control.model.audit_log import AuditEntry

@@ -97,7 +97,7 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
     if kind == ".svg":
         path.write_text(picture)
         return
-    from headrace.cli.load.report import report, steps_report
+    from headrace.cli.base.load_report import report, steps_report
 
     parts = report(results[0]) if len(results) == 1 else steps_report(results)
     text = "\n".join(part.plain for part in parts)
@@ -149,7 +149,7 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
 
 def _draw_by_quantile(axes: "Axes", result: "LoadResult") -> None:
     """Latency against the share that is slower, with an interval where there is one."""
-    from headrace.cli.load.report import quantile_name
+    from headrace.cli.base.load_report import quantile_name
 
     latency_ms = np.sort(result.sample.latency_s[result.sample.succeeded]) * _MILLI
     count = len(latency_ms)
@@ -195,7 +195,7 @@ def _draw_limits(axes: "Axes", result: "LoadResult") -> None:
 
 def _of_steps(results: "Sequence[LoadResult]") -> "Figure":
     """p50 and p99 against the rate that was asked for, and what was achieved."""
-    from headrace.cli.load.report import quantile_name
+    from headrace.cli.base.load_report import quantile_name
 
     figure = _figure(11.0, 5.0)
     latency, achieved = figure.subplots(1, 2)

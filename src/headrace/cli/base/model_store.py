@@ -12,10 +12,10 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.cli.connection import CommandTarget
-from headrace.cli.management import Document, Management
-from headrace.cli.offline import HomeModels, Pushed
-from headrace.cli.output import progress_bar, say
+from headrace.cli.base.connection import CommandTarget
+from headrace.cli.base.management import Document, Management
+from headrace.cli.base.offline import HomeModels, Pushed
+from headrace.cli.base.output import progress_bar, say
 from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.core.text import bytes_text
 from headrace.registry import (

@@ -14,9 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from headrace.cli.context import LOCAL, contexts_file, given_options, read_contexts, server_url
-from headrace.cli.management import Management
-from headrace.cli.options import DEFAULT_HOME
+from headrace.cli.base.contexts import (
+    DEFAULT_HOME,
+    LOCAL,
+    contexts_file,
+    given_options,
+    read_contexts,
+    server_url,
+)
+from headrace.cli.base.management import Management
 from headrace.control import ControlFile, read_control_file
 from headrace.control.base.settings import original_of, read_last_control_file
 from headrace.core import HeadraceError, UnavailableError
@@ -175,3 +181,8 @@ def actor() -> str:
     except (KeyError, OSError):  # a container's user without a name
         user = f"uid {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
+
+
+def grpc_url(http_url: str, target: str) -> str:
+    """The second port's target, which says that it is encrypted if it is."""
+    return f"grpcs://{target}" if http_url.startswith("https:") else target

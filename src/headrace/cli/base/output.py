@@ -307,3 +307,19 @@ class TransferView:
             self._stream.write(f"{text}\n")
         self._stream.flush()
         self._shown = None if is_last else now
+
+
+def batching_lines(endpoints: Sequence[Mapping[str, Any]], *, differ: bool = False) -> list[str]:
+    """A line for each version whose rows are not proven to be independent.
+
+    Args:
+        differ: Only those of which a check found a difference; else only the others.
+    """
+    return [
+        f"{endpoint['name']} {revision['version']}: {revision['batching_message']}"
+        for endpoint in endpoints
+        for revision in endpoint["revisions"]
+        if (report := revision.get("batching"))
+        and bool(report["difference"]) is differ
+        and (differ or not report["batched"] or report["independence"] == "declared")
+    ]

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from headrace.cli.connection import CommandTarget, find_target
-from headrace.cli.offline import stored_model
-from headrace.cli.output import Column, rows_text, table
+from headrace.cli.base.connection import CommandTarget, find_target
+from headrace.cli.base.offline import stored_model
+from headrace.cli.base.output import Column, rows_text, table
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from datetime import UTC, datetime
@@ -13,12 +14,13 @@ import typer
 from typer.core import TyperGroup
 from typer.models import ArgumentInfo, OptionInfo
 
+from headrace.cli.base.contexts import DEFAULT_HOME
 from headrace.core import InvalidArgumentError
 from headrace.core.text import duration_s
 
 if TYPE_CHECKING:
-    from headrace.cli.connection import CommandTarget
-    from headrace.cli.management import Management
+    from headrace.cli.base.connection import CommandTarget
+    from headrace.cli.base.management import Management
 
 
 class LogFormat(StrEnum):
@@ -33,9 +35,6 @@ class OutputFormat(StrEnum):
 
     TABLE = "table"
     JSON = "json"
-
-
-DEFAULT_HOME = Path(".headrace")
 
 
 def option(text: str, *names: str, shown: str | bool = True, **more: Any) -> OptionInfo:  # noqa: ANN401  # typer's own arguments
@@ -129,7 +128,7 @@ class ControlPlaneOptions:
 
     def target(self) -> "CommandTarget":
         """Return the control plane: `--server`, the current context's, or that of `--home`."""
-        from headrace.cli.connection import find_target  # noqa: PLC0415  # it loads headrace.control
+        from headrace.cli.base.connection import find_target  # noqa: PLC0415  # it loads headrace.control
 
         return find_target(self.server, self.home)
 
@@ -159,6 +158,83 @@ Profiled = Annotated[
     str, option("A model that `headrace profile` has measured: a path or NAME[:VERSION].")
 ]
 Json = Annotated[bool, option("Print JSON, and nothing else, on standard output.", "--json")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerOptions:
+    """Options that say who calls a gateway or a replica, and whom the caller trusts."""
+
+    key: Annotated[
+        str | None,
+        option(
+            "An API key that says who asks; @FILE reads it, so that no list of processes shows it.",
+            envvar="HEADRACE_API_KEY",
+            shown="none",
+        ),
+    ] = None
+    token: Annotated[
+        str | None,
+        option(
+            "A bearer token (JWT) that says who asks; @FILE reads it.",
+            envvar="HEADRACE_INFER_TOKEN",
+            shown="none",
+        ),
+    ] = None
+    ca_file: Annotated[
+        Path | None,
+        setting("The authorities (PEM) that sign for the server.", shown="the machine's"),
+    ] = None
+    cert: Annotated[
+        Path | None,
+        option(
+            "A certificate (PEM) that says who asks.", envvar="HEADRACE_CLIENT_CERT", shown="none"
+        ),
+    ] = None
+    cert_key: Annotated[
+        Path | None,
+        option("Its private key (PEM).", envvar="HEADRACE_CLIENT_CERT_KEY", shown="none"),
+    ] = None
+    allow_insecure: Annotated[
+        bool,
+        option("Send a key or a token to another machine in plain text, too.", "--allow-insecure"),
+    ] = False
+
+    def secret(self, flag: str) -> str | None:
+        """Return the key or the token, read from a file if it is `@FILE`."""
+        given = self.key if flag == "--key" else self.token
+        if given is None or not given.startswith("@"):
+            return given
+        path = Path(given[1:])
+        if not path.is_file():
+            raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
+        return path.read_text().strip()
+
+    def certificate(self) -> tuple[Path, Path] | None:
+        """Return the files of the certificate and its key, if both were given."""
+        if self.cert is None and self.cert_key is None:
+            return None
+        if self.cert is None or self.cert_key is None:
+            hint = "--cert" if self.cert is None else "--cert-key"
+            raise typer.BadParameter("--cert and --cert-key go together", param_hint=hint)
+        return self.cert, self.cert_key
+
+
+def name_from(path: Path) -> str:
+    """A name out of a file's or directory's: `My model.onnx` becomes `My-model`.
+
+    Where files are called alike and their directories tell them apart, as `model.onnx` is, the
+    directory's name is taken.
+    """
+    full = path.absolute()
+    stem = full.name if full.is_dir() else full.stem
+    parent = full.parent
+    while stem in {"", "model"} or stem.isdigit():
+        if not parent.name:
+            break
+        stem, parent = parent.name, parent.parent
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", stem).strip("-._")[:128] or "model"
+
+
 ROWS_INDEPENDENT_HELP = (
     "Declare that rows of a batch do not influence each other's answers: a model of which that is "
     "not proven is then batched."

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
-from headrace.cli.output import Column, rows_text, table
+from headrace.cli.base.output import Column, rows_text, table
 from headrace.core.text import duration_text, percent_text
 from headrace.load import (
     ConfidenceInterval,

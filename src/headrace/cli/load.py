@@ -12,11 +12,16 @@ from typing import Annotated, Final
 
 import typer
 
-from headrace.cli.infer import CallerOptions
-from headrace.cli.load.report import announcement, document, report, steps_document, steps_report
-from headrace.cli.options import Json, argument, option
-from headrace.cli.output import FAILED, INTERRUPTED, NOT_READY, OK, say, show, write_json
-from headrace.cli.read_inputs import read_file, read_inputs, with_batch_axis
+from headrace.cli.base.load_report import (
+    announcement,
+    document,
+    report,
+    steps_document,
+    steps_report,
+)
+from headrace.cli.base.options import CallerOptions, Json, argument, option
+from headrace.cli.base.output import FAILED, INTERRUPTED, NOT_READY, OK, say, show, write_json
+from headrace.cli.base.read_inputs import read_file, read_inputs, with_batch_axis
 from headrace.client.tensors import to_tensors
 from headrace.core import (
     InvalidArgumentError,
@@ -287,7 +292,7 @@ def load(
     from headrace.load.target import parse_headers
 
     if plot is not None:
-        from headrace.cli.plots import PAGES, check_plot
+        from headrace.cli.base.plots import PAGES, check_plot
 
         check_plot(plot, PAGES)
     objectives = parse_objectives(",".join(slo or ()))
@@ -331,7 +336,7 @@ def load(
     else:
         show(*(report(results[0]) if is_one else steps_report(results)))
     if plot is not None:
-        from headrace.cli.plots import draw_load
+        from headrace.cli.base.plots import draw_load
 
         draw_load(plot, results, title=f"{ready.model} at {target.url}")
         say(f"drawn to {plot}")

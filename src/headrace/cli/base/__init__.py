@@ -1,0 +1,1 @@
+"""Options, output, targets and files that several commands share."""

@@ -1,0 +1,210 @@
+"""Contexts: control planes by name, and what a command shows to them.
+
+$XDG_CONFIG_HOME/headrace/contexts.json    {"current": "prod", "contexts": {"prod": {…}}}
+
+It holds tokens: only its owner may read it.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+
+from headrace.core import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from headrace.core.error_kind import UNDECODABLE
+from headrace.core.files import make_private_dir, write_atomic
+
+DEFAULT_HOME: Final = Path(".headrace")
+LOCAL: Final = "local"
+"""Stands for no server at all: the control plane on `--home`."""
+DEFAULT_PORT: Final = 8080
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class ContextCredentials(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is shown to a control plane, and who signs its certificate; empty for nothing."""
+
+    token: str = ""
+    ca_file: str = ""
+
+
+class NamedContext(ContextCredentials, frozen=True, kw_only=True, omit_defaults=True):
+    """A control plane elsewhere."""
+
+    server: str
+    """URL of its management API."""
+
+
+class Contexts(msgspec.Struct, frozen=True, kw_only=True):
+    """Control planes by name."""
+
+    current: str = ""
+    """Where commands go; empty is this machine."""
+    contexts: dict[str, NamedContext]
+
+    @property
+    def server(self) -> str:
+        """The current context's URL; empty for this machine."""
+        return self.contexts[self.current].server if self.current in self.contexts else ""
+
+    def access_of(self, url: str) -> ContextCredentials:
+        """What is shown to the server at `url`: that of the current context if it is that one."""
+        for name in (self.current, *self.contexts):
+            context = self.contexts.get(name)
+            if context is not None and context.server == url and (context.token or context.ca_file):
+                return context
+        return ContextCredentials()
+
+    def with_server(
+        self, name: str, url: str, *, use: bool, access: ContextCredentials | None = None
+    ) -> "Contexts":
+        """With one more, or another URL for one that is there; the first becomes the current one.
+
+        A token goes with its URL: with another URL it is forgotten, unless `access` has one.
+
+        Raises:
+            InvalidArgumentError: The name or the URL is not allowed.
+        """
+        if _NAME.fullmatch(name) is None or name == LOCAL:
+            reason = "it stands for this machine" if name == LOCAL else "use letters, digits, . _ -"
+            raise InvalidArgumentError(f"a context cannot be called {name!r}: {reason}")
+        server = server_url(url)
+        before = self.contexts.get(name)
+        if access is None:
+            access = (
+                before if before is not None and before.server == server else ContextCredentials()
+            )
+        context = NamedContext(server=server, token=access.token, ca_file=access.ca_file)
+        is_first = not self.contexts and not self.current
+        return Contexts(
+            current=name if use or is_first else self.current,
+            contexts={**self.contexts, name: context},
+        )
+
+    def using(self, name: str) -> "Contexts":
+        """With another current one; `local` for none.
+
+        Raises:
+            NotFoundError: There is no such context.
+        """
+        if name != LOCAL:
+            self._check_known(name)
+        return Contexts(current="" if name == LOCAL else name, contexts=self.contexts)
+
+    def without(self, name: str) -> "Contexts":
+        """With one fewer; if it was the current one, commands go to this machine again.
+
+        Raises:
+            NotFoundError: There is no such context.
+        """
+        self._check_known(name)
+        return Contexts(
+            current="" if self.current == name else self.current,
+            contexts={key: context for key, context in self.contexts.items() if key != name},
+        )
+
+    def _check_known(self, name: str) -> None:
+        if name not in self.contexts:
+            names = ", ".join([LOCAL, *self.contexts])
+            raise NotFoundError(f"there is no context '{name}'; there are: {names}")
+
+
+def server_url(text: str) -> str:
+    """The URL that `text` means; `host` and `host:port` are HTTP on the management port.
+
+    Raises:
+        InvalidArgumentError: It is none.
+    """
+    full = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(full)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise InvalidArgumentError(f"{text!r} is no URL of a server: {error}") from None
+    extra = parts.query or parts.fragment or parts.username or parts.password
+    if parts.scheme not in {"http", "https"} or not host or extra:
+        msg = f"{text!r} is no URL of a server; write it as http://host:{DEFAULT_PORT} or https://…"
+        raise InvalidArgumentError(msg)
+    if "://" not in text and port is None:
+        full = f"http://{parts.netloc}:{DEFAULT_PORT}{parts.path}"
+    return full.rstrip("/")
+
+
+def contexts_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where the contexts are kept."""
+    home = Path(environment.get("HOME") or "~").expanduser()
+    return Path(environment.get("XDG_CONFIG_HOME") or home / ".config") / "headrace/contexts.json"
+
+
+def read_contexts(path: Path) -> Contexts:
+    """What is in the file; nothing if there is none.
+
+    Raises:
+        FailedPreconditionError: It cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Contexts)
+    except FileNotFoundError:
+        return Contexts(contexts={})
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
+    except UNDECODABLE:
+        msg = f"{path} is damaged; mend it, or delete it and add your contexts again"
+        raise FailedPreconditionError(msg) from None
+
+
+def write_contexts(path: Path, contexts: Contexts) -> None:
+    """Replace the file in one step; only its owner may read it.
+
+    Raises:
+        FailedPreconditionError: It cannot be written; the old one stands.
+    """
+    try:
+        make_private_dir(path.parent)
+        write_atomic(path, msgspec.json.format(msgspec.json.encode(contexts)) + b"\n")
+    except OSError as error:
+        raise FailedPreconditionError(f"cannot write {path}: {error.strerror}") from error
+
+
+# Of this command only: commands are functions of their own options, and these are the program's.
+_GIVEN: Final[ContextVar[ContextCredentials]] = ContextVar(
+    "client_options",
+    default=ContextCredentials(),  # noqa: B039  # frozen
+)
+
+
+def given_options() -> ContextCredentials:
+    """What this command was given for every control plane that it asks."""
+    return _GIVEN.get()
+
+
+def remember_options(*, token: str, token_file: Path | None, ca_file: Path | None) -> None:
+    """Keep what this command was given; a token wins over a file with one.
+
+    Raises:
+        FailedPreconditionError: The file cannot be read.
+    """
+    if not token and token_file is not None:
+        token = read_token(token_file)
+    _GIVEN.set(ContextCredentials(token=token, ca_file=str(ca_file or "")))
+
+
+def read_token(path: Path) -> str:
+    """The token in a file.
+
+    Raises:
+        FailedPreconditionError: It cannot be read, or has something else.
+    """
+    try:
+        text = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no token"
+        raise FailedPreconditionError(f"cannot read a token from {path}: {reason}") from error
+    if not text or any(character.isspace() for character in text):
+        raise FailedPreconditionError(f"{path} holds no token")
+    return text

@@ -1,1 +1,0 @@
-"""Load against any server of the V2 protocol, and its report."""
