@@ -74,7 +74,7 @@ class World:
             plane.planner.step(
                 now=self.now + plane.skew_s,
                 monotonic=self.now * 1.0 + 7 * plane.life,
-                mine=frozenset(plane.runs),
+                own=frozenset(plane.runs),
             )
         )
         for run in step.begun:
@@ -105,7 +105,7 @@ def world(skew_s: float) -> Iterator[World]:
     with TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
         store = open_store(home_url(Path(folder)))
         spec = {"version": 1, "jobs": [JOB]}
-        store.save.blocking(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
+        store.save.blocking(DesiredState(generation=1, spec=spec), timestamp=1.0, reason="applied")
         planes = (Plane("a", store, 0.0), Plane("b", store, skew_s))
         yield World(planes=planes, store=store)
         store.close()
@@ -218,13 +218,13 @@ def test_without_jobs_only_the_generation_is_asked_for_until_a_spec_brings_some(
         planner = Planner(store=CountingStore(store, looks), owner="a/0", home="a")  # type: ignore[arg-type]  # a store, with another `jobs`
 
         def step(at_s: float) -> int:
-            asyncio.run(planner.step(now=START + at_s, monotonic=at_s, mine=frozenset()))
+            asyncio.run(planner.step(now=START + at_s, monotonic=at_s, own=frozenset()))
             return len(looks)
 
         assert [step(at_s) for at_s in (0.0, 1.0, 29.0)] == [1, 1, 1]
         assert step(31.0) == 2
         spec = {"version": 1, "jobs": [JOB]}
-        store.save.blocking(DesiredState(generation=1, spec=spec), at=1.0, reason="applied")
+        store.save.blocking(DesiredState(generation=1, spec=spec), timestamp=1.0, reason="applied")
         assert step(32.0) > 2
         assert "j" in asyncio.run(planner.read()).jobs
         store.close()

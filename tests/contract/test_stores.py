@@ -55,7 +55,7 @@ def test_what_was_saved_is_loaded_by_the_next_control_plane(url: str, store: Sto
     saved = msgspec.structs.replace(
         state(1, endpoint("b"), full_endpoint("a"), endpoint("c")), pools=(POOL,)
     )
-    store.save.blocking(saved, at=5.0, reason="applied", actor="ann")
+    store.save.blocking(saved, timestamp=5.0, reason="applied", actor="ann")
     other = open_store(url)
 
     assert other.load.blocking() == saved
@@ -70,7 +70,7 @@ def test_entries_that_are_no_endpoints_stay_where_they_are(store: Store) -> None
         spec={"endpoints": entries, "gateway": {"host": "::"}},
         endpoints=(endpoint("a"), endpoint("b")),
     )
-    store.save.blocking(saved, at=5.0, reason="applied")
+    store.save.blocking(saved, timestamp=5.0, reason="applied")
 
     assert store.load.blocking() == saved
     first = store.history.blocking("b")[0]
@@ -79,19 +79,21 @@ def test_entries_that_are_no_endpoints_stay_where_they_are(store: Store) -> None
 
 @pytest.mark.parametrize("generation", [0, 1, 3])
 def test_a_generation_that_does_not_follow_is_refused(store: Store, generation: int) -> None:
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
 
     with pytest.raises(ConflictError, match="is at generation 1 and cannot become"):
-        store.save.blocking(state(generation, endpoint("b")), at=2.0, reason="applied")
+        store.save.blocking(state(generation, endpoint("b")), timestamp=2.0, reason="applied")
     assert store.load.blocking() == state(1, endpoint("a"))
 
 
 def test_each_new_generation_of_an_endpoint_is_in_its_history(store: Store) -> None:
     store.save.blocking(
-        state(1, endpoint("a"), endpoint("b")), at=1.0, reason="applied", actor="ann"
+        state(1, endpoint("a"), endpoint("b")), timestamp=1.0, reason="applied", actor="ann"
     )
     changed = endpoint("a", 2, version="2")
-    store.save.blocking(state(2, changed, endpoint("b")), at=2.0, reason="applied", actor="bob")
+    store.save.blocking(
+        state(2, changed, endpoint("b")), timestamp=2.0, reason="applied", actor="bob"
+    )
 
     newest, oldest = store.history.blocking("a")
     assert (newest.generation, newest.at, newest.actor) == (2, 2.0, "bob")
@@ -105,8 +107,8 @@ def test_each_new_generation_of_an_endpoint_is_in_its_history(store: Store) -> N
 
 
 def test_an_endpoint_that_went_has_a_last_entry_and_may_come_back(store: Store) -> None:
-    store.save.blocking(state(1, endpoint("a"), endpoint("b")), at=1.0, reason="applied")
-    store.save.blocking(state(2, endpoint("b")), at=2.0, reason="removed", actor="ann")
+    store.save.blocking(state(1, endpoint("a"), endpoint("b")), timestamp=1.0, reason="applied")
+    store.save.blocking(state(2, endpoint("b")), timestamp=2.0, reason="removed", actor="ann")
 
     gone = store.history.blocking("a")[0]
     assert (gone.generation, gone.reason, gone.document, gone.endpoint) == (
@@ -117,7 +119,7 @@ def test_an_endpoint_that_went_has_a_last_entry_and_may_come_back(store: Store) 
     )
     assert store.last_generations.blocking() == {"a": 2, "b": 1}
     store.save.blocking(
-        state(3, endpoint("a", 3), endpoint("b")), at=3.0, reason="undone to generation 1"
+        state(3, endpoint("a", 3), endpoint("b")), timestamp=3.0, reason="undone to generation 1"
     )
     assert [entry.generation for entry in store.history.blocking("a")] == [3, 2, 1]
     assert store.load.blocking().endpoint("a") == endpoint("a", 3)
@@ -125,20 +127,20 @@ def test_an_endpoint_that_went_has_a_last_entry_and_may_come_back(store: Store) 
 
 @pytest.mark.parametrize("generation", [1, 2])
 def test_a_generation_that_the_history_has_passed_is_refused(store: Store, generation: int) -> None:
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
-    store.save.blocking(state(2), at=2.0, reason="removed")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
+    store.save.blocking(state(2), timestamp=2.0, reason="removed")
 
     with pytest.raises(ConflictError, match="endpoint 'a' is at generation 2 and cannot become"):
-        store.save.blocking(state(3, endpoint("a", generation)), at=3.0, reason="applied")
+        store.save.blocking(state(3, endpoint("a", generation)), timestamp=3.0, reason="applied")
     assert store.load.blocking() == state(2)
 
 
 def test_a_change_without_a_new_generation_is_stored_and_leaves_the_history(
     store: Store,
 ) -> None:
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
     asleep = msgspec.structs.replace(endpoint("a"), scaled_to_zero=True)
-    store.save.blocking(state(2, asleep), at=2.0, reason="idle")
+    store.save.blocking(state(2, asleep), timestamp=2.0, reason="idle")
 
     assert store.load.blocking().endpoint("a") == asleep
     (entry,) = store.history.blocking("a")
@@ -152,26 +154,30 @@ def test_what_could_not_be_read_again_is_not_stored(store: Store) -> None:
         rollout(), state=msgspec.structs.replace(rollout().state, began=float("nan"))
     )
     store.save.blocking(
-        state(1, endless), at=1.0, reason="applied"
+        state(1, endless), timestamp=1.0, reason="applied"
     )  # may be None, so None it becomes
 
     with pytest.raises(InvalidArgumentError, match="rollout r1 cannot be stored"):
         store.save_rollout.blocking(broken)
     with pytest.raises(InvalidArgumentError, match="cannot be stored"):
-        store.save.blocking(state(2, half), at=1.0, reason="applied")
+        store.save.blocking(state(2, half), timestamp=1.0, reason="applied")
     with pytest.raises(InvalidArgumentError, match="one name"):
-        store.save.blocking(state(2, endpoint("a", 2), endpoint("a", 2)), at=1.0, reason="applied")
+        store.save.blocking(
+            state(2, endpoint("a", 2), endpoint("a", 2)), timestamp=1.0, reason="applied"
+        )
     assert store.load.blocking().generation == 1
     assert store.rollouts.blocking() == []
 
 
 def test_many_endpoints_change_and_go_at_once(store: Store) -> None:
     names = [f"m{i}" for i in range(1200)]
-    store.save.blocking(state(1, *(endpoint(name) for name in names)), at=1.0, reason="applied")
+    store.save.blocking(
+        state(1, *(endpoint(name) for name in names)), timestamp=1.0, reason="applied"
+    )
     changed = state(2, *(endpoint(name, 2, version="2") for name in names))
-    store.save.blocking(changed, at=2.0, reason="applied")
+    store.save.blocking(changed, timestamp=2.0, reason="applied")
     assert store.load.blocking() == changed
-    store.save.blocking(state(3), at=3.0, reason="applied")
+    store.save.blocking(state(3), timestamp=3.0, reason="applied")
 
     assert store.load.blocking() == state(3)
     assert set(store.last_generations.blocking().values()) == {3}
@@ -217,13 +223,17 @@ def test_a_change_its_rollouts_and_its_events_are_stored_together_or_not_at_all(
     told = [event(message="changed")]
 
     stored = store.save.blocking(
-        state(1, endpoint("m")), at=1.0, reason="applied", rollouts=[ended, begun], events=told
+        state(1, endpoint("m")),
+        timestamp=1.0,
+        reason="applied",
+        rollouts=[ended, begun],
+        events=told,
     )
     late = msgspec.structs.replace(stored[1], actor="eve")
     for number, rollouts in ((1, [late]), (2, [late, old]), (2, [late, begun])):
         with pytest.raises(ConflictError):
             store.save.blocking(
-                state(number), at=2.0, reason="late", rollouts=rollouts, events=told
+                state(number), timestamp=2.0, reason="late", rollouts=rollouts, events=told
             )
 
     assert [record.revision for record in stored] == [2, 1]
@@ -357,7 +367,7 @@ def test_absurd_reward_of_an_earlier_version_is_left_out_with_a_count(
 def test_text_that_a_database_refuses_is_mended_the_same_way_everywhere(store: Store) -> None:
     store.add_assignments.blocking([assigned("q\x00\ud800", unit="\x00")])
     (told,) = store.add_events.blocking([event("m\x00", "not \ud800")])
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="\x00", actor="\x00")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="\x00", actor="\x00")
 
     assert store.add_feedback.blocking(rewarded("q\x00\ud800")) == ["taken"]
     assert store.rewards.blocking("r1\x00") == []
@@ -383,7 +393,9 @@ def test_old_answers_are_forgotten_and_what_was_counted_stays(store: Store) -> N
 def test_what_is_beyond_its_bound_is_forgotten_the_oldest_first(url: str) -> None:
     store = open_store(url)
     for n in range(1, 5):
-        store.save.blocking(state(n, endpoint("a", n, version=str(n))), at=1.0, reason="applied")
+        store.save.blocking(
+            state(n, endpoint("a", n, version=str(n))), timestamp=1.0, reason="applied"
+        )
     stored = store.add_events.blocking([event("a", str(i)) for i in range(4)] + [event("b")])
     store.save_rollout.blocking(rollout("runs", "a"))
     for id_ in ("over", "over too", "newest"):
@@ -410,7 +422,7 @@ def test_what_is_beyond_its_bound_is_forgotten_the_oldest_first(url: str) -> Non
 
 def test_versions_in_use_are_those_desired_and_those_to_go_back_to(url: str, store: Store) -> None:
     store.save.blocking(
-        state(1, endpoint("a"), endpoint("m", 1, version="2")), at=1.0, reason="applied"
+        state(1, endpoint("a"), endpoint("m", 1, version="2")), timestamp=1.0, reason="applied"
     )
     store.save_rollout.blocking(rollout("r0", "x"))
     moved = rollout("r1", "x", phase=RolloutPhase.ROLLED_BACK)
@@ -422,10 +434,10 @@ def test_versions_in_use_are_those_desired_and_those_to_go_back_to(url: str, sto
 
 
 def test_a_schema_is_made_once_and_a_newer_one_is_left_alone(url: str, store: Store) -> None:
-    store.save.blocking(state(1), at=1.0, reason="applied")
+    store.save.blocking(state(1), timestamp=1.0, reason="applied")
     set_schema(url, "0099")
 
-    with pytest.raises(FailedPreconditionError, match=f"schema 0099.*knows up to {NEWEST}"):
+    with pytest.raises(FailedPreconditionError, match=f"schema 0099.*supports up to {NEWEST}"):
         open_store(url)
     set_schema(url, NEWEST)
     again = open_store(url)
@@ -492,7 +504,9 @@ def test_urls_of_online_stores_become_names(url: str, store: Store) -> None:
         "streams": [{"name": "s", "push": {"view": "v", "online_store": redis}}],
     }
     store.save.blocking(
-        msgspec.structs.replace(state(1, endpoint("m")), spec=document), at=0.0, reason="applied"
+        msgspec.structs.replace(state(1, endpoint("m")), spec=document),
+        timestamp=0.0,
+        reason="applied",
     )
     store.close()
     database = Database(url)

@@ -73,14 +73,14 @@ def test_an_id_or_a_hash_is_taken_once_and_leaves_no_trace_in_the_trail(store: S
 def test_a_revoked_credential_stays_revoked_since_the_first_time(store: Store) -> None:
     store.add_credential.blocking(token())
 
-    first = store.revoke_credential.blocking("t1", at=7.0, changes=[change("token.revoke")])
-    again = store.revoke_credential.blocking("t1", at=8.0)
+    first = store.revoke_credential.blocking("t1", revoked_at=7.0, changes=[change("token.revoke")])
+    again = store.revoke_credential.blocking("t1", revoked_at=8.0)
     store.renew_credential.blocking("t1", expires=1000.0)
 
     assert first == again == store.credential.blocking("t1") == token(revoked=7.0)
     assert [entry.action for entry in store.trail.blocking()] == ["token.revoke"]
     with pytest.raises(NotFoundError):
-        store.revoke_credential.blocking("t2", at=7.0, changes=[change("token.revoke")])
+        store.revoke_credential.blocking("t2", revoked_at=7.0, changes=[change("token.revoke")])
     assert store.trail_head.blocking().count == 1
 
 
@@ -120,7 +120,7 @@ def test_a_principal_is_replaced_by_name(store: Store) -> None:
 
 def test_the_trail_is_a_chain_over_all_transactions(url: str, store: Store) -> None:
     store.save.blocking(
-        state(1, endpoint("a")), at=1.0, reason="applied", changes=[change("apply")]
+        state(1, endpoint("a")), timestamp=1.0, reason="applied", changes=[change("apply")]
     )
     store.save_rollout.blocking(
         rollout(), changes=[change("rollout.start"), change("rollout.promote")]
@@ -139,9 +139,13 @@ def test_the_trail_is_a_chain_over_all_transactions(url: str, store: Store) -> N
 
 
 def test_what_was_not_changed_is_not_in_the_trail(store: Store) -> None:
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied", changes=[change()])
+    store.save.blocking(
+        state(1, endpoint("a")), timestamp=1.0, reason="applied", changes=[change()]
+    )
     with pytest.raises(ConflictError):
-        store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied", changes=[change()])
+        store.save.blocking(
+            state(1, endpoint("a")), timestamp=1.0, reason="applied", changes=[change()]
+        )
     stored = store.save_rollout.blocking(rollout())
     with pytest.raises(ConflictError):
         store.save_rollout.blocking(msgspec.structs.replace(stored, revision=9), changes=[change()])

@@ -38,7 +38,7 @@ def largest_file(size_bytes: int) -> Iterator[None]:
 
 def test_only_the_owner_can_read_a_file(tmp_path: Path) -> None:
     store = open_store(home_url(tmp_path))
-    store.save.blocking(state(1), at=1.0, reason="applied")
+    store.save.blocking(state(1), timestamp=1.0, reason="applied")
 
     modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
     assert modes == dict.fromkeys(("state.db", "state.db-wal", "state.db-shm"), 0o600)
@@ -60,7 +60,7 @@ def test_what_was_committed_is_flushed_and_readers_do_not_wait(tmp_path: Path) -
 
 def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
     store = open_store(home_url(tmp_path))
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
     log = tmp_path / "state.db-wal"
     many = state(2, *(endpoint(f"m{i}") for i in range(200)))
 
@@ -68,10 +68,10 @@ def test_a_full_disk_leaves_the_old_state(tmp_path: Path) -> None:
         largest_file(log.stat().st_size + 8192),
         pytest.raises(FailedPreconditionError, match=r"state\.db: (disk I/O error|.*is full)"),
     ):
-        store.save.blocking(many, at=2.0, reason="applied")
+        store.save.blocking(many, timestamp=2.0, reason="applied")
 
     assert store.load.blocking() == state(1, endpoint("a"))
-    store.save.blocking(many, at=2.0, reason="applied")
+    store.save.blocking(many, timestamp=2.0, reason="applied")
     assert store.load.blocking() == many
     store.close()
 
@@ -92,7 +92,9 @@ def test_a_damaged_page_is_told(tmp_path: Path) -> None:
     url = home_url(tmp_path)
     store = open_store(url)
     names = [f"m{i}" for i in range(50)]
-    store.save.blocking(state(1, *(endpoint(name) for name in names)), at=1.0, reason="applied")
+    store.save.blocking(
+        state(1, *(endpoint(name) for name in names)), timestamp=1.0, reason="applied"
+    )
     store.close()
     path = tmp_path / "state.db"
     data = path.read_bytes()
@@ -137,7 +139,7 @@ def test_a_file_that_may_not_be_written_is_told() -> None:
         directory = Path(name)
         directory.chmod(0o755)
         store = open_store(home_url(directory))
-        store.save.blocking(state(1), at=1.0, reason="applied")
+        store.save.blocking(state(1), timestamp=1.0, reason="applied")
         store.close()
         (directory / "state.db").chmod(0o644)
 
@@ -151,24 +153,24 @@ def test_a_file_that_may_not_be_written_is_told() -> None:
 def test_a_database_that_somebody_holds_is_told_after_a_bounded_wait(
     url: str, store: Store
 ) -> None:
-    store.save.blocking(state(1), at=1.0, reason="applied")
+    store.save.blocking(state(1), timestamp=1.0, reason="applied")
     impatient = open_store(url, lock_timeout_s=0.05)
     with store.database.writing("hold it") as connection:
         connection.exec_driver_sql("UPDATE state SET at = at")
         connection.exec_driver_sql("UPDATE counters SET value = value")
         with pytest.raises(FailedPreconditionError, match=r"another process has held it for 0\.05"):
-            impatient.save.blocking(state(2), at=2.0, reason="applied")
+            impatient.save.blocking(state(2), timestamp=2.0, reason="applied")
         with pytest.raises(FailedPreconditionError, match=r"store events in .*try again"):
             impatient.add_events.blocking([event()])
         assert impatient.load.blocking() == state(1)  # readers do not wait
 
-    impatient.save.blocking(state(2), at=2.0, reason="applied")
+    impatient.save.blocking(state(2), timestamp=2.0, reason="applied")
     assert impatient.load.blocking() == state(2)
     impatient.close()
 
 
 def test_an_error_in_the_middle_leaves_nothing(url: str, store: Store) -> None:
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
     with store.database.writing("break the history") as connection:
         connection.exec_driver_sql("DROP TABLE events")
 
@@ -203,7 +205,7 @@ def test_two_schemas_of_one_database_are_two_stores(postgres: PostgresServer) ->
     with database.writing("make schemas") as connection:
         connection.exec_driver_sql("CREATE SCHEMA one; CREATE SCHEMA two")
     one, two = (open_store(f"{url}&options=-csearch_path%3D{name}") for name in ("one", "two"))
-    one.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    one.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
 
     assert two.load.blocking().generation == 0
     assert one.load.blocking() == state(1, endpoint("a"))
@@ -217,14 +219,14 @@ def test_two_schemas_of_one_database_are_two_stores(postgres: PostgresServer) ->
 @pytest.mark.e2e
 def test_a_server_that_was_restarted_is_found_again(postgres: PostgresServer) -> None:
     store = open_store(postgres.new_database())
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
     postgres.stop()
     with pytest.raises(FailedPreconditionError, match="cannot read the desired state"):
         store.load.blocking()
     postgres.start()
 
     assert store.load.blocking() == state(1, endpoint("a"))
-    store.save.blocking(state(2), at=2.0, reason="applied")
+    store.save.blocking(state(2), timestamp=2.0, reason="applied")
     store.close()
 
 

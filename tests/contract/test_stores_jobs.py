@@ -165,7 +165,7 @@ def test_interruptions_are_counted_by_whoever_takes_the_run_until_it_fails(
     for life in range(MOST_INTERRUPTIONS + 1):
         planner = Planner(store=store, owner=f"home-{life}/1", home=f"home-{life}")
         steps = [
-            asyncio.run(planner.step(now=100.0, monotonic=at, mine=frozenset()))
+            asyncio.run(planner.step(now=100.0, monotonic=at, own=frozenset()))
             for at in (0.0, LEASE_S)[: life + 1]
         ]
         (taken,) = steps[-1].begun

@@ -134,7 +134,7 @@ class StoreMachine(RuleBasedStateMachine):
         after = msgspec.structs.replace(
             state(before.generation + 1, *wanted), pools=(POOL,) if with_pool else ()
         )
-        self.store.save.blocking(after, at=at, reason="applied", actor="ann")
+        self.store.save.blocking(after, timestamp=at, reason="applied", actor="ann")
 
         for one in wanted:
             if one != before.endpoint(one.name):
@@ -174,7 +174,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(away=st.sampled_from([-2, -1, 0, 2]))
     def save_what_does_not_follow(self, away: int) -> None:
         wrong = state(self.model.state.generation + away, endpoint("a", 99))
-        must_conflict(lambda: self.store.save.blocking(wrong, at=0.0, reason="late"))
+        must_conflict(lambda: self.store.save.blocking(wrong, timestamp=0.0, reason="late"))
 
     @precondition(lambda self: self.last)
     @rule()
@@ -182,7 +182,7 @@ class StoreMachine(RuleBasedStateMachine):
         name, last = max(self.last.items())
         old = endpoint(name, max(last - 1, 0), version="old")
         wrong = state(self.model.state.generation + 1, old)
-        must_conflict(lambda: self.store.save.blocking(wrong, at=0.0, reason="late"))
+        must_conflict(lambda: self.store.save.blocking(wrong, timestamp=0.0, reason="late"))
 
     @rule(of=names, phase=st.sampled_from([RolloutPhase.PROGRESSING, RolloutPhase.PROMOTED]))
     def begin_rollout(self, of: str, phase: RolloutPhase) -> None:

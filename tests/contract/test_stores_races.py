@@ -61,7 +61,7 @@ def save_many(url: str, name: str) -> None:
         others = tuple(e for e in before.endpoints if e.name != name)
         after = state(before.generation + 1, *others, changed)
         try:
-            store.save.blocking(after, at=1.0, reason="applied", actor=name)
+            store.save.blocking(after, timestamp=1.0, reason="applied", actor=name)
         except ConflictError:
             conflicts += 1
         else:
@@ -202,7 +202,7 @@ def open_and_save(url: str) -> None:
     sys.stdin.readline()
     store = open_store(url)
     try:
-        store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+        store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
     except ConflictError:
         print("late")  # noqa: T201  # the parent reads it
     else:
@@ -240,18 +240,18 @@ def save_and_die(url: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     hooks.listen(Engine, "commit", die)
-    store.save.blocking(state(2, endpoint("a", 2), endpoint("b")), at=2.0, reason="applied")
+    store.save.blocking(state(2, endpoint("a", 2), endpoint("b")), timestamp=2.0, reason="applied")
 
 
 @pytest.mark.e2e
 def test_who_is_killed_in_the_middle_of_a_save_leaves_the_old_state(url: str, store: Store) -> None:
-    store.save.blocking(state(1, endpoint("a")), at=1.0, reason="applied")
+    store.save.blocking(state(1, endpoint("a")), timestamp=1.0, reason="applied")
     with running(save_and_die, url) as process:
         assert process.wait(timeout=WAIT_S) == -signal.SIGKILL
 
     assert store.load.blocking() == state(1, endpoint("a"))
     assert store.last_generations.blocking() == {"a": 1}
-    store.save.blocking(state(2, endpoint("c")), at=3.0, reason="applied")
+    store.save.blocking(state(2, endpoint("c")), timestamp=3.0, reason="applied")
     assert store.load.blocking() == state(2, endpoint("c"))
 
 
@@ -259,7 +259,7 @@ def save_for_ever(url: str) -> None:
     store = open_store(url)
     while True:
         number = store.load.blocking().generation + 1
-        store.save.blocking(state(number, endpoint("a", number)), at=1.0, reason="applied")
+        store.save.blocking(state(number, endpoint("a", number)), timestamp=1.0, reason="applied")
         print(number, flush=True)  # noqa: T201  # the parent reads it
 
 

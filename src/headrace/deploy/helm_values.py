@@ -79,7 +79,7 @@ def version_values(
     """
     alone = msgspec.structs.replace(endpoint, arms=(with_grpc(arm),))
     desired = DesiredState(spec=dict(spec), endpoints=(alone,))
-    objects = {one["kind"]: one for one in objects_of(desired, place=place)}
+    objects = {one["kind"]: one for one in objects_of(desired, installation=place)}
     pod = objects["Deployment"]["spec"]["template"]
     (fetcher,) = pod["spec"]["initContainers"]
     timeout_s = endpoint.timeout_s

@@ -66,7 +66,7 @@ def workload(
         pods_of(facts, endpoint, options),
         digest=version.artifact.digest if version.artifact else "",
         settings_digest=digest_of(told),
-        place=where,
+        installation=where,
     )
     metadata = template["metadata"]
     metadata["labels"][driver.MANAGED_BY] = MANAGER

@@ -197,7 +197,7 @@ class GatewayAgent:
             agent=__version__,
             held="" if bundle is None else bundle.version,
             refused=self.applier.refused,
-            asked=self._asked,
+            request_number=self._asked,
             wait_s=LONGEST_WAIT_S,
         )
 

@@ -132,7 +132,7 @@ async def _poll_on(client: ControlClient) -> None:
     held = ""
     while True:
         held = told.bundle.version if told.bundle else held
-        poll = msgspec.structs.replace(POLL, held=held, asked=told.ask, wait_s=25.0)
+        poll = msgspec.structs.replace(POLL, held=held, request_number=told.ask, wait_s=25.0)
         told = await client.poll(poll)
 
 

@@ -58,15 +58,15 @@ def _without_maker(value: Any) -> Any:
 
 
 def both(
-    endpoint: DesiredEndpoint, *, place: InstallationName = PLACE, **kubernetes: Any
+    endpoint: DesiredEndpoint, *, installation: InstallationName = PLACE, **kubernetes: Any
 ) -> tuple[list[Object], list[Object]]:
     """What the driver and the chart make of an endpoint, in the same order."""
     desired = a_state(endpoint, **kubernetes)
     # The chart's replicas serve gRPC: before them is a gateway that is not ours.
     served = msgspec.structs.replace(endpoint, arms=tuple(map(with_grpc, endpoint.arms)))
-    driver = objects_of(a_state(served, **kubernetes), place=place)
+    driver = objects_of(a_state(served, **kubernetes), installation=installation)
     rows = [
-        version_values(endpoint, arm, spec=desired.spec, place=place)
+        version_values(endpoint, arm, spec=desired.spec, place=installation)
         for _, endpoint, arm in arms_of(desired.endpoints)
     ]
     values = {
@@ -74,7 +74,7 @@ def both(
         "workloads": {"mode": "static", "versions": rows},
         "tests": {"enabled": False},
         "networkPolicy": {"enabled": False},
-        "gateway": {"maxBehindSeconds": int(place.max_behind_s)},
+        "gateway": {"maxBehindSeconds": int(installation.max_behind_s)},
     }
     chart = rendered(values, namespace=PLACE.namespace)
 
@@ -116,7 +116,7 @@ def test_chart_and_driver_make_the_same_objects(
 
 @pytest.mark.parametrize("max_behind_s", [1, 10, 3600])
 def test_pods_that_leave_answer_as_long_in_both_for_a_gateway_that_lags(max_behind_s: int) -> None:
-    driver, chart = both(an_endpoint(), place=replace(PLACE, max_behind_s=max_behind_s))
+    driver, chart = both(an_endpoint(), installation=replace(PLACE, max_behind_s=max_behind_s))
 
     assert chart == driver
 

@@ -77,7 +77,7 @@ def test_what_inspects_models_forgets_a_secret_that_is_named_later(tmp_path: Pat
     path.write_text(f"import os\n{models.python_double()}\n{load}")
     given = {"PATH": "/bin", "LATER": "hush"}
     sandbox = Sandbox.of_home(tmp_path)
-    sandbox.environment = Environment(given=given)
+    sandbox.environment = Environment(variables=given)
     inspect = SandboxedInspector(sandbox)
     with pytest.raises(UnsupportedModelError, match="True"):
         inspect(path, allow_code=True)

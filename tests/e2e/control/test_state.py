@@ -145,4 +145,4 @@ def _store_as_an_older_version_did(home: Path) -> None:
         changed = msgspec.structs.replace(
             desired, spec=spec, streams=streams, generation=desired.generation + 1
         )
-        store.save.blocking(changed, at=1.0, reason="applied", actor="")
+        store.save.blocking(changed, timestamp=1.0, reason="applied", actor="")

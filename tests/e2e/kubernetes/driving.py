@@ -61,7 +61,7 @@ class Driver:
     server: FakeApiServer
     gateway: Gateway
     name: str = "control-a"
-    place: InstallationName = PLACE
+    installation: InstallationName = PLACE
     times: LeaseTimes = field(default_factory=LeaseTimes)
     ended: str = ""
     reconciler: KubernetesReconciler = field(init=False)
@@ -70,16 +70,20 @@ class Driver:
 
     def __post_init__(self) -> None:
         http = connect(identity=self.name, url=self.server.url)
-        api = ClusterApi(http=http, namespace=self.place.namespace, timeout_s=1.0)
+        api = ClusterApi(http=http, namespace=self.installation.namespace, timeout_s=1.0)
         clock = SystemClock()
         self.elector = Elector(
-            api=api, place=self.place, identity=self.name, clock=clock, times=self.times
+            api=api,
+            installation=self.installation,
+            identity=self.name,
+            clock=clock,
+            times=self.times,
         )
         self.reconciler = KubernetesReconciler(
             api=api,
             publisher=Publisher(self.name, self.gateway),
             clock=clock,
-            place=self.place,
+            installation=self.installation,
             leads=self.elector.is_leading,
         )
         self.elector.on_change = self.reconciler.wake

@@ -91,7 +91,7 @@ async def supervised(
             home=folder,
             log_of=lambda name: folder / f"{name}.log",
         ),
-        wanted=lambda: [stream],
+        desired_streams=lambda: [stream],
         prepare=lambda settings: settings,
         emit=lambda events: found.emit(events),  # noqa: PLW0108  # it is made below
         clock=SystemClock(),

@@ -86,7 +86,7 @@ async def test_jobs_have_metrics_once_they_were_looked_at(plane: ControlPlane) -
     assert plane.workloads.jobs.late() is None
 
     now = plane.clock.now()
-    await plane.workloads.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, mine=frozenset())
+    await plane.workloads.jobs.planner.step(now=now - 3 * 86_400, monotonic=0.0, own=frozenset())
     step = await plane.workloads.jobs.planner.read()
     plane.workloads.jobs.look, plane.workloads.jobs.jobs = step.look, step.jobs
     text = exposed(own_families(plane))

@@ -26,7 +26,7 @@ def reading(
     is_sticky: bool = False,
 ) -> RolloutReading:
     return RolloutReading(
-        at=at,
+        time_s=at,
         epoch=epoch,
         split=split,
         candidate=candidate or ArmStatistics(),
@@ -85,7 +85,7 @@ def test_callers_count_while_one_split_is_in_force_and_all_replicas_keep_them() 
     ]
 
     for look, is_counted in looks:
-        assert counter.knows_callers(look) is is_counted, look.at
+        assert counter.knows_callers(look) is is_counted, look.time_s
         counter.read(look)
 
 

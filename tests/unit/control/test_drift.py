@@ -339,8 +339,8 @@ async def test_an_endpoint_without_drift_is_off(plane: ControlPlane, tmp_path: P
 
 def test_a_damaged_file_begins_anew(tmp_path: Path) -> None:
     files = DriftFiles(tmp_path)
-    files.write("e", EndpointDrift(versions={"1": StoredDrift()}, given=a_reference()))
-    assert files.read("e").given == a_reference()
+    files.write("e", EndpointDrift(versions={"1": StoredDrift()}, reference=a_reference()))
+    assert files.read("e").reference == a_reference()
     (tmp_path / "drift" / "endpoints" / "e.json").write_bytes(b"{")
 
     assert files.read("e") == EndpointDrift()
@@ -373,7 +373,7 @@ def test_a_reference_that_does_not_fit_itself_is_refused() -> None:
     for reference in bad:
         with pytest.raises(InvalidArgumentError):
             decode_reference(msgspec.json.encode(reference))
-    with pytest.raises(InvalidArgumentError, match=r"its 2 hours do not fit .*--time"):
+    with pytest.raises(InvalidArgumentError, match=r"its 2 hours do not match .*--time"):
         decode_reference(
             msgspec.json.encode(
                 DriftReference(features=[msgspec.structs.replace(one, hours=[[1], [2]])])

@@ -18,7 +18,7 @@ SPEC: dict[str, Any] = {
 
 
 def test_a_secret_reaches_only_whoever_names_it() -> None:
-    environment = Environment(given=GIVEN)
+    environment = Environment(variables=GIVEN)
     environment.withhold(SPEC)
 
     replica = environment.of('{"path": "/m.onnx"}')
@@ -29,7 +29,7 @@ def test_a_secret_reaches_only_whoever_names_it() -> None:
 
 
 def test_what_a_part_of_the_spec_names_reaches_whoever_serves_all_of_it() -> None:
-    environment = Environment(given=GIVEN)
+    environment = Environment(variables=GIVEN)
     environment.withhold(SPEC)
 
     pool = environment.of("{}", parts=["endpoints", "nothing"])
@@ -38,7 +38,7 @@ def test_what_a_part_of_the_spec_names_reaches_whoever_serves_all_of_it() -> Non
 
 
 def test_a_secret_stays_one_after_the_spec_has_forgotten_it() -> None:
-    environment = Environment(given=GIVEN)
+    environment = Environment(variables=GIVEN)
     environment.withhold(SPEC)
     environment.withhold({})
 
@@ -50,7 +50,7 @@ def test_names_in_a_file_of_options_are_secrets_too(tmp_path: Path) -> None:
     file.write_text("sasl.password=${KAFKA}\n")
     broker = f"kafka://h?properties_file={file}"
     spec = {"streams": [{"source": {"broker": broker}}, {"source": {"broker": "log:x"}}]}
-    environment = Environment(given=GIVEN)
+    environment = Environment(variables=GIVEN)
     environment.withhold(spec)
 
     assert "KAFKA" not in environment.of()
@@ -70,7 +70,7 @@ def test_everybody_gets_all_but_what_only_others_name(
     mine = {name for name, is_mine in named if is_mine}
     others = {name for name, is_mine in named if not is_mine}
     document = {"jobs": [f"x${{{name}}}y" for name in mine | others]}
-    environment = Environment(given=dict.fromkeys(given_names, "1"))
+    environment = Environment(variables=dict.fromkeys(given_names, "1"))
     environment.withhold(document)
 
     found = environment.of(*(f"${{{name}}}" for name in mine))

@@ -141,7 +141,7 @@ def streams(poison: Poison, faults: Faults, folder: Path) -> Loop:
     clock = TurnedClock()
     supervisor = StreamSupervisor(
         driver=Full(run=folder / "run", sockets=folder, home=folder, log_of=lambda n: folder / n),
-        wanted=lambda: wanted,
+        desired_streams=lambda: wanted,
         prepare=prepare,
         emit=_nobody,
         clock=clock,

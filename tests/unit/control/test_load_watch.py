@@ -115,7 +115,7 @@ def watch(
     )
     return LoadWatch(
         arms=lambda: [one],
-        known=lambda: {copy.name for copy in one.copies},
+        running=lambda: {copy.name for copy in one.copies},
         clock=LoopClock(_NOON),
         path=path,
         batching=batching or no_batching,

@@ -287,13 +287,13 @@ async def test_replicas_of_a_rollout_are_told_what_to_look_at(world: World) -> N
     await plane.second()
     record = plane.record
 
-    replicas = plane.driver.wanted()
+    replicas = plane.driver.observed_replicas()
     wishes = [plane.driver.observe(replica) for replica in replicas]
     await plane.driver.command("digits", Verb.ABORT)
 
     assert {replica.version for replica in replicas} == {"1", "2"}
     assert wishes == [Observe(key=record.id, predictions=True)] * 2
-    assert plane.driver.wanted() == []
+    assert plane.driver.observed_replicas() == []
     assert plane.driver.observe(replicas[0]) == Observe()
 
 

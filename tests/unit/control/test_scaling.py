@@ -266,14 +266,14 @@ def test_endpoints_that_are_gone_are_forgotten(lab: Lab) -> None:
     lab.want(endpoint("a", arm("a", "1")), endpoint("b", arm("b", "1"), autoscale=None))
     lab.run(3, {"1": 5.0})
     assert set(lab.scaler.counts) == {("a", "1")}
-    assert {replica.endpoint for replica in lab.scaler.wanted()} == {"a"}
+    assert {replica.endpoint for replica in lab.scaler.observed_replicas()} == {"a"}
 
     lab.want()
     lab.run(2)
 
     assert lab.scaler.counts == {}
     assert lab.scaler.decision("a", "1") is None
-    assert lab.scaler.wanted() == []
+    assert lab.scaler.observed_replicas() == []
 
 
 def test_copies_that_crash_count_as_coming(lab: Lab) -> None:

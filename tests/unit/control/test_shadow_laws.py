@@ -151,7 +151,7 @@ def outcome(seed: int, *, ids: Ids, model: Model, size: int = 8, trusting: bool 
         watch.pairing.add_primary(primary.page().answers, float(second))
         watch.pairing.add_shadow(shadow.page().answers, float(second))
         reading = RolloutReading(
-            at=float(second), epoch="1", split=(0, 100), pairs=watch.pairing.take()
+            time_s=float(second), epoch="1", split=(0, 100), pairs=watch.pairing.take()
         )
         increment = watch.counter.read(reading)
         if increment is not None:

@@ -127,8 +127,10 @@ async def test_what_nobody_watches_any_more_is_forgotten() -> None:
 
 def test_no_rows_tell_nothing() -> None:
     before, nothing = skewed("age"), SkewSummary(service="fraud", rows=0)
-    assert skew_event(before, nothing, at=0.0) is None
-    assert skew_event(None, SkewSummary(service="fraud", rows=0, message="no"), at=0.0) is None
+    assert skew_event(before, nothing, timestamp=0.0) is None
+    assert (
+        skew_event(None, SkewSummary(service="fraud", rows=0, message="no"), timestamp=0.0) is None
+    )
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -56,7 +56,7 @@ def _driver_objects(said: dict[str, Any], kubernetes: dict[str, Any]) -> dict[st
     objects = revision_objects(
         DesiredEndpoint(name=EndpointName("fraud"), timeout_s=None, arms=(arm,)),
         arm,
-        place=DriverPlace(namespace="default", artifacts_url="s3://models"),
+        installation=DriverPlace(namespace="default", artifacts_url="s3://models"),
         settings=facts.spec.kubernetes,
     )
     return {one["kind"]: one for one in objects}

@@ -149,7 +149,7 @@ class Foreground:
                 log_format=self.log_format,
                 member_prefix=self.member_prefix,
             ),
-            wanted=lambda: self.streams,
+            desired_streams=lambda: self.streams,
             prepare=gateway_of(self.home),
             emit=_nobody,
             clock=SystemClock(),

@@ -59,7 +59,7 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
         await driver.stop(drain_s=drain_s)
         supervisor = StreamSupervisor(
             driver=make_stream_driver(home, driver),
-            wanted=tuple,
+            desired_streams=tuple,
             prepare=lambda settings: settings,
             emit=_unheard,
             clock=SystemClock(),

@@ -171,7 +171,9 @@ def make_gateway(
     secrets = SharedSecrets(local=None if envoy is None else envoy.secrets)
     gateway_tls = make_tls(secrets=secrets)
     gateway_tls.open(adopts=adopts)
-    counts = FleetCounts(path=home.root / "gateway-counts.json", asked=int(1000 * clock.now()))
+    counts = FleetCounts(
+        path=home.root / "gateway-counts.json", request_number=int(1000 * clock.now())
+    )
     counts.load()
     patience = AgentTimeouts()
     if listening is not None:

@@ -69,12 +69,12 @@ class SharedSecrets:
 
 def secret_of(resource: Resource) -> Secret:
     """One of Envoy's secrets as it travels."""
-    found: dict[str, Any] = dict(resource)
-    name = str(found["name"])
-    if "validation_context" in found:
-        authorities = found["validation_context"]["trusted_ca"]["inline_string"]
+    secret: dict[str, Any] = dict(resource)
+    name = str(secret["name"])
+    if "validation_context" in secret:
+        authorities = secret["validation_context"]["trusted_ca"]["inline_string"]
         return Secret(name=name, certificates=authorities)
-    pair = found["tls_certificate"]
+    pair = secret["tls_certificate"]
     return Secret(
         name=name,
         certificates=pair["certificate_chain"]["inline_string"],

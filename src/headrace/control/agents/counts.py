@@ -46,7 +46,7 @@ class AgentCounts:
     epoch: str
     totals: Totals
     version: str = ""
-    told: frozenset[ArmKey] = frozenset()
+    reported: frozenset[ArmKey] = frozenset()
 
 
 @dataclass(slots=True)
@@ -55,15 +55,15 @@ class Leaving:
 
     _since: dict[ArmKey, tuple[float, ArmStatistics]] = field(default_factory=dict)
 
-    def over(self, totals: Totals, known: Collection[ArmKey], *, now: float) -> set[ArmKey]:
+    def over(self, totals: Totals, current: Collection[ArmKey], *, now: float) -> set[ArmKey]:
         """Those to forget now: nothing more was counted of them for `FORGET_S`."""
         before = self._since
         self._since = {}
-        for arm, each in totals.items():
-            if arm in known:
+        for arm, stats in totals.items():
+            if arm in current:
                 continue
-            since, then = before.get(arm, (now, each))
-            self._since[arm] = (since if then == each else now), each
+            since, then = before.get(arm, (now, stats))
+            self._since[arm] = (since if then == stats else now), stats
         return {arm for arm, (since, _) in self._since.items() if now - since >= FORGET_S}
 
 
@@ -83,51 +83,53 @@ class CounterAggregator:
         for arm, now in totals.items():
             more = now.since(before.get(arm, _NOTHING))
             if arm in self.totals or arm not in before or more != _NOTHING:  # else it is forgotten
-                known = self.totals.get(arm)
-                self.totals[arm] = more if known is None else known.plus(more)
+                total = self.totals.get(arm)
+                self.totals[arm] = more if total is None else total.plus(more)
         # An arm that Envoy no longer tells of may come back with what it had counted.
-        seen = AgentCounts(epoch=epoch, totals={**before, **totals}, told=frozenset(totals))
-        _remember(self._seen, gateway, seen)
+        counts = AgentCounts(epoch=epoch, totals={**before, **totals}, reported=frozenset(totals))
+        _remember(self._seen, gateway, counts)
 
-    def keep(self, known: Collection[ArmKey], *, now: float) -> None:
+    def keep(self, current: Collection[ArmKey], *, now: float) -> None:
         """Forget endpoints that are gone, and arms of which nothing more comes.
 
         What a gateway still tells of such an arm stays known, so that nothing counts twice should
         it come back: it is counted from 0 then.
         """
-        names = {name for name, _ in known}
-        self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
-        over = self._leaving.over(self.totals, known, now=now)
+        names = {name for name, _ in current}
+        self.totals = {arm: stats for arm, stats in self.totals.items() if arm[0] in names}
+        over = self._leaving.over(self.totals, current, now=now)
         for arm in over:
             del self.totals[arm]
-        gone = {arm for one in self._seen.values() for arm in one.totals.keys() - one.told}
-        if gone := {arm for arm in gone if arm not in known and arm not in self.totals}:
-            self._seen = {name: _without(one, gone) for name, one in self._seen.items()}
+        gone = {
+            arm for counts in self._seen.values() for arm in counts.totals.keys() - counts.reported
+        }
+        if gone := {arm for arm in gone if arm not in current and arm not in self.totals}:
+            self._seen = {name: _without(counts, gone) for name, counts in self._seen.items()}
 
-    def kept(self, epoch: str) -> "StoredTotals":
+    def to_stored(self, epoch: str) -> "StoredTotals":
         """As it can be written, to go on with after a restart."""
         return StoredTotals(
             epoch=epoch,
             totals=_arms(self.totals),
-            seen={
-                name: KeptGateway(epoch=one.epoch, totals=_arms(one.totals))
-                for name, one in self._seen.items()
+            gateways={
+                name: KeptGateway(epoch=counts.epoch, totals=_arms(counts.totals))
+                for name, counts in self._seen.items()
             },
         )
 
     @classmethod
-    def of(cls, kept: "StoredTotals") -> "CounterAggregator":
+    def from_stored(cls, stored: "StoredTotals") -> "CounterAggregator":
         """As it was written.
 
         Raises:
             InvalidArgumentError: It contradicts itself.
         """
-        seen = {
-            name: AgentCounts(epoch=one.epoch, totals=totals, told=frozenset(totals))
-            for name, one in kept.seen.items()
-            for totals in (totals_of(one.totals),)
+        counts = {
+            name: AgentCounts(epoch=gateway.epoch, totals=totals, reported=frozenset(totals))
+            for name, gateway in stored.gateways.items()
+            for totals in (totals_of(gateway.totals),)
         }
-        return cls(totals=dict(totals_of(kept.totals)), _seen=seen)
+        return cls(totals=dict(totals_of(stored.totals)), _seen=counts)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -155,8 +157,8 @@ class ComparableTotals:
             if last is None or last.epoch != epoch:
                 continue  # nobody knows since when, and by which split
             split = self.split_of(newest, arm[0])
-            known = (self.split_of(last.version, arm[0]), self.split_of(version, arm[0]))
-            if split is not None and known == (split, split):
+            splits = (self.split_of(last.version, arm[0]), self.split_of(version, arm[0]))
+            if split is not None and splits == (split, split):
                 more = now.since(last.totals.get(arm, _NOTHING))
                 self.totals[arm] = self.totals[arm].plus(more)
 
@@ -164,24 +166,28 @@ class ComparableTotals:
         """Begin anew with a gateway that was away."""
         self._seen.pop(gateway, None)
 
-    def keep(self, known: Collection[ArmKey], *, now: float) -> None:
+    def keep(self, current: Collection[ArmKey], *, now: float) -> None:
         """Forget endpoints and arms that are not compared any more."""
-        names = {name for name, _ in known}
-        self.totals = {arm: each for arm, each in self.totals.items() if arm[0] in names}
-        for arm in self._leaving.over(self.totals, known, now=now):
+        names = {name for name, _ in current}
+        self.totals = {arm: stats for arm, stats in self.totals.items() if arm[0] in names}
+        for arm in self._leaving.over(self.totals, current, now=now):
             del self.totals[arm]
 
 
-def _without(seen: AgentCounts, arms: Collection[ArmKey]) -> AgentCounts:
+def _without(counts: AgentCounts, arms: Collection[ArmKey]) -> AgentCounts:
     """`seen` without those of `arms` that it no longer tells of."""
-    kept = {arm: each for arm, each in seen.totals.items() if arm in seen.told or arm not in arms}
-    return seen if len(kept) == len(seen.totals) else replace(seen, totals=kept)
+    totals = {
+        arm: stats
+        for arm, stats in counts.totals.items()
+        if arm in counts.reported or arm not in arms
+    }
+    return counts if len(totals) == len(counts.totals) else replace(counts, totals=totals)
 
 
-def _remember(seen: dict[str, AgentCounts], gateway: str, report: AgentCounts) -> None:
-    seen[gateway] = report
-    while len(seen) > _MOST_GATEWAYS:
-        del seen[next(iter(seen))]
+def _remember(by_gateway: dict[str, AgentCounts], gateway: str, report: AgentCounts) -> None:
+    by_gateway[gateway] = report
+    while len(by_gateway) > _MOST_GATEWAYS:
+        del by_gateway[next(iter(by_gateway))]
 
 
 class KeptGateway(msgspec.Struct, frozen=True, kw_only=True):
@@ -196,11 +202,11 @@ class StoredTotals(msgspec.Struct, frozen=True, kw_only=True):
 
     epoch: str
     totals: tuple[Arm, ...] = ()
-    seen: dict[str, KeptGateway] = {}
+    gateways: dict[str, KeptGateway] = msgspec.field(name="seen", default_factory=dict)
 
 
 def _arms(totals: Totals) -> tuple[Arm, ...]:
-    return tuple(Arm.of(arm, each) for arm, each in totals.items())
+    return tuple(Arm.of(arm, stats) for arm, stats in totals.items())
 
 
 def totals_of(arms: Iterable[Arm]) -> dict[ArmKey, ArmStatistics]:
@@ -222,7 +228,7 @@ class FleetCounts:
 
     path: Path
     answer_s: float = 2.0
-    asked: int = 0
+    request_number: int = 0
     epoch: str = field(default_factory=lambda: f"fleet-{secrets.token_hex(8)}")
     _every: CounterAggregator = field(default_factory=CounterAggregator)
     _evidence: ComparableTotals = field(init=False)
@@ -236,11 +242,11 @@ class FleetCounts:
 
     def load(self) -> None:
         """Go on with what an earlier control plane kept. Blocking; before anything is heard."""
-        kept = self._file.load()
-        if kept is None:
+        stored = self._file.load()
+        if stored is None:
             return
         try:
-            self._every, self.epoch = CounterAggregator.of(kept), kept.epoch
+            self._every, self.epoch = CounterAggregator.from_stored(stored), stored.epoch
         except HeadraceError as error:
             extra = {"error": str(error)}
             _LOG.warning("cannot read what gateways counted; it begins anew", extra=extra)
@@ -258,24 +264,24 @@ class FleetCounts:
 
     def _known(self) -> set[str]:
         """The endpoints that gateways may know; nobody asks for others."""
-        return {name for known in self._splits.values() for name in known}
+        return {name for endpoints in self._splits.values() for name in endpoints}
 
     def _known_arms(self) -> set[tuple[str, str]]:
         """The arms that gateways may send requests to, as far as is remembered.
 
         Requests that nobody was there for, by an empty key, are of every endpoint.
         """
-        found = {(name, "") for name in self._known()}
-        for known in self._splits.values():
-            found.update((name, key) for name, (_, arms) in known.items() for key, _ in arms)
-        return found
+        arm_keys = {(name, "") for name in self._known()}
+        for endpoints in self._splits.values():
+            arm_keys.update((name, key) for name, (_, arms) in endpoints.items() for key, _ in arms)
+        return arm_keys
 
     def _split_of(self, version: str, endpoint: str) -> object:
         return self._splits.get(version, {}).get(endpoint)
 
     def ask(self) -> None:
         """Want counts that are newer than this moment."""
-        self.asked += 1
+        self.request_number += 1
 
     def hear(self, report: AgentStatus, *, newest: str, is_back: bool) -> None:
         """Take in what a gateway counted.
@@ -288,9 +294,9 @@ class FleetCounts:
         counts = report.counts
         if counts is None:
             return
-        known = self._known()
-        every = totals_of(arm for arm in counts.every if arm.endpoint in known)
-        splits = totals_of(arm for arm in counts.splits if arm.endpoint in known)
+        names = self._known()
+        every = totals_of(arm for arm in counts.every if arm.endpoint in names)
+        splits = totals_of(arm for arm in counts.splits if arm.endpoint in names)
         self._every.take(report.name, counts.epoch, every)
         self._evidence.take(
             report.name, counts.epoch, splits, version=report.in_force, newest=newest
@@ -313,8 +319,8 @@ class FleetCounts:
 
     def every(self, endpoints: set[str]) -> GatewayStatistics:
         """All requests to these endpoints."""
-        found = {arm: one for arm, one in self._every.totals.items() if arm[0] in endpoints}
-        return GatewayStatistics(epoch=self.epoch, arms=found)
+        arms = {arm: stats for arm, stats in self._every.totals.items() if arm[0] in endpoints}
+        return GatewayStatistics(epoch=self.epoch, arms=arms)
 
     def splits(self, endpoints: set[str], counts: Iterable[EnvoyCounts]) -> GatewayStatistics:
         """Requests that came by the splits of these endpoints, and who answers of upstreams.
@@ -323,30 +329,30 @@ class FleetCounts:
             counts: Of the gateways that are connected: an upstream has to answer all that ask.
         """
         healthy: dict[tuple[str, str], bool] = {}
-        for one in counts:
-            for state in one.upstreams:
+        for report in counts:
+            for state in report.upstreams:
                 arm = (state.endpoint, state.key)
                 if state.healthy is not None and state.endpoint in endpoints:
                     healthy[arm] = healthy.get(arm, True) and state.healthy
-        found = {arm: one for arm, one in self._evidence.totals.items() if arm[0] in endpoints}
-        return GatewayStatistics(epoch=self.epoch, arms=found, healthy=healthy)
+        arms = {arm: stats for arm, stats in self._evidence.totals.items() if arm[0] in endpoints}
+        return GatewayStatistics(epoch=self.epoch, arms=arms, healthy=healthy)
 
     async def save_if_due(self, now: float) -> None:
         """Keep the sums now and then."""
         if self._is_new and now - self._saved_at >= _SAVE_S:
             self._saved_at = now
-            known = self._known_arms()
-            self._every.keep(known, now=now)
-            self._evidence.keep(known, now=now)
-            await asyncio.to_thread(self._write, self._every.kept(self.epoch))
+            current = self._known_arms()
+            self._every.keep(current, now=now)
+            self._evidence.keep(current, now=now)
+            await asyncio.to_thread(self._write, self._every.to_stored(self.epoch))
 
     def save(self) -> None:
         """Keep the sums. Blocking."""
-        self._write(self._every.kept(self.epoch))
+        self._write(self._every.to_stored(self.epoch))
 
-    def _write(self, kept: StoredTotals) -> None:
+    def _write(self, stored: StoredTotals) -> None:
         self._is_new = False
-        self._file.try_save(kept)
+        self._file.try_save(stored)
 
     @property
     def _file(self) -> StateFile[StoredTotals]:

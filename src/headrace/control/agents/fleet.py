@@ -98,7 +98,7 @@ class GatewayFleet:
         """Whether requests can come in anywhere."""
         if not self.is_needed or (self.local is not None and self.local.is_ready):
             return True
-        return any(one.ready for one in self.roster.live(now=self.clock.monotonic()).values())
+        return any(report.ready for report in self.roster.live(now=self.clock.monotonic()).values())
 
     @property
     def restarts(self) -> int:
@@ -113,8 +113,10 @@ class GatewayFleet:
         if self.is_ready:
             return ""
         states = self.states()
-        told = "; ".join(f"gateway '{one.name}': {one.reason}" for one in states if one.reason)
-        return told or ("no gateway is connected" if not states else "no gateway serves")
+        reasons = "; ".join(
+            f"gateway '{state.name}': {state.reason}" for state in states if state.reason
+        )
+        return reasons or ("no gateway is connected" if not states else "no gateway serves")
 
     def states(self) -> tuple[GatewayState, ...]:
         """Of gateways on other hosts."""
@@ -177,8 +179,10 @@ class GatewayFleet:
         except SnapshotRejectedError:
             await self._without_refused(former, policy)
             raise
-        found = self.roster.standings(now=self.clock.monotonic(), wanted=number)
-        if late := sorted(name for name, one in found.items() if one is SyncStatus.BEHIND):
+        standings = self.roster.standings(now=self.clock.monotonic(), offer=number)
+        if late := sorted(
+            name for name, status in standings.items() if status is SyncStatus.BEHIND
+        ):
             names = ", ".join(f"'{name}'" for name in late)
             raise GatewayUnavailableError(
                 f"gateways are behind and know callers as they were before: {names}"
@@ -194,11 +198,11 @@ class GatewayFleet:
 
     async def _takes(self, routes: tuple[EndpointRoute, ...]) -> bool:
         """Whether gateways take the policy as it is now with these routes."""
-        wanted, self._routes = self._routes, routes
+        previous, self._routes = self._routes, routes
         try:
             number = await self._offer()
         finally:
-            self._routes = wanted
+            self._routes = previous
         try:
             await self._accepted(number)
         except SnapshotRejectedError:
@@ -269,7 +273,7 @@ class GatewayFleet:
                 case PublicationOutcome.BEHIND:
                     if self.local is not None:
                         return
-                    names = ", ".join(f"'{one.name}'" for one in self.states())
+                    names = ", ".join(f"'{state.name}'" for state in self.states())
                     raise GatewayUnavailableError(f"all gateways are behind: {names}")
                 case PublicationOutcome.WAIT:
                     due_s = next_change_s(
@@ -299,8 +303,12 @@ class GatewayFleet:
             )
             bundle = self._encoded if has_newer else None
             left_s = deadline - self.clock.monotonic()
-            if bundle is not None or self.counts.asked != poll.asked or left_s <= 0:
-                return self.counts.asked, bundle
+            if (
+                bundle is not None
+                or self.counts.request_number != poll.request_number
+                or left_s <= 0
+            ):
+                return self.counts.request_number, bundle
             await wait_for(news, left_s)
 
     def hear(self, report: AgentStatus) -> dict[str, int]:
@@ -325,7 +333,7 @@ class GatewayFleet:
             await self.counts.save_if_due(self.clock.monotonic())
 
     async def _tell(self, turns: Iterable[SyncChange]) -> None:
-        events = [event_of(turn, at=self.clock.now()) for turn in turns]
+        events = [event_of(turn, timestamp=self.clock.now()) for turn in turns]
         for event in events:
             is_bad = event.reason in {"GatewayBehind", "GatewayLost", "GatewayRefused"}
             _LOG.log(logging.WARNING if is_bad else logging.INFO, "%s", event.message)
@@ -346,7 +354,7 @@ class GatewayFleet:
             self.counts.take_local(await self.local.read_arms(endpoints), splits=True)
         self.counts.ask()
         self.news.note()
-        if not await self._have_answered(self.counts.asked):
+        if not await self._have_answered(self.counts.request_number):
             raise GatewayUnavailableError("a gateway does not say what it has counted")
         live = self.roster.counts(now=self.clock.monotonic())
         return self.counts.splits(set(endpoints), live.values())

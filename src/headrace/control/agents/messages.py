@@ -108,7 +108,7 @@ class Poll(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     held: str = ""
     refused: str = ""
-    asked: int = 0
+    request_number: int = msgspec.field(name="asked", default=0)
     wait_s: float = LONGEST_WAIT_S
 
 

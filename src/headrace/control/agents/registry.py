@@ -72,24 +72,24 @@ class AgentReport:
 class Offers:
     """When each was made: the first is number 1. Of old ones, `dropped` many, nobody knows when."""
 
-    at: tuple[float, ...] = ()
+    offered_at: tuple[float, ...] = ()
     dropped: int = 0
 
     @property
     def newest(self) -> int:
         """The number of the newest; 0 for none."""
-        return self.dropped + len(self.at)
+        return self.dropped + len(self.offered_at)
 
     def and_one(self, now: float) -> "Offers":
         """These and another one."""
-        at = (*self.at, now)
-        excess = max(len(at) - _MOST_OFFERS, 0)
-        return Offers(at[excess:], self.dropped + excess)
+        offered_at = (*self.offered_at, now)
+        excess = max(len(offered_at) - _MOST_OFFERS, 0)
+        return Offers(offered_at[excess:], self.dropped + excess)
 
     def after(self, number: int) -> float:
         """When the first one after `number` was made, as far as is known."""
         assert number < self.newest
-        return self.at[max(number - self.dropped, 0)]
+        return self.offered_at[max(number - self.dropped, 0)]
 
 
 def behind_s(heard: AgentReport, offers: Offers, *, now: float) -> float:
@@ -105,10 +105,10 @@ def standing(
     *,
     now: float,
     patience: AgentTimeouts,
-    wanted: int = _NEWEST,
+    offer: int = _NEWEST,
 ) -> SyncStatus:
     """How a gateway stands to offer number `wanted`; 0 for the newest."""
-    number = wanted or offers.newest
+    number = offer or offers.newest
     if now > heard.seen_at + patience.lost_after_s:
         return SyncStatus.LOST
     if heard.in_force >= number:
@@ -135,7 +135,7 @@ class PublicationOutcome(StrEnum):
 
 def outcome(standings: Collection[SyncStatus]) -> PublicationOutcome:
     """What the standings to one offer say about it."""
-    connected = [one for one in standings if one is not SyncStatus.LOST]
+    connected = [status for status in standings if status is not SyncStatus.LOST]
     if not connected:
         return PublicationOutcome.NOBODY
     if SyncStatus.WAITING in connected:
@@ -151,11 +151,11 @@ def next_change_s(
     """After how many seconds a standing may change though nothing is heard."""
     times = [
         moment
-        for one in heard.values()
+        for report in heard.values()
         for moment in (
-            one.seen_at + patience.lost_after_s,
-            max(offers.after(one.in_force), one.since) + patience.max_behind_s
-            if one.in_force < offers.newest
+            report.seen_at + patience.lost_after_s,
+            max(offers.after(report.in_force), report.since) + patience.max_behind_s
+            if report.in_force < offers.newest
             else 0.0,
         )
         if moment > now
@@ -201,15 +201,15 @@ class DuplicateNames:
         """
         if not report.instance:
             return report  # an older agent
-        known = self._names.pop(report.name, None) or _Name(report.instance)
-        self._names[report.name] = known
+        record = self._names.pop(report.name, None) or _Name(report.instance)
+        self._names[report.name] = record
         while len(self._names) > _MOST_NAMES:
             del self._names[next(iter(self._names))]
-        if report.instance == known.newest:
+        if report.instance == record.newest:
             return report
-        if report.instance not in known.former:
-            known.former.append(known.newest)
-            known.newest = report.instance
+        if report.instance not in record.former:
+            record.former.append(record.newest)
+            record.newest = report.instance
             return report
         return msgspec.structs.replace(
             report,
@@ -279,9 +279,9 @@ class AgentRegistry:
 
     def hear(self, report: AgentStatus, *, now: float) -> bool:
         """Take in a report; whether it was lost before, or is new."""
-        known = self._heard.get(report.name)
-        is_back = known is None or now > known.seen_at + self.patience.lost_after_s
-        since = now if known is None or is_back else known.since
+        last = self._heard.get(report.name)
+        is_back = last is None or now > last.seen_at + self.patience.lost_after_s
+        since = now if last is None or is_back else last.since
         heard = AgentReport(since=since, seen_at=now, is_ready=report.ready)
         if report.counts is None and not is_back:
             old = self._reports[report.name].counts
@@ -307,24 +307,24 @@ class AgentRegistry:
             del self._heard[name], self._reports[name]
             self._told.pop(name, None)
 
-    def standings(self, *, now: float, wanted: int = 0) -> dict[str, SyncStatus]:
+    def standings(self, *, now: float, offer: int = 0) -> dict[str, SyncStatus]:
         """Of all gateways, to offer number `wanted`; 0 for the newest."""
         return {
-            name: standing(heard, self.offers, now=now, patience=self.patience, wanted=wanted)
+            name: standing(heard, self.offers, now=now, patience=self.patience, offer=offer)
             for name, heard in self._heard.items()
         }
 
-    def outcome(self, wanted: int, *, now: float) -> PublicationOutcome:
+    def outcome(self, offer: int, *, now: float) -> PublicationOutcome:
         """What becomes of offer number `wanted`."""
-        return outcome(self.standings(now=now, wanted=wanted).values())
+        return outcome(self.standings(now=now, offer=offer).values())
 
-    def refusals(self, wanted: int, *, now: float) -> dict[str, str]:
+    def refusals(self, offer: int, *, now: float) -> dict[str, str]:
         """Why gateways refused offer number `wanted`, by their names."""
-        found = self.standings(now=now, wanted=wanted)
+        standings = self.standings(now=now, offer=offer)
         return {
             name: self._heard[name].reason or "it did not say why"
-            for name, one in sorted(found.items())
-            if one is SyncStatus.REFUSED
+            for name, status in sorted(standings.items())
+            if status is SyncStatus.REFUSED
         }
 
     def live(self, *, now: float) -> dict[str, AgentStatus]:
@@ -338,23 +338,25 @@ class AgentRegistry:
     def counts(self, *, now: float) -> Mapping[str, EnvoyCounts]:
         """What each that is connected has counted last."""
         reports = self.live(now=now)
-        return {name: one.counts for name, one in reports.items() if one.counts is not None}
+        return {
+            name: report.counts for name, report in reports.items() if report.counts is not None
+        }
 
     def states(self, *, now: float) -> tuple[GatewayState, ...]:
         """All of them, by name."""
-        found = self.standings(now=now)
-        return tuple(self._state(name, found[name], now) for name in sorted(found))
+        standings = self.standings(now=now)
+        return tuple(self._state(name, standings[name], now) for name in sorted(standings))
 
     def turns(self, *, now: float) -> list[SyncChange]:
         """Who stands otherwise than when this was asked last; waiting is no news."""
-        found = []
+        changes = []
         for name, state in ((state.name, state) for state in self.states(now=now)):
             before = self._told.get(name)
             if state.standing in {before, SyncStatus.WAITING}:
                 continue
             self._told[name] = state.standing
-            found.append(SyncChange(name=name, before=before, now=state.standing, state=state))
-        return found
+            changes.append(SyncChange(name=name, before=before, now=state.standing, state=state))
+        return changes
 
     def _state(self, name: str, stands: SyncStatus, now: float) -> GatewayState:
         heard, report = self._heard[name], self._reports[name]
@@ -381,11 +383,11 @@ _REASONS: Final = {
 }
 
 
-def event_of(turn: SyncChange, *, at: float) -> Event:
+def event_of(turn: SyncChange, *, timestamp: float) -> Event:
     """What is written when a gateway stands otherwise than before."""
     state = turn.state
     return Event(
-        at=at,
+        at=timestamp,
         endpoint="",
         kind="gateway",
         reason=_REASONS[turn.now],

@@ -93,11 +93,11 @@ class AgentsApp:
                     raise NotFoundError(f"there is no {path[:100]} for agents")
         except HeadraceError as error:
             _LOG.warning("refused an agent", extra={"gateway": name, "error": str(error)})
-            told = msgspec.json.encode(Refused(code=error.code, message=str(error)))
+            body = msgspec.json.encode(Refused(code=error.code, message=str(error)))
             # Whoever was given another certificate meanwhile shows it when it connects again.
             is_last = not name or self.revoked.has(fingerprint)
             more = [(b"connection", b"close")] if is_last else []
-            await respond(send, http_status(error), _JSON, told, more)
+            await respond(send, http_status(error), _JSON, body, more)
 
     def _check(self, name: str, fingerprint: str) -> None:
         if not name:

@@ -107,9 +107,9 @@ def agent_name(certificate: Mapping[str, Any]) -> str:
             if key == "commonName" and value:
                 return str(value)
     names: Sequence[tuple[str, str]] = certificate.get("subjectAltName", ())
-    for wanted in ("DNS", "URI"):
+    for preferred in ("DNS", "URI"):
         for kind, value in names:
-            if kind == wanted and value:
+            if kind == preferred and value:
                 return value.rpartition("/")[2] if kind == "URI" else value
     return ""
 
@@ -130,7 +130,7 @@ def name_in(pem: bytes) -> str:
 
     certificate = x509.load_pem_x509_certificate(pem)
     common = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    subject = tuple((("commonName", str(one.value)),) for one in common)
+    subject = tuple((("commonName", str(attribute.value)),) for attribute in common)
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -171,18 +171,19 @@ def fingerprints_in(text: str) -> frozenset[str]:
     Raises:
         FailedPreconditionError: A line holds none; the message says which.
     """
-    found = set()
+    fingerprints = set()
     for number, line in enumerate(text.splitlines(), start=1):
-        told = _PREFIX.sub("", line.partition("#")[0].strip())
-        plain = told.replace(":", "").lower()
+        fingerprint = _PREFIX.sub("", line.partition("#")[0].strip())
+        plain = fingerprint.replace(":", "").lower()
         if plain and _FINGERPRINT.fullmatch(plain) is None:
             raise FailedPreconditionError(
-                f"line {number}: {told[:100]!r} is no SHA-256 fingerprint (64 hexadecimal digits, "
-                "as `openssl x509 -noout -fingerprint -sha256 -in FILE` prints them)"
+                f"line {number}: {fingerprint[:100]!r} is no SHA-256 fingerprint; write 64 "
+                "hexadecimal digits, as `openssl x509 -noout -fingerprint -sha256 -in FILE` "
+                "prints them"
             )
         if plain:
-            found.add(plain)
-    return frozenset(found)
+            fingerprints.add(plain)
+    return frozenset(fingerprints)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -218,9 +219,9 @@ class RevokedAgents:
         """Look at the file until cancelled."""
         while self.path is not None:
             await asyncio.sleep(_LOOK_S)
-            found = await asyncio.to_thread(self.look)
-            if found is not None:
-                self.take(found)
+            fingerprints = await asyncio.to_thread(self.look)
+            if fingerprints is not None:
+                self.take(fingerprints)
 
     def look(self) -> frozenset[str] | None:
         """What the file says, if it is another one than at the last look. Blocking."""
@@ -229,14 +230,14 @@ class RevokedAgents:
         if mark == self._mark:
             return None
         try:
-            found = _read(self.path)
+            fingerprints = _read(self.path)
         except FailedPreconditionError as error:
             if str(error) != self.problem:  # it is read again each time: it may only lack a right
                 self.problem = str(error)
                 _LOG.error("%s; those that were revoked stay so", error)
             return None
         self._mark, self.problem = mark, ""
-        return found
+        return fingerprints
 
     def take(self, fingerprints: frozenset[str]) -> None:
         """Believe no certificate of these any more, and whoever waits with one is told."""

@@ -175,8 +175,8 @@ def add_access(api: FastAPI, plane: ControlPlane, people: People) -> None:
     )
     async def whoami(caller: WhoAsks) -> Response:
         """Who asks, with which roles."""
-        found = view_of(WhoView, caller, roles=[str(grant) for grant in caller.grants])
-        return answer(found, headers={"cache-control": "no-store"})
+        view = view_of(WhoView, caller, roles=[str(grant) for grant in caller.grants])
+        return answer(view, headers={"cache-control": "no-store"})
 
     _add_users(api, people)
     _add_tokens(api, plane, people)
@@ -191,24 +191,24 @@ def _add_users(api: FastAPI, people: People) -> None:
 
     @route(api, "POST /api/v1/users", Principal, _USER, status=_CREATED)
     async def add(
-        wanted: Annotated[NewUser, Body(examples=[{"name": "ann", "roles": ["viewer"]}])],
+        body: Annotated[NewUser, Body(examples=[{"name": "ann", "roles": ["viewer"]}])],
         actor: Actor,
     ) -> Response:
         """Let somebody in."""
-        added = await people.add(wanted.name, wanted.roles, kind=wanted.kind, actor=actor)
+        added = await people.add(body.name, body.roles, kind=body.kind, actor=actor)
         return answer(added, status=_CREATED)
 
     @route(api, "POST /api/v1/users/change", Principal, _USER)
     async def change(
-        wanted: Annotated[UserChange, Body(examples=[{"name": "ann", "grant": ["operator"]}])],
+        body: Annotated[UserChange, Body(examples=[{"name": "ann", "grant": ["operator"]}])],
         actor: Actor,
     ) -> Response:
         """Give and take roles, keep somebody out or let him in again."""
         changed = await people.change(
-            wanted.name,
-            grant=wanted.grant,
-            revoke=wanted.revoke,
-            disabled=wanted.disabled,
+            body.name,
+            grant=body.grant,
+            revoke=body.revoke,
+            disabled=body.disabled,
             actor=actor,
         )
         return answer(changed)
@@ -220,9 +220,9 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         kind: Annotated[Literal["token", "session"], Query(description="Which.")] = "token",
     ) -> Response:
         """Tokens, or sessions of people who logged in."""
-        found = await people.store.credentials(CredentialKind(kind))
+        credentials = await people.store.credentials(CredentialKind(kind))
         now = plane.clock.now()
-        return answer(TokenList(tokens=[_token(one, now) for one in found]))
+        return answer(TokenList(tokens=[_token(credential, now) for credential in credentials]))
 
     @route(
         api,
@@ -232,14 +232,14 @@ def _add_tokens(api: FastAPI, plane: ControlPlane, people: People) -> None:
         status=_CREATED,
     )
     async def create(
-        wanted: Annotated[NewTokenWish, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
+        body: Annotated[NewTokenWish, Body(examples=[{"owner": "ci", "roles": ["operator"]}])],
         actor: Actor,
     ) -> Response:
         """Make a token for a service account; it is shown once."""
-        made = await people.create_token(
-            wanted.owner, roles=wanted.roles, expires_in_s=wanted.expires_in_s, actor=actor
+        created = await people.create_token(
+            body.owner, roles=body.roles, expires_in_s=body.expires_in_s, actor=actor
         )
-        view = view_of(MadeToken, made.credential, token=made.text)
+        view = view_of(MadeToken, created.credential, token=created.text)
         return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
 
     @route(
@@ -268,8 +268,8 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """Who changed what: a chain of entries, each with the hash of the one before."""
         store = plane.store
-        found = await store.trail(after=after, limit=limit, newest=newest)
-        return answer(AuditLogPage(entries=found))
+        entries = await store.trail(after=after, limit=limit, newest=newest)
+        return answer(AuditLogPage(entries=entries))
 
     @route(
         api,
@@ -279,18 +279,18 @@ def _add_trail(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def head() -> Response:
         """Where the trail ends, and what was noted of it outside the database."""
-        found = await plane.store.trail_head()
+        head = await plane.store.trail_head()
         noted = read_checkpoint(plane.home.checkpoint_file)
         return answer(
             TrailHead(
-                head=found,
+                head=head,
                 checkpoint=noted,
             )
         )
 
 
-def _token(one: Credential, now: float) -> TokenView:
-    return view_of(TokenView, one, state=one.state(now))
+def _token(credential: Credential, now: float) -> TokenView:
+    return view_of(TokenView, credential, state=credential.state(now))
 
 
 _SEE_OTHER = 303

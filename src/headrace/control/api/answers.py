@@ -10,7 +10,7 @@ from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from headrace.control.asgi.guards import PROBLEM_TYPE, ProblemDocument
-from headrace.control.auth.gatekeeper import CALLER, RULES, told
+from headrace.control.auth.gatekeeper import CALLER, RULES, required_role_text
 from headrace.control.auth.roles import Caller, Role
 from headrace.control.desired.applier import Applied
 from headrace.control.desired.models import caller_leaves
@@ -173,17 +173,19 @@ async def applied_answer(
     document: dict[str, Any] = asdict(applied)
     if wait_s > 0:
         is_all = not name and caller.may(Role.VIEWER)
-        found = await plane.wait_ready(wait_s, name=name, streams=is_all)
-        mine = [
+        observed = await plane.wait_ready(wait_s, name=name, streams=is_all)
+        visible = [
             endpoint
-            for endpoint in found.endpoints
+            for endpoint in observed.endpoints
             if name in {"", endpoint.name} and caller.may(Role.VIEWER, endpoint.name)
         ]
-        not_ready = {e.name: e.message for e in mine if not e.ready}
+        not_ready = {e.name: e.message for e in visible if not e.ready}
         if is_all:
-            problems = [(one.name, one.problem) for one in found.streams if not one.is_well]
+            problems = [
+                (stream.name, stream.problem) for stream in observed.streams if not stream.is_well
+            ]
             not_ready |= {f"stream '{name_}'": problem for name_, problem in problems}
-        document["ready"] = found.gateway.ready and not not_ready
+        document["ready"] = observed.gateway.ready and not not_ready
         document["not_ready"] = not_ready
     headers = {"etag": etag(plane.aims.generation(name))} if name else None
     return answer(document, status=status, headers=headers)
@@ -218,7 +220,7 @@ def describe_documents(api: FastAPI) -> None:
                 if operation.get("description", "").rstrip(".") == operation.get("summary"):
                     del operation["description"]  # the same docstring
                 operation["security"] = [] if rule.is_public else [{"token": []}]
-                if needs := told(rule):
+                if needs := required_role_text(rule):
                     operation["x-headrace-role"] = needs
         return document
 

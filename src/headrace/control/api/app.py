@@ -148,7 +148,7 @@ def build_gateway_answers(plane: ControlPlane) -> App:
 
 def _add_errors(api: FastAPI) -> None:
     @api.exception_handler(HeadraceError)
-    async def known(_request: Request, error: HeadraceError) -> Response:
+    async def headrace_error(_request: Request, error: HeadraceError) -> Response:
         status, body = problem_of(error)
         headers = {}
         if error.retry_after_s is not None:
@@ -161,10 +161,10 @@ def _add_errors(api: FastAPI) -> None:
             SpecMistake(place=".".join(map(str, item["loc"])), message=str(item["msg"]))
             for item in error.errors()
         ]
-        given = request.headers.get("content-type", "nothing")
-        if "json" not in given and any(m.place.startswith("body") for m in mistakes):
+        content_type = request.headers.get("content-type", "nothing")
+        if "json" not in content_type and any(m.place.startswith("body") for m in mistakes):
             # What `curl -d` says; a form of another web site could say it too, JSON it cannot.
-            message = f"is read with content-type: application/json only, not {given[:100]}"
+            message = f"is read with content-type: application/json only, not {content_type[:100]}"
             mistakes = [SpecMistake(place="body", message=message)]
         body = problem_body(
             status=_BAD_REQUEST,

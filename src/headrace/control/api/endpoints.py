@@ -72,12 +72,12 @@ def conditions_of(
     Args:
         rollout: The newest one, if there ever was one.
     """
-    kinds, found = ConditionType, list[EndpointCondition]()
+    kinds, conditions = ConditionType, list[EndpointCondition]()
 
     def add(
         kind: ConditionType, reason: str, message: str, *, is_so: bool, since: float = now
     ) -> None:
-        found.append(EndpointCondition(kind, is_so, reason, message, since))
+        conditions.append(EndpointCondition(kind, is_so, reason, message, since))
 
     reason = "Serving" if endpoint.ready else "Failed" if endpoint.failed else "Starting"
     add(kinds.READY, reason, endpoint.message, is_so=endpoint.ready)
@@ -95,14 +95,14 @@ def conditions_of(
     add(kinds.SCALED, reason, message, is_so=reason in {"AtTarget", "AtZero"})
     # By the weakest evidence among the versions of which replicas report.
     messages = {
-        _evidence(one.batching): f"version {one.version}: {one.batching_message}"
-        for one in endpoint.revisions
-        if one.batching is not None
+        _evidence(revision.batching): f"version {revision.version}: {revision.batching_message}"
+        for revision in endpoint.revisions
+        if revision.batching is not None
     }
     reason = next((reason for reason in _BY_WEIGHT if reason in messages), "NotReported")
     is_so = reason != "RowsDiffer"
     add(kinds.ANSWERS_INDEPENDENT, reason, messages.get(reason, ""), is_so=is_so)
-    return tuple(found)
+    return tuple(conditions)
 
 
 @dataclass(slots=True)
@@ -112,24 +112,26 @@ class ConditionLog:
     _known: dict[str, dict[str, EndpointCondition]] = field(default_factory=dict)
 
     def noted(
-        self, endpoint: str, found: Sequence[EndpointCondition]
+        self, endpoint: str, conditions: Sequence[EndpointCondition]
     ) -> tuple[EndpointCondition, ...]:
         """`found`, where nothing changed with the time at which that was first seen."""
         before: Mapping[str, EndpointCondition] = self._known.get(endpoint, {})
-        kept = tuple(
-            replace(one, since=min(former.since, one.since))
-            if (former := before.get(one.type)) is not None
-            and (former.status, former.reason) == (one.status, one.reason)
-            else one
-            for one in found
+        merged = tuple(
+            replace(condition, since=min(former.since, condition.since))
+            if (former := before.get(condition.type)) is not None
+            and (former.status, former.reason) == (condition.status, condition.reason)
+            else condition
+            for condition in conditions
         )
-        self._known[endpoint] = {one.type: one for one in kept}
-        return kept
+        self._known[endpoint] = {condition.type: condition for condition in merged}
+        return merged
 
     def keep_only(self, endpoints: Sequence[str]) -> None:
         """Forget all others."""
-        wanted = set(endpoints)
-        self._known = {name: known for name, known in self._known.items() if name in wanted}
+        names = set(endpoints)
+        self._known = {
+            name: conditions for name, conditions in self._known.items() if name in names
+        }
 
 
 _TAKEN_BACK: Final = frozenset({RolloutPhase.ROLLED_BACK, RolloutPhase.ABORTED})
@@ -139,17 +141,20 @@ _BY_WEIGHT: Final = ("RowsDiffer", "NotExamined", "Declared", "OneRequestAtATime
 
 def _scaled(endpoint: EndpointStatus) -> tuple[str, str]:
     """Whether there are as many replicas as there should be, in a word and in a sentence."""
-    wanted = sum(revision.desired_replicas for revision in endpoint.revisions)
+    desired = sum(revision.desired_replicas for revision in endpoint.revisions)
     ready = sum(
-        min(sum(one.state == "ready" for one in revision.replicas), revision.desired_replicas)
+        min(
+            sum(replica.state == "ready" for replica in revision.replicas),
+            revision.desired_replicas,
+        )
         for revision in endpoint.revisions
     )
-    surplus = sum(len(revision.replicas) for revision in endpoint.revisions) - wanted
-    if ready < wanted:
-        return "ScalingUp", f"{ready} of {wanted} replicas ready"
+    surplus = sum(len(revision.replicas) for revision in endpoint.revisions) - desired
+    if ready < desired:
+        return "ScalingUp", f"{ready} of {desired} replicas ready"
     if surplus > 0:
-        return "ScalingDown", f"{surplus} more than the {wanted} wanted"
-    return "AtTarget" if wanted else "AtZero", f"{wanted} replicas"
+        return "ScalingDown", f"{surplus} more than the {desired} wanted"
+    return "AtTarget" if desired else "AtZero", f"{desired} replicas"
 
 
 def _evidence(report: BatchingReport) -> str:
@@ -205,9 +210,9 @@ class Precondition:
         if self.generations is None:
             return None
         if current not in self.generations:
-            told = ", ".join(map(str, self.generations))
+            expected = ", ".join(map(str, self.generations))
             message = (
-                f"endpoint '{name}' is at generation {current}, not {told}: somebody changed it "
+                f"endpoint '{name}' is at generation {current}, not {expected}: it was changed "
                 "meanwhile; read it again"
             )
             raise StaleError(message)
@@ -242,9 +247,9 @@ def _precondition(
         return Precondition()
     if if_match.strip() == "*":
         return Precondition(must_exist=True)
-    found = [_TAGS.fullmatch(tag) for tag in if_match.split(",")]
-    numbers = [int(match[1]) for match in found if match is not None]
-    if len(numbers) != len(found):
+    matches = [_TAGS.fullmatch(tag) for tag in if_match.split(",")]
+    numbers = [int(match[1]) for match in matches if match is not None]
+    if len(numbers) != len(matches):
         message = f'If-Match takes generations as "3", or *, not {if_match[:100]!r}'
         raise InvalidArgumentError(message)
     return Precondition(generations=tuple(numbers), must_exist=True)
@@ -324,17 +329,17 @@ def add_endpoints(api: FastAPI, plane: ControlPlane) -> None:
         """All endpoints: what they should be, and how they are."""
         statuses = plane.status().endpoints
         log.keep_only([status.name for status in statuses])
-        seen = [status for status in statuses if caller.may(Role.VIEWER, status.name)]
-        return answer(EndpointList(endpoints=[_view(plane, log, status) for status in seen]))
+        visible = [status for status in statuses if caller.may(Role.VIEWER, status.name)]
+        return answer(EndpointList(endpoints=[_view(plane, log, status) for status in visible]))
 
     @route(api, "GET /api/v1/endpoints/{name}", EndpointView, examples.ENDPOINT)
     async def get_endpoint(name: Name) -> Response:
         """One endpoint; its generation is the ETag."""
-        status = next((one for one in plane.status().endpoints if one.name == name), None)
+        status = next((status for status in plane.status().endpoints if status.name == name), None)
         if status is None:
             raise ModelNotFoundError(name)
-        found = _view(plane, log, status)
-        return answer(found, headers={"etag": etag(found.generation)})
+        view = _view(plane, log, status)
+        return answer(view, headers={"etag": etag(view.generation)})
 
     @route(api, "PUT /api/v1/endpoints/{name}", AppliedView, examples.APPLIED)
     async def put_endpoint(
@@ -389,13 +394,13 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         name: Name, limit: Annotated[int, Query(ge=1, le=_MAX_LISTED)] = 100
     ) -> Response:
         """An endpoint's generations and ends of rollouts, the newest first."""
-        found = await plane.store.history(name, limit=limit)
-        if not found:
+        entries = await plane.store.history(name, limit=limit)
+        if not entries:
             raise ModelNotFoundError(name)
         current = plane.aims.generation(name)
         events = await plane.store.events(endpoint=name, kind="rollout", limit=_EVENTS, newest=True)
         ends = ends_of(events)[::-1][:limit]
-        generations = [_entry(e, current) for e in found]
+        generations = [_entry(e, current) for e in entries]
         return answer(GenerationHistory(endpoint=name, generations=generations, rollouts=ends))
 
     @route(
@@ -408,20 +413,20 @@ def _add_history(api: FastAPI, plane: ControlPlane) -> None:
         name: Name, generation: Annotated[int, Path(ge=1, le=_MAX_GENERATION)]
     ) -> Response:
         """One generation of an endpoint."""
-        found = await plane.store.generation(name, generation)
-        if found is None:
+        entry = await plane.store.generation(name, generation)
+        if entry is None:
             raise NotFoundError(f"endpoint '{name}' has no generation {generation}")
-        return answer(_entry(found, plane.aims.generation(name)))
+        return answer(_entry(entry, plane.aims.generation(name)))
 
     @route(api, "POST /api/v1/endpoints/{name}/undo", AppliedView, examples.APPLIED)
     async def undo(
         name: Name,
         caller: WhoAsks,
-        wanted: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
+        body: Annotated[Undo, Body(examples=[{}, {"generation": 2}])] = Undo(),  # noqa: B008  # frozen
         wait_s: WaitS = 0.0,
     ) -> Response:
         """Want an endpoint as it was in a former generation, at once."""
-        applied = await plane.orders.undo(name, generation=wanted.generation, caller=caller)
+        applied = await plane.orders.undo(name, generation=body.generation, caller=caller)
         return await applied_answer(plane, applied, caller=caller, wait_s=wait_s, name=name)
 
 
@@ -437,13 +442,13 @@ def _view(plane: ControlPlane, log: ConditionLog, status: EndpointStatus) -> End
     )
 
 
-def _entry(found: EndpointGeneration, current: int) -> GenerationView:
-    arms = found.endpoint.arms if found.endpoint is not None else ()
+def _entry(entry: EndpointGeneration, current: int) -> GenerationView:
+    arms = entry.endpoint.arms if entry.endpoint is not None else ()
     return view_of(
         GenerationView,
-        found,
-        current=found.generation == current,
-        spec=redact(found.document),
+        entry,
+        current=entry.generation == current,
+        spec=redact(entry.document),
         versions=[
             view_of(PinnedVersion, arm, version=arm.revision.version, model=arm.revision.model)
             for arm in arms

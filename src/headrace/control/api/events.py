@@ -113,17 +113,17 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         limit: Annotated[int, Query(ge=1, le=_MAX_ITEMS, description="The newest so many.")] = 100,
     ) -> Response:
         """What happened, in order."""
-        mine = _endpoints(caller, endpoint)
-        if mine is None:
+        visible = _endpoints(caller, endpoint)
+        if visible is None:
             return answer(
                 {"events": await plane.journal.events(endpoint, after=after, limit=limit)}
             )
-        found = [
+        events = [
             event
-            for name in mine
+            for name in visible
             for event in await plane.journal.events(name, after=after, limit=limit)
         ]
-        return answer({"events": sorted(found, key=lambda event: event.id)[-limit:]})
+        return answer({"events": sorted(events, key=lambda event: event.id)[-limit:]})
 
     @api.get(
         "/api/v1/watch",
@@ -156,9 +156,9 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
             newest = await plane.journal.events(limit=1)
             start = newest[-1].id if newest else 0
         events = plane.journal.watch(endpoint, after=start)
-        mine = _endpoints(caller, endpoint)
-        if mine is not None:
-            events = (event async for event in events if event.endpoint in mine)
+        visible = _endpoints(caller, endpoint)
+        if visible is not None:
+            events = (event async for event in events if event.endpoint in visible)
         stream = stream_events(events, stopping=plane.stop_requested)
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         return StreamingResponse(
@@ -167,11 +167,11 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
 
     @route(api, "POST /api/v1/feedback", RewardResults, examples.RESULTS)
     async def feedback(
-        given: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
+        body: Annotated[Reward | Truth | Rewards, Body(openapi_examples=examples.FEEDBACK)],
         caller: WhoAsks,
     ) -> Response:
         """What answers earned, or should have been."""
-        items = given if isinstance(given, list) else [given]
+        items = body if isinstance(body, list) else [body]
         now, endpoints = plane.clock.now(), caller.endpoints(Role.OPERATOR)
         rewards = [
             Feedback(
@@ -196,14 +196,14 @@ def add_events(api: FastAPI, plane: ControlPlane) -> None:
         return answer(RewardResults(results=results))
 
 
-def _endpoints(caller: Caller, wanted: str) -> frozenset[str] | None:
+def _endpoints(caller: Caller, endpoint: str) -> frozenset[str] | None:
     """The endpoints whose events a caller gets; None for `wanted`, or else all there are."""
-    mine = caller.endpoints(Role.VIEWER)
-    if mine is None or wanted in mine:
+    visible = caller.endpoints(Role.VIEWER)
+    if visible is None or endpoint in visible:
         return None
-    if wanted:
-        raise PermissionDeniedError(f"{caller.name} may not see the events of '{wanted}'")
-    return mine
+    if endpoint:
+        raise PermissionDeniedError(f"{caller.name} may not see the events of '{endpoint}'")
+    return visible
 
 
 @dataclass(slots=True)
@@ -286,9 +286,9 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
         log_format: Annotated[LogFormat, Query(alias="format")] = "text",
     ) -> Response:
         files = _seen_by(caller, plane)
-        known = files.names()
-        if source and source not in known:
-            message = f"there is no log of {source[:100]!r}; there are: {', '.join(known)}"
+        names = files.names()
+        if source and source not in names:
+            message = f"there is no log of {source[:100]!r}; there are: {', '.join(names)}"
             raise InvalidArgumentError(message)
         media_type = "application/x-ndjson" if log_format == "json" else "text/plain"
         # The follower is made first: a line that comes in between is seen twice rather than never.
@@ -308,11 +308,11 @@ def add_logs(api: FastAPI, plane: ControlPlane) -> None:
 
 def _seen_by(caller: Caller, plane: ControlPlane) -> LogFiles:
     """All logs; for whoever sees some endpoints only, those of their replicas that there are."""
-    mine = caller.endpoints(Role.VIEWER)
-    if mine is None:
+    visible = caller.endpoints(Role.VIEWER)
+    if visible is None:
         return plane.log_files
     replicas = plane.reconciling.reconciler.replicas.values()
-    names = frozenset(replica.name for replica in replicas if replica.endpoint in mine)
+    names = frozenset(replica.name for replica in replicas if replica.endpoint in visible)
     return replace(plane.log_files, only=names)
 
 

@@ -69,15 +69,17 @@ def add_features(api: FastAPI, plane: ControlPlane) -> None:
         """Which features there are, and how far each view is materialized."""
         definitions = plane.workloads.materializer.definitions
         services = () if definitions is None else definitions.services.values()
-        found = FeatureList(
+        feature_list = FeatureList(
             views=list(plane.workloads.materializer.statuses()),
             services=[
-                view_of(FeatureServiceView, one, columns=[column.name for column in one.columns])
-                for one in services
+                view_of(
+                    FeatureServiceView, service, columns=[column.name for column in service.columns]
+                )
+                for service in services
             ],
             problem=plane.workloads.materializer.problem,
         )
-        return answer(found)
+        return answer(feature_list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,8 +183,8 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
         """Set what an endpoint's requests are compared with."""
         reference = await _reference(request)
         plane.telemetry.drift.set_reference(name, reference)
-        told = {"rows": reference.rows, "features": len(reference.features)}
-        await plane.note("drift.reference", name, after=told, actor=actor)
+        facts = {"rows": reference.rows, "features": len(reference.features)}
+        await plane.note("drift.reference", name, after=facts, actor=actor)
         return answer(_view(plane, name, ""))
 
     @route(api, "DELETE /api/v1/endpoints/{name}/drift/reference", DriftView, _EXAMPLE)
@@ -206,8 +208,8 @@ def add_drift(api: FastAPI, plane: ControlPlane) -> None:
         reference = await _reference(request)
         stored = plane.registry.get(f"{name}:{version}")
         plane.telemetry.drift.files.write_reference(stored.reference, reference)
-        told = {"rows": reference.rows, "features": len(reference.features)}
-        await plane.note("model.reference", stored.reference, after=told, actor=actor)
+        facts = {"rows": reference.rows, "features": len(reference.features)}
+        await plane.note("model.reference", stored.reference, after=facts, actor=actor)
         return answer(_reference_view(reference))
 
 
@@ -233,35 +235,39 @@ _BY_WEIGHT: Final = (FeatureState.DRIFTED, FeatureState.OK)
 
 def _view(plane: ControlPlane, name: str, version: str) -> DriftView:
     settings = plane.telemetry.drift.settings(name)
-    version, found = plane.telemetry.drift.version(name, version)
-    if settings is None or found is None:
+    version, drift = plane.telemetry.drift.version(name, version)
+    if settings is None or drift is None:
         state = "off" if settings is None else "collecting"
         return DriftView(
             endpoint=name, version=version, state=state, reference=None, features=[], live=[]
         )
     # Drifted features first, those without a reference last, else by their evidence.
     features = sorted(
-        found.reports(),
-        key=lambda one: (one.state is not FeatureState.DRIFTED, not one.needed, -one.evidence),
+        drift.reports(),
+        key=lambda report: (
+            report.state is not FeatureState.DRIFTED,
+            not report.needed,
+            -report.evidence,
+        ),
     )
-    states = {one.state for one in features}
+    states = {report.state for report in features}
     return DriftView(
         endpoint=name,
         version=version,
-        state=next((one for one in _BY_WEIGHT if one in states), FeatureState.COLLECTING),
-        reference=_reference_view(found.reference, found),
+        state=next((state for state in _BY_WEIGHT if state in states), FeatureState.COLLECTING),
+        reference=_reference_view(drift.reference, drift),
         features=features,
         live=plane.telemetry.drift.labels.scores(name, version, now=plane.clock.now()),
     )
 
 
-def _reference_view(reference: DriftReference, found: VersionDrift | None = None) -> ReferenceView:
+def _reference_view(reference: DriftReference, drift: VersionDrift | None = None) -> ReferenceView:
     return ReferenceView(
         source=reference.source,
         rows=reference.rows,
         at=reference.at or None,
-        collected_rows=0 if found is None else found.collected_rows,
-        window_rows=0 if found is None else found.settings.window_rows,
+        collected_rows=0 if drift is None else drift.collected_rows,
+        window_rows=0 if drift is None else drift.settings.window_rows,
         covers_s=reference.covers_s or None,
         is_hourly=reference.is_hourly,
     )

@@ -103,16 +103,20 @@ def row(
     endpoint: DesiredEndpoint, status: EndpointStatus, window: RequestWindow, *, rollout: str | None
 ) -> OverviewRow:
     """An endpoint at a glance. `rollout`: the phase of one that is under way."""
-    wanted = [one for one in status.revisions if one.desired_replicas or one.desired_weight]
-    ready = sum(replica.state == _READY for revision in wanted for replica in revision.replicas)
+    revisions = [
+        revision
+        for revision in status.revisions
+        if revision.desired_replicas or revision.desired_weight
+    ]
+    ready = sum(replica.state == _READY for revision in revisions for replica in revision.replicas)
     p50, p95, p99 = (window.quantile(q) for q in (0.5, 0.95, 0.99))
     return OverviewRow(
         name=status.name,
         ready=status.ready,
         state=state_of(status, window, slo_latency_s=endpoint.slo_latency_s),
-        versions=tuple(dict.fromkeys(revision.version for revision in wanted)),
+        versions=tuple(dict.fromkeys(revision.version for revision in revisions)),
         replicas_ready=ready,
-        replicas_desired=sum(revision.desired_replicas for revision in wanted),
+        replicas_desired=sum(revision.desired_replicas for revision in revisions),
         requests_per_s=window.requests_per_s,
         error_ratio=window.error_ratio,
         p50_s=p50,
@@ -142,16 +146,16 @@ _RANKS: Final[Mapping[EndpointHealth, int]] = {
 
 def sort_rows(rows: Sequence[OverviewRow], key: SortKey, *, reverse: bool) -> list[OverviewRow]:
     """`rows` in order; those without a value come last either way."""
-    by_name = sorted(rows, key=lambda one: one.name)
+    by_name = sorted(rows, key=lambda row: row.name)
     if key is SortKey.NAME:
         return by_name[::-1] if reverse else by_name
-    known = [(value, one) for one in by_name if (value := _value(one, key)) is not None]
-    known.sort(key=lambda pair: pair[0], reverse=not reverse)
-    return [one for _, one in known] + [one for one in by_name if _value(one, key) is None]
+    valued = [(value, row) for row in by_name if (value := _value(row, key)) is not None]
+    valued.sort(key=lambda pair: pair[0], reverse=not reverse)
+    return [row for _, row in valued] + [row for row in by_name if _value(row, key) is None]
 
 
-def _value(one: OverviewRow, key: SortKey) -> float | None:
-    value: float | None = _RANKS[one.state] if key is SortKey.STATE else getattr(one, key.value)
+def _value(row: OverviewRow, key: SortKey) -> float | None:
+    value: float | None = _RANKS[row.state] if key is SortKey.STATE else getattr(row, key.value)
     return value
 
 
@@ -301,17 +305,19 @@ def add_history(api: FastAPI, plane: ControlPlane) -> None:
     ) -> Response:
         """All endpoints at a glance, by the page."""
         key, reverse = _sort_key(sort)
-        found = _found(plane, caller, search)
+        endpoints = _found(plane, caller, search)
         begin = (page - 1) * size
         if key is SortKey.NAME:
             # Only those of the page are looked at: this one is fast however many there are.
-            found.sort(key=lambda endpoint: endpoint.name, reverse=reverse)
-            rows = await _rows(plane, found[begin : begin + size])
+            endpoints.sort(key=lambda endpoint: endpoint.name, reverse=reverse)
+            rows = await _rows(plane, endpoints[begin : begin + size])
         else:
-            every = await _rows(plane, found)
+            every = await _rows(plane, endpoints)
             rows = sort_rows(every, key, reverse=reverse)[begin : begin + size]
-        at = plane.telemetry.history.looked_at
-        return answer(Overview(total=len(found), page=page, size=size, at=at, endpoints=rows))
+        polled_at = plane.telemetry.history.looked_at
+        return answer(
+            Overview(total=len(endpoints), page=page, size=size, at=polled_at, endpoints=rows)
+        )
 
 
 async def _points(
@@ -326,7 +332,7 @@ async def _points(
     before = sum(window.end <= known_from for window in windows)
     if plane.telemetry.prometheus is None or not before:
         return points
-    found = await plane.telemetry.prometheus.series(
+    series = await plane.telemetry.prometheus.series(
         endpoint,
         version,
         first_end=windows[0].end,
@@ -334,7 +340,7 @@ async def _points(
         step_s=windows[0].duration_s,
     )
     for step in range(before):
-        values = {name: known[step] for name, known in found.items() if step in known}
+        values = {name: by_step[step] for name, by_step in series.items() if step in by_step}
         points[step] = replace(points[step], **values)
     return points
 
@@ -372,16 +378,16 @@ def _sort_key(sort: str) -> tuple[SortKey, bool]:
     try:
         return SortKey(name), sort != name
     except ValueError:
-        known = ", ".join(SortKey)
-        raise InvalidArgumentError(f"sort: {sort!r} is none of {known}") from None
+        allowed = ", ".join(SortKey)
+        raise InvalidArgumentError(f"sort: {sort!r} is none of {allowed}") from None
 
 
 def _found(plane: ControlPlane, caller: Caller, search: str) -> list[DesiredEndpoint]:
-    mine, wanted = caller.endpoints(Role.VIEWER), search.strip().lower()
+    visible, text = caller.endpoints(Role.VIEWER), search.strip().lower()
     return [
         endpoint
         for endpoint in plane.aims.effective.endpoints
-        if (mine is None or endpoint.name in mine) and wanted in endpoint.name.lower()
+        if (visible is None or endpoint.name in visible) and text in endpoint.name.lower()
     ]
 
 

@@ -82,11 +82,11 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
     @route(api, "GET /api/v1/jobs", JobList, {"jobs": [_JOB], "problem": ""})
     async def list_jobs() -> Response:
         """All jobs: when they run next, what runs, how the last runs ended."""
-        found = await scheduler.now()
+        current = await scheduler.now()
         now = context.clock.now()
         views = [
-            job_view(job, found.look, now=now, isolation=scheduler.isolation_of)
-            for job in found.jobs.values()
+            job_view(job, current.look, now=now, isolation=scheduler.isolation_of)
+            for job in current.jobs.values()
         ]
         return answer(JobList(jobs=views, problem=scheduler.problem))
 
@@ -97,7 +97,7 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
         """Runs of a job, the newest first; of one that is gone as well."""
         runs = await context.store.jobs.runs(name, limit=limit)
         if not runs:
-            await scheduler.known(name)
+            await scheduler.job(name)
         return answer(RunList(runs=[run_view(run, scheduler.isolation_of) for run in runs]))
 
     @route(api, "GET /api/v1/jobs/{name}/runs/{run_id}", JobRunView, _RUN)
@@ -127,8 +127,8 @@ def add_jobs(api: FastAPI, context: ServiceContext, scheduler: JobScheduler) -> 
     async def cancel(
         name: JobName,
         actor: Actor,
-        wanted: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
+        body: Annotated[Cancel, Body()] = Cancel(),  # noqa: B008  # frozen
     ) -> Response:
         """End a run, or all of a job that are not over; what is done stays."""
-        ended = await scheduler.cancel(name, by=actor, id_=wanted.run)
+        ended = await scheduler.cancel(name, by=actor, id_=body.run)
         return answer(RunList(runs=[run_view(run) for run in ended]))

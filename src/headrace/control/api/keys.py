@@ -112,30 +112,30 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
     async def listed(caller: WhoAsks) -> Response:
         """API keys of what the caller may see."""
         now = plane.clock.now()
-        mine = [key for key in await keys.all() if _may(caller, Role.VIEWER, _scopes(key))]
-        return answer(KeyList(keys=[_view(key, now) for key in mine]))
+        visible = [key for key in await keys.all() if _may(caller, Role.VIEWER, _scopes(key))]
+        return answer(KeyList(keys=[_view(key, now) for key in visible]))
 
     @route(api, "POST /api/v1/keys", MadeKey, _MADE, status=_CREATED)
     async def create(
-        wanted: Annotated[NewKeyWish, Body(examples=[{"name": "shop", "scopes": ["infer:fraud"]}])],
+        body: Annotated[NewKeyWish, Body(examples=[{"name": "shop", "scopes": ["infer:fraud"]}])],
         caller: WhoAsks,
         actor: Actor,
     ) -> Response:
         """Make an API key; it is shown once, and in force when this answers."""
-        _require(caller, wanted.scopes)
+        _require(caller, body.scopes)
         tiers = [str(tier.get("name")) for tier in plane.aims.desired.spec.get("tiers", ())]
-        if wanted.tier and wanted.tier not in tiers:
+        if body.tier and body.tier not in tiers:
             there = f"there are: {', '.join(tiers)}" if tiers else "the spec's 'tiers' name none"
-            raise InvalidArgumentError(f"there is no tier '{wanted.tier}'; {there}")
-        grants = KeyGrants(scopes=wanted.scopes, tier=wanted.tier)
-        made = await keys.create(wanted.name, grants, expires_in_s=wanted.expires_in_s, actor=actor)
+            raise InvalidArgumentError(f"there is no tier '{body.tier}'; {there}")
+        grants = KeyGrants(scopes=body.scopes, tier=body.tier)
+        created = await keys.create(body.name, grants, expires_in_s=body.expires_in_s, actor=actor)
         view = MadeKey(
-            id=made.credential.id,
-            name=wanted.name,
-            scopes=list(wanted.scopes),
-            tier=wanted.tier,
-            expires=made.credential.expires,
-            key=made.text,
+            id=created.credential.id,
+            name=body.name,
+            scopes=list(body.scopes),
+            tier=body.tier,
+            expires=created.credential.expires,
+            key=created.text,
         )
         return answer(view, status=_CREATED, headers={"cache-control": "no-store"})
 
@@ -151,9 +151,11 @@ def add_keys(api: FastAPI, plane: ControlPlane, keys: Keys) -> None:
         actor: Actor,
     ) -> Response:
         """Refuse an API key from now on; in force when this answers."""
-        found = await keys.find(key, lambda one: _may(caller, Role.VIEWER, _scopes(one)))
-        _require(caller, _scopes(found))
-        return answer(_view(await keys.revoke(found, actor=actor), plane.clock.now()))
+        api_key = await keys.find(
+            key, lambda candidate: _may(caller, Role.VIEWER, _scopes(candidate))
+        )
+        _require(caller, _scopes(api_key))
+        return answer(_view(await keys.revoke(api_key, actor=actor), plane.clock.now()))
 
 
 def _scopes(key: Credential) -> tuple[str, ...]:

@@ -190,8 +190,8 @@ class Uploads:
         else:
             unpack(staging / "body", model, max_bytes=self.max_bytes)
             (staging / "body").unlink()
-        if upload.digest and (found := read_content(model).digest) != upload.digest:
-            message = f"the upload has digest {found}, not {upload.digest}; send it again"
+        if upload.digest and (digest := read_content(model).digest) != upload.digest:
+            message = f"the upload has digest {digest}, not {upload.digest}; send it again"
             raise InvalidArgumentError(message)
         return self.registry.push(
             upload.name,
@@ -288,7 +288,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
         content_length: Annotated[int | None, Header(ge=0)] = None,
     ) -> Response:
         """Upload a model as the next version of a name."""
-        wanted = Upload(
+        target = Upload(
             name=name,
             filename=filename,
             format=upload_format,
@@ -301,7 +301,7 @@ def add_models(api: FastAPI, plane: ControlPlane) -> None:
             length_bytes=content_length,
         )
         version = await uploads.take(
-            wanted, _chunks(request), left=lambda: caller_leaves(request.receive)
+            target, _chunks(request), left=lambda: caller_leaves(request.receive)
         )
         await plane.note("model.push", version.reference, after=_told(version), actor=caller.name)
         location = f"/api/v1/models/{version.name}/versions/{version.version}"
@@ -334,26 +334,28 @@ def _add_reading(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/models", ModelList, {"models": [examples.MODEL], "problems": []})
     async def models(caller: WhoAsks) -> Response:
         """All model versions."""
-        found = await asyncio.to_thread(_listed, plane, None)
-        names = {version["name"] for version in found["models"]}
+        listing = await asyncio.to_thread(_listed, plane, None)
+        names = {version["name"] for version in listing["models"]}
         readable = await asyncio.to_thread(plane.orders.readable_models, caller, names)
-        found["models"] = [version for version in found["models"] if version["name"] in readable]
+        listing["models"] = [
+            version for version in listing["models"] if version["name"] in readable
+        ]
         if not caller.may(Role.VIEWER):
-            found["problems"] = []  # files that cannot be read may be of any model
-        return answer(found)
+            listing["problems"] = []  # files that cannot be read may be of any model
+        return answer(listing)
 
     @route(
         api, "GET /api/v1/models/{name}", ModelList, {"models": [examples.MODEL], "problems": []}
     )
     async def model(name: ModelName, caller: WhoAsks) -> Response:
         """The versions of one model."""
-        found = await asyncio.to_thread(_listed, plane, name)
-        if not found["models"]:
+        listing = await asyncio.to_thread(_listed, plane, name)
+        if not listing["models"]:
             everything = await asyncio.to_thread(plane.registry.list)
             names = [version.name for version in everything]
             readable = await asyncio.to_thread(plane.orders.readable_models, caller, names)
             raise VersionNotFoundError(name, "", sorted(readable))
-        return answer(found)
+        return answer(listing)
 
     @route(api, "GET /api/v1/models/{name}/versions/{version}", KnownVersion, examples.MODEL)
     async def version(name: ModelName, version: Version) -> Response:
@@ -381,11 +383,13 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def sign(name: ModelName, version: Version, signature: Signed, actor: Actor) -> Response:
         """Add a signature of a version, made elsewhere."""
-        given = VersionSignature(
+        version_signature = VersionSignature(
             key=signature.key, signature=signature.signature, at=signature.at, by=signature.by
         )
-        await asyncio.to_thread(plane.registry.add_signature, name, version, given)
-        await plane.note("model.sign", f"{name}:{version}", after={"key": given.key}, actor=actor)
+        await asyncio.to_thread(plane.registry.add_signature, name, version, version_signature)
+        await plane.note(
+            "model.sign", f"{name}:{version}", after={"key": version_signature.key}, actor=actor
+        )
         document = await asyncio.to_thread(_shown, plane, f"{name}:{version}")
         return answer(document, status=_CREATED)
 

@@ -24,28 +24,30 @@ def newest_rows(directory: Path, *, limit: int, request_id: str = "") -> list[di
 
     Tensors are cut after 64 values, and strings in them shown as text.
     """
-    found: list[dict[str, Json]] = []
+    newest: list[dict[str, Json]] = []
     for file in reversed(list_files(directory)):
-        if len(found) >= limit:
+        if len(newest) >= limit:
             break
         try:
-            rows = list(_rows(file.path, request_id, limit - len(found)))
+            rows = list(_rows(file.path, request_id, limit - len(newest)))
         except FileNotFoundError:  # it became a Parquet file, or too old, just now
             continue
-        found += reversed(rows)
-    found.sort(key=lambda row: str(row.get("time")), reverse=True)
-    return found[:limit]
+        newest += reversed(rows)
+    newest.sort(key=lambda row: str(row.get("time")), reverse=True)
+    return newest[:limit]
 
 
 def _rows(path: Path, request_id: str, limit: int) -> list[dict[str, Json]]:
     """The last `limit` rows of a file."""
-    kept: list[dict[str, Json]] = []
+    last_rows: list[dict[str, Json]] = []
     for batch in read_batches(path):
         rows = (
             row for row in batch.to_pylist() if not request_id or row["request_id"] == request_id
         )
-        kept = [*kept, *({name: _shown(v) for name, v in row.items()} for row in rows)][-limit:]
-    return kept
+        last_rows = [*last_rows, *({name: _shown(v) for name, v in row.items()} for row in rows)][
+            -limit:
+        ]
+    return last_rows
 
 
 def _shown(value: object) -> Json:
@@ -172,5 +174,5 @@ def add_payloads(api: FastAPI, plane: ControlPlane) -> None:
             raise ModelNotFoundError(name, "")
         check_pyarrow()
         directory = plane.home.payloads / name
-        found = await asyncio.to_thread(newest_rows, directory, limit=limit, request_id=request_id)
-        return answer(PayloadRows(rows=list(found)))
+        newest = await asyncio.to_thread(newest_rows, directory, limit=limit, request_id=request_id)
+        return answer(PayloadRows(rows=list(newest)))

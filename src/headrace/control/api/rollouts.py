@@ -132,18 +132,18 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
     )
     async def start(
         name: Name,
-        wanted: Annotated[StartRollout, Body(openapi_examples=examples.START)],
+        body: Annotated[StartRollout, Body(openapi_examples=examples.START)],
         caller: WhoAsks,
         left: Left,
     ) -> Response:
         """Let another version take over, step by step."""
         record = await plane.orders.start_rollout(
             name,
-            model=wanted.model,
-            version=wanted.version,
-            upstream=wanted.upstream,
-            rollout=wanted.rollout,
-            allow_code=wanted.allow_code,
+            model=body.model,
+            version=body.version,
+            upstream=body.upstream,
+            rollout=body.rollout,
+            allow_code=body.allow_code,
             caller=caller,
             cancel=left,
         )
@@ -168,12 +168,12 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         name: Name,
         verb: Verb,
         actor: Actor,
-        given: Annotated[
+        body: Annotated[
             Command, Body(examples=[{"reason": "latency on the dashboard"}])
         ] = Command(),  # noqa: B008  # frozen
     ) -> Response:
         """Promote, pause, resume, abort or roll back by hand."""
-        record = await plane.rollouts.command(name, verb, actor=actor, reason=given.reason)
+        record = await plane.rollouts.command(name, verb, actor=actor, reason=body.reason)
         return answer(status_of(plane, record))
 
     @route(api, "GET /api/v1/rollouts", RolloutList, {"rollouts": [examples.ROLLOUT]})
@@ -187,12 +187,12 @@ def add_rollouts(api: FastAPI, plane: ControlPlane) -> None:
         """Rollouts, the newest first."""
         if active:
             under_way = plane.aims.active()
-            found = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
+            records = [record for record in under_way if endpoint in {"", record.endpoint}][:limit]
         else:
-            found = await _stored(plane, caller, endpoint, limit)
-        found = [record for record in found if caller.may(Role.VIEWER, record.endpoint)]
+            records = await _stored(plane, caller, endpoint, limit)
+        records = [record for record in records if caller.may(Role.VIEWER, record.endpoint)]
         problem = plane.rollouts.problem
-        rows = [rollout_status(record, problem=problem(record)) for record in found]
+        rows = [rollout_status(record, problem=problem(record)) for record in records]
         return answer(RolloutList(rollouts=rows))
 
     @route(api, "GET /api/v1/rollouts/{rollout_id}", RolloutStatus, examples.ROLLOUT)
@@ -211,11 +211,11 @@ async def _stored(
     plane: ControlPlane, caller: Caller, endpoint: str, limit: int
 ) -> list[RolloutRecord]:
     """The newest `limit` rollouts that the caller may see."""
-    mine = caller.endpoints(Role.VIEWER)
-    if endpoint or mine is None:
+    visible = caller.endpoints(Role.VIEWER)
+    if endpoint or visible is None:
         return await plane.rollouts.records(endpoint, limit)
-    found = [record for name in mine for record in await plane.rollouts.records(name, limit)]
-    return sorted(found, key=lambda record: int(record.id[1:]), reverse=True)[:limit]
+    records = [record for name in visible for record in await plane.rollouts.records(name, limit)]
+    return sorted(records, key=lambda record: int(record.id[1:]), reverse=True)[:limit]
 
 
 async def _shown_to(caller: Caller, plane: ControlPlane, rollout_id: str) -> RolloutRecord:

@@ -118,7 +118,7 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
         ] = 90,
     ) -> Response:
         """How a stream was over the last hour; forgotten with the control plane's process."""
-        found = supervisor.history(stream, seconds=since_s, most=points)
+        series = supervisor.history(stream, seconds=since_s, most=points)
         views = [
             view_of(
                 StreamPointView,
@@ -126,7 +126,7 @@ def add_streams(api: FastAPI, context: ServiceContext, supervisor: StreamSupervi
                 answered_per_s=point.answered / point.seconds,
                 dead_letters_per_s=point.dead_letters / point.seconds,
             )
-            for point in found
+            for point in series
         ]
         return answer(StreamHistory(points=views))
 

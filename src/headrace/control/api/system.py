@@ -96,10 +96,10 @@ def prefers_openmetrics(accept: str) -> bool:
 
 def status_seen_by(caller: Caller, status: SystemStatus) -> SystemStatus:
     """The system, with the caller's endpoints; feature views, streams and jobs are of all."""
-    mine = caller.endpoints(Role.VIEWER)
-    if mine is None:
+    visible = caller.endpoints(Role.VIEWER)
+    if visible is None:
         return status
-    endpoints = tuple(endpoint for endpoint in status.endpoints if endpoint.name in mine)
+    endpoints = tuple(endpoint for endpoint in status.endpoints if endpoint.name in visible)
     ready = status.gateway.ready and all(endpoint.ready for endpoint in endpoints)
     return replace(
         status,
@@ -109,28 +109,30 @@ def status_seen_by(caller: Caller, status: SystemStatus) -> SystemStatus:
         feature_skew=(),
         streams=(),
         jobs=(),
-        faults=tuple(fault for fault in status.faults if fault.endpoint in mine),
+        faults=tuple(fault for fault in status.faults if fault.endpoint in visible),
     )
 
 
 def spec_seen_by(caller: Caller, document: dict[str, Any]) -> dict[str, Any]:
     """The spec, with the caller's endpoints and nothing that concerns all."""
-    mine = caller.endpoints(Role.VIEWER)
-    if mine is None:
+    visible = caller.endpoints(Role.VIEWER)
+    if visible is None:
         return document
-    entries = [entry for entry in document.get("endpoints", []) if entry.get("name") in mine]
+    entries = [entry for entry in document.get("endpoints", []) if entry.get("name") in visible]
     return {"version": document.get("version", 1), "endpoints": entries}
 
 
 def diff_seen_by(caller: Caller, diff: Diff) -> Diff:
     """What would change of the caller's endpoints."""
-    mine = caller.endpoints(Role.VIEWER)
-    if mine is None:
+    visible = caller.endpoints(Role.VIEWER)
+    if visible is None:
         return diff
-    starts = tuple(f"endpoint '{name}'" for name in mine)
+    starts = tuple(f"endpoint '{name}'" for name in visible)
     return Diff(
         changes=[line for line in diff.changes if line.startswith(starts)],
-        endpoints={name: one for name, one in diff.endpoints.items() if name in mine},
+        endpoints={
+            name: difference for name, difference in diff.endpoints.items() if name in visible
+        },
     )
 
 
@@ -149,8 +151,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "GET /api/v1/status", SystemStatus)
     async def status(caller: WhoAsks) -> Response:
         """How everything is now."""
-        found = replace(plane.status(), jobs=plane.workloads.jobs.views())
-        return answer(status_seen_by(caller, found))
+        status = replace(plane.status(), jobs=plane.workloads.jobs.views())
+        return answer(status_seen_by(caller, status))
 
     @route(api, "GET /api/v1/spec", example={"generation": 12, "spec": examples.SPEC})
     async def spec(caller: WhoAsks) -> dict[str, Any]:
@@ -188,8 +190,8 @@ def add_state(api: FastAPI, plane: ControlPlane) -> None:
     @route(api, "POST /api/v1/diff", Diff, examples.DIFF)
     async def diff(document: Document, caller: WhoAsks, left: Left) -> Response:
         """What an apply would change; nothing is served differently."""
-        found = await plane.orders.diff(document, caller=caller, cancel=left)
-        return answer(diff_seen_by(caller, found))
+        difference = await plane.orders.diff(document, caller=caller, cancel=left)
+        return answer(diff_seen_by(caller, difference))
 
     @route(api, "POST /api/v1/stop", status=202)
     async def stop(actor: Actor) -> dict[str, Any]:
@@ -217,10 +219,10 @@ def _generations(expected: list[str]) -> Mapping[str, int] | None:
     Raises:
         InvalidArgumentError: One is something else.
     """
-    found = {}
+    generations = {}
     for item in expected:
         name, _, number = item.rpartition(":")
         if not name or not number.isdecimal():
             raise InvalidArgumentError(f"expected={item[:200]!r} is not NAME:GENERATION")
-        found[name] = int(number)
-    return found or None
+        generations[name] = int(number)
+    return generations or None

@@ -65,12 +65,12 @@ def add_repository(api: FastAPI, plane: ControlPlane) -> None:
     @api.post("/v2/repository/index", summary="Triton's index of models")
     async def list_models(request: Request, caller: WhoAsks) -> Response:
         only_ready = decode_index_request(await request.body())
-        found = await asyncio.to_thread(index, plane)
+        entries = await asyncio.to_thread(index, plane)
         names = await asyncio.to_thread(
-            plane.orders.readable_models, caller, {row.name for row in found}
+            plane.orders.readable_models, caller, {row.name for row in entries}
         )
-        seen = (row for row in found if row.name in names)
-        return answer(repository_index(seen, ready=only_ready))
+        visible = (row for row in entries if row.name in names)
+        return answer(repository_index(visible, ready=only_ready))
 
     @api.post("/v2/repository/models/{name}/load", summary="Serve a model of the registry")
     async def load_model(name: str, request: Request, caller: WhoAsks) -> Response:
@@ -97,11 +97,11 @@ class LoadRequest(msgspec.Struct, frozen=True):
 def index(plane: ControlPlane) -> list[IndexEntry]:
     """Every version that is served, and every version of the registry that is not."""
     served = list(_served(plane))
-    known = {(row.name, row.version) for row in served}
+    served_versions = {(row.name, row.version) for row in served}
     stored = [
         IndexEntry(name=v.name, version=v.version, state="UNAVAILABLE", reason="not loaded")
         for v in plane.registry.list()
-        if (v.name, v.version) not in known
+        if (v.name, v.version) not in served_versions
     ]
     return sorted([*served, *stored], key=lambda row: (row.name, int(row.version)))
 
@@ -110,12 +110,12 @@ def _served(plane: ControlPlane) -> Iterator[IndexEntry]:
     observed = plane.reconciling.reconciler.observed()
     for endpoint in plane.aims.effective.endpoints:
         for arm in endpoint.arms:
-            mine = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
-            reasons = "; ".join(dict.fromkeys(r.reason for r in mine if r.reason))
+            replicas = [r for r in observed.replicas.values() if r.revision_id == arm.revision.id]
+            reasons = "; ".join(dict.fromkeys(r.reason for r in replicas if r.reason))
             entry = partial(IndexEntry, endpoint.name, arm.revision.version)
-            if any(replica.phase is ReplicaPhase.READY for replica in mine):
+            if any(replica.phase is ReplicaPhase.READY for replica in replicas):
                 yield entry("READY")
-            elif any(replica.phase is ReplicaPhase.EXITED for replica in mine):
+            elif any(replica.phase is ReplicaPhase.EXITED for replica in replicas):
                 yield entry("UNAVAILABLE", reasons)
             else:
                 yield entry("LOADING")
@@ -131,18 +131,18 @@ async def load(
         FailedPreconditionError: It did not become ready; the message says why.
     """
     check_name(name)
-    given = sorted(_decode(body).parameters)
-    if given:
+    parameters = sorted(_decode(body).parameters)
+    if parameters:
         message = (
-            f"load with parameters ({', '.join(given)}) is not supported: push the model with "
+            f"load with parameters ({', '.join(parameters)}) is not supported: push the model with "
             "`headrace models push`, and set what it needs in the spec file"
         )
         raise UnsupportedError(message)
     await plane.orders.load(name, caller=caller, cancel=cancel)
     status = await plane.wait_ready(_LOAD_TIMEOUT_S, name=name)
-    found = next((e for e in status.endpoints if e.name == name), None)
-    if found is None or not found.ready:
-        reason = "it was removed meanwhile" if found is None else found.message
+    endpoint = next((e for e in status.endpoints if e.name == name), None)
+    if endpoint is None or not endpoint.ready:
+        reason = "it was removed meanwhile" if endpoint is None else endpoint.message
         raise FailedPreconditionError(f"failed to load '{name}', {reason}")
 
 

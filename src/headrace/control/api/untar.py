@@ -180,7 +180,7 @@ def _extended(file: BinaryIO, kind: bytes, size: int) -> dict[str, str]:
 
 def _records(data: bytes) -> dict[str, str]:
     """The records of a pax header: `LENGTH KEY=VALUE`, each ended by a newline."""
-    found: dict[str, str] = {}
+    records: dict[str, str] = {}
     while data.strip(b"\0"):
         digits, space, _ = data.partition(b" ")
         if not space or not digits.isdigit() or len(digits) > len(str(_MAX_HEADER_BYTES)):
@@ -191,9 +191,9 @@ def _records(data: bytes) -> dict[str, str]:
         if length > len(data) or not equals or not value.endswith(b"\n"):
             raise _broken("a header cannot be read")
         if key in {b"path", b"size"} or key.startswith(b"GNU.sparse"):
-            found[_decoded(key)] = _decoded(value[:-1])
+            records[_decoded(key)] = _decoded(value[:-1])
         data = data[length:]
-    return found
+    return records
 
 
 def _parts(member: ArchiveMember) -> tuple[str, ...]:

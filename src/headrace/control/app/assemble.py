@@ -339,17 +339,17 @@ def _gateway_ports(
     mode: GatewayMode,
 ) -> dict[str, int]:
     """The gateway's ports by flag: asked for, kept from a running gateway, or picked."""
-    wanted = {
+    requested = {
         "--http-port": spec.http_port if settings.http_port is None else settings.http_port,
         "--grpc-port": spec.grpc_port if settings.grpc_port is None else settings.grpc_port,
     }
     if mode is not GatewayMode.LOCAL:
-        return {flag: port or _DEFAULT_PORTS[flag] for flag, port in wanted.items()}
+        return {flag: port or _DEFAULT_PORTS[flag] for flag, port in requested.items()}
     if record is None or record.host != host:
-        return pick_ports(host, wanted)
+        return pick_ports(host, requested)
     running = {"--http-port": record.http_port, "--grpc-port": record.grpc_port}
-    kept = {flag: running[flag] for flag, port in wanted.items() if port in {0, running[flag]}}
-    return kept | pick_ports(host, {f: p for f, p in wanted.items() if f not in kept})
+    reused = {flag: running[flag] for flag, port in requested.items() if port in {0, running[flag]}}
+    return reused | pick_ports(host, {f: p for f, p in requested.items() if f not in reused})
 
 
 def _admin_tls(

@@ -40,10 +40,10 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
     """
     home = Home.at(Path(settings.home))
     path = home.run / "control-settings.json"
-    told = msgspec.structs.replace(
+    child_settings = msgspec.structs.replace(
         settings, home=str(home.root), notify_fd=PASSED_FD, copy_logs=False
     )
-    write_atomic(path, msgspec.json.encode(told), durable=False)
+    write_atomic(path, msgspec.json.encode(child_settings), durable=False)
     arguments = python_module(_MODULE, "--settings", str(path))
     reader, writer = os.pipe()
     try:
@@ -53,9 +53,9 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
     try:
         notice = _read_notice(reader, timeout_s)
         if notice is not None and notice.ready:
-            if (found := read_control_file(home.root)) is None:
+            if (control_file := read_control_file(home.root)) is None:
                 raise UnavailableError("the control plane ended right after it became ready")
-            return found
+            return control_file
         if notice is None or not notice.found_running:
             # The control plane stops what it started.
             process.end_blocking(within_s=settings.drain_timeout_s + _END_SLACK_S)
@@ -65,8 +65,8 @@ def start_detached(settings: ControlSettings, *, timeout_s: float = 300.0) -> Co
     if notice is None:
         message = f"not ready after {timeout_s:g} s; the logs are in {home.logs}"
         raise DeadlineExceededError(message)
-    said = notice.error or last_line(home.log_of("control")) or "it ended without a word"
-    raise FailedPreconditionError(said)
+    reason = notice.error or last_line(home.log_of("control")) or "it ended without a word"
+    raise FailedPreconditionError(reason)
 
 
 def _read_notice(reader: int, timeout_s: float) -> _Notice | None:

@@ -51,11 +51,11 @@ class BoundedProtocol(HttpToolsProtocol):
         self._wait(HEAD_TIMEOUT_S)
         if len(self.connections) > MAX_CONNECTIONS:
             idle = [
-                one
-                for one in self.connections
-                if isinstance(one, BoundedProtocol) and one.is_between_requests
+                protocol
+                for protocol in self.connections
+                if isinstance(protocol, BoundedProtocol) and protocol.is_between_requests
             ]
-            min(idle, key=lambda one: one._since).transport.abort()  # noqa: SLF001  # its own kind
+            min(idle, key=lambda protocol: protocol._since).transport.abort()  # noqa: SLF001  # its own kind
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""

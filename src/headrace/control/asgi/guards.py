@@ -109,11 +109,11 @@ def is_same_origin(origin: str, host: str) -> bool:
 
 def headers_of(scope: Scope) -> dict[str, str]:
     """A request's headers by lower-case name; of one that is there twice, all its values."""
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     for name, value in scope["headers"]:
         key, text = name.decode("latin-1"), value.decode("latin-1")
-        found[key] = f"{found[key]}{_JOINS.get(key, ', ')}{text}" if key in found else text
-    return found
+        headers[key] = f"{headers[key]}{_JOINS.get(key, ', ')}{text}" if key in headers else text
+    return headers
 
 
 @dataclass(slots=True, kw_only=True)

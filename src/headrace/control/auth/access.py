@@ -52,27 +52,27 @@ class TokenLogin:
         """
         caller = await self.authenticator.caller({"authorization": f"Bearer {token}"}, address)
         now = self.clock.now()
-        made = self.rules.begin(
+        created = self.rules.begin(
             caller.name, (), now=now, by=caller.credential, token=caller.credential
         )
         change = AuditEntry(
             at=now,
             actor=caller.name,
             action="login",
-            object=made.credential.id,
+            object=created.credential.id,
             after={"token": caller.credential},
         )
-        await self.store.add_credential(made.credential, changes=[change])
+        await self.store.add_credential(created.credential, changes=[change])
         _LOG.info("logged in", extra={"user": caller.name})
         rules = self.rules
-        return rules.set_cookie(rules.cookie_name, made.text, max_age_s=rules.absolute_s)
+        return rules.set_cookie(rules.cookie_name, created.text, max_age_s=rules.absolute_s)
 
     async def end(self, caller: Caller) -> str:
         """End the caller's session; the header that removes its cookie."""
         now = self.clock.now()
         change = AuditEntry(at=now, actor=caller.name, action="logout", object=caller.credential)
-        await self.store.revoke_credential(caller.credential, at=now, changes=[change])
-        self.authenticator.known.forget(caller.credential)
+        await self.store.revoke_credential(caller.credential, revoked_at=now, changes=[change])
+        self.authenticator.credentials.forget(caller.credential)
         return self.rules.set_cookie(self.rules.cookie_name, "", max_age_s=0)
 
 

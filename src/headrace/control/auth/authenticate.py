@@ -74,15 +74,15 @@ class LoginThrottle:
 def network_of(address: str) -> str:
     """What counts as one address: of IPv6 the network that one household has."""
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return address or "local"
-    if found.version != _IPV6:
-        return str(found)
-    mapped = found.ipv4_mapped
+    if ip.version != _IPV6:
+        return str(ip)
+    mapped = ip.ipv4_mapped
     if mapped is not None:
         return str(mapped)
-    return str(ipaddress.ip_network((found, _IPV6_NETWORK_BITS), strict=False))
+    return str(ipaddress.ip_network((ip, _IPV6_NETWORK_BITS), strict=False))
 
 
 MAX_NOTED: Final = 60
@@ -135,17 +135,17 @@ class KnownCredentials:
             UnavailableError: The store cannot be read, and this one was not seen lately.
         """
         now = self.clock.monotonic()
-        known = self._known.get(id_)
-        if known is not None and now < known.retry_at:
-            return known.credential, known.principal
+        cached = self._known.get(id_)
+        if cached is not None and now < cached.retry_at:
+            return cached.credential, cached.principal
         try:
             return await self._read(id_, now)
         except FailedPreconditionError as error:
-            if known is None or now - known.read_at > OUTAGE_S:
+            if cached is None or now - cached.read_at > OUTAGE_S:
                 message = f"cannot tell who asks: {error}"
                 raise UnavailableError(message) from error
-            known.retry_at = now + _RETRY_S
-            return known.credential, known.principal
+            cached.retry_at = now + _RETRY_S
+            return cached.credential, cached.principal
 
     def forget(self, id_: str = "") -> None:
         """Ask the store again, about one or all: somebody's rights changed."""
@@ -184,10 +184,10 @@ class Authenticator:
     rules: SessionRules = field(default_factory=SessionRules)
     brake: LoginThrottle = field(default_factory=LoginThrottle)
     noted: Noted = field(default_factory=Noted)
-    known: KnownCredentials = field(init=False)
+    credentials: KnownCredentials = field(init=False)
 
     def __post_init__(self) -> None:
-        self.known = KnownCredentials(store=self.store, clock=self.clock)
+        self.credentials = KnownCredentials(store=self.store, clock=self.clock)
 
     async def caller(
         self, headers: Mapping[str, str], address: str, *, renews: bool = True
@@ -204,10 +204,10 @@ class Authenticator:
             OverloadedError: Too many have failed from there.
             UnavailableError: The store cannot be read.
         """
-        given = headers.get("authorization")
+        authorization = headers.get("authorization")
         cookie = cookie_value(headers.get("cookie", ""), self.rules.cookie_name)
-        if given is not None:
-            scheme, _, text = given.strip().partition(" ")
+        if authorization is not None:
+            scheme, _, text = authorization.strip().partition(" ")
             if scheme.lower() != _BEARER:
                 raise UnauthenticatedError(_WANTED)
             return await self._by_token(text.strip(), network_of(address))
@@ -227,14 +227,14 @@ class Authenticator:
     async def _by_session(self, text: str, network: str, *, renews: bool) -> Caller:
         credential, principal = await self._checked(text, CredentialKind.SESSION, network)
         id_ = str(credential.grants.get(TOKEN, ""))
-        found = await self.known.find(id_) if id_ else None
-        if id_ and (found is None or not found[0].is_valid(self.clock.now())):
+        entry = await self.credentials.find(id_) if id_ else None
+        if id_ and (entry is None or not entry[0].is_valid(self.clock.now())):
             raise UnauthenticatedError("the token that this session began with is not valid now")
         expires = self.rules.renewed(credential, self.clock.now()) if renews else None
         if expires is not None:
             with _quietly():
                 await self.store.renew_credential(credential.id, expires=expires)
-            self.known.forget(credential.id)
+            self.credentials.forget(credential.id)
         roles = [str(role) for role in credential.grants.get("roles", ())]
         return Caller(
             name=credential.owner,
@@ -248,10 +248,10 @@ class Authenticator:
         self, text: str, kind: CredentialKind, network: str
     ) -> tuple[Credential, Principal]:
         id_, now = secret_id(PREFIXES[kind], text), self.clock.monotonic()
-        found = None if id_ is None else await self.known.find(id_)
-        if found is None or found[0].kind is not kind:
+        entry = None if id_ is None else await self.credentials.find(id_)
+        if entry is None or entry[0].kind is not kind:
             raise await self._failed(network, network, f"there is no such {kind.value}")
-        credential, principal = found
+        credential, principal = entry
         key = f"{network} {credential.id}"
         self._check_brake(key, now)
         if not is_secret_of(credential, text):

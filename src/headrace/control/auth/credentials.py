@@ -78,8 +78,8 @@ def new_credential(
 
 def secret_id(prefix: str, text: str) -> str | None:
     """The id in the text of a credential; None if it is none of this prefix."""
-    found = _SECRET_PATTERN.fullmatch(text)
-    return found[2] if found is not None and found[1] == prefix else None
+    match = _SECRET_PATTERN.fullmatch(text)
+    return match[2] if match is not None and match[1] == prefix else None
 
 
 def hash_of(text: str) -> str:
@@ -155,19 +155,19 @@ def csrf_token(cookie: str) -> str:
     return hash_of(f"csrf:{cookie}")
 
 
-def is_csrf_token(cookie: str, given: str) -> bool:
+def is_csrf_token(cookie: str, header: str) -> bool:
     """Whether a header has the session's token; takes the same time whatever it is."""
-    return hmac.compare_digest(csrf_token(cookie).encode(), given.encode("utf-8", "replace"))
+    return hmac.compare_digest(csrf_token(cookie).encode(), header.encode("utf-8", "replace"))
 
 
 def cookie_value(header: str, name: str) -> str:
     """A cookie's value in a `Cookie` header; empty if it is not there, or there twice."""
-    found = [
+    values = [
         value.strip()
         for key, _, value in (part.partition("=") for part in header.split(";"))
         if key.strip() == name
     ]
-    return found[0] if len(found) == 1 else ""
+    return values[0] if len(values) == 1 else ""
 
 
 def is_own_page(page: str) -> bool:

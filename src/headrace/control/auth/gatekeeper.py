@@ -159,7 +159,7 @@ RULES: Final[Mapping[tuple[str, str], Rule]] = {
 }
 
 
-def told(rule: Rule) -> str:
+def required_role_text(rule: Rule) -> str:
     """What a rule needs, in words for the API's description; empty for nothing."""
     if rule.role is None:
         return "" if rule.is_public else "any"
@@ -193,8 +193,8 @@ class RuleBook:
 
     def find(self, method: str, path: str) -> RuleMatch | None:
         """The rule of a request; None if no route is meant by it."""
-        for wanted, pattern, rule in self._rules:
-            match = pattern.fullmatch(path) if wanted == method else None
+        for rule_method, pattern, rule in self._rules:
+            match = pattern.fullmatch(path) if rule_method == method else None
             if match is not None:
                 return RuleMatch(rule, match.groupdict().get("name", ""))
         return None
@@ -233,13 +233,13 @@ class Gatekeeper:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer it."""
-        found = self.rules.find(scope["method"], scope["path"])
-        if found is not None and found.rule.is_public:
+        rule_match = self.rules.find(scope["method"], scope["path"])
+        if rule_match is not None and rule_match.rule.is_public:
             await self.app(scope, receive, send)
             return
         try:
             renews = not scope.get(UNATTENDED, False)
-            scope[CALLER] = await self._checked(scope, found, renews=renews)
+            scope[CALLER] = await self._checked(scope, rule_match, renews=renews)
         except HeadraceError as error:
             status, body = problem_of(error)
             headers = []
@@ -252,19 +252,19 @@ class Gatekeeper:
             await refuse(receive, send, status, body, headers)
             return
         if scope["method"] in _SAFE:
-            await self._while_allowed(scope, receive, send, found)
+            await self._while_allowed(scope, receive, send, rule_match)
         else:
             await self.app(scope, receive, send)  # a change is made whole
 
     async def _while_allowed(
-        self, scope: Scope, receive: Receive, send: Send, found: RuleMatch | None
+        self, scope: Scope, receive: Receive, send: Send, rule_match: RuleMatch | None
     ) -> None:
         """Pass a request on whose answer may last, such as a stream, and end it with the rights."""
         answer = _Answer(send)
         serving = asyncio.ensure_future(self.app(scope, receive, answer.send))
         try:
             while not (await asyncio.wait({serving}, timeout=self.look_again_s))[0]:
-                await self._checked(scope, found, renews=False)
+                await self._checked(scope, rule_match, renews=False)
             await serving
         except HeadraceError:
             serving.cancel()
@@ -274,15 +274,15 @@ class Gatekeeper:
             serving.cancel()
 
     async def _checked(
-        self, scope: Scope, found: RuleMatch | None, *, renews: bool = True
+        self, scope: Scope, rule_match: RuleMatch | None, *, renews: bool = True
     ) -> Caller:
         headers = headers_of(scope)
         address = scope["client"][0] if scope.get("client") else ""
         caller = await self.authenticator.caller(headers, address, renews=renews)
-        if found is None:
+        if rule_match is None:
             method, path = scope["method"], scope["path"]
-            if known := self.rules.methods(path):
-                message = f"Method Not Allowed: {method} {path}; {', '.join(known)} is"
+            if allowed := self.rules.methods(path):
+                message = f"Method Not Allowed: {method} {path}; {', '.join(allowed)} is"
                 raise UnsupportedError(message)
             raise NotFoundError(f"Not Found: {method} {path}")
         if caller.csrf_token and scope["method"] not in _SAFE:
@@ -295,25 +295,25 @@ class Gatekeeper:
                     f"with a session's cookie a change needs {CSRF_HEADER} and the same origin"
                 )
                 raise PermissionDeniedError(message)
-        if not await self._may(caller, found):
-            raise PermissionDeniedError(_missing(caller, found))
+        if not await self._may(caller, rule_match):
+            raise PermissionDeniedError(_missing(caller, rule_match))
         return caller
 
-    async def _may(self, caller: Caller, found: RuleMatch) -> bool:
-        role = found.rule.role
+    async def _may(self, caller: Caller, rule_match: RuleMatch) -> bool:
+        role = rule_match.rule.role
         if role is None:
             return True
-        match found.rule.extent:
+        match rule_match.rule.extent:
             case Extent.SYSTEM:
                 return caller.may(role)
             case Extent.ENDPOINT:
-                return caller.may(role, found.name)
+                return caller.may(role, rule_match.name)
             case Extent.OWN:
                 return caller.may_somewhere(role)
             case Extent.MODEL:
-                facts = await asyncio.to_thread(self.model_facts, found.name)
+                facts = await asyncio.to_thread(self.model_facts, rule_match.name)
                 rule = may_read_model if role is Role.VIEWER else may_change_model
-                return rule(caller, found.name, facts)
+                return rule(caller, rule_match.name, facts)
 
 
 @dataclass(slots=True)
@@ -349,13 +349,14 @@ class FromGateway:
         await self.app(scope, receive, send)
 
 
-def _missing(caller: Caller, found: RuleMatch) -> str:
+def _missing(caller: Caller, rule_match: RuleMatch) -> str:
     """What the caller lacks, and how to get it."""
-    role = found.rule.role
+    role = rule_match.rule.role
     has = ", ".join(map(str, caller.grants)) or "no role"
-    of = {Extent.ENDPOINT: f":{found.name}", Extent.MODEL: f":{ObjectKind.MODEL}/{found.name}"}.get(
-        found.rule.extent, ""
-    )
+    of = {
+        Extent.ENDPOINT: f":{rule_match.name}",
+        Extent.MODEL: f":{ObjectKind.MODEL}/{rule_match.name}",
+    }.get(rule_match.rule.extent, "")
     return (
         f"{caller.name} has {has}, and this needs {role}{of}; an admin can give it with "
         f"`headrace users grant {caller.name} {role}{of}`"

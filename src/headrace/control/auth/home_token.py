@@ -56,13 +56,13 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
     if _is_valid(store, path, now=now):
         return path
     origin = installation or f"{socket.gethostname()}:{home}"
-    made = new_credential(CredentialKind.TOKEN, OWNER, now=now, grants={"home": origin})
-    token = made.credential
+    created = new_credential(CredentialKind.TOKEN, OWNER, now=now, grants={"home": origin})
+    token = created.credential
     _ensure_owner(store, now=now)
     changes = [_change("token.create", token, origin, now=now)]
     store.add_credential.blocking(token, changes=changes)
     try:
-        write_atomic(path, f"{made.text}\n".encode())
+        write_atomic(path, f"{created.text}\n".encode())
     except OSError as error:
         message = f"cannot write the admin token to {path}: {error.strerror}"
         raise FailedPreconditionError(message) from error
@@ -70,7 +70,7 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
         is_former = old.grants.get("home") == origin and old.id != token.id
         if is_former and old.is_valid(now):
             store.revoke_credential.blocking(
-                old.id, at=now, changes=[_change("token.revoke", old, origin, now=now)]
+                old.id, revoked_at=now, changes=[_change("token.revoke", old, origin, now=now)]
             )
     return path
 
@@ -78,8 +78,8 @@ def ensure_home_token(store: Store, home: Path, *, now: float, installation: str
 def _is_valid(store: Store, path: Path, *, now: float) -> bool:
     text = read_home_token(path.parent)
     id_ = secret_id(PREFIXES[CredentialKind.TOKEN], text)
-    found = None if id_ is None else store.credential.blocking(id_)
-    if found is None or not is_secret_of(found, text) or not found.is_valid(now):
+    credential = None if id_ is None else store.credential.blocking(id_)
+    if credential is None or not is_secret_of(credential, text) or not credential.is_valid(now):
         return False
     if path.stat().st_mode & _OTHERS:
         extra = {"path": str(path)}
@@ -92,19 +92,19 @@ def _ensure_owner(store: Store, *, now: float) -> None:
     before = store.principal.blocking(OWNER)
     if before is not None and not before.disabled and "admin" in before.roles:
         return
-    wanted = Principal(name=OWNER, kind="service", created=now, roles=("admin",))
+    owner = Principal(name=OWNER, kind="service", created=now, roles=("admin",))
     if before is not None:
         roles = tuple(dict.fromkeys([*before.roles, "admin"]))
-        wanted = msgspec.structs.replace(before, roles=roles, disabled=False)
+        owner = msgspec.structs.replace(before, roles=roles, disabled=False)
     change = AuditEntry(
         at=now,
         actor=OWNER,
         action="user.add" if before is None else "user.change",
         object=OWNER,
         before=None if before is None else {"roles": before.roles, "disabled": before.disabled},
-        after={"roles": wanted.roles, "disabled": False},
+        after={"roles": owner.roles, "disabled": False},
     )
-    store.save_principal.blocking(wanted, changes=[change])
+    store.save_principal.blocking(owner, changes=[change])
 
 
 def _change(action: str, token: Credential, origin: str, *, now: float) -> AuditEntry:

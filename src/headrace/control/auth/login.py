@@ -134,17 +134,17 @@ class Login:
             raise PermissionDeniedError(message)
         if principal is None:
             await self._add(name, roles, now)
-        made = self.rules.begin(name, roles, now=now, by=self.settings.issuer)
+        session = self.rules.begin(name, roles, now=now, by=self.settings.issuer)
         change = AuditEntry(
             at=now,
             actor=name,
             action="login",
-            object=made.credential.id,
+            object=session.credential.id,
             after={"roles": list(roles)},
         )
-        await self.store.add_credential(made.credential, changes=[change])
+        await self.store.add_credential(session.credential, changes=[change])
         _LOG.info("logged in", extra={"user": name})
-        return made.text
+        return session.text
 
     async def _add(self, name: str, roles: tuple[str, ...], now: float) -> None:
         """Remember somebody whom groups let in, so that he can be kept out by name."""
@@ -165,11 +165,13 @@ class Login:
 
     def _roles(self, claims: Claims) -> tuple[str, ...]:
         """The roles that a person's groups have."""
-        given: Any = claims.get(self.settings.groups_claim, [])
-        groups = given.split() if isinstance(given, str) else given
-        mine = {str(group) for group in groups[:_MOST_GROUPS]} if isinstance(groups, list) else ()
+        claim: Any = claims.get(self.settings.groups_claim, [])
+        groups = claim.split() if isinstance(claim, str) else claim
+        own_groups = (
+            {str(group) for group in groups[:_MOST_GROUPS]} if isinstance(groups, list) else ()
+        )
         pairs = [_role_pair(text) for text in self.settings.roles]
-        return tuple(dict.fromkeys(role for group, role in pairs if group in mine))
+        return tuple(dict.fromkeys(role for group, role in pairs if group in own_groups))
 
     def _signed(self, away: _Away) -> str:
         data = base64.urlsafe_b64encode(msgspec.json.encode(away)).decode().rstrip("=")
@@ -255,5 +257,5 @@ def _is_plain(text: str) -> bool:
 
 def failed(error: str) -> HeadraceError:
     """What a browser is told that the provider sent back without a code."""
-    known = error if error.isascii() and error.replace("_", "").isalnum() else "an error"
-    return PermissionDeniedError(f"the identity provider says: {known[:100]}")
+    code = error if error.isascii() and error.replace("_", "").isalnum() else "an error"
+    return PermissionDeniedError(f"the identity provider says: {code[:100]}")

@@ -68,8 +68,8 @@ class People:
         if before is None:
             raise NotFoundError(f"there is no user {name[:100]!r}; `headrace users list` has all")
         taken = {str(parse_grant(role)) for role in revoke}
-        given = [*before.roles, *map(str, parse_grants(grant))]
-        roles = tuple(dict.fromkeys(role for role in given if role not in taken))
+        granted = [*before.roles, *map(str, parse_grants(grant))]
+        roles = tuple(dict.fromkeys(role for role in granted if role not in taken))
         is_disabled = before.disabled if disabled is None else disabled
         after = msgspec.structs.replace(before, roles=roles, disabled=is_disabled)
         if after != before:
@@ -88,26 +88,26 @@ class People:
         Raises:
             InvalidArgumentError: A role is none, or is missing, or the account has others.
         """
-        found = await self.store.principal(owner)
-        wanted = tuple(map(str, parse_grants(roles)))
-        if found is None and not wanted:
+        account = await self.store.principal(owner)
+        requested = tuple(map(str, parse_grants(roles)))
+        if account is None and not requested:
             message = f"there is no account {owner}; say with which role it is to be made"
             raise InvalidArgumentError(message)
-        if found is None:
-            await self.add(owner, wanted, kind=SERVICE, actor=actor)
-        elif wanted and set(wanted) != set(found.roles):
-            has = ", ".join(found.roles) or "no role"
+        if account is None:
+            await self.add(owner, requested, kind=SERVICE, actor=actor)
+        elif requested and set(requested) != set(account.roles):
+            has = ", ".join(account.roles) or "no role"
             message = f"{owner} has {has} already; change that with `headrace users grant`"
             raise InvalidArgumentError(message)
         now = self.clock.now()
         expires = None if expires_in_s is None else now + expires_in_s
-        made = new_credential(CredentialKind.TOKEN, owner, now=now, by=actor, expires=expires)
-        token, after = made.credential, {"owner": owner, "expires": expires}
+        created = new_credential(CredentialKind.TOKEN, owner, now=now, by=actor, expires=expires)
+        token, after = created.credential, {"owner": owner, "expires": expires}
         change = AuditEntry(
             at=now, actor=actor, action="token.create", object=token.id, after=after
         )
         await self.store.add_credential(token, changes=[change])
-        return made
+        return created
 
     async def revoke(self, id_: str, *, actor: str) -> Credential:
         """Make a token or a session invalid at once; as it is now.
@@ -116,20 +116,20 @@ class People:
             NotFoundError: There is none of this id.
         """
         store, now = self.store, self.clock.now()
-        found = await store.credential(id_)
-        if found is None or found.kind not in _IS_TOKEN_KIND:
+        credential = await store.credential(id_)
+        if credential is None or credential.kind not in _IS_TOKEN_KIND:
             raise NotFoundError(f"there is no token {id_[:100]!r}; `headrace tokens list` has all")
-        if found.revoked is not None:
-            return found
+        if credential.revoked is not None:
+            return credential
         change = AuditEntry(
             at=now,
             actor=actor,
-            action=f"{found.kind}.revoke",
+            action=f"{credential.kind}.revoke",
             object=id_,
-            before={"owner": found.owner, "expires": found.expires},
+            before={"owner": credential.owner, "expires": credential.expires},
         )
-        revoked = await store.revoke_credential(id_, at=now, changes=[change])
-        self.authenticator.known.forget()
+        revoked = await store.revoke_credential(id_, revoked_at=now, changes=[change])
+        self.authenticator.credentials.forget()
         return revoked
 
     async def _save(
@@ -144,7 +144,7 @@ class People:
             after=_told(after),
         )
         await self.store.save_principal(after, changes=[change])
-        self.authenticator.known.forget()
+        self.authenticator.credentials.forget()
 
 
 def _told(principal: Principal) -> dict[str, Any]:

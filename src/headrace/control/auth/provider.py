@@ -69,7 +69,7 @@ class Provider:
         Raises:
             UnavailableError: The provider does not answer.
         """
-        found = await self._discovered()
+        configuration = await self._discovered()
         challenge = base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest())
         query = urlencode(
             {
@@ -83,8 +83,8 @@ class Provider:
                 "code_challenge_method": "S256",
             }
         )
-        joint = "&" if urlsplit(found.authorization_endpoint).query else "?"
-        return f"{found.authorization_endpoint}{joint}{query}"
+        joint = "&" if urlsplit(configuration.authorization_endpoint).query else "?"
+        return f"{configuration.authorization_endpoint}{joint}{query}"
 
     async def claims(self, *, code: str, nonce: str, verifier: str) -> Claims:
         """What the provider says of whoever brought `code`.
@@ -93,14 +93,16 @@ class Provider:
             PermissionDeniedError: It takes the code back, or what it says does not hold.
             UnavailableError: It does not answer.
         """
-        found = await self._discovered()
-        tokens = await self._exchange(found, code, verifier)
-        claims = await self._verified(found, tokens.id_token, nonce)
+        configuration = await self._discovered()
+        tokens = await self._exchange(configuration, code, verifier)
+        claims = await self._verified(configuration, tokens.id_token, nonce)
         groups = {self.settings.groups_claim} if self.settings.roles else set[str]()
-        wanted = {self.settings.user_claim} | groups
-        if found.userinfo_endpoint and tokens.access_token and wanted - claims.keys():
+        claim_names = {self.settings.user_claim} | groups
+        if configuration.userinfo_endpoint and tokens.access_token and claim_names - claims.keys():
             headers = {"authorization": f"Bearer {tokens.access_token}"}
-            more = _decoded(await self._get(found.userinfo_endpoint, headers), Claims, "its user")
+            more = _decoded(
+                await self._get(configuration.userinfo_endpoint, headers), Claims, "its user"
+            )
             if more.get("sub") != claims["sub"]:
                 raise PermissionDeniedError("the identity provider speaks of somebody else")
             claims = {**more, **claims}
@@ -111,21 +113,21 @@ class Provider:
         if self._found is not None and now - self._found_at < _KEEP_S:
             return self._found
         url = f"{self.settings.issuer.rstrip('/')}{_DISCOVERY}"
-        found = _decoded(await self._get(url), _Discovered, "its configuration")
-        if found.issuer != self.settings.issuer:
+        configuration = _decoded(await self._get(url), _Discovered, "its configuration")
+        if configuration.issuer != self.settings.issuer:
             message = (
-                f"{url} says that its issuer is {found.issuer[:200]!r}, and not "
+                f"{url} says that its issuer is {configuration.issuer[:200]!r}, and not "
                 f"{self.settings.issuer!r}; set --oidc-issuer to exactly that"
             )
             raise FailedPreconditionError(message)
         for name in _ENDPOINTS:
-            url = getattr(found, name)
+            url = getattr(configuration, name)
             if url or name != "userinfo_endpoint":  # which is optional
                 check_url(url, f"the identity provider's {name}")
-        self._found, self._found_at = found, now
-        return found
+        self._found, self._found_at = configuration, now
+        return configuration
 
-    async def _exchange(self, found: _Discovered, code: str, verifier: str) -> _Tokens:
+    async def _exchange(self, configuration: _Discovered, code: str, verifier: str) -> _Tokens:
         form = {
             "grant_type": "authorization_code",
             "code": code,
@@ -136,14 +138,14 @@ class Provider:
         auth: httpx.BasicAuth | None = None
         if not secret:
             form["client_id"] = self.settings.client_id
-        elif "client_secret_basic" in found.token_endpoint_auth_methods_supported:
+        elif "client_secret_basic" in configuration.token_endpoint_auth_methods_supported:
             auth = httpx.BasicAuth(_quoted(self.settings.client_id), _quoted(secret))
         else:
             form |= {"client_id": self.settings.client_id, "client_secret": secret}
         async with self._client() as client:
             try:
                 response = await client.post(
-                    found.token_endpoint, data=form, auth=auth or httpx.USE_CLIENT_DEFAULT
+                    configuration.token_endpoint, data=form, auth=auth or httpx.USE_CLIENT_DEFAULT
                 )
             except httpx.HTTPError as error:
                 raise _away(error) from error
@@ -152,7 +154,7 @@ class Provider:
             raise PermissionDeniedError(message)
         return _decoded(response.content, _Tokens, "its tokens")
 
-    async def _verified(self, found: _Discovered, token: str, nonce: str) -> Claims:
+    async def _verified(self, configuration: _Discovered, token: str, nonce: str) -> Claims:
         expected = jwt.JWTClaimsRegistry(
             now=round(self.clock.now()),
             leeway=_LEEWAY_S,
@@ -164,7 +166,7 @@ class Provider:
             nonce={"essential": True, "value": nonce},
         )
         try:
-            claims = await self._decoded_token(found, token)
+            claims = await self._decoded_token(configuration, token)
             expected.validate(claims)
         except (JoseError, ValueError) as error:
             message = f"what the identity provider says does not hold: {error}"
@@ -174,8 +176,8 @@ class Provider:
             raise PermissionDeniedError("the identity provider let somebody in elsewhere")
         return claims
 
-    async def _decoded_token(self, found: _Discovered, token: str) -> Claims:
-        keys = await self._key_set(found)
+    async def _decoded_token(self, configuration: _Discovered, token: str) -> Claims:
+        keys = await self._key_set(configuration)
         try:
             return jwt.decode(token, keys, algorithms=_ALGORITHMS).claims
         except (JoseError, ValueError):
@@ -183,13 +185,13 @@ class Provider:
             if self.clock.monotonic() - self._keys_at < _FETCH_AGAIN_S:
                 raise
             self._keys = None
-            keys = await self._key_set(found)
+            keys = await self._key_set(configuration)
             return jwt.decode(token, keys, algorithms=_ALGORITHMS).claims
 
-    async def _key_set(self, found: _Discovered) -> KeySet:
+    async def _key_set(self, configuration: _Discovered) -> KeySet:
         now = self.clock.monotonic()
         if self._keys is None or now - self._keys_at >= _KEEP_S:
-            document = _decoded(await self._get(found.jwks_uri), Claims, "its keys")
+            document = _decoded(await self._get(configuration.jwks_uri), Claims, "its keys")
             try:
                 self._keys = KeySet.import_key_set(document)  # type: ignore[arg-type]  # checked by it
             except (JoseError, ValueError, KeyError, TypeError) as error:

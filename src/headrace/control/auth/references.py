@@ -141,7 +141,7 @@ def authorize(
     for name in sorted(changed & new.keys()):
         former = _endpoint(old[name]) if name in old else None
         added = references_of(_endpoint(new[name])) - (references_of(former) if former else set())
-        for reference in sorted(added, key=lambda one: (one.kind, one.name)):
+        for reference in sorted(added, key=lambda reference: (reference.kind, reference.name)):
             if problem := _problem(caller, reference, before, facts, allowed_hosts):
                 raise PermissionDeniedError(f"endpoint '{name}': {problem}")
     _check_streams(before.spec, after.spec)

@@ -55,11 +55,11 @@ def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
         FailedPreconditionError: It is not.
     """
     try:
-        found = GatewayMode(mode)
+        parsed = GatewayMode(mode)
     except ValueError:
         names = ", ".join(GatewayMode)
         raise FailedPreconditionError(f"--gateway {mode}: it is one of {names}") from None
-    if found is GatewayMode.REMOTE and agents is None:
+    if parsed is GatewayMode.REMOTE and agents is None:
         raise FailedPreconditionError(
             "with --gateway remote gateways come from other hosts, and none could: give "
             "--agents-tls-cert, --agents-tls-key and --agents-tls-client-ca"
@@ -68,4 +68,4 @@ def check_mode(mode: str, agents: AgentsSettings | None) -> GatewayMode:
         raise FailedPreconditionError(
             "gateways on other hosts show certificates: say who signs them (--agents-tls-client-ca)"
         )
-    return found
+    return parsed

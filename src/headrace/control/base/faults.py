@@ -162,9 +162,9 @@ def message_of(error: Exception) -> str:
     return f"{type(error).__name__}{where}; the control plane's log has the traceback"
 
 
-def _event(fault: ObjectFault, reason: str, message: str, at: float) -> Event:
+def _event(fault: ObjectFault, reason: str, message: str, timestamp: float) -> Event:
     return Event(
-        at=at,
+        at=timestamp,
         endpoint=fault.endpoint,
         kind="fault",
         reason=reason,

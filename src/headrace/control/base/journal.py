@@ -77,11 +77,11 @@ class EventJournal:
         """
         while True:
             written = self._news.next
-            found = await self.store.events(endpoint=endpoint, after=after, limit=_BATCH)
-            for event in found:
+            events = await self.store.events(endpoint=endpoint, after=after, limit=_BATCH)
+            for event in events:
                 yield event
                 after = event.id
-            if len(found) == _BATCH:
+            if len(events) == _BATCH:
                 continue
             # Another control plane on the same database wakes nobody here.
             await wait_for(written, _LOOK_AGAIN_S)

@@ -60,10 +60,10 @@ def last_line(path: Path) -> str:
 def _message(line: str) -> str:
     if line.startswith("{"):
         try:
-            said = msgspec.json.decode(line, type=dict[str, object])
+            record = msgspec.json.decode(line, type=dict[str, object])
         except UNDECODABLE:
             return line
-        return str(said.get("message", line))
+        return str(record.get("message", line))
     # `12:00:00.123 INFO    headrace.serving  message`: the message follows two spaces.
     head = re.match(r"\d\d:\d\d:\d\d\.\d+ [A-Z]+ +\S+  ", line)
     return line[head.end() :] if head else line
@@ -84,20 +84,20 @@ class LogFiles:
 
     def paths(self, source: str = "") -> dict[str, Path]:
         """Existing logs by the name of their process; only `source` if it is given."""
-        found = {path.stem: path for path in sorted(self.directory.glob("*.log"))}
-        found |= self.others
+        paths = {path.stem: path for path in sorted(self.directory.glob("*.log"))}
+        paths |= self.others
         if source:
             # The name comes from a caller: it is looked up, never made a part of a path.
-            found |= self.on_request
-            found = {name: path for name, path in found.items() if name == source}
+            paths |= self.on_request
+            paths = {name: path for name, path in paths.items() if name == source}
         if self.only is not None:
-            found = {name: path for name, path in found.items() if name in self.only}
-        return {name: path for name, path in found.items() if path.exists()}
+            paths = {name: path for name, path in paths.items() if name in self.only}
+        return {name: path for name, path in paths.items() if path.exists()}
 
     def names(self) -> list[str]:
         """Every name that `paths` knows."""
-        known = {*self.paths(), *self.on_request}
-        return sorted(known if self.only is None else known & self.only)
+        names = {*self.paths(), *self.on_request}
+        return sorted(names if self.only is None else names & self.only)
 
 
 def merged_tail(
@@ -121,10 +121,10 @@ def merged_tail(
 
 
 def _age_key(text: str, now_of_day_s: float, before: float) -> float:
-    found = _TEXT_TIME.match(text) or _JSON_TIME.search(text)
-    if found is None:
+    match = _TEXT_TIME.match(text) or _JSON_TIME.search(text)
+    if match is None:
         return before
-    hours, minutes, seconds = found.groups()
+    hours, minutes, seconds = match.groups()
     of_day = int(hours) * 3600 + int(minutes) * 60 + float(seconds.replace(",", "."))
     return of_day if of_day <= now_of_day_s + _CLOCK_SLACK_S else of_day - _DAY_S
 
@@ -184,8 +184,8 @@ def render_line(line: LogLine, *, log_format: str) -> str:
     """A line of the merged stream: with its source in front, or as a JSON object with `source`."""
     if log_format != "json":
         return f"{line.source:<16} | {line.text}"
-    said: dict[str, object] = {"message": line.text}
+    record: dict[str, object] = {"message": line.text}
     if line.text.startswith("{"):
         with contextlib.suppress(*UNDECODABLE):
-            said = msgspec.json.decode(line.text, type=dict[str, object])
-    return msgspec.json.encode({"source": line.source, **said}).decode()
+            record = msgspec.json.decode(line.text, type=dict[str, object])
+    return msgspec.json.encode({"source": line.source, **record}).decode()

@@ -30,8 +30,8 @@ def listen(host: str, port: int, *, what: str, flag: str) -> socket.socket:
     return sock
 
 
-def pick_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
-    """The ports that `wanted` asks for by flag, each checked to be free; 0 becomes a free one.
+def pick_ports(host: str, requested: dict[str, int]) -> dict[str, int]:
+    """The ports that `requested` asks for by flag, each checked to be free; 0 becomes a free one.
 
     Equal wishes other than 0 share a port.
 
@@ -41,7 +41,7 @@ def pick_ports(host: str, wanted: dict[str, int]) -> dict[str, int]:
     picked: dict[str, int] = {}
     with ExitStack() as stack:
         # All stay bound until all are picked, else two wishes for 0 may get the same port.
-        for flag, port in wanted.items():
+        for flag, port in requested.items():
             if port and port in picked.values():
                 picked[flag] = port
                 continue

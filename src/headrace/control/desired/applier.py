@@ -65,8 +65,8 @@ async def fulfil(
     changes = changes_between(old, new)
     if not changes and old.generation and not wish.anew:
         return Applied(changes=[], generation=old.generation, warnings=_warnings(wish))
-    told = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
-    changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(told)]
+    restarted = {name for name in wish.anew if not any(f"'{name}'" in line for line in changes)}
+    changes += [f"endpoint '{name}': {wish.reason}" for name in sorted(restarted)]
     outdated = [
         record
         for record in aims.active()
@@ -86,7 +86,7 @@ async def fulfil(
     begun = _begun(aims, new, wish, now, after=int(newest[0].id[1:]) if newest else 0)
     rollouts = await store.save(
         new,
-        at=now,
+        timestamp=now,
         reason=wish.reason,
         actor=wish.actor,
         rollouts=[*ended, *begun],
@@ -99,7 +99,7 @@ async def fulfil(
             *(_started(record) for record in begun),
             *_changed(old, new, wish, now),
         ],
-        changes=[spec_change(old, new, action=wish.action, actor=wish.actor, at=now)],
+        changes=[spec_change(old, new, action=wish.action, actor=wish.actor, timestamp=now)],
     )
     for change in changes:
         _LOG.info("%s", change, extra={"generation": new.generation})
@@ -239,9 +239,9 @@ class Diff:
 def diff_between(old: DesiredState, new: DesiredState) -> Diff:
     """What is other in `new`."""
     names = dict.fromkeys([*names_of(old), *names_of(new)])
-    found = {
+    differences = {
         name: Difference(before=redact(old.entry(name)), after=redact(new.entry(name)))
         for name in names
         if not same_endpoint(old.endpoint(name), new.endpoint(name))
     }
-    return Diff(changes=changes_between(old, new), endpoints=found)
+    return Diff(changes=changes_between(old, new), endpoints=differences)

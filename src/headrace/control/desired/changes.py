@@ -146,7 +146,7 @@ def _shown(timeout_s: float | None) -> str:
 
 
 def spec_change(
-    old: DesiredState, new: DesiredState, *, action: str, actor: str, at: float
+    old: DesiredState, new: DesiredState, *, action: str, actor: str, timestamp: float
 ) -> AuditEntry:
     """The entry of a change: the endpoints that differ, and what differs of the rest."""
     names = list(
@@ -156,7 +156,7 @@ def spec_change(
     keys = {*old.spec, *new.spec} - {"endpoints"}
     differing = sorted(key for key in keys if old.spec.get(key) != new.spec.get(key))
     return AuditEntry(
-        at=at,
+        at=timestamp,
         actor=actor,
         action=action,
         object=", ".join(changed) if action != "apply" else "spec",
@@ -170,17 +170,17 @@ def _told(state: DesiredState, names: list[Any], keys: list[str]) -> Any:  # noq
     document = {
         "generation": state.generation,
         **{key: state.spec.get(key) for key in keys},
-        "endpoints": {name: one for name, one in endpoints.items() if one is not None},
+        "endpoints": {name: facts for name, facts in endpoints.items() if facts is not None},
     }
     return redact(document)
 
 
 def _endpoint_facts(state: DesiredState, name: str) -> dict[str, Any] | None:
-    found: DesiredEndpoint | None = state.endpoint(name)
-    if found is None:
+    endpoint: DesiredEndpoint | None = state.endpoint(name)
+    if endpoint is None:
         return None
     return {
-        "generation": found.generation,
-        "models": [arm.revision.model for arm in found.arms],
+        "generation": endpoint.generation,
+        "models": [arm.revision.model for arm in endpoint.arms],
         "spec": state.entry(name),
     }

@@ -77,9 +77,9 @@ def reloads_of(desired: DesiredState) -> dict[str, int]:
 
 def only_entry(spec: SystemSpec, name: str) -> SystemSpec:
     """`spec` with the entry of endpoint `name`, or else those that may be repositories."""
-    mine = tuple(entry for entry in spec.endpoints if entry.name == name)
+    own = tuple(entry for entry in spec.endpoints if entry.name == name)
     others = tuple(e for e in spec.endpoints if e.model is not None and is_model_path(e.model))
-    return spec.model_copy(update={"endpoints": mine or others})
+    return spec.model_copy(update={"endpoints": own or others})
 
 
 _MOST_SEARCHED: Final = 1000
@@ -94,12 +94,12 @@ async def former(store: Store, name: str, generation: int | None) -> EndpointGen
     """
     if generation is None:
         return await _served_before(store, name)
-    found = await store.generation(name, generation)
-    if found is None:
-        known = await store.history(name, limit=1)
-        there = f"the newest is {known[0].generation}" if known else "there is no such endpoint"
+    stored = await store.generation(name, generation)
+    if stored is None:
+        newest = await store.history(name, limit=1)
+        there = f"the newest is {newest[0].generation}" if newest else "there is no such endpoint"
         raise NotFoundError(f"endpoint '{name}' has no generation {generation}; {there}")
-    return found
+    return stored
 
 
 async def _served_before(store: Store, name: str) -> EndpointGeneration:
@@ -141,21 +141,21 @@ def with_known_ids(
     rollouts: Iterable[RolloutRecord] = (),
 ) -> tuple[DesiredEndpoint, ...]:
     """`endpoints`, with the id that each revision has in `desired` or `rollouts` if it is there."""
-    known: dict[str, list[Revision]] = {}
-    former = (one for record in rollouts for one in (record.source, record.target))
+    revisions: dict[str, list[Revision]] = {}
+    former = (state for record in rollouts for state in (record.source, record.target))
     for endpoint in (*desired.endpoints, *former):
-        known.setdefault(endpoint.name, []).extend(arm.revision for arm in endpoint.arms)
+        revisions.setdefault(endpoint.name, []).extend(arm.revision for arm in endpoint.arms)
     return tuple(
         msgspec.structs.replace(
-            endpoint, arms=tuple(_arms(endpoint.arms, known.get(endpoint.name, [])))
+            endpoint, arms=tuple(_arms(endpoint.arms, revisions.get(endpoint.name, [])))
         )
         for endpoint in endpoints
     )
 
 
-def _arms(arms: Iterable[DesiredArm], known: list[Revision]) -> Iterator[DesiredArm]:
+def _arms(arms: Iterable[DesiredArm], revisions: list[Revision]) -> Iterator[DesiredArm]:
     for arm in arms:
-        ids = [one.id for one in known if is_same(one, arm.revision)]
+        ids = [revision.id for revision in revisions if is_same(revision, arm.revision)]
         if not ids or arm.revision.id in ids:
             yield arm
         else:
@@ -163,18 +163,18 @@ def _arms(arms: Iterable[DesiredArm], known: list[Revision]) -> Iterator[Desired
             yield msgspec.structs.replace(arm, revision=revision)
 
 
-def is_same(known: Revision, new: Revision) -> bool:
+def is_same(existing: Revision, new: Revision) -> bool:
     """Whether `known` would be called what `new` is, were it made now.
 
     Of a model that is served where it lies a former release noted no content: then its place says
     that it is the same.
     """
-    if known.id == new.id:
+    if existing.id == new.id:
         return True
-    if known.upstream is not None or new.upstream is not None:
+    if existing.upstream is not None or new.upstream is not None:
         return False  # no machine's paths were ever in theirs
-    expected = new if known.content else with_id(msgspec.structs.replace(new, content=""))
-    return with_id(known).id == expected.id
+    expected = new if existing.content else with_id(msgspec.structs.replace(new, content=""))
+    return with_id(existing).id == expected.id
 
 
 _LOG: Final = logging.getLogger("headrace.control")
@@ -209,10 +209,10 @@ def bring_home(stored: T, registry: Registry) -> T:
 
     What cannot be fetched now is told in the log: the rest is served without it.
     """
-    found, digests = at_home(stored, registry.home)
+    relocated, digests = at_home(stored, registry.home)
     for digest in sorted(digests):
         try:
             registry.have(digest)
         except HeadraceError as error:
             _LOG.error("cannot have a model here: %s", error, extra={"digest": digest})
-    return found
+    return relocated

@@ -137,28 +137,30 @@ class Resolver:
         endpoints = self._endpoints()
         return self._told(Resolved(endpoints=endpoints, streams=self._streams()))
 
-    def _told(self, found: T) -> T:
+    def _told(self, resolved: T) -> T:
         if self._mistakes:
             raise SpecError(self._mistakes)
-        return found
+        return resolved
 
     def _endpoints(self) -> tuple[DesiredEndpoint, ...]:
         if self.spec.security.require_signature:
             self._read_trusted()
         endpoints: list[DesiredEndpoint] = []
         for i, endpoint in enumerate(self.spec.endpoints):
-            for found in self._expand(endpoint, f"endpoints[{i}]"):
-                if any(found.name == other.name for other in endpoints):
-                    self._wrong(f"endpoints[{i}]", f"there are two endpoints called {found.name!r}")
-                endpoints.append(found)
+            for expanded in self._expand(endpoint, f"endpoints[{i}]"):
+                if any(expanded.name == other.name for other in endpoints):
+                    self._wrong(
+                        f"endpoints[{i}]", f"there are two endpoints called {expanded.name!r}"
+                    )
+                endpoints.append(expanded)
         return tuple(endpoints)
 
     def _streams(self) -> tuple[DesiredStream, ...]:
         return resolve_streams(self.spec, self._pin_for_stream, self._wrong, self.registry.home)
 
-    def _pin_for_stream(self, endpoint: EndpointSpec, place: str) -> StreamModel | None:
+    def _pin_for_stream(self, endpoint: EndpointSpec, location: str) -> StreamModel | None:
         """What a stream's workers load, as an endpoint of these settings would."""
-        pinned = self._pin(endpoint, endpoint.split()[0], f"{place}.model")
+        pinned = self._pin(endpoint, endpoint.split()[0], f"{location}.model")
         if pinned is None:
             return None
         settings = replica_settings(endpoint, endpoint.name, pinned, self.max_body_bytes)
@@ -166,14 +168,14 @@ class Resolver:
             reference=pinned.reference, settings=settings, runs_code=pinned.runs_code
         )
 
-    def _expand(self, endpoint: EndpointSpec, place: str) -> list[DesiredEndpoint]:
+    def _expand(self, endpoint: EndpointSpec, location: str) -> list[DesiredEndpoint]:
         """The endpoints that one line stands for: several if it names a repository."""
         model = endpoint.model
         if model is not None and is_model_path(model) and is_repository(Path(model)):
-            return self._from_repository(endpoint, Path(model), f"{place}.model")
+            return self._from_repository(endpoint, Path(model), f"{location}.model")
         arms: list[DesiredArm] = []
         for i, version in enumerate(endpoint.split()):
-            where = place if endpoint.versions is None else f"{place}.versions[{i}]"
+            where = location if endpoint.versions is None else f"{location}.versions[{i}]"
             arm = self._arm_of(endpoint, version, where)
             if arm is None:
                 continue
@@ -184,56 +186,56 @@ class Resolver:
         return [desired_endpoint(endpoint, endpoint.name, tuple(arms))]
 
     def _arm_of(
-        self, endpoint: EndpointSpec, version: VersionSpec, place: str
+        self, endpoint: EndpointSpec, version: VersionSpec, location: str
     ) -> DesiredArm | None:
         if version.upstream is not None:
             tls, now = version.upstream.tls, SystemClock().now()
-            where = f"{place}.upstream.tls"
+            where = f"{location}.upstream.tls"
             self._mistakes += upstream_mistakes(tls, endpoint.name, where, now=now)
             return upstream_arm(endpoint, version.upstream, version)
-        pinned = self._pin(endpoint, version, f"{place}.model")
+        pinned = self._pin(endpoint, version, f"{location}.model")
         return None if pinned is None else self._arm(endpoint, endpoint.name, pinned, version)
 
     def _from_repository(
-        self, endpoint: EndpointSpec, path: Path, place: str
+        self, endpoint: EndpointSpec, path: Path, location: str
     ) -> list[DesiredEndpoint]:
         try:
             check_model_path(path, self.registry.home)
         except HeadraceError as error:
-            self._wrong(place, str(error))
+            self._wrong(location, str(error))
             return []
         if self.spec.security.require_signature:
             message = (
                 f"{path} is a repository, whose models cannot be signed, and `require_signature` "
                 "is on; push and sign each, and name it as NAME:VERSION"
             )
-            self._wrong(place, message)
+            self._wrong(location, message)
             return []
         if endpoint.features is not None:
             message = f"{path} is a repository; give each of its models an endpoint of its own"
-            self._wrong(place.replace(".model", ".features"), message)
+            self._wrong(location.replace(".model", ".features"), message)
             return []
         models: dict[str, list[FoundModel]] = {}
         allow_code = self._allows_code(endpoint)
-        for found in open_repository(path, self.inspect, allow_code=allow_code):
-            if re.match(NAME_PATTERN, found.name):
-                models.setdefault(found.name, []).append(found)
+        for stored in open_repository(path, self.inspect, allow_code=allow_code):
+            if re.match(NAME_PATTERN, stored.name):
+                models.setdefault(stored.name, []).append(stored)
             else:
-                self._wrong(place, f"{found.name}: {found.reason}")
+                self._wrong(location, f"{stored.name}: {stored.reason}")
         endpoints = []
         for name, versions in models.items():
             # Versions come in ascending order; the newest that can be served answers for all.
-            good = [found for found in versions if not found.reason]
+            good = [stored for stored in versions if not stored.reason]
             main = (good or versions)[-1]
             arms = []
-            for found in versions:
-                weight = FULL_WEIGHT if found is main else 0
+            for stored in versions:
+                weight = FULL_WEIGHT if stored is main else 0
                 version = VersionSpec(model=str(path), weight=weight, replicas=endpoint.replicas)
-                arms.append(self._arm(endpoint, name, _pin_found(found), version))
+                arms.append(self._arm(endpoint, name, _pin_found(stored), version))
             endpoints.append(desired_endpoint(endpoint, name, tuple(arms)))
         return endpoints
 
-    def _pin(self, endpoint: EndpointSpec, version: VersionSpec, place: str) -> Pinned | None:
+    def _pin(self, endpoint: EndpointSpec, version: VersionSpec, location: str) -> Pinned | None:
         try:
             assert version.model is not None, "an upstream is pinned elsewhere"
             stored = self._stored(endpoint, version.model)
@@ -250,7 +252,7 @@ class Resolver:
         except RequestCancelledError:
             raise  # nobody waits for the mistakes
         except HeadraceError as error:
-            self._wrong(place, str(error))
+            self._wrong(location, str(error))
             return None
 
     def _stored(self, endpoint: EndpointSpec, model: str) -> ModelVersion:
@@ -342,8 +344,8 @@ class Resolver:
     def _allows_code(self, endpoint: EndpointSpec) -> bool:
         return self.allow_code or endpoint.allow_code
 
-    def _wrong(self, place: str, message: str) -> None:
-        self._mistakes.append(SpecMistake(place=place, message=message))
+    def _wrong(self, location: str, message: str) -> None:
+        self._mistakes.append(SpecMistake(place=location, message=message))
 
 
 def check_still_trusted(endpoint: DesiredEndpoint, security: SecuritySpec) -> None:
@@ -380,7 +382,7 @@ def replica_settings(
         limit = batching.max_batch_size
     checked = batching.row_check_ratio
     # A default that the spec writes out makes no other revision.
-    told = msgspec.structs.replace(
+    batching_settings = msgspec.structs.replace(
         batching,
         max_batch_size=limit,
         default_timeout_s=endpoint.timeout_s,
@@ -395,7 +397,7 @@ def replica_settings(
         path=str(pinned.path),
         runtime=pinned.runtime,
         sha256=pinned.sha256,
-        batching=told,
+        batching=batching_settings,
         intra_op_threads=batching.intra_op_threads or None,
         max_body_bytes=max_body_bytes,
         labels={output: list(names) for output, names in labels.items()},
@@ -473,18 +475,18 @@ def _pin_stored(stored: ModelVersion, path: Path, signed: SignedSettings | None)
     )
 
 
-def _pin_found(found: FoundModel) -> Pinned:
+def _pin_found(stored: FoundModel) -> Pinned:
     return Pinned(
-        reference=str(found.path),
-        version=found.version,
-        path=found.path.absolute(),
-        runtime=found.runtime,
-        labels=found.config.labels,
-        max_batch_size=found.config.max_batch_size,
-        formats=found.config.formats,
-        unloadable=found.reason,
-        runs_code=found.runs_code,
-        content=_content_of(found.path),
+        reference=str(stored.path),
+        version=stored.version,
+        path=stored.path.absolute(),
+        runtime=stored.runtime,
+        labels=stored.config.labels,
+        max_batch_size=stored.config.max_batch_size,
+        formats=stored.config.formats,
+        unloadable=stored.reason,
+        runs_code=stored.runs_code,
+        content=_content_of(stored.path),
     )
 
 

@@ -82,21 +82,21 @@ def resolve_streams(
     Args:
         home: Whose feature views they push into.
     """
-    found = (
+    resolved = (
         _resolve(stream, f"streams[{i}]", pin, wrong, spec=spec, home=home)
         for i, stream in enumerate(spec.streams)
     )
-    return tuple(stream for stream in found if stream is not None)
+    return tuple(stream for stream in resolved if stream is not None)
 
 
 def _resolve(
-    stream: StreamSpec, place: str, pin: Pin, wrong: Wrong, *, spec: SystemSpec, home: Path
+    stream: StreamSpec, location: str, pin: Pin, wrong: Wrong, *, spec: SystemSpec, home: Path
 ) -> DesiredStream | None:
     model = push = None
     if stream.model is not None:
-        model = pin(_as_endpoint(stream, stream.model), place)
+        model = pin(_as_endpoint(stream, stream.model), location)
     if stream.push is not None:
-        push = _pushed(spec, stream.push, place, wrong, home)
+        push = _pushed(spec, stream.push, location, wrong, home)
     if (model is None and stream.model is not None) or (push is None and stream.push is not None):
         return None
     settings = stream_settings(stream)
@@ -114,7 +114,7 @@ def _resolve(
     try:
         check_settings(settings)
     except InvalidArgumentError as error:
-        wrong(place, str(error))  # what the spec's own checks do not know
+        wrong(location, str(error))  # what the spec's own checks do not know
         return None
     bounds = stream.bounds
     return DesiredStream(
@@ -146,7 +146,7 @@ def _as_endpoint(stream: StreamSpec, model: str) -> EndpointSpec:
 
 
 def _pushed(
-    spec: SystemSpec, push: StreamPushSpec, place: str, wrong: Wrong, home: Path
+    spec: SystemSpec, push: StreamPushSpec, location: str, wrong: Wrong, home: Path
 ) -> PushSettings | None:
     from headrace.control.desired.feature_settings import (  # noqa: PLC0415  # few streams push
         PushMistakeError,
@@ -156,5 +156,5 @@ def _pushed(
     try:
         return push_settings(push, home, url=spec.store_url(push.online_store))
     except PushMistakeError as error:
-        wrong(f"{place}.push.{error.field}", str(error))
+        wrong(f"{location}.push.{error.field}", str(error))
         return None

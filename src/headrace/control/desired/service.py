@@ -359,23 +359,23 @@ class DesiredStateService:
         if generation is None:
             return
         endpoint = self.aims.desired.endpoint(name)
-        found = 0 if endpoint is None else endpoint.generation
-        if found != generation:
+        current = 0 if endpoint is None else endpoint.generation
+        if current != generation:
             message = (
-                f"endpoint '{name}' is at generation {found}, not {generation}: somebody changed "
+                f"endpoint '{name}' is at generation {current}, not {generation}: somebody changed "
                 "it meanwhile; read it again"
             )
             raise ConflictError(message)
 
     def _own(self, name: str) -> DesiredEndpoint:
         """The endpoint of this name, which has a line of its own in the spec."""
-        found = self.aims.desired.endpoint(name)
-        if found is None:
+        endpoint = self.aims.desired.endpoint(name)
+        if endpoint is None:
             raise ModelNotFoundError(name)
         if self.aims.desired.entry(name) is None:
             message = f"'{name}' comes from a model repository; take that out of the spec"
             raise FailedPreconditionError(message)
-        return found
+        return endpoint
 
     def _check_unused(self, name: str) -> None:
         """Refuse to take away what a stream asks."""

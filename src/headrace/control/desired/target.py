@@ -196,8 +196,8 @@ class TargetState:
             self.desired = desired
         for record in rollouts:
             self.rollouts[record.endpoint] = record
-        known = {endpoint.name for endpoint in self.desired.endpoints}
-        for name in self.rollouts.keys() - known:
+        names = {endpoint.name for endpoint in self.desired.endpoints}
+        for name in self.rollouts.keys() - names:
             del self.rollouts[name]
         self.withhold(self.desired.spec)
         if self._foresee is not None:
@@ -219,8 +219,8 @@ class TargetState:
 
     def active(self) -> list[RolloutRecord]:
         """Rollouts that are under way."""
-        found = (self.rollout(name) for name in list(self.rollouts))
-        return [record for record in found if record and not record.state.phase.is_over]
+        records = (self.rollout(name) for name in list(self.rollouts))
+        return [record for record in records if record and not record.state.phase.is_over]
 
     def serving(self, name: str) -> DesiredEndpoint | None:
         """What endpoint `name` serves as a whole now: what a next rollout starts from."""

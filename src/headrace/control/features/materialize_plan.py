@@ -49,19 +49,19 @@ def identity_of(view: FeatureView) -> str:
     return " ".join([view.schema_hash.hex(), *columns])
 
 
-def past_of(view: FeatureView, kept: ViewPast | None) -> ViewPast:
+def past_of(view: FeatureView, record: ViewPast | None) -> ViewPast:
     """What is known of a view: nothing but totals if it is another one by now."""
     of = identity_of(view)
-    if kept is None:
+    if record is None:
         return ViewPast(view=view.name, of=of)
-    if kept.of == of:
-        return kept
+    if record.of == of:
+        return record
     return ViewPast(
         view=view.name,
         of=of,
-        runs_total=kept.runs_total,
-        written_total=kept.written_total,
-        failures_total=kept.failures_total,
+        runs_total=record.runs_total,
+        written_total=record.written_total,
+        failures_total=record.failures_total,
     )
 
 

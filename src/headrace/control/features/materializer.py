@@ -218,7 +218,7 @@ class Materializer:
             finally:
                 self._running.pop(view.name, None)
             self._pasts[view.name] = after
-            names = [one.name for one in self._scheduled()]
+            names = [other.name for other in self._scheduled()]
             self.memory.try_save([self._pasts[name] for name in names if name in self._pasts])
             await self._announce(before, after)
 
@@ -247,13 +247,15 @@ def _event(before: ViewPast, after: ViewPast) -> Event | None:
         data |= written
     else:
         return None
-    at = after.failed_at or after.succeeded_at or 0.0
-    return Event(at=at, endpoint="", kind="features", reason=reason, message=message, data=data)
+    finished_at = after.failed_at or after.succeeded_at or 0.0
+    return Event(
+        at=finished_at, endpoint="", kind="features", reason=reason, message=message, data=data
+    )
 
 
 def _signature_of(path: Path) -> _Signature:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

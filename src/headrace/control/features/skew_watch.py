@@ -53,7 +53,7 @@ class SkewWatch:
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
     faults: Faults = field(default_factory=Faults)
-    found: dict[str, SkewSummary] = field(default_factory=dict)
+    summaries: dict[str, SkewSummary] = field(default_factory=dict)
     """The last comparison of each service."""
     checked_at: dict[str, float] = field(default_factory=dict)
     """When, in Unix time."""
@@ -78,10 +78,10 @@ class SkewWatch:
             service: min(self._due.get(service, now + period), now + period)
             for service, period in every.items()
         }
-        for gone in self.found.keys() - every.keys():
-            del self.found[gone]
+        for gone in self.summaries.keys() - every.keys():
+            del self.summaries[gone]
         self.faults.keep_only("feature service", every)
-        return [service for service, at in self._due.items() if at <= now]
+        return [service for service, due_at in self._due.items() if due_at <= now]
 
     def statuses(self) -> tuple[FeatureSkewStatus, ...]:
         """What was found of each service."""
@@ -93,15 +93,15 @@ class SkewWatch:
                 features=summary.skewed,
                 message=summary.message,
             )
-            for service, summary in self.found.items()
+            for service, summary in self.summaries.items()
         )
 
     def families(self) -> list[Family]:
         """Of each feature that was compared and differs the share of rows."""
         samples = [
-            ((("service", service), ("feature", one.feature)), one.differing / max(one.rows, 1))
-            for service, summary in self.found.items()
-            for one in summary.skewed
+            ((("service", service), ("feature", skew.feature)), skew.differing / max(skew.rows, 1))
+            for service, summary in self.summaries.items()
+            for skew in summary.skewed
         ]
         text = "Of the rows that were served those that training will see otherwise."
         return [gauge("headrace_feature_skew_ratio", text, samples)]
@@ -114,35 +114,35 @@ class SkewWatch:
             summary = SkewSummary(service=service, rows=0, message=str(error))
         except Exception as error:
             summary = SkewSummary(service=service, rows=0, message=type(error).__name__)
-            self.found[service], self.checked_at[service] = summary, self.clock.now()
+            self.summaries[service], self.checked_at[service] = summary, self.clock.now()
             raise
-        before = self.found.get(service)
-        self.found[service] = summary
+        before = self.summaries.get(service)
+        self.summaries[service] = summary
         self.checked_at[service] = self.clock.now()
-        event = skew_event(before, summary, at=self.clock.now())
+        event = skew_event(before, summary, timestamp=self.clock.now())
         if event is None:
             return
         _LOG.log(logging.WARNING if summary.skewed else logging.INFO, event.message)
         await write_events(self.emit, [event])
 
 
-def skew_event(before: SkewSummary | None, after: SkewSummary, *, at: float) -> Event | None:
+def skew_event(before: SkewSummary | None, after: SkewSummary, *, timestamp: float) -> Event | None:
     """What is told of a comparison: other features that differ than the last time."""
     if after.message or not after.rows:
         return None
-    was = set() if before is None else {one.feature for one in before.skewed}
-    names = [one.feature for one in after.skewed]
+    was = set() if before is None else {skew.feature for skew in before.skewed}
+    names = [skew.feature for skew in after.skewed]
     if set(names) == was:
         return None
     shown = ", ".join(
-        f"{one.feature} in {one.differing} of {one.rows} rows "
-        f"({', '.join(f'{cause} {count}' for cause, count in one.causes.items())})"
-        for one in after.skewed[:_SHOWN]
+        f"{skew.feature} in {skew.differing} of {skew.rows} rows "
+        f"({', '.join(f'{cause} {count}' for cause, count in skew.causes.items())})"
+        for skew in after.skewed[:_SHOWN]
     )
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     message = f"features of '{after.service}' were served other than training will see them: "
     return Event(
-        at=at,
+        at=timestamp,
         endpoint="",
         kind="features",
         reason="FeatureSkew" if names else "FeatureSkewEnded",

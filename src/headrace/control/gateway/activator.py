@@ -70,15 +70,15 @@ class Activator:
         if len(waiting) >= limits.max_held:
             message = f"endpoint '{endpoint}' is being started, and {len(waiting)} requests wait"
             return OverloadedError(message, retry_after_s=_RETRY_AFTER_S)
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(endpoint, waiting).add(mine)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(endpoint, waiting).add(future)
         try:
             async with asyncio.timeout(limits.hold_s):
-                await mine
+                await future
         except TimeoutError:
             return _not_yet(endpoint, f"not ready {limits.hold_s:g} s after the request came")
         finally:
-            self._leave(endpoint, mine)
+            self._leave(endpoint, future)
         return None
 
     def refuse_large(self, endpoint: str) -> HeadraceError:
@@ -87,10 +87,10 @@ class Activator:
             self.wake(endpoint)
         return _not_yet(endpoint, f"being started; more than {MAX_HELD_BYTES} bytes cannot wait")
 
-    def _leave(self, endpoint: str, mine: asyncio.Future[None]) -> None:
+    def _leave(self, endpoint: str, future: asyncio.Future[None]) -> None:
         waiting = self._waiting.get(endpoint)
         if waiting is not None:  # else all were released
-            waiting.discard(mine)
+            waiting.discard(future)
             if not waiting:
                 del self._waiting[endpoint]
 
@@ -164,8 +164,8 @@ async def _redirect(
     scheme, host = headers.get(b"x-forwarded-proto", b"http"), headers.get(b"host", b"")
     path: bytes = scope["raw_path"].removeprefix(f"{HELD_PREFIX}{endpoint}".encode())
     query: bytes = scope["query_string"]
-    place = b"%b://%b%b%b%b" % (scheme, host, path, b"?" if query else b"", query)
-    await respond(send, _REDIRECT, "", b"", [(b"location", place)])
+    location = b"%b://%b%b%b%b" % (scheme, host, path, b"?" if query else b"", query)
+    await respond(send, _REDIRECT, "", b"", [(b"location", location)])
 
 
 async def _refuse(send: Send, headers: Mapping[bytes, bytes], error: HeadraceError) -> None:

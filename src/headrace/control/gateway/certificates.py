@@ -81,8 +81,12 @@ def read_pem(files: PemFiles, *, now: float) -> Pem:
             raise KeyRefusedError(msg)
     try:
         if key is None:
-            valid = [one for one in check_authorities(certificates, now=now) if one.not_after > now]
-            facts = min(valid, key=lambda one: one.not_after)
+            valid = [
+                authority
+                for authority in check_authorities(certificates, now=now)
+                if authority.not_after > now
+            ]
+            facts = min(valid, key=lambda authority: authority.not_after)
         else:
             facts = check_pair(certificates, key, now=now, server=files.is_server)
         # A file may hold the key besides: it must not go where certificates go.
@@ -137,16 +141,16 @@ class PemWatch:
             return None
         self._mark = mark
         try:
-            found = read_pem(self.files, now=now)
+            pem = read_pem(self.files, now=now)
         except FailedPreconditionError as error:
             self.refuse(str(error), now)
             return None
         self.problem = ""
-        is_new = self.pem is None or (found.certificates, found.key) != (
+        is_new = self.pem is None or (pem.certificates, pem.key) != (
             self.pem.certificates,
             self.pem.key,
         )
-        return found if is_new else None
+        return pem if is_new else None
 
     def take(self, pem: Pem) -> None:
         """Remember that this is in force."""
@@ -249,11 +253,11 @@ class Certificates:
             FailedPreconditionError: They cannot be used now.
         """
         watch = PemWatch(files=files)
-        found = watch.look(self.clock.now())
-        if found is None:
+        pem = watch.look(self.clock.now())
+        if pem is None:
             raise FailedPreconditionError(watch.problem)
-        load(found)
-        watch.take(found)
+        load(pem)
+        watch.take(pem)
         self.keep(watch, lambda pem: asyncio.to_thread(load, pem))
 
     def drop(self, name: str) -> None:
@@ -270,13 +274,13 @@ class Certificates:
 
     def is_in_force(self, name: str) -> bool:
         """Whether there is something good of this name."""
-        kept = self._kept.get(name)
-        return kept is not None and kept.watch.pem is not None
+        stored = self._kept.get(name)
+        return stored is not None and stored.watch.pem is not None
 
     def problem(self, name: str) -> str:
         """Why the newest of this name is not in force; empty if it is."""
-        kept = self._kept.get(name)
-        return "" if kept is None else kept.watch.problem
+        stored = self._kept.get(name)
+        return "" if stored is None else stored.watch.problem
 
     async def run(
         self, on_first: Callable[[str], Awaitable[None]] = lambda _name: _nothing()
@@ -297,43 +301,45 @@ class Certificates:
                         if self.is_in_force(name) and not was_in_force:
                             await on_first(name)
 
-    def _due(self, kept: Mapping[str, _StoredCertificate]) -> list[str]:
+    def _due(self, certificates: Mapping[str, _StoredCertificate]) -> list[str]:
         """Those to look at; all are asked for in one thread, as a slow disk must stop nothing."""
         return [
-            name for name, one in kept.items() if one.failed_at is not None or one.watch.is_due()
+            name
+            for name, stored in certificates.items()
+            if stored.failed_at is not None or stored.watch.is_due()
         ]
 
     async def look(self, name: str) -> None:
         """Look at one now."""
-        kept = self._kept.get(name)
-        if kept is None:
+        stored = self._kept.get(name)
+        if stored is None:
             return
-        watch, now = kept.watch, self.clock.now()
-        if kept.failed_at is not None and self.clock.monotonic() - kept.failed_at >= _AGAIN_S:
-            kept.failed_at = None
+        watch, now = stored.watch, self.clock.now()
+        if stored.failed_at is not None and self.clock.monotonic() - stored.failed_at >= _AGAIN_S:
+            stored.failed_at = None
             watch.again()
-        found = await asyncio.to_thread(watch.look, now)
-        if found is not None:
-            await self._deliver(kept, found)
+        pem = await asyncio.to_thread(watch.look, now)
+        if pem is not None:
+            await self._deliver(stored, pem)
         elif complaint := watch.complaint(now):
             kept_text = "nothing is" if watch.pem is None else "the one before stays"
             message = f"{complaint}; {kept_text} in force"
             await self._tell(watch.files, "CertificateRefused", message)
 
-    async def _deliver(self, kept: _StoredCertificate, found: Pem) -> None:
-        watch = kept.watch
+    async def _deliver(self, stored: _StoredCertificate, pem: Pem) -> None:
+        watch = stored.watch
         try:
-            await kept.deliver(found)
+            await stored.deliver(pem)
         except (HeadraceError, OSError) as error:  # OSError: the disk is full
             watch.refuse(str(error), self.clock.now())
-            kept.failed_at = self.clock.monotonic()
+            stored.failed_at = self.clock.monotonic()
             return
         is_first = watch.pem is None
-        watch.take(found)
-        kept.failed_at = None
+        watch.take(pem)
+        stored.failed_at = None
         if not is_first:
-            days = (found.facts.not_after - self.clock.now()) / _DAY_S
-            until = f"for {found.facts.subject or 'nobody'}, {days:.0f} days left"
+            days = (pem.facts.not_after - self.clock.now()) / _DAY_S
+            until = f"for {pem.facts.subject or 'nobody'}, {days:.0f} days left"
             message = f"{watch.files.what} was replaced: {until}"
             await self._tell(watch.files, "CertificateReplaced", message)
 
@@ -356,7 +362,7 @@ class Certificates:
     def statuses(self) -> tuple[CertificateStatus, ...]:
         """All of them, now."""
         now = self.clock.now()
-        return tuple(_status(kept.watch, now) for kept in self._kept.values())
+        return tuple(_status(stored.watch, now) for stored in self._kept.values())
 
     def families(self) -> list[Family]:
         """How long each lasts, as metrics."""

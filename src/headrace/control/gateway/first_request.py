@@ -167,11 +167,11 @@ def _judge(
     answer: FetchResponse, latency_s: float, revisions: tuple[str, ...], *, spoke: bool
 ) -> FirstRequest:
     is_ok = answer.status in _OK
-    said = "" if is_ok else answer.body[:_SHOWN].decode("utf-8", "replace")
+    message = "" if is_ok else answer.body[:_SHOWN].decode("utf-8", "replace")
     return FirstRequest(
         answered=spoke,
         status=answer.status,
         latency_s=latency_s,
-        message=said,
+        message=message,
         revisions=revisions,
     )

@@ -97,11 +97,11 @@ class GatewayTls:
             self.public_file.unlink(missing_ok=True)
         for files in listener_files(self.settings):
             watch = PemWatch(files=files)
-            found = watch.look(self.clock.now())
-            if found is not None:
-                self.secrets.write(pem_secret(files.name, found))
-                self._show(files.name, found)
-                watch.take(found)
+            pem = watch.look(self.clock.now())
+            if pem is not None:
+                self.secrets.write(pem_secret(files.name, pem))
+                self._show(files.name, pem)
+                watch.take(pem)
             elif not (adopts and self.secrets.has(files.name)):
                 raise FailedPreconditionError(watch.problem)
             self.certificates.keep(watch, partial(self._bring, files.name))
@@ -111,34 +111,36 @@ class GatewayTls:
 
         Upstreams that need one of those get no requests.
         """
-        wanted = {files.name: files for files in upstream_files(routes)}
+        required = {files.name: files for files in upstream_files(routes)}
         async with self._lock:
-            for files in list(wanted.values())[:_MOST_UPSTREAM_SECRETS]:
+            for files in list(required.values())[:_MOST_UPSTREAM_SECRETS]:
                 if not self.certificates.watches(files.name):
                     watch = PemWatch(files=files)
                     self.certificates.keep(watch, partial(self._bring, files.name))
                     await self.certificates.look(files.name)
         return frozenset(
             name
-            for name in wanted
+            for name in required
             # What an earlier control plane found good is in force still.
             if not (self.certificates.is_in_force(name) or self.secrets.has(name))
         )
 
     async def forget_unused(self, routes: Iterable[EndpointRoute]) -> None:
         """Remove secrets that nothing needs any more; after `routes` are in force."""
-        wanted = {files.name for files in (*listener_files(self.settings), *upstream_files(routes))}
+        required = {
+            files.name for files in (*listener_files(self.settings), *upstream_files(routes))
+        }
         for name in self.certificates.names():
-            if name.startswith(UPSTREAMS) and name not in wanted:
+            if name.startswith(UPSTREAMS) and name not in required:
                 self.certificates.drop(name)
-        await asyncio.to_thread(self.secrets.keep_only, wanted)
+        await asyncio.to_thread(self.secrets.keep_only, required)
 
     def upstream_problem(self, upstream: UpstreamSpec | None, missing: frozenset[str]) -> str:
         """Why nothing is sent to an upstream that needs one of the `missing` secrets."""
         if upstream is None or upstream.tls is None or not lacks_secret(upstream, missing):
             return ""
-        found = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
-        return "; ".join(filter(None, found)) or "too many certificates for upstreams"
+        problems = (self.certificates.problem(name) for name in upstream_secrets(upstream.tls))
+        return "; ".join(filter(None, problems)) or "too many certificates for upstreams"
 
     async def _bring(self, name: str, pem: Pem) -> None:
         await self.secrets.put(pem_secret(name, pem))
@@ -199,18 +201,23 @@ def tls_mistakes(spec: GatewaySpec, *, now: float) -> list[SpecMistake]:
 
 
 def upstream_mistakes(
-    tls: UpstreamTlsSpec | None, endpoint: str, place: str, *, now: float
+    tls: UpstreamTlsSpec | None, endpoint: str, location: str, *, now: float
 ) -> list[SpecMistake]:
     """Return what is wrong with the files of an upstream's `tls`, which is at `place`. Blocking.
 
     One that is out of date is none: a start with an unchanged spec would fail for all endpoints.
     """
     files = () if tls is None else _upstream_pem(tls, endpoint)
-    return _mistakes(files, place, "ca_file", now=now, takes_old=True)
+    return _mistakes(files, location, "ca_file", now=now, takes_old=True)
 
 
 def _mistakes(
-    files: Iterable[PemFiles], place: str, authorities: str, *, now: float, takes_old: bool = False
+    files: Iterable[PemFiles],
+    location: str,
+    authorities: str,
+    *,
+    now: float,
+    takes_old: bool = False,
 ) -> list[SpecMistake]:
     mistakes = []
     for pem in files:
@@ -221,7 +228,7 @@ def _mistakes(
                 continue
             key = "key_file" if isinstance(error, KeyRefusedError) else "certificate_file"
             name = authorities if pem.key_file is None else key
-            mistakes.append(SpecMistake(place=f"{place}.{name}", message=str(error)))
+            mistakes.append(SpecMistake(place=f"{location}.{name}", message=str(error)))
     return mistakes
 
 

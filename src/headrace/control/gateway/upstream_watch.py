@@ -17,7 +17,9 @@ ArmKey = tuple[str, str]
 """An endpoint's name and an arm's key."""
 
 
-def trouble(before: Handshakes, now: Handshakes, known: str, *, name: str, is_checked: bool) -> str:
+def trouble(
+    before: Handshakes, now: Handshakes, last_problem: str, *, name: str, is_checked: bool
+) -> str:
     """What is wrong with an upstream's TLS; empty if nothing is.
 
     Args:
@@ -37,7 +39,7 @@ def trouble(before: Handshakes, now: Handshakes, known: str, *, name: str, is_ch
             "no encrypted connection comes about: does it listen there, and does it want a client "
             "certificate, or another one?"
         )
-    return known
+    return last_problem
 
 
 @dataclass(slots=True, kw_only=True)
@@ -82,7 +84,7 @@ class UpstreamWatch:
         except HeadraceError:
             return  # the gateway does not run, which is said elsewhere
         nothing = Handshakes()
-        known = {
+        problems = {
             arm: trouble(
                 _since_start(self._before.get(arm, nothing), now.get(arm, nothing)),
                 now.get(arm, nothing),
@@ -93,8 +95,8 @@ class UpstreamWatch:
             )
             for arm, upstream in arms.items()
         }
-        is_news = known != self._known
-        self._before, self._known = now, known
+        is_news = problems != self._known
+        self._before, self._known = now, problems
         if is_news:
             self.note_change()
 
@@ -102,8 +104,8 @@ class UpstreamWatch:
 def _since_start(before: Handshakes, now: Handshakes) -> Handshakes:
     """`before`, unless Envoy counts anew."""
     has_grown = all(
-        one <= other
-        for one, other in (
+        old <= other
+        for old, other in (
             (before.done, now.done),
             (before.wrong_name, now.wrong_name),
             (before.untrusted, now.untrusted),

@@ -73,7 +73,7 @@ def _watch(child: "subprocess.Popen[bytes]", most_bytes: int, user: int) -> int 
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     poll.register(0, select.POLLIN)
-    said = b""
+    buffer = b""
     while True:
         last = deadline if ends_at is None else min(deadline, ends_at)
         wake_at = last if look_at is None else min(last, look_at)
@@ -105,7 +105,7 @@ def _watch(child: "subprocess.Popen[bytes]", most_bytes: int, user: int) -> int 
             ends_at = _now() + GRACE_S
             child.terminate()
             continue
-        *lines, said = (said + part).split(b"\n")
+        *lines, buffer = (buffer + part).split(b"\n")
         for line in lines:
             with contextlib.suppress(ValueError):
                 deadline = float(line)
@@ -120,14 +120,14 @@ def end_session(session: int) -> None:
 
 def members(session: int) -> list[int]:
     """The processes of a session."""
-    found = []
+    pids = []
     for name in os.listdir("/proc"):  # noqa: PTH208  # `pathlib` costs more than all else here
         if name.isdigit():
             stat = _read(f"/proc/{name}/stat")
             fields = stat[stat.rfind(b")") + 2 :].split()
             if len(fields) > _SESSION and int(fields[_SESSION]) == session:
-                found.append(int(name))
-    return found
+                pids.append(int(name))
+    return pids
 
 
 def children(pid: int) -> list[int]:

@@ -25,7 +25,7 @@ _ID_TIME: Final = "%Y%m%dT%H%M%SZ"
 
 def jobs_of(document: Mapping[str, Any]) -> dict[str, JobSpec]:
     """The jobs in a spec document that was checked before, by name."""
-    return {one.name: one for one in map(JobSpec.model_validate, document.get("jobs") or ())}
+    return {job.name: job for job in map(JobSpec.model_validate, document.get("jobs") or ())}
 
 
 def document_of(job: JobSpec) -> dict[str, Any]:
@@ -53,30 +53,30 @@ def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
         changed = msgspec.structs.replace(mark, schedule=words, since=now, handled=now)
         return Planned(mark=changed)
     running = sum(run.job == job.name for run in look.open)
-    found = due(schedule, handled=mark.handled, now=now, running=running)
-    handled = found.handled_to
+    due_runs = due(schedule, handled=mark.handled, now=now, running=running)
+    handled = due_runs.handled_to
     if handled is None or handled <= mark.handled:
         return None
     return Planned(
         mark=msgspec.structs.replace(mark, handled=handled),
-        runs=_runs(job, found, handled, now),
-        skipped=sum(one.at <= handled for one in found.skipped),
+        runs=_runs(job, due_runs, handled, now),
+        skipped=sum(skip.at <= handled for skip in due_runs.skipped),
     )
 
 
-def _runs(job: JobSpec, found: DueRuns, handled: float, now: float) -> tuple[JobRun, ...]:
+def _runs(job: JobSpec, due_runs: DueRuns, handled: float, now: float) -> tuple[JobRun, ...]:
     # What waits is looked at again, and so is what was left out after it.
-    starts = tuple(new_run(job, moment, now=now) for moment in found.starts if moment <= handled)
-    skipped = [one for one in found.skipped if one.at <= handled][-MOST_SKIPPED:]
+    starts = tuple(new_run(job, moment, now=now) for moment in due_runs.starts if moment <= handled)
+    skipped = [skip for skip in due_runs.skipped if skip.at <= handled][-MOST_SKIPPED:]
     return starts + tuple(
         msgspec.structs.replace(
-            new_run(job, one.at, now=now),
+            new_run(job, skip.at, now=now),
             state=RunState.SKIPPED,
-            message=one.why,
+            message=skip.why,
             ended=now,
             output="",
         )
-        for one in skipped
+        for skip in skipped
     )
 
 
@@ -111,7 +111,7 @@ def date_of(job: JobSpec, moment: float) -> str:
 def filled(text: str, *, run_id: str, date: str) -> str:
     """`text` with its placeholders filled in."""
     values = {"run_id": run_id, "date": date}
-    return PLACEHOLDER.sub(lambda found: values[found.group(1)], text)
+    return PLACEHOLDER.sub(lambda match: values[match.group(1)], text)
 
 
 def input_of(run: JobRun) -> str:
@@ -122,8 +122,8 @@ def input_of(run: JobRun) -> str:
 
 def memory_limit_of(run: JobRun) -> tuple[str, int]:
     """What a run may take, as it stands in the spec and in bytes; 0 for what there is."""
-    said = run.document.get("memory_limit") or ""
-    return said, size_bytes(said) or 0
+    limit = run.document.get("memory_limit") or ""
+    return limit, size_bytes(limit) or 0
 
 
 def arguments_of(run: JobRun, home: Path) -> list[str]:
@@ -151,11 +151,11 @@ def arguments_of(run: JobRun, home: Path) -> list[str]:
         "home": home.absolute(),
     }
     # With "=": a value may begin with a dash.
-    given = [f"--{key}={value}" for key, value in options.items() if value not in {None, ""}]
+    flags = [f"--{key}={value}" for key, value in options.items() if value not in {None, ""}]
     maps = [f"--map={name}={','.join(columns)}" for name, columns in job.columns.items()]
     code = ["--allow-code"] if job.allow_code else []
     declared = ["--rows-independent"] if job.rows_independent else []
-    return ["batch", "run", *given, *maps, *code, *declared]
+    return ["batch", "run", *flags, *maps, *code, *declared]
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,15 +43,15 @@ def lease_clock() -> float:
 
 def progress_of(run: JobRun) -> JobRun:
     """`run` with what its output folder says is done. Blocking."""
-    found = read_progress(Path(run.output))
-    if found is None or found.run_id != run.id:
+    progress = read_progress(Path(run.output))
+    if progress is None or progress.run_id != run.id:
         return run
     return msgspec.structs.replace(
         run,
-        rows=found.rows,
-        errors=found.errors,
-        shards=found.shards,
-        shards_done=found.shards_done,
+        rows=progress.rows,
+        errors=progress.errors,
+        shards=progress.shards,
+        shards_done=progress.shards_done,
     )
 
 
@@ -107,18 +107,18 @@ class JobProcess:
                 message=f"took more than {self.memory_limit} of memory (`memory_limit`) and was "
                 "ended; allow more, or set lower `memory`, `workers` or `chunk_rows`",
             )
-        said = self._last or f"ended with status {status}; see {self.log}"
+        message = self._last or f"ended with status {status}; see {self.log}"
         if status == _SIGNALLED + signal.SIGKILL:
-            said = "was killed; most likely it took more memory than there is"
+            message = "was killed; most likely it took more memory than there is"
         final = status in {_TOO_MANY_ERRORS, _WRONG_ARGUMENTS}
-        return Attempt(final=final, message=said[:_MESSAGE])
+        return Attempt(final=final, message=message[:_MESSAGE])
 
     def tell_isolation(self) -> None:
         """Log once what keeps it from being kept apart."""
-        found = self.isolation()
-        if found is not None and found.problems and not self._is_told:
+        isolation = self.isolation()
+        if isolation is not None and isolation.problems and not self._is_told:
             self._is_told = True
-            why = "; ".join(found.problems)
+            why = "; ".join(isolation.problems)
             _LOG.warning("a job is not isolated", extra={"run": self.name, "why": why})
 
     def read(self) -> None:
@@ -209,9 +209,9 @@ class JobStarter:
 def _owner(folder: Path) -> tuple[int, int]:
     """The user and group that what a run writes is to belong to when it has ended."""
     with contextlib.suppress(OSError):
-        found = folder.lstat()
-        if found.st_uid not in range(FIRST_UID, FIRST_UID + UIDS):
-            return found.st_uid, found.st_gid
+        info = folder.lstat()
+        if info.st_uid not in range(FIRST_UID, FIRST_UID + UIDS):
+            return info.st_uid, info.st_gid
     return os.getuid(), os.getgid()
 
 

@@ -78,7 +78,7 @@ class Planner:
         owner = f"{name}/{secrets.token_hex(4)}"
         return cls(store=store, owner=owner, home=name, faults=faults)
 
-    async def step(self, *, now: float, monotonic: float, mine: frozenset[str]) -> SchedulerStep:
+    async def step(self, *, now: float, monotonic: float, own: frozenset[str]) -> SchedulerStep:
         """Start what is due, and take what nobody carries out.
 
         Args:
@@ -104,9 +104,9 @@ class Planner:
                 done.append(wish)
         if done:
             look = await self._look()
-        dead = self._dead(look.open, monotonic, mine)
-        room = AT_ONCE - len(mine)
-        others = [run for run in look.open if run.id not in mine]
+        dead = self._dead(look.open, monotonic, own)
+        room = AT_ONCE - len(own)
+        others = [run for run in look.open if run.id not in own]
         taken = [
             await self.store.jobs.take(run, self.owner)
             for run in takeable(others, now=now, dead=dead, room=room)
@@ -128,10 +128,10 @@ class Planner:
         return look
 
     def _dead(
-        self, runs: Sequence[JobRun], monotonic: float, mine: frozenset[str]
+        self, runs: Sequence[JobRun], monotonic: float, own: frozenset[str]
     ) -> frozenset[tuple[str, int]]:
         """The ids and fences of runs whose owners are gone."""
-        signs = {r.id: (r.owner, r.fence, r.beat) for r in runs if r.owner and r.id not in mine}
+        signs = {r.id: (r.owner, r.fence, r.beat) for r in runs if r.owner and r.id not in own}
         self._seen = {
             id_: self._seen[id_]
             if id_ in self._seen and self._seen[id_][0] == sign
@@ -203,7 +203,7 @@ class JobScheduler:
         Raises:
             NotFoundError: There is no such job.
         """
-        job = await self.known(name)
+        job = await self.job(name)
         now = self.clock.now()
         run = new_run(job, now, now=now, by=by, salt=secrets.token_hex(3))
         await self.store.jobs.add_run(run)
@@ -218,19 +218,17 @@ class JobScheduler:
         """
         jobs = self.store.jobs
         if id_:
-            found = await jobs.run(id_)
-            if found is None or found.job != name:
+            stored = await jobs.run(id_)
+            if stored is None or stored.job != name:
                 raise NotFoundError(f"job '{name}' has no run '{id_[:150]}'")
-            wanted = [found]
+            runs = [stored]
         else:
             look = await jobs.look()
-            wanted = [run for run in look.open if run.job == name]
-            if not wanted:
-                await self.known(name)
+            runs = [run for run in look.open if run.job == name]
+            if not runs:
+                await self.job(name)
         ended = [
-            await jobs.cancel(run.id, by, self.clock.now())
-            for run in wanted
-            if not run.state.is_over
+            await jobs.cancel(run.id, by, self.clock.now()) for run in runs if not run.state.is_over
         ]
         self._wake.set()
         return [run for run in ended if run is not None]
@@ -283,24 +281,24 @@ class JobScheduler:
                 raise
             return SchedulerStep(look=self.look, jobs=self.jobs)
 
-    async def known(self, name: str) -> JobSpec:
+    async def job(self, name: str) -> JobSpec:
         """The job of this name.
 
         Raises:
             NotFoundError: There is none.
         """
         jobs = (await self.now()).jobs
-        found = jobs.get(name)
-        if found is None:
-            known = ", ".join(jobs) or "none; `jobs` in the spec names them"
-            raise NotFoundError(f"there is no job '{name[:150]}'; there are: {known[:500]}")
-        return found
+        job = jobs.get(name)
+        if job is None:
+            names = ", ".join(jobs) or "none; `jobs` in the spec names them"
+            raise NotFoundError(f"there is no job '{name[:150]}'; there are: {names[:500]}")
+        return job
 
     async def _step(self) -> SchedulerStep | None:
         now, monotonic = self.clock.now(), self.clock.monotonic()
-        mine = frozenset(self._mine)
+        own = frozenset(self._mine)
         try:
-            step = await self.planner.step(now=now, monotonic=monotonic, mine=mine)
+            step = await self.planner.step(now=now, monotonic=monotonic, own=own)
         except HeadraceError as error:
             if str(error) != self.problem:
                 _LOG.error("cannot look after jobs", extra={"error": str(error)})
@@ -373,16 +371,16 @@ class JobScheduler:
 
     async def _beat(self, run: JobRun, process: JobProcess) -> JobRun | None:
         """Give a sign of life, with how far the run is; None if it is another's by now."""
-        asked = lease_clock()
-        told = await asyncio.to_thread(progress_of, run)
+        renewed_at = lease_clock()
+        current = await asyncio.to_thread(progress_of, run)
         try:
-            saved = await self.store.jobs.save(told)
+            saved = await self.store.jobs.save(current)
         except HeadraceError as error:
             # The process ends by itself if this goes on.
             _LOG.warning("no sign of life of a run", extra={"run": run.id, "error": str(error)})
             return run
         if saved is not None:
-            process.extend(asked + LEASE_S - MARGIN_S)
+            process.extend(renewed_at + LEASE_S - MARGIN_S)
         return saved
 
     async def _interrupt(
@@ -451,19 +449,19 @@ def run_event(run: JobRun, before: JobRun | None) -> Event | None:
         before: The newest run of the job that succeeded or failed before.
     """
     data: dict[str, Any] = {"job": run.job, "run": run.id, "rows": run.rows, "errors": run.errors}
-    at = run.ended or run.moment
+    ended_at = run.ended or run.moment
     match run.state:
         case RunState.FAILED:
             message = f"run {run.id} failed after {run.tries} tries: {run.message}"
-            return _event(at, "JobFailed", message, data)
+            return _event(ended_at, "JobFailed", message, data)
         case RunState.CANCELLED:
             message = f"run {run.id} was cancelled"
-            return _event(at, "JobCancelled", message, data, actor=run.cancelled_by)
+            return _event(ended_at, "JobCancelled", message, data, actor=run.cancelled_by)
         case RunState.SUCCEEDED if before is None:
-            return _event(at, "JobSucceeded", f"run {run.id} wrote {run.rows} rows", data)
+            return _event(ended_at, "JobSucceeded", f"run {run.id} wrote {run.rows} rows", data)
         case RunState.SUCCEEDED if before is not None and before.state is RunState.FAILED:
             message = f"job '{run.job}' succeeds again: run {run.id} wrote {run.rows} rows"
-            return _event(at, "JobRecovered", message, data)
+            return _event(ended_at, "JobRecovered", message, data)
         case _:
             return None
 
@@ -494,7 +492,15 @@ def late_event(job: JobSpec, look: JobsLook, *, now: float) -> Event:
     return _event(now, "JobLate", message, {"job": job.name, "late_s": round(late_s, 3)})
 
 
-def _event(at: float, reason: str, message: str, data: dict[str, Any], *, actor: str = "") -> Event:
+def _event(
+    timestamp: float, reason: str, message: str, data: dict[str, Any], *, actor: str = ""
+) -> Event:
     return Event(
-        at=at, endpoint="", kind="job", reason=reason, message=message, data=data, actor=actor
+        at=timestamp,
+        endpoint="",
+        kind="job",
+        reason=reason,
+        message=message,
+        data=data,
+        actor=actor,
     )

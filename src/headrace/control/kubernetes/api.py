@@ -266,12 +266,12 @@ class WatchEvent:
     """`ADDED`, `MODIFIED`, `DELETED` or `BOOKMARK`."""
 
     type: str
-    found: Object
+    live: Object
 
     @property
     def version(self) -> str:
         """The resource version from which the next watch continues."""
-        return str(self.found["metadata"]["resourceVersion"])
+        return str(self.live["metadata"]["resourceVersion"])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -340,16 +340,16 @@ class ClusterApi:
         except (httpx2.HTTPError, httpx2.StreamError, ValueError) as error:
             raise _no_answer(f"watch {kind}", error) from error
 
-    async def apply(self, wanted: Object, *, force: bool, manager: str = FIELD_MANAGER) -> Object:
+    async def apply(self, manifest: Object, *, force: bool, manager: str = FIELD_MANAGER) -> Object:
         """Server-side apply; the object as it is then.
 
         Raises:
             ObjectChangedError: Another manager owns a field of `wanted`, and `force` is off.
         """
         params = {"fieldManager": manager, "force": "true" if force else "false"}
-        name = wanted["metadata"]["name"]
+        name = manifest["metadata"]["name"]
         return await self._request(
-            "PATCH", wanted["kind"], name, params=params, body=wanted, content_type=_APPLY
+            "PATCH", manifest["kind"], name, params=params, body=manifest, content_type=_APPLY
         )
 
     async def merge(self, kind: str, name: str, change: Object) -> Object:
@@ -370,9 +370,9 @@ class ClusterApi:
         name = new["metadata"]["name"]
         return await self._request("PUT", new["kind"], name, params=params, body=new)
 
-    async def delete(self, found: Object) -> None:
+    async def delete(self, live: Object) -> None:
         """Remove the object of this uid, and its dependents; no error if it is gone."""
-        metadata = found["metadata"]
+        metadata = live["metadata"]
         body = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
@@ -380,7 +380,7 @@ class ClusterApi:
             "preconditions": {"uid": metadata["uid"]},
         }
         try:
-            await self._request("DELETE", found["kind"], metadata["name"], body=body)
+            await self._request("DELETE", live["kind"], metadata["name"], body=body)
         except ObjectMissingError:
             return
 
@@ -428,24 +428,22 @@ def _no_answer(what: str, error: Exception) -> ApiUnavailableError:
 
 def _event(event: object, kind: str) -> WatchEvent:
     """One line of a watch; ValueError if it is none."""
-    if not isinstance(event, dict) or not isinstance(found := event.get("object"), dict):
+    if not isinstance(event, dict) or not isinstance(live := event.get("object"), dict):
         raise ValueError("this is no event")  # noqa: TRY004  # as what is no JSON
     if event.get("type") == "ERROR":
-        message = f"watch {kind}: {found.get('message', '')}"
-        if int(found.get("code") or 0) == HTTPStatus.GONE:
+        message = f"watch {kind}: {live.get('message', '')}"
+        if int(live.get("code") or 0) == HTTPStatus.GONE:
             raise WatchExpiredError(message)
         raise ApiUnavailableError(message)
     if event.get("type") not in _EVENT_TYPES:
         raise ValueError("this is no event")
-    return WatchEvent(
-        type=event["type"], found=_checked(found, has_name=event["type"] != "BOOKMARK")
-    )
+    return WatchEvent(type=event["type"], live=_checked(live, has_name=event["type"] != "BOOKMARK"))
 
 
-def _checked(found: Object, *, has_name: bool = True) -> Object:
+def _checked(live: Object, *, has_name: bool = True) -> Object:
     """`found`; ValueError if it lacks what identifies an object."""
-    metadata = found.get("metadata")
+    metadata = live.get("metadata")
     required = {"resourceVersion", "name"} if has_name else {"resourceVersion"}
-    if not isinstance(metadata, dict) or not required <= metadata.keys() or "kind" not in found:
+    if not isinstance(metadata, dict) or not required <= metadata.keys() or "kind" not in live:
         raise ValueError("this is no object of a cluster")
-    return found
+    return live

@@ -88,7 +88,7 @@ class DecisionInputs:
     desired: DesiredState
     cluster: ClusterSnapshot
     observed: Observed
-    place: InstallationName
+    installation: InstallationName
     settings: KubernetesSpec
     is_confirmed: bool = True
     blocked: Mapping[Key, str] = field(default_factory=dict)
@@ -101,8 +101,8 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Reconc
     aimed = with_counts(inputs)
     prospects = prospects_of(aimed, inputs.observed, cache.memo)
     routes = tuple(prospect.route for prospect in prospects)
-    kept = frozenset(name for prospect in prospects for name in prospect.kept)
-    step = _Step(inputs=inputs, cache=cache, routes=routes, kept=kept)
+    retained = frozenset(name for prospect in prospects for name in prospect.retained)
+    step = _Step(inputs=inputs, cache=cache, routes=routes, retained=retained)
     pools = {POOL_PREFIX + pool.name: pool_endpoint(pool) for pool in inputs.desired.pools}
     for endpoint in (*pools.values(), *inputs.desired.endpoints):
         for arm in endpoint.arms:
@@ -121,9 +121,9 @@ def decide(inputs: DecisionInputs, cache: ManifestCache | None = None) -> Reconc
 def with_counts(inputs: DecisionInputs) -> DesiredState:
     """The desired state, where others scale with as many copies as they want now."""
     counts: dict[str, int] = {}
-    for one in inputs.cluster.of_kind("Deployment"):
-        label = (one["metadata"].get("labels") or {}).get(REVISION, "")
-        counts[label] = _replicas(one)
+    for deployment in inputs.cluster.of_kind("Deployment"):
+        label = (deployment["metadata"].get("labels") or {}).get(REVISION, "")
+        counts[label] = _replicas(deployment)
     endpoints = []
     for endpoint in inputs.desired.endpoints:
         arms = endpoint.arms
@@ -143,7 +143,7 @@ class _Step:
     inputs: DecisionInputs
     cache: ManifestCache
     routes: tuple[EndpointRoute, ...]
-    kept: frozenset[str]
+    retained: frozenset[str]
     actions: list[Action] = field(default_factory=list)
     problems: dict[tuple[str, str], str] = field(default_factory=dict)
     _wanted: set[str] = field(default_factory=set)
@@ -155,16 +155,18 @@ class _Step:
 
     def __post_init__(self) -> None:
         self._busy = self.inputs.observed.routed_addresses() | addresses_of(self.routes)
-        for pod in pods_in(self.inputs.cluster, self.inputs.place):
+        for pod in pods_in(self.inputs.cluster, self.inputs.installation):
             self._pods.setdefault(pod.metadata.label(REVISION), []).append(pod)
 
     def keep(self, endpoint: DesiredEndpoint, arm: DesiredArm) -> None:
         """Bring about the objects of an arm of ours."""
         self._wanted.add(arm.revision.id[:12])
         self._arms.add((endpoint.name, arm.key))
-        place, settings = self.inputs.place, self.inputs.settings
+        installation, settings = self.inputs.installation, self.inputs.settings
         try:
-            manifests = self.cache.manifests(endpoint, arm, place=place, settings=settings)
+            manifests = self.cache.manifests(
+                endpoint, arm, installation=installation, settings=settings
+            )
         except HeadraceError as error:
             self.problems[endpoint.name, arm.key] = str(error)
             return
@@ -181,7 +183,7 @@ class _Step:
         except HeadraceError as error:
             self.problems[endpoint.name, arm.key] = str(error)
             return
-        of_pool = () if pool is None else ((pool.name, each.key) for each in pool.arms)
+        of_pool = () if pool is None else ((pool.name, other.key) for other in pool.arms)
         problems = [self.problems[key] for key in of_pool if key in self.problems]
         if problems:
             self.problems[endpoint.name, arm.key] = "; ".join(problems)
@@ -190,56 +192,65 @@ class _Step:
         """Make and correct an arm's objects; what cannot be."""
         name = manifests.objects[0]["metadata"]["name"]
         # Scalers of ours that shall not be there end before we say how many ourselves.
-        kinds = {one["kind"] for one in manifests.objects}
+        kinds = {manifest["kind"] for manifest in manifests.objects}
         scalers = [self.inputs.cluster.find(kind, name) for kind in SCALERS if kind not in kinds]
         stray = [
-            DeleteObject(found=one, why="another scales now")
-            for one in scalers
-            if one is not None and is_ours(one, self.inputs.place) and not is_leaving(one)
+            DeleteObject(live=scaler, why="another scales now")
+            for scaler in scalers
+            if scaler is not None
+            and is_ours(scaler, self.inputs.installation)
+            and not is_leaving(scaler)
         ]
         self.actions += stray
         problems = []
-        told: list[Action] = []  # pods read it when they start: it changes with them
-        for wanted in manifests.objects:
-            key = key_of(wanted)
-            found = self.inputs.cluster.find(*key)
-            problem = self._obstacle(key, found, arm)
+        config_actions: list[Action] = []  # pods read it when they start: it changes with them
+        for manifest in manifests.objects:
+            key = key_of(manifest)
+            live = self.inputs.cluster.find(*key)
+            problem = self._obstacle(key, live, arm)
             if problem:
                 problems.append(problem)
-            elif found is None:
+            elif live is None:
                 if key[0] in SCALERS and self._is_counted_by_us(name):
                     continue  # never two: the Deployment lets go first
-                made = with_replicas(wanted, manifests.replicas if key[0] == "Deployment" else None)
-                self.actions.append(ApplyObject(wanted=made, why="it is missing", is_new=True))
-            elif is_leaving(found):
+                created = with_replicas(
+                    manifest, manifests.replicas if key[0] == "Deployment" else None
+                )
+                self.actions.append(ApplyObject(manifest=created, why="it is missing", is_new=True))
+            elif is_leaving(live):
                 continue  # it is made again when it is gone
             elif key[0] == "Deployment":
                 problems += self._correct_deployment(
-                    wanted, found, arm, manifests, told=told, is_scaled=bool(stray)
+                    manifest,
+                    live,
+                    arm,
+                    manifests,
+                    config_actions=config_actions,
+                    is_scaled=bool(stray),
                 )
-                told = []
+                config_actions = []
             elif key[0] == "ConfigMap":
-                told = self._corrected(wanted, found)
+                config_actions = self._corrected(manifest, live)
             elif key[0] not in SCALERS or not self._is_counted_by_us(name):
-                self.actions += self._corrected(wanted, found)
-        self.actions += told
+                self.actions += self._corrected(manifest, live)
+        self.actions += config_actions
         return problems
 
-    def _obstacle(self, key: Key, found: Object | None, arm: DesiredArm) -> str:
+    def _obstacle(self, key: Key, live: Object | None, arm: DesiredArm) -> str:
         """Why an object cannot be made or corrected; empty if it can."""
         if self._made_for.setdefault(key, arm.revision.id) != arm.revision.id:
             return f"another revision's {key[0]} is called {key[1]} too: rename the endpoint"
-        if found is not None and not is_ours(found, self.inputs.place):
+        if live is not None and not is_ours(live, self.inputs.installation):
             return foreign(key)
         return self.inputs.blocked.get(key, "")
 
-    def _corrected(self, wanted: Object, found: Object) -> list[Action]:
-        places = self._differences(wanted, found)
-        return [ApplyObject(wanted=wanted, why=_differs(places))] if places else []
+    def _corrected(self, manifest: Object, live: Object) -> list[Action]:
+        paths = self._differences(manifest, live)
+        return [ApplyObject(manifest=manifest, why=_differs(paths))] if paths else []
 
-    def _differences(self, wanted: Object, found: Object) -> list[str]:
-        known = self.inputs.mutated.get(key_of(wanted), frozenset())
-        return [one for one in self.cache.differences(wanted, found) if one not in known]
+    def _differences(self, manifest: Object, live: Object) -> list[str]:
+        mutated = self.inputs.mutated.get(key_of(manifest), frozenset())
+        return [path for path in self.cache.differences(manifest, live) if path not in mutated]
 
     def _is_counted_by_us(self, name: str) -> bool:
         """Whether a Deployment has yet to let go of its count: never two who say how many."""
@@ -248,69 +259,71 @@ class _Step:
 
     def _correct_deployment(
         self,
-        wanted: Object,
-        found: Object,
+        manifest: Object,
+        live: Object,
         arm: DesiredArm,
         manifests: Manifests,
         *,
-        told: list[Action],
+        config_actions: list[Action],
         is_scaled: bool,
     ) -> list[str]:
         """Correct a Deployment, and what its pods are `told` with it; what cannot be."""
-        current = _replicas(found)
-        places = self._differences(wanted, found)
+        current = _replicas(live)
+        paths = self._differences(manifest, live)
         count: int | None = None
         meanwhile: list[Action] = []
-        actions: list[Action] = [*told]
-        if manifests.replicas is None and owns_replicas(found):
+        actions: list[Action] = [*config_actions]
+        if manifests.replicas is None and owns_replicas(live):
             # At 0 an HPA takes itself for switched off, and nothing would ever run.
-            actions.append(YieldReplicas(wanted=wanted, replicas=max(current, 1)))
+            actions.append(YieldReplicas(manifest=manifest, replicas=max(current, 1)))
         else:
             if is_scaled:
-                count = current if owns_replicas(found) else None
+                count = current if owns_replicas(live) else None
             elif manifests.replicas is not None:
                 count = self._count(arm, current)
-            differs = [*places]
+            differs = [*paths]
             if count is not None and count != current:
                 differs.append("spec.replicas")
-                meanwhile.append(ScaleDeployment(found=found, replicas=count))
+                meanwhile.append(ScaleDeployment(deployment=live, replicas=count))
             if differs:
-                applied = with_replicas(wanted, count)
-                actions.append(ApplyObject(wanted=applied, why=_differs(differs)))
-        refused = condition_message(found, "ReplicaFailure", "True")  # as for a quota
+                applied = with_replicas(manifest, count)
+                actions.append(ApplyObject(manifest=applied, why=_differs(differs)))
+        refused = condition_message(live, "ReplicaFailure", "True")  # as for a quota
         problems = [f"the cluster refuses its pods: {refused}"] if refused else []
-        problems += filter(None, [self._stuck(found, arm)])
-        if "spec.selector" in places:
+        problems += filter(None, [self._stuck(live, arm)])
+        if "spec.selector" in paths:
             self.actions += meanwhile
-            return [*problems, fixed(key_of(found))]
-        if changes_pods(places):
-            change = PodChange(found=found, actions=tuple(actions), meanwhile=tuple(meanwhile))
+            return [*problems, fixed(key_of(live))]
+        if changes_pods(paths):
+            change = PodChange(deployment=live, actions=tuple(actions), meanwhile=tuple(meanwhile))
             self._changes.append(change)
         else:
             self.actions += actions
         return problems
 
-    def _stuck(self, found: Object, arm: DesiredArm) -> str:
+    def _stuck(self, deployment: Object, arm: DesiredArm) -> str:
         """Why the pods that replace others do not get ready; empty if they may yet."""
-        if not has_former_pods(found):
+        if not has_former_pods(deployment):
             return ""
-        reasons = [gave_up(found)]
+        reasons = [gave_up(deployment)]
         reasons += [
             replica.reason
             for replica in self.inputs.observed.replicas.values()
             if replica.revision_id == arm.revision.id and is_hopeless(replica)
         ]
-        said = "; ".join(dict.fromkeys(filter(None, reasons)))
-        return f"its new pods do not get ready, and others wait for them: {said}" if said else ""
+        reason = "; ".join(dict.fromkeys(filter(None, reasons)))
+        return (
+            f"its new pods do not get ready, and others wait for them: {reason}" if reason else ""
+        )
 
     def roll(self) -> Roll:
         """Replace the pods of as many Deployments as may be at once; the others are scaled only."""
         if not self._changes:
             return Roll()
         ours = [
-            one
-            for one in self.inputs.cluster.of_kind("Deployment")
-            if is_ours(one, self.inputs.place) and not is_leaving(one)
+            deployment
+            for deployment in self.inputs.cluster.of_kind("Deployment")
+            if is_ours(deployment, self.inputs.installation) and not is_leaving(deployment)
         ]
         ratio = self.inputs.settings.max_rolling_ratio
         roll = next_roll(self._changes, ours, max_rolling_ratio=ratio)
@@ -323,7 +336,7 @@ class _Step:
     def _count(self, arm: DesiredArm, current: int) -> int:
         """How many pods a revision may have: fewer only when those too many get no requests."""
         active = [pod for pod in self._pods.get(arm.revision.id[:12], ()) if _counts(pod)]
-        victims = [pod for pod in active if pod.metadata.name not in self.kept]
+        victims = [pod for pod in active if pod.metadata.name not in self.retained]
         names = {pod.metadata.name for pod in victims}
         for pod in active:
             cost = VICTIM_COST if pod.metadata.name in names else 0
@@ -345,27 +358,27 @@ class _Step:
     def remove_others(self) -> None:
         """Let go of what is ours and no longer wanted, when no request can reach it."""
         self.cache.keep_only(self._arms, set(self._made_for))
-        for found in self._unwanted():
-            pods = self._pods.get(found["metadata"]["labels"].get(REVISION, ""), [])
-            if found["kind"] in {"Deployment", *SCALERS}:
+        for live in self._unwanted():
+            pods = self._pods.get(live["metadata"]["labels"].get(REVISION, ""), [])
+            if live["kind"] in {"Deployment", *SCALERS}:
                 is_free = self.inputs.is_confirmed and not any(map(self._is_needed, pods))
             else:
                 # A pod that starts again, or ends, may read its settings still.
-                name = found["metadata"]["name"]
+                name = live["metadata"]["name"]
                 is_free = not pods and self.inputs.cluster.find("Deployment", name) is None
             if is_free:
-                self.actions.append(DeleteObject(found=found, why="it is no longer wanted"))
+                self.actions.append(DeleteObject(live=live, why="it is no longer wanted"))
 
     def _unwanted(self) -> Iterator[Object]:
         for kind in KINDS:
-            for found in self.inputs.cluster.of_kind(kind):
-                label = (found["metadata"].get("labels") or {}).get(REVISION, "")
-                is_old = label and label not in self._wanted and not is_leaving(found)
-                if is_old and is_ours(found, self.inputs.place):
-                    yield found
+            for live in self.inputs.cluster.of_kind(kind):
+                label = (live["metadata"].get("labels") or {}).get(REVISION, "")
+                is_old = label and label not in self._wanted and not is_leaving(live)
+                if is_old and is_ours(live, self.inputs.installation):
+                    yield live
 
     def _is_needed(self, pod: Pod) -> bool:
-        return _counts(pod) and (pod.metadata.name in self.kept or self._is_busy(pod))
+        return _counts(pod) and (pod.metadata.name in self.retained or self._is_busy(pod))
 
 
 def cost_of(pod: Pod) -> int:
@@ -386,5 +399,5 @@ def _replicas(deployment: Object) -> int:
     return int(deployment["spec"].get("replicas", 1))
 
 
-def _differs(places: Iterable[str]) -> str:
-    return f"it differs at {', '.join(places)}"
+def _differs(paths: Iterable[str]) -> str:
+    return f"it differs at {', '.join(paths)}"

@@ -53,29 +53,29 @@ class ElectionStep(StrEnum):
 class LeaseState:
     """A Lease, and when this process last saw it change (monotonic)."""
 
-    found: Object
+    lease: Object
     changed_at: float
 
     @property
     def holder(self) -> str:
         """The identity of its holder; empty for nobody."""
-        return str((self.found.get("spec") or {}).get("holderIdentity") or "")
+        return str((self.lease.get("spec") or {}).get("holderIdentity") or "")
 
     @property
     def duration_s(self) -> float:
         """How long it lasts, as its holder wrote."""
-        return float((self.found.get("spec") or {}).get("leaseDurationSeconds") or 0)
+        return float((self.lease.get("spec") or {}).get("leaseDurationSeconds") or 0)
 
 
 def observed_lease(
-    found: Object | None, before: LeaseState | None, *, now: float
+    lease: Object | None, before: LeaseState | None, *, now: float
 ) -> LeaseState | None:
     """The state after a read: a Lease that did not change keeps its time."""
-    if found is None:
+    if lease is None:
         return None
-    if before is not None and before.found.get("spec") == found.get("spec"):
-        return replace(before, found=found)
-    return LeaseState(found=found, changed_at=now)
+    if before is not None and before.lease.get("spec") == lease.get("spec"):
+        return replace(before, lease=lease)
+    return LeaseState(lease=lease, changed_at=now)
 
 
 def next_step(lease: LeaseState | None, *, identity: str, now: float) -> ElectionStep:
@@ -98,15 +98,15 @@ def is_leading(renewed_at: float | None, times: LeaseTimes, *, now: float) -> bo
     return renewed_at is not None and now < renewed_at + times.duration_s - times.margin_s
 
 
-def lease_name(place: InstallationName) -> str:
+def lease_name(installation: InstallationName) -> str:
     """The name of the Lease."""
-    return f"{place.instance}-control"
+    return f"{installation.instance}-control"
 
 
 def lease_object(
     lease: LeaseState | None,
     *,
-    place: InstallationName,
+    installation: InstallationName,
     identity: str,
     times: LeaseTimes,
     wall: float,
@@ -117,7 +117,7 @@ def lease_object(
         wall: Seconds since 1970, for people to read; no decision depends on it.
     """
     stamp = datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    spec = dict((lease.found.get("spec") or {}) if lease is not None else {})
+    spec = dict((lease.lease.get("spec") or {}) if lease is not None else {})
     if lease is None or lease.holder != identity:
         changes = int(spec.get("leaseTransitions") or 0)
         spec["leaseTransitions"] = changes if lease is None else changes + 1
@@ -126,18 +126,18 @@ def lease_object(
     spec["leaseDurationSeconds"] = max(round(times.duration_s), 1)
     spec["renewTime"] = stamp
     if lease is not None:
-        return {**lease.found, "spec": spec}
+        return {**lease.lease, "spec": spec}
     return {
         "apiVersion": "coordination.k8s.io/v1",
         "kind": "Lease",
-        "metadata": control_metadata(lease_name(place), place),
+        "metadata": control_metadata(lease_name(installation), installation),
         "spec": spec,
     }
 
 
 def released(lease: LeaseState) -> Object:
     """The Lease without a holder: the next leader need not wait."""
-    return {**lease.found, "spec": {**(lease.found.get("spec") or {}), "holderIdentity": ""}}
+    return {**lease.lease, "spec": {**(lease.lease.get("spec") or {}), "holderIdentity": ""}}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,7 +145,7 @@ class Elector:
     """One candidate. `on_change` is called when it begins to lead."""
 
     api: ClusterApi
-    place: InstallationName
+    installation: InstallationName
     identity: str
     clock: Clock
     times: LeaseTimes = field(default_factory=LeaseTimes)
@@ -202,23 +202,23 @@ class Elector:
 
     async def _try_once(self) -> None:
         sent_at = self.clock.monotonic()
-        found = await self.api.get("Lease", lease_name(self.place))
-        self._lease = observed_lease(found, self._lease, now=sent_at)
+        live = await self.api.get("Lease", lease_name(self.installation))
+        self._lease = observed_lease(live, self._lease, now=sent_at)
         step = next_step(self._lease, identity=self.identity, now=sent_at)
         if self._renewed_at is not None and step is not ElectionStep.RENEW:
             raise LeadershipLostError(f"{self.leader or 'nobody'} holds the lease now")
         if step is ElectionStep.WAIT:
             return
-        wanted = lease_object(
+        manifest = lease_object(
             self._lease,
-            place=self.place,
+            installation=self.installation,
             identity=self.identity,
             times=self.times,
             wall=self.clock.now(),
         )
         write = self.api.create if step is ElectionStep.CREATE else self.api.update
         try:
-            written = await write(wanted)
+            written = await write(manifest)
         except ObjectChangedError:
             return  # another candidate was quicker: read again
         self._lease = observed_lease(written, self._lease, now=sent_at)

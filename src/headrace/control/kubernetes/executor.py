@@ -41,7 +41,7 @@ DELETION_COST: Final = "controller.kubernetes.io/pod-deletion-cost"
 class ApplyObject:
     """Apply a manifest; `is_new` if no such object is known."""
 
-    wanted: Object
+    manifest: Object
     why: str
     is_new: bool = False
 
@@ -50,7 +50,7 @@ class ApplyObject:
 class YieldReplicas:
     """Stop managing a Deployment's `replicas`, which stay as they are: another scales now."""
 
-    wanted: Object
+    manifest: Object
     replicas: int
 
 
@@ -58,7 +58,7 @@ class YieldReplicas:
 class ScaleDeployment:
     """Set `replicas` of a Deployment, and nothing else: the rest has to wait."""
 
-    found: Object
+    deployment: Object
     replicas: int
 
 
@@ -75,7 +75,7 @@ class MarkPod:
 class DeleteObject:
     """Delete the object of this uid, and its dependents."""
 
-    found: Object
+    live: Object
     why: str
 
 
@@ -111,7 +111,7 @@ class ActionExecutor:
 
     api: ClusterApi
     cluster: ClusterSnapshot
-    place: InstallationName
+    installation: InstallationName
     clock: Clock
     may_act: Callable[[], bool]
     """Read before each request."""
@@ -187,16 +187,16 @@ class ActionExecutor:
 
     async def _act(self, action: Action) -> None:
         match action:
-            case ApplyObject(wanted=wanted, why=why, is_new=is_new):
-                if not is_new or await self._is_free(key_of(wanted)):
-                    await self._apply(wanted, why)
-            case YieldReplicas(wanted=wanted, replicas=replicas):
-                await self.api.apply(_count(wanted, replicas), force=True, manager=_HANDOVER)
-                await self._apply(wanted, "another scales now")
-            case ScaleDeployment(found=found, replicas=replicas):
+            case ApplyObject(manifest=manifest, why=why, is_new=is_new):
+                if not is_new or await self._is_free(key_of(manifest)):
+                    await self._apply(manifest, why)
+            case YieldReplicas(manifest=manifest, replicas=replicas):
+                await self.api.apply(_count(manifest, replicas), force=True, manager=_HANDOVER)
+                await self._apply(manifest, "another scales now")
+            case ScaleDeployment(deployment=live, replicas=replicas):
                 # By another manager, as an apply of ours without all the rest would take that away.
-                count = _count(found, replicas)
-                self._log("scaling", found, f"to {replicas}; its pods are replaced later")
+                count = _count(live, replicas)
+                self._log("scaling", live, f"to {replicas}; its pods are replaced later")
                 await self._put(await self.api.apply(count, force=True, manager=_HANDOVER))
             case MarkPod(name=name, uid=uid, cost=cost):
                 change = {"metadata": {"uid": uid, "annotations": {DELETION_COST: str(cost)}}}
@@ -204,8 +204,8 @@ class ActionExecutor:
                     self.cluster.put(await self.api.merge("Pod", name, change))
                 except ObjectMissingError:
                     return  # it is gone already
-            case DeleteObject(found=found, why=why):
-                await self._delete(found, why)
+            case DeleteObject(live=live, why=why):
+                await self._delete(live, why)
             case PublishRoutes():
                 raise AssertionError("routes are the gateway's")
             case _:
@@ -213,28 +213,28 @@ class ActionExecutor:
 
     async def _is_free(self, key: Key) -> bool:
         """Whether no object has this name; a foreign one is noted."""
-        found = await self.api.get(*key)
-        if found is None:
+        live = await self.api.get(*key)
+        if live is None:
             return True
-        if is_ours(found, self.place):
-            self.cluster.put(found)  # the watch will tell the same soon
+        if is_ours(live, self.installation):
+            self.cluster.put(live)  # the watch will tell the same soon
         else:
             self._block(key, foreign(key))
         return False
 
-    async def _apply(self, wanted: Object, why: str) -> None:
+    async def _apply(self, manifest: Object, why: str) -> None:
         """Apply to the very object that we know, or make one."""
-        key = key_of(wanted)
-        known = self.cluster.find(*key)
-        self._log("applying", wanted, why)
-        config = wanted
-        if known is not None:
+        key = key_of(manifest)
+        cached = self.cluster.find(*key)
+        self._log("applying", manifest, why)
+        config = manifest
+        if cached is not None:
             # Another object of this name is a conflict, and not taken over.
-            metadata = {**wanted["metadata"], "uid": known["metadata"]["uid"]}
-            config = {**wanted, "metadata": metadata}
-        result = await self.api.apply(config, force=known is not None)
+            metadata = {**manifest["metadata"], "uid": cached["metadata"]["uid"]}
+            config = {**manifest, "metadata": metadata}
+        result = await self.api.apply(config, force=cached is not None)
         await self._put(result)
-        mutated = frozenset(differences(wanted, result))
+        mutated = frozenset(differences(manifest, result))
         if not mutated:
             self.mutated.pop(key, None)
             return
@@ -250,41 +250,41 @@ class ActionExecutor:
             # Others may have written since. If it still is an earlier version than we had before
             # this read, time went back, as it does when a database is restored: all that is known
             # may be wrong.
-            found = await self.api.get(*key_of(result))
-            if found is not None and is_older(found, ours):
+            live = await self.api.get(*key_of(result))
+            if live is not None and is_older(live, ours):
                 self.on_restored()
                 return
-            result = found or result
+            result = live or result
         self.cluster.put(result)
 
-    async def _delete(self, found: Object, why: str) -> None:
-        self._log("deleting", found, why)
-        await self.api.delete(found)
-        self.cluster.drop(found)
+    async def _delete(self, live: Object, why: str) -> None:
+        self._log("deleting", live, why)
+        await self.api.delete(live)
+        self.cluster.drop(live)
 
     async def _read_again(self, key: Key) -> None:
         """Read an object that is not as we thought."""
-        known = self.cluster.find(*key)
-        if known is None or key[0] == "Pod":
+        cached = self.cluster.find(*key)
+        if cached is None or key[0] == "Pod":
             return  # a watch says so
         try:
-            found = await self.api.get(*key)
+            live = await self.api.get(*key)
         except HeadraceError as error:
             self._note(error)
             return
-        if found is None or found["metadata"]["uid"] != known["metadata"]["uid"]:
-            self.cluster.drop(known)
+        if live is None or live["metadata"]["uid"] != cached["metadata"]["uid"]:
+            self.cluster.drop(cached)
         else:
-            self.cluster.put(found)
+            self.cluster.put(live)
 
     async def _replace(self, key: Key, error: ObjectFixedError) -> None:
         """Delete an object that cannot be changed, if that harms nobody; the next step makes it."""
-        known = self.cluster.find(*key)
-        if known is None or key[0] not in _REPLACEABLE or not is_ours(known, self.place):
+        cached = self.cluster.find(*key)
+        if cached is None or key[0] not in _REPLACEABLE or not is_ours(cached, self.installation):
             self._block(key, f"{error}; {fixed(key)}")
             return
         try:
-            await self._delete(known, "it cannot be changed, and is made anew")
+            await self._delete(cached, "it cannot be changed, and is made anew")
         except HeadraceError as refused:
             self._note(refused)
             self._block(key, str(refused))
@@ -305,17 +305,17 @@ class ActionExecutor:
             _LOG.error("cannot act on the cluster", extra={"error": str(error)})
         self.error = str(error)
 
-    def _log(self, doing: str, found: Object, why: str) -> None:
-        extra = {"kind": found["kind"], "object": found["metadata"]["name"], "why": why}
+    def _log(self, doing: str, target: Object, why: str) -> None:
+        extra = {"kind": target["kind"], "object": target["metadata"]["name"], "why": why}
         _LOG.info("%s object", doing, extra=extra)
 
 
 def _key(action: Action) -> Key:
     match action:
-        case ApplyObject(wanted=found) | YieldReplicas(wanted=found):
-            return key_of(found)
-        case ScaleDeployment(found=found) | DeleteObject(found=found):
-            return key_of(found)
+        case ApplyObject(manifest=live) | YieldReplicas(manifest=live):
+            return key_of(live)
+        case ScaleDeployment(deployment=live) | DeleteObject(live=live):
+            return key_of(live)
         case MarkPod(name=name):
             return "Pod", name
         case PublishRoutes():

@@ -36,21 +36,21 @@ _ATOMIC: Final = frozenset({"selector", "labelSelector", "nodeSelector"})
 _QUANTITIES: Final = frozenset({"requests", "limits", "averageValue"})
 
 
-def differences(wanted: object, found: object) -> list[str]:
+def differences(desired: object, live: object) -> list[str]:
     """The paths at which `found` differs from `wanted`, such as `spec.replicas`."""
-    return [".".join(path) for path in _differences(wanted, found, ())]
+    return [".".join(path) for path in _differences(desired, live, ())]
 
 
-def _differences(wanted: object, found: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+def _differences(desired: object, live: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     name = path[-1] if path else ""
-    if isinstance(wanted, Mapping) and isinstance(found, Mapping) and name not in _ATOMIC:
-        for key, value in wanted.items():
-            if key in found:
-                yield from _differences(value, found[key], (*path, str(key)))
+    if isinstance(desired, Mapping) and isinstance(live, Mapping) and name not in _ATOMIC:
+        for key, value in desired.items():
+            if key in live:
+                yield from _differences(value, live[key], (*path, str(key)))
             elif value not in ("", [], {}):  # servers leave out what is empty
                 yield (*path, str(key))
-    elif isinstance(wanted, list | tuple) and isinstance(found, list | tuple):
-        ours, theirs = _by_identity(name, wanted), _by_identity(name, found)
+    elif isinstance(desired, list | tuple) and isinstance(live, list | tuple):
+        ours, theirs = _by_identity(name, desired), _by_identity(name, live)
         if name not in _ITEM_KEYS and len(ours) != len(theirs):
             yield path
             return
@@ -60,8 +60,8 @@ def _differences(wanted: object, found: object, path: tuple[str, ...]) -> Iterat
                 yield from _differences(item, theirs[identity], item_path)
             else:
                 yield item_path
-    elif wanted != found and not (
-        _QUANTITIES & {*path[-2:]} and quantity(wanted) == quantity(found)
+    elif desired != live and not (
+        _QUANTITIES & {*path[-2:]} and quantity(desired) == quantity(live)
     ):
         yield path
 
@@ -69,14 +69,14 @@ def _differences(wanted: object, found: object, path: tuple[str, ...]) -> Iterat
 def _by_identity(name: str, items: Sequence[object]) -> dict[tuple[object, ...], object]:
     """Items by the fields that identify them, or by their position."""
     choices = _ITEM_KEYS.get(name, ())
-    found: dict[tuple[object, ...], object] = {}
+    by_identity: dict[tuple[object, ...], object] = {}
     for position, item in enumerate(items):
         identity: tuple[object, ...] = (position,)
         if isinstance(item, Mapping):
             keys = next((keys for keys in choices if keys[0] in item), ())
             identity = tuple(item.get(key) for key in keys) or identity
-        found[identity] = item
-    return found
+        by_identity[identity] = item
+    return by_identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,28 +103,30 @@ class ManifestCache:
         endpoint: DesiredEndpoint,
         arm: DesiredArm,
         *,
-        place: InstallationName,
+        installation: InstallationName,
         settings: KubernetesSpec,
     ) -> Manifests:
         """The manifests of `arm`; errors as `revision_objects`."""
         cached = self._manifests.get((endpoint.name, arm.key))
-        if cached is not None and cached[0] is endpoint and cached[1:3] == (settings, place):
+        if cached is not None and cached[0] is endpoint and cached[1:3] == (settings, installation):
             return cached[3]
-        fresh = digested(revision_objects(endpoint, arm, place=place, settings=settings))
+        fresh = digested(
+            revision_objects(endpoint, arm, installation=installation, settings=settings)
+        )
         if cached is not None and cached[3].objects == fresh.objects:
             # The same objects, so that what they were compared with need not be compared again.
             fresh = Manifests(objects=cached[3].objects, replicas=fresh.replicas)
-        self._manifests[endpoint.name, arm.key] = (endpoint, settings, place, fresh)
+        self._manifests[endpoint.name, arm.key] = (endpoint, settings, installation, fresh)
         return fresh
 
-    def differences(self, wanted: Object, found: Object) -> tuple[str, ...]:
+    def differences(self, manifest: Object, live: Object) -> tuple[str, ...]:
         """As the function `differences`."""
-        key = key_of(wanted)
+        key = key_of(manifest)
         cached = self._compared.get(key)
-        if cached is not None and cached[0] is wanted and cached[1] is found:
+        if cached is not None and cached[0] is manifest and cached[1] is live:
             return cached[2]
-        paths = tuple(differences(wanted, found))
-        self._compared[key] = (wanted, found, paths)
+        paths = tuple(differences(manifest, live))
+        self._compared[key] = (manifest, live, paths)
         return paths
 
     def keep_only(self, arms: set[tuple[str, str]], keys: set[Key]) -> None:
@@ -155,8 +157,8 @@ def digested(objects: Iterable[Object]) -> Manifests:
     return Manifests(objects=tuple(manifests), replicas=replicas)
 
 
-def with_replicas(wanted: Object, count: int | None) -> Object:
+def with_replicas(manifest: Object, count: int | None) -> Object:
     """A Deployment with its number of pods; None for whatever it has."""
     if count is None:
-        return wanted
-    return {**wanted, "spec": {**wanted["spec"], "replicas": count}}
+        return manifest
+    return {**manifest, "spec": {**manifest["spec"], "replicas": count}}

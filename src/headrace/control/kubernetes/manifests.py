@@ -50,7 +50,7 @@ def settings_in(desired: DesiredState) -> KubernetesSpec:
 def objects_of(
     desired: DesiredState,
     *,
-    place: InstallationName,
+    installation: InstallationName,
     settings: KubernetesSpec | None = None,
 ) -> list[Object]:
     """All objects of all pools and revisions of ours, in the order in which they are to be made.
@@ -69,7 +69,9 @@ def objects_of(
     for endpoint in (*map(pool_endpoint, desired.pools), *desired.endpoints):
         for arm in endpoint.arms:
             if arm.revision.upstream is None and not arm.revision.pool:
-                objects += revision_objects(endpoint, arm, place=place, settings=settings)
+                objects += revision_objects(
+                    endpoint, arm, installation=installation, settings=settings
+                )
     labels: dict[tuple[str, str], Object] = {}
     for manifest in objects:
         key = manifest["kind"], manifest["metadata"]["name"]
@@ -83,35 +85,39 @@ def objects_of(
 
 
 def revision_objects(
-    endpoint: DesiredEndpoint, arm: DesiredArm, *, place: InstallationName, settings: KubernetesSpec
+    endpoint: DesiredEndpoint,
+    arm: DesiredArm,
+    *,
+    installation: InstallationName,
+    settings: KubernetesSpec,
 ) -> list[Object]:
     """The objects of one revision; errors as `objects_of`."""
     revision = arm.revision
     digest = ""
     if revision.hosts is None:
-        artifact, text = artifact_and_settings(revision, place)
+        artifact, text = artifact_and_settings(revision, installation)
         digest, pods = artifact.digest, settings.pods_of(endpoint.name)
     else:
-        text = pool_settings_text(revision.hosts, place)
+        text = pool_settings_text(revision.hosts, installation)
         pods = pods_of_pool(revision.hosts, settings)
     metadata: Object = {
-        "name": name_of(revision, instance=place.instance),
-        "namespace": place.namespace,
-        "labels": labels_of(revision, instance=place.instance),
+        "name": name_of(revision, instance=installation.instance),
+        "namespace": installation.namespace,
+        "labels": labels_of(revision, instance=installation.instance),
     }
-    if place.owner is not None:
+    if installation.owner is not None:
         metadata["ownerReferences"] = [
             {
-                "apiVersion": place.owner.api_version,
-                "kind": place.owner.kind,
-                "name": place.owner.name,
-                "uid": place.owner.uid,
+                "apiVersion": installation.owner.api_version,
+                "kind": installation.owner.kind,
+                "name": installation.owner.name,
+                "uid": installation.owner.uid,
                 "controller": False,
                 "blockOwnerDeletion": False,
             }
         ]
     scaler = scaler_of(endpoint, arm, metadata=metadata, settings=settings)
-    selector = selector_of(revision, instance=place.instance)
+    selector = selector_of(revision, instance=installation.instance)
     ports = ports_of(serves_grpc=revision.settings.grpc_port is not None)
     count = {} if is_scaled_elsewhere(endpoint, settings) else {"replicas": arm.replicas}
     objects: list[Object] = [
@@ -149,7 +155,11 @@ def revision_objects(
                 },
                 "selector": {"matchLabels": selector},
                 "template": pod_template(
-                    revision, pods, digest=digest, settings_digest=digest_of(text), place=place
+                    revision,
+                    pods,
+                    digest=digest,
+                    settings_digest=digest_of(text),
+                    installation=installation,
                 ),
             },
         },
@@ -258,13 +268,13 @@ def _triggers(
     """Requests in flight per pod; and how long they wait, where a target says so."""
     pods = f'namespace="{metadata["namespace"]}",pod=~"{metadata["name"]}-.+"'
     window = f"[{max(math.ceil(scale.stable_window_s), 2 * _PERIOD_S)}s]"
-    told = [("AverageValue", f"sum(avg_over_time({IN_FLIGHT}{{{pods}}}{window}))", target)]
+    triggers = [("AverageValue", f"sum(avg_over_time({IN_FLIGHT}{{{pods}}}{window}))", target)]
     if scale.target_queue_wait_s is not None:
         waited, count = (
             f"sum(rate({_WAIT}_{part}{{{pods}}}{window}))" for part in ("sum", "count")
         )
         query = f"{waited} / ({count} > 0) or vector(0)"
-        told.append(("Value", query, scale.target_queue_wait_s))
+        triggers.append(("Value", query, scale.target_queue_wait_s))
     return [
         {
             "type": "prometheus",
@@ -275,7 +285,7 @@ def _triggers(
                 "threshold": f"{threshold:g}",
             },
         }
-        for metric_type, query, threshold in told
+        for metric_type, query, threshold in triggers
     ]
 
 

@@ -99,14 +99,14 @@ def selector_of(revision: Revision, *, instance: str = "headrace") -> dict[str, 
     return {key: labels[key] for key in ("app.kubernetes.io/name", INSTANCE, COMPONENT, REVISION)}
 
 
-def control_metadata(name: str, place: InstallationName) -> Object:
+def control_metadata(name: str, installation: InstallationName) -> Object:
     """The metadata of an object of the control plane itself."""
     return {
         "name": name,
-        "namespace": place.namespace,
+        "namespace": installation.namespace,
         "labels": {
             "app.kubernetes.io/name": "headrace",
-            INSTANCE: place.instance,
+            INSTANCE: installation.instance,
             COMPONENT: "control",
             MANAGED_BY: "headrace",
         },

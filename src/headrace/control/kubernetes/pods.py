@@ -85,7 +85,7 @@ def pod_template(
     *,
     digest: str,
     settings_digest: str,
-    place: InstallationName,
+    installation: InstallationName,
 ) -> Object:
     """The template of a revision's pods.
 
@@ -99,21 +99,24 @@ def pod_template(
         **common,
         "name": FETCHER,
         "command": ["headrace", "models", "fetch"],
-        "args": [digest, "--artifacts", place.artifacts_url, "--output", MODELS_DIR],
+        "args": [digest, "--artifacts", installation.artifacts_url, "--output", MODELS_DIR],
         "volumeMounts": [_MODELS, _TMP],
     }
     serves_grpc = revision.settings.grpc_port is not None
     volumes: list[Object] = [
         {"name": "models", "emptyDir": {}},
         {"name": "tmp", "emptyDir": {}},
-        {"name": "settings", "configMap": {"name": name_of(revision, instance=place.instance)}},
+        {
+            "name": "settings",
+            "configMap": {"name": name_of(revision, instance=installation.instance)},
+        },
     ]
-    if place.internal_secret:
-        secret = {"secretName": place.internal_secret, "optional": True}
+    if installation.internal_secret:
+        secret = {"secretName": installation.internal_secret, "optional": True}
         volumes.append({"name": "internal", "secret": secret})
     return {
         "metadata": {
-            "labels": labels_of(revision, instance=place.instance),
+            "labels": labels_of(revision, instance=installation.instance),
             "annotations": {
                 **pods.pod_annotations,
                 ENDPOINT: revision.endpoint,
@@ -138,23 +141,27 @@ def pod_template(
                     "topologyKey": key,
                     "whenUnsatisfiable": "ScheduleAnyway",
                     "labelSelector": {
-                        "matchLabels": selector_of(revision, instance=place.instance)
+                        "matchLabels": selector_of(revision, instance=installation.instance)
                     },
                 }
                 for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
             ],
             **scheduling_of(pods),
-            "terminationGracePeriodSeconds": grace_s(place),
+            "terminationGracePeriodSeconds": grace_s(installation),
             **({} if is_pool else {"initContainers": [fetcher]}),
-            "containers": [_replica(common, place, serves_grpc=serves_grpc, is_pool=is_pool)],
+            "containers": [
+                _replica(common, installation, serves_grpc=serves_grpc, is_pool=is_pool)
+            ],
             "volumes": volumes,
         },
     }
 
 
-def grace_s(place: InstallationName) -> int:
+def grace_s(installation: InstallationName) -> int:
     """How long a pod gets to end: it still answers, then drains, then ends."""
-    return pre_stop_s(place.max_behind_s) + math.ceil(place.drain_timeout_s) + _GRACE_S
+    return (
+        pre_stop_s(installation.max_behind_s) + math.ceil(installation.drain_timeout_s) + _GRACE_S
+    )
 
 
 def image_of(pods: PodsSpec) -> str:
@@ -182,9 +189,9 @@ def scheduling_of(pods: PodsSpec) -> Object:
     return {key: value for key, value in fields.items() if value}
 
 
-def replica_container(pods: PodsSpec, place: InstallationName) -> Object:
+def replica_container(pods: PodsSpec, installation: InstallationName) -> Object:
     """The container that serves the model under `/models`, as it is told in `SETTINGS_DIR`."""
-    return _replica(_common(pods), place, serves_grpc=False, is_pool=False)
+    return _replica(_common(pods), installation, serves_grpc=False, is_pool=False)
 
 
 def _common(pods: PodsSpec) -> Object:
@@ -207,7 +214,7 @@ def ports_of(*, serves_grpc: bool) -> tuple[tuple[str, int], ...]:
 
 
 def _replica(
-    common: Object, place: InstallationName, *, serves_grpc: bool, is_pool: bool
+    common: Object, installation: InstallationName, *, serves_grpc: bool, is_pool: bool
 ) -> Object:
     """Of a pool, it fetches models itself, and has started before anybody tells it which."""
     mounts: list[Object] = [
@@ -216,10 +223,10 @@ def _replica(
         {"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True},
     ]
     env = common["env"]
-    if place.internal_secret:
+    if installation.internal_secret:
         mounts.append({"name": "internal", "mountPath": INTERNAL_DIR, "readOnly": True})
         path = f"{INTERNAL_DIR}/token"
-        others = [one for one in env if one["name"] != _TOKEN_FILE]
+        others = [variable for variable in env if variable["name"] != _TOKEN_FILE]
         env = [*others, {"name": _TOKEN_FILE, "value": path}]
     return {
         **common,
@@ -240,7 +247,7 @@ def _replica(
         "readinessProbe": _probe("ready", periodSeconds=2, failureThreshold=2),
         "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=6),
         # Until every gateway knows that it leaves, it still answers.
-        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_s(place.max_behind_s)}}},
+        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_s(installation.max_behind_s)}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
 
@@ -276,7 +283,9 @@ def variables_of(variables: Iterable[VariableSpec]) -> list[Object]:
     return list(entries.values())
 
 
-def artifact_and_settings(revision: Revision, place: InstallationName) -> tuple[ArtifactPath, str]:
+def artifact_and_settings(
+    revision: Revision, installation: InstallationName
+) -> tuple[ArtifactPath, str]:
     """What pods of a revision fetch, and the settings that their replicas read.
 
     Raises:
@@ -288,13 +297,13 @@ def artifact_and_settings(revision: Revision, place: InstallationName) -> tuple[
             "control plane tells them: where there is none, leave 'pool' out"
         )
     artifact = _artifact_of(revision)
-    _check_artifacts(revision.model, place)
+    _check_artifacts(revision.model, installation)
     path = f"{MODELS_DIR}/{artifact.filename}"
-    return artifact, settings_text(revision, place, path=path)
+    return artifact, settings_text(revision, installation, path=path)
 
 
-def _check_artifacts(what: str, place: InstallationName) -> None:
-    if not place.artifacts_url:
+def _check_artifacts(what: str, installation: InstallationName) -> None:
+    if not installation.artifacts_url:
         raise FailedPreconditionError(
             f"{what}: pods have to fetch it from somewhere, and the control plane has no "
             "store for artifacts that they reach: give it one (--artifacts URL)"
@@ -311,7 +320,7 @@ def _artifact_of(revision: Revision) -> ArtifactPath:
     return artifact
 
 
-def settings_text(revision: Revision, place: InstallationName, *, path: str) -> str:
+def settings_text(revision: Revision, installation: InstallationName, *, path: str) -> str:
     """The settings of a revision's replicas, as they read them.
 
     Args:
@@ -328,8 +337,8 @@ def settings_text(revision: Revision, place: InstallationName, *, path: str) -> 
         port=HTTP_PORT,
         grpc_port=None if revision.settings.grpc_port is None else GRPC_PORT,
         metrics_port=METRICS_PORT,
-        drain_timeout_s=place.drain_timeout_s,
-        log_format=place.log_format,
+        drain_timeout_s=installation.drain_timeout_s,
+        log_format=installation.log_format,
     )
     text = msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
     if len(text) > _MAX_SETTINGS_BYTES:
@@ -345,14 +354,14 @@ def digest_of(settings: str) -> str:
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def pool_settings_text(hosts: PoolReplicaSettings, place: InstallationName) -> str:
+def pool_settings_text(hosts: PoolReplicaSettings, installation: InstallationName) -> str:
     """The settings of the processes of a pool, as they read them.
 
     Raises:
         FailedPreconditionError: A pool cannot run there; the text says what to do.
     """
-    _check_artifacts(f"pool {hosts.name!r}", place)
-    if not place.internal_secret:
+    _check_artifacts(f"pool {hosts.name!r}", installation)
+    if not installation.internal_secret:
         raise FailedPreconditionError(
             f"pool {hosts.name!r}: its pods are told what to host over the network, and listen to "
             "who shows the internal token only: put one into a Secret, and name it with "
@@ -364,9 +373,9 @@ def pool_settings_text(hosts: PoolReplicaSettings, place: InstallationName) -> s
         host="0.0.0.0",  # noqa: S104  # as above
         port=HTTP_PORT,
         metrics_port=METRICS_PORT,
-        drain_timeout_s=place.drain_timeout_s,
-        log_format=place.log_format,
-        artifacts=ArtifactsSettings(url=place.artifacts_url, directory=MODELS_DIR),
+        drain_timeout_s=installation.drain_timeout_s,
+        log_format=installation.log_format,
+        artifacts=ArtifactsSettings(url=installation.artifacts_url, directory=MODELS_DIR),
     )
     return msgspec.json.format(msgspec.json.encode(settings), indent=2).decode()
 

@@ -68,7 +68,7 @@ class KubernetesReconciler:
     api: ClusterApi
     publisher: RoutePublisher
     clock: Clock
-    place: InstallationName
+    installation: InstallationName
     leads: Callable[[], bool]
     emit: Emit = nobody
     faults: Faults = field(default_factory=Faults)
@@ -100,13 +100,13 @@ class KubernetesReconciler:
         self.watches = Watches(
             api=self.api,
             cluster=self.cluster,
-            selector=instance_selector(self.place.instance),
+            selector=instance_selector(self.installation.instance),
             on_change=self.wake,
         )
         self.executor = ActionExecutor(
             api=self.api,
             cluster=self.cluster,
-            place=self.place,
+            installation=self.installation,
             clock=self.clock,
             may_act=self.leads,
             on_restored=self.watches.restart,
@@ -178,9 +178,9 @@ class KubernetesReconciler:
                 assert self._group is not None, "actions are taken inside run"
                 self.publication.begin(action.routes, self._group)
         others = [
-            one
-            for one in decision.actions
-            if not isinstance(one, PublishRoutes) and self.executor.may_try(one)
+            action
+            for action in decision.actions
+            if not isinstance(action, PublishRoutes) and self.executor.may_try(action)
         ]
         # A slow API server holds up objects, but no routes.
         if others and not self._is_acting and self.clock.monotonic() >= self._retry_at:
@@ -193,7 +193,7 @@ class KubernetesReconciler:
             desired=self.desired,
             cluster=self.cluster,
             observed=self.observed(),
-            place=self.place,
+            installation=self.installation,
             settings=self._settings,
             is_confirmed=self.publication.is_confirmed,
             blocked=self.executor.blocked(),
@@ -203,17 +203,17 @@ class KubernetesReconciler:
     def _observe(self) -> None:
         """Take in what the cluster says of pods."""
         now = self.clock.monotonic()
-        found = replicas_of(
-            pods_in(self.cluster, self.place),
+        replicas = replicas_of(
+            pods_in(self.cluster, self.installation),
             slices_in(self.cluster),
             self.replicas,
             routed=self.observed().routed_addresses(),
             next_serial=self._next_serial,
             now=now,
         )
-        if found == self.replicas:
+        if replicas == self.replicas:
             return
-        for replica in found.values():
+        for replica in replicas.values():
             self._next_serial = max(self._next_serial, replica.serial + 1)
             before = self.replicas.get(replica.name)
             if before is None or before.phase is not replica.phase:
@@ -221,15 +221,15 @@ class KubernetesReconciler:
                 _LOG.info("replica changed", extra=extra)
         # The same dictionary: others hold on to it.
         self.replicas.clear()
-        self.replicas.update(found)
+        self.replicas.update(replicas)
         self.news.note()
 
     def _note(self, decision: ReconcileDecision) -> None:
         """Tell of what is wrong otherwise than before, and of who waits."""
-        at, problems = self.clock.now(), dict(decision.problems)
+        timestamp, problems = self.clock.now(), dict(decision.problems)
         events = [
-            *problem_events(self._problems, problems, at=at),
-            *roll_events(self._roll, decision.roll, at=at),
+            *problem_events(self._problems, problems, timestamp=timestamp),
+            *roll_events(self._roll, decision.roll, timestamp=timestamp),
         ]
         self._roll = decision.roll
         if events:
@@ -250,12 +250,12 @@ class KubernetesReconciler:
         Without them, a rollout that was half way would be taken as not begun.
         """
         try:
-            found = await self.api.get("ConfigMap", record_name(self.place))
+            record = await self.api.get("ConfigMap", record_name(self.installation))
         except HeadraceError as error:
             _LOG.warning("cannot read the record of routes", extra={"error": str(error)})
             self._retry_at = self.clock.monotonic() + _READ_AGAIN_S
             return False
-        self.publication.published = routes_in(found)
+        self.publication.published = routes_in(record)
         self._knows_routes = True
         self._observe()  # what is routed was ready
         return True
@@ -269,7 +269,7 @@ class KubernetesReconciler:
     async def _record(self, routes: tuple[EndpointRoute, ...]) -> None:
         """Write down what is in force: nothing is taken away before the next leader knows."""
         if self.leads():
-            await self.api.apply(record_of(routes, place=self.place), force=True)
+            await self.api.apply(record_of(routes, installation=self.installation), force=True)
 
     async def _wait_due(self, stepped_at: float) -> None:
         """Until something changes, or what the last step had to put off is due.
@@ -285,12 +285,12 @@ class KubernetesReconciler:
         await wait_for(self._wake, min(max(delay_s, 0.0), _LOOK_AGAIN_S))
 
 
-def record_name(place: InstallationName) -> str:
+def record_name(installation: InstallationName) -> str:
     """The name of the ConfigMap that holds the acknowledged routes."""
-    return f"{place.instance}-routes"
+    return f"{installation.instance}-routes"
 
 
-def record_of(routes: Sequence[EndpointRoute], *, place: InstallationName) -> Object:
+def record_of(routes: Sequence[EndpointRoute], *, installation: InstallationName) -> Object:
     """The ConfigMap that holds `routes`; who may call, and how much, is no part of it.
 
     Raises:
@@ -309,14 +309,14 @@ def record_of(routes: Sequence[EndpointRoute], *, place: InstallationName) -> Ob
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": control_metadata(record_name(place), place),
+        "metadata": control_metadata(record_name(installation), installation),
         "binaryData": {_ROUTES_KEY: packed},
     }
 
 
-def routes_in(found: Object | None) -> tuple[EndpointRoute, ...] | None:
+def routes_in(config_map: Object | None) -> tuple[EndpointRoute, ...] | None:
     """The routes that a ConfigMap holds; None if there is none, or it cannot be read."""
-    packed = ((found or {}).get("binaryData") or {}).get(_ROUTES_KEY)
+    packed = ((config_map or {}).get("binaryData") or {}).get(_ROUTES_KEY)
     if packed is None:
         return None
     try:
@@ -326,14 +326,14 @@ def routes_in(found: Object | None) -> tuple[EndpointRoute, ...] | None:
         return None
 
 
-def problem_events(before: Problems, now: Problems, *, at: float) -> Iterator[Event]:
+def problem_events(before: Problems, now: Problems, *, timestamp: float) -> Iterator[Event]:
     """Events of arms that cannot be made, or can again."""
     for endpoint, arm in sorted(now.keys() | before.keys()):
         problem = now.get((endpoint, arm), "")
         if problem != before.get((endpoint, arm), ""):
             message = problem or "the cluster takes what there shall be"
             yield Event(
-                at=at,
+                at=timestamp,
                 endpoint=endpoint,
                 kind="cluster",
                 reason="ClusterTrouble" if problem else "ClusterTroubleEnded",

@@ -125,7 +125,9 @@ class PodStatus(ObjectPart, frozen=True):
 
     def condition(self, kind: str) -> PodCondition | None:
         """The condition of this type."""
-        return next((one for one in self.conditions or () if one.type == kind), None)
+        return next(
+            (condition for condition in self.conditions or () if condition.type == kind), None
+        )
 
 
 class Pod(ObjectPart, frozen=True):
@@ -177,8 +179,12 @@ class SliceEndpoint(ObjectPart, frozen=True):
     @property
     def takes_requests(self) -> bool:
         """Whether new requests may go there."""
-        said = self.conditions
-        return said.ready is not False and said.serving is not False and not said.terminating
+        conditions = self.conditions
+        return (
+            conditions.ready is not False
+            and conditions.serving is not False
+            and not conditions.terminating
+        )
 
 
 class SlicePort(ObjectPart, frozen=True):
@@ -198,33 +204,33 @@ class EndpointSlice(ObjectPart, frozen=True):
     @property
     def http_port(self) -> int | None:
         """Where its endpoints take requests."""
-        return next((one.port for one in self.ports or () if one.name == "http"), None)
+        return next((port.port for port in self.ports or () if port.name == "http"), None)
 
 
-def _read(kind: type[T], found: Object) -> T | None:
+def _read(kind: type[T], live: Object) -> T | None:
     """`found` as a message; None if it is none: one odd object must not stop all others."""
     try:
-        return msgspec.convert(found, kind)
+        return msgspec.convert(live, kind)
     except msgspec.ValidationError:
         return None
 
 
-def pods_in(cluster: ClusterSnapshot, place: InstallationName) -> list[Pod]:
+def pods_in(cluster: ClusterSnapshot, installation: InstallationName) -> list[Pod]:
     """The pods that ReplicaSets of our Deployments made: anybody can write our labels on a pod."""
-    pods = (_read(Pod, found) for found in cluster.of_kind("Pod"))
+    pods = (_read(Pod, live) for live in cluster.of_kind("Pod"))
     return [
         pod
         for pod in pods
         if pod is not None
         and (owner := pod.metadata.controller) is not None
-        and owner.name.startswith(place.instance)
+        and owner.name.startswith(installation.instance)
     ]
 
 
 def slices_in(cluster: ClusterSnapshot) -> list[EndpointSlice]:
     """The addresses of Services."""
-    slices = (_read(EndpointSlice, found) for found in cluster.of_kind("EndpointSlice"))
-    return [found for found in slices if found is not None]
+    slices = (_read(EndpointSlice, live) for live in cluster.of_kind("EndpointSlice"))
+    return [parsed for parsed in slices if parsed is not None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +247,7 @@ class PodState:
 def replicas_of(
     pods: Iterable[Pod],
     slices: Iterable[EndpointSlice],
-    known: Mapping[str, Replica],
+    previous: Mapping[str, Replica],
     *,
     routed: frozenset[str],
     next_serial: int,
@@ -271,7 +277,7 @@ def replicas_of(
         revision_id = pod.metadata.annotation(REVISION_ID)
         if pod.is_over or not endpoint_name or not revision_id:
             continue
-        before = known.get(name)
+        before = previous.get(name)
         address, is_offered = addresses.get(pod.metadata.uid, ("", False))
         if not address and pod.status.pod_ip:
             address = _address(pod.status.pod_ip, HTTP_PORT)

@@ -25,7 +25,7 @@ _REVISION: Final = "deployment.kubernetes.io/revision"
 class PodChange:
     """A change of a Deployment's pods: `actions` bring it about, `meanwhile` is for if it waits."""
 
-    found: Object
+    deployment: Object
     actions: tuple[Action, ...]
     meanwhile: tuple[Action, ...] = ()
 
@@ -43,9 +43,9 @@ class Roll:
     held_by: tuple[str, ...] = ()
 
 
-def changes_pods(places: Iterable[str]) -> bool:
+def changes_pods(paths: Iterable[str]) -> bool:
     """Whether a Deployment that is corrected at these places makes its pods anew."""
-    return any(one.startswith("spec.template") or one == _APPLIED_AT for one in places)
+    return any(path.startswith("spec.template") or path == _APPLIED_AT for path in paths)
 
 
 def most_at_once(count: int, ratio: float) -> int:
@@ -64,24 +64,28 @@ def next_roll(
     Args:
         deployments: All of ours.
     """
-    ours = {_name(one): one for one in deployments}
-    changing = {_name(one.found) for one in changes}
+    ours = {_name(deployment): deployment for deployment in deployments}
+    changing = {_name(change.deployment) for change in changes}
     rolling = {
-        name: one
-        for name, one in sorted(ours.items())
-        if is_rolling(one, is_current=name not in changing)
+        name: deployment
+        for name, deployment in sorted(ours.items())
+        if is_rolling(deployment, is_current=name not in changing)
     }
-    under_way = [one for one in changes if has_former_pods(one.found)]
-    waiting = [one for one in changes if not has_former_pods(one.found)]
-    waiting.sort(key=lambda one: (not _is_available(one.found), _name(one.found)))
+    under_way = [change for change in changes if has_former_pods(change.deployment)]
+    waiting = [change for change in changes if not has_former_pods(change.deployment)]
+    waiting.sort(
+        key=lambda change: (not _is_available(change.deployment), _name(change.deployment))
+    )
     # One that was only just told something may be chosen, and is counted already.
     free = max(most_at_once(len(ours), max_rolling_ratio) - len(rolling), 0)
     now: list[PodChange] = []
     later: list[PodChange] = []
-    for one in waiting:
-        is_free = len(now) < free and _name(one.found) not in rolling
-        (now if is_free else later).append(one)
-    held_by = [name for name, one in rolling.items() if gave_up(one) or _is_down(one)]
+    for change in waiting:
+        is_free = len(now) < free and _name(change.deployment) not in rolling
+        (now if is_free else later).append(change)
+    held_by = [
+        name for name, deployment in rolling.items() if gave_up(deployment) or _is_down(deployment)
+    ]
     return Roll(
         now=(*under_way, *now),
         later=tuple(later),
@@ -139,9 +143,9 @@ def _name(deployment: Object) -> str:
     return str(deployment["metadata"]["name"])
 
 
-def roll_events(before: Roll, now: Roll, *, at: float) -> Iterator[Event]:
+def roll_events(before: Roll, now: Roll, *, timestamp: float) -> Iterator[Event]:
     """Events when Deployments begin to wait for others, are held up, or wait no more."""
-    names = [_name(change.found) for change in now.later]
+    names = [_name(change.deployment) for change in now.later]
     count = f"{len(names)} Deployment(s) keep the pods they have"
     if now.held_by and names and now.held_by != before.held_by:
         held = ", ".join(now.held_by)
@@ -155,4 +159,6 @@ def roll_events(before: Roll, now: Roll, *, at: float) -> Iterator[Event]:
     else:
         return
     data = {"waiting": names, "rolling": list(now.rolling), "held_by": list(now.held_by)}
-    yield Event(at=at, endpoint="", kind="cluster", reason=reason, message=message, data=data)
+    yield Event(
+        at=timestamp, endpoint="", kind="cluster", reason=reason, message=message, data=data
+    )

@@ -38,9 +38,9 @@ Key = tuple[str, str]
 """Kind and name."""
 
 
-def key_of(found: Object) -> Key:
+def key_of(obj: Object) -> Key:
     """Kind and name of an object."""
-    return found["kind"], found["metadata"]["name"]
+    return obj["kind"], obj["metadata"]["name"]
 
 
 @dataclass(slots=True)
@@ -58,9 +58,9 @@ class ClusterSnapshot:
         for key in sorted(key for key in self.objects if key[0] == kind):
             yield self.objects[key]
 
-    def replace_all(self, kind: str, found: Iterable[Object]) -> bool:
-        """Take `found` for all objects of a kind; whether that is a change."""
-        fresh = {key_of(item): item for item in found}
+    def replace_all(self, kind: str, objects: Iterable[Object]) -> bool:
+        """Replace all objects of a kind; return whether that is a change."""
+        fresh = {key_of(item): item for item in objects}
         before = {key: item for key, item in self.objects.items() if key[0] == kind}
         if fresh == before:
             return False
@@ -69,59 +69,59 @@ class ClusterSnapshot:
         self.objects.update(fresh)
         return True
 
-    def put(self, found: Object) -> bool:
+    def put(self, obj: Object) -> bool:
         """Take in an object; whether that is a change. An older version than ours is none."""
-        key = key_of(found)
+        key = key_of(obj)
         before = self.objects.get(key)
-        if before is not None and is_older(found, before):
+        if before is not None and is_older(obj, before):
             return False
-        self.objects[key] = found
-        return before != found
+        self.objects[key] = obj
+        return before != obj
 
-    def drop(self, found: Object) -> bool:
+    def drop(self, obj: Object) -> bool:
         """Forget an object; whether we had it. Another one of its name, made since, stays."""
-        key = key_of(found)
+        key = key_of(obj)
         ours = self.objects.get(key)
-        if ours is None or _uid(ours) != _uid(found):
+        if ours is None or _uid(ours) != _uid(obj):
             return False
         del self.objects[key]
         return True
 
 
-def is_older(found: Object, other: Object) -> bool:
-    """Whether `found` is an earlier version of the same object; versions are whole numbers."""
-    if _uid(found) != _uid(other):
+def is_older(obj: Object, other: Object) -> bool:
+    """Whether `obj` is an earlier version of the same object; versions are whole numbers."""
+    if _uid(obj) != _uid(other):
         return False
-    versions = [item["metadata"].get("resourceVersion", "") for item in (found, other)]
+    versions = [item["metadata"].get("resourceVersion", "") for item in (obj, other)]
     return all(v.isdigit() for v in versions) and int(versions[0]) < int(versions[1])
 
 
-def is_ours(found: Object, place: InstallationName) -> bool:
-    """Whether we made `found`: by its labels, by who manages its fields, and by its owner."""
-    metadata = found["metadata"]
+def is_ours(obj: Object, installation: InstallationName) -> bool:
+    """Whether we made `obj`: by its labels, by who manages its fields, and by its owner."""
+    metadata = obj["metadata"]
     labels = metadata.get("labels") or {}
-    if labels.get(MANAGED_BY) != "headrace" or labels.get(INSTANCE) != place.instance:
+    if labels.get(MANAGED_BY) != "headrace" or labels.get(INSTANCE) != installation.instance:
         return False
     if not any(
         entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
         for entry in metadata.get("managedFields") or ()
     ):
         return False
-    ours = place.owner.uid if place.owner is not None else None
+    ours = installation.owner.uid if installation.owner is not None else None
     owners = metadata.get("ownerReferences") or ()
     return not any(owner.get("controller") and owner.get("uid") != ours for owner in owners)
 
 
-def is_leaving(found: Object) -> bool:
+def is_leaving(obj: Object) -> bool:
     """Whether it was deleted, and only waits for its dependents."""
-    return found["metadata"].get("deletionTimestamp") is not None
+    return obj["metadata"].get("deletionTimestamp") is not None
 
 
-def owns_replicas(found: Object) -> bool:
+def owns_replicas(obj: Object) -> bool:
     """Whether we manage `replicas` of a Deployment."""
     return any(
         "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
-        for entry in found["metadata"].get("managedFields") or ()
+        for entry in obj["metadata"].get("managedFields") or ()
         if entry.get("manager") == FIELD_MANAGER
     )
 
@@ -135,8 +135,8 @@ def condition_message(deployment: Object, type_: str, status: str) -> str:
     return ""
 
 
-def _uid(found: Object) -> str:
-    return str(found["metadata"].get("uid", ""))
+def _uid(obj: Object) -> str:
+    return str(obj["metadata"].get("uid", ""))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -223,7 +223,7 @@ class Watches:
             if event.type == "BOOKMARK":
                 continue
             change = self.cluster.drop if event.type == "DELETED" else self.cluster.put
-            if change(event.found):
+            if change(event.live):
                 self.on_change()
         return version
 

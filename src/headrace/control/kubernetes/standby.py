@@ -34,7 +34,7 @@ class ClusterMembership:
 
     api: ClusterApi
     elector: Elector
-    place: InstallationName
+    installation: InstallationName
     _electing: asyncio.Task[None] = field(init=False)
 
     def begin(self) -> None:
@@ -49,7 +49,7 @@ class ClusterMembership:
             api=self.api,
             publisher=publisher,
             clock=clock,
-            place=self.place,
+            installation=self.installation,
             leads=self.elector.is_leading,
             emit=emit,
             faults=faults,
@@ -98,7 +98,7 @@ async def stand_by(
     except BaseException:
         await http.aclose()
         raise
-    place = InstallationName(
+    installation = InstallationName(
         namespace=cluster.namespace,
         instance=cluster.instance,
         artifacts_url=settings.artifacts,
@@ -110,12 +110,12 @@ async def stand_by(
     )
     elector = Elector(
         api=api,
-        place=place,
+        installation=installation,
         identity=identity,
         clock=SystemClock(),
         times=lease_times(cluster.lease_s),
     )
-    membership = ClusterMembership(api=api, elector=elector, place=place)
+    membership = ClusterMembership(api=api, elector=elector, installation=installation)
     membership.begin()
     _LOG.info("standing by", extra={"identity": identity, "namespace": cluster.namespace})
     async with _says_that_it_lives(settings, elector):
@@ -139,10 +139,10 @@ async def find_owner(api: ClusterApi, reference: str) -> OwnerObject:
     """
     check_owner(reference)
     kind, _, name = reference.partition("/")
-    found = await api.get(kind, name)
-    if found is None:
+    owner = await api.get(kind, name)
+    if owner is None:
         raise FailedPreconditionError(f"--owner {reference}: there is none in {api.namespace}")
-    uid = str(found["metadata"]["uid"])
+    uid = str(owner["metadata"]["uid"])
     return OwnerObject(api_version=RESOURCES[kind].api_version, kind=kind, name=name, uid=uid)
 
 

@@ -80,28 +80,28 @@ class Rules:
 
     def of(self, ask: LimitRequest) -> list[tuple[LimitSubject, LimitSpec]]:
         """The limits that hold for a request, and whose they are."""
-        found = []
+        applicable = []
         endpoint = self.endpoints.get(ask.endpoint)
         if endpoint is not None:
-            found.append((LimitSubject(Scope.ENDPOINT, ask.endpoint), endpoint.total))
+            applicable.append((LimitSubject(Scope.ENDPOINT, ask.endpoint), endpoint.total))
             caller = LimitSubject(Scope.CALLER, ask.endpoint, ask.caller)
-            found.append((caller, endpoint.per_caller))
+            applicable.append((caller, endpoint.per_caller))
         tier = self.tiers.get(ask.tier)
         if tier is not None:
-            found.append((LimitSubject(Scope.TIER, ask.tier, ask.caller), tier))
-        return [(subject, limits) for subject, limits in found if not limits.is_unlimited]
+            applicable.append((LimitSubject(Scope.TIER, ask.tier, ask.caller), tier))
+        return [(subject, limits) for subject, limits in applicable if not limits.is_unlimited]
 
 
 def make_rules(access: AccessSettings, endpoints: Iterable[EndpointRoute]) -> Rules:
     """What the service counts; the rest is counted by each gateway for itself."""
     shared = access.shared_limits
-    known = list(endpoints)
-    counted = [e for e in known if e.limits.is_counted_by_service(shared=shared)]
+    routes = list(endpoints)
+    counted = [e for e in routes if e.limits.is_counted_by_service(shared=shared)]
     tiers = access.tiers if access.are_tiers_counted_by_service else ()
     return Rules(
         endpoints={endpoint.name: endpoint.limits for endpoint in counted},
         tiers={tier.name: tier.limits for tier in tiers},
-        longest_s={e.name: e.timeout_s for e in known if e.timeout_s is not None},
+        longest_s={e.name: e.timeout_s for e in routes if e.timeout_s is not None},
     )
 
 
@@ -115,7 +115,7 @@ class TokenBucket:
 
     rate: float
     size: float
-    at: float
+    refilled_at: float
     tokens: float = 0.0
 
     def __post_init__(self) -> None:
@@ -123,9 +123,9 @@ class TokenBucket:
 
     def refill(self, now: float) -> None:
         """Add what came until `now`."""
-        if now > self.at:
-            self.tokens = min(self.size, self.tokens + (now - self.at) * self.rate)
-            self.at = now
+        if now > self.refilled_at:
+            self.tokens = min(self.size, self.tokens + (now - self.refilled_at) * self.rate)
+            self.refilled_at = now
 
     def change(self, *, rate: float, size: float) -> None:
         """Go on with other figures; what is there stays, as far as it fits."""
@@ -197,26 +197,28 @@ class Account:
     used: int = 0
     """Requests of `day`."""
 
-    def standings(self, limits: LimitSpec, at: Moment) -> Iterator[LimitStatus]:
+    def standings(self, limits: LimitSpec, moment: Moment) -> Iterator[LimitStatus]:
         """How each of `limits` stands at a moment, before another request."""
         if limits.requests_per_s is not None:
             size = float(limits.most_at_once)
-            self.requests = _filled(self.requests, limits.requests_per_s, size, at.now)
+            self.requests = _filled(self.requests, limits.requests_per_s, size, moment.now)
             yield _standing(LimitKind.REQUESTS, self.requests, 1.0)
         if limits.rows_per_s is not None:
             rate = limits.rows_per_s
-            self.rows = _filled(self.rows, rate, max(rate, 1.0), at.now)
+            self.rows = _filled(self.rows, rate, max(rate, 1.0), moment.now)
             yield _standing(LimitKind.ROWS, self.rows, self.rows_each)
         if limits.max_concurrent is not None:
             most = limits.max_concurrent
             if len(self.leases) >= most:
-                self.leases = {id_: until for id_, until in self.leases.items() if until > at.now}
+                self.leases = {
+                    id_: until for id_, until in self.leases.items() if until > moment.now
+                }
             left = max(most - len(self.leases), 0)
             yield LimitStatus(LimitKind.CONCURRENT, most, left, 0.0 if left else _UNTIL_ONE_ENDS_S)
         if limits.requests_per_day is not None:
-            self.turn(at.day)
+            self.turn(moment.day)
             left = max(limits.requests_per_day - self.used, 0)
-            wait_s = 0.0 if left else at.midnight_s
+            wait_s = 0.0 if left else moment.midnight_s
             yield LimitStatus(LimitKind.DAY, limits.requests_per_day, left, wait_s)
 
     def take(self, limits: LimitSpec, lease: str, until: float) -> float:
@@ -249,7 +251,7 @@ class Account:
 
 def _filled(bucket: TokenBucket | None, rate: float, size: float, now: float) -> TokenBucket:
     """The bucket with these figures, as full as it is now; a new one if there was none."""
-    bucket = bucket or TokenBucket(rate=rate, size=size, at=now)
+    bucket = bucket or TokenBucket(rate=rate, size=size, refilled_at=now)
     bucket.refill(now)
     bucket.change(rate=rate, size=size)
     return bucket
@@ -311,24 +313,24 @@ class Limiter:
     _unsaved: Counter[tuple[str, LimitSubject]] = field(default_factory=Counter)
     _last_lease: int = 0
 
-    def ask(self, ask: LimitRequest, at: Moment) -> LimitDecision:
+    def ask(self, ask: LimitRequest, moment: Moment) -> LimitDecision:
         """Whether a request may pass; if it may, it is counted."""
         applied = [(s, limits, self._account(s)) for s, limits in self.rules.of(ask)]
         standings = [
             (subject, standing)
             for subject, limits, account in applied
-            for standing in account.standings(limits, at)
+            for standing in account.standings(limits, moment)
         ]
         if not standings:
             return LimitDecision()
-        subject, worst = max(standings, key=lambda found: found[1].wait_s)
+        subject, worst = max(standings, key=lambda standing: standing[1].wait_s)
         if worst.wait_s > 0:
             refusal = Refusal(subject.scope, worst.kind)
             self.refusals[ask.endpoint, refusal] += 1
             return LimitDecision(refusal=refusal, tightest=worst)
         self._last_lease += 1
         lease = f"{self.name}-{self._last_lease:x}"
-        until = at.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S
+        until = moment.now + self.rules.longest_s.get(ask.endpoint, _WITHOUT_LIMIT_S) + _GRACE_S
         taken = []
         has_end = False
         for who, limits, account in applied:
@@ -338,7 +340,7 @@ class Limiter:
                 self._unsaved[account.day, who] += 1
         if has_end:
             self._leases[lease] = _Lease(tuple(taken), until)
-        left = [s for _, limits, account in applied for s in account.standings(limits, at)]
+        left = [s for _, limits, account in applied for s in account.standings(limits, moment)]
         tightest = min(left, key=lambda standing: standing.remaining / standing.limit)
         return LimitDecision(tightest=tightest, lease=lease if has_end else "")
 
@@ -348,24 +350,24 @@ class Limiter:
         Args:
             rows: None if nobody knows: what was taken for it stays taken.
         """
-        found = self._leases.pop(lease, None)
-        for subject, taken in found.taken if found is not None else ():
+        pending = self._leases.pop(lease, None)
+        for subject, taken in pending.taken if pending is not None else ():
             account = self._accounts(subject).get(subject)
             if account is not None:
                 account.end(lease, rows=rows, taken=taken, now=now)
 
     def expire(self, now: float) -> None:
         """Give up requests whose end nobody told."""
-        late = [lease for lease, found in self._leases.items() if found.until <= now]
+        late = [lease for lease, pending in self._leases.items() if pending.until <= now]
         for lease in late:
             self.end(lease, rows=None, now=now)
 
     def unsaved(self) -> list[QuotaUse]:
         """What was counted of days since the last call, to be added to what is stored."""
-        found, self._unsaved = self._unsaved, Counter()
+        uses, self._unsaved = self._unsaved, Counter()
         return [
             QuotaUse(day=day, subject=subject.text(), used=used)
-            for (day, subject), used in found.items()
+            for (day, subject), used in uses.items()
         ]
 
     def put_back(self, quotas: Iterable[QuotaUse]) -> None:

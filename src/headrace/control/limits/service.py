@@ -114,13 +114,13 @@ class LimitService:
             InvalidArgumentError: The bytes are no question.
         """
         descriptors = codec.decode(data).descriptors
-        at = Moment(self.clock.monotonic(), self.clock.now())
+        moment = Moment(self.clock.monotonic(), self.clock.now())
         answer = answer_of(LimitRequest(endpoint="", caller=""), LimitDecision())
         rows = {d.entries["rows_of"]: float(d.hits or 0) for d in descriptors if _tells_rows(d)}
         for descriptor in descriptors:
             lease = descriptor.entries.get("lease")
             if lease is not None:
-                self.limiter.end(lease, rows=rows.get(lease), now=at.now)
+                self.limiter.end(lease, rows=rows.get(lease), now=moment.now)
             elif not _tells_rows(descriptor):
                 entries = descriptor.entries
                 address = entries.get("masked_remote_address")
@@ -130,14 +130,14 @@ class LimitService:
                     caller=entries.get("caller", stranger),
                     tier=entries.get("tier", ""),
                 )
-                answer = answer_of(ask, self.limiter.ask(ask, at))
+                answer = answer_of(ask, self.limiter.ask(ask, moment))
         return codec.encode(answer, descriptors=len(descriptors))
 
     def refusals(self) -> list[tuple[Labels, float]]:
         """How many requests of each endpoint each kind of limit refused."""
         return [
-            ((("endpoint", endpoint), ("scope", found.scope), ("limit", found.kind)), float(count))
-            for (endpoint, found), count in sorted(self.limiter.refusals.items())
+            ((("endpoint", endpoint), ("scope", limit.scope), ("limit", limit.kind)), float(count))
+            for (endpoint, limit), count in sorted(self.limiter.refusals.items())
         ]
 
     async def _save(self) -> None:

@@ -373,10 +373,10 @@ class LocalDriver:
         if self.sandbox is None:
             return arguments
         settings = self._records.settings_path(record.name)
-        told = msgspec.json.decode(running.settings or settings.read_bytes())
+        document = msgspec.json.decode(running.settings or settings.read_bytes())
         try:
-            keep = self._read_by(told)
-            features = told.get("features")
+            keep = self._read_by(document)
+            features = document.get("features")
             if features is not None:
                 url = resolve_url(features["online_store"])
                 store = self.stores.prepare(url, for_others=not self.sandbox.abilities().user)
@@ -388,9 +388,9 @@ class LocalDriver:
                 own=[self._run_dir(record.serial), settings],
                 keep=keep,
                 network=record.network,
-                data_bytes=record.memory_bytes or _data_limit(told),
+                data_bytes=record.memory_bytes or _data_limit(document),
                 best_effort=record.best_effort,
-                forks="path" not in told,  # a pool tries models
+                forks="path" not in document,  # a pool tries models
             )
         except HeadraceError as error:
             raise OSError(str(error)) from error
@@ -399,17 +399,17 @@ class LocalDriver:
         """Without secrets of others; what a pool's process serves is told later."""
         if self.sandbox is None:
             return None
-        told = self._records.settings_path(name).read_text(encoding="utf-8")
-        is_pools = "path" not in msgspec.json.decode(told)
-        return self.sandbox.environment.of(told, parts=["endpoints"] if is_pools else ())
+        text = self._records.settings_path(name).read_text(encoding="utf-8")
+        is_pools = "path" not in msgspec.json.decode(text)
+        return self.sandbox.environment.of(text, parts=["endpoints"] if is_pools else ())
 
-    def _read_by(self, told: Mapping[str, Any]) -> list[Path]:
+    def _read_by(self, document: Mapping[str, Any]) -> list[Path]:
         """What a replica reads: its model, with what lies beside it; a pool may get any version."""
-        if "path" not in told:
+        if "path" not in document:
             self.home.artifacts.mkdir(parents=True, exist_ok=True)
             self.home.artifacts.chmod(0o755)  # `Home.at` made the home around it private
             return [self.home.artifacts]
-        return files_of(Path(told["path"]))
+        return files_of(Path(document["path"]))
 
     def isolation_of(self, name: str) -> Isolation | None:
         """How a replica's process is kept apart; None if nobody knows."""
@@ -447,13 +447,13 @@ class LocalDriver:
             process.send(signum)
 
 
-def _data_limit(told: Mapping[str, Any]) -> int:
+def _data_limit(document: Mapping[str, Any]) -> int:
     """The most that a replica may allocate, by the size of what it serves and of its requests."""
-    if "path" not in told:
-        size = told["memory_bytes"]
+    if "path" not in document:
+        size = document["memory_bytes"]
     else:
-        size = sum(map(size_bytes, files_of(Path(told["path"]))))
-    return data_limit(size, max_body_bytes=told.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES))
+        size = sum(map(size_bytes, files_of(Path(document["path"]))))
+    return data_limit(size, max_body_bytes=document.get("max_body_bytes", DEFAULT_MAX_BODY_BYTES))
 
 
 def _ended(record: ReplicaRecord, deaths: int) -> ReplicaRecord:

@@ -42,7 +42,7 @@ class Environment:
     secret once stays one.
     """
 
-    given: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    variables: Mapping[str, str] = field(default_factory=lambda: os.environ)
     _document: Mapping[str, Any] = field(default_factory=dict)
     _named: set[str] = field(default_factory=set)
 
@@ -63,7 +63,7 @@ class Environment:
         self._named |= named_in(*map(options_of, _brokers(document)))  # files change meanwhile
         own = named_in(*told, *(_text(document.get(part)) for part in parts))
         withheld = self._named - own
-        return {name: value for name, value in self.given.items() if name not in withheld}
+        return {name: value for name, value in self.variables.items() if name not in withheld}
 
 
 def options_of(broker: str) -> str:
@@ -443,12 +443,12 @@ def _folder_of_limits(settings: EnvoySettings, spec: "confine.Spec") -> list[str
         return []
     folder = str(address.parent.resolve())
     if folder in {*spec["hide"], *confine.PRIVATE}:
-        found = f"is in {folder}, of which root's Envoy sees nothing"
+        problem = f"is in {folder}, of which root's Envoy sees nothing"
     elif not Path(folder).is_dir():
-        found = f"is in {folder}, which is no directory yet"
+        problem = f"is in {folder}, which is no directory yet"
     else:
         return [folder]
-    message = f"the socket of gateway.limits_service {found}: give it a directory of its own"
+    message = f"the socket of gateway.limits_service {problem}: give it a directory of its own"
     raise FailedPreconditionError(message)
 
 

@@ -44,10 +44,10 @@ class ArtifactPath:
 
 def artifact_at(path: str) -> ArtifactPath | None:
     """The artifact at `path`; None if that is in no home's artifacts."""
-    found = _STORED.fullmatch(path)
-    if found is None:
+    match = _STORED.fullmatch(path)
+    if match is None:
         return None
-    return ArtifactPath(home=found[1] or "", digest=Digest(f"sha256:{found[2]}"), filename=found[3])
+    return ArtifactPath(home=match[1] or "", digest=Digest(f"sha256:{match[2]}"), filename=match[3])
 
 
 class Revision(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,13 +156,13 @@ class DesiredStream(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def way(self) -> str:
         """From where to where its records go, and by what, for people."""
-        told = self.settings
-        source = ", ".join(told.topics)
-        view = "" if told.features is None else f"view {told.features.view}"
-        if not told.sink:
+        settings = self.settings
+        source = ", ".join(settings.topics)
+        view = "" if settings.features is None else f"view {settings.features.view}"
+        if not settings.sink:
             return f"{source} to {view}"
         beside = f", and to {view}" if view else ""
-        return f"{source} to {told.sink} by {self.model}{beside}"
+        return f"{source} to {settings.sink} by {self.model}{beside}"
 
 
 class DesiredState(msgspec.Struct, frozen=True, kw_only=True):
@@ -324,10 +324,10 @@ def everywhere(settings: ReplicaSettings, content: str = "") -> ReplicaSettings:
     return msgspec.structs.replace(settings, path=path, features=features)
 
 
-def _features(told: FeatureLookup, home: str | None) -> FeatureLookup:
+def _features(lookup: FeatureLookup, home: str | None) -> FeatureLookup:
     from headrace.features.wire import served_part  # noqa: PLC0415  # few have features
 
-    store = told.online_store
+    store = lookup.online_store
     if home is not None and store.startswith(f"{SQLITE}{home}/"):
         store = SQLITE + store.removeprefix(f"{SQLITE}{home}/")
-    return msgspec.structs.replace(told, service=served_part(told.service), online_store=store)
+    return msgspec.structs.replace(lookup, service=served_part(lookup.service), online_store=store)

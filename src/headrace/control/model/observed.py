@@ -134,19 +134,19 @@ def perhaps_in_force(
 
     None was acknowledged, but of several gateways one may have taken what another refused.
     """
-    known = _places(routes)
-    found = [*routes]
+    addresses = _places(routes)
+    possible = [*routes]
     for route in before or ():
         places = _places((route,))
-        if not places <= known:
-            known |= places
-            found.append(route)
-    return tuple(found)
+        if not places <= addresses:
+            addresses |= places
+            possible.append(route)
+    return tuple(possible)
 
 
 def _places(routes: Iterable[EndpointRoute]) -> set[tuple[str, str, str]]:
     return {
-        (r.name, arm.version, place) for r in routes for arm in r.arms for place in arm.replicas
+        (r.name, arm.version, address) for r in routes for arm in r.arms for address in arm.replicas
     }
 
 
@@ -237,11 +237,11 @@ def exited(replica: Replica, *, exit_code: int | None, last_line: str, now: floa
 
 def exit_reason(exit_code: int | None, last_line: str) -> str:
     """Why a process ended, for people."""
-    said = f": {last_line}" if last_line else ""
+    detail = f": {last_line}" if last_line else ""
     if exit_code == EXIT_CANNOT_LOAD:
-        return f"cannot load the model{said}"
+        return f"cannot load the model{detail}"
     if exit_code is None:
-        return f"ended{said}"
+        return f"ended{detail}"
     if exit_code < 0:
-        return f"ended by signal {-exit_code}{said}"
-    return f"ended with exit status {exit_code}{said}"
+        return f"ended by signal {-exit_code}{detail}"
+    return f"ended with exit status {exit_code}{detail}"

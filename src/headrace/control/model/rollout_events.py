@@ -30,21 +30,21 @@ def events_of(
 ) -> list[Event]:
     """The events of the move from a rollout's stored state to `state`; most moves have one."""
     before = record.state
-    found: list[tuple[str, str]] = []
+    entries: list[tuple[str, str]] = []
     if state.traffic.candidate != before.traffic.candidate and not state.phase.is_over:
         old, new = before.traffic.candidate, state.traffic.candidate
         version = record.target.arms[0].key
-        found.append(
+        entries.append(
             ("Weight", f"rollout {record.id}: version {version} goes from {old} to {new} %")
         )
     if state.phase is not before.phase:
         phase = state.phase.value.replace("_", " ")
         after = f" after {span(state.elapsed_s)}" if state.phase.is_over else ""
         message = f"rollout {record.id} is {phase}{after}: {state.reason}"
-        found.append((PHASE_REASONS[state.phase], message))
+        entries.append((PHASE_REASONS[state.phase], message))
     return [
         _event(record, state, now=now, reason=reason, message=message, actor=actor)
-        for reason, message in found
+        for reason, message in entries
     ]
 
 

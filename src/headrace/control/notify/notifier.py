@@ -50,7 +50,11 @@ class Deliver(Protocol):
 def receiver_urls(spec: Mapping[str, Any]) -> list[str]:
     """Where receivers of a spec document are, as it says: such a URL may name a secret."""
     settings = AlertsSpec.model_validate(spec.get("alerts") or {})
-    ways = [way for one in settings.receivers if (way := one.webhook or one.slack) is not None]
+    ways = [
+        way
+        for receiver in settings.receivers
+        if (way := receiver.webhook or receiver.slack) is not None
+    ]
     return [way.url for way in ways if way.url is not None]
 
 

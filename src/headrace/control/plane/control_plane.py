@@ -197,5 +197,7 @@ class ControlPlane:
 def _is_decided(status: SystemStatus, name: str, *, streams: bool) -> bool:
     """Whether waiting for `name`, or for all if it is empty, changes nothing any more."""
     endpoints = [e for e in status.endpoints if name in {"", e.name}]
-    waiting = [one for one in status.streams if streams and not (one.is_well or one.stuck)]
+    waiting = [
+        stream for stream in status.streams if streams and not (stream.is_well or stream.stuck)
+    ]
     return status.gateway.ready and all(e.ready or e.failed for e in endpoints) and not waiting

@@ -53,10 +53,10 @@ def merge_model_stats(answers: Iterable[Json]) -> list[dict[str, Json]]:
     return [rows[key] for key in sorted(rows)]
 
 
-def _add_fields(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
+def _add_fields(first: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]:
     fields: dict[str, Json] = {}
-    for key in {**one, **other}:
-        a, b = one.get(key), other.get(key)
+    for key in {**first, **other}:
+        a, b = first.get(key), other.get(key)
         if key in _NEWEST and isinstance(a, int) and isinstance(b, int):
             fields[key] = max(a, b)
         else:
@@ -64,15 +64,15 @@ def _add_fields(one: dict[str, Json], other: dict[str, Json]) -> dict[str, Json]
     return fields
 
 
-def _add(one: Json, other: Json) -> Json:
-    match one, other:
+def _add(first: Json, other: Json) -> Json:
+    match first, other:
         case dict(), dict():
-            return _add_fields(one, other)
+            return _add_fields(first, other)
         case list(), list():
             # Lists of rows, such as `batch_stats`: rows with equal keys are added
             # up.
             rows: dict[tuple[str, ...], Json] = {}
-            for row in [*one, *other]:
+            for row in [*first, *other]:
                 fields = row if isinstance(row, dict) else {"": row}
                 key = tuple(f"{name}={fields[name]}" for name in sorted(fields) if name in _KEYS)
                 rows[key] = _add(rows[key], row) if key in rows else row
@@ -80,9 +80,9 @@ def _add(one: Json, other: Json) -> Json:
         case None, _:
             return other
         case ((int() | float()), (int() | float())):
-            return one + other
+            return first + other
         case _:
-            return one
+            return first
 
 
 _NO_VERSION: Final = ""
@@ -104,17 +104,17 @@ def request_families(
     counted = _by_version(desired, arms)
     requests: list[tuple[Labels, float]] = []
     latencies = []
-    for (endpoint, version), found in counted.items():
+    for (endpoint, version), of_version in counted.items():
         labels = (("endpoint", endpoint), ("version", version))
         outcomes = {"ok": 0, "error": 0, "rejected": 0, "abandoned": 0}
-        for arm in found:
+        for arm in of_version:
             outcomes["error"] += arm.errors
             outcomes["rejected"] += arm.rejections
             outcomes["abandoned"] += arm.abandoned
             outcomes["ok"] += arm.requests - arm.errors - arm.rejections - arm.abandoned
         requests += [((*labels, ("outcome", name)), count) for name, count in outcomes.items()]
-        if any(arm.requests for arm in found):
-            latencies.append(_latency(labels, found, bounds))
+        if any(arm.requests for arm in of_version):
+            latencies.append(_latency(labels, of_version, bounds))
     return [
         counter(
             "headrace_endpoint_requests_total",
@@ -154,19 +154,19 @@ def rollout_families(rollouts: Mapping[str, RolloutRecord]) -> list[Family]:
 
 def replica_families(effective: DesiredState, replicas: Iterable[Replica]) -> list[Family]:
     """How many replicas each version should have, and how many are ready."""
-    wanted: Counter[tuple[str, str]] = Counter()
+    desired: Counter[tuple[str, str]] = Counter()
     for endpoint in effective.endpoints:
         for arm in endpoint.arms:
             if arm.revision.upstream is None and not arm.revision.pool:
                 count = 0 if endpoint.scaled_to_zero else arm.replicas
-                wanted[endpoint.name, arm.revision.version] += count
+                desired[endpoint.name, arm.revision.version] += count
     ready: Counter[tuple[str, str]] = Counter()
     for replica in replicas:
         ready[replica.endpoint, replica.version] += replica.phase is ReplicaPhase.READY
     samples: list[tuple[Labels, float]] = []
-    for endpoint_name, version in sorted({*wanted, *ready}):
+    for endpoint_name, version in sorted({*desired, *ready}):
         labels = (("endpoint", endpoint_name), ("version", version))
-        for state, counts in (("desired", wanted), ("ready", ready)):
+        for state, counts in (("desired", desired), ("ready", ready)):
             samples.append(((*labels, ("state", state)), counts[endpoint_name, version]))
     meaning = "Replicas that should run, and that are ready."
     return [gauge("headrace_replicas", meaning, samples)]
@@ -192,31 +192,31 @@ def _by_version(
     desired: DesiredState, arms: Mapping[tuple[str, str], ArmStatistics]
 ) -> Mapping[tuple[str, str], list[ArmStatistics]]:
     """Of each endpoint all versions that it has, also those without a request."""
-    found: defaultdict[tuple[str, str], list[ArmStatistics]] = defaultdict(list)
+    by_version: defaultdict[tuple[str, str], list[ArmStatistics]] = defaultdict(list)
     for endpoint in desired.endpoints:
         for key in (*(arm.key for arm in endpoint.arms), _NO_VERSION):
             counted = arms.get((endpoint.name, key))
             if key or counted is not None:
                 version = key.partition("~")[0]
-                found[endpoint.name, version].append(counted or _NOTHING)
-    return found
+                by_version[endpoint.name, version].append(counted or _NOTHING)
+    return by_version
 
 
 def _latency(
-    labels: Labels, found: Iterable[ArmStatistics], bounds: Sequence[float]
+    labels: Labels, arms: Iterable[ArmStatistics], bounds: Sequence[float]
 ) -> HistogramSample:
     """Envoy tells no sum: each request counts as the middle of its bucket, 5 % off at most."""
     below = [0] * (len(bounds) + 1)
     total_s = 0.0
-    for arm in found:
-        place = 0
+    for arm in arms:
+        index = 0
         for (lower, width), count in sorted(arm.latency.items()):
-            while place < len(bounds) and bounds[place] <= lower:
-                place += 1
-            below[place] += count
+            while index < len(bounds) and bounds[index] <= lower:
+                index += 1
+            below[index] += count
             total_s += (lower + width / 2) * count
-    for place in range(1, len(below)):
-        below[place] += below[place - 1]
+    for index in range(1, len(below)):
+        below[index] += below[index - 1]
     return HistogramSample(labels=labels, bounds=bounds, below=below, sum=total_s)
 
 

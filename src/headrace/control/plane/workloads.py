@@ -45,7 +45,7 @@ class WorkloadsService:
         )
         self.streams: Final = StreamSupervisor(
             driver=make_stream_driver(home, driver),
-            wanted=lambda: aims.desired.streams if context.runs_here else (),
+            desired_streams=lambda: aims.desired.streams if context.runs_here else (),
             prepare=partial(
                 through_gateway,
                 url=context.addresses.http_url,

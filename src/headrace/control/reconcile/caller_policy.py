@@ -57,9 +57,9 @@ class Keys:
             NotFoundError: There is none.
             InvalidArgumentError: Several have the name.
         """
-        found = [key for key in await self.all() if may_see(key)]
-        by_id = [key for key in found if key.id == text]
-        named = [k for k in found if k.owner == text and k.is_valid(self.clock.now())]
+        visible = [key for key in await self.all() if may_see(key)]
+        by_id = [key for key in visible if key.id == text]
+        named = [k for k in visible if k.owner == text and k.is_valid(self.clock.now())]
         if len(named) > 1 and not by_id:
             ids = ", ".join(key.id for key in named)
             message = f"several keys are called '{text}'; name one by its id: {ids}"
@@ -82,7 +82,7 @@ class Keys:
             HeadraceError: It is stored, but the gateway does not know it yet.
         """
         now = self.clock.now()
-        made = new_credential(
+        created = new_credential(
             CredentialKind.KEY,
             name,
             now=now,
@@ -90,12 +90,12 @@ class Keys:
             grants=msgspec.to_builtins(grants),
             expires=None if expires_in_s is None else now + expires_in_s,
         )
-        key = made.credential
+        key = created.credential
         after = {"name": name, "expires": key.expires, **key.grants}
         change = AuditEntry(at=now, actor=actor, action="key.create", object=key.id, after=after)
         await self.store.add_credential(key, changes=[change])
         await self.apply()
-        return made
+        return created
 
     async def revoke(self, key: Credential, *, actor: str) -> Credential:
         """Have the gateway refuse a key from now on; as it is now.
@@ -106,7 +106,7 @@ class Keys:
         now = self.clock.now()
         before = {"name": key.owner, "revoked": key.revoked}
         change = AuditEntry(at=now, actor=actor, action="key.revoke", object=key.id, before=before)
-        revoked = await self.store.revoke_credential(key.id, at=now, changes=[change])
+        revoked = await self.store.revoke_credential(key.id, revoked_at=now, changes=[change])
         await self.apply()
         return revoked
 
@@ -197,8 +197,8 @@ def _key_set(path: Path) -> tuple[str, str]:
         return "", f"cannot be read: {error.strerror}"
     except UnicodeDecodeError:
         text = ""
-    found = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
-    return found, "" if found else "holds no key that verifies a token"
+    keys = _usable(text) if len(text) <= _MOST_KEY_SET_BYTES else ""
+    return keys, "" if keys else "holds no key that verifies a token"
 
 
 # Files are read twice a second, and seldom change.
@@ -255,8 +255,8 @@ class CallerPolicy:
         async with self._lock:
             keys = await self.store.credentials(CredentialKind.KEY)
             spec = self.reconciler.desired.spec
-            wanted = await asyncio.to_thread(read_policy, keys, spec, now=self.clock.now())
+            policy = await asyncio.to_thread(read_policy, keys, spec, now=self.clock.now())
             # One that was adopted may know what an earlier control plane told it.
-            if wanted != self.gateway.policy or not self._is_told:
-                await self.gateway.set_policy(wanted)
+            if policy != self.gateway.policy or not self._is_told:
+                await self.gateway.set_policy(policy)
                 self._is_told = True

@@ -78,20 +78,20 @@ class Prospect:
     """What follows for one endpoint: its route, who goes on, and how many more each arm needs."""
 
     route: EndpointRoute
-    kept: frozenset[str]
+    retained: frozenset[str]
     starts: tuple[tuple[DesiredArm, int], ...]
 
     @classmethod
     def of(cls, view: RoutedEndpoint) -> "Prospect":
         """What follows from `view`."""
         missing = [
-            (arm, arm.replicas - len(view.wanted[arm.revision.id]))
+            (arm, arm.replicas - len(view.desired[arm.revision.id]))
             for arm in view.endpoint.arms
             if not arm.revision.unloadable
         ]
         return cls(
             route=route_of(view),
-            kept=frozenset(replica.name for replica in view.kept()),
+            retained=frozenset(replica.name for replica in view.retained()),
             starts=tuple((arm, count) for arm, count in missing if count > 0),
         )
 
@@ -131,9 +131,9 @@ class Memo:
         """What follows for `endpoint`; as last time if what it follows from is the same."""
         facts = tuple((r.name, r.phase, r.was_ready, r.revision_id) for r in replicas)
         grounds = _Grounds(endpoint, current, pools, facts)
-        known = self._known.get(endpoint.name)
-        if known is not None and known[0].are(grounds):
-            return known[1]
+        cached = self._known.get(endpoint.name)
+        if cached is not None and cached[0].are(grounds):
+            return cached[1]
         prospect = Prospect.of(RoutedEndpoint.of(endpoint, replicas, current, pools))
         if current is not None and prospect.route == current:
             # The same object: whoever compares or translates it is done at once.
@@ -163,7 +163,7 @@ def plan(
         memo: Of earlier plans, for speed; changes nothing else.
     """
     prospects = prospects_of(desired, observed, Memo() if memo is None else memo)
-    keep = {name for prospect in prospects for name in prospect.kept}
+    keep = {name for prospect in prospects for name in prospect.retained}
     routes = tuple(prospect.route for prospect in prospects)
     actions: list[Action] = _starts(prospects, observed)
     if routes != observed.published and observed.can_publish:
@@ -232,12 +232,12 @@ def _pool_addresses(pools: Sequence[Prospect], observed: Observed) -> PoolAddres
         for pool in pools
     }
     ready = {address for addresses in by_pool.values() for address in addresses}
-    told = {
+    hosted = {
         replica.address: observed.hosted.get(replica.name, frozenset())
         for replica in observed.replicas.values()
         if replica.address in ready
     }
-    return PoolAddresses(by_pool=by_pool, told=told)
+    return PoolAddresses(by_pool=by_pool, hosted=hosted)
 
 
 def _starts(prospects: Sequence[Prospect], observed: Observed) -> list[Action]:

@@ -132,7 +132,7 @@ class RoutedTo(NamedTuple):
 def plan_pools(
     desired: DesiredState,
     replicas: Iterable[Replica],
-    told: Mapping[str, AcknowledgedModels],
+    acknowledged: Mapping[str, AcknowledgedModels],
     routed: Collection[RoutedTo],
     tells: Tells = as_it_is,
 ) -> Iterator[Tell]:
@@ -147,25 +147,27 @@ def plan_pools(
         routed: Where the gateway may still send requests.
         tells: How copies are told of a model.
     """
-    wanted: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
+    by_pool: dict[str, list[Revision]] = {POOL_PREFIX + pool.name: [] for pool in desired.pools}
     for endpoint in desired.endpoints:
         for arm in endpoint.arms:
             if arm.revision.pool:
-                wanted.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
+                by_pool.setdefault(POOL_PREFIX + arm.revision.pool, []).append(arm.revision)
     # Names and versions that requests may come for; a pool's own route names its copies too.
     expected: dict[str, set[tuple[str, str]]] = defaultdict(set)
-    for where in routed if wanted else ():
-        if where.endpoint not in wanted:
+    for where in routed if by_pool else ():
+        if where.endpoint not in by_pool:
             expected[where.address].add((where.endpoint, where.version))
     for replica in replicas:
-        if not replica.is_running or replica.endpoint not in wanted or not replica.address:
+        if not replica.is_running or replica.endpoint not in by_pool or not replica.address:
             continue
-        known = told.get(replica.name)
-        kept = () if known is None else _still_routed(known.hosting.revisions, replica, routed)
-        hosting = host(wanted[replica.endpoint], kept, tells)
-        said = {(model.model_name, model.model_version) for model in hosting.models}
-        hosting = replace(hosting, keeps=tuple(sorted(expected[replica.address] - said)))
-        if known is None or known.process != replica.process or known.hosting != hosting:
+        current = acknowledged.get(replica.name)
+        still_routed = (
+            () if current is None else _still_routed(current.hosting.revisions, replica, routed)
+        )
+        hosting = host(by_pool[replica.endpoint], still_routed, tells)
+        hosted = {(model.model_name, model.model_version) for model in hosting.models}
+        hosting = replace(hosting, keeps=tuple(sorted(expected[replica.address] - hosted)))
+        if current is None or current.process != replica.process or current.hosting != hosting:
             yield Tell(
                 replica=replica.name,
                 address=replica.address,
@@ -175,7 +177,7 @@ def plan_pools(
 
 
 def host(
-    revisions: Iterable[Revision], kept: Iterable[Revision] = (), tells: Tells = as_it_is
+    revisions: Iterable[Revision], extra: Iterable[Revision] = (), tells: Tells = as_it_is
 ) -> Hosting:
     """What hosts `revisions`, and `kept` besides where they are not in their way.
 
@@ -185,7 +187,7 @@ def host(
     """
     models: dict[tuple[str, str], ReplicaSettings] = {}
     answered: dict[str, Revision] = {}
-    for revision in (*revisions, *kept):
+    for revision in (*revisions, *extra):
         settings = tells(revision)
         if settings is None:
             continue
@@ -318,10 +320,10 @@ class PoolSync:
     async def run(self) -> None:
         """Keep every copy informed until cancelled."""
         while True:
-            told = False
+            has_changed = False
             with self.faults.contain(LOOP, "pools"):
-                told = await self.step()
-            if told:
+                has_changed = await self.step()
+            if has_changed:
                 # What changed meanwhile rang while nobody waited, and may have to be told again.
                 await asyncio.sleep(_AGAIN_S)
             else:
@@ -333,9 +335,9 @@ class PoolSync:
             return False
         observed = self.world.observed()
         # Let go of replicas that are gone, and of what ended processes were told.
-        for name, told in list(self._told.items()):
+        for name, acknowledged in list(self._told.items()):
             replica = observed.replicas.get(name)
-            if replica is None or replica.process != told.process:
+            if replica is None or replica.process != acknowledged.process:
                 del self._told[name]
                 self.world.hosted.pop(name, None)
                 self._complaints.pop(name, None)

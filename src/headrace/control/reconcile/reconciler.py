@@ -231,9 +231,16 @@ class Reconciler:
     def _revision_of(self, replica: Replica) -> Revision | None:
         """What a replica runs, as it is wanted now; None if it is not."""
         endpoints = (*self.desired.endpoints, *map(pool_endpoint, self.desired.pools))
-        arms = (arm for each in endpoints if each.name == replica.endpoint for arm in each.arms)
+        arms = (
+            arm
+            for endpoint in endpoints
+            if endpoint.name == replica.endpoint
+            for arm in endpoint.arms
+        )
         revisions = (arm.revision for arm in arms)
-        return next((one for one in revisions if one.id == replica.revision_id), None)
+        return next(
+            (revision for revision in revisions if revision.id == replica.revision_id), None
+        )
 
     def _cannot_start(self, replica: Replica, error: Exception) -> None:
         now = self.clock.monotonic()
@@ -260,8 +267,8 @@ class Reconciler:
             exit_code = await process.wait()
         finally:
             probing.cancel()
-        said, before = self.driver.note_exit(name), self.replicas[name]
-        after = exited(before, exit_code=exit_code, last_line=said, now=self.clock.monotonic())
+        last_line, before = self.driver.note_exit(name), self.replicas[name]
+        after = exited(before, exit_code=exit_code, last_line=last_line, now=self.clock.monotonic())
         if after.deaths > before.deaths:
             self.driver.note_death(name, after.deaths)
             await self._tell_death(after)

@@ -18,16 +18,16 @@ class PoolAddresses:
     """
 
     by_pool: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    told: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    hosted: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def hosting(self, revision: Revision) -> tuple[str, ...]:
         """The ready replicas of the revision's pool that host it."""
         addresses = self.by_pool.get(revision.pool, ())
-        return tuple(a for a in addresses if revision.id in self.told.get(a, frozenset()))
+        return tuple(a for a in addresses if revision.id in self.hosted.get(a, frozenset()))
 
     def still(self, addresses: Iterable[str]) -> tuple[str, ...]:
         """Those of `addresses` that are a pool's and ready."""
-        return tuple(address for address in addresses if address in self.told)
+        return tuple(address for address in addresses if address in self.hosted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class RoutedEndpoint:
     """
 
     endpoint: DesiredEndpoint
-    wanted: Mapping[str, Sequence[Replica]]
+    desired: Mapping[str, Sequence[Replica]]
     former: Mapping[str, Sequence[Replica]]
     current: EndpointRoute | None
     pools: PoolAddresses
@@ -55,17 +55,17 @@ class RoutedEndpoint:
     ) -> "RoutedEndpoint":
         """The view of `endpoint`; `replicas` are all of this endpoint that do not drain."""
         counts = {arm.revision.id: arm.replicas for arm in endpoint.arms}
-        wanted: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
+        desired: dict[str, list[Replica]] = {revision_id: [] for revision_id in counts}
         former: dict[str, list[Replica]] = defaultdict(list)
         for replica in sorted(replicas, key=_usefulness):
-            mine = wanted.get(replica.revision_id)
-            if mine is not None and len(mine) < counts[replica.revision_id]:
-                mine.append(replica)
+            assigned = desired.get(replica.revision_id)
+            if assigned is not None and len(assigned) < counts[replica.revision_id]:
+                assigned.append(replica)
             else:
                 former[replica.version].append(replica)
         return cls(
             endpoint=endpoint,
-            wanted=wanted,
+            desired=desired,
             former=former,
             current=current,
             pools=pools or PoolAddresses(),
@@ -80,7 +80,7 @@ class RoutedEndpoint:
             return bool(self.pools.hosting(arm.revision))
         if arm.revision.upstream is not None or arm.replicas == 0:
             return True
-        replicas = self.wanted[arm.revision.id]
+        replicas = self.desired[arm.revision.id]
         were_ready = sum(replica.was_ready for replica in replicas)
         required = arm.replicas if arm.required is None else min(arm.required, arm.replicas)
         return were_ready >= required and bool(_ready(replicas))
@@ -102,12 +102,12 @@ class RoutedEndpoint:
             return False
         return not survivors or any(self._can_answer(arm) for arm in weighted)
 
-    def kept(self) -> list[Replica]:
+    def retained(self) -> list[Replica]:
         """Replicas that must go on: the wanted ones, and former ones that still carry requests."""
-        kept = [replica for replicas in self.wanted.values() for replica in replicas]
+        retained = [replica for replicas in self.desired.values() for replica in replicas]
         for version in self._versions_on_former:
-            kept += [replica for replica in self.former.get(version, ()) if replica.was_ready]
-        return kept
+            retained += [replica for replica in self.former.get(version, ()) if replica.was_ready]
+        return retained
 
     def ready_for(self, key: str) -> tuple[str, ...]:
         """Addresses that answer for the arm called `key` now, in a stable order."""
@@ -116,7 +116,7 @@ class RoutedEndpoint:
             hosting = self.pools.hosting(arm.revision)
             if hosting:
                 return hosting
-        replicas = list(self.wanted[arm.revision.id]) if arm else []
+        replicas = list(self.desired[arm.revision.id]) if arm else []
         version = key.partition("~")[0]
         if version in self._versions_on_former:
             replicas += self.former.get(version, ())
@@ -125,7 +125,7 @@ class RoutedEndpoint:
     def _can_answer(self, arm: DesiredArm) -> bool:
         if arm.revision.pool:
             return bool(self.pools.hosting(arm.revision))
-        return arm.revision.upstream is not None or bool(_ready(self.wanted[arm.revision.id]))
+        return arm.revision.upstream is not None or bool(_ready(self.desired[arm.revision.id]))
 
     def _current_elsewhere(self) -> bool:
         """Whether the published split sends requests to a pool, or to somebody else's server."""
@@ -137,7 +137,7 @@ class RoutedEndpoint:
         if self.current is None:
             return []
         weighted = {arm.version for arm in self.current.arms if arm.weight > 0}
-        everyone = [*self.wanted.values(), *self.former.values()]
+        everyone = [*self.desired.values(), *self.former.values()]
         return [
             replica
             for replicas in everyone

@@ -211,15 +211,15 @@ def _is_reached(endpoint: DesiredEndpoint, route: EndpointRoute | None) -> bool:
 
 
 def _arm_problems(arm: DesiredArm, replicas: Sequence[Replica]) -> list[str]:
-    mine = [r for r in replicas if r.revision_id == arm.revision.id and not r.is_leaving]
-    ready = sum(replica.phase is ReplicaPhase.READY for replica in mine)
+    own = [r for r in replicas if r.revision_id == arm.revision.id and not r.is_leaving]
+    ready = sum(replica.phase is ReplicaPhase.READY for replica in own)
     if ready >= arm.replicas:
         return []
     reasons = list(
-        dict.fromkeys(r.reason for r in mine if r.reason and r.phase is not ReplicaPhase.READY)
+        dict.fromkeys(r.reason for r in own if r.reason and r.phase is not ReplicaPhase.READY)
     )
-    said = f": {'; '.join(reasons)}" if reasons else ""
-    return [f"version {arm.revision.version}: {ready} of {arm.replicas} replicas ready{said}"]
+    detail = f": {'; '.join(reasons)}" if reasons else ""
+    return [f"version {arm.revision.version}: {ready} of {arm.replicas} replicas ready{detail}"]
 
 
 def _first_request_problems(endpoint: DesiredEndpoint, first: FirstRequest | None) -> list[str]:
@@ -234,14 +234,14 @@ def _first_request_problems(endpoint: DesiredEndpoint, first: FirstRequest | Non
 def _has_failed(
     serving: Sequence[DesiredArm], replicas: Sequence[Replica], first: FirstRequest | None
 ) -> bool:
-    wanted = {arm.revision.id for arm in serving}
-    mine = [r for r in replicas if r.revision_id in wanted and not r.is_leaving]
+    revision_ids = {arm.revision.id for arm in serving}
+    own = [r for r in replicas if r.revision_id in revision_ids and not r.is_leaving]
     if any(
         r.cannot_load or (r.failures >= MANY_FAILURES and r.phase is not ReplicaPhase.READY)
-        for r in mine
+        for r in own
     ):
         return True
-    return first is not None and not first.answered and set(first.revisions) == wanted
+    return first is not None and not first.answered and set(first.revisions) == revision_ids
 
 
 def _revisions(
@@ -251,15 +251,15 @@ def _revisions(
     facts: _Facts,
 ) -> tuple[RevisionStatus, ...]:
     weights = {arm.key: arm.weight for arm in route.arms} if route else {}
-    wanted = {arm.revision.id: arm for arm in endpoint.arms}
+    arms = {arm.revision.id: arm for arm in endpoint.arms}
     own = [replica for replica in replicas if replica.endpoint == endpoint.name]
-    former = {r.revision_id: r.version for r in own if r.revision_id not in wanted}
+    former = {r.revision_id: r.version for r in own if r.revision_id not in arms}
     rows = []
     for revision_id, version in [
         *((arm.revision.id, arm.revision.version) for arm in endpoint.arms),
         *former.items(),
     ]:
-        arm = wanted.get(revision_id)
+        arm = arms.get(revision_id)
         # Two revisions of one version share its weight; it is shown at the wanted one.
         shows_weight = arm is not None or version not in {
             other.revision.version for other in endpoint.arms

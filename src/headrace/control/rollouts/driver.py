@@ -125,9 +125,9 @@ class RolloutDriver:
             if record is None:
                 message = f"endpoint '{name}' has no rollout; `headrace rollout start` begins one"
                 raise NotFoundError(message)
-            said = f"{reason} ({actor})" if reason and actor else reason or actor
+            comment = f"{reason} ({actor})" if reason and actor else reason or actor
             now = self._watch(record).elapsed(self.clock.monotonic())
-            state = command(record.state, verb, now=now, reason=said)
+            state = command(record.state, verb, now=now, reason=comment)
             return await self._move(record, state, actor=actor, action=f"rollout.{verb}")
 
     def counted(self, record: RolloutRecord) -> Mapping[str, int | float]:
@@ -196,16 +196,16 @@ class RolloutDriver:
         problems = (self.faults.problem(kind, record.endpoint) for kind in FAULT_KINDS)
         return "" if record.state.phase.is_over else "; ".join(filter(None, problems))
 
-    def wanted(self) -> list[Replica]:
+    def observed_replicas(self) -> list[Replica]:
         """Replicas whose reports are needed."""
-        found: dict[str, Replica] = {}
+        by_name: dict[str, Replica] = {}
         for record in self.aims.active():
             with self.faults.contain("rollout reports", record.endpoint):
                 view = LiveRollout.of(record, self.aims)
                 for replica in view.replicas if view else ():
                     if replica.phase is ReplicaPhase.READY:
-                        found[replica.name] = replica
-        return list(found.values())
+                        by_name[replica.name] = replica
+        return list(by_name.values())
 
     def observe(self, replica: Replica) -> Observe:
         """What a replica shall look at: nothing where no rollout is under way."""
@@ -232,11 +232,11 @@ class RolloutDriver:
         }
         # Remember how busy replicas are, for how many answers can be looked at.
         for name, report in reports.items():
-            at, received, rate = self._rates.get(name, (now, report.received, 0.0))
-            if now - at >= _RATE_WINDOW_S:
-                rate = max(report.received - received, 0) / (now - at)
-                at, received = now, report.received
-            self._rates[name] = (at, received, rate)
+            counted_at, received, rate = self._rates.get(name, (now, report.received, 0.0))
+            if now - counted_at >= _RATE_WINDOW_S:
+                rate = max(report.received - received, 0) / (now - counted_at)
+                counted_at, received = now, report.received
+            self._rates[name] = (counted_at, received, rate)
         reading = view.reading(now=now, epoch=gateway.epoch, totals=gateway.arms, reports=reports)
         if view.needs_answers:
             reading = await self._with_answers(view, watch, reading)
@@ -257,7 +257,7 @@ class RolloutDriver:
         self, view: LiveRollout, watch: RolloutWatch, reading: RolloutReading
     ) -> RolloutReading:
         """`reading` with what single answers say: pairs, callers, rewards."""
-        now, store, rollout = reading.at, self.store, view.record.id
+        now, store, rollout = reading.time_s, self.store, view.record.id
         if watch.units is None:
             watch.units = await store.unit_tally(rollout)
             watch.positions = dict(watch.units.positions)
@@ -266,7 +266,9 @@ class RolloutDriver:
             *(self.reports.answers(replica, watch.after(replica)) for replica in ready)
         )
         present = {replica.name for replica in view.replicas}
-        positions = {name: known for name, known in watch.positions.items() if name in present}
+        positions = {
+            name: position for name, position in watch.positions.items() if name in present
+        }
         for replica, page in zip(ready, pages, strict=True):
             positions[replica.name] = replica.process, page.cursor
         assignments: list[Assignment] = []

@@ -36,11 +36,11 @@ class RolloutReading:
 
     `epoch`: of the gateway's process; another one counts from 0. `predictions`: by replica, of
     those that told; `all_told`: that no answering one is missing, or its arm's would be.
-    `at` is of the monotonic clock. `step` is the rollout's, and `step_since` when it came into
+    `time_s` is of the monotonic clock. `step` is the rollout's, and `step_since` when it came into
     force. `is_sticky`: callers stay on the arm that they were sent to first.
     """
 
-    at: float
+    time_s: float
     epoch: str
     split: Split | None
     candidate: ArmStatistics = _NOTHING
@@ -96,7 +96,7 @@ class IntervalCounter:
         self._last = None if split is None else reading
         self._last_split = self._last_split if split is None else split
         if split != self._split:
-            self._split, self._since = split, reading.at
+            self._split, self._since = split, reading.time_s
             self._seen, self.samples = (0, 0), 0
         if reading.step_since != self._step_since:
             self._step_since = reading.step_since
@@ -104,7 +104,7 @@ class IntervalCounter:
         if split is None or last is None:
             self._note_predictions(reading)
             return None
-        is_cold = last.at - self._since < self.warmup_s
+        is_cold = last.time_s - self._since < self.warmup_s
         classes = self._new_predictions(reading)
         if is_cold or reading.all_told:
             self._note_predictions(reading)
@@ -113,14 +113,14 @@ class IntervalCounter:
         if is_cold:
             candidate, baseline = _cold(candidate), _cold(baseline)
         else:
-            seen = self._seen
-            self._seen = (seen[0] + candidate.requests, seen[1] + baseline.requests)
+            counts = self._seen
+            self._seen = (counts[0] + candidate.requests, counts[1] + baseline.requests)
         copies = reading.pairs.pairs + reading.pairs.unanswered
         self.samples = _smaller(self._seen, split, copies + self.samples)
         rewards = reading.rewards
         return Increment(
-            at=reading.at,
-            duration_s=reading.at - last.at,
+            at=reading.time_s,
+            duration_s=reading.time_s - last.time_s,
             share=share_of(split),
             step=reading.step,
             is_sticky=reading.is_sticky,
@@ -151,8 +151,8 @@ class IntervalCounter:
         elif 0.0 < share < 1.0 and reading.is_alive == (True, False):
             candidate = _at_most(candidate, baseline.requests * share / (1.0 - share))
         return Increment(
-            at=reading.at,
-            duration_s=reading.at - last.at,
+            at=reading.time_s,
+            duration_s=reading.time_s - last.time_s,
             share=share,
             step=last.step,
             is_sticky=last.is_sticky,
@@ -169,15 +169,15 @@ class IntervalCounter:
 
     def _new_predictions(self, reading: RolloutReading) -> dict[bool, Tally[tuple[str, str]]]:
         """New answers by arm, kind and class. Until all have told, each keeps its place."""
-        found: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
+        tallies: dict[bool, Tally[tuple[str, str]]] = {True: Tally(), False: Tally()}
         if not reading.all_told:
-            return found
+            return tallies
         for name, now in reading.predictions.items():
             before = self._counted.get(name)
             counts = before.counts if before and _went_on(before, now) else {}
             for label, count in now.counts.items():
-                found[now.is_candidate][now.kind, label] += count - counts.get(label, 0)
-        return found
+                tallies[now.is_candidate][now.kind, label] += count - counts.get(label, 0)
+        return tallies
 
 
 def _went_on(before: Predictions, now: Predictions) -> bool:
@@ -228,9 +228,9 @@ def share_of(split: Split) -> float:
     return split[0] / total if total else 0.0
 
 
-def _smaller(seen: Split, split: Split, pairs: int) -> int:
+def _smaller(answered: Split, split: Split, pairs: int) -> int:
     """Requests of the smaller arm that has a weight; pairs where only copies are sent."""
-    counts = [count for count, weight in zip(seen, split, strict=True) if weight]
+    counts = [count for count, weight in zip(answered, split, strict=True) if weight]
     return min(counts) if split[0] else pairs
 
 
@@ -347,21 +347,21 @@ def distance(primary: RecordedAnswer, shadow: RecordedAnswer) -> float:
         other = others.get(tensor.name)
         if other is None or other.shape != tensor.shape or "O" in tensor.dtype + other.dtype:
             continue
-        one, two = (_numbers(tensor).astype(np.float64) for tensor in (tensor, other))
-        finite = np.isfinite(one) & np.isfinite(two)
+        first, second = (_numbers(tensor).astype(np.float64) for tensor in (tensor, other))
+        finite = np.isfinite(first) & np.isfinite(second)
         with np.errstate(over="ignore"):
-            apart = np.minimum(np.abs(one[finite] - two[finite]), _MOST_DISTANCE)
+            apart = np.minimum(np.abs(first[finite] - second[finite]), _MOST_DISTANCE)
         total += float(apart.sum())
         count += apart.size
     return min(total / count, _MOST_DISTANCE) if count else 0.0
 
 
-def _is_near(one: SampledTensor, other: SampledTensor, metric: DisagreementSpec) -> bool:
-    if one.shape != other.shape:
+def _is_near(tensor: SampledTensor, other: SampledTensor, metric: DisagreementSpec) -> bool:
+    if tensor.shape != other.shape:
         return False
-    if "O" in one.dtype + other.dtype:
-        return one.dtype == other.dtype and one.items == other.items
-    baseline, candidate = _numbers(one), _numbers(other)
+    if "O" in tensor.dtype + other.dtype:
+        return tensor.dtype == other.dtype and tensor.items == other.items
+    baseline, candidate = _numbers(tensor), _numbers(other)
     kinds = {array.dtype.kind.replace("u", "i") for array in (baseline, candidate)}
     if kinds != {"f"}:
         return len(kinds) == 1 and np.array_equal(baseline, candidate)

@@ -101,9 +101,9 @@ class RolloutWatch:
         self._ticked_at = now
         return self.elapsed_s
 
-    def judge(self, at: float) -> None:
+    def judge(self, timestamp: float) -> None:
         """Ask what all that was counted says, `at` seconds since 1970, and keep the intervals."""
-        self.verdict = self.evidence.verdict(at, self.names)
+        self.verdict = self.evidence.verdict(timestamp, self.names)
         self.judged_at = self.elapsed_s
         self.evidence.note(self.verdict)
 
@@ -195,9 +195,9 @@ class LiveRollout:
             return healthy.get(arm.key, False)
         if arm.revision.pool:
             return any(arm.revision.id in ids for ids in self.hosted.values())
-        mine = self._replicas_of(arm)
-        ready = [replica for replica in mine if replica.phase is ReplicaPhase.READY]
-        return bool(ready) and sum(replica.was_ready for replica in mine) >= arm.replicas
+        own = self._replicas_of(arm)
+        ready = [replica for replica in own if replica.phase is ReplicaPhase.READY]
+        return bool(ready) and sum(replica.was_ready for replica in own) >= arm.replicas
 
     @property
     def failure(self) -> str:
@@ -253,7 +253,7 @@ class LiveRollout:
         """What the gateway and the replicas have counted, put together by arm."""
         name, arm = self.record.endpoint, self.candidate
         return RolloutReading(
-            at=now,
+            time_s=now,
             epoch=epoch,
             split=self.split(),
             lost=None if all(self._is_alive()) else self.weights,
@@ -368,19 +368,19 @@ class LiveRollout:
         return frozenset((r.name, r.process) for r in self.answering) if is_told else None
 
     def _predictions(self, reports: Mapping[str, ReplicaReport]) -> dict[str, Predictions]:
-        found = {}
+        predictions = {}
         for replica in self.replicas:
             report = reports.get(replica.name)
             if report is None or report.predictions is None or not self.is_counted(replica):
                 continue
             if _observed_key(report) != self.record.id:
                 continue
-            found[replica.name] = Predictions(
+            predictions[replica.name] = Predictions(
                 is_candidate=self.is_candidate(replica),
                 kind=report.predictions.kind,
                 counts=report.predictions.counts,
             )
-        return found
+        return predictions
 
     def _replicas_of(self, arm: DesiredArm) -> list[Replica]:
         return [replica for replica in self.replicas if replica.revision_id == arm.revision.id]
@@ -401,8 +401,8 @@ def _evidence_of(record: RolloutRecord) -> RolloutEvidenceState:
 
 def _observed_key(report: ReplicaReport) -> str:
     """The rollout that a replica counts its predictions for; empty for none."""
-    asked = report.observing
-    return msgspec.json.decode(asked, type=Observe).key if asked else ""
+    observing = report.observing
+    return msgspec.json.decode(observing, type=Observe).key if observing else ""
 
 
 def batch_of(

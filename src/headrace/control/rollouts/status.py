@@ -212,8 +212,8 @@ def _main_arm(endpoint: DesiredEndpoint) -> DesiredArm | None:
 
 def _new_arm(source: DesiredEndpoint, target: DesiredEndpoint) -> DesiredArm | None:
     """The arm that `source` does not have; the main one if it has all."""
-    known = {arm.revision.id for arm in source.arms}
-    new = next((arm for arm in target.arms if arm.revision.id not in known), None)
+    revision_ids = {arm.revision.id for arm in source.arms}
+    new = next((arm for arm in target.arms if arm.revision.id not in revision_ids), None)
     return new or _main_arm(target)
 
 
@@ -286,10 +286,10 @@ def rollout_evidence(record: RolloutRecord, sequences: Sequences) -> RolloutEvid
         step_s=sequences.step_s,
         metrics=tuple(
             SequenceView(
-                metric=one.metric,
-                unit=one.unit,
-                points=tuple(_shown(IntervalPoint, point) for point in sequences.points(one)),
+                metric=metric.metric,
+                unit=metric.unit,
+                points=tuple(_shown(IntervalPoint, point) for point in sequences.points(metric)),
             )
-            for one in sequences.metrics
+            for metric in sequences.metrics
         ),
     )

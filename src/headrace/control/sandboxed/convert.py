@@ -1,7 +1,6 @@
 """Conversion of a model in a sandboxed process.
 
-It is not forked from the fork server: converters are large, and a push that converts may take a
-second more.
+Not forked from the fork server: converters are large, and a conversion may take a second longer.
 """
 
 import contextlib

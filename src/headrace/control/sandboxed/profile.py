@@ -167,14 +167,14 @@ def replica_overhead(
                 rows_independent=rows_independent or msgspec.UNSET, row_check_ratio=0.0
             ),
         )
-        mine = sorted(os.sched_getaffinity(0))
+        cpus = sorted(os.sched_getaffinity(0))
         if len(settings.uds) > _LONGEST_SOCKET:
             raise UnavailableError(f"the path of a socket would be too long: {settings.uds}")
         with (
-            _started(settings, run, mine[:cores]) as running,
+            _started(settings, run, cpus[:cores]) as running,
             Client(f"unix:{settings.uds}", timeout_s=_ANSWER_S) as client,
             _connections(settings.uds, _TOGETHER) as many,
-            _pinned(mine[cores:]),  # where the replica is not, if there is such a core
+            _pinned(cpus[cores:]),  # where the replica is not, if there is such a core
         ):
             message = _message(example_inputs(client.signature(NAME), variable=max(length, 1)))
             totals = partial(_totals, client, NAME, running.pid)
@@ -247,12 +247,12 @@ def _started(
 @contextmanager
 def _pinned(cores: Sequence[int]) -> Iterator[None]:
     """Have this thread, and what it starts, on these cores; on all of them if none is named."""
-    mine = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores or mine)
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores or cpus)
     try:
         yield
     finally:
-        os.sched_setaffinity(0, mine)
+        os.sched_setaffinity(0, cpus)
 
 
 def _wait_ready(process: Process, uds: str) -> None:
@@ -335,25 +335,25 @@ def _read_answer(connection: socket.socket) -> None:
 
 def _whole(data: bytes) -> int:
     """How long the answer at the beginning of `data` is; 0 while some of it is missing."""
-    at = data.find(b"\r\n\r\n")
-    if at < 0:
+    header_end = data.find(b"\r\n\r\n")
+    if header_end < 0:
         return 0
-    for line in data[:at].lower().split(b"\r\n"):
+    for line in data[:header_end].lower().split(b"\r\n"):
         if line.startswith(b"content-length:"):
-            size = at + 4 + int(line.partition(b":")[2])
+            size = header_end + 4 + int(line.partition(b":")[2])
             return size if len(data) >= size else 0
-    return at + 4
+    return header_end + 4
 
 
 def _totals(client: Client, model: str, pid: int | None = None) -> ReplicaTotals:
     """What a replica did so far, by Triton's statistics and, with its `pid`, by the kernel's."""
     stats = client.statistics(model)["model_stats"]
-    infer = [one["inference_stats"]["compute_infer"] for one in stats]
-    batches = [batch["compute_infer"] for one in stats for batch in one["batch_stats"]]
+    infer = [entry["inference_stats"]["compute_infer"] for entry in stats]
+    batches = [batch["compute_infer"] for entry in stats for batch in entry["batch_stats"]]
     return ReplicaTotals(
-        answers=sum(int(one["count"]) for one in infer),
-        answer_s=sum(int(one["ns"]) for one in infer) / 1e9,
-        run_s=sum(int(one["ns"]) for one in batches) / 1e9,
+        answers=sum(int(entry["count"]) for entry in infer),
+        answer_s=sum(int(entry["ns"]) for entry in infer) / 1e9,
+        run_s=sum(int(entry["ns"]) for entry in batches) / 1e9,
         loop_s=0.0 if pid is None else _loop_s(pid),
     )
 

@@ -87,7 +87,7 @@ class SandboxedSearch:
     def run(
         self,
         request: SearchRequest,
-        given: SearchArguments,
+        arguments: SearchArguments,
         *,
         on_event: Callable[[Event, SearchState], None],
     ) -> SearchState:
@@ -99,7 +99,7 @@ class SandboxedSearch:
             HeadraceError: As the search's process says.
         """
         run = SandboxedRun(sandbox=self.sandbox, folder=self.folder, occasion=SandboxPurpose.SEARCH)
-        self._prepare(run, request, given)
+        self._prepare(run, request, arguments)
         reader, state = JournalReader(self.own), SearchState()
         for event in reader.read():
             state.apply(event)
@@ -130,7 +130,9 @@ class SandboxedSearch:
         source = self.own / state.wrote.path
         return copy_files(source, target, beneath=self.own, max_bytes=_MAX_ARTIFACT_BYTES)
 
-    def _prepare(self, run: SandboxedRun, request: SearchRequest, given: SearchArguments) -> None:
+    def _prepare(
+        self, run: SandboxedRun, request: SearchRequest, arguments: SearchArguments
+    ) -> None:
         """Copy the inputs to where the process may read them, and write the request."""
         home = self.folder.parent.parent
         if not home.exists():
@@ -143,7 +145,7 @@ class SandboxedSearch:
         copies = {
             kind: "" if path is None else str(run.add_input(path, kind))
             for kind in _KINDS
-            for path in [getattr(given, kind)]
+            for path in [getattr(arguments, kind)]
         }
         (self.own / ERROR).unlink(missing_ok=True)
         source = copies.pop("model")
@@ -195,10 +197,10 @@ def _let_anybody_write(folder: Path) -> None:
     Nobody else gets there. No process of the search runs meanwhile; links are left alone.
     """
     for path in folder.rglob("*"):
-        found = path.lstat()
-        if stat.S_ISDIR(found.st_mode):
+        info = path.lstat()
+        if stat.S_ISDIR(info.st_mode):
             path.chmod(0o777)
-        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+        elif stat.S_ISREG(info.st_mode) and info.st_nlink == 1:
             path.chmod(0o666)
 
 

@@ -32,7 +32,7 @@ class Advisor:
     _meters: dict[tuple[str, str], ArmMeter] = field(default_factory=dict)
     _asked_at: float = -math.inf
 
-    def wanted(self) -> list[Replica]:
+    def observed_replicas(self) -> list[Replica]:
         """Replicas whose reports are needed now; most of the time none."""
         now = self.clock.monotonic()
         if now - self._asked_at < _EVERY_S:
@@ -83,7 +83,7 @@ _MEMINFO: Final = Path("/proc/meminfo")
 
 
 def machine_budget(
-    wanted: BudgetSpec | None = None, *, cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO
+    budget: BudgetSpec | None = None, *, cgroup: Path = _CGROUP, meminfo: Path = _MEMINFO
 ) -> BudgetSpec:
     """What all replicas together may use: as wanted, else what there is.
 
@@ -91,8 +91,8 @@ def machine_budget(
         wanted: Its None fields are filled in.
         cgroup: Where this container's limits stand (cgroup v2).
     """
-    wanted = wanted or BudgetSpec()
-    cpus, memory = wanted.cpus, wanted.memory_bytes
+    budget = budget or BudgetSpec()
+    cpus, memory = budget.cpus, budget.memory_bytes
     if cpus is None:
         cpus = float(usable_cores())
         match _words(cgroup / "cpu.max"):  # microseconds per period, or `max`

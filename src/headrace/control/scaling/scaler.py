@@ -54,7 +54,7 @@ class _Arm:
     meter: ArmMeter = field(default_factory=ArmMeter)
     decision: ScaleDecision | None = None
     cut: str = ""
-    told: int = 0
+    announced: int = 0
 
 
 class ScalerStates(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,17 +109,17 @@ class Scaler:
 
     def decision(self, endpoint: str, arm: str) -> ScaleDecision | None:
         """The newest decision on an arm, with its reason and its numbers."""
-        found = self._arms.get((endpoint, arm))
-        return found.decision if found else None
+        state = self._arms.get((endpoint, arm))
+        return state.decision if state else None
 
     def cut(self, endpoint: str, arm: str) -> str:
         """Why the machine gives an arm less than it should have; empty if it gives it all."""
-        found = self._arms.get((endpoint, arm))
-        return found.cut if found else ""
+        state = self._arms.get((endpoint, arm))
+        return state.cut if state else ""
 
-    def wanted(self) -> list[Replica]:
+    def observed_replicas(self) -> list[Replica]:
         """Replicas whose reports are needed."""
-        revisions = {one.arm.revision.id for arms in scaled_arms(self.aims) for one in arms}
+        revisions = {scaled.arm.revision.id for arms in scaled_arms(self.aims) for scaled in arms}
         return [r for r in self._replicas() if r.revision_id in revisions and _is_ready(r)]
 
     def wake(self, endpoint: str, held: int = 1) -> None:
@@ -133,11 +133,11 @@ class Scaler:
         self._totals = dict(stored.totals)
         for endpoint, arms in stored.arms.items():
             for key, state in arms.items():
-                self._arms[endpoint, key] = _Arm(state, told=state.replicas)
+                self._arms[endpoint, key] = _Arm(state, announced=state.replicas)
         by_endpoint: dict[str, list[int]] = defaultdict(list)
         for (endpoint, _), count in self.counts.items():
             by_endpoint[endpoint].append(count)
-        self._asleep = {name for name, found in by_endpoint.items() if not any(found)}
+        self._asleep = {name for name, counts in by_endpoint.items() if not any(counts)}
 
     def foresee(self) -> ReplicaTargets:
         """The scale for what is aimed at now, before the next step decides.
@@ -151,10 +151,10 @@ class Scaler:
             if name in self._asleep:
                 continue
             total = self._totals.get(name, 0.0)
-            for one in entries:
-                arm = self._known(one, total, by_revision, now)
+            for scaled in entries:
+                arm = self._known(scaled, total, by_revision, now)
                 if len(entries) > 1:
-                    count = min(part_of(total, one.share), one.settings.max_replicas)
+                    count = min(part_of(total, scaled.share), scaled.settings.max_replicas)
                     arm.state = granted(arm.state, max(arm.state.replicas, count))
         return self.scale
 
@@ -207,15 +207,15 @@ class Scaler:
 
     def _settle(self, before: Mapping[_Key, int]) -> list[Event]:
         """Forget what is gone, and give each arm what the machine has room for."""
-        entries = [one for arms in scaled_arms(self.aims) for one in arms]
-        names = {one.endpoint.name for one in entries}
+        entries = [scaled for arms in scaled_arms(self.aims) for scaled in arms]
+        names = {scaled.endpoint.name for scaled in entries}
         by_revision = self._by_revision()
         # Not earlier: what an arm needed that is gone is what the one in its place begins with.
         self._arms = {
-            one.key: self._known(
-                one, self._totals.get(one.endpoint.name, 0.0), by_revision, self.clock.now()
+            scaled.key: self._known(
+                scaled, self._totals.get(scaled.endpoint.name, 0.0), by_revision, self.clock.now()
             )
-            for one in entries
+            for scaled in entries
         }
         self._totals = {name: total for name, total in self._totals.items() if name in names}
         self._asleep &= names
@@ -223,12 +223,12 @@ class Scaler:
         grants = self._grant(entries, before)
         events = []
         for key, arm in self._arms.items():
-            was, count, cut = arm.told, arm.state.replicas, grants[key].reason
+            was, count, cut = arm.announced, arm.state.replicas, grants[key].reason
             if arm.decision is None:
                 continue  # it is as new as this; the next look tells
             if was != count or (cut and not arm.cut):
                 events.append(self._event(key, arm, was, cut))
-            arm.told, arm.cut = count, cut
+            arm.announced, arm.cut = count, cut
         return events
 
     async def _ask_gateway(self) -> Mapping[_Key, int]:
@@ -246,10 +246,10 @@ class Scaler:
         return self.aims.reconciler.replicas.values()
 
     def _by_revision(self) -> Mapping[str, Sequence[Replica]]:
-        found: dict[str, list[Replica]] = defaultdict(list)
+        by_revision: dict[str, list[Replica]] = defaultdict(list)
         for replica in self._replicas():
-            found[replica.revision_id].append(replica)
-        return found
+            by_revision[replica.revision_id].append(replica)
+        return by_revision
 
     def _decide(
         self, entries: Sequence[ScaledArm], by_revision: Mapping[str, Sequence[Replica]]
@@ -257,10 +257,12 @@ class Scaler:
         """Decide on all arms of one endpoint, and on its sleep."""
         name, now = entries[0].endpoint.name, self.clock.now()
         total = self._totals.get(name, 0.0)
-        arms = [self._known(one, total, by_revision, now) for one in entries]
+        arms = [self._known(scaled, total, by_revision, now) for scaled in entries]
         is_split = len(entries) > 1 or _is_young(arms, entries[0], now)
-        for one, arm in zip(entries, arms, strict=True):
-            self._look(one, arm, by_revision, floor=part_of(total, one.share) if is_split else 0)
+        for scaled, arm in zip(entries, arms, strict=True):
+            self._look(
+                scaled, arm, by_revision, floor=part_of(total, scaled.share) if is_split else 0
+            )
         self._totals[name] = _total(arms, entries[0], total, now)
         if not any(arm.state.replicas for arm in arms):
             self._asleep.add(name)
@@ -272,34 +274,36 @@ class Scaler:
 
     def _known(
         self,
-        one: ScaledArm,
+        scaled: ScaledArm,
         total: float,
         by_revision: Mapping[str, Sequence[Replica]],
         now: float,
     ) -> _Arm:
         """What is remembered of an arm; a new one begins with as many as its share needs."""
-        if one.key not in self._arms:
-            running = sum(not r.is_leaving for r in by_revision.get(one.arm.revision.id, ()))
-            count = max(one.arm.replicas, running, part_of(total, one.share), 1)
-            count = min(count, one.settings.max_replicas)
-            self._arms[one.key] = _Arm(begin(count, now=now), told=count)
-        return self._arms[one.key]
+        if scaled.key not in self._arms:
+            running = sum(not r.is_leaving for r in by_revision.get(scaled.arm.revision.id, ()))
+            count = max(scaled.arm.replicas, running, part_of(total, scaled.share), 1)
+            count = min(count, scaled.settings.max_replicas)
+            self._arms[scaled.key] = _Arm(begin(count, now=now), announced=count)
+        return self._arms[scaled.key]
 
     def _look(
         self,
-        one: ScaledArm,
+        scaled: ScaledArm,
         arm: _Arm,
         by_revision: Mapping[str, Sequence[Replica]],
         *,
         floor: int,
     ) -> None:
-        name = one.endpoint.name
-        mine = by_revision.get(one.arm.revision.id, ())
-        ready = [replica.name for replica in mine if _is_ready(replica)]
-        coming = sum(replica.is_running or replica.phase is ReplicaPhase.EXITED for replica in mine)
+        name = scaled.endpoint.name
+        replicas = by_revision.get(scaled.arm.revision.id, ())
+        ready = [replica.name for replica in replicas if _is_ready(replica)]
+        coming = sum(
+            replica.is_running or replica.phase is ReplicaPhase.EXITED for replica in replicas
+        )
         if ready:
             self._held.pop(name, None)
-        settings = one.settings_for(floor)
+        settings = scaled.settings_for(floor)
         signals = arm.meter.signals(
             ready,
             {replica: self.latest(replica) for replica in ready},
@@ -309,7 +313,7 @@ class Scaler:
             # Those that are wanted and not even begun yet are on their way as well.
             starting=max(coming, arm.state.replicas) - len(ready),
             held=self._held.get(name, 0),
-            at_gateway=self._at_gateway.get(one.key),
+            at_gateway=self._at_gateway.get(scaled.key),
         )
         arm.decision = decide(arm.state, signals, settings, now=signals.at)
         arm.state = arm.decision.state
@@ -323,7 +327,9 @@ class Scaler:
         budget = self._budget_left()
         cores = sum(arm.meter.cores for arm in self._arms.values())
         is_full = budget.cpus is not None and cores >= _SATURATED * budget.cpus
-        grants = share_out([self._ask(one, before, is_full=is_full) for one in entries], budget)
+        grants = share_out(
+            [self._ask(scaled, before, is_full=is_full) for scaled in entries], budget
+        )
         for key, grant in grants.items():
             arm = self._arms[key]
             reason = grant.reason
@@ -343,18 +349,20 @@ class Scaler:
         left = max(budget.memory_bytes - self.other_bytes(), 1)
         return BudgetSpec(cpus=budget.cpus, memory_bytes=left)
 
-    def _ask(self, one: ScaledArm, before: Mapping[_Key, int], *, is_full: bool) -> ReplicaRequest:
-        arm = self._arms[one.key]
-        running = before.get(one.key, 0)
-        wanted = arm.state.replicas
+    def _ask(
+        self, scaled: ScaledArm, before: Mapping[_Key, int], *, is_full: bool
+    ) -> ReplicaRequest:
+        arm = self._arms[scaled.key]
+        running = before.get(scaled.key, 0)
+        desired = arm.state.replicas
         if is_full:
-            wanted = min(wanted, max(running, one.minimum))
+            desired = min(desired, max(running, scaled.minimum))
         return ReplicaRequest(
-            endpoint=one.endpoint.name,
-            arm=one.arm.key,
-            wanted=wanted,
-            running=min(running, wanted),
-            minimum=min(one.minimum, wanted),
+            endpoint=scaled.endpoint.name,
+            arm=scaled.arm.key,
+            wanted=desired,
+            running=min(running, desired),
+            minimum=min(scaled.minimum, desired),
             cpus=arm.meter.cores_per_busy_copy * _TARGET_BUSY,
             memory_bytes=float(arm.meter.memory_bytes),
         )
@@ -379,14 +387,14 @@ def _is_ready(replica: Replica) -> bool:
     return replica.phase is ReplicaPhase.READY
 
 
-def _is_young(arms: Sequence[_Arm], one: ScaledArm, now: float) -> bool:
+def _is_young(arms: Sequence[_Arm], scaled: ScaledArm, now: float) -> bool:
     """Whether one of an endpoint's arms was watched for too short to know its own load."""
-    return any(now - arm.state.since < one.settings.stable_window_s for arm in arms)
+    return any(now - arm.state.since < scaled.settings.stable_window_s for arm in arms)
 
 
-def _total(arms: Sequence[_Arm], one: ScaledArm, before: float, now: float) -> float:
+def _total(arms: Sequence[_Arm], scaled: ScaledArm, before: float, now: float) -> float:
     """How many copies the whole endpoint needs; as before while an arm is too new to say."""
     decisions = [arm.decision for arm in arms if arm.decision is not None]
-    if not _is_young(arms, one, now) and all(d.needed is not None for d in decisions):
+    if not _is_young(arms, scaled, now) and all(d.needed is not None for d in decisions):
         return sum(decision.needed or 0.0 for decision in decisions)
     return max(before, sum(decision.sure or 0.0 for decision in decisions))

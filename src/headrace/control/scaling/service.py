@@ -56,7 +56,7 @@ class ScalingService:
 
     def observed(self) -> list[Replica]:
         """Replicas whose reports are needed."""
-        return [*self.scaler.wanted(), *self.advisor.wanted()]
+        return [*self.scaler.observed_replicas(), *self.advisor.observed_replicas()]
 
     async def _release_held(self) -> None:
         """Let held requests go as soon as the gateway sends them elsewhere; until cancelled."""

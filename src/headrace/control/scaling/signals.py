@@ -24,7 +24,7 @@ class _Seen:
     """The newest report of one replica, when it came (monotonic), and what it says of the last."""
 
     report: ReplicaReport
-    at: float
+    received_at: float
     arrivals: float | None = None
     cores: float = 0.0
 
@@ -78,21 +78,21 @@ class ArmMeter:
             at_gateway: Requests that the gateway waits for; a replica knows nothing of those that
                 it has not read from its socket yet. None if the gateway does not say.
         """
-        self._seen = {name: seen for name, seen in self._seen.items() if name in ready}
+        self._seen = {name: last for name, last in self._seen.items() if name in ready}
         deltas = [self._take(name, reports.get(name), monotonic) for name in ready]
         fresh = [delta for delta in deltas if delta is not None]
-        known = [seen for seen in self._seen.values() if monotonic - seen.at <= STALE_S]
-        rated = [seen.arrivals for seen in known if seen.arrivals is not None]
+        recent = [last for last in self._seen.values() if monotonic - last.received_at <= STALE_S]
+        rated = [last.arrivals for last in recent if last.arrivals is not None]
         loops = sum(delta.loop_s for delta in fresh)
         slots = sum(delta.slot_s for delta in fresh)
-        runs = max((seen.report.max_concurrent_runs for seen in known), default=1)
+        runs = max((last.report.max_concurrent_runs for last in recent), default=1)
         return self._meter.signals(
             self._counts(fresh, sum(rated)) if rated else None,
             settings,
             now=now,
             ready=len(ready),
             starting=starting,
-            in_flight=_in_flight(known, at_gateway),
+            in_flight=_in_flight(recent, at_gateway),
             # Where the event loop is what is busy, one request at a time is all that a copy does.
             concurrency=max(runs, 1) if slots >= loops else 1,
             held=held,
@@ -102,7 +102,7 @@ class ArmMeter:
     @property
     def cores(self) -> float:
         """Cores that its replicas use together now."""
-        return sum(seen.cores for seen in self._seen.values())
+        return sum(last.cores for last in self._seen.values())
 
     @property
     def cores_per_busy_copy(self) -> float:
@@ -118,7 +118,7 @@ class ArmMeter:
 
     def observed(self) -> ReplicaUsage:
         """What a recommendation is made from."""
-        reports = [seen.report for seen in self._seen.values()]
+        reports = [last.report for last in self._seen.values()]
         usage = self._usage
         return ReplicaUsage(
             seconds=usage.seconds,
@@ -134,13 +134,13 @@ class ArmMeter:
 
     def _take(self, name: str, report: ReplicaReport | None, monotonic: float) -> "_Delta | None":
         """What happened since the last report of this replica; None if there is no new one."""
-        seen = self._seen.get(name)
-        if report is None or (seen is not None and seen.report.at == report.at):
+        last = self._seen.get(name)
+        if report is None or (last is not None and last.report.at == report.at):
             return None
         self._seen[name] = after = _Seen(report, monotonic)
-        if seen is None:
+        if last is None:
             return None
-        delta = _Delta.between(seen.report, report)
+        delta = _Delta.between(last.report, report)
         after.arrivals = delta.arrived / delta.seconds
         after.cores = delta.cpu_s / delta.seconds
         self._usage.add(delta)
@@ -162,10 +162,10 @@ class ArmMeter:
         )
 
 
-def _in_flight(known: Sequence[_Seen], at_gateway: int | None) -> float | None:
-    if not known:
+def _in_flight(recent: Sequence[_Seen], at_gateway: int | None) -> float | None:
+    if not recent:
         return None if at_gateway is None else float(at_gateway)
-    return float(max(sum(seen.report.in_flight for seen in known), at_gateway or 0))
+    return float(max(sum(last.report.in_flight for last in recent), at_gateway or 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,7 +275,7 @@ class ScaledArm:
 
 def scaled_arms(aims: TargetState) -> list[list[ScaledArm]]:
     """Every arm that is ours to scale, endpoint by endpoint."""
-    found = []
+    groups = []
     for desired in aims.desired.endpoints:
         rollout = aims.rollouts.get(desired.name)
         if rollout is not None and not is_current(rollout, desired):
@@ -296,8 +296,8 @@ def scaled_arms(aims: TargetState) -> list[list[ScaledArm]]:
             if arm.revision.upstream is None and not arm.revision.pool
         ]
         if arms:
-            found.append(arms)
-    return found
+            groups.append(arms)
+    return groups
 
 
 def shares_of(endpoint: DesiredEndpoint, rollout: RolloutRecord | None) -> dict[str, float]:

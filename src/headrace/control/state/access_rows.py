@@ -62,7 +62,7 @@ def read_credential(connection: Connection, id_: str) -> Credential | None:
 
 
 def revoke_credential(
-    connection: Connection, id_: str, *, at: float, changes: Sequence[AuditEntry] = ()
+    connection: Connection, id_: str, *, revoked_at: float, changes: Sequence[AuditEntry] = ()
 ) -> Credential:
     """Make a credential invalid from `at` on, if it is not yet; as stored.
 
@@ -71,13 +71,13 @@ def revoke_credential(
     """
     of_id = CREDENTIALS.c.id == clean(id_)
     connection.execute(
-        update(CREDENTIALS).where(of_id, CREDENTIALS.c.revoked.is_(None)).values(revoked=at)
+        update(CREDENTIALS).where(of_id, CREDENTIALS.c.revoked.is_(None)).values(revoked=revoked_at)
     )
-    found = read_credential(connection, id_)
-    if found is None:
+    credential = read_credential(connection, id_)
+    if credential is None:
         raise NotFoundError(f"there is no credential {id_[:100]!r}")
     add_changes(connection, changes)
-    return found
+    return credential
 
 
 def renew_credential(connection: Connection, id_: str, *, expires: float) -> None:
@@ -160,8 +160,8 @@ def read_trail(
     """Entries with an id above `after`, in order: the first `limit` of them, or the last."""
     order = TRAIL.c.id.desc() if newest else TRAIL.c.id
     query = select(TRAIL).where(TRAIL.c.id > after).order_by(order).limit(limit)
-    found = [Entry(**row._asdict()) for row in connection.execute(query)]
-    return found[::-1] if newest else found
+    entries = [Entry(**row._asdict()) for row in connection.execute(query)]
+    return entries[::-1] if newest else entries
 
 
 def read_head(connection: Connection) -> Head:
@@ -186,8 +186,8 @@ def add_quotas(connection: Connection, uses: Sequence[QuotaUse]) -> list[QuotaUs
 def read_quotas(connection: Connection, day: str) -> list[QuotaUse]:
     """What was used of a day, by subject."""
     query = select(QUOTAS.c.subject, QUOTAS.c.used).where(QUOTAS.c.day == day)
-    found = [QuotaUse(day=day, subject=s, used=used) for s, used in connection.execute(query)]
-    return sorted(found, key=lambda use: use.subject)
+    uses = [QuotaUse(day=day, subject=s, used=used) for s, used in connection.execute(query)]
+    return sorted(uses, key=lambda use: use.subject)
 
 
 @cache

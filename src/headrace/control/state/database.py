@@ -122,8 +122,8 @@ class Database:
 
     def _told(self, error: BaseException, doing: str) -> FailedPreconditionError | ConflictError:
         sqlstate = getattr(error, "sqlstate", None)
-        said = error.strerror if isinstance(error, OSError) else None
-        reason = " ".join((said or str(error)).split())
+        detail = error.strerror if isinstance(error, OSError) else None
+        reason = " ".join((detail or str(error)).split())
         for secret in self._secrets:
             reason = reason.replace(secret, "***")
         if sqlstate in _LOST_RACES:

@@ -36,7 +36,7 @@ def save(
     connection: Connection,
     state: DesiredState,
     *,
-    at: float,
+    timestamp: float,
     reason: str,
     actor: str = "",
     rollouts: Sequence[RolloutRecord] = (),
@@ -55,7 +55,7 @@ def save(
         InvalidArgumentError: Something could not be read again.
         FailedPreconditionError: It cannot be stored; the old state stands.
     """
-    replace_state(connection, state, at=at, reason=reason, actor=actor)
+    replace_state(connection, state, timestamp=timestamp, reason=reason, actor=actor)
     stored = [_save_rollout(connection, record) for record in rollouts]
     add_events(connection, events)
     add_changes(connection, changes)
@@ -67,16 +67,16 @@ def load_state(connection: Connection) -> DesiredState:
     state = connection.execute(select(STATE)).one_or_none()
     if state is None:
         raise FailedPreconditionError("the stored state is not whole: its one row is missing")
-    found = {row.name: row for row in connection.execute(select(ENDPOINTS))}
+    rows = {row.name: row for row in connection.execute(select(ENDPOINTS))}
     spec = decoded(state.spec, dict[str, Any], what="the spec")
-    documents = {name: maybe_document(row.document, what=name) for name, row in found.items()}
+    documents = {name: maybe_document(row.document, what=name) for name, row in rows.items()}
     names = decoded(state.endpoints, list[str], what="the endpoints' order")
     try:
         return DesiredState(
             generation=state.generation,
             spec=put_together(spec, documents),
             endpoints=tuple(
-                decoded(found[name].pinned, DesiredEndpoint, what=name) for name in names
+                decoded(rows[name].pinned, DesiredEndpoint, what=name) for name in names
             ),
             pools=decoded(state.pools, tuple[PoolSpec, ...], what="the pools"),
             streams=decoded(state.streams, tuple[DesiredStream, ...], what="the streams"),
@@ -90,7 +90,7 @@ def replace_state(
     connection: Connection,
     state: DesiredState,
     *,
-    at: float,
+    timestamp: float,
     reason: str,
     actor: str,
     before: int | None = None,
@@ -107,7 +107,7 @@ def replace_state(
     spec, documents = take_apart(state.spec, {endpoint.name for endpoint in state.endpoints})
     values = {
         "generation": state.generation,
-        "at": at,
+        "at": timestamp,
         "spec": encoded(spec),
         "pools": encoded(state.pools),
         "streams": encoded(state.streams),
@@ -123,7 +123,7 @@ def replace_state(
             f"{state.generation}; read it again"
         )
         raise ConflictError(message)
-    wanted: Rows = [
+    rows: Rows = [
         {
             "name": endpoint.name,
             "generation": endpoint.generation,
@@ -132,17 +132,17 @@ def replace_state(
         }
         for endpoint in state.endpoints
     ]
-    if len({row["name"] for row in wanted}) < len(wanted):
+    if len({row["name"] for row in rows}) < len(rows):
         raise InvalidArgumentError("two endpoints of the state have one name")
     _replace_endpoints(
-        connection, wanted, {"at": at, "reason": clean(reason), "actor": clean(actor)}
+        connection, rows, {"at": timestamp, "reason": clean(reason), "actor": clean(actor)}
     )
 
 
-def _replace_endpoints(connection: Connection, wanted: Rows, why: dict[str, Any]) -> None:
+def _replace_endpoints(connection: Connection, rows: Rows, why: dict[str, Any]) -> None:
     stored = {row.name: row._asdict() for row in connection.execute(select(ENDPOINTS))}
-    changed = [row for row in wanted if row != stored.get(row["name"])]
-    names = {row["name"] for row in wanted}
+    changed = [row for row in rows if row != stored.get(row["name"])]
+    names = {row["name"] for row in rows}
     gone = [row for name, row in stored.items() if name not in names]
     for row in changed:
         check_readable(row["pinned"], DesiredEndpoint, what=f"endpoint '{row['name']}'")
@@ -279,17 +279,17 @@ def _save_rollout(connection: Connection, record: RolloutRecord) -> RolloutRecor
         return stored
     is_same = (ROLLOUTS.c.id == record.id) & (ROLLOUTS.c.revision == record.revision)
     if connection.execute(update(ROLLOUTS).where(is_same).values(values)).rowcount != 1:
-        found = connection.execute(
+        revision = connection.execute(
             select(ROLLOUTS.c.revision).where(ROLLOUTS.c.id == record.id)
         ).scalar()
-        raise _changed(record.id, record.revision, found)
+        raise _changed(record.id, record.revision, revision)
     return stored
 
 
-def _changed(rollout: str, expected: int, found: int | None) -> ConflictError:
+def _changed(rollout: str, expected: int, actual: int | None) -> ConflictError:
     if expected == 0:
         return ConflictError(f"there is a rollout {rollout} already; read it again")
-    now = "is gone" if found is None else f"is at revision {found}"
+    now = "is gone" if actual is None else f"is at revision {actual}"
     return ConflictError(f"rollout {rollout} {now}, not at {expected}; read it again")
 
 
@@ -355,8 +355,8 @@ def read_events(
         query = query.where(EVENTS.c.endpoint == clean(endpoint))
     if kind:
         query = query.where(EVENTS.c.kind == kind)
-    found = [_event(row) for row in connection.execute(query)]
-    return found[::-1] if newest else found
+    events = [_event(row) for row in connection.execute(query)]
+    return events[::-1] if newest else events
 
 
 def _event(row: AnyRow) -> Event:

@@ -99,5 +99,5 @@ def put_together(spec: Document, entries: Mapping[str, Document | None]) -> Docu
     places = spec.get("endpoints")
     if not isinstance(places, list):
         return spec
-    listed = [entries[place] if isinstance(place, str) else place[0] for place in places]
+    listed = [entries[key] if isinstance(key, str) else key[0] for key in places]
     return {**spec, "endpoints": listed}

@@ -22,8 +22,8 @@ _ENDED: Final = (RunState.SUCCEEDED.value, RunState.FAILED.value)
 
 def read_spec_generation(connection: Connection) -> int:
     """Of the spec that is wanted."""
-    found: int = connection.execute(select(STATE.c.generation)).scalar_one()
-    return found
+    generation: int = connection.execute(select(STATE.c.generation)).scalar_one()
+    return generation
 
 
 def read_jobs(connection: Connection) -> JobsLook:
@@ -104,11 +104,11 @@ def save_run(connection: Connection, run: JobRun, *, release: bool = False) -> J
 def _replace(connection: Connection, run: JobRun, where: ColumnElement[bool]) -> JobRun | None:
     values = {key: value for key, value in _values(run).items() if key != "cancelled_by"}
     query = update(JOB_RUNS).where(where).values(values).returning(JOB_RUNS.c.cancelled_by)
-    found = connection.execute(query).scalar()
-    return None if found is None else msgspec.structs.replace(run, cancelled_by=found)
+    cancelled_by = connection.execute(query).scalar()
+    return None if cancelled_by is None else msgspec.structs.replace(run, cancelled_by=cancelled_by)
 
 
-def cancel_run(connection: Connection, id_: str, actor: str, at: float) -> JobRun | None:
+def cancel_run(connection: Connection, id_: str, actor: str, timestamp: float) -> JobRun | None:
     """Ask that a run end; as stored. One that nobody owns is over at once. None: no such."""
     of_id = JOB_RUNS.c.id == clean(id_)
     row = connection.execute(select(JOB_RUNS).where(of_id).with_for_update()).first()
@@ -119,7 +119,7 @@ def cancel_run(connection: Connection, id_: str, actor: str, at: float) -> JobRu
         return run
     run = msgspec.structs.replace(run, cancelled_by=clean(actor) or "somebody")
     if not run.owner:
-        run = msgspec.structs.replace(run, state=RunState.CANCELLED, ended=at)
+        run = msgspec.structs.replace(run, state=RunState.CANCELLED, ended=timestamp)
     connection.execute(update(JOB_RUNS).where(of_id).values(_values(run)))
     return run
 
@@ -146,8 +146,8 @@ def forget_runs(connection: Connection, job: str, *, keep: int) -> int:
     over = select(JOB_RUNS.c.id).where(is_over).order_by(*newest_first)
     good = over.where(JOB_RUNS.c.state == RunState.SUCCEEDED.value)
     old = connection.execute(over.offset(keep)).scalars().all()
-    kept = connection.execute(good.limit(1)).scalar()
-    gone = [id_ for id_ in old if id_ != kept]
+    newest_good = connection.execute(good.limit(1)).scalar()
+    gone = [id_ for id_ in old if id_ != newest_good]
     for begin in range(0, len(gone), _AT_ONCE):
         some = gone[begin : begin + _AT_ONCE]
         connection.execute(delete(JOB_RUNS).where(JOB_RUNS.c.id.in_(some)))

@@ -79,9 +79,9 @@ def _read_sqlite(path: Path) -> _Texts:
             connection.execute("PRAGMA query_only = ON")
             pinned = [text for (text,) in connection.execute(_PINNED)]
             rollouts = [text for (text,) in connection.execute(_NEWEST_ROLLOUTS)]
-            found = connection.execute(_STATE)
-            names = [column[0] for column in found.description]
-            state = dict(zip(names, found.fetchone() or (), strict=False))
+            cursor = connection.execute(_STATE)
+            names = [column[0] for column in cursor.description]
+            state = dict(zip(names, cursor.fetchone() or (), strict=False))
             return pinned, rollouts, state.get(_STREAMS, "[]")
     except sqlite3.Error as error:
         message = f"cannot read the desired state in {path}: {error}"

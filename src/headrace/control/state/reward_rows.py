@@ -37,16 +37,16 @@ MOST_UNITS: Final = 1_000_000
 def add_assignments(connection: Connection, assignments: Sequence[Assignment]) -> None:
     """Remember who answered; a request id that is known already stays as it is."""
     first: dict[str, dict[str, Any]] = {}
-    for one in assignments:
-        request_id = clean(one.request_id)
+    for assignment in assignments:
+        request_id = clean(assignment.request_id)
         first.setdefault(
             request_id,
             {
                 "request_id": request_id,
-                "at": one.at,
-                "rollout": clean(one.rollout),
-                "arm": clean(one.arm),
-                "unit": clean(one.unit),
+                "at": assignment.at,
+                "rollout": clean(assignment.rollout),
+                "arm": clean(assignment.arm),
+                "unit": clean(assignment.unit),
             },
         )
     if not first:

@@ -42,18 +42,18 @@ def ensure_schema(database: Database) -> None:
         if connection.dialect.name == "postgresql":
             key = {"key": _LOCK_KEY}
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), key)
-        found = None
+        version = None
         if inspect(connection).has_table(VERSION_TABLE):
-            found = connection.execute(_SELECT_VERSION).scalar()
-        if found is not None and not "0000" < found <= NEWEST:
+            version = connection.execute(_SELECT_VERSION).scalar()
+        if version is not None and not "0000" < version <= NEWEST:
             message = (
-                f"{database.name} has schema {found}, made by a newer Headrace; this one knows up "
-                f"to {NEWEST}: upgrade it, or bring back a copy from before"
+                f"{database.name} has schema {version} of a newer Headrace; this version "
+                f"supports up to {NEWEST}: upgrade Headrace, or restore an older backup"
             )
             raise FailedPreconditionError(message)
-        if found is None:
+        if version is None:
             _make(connection)
-        elif found != NEWEST:
+        elif version != NEWEST:
             migrate(connection)
 
 
@@ -150,7 +150,7 @@ def import_legacy(database: Database, path: Path) -> None:
             replace_state(
                 connection,
                 msgspec.structs.replace(state, endpoints=numbered),
-                at=path.stat().st_mtime,
+                timestamp=path.stat().st_mtime,
                 reason=f"taken over from {path.name}",
                 actor="",
                 before=0,

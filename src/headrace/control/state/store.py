@@ -62,10 +62,10 @@ def forget(connection: Connection, before: float, *, bounds: Bounds = _BOUNDS) -
         connection.execute(delete(table).where(table.c.rollout.in_(past)))
     if _keep_newest(connection, ROLLOUTS, "serial", bounds.rollouts, ROLLOUTS.c.is_over):
         # What belongs to no rollout any more, and answers that feedback could still add to it.
-        known = select(ROLLOUTS.c.id)
-        connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(known)))
+        rollout_ids = select(ROLLOUTS.c.id)
+        connection.execute(delete(ANSWERS).where(ANSWERS.c.rollout.not_in(rollout_ids)))
         for table in _OF_UNITS:
-            connection.execute(delete(table).where(table.c.rollout.not_in(known)))
+            connection.execute(delete(table).where(table.c.rollout.not_in(rollout_ids)))
 
 
 def _keep_newest(

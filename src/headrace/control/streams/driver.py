@@ -53,25 +53,25 @@ class Confining:
     sandbox: Sandbox
     stores: OnlineStores
 
-    def seen(self, told: WorkerSettings) -> WorkerAccess:
+    def access(self, settings: WorkerSettings) -> WorkerAccess:
         """What the worker of these settings has; folders that it writes are there, and its user's.
 
         Raises:
             OSError: A folder or a store cannot be made ready; the text says how to mend that.
         """
-        folder = embedded_log(told.broker, self.home)
+        folder = embedded_log(settings.broker, self.home)
         own: list[Path] = []
-        if told.windows is not None:
-            state = state_folder(msgspec.structs.replace(told, home=str(self.home)))
+        if settings.windows is not None:
+            state = state_folder(msgspec.structs.replace(settings, home=str(self.home)))
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._give((state, *state.iterdir()))
             own.append(state)
-        keep = [] if told.model is None else list(files_of(Path(told.model.path)))
-        if told.endpoint is not None and told.endpoint.ca_file:
-            keep.append(Path(told.endpoint.ca_file))
+        keep = [] if settings.model is None else list(files_of(Path(settings.model.path)))
+        if settings.endpoint is not None and settings.endpoint.ca_file:
+            keep.append(Path(settings.endpoint.ca_file))
         try:
             own = [*([] if folder is None else self._log(folder)), *own]
-            reads, writes = _stores_of(told)
+            reads, writes = _stores_of(settings)
             keep += self._read(reads)
             own += self._written(writes)
         except HeadraceError as error:
@@ -80,7 +80,7 @@ class Confining:
             own=own,
             keep=[path for path in keep if path not in own],
             network=folder is None
-            or told.endpoint is not None
+            or settings.endpoint is not None
             or not all(map(is_file, (*reads, *writes))),
         )
 
@@ -164,15 +164,15 @@ def is_file(url: str) -> bool:
     return url.startswith(SQLITE) or "://" not in url
 
 
-def _stores_of(told: WorkerSettings) -> tuple[list[str], list[str]]:
+def _stores_of(settings: WorkerSettings) -> tuple[list[str], list[str]]:
     """The URLs of the online stores that a worker reads, and of those that it writes.
 
     Raises:
         FailedPreconditionError: A variable is not set.
     """
-    looked_up = msgspec.UNSET if told.model is None else told.model.features
+    looked_up = msgspec.UNSET if settings.model is None else settings.model.features
     reads = [] if looked_up is msgspec.UNSET else [resolve_url(looked_up.online_store)]
-    writes = [] if told.features is None else [resolve_url(told.features.online_store)]
+    writes = [] if settings.features is None else [resolve_url(settings.features.online_store)]
     return reads, writes
 
 
@@ -284,7 +284,7 @@ class StreamDriver:
         record = WorkerRecord(
             stream=stream, index=index, serial=self._serial, revision=revision, restarts=restarts
         )
-        told = msgspec.structs.replace(
+        worker_settings = msgspec.structs.replace(
             settings,
             member=member_of(stream, index, prefix=self.member_prefix),
             uds=self.address_of(record).removeprefix("unix:"),
@@ -293,10 +293,10 @@ class StreamDriver:
         )
         make_private_dir(self.run)
         make_private_dir(self._run_dir(record))
-        self._records.write_settings(record.name, msgspec.json.encode(told))
+        self._records.write_settings(record.name, msgspec.json.encode(worker_settings))
         # The record comes first: a crash between the two leaves a process that can be found.
         self._records.write(record)
-        process = self._spawn(record, told)
+        process = self._spawn(record, worker_settings)
         record = self._records.started(record, process)
         self.note(record)
         return record, process
@@ -334,16 +334,16 @@ class StreamDriver:
             return None
         return self.sandbox.isolation(_report(record.name), record.pid)
 
-    def _spawn(self, record: WorkerRecord, told: WorkerSettings) -> Process:
+    def _spawn(self, record: WorkerRecord, worker_settings: WorkerSettings) -> Process:
         command = python_module(_MODULE, *self._arguments(record.name))
         log = self.log_of(f"stream-{record.name}")
         if self.sandbox is not None:
-            command = self._confined(command, record, told, self.sandbox)
+            command = self._confined(command, record, worker_settings, self.sandbox)
         environment = None
         if self.sandbox is not None:
             # What its own settings name, also in a file of options, and nobody else's.
-            settings = msgspec.json.encode(told).decode()
-            environment = self.sandbox.environment.of(settings, options_of(told.broker))
+            settings = msgspec.json.encode(worker_settings).decode()
+            environment = self.sandbox.environment.of(settings, options_of(worker_settings.broker))
         launcher = self.sandbox is not None
         if not self.attached:
             return Process.spawn(command, log=log, environment=environment, launcher=launcher)
@@ -372,19 +372,19 @@ class StreamDriver:
             os.close(writer)
 
     def _confined(
-        self, command: list[str], record: WorkerRecord, told: WorkerSettings, sandbox: Sandbox
+        self, command: list[str], record: WorkerRecord, settings: WorkerSettings, sandbox: Sandbox
     ) -> list[str]:
         assert self.stores is not None, "whoever confines workers holds what they read"
-        seen = Confining(home=self.home, sandbox=sandbox, stores=self.stores).seen(told)
-        size = 0 if told.model is None else size_bytes(Path(told.model.path))
+        access = Confining(home=self.home, sandbox=sandbox, stores=self.stores).access(settings)
+        size = 0 if settings.model is None else size_bytes(Path(settings.model.path))
         try:
             return sandbox.command(
                 command,
                 name=_report(record.name),
                 serial=SandboxPurpose.STREAM,
-                own=[self._run_dir(record), self._records.settings_path(record.name), *seen.own],
-                keep=seen.keep,
-                network=seen.network,
+                own=[self._run_dir(record), self._records.settings_path(record.name), *access.own],
+                keep=access.keep,
+                network=access.network,
                 passed=PASSED_FD if self.attached else None,
                 data_bytes=data_limit(size),
             )

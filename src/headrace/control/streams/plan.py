@@ -120,10 +120,10 @@ def plan(
         now: Monotonic time.
     """
     actions: list[Action] = []
-    known = {worker.index for worker in workers}
+    indexes = {worker.index for worker in workers}
     for worker in workers:
         actions += _of_one(worker, revision, count, patience, now)
-    actions += [StartWorker(index) for index in range(count) if index not in known]
+    actions += [StartWorker(index) for index in range(count) if index not in indexes]
     is_one_hung = any(isinstance(action, Replace) for action in actions)
     outdated = [w for w in workers if w.index < count and w.revision != revision]
     if outdated and not is_one_hung and _may_replace(workers, revision, count):
@@ -174,13 +174,13 @@ def _may_replace(workers: Sequence[ObservedWorker], revision: str, count: int) -
 
     A revision that cannot start thus costs one member; the rest go on with the old one.
     """
-    wanted = [worker for worker in workers if worker.index < count]
-    if any(worker.kill_sent for worker in wanted):
+    active = [worker for worker in workers if worker.index < count]
+    if any(worker.kill_sent for worker in active):
         return False
     return all(
-        worker.phase is WorkerPhase.READY for worker in wanted if worker.revision == revision
+        worker.phase is WorkerPhase.READY for worker in active if worker.revision == revision
     ) and all(
         worker.phase in {WorkerPhase.READY, WorkerPhase.STARTING}
-        for worker in wanted
+        for worker in active
         if worker.revision != revision
     )

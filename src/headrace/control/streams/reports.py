@@ -77,28 +77,28 @@ class WorkerPoller:
             for worker, status in zip(workers, answers, strict=True)
             if status is not None and worker.phase is not WorkerPhase.ENDED
         ]
-        found = rates(before, {worker.record.name: status for worker, status in heard})
+        answer_rates = rates(before, {worker.record.name: status for worker, status in heard})
         for worker, status in heard:
-            rate = found[worker.record.name]
+            rate = answer_rates[worker.record.name]
             if note_status(worker, status, rate=rate, now=self.clock.monotonic()):
                 worker.record = msgspec.structs.replace(worker.record, was_ready=True)
                 self.driver.note(worker.record)
         return heard
 
 
-def is_scaled(wanted: DesiredStream) -> bool:
+def is_scaled(stream: DesiredStream) -> bool:
     """Whether the number of its workers goes by lag."""
-    return wanted.min_workers < wanted.max_workers
+    return stream.min_workers < stream.max_workers
 
 
-def count_of(wanted: DesiredStream, team: Team) -> int:
+def count_of(stream: DesiredStream, team: Team) -> int:
     """How many workers a stream should have now."""
-    if not is_scaled(wanted):
-        return wanted.min_workers
-    return min(max(team.scale.workers, wanted.min_workers), wanted.max_workers)
+    if not is_scaled(stream):
+        return stream.min_workers
+    return min(max(team.scale.workers, stream.min_workers), stream.max_workers)
 
 
-def rescale(team: Team, wanted: DesiredStream, *, paused: bool, now: float) -> bool:
+def rescale(team: Team, stream: DesiredStream, *, paused: bool, now: float) -> bool:
     """Look at the lag, and decide anew; whether the number is another.
 
     While a worker is silent, or the stream paused, the lag says nothing.
@@ -109,7 +109,7 @@ def rescale(team: Team, wanted: DesiredStream, *, paused: bool, now: float) -> b
     statuses = team.statuses()
     lag, before = lag_of(statuses), team.scale.workers
     is_silent = any(worker.silent_since is not None for worker in team.running())
-    is_known = len(statuses) >= count_of(wanted, team) and not (paused or is_silent)
+    is_known = len(statuses) >= count_of(stream, team) and not (paused or is_silent)
     look = StreamLook(
         now=now,
         lag_records=lag.records if is_known else None,
@@ -118,9 +118,9 @@ def rescale(team: Team, wanted: DesiredStream, *, paused: bool, now: float) -> b
         partitions=lag.partitions if is_known else None,
     )
     scale = StreamScale(
-        min_workers=wanted.min_workers,
-        max_workers=wanted.max_workers,
-        target_lag_s=wanted.target_lag_s,
+        min_workers=stream.min_workers,
+        max_workers=stream.max_workers,
+        target_lag_s=stream.target_lag_s,
     )
     wish, team.scale = scale_stream(scale, look, team.scale)
     team.scaling = f"{wish.reason}: {wish.message}" if wish.message else str(wish.reason)
@@ -128,39 +128,39 @@ def rescale(team: Team, wanted: DesiredStream, *, paused: bool, now: float) -> b
 
 
 def view_of(
-    wanted: DesiredStream, team: Team, *, revision: str, paused: bool, now: float
+    stream: DesiredStream, team: Team, *, revision: str, paused: bool, now: float
 ) -> StreamView:
     """How a stream is at `now`, in monotonic time; `revision`: what its workers should run."""
     members = tuple(
         worker_view(worker, revision, now=now) for _, worker in sorted(team.workers.items())
     )
     statuses = team.statuses()
-    lag, count = lag_of(statuses), count_of(wanted, team)
-    state = state_of(members, wanted=count, paused=paused) if members else "starting"
+    lag, count = lag_of(statuses), count_of(stream, team)
+    state = state_of(members, count=count, paused=paused) if members else "starting"
     message = next((member.message for member in members if member.message), team.start_error)
     if state in {"running", "retrying"} and all(map(is_stalled, statuses)):
         state = "stalled"
         unassigned_s = min(status.unassigned_s for status in statuses)
         why = message if any(status.lacks_topic for status in statuses) else ""
         message = (
-            f"no worker has had a partition of {', '.join(wanted.settings.topics)} for "
+            f"no worker has had a partition of {', '.join(stream.settings.topics)} for "
             f"{unassigned_s:.0f} s: "
         ) + (
             why
-            or f"other members of group '{wanted.settings.group}' have all of them, or there are "
+            or f"other members of group '{stream.settings.group}' have all of them, or there are "
             "none"
         )
     return StreamView(
-        name=wanted.name,
+        name=stream.name,
         state=state,
-        model=wanted.model,
-        topics=tuple(wanted.settings.topics),
-        sink=wanted.settings.sink,
-        group=wanted.settings.group,
+        model=stream.model,
+        topics=tuple(stream.settings.topics),
+        sink=stream.settings.sink,
+        group=stream.settings.group,
         ready=sum(worker.phase is WorkerPhase.READY for worker in team.workers.values()),
         workers=count,
-        min_workers=wanted.min_workers,
-        max_workers=wanted.max_workers,
+        min_workers=stream.min_workers,
+        max_workers=stream.max_workers,
         lag_records=lag.records,
         lag_s=lag.seconds,
         rate=sum(worker.rate for worker in team.workers.values()),
@@ -211,7 +211,7 @@ def _running(statuses: Sequence[StreamStatus]) -> int:
     )
 
 
-def event_of(view: StreamView, *, before: str, at: float) -> Event:
+def event_of(view: StreamView, *, before: str, timestamp: float) -> Event:
     """That a stream is in another state now.
 
     Args:
@@ -223,16 +223,23 @@ def event_of(view: StreamView, *, before: str, at: float) -> Event:
     if view.message and view.state not in {"running", "paused"}:
         message = f"{message}: {view.message}"
     data = {"stream": view.name, "before": before, "workers": view.workers, "ready": view.ready}
-    return Event(at=at, endpoint="", kind="stream", reason=reason, message=message, data=data)
+    return Event(
+        at=timestamp, endpoint="", kind="stream", reason=reason, message=message, data=data
+    )
 
 
-def replaced_event(worker: StreamWorker, *, at: float) -> Event:
+def replaced_event(worker: StreamWorker, *, timestamp: float) -> Event:
     """That a worker was ended because it hung; `at`: Unix time."""
     record = worker.record
     message = f"stream '{record.stream}': worker {record.name} {worker.killed_for}"
     data = {"stream": record.stream, "worker": record.name, "pid": record.pid}
     return Event(
-        at=at, endpoint="", kind="stream", reason="StreamWorkerReplaced", message=message, data=data
+        at=timestamp,
+        endpoint="",
+        kind="stream",
+        reason="StreamWorkerReplaced",
+        message=message,
+        data=data,
     )
 
 

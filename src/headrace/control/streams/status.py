@@ -100,31 +100,35 @@ class Lagging:
 
 def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:
     """The lag of all members; a place that several share counts once."""
-    found: dict[tuple[str, int], PlaceStatus] = {}
-    seen = 0
+    partitions: dict[tuple[str, int], PlaceStatus] = {}
+    count = 0
     for status in statuses:
-        for place in status.places:
-            seen += 1
-            key = place.topic, place.partition
-            before = found.get(key)
-            if before is None or (place.lag_records or 0) >= (before.lag_records or 0):
-                found[key] = place
-    records = [place.lag_records for place in found.values() if place.lag_records is not None]
-    seconds = [place.lag_s for place in found.values() if place.lag_s is not None]
+        for partition in status.places:
+            count += 1
+            key = partition.topic, partition.partition
+            before = partitions.get(key)
+            if before is None or (partition.lag_records or 0) >= (before.lag_records or 0):
+                partitions[key] = partition
+    records = [
+        partition.lag_records
+        for partition in partitions.values()
+        if partition.lag_records is not None
+    ]
+    seconds = [partition.lag_s for partition in partitions.values() if partition.lag_s is not None]
     return Lagging(
         records=sum(records) if records else None,
         seconds=max(seconds) if seconds else None,
-        partitions=len(found) if found and seen == len(found) else None,
+        partitions=len(partitions) if partitions and count == len(partitions) else None,
     )
 
 
-def state_of(workers: Sequence[WorkerView], *, wanted: int, paused: bool) -> str:
+def state_of(workers: Sequence[WorkerView], *, count: int, paused: bool) -> str:
     """The stream's state in one word."""
     states = [worker.state for worker in workers]
     at_work = sum(state in _AT_WORK for state in states)
     if paused and all(state in {*_AT_WORK, "starting"} for state in states):
         return "paused"
-    if at_work >= wanted and not any(worker.outdated for worker in workers):
+    if at_work >= count and not any(worker.outdated for worker in workers):
         return "retrying" if any(state in _AWAY for state in states) else "running"
     failing = [worker for worker in workers if worker.state in _FAILING and worker.message]
     if failing:
@@ -145,13 +149,13 @@ _AT_WORK = frozenset({WorkerState.RUNNING.value, WorkerState.PAUSED.value, *_AWA
 
 def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -> dict[str, float]:
     """Records answered per second by member, between two looks; a new process begins at 0."""
-    found = {}
+    by_member = {}
     for member, status in now.items():
         earlier = before.get(member)
         passed_s = 0.0 if earlier is None else status.at - earlier.at
         answered = 0 if earlier is None else status.answered - earlier.answered
-        found[member] = answered / passed_s if passed_s > 0 and answered >= 0 else 0.0
-    return found
+        by_member[member] = answered / passed_s if passed_s > 0 and answered >= 0 else 0.0
+    return by_member
 
 
 def families(views: Iterable[StreamView]) -> list[Family]:

@@ -88,7 +88,7 @@ class StreamSupervisor:
     """
 
     driver: StreamDriver
-    wanted: Callable[[], Sequence[DesiredStream]]
+    desired_streams: Callable[[], Sequence[DesiredStream]]
     prepare: Callable[[WorkerSettings], WorkerSettings]
     emit: Callable[[Sequence[Event]], Awaitable[None]]
     clock: Clock
@@ -134,11 +134,11 @@ class StreamSupervisor:
             await self.ask()
             self._rescale()
             await self._announce()
-        wanted = {stream.name: stream for stream in self.wanted()}
-        names = dict.fromkeys([*wanted, *self._teams, *self._orders])
+        desired = {stream.name: stream for stream in self.desired_streams()}
+        names = dict.fromkeys([*desired, *self._teams, *self._orders])
         for name in names:
             with self.faults.contain("stream", name):
-                self._act(name, wanted.get(name))
+                self._act(name, desired.get(name))
         for kind in ("stream", "stream processes", "stream scale", "stream view"):
             self.faults.keep_only(kind, names)
 
@@ -151,7 +151,7 @@ class StreamSupervisor:
         for worker in running:
             worker.send(signal.SIGTERM)
         deadline = self.clock.monotonic() + drain_s
-        while any(one.process is not None and one.process.is_running() for one in running):
+        while any(worker.process is not None and worker.process.is_running() for worker in running):
             if self.clock.monotonic() >= deadline:
                 self.kill()
             await asyncio.sleep(_LOOK_S)
@@ -170,7 +170,7 @@ class StreamSupervisor:
     def views(self) -> tuple[StreamView, ...]:
         """How each stream is."""
         views = []
-        for stream in self.wanted():
+        for stream in self.desired_streams():
             with self.faults.contain("stream view", stream.name):
                 views.append(self._view(stream))
         return tuple(views)
@@ -257,13 +257,13 @@ class StreamSupervisor:
         return (worker for team in self._teams.values() for worker in team.workers.values())
 
     def _find(self, name: str) -> DesiredStream:
-        found = next((stream for stream in self.wanted() if stream.name == name), None)
-        if found is None:
-            known = ", ".join(stream.name for stream in self.wanted())
+        desired = next((stream for stream in self.desired_streams() if stream.name == name), None)
+        if desired is None:
+            names = ", ".join(stream.name for stream in self.desired_streams())
             raise NotFoundError(
-                f"there is no stream '{name}'" + (f"; there are: {known}" if known else "")
+                f"there is no stream '{name}'" + (f"; there are: {names}" if names else "")
             )
-        return found
+        return desired
 
     def _team(self, name: str, least: int) -> Team:
         if name not in self._teams:
@@ -294,8 +294,8 @@ class StreamSupervisor:
                     worker.process = None
                     self.driver.clean(worker.record)
                     member = worker.record.name
-                    said = last_line(self.driver.log_of(f"stream-{member}"))
-                    if note_end(worker, code, said=said, now=now):
+                    line = last_line(self.driver.log_of(f"stream-{member}"))
+                    if note_end(worker, code, last_line=line, now=now):
                         team.restarts += 1
                         extra = {"worker": member, "why": worker.message}
                         _LOG.warning("stream worker ended", extra=extra)
@@ -312,7 +312,7 @@ class StreamSupervisor:
 
     async def _agree(self, worker: StreamWorker, status: StreamStatus) -> None:
         """Pause or resume a worker that is not as it should be."""
-        stream = next((s for s in self.wanted() if s.name == worker.record.stream), None)
+        stream = next((s for s in self.desired_streams() if s.name == worker.record.stream), None)
         if stream is None or worker.phase is not WorkerPhase.READY:
             return
         paused, address = self._is_paused(stream), self.driver.address_of(worker.record)
@@ -322,42 +322,45 @@ class StreamSupervisor:
             await tell(address, "pause")
 
     def _rescale(self) -> None:
-        for wanted in filter(is_scaled, self.wanted()):
-            with self.faults.contain("stream scale", wanted.name):
-                team, now = self._team(wanted.name, wanted.min_workers), self.clock.monotonic()
-                if not rescale(team, wanted, paused=self._is_paused(wanted), now=now):
+        for stream in filter(is_scaled, self.desired_streams()):
+            with self.faults.contain("stream scale", stream.name):
+                team, now = self._team(stream.name, stream.min_workers), self.clock.monotonic()
+                if not rescale(team, stream, paused=self._is_paused(stream), now=now):
                     continue
                 count = team.scale.workers
-                extra = {"stream": wanted.name, "workers": count, "why": team.scaling}
+                extra = {"stream": stream.name, "workers": count, "why": team.scaling}
                 _LOG.info("stream scaled", extra=extra)
-                orders = self._orders.get(wanted.name, StreamOrders())
-                self._orders[wanted.name] = msgspec.structs.replace(orders, workers=count)
+                orders = self._orders.get(stream.name, StreamOrders())
+                self._orders[stream.name] = msgspec.structs.replace(orders, workers=count)
                 self.memory.try_save(self._orders)
 
     # What is to be done.
 
-    def _act(self, name: str, wanted: DesiredStream | None) -> None:
-        stream = self._team(name, 0 if wanted is None else wanted.min_workers)
-        told = None if wanted is None else self.prepare(wanted.settings)
+    def _act(self, name: str, desired: DesiredStream | None) -> None:
+        stream = self._team(name, 0 if desired is None else desired.min_workers)
+        settings = None if desired is None else self.prepare(desired.settings)
         actions = plan(
-            [worker.seen() for worker in stream.workers.values()],
-            revision="" if told is None else revision_of(told),
-            count=0 if wanted is None else count_of(wanted, stream),
+            [worker.observed() for worker in stream.workers.values()],
+            revision="" if settings is None else revision_of(settings),
+            count=0 if desired is None else count_of(desired, stream),
             patience=WorkerTimeouts(
-                drain_timeout_s=_DRAIN_S if told is None else told.drain_timeout_s,
+                drain_timeout_s=_DRAIN_S if settings is None else settings.drain_timeout_s,
                 silent_timeout_s=self.silent_timeout_s,
                 load_timeout_s=self.load_timeout_s,
-                still_timeout_s=STILL_TIMEOUT_S + (0.0 if told is None else told.handover_s),
+                still_timeout_s=STILL_TIMEOUT_S
+                + (0.0 if settings is None else settings.handover_s),
             ),
             now=self.clock.monotonic(),
         )
         for action in actions:
             match action:
                 case StartWorker(index):
-                    assert wanted is not None, "nothing is started that is not wanted"
-                    assert told is not None, "as above"
-                    paused = self._is_paused(wanted)
-                    self._start(stream, wanted, msgspec.structs.replace(told, paused=paused), index)
+                    assert desired is not None, "nothing is started that is not wanted"
+                    assert settings is not None, "as above"
+                    paused = self._is_paused(desired)
+                    self._start(
+                        stream, desired, msgspec.structs.replace(settings, paused=paused), index
+                    )
                 case Stop(index):
                     self._send(stream.workers[index], signal.SIGTERM)
                 case Kill(index):
@@ -368,7 +371,7 @@ class StreamSupervisor:
                     self.driver.forget(stream.workers.pop(index).record)
                 case other:
                     assert_never(other)
-        if wanted is None and not stream.workers:
+        if desired is None and not stream.workers:
             self._forget(name)
 
     def _forget(self, name: str) -> None:
@@ -381,23 +384,25 @@ class StreamSupervisor:
             self.driver.forget_state(name, group)
         self.memory.try_save(self._orders)
 
-    def _start(self, stream: Team, wanted: DesiredStream, told: WorkerSettings, index: int) -> None:
+    def _start(
+        self, stream: Team, desired: DesiredStream, settings: WorkerSettings, index: int
+    ) -> None:
         former, now = stream.workers.get(index), self.clock.monotonic()
         if now < stream.hold_until:
             return
-        self._note_state(wanted)
-        revision = revision_of(told)
+        self._note_state(desired)
+        revision = revision_of(settings)
         failures = 0 if former is None or former.record.revision != revision else former.failures
         restarts = 0 if former is None else former.record.restarts + bool(former.failures)
         try:
             record, process = self.driver.start(
-                wanted.name, index, told, revision=revision, restarts=restarts
+                desired.name, index, settings, revision=revision, restarts=restarts
             )
         except OSError as error:
             why = error.strerror or str(error)
             _LOG.error(
                 "cannot start a stream worker",
-                extra={"worker": member_of(wanted.name, index), "error": why},
+                extra={"worker": member_of(desired.name, index), "error": why},
             )
             stream.start_failures += 1
             stream.start_error = why
@@ -411,14 +416,14 @@ class StreamSupervisor:
             since=now,
             failures=failures,
             message=message,
-            asks_endpoint=told.endpoint is not None,
+            asks_endpoint=settings.endpoint is not None,
         )
 
-    def _note_state(self, wanted: DesiredStream) -> None:
+    def _note_state(self, desired: DesiredStream) -> None:
         """Remember whose states of windows there will be: they go when the stream does."""
-        name, group = wanted.name, wanted.settings.group
+        name, group = desired.name, desired.settings.group
         orders = self._orders.get(name, StreamOrders())
-        if wanted.settings.windows is not None and group not in orders.groups:
+        if desired.settings.windows is not None and group not in orders.groups:
             groups = (*orders.groups, group)
             self._orders[name] = msgspec.structs.replace(orders, groups=groups)
             self.memory.try_save(self._orders)
@@ -433,7 +438,7 @@ class StreamSupervisor:
         worker.killed_for = f"{why}, and was ended"
         extra = {"worker": worker.record.name, "why": why}
         _LOG.warning("stream worker hangs; it is ended", extra=extra)
-        self._events.append(replaced_event(worker, at=self.clock.now()))
+        self._events.append(replaced_event(worker, timestamp=self.clock.now()))
         worker.send(signal.SIGKILL)
 
     # What is told.
@@ -443,18 +448,18 @@ class StreamSupervisor:
         events, self._events = self._events, []
         for view in self.views():
             stream = self._teams.get(view.name)
-            if stream is None or view.state in {"starting", stream.told}:
+            if stream is None or view.state in {"starting", stream.announced_state}:
                 continue
-            before, stream.told = stream.told, view.state
-            events.append(event_of(view, before=before, at=self.clock.now()))
+            before, stream.announced_state = stream.announced_state, view.state
+            events.append(event_of(view, before=before, timestamp=self.clock.now()))
         if events:
             await write_events(self.emit, events)
 
-    def _view(self, wanted: DesiredStream) -> StreamView:
+    def _view(self, desired: DesiredStream) -> StreamView:
         return view_of(
-            wanted,
-            self._team(wanted.name, wanted.min_workers),
-            revision=revision_of(self.prepare(wanted.settings)),
-            paused=self._is_paused(wanted),
+            desired,
+            self._team(desired.name, desired.min_workers),
+            revision=revision_of(self.prepare(desired.settings)),
+            paused=self._is_paused(desired),
             now=self.clock.monotonic(),
         )

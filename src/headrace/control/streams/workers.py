@@ -90,15 +90,15 @@ class StreamTrack:
 
     def dead_letters_within(self, seconds: float, *, now: float) -> int:
         """How many dead letters came lately, by whole steps."""
-        found = sum(one.dead_letters for one in self._points if 0 <= now - one.at < seconds)
-        return found + (0 if self._step is None else self._step.dead_letters)
+        count = sum(point.dead_letters for point in self._points if 0 <= now - point.at < seconds)
+        return count + (0 if self._step is None else self._step.dead_letters)
 
     def points(self, seconds: float, *, now: float, most: int) -> list[StreamPoint]:
         """The steps of the last `seconds`, oldest first, joined so that there are about `most`."""
-        found = [one for one in self._points if 0 <= now - one.at < seconds]
+        points = [point for point in self._points if 0 <= now - point.at < seconds]
         size_s = math.ceil(min(seconds, KEPT_S) / most / STEP_S) * STEP_S
         # By the time, not by their number: what is joined once stays so while new steps come.
-        groups = groupby(found, lambda one: one.at // size_s)
+        groups = groupby(points, lambda point: point.at // size_s)
         return [_joined(list(group)) for _, group in groups]
 
     def _news(self, statuses: Iterable[StreamStatus]) -> tuple[int, int]:
@@ -133,11 +133,11 @@ def _begun(now: float, running: int) -> StreamPoint:
 def _joined(points: Sequence[StreamPoint]) -> StreamPoint:
     return StreamPoint(
         at=points[-1].at,
-        seconds=sum(one.seconds for one in points),
-        answered=sum(one.answered for one in points),
-        dead_letters=sum(one.dead_letters for one in points),
-        lag_records=_most([one.lag_records for one in points]),
-        lag_s=_most([one.lag_s for one in points]),
+        seconds=sum(point.seconds for point in points),
+        answered=sum(point.answered for point in points),
+        dead_letters=sum(point.dead_letters for point in points),
+        lag_records=_most([point.lag_records for point in points]),
+        lag_s=_most([point.lag_s for point in points]),
         running=points[-1].running,
     )
 
@@ -179,7 +179,7 @@ class StreamWorker:
     silent_since: float | None = None
     killed_for: str = ""
 
-    def seen(self) -> ObservedWorker:
+    def observed(self) -> ObservedWorker:
         """As planning sees it."""
         return ObservedWorker(
             index=self.record.index,
@@ -232,7 +232,7 @@ class Team:
     workers: dict[int, StreamWorker] = field(default_factory=dict)
     scaling: str = ""
     restarts: int = 0
-    told: str = ""
+    announced_state: str = ""
     start_failures: int = 0
     start_error: str = ""
     track: StreamTrack = field(default_factory=StreamTrack)
@@ -244,10 +244,10 @@ class Team:
 
     def statuses(self) -> list[StreamStatus]:
         """What they said last."""
-        return [one.status for one in self.workers.values() if one.status is not None]
+        return [worker.status for worker in self.workers.values() if worker.status is not None]
 
 
-def note_end(worker: StreamWorker, code: int | None, *, said: str, now: float) -> bool:
+def note_end(worker: StreamWorker, code: int | None, *, last_line: str, now: float) -> bool:
     """Note that a worker's process ended, and when it starts again; whether that was unasked.
 
     Args:
@@ -263,7 +263,7 @@ def note_end(worker: StreamWorker, code: int | None, *, said: str, now: float) -
         worker.failures = 0
     worker.failures += 1
     worker.code = code
-    worker.message = killed_for or said or f"ended with status {code}"
+    worker.message = killed_for or last_line or f"ended with status {code}"
     if not killed_for and code is not None and code < 0:
         worker.message = f"was ended by {signal.Signals(-code).name}"
     # An endpoint that cannot be asked yet is soon there; a model stays as it is.
@@ -325,13 +325,13 @@ def worker_view(worker: StreamWorker, revision: str, *, now: float) -> WorkerVie
             state = "starting" if status is None else str(status.state)
     message = worker.message if status is None else status.trouble or worker.message
     places = [] if status is None else status.places
-    lags = [place.lag_records for place in places if place.lag_records is not None]
+    lags = [partition.lag_records for partition in places if partition.lag_records is not None]
     return WorkerView(
         member=worker.record.name,
         state=state,
         pid=None if worker.process is None else worker.process.pid,
         restarts=worker.record.restarts,
-        partitions=tuple(f"{place.topic}/{place.partition}" for place in places),
+        partitions=tuple(f"{partition.topic}/{partition.partition}" for partition in places),
         lag_records=sum(lags) if lags else None,
         rate=worker.rate,
         answered=0 if status is None else status.answered,

@@ -89,7 +89,7 @@ class AlertFacts:
 class _ConditionState:
     """What a condition said when it was looked at last."""
 
-    at: float
+    evaluated_at: float
     reading: ConditionReading | None
 
 
@@ -158,8 +158,10 @@ class Alerting:
         if spec is not self._spec:
             self._spec, self._objectives = spec, objectives_of(spec)
             self._streams = stream_promises_of(spec)
-            names = [one.endpoint for one in self._objectives]
-            self.faults.keep_only("alerts", [*names, *(one.stream for one in self._streams)])
+            names = [objective.endpoint for objective in self._objectives]
+            self.faults.keep_only(
+                "alerts", [*names, *(promise.stream for promise in self._streams)]
+            )
             self._kept = {}  # a promise may be another
         promises = self._objectives
         findings = [
@@ -195,9 +197,9 @@ class Alerting:
 
     def _stream_findings(self, promise: StreamPromise, facts: AlertFacts) -> Iterator[AlertReading]:
         """What is bad of a stream, or was."""
-        known = facts.streams.get(promise.stream)
+        stream_facts = facts.streams.get(promise.stream)
         for kind, condition in _OF_STREAMS:
-            reading = read_stream(condition, promise, known)
+            reading = read_stream(condition, promise, stream_facts)
             finding = _finding(kind, reading, stream=promise.stream)
             if finding.key in self._alerts or (reading is not None and reading.is_bad):
                 yield finding
@@ -222,7 +224,7 @@ class Alerting:
             has_turn: Whether windows may be asked for; else what they said last holds.
         """
         name, scale = objective.endpoint, objective.window_ratio
-        known = facts.endpoints.get(name, EndpointFacts())
+        endpoint_facts = facts.endpoints.get(name, EndpointFacts())
         windows: dict[float, CountWindow] = {}
 
         def window(seconds: float) -> CountWindow:
@@ -232,12 +234,14 @@ class Alerting:
 
         for kind, condition, usual_s in _OF_ENDPOINTS:
             key, shortest = (kind.name, name), usual_s * scale
-            kept = self._kept.get(key)
-            is_due = kept is None or not 0 <= now - kept.at < shortest / _PER_WINDOW
+            state = self._kept.get(key)
+            is_due = state is None or not 0 <= now - state.evaluated_at < shortest / _PER_WINDOW
             if is_due and (has_turn or not shortest):
-                kept = _ConditionState(now, read_endpoint(condition, objective, window, known))
-                self._kept[key] = kept
-            reading = None if kept is None else kept.reading
+                state = _ConditionState(
+                    now, read_endpoint(condition, objective, window, endpoint_facts)
+                )
+                self._kept[key] = state
+            reading = None if state is None else state.reading
             if key not in self._alerts and (reading is None or not reading.is_bad):
                 continue
             hold_s = max(shortest, _LEAST_HOLD_S)
@@ -327,7 +331,11 @@ class FactsReader:
         for replica in self.reconciler.replicas.values():
             replicas.setdefault(replica.endpoint, []).append(replica)
         tls = self.keeper.tls
-        left = () if tls is None else [one.days_left for one in tls.certificates.statuses()]
+        left = (
+            ()
+            if tls is None
+            else [certificate.days_left for certificate in tls.certificates.statuses()]
+        )
         return AlertFacts(
             system=SystemFacts(
                 gateway_ready=self.keeper.is_ready,
@@ -357,10 +365,10 @@ class FactsReader:
             arms = await self.keeper.in_flight()
         except HeadraceError:
             return None
-        found: dict[str, int] = {}
+        by_endpoint: dict[str, int] = {}
         for (name, _), count in arms.items():
-            found[name] = found.get(name, 0) + count
-        return found
+            by_endpoint[name] = by_endpoint.get(name, 0) + count
+        return by_endpoint
 
 
 def _facts(

@@ -54,13 +54,14 @@ Call = Callable[[Replica, str, str, bytes], Awaitable[bytes]]
 class _EndpointDrift:
     """What is known of one endpoint. `changed`: since it was written."""
 
-    given: DriftReference | None
+    reference: DriftReference | None
     versions: dict[str, VersionDrift]
     changed: bool = False
 
     def stored(self) -> EndpointDrift:
         return EndpointDrift(
-            given=self.given, versions={name: one.keep() for name, one in self.versions.items()}
+            reference=self.reference,
+            versions={name: drift.keep() for name, drift in self.versions.items()},
         )
 
 
@@ -159,8 +160,8 @@ class DriftMonitor:
         arms = endpoint.arms if endpoint is not None else ()
         if not version and arms:
             version = max(arms, key=lambda arm: arm.weight).revision.version
-        kept = self._kept.get(name)
-        return version, None if kept is None else kept.versions.get(version)
+        state = self._kept.get(name)
+        return version, None if state is None else state.versions.get(version)
 
     def drifted(self, name: str) -> int | None:
         """How many features of an endpoint drifted; None if nothing is watched."""
@@ -180,10 +181,10 @@ class DriftMonitor:
         if settings is None:
             message = f"endpoint '{name}' is not watched; put `drift: {{}}` under it in the spec"
             raise FailedPreconditionError(message)
-        kept = self._kept[name] = _EndpointDrift(given=reference, versions={}, changed=True)
+        state = self._kept[name] = _EndpointDrift(reference=reference, versions={}, changed=True)
         endpoint = self.aims.effective_endpoint(name)
         for version, arm in _own_arms(endpoint).items() if endpoint is not None else ():
-            kept.versions[version] = self._begin(kept, arm, settings, None)
+            state.versions[version] = self._begin(state, arm, settings, None)
         self._save()
 
     def reset(self, name: str) -> None:
@@ -193,15 +194,15 @@ class DriftMonitor:
             ModelNotFoundError: There is no such endpoint.
         """
         self.settings(name)
-        self._kept[name] = _EndpointDrift(given=None, versions={}, changed=True)
+        self._kept[name] = _EndpointDrift(reference=None, versions={}, changed=True)
         self._save()
 
     def families(self) -> list[Family]:
         """Scores of each endpoint's main version, as metrics."""
         samples: list[tuple[Labels, float]] = []
         for name in sorted(self._kept):
-            _, one = self.version(name)
-            for report in one.reports() if one is not None else ():
+            _, drift = self.version(name)
+            for report in drift.reports() if drift is not None else ():
                 for statistic, value in _scores(report).items():
                     if value is not None:
                         labels = (
@@ -217,29 +218,29 @@ class DriftMonitor:
         self, endpoint: DesiredEndpoint, settings: DriftSpec, ready: Sequence[Replica]
     ) -> None:
         with self.faults.contain("drift", endpoint.name):
-            kept = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
+            state = self._kept.get(endpoint.name) or self._load(endpoint.name, settings)
             copies = self.aims.reconciler.replicas.values()
             replicas = [*ready, *hosted_replicas(endpoint, copies, self.aims.reconciler.hosted)]
             arms = _own_arms(endpoint)
-            for gone in kept.versions.keys() - arms.keys():
-                del kept.versions[gone]
+            for gone in state.versions.keys() - arms.keys():
+                del state.versions[gone]
             for version, arm in arms.items():
-                one = kept.versions.get(version)
-                if one is None or one.settings != settings:
-                    one = kept.versions[version] = self._begin(kept, arm, settings, one)
-                mine = [replica for replica in replicas if replica.version == version]
-                taken = await self._take(mine, one)
-                if taken.seen and self._kept.get(endpoint.name) is kept:
-                    kept.changed = True
+                drift = state.versions.get(version)
+                if drift is None or drift.settings != settings:
+                    drift = state.versions[version] = self._begin(state, arm, settings, drift)
+                own = [replica for replica in replicas if replica.version == version]
+                taken = await self._take(own, drift)
+                if taken.seen and self._kept.get(endpoint.name) is state:
+                    state.changed = True
                     await self._remember(endpoint.name, version, taken.answers)
-                    if await self._judge(endpoint.name, version, one, taken):
+                    if await self._judge(endpoint.name, version, drift, taken):
                         self._keep_now(endpoint.name)
 
     async def _remember(self, name: str, version: str, answers: Sequence[SeenAnswer]) -> None:
         """Keep answers for their labels; a full disk is no reason to stop judging."""
         if not answers:
             return
-        pairs = [(one.request_id, one.value) for one in answers]
+        pairs = [(answer.request_id, answer.value) for answer in answers]
         now = self.clock.now()
         try:
             await asyncio.to_thread(self.labels.add_answers, name, version, pairs, now=now)
@@ -248,22 +249,22 @@ class DriftMonitor:
 
     def _keep_now(self, name: str) -> None:
         """Write what is known of an endpoint at once: it has just been told to people."""
-        kept = self._kept[name]
-        kept.changed = False
-        self.files.write(name, kept.stored())
+        state = self._kept[name]
+        state.changed = False
+        self.files.write(name, state.stored())
 
     def _load(self, name: str, settings: DriftSpec) -> _EndpointDrift:
-        found = self.files.read(name)
+        loaded = self.files.read(name)
         versions = {
             version: VersionDrift(settings=settings, stored=stored)
-            for version, stored in found.versions.items()
+            for version, stored in loaded.versions.items()
         }
-        kept = self._kept[name] = _EndpointDrift(given=found.given, versions=versions)
-        return kept
+        state = self._kept[name] = _EndpointDrift(reference=loaded.reference, versions=versions)
+        return state
 
     def _begin(
         self,
-        kept: _EndpointDrift,
+        state: _EndpointDrift,
         arm: DesiredArm,
         settings: DriftSpec,
         before: VersionDrift | None,
@@ -271,49 +272,51 @@ class DriftMonitor:
         """The watch of a version that is new here, or whose settings changed."""
         if before is not None:
             return VersionDrift(settings=settings, stored=StoredDrift(reference=before.reference))
-        reference = kept.given or self.files.reference(arm.revision.model)
+        reference = state.reference or self.files.reference(arm.revision.model)
         if reference is None:
-            others = [one.reference for one in kept.versions.values() if one.reference.features]
+            others = [
+                other.reference for other in state.versions.values() if other.reference.features
+            ]
             reference = inputs_only(others[-1]) if others else DriftReference()
         return VersionDrift(settings=settings, stored=StoredDrift(reference=reference))
 
-    async def _judge(self, name: str, version: str, one: VersionDrift, taken: DriftTaken) -> bool:
+    async def _judge(self, name: str, version: str, drift: VersionDrift, taken: DriftTaken) -> bool:
         """Whether anything happened that people are told."""
-        had = len(one.reference.features)
+        had = len(drift.reference.features)
         now = self.clock.now()
         changed = await asyncio.to_thread(
-            one.add, taken.counts, taken.values, now=now, age_s=taken.age_s
+            drift.add, taken.counts, taken.values, now=now, age_s=taken.age_s
         )
         events = _events(name, version, changed, now)
-        if len(one.reference.features) > had:
-            events.append(_reference_event(name, version, one, now))
+        if len(drift.reference.features) > had:
+            events.append(_reference_event(name, version, drift, now))
         for event in events:
             _LOG.info("%s", event.message, extra={"endpoint": name})
         await self.emit(events)
         return bool(events)
 
-    async def _take(self, replicas: Sequence[Replica], one: VersionDrift) -> DriftTaken:
+    async def _take(self, replicas: Sequence[Replica], drift: VersionDrift) -> DriftTaken:
         """What the replicas of one version counted together."""
         plan = DriftPlan(
-            key=one.key,
-            bins=one.bins,
+            key=drift.key,
+            bins=drift.bins,
             sample=_SAMPLE,
-            rows_per_request=one.settings.rows_per_request,
-            labels=one.settings.labels,
-            output=one.settings.output,
+            rows_per_request=drift.settings.rows_per_request,
+            labels=drift.settings.labels,
+            output=drift.settings.output,
         )
         taken = await asyncio.gather(*(self._ask(replica, plan) for replica in replicas))
-        heard = [found for found in taken if found is not None]
+        heard = [reply for reply in taken if reply is not None]
         total = [ValueCounts()] * len(plan.bins)
-        for found in heard:
-            total = [had.plus(more) for had, more in zip(total, found.counts, strict=True)]
+        for reply in heard:
+            total = [had.plus(more) for had, more in zip(total, reply.counts, strict=True)]
         return DriftTaken(
             key=plan.key,
             counts=total,
-            values=[values for found in heard for values in found.values],
-            answers=[one for found in heard for one in found.answers],
-            seen=sum(found.seen for found in heard),
-            age_s=max((found.age_s for found in heard), default=0.0),
+            values=[values for reply in heard for values in reply.values],
+            answers=[answer for reply in heard for answer in reply.answers],
+            seen=sum(reply.seen for reply in heard),
+            age_s=max((reply.age_s for reply in heard), default=0.0),
         )
 
     async def _ask(self, replica: Replica, plan: DriftPlan) -> DriftTaken | None:
@@ -332,8 +335,8 @@ class DriftMonitor:
         return None
 
     def _save(self) -> None:
-        for name, kept in self._kept.items():
-            if kept.changed:
+        for name, state in self._kept.items():
+            if state.changed:
                 with self.faults.contain("drift files", name):
                     self._keep_now(name)
 
@@ -358,46 +361,50 @@ def _scores(report: FeatureReport) -> dict[str, float | None]:
 def _events(
     endpoint: str, version: str, changed: Sequence[FeatureReport], now: float
 ) -> list[Event]:
-    found = [one for one in changed if one.state is FeatureState.DRIFTED]
-    ended = [one for one in changed if one.state is not FeatureState.DRIFTED]
+    drifted = [report for report in changed if report.state is FeatureState.DRIFTED]
+    ended = [report for report in changed if report.state is not FeatureState.DRIFTED]
     events = []
     for reports, reason, verb in (
-        (found, "DriftFound", "drifted"),
+        (drifted, "DriftFound", "drifted"),
         (ended, "DriftEnded", "drifted no more"),
     ):
         if not reports:
             continue
-        worst = sorted(reports, key=lambda one: -one.evidence)
-        told = [_told(one) for one in worst]
-        more = f" and {len(told) - _TOLD} more" if len(told) > _TOLD else ""
+        worst = sorted(reports, key=lambda report: -report.evidence)
+        descriptions = [_told(report) for report in worst]
+        more = f" and {len(descriptions) - _TOLD} more" if len(descriptions) > _TOLD else ""
         events.append(
             Event(
                 at=now,
                 endpoint=endpoint,
                 kind="drift",
                 reason=reason,
-                message=f"version {version}: {verb}: {'; '.join(told[:_TOLD])}{more}",
+                message=f"version {version}: {verb}: {'; '.join(descriptions[:_TOLD])}{more}",
                 data={
-                    one.name: {"evidence": one.evidence, "needed": one.needed, "ks": one.ks}
-                    for one in worst
+                    report.name: {
+                        "evidence": report.evidence,
+                        "needed": report.needed,
+                        "ks": report.ks,
+                    }
+                    for report in worst
                 },
             )
         )
     return events
 
 
-def _told(one: FeatureReport) -> str:
-    label = f" '{one.label}'" if one.label else ""
-    return f"{one.name}{label} ({one.role}{f', {one.why}' if one.why else ''})"
+def _told(report: FeatureReport) -> str:
+    label = f" '{report.label}'" if report.label else ""
+    return f"{report.name}{label} ({report.role}{f', {report.why}' if report.why else ''})"
 
 
-def _reference_event(endpoint: str, version: str, one: VersionDrift, now: float) -> Event:
+def _reference_event(endpoint: str, version: str, drift: VersionDrift, now: float) -> Event:
     return Event(
         at=now,
         endpoint=endpoint,
         kind="drift",
         reason="DriftReferenceTaken",
-        message=f"version {version}: the first {one.settings.window_rows} rows are the reference "
-        f"now, of {len(one.reference.features)} features in all",
-        data={"rows": one.settings.window_rows, "features": len(one.reference.features)},
+        message=f"version {version}: the first {drift.settings.window_rows} rows are the reference "
+        f"now, of {len(drift.reference.features)} features in all",
+        data={"rows": drift.settings.window_rows, "features": len(drift.reference.features)},
     )

@@ -27,7 +27,7 @@ class EndpointDrift(msgspec.Struct, frozen=True, kw_only=True):
     """`versions`: what is known of each; `given`: a reference that holds for all of them."""
 
     versions: dict[str, StoredDrift] = {}
-    given: DriftReference | None = None
+    reference: DriftReference | None = msgspec.field(name="given", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +96,30 @@ def decode_reference(data: bytes) -> DriftReference:
         InvalidArgumentError: It is none, or has more features than can be watched.
     """
     try:
-        found = msgspec.json.decode(data, type=DriftReference)
+        reference = msgspec.json.decode(data, type=DriftReference)
     except UNDECODABLE as error:
         raise InvalidArgumentError(f"this is no reference: {error_kind(error)}") from None
-    if not 0 < len(found.features) <= MAX_FEATURES:
-        message = f"a reference has 1 to {MAX_FEATURES} features, this one {len(found.features)}"
+    if not 0 < len(reference.features) <= MAX_FEATURES:
+        message = (
+            f"a reference has 1 to {MAX_FEATURES} features, this one {len(reference.features)}"
+        )
         raise InvalidArgumentError(message)
-    for one in found.features:
-        edges = one.bins.edges
-        if len(one.counts.bins) != one.bins.size or edges != sorted(set(edges)):
-            raise InvalidArgumentError(f"feature '{one.bins.name}': its bins do not fit its counts")
-        if len(one.hours) not in {0, HOURS} or any(
-            len(hour) != one.bins.size for hour in one.hours
+    for feature in reference.features:
+        edges = feature.bins.edges
+        if len(feature.counts.bins) != feature.bins.size or edges != sorted(set(edges)):
+            raise InvalidArgumentError(
+                f"feature '{feature.bins.name}': its bins do not fit its counts"
+            )
+        if len(feature.hours) not in {0, HOURS} or any(
+            len(hour) != feature.bins.size for hour in feature.hours
         ):
             message = (
-                f"feature '{one.bins.name}': its {len(one.hours)} hours do not fit its bins; a "
-                "reference by the hour has 24, as `headrace drift reference set --time` makes them"
+                f"feature '{feature.bins.name}': its {len(feature.hours)} hours do not match its "
+                "bins; an hourly reference has 24: make it with "
+                "`headrace drift reference set --time`"
             )
             raise InvalidArgumentError(message)
-    return found
+    return reference
 
 
 def _is_reference(name: str, version: str) -> bool:

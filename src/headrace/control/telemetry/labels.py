@@ -74,19 +74,19 @@ class LabelStore:
         """Remember what was answered: request ids with a class, or a number."""
         with self._writing() as connection:
             for request_id, value in answers:
-                found = connection.execute(
+                row = connection.execute(
                     "SELECT label, endpoint FROM answers WHERE request_id = ?", (request_id,)
                 ).fetchone()
-                if found is not None and found[1] is not None:
+                if row is not None and row[1] is not None:
                     continue
                 number, class_ = (None, value) if isinstance(value, str) else (value, None)
-                label = None if found is None else found[0]
+                label = None if row is None else row[0]
                 connection.execute(
                     "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
                     (request_id, now, endpoint, version, number, class_, label),
                 )
                 if label is not None:
-                    _count(connection, (endpoint, version), value, label, at=now)
+                    _count(connection, (endpoint, version), value, label, timestamp=now)
             self._added += len(answers)
             self._forget(connection, now)
 
@@ -106,14 +106,14 @@ class LabelStore:
         """
         text = label_text(label)
         with self._writing() as connection:
-            found = connection.execute(
+            row = connection.execute(
                 "SELECT at, endpoint, version, number, class, label FROM answers "
                 "WHERE request_id = ?",
                 (request_id,),
             ).fetchone()
-            if endpoints is not None and (found is None or found[1] not in endpoints):
+            if endpoints is not None and (row is None or row[1] not in endpoints):
                 return _UNKNOWN
-            if found is None:
+            if row is None:
                 connection.execute(
                     "INSERT INTO answers (request_id, at, label) VALUES (?, ?, ?)",
                     (request_id, now, text),
@@ -121,12 +121,12 @@ class LabelStore:
                 self._added += 1
                 self._forget(connection, now)
                 return _WAITING
-            at, endpoint, version, number, class_, before = found
+            answered_at, endpoint, version, number, class_, before = row
             if before is not None:
                 return _DUPLICATE
             assert endpoint is not None, "what has neither is not stored"
             value = number if class_ is None else class_
-            if not _count(connection, (endpoint, version), value, text, at=at):
+            if not _count(connection, (endpoint, version), value, text, timestamp=answered_at):
                 return _UNFIT
             connection.execute(
                 "UPDATE answers SET label = ? WHERE request_id = ?", (text, request_id)
@@ -197,7 +197,7 @@ def _count(
     value: str | float,
     label: str,
     *,
-    at: float,
+    timestamp: float,
 ) -> bool:
     """Count how right an answer was; whether the label is of the answer's kind."""
     is_class = isinstance(value, str)
@@ -214,7 +214,7 @@ def _count(
     connection.execute(
         "INSERT INTO scores VALUES (?, ?, ?, ?, 1, ?, ?) ON CONFLICT DO UPDATE SET "
         "rows = rows + 1, right = right + excluded.right, error = error + excluded.error",
-        (*who, int(at // _BUCKET_S), is_class, right, error),
+        (*who, int(timestamp // _BUCKET_S), is_class, right, error),
     )
     return True
 
@@ -223,15 +223,15 @@ def _score(
     connection: sqlite3.Connection, endpoint: str, version: str, seconds: float, now: float
 ) -> LiveScore | None:
     """The window's counts, of classes if there are any; None where no label came."""
-    found = connection.execute(
+    row = connection.execute(
         "SELECT is_class, sum(rows), sum(right), sum(error) FROM scores "
         "WHERE endpoint = ? AND version = ? AND bucket >= ? GROUP BY is_class "
         "ORDER BY is_class DESC LIMIT 1",
         (endpoint, version, int((now - seconds) // _BUCKET_S)),
     ).fetchone()
-    if found is None:
+    if row is None:
         return None
-    is_class, rows, right, error = found
+    is_class, rows, right, error = row
     return LiveScore(
         seconds=seconds,
         rows=rows,

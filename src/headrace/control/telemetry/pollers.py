@@ -199,7 +199,7 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
     SHARE: ClassVar = 40.0
 
     arms: Callable[[], Iterable[LoadedArm]]
-    known: Callable[[], Collection[str]]
+    running: Callable[[], Collection[str]]
     batching: Callable[[list[ArmReports]], Awaitable[None]]
     ask: Ask = ask_load
     history: LoadHistory = field(default_factory=LoadHistory)
@@ -209,28 +209,28 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
         """Look once."""
         arms = list(self.arms())
         addresses = {copy.name: copy.address for arm in arms for copy in arm.copies}
-        at = self.clock.now()
+        polled_at = self.clock.now()
 
         async def of(address: str) -> list[ModelLoad] | None:
             async with self._asking:
                 return await self.ask(address)
 
         answers = await asyncio.gather(*map(of, addresses.values()))
-        said = {
-            (name, one.model, one.version): one
+        by_model = {
+            (name, load.model, load.version): load
             for name, answer in zip(addresses, answers, strict=True)
-            for one in answer or ()
+            for load in answer or ()
         }
-        self.check_clock(at)
-        self.history.look(at)
+        self.check_clock(polled_at)
+        self.history.look(polled_at)
         self.faults.keep_only("load history", {arm.endpoint for arm in arms})
-        known = self.known()
+        names = self.running()
         reports = []
         for number, arm in enumerate(arms, start=1):
             loads = {
                 copy.name: load
                 for copy in arm.copies
-                if (load := said.get((copy.name, arm.model, arm.version))) is not None
+                if (load := by_model.get((copy.name, arm.model, arm.version))) is not None
             }
             reports.append(
                 ArmReports(
@@ -244,11 +244,11 @@ class LoadWatch(ReplicaPoller[LoadHistory]):
             reading = LoadReading(
                 ready=len(arm.copies),
                 said={name: _totals(load) for name, load in loads.items()},
-                known=known,
+                known=names,
                 is_first=arm.is_first,
             )
             with self.faults.contain("load history", arm.endpoint):
-                self.history.add(at, arm.endpoint, arm.key, reading)
+                self.history.add(polled_at, arm.endpoint, arm.key, reading)
             if number % _YIELD_EVERY == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it
         with self.faults.contain("load history", "batching"):
@@ -301,7 +301,7 @@ class GatewayPoller(ReplicaPoller[RequestHistory]):
 
     async def look(self) -> None:
         """Look once."""
-        at = self.clock.now()
+        polled_at = self.clock.now()
         try:
             reading = await self.gateway.read_endpoints(self.names())
         except HeadraceError as error:
@@ -310,11 +310,11 @@ class GatewayPoller(ReplicaPoller[RequestHistory]):
             self._is_blind = True
             return
         self._is_blind = False
-        self.check_clock(at)
-        self.history.look(at)
+        self.check_clock(polled_at)
+        self.history.look(polled_at)
         self.faults.keep_only("history", {endpoint for endpoint, _ in reading.arms})
         for number, ((endpoint, version), totals) in enumerate(reading.arms.items(), start=1):
             with self.faults.contain("history", endpoint):
-                self.history.add(at, endpoint, version, totals, epoch=reading.epoch)
+                self.history.add(polled_at, endpoint, version, totals, epoch=reading.epoch)
             if number % _READS_AT_ONCE == 0:
                 await asyncio.sleep(0)  # whoever asks for something does not wait for all of it

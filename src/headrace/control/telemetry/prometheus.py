@@ -60,15 +60,15 @@ def queries(endpoint: str, version: str, step_s: float) -> dict[str, str]:
         version: Empty for all; its roles are counted together there.
     """
     only = f',version="{version.partition("~")[0]}"' if version else ""
-    mine, model = f'endpoint="{endpoint}"{only}', f'model="{endpoint}"{only}'
+    labels, model = f'endpoint="{endpoint}"{only}', f'model="{endpoint}"{only}'
     length = f"{max(math.ceil(step_s), _LEAST_SPAN_S)}s"
     span = f"[{length}]"
 
     def rate(more: str = "") -> str:
-        return f"sum(rate({_REQUESTS}{{{mine}{more}}}{span}))"
+        return f"sum(rate({_REQUESTS}{{{labels}{more}}}{span}))"
 
     def quantile(q: float) -> str:
-        return f"histogram_quantile({q},sum by(le)(rate({_LATENCY}{{{mine}}}{span})))"
+        return f"histogram_quantile({q},sum by(le)(rate({_LATENCY}{{{labels}}}{span})))"
 
     def mean(histogram: str) -> str:
         total, count = (
@@ -89,7 +89,7 @@ def queries(endpoint: str, version: str, step_s: float) -> dict[str, str]:
         "batch_rows": mean("headrace_batch_rows"),
         "queue_s": mean("headrace_queue_wait_seconds"),
         "in_flight": level(f"headrace_requests_in_flight{{{model}}}"),
-        "replicas_ready": level(f'headrace_replicas{{{mine},state="ready"}}'),
+        "replicas_ready": level(f'headrace_replicas{{{labels},state="ready"}}'),
     }
 
 
@@ -121,14 +121,14 @@ class PrometheusHistory:
         """
         import httpx  # noqa: PLC0415  # it loads rich, and few have a Prometheus to ask
 
-        asked = queries(endpoint, version, step_s)
+        promql = queries(endpoint, version, step_s)
         span = {"start": f"{first_end:.3f}", "end": f"{last_end:.3f}", "step": f"{step_s:g}"}
         try:
             async with httpx.AsyncClient(
                 timeout=_TIMEOUT_S, transport=self.transport, trust_env=False
             ) as client:
                 answers = await asyncio.gather(
-                    *(self._ask(client, {"query": query, **span}) for query in asked.values())
+                    *(self._ask(client, {"query": query, **span}) for query in promql.values())
                 )
         except (httpx.HTTPError, UnavailableError) as error:
             if not self._told:
@@ -136,7 +136,7 @@ class PrometheusHistory:
             self._told = True
             return {}
         self._told = False
-        pairs = zip(asked, answers, strict=True)
+        pairs = zip(promql, answers, strict=True)
         return {name: _by_step(answer, first_end, step_s) for name, answer in pairs}
 
     async def _ask(self, client: "httpx.AsyncClient", query: Mapping[str, str]) -> _Answer:
@@ -157,11 +157,11 @@ class PrometheusHistory:
 
 
 def _by_step(answer: _Answer, first_end: float, step_s: float) -> dict[int, float]:
-    found = {}
+    by_step = {}
     for series in answer.data.result:
-        for at, text in series.values:
+        for timestamp, text in series.values:
             with contextlib.suppress(ValueError):
                 value = float(text)
                 if math.isfinite(value):  # a quantile of nothing is none
-                    found[round((at - first_end) / step_s)] = value
-    return found
+                    by_step[round((timestamp - first_end) / step_s)] = value
+    return by_step

@@ -80,7 +80,7 @@ class _Told:
 
     process: int
     wish: RecordingSettings
-    at: float
+    sent_at: float
     cursor: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
 
@@ -209,15 +209,15 @@ class Recordings:
         ]
 
     def _wish_told(self, replica: Replica) -> RecordingSettings:
-        told = self._told.get(replica.name)
-        return _NOTHING if told is None else told.wish
+        state = self._told.get(replica.name)
+        return _NOTHING if state is None else state.wish
 
     async def _tell(self, replica: Replica, wish: RecordingSettings) -> None:
         now = self.monotonic()
-        told = self._told.get(replica.name)
-        is_new = told is None or told.process != replica.process
-        before = _NOTHING if told is None or is_new else told.wish
-        is_due = wish != _NOTHING and told is not None and now - told.at >= _TELL_AGAIN_S
+        state = self._told.get(replica.name)
+        is_new = state is None or state.process != replica.process
+        before = _NOTHING if state is None or is_new else state.wish
+        is_due = wish != _NOTHING and state is not None and now - state.sent_at >= _TELL_AGAIN_S
         if wish == before and not is_due:
             return
         async with self._asking:
@@ -234,28 +234,28 @@ class Recordings:
                 return  # it is asked again in a second
         if answer.status != _HTTP_OK:
             return
-        if told is None or is_new:
+        if state is None or is_new:
             self._told[replica.name] = _Told(replica.process, wish, now)
         else:
-            told.wish, told.at = wish, now
+            state.wish, state.sent_at = wish, now
 
     async def _pages(
         self, replicas: Iterable[Replica], what: str, decode: Callable[[bytes], PageT]
     ) -> list[tuple[tuple[Replica, int], PageT]]:
         """Everything that replicas hold, with how much each lost since the last time."""
-        found = await asyncio.gather(*(self._of(replica, what, decode) for replica in replicas))
-        return [page for pages in found for page in pages]
+        results = await asyncio.gather(*(self._of(replica, what, decode) for replica in replicas))
+        return [page for pages in results for page in pages]
 
     async def _of(
         self, replica: Replica, what: str, decode: Callable[[bytes], PageT]
     ) -> list[tuple[tuple[Replica, int], PageT]]:
-        told = self._told.get(replica.name)
-        if told is None:
+        state = self._told.get(replica.name)
+        if state is None:
             return []
         pages: list[tuple[tuple[Replica, int], PageT]] = []
         async with self._asking:
             for _ in range(_MOST_PAGES):
-                after = told.cursor.get(what, 0)
+                after = state.cursor.get(what, 0)
                 path = f"/internal/{what}?after={after}&{replica.query}"
                 try:
                     answer = await self.ask(replica.address, path, timeout_s=_TIMEOUT_S)
@@ -264,11 +264,11 @@ class Recordings:
                     page = decode(answer.body)
                 except (HeadraceError, *UNDECODABLE):
                     break
-                lost = max(page.dropped - told.dropped.get(what, 0), 0)
-                told.dropped[what] = page.dropped
+                lost = max(page.dropped - state.dropped.get(what, 0), 0)
+                state.dropped[what] = page.dropped
                 if page.cursor == after and not lost:
                     break
-                told.cursor[what] = page.cursor
+                state.cursor[what] = page.cursor
                 pages.append(((replica, lost), page))
         return pages
 
@@ -276,8 +276,10 @@ class Recordings:
 def recorded_replicas(aims: TargetState) -> Iterator[Replica]:
     """Replicas that may record: those that are ready, and models that pools host."""
     reconciler = aims.reconciler
-    ready = [each for each in reconciler.replicas.values() if each.phase is ReplicaPhase.READY]
-    yield from (each for each in ready if not each.endpoint.startswith(POOL_PREFIX))
-    copies = [each for each in ready if each.endpoint.startswith(POOL_PREFIX)]
+    ready = [
+        replica for replica in reconciler.replicas.values() if replica.phase is ReplicaPhase.READY
+    ]
+    yield from (replica for replica in ready if not replica.endpoint.startswith(POOL_PREFIX))
+    copies = [replica for replica in ready if replica.endpoint.startswith(POOL_PREFIX)]
     for endpoint in reconciler.desired.endpoints if copies else ():
         yield from hosted_replicas(endpoint, copies, reconciler.hosted)

@@ -66,7 +66,7 @@ class TelemetryService:
             arms=lambda: loaded_arms(
                 reconciler.desired.endpoints, reconciler.replicas.values(), reconciler.hosted
             ),
-            known=reconciler.replicas.keys,
+            running=reconciler.replicas.keys,
             clock=clock,
             path=home.load_file,
             faults=faults,
@@ -170,4 +170,4 @@ class TelemetryService:
 
     def _observed(self) -> list[Replica]:
         """Replicas whose reports are needed."""
-        return [*self._rollouts.wanted(), *self._scaling.observed()]
+        return [*self._rollouts.observed_replicas(), *self._scaling.observed()]

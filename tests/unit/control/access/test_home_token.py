@@ -66,7 +66,7 @@ def test_what_is_lost_or_leaked_is_replaced_and_the_old_one_is_void(
         path.chmod(0o640)
     else:
         store.revoke_credential.blocking(
-            store.credentials.blocking(CredentialKind.TOKEN)[0].id, at=1.5
+            store.credentials.blocking(CredentialKind.TOKEN)[0].id, revoked_at=1.5
         )
     ensure_home_token(store, tmp_path, now=2.0)
     after = read_home_token(tmp_path)

@@ -82,8 +82,8 @@ async def test_a_session_ends_with_its_token(
     token = token_of(plane)
     header = await login.begin(token, "10.0.0.1")
     store, id_ = plane.store, token.split("_")[1]
-    store.revoke_credential.blocking(id_, at=clock.at, changes=[])
-    login.authenticator.known.forget()
+    store.revoke_credential.blocking(id_, revoked_at=clock.at, changes=[])
+    login.authenticator.credentials.forget()
 
     with pytest.raises(UnauthenticatedError, match="began with"):
         await login.authenticator.caller({"cookie": cookie_of(header)}, "10.0.0.1")

@@ -83,7 +83,13 @@ def report(name: str, in_force: str = "", **more: object) -> AgentStatus:
 
 async def offered(found: GatewayFleet, held: str = "", refused: str = "") -> str:
     """The version that an agent is given now; empty for none."""
-    poll = Poll(protocol=PROTOCOL, agent="1", held=held, refused=refused, asked=found.counts.asked)
+    poll = Poll(
+        protocol=PROTOCOL,
+        agent="1",
+        held=held,
+        refused=refused,
+        request_number=found.counts.request_number,
+    )
     ask, data = await found.poll(poll, wait_s=0.0)
     told = decode_told(encode_told("1", ask=ask, bundle=data))
     return "" if told.bundle is None else told.bundle.version
@@ -210,7 +216,7 @@ async def test_a_fresh_control_plane_takes_nothing_from_gateways_that_serve(tmp_
 async def test_a_new_leader_sends_no_empty_routes_before_it_knows_any(tmp_path: Path) -> None:
     found = fleet(tmp_path)
     await found.open(())
-    poll = Poll(protocol=PROTOCOL, agent="1", asked=found.counts.asked)
+    poll = Poll(protocol=PROTOCOL, agent="1", request_number=found.counts.request_number)
     asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0, has_orders=lambda: True))
     await asyncio.sleep(1.0)
     assert not asking.done(), "a gateway that has just begun would deny every endpoint"
@@ -254,7 +260,13 @@ async def test_a_policy_that_one_refuses_keeps_revoked_keys_revoked(tmp_path: Pa
 
 
 async def _newer(found: GatewayFleet, held: str, refused: str = "") -> str:
-    poll = Poll(protocol=PROTOCOL, agent="1", held=held, refused=refused, asked=found.counts.asked)
+    poll = Poll(
+        protocol=PROTOCOL,
+        agent="1",
+        held=held,
+        refused=refused,
+        request_number=found.counts.request_number,
+    )
     ask, data = await found.poll(poll, wait_s=30.0)
     bundle = decode_told(encode_told("1", ask=ask, bundle=data)).bundle
     assert bundle is not None
@@ -301,7 +313,7 @@ async def test_counts_of_all_gateways_are_one_reading(tmp_path: Path) -> None:
     await asyncio.sleep(0.01)
     for name, count in (("one", 9), ("two", 20)):
         counts = counted(count, active=int(name == "one"))
-        found.hear(report(name, held, ask=found.counts.asked, counts=counts))
+        found.hear(report(name, held, ask=found.counts.request_number, counts=counts))
 
     splits = await reading
     every = await found.read_endpoints(["m"])
@@ -328,16 +340,16 @@ async def test_a_poll_returns_at_once_for_a_question_and_else_waits(tmp_path: Pa
     found = fleet(tmp_path)
     await found.open([route()])
     held = await offered(found)
-    poll = Poll(protocol=PROTOCOL, agent="1", held=held, asked=found.counts.asked)
+    poll = Poll(protocol=PROTOCOL, agent="1", held=held, request_number=found.counts.request_number)
     began = found.clock.monotonic()
 
-    assert await found.poll(poll, wait_s=30.0) == (poll.asked, None)
+    assert await found.poll(poll, wait_s=30.0) == (poll.request_number, None)
     assert found.clock.monotonic() - began == pytest.approx(30.0, abs=0.1)
 
     asking = asyncio.ensure_future(found.poll(poll, wait_s=30.0))
     await asyncio.sleep(1.0)
     reading = asyncio.ensure_future(found.read_arms(["m"]))
-    assert (await asking)[0] == found.counts.asked
+    assert (await asking)[0] == found.counts.request_number
     reading.cancel()
 
 

@@ -101,7 +101,7 @@ def test_each_request_counts_once_if_it_was_reported_before_its_envoy_ended(
                 found.take(name, str(envoy.epoch), envoy.counted)
                 envoy.restart()
             case _:
-                found = CounterAggregator.of(_through_disk(found.kept("e")))
+                found = CounterAggregator.from_stored(_through_disk(found.to_stored("e")))
     for name, envoy in envoys.items():
         found.take(name, str(envoy.epoch), envoy.counted)
 
@@ -269,9 +269,9 @@ def test_what_is_kept_does_not_grow_with_arms_that_left() -> None:
         found.take("b", "1", {arm: totals(1)})
         found.keep({arm}, now=number * FORGET_S)
 
-    kept = _through_disk(found.kept("e"))
+    kept = _through_disk(found.to_stored("e"))
     assert len(kept.totals) <= 2
-    assert max(len(one.totals) for one in kept.seen.values()) <= 2
+    assert max(len(one.totals) for one in kept.gateways.values()) <= 2
 
 
 @given(
@@ -307,7 +307,7 @@ def test_what_is_shown_of_arms_that_are_known_never_falls_and_counts_each_reques
             case "change":
                 known = {M1, arm}
             case "plane":
-                found = CounterAggregator.of(_through_disk(found.kept("e")))
+                found = CounterAggregator.from_stored(_through_disk(found.to_stored("e")))
             case _:
                 now += count * FORGET_S / 5
                 found.keep(known, now=now)

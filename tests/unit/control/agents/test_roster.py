@@ -75,7 +75,7 @@ def test_each_turn_is_told_once_and_waiting_is_none() -> None:
     assert (second.before, second.now) == (SyncStatus.CURRENT, SyncStatus.BEHIND)
     assert third.now is SyncStatus.LOST
     assert "gateway 'one' is behind by 6 s and serves version a" in (
-        event_of(second, at=0.0).message
+        event_of(second, timestamp=0.0).message
     )
 
 

@@ -83,9 +83,9 @@ def test_old_offers_are_dropped_and_who_has_one_of_them_is_behind_since_the_olde
     found = offers_at(*(float(at) for at in range(1000)))
 
     assert found.newest == 1000
-    assert len(found.at) < 1000
+    assert len(found.offered_at) < 1000
     assert behind_s(AgentReport(since=0.0, seen_at=1000.0, in_force=3), found, now=1000.0) == (
-        1000.0 - found.at[0]
+        1000.0 - found.offered_at[0]
     )
 
 
@@ -181,7 +181,7 @@ def test_who_has_the_newest_has_all_that_was_wanted_before(
     wanted = min(wanted, found.newest)
 
     newest = standing(heard, found, now=now, patience=PATIENCE)
-    earlier = standing(heard, found, now=now, patience=PATIENCE, wanted=wanted)
+    earlier = standing(heard, found, now=now, patience=PATIENCE, offer=wanted)
 
     if newest is SyncStatus.CURRENT:
         assert earlier is SyncStatus.CURRENT

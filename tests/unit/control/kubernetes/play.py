@@ -48,7 +48,7 @@ class Play:
     now: float = 0.0
     serial: int = 1
     controllers: Controllers = field(init=False)
-    place: InstallationName = PLACE
+    installation: InstallationName = PLACE
     told: dict[str, AcknowledgedModels] = field(default_factory=dict)
     pods_host: dict[tuple[str, int], set[tuple[str, str]]] = field(default_factory=dict)
     """Names and versions of models, by pod's name and process: what pods know of themselves."""
@@ -61,7 +61,7 @@ class Play:
         for kind in kinds or WATCHED:
             self.cluster.replace_all(kind, self.store.of_kind(kind))
         self.replicas = replicas_of(
-            pods_in(self.cluster, self.place),
+            pods_in(self.cluster, self.installation),
             slices_in(self.cluster),
             self.replicas,
             routed=self.observed().routed_addresses(),
@@ -107,7 +107,7 @@ class Play:
             desired=self.desired,
             cluster=self.cluster,
             observed=self.observed(),
-            place=self.place,
+            installation=self.installation,
             settings=settings_in(self.desired),
             is_confirmed=self.is_confirmed,
             blocked=self.blocked,
@@ -134,15 +134,15 @@ class Play:
 
     def _perform(self, action: Action) -> None:
         match action:
-            case ApplyObject(wanted=wanted):
+            case ApplyObject(manifest=wanted):
                 self._apply(wanted)
-            case YieldReplicas(wanted=wanted, replicas=replicas):
+            case YieldReplicas(manifest=wanted, replicas=replicas):
                 bare = {k: wanted[k] for k in ("apiVersion", "kind")}
                 name = {"metadata": {"name": wanted["metadata"]["name"]}}
                 handed = with_replicas({**bare, **name, "spec": {}}, replicas)
                 self.store.apply(handed, manager="headrace-handover", force=True)
                 self._apply(wanted)
-            case ScaleDeployment(found=found, replicas=replicas):
+            case ScaleDeployment(deployment=found, replicas=replicas):
                 told = {key: found[key] for key in ("apiVersion", "kind")}
                 told["metadata"] = {key: found["metadata"][key] for key in ("name", "uid")}
                 told["spec"] = {"replicas": replicas}
@@ -150,7 +150,7 @@ class Play:
             case MarkPod(name=name, cost=cost):
                 change = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
                 self.store.patch("Pod", name, change, manager="headrace")
-            case DeleteObject(found=found):
+            case DeleteObject(live=found):
                 uid = found["metadata"]["uid"]
                 self.store.delete(*key_of(found), uid=uid)
                 self.cluster.drop(found)
@@ -161,7 +161,7 @@ class Play:
         key = key_of(wanted)
         known = self.cluster.find(*key)
         there = self.store.objects.get(key)
-        if known is None and there is not None and not is_ours(there, self.place):
+        if known is None and there is not None and not is_ours(there, self.installation):
             self.blocked[key] = foreign(key)
             return
         result = self.store.apply(wanted, manager="headrace", force=known is not None)

@@ -123,7 +123,7 @@ def test_scaling_down_marks_then_unroutes_then_lowers() -> None:
     play.acknowledge()
     (lower,) = play.act().actions
     assert isinstance(lower, ApplyObject)
-    assert lower.wanted["spec"]["replicas"] == 1
+    assert lower.manifest["spec"]["replicas"] == 1
     play.settle()
     assert play.addresses() == {r.address for r in play.replicas.values()}
 
@@ -204,15 +204,15 @@ def test_what_another_controller_owns_is_not_ours() -> None:
     owner = OwnerObject(
         api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1"
     )
-    place = InstallationName(namespace="models", artifacts_url="s3://a", owner=owner)
+    installation = InstallationName(namespace="models", artifacts_url="s3://a", owner=owner)
     found = running(an_arm()).store.get("Deployment", NAME)
     reference = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u-2", "controller": True}
 
-    assert is_ours(found, place)
+    assert is_ours(found, installation)
     found["metadata"]["ownerReferences"] = [reference]
-    assert not is_ours(found, place)
+    assert not is_ours(found, installation)
     found["metadata"]["ownerReferences"] = [{**reference, "uid": "u-1"}]
-    assert is_ours(found, place)
+    assert is_ours(found, installation)
 
 
 def test_a_model_that_pods_cannot_fetch_is_a_problem_and_stops_nobody_else() -> None:

@@ -109,7 +109,7 @@ def check_nothing_routed_was_taken(play: Play, since: int) -> None:
 
 
 def expected(state: DesiredState) -> set[tuple[str, str]]:
-    return {(one["kind"], one["metadata"]["name"]) for one in objects_of(state, place=PLACE)}
+    return {(one["kind"], one["metadata"]["name"]) for one in objects_of(state, installation=PLACE)}
 
 
 def ours(play: Play) -> set[tuple[str, str]]:

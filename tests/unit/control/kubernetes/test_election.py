@@ -20,7 +20,7 @@ TIMES = LeaseTimes(duration_s=15.0, margin_s=5.0, renew_s=2.0)
 
 
 def a_lease(holder: str, *, wall: float = 0.0) -> Object:
-    return lease_object(None, place=PLACE, identity=holder, times=TIMES, wall=wall)
+    return lease_object(None, installation=PLACE, identity=holder, times=TIMES, wall=wall)
 
 
 def known(holder: str, *, at: float) -> LeaseState:
@@ -69,8 +69,8 @@ def test_a_leader_stops_before_another_may_begin() -> None:
 
 def test_a_change_of_holder_is_counted_and_a_renewal_is_not() -> None:
     first = known("a", at=0.0)
-    again = lease_object(first, place=PLACE, identity="a", times=TIMES, wall=1.0)
-    other = lease_object(first, place=PLACE, identity="b", times=TIMES, wall=1.0)
+    again = lease_object(first, installation=PLACE, identity="a", times=TIMES, wall=1.0)
+    other = lease_object(first, installation=PLACE, identity="b", times=TIMES, wall=1.0)
 
     assert again["spec"]["leaseTransitions"] == 0
     assert other["spec"]["leaseTransitions"] == 1
@@ -90,7 +90,9 @@ class Candidate:
         self.pending = None
         step = next_step(self.known, identity=self.name, now=now)
         if step is not ElectionStep.WAIT:
-            new = lease_object(self.known, place=PLACE, identity=self.name, times=TIMES, wall=now)
+            new = lease_object(
+                self.known, installation=PLACE, identity=self.name, times=TIMES, wall=now
+            )
             self.pending = (new, now, version)
 
 

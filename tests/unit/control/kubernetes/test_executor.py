@@ -25,7 +25,7 @@ def an_executor(clock: TurnedClock, *, status: int) -> ActionExecutor:
     return ActionExecutor(
         api=ClusterApi(http=http, namespace="models"),
         cluster=ClusterSnapshot(),
-        place=PLACE,
+        installation=PLACE,
         clock=clock,
         may_act=lambda: True,
     )
@@ -83,7 +83,7 @@ async def test_versions_went_back_only_if_a_read_is_older_than_what_was_known_be
 
     transport = httpx2.MockTransport(answer)
     executor.api.http = httpx2.AsyncClient(base_url="http://api", transport=transport)
-    await executor.execute([ApplyObject(wanted=a_map(7), why="test")])
+    await executor.execute([ApplyObject(manifest=a_map(7), why="test")])
 
     assert bool(restored) is is_restored
     assert executor.cluster.find("ConfigMap", "m") == a_map(9)

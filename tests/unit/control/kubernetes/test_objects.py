@@ -38,12 +38,12 @@ def one(objects: list[Object], kind: str) -> Object:
     return found
 
 
-def deployment(state: DesiredState, place: InstallationName = PLACE) -> Object:
-    return one(objects_of(state, place=place), "Deployment")
+def deployment(state: DesiredState, installation: InstallationName = PLACE) -> Object:
+    return one(objects_of(state, installation=installation), "Deployment")
 
 
 def test_a_revision_becomes_four_objects_of_one_name() -> None:
-    objects = objects_of(a_state(), place=PLACE)
+    objects = objects_of(a_state(), installation=PLACE)
 
     assert [each["kind"] for each in objects] == [
         "ConfigMap",
@@ -59,7 +59,7 @@ def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None
     owner = OwnerObject(
         api_version="apps/v1", kind="Deployment", name="headrace-control", uid="u-1"
     )
-    place = InstallationName(
+    installation = InstallationName(
         namespace="models",
         artifacts_url="s3://artifacts",
         internal_secret="headrace-internal",  # noqa: S106  # its name only
@@ -82,12 +82,12 @@ def test_every_object_is_valid_to_the_published_schemas(autoscaler: str) -> None
         pod_annotations={"prometheus.io/scrape": "true"},
     )
 
-    for each in objects_of(state, place=place):
+    for each in objects_of(state, installation=installation):
         kubernetes_validate.validate(each, "1.37", strict=True)
 
 
 def test_replicas_are_told_where_the_model_will_lie_and_where_to_listen() -> None:
-    told = one(objects_of(a_state(), place=PLACE), "ConfigMap")["data"]["replica.json"]
+    told = one(objects_of(a_state(), installation=PLACE), "ConfigMap")["data"]["replica.json"]
 
     settings = msgspec.json.decode(told, type=ReplicaSettings)
     assert settings.path == "/models/model.onnx"
@@ -134,8 +134,8 @@ def test_a_pod_gets_longer_to_end_than_it_may_drain() -> None:
 
 @pytest.mark.parametrize("max_behind_s", [0.1, 10.0, 10.4, 3600.0])
 def test_a_pod_that_leaves_answers_for_longer_than_a_gateway_may_lag(max_behind_s: float) -> None:
-    place = replace(PLACE, max_behind_s=max_behind_s)
-    spec = deployment(a_state(), place)["spec"]["template"]["spec"]
+    installation = replace(PLACE, max_behind_s=max_behind_s)
+    spec = deployment(a_state(), installation)["spec"]["template"]["spec"]
     (replica,) = spec["containers"]
 
     pause_s = replica["lifecycle"]["preStop"]["sleep"]["seconds"]
@@ -147,7 +147,7 @@ def test_a_pod_that_leaves_answers_for_longer_than_a_gateway_may_lag(max_behind_
 def test_only_replicas_that_serve_grpc_have_a_port_for_it() -> None:
     def ports(revision: Revision) -> list[tuple[object, ...]]:
         arm = DesiredArm(revision=revision, weight=100, replicas=1)
-        objects = {o["kind"]: o for o in objects_of(a_state(an_endpoint(arm)), place=PLACE)}
+        objects = {o["kind"]: o for o in objects_of(a_state(an_endpoint(arm)), installation=PLACE)}
         (replica,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
         told = json.loads(objects["ConfigMap"]["data"]["replica.json"])
         service = [(p["name"], p["port"]) for p in objects["Service"]["spec"]["ports"]]
@@ -167,8 +167,10 @@ def test_a_variable_or_secret_that_is_told_twice_is_said_once() -> None:
         {"name": "A", "value": "2"},
         {"name": "HEADRACE_INTERNAL_TOKEN_FILE", "value": "/mine"},
     ]
-    place = replace(PLACE, internal_secret="s")  # noqa: S106  # a Secret's name
-    objects = objects_of(a_state(replica_env=told, pull_secrets=["x", "x"]), place=place)
+    installation = replace(PLACE, internal_secret="s")  # noqa: S106  # a Secret's name
+    objects = objects_of(
+        a_state(replica_env=told, pull_secrets=["x", "x"]), installation=installation
+    )
     (spec,) = [o["spec"]["template"]["spec"] for o in objects if o["kind"] == "Deployment"]
 
     (env,) = [container["env"] for container in spec["containers"]]
@@ -197,7 +199,7 @@ def test_other_settings_start_pods_anew() -> None:
 def test_never_do_two_say_how_many_pods_there_are(autoscaler: str, scaler: str) -> None:
     prometheus = {"prometheus_url": "http://prometheus:9090"} if autoscaler == "keda" else {}
     state = a_state(an_endpoint(autoscale=SCALE), autoscaler=autoscaler, **prometheus)
-    objects = objects_of(state, place=PLACE)
+    objects = objects_of(state, installation=PLACE)
 
     kinds = {each["kind"] for each in objects}
     assert ("replicas" in one(objects, "Deployment")["spec"]) is (scaler == "")
@@ -205,7 +207,9 @@ def test_never_do_two_say_how_many_pods_there_are(autoscaler: str, scaler: str) 
 
 
 def test_an_endpoint_without_autoscale_keeps_its_count_whoever_scales_others() -> None:
-    objects = objects_of(a_state(an_endpoint(an_arm(replicas=3)), autoscaler="hpa"), place=PLACE)
+    objects = objects_of(
+        a_state(an_endpoint(an_arm(replicas=3)), autoscaler="hpa"), installation=PLACE
+    )
 
     assert one(objects, "Deployment")["spec"]["replicas"] == 3
     assert "HorizontalPodAutoscaler" not in {each["kind"] for each in objects}
@@ -216,7 +220,7 @@ def test_an_hpa_has_our_target_and_the_arms_part_of_the_bounds() -> None:
     state = a_state(an_endpoint(*arms, autoscale=SCALE), autoscaler="hpa")
     small, large = [
         each["spec"]
-        for each in objects_of(state, place=PLACE)
+        for each in objects_of(state, installation=PLACE)
         if each["kind"] == "HorizontalPodAutoscaler"
     ]
 
@@ -232,7 +236,7 @@ def test_keda_asks_for_the_queue_too_where_a_target_says_so() -> None:
     state = a_state(
         an_endpoint(autoscale=scale), autoscaler="keda", prometheus_url="http://prometheus:9090"
     )
-    spec = one(objects_of(state, place=PLACE), "ScaledObject")["spec"]
+    spec = one(objects_of(state, installation=PLACE), "ScaledObject")["spec"]
 
     flight, wait = spec["triggers"]
     assert flight["metadata"]["threshold"] == "4"
@@ -251,7 +255,7 @@ def test_an_endpoint_may_have_pods_of_its_own_kind() -> None:
         each["metadata"]["labels"]["headrace.dev/endpoint"]: each["spec"]["template"]["spec"][
             "containers"
         ][0]["resources"]["limits"]["memory"]
-        for each in objects_of(state, place=PLACE)
+        for each in objects_of(state, installation=PLACE)
         if each["kind"] == "Deployment"
     }
 
@@ -265,12 +269,12 @@ def test_a_model_that_lies_on_one_machine_is_refused_with_the_way_out() -> None:
     state = a_state(an_endpoint(msgspec.structs.replace(arm, revision=revision)))
 
     with pytest.raises(FailedPreconditionError, match="headrace models push"):
-        objects_of(state, place=PLACE)
+        objects_of(state, installation=PLACE)
 
 
 def test_without_a_store_for_artifacts_the_way_out_is_named() -> None:
     with pytest.raises(FailedPreconditionError, match="--artifacts URL"):
-        objects_of(a_state(), place=InstallationName(namespace="models"))
+        objects_of(a_state(), installation=InstallationName(namespace="models"))
 
 
 names = st.from_regex(NAME_PATTERN, fullmatch=True)

@@ -45,8 +45,10 @@ def hosted(*names: str, replicas: int = 2) -> DesiredState:
     return with_pools(a_state(*endpoints), a_pool(replicas=replicas))
 
 
-def pool_objects(state: DesiredState, place: InstallationName = POOLS_PLACE) -> dict[str, Object]:
-    return {one["kind"]: one for one in objects_of(state, place=place)}
+def pool_objects(
+    state: DesiredState, installation: InstallationName = POOLS_PLACE
+) -> dict[str, Object]:
+    return {one["kind"]: one for one in objects_of(state, installation=installation)}
 
 
 def container(objects: dict[str, Object]) -> Object:
@@ -55,7 +57,7 @@ def container(objects: dict[str, Object]) -> Object:
 
 
 def running(state: DesiredState) -> Play:
-    play = Play(desired=state, place=POOLS_PLACE)
+    play = Play(desired=state, installation=POOLS_PLACE)
     play.settle()
     return play
 
@@ -132,9 +134,9 @@ def test_its_pods_have_memory_for_what_they_load(
         (replace(POOLS_PLACE, artifacts_url=""), "--artifacts URL"),
     ],
 )
-def test_what_a_pool_needs_is_named(place: InstallationName, said: str) -> None:
+def test_what_a_pool_needs_is_named(installation: InstallationName, said: str) -> None:
     with pytest.raises(FailedPreconditionError, match=f"pool 'small'.*{said}"):
-        objects_of(hosted("a"), place=place)
+        objects_of(hosted("a"), installation=installation)
 
 
 def test_pods_with_less_memory_than_their_models_may_take_are_refused() -> None:
@@ -142,7 +144,7 @@ def test_pods_with_less_memory_than_their_models_may_take_are_refused() -> None:
     state = DesiredState(spec={"kubernetes": kubernetes}, pools=(a_pool(memory_bytes=1 << 30),))
 
     with pytest.raises(FailedPreconditionError, match="no more than 1Gi"):
-        objects_of(state, place=POOLS_PLACE)
+        objects_of(state, installation=POOLS_PLACE)
 
 
 def test_a_hosted_model_has_no_pods_of_its_own() -> None:
@@ -172,7 +174,7 @@ def test_every_endpoint_of_a_pool_is_routed_to_all_pods_that_host_it() -> None:
 
 
 def test_no_request_goes_to_a_pod_for_what_it_was_not_told() -> None:
-    play = Play(desired=hosted("a"), place=POOLS_PLACE)
+    play = Play(desired=hosted("a"), installation=POOLS_PLACE)
     for _ in range(9):
         play.controllers.settle()
         play.look()
@@ -242,7 +244,7 @@ def test_a_model_that_no_pod_can_read_is_told_at_its_endpoint_alone() -> None:
         an_endpoint(a_hosted_arm("a"), name="a"),
         an_endpoint(msgspec.structs.replace(arm, revision=revision), name="b"),
     )
-    play = Play(desired=with_pools(a_state(*endpoints), a_pool()), place=POOLS_PLACE)
+    play = Play(desired=with_pools(a_state(*endpoints), a_pool()), installation=POOLS_PLACE)
     play.settle()
 
     assert set(play.decision.problems) == {("b", "1")}
@@ -291,7 +293,7 @@ def check_who_is_routed_to_hosts_it(play: Play) -> None:
 def test_no_request_is_lost_and_it_ends_with_what_is_wanted(
     wish: DesiredState, events: list[Callable[[Play], None]]
 ) -> None:
-    play = Play(place=POOLS_PLACE)
+    play = Play(installation=POOLS_PLACE)
     for event in events:
         version = play.store.version
         event(play)
@@ -302,7 +304,7 @@ def test_no_request_is_lost_and_it_ends_with_what_is_wanted(
     play.desired = wish
     play.settle()
 
-    objects = objects_of(wish, place=POOLS_PLACE)
+    objects = objects_of(wish, installation=POOLS_PLACE)
     assert ours(play) == {(one["kind"], one["metadata"]["name"]) for one in objects}
     deployments = [one for one in objects if one["kind"] == "Deployment"]
     pods = list(play.store.of_kind("Pod"))

@@ -20,11 +20,11 @@ ROUTE = EndpointRoute(
 
 
 def test_a_record_holds_what_was_in_force() -> None:
-    assert routes_in(record_of([ROUTE], place=PLACE)) == (ROUTE,)
+    assert routes_in(record_of([ROUTE], installation=PLACE)) == (ROUTE,)
 
 
 def test_the_same_routes_are_the_same_record() -> None:
-    assert record_of([ROUTE], place=PLACE) == record_of([ROUTE], place=PLACE)
+    assert record_of([ROUTE], installation=PLACE) == record_of([ROUTE], installation=PLACE)
 
 
 @pytest.mark.parametrize(
@@ -54,4 +54,4 @@ def test_more_than_a_config_map_holds_is_refused_with_the_way_out() -> None:
     route = EndpointRoute(name="large", timeout_s=None, arms=arms)
 
     with pytest.raises(FailedPreconditionError, match="several installations"):
-        record_of([route], place=PLACE)
+        record_of([route], installation=PLACE)

@@ -142,7 +142,7 @@ def test_settings_change_with_the_pods_that_read_them_and_not_before() -> None:
     play.desired = wish(4, image=NEW)
     play.settle()
     (waiting,) = play.decision.roll.later[:1]
-    name = waiting.found["metadata"]["name"]
+    name = waiting.deployment["metadata"]["name"]
     play.store.patch("ConfigMap", name, {"data": {"replica.json": "{}"}})
     play.settle()
 
@@ -279,13 +279,13 @@ class Fleet:
     def step(self) -> None:
         """Tell as many as may be."""
         changes = [
-            PodChange(found=one, actions=())
+            PodChange(deployment=one, actions=())
             for one in self.found
             if one["metadata"]["name"] not in self.replaced
         ]
         for change in next_roll(changes, self.found, max_rolling_ratio=self.ratio).now:
-            change.found["metadata"]["generation"] += 1
-            self.replaced.add(change.found["metadata"]["name"])
+            change.deployment["metadata"]["generation"] += 1
+            self.replaced.add(change.deployment["metadata"]["name"])
 
     def begin(self, number: int) -> None:
         """The controller sees what was told."""
@@ -404,7 +404,7 @@ def test_a_deployment_rolls_until_its_pods_are_replaced_and_well(
 
 def test_one_that_was_told_its_count_a_moment_ago_is_not_changed_beyond_the_bound() -> None:
     told = [deployment(f"d{number}", told=2, status=WELL) for number in range(8)]
-    changes = [PodChange(found=one, actions=()) for one in told]
+    changes = [PodChange(deployment=one, actions=()) for one in told]
 
     assert next_roll(changes, told, max_rolling_ratio=0.25).now == ()
 

@@ -5,13 +5,13 @@ from headrace.control.kubernetes.rolling import PodChange, Roll, roll_events
 
 
 def changes(*names: str) -> tuple[PodChange, ...]:
-    return tuple(PodChange(found={"metadata": {"name": name}}, actions=()) for name in names)
+    return tuple(PodChange(deployment={"metadata": {"name": name}}, actions=()) for name in names)
 
 
 def test_a_problem_is_told_when_it_comes_when_it_is_another_and_when_it_is_over() -> None:
     steps = [{}, {("m", "1"): "quota"}, {("m", "1"): "quota"}, {("m", "1"): "denied"}, {}]
     told = [
-        [(one.endpoint, one.reason, one.message) for one in problem_events(a, b, at=1.0)]
+        [(one.endpoint, one.reason, one.message) for one in problem_events(a, b, timestamp=1.0)]
         for a, b in itertools.pairwise(steps)
     ]
 
@@ -33,7 +33,7 @@ def test_who_waits_is_told_once_and_who_holds_them_up_by_name() -> None:
         Roll(),
     ]
     told = [
-        [(one.reason, one.data["waiting"]) for one in roll_events(a, b, at=1.0)]
+        [(one.reason, one.data["waiting"]) for one in roll_events(a, b, timestamp=1.0)]
         for a, b in itertools.pairwise(steps)
     ]
 
@@ -44,5 +44,5 @@ def test_who_waits_is_told_once_and_who_holds_them_up_by_name() -> None:
         [],
         [("RollDone", [])],
     ]
-    (held,) = roll_events(steps[2], steps[3], at=1.0)
+    (held,) = roll_events(steps[2], steps[3], timestamp=1.0)
     assert held.message.startswith("1 Deployment(s) keep the pods they have: new pods of b do")

@@ -14,7 +14,7 @@ steps = st.lists(st.tuples(st.floats(0.0, 5.0), st.integers(1, 5)), max_size=60)
 def test_no_window_of_time_gives_more_than_the_size_and_what_came_in_it(
     rate: float, size: int, wanted: list[tuple[float, int]]
 ) -> None:
-    bucket = TokenBucket(rate=rate, size=float(size), at=0.0)
+    bucket = TokenBucket(rate=rate, size=float(size), refilled_at=0.0)
     given_at: list[tuple[float, int]] = []
     now = 0.0
     for pause_s, amount in wanted:
@@ -35,7 +35,7 @@ def test_no_window_of_time_gives_more_than_the_size_and_what_came_in_it(
 def test_after_the_wait_the_tokens_are_there_and_before_they_are_not(
     rate: float, size: int, taken: float, amount: int
 ) -> None:
-    bucket = TokenBucket(rate=rate, size=float(size), at=0.0)
+    bucket = TokenBucket(rate=rate, size=float(size), refilled_at=0.0)
     bucket.take(taken)
     wanted = min(amount, size)
 
@@ -49,7 +49,7 @@ def test_after_the_wait_the_tokens_are_there_and_before_they_are_not(
 
 
 def test_what_is_owed_has_to_come_first_and_what_is_given_back_fits() -> None:
-    bucket = TokenBucket(rate=2.0, size=4.0, at=0.0)
+    bucket = TokenBucket(rate=2.0, size=4.0, refilled_at=0.0)
 
     bucket.take(10.0)
     assert bucket.wait_s(1.0) == pytest.approx(3.5)
@@ -58,16 +58,16 @@ def test_what_is_owed_has_to_come_first_and_what_is_given_back_fits() -> None:
 
 
 def test_an_earlier_time_changes_nothing() -> None:
-    bucket = TokenBucket(rate=1.0, size=4.0, at=10.0)
+    bucket = TokenBucket(rate=1.0, size=4.0, refilled_at=10.0)
     bucket.take(4.0)
 
     bucket.refill(5.0)
 
-    assert (bucket.at, bucket.tokens) == (10.0, 0.0)
+    assert (bucket.refilled_at, bucket.tokens) == (10.0, 0.0)
 
 
 def test_a_changed_bucket_keeps_what_fits() -> None:
-    bucket = TokenBucket(rate=1.0, size=4.0, at=0.0)
+    bucket = TokenBucket(rate=1.0, size=4.0, refilled_at=0.0)
     bucket.take(1.0)
 
     bucket.change(rate=1.0, size=8.0)

@@ -69,7 +69,7 @@ WINDOWS = StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=5)])
 def test_a_worker_of_an_embedded_log_has_the_log_and_no_network(
     tmp_path: Path, confining: Confining
 ) -> None:
-    found = confining.seen(msgspec.structs.replace(settings(), model=model(tmp_path / "a")))
+    found = confining.access(msgspec.structs.replace(settings(), model=model(tmp_path / "a")))
 
     assert found.own == [tmp_path / "streams" / "demo"]
     assert found.own[0].is_dir()
@@ -79,19 +79,19 @@ def test_a_worker_of_an_embedded_log_has_the_log_and_no_network(
 def test_a_worker_reads_its_model_and_nothing_else(tmp_path: Path, confining: Confining) -> None:
     told = msgspec.structs.replace(settings(), model=model(tmp_path / "a"))
 
-    assert confining.seen(told).keep == [tmp_path / "a"]
+    assert confining.access(told).keep == [tmp_path / "a"]
 
 
 def test_an_endpoint_needs_the_network_and_its_certificate(confining: Confining) -> None:
     endpoint = ScoringEndpoint(url="", name="m", ca_file="/ca.pem")
-    found = confining.seen(msgspec.structs.replace(settings(), endpoint=endpoint))
+    found = confining.access(msgspec.structs.replace(settings(), endpoint=endpoint))
 
     assert found.network
     assert Path("/ca.pem") in found.keep
 
 
 def test_another_broker_needs_the_network(confining: Confining) -> None:
-    found = confining.seen(settings(broker="kafka://host"))
+    found = confining.access(settings(broker="kafka://host"))
 
     assert (found.own, found.network) == ([], True)
 
@@ -99,7 +99,7 @@ def test_another_broker_needs_the_network(confining: Confining) -> None:
 def test_windows_have_a_folder_of_their_stream_and_group(
     tmp_path: Path, confining: Confining
 ) -> None:
-    found = confining.seen(msgspec.structs.replace(settings(), windows=WINDOWS))
+    found = confining.access(msgspec.structs.replace(settings(), windows=WINDOWS))
 
     assert found.own[-1] == tmp_path / "stream-state" / "pay" / "a%2Fb"
     assert found.own[-1].is_dir()
@@ -107,7 +107,7 @@ def test_windows_have_a_folder_of_their_stream_and_group(
 
 def test_a_store_in_the_home_is_made_and_the_workers(tmp_path: Path, confining: Confining) -> None:
     file = tmp_path / "features" / "online" / "online.db"
-    found = confining.seen(pushing(f"sqlite:///{file}"))
+    found = confining.access(pushing(f"sqlite:///{file}"))
 
     assert found.own[-1] == file.parent
     assert file.stat().st_size > 0
@@ -122,7 +122,7 @@ def test_a_store_beside_other_files_is_not_handed_over(
     (folder / "other.db").touch()
 
     with pytest.raises(OSError, match=r"other\.db lies there too; move online\.db"):
-        confining.seen(pushing(f"sqlite:///{folder}/online.db"))
+        confining.access(pushing(f"sqlite:///{folder}/online.db"))
 
 
 @pytest.mark.parametrize("name", ["x.db", "features/x.db", "run/x.db", "streams/demo/x.db"])
@@ -132,14 +132,14 @@ def test_no_other_directory_of_the_home_becomes_the_workers(
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
 
     with pytest.raises(OSError, match="holds files of Headrace"):
-        confining.seen(pushing(f"sqlite:///{tmp_path}/{name}"))
+        confining.access(pushing(f"sqlite:///{tmp_path}/{name}"))
 
 
 @pytest.mark.parametrize("name", ["", "run", "features/online", "streams", "../x", "../.."])
 def test_no_other_directory_of_the_home_becomes_an_embedded_log(tmp_path: Path, name: str) -> None:
     home = tmp_path / "inner" / "home"
     (home / "run").mkdir(parents=True)
-    seen = Confining(home=home, sandbox=sandbox(home, user=""), stores=OnlineStores(home)).seen
+    seen = Confining(home=home, sandbox=sandbox(home, user=""), stores=OnlineStores(home)).access
 
     if name == "../x":
         assert seen(settings(broker=f"log:///{home}/{name}")).own == [home.parent / "x"]
@@ -160,17 +160,17 @@ def test_a_store_elsewhere_is_its_owners(tmp_path: Path) -> None:
     uid = others.sandbox.user(SandboxPurpose.STREAM)
 
     with pytest.raises(OSError, match=f"run as user {uid}, who may not write"):
-        others.seen(told)
-    assert own.seen(told).own == []
+        others.access(told)
+    assert own.access(told).own == []
     elsewhere.chmod(0o777)
-    assert others.seen(told).own == []
+    assert others.access(told).own == []
 
 
 def test_a_store_on_the_network_is_reached_over_it(
     confining: Confining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STORE", "redis://host/0")
-    found = confining.seen(pushing("${STORE}"))
+    found = confining.access(pushing("${STORE}"))
 
     assert found.network
     assert found.own[1:] == []
@@ -182,7 +182,7 @@ def test_a_variable_that_is_not_set_is_told(
     monkeypatch.delenv("STORE", raising=False)
 
     with pytest.raises(OSError, match="no variable STORE"):
-        confining.seen(pushing("${STORE}"))
+        confining.access(pushing("${STORE}"))
 
 
 def test_features_are_looked_up_in_a_file_without_the_network(
@@ -191,7 +191,7 @@ def test_features_are_looked_up_in_a_file_without_the_network(
     file = tmp_path / "features" / "online" / "online.db"
     file.parent.mkdir(parents=True)
     told = msgspec.structs.replace(settings(), model=model(tmp_path, f"sqlite:///{file}"))
-    found = confining.seen(told)
+    found = confining.access(told)
 
     assert file.parent in found.keep
     assert not found.network
@@ -202,7 +202,7 @@ def test_a_store_that_is_read_and_written_is_the_workers(
 ) -> None:
     url = f"sqlite:///{tmp_path}/features/online/online.db"
     told = msgspec.structs.replace(pushing(url), model=model(tmp_path, url))
-    found = confining.seen(told)
+    found = confining.access(told)
 
     assert tmp_path / "features" / "online" in found.own
     assert found.keep == [tmp_path]

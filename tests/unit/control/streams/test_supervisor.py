@@ -35,7 +35,7 @@ def supervisor(home: Path, wanted: Sequence[DesiredStream] = ()) -> StreamSuperv
     driver = Broken(run=home / "run", sockets=home, home=home, log_of=lambda name: home / name)
     found = StreamSupervisor(
         driver=driver,
-        wanted=lambda: wanted,
+        desired_streams=lambda: wanted,
         prepare=lambda settings: settings,
         emit=nobody,
         clock=SystemClock(),

@@ -122,7 +122,7 @@ def test_a_stream_is_stuck_if_waiting_will_hardly_help(
     code: int, *, endpoint: bool, stuck: bool
 ) -> None:
     one = worker(endpoint=endpoint)
-    note_end(one, code, said="why", now=0.0)
+    note_end(one, code, last_line="why", now=0.0)
     told = view(one)
 
     assert (told.state, told.stuck) == ("failed", stuck)
@@ -134,7 +134,7 @@ def test_a_worker_that_crashes_often_is_stuck_unless_it_waits_for_an_endpoint() 
     for _ in range(MANY_FAILURES):
         for one, code in ((crashing, 1), (waiting, EXIT_CANNOT_LOAD)):
             one.phase = WorkerPhase.STARTING
-            note_end(one, code, said="why", now=0.0)
+            note_end(one, code, last_line="why", now=0.0)
 
     assert (view(crashing).stuck, view(crashing).failing) == (True, 1)
     assert (view(waiting).stuck, view(waiting).failing) == (False, 1)
@@ -156,7 +156,7 @@ def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_he
     assert 'headrace_stream_workers_running{stream="pay"} 0' in exposed(families([told]))
     assert down is not None
     assert down.is_bad
-    assert event_of(told, before="running", at=NOW).reason == "StreamStalled"
+    assert event_of(told, before="running", timestamp=NOW).reason == "StreamStalled"
     assert (with_a_spare.state, with_a_spare.running) == ("running", 1)
 
 
@@ -228,7 +228,7 @@ def test_a_paused_stream_is_told_as_paused_and_not_as_running() -> None:
 
 def test_a_worker_that_stopped_before_a_record_is_not_called_crashing() -> None:
     one = worker()
-    note_end(one, EXIT_STOPPED_BY_RECORD, said="in/0 at 7", now=0.0)
+    note_end(one, EXIT_STOPPED_BY_RECORD, last_line="in/0 at 7", now=0.0)
 
     assert one.start_at == math.inf
     assert (view(one).failing, view(one).stuck) == (0, True)

@@ -65,7 +65,7 @@ def test_members_of_hosts_that_share_a_stream_have_different_names() -> None:
 def test_one_that_was_told_to_stop_starts_with_a_clean_record() -> None:
     ended = worker(WorkerPhase.STOPPING)
 
-    assert not note_end(ended, 0, said="stopped", now=50.0)
+    assert not note_end(ended, 0, last_line="stopped", now=50.0)
     assert (ended.phase, ended.start_at, ended.message) == (WorkerPhase.ENDED, 0.0, "")
     assert not ended.is_dead_end
 
@@ -75,7 +75,7 @@ def test_one_that_crashed_starts_later_each_time() -> None:
     waits = []
     for _ in range(4):
         ended.phase = WorkerPhase.STARTING
-        assert note_end(ended, -int(signal.SIGKILL), said="", now=100.0)
+        assert note_end(ended, -int(signal.SIGKILL), last_line="", now=100.0)
         waits.append(ended.start_at - 100.0)
 
     assert waits == pytest.approx([0.1, 0.2, 0.4, 0.8])
@@ -87,15 +87,15 @@ def test_one_that_ran_for_long_is_forgiven() -> None:
     ended = worker(since=0.0)
     ended.failures = 7
 
-    note_end(ended, 1, said="why", now=STABLE_AFTER_S)
+    note_end(ended, 1, last_line="why", now=STABLE_AFTER_S)
 
     assert (ended.failures, ended.message) == (1, "why")
 
 
 def test_a_model_that_cannot_be_loaded_is_tried_seldom_an_endpoint_soon() -> None:
     model, endpoint = worker(WorkerPhase.STARTING), worker(WorkerPhase.STARTING, endpoint=True)
-    note_end(model, EXIT_CANNOT_LOAD, said="is no model", now=0.0)
-    note_end(endpoint, EXIT_CANNOT_LOAD, said="is not ready", now=0.0)
+    note_end(model, EXIT_CANNOT_LOAD, last_line="is no model", now=0.0)
+    note_end(endpoint, EXIT_CANNOT_LOAD, last_line="is not ready", now=0.0)
 
     assert model.start_at > 10 * endpoint.start_at
     assert model.is_dead_end
@@ -103,7 +103,7 @@ def test_a_model_that_cannot_be_loaded_is_tried_seldom_an_endpoint_soon() -> Non
 
 def test_one_that_stopped_before_a_record_waits_for_a_person() -> None:
     ended = worker()
-    note_end(ended, EXIT_STOPPED_BY_RECORD, said="in/0 at 7", now=0.0)
+    note_end(ended, EXIT_STOPPED_BY_RECORD, last_line="in/0 at 7", now=0.0)
 
     assert ended.start_at == math.inf
 
@@ -179,11 +179,11 @@ def test_one_that_was_ended_for_its_silence_says_so_and_starts_again_soon() -> N
     one = worker()
     one.silent_since, one.killed_for = 40.0, "answered nobody for 60 s, and was ended"
 
-    assert note_end(one, -int(signal.SIGKILL), said="joined", now=100.0)
+    assert note_end(one, -int(signal.SIGKILL), last_line="joined", now=100.0)
     assert one.message == "answered nobody for 60 s, and was ended"
     assert one.start_at == pytest.approx(100.1)
-    assert not one.seen().kill_sent
-    assert one.seen().silent_since is None
+    assert not one.observed().kill_sent
+    assert one.observed().silent_since is None
 
 
 def test_lag_is_of_all_places_and_the_oldest_record() -> None:
@@ -237,4 +237,4 @@ def test_the_state_of_a_stream_is_one_word(
     paused: bool,  # noqa: FBT001  # a column of the table
     state: str,
 ) -> None:
-    assert state_of(members, wanted=2, paused=paused) == state
+    assert state_of(members, count=2, paused=paused) == state
