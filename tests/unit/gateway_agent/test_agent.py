@@ -131,7 +131,10 @@ async def test_what_is_told_is_in_force_and_reported(tmp_path: Path) -> None:
 
     await run_for(found, 0.5)
 
-    assert [(poll.held, poll.request_number) for poll in control.polls] == [("", 0), (BUNDLE.version, 3)]
+    assert [(poll.held, poll.request_number) for poll in control.polls] == [
+        ("", 0),
+        (BUNDLE.version, 3),
+    ]
     report = control.reports[-1]
     assert (report.in_force, report.ask, report.url) == (BUNDLE.version, 3, "https://gw.lan")
 
