@@ -51,15 +51,15 @@ def is_infer_response(body: bytes, head_length: bytes) -> bool:
         return _is_json_answer(body)
     if not head_length.isdigit() or len(head_length) > _LENGTH_DIGITS:
         return False
-    at = int(head_length)
-    if at > len(body):
+    json_size = int(head_length)
+    if json_size > len(body):
         return False
     try:
-        answer = _DECODER.decode(body[:at])
+        answer = _DECODER.decode(body[:json_size])
     except UNDECODABLE:
         return False
     sizes = [(output.parameters or {}).get("binary_data_size", 0) for output in answer.outputs]
-    return all(isinstance(size, int) for size in sizes) and at + sum(sizes) == len(body)
+    return all(isinstance(size, int) for size in sizes) and json_size + sum(sizes) == len(body)
 
 
 def _is_json_answer(body: bytes) -> bool:
@@ -253,7 +253,7 @@ async def dialler(target: LoadTarget) -> "SocketDialler":
     port = parts.port or (_TLS_PORT if server.tls else _PORT)
     loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         msg = f"cannot connect to {server.authority}: {error.strerror or error}"
         raise UnavailableError(msg, retry_after_s=None) from error
@@ -261,7 +261,7 @@ async def dialler(target: LoadTarget) -> "SocketDialler":
     if context is True:
         context = ssl.create_default_context()
     return SocketDialler(
-        addresses=[str(info[4][0]) for info in found],
+        addresses=[str(info[4][0]) for info in addresses],
         port=port,
         context=context or None,
         server_name=target.manner.trust.server_name or host,

@@ -56,12 +56,12 @@ class Alarm:
         self._wake = wake
         loop.add_reader(self._fd, self._ring)
 
-    def set(self, at: float, now: float) -> None:
+    def set(self, due_at: float, now: float) -> None:
         """Call `wake` at `at` (monotonic seconds); more than once if it has to wait awake."""
-        if at - now < AWAKE_S:
+        if due_at - now < AWAKE_S:
             self._loop.call_soon(self._wake)
             return
-        nanoseconds = int((at - AWAKE_S) * _NANO)
+        nanoseconds = int((due_at - AWAKE_S) * _NANO)
         self._spec.at_s, self._spec.at_ns = divmod(nanoseconds, _NANO)
         self._settime(self._fd, _ABSOLUTE, self._at, None)
 

@@ -90,13 +90,13 @@ def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | N
     if not n:
         return None
     ranked = np.sort(values)
-    at = min(max(math.ceil(quantile * n) - 1, 0), n - 1)
-    found = float(ranked[at])
+    rank = min(max(math.ceil(quantile * n) - 1, 0), n - 1)
+    measured = float(ranked[rank])
     # A tail of few requests looks independent by chance just where it makes an interval possible,
     # so the effect on a longer one counts too.
-    beyond = n - at
+    beyond = n - rank
     longer = float(ranked[max(n - min(max(beyond, _TAIL_REQUESTS), 10 * beyond), 0)])
-    effect = max(design_effect(values >= found), design_effect(values >= longer))
+    effect = max(design_effect(values >= measured), design_effect(values >= longer))
     effective = n / effect
     above = tail_bounds(int(effective), 1 - quantile) if effective >= _FEWEST else None
     low = high = None
@@ -107,7 +107,9 @@ def quantile_interval(values: Floats, quantile: float) -> ConfidenceInterval | N
         if most is not None:
             low = float(ranked[max(n - 1 - math.ceil(most * effect), 0)])
     needed = 0 if high is not None and low is not None else least_requests(quantile, effect)
-    return ConfidenceInterval(value=found, low=low, high=high, effective=effective, needed=needed)
+    return ConfidenceInterval(
+        value=measured, low=low, high=high, effective=effective, needed=needed
+    )
 
 
 def least_requests(quantile: float, effect: float = 1.0) -> int:

@@ -162,5 +162,5 @@ class _Watch:
 def _quantile(values: np.ndarray, quantile: float) -> float | None:
     if not len(values):
         return None
-    at = min(int(quantile * len(values)), len(values) - 1)
-    return float(np.partition(values, at)[at])
+    rank = min(int(quantile * len(values)), len(values) - 1)
+    return float(np.partition(values, rank)[rank])

@@ -91,13 +91,13 @@ class RunSample:
     def __len__(self) -> int:
         return len(self.intended)
 
-    def where(self, wanted: NDArray[np.bool_]) -> "RunSample":
+    def where(self, mask: NDArray[np.bool_]) -> "RunSample":
         """Only these requests."""
         return RunSample(
-            intended=self.intended[wanted],
-            handled=self.handled[wanted],
-            done=self.done[wanted],
-            code=self.code[wanted],
+            intended=self.intended[mask],
+            handled=self.handled[mask],
+            done=self.done[mask],
+            code=self.code[mask],
             kinds=self.kinds,
         )
 
@@ -180,11 +180,11 @@ def parse_objectives(text: str) -> list[LoadObjective]:
 def _objective(text: str) -> LoadObjective:
     name, separator, value = text.replace("<=", "=").replace("<", "=").partition("=")
     name = name.strip().lower()
-    found = _NUMBER.fullmatch(value.strip())
-    if not separator or found is None:
+    match = _NUMBER.fullmatch(value.strip())
+    if not separator or match is None:
         msg = f"'{text}' is no objective: {_FORM}"
         raise InvalidArgumentError(msg)
-    number, unit = float(found["number"]), found["unit"]
+    number, unit = float(match["number"]), match["unit"]
     if name in {ERROR, "errors"}:
         return _error_objective(text, number, unit)
     latency = _LATENCY.fullmatch(name)
@@ -372,8 +372,8 @@ def summarize(
             )
     error_ratio = wilson_interval(~measured.succeeded)
     counts = np.bincount(measured.code, minlength=len(measured.kinds))
-    found = {kind: int(count) for kind, count in zip(measured.kinds, counts, strict=True)}
-    failed = {kind: count for kind, count in list(found.items())[1:] if count}
+    count_by_kind = {kind: int(count) for kind, count in zip(measured.kinds, counts, strict=True)}
+    failed = {kind: count for kind, count in list(count_by_kind.items())[1:] if count}
     return LoadResult(
         plan=plan,
         seconds=seconds,

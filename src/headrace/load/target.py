@@ -64,9 +64,9 @@ def binary_message(model: str, version: str, inputs: Tensors) -> tuple[dict[str,
 
 def http_request(path: str, authority: str, headers: Mapping[str, str], body: bytes) -> bytes:
     """The bytes of a whole request; a header `host` among `headers` wins over `authority`."""
-    known = {"host": authority, "user-agent": "headrace-load", "accept": "*/*", **headers}
-    known["content-length"] = str(len(body))
-    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in known.items())]
+    all_headers = {"host": authority, "user-agent": "headrace-load", "accept": "*/*", **headers}
+    all_headers["content-length"] = str(len(body))
+    lines = [f"POST {path} HTTP/1.1", *(f"{name}: {value}" for name, value in all_headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
@@ -159,7 +159,7 @@ def parse_url(url: str, *, model: str = "", version: str = "") -> tuple[Server, 
     Raises:
         InvalidArgumentError: It is no URL of a V2 server, or names another model.
     """
-    base, found = url, None
+    base, match = url, None
     if not url.startswith("unix:"):
         full = url if "://" in url else f"http://{url}"
         try:
@@ -170,15 +170,15 @@ def parse_url(url: str, *, model: str = "", version: str = "") -> tuple[Server, 
         if parts.query or parts.fragment:
             msg = f"'{url}' has a query or a fragment; a V2 server takes neither"
             raise InvalidArgumentError(msg)
-        found = _MODEL_PATH.fullmatch(parts.path)
-        if found is not None:
-            base = parts._replace(path=found["before"]).geturl()
+        match = _MODEL_PATH.fullmatch(parts.path)
+        if match is not None:
+            base = parts._replace(path=match["before"]).geturl()
     server = parse_target(base)
     if server.protocol != "http":
         msg = f"'{url}': load is sent by HTTP; use http://, https:// or unix:/PATH"
         raise InvalidArgumentError(msg)
-    named = unquote(found["model"]) if found else ""
-    numbered = unquote(found["version"] or "") if found else ""
+    named = unquote(match["model"]) if match else ""
+    numbered = unquote(match["version"] or "") if match else ""
     if model and named and model != named:
         msg = f"the URL names the model '{named}', --model '{model}'"
         raise InvalidArgumentError(msg)
@@ -215,7 +215,7 @@ def open_target(
         InvalidArgumentError: The URL is none, or credentials would travel unencrypted.
     """
     server, name, number = parse_url(url, model=model, version=version)
-    made = manner(
+    options = manner(
         server,
         headers=dict(headers or {}),
         api_key=api_key,
@@ -223,7 +223,7 @@ def open_target(
         trust=trust or Trust(),
         allow_insecure=allow_insecure,
     )
-    return LoadTarget(url=url, server=server, model=name, version=number, manner=made)
+    return LoadTarget(url=url, server=server, model=name, version=number, manner=options)
 
 
 class Asker:
