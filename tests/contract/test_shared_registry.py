@@ -192,7 +192,7 @@ def test_signatures_of_two_homes_are_both_kept(
     keys = [make_key() for _ in range(6)]
 
     def add(number: int) -> None:
-        signature = sign(version, keys[number], at=float(number), by="ann")
+        signature = sign(version, keys[number], signed_at=float(number), by="ann")
         (one if number % 2 else two).add_signature("m", "1", signature)
 
     with ThreadPoolExecutor(6) as pool:
@@ -200,7 +200,7 @@ def test_signatures_of_two_homes_are_both_kept(
 
     third = place.registry(tmp_path / "three")
     kept = third.signatures(third.get("m:1"))
-    assert sorted(signature.at for signature in kept) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert sorted(signature.signed_at for signature in kept) == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
     two.list("m")
     assert two.signatures(version) == kept
 

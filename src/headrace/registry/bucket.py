@@ -124,10 +124,10 @@ class FileBucket:
         """What is known about an object; None if there is none."""
         with self._errors():
             try:
-                found = (self._root / key).stat()
+                status = (self._root / key).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-        return _info(key, found)
+        return _info(key, status)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """The objects whose keys begin with `prefix`, which is empty or ends with `/`."""
@@ -147,17 +147,17 @@ class FileBucket:
             try:
                 os.link(temporary, self._root / key)
             except FileExistsError:
-                found = self.read(key)
-                return found is not None and found[0] == data
+                stored = self.read(key)
+                return stored is not None and stored[0] == data
             sync_directory((self._root / key).parent)
             return True
 
     def replace(self, key: str, data: bytes, etag: str) -> bool:
         """Write over the content that `etag` stands for; whether it holds `data` now."""
         with self._errors(), self._written(key, iter((data,))) as temporary, self._locked():
-            found = self.read(key)
-            if found is None or found[1] != etag:
-                return found is not None and found[0] == data
+            stored = self.read(key)
+            if stored is None or stored[1] != etag:
+                return stored is not None and stored[0] == data
             self._publish(temporary, key)
             return True
 
@@ -215,11 +215,11 @@ class FileBucket:
             raise FailedPreconditionError(f"cannot use {self.where}: {reason}") from error
 
 
-def _info(key: str, found: os.stat_result) -> ObjectInfo:
+def _info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(
-        key=key, size_bytes=found.st_size, modified_at=found.st_mtime, etag=_etag(found)
+        key=key, size_bytes=status.st_size, modified_at=status.st_mtime, etag=_etag(status)
     )
 
 
-def _etag(found: os.stat_result) -> str:
-    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+def _etag(status: os.stat_result) -> str:
+    return f"{status.st_ino:x}-{status.st_mtime_ns:x}-{status.st_size:x}"

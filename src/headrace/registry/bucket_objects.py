@@ -67,9 +67,9 @@ class ObjectBucket:
         """A small object with its etag; None if there is none."""
         with self._errors(f"read {key}"):
             try:
-                found = obstore.get(self._quick, key)
-                check_small(self.where, key, found.meta["size"])
-                return bytes(found.bytes()), found.meta["e_tag"] or ""
+                response = obstore.get(self._quick, key)
+                check_small(self.where, key, response.meta["size"])
+                return bytes(response.bytes()), response.meta["e_tag"] or ""
             except FileNotFoundError as error:
                 self._check_bucket(error)
                 return None
@@ -147,8 +147,8 @@ class ObjectBucket:
         return True
 
     def _holds(self, key: str, data: bytes) -> bool:
-        found = self.read(key)
-        return found is not None and found[0] == data
+        stored = self.read(key)
+        return stored is not None and stored[0] == data
 
     def _check_bucket(self, error: Exception) -> None:
         """Go on where it is only an object that is not there.
@@ -184,10 +184,10 @@ def _reason(error: Exception) -> str:
     return _CREDENTIALS.sub("", first)[:500]
 
 
-def _info(found: Any) -> ObjectInfo:  # noqa: ANN401  # obstore's `ObjectMeta`, a TypedDict
+def _info(meta: Any) -> ObjectInfo:  # noqa: ANN401  # obstore's `ObjectMeta`, a TypedDict
     return ObjectInfo(
-        key=found["path"],
-        size_bytes=found["size"],
-        modified_at=found["last_modified"].timestamp(),
-        etag=found["e_tag"] or "",
+        key=meta["path"],
+        size_bytes=meta["size"],
+        modified_at=meta["last_modified"].timestamp(),
+        etag=meta["e_tag"] or "",
     )

@@ -171,8 +171,8 @@ def copy_files(
                     file.write(chunk)
             copy.chmod(0o644)
     if target.is_dir():
-        for made in (target, *target.rglob("*/")):
-            made.chmod(0o755)
+        for directory in (target, *target.rglob("*/")):
+            directory.chmod(0o755)
     return target
 
 

@@ -131,10 +131,12 @@ def _manifest(shared: SharedStore, reference: str) -> ArtifactManifest:
     check_reference(reference)
     name, _, number = reference.partition(":")
     listed = shared.index.list(name).get(ModelName(name))
-    found = shared.index.read(name, int(number)) if listed and int(number) in listed.live else None
-    if found is None:
+    version = (
+        shared.index.read(name, int(number)) if listed and int(number) in listed.live else None
+    )
+    if version is None:
         raise VersionNotFoundError(name, number, listed.live if listed else ())
-    return shared.content.manifest(found.digest)
+    return shared.content.manifest(version.digest)
 
 
 @contextmanager
@@ -152,19 +154,19 @@ def _deadline(
     shared: SharedStore, deadline: float | None, monotonic: Callable[[], float]
 ) -> Iterator[None]:
     """End a transfer that comes to the deadline."""
-    told = shared.tell
+    original = shared.tell
 
     def tell(what: str, done: int, total: int) -> None:
         if deadline is not None and monotonic() > deadline:
             message = f"{what}: {done} of {total} bytes were there in time"
             raise DeadlineExceededError(message)
-        told(what, done, total)
+        original(what, done, total)
 
     shared.tell = tell
     try:
         yield
     finally:
-        shared.tell = told
+        shared.tell = original
 
 
 def _publish(staged: Path, path: Path, staging: Path) -> None:

@@ -45,7 +45,7 @@ class VersionSignature(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
     key: str
     signature: str
-    at: float = 0.0
+    signed_at: float = msgspec.field(name="at", default=0.0)
     by: str = ""
 
 
@@ -93,10 +93,10 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
 class VersionNotFoundError(ModelNotFoundError):
     """The registry holds no model, or no version of it, under this name."""
 
-    def __init__(self, name: str, version: str, known: Collection[object]) -> None:
+    def __init__(self, name: str, version: str, available: Collection[object]) -> None:
         super().__init__(name, version)
         what = f"version {version} of model '{name}'" if version else f"model '{name}'"
-        there = ", ".join(str(item) for item in known) or "none"
+        there = ", ".join(str(item) for item in available) or "none"
         self.args = (f"the registry holds no {what}; there are: {there}",)
 
 
@@ -167,8 +167,8 @@ class Index:
         """Names with at least one version that was not removed, sorted."""
         if not self._root.is_dir():
             return []
-        found = sorted(entry.name for entry in self._root.iterdir() if entry.is_dir())
-        return [ModelName(name) for name in found if self.numbers(name)]
+        directories = sorted(entry.name for entry in self._root.iterdir() if entry.is_dir())
+        return [ModelName(name) for name in directories if self.numbers(name)]
 
     def numbers(self, name: str) -> list[int]:
         """The version numbers of `name`, oldest first."""

@@ -80,11 +80,11 @@ class Mirror:
         if name is not None:
             check_name(name)
         self._bind()
-        found = self.shared.index.list(name)
-        names = {name} if name is not None else {*found, *self._index.names()}
+        listing = self.shared.index.list(name)
+        names = {name} if name is not None else {*listing, *self._index.names()}
         problems: list[ArtifactCorruptError] = []
         for model in sorted(names):
-            listed = found.get(ModelName(model), UsedNumbers())
+            listed = listing.get(ModelName(model), UsedNumbers())
             problems += self.copy(model, listed)
         return problems
 
@@ -128,9 +128,9 @@ class Mirror:
         merge: Callable[[tuple[VersionSignature, ...]], tuple[VersionSignature, ...]],
     ) -> tuple[VersionSignature, ...]:
         """Change signatures in the store, and here."""
-        kept = self.shared.change_signatures(version, merge)
-        self._index.write_signatures(version.name, version.version, kept)
-        return kept
+        signatures = self.shared.change_signatures(version, merge)
+        self._index.write_signatures(version.name, version.version, signatures)
+        return signatures
 
     def referenced(self) -> set[Digest]:
         """The digests of all versions in the store.
@@ -179,10 +179,10 @@ class Mirror:
         return problems
 
     def _copy_signatures(self, name: str, number: int) -> None:
-        kept, etag = self.shared.index.signatures(name, number)
+        signatures, etag = self.shared.index.signatures(name, number)
         with self._locked():
             if self._index.has(name, number):
-                self._index.write_signatures(name, number, kept)
+                self._index.write_signatures(name, number, signatures)
                 self._signed[name, number] = etag
 
     def _bind(self) -> None:

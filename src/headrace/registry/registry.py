@@ -162,23 +162,23 @@ class Registry:
                 self.home.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
             if self._mirror is not None:
                 self._mirror.refresh(name)
-            found = self._same(
+            existing = self._same(
                 name, read_content(path, beneath=beneath).digest, runtime, class_names
             )
-            if found is not None:
-                if found.executes_code and not allow_code:
-                    raise CodeNotAllowedError(str(path), found.runtime)
-                self._keep_shared(found)
-                return found
+            if existing is not None:
+                if existing.executes_code and not allow_code:
+                    raise CodeNotAllowedError(str(path), existing.runtime)
+                self._keep_shared(existing)
+                return existing
             self._check_own()
             with self._artifacts.staging() as workspace:
                 staged = workspace / "artifact"
                 filename = stored_name(path)
                 content = copy_content(path, staged / filename, beneath=beneath, progress=progress)
-                seen = inspect_staged(
+                inspected = inspect_staged(
                     inspect, staged / filename, path, runtime, allow_code=allow_code
                 )
-                check_labels(seen.signature, class_names)
+                check_labels(inspected.signature, class_names)
                 draft = ModelVersion(
                     name=ModelName(name),
                     version="",  # known when it is published
@@ -186,10 +186,10 @@ class Registry:
                     size_bytes=content.size_bytes,
                     files=content.files,
                     filename=filename,
-                    runtime=seen.runtime,
-                    signature=seen.signature,
-                    runs_code=seen.runs_code,
-                    first_run=seen.first_run,
+                    runtime=inspected.runtime,
+                    signature=inspected.signature,
+                    runs_code=inspected.runs_code,
+                    first_run=inspected.first_run,
                     created_at=datetime.fromtimestamp(self._clock.now(), UTC),
                     created_by=by or user_name(),
                     owner=owner,
@@ -218,11 +218,11 @@ class Registry:
             raise VersionNotFoundError(name, "", self._index.names())
         if colon:
             check_version(version)
-        found = self._index.read(name, version.lstrip("0") or "0" if colon else numbers[-1])
-        if found is None:
+        stored = self._index.read(name, version.lstrip("0") or "0" if colon else numbers[-1])
+        if stored is None:
             self._check_store_answers()
             raise VersionNotFoundError(name, version, numbers)
-        return found
+        return stored
 
     def list(self, name: str | None = None) -> Versions:
         """All versions, or those of one name, by name and number.
@@ -230,8 +230,8 @@ class Registry:
         A damaged index file is left out; see `problems`.
         """
         self._follow(name)
-        found, _ = self._index.read_all(name)
-        return found
+        versions, _ = self._index.read_all(name)
+        return versions
 
     def owners(self, name: str) -> frozenset[str]:
         """The principals who pushed the versions that there are of a name."""
@@ -307,25 +307,25 @@ class Registry:
         check_version(version)
         with storage_errors(f"cannot sign {name}:{version}", self.home):
             self._begin_change(name)
-            found = self.get(f"{name}:{version}")
-            if not is_valid(found, signature):
-                msg = f"this is no signature of {found.reference} as it is stored here"
+            stored = self.get(f"{name}:{version}")
+            if not is_valid(stored, signature):
+                msg = f"this is no signature of {stored.reference} as it is stored here"
                 raise InvalidArgumentError(msg)
             key = key_of(signature)
 
             def merge(there: tuple[VersionSignature, ...]) -> tuple[VersionSignature, ...]:
-                others = [one for one in there if key_of(one) != key]
+                others = [other for other in there if key_of(other) != key]
                 if len(others) >= MAX_SIGNATURES:
-                    msg = f"{found.reference} has {len(others)} signatures, and more are not kept"
+                    msg = f"{stored.reference} has {len(others)} signatures, and more are not kept"
                     raise FailedPreconditionError(msg)
                 return (*others, signature)
 
             if self._mirror is not None:
-                return self._mirror.change_signatures(found, merge)
+                return self._mirror.change_signatures(stored, merge)
             with self._locked():
-                kept = merge(self._index.signatures(found.name, found.version))
-                self._index.write_signatures(found.name, found.version, kept)
-        return kept
+                signatures = merge(self._index.signatures(stored.name, stored.version))
+                self._index.write_signatures(stored.name, stored.version, signatures)
+        return signatures
 
     def verify(self, version: ModelVersion) -> None:
         """Prove that the stored artifact is what was pushed; a copy that is not is fetched again.
@@ -388,16 +388,16 @@ class Registry:
         check_version(version)
         with storage_errors(f"cannot remove {name}:{version}", self.home):
             self._begin_change(name)
-            found = self.get(f"{name}:{version}")
-            if found.reference in in_use:
-                msg = f"{found.reference} is being served; take it out of its endpoint first"
+            stored = self.get(f"{name}:{version}")
+            if stored.reference in in_use:
+                msg = f"{stored.reference} is being served; take it out of its endpoint first"
                 raise FailedPreconditionError(msg)
             if self._mirror is not None:
-                self._mirror.shared.index.remove(found)
+                self._mirror.shared.index.remove(stored)
             with self._locked():
-                if self._index.has(found.name, found.version):  # nobody was faster
-                    self._index.remove(found)
-        return found
+                if self._index.has(stored.name, stored.version):  # nobody was faster
+                    self._index.remove(stored)
+        return stored
 
     def gc(
         self,
@@ -420,15 +420,15 @@ class Registry:
         swept_bytes = 0
         self._begin_change()
         if self._mirror is not None:
-            kept_there = self._mirror.referenced
-            swept, swept_bytes = self._mirror.shared.sweep(kept_there, grace_s)
+            list_referenced = self._mirror.referenced
+            swept, swept_bytes = self._mirror.shared.sweep(list_referenced, grace_s)
         with storage_errors("cannot clean up", self.home), self._locked():
             versions, problems = self._index.read_all(None)
             if problems:
                 msg = f"nothing was deleted: {problems[0]}"
                 raise ArtifactCorruptError(msg)
-            kept = {version.digest for version in versions}.union(map(Digest, in_use))
-            doomed = tuple(d for d in self._artifacts.digests() if d not in kept)
+            referenced = {version.digest for version in versions}.union(map(Digest, in_use))
+            doomed = tuple(d for d in self._artifacts.digests() if d not in referenced)
             freed = self._artifacts.delete(doomed)
             before = self._clock.now() - temporary_age_s
             temporary, more = self._artifacts.delete_temporary(before=before)
@@ -487,8 +487,8 @@ class Registry:
         self, name: str, digest: Digest, runtime: str, labels: Mapping[str, tuple[str, ...]]
     ) -> ModelVersion | None:
         """The newest version with this content, if its artifact is still whole."""
-        found, _ = self._index.read_all(name)
-        for version in reversed(found):
+        versions, _ = self._index.read_all(name)
+        for version in reversed(versions):
             path = self._artifacts.path(version.digest) / version.filename
             if (
                 version.digest == digest
@@ -509,8 +509,8 @@ class Registry:
             versions, _ = self._index.read_all(None)
             sharing = (version for version in versions if version.digest == draft.digest)
             filename = next((version.filename for version in sharing), draft.filename)
-            place = self._artifacts.path(draft.digest)
-            if differences(place / filename, draft.files):
+            directory = self._artifacts.path(draft.digest)
+            if differences(directory / filename, draft.files):
                 if filename != draft.filename:
                     move(staged / draft.filename, staged / filename, durable=False)
                 self._artifacts.publish(staged, draft.digest)
@@ -527,9 +527,9 @@ class Registry:
 
         def same(listed: UsedNumbers) -> ModelVersion | None:
             mirror.copy(draft.name, listed)
-            found, _ = self._index.read_all(draft.name)
-            wanted = (draft.digest, draft.runtime, dict(draft.labels))
-            alike = (v for v in found if (v.digest, v.runtime, dict(v.labels)) == wanted)
+            versions, _ = self._index.read_all(draft.name)
+            identity = (draft.digest, draft.runtime, dict(draft.labels))
+            alike = (v for v in versions if (v.digest, v.runtime, dict(v.labels)) == identity)
             return next(alike, None)
 
         version = mirror.shared.publish(draft, staged / draft.filename, same)

@@ -95,9 +95,9 @@ def open_repository(
         msg = f"{path}: is no model repository; that is laid out as MODEL/VERSION/model.onnx"
         raise InvalidArgumentError(msg)
     return [
-        found
+        version
         for model in _directories(path)
-        for found in _read_model(model, inspect, allow_code=allow_code)
+        for version in _read_model(model, inspect, allow_code=allow_code)
     ]
 
 
@@ -202,13 +202,13 @@ def _model_path(directory: Path, config: RepositoryConfig) -> Path:
 
 
 def _directories(path: Path) -> list[Path]:
-    found = (entry for entry in path.iterdir() if entry.is_dir())
-    return sorted(entry for entry in found if not entry.name.startswith("."))
+    directories = (entry for entry in path.iterdir() if entry.is_dir())
+    return sorted(entry for entry in directories if not entry.name.startswith("."))
 
 
 def _versions(model: Path) -> list[Path]:
-    found = [entry for entry in _directories(model) if re.match(VERSION_PATTERN, entry.name)]
-    return sorted(found, key=lambda entry: int(entry.name))
+    versions = [entry for entry in _directories(model) if re.match(VERSION_PATTERN, entry.name)]
+    return sorted(versions, key=lambda entry: int(entry.name))
 
 
 def _read_config(model: Path) -> RepositoryConfig:

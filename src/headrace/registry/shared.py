@@ -63,19 +63,19 @@ class UsedNumbers:
     `signatures`: the etag of a version's signatures, for those that have any.
     """
 
-    given: set[int] = field(default_factory=set)
+    issued: set[int] = field(default_factory=set)
     removed: set[int] = field(default_factory=set)
     signatures: dict[int, str] = field(default_factory=dict)
 
     @property
     def live(self) -> list[int]:
         """The versions there are, oldest first."""
-        return sorted(self.given - self.removed)
+        return sorted(self.issued - self.removed)
 
     @property
     def next_number(self) -> int:
         """The number after every one that was ever given."""
-        return max(self.given | self.removed, default=0) + 1
+        return max(self.issued | self.removed, default=0) + 1
 
 
 class SharedIndex:
@@ -86,21 +86,21 @@ class SharedIndex:
 
     def list(self, name: str | None = None) -> dict[ModelName, UsedNumbers]:
         """What there is of every name, or of one; what is none of ours is skipped."""
-        found: dict[ModelName, UsedNumbers] = {}
+        listing: dict[ModelName, UsedNumbers] = {}
         prefix = _PREFIX if name is None else f"{_PREFIX}{check_name(name)}/"
         for info in self._bucket.list(prefix):
             model, _, rest = info.key.removeprefix(_PREFIX).partition("/")
             stem, _, suffix = rest.partition(".")
             if not _is_number(stem) or not _is_name(model):
                 continue
-            listed = found.setdefault(ModelName(model), UsedNumbers())
+            listed = listing.setdefault(ModelName(model), UsedNumbers())
             if suffix == _LIVE:
-                listed.given.add(int(stem))
+                listed.issued.add(int(stem))
             elif suffix == _REMOVED:
                 listed.removed.add(int(stem))
             elif suffix == _SIGNATURES:
                 listed.signatures[int(stem)] = info.etag
-        return found
+        return listing
 
     def read(self, name: str, number: int | str) -> ModelVersion | None:
         """The version, removed or not; None if there never was one.
@@ -109,11 +109,11 @@ class SharedIndex:
             ArtifactCorruptError: Its object cannot be read, or is of another version.
         """
         key = _key(name, number, _LIVE)
-        found = self._bucket.read(key)
-        if found is None:
+        stored = self._bucket.read(key)
+        if stored is None:
             return None
         where = f"{self._bucket.where}/{key}"
-        version = decode_version(found[0], where=where)
+        version = decode_version(stored[0], where=where)
         if (version.name, version.version) != (name, str(number)):
             raise ArtifactCorruptError(f"{where} is damaged: it describes {version.reference}")
         check_files(version.filename, version.files, where=where)
@@ -139,17 +139,17 @@ class SharedIndex:
             ArtifactCorruptError: They cannot be read.
         """
         key = _key(name, number, _SIGNATURES)
-        found = self._bucket.read(key)
-        if found is None:
+        stored = self._bucket.read(key)
+        if stored is None:
             return (), ""
-        return decode_signatures(found[0], where=f"{self._bucket.where}/{key}"), found[1]
+        return decode_signatures(stored[0], where=f"{self._bucket.where}/{key}"), stored[1]
 
     def write_signatures(
-        self, name: str, number: int | str, kept: Collection[VersionSignature], etag: str
+        self, name: str, number: int | str, signatures: Collection[VersionSignature], etag: str
     ) -> bool:
         """Replace the signatures that `etag` stands for; false if somebody else did meanwhile."""
         key = _key(name, number, _SIGNATURES)
-        data = encode_signatures(kept)
+        data = encode_signatures(signatures)
         return self._bucket.replace(key, data, etag) if etag else self._bucket.create(key, data)
 
 
@@ -227,9 +227,9 @@ class SharedStore:
         manifest = self.ensure(content, source, draft.filename)
         for _ in tries():
             listed = self.index.list(draft.name).get(draft.name, UsedNumbers())
-            found = same(listed)
-            if found is not None:
-                return found
+            existing = same(listed)
+            if existing is not None:
+                return existing
             version = msgspec.structs.replace(
                 draft, version=str(listed.next_number), filename=manifest.filename
             )
@@ -249,10 +249,10 @@ class SharedStore:
         """Replace a version's signatures by what `merge` makes of them; what is there then."""
         self.check_conditions()
         for _ in tries():
-            found, etag = self.index.signatures(version.name, version.version)
-            kept = merge(found)
-            if self.index.write_signatures(version.name, version.version, kept, etag):
-                return kept
+            current, etag = self.index.signatures(version.name, version.version)
+            merged = merge(current)
+            if self.index.write_signatures(version.name, version.version, merged, etag):
+                return merged
         raise ConflictError(f"others sign {version.reference} without end; try again")
 
     def check_conditions(self) -> None:
@@ -264,16 +264,16 @@ class SharedStore:
         """
         if self._keeps_conditions:
             return
-        mine = f"{random.getrandbits(64):016x}\n".encode()  # only has to differ
-        if self._bucket.create(_PROBE, mine) and self._bucket.create(_PROBE, b"another\n"):
+        nonce = f"{random.getrandbits(64):016x}\n".encode()  # only has to differ
+        if self._bucket.create(_PROBE, nonce) and self._bucket.create(_PROBE, b"another\n"):
             raise self._careless("If-None-Match")
-        found = self._bucket.read(_PROBE)
-        if found is None or self._bucket.replace(_PROBE, b"over\n", _other(found[1])):
+        probe = self._bucket.read(_PROBE)
+        if probe is None or self._bucket.replace(_PROBE, b"over\n", _other(probe[1])):
             raise self._careless("If-Match")
         self._keeps_conditions = True
 
     def sweep(
-        self, kept: Callable[[], set[Digest]], grace_s: float = GRACE_S
+        self, list_referenced: Callable[[], set[Digest]], grace_s: float = GRACE_S
     ) -> tuple[list[Digest], int]:
         """Delete content that nobody refers to; which, and how many bytes that freed.
 
@@ -283,7 +283,7 @@ class SharedStore:
         """
         self.check_conditions()
         before = self._clock.now() - max(grace_s, MIN_GRACE_S)
-        return self.content.sweep(kept, before=before)
+        return self.content.sweep(list_referenced, before=before)
 
     def _settle(self, content: Content, source: Path, manifest: ArtifactManifest) -> None:
         """Have the content there although `gc` ran since: this process may have been stopped."""
@@ -389,13 +389,13 @@ def open_bucket(
     scheme = clean.partition(":")[0]
     if scheme == "file":
         return FileBucket(Path(unquote(urlsplit(clean).path)))
-    given = os.environ if environment is None else environment
+    variables = os.environ if environment is None else environment
     try:
         from headrace.registry.bucket_objects import ObjectBucket  # noqa: PLC0415  # 15 MB, an extra
     except ImportError as error:
         message = f"{clean} needs obstore: pip install 'headrace[artifacts]'"
         raise FailedPreconditionError(message) from error
-    return ObjectBucket(clean, _config(scheme, given), retry_s=retry_s)
+    return ObjectBucket(clean, _config(scheme, variables), retry_s=retry_s)
 
 
 def check_artifacts_url(url: str) -> str:

@@ -110,20 +110,22 @@ def decode_manifest(data: bytes, digest: Digest, *, where: str) -> ArtifactManif
             directory.
     """
     try:
-        found = msgspec.json.decode(data, type=ArtifactManifest)
+        manifest = msgspec.json.decode(data, type=ArtifactManifest)
     except UNDECODABLE as error:
         what = error_kind(error)
         raise ArtifactCorruptError(f"{where} is damaged and cannot be read: {what}") from None
-    if not 0 <= found.generation <= _MOST_GENERATION:
-        raise ArtifactCorruptError(f"{where} is damaged: there is no generation {found.generation}")
-    if found.is_deleted and found.digest == digest:
-        return found
-    check_files(found.filename, found.files, where=where)
-    if (real := digest_of(found.files)) != digest or found.digest != digest:
+    if not 0 <= manifest.generation <= _MOST_GENERATION:
+        raise ArtifactCorruptError(
+            f"{where} is damaged: there is no generation {manifest.generation}"
+        )
+    if manifest.is_deleted and manifest.digest == digest:
+        return manifest
+    check_files(manifest.filename, manifest.files, where=where)
+    if (real := digest_of(manifest.files)) != digest or manifest.digest != digest:
         raise ArtifactCorruptError(f"{where} is damaged: its files have digest {real}")
-    if found.size_bytes != sum(file.size_bytes for file in found.files):
+    if manifest.size_bytes != sum(file.size_bytes for file in manifest.files):
         raise ArtifactCorruptError(f"{where} is damaged: its sizes do not add up")
-    return found
+    return manifest
 
 
 def check_files(filename: str, files: tuple[StoredFile, ...], *, where: str) -> None:
@@ -181,10 +183,10 @@ class SharedContent:
             NotFoundError: It is not.
             ArtifactCorruptError: The manifest is damaged.
         """
-        found = self._manifest(digest)
-        if found is None or found[0].is_deleted:
+        stored = self._manifest(digest)
+        if stored is None or stored[0].is_deleted:
             raise NotFoundError(f"{self._bucket.where} holds no content with digest {digest}")
-        return found[0]
+        return stored[0]
 
     def ensure(
         self,
@@ -205,33 +207,35 @@ class SharedContent:
             ConflictError: Others change the same content without end.
         """
         for _ in range(_TRIES):
-            found = self._manifest(content.digest)
+            stored = self._manifest(content.digest)
             manifest = ArtifactManifest(
                 digest=content.digest,
                 filename=filename,
                 size_bytes=content.size_bytes,
                 files=content.files,
             )
-            if found is not None:
-                generation = found[0].generation + found[0].is_deleted
-                kept = filename if found[0].is_deleted else found[0].filename
-                manifest = msgspec.structs.replace(manifest, generation=generation, filename=kept)
+            if stored is not None:
+                generation = stored[0].generation + stored[0].is_deleted
+                stored_filename = filename if stored[0].is_deleted else stored[0].filename
+                manifest = msgspec.structs.replace(
+                    manifest, generation=generation, filename=stored_filename
+                )
             self._upload_missing(manifest, source, progress)
             touched = msgspec.structs.replace(
                 manifest, touched_at=now(), touched_by=secrets.token_hex(8)
             )
-            if self._write(touched, None if found is None else found[1]):
+            if self._write(touched, None if stored is None else stored[1]):
                 return touched
         message = f"others change {content.digest} in {self._bucket.where} without end; try again"
         raise ConflictError(message)
 
     def is_held(self, manifest: ArtifactManifest) -> bool:
         """Whether it is still there, under the same generation."""
-        found = self._manifest(manifest.digest)
+        stored = self._manifest(manifest.digest)
         return (
-            found is not None
-            and not found[0].is_deleted
-            and found[0].generation == manifest.generation
+            stored is not None
+            and not stored[0].is_deleted
+            and stored[0].generation == manifest.generation
         )
 
     def download(
@@ -260,7 +264,7 @@ class SharedContent:
                 raise self._damaged(manifest, file, f"its content is sha256 {sha256.hexdigest()}")
 
     def sweep(
-        self, kept: Callable[[], Collection[Digest]], *, before: float
+        self, list_referenced: Callable[[], Collection[Digest]], *, before: float
     ) -> tuple[list[Digest], int]:
         """Delete artifacts that nobody refers to; which, and how many bytes that freed.
 
@@ -271,10 +275,10 @@ class SharedContent:
         deleted: list[Digest] = []
         freed = 0
         old = dict(self._old(before))
-        wanted = kept() if old else ()
+        referenced = list_referenced() if old else ()
         for digest, objects in old.items():
             files = [info for info in objects if info.key != manifest_key(digest)]
-            if digest in wanted or not self._claim(digest, files, before):
+            if digest in referenced or not self._claim(digest, files, before):
                 continue
             self._bucket.delete(info.key for info in files)
             freed += sum(info.size_bytes for info in files)
@@ -284,10 +288,10 @@ class SharedContent:
 
     def _claim(self, digest: Digest, files: list[ObjectInfo], before: float) -> bool:
         """Say that the content is deleted; false if somebody has come for it."""
-        found = self._manifest(digest)
+        stored = self._manifest(digest)
         used = max((generation_of(info.key) for info in files), default=0)
-        if found is not None:
-            manifest = found[0]
+        if stored is not None:
+            manifest = stored[0]
             used = max(used, manifest.generation)
             if not manifest.is_deleted and manifest.touched_at >= before:
                 return False
@@ -304,7 +308,7 @@ class SharedContent:
             is_deleted=True,
             touched_at=before,
         )
-        return self._write(tombstone, None if found is None else found[1])
+        return self._write(tombstone, None if stored is None else stored[1])
 
     def _old(self, before: float) -> Iterator[tuple[Digest, list[ObjectInfo]]]:
         """The artifacts of which nothing was written since then, with all of their objects."""
@@ -317,10 +321,10 @@ class SharedContent:
 
     def _manifest(self, digest: Digest) -> tuple[ArtifactManifest, str] | None:
         key = manifest_key(check_digest(digest))
-        found = self._bucket.read(key)
-        if found is None:
+        stored = self._bucket.read(key)
+        if stored is None:
             return None
-        return decode_manifest(found[0], digest, where=f"{self._bucket.where}/{key}"), found[1]
+        return decode_manifest(stored[0], digest, where=f"{self._bucket.where}/{key}"), stored[1]
 
     def _write(self, manifest: ArtifactManifest, etag: str | None) -> bool:
         key, data = manifest_key(manifest.digest), encode_manifest(manifest)
@@ -358,8 +362,8 @@ class SharedContent:
             def ask(begins: Iterable[int]) -> None:
                 for start in begins:
                     length = min(RANGE_BYTES, file.size_bytes - start)
-                    one = pool.submit(self._bucket.read_range, key, start, length)
-                    waiting.append((length, one))
+                    future = pool.submit(self._bucket.read_range, key, start, length)
+                    waiting.append((length, future))
 
             try:
                 ask(start for _, start in zip(range(RANGES_AT_ONCE), starts, strict=False))
@@ -373,8 +377,8 @@ class SharedContent:
                         raise self._damaged(manifest, file, "it is too short")
                     yield chunk
             finally:
-                for _, one in waiting:
-                    one.cancel()
+                for _, pending in waiting:
+                    pending.cancel()
 
     def _damaged(
         self, manifest: ArtifactManifest, file: StoredFile, why: str

@@ -72,7 +72,9 @@ def statement(version: ModelVersion) -> bytes:
     return _DOMAIN + msgspec.json.encode(signed, order="sorted")
 
 
-def sign(version: ModelVersion, key: Ed25519PrivateKey, *, at: float, by: str) -> VersionSignature:
+def sign(
+    version: ModelVersion, key: Ed25519PrivateKey, *, signed_at: float, by: str
+) -> VersionSignature:
     """A signature of `version` by `key`.
 
     Args:
@@ -82,7 +84,7 @@ def sign(version: ModelVersion, key: Ed25519PrivateKey, *, at: float, by: str) -
     return VersionSignature(
         key=base64.b64encode(raw).decode(),
         signature=base64.b64encode(key.sign(statement(version))).decode(),
-        at=at,
+        signed_at=signed_at,
         by=by,
     )
 
@@ -133,21 +135,21 @@ def check_signed(
         else:
             strangers.append(key.id)
     if wrong:
-        found = f"its signatures are not of what is stored ({', '.join(wrong)})"
+        problem = f"its signatures are not of what is stored ({', '.join(wrong)})"
     elif strangers:
-        found = f"it is signed by {', '.join(strangers)}, whom `trusted_keys` does not name"
+        problem = f"it is signed by {', '.join(strangers)}, whom `trusted_keys` does not name"
     else:
-        found = "it is not signed"
+        problem = "it is not signed"
     raise NotSignedError(
-        f"{version.reference}: {found}; a trusted signature is required here, made with "
+        f"{version.reference}: {problem}; a trusted signature is required here, made with "
         f"`headrace models sign {version.reference} --key FILE`"
     )
 
 
 def told(version: ModelVersion, signature: VersionSignature) -> SignedSettings:
     """What a replica is told, so that it proves again what was proved of `version`."""
-    said = statement(version).removeprefix(_DOMAIN).decode()
-    return SignedSettings(statement=said, key=signature.key, signature=signature.signature)
+    text = statement(version).removeprefix(_DOMAIN).decode()
+    return SignedSettings(statement=text, key=signature.key, signature=signature.signature)
 
 
 class _Statement(msgspec.Struct):
@@ -164,18 +166,18 @@ def check_told(path: Path, runtime: str, signed: SignedSettings) -> None:
     """
     data = _DOMAIN + signed.statement.encode()
     try:
-        said = msgspec.json.decode(signed.statement, type=_Statement)
+        decoded = msgspec.json.decode(signed.statement, type=_Statement)
         public = Ed25519PublicKey.from_public_bytes(_decoded(signed.key))
         public.verify(_decoded(signed.signature), data)
     except (InvalidSignature, InvalidArgumentError, ValueError, msgspec.MsgspecError) as error:
         raise NotSignedError(f"{path.name}: its signature is not one of what is served") from error
-    if said.runtime != runtime:
-        message = f"{path.name}: was signed for runtime '{said.runtime}', not '{runtime}'"
+    if decoded.runtime != runtime:
+        message = f"{path.name}: was signed for runtime '{decoded.runtime}', not '{runtime}'"
         raise NotSignedError(message)
-    found = read_content(path).digest
-    if found != said.digest:
+    digest = read_content(path).digest
+    if digest != decoded.digest:
         raise ArtifactCorruptError(
-            f"{path.name} is not what was signed: {found}, not {said.digest}"
+            f"{path.name} is not what was signed: {digest}, not {decoded.digest}"
         )
 
 

@@ -28,7 +28,7 @@ def trusted(system: System, mlp: Path, tmp_path: Path) -> Path:
     third.write_bytes(models.mlp(seed=4))
     for name, path in (("m", mlp), ("other", second)):
         version = registry.push(name, path)
-        registry.add_signature(name, "1", sign(version, key, at=0.0, by="ann"))
+        registry.add_signature(name, "1", sign(version, key, signed_at=0.0, by="ann"))
     registry.push("m", third)
     return public
 

@@ -315,7 +315,7 @@ def test_where_signatures_are_required_only_signed_versions_are_served(
     with pytest.raises(SpecError, match=r"m:1: it is not signed; .* models sign m:1"):
         signed_only(registry, trusted, by_path)
     stored = registry.get("m:1")
-    registry.add_signature("m", "1", sign(stored, key, at=0.0, by=""))
+    registry.add_signature("m", "1", sign(stored, key, signed_at=0.0, by=""))
     with pytest.raises(SpecError, match="whom `trusted_keys` does not name"):
         signed_only(registry, strangers, {"name": "m", "model": "m:1"})
     served = signed_only(registry, trusted, by_path)
@@ -343,7 +343,7 @@ def test_an_altered_version_is_refused_although_it_was_signed(
     key = make_key()
     _, trusted = write_keys(tmp_path / "keys", key)
     stored = registry.push("m", model)
-    registry.add_signature("m", "1", sign(stored, key, at=0.0, by=""))
+    registry.add_signature("m", "1", sign(stored, key, signed_at=0.0, by=""))
     index = registry.home / "registry/m/1.json"
     text = index.read_text()
     index.chmod(0o644)

@@ -57,7 +57,7 @@ def public(key: Ed25519PrivateKey) -> PublicKey:
 
 
 def signed(version: ModelVersion, key: Ed25519PrivateKey) -> VersionSignature:
-    return sign(version, key, at=1_800_000_000.0, by="ann@laptop")
+    return sign(version, key, signed_at=1_800_000_000.0, by="ann@laptop")
 
 
 @pytest.fixture

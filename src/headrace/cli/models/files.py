@@ -300,7 +300,7 @@ def sign(
             f"{content} has digest {found}, but {reference} is {version.digest}; nothing is signed"
         )
         raise InvalidArgumentError(msg)
-    made = sign_version(version, private, at=time.time(), by=actor())  # noqa: TID251  # what is told, not decided by
+    made = sign_version(version, private, signed_at=time.time(), by=actor())  # noqa: TID251  # what is told, not decided by
     store.add_signature(version, made)
     if json:
         write_json(made)
@@ -346,5 +346,5 @@ def signed_text(signature: VersionSignature) -> str:
         key = key_of(signature).id
     except InvalidArgumentError:
         return "by a damaged key"
-    at = datetime.fromtimestamp(signature.at, UTC)
+    at = datetime.fromtimestamp(signature.signed_at, UTC)
     return f"by {key}, {at:%Y-%m-%d %H:%M} UTC, {signature.by or '?'}"

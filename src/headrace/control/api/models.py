@@ -384,7 +384,10 @@ def _add_changing(api: FastAPI, plane: ControlPlane) -> None:
     async def sign(name: ModelName, version: Version, signature: Signed, actor: Actor) -> Response:
         """Add a signature of a version, made elsewhere."""
         version_signature = VersionSignature(
-            key=signature.key, signature=signature.signature, at=signature.at, by=signature.by
+            key=signature.key,
+            signature=signature.signature,
+            signed_at=signature.at,
+            by=signature.by,
         )
         await asyncio.to_thread(plane.registry.add_signature, name, version, version_signature)
         await plane.note(
