@@ -318,7 +318,7 @@ def optimize(
         state,
         request,
         reference=source.reference,
-        at=SystemClock().now(),
+        created_at=SystemClock().now(),
         cost_per_hour=cost_per_hour,
     )
     version = ""

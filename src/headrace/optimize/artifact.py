@@ -101,20 +101,20 @@ def _copied(
 ) -> tuple[EngineFile, ...]:
     """Each candidate's files in a directory of its name; those of one path only once."""
     directory.mkdir()
-    places: dict[Path, str] = {}
-    made = []
+    paths: dict[Path, str] = {}
+    engine_files = []
     for candidate, up_to_rows in members:
-        if candidate.path not in places:
-            places[candidate.path] = _copy(candidate, directory)
-        made.append(
+        if candidate.path not in paths:
+            paths[candidate.path] = _copy(candidate, directory)
+        engine_files.append(
             EngineFile(
                 runtime=candidate.runtime,
-                path=places[candidate.path],
+                path=paths[candidate.path],
                 tuning=candidate.tuning,
                 up_to_rows=up_to_rows,
             )
         )
-    return tuple(made)
+    return tuple(engine_files)
 
 
 def _copy(candidate: Candidate, directory: Path) -> str:
@@ -129,9 +129,9 @@ def _copy(candidate: Candidate, directory: Path) -> str:
         copy_content(candidate.path, folder)
         return candidate.name
     for file in files_of(candidate.path):
-        place = folder / file.relative_to(candidate.path.parent)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        copy_content(file, place)
+        destination = folder / file.relative_to(candidate.path.parent)
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        copy_content(file, destination)
     return f"{candidate.name}/{candidate.path.name}"
 
 
@@ -149,8 +149,8 @@ def files_of(path: Path) -> tuple[Path, ...]:
 def _recipes(members: Sequence[tuple[Candidate, int | None]]) -> dict[str, str]:
     """What the candidates say of themselves; where there are several, under each one's name."""
     names = list(dict.fromkeys(candidate.name for candidate, _ in members))
-    found = {CANDIDATE: " and ".join(names)}
+    recipes = {CANDIDATE: " and ".join(names)}
     for candidate, _ in members:
         prefix = f"{candidate.name}: " if len(names) > 1 else ""
-        found |= {f"{prefix}{key}": text for key, text in candidate.recipe.items()}
-    return found
+        recipes |= {f"{prefix}{key}": text for key, text in candidate.recipe.items()}
+    return recipes

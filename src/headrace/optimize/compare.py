@@ -55,23 +55,23 @@ class Comparison:
 
     def problem(self, limits: DifferenceLimits) -> str:
         """Why these differences are too large; empty if they are not."""
-        said = []
+        problems = []
         if not self.largest_relative <= limits.tolerance:
-            said.append(
+            problems.append(
                 f"output '{self.output}' differs by up to {self.largest_relative:.2g} of its "
                 f"value ({self.largest_absolute:.2g} absolute), in {self.beyond_rows} of "
                 f"{self.rows} rows by more than the tolerance of {limits.tolerance:g}"
             )
         if not self.changed_ratio <= limits.max_changed_ratio:
-            said.append(
+            problems.append(
                 f"{self.changed_rows} of {self.rows} rows ({self.changed_ratio:.2%}) get another "
                 f"class; {limits.max_changed_ratio:.2%} may"
             )
-        return f"on {self.inputs}, " + ", and ".join(said) if said else ""
+        return f"on {self.inputs}, " + ", and ".join(problems) if problems else ""
 
 
 def compare(
-    signature: ModelSignature, want: Tensors, got: Tensors, *, inputs: str, tolerance: float
+    signature: ModelSignature, expected: Tensors, actual: Tensors, *, inputs: str, tolerance: float
 ) -> Comparison:
     """The differences between `want`, from the source, and `got`, row by row.
 
@@ -80,26 +80,26 @@ def compare(
         inputs: What was asked, for people.
         tolerance: Rows above it are counted.
     """
-    rows = next(iter(want.values())).shape[0] if signature.batched else 1
+    rows = next(iter(expected.values())).shape[0] if signature.batched else 1
     absolute, relative, where = 0.0, 0.0, ""
     beyond, changed, ties = (np.zeros(rows, bool) for _ in range(3))
-    has_classes = any(array.dtype.kind not in "fc" for array in want.values())
-    for name, wanted in want.items():
-        found = got[name]
-        if wanted.shape != found.shape:
+    has_classes = any(array.dtype.kind not in "fc" for array in expected.values())
+    for name, reference in expected.items():
+        answer = actual[name]
+        if reference.shape != answer.shape:
             where, absolute, relative = name, np.inf, np.inf
             beyond[:] = True
             continue
-        if wanted.dtype.kind not in "fc":
-            changed |= _by_row(wanted != found, rows)
+        if reference.dtype.kind not in "fc":
+            changed |= _by_row(reference != answer, rows)
             continue
-        apart, ratio = _apart(wanted, found)
+        difference, ratio = _apart(reference, answer)
         beyond |= _by_row(~(ratio <= tolerance), rows)
-        if not has_classes and rows > 1 and _are_scores(name, wanted):
-            changed |= wanted.argmax(axis=1) != found.argmax(axis=1)
-        if rows > 1 and _are_scores(name, wanted):
-            ties |= _tie(wanted, found)
-        absolute = max(absolute, _largest(apart))
+        if not has_classes and rows > 1 and _are_scores(name, reference):
+            changed |= reference.argmax(axis=1) != answer.argmax(axis=1)
+        if rows > 1 and _are_scores(name, reference):
+            ties |= _tie(reference, answer)
+        absolute = max(absolute, _largest(difference))
         if _largest(ratio) >= relative:
             relative, where = _largest(ratio), name
     return Comparison(
@@ -115,15 +115,15 @@ def compare(
 
 def worst(comparisons: Sequence[Comparison]) -> Comparison:
     """All of them as one."""
-    largest = max(comparisons, key=lambda one: one.largest_relative)
+    largest = max(comparisons, key=lambda comparison: comparison.largest_relative)
     return Comparison(
-        inputs=" and ".join(dict.fromkeys(one.inputs for one in comparisons)),
-        rows=sum(one.rows for one in comparisons),
-        largest_absolute=max(one.largest_absolute for one in comparisons),
+        inputs=" and ".join(dict.fromkeys(comparison.inputs for comparison in comparisons)),
+        rows=sum(comparison.rows for comparison in comparisons),
+        largest_absolute=max(comparison.largest_absolute for comparison in comparisons),
         largest_relative=largest.largest_relative,
         output=largest.output,
-        beyond_rows=sum(one.beyond_rows for one in comparisons),
-        changed_rows=sum(one.changed_rows for one in comparisons),
+        beyond_rows=sum(comparison.beyond_rows for comparison in comparisons),
+        changed_rows=sum(comparison.changed_rows for comparison in comparisons),
     )
 
 
@@ -132,36 +132,36 @@ def _are_scores(name: str, answers: Array) -> bool:
     return name != PREDICTION and answers.ndim == _MATRIX and answers.shape[1] > 1
 
 
-def _tie(want: Array, got: Array) -> Array:
+def _tie(expected: Array, actual: Array) -> Array:
     """Rows whose class, by `got`, is as likely in `want` as the likeliest one."""
-    best = want.max(axis=1)
-    chosen = np.take_along_axis(want, got.argmax(axis=1)[:, None], axis=1)[:, 0]
-    second = np.partition(want, -2, axis=1)[:, -2]
+    best = expected.max(axis=1)
+    chosen = np.take_along_axis(expected, actual.argmax(axis=1)[:, None], axis=1)[:, 0]
+    second = np.partition(expected, -2, axis=1)[:, -2]
     margin = _TIE_RATIO * np.abs(best)
     with np.errstate(invalid="ignore"):  # of infinities
         is_tie: Array = (best - chosen <= margin) & (best - second <= margin)
     return is_tie
 
 
-def _apart(want: Array, got: Array) -> tuple[Array, Array]:
+def _apart(expected: Array, actual: Array) -> tuple[Array, Array]:
     """Absolute and relative differences; equal infinities and not-a-numbers are none."""
-    wide_want, wide_got = want.astype(np.float64), got.astype(np.float64)
-    same = (wide_want == wide_got) | (np.isnan(wide_want) & np.isnan(wide_got))
+    wide_expected, wide_actual = expected.astype(np.float64), actual.astype(np.float64)
+    same = (wide_expected == wide_actual) | (np.isnan(wide_expected) & np.isnan(wide_actual))
     with np.errstate(invalid="ignore", over="ignore"):
-        apart = np.where(same, 0.0, np.abs(wide_got - wide_want))
-        apart[np.isnan(apart)] = np.inf  # a number on one side only
-        sizes = np.abs(wide_want)
+        difference = np.where(same, 0.0, np.abs(wide_actual - wide_expected))
+        difference[np.isnan(difference)] = np.inf  # a number on one side only
+        sizes = np.abs(wide_expected)
         finite = sizes[np.isfinite(sizes)]
         usual = float(np.median(finite)) if finite.size else 0.0
         scale = np.maximum(np.where(np.isfinite(sizes), sizes, 0.0), usual)
         tiny = float(np.finfo(np.float64).tiny)
-        ratio = np.where(same, 0.0, apart / np.maximum(scale, tiny))
-    return apart, ratio
+        ratio = np.where(same, 0.0, difference / np.maximum(scale, tiny))
+    return difference, ratio
 
 
-def _by_row(found: Array, rows: int) -> Array:
+def _by_row(mask: Array, rows: int) -> Array:
     """Whether something is found in each row."""
-    return np.asarray(np.asarray(found, bool).reshape(rows, -1).any(axis=1))
+    return np.asarray(np.asarray(mask, bool).reshape(rows, -1).any(axis=1))
 
 
 def _largest(array: Array) -> float:

@@ -62,9 +62,9 @@ def generated_inputs(
     """
     rng = np.random.default_rng(_SEED + draw)
     rows = _rows(signature, variable)
-    made = example_inputs(signature, rows=rows, variable=variable, seed=_SEED + draw)
+    inputs = example_inputs(signature, rows=rows, variable=variable, seed=_SEED + draw)
     for spec in signature.inputs:
-        array = made[spec.name]
+        array = inputs[spec.name]
         if spec.datatype.dtype.kind != "f":
             continue
         if thresholds and len(signature.inputs) == 1 and array.ndim == _MATRIX:
@@ -77,8 +77,8 @@ def generated_inputs(
             scale = 10.0 ** rng.uniform(-2, 3, (shape[0], *([1] * (len(shape) - 1))))
             array[2 * part :] = rng.normal(size=shape) * scale
         # A model that computes in FP32 is not to be blamed for digits that it cannot be told.
-        made[spec.name] = array.astype(np.float32).astype(array.dtype)
-    return made
+        inputs[spec.name] = array.astype(np.float32).astype(array.dtype)
+    return inputs
 
 
 def beside_thresholds(
@@ -124,29 +124,29 @@ def sizes_that_run(model: Model) -> tuple[int, ...]:
     signature = model.signature
     shapes = (spec.shape[1:] if signature.batched else spec.shape for spec in signature.inputs)
     sizes = VARIABLE_SIZES if any(VARIABLE in shape for shape in shapes) else VARIABLE_SIZES[:1]
-    found: list[int] = []
+    working: list[int] = []
     for size in sizes:
         try:
             model.run(example_inputs(signature, variable=size))
         except HeadraceError:
             continue
-        found.append(size)
-        if len(found) == _MOST_SIZES:
+        working.append(size)
+        if len(working) == _MOST_SIZES:
             break
-    if not found:
+    if not working:
         msg = "the model does not run on made-up inputs, so that nothing can be compared"
         raise UnsupportedModelError(msg)
-    return tuple(found)
+    return tuple(working)
 
 
 def with_missing(inputs: Tensors) -> Tensors:
     """Some of the rows, with values missing here and there; none where nothing can be missing."""
     rng = np.random.default_rng(_SEED + 1)
-    made = {name: array[:MISSING_ROWS].copy() for name, array in inputs.items()}
-    floats = [array for array in made.values() if array.dtype.kind == "f"]
+    copies = {name: array[:MISSING_ROWS].copy() for name, array in inputs.items()}
+    floats = [array for array in copies.values() if array.dtype.kind == "f"]
     for array in floats:
         array[rng.random(array.shape) < _MISSING_RATIO] = np.nan
-    return made if floats else {}
+    return copies if floats else {}
 
 
 def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx ships no types
@@ -154,7 +154,7 @@ def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx shi
 
     Empty where the graph computes something from its input first: then these are no inputs.
     """
-    found: dict[int, list[float]] = {}
+    thresholds: dict[int, list[float]] = {}
     inputs = {value.name for value in model.graph.input}
     passed_on = {"Cast", "Identity"}
     for node in model.graph.node:
@@ -164,26 +164,28 @@ def tree_thresholds(model: Any) -> dict[int, Array]:  # noqa: ANN401  # onnx shi
             continue
         if not set(node.input) <= inputs:
             return {}
-        told = {attribute.name: attribute for attribute in node.attribute}
-        for feature, value in _splits(told):
+        attributes = {attribute.name: attribute for attribute in node.attribute}
+        for feature, value in _splits(attributes):
             if math.isfinite(value) and value != _LARGEST:
-                found.setdefault(feature, []).append(value)
-    return {feature: np.unique(values) for feature, values in found.items()}
+                thresholds.setdefault(feature, []).append(value)
+    return {feature: np.unique(values) for feature, values in thresholds.items()}
 
 
-def _splits(told: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
+def _splits(attributes: Mapping[str, Any]) -> Iterator[tuple[int, float]]:
     """Features with what they are compared with, of one operator's attributes."""
-    if "nodes_featureids" not in told:
+    if "nodes_featureids" not in attributes:
         return
-    features = told["nodes_featureids"].ints
-    if "nodes_splits" in told:  # as ai.onnx.ml has it from 5 on, where leaves are no nodes
+    features = attributes["nodes_featureids"].ints
+    if "nodes_splits" in attributes:  # as ai.onnx.ml has it from 5 on, where leaves are no nodes
         from onnx import numpy_helper  # noqa: PLC0415  # an extra brings it
 
-        values = numpy_helper.to_array(told["nodes_splits"].t).ravel().tolist()
+        values = numpy_helper.to_array(attributes["nodes_splits"].t).ravel().tolist()
         yield from zip(features, values, strict=False)
-    elif "nodes_values" in told:
-        modes = told["nodes_modes"].strings
-        for feature, value, mode in zip(features, told["nodes_values"].floats, modes, strict=False):
+    elif "nodes_values" in attributes:
+        modes = attributes["nodes_modes"].strings
+        for feature, value, mode in zip(
+            features, attributes["nodes_values"].floats, modes, strict=False
+        ):
             if mode != b"LEAF":
                 yield feature, value
 
@@ -210,6 +212,6 @@ def _fill_matrix(array: Array, thresholds: Thresholds, rng: np.random.Generator)
             continue
         width = max(float(cuts[-1] - cuts[0]), abs(float(cuts[0])), 1e-3)
         edges = np.concatenate(([cuts[0] - width], cuts, [cuts[-1] + width]))
-        place = rng.integers(0, len(edges) - 1, rows)
-        low, high = edges[place], edges[place + 1]
+        segment = rng.integers(0, len(edges) - 1, rows)
+        low, high = edges[segment], edges[segment + 1]
         array[:, feature] = low + (high - low) * rng.uniform(0.1, 0.9, rows)

@@ -115,8 +115,12 @@ def source_runtime(path: Path, runtime: str = "") -> str:
     if name == "onnx":
         msg = f"{path} is ONNX already; push it without --convert"
     else:
-        known = ", ".join(convertible_runtimes())
-        msg = f"{path} is a model of the runtime '{name}', and those of {known} can be converted"
+        convertible = ", ".join(convertible_runtimes())
+        msg = (
+            f"{path} is a model of the runtime '{name}', which has no converter; models of "
+            f"{convertible} can be converted"
+        )
+
     raise UnsupportedModelError(msg)
 
 
@@ -149,10 +153,10 @@ def open_source(path: Path, runtime: str, *, allow_code: bool) -> ConversionSour
 
 def computes_in(signature: ModelSignature) -> Datatype:
     """The datatype that a network computes in, by what it takes and gives."""
-    found = {spec.datatype for spec in (*signature.inputs, *signature.outputs)}
-    if Datatype.FP16 in found:
+    datatypes = {spec.datatype for spec in (*signature.inputs, *signature.outputs)}
+    if Datatype.FP16 in datatypes:
         return Datatype.FP16
-    is_double = Datatype.FP64 in found and Datatype.FP32 not in found
+    is_double = Datatype.FP64 in datatypes and Datatype.FP32 not in datatypes
     return Datatype.FP64 if is_double else Datatype.FP32
 
 

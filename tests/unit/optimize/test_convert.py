@@ -313,7 +313,7 @@ def test_given_rows_are_compared_too(tmp_path: Path) -> None:
     path = tabular_models.lightgbm(tmp_path, "binary").path
     given = {"input": ROWS.astype(np.float64)}
 
-    _, conversion = made(path, given=given)
+    _, conversion = made(path, data_rows=given)
 
     assert conversion.differences.inputs.endswith(f"{len(ROWS)} given rows")
     assert conversion.computes is Datatype.FP64
@@ -324,7 +324,7 @@ def test_rows_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
     given = {"input": np.full((3, FEATURES), np.nan)}
 
     with pytest.raises(InvalidArgumentError, match="does not take the rows that were given"):
-        made(path, given=given)
+        made(path, data_rows=given)
 
 
 def test_a_version_keeps_where_it_comes_from(tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_a_version_keeps_where_it_comes_from(tmp_path: Path) -> None:
 
 def test_figures_of_a_version_are_those_of_the_rows_that_were_given(tmp_path: Path) -> None:
     path = tabular_models.xgboost(tmp_path, "binary").path
-    _, conversion = made(path, given={"input": ROWS})
+    _, conversion = made(path, data_rows={"input": ROWS})
 
     kept = conversion.metadata(digest="sha256:00", runtime="xgboost", filename="binary.json")  # type: ignore[arg-type]  # as good as a digest
 
@@ -358,7 +358,7 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"a\.onnx is ONNX already"):
         source_runtime(onnx)
-    with pytest.raises(UnsupportedModelError, match="'python', and those of catboost, lightgbm"):
+    with pytest.raises(UnsupportedModelError, match="'python', which has no converter; models of catboost, lightgbm"):
         source_runtime(python)
     assert convertible_runtimes() == (
         "catboost",

@@ -149,7 +149,7 @@ def newest_profile(model: str, home: Path) -> Profile:
     if not profiles:
         msg = f"'{model}' has no profile in {home}; make one: headrace profile {model}"
         raise FailedPreconditionError(msg)
-    return max(profiles, key=lambda profile: profile.at)
+    return max(profiles, key=lambda profile: profile.created_at)
 
 
 def profile_text(profile: Profile) -> "list[Text | str]":

@@ -83,11 +83,11 @@ def tuned(
         changed, filled = fill(entry, profile, cores=cores if is_here else None)
         endpoints.append(changed)
         lines.append(
-            f"{name}: {len(filled)} settings by the profile of {profile.at} of {model} "
+            f"{name}: {len(filled)} settings by the profile of {profile.created_at} of {model} "
             f"({profile.cores} cores of {profile.processor.name})"
         )
         lines += [
-            f"  {one.place} = {one.value}{f': {one.why}' if one.why else ''}" for one in filled
+            f"  {one.path} = {one.value}{f': {one.why}' if one.why else ''}" for one in filled
         ]
         if not is_here:
             lines.append(f"  whether the machine that serves {name} is alike is not known here")

@@ -167,7 +167,7 @@ def profile(
             digest=subject.digest,
             processor=this_processor(),
             cores=request.cores,
-            at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             headrace=headrace.__version__,
         )
     if save:

@@ -29,7 +29,7 @@ _EXACT: Final = 2**53
 _TRUTH: Final = {"true": 1.0, "false": 0.0}
 
 
-def label_column(table: ExampleTable, wish: str, *, inputs: Collection[str]) -> str | None:
+def label_column(table: ExampleTable, requested: str, *, inputs: Collection[str]) -> str | None:
     """The column of labels by its name; the last one, if all numbers, where none has a name.
 
     Args:
@@ -39,21 +39,22 @@ def label_column(table: ExampleTable, wish: str, *, inputs: Collection[str]) -> 
     Raises:
         InvalidArgumentError: There is none of the name that was wished, or several may be meant.
     """
-    if wish:
-        if wish not in table.columns:
-            msg = f"{table.path} has no column {wish!r} for the labels: {table.told()}"
+    if requested:
+        if requested not in table.columns:
+            present = table.describe_columns()
+            msg = f"{table.path} has no column {requested!r} for labels: it has {present}"
             raise InvalidArgumentError(msg)
-        return wish
+        return requested
     if not table.is_named:
         last = list(table.columns)[-1]
         has_others = len(table.columns) > 1
         return last if has_others and are_numbers(table.columns[last]) else None
-    found = [name for name in table.columns if name.casefold() in LABEL_NAMES]
-    found = [name for name in found if name not in inputs]
-    if len(found) > 1:
-        msg = f"{table.path}: {' and '.join(map(repr, found))} may be the labels; say which"
+    candidates = [name for name in table.columns if name.casefold() in LABEL_NAMES]
+    candidates = [name for name in candidates if name not in inputs]
+    if len(candidates) > 1:
+        msg = f"{table.path}: {' and '.join(map(repr, candidates))} may be the labels; say which"
         raise InvalidArgumentError(msg)
-    return found[0] if found else None
+    return candidates[0] if candidates else None
 
 
 def number_of(cell: object) -> float | None:
@@ -87,20 +88,20 @@ def labels_of(
     cells = table.columns[column]
     for row, cell in enumerate(cells):
         if cell is None or (isinstance(cell, str) and not cell.strip()):
-            raise table.wrong(row, f"no label in column {column!r}; add it or remove the line")
+            raise table.row_error(row, f"no label in column {column!r}; add it or remove the line")
     numbers = [number_of(cell) for cell in cells]
     odd = [row for row, number in enumerate(numbers) if number is None]
     if not odd:
         values = np.array(numbers, np.float64)
         endless = np.flatnonzero(~np.isfinite(values))
         if len(endless):
-            raise table.wrong(int(endless[0]), "the label is not a finite number")
+            raise table.row_error(int(endless[0]), "the label is not a finite number")
         return numbers_as_labels(values), ()
     if len(odd) < len(cells):
         shown = str(cells[odd[0]])[:40]
-        raise table.wrong(odd[0], f"label {shown!r} is no number, as others in {column!r} are")
+        raise table.row_error(odd[0], f"label {shown!r} is no number, as others in {column!r} are")
     if not all(isinstance(cell, str) for cell in cells):
-        raise table.wrong(0, f"column {column!r} holds neither numbers nor texts")
+        raise table.row_error(0, f"column {column!r} holds neither numbers nor texts")
     texts = [str(cell).strip() for cell in cells]
     if len(set(texts)) > min(MAX_CLASSES, max(len(texts) // 2, 2)):
         msg = (
@@ -123,8 +124,8 @@ def classes_named(texts: Sequence[str], signature: ModelSignature) -> tuple[Arra
     present = set(texts)
     declared = (names for names in signature.labels.values() if present <= set(names))
     names = next(declared, tuple(sorted(present)))
-    place = {name: number for number, name in enumerate(names)}
-    return np.array([place[text] for text in texts], np.int64), tuple(names)
+    numbers = {name: number for number, name in enumerate(names)}
+    return np.array([numbers[text] for text in texts], np.int64), tuple(names)
 
 
 _MATRIX: Final = 2
@@ -143,7 +144,7 @@ def named_inputs(table: ExampleTable, signature: ModelSignature) -> list[Tensors
             try:
                 requests[row][spec.name] = as_request(_array(cell, spec), spec, signature)
             except InvalidArgumentError as error:
-                raise table.wrong(row, str(error)) from None
+                raise table.row_error(row, str(error)) from None
     return requests
 
 
@@ -160,8 +161,8 @@ def matrix_inputs(
     wide = np.empty((len(table.lines), len(names)))
     for i, name in enumerate(names):
         wide[:, i] = _numbers(table, name, spec)
-    made = cast(wide, spec)
-    rows = stacked_rows({spec.name: made}, has_batch_axis=True)
+    matrix = cast(wide, spec)
+    rows = stacked_rows({spec.name: matrix}, has_batch_axis=True)
     if len(spec.shape) != _MATRIX:  # [F] or [N, F, 1]: as the model has it
         return [{spec.name: as_request(row[spec.name], spec, signature)} for row in rows], notes
     return rows, notes
@@ -177,9 +178,9 @@ def as_request(array: Array, spec: TensorSpec, signature: ModelSignature) -> Arr
     tried = [array, array[np.newaxis]]
     if VARIABLE not in inner and array.size == math.prod(inner):
         tried.append(array.reshape((1, *inner) if signature.batched else inner))
-    for one in tried:
-        if spec.fits(one.shape) and (not signature.batched or one.shape[0] == 1):
-            return np.asarray(one, order="C")
+    for candidate in tried:
+        if spec.fits(candidate.shape) and (not signature.batched or candidate.shape[0] == 1):
+            return np.asarray(candidate, order="C")
     shown = [size if size != VARIABLE else "any" for size in inner]
     msg = f"input '{spec.name}' takes {shown} a row, this is {list(array.shape)}"
     raise InvalidArgumentError(msg)
@@ -195,33 +196,33 @@ def cast(array: Array, spec: TensorSpec) -> Array:
         raise InvalidArgumentError(f"input '{spec.name}' takes {spec.datatype}, not {array.dtype}")
     dtype = spec.datatype.dtype
     with np.errstate(invalid="ignore", over="ignore"):
-        made = array.astype(dtype)
+        converted = array.astype(dtype)
         if dtype.kind == "f":
-            fits = np.isinf(made) <= np.isinf(array)
+            fits = np.isinf(converted) <= np.isinf(array)
         else:
-            fits = made.astype(array.dtype) == array
+            fits = converted.astype(array.dtype) == array
     if not fits.all():
         shown = array[~fits].reshape(-1)[0]
         raise InvalidArgumentError(f"input '{spec.name}': {shown:g} is no {spec.datatype}")
-    return made
+    return converted
 
 
 def _array(cell: object, spec: TensorSpec) -> Array:
     if spec.datatype is Datatype.BYTES:
         cells = np.array(cell, np.object_)
-        made = np.empty(cells.shape, np.object_)
-        for place in np.ndindex(cells.shape):
-            element = cells[place]
+        encoded = np.empty(cells.shape, np.object_)
+        for index in np.ndindex(cells.shape):
+            element = cells[index]
             if not isinstance(element, str | bytes | int | float):
                 raise InvalidArgumentError(f"input '{spec.name}' takes texts, not {element!r:.40}")
-            made[place] = element if isinstance(element, bytes) else str(element).encode()
-        return made
+            encoded[index] = element if isinstance(element, bytes) else str(element).encode()
+        return encoded
     if isinstance(cell, list):
         try:
-            found = np.array(cell)
+            values = np.array(cell)
         except ValueError:
             raise InvalidArgumentError(f"input '{spec.name}': rows differ in length") from None
-        return cast(found, spec)
+        return cast(values, spec)
     text = cell.strip() if isinstance(cell, str) else cell
     if isinstance(text, str | int) and spec.datatype.dtype.kind in "iu":
         try:
@@ -250,7 +251,7 @@ def _numbers(table: ExampleTable, name: str, spec: TensorSpec) -> Array:
         number = math.nan if is_missing and can_miss else number_of(cell)
         if number is None:
             shown = "nothing" if is_missing else repr(str(cell)[:40])
-            raise table.wrong(row, f"column {name!r}: {shown} is no {spec.datatype}")
+            raise table.row_error(row, f"column {name!r}: {shown} is no {spec.datatype}")
         values[row] = number
     return values
 
@@ -273,11 +274,13 @@ def _matrix_columns(
             others.remove(numbering[0])
             notes.append(f"column {numbering[0]!r} was taken for the rows' number, and left out")
     if len(others) != width:
-        said = f"column {label!r} is the label" if label else "no column was taken for the label"
+        label_note = (
+            f"column {label!r} is the label" if label else "no column was taken as the label"
+        )
         msg = (
-            f"input '{spec.name}' takes {width} numbers a row, and {table.path} has {len(others)} "
-            f"columns for it ({said}; {table.told()}); remove or add columns, or say which one "
-            "is the label"
+            f"input '{spec.name}' takes {width} numbers per row, and {table.path} has "
+            f"{len(others)} columns for it ({label_note}; {table.describe_columns()}); remove or "
+            "add columns, or name the label column"
         )
         raise InvalidArgumentError(msg)
     if table.is_named:
@@ -329,7 +332,9 @@ def takes_text(signature: ModelSignature) -> bool:
     return len(signature.inputs) == 1 and signature.inputs[0].datatype is Datatype.BYTES
 
 
-def text_columns(table: ExampleTable, wish: str, *, label: str | None) -> tuple[list[str], str]:
+def text_columns(
+    table: ExampleTable, requested: str, *, label: str | None
+) -> tuple[list[str], str]:
     """One column, or two for pairs of texts; and what to tell of the choice.
 
     Args:
@@ -339,28 +344,37 @@ def text_columns(table: ExampleTable, wish: str, *, label: str | None) -> tuple[
         InvalidArgumentError: There is none, or it is not clear which.
     """
     others = [name for name in table.columns if name != label]
-    if wish:
-        wished = [wish] if wish in table.columns else [name.strip() for name in wish.split(",")]
-        missing = [name for name in wished if name not in table.columns]
-        if missing or len(wished) > _PAIR:
-            told = f"no column {missing[0]!r}" if missing else "more than two columns of text"
-            raise InvalidArgumentError(f"{table.path}: {told}: {table.told()}")
-        return wished, ""
+    if requested:
+        names = (
+            [requested]
+            if requested in table.columns
+            else [name.strip() for name in requested.split(",")]
+        )
+        missing = [name for name in names if name not in table.columns]
+        if missing or len(names) > _PAIR:
+            problem = f"no column {missing[0]!r}" if missing else "more than two columns of text"
+            raise InvalidArgumentError(f"{table.path}: {problem}: {table.describe_columns()}")
+        return names, ""
     lower = {name.casefold(): name for name in reversed(others)}
     for pair in PAIR_NAMES:
         if table.is_named and set(pair) <= lower.keys():
             return [lower[name] for name in pair], ""
-    for known in TEXT_NAMES:
-        if table.is_named and known in lower:
-            return [lower[known]], ""
-    found = [name for name in others if not are_numbers(table.columns[name])]
-    if not 1 <= len(found) <= _PAIR:
-        many = "several columns of text" if found else "no column of text"
-        msg = f"{table.path} has {many} ({table.told()}); say which one, or two for pairs"
+    for usual_name in TEXT_NAMES:
+        if table.is_named and usual_name in lower:
+            return [lower[usual_name]], ""
+    candidates = [name for name in others if not are_numbers(table.columns[name])]
+    if not 1 <= len(candidates) <= _PAIR:
+        many = "several columns of text" if candidates else "no column of text"
+        msg = (
+            f"{table.path} has {many} ({table.describe_columns()}); say which one, or two for pairs"
+        )
         raise InvalidArgumentError(msg)
-    if len(found) == 1:
-        return found, f"column {found[0]!r} was taken for the texts"
-    return found, f"columns {found[0]!r} and {found[1]!r} were taken for pairs of texts"
+    if len(candidates) == 1:
+        return candidates, f"column {candidates[0]!r} was taken for the texts"
+    return (
+        candidates,
+        f"columns {candidates[0]!r} and {candidates[1]!r} were taken for pairs of texts",
+    )
 
 
 def numeric_rest(table: ExampleTable, texts: Collection[str]) -> str | None:
@@ -418,26 +432,28 @@ def token_inputs(
     requests: list[Tensors] = []
     try:
         for start in range(0, len(pairs), _AT_ONCE):
-            found = opened.encode_batch(pairs[start : start + _AT_ONCE])
-            requests += [_request(one, signature, filling) for one in found]
+            encodings = opened.encode_batch(pairs[start : start + _AT_ONCE])
+            requests += [_request(encoding, signature, filling) for encoding in encodings]
     except Exception as error:  # the library raises bare ones
         msg = f"{path} cannot tokenize the texts of {table.path}: {str(error)[:200]}"
         raise InvalidArgumentError(msg) from error
     empty = next(
         (
             row
-            for row, one in enumerate(requests)
-            if not min(int(array.shape[1]) for array in one.values())
+            for row, request in enumerate(requests)
+            if not min(int(array.shape[1]) for array in request.values())
         ),
         None,
     )
     if empty is not None:
-        raise table.wrong(empty, "the text has no tokens; correct or remove the line")
+        raise table.row_error(empty, "the text has no tokens; correct or remove the line")
     return requests
 
 
-def _request(found: "Encoding", signature: ModelSignature, filling: Mapping[str, int]) -> Tensors:
-    rows = {IDS: found.ids, MASK: found.attention_mask, TYPES: found.type_ids}
+def _request(
+    encoding: "Encoding", signature: ModelSignature, filling: Mapping[str, int]
+) -> Tensors:
+    rows = {IDS: encoding.ids, MASK: encoding.attention_mask, TYPES: encoding.type_ids}
     kinds = token_kinds(signature)
     return {
         spec.name: _row(rows[kinds[spec.name]], spec, filling[kinds[spec.name]])
@@ -453,11 +469,11 @@ def _row(values: Sequence[int], spec: TensorSpec, filling: int) -> Array:
 
 
 def _texts(table: ExampleTable, column: str) -> list[str]:
-    found = []
+    texts = []
     for row, cell in enumerate(table.columns[column]):
         if not isinstance(cell, str):
-            raise table.wrong(row, f"column {column!r} holds {cell!r:.40}, which is no text")
+            raise table.row_error(row, f"column {column!r} holds {cell!r:.40}, which is no text")
         if len(cell) > MAX_TEXT_BYTES:
-            raise table.wrong(row, f"the text has more than {MAX_TEXT_BYTES} characters")
-        found.append(cell)
-    return found
+            raise table.row_error(row, f"the text has more than {MAX_TEXT_BYTES} characters")
+        texts.append(cell)
+    return texts

@@ -32,8 +32,8 @@ class RowTexts(StrEnum):
 def apart(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
     """Requests of both texts, by requests of each."""
     return [
-        {**one, **{f"{name}{_SECOND}": array for name, array in other.items()}}
-        for one, other in zip(first, second, strict=True)
+        {**left, **{f"{name}{_SECOND}": array for name, array in right.items()}}
+        for left, right in zip(first, second, strict=True)
     ]
 
 
@@ -141,14 +141,14 @@ class Examples:
 
     def sha256(self) -> str:
         """Of inputs and labels, in their order: the same for the same content, however read."""
-        found = hashlib.sha256()
+        digest = hashlib.sha256()
         for request in self.inputs:
             for name in sorted(request):
-                _add(found, name, request[name])
+                _add(digest, name, request[name])
         if self.labels is not None:
-            _add(found, "", self.labels)
-        found.update(repr(self.names).encode())
-        return found.hexdigest()
+            _add(digest, "", self.labels)
+        digest.update(repr(self.names).encode())
+        return digest.hexdigest()
 
 
 def batches(examples: Examples, max_rows: int) -> Iterator[tuple[Array, Tensors]]:
@@ -168,7 +168,7 @@ def batches(examples: Examples, max_rows: int) -> Iterator[tuple[Array, Tensors]
     for number in np.random.default_rng(ORDER_SEED).permutation(len(parts)).tolist():
         part = parts[number]
         requests = [examples.inputs[index] for index in part]
-        together = {name: [one[name] for one in requests] for name in requests[0]}
+        together = {name: [request[name] for request in requests] for name in requests[0]}
         yield (
             np.array(part, np.int64),
             {
@@ -178,11 +178,11 @@ def batches(examples: Examples, max_rows: int) -> Iterator[tuple[Array, Tensors]
         )
 
 
-def _add(found: "hashlib._Hash", name: str, array: Array) -> None:
-    found.update(f"{name!r} {array.dtype.str} {array.shape};".encode())
+def _add(digest: "hashlib._Hash", name: str, array: Array) -> None:
+    digest.update(f"{name!r} {array.dtype.str} {array.shape};".encode())
     if array.dtype.kind != "O":
-        found.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).tobytes())
         return
     for element in array.reshape(-1).tolist():
         raw = element if isinstance(element, bytes) else str(element).encode()
-        found.update(len(raw).to_bytes(8, "little") + raw)
+        digest.update(len(raw).to_bytes(8, "little") + raw)

@@ -43,21 +43,21 @@ def pairs_of(base: ModelAnswers, candidate: ModelAnswers, output: str) -> tuple[
     """Examples that both answered in an output, by index, and the answers."""
     both = np.flatnonzero(base.has(output) & candidate.has(output))
     was, now = base.rows[output], candidate.rows.get(output, ())
-    found = ((was[i], now[i]) for i in both.tolist())
-    return both, [(a, b) for a, b in found if a is not None and b is not None]
+    answers = ((was[i], now[i]) for i in both.tolist())
+    return both, [(a, b) for a, b in answers if a is not None and b is not None]
 
 
 def only_rounding(base: ModelAnswers, candidate: ModelAnswers) -> bool:
     """Whether every number differs by rounding at most, and something has numbers to tell by."""
-    seen = False
+    has_numbers = False
     for name in base.rows:
         _, pairs = pairs_of(base, candidate, name)
         if not pairs or pairs[0][0].dtype.kind != "f":
             continue
         if any(was.shape != now.shape for was, now in pairs) or not _are_close(pairs):
             return False
-        seen = True
-    return seen
+        has_numbers = True
+    return has_numbers
 
 
 def chunks(pairs: Sequence[Pair]) -> Iterator[tuple[Array, Array, Array]]:
@@ -68,8 +68,8 @@ def chunks(pairs: Sequence[Pair]) -> Iterator[tuple[Array, Array, Array]]:
         if size < _AT_ONCE and end < len(pairs):
             continue
         part = pairs[start:end]
-        owner = np.repeat(np.arange(start, end), [one.size for one, _ in part])
-        yield _flat([one for one, _ in part]), _flat([one for _, one in part]), owner
+        owner = np.repeat(np.arange(start, end), [array.size for array, _ in part])
+        yield _flat([array for array, _ in part]), _flat([array for _, array in part]), owner
         start, size = end, 0
 
 
@@ -135,14 +135,14 @@ def compared(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Array]:
     errors, relative = _errors(pairs)
     overall = float(np.sqrt((errors**2).mean()))
     low, high, most = np.quantile(errors, _QUANTILES).tolist()
-    found = OutputFidelity(
+    fidelity = OutputFidelity(
         n=len(pairs),
         error_ratio=overall,
         quantiles=(low, high, most),
         agreement_ratio=ratio,
         largest_relative=relative,
     )
-    return found, same
+    return fidelity, same
 
 
 def tells_class(name: str, rows: Sequence[Array]) -> bool:
@@ -159,10 +159,10 @@ def tells_class(name: str, rows: Sequence[Array]) -> bool:
         return False
     if any(word in lower for word in _SCORES):
         return True
-    seen = [row.astype(np.float64) for row in rows[:_LOOKED_AT]]
-    if all((row >= 0).all() and _are_one(row.sum(axis=-1)) for row in seen):
+    samples = [row.astype(np.float64) for row in rows[:_LOOKED_AT]]
+    if all((row >= 0).all() and _are_one(row.sum(axis=-1)) for row in samples):
         return True
-    return first.ndim == 1 and not all(_are_one(np.linalg.norm(row)) for row in seen)
+    return first.ndim == 1 and not all(_are_one(np.linalg.norm(row)) for row in samples)
 
 
 def _are_one(values: Array | np.floating) -> bool:
@@ -193,15 +193,15 @@ def _errors(pairs: Sequence[Pair]) -> tuple[Array, float]:
     # Answers that are all the same have no spread: then their size is what there is.
     scale = np.sqrt(variance if variance > 1e-12 * mean_square else mean_square)
     usual = total / max(count * width, 1)
-    found, relative = np.zeros(len(pairs)), 0.0
+    squared_errors, relative = np.zeros(len(pairs)), 0.0
     for was, now, owner in chunks(pairs):
-        apart = np.where(np.isfinite(was), now - was, 0.0)
-        found += np.bincount(owner, apart**2, len(pairs))
+        difference = np.where(np.isfinite(was), now - was, 0.0)
+        squared_errors += np.bincount(owner, difference**2, len(pairs))
         sizes = np.maximum(np.abs(np.where(np.isfinite(was), was, np.inf)), usual)
-        told = np.abs(apart) / np.maximum(sizes, np.finfo(np.float64).tiny)
-        relative = max(relative, float(told.max(initial=0.0)))
+        ratios = np.abs(difference) / np.maximum(sizes, np.finfo(np.float64).tiny)
+        relative = max(relative, float(ratios.max(initial=0.0)))
     sizes = np.maximum([was.size for was, _ in pairs], 1)
-    errors = np.sqrt(found / sizes)
+    errors = np.sqrt(squared_errors / sizes)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(errors > 0, errors / scale, 0.0)
     return np.minimum(ratio, _MOST), min(relative, _MOST)
@@ -275,7 +275,7 @@ def measure_fidelity(
         share[indices] = np.minimum(share[indices], same)
     if problem:
         return Fidelity(passes=False, reason=f"{problem}; {WEAKER}")
-    n = max(one.n for one in outputs.values())
+    n = max(output.n for output in outputs.values())
     # Examples that were not compared count as the same above, and not at all here.
     changed = float((1.0 - share).sum()) / n
     return _decided(
@@ -291,7 +291,7 @@ def _decided(
     *,
     is_same: bool,
 ) -> Fidelity:
-    numbers = {name: one for name, one in outputs.items() if one.agreement_ratio is None}
+    numbers = {name: output for name, output in outputs.items() if output.agreement_ratio is None}
     worst = max(numbers, key=lambda name: numbers[name].error_ratio, default="")
     error = numbers[worst].error_ratio if worst else 0.0
     tells_class = len(numbers) < len(outputs)
@@ -313,20 +313,20 @@ def _decided(
         why = f"not enough examples: n = {n:,}, and about {needed:,} are needed"
     else:
         why = "within the limits"
-    told = [f"{agreement:.2%} of {n:,} answers agree"] if tells_class else [f"n = {n:,}"]
+    figures = [f"{agreement:.2%} of {n:,} answers agree"] if tells_class else [f"n = {n:,}"]
     if worst:
         low, high, most = numbers[worst].quantiles
-        told.append(
+        figures.append(
             f"output '{worst}' differs by {error:.1%} of its spread (half of the examples by "
             f"{low:.1%} at most, 95 % by {high:.1%}, all by {most:.1%})"
         )
     return Fidelity(
         passes=is_near and (is_same or n >= needed),
-        reason=f"{why}: {', '.join(told)}; {WEAKER}",
+        reason=f"{why}: {', '.join(figures)}; {WEAKER}",
         agreement_ratio=agreement,
         n=n,
         error_ratio=error,
-        largest_relative=max(one.largest_relative for one in outputs.values()),
+        largest_relative=max(output.largest_relative for output in outputs.values()),
         outputs=dict(outputs),
     )
 
@@ -354,8 +354,8 @@ def cosine_run(run: Run) -> Run:
     """Answers to pairs, `[rows]` cosines for each way to embed a text, by a model of one text."""
 
     def compared(pairs: Tensors) -> Tensors:
-        one, other = first_of(pairs), second_of(pairs)
-        first, second = (_embedded(run(texts), texts) for texts in (one, other))
+        first_texts, second_texts = first_of(pairs), second_of(pairs)
+        first, second = (_embedded(run(texts), texts) for texts in (first_texts, second_texts))
         if not first or first.keys() != second.keys():
             raise RuntimeFailedError("no output holds embeddings of the texts")
         return {name: _cosines(first[name], second[name]) for name in first}
@@ -368,22 +368,22 @@ def _embedded(answer: Tensors, texts: Tensors) -> Tensors:
     mask = next((texts[name] for name in _MASKS if name in texts), None)
     if mask is None:
         mask = np.ones_like(next(iter(texts.values())))
-    found: dict[str, Array] = {}
+    embeddings: dict[str, Array] = {}
     for name, array in answer.items():
         if array.dtype.kind != "f":
             continue
         if array.ndim == _TOKENS and array.shape[:2] == mask.shape:
             weights = mask[..., None].astype(np.float64)
-            found[f"{name}, mean"] = (array * weights).sum(axis=1) / weights.sum(axis=1)
-            found[f"{name}, first"] = array[:, 0, :].astype(np.float64)
+            embeddings[f"{name}, mean"] = (array * weights).sum(axis=1) / weights.sum(axis=1)
+            embeddings[f"{name}, first"] = array[:, 0, :].astype(np.float64)
         elif array.ndim == _ROWS and array.shape[1] > 1:
-            found[name] = array.astype(np.float64)
-    return found
+            embeddings[name] = array.astype(np.float64)
+    return embeddings
 
 
 def _cosines(first: Array, second: Array) -> Array:
     """`[rows]`; of an embedding of nothing, 0."""
     together = (first * second).sum(axis=1)
     sizes = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    found: Array = np.divide(together, sizes, out=np.zeros_like(together), where=sizes != 0)
-    return found
+    cosines: Array = np.divide(together, sizes, out=np.zeros_like(together), where=sizes != 0)
+    return cosines

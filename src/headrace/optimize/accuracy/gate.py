@@ -97,13 +97,13 @@ def judge(
     assert was is not None  # else it was broken
     assert now is not None
     truth = labels[chosen].astype(np.float64)
-    found = measured(truth, metric.read(was), metric.read(now), metric.metric, rng)
-    has_flips = found.metric is Metric.ACCURACY and found.agreement_ratio < 1.0
+    measurement = measured(truth, metric.read(was), metric.read(now), metric.metric, rng)
+    has_flips = measurement.metric is Metric.ACCURACY and measurement.agreement_ratio < 1.0
     is_same = not has_flips and only_rounding(base, candidate)
-    verdict = _decided(found, max_loss, is_same=is_same)
+    verdict = _decided(measurement, max_loss, is_same=is_same)
     if len(chosen) < base.n and candidate.stopped:
-        told = f"judged on {len(chosen):,} of {base.n:,} examples, as {candidate.stopped}"
-        return replace(verdict, warning="; ".join(filter(None, (verdict.warning, told))))
+        note = f"judged on {len(chosen):,} of {base.n:,} examples, as {candidate.stopped}"
+        return replace(verdict, warning="; ".join(filter(None, (verdict.warning, note))))
     return verdict
 
 
@@ -143,41 +143,41 @@ def is_hopeless(
     return bool(len(losses)) and float(losses.mean() - z * losses.std()) > max_loss
 
 
-def _decided(found: QualityVerdict, max_loss: float, *, is_same: bool) -> QualityVerdict:
+def _decided(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> QualityVerdict:
     """The rules 2 to 4, of what was measured."""
-    limit = said_loss(max_loss, found.metric)
-    if found.loss > 0 and found.p_value < SIGNIFICANCE:
-        within = f", though within {limit}" if found.loss_bound <= max_loss else ""
-        return because(found, f"it is worse, and not by chance{within}")
-    if found.loss > max_loss:
-        return because(found, f"it loses more than {limit}, if perhaps by chance")
-    is_bounded = found.loss_bound <= max_loss
-    would_be_seen = found.detectable_loss <= max_loss
-    has_enough = found.metric is Metric.ACCURACY or found.n >= LEAST_RESAMPLED
+    limit = said_loss(max_loss, measurement.metric)
+    if measurement.loss > 0 and measurement.p_value < SIGNIFICANCE:
+        within = f", though within {limit}" if measurement.loss_bound <= max_loss else ""
+        return because(measurement, f"it is worse, and not by chance{within}")
+    if measurement.loss > max_loss:
+        return because(measurement, f"it loses more than {limit}, if perhaps by chance")
+    is_bounded = measurement.loss_bound <= max_loss
+    would_be_seen = measurement.detectable_loss <= max_loss
+    has_enough = measurement.metric is Metric.ACCURACY or measurement.n >= LEAST_RESAMPLED
     if has_enough and (is_bounded or would_be_seen):
-        passed = because(replace(found, passes=True), "no significant loss")
+        passed = because(replace(measurement, passes=True), "no significant loss")
         if is_bounded:
             return passed
-        bound = said_loss(found.loss_bound, found.metric)
+        bound = said_loss(measurement.loss_bound, measurement.metric)
         warning = f"its loss is below {bound} with 95 % confidence, not below {limit}"
         return replace(passed, warning=warning)
-    needed = _needed(found, max_loss)
-    told = f"n = {found.n:,}, and a limit of {limit} needs "
-    told += f"about {needed:,}" if needed else "more than there can be"
+    needed = _needed(measurement, max_loss)
+    shortage = f"n = {measurement.n:,}, and a limit of {limit} needs "
+    shortage += f"about {needed:,}" if needed else "more than there can be"
     if is_same:
-        passed = because(replace(found, passes=True, needed=needed), "the same answers")
-        warning = f"not enough labels to prove it ({told}); all numbers differ by rounding only"
+        passed = because(replace(measurement, passes=True, needed=needed), "the same answers")
+        warning = f"not enough labels to prove it ({shortage}); all numbers differ by rounding only"
         return replace(passed, warning=warning)
-    return because(replace(found, needed=needed), f"not enough labels: {told}")
+    return because(replace(measurement, needed=needed), f"not enough labels: {shortage}")
 
 
-def _needed(found: QualityVerdict, max_loss: float) -> int | None:
-    if found.metric is Metric.ACCURACY:
-        changed = (found.lost + found.gained) / found.n
-        return needed_examples(changed, found.loss, max_loss)
-    if max_loss < found.detectable_loss * 1e-6:
+def _needed(measurement: QualityVerdict, max_loss: float) -> int | None:
+    if measurement.metric is Metric.ACCURACY:
+        changed = (measurement.lost + measurement.gained) / measurement.n
+        return needed_examples(changed, measurement.loss, max_loss)
+    if max_loss < measurement.detectable_loss * 1e-6:
         return None
-    by_test = found.n * (found.detectable_loss / max_loss) ** 2 if max_loss else 0.0
+    by_test = measurement.n * (measurement.detectable_loss / max_loss) ** 2 if max_loss else 0.0
     return max(LEAST_RESAMPLED, int(np.ceil(by_test)))
 
 
@@ -194,7 +194,7 @@ class GateTrial:
 
     answers: ModelAnswers
     verdict: QualityVerdict
-    asked: int
+    examples_used: int
     given_up: bool = False
     is_part: bool = False
 
@@ -227,20 +227,24 @@ def try_candidate(
     order = np.random.default_rng(ORDER_SEED).permutation(np.flatnonzero(base.has(metric.output)))
     total = len(order)
     until = total if most is None else min(most, total)
-    found, done = (begun.answers, begun.asked) if begun else (ModelAnswers(n=base.n, rows={}), 0)
+    merged, done = (
+        (begun.answers, begun.examples_used) if begun else (ModelAnswers(n=base.n, rows={}), 0)
+    )
     given_up = False
-    while done < until and not given_up and not found.stopped:
+    while done < until and not given_up and not merged.stopped:
         part = order[done : min(max(2 * done, FIRST_LOOK), until)]
         more = answers(run, examples, threads=threads, deadline=deadline, only=part)
-        found, done = found.merged(more), done + len(part)
-        if done < total or found.stopped:
-            given_up = is_hopeless(base, found, labels, metric=metric, max_loss=max_loss, rng=rng)
-    verdict = judge(base, found, labels, metric=metric, max_loss=max_loss, rng=rng)
-    is_part = not given_up and (done < total or bool(found.stopped))
+        merged, done = merged.merged(more), done + len(part)
+        if done < total or merged.stopped:
+            given_up = is_hopeless(base, merged, labels, metric=metric, max_loss=max_loss, rng=rng)
+    verdict = judge(base, merged, labels, metric=metric, max_loss=max_loss, rng=rng)
+    is_part = not given_up and (done < total or bool(merged.stopped))
     if given_up:
         why = f"given up after {done:,} of {total:,} examples, as {verdict.reason}"
         verdict = replace(verdict, passes=False, reason=why)
     elif is_part:
         what = f"on the first {verdict.n:,} of {total:,} examples, {figures(verdict)}"
         verdict = replace(verdict, reason=what)
-    return GateTrial(answers=found, verdict=verdict, asked=done, given_up=given_up, is_part=is_part)
+    return GateTrial(
+        answers=merged, verdict=verdict, examples_used=done, given_up=given_up, is_part=is_part
+    )

@@ -97,13 +97,13 @@ def answers(
         only: Examples that are asked, by index; None for all.
     """
     indices = np.arange(len(examples)) if only is None else np.asarray(only, np.int64)
-    asked = examples if only is None else examples.subset(indices)
+    selected = examples if only is None else examples.subset(indices)
     rows: dict[str, list[Array | None]] = {}
     failures: dict[int, str] = {}
     done = kept_bytes = 0
     stopped = ""
     parts = _run_all(
-        run, asked, max_rows=max_rows, threads=threads, is_stopped=lambda: bool(stopped)
+        run, selected, max_rows=max_rows, threads=threads, is_stopped=lambda: bool(stopped)
     )
     for part, outcomes in parts:
         for index, outcome in zip(indices[part].tolist(), outcomes, strict=True):
@@ -115,8 +115,8 @@ def answers(
                     rows.setdefault(name, [None] * len(examples))[index] = row
                     kept_bytes += row.nbytes
         done += len(part)
-        if deadline is not None and clock() >= deadline and done < len(asked):
-            stopped = f"time was up after {done:,} of {len(asked):,} examples"
+        if deadline is not None and clock() >= deadline and done < len(selected):
+            stopped = f"time was up after {done:,} of {len(selected):,} examples"
     return ModelAnswers(n=len(examples), rows=rows, failures=failures, stopped=stopped)
 
 
@@ -157,19 +157,19 @@ def _outcomes(
         if rows == 1:
             return [error]
     alone = ({name: array[i : i + 1] for name, array in inputs.items()} for i in range(rows))
-    return [outcome for one in alone for outcome in _outcomes(run, one, 1, batched=batched)]
+    return [outcome for request in alone for outcome in _outcomes(run, request, 1, batched=batched)]
 
 
-def _rows(found: Tensors, rows: int, *, batched: bool) -> list[Tensors | HeadraceError]:
+def _rows(outputs: Tensors, rows: int, *, batched: bool) -> list[Tensors | HeadraceError]:
     if not batched:
         return [
             {
                 name: array[0, ...] if array.shape[:1] == (1,) else array
-                for name, array in found.items()
+                for name, array in outputs.items()
             }
         ]
-    for name, array in found.items():
+    for name, array in outputs.items():
         if array.shape[:1] != (rows,):
             msg = f"output '{name}' has the shape {list(array.shape)} for {rows} rows"
             raise RuntimeFailedError(msg)
-    return [{name: array[i, ...] for name, array in found.items()} for i in range(rows)]
+    return [{name: array[i, ...] for name, array in outputs.items()} for i in range(rows)]

@@ -97,22 +97,28 @@ def read_npz(path: Path, signature: ModelSignature, *, label: str, limit: int) -
     sizes = {name: arrays[name].shape[0] if arrays[name].ndim else 0 for name in needed}
     total = min(sizes.values())
     if total != max(sizes.values()) or not total:
-        said = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise InvalidArgumentError(f"{path}: arrays have no or different numbers of rows: {said}")
+        sizes_text = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise InvalidArgumentError(
+            f"{path}: arrays have no or different numbers of rows: {sizes_text}"
+        )
     chosen = np.arange(total)
     notes = []
     if total > limit:
         chosen = np.sort(np.random.default_rng(SEED).choice(total, limit, replace=False))
         notes = [f"{limit:,} of {total:,} rows, drawn at random, the same every time"]
     rows = {spec.name: _rows(arrays[spec.name][chosen], spec, path) for spec in signature.inputs}
-    found = Examples(
+    examples = Examples(
         inputs=_requests(rows, signature, path), batched=signature.batched, notes=tuple(notes)
     )
     if not labelled:
-        return found
+        return examples
     labels, names = _labels(arrays[labelled][chosen], signature, path)
     return Examples(
-        inputs=found.inputs, labels=labels, names=names, batched=found.batched, notes=found.notes
+        inputs=examples.inputs,
+        labels=labels,
+        names=names,
+        batched=examples.batched,
+        notes=examples.notes,
     )
 
 
@@ -125,18 +131,18 @@ def _load(path: Path) -> dict[str, Array]:
             if sum(info.file_size for info in members) > MAX_FILE_BYTES:
                 msg = f"{path} unpacks to more than {MAX_FILE_BYTES >> 30} GiB; give a sample"
                 raise InvalidArgumentError(msg)
-            found = {}
+            arrays = {}
             for info in members:
                 with archive.open(info) as file:
                     _check_header(file, info.file_size)
                 with archive.open(info) as file:
                     name = info.filename.removesuffix(".npy")
-                    found[name] = np.lib.format.read_array(file, allow_pickle=False)
+                    arrays[name] = np.lib.format.read_array(file, allow_pickle=False)
     except _DAMAGED as error:
         raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
-    if not found:
+    if not arrays:
         raise InvalidArgumentError(f"{path} holds no arrays")
-    return found
+    return arrays
 
 
 def _check_header(file: IO[bytes], size_bytes: int) -> None:
@@ -158,17 +164,19 @@ def _check_header(file: IO[bytes], size_bytes: int) -> None:
         raise ValueError(msg)
 
 
-def _label_name(arrays: dict[str, Array], wish: str, signature: ModelSignature, path: Path) -> str:
-    if wish:
-        if wish not in arrays:
-            raise InvalidArgumentError(f"{path} has no array {wish!r}, only {_told(arrays)}")
-        return wish
+def _label_name(
+    arrays: dict[str, Array], requested: str, signature: ModelSignature, path: Path
+) -> str:
+    if requested:
+        if requested not in arrays:
+            raise InvalidArgumentError(f"{path} has no array {requested!r}, only {_told(arrays)}")
+        return requested
     inputs = {spec.name for spec in signature.inputs}
-    found = [n for n in arrays if n.casefold() in LABEL_NAMES and n not in inputs]
-    if len(found) > 1:
-        msg = f"{path}: {' and '.join(map(repr, found))} may be the labels; say which"
+    candidates = [n for n in arrays if n.casefold() in LABEL_NAMES and n not in inputs]
+    if len(candidates) > 1:
+        msg = f"{path}: {' and '.join(map(repr, candidates))} may be the labels; say which"
         raise InvalidArgumentError(msg)
-    return found[0] if found else ""
+    return candidates[0] if candidates else ""
 
 
 def _rows(array: Array, spec: TensorSpec, path: Path) -> Array:
@@ -179,10 +187,13 @@ def _rows(array: Array, spec: TensorSpec, path: Path) -> Array:
             raise InvalidArgumentError(f"{path}: {error}") from None
     if array.dtype.kind not in "SU":
         raise InvalidArgumentError(f"{path}: input '{spec.name}' takes texts, not {array.dtype}")
-    made = np.empty(array.shape, np.object_)
-    flat = [one if isinstance(one, bytes) else one.encode() for one in array.reshape(-1).tolist()]
-    made.reshape(-1)[:] = flat
-    return made
+    encoded = np.empty(array.shape, np.object_)
+    flat = [
+        value if isinstance(value, bytes) else value.encode()
+        for value in array.reshape(-1).tolist()
+    ]
+    encoded.reshape(-1)[:] = flat
+    return encoded
 
 
 def _requests(rows: dict[str, Array], signature: ModelSignature, path: Path) -> Sequence[Tensors]:
@@ -199,7 +210,7 @@ def _requests(rows: dict[str, Array], signature: ModelSignature, path: Path) -> 
             return stacked_rows(rows, has_batch_axis=False)
         # As many values a row, in another shape.
         shaped = {
-            name: rows[name].reshape(len(rows[name]), *one.shape) for name, one in first.items()
+            name: rows[name].reshape(len(rows[name]), *array.shape) for name, array in first.items()
         }
         return stacked_rows(shaped, has_batch_axis=False)
     except InvalidArgumentError as error:
@@ -250,14 +261,14 @@ def read_pictures(folder: Path, signature: ModelSignature, *, limit: int) -> Exa
     if len(paths) > limit:
         chosen = np.random.default_rng(SEED).choice(len(paths), limit, replace=False).tolist()
         notes = [f"{limit:,} of {len(paths):,} pictures, drawn at random, the same every time"]
-    kept = [paths[i] for i in sorted(chosen)]
-    if sum(path.stat().st_size for path in kept) > MAX_KEPT_BYTES:
+    sampled = [paths[i] for i in sorted(chosen)]
+    if sum(path.stat().st_size for path in sampled) > MAX_KEPT_BYTES:
         msg = f"{folder}: more than {MAX_KEPT_BYTES >> 20} MiB of pictures; set a smaller limit"
         raise InvalidArgumentError(msg)
-    labels, names = classes_named([path.parent.name for path in kept], signature)
+    labels, names = classes_named([path.parent.name for path in sampled], signature)
     requests = [
         {spec.name: as_request(np.array([path.read_bytes()], np.object_), spec, signature)}
-        for path in kept
+        for path in sampled
     ]
     return Examples(
         inputs=requests, labels=labels, names=names, batched=signature.batched, notes=tuple(notes)
@@ -265,16 +276,16 @@ def read_pictures(folder: Path, signature: ModelSignature, *, limit: int) -> Exa
 
 
 def _pictures(folder: Path) -> list[Path]:
-    found = []
+    paths = []
     for path in folder.glob("*/*"):
         if path.suffix.lower() in _SUFFIXES and path.is_file():
-            found.append(path)
-        if len(found) > _MAX_FILES:
+            paths.append(path)
+        if len(paths) > _MAX_FILES:
             raise InvalidArgumentError(f"{folder} holds more than {_MAX_FILES:,} pictures")
-    if not found:
+    if not paths:
         msg = f"{folder} holds no pictures in folders of their class, as in {folder}/cat/1.jpg"
         raise InvalidArgumentError(msg)
-    return sorted(found)
+    return sorted(paths)
 
 
 _FORMATS: Final = (
@@ -338,12 +349,12 @@ def read_labelled(
     table = _table(path, suffix, limit=limit, is_header=_header_rule(signature, wish))
     label = label_column(table, wish.label, inputs={spec.name for spec in signature.inputs})
     label, inputs, notes, texts = _inputs(table, label, signature, wish, beside)
-    told = (*notes, *_sampled(table))
-    found = Examples(inputs=inputs, batched=signature.batched, notes=told, texts=texts)
+    all_notes = (*notes, *_sampled(table))
+    examples = Examples(inputs=inputs, batched=signature.batched, notes=all_notes, texts=texts)
     if label is None:
-        return found
+        return examples
     labels, names = labels_of(table, label, signature)
-    return replace(found, labels=labels, names=names)
+    return replace(examples, labels=labels, names=names)
 
 
 def _table(path: Path, suffix: str, *, limit: int, is_header: IsHeader) -> ExampleTable:
@@ -377,10 +388,10 @@ def _inputs(
             notes += [_COSINES] if wish.is_apart else []
         return label, _text_inputs(table, columns, signature, wish, beside), notes, texts
     if len(signature.inputs) == 1:
-        requests, told = matrix_inputs(table, signature, label=label)
-        return label, requests, told, RowTexts.ONE
+        requests, column_notes = matrix_inputs(table, signature, label=label)
+        return label, requests, column_notes, RowTexts.ONE
     missing = ", ".join(sorted(names - table.columns.keys()))
-    msg = f"{table.path} has no column for input {missing}: {table.told()}"
+    msg = f"{table.path} has no column for input {missing}: {table.describe_columns()}"
     raise InvalidArgumentError(msg)
 
 
@@ -420,13 +431,15 @@ def _header_rule(signature: ModelSignature, wish: DataWish) -> IsHeader:
     """Names are known ones, or texts over numbers."""
     columns = [name for names in signature.columns.values() for name in names]
     inputs = [spec.name for spec in signature.inputs]
-    wished = [wish.label, wish.text, *wish.text.split(",")]
-    known = _KNOWN | {name.strip().casefold() for name in (*columns, *inputs, *wished)} - {""}
+    requested = [wish.label, wish.text, *wish.text.split(",")]
+    known_names = _KNOWN | {name.strip().casefold() for name in (*columns, *inputs, *requested)} - {
+        ""
+    }
     is_number: Callable[[str], bool] = lambda cell: number_of(cell) is not None  # noqa: E731  # short, and used twice
 
     def is_header(first: Sequence[str], second: Sequence[str]) -> bool:
         names = [cell.strip().casefold() for cell in first]
-        if any(name in known and not is_number(name) for name in names):
+        if any(name in known_names and not is_number(name) for name in names):
             return True
         if not second or len(first) != len(second) or any(map(is_number, first)):
             return False
@@ -448,11 +461,11 @@ def generated_examples(model: Model, signature: ModelSignature, n: int, seed: in
     Raises:
         UnsupportedModelError: It does not run on made-up inputs.
     """
-    made = _tokens(model, signature, n, seed) if takes_tokens(signature) else []
-    if not made:
+    requests = _tokens(model, signature, n, seed) if takes_tokens(signature) else []
+    if not requests:
         source = _generated(model, signature, seed)
-        made = [next(source) for _ in range(n)]
-    return Examples(inputs=made, batched=signature.batched, notes=(_NOTE,))
+        requests = [next(source) for _ in range(n)]
+    return Examples(inputs=requests, batched=signature.batched, notes=(_NOTE,))
 
 
 def _generated(model: Model, signature: ModelSignature, seed: int) -> Iterator[Tensors]:
@@ -461,32 +474,32 @@ def _generated(model: Model, signature: ModelSignature, seed: int) -> Iterator[T
     draw = 0
     while True:
         for size in sizes:
-            made = generated_inputs(signature, variable=size, draw=seed * 1_000 + draw)
+            inputs = generated_inputs(signature, variable=size, draw=seed * 1_000 + draw)
             draw += 1
             if not signature.batched:
-                yield made
+                yield inputs
                 continue
-            rows = len(next(iter(made.values())))
+            rows = len(next(iter(inputs.values())))
             for row in np.linspace(0, rows - 1, min(rows, 16), dtype=int).tolist():
-                yield {name: array[row : row + 1] for name, array in made.items()}
+                yield {name: array[row : row + 1] for name, array in inputs.items()}
 
 
 def _tokens(model: Model, signature: ModelSignature, n: int, seed: int) -> list[Tensors]:
     """Random tokens; none where the model runs on no vocabulary that is tried."""
     for size in _VOCABULARIES:
         rng = np.random.default_rng(seed)
-        made = [_request(signature, size, rng) for _ in range(n)]
-        highest = {name: array.copy() for name, array in made[0].items()} if made else {}
+        requests = [_request(signature, size, rng) for _ in range(n)]
+        highest = {name: array.copy() for name, array in requests[0].items()} if requests else {}
         for name, kind in token_kinds(signature).items():
             if kind == IDS and highest:
                 highest[name][...] = size - 1
         try:
-            for request in (highest, *made[:2]):
+            for request in (highest, *requests[:2]):
                 if request:
                     model.run(request)
         except HeadraceError:
             continue
-        return made
+        return requests
     return []
 
 
@@ -495,7 +508,7 @@ def _request(signature: ModelSignature, vocabulary: int, rng: np.random.Generato
     length = int(rng.integers(*_LENGTHS)) if not sizes else min(sizes)
     kinds = token_kinds(signature)
     first = min(_FIRST_WORD, vocabulary // 10)
-    made = {}
+    request = {}
     for spec in signature.inputs:
         size = length if spec.shape[1] == VARIABLE else spec.shape[1]
         row = np.zeros((1, size), spec.datatype.dtype)
@@ -503,5 +516,5 @@ def _request(signature: ModelSignature, vocabulary: int, rng: np.random.Generato
             row[0, :] = rng.integers(first, vocabulary, size)
         elif kinds[spec.name] == MASK:
             row[0, :] = 1
-        made[spec.name] = row
-    return made
+        request[spec.name] = row
+    return request

@@ -107,7 +107,7 @@ def bootstrap_losses(
     resamples = int(np.clip(_WORK // max(n, 1), _LEAST_RESAMPLES, _MOST_RESAMPLES))
     of_base = weighted_scores(metric, labels, base)
     of_candidate = weighted_scores(metric, labels, candidate)
-    found = []
+    chunks = []
     at_once = max(1, min(resamples, _AT_ONCE // n))
     with np.errstate(divide="ignore", invalid="ignore"):
         for start in range(0, resamples, at_once):
@@ -115,18 +115,18 @@ def bootstrap_losses(
             drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
             counts = np.bincount(drawn.reshape(-1), minlength=rows * n).reshape(rows, n)
             weights = counts.astype(np.float64)
-            found.append(metric.loss(of_base(weights), of_candidate(weights)))
-    losses = np.concatenate(found)
-    kept: Values = losses[~np.isnan(losses)]
-    return kept
+            chunks.append(metric.loss(of_base(weights), of_candidate(weights)))
+    losses = np.concatenate(chunks)
+    defined: Values = losses[~np.isnan(losses)]
+    return defined
 
 
 def _spread(weights: Values, values: Values) -> Values:
     """Weighted sum of squares about the weighted mean."""
     total = weights.sum(axis=1)
     mean = (weights * values).sum(axis=1) / total
-    found: Values = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
-    return found
+    squares: Values = (weights * (values - mean[:, None]) ** 2).sum(axis=1)
+    return squares
 
 
 def _correlation(weights: Values, first: Values, second: Values) -> Values:
@@ -134,11 +134,11 @@ def _correlation(weights: Values, first: Values, second: Values) -> Values:
     total = weights.sum(axis=1, keepdims=True)
     a = first - (weights * first).sum(axis=1, keepdims=True) / total
     b = second - (weights * second).sum(axis=1, keepdims=True) / total
-    together = (weights * a * b).sum(axis=1)
-    apart = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
+    covariance = (weights * a * b).sum(axis=1)
+    norm = np.sqrt((weights * a * a).sum(axis=1) * (weights * b * b).sum(axis=1))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Values = together / apart
-    return found
+        correlation: Values = covariance / norm
+    return correlation
 
 
 def _ranks(values: Values) -> Callable[[Values], Values]:
@@ -162,8 +162,8 @@ def _auc(weights: Values, ranks: Values, positive: NDArray[np.bool_]) -> Values:
     theirs = weights[:, ~positive].sum(axis=1)
     above = (weights * ranks)[:, positive].sum(axis=1) - ours * (ours + 1) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: Values = above / (ours * theirs)
-    return found
+        auc: Values = above / (ours * theirs)
+    return auc
 
 
 UNKNOWN: Final = -1.0
@@ -187,15 +187,17 @@ def class_reads(answers: Array, labels: Array, names: Sequence[str]) -> list[tup
     if width == 1 and answers.dtype.kind in "iub":
         return [(_plain, "output")]
     if width == 1 and answers.dtype.kind in "OSU" and names:
-        place = {name: float(number) for number, name in enumerate(names)}
-        return [(lambda found: _named(found, place), "the names in output")]
+        numbers = {name: float(number) for number, name in enumerate(names)}
+        return [(lambda outputs: _named(outputs, numbers), "the names in output")]
     if answers.dtype.kind != "f":
         return []
     present = set(np.unique(labels).tolist())
     if width == 1 and present in _TWO_CLASSES:
         in_unit = bool(((answers >= 0) & (answers <= 1)).all())
         cut, low = (_HALF if in_unit else 0.0), min(0.0, *present)
-        return [(lambda found: np.where(_plain(found) > cut, 1.0, low), f"above {cut:g} in output")]
+        return [
+            (lambda outputs: np.where(_plain(outputs) > cut, 1.0, low), f"above {cut:g} in output")
+        ]
     is_row = max(answers.shape[1:], default=1) == width
     if width > 1 and is_row and labels.min() >= 0 and labels.max() < width:
         return [(_largest, "the largest score in output")]
@@ -212,28 +214,28 @@ def value_reads(answers: Array) -> list[tuple[Read, str]]:
     return []
 
 
-def _plain(found: Array) -> Values:
-    values: Values = found.reshape(len(found)).astype(np.float64)
+def _plain(outputs: Array) -> Values:
+    values: Values = outputs.reshape(len(outputs)).astype(np.float64)
     return values
 
 
-def _largest(found: Array) -> Values:
-    classes: Values = found.reshape(len(found), -1).argmax(axis=1).astype(np.float64)
+def _largest(outputs: Array) -> Values:
+    classes: Values = outputs.reshape(len(outputs), -1).argmax(axis=1).astype(np.float64)
     return classes
 
 
-def _second_over_first(found: Array) -> Values:
-    two = found.reshape(len(found), _PAIR).astype(np.float64)
+def _second_over_first(outputs: Array) -> Values:
+    two = outputs.reshape(len(outputs), _PAIR).astype(np.float64)
     over: Values = two[:, 1] - two[:, 0]
     return over
 
 
-def _named(found: Array, place: Mapping[str, float]) -> Values:
+def _named(outputs: Array, numbers: Mapping[str, float]) -> Values:
     texts = [
-        one.decode(errors="replace") if isinstance(one, bytes) else str(one)
-        for one in found.reshape(len(found)).tolist()
+        value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+        for value in outputs.reshape(len(outputs)).tolist()
     ]
-    return np.array([place.get(text, UNKNOWN) for text in texts], np.float64)
+    return np.array([numbers.get(text, UNKNOWN) for text in texts], np.float64)
 
 
 _FLAWLESS: Final = 1 - 1e-9
@@ -270,7 +272,7 @@ def _best(fits: Iterable[_Fit]) -> _Fit:
 
 
 def choose_metric(
-    labels: Array, base: ModelAnswers, wish: str = "", *, names: Sequence[str] = ()
+    labels: Array, base: ModelAnswers, requested: str = "", *, names: Sequence[str] = ()
 ) -> MetricChoice:
     """What fits labels and answers best, by the answers of the baseline.
 
@@ -288,14 +290,14 @@ def choose_metric(
     Raises:
         InvalidArgumentError: No output fits, or the wish is none.
     """
-    wished, output = _parse(wish, base)
+    requested_metric, output = _parse(requested, base)
     if len(labels) != base.n:
         raise InvalidArgumentError(f"{len(labels)} labels for {base.n} examples")
     are_classes = labels.dtype.kind in "iu"
     outputs = [output] if output else list(base.rows)
-    asked = [wished] if wished else [Metric.ACCURACY] * are_classes
-    fits = [f for name in outputs for m in asked for f in _fits(name, m, labels, base, names)]
-    if wished is None and (not fits or not are_classes):
+    metrics = [requested_metric] if requested_metric else [Metric.ACCURACY] * are_classes
+    fits = [f for name in outputs for m in metrics for f in _fits(name, m, labels, base, names)]
+    if requested_metric is None and (not fits or not are_classes):
         by_value = (Metric.R2, Metric.SPEARMAN)
         values = [f for name in outputs for m in by_value for f in _fits(name, m, labels, base, ())]
         if values:
@@ -303,8 +305,8 @@ def choose_metric(
     if not fits:
         raise _no_fit(labels, base, outputs)
     baseline, best = _best(fits)
-    if wished:
-        return replace(best, why=f"{wished} of output '{best.output}', as asked")
+    if requested_metric:
+        return replace(best, why=f"{requested_metric} of output '{best.output}', as asked")
     return _with_rare_classes(baseline, best, labels, base)
 
 
@@ -323,16 +325,16 @@ def usual_metric(examples: Examples) -> Metric | None:
     return Metric.AUC if len(np.unique(labels)) == 2 else Metric.SPEARMAN  # noqa: PLR2004  # alike, or not
 
 
-def _parse(wish: str, base: ModelAnswers) -> tuple[Metric | None, str]:
-    if not wish:
+def _parse(requested: str, base: ModelAnswers) -> tuple[Metric | None, str]:
+    if not requested:
         return None, ""
-    first, _, second = wish.partition(":")
-    metric = next((one for one in Metric if one == first.strip().lower()), None)
-    output = second.strip() if metric else wish.strip()
+    first, _, second = requested.partition(":")
+    metric = next((member for member in Metric if member == first.strip().lower()), None)
+    output = second.strip() if metric else requested.strip()
     if output and output not in base.rows:
-        told = ", ".join(base.rows) or "none"
+        outputs = ", ".join(base.rows) or "none"
         metrics = ", ".join(Metric)
-        msg = f"{output!r} is no output ({told}) and no metric ({metrics}); say METRIC:OUTPUT"
+        msg = f"{output!r} is no output ({outputs}) and no metric ({metrics}); say METRIC:OUTPUT"
         raise InvalidArgumentError(msg)
     return metric, output
 
@@ -341,25 +343,29 @@ def _fits(
     name: str, metric: Metric, labels: Array, base: ModelAnswers, names: Sequence[str]
 ) -> list[_Fit]:
     """How an output can be read so that the metric is defined; empty if it cannot."""
-    known = np.flatnonzero(base.has(name))
-    stacked = base.stacked(name, known)
+    answered = np.flatnonzero(base.has(name))
+    stacked = base.stacked(name, answered)
     if stacked is None:
         return []
-    mine = labels[known]
-    reads = class_reads(stacked, mine, names) if metric is Metric.ACCURACY else value_reads(stacked)
-    found = []
-    if metric is Metric.AUC and len(np.unique(mine)) != 2:  # noqa: PLR2004  # AUC is of two classes
+    answered_labels = labels[answered]
+    reads = (
+        class_reads(stacked, answered_labels, names)
+        if metric is Metric.ACCURACY
+        else value_reads(stacked)
+    )
+    fits = []
+    if metric is Metric.AUC and len(np.unique(answered_labels)) != 2:  # noqa: PLR2004  # AUC is of two classes
         return []
     for read, how in reads:
         values = read(stacked)
         if not np.isfinite(values).all():
             continue
-        baseline = score(metric, mine.astype(np.float64), values)
+        baseline = score(metric, answered_labels.astype(np.float64), values)
         if not np.isnan(baseline):
             why = f"{metric} of {how} '{name}'"
             choice = MetricChoice(metric=metric, output=name, why=why, read=read)
-            found.append((baseline, choice))
-    return found
+            fits.append((baseline, choice))
+    return fits
 
 
 def _choose_value(fits: Sequence[_Fit]) -> MetricChoice:
@@ -393,9 +399,9 @@ def _with_rare_classes(
     _, counts = np.unique(labels, return_counts=True)
     most = float(counts.max() / counts.sum())
     if len(counts) == 2 and most > 1 - RARE_RATIO:  # noqa: PLR2004  # two classes
-        found = [f for name in base.rows for f in _fits(name, Metric.AUC, labels, base, ())]
-        if found:
-            _, auc = _best(found)
+        fits = [f for name in base.rows for f in _fits(name, Metric.AUC, labels, base, ())]
+        if fits:
+            _, auc = _best(fits)
             why = (
                 f"area under the ROC curve of output '{auc.output}': only {1 - most:.1%} "
                 "of the labels are of the rarer class, which accuracy hardly sees"
@@ -412,17 +418,17 @@ def _with_rare_classes(
 
 def _no_fit(labels: Array, base: ModelAnswers, outputs: Sequence[str]) -> InvalidArgumentError:
     kind = "classes" if labels.dtype.kind in "iu" else "values"
-    told = []
+    shapes = []
     for name in outputs:
         stacked = base.stacked(name, np.flatnonzero(base.has(name)))
         shape = (
             "of varying shape" if stacked is None else f"{stacked.dtype} {list(stacked.shape[1:])}"
         )
-        told.append(f"{name} ({shape} a row)")
+        shapes.append(f"{name} ({shape} a row)")
     span = f"{labels.min():g} to {labels.max():g}" if len(labels) else "none"
     msg = (
         f"no output answers with what the labels are ({kind}, {span}): "
-        f"{', '.join(told) or 'the model answered nothing'}; check the labels, or name a metric "
+        f"{', '.join(shapes) or 'the model answered nothing'}; check the labels, or name a metric "
         "and output (METRIC:OUTPUT)"
     )
     return InvalidArgumentError(msg)

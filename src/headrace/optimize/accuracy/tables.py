@@ -49,11 +49,11 @@ class ExampleTable:
     rows: int
     is_named: bool
 
-    def wrong(self, row: int, message: str) -> InvalidArgumentError:
+    def row_error(self, row: int, message: str) -> InvalidArgumentError:
         """The error for a row that cannot be used."""
         return InvalidArgumentError(f"{self.path}, line {self.lines[row]}: {message}")
 
-    def told(self) -> str:
+    def describe_columns(self) -> str:
         """Its columns, for people."""
         shown = 12
         listed = list(self.columns)
@@ -79,13 +79,13 @@ class RowSampler:
     def offer(self, line: int, cells: Cells, size_bytes: int) -> None:
         """Keep a row, or not."""
         self.seen += 1
-        place = len(self._kept)
+        position = len(self._kept)
         if self.seen > self._limit:
-            place = int(self._rng.integers(self.seen))
-            if place >= self._limit:
+            position = int(self._rng.integers(self.seen))
+            if position >= self._limit:
                 return
-            self._bytes -= self._kept[place][2]
-        self._kept[place : place + 1] = [(line, cells, size_bytes)]
+            self._bytes -= self._kept[position][2]
+        self._kept[position : position + 1] = [(line, cells, size_bytes)]
         self._bytes += size_bytes
         if self._bytes > MAX_KEPT_BYTES:
             msg = (
@@ -99,11 +99,11 @@ class RowSampler:
         if not self._kept:
             msg = f"{self._path} holds no rows; each line is one example, with its label"
             raise InvalidArgumentError(msg)
-        kept = sorted(self._kept, key=lambda row: row[0])
+        rows = sorted(self._kept, key=lambda row: row[0])
         return ExampleTable(
             path=self._path,
-            columns={name: [row[1][i] for row in kept] for i, name in enumerate(names)},
-            lines=[row[0] for row in kept],
+            columns={name: [row[1][i] for row in rows] for i, name in enumerate(names)},
+            lines=[row[0] for row in rows],
             rows=self.seen,
             is_named=is_named,
         )
@@ -172,8 +172,8 @@ def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> ExampleTab
         names = _names(ahead[0][1], path) if is_named else []
         width = len(names) if is_named else _usual_width(ahead, has_tabs=not is_csv)
         sample = RowSampler(path, limit)
-        for number, found in chain(ahead[is_named:], rows):
-            cells = found
+        for number, values in chain(ahead[is_named:], rows):
+            cells = values
             if len(cells) == width - 1 and not is_csv and not is_named:
                 cells = _split_at_space(cells)
             if len(cells) != width:
@@ -191,20 +191,22 @@ def read_separated(path: Path, *, limit: int, is_header: IsHeader) -> ExampleTab
 def _csv_rows(lines: Iterable[tuple[int, str]], path: Path) -> Iterator[tuple[int, list[str]]]:
     numbered = iter(lines)
     first = next(numbered, (1, ""))
-    at = [first[0]]
+    current_line = [first[0]]
 
     def plain() -> Iterator[str]:
         for number, line in chain([first], numbered):
-            at[0] = number
+            current_line[0] = number
             yield line
 
     separators = [mark for mark in ",;\t" if mark in first[1]] or [","]
     try:
         for cells in csv.reader(plain(), strict=True, delimiter=separators[0]):
             if any(cell.strip() for cell in cells):
-                yield at[0], cells
+                yield current_line[0], cells
     except csv.Error as error:
-        msg = f"{path}, line {at[0]}: {error}; quote texts as CSV does, or use tabs (.tsv)"
+        msg = (
+            f"{path}, line {current_line[0]}: {error}; quote texts as CSV does, or use tabs (.tsv)"
+        )
         raise InvalidArgumentError(msg) from None
 
 
@@ -222,8 +224,8 @@ def _usual_width(rows: Sequence[tuple[int, list[str]]], *, has_tabs: bool) -> in
 
 
 def _split_at_space(cells: list[str]) -> list[str]:
-    found = _LABEL_AFTER_SPACE.match(cells[-1].rstrip())
-    return [*cells[:-1], *found.groups()] if found else cells
+    match = _LABEL_AFTER_SPACE.match(cells[-1].rstrip())
+    return [*cells[:-1], *match.groups()] if match else cells
 
 
 def _names(cells: Sequence[str], path: Path) -> list[str]:

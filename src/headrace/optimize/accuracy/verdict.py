@@ -78,10 +78,10 @@ def figures(verdict: QualityVerdict) -> str:
     metric = verdict.metric
     what = f"{_value(verdict.base_accuracy, metric)} to {_value(verdict.accuracy, metric)} {metric}"
     flips = f"{verdict.lost} lost, {verdict.gained} gained of {verdict.n:,}"
-    told = flips if metric is Metric.ACCURACY else f"n = {verdict.n:,}"
+    detail = flips if metric is Metric.ACCURACY else f"n = {verdict.n:,}"
     return (
         f"{what}, a loss of {said_loss(verdict.loss, metric)} "
-        f"[{low * 100:+.2f}, {high * 100:+.2f}] (p = {verdict.p_value:.2g}; {told}; a loss of "
+        f"[{low * 100:+.2f}, {high * 100:+.2f}] (p = {verdict.p_value:.2g}; {detail}; a loss of "
         f"{said_loss(verdict.detectable_loss, metric)} would be seen in four of five cases)"
     )
 
@@ -189,10 +189,10 @@ def _score(loss: float, lost: int, gained: int, n: int) -> float:
     c = -gained * loss * (1 - loss)
     gain_ratio = (math.sqrt(max(b * b - 8 * n * c, 0.0)) - b) / (4 * n)
     variance = n * (2 * gain_ratio + loss * (1 - loss))
-    apart = lost - gained - n * loss
+    distance = lost - gained - n * loss
     if variance <= 0:
-        return 0.0 if apart == 0 else math.copysign(math.inf, apart)
-    return apart / math.sqrt(variance)
+        return 0.0 if distance == 0 else math.copysign(math.inf, distance)
+    return distance / math.sqrt(variance)
 
 
 LEAST_RESAMPLED: Final = 30

@@ -77,11 +77,11 @@ class Conversion:
         }
         if self.beside is not None:
             about["differs_beside_thresholds"] = f"{self.beside.beyond_rows} of {self.beside.rows}"
-        if (found := self.on_data) is not None:
+        if (on_data := self.on_data) is not None:
             about |= {
-                "largest_absolute_difference": f"{found.largest_absolute:.3g}",
-                "largest_relative_difference": f"{found.largest_relative:.3g}",
-                "changed_class_ratio": f"{found.changed_ratio:.3g}",
+                "largest_absolute_difference": f"{on_data.largest_absolute:.3g}",
+                "largest_relative_difference": f"{on_data.largest_relative:.3g}",
+                "changed_class_ratio": f"{on_data.changed_ratio:.3g}",
             }
         return about
 
@@ -106,20 +106,26 @@ class _Attempt:
 
     way: Way
     opset: int
-    found: list[tuple[_Rows, Comparison]]
+    comparisons: list[tuple[_Rows, Comparison]]
     limits: DifferenceLimits
 
     def problem(self, *, fine: bool) -> str:
         """Why the differences are too large; of values that only FP64 holds, if `fine`."""
         problems = (
-            one.problem(self.limits) for rows, one in self.found if fine or not rows.is_fine
+            comparison.problem(self.limits)
+            for rows, comparison in self.comparisons
+            if fine or not rows.is_fine
         )
         return next((why for why in problems if why), "")
 
     def as_conversion(self, source: ConversionSource) -> Conversion:
         """What is kept of it."""
-        given = [one for rows, one in self.found if rows.is_given]
-        fine = [one for rows, one in self.found if rows.is_fine and one.problem(self.limits)]
+        on_data = [comparison for rows, comparison in self.comparisons if rows.is_given]
+        fine = [
+            comparison
+            for rows, comparison in self.comparisons
+            if rows.is_fine and comparison.problem(self.limits)
+        ]
         return Conversion(
             converter=self.way.converter or source.converter,
             library=source.library,
@@ -127,8 +133,10 @@ class _Attempt:
             computes=self.way.computes,
             tolerance=self.limits.tolerance,
             max_changed_ratio=self.limits.max_changed_ratio,
-            differences=worst([one for _, one in self.found if one not in fine]),
-            on_data=worst(given) if given else None,
+            differences=worst(
+                [comparison for _, comparison in self.comparisons if comparison not in fine]
+            ),
+            on_data=worst(on_data) if on_data else None,
             beside=worst(fine) if fine else None,
         )
 
@@ -137,7 +145,7 @@ def convert(
     source: ConversionSource,
     target: Path,
     *,
-    given: Tensors | None = None,
+    data_rows: Tensors | None = None,
     tolerance: float | None = None,
     max_changed_ratio: float,
     no_missing: bool = False,
@@ -163,7 +171,7 @@ def convert(
             max_changed_ratio=max_changed_ratio,
         )
         try:
-            attempt = _tried(source, way, target, given, limits, no_missing=no_missing)
+            attempt = _tried(source, way, target, data_rows, limits, no_missing=no_missing)
         except UnsupportedModelError as error:
             problems.append(str(error))
             continue
@@ -171,7 +179,9 @@ def convert(
             return attempt.as_conversion(source)
         if why := attempt.problem(fine=False):
             hint = (
-                _NO_MISSING if _MISSING in why and not attempt.found[0][1].problem(limits) else ""
+                _NO_MISSING
+                if _MISSING in why and not attempt.comparisons[0][1].problem(limits)
+                else ""
             )
             problems.append(
                 f"converted to compute in {way.computes} it answers differently: {why}{hint}"
@@ -187,15 +197,15 @@ def convert(
         target.write_bytes(coarse[1])
         return coarse[0].as_conversion(source)
     target.unlink(missing_ok=True)
-    said = "; ".join(dict.fromkeys(problems))  # often one reason in both datatypes
-    raise UnsupportedModelError(f"{said}. {source.hint}" if source.hint else said)
+    message = "; ".join(dict.fromkeys(problems))  # often one reason in both datatypes
+    raise UnsupportedModelError(f"{message}. {source.hint}" if source.hint else message)
 
 
 def _tried(
     source: ConversionSource,
     way: Way,
     target: Path,
-    given: Tensors | None,
+    data_rows: Tensors | None,
     limits: DifferenceLimits,
     *,
     no_missing: bool,
@@ -208,46 +218,48 @@ def _tried(
     try:
         graph = like_its_source(way.convert(), signature)
         target.write_bytes(graph.SerializeToString(deterministic=True))
-        made = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
+        converted = get_runtime("onnx").load(target, LoadOptions(device="cpu"))
     except HeadraceError:
         raise
     except Exception as error:
         # Converters fail in all ways; theirs is no bug of ours.
-        said = f"{type(error).__name__}: {reason_of(error)}"
-        raise UnsupportedModelError(f"{by} {_CANNOT}: {said}") from error
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise UnsupportedModelError(f"{by} {_CANNOT}: {reason}") from error
     try:
-        asked = _asked(source, graph, given, no_missing=no_missing or not source.takes_missing)
-        found = [
+        row_sets = _asked(
+            source, graph, data_rows, no_missing=no_missing or not source.takes_missing
+        )
+        comparisons = [
             (
                 rows,
                 compare(
                     signature,
                     rows.want,
-                    _converted_answers(made, signature, rows.inputs, rows.what),
+                    _converted_answers(converted, signature, rows.inputs, rows.what),
                     inputs=rows.what,
                     tolerance=limits.tolerance,
                 ),
             )
-            for rows in asked
+            for rows in row_sets
         ]
     finally:
-        made.close()
-    return _Attempt(way=way, opset=plain_opset(graph), found=found, limits=limits)
+        converted.close()
+    return _Attempt(way=way, opset=plain_opset(graph), comparisons=comparisons, limits=limits)
 
 
 def _asked(
-    source: ConversionSource, graph: Graph, given: Tensors | None, *, no_missing: bool
+    source: ConversionSource, graph: Graph, data_rows: Tensors | None, *, no_missing: bool
 ) -> list[_Rows]:
     """What both models are asked, and what the source answers."""
     model, signature = source.model, source.model.signature
     thresholds = {**tree_thresholds(graph), **source.thresholds}
-    asked = [
+    row_sets = [
         _Rows(what=what, inputs=inputs, want=model.run(inputs))
         for what, inputs in _made_up(model, thresholds)
     ]
     if thresholds and signature.batched and len(signature.inputs) == 1:
-        asked += _beside(model, thresholds)
-    missing = {} if no_missing or not signature.batched else with_missing(asked[0].inputs)
+        row_sets += _beside(model, thresholds)
+    missing = {} if no_missing or not signature.batched else with_missing(row_sets[0].inputs)
     if missing:
         try:
             answers = model.run(missing)
@@ -255,12 +267,12 @@ def _asked(
             pass  # it knows no missing values, and says so to callers
         else:
             what = f"{_rows(signature, missing)} {_MISSING}"
-            asked.append(_Rows(what=what, inputs=missing, want=answers))
-    if given is not None:
-        what = f"{_rows(signature, given)} given rows"
-        want = _answers(model, given)
-        asked.append(_Rows(what=what, inputs=given, want=want, is_given=True))
-    return asked
+            row_sets.append(_Rows(what=what, inputs=missing, want=answers))
+    if data_rows is not None:
+        what = f"{_rows(signature, data_rows)} given rows"
+        want = _answers(model, data_rows)
+        row_sets.append(_Rows(what=what, inputs=data_rows, want=want, is_given=True))
+    return row_sets
 
 
 def _beside(model: Model, thresholds: Thresholds) -> Iterator[_Rows]:
@@ -286,24 +298,24 @@ def _made_up(model: Model, thresholds: Thresholds) -> Iterator[tuple[str, Tensor
     for size in sizes:
         with_size = f" of size {size}" if len(sizes) > 1 else ""
         for draw in range(1 if signature.batched else _REQUESTS):
-            made = generated_inputs(signature, variable=size, thresholds=thresholds, draw=draw)
-            what = f"{_rows(signature, made)} made-up rows" if signature.batched else _ALONE
-            yield f"{what}{with_size}", made
+            inputs = generated_inputs(signature, variable=size, thresholds=thresholds, draw=draw)
+            what = f"{_rows(signature, inputs)} made-up rows" if signature.batched else _ALONE
+            yield f"{what}{with_size}", inputs
 
 
 def _converted_answers(
-    made: Model, signature: ModelSignature, inputs: Tensors, what: str
+    converted: Model, signature: ModelSignature, inputs: Tensors, what: str
 ) -> Tensors:
     try:
-        return made.run(inputs, [spec.name for spec in signature.outputs])
+        return converted.run(inputs, [spec.name for spec in signature.outputs])
     except HeadraceError as error:
         msg = f"converted, it fails on {what}: {error}"
         raise UnsupportedModelError(msg) from error
 
 
-def _answers(model: Model, given: Tensors) -> Tensors:
+def _answers(model: Model, data_rows: Tensors) -> Tensors:
     try:
-        return model.run(given)
+        return model.run(data_rows)
     except HeadraceError as error:
         msg = f"the model does not take the rows that were given: {error}"
         raise InvalidArgumentError(msg) from error

@@ -51,8 +51,8 @@ def like_its_source(model: Graph, signature: ModelSignature) -> Graph:
                 graph.output.insert(i, tensor)
     # Each domain once, and the plain one in any case.
     versions: dict[str, int] = {"": plain_opset(model)}
-    for one in model.opset_import:
-        versions[one.domain] = max(one.version, versions.get(one.domain, 0))
+    for opset in model.opset_import:
+        versions[opset.domain] = max(opset.version, versions.get(opset.domain, 0))
     del model.opset_import[:]
     model.opset_import.extend(helper.make_opsetid(*item) for item in versions.items())
     model.ir_version = max(model.ir_version, helper.find_min_ir_version_for(model.opset_import))
@@ -93,7 +93,9 @@ def check_operators(model: Graph) -> None:
 
 def plain_opset(model: Graph) -> int:
     """The version of ONNX's own operators that a graph is written in."""
-    return max((one.version for one in model.opset_import if one.domain == ""), default=_OPSET)
+    return max(
+        (opset.version for opset in model.opset_import if opset.domain == ""), default=_OPSET
+    )
 
 
 def _as_declared(name: str, spec: TensorSpec, constants: list[Graph]) -> list[Graph]:
@@ -119,7 +121,7 @@ def _value(spec: TensorSpec) -> Graph:
     return helper.make_tensor_value_info(spec.name, _TYPES[spec.datatype], sizes)
 
 
-def _check_count(what: str, got: int, want: int) -> None:
-    if got != want:
-        msg = f"the converter gives {got} {what}, and the model has {want}"
+def _check_count(what: str, actual: int, expected: int) -> None:
+    if actual != expected:
+        msg = f"the converter gives {actual} {what}, and the model has {expected}"
         raise UnsupportedModelError(msg)

@@ -83,7 +83,7 @@ def outcome(request: ConvertRequest, folder: Path) -> ConvertResult:
         conversion = convert(
             source,
             folder / MODEL,
-            given=_given(folder / GIVEN),
+            data_rows=_data_rows(folder / GIVEN),
             tolerance=request.tolerance,
             max_changed_ratio=request.max_changed_ratio,
             no_missing=request.no_missing,
@@ -101,7 +101,7 @@ def outcome(request: ConvertRequest, folder: Path) -> ConvertResult:
     return ConvertResult(signature=signature, conversion=conversion)
 
 
-def _given(file: Path) -> Tensors | None:
+def _data_rows(file: Path) -> Tensors | None:
     if not file.exists():
         return None
     with np.load(file, allow_pickle=False) as loaded:

@@ -94,11 +94,11 @@ def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Mode
     types = import_converter("skl2onnx.common.data_types")
     tensor = types.DoubleTensorType if kind is Datatype.FP64 else types.FloatTensorType
     (spec,) = model.signature.inputs
-    given = [(INPUT, tensor([None, spec.shape[1]]))]
+    input_types = [(INPUT, tensor([None, spec.shape[1]]))]
     options: Any = {"zipmap": False}
     try:
         with np.errstate(over="ignore"):  # skl2onnx looks for the neighbors of thresholds
-            graph = _with_options(tools, estimator, given, {id(estimator): options})
+            graph = _with_options(tools, estimator, input_types, {id(estimator): options})
     except Exception as error:
         # Converters are registered by anybody, and fail as they like.
         what = f"{type(error).__name__}: {reason_of(error)}"
@@ -112,10 +112,14 @@ def _convert(path: Path, tools: Any, estimator: Any, kind: Datatype, model: Mode
     return graph
 
 
-def _with_options(tools: Any, estimator: Any, given: Any, options: Any) -> Graph:  # noqa: ANN401  # ship no types
+def _with_options(tools: Any, estimator: Any, input_types: Any, options: Any) -> Graph:  # noqa: ANN401  # ship no types
     """Converted with `options` or, if it has none of them, without."""
     convert = partial(
-        tools.convert_sklearn, estimator, name="model", initial_types=given, target_opset=OPSET
+        tools.convert_sklearn,
+        estimator,
+        name="model",
+        initial_types=input_types,
+        target_opset=OPSET,
     )
     try:
         return convert(options=options)
@@ -128,7 +132,7 @@ def _round_first(graph: Graph) -> None:
     onnx = import_converter("onnx")
     (name,) = (value.name for value in graph.graph.input)
     for node in graph.graph.node:
-        node.input[:] = [f"{name}_rounded" if one == name else one for one in node.input]
+        node.input[:] = [f"{name}_rounded" if tensor == name else tensor for tensor in node.input]
     for source, target, kind in (
         (f"{name}_narrow", f"{name}_rounded", onnx.TensorProto.DOUBLE),
         (name, f"{name}_narrow", onnx.TensorProto.FLOAT),
@@ -140,7 +144,7 @@ def _send_missing_values(graph: Graph, estimator: Any) -> None:  # noqa: ANN401 
     """Send missing values where scikit-learn's trees send them, which skl2onnx leaves out."""
     if "BaseGradientBoosting" in (base.__name__ for base in type(estimator).__mro__):
         return  # it takes none
-    trees = [one.tree_ for one in getattr(estimator, "estimators_", [estimator])]
+    trees = [member.tree_ for member in getattr(estimator, "estimators_", [estimator])]
     for node in graph.graph.node:
         if not node.op_type.startswith("TreeEnsemble"):
             continue

@@ -34,14 +34,15 @@ _TFLITE_HINT: Final = "The file is served as it is, without --convert"
 def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
     """A directory with a `saved_model.pb`; what is code in some was asked for at the door."""
     del allow_code
-    found = read_savedmodel(path)
-    if found.assigns:
-        names = ", ".join(found.assigns[:_MOST_NAMES])
+    saved_model = read_savedmodel(path)
+    if saved_model.assigns:
+        names = ", ".join(saved_model.assigns[:_MOST_NAMES])
         what = f"keeps a state between requests ({names}), which ONNX does not"
         raise refuse(path, f"{what}; let it take the state as an input and give it as an output")
-    model = open_tensorflow(path, found, _OPTIONS)
+    model = open_tensorflow(path, saved_model, _OPTIONS)
     way = Way(
-        computes=computes_in(model.signature), convert=partial(_converted_savedmodel, path, found)
+        computes=computes_in(model.signature),
+        convert=partial(_converted_savedmodel, path, saved_model),
     )
     return ConversionSource(
         model=model,
@@ -52,10 +53,10 @@ def open_savedmodel(path: Path, *, allow_code: bool) -> ConversionSource:
     )
 
 
-def _converted_savedmodel(path: Path, found: SavedModelFile) -> Graph:
+def _converted_savedmodel(path: Path, saved_model: SavedModelFile) -> Graph:
     """By the graph: tf2onnx's own loader fails, as TensorFlow's, for what older versions stored."""
-    inputs = [one.tensor for one in found.inputs]
-    outputs = [one.tensor for one in found.outputs]
+    inputs = [value.tensor for value in saved_model.inputs]
+    outputs = [value.tensor for value in saved_model.outputs]
     with open_session(path, _OPTIONS) as session:
         frozen = tf_loader.freeze_session(session, input_names=inputs, output_names=outputs)
     flat = _inlined(frozen, [*inputs, *outputs])
@@ -100,19 +101,19 @@ def open_tflite(path: Path, *, allow_code: bool) -> ConversionSource:
     )
 
 
-def _converted_tflite(file: Path, found: TfliteFile) -> Graph:
+def _converted_tflite(file: Path, model_file: TfliteFile) -> Graph:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415  # only TFLite needs it
 
-    reader = Interpreter(model_content=found.data)
-    names = {one["index"]: one["name"] for one in reader.get_tensor_details()}
+    reader = Interpreter(model_content=model_file.data)
+    names = {detail["index"]: detail["name"] for detail in reader.get_tensor_details()}
 
-    def tensors(places: tuple[TensorSlot, ...]) -> list[str]:
-        return [names[one.tensor] for one in places]
+    def tensors(slots: tuple[TensorSlot, ...]) -> list[str]:
+        return [names[slot.tensor] for slot in slots]
 
     graph, _ = convert.from_tflite(
         str(file),
-        input_names=tensors(found.inputs),
-        output_names=tensors(found.outputs),
+        input_names=tensors(model_file.inputs),
+        output_names=tensors(model_file.outputs),
         opset=_OPSET,
     )
     check_operators(graph)

@@ -57,10 +57,10 @@ def _convert(model: TorchModel) -> Graph:
     loaded = model.program.loaded
     with _silent():
         if isinstance(loaded, torch.export.ExportedProgram):
-            made = torch.onnx.export(
+            exported = torch.onnx.export(
                 loaded, dynamo=True, opset_version=EXPORTED_OPSET, verbose=False
             )
-            return made.model_proto
+            return exported.model_proto
         return _traced(model)
 
 
@@ -84,16 +84,16 @@ def _traced(model: TorchModel) -> Graph:
             file,
             input_names=list(inputs),
             output_names=list(outputs),
-            dynamic_axes={name: found for name, found in axes.items() if found},
+            dynamic_axes={name: variable for name, variable in axes.items() if variable},
             opset_version=OPSET,
             dynamo=False,
         )
         graph = onnx.load_model(file)
     # Declare the inputs again that nothing uses: callers send them all the same.
     names = list(inputs)
-    kept = {value.name for value in graph.graph.input}
+    present = {value.name for value in graph.graph.input}
     for i, (name, spec) in enumerate(zip(names, signature.inputs, strict=True)):
-        if name in kept:
+        if name in present:
             continue
         if not spec.shape:
             msg = (
@@ -131,10 +131,10 @@ class _Asked(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not always th
     def forward(self, *tensors: Any) -> tuple[Any, ...]:
         signature, program = self._model.signature, self._model.program
         names = [spec.name for spec in signature.inputs]
-        given = dict(zip(names, tensors, strict=True))
-        found = torch_values.flatten(program.call(given))
+        arguments = dict(zip(names, tensors, strict=True))
+        values = torch_values.flatten(program.call(arguments))
         own = self._model.names or {}
-        answers = {own[name]: value for name, value in found.items()}
+        answers = {own[name]: value for name, value in values.items()}
         return tuple(answers[spec.name] for spec in signature.outputs)
 
 

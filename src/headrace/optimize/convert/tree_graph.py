@@ -125,10 +125,10 @@ class GraphNodes:
         name = f"constant_{len(self.constants)}"
         array = np.asarray(values)
         if array.dtype.kind == "O":
-            made = helper.make_tensor(name, TensorProto.STRING, array.shape, array.tolist())
+            tensor = helper.make_tensor(name, TensorProto.STRING, array.shape, array.tolist())
         else:
-            made = numpy_helper.from_array(array, name)
-        self.constants.append(made)
+            tensor = numpy_helper.from_array(array, name)
+        self.constants.append(tensor)
         return name
 
     def both(self, second: str) -> str:
@@ -319,8 +319,8 @@ def _answers(nodes: GraphNodes, raw: str, objective: str, targets: int) -> dict[
 
 def _sigmoid(nodes: GraphNodes, raw: str, objective: Sequence[str]) -> str:
     """LightGBM's, whose steepness the objective says."""
-    told = dict(word.partition(":")[::2] for word in objective)
-    steepness = float(told.get("sigmoid", 1))
+    parameters = dict(word.partition(":")[::2] for word in objective)
+    steepness = float(parameters.get("sigmoid", 1))
     scaled = raw if steepness == 1 else nodes.add("Mul", raw, nodes.number(steepness))
     return nodes.add("Sigmoid", scaled)
 

@@ -36,10 +36,10 @@ _XGBOOST_HINT: Final = (
 def open_catboost(path: Path, *, allow_code: bool) -> ConversionSource:
     """A file of CatBoost's; nothing in it runs."""
     del allow_code
-    found = read_catboost(path)
-    if found.is_categorical:
+    parsed = read_catboost(path)
+    if parsed.is_categorical:
         raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
-    booster = import_library("catboost", "catboost").CatBoost().load_model(blob=found.data)
+    booster = import_library("catboost", "catboost").CatBoost().load_model(blob=parsed.data)
 
     def convert() -> Graph:
         with tempfile.TemporaryDirectory() as folder:
@@ -58,16 +58,16 @@ def open_catboost(path: Path, *, allow_code: bool) -> ConversionSource:
 def open_xgboost(path: Path, *, allow_code: bool) -> ConversionSource:
     """A file of XGBoost's; nothing in it runs."""
     del allow_code
-    found = read_xgboost(path)
-    if found.is_categorical:
+    parsed = read_xgboost(path)
+    if parsed.is_categorical:
         raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
     tools = import_converter("onnxmltools")
     booster = import_library("xgboost", "xgboost").Booster(model_file=str(path))
-    if found.rounds:  # those after the best one are not used when it predicts
-        booster = booster[: found.rounds]
-    if found.objective == "multi:softmax":
+    if parsed.rounds:  # those after the best one are not used when it predicts
+        booster = booster[: parsed.rounds]
+    if parsed.objective == "multi:softmax":
         booster.set_param({"objective": "multi:softprob"})
-    convert = partial(_by_onnxmltools, tools.convert_xgboost, booster, found.features)
+    convert = partial(_by_onnxmltools, tools.convert_xgboost, booster, parsed.features)
     return ConversionSource(
         model=load_model(path, "xgboost"),
         ways=(Way(computes=Datatype.FP32, convert=convert),),
@@ -82,20 +82,20 @@ def open_lightgbm(path: Path, *, allow_code: bool) -> ConversionSource:
     from headrace.optimize.convert.tree_graph import lightgbm_graph, lightgbm_thresholds  # noqa: PLC0415  # needs onnx, which an extra brings
 
     del allow_code
-    found = read_lightgbm(path)
-    if found.is_categorical:
+    parsed = read_lightgbm(path)
+    if parsed.is_categorical:
         raise UnsupportedModelError(f"{path}: {CATEGORICAL}")
     tools = import_converter("onnxmltools")
-    booster = import_library("lightgbm", "lightgbm").Booster(model_str=found.text)
+    booster = import_library("lightgbm", "lightgbm").Booster(model_str=parsed.text)
 
     def in_doubles() -> Graph:
         try:
-            return lightgbm_graph(found.text)
+            return lightgbm_graph(parsed.text)
         except UnsupportedModelError as error:
             raise UnsupportedModelError(f"{path}: {error}") from error
 
     convert = partial(
-        _by_onnxmltools, tools.convert_lightgbm, booster, found.features, zipmap=False
+        _by_onnxmltools, tools.convert_lightgbm, booster, parsed.features, zipmap=False
     )
     return ConversionSource(
         model=load_model(path, "lightgbm"),
@@ -105,7 +105,7 @@ def open_lightgbm(path: Path, *, allow_code: bool) -> ConversionSource:
         ),
         converter=with_version("onnxmltools"),
         library=with_version("lightgbm"),
-        thresholds=lightgbm_thresholds(found.text),
+        thresholds=lightgbm_thresholds(parsed.text),
     )
 
 

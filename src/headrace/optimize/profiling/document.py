@@ -104,7 +104,7 @@ def _surely_predicted(prediction: Prediction, predictor: Predictor) -> Predictio
     phases = predictor.phases
     if phases is None:
         return prediction
-    usual = prediction.at(USUAL_LOAD)
+    usual = prediction.point_near(USUAL_LOAD)
     sure = msgspec.structs.replace(usual, p99_ci_s=p99_interval(predictor, usual))
     capacity, ratio = prediction.capacity, phases.next_ratio
     return msgspec.structs.replace(
@@ -134,7 +134,7 @@ def _surely_recommended(
             why += "; that is wide: more --budget or a quieter machine is needed to know it better"
     check_s = seconds_to_know(rate=rate, load_ratio=point.load_ratio)
     command = f"headrace load URL --rate {rate:.4g} --seconds {math.ceil(check_s)}"
-    known = "after that its p99 is known to about 10 %, on a machine that does not drift"
+    check_note = "after that its p99 is known to about 10 %, on a machine that does not drift"
     return msgspec.structs.replace(
         recommendation,
         p99_ci_s=bounds,
@@ -142,7 +142,7 @@ def _surely_recommended(
         reasons=(
             *recommendation.reasons,
             SettingReason(name="p99", value=p99, why=why),
-            SettingReason(name="to check", value=command, why=known),
+            SettingReason(name="to check", value=command, why=check_note),
         ),
     )
 
@@ -168,9 +168,9 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     runtime: str
     processor: Processor
     cores: int
-    at: str
+    created_at: str = msgspec.field(name="at")
     headrace: str
-    wishes: Requirements
+    requirements: Requirements = msgspec.field(name="wishes")
     measured: Measured
     overhead: Overhead | None
     prediction: Prediction
@@ -193,13 +193,13 @@ def file_prefix(digest: str) -> str:
 def conclude(
     measured: Measured,
     overhead: Overhead | None,
-    wishes: Requirements,
+    requirements: Requirements,
     *,
     model: str,
     digest: str,
     processor: Processor,
     cores: int,
-    at: str,
+    created_at: str,
     headrace: str,
     requests: int = REQUESTS,
 ) -> Profile:
@@ -209,7 +209,7 @@ def conclude(
         measured: With at least one cell.
         requests: How many are simulated for each load of the curve, and half as many elsewhere.
     """
-    recommendation = recommend(measured, overhead, wishes, cores=cores, requests=requests)
+    recommendation = recommend(measured, overhead, requirements, cores=cores, requests=requests)
     threads, runs = recommendation.intra_op_threads, recommendation.max_concurrent_runs
     length = measured.loaded.length
     predictor = predictor_for(
@@ -223,22 +223,22 @@ def conclude(
     )
     by_length = []
     for size in sorted({cell.length for cell in measured.cells if cell.threads == 1}):
-        one = predictor_for(
+        length_predictor = predictor_for(
             measured, overhead, threads=1, runs=runs, length=size, requests=requests // 2
         )
-        capacity = one.capacity()
-        point = one.point(USUAL_LOAD * capacity, capacity)
+        capacity = length_predictor.capacity()
+        point = length_predictor.point(USUAL_LOAD * capacity, capacity)
         by_length.append(LengthPrediction(length=size, capacity=capacity, at_70=point))
-    prediction = _surely_predicted(predictor.predict(p99_s=wishes.p99_s), predictor)
+    prediction = _surely_predicted(predictor.predict(p99_s=requirements.p99_s), predictor)
     return Profile(
         model=model,
         digest=digest,
         runtime=measured.loaded.runtime,
         processor=processor,
         cores=cores,
-        at=at,
+        created_at=created_at,
         headrace=headrace,
-        wishes=wishes,
+        requirements=requirements,
         measured=measured,
         overhead=overhead,
         prediction=prediction,
@@ -292,7 +292,7 @@ class Filled:
     """One setting of an endpoint that a profile decided: its place in the spec, and the reason."""
 
     endpoint: str
-    place: str
+    path: str
     value: object
     why: str
 
@@ -309,8 +309,8 @@ def model_of(entry: Entry) -> str | None:
     own = [version for version in versions if isinstance(version.get("model"), str)]
     if not own:
         return None
-    found: str = max(own, key=lambda version: version.get("weight", 0))["model"]
-    return found
+    heaviest: str = max(own, key=lambda version: version.get("weight", 0))["model"]
+    return heaviest
 
 
 def fitting(
@@ -329,7 +329,7 @@ def fitting(
     """
     if not profiles:
         raise FailedPreconditionError(f"there is no profile of {model}; make one with: {command}")
-    newest = sorted(profiles, key=lambda profile: profile.at, reverse=True)
+    newest = sorted(profiles, key=lambda profile: profile.created_at, reverse=True)
     if machine is None:
         return newest[0]
     for profile in newest:
@@ -366,15 +366,15 @@ def fill(
     recommended = profile.recommendation
     reasons = {reason.name: reason.why for reason in profile.recommendation.reasons}
     batching = dict(entry.get("batching") or {})
-    wanted: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "max_batch_size": recommended.max_batch_size,
         "max_concurrent_runs": recommended.max_concurrent_runs,
         "max_queue_delay_s": recommended.max_queue_delay_s,
     }
     if not entry.get("pool"):  # a pool's processes share their threads
-        wanted["intra_op_threads"] = recommended.intra_op_threads
+        settings["intra_op_threads"] = recommended.intra_op_threads
     filled = []
-    for name, value in wanted.items():
+    for name, value in settings.items():
         if name not in batching:
             batching[name] = value
             filled.append(_filled(entry, f"batching.{name}", value, reasons.get(name, "")))
@@ -398,5 +398,5 @@ def fill(
     return result, filled
 
 
-def _filled(entry: Entry, place: str, value: object, why: str) -> Filled:
-    return Filled(endpoint=str(entry.get("name", "")), place=place, value=value, why=why)
+def _filled(entry: Entry, path: str, value: object, why: str) -> Filled:
+    return Filled(endpoint=str(entry.get("name", "")), path=path, value=value, why=why)

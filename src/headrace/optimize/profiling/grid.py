@@ -160,15 +160,15 @@ def doubling(most: int) -> tuple[int, ...]:
     return tuple(sorted({*(1 << power for power in range(most.bit_length())), most}))
 
 
-def main_length(lengths: Sequence[int], wanted: Sequence[int]) -> int:
+def main_length(lengths: Sequence[int], requested: Sequence[int]) -> int:
     """The length that all of the grid is measured at: the first that was asked for, or a usual one.
 
     Args:
         lengths: Those with which the model runs; not empty.
         wanted: Those that were asked for.
     """
-    if wanted:
-        return wanted[0]
+    if requested:
+        return requested[0]
     return min(lengths, key=lambda length: (abs(length - _MAIN_LENGTH), length))
 
 
@@ -198,7 +198,7 @@ def plan_of(
         rows=rows if batched else (1,),
         runs=runs if concurrent else (1,),
         threads=threads,
-        lengths=tuple(one for one in lengths if one != length),
+        lengths=tuple(other for other in lengths if other != length),
         length=length,
     )
 
@@ -237,27 +237,27 @@ def remaining(plan: GridPlan, rows: Sequence[int], best: int, *, cores: int) -> 
         best: The best of these.
     """
     most = max(plan.runs)
-    found = [
+    settings = [
         Setting(threads=1, runs=runs, rows=r, length=plan.length)
         for runs in reversed(plan.runs)
         for r in rows
         if runs > 1
     ]
     few = tuple(dict.fromkeys((1, *(r for r in rows if r == _FEW_ROWS), best)))
-    found += [
+    settings += [
         Setting(threads=threads, runs=runs, rows=r, length=plan.length)
         for threads in plan.threads
         for runs in dict.fromkeys((1, max(1, min(cores // threads, most))))
         for r in few
         if threads > 1
     ]
-    found += [
+    settings += [
         Setting(threads=1, runs=runs, rows=r, length=length)
         for length in sorted(plan.lengths)
         for runs in dict.fromkeys((1, most))
         for r in dict.fromkeys((1, best))
     ]
-    return found
+    return settings
 
 
 def in_rounds(cells: Iterable[GridCell], plan: GridPlan, best: int) -> list[GridCell]:
@@ -360,15 +360,15 @@ class Rounds:
         base_s = min(max(self._single.before.mean_s, _SHORTEST_S), _LONGEST_S)
         self._levels = [_PauseGroup(about_s=base_s * factor) for factor in _PAUSES]
         self.count = 0
-        self.takes_s = sum((one.count + 1) * one.before.mean_s for one in self._series) + sum(
-            (level.about_s + self._single.before.mean_s) * _PER_ROUND for level in self._levels
-        )
+        self.takes_s = sum(
+            (series.count + 1) * series.before.mean_s for series in self._series
+        ) + sum((level.about_s + self._single.before.mean_s) * _PER_ROUND for level in self._levels)
         """How long one round takes: about, until there was one."""
 
     @property
     def settings(self) -> list[Setting]:
         """What is measured."""
-        return [one.before.setting for one in self._series]
+        return [series.before.setting for series in self._series]
 
     def measure(self, runs: Mapping[Setting, Run]) -> None:
         """One round.
@@ -402,9 +402,9 @@ class Rounds:
         """What is known of each setting now."""
         paused = tuple(_paused(level) for level in self._levels if level.samples_s)
         return [
-            _pooled(one, paused if one is self._single else ())
-            for one in self._series
-            if one.rounds
+            _pooled(series, paused if series is self._single else ())
+            for series in self._series
+            if series.rounds
         ]
 
     def _after_pauses(self, run: Run) -> None:

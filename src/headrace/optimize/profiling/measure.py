@@ -96,7 +96,11 @@ def by_operator(
         # Who runs a batch of so many rows of an optimized model.
         manifest = msgspec.json.decode((path / FILE_NAME).read_bytes(), type=OptimizedManifest)
         member = next(
-            (one for one in manifest.members if one.up_to_rows is None or rows <= one.up_to_rows),
+            (
+                engine
+                for engine in manifest.members
+                if engine.up_to_rows is None or rows <= engine.up_to_rows
+            ),
             manifest.members[-1],
         )
         runtime, path, tuning = member.runtime, path / member.path, member.tuning
@@ -228,7 +232,7 @@ def _of_openvino(path: Path, inputs: Tensors) -> list[tuple[str, float]]:
 
 
 def find_lengths(
-    model: Model, wanted: tuple[int, ...], *, where: str
+    model: Model, requested: tuple[int, ...], *, where: str
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Those of the wanted or usual lengths with which the model runs; the wanted that it refuses.
 
@@ -241,14 +245,14 @@ def find_lengths(
     if not model.signature.has_variable_size:
         run_once(model, NO_LENGTH)
         return (NO_LENGTH,), ()
-    tried = wanted or LENGTHS
-    found = tuple(length for length in tried if _runs(model, length))
-    if not found and not wanted:
-        found = tuple(size for size in VARIABLE_SIZES if _runs(model, size))[:1]
-    if not found:
+    tried = requested or LENGTHS
+    usable = tuple(length for length in tried if _runs(model, length))
+    if not usable and not requested:
+        usable = tuple(size for size in VARIABLE_SIZES if _runs(model, size))[:1]
+    if not usable:
         msg = f"{where}: the model runs with none of the lengths that were tried ({tried})"
         raise UnsupportedModelError(msg)
-    return found, tuple(length for length in wanted if length not in found)
+    return usable, tuple(length for length in requested if length not in usable)
 
 
 def run_once(model: Model, length: int) -> None:
@@ -319,7 +323,11 @@ class Measuring:
                 )
             )
             left = remaining(plan, rows, best_rows(cells), cores=self._request.cores)
-            here = [one for one in left if one.threads == 1 and one.length == plan.length]
+            here = [
+                setting
+                for setting in left
+                if setting.threads == 1 and setting.length == plan.length
+            ]
             others = left[len(here) :]
             self._grid(model, here, behind=len(others), most_s=_FIRST_WINDOW_S)
             rounds = Rounds(
@@ -364,11 +372,11 @@ class Measuring:
             model.close()
 
     def _open(self, model: Model, *, load_s: float, runtime: str) -> GridPlan:
-        wanted = self._request.lengths
-        lengths, refused = find_lengths(model, wanted, where=str(self._path))
-        for one in refused:
-            self._say(ProfileNote(text=f"the model does not run with a length of {one}"))
-        length = main_length(lengths, wanted)
+        requested = self._request.lengths
+        lengths, refused = find_lengths(model, requested, where=str(self._path))
+        for size in refused:
+            self._say(ProfileNote(text=f"the model does not run with a length of {size}"))
+        length = main_length(lengths, requested)
         self._say(
             Loaded(
                 runtime=runtime,
@@ -377,7 +385,7 @@ class Measuring:
                 concurrent=model.concurrent,
                 length=length,
                 lengths=lengths,
-                padding=found.settings if (found := find_padding(model)) else None,
+                padding=padding.settings if (padding := find_padding(model)) else None,
             )
         )
         return plan_of(
@@ -390,22 +398,22 @@ class Measuring:
 
     def _batches(self, model: Model, plan: GridPlan) -> list[GridCell]:
         """Batches of growing size, one at a time, until they are no longer worth it."""
-        found: list[GridCell] = []
+        cells: list[GridCell] = []
         until = self._clock() + self._left_s() * _FIRST_SHARE
         first_bytes = resident_bytes()
-        for place, rows in enumerate(plan.rows):
+        for index, rows in enumerate(plan.rows):
             used = resident_bytes()
             fits = used + 2 * (used - first_bytes) < self._request.memory_bytes * _OF_MEMORY
             chosen = bool(self._request.rows)
-            if found and not (chosen or is_worth_more(found, budget_s=self._request.budget_s)):
+            if cells and not (chosen or is_worth_more(cells, budget_s=self._request.budget_s)):
                 break
-            if found and (self._clock() >= until or not fits):
+            if cells and (self._clock() >= until or not fits):
                 why = "memory" if not fits else "time"
                 self._say(
                     ProfileNote(text=f"batches of {rows} rows and more were not tried: {why}")
                 )
                 break
-            likely_left = min(len(plan.rows) - place, 7)
+            likely_left = min(len(plan.rows) - index, 7)
             seconds = window_s(
                 left_s=until - self._clock(), settings_left=likely_left, most_s=_FIRST_WINDOW_S
             )
@@ -413,11 +421,11 @@ class Measuring:
             cell = self._measure(model, setting, seconds)
             if cell is None:
                 break
-            found.append(cell)
-        if not found:
+            cells.append(cell)
+        if not cells:
             msg = f"{self._path}: the model does not run on made-up inputs"
             raise UnsupportedModelError(msg)
-        return found
+        return cells
 
     def _in_rounds(self, model: Model, rounds: Rounds, *, keep_s: float = 0.0) -> None:
         """Measure in rounds until only so much time is left."""
@@ -441,15 +449,15 @@ class Measuring:
         behind: int,
         most_s: float = MAX_WINDOW_S,
     ) -> None:
-        for place, setting in enumerate(settings):
+        for index, setting in enumerate(settings):
             left = self._left_s()
             if left <= 0.0:
-                text = f"{_what(settings[place:])} not measured: --budget is used up"
+                text = f"{_what(settings[index:])} not measured: --budget is used up"
                 self._say(ProfileNote(text=text))
                 return
             seconds = window_s(
                 left_s=left - self._reserved_s,
-                settings_left=len(settings) - place + behind,
+                settings_left=len(settings) - index + behind,
                 most_s=most_s,
             )
             self._measure(model, setting, seconds)
@@ -515,7 +523,7 @@ _MAX_ERROR: Final = 4000
 def main() -> int:
     """Do what the working directory's request says."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    said = os.fdopen(os.dup(1), "wb", buffering=0)
+    output = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     Path("/proc/self/oom_score_adj").write_text("1000")  # out of memory, this one goes first
     request = msgspec.json.decode(Path(REQUEST).read_bytes(), type=ProfileRequest)
@@ -523,7 +531,7 @@ def main() -> int:
     os.sched_setaffinity(0, cores)
 
     def say(event: Event) -> None:
-        said.write(msgspec.json.encode(event) + b"\n")
+        output.write(msgspec.json.encode(event) + b"\n")
 
     profile(request, say)
     return 0

@@ -230,7 +230,9 @@ def gathered(events: list[Event]) -> Measured | None:
     memory = [event for event in events if isinstance(event, ModelMemory)]
     return Measured(
         loaded=loaded,
-        cells=tuple({one.setting: one for one in events if isinstance(one, GridCell)}.values()),
+        cells=tuple(
+            {event.setting: event for event in events if isinstance(event, GridCell)}.values()
+        ),
         memory=memory[-1] if memory else None,
         operators=operators[-1] if operators else Operators(reason="not measured"),
         notes=tuple(event.text for event in events if isinstance(event, ProfileNote)),

@@ -78,7 +78,7 @@ def overhead_of(
         size = together[0].answers
         many_s = statistics.median(loop_s(block) for block in together)
         cpu_s = min(max((many_s - one_s) / (size - 1), 0.0), one_s)
-    single = [one for block in alone for one in block.walls_s]
+    single = [wall_s for block in alone for wall_s in block.walls_s]
     return Overhead(
         way=way,
         count=sum(block.answers for block in (*alone, *together)),
@@ -97,7 +97,7 @@ def _spread(blocks: Sequence[RequestBlock]) -> tuple[float, ...]:
     That runs are slower after a pause is no part of it: a prediction draws these apart.
     """
     run_s = statistics.median(block.answer_s / block.answers for block in blocks)
-    beyond = np.array([max(one - run_s, 0.0) for block in blocks for one in block.walls_s])
+    beyond = np.array([max(wall_s - run_s, 0.0) for block in blocks for wall_s in block.walls_s])
     mean = float(beyond.mean())
     return kept(np.sort(beyond / mean)) if mean else ()
 
@@ -130,14 +130,14 @@ def ask_alone(
         ask()
         return clock() - before
 
-    found: list[RequestBlock] = []
-    while _goes_on(found, clock(), until=until, budget_s=budget_s):
-        paused = len(found) % 2 == 1
+    blocks: list[RequestBlock] = []
+    while _goes_on(blocks, clock(), until=until, budget_s=budget_s):
+        paused = len(blocks) % 2 == 1
         block = _block(lambda: [one(paused=paused) for _ in range(BLOCK)], totals)  # noqa: B023  # called at once
-        found += [replace(one_block, paused=paused) for one_block in block]
-        if found:
-            pause_s = statistics.fmean(found[-1].walls_s)
-    return found
+        blocks += [replace(one_block, paused=paused) for one_block in block]
+        if blocks:
+            pause_s = statistics.fmean(blocks[-1].walls_s)
+    return blocks
 
 
 def ask_together(
@@ -154,25 +154,25 @@ def ask_together(
         totals: What the replica says.
     """
     until = clock() + budget_s
-    found: list[RequestBlock] = []
-    while _goes_on(found, clock(), until=until, budget_s=budget_s):
-        found += _block(lambda: [ask_all()], totals)
-    return found
+    blocks: list[RequestBlock] = []
+    while _goes_on(blocks, clock(), until=until, budget_s=budget_s):
+        blocks += _block(lambda: [ask_all()], totals)
+    return blocks
 
 
-def _goes_on(found: Sequence[RequestBlock], now: float, *, until: float, budget_s: float) -> bool:
+def _goes_on(blocks: Sequence[RequestBlock], now: float, *, until: float, budget_s: float) -> bool:
     """Whether more is asked: a few blocks are, in up to twice the time."""
     if now < until:
-        return len(found) < _MOST_BLOCKS
-    return len(found) < _LEAST_BLOCKS and now < until + budget_s
+        return len(blocks) < _MOST_BLOCKS
+    return len(blocks) < _LEAST_BLOCKS and now < until + budget_s
 
 
 def _block(
-    asked: Callable[[], list[float]], totals: Callable[[], ReplicaTotals]
+    ask: Callable[[], list[float]], totals: Callable[[], ReplicaTotals]
 ) -> list[RequestBlock]:
     """What came of some requests; nothing where the replica says that it answered none."""
     before = totals()
-    walls_s = asked()
+    walls_s = ask()
     after = totals()
     answers = after.answers - before.answers
     if answers <= 0:

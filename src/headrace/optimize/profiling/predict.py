@@ -55,8 +55,8 @@ class Phases:
 
     def times(self, factor: float, *, swing: float = 1.0) -> "Phases":
         """A machine that takes so many times as long in all of them, and varies so much more."""
-        varied = [max(1.0 + (one - 1.0) * swing, _LEAST_FACTOR) for one in self.factors]
-        return replace(self, factors=tuple(one * factor for one in varied))
+        varied = [max(1.0 + (factor - 1.0) * swing, _LEAST_FACTOR) for factor in self.factors]
+        return replace(self, factors=tuple(value * factor for value in varied))
 
     @property
     def spread_ratio(self) -> float:
@@ -66,12 +66,12 @@ class Phases:
 
 def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     """The phases by cells that were measured in the same rounds; None with too few rounds."""
-    found = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
-    if not found:
+    in_rounds = [cell for cell in cells if len(cell.rounds) >= LEAST_ROUNDS]
+    if not in_rounds:
         return None
     # The mean of each round over the mean of all, `[cells, rounds]`.
-    least = min(len(cell.rounds) for cell in found)
-    times = np.array([[one.mean_s for one in cell.rounds[:least]] for cell in found])
+    least = min(len(cell.rounds) for cell in in_rounds)
+    times = np.array([[entry.mean_s for entry in cell.rounds[:least]] for cell in in_rounds])
     times /= times.mean(axis=1, keepdims=True)
     factors: Array = np.median(times, axis=0)  # a run that was held up is not the machine's phase
     factors = factors / factors.mean()
@@ -82,14 +82,14 @@ def find_phases(cells: Iterable[GridCell]) -> Phases | None:
     independent = _STUDENT_MANY * float(logs.std(ddof=1)) / math.sqrt(len(logs))
     next_ratio = math.exp(min(max(error, independent) * math.sqrt(2.0), _LARGEST))
     varies = float(factors.var(ddof=1))
-    if len(found) > 1 and varies > 0.0:
+    if len(in_rounds) > 1 and varies > 0.0:
         # Between cells of one round there is chance alone, some of which is left in their median.
-        apart = np.abs(times / factors - 1.0)
-        chance = (_NORMAL * float(np.median(apart))) ** 2 * _MEDIAN / (len(found) - 1)
+        deviations = np.abs(times / factors - 1.0)
+        chance = (_NORMAL * float(np.median(deviations))) ** 2 * _MEDIAN / (len(in_rounds) - 1)
         factors = 1.0 + (factors - 1.0) * max(1.0 - chance / varies, 0.0) ** 0.5
-    began_s = [one.at_s for one in found[0].rounds]
+    began_s = [entry.at_s for entry in in_rounds[0].rounds]
     return Phases(
-        factors=tuple(float(one) for one in factors),
+        factors=tuple(float(factor) for factor in factors),
         each_s=max(float(np.median(np.diff(began_s))), 1e-3),
         next_ratio=next_ratio,
     )
@@ -103,7 +103,7 @@ def without_drift(cell: GridCell, phases: Phases | None) -> GridCell:
     whole = float(samples.var()) / cell.mean_s**2
     share = max(1.0 - phases.spread_ratio**2 / whole, 0.0) ** 0.5 if whole > 0.0 else 1.0
     steady = cell.mean_s + (samples - cell.mean_s) * share
-    return msgspec.structs.replace(cell, samples_s=tuple(float(one) for one in steady))
+    return msgspec.structs.replace(cell, samples_s=tuple(float(sample) for sample in steady))
 
 
 _DRAWS: Final = 1 << 14
@@ -138,10 +138,10 @@ class MeasuredService:
         self._tables: dict[tuple[int, int], tuple[float, tuple[float, ...]]] = {}
         # Of the smallest batch, with which a replica that idled begins.
         idled = next((cell for cell in cells if cell.paused and cell.runs == 1), None)
-        paused = sorted(idled.paused, key=lambda one: one.pause_s) if idled else []
-        self._pauses_s = [one.pause_s for one in paused]
-        self._pause_ratios = [one.mean_s / idled.mean_s for one in paused if idled]
-        self._pause_spreads = [_spread(one.samples_s, one.mean_s) for one in paused]
+        paused = sorted(idled.paused, key=lambda group: group.pause_s) if idled else []
+        self._pauses_s = [group.pause_s for group in paused]
+        self._pause_ratios = [group.mean_s / idled.mean_s for group in paused if idled]
+        self._pause_spreads = [_spread(group.samples_s, group.mean_s) for group in paused]
         rng = random.Random(seed)  # noqa: S311  # a simulation
         self._draws = [rng.random() for _ in range(_DRAWS)]
         self._next = 0
@@ -156,8 +156,8 @@ class MeasuredService:
         if idle_s > 0.0 and busy == 1 and self._pauses_s:
             ratio, spread = self._after(idle_s)
             mean *= ratio
-        self._next = place = (self._next + 1) % _DRAWS
-        return mean * spread[int(self._draws[place] * len(spread))]
+        self._next = index = (self._next + 1) % _DRAWS
+        return mean * spread[int(self._draws[index] * len(spread))]
 
     def _table(self, rows: int, busy: int) -> tuple[float, tuple[float, ...]]:
         """The mean and the spread; each is worked out once."""
@@ -256,7 +256,7 @@ def simulate(
         times.observe(rows=rows, length=1, seconds=service.run_s(rows, 1, 0.0))
     limit_s = INLINE_LIMIT_S if replica.max_runs > 1 else INLINE_LIMIT_ALONE_S
     factors, each_s = (phases.factors, phases.each_s) if phases else ((1.0,), math.inf)
-    came = [float(at) for at in arrivals]
+    came = [float(arrived_s) for arrived_s in arrivals]
     count = len(came)
     varies, fixed_s = _drawn(replica, count, seed=seed)
     latency: list[float] = []
@@ -269,7 +269,7 @@ def simulate(
         rows = 1
         while rows < most and head + rows < count and came[head + rows] <= start:
             rows += 1
-        busy = 1 if replica.max_runs == 1 else 1 + sum(at > start for at in free)
+        busy = 1 if replica.max_runs == 1 else 1 + sum(free_s > start for free_s in free)
         factor = factors[int(start / each_s) % len(factors)]
         run_s = factor * service.run_s(rows, busy, max(start - last_end, 0.0))
         estimate_s = times.estimate(rows=rows, length=1) or 0.0
@@ -284,7 +284,7 @@ def simulate(
         else:
             heapq.heapreplace(free, end)
         times.observe(rows=rows, length=1, seconds=run_s)
-        latency += [end - at for at in came[head : head + rows]]
+        latency += [end - arrived_s for arrived_s in came[head : head + rows]]
         busy_s += end - start
         head += rows
         batches += 1
@@ -366,7 +366,7 @@ class Prediction(msgspec.Struct, frozen=True, kw_only=True):
     capacity_ci: Interval | None = None
     drift_ratio: float | None = None
 
-    def at(self, load_ratio: float) -> LoadPoint:
+    def point_near(self, load_ratio: float) -> LoadPoint:
         """The point of the curve that is nearest to this load."""
         return min(self.curve, key=lambda point: abs(point.load_ratio - load_ratio))
 

@@ -101,7 +101,7 @@ def options_of(
 ) -> list[ThreadOption]:
     """What is predicted for each number of threads that was measured, as many runs as cores."""
     length = measured.loaded.length
-    found = []
+    options = []
     for threads in sorted({cell.threads for cell in measured.cells}):
         runs = max(1, cores // threads) if measured.loaded.concurrent else 1
         if not cells_of(measured.cells, threads=threads, length=length):
@@ -113,7 +113,7 @@ def options_of(
         within = None
         if wishes.p99_s is not None:
             within = predictor.rate_within(wishes.p99_s, capacity=capacity)
-        found.append(
+        options.append(
             ThreadOption(
                 threads=threads,
                 runs=runs,
@@ -123,7 +123,7 @@ def options_of(
                 p99_s=predictor.point(USUAL_LOAD * capacity, capacity).p99_s,
             )
         )
-    return found
+    return options
 
 
 def best_option(options: Sequence[ThreadOption], wishes: Requirements) -> tuple[ThreadOption, str]:
@@ -132,22 +132,24 @@ def best_option(options: Sequence[ThreadOption], wishes: Requirements) -> tuple[
         most = max(option.within or 0.0 for option in options)
         best = next(o for o in options if (o.within or 0.0) >= most * _NEARLY)
         what = f"requests/s within a p99 of {duration_text(wishes.p99_s)}"
-        told = {o.threads: f"{o.within or 0.0:.4g}" for o in options}
+        figures = {o.threads: f"{o.within or 0.0:.4g}" for o in options}
     else:
         most = max(option.capacity for option in options)
         best = next(o for o in options if o.capacity >= most * _NEARLY)
         what = "requests/s at most"
-        told = {o.threads: f"{o.capacity:.4g}" for o in options}
+        figures = {o.threads: f"{o.capacity:.4g}" for o in options}
         rate = wishes.rate
         if rate is not None:
             able = [o for o in options if o.capacity * USUAL_LOAD >= rate]
             if able:
-                at = {o.threads: o.predictor.point(rate, o.capacity).p99_s for o in able}
-                least = min(at.values())
-                best = next(o for o in able if at[o.threads] * _NEARLY <= least)
+                p99_by_threads = {
+                    o.threads: o.predictor.point(rate, o.capacity).p99_s for o in able
+                }
+                least = min(p99_by_threads.values())
+                best = next(o for o in able if p99_by_threads[o.threads] * _NEARLY <= least)
                 what = f"p99 at {rate:g} requests/s"
-                told = {threads: duration_text(p99) for threads, p99 in at.items()}
-    text = ", ".join(f"{threads}: {value}" for threads, value in told.items())
+                figures = {threads: duration_text(p99) for threads, p99 in p99_by_threads.items()}
+    text = ", ".join(f"{threads}: {value}" for threads, value in figures.items())
     return best, f"{what} by threads inside a run: {text}"
 
 
@@ -285,9 +287,9 @@ def _why_runs(measured: Measured, threads: int, *, cores: int) -> str:
     rates: dict[int, float] = {}
     for cell in cells_of(measured.cells, threads=threads, length=measured.loaded.length):
         rates[cell.runs] = max(rates.get(cell.runs, 0.0), cell.rows_per_s)
-    told = ", ".join(f"{at_once}: {rate:.4g}" for at_once, rate in sorted(rates.items()))
+    figures = ", ".join(f"{at_once}: {rate:.4g}" for at_once, rate in sorted(rates.items()))
     share = f"{cores} cores, {threads} for each run" if threads > 1 else f"{cores} cores"
-    return f"{share}; rows/s by runs at once: {told}"
+    return f"{share}; rows/s by runs at once: {figures}"
 
 
 def _limit(
@@ -304,9 +306,9 @@ def _limit(
     if not measured.loaded.batched:
         return 1, "the model has no batch axis"
     rows = {cell.rows: cell.mean_s / cell.rows for cell in alone}
-    told = "time per row does not fall with the batch"
+    finding = "time per row does not fall with the batch"
     if best > 1 and 1 in rows:
-        told = (
+        finding = (
             f"time per row is least at {best} rows ({duration_text(rows[best])}, alone "
             f"{duration_text(rows[1])})"
         )
@@ -322,11 +324,11 @@ def _limit(
         ).capacity()
         if larger > option.capacity * _CLEARLY:
             more = f"{larger:.4g} requests/s instead of {option.capacity:.4g}"
-            return best, f"{told}: {more} with {DEFAULT_ROWS}"
-        told += f", which gains no requests/s over {DEFAULT_ROWS}"
+            return best, f"{finding}: {more} with {DEFAULT_ROWS}"
+        finding += f", which gains no requests/s over {DEFAULT_ROWS}"
     return DEFAULT_ROWS, (
-        f"{told}; the engine stops where it gains nothing, and the limit also bounds the rows of "
-        "one request"
+        f"{finding}; the engine stops where a larger batch gains nothing, and the limit also "
+        "bounds the rows of one request"
     )
 
 
@@ -334,20 +336,20 @@ def _padding(
     measured: Measured, alone: Sequence[GridCell], best: int
 ) -> tuple[PaddingSpec | None, str]:
     """How much padding is worth a shared batch: half of what sharing it gains."""
-    found = measured.loaded.padding
+    padding = measured.loaded.padding
     row_s = {cell.rows: cell.mean_s / cell.rows for cell in alone}
-    if found is None or 1 not in row_s:
+    if padding is None or 1 not in row_s:
         return None, ""
     gain = row_s[1] / row_s[best]
     if gain < _WORTH:
         why = f"a shared batch gains {gain - 1:.0%} for each row: only equal lengths share one"
-        return msgspec.structs.replace(found, max_ratio=1.0), why
+        return msgspec.structs.replace(padding, max_ratio=1.0), why
     ratio = min(round(math.sqrt(gain), 2), _MAX_PADDING)
     why = (
         f"a row costs {gain:.2f} times as much alone as in the best batch: padding by {ratio:g} "
         "still leaves half of that gain"
     )
-    return msgspec.structs.replace(found, max_ratio=ratio), why
+    return msgspec.structs.replace(padding, max_ratio=ratio), why
 
 
 def _why_replicas(

@@ -60,13 +60,15 @@ class PruningGraph:
     @property
     def opset(self) -> int:
         """The version of ONNX's own operators."""
-        return max((one.version for one in self.model.opset_import if not one.domain), default=1)
+        return max(
+            (opset.version for opset in self.model.opset_import if not opset.domain), default=1
+        )
 
     def attribute(self, i: int, name: str, default: Any = None) -> Any:  # noqa: ANN401  # whatever it is
         """An attribute of node `i`."""
-        for one in self.nodes[i].attribute:
-            if one.name == name:
-                return onnx.helper.get_attribute_value(one)
+        for attribute in self.nodes[i].attribute:
+            if attribute.name == name:
+                return onnx.helper.get_attribute_value(attribute)
         return default
 
     def fresh(self, name: str) -> str:
@@ -77,42 +79,42 @@ class PruningGraph:
     def proto(self, *, show: Sequence[str] | None = None) -> Proto:
         """The graph as a message; `show`: tensors that it answers instead of its own outputs."""
         nodes = self.nodes if show is None else self._before(show)
-        made = self._message(nodes, self.outputs if show is None else show)
+        message = self._message(nodes, self.outputs if show is None else show)
         if show is not None:
-            _answer(made, show)
-        return made
+            _answer(message, show)
+        return message
 
     def piece(
         self, nodes: Sequence[Node], inputs: Sequence[Proto], outputs: Sequence[str]
     ) -> Proto:
         """Some of its nodes as a message, with inputs as declared."""
-        made = self._message(nodes, outputs)
-        del made.graph.input[:]
-        made.graph.input.extend(inputs)
-        _answer(made, outputs)
-        return made
+        message = self._message(nodes, outputs)
+        del message.graph.input[:]
+        message.graph.input.extend(inputs)
+        _answer(message, outputs)
+        return message
 
     def _message(self, nodes: Sequence[Node], outputs: Sequence[str]) -> Proto:
-        made = onnx.ModelProto()
-        made.CopyFrom(self.model)
-        made.graph.node.extend(nodes)
+        message = onnx.ModelProto()
+        message.CopyFrom(self.model)
+        message.graph.node.extend(nodes)
         used = names_read(nodes).union(outputs)
-        made.graph.initializer.extend(
+        message.graph.initializer.extend(
             numpy_helper.from_array(np.asarray(array, order="C"), name)
             for name, array in self.constants.items()
             if name in used
         )
-        return made
+        return message
 
     def _before(self, names: Sequence[str]) -> list[Node]:
         """Nodes that these tensors need."""
-        wanted = set(names)
-        found = []
+        needed = set(names)
+        nodes = []
         for node in reversed(self.nodes):
-            if wanted.intersection(node.output):
-                wanted |= names_read([node])
-                found.append(node)
-        return found[::-1]
+            if needed.intersection(node.output):
+                needed |= names_read([node])
+                nodes.append(node)
+        return nodes[::-1]
 
     def copy(self) -> "PruningGraph":
         """One that can be changed without changing this one; arrays are shared until replaced."""
@@ -154,31 +156,31 @@ def as_graph(model: Proto) -> PruningGraph:
         size = model.ByteSize() / 2**30
         raise CannotBuildError(f"it has {size:.1f} GiB; what has 2 GiB or more is not rewritten")
     graph = model.graph
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     inside = frozenset(name for node in graph.node for name in _inside(node))
     nodes = [node for node in graph.node if not _fold(node, constants)]
-    kept = [value for value in graph.input if value.name not in constants]
+    inputs = [value for value in graph.input if value.name not in constants]
     outputs = tuple(value.name for value in graph.output)
     # What is declared of tensors inside would be wrong afterwards; runtimes infer it themselves.
     del graph.node[:], graph.initializer[:], graph.value_info[:], graph.input[:]
-    graph.input.extend(kept)
+    graph.input.extend(inputs)
     model.ir_version = max(model.ir_version, _OLDEST_IR)
-    names = tuple(value.name for value in kept)
+    names = tuple(value.name for value in inputs)
     return PruningGraph(model, nodes, constants, names, outputs, inside)
 
 
 def names_read(nodes: Iterable[Node]) -> set[str]:
     """Tensors that nodes read, those that their subgraphs read among them."""
-    found: set[str] = set()
+    tensors: set[str] = set()
     for node in nodes:
-        found.update(name for name in node.input if name)
-        found.update(_inside(node))
-    return found
+        tensors.update(name for name in node.input if name)
+        tensors.update(_inside(node))
+    return tensors
 
 
 def users(graph: PruningGraph) -> Counter[str]:
     """How often each tensor is read."""
-    counts = Counter({name: len(found) for name, found in graph.readers.items()})
+    counts = Counter({name: len(readers) for name, readers in graph.readers.items()})
     counts.update(graph.outputs)
     counts.update(graph.shown_inside)
     return counts
@@ -203,27 +205,29 @@ def _fold(node: Node, constants: dict[str, Array]) -> bool:
     """Make a constant of what a node makes of constants, where exporters leave such nodes."""
     if node.op_type == "Constant" and not node.domain:
         return _fold_constant(node, constants)
-    given = [constants.get(name) for name in node.input if name]
-    if node.domain or not given or any(array is None for array in given):
+    operands = [constants.get(name) for name in node.input if name]
+    if node.domain or not operands or any(array is None for array in operands):
         return False
-    arrays = [array for array in given if array is not None]
-    told = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    made: Array
+    arrays = [array for array in operands if array is not None]
+    attributes = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
+    folded: Array
     match node.op_type:
         case "Identity":
-            made = arrays[0]
+            folded = arrays[0]
         case "Transpose":
-            made = np.transpose(arrays[0], told.get("perm"))
+            folded = np.transpose(arrays[0], attributes.get("perm"))
         case "Cast":
-            made = arrays[0].astype(onnx.helper.tensor_dtype_to_np_dtype(told["to"]))
+            folded = arrays[0].astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"]))
         case "Concat" if arrays[0].dtype.kind == "i":
-            made = np.concatenate(arrays, told["axis"])
+            folded = np.concatenate(arrays, attributes["axis"])
         case "Unsqueeze":
-            axes = arrays[1] if len(arrays) == _AXES_AS_INPUT else np.array(told["axes"])
-            made = np.expand_dims(arrays[0], tuple(int(i) for i in axes.reshape(-1)))
+            axes = arrays[1] if len(arrays) == _AXES_AS_INPUT else np.array(attributes["axes"])
+            folded = np.expand_dims(arrays[0], tuple(int(i) for i in axes.reshape(-1)))
         case _:
             return False
-    constants[node.output[0]] = made
+    constants[node.output[0]] = folded
     return True
 
 
@@ -283,10 +287,10 @@ def run(session: ort.InferenceSession, example: Tensors) -> list[Array]:
         CannotBuildError: It fails on this example.
     """
     try:
-        found: list[Array] = session.run(None, example)
+        outputs: list[Array] = session.run(None, example)
     except Exception as error:  # as above
         raise CannotBuildError(f"it does not run on an example: {_first_line(error)}") from error
-    return found
+    return outputs
 
 
 def floats(answers: Sequence[Array]) -> list[int]:
@@ -294,27 +298,29 @@ def floats(answers: Sequence[Array]) -> list[int]:
     return [i for i, answer in enumerate(answers) if answer.dtype.kind == "f"]
 
 
-def is_alike(got: Sequence[Array], want: Sequence[Array]) -> bool:
+def is_alike(actual: Sequence[Array], expected: Sequence[Array]) -> bool:
     """Whether two graphs answer the same but for rounding.
 
     Floats are compared where there are some; without them all outputs have to be equal.
     """
-    if [answer.shape for answer in got] != [answer.shape for answer in want]:
+    if [answer.shape for answer in actual] != [answer.shape for answer in expected]:
         return False
-    scores = floats(want)
+    scores = floats(expected)
     if not scores:
-        return all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
-    return all(_difference(got[i], want[i]) <= _ROUNDING_RATIO for i in scores)
+        return all(np.array_equal(a, b) for a, b in zip(actual, expected, strict=True))
+    return all(_difference(actual[i], expected[i]) <= _ROUNDING_RATIO for i in scores)
 
 
-def _difference(got: Array, want: Array) -> float:
+def _difference(actual: Array, expected: Array) -> float:
     """Largest difference, of the largest number; infinite where only one has numbers."""
-    wide, wanted = got.astype(np.float64), want.astype(np.float64)
-    if not np.array_equal(np.isfinite(wide), np.isfinite(wanted)):
+    wide_actual, wide_expected = actual.astype(np.float64), expected.astype(np.float64)
+    if not np.array_equal(np.isfinite(wide_actual), np.isfinite(wide_expected)):
         return float("inf")
-    is_number = np.isfinite(wanted)
-    scale = float(np.max(np.abs(wanted), initial=1e-6, where=is_number))
-    difference = np.abs(np.subtract(wide, wanted, where=is_number, out=np.zeros_like(wide)))
+    is_number = np.isfinite(wide_expected)
+    scale = float(np.max(np.abs(wide_expected), initial=1e-6, where=is_number))
+    difference = np.abs(
+        np.subtract(wide_actual, wide_expected, where=is_number, out=np.zeros_like(wide_actual))
+    )
     return float(np.max(difference, initial=0.0)) / scale
 
 
@@ -363,7 +369,7 @@ class Course:
         other._position = self._position
         return other
 
-    def advance(self, graph: PruningGraph, upto: int, wanted: set[str]) -> None:
+    def advance(self, graph: PruningGraph, upto: int, needed: set[str]) -> None:
         """Run nodes before `upto` that have not run; keep `wanted` and what later nodes read.
 
         Args:
@@ -376,24 +382,24 @@ class Course:
         if not nodes:
             return
         self._position = upto
-        made = {name for node in nodes for name in node.output if name}
-        read = names_read(nodes) - made - graph.constants.keys()
-        later = names_read(graph.nodes[upto:]) | wanted
-        outputs = sorted(made & later)
+        produced = {name for node in nodes for name in node.output if name}
+        read = names_read(nodes) - produced - graph.constants.keys()
+        later = names_read(graph.nodes[upto:]) | needed
+        outputs = sorted(produced & later)
         inputs = sorted(name for name in read if name in self.known[0])
         session = None
         if outputs:
             values = [_declared(name, self.known[0]) for name in inputs]
             session = open_session(graph.piece(nodes, values, outputs), self._threads)
-        for i, known in enumerate(self.known):
-            kept = {name: array for name, array in known.items() if name in later}
+        for i, tensors in enumerate(self.known):
+            live = {name: array for name, array in tensors.items() if name in later}
             if session is not None:
-                answers = run(session, {name: known[name] for name in inputs})
-                kept |= dict(zip(outputs, answers, strict=True))
-            self.known[i] = kept
+                answers = run(session, {name: tensors[name] for name in inputs})
+                live |= dict(zip(outputs, answers, strict=True))
+            self.known[i] = live
 
 
-def _declared(name: str, known: Tensors) -> object:
+def _declared(name: str, tensors: Tensors) -> object:
     """An input of any shape."""
-    kind = helper.np_dtype_to_tensor_dtype(known[name].dtype)
+    kind = helper.np_dtype_to_tensor_dtype(tensors[name].dtype)
     return helper.make_tensor_value_info(name, kind, None)

@@ -113,10 +113,10 @@ class Pruned:
 
 def kept_count(units: int, ratio: float) -> int:
     """How many of a layer's units stay: one at least, and a multiple of 8 in a wide layer."""
-    wanted = units * (1 - ratio)
+    remaining = units * (1 - ratio)
     if units < _WIDE:
-        return max(1, round(wanted))
-    return min(units, max(_STEP, round(wanted / _STEP) * _STEP))
+        return max(1, round(remaining))
+    return min(units, max(_STEP, round(remaining / _STEP) * _STEP))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,10 +265,10 @@ class _Closure:
         )
 
     def _add(self, tensor: str, layout: UnitLayout) -> None:
-        known = self.tensors.get(tensor)
-        if known == layout:
+        existing = self.tensors.get(tensor)
+        if existing == layout:
             return
-        if known is not None:
+        if existing is not None:
             raise NotCutError("they lie in one tensor in two ways")
         if tensor in self.graph.inputs or tensor in self.graph.outputs:
             raise NotCutError("they are what callers send or get")
@@ -280,29 +280,31 @@ class _Closure:
     def _follow(self, tensor: str) -> None:
         layout = self.tensors[tensor]
         maker = self.graph.makers[tensor]
-        made = list(self.graph.nodes[maker].output).index(tensor)
-        self._tie(maker, Slot(out=True, at=made), layout)
+        output_index = list(self.graph.nodes[maker].output).index(tensor)
+        self._tie(maker, Slot(out=True, number=output_index), layout)
         for reader, slot in self.graph.readers.get(tensor, ()):
-            self._tie(reader, Slot(out=False, at=slot), layout)
+            self._tie(reader, Slot(out=False, number=slot), layout)
 
     def _tie(self, node: int, slot: Slot, layout: UnitLayout) -> None:
         site = Site(graph=self.graph, index=node, shapes=self.shapes)
-        found = ties(site, slot, layout)
-        for other, at in found.items():
+        tied = ties(site, slot, layout)
+        for other, other_layout in tied.items():
             name = site.name(other)
             if name not in self.graph.constants:
-                self._add(name, at)
-            elif self.cuts.setdefault(NodePort(node=node, slot=other), at) != at:
+                self._add(name, other_layout)
+            elif (
+                self.cuts.setdefault(NodePort(node=node, slot=other), other_layout) != other_layout
+            ):
                 raise NotCutError("a residual sum carries them past a weight")
         if is_weighing(site):
-            self._weigh(site, slot, layout, found)
+            self._weigh(site, slot, layout, tied)
         elif site.kind == "Reshape":
-            self.reshapes[node] = found.get(OUTPUT, layout)
+            self.reshapes[node] = tied.get(OUTPUT, layout)
 
     def _weigh(
-        self, site: Site, slot: Slot, layout: UnitLayout, found: Mapping[Slot, UnitLayout]
+        self, site: Site, slot: Slot, layout: UnitLayout, tied: Mapping[Slot, UnitLayout]
     ) -> None:
-        weight = found.get(Slot(out=False, at=1))
+        weight = tied.get(Slot(out=False, number=1))
         if weight is None:
             return
         if slot.out:
@@ -314,27 +316,27 @@ class _Closure:
 
     def _nodes(self) -> set[int]:
         """Nodes that pass the units on."""
-        made = {self.graph.makers[name] for name in self.tensors}
-        return made - self.producers
+        makers = {self.graph.makers[name] for name in self.tensors}
+        return makers - self.producers
 
     def _check_residual(self) -> None:
         """Refuse a sum of what two weights make: all of a stage of a network would be cut alike."""
         sources: dict[str, frozenset[int]] = {}
         for i in sorted({self.graph.makers[name] for name in self.tensors}):
             node = self.graph.nodes[i]
-            given = [sources[name] for name in node.input if name in sources]
+            input_sources = [sources[name] for name in node.input if name in sources]
             own = frozenset([i]) if i in self.producers else frozenset()
-            summed = node.op_type in {"Add", "Sum", "Sub"} and len(set(given)) > 1
-            if summed and not _nested(given):
+            summed = node.op_type in {"Add", "Sum", "Sub"} and len(set(input_sources)) > 1
+            if summed and not _nested(input_sources):
                 raise NotCutError("a residual sum reads them")
             for name in node.output:
-                sources[name] = own.union(*given)
+                sources[name] = own.union(*input_sources)
 
 
 def _nested(sources: list[frozenset[int]]) -> bool:
     """Whether each is part of the largest."""
     largest = max(sources, key=len)
-    return all(one <= largest for one in sources)
+    return all(source <= largest for source in sources)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,7 +344,7 @@ class Cutting:
     """Units of a group that stay, ascending."""
 
     group: UnitGroup
-    kept: Array
+    kept_units: Array
 
 
 def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
@@ -350,79 +352,85 @@ def without_units(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGr
 
     A shape that is computed is trusted to follow, which running what was made shows.
     """
-    made = graph.copy()
+    smaller = graph.copy()
     added: dict[int, Node] = {}
     for cutting in cuttings:
-        for place, layout in cutting.group.cuts.items():
-            _cut_constant(made, place, layout, cutting.kept)
+        for port, layout in cutting.group.cuts.items():
+            _cut_constant(smaller, port, layout, cutting.kept_units)
         for node, layout in cutting.group.reshapes.items():
-            concat = _cut_shape(made, node, layout, cutting.kept)
+            concat = _cut_shape(smaller, node, layout, cutting.kept_units)
             if concat is not None:
                 added[node] = concat
-    before = enumerate(made.nodes)
-    made.nodes = [one for i, node in before for one in ([added[i]] if i in added else []) + [node]]
-    made.index()
-    return made
+    before = enumerate(smaller.nodes)
+    smaller.nodes = [
+        entry for i, node in before for entry in ([added[i]] if i in added else []) + [node]
+    ]
+    smaller.index()
+    return smaller
 
 
 def with_units_ignored(graph: PruningGraph, cuttings: Sequence[Cutting]) -> PruningGraph:
     """A graph as large as before, in which nothing reads the units that do not stay."""
-    made = graph.copy()
+    masked = graph.copy()
     for cutting in cuttings:
         for consumer in cutting.group.consumers:
-            place = NodePort(node=consumer.node, slot=Slot(out=False, at=1))
-            layout = cutting.group.cuts[place]
+            port = NodePort(node=consumer.node, slot=Slot(out=False, number=1))
+            layout = cutting.group.cuts[port]
 
             def without(
-                array: Array, layout: UnitLayout = layout, kept: Array = cutting.kept
+                array: Array, layout: UnitLayout = layout, kept_units: Array = cutting.kept_units
             ) -> Array:
-                at = np.moveaxis(np.zeros_like(array), layout.axis, 0)
-                entries = layout.entries(kept)
-                at[entries] = np.moveaxis(array, layout.axis, 0)[entries]
-                return np.moveaxis(at, 0, layout.axis)
+                zeroed = np.moveaxis(np.zeros_like(array), layout.axis, 0)
+                entries = layout.entries(kept_units)
+                zeroed[entries] = np.moveaxis(array, layout.axis, 0)[entries]
+                return np.moveaxis(zeroed, 0, layout.axis)
 
-            change_constant(made, place, without)
-    return made
+            change_constant(masked, port, without)
+    return masked
 
 
-def change_constant(graph: PruningGraph, place: NodePort, change: Callable[[Array], Array]) -> None:
+def change_constant(graph: PruningGraph, port: NodePort, change: Callable[[Array], Array]) -> None:
     """Replace a constant where one node reads it, and only there."""
-    node = graph.nodes[place.node]
-    name = node.input[place.slot.at]
+    node = graph.nodes[port.node]
+    name = node.input[port.slot.number]
     array = np.asarray(change(graph.constants[name]), order="C")
     counts = users(graph)
     if counts[name] > 1:
         readers = graph.readers[name]
-        readers.remove((place.node, place.slot.at))
+        readers.remove((port.node, port.slot.number))
         name = graph.fresh(name)
-        node.input[place.slot.at] = name
-        graph.readers[name] = [(place.node, place.slot.at)]
+        node.input[port.slot.number] = name
+        graph.readers[name] = [(port.node, port.slot.number)]
     graph.constants[name] = array
 
 
-def _cut_constant(graph: PruningGraph, place: NodePort, layout: UnitLayout, kept: Array) -> None:
-    entries = layout.entries(kept)
-    change_constant(graph, place, lambda array: np.take(array, entries, axis=layout.axis))
-    node = graph.nodes[place.node]
-    is_filter = node.op_type == "Conv" and place.slot.at == 1
-    group = graph.attribute(place.node, "group", 1)
+def _cut_constant(
+    graph: PruningGraph, port: NodePort, layout: UnitLayout, kept_units: Array
+) -> None:
+    entries = layout.entries(kept_units)
+    change_constant(graph, port, lambda array: np.take(array, entries, axis=layout.axis))
+    node = graph.nodes[port.node]
+    is_filter = node.op_type == "Conv" and port.slot.number == 1
+    group = graph.attribute(port.node, "group", 1)
     if is_filter and group > 1 and layout.axis == 0:
         for attribute in node.attribute:
             if attribute.name == "group":
                 attribute.i = len(entries)
 
 
-def _cut_shape(graph: PruningGraph, node: int, layout: UnitLayout, kept: Array) -> Node | None:
+def _cut_shape(
+    graph: PruningGraph, node: int, layout: UnitLayout, kept_units: Array
+) -> Node | None:
     """Correct the entry of a Reshape's shape that says how long the axis is, if one does.
 
     Returns:
         A node to put before it where its shape is put together by one, which others may read.
     """
-    old, new = layout.extent, len(layout.entries(kept))
+    old, new = layout.extent, len(layout.entries(kept_units))
     name = graph.nodes[node].input[1]
     if name in graph.constants:
-        place = NodePort(node=node, slot=Slot(out=False, at=1))
-        change_constant(graph, place, lambda shape: _corrected(shape, layout.axis, old, new))
+        port = NodePort(node=node, slot=Slot(out=False, number=1))
+        change_constant(graph, port, lambda shape: _corrected(shape, layout.axis, old, new))
         return None
     maker = graph.nodes[graph.makers[name]]
     if maker.op_type != "Concat":
@@ -431,14 +439,14 @@ def _cut_shape(graph: PruningGraph, node: int, layout: UnitLayout, kept: Array) 
     for i, part in enumerate(maker.input):
         array = graph.constants.get(part)
         length = 1 if array is None else len(array)
-        at = layout.axis - begin
-        if array is not None and 0 <= at < length and array[at] == old:
+        index = layout.axis - begin
+        if array is not None and 0 <= index < length and array[index] == old:
             own = onnx.NodeProto()
             own.CopyFrom(maker)
             own.name = own.output[0] = graph.nodes[node].input[1] = graph.fresh(name)
             graph.makers[own.name] = node
             own.input[i] = graph.fresh(part)
-            graph.constants[own.input[i]] = _corrected(array, at, old, new)
+            graph.constants[own.input[i]] = _corrected(array, index, old, new)
             return own
         begin += length
     return None
@@ -452,11 +460,11 @@ def _corrected(shape: Array, axis: int, old: int, new: int) -> Array:
 def bias_place(graph: PruningGraph, consumer: int) -> NodePort | None:
     """Where a constant is added to each output of a weight; None if there is no such place."""
     node = graph.nodes[consumer]
-    (made,) = node.output
+    (output,) = node.output
     reader, slot = consumer, 2
     if node.op_type == "MatMul":
-        readers = graph.readers.get(made, [])
-        if len(readers) != 1 or made in graph.outputs or made in graph.shown_inside:
+        readers = graph.readers.get(output, [])
+        if len(readers) != 1 or output in graph.outputs or output in graph.shown_inside:
             return None
         reader, slot = readers[0][0], 1 - readers[0][1]
         if graph.nodes[reader].op_type != "Add":
@@ -465,4 +473,4 @@ def bias_place(graph: PruningGraph, consumer: int) -> NodePort | None:
     array = graph.constants.get(inputs[slot] if slot < len(inputs) else "")
     if array is None or array.ndim != 1 or array.size == 1:
         return None
-    return NodePort(node=reader, slot=Slot(out=False, at=slot))
+    return NodePort(node=reader, slot=Slot(out=False, number=slot))

@@ -80,17 +80,17 @@ def prune(
             raise CannotBuildError(f"there was not enough time: it ran out when {words}")
         say(words)
 
-    given = teaching.examples if teaching is not None and teaching.examples else calibration
-    if len(given) < FEWEST_EXAMPLES:
-        msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(given)}"
+    samples = teaching.examples if teaching is not None and teaching.examples else calibration
+    if len(samples) < FEWEST_EXAMPLES:
+        msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(samples)}"
         raise CannotBuildError(msg)
-    given = [given[i] for i in np.random.default_rng(seed).permutation(len(given))]
+    samples = [samples[i] for i in np.random.default_rng(seed).permutation(len(samples))]
     graph = load_graph(source)
     tell("looking for what can be cut")
-    shapes = traced_shapes(graph, given[0], threads=threads)
+    shapes = traced_shapes(graph, samples[0], threads=threads)
     groups = _groups(graph, cut, shapes)
-    examples = given[: _enough(graph, groups, shapes)]
-    counts = [kept_count(one.units, cut.ratio(one.unit)) for one in groups]
+    examples = samples[: _enough(graph, groups, shapes)]
+    counts = [kept_count(group.units, cut.ratio(group.unit)) for group in groups]
     fitted, cuttings = reconstruct(graph, groups, counts, examples, threads=threads, say=tell)
     smaller = without_units(fitted, cuttings)
     tell("checking the cut")
@@ -115,15 +115,15 @@ def prune(
             )
         except CannotBuildError as error:
             taught = f"no: {error}"
-    made = smaller.proto()
-    onnx.checker.check_model(made)
-    onnx.save(made, str(target))
+    message = smaller.proto()
+    onnx.checker.check_model(message)
+    onnx.save(message, str(target))
     return Pruned(
         path=target,
         cut=cut,
         parameters_before=before,
         parameters_after=after,
-        layers=Counter(one.unit for one in groups),
+        layers=Counter(group.unit for group in groups),
         examples=len(examples),
         taught=taught,
         build_s=clock() - started,
@@ -140,7 +140,7 @@ def check_same_answers(
     """
     old = open_session(fitted.proto(), threads)
     new: list[list[Array]] = []
-    given, expected = [], []
+    inputs, expected = [], []
     # Two rows of one: a shape with a fixed batch shows.
     doubled = [
         {name: np.concatenate([array, array]) for name, array in example.items()}
@@ -152,37 +152,39 @@ def check_same_answers(
             expected.append(run(old, example))
         except CannotBuildError:
             continue  # a model that takes one row only; each single example ran before
-        given.append(example)
+        inputs.append(example)
     try:
         session = open_session(smaller.proto(), threads)
-        new = [run(session, example) for example in given]
+        new = [run(session, example) for example in inputs]
     except CannotBuildError as error:
         raise CannotBuildError(f"a size in it does not follow the cut: {error}") from error
-    if not all(is_alike(got, want) for got, want in zip(new, expected, strict=True)):
+    if not all(
+        is_alike(actual, reference) for actual, reference in zip(new, expected, strict=True)
+    ):
         msg = "cutting it changes more than what was cut, so that it is left whole"
         raise CannotBuildError(msg)
 
 
 def _enough(graph: PruningGraph, groups: Sequence[UnitGroup], shapes: dict[str, Shape]) -> int:
     """How many examples the widest weight needs; long texts bring many rows each."""
-    wanted = 0
-    for consumer in (one for group in groups for one in group.consumers):
+    needed = 0
+    for consumer in (reader for group in groups for reader in group.consumers):
         shape = list(shapes[consumer.tensor])
         features = 1 if graph.nodes[consumer.node].op_type == "Conv" else -1
         del shape[features]
         inputs = len(matrix(graph, consumer.node))
-        wanted = max(wanted, _ROWS_FOR_INPUT * inputs // max(1, math.prod(shape)))
-    return min(MOST_EXAMPLES, max(_ENOUGH_EXAMPLES, wanted))
+        needed = max(needed, _ROWS_FOR_INPUT * inputs // max(1, math.prod(shape)))
+    return min(MOST_EXAMPLES, max(_ENOUGH_EXAMPLES, needed))
 
 
 def _groups(graph: PruningGraph, cut: PruneCut, shapes: dict[str, Shape]) -> list[UnitGroup]:
-    found = find_groups(graph, shapes)
+    prunable = find_groups(graph, shapes)
     for unit in cut.units:
-        if not any(group.unit is unit for group in found.groups):
-            raise CannotBuildError(found.why_none(unit))
+        if not any(group.unit is unit for group in prunable.groups):
+            raise CannotBuildError(prunable.why_none(unit))
     groups = [
         group
-        for group in found.groups
+        for group in prunable.groups
         if kept_count(group.units, cut.ratio(group.unit)) < group.units
     ]
     if not groups:
@@ -248,9 +250,9 @@ def sparsify(
     for tensors in shown(graph, list(dict.fromkeys(names)), examples, threads=threads):
         if clock() >= deadline:
             raise CannotBuildError("there was not enough time to see what its weights multiply")
-        known = dict(zip(dict.fromkeys(names), tensors, strict=True))
+        by_name = dict(zip(dict.fromkeys(names), tensors, strict=True))
         for i, (node, name) in enumerate(zip(nodes, names, strict=True)):
-            rows = rows_read(graph, node, known[name])
+            rows = rows_read(graph, node, by_name[name])
             squares[i] += np.square(rows, dtype=np.float64).sum(axis=0)
     for node, sums in zip(nodes, squares, strict=True):
         set_matrix(graph, node, with_zeros(matrix(graph, node), np.sqrt(sums), zeros_ratio))
@@ -274,9 +276,9 @@ def with_zeros(weight: Array, scales: Array, zeros_ratio: float) -> Array:
     count = round(len(weight) * zeros_ratio)
     scores = np.abs(weight) * scales[:, None]
     order = np.argsort(scores, axis=0, kind="stable")
-    made = weight.copy()
-    np.put_along_axis(made, order[:count], 0, axis=0)
-    return made
+    sparse = weight.copy()
+    np.put_along_axis(sparse, order[:count], 0, axis=0)
+    return sparse
 
 
 def gzip_bytes(path: Path) -> int:

@@ -67,19 +67,19 @@ def least_lossy(readings: Sequence[ReaderWeight], count: int) -> Array:
     return np.flatnonzero(alive)
 
 
-def made_up(reading: ReaderWeight, kept: Array) -> Array:
+def made_up(reading: ReaderWeight, kept_units: Array) -> Array:
     """The weight on the units `kept` that answers most nearly as all did, `[kept inputs, outputs]`.
 
     Raises:
         numpy.linalg.LinAlgError: Activations are not finite.
     """
-    entries = reading.layout.entries(kept)
+    entries = reading.layout.entries(kept_units)
     weight = reading.weight.astype(np.float64)
     ridge = _ridge(reading.own)
     left = reading.own[np.ix_(entries, entries)] + ridge * np.eye(len(entries))
     right = reading.across[entries] @ weight + ridge * weight[entries]
-    found: Array = np.linalg.solve(left, right)
-    return found
+    solution: Array = np.linalg.solve(left, right)
+    return solution
 
 
 class _Surgeon:
@@ -93,23 +93,23 @@ class _Surgeon:
 
     def losses(self, alive: Array) -> Array:
         """Infinite for what is gone."""
-        found = np.full(len(alive), np.inf)
+        losses = np.full(len(alive), np.inf)
         blocks = self._blocks[alive]
         inner = self._inverse[blocks[:, :, None], blocks[:, None, :]]
         weight = self._weight[blocks]
-        found[alive] = np.sum(weight * np.linalg.solve(inner, weight), axis=(1, 2))
-        return found
+        losses[alive] = np.sum(weight * np.linalg.solve(inner, weight), axis=(1, 2))
+        return losses
 
     def remove(self, units: Array) -> None:
-        at = self._blocks[units].reshape(-1)
-        columns = self._inverse[:, at]
-        gain = np.linalg.solve(columns[at], columns.T).T
-        self._weight -= gain @ self._weight[at]
+        rows = self._blocks[units].reshape(-1)
+        columns = self._inverse[:, rows]
+        gain = np.linalg.solve(columns[rows], columns.T).T
+        self._weight -= gain @ self._weight[rows]
         self._inverse -= gain @ columns.T
         # What is gone must not come back as rounding; the diagonal keeps solves possible.
-        self._inverse[at] = self._inverse[:, at] = 0.0
-        self._inverse[at, at] = 1.0
-        self._weight[at] = 0.0
+        self._inverse[rows] = self._inverse[:, rows] = 0.0
+        self._inverse[rows, rows] = 1.0
+        self._weight[rows] = 0.0
 
 
 def _blocks(layout: UnitLayout) -> list[Array]:
@@ -187,9 +187,9 @@ def matrix(graph: PruningGraph, node: int) -> Array:
 def set_matrix(graph: PruningGraph, node: int, values: Array) -> None:
     """The reverse of `matrix`."""
     old = graph.constants[graph.nodes[node].input[1]]
-    made = values if old.ndim == MATRIX and _is_plain(graph, node) else values.T
-    place = NodePort(node=node, slot=Slot(out=False, at=1))
-    change_constant(graph, place, lambda array: made.reshape(array.shape).astype(array.dtype))
+    stored = values if old.ndim == MATRIX and _is_plain(graph, node) else values.T
+    port = NodePort(node=node, slot=Slot(out=False, number=1))
+    change_constant(graph, port, lambda array: stored.reshape(array.shape).astype(array.dtype))
 
 
 def rows_layout(graph: PruningGraph, consumer: Consumer) -> UnitLayout:
@@ -222,11 +222,11 @@ def _patches(graph: PruningGraph, node: int, tensor: Array) -> Array:
     view = np.lib.stride_tricks.sliding_window_view(padded, windows, axes)
     steps = tuple(slice(None, None, step) for step in strides)
     inner = tuple(slice(None, None, step) for step in dilations)
-    found = np.moveaxis(view[(slice(None), slice(None), *steps, *inner)], 1, 1 + rank)
-    count = math.prod(found.shape[: 1 + rank])
+    patches = np.moveaxis(view[(slice(None), slice(None), *steps, *inner)], 1, 1 + rank)
+    count = math.prod(patches.shape[: 1 + rank])
     picked = np.linspace(0, count - 1, min(count, _MOST_PATCHES)).astype(np.int64)
-    places = np.unravel_index(picked, found.shape[: 1 + rank])
-    return found[places].reshape(len(picked), -1)
+    positions = np.unravel_index(picked, patches.shape[: 1 + rank])
+    return patches[positions].reshape(len(picked), -1)
 
 
 def _pads(
@@ -240,8 +240,8 @@ def _pads(
     rank = len(sizes)
     how = graph.attribute(node, "auto_pad", b"NOTSET").decode()
     if not how.startswith("SAME"):
-        told = graph.attribute(node, "pads") or [0] * 2 * rank
-        return list(zip(told[:rank], told[rank:], strict=True))
+        padding = graph.attribute(node, "pads") or [0] * 2 * rank
+        return list(zip(padding[:rank], padding[rank:], strict=True))
     pads = []
     for size, window, step in zip(sizes, windows, strides, strict=True):
         total = max((-(-size // step) - 1) * step + window - size, 0)
@@ -275,23 +275,23 @@ def reconstruct(
     cuttings: list[Cutting] = []
     for i, group in enumerate(groups):
         say(f"fitting {group.unit}, layer {i + 1} of {len(groups)}")
-        wanted = {one.tensor for later in groups[i:] for one in later.consumers}
-        upto = max(graph.makers[one.tensor] for one in group.consumers) + 1
-        before.advance(graph, upto, wanted)
+        needed = {consumer.tensor for later in groups[i:] for consumer in later.consumers}
+        upto = max(graph.makers[consumer.tensor] for consumer in group.consumers) + 1
+        before.advance(graph, upto, needed)
         if now is None:
             now = before.fork()
-        now.advance(working, upto, wanted)
+        now.advance(working, upto, needed)
         moments = _moments(graph, group, now, before)
         readings = _readings(working, group, moments)
-        cutting = Cutting(group=group, kept=least_lossy(readings, counts[i]))
+        cutting = Cutting(group=group, kept_units=least_lossy(readings, counts[i]))
         cuttings.append(cutting)
         working = with_units_ignored(working, [cutting])
-        _make_up(working, group, readings, moments, cutting.kept)
+        _make_up(working, group, readings, moments, cutting.kept_units)
     return working, cuttings
 
 
 def _moments(graph: PruningGraph, group: UnitGroup, now: Course, before: Course) -> list[Moments]:
-    found = []
+    sums = []
     for consumer in group.consumers:
         size = len(matrix(graph, consumer.node))
         if size > MOST_INPUTS:
@@ -301,14 +301,14 @@ def _moments(graph: PruningGraph, group: UnitGroup, now: Course, before: Course)
             new, old = tensors[consumer.tensor], originals[consumer.tensor]
             rows = rows_read(graph, consumer.node, new)
             moments.add(rows, rows if old is new else rows_read(graph, consumer.node, old))
-        found.append(moments)
-    return found
+        sums.append(moments)
+    return sums
 
 
 def _readings(
     graph: PruningGraph, group: UnitGroup, moments: Sequence[Moments]
 ) -> list[ReaderWeight]:
-    found = []
+    readings = []
     for consumer, moment in zip(group.consumers, moments, strict=True):
         own, across = moment.mean()
         if not (np.isfinite(own).all() and np.isfinite(across).all()):
@@ -322,8 +322,8 @@ def _readings(
             own, across = own[:size, :size], across[:size, :size]
         weight = matrix(graph, consumer.node)
         layout = rows_layout(graph, consumer)
-        found.append(ReaderWeight(weight=weight, layout=layout, own=own, across=across))
-    return found
+        readings.append(ReaderWeight(weight=weight, layout=layout, own=own, across=across))
+    return readings
 
 
 def _make_up(
@@ -331,17 +331,17 @@ def _make_up(
     group: UnitGroup,
     readings: Sequence[ReaderWeight],
     moments: Sequence[Moments],
-    kept: Array,
+    kept_units: Array,
 ) -> None:
     """Write the fitted weights into a graph, and the means into its biases."""
     for consumer, reading, moment in zip(group.consumers, readings, moments, strict=True):
-        fitted = made_up(reading, kept)
-        entries = reading.layout.entries(kept)
+        fitted = made_up(reading, kept_units)
+        entries = reading.layout.entries(kept_units)
         weight = np.zeros(reading.weight.shape)
         weight[entries] = fitted
         set_matrix(graph, consumer.node, weight)
-        place = bias_place(graph, consumer.node)
-        if place is None:
+        port = bias_place(graph, consumer.node)
+        if port is None:
             continue
         own, across = moment.mean()
         size = moment.size
@@ -351,4 +351,4 @@ def _make_up(
         def shifted(bias: Array, shift: Array = shift) -> Array:
             return (bias + shift).astype(bias.dtype)
 
-        change_constant(graph, place, shifted)
+        change_constant(graph, port, shifted)

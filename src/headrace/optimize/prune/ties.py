@@ -33,14 +33,14 @@ class UnitLayout:
         """Size of the axis."""
         return self.outer * self.units * self.inner
 
-    def entries(self, kept: Array) -> Array:
+    def entries(self, units: Array) -> Array:
         """Indices on the axis of the units `kept`, in the axis's order."""
         inner = np.arange(self.inner)
         outer = np.arange(self.outer)[:, None, None] * self.units
-        found: Array = ((outer + kept[None, :, None]) * self.inner + inner).reshape(-1)
-        return found
+        indices: Array = ((outer + units[None, :, None]) * self.inner + inner).reshape(-1)
+        return indices
 
-    def at(self, axis: int) -> "UnitLayout":
+    def on_axis(self, axis: int) -> "UnitLayout":
         """The same on another axis."""
         return replace(self, axis=axis)
 
@@ -66,11 +66,11 @@ class Slot(NamedTuple):
     """One tensor of a node."""
 
     out: bool
-    at: int
+    number: int
 
 
-INPUT: Final = Slot(out=False, at=0)
-OUTPUT: Final = Slot(out=True, at=0)
+INPUT: Final = Slot(out=False, number=0)
+OUTPUT: Final = Slot(out=True, number=0)
 
 
 class NotCutError(Exception):
@@ -103,7 +103,7 @@ class Site:
         """What a tensor is called; empty where an optional one is left out."""
         node = self.graph.nodes[self.index]
         names = node.output if slot.out else node.input
-        return names[slot.at] if slot.at < len(names) else ""
+        return names[slot.number] if slot.number < len(names) else ""
 
     def shape(self, slot: Slot) -> Shape:
         """The shape it had."""
@@ -117,7 +117,7 @@ class Site:
 
     def constant(self, index: int) -> Array | None:
         """An input's values, if it is constant."""
-        return self.graph.constants.get(self.name(Slot(out=False, at=index)))
+        return self.graph.constants.get(self.name(Slot(out=False, number=index)))
 
     def attribute(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # whatever it is
         """An attribute."""
@@ -167,11 +167,15 @@ def ties(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
         NotCutError: This kind of node mixes the units, or is not known.
     """
     node = site.graph.nodes[site.index]
-    known = _MICROSOFT_RULES if node.domain == _MICROSOFT else _RULES if not node.domain else {}
-    rule = known.get(site.kind)
+    rules = _MICROSOFT_RULES if node.domain == _MICROSOFT else _RULES if not node.domain else {}
+    rule = rules.get(site.kind)
     if rule is None:
         raise NotCutError(f"{site.kind} reads or makes them")
-    return {at: found for at, found in rule(site, slot, layout).items() if at != slot}
+    return {
+        tied_slot: tied_layout
+        for tied_slot, tied_layout in rule(site, slot, layout).items()
+        if tied_slot != slot
+    }
 
 
 def _weighing(site: Site, slot: Slot, layout: UnitLayout, *, axis: int) -> Ties:
@@ -181,22 +185,22 @@ def _weighing(site: Site, slot: Slot, layout: UnitLayout, *, axis: int) -> Ties:
     if layout.axis != axis:
         raise NotCutError(f"{site.kind} does not have them on its axis of features")
     into, out_of = weight_axes(site)
-    weight = Slot(out=False, at=1)
+    weight = Slot(out=False, number=1)
     if not slot.out:
-        return {weight: layout.at(into)}
-    found = {weight: layout.at(out_of)}
-    bias = Slot(out=False, at=2)
+        return {weight: layout.on_axis(into)}
+    tied = {weight: layout.on_axis(out_of)}
+    bias = Slot(out=False, number=2)
     if site.name(bias):
         if site.constant(2) is None:
             raise NotCutError("a bias is computed")
         shape = site.shape(bias)
         if shape and shape[-1] == layout.extent:
-            found[bias] = layout.at(len(shape) - 1)
-    return found
+            tied[bias] = layout.on_axis(len(shape) - 1)
+    return tied
 
 
 def _matmul(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    left, right = INPUT, Slot(out=False, at=1)
+    left, right = INPUT, Slot(out=False, number=1)
     rank = len(site.shape(slot))
     if site.constant(1) is not None:
         if layout.axis == rank - 1:
@@ -223,34 +227,34 @@ def _conv(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
         return _weighing(site, slot, layout, axis=1)
     if layout.axis != 1:
         raise NotCutError("Conv does not have them on its axis of channels")
-    found = {INPUT: layout, OUTPUT: layout, Slot(out=False, at=1): layout.at(0)}
-    if site.name(Slot(out=False, at=2)):
-        found[Slot(out=False, at=2)] = layout.at(0)
-    return found
+    tied = {INPUT: layout, OUTPUT: layout, Slot(out=False, number=1): layout.on_axis(0)}
+    if site.name(Slot(out=False, number=2)):
+        tied[Slot(out=False, number=2)] = layout.on_axis(0)
+    return tied
 
 
 def _broadcast(site: Site, slot: Slot, layout: UnitLayout, slots: Sequence[Slot]) -> Ties:
     """Tensors of which each has this axis, counted from the last, or is repeated along it."""
     back = layout.axis - len(site.shape(slot))
-    found = {}
+    tied = {}
     for other in slots:
         shape = site.shape(other)
         if len(shape) >= -back and shape[back] != 1:
             if shape[back] != layout.extent:
                 raise NotCutError(f"{site.kind} has an input of another size")
-            found[other] = layout.at(len(shape) + back)
-    return found
+            tied[other] = layout.on_axis(len(shape) + back)
+    return tied
 
 
 def _elementwise(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    inputs = [Slot(out=False, at=i) for i in site.is_fed]
+    inputs = [Slot(out=False, number=i) for i in site.is_fed]
     return _broadcast(site, slot, layout, [*inputs, OUTPUT])
 
 
 def _first_only(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """One tensor in and out; other inputs are settings."""
     del site
-    if not slot.out and slot.at:
+    if not slot.out and slot.number:
         raise NotCutError("they are a setting of a node")
     return {INPUT: layout, OUTPUT: layout}
 
@@ -259,7 +263,7 @@ def _per_channel(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Normalizations whose vectors have a number for each channel."""
     if layout.axis != 1:
         raise NotCutError(f"{site.kind} does not have them on its axis of channels")
-    vectors = {Slot(out=False, at=i): layout.at(0) for i in site.is_fed[1:]}
+    vectors = {Slot(out=False, number=i): layout.on_axis(0) for i in site.is_fed[1:]}
     return _first_only(site, slot, layout) | vectors
 
 
@@ -290,49 +294,49 @@ def _transpose(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     rank = len(site.shape(slot))
     order = list(site.attribute("perm", range(rank)[::-1]))
     if slot.out:
-        return {INPUT: layout.at(order[layout.axis])}
-    return {OUTPUT: layout.at(order.index(layout.axis))}
+        return {INPUT: layout.on_axis(order[layout.axis])}
+    return {OUTPUT: layout.on_axis(order.index(layout.axis))}
 
 
 def _reshape(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    if not slot.out and slot.at:
+    if not slot.out and slot.number:
         raise NotCutError("they are a shape")
     other = INPUT if slot.out else OUTPUT
-    found = through_reshape(layout, site.shape(slot), site.shape(other))
-    if found is None:
+    reshaped = through_reshape(layout, site.shape(slot), site.shape(other))
+    if reshaped is None:
         raise NotCutError(f"{site.kind} tears them apart")
-    return {other: found}
+    return {other: reshaped}
 
 
 def _reduce(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     before, after = site.shape(INPUT), site.shape(OUTPUT)
     if not site.attribute("keepdims", 1):
         rank = len(site.shape(INPUT))
-        told = site.constant(1) if len(site.is_fed) > 1 else site.attribute("axes")
-        if told is None:
+        axes = site.constant(1) if len(site.is_fed) > 1 else site.attribute("axes")
+        if axes is None:
             raise NotCutError(f"{site.kind} mixes them")
-        gone = {int(axis) % rank for axis in told}
+        gone = {int(axis) % rank for axis in axes}
         stay = [axis for axis in range(rank) if axis not in gone]
         if slot.out:
-            return {INPUT: layout.at(stay[layout.axis])}
+            return {INPUT: layout.on_axis(stay[layout.axis])}
         if layout.axis in gone:
             raise NotCutError(f"{site.kind} mixes them")
-        return {OUTPUT: layout.at(stay.index(layout.axis))}
+        return {OUTPUT: layout.on_axis(stay.index(layout.axis))}
     if before[layout.axis] != after[layout.axis]:
         raise NotCutError(f"{site.kind} mixes them")
     return _first_only(site, slot, layout)
 
 
 def _split(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
-    outputs = [Slot(out=True, at=i) for i in range(len(site.graph.nodes[site.index].output))]
+    outputs = [Slot(out=True, number=i) for i in range(len(site.graph.nodes[site.index].output))]
     axis = site.attribute("axis", 0) % len(site.shape(slot))
     if axis != layout.axis:
         return {INPUT: layout, **dict.fromkeys(outputs, layout)}
-    sizes = {site.shape(one)[axis] for one in outputs}
+    sizes = {site.shape(output)[axis] for output in outputs}
     parts = len(outputs)
     outer = layout.outer * parts if slot.out else layout.outer
-    told = site.attribute("split") or (len(site.is_fed) > 1 and site.constant(1) is None)
-    if len(sizes) > 1 or outer % parts or told:
+    sizes_given = site.attribute("split") or (len(site.is_fed) > 1 and site.constant(1) is None)
+    if len(sizes) > 1 or outer % parts or sizes_given:
         raise NotCutError("Split tears them apart")
     whole = UnitLayout(axis=axis, units=layout.units, outer=outer, inner=layout.inner)
     part = UnitLayout(axis=axis, units=layout.units, outer=outer // parts, inner=layout.inner)
@@ -341,25 +345,25 @@ def _split(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
 
 def _gather(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     """Rows of what is computed, by constant places on another axis."""
-    places = site.constant(1)
-    if places is None or (not slot.out and slot.at):
+    indices = site.constant(1)
+    if indices is None or (not slot.out and slot.number):
         raise NotCutError("Gather picks among what is computed")
     axis = site.attribute("axis", 0) % len(site.shape(INPUT))
-    added = places.ndim - 1
+    added = indices.ndim - 1
     if slot.out:
         inner = layout.axis if layout.axis < axis else layout.axis - added
         if layout.axis >= axis and inner <= axis:
             raise NotCutError("Gather picks among them")
-        return {INPUT: layout.at(inner)}
+        return {INPUT: layout.on_axis(inner)}
     if layout.axis == axis:
         raise NotCutError("Gather picks among them")
-    return {OUTPUT: layout.at(layout.axis if layout.axis < axis else layout.axis + added)}
+    return {OUTPUT: layout.on_axis(layout.axis if layout.axis < axis else layout.axis + added)}
 
 
 def _concat(site: Site, slot: Slot, layout: UnitLayout) -> Ties:
     if site.attribute("axis") % len(site.shape(slot)) == layout.axis:
         raise NotCutError("Concat puts them among others")
-    slots = [*(Slot(out=False, at=i) for i in site.is_fed), OUTPUT]
+    slots = [*(Slot(out=False, number=i) for i in site.is_fed), OUTPUT]
     return dict.fromkeys(slots, layout)
 
 

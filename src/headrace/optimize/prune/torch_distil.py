@@ -85,16 +85,16 @@ class _Pupil:
         self._graph = smaller
         example = teaching.examples[0]
         module = TorchGraph(smaller)
-        wanted = run(open_session(smaller.proto(), threads), example)
+        expected = run(open_session(smaller.proto(), threads), example)
         try:
             with torch.no_grad():
-                got = [answer.numpy() for answer in module(stacked([example]))]
+                actual = [answer.numpy() for answer in module(stacked([example]))]
         except Exception as error:  # PyTorch raises what it likes at a graph
             first = (str(error).splitlines() or [type(error).__name__])[0]
             raise CannotBuildError(f"PyTorch cannot run it: {first}") from error
-        if not floats(wanted):
+        if not floats(expected):
             raise CannotBuildError("it has no output of floats, by which it could be taught")
-        if not is_alike(got, wanted):
+        if not is_alike(actual, expected):
             raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
         self._module = module
         self._session = open_session(source.proto(), threads)
@@ -112,7 +112,7 @@ class _Pupil:
         whole = max(deadline - started, 1e-9)
         optimizer = torch.optim.AdamW(self._module.parameters(), lr=self._rate, weight_decay=0.01)
         first = best = self._held_out_loss()
-        kept = self._module.learned()
+        best_weights = self._module.learned()
         steps, looked = 0, 1
         for lesson in self._endless():
             gone = (clock() - started) / whole
@@ -120,7 +120,7 @@ class _Pupil:
                 looked = math.floor(gone * _LOOKS) + 1
                 say(f"teaching it, {min(gone, 1):.0%}")
                 if (now := self._held_out_loss()) < best:
-                    best, kept = now, self._module.learned()
+                    best, best_weights = now, self._module.learned()
             if gone >= 1:
                 break
             steps += 1
@@ -131,7 +131,7 @@ class _Pupil:
             self._loss(lesson).backward()
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
             optimizer.step()
-        for name, array in kept.items():
+        for name, array in best_weights.items():
             self._graph.constants[name] = array
         return (
             f"{steps} steps of up to {_ROWS} rows in {clock() - started:.0f} s; loss on "
@@ -142,16 +142,18 @@ class _Pupil:
         answers = self._module(lesson.inputs)
         # Mean square of the differences, over what the answers are worth, of outputs
         # that are FP32.
-        wanted = lesson.answers
+        targets = lesson.answers
         loss = torch.zeros(())
-        for got, want in zip(answers, wanted, strict=True):
-            if got.dtype == torch.float32:
-                loss = loss + F.mse_loss(got, want) / want.square().mean().clamp_min(1e-6)
+        for actual, target in zip(answers, targets, strict=True):
+            if actual.dtype == torch.float32:
+                loss = loss + F.mse_loss(actual, target) / target.square().mean().clamp_min(1e-6)
         scored = floats([answer.numpy() for answer in lesson.answers])
         if lesson.labels is None or not scored or not _scores_classes(lesson, answers[scored[0]]):
             return loss
-        scores, told = answers[scored[0]], lesson.answers[scored[0]]
-        are_shares = bool((told >= 0).all()) and bool(torch.allclose(told.sum(1), torch.ones(1)))
+        scores, teacher_scores = answers[scored[0]], lesson.answers[scored[0]]
+        are_shares = bool((teacher_scores >= 0).all()) and bool(
+            torch.allclose(teacher_scores.sum(1), torch.ones(1))
+        )
         logs = torch.log(scores.clamp_min(1e-9)) if are_shares else F.log_softmax(scores, dim=1)
         return loss + F.nll_loss(logs, lesson.labels.long())
 
@@ -176,20 +178,20 @@ class _Pupil:
         by_shape: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         for i in order:
             example = self._teaching.examples[i]
-            by_shape.setdefault(tuple(one.shape for one in example.values()), []).append(int(i))
-        for found in by_shape.values():
-            for begin in range(0, len(found), _ROWS):
-                yield np.array(found[begin : begin + _ROWS])
+            by_shape.setdefault(tuple(array.shape for array in example.values()), []).append(int(i))
+        for indices in by_shape.values():
+            for begin in range(0, len(indices), _ROWS):
+                yield np.array(indices[begin : begin + _ROWS])
 
     def _lesson(self, part: Array) -> _Lesson:
         examples = [self._teaching.examples[i] for i in part]
         together = {
             name: np.concatenate([example[name] for example in examples]) for name in examples[0]
         }
-        answers = [torch.from_numpy(np.array(one)) for one in run(self._session, together)]
+        answers = [torch.from_numpy(np.array(output)) for output in run(self._session, together)]
         labels = self._teaching.labels
-        told = None if labels is None else torch.tensor([float(labels[i]) for i in part])
-        return _Lesson(inputs=stacked(examples), answers=answers, labels=told)
+        batch_labels = None if labels is None else torch.tensor([float(labels[i]) for i in part])
+        return _Lesson(inputs=stacked(examples), answers=answers, labels=batch_labels)
 
 
 def _scores_classes(lesson: _Lesson, scores: Any) -> bool:

@@ -27,53 +27,58 @@ def _ints(x: Any) -> list[int]:
     return [int(i) for i in x.reshape(-1).tolist()] if hasattr(x, "reshape") else list(x)
 
 
-def _axes(told: Told, given: Sequence[Any]) -> list[int] | None:
+def _axes(attributes: Told, inputs: Sequence[Any]) -> list[int] | None:
     """Axes that a node is about: an input since opset 13 or 18, an attribute before."""
-    if len(given) > 1 and given[1] is not None:
-        return _ints(given[1])
-    return list(told["axes"]) if "axes" in told else None
+    if len(inputs) > 1 and inputs[1] is not None:
+        return _ints(inputs[1])
+    return list(attributes["axes"]) if "axes" in attributes else None
 
 
-def _reshape(told: Told, given: Sequence[Any]) -> Any:
-    x, shape = given[0], _ints(given[1])
-    if not told.get("allowzero"):
+def _reshape(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x, shape = inputs[0], _ints(inputs[1])
+    if not attributes.get("allowzero"):
         shape = [x.shape[i] if size == 0 else size for i, size in enumerate(shape)]
     return x.reshape(shape)
 
 
-def _flatten(told: Told, given: Sequence[Any]) -> Any:
-    x = given[0]
-    axis = told.get("axis", 1)
+def _flatten(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x = inputs[0]
+    axis = attributes.get("axis", 1)
     axis += x.ndim if axis < 0 else 0
     return x.reshape(x.shape[:axis].numel(), -1)
 
 
-def _squeeze(told: Told, given: Sequence[Any]) -> Any:
-    axes = _axes(told, given)
-    return given[0].squeeze() if axes is None else given[0].squeeze(tuple(axes))
+def _squeeze(attributes: Told, inputs: Sequence[Any]) -> Any:
+    axes = _axes(attributes, inputs)
+    return inputs[0].squeeze() if axes is None else inputs[0].squeeze(tuple(axes))
 
 
-def _unsqueeze(told: Told, given: Sequence[Any]) -> Any:
-    x, axes = given[0], _axes(told, given) or []
+def _unsqueeze(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x, axes = inputs[0], _axes(attributes, inputs) or []
     rank = x.ndim + len(axes)
     for axis in sorted(axis % rank for axis in axes):
         x = x.unsqueeze(axis)
     return x
 
 
-def _split(told: Told, given: Sequence[Any]) -> Any:
-    axis = told.get("axis", 0)
-    sizes = _ints(given[1]) if len(given) > 1 else list(told.get("split") or ())
-    whole = given[0].shape[axis]
-    return torch.split(given[0], sizes or -(-whole // told["count"]), axis)
+def _split(attributes: Told, inputs: Sequence[Any]) -> Any:
+    axis = attributes.get("axis", 0)
+    sizes = _ints(inputs[1]) if len(inputs) > 1 else list(attributes.get("split") or ())
+    whole = inputs[0].shape[axis]
+    return torch.split(inputs[0], sizes or -(-whole // attributes["count"]), axis)
 
 
-def _slice(told: Told, given: Sequence[Any]) -> Any:
-    x = given[0]
-    if len(given) == 1:
-        starts, ends, axes, steps = told["starts"], told["ends"], told.get("axes"), None
+def _slice(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x = inputs[0]
+    if len(inputs) == 1:
+        starts, ends, axes, steps = (
+            attributes["starts"],
+            attributes["ends"],
+            attributes.get("axes"),
+            None,
+        )
     else:
-        parts = [None if part is None else _ints(part) for part in given[1:]]
+        parts = [None if part is None else _ints(part) for part in inputs[1:]]
         starts, ends, axes, steps = parts + [None] * (4 - len(parts))
     axes = axes or list(range(len(starts)))
     for axis, start, end, step in zip(axes, starts, ends, steps or [1] * len(axes), strict=True):
@@ -86,43 +91,43 @@ def _slice(told: Told, given: Sequence[Any]) -> Any:
     return x
 
 
-def _gather(told: Told, given: Sequence[Any]) -> Any:
-    x, places = given
-    axis = told.get("axis", 0) % x.ndim
-    flat = places.reshape(-1).long()
+def _gather(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x, indices = inputs
+    axis = attributes.get("axis", 0) % x.ndim
+    flat = indices.reshape(-1).long()
     flat = torch.where(flat < 0, flat + x.shape[axis], flat)
-    made = x.index_select(axis, flat)
-    return made.reshape([*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]])
+    gathered = x.index_select(axis, flat)
+    return gathered.reshape([*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]])
 
 
-def _shape(told: Told, given: Sequence[Any]) -> Any:
-    whole = torch.tensor(given[0].shape, dtype=torch.int64)
-    return whole[told.get("start", 0) : told.get("end", len(whole))]
+def _shape(attributes: Told, inputs: Sequence[Any]) -> Any:
+    whole = torch.tensor(inputs[0].shape, dtype=torch.int64)
+    return whole[attributes.get("start", 0) : attributes.get("end", len(whole))]
 
 
-def _constant_of_shape(told: Told, given: Sequence[Any]) -> Any:
-    value = told.get("value")
+def _constant_of_shape(attributes: Told, inputs: Sequence[Any]) -> Any:
+    value = attributes.get("value")
     if value is None:
-        return torch.zeros(_ints(given[0]))
+        return torch.zeros(_ints(inputs[0]))
     filler = torch.from_numpy(value.copy())
-    return filler.reshape(()).expand(_ints(given[0]))
+    return filler.reshape(()).expand(_ints(inputs[0]))
 
 
-def _pad(told: Told, given: Sequence[Any]) -> Any:
-    x = given[0]
-    pads = _ints(given[1]) if len(given) > 1 else list(told["pads"])
-    if told.get("mode", b"constant") != b"constant" or len(given) > 3:  # noqa: PLR2004  # its axes
+def _pad(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x = inputs[0]
+    pads = _ints(inputs[1]) if len(inputs) > 1 else list(attributes["pads"])
+    if attributes.get("mode", b"constant") != b"constant" or len(inputs) > 3:  # noqa: PLR2004  # its axes
         raise NotImplementedError("Pad that mirrors, or of some axes")
-    value = float(given[2]) if len(given) > _MATRIX and given[2] is not None else 0.0
+    value = float(inputs[2]) if len(inputs) > _MATRIX and inputs[2] is not None else 0.0
     order = [pad for i in reversed(range(x.ndim)) for pad in (pads[i], pads[x.ndim + i])]
     return F.pad(x, order, value=value)
 
 
 SHAPE_OPS: Final[dict[str, Op]] = {
-    "Concat": lambda told, given: torch.cat(list(given), told["axis"]),
+    "Concat": lambda attributes, inputs: torch.cat(list(inputs), attributes["axis"]),
     "ConstantOfShape": _constant_of_shape,
-    "Expand": lambda _, given: given[0].expand(
-        torch.broadcast_shapes(given[0].shape, tuple(_ints(given[1])))
+    "Expand": lambda _, inputs: inputs[0].expand(
+        torch.broadcast_shapes(inputs[0].shape, tuple(_ints(inputs[1])))
     ),
     "Flatten": _flatten,
     "Gather": _gather,
@@ -132,8 +137,8 @@ SHAPE_OPS: Final[dict[str, Op]] = {
     "Slice": _slice,
     "Split": _split,
     "Squeeze": _squeeze,
-    "Transpose": lambda told, given: given[0].permute(
-        told.get("perm") or list(range(given[0].ndim))[::-1]
+    "Transpose": lambda attributes, inputs: inputs[0].permute(
+        attributes.get("perm") or list(range(inputs[0].ndim))[::-1]
     ),
     "Unsqueeze": _unsqueeze,
 }
@@ -150,109 +155,111 @@ _MATRIX: Final = 2
 _LAST_AXIS_OPSET: Final = 13
 
 
-def _gelu(told: Told, given: Sequence[Any]) -> Any:
-    x = given[0] if len(given) == 1 else given[0] + given[1]
-    return F.gelu(x, approximate=told.get("approximate", b"none").decode())
+def _gelu(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x = inputs[0] if len(inputs) == 1 else inputs[0] + inputs[1]
+    return F.gelu(x, approximate=attributes.get("approximate", b"none").decode())
 
 
-def _clip(told: Told, given: Sequence[Any]) -> Any:
-    low = given[1] if len(given) > 1 else told.get("min")
-    high = given[2] if len(given) > _MATRIX else told.get("max")
-    x = given[0]
+def _clip(attributes: Told, inputs: Sequence[Any]) -> Any:
+    low = inputs[1] if len(inputs) > 1 else attributes.get("min")
+    high = inputs[2] if len(inputs) > _MATRIX else attributes.get("max")
+    x = inputs[0]
     if low is not None:
         x = torch.clamp(x, min=low)
     return x if high is None else torch.clamp(x, max=high)
 
 
-def _gemm(told: Told, given: Sequence[Any]) -> Any:
-    a = given[0].T if told.get("transA") else given[0]
-    b = given[1].T if told.get("transB") else given[1]
-    made = told.get("alpha", 1.0) * (a @ b)
-    return made if len(given) <= _MATRIX else made + told.get("beta", 1.0) * given[2]
+def _gemm(attributes: Told, inputs: Sequence[Any]) -> Any:
+    a = inputs[0].T if attributes.get("transA") else inputs[0]
+    b = inputs[1].T if attributes.get("transB") else inputs[1]
+    product = attributes.get("alpha", 1.0) * (a @ b)
+    return product if len(inputs) <= _MATRIX else product + attributes.get("beta", 1.0) * inputs[2]
 
 
-def _pads(told: Told, x: Any, window: Sequence[int]) -> list[int]:
+def _pads(attributes: Told, x: Any, window: Sequence[int]) -> list[int]:
     """As PyTorch's `pad` takes them: of the last axis first."""
     rank = len(window)
-    how = told.get("auto_pad", b"NOTSET").decode()
-    strides = told.get("strides") or [1] * rank
+    how = attributes.get("auto_pad", b"NOTSET").decode()
+    strides = attributes.get("strides") or [1] * rank
     if not how.startswith("SAME"):
-        pads = told.get("pads") or [0] * 2 * rank
+        pads = attributes.get("pads") or [0] * 2 * rank
         return [pad for i in reversed(range(rank)) for pad in (pads[i], pads[rank + i])]
-    found = []
+    padding = []
     for i in reversed(range(rank)):
         size = x.shape[_MATRIX + i]
         total = max((-(-size // strides[i]) - 1) * strides[i] + window[i] - size, 0)
         less = total // 2
-        found += [less, total - less] if how == "SAME_UPPER" else [total - less, less]
-    return found
+        padding += [less, total - less] if how == "SAME_UPPER" else [total - less, less]
+    return padding
 
 
-def _conv(told: Told, given: Sequence[Any]) -> Any:
-    x, weight, *bias = given
+def _conv(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x, weight, *bias = inputs
     rank = weight.ndim - _MATRIX
-    dilations = told.get("dilations") or [1] * rank
+    dilations = attributes.get("dilations") or [1] * rank
     window = [(k - 1) * d + 1 for k, d in zip(weight.shape[_MATRIX:], dilations, strict=True)]
     call = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
     return call(
-        F.pad(x, _pads(told, x, window)),
+        F.pad(x, _pads(attributes, x, window)),
         weight,
         bias[0] if bias else None,
-        stride=told.get("strides") or [1] * rank,
+        stride=attributes.get("strides") or [1] * rank,
         dilation=dilations,
-        groups=told.get("group", 1),
+        groups=attributes.get("group", 1),
     )
 
 
-def _average_pool(told: Told, given: Sequence[Any]) -> Any:
-    window = told["kernel_shape"]
-    if any(_pads(told, given[0], window)) and not told.get("count_include_pad"):
-        ones = torch.ones_like(given[0])
-        inner = told | {"count_include_pad": 1}
-        return _average_pool(inner, given) / _average_pool(inner, [ones])
-    return _pool(told, given[0], (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), 0.0)
+def _average_pool(attributes: Told, inputs: Sequence[Any]) -> Any:
+    window = attributes["kernel_shape"]
+    if any(_pads(attributes, inputs[0], window)) and not attributes.get("count_include_pad"):
+        ones = torch.ones_like(inputs[0])
+        inner = attributes | {"count_include_pad": 1}
+        return _average_pool(inner, inputs) / _average_pool(inner, [ones])
+    return _pool(attributes, inputs[0], (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d), 0.0)
 
 
-def _pool(told: Told, x: Any, calls: Sequence[Callable[..., Any]], filler: float) -> Any:
-    window = list(told["kernel_shape"])
-    if told.get("ceil_mode") or any(d != 1 for d in told.get("dilations", ())):
+def _pool(attributes: Told, x: Any, calls: Sequence[Callable[..., Any]], filler: float) -> Any:
+    window = list(attributes["kernel_shape"])
+    if attributes.get("ceil_mode") or any(d != 1 for d in attributes.get("dilations", ())):
         raise NotImplementedError("pooling with ceil_mode or dilations")
-    padded = F.pad(x, _pads(told, x, window), value=filler)
-    return calls[len(window) - 1](padded, window, told.get("strides") or [1] * len(window))
+    padded = F.pad(x, _pads(attributes, x, window), value=filler)
+    return calls[len(window) - 1](padded, window, attributes.get("strides") or [1] * len(window))
 
 
-def _layer_norm(told: Told, given: Sequence[Any]) -> Any:
-    axis = told.get("axis", -1) % given[0].ndim
-    shape = given[0].shape[axis:]
-    bias = given[2].expand(shape) if len(given) > _MATRIX and given[2] is not None else None
-    return F.layer_norm(given[0], shape, given[1].expand(shape), bias, told.get("epsilon", 1e-5))
+def _layer_norm(attributes: Told, inputs: Sequence[Any]) -> Any:
+    axis = attributes.get("axis", -1) % inputs[0].ndim
+    shape = inputs[0].shape[axis:]
+    bias = inputs[2].expand(shape) if len(inputs) > _MATRIX and inputs[2] is not None else None
+    return F.layer_norm(
+        inputs[0], shape, inputs[1].expand(shape), bias, attributes.get("epsilon", 1e-5)
+    )
 
 
-def _softmax(told: Told, given: Sequence[Any]) -> Any:
-    x = given[0]
-    if told["opset"] >= _LAST_AXIS_OPSET:
-        return torch.softmax(x, told.get("axis", -1))
-    axis = told.get("axis", 1) % x.ndim
+def _softmax(attributes: Told, inputs: Sequence[Any]) -> Any:
+    x = inputs[0]
+    if attributes["opset"] >= _LAST_AXIS_OPSET:
+        return torch.softmax(x, attributes.get("axis", -1))
+    axis = attributes.get("axis", 1) % x.ndim
     return torch.softmax(x.flatten(axis), axis).reshape(x.shape)
 
 
 def _reducing(call: Callable[..., Any]) -> Op:
-    def reduced(told: Told, given: Sequence[Any]) -> Any:
-        axes = _axes(told, given)
-        if axes is None and told.get("noop_with_empty_axes"):
-            return given[0]
-        chosen = axes or list(range(given[0].ndim))
-        return call(given[0], dim=tuple(chosen), keepdim=bool(told.get("keepdims", 1)))
+    def reduced(attributes: Told, inputs: Sequence[Any]) -> Any:
+        axes = _axes(attributes, inputs)
+        if axes is None and attributes.get("noop_with_empty_axes"):
+            return inputs[0]
+        chosen = axes or list(range(inputs[0].ndim))
+        return call(inputs[0], dim=tuple(chosen), keepdim=bool(attributes.get("keepdims", 1)))
 
     return reduced
 
 
 def _of_one(call: Callable[[Any], Any]) -> Op:
-    return lambda _, given: call(given[0])
+    return lambda _, inputs: call(inputs[0])
 
 
 def _of_two(call: Callable[[Any, Any], Any]) -> Op:
-    return lambda _, given: reduce(call, given)
+    return lambda _, inputs: reduce(call, inputs)
 
 
 _ONE: Final[dict[str, Callable[[Any], Any]]] = {
@@ -298,42 +305,46 @@ OPS: Final[dict[str, Op]] = {
     **{name: _of_one(call) for name, call in _ONE.items()},
     **{name: _of_two(call) for name, call in _TWO.items()},
     "AveragePool": _average_pool,
-    "BatchNormalization": lambda told, given: F.batch_norm(
-        given[0], *given[3:5], *given[1:3], eps=told.get("epsilon", 1e-5)
+    "BatchNormalization": lambda attributes, inputs: F.batch_norm(
+        inputs[0], *inputs[3:5], *inputs[1:3], eps=attributes.get("epsilon", 1e-5)
     ),
-    "Cast": lambda told, given: given[0].to(_DTYPES[told["to"]]),
+    "Cast": lambda attributes, inputs: inputs[0].to(_DTYPES[attributes["to"]]),
     "Clip": _clip,
     "Conv": _conv,
-    "Div": lambda _, given: torch.div(
-        *given, rounding_mode=None if given[0].is_floating_point() else "trunc"
+    "Div": lambda _, inputs: torch.div(
+        *inputs, rounding_mode=None if inputs[0].is_floating_point() else "trunc"
     ),
-    "Elu": lambda told, given: F.elu(given[0], told.get("alpha", 1.0)),
+    "Elu": lambda attributes, inputs: F.elu(inputs[0], attributes.get("alpha", 1.0)),
     "Gelu": _gelu,
     "Gemm": _gemm,
-    "HardSigmoid": lambda told, given: torch.clamp(
-        given[0] * told.get("alpha", 0.2) + told.get("beta", 0.5), 0, 1
+    "HardSigmoid": lambda attributes, inputs: torch.clamp(
+        inputs[0] * attributes.get("alpha", 0.2) + attributes.get("beta", 0.5), 0, 1
     ),
     "LayerNormalization": _layer_norm,
-    "LeakyRelu": lambda told, given: F.leaky_relu(given[0], told.get("alpha", 0.01)),
-    "LogSoftmax": lambda told, given: torch.log(_softmax(told, given)),
-    "MaxPool": lambda told, given: _pool(
-        told, given[0], (F.max_pool1d, F.max_pool2d, F.max_pool3d), float("-inf")
+    "LeakyRelu": lambda attributes, inputs: F.leaky_relu(inputs[0], attributes.get("alpha", 0.01)),
+    "LogSoftmax": lambda attributes, inputs: torch.log(_softmax(attributes, inputs)),
+    "MaxPool": lambda attributes, inputs: _pool(
+        attributes, inputs[0], (F.max_pool1d, F.max_pool2d, F.max_pool3d), float("-inf")
     ),
-    "Pow": lambda _, given: torch.pow(given[0], given[1].to(given[0].dtype)),
-    "Range": lambda _, given: torch.arange(*(one.item() for one in given), dtype=given[0].dtype),
+    "Pow": lambda _, inputs: torch.pow(inputs[0], inputs[1].to(inputs[0].dtype)),
+    "Range": lambda _, inputs: torch.arange(
+        *(tensor.item() for tensor in inputs), dtype=inputs[0].dtype
+    ),
     "ReduceL2": _reducing(torch.linalg.vector_norm),
     "ReduceMax": _reducing(torch.amax),
     "ReduceMean": _reducing(torch.mean),
     "ReduceMin": _reducing(torch.amin),
     "ReduceSum": _reducing(torch.sum),
     "Softmax": _softmax,
-    "Where": lambda _, given: torch.where(given[0], given[1], given[2]),
+    "Where": lambda _, inputs: torch.where(inputs[0], inputs[1], inputs[2]),
 }
 MICROSOFT_OPS: Final[dict[str, Op]] = {
     "BiasGelu": _gelu,
-    "FastGelu": lambda _, given: _gelu({"approximate": b"tanh"}, given),
+    "FastGelu": lambda _, inputs: _gelu({"approximate": b"tanh"}, inputs),
     "Gelu": _gelu,
-    "QuickGelu": lambda told, given: given[0] * torch.sigmoid(told.get("alpha", 1.702) * given[0]),
+    "QuickGelu": lambda attributes, inputs: (
+        inputs[0] * torch.sigmoid(attributes.get("alpha", 1.702) * inputs[0])
+    ),
 }
 
 
@@ -363,20 +374,20 @@ class TorchGraph(torch.nn.Module):  # type: ignore[misc]  # PyTorch is not alway
 
     def forward(self, inputs: Mapping[str, Any]) -> list[Any]:
         """The graph's outputs, in order."""
-        known = self.values(inputs)
-        return [known[name] for name in self._graph.outputs]
+        tensors = self.values(inputs)
+        return [tensors[name] for name in self._graph.outputs]
 
     def values(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Every tensor by name."""
-        known: dict[str, Any] = dict(self._fixed)
-        known |= {name: getattr(self, own) for name, own in self._learned.items()}
-        known |= inputs
-        for node, (op, told) in zip(self._graph.nodes, self._steps, strict=True):
-            given = [known[name] if name else None for name in node.input]
-            made = op(told, given)
-            outputs = made if isinstance(made, tuple) else (made,)
-            known.update(zip(node.output, outputs, strict=False))
-        return known
+        tensors: dict[str, Any] = dict(self._fixed)
+        tensors |= {name: getattr(self, own) for name, own in self._learned.items()}
+        tensors |= inputs
+        for node, (op, attributes) in zip(self._graph.nodes, self._steps, strict=True):
+            arguments = [tensors[name] if name else None for name in node.input]
+            result = op(attributes, arguments)
+            outputs = result if isinstance(result, tuple) else (result,)
+            tensors.update(zip(node.output, outputs, strict=False))
+        return tensors
 
     def learned(self) -> dict[str, Array]:
         """Constants as they are now."""
@@ -395,33 +406,35 @@ def stacked(examples: Sequence[Tensors]) -> dict[str, Any]:
 
 def _step(graph: PruningGraph, i: int) -> tuple[Op, dict[str, Any]]:
     node = graph.nodes[i]
-    known = OPS if not node.domain else MICROSOFT_OPS if node.domain == "com.microsoft" else {}
-    op = known.get(node.op_type)
+    ops = OPS if not node.domain else MICROSOFT_OPS if node.domain == "com.microsoft" else {}
+    op = ops.get(node.op_type)
     if op is None:
         raise CannotBuildError(f"{node.op_type} cannot be taught: it has no gradient here")
-    told = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
-    if node.op_type == "ConstantOfShape" and "value" in told:
-        told["value"] = numpy_helper.to_array(told["value"])
-    return op, told | {"opset": graph.opset, "count": len(node.output)}
+    attributes = {
+        attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+    }
+    if node.op_type == "ConstantOfShape" and "value" in attributes:
+        attributes["value"] = numpy_helper.to_array(attributes["value"])
+    return op, attributes | {"opset": graph.opset, "count": len(node.output)}
 
 
 def _weights(graph: PruningGraph) -> set[str]:
     """Constants where weights, biases and scales are read, and not masks or tables."""
-    found: set[str] = set()
+    weights: set[str] = set()
     tables: set[str] = set()
     for node in graph.nodes:
         match node.op_type:
             case "MatMul" | "Gemm" | "Conv" | "LayerNormalization" | "BatchNormalization":
-                found.update(node.input[1:3])
+                weights.update(node.input[1:3])
                 tables.update(node.input[3:])
             case "Add" | "Mul" | "BiasGelu":
                 vectors = [name for name in node.input if name in graph.constants]
-                found.update(name for name in vectors if graph.constants[name].ndim == 1)
+                weights.update(name for name in vectors if graph.constants[name].ndim == 1)
             case "Gather":
                 tables.add(node.input[0])
     return {
         name
-        for name in found - tables
+        for name in weights - tables
         if name in graph.constants
         and graph.constants[name].dtype == np.float32
         and graph.constants[name].size > 1

@@ -41,13 +41,13 @@ def missing_package(*packages: str) -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """The versions of packages, for a candidate's recipe."""
-    found = {}
+    installed = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:  # an ONNX Runtime for another device has another name
-            found[package] = "unknown"
-    return found
+            installed[package] = "unknown"
+    return installed
 
 
 @contextmanager
@@ -117,18 +117,18 @@ def examples_in_time(workshop: RecipeContext, *, runs: float) -> Sequence[Tensor
     Raises:
         CannotBuildError: The model does not run on one.
     """
-    found = workshop.calibration[:MOST_EXAMPLES]
+    examples = workshop.calibration[:MOST_EXAMPLES]
     with told_by("running the model on an example"):
         model = load_model(workshop.source, workshop.runtime, _options(workshop, UNTUNED))
         try:
-            model.run(found[0])  # what is set up once
+            model.run(examples[0])  # what is set up once
             began = time.monotonic()
-            model.run(found[0])
+            model.run(examples[0])
             ended = time.monotonic()
         finally:
             model.close()
     fitting = how_many(ended - began, runs=runs, left_s=workshop.deadline - ended)
-    return found[:fitting]
+    return examples[:fitting]
 
 
 def how_many(run_s: float, *, runs: float, left_s: float) -> int:
@@ -145,9 +145,9 @@ def checked(candidate: Candidate, workshop: RecipeContext) -> Candidate:
     """
     example = workshop.calibration[0] if workshop.calibration else None
     with told_by("running what was made"):
-        wanted, before = _run(workshop.source, workshop.runtime, UNTUNED, workshop, example)
-        found, after = _run(candidate.path, candidate.runtime, candidate.tuning, workshop, example)
-    if why := _why_different(wanted, found) or _why_wrong(before, after):
+        expected, before = _run(workshop.source, workshop.runtime, UNTUNED, workshop, example)
+        actual, after = _run(candidate.path, candidate.runtime, candidate.tuning, workshop, example)
+    if why := _why_different(expected, actual) or _why_wrong(before, after):
         raise CannotBuildError(f"what was made cannot take the model's place: {why}")
     return candidate
 
@@ -168,23 +168,23 @@ def _options(workshop: RecipeContext, tuning: Tuning) -> LoadOptions:
 
 
 def _why_wrong(before: Tensors, after: Tensors) -> str:
-    for name, want in before.items():
-        got = after[name]
-        if want.shape != got.shape:
-            return f"output '{name}' has the shape {list(got.shape)}, not {list(want.shape)}"
-        is_number = want.dtype.kind == "f"
-        if is_number and np.isfinite(want).all() and not np.isfinite(got).all():
+    for name, expected in before.items():
+        actual = after[name]
+        if expected.shape != actual.shape:
+            return f"output '{name}' has the shape {list(actual.shape)}, not {list(expected.shape)}"
+        is_number = expected.dtype.kind == "f"
+        if is_number and np.isfinite(expected).all() and not np.isfinite(actual).all():
             return f"output '{name}' is no longer finite"
     return ""
 
 
-def _why_different(wanted: ModelSignature, found: ModelSignature) -> str:
-    for kind, want, got in (
-        ("inputs", wanted.inputs, found.inputs),
-        ("outputs", wanted.outputs, found.outputs),
+def _why_different(expected: ModelSignature, actual: ModelSignature) -> str:
+    for kind, expected_specs, actual_specs in (
+        ("inputs", expected.inputs, actual.inputs),
+        ("outputs", expected.outputs, actual.outputs),
     ):
-        before = {spec.name: spec.datatype for spec in want}
-        after = {spec.name: spec.datatype for spec in got}
+        before = {spec.name: spec.datatype for spec in expected_specs}
+        after = {spec.name: spec.datatype for spec in actual_specs}
         if before != after:
             return f"its {kind} are {_told(after)}, not {_told(before)}"
     return ""

@@ -34,7 +34,7 @@ def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
     """Nothing is rewritten."""
 
     def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        told = {"graph_optimizations": tuning.graph_optimizations}
+        details = {"graph_optimizations": tuning.graph_optimizations}
         return [
             Candidate(
                 name=name,
@@ -42,7 +42,7 @@ def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
                 runtime=workshop.runtime,
                 path=workshop.source,
                 tuning=tuning,
-                recipe={"what": "nothing is rewritten", **told, **versions("onnxruntime")},
+                recipe={"what": "nothing is rewritten", **details, **versions("onnxruntime")},
             )
         ]
 
@@ -168,9 +168,9 @@ def _in_more_threads(
     build: Callable[[RecipeContext], Sequence[Candidate]], workshop: RecipeContext
 ) -> Sequence[Candidate]:
     """The candidates of a recipe, then the same files in more threads."""
-    made = build(workshop)
+    candidates = build(workshop)
     return [
-        *made,
+        *candidates,
         *(
             replace(
                 candidate,
@@ -179,7 +179,7 @@ def _in_more_threads(
                 tuning=msgspec.structs.replace(candidate.tuning, intra_op_threads=count),
                 recipe={**candidate.recipe, "intra_op_threads": str(count)},
             )
-            for candidate in made
+            for candidate in candidates
             for count in thread_counts(workshop.threads)
         ),
     ]

@@ -91,13 +91,13 @@ def _flatten_biases(graph: Graph) -> bool:
         uses.update(node.input)
         if node.op_type == "Gemm" and len(node.input) > _BIAS:
             biases[node.input[_BIAS]] += 1
-    found = False
+    changed = False
     for tensor in graph.initializer:
         is_row = len(tensor.dims) == _MATRIX and tensor.dims[0] == 1
         if is_row and biases[tensor.name] and biases[tensor.name] == uses[tensor.name]:
             del tensor.dims[0]
-            found = True
-    return found
+            changed = True
+    return changed
 
 
 def _rename(graph: Graph) -> bool:
@@ -110,8 +110,8 @@ def _rename(graph: Graph) -> bool:
             new[tensor.name] = f"{tensor.name}_of_the_model"
             tensor.name = new[tensor.name]
     for node in graph.node if new else ():
-        for place, name in enumerate(node.input):
-            node.input[place] = new.get(name, name)
+        for index, name in enumerate(node.input):
+            node.input[index] = new.get(name, name)
     return bool(new)
 
 
@@ -149,12 +149,12 @@ def dynamic_int8(name: str, title: str, *, per_channel: bool, reduce_range: bool
                 },
             )
         simple.unlink()
-        told = {
+        details = {
             "activations": "UINT8, each run's own scale",
             "weights": "INT8, a scale for each channel" if per_channel else "INT8, one scale",
             "reduce_range": str(reduce_range),
         }
-        return [_quantized(name, title, target, workshop, told)]
+        return [_quantized(name, title, target, workshop, details)]
 
     return Recipe(name, title, build, lambda _: missing_package("onnx"))
 
@@ -196,14 +196,14 @@ def static_int8(
                 extra_options={"DefaultTensorType": _FLOAT, "ActivationSymmetric": signed},
             )
         simple.unlink()
-        told = {
+        details = {
             "activations": f"{'INT8' if signed else 'UINT8'}, scales by the examples' range",
             "weights": "INT8, a scale for each channel",
             "operators": ", ".join(operators or ("all",)),
             "examples": str(len(examples)),
             "reduce_range": str(reduce_range),
         }
-        return [_quantized(name, title, target, workshop, told)]
+        return [_quantized(name, title, target, workshop, details)]
 
     def why_not(workshop: RecipeContext) -> str:
         return missing_package("onnx") or ("" if workshop.calibration else NO_EXAMPLES)
@@ -223,13 +223,13 @@ class _Examples:
 
 
 def _quantized(
-    name: str, title: str, target: Path, workshop: RecipeContext, told: dict[str, str]
+    name: str, title: str, target: Path, workshop: RecipeContext, details: dict[str, str]
 ) -> Candidate:
     with told_by(_WHAT):
         after = read_onnx_facts(target)
     if not after.is_quantized:
         raise CannotBuildError(_NO_LAYER)
-    recipe = {"what": title, **told, **versions("onnxruntime", "onnx")}
+    recipe = {"what": title, **details, **versions("onnxruntime", "onnx")}
     candidate = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
     return checked(candidate, workshop)
 
@@ -258,8 +258,10 @@ def _on_gpu(recipe: Recipe, *providers: str) -> Recipe:
 
     def why_not(workshop: RecipeContext) -> str:
         if not set(providers) & set(ort.get_available_providers()):
-            wanted = " or ".join(map(short, providers))
-            return f"needs {wanted}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
+            required = " or ".join(map(short, providers))
+            return (
+                f"needs {required}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
+            )
         return recipe.why_not(workshop)
 
     return replace(recipe, why_not=why_not)
@@ -282,8 +284,8 @@ def _half(workshop: RecipeContext) -> Sequence[Candidate]:
     simple.unlink()
     name, title = _HALF
     recipe = {"what": title, "device": "gpu", **versions("onnxruntime", "onnx")}
-    made = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
-    return [checked(made, workshop)]
+    candidate = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
+    return [checked(candidate, workshop)]
 
 
 HALF: Final = _on_gpu(Recipe(*_HALF, _half, lambda _: missing_package("onnx")), TENSORRT, CUDA)

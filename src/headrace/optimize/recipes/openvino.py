@@ -67,8 +67,8 @@ def _half_weights(workshop: RecipeContext) -> Sequence[Candidate]:
     """Weights of 16 bits in the file, computed in FP32."""
     check_no_text(facts_of(workshop))
     file = save(read_graph(workshop), workshop.folder, halve=True)
-    told = {"weights": "FP16 in the file, FP32 in memory"}
-    return [_candidate(*_HALF, file, workshop, "f32", told)]
+    details = {"weights": "FP16 in the file, FP32 in memory"}
+    return [_candidate(*_HALF, file, workshop, "f32", details)]
 
 
 def _byte_weights(workshop: RecipeContext) -> Sequence[Candidate]:
@@ -80,8 +80,8 @@ def _byte_weights(workshop: RecipeContext) -> Sequence[Candidate]:
     with told_by("NNCF"), silent_nncf() as nncf:
         graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
     file = save(graph, workshop.folder, halve=False)
-    told = {"weights": "INT8, a scale for each channel", **versions("nncf")}
-    return [_candidate(*_BYTES, file, workshop, "f32", told)]
+    details = {"weights": "INT8, a scale for each channel", **versions("nncf")}
+    return [_candidate(*_BYTES, file, workshop, "f32", details)]
 
 
 SMALL_RECIPES: Final = (
@@ -110,18 +110,23 @@ def save(graph: Graph, folder: Path, *, halve: bool) -> Path:
 
 
 def _candidate(  # noqa: PLR0917  # as a candidate has them
-    name: str, title: str, file: Path, workshop: RecipeContext, precision: str, told: dict[str, str]
+    name: str,
+    title: str,
+    file: Path,
+    workshop: RecipeContext,
+    precision: str,
+    details: dict[str, str],
 ) -> Candidate:
     """A candidate of an IR, which loads and takes and gives what the source does."""
-    made = Candidate(
+    candidate = Candidate(
         name=name,
         title=title,
         runtime="openvino",
         path=file,
         tuning=Tuning(precision=precision),
-        recipe={"what": title, **told, **versions("openvino")},
+        recipe={"what": title, **details, **versions("openvino")},
     )
-    return checked(made, workshop)
+    return checked(candidate, workshop)
 
 
 @contextmanager
@@ -172,7 +177,7 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
                 fast_bias_correction=True,
             )
         file = save(graph, workshop.folder, halve=False)
-        told = {
+        details = {
             "model_type": "transformer" if transformer else "not told",
             "bias_correction": "fast",
             "examples": str(len(examples)),
@@ -182,7 +187,8 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
         if has_bf16:
             ways.append((f"{name}-bf16", f"{title}, the rest in BF16", "bf16"))
         return [
-            _candidate(one, what, file, workshop, precision, told) for one, what, precision in ways
+            _candidate(variant, what, file, workshop, precision, details)
+            for variant, what, precision in ways
         ]
 
     def why_not(workshop: RecipeContext) -> str:

@@ -51,7 +51,7 @@ def prepare(
     folder: Path,
     *,
     allow_code: bool = False,
-    given: Tensors | None = None,
+    data_rows: Tensors | None = None,
 ) -> Prepared:
     """A model as ONNX whose answers were compared with the source's; ONNX is left alone.
 
@@ -74,20 +74,22 @@ def prepare(
     if done is None:
         opened = open_source(source, name, allow_code=allow_code)
         try:
-            made = convert(opened, target, given=given, max_changed_ratio=MAX_CHANGED_RATIO)
+            conversion = convert(
+                opened, target, data_rows=data_rows, max_changed_ratio=MAX_CHANGED_RATIO
+            )
         finally:
             opened.model.close()
-        found = made.differences
+        differences = conversion.differences
         note = (
-            f"converted from {name} to ONNX by {made.converter}, opset {made.opset}: on "
-            f"{found.inputs} the answers differ by at most {found.largest_relative:.2g} of "
-            "their value"
+            f"converted from {name} to ONNX by {conversion.converter}, opset {conversion.opset}: "
+            f"on {differences.inputs} the outputs differ by at most "
+            f"{differences.largest_relative:.2g} of their value"
         )
-        done = _Done(library=made.library, note=note)
+        done = _Done(library=conversion.library, note=note)
         (folder / _DONE).write_bytes(msgspec.json.encode(done))  # last: it says that all is there
     title = _FRAMEWORKS.get(name, (name, f"{name}, the file as it is"))
-    told = {"what": "nothing is rewritten", "library": done.library}
-    framework = Candidate(name=title[0], title=title[1], runtime=name, path=source, recipe=told)
+    details = {"what": "nothing is rewritten", "library": done.library}
+    framework = Candidate(name=title[0], title=title[1], runtime=name, path=source, recipe=details)
     return Prepared(onnx=target, frameworks=(framework,), notes=(done.note,))
 
 

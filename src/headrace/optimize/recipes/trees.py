@@ -73,9 +73,9 @@ class _Plan:
     engines: tuple[str, ...]
     starts: tuple[int, ...]
 
-    def engine(self, place: int) -> str:
+    def engine(self, index: int) -> str:
         """Which one runs the size at `place`."""
-        return self.engines[sum(start <= place for start in self.starts) - 1]
+        return self.engines[sum(start <= index for start in self.starts) - 1]
 
 
 def choose_by_batch(
@@ -93,8 +93,8 @@ def choose_by_batch(
         measured: By engine, at one size at least; of two that are the same the first wins.
         unlike: Pairs that do not answer alike, as `why_not_mixed` has it.
     """
-    served = sorted({rows for one in measured.values() for rows in one})
-    times = {name: [_at(one, rows) for rows in served] for name, one in measured.items()}
+    served = sorted({rows for times in measured.values() for rows in times})
+    times = {name: [_at(by_rows, rows) for rows in served] for name, by_rows in measured.items()}
     alone = best = min(_plans(tuple(times), 1, len(served)), key=lambda plan: _cost(plan, times))
     for members in range(2, min(MOST_MEMBERS, len(times), len(served)) + 1):
         worth = [
@@ -118,7 +118,7 @@ def choose_by_batch(
     return list(zip(best.engines, [*ends, None], strict=True))
 
 
-def why_not_mixed(found: Comparison) -> str:
+def why_not_mixed(comparison: Comparison) -> str:
     """Why one model may not be run by both of two engines; empty if it may.
 
     Rounding may show in the sixth digit of a probability; a row may not get another class when it
@@ -128,30 +128,31 @@ def why_not_mixed(found: Comparison) -> str:
     Args:
         found: How far the answers of one are from those of the other.
     """
-    if found.changed_rows:
+    if comparison.changed_rows:
         return (
-            f"{found.changed_rows} of {found.rows} rows would get another class in a batch of "
-            "another size"
+            f"{comparison.changed_rows} of {comparison.rows} rows would get another class in a "
+            "batch of another size"
         )
-    if not found.largest_relative <= MIX_TOLERANCE:
+    if not comparison.largest_relative <= MIX_TOLERANCE:
         return (
-            f"output '{found.output}' would change by up to {found.largest_relative:.2g} of its "
-            f"value with the size of the batch; {MIX_TOLERANCE:g} may be rounding"
+            f"output '{comparison.output}' would change by up to "
+            f"{comparison.largest_relative:.2g} of its value with the batch size; "
+            f"{MIX_TOLERANCE:g} may be rounding"
         )
     return ""
 
 
-def _at(one: Measured, rows: int) -> CallTime:
+def _at(times: Measured, rows: int) -> CallTime:
     """An engine's time at a size."""
-    known = sorted(one)
-    place = bisect_left(known, rows)
-    if place == 0 or rows in one:
-        return one[known[place]]
-    below = one[known[place - 1]]
-    if place == len(known):
-        return CallTime(*(rows / known[-1] * seconds for seconds in below))
-    above = one[known[place]]
-    share = math.log(rows / known[place - 1]) / math.log(known[place] / known[place - 1])
+    sizes = sorted(times)
+    index = bisect_left(sizes, rows)
+    if index == 0 or rows in times:
+        return times[sizes[index]]
+    below = times[sizes[index - 1]]
+    if index == len(sizes):
+        return CallTime(*(rows / sizes[-1] * seconds for seconds in below))
+    above = times[sizes[index]]
+    share = math.log(rows / sizes[index - 1]) / math.log(sizes[index] / sizes[index - 1])
     return CallTime(*(a ** (1 - share) * b**share for a, b in zip(below, above, strict=True)))
 
 
@@ -178,8 +179,8 @@ def _is_never_slower(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[Cal
 def _gains(plan: _Plan, other: _Plan, times: Mapping[str, Sequence[CallTime]]) -> bool:
     """Whether it is faster somewhere by enough, and by more than chance."""
     for i in range(len(next(iter(times.values())))):
-        mine, its = times[plan.engine(i)][i], times[other.engine(i)][i]
-        if mine.value <= (1 - GAIN_RATIO) * its.value and mine.high < its.low:
+        own, its = times[plan.engine(i)][i], times[other.engine(i)][i]
+        if own.value <= (1 - GAIN_RATIO) * its.value and own.high < its.low:
             return True
     return False
 
@@ -241,30 +242,32 @@ def _onnx(workshop: RecipeContext) -> Sequence[Candidate]:
     try:
         source = open_source(workshop.source, workshop.runtime, allow_code=False)
         try:
-            given = as_rows(workshop.calibration[:_MOST_ROWS])
-            made = convert(source, target, given=given, max_changed_ratio=MAX_CHANGED_RATIO)
+            data_rows = as_rows(workshop.calibration[:_MOST_ROWS])
+            conversion = convert(
+                source, target, data_rows=data_rows, max_changed_ratio=MAX_CHANGED_RATIO
+            )
         finally:
             source.model.close()
     except HeadraceError as error:
         raise CannotBuildError(reason_of(error)) from error
-    found = made.differences
+    differences = conversion.differences
     return [
         Candidate(
             name=ONNX,
-            title=f"ONNX Runtime, trees in {made.computes}",
+            title=f"ONNX Runtime, trees in {conversion.computes}",
             runtime="onnx",
             path=target,
             recipe={
-                "what": f"its trees as ONNX that computes in {made.computes}",
-                "converter": made.converter,
-                "library": made.library,
+                "what": f"its trees as ONNX that computes in {conversion.computes}",
+                "converter": conversion.converter,
+                "library": conversion.library,
                 "onnxruntime": with_version("onnxruntime"),
-                "compared_inputs": found.inputs,
-                "compared_rows": str(found.rows),
-                "largest_absolute_difference": f"{found.largest_absolute:.3g}",
-                "largest_relative_difference": f"{found.largest_relative:.3g}",
-                "tolerance": f"{made.tolerance:g}",
-                "changed_rows": str(found.changed_rows),
+                "compared_inputs": differences.inputs,
+                "compared_rows": str(differences.rows),
+                "largest_absolute_difference": f"{differences.largest_absolute:.3g}",
+                "largest_relative_difference": f"{differences.largest_relative:.3g}",
+                "tolerance": f"{conversion.tolerance:g}",
+                "changed_rows": str(differences.changed_rows),
                 "size_bytes": str(target.stat().st_size),
             },
         )
@@ -280,16 +283,18 @@ def as_rows(requests: Sequence[Tensors]) -> Tensors | None:
     if not requests:
         return None
     try:
-        return {name: np.concatenate([one[name] for one in requests]) for name in requests[0]}
+        return {
+            name: np.concatenate([request[name] for request in requests]) for name in requests[0]
+        }
     except (KeyError, ValueError) as error:
         msg = f"the examples are not alike, so that they make no batch: {reason_of(error)}"
         raise CannotBuildError(msg) from error
 
 
-def differences(one: Model, other: Model, inputs: Tensors) -> Comparison:
+def differences(model: Model, other: Model, inputs: Tensors) -> Comparison:
     """How far apart two engines' answers to the same rows are, for `by_batch.why_not_mixed`."""
-    want, got = one.run(inputs), other.run(inputs)
-    return compare(one.signature, want, got, inputs="examples", tolerance=MIX_TOLERANCE)
+    expected, actual = model.run(inputs), other.run(inputs)
+    return compare(model.signature, expected, actual, inputs="examples", tolerance=MIX_TOLERANCE)
 
 
 def _why_none(workshop: RecipeContext) -> str:

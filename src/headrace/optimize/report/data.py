@@ -130,7 +130,7 @@ class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
     rejected: list[CandidateReport] = []
     notes: list[str] = []
     elapsed_s: float | None = None
-    at: str = ""
+    created_at: str = msgspec.field(name="at", default="")
     version: str = ""
 
     @property
@@ -143,12 +143,14 @@ class OptimizeReport(msgspec.Struct, frozen=True, kw_only=True):
 
         Others come by their time, the shortest first.
         """
-        others = sorted(self.candidates, key=lambda one: (one.p50_s is None, one.p50_s or 0.0))
-        seen = set()
-        for one in (self.baseline, *self.references, self.chosen, *others):
-            if one.name not in seen:
-                seen.add(one.name)
-                yield one
+        others = sorted(
+            self.candidates, key=lambda candidate: (candidate.p50_s is None, candidate.p50_s or 0.0)
+        )
+        names = set()
+        for accepted in (self.baseline, *self.references, self.chosen, *others):
+            if accepted.name not in names:
+                names.add(accepted.name)
+                yield accepted
 
 
 _SHORTEST_S: Final = 1e-9
@@ -193,30 +195,33 @@ class QualityPoint:
 
 def numbered(report: OptimizeReport) -> list[NumberedCandidate]:
     """All candidates, counted from 1: those that may be served, then the rejected."""
-    kinds = {one.name: CandidateKind.REFERENCE for one in report.references}
+    kinds = {reference.name: CandidateKind.REFERENCE for reference in report.references}
     kinds |= {report.baseline.name: CandidateKind.BASELINE}
     kinds |= {report.chosen.name: CandidateKind.CHOSEN} if report.is_changed else {}
-    pairs = [(kinds.get(one.name, CandidateKind.PASSED), one) for one in report.accepted()]
-    pairs += [(CandidateKind.REJECTED, one) for one in report.rejected]
+    pairs = [
+        (kinds.get(candidate.name, CandidateKind.PASSED), candidate)
+        for candidate in report.accepted()
+    ]
+    pairs += [(CandidateKind.REJECTED, candidate) for candidate in report.rejected]
     return [
-        NumberedCandidate(number=number, kind=kind, candidate=one)
-        for number, (kind, one) in enumerate(pairs, start=1)
+        NumberedCandidate(number=number, kind=kind, candidate=candidate)
+        for number, (kind, candidate) in enumerate(pairs, start=1)
     ]
 
 
 def points(report: OptimizeReport) -> list[QualityPoint]:
     """Those that can be drawn."""
-    found = []
-    for one in numbered(report):
-        candidate = one.candidate
+    drawable = []
+    for entry in numbered(report):
+        candidate = entry.candidate
         latency_s, quality = candidate.p50_s, _quality(candidate, report)
         if latency_s is None or quality is None:
             continue
         if not _SHORTEST_S <= latency_s <= _LARGEST or not abs(quality) <= _LARGEST:
             continue  # no figure that was measured
-        found.append(
+        drawable.append(
             QualityPoint(
-                numbered=one,
+                numbered=entry,
                 latency_s=latency_s,
                 latency_ci_s=_within(candidate.p50_ci_s, _SHORTEST_S),
                 quality=quality,
@@ -224,7 +229,7 @@ def points(report: OptimizeReport) -> list[QualityPoint]:
                 size_bytes=candidate.size_bytes,
             )
         )
-    return found
+    return drawable
 
 
 def _within(bounds: Interval | None, least: float) -> Interval | None:
@@ -236,11 +241,11 @@ def _within(bounds: Interval | None, least: float) -> Interval | None:
 
 def front(those: Sequence[QualityPoint]) -> list[QualityPoint]:
     """Accepted ones that no other accepted one beats in both time and quality, by their time."""
-    found: list[QualityPoint] = []
+    best: list[QualityPoint] = []
     for point in sorted(those, key=lambda p: (p.latency_s, -p.quality)):
-        if point.is_accepted and (not found or point.quality > found[-1].quality):
-            found.append(point)
-    return found
+        if point.is_accepted and (not best or point.quality > best[-1].quality):
+            best.append(point)
+    return best
 
 
 def _quality(candidate: CandidateReport, report: OptimizeReport) -> float | None:

@@ -42,19 +42,19 @@ class Bars:
         """One row's picture; empty where nothing is known. The figures stand beside it."""
         if value is None or not math.isfinite(value):
             return ""
-        place, middle = self.scale.place, _BAR_HEIGHT / 2
+        position, middle = self.scale.place, _BAR_HEIGHT / 2
         marks = {"neutral": self.neutral, "limit": self.limit}
         parts = [
-            f'<path class="{kind}" d="M{place(mark)} 0V{_BAR_HEIGHT}"/>'
+            f'<path class="{kind}" d="M{position(mark)} 0V{_BAR_HEIGHT}"/>'
             for kind, mark in marks.items()
             if mark is not None
         ]
         if bounds is not None and not any(map(math.isnan, bounds)):
-            low, high = map(place, bounds)
+            low, high = map(position, bounds)
             parts.append(f'<path class="reach" d="M{low} {middle}H{high}"/>')
         return (
             f'<svg class="interval" viewBox="0 0 {_BAR_WIDTH} {_BAR_HEIGHT}" aria-hidden="true">'
-            f'{"".join(parts)}<circle cx="{place(value)}" cy="{middle}" r="3.2"/></svg>'
+            f'{"".join(parts)}<circle cx="{position(value)}" cy="{middle}" r="3.2"/></svg>'
         )
 
 
@@ -66,10 +66,10 @@ def bars(
     limit: float | None = None,
 ) -> Bars:
     """A scale that holds all values with their bounds."""
-    known = [value for value in (*values, neutral, limit) if value is not None]
-    known += [x for pair in bounds if pair is not None for x in pair]
-    known = [value for value in known if abs(value) <= _LARGEST]
-    low, high = min(known, default=0.0), max(known, default=1.0)
+    figures = [value for value in (*values, neutral, limit) if value is not None]
+    figures += [x for pair in bounds if pair is not None for x in pair]
+    figures = [value for value in figures if abs(value) <= _LARGEST]
+    low, high = min(figures, default=0.0), max(figures, default=1.0)
     high = high if high > low else low + 1.0
     scale = AxisScale(low=low, high=high, start=_BAR_ROOM, end=_BAR_WIDTH - _BAR_ROOM)
     return Bars(scale=scale, neutral=neutral, limit=limit)
@@ -87,7 +87,7 @@ def html_report(report: OptimizeReport) -> str:
         nothing=NOTHING,
         changes=text.changes(report) if report.is_changed else (),
         pictures=[plot(report, WIDE), plot(report, NARROW)] if len(drawn) > 1 else (),
-        not_drawn=[one.candidate.name for one in numbered(report) if one.number not in drawn],
+        not_drawn=[entry.candidate.name for entry in numbered(report) if entry.number not in drawn],
         sureness=text.sureness(report.settings),
         chance=text.p_value,
         accepted=accepted,
@@ -96,8 +96,8 @@ def html_report(report: OptimizeReport) -> str:
             _sentences(text.gain(report)),
             _sentences(text.price(report)),
         ],
-        unproved=[_sentences([said]) for said in text.unproved(report)],
-        facts=[(name, said) for name, said in _facts(report) if said],
+        unproved=[_sentences([sentence]) for sentence in text.unproved(report)],
+        facts=[(name, value) for name, value in _facts(report) if value],
     )
 
 
@@ -106,48 +106,52 @@ def _rows(
 ) -> tuple[list[tuple[NumberedCandidate, list[Cell]]], list[tuple[NumberedCandidate, list[Cell]]]]:
     """Cells of those that may be served, and of the rejected, of which fewer are shown."""
     data, everything = report.data, numbered(report)
-    rows = [one.candidate for one in everything if one.kind is not CandidateKind.REJECTED]
+    rows = [entry.candidate for entry in everything if entry.kind is not CandidateKind.REJECTED]
     p50_bars = bars(
-        [0.0, *(one.p50_s for one in rows)],
-        [one.p50_ci_s for one in rows],
+        [0.0, *(row.p50_s for row in rows)],
+        [row.p50_ci_s for row in rows],
         neutral=report.baseline.p50_s,
     )
-    cuts = [one.cut_ratio for one in rows]
-    cut_bars = bars(cuts, [one.cut_ci_ratio for one in rows], neutral=0.0)
+    cuts = [row.cut_ratio for row in rows]
+    cut_bars = bars(cuts, [row.cut_ci_ratio for row in rows], neutral=0.0)
     loss_bars = bars(
-        [one.accuracy_loss for one in rows],
-        [one.accuracy_loss_ci for one in rows],
+        [row.accuracy_loss for row in rows],
+        [row.accuracy_loss_ci for row in rows],
         neutral=0.0,
         limit=report.settings.max_loss,
     )
-    has_cost = any(one.cost_per_million is not None for one in rows)
+    has_cost = any(row.cost_per_million is not None for row in rows)
 
-    def cells(one: CandidateReport) -> Iterator[Cell]:
-        is_baseline = one.name == report.baseline.name
-        bar = p50_bars.bar(one.p50_s, one.p50_ci_s)
-        yield "median latency", text.seconds(one.p50_s, one.p50_ci_s), bar
-        cut = text.percent(one.cut_ratio, one.cut_ci_ratio)
-        bar = "" if is_baseline else cut_bars.bar(one.cut_ratio, one.cut_ci_ratio)
+    def cells(candidate: CandidateReport) -> Iterator[Cell]:
+        is_baseline = candidate.name == report.baseline.name
+        bar = p50_bars.bar(candidate.p50_s, candidate.p50_ci_s)
+        yield "median latency", text.seconds(candidate.p50_s, candidate.p50_ci_s), bar
+        cut = text.percent(candidate.cut_ratio, candidate.cut_ci_ratio)
+        bar = "" if is_baseline else cut_bars.bar(candidate.cut_ratio, candidate.cut_ci_ratio)
         yield "less time", "baseline" if is_baseline else cut, bar
-        yield text.quality_head(data), text.quality(one, data), ""
+        yield text.quality_head(data), text.quality(candidate, data), ""
         if data.is_labelled:
-            lost = NOTHING if is_baseline else text.loss(one, data)
-            bar = "" if is_baseline else loss_bars.bar(one.accuracy_loss, one.accuracy_loss_ci)
+            lost = NOTHING if is_baseline else text.loss(candidate, data)
+            bar = (
+                ""
+                if is_baseline
+                else loss_bars.bar(candidate.accuracy_loss, candidate.accuracy_loss_ci)
+            )
             yield text.loss_head(data), lost, bar
-        yield "p99", text.seconds(one.p99_s), ""
-        yield "files", bytes_text(one.size_bytes), ""
-        yield "memory", bytes_text(one.memory_bytes), ""
+        yield "p99", text.seconds(candidate.p99_s), ""
+        yield "files", bytes_text(candidate.size_bytes), ""
+        yield "memory", bytes_text(candidate.memory_bytes), ""
         if has_cost:
-            yield "cost per million", number_text(one.cost_per_million), ""
+            yield "cost per million", number_text(candidate.cost_per_million), ""
 
     shown = 4 if data.is_labelled else 3
-    accepted = [(one, list(cells(one.candidate))) for one in everything]
+    accepted = [(entry, list(cells(entry.candidate))) for entry in everything]
     return (
         [row for row in accepted if row[0].kind is not CandidateKind.REJECTED],
         [
-            (one, [(head, said, "") for head, said, _ in row[:shown]])
-            for one, row in accepted
-            if one.kind is CandidateKind.REJECTED
+            (entry, [(head, figure, "") for head, figure, _ in row[:shown]])
+            for entry, row in accepted
+            if entry.kind is CandidateKind.REJECTED
         ],
     )
 
@@ -157,8 +161,12 @@ def _facts(report: OptimizeReport) -> Sequence[tuple[str, str]]:
     hashed = f", sha256 {data.calibration_sha256}" if data.calibration_sha256 else ""
     is_cold = report.chosen.cold_p50_s is not None
 
-    def described(one: CandidateReport) -> str:
-        return one.name if one.title in {"", one.name} else f"{one.name} ({one.title})"
+    def described(candidate: CandidateReport) -> str:
+        return (
+            candidate.name
+            if candidate.title in {"", candidate.name}
+            else f"{candidate.name} ({candidate.title})"
+        )
 
     return (
         ("model", report.model),
@@ -188,13 +196,13 @@ def _facts(report: OptimizeReport) -> Sequence[tuple[str, str]]:
             f"{data.calibration_n:,} examples{hashed}" if data.calibration_n else "",
         ),
         ("baseline", described(report.baseline)),
-        ("other baselines", "; ".join(described(one) for one in report.references)),
+        ("other baselines", "; ".join(described(reference) for reference in report.references)),
         ("versions", ", ".join(f"{name} {version}" for name, version in report.versions.items())),
         ("took", "" if report.elapsed_s is None else f"{report.elapsed_s:.0f} s"),
-        ("made at", report.at),
+        ("made at", report.created_at),
     )
 
 
-def _sentences(said: Iterable[str]) -> str:
+def _sentences(sentences: Iterable[str]) -> str:
     """A paragraph's markup; a figure and its unit stay on one line."""
-    return re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", text.markup(" ".join(said)))
+    return re.sub(r"(?<=\d) (?=%|ms|µs)", "\u00a0", text.markup(" ".join(sentences)))

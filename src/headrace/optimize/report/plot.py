@@ -97,40 +97,40 @@ class Frame:
 
     def stairs(self) -> list[tuple[float, float]]:
         """Corners of the front: what quality can be had for so much time."""
-        places = [self.at(one) for one in front(self.points)]
-        if not places:
+        centres = [self.centre(point) for point in front(self.points)]
+        if not centres:
             return []
-        ends = [*places[1:], (self.area.right, 0.0)]
-        corners = [(places[0][0], self.area.bottom)]
-        for (x, y), (next_x, _) in zip(places, ends, strict=True):
+        ends = [*centres[1:], (self.area.right, 0.0)]
+        corners = [(centres[0][0], self.area.bottom)]
+        for (x, y), (next_x, _) in zip(centres, ends, strict=True):
             corners += [(x, y), (next_x, y)]
         return corners
 
     def lines(self) -> list[Rectangle]:
         """What names are not to be written over, besides circles."""
         corners = self.stairs()
-        found = [_line(a, b) for a, b in pairwise(corners)]
-        for one in self.points:
-            x, y = self.at(one)
-            if one.latency_ci_s is not None:
-                low, high = map(self.x.place, one.latency_ci_s)
-                found.append(_line((low, y), (high, y)))
-            if one.quality_ci is not None and self.y.holds(one.quality):
-                low, high = map(self.y.place, one.quality_ci)
-                found.append(_line((x, low), (x, high)))
+        lines = [_line(a, b) for a, b in pairwise(corners)]
+        for point in self.points:
+            x, y = self.centre(point)
+            if point.latency_ci_s is not None:
+                low, high = map(self.x.place, point.latency_ci_s)
+                lines.append(_line((low, y), (high, y)))
+            if point.quality_ci is not None and self.y.holds(point.quality):
+                low, high = map(self.y.place, point.quality_ci)
+                lines.append(_line((x, low), (x, high)))
         if self.limit is not None:
             y, right = self.y.place(self.limit), self.area.right
-            found.append(_line((self.area.left, y), (right, y)))
-            found.append(Rectangle(left=right - 140, top=y, right=right, bottom=y + 18))
-        return found
+            lines.append(_line((self.area.left, y), (right, y)))
+            lines.append(Rectangle(left=right - 140, top=y, right=right, bottom=y + 18))
+        return lines
 
-    def at(self, point: QualityPoint) -> tuple[float, float]:
+    def centre(self, point: QualityPoint) -> tuple[float, float]:
         """Where its centre stands."""
         return self.x.place(point.latency_s), self.y.place(point.quality)
 
     def radius(self, point: QualityPoint) -> float:
         """Of its circle, whose area is the size of its files."""
-        sizes = [one.size_bytes for one in self.points if one.size_bytes]
+        sizes = [other.size_bytes for other in self.points if other.size_bytes]
         share = (point.size_bytes or 0) / max(sizes, default=1)
         return round(max(self.format.largest_radius * sqrt(share), _LEAST_RADIUS), 1)
 
@@ -146,13 +146,16 @@ def _line(a: tuple[float, float], b: tuple[float, float]) -> Rectangle:
 
 def frame_of(report: OptimizeReport, those: Sequence[QualityPoint], form: PictureSize) -> Frame:
     """Scales that hold the points with their intervals, and the points on them."""
-    latencies = [x for one in those for x in (one.latency_s, *(one.latency_ci_s or ()))]
+    latencies = [x for point in those for x in (point.latency_s, *(point.latency_ci_s or ()))]
     accepted = [
-        y for one in those if one.is_accepted for y in (one.quality, *(one.quality_ci or ()))
+        y
+        for point in those
+        if point.is_accepted
+        for y in (point.quality, *(point.quality_ci or ()))
     ]
     limit = least_quality(report)
     accepted += [] if limit is None else [limit]
-    rejected = [one.quality for one in those if not one.is_accepted]
+    rejected = [point.quality for point in those if not point.is_accepted]
     room = form.largest_radius * 0.6
     return Frame(
         report=report,
@@ -218,25 +221,25 @@ def plot(report: OptimizeReport, form: PictureSize) -> str:
 
 
 def summary(report: OptimizeReport) -> str:
-    """The picture in words, for whoever does not see it."""
+    """The picture in words, for readers who cannot see it."""
     data, those = report.data, points(report)
 
-    def place(point: QualityPoint) -> str:
+    def described(point: QualityPoint) -> str:
         candidate = point.numbered.candidate
         quality = quality_at(point.quality, report)
         return f"{candidate.name} at {text.seconds(candidate.p50_s)} and {quality}"
 
-    told = [
-        f"{one.numbered.kind} {place(one)}"
-        for one in those
-        if one.numbered.kind in {CandidateKind.BASELINE, CandidateKind.CHOSEN}
+    descriptions = [
+        f"{point.numbered.kind} {described(point)}"
+        for point in those
+        if point.numbered.kind in {CandidateKind.BASELINE, CandidateKind.CHOSEN}
     ]
-    rejected = sum(not one.is_accepted for one in those)
-    ends = ", ".join(one.numbered.candidate.name for one in front(those))
+    rejected = sum(not point.is_accepted for point in those)
+    ends = ", ".join(point.numbered.candidate.name for point in front(those))
     return (
         f"Median latency against {text.quality_head(data)} of {len(those)} candidates: "
-        f"{'; '.join(told)}. None that passed is both faster and better than these: {ends}. "
-        f"{rejected} were rejected. All figures are in the tables below."
+        f"{'; '.join(descriptions)}. Pareto front, where no accepted candidate is both faster and "
+        f"better: {ends}. {rejected} were rejected. The tables below hold all figures."
     )
 
 
@@ -269,8 +272,8 @@ def _tolerance(frame: Frame) -> Iterator[str]:
         return
     y = frame.y.place(limit)
     yield f'<path class="limit" d="M{frame.area.left} {y}H{frame.area.right}"/>'
-    said = "largest loss tolerated"
-    yield svg_text(frame.area.right - 4, y + 14, said, "end", "soft")
+    caption = "largest loss tolerated"
+    yield svg_text(frame.area.right - 4, y + 14, caption, "end", "soft")
 
 
 def _front(frame: Frame) -> Iterator[str]:
@@ -281,15 +284,15 @@ def _front(frame: Frame) -> Iterator[str]:
 
 def _marks(frame: Frame) -> Iterator[str]:
     """Circles first, so that no name is hidden."""
-    those = sorted(frame.points, key=lambda one: _ORDER.index(one.numbered.kind))
-    dots = [_dot(frame, one) for one in those]
-    for one, dot in reversed(list(zip(those, dots, strict=True))):
-        yield from _point(frame, one, dot)
-    for one, dot, label in zip(
+    those = sorted(frame.points, key=lambda point: _ORDER.index(point.numbered.kind))
+    dots = [_dot(frame, point) for point in those]
+    for drawn, dot in reversed(list(zip(those, dots, strict=True))):
+        yield from _point(frame, drawn, dot)
+    for drawn, dot, label in zip(
         those, dots, place_labels(dots, frame.area, frame.lines()), strict=True
     ):
         if label is not None:
-            yield from _label(frame, one, dot, label)
+            yield from _label(frame, drawn, dot, label)
 
 
 def _point(frame: Frame, point: QualityPoint, dot: Dot) -> Iterator[str]:
@@ -312,7 +315,7 @@ def _point(frame: Frame, point: QualityPoint, dot: Dot) -> Iterator[str]:
 
 
 def _dot(frame: Frame, point: QualityPoint) -> Dot:
-    x, y = frame.at(point)
+    x, y = frame.centre(point)
     label = _label_text(frame, point)
     letter = (
         _BOLD if point.numbered.kind in {CandidateKind.CHOSEN, CandidateKind.BASELINE} else _LETTER
@@ -348,12 +351,12 @@ def _label_text(frame: Frame, point: QualityPoint) -> str:
 
 def _hint(frame: Frame, point: QualityPoint) -> str:
     candidate, data = point.numbered.candidate, frame.report.data
-    said = [
+    parts = [
         text.seconds(candidate.p50_s, candidate.p50_ci_s),
         f"{text.quality_head(data)} {quality_at(point.quality, frame.report)}",
     ]
-    said += [bytes_text(candidate.size_bytes)] if candidate.size_bytes is not None else []
-    return f"{candidate.name}: {', '.join(said)}"
+    parts += [bytes_text(candidate.size_bytes)] if candidate.size_bytes is not None else []
+    return f"{candidate.name}: {', '.join(parts)}"
 
 
 def quality_at(value: float, report: OptimizeReport) -> str:

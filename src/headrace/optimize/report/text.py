@@ -160,18 +160,18 @@ def price(report: OptimizeReport) -> Iterator[str]:
     if not report.is_changed:
         return
     n = chosen.n or data.n
-    said = f"On {n:,} labelled examples its {data.metric} is {quality(chosen, data)}"
-    said += f", the baseline's {quality(report.baseline, data)}"
+    sentence = f"On {n:,} labelled examples its {data.metric} is {quality(chosen, data)}"
+    sentence += f", the baseline's {quality(report.baseline, data)}"
     if chosen.accuracy_loss is not None:
         unit = " points" if in_percent(data) else ""
-        said += f": a loss of {loss(chosen, data)}{unit}"
+        sentence += f": a loss of {loss(chosen, data)}{unit}"
         bounds = chosen.accuracy_loss_ci
-        said += ", which may be none" if bounds and bounds[0] <= 0 <= bounds[1] else ""
+        sentence += ", which may be none" if bounds and bounds[0] <= 0 <= bounds[1] else ""
     if chosen.lost is not None and chosen.gained is not None:
-        said += f", {chosen.lost:,} answers lost and {chosen.gained:,} gained"
+        sentence += f", {chosen.lost:,} answers lost and {chosen.gained:,} gained"
     if chosen.p_value is not None:
-        said += f" ({p_value(chosen.p_value)})"
-    yield f"{said}."
+        sentence += f" ({p_value(chosen.p_value)})"
+    yield f"{sentence}."
     if data.smallest_loss is not None:
         yield (
             f"So many examples show a loss of {points(data.smallest_loss, report)} or more; "
@@ -189,7 +189,7 @@ def unproved(report: OptimizeReport) -> Iterator[str]:
     )
     lengths = "" if settings.length is None else " and lengths"
     yield f"Other batch sizes{lengths}, and many requests at once, were not measured here."
-    if any(one.disturbed for one in report.accepted()):
+    if any(candidate.disturbed for candidate in report.accepted()):
         yield (
             "Others used the processor nearly all the time: times are those of a busy machine, "
             "while cuts compare windows that lie side by side."
@@ -245,10 +245,10 @@ def _changed(report: OptimizeReport, bounds: Interval | None) -> str:
     if target not in others:
         return cut or f"is chosen over {baseline.name}"
     verb, text, now, before = others[target]
-    wanted = f"{verb} {text(now)} instead of {text(before)}"
+    target_change = f"{verb} {text(now)} instead of {text(before)}"
     if target == "cost":
-        wanted += " per million requests"
-    return f"{wanted}, and {cut}" if cut else wanted
+        target_change += " per million requests"
+    return f"{target_change}, and {cut}" if cut else target_change
 
 
 def points(ratio: float, report: OptimizeReport) -> str:
@@ -278,8 +278,8 @@ def text_report(report: OptimizeReport, *, encoding: str | None = "utf-8") -> st
         *_rejected(report),
     ]
     for paragraph in (gain(report), price(report), unproved(report)):
-        said = " ".join(paragraph)
-        lines += ["", *_wrapped(said)] if said else []
+        joined = " ".join(paragraph)
+        lines += ["", *_wrapped(joined)] if joined else []
     text = "\n".join(lines)
     try:
         text.encode(encoding or "ascii")
@@ -300,14 +300,14 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
     first = "per million" if is_priced else "p50"
     head = ["", "candidate", first, "less time", quality_head(data)]
     rows = [[*head, loss_head(data)][: 6 if labelled else 5]]
-    for one in report.accepted():
-        is_baseline = one.name == report.baseline.name
-        cut = "baseline" if is_baseline else percent(one.cut_ratio, one.cut_ci_ratio)
-        mark = _CHOSEN if one.name == report.chosen.name else ""
-        figure = seconds(one.p50_s, one.p50_ci_s)
-        figure = number_text(one.cost_per_million) if is_priced else figure
-        lost = NOTHING if is_baseline else loss(one, data)
-        row = [mark, printable(one.name), figure, cut, quality(one, data), lost]
+    for candidate in report.accepted():
+        is_baseline = candidate.name == report.baseline.name
+        cut = "baseline" if is_baseline else percent(candidate.cut_ratio, candidate.cut_ci_ratio)
+        mark = _CHOSEN if candidate.name == report.chosen.name else ""
+        figure = seconds(candidate.p50_s, candidate.p50_ci_s)
+        figure = number_text(candidate.cost_per_million) if is_priced else figure
+        lost = NOTHING if is_baseline else loss(candidate, data)
+        row = [mark, printable(candidate.name), figure, cut, quality(candidate, data), lost]
         rows.append(row[: len(rows[0])])
     yield from _table(rows)
 
@@ -315,15 +315,15 @@ def _candidates(report: OptimizeReport) -> Iterator[str]:
 def changes(report: OptimizeReport) -> list[tuple[str, str, str]]:
     """Names of figures with the baseline's and the chosen one's, what matters most first."""
     figures: dict[str, Callable[[CandidateReport], str]] = {
-        "median latency": lambda one: seconds(one.p50_s),
-        quality_head(report.data): lambda one: quality(one, report.data),
-        "p99": lambda one: seconds(one.p99_s),
-        "p50, cold caches": lambda one: seconds(one.cold_p50_s),
-        callers(report.settings): lambda one: rate(one.throughput_per_s),
-        "files": lambda one: bytes_text(one.size_bytes),
-        "memory": lambda one: bytes_text(one.memory_bytes),
-        "time to load": lambda one: seconds(one.load_s),
-        "cost per million": lambda one: number_text(one.cost_per_million),
+        "median latency": lambda candidate: seconds(candidate.p50_s),
+        quality_head(report.data): lambda candidate: quality(candidate, report.data),
+        "p99": lambda candidate: seconds(candidate.p99_s),
+        "p50, cold caches": lambda candidate: seconds(candidate.cold_p50_s),
+        callers(report.settings): lambda candidate: rate(candidate.throughput_per_s),
+        "files": lambda candidate: bytes_text(candidate.size_bytes),
+        "memory": lambda candidate: bytes_text(candidate.memory_bytes),
+        "time to load": lambda candidate: seconds(candidate.load_s),
+        "cost per million": lambda candidate: number_text(candidate.cost_per_million),
     }
     return [
         (name, figure(report.baseline), figure(report.chosen)) for name, figure in figures.items()
@@ -332,9 +332,9 @@ def changes(report: OptimizeReport) -> list[tuple[str, str, str]]:
 
 def _before_and_after(report: OptimizeReport) -> Iterator[str]:
     """What the table of candidates leaves out."""
-    known = [change for change in changes(report)[2:] if change[1:] != (NOTHING, NOTHING)]
-    if known and report.is_changed:
-        yield from _table([("", "", "baseline", "chosen"), *(("", *change) for change in known)])
+    measured = [change for change in changes(report)[2:] if change[1:] != (NOTHING, NOTHING)]
+    if measured and report.is_changed:
+        yield from _table([("", "", "baseline", "chosen"), *(("", *change) for change in measured)])
 
 
 def _rejected(report: OptimizeReport) -> Iterator[str]:
@@ -344,30 +344,30 @@ def _rejected(report: OptimizeReport) -> Iterator[str]:
     yield "rejected"
     # Of many nothing was measured, and few reasons are behind that.
     lines: dict[str, list[str]] = {}
-    for one in report.rejected:
-        said = f"{_figures(one, report)}{one.reason or 'no reason is known'}"
-        lines.setdefault(said, []).append(one.name)
-    for said, names in lines.items():
+    for candidate in report.rejected:
+        reason = f"{_figures(candidate, report)}{candidate.reason or 'no reason is known'}"
+        lines.setdefault(reason, []).append(candidate.name)
+    for reason, names in lines.items():
         yield from textwrap.wrap(
-            printable(f"{', '.join(names)}: {said}"),
+            printable(f"{', '.join(names)}: {reason}"),
             WIDTH,
             initial_indent="  ",
             subsequent_indent="    ",
         )
 
 
-def _figures(one: CandidateReport, report: OptimizeReport) -> str:
+def _figures(candidate: CandidateReport, report: OptimizeReport) -> str:
     """What was measured of a rejected candidate, in short."""
-    known = [
-        (one.p50_s, seconds(one.p50_s)),
-        (one.cut_ratio, less(one.cut_ratio or 0.0)),
+    figures = [
+        (candidate.p50_s, seconds(candidate.p50_s)),
+        (candidate.cut_ratio, less(candidate.cut_ratio or 0.0)),
         (
-            one.accuracy if report.data.is_labelled else one.agreement_ratio,
-            f"{quality_head(report.data)} {quality(one, report.data)}",
+            candidate.accuracy if report.data.is_labelled else candidate.agreement_ratio,
+            f"{quality_head(report.data)} {quality(candidate, report.data)}",
         ),
     ]
-    said = [text for value, text in known if value is not None]
-    return f"{', '.join(said)}; " if said else ""
+    texts = [text for value, text in figures if value is not None]
+    return f"{', '.join(texts)}; " if texts else ""
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

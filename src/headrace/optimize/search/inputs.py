@@ -55,20 +55,20 @@ _TOKENS: Final = 7
 _MOST_TAUGHT: Final = 20_000
 
 
-def judged_examples(asked: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
+def judged_examples(request: SearchRequest, model: Model, source: Path) -> tuple[Examples, bool]:
     """What candidates are judged by, and whether that was made up.
 
     Raises:
         InvalidArgumentError: There are none, or they do not fit the model.
     """
-    if not asked.data:
-        return generated_examples(model, model.signature, MADE_UP, asked.seed), True
-    wish = _wish(asked, is_apart=_embeds(model))
-    found = read_labelled(Path(asked.data), model.signature, wish, beside=source)
-    if not len(found):
-        msg = f"{asked.data} holds no examples"
+    if not request.data:
+        return generated_examples(model, model.signature, MADE_UP, request.seed), True
+    options = _wish(request, is_apart=_embeds(model))
+    examples = read_labelled(Path(request.data), model.signature, options, beside=source)
+    if not len(examples):
+        msg = f"{request.data} holds no examples"
         raise InvalidArgumentError(msg)
-    return found, False
+    return examples, False
 
 
 def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
@@ -76,53 +76,55 @@ def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
     rows: list[Tensors] = []
     draw = seed
     while len(rows) < MADE_UP:
-        made = generated_inputs(signature, variable=size, draw=draw)
+        inputs = generated_inputs(signature, variable=size, draw=draw)
         draw += 1
         if not signature.batched:
-            rows.append(made)
+            rows.append(inputs)
             continue
-        count = len(next(iter(made.values())))
-        rows += [{name: array[i : i + 1] for name, array in made.items()} for i in range(count)]
+        count = len(next(iter(inputs.values())))
+        rows += [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
     note = f"made-up inputs of size {size}, as no data was given"
     return Examples(inputs=rows[:MADE_UP], batched=signature.batched, notes=(note,))
 
 
 def taught_examples(
-    asked: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
+    request: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
 ) -> Examples | None:
     """The examples that none are judged by; None where nobody gave any."""
-    if not asked.teach:
+    if not request.teach:
         return None
-    most, is_apart = max(_MOST_TAUGHT, asked.calibrate), examples.texts is RowTexts.APART
-    wish = _wish(asked, most, is_apart=is_apart)
-    return read_labelled(Path(asked.teach), signature, wish, beside=source)
+    most, is_apart = max(_MOST_TAUGHT, request.calibrate), examples.texts is RowTexts.APART
+    options = _wish(request, most, is_apart=is_apart)
+    return read_labelled(Path(request.teach), signature, options, beside=source)
 
 
 def calibration_of(
-    asked: SearchRequest, examples: Examples, taught: Examples | None
+    request: SearchRequest, examples: Examples, taught: Examples | None
 ) -> tuple[Examples, frozenset[int]]:
     """What is calibrated with, without labels, and which places of `examples` that is."""
-    given = examples if taught is None else taught
-    count = min(asked.calibrate, len(given))
-    places = np.sort(np.random.default_rng(asked.seed).permutation(len(given))[:count])
-    is_judged_by = asked.data and taught is None
-    return given.subset(places).alone(), frozenset(places.tolist()) if is_judged_by else frozenset()
+    pool = examples if taught is None else taught
+    count = min(request.calibrate, len(pool))
+    indices = np.sort(np.random.default_rng(request.seed).permutation(len(pool))[:count])
+    is_judged_by = request.data and taught is None
+    return pool.subset(indices).alone(), frozenset(
+        indices.tolist()
+    ) if is_judged_by else frozenset()
 
 
 def teaching_of(taught: Examples | None) -> TrainingExamples | None:
     """What is learnt from."""
     if taught is None:
         return None
-    found = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
-    labels = None if found.labels is None else found.labels.tolist()
-    return TrainingExamples(examples=found.inputs, labels=labels)
+    subset = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
+    labels = None if subset.labels is None else subset.labels.tolist()
+    return TrainingExamples(examples=subset.inputs, labels=labels)
 
 
-def _wish(asked: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
+def _wish(request: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
     return DataWish(
-        label=asked.label,
-        text=asked.text,
-        tokenizer=Path(asked.tokenizer) if asked.tokenizer else None,
+        label=request.label,
+        text=request.text,
+        tokenizer=Path(request.tokenizer) if request.tokenizer else None,
         limit=limit,
         is_apart=is_apart,
     )
@@ -134,9 +136,9 @@ def _embeds(model: Model) -> bool:
         return False
     rows = generated_inputs(model.signature, variable=_TOKENS)
     sizes = {array.shape[1] for array in rows.values()}
-    one = {name: array[:1] for name, array in rows.items()}
+    row = {name: array[:1] for name, array in rows.items()}
     try:
-        return gives_embeddings(model.run(one), length=max(sizes))
+        return gives_embeddings(model.run(row), length=max(sizes))
     except HeadraceError:
         return False
 
@@ -153,7 +155,7 @@ def timed_request(
         example: One row.
         length: None leaves variable axes as they are.
     """
-    made = {}
+    request = {}
     for spec in signature.inputs:
         array = example[spec.name]
         for axis, size in enumerate(spec.shape):
@@ -161,15 +163,15 @@ def timed_request(
                 array = _repeated(array, 0, rows)
             elif size == VARIABLE and length is not None:
                 array = _repeated(array, axis, length)
-        made[spec.name] = np.array(array, order="C")  # `ascontiguousarray` makes a scalar a row
-    return made
+        request[spec.name] = np.array(array, order="C")  # `ascontiguousarray` makes a scalar a row
+    return request
 
 
 def batch_of(examples: Sequence[Tensors], rows: int) -> Tensors:
     """A batch of examples, over and over: equal rows would be easier than real ones."""
-    chosen = [examples[place % len(examples)] for place in range(rows)]
+    chosen = [examples[index % len(examples)] for index in range(rows)]
     return {
-        name: np.ascontiguousarray(np.concatenate([one[name] for one in chosen]))
+        name: np.ascontiguousarray(np.concatenate([example[name] for example in chosen]))
         for name in chosen[0]
     }
 
@@ -206,8 +208,8 @@ def shapes_text(request: Tensors) -> str:
 def _repeated(array: Array, axis: int, size: int) -> Array:
     if array.shape[axis] == 0:
         return array
-    places = np.arange(size) % array.shape[axis]
-    taken: Array = np.take(array, places, axis=axis)
+    indices = np.arange(size) % array.shape[axis]
+    taken: Array = np.take(array, indices, axis=axis)
     return taken
 
 
@@ -224,7 +226,7 @@ class SearchInputs:
     are calibrated with, of which `overlap` are judged by as well (their places in `examples`).
     """
 
-    asked: SearchRequest
+    search_request: SearchRequest
     source: Path
     signature: ModelSignature
     examples: Examples
@@ -240,7 +242,7 @@ class SearchInputs:
         """Places of examples that nothing was calibrated with; none where that is all of them."""
         if not self.overlap:
             return ()
-        return [place for place in range(len(self.examples)) if place not in self.overlap]
+        return [index for index in range(len(self.examples)) if index not in self.overlap]
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a name."""
@@ -268,23 +270,23 @@ class SearchInputs:
             for _ in pool.map(run, rounds):
                 pass
 
-        return at_once if is_of_all_cores(self.asked) and model.concurrent else one_by_one
+        return at_once if is_of_all_cores(self.search_request) and model.concurrent else one_by_one
 
-    def check(self, want: Tensors, got: Tensors) -> None:
+    def check(self, expected: Tensors, actual: Tensors) -> None:
         """Raise RuntimeFailedError if answers cannot stand for the source's at all."""
-        for name, array in want.items():
-            found = got.get(name)
-            if found is None:
+        for name, array in expected.items():
+            answer = actual.get(name)
+            if answer is None:
                 raise RuntimeFailedError(f"it gives no output '{name}'")
-            if found.shape != array.shape:
-                shapes = f"{list(found.shape)} instead of {list(array.shape)}"
+            if answer.shape != array.shape:
+                shapes = f"{list(answer.shape)} instead of {list(array.shape)}"
                 raise RuntimeFailedError(f"output '{name}' has the shape {shapes}")
-            if found.dtype != array.dtype:
+            if answer.dtype != array.dtype:
                 raise RuntimeFailedError(
-                    f"output '{name}' is {found.dtype} instead of {array.dtype}"
+                    f"output '{name}' is {answer.dtype} instead of {array.dtype}"
                 )
-            is_float = found.dtype.kind == "f"
-            if is_float and not np.isfinite(found).all() and np.isfinite(array).all():
+            is_float = answer.dtype.kind == "f"
+            if is_float and not np.isfinite(answer).all() and np.isfinite(array).all():
                 raise RuntimeFailedError(f"output '{name}' is not a number everywhere")
 
 
@@ -316,7 +318,7 @@ def open_materials(
             folder,
             allow_code=asked.allow_code,
             target=asked.target,
-            given=calibration.inputs if asked.data else (),
+            examples=calibration.inputs if asked.data else (),
             features=this_processor().features,
         )
         recipes = _wanted(offered.recipes, asked.only)
@@ -333,7 +335,7 @@ def open_materials(
     labelled = 0 if examples.labels is None else len(examples)
     processor = this_processor()
     return SearchInputs(
-        asked=asked,
+        search_request=asked,
         source=source,
         signature=signature,
         examples=examples,
@@ -371,52 +373,54 @@ def callers(threads: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // threads)
 
 
-def calls_at_once(asked: SearchRequest, *, concurrent: bool) -> int:
+def calls_at_once(request: SearchRequest, *, concurrent: bool) -> int:
     """Runs in a call that is timed."""
-    if not is_of_all_cores(asked):
+    if not is_of_all_cores(request):
         return 1
-    return _AT_ONCE * (callers(asked.threads) if concurrent else 1)
+    return _AT_ONCE * (callers(request.threads) if concurrent else 1)
 
 
-def subset_of(answers: ModelAnswers, places: Sequence[int]) -> ModelAnswers:
+def subset_of(answers: ModelAnswers, indices: Sequence[int]) -> ModelAnswers:
     """The answers to some of the examples, as if only those had been asked."""
-    at = {place: index for index, place in enumerate(places)}
+    positions = {example: index for index, example in enumerate(indices)}
     return ModelAnswers(
-        n=len(places),
-        rows={name: [rows[place] for place in places] for name, rows in answers.rows.items()},
-        failures={at[place]: why for place, why in answers.failures.items() if place in at},
+        n=len(indices),
+        rows={name: [rows[index] for index in indices] for name, rows in answers.rows.items()},
+        failures={
+            positions[index]: why for index, why in answers.failures.items() if index in positions
+        },
         stopped=answers.stopped,
     )
 
 
 def versions() -> dict[str, str]:
     """Of the packages that matter."""
-    found = {}
+    installed = {}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def _length(asked: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
+def _length(request: SearchRequest, signature: ModelSignature, kind: ModelClass) -> int | None:
     """Of variable axes in what is timed; None for what the example has."""
     if not signature.has_variable_size:
         return None
     default = {ModelClass.TRANSFORMER: DEFAULT_LENGTH}
-    if not asked.data:
+    if not request.data:
         default[ModelClass.CONV_NET] = DEFAULT_SIDE
-    return default.get(kind) if asked.length is None else asked.length
+    return default.get(kind) if request.length is None else request.length
 
 
 def _request(
-    asked: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
+    request: SearchRequest, examples: Examples, signature: ModelSignature, length: int | None
 ) -> Tensors:
     # One of middle size: the longest is no more what is usual than the shortest.
-    sizes = [sum(array.size for array in one.values()) for one in examples.inputs[:MADE_UP]]
+    sizes = [sum(array.size for array in example.values()) for example in examples.inputs[:MADE_UP]]
     middle = int(np.argsort(sizes, kind="stable")[len(sizes) // 2])
-    rows = asked.rows if signature.batched else 1
+    rows = request.rows if signature.batched else 1
     return timed_request(examples.inputs[middle], signature, rows=rows, length=length)
 
 
@@ -431,8 +435,8 @@ def _wanted(recipes: Sequence[Recipe], only: Sequence[str]) -> Sequence[Recipe]:
             raise InvalidArgumentError(msg)
     return [
         recipe
-        for place, recipe in enumerate(recipes)
-        if place == 0
+        for index, recipe in enumerate(recipes)
+        if index == 0
         or recipe.is_reference
         or any(fnmatch.fnmatch(recipe.name, pattern) for pattern in only)
     ]

@@ -172,7 +172,7 @@ class Mixed(msgspec.Struct, frozen=True, kw_only=True, tag="mixed"):
 
     at_s: float = 0.0
     members: tuple[tuple[str, int | None], ...]
-    said: str
+    summary: str = msgspec.field(name="said")
     notes: tuple[str, ...] = ()
 
 
@@ -278,10 +278,10 @@ def decode(line: bytes) -> Event | None:
 
 def read_journal(folder: Path) -> list[Event]:
     """All events of a search's directory; none where it has not begun."""
-    reader, found = JournalReader(folder), []
+    reader, events = JournalReader(folder), []
     while part := list(reader.read()):
-        found += part
-    return found
+        events += part
+    return events
 
 
 OF_SEVERAL: Final = frozenset({"compare", "mix", "write"})
@@ -321,8 +321,8 @@ class CandidateResult:
     @property
     def passes_so_far(self) -> bool:
         """Whether it was not fully judged, and loses no more than it may in what was asked."""
-        known = self.screened is not None and self.screened.passes
-        return known and not self.is_judged and not self.failed
+        passes = self.screened is not None and self.screened.passes
+        return passes and not self.is_judged and not self.failed
 
     @property
     def is_accepted(self) -> bool:
@@ -431,26 +431,26 @@ class Timings:
 
     def alone(self, state: SearchState) -> dict[str, Timing]:
         """Each candidate that was timed with the baseline only, and the baseline."""
-        found: dict[str, Timing] = {}
+        by_name: dict[str, Timing] = {}
         for group in state.windows:
             if group in {FINAL, COLD}:
                 continue
             timings = self.of(state, group)
             if state.baseline in timings:
-                found.setdefault(state.baseline, timings[state.baseline])
-                found |= {name: timings[name] for name in (group,) if name in timings}
-        return found
+                by_name.setdefault(state.baseline, timings[state.baseline])
+                by_name |= {name: timings[name] for name in (group,) if name in timings}
+        return by_name
 
     def of(self, state: SearchState, group: str) -> Mapping[str, Timing]:
         """Those of a group: of the finalists together (`FINAL`), or with cold caches (`COLD`)."""
         windows = state.windows.get(group, [])
-        count, found = self._known.get(group, (0, {}))
+        count, timings = self._known.get(group, (0, {}))
         if count != len(windows):
             rng = np.random.default_rng(self._seed)
             has_baseline = any(w.readings for w in windows if w.name == state.baseline)
-            found = summarize(windows, baseline=state.baseline, rng=rng) if has_baseline else {}
-            self._known[group] = (len(windows), found)
-        return found
+            timings = summarize(windows, baseline=state.baseline, rng=rng) if has_baseline else {}
+            self._known[group] = (len(windows), timings)
+        return timings
 
 
 _MILLION: Final = 1_000_000
@@ -481,13 +481,13 @@ def said_of_cost(price: float | None, started: Started, request: SearchRequest) 
             "no price was given (--cost-per-hour), so that no cost is shown: whatever the machine "
             "costs, a request costs least where most are answered on its cores, which was measured"
         )
-    told = f"cost: {price:g} an hour for {started.cores} cores"
+    text = f"cost: {price:g} an hour for {started.cores} cores"
     if is_of_all_cores(request):
-        return f"{told}, all of which were busy"
+        return f"{text}, all of which were busy"
     if _share(started, request) == 1:
-        return f"{told}, which one run at a time takes"
+        return f"{text}, which one run at a time takes"
     return (
-        f"{told}, of which one run takes {request.threads}; more runs at once would slow each "
+        f"{text}, of which one run takes {request.threads}; more runs at once would slow each "
         "other down, which --target cost measures"
     )
 

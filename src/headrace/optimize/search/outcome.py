@@ -38,7 +38,7 @@ def report_of(
     request: SearchRequest,
     *,
     reference: str,
-    at: float = 0.0,
+    created_at: float = 0.0,
     cost_per_hour: float | None = None,
 ) -> OptimizeReport:
     """The report of a search, finished or not.
@@ -91,14 +91,16 @@ def report_of(
         rejected=sorted(by[CandidateStatus.REJECTED], key=_by_cut),
         notes=_notes(state, final, said_of_cost(cost_per_hour, started, request)),
         elapsed_s=state.at_s,
-        at=datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds") if at else "",
+        created_at=datetime.fromtimestamp(created_at, UTC).isoformat(timespec="seconds")
+        if created_at
+        else "",
     )
 
 
 def lineage(report: OptimizeReport, *, runtime: str, filename: str) -> dict[str, str]:
     """What the version that came of it keeps, beside its manifest."""
     chosen, base = report.chosen, report.baseline
-    kept = {
+    metadata = {
         "optimized_from": report.model_digest,
         "optimized_model": report.model,
         "optimized_file": filename,
@@ -121,7 +123,7 @@ def lineage(report: OptimizeReport, *, runtime: str, filename: str) -> dict[str,
         "judged_examples": str(chosen.n or ""),
         "agreement_ratio": _number(chosen.agreement_ratio),
     }
-    return {name: value for name, value in kept.items() if value}
+    return {name: value for name, value in metadata.items() if value}
 
 
 def _by_cut(entry: CandidateReport) -> float:
@@ -139,18 +141,18 @@ def _entry(
 ) -> CandidateReport:
     """All that is known of a candidate."""
     name, built, timing = tried.name, tried.built, standings.timings.get(tried.name)
-    known: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if built is not None:
-        known |= {"recipe": dict(built.recipe), "build_s": built.build_s}
-        known |= {"size_bytes": built.size_bytes}
+        fields |= {"recipe": dict(built.recipe), "build_s": built.build_s}
+        fields |= {"size_bytes": built.size_bytes}
     if tried.unbatched is not None:
-        known |= {"unbatched": unbatched_text(tried.unbatched)}
-        known |= {"batch_cut_ratio": tried.unbatched.cut_ratio}
+        fields |= {"unbatched": unbatched_text(tried.unbatched)}
+        fields |= {"batch_cut_ratio": tried.unbatched.cut_ratio}
     # Seconds are of a run; so many of them make what was timed at once.
     calls = state.started.calls if state.started and is_of_all_cores(request) else 1
     if timing is not None:
         interval, rate = timing.p50_ci_s, timing.throughput_per_s * calls
-        known |= {
+        fields |= {
             "p50_s": timing.p50_s / calls,
             "p50_ci_s": interval and (interval[0] / calls, interval[1] / calls),
             "p90_s": timing.p90_s / calls,
@@ -162,19 +164,19 @@ def _entry(
         }
         if state.started is not None:
             cost = cost_per_million(price, rate, state.started, request)
-            known |= {"cost_per_million": cost}
+            fields |= {"cost_per_million": cost}
     if timing is not None and cold is not None:
-        known |= {
+        fields |= {
             "cold_p50_s": cold.p50_s / calls,
             "cold_cut_ratio": cold.cut_ratio,
             "cold_cut_ci_ratio": cold.cut_ci_ratio,
         }
     verdict = tried.verdict or tried.screened
     if name == state.baseline and (scored := state.scored) is not None:
-        known |= {"accuracy": scored.value, "n": scored.n}
-        known |= {"accuracy_loss": 0.0, "agreement_ratio": 1.0}
+        fields |= {"accuracy": scored.value, "n": scored.n}
+        fields |= {"accuracy_loss": 0.0, "agreement_ratio": 1.0}
     elif verdict is not None:
-        known |= {
+        fields |= {
             "accuracy": verdict.accuracy,
             "accuracy_loss": verdict.loss,
             "accuracy_loss_ci": verdict.loss_ci,
@@ -185,14 +187,14 @@ def _entry(
             "agreement_ratio": verdict.agreement_ratio,
         }
     elif (fidelity := tried.fidelity) is not None:
-        known |= {"agreement_ratio": fidelity.agreement_ratio, "n": fidelity.n}
+        fields |= {"agreement_ratio": fidelity.agreement_ratio, "n": fidelity.n}
     return CandidateReport(
         name=name,
         title=tried.title,
         reason=standings.reasons[name],
         memory_bytes=tried.memory_bytes or None,
         load_s=tried.load_s or None,
-        **known,
+        **fields,
     )
 
 
@@ -237,7 +239,7 @@ def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[s
     if cost:
         notes.append(cost)
     if state.mixed is not None:
-        notes += [text for text in (state.mixed.said, *state.mixed.notes) if text]
+        notes += [text for text in (state.mixed.summary, *state.mixed.notes) if text]
     notes += [f"a step was given up: {why}" for why in state.problems]
     notes += [
         f"{tried.name} runs one request at a time: {unbatched_text(tried.unbatched)}; under a load "

@@ -208,7 +208,7 @@ def _ask(
         return None
     # The fastest candidate that may win; then the most doubtful of those that can win no more: the
     # loss so far decides, as a report is to show what a recipe costs, and which ones to avoid.
-    may_win = [one for one in waiting if not beaten_by(state, request, timed, one.name)]
+    may_win = [tried for tried in waiting if not beaten_by(state, request, timed, tried.name)]
     most_doubtful = max(waiting, key=lambda tried: tried.screened.loss if tried.screened else 0.0)
     chosen = may_win[0] if may_win else most_doubtful
     return SearchStep(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
@@ -222,12 +222,12 @@ def beaten_by(
     That is not asked where speed, or that with one size of batch, decides too little.
     """
     kind = state.started.model_class if state.started else ""
-    mine = timed[name].cut_ci_ratio if name in timed else None
-    if mine is None or request.target is SearchTarget.MEMORY or kind == ModelClass.TREES:
+    own = timed[name].cut_ci_ratio if name in timed else None
+    if own is None or request.target is SearchTarget.MEMORY or kind == ModelClass.TREES:
         return ""
     for other in best(state, request, timed):
         theirs = timed[other.name].cut_ci_ratio
-        if other.is_accepted and theirs is not None and theirs[0] > mine[1]:
+        if other.is_accepted and theirs is not None and theirs[0] > own[1]:
             return other.name
     return ""
 
@@ -322,8 +322,8 @@ def _chosen(
     noise_ratio: float,
 ) -> str:
     """The best finalist that is better than the baseline beyond doubt."""
-    known = {name: timing for name, timing in (final or timed).items() if name in timed}
-    ranked = best(state, request, known)
+    timings = {name: timing for name, timing in (final or timed).items() if name in timed}
+    ranked = best(state, request, timings)
     if request.target is SearchTarget.MEMORY:
         before = state.tried[state.baseline].memory_bytes if state.baseline else None
         smaller = [
@@ -332,7 +332,7 @@ def _chosen(
             if tried.memory_bytes is not None and before and tried.memory_bytes < before
         ]
         return smaller[0].name if smaller else state.baseline
-    sure = [tried for tried in ranked if _is_sure(known[tried.name], noise_ratio)]
+    sure = [tried for tried in ranked if _is_sure(timings[tried.name], noise_ratio)]
     return sure[0].name if sure else state.baseline
 
 
@@ -404,10 +404,12 @@ def _why_chosen(state: SearchState, request: SearchRequest, tried: CandidateResu
         SearchTarget.MEMORY: "the least memory",
     }[request.target]
     judged = tried.verdict or tried.fidelity
-    said = f"; {judged.reason}" if judged else ""
+    judgement = f"; {judged.reason}" if judged else ""
     if judged is None and tried.screened is not None:
-        said = f"; {tried.screened.reason}; the budget was over before any was asked all of them"
-    return f"{what} of all that lose no more than they may{said}"
+        judgement = (
+            f"; {tried.screened.reason}; the budget was over before any was asked all of them"
+        )
+    return f"{what} of all that lose no more than they may{judgement}"
 
 
 def unbatched_text(lost: Unbatched) -> str:

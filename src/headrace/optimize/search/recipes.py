@@ -63,14 +63,14 @@ def pruned_then(cut: Recipe, then: Recipe | None) -> Recipe:
         return cut
 
     def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        (smaller, *_) = made = list(cut.build(workshop))
-        place = workshop.folder / "then"
-        place.mkdir()
-        again = replace(workshop, source=smaller.path, runtime=smaller.runtime, folder=place)
+        (smaller, *_) = candidates = list(cut.build(workshop))
+        subfolder = workshop.folder / "then"
+        subfolder.mkdir()
+        again = replace(workshop, source=smaller.path, runtime=smaller.runtime, folder=subfolder)
         if then.why_not(again):
-            return made
+            return candidates
         return [
-            *made,
+            *candidates,
             *(
                 replace(
                     candidate,
@@ -92,7 +92,7 @@ def offer(
     *,
     allow_code: bool,
     target: SearchTarget,
-    given: Sequence[Tensors],
+    examples: Sequence[Tensors],
     features: Sequence[str],
 ) -> Offer:
     """What can be tried with a model.
@@ -109,11 +109,11 @@ def offer(
     """
     if runtime in _WRITTEN_BY_US:
         raise UnsupportedModelError(f"{source}: {_WRITTEN_BY_US[runtime]}")
-    found = classify(source, runtime)
+    classification = classify(source, runtime)
     if runtime in TREE_RUNTIMES:
         return Offer(
             model_class=ModelClass.TREES,
-            why_class=found.reason,
+            why_class=classification.reason,
             source=source,
             runtime=runtime,
             recipes=TREE_RECIPES,
@@ -122,19 +122,21 @@ def offer(
     if not is_prepared(converted):
         shutil.rmtree(converted, ignore_errors=True)
         converted.mkdir()
-    prepared = prepare(source, runtime, converted, allow_code=allow_code, given=_rows(given))
+    prepared = prepare(source, runtime, converted, allow_code=allow_code, data_rows=_rows(examples))
     if runtime != ONNX:
-        found = classify(prepared.onnx, ONNX)
-    first, *others = recipes_for(found.model_class, ONNX, features)
+        classification = classify(prepared.onnx, ONNX)
+    first, *others = recipes_for(classification.model_class, ONNX, features)
     if target in {SearchTarget.THROUGHPUT, SearchTarget.COST}:
         others = in_more_threads(others)
     later: list[Recipe] = []
-    if given:
-        later += [one for one in PRUNE_RECIPES if found.model_class in one.model_classes]
+    if examples:
+        later += [
+            recipe for recipe in PRUNE_RECIPES if classification.model_class in recipe.model_classes
+        ]
         later += COMPRESSION_RECIPES if target is SearchTarget.MEMORY else ()
     return Offer(
-        model_class=found.model_class,
-        why_class=found.reason,
+        model_class=classification.model_class,
+        why_class=classification.reason,
         source=prepared.onnx,
         runtime=ONNX,
         recipes=(
@@ -153,10 +155,10 @@ def _reference(candidate: Candidate) -> Recipe:
     return Recipe(candidate.name, candidate.title, lambda _: [candidate], is_reference=True)
 
 
-def _rows(given: Sequence[Tensors]) -> Tensors | None:
+def _rows(examples: Sequence[Tensors]) -> Tensors | None:
     """Examples as one batch, to compare with; None if they are none, or make none."""
     try:
-        return as_rows(given[:_COMPARED])
+        return as_rows(examples[:_COMPARED])
     except CannotBuildError:
         return None
 
@@ -216,15 +218,15 @@ def classify_facts(facts: OnnxFacts) -> Classification:
         facts.attentions + _sum(count, _ATTENTION),
         (fused or min(count["ReduceMean"] // 2, count["Sqrt"], squares)),
     )
-    said = (
+    counts = (
         f"{_several(products, 'matrix product')}, {_several(convolutions, 'convolution')}, "
         f"{_several(attentions, 'attention')} and {_several(norms, 'layer normalisation')}"
     )
     if attentions and products + attentions * _PRODUCTS_A_LAYER > convolutions:
-        return Classification(ModelClass.TRANSFORMER, said)
+        return Classification(ModelClass.TRANSFORMER, counts)
     if convolutions and convolutions >= products:
-        return Classification(ModelClass.CONV_NET, said)
-    return Classification(ModelClass.OTHER, f"{said}: no known kind of network")
+        return Classification(ModelClass.CONV_NET, counts)
+    return Classification(ModelClass.OTHER, f"{counts}: no known kind of network")
 
 
 def _sum(count: Counter[str], names: tuple[str, ...]) -> int:

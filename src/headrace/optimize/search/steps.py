@@ -83,7 +83,7 @@ class Run:
     folder: Path
     journal: SearchJournal
     state: SearchState
-    kept: contextlib.ExitStack
+    resources: contextlib.ExitStack
     materials: SearchInputs = field(init=False)
     timings: Timings = field(init=False)
     rng: np.random.Generator = field(init=False)
@@ -153,7 +153,7 @@ class Run:
                 yield model
             return
         if self._base is None:
-            self._base = self.kept.enter_context(self._opened(name))
+            self._base = self.resources.enter_context(self._opened(name))
         yield self._base
 
     @contextlib.contextmanager
@@ -177,7 +177,7 @@ class Run:
         tuned = tried.built.tuning.intra_op_threads if tried and tried.built else None
         most = callers(tuned or self.request.threads)
         if most not in self._pools:
-            self._pools[most] = self.kept.enter_context(ThreadPoolExecutor(most))
+            self._pools[most] = self.resources.enter_context(ThreadPoolExecutor(most))
         return TimedCandidate(name=name, run=self.materials.load_of(model, self._pools[most]))
 
     def threads_for(self, model: Model) -> int:
@@ -271,9 +271,9 @@ class Judging:
             if self._unlabelled is None:
                 self._unlabelled = self._of_baseline()
             with run.loaded(name) as model:
-                asked = self._asked(model, self._deadline())
-            found = measure_fidelity(self._unlabelled, asked, max_loss=run.request.max_loss)
-            run.record(Compared(name=name, fidelity=found))
+                answered = self._asked(model, self._deadline())
+            fidelity = measure_fidelity(self._unlabelled, answered, max_loss=run.request.max_loss)
+            run.record(Compared(name=name, fidelity=fidelity))
         except HeadraceError as error:
             run.give_up(name, run.state.tried[name].title, error)
 
@@ -391,17 +391,17 @@ def choose(
         compared: How far apart two engines' answers are.
     """
     measured = {
-        name: {rows: _span(found[name]) for rows, found in timings.items() if name in found}
+        name: {rows: _span(by_name[name]) for rows, by_name in timings.items() if name in by_name}
         for name in names
     }
     measured = {name: times for name, times in measured.items() if times}
     notes, unlike = [], set()
-    known = list(measured)
-    for place, one in enumerate(known):
-        for other in known[place + 1 :]:
-            if why := why_not_mixed(compared(one, other)):
-                unlike.add(frozenset((one, other)))
-                notes.append(f"{one} and {other} do not share a model: {why}")
+    engines = list(measured)
+    for index, engine in enumerate(engines):
+        for other in engines[index + 1 :]:
+            if why := why_not_mixed(compared(engine, other)):
+                unlike.add(frozenset((engine, other)))
+                notes.append(f"{engine} and {other} do not share a model: {why}")
     return choose_by_batch(measured, unlike=unlike), notes
 
 
@@ -438,12 +438,12 @@ def mix(run: Run, step: SearchStep) -> None:
             choices, notes = choose(
                 timings,
                 step.names,
-                lambda one, other: differences(models[one], models[other], many),
+                lambda first, other: differences(models[first], models[other], many),
             )
     run.record(
         Mixed(
             members=tuple(choices),
-            said=said(choices) if len(choices) > 1 else "",
+            summary=said(choices) if len(choices) > 1 else "",
             notes=tuple(notes),
         )
     )
@@ -455,7 +455,7 @@ def _timings(
     """By rows of a batch, those of all engines; sizes for which there was no time are missing."""
     first = step.names[0]
     for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MOST_S)
-    found: dict[int, Mapping[str, Timing]] = {}
+    timings: dict[int, Mapping[str, Timing]] = {}
     for rows in SIZES:
         request = batch_of(run.materials.examples.inputs, rows)
         contenders = [
@@ -464,8 +464,8 @@ def _timings(
         ]
         windows = run.measure(contenders, _SETTINGS, group="", until=time.monotonic() + for_each_s)
         if any(window.name == first and window.readings for window in windows):
-            found[rows] = summarize(windows, baseline=first, rng=run.rng)
-    return found
+            timings[rows] = summarize(windows, baseline=first, rng=run.rng)
+    return timings
 
 
 def _once(model: Model, request: Tensors) -> None:

@@ -68,8 +68,14 @@ def search(request: SearchRequest, folder: Path) -> None:
         HeadraceError: The model cannot be loaded, or the data not be used.
     """
     state = state_of(read_journal(folder))
-    with contextlib.closing(SearchJournal(folder)) as journal, contextlib.ExitStack() as kept:
-        run = Run(request=request, folder=folder.resolve(), journal=journal, state=state, kept=kept)
+    with contextlib.closing(SearchJournal(folder)) as journal, contextlib.ExitStack() as resources:
+        run = Run(
+            request=request,
+            folder=folder.resolve(),
+            journal=journal,
+            state=state,
+            resources=resources,
+        )
         run.say("reading the model and the data")
         run.materials = open_materials(request, run.folder, say=run.say)
         if state.started is None:
@@ -99,15 +105,15 @@ def _build(run: Run, step: SearchStep) -> None:
     recipe = run.materials.recipe(step.name)
     if recipe.prunes:
         recipe = pruned_then(recipe, _best_recipe(run))
-    place = run.folder / _CANDIDATES / recipe.name
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+    candidate_folder = run.folder / _CANDIDATES / recipe.name
+    shutil.rmtree(candidate_folder, ignore_errors=True)
+    candidate_folder.mkdir(parents=True)
     materials = run.materials
     workshop = RecipeContext(
         source=materials.offer.source,
         runtime=materials.offer.runtime,
         model_class=materials.offer.model_class,
-        folder=place,
+        folder=candidate_folder,
         calibration=materials.calibration.inputs,
         threads=run.cores,
         seed=run.request.seed,
@@ -119,11 +125,11 @@ def _build(run: Run, step: SearchStep) -> None:
     try:
         if why := recipe.why_not(workshop):
             raise CannotBuildError(why)
-        made = recipe.build(workshop)
+        candidates = recipe.build(workshop)
     except HeadraceError as error:
         run.give_up(recipe.name, recipe.title, error)
         return
-    for candidate in made:
+    for candidate in candidates:
         path = candidate.path.resolve()
         inside = path.is_relative_to(run.folder)
         run.record(
@@ -218,7 +224,9 @@ def _compare(run: Run, step: SearchStep) -> None:
         run.measure(contenders, _FINAL, group=FINAL, until=until)
         alone, final = run.timings.alone(run.state), run.timings.of(run.state, FINAL)
         chosen = decide(run.state, run.request, alone, final).chosen
-        pair = [each for each in contenders if each.name in {run.state.baseline, chosen}]
+        pair = [
+            contender for contender in contenders if contender.name in {run.state.baseline, chosen}
+        ]
         run.measure(pair, _COLD, group=COLD, until=time.monotonic() + _COLD_S)
     run.record(RecipeEnded(name=FINAL))
 
@@ -284,4 +292,4 @@ def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:
     inputs = run.materials.examples.alone().inputs
     places = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
     with run.loaded(name) as model:
-        return [(inputs[place], model.run(inputs[place])) for place in places.tolist()]
+        return [(inputs[index], model.run(inputs[index])) for index in places.tolist()]

@@ -77,11 +77,11 @@ class ProcStat:
             self._family = descendants(_stats(self._proc, pids), os.getpid())
             self._look_again_at = at_s + _LOOK_EVERY_S
         children = resource.getrusage(resource.RUSAGE_CHILDREN)
-        mine = time.process_time() + children.ru_utime + children.ru_stime
+        own_s = time.process_time() + children.ru_utime + children.ru_stime
         return (
             len(self._cores) * at_s
             - idle_s
-            - (mine + cpu_seconds(_stats(self._proc, self._family).values()))
+            - (own_s + cpu_seconds(_stats(self._proc, self._family).values()))
         )
 
 
@@ -108,11 +108,11 @@ def descendants(stats: Mapping[int, str], pid: int) -> set[int]:
         stats: The text of `/proc/PID/stat` by PID.
     """
     parents = {number: int(fields[_PARENT]) for number, fields in _fields(stats)}
-    family, found = {pid}, True
-    while found:
+    family, is_growing = {pid}, True
+    while is_growing:
         more = {n for n, parent in parents.items() if parent in family and n not in family}
         family |= more
-        found = bool(more)
+        is_growing = bool(more)
     return family - {pid}
 
 
@@ -131,13 +131,13 @@ def _fields(stats: Mapping[int, str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 def _stats(proc: Path, pids: Iterable[int]) -> Mapping[int, str]:
-    found = {}
+    stats = {}
     for pid in pids:
         try:
-            found[pid] = (proc / str(pid) / "stat").read_text("utf-8", "replace")
+            stats[pid] = (proc / str(pid) / "stat").read_text("utf-8", "replace")
         except OSError:  # it has just ended, or is not ours to see
             continue
-    return found
+    return stats
 
 
 _CACHES: Final = Path("/sys/devices/system/cpu/cpu0/cache")
@@ -179,5 +179,5 @@ def eviction(caches: Path = _CACHES) -> Eviction:
         with contextlib.suppress(OSError, ValueError):  # Linux writes `307200K`
             text = path.read_text("ascii").strip()
             largest = max(largest, int(text.rstrip("KMG")) * _UNITS.get(text[-1:], 1))
-    wanted = int(largest * _BEYOND) or _UNKNOWN_BYTES
-    return Eviction(min(wanted, _MOST_BYTES))
+    size_bytes = int(largest * _BEYOND) or _UNKNOWN_BYTES
+    return Eviction(min(size_bytes, _MOST_BYTES))

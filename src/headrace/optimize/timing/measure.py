@@ -154,9 +154,9 @@ def call_latencies(
     while True:
         for _ in repeat(None, calls):
             run()
-        at = now()
-        add(at)
-        if at >= end and (len(times) > least or at >= until):
+        ended_at = now()
+        add(ended_at)
+        if ended_at >= end and (len(times) > least or ended_at >= until):
             return [(after - before) / calls for before, after in pairwise(times)]
 
 
@@ -169,9 +169,9 @@ def cold_latencies(
         evict()
         start = now()
         run()
-        at = now()
-        latencies.append(at - start)
-        if at >= end and (len(latencies) >= least or at >= until):
+        ended_at = now()
+        latencies.append(ended_at - start)
+        if ended_at >= end and (len(latencies) >= least or ended_at >= until):
             return latencies
 
 
@@ -309,10 +309,10 @@ class _Turns:
     def run(self) -> None:
         """Try each, then make blocks until there are enough or time is up."""
         self._plan()
-        wanted, collect_at = self.settings.blocks, -math.inf
-        for count in range(2 * wanted):
-            lacks = any(self.quiet[c.name] < wanted for c in self.alive) and not self._is_in_vain()
-            if not self.alive or (count >= wanted and not lacks):
+        needed, collect_at = self.settings.blocks, -math.inf
+        for count in range(2 * needed):
+            lacks = any(self.quiet[c.name] < needed for c in self.alive) and not self._is_in_vain()
+            if not self.alive or (count >= needed and not lacks):
                 return
             # Let go of what calls left in cycles, between windows and not too often: it takes time.
             if self.now() >= collect_at:
@@ -356,7 +356,7 @@ class _Turns:
             # One block more, for what is made again and for calls that end a little late.
             blocks = self.settings.blocks + 1
             spare_s = (self.until - self.now()) / blocks - self._block_s()
-            windows_s = sum(made.window_s for made in self.plans.values())
+            windows_s = sum(planned.window_s for planned in self.plans.values())
             self.plans = plans(fit=1 + min(spare_s / windows_s, 0.0))
 
     def _eviction_s(self) -> float:
@@ -370,17 +370,17 @@ class _Turns:
 
     def _window(self, contender: TimedCandidate, block: int) -> None:
         """Make one window; if the contender raises, one that says why."""
-        made, start, foreign_s = self.plans[contender.name], self.now(), self.cpu.foreign_s()
+        planned, start, foreign_s = self.plans[contender.name], self.now(), self.cpu.foreign_s()
         try:
             begin = self._warmed_up(contender)
-            end = min(begin + made.window_s, self.until)
+            end = min(begin + planned.window_s, self.until)
             latencies = (
                 call_latencies(
                     contender.run,
                     now=self.now,
                     end=end,
-                    least=made.least_readings,
-                    calls=made.calls_per_reading,
+                    least=planned.least_readings,
+                    calls=planned.calls_per_reading,
                     until=self.until,
                 )
                 if self.evict is None
@@ -389,7 +389,7 @@ class _Turns:
                     evict=self.evict,
                     now=self.now,
                     end=end,
-                    least=made.least_readings,
+                    least=planned.least_readings,
                     until=self.until,
                 )
             )
@@ -405,7 +405,7 @@ class _Turns:
                 at_s=begin,
                 elapsed_s=end - begin,
                 readings=np.asarray(latencies, "<f8").tobytes(),
-                calls_per_reading=made.calls_per_reading,
+                calls_per_reading=planned.calls_per_reading,
                 foreign_cores=foreign,
                 disturbed=foreign is not None and foreign > foreign_limit_cores(self.cpu.cpus),
                 cold=self.settings.cold,
@@ -417,9 +417,9 @@ class _Turns:
         end = min(self.now() + _WINDOW_WARMUP_S, self.until)
         while True:
             contender.run()
-            at = self.now()
-            if at >= end:
-                return at
+            time = self.now()
+            if time >= end:
+                return time
 
     def _retry(self, block: int) -> None:
         """Make disturbed windows of the newest block again, and count who has a quiet one."""
@@ -443,8 +443,8 @@ class _Turns:
 
     def _has_time_for(self, contender: TimedCandidate, spare_s: float = 0.0) -> bool:
         """Whether a window's warm-up and its first reading end in time, with so much to spare."""
-        made = self.plans[contender.name]
-        calls_s = made.call_s * (1 + made.calls_per_reading) + made.between_s
+        planned = self.plans[contender.name]
+        calls_s = planned.call_s * (1 + planned.calls_per_reading) + planned.between_s
         return self.now() + calls_s + spare_s <= self.until
 
     def _block_s(self) -> float:
@@ -452,9 +452,9 @@ class _Turns:
 
     def _drop(self, contender: TimedCandidate, block: int, at_s: float, error: Exception) -> None:
         self.alive = [other for other in self.alive if other.name != contender.name]
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         cold = self.settings.cold
-        self._add(CallWindow(name=contender.name, block=block, at_s=at_s, cold=cold, error=said))
+        self._add(CallWindow(name=contender.name, block=block, at_s=at_s, cold=cold, error=reason))
 
     def _add(self, window: CallWindow) -> None:
         self.windows.append(window)

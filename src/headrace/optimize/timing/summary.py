@@ -111,22 +111,22 @@ def summarize(windows: Iterable[CallWindow], *, baseline: str, rng: Generator) -
     Raises:
         InvalidArgumentError: There is no window of the baseline, or some are hot and some cold.
     """
-    made: dict[str, list[CallWindow]] = {}
+    groups: dict[str, list[CallWindow]] = {}
     dropped = set()
     for window in windows:
         if window.error:
             dropped.add(window.name)
         elif window.readings:
-            made.setdefault(window.name, []).append(window)
-    made = {name: group for name, group in made.items() if name not in dropped}
-    if baseline not in made:
+            groups.setdefault(window.name, []).append(window)
+    groups = {name: group for name, group in groups.items() if name not in dropped}
+    if baseline not in groups:
         raise InvalidArgumentError(
             f"the baseline '{baseline}' has no window that could be measured; "
-            f"there are some of: {', '.join(made) or 'no contender'}"
+            f"there are some of: {', '.join(groups) or 'no contender'}"
         )
-    if len({window.cold for group in made.values() for window in group}) > 1:
+    if len({window.cold for group in groups.values() for window in group}) > 1:
         raise InvalidArgumentError("windows with hot and with cold caches cannot be compared")
-    timings = {name: _timing(name, group, made[baseline], rng) for name, group in made.items()}
+    timings = {name: _timing(name, group, groups[baseline], rng) for name, group in groups.items()}
     return {name: timing for name, timing in timings.items() if timing is not None}
 
 
@@ -169,11 +169,11 @@ def _paired(
 
 def _by_block(group: Sequence[CallWindow], *, is_quiet: bool = False) -> dict[int, CallWindow]:
     """The least disturbed window of each block."""
-    found: dict[int, CallWindow] = {}
+    least_disturbed: dict[int, CallWindow] = {}
     for window in group:
         if is_quiet and window.disturbed:
             continue
-        other = found.setdefault(window.block, window)
+        other = least_disturbed.setdefault(window.block, window)
         if (window.foreign_cores or 0.0) < (other.foreign_cores or 0.0):
-            found[window.block] = window
-    return found
+            least_disturbed[window.block] = window
+    return least_disturbed

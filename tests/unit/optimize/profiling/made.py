@@ -65,7 +65,7 @@ def profile(
 ) -> Profile:
     """The profile of a model that takes 10 ms for one row and 20 ms for four."""
     made = _concluded(msgspec.json.encode(found or DEFAULT), wishes)
-    return msgspec.structs.replace(made, processor=processor, cores=cores, at=at)
+    return msgspec.structs.replace(made, processor=processor, cores=cores, created_at=at)
 
 
 @cache
@@ -78,7 +78,7 @@ def _concluded(found: bytes, wishes: Requirements) -> Profile:
         digest="sha256:" + "a" * 64,
         processor=HERE,
         cores=1,
-        at="",
+        created_at="",
         headrace="1.0",
         requests=1_000,
     )

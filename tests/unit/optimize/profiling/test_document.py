@@ -49,7 +49,7 @@ def test_a_profile_from_before_there_were_rounds_is_still_read() -> None:
 def test_another_processor_or_number_of_cores_is_another_file() -> None:
     other = msgspec.structs.replace(profile(), processor=Processor(name="x", features=("avx2",)))
     more = msgspec.structs.replace(profile(), cores=2)
-    later = msgspec.structs.replace(profile(), at="2030-01-01T00:00:00+00:00")
+    later = msgspec.structs.replace(profile(), created_at="2030-01-01T00:00:00+00:00")
 
     names = {one.file_name for one in (profile(), other, more, later)}
 
@@ -76,7 +76,7 @@ def test_each_length_is_predicted_apart() -> None:
 
     assert [one.length for one in found.by_length] == [32, 128]
     assert found.by_length[0].capacity == pytest.approx(3 * found.by_length[1].capacity, rel=0.05)
-    assert found.prediction.at(0.7).p99_s < found.by_length[1].at_70.p99_s
+    assert found.prediction.point_near(0.7).p99_s < found.by_length[1].at_70.p99_s
 
 
 def test_what_a_worker_said_before_it_was_stopped_is_kept() -> None:
@@ -121,7 +121,7 @@ def test_what_the_spec_leaves_open_is_filled_in_and_explained() -> None:
         "intra_op_threads": 1,
         "padding": {"axis": 1, "values": {"m": 0.0}, "max_ratio": 1.41},
     }
-    assert {one.place for one in filled} >= {"batching.max_concurrent_runs"}
+    assert {one.path for one in filled} >= {"batching.max_concurrent_runs"}
     assert all(one.why for one in filled)
     SystemSpec.model_validate({"endpoints": [entry]})
 
@@ -143,7 +143,7 @@ def test_what_is_pinned_always_stays(pinned: dict[str, object]) -> None:
     entry, filled = fill({"name": "a", "model": "m", "batching": pinned}, made(), cores=2)
 
     assert {name: entry["batching"][name] for name in pinned} == pinned
-    assert not {one.place.split(".")[1] for one in filled} & set(pinned)
+    assert not {one.path.split(".")[1] for one in filled} & set(pinned)
 
 
 def test_filling_twice_changes_nothing_more() -> None:
@@ -169,7 +169,7 @@ def test_copies_that_something_else_decides_are_left_alone(given_: dict[str, obj
     entry, filled = fill({"name": "a", "model": "m", **given_}, many(), cores=4)
 
     assert entry.get("replicas") == given_.get("replicas")
-    assert "replicas" not in {one.place for one in filled}
+    assert "replicas" not in {one.path for one in filled}
 
 
 def test_a_pool_keeps_its_threads() -> None:

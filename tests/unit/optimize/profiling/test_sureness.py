@@ -27,7 +27,7 @@ def recommended(measured: Measured) -> tuple[ServingRecommendation, dict[str, st
         digest="sha256:" + "a" * 64,
         processor=made.HERE,
         cores=1,
-        at="",
+        created_at="",
         headrace="1.0",
         requests=1_000,
     )

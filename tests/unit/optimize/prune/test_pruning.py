@@ -74,7 +74,7 @@ def test_units_that_stay_make_up_for_those_that_go(
     graph = as_graph(make())
     groups = find_groups(graph, traced_shapes(graph, examples[0], threads=1)).groups
     halved = [
-        Cutting(group=group, kept=np.arange(group.units // 2))
+        Cutting(group=group, kept_units=np.arange(group.units // 2))
         for group in groups
         if cut.ratio(group.unit)
     ]

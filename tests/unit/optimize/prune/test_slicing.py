@@ -65,7 +65,7 @@ def cuttings(draw: st.DrawFn, name: str) -> tuple[PruningGraph, list[Cutting], T
     chosen = []
     for group in groups:
         kept = draw(st.sets(st.integers(0, group.units - 1), min_size=1))
-        chosen.append(Cutting(group=group, kept=np.array(sorted(kept))))
+        chosen.append(Cutting(group=group, kept_units=np.array(sorted(kept))))
     return graph, chosen, examples[0]
 
 
@@ -85,7 +85,7 @@ def test_cutting_units_changes_no_more_than_ignoring_them(name: str, data: st.Da
 @pytest.mark.parametrize("name", NETWORKS)
 def test_units_that_nothing_reads_are_cut_without_a_trace(name: str) -> None:
     graph, groups, examples = grouped(name)
-    chosen = [Cutting(group=group, kept=np.arange(group.units // 2)) for group in groups]
+    chosen = [Cutting(group=group, kept_units=np.arange(group.units // 2)) for group in groups]
     dead = with_units_ignored(graph, chosen)
     smaller = without_units(dead, chosen)
 
@@ -96,7 +96,7 @@ def test_units_that_nothing_reads_are_cut_without_a_trace(name: str) -> None:
 def test_hidden_units_take_their_rows_columns_and_biases_with_them() -> None:
     graph, groups, _ = grouped("literal")
     ffn = next(group for group in groups if group.units == HIDDEN)
-    smaller = without_units(graph, [Cutting(group=ffn, kept=np.arange(HIDDEN - 7))])
+    smaller = without_units(graph, [Cutting(group=ffn, kept_units=np.arange(HIDDEN - 7))])
 
     assert graph.parameters - smaller.parameters == 7 * (WIDTH + 1 + WIDTH)
 
@@ -104,14 +104,14 @@ def test_hidden_units_take_their_rows_columns_and_biases_with_them() -> None:
 def test_heads_take_queries_keys_values_and_outputs_with_them() -> None:
     graph, groups, _ = grouped("packed")
     size = WIDTH // groups[0].units
-    smaller = without_units(graph, [Cutting(group=groups[0], kept=np.array([0, 2, 3]))])
+    smaller = without_units(graph, [Cutting(group=groups[0], kept_units=np.array([0, 2, 3]))])
 
     assert graph.parameters - smaller.parameters == 3 * size * (WIDTH + 1) + size * WIDTH
 
 
 def test_channels_take_filters_norms_and_every_place_behind_flatten() -> None:
     graph, groups, _ = grouped("flatten")
-    smaller = without_units(graph, [Cutting(group=groups[1], kept=np.arange(CHANNELS - 1))])
+    smaller = without_units(graph, [Cutting(group=groups[1], kept_units=np.arange(CHANNELS - 1))])
 
     filters, norm, places = CHANNELS * 9, 4, SIDE * SIDE * CLASSES
     assert graph.parameters - smaller.parameters == filters + norm + places
@@ -120,7 +120,9 @@ def test_channels_take_filters_norms_and_every_place_behind_flatten() -> None:
 def test_a_graph_takes_batches_after_it_was_cut() -> None:
     for name in NETWORKS:
         graph, groups, examples = grouped(name)
-        smaller = without_units(graph, [Cutting(group=one, kept=np.array([1])) for one in groups])
+        smaller = without_units(
+            graph, [Cutting(group=one, kept_units=np.array([1])) for one in groups]
+        )
         rows = {"x": np.concatenate([example["x"] for example in examples])}
 
         singly = np.concatenate([answer(smaller, example) for example in examples])
@@ -136,7 +138,7 @@ def test_a_constant_that_others_read_too_stays_whole_for_them() -> None:
     graph = as_graph(model)
     example = requests((WIDTH,), 1)[0]
     groups = find_groups(graph, traced_shapes(graph, example, threads=1)).groups
-    chosen = [Cutting(group=groups[0], kept=np.arange(5))]
+    chosen = [Cutting(group=groups[0], kept_units=np.arange(5))]
     smaller = without_units(graph, chosen)
 
     wanted = answer(with_units_ignored(graph, chosen), example)

@@ -94,7 +94,7 @@ def test_pooling_counts_and_pads_as_onnx_says(kind: str, told: dict[str, Any]) -
 
 def halved(source: PruningGraph, example: Tensors) -> PruningGraph:
     groups = find_groups(source, traced_shapes(source, example, threads=1)).groups
-    cuttings = [Cutting(group=one, kept=np.arange(one.units // 2)) for one in groups]
+    cuttings = [Cutting(group=one, kept_units=np.arange(one.units // 2)) for one in groups]
     return without_units(source, cuttings)
 
 

@@ -95,7 +95,9 @@ def test_more_threads_are_offered_where_all_cores_work_anyway(
 ) -> None:
     source = write(tmp_path, conv_net())
 
-    found = offer(source, "onnx", tmp_path, allow_code=False, target=target, given=(), features=())
+    found = offer(
+        source, "onnx", tmp_path, allow_code=False, target=target, examples=(), features=()
+    )
 
     made = {
         candidate.name

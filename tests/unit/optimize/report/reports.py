@@ -128,5 +128,5 @@ REPORT = OptimizeReport(
     ],
     notes=["Unstructured sparsity was not tried: it gains no time on a processor."],
     elapsed_s=151.0,
-    at="2026-11-27T12:00:00Z",
+    created_at="2026-11-27T12:00:00Z",
 )

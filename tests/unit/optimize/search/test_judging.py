@@ -37,7 +37,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     journal = SearchJournal(tmp_path)
     with contextlib.closing(journal), contextlib.ExitStack() as kept:
         made = Run(
-            request=request, folder=tmp_path, journal=journal, state=SearchState(), kept=kept
+            request=request, folder=tmp_path, journal=journal, state=SearchState(), resources=kept
         )
         made.materials = open_materials(request, tmp_path, say=made.say)
         made.record(made.materials.started)
@@ -88,7 +88,7 @@ def test_after_screening_only_the_others_are_asked(run: Run) -> None:
     judging.judge(SearchStep(kind=StepKind.JUDGE, name=SAME))
 
     assert run.state.scored is not None
-    assert (run.state.scored.n, part.asked, so_far.n) == (N, 512, 512)
+    assert (run.state.scored.n, part.examples_used, so_far.n) == (N, 512, 512)
     assert tried.is_accepted
     assert tried.verdict is not None
     assert tried.verdict.n == N

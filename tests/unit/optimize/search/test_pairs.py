@@ -48,7 +48,9 @@ def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[SearchInput
     request = SearchRequest(source=str(path), data=str(data), tokenizer=tokenizer, budget_s=600.0)
     journal = SearchJournal(folder)
     with contextlib.closing(journal), contextlib.ExitStack() as kept:
-        run = Run(request=request, folder=folder, journal=journal, state=SearchState(), kept=kept)
+        run = Run(
+            request=request, folder=folder, journal=journal, state=SearchState(), resources=kept
+        )
         run.materials = open_materials(request, folder, say=run.say)
         run.record(run.materials.started)
         run.record(
