@@ -32,12 +32,14 @@ Read = Callable[[], int]
 class _Silent:
     """Keeps no state of its own."""
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
-        print("joined", len(places), flush=True)
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
+        print("joined", len(partitions), flush=True)
         return None
 
-    def losing(self, places: Sequence[TopicPartition]) -> None: ...
-    def lost(self, places: Sequence[TopicPartition]) -> None: ...
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
 def main() -> None:
@@ -76,7 +78,7 @@ def _ours(
         found = session.poll(AT_ONCE, _WAIT_S)
         if found:
             answers = [NewRecord(topic=sink, key=one.key, value=one.value) for one in found]
-            session.deliver(answers, {found[-1].place: found[-1].offset + 1})
+            session.produce(answers, {found[-1].topic_partition: found[-1].offset + 1})
         return len(found)
 
     def end() -> None:

@@ -91,7 +91,9 @@ class _Bench:
         told = rig.settings(delivery, topic=self._topic(), start=StartPosition.EARLIEST)
         self._topic(told.sink)
         with rig.worker(told) as worker:
-            worker.wait(lambda status: status.state is WorkerState.RUNNING and bool(status.places))
+            worker.wait(
+                lambda status: status.state is WorkerState.RUNNING and bool(status.partitions)
+            )
             return self._latency(told.topics[0], told.sink, rate)
 
     def by_hand(self, delivery: Delivery, rate: int, count: int) -> Figures:

@@ -95,7 +95,7 @@ class Rig:
             broker.create_topic(told.sink)
             with self.worker(told) as worker:
                 worker.wait(
-                    lambda status: status.state is WorkerState.RUNNING and bool(status.places)
+                    lambda status: status.state is WorkerState.RUNNING and bool(status.partitions)
                 )
                 took = self._pass_through(broker, told, rate)
         took.sort()
@@ -117,7 +117,7 @@ class Rig:
             broker.create_topic(told.sink)
             with self.worker(told) as worker:
                 worker.wait(
-                    lambda status: status.state is WorkerState.PAUSED and bool(status.places)
+                    lambda status: status.state is WorkerState.PAUSED and bool(status.partitions)
                 )
                 began, cpu_began = time.perf_counter(), cpu.process_s(worker.pid)
                 worker.resume()
@@ -197,7 +197,7 @@ class Rig:
                     at = msgspec.json.decode(record.value or b"", type=_Answer).at
                     took.setdefault(at, (now - at) / 1e6)
                 if found:
-                    reader.deliver([], {found[-1].place: found[-1].offset + 1})
+                    reader.produce([], {found[-1].topic_partition: found[-1].offset + 1})
                 if time.monotonic() > deadline:
                     raise processes.StartError(f"{len(took)} of {count} answers came")
             sender.join()
@@ -228,11 +228,14 @@ class _Answer(msgspec.Struct):
 class _Silent:
     """Keeps no state of its own."""
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:  # noqa: ARG002  # the protocol's
+    def on_assigned(
+        self,
+        partitions: Sequence[TopicPartition],  # noqa: ARG002  # the protocol's
+    ) -> Mapping[TopicPartition, int] | None:
         return None
 
-    def losing(self, places: Sequence[TopicPartition]) -> None: ...
-    def lost(self, places: Sequence[TopicPartition]) -> None: ...
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
 class _Unix(http.client.HTTPConnection):

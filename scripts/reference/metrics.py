@@ -13,7 +13,7 @@ from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.metrics import exposition
 from headrace.streaming.metrics import Counters
 from headrace.streaming.metrics import exposition as stream_exposition
-from headrace.streaming.settings import PlaceStatus, StreamStatus
+from headrace.streaming.settings import PartitionStatus, StreamStatus
 from scripts.reference.tables import cell
 
 _SETTINGS = ReplicaSettings(model_name="digits", model_version="1", path="")
@@ -38,8 +38,8 @@ def pool_metric_table() -> str:
 
 def stream_metric_table() -> str:
     """The same of a stream's worker."""
-    partition = PlaceStatus(topic="in", partition=0, lag_records=0, lag_s=0.0)
-    status = StreamStatus(stream="pay", member="pay-0", places=[partition])
+    partition = PartitionStatus(topic="in", partition=0, lag_records=0, lag_s=0.0)
+    status = StreamStatus(stream="pay", member="pay-0", partitions=[partition])
     counters = Counters(without={Code.INVALID_ARGUMENT: 1})
     return _table(stream_exposition(counters, status).decode())
 

@@ -131,12 +131,12 @@ def fill(broker: Broker, topic: str, numbers: range) -> None:
 
 def is_past(status: StreamStatus, goal: int, since: float) -> bool:
     """Whether a worker that was started `since` answered so many, or there are none left."""
-    is_idle = not status.waiting and not status.in_flight and bool(status.places)
-    is_through = is_idle and all(place.lag_records == 0 for place in status.places)
-    return status.answered >= goal or (is_through and status.at > since + SETTLED_S)
+    is_idle = not status.waiting and not status.in_flight and bool(status.partitions)
+    is_through = is_idle and all(partition.lag_records == 0 for partition in status.partitions)
+    return status.answered >= goal or (is_through and status.lag_measured_at > since + SETTLED_S)
 
 
 def everything(broker: Broker, topic: str) -> Iterator[Record]:
     """At once: noida shows nothing more to who begins to read within a transaction that failed."""
-    for place, (first, _) in broker.ends(topic).items():
-        yield from broker.read(topic, after={TopicPartition(*place): first}, most=100 * RECORDS)
+    for partition, (first, _) in broker.ends(topic).items():
+        yield from broker.read(topic, after={TopicPartition(*partition): first}, most=100 * RECORDS)

@@ -54,7 +54,7 @@ def make(kind: FormatKind, layout: FieldLayout, **options: object) -> Any:  # no
 
 def records(values: list[bytes]) -> list[Record]:
     return [
-        Record(place=TopicPartition("in", 0), offset=at, key=None, value=value)
+        Record(topic_partition=TopicPartition("in", 0), offset=at, key=None, value=value)
         for at, value in enumerate(values)
     ]
 

@@ -64,17 +64,19 @@ class Membership:
 class Rebalanced(Protocol):
     """Hears that places come and go, within `poll`."""
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
         """These are now this member's.
 
         Returns:
             Offsets to read from instead of the group's, for instance those of a local state.
         """
 
-    def losing(self, places: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """These go to another member: deliver what is done now; what is not will be read there."""
 
-    def lost(self, places: Sequence[TopicPartition]) -> None:
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """These have gone already: what is under way of them must not be delivered."""
 
 
@@ -85,7 +87,7 @@ class ConsumerSession(Protocol):
     """
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing comes or goes at the moment, for people; empty if all is well."""
 
     def poll(self, most: int, timeout_s: float) -> list[Record]:
@@ -98,13 +100,13 @@ class ConsumerSession(Protocol):
             HeadraceError: This member can go on no more, such as one that another has replaced.
         """
 
-    def pause(self, places: Sequence[TopicPartition]) -> None:
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these places until they are resumed."""
 
-    def resume(self, places: Sequence[TopicPartition]) -> None:
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """The contrary."""
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Write records; the input up to these offsets (the next ones to read) is done with that.
 
         At least once: `done` is kept only after the records are safe, which may be later; `flush`
@@ -181,18 +183,20 @@ class OffsetRange:
     @property
     def records(self) -> int:
         """How many; at most so many where offsets have gaps."""
-        return sum(max(end - self.first.get(place, end), 0) for place, end in self.end.items())
+        return sum(
+            max(end - self.first.get(partition, end), 0) for partition, end in self.end.items()
+        )
 
     @property
     def partitions(self) -> int:
         """How many places have any."""
-        return sum(end > self.first.get(place, end) for place, end in self.end.items())
+        return sum(end > self.first.get(partition, end) for partition, end in self.end.items())
 
     def is_done(self, committed: Mapping[TopicPartition, int]) -> bool:
         """Whether a group that is there has passed all of it."""
         return all(
-            committed.get(place, self.first.get(place, end)) >= end
-            for place, end in self.end.items()
+            committed.get(partition, self.first.get(partition, end)) >= end
+            for partition, end in self.end.items()
         )
 
 
@@ -206,13 +210,13 @@ def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> OffsetRange
     end: dict[TopicPartition, int] = {}
     for topic in topics:
         first |= broker.offsets_at(topic, at_s)
-        end |= {place: following for place, (_, following) in broker.ends(topic).items()}
+        end |= {partition: following for partition, (_, following) in broker.ends(topic).items()}
     return OffsetRange(first=first, end=end)
 
 
 def committed(broker: Broker, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
     """Where a group is at all of its topics."""
-    found: dict[TopicPartition, int] = {}
+    offsets: dict[TopicPartition, int] = {}
     for topic in topics:
-        found |= broker.committed(group, topic)
-    return found
+        offsets |= broker.committed(group, topic)
+    return offsets

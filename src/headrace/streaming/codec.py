@@ -44,7 +44,7 @@ class ShapeGroup:
     answers. `context`: what the codec wants back for the answers.
     """
 
-    places: Sequence[int]
+    positions: Sequence[int]
     inputs: Tensors
     rows_each: int = 1
     keys: Sequence[bytes | None] = ()
@@ -70,20 +70,27 @@ class Added:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     errors: Mapping[int, HeadraceError] = field(default_factory=dict)
 
-    def of(self, places: Sequence[int]) -> "Added":
+    def of(self, positions: Sequence[int]) -> "Added":
         """For these records only, in this order."""
-        errors = {at: self.errors[place] for at, place in enumerate(places) if place in self.errors}
-        columns = {name: [one[at] for at in places] for name, one in self.columns.items()}
+        errors = {
+            index: self.errors[position]
+            for index, position in enumerate(positions)
+            if position in self.errors
+        }
+        columns = {
+            name: [column[position] for position in positions]
+            for name, column in self.columns.items()
+        }
         return Added(columns=columns, errors=errors)
 
 
-NOTHING_ADDED: Final = Added()
+NO_ADDED_FIELDS: Final = Added()
 
 
 class Codec(Protocol):
     """Turns records into tensors and back. Used by one thread."""
 
-    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
+    def decode(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> Decoded:
         """Every record is in a group or in the errors.
 
         Args:
@@ -94,7 +101,7 @@ class Codec(Protocol):
         """
 
     def encode(
-        self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]
+        self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
     ) -> list[EncodedAnswer]:
         """The answers to those records of a group that have one.
 
@@ -146,12 +153,12 @@ class FieldCodec:
         self._written = written
         self._batched = batched
 
-    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
+    def decode(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> Decoded:
         """As `Codec.decode`."""
         fields = self._reads.decode(records)
         errors = dict(fields.errors)
         if errors:
-            good: Sequence[int] = [at for at in range(len(records)) if at not in errors]
+            good: Sequence[int] = [index for index in range(len(records)) if index not in errors]
         else:
             good = range(len(records))
         if not good:
@@ -160,29 +167,29 @@ class FieldCodec:
             more = {name: _pick(column, good) for name, column in added.columns.items()}
             fields = replace(fields, columns={**fields.columns, **more})
         groups: list[ShapeGroup] = []
-        for indexes in self._alike(fields.columns, len(good), good, errors):
+        for indexes in self._indexes_by_shape(fields.columns, len(good), good, errors):
             groups += self._groups(fields, indexes, good, records, errors)
         return Decoded(groups=groups, errors=errors)
 
     def encode(
-        self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]
+        self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
     ) -> list[EncodedAnswer]:
         """As `Codec.encode`."""
         written = self._written
         columns: dict[str, Column] = {name: group.context[name] for name in written.answered}
         keys = group.keys
-        if len(kept) != len(group.places):
-            columns = {name: _pick(column, kept) for name, column in columns.items()}
-            keys = [keys[at] for at in kept]
+        if len(selected) != len(group.positions):
+            columns = {name: _pick(column, selected) for name, column in columns.items()}
+            keys = [keys[index] for index in selected]
         for name in written.outputs:
             columns[name] = outputs[name] if self._batched else outputs[name][np.newaxis]
         return list(
             starmap(
-                EncodedAnswer, zip(keys, written.format.encode(columns, len(kept)), strict=True)
+                EncodedAnswer, zip(keys, written.format.encode(columns, len(selected)), strict=True)
             )
         )
 
-    def _alike(
+    def _indexes_by_shape(
         self,
         columns: Mapping[str, Column],
         count: int,
@@ -191,23 +198,23 @@ class FieldCodec:
     ) -> list[Sequence[int]]:
         """Which records have the same shapes, as indexes into the columns."""
         if not self._batched:
-            return [[at] for at in range(count)]
+            return [[index] for index in range(count)]
         shapes = [
-            found
+            value_shapes
             for source in self._sources
             if not source.is_matrix
-            and (found := _shapes(columns[source.fields[0]], source.tensor)) is not None
+            and (value_shapes := _shapes(columns[source.fields[0]], source.tensor)) is not None
         ]
         if not shapes:
             return [range(count)]
-        alike: dict[object, list[int]] = {}
-        for at, key in enumerate(zip(*shapes, strict=True)):
-            error = next((one for one in key if isinstance(one, HeadraceError)), None)
+        by_shape: dict[object, list[int]] = {}
+        for row, key in enumerate(zip(*shapes, strict=True)):
+            error = next((shape for shape in key if isinstance(shape, HeadraceError)), None)
             if error is None:
-                alike.setdefault(key, []).append(at)
+                by_shape.setdefault(key, []).append(row)
             else:
-                errors[good[at]] = error
-        return list(alike.values())
+                errors[good[row]] = error
+        return list(by_shape.values())
 
     def _groups(
         self,
@@ -225,12 +232,12 @@ class FieldCodec:
                 errors[good[indexes[0]]] = error
                 return []
         fine, alone = [], []
-        for at in indexes:
+        for index in indexes:
             try:
-                alone.append(self._group(fields, [at], good, records))
-                fine.append(at)
+                alone.append(self._group(fields, [index], good, records))
+                fine.append(index)
             except InvalidArgumentError as error:
-                errors[good[at]] = error
+                errors[good[index]] = error
         if not fine:
             return []
         try:
@@ -253,11 +260,11 @@ class FieldCodec:
             source.tensor.name: self._array(source, columns, len(indexes), typed=fields.typed)
             for source in self._sources
         }
-        places = good if whole else [good[at] for at in indexes]
+        positions = good if whole else [good[index] for index in indexes]
         key = self._written.key
-        keys = _keys(columns[key]) if key else [records[place].key for place in places]
+        keys = _keys(columns[key]) if key else [records[position].key for position in positions]
         context = {name: columns[name] for name in self._written.answered}
-        return ShapeGroup(places=places, inputs=inputs, keys=keys, context=context)
+        return ShapeGroup(positions=positions, inputs=inputs, keys=keys, context=context)
 
     def _array(
         self, source: InputSource, columns: Mapping[str, Column], count: int, *, typed: bool
@@ -307,11 +314,11 @@ def _shapes(column: Column, tensor: InputTensor) -> list[Shape | HeadraceError] 
 def _value_shape(value: object, tensor: InputTensor) -> Shape:
     """The shape of one value, which may be bare where the model wants a column."""
     if isinstance(value, np.ndarray):
-        given: Shape = value.shape
-        return given
+        array_shape: Shape = value.shape
+        return array_shape
     shape = nested_shape(value)
-    wanted = tensor.spec.shape
-    return (1,) if not shape and len(wanted) == 2 and wanted[1] in (1, -1) else shape  # noqa: PLR2004  # [n, 1]
+    spec_shape = tensor.spec.shape
+    return (1,) if not shape and len(spec_shape) == 2 and spec_shape[1] in (1, -1) else shape  # noqa: PLR2004  # [n, 1]
 
 
 def _flat(name: str, column: Sequence[Any], shape: Shape) -> list[Any]:
@@ -328,7 +335,7 @@ def _flat(name: str, column: Sequence[Any], shape: Shape) -> list[Any]:
 def _pick(column: Column, indexes: Sequence[int]) -> Column:
     if isinstance(column, np.ndarray):
         return column[list(indexes)]
-    return [column[at] for at in indexes]
+    return [column[index] for index in indexes]
 
 
 def _keys(column: Column) -> list[bytes | None]:
@@ -360,20 +367,20 @@ class OpenInferenceCodec:
         self._decoder = InferDecoder(name, version, signature, nulls=nulls)
         self._encoder = InferEncoder(name, version, signature)
 
-    def decode(self, records: Sequence[Record], added: Added = NOTHING_ADDED) -> Decoded:
+    def decode(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> Decoded:
         """As `Codec.decode`; each record is a group, and nothing can be added to it."""
         assert not added.columns  # the settings were checked
         groups: list[ShapeGroup] = []
         errors: dict[int, HeadraceError] = {}
-        for place, record in enumerate(records):
+        for position, record in enumerate(records):
             try:
                 request = self._request(record)
             except HeadraceError as error:
-                errors[place] = error
+                errors[position] = error
                 continue
             groups.append(
                 ShapeGroup(
-                    places=(place,),
+                    positions=(position,),
                     inputs=request.inputs,
                     rows_each=request.rows,
                     keys=(record.key,),
@@ -383,10 +390,10 @@ class OpenInferenceCodec:
         return Decoded(groups=groups, errors=errors)
 
     def encode(
-        self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]
+        self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
     ) -> list[EncodedAnswer]:
         """As `Codec.encode`."""
-        if not kept:
+        if not selected:
             return []
         request: InferRequest = group.context
         response = InferResponse(

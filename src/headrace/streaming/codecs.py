@@ -56,11 +56,11 @@ def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
     passed = tuple(dict.fromkeys((*answered, *((key,) if key else ()))))
     _check_names(inputs, passed, outputs, answered)
     added = check_added(settings, inputs)
-    known = {*(spec.name for spec in inputs), *added}
+    input_names = {*(spec.name for spec in inputs), *added}
     reading = FieldLayout(
         inputs=tuple(spec for spec in inputs if spec.name not in added),
         outputs=(),
-        passed=tuple(name for name in passed if name not in known),
+        passed=tuple(name for name in passed if name not in input_names),
     )
     writing = FieldLayout(
         inputs=(),
@@ -125,15 +125,15 @@ def wanted_outputs(settings: WorkerSettings, signature: ModelSignature) -> list[
     names = settings.output.outputs
     if not names:
         return list(signature.outputs)
-    found = []
+    specs = []
     for name in names:
         spec = signature.output(name)
         if spec is None:
             there = ", ".join(spec.name for spec in signature.outputs)
             msg = f"output.outputs names '{name}', but the model has: {there}"
             raise InvalidArgumentError(msg)
-        found.append(spec)
-    return found
+        specs.append(spec)
+    return specs
 
 
 def _open_inference(settings: WorkerSettings, scorer: Scorer) -> Codec:
@@ -163,7 +163,7 @@ def _sources(
         if name in settings.columns:
             names = _columns(settings, signature, tensor)
             sources.append(InputSource(tensor=tensor, fields=names, is_matrix=True))
-            fields += [FieldSpec(name=one, datatype=tensor.spec.datatype) for one in names]
+            fields += [FieldSpec(name=column, datatype=tensor.spec.datatype) for column in names]
         else:
             field = settings.fields.get(name, name)
             sources.append(InputSource(tensor=tensor, fields=(field,)))
@@ -200,7 +200,7 @@ def _check_names(
     answered: Sequence[str],
 ) -> None:
     names = [spec.name for spec in inputs]
-    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
         msg = f"field '{twice}' would be two inputs or columns at once"
         raise InvalidArgumentError(msg)

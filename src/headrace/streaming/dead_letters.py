@@ -39,12 +39,12 @@ _FLUSH_S: Final = 30.0
 
 def answer_id(stream: str, record: Record) -> str:
     """The same for every answer of a stream to one record."""
-    return f"{answer_id_prefix(stream, record.place)}{record.offset}"
+    return f"{answer_id_prefix(stream, record.topic_partition)}{record.offset}"
 
 
-def answer_id_prefix(stream: str, place: TopicPartition) -> str:
+def answer_id_prefix(stream: str, partition: TopicPartition) -> str:
     """What `answer_id` begins with for the records of a place; their offsets follow."""
-    return f"{stream}/{place.topic}/{place.partition}/"
+    return f"{stream}/{partition.topic}/{partition.partition}/"
 
 
 def dead_letter(
@@ -59,15 +59,15 @@ def dead_letter(
         now_s: Unix time.
     """
     before = 0
-    kept: list[Header] = []
+    headers: list[Header] = []
     for name, value in record.headers:
         if name == ATTEMPTS and value.isdigit():
             before = int(value[:9])
         if name not in HEADERS:
-            kept.append((name, value))
+            headers.append((name, value))
     about = {
-        TOPIC: record.place.topic,
-        PARTITION: str(record.place.partition),
+        TOPIC: record.topic_partition.topic,
+        PARTITION: str(record.topic_partition.partition),
         OFFSET: str(record.offset),
         TIMESTAMP: f"{record.timestamp_s:.3f}",
         CODE: str(error.code),
@@ -81,7 +81,7 @@ def dead_letter(
         topic=topic,
         key=record.key,
         value=record.value,
-        headers=(*kept, *((name, value.encode()) for name, value in about.items())),
+        headers=(*headers, *((name, value.encode()) for name, value in about.items())),
         id=f"{answer_id(stream, record)}/dead",
     )
 
@@ -104,19 +104,19 @@ class DeadLetter:
     died_s: float | None
 
 
-def letter_of(record: Record) -> DeadLetter:
+def parse_dead_letter(record: Record) -> DeadLetter:
     """What a record of a dead-letter topic says."""
-    said = {name: value.decode("utf-8", "replace") for name, value in record.headers}
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
     return DeadLetter(
         record=record,
-        topic=said.get(TOPIC, ""),
-        partition=_number(said.get(PARTITION)),
-        offset=_number(said.get(OFFSET)),
-        code=said.get(CODE, ""),
-        error=said.get(TEXT, ""),
-        stream=said.get(STREAM, ""),
-        attempts=_number(said.get(ATTEMPTS)),
-        died_s=_seconds(said.get(TIME)),
+        topic=headers.get(TOPIC, ""),
+        partition=_number(headers.get(PARTITION)),
+        offset=_number(headers.get(OFFSET)),
+        code=headers.get(CODE, ""),
+        error=headers.get(TEXT, ""),
+        stream=headers.get(STREAM, ""),
+        attempts=_number(headers.get(ATTEMPTS)),
+        died_s=_seconds(headers.get(TIME)),
     )
 
 
@@ -137,29 +137,29 @@ class Choice:
     limit: int | None
     partitions: Mapping[str, int]
 
-    def takes(self, letter: DeadLetter) -> bool:
+    def takes(self, dead_letter: DeadLetter) -> bool:
         """Whether a letter is one of them."""
-        return letter.topic in self.partitions and self.code in {"", letter.code}
+        return dead_letter.topic in self.partitions and self.code in {"", dead_letter.code}
 
 
 class Redriven(NamedTuple):
-    """What was done: letters put back, and those that are kept for another time."""
+    """What was done: letters put back, and those that are deferred for another time."""
 
     redriven: int
-    kept: int
+    deferred: int
 
 
 @dataclass(slots=True, kw_only=True)
 class RedriveStep:
-    """What to write, and how far that deals with the letters. `redriven` and `kept` are counts."""
+    """Records to write, and the offsets to commit with them; two counts."""
 
     records: list[NewRecord] = field(default_factory=list)
-    done: dict[TopicPartition, int] = field(default_factory=dict)
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)
     redriven: int = 0
-    kept: int = 0
+    deferred: int = 0
 
 
-def deal_with(
+def plan_redrive(
     records: Sequence[Record], choice: Choice, *, ends: Mapping[TopicPartition, int], redriven: int
 ) -> RedriveStep:
     """What to do with the next letters: put back, or move to the end.
@@ -171,23 +171,27 @@ def deal_with(
     """
     step = RedriveStep()
     for record in records:
-        if record.offset >= ends.get(record.place, 0):
+        if record.offset >= ends.get(record.topic_partition, 0):
             continue
         if choice.limit is not None and redriven + step.redriven >= choice.limit:
             break
-        letter = letter_of(record)
-        topic, partition, headers = record.place.topic, letter.partition, record.headers
-        name = f"{topic}/{record.place.partition}/{record.offset}"
-        if choice.takes(letter):
+        dead_letter = parse_dead_letter(record)
+        topic, partition, headers = (
+            record.topic_partition.topic,
+            dead_letter.partition,
+            record.headers,
+        )
+        name = f"{topic}/{record.topic_partition.partition}/{record.offset}"
+        if choice.takes(dead_letter):
             # As it was, for the partition that it came from while there is such a one.
-            topic, name = letter.topic, f"{letter.stream}/redriven/{name}"
+            topic, name = dead_letter.topic, f"{dead_letter.stream}/redriven/{name}"
             is_there = partition is not None and 0 <= partition < choice.partitions[topic]
             partition = partition if is_there else None
             headers = tuple(header for header in headers if header[0] not in _KEPT)
             step.redriven += 1
         else:
-            partition, name = record.place.partition, f"kept/{name}"
-            step.kept += 1
+            partition, name = record.topic_partition.partition, f"kept/{name}"
+            step.deferred += 1
         step.records.append(
             NewRecord(
                 topic=topic,
@@ -198,14 +202,14 @@ def deal_with(
                 id=name,
             )
         )
-        step.done[record.place] = record.offset + 1
+        step.offsets[record.topic_partition] = record.offset + 1
     return step
 
 
-def count(letters: Iterable[DeadLetter], choice: Choice) -> int:
+def count(dead_letters: Iterable[DeadLetter], choice: Choice) -> int:
     """How many of these would be put back."""
-    found = sum(choice.takes(letter) for letter in letters)
-    return found if choice.limit is None else min(found, choice.limit)
+    matching = sum(choice.takes(dead_letter) for dead_letter in dead_letters)
+    return matching if choice.limit is None else min(matching, choice.limit)
 
 
 def check_code(code: str, known: Iterable[str]) -> str:
@@ -214,12 +218,12 @@ def check_code(code: str, known: Iterable[str]) -> str:
     Raises:
         InvalidArgumentError: It is none.
     """
-    wanted = code.strip().upper()
+    requested = code.strip().upper()
     names = list(known)
-    if wanted and wanted not in names:
+    if requested and requested not in names:
         message = f"'{code[:60]}' is no error's code; there are: {', '.join(names)}"
         raise InvalidArgumentError(message)
-    return wanted
+    return requested
 
 
 def _number(text: str | None) -> int | None:
@@ -233,14 +237,18 @@ def _seconds(text: str | None) -> float | None:
         return None
 
 
-def read_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[DeadLetter]:
+def read_dead_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[DeadLetter]:
     """The letters that nobody has dealt with, the oldest of each partition first.
 
     Raises:
         HeadraceError: There is no such topic, or the broker cannot be asked.
     """
-    after = {place: at for place, (at, end) in _left(broker, stream, topic).items() if at < end}
-    return [letter_of(record) for record in broker.read(topic, after=after, most=most)]
+    after = {
+        partition: start
+        for partition, (start, end) in _left(broker, stream, topic).items()
+        if start < end
+    }
+    return [parse_dead_letter(record) for record in broker.read(topic, after=after, most=most)]
 
 
 def redrive(
@@ -261,7 +269,9 @@ def redrive(
         HeadraceError: The broker cannot be asked, or refuses.
     """
     left = {
-        place: pair for place, pair in _left(broker, stream, topic).items() if pair[0] < pair[1]
+        partition: pair
+        for partition, pair in _left(broker, stream, topic).items()
+        if pair[0] < pair[1]
     }
     if not left:
         return Redriven(0, 0)
@@ -277,28 +287,30 @@ def redrive(
     listener = _Listener()
     session = broker.join(membership, listener)
     try:
-        done = _run(session, listener, choice, left, monotonic)
+        offsets = _run(session, listener, choice, left, monotonic)
         if not session.flush(_FLUSH_S):
-            raise UnavailableError(f"what was put back is not safe yet: {session.trouble}")
+            raise UnavailableError(f"what was put back is not safe yet: {session.problem}")
     finally:
         session.close()
-    return done
+    return offsets
 
 
 class _Listener:
     """Knows whether the session has places."""
 
     def __init__(self) -> None:
-        self.has_places = False
+        self.has_partitions = False
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
-        self.has_places = self.has_places or bool(places)
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
+        self.has_partitions = self.has_partitions or bool(partitions)
         return None
 
-    def losing(self, places: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """Whatever was done of them is delivered already."""
 
-    def lost(self, places: Sequence[TopicPartition]) -> None:
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """As above."""
 
 
@@ -309,38 +321,40 @@ def _run(
     left: Mapping[TopicPartition, tuple[int, int]],
     monotonic: Callable[[], float],
 ) -> Redriven:
-    at = {place: first for place, (first, _) in left.items()}
-    ends = {place: end for place, (_, end) in left.items()}
-    redriven = kept = 0
+    positions = {partition: first for partition, (first, _) in left.items()}
+    ends = {partition: end for partition, (_, end) in left.items()}
+    redriven = deferred = 0
     heard_at = monotonic()
-    while any(at[place] < ends[place] for place in at):
+    while any(positions[partition] < ends[partition] for partition in positions):
         if choice.limit is not None and redriven >= choice.limit:
             break
         records = session.poll(_AT_ONCE, _POLL_S)
         now = monotonic()
         if not records:
-            if listener.has_places and not session.trouble and now - heard_at > _IDLE_S:
+            if listener.has_partitions and not session.problem and now - heard_at > _IDLE_S:
                 break
             if now - heard_at > _AWAY_S:
-                why = session.trouble or "the broker gives this group nothing"
+                why = session.problem or "the broker gives this group nothing"
                 raise UnavailableError(f"cannot read the dead letters: {why}")
             continue
         heard_at = now
-        step = deal_with(records, choice, ends=ends, redriven=redriven)
-        if step.done:
-            session.deliver(step.records, step.done)
-        redriven, kept = redriven + step.redriven, kept + step.kept
-        at |= step.done
+        step = plan_redrive(records, choice, ends=ends, redriven=redriven)
+        if step.offsets:
+            session.produce(step.records, step.offsets)
+        redriven, deferred = redriven + step.redriven, deferred + step.deferred
+        positions |= step.offsets
         for record in records:  # those beyond the end say that all before them came
-            if record.offset >= ends.get(record.place, 0):
-                at[record.place] = max(at.get(record.place, 0), ends.get(record.place, 0))
-    return Redriven(redriven, kept)
+            if record.offset >= ends.get(record.topic_partition, 0):
+                positions[record.topic_partition] = max(
+                    positions.get(record.topic_partition, 0), ends.get(record.topic_partition, 0)
+                )
+    return Redriven(redriven, deferred)
 
 
 def _left(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
     """Of each partition where the letters begin that nobody dealt with, and where they end."""
     dealt = broker.committed(redrive_group(stream), topic)
     return {
-        place: (max(first, dealt.get(place, first)), end)
-        for place, (first, end) in broker.ends(topic).items()
+        partition: (max(first, dealt.get(partition, first)), end)
+        for partition, (first, end) in broker.ends(topic).items()
     }

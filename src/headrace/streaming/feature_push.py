@@ -64,40 +64,51 @@ class Pusher:
             fields = self._reads.decode(records)
             columns, unread = fields.columns, fields.errors
         rows: list[dict[str, object]] = []
-        places: list[int] = []
-        at = -1
-        for place, record in enumerate(records):
-            at += place not in unread
-            error = errors.get(place) or unread.get(place)
+        positions: list[int] = []
+        row_index = -1
+        for position, record in enumerate(records):
+            row_index += position not in unread
+            error = errors.get(position) or unread.get(position)
             if error is None:
                 try:
-                    rows.append(self._row(record, place, at, columns, added))
-                    places.append(place)
+                    rows.append(self._row(record, position, row_index, columns, added))
+                    positions.append(position)
                 except InvalidArgumentError as wrong:
                     error = wrong
             if error is not None:
-                errors[place] = error
+                errors[position] = error
         refused = refusals(self._view, rows)
-        fit = [row for at, row in enumerate(rows) if at not in refused]
+        fit = [row for index, row in enumerate(rows) if index not in refused]
         if fit:
             push_rows(self._view, self._store, fit)
-        for at, why in refused.items():
+        for row_index, why in refused.items():
             text = f"no row of view '{self._view.name}': {why}"
-            errors[places[at]] = InvalidArgumentError(text)
+            errors[positions[row_index]] = InvalidArgumentError(text)
         return errors
 
     def _row(
-        self, record: Record, place: int, at: int, columns: Mapping[str, Column], added: Added
+        self,
+        record: Record,
+        position: int,
+        row_index: int,
+        columns: Mapping[str, Column],
+        added: Added,
     ) -> dict[str, object]:
         row: dict[str, object] = {
-            name: added.columns[field][place] if field in added.columns else columns[field][at]
+            name: added.columns[field][position]
+            if field in added.columns
+            else columns[field][row_index]
             for name, field in self._fields.items()
         }
         if all(row[feature.name] is None for feature in self._view.features):
-            wanted = ", ".join(self._fields[feature.name] for feature in self._view.features)
-            msg = f"the record has no feature of view '{self._view.name}' at all: {wanted}"
+            names = ", ".join(self._fields[feature.name] for feature in self._view.features)
+            msg = f"the record has no feature of view '{self._view.name}' at all: {names}"
             raise InvalidArgumentError(msg)
-        at_s = unix_time(self._time, columns[self._time][at]) if self._time else record.timestamp_s
+        at_s = (
+            unix_time(self._time, columns[self._time][row_index])
+            if self._time
+            else record.timestamp_s
+        )
         if at_s <= 0:
             msg = "the record has no timestamp to be its row's time: name a field in `time`"
             raise InvalidArgumentError(msg)
@@ -113,31 +124,41 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
         InvalidArgumentError: The settings do not fit it, or name no store.
         FailedPreconditionError: Nothing is in force, or a variable is not set.
     """
-    told = settings.features
-    assert told is not None
-    home = Path(told.home or settings.home or ".")
-    has_view = bool(told.definition)
-    view = decode_view(told.definition) if has_view else applied_definitions(home).view(told.view)
+    push_settings = settings.features
+    assert push_settings is not None
+    home = Path(push_settings.home or settings.home or ".")
+    has_view = bool(push_settings.definition)
+    view = (
+        decode_view(push_settings.definition)
+        if has_view
+        else applied_definitions(home).view(push_settings.view)
+    )
     names = [*view.join_keys, *(feature.name for feature in view.features)]
-    strange = sorted(told.fields.keys() - set(names))
-    if strange:
+    unknown = sorted(push_settings.fields.keys() - set(names))
+    if unknown:
         msg = (
-            f"features.fields names '{strange[0]}', but view '{view.name}' has: {', '.join(names)}"
+            f"features.fields names '{unknown[0]}', but view '{view.name}' has: {', '.join(names)}"
         )
         raise InvalidArgumentError(msg)
-    fields = {name: told.fields.get(name, name) for name in names}
+    fields = {name: push_settings.fields.get(name, name) for name in names}
     windows = set() if settings.windows is None else {w.name for w in settings.windows.windows}
-    wanted = [name for name in (*fields.values(), told.time) if name and name not in windows]
-    if wanted and settings.format.kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE}:
+    record_fields = [
+        name for name in (*fields.values(), push_settings.time) if name and name not in windows
+    ]
+    if record_fields and settings.format.kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE}:
         msg = f"features are of a record's fields, and the format {settings.format.kind} has none"
         raise InvalidArgumentError(msg)
-    layout = FieldLayout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(wanted)))
-    url = told.online_store or online_store_url(home)
-    url = url_filled_in(url, what="the URL of the online store") if told.online_store else url
+    layout = FieldLayout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(record_fields)))
+    url = push_settings.online_store or online_store_url(home)
+    url = (
+        url_filled_in(url, what="the URL of the online store")
+        if push_settings.online_store
+        else url
+    )
     return Pusher(
         view,
-        open_online_store(url, timeout_s=told.timeout_s),
-        make_reader(settings.format, layout) if wanted else None,
+        open_online_store(url, timeout_s=push_settings.timeout_s),
+        make_reader(settings.format, layout) if record_fields else None,
         fields=fields,
-        time=told.time,
+        time=push_settings.time,
     )

@@ -13,7 +13,7 @@ from typing import Any, Final
 from headrace.core import Code, HeadraceError, PayloadTooLargeError
 from headrace.core.backoff import Backoff
 from headrace.core.spec.stream_parts import StreamErrorsSpec
-from headrace.streaming.codec import NOTHING_ADDED, Added
+from headrace.streaming.codec import NO_ADDED_FIELDS, Added
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _BATCHES_AHEAD: Final = 2
@@ -77,17 +77,17 @@ class PrefetchBuffer:
             count -= many
         return batch
 
-    def drop(self, places: Collection[TopicPartition]) -> None:
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Forget what waits of these places: others read it."""
-        kept: deque[Record] = deque()
+        rest: deque[Record] = deque()
         came: deque[tuple[float, int]] = deque()
-        for at, many in self._came:
+        for came_at, many in self._came:
             chunk = [self._records.popleft() for _ in range(many)]
-            stays = [record for record in chunk if record.place not in places]
+            stays = [record for record in chunk if record.topic_partition not in partitions]
             if stays:
-                kept.extend(stays)
-                came.append((at, len(stays)))
-        self._records, self._came, self._bytes = kept, came, _size(kept)
+                rest.extend(stays)
+                came.append((came_at, len(stays)))
+        self._records, self._came, self._bytes = rest, came, _size(rest)
 
     def clear(self) -> None:
         """Forget all that waits."""
@@ -108,7 +108,7 @@ class FailedRecord:
     """
 
     error: HeadraceError
-    letter: NewRecord | None = None
+    dead_letter: NewRecord | None = None
     stops: bool = False
 
 
@@ -126,23 +126,26 @@ class ScoringBatch:
     """
 
     records: Sequence[Record]
-    added: Added = NOTHING_ADDED
+    added: Added = NO_ADDED_FIELDS
     taken_at: float = 0.0
     tries: int = 0
     failing_since: float | None = None
     again_at: float | None = None
     outcomes: Sequence[Outcome] | None = None
-    gone: set[TopicPartition] = field(default_factory=set)
+    revoked: set[TopicPartition] = field(default_factory=set)
 
     @property
     def is_of_nobody(self) -> bool:
         """Whether all its records are other members' by now."""
-        return bool(self.gone) and all(record.place in self.gone for record in self.records)
+        return bool(self.revoked) and all(
+            record.topic_partition in self.revoked for record in self.records
+        )
 
-    def touches(self, places: Collection[TopicPartition]) -> bool:
+    def touches(self, partitions: Collection[TopicPartition]) -> bool:
         """Whether it has records of these places that are still this member's."""
         return any(
-            record.place in places and record.place not in self.gone for record in self.records
+            record.topic_partition in partitions and record.topic_partition not in self.revoked
+            for record in self.records
         )
 
 
@@ -155,7 +158,7 @@ class DueDelivery:
     """
 
     writes: list[NewRecord] = field(default_factory=list)
-    done: dict[TopicPartition, int] = field(default_factory=dict)
+    offsets: dict[TopicPartition, int] = field(default_factory=dict)
     answered: list[Record] = field(default_factory=list)
     without: list[FailedRecord] = field(default_factory=list)
     stops: tuple[Record, HeadraceError] | None = None
@@ -164,7 +167,7 @@ class DueDelivery:
         """What came of records that each have one record as their answer: most batches."""
         self.writes += answers
         self.answered += records
-        self.done |= {record.place: record.offset + 1 for record in records}
+        self.offsets |= {record.topic_partition: record.offset + 1 for record in records}
 
     def add(self, record: Record, outcome: Outcome) -> bool:
         """What came of the next record; whether others may follow."""
@@ -177,10 +180,10 @@ class DueDelivery:
             self.stops = record, outcome.error
             return False
         else:
-            if outcome.letter is not None:
-                self.writes.append(outcome.letter)
+            if outcome.dead_letter is not None:
+                self.writes.append(outcome.dead_letter)
             self.without.append(outcome)
-        self.done[record.place] = record.offset + 1
+        self.offsets[record.topic_partition] = record.offset + 1
         return True
 
 
@@ -217,9 +220,9 @@ class InFlightBatches:
         first = self._batches[0]
         return first.outcomes is not None or first.is_of_nobody
 
-    def touches(self, places: Collection[TopicPartition]) -> bool:
+    def touches(self, partitions: Collection[TopicPartition]) -> bool:
         """Whether something of these places is neither delivered nor dropped."""
-        return any(batch.touches(places) for batch in self._batches)
+        return any(batch.touches(partitions) for batch in self._batches)
 
     def take_due(self) -> DueDelivery:
         """All that may be delivered now, taken out."""
@@ -228,18 +231,18 @@ class InFlightBatches:
             batch = self._batches.popleft()
             if batch.outcomes is None:
                 continue
-            if not batch.gone and {NewRecord}.issuperset(map(type, batch.outcomes)):
+            if not batch.revoked and {NewRecord}.issuperset(map(type, batch.outcomes)):
                 due.add_answers(batch.records, batch.outcomes)
                 continue
             for record, outcome in zip(batch.records, batch.outcomes, strict=True):
-                if record.place not in batch.gone and not due.add(record, outcome):
+                if record.topic_partition not in batch.revoked and not due.add(record, outcome):
                     break
         return due
 
-    def drop(self, places: Collection[TopicPartition]) -> None:
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Nothing of these places that is under way is delivered any more."""
         for batch in self._batches:
-            batch.gone.update(places)
+            batch.revoked.update(partitions)
             if batch.is_of_nobody:
                 batch.again_at = batch.failing_since = None
 

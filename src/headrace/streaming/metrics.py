@@ -61,7 +61,7 @@ class Counters:
 
     read: int = 0
     answered: int = 0
-    letters: int = 0
+    dead_letters: int = 0
     without: dict[Code, int] = field(default_factory=dict)
     batches: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
     score: Histogram = field(default_factory=Histogram)
@@ -71,8 +71,8 @@ class Counters:
     rows: int = 0
     retries: int = 0
     sessions: int = 0
-    gained: int = 0
-    given_up: int = 0
+    assigned: int = 0
+    revoked: int = 0
     lost: int = 0
     windows: WindowCounters = field(default_factory=WindowCounters)
 
@@ -92,10 +92,10 @@ class Counters:
         self.deliver.observe(seconds)
         self.answered += len(due.answered)
         _observe_ages(self.latency, [record.timestamp_s for record in due.answered], now_s)
-        for one in due.without:
-            code = one.error.code
+        for failure in due.without:
+            code = failure.error.code
             self.without[code] = self.without.get(code, 0) + 1
-            self.letters += one.letter is not None
+            self.dead_letters += failure.dead_letter is not None
 
 
 _SECONDS: Final = np.array(SECONDS_BOUNDS)
@@ -108,8 +108,8 @@ def _observe_ages(histogram: Histogram, times_s: Sequence[float], now_s: float) 
         return
     times = np.array(times_s)
     ages = np.maximum(now_s - times[times > 0], 0.0)
-    for place, count in enumerate(np.bincount(np.searchsorted(_SECONDS, ages)).tolist()):
-        histogram.counts[place] += count
+    for partition, count in enumerate(np.bincount(np.searchsorted(_SECONDS, ages)).tolist()):
+        histogram.counts[partition] += count
     histogram.sum += float(ages.sum())
 
 
@@ -134,14 +134,14 @@ def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
     for name, meaning, value in (
         ("records_read", "Records that were read.", counters.read),
         ("records_answered", "Records whose answers were handed to the broker.", counters.answered),
-        ("dead_letters", "Records that went to the dead-letter topic.", counters.letters),
+        ("dead_letters", "Records that went to the dead-letter topic.", counters.dead_letters),
         ("batches", "Micro-batches that were taken.", counters.batches.count),
         ("model_runs", "Runs of the model.", counters.runs),
         ("rows", "Rows that were run.", counters.rows),
         ("retries", "Batches that were tried again.", counters.retries),
         ("sessions", "How often the worker joined its group.", counters.sessions),
-        ("places_gained", "Partitions that came to this member.", counters.gained),
-        ("places_given_up", "Partitions that went to another member.", counters.given_up),
+        ("places_gained", "Partitions that came to this member.", counters.assigned),
+        ("places_given_up", "Partitions that went to another member.", counters.revoked),
         ("places_lost", "Partitions that were taken away.", counters.lost),
     ):
         yield counter(f"headrace_stream_{name}_total", meaning, [(labels, value)])
@@ -153,7 +153,7 @@ def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
 
 
 def _histograms(counters: Counters, labels: Labels) -> Iterator[Family]:
-    for name, meaning, counted, places in (
+    for name, meaning, counted, partitions in (
         (
             "latency_seconds",
             "Seconds from a record's timestamp to its answer's delivery.",
@@ -169,7 +169,7 @@ def _histograms(counters: Counters, labels: Labels) -> Iterator[Family]:
         ("deliver_seconds", "Seconds to hand answers to the broker.", counters.deliver, _PLACES),
         ("batch_records", "Records of a micro-batch.", counters.batches, None),
     ):
-        sample = histogram_sample(counted, labels, places)
+        sample = histogram_sample(counted, labels, partitions)
         yield histogram(f"headrace_stream_{name}", meaning, [sample])
 
 
@@ -196,8 +196,8 @@ def _state(status: StreamStatus, labels: Labels) -> Iterator[Family]:
     for name, meaning, value in (
         ("waiting", "Records that were read and wait for a run.", status.waiting),
         ("in_flight", "Records that are scored, or wait for delivery.", status.in_flight),
-        ("places", "Partitions that are this member's.", len(status.places)),
-        ("trouble", "1 if nothing comes or goes at the moment.", bool(status.trouble)),
+        ("places", "Partitions that are this member's.", len(status.partitions)),
+        ("trouble", "1 if nothing comes or goes at the moment.", bool(status.problem)),
         (
             "rows_differ",
             "1 if a row of a declared model had another answer alone than beside others.",
@@ -206,8 +206,8 @@ def _state(status: StreamStatus, labels: Labels) -> Iterator[Family]:
     ):
         yield gauge(f"headrace_stream_{name}", meaning, [(labels, value)])
     partitions = [
-        ((*labels, ("topic", place.topic), ("partition", str(place.partition))), place)
-        for place in status.places
+        ((*labels, ("topic", partition.topic), ("partition", str(partition.partition))), partition)
+        for partition in status.partitions
     ]
     yield gauge(
         "headrace_stream_lag_records",

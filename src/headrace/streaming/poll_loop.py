@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from headrace.core import Clock, FailedPreconditionError, HeadraceError
 from headrace.streaming.broker import ConsumerSession, Delivery
-from headrace.streaming.codec import NOTHING_ADDED
+from headrace.streaming.codec import NO_ADDED_FIELDS
 from headrace.streaming.in_flight import (
     InFlightBatches,
     Outcome,
@@ -91,21 +91,21 @@ class Backpressure:
         """Places that came; brokers differ on whether one that was paused comes back so."""
         self._full_since: float | None = None
 
-    def gained(self, places: Collection[TopicPartition]) -> None:
+    def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These came."""
-        self._fresh.update(places)
+        self._fresh.update(partitions)
 
-    def gone(self, places: Collection[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Collection[TopicPartition]) -> None:
         """These went."""
-        self._held.difference_update(places)
-        self._fresh.difference_update(places)
+        self._held.difference_update(partitions)
+        self._fresh.difference_update(partitions)
 
     def due_at(self) -> float | None:
         """When there may be something to pause; None if nothing will be for want of room."""
         return None if self._full_since is None else self._full_since + HOLD_AFTER_S
 
     def change(
-        self, places: Collection[TopicPartition], *, has_room: bool, is_paused: bool, now: float
+        self, partitions: Collection[TopicPartition], *, has_room: bool, is_paused: bool, now: float
     ) -> tuple[list[TopicPartition], list[TopicPartition]]:
         """What is to be paused, and what to be resumed, which the caller does.
 
@@ -120,12 +120,12 @@ class Backpressure:
             self._full_since = now
         due_at = self.due_at()
         is_held = due_at is not None and (is_paused or now >= due_at)
-        wanted = set(places) if is_held else set()
-        if wanted == self._held and not self._fresh:
+        held = set(partitions) if is_held else set()
+        if held == self._held and not self._fresh:
             return [], []
-        known = self._held - self._fresh
-        pause, resume = wanted - known, (self._held | self._fresh) - wanted
-        self._held = wanted
+        paused = self._held - self._fresh
+        pause, resume = held - paused, (self._held | self._fresh) - held
+        self._held = held
         self._fresh.clear()
         return sorted(pause), sorted(resume)
 
@@ -146,11 +146,11 @@ class PollLoop:
         windows: Windows | None = None,
     ) -> None:
         self.windows = windows
-        self.intake = PrefetchBuffer(
+        self.prefetch = PrefetchBuffer(
             max_batch_size=settings.max_batch_size, max_delay_s=settings.max_delay_s
         )
-        self.ledger = InFlightBatches()
-        self.places: set[TopicPartition] = set()
+        self.in_flight = InFlightBatches()
+        self.partitions: set[TopicPartition] = set()
         self.is_paused = False
         self.last_error = ""
         self._settings = settings
@@ -163,7 +163,7 @@ class PollLoop:
         self._clock = clock
         self._chance = chance
         self._commit_at = 0.0
-        self._holding = Backpressure()
+        self._backpressure = Backpressure()
         self._running: dict[ScoringBatch, float] = {}
         """Since when the model has which, the oldest first."""
         self._is_quick = False
@@ -180,17 +180,17 @@ class PollLoop:
         """
         now = self._clock.monotonic()
         self._advance(now)
-        if self._is_quick and self._running and not len(self.intake):
+        if self._is_quick and self._running and not len(self.prefetch):
             # A poll of Kafka's client cannot be ended from outside: what the model has finished in
             # a moment would wait until the next record comes.
             self._runner.wait(QUICK_S)
             self._advance(self._clock.monotonic())
         if self.windows is not None and self.windows.is_due(now):
             self._checkpoint(self.windows, within_s=CHECKPOINT_S)
-        room = 0 if self.is_paused or self._is_ending else self.intake.room
+        room = 0 if self.is_paused or self._is_ending else self.prefetch.room
         # Nothing has been taken for a while: the broker is told to hand out nothing.
-        pause, resume = self._holding.change(
-            self.places, has_room=room > 0, is_paused=self.is_paused, now=now
+        pause, resume = self._backpressure.change(
+            self.partitions, has_room=room > 0, is_paused=self.is_paused, now=now
         )
         if pause:
             self.session.pause(pause)
@@ -205,7 +205,7 @@ class PollLoop:
             if self.windows is not None:
                 records = self.windows.to_score(records)
             self._counters.read += len(records)
-            self.intake.put(records, self._clock.monotonic())
+            self.prefetch.put(records, self._clock.monotonic())
 
     def end(self, *, until: float) -> None:
         """Take nothing more; deliver what is under way until that (monotonic) time.
@@ -214,120 +214,124 @@ class PollLoop:
             HeadraceError: As `turn`.
         """
         self._is_ending = True
-        self.intake.clear()
-        while len(self.ledger) and not self.ledger.waiting() and self._clock.monotonic() < until:
+        self.prefetch.clear()
+        while (
+            len(self.in_flight) and not self.in_flight.waiting() and self._clock.monotonic() < until
+        ):
             self.turn()
-        self._deliver(force=True)
+        self._produce(force=True)
         self._settle(until)
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
         """As `Rebalanced`: read from where the group is, or the windows' states are."""
-        self.places.update(places)
-        self._holding.gained(places)
-        self._counters.gained += len(places)
+        self.partitions.update(partitions)
+        self._backpressure.on_assigned(partitions)
+        self._counters.assigned += len(partitions)
         if self.windows is None:
             return None
         try:
-            return self.windows.gained(places)
+            return self.windows.on_assigned(partitions)
         except HeadraceError as error:  # as in `losing`
             self._over = error
             return None
 
-    def losing(self, places: Sequence[TopicPartition]) -> None:
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
-        gone = set(places)
+        gone = set(partitions)
         until = self._clock.monotonic() + self._settings.handover_s
-        self.intake.drop(gone)
+        self.prefetch.drop(gone)
         try:
-            while self.ledger.touches(gone) and not self.ledger.waiting():
+            while self.in_flight.touches(gone) and not self.in_flight.waiting():
                 left = until - self._clock.monotonic()
                 if left <= 0:
                     break
                 self._runner.wait(left)
                 self._collect(self._clock.monotonic())
-                self._deliver(force=True)
-            self._deliver(force=True)
+                self._produce(force=True)
+            self._produce(force=True)
             self._settle(until, gone)
         except HeadraceError as error:  # through the broker's own code it might not come whole
             self._over = error
-        self.ledger.drop(gone)
+        self.in_flight.drop(gone)
         self._forget(gone)
-        self._counters.given_up += len(places)
+        self._counters.revoked += len(partitions)
 
-    def lost(self, places: Sequence[TopicPartition]) -> None:
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """As `Rebalanced`: what is under way of these places is nobody's."""
-        gone = set(places)
-        self.intake.drop(gone)
-        self.ledger.drop(gone)
+        gone = set(partitions)
+        self.prefetch.drop(gone)
+        self.in_flight.drop(gone)
         self._forget(gone)  # windows' states too: what is under way there is counted elsewhere
-        self._counters.lost += len(places)
+        self._counters.lost += len(partitions)
 
-    def trouble(self, now: float) -> str:
+    def problem(self, now: float) -> str:
         """What stands in the way: the broker, what scores, or windows' states; empty for nothing.
 
         Args:
             now: Monotonic time.
         """
-        if self.session.trouble:
-            return self.session.trouble
-        if self.ledger.waiting():
+        if self.session.problem:
+            return self.session.problem
+        if self.in_flight.waiting():
             return self.last_error
         batch, since = next(iter(self._running.items()), (None, now))
         if batch is None or now - since < SLOW_AFTER_S:
-            return "" if self.windows is None else self.windows.trouble
+            return "" if self.windows is None else self.windows.problem
         first, count = batch.records[0], len(batch.records)
-        topic, partition = first.place
+        topic, partition = first.topic_partition
         return (
             f"the model has had {count} record{'s' if count > 1 else ''} for {now - since:.0f} s, "
             f"the first is {first.offset} of {topic}, partition {partition}; nothing is wrong if "
             "it takes so long, else stop the stream and look at them"
         )
 
-    def _settle(self, until: float, places: set[TopicPartition] | None = None) -> None:
+    def _settle(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
         """Wait until what was delivered is safe; windows' states are of that then."""
         within_s = max(until - self._clock.monotonic(), 0.0)
         if self.windows is None:
             self.session.flush(within_s)
         else:
-            self._checkpoint(self.windows, within_s=within_s, places=places, is_last=True)
+            self._checkpoint(self.windows, within_s=within_s, partitions=partitions, is_last=True)
 
     def _checkpoint(
         self,
         windows: Windows,
         *,
         within_s: float,
-        places: set[TopicPartition] | None = None,
+        partitions: set[TopicPartition] | None = None,
         is_last: bool = False,
     ) -> None:
         if self.session.flush(within_s):
-            windows.checkpoint(places, is_last=is_last)
+            windows.checkpoint(partitions, is_last=is_last)
         else:
             windows.postpone()
 
     def _forget(self, gone: set[TopicPartition]) -> None:
-        self.places -= gone
-        self._holding.gone(gone)
+        self.partitions -= gone
+        self._backpressure.on_revoked(gone)
         if self.windows is not None:
             self.windows.close(gone)
 
     def _advance(self, now: float) -> None:
         self._collect(now)
-        for batch in self.ledger.waiting():
+        for batch in self.in_flight.waiting():
             if batch.again_at is not None and batch.again_at <= now and self._runner.has_room:
                 batch.again_at = None
                 self._counters.retries += 1
                 self._run(batch)
         while self._runner.has_room:
-            due = self.intake.due_at(is_free=self._runner.is_free)
-            if due is None or due > now or self.ledger.is_failing():
+            due = self.prefetch.due_at(is_free=self._runner.is_free)
+            if due is None or due > now or self.in_flight.is_failing():
                 break
-            records = self.intake.take()
-            added = NOTHING_ADDED if self.windows is None else self.windows.count(records)
+            records = self.prefetch.take()
+            added = NO_ADDED_FIELDS if self.windows is None else self.windows.count(records)
             batch = ScoringBatch(records=records, taken_at=now, added=added)
             self._counters.batches.observe(len(batch.records))
-            self.ledger.add(batch)
+            self.in_flight.add(batch)
             self._run(batch)
-        self._deliver(force=False)
+        self._produce(force=False)
 
     def _run(self, batch: ScoringBatch) -> None:
         batch.tries += 1
@@ -335,15 +339,15 @@ class PollLoop:
         self._runner.submit(batch)
 
     def _collect(self, now: float) -> None:
-        for one in self._runner.finished():
-            self._running.pop(one.batch, None)  # one of the session before is not ours
-            self._is_quick = one.seconds < QUICK_S
-            self._counters.scored(seconds=one.seconds, runs=one.runs, rows=one.rows)
-            if isinstance(one.result, HeadraceError):
-                self._failed(one.batch, one.result, now)
+        for finished in self._runner.finished():
+            self._running.pop(finished.batch, None)  # one of the session before is not ours
+            self._is_quick = finished.seconds < QUICK_S
+            self._counters.scored(seconds=finished.seconds, runs=finished.runs, rows=finished.rows)
+            if isinstance(finished.result, HeadraceError):
+                self._failed(finished.batch, finished.result, now)
             else:
-                one.batch.outcomes = one.result
-                one.batch.failing_since = None
+                finished.batch.outcomes = finished.result
+                finished.batch.failing_since = None
 
     def _failed(self, batch: ScoringBatch, error: HeadraceError, now: float) -> None:
         """What stands in the way of all records may pass: the batch waits, or has had its time."""
@@ -368,17 +372,17 @@ class PollLoop:
                 for record in batch.records
             ]
 
-    def _deliver(self, *, force: bool) -> None:
+    def _produce(self, *, force: bool) -> None:
         """All that may be; not too often, unless forced: a client writes many at less cost."""
         started = self._clock.monotonic()
-        may_wait = self._is_exact or len(self.intake) >= self._settings.max_batch_size
-        if not self.ledger.has_due() or (started < self._commit_at and may_wait and not force):
+        may_wait = self._is_exact or len(self.prefetch) >= self._settings.max_batch_size
+        if not self.in_flight.has_due() or (started < self._commit_at and may_wait and not force):
             return
-        due = self.ledger.take_due()
-        if due.done or due.writes:
-            self.session.deliver(due.writes, due.done)
+        due = self.in_flight.take_due()
+        if due.offsets or due.writes:
+            self.session.produce(due.writes, due.offsets)
             if self.windows is not None:
-                self.windows.delivered(due.done)
+                self.windows.delivered(due.offsets)
             ended = self._clock.monotonic()
             pause_s = self._settings.commit_interval_s if self._is_exact else COMPANY_S
             self._commit_at = ended + pause_s
@@ -387,9 +391,9 @@ class PollLoop:
                 self.last_error = str(due.without[-1].error)
         if due.stops is not None:
             record, error = due.stops
-            topic, partition = record.place
-            self.ledger.clear()
-            self.intake.clear()
+            topic, partition = record.topic_partition
+            self.in_flight.clear()
+            self.prefetch.clear()
             raise StoppedByRecordError(
                 f"record {record.offset} of {topic}, partition {partition}, has no answer: "
                 f"{error}; by its policy the stream stops before it"
@@ -399,15 +403,17 @@ class PollLoop:
         """How long a poll may wait: until something is due, a wake-up apart."""
         times = [now + LONGEST_POLL_S]
         if self._runner.has_room:
-            again = [one.again_at for one in self.ledger.waiting() if one.again_at is not None]
-            due = self.intake.due_at(is_free=self._runner.is_free)
+            again = [
+                batch.again_at for batch in self.in_flight.waiting() if batch.again_at is not None
+            ]
+            due = self.prefetch.due_at(is_free=self._runner.is_free)
             if again:
                 times.append(min(again))
-            elif due is not None and not self.ledger.is_failing():
+            elif due is not None and not self.in_flight.is_failing():
                 times.append(due)
-        if self.ledger.has_due():
+        if self.in_flight.has_due():
             times.append(self._commit_at)
-        hold_at = self._holding.due_at()
+        hold_at = self._backpressure.due_at()
         if hold_at is not None and hold_at > now:
             times.append(hold_at)
         return max(min(times) - now, 0.0)

@@ -14,7 +14,7 @@ import msgspec
 from headrace.core import InvalidArgumentError
 
 Header = tuple[str, bytes]
-LAST_S: Final = 253_402_300_800.0
+MAX_TIME_S: Final = 253_402_300_800.0
 """The year 10000: no time is that late."""
 _SHOWN: Final = 60
 
@@ -34,7 +34,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     this time, where the broker counts; else 1.
     """
 
-    place: TopicPartition
+    topic_partition: TopicPartition
     offset: int
     key: bytes | None
     value: bytes | None
@@ -72,7 +72,7 @@ class PartitionLag:
     seconds: float | None
 
 
-def seconds_of(text: str | bytes | None, default: float) -> float:
+def parse_seconds(text: str | bytes | None, default: float) -> float:
     """The number in a text that another producer may have written; `default` where it is none."""
     try:
         return default if text is None else float(text)
@@ -88,17 +88,17 @@ def unix_time(name: str, value: object) -> float:
     """
     number = math.nan
     if isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value) if abs(value) < LAST_S else math.nan
+        number = float(value) if abs(value) < MAX_TIME_S else math.nan
     elif isinstance(value, datetime) and value.tzinfo is not None:
         number = value.timestamp()
     elif isinstance(value, str):
         try:
-            at = datetime.fromisoformat(value)
+            moment = datetime.fromisoformat(value)
         except ValueError:
-            at = None
-        if at is not None and at.tzinfo is not None:
-            number = at.timestamp()
-    if 0 <= number < LAST_S:
+            moment = None
+        if moment is not None and moment.tzinfo is not None:
+            number = moment.timestamp()
+    if 0 <= number < MAX_TIME_S:
         return number
     shown = "null" if value is None else repr(value)[:_SHOWN]
     msg = f"'{name}' is a time: Unix seconds or ISO 8601 with a zone, not {shown}"

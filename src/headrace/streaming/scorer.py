@@ -26,7 +26,7 @@ from headrace.engine import BatchQueue, Ticket, usable_cores
 from headrace.engine.collate import Shapes, join, split
 from headrace.scoring.loading import load
 from headrace.scoring.scorer import ScoredRows, Scorer
-from headrace.streaming.codec import NOTHING_ADDED, Added, Codec, EncodedAnswer, ShapeGroup
+from headrace.streaming.codec import NO_ADDED_FIELDS, Added, Codec, EncodedAnswer, ShapeGroup
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.feature_push import Pusher, make_pusher
@@ -48,7 +48,7 @@ class _Part(Ticket):
     def __init__(self, group: ShapeGroup) -> None:
         super().__init__()
         self.of = group
-        self.rows = len(group.places) * group.rows_each
+        self.rows = len(group.positions) * group.rows_each
         self.level = DEFAULT_LEVEL
         self.request = InferRequest(model_name="", inputs=group.inputs, rows=self.rows)
 
@@ -64,7 +64,7 @@ class ScoreRecords(Protocol):
     """Scores records. Used by one thread."""
 
     def answer(
-        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+        self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
         """As `RecordScorer.answer`."""
 
@@ -94,7 +94,7 @@ class RecordScorer:
         self._counted = Counted()
 
     def answer(
-        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+        self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
         """The answer to each record, or why it has none.
 
@@ -107,33 +107,33 @@ class RecordScorer:
         """
         results: dict[int, Result] = dict(added.errors)
         fresh = records
-        places: Sequence[int] = range(len(records))
+        positions: Sequence[int] = range(len(records))
         if self._max_age_s != math.inf:
             results |= self._too_old(records, now_s)
         if results:
-            places = [at for at in places if at not in results]
-            fresh = [records[at] for at in places]
-            added = added.of(places)
+            positions = [index for index in positions if index not in results]
+            fresh = [records[position] for position in positions]
+            added = added.of(positions)
         if fresh:
             decoded = self._codec.decode(fresh, added)
-            results.update((places[at], error) for at, error in decoded.errors.items())
+            results.update((positions[index], error) for index, error in decoded.errors.items())
             for run in self._runs(decoded.groups):
-                self._run(run, places, results)
+                self._run(run, positions, results)
         return list(map(results.__getitem__, range(len(records))))
 
     def count(self) -> Counted:
         """What was run since the last call."""
-        found, self._counted = self._counted, Counted()
-        return found
+        counted, self._counted = self._counted, Counted()
+        return counted
 
     def _too_old(self, records: Sequence[Record], now_s: float) -> dict[int, Result]:
-        found: dict[int, Result] = {}
-        for at, record in enumerate(records):
+        errors: dict[int, Result] = {}
+        for index, record in enumerate(records):
             age_s = now_s - record.timestamp_s
             if record.timestamp_s > 0 and age_s > self._max_age_s:
                 msg = f"the record is {age_s:.1f} s old; only those up to {self._max_age_s:g} s are"
-                found[at] = TooOldError(f"{msg} scored")
-        return found
+                errors[index] = TooOldError(f"{msg} scored")
+        return errors
 
     def _runs(self, groups: Sequence[ShapeGroup]) -> list[list[_Part]]:
         """Which groups are run together, within `max_batch_size` rows."""
@@ -154,7 +154,9 @@ class RecordScorer:
             runs.append([part for part in taken if isinstance(part, _Part)])
         return runs
 
-    def _run(self, parts: list[_Part], places: Sequence[int], results: dict[int, Result]) -> None:
+    def _run(
+        self, parts: list[_Part], positions: Sequence[int], results: dict[int, Result]
+    ) -> None:
         inputs, length = join(parts, self._plan)
         rows = sum(part.rows for part in parts)
         self._counted = Counted(self._counted.runs + 1, self._counted.rows + rows)
@@ -163,83 +165,87 @@ class RecordScorer:
         except HeadraceError as error:
             if may_pass(error):
                 raise
-            results.update((places[at], error) for part in parts for at in part.of.places)
+            results.update(
+                (positions[index], error) for part in parts for index in part.of.positions
+            )
             return
-        kept: list[Sequence[int]] = [range(len(part.of.places)) for part in parts]
+        scored_records: list[Sequence[int]] = [range(len(part.of.positions)) for part in parts]
         if scored.errors:
-            kept = self._good(parts, scored, places, results)
+            scored_records = self._good(parts, scored, positions, results)
             if not scored.outputs:
                 return
         outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
-        for part, mine, good in zip(parts, outputs, kept, strict=True):
+        for part, part_outputs, good in zip(parts, outputs, scored_records, strict=True):
             if len(good):
-                self._encode(part.of, arrays_of(mine), good, places, results)
+                self._encode(part.of, arrays_of(part_outputs), good, positions, results)
 
     def _good(
         self,
         parts: list[_Part],
         scored: ScoredRows,
-        places: Sequence[int],
+        positions: Sequence[int],
         results: dict[int, Result],
     ) -> list[Sequence[int]]:
         """The records of each part of whose rows none failed; the parts have their rows only."""
-        kept: list[Sequence[int]] = []
+        by_part: list[Sequence[int]] = []
         first = 0
         for part in parts:
             group, end = part.of, first + part.rows
             good = []
-            for index, at in enumerate(group.places):
+            for index, position in enumerate(group.positions):
                 start = first + index * group.rows_each
                 rows = range(start, start + group.rows_each)
                 bad = next((scored.errors[row] for row in rows if row in scored.errors), None)
                 if bad is None:
                     good.append(index)
                 else:
-                    results[places[at]] = bad
-            kept.append(good)
+                    results[positions[position]] = bad
+            by_part.append(good)
             part.rows = sum(row not in scored.errors for row in range(first, end))
             first = end
-        return kept
+        return by_part
 
     def _encode(
         self,
         group: ShapeGroup,
         outputs: Tensors,
-        kept: Sequence[int],
-        places: Sequence[int],
+        selected: Sequence[int],
+        positions: Sequence[int],
         results: dict[int, Result],
     ) -> None:
         answers: Sequence[Result]
         try:
-            answers = self._codec.encode(group, outputs, kept)
+            answers = self._codec.encode(group, outputs, selected)
         except HeadraceError as error:
             if may_pass(error):
                 raise
             # One value that cannot be written, such as one passed on, costs its own record only.
-            answers = [error] if len(kept) == 1 else self._one_by_one(group, outputs, kept)
-        if len(kept) == len(group.places):
+            answers = [error] if len(selected) == 1 else self._one_by_one(group, outputs, selected)
+        if len(selected) == len(group.positions):
             # A range holds all records in their order: the places of a group are theirs.
-            is_all = isinstance(places, range)
-            scored = group.places if is_all else [places[at] for at in group.places]
+            is_all = isinstance(positions, range)
+            scored = group.positions if is_all else [positions[index] for index in group.positions]
             results.update(zip(scored, answers, strict=True))
             return
-        for index, answer in zip(kept, answers, strict=True):
-            results[places[group.places[index]]] = answer
+        for index, answer in zip(selected, answers, strict=True):
+            results[positions[group.positions[index]]] = answer
 
-    def _one_by_one(self, group: ShapeGroup, outputs: Tensors, kept: Sequence[int]) -> list[Result]:
-        found: list[Result] = []
-        for at, index in enumerate(kept):
-            rows = slice(at * group.rows_each, (at + 1) * group.rows_each)
+    def _one_by_one(
+        self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
+    ) -> list[Result]:
+        answers: list[Result] = []
+        for row, index in enumerate(selected):
+            rows = slice(row * group.rows_each, (row + 1) * group.rows_each)
             alone = outputs
             if self._scorer.signature.batched:
                 alone = {name: array[rows] for name, array in outputs.items()}
             try:
-                found += self._codec.encode(group, alone, [index])
+                answers += self._codec.encode(group, alone, [index])
             except HeadraceError as error:
                 if may_pass(error):
                     raise
-                found.append(error)
-        return found
+                answers.append(error)
+        return answers
 
 
 class Stages:
@@ -259,7 +265,7 @@ class Stages:
         self._pusher = pusher
 
     def answer(
-        self, records: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+        self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
         """As `ScoreRecords`."""
         answers, pusher = self._answers, self._pusher
@@ -267,22 +273,22 @@ class Stages:
         if answers is not None and pusher is None and None not in values:  # nearly always
             return answers.answer(records, now_s=now_s, added=added)
         results: list[Result] = [None] * len(records)
-        rest = [at for at, value in enumerate(values) if value is not None]
-        for at, record in enumerate(records):
+        rest = [index for index, value in enumerate(values) if value is not None]
+        for index, record in enumerate(records):
             if record.value is None and self._forwards:
-                results[at] = InvalidArgumentError("the record has neither a value nor a key")
+                results[index] = InvalidArgumentError("the record has neither a value nor a key")
                 if record.key is not None:
-                    results[at] = EncodedAnswer(record.key, None)
+                    results[index] = EncodedAnswer(record.key, None)
         if pusher is not None and rest:
-            errors = pusher.push([records[at] for at in rest], added.of(rest))
+            errors = pusher.push([records[position] for position in rest], added.of(rest))
             for index, error in errors.items():
                 results[rest[index]] = error
-            rest = [at for index, at in enumerate(rest) if index not in errors]
+            rest = [position for index, position in enumerate(rest) if index not in errors]
         if answers is not None and rest:
-            some = [records[at] for at in rest]
+            some = [records[position] for position in rest]
             scored = answers.answer(some, now_s=now_s, added=added.of(rest))
-            for at, answer in zip(rest, scored, strict=True):
-                results[at] = answer
+            for position, answer in zip(rest, scored, strict=True):
+                results[position] = answer
         return results
 
     def count(self) -> Counted:
@@ -318,7 +324,7 @@ def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreR
         count = 1  # rows of the same time are pushed in order
         pusher = make_pusher(settings)
     forwards = bool(settings.sink) and settings.output.forwards_tombstones
-    made: list[ScoreRecords] = []
+    stages: list[ScoreRecords] = []
     for _ in range(count):
         answers = None
         if scorer is not None:
@@ -329,8 +335,8 @@ def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreR
                 outputs=settings.output.outputs or None,
                 max_age_s=settings.errors.max_age_s,
             )
-        made.append(Stages(answers, forwards=forwards, pusher=pusher))
-    return made
+        stages.append(Stages(answers, forwards=forwards, pusher=pusher))
+    return stages
 
 
 class ModelThreads:
@@ -355,9 +361,9 @@ class ModelThreads:
         self._finished: deque[Finished | BaseException] = deque()
         self._is_finished = threading.Event()
         self._in_flight = 0
-        for at, answerer in enumerate(answerers):
+        for number, answerer in enumerate(answerers):
             threading.Thread(
-                target=self._work, args=(answerer,), name=f"model-{at}", daemon=True
+                target=self._work, args=(answerer,), name=f"model-{number}", daemon=True
             ).start()
 
     @property
@@ -383,14 +389,14 @@ class ModelThreads:
     def finished(self) -> list[Finished]:
         """As `Runner`."""
         self._is_finished.clear()
-        found = []
+        batches = []
         while self._finished:
-            one = self._finished.popleft()
+            item = self._finished.popleft()
             self._in_flight -= 1
-            if isinstance(one, BaseException):
-                raise one  # a bug: the worker ends and says so
-            found.append(one)
-        return found
+            if isinstance(item, BaseException):
+                raise item  # a bug: the worker ends and says so
+            batches.append(item)
+        return batches
 
     def wait(self, timeout_s: float) -> None:
         """As `Runner`."""

@@ -131,7 +131,7 @@ class WorkerState(StrEnum):
     STOPPED = "stopped"
 
 
-class PlaceStatus(msgspec.Struct, frozen=True, kw_only=True):
+class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One place that is this member's. Lag as in `records.Lag`; None where it is not known."""
 
     topic: str
@@ -146,16 +146,17 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     stream: str
     member: str
     state: WorkerState = WorkerState.STARTING
-    places: list[PlaceStatus] = []
+    partitions: list[PartitionStatus] = msgspec.field(default_factory=list, name="places")
+    """Partitions assigned to this member."""
     waiting: int = 0
     """Records that were read and are in no batch yet."""
     in_flight: int = 0
     """Records that are in batches."""
-    trouble: str = ""
-    """Why nothing comes or goes now."""
+    problem: str = msgspec.field(default="", name="trouble")
+    """Why no records are read or written now; empty if nothing is wrong."""
     last_error: str = ""
-    at: float = 0.0
-    """When lag was taken, in Unix time."""
+    lag_measured_at: float = msgspec.field(default=0.0, name="at")
+    """When lag was measured, in Unix time."""
     read: int = 0
     answered: int = 0
     dead_letters: int = 0

@@ -19,7 +19,7 @@ from headrace.streaming.broker import Broker, ConsumerSession, Membership
 from headrace.streaming.metrics import Counters
 from headrace.streaming.poll_loop import PollLoop, Runner, StoppedByRecordError
 from headrace.streaming.records import PartitionLag, TopicPartition
-from headrace.streaming.settings import PlaceStatus, StreamStatus, WorkerSettings, WorkerState
+from headrace.streaming.settings import PartitionStatus, StreamStatus, WorkerSettings, WorkerState
 from headrace.streaming.windows.session import Windows
 
 _log = logging.getLogger(__name__)
@@ -65,12 +65,12 @@ class WorkerLoop:
         self._last_error = ""
         self._status_at = 0.0
         self._lag: dict[TopicPartition, PartitionLag] = {}
-        self._came_round_at = self._assigned_at = self._clock.monotonic()
+        self._progress_at = self._assigned_at = self._clock.monotonic()
 
     @property
     def status(self) -> StreamStatus:
         """How it is; from any thread."""
-        still_s = self._clock.monotonic() - self._came_round_at
+        still_s = self._clock.monotonic() - self._progress_at
         return msgspec.structs.replace(self._status, still_s=still_s)
 
     def run(self, runner: Runner) -> None:
@@ -121,18 +121,18 @@ class WorkerLoop:
 
     def _run_session(self, runner: Runner) -> None:
         settings, broker = self.settings, self._broker
-        self._come_round()
+        self._record_progress()
         if not self._has_topics:
             # Those that are written to have as many partitions as what is read first.
             partitions = len(broker.ends(settings.topics[0])) if broker.abilities.partitions else 1
             for topic in filter(None, (settings.sink, settings.dead_letters)):
                 broker.create_topic(topic, partitions=partitions)
             self._has_topics = True
-        self._come_round()
+        self._record_progress()
         windows = None
         if settings.windows is not None:
             windows = Windows(settings, broker, self.counters.windows, clock=self._clock)
-        pump = PollLoop(
+        poll_loop = PollLoop(
             settings,
             runner,
             self.counters,
@@ -150,36 +150,36 @@ class WorkerLoop:
             session_timeout_s=settings.session_timeout_s,
         )
         try:
-            session = broker.join(membership, pump)
+            session = broker.join(membership, poll_loop)
         except BaseException:
             if windows is not None:
                 windows.close()
             raise
         self.counters.sessions += 1
-        pump.session = self._session = session
+        poll_loop.session = self._session = session
         _log.info("joined", extra={"stream": settings.name, "group": settings.group})
         try:
             while not self._stopping.is_set():
-                self._come_round()
-                pump.is_paused = self._is_paused
-                pump.turn()
-                self._tell(pump, session)
-            self._tell(pump, session, WorkerState.STOPPING, at_once=True)
-            pump.end(until=self._clock.monotonic() + settings.drain_timeout_s)
+                self._record_progress()
+                poll_loop.is_paused = self._is_paused
+                poll_loop.turn()
+                self._update_status(poll_loop, session)
+            self._update_status(poll_loop, session, WorkerState.STOPPING, force=True)
+            poll_loop.end(until=self._clock.monotonic() + settings.drain_timeout_s)
         except StoppedByRecordError:
             session.flush(LAST_FLUSH_S)
             raise
         finally:
-            self._last_error = pump.last_error or self._last_error
+            self._last_error = poll_loop.last_error or self._last_error
             self._session = None
             session.close()
             if windows is not None:
                 windows.close()
             self._lag = {}
-            self._tell(pump, session, WorkerState.STOPPED, at_once=True)
+            self._update_status(poll_loop, session, WorkerState.STOPPED, force=True)
 
-    def _come_round(self) -> None:
-        self._came_round_at = self._clock.monotonic()
+    def _record_progress(self) -> None:
+        self._progress_at = self._clock.monotonic()
 
     def _pause_after(self, error: HeadraceError, failures: int) -> None:
         """Wait before the next session, and say why."""
@@ -187,30 +187,30 @@ class WorkerLoop:
         _log.warning("not in the group; trying again", extra={"error": text})
         self._last_error = text
         self._status = msgspec.structs.replace(
-            self._counted(),
+            self._status_of_counters(),
             state=WorkerState.RECONNECTING,
-            trouble=text,
+            problem=text,
             last_error=text,
             lacks_topic=isinstance(error, NotFoundError),
         )
-        self._come_round()
+        self._record_progress()
         self._wait(self._stopping, REJOIN.jittered_s(failures, chance=self._random.random()))
 
-    def _tell(
+    def _update_status(
         self,
-        pump: PollLoop,
+        poll_loop: PollLoop,
         session: ConsumerSession,
         state: WorkerState | None = None,
         *,
-        at_once: bool = False,
+        force: bool = False,
     ) -> None:
         """Renew the status, which others read whole, if it is time."""
         now = self._clock.monotonic()
-        if now < self._status_at and not at_once:
+        if now < self._status_at and not force:
             return
         self._status_at = now + STATUS_EVERY_S
         is_over = state is WorkerState.STOPPED
-        if pump.places:
+        if poll_loop.partitions:
             self._assigned_at = now
         if not is_over:
             with contextlib.suppress(HeadraceError):  # what is known already has to do
@@ -218,41 +218,43 @@ class WorkerLoop:
         if state is None and self._is_paused:
             state = WorkerState.PAUSED
         elif state is None:
-            is_retrying = session.trouble or pump.ledger.waiting()
+            is_retrying = session.problem or poll_loop.in_flight.waiting()
             state = WorkerState.RETRYING if is_retrying else WorkerState.RUNNING
-        places = (
-            [] if is_over else [_place_status(p, self._lag.get(p)) for p in sorted(pump.places)]
+        partitions = (
+            []
+            if is_over
+            else [_partition_status(p, self._lag.get(p)) for p in sorted(poll_loop.partitions)]
         )
         self._status = msgspec.structs.replace(
-            self._counted(),
+            self._status_of_counters(),
             state=state,
-            places=[] if is_over else places,
-            waiting=len(pump.intake),
-            in_flight=pump.ledger.records,
-            trouble="" if is_over else pump.trouble(now),
-            last_error=pump.last_error or self._last_error,
+            partitions=[] if is_over else partitions,
+            waiting=len(poll_loop.prefetch),
+            in_flight=poll_loop.in_flight.records,
+            problem="" if is_over else poll_loop.problem(now),
+            last_error=poll_loop.last_error or self._last_error,
         )
 
-    def _counted(self) -> StreamStatus:
+    def _status_of_counters(self) -> StreamStatus:
         counters = self.counters
         return StreamStatus(
             stream=self.settings.name,
             member=self.settings.member,
             unassigned_s=self._clock.monotonic() - self._assigned_at,
-            at=self._clock.now(),
+            lag_measured_at=self._clock.now(),
             read=counters.read,
             answered=counters.answered,
-            dead_letters=counters.letters,
+            dead_letters=counters.dead_letters,
             without_answer=sum(counters.without.values()),
             retries=counters.retries,
             row_problem=self._row_problem(),
         )
 
 
-def _place_status(place: TopicPartition, lag: PartitionLag | None) -> PlaceStatus:
-    return PlaceStatus(
-        topic=place.topic,
-        partition=place.partition,
+def _partition_status(partition: TopicPartition, lag: PartitionLag | None) -> PartitionStatus:
+    return PartitionStatus(
+        topic=partition.topic,
+        partition=partition.partition,
         lag_records=None if lag is None else lag.records,
         lag_s=None if lag is None else lag.seconds,
     )

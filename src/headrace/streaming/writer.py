@@ -44,7 +44,7 @@ class ResultWriter:
         outcomes: list[Outcome] = []
         add = outcomes.append
         sink, keeps_time = self._sink, self._keeps_time
-        place: TopicPartition | None = None
+        partition: TopicPartition | None = None
         prefix = ""
         for record, result in zip(records, results, strict=True):
             if result is None:
@@ -54,9 +54,9 @@ class ResultWriter:
             elif record.headers:
                 add(self._with_headers(record, result))
             else:  # nearly all of them: without a call
-                if record.place is not place:
-                    place = record.place
-                    prefix = answer_id_prefix(self._stream, place)
+                if record.topic_partition is not partition:
+                    partition = record.topic_partition
+                    prefix = answer_id_prefix(self._stream, partition)
                 at_s = record.timestamp_s
                 add(
                     NewRecord(
@@ -83,7 +83,7 @@ class ResultWriter:
                     attempts=attempts,
                     now_s=now_s,
                 )
-                return FailedRecord(error=error, letter=letter)
+                return FailedRecord(error=error, dead_letter=letter)
             case FailurePolicy.SKIP:
                 return FailedRecord(error=error)
             case FailurePolicy.STOP:
@@ -92,7 +92,7 @@ class ResultWriter:
                 assert_never(other)
 
     def _with_headers(self, record: Record, answer: EncodedAnswer) -> NewRecord:
-        wanted = self._headers
+        passed_on = self._headers
         keeps_time = self._keeps_time and record.timestamp_s > 0
         return NewRecord(
             topic=self._sink,
@@ -102,7 +102,7 @@ class ResultWriter:
                 header
                 for header in record.headers
                 # How often the input was tried is no fact of its answer.
-                if header[0] != ATTEMPTS and (wanted == "all" or header[0] in wanted)
+                if header[0] != ATTEMPTS and (passed_on == "all" or header[0] in passed_on)
             ),
             timestamp_s=record.timestamp_s if keeps_time else None,
             id=answer_id(self._stream, record),

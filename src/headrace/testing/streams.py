@@ -37,8 +37,8 @@ class _Group:
     members: dict[str, "MemorySession"] = field(default_factory=dict)
     numbers: Iterator[int] = field(default_factory=count)
 
-    def hand(self, place: TopicPartition, to: "MemorySession") -> None:
-        self.claims[place] = to, next(self.numbers)
+    def hand(self, partition: TopicPartition, to: "MemorySession") -> None:
+        self.claims[partition] = to, next(self.numbers)
 
     def of(self, session: "MemorySession | None") -> dict[TopicPartition, int]:
         """The places of a member, and their numbers."""
@@ -65,7 +65,7 @@ class MemoryBroker:
         self.sessions: list[MemorySession] = []
         """All that ever were."""
         self._spreads = spreads
-        self._places: dict[TopicPartition, list[Record]] = {}
+        self._partitions: dict[TopicPartition, list[Record]] = {}
         self._groups: dict[str, _Group] = {}
 
     def join(self, membership: Membership, listener: Rebalanced) -> "MemorySession":
@@ -79,51 +79,53 @@ class MemoryBroker:
         before = group.members.get(membership.member)
         group.members[membership.member] = session
         if before is not None:
-            for place in group.of(before):
-                group.hand(place, session)
+            for partition in group.of(before):
+                group.hand(partition, session)
             before.end(ConflictError(f"member '{membership.member}' was replaced"))
         if self._spreads:
             for topic in membership.topics:
-                for place in self._of(topic):
-                    if place not in group.claims:
-                        group.hand(place, session)
+                for partition in self._of(topic):
+                    if partition not in group.claims:
+                        group.hand(partition, session)
         self.sessions.append(session)
         return session
 
-    def owner(self, group: str, place: TopicPartition) -> "MemorySession | None":
+    def owner(self, group: str, partition: TopicPartition) -> "MemorySession | None":
         """Who has a place."""
-        claim = self._groups[group].claims.get(place)
+        claim = self._groups[group].claims.get(partition)
         return None if claim is None else claim[0]
 
     def give(
-        self, group: str, place: TopicPartition, to: "MemorySession", *, is_seized: bool
+        self, group: str, partition: TopicPartition, to: "MemorySession", *, is_seized: bool
     ) -> None:
         """Let a place go to another member: asked for, or taken without a word."""
         found = self._groups[group]
-        owner = self.owner(group, place)
+        owner = self.owner(group, partition)
         if owner is to:
             return
         if owner is not None and not is_seized:
-            owner.asked_for[place] = to
+            owner.requested_owner[partition] = to
             return
-        found.hand(place, to)
+        found.hand(partition, to)
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
         """Make a topic if it is not there."""
-        if not any(place.topic == topic for place in self._places):
-            self._places.update((TopicPartition(topic, number), []) for number in range(partitions))
+        if not any(partition.topic == topic for partition in self._partitions):
+            self._partitions.update(
+                (TopicPartition(topic, number), []) for number in range(partitions)
+            )
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; without a partition, the key says which."""
         for new in records:
-            places = self._of(new.topic)
+            partitions = self._of(new.topic)
             at = new.partition
             if at is None:
-                at = sum(new.key or b"") % len(places)
-            log = self._places[places[at]]
+                at = sum(new.key or b"") % len(partitions)
+            log = self._partitions[partitions[at]]
             log.append(
                 Record(
-                    place=places[at],
+                    topic_partition=partitions[at],
                     offset=len(log),
                     key=new.key,
                     value=new.value,
@@ -134,27 +136,33 @@ class MemoryBroker:
 
     def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on."""
-        places = [place for place in self._of(topic) if place in after]
-        return [one for place in places for one in self._places[place][after[place] :]][:most]
+        partitions = [partition for partition in self._of(topic) if partition in after]
+        return [
+            one
+            for partition in partitions
+            for one in self._partitions[partition][after[partition] :]
+        ][:most]
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets."""
-        return {place: (0, len(self._places[place])) for place in self._of(topic)}
+        return {partition: (0, len(self._partitions[partition])) for partition in self._of(topic)}
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time."""
         return {
-            place: next(
-                (one.offset for one in self._places[place] if one.timestamp_s >= at_s),
-                len(self._places[place]),
+            partition: next(
+                (one.offset for one in self._partitions[partition] if one.timestamp_s >= at_s),
+                len(self._partitions[partition]),
             )
-            for place in self._of(topic)
+            for partition in self._of(topic)
         }
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is."""
         found = self._groups.get(group, _Group()).committed
-        return {place: offset for place, offset in found.items() if place.topic == topic}
+        return {
+            partition: offset for partition, offset in found.items() if partition.topic == topic
+        }
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere."""
@@ -169,23 +177,23 @@ class MemoryBroker:
 
     def all(self, topic: str) -> list[Record]:
         """What a topic has, place by place."""
-        return [record for place in self._of(topic) for record in self._places[place]]
+        return [record for partition in self._of(topic) for record in self._partitions[partition]]
 
     def _of(self, topic: str) -> list[TopicPartition]:
-        found = sorted(place for place in self._places if place.topic == topic)
+        found = sorted(partition for partition in self._partitions if partition.topic == topic)
         if not found:
             msg = f"there is no topic '{topic}'"
             raise NotFoundError(msg)
         return found
 
-    def position(self, group: _Group, membership: Membership, place: TopicPartition) -> int:
+    def position(self, group: _Group, membership: Membership, partition: TopicPartition) -> int:
         """Where a member begins to read."""
-        at = group.committed.get(place)
+        at = group.committed.get(partition)
         if at is not None:
             return at
         if membership.start_s is not None:
-            return self.offsets_at(place.topic, membership.start_s)[place]
-        return 0 if membership.start is StartPosition.EARLIEST else len(self._places[place])
+            return self.offsets_at(partition.topic, membership.start_s)[partition]
+        return 0 if membership.start is StartPosition.EARLIEST else len(self._partitions[partition])
 
 
 class MemorySession:
@@ -201,7 +209,7 @@ class MemorySession:
         self, broker: MemoryBroker, group: _Group, membership: Membership, listener: Rebalanced
     ) -> None:
         self.membership = membership
-        self.asked_for: dict[TopicPartition, MemorySession] = {}
+        self.requested_owner: dict[TopicPartition, MemorySession] = {}
         self.waits = True
         self.fails: HeadraceError | None = None
         self.paused: set[TopicPartition] = set()
@@ -210,7 +218,7 @@ class MemorySession:
         self._broker = broker
         self._group = group
         self._listener = listener
-        self.strays: list[TopicPartition] = []
+        self.unassigned_writes: list[TopicPartition] = []
         self.began: set[tuple[TopicPartition, int]] = set()
         self._positions: dict[TopicPartition, int] = {}
         self._numbers: dict[TopicPartition, int] = {}
@@ -219,7 +227,7 @@ class MemorySession:
         self._ended: HeadraceError | None = None
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Whether the broker is away."""
         return "the broker in memory is away" if self._broker.is_away else ""
 
@@ -242,25 +250,27 @@ class MemorySession:
         self._is_woken = False
         return found
 
-    def pause(self, places: Sequence[TopicPartition]) -> None:
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these."""
-        self.paused.update(places)
+        self.paused.update(partitions)
 
-    def resume(self, places: Sequence[TopicPartition]) -> None:
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """The contrary."""
-        self.paused.difference_update(places)
+        self.paused.difference_update(partitions)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """At once what is exactly once; the rest when it is time, or in `flush`."""
         self._check()
         if self.fails is not None:
             error, self.fails = self.fails, None
             self.end(error)
             raise error
-        self.strays += [place for place in done if place not in self._positions]
-        batch = list(records), dict(done)
+        self.unassigned_writes += [
+            partition for partition in offsets if partition not in self._positions
+        ]
+        batch = list(records), dict(offsets)
         if self.membership.delivery is Delivery.EXACTLY_ONCE:
-            foreign = [place for place in done if not self._has(place)]
+            foreign = [partition for partition in offsets if not self._has(partition)]
             if foreign:
                 error = UnavailableError(f"{foreign[0]} is another member's")
                 self.end(error)
@@ -284,11 +294,11 @@ class MemorySession:
         """Of the places that are this member's."""
         now_s = self._broker.clock.now()
         found = {}
-        for place in self._positions:
-            at = self._broker.position(self._group, self.membership, place)
-            waiting = self._broker.read(place.topic, after={place: at}, most=1 << 30)
+        for partition in self._positions:
+            at = self._broker.position(self._group, self.membership, partition)
+            waiting = self._broker.read(partition.topic, after={partition: at}, most=1 << 30)
             oldest_s = waiting[0].timestamp_s if waiting else now_s
-            found[place] = PartitionLag(records=len(waiting), seconds=now_s - oldest_s)
+            found[partition] = PartitionLag(records=len(waiting), seconds=now_s - oldest_s)
         return found
 
     def wake(self) -> None:
@@ -316,59 +326,63 @@ class MemorySession:
         group = self._group
         if group.members.get(self.membership.member) is self:
             del group.members[self.membership.member]
-        for place in group.of(self):
-            del group.claims[place]
-            heir = self.asked_for.get(place)
+        for partition in group.of(self):
+            del group.claims[partition]
+            heir = self.requested_owner.get(partition)
             if heir is not None:
-                group.hand(place, heir)
+                group.hand(partition, heir)
 
     def _check(self) -> None:
         if self._ended is not None:
             raise self._ended
 
     def _rebalance(self) -> None:
-        lost = sorted(place for place in self._positions if not self._has(place))
+        lost = sorted(partition for partition in self._positions if not self._has(partition))
         if lost:
             self._forget(lost)
-            self._listener.lost(lost)
-        going = sorted(place for place in self.asked_for if place in self._positions)
+            self._listener.on_lost(lost)
+        going = sorted(
+            partition for partition in self.requested_owner if partition in self._positions
+        )
         if going:
-            self._listener.losing(going)
-            heirs = {place: self.asked_for[place] for place in going}
+            self._listener.on_revoked(going)
+            heirs = {partition: self.requested_owner[partition] for partition in going}
             self._forget(going)
-            for place, heir in heirs.items():
-                self._group.hand(place, heir)
+            for partition, heir in heirs.items():
+                self._group.hand(partition, heir)
         mine = self._group.of(self)
         new = sorted(mine.keys() - self._positions.keys())
         if new:
-            own = self._listener.gained(new) or {}
-            for place in new:
-                at = own.get(place)
+            own = self._listener.on_assigned(new) or {}
+            for partition in new:
+                at = own.get(partition)
                 if at is None:
-                    at = self._broker.position(self._group, self.membership, place)
-                self._positions[place] = at
-                self._numbers[place] = mine[place]
-                self.began.add((place, at))
+                    at = self._broker.position(self._group, self.membership, partition)
+                self._positions[partition] = at
+                self._numbers[partition] = mine[partition]
+                self.began.add((partition, at))
 
-    def _has(self, place: TopicPartition) -> bool:
+    def _has(self, partition: TopicPartition) -> bool:
         """Whether a place is this member's, and was all the time since it was told."""
-        return self._group.claims.get(place) == (self, self._numbers.get(place))
+        return self._group.claims.get(partition) == (self, self._numbers.get(partition))
 
-    def _forget(self, places: Sequence[TopicPartition]) -> None:
-        for place in places:
-            del self._positions[place]
-            del self._numbers[place]
-            self.asked_for.pop(place, None)
+    def _forget(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            del self._positions[partition]
+            del self._numbers[partition]
+            self.requested_owner.pop(partition, None)
 
     def _take(self, most: int) -> list[Record]:
         if self._broker.is_away:
             return []
         found: list[Record] = []
-        for place in sorted(self._positions):
-            if place not in self.paused and len(found) < most:
-                at = self._positions[place]
-                some = self._broker.read(place.topic, after={place: at}, most=most - len(found))
-                self._positions[place] = at + len(some)
+        for partition in sorted(self._positions):
+            if partition not in self.paused and len(found) < most:
+                at = self._positions[partition]
+                some = self._broker.read(
+                    partition.topic, after={partition: at}, most=most - len(found)
+                )
+                self._positions[partition] = at + len(some)
                 found += some
         return found
 
@@ -376,8 +390,8 @@ class MemorySession:
         if self._unsafe:
             self._write(*self._unsafe.pop(0))
 
-    def _write(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def _write(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         self._broker.send(records)
-        for place, offset in done.items():
-            if self._has(place):
-                self._group.committed[place] = offset
+        for partition, offset in offsets.items():
+            if self._has(partition):
+                self._group.committed[partition] = offset

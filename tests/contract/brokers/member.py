@@ -24,12 +24,14 @@ class Silent:
 
     has_gained = False
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
-        self.has_gained = self.has_gained or bool(places)
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
+        self.has_gained = self.has_gained or bool(partitions)
         return None
 
-    def losing(self, places: Sequence[TopicPartition]) -> None: ...
-    def lost(self, places: Sequence[TopicPartition]) -> None: ...
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
 def main() -> None:
@@ -57,7 +59,7 @@ def main() -> None:
         found += session.poll(MOST, 0.5)
     if said["mode"] == "half":
         first = found[: len(found) // 2]
-        session.deliver(copies(first, said["sink"]), after(first))
+        session.produce(copies(first, said["sink"]), after(first))
         session.flush(30)
         found = found[len(found) // 2 :]
     print("holds", len(found), flush=True)  # noqa: T201  # the parent reads it
@@ -68,13 +70,13 @@ def main() -> None:
 def copy(session: ConsumerSession, listener: Silent, sink: str) -> None:
     idle_since = time.monotonic()
     started = False
-    while time.monotonic() - idle_since < IDLE_S or session.trouble:
-        had_places = listener.has_gained
+    while time.monotonic() - idle_since < IDLE_S or session.problem:
+        had_partitions = listener.has_gained
         found = session.poll(MOST, 0.2)
-        if not had_places:
+        if not had_partitions:
             idle_since = time.monotonic()
         if found:
-            session.deliver(copies(found, sink), after(found))
+            session.produce(copies(found, sink), after(found))
             idle_since = time.monotonic()
             if not started:
                 print("copies", flush=True)  # noqa: T201  # the parent reads it
@@ -84,14 +86,17 @@ def copy(session: ConsumerSession, listener: Silent, sink: str) -> None:
 def copies(records: Sequence[Record], sink: str) -> list[NewRecord]:
     return [
         NewRecord(
-            topic=sink, key=one.key, value=one.value, id=f"{one.place.partition}-{one.offset}"
+            topic=sink,
+            key=one.key,
+            value=one.value,
+            id=f"{one.topic_partition.partition}-{one.offset}",
         )
         for one in records
     ]
 
 
 def after(records: Sequence[Record]) -> dict[TopicPartition, int]:
-    return {one.place: one.offset + 1 for one in records}
+    return {one.topic_partition: one.offset + 1 for one in records}
 
 
 if __name__ == "__main__":

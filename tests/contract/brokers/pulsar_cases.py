@@ -87,12 +87,12 @@ class TestPulsar(BrokerContract):
         topic = new_topic(broker)
         broker.send(numbered(topic, range(3)))
         record = everything(broker, topic)[1]
-        own = Listener(offsets={record.place: record.offset})
+        own = Listener(offsets={record.topic_partition: record.offset})
 
         with pytest.raises(UnsupportedError, match="pulsar-admin topics stats"):
             broker.committed("group", topic)
         with pytest.raises(UnsupportedError, match="reset-cursor"):
-            broker.set_committed("group", {record.place: record.offset})
+            broker.set_committed("group", {record.topic_partition: record.offset})
         with (
             joined(broker, rig.membership(topic), own) as session,
             pytest.raises(UnsupportedError, match="an offset of its own"),

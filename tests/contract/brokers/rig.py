@@ -68,28 +68,32 @@ class Listener:
     offsets: Mapping[TopicPartition, int] | None = None
     before: Callable[[Sequence[TopicPartition]], None] | None = None
     held: set[TopicPartition] = field(default_factory=set)
-    lost_places: list[TopicPartition] = field(default_factory=list)
+    lost_partitions: list[TopicPartition] = field(default_factory=list)
     given_away: list[TopicPartition] = field(default_factory=list)
     told: int = 0
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
         self.told += 1
-        assert not self.held & set(places), "a place is gained once"
-        self.held |= set(places)
+        assert not self.held & set(partitions), "a place is gained once"
+        self.held |= set(partitions)
         mine = self.offsets or {}
-        return {place: offset for place, offset in mine.items() if place in places} or None
+        return {
+            partition: offset for partition, offset in mine.items() if partition in partitions
+        } or None
 
-    def losing(self, places: Sequence[TopicPartition]) -> None:
-        assert set(places) <= self.held
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        assert set(partitions) <= self.held
         if self.before is not None:
-            self.before(places)
-        self.given_away += places
-        self.held -= set(places)
+            self.before(partitions)
+        self.given_away += partitions
+        self.held -= set(partitions)
 
-    def lost(self, places: Sequence[TopicPartition]) -> None:
-        assert set(places) <= self.held
-        self.lost_places += places
-        self.held -= set(places)
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        assert set(partitions) <= self.held
+        self.lost_partitions += partitions
+        self.held -= set(partitions)
 
 
 def new_name(what: str) -> str:
@@ -121,7 +125,7 @@ def after(records: Iterable[Record]) -> dict[TopicPartition, int]:
     """The offsets that are next when these are done."""
     done: dict[TopicPartition, int] = {}
     for record in records:
-        done[record.place] = max(done.get(record.place, 0), record.offset + 1)
+        done[record.topic_partition] = max(done.get(record.topic_partition, 0), record.offset + 1)
     return done
 
 
@@ -140,13 +144,13 @@ def settle(session: ConsumerSession, holds: Callable[[], bool], *, within_s: flo
     """Poll for nothing until that holds."""
     deadline = time.monotonic() + within_s
     while not holds():
-        assert time.monotonic() < deadline, f"not within {within_s} s; {session.trouble!r}"
+        assert time.monotonic() < deadline, f"not within {within_s} s; {session.problem!r}"
         assert session.poll(0, 0.05) == []
 
 
 def everything(broker: Broker, topic: str) -> list[Record]:
     """All records that `read` shows of a topic."""
-    position = {place: first for place, (first, _) in broker.ends(topic).items()}
+    position = {partition: first for partition, (first, _) in broker.ends(topic).items()}
     found: list[Record] = []
     while some := broker.read(topic, after=position, most=AT_ONCE):
         found += some

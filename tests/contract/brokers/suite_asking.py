@@ -60,16 +60,16 @@ class Asking:
 
     def test_ends_tell_how_much_there_is(self, broker: Broker) -> None:
         topic = new_topic(broker)
-        ((place, (first, following)),) = broker.ends(topic).items()
+        ((partition, (first, following)),) = broker.ends(topic).items()
         assert first == following
 
         broker.send(numbered(topic, range(10)))
         ((_, (first, following)),) = broker.ends(topic).items()
-        found = broker.read(topic, after={place: first}, most=100)
+        found = broker.read(topic, after={partition: first}, most=100)
 
         assert found[0].offset >= first
         assert found[-1].offset < following
-        assert broker.read(topic, after={place: following}, most=100) == []
+        assert broker.read(topic, after={partition: following}, most=100) == []
 
     def test_a_time_has_an_offset(self, broker: Broker) -> None:
         topic = new_topic(broker)
@@ -99,16 +99,16 @@ class Asking:
 
     def test_lag_counts_what_is_not_done(self, rig: Rig, broker: Broker) -> None:
         topic = new_topic(broker)
-        place = TopicPartition(topic, 0)
+        partition = TopicPartition(topic, 0)
         broker.send(numbered(topic, range(10)))
         with joined(broker, rig.membership(topic)) as session:
             found = take(session, 10, within_s=rig.settles_s)
             seen = {}
             for done in (0, 4, 10):
-                session.deliver([], after(found[:done]))
+                session.produce([], after(found[:done]))
                 assert session.flush(rig.settles_s)
                 deadline = time.monotonic() + rig.settles_s
-                while (lag := session.lag()[place]).records != 10 - done:
+                while (lag := session.lag()[partition]).records != 10 - done:
                     assert time.monotonic() < deadline, lag
                     session.poll(0, 0.1)
                 seen[done] = lag.seconds
@@ -123,21 +123,21 @@ class Asking:
         broker.send(numbered(topic, range(10)))
         with joined(broker, rig.membership(topic)) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.deliver(numbered(sink, numbers(found)), after(found))
+            session.produce(numbered(sink, numbers(found)), after(found))
             assert session.flush(rig.settles_s)
-            assert session.trouble == ""
+            assert session.problem == ""
             rig.stop()
             deadline = time.monotonic() + rig.settles_s
-            while not session.trouble:
+            while not session.problem:
                 assert time.monotonic() < deadline, "nobody says that the server is away"
                 assert session.poll(10, 0.2) == []
             rig.start()
             self._send(broker, topic, rig.settles_s)
             again = take(session, 5, within_s=2 * rig.settles_s)
-            session.deliver(numbered(sink, numbers(again)), after(again))
+            session.produce(numbered(sink, numbers(again)), after(again))
             assert session.flush(rig.settles_s)
 
-            assert session.trouble == ""
+            assert session.problem == ""
         assert set(numbers(everything(broker, sink))) == set(range(15))
 
     @staticmethod

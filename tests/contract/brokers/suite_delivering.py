@@ -59,7 +59,7 @@ class Delivering:
             found = take(session, 20, within_s=rig.settles_s)
             for start in range(0, 20, 5):
                 some = found[start : start + 5]
-                session.deliver(numbered(sink, numbers(some)), after(some))
+                session.produce(numbered(sink, numbers(some)), after(some))
             assert session.flush(rig.settles_s)
             assert numbers(everything(broker, sink)) == list(range(20))
         broker.send(numbered(topic, [20]))
@@ -81,7 +81,7 @@ class Delivering:
                 NewRecord(topic=sink, key=None, value=b"%d" % at, timestamp_s=at_ms / 1000)
                 for at, at_ms in enumerate(times_ms)
             ]
-            session.deliver(answers, after(taken))
+            session.produce(answers, after(taken))
             assert session.flush(rig.settles_s)
 
         assert [round(one.timestamp_s * 1000, 3) for one in everything(broker, sink)] == times_ms
@@ -94,7 +94,7 @@ class Delivering:
         with joined(broker, rig.membership(topic, delivery=delivery)) as session:
             found = take(session, 9, within_s=rig.settles_s)
             answers = numbered(sink, range(8), keys=8)
-            session.deliver([*answers, *numbered(dead, [8])], after(found))
+            session.produce([*answers, *numbered(dead, [8])], after(found))
             assert session.flush(rig.settles_s)
 
         assert sorted(numbers(everything(broker, sink))) == list(range(8))
@@ -108,9 +108,9 @@ class Delivering:
         membership = rig.membership(topic, delivery=delivery)
         with joined(broker, membership) as session:
             found = take(session, 3, within_s=rig.settles_s)
-            session.deliver([], {})
-            session.deliver(numbered(sink, [0]), {})
-            session.deliver([], after(found[:1]))
+            session.produce([], {})
+            session.produce(numbered(sink, [0]), {})
+            session.produce([], after(found[:1]))
             assert session.flush(rig.settles_s)
 
         assert numbers(everything(broker, sink)) == [0]
@@ -128,7 +128,7 @@ class Delivering:
         try:
             found = take(session, 5, within_s=rig.settles_s)
             with pytest.raises(HeadraceError):
-                self._deliver(session, [*numbered(sink, [0, 1]), bad], after(found))
+                self._produce(session, [*numbered(sink, [0, 1]), bad], after(found))
         finally:
             session.close()
 
@@ -138,11 +138,11 @@ class Delivering:
             assert everything(broker, sink) == []
 
     @staticmethod
-    def _deliver(
+    def _produce(
         session: ConsumerSession, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]
     ) -> None:
         """Some brokers hear only later that a record could not be written."""
-        session.deliver(records, done)
+        session.produce(records, done)
         if not session.flush(10):
             session.poll(1, 1.0)
 

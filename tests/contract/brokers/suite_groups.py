@@ -64,7 +64,7 @@ class Groups:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 4, within_s=rig.settles_s, most=4)
-            session.deliver([], after(found[:4]))
+            session.produce([], after(found[:4]))
             assert session.flush(rig.settles_s)
 
         again = rig.membership(topic, group=membership.group, start=StartPosition.LATEST)
@@ -79,7 +79,7 @@ class Groups:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.deliver([], after(found[:6]))
+            session.produce([], after(found[:6]))
             assert session.flush(rig.settles_s)
 
         with joined(broker, membership) as session:
@@ -101,10 +101,10 @@ class Groups:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.deliver([], after(found[:8]))
+            session.produce([], after(found[:8]))
             assert session.flush(rig.settles_s)
 
-        own = Listener(offsets={found[0].place: found[3].offset})
+        own = Listener(offsets={found[0].topic_partition: found[3].offset})
         with joined(broker, membership, own) as session:
             assert numbers(take(session, 7, within_s=rig.settles_s)) == [3, 4, 5, 6, 7, 8, 9]
 
@@ -127,12 +127,12 @@ class Groups:
         assert broker.committed(new_name("nobody"), topic) == {}
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.deliver([], after(found[:6]))
+            session.produce([], after(found[:6]))
             assert session.flush(rig.settles_s)
             (committed,) = broker.committed(membership.group, topic).items()
-        place, offset = committed
+        partition, offset = committed
 
-        assert place == TopicPartition(topic, 0)
+        assert partition == TopicPartition(topic, 0)
         assert found[5].offset < offset <= found[6].offset
 
     def test_a_group_is_put_elsewhere_while_no_member_runs(self, rig: Rig, broker: Broker) -> None:
@@ -141,12 +141,12 @@ class Groups:
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
             found = take(session, 10, within_s=rig.settles_s)
-            session.deliver([], after(found))
+            session.produce([], after(found))
             assert session.flush(rig.settles_s)
             with pytest.raises(FailedPreconditionError, match=membership.group):
-                broker.set_committed(membership.group, {found[0].place: found[7].offset})
+                broker.set_committed(membership.group, {found[0].topic_partition: found[7].offset})
 
-        self._put(rig, broker, membership.group, {found[0].place: found[7].offset})
+        self._put(rig, broker, membership.group, {found[0].topic_partition: found[7].offset})
         with joined(broker, membership) as session:
             assert numbers(take(session, 3, within_s=rig.settles_s)) == [7, 8, 9]
 
@@ -155,7 +155,7 @@ class Groups:
         broker.send(numbered(topic, range(10)))
         found = everything(broker, topic)
         membership = rig.membership(topic, start=StartPosition.LATEST)
-        broker.set_committed(membership.group, {found[0].place: found[4].offset})
+        broker.set_committed(membership.group, {found[0].topic_partition: found[4].offset})
 
         with joined(broker, membership) as session:
             assert numbers(take(session, 6, within_s=rig.settles_s)) == [4, 5, 6, 7, 8, 9]

@@ -34,8 +34,8 @@ class Reading:
             found = take(session, 300, within_s=rig.settles_s)
 
         assert sorted(numbers(found)) == list(range(300))
-        for place in {record.place for record in found}:
-            mine = [record for record in found if record.place == place]
+        for partition in {record.topic_partition for record in found}:
+            mine = [record for record in found if record.topic_partition == partition]
             assert numbers(mine) == sorted(numbers(mine))
             offsets = [record.offset for record in mine]
             assert offsets == sorted(set(offsets))
@@ -49,14 +49,14 @@ class Reading:
         finally:
             other.close()
 
-        places: dict[bytes | None, set[TopicPartition]] = {}
+        partitions: dict[bytes | None, set[TopicPartition]] = {}
         for record in everything(broker, topic):
-            places.setdefault(record.key, set()).add(record.place)
+            partitions.setdefault(record.key, set()).add(record.topic_partition)
 
-        assert len(places) == 8
-        assert all(len(of_key) == 1 for of_key in places.values())
+        assert len(partitions) == 8
+        assert all(len(of_key) == 1 for of_key in partitions.values())
         if broker.abilities.partitions:
-            assert len(set.union(*places.values())) > 1
+            assert len(set.union(*partitions.values())) > 1
 
     def test_a_record_can_say_its_partition(self, broker: Broker) -> None:
         topic = new_topic(broker, partitions=3)
@@ -65,7 +65,7 @@ class Reading:
             [NewRecord(topic=topic, key=b"%d" % n, value=b"", partition=last) for n in (1, 2)]
         )
 
-        assert [record.place for record in everything(broker, topic)] == [
+        assert [record.topic_partition for record in everything(broker, topic)] == [
             TopicPartition(topic, last)
         ] * 2
 
@@ -166,13 +166,13 @@ class Reading:
         self, rig: Rig, broker: Broker
     ) -> None:
         topic = new_topic(broker)
-        place = TopicPartition(topic, 0)
+        partition = TopicPartition(topic, 0)
         with joined(broker, rig.membership(topic)) as session:
             broker.send(numbered(topic, range(10)))
             first = take(session, 1, within_s=rig.settles_s, most=1)
-            session.pause([place])
+            session.pause([partition])
             paused = [session.poll(100, 0.1) for _ in range(5)]
-            session.resume([place])
+            session.resume([partition])
             rest = take(session, 9, within_s=rig.settles_s)
 
         assert paused == [[]] * 5
@@ -206,9 +206,9 @@ class Reading:
     def test_reading_by_nobody_goes_on_where_it_is_told(self, broker: Broker) -> None:
         topic = new_topic(broker)
         broker.send(numbered(topic, range(10)))
-        ((place, (first, _)),) = broker.ends(topic).items()
+        ((partition, (first, _)),) = broker.ends(topic).items()
 
-        some = broker.read(topic, after={place: first}, most=4)
+        some = broker.read(topic, after={partition: first}, most=4)
         rest = broker.read(topic, after=after(some), most=100)
 
         assert numbers(some) == [0, 1, 2, 3]
@@ -234,4 +234,4 @@ class Reading:
         with pytest.raises(HeadraceError, match="closed"):
             session.poll(1, 0.1)
         with pytest.raises(HeadraceError, match="closed"):
-            session.deliver(numbered(topic, [1]), {})
+            session.produce(numbered(topic, [1]), {})

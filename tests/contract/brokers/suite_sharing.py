@@ -82,7 +82,7 @@ class Sharing:
     @staticmethod
     def _work(session: ConsumerSession, found: list[Record]) -> None:
         some = session.poll(10, 0.1)
-        session.deliver([], after(some))
+        session.produce([], after(some))
         found += some
 
     def test_what_is_done_while_a_place_is_given_away_is_not_read_again(
@@ -95,7 +95,7 @@ class Sharing:
         first, second = Listener(), Listener()
         with joined(broker, rig.membership(topic, group=group), first) as one:
             found = take(one, 40, within_s=rig.settles_s)
-            first.before = lambda _: one.deliver([], after(found))
+            first.before = lambda _: one.produce([], after(found))
             two = broker.join(rig.membership(topic, group=group, member="two"), second)
             try:
                 again: list[Record] = []
@@ -109,7 +109,7 @@ class Sharing:
 
         assert sorted(numbers(found)) == list(range(40))
         assert again == []
-        assert first.lost_places == []
+        assert first.lost_partitions == []
 
     def test_a_member_that_polls_for_nothing_while_it_works_keeps_its_places(
         self, rig: Rig, broker: Broker
@@ -122,7 +122,7 @@ class Sharing:
             found = take(session, 5, within_s=rig.settles_s)
             ends = time.monotonic() + 1.5 * rig.session_timeout_s
             settle(session, lambda: time.monotonic() > ends, within_s=rig.settles_s + 60)
-            session.deliver([], after(found))
+            session.produce([], after(found))
             assert session.flush(rig.settles_s)
             assert listener.held == {TopicPartition(topic, 0)}
             assert listener.told == 1
@@ -143,8 +143,8 @@ class Sharing:
             with joined(broker, membership) as heir:
                 again = take(heir, 10, within_s=rig.settles_s)
                 with pytest.raises(HeadraceError):
-                    zombie.deliver(numbered(sink, range(100, 110)), after(found))
-                heir.deliver(numbered(sink, numbers(again)), after(again))
+                    zombie.produce(numbered(sink, range(100, 110)), after(found))
+                heir.produce(numbered(sink, numbers(again)), after(again))
         finally:
             zombie.close()
 

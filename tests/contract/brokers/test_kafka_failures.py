@@ -102,7 +102,7 @@ def test_an_answer_that_is_too_large_ends_the_session_with_both_sizes(
     with joined(broker, membership) as session:
         found = take(session, 3, within_s=rig.settles_s)
         with pytest.raises(InvalidArgumentError, match=r"a record of \d+ bytes .* 1000000 bytes"):
-            session.deliver([*numbered(sink, [0]), large], after(found))
+            session.produce([*numbered(sink, [0]), large], after(found))
 
     with joined(broker, membership) as session:
         assert numbers(take(session, 3, within_s=rig.settles_s)) == [0, 1, 2]
@@ -118,7 +118,7 @@ def test_an_answer_for_a_topic_that_is_not_there_makes_none(
     with joined(broker, rig.membership(topic, delivery=delivery)) as session:
         found = take(session, 3, within_s=rig.settles_s)
         with pytest.raises(NotFoundError, match=sink):
-            session.deliver(numbered(sink, [0]), after(found))
+            session.produce(numbered(sink, [0]), after(found))
         with pytest.raises(NotFoundError, match=sink):
             session.poll(1, 0.1)
 
@@ -130,9 +130,9 @@ def test_what_is_done_at_a_place_of_somebody_else_is_refused(rig: Rig, broker: B
     topic = new_topic(broker)
     with (
         joined(broker, rig.membership(topic)) as session,
-        pytest.raises(ConflictError, match="elsewhere/0 is not with member 'one'"),
+        pytest.raises(ConflictError, match="partition elsewhere/0 is no longer assigned"),
     ):
-        session.deliver([], {TopicPartition("elsewhere", 0): 1})
+        session.produce([], {TopicPartition("elsewhere", 0): 1})
 
 
 def test_a_session_timeout_that_the_servers_refuse_says_what_they_take(
@@ -168,7 +168,7 @@ def test_more_answers_than_the_client_queues_are_all_written(rig: Rig, tmp_path:
         narrow.send(numbered(topic, range(500)))
         with joined(narrow, rig.membership(topic)) as session:
             found = take(session, 500, within_s=rig.settles_s)
-            session.deliver(numbered(sink, numbers(found)), after(found))
+            session.produce(numbered(sink, numbers(found)), after(found))
             assert session.flush(rig.settles_s)
 
         assert numbers(everything(narrow, sink)) == list(range(500))
@@ -200,15 +200,15 @@ def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> 
 
 def test_a_place_that_is_paused_still_says_how_far_behind_it_is(rig: Rig, broker: Broker) -> None:
     topic = new_topic(broker)
-    place = TopicPartition(topic, 0)
+    partition = TopicPartition(topic, 0)
     broker.send(numbered(topic, range(10)))
     with joined(broker, rig.membership(topic)) as session:
         found = take(session, 10, within_s=rig.settles_s)
-        session.pause([place])
-        session.deliver([], after(found))
+        session.pause([partition])
+        session.produce([], after(found))
         broker.send(numbered(topic, range(10, 100)))
         deadline = time.monotonic() + rig.settles_s
-        while session.lag()[place].records != 90:
+        while session.lag()[partition].records != 90:
             assert time.monotonic() < deadline, session.lag()
             session.poll(10, 0.05)
 
@@ -242,9 +242,11 @@ class Hooked(Listener):
 
     hook: Callable[[], None] = lambda: None
 
-    def gained(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int] | None:
+    def on_assigned(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, int] | None:
         self.hook()
-        return super().gained(places)
+        return super().on_assigned(partitions)
 
 
 def test_a_broker_that_hangs_while_places_come_is_waited_for(tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
     membership = pending.rig.membership(topic, start=StartPosition.EARLIEST)
     with joined(broker, membership) as session:
         found = take(session, 10, within_s=30)
-        session.deliver([], after(found[:4]))
+        session.produce([], after(found[:4]))
         assert session.flush(15)
     pending.proxy.unstable = 3
     told = broker.committed(membership.group, topic)
@@ -350,7 +352,7 @@ def test_a_member_waits_for_a_transaction_and_does_not_begin_anew(pending: Pendi
     membership = pending.rig.membership(topic, start=StartPosition.EARLIEST)
     with joined(broker, membership) as session:
         found = take(session, 10, within_s=30)
-        session.deliver([], after(found[:4]))
+        session.produce([], after(found[:4]))
         assert session.flush(15)
     pending.proxy.unstable = 3
 

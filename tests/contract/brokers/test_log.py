@@ -109,15 +109,15 @@ def test_a_topic_of_two_partitions_forgets_the_oldest_of_both(
 ) -> None:
     log = LogBroker(tmp_path / "two", retention_bytes=10_000_000, clock=clock)
     log.create_topic("t", partitions=2)
-    for partition in (0, 0, 1, 1, 1, 1):
+    for number in (0, 0, 1, 1, 1, 1):
         clock.now_s += 1
         records = [
-            NewRecord(topic="t", key=None, value=bytes(1_000_000), partition=partition)
+            NewRecord(topic="t", key=None, value=bytes(1_000_000), partition=number)
             for _ in range(5)
         ]
         log.send(records)
 
-    kept = {place.partition: end - first for place, (first, end) in log.ends("t").items()}
+    kept = {partition.partition: end - first for partition, (first, end) in log.ends("t").items()}
     log.close()
 
     assert kept[0] == 5  # the newest of a place stays
@@ -130,7 +130,7 @@ def test_who_reads_too_slowly_is_told_what_it_missed(
     membership = rig.membership("t")
     log.send(numbered("t", range(5000)))
     with joined(log, membership) as session:
-        session.deliver([], after(take(session, 10, within_s=10, most=10)))
+        session.produce([], after(take(session, 10, within_s=10, most=10)))
     clock.now_s += 8 * DAY_S
     log.send(numbered("t", range(5000, 5003)))
 
@@ -180,11 +180,11 @@ def test_who_gave_no_sign_of_life_delivers_no_more(
     with joined(log, rig.membership("t", group=group, member="two")) as other:
         again = take(other, 5, within_s=10)
         with pytest.raises(ConflictError, match="no sign of life for 30 s"):
-            silent.deliver(numbered("out", range(5)), after(found))
+            silent.produce(numbered("out", range(5)), after(found))
         with pytest.raises(ConflictError, match="no sign of life"):
             silent.poll(1, 0)
         silent.close()
-        other.deliver(numbered("out", numbers(again)), after(again))
+        other.produce(numbered("out", numbers(again)), after(again))
 
     assert numbers(everything(log, "out")) == [0, 1, 2, 3, 4]
 
@@ -200,7 +200,7 @@ def test_who_gave_no_sign_of_life_and_comes_back_is_told_what_it_lost(
         clock.now_s += 31
         with joined(log, rig.membership("wide", group=group, member="two"), second) as other:
             settle(other, lambda: len(second.held) == 2, within_s=10)
-            settle(silent, lambda: len(first.lost_places) == 2, within_s=10)
+            settle(silent, lambda: len(first.lost_partitions) == 2, within_s=10)
             settle(other, lambda: len(second.held) == 1, within_s=10)
             settle(silent, lambda: len(first.held) == 1, within_s=10)
 
@@ -211,8 +211,8 @@ def test_done_beyond_another_members_place_is_refused(log: LogBroker, rig: Rig) 
     log.create_topic("other")
     with joined(log, rig.membership("t")) as session:
         session.poll(1, 0)
-        with pytest.raises(ConflictError, match="other/0 is not with member 'one'"):
-            session.deliver([], {TopicPartition("other", 0): 0})
+        with pytest.raises(ConflictError, match="partition other/0 is no longer assigned"):
+            session.produce([], {TopicPartition("other", 0): 0})
 
 
 _SENDER = """

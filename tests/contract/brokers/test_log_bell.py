@@ -83,7 +83,7 @@ def test_who_cannot_be_rung_looks_by_itself(
 
 def test_a_state_that_names_a_place_which_was_not_gained_is_refused(tmp_path: Path) -> None:
     class Strange(Listener):
-        def gained(self, places: object) -> dict[TopicPartition, int]:  # noqa: ARG002  # whatever comes
+        def on_assigned(self, partitions: object) -> dict[TopicPartition, int]:  # noqa: ARG002  # whatever comes
             return {TopicPartition("elsewhere", 3): 0}
 
     log = LogBroker(tmp_path / "log")

@@ -137,13 +137,13 @@ def test_a_full_disk_delivers_nothing_and_loses_nothing(folder: Path, rig: Rig) 
             found = take(session, 5, within_s=10)
             session._file._db.execute("PRAGMA max_page_count = 40")  # type: ignore[attr-defined]
             with pytest.raises(LogFullError, match="no space is left; free some"):
-                session.deliver(large, after(found))
+                session.produce(large, after(found))
             with pytest.raises(LogFullError):
                 session.poll(1, 0)
 
         with joined(broker, membership) as session:
             again = take(session, 5, within_s=10)
-            session.deliver(large, after(again))
+            session.produce(large, after(again))
             assert len(everything(broker, "out")) == 10
 
     assert numbers(again) == [0, 1, 2, 3, 4]
@@ -156,7 +156,7 @@ def test_a_writer_that_stays_is_waited_for(folder: Path, rig: Rig) -> None:
         with held(folder) as other:
             ends = threading.Timer(0.2, other.execute, ["ROLLBACK"])
             ends.start()
-            session.deliver(numbered("out", range(3)), after(found))
+            session.produce(numbered("out", range(3)), after(found))
             ends.join()
 
         assert numbers(everything(broker, "out")) == [0, 1, 2]
@@ -172,14 +172,14 @@ def test_a_writer_that_never_ends_is_trouble_to_a_poll_and_an_error_to_a_deliver
         with held(folder):
             for _ in range(10):
                 assert session.poll(1, 0.1) == []
-            assert "another process has held it" in session.trouble
+            assert "another process has held it" in session.problem
         assert session.poll(1, 0.5) == []
-        assert session.trouble == ""
+        assert session.problem == ""
         with (
             held(folder),
             pytest.raises(UnavailableError, match="another process has held it"),
         ):
-            session.deliver(numbered("out", range(3)), after(found))
+            session.produce(numbered("out", range(3)), after(found))
 
         assert everything(broker, "out") == []
 

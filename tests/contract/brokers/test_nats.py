@@ -73,7 +73,7 @@ def test_a_live_member_keeps_what_it_has_in_hand_however_long_it_takes(
             while time.monotonic() < deadline:
                 assert slow.poll(0, 0.1) == []
                 assert other.poll(10, 0.1) == []
-            slow.deliver([], after(found))
+            slow.produce([], after(found))
             assert slow.flush(10)
             assert other.poll(10, 0.2) == []
 
@@ -86,7 +86,7 @@ def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig)
         first = take(one, 1, within_s=10, most=1)
         with joined(broker, rig.membership(topic, group=group, member="two")) as two:
             second = take(two, 1, within_s=10, most=1)
-            two.deliver([], after(second))
+            two.produce([], after(second))
             assert two.flush(10)
             (committed,) = broker.committed(group, topic).values()
 
@@ -103,7 +103,7 @@ def test_an_answer_that_is_there_is_not_written_again_but_another_groups_is(
     group = new_name("group")
     for name in (group, group, new_name("group")):
         with joined(broker, rig.membership(topic, group=name)) as session:
-            session.deliver([answer], {})
+            session.produce([answer], {})
 
     assert numbers(everything(broker, sink)) == [1, 1]
 

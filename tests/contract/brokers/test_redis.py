@@ -111,7 +111,7 @@ def test_a_live_member_keeps_what_it_has_in_hand_however_long_it_takes(
             while time.monotonic() < deadline:
                 assert slow.poll(0, 0.1) == []
                 assert other.poll(10, 0.1) == []
-            slow.deliver([], after(found))
+            slow.produce([], after(found))
             assert slow.flush(10)
             assert other.poll(10, 0.2) == []
 
@@ -127,7 +127,7 @@ def test_what_was_taken_over_is_not_acknowledged_by_who_had_it(broker: Broker, r
         membership = rig.membership(topic, group=group, member="two")
         with joined(broker, membership) as other:
             assert numbers(take(other, 5, within_s=10)) == [0, 1, 2, 3, 4]
-            silent.deliver([], after(found))
+            silent.produce([], after(found))
             (committed,) = broker.committed(group, topic).values()
     finally:
         silent.close()
@@ -161,13 +161,13 @@ def test_a_full_server_is_waited_for(
         found = take(session, 5, within_s=10)
         client.config_set("maxmemory", "1")
         try:
-            session.deliver(numbered(sink, numbers(found)), after(found))
-            assert "memory is full" in session.trouble
+            session.produce(numbered(sink, numbers(found)), after(found))
+            assert "memory is full" in session.problem
             assert not session.flush(0.3)
         finally:
             client.config_set("maxmemory", "0")
         assert session.flush(10)
-        assert session.trouble == ""
+        assert session.problem == ""
 
     assert numbers(everything(broker, sink)) == [0, 1, 2, 3, 4]
 

@@ -70,7 +70,7 @@ class Streams:
         """All of a topic; nothing while it is not there."""
         broker = LogBroker(self.shell.home / "streams" / "demo")
         try:
-            after = {place: first for place, (first, _) in broker.ends(topic).items()}
+            after = {partition: first for partition, (first, _) in broker.ends(topic).items()}
             return broker.read(topic, after=after, most=1_000_000)
         except NotFoundError:
             return []

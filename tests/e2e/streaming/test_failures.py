@@ -95,17 +95,17 @@ def test_a_broker_that_is_away_under_load_is_waited_for_and_nothing_is_lost(
                 time.sleep(1.0)
             with where.away(how):
                 since = time.monotonic()
-                away = worker.wait_until(lambda s: bool(s.trouble))
+                away = worker.wait_until(lambda s: bool(s.problem))
                 metrics = worker.metrics()
                 time.sleep(max(since + AWAY_FOR_S - time.monotonic(), 0.0))
             feeder.go_on()
-            worker.wait_until(lambda s: s.answered > away.answered + 100 and s.trouble == "")
+            worker.wait_until(lambda s: s.answered > away.answered + 100 and s.problem == "")
             feeder.stop()
             wait_until_answered(broker, worker)
             assert worker.stop() == 0
 
         assert away.state in {WorkerState.RETRYING, WorkerState.RECONNECTING}
-        assert str(where.port) in away.trouble
+        assert str(where.port) in away.problem
         assert 'headrace_stream_trouble{stream="s"} 1' in metrics
         check(broker, delivery)
 
@@ -150,7 +150,9 @@ def test_a_worker_that_stood_still_for_longer_than_its_session_does_nothing_twic
         )
         with running(where.home, one) as heir, running(where.home, two) as zombie:
             for worker in (heir, zombie):
-                worker.wait_until(lambda s: len(s.places) == 1 and s.state is WorkerState.RUNNING)
+                worker.wait_until(
+                    lambda s: len(s.partitions) == 1 and s.state is WorkerState.RUNNING
+                )
             broker.send([two_numbers(number) for number in range(200)])
             zombie.wait_until(lambda s: s.in_flight > 0)
             os.kill(zombie.process.pid, signal.SIGSTOP)
@@ -190,7 +192,7 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
                 wait_until_answered(broker, heir)
                 assert heir.stop() == 0
 
-        assert "another member has our place" in fenced.trouble
+        assert "another member has our place" in fenced.problem
         check(broker, ONCE)
 
 
@@ -259,7 +261,9 @@ def test_a_model_slower_than_its_records_is_not_run_over(
                 seen.append(worker.status())
                 time.sleep(0.1)
             grown_bytes = rss_bytes(worker) - before
-            worker.wait_until(lambda s: lag_of(s) > count // 2 and any(p.lag_s for p in s.places))
+            worker.wait_until(
+                lambda s: lag_of(s) > count // 2 and any(p.lag_s for p in s.partitions)
+            )
             metrics = worker.metrics()
 
         assert max(one.waiting for one in seen) <= 2 * batch
@@ -270,7 +274,7 @@ def test_a_model_slower_than_its_records_is_not_run_over(
 
 
 def lag_of(status: StreamStatus) -> int:
-    return sum(place.lag_records or 0 for place in status.places)
+    return sum(partition.lag_records or 0 for partition in status.partitions)
 
 
 def rss_bytes(worker: Worker) -> int:

@@ -107,16 +107,16 @@ def test_a_log_whose_disk_is_full_is_waited_for_and_loses_and_repeats_nothing(
             worker.wait_until(lambda s: s.state is WorkerState.PAUSED)
             fill(disk)
             worker.client.post("/internal/resume")
-            full = worker.wait_until(lambda s: "no space is left" in s.trouble)
+            full = worker.wait_until(lambda s: "no space is left" in s.problem)
             free(disk)
             wait_until_done(broker)
-            worker.wait_until(lambda s: s.trouble == "")
+            worker.wait_until(lambda s: s.problem == "")
             assert worker.stop() == 0
         found, dead = keys(broker, OUT), everything(broker, DEAD)
         broker.close()
 
     assert full.state in {WorkerState.RETRYING, WorkerState.RECONNECTING}
-    assert str(folder / "log") in full.trouble
+    assert str(folder / "log") in full.problem
     assert found == Counter(range(2000))
     assert dead == []
 
@@ -164,22 +164,22 @@ def test_windows_go_on_where_their_disk_is_full_and_are_kept_when_there_is_room(
             worker.wait_until(lambda s: s.answered == 100)
             fill(disk)
             send(5000)
-            full = worker.wait_until(lambda s: "cannot write the state" in s.trouble)
+            full = worker.wait_until(lambda s: "cannot write the state" in s.problem)
             send(100)
             worker.wait_until(lambda s: s.answered == sent)
             worker.kill()
         with running(folder, told) as worker:
             refused = worker.wait_until(lambda s: s.state is WorkerState.RECONNECTING)
             free(disk)
-            worker.wait_until(lambda s: s.state is WorkerState.RUNNING and s.trouble == "")
+            worker.wait_until(lambda s: s.state is WorkerState.RUNNING and s.problem == "")
             send(10)
             worker.wait_until(lambda s: s.answered == 10)
             assert worker.stop() == 0
         dead = everything(broker, DEAD)
         broker.close()
 
-    assert str(disk) in full.trouble
-    assert str(disk) in refused.trouble
+    assert str(disk) in full.problem
+    assert str(disk) in refused.problem
     assert dead == []
 
 
@@ -222,13 +222,13 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
             worker.wait_until(lambda s: s.state is WorkerState.PAUSED)
             client.config_set("maxmemory", "1")
             worker.client.post("/internal/resume")
-            full = worker.wait_until(lambda s: "memory is full" in s.trouble)
+            full = worker.wait_until(lambda s: "memory is full" in s.problem)
             time.sleep(0.7)  # what is in hand comes to its end
             read = worker.status().read
             time.sleep(1.5)
             read_later = worker.status().read
             client.config_set("maxmemory", "0")
-            worker.wait_until(lambda s: s.trouble == "" and sum(lags(s)) == 0 and s.in_flight == 0)
+            worker.wait_until(lambda s: s.problem == "" and sum(lags(s)) == 0 and s.in_flight == 0)
             assert worker.stop() == 0
         found = keys(broker, OUT)
 
@@ -241,4 +241,7 @@ def test_a_redis_whose_memory_is_full_is_waited_for_and_reading_stops_meanwhile(
 
 
 def lags(status: StreamStatus) -> list[int]:
-    return [1 if place.lag_records is None else place.lag_records for place in status.places]
+    return [
+        1 if partition.lag_records is None else partition.lag_records
+        for partition in status.partitions
+    ]

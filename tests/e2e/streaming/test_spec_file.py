@@ -284,13 +284,13 @@ def test_a_view_that_is_not_there_is_told_before_anything_changes(pushing: Strea
     ],
 )
 def test_mistakes_are_told_with_their_places_by_the_check_alone(
-    pushing: Streams, old: str, new: str, place: str
+    pushing: Streams, old: str, new: str, partition: str
 ) -> None:
     pushing.spec(PUSHING.replace(old, new, 1))
     done = pushing.shell.run("check", "-f", "headrace.yaml")
 
     assert done.returncode == 1
-    assert place in done.stderr + done.stdout
+    assert partition in done.stderr + done.stdout
 
 
 @pytest.mark.long

@@ -106,7 +106,7 @@ def test_answers_are_the_endpoints_for_the_same_rows(
         for one in everything(broker, OUT)
     }
     assert code == 0
-    assert len(status.places) == 2
+    assert len(status.partitions) == 2
     assert len(broker.ends(OUT)) == 2
     assert sorted(found) == list(range(500))
     assert {n: value["n"] for n, value in found.items()} == {n: n for n in range(500)}
@@ -187,7 +187,11 @@ def test_a_worker_that_is_killed_again_and_again_loses_nothing(
     assert interrupted >= kills // 2
     assert set(numbers) == set(range(count))
     for number in range(2):
-        mine = [int(one.key or b"") for one in found if one.place == TopicPartition(OUT, number)]
+        mine = [
+            int(one.key or b"")
+            for one in found
+            if one.topic_partition == TopicPartition(OUT, number)
+        ]
         assert list(dict.fromkeys(mine)) == sorted(set(mine))
     if delivery is Delivery.EXACTLY_ONCE:
         assert max(numbers.values()) == 1
@@ -203,13 +207,13 @@ def test_two_members_share_and_the_one_that_leaves_loses_nothing(
         for name in ("one", "two")
     ]
     with running(tmp_path, told[0]) as one, running(tmp_path, told[1]) as two:
-        one.wait_until(lambda s: len(s.places) == 2)
-        two.wait_until(lambda s: len(s.places) == 2)
+        one.wait_until(lambda s: len(s.partitions) == 2)
+        two.wait_until(lambda s: len(s.partitions) == 2)
         broker.send(data[:2000])
         two.wait_until(lambda s: s.answered > 100)
         assert two.stop() == 0
         broker.send(data[2000:])
-        one.wait_until(lambda s: len(s.places) == 4)
+        one.wait_until(lambda s: len(s.partitions) == 4)
         wait_until_done(broker)
 
     numbers = Counter(int(one.key or b"") for one in everything(broker, OUT))
@@ -225,13 +229,13 @@ def test_what_a_member_that_is_killed_had_is_done_once_by_the_others(
         for name in ("one", "two")
     ]
     with running(tmp_path, told[0]) as one, running(tmp_path, told[1]) as two:
-        one.wait_until(lambda s: len(s.places) == 2)
-        two.wait_until(lambda s: len(s.places) == 2)
+        one.wait_until(lambda s: len(s.partitions) == 2)
+        two.wait_until(lambda s: len(s.partitions) == 2)
         broker.send(as_json(rows(20_000)))
         two.wait_until(lambda s: s.answered > 50)
         two.kill()
         left = lag(broker)
-        one.wait_until(lambda s: len(s.places) == 4)
+        one.wait_until(lambda s: len(s.partitions) == 4)
         wait_until_done(broker)
 
     assert left > 0
@@ -289,7 +293,7 @@ def test_an_endpoint_that_is_away_is_waited_for(
                 replicas.stop(again)
             worker.stop()
 
-    assert retrying.trouble != ""
+    assert retrying.problem != ""
     assert everything(broker, DEAD) == []
 
 

@@ -160,10 +160,10 @@ def opened(folder: Path) -> Broker:
 def everything(broker: Broker, topic: str) -> list[Record]:
     """All records of a topic, place by place."""
     found: list[Record] = []
-    for place, (first, end) in broker.ends(topic).items():
+    for partition, (first, end) in broker.ends(topic).items():
         at = first
         while at < end:
-            some = broker.read(topic, after={place: at}, most=1000)
+            some = broker.read(topic, after={partition: at}, most=1000)
             found += some
             at = some[-1].offset + 1
     return found
@@ -173,8 +173,8 @@ def lag(broker: Broker) -> int:
     """How many records no member has done."""
     reached = broker.committed(GROUP, IN)
     return sum(
-        end - reached.get(TopicPartition(place.topic, place.partition), 0)
-        for place, (_, end) in broker.ends(IN).items()
+        end - reached.get(TopicPartition(partition.topic, partition.partition), 0)
+        for partition, (_, end) in broker.ends(IN).items()
     )
 
 

@@ -93,7 +93,11 @@ def test_a_line_without_its_key_is_told_by_its_number(line: bytes) -> None:
 
 def test_values_that_are_no_text_are_shown_as_bytes() -> None:
     record = Record(
-        place=TopicPartition("in", 1), offset=7, key=b"\xff", value=b"\x00\xff", timestamp_s=1.5
+        topic_partition=TopicPartition("in", 1),
+        offset=7,
+        key=b"\xff",
+        value=b"\x00\xff",
+        timestamp_s=1.5,
     )
     told = json.loads(record_json(record))
 

@@ -91,7 +91,7 @@ def record(
     timestamp_s: float = 1000.0,
 ) -> Record:
     return Record(
-        place=TopicPartition("in", 0),
+        topic_partition=TopicPartition("in", 0),
         offset=offset,
         key=key,
         value=value,

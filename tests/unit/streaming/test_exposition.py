@@ -6,7 +6,7 @@ from headrace.core import Code, InvalidArgumentError
 from headrace.streaming.in_flight import DueDelivery, FailedRecord
 from headrace.streaming.metrics import Counters, exposition
 from headrace.streaming.records import NewRecord
-from headrace.streaming.settings import PlaceStatus, StreamStatus, WorkerState
+from headrace.streaming.settings import PartitionStatus, StreamStatus, WorkerState
 from tests.unit.streaming.parts import record
 
 
@@ -28,7 +28,7 @@ def test_answers_and_dead_letters_are_counted_apart() -> None:
     due = DueDelivery(
         answered=[record(b"", timestamp_s=99.75), record(b"", timestamp_s=0.0)],
         without=[
-            FailedRecord(error=InvalidArgumentError("x"), letter=letter),
+            FailedRecord(error=InvalidArgumentError("x"), dead_letter=letter),
             FailedRecord(error=InvalidArgumentError("x")),
         ],
     )
@@ -48,10 +48,10 @@ def test_the_state_and_the_lag_of_each_place_are_told() -> None:
         stream='a "b"\n',
         member="m",
         state=WorkerState.RETRYING,
-        trouble="away",
-        places=[
-            PlaceStatus(topic="in", partition=0, lag_records=7, lag_s=1.5),
-            PlaceStatus(topic="in", partition=1),
+        problem="away",
+        partitions=[
+            PartitionStatus(topic="in", partition=0, lag_records=7, lag_s=1.5),
+            PartitionStatus(topic="in", partition=1),
         ],
     )
     found = samples(Counters(), status)

@@ -17,8 +17,11 @@ from headrace.streaming.records import Record, TopicPartition
 
 
 def some(count: int, *, first: int = 0, partition: int = 0) -> list[Record]:
-    place = TopicPartition("in", partition)
-    return [Record(place=place, offset=first + at, key=None, value=b"") for at in range(count)]
+    topic_partition = TopicPartition("in", partition)
+    return [
+        Record(topic_partition=topic_partition, offset=first + at, key=None, value=b"")
+        for at in range(count)
+    ]
 
 
 def test_nothing_that_waits_is_never_due() -> None:
@@ -26,53 +29,55 @@ def test_nothing_that_waits_is_never_due() -> None:
 
 
 def test_a_batch_is_due_when_its_oldest_record_has_waited() -> None:
-    intake = PrefetchBuffer(max_batch_size=4, max_delay_s=1.0)
-    intake.put(some(1), 10.0)
-    intake.put(some(1, first=1), 10.5)
+    prefetch = PrefetchBuffer(max_batch_size=4, max_delay_s=1.0)
+    prefetch.put(some(1), 10.0)
+    prefetch.put(some(1, first=1), 10.5)
 
-    assert intake.due_at(is_free=True) == 11.0
-    assert intake.due_at(is_free=False) is None
+    assert prefetch.due_at(is_free=True) == 11.0
+    assert prefetch.due_at(is_free=False) is None
 
 
 def test_a_full_batch_is_due_though_the_model_is_busy() -> None:
-    intake = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
-    intake.put(some(2), 10.0)
+    prefetch = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
+    prefetch.put(some(2), 10.0)
 
-    assert intake.due_at(is_free=False) == 10.0
+    assert prefetch.due_at(is_free=False) == 10.0
 
 
 def test_what_is_left_behind_waits_from_when_it_came() -> None:
-    intake = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
-    intake.put(some(1), 10.0)
-    intake.put(some(2, first=1), 10.5)
-    intake.take()
+    prefetch = PrefetchBuffer(max_batch_size=2, max_delay_s=1.0)
+    prefetch.put(some(1), 10.0)
+    prefetch.put(some(2, first=1), 10.5)
+    prefetch.take()
 
-    assert intake.due_at(is_free=True) == 11.5
+    assert prefetch.due_at(is_free=True) == 11.5
 
 
 def test_places_that_went_are_dropped_and_others_keep_their_order() -> None:
-    intake = PrefetchBuffer(max_batch_size=9, max_delay_s=1.0)
-    intake.put([*some(2), *some(1, partition=1)], 10.0)
-    intake.put(some(2, first=2), 11.0)
-    intake.put(some(1, first=1, partition=1), 12.0)
-    intake.drop({TopicPartition("in", 0)})
+    prefetch = PrefetchBuffer(max_batch_size=9, max_delay_s=1.0)
+    prefetch.put([*some(2), *some(1, partition=1)], 10.0)
+    prefetch.put(some(2, first=2), 11.0)
+    prefetch.put(some(1, first=1, partition=1), 12.0)
+    prefetch.drop({TopicPartition("in", 0)})
 
-    assert intake.due_at(is_free=True) == 11.0
-    assert [record.offset for record in intake.take()] == [0, 1]
+    assert prefetch.due_at(is_free=True) == 11.0
+    assert [record.offset for record in prefetch.take()] == [0, 1]
 
 
 def test_few_large_records_leave_no_room_for_more() -> None:
-    intake = PrefetchBuffer(max_batch_size=256, max_delay_s=0.0)
-    large = Record(place=TopicPartition("in", 0), offset=0, key=None, value=bytes(MAX_BYTES))
-    none = Record(place=TopicPartition("in", 1), offset=0, key=None, value=None)
-    intake.put([large, none], 0.0)
-    full = intake.room
-    intake.drop({TopicPartition("in", 0)})
-    dropped = intake.room
-    intake.put([large], 0.0)
-    intake.take()
+    prefetch = PrefetchBuffer(max_batch_size=256, max_delay_s=0.0)
+    large = Record(
+        topic_partition=TopicPartition("in", 0), offset=0, key=None, value=bytes(MAX_BYTES)
+    )
+    none = Record(topic_partition=TopicPartition("in", 1), offset=0, key=None, value=None)
+    prefetch.put([large, none], 0.0)
+    full = prefetch.room
+    prefetch.drop({TopicPartition("in", 0)})
+    dropped = prefetch.room
+    prefetch.put([large], 0.0)
+    prefetch.take()
 
-    assert (full, dropped, intake.room) == (0, 511, 512)
+    assert (full, dropped, prefetch.room) == (0, 511, 512)
 
 
 @given(
@@ -82,20 +87,20 @@ def test_few_large_records_leave_no_room_for_more() -> None:
 def test_it_loses_repeats_and_reorders_nothing_and_keeps_its_size(
     steps: list[int], most: int
 ) -> None:
-    intake = PrefetchBuffer(max_batch_size=most, max_delay_s=0.0)
+    prefetch = PrefetchBuffer(max_batch_size=most, max_delay_s=0.0)
     put = taken = 0
     for now, step in enumerate(steps):
         if step < 0:
-            batch = intake.take()
+            batch = prefetch.take()
             assert [record.offset for record in batch] == list(range(taken, taken + len(batch)))
             assert len(batch) == min(most, put - taken)
             taken += len(batch)
         else:
-            count = min(step, intake.room)
-            intake.put(some(count, first=put), float(now))
+            count = min(step, prefetch.room)
+            prefetch.put(some(count, first=put), float(now))
             put += count
-        assert len(intake) == put - taken <= 2 * most
-        assert (intake.due_at(is_free=True) is None) == (len(intake) == 0)
+        assert len(prefetch) == put - taken <= 2 * most
+        assert (prefetch.due_at(is_free=True) is None) == (len(prefetch) == 0)
 
 
 A, B = TopicPartition("in", 0), TopicPartition("in", 1)
@@ -134,11 +139,11 @@ def test_who_is_told_to_pause_does_so_at_once() -> None:
 def test_a_place_that_comes_back_is_told_again_either_way() -> None:
     holding = Backpressure()
     change(holding, 1.0, has_room=False, is_paused=True)
-    holding.gone([A])
-    holding.gained([A])
+    holding.on_revoked([A])
+    holding.on_assigned([A])
     again = change(holding, 2.0, has_room=False, is_paused=True)
-    holding.gone([B])
-    holding.gained([B])
+    holding.on_revoked([B])
+    holding.on_assigned([B])
     resumed = change(holding, 3.0, has_room=True)
 
     assert again == ([A], [])

@@ -7,7 +7,7 @@ import pytest
 
 from headrace.streaming.broker import OffsetRange, committed, span_from
 from headrace.streaming.brokers.log.broker import LogBroker
-from headrace.streaming.dead_letters import Choice, Redriven, read_letters, redrive
+from headrace.streaming.dead_letters import Choice, Redriven, read_dead_letters, redrive
 from headrace.streaming.records import NewRecord
 
 DEAD = "pay-dead-letters"
@@ -45,12 +45,12 @@ def bury(broker: LogBroker, *values: bytes, code: bytes = b"INVALID_ARGUMENT") -
 
 
 def values(broker: LogBroker, topic: str) -> list[bytes | None]:
-    after = {place: first for place, (first, _) in broker.ends(topic).items()}
+    after = {partition: first for partition, (first, _) in broker.ends(topic).items()}
     return sorted((one.value for one in broker.read(topic, after=after, most=999)), key=repr)
 
 
 def left(broker: LogBroker) -> list[bytes | None]:
-    letters = read_letters(broker, stream="pay", topic=DEAD, most=999)
+    letters = read_dead_letters(broker, stream="pay", topic=DEAD, most=999)
     return sorted((letter.record.value for letter in letters), key=repr)
 
 

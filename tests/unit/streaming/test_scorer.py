@@ -26,7 +26,7 @@ from headrace.core import (
 )
 from headrace.core.spec.stream_parts import FormatKind, StreamFormatSpec, StreamOutputSpec
 from headrace.engine import PaddingPlan
-from headrace.streaming.codec import NOTHING_ADDED, Added, EncodedAnswer
+from headrace.streaming.codec import NO_ADDED_FIELDS, Added, EncodedAnswer
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.in_flight import ScoringBatch
 from headrace.streaming.poll_loop import Finished
@@ -476,7 +476,7 @@ class Scripted:
         self.may_go = threading.Event()
 
     def answer(
-        self, found: Sequence[Record], *, now_s: float, added: Added = NOTHING_ADDED
+        self, found: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
         del now_s, added
         assert self.may_go.wait(10)

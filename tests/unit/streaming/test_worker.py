@@ -196,8 +196,8 @@ def test_what_is_away_is_told() -> None:
         lambda: seen.append(
             (
                 stage.worker.status.state,
-                stage.worker.status.trouble,
-                stage.worker.status.places[0].lag_records,
+                stage.worker.status.problem,
+                stage.worker.status.partitions[0].lag_records,
             )
         ),
     )
@@ -213,7 +213,7 @@ def test_a_broker_that_is_away_is_told_and_so_is_when_it_is_back() -> None:
     stage.clock.later(3.0, lambda: setattr(stage.broker, "is_away", False))
     for at in (0.9, 2.9, 5.0):
         stage.clock.later(
-            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.problem))
         )
     stage.run(6.0)
 
@@ -244,9 +244,9 @@ def test_a_call_of_the_broker_that_does_not_return_is_told() -> None:
 class Reader:
     """A member of the group that is no stream; `given` hears of its places."""
 
-    def gained(self, places: Sequence[TopicPartition]) -> None: ...
-    def losing(self, places: Sequence[TopicPartition]) -> None: ...
-    def lost(self, places: Sequence[TopicPartition]) -> None: ...
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
 def test_it_tells_for_how_long_it_has_had_no_place() -> None:
@@ -280,7 +280,7 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
     seen: list[tuple[WorkerState, str]] = []
     for at in (SLOW_AFTER_S - 5.0, SLOW_AFTER_S + 5.0, 110.0):
         stage.clock.later(
-            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.trouble))
+            at, lambda: seen.append((stage.worker.status.state, stage.worker.status.problem))
         )
     stage.run(120.0)
 

@@ -68,7 +68,7 @@ def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> 
     (found,) = writer().outcomes([one], [REASON], attempts=4, now_s=5.5)
 
     assert isinstance(found, FailedRecord)
-    letter = found.letter
+    letter = found.dead_letter
     assert letter is not None
     assert (letter.topic, letter.key, letter.value, letter.id) == (
         DEAD,
@@ -97,7 +97,11 @@ def test_a_dead_letter_is_the_record_and_says_where_it_was_and_why_it_died() -> 
 def test_who_dies_twice_has_the_headers_of_the_last_death_and_all_attempts() -> None:
     first = dead_letter(record(b"v"), REASON, topic=DEAD, stream="s", attempts=2, now_s=1.0)
     again = Record(
-        place=TopicPartition("redriven", 3), offset=9, key=None, value=b"v", headers=first.headers
+        topic_partition=TopicPartition("redriven", 3),
+        offset=9,
+        key=None,
+        value=b"v",
+        headers=first.headers,
     )
     second = dead_letter(again, REASON, topic=DEAD, stream="s", attempts=3, now_s=2.0)
 
@@ -123,6 +127,6 @@ def test_what_is_too_old_stops_no_stream() -> None:
 
 def test_what_is_skipped_is_not_written() -> None:
     assert (
-        writer(FailurePolicy.SKIP).failed(record(b"v"), REASON, attempts=1, now_s=1.0).letter
+        writer(FailurePolicy.SKIP).failed(record(b"v"), REASON, attempts=1, now_s=1.0).dead_letter
         is None
     )

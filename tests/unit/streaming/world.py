@@ -41,10 +41,10 @@ def where(record: Record) -> tuple[str, int]:
     """Which input an answer or a dead letter is of: its place and offset."""
     headers = dict(record.headers)
     if "headrace-offset" in headers:
-        place = f"{headers['headrace-topic'].decode()}/{headers['headrace-partition'].decode()}"
-        return place, int(headers["headrace-offset"])
-    place, _, offset = (record.value or b"").decode().rpartition("@")
-    return place, int(offset)
+        partition = f"{headers['headrace-topic'].decode()}/{headers['headrace-partition'].decode()}"
+        return partition, int(headers["headrace-offset"])
+    partition, _, offset = (record.value or b"").decode().rpartition("@")
+    return partition, int(offset)
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Member:
     make_windows: Callable[[Counters], Windows | None] = lambda _: None
     errors: list[HeadraceError] = field(default_factory=list)
     counters: Counters = field(default_factory=Counters)
-    pump: PollLoop = field(init=False)
+    poll_loop: PollLoop = field(init=False)
     session: MemorySession = field(init=False)
     runner: TurnedRunner = field(init=False)
 
@@ -84,7 +84,7 @@ class Member:
 
     def join(self) -> None:
         self.is_out = False
-        self.pump = PollLoop(
+        self.poll_loop = PollLoop(
             WorkerSettings(
                 name="s",
                 broker="",
@@ -115,9 +115,9 @@ class Member:
             delivery=self.delivery,
             start=StartPosition.EARLIEST,
         )
-        self.session = self.broker.join(membership, self.pump)
+        self.session = self.broker.join(membership, self.poll_loop)
         self.session.waits = self.waits
-        self.pump.session = self.session
+        self.poll_loop.session = self.session
 
     def turn(self) -> None:
         """One turn; a session that is over is followed by another, as the worker does."""
@@ -126,7 +126,7 @@ class Member:
         if self.is_out:
             self.join()
         try:
-            self.pump.turn()
+            self.poll_loop.turn()
         except HeadraceError as error:
             self.errors.append(error)
             self.session.close()
@@ -144,8 +144,8 @@ class Member:
 
     def _close_windows(self) -> None:
         """As the end of a process would: nothing more is written."""
-        if self.pump.windows is not None:
-            self.pump.windows.close()
+        if self.poll_loop.windows is not None:
+            self.poll_loop.windows.close()
 
     def _answer(self, batch: ScoringBatch) -> list[Outcome] | HeadraceError:
         if self.away:
@@ -161,12 +161,12 @@ class Member:
 
 
 def answer(record: Record) -> NewRecord:
-    place = f"{record.place.topic}/{record.place.partition}"
+    partition = f"{record.topic_partition.topic}/{record.topic_partition.partition}"
     return NewRecord(
         topic=OUT,
-        partition=record.place.partition,
+        partition=record.topic_partition.partition,
         key=record.key,
-        value=f"{place}@{record.offset}".encode(),
+        value=f"{partition}@{record.offset}".encode(),
     )
 
 

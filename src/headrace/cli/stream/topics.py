@@ -38,7 +38,7 @@ from headrace.core import (
 )
 from headrace.core.error_kind import UNDECODABLE
 from headrace.core.text import iso_text
-from headrace.streaming.dead_letters import Choice, Redriven, check_code, read_letters
+from headrace.streaming.dead_letters import Choice, Redriven, check_code, read_dead_letters
 from headrace.streaming.dead_letters import redrive as put_back
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def records_of(
         wanted = {place: at for place, at in after.items() if at < ends.get(place, 0)}
         some = broker.read(topic, after=wanted, most=_AT_ONCE) if wanted else []
         for record in some:
-            after[record.place] = record.offset + 1
+            after[record.topic_partition] = record.offset + 1
         yield from some
         if not some and not follow:
             return
@@ -216,8 +216,8 @@ def record_json(record: "Record") -> str:
     """A record as a JSON object in one line; bytes that are no text in base64."""
     return msgspec.json.encode(
         {
-            "topic": record.place.topic,
-            "partition": record.place.partition,
+            "topic": record.topic_partition.topic,
+            "partition": record.topic_partition.partition,
             "offset": record.offset,
             "timestamp_s": record.timestamp_s,
             "key": text_or_base64(record.key),
@@ -308,7 +308,7 @@ def list_(
     code = check_code(error, (str(one) for one in Code))
     with _opened(name, broker=broker, sources=None, file=file, plane=plane) as of:
         try:
-            found = read_letters(
+            found = read_dead_letters(
                 of.broker, stream=name, topic=of.topic, most=_MOST if code else limit
             )
         except NotFoundError:
@@ -358,7 +358,7 @@ def redrive(
             partitions={topic: len(of.broker.ends(topic)) for topic in of.sources},
         )
         try:
-            letters = read_letters(of.broker, stream=name, topic=of.topic, most=_MOST)
+            letters = read_dead_letters(of.broker, stream=name, topic=of.topic, most=_MOST)
         except NotFoundError:
             letters = []
         would = count(letters, choice)
@@ -400,8 +400,8 @@ def letter_document(letter: "DeadLetter") -> dict[str, object]:
         "key": text_or_base64(letter.record.key),
         "value": text_or_base64(letter.record.value),
         "letter": {
-            "topic": letter.record.place.topic,
-            "partition": letter.record.place.partition,
+            "topic": letter.record.topic_partition.topic,
+            "partition": letter.record.topic_partition.partition,
             "offset": letter.record.offset,
         },
     }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from headrace.observe.metrics import Family, Labels, counter, gauge
-from headrace.streaming.settings import PlaceStatus, StreamStatus, WorkerState
+from headrace.streaming.settings import PartitionStatus, StreamStatus, WorkerState
 
 STALLED_AFTER_S: Final = 30.0
 
@@ -100,10 +100,10 @@ class Lagging:
 
 def lag_of(statuses: Iterable[StreamStatus]) -> Lagging:
     """The lag of all members; a place that several share counts once."""
-    partitions: dict[tuple[str, int], PlaceStatus] = {}
+    partitions: dict[tuple[str, int], PartitionStatus] = {}
     count = 0
     for status in statuses:
-        for partition in status.places:
+        for partition in status.partitions:
             count += 1
             key = partition.topic, partition.partition
             before = partitions.get(key)
@@ -152,7 +152,7 @@ def rates(before: Mapping[str, StreamStatus], now: Mapping[str, StreamStatus]) -
     by_member = {}
     for member, status in now.items():
         earlier = before.get(member)
-        passed_s = 0.0 if earlier is None else status.at - earlier.at
+        passed_s = 0.0 if earlier is None else status.lag_measured_at - earlier.lag_measured_at
         answered = 0 if earlier is None else status.answered - earlier.answered
         by_member[member] = answered / passed_s if passed_s > 0 and answered >= 0 else 0.0
     return by_member

@@ -323,15 +323,15 @@ def worker_view(worker: StreamWorker, revision: str, *, now: float) -> WorkerVie
             state = "silent"
         case _:
             state = "starting" if status is None else str(status.state)
-    message = worker.message if status is None else status.trouble or worker.message
-    places = [] if status is None else status.places
-    lags = [partition.lag_records for partition in places if partition.lag_records is not None]
+    message = worker.message if status is None else status.problem or worker.message
+    partitions = [] if status is None else status.partitions
+    lags = [partition.lag_records for partition in partitions if partition.lag_records is not None]
     return WorkerView(
         member=worker.record.name,
         state=state,
         pid=None if worker.process is None else worker.process.pid,
         restarts=worker.record.restarts,
-        partitions=tuple(f"{partition.topic}/{partition.partition}" for partition in places),
+        partitions=tuple(f"{partition.topic}/{partition.partition}" for partition in partitions),
         lag_records=sum(lags) if lags else None,
         rate=worker.rate,
         answered=0 if status is None else status.answered,

@@ -76,20 +76,22 @@ def check_records(records: Sequence[NewRecord]) -> None:
             raise InvalidArgumentError(message)
 
 
-def check_place(place: TopicPartition) -> None:
+def check_partition(partition: TopicPartition) -> None:
     """Raises InvalidArgumentError if a broker without partitions has no such place."""
-    check_topic(place.topic)
-    if place.partition != 0:
-        raise InvalidArgumentError(f"{place.topic} has partition 0 only, not {place.partition}")
+    check_topic(partition.topic)
+    if partition.partition != 0:
+        raise InvalidArgumentError(
+            f"{partition.topic} has partition 0 only, not {partition.partition}"
+        )
 
 
-def check_done(membership: Membership, done: Mapping[TopicPartition, int]) -> None:
+def check_assigned(membership: Membership, offsets: Mapping[TopicPartition, int]) -> None:
     """Raises ConflictError if a member says that it is done with what it does not read."""
-    for place in done:
-        if place.topic not in membership.topics or place.partition != 0:
+    for partition in offsets:
+        if partition.topic not in membership.topics or partition.partition != 0:
             message = (
-                f"{place.topic}/{place.partition} is not with member '{membership.member}' of "
-                f"group '{membership.group}'"
+                f"partition {partition.topic}/{partition.partition} is not assigned to member "
+                f"'{membership.member}' of group '{membership.group}'"
             )
             raise ConflictError(message)
 
@@ -97,9 +99,9 @@ def check_done(membership: Membership, done: Mapping[TopicPartition, int]) -> No
 def split_options(url: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
     """`url` without those of its options that are ours, and these."""
     parts = urlsplit(url)
-    said = parse_qsl(parts.query, keep_blank_values=True)
-    ours = {name: value for name, value in said if name in names}
-    rest = urlencode([(name, value) for name, value in said if name not in names])
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    ours = {name: value for name, value in pairs if name in names}
+    rest = urlencode([(name, value) for name, value in pairs if name not in names])
     return urlunsplit(parts._replace(query=rest)), ours
 
 

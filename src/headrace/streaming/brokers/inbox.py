@@ -21,7 +21,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.broker import Delivery, Membership, Rebalanced
-from headrace.streaming.brokers.checks import check_done, check_records
+from headrace.streaming.brokers.checks import check_assigned, check_records
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 T = TypeVar("T")
@@ -76,45 +76,45 @@ class PartitionBuffer(Generic[T]):
 
     def take(self, most: int) -> list[Record]:
         """Hand out what may be."""
-        found: list[Record] = []
-        while len(found) < most and self.may_hand_out():
+        records: list[Record] = []
+        while len(records) < most and self.may_hand_out():
             offset = heapq.heappop(self._order)
             held = self._waiting.pop(offset)
             self._hand[offset] = held
-            found.append(held[0])
-        return found
+            records.append(held[0])
+        return records
 
-    def done(self, upto: int) -> list[Held[T]]:
+    def acknowledge(self, upto: int) -> list[Held[T]]:
         """What was handed out and has an offset below that; it is forgotten here."""
-        found = []
+        acknowledged = []
         for offset in list(self._hand):
             if offset >= upto:
                 break
-            found.append(self._hand.pop(offset))
-        return found
+            acknowledged.append(self._hand.pop(offset))
+        return acknowledged
 
     def clear(self) -> list[Held[T]]:
         """Forget all; what that was."""
-        found = self.held
+        dropped = self.held
         self._order, self._waiting, self._hand = [], {}, {}
-        return found
+        return dropped
 
 
 class Inbox(Generic[T]):
     """The lines of all places of a member. Safe to use from any thread."""
 
-    def __init__(self, places: Sequence[TopicPartition]) -> None:
+    def __init__(self, partitions: Sequence[TopicPartition]) -> None:
         self._changed = threading.Condition()
         self._lines: dict[TopicPartition, PartitionBuffer[T]] = {
-            place: PartitionBuffer() for place in places
+            partition: PartitionBuffer() for partition in partitions
         }
-        self._turns = deque(places)
+        self._turns = deque(partitions)
         self._is_woken = False
         self._is_closed = False
         self._wanted = 0
 
     @property
-    def places(self) -> Sequence[TopicPartition]:
+    def partitions(self) -> Sequence[TopicPartition]:
         """All of them."""
         return tuple(self._lines)
 
@@ -122,7 +122,7 @@ class Inbox(Generic[T]):
         """These came from the broker."""
         with self._changed:
             for record, token in came:
-                self._lines[record.place].offer(record, token)
+                self._lines[record.topic_partition].offer(record, token)
             self._changed.notify_all()
 
     def poll(self, most: int, timeout_s: float) -> list[Record] | None:
@@ -136,15 +136,15 @@ class Inbox(Generic[T]):
                 ),
                 max(timeout_s, 0),
             )
-            found: list[Record] = []
+            records: list[Record] = []
             for _ in range(len(self._turns)):
-                if len(found) >= most:
+                if len(records) >= most:
                     break
                 self._turns.rotate(-1)
-                found += self._lines[self._turns[-1]].take(most - len(found))
+                records += self._lines[self._turns[-1]].take(most - len(records))
             self._is_woken = False
             self._want(0)
-            return found if came else None
+            return records if came else None
 
     def close(self) -> None:
         """Nobody wants anything any more: `wait_for_want` returns at once."""
@@ -156,9 +156,9 @@ class Inbox(Generic[T]):
         """How many records a `poll` waits for, and of which places; waits until one does."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closed or (self._wanted > 0 and self.open_places()), timeout_s
+                lambda: self._is_closed or (self._wanted > 0 and self.open_partitions()), timeout_s
             )
-            return self._wanted, self.open_places()
+            return self._wanted, self.open_partitions()
 
     def wake(self) -> None:
         """Let `poll` return, or the next one."""
@@ -166,24 +166,24 @@ class Inbox(Generic[T]):
             self._is_woken = True
             self._changed.notify_all()
 
-    def pause(self, places: Iterable[TopicPartition], *, is_paused: bool) -> None:
+    def pause(self, partitions: Iterable[TopicPartition], *, is_paused: bool) -> None:
         """Hand out nothing of these; or do so again."""
         with self._changed:
-            for place in places:
-                self._lines[place].is_paused = is_paused
+            for partition in partitions:
+                self._lines[partition].is_paused = is_paused
             self._changed.notify_all()
 
-    def done(self, place: TopicPartition, upto: int) -> list[Held[T]]:
+    def acknowledge(self, partition: TopicPartition, upto: int) -> list[Held[T]]:
         """See `PartitionBuffer.done`."""
         with self._changed:
-            found = self._lines[place].done(upto)
+            acknowledged = self._lines[partition].acknowledge(upto)
             self._changed.notify_all()
-            return found
+            return acknowledged
 
-    def knows(self, place: TopicPartition, offset: int) -> bool:
+    def knows(self, partition: TopicPartition, offset: int) -> bool:
         """See `PartitionBuffer.knows`."""
         with self._changed:
-            return self._lines[place].knows(offset)
+            return self._lines[partition].knows(offset)
 
     def held(self) -> list[Held[T]]:
         """All that this member has, of all places."""
@@ -195,22 +195,22 @@ class Inbox(Generic[T]):
         with self._changed:
             return sum(line.waiting for line in self._lines.values())
 
-    def oldest(self, place: TopicPartition) -> Record | None:
+    def oldest(self, partition: TopicPartition) -> Record | None:
         """The first of this place in hand."""
         with self._changed:
-            return self._lines[place].oldest
+            return self._lines[partition].oldest
 
     def clear(self) -> list[Held[T]]:
         """Forget all; what that was."""
         with self._changed:
             return [held for line in self._lines.values() for held in line.clear()]
 
-    def open_places(self) -> list[TopicPartition]:
+    def open_partitions(self) -> list[TopicPartition]:
         """Those that may be read: they are not paused, and have nothing that waits its turn."""
         with self._changed:
             return [
-                place
-                for place, line in self._lines.items()
+                partition
+                for partition, line in self._lines.items()
                 if not (line.is_paused or (line.waiting and not line.may_hand_out()))
             ]
 
@@ -244,7 +244,7 @@ class SharedSession(ABC, Generic[T, U]):
         self._is_exact = membership.delivery is Delivery.EXACTLY_ONCE
         self._unsent: deque[U] = deque()
         self._lag: dict[TopicPartition, PartitionLag] = {}
-        self._trouble = ""
+        self._problem = ""
         self._was_away = False
         """Whether an answer was lost since a broker last cleared this."""
         self._ended: HeadraceError | None = None
@@ -253,9 +253,9 @@ class SharedSession(ABC, Generic[T, U]):
         self._beat_at = self._lag_at = self._retry_at = 0.0
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing comes or goes; see `Session`."""
-        return self._away() or self._trouble
+        return self._away() or self._problem
 
     def poll(self, most: int, timeout_s: float) -> list[Record]:
         """Records that are there; see `Session`."""
@@ -264,27 +264,27 @@ class SharedSession(ABC, Generic[T, U]):
             self._check_open()
             self._tend(most)
             # What cannot be written is kept: more of it may not come meanwhile.
-            wanted = 0 if self._unsent else most
-            self._want(wanted)
+            limit = 0 if self._unsent else most
+            self._want(limit)
             now = self._clock.monotonic()
             wait_s = min(deadline - now, max(self._beat_at - now, 0))
-            if self.trouble:
+            if self.problem:
                 wait_s = min(wait_s, AWAY_PAUSE_S)
-            found = self._inbox.poll(wanted, wait_s)
-            if found is not None:
-                return found
+            records = self._inbox.poll(limit, wait_s)
+            if records is not None:
+                return records
             if self._clock.monotonic() >= deadline:
                 return []
 
-    def pause(self, places: Sequence[TopicPartition]) -> None:
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
-        self._inbox.pause(places, is_paused=True)
+        self._inbox.pause(partitions, is_paused=True)
 
-    def resume(self, places: Sequence[TopicPartition]) -> None:
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand them out again; see `Session`."""
-        self._inbox.pause(places, is_paused=False)
+        self._inbox.pause(partitions, is_paused=False)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Write records and acknowledge the input; see `Session`.
 
         At least once, what a broker that is away did not take is kept, and sent when it is back.
@@ -292,18 +292,25 @@ class SharedSession(ABC, Generic[T, U]):
         self._check_open()
         try:
             check_records(records)
-            check_done(self._membership, done)
-            handed = {place: self._inbox.done(place, upto) for place, upto in done.items()}
-            tokens = {place: [token for _, token in held] for place, held in handed.items() if held}
+            check_assigned(self._membership, offsets)
+            handed = {
+                partition: self._inbox.acknowledge(partition, upto)
+                for partition, upto in offsets.items()
+            }
+            tokens = {
+                partition: [token for _, token in held]
+                for partition, held in handed.items()
+                if held
+            }
             if records or tokens:
                 self._unsent.append(self._prepared(records, tokens))
                 self._send()
-                self._trouble = ""
+                self._problem = ""
         except UnavailableError as error:
             if self._is_exact:
                 self._ended = error
                 raise
-            self._trouble = str(error)
+            self._problem = str(error)
         except HeadraceError as error:
             self._ended = error
             raise
@@ -356,7 +363,7 @@ class SharedSession(ABC, Generic[T, U]):
     def _tend(self, most: int) -> None:
         """Do what is due besides reading: begin, send, be seen, measure the lag."""
         now = self._clock.monotonic()
-        if self._away() or (self._trouble and now < self._retry_at):
+        if self._away() or (self._problem and now < self._retry_at):
             return
         try:
             if not self._has_begun:
@@ -366,10 +373,10 @@ class SharedSession(ABC, Generic[T, U]):
             if now >= self._lag_at:
                 self._measure()
                 self._lag_at = now + _LAG_EVERY_S
-            self._trouble = ""
+            self._problem = ""
         except UnavailableError as error:
             self._was_away = True
-            self._trouble = str(error)
+            self._problem = str(error)
             self._retry_at = now + AWAY_PAUSE_S
         except HeadraceError as error:
             self._ended = error
@@ -377,10 +384,10 @@ class SharedSession(ABC, Generic[T, U]):
 
     def _begin(self) -> None:
         if self._own is None:
-            self._own = self._listener.gained(self._inbox.places) or {}
-            strange = set(self._own) - set(self._inbox.places)
-            if strange:
-                message = f"{min(strange)} was not gained, and has an offset to read"
+            self._own = self._listener.on_assigned(self._inbox.partitions) or {}
+            unassigned = set(self._own) - set(self._inbox.partitions)
+            if unassigned:
+                message = f"{min(unassigned)} was not gained, and has an offset to read"
                 raise InvalidArgumentError(message)
         self._start(self._own)
         self._has_begun = True

@@ -63,7 +63,7 @@ _MAX_DIGITS: Final = 150  # of a decimal
 _TEXTS: Final = frozenset({"string", "enum"})
 
 
-def made_schema(layout: FieldLayout, options: SchemaOptions) -> str:
+def make_schema(layout: FieldLayout, options: SchemaOptions) -> str:
     """A schema for answers: a record, with arrays for vectors.
 
     A field that is passed on is nullable, and any scalar where `types` does not say which.
@@ -71,8 +71,8 @@ def made_schema(layout: FieldLayout, options: SchemaOptions) -> str:
     called = field_names(layout, options.names)
     fields: list[Node] = []
     for name in layout.answered:
-        known = options.types.get(name)
-        kind = _ANY if known is None else ["null", _NATURAL[known]]
+        datatype = options.types.get(name)
+        kind = _ANY if datatype is None else ["null", _NATURAL[datatype]]
         fields.append({"name": called[name], "type": kind, "default": None})
     for spec in layout.outputs:
         node: Node = _NATURAL[spec.datatype]
@@ -100,22 +100,28 @@ class RowWriter:
         self._schema = parse(schema.root)
         self._head = head
         called = field_names(layout, names)
-        places = {one["name"]: one for one in schema.root["fields"]}
+        fields_by_name = {field["name"]: field for field in schema.root["fields"]}
         for spec in layout.outputs:
-            if spec.name not in called or called[spec.name] not in places:
-                raise _no_place(spec.name, called[spec.name], places)
+            if spec.name not in called or called[spec.name] not in fields_by_name:
+                raise _missing_field(spec.name, called[spec.name], fields_by_name)
         for name in layout.answered:
-            if called[name] not in places:
-                raise _no_place(name, called[name], places)
-        for name, one in places.items():
-            if name not in called.values() and "default" not in one:
+            if called[name] not in fields_by_name:
+                raise _missing_field(name, called[name], fields_by_name)
+        for name, declared in fields_by_name.items():
+            if name not in called.values() and "default" not in declared:
                 msg = f"the answers' schema needs '{name}', which answers do not have: give it a"
                 raise InvalidArgumentError(f"{msg} default, or choose another sink_format")
         self._fields = [
-            _Field(name, called[name], schema, places[called[name]]["type"])
+            _Field(name, called[name], schema, fields_by_name[called[name]]["type"])
             for name in layout.answered
         ] + [
-            _Field(spec.name, called[spec.name], schema, places[called[spec.name]]["type"], spec)
+            _Field(
+                spec.name,
+                called[spec.name],
+                schema,
+                fields_by_name[called[spec.name]]["type"],
+                spec,
+            )
             for spec in layout.outputs
         ]
 
@@ -127,18 +133,18 @@ class RowWriter:
         """
         lists = [field.values(columns[field.name], rows) for field in self._fields]
         called = [field.called for field in self._fields]
-        made: list[bytes] = []
+        encoded: list[bytes] = []
         write, schema, head = fastavro.schemaless_writer, self._schema, self._head
         try:
             for values in zip(*lists, strict=True) if lists else [()] * rows:
                 buffer = io.BytesIO()
                 buffer.write(head)
                 write(buffer, schema, dict(zip(called, values, strict=True)))
-                made.append(buffer.getvalue())
+                encoded.append(buffer.getvalue())
         except _BROKEN as error:
             msg = f"the answer is not as its Avro schema says: {type(error).__name__}: {error}"
             raise InvalidArgumentError(msg[:400]) from None
-        return made
+        return encoded
 
 
 class _Field:
@@ -155,34 +161,34 @@ class _Field:
         self.name = name
         self.called = called
         kinds = _kinds(schema, node)
-        self._scale = next((one["scale"] for one in kinds if "scale" in one), None)
-        self._size = next((one.get("size", 0) for one in kinds if "scale" in one), 0)
+        self._scale = next((kind["scale"] for kind in kinds if "scale" in kind), None)
+        self._size = next((kind.get("size", 0) for kind in kinds if "scale" in kind), 0)
         self._is_scalar = self._is_text = False
         if spec is None:
             return
         rank = 0
-        while kinds and all(one["type"] == "array" for one in kinds):
+        while kinds and all(kind["type"] == "array" for kind in kinds):
             kinds = _kinds(schema, kinds[0]["items"])
             rank += 1
-        there = {one["type"] for one in kinds}
+        types = {kind["type"] for kind in kinds}
         self._is_scalar = rank == 0 and spec.shape == (1,)
         if rank != len(spec.shape) and not self._is_scalar:
             msg = f"output '{name}' has the shape {list(spec.shape)}, but the answers' schema has"
             raise InvalidArgumentError(f"{msg} '{called}' with {rank} dimensions")
-        if self._scale is not None or not there & _allowed(spec.datatype):
+        if self._scale is not None or not types & _allowed(spec.datatype):
             msg = f"output '{name}' is {spec.datatype}, but in the answers' schema '{called}' is"
-            raise InvalidArgumentError(f"{msg} {' or '.join(sorted(there)) or 'null'}")
-        self._is_text = bool(there & _TEXTS)
+            raise InvalidArgumentError(f"{msg} {' or '.join(sorted(types)) or 'null'}")
+        self._is_text = bool(types & _TEXTS)
 
     def values(self, column: Column, rows: int) -> list[object]:
         values = plain_values(column, rows, is_scalar=self._is_scalar, is_text=self._is_text)
         if self._scale is None:
             return values
-        return [_unscaled(self.name, one, self._scale, self._size) for one in values]
+        return [_unscaled(self.name, value, self._scale, self._size) for value in values]
 
 
-def _no_place(name: str, called: str, places: Mapping[str, Any]) -> InvalidArgumentError:
-    there = ", ".join(list(places)[:20])
+def _missing_field(name: str, called: str, positions: Mapping[str, Any]) -> InvalidArgumentError:
+    there = ", ".join(list(positions)[:20])
     return InvalidArgumentError(
         f"answers have '{name}', but their schema has no '{called}', only: {there}; "
         "see options.names, or choose another sink_format"
@@ -192,8 +198,12 @@ def _no_place(name: str, called: str, places: Mapping[str, Any]) -> InvalidArgum
 def _kinds(schema: AvroSchema, node: Node) -> Sequence[dict[str, Any]]:
     """The types that a value can have, null aside, as objects."""
     every = node if isinstance(node, list) else [node]
-    found = [schema.resolved(one) for one in every]
-    return [one if isinstance(one, dict) else {"type": one} for one in found if one != "null"]
+    resolved = [schema.resolved(branch) for branch in every]
+    return [
+        branch if isinstance(branch, dict) else {"type": branch}
+        for branch in resolved
+        if branch != "null"
+    ]
 
 
 def _allowed(datatype: Datatype) -> frozenset[str]:
@@ -281,11 +291,11 @@ def make_writer(
 ) -> SchemaWriter[AvroSchema]:
     """What writes Avro; `registry` as of `make_reader`."""
     options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
-    given: AvroSchema | None = None
+    fixed_schema: AvroSchema | None = None
     if options.schema_file:
-        given = _from_file(options.schema_file, "schema_file")
+        fixed_schema = _from_file(options.schema_file, "schema_file")
     elif source is None or options.register:
-        given = read_schema(made_schema(layout, options))
+        fixed_schema = read_schema(make_schema(layout, options))
 
     def newest(schema: Schema) -> AvroSchema:
         assert source is not None
@@ -297,7 +307,7 @@ def make_writer(
     return SchemaWriter(
         options,
         source,
-        given=given,
+        fixed_schema=fixed_schema,
         text=lambda schema: Schema(text=schema.text),
         newest=newest,
         writer=writer,

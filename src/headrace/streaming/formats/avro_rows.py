@@ -62,17 +62,17 @@ class RowReader:
         passed: Sequence[str],
     ) -> None:
         final = target or schema
-        places = {one["name"]: at for at, one in enumerate(final.root["fields"])}
+        indexes = {field["name"]: index for index, field in enumerate(final.root["fields"])}
         self._getters: dict[str, Callable[[Row], Any]] = {}
         for name in (*inputs, *passed):
             scale = _scale_of(final, final.find(name))
             if scale is not None and target is not None:
                 _check_scale(schema, name, scale)
-            self._getters[name] = _getter(places, name, scale, exact=name in passed)
+            self._getters[name] = _getter(indexes, name, scale, exact=name in passed)
         plain = _plain_numbers(schema) if target is None else None
         self._step = plain or _any_record(schema, target)
 
-    def read(self, value: bytes, at: int) -> Row:
+    def read(self, value: bytes, offset: int) -> Row:
         """The record whose bytes begin at `at`.
 
         Raises:
@@ -80,7 +80,7 @@ class RowReader:
         """
         row: Row = []
         try:
-            end = self._step(value, at, row)
+            end = self._step(value, offset, row)
         except _UNREADABLE as error:
             reason = f"{type(error).__name__}: {error}"
             raise unreadable("Avro of its schema", reason) from None
@@ -112,10 +112,10 @@ def _plain_numbers(schema: AvroSchema) -> Step | None:
     if len(steps) == 1:
         return steps[0]
 
-    def record(data: bytes, at: int, out: Row) -> int:
+    def record(data: bytes, offset: int, out: Row) -> int:
         for step in steps:
-            at = step(data, at, out)
-        return at
+            offset = step(data, offset, out)
+        return offset
 
     return record
 
@@ -132,32 +132,32 @@ def _field_step(kind: Node) -> Step | None:
     return None
 
 
-def _long(data: bytes, at: int) -> tuple[int, int]:
-    byte = data[at]
-    at += 1
+def _long(data: bytes, offset: int) -> tuple[int, int]:
+    byte = data[offset]
+    offset += 1
     value, shift = byte & 0x7F, 7
     while byte >= _MORE:
         if shift > _MAX_SHIFT:
             raise ValueError("a number of more than 64 bits")
-        byte = data[at]
-        at += 1
+        byte = data[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         shift += 7
-    return (value >> 1) ^ -(value & 1), at
+    return (value >> 1) ^ -(value & 1), offset
 
 
-def _integer(data: bytes, at: int, out: Row) -> int:
-    value, at = _long(data, at)
+def _integer(data: bytes, offset: int, out: Row) -> int:
+    value, offset = _long(data, offset)
     out.append(value)
-    return at
+    return offset
 
 
-def _text(data: bytes, at: int, out: Row) -> int:
-    size, at = _long(data, at)
-    end = at + size
+def _text(data: bytes, offset: int, out: Row) -> int:
+    size, offset = _long(data, offset)
+    end = offset + size
     if size < 0 or end > len(data):
-        raise EOFError(f"{size} bytes announced, {len(data) - at} there")
-    out.append(data[at:end].decode())
+        raise EOFError(f"{size} bytes announced, {len(data) - offset} there")
+    out.append(data[offset:end].decode())
     return end
 
 
@@ -169,9 +169,9 @@ def _run(codes: str) -> Step:
     packed = struct.Struct(f"<{codes}")
     unpack, size = packed.unpack_from, packed.size
 
-    def run(data: bytes, at: int, out: Row) -> int:
-        out += unpack(data, at)
-        return at + size
+    def run(data: bytes, offset: int, out: Row) -> int:
+        out += unpack(data, offset)
+        return offset + size
 
     return run
 
@@ -181,15 +181,15 @@ def _nullable(null: int, code: str) -> Step:
     packed = struct.Struct(f"<{code}")
     unpack, size = packed.unpack_from, packed.size + 1
 
-    def nullable(data: bytes, at: int, out: Row) -> int:
-        branch = data[at]
+    def nullable(data: bytes, offset: int, out: Row) -> int:
+        branch = data[offset]
         if branch == null:
             out.append(None)
-            return at + 1
+            return offset + 1
         if branch != 2 - null:
             raise IndexError("union branch")
-        out += unpack(data, at + 1)
-        return at + size
+        out += unpack(data, offset + 1)
+        return offset + size
 
     return nullable
 
@@ -198,20 +198,20 @@ def _array(code: str) -> Step:
     """Blocks of numbers. A count is believed only as far as the value's length allows."""
     size = struct.calcsize(f"<{code}")
 
-    def array(data: bytes, at: int, out: Row) -> int:
+    def array(data: bytes, offset: int, out: Row) -> int:
         items: list[Any] = []
         while True:
-            count, at = _long(data, at)
+            count, offset = _long(data, offset)
             if not count:
                 out.append(items)
-                return at
+                return offset
             if count < 0:
                 count = -count
-                _, at = _long(data, at)  # the block's bytes, for readers that skip it
-            if count * size > len(data) - at:
-                raise EOFError(f"{count} items announced, {len(data) - at} bytes there")
-            items += struct.unpack_from(f"<{count}{code}", data, at)
-            at += count * size
+                _, offset = _long(data, offset)  # the block's bytes, for readers that skip it
+            if count * size > len(data) - offset:
+                raise EOFError(f"{count} items announced, {len(data) - offset} bytes there")
+            items += struct.unpack_from(f"<{count}{code}", data, offset)
+            offset += count * size
 
     return array
 
@@ -223,17 +223,17 @@ def _any_record(schema: AvroSchema, target: AvroSchema | None) -> Step:
     of their lengths, and a negative one could lead it in a circle.
     """
     written = parse(schema.root)
-    wanted = None if target is None else parse(target.root)
+    reader_schema = None if target is None else parse(target.root)
     names = [field["name"] for field in (target or schema).root["fields"]]
 
-    def step(data: bytes, at: int, out: Row) -> int:
+    def step(data: bytes, offset: int, out: Row) -> int:
         buffer = io.BytesIO(data)
-        buffer.seek(at)
+        buffer.seek(offset)
         record: Any = fastavro.schemaless_reader(buffer, written, None)
         end = buffer.tell()
-        if wanted is not None:
-            buffer.seek(at)
-            record = fastavro.schemaless_reader(buffer, written, wanted)
+        if reader_schema is not None:
+            buffer.seek(offset)
+            record = fastavro.schemaless_reader(buffer, written, reader_schema)
         out += [record[name] for name in names]
         return end
 
@@ -241,10 +241,10 @@ def _any_record(schema: AvroSchema, target: AvroSchema | None) -> Step:
 
 
 def _getter(
-    places: dict[str, int], name: str, scale: int | None, *, exact: bool
+    positions: dict[str, int], name: str, scale: int | None, *, exact: bool
 ) -> Callable[[Row], Any]:
     first, *parts = name.split(".")
-    outer: Callable[[Row], Any] = itemgetter(places[first])
+    outer: Callable[[Row], Any] = itemgetter(positions[first])
     if not parts and scale is None:
         return outer
 
@@ -275,10 +275,10 @@ def _decimal(value: object, scale: int, *, exact: bool) -> object:
 
 def _scale_of(schema: AvroSchema, node: Node) -> int | None:
     """Where the point is, if `node` is a decimal or a nullable one."""
-    for one in node if isinstance(node, list) else [node]:
-        found = schema.resolved(one)
-        if isinstance(found, dict) and "scale" in found:
-            scale: int = found["scale"]
+    for branch in node if isinstance(node, list) else [node]:
+        definition = schema.resolved(branch)
+        if isinstance(definition, dict) and "scale" in definition:
+            scale: int = definition["scale"]
             return scale
     return None
 

@@ -60,19 +60,19 @@ class AvroSchema:
         node = self.root
         for part in path.split("."):
             record = self._only_record(node)
-            there = [] if record is None else record["fields"]
-            found = next((one for one in there if one["name"] == part), None)
-            if found is None:
-                names = ", ".join(one["name"] for one in there[:20])
+            fields = [] if record is None else record["fields"]
+            match = next((candidate for candidate in fields if candidate["name"] == part), None)
+            if match is None:
+                names = ", ".join(other["name"] for other in fields[:20])
                 msg = f"the record's schema has no field '{path}'; where '{part}' would be there is"
                 raise InvalidArgumentError(f"{msg}: {names or 'no record'}")
-            node = found["type"]
+            node = match["type"]
         return self.resolved(node)
 
     def _only_record(self, node: Node) -> Node | None:
         node = self.resolved(node)
         if isinstance(node, list):
-            rest = [one for one in map(self.resolved, node) if one != "null"]
+            rest = [branch for branch in map(self.resolved, node) if branch != "null"]
             node = rest[0] if len(rest) == 1 else None
         return node if isinstance(node, dict) and node["type"] in RECORD_KINDS else None
 
@@ -126,7 +126,7 @@ class _Walk:
     others: Mapping[str, Node]
     named: dict[str, Node] = field(default_factory=dict)
     least: dict[str, int] = field(default_factory=dict)
-    under_way: set[str] = field(default_factory=set)
+    in_progress: set[str] = field(default_factory=set)
     nodes: int = 0
 
     def visit(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
@@ -136,7 +136,7 @@ class _Walk:
         if isinstance(node, str):
             return self._name(node, namespace, depth)
         if isinstance(node, list):
-            parts = [self.visit(one, namespace, depth + 1) for one in node]
+            parts = [self.visit(branch, namespace, depth + 1) for branch in node]
             if not parts:
                 raise _bad("it has a union of nothing")
             return [part for part, _ in parts], 1 + min(least for _, least in parts)
@@ -148,13 +148,13 @@ class _Walk:
         if name in _LEAST_BYTES:
             return name, _LEAST_BYTES[name]
         full = _full(name, namespace)
-        for one in (full, name):
-            if one in self.under_way:
-                raise _bad(f"'{one}' holds itself, so its values could be of any depth")
-            if one in self.named:
-                return one, self.least[one]
-            if one in self.others:
-                return self.visit(self.others[one], "", depth + 1)
+        for candidate in (full, name):
+            if candidate in self.in_progress:
+                raise _bad(f"'{candidate}' holds itself, so its values could be of any depth")
+            if candidate in self.named:
+                return candidate, self.least[candidate]
+            if candidate in self.others:
+                return self.visit(self.others[candidate], "", depth + 1)
         raise _bad(f"it uses '{full}', which nothing defines")
 
     def _definition(self, node: Node, namespace: str, depth: int) -> tuple[Node, int]:
@@ -178,45 +178,45 @@ class _Walk:
         name = node.get("name")
         if not isinstance(name, str):
             raise _bad(f"it has a {kind} without a name")
-        given = node.get("namespace")
-        full = _full(name, given if isinstance(given, str) else namespace)
-        if full in self.named or full in self.under_way:
+        own_namespace = node.get("namespace")
+        full = _full(name, own_namespace if isinstance(own_namespace, str) else namespace)
+        if full in self.named or full in self.in_progress:
             raise _bad(f"it defines '{full}' twice")
-        made: Node = {"type": kind, "name": full}
+        definition: Node = {"type": kind, "name": full}
         if aliases := node.get("aliases"):
-            made["aliases"] = aliases
+            definition["aliases"] = aliases
         if kind == "enum":
-            made |= {key: node[key] for key in ("symbols", "default") if key in node}
+            definition |= {key: node[key] for key in ("symbols", "default") if key in node}
             least = 1
         elif kind == "fixed":
             least = node.get("size", -1)
             if type(least) is not int or not 0 <= least <= _MAX_FIXED:
                 raise _bad(f"'{full}' is fixed, but not of 0 to {_MAX_FIXED} bytes")
-            made |= {"size": least, **_scale(node)}
+            definition |= {"size": least, **_scale(node)}
         else:
-            self.under_way.add(full)
-            made["fields"], least = self._fields(node, full, depth)
-            self.under_way.remove(full)
-        self.named[full] = made
+            self.in_progress.add(full)
+            definition["fields"], least = self._fields(node, full, depth)
+            self.in_progress.remove(full)
+        self.named[full] = definition
         self.least[full] = least
-        return made, least
+        return definition, least
 
     def _fields(self, node: Node, full: str, depth: int) -> tuple[list[Node], int]:
         fields: list[Node] = []
-        seen: set[str] = set()
+        names: set[str] = set()
         total = 0
-        given = node.get("fields")
-        if not isinstance(given, list):
+        declared = node.get("fields")
+        if not isinstance(declared, list):
             raise _bad(f"the record '{full}' has no list of fields")
-        for one in given:
-            if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+        for item in declared:
+            if not isinstance(item, dict) or not isinstance(item.get("name"), str):
                 raise _bad(f"the record '{full}' has a field without a name")
-            if one["name"] in seen:
-                raise _bad(f"the record '{full}' has two fields '{one['name']}'")
-            seen.add(one["name"])
-            inner, least = self.visit(one.get("type"), full.rpartition(".")[0], depth + 1)
-            kept = {key: one[key] for key in ("default", "aliases") if key in one}
-            fields.append({"name": one["name"], "type": inner, **kept})
+            if item["name"] in names:
+                raise _bad(f"the record '{full}' has two fields '{item['name']}'")
+            names.add(item["name"])
+            inner, least = self.visit(item.get("type"), full.rpartition(".")[0], depth + 1)
+            extras = {key: item[key] for key in ("default", "aliases") if key in item}
+            fields.append({"name": item["name"], "type": inner, **extras})
             total += least
         return fields, total
 

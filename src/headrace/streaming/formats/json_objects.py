@@ -50,7 +50,7 @@ class JsonObjects:
         self._names = [*(spec.name for spec in layout.inputs), *layout.passed]
         self._decode: Callable[[Any], Any] = msgspec.json.Decoder(_row_type(layout)).decode
         self._loose: JsonDecoder[Any] = JsonDecoder(_row_type(layout, is_loose=True))
-        self._getters = [attrgetter(f"f{at}") for at in range(len(self._names))]
+        self._getters = [attrgetter(f"f{index}") for index in range(len(self._names))]
         self._floats = [
             get
             for get, spec in zip(self._getters, layout.inputs, strict=False)
@@ -72,9 +72,9 @@ class JsonObjects:
                 values = []
         except (*UNDECODABLE, TypeError):  # one of them is bad, or there is none: which one?
             rows.clear()
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             if value is None:
-                errors[place] = without_value()
+                errors[index] = without_value()
                 continue
             try:
                 check_parts(value)
@@ -84,16 +84,16 @@ class JsonObjects:
                 try:
                     row = self._loose.decode(value)
                 except UNDECODABLE as problem:
-                    errors[place] = unreadable("JSON", problem)
+                    errors[index] = unreadable("JSON", problem)
                     continue
                 if not all(_is_floats(get(row)) for get in self._floats):
                     is_json = isinstance(error, msgspec.ValidationError)
-                    errors[place] = unreadable("JSON", error if is_json else _NO_NUMBERS)
+                    errors[index] = unreadable("JSON", error if is_json else _NO_NUMBERS)
                     continue
                 add(row)
                 is_typed = False
             except InvalidArgumentError as error:
-                errors[place] = error
+                errors[index] = error
         columns = {
             name: list(map(get, rows)) for name, get in zip(self._names, self._getters, strict=True)
         }
@@ -118,7 +118,7 @@ class JsonObjects:
             for name, depth in zip(names, depths, strict=True)
         ]
         pattern = b"{" + b",".join(members) + b"}"
-        return [pattern % one for one in zip(*texts, strict=True)]
+        return [pattern % values for values in zip(*texts, strict=True)]
 
 
 def _is_floats(value: object) -> bool:
@@ -160,12 +160,12 @@ def _row_type(layout: FieldLayout, *, is_loose: bool = False) -> type:
     """
     fields: list[Any] = []
     rename = {}
-    for at, spec in enumerate(layout.inputs):
-        fields.append((f"f{at}", _value_type(spec, is_loose=is_loose)))
-        rename[f"f{at}"] = spec.name
-    for at, name in enumerate(layout.passed, start=len(fields)):
-        fields.append((f"f{at}", Any, None))
-        rename[f"f{at}"] = name
+    for index, spec in enumerate(layout.inputs):
+        fields.append((f"f{index}", _value_type(spec, is_loose=is_loose)))
+        rename[f"f{index}"] = spec.name
+    for index, name in enumerate(layout.passed, start=len(fields)):
+        fields.append((f"f{index}", Any, None))
+        rename[f"f{index}"] = name
     for name in rename.values():
         if not _NAME.fullmatch(name):
             msg = (

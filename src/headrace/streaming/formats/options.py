@@ -161,8 +161,8 @@ def _literal(options: SchemaOptions) -> str | None:
 
 def _without_registry(options: SchemaOptions) -> str | None:
     names = ("user", "password", "password_file", "token", "token_file", "ca_file", "subject")
-    given = (name for name in (*names, "register") if getattr(options, name))
-    return None if options.registry else next(given, None)
+    present = (name for name in (*names, "register") if getattr(options, name))
+    return None if options.registry else next(present, None)
 
 
 def _has_secret_url(url: str) -> bool:
@@ -204,7 +204,7 @@ def field_names(layout: FieldLayout, names: Mapping[str, str]) -> dict[str, str]
     Raises:
         InvalidArgumentError: Two are called the same.
     """
-    found: dict[str, str] = {}
+    called_by_name: dict[str, str] = {}
     taken: dict[str, str] = {}
     for name in (*layout.answered, *(spec.name for spec in layout.outputs)):
         plain = _ODD.sub("_", name)
@@ -213,8 +213,8 @@ def field_names(layout: FieldLayout, names: Mapping[str, str]) -> dict[str, str]
             msg = f"answers would call both '{taken[called]}' and '{name}' '{called}': see names"
             raise InvalidArgumentError(f"{msg} in the options")
         taken[called] = name
-        found[name] = called
-    return found
+        called_by_name[name] = called
+    return called_by_name
 
 
 def plain_values(column: Column, rows: int, *, is_scalar: bool, is_text: bool) -> list[object]:
@@ -238,7 +238,7 @@ def plain_values(column: Column, rows: int, *, is_scalar: bool, is_text: bool) -
 
 def _element(value: object, *, is_text: bool) -> object:
     if isinstance(value, list):
-        return [_element(one, is_text=is_text) for one in value]
+        return [_element(element, is_text=is_text) for element in value]
     if not is_text:
         return value.encode() if isinstance(value, str) else value
     if isinstance(value, bytes):

@@ -67,7 +67,7 @@ class ProtoFile:
         if full_name.startswith(f"{package}.") or not package:
             level, path = self.file.message_type, []
             for name in full_name.removeprefix(f"{package}.").split("."):
-                names = [one.name for one in level]
+                names = [message.name for message in level]
                 if name not in names:
                     break
                 path.append(names.index(name))
@@ -79,7 +79,7 @@ class ProtoFile:
     def names(self) -> list[str]:
         """The full names of the file's outer messages."""
         start = f"{self.file.package}." if self.file.package else ""
-        return [start + one.name for one in self.file.message_type]
+        return [start + message.name for message in self.file.message_type]
 
 
 def message_class(descriptor: Any) -> Any:  # noqa: ANN401  # as above
@@ -129,33 +129,37 @@ def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
         InvalidArgumentError: The bytes are none, or have no such message.
     """
     try:
-        files = {one.name: one for one in descriptor_pb2.FileDescriptorSet.FromString(content).file}
+        files = {
+            file.name: file for file in descriptor_pb2.FileDescriptorSet.FromString(content).file
+        }
     except DecodeError as error:
         msg = f"it is no FileDescriptorSet, as protoc --descriptor_set_out writes: {error}"
         raise InvalidArgumentError(msg) from None
-    mine = [one for one in files.values() if not _WELL_KNOWN.fullmatch(one.name)]
-    names = {name: one for one in mine for name in ProtoFile(one, None).names()}
-    wanted = message or next(iter(names), "")
+    own_files = [file for file in files.values() if not _WELL_KNOWN.fullmatch(file.name)]
+    names = {name: file for file in own_files for name in ProtoFile(file, None).names()}
+    target = message or next(iter(names), "")
     if not message and len(names) != 1:
         msg = "name options.message; it has " + (", ".join(list(names)[:20]) or "no messages")
         raise InvalidArgumentError(msg)
-    for name, one in names.items():
-        if wanted == name or wanted.startswith(f"{name}."):
-            made = _build(files, one.name)
-            made.path_of(wanted)
-            return made
-    raise _no_message(wanted, list(names))
+    for name, owner in names.items():
+        if target == name or target.startswith(f"{name}."):
+            built = _build(files, owner.name)
+            built.path_of(target)
+            return built
+    raise _no_message(target, list(names))
 
 
 def _read(text: str, name: str) -> Any:  # noqa: ANN401  # as above
     """The descriptor of a registry's schema, in base64 as the registry was asked for it."""
     try:
-        made = descriptor_pb2.FileDescriptorProto.FromString(base64.b64decode(text, validate=True))
+        descriptor = descriptor_pb2.FileDescriptorProto.FromString(
+            base64.b64decode(text, validate=True)
+        )
     except (DecodeError, binascii.Error, ValueError):
         msg = f"the registry gives '{name}' as text, not as a descriptor: {COMPILE}"
         raise InvalidArgumentError(msg) from None
-    made.name = name
-    return made
+    descriptor.name = name
+    return descriptor
 
 
 def _build(files: Mapping[str, Any], main: str) -> ProtoFile:
@@ -174,7 +178,7 @@ class _Build:
 
     def add(self, main: str) -> None:
         waiting = [(main, False)]
-        under_way: set[str] = set()
+        in_progress: set[str] = set()
         while waiting:
             name, is_ready = waiting.pop()
             if name in self.done:
@@ -182,12 +186,16 @@ class _Build:
             if is_ready:
                 self._put(name)
                 continue
-            if name in under_way:
+            if name in in_progress:
                 msg = f"the Protobuf file '{name}' imports itself, by way of others"
                 raise InvalidArgumentError(msg)
-            under_way.add(name)
+            in_progress.add(name)
             waiting.append((name, True))
-            waiting += [(one, False) for one in self._file(name).dependency if self._is_known(one)]
+            waiting += [
+                (imported, False)
+                for imported in self._file(name).dependency
+                if self._is_known(imported)
+            ]
 
     def _is_known(self, name: str) -> bool:
         """One that is not there may hold nothing but options; what is missed, the pool says."""
@@ -197,21 +205,21 @@ class _Build:
         if name in self.files:
             return self.files[name]
         module = import_module(name.removesuffix(".proto").replace("/", ".") + "_pb2")
-        made = descriptor_pb2.FileDescriptorProto()
-        module.DESCRIPTOR.CopyToProto(made)
-        return made
+        descriptor = descriptor_pb2.FileDescriptorProto()
+        module.DESCRIPTOR.CopyToProto(descriptor)
+        return descriptor
 
     def _put(self, name: str) -> None:
-        made = descriptor_pb2.FileDescriptorProto()
-        made.CopyFrom(self._file(name))
-        known = [one for one in made.dependency if self._is_known(one)]
-        missing = [one for one in made.dependency if not self._is_known(one)]
-        del made.dependency[:]
-        made.dependency.extend(dict.fromkeys(known))
-        del made.public_dependency[:]
-        del made.weak_dependency[:]
+        descriptor = descriptor_pb2.FileDescriptorProto()
+        descriptor.CopyFrom(self._file(name))
+        available = [imported for imported in descriptor.dependency if self._is_known(imported)]
+        missing = [imported for imported in descriptor.dependency if not self._is_known(imported)]
+        del descriptor.dependency[:]
+        descriptor.dependency.extend(dict.fromkeys(available))
+        del descriptor.public_dependency[:]
+        del descriptor.weak_dependency[:]
         try:
-            self.pool.Add(made)
+            self.pool.Add(descriptor)
         except (TypeError, ValueError) as error:
             hint = f"; it imports {', '.join(missing[:5])}, which is not there" if missing else ""
             msg = f"the Protobuf schema cannot be used: {str(error)[:200]}{hint}: give "
@@ -263,13 +271,13 @@ class MessageReader:
             InvalidArgumentError: The bytes are none of this type, as far as one can tell.
         """
         try:
-            found = self._read(value[at:] if at else value)
+            message = self._read(value[at:] if at else value)
         except (DecodeError, UnicodeDecodeError) as error:
             raise unreadable(f"Protobuf message {self.full_name}", error) from None
-        if len(value) > at and not found.ListFields() and len(UnknownFieldSet(found)):
+        if len(value) > at and not message.ListFields() and len(UnknownFieldSet(message)):
             reason = "it has none of its fields, only unknown ones; is it another message?"
             raise unreadable(f"Protobuf message {self.full_name}", reason)
-        return found
+        return message
 
     def columns(self, messages: Sequence[Any]) -> dict[str, Column]:
         """The wanted fields of messages that `read` gave.
@@ -286,16 +294,16 @@ def find_field(descriptor: Any, path: str) -> list[Any]:  # noqa: ANN401  # as a
     Raises:
         InvalidArgumentError: There is none.
     """
-    found: list[Any] = []
+    fields_on_path: list[Any] = []
     for part in path.split("."):
-        message = descriptor if not found else found[-1].message_type
+        message = descriptor if not fields_on_path else fields_on_path[-1].message_type
         fields = {} if message is None else message.fields_by_name
-        if part not in fields or (found and found[-1].is_repeated):
+        if part not in fields or (fields_on_path and fields_on_path[-1].is_repeated):
             there = ", ".join(list(fields)[:20]) or "no fields"
             msg = f"the message {descriptor.full_name} has no field '{path}'; where '{part}' would"
             raise InvalidArgumentError(f"{msg} be there is: {there}")
-        found.append(fields[part])
-    return found
+        fields_on_path.append(fields[part])
+    return fields_on_path
 
 
 def _getter(descriptor: Any, path: str, spec: FieldSpec | None) -> Getter:  # noqa: ANN401  # as above
@@ -353,7 +361,7 @@ def _nested(flat: list[Any], shape: tuple[int, ...]) -> list[Any]:
     if not flat or fixed * (free if -1 in shape else 1) != len(flat):
         return flat
     for size in reversed(sizes[1:]):
-        flat = [flat[at : at + size] for at in range(0, len(flat), size)]
+        flat = [flat[start : start + size] for start in range(0, len(flat), size)]
     return flat
 
 

@@ -84,7 +84,7 @@ _FITS: Final = {
 }
 
 
-def made_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
+def make_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
     """The descriptor of answers: a message, with repeated fields for vectors and matrices.
 
     Raises:
@@ -223,25 +223,25 @@ def make_reader(
         return file
 
     def of_number(number: int, path: MessagePath) -> MessageReader:
-        if given is not None:  # the file says how; that is what it was given for
-            return given
+        if file_reader is not None:  # the file says how; that is what it was given for
+            return file_reader
         descriptor = file_of(number).at(path)
         if options.message and descriptor.full_name != options.message:
             msg = f"it is a {descriptor.full_name}, but options.message is {options.message}"
             raise InvalidArgumentError(msg)
         return MessageReader(descriptor, layout.inputs, layout.passed)
 
-    given: MessageReader | None = None
-    file = _given_file(options)
+    file_reader: MessageReader | None = None
+    file = _schema_file(options)
     if file is not None:
         descriptor = _descriptor(file, options.message)
-        given = MessageReader(descriptor, layout.inputs, layout.passed)
+        file_reader = MessageReader(descriptor, layout.inputs, layout.passed)
     elif source is None:
         msg = "Protobuf is read with a schema: name options.registry, or options.descriptor_file"
         raise InvalidArgumentError(msg)
     return SchemaReader(
         [*(spec.name for spec in layout.inputs), *layout.passed],
-        plain=given if source is None else None,
+        plain=file_reader if source is None else None,
         head_bytes=_FIRST_BYTES,
         path=message_path,
         reader=of_number,
@@ -253,9 +253,9 @@ def make_writer(
 ) -> SchemaWriter[ProtoFile]:
     """What writes Protobuf; `registry` as of `make_reader`."""
     options, source = _options(settings, registry)
-    given = _given_file(options)
-    if given is None and (source is None or options.register):
-        given = from_descriptor(made_schema(layout, options))
+    fixed_schema = _schema_file(options)
+    if fixed_schema is None and (source is None or options.register):
+        fixed_schema = from_descriptor(make_schema(layout, options))
 
     def text(file: ProtoFile) -> Schema:
         encoded = base64.b64encode(file.file.SerializeToString()).decode()
@@ -271,7 +271,9 @@ def make_writer(
         begin = b"" if source is None else message_head(number, path)
         return MessageWriter(descriptor, layout, options.names, begin)
 
-    return SchemaWriter(options, source, given=given, text=text, newest=newest, writer=writer)
+    return SchemaWriter(
+        options, source, fixed_schema=fixed_schema, text=text, newest=newest, writer=writer
+    )
 
 
 def _options(
@@ -283,7 +285,7 @@ def _options(
     return options, source
 
 
-def _given_file(options: SchemaOptions) -> ProtoFile | None:
+def _schema_file(options: SchemaOptions) -> ProtoFile | None:
     path = options.descriptor_file
     if not path:
         return None

@@ -45,12 +45,12 @@ class RawTensors:
         """As `ValueReader.decode`; one copy of all the bytes where records are of one size."""
         errors: dict[int, HeadraceError] = {}
         values: list[bytes] = []
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             value = record.value
             if value is None:
-                errors[place] = without_value()
+                errors[index] = without_value()
             elif (error := self._misfit(value)) is not None:
-                errors[place] = error
+                errors[index] = error
             else:
                 values.append(value)
         column = values if self._input.datatype is Datatype.BYTES else self._arrays(values)
@@ -65,7 +65,7 @@ class RawTensors:
         plain = plain_array(array)
         size = plain.nbytes // max(rows, 1)
         joined = plain.tobytes()
-        return [joined[at * size : (at + 1) * size] for at in range(rows)]
+        return [joined[row * size : (row + 1) * size] for row in range(rows)]
 
     def _misfit(self, value: bytes) -> HeadraceError | None:
         spec, size = self._input, len(value)
@@ -77,10 +77,10 @@ class RawTensors:
         unit = self._fixed * spec.datatype.dtype.itemsize
         if size == unit or (-1 in spec.shape and size and unit and size % unit == 0):
             return None
-        wanted = f"a multiple of {unit}" if -1 in spec.shape else str(unit)
+        expected = f"a multiple of {unit}" if -1 in spec.shape else str(unit)
         return InvalidArgumentError(
             f"input '{spec.name}' is {spec.datatype.value} of shape {list(spec.shape)}: "
-            f"expected {wanted} bytes, got {size}"
+            f"expected {expected} bytes, got {size}"
         )
 
     def _arrays(self, values: Sequence[bytes]) -> Column:

@@ -128,9 +128,9 @@ class SchemaRegistry:
             NotFoundError: There is none, as was asked within the last seconds.
             UnavailableError: The registry cannot tell now.
         """
-        found = self._by_id.get((number, wire))
-        if found is not None:
-            return found
+        cached = self._by_id.get((number, wire))
+        if cached is not None:
+            return cached
         schema = self._read(self._ask("GET", f"/schemas/ids/{number}", wire=wire), Schema)
         if len(self._by_id) >= _REMEMBERED:
             self._by_id.clear()
@@ -175,23 +175,23 @@ class SchemaRegistry:
             NotFoundError: One does not exist any more.
             UnavailableError: The registry cannot tell now.
         """
-        found: dict[str, Schema] = {}
+        schemas: dict[str, Schema] = {}
         waiting = list(schema.references)
         while waiting:
-            one = waiting.pop()
-            if one.name in found:
+            reference = waiting.pop()
+            if reference.name in schemas:
                 continue
-            if len(found) >= _MAX_REFERENCES:
+            if len(schemas) >= _MAX_REFERENCES:
                 msg = f"the schema refers to more than {_MAX_REFERENCES} others"
                 raise InvalidArgumentError(msg)
-            found[one.name] = self._version(one, wire)
-            waiting += found[one.name].references
-        return found
+            schemas[reference.name] = self._version(reference, wire)
+            waiting += schemas[reference.name].references
+        return schemas
 
-    def _version(self, one: SchemaReference, wire: str) -> Schema:
-        key = (one.subject, one.version, wire)
+    def _version(self, reference: SchemaReference, wire: str) -> Schema:
+        key = (reference.subject, reference.version, wire)
         if key not in self._versions:
-            path = f"/subjects/{quote(one.subject, safe='')}/versions/{one.version}"
+            path = f"/subjects/{quote(reference.subject, safe='')}/versions/{reference.version}"
             schema = self._read(self._ask("GET", path, wire=wire), Schema)
             if len(self._versions) >= _REMEMBERED:
                 self._versions.clear()
@@ -255,17 +255,17 @@ class SchemaRegistry:
             problem = msgspec.json.decode(body, type=_Problem)
         except UNDECODABLE:
             problem = _Problem()
-        said = problem.message[:300]
+        reason = problem.message[:300]
         if problem.error_code in _NO_SUCH:
-            return NotFoundError(f"the schema registry at {self._host} has no {path}: {said}")
+            return NotFoundError(f"the schema registry at {self._host} has no {path}: {reason}")
         if status in _REFUSED:
-            msg = f"the schema registry at {self._host} refuses it ({status}): {said}"
+            msg = f"the schema registry at {self._host} refuses it ({status}): {reason}"
             return FailedPreconditionError(msg)
         if status in {401, 403}:
             return self._away(f"refuses who asks ({status}); see user, password_file, token_file")
         if status == 404:  # noqa: PLR2004  # without a code of its own: some other server's page
             return self._away(f"does not know {path} (404): is that URL a schema registry's?")
-        return self._away(f"answers {status}: {said}")
+        return self._away(f"answers {status}: {reason}")
 
     def _away(self, why: str) -> UnavailableError:
         return UnavailableError(f"the schema registry at {self._host} {why}")
@@ -304,7 +304,7 @@ def schema_id(value: bytes) -> int:
     if len(value) < HEAD_BYTES:
         msg = f"the value has {len(value)} bytes: too short for Confluent's wire format"
         raise InvalidArgumentError(msg)
-    magic, found = _HEAD.unpack_from(value)
+    magic, schema_number = _HEAD.unpack_from(value)
     if magic:
         is_guid = magic == _GUID_MAGIC
         what = "names its schema by a GUID" if is_guid else f"begins with the byte {magic & 255}"
@@ -313,15 +313,15 @@ def schema_id(value: bytes) -> int:
             "if it was written without a registry, leave options.registry out"
         )
         raise InvalidArgumentError(msg)
-    if found < 0:  # registries answer that as if they were something else
-        msg = f"the value names the schema {found}, which no registry has"
+    if schema_number < 0:  # registries answer that as if they were something else
+        msg = f"the value names the schema {schema_number}, which no registry has"
         raise InvalidArgumentError(msg)
-    return int(found)
+    return int(schema_number)
 
 
-def head(found_id: int) -> bytes:
+def head(schema_number: int) -> bytes:
     """What an Avro value begins with."""
-    return _HEAD.pack(0, found_id)
+    return _HEAD.pack(0, schema_number)
 
 
 def message_path(value: bytes) -> tuple[tuple[int, ...], int]:
@@ -330,33 +330,33 @@ def message_path(value: bytes) -> tuple[tuple[int, ...], int]:
     Raises:
         InvalidArgumentError: There is no path.
     """
-    steps, at = _zigzag(value, HEAD_BYTES)
+    steps, offset = _zigzag(value, HEAD_BYTES)
     if not steps:
-        return (0,), at
+        return (0,), offset
     if not 0 < steps <= _MAX_STEPS:
         msg = f"the value's message indexes are {steps} steps deep, which no message is"
         raise InvalidArgumentError(msg)
     path = []
     for _ in range(steps):
-        step, at = _zigzag(value, at)
+        step, offset = _zigzag(value, offset)
         path.append(step)
-    return tuple(path), at
+    return tuple(path), offset
 
 
-def message_head(found_id: int, path: tuple[int, ...]) -> bytes:
+def message_head(schema_number: int, path: tuple[int, ...]) -> bytes:
     """What a Protobuf value begins with."""
     if path == (0,):
-        return head(found_id) + b"\0"
-    return head(found_id) + b"".join(map(_varint, (len(path), *path)))
+        return head(schema_number) + b"\0"
+    return head(schema_number) + b"".join(map(_varint, (len(path), *path)))
 
 
 def _zigzag(value: bytes, at: int) -> tuple[int, int]:
-    found = shift = 0
+    number = shift = 0
     for end in range(at, min(at + _MAX_VARINT, len(value))):
         byte = value[end]
-        found |= (byte & 0x7F) << shift
+        number |= (byte & 0x7F) << shift
         if byte < 0x80:  # noqa: PLR2004  # the last one has no high bit
-            return (found >> 1) ^ -(found & 1), end + 1
+            return (number >> 1) ^ -(number & 1), end + 1
         shift += 7
     msg = "the value's message indexes are broken off or too long"
     raise InvalidArgumentError(msg)

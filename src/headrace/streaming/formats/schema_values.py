@@ -29,7 +29,7 @@ S = TypeVar("S")
 class RowsReader(Protocol):
     """Reads values of one schema."""
 
-    def read(self, value: bytes, at: int) -> Any:  # noqa: ANN401  # what `columns` takes
+    def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # what `columns` takes
         """The row whose bytes begin at `at`; raises InvalidArgumentError if it is none."""
 
     def columns(self, rows: Sequence[Any]) -> dict[str, Column]:
@@ -70,7 +70,7 @@ class SchemaReader:
         self._path = path
         self._reader = reader
         self._heads: dict[bytes, RowsReader] = {}
-        self._known: dict[tuple[int, MessagePath], RowsReader | HeadraceError] = {}
+        self._readers: dict[tuple[int, MessagePath], RowsReader | HeadraceError] = {}
 
     def decode(self, records: Sequence[Record]) -> Fields:
         """As `ValueReader.decode`.
@@ -83,7 +83,7 @@ class SchemaReader:
         readers: list[RowsReader] = []
         plain, heads, size = self._plain, self._heads, self._head_bytes
         start = 0 if plain else size
-        for place, record in enumerate(records):
+        for index, record in enumerate(records):
             value = record.value
             try:
                 if value is None:
@@ -92,45 +92,45 @@ class SchemaReader:
                 if reader is not None:
                     rows.append(reader.read(value, start))
                 else:
-                    reader, at = self._reader_of(value)
-                    rows.append(reader.read(value, at))
+                    reader, offset = self._reader_of(value)
+                    rows.append(reader.read(value, offset))
                 readers.append(reader)
             except (InvalidArgumentError, NotFoundError) as error:
-                errors[place] = error
+                errors[index] = error
         return Fields(columns=self._columns(rows, readers), errors=errors)
 
     def _columns(self, rows: list[Any], readers: list[RowsReader]) -> dict[str, Column]:
         by_reader: dict[int, list[int]] = {}
         if len(set(map(id, readers))) == 1:
             return readers[0].columns(rows)
-        for at, reader in enumerate(readers):
-            by_reader.setdefault(id(reader), []).append(at)
+        for index, reader in enumerate(readers):
+            by_reader.setdefault(id(reader), []).append(index)
         merged: dict[str, list[object]] = {name: [None] * len(rows) for name in self._names}
-        for places in by_reader.values():
-            columns = readers[places[0]].columns([rows[at] for at in places])
+        for indexes in by_reader.values():
+            columns = readers[indexes[0]].columns([rows[index] for index in indexes])
             for name, column in columns.items():
-                for at, value in zip(places, column, strict=True):
-                    merged[name][at] = value
+                for index, value in zip(indexes, column, strict=True):
+                    merged[name][index] = value
         return dict(merged)
 
     def _reader_of(self, value: bytes) -> tuple[RowsReader, int]:
         """The reader of a value whose head was not met before, and where its own bytes begin."""
         number = schema_id(value)
-        path, at = self._path(value)
-        reader = self._known.get((number, path))
+        path, offset = self._path(value)
+        reader = self._readers.get((number, path))
         if reader is None:
-            if len(self._known) >= _MAX_READERS:
-                self._known.clear()
+            if len(self._readers) >= _MAX_READERS:
+                self._readers.clear()
             try:
                 reader = self._reader(number, path)
             except InvalidArgumentError as error:
                 reader = InvalidArgumentError(f"schema {number} of the registry: {error}")
-            self._known[number, path] = reader
+            self._readers[number, path] = reader
         if isinstance(reader, HeadraceError):
             raise reader.with_traceback(None)
-        if at == self._head_bytes:
-            self._heads[value[:at]] = reader
-        return reader, at
+        if offset == self._head_bytes:
+            self._heads[value[:offset]] = reader
+        return reader, offset
 
 
 class SchemaWriter(Generic[S]):
@@ -150,14 +150,14 @@ class SchemaWriter(Generic[S]):
         options: SchemaOptions,
         registry: SchemaRegistry | None,
         *,
-        given: S | None,
+        fixed_schema: S | None,
         text: Callable[[S], Schema],
         newest: Callable[[Registered], S],
         writer: Callable[[S, int], RowsWriter],
     ) -> None:
         self._options = options
         self._registry = registry
-        self._given = given
+        self._fixed_schema = fixed_schema
         self._text = text
         self._newest = newest
         self._make = writer
@@ -166,8 +166,8 @@ class SchemaWriter(Generic[S]):
         if registry is not None and not options.subject:
             msg = "options.subject names the subject of the answers' schema, such as SINK-value"
             raise InvalidArgumentError(msg)
-        if given is not None:
-            self._make(given, 0)  # refused now if answers do not fit it
+        if fixed_schema is not None:
+            self._make(fixed_schema, 0)  # refused now if answers do not fit it
         try:
             self._ready()
         except UnavailableError:
@@ -197,14 +197,14 @@ class SchemaWriter(Generic[S]):
         """The schema and its id."""
         registry, subject = self._registry, self._options.subject
         if registry is None:
-            assert self._given is not None
-            return self._given, 0
+            assert self._fixed_schema is not None
+            return self._fixed_schema, 0
         try:
-            if self._given is None:
+            if self._fixed_schema is None:
                 version = registry.newest(subject)
                 return self._newest(version), version.id
             ask = registry.register if self._options.register else registry.find
-            return self._given, ask(subject, self._text(self._given))
+            return self._fixed_schema, ask(subject, self._text(self._fixed_schema))
         except NotFoundError as error:
             msg = f"{error}; register the answers' schema, or set options.register to true"
             raise FailedPreconditionError(msg) from None

@@ -17,7 +17,7 @@ import msgspec
 from headrace.core import HeadraceError, InvalidArgumentError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.formats import Column, ValueReader
-from headrace.streaming.records import LAST_S, Record, unix_time
+from headrace.streaming.records import MAX_TIME_S, Record, unix_time
 
 MICROSECONDS: Final = 1_000_000
 MOST_PANES: Final = 10_000
@@ -49,9 +49,9 @@ def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
     ):
         if not 0 <= value < math.inf:
             yield f"windows.{what} is a number that is not negative, not {value}"
-    for at, window in enumerate(settings.windows):
+    for index, window in enumerate(settings.windows):
         for mistake in _mistakes(window):
-            yield f"windows.windows[{at}]: {mistake}"
+            yield f"windows.windows[{index}]: {mistake}"
 
 
 def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
@@ -174,25 +174,25 @@ def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
     keys = tuple(dict.fromkeys(window.key for window in settings.windows))
     fields = tuple(dict.fromkeys(window.field for window in settings.windows if window.field))
     longest: dict[tuple[int, int | None, int], int] = {}
-    found = []
-    for one in settings.windows:
-        field = fields.index(one.field) if one.field else None
-        of = keys.index(one.key), field, pane_us(one)
-        size_us = microseconds(one.size_s)
-        slide_us = size_us if one.slide_s is None else microseconds(one.slide_s)
+    resolved = []
+    for spec in settings.windows:
+        field = fields.index(spec.field) if spec.field else None
+        of = keys.index(spec.key), field, pane_us(spec)
+        size_us = microseconds(spec.size_s)
+        slide_us = size_us if spec.slide_s is None else microseconds(spec.slide_s)
         longest[of] = max(longest.get(of, 0), size_us)
-        found.append((one, of, size_us, slide_us))
+        resolved.append((spec, of, size_us, slide_us))
     order = list(longest)
     return WindowPlan(
         windows=tuple(
             WindowDefinition(
-                name=one.name,
-                function=one.function,
+                name=window.name,
+                function=window.function,
                 series=order.index(of),
                 size_us=size_us,
                 slide_us=slide_us,
             )
-            for one, of, size_us, slide_us in found
+            for window, of, size_us, slide_us in resolved
         ),
         series=tuple(
             Series(key=key, field=field, pane_us=length, longest_us=longest[key, field, length])
@@ -266,22 +266,22 @@ class Events:
         if self._reads is not None:
             fields = self._reads.decode(records)
             columns, errors = fields.columns, fields.errors
-        found: list[WindowEvent | HeadraceError | None] = []
-        at = 0
-        for place, record in enumerate(records):
+        events: list[WindowEvent | HeadraceError | None] = []
+        row = 0
+        for index, record in enumerate(records):
             if record.value is None:
-                found.append(None)
+                events.append(None)
                 continue
-            error = errors.get(place)
+            error = errors.get(index)
             if error is not None:
-                found.append(error)
+                events.append(error)
                 continue
             try:
-                found.append(self._event(record, columns, at, now_s))
+                events.append(self._event(record, columns, row, now_s))
             except InvalidArgumentError as wrong:
-                found.append(wrong)
-            at += 1
-        return found
+                events.append(wrong)
+            row += 1
+        return events
 
     def _event(
         self, record: Record, columns: Mapping[str, Column], at: int, now_s: float
@@ -292,7 +292,7 @@ class Events:
             written_s = record.timestamp_s or now_s
         else:
             at_s, written_s = record.timestamp_s, now_s
-            if not 0 < at_s < LAST_S:
+            if not 0 < at_s < MAX_TIME_S:
                 msg = "the record has no timestamp, and windows go by it: name a field in `time`"
                 raise InvalidArgumentError(msg)
         if at_s - written_s > self._ahead_s:
@@ -311,10 +311,10 @@ class Events:
 
 def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:
     """The fields of records that windows need."""
-    wanted = [settings.time]
+    names = [settings.time]
     for window in settings.windows:
-        wanted += [window.key, window.field]
-    return tuple(dict.fromkeys(filter(None, wanted)))
+        names += [window.key, window.field]
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _own_key(record: Record) -> bytes:

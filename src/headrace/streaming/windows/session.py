@@ -23,7 +23,7 @@ from headrace.streaming.records import Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.panes import Events, WindowPlan, fields_of, plan_windows
 from headrace.streaming.windows.state_file import (
-    PlaceState,
+    PartitionState,
     StatePosition,
     WindowStateFile,
     state_folder,
@@ -71,8 +71,8 @@ def restore(
     usable = kept is not None and first <= kept <= group
     if usable and kept is not None and group - kept <= STALE_AFTER:
         return Restore(kept, group, is_rebuilt=False)
-    asked = since()
-    begin = first if asked is None else min(max(asked, first), group)
+    oldest_needed = since()
+    begin = first if oldest_needed is None else min(max(oldest_needed, first), group)
     if usable and kept is not None and kept >= begin:
         return Restore(kept, group, is_rebuilt=False)
     return Restore(begin, group, is_rebuilt=True, is_whole=begin > first or first == 0)
@@ -83,7 +83,7 @@ class _Held:
     """One place. `read`: the next offset; `safe`: what is before it has been delivered."""
 
     file: WindowStateFile
-    state: PlaceState
+    state: PartitionState
     scored_from: int
     read: int
     safe: int
@@ -119,46 +119,48 @@ class Windows:
         self._failing = ""
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """What people should know of; empty if all is well."""
-        behind = {place: one.scored_from - one.read for place, one in self._held.items()}
-        waits = {place: count for place, count in behind.items() if count > 0}
+        behind = {partition: held.scored_from - held.read for partition, held in self._held.items()}
+        waits = {partition: count for partition, count in behind.items() if count > 0}
         if not waits:
             return self._failing
-        place = min(waits)
+        partition = min(waits)
         return (
-            f"windows of {place.topic}/{place.partition} and {len(waits) - 1} more are being "
-            f"restored: {sum(waits.values())} records are read again"
+            f"restoring windows of partition {partition.topic}/{partition.partition} and "
+            f"{len(waits) - 1} more: {sum(waits.values())} records are read again"
         )
 
-    def gained(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
         """Open the states of these; where each has to be read on.
 
         Raises:
             HeadraceError: A state cannot be opened, or the broker not be asked.
         """
-        found = {}
-        for topic in sorted({place.topic for place in places}):
+        starts = {}
+        for topic in sorted({partition.topic for partition in partitions}):
             ends = self._broker.ends(topic)
             committed = self._broker.committed(self._settings.group, topic)
-            for place in places:
-                if place.topic == topic:
-                    found[place] = self._open(place, committed.get(place), ends[place])
-        return found
+            for partition in partitions:
+                if partition.topic == topic:
+                    starts[partition] = self._open(
+                        partition, committed.get(partition), ends[partition]
+                    )
+        return starts
 
     def to_score(self, records: Sequence[Record]) -> list[Record]:
         """Count what is only to be counted; the rest."""
         behind: dict[TopicPartition, list[Record]] = {}
         rest = []
         for record in records:
-            held = self._held[record.place]
+            held = self._held[record.topic_partition]
             held.read = record.offset + 1
             if record.offset < held.scored_from:
-                behind.setdefault(record.place, []).append(record)
+                behind.setdefault(record.topic_partition, []).append(record)
             else:
                 rest.append(record)
-        for place, some in behind.items():
-            held = self._held[place]
+        for partition, some in behind.items():
+            held = self._held[partition]
             events = self._events.of(some, now_s=self._clock.now())
             held.state.count(events, offset=some[-1].offset + 1)
             self._counters.restored_records += len(some)
@@ -170,27 +172,29 @@ class Windows:
         rows: list[Sequence[object]] = [()] * len(records)
         errors: dict[int, HeadraceError] = {}
         nothing = (0,) * len(self._plan.windows)
-        by_place: dict[TopicPartition, list[int]] = {}
-        for at, record in enumerate(records):
-            by_place.setdefault(record.place, []).append(at)
-        for place, indexes in by_place.items():
+        by_partition: dict[TopicPartition, list[int]] = {}
+        for index, record in enumerate(records):
+            by_partition.setdefault(record.topic_partition, []).append(index)
+        for partition, indexes in by_partition.items():
             offset = records[indexes[-1]].offset + 1
-            counted = self._held[place].state.count([events[at] for at in indexes], offset=offset)
+            counted = self._held[partition].state.count(
+                [events[index] for index in indexes], offset=offset
+            )
             self._counters.late += counted.late
-            for at, row in zip(indexes, counted.rows, strict=True):
+            for index, row in zip(indexes, counted.rows, strict=True):
                 if isinstance(row, HeadraceError):
-                    errors[at] = row
-                    rows[at] = nothing
+                    errors[index] = row
+                    rows[index] = nothing
                 else:
-                    rows[at] = nothing if row is None else row
+                    rows[index] = nothing if row is None else row
         names = [window.name for window in self._plan.windows]
         columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
         return Added(columns=columns, errors=errors)
 
-    def delivered(self, done: Mapping[TopicPartition, int]) -> None:
+    def delivered(self, offsets: Mapping[TopicPartition, int]) -> None:
         """What is before these offsets was delivered, and is safe once the session says so."""
-        for place, offset in done.items():
-            held = self._held.get(place)
+        for partition, offset in offsets.items():
+            held = self._held.get(partition)
             if held is not None:
                 held.safe = max(held.safe, offset)
 
@@ -199,7 +203,7 @@ class Windows:
         return now >= self._checkpoint_at
 
     def checkpoint(
-        self, places: Collection[TopicPartition] | None = None, *, is_last: bool = False
+        self, partitions: Collection[TopicPartition] | None = None, *, is_last: bool = False
     ) -> None:
         """Write what is delivered, which has to be safe; where it cannot be, it is tried later.
 
@@ -212,8 +216,8 @@ class Windows:
         started = self._clock.monotonic()
         self._failing = ""
         has_more = False
-        for place, held in self._held.items():
-            if places is not None and place not in places:
+        for partition, held in self._held.items():
+            if partitions is not None and partition not in partitions:
                 continue
             most = max(_PANES_AT_ONCE, held.state.unwritten // 4)
             change = held.state.changes(held.safe, most=math.inf if is_last else most)
@@ -238,65 +242,69 @@ class Windows:
         """What is delivered is not safe yet: write later."""
         self._checkpoint_at = self._clock.monotonic() + self._windows.checkpoint_s
 
-    def close(self, places: Collection[TopicPartition] | None = None) -> None:
+    def close(self, partitions: Collection[TopicPartition] | None = None) -> None:
         """Let go of states; what was not written is read again by who has them next."""
-        for place in list(self._held) if places is None else places:
-            held = self._held.pop(place, None)
+        for partition in list(self._held) if partitions is None else partitions:
+            held = self._held.pop(partition, None)
             if held is not None:
                 held.file.close()
 
-    def _open(self, place: TopicPartition, committed: int | None, ends: tuple[int, int]) -> int:
+    def _open(self, partition: TopicPartition, committed: int | None, ends: tuple[int, int]) -> int:
         settings = self._settings
-        path = state_path(state_folder(settings), place)
+        path = state_path(state_folder(settings), partition)
         file = WindowStateFile(path, definition=_definition(self._windows, self._plan))
         try:
-            kept = file.kept()
-            group = self._start(place, ends) if committed is None else committed
+            stored = file.kept()
+            group = self._start(partition, ends) if committed is None else committed
             how = restore(
-                None if kept is None else kept.offset,
+                None if stored is None else stored.offset,
                 group=group,
                 first=ends[0],
-                since=lambda: self._since(place, group),
+                since=lambda: self._since(partition, group),
             )
-            self._tell(place, how, kept)
+            self._tell(partition, how, stored)
             if how.is_rebuilt:
                 file.begin(how.read_from)
         except BaseException:
             file.close()
             raise
-        newest_us = None if how.is_rebuilt or kept is None else kept.newest_us
-        before = self._held.pop(place, None)
+        newest_us = None if how.is_rebuilt or stored is None else stored.newest_us
+        before = self._held.pop(partition, None)
         if before is not None:
             before.file.close()
-        self._held[place] = _Held(
+        self._held[partition] = _Held(
             file=file,
-            state=PlaceState(self._plan, file, newest_us=newest_us),
+            state=PartitionState(self._plan, file, newest_us=newest_us),
             scored_from=how.scored_from,
             read=how.read_from,
             safe=how.scored_from,
         )
         return how.read_from
 
-    def _start(self, place: TopicPartition, ends: tuple[int, int]) -> int:
+    def _start(self, partition: TopicPartition, ends: tuple[int, int]) -> int:
         """Where a group begins that has never read."""
         settings = self._settings
         if settings.start_s is not None:
-            return self._broker.offsets_at(place.topic, settings.start_s).get(place, ends[1])
+            return self._broker.offsets_at(partition.topic, settings.start_s).get(
+                partition, ends[1]
+            )
         return ends[0] if settings.start is StartPosition.EARLIEST else ends[1]
 
-    def _since(self, place: TopicPartition, group: int) -> int | None:
+    def _since(self, partition: TopicPartition, group: int) -> int | None:
         """The first record that windows at the group's offset may hold, by when it was written.
 
         Counted from the last one before it: after a silence, windows still hold what was before.
         """
         if not self._broker.abilities.by_time:
             return None
-        there = self._broker.read(place.topic, after={place: max(group - 1, 0)}, most=1)
+        there = self._broker.read(partition.topic, after={partition: max(group - 1, 0)}, most=1)
         at_s = there[0].timestamp_s if there else self._clock.now()
-        return self._broker.offsets_at(place.topic, at_s - self._plan.horizon_us / 1e6).get(place)
+        return self._broker.offsets_at(partition.topic, at_s - self._plan.horizon_us / 1e6).get(
+            partition
+        )
 
-    def _tell(self, place: TopicPartition, how: Restore, kept: StatePosition | None) -> None:
-        name, behind = f"{place.topic}/{place.partition}", how.scored_from - how.read_from
+    def _tell(self, partition: TopicPartition, how: Restore, kept: StatePosition | None) -> None:
+        name, behind = f"{partition.topic}/{partition.partition}", how.scored_from - how.read_from
         if not how.is_rebuilt:
             self._counters.opened += 1
             if behind:

@@ -58,7 +58,7 @@ class CountedEvents(NamedTuple):
     late: int
 
 
-class PlaceState:
+class PartitionState:
     """Counts the events of one place, in their order. Used by one thread."""
 
     def __init__(self, plan: WindowPlan, stored: Panes, *, newest_us: int | None) -> None:
@@ -100,7 +100,9 @@ class PlaceState:
             else:
                 self._add(event, touched)
             rows.append(self._values(event, max(event.at_us, oldest_us)))
-        panes = {(series, key, at): self._keys[series, key][at] for series, key, at in touched}
+        panes = {
+            (series, key, pane): self._keys[series, key][pane] for series, key, pane in touched
+        }
         self._changes.append(WindowChange(offset, panes, self._newest_us))
         return CountedEvents(rows, late)
 
@@ -131,18 +133,18 @@ class PlaceState:
         surplus = len(self._keys) - REMEMBERED_KEYS
         if surplus <= 0:
             return
-        needed = {(series, key) for one in self._changes for series, key, _ in one.panes}
+        needed = {(series, key) for change in self._changes for series, key, _ in change.panes}
         for of in [of for of in self._keys if of not in needed][:surplus]:
             del self._keys[of], self._orders[of]
 
     def _load(self, events: Iterable[WindowEvent | HeadraceError | None]) -> None:
-        wanted = {
+        needed = {
             (number, event.keys[series.key])
             for event in events
             if isinstance(event, WindowEvent)
             for number, series in enumerate(self._plan.series)
         }
-        missing = [of for of in wanted if of not in self._keys]
+        missing = [of for of in needed if of not in self._keys]
         if not missing:
             return
         stored = self._stored.read(missing)
@@ -161,22 +163,22 @@ class PlaceState:
                 continue
             key = event.keys[series.key]
             panes, order = self._keys[number, key], self._orders[number, key]
-            at = at_us // series.pane_us
-            before = panes.get(at)
+            pane = at_us // series.pane_us
+            before = panes.get(pane)
             if before is None:
-                insort(order, at)
+                insort(order, pane)
                 _forget(panes, order, series.first_kept(oldest_us), touched, (number, key))
-            panes[at] = (before or Pane()).with_value(value)
-            touched.add((number, key, at))
+            panes[pane] = (before or Pane()).with_value(value)
+            touched.add((number, key, pane))
 
     def _values(self, event: WindowEvent, at_us: int) -> list[Number]:
-        found = []
+        values = []
         for window in self._plan.windows:
             series = self._plan.series[window.series]
             of = window.series, event.keys[series.key]
             panes, order = self._keys[of], self._orders[of]
-            found.append(window.value(panes, order, series.pane_us, at_us))
-        return found
+            values.append(window.value(panes, order, series.pane_us, at_us))
+        return values
 
 
 def _forget(
@@ -184,9 +186,9 @@ def _forget(
 ) -> None:
     """Panes before `first` are of use to no event that may still come."""
     while order[0] < first:
-        at = order.pop(0)
-        panes.pop(at, None)
-        touched.discard((*of, at))
+        pane = order.pop(0)
+        panes.pop(pane, None)
+        touched.discard((*of, pane))
 
 
 _log = logging.getLogger(__name__)
@@ -224,8 +226,8 @@ class WindowStateFile:
         self._db = self._open()
         try:
             with self._writing() as db:
-                found = db.execute("SELECT definition FROM state").fetchone()
-                if found is not None and found[0] != self._definition:
+                row = db.execute("SELECT definition FROM state").fetchone()
+                if row is not None and row[0] != self._definition:
                     db.execute("DELETE FROM state")
                     db.execute("DELETE FROM panes")
                 owner = db.execute("UPDATE state SET owner = owner + 1 RETURNING owner").fetchall()
@@ -254,7 +256,7 @@ class WindowStateFile:
 
     def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
         """As `Panes`."""
-        found: dict[KeyOf, dict[int, Pane]] = {}
+        panes: dict[KeyOf, dict[int, Pane]] = {}
         with self._reading() as db:
             for of in keys:
                 rows = db.execute(
@@ -263,8 +265,8 @@ class WindowStateFile:
                     of,
                 ).fetchall()
                 if rows:
-                    found[of] = {row[0]: Pane(*row[1:]) for row in rows}
-        return found
+                    panes[of] = {row[0]: Pane(*row[1:]) for row in rows}
+        return panes
 
     def write(self, change: WindowChange, *, first_kept: Sequence[int]) -> None:
         """Panes and their offset, at once.
@@ -339,15 +341,15 @@ class WindowStateFile:
         return UnavailableError(f"cannot {what} the state of windows in {self._path}: {error}")
 
 
-def state_path(folder: Path, place: TopicPartition) -> Path:
+def state_path(folder: Path, partition: TopicPartition) -> Path:
     """The file of a place; a long topic's name is cut, and told apart by what it is a hash of."""
-    name = quote(place.topic, safe="")
+    name = quote(partition.topic, safe="")
     if len(name) > _LONGEST_NAME:
         import hashlib  # noqa: PLC0415  # few topics are so long
 
-        digest = hashlib.sha256(place.topic.encode()).hexdigest()[:16]
+        digest = hashlib.sha256(partition.topic.encode()).hexdigest()[:16]
         name = f"{name[:_LONGEST_NAME]}~{digest}"
-    return folder / f"{name}-{place.partition}.db"
+    return folder / f"{name}-{partition.partition}.db"
 
 
 def _connected(path: Path) -> sqlite3.Connection:

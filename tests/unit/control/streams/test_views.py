@@ -21,7 +21,7 @@ from headrace.monitor.slo import (
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
-    PlaceStatus,
+    PartitionStatus,
     ScoringEndpoint,
     StreamStatus,
     WorkerSettings,
@@ -58,9 +58,9 @@ def worker(
 
 
 def said(state: WorkerState = WorkerState.RUNNING, dead_letters: int = 0) -> StreamStatus:
-    places = [PlaceStatus(topic="in", partition=0, lag_records=12, lag_s=3.0)]
+    partitions = [PartitionStatus(topic="in", partition=0, lag_records=12, lag_s=3.0)]
     return StreamStatus(
-        stream="pay", member="pay-0", state=state, places=places, dead_letters=dead_letters
+        stream="pay", member="pay-0", state=state, partitions=partitions, dead_letters=dead_letters
     )
 
 
@@ -142,7 +142,7 @@ def test_a_worker_that_crashes_often_is_stuck_unless_it_waits_for_an_endpoint() 
 
 def test_a_stream_none_of_whose_workers_has_a_partition_is_stalled_and_alerts_hear_of_it() -> None:
     idle, busy = worker(), worker()
-    nothing = msgspec.structs.replace(said(), places=[], unassigned_s=STALLED_AFTER_S)
+    nothing = msgspec.structs.replace(said(), partitions=[], unassigned_s=STALLED_AFTER_S)
     note_status(idle, nothing, rate=0.0, now=1.0)
     note_status(busy, said(), rate=0.0, now=1.0)
     told = view(idle)
@@ -164,9 +164,9 @@ def test_a_stream_whose_topic_does_not_exist_is_stalled_and_says_which() -> None
     one = worker()
     lost = msgspec.structs.replace(
         said(WorkerState.RECONNECTING),
-        places=[],
+        partitions=[],
         unassigned_s=STALLED_AFTER_S,
-        trouble="there is no topic 'in'",
+        problem="there is no topic 'in'",
         lacks_topic=True,
     )
     note_status(one, lost, rate=0.0, now=1.0)
@@ -194,7 +194,7 @@ def test_rows_that_depend_on_each_other_are_a_warning_of_a_stream_that_runs() ->
 
 def test_a_rebalance_does_not_stall_a_stream() -> None:
     one = worker()
-    nothing = msgspec.structs.replace(said(), places=[], unassigned_s=STALLED_AFTER_S - 1)
+    nothing = msgspec.structs.replace(said(), partitions=[], unassigned_s=STALLED_AFTER_S - 1)
     note_status(one, nothing, rate=0.0, now=1.0)
 
     assert (view(one).state, view(one).running) == ("running", 1)

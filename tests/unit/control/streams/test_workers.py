@@ -25,7 +25,7 @@ from headrace.control.streams.workers import (
 from headrace.streaming.settings import (
     EXIT_CANNOT_LOAD,
     EXIT_STOPPED_BY_RECORD,
-    PlaceStatus,
+    PartitionStatus,
     ScoringEndpoint,
     StreamStatus,
     WorkerSettings,
@@ -44,12 +44,16 @@ def worker(
 
 def status(member: str = "pay-0", *, at: float = 0.0, answered: int = 0) -> StreamStatus:
     return StreamStatus(
-        stream="pay", member=member, state=WorkerState.RUNNING, at=at, answered=answered
+        stream="pay",
+        member=member,
+        state=WorkerState.RUNNING,
+        lag_measured_at=at,
+        answered=answered,
     )
 
 
-def place(partition: int, records: int | None, seconds: float | None = 1.0) -> PlaceStatus:
-    return PlaceStatus(topic="in", partition=partition, lag_records=records, lag_s=seconds)
+def partition(partition: int, records: int | None, seconds: float | None = 1.0) -> PartitionStatus:
+    return PartitionStatus(topic="in", partition=partition, lag_records=records, lag_s=seconds)
 
 
 def view(state: str = "running", message: str = "", *, outdated: bool = False) -> WorkerView:
@@ -128,7 +132,9 @@ def test_pausing_is_no_new_revision_and_everything_else_is() -> None:
 def test_a_worker_is_told_with_what_it_says_itself() -> None:
     one = worker()
     one.status = msgspec.structs.replace(
-        status(answered=5), trouble="the broker is away", places=[place(0, 3), place(1, 4)]
+        status(answered=5),
+        problem="the broker is away",
+        partitions=[partition(0, 3), partition(1, 4)],
     )
     told = worker_view(one, "b", now=0.0)
 
@@ -160,7 +166,7 @@ def test_one_whose_brokers_client_does_not_return_is_told_unless_it_reconnects()
     one = worker()
     one.status = msgspec.structs.replace(status(), still_s=45.0)
     told = worker_view(one, "a", now=0.0)
-    one.status = msgspec.structs.replace(one.status, state=WorkerState.RECONNECTING, trouble="away")
+    one.status = msgspec.structs.replace(one.status, state=WorkerState.RECONNECTING, problem="away")
     away = worker_view(one, "a", now=0.0)
 
     assert (told.state, told.message) == ("silent", "has waited for its broker's client for 45 s")
@@ -187,15 +193,17 @@ def test_one_that_was_ended_for_its_silence_says_so_and_starts_again_soon() -> N
 
 
 def test_lag_is_of_all_places_and_the_oldest_record() -> None:
-    first = msgspec.structs.replace(status(), places=[place(0, 3, 1.5)])
-    second = msgspec.structs.replace(status(), places=[place(1, 4, 0.5), place(2, None, None)])
+    first = msgspec.structs.replace(status(), partitions=[partition(0, 3, 1.5)])
+    second = msgspec.structs.replace(
+        status(), partitions=[partition(1, 4, 0.5), partition(2, None, None)]
+    )
     lag = lag_of([first, second])
 
     assert (lag.records, lag.seconds, lag.partitions) == (7, 1.5, 3)
 
 
 def test_a_place_that_members_share_counts_once_and_bounds_nothing() -> None:
-    both = msgspec.structs.replace(status(), places=[place(0, 3)])
+    both = msgspec.structs.replace(status(), partitions=[partition(0, 3)])
     lag = lag_of([both, both])
 
     assert (lag.records, lag.partitions) == (3, None)

@@ -11,8 +11,8 @@ from headrace.streaming.records import Record, TopicPartition
 PLACE, OTHER = TopicPartition("t", 0), TopicPartition("u", 0)
 
 
-def record(offset: int, place: TopicPartition = PLACE) -> Record:
-    return Record(place=place, offset=offset, key=None, value=b"%d" % offset)
+def record(offset: int, partition: TopicPartition = PLACE) -> Record:
+    return Record(topic_partition=partition, offset=offset, key=None, value=b"%d" % offset)
 
 
 def offsets(records: list[Record] | None) -> list[int]:
@@ -26,9 +26,9 @@ def test_an_older_record_waits_until_the_newer_ones_in_hand_are_done() -> None:
     inbox.offer([(record(3), "c"), (record(12), "d")])
 
     assert inbox.poll(10, 0) is None
-    assert [token for _, token in inbox.done(PLACE, 11)] == ["a"]
+    assert [token for _, token in inbox.acknowledge(PLACE, 11)] == ["a"]
     assert inbox.poll(10, 0) is None
-    assert [token for _, token in inbox.done(PLACE, 12)] == ["b"]
+    assert [token for _, token in inbox.acknowledge(PLACE, 12)] == ["b"]
     assert offsets(inbox.poll(10, 0)) == [3, 12]
 
 
@@ -37,7 +37,7 @@ def test_done_takes_nothing_that_was_not_handed_out() -> None:
     inbox.offer([(record(n), str(n)) for n in range(5)])
     inbox.poll(2, 0)
 
-    assert [token for _, token in inbox.done(PLACE, 100)] == ["0", "1"]
+    assert [token for _, token in inbox.acknowledge(PLACE, 100)] == ["0", "1"]
     assert inbox.waiting() == 3
 
 
@@ -48,15 +48,15 @@ def test_what_comes_again_while_in_hand_is_not_handed_out_twice_and_its_last_tok
     inbox.offer([(record(1), "second")])
 
     assert inbox.poll(10, 0) is None
-    assert [token for _, token in inbox.done(PLACE, 2)] == ["second"]
+    assert [token for _, token in inbox.acknowledge(PLACE, 2)] == ["second"]
 
 
 def test_places_take_turns() -> None:
     inbox: Inbox[str] = Inbox([PLACE, OTHER])
-    inbox.offer([(record(n, place), "") for n in range(4) for place in (PLACE, OTHER)])
+    inbox.offer([(record(n, partition), "") for n in range(4) for partition in (PLACE, OTHER)])
 
-    first = {one.place for one in inbox.poll(4, 0) or ()}
-    second = {one.place for one in inbox.poll(4, 0) or ()}
+    first = {one.topic_partition for one in inbox.poll(4, 0) or ()}
+    second = {one.topic_partition for one in inbox.poll(4, 0) or ()}
 
     assert first | second == {PLACE, OTHER}
     assert first != second
@@ -68,7 +68,7 @@ def test_a_paused_place_is_neither_handed_out_nor_wanted() -> None:
     inbox.pause([PLACE], is_paused=True)
 
     assert inbox.poll(10, 0) is None
-    assert inbox.open_places() == [OTHER]
+    assert inbox.open_partitions() == [OTHER]
     inbox.pause([PLACE], is_paused=False)
     assert offsets(inbox.poll(10, 0)) == [1]
 
@@ -79,9 +79,9 @@ def test_a_place_where_an_older_record_waits_its_turn_is_not_read_on() -> None:
     inbox.poll(10, 0)
     inbox.offer([(record(2), "")])
 
-    assert inbox.open_places() == []
-    inbox.done(PLACE, 6)
-    assert inbox.open_places() == [PLACE]
+    assert inbox.open_partitions() == []
+    inbox.acknowledge(PLACE, 6)
+    assert inbox.open_partitions() == [PLACE]
 
 
 def test_a_wake_ends_one_poll_only() -> None:
@@ -133,12 +133,12 @@ def test_nothing_is_lost_and_what_is_in_hand_ascends(steps: list[tuple[str, int]
         elif step == "take":
             hand += offsets(line.take(number))
         elif step == "done":
-            done = [token for _, token in line.done(number)]
+            done = [token for _, token in line.acknowledge(number)]
             assert done == [offset for offset in hand if offset < number]
             finished |= set(done)
             hand = [offset for offset in hand if offset >= number]
         assert hand == sorted(set(hand))
-    while some := offsets(line.take(10)) + [token for _, token in line.done(1000)]:
+    while some := offsets(line.take(10)) + [token for _, token in line.acknowledge(1000)]:
         finished |= set(some)
 
     assert finished == offered

@@ -20,7 +20,7 @@ from headrace.core import (
 )
 from headrace.streaming.brokers.kafka.client import (
     ClientHealth,
-    Places,
+    PartitionCache,
     check_new,
     error_of,
     failure,
@@ -56,7 +56,7 @@ def test_a_message_becomes_a_record(
     )
 
     assert records_of([message], TopicPartition("t", 3))[0] == Record(
-        place=TopicPartition("t", 3),
+        topic_partition=TopicPartition("t", 3),
         offset=offset,
         key=key,
         value=value,
@@ -74,10 +74,10 @@ def test_a_header_without_a_value_and_a_time_that_is_not_known_are_empty() -> No
 
 
 def test_a_place_is_made_once() -> None:
-    places = Places()
+    partitions = PartitionCache()
 
-    assert places["t", 1] == TopicPartition("t", 1)
-    assert places["t", 1] is places["t", 1]
+    assert partitions["t", 1] == TopicPartition("t", 1)
+    assert partitions["t", 1] is partitions["t", 1]
 
 
 @given(st.floats(0, 1e10))
@@ -165,25 +165,25 @@ def test_one_server_of_several_that_is_away_is_no_trouble() -> None:
     health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
 
-    assert health.trouble == ""
+    assert health.problem == ""
 
 
 def test_all_servers_away_are_told_with_the_last_reason() -> None:
-    assert away().trouble == "Kafka at a:1: Connection refused"
+    assert away().problem == "Kafka at a:1: Connection refused"
 
 
 def test_a_reason_that_is_not_known_names_the_cluster() -> None:
     health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._ALL_BROKERS_DOWN))
 
-    assert health.trouble == "Kafka at a:1 does not answer"
+    assert health.problem == "Kafka at a:1 does not answer"
 
 
 def test_a_login_that_is_refused_is_trouble_at_once() -> None:
     health = ClientHealth("a:1")
     health.failed(KafkaError(KafkaError._AUTHENTICATION, "unknown user"))
 
-    assert "unknown user" in health.trouble
+    assert "unknown user" in health.problem
 
 
 def test_it_is_over_when_a_server_is_up_or_something_comes() -> None:
@@ -192,8 +192,8 @@ def test_it_is_over_when_a_server_is_up_or_something_comes() -> None:
     down.counted(states("INIT", "CONNECT"))
     answered.answered()
 
-    assert up.trouble == answered.trouble == ""
-    assert down.trouble
+    assert up.problem == answered.problem == ""
+    assert down.problem
 
 
 def test_the_first_error_that_nobody_survives_is_the_reason() -> None:

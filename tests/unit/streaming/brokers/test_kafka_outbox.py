@@ -91,7 +91,7 @@ def test_nothing_is_kept_as_done_before_all_records_up_to_it_are_written(
     under_way: list[tuple[int, int]] = []
     total = 0
     for offset, (count, at) in enumerate(steps, start=1):
-        mine.deliver(answers(count), {HERE: offset})
+        mine.produce(answers(count), {HERE: offset})
         total += count
         under_way.append((offset, total))
         if client.waiting:
@@ -126,7 +126,7 @@ def test_records_wait_for_those_before_them_as_the_client_would_spin_on_them(
     total = 0
     for offset, (count, written) in enumerate(steps, start=1):
         before, waiting = client.taken, len(client)
-        mine.deliver(answers(count), {HERE: offset})
+        mine.produce(answers(count), {HERE: offset})
         total += count
         assert client.taken == (total if waiting < UNDER_WAY else before)
         for _ in range(min(written, len(client))):
@@ -146,7 +146,7 @@ def test_few_records_are_sent_at_once_unless_the_user_chose_how_long_they_wait(
 ) -> None:
     client = Client()
     mine = outbox(client, TurnedClock(), lingers=lingers)
-    mine.deliver(answers(count), {HERE: 1})
+    mine.produce(answers(count), {HERE: 1})
 
     assert client.taken == count
     assert client.flushes == flushes
@@ -156,7 +156,7 @@ def test_a_flush_queues_what_waits_and_what_is_lost_meanwhile_is_not_committed()
     clock, client = TurnedClock(), Client()
     mine = outbox(client, clock)
     for offset in (1, 2):
-        mine.deliver(answers(UNDER_WAY), {HERE: offset})
+        mine.produce(answers(UNDER_WAY), {HERE: offset})
     mine.forget([HERE])
     is_safe = mine.flush(0.0, lambda: None)
     while client.waiting:
@@ -172,7 +172,7 @@ def test_a_flush_queues_what_waits_and_what_is_lost_meanwhile_is_not_committed()
 def test_a_record_that_was_not_written_ends_the_session_and_keeps_nothing() -> None:
     clock, client = TurnedClock(), Client()
     mine = outbox(client, clock)
-    mine.deliver(answers(2), {HERE: 2})
+    mine.produce(answers(2), {HERE: 2})
     client.write(0, fails=True)
     mine.serve()
     client.write(0)

@@ -22,7 +22,9 @@ NOW_S = 1000.0
 
 def record(offset: int) -> Record:
     """Written as many seconds after 0 as its offset says."""
-    return Record(place=PLACE, offset=offset, key=None, value=None, timestamp_s=float(offset))
+    return Record(
+        topic_partition=PLACE, offset=offset, key=None, value=None, timestamp_s=float(offset)
+    )
 
 
 def positions(start: int = 0) -> PartitionOffsets:
@@ -33,8 +35,8 @@ def positions(start: int = 0) -> PartitionOffsets:
 
 def test_what_is_not_done_counts_though_it_was_handed_out() -> None:
     held = positions()
-    held.handed_out(record(0), 10)
-    held.done({PLACE: 4})
+    held.delivered(record(0), 10)
+    held.commit({PLACE: 4})
 
     assert held.lag(PLACE, 25, NOW_S) == PartitionLag(records=21, seconds=NOW_S)
 
@@ -42,24 +44,24 @@ def test_what_is_not_done_counts_though_it_was_handed_out() -> None:
 def test_the_oldest_run_that_is_not_done_says_how_long() -> None:
     held = positions()
     for first in (0, 10, 20):
-        held.handed_out(record(first), first + 10)
-    held.done({PLACE: 10})
+        held.delivered(record(first), first + 10)
+    held.commit({PLACE: 10})
 
     assert held.lag(PLACE, 30, NOW_S) == PartitionLag(records=20, seconds=NOW_S - 10)
 
 
 def test_where_all_that_was_handed_out_is_done_the_time_of_the_rest_is_not_known() -> None:
     held = positions()
-    held.handed_out(record(0), 10)
-    held.done({PLACE: 10})
+    held.delivered(record(0), 10)
+    held.commit({PLACE: 10})
 
     assert held.lag(PLACE, 30, NOW_S) == PartitionLag(records=20, seconds=None)
 
 
 def test_the_marks_of_transactions_at_the_end_are_no_records() -> None:
     held = positions()
-    held.handed_out(record(0), 10)
-    held.done({PLACE: 10})
+    held.delivered(record(0), 10)
+    held.commit({PLACE: 10})
     held.reached_end(PLACE, 11)
 
     assert held.lag(PLACE, 11, NOW_S) == PartitionLag(records=0, seconds=0.0)
@@ -68,7 +70,7 @@ def test_the_marks_of_transactions_at_the_end_are_no_records() -> None:
 
 def test_an_end_that_was_reached_is_not_done() -> None:
     held = positions()
-    held.handed_out(record(0), 10)
+    held.delivered(record(0), 10)
     held.reached_end(PLACE, 11)
 
     assert held.lag(PLACE, 11, NOW_S) == PartitionLag(records=11, seconds=NOW_S)
@@ -81,7 +83,7 @@ def test_nothing_is_known_of_the_end_before_the_first_fetch() -> None:
 def test_places_that_are_gone_are_done_without_harm() -> None:
     held = positions()
     held.drop([PLACE, TopicPartition("t", 1)])
-    held.done({PLACE: 3})
+    held.commit({PLACE: 3})
     held.reached_end(PLACE, 3)
 
     assert PLACE not in held
@@ -98,13 +100,13 @@ def test_lag_is_what_a_slow_count_says(runs: list[int], dones: list[int], behind
     following = 0
     firsts = []
     for length in runs:
-        held.handed_out(record(following), following + length)
+        held.delivered(record(following), following + length)
         firsts.append(following)
         following += length
     done = 0
     for one in dones:
         done = min(one, following)
-        held.done({PLACE: done})
+        held.commit({PLACE: done})
 
     lag = held.lag(PLACE, following + behind, NOW_S)
 
@@ -166,16 +168,21 @@ def assigning(time: TurnedClock, *, start: StartPosition) -> Assigning:
 
 
 def starts(
-    cluster: Cluster, places: list[TopicPartition], *, start: StartPosition = StartPosition.EARLIEST
+    cluster: Cluster,
+    partitions: list[TopicPartition],
+    *,
+    start: StartPosition = StartPosition.EARLIEST,
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     asks = assigning(cluster.time, start=start)
-    return asks.starts(cast("Consumer", cluster), places, {}, until=asks.due())
+    return asks.starts(cast("Consumer", cluster), partitions, {}, until=asks.due())
 
 
-def at(place: TopicPartition, offset: int, code: int | None = None) -> "KafkaPartition | Refused":
+def at(
+    partition: TopicPartition, offset: int, code: int | None = None
+) -> "KafkaPartition | Refused":
     if code is None:
-        return KafkaPartition(place.topic, place.partition, offset)
-    return Refused(place.topic, place.partition, offset, KafkaError(code))
+        return KafkaPartition(partition.topic, partition.partition, offset)
+    return Refused(partition.topic, partition.partition, offset, KafkaError(code))
 
 
 @dataclass

@@ -39,12 +39,12 @@ def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
     steps: list[tuple[TopicPartition, bool]], most: int
 ) -> None:
     messages = []
-    for offset, (place, is_end) in enumerate(steps):
+    for offset, (partition, is_end) in enumerate(steps):
         error = KafkaError(KafkaError._PARTITION_EOF) if is_end else None
         messages.append(
             Message(
-                topic=place.topic,
-                partition=place.partition,
+                topic=partition.topic,
+                partition=partition.partition,
                 offset=offset,
                 value=b"v",
                 timestamp=(1, 7000),
@@ -59,8 +59,8 @@ def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
     while client.messages:
         records += source.take(most, 0)
 
-    assert [(record.place, record.offset) for record in records] == [
-        (place, offset)
-        for offset, (place, is_end) in enumerate(steps)
-        if place in HELD and not is_end
+    assert [(record.topic_partition, record.offset) for record in records] == [
+        (partition, offset)
+        for offset, (partition, is_end) in enumerate(steps)
+        if partition in HELD and not is_end
     ]

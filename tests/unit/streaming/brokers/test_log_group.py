@@ -65,7 +65,7 @@ class Member:
             now_s=now_s,
         )
         self.held -= {*moves.lost, *moves.surplus}
-        self.held |= set(moves.gained)
+        self.held |= set(moves.assigned)
         if moves.surplus:
             self.given += len(moves.surplus)
             group.give_away(self.db, "g", self.epoch, moves.surplus)
@@ -77,15 +77,15 @@ class Member:
 
 @given(
     holding=st.dictionaries(st.sampled_from(NAMES), st.integers(0, 8), min_size=1),
-    places=st.integers(0, 20),
+    partitions=st.integers(0, 20),
 )
 def test_shares_sum_to_all_places_and_differ_by_one_at_most(
-    holding: dict[str, int], places: int
+    holding: dict[str, int], partitions: int
 ) -> None:
-    share = shares(holding, places, topic="t")
+    share = shares(holding, partitions, topic="t")
 
     assert share.keys() == holding.keys()
-    assert sum(share.values()) == places
+    assert sum(share.values()) == partitions
     assert max(share.values()) - min(share.values()) <= 1
     for one, two in permutations(holding, 2):
         assert holding[one] <= holding[two] or share[one] >= share[two]
@@ -107,7 +107,7 @@ def test_members_that_come_and_go_never_share_a_place_and_end_with_all_of_them(
             members.pop(name).leave()
         else:
             members[name].look()
-        held = [place for member in members.values() for place in member.held]
+        held = [partition for member in members.values() for partition in member.held]
         assert len(held) == len(set(held))
     members = members or {"a": Member(db, "a")}
     for _ in range(3):
@@ -160,7 +160,7 @@ def test_a_member_of_the_same_name_has_the_places_at_once(db: sqlite3.Connection
     old.look()
     new = Member(db, "one")
 
-    assert set(new.look().gained) == old.held
+    assert set(new.look().assigned) == old.held
     with pytest.raises(ConflictError, match="was replaced by another of that name"):
         old.look()
 
@@ -188,7 +188,7 @@ def test_a_member_of_long_ago_or_of_the_future_is_removed(
     heir.look(0.0)
 
     assert len(heir.held) == 4
-    assert not dead.look(1.0).gained
+    assert not dead.look(1.0).assigned
     assert dead.held == set()
 
 
@@ -217,6 +217,6 @@ def test_a_member_that_is_back_gives_away_at_once_what_others_should_have(
     two.look()
 
     assert (moves.lost, moves.surplus) == ((), ())
-    assert len(moves.gained) == 2
+    assert len(moves.assigned) == 2
     assert len(two.held) == 2
     assert not back.held & two.held

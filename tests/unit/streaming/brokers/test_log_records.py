@@ -68,8 +68,8 @@ def test_what_is_written_is_read(records: list[NewRecord]) -> None:
     append(db, topics, records, 7.0)
 
     found = {
-        number: read(db, TopicPartition("t", number), place_id, offset=0, most=100)
-        for number, place_id in enumerate(topics.topic(db, "t").places)
+        number: read(db, TopicPartition("t", number), partition_id, offset=0, most=100)
+        for number, partition_id in enumerate(topics.topic(db, "t").partitions)
     }
     db.close()
 

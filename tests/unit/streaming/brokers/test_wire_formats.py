@@ -120,8 +120,8 @@ def test_packed_headers_come_back(headers: tuple[Header, ...]) -> None:
 
 
 class Id:
-    def __init__(self, ledger: int, entry: int, batch: int) -> None:
-        self.ledger_id = lambda: ledger
+    def __init__(self, in_flight: int, entry: int, batch: int) -> None:
+        self.ledger_id = lambda: in_flight
         self.entry_id = lambda: entry
         self.batch_index = lambda: batch
 

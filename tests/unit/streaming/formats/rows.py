@@ -23,7 +23,7 @@ from tests.schema_registries import Registry
 
 
 def record(value: bytes | None) -> Record:
-    return Record(place=TopicPartition("in", 0), offset=0, key=b"k", value=value)
+    return Record(topic_partition=TopicPartition("in", 0), offset=0, key=b"k", value=value)
 
 
 def spec(name: str, datatype: Datatype = Datatype.FP32, *shape: int) -> FieldSpec:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from headrace.core import Datatype
 from headrace.core.spec.stream_parts import FormatKind
 from headrace.streaming.formats import FieldSpec
-from headrace.streaming.formats.avro import made_schema, make_reader, make_writer
+from headrace.streaming.formats.avro import make_reader, make_schema, make_writer
 from headrace.streaming.formats.avro_rows import RowReader
 from headrace.streaming.formats.avro_schemas import read_schema
 from headrace.streaming.formats.options import SchemaOptions
@@ -162,7 +162,7 @@ def test_answers_are_read_as_they_were_written(
     back = make_reader(spec, reads(*specs, passed=["id"]), client(registry))
     found = back.decode([record(value) for value in values])
 
-    assert registry.schemas[0]["schema"] == made_schema(layout, SchemaOptions(**said))
+    assert registry.schemas[0]["schema"] == make_schema(layout, SchemaOptions(**said))
     assert found.errors == {}
     assert list(found.columns["id"]) == keys
     for name, array in columns.items():

@@ -75,7 +75,7 @@ def counts(found: Windows, records: list[Record]) -> list[object]:
 def run(broker: MemoryBroker, folder: Path, count: int) -> None:
     """Count some, deliver and write them."""
     made = windows(broker, folder)
-    (at,) = made.gained([HERE]).values()
+    (at,) = made.on_assigned([HERE]).values()
     done = at + count
     made.count(made.to_score(read(broker, at, count)))
     made.delivered({HERE: done})
@@ -88,7 +88,7 @@ def test_a_state_is_read_on_from(broker: ForgetfulBroker, tmp_path: Path) -> Non
     run(broker, tmp_path, 8)
     made = windows(broker, tmp_path)
 
-    assert made.gained([HERE]) == {HERE: 8}
+    assert made.on_assigned([HERE]) == {HERE: 8}
     assert made.to_score(read(broker, 8, 2)) == read(broker, 8, 2)
     assert counts(made, read(broker, 8, 2)) == [4, 4]
     assert (made._counters.opened, made._counters.rebuilt) == (1, 0)
@@ -102,10 +102,10 @@ def test_what_the_group_has_done_since_is_counted_and_not_scored(
     broker.set_committed("g", {HERE: 7})
     made = windows(broker, tmp_path)
 
-    assert made.gained([HERE]) == {HERE: 4}
-    assert "3 records are read again" in made.trouble
+    assert made.on_assigned([HERE]) == {HERE: 4}
+    assert "3 records are read again" in made.problem
     assert [one.offset for one in made.to_score(read(broker, 4, 5))] == [7, 8]
-    assert made.trouble == ""
+    assert made.problem == ""
     assert counts(made, read(broker, 7, 2)) == [4, 4]
     assert made._counters.restored_records == 3
     made.close()
@@ -119,7 +119,7 @@ def test_a_group_that_was_put_back_or_lost_its_state_has_windows_made_again(
         run(broker, tmp_path, 8)
     broker.set_committed("g", {HERE: group})
     made = windows(broker, tmp_path)
-    (at,) = made.gained([HERE]).values()
+    (at,) = made.on_assigned([HERE]).values()
 
     assert at == max(group - 1 - 4, 0)
     made.to_score(read(broker, at, group - at))
@@ -136,7 +136,7 @@ def test_windows_of_what_the_log_has_forgotten_are_told_to_be_short(
     broker.set_committed("g", {HERE: 12})
     made = windows(broker, tmp_path)
 
-    assert made.gained([HERE]) == {HERE: 10}
+    assert made.on_assigned([HERE]) == {HERE: 10}
     assert "the log has forgotten older ones" in caplog.text
     assert made._counters.incomplete == 1
     made.close()
@@ -146,7 +146,7 @@ def test_a_group_that_begins_at_the_end_has_full_windows(
     broker: ForgetfulBroker, tmp_path: Path
 ) -> None:
     made = windows(broker, tmp_path, start=StartPosition.LATEST)
-    (at,) = made.gained([HERE]).values()
+    (at,) = made.on_assigned([HERE]).values()
     assert made.to_score(read(broker, at, 20)) == []
     broker.send([NewRecord(topic="in", key=b"k", value=b"")])
 
@@ -159,25 +159,25 @@ def test_a_state_that_cannot_be_written_is_told_and_written_later(
     broker: ForgetfulBroker, tmp_path: Path
 ) -> None:
     made = windows(broker, tmp_path)
-    made.gained([HERE])
+    made.on_assigned([HERE])
     made.count(made.to_score(read(broker, 0, 3)))
     made.delivered({HERE: 3})
     db = made._held[HERE].file._db
     db.execute("PRAGMA query_only = 1")
     made.checkpoint()
-    trouble = made.trouble
+    problem = made.problem
     db.execute("PRAGMA query_only = 0")
     made.checkpoint()
 
-    assert "cannot write the state of windows" in trouble
-    assert made.trouble == ""
+    assert "cannot write the state of windows" in problem
+    assert made.problem == ""
     assert made._held[HERE].file.kept() == (3, round((broker.clock.now() - 180) * 1e6))
     made.close()
 
 
 def test_only_what_was_delivered_is_written(broker: ForgetfulBroker, tmp_path: Path) -> None:
     made = windows(broker, tmp_path)
-    made.gained([HERE])
+    made.on_assigned([HERE])
     for at in (0, 2, 4):
         made.count(made.to_score(read(broker, at, 2)))
     made.delivered({HERE: 3, TopicPartition("gone", 0): 5})  # within a batch
@@ -196,7 +196,7 @@ def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
     broker.create_topic("many")
     broker.send([NewRecord(topic="many", key=b"%d" % at, value=b"") for at in range(3000)])
     made = windows(broker, tmp_path)
-    made.gained([told])
+    made.on_assigned([told])
     for at in range(0, 3000, 100):
         made.count(made.to_score(broker.read("many", after={told: at}, most=100)))
     made.delivered({told: 3000})
@@ -224,7 +224,7 @@ def test_a_broker_that_cannot_say_is_told(broker: ForgetfulBroker, tmp_path: Pat
 
     broker.committed = away  # type: ignore[method-assign]  # a fault
     with pytest.raises(UnavailableError):
-        made.gained([HERE])
+        made.on_assigned([HERE])
 
 
 def test_brokers_without_partitions_have_no_windows(
@@ -245,7 +245,7 @@ def test_what_happens_to_windows_is_in_the_metrics(broker: ForgetfulBroker, tmp_
     run(broker, tmp_path, 5)
     made = windows(broker, tmp_path)
     counters.windows = made._counters
-    made.gained([HERE])
+    made.on_assigned([HERE])
     late = msgspec.structs.replace(read(broker, 5, 1)[0], timestamp_s=1.0)
     added = made.count([*made.to_score(read(broker, 5, 1)), late])
     made.checkpoint()

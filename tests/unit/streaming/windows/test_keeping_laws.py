@@ -65,12 +65,14 @@ class Watcher(Member):
                 found.append(writer().failed(record, error, attempts=1, now_s=now_s))
                 continue
             values = [columns[name][at] for name in ("n", "s", "m")]
-            value = f"{record.place.topic}/{record.place.partition}@{record.offset}"
+            value = (
+                f"{record.topic_partition.topic}/{record.topic_partition.partition}@{record.offset}"
+            )
             header = ("windows", msgspec.json.encode(values))
             found.append(
                 NewRecord(
                     topic=OUT,
-                    partition=record.place.partition,
+                    partition=record.topic_partition.partition,
                     key=record.key,
                     value=value.encode(),
                     headers=(header,),
@@ -154,20 +156,20 @@ def members(
         yield broker, found
     finally:
         for member in found:
-            if member.pump.windows is not None:
-                member.pump.windows.close()
+            if member.poll_loop.windows is not None:
+                member.poll_loop.windows.close()
 
 
 def step(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random: Random) -> None:
     """One thing that happens."""
-    member, place = random.choice(two), TopicPartition(IN, random.randrange(PARTITIONS))
+    member, partition = random.choice(two), TopicPartition(IN, random.randrange(PARTITIONS))
     match random.choice(KINDS):
         case "send":
             count = random.randint(1, 6)
             broker.send(left[:count])
             del left[:count]
         case "give" | "seize" as kind if not member.is_out:
-            broker.give(GROUP, place, member.session, is_seized=kind == "seize")
+            broker.give(GROUP, partition, member.session, is_seized=kind == "seize")
         case "crash" if not member.is_out:
             member.crash(random.randrange(4))
         case "away" | "back" as kind:
@@ -183,10 +185,10 @@ def settle(broker: MemoryBroker, two: list[Watcher]) -> None:
             member.away = False
             member.turn()
         broker.clock.turn(0.02)
-        for place, (_, end) in broker.ends(IN).items():
-            if broker.owner(GROUP, place) is None and not two[turn % 2].is_out:
-                broker.give(GROUP, place, two[turn % 2].session, is_seized=True)
-            if broker.committed(GROUP, IN).get(place) != end:
+        for partition, (_, end) in broker.ends(IN).items():
+            if broker.owner(GROUP, partition) is None and not two[turn % 2].is_out:
+                broker.give(GROUP, partition, two[turn % 2].session, is_seized=True)
+            if broker.committed(GROUP, IN).get(partition) != end:
                 break
         else:
             return

@@ -7,7 +7,7 @@ from headrace.core import InvalidArgumentError
 from headrace.core.spec.stream_parts import Function, StreamWindowSpec
 from headrace.streaming.windows.panes import WindowEvent, plan_windows, window_mistakes
 from headrace.streaming.windows.session import restore
-from headrace.streaming.windows.state_file import PlaceState
+from headrace.streaming.windows.state_file import PartitionState
 from tests.unit.streaming.windows.parts import Reference, Stored, same, settings, values_of
 
 HALVES = st.integers(1, 20).map(lambda halves: halves / 2)
@@ -51,7 +51,7 @@ def test_windows_equal_a_look_at_all_events(
 ) -> None:
     told = settings(*windows, lateness_s=lateness_s)
     plan = plan_windows(told)
-    state = PlaceState(plan, Stored(), newest_us=None)
+    state = PartitionState(plan, Stored(), newest_us=None)
     reference = Reference(told, plan)
 
     counted = state.count(events, offset=len(events))
@@ -86,7 +86,7 @@ def test_deaths_change_no_value_by_a_single_bit(
 ) -> None:
     """A worker is killed after some batches, of which some were delivered and some written."""
     plan = plan_windows(settings(*windows))
-    undisturbed = values_of(PlaceState(plan, Stored(), newest_us=None).count(events, offset=40))
+    undisturbed = values_of(PartitionState(plan, Stored(), newest_us=None).count(events, offset=40))
     stored, delivered = Stored(), 0
     found: dict[int, object] = {}
     for batches, size, good in [*deaths, (40, 6, 40)]:
@@ -94,7 +94,7 @@ def test_deaths_change_no_value_by_a_single_bit(
             stored = Stored()  # another machine, and the log has all
         how = restore(stored.offset, group=delivered, first=0, since=lambda: 0)
         assert not how.is_rebuilt
-        state = PlaceState(plan, stored, newest_us=stored.newest_us)
+        state = PartitionState(plan, stored, newest_us=stored.newest_us)
         behind = events[how.read_from : how.scored_from]
         if behind:
             state.count(behind, offset=how.scored_from)
@@ -130,8 +130,8 @@ def test_an_error_and_a_record_without_a_value_change_nothing(events: list[Windo
     bad = InvalidArgumentError("bad")
     mixed = [one for event in events for one in (bad, event, None)]
 
-    plain = PlaceState(plan, Stored(), newest_us=None).count(events, offset=1)
-    found = PlaceState(plan, Stored(), newest_us=None).count(mixed, offset=1)
+    plain = PartitionState(plan, Stored(), newest_us=None).count(events, offset=1)
+    found = PartitionState(plan, Stored(), newest_us=None).count(mixed, offset=1)
 
     assert found.rows[::3] == [bad] * len(events)
     assert found.rows[2::3] == [None] * len(events)

@@ -153,15 +153,15 @@ class KafkaBroker:
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
-        for topic in {place.topic for place in offsets}:
+        for topic in {partition.topic for partition in offsets}:
             ends = self._reader.ends(topic)
-            for place, offset in offsets.items():
-                if place.topic == topic and place not in ends:
+            for partition, offset in offsets.items():
+                if partition.topic == topic and partition not in ends:
                     raise InvalidArgumentError(
-                        f"topic '{topic}' has no partition {place.partition}"
+                        f"topic '{topic}' has no partition {partition.partition}"
                     )
                 if offset < 0:
-                    raise InvalidArgumentError(f"an offset of {place} is {offset}")
+                    raise InvalidArgumentError(f"an offset of {partition} is {offset}")
         self._admin.set_committed(group, offsets)
 
     def close(self) -> None:

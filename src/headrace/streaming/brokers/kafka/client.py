@@ -162,8 +162,8 @@ def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") ->
     kind = _KIND_OF.get(error.code())
     if kind is None:
         kind = UnavailableError if error.retriable() else FailedPreconditionError
-    said = error.str().removeprefix("Local: ")
-    because = f"{said}: {reason}" if reason and reason not in said else said
+    text = error.str().removeprefix("Local: ")
+    because = f"{text}: {reason}" if reason and reason not in text else text
     means = _MEANS_OF.get(error.code()) or _MEANS.get(kind)
     out = f"; {means}" if means else ""
     return kind(f"Kafka at {address}: cannot {doing}: {because} ({error.name()}){out}")
@@ -182,7 +182,7 @@ class ClientHealth:
         self._reason = ""
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing comes or goes, for people; empty if the cluster is there."""
         if not self._is_away:
             return ""
@@ -213,7 +213,7 @@ class ClientHealth:
         if not self._is_away:
             return
         servers = json.loads(statistics)["brokers"].values()
-        self._is_away = not any(one["state"] == "UP" for one in servers)
+        self._is_away = not any(server["state"] == "UP" for server in servers)
 
 
 _MILLISECONDS: Final = 1000
@@ -227,22 +227,22 @@ _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_
 Report = Callable[[KafkaError | None, Message], None]
 
 
-class Places(dict[tuple[str | None, int | None], TopicPartition]):
+class PartitionCache(dict[tuple[str | None, int | None], TopicPartition]):
     """Makes each place once: making it anew for each record would cost as much as the record."""
 
     def __missing__(self, key: tuple[str | None, int | None]) -> TopicPartition:
         topic, partition = key
         assert topic is not None
         assert partition is not None
-        place = self[key] = TopicPartition(topic, partition)
-        return place
+        topic_partition = self[key] = TopicPartition(topic, partition)
+        return topic_partition
 
 
-def records_of(messages: Sequence[Message], place: TopicPartition) -> list[Record]:
+def records_of(messages: Sequence[Message], partition: TopicPartition) -> list[Record]:
     """What was read of a place. In one piece, as calls would cost as much as the records."""
     return [
         Record(
-            place=place,
+            topic_partition=partition,
             offset=message.offset(),  # type: ignore[arg-type]  # what was read has one
             key=message.key(),
             value=message.value(),
@@ -388,7 +388,7 @@ class Writing:
 
 def partitions_of(offsets: dict[TopicPartition, int]) -> list[KafkaPartition]:
     """As the client wants them."""
-    return [KafkaPartition(topic, number, at) for (topic, number), at in offsets.items()]
+    return [KafkaPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
 
 
 def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:

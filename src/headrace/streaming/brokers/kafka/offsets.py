@@ -28,13 +28,13 @@ _MOST_MARKS: Final = 10_000
 class _Position:
     """One place: `done` and `read` are offsets to go on at."""
 
-    __slots__ = ("done", "end", "marks", "read")
+    __slots__ = ("committed", "end", "lag_samples", "read")
 
     def __init__(self, start: int | None) -> None:
         self.read = start
-        self.done = start
+        self.committed = start
         self.end: int | None = None
-        self.marks: deque[tuple[int, float]] = deque()
+        self.lag_samples: deque[tuple[int, float]] = deque()
 
 
 class PartitionOffsets:
@@ -43,68 +43,68 @@ class PartitionOffsets:
     def __init__(self) -> None:
         self._held: dict[TopicPartition, _Position] = {}
 
-    def __contains__(self, place: TopicPartition) -> bool:
-        return place in self._held
+    def __contains__(self, partition: TopicPartition) -> bool:
+        return partition in self._held
 
     def __iter__(self) -> Iterator[TopicPartition]:
         return iter(self._held)
 
     def hold(self, starts: Mapping[TopicPartition, int]) -> None:
         """These are held from now on, and read from these offsets."""
-        for place, start in starts.items():
-            self._held[place] = _Position(start)
+        for partition, start in starts.items():
+            self._held[partition] = _Position(start)
 
-    def drop(self, places: Sequence[TopicPartition]) -> None:
+    def drop(self, partitions: Sequence[TopicPartition]) -> None:
         """The contrary."""
-        for place in places:
-            self._held.pop(place, None)
+        for partition in partitions:
+            self._held.pop(partition, None)
 
-    def handed_out(self, first: Record, following: int) -> None:
+    def delivered(self, first: Record, following: int) -> None:
         """A run of records of one place: its first, and the offset after its last."""
-        position = self._held[first.place]
+        position = self._held[first.topic_partition]
         position.read = following
-        if len(position.marks) < _MOST_MARKS:
-            position.marks.append((first.offset, first.timestamp_s))
+        if len(position.lag_samples) < _MOST_MARKS:
+            position.lag_samples.append((first.offset, first.timestamp_s))
 
-    def reached_end(self, place: TopicPartition, offset: int) -> None:
+    def reached_end(self, partition: TopicPartition, offset: int) -> None:
         """Up to here there is nothing that was not handed out, only marks of transactions."""
-        if place in self._held:
-            self._held[place].end = offset
+        if partition in self._held:
+            self._held[partition].end = offset
 
-    def done(self, offsets: Mapping[TopicPartition, int]) -> None:
+    def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
         """What is below these is done."""
-        for place, offset in offsets.items():
-            position = self._held.get(place)
+        for partition, offset in offsets.items():
+            position = self._held.get(partition)
             if position is None:
                 continue
-            position.done = offset
-            marks = position.marks
-            while len(marks) > 1 and marks[1][0] <= offset:
-                marks.popleft()
-            if marks and position.read is not None and offset >= position.read:
-                marks.clear()
+            position.committed = offset
+            lag_samples = position.lag_samples
+            while len(lag_samples) > 1 and lag_samples[1][0] <= offset:
+                lag_samples.popleft()
+            if lag_samples and position.read is not None and offset >= position.read:
+                lag_samples.clear()
 
     def lag(
-        self, place: TopicPartition, following: int | None, now_s: float
+        self, partition: TopicPartition, following: int | None, now_s: float
     ) -> PartitionLag | None:
         """How far it is behind; None if that is not known yet.
 
         Args:
             following: The next offset that will be written, as far as is known.
         """
-        position = self._held[place]
-        at = position.done
-        if at is None:
+        position = self._held[partition]
+        committed = position.committed
+        if committed is None:
             return None
-        if position.read is not None and at >= position.read and position.end is not None:
-            at = max(at, position.end)
-        ends = [one for one in (following, position.end, position.read) if one is not None]
-        records = max(max(ends, default=at) - at, 0)
+        if position.read is not None and committed >= position.read and position.end is not None:
+            committed = max(committed, position.end)
+        ends = [end for end in (following, position.end, position.read) if end is not None]
+        records = max(max(ends, default=committed) - committed, 0)
         if not records:
             return PartitionLag(records=0, seconds=0.0)
-        if not position.marks:
+        if not position.lag_samples:
             return PartitionLag(records=records, seconds=None)
-        return PartitionLag(records=records, seconds=max(now_s - position.marks[0][1], 0.0))
+        return PartitionLag(records=records, seconds=max(now_s - position.lag_samples[0][1], 0.0))
 
 
 _ASK_S: Final = 5.0
@@ -135,7 +135,7 @@ class Assigning:
     def starts(
         self,
         consumer: Consumer,
-        places: Sequence[TopicPartition],
+        partitions: Sequence[TopicPartition],
         own: Mapping[TopicPartition, int],
         *,
         until: float,
@@ -150,21 +150,25 @@ class Assigning:
             InvalidArgumentError: `own` names a place that is not among these.
             HeadraceError: The cluster does not say.
         """
-        strange = set(own) - set(places)
-        if strange:
-            raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
-        asked = [KafkaPartition(*place) for place in places if place not in own]
+        unassigned = set(own) - set(partitions)
+        if unassigned:
+            raise InvalidArgumentError(
+                f"{min(unassigned)} was not gained, and has an offset to read"
+            )
+        queried = [KafkaPartition(*partition) for partition in partitions if partition not in own]
         # Of a group that reads committed records the client asks for stable offsets (KIP-447): what
         # a transaction that is open says is waited for, and is not read over.
-        kept = self._asked(lambda s: _committed(consumer, asked, s), until) if asked else []
+        committed = (
+            self._asked(lambda s: _committed(consumer, queried, s), until) if queried else []
+        )
         starts = dict(own)
         new = []
-        for one in kept:
-            place = TopicPartition(one.topic, one.partition)
-            if one.offset >= 0:
-                starts[place] = one.offset
+        for result in committed:
+            partition = TopicPartition(result.topic, result.partition)
+            if result.offset >= 0:
+                starts[partition] = result.offset
             else:
-                new.append(place)
+                new.append(partition)
         fresh = self._beginnings(consumer, new, until) if new else {}
         return starts | fresh, fresh
 
@@ -176,33 +180,39 @@ class Assigning:
         else:
             consumer.assign(partitions)
 
-    def leave(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
+    def leave(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
         """Read these no more."""
         if self.is_cooperative:
-            consumer.incremental_unassign([KafkaPartition(*place) for place in places])
+            consumer.incremental_unassign([KafkaPartition(*partition) for partition in partitions])
         else:
             consumer.unassign()
 
     def _beginnings(
-        self, consumer: Consumer, places: Sequence[TopicPartition], until: float
+        self, consumer: Consumer, partitions: Sequence[TopicPartition], until: float
     ) -> dict[TopicPartition, int]:
         """Where a group begins that has never read."""
         start_s = self.membership.start_s
         if start_s is None:
             which = 0 if self.membership.start is StartPosition.EARLIEST else 1
-            return {place: self._ends(consumer, place, until)[which] for place in places}
+            return {
+                partition: self._ends(consumer, partition, until)[which] for partition in partitions
+            }
         at_ms = milliseconds(start_s)
-        wanted = [KafkaPartition(*place, at_ms) for place in places]
-        found = self._asked(lambda s: consumer.offsets_for_times(wanted, timeout=s), until)
-        starts = {TopicPartition(one.topic, one.partition): one.offset for one in found}
-        for place, offset in starts.items():
+        queried = [KafkaPartition(*partition, at_ms) for partition in partitions]
+        results = self._asked(lambda s: consumer.offsets_for_times(queried, timeout=s), until)
+        starts = {
+            TopicPartition(result.topic, result.partition): result.offset for result in results
+        }
+        for partition, offset in starts.items():
             if offset < 0:  # nothing is that new
-                starts[place] = self._ends(consumer, place, until)[1]
+                starts[partition] = self._ends(consumer, partition, until)[1]
         return starts
 
-    def _ends(self, consumer: Consumer, place: TopicPartition, until: float) -> tuple[int, int]:
-        at = KafkaPartition(*place)
-        return self._asked(lambda s: consumer.get_watermark_offsets(at, timeout=s), until)
+    def _ends(self, consumer: Consumer, partition: TopicPartition, until: float) -> tuple[int, int]:
+        kafka_partition = KafkaPartition(*partition)
+        return self._asked(
+            lambda s: consumer.get_watermark_offsets(kafka_partition, timeout=s), until
+        )
 
     def _asked(self, ask: Callable[[float], _T | None], until: float) -> _T:
         """Asks again until then: a server may be about to come back, a transaction to end.
@@ -215,12 +225,12 @@ class Assigning:
                 answer = ask(min(max(left_s, _LEAST_S), _ASK_S))
                 if answer is not None:
                     return answer
-                told = KafkaError(TIMED_OUT)
+                failed = KafkaError(TIMED_OUT)
             except KafkaException as error:
-                told = error_of(error)
-            if told.code() not in SHOULD_WAIT or self.clock.monotonic() >= until:
+                failed = error_of(error)
+            if failed.code() not in SHOULD_WAIT or self.clock.monotonic() >= until:
                 doing = f"find where group '{self.membership.group}' is"
-                raise failure(told, doing=doing, address=self.address)
+                raise failure(failed, doing=doing, address=self.address)
             self.wait(_PAUSE_S)
 
 
@@ -228,9 +238,9 @@ def _committed(
     consumer: Consumer, asked: list[KafkaPartition], timeout_s: float
 ) -> list[KafkaPartition]:
     """Where the group is; raises too if that cannot be said of one of them."""
-    found = consumer.committed(asked, timeout=timeout_s)
-    for one in found:
-        if one.error is not None:
+    results = consumer.committed(asked, timeout=timeout_s)
+    for result in results:
+        if result.error is not None:
             # It has no offset then, and looks as if the group had never read it.
-            raise KafkaException(one.error)
-    return found
+            raise KafkaException(result.error)
+    return results

@@ -59,10 +59,10 @@ _MOVED: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEM
 class _Batch:
     """What is done with records under way, and the first error of one of them."""
 
-    __slots__ = ("done", "error", "report", "topic")
+    __slots__ = ("error", "offsets", "report", "topic")
 
-    def __init__(self, done: dict[TopicPartition, int], report: "_Report") -> None:
-        self.done = done
+    def __init__(self, offsets: dict[TopicPartition, int], report: "_Report") -> None:
+        self.offsets = offsets
         self.report = weakref.ref(report)
         """Dead when no record is under way: until it has reported one, the client holds it."""
         self.error: KafkaError | None = None
@@ -105,7 +105,7 @@ class AtLeastOnceProducer:
         self._clock = clock
         self._batches: deque[_Batch] = deque()
         self._held: list[NewRecord] = []
-        self._held_done: dict[TopicPartition, int] = {}
+        self._queued_offsets: dict[TopicPartition, int] = {}
         self._held_at = 0.0
         self._safe: dict[TopicPartition, int] = {}
         self._committing: dict[TopicPartition, int] = {}
@@ -114,7 +114,7 @@ class AtLeastOnceProducer:
         self._refused: HeadraceError | None = None
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
         if not (self._batches or self._committing):
             return ""
@@ -128,15 +128,15 @@ class AtLeastOnceProducer:
         """Keep where a new group begins, so that it begins nowhere else after a crash."""
         self._safe.update(starts)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Take records; what is done follows when they are safe."""
         now = self._clock.monotonic()
         if not self._batches:
             self._moved_at = now
-        if not (self._held or self._held_done):
+        if not (self._held or self._queued_offsets):
             self._held_at = now
         self._held += records
-        self._held_done.update(done)
+        self._queued_offsets.update(offsets)
         self.serve()
 
     def serve(self) -> None:
@@ -165,37 +165,43 @@ class AtLeastOnceProducer:
             self._settle()
         return True
 
-    def forget(self, places: Sequence[TopicPartition]) -> None:
+    def forget(self, partitions: Sequence[TopicPartition]) -> None:
         """Their answers may be written still; that they are done is not kept."""
-        unsafe = (self._held_done, *(one.done for one in self._batches))
+        unsafe = (self._queued_offsets, *(batch.offsets for batch in self._batches))
         for offsets in (self._safe, self._committing, *unsafe):
-            for place in places:
-                offsets.pop(place, None)
+            for partition in partitions:
+                offsets.pop(partition, None)
 
     def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Hear of a commit; those of `_flush_at_once` are heard of as well, and known already."""
-        told = {TopicPartition(one.topic, one.partition): one.offset for one in partitions}
-        if not self._committing or any(told.get(at) != it for at, it in self._committing.items()):
+        committed = {
+            TopicPartition(result.topic, result.partition): result.offset for result in partitions
+        }
+        if not self._committing or any(
+            committed.get(partition) != offset for partition, offset in self._committing.items()
+        ):
             return
         ours, self._committing = self._committing, {}
-        worst = error or next((one.error for one in partitions if one.error is not None), None)
+        worst = error or next(
+            (partition.error for partition in partitions if partition.error is not None), None
+        )
         self._kept(ours, worst)
 
     def close(self) -> None:
         """Nothing that is under way is committed, though it may still arrive."""
-        self._held, self._held_done = [], {}
+        self._held, self._queued_offsets = [], {}
         self._producer.purge(in_queue=True, in_flight=False, blocking=False)
         with suppress(HeadraceError):
             self._writing.serve()
 
     def _put(self) -> None:
         """Queue what is held."""
-        if not (self._held or self._held_done):
+        if not (self._held or self._queued_offsets):
             return
         report = _Report()
-        report.batch = _Batch(self._held_done, report)
+        report.batch = _Batch(self._queued_offsets, report)
         self._batches.append(report.batch)
-        records, self._held, self._held_done = self._held, [], {}
+        records, self._held, self._queued_offsets = self._held, [], {}
         self._writing.put(records, report)
         del report
         if len(records) < _FEW:
@@ -210,7 +216,7 @@ class AtLeastOnceProducer:
             self._moved_at = self._clock.monotonic()
             if batch.error is not None:
                 raise self._writing.failed(batch.error, None, batch.topic)
-            self._safe.update(batch.done)
+            self._safe.update(batch.offsets)
         if self._refused is not None:
             raise self._refused
 
@@ -249,8 +255,8 @@ class AtLeastOnceProducer:
         if offsets:
             self._committing, self._safe = {}, {}
             try:
-                found = self._consumer.commit(offsets=partitions_of(offsets), asynchronous=False)
-                errors = [one.error for one in found if one.error is not None]
+                results = self._consumer.commit(offsets=partitions_of(offsets), asynchronous=False)
+                errors = [result.error for result in results if result.error is not None]
             except KafkaException as error:
                 errors = [error_of(error)]
             self._kept(offsets, errors[0] if errors else None)
@@ -292,13 +298,13 @@ class ExactlyOnceProducer:
             until=clock.monotonic() + _JOIN_S,
         )
 
-    trouble = ""
+    problem = ""
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
         """By a transaction too: a commit of its own might arrive after the next one."""
-        self.deliver([], starts)
+        self.produce([], starts)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """All or nothing, before it returns."""
         self._failed = None
         doing = "deliver a transaction"
@@ -309,12 +315,12 @@ class ExactlyOnceProducer:
             raise self._error(error_of(error), doing) from error
         try:
             self._writing.put(records, self._report)
-            if done:
+            if offsets:
                 metadata = self._consumer.consumer_group_metadata()
-                offsets = partitions_of(dict(done))
+                group_offsets = partitions_of(dict(offsets))
                 self._retried(
                     lambda: self._producer.send_offsets_to_transaction(
-                        offsets, metadata, _TRANSACTION_STEP_S
+                        group_offsets, metadata, _TRANSACTION_STEP_S
                     ),
                     doing,
                     until=until,
@@ -338,7 +344,7 @@ class ExactlyOnceProducer:
         """True."""
         return True
 
-    def forget(self, places: Sequence[TopicPartition]) -> None:
+    def forget(self, partitions: Sequence[TopicPartition]) -> None:
         """Nothing is under way."""
 
     def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:

@@ -36,7 +36,7 @@ from headrace.streaming.brokers.kafka.client import (
     PARTITION_EOF,
     TIMED_OUT,
     UNSTABLE,
-    Places,
+    PartitionCache,
     error_of,
     failure,
     milliseconds,
@@ -98,32 +98,35 @@ class KafkaReader:
         """The first offsets of a time; see `Broker`."""
         at_ms = milliseconds(at_s)
         with self._open() as consumer:
-            wanted = [
+            queried = [
                 KafkaPartition(topic, number, at_ms)
                 for number in range(self._count(consumer, topic))
             ]
-            found = self._asked(
+            results = self._asked(
                 f"find a time in topic '{topic}'",
-                lambda: consumer.offsets_for_times(wanted, timeout=ASK_S),
+                lambda: consumer.offsets_for_times(queried, timeout=ASK_S),
             )
             return {
-                TopicPartition(topic, one.partition): one.offset
-                if one.offset >= 0
-                else self._watermarks(consumer, topic, one.partition)[1]
-                for one in found
+                TopicPartition(topic, result.partition): result.offset
+                if result.offset >= 0
+                else self._watermarks(consumer, topic, result.partition)[1]
+                for result in results
             }
 
     def read(self, topic: str, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
-            for place in after:
-                if place.topic != topic or not 0 <= place.partition < count:
-                    message = f"topic '{topic}' of {count} partitions has no place {place}"
+            for partition in after:
+                if partition.topic != topic or not 0 <= partition.partition < count:
+                    message = f"topic '{topic}' of {count} partitions has no place {partition}"
                     raise InvalidArgumentError(message)
-                if after[place] < 0:
-                    raise InvalidArgumentError(f"no offset of {topic} is {after[place]}")
-            starts = [KafkaPartition(topic, one.partition, at) for one, at in after.items()]
+                if after[partition] < 0:
+                    raise InvalidArgumentError(f"no offset of {topic} is {after[partition]}")
+            starts = [
+                KafkaPartition(topic, partition.partition, offset)
+                for partition, offset in after.items()
+            ]
             consumer.assign(starts)
             try:
                 return self._collect(consumer, topic, set(after), most)
@@ -141,41 +144,45 @@ class KafkaReader:
         self, consumer: Consumer, topic: str, left: set[TopicPartition], most: int
     ) -> list[Record]:
         """Until each place has told its end."""
-        found: list[Record] = []
-        places = Places()
+        records: list[Record] = []
+        partitions = PartitionCache()
         until = self._clock.monotonic() + ASK_S
-        while left and len(found) < most:
-            for message in consumer.consume(min(most - len(found), _AT_ONCE), 0.01):
-                place = places[message.topic(), message.partition()]
+        while left and len(records) < most:
+            for message in consumer.consume(min(most - len(records), _AT_ONCE), 0.01):
+                partition = partitions[message.topic(), message.partition()]
                 error = message.error()
                 if error is None:
-                    found += records_of([message], place)
+                    records += records_of([message], partition)
                     until = self._clock.monotonic() + ASK_S
                 elif error.code() not in _ENDS:
                     raise self._failure(error, f"read topic '{topic}'")
-                elif not self._goes_on(consumer, message, place):
-                    left.discard(place)
+                elif not self._goes_on(consumer, message, partition):
+                    left.discard(partition)
             if self._clock.monotonic() >= until:
                 error = KafkaError(TIMED_OUT)
                 raise self._failure(error, f"read topic '{topic}'")
-        return found
+        return records
 
-    def _goes_on(self, consumer: Consumer, message: Message, place: TopicPartition) -> bool:
+    def _goes_on(self, consumer: Consumer, message: Message, partition: TopicPartition) -> bool:
         """Whether more is there: what was forgotten before it was read is gone over."""
         error, offset = message.error(), message.offset()
         if error is None or error.code() == PARTITION_EOF or offset is None:
             return False
-        first, following = self._watermarks(consumer, *place)
+        first, following = self._watermarks(consumer, *partition)
         if not 0 <= offset < first < following:
             return False
-        consumer.incremental_unassign([KafkaPartition(*place)])
-        consumer.incremental_assign([KafkaPartition(*place, first)])
+        consumer.incremental_unassign([KafkaPartition(*partition)])
+        consumer.incremental_assign([KafkaPartition(*partition, first)])
         return True
 
     def _count(self, consumer: Consumer, topic: str) -> int:
         metadata = self._metadata(consumer, topic)
-        found = metadata.topics.get(topic)
-        error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART) if found is None else found.error
+        topic_metadata = metadata.topics.get(topic)
+        error = (
+            KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+            if topic_metadata is None
+            else topic_metadata.error
+        )
         if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             self._known.pop(topic, None)
             message = (
@@ -185,7 +192,7 @@ class KafkaReader:
             raise NotFoundError(message)
         if error is not None and error.code() != KafkaError.LEADER_NOT_AVAILABLE:
             raise self._failure(error, f"look for topic '{topic}'")
-        self._known[topic] = len(found.partitions)
+        self._known[topic] = len(topic_metadata.partitions)
         return self._known[topic]
 
     def _metadata(self, consumer: Consumer, topic: str) -> Any:  # noqa: ANN401  # has no type
@@ -258,8 +265,8 @@ def made(make: Callable[[], _T], address: str) -> _T:
     try:
         return make()
     except (KafkaException, TypeError, ValueError) as error:
-        said = error_of(error).str()
-        raise InvalidArgumentError(f"an option for Kafka at {address}: {said}") from error
+        reason = error_of(error).str()
+        raise InvalidArgumentError(f"an option for Kafka at {address}: {reason}") from error
 
 
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
@@ -296,31 +303,35 @@ class KafkaAdmin:
             if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._failure(error, doing) from error
 
-    def committed(self, group: str, places: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def committed(
+        self, group: str, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, int]:
         """Where a group is; places where it never was are left out.
 
         Raises:
             UnavailableError: A transaction that may move it has been open for long.
         """
         doing = f"look at group '{group}'"
-        asked = ConsumerGroupTopicPartitions(group, [KafkaPartition(*one) for one in places])
+        query = ConsumerGroupTopicPartitions(
+            group, [KafkaPartition(*partition) for partition in partitions]
+        )
         until = self._clock.monotonic() + ASK_S
         while True:
-            found: list[KafkaPartition] = []
+            results: list[KafkaPartition] = []
             try:
                 # Stable: what a transaction is about to keep is waited for (KIP-447).
-                told = self._client.list_consumer_group_offsets(
-                    [asked], require_stable=True, request_timeout=ASK_S
+                future = self._client.list_consumer_group_offsets(
+                    [query], require_stable=True, request_timeout=ASK_S
                 )[group]
-                found = self._answer(told, doing).topic_partitions
-                error = next((one.error for one in found if one.error is not None), None)
+                results = self._answer(future, doing).topic_partitions
+                error = next((result.error for result in results if result.error is not None), None)
             except KafkaException as raised:
                 error = error_of(raised)
             if error is None:
                 return {
-                    TopicPartition(one.topic, one.partition): one.offset
-                    for one in found
-                    if one.offset >= 0
+                    TopicPartition(result.topic, result.partition): result.offset
+                    for result in results
+                    if result.offset >= 0
                 }
             if error.code() != UNSTABLE or self._clock.monotonic() >= until:
                 raise failure(error, doing=doing, address=self._address)
@@ -329,33 +340,38 @@ class KafkaAdmin:
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group, of which no member runs, somewhere else."""
         doing = f"move group '{group}'"
-        partitions = [KafkaPartition(*place, offset) for place, offset in offsets.items()]
-        asked = ConsumerGroupTopicPartitions(group, partitions)
+        partitions = [KafkaPartition(*partition, offset) for partition, offset in offsets.items()]
+        change = ConsumerGroupTopicPartitions(group, partitions)
         try:
             if self._has_members(group):
                 raise self._runs(group)
-            told = self._client.alter_consumer_group_offsets([asked], request_timeout=ASK_S)[group]
-            found = self._answer(told, doing).topic_partitions
+            future = self._client.alter_consumer_group_offsets([change], request_timeout=ASK_S)[
+                group
+            ]
+            results = self._answer(future, doing).topic_partitions
         except KafkaException as error:
             if error_of(error).code() in _MEMBERS_RUN:
                 raise self._runs(group) from error
             raise self._failure(error, doing) from error
-        for one in found:
-            if one.error is not None and one.error.code() in _MEMBERS_RUN:
+        for result in results:
+            if result.error is not None and result.error.code() in _MEMBERS_RUN:
                 raise self._runs(group)
-            if one.error is not None:
-                raise failure(one.error, doing=doing, address=self._address)
+            if result.error is not None:
+                raise failure(result.error, doing=doing, address=self._address)
 
-    def ask_ends(self, places: Sequence[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
+    def ask_ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
         """Ask for the next offsets that will be written, without waiting for the answers."""
-        wanted = {KafkaPartition(*place): _LATEST for place in places}
-        told = self._client.list_offsets(wanted, request_timeout=ASK_S)
-        return {TopicPartition(one.topic, one.partition): future for one, future in told.items()}
+        queried = {KafkaPartition(*partition): _LATEST for partition in partitions}
+        futures = self._client.list_offsets(queried, request_timeout=ASK_S)
+        return {
+            TopicPartition(partition.topic, partition.partition): future
+            for partition, future in futures.items()
+        }
 
     def _has_members(self, group: str) -> bool:
-        told = self._client.describe_consumer_groups([group], request_timeout=ASK_S)[group]
+        future = self._client.describe_consumer_groups([group], request_timeout=ASK_S)[group]
         try:
-            return bool(self._answer(told, "look at a group").members)
+            return bool(self._answer(future, "look at a group").members)
         except KafkaException as error:
             if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return False
@@ -390,15 +406,15 @@ class Following:
         self._asked: dict[TopicPartition, Future[Any]] = {}
         self._ask_at = 0.0
 
-    def __call__(self, places: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
+    def __call__(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """What is known by now."""
-        for place, future in list(self._asked.items()):
+        for partition, future in list(self._asked.items()):
             if future.done():
-                del self._asked[place]
+                del self._asked[partition]
                 if future.exception() is None:
-                    self._known[place] = future.result().offset
+                    self._known[partition] = future.result().offset
         now = self._clock.monotonic()
         if not self._asked and now >= self._ask_at:
             self._ask_at = now + _LOOK_EVERY_S
-            self._asked = self._admin.ask_ends(places)
+            self._asked = self._admin.ask_ends(partitions)
         return self._known

@@ -29,7 +29,7 @@ from headrace.streaming.brokers.kafka.client import (
     PARTITION_EOF,
     SHOULD_WAIT,
     ClientHealth,
-    Places,
+    PartitionCache,
     error_of,
     failure,
     records_of,
@@ -38,7 +38,7 @@ from headrace.streaming.brokers.kafka.offsets import Assigning, PartitionOffsets
 from headrace.streaming.brokers.kafka.producers import Writer
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
-_MOST_ASIDE: Final = 200
+_MAX_BUFFERED: Final = 200
 _NO_ERRORS: Final = frozenset({type(None)})
 
 
@@ -48,61 +48,65 @@ class KafkaSource:
     def __init__(
         self, consumer: Consumer, positions: PartitionOffsets, health: ClientHealth, *, address: str
     ) -> None:
-        self.places = Places()
+        self.partitions = PartitionCache()
         self._consumer = consumer
         self._positions = positions
         self._health = health
         self._address = address
         self._paused: set[TopicPartition] = set()
         self._is_held = False
-        self._aside: deque[Record] = deque()
+        self._buffered: deque[Record] = deque()
 
     def take(self, most: int, part_s: float) -> list[Record]:
         """At most so many, after at most so long."""
-        if self._aside:
-            found: list[Record] = []
-            kept: deque[Record] = deque()
-            for record in self._aside:
-                is_next = len(found) < most and record.place not in self._paused
-                (found if is_next else kept).append(record)
-            self._aside = kept
-            if found:
-                return found
-        if self._is_held and not self._aside:
+        if self._buffered:
+            records: list[Record] = []
+            rest: deque[Record] = deque()
+            for record in self._buffered:
+                is_next = len(records) < most and record.topic_partition not in self._paused
+                (records if is_next else rest).append(record)
+            self._buffered = rest
+            if records:
+                return records
+        if self._is_held and not self._buffered:
             self._hold(is_held=False)
         return self._polled(most, part_s)
 
-    def put_aside(self) -> None:
+    def buffer(self) -> None:
         """Serve the consumer without handing out what it may give: the next `take` does."""
-        if len(self._aside) >= _MOST_ASIDE and not self._is_held:
+        if len(self._buffered) >= _MAX_BUFFERED and not self._is_held:
             self._hold(is_held=True)
-        self._aside += self._polled(1, 0)
+        self._buffered += self._polled(1, 0)
 
-    def pause(self, places: Sequence[TopicPartition]) -> None:
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these."""
         fresh = [
-            place for place in places if place in self._positions and place not in self._paused
+            partition
+            for partition in partitions
+            if partition in self._positions and partition not in self._paused
         ]
         self._paused.update(fresh)
         if fresh and not self._is_held:
-            self._consumer.pause([KafkaPartition(*place) for place in fresh])
+            self._consumer.pause([KafkaPartition(*partition) for partition in fresh])
 
-    def resume(self, places: Sequence[TopicPartition]) -> None:
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """The contrary."""
-        again = [place for place in places if place in self._paused]
+        again = [partition for partition in partitions if partition in self._paused]
         self._paused.difference_update(again)
         if again and not self._is_held:
-            self._consumer.resume([KafkaPartition(*place) for place in again])
+            self._consumer.resume([KafkaPartition(*partition) for partition in again])
 
-    def gained(self, places: Sequence[TopicPartition]) -> None:
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """These are read from now on."""
         if self._is_held:
-            self._consumer.pause([KafkaPartition(*one) for one in places])
+            self._consumer.pause([KafkaPartition(*partition) for partition in partitions])
 
-    def drop(self, places: Sequence[TopicPartition]) -> None:
+    def drop(self, partitions: Sequence[TopicPartition]) -> None:
         """These are read no more."""
-        gone = set(places)
-        self._aside = deque(one for one in self._aside if one.place not in gone)
+        gone = set(partitions)
+        self._buffered = deque(
+            record for record in self._buffered if record.topic_partition not in gone
+        )
         self._paused -= gone
 
     def _polled(self, most: int, part_s: float) -> list[Record]:
@@ -116,10 +120,10 @@ class KafkaSource:
         except KafkaException as error:
             self._health.ends(failure(error_of(error), doing="read", address=self._address))
             return []
-        found = self._records(messages)
-        if found:
+        records = self._records(messages)
+        if records:
             self._health.answered()
-        return found
+        return records
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
         """Without those of places that went away meanwhile."""
@@ -133,21 +137,21 @@ class KafkaSource:
         partitions = [message.partition() for message in messages]
         count = len(messages)
         if count and partitions.count(partitions[0]) == count and topics.count(topics[0]) == count:
-            return self._run(messages, self.places[topics[0], partitions[0]])
+            return self._run(messages, self.partitions[topics[0], partitions[0]])
         records: list[Record] = []
         first = 0
         for key, run in groupby(zip(topics, partitions, strict=True)):
             end = first + sum(1 for _ in run)
-            records += self._run(messages[first:end], self.places[key])
+            records += self._run(messages[first:end], self.partitions[key])
             first = end
         return records
 
-    def _run(self, messages: Sequence[Message], place: TopicPartition) -> list[Record]:
+    def _run(self, messages: Sequence[Message], partition: TopicPartition) -> list[Record]:
         """The records of one place; none if it went away meanwhile."""
-        if place not in self._positions:
+        if partition not in self._positions:
             return []
-        records = records_of(messages, place)
-        self._positions.handed_out(records[0], records[-1].offset + 1)
+        records = records_of(messages, partition)
+        self._positions.delivered(records[0], records[-1].offset + 1)
         return records
 
     def _read_failed(self, error: KafkaError, message: Message) -> None:
@@ -155,7 +159,9 @@ class KafkaSource:
         if code == PARTITION_EOF:
             offset = message.offset()
             assert offset is not None
-            self._positions.reached_end(self.places[message.topic(), message.partition()], offset)
+            self._positions.reached_end(
+                self.partitions[message.topic(), message.partition()], offset
+            )
         elif error.fatal():
             self._health.failed(error)
         elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
@@ -166,9 +172,13 @@ class KafkaSource:
     def _hold(self, *, is_held: bool) -> None:
         """Let the client fetch nothing of any place, or again of those that are not paused."""
         self._is_held = is_held
-        places = [KafkaPartition(*one) for one in self._positions if one not in self._paused]
-        if places:
-            (self._consumer.pause if is_held else self._consumer.resume)(places)
+        partitions = [
+            KafkaPartition(*partition)
+            for partition in self._positions
+            if partition not in self._paused
+        ]
+        if partitions:
+            (self._consumer.pause if is_held else self._consumer.resume)(partitions)
 
 
 _FIRST_PART_S: Final = 0.002
@@ -228,11 +238,11 @@ class KafkaSession:
         )
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing comes or goes; see `Session`."""
         if self._is_closed:
             return ""
-        return self._health.trouble or self._writer.trouble
+        return self._health.problem or self._writer.problem
 
     def poll(self, most: int, timeout_s: float) -> list[Record]:
         """Records that are there; see `Session`."""
@@ -244,41 +254,42 @@ class KafkaSession:
             part_s = max(min(part_s, until - now), 0.0)
             if self._woken.is_set():
                 part_s = 0.0
-            found = self._source.take(most, part_s) if most > 0 else self._wait(part_s)
+            records = self._source.take(most, part_s) if most > 0 else self._wait(part_s)
             self._writer.serve()
             self._check_open()
             now = self._clock.monotonic()
-            if found or now >= until or self._woken.is_set():
+            if records or now >= until or self._woken.is_set():
                 self._woken.clear()
-                return found
+                return records
 
-    def pause(self, places: Sequence[TopicPartition]) -> None:
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
         if not self._is_closed:
-            self._source.pause(places)
+            self._source.pause(partitions)
 
-    def resume(self, places: Sequence[TopicPartition]) -> None:
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """The contrary."""
         if not self._is_closed:
-            self._source.resume(places)
+            self._source.resume(partitions)
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Write and be done; see `Session`."""
         self._check_open()
-        if not (records or done):
+        if not (records or offsets):
             return
         try:
-            strange = [place for place in done if place not in self._positions]
-            if strange:
-                topic, partition = strange[0]
+            unassigned = [partition for partition in offsets if partition not in self._positions]
+            if unassigned:
+                topic, number = unassigned[0]
                 message = (
-                    f"{topic}/{partition} is not with member '{self._membership.member}' any more"
+                    f"partition {topic}/{number} is no longer assigned to member "
+                    f"'{self._membership.member}'"
                 )
                 raise ConflictError(message)
             for topic in {record.topic for record in records}:
                 self._check_topic(topic)
-            self._writer.deliver(records, done)
-            self._positions.done(done)
+            self._writer.produce(records, offsets)
+            self._positions.commit(offsets)
         except HeadraceError as error:
             self._health.ends(error)
             raise
@@ -287,7 +298,7 @@ class KafkaSession:
         """Wait until all is safe and kept; see `Session`."""
         self._check_open()
         try:
-            serve = None if self._is_rebalancing else self._source.put_aside
+            serve = None if self._is_rebalancing else self._source.buffer
             return self._writer.flush(timeout_s, serve)
         except HeadraceError as error:
             self._health.ends(error)
@@ -302,17 +313,19 @@ class KafkaSession:
         self._check_open()
         now_s = self._clock.now()
         held = list(self._positions)
-        asked = self._following(held) if held else {}
-        found = {}
-        for place in self._positions:
+        ends = self._following(held) if held else {}
+        lags = {}
+        for partition in self._positions:
             try:
-                _, high = self._consumer.get_watermark_offsets(KafkaPartition(*place), cached=True)
+                _, high = self._consumer.get_watermark_offsets(
+                    KafkaPartition(*partition), cached=True
+                )
             except KafkaException:  # nothing is known of it yet
                 high = -1
-            lag = self._positions.lag(place, max(high, asked.get(place, -1)), now_s)
+            lag = self._positions.lag(partition, max(high, ends.get(partition, -1)), now_s)
             if lag is not None:
-                found[place] = lag
-        return found
+                lags[partition] = lag
+        return lags
 
     def wake(self) -> None:
         """Let `poll` return; from any thread."""
@@ -345,22 +358,22 @@ class KafkaSession:
 
     def _wait(self, part_s: float) -> list[Record]:
         """Live, and hand out nothing."""
-        self._source.put_aside()
+        self._source.buffer()
         self._woken.wait(part_s)
         return []
 
-    def _gain(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        places = [self._source.places[one.topic, one.partition] for one in partitions]
-        if not places or self._is_closed:
+    def _gain(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
+        partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
+        if not partitions or self._is_closed:
             return
         self._is_rebalancing = True
         until = self._assigning.due()
         try:
-            own = self._listener.gained(places) or {}
-            starts, fresh = self._assigning.starts(consumer, places, own, until=until)
+            own = self._listener.on_assigned(partitions) or {}
+            starts, fresh = self._assigning.starts(consumer, partitions, own, until=until)
             self._positions.hold(starts)
             self._assigning.take(consumer, starts)
-            self._source.gained(places)
+            self._source.on_assigned(partitions)
             if fresh:
                 self._writer.begin_at(fresh)
         except HeadraceError as error:
@@ -368,31 +381,31 @@ class KafkaSession:
         finally:
             self._is_rebalancing = False
 
-    def _give_away(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        places = [self._source.places[one.topic, one.partition] for one in partitions]
-        if not places or self._is_closed:
+    def _give_away(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
+        partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
+        if not partitions or self._is_closed:
             return
         self._is_rebalancing = True
         try:
-            self._source.drop(places)
-            self._listener.losing(places)
+            self._source.drop(partitions)
+            self._listener.on_revoked(partitions)
             self._writer.flush(_HANDOVER_S, None)
         except HeadraceError as error:
             self._health.ends(error)
         finally:
             self._is_rebalancing = False
-            self._forget(consumer, places)
+            self._forget(consumer, partitions)
 
-    def _lose(self, consumer: Consumer, partitions: list[KafkaPartition]) -> None:
-        places = [self._source.places[one.topic, one.partition] for one in partitions]
-        if not places or self._is_closed:
+    def _lose(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
+        partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
+        if not partitions or self._is_closed:
             return
-        self._source.drop(places)
-        self._listener.lost(places)
-        self._forget(consumer, places)
+        self._source.drop(partitions)
+        self._listener.on_lost(partitions)
+        self._forget(consumer, partitions)
 
-    def _forget(self, consumer: Consumer, places: Sequence[TopicPartition]) -> None:
-        self._writer.forget(places)
-        self._positions.drop(places)
-        self._source.drop(places)
-        self._assigning.leave(consumer, places)
+    def _forget(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
+        self._writer.forget(partitions)
+        self._positions.drop(partitions)
+        self._source.drop(partitions)
+        self._assigning.leave(consumer, partitions)

@@ -102,7 +102,7 @@ class KafkaOptions:
     def member(self, membership: Membership) -> Settings:
         """A consumer that is a member of a group."""
         timeout_ms = round(membership.session_timeout_s * 1000)
-        made: Settings = {
+        settings: Settings = {
             POLL_INTERVAL: str(max(3 * timeout_ms, _SHORTEST_POLL_INTERVAL_MS)),
             # The client's 1 s is as long as a backlog of 100,000 lasts: it would run dry.
             "fetch.queue.backoff.ms": "10",
@@ -119,18 +119,18 @@ class KafkaOptions:
             "statistics.interval.ms": 1000,
         }
         if self.is_static:
-            made["group.instance.id"] = membership.member
+            settings["group.instance.id"] = membership.member
         if not self._is_kip_848:
-            made["session.timeout.ms"] = timeout_ms
-            made["heartbeat.interval.ms"] = max(
+            settings["session.timeout.ms"] = timeout_ms
+            settings["heartbeat.interval.ms"] = max(
                 1, min(timeout_ms // _HEARTBEATS, _LONGEST_HEARTBEAT_MS)
             )
-            made.setdefault(_STRATEGY, COOPERATIVE)
-        return made
+            settings.setdefault(_STRATEGY, COOPERATIVE)
+        return settings
 
     def producer(self, *, transactional_id: str = "") -> Settings:
         """A producer; with transactions if it has an id."""
-        made: Settings = {
+        settings: Settings = {
             # Longer than the queueing of a large request takes; small ones are sent at once.
             "linger.ms": "5",
             # As Java's clients do, so that a key is where others look for it.
@@ -144,15 +144,15 @@ class KafkaOptions:
             # Where no server can be reached the client would begin anew, and a call for the offsets
             # of a transaction then never returns (librdkafka's issue 5511). A session does without:
             # after a transaction that failed it makes its clients anew itself.
-            made.setdefault("metadata.recovery.strategy", "none")
-            given = int(self.settings.get(TRANSACTION, _TRANSACTION_MS))
-            timeout_ms = min(given, _LONGEST_TRANSACTION_MS)
-            made |= {
+            settings.setdefault("metadata.recovery.strategy", "none")
+            requested_ms = int(self.settings.get(TRANSACTION, _TRANSACTION_MS))
+            timeout_ms = min(requested_ms, _LONGEST_TRANSACTION_MS)
+            settings |= {
                 "transactional.id": transactional_id,
                 TRANSACTION: timeout_ms,
                 "message.timeout.ms": timeout_ms,
             }
-        return made
+        return settings
 
     @property
     def _is_kip_848(self) -> bool:
@@ -232,22 +232,22 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
             f"a Kafka URL has no path or fragment: {(parts.path or parts.fragment)[:_SHOWN]!r}"
         )
         raise InvalidArgumentError(f"{message}; topics are named in the stream")
-    said = _checked(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
-    file = said.pop(_FILE, None)
+    options = _checked(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
+    file = options.pop(_FILE, None)
     if file is not None:
-        said = _properties(Path(file), environment) | said
-    membership = said.pop(_MEMBERSHIP, _STATIC)
+        options = _properties(Path(file), environment) | options
+    membership = options.pop(_MEMBERSHIP, _STATIC)
     if membership not in {_STATIC, _DYNAMIC}:
         message = f"membership={membership[:_SHOWN]!r} of Kafka: use {_STATIC} or {_DYNAMIC}"
         raise InvalidArgumentError(message)
-    if _COMPRESSION in said:
-        said["compression.type"] = said.pop(_COMPRESSION)
+    if _COMPRESSION in options:
+        options["compression.type"] = options.pop(_COMPRESSION)
     for name in (LIMIT, TRANSACTION, POLL_INTERVAL):
-        text = said.get(name, "1")
+        text = options.get(name, "1")
         if not (text.isascii() and text.isdecimal() and int(text) > 0):
             raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")
     return KafkaOptions(
-        address=_servers(parts.netloc), is_static=membership == _STATIC, settings=said
+        address=_servers(parts.netloc), is_static=membership == _STATIC, settings=options
     )
 
 
@@ -263,7 +263,7 @@ def options_text(url: str) -> str:
 
 def _servers(netloc: str) -> str:
     """`HOST:PORT,HOST:PORT`, each with its port."""
-    found = []
+    servers = []
     for server in netloc.split(","):
         match = _SERVER.fullmatch(server)
         port = int(match[2] or _PORT) if match is not None else 0
@@ -273,21 +273,21 @@ def _servers(netloc: str) -> str:
                 "commas between them"
             )
             raise InvalidArgumentError(message)
-        found.append(f"{match[1]}:{port}")
-    return ",".join(found)
+        servers.append(f"{match[1]}:{port}")
+    return ",".join(servers)
 
 
 def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    options: dict[str, str] = {}
     for name, value in pairs:
         if name in _OURS:
             raise InvalidArgumentError(f"'{name}' cannot be set for Kafka: {_OURS[name]}")
         if _NAME.fullmatch(name) is None:
             raise InvalidArgumentError(f"{name[:_SHOWN]!r} is no option of Kafka's client")
-        if name in found:
+        if name in options:
             raise InvalidArgumentError(f"'{name}' stands twice among the options of Kafka")
-        found[name] = value
-    return found
+        options[name] = value
+    return options
 
 
 def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, str]:

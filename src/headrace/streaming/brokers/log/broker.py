@@ -100,12 +100,12 @@ class LogBroker:
             message = f"a topic has 1 to {_MOST_PARTITIONS} partitions, not {partitions}"
             raise InvalidArgumentError(message)
         with self._file() as file, file.writing("make a topic in") as db:
-            made = db.execute(
+            created = db.execute(
                 "INSERT INTO topics (name, retention_s, retention_bytes) VALUES (?, ?, ?) "
                 "ON CONFLICT (name) DO NOTHING RETURNING id",
                 (topic, *self._retention),
             ).fetchall()
-            for (id_,) in made:
+            for (id_,) in created:
                 db.executemany(
                     "INSERT INTO places (topic, partition) VALUES (?, ?)",
                     [(id_, number) for number in range(partitions)],
@@ -122,55 +122,58 @@ class LogBroker:
 
     def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
-        found: list[Record] = []
+        records: list[Record] = []
         with self._file() as file, file.reading("read") as db:
             self._topics.topic(db, topic)
-            for place, offset in after.items():
-                place_id = self._topics.place_id(db, place)
-                left = most - len(found)
+            for partition, offset in after.items():
+                partition_id = self._topics.partition_id(db, partition)
+                left = most - len(records)
                 if left > 0:
-                    found += read(db, place, place_id, offset=offset, most=left)
-        return found
+                    records += read(db, partition, partition_id, offset=offset, most=left)
+        return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
-            places = self._topics.topic(db, topic).places
+            partitions = self._topics.topic(db, topic).partitions
             return {
-                TopicPartition(topic, number): ends(db, id_) for number, id_ in enumerate(places)
+                TopicPartition(topic, number): ends(db, id_)
+                for number, id_ in enumerate(partitions)
             }
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
-            places = self._topics.topic(db, topic).places
+            partitions = self._topics.topic(db, topic).partitions
             return {
                 TopicPartition(topic, number): offset_at(db, id_, at_s)
-                for number, id_ in enumerate(places)
+                for number, id_ in enumerate(partitions)
             }
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
-            places = self._topics.topic(db, topic).places
-            found = {
+            partitions = self._topics.topic(db, topic).partitions
+            positions = {
                 TopicPartition(topic, number): groups.position(db, group, id_)
-                for number, id_ in enumerate(places)
+                for number, id_ in enumerate(partitions)
             }
-        return {place: offset for place, offset in found.items() if offset is not None}
+        return {partition: offset for partition, offset in positions.items() if offset is not None}
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
         with self._file() as file, file.writing("move a group in") as db:
             positions: dict[int, int] = {}
-            for place, offset in offsets.items():
-                place_id = self._topics.place_id(db, place)
-                _, following = ends(db, place_id)
+            for partition, offset in offsets.items():
+                partition_id = self._topics.partition_id(db, partition)
+                _, following = ends(db, partition_id)
                 if not 0 <= offset <= following:
-                    message = f"{place.topic}/{place.partition} ends at {following}, not {offset}"
+                    message = (
+                        f"{partition.topic}/{partition.partition} ends at {following}, not {offset}"
+                    )
                     raise InvalidArgumentError(message)
-                positions[place_id] = offset
+                positions[partition_id] = offset
             if groups.is_alive(db, group, self._clock.now()):
                 message = f"a member of group '{group}' runs; stop the stream first"
                 raise FailedPreconditionError(message)
@@ -207,17 +210,17 @@ def open_log(url: str, *, home: Path) -> LogBroker:
         message = f"{url[:200]!r} names a host; a log is of this machine: log:NAME or log:///PATH"
         raise InvalidArgumentError(message)
     folder = Path(path) if path.startswith("/") else home / "streams" / check_name(path, kind="log")
-    said = dict(parse_qsl(parts.query, keep_blank_values=True))
-    strange = sorted(set(said) - {"sync", "retention_s", "retention_bytes"})
-    if strange:
-        message = f"a log has no '{strange[0][:60]}'; it has sync, retention_s and retention_bytes"
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    unknown = sorted(set(options) - {"sync", "retention_s", "retention_bytes"})
+    if unknown:
+        message = f"a log has no '{unknown[0][:60]}'; it has sync, retention_s and retention_bytes"
         raise InvalidArgumentError(message)
-    sync = said.get("sync", Sync.NORMAL)
+    sync = options.get("sync", Sync.NORMAL)
     if sync not in set(Sync):
         raise InvalidArgumentError(f"sync={sync[:60]!r} of a log: use {' or '.join(Sync)}")
     return LogBroker(
         folder,
         sync=Sync(sync),
-        retention_s=positive(said, "retention_s", RETENTION_S),
-        retention_bytes=int(positive(said, "retention_bytes", RETENTION_BYTES)),
+        retention_s=positive(options, "retention_s", RETENTION_S),
+        retention_bytes=int(positive(options, "retention_bytes", RETENTION_BYTES)),
     )

@@ -30,29 +30,29 @@ class Moves:
 
     lost: tuple[int, ...] = ()
     surplus: tuple[int, ...] = ()
-    gained: tuple[int, ...] = ()
+    assigned: tuple[int, ...] = ()
 
 
-def shares(holding: Mapping[str, int], places: int, *, topic: str) -> dict[str, int]:
+def shares(holding: Mapping[str, int], partitions: int, *, topic: str) -> dict[str, int]:
     """How many of a topic's places each member should have; who has more already keeps one more.
 
     Args:
         holding: Member ▸ how many it has now.
         topic: So that not the same member has the one more of every topic.
     """
-    each, more = divmod(places, len(holding))
+    share, more = divmod(partitions, len(holding))
     order = sorted(
         holding, key=lambda name: (-holding[name], crc32(f"{topic}/{name}".encode()), name)
     )
-    return {name: each + (rank < more) for rank, name in enumerate(order)}
+    return {name: share + (rank < more) for rank, name in enumerate(order)}
 
 
 def enter(db: sqlite3.Connection, topics: Catalogue, membership: Membership, now_s: float) -> int:
     """Become a member, in place of one of the same name; the epoch that others see it by."""
     group, epoch = membership.group, secrets.randbits(_EPOCH_BITS)
     for name in membership.topics:
-        for place_id in topics.topic(db, name).places:
-            _begin(db, membership, place_id)
+        for partition_id in topics.topic(db, name).partitions:
+            _begin(db, membership, partition_id)
     old = _epoch_of(db, group, membership.member)
     if old is not None:
         db.execute(
@@ -86,42 +86,42 @@ def look(
     claims: dict[int, int] = dict(
         db.execute('SELECT place, epoch FROM claims WHERE "group" = ?', (group,))
     )
-    mine = {place_id for place_id, owner in claims.items() if owner == epoch}
+    claimed = {partition_id for partition_id, owner in claims.items() if owner == epoch}
     members = _members(db, group)
     surplus: list[int] = []
-    gained: list[int] = []
+    assigned: list[int] = []
     for topic in (topics.topic(db, name) for name in membership.topics):
         holding = {
-            name: sum(claims.get(place_id) == of for place_id in topic.places)
+            name: sum(claims.get(partition_id) == of for partition_id in topic.partitions)
             for name, (of, subscribed) in members.items()
             if topic.name in subscribed
         }
         # What it has from the one whose name it took, and does not read yet, it gives away first.
-        has = sorted(mine.intersection(topic.places), key=lambda one: (one not in held, one))
-        share = shares(holding, len(topic.places), topic=topic.name)[membership.member]
+        has = sorted(claimed.intersection(topic.partitions), key=lambda one: (one not in held, one))
+        share = shares(holding, len(topic.partitions), topic=topic.name)[membership.member]
         surplus += has[share:]
-        free = [place_id for place_id in topic.places if place_id not in claims]
-        gained += [one for one in has[:share] if one not in held]
-        gained += free[: max(share - len(has), 0)]
-    for place_id in gained:
-        db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (group, place_id, epoch))
-    if set(gained) - mine:
+        free = [partition_id for partition_id in topic.partitions if partition_id not in claims]
+        assigned += [partition_id for partition_id in has[:share] if partition_id not in held]
+        assigned += free[: max(share - len(has), 0)]
+    for partition_id in assigned:
+        db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (group, partition_id, epoch))
+    if set(assigned) - claimed:
         _tell(db, group)
-    unread = [place_id for place_id in surplus if place_id not in held]
+    unread = [partition_id for partition_id in surplus if partition_id not in held]
     if unread:
         give_away(db, group, epoch, unread)
     return Moves(
-        lost=tuple(held - mine),
-        surplus=tuple(place_id for place_id in surplus if place_id in held),
-        gained=tuple(gained),
+        lost=tuple(held - claimed),
+        surplus=tuple(partition_id for partition_id in surplus if partition_id in held),
+        assigned=tuple(assigned),
     )
 
 
-def give_away(db: sqlite3.Connection, group: str, epoch: int, places: Sequence[int]) -> None:
+def give_away(db: sqlite3.Connection, group: str, epoch: int, partitions: Sequence[int]) -> None:
     """Let others have these."""
     db.executemany(
         'DELETE FROM claims WHERE "group" = ? AND place = ? AND epoch = ?',
-        [(group, place_id, epoch) for place_id in places],
+        [(group, partition_id, epoch) for partition_id in partitions],
     )
     _tell(db, group)
 
@@ -142,8 +142,8 @@ def is_alive(db: sqlite3.Connection, group: str, now_s: float) -> bool:
 
 def generation(db: sqlite3.Connection, group: str) -> int:
     """Grows whenever members or claims change."""
-    found = db.execute("SELECT generation FROM groups WHERE name = ?", (group,)).fetchone()
-    return 0 if found is None else int(found[0])
+    row = db.execute("SELECT generation FROM groups WHERE name = ?", (group,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def check_not_replaced(
@@ -162,47 +162,48 @@ def check_not_replaced(
 
 
 def check_claims(
-    db: sqlite3.Connection, membership: Membership, epoch: int, places: Mapping[int, str]
+    db: sqlite3.Connection, membership: Membership, epoch: int, partitions: Mapping[int, str]
 ) -> None:
     """Raises ConflictError if one of these (id ▸ name) is another member's, or nobody's."""
-    for place_id, name in places.items():
-        found = db.execute(
-            'SELECT epoch FROM claims WHERE "group" = ? AND place = ?', (membership.group, place_id)
+    for partition_id, name in partitions.items():
+        row = db.execute(
+            'SELECT epoch FROM claims WHERE "group" = ? AND place = ?',
+            (membership.group, partition_id),
         ).fetchone()
-        if found != (epoch,):
+        if row != (epoch,):
             message = (
-                f"{name} is not with member '{membership.member}' of group '{membership.group}' "
-                "any more; what it delivers now would be there twice"
+                f"partition {name} is no longer assigned to member '{membership.member}' of group "
+                f"'{membership.group}'; records that it writes now would be duplicates"
             )
             raise ConflictError(message)
 
 
-def position(db: sqlite3.Connection, group: str, place_id: int) -> int | None:
+def position(db: sqlite3.Connection, group: str, partition_id: int) -> int | None:
     """The offset that is next for a group; None where it never was."""
-    found = db.execute(
-        'SELECT next FROM positions WHERE "group" = ? AND place = ?', (group, place_id)
+    row = db.execute(
+        'SELECT next FROM positions WHERE "group" = ? AND place = ?', (group, partition_id)
     ).fetchone()
-    return None if found is None else int(found[0])
+    return None if row is None else int(row[0])
 
 
 def move(db: sqlite3.Connection, group: str, positions: Mapping[int, int]) -> None:
     """Put a group there."""
     db.executemany(
         "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
-        [(group, place_id, offset) for place_id, offset in positions.items()],
+        [(group, partition_id, offset) for partition_id, offset in positions.items()],
     )
 
 
-def _begin(db: sqlite3.Connection, membership: Membership, place_id: int) -> None:
+def _begin(db: sqlite3.Connection, membership: Membership, partition_id: int) -> None:
     """Where a group that never read begins is settled at once: what comes from now on counts."""
-    if position(db, membership.group, place_id) is not None:
+    if position(db, membership.group, partition_id) is not None:
         return
     if membership.start_s is not None:
-        offset = offset_at(db, place_id, membership.start_s)
+        offset = offset_at(db, partition_id, membership.start_s)
     else:
-        first, following = ends(db, place_id)
+        first, following = ends(db, partition_id)
         offset = first if membership.start is StartPosition.EARLIEST else following
-    move(db, membership.group, {place_id: offset})
+    move(db, membership.group, {partition_id: offset})
 
 
 def _register(db: sqlite3.Connection, membership: Membership, epoch: int, now_s: float) -> None:
@@ -239,10 +240,10 @@ def _members(db: sqlite3.Connection, group: str) -> dict[str, tuple[int, tuple[s
 
 
 def _epoch_of(db: sqlite3.Connection, group: str, member: str) -> int | None:
-    found = db.execute(
+    row = db.execute(
         'SELECT epoch FROM members WHERE "group" = ? AND name = ?', (group, member)
     ).fetchone()
-    return None if found is None else int(found[0])
+    return None if row is None else int(row[0])
 
 
 def _tell(db: sqlite3.Connection, group: str) -> None:

@@ -19,19 +19,19 @@ class Topic(NamedTuple):
 
     name: str
     id: int
-    places: tuple[int, ...]
+    partitions: tuple[int, ...]
     retention_s: float
     retention_bytes: int
 
-    def place_id(self, partition: int) -> int:
+    def partition_id(self, partition: int) -> int:
         """Raises InvalidArgumentError if there is no such partition."""
-        if not 0 <= partition < len(self.places):
+        if not 0 <= partition < len(self.partitions):
             message = (
-                f"topic {self.name} has no partition {partition}; it has {len(self.places)}, "
+                f"topic {self.name} has no partition {partition}; it has {len(self.partitions)}, "
                 "counted from 0"
             )
             raise InvalidArgumentError(message)
-        return self.places[partition]
+        return self.partitions[partition]
 
 
 class Catalogue:
@@ -42,28 +42,36 @@ class Catalogue:
 
     def topic(self, db: sqlite3.Connection, name: str) -> Topic:
         """Raises NotFoundError if it is not there."""
-        known = self._known.get(name)
-        if known is None:
-            known = self._known[name] = _find_topic(db, name)
-        return known
+        topic = self._known.get(name)
+        if topic is None:
+            topic = self._known[name] = _find_topic(db, name)
+        return topic
 
-    def place_id(self, db: sqlite3.Connection, place: TopicPartition) -> int:
+    def partition_id(self, db: sqlite3.Connection, partition: TopicPartition) -> int:
         """Raises NotFoundError, or InvalidArgumentError, if it is not there."""
-        return self.topic(db, place.topic).place_id(place.partition)
+        return self.topic(db, partition.topic).partition_id(partition.partition)
 
 
 def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
-    found = db.execute(
+    row = db.execute(
         "SELECT id, retention_s, retention_bytes FROM topics WHERE name = ?", (name,)
     ).fetchone()
-    if found is None:
-        known = [f"'{one}'" for (one,) in db.execute("SELECT name FROM topics ORDER BY 1 LIMIT 20")]
-        there = ", ".join(known) or "none yet"
+    if row is None:
+        names = [
+            f"'{other}'" for (other,) in db.execute("SELECT name FROM topics ORDER BY 1 LIMIT 20")
+        ]
+        there = ", ".join(names) or "none yet"
         message = f"there is no topic {name[:249]!r} in this log; there is: {there}"
         raise NotFoundError(message)
-    id_, retention_s, retention_bytes = found
-    places = db.execute("SELECT id FROM places WHERE topic = ? ORDER BY partition", (id_,))
-    return Topic(name, id_, tuple(one for (one,) in places), retention_s, retention_bytes)
+    id_, retention_s, retention_bytes = row
+    partitions = db.execute("SELECT id FROM places WHERE topic = ? ORDER BY partition", (id_,))
+    return Topic(
+        name,
+        id_,
+        tuple(partition_id for (partition_id,) in partitions),
+        retention_s,
+        retention_bytes,
+    )
 
 
 OFFSET_BITS: Final = 40
@@ -73,7 +81,7 @@ _SEGMENTS_AT_ONCE: Final = 2  # forgotten in one step: more than come in one, so
 
 class _Segment(NamedTuple):
     written_s: float
-    place_id: int
+    partition_id: int
     first: int
     next: int
     bytes: int
@@ -89,23 +97,24 @@ def forget_old(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
         oldest = _first_to_go(db, topic, now_s)
         if oldest is None:
             return step
-        start = oldest.place_id << OFFSET_BITS
+        start = oldest.partition_id << OFFSET_BITS
         db.execute(
             "DELETE FROM records WHERE id >= ? AND id < ?",
             (start + oldest.first, start + oldest.next),
         )
         db.execute(
-            "DELETE FROM segments WHERE place = ? AND first = ?", (oldest.place_id, oldest.first)
+            "DELETE FROM segments WHERE place = ? AND first = ?",
+            (oldest.partition_id, oldest.first),
         )
         db.execute(
             "UPDATE places SET first = ?, bytes = bytes - ? WHERE id = ?",
-            (oldest.next, oldest.bytes, oldest.place_id),
+            (oldest.next, oldest.bytes, oldest.partition_id),
         )
     return _SEGMENTS_AT_ONCE
 
 
 def _first_to_go(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segment | None:
-    oldest = [segment for place_id in topic.places for segment in _oldest(db, place_id)]
+    oldest = [segment for partition_id in topic.partitions for segment in _oldest(db, partition_id)]
     aged = min(oldest, default=None)
     if aged is not None and aged.written_s < now_s - topic.retention_s:
         return aged
@@ -115,12 +124,12 @@ def _first_to_go(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segment
     return min((segment for segment in oldest if not segment.is_last), default=None)
 
 
-def _oldest(db: sqlite3.Connection, place_id: int) -> list[_Segment]:
+def _oldest(db: sqlite3.Connection, partition_id: int) -> list[_Segment]:
     """The oldest of a place, if there is any."""
     rows = db.execute(
         "SELECT written_s, place, first, next, bytes FROM segments WHERE place = ? "
         "ORDER BY first LIMIT 2",
-        (place_id,),
+        (partition_id,),
     ).fetchall()
     return [_Segment._make((*row, len(rows) == 1)) for row in rows[:1]]
 
@@ -147,40 +156,40 @@ def append(
     db: sqlite3.Connection, topics: Catalogue, records: Sequence[NewRecord], now_s: float
 ) -> None:
     """Write records, in the caller's transaction; forget some that are old."""
-    by_place: dict[tuple[Topic, int], _Columns] = {}
+    by_partition: dict[tuple[Topic, int], _Columns] = {}
     turn = random.getrandbits(16)  # a record without a key may go anywhere
     for record in records:
         topic = topics.topic(db, record.topic)
         if record.partition is not None:
-            place_id = topic.place_id(record.partition)
-        elif len(topic.places) == 1:
-            place_id = topic.places[0]
+            partition_id = topic.partition_id(record.partition)
+        elif len(topic.partitions) == 1:
+            partition_id = topic.partitions[0]
         else:
             if record.key is None:
                 turn += 1
             number = turn if record.key is None else crc32(record.key)
-            place_id = topic.places[number % len(topic.places)]
-        columns = by_place.get((topic, place_id))
+            partition_id = topic.partitions[number % len(topic.partitions)]
+        columns = by_partition.get((topic, partition_id))
         if columns is None:
-            columns = by_place[topic, place_id] = ([], [], [], [])
+            columns = by_partition[topic, partition_id] = ([], [], [], [])
         columns[0].append(record.key)
         columns[1].append(record.value)
         columns[2].append(_encode_headers(record.headers) if record.headers else None)
         columns[3].append(now_s if record.timestamp_s is None else record.timestamp_s)
-    for (topic, place_id), columns in by_place.items():
-        if _append_rows(db, place_id, columns, now_s):
+    for (topic, partition_id), columns in by_partition.items():
+        if _append_rows(db, partition_id, columns, now_s):
             forget_old(db, topic, now_s)
 
 
 def read(
-    db: sqlite3.Connection, place: TopicPartition, place_id: int, *, offset: int, most: int
+    db: sqlite3.Connection, partition: TopicPartition, partition_id: int, *, offset: int, most: int
 ) -> list[Record]:
     """Records of a place from an offset on; fewer than `most` where they are large."""
-    start = place_id << OFFSET_BITS
+    start = partition_id << OFFSET_BITS
     rows = db.execute(_READ, (start + max(offset, 0), start + _OFFSET, most))
     return [
         Record(
-            place=place,
+            topic_partition=partition,
             offset=id_ & _OFFSET,
             key=key,
             value=value,
@@ -191,41 +200,41 @@ def read(
     ]
 
 
-def ends(db: sqlite3.Connection, place_id: int) -> tuple[int, int]:
+def ends(db: sqlite3.Connection, partition_id: int) -> tuple[int, int]:
     """The first offset that is there, and the next that will be written."""
     first, following = db.execute(
-        "SELECT first, next FROM places WHERE id = ?", (place_id,)
+        "SELECT first, next FROM places WHERE id = ?", (partition_id,)
     ).fetchone()
     return first, following
 
 
-def offset_at(db: sqlite3.Connection, place_id: int, at_s: float) -> int:
+def offset_at(db: sqlite3.Connection, partition_id: int, at_s: float) -> int:
     """The offset of the first record of this time or later; the next one where there is none."""
     segments = db.execute(
         "SELECT first, next FROM segments WHERE place = ? AND high_s >= ? ORDER BY first",
-        (place_id, at_s),
+        (partition_id, at_s),
     )
-    start = place_id << OFFSET_BITS
+    start = partition_id << OFFSET_BITS
     # The first has it, unless what made its `high_s` was forgotten.
     for first, following in segments:
-        found = db.execute(
+        row = db.execute(
             "SELECT id FROM records WHERE id >= ? AND id < ? AND timestamp_s >= ? "
             "ORDER BY id LIMIT 1",
             (start + first, start + following, at_s),
         ).fetchone()
-        if found is not None:
-            return int(found[0]) & _OFFSET
-    return ends(db, place_id)[1]
+        if row is not None:
+            return int(row[0]) & _OFFSET
+    return ends(db, partition_id)[1]
 
 
-def time_of(db: sqlite3.Connection, place_id: int, offset: int) -> float | None:
+def time_of(db: sqlite3.Connection, partition_id: int, offset: int) -> float | None:
     """When the first record from this offset on was written; None where there is none."""
-    start = place_id << OFFSET_BITS
-    found = db.execute(
+    start = partition_id << OFFSET_BITS
+    row = db.execute(
         "SELECT timestamp_s FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
         (start + offset, start + _OFFSET),
     ).fetchone()
-    return None if found is None else float(found[0])
+    return None if row is None else float(row[0])
 
 
 def check_new(records: Sequence[NewRecord]) -> None:
@@ -243,20 +252,24 @@ def check_new(records: Sequence[NewRecord]) -> None:
             raise InvalidArgumentError(message)
 
 
-def _append_rows(db: sqlite3.Connection, place_id: int, columns: _Columns, now_s: float) -> bool:
+def _append_rows(
+    db: sqlite3.Connection, partition_id: int, columns: _Columns, now_s: float
+) -> bool:
     """Whether they began a new segment."""
-    (following,) = db.execute("SELECT next FROM places WHERE id = ?", (place_id,)).fetchone()
-    start = (place_id << OFFSET_BITS) + following
+    (following,) = db.execute("SELECT next FROM places WHERE id = ?", (partition_id,)).fetchone()
+    start = (partition_id << OFFSET_BITS) + following
     db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", zip(count(start), *columns))
     *blobs, times = columns
     newest_s = max(times)
     size = _OVERHEAD_BYTES * len(times)
     size += sum(sum(map(len, filter(None, column))) for column in blobs)
     end = following + len(times)
-    db.execute("UPDATE places SET next = ?, bytes = bytes + ? WHERE id = ?", (end, size, place_id))
+    db.execute(
+        "UPDATE places SET next = ?, bytes = bytes + ? WHERE id = ?", (end, size, partition_id)
+    )
     last = db.execute(
         "SELECT first, bytes, high_s FROM segments WHERE place = ? ORDER BY first DESC LIMIT 1",
-        (place_id,),
+        (partition_id,),
     ).fetchone()
     first, before, high_s = (following, 0, -math.inf) if last is None else last
     is_new = last is None or following - first >= _SEGMENT_RECORDS or before >= _SEGMENT_BYTES
@@ -264,7 +277,7 @@ def _append_rows(db: sqlite3.Connection, place_id: int, columns: _Columns, now_s
         first, before = following, 0
     db.execute(
         "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?, ?)",
-        (place_id, first, end, before + size, max(high_s, newest_s), now_s),
+        (partition_id, first, end, before + size, max(high_s, newest_s), now_s),
     )
     return is_new
 

@@ -63,7 +63,7 @@ class LogSession:
         self._turn = 0
         self._is_closed = False
         self._woken = threading.Event()
-        self._trouble = ""
+        self._problem = ""
         self._ended: HeadraceError | None = None
         self._generation = -1
         self._look_at = 0.0
@@ -73,9 +73,9 @@ class LogSession:
         self._is_rung = file.bell.listen(f"{self._epoch:x}")
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing comes or goes; see `Session`."""
-        return self._trouble
+        return self._problem
 
     def poll(self, most: int, timeout_s: float) -> list[Record]:
         """Records that are there; see `Session`. At most some 32 MB of them at once."""
@@ -84,13 +84,13 @@ class LogSession:
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                found = self._step(most)
-                self._trouble = ""
+                records = self._step(most)
+                self._problem = ""
             except _AWAY as error:
-                found, pause_s, self._trouble = [], _AWAY_PAUSE_S, str(error)
+                records, pause_s, self._problem = [], _AWAY_PAUSE_S, str(error)
             left_s = deadline - self._clock.monotonic()
-            if found or left_s <= 0:
-                return found
+            if records or left_s <= 0:
+                return records
             if not self._woken.is_set():
                 self._file.bell.wait(min(pause_s, left_s))
             if self._woken.is_set():
@@ -98,31 +98,36 @@ class LogSession:
                 return []
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S if self._is_rung else _DEAF_PAUSE_S)
 
-    def pause(self, places: Sequence[TopicPartition]) -> None:
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
-        self._paused.update(places)
+        self._paused.update(partitions)
 
-    def resume(self, places: Sequence[TopicPartition]) -> None:
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand them out again; see `Session`."""
-        self._paused.difference_update(places)
+        self._paused.difference_update(partitions)
         self._may_have_more = True
 
-    def deliver(self, records: Sequence[NewRecord], done: Mapping[TopicPartition, int]) -> None:
+    def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Outputs and offsets in one transaction; see `Session`."""
         self._check_open()
-        if not (records or done):
+        if not (records or offsets):
             return
         try:
             check_new(records)
             now_s = self._clock.now()
             with self._file.writing("deliver to") as db:
                 groups.check_not_replaced(db, self._membership, self._epoch, gone_is_fine=False)
-                ids = {self._topics.place_id(db, place): place for place in done}
-                names = {id_: f"{place.topic}/{place.partition}" for id_, place in ids.items()}
+                ids = {self._topics.partition_id(db, partition): partition for partition in offsets}
+                names = {
+                    id_: f"{partition.topic}/{partition.partition}"
+                    for id_, partition in ids.items()
+                }
                 groups.check_claims(db, self._membership, self._epoch, names)
                 append(db, self._topics, records, now_s)
                 groups.move(
-                    db, self._membership.group, {id_: done[place] for id_, place in ids.items()}
+                    db,
+                    self._membership.group,
+                    {id_: offsets[partition] for id_, partition in ids.items()},
                 )
         except HeadraceError as error:
             self._ended = error
@@ -138,15 +143,15 @@ class LogSession:
         """Read from the file; see `Session`."""
         self._check_open()
         now_s = self._clock.now()
-        found: dict[TopicPartition, PartitionLag] = {}
+        lags: dict[TopicPartition, PartitionLag] = {}
         with self._file.reading("look at") as db:
-            for place, place_id in self._ids.items():
-                first, following = ends(db, place_id)
-                at = max(groups.position(db, self._membership.group, place_id) or 0, first)
-                oldest_s = time_of(db, place_id, at)
+            for partition, partition_id in self._ids.items():
+                first, following = ends(db, partition_id)
+                offset = max(groups.position(db, self._membership.group, partition_id) or 0, first)
+                oldest_s = time_of(db, partition_id, offset)
                 waits_s = 0.0 if oldest_s is None else max(now_s - oldest_s, 0.0)
-                found[place] = PartitionLag(records=max(following - at, 0), seconds=waits_s)
-        return found
+                lags[partition] = PartitionLag(records=max(following - offset, 0), seconds=waits_s)
+        return lags
 
     def wake(self) -> None:
         """Let `poll` return; from any thread."""
@@ -180,27 +185,31 @@ class LogSession:
         if not self._may_have_more or most <= 0:
             return []
         with self._file.reading("read") as db:
-            found, self._may_have_more = self._take(db, most)
-        return found
+            records, self._may_have_more = self._take(db, most)
+        return records
 
     def _take(self, db: sqlite3.Connection, most: int) -> tuple[list[Record], bool]:
         """What comes next, and whether there may be more."""
-        places = [place for place in self._ids if place not in self._paused]
+        partitions = [partition for partition in self._ids if partition not in self._paused]
         self._turn += 1
-        found: list[Record] = []
+        records: list[Record] = []
         size = 0
-        for number in range(len(places)):
-            place = places[(self._turn + number) % len(places)]
+        for number in range(len(partitions)):
+            partition = partitions[(self._turn + number) % len(partitions)]
             some = read(
-                db, place, self._ids[place], offset=self._next[place], most=most - len(found)
+                db,
+                partition,
+                self._ids[partition],
+                offset=self._next[partition],
+                most=most - len(records),
             )
             if some:
-                self._next[place] = some[-1].offset + 1
-                found += some
+                self._next[partition] = some[-1].offset + 1
+                records += some
                 size += sum(len(record.value or b"") for record in some)
-            if len(found) >= most or size >= MAX_READ_BYTES:
-                return found, True
-        return found, False
+            if len(records) >= most or size >= MAX_READ_BYTES:
+                return records, True
+        return records, False
 
     def _regroup(self) -> None:
         is_due = self._clock.monotonic() >= self._look_at
@@ -209,7 +218,7 @@ class LogSession:
                 if groups.generation(db, self._membership.group) == self._generation:
                     return
         now_s = self._clock.now()
-        held = {id_: place for place, id_ in self._ids.items()}
+        held = {id_: partition for partition, id_ in self._ids.items()}
         try:
             with self._file.writing("look at") as db:
                 moves = groups.look(
@@ -231,50 +240,54 @@ class LogSession:
         beat_s = self._membership.session_timeout_s / _BEATS
         self._look_at = self._clock.monotonic() + beat_s
         if moves.lost:
-            places = [held[id_] for id_ in moves.lost]
-            self._drop(places)
-            self._listener.lost(places)
+            partitions = [held[id_] for id_ in moves.lost]
+            self._drop(partitions)
+            self._listener.on_lost(partitions)
         if moves.surplus:
-            places = [held[id_] for id_ in moves.surplus]
-            self._listener.losing(places)
-            self._drop(places)
+            partitions = [held[id_] for id_ in moves.surplus]
+            self._listener.on_revoked(partitions)
+            self._drop(partitions)
             with self._file.writing("give away a part of") as db:
                 groups.give_away(db, self._membership.group, self._epoch, moves.surplus)
-        if moves.gained:
-            self._gain(moves.gained)
+        if moves.assigned:
+            self._gain(moves.assigned)
 
     def _gain(self, ids: Sequence[int]) -> None:
         with self._file.reading("look at") as db:
             names = (self._topics.topic(db, name) for name in self._membership.topics)
-            all_places = {
+            all_partitions = {
                 id_: TopicPartition(topic.name, number)
                 for topic in names
-                for number, id_ in enumerate(topic.places)
+                for number, id_ in enumerate(topic.partitions)
             }
-            places = {all_places[id_]: id_ for id_ in sorted(ids)}
-            starts = {place: self._start(db, place, id_) for place, id_ in places.items()}
-        own = self._listener.gained(list(places)) or {}
-        strange = set(own) - set(places)
-        if strange:
-            raise InvalidArgumentError(f"{min(strange)} was not gained, and has an offset to read")
-        self._ids.update(places)
+            partitions = {all_partitions[id_]: id_ for id_ in sorted(ids)}
+            starts = {
+                partition: self._start(db, partition, id_) for partition, id_ in partitions.items()
+            }
+        own = self._listener.on_assigned(list(partitions)) or {}
+        unassigned = set(own) - set(partitions)
+        if unassigned:
+            raise InvalidArgumentError(
+                f"{min(unassigned)} was not gained, and has an offset to read"
+            )
+        self._ids.update(partitions)
         self._next.update({**starts, **own})
         self._may_have_more = True
 
-    def _start(self, db: sqlite3.Connection, place: TopicPartition, place_id: int) -> int:
+    def _start(self, db: sqlite3.Connection, partition: TopicPartition, partition_id: int) -> int:
         """Where the group is at a place."""
-        first, _ = ends(db, place_id)
-        at = groups.position(db, self._membership.group, place_id) or 0
-        if at < first:
+        first, _ = ends(db, partition_id)
+        offset = groups.position(db, self._membership.group, partition_id) or 0
+        if offset < first:
             _LOGGER.warning(
                 "%s/%d: records %d to %d were forgotten before group '%s' read them; keep "
                 "more (retention_s, retention_bytes) or read faster",
-                *(place.topic, place.partition, at, first - 1, self._membership.group),
+                *(partition.topic, partition.partition, offset, first - 1, self._membership.group),
             )
-        return max(at, first)
+        return max(offset, first)
 
-    def _drop(self, places: Sequence[TopicPartition]) -> None:
-        for place in places:
-            self._ids.pop(place, None)
-            self._next.pop(place, None)
-            self._paused.discard(place)
+    def _drop(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            self._ids.pop(partition, None)
+            self._next.pop(partition, None)
+            self._paused.discard(partition)

@@ -29,7 +29,7 @@ from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
-    check_place,
+    check_partition,
     check_records,
     check_text,
     check_topic,
@@ -104,17 +104,17 @@ class NatsBroker:
     def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         _check_subject(topic)
-        for place in after:
-            check_place(place)
+        for partition in after:
+            check_partition(partition)
         link = self._link()
-        found: list[Record] = []
-        for place, offset in after.items():
-            if most > len(found):
-                some = self._read(link, place, offset, most - len(found))
+        records: list[Record] = []
+        for partition, offset in after.items():
+            if most > len(records):
+                some = self._read(link, partition, offset, most - len(records))
                 # A server that is silent ends one fetch; this bounds what a slow one may take.
-                limit_s = TIMEOUT_S + (most - len(found)) / _SLOWEST_PER_S
-                found += link.ask(f"read {place.topic}", some, timeout_s=limit_s)
-        return found
+                limit_s = TIMEOUT_S + (most - len(records)) / _SLOWEST_PER_S
+                records += link.ask(f"read {partition.topic}", some, timeout_s=limit_s)
+        return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets, of the stream that keeps the topic; see `Broker`."""
@@ -127,9 +127,9 @@ class NatsBroker:
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         _check_subject(topic)
-        at = dt.datetime.fromtimestamp(max(at_s, 0), dt.UTC)
+        start = dt.datetime.fromtimestamp(max(at_s, 0), dt.UTC)
         config = api.ConsumerConfig(
-            deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=at
+            deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=start
         )
         link = self._link()
         offset = link.ask(f"look at topic {topic}", self._first_of(link, topic, config))
@@ -147,13 +147,13 @@ class NatsBroker:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
         link = self._link()
-        for place, offset in offsets.items():
-            check_place(place)
-            _, following = self.ends(place.topic)[place]
+        for partition, offset in offsets.items():
+            check_partition(partition)
+            _, following = self.ends(partition.topic)[partition]
             if not 0 <= offset <= following:
-                raise InvalidArgumentError(f"{place.topic}/0 ends at {following}, not {offset}")
-        for place, offset in offsets.items():
-            link.ask(f"move group {group}", self._move(link, group, place.topic, offset))
+                raise InvalidArgumentError(f"{partition.topic}/0 ends at {following}, not {offset}")
+        for partition, offset in offsets.items():
+            link.ask(f"move group {group}", self._move(link, group, partition.topic, offset))
 
     def close(self) -> None:
         """Let go of the connection; sessions have their own. Twice is once."""
@@ -203,33 +203,33 @@ class NatsBroker:
         return info.delivered.stream_seq + 1
 
     async def _read(
-        self, link: NatsLink, place: TopicPartition, offset: int, most: int
+        self, link: NatsLink, partition: TopicPartition, offset: int, most: int
     ) -> list[Record]:
-        stream = await groups.stream_of(link, place.topic)
+        stream = await groups.stream_of(link, partition.topic)
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(offset, 1)
         )
-        info = await link.stream_api.add_consumer(stream, _passing(config, place.topic))
-        found: list[Record] = []
+        info = await link.stream_api.add_consumer(stream, _passing(config, partition.topic))
+        records: list[Record] = []
         count = min(most, info.num_pending or 0)
         reader = await link.stream_api.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
-            while len(found) < count:
-                batch = min(count - len(found), _AT_ONCE)
-                for one in await reader.fetch(batch, timeout=_READ_WITHIN_S):
-                    about = one.metadata
+            while len(records) < count:
+                batch = min(count - len(records), _AT_ONCE)
+                for message in await reader.fetch(batch, timeout=_READ_WITHIN_S):
+                    about = message.metadata
                     record = record_of(
-                        place,
+                        partition,
                         about.sequence.stream,
-                        one.data,
-                        one.headers,
+                        message.data,
+                        message.headers,
                         written_s=about.timestamp.timestamp(),
                     )
-                    found.append(record)
+                    records.append(record)
         finally:
             await reader.unsubscribe()
             await link.stream_api.delete_consumer(stream, info.name)
-        return found
+        return records
 
     async def _info(self, link: NatsLink, group: str, topic: str) -> api.ConsumerInfo | None:
         stream = await groups.stream_of(link, topic)

@@ -79,7 +79,7 @@ class NatsLink:
     def __init__(self, url: str, *, on_back: Callable[[], Awaitable[None]] | None = None) -> None:
         self.name = shown(url)
         self._on_back = on_back
-        self._trouble = ""
+        self._problem = ""
         self._said, options = _read(url)
         self.domain = options.get("domain", "")
         self.api = f"$JS.{self.domain}.API" if self.domain else "$JS.API"
@@ -97,9 +97,9 @@ class NatsLink:
             raise
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing goes; empty if all is well."""
-        return "" if self.client.is_connected else self._trouble or f"{self.name} is away"
+        return "" if self.client.is_connected else self._problem or f"{self.name} is away"
 
     def ask(self, doing: str, work: Coroutine[Any, Any, T], *, timeout_s: float = TIMEOUT_S) -> T:
         """The result of `work` in the loop, with its errors in our words."""
@@ -122,7 +122,7 @@ class NatsLink:
     def check_connected(self) -> None:
         """Raises UnavailableError while the server is away: the client would keep what is sent."""
         if not self.client.is_connected:
-            raise UnavailableError(self.trouble or f"{self.name} is away")
+            raise UnavailableError(self.problem or f"{self.name} is away")
 
     def close(self) -> None:
         """Hang up and end the loop; twice is once."""
@@ -150,7 +150,7 @@ class NatsLink:
                 error_cb=self._on_error,
             )
         except nats.errors.NoServersError:
-            raise UnavailableError(self._trouble) from None
+            raise UnavailableError(self._problem) from None
         finally:
             await trial.close()
         await self.client.connect(
@@ -175,17 +175,17 @@ class NatsLink:
 
     async def _on_error(self, error: Exception) -> None:
         if not self.client.is_connected:
-            self._trouble = f"{self.name} is away: {str(error) or type(error).__name__}"
+            self._problem = f"{self.name} is away: {str(error) or type(error).__name__}"
             # The client forgets a connection to a server that then says nothing: it would stay.
             transport = self.client._transport  # noqa: SLF001  # it has no other name
             if transport is not None:
                 transport.close()  # type: ignore[no-untyped-call]  # it says nothing
 
     async def _on_disconnected(self) -> None:
-        self._trouble = self._trouble or f"{self.name} is away: it hung up"
+        self._problem = self._problem or f"{self.name} is away: it hung up"
 
     async def _on_reconnected(self) -> None:
-        self._trouble = ""
+        self._problem = ""
         if self._on_back is not None:
             await self._on_back()
 
@@ -206,18 +206,18 @@ async def stream_of(link: NatsLink, topic: str) -> str:
 async def info_of(link: NatsLink, stream: str, consumer: str) -> api.ConsumerInfo | None:
     """A group's consumer; None if it never was."""
     try:
-        found: api.ConsumerInfo = await link.stream_api.consumer_info(stream, consumer)
+        info: api.ConsumerInfo = await link.stream_api.consumer_info(stream, consumer)
     except nats.js.errors.NotFoundError:
         return None
-    return found
+    return info
 
 
 def position_of(info: api.ConsumerInfo) -> int:
     """The offset below which all is done."""
     assert info.ack_floor is not None
     assert info.delivered is not None
-    at = info.ack_floor if info.num_ack_pending else info.delivered
-    return at.stream_seq + 1
+    sequence = info.ack_floor if info.num_ack_pending else info.delivered
+    return sequence.stream_seq + 1
 
 
 async def ensure(link: NatsLink, membership: Membership, topic: str, stream: str) -> None:
@@ -288,8 +288,8 @@ def _base(consumer: str, topic: str, ack_wait_s: float) -> api.ConsumerConfig:
 def _config(membership: Membership, topic: str) -> api.ConsumerConfig:
     config = _base(consumer_of(membership.group), topic, membership.session_timeout_s)
     if membership.start_s is not None:
-        at = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
-        return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=at)
+        start = dt.datetime.fromtimestamp(membership.start_s, dt.UTC)
+        return config.evolve(deliver_policy=api.DeliverPolicy.BY_START_TIME, opt_start_time=start)
     is_first = membership.start is StartPosition.EARLIEST
     return config.evolve(
         deliver_policy=api.DeliverPolicy.ALL if is_first else api.DeliverPolicy.NEW
@@ -306,23 +306,23 @@ _RECONNECT_WAIT_S: Final = 0.2
 def told(error: Exception, doing: str, server: str) -> HeadraceError:
     """What a caller is told of an error of the client's or the server's."""
     cannot = f"cannot {doing} in {server}"
-    said = str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
     refused = ("authorization", "authentication", "invalid credentials", "permissions violation")
     if isinstance(error, nats.errors.AuthorizationError) or any(
-        word in said.lower() for word in refused
+        word in text.lower() for word in refused
     ):
         reason = "the server refuses who is named in its URL"
-        return FailedPreconditionError(f"{cannot}: {reason} ({said})")
+        return FailedPreconditionError(f"{cannot}: {reason} ({text})")
     if isinstance(error, nats.js.errors.ServiceUnavailableError | nats.errors.NoRespondersError):
         reason = "its JetStream does not answer; start the server with -js"
         return UnavailableError(f"{cannot}: {reason}")
     if isinstance(error, nats.js.errors.NotFoundError):
-        return NotFoundError(f"{cannot}: {error.description or said}")
+        return NotFoundError(f"{cannot}: {error.description or text}")
     if isinstance(error, nats.js.errors.APIError):
-        return FailedPreconditionError(f"{cannot}: {error.description or said}")
+        return FailedPreconditionError(f"{cannot}: {error.description or text}")
     if isinstance(error, nats.errors.BadSubjectError | ValueError):
-        return InvalidArgumentError(f"{cannot}: {said}")
-    return UnavailableError(f"{cannot}: {said}")
+        return InvalidArgumentError(f"{cannot}: {text}")
+    return UnavailableError(f"{cannot}: {text}")
 
 
 def _read(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
@@ -341,21 +341,21 @@ def _read(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
         raise InvalidArgumentError(f"{unreadable}: special characters are %XX") from None
     if not ports:
         raise InvalidArgumentError(f"{unreadable}: it names no host")
-    said: dict[str, Any] = {"servers": servers}
+    arguments: dict[str, Any] = {"servers": servers}
     user, has_password, password = who.partition(":")
     if has_password:
-        said |= {"user": unquote(user), "password": unquote(password)}
+        arguments |= {"user": unquote(user), "password": unquote(password)}
     elif user:
-        said["token"] = unquote(user)
+        arguments["token"] = unquote(user)
     if "creds" in options:
-        said["user_credentials"] = options["creds"]
+        arguments["user_credentials"] = options["creds"]
     if "nkey" in options:
-        said["nkeys_seed"] = options["nkey"]
+        arguments["nkeys_seed"] = options["nkey"]
     if "inbox_prefix" in options:
-        said["inbox_prefix"] = options["inbox_prefix"]
+        arguments["inbox_prefix"] = options["inbox_prefix"]
     if any(name in options for name in _TLS):
-        said["tls"] = _tls(options)
-    return said, options
+        arguments["tls"] = _tls(options)
+    return arguments, options
 
 
 def _tls(options: Mapping[str, str]) -> ssl.SSLContext:
@@ -386,7 +386,7 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -
     Raises:
         InvalidArgumentError: One is larger than the server takes.
     """
-    found = []
+    messages = []
     for record in records:
         payload = record.value or b""
         headers = headers_of(record, sender=sender)
@@ -398,8 +398,8 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -
                 f"server takes {most_bytes}; raise its max_payload, or answer less"
             )
             raise InvalidArgumentError(message)
-        found.append(NatsMessage(record.topic, payload, headers))
-    return found
+        messages.append(NatsMessage(record.topic, payload, headers))
+    return messages
 
 
 async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from headrace.streaming.brokers.checks import packed, quoted, unpacked, unquoted
-from headrace.streaming.records import Header, NewRecord, Record, TopicPartition, seconds_of
+from headrace.streaming.records import Header, NewRecord, Record, TopicPartition, parse_seconds
 
 MESSAGE_ID: Final = "Nats-Msg-Id"
 STATUS: Final = "Status"
@@ -31,24 +31,24 @@ def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
         sender: Put before the record's id: of two groups that write the same ids to one topic, one
             would be dropped.
     """
-    found: dict[str, str] = {}
+    headers: dict[str, str] = {}
     if record.id:
-        found[MESSAGE_ID] = quote(f"{sender}/{record.id}" if sender else record.id, safe="/:-_.")
+        headers[MESSAGE_ID] = quote(f"{sender}/{record.id}" if sender else record.id, safe="/:-_.")
     if record.key is not None:
-        found[_KEY] = quoted(record.key)
+        headers[_KEY] = quoted(record.key)
     if record.value is None:
-        found[_NULL] = "value"
+        headers[_NULL] = "value"
     if record.timestamp_s is not None:
-        found[_TIMESTAMP] = f"{record.timestamp_s:.6f}"
+        headers[_TIMESTAMP] = f"{record.timestamp_s:.6f}"
     if record.headers and _are_plain(record.headers):
-        found |= {name: value.decode("ascii") for name, value in record.headers}
+        headers |= {name: value.decode("ascii") for name, value in record.headers}
     elif record.headers:
-        found[_PACKED] = packed(record.headers)
-    return found
+        headers[_PACKED] = packed(record.headers)
+    return headers
 
 
 def record_of(
-    place: TopicPartition,
+    partition: TopicPartition,
     offset: int,
     payload: bytes,
     headers: Mapping[str, str] | None,
@@ -57,15 +57,15 @@ def record_of(
     deliveries: int = 1,
 ) -> Record:
     """What a message says."""
-    said = headers or {}
-    key = said.get(_KEY)
+    fields = headers or {}
+    key = fields.get(_KEY)
     return Record(
-        place=place,
+        topic_partition=partition,
         offset=offset,
         key=None if key is None else unquoted(key),
-        value=None if _NULL in said and not payload else payload,
-        headers=_headers(said),
-        timestamp_s=seconds_of(said.get(_TIMESTAMP), written_s),
+        value=None if _NULL in fields and not payload else payload,
+        headers=_headers(fields),
+        timestamp_s=parse_seconds(fields.get(_TIMESTAMP), written_s),
         deliveries=deliveries,
     )
 

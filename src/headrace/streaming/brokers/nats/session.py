@@ -41,7 +41,7 @@ class NatsPull:
     def __init__(
         self,
         link: NatsLink,
-        place: TopicPartition,
+        partition: TopicPartition,
         *,
         stream: str,
         consumer: str,
@@ -51,7 +51,7 @@ class NatsPull:
         self.stream = stream
         self.consumer = consumer
         self._link = link
-        self._place = place
+        self._partition = partition
         self._next = f"{link.api}.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = inbox
         self._fail = fail
@@ -62,8 +62,8 @@ class NatsPull:
 
     def missing(self, most: int) -> int:
         """How many should be asked for, so that `most` are under way; 0 if that is not worth it."""
-        asked = self._asked if time.monotonic() < self._asked_until else 0
-        return most - asked if asked * 2 < most else 0
+        requested = self._asked if time.monotonic() < self._asked_until else 0
+        return most - requested if requested * 2 < most else 0
 
     def forget(self) -> None:
         """The server knows nothing any more of what it was asked."""
@@ -72,7 +72,7 @@ class NatsPull:
     def gone(self) -> HeadraceError:
         """What is to be said when the group is there no more."""
         message = (
-            f"the group at topic {self._place.topic} was deleted or moved in "
+            f"the group at topic {self._partition.topic} was deleted or moved in "
             f"{self._link.name}; start again to make it anew"
         )
         return FailedPreconditionError(message)
@@ -101,13 +101,13 @@ class NatsPull:
         if STATUS in headers:
             # A request is over: its time has passed, or the server has changed.
             self._asked = max(self._asked - int(headers.get(_PENDING, self._asked)), 0)
-            said = headers.get(_DESCRIPTION, "")
-            if "consumer deleted" in said.lower():
+            description = headers.get(_DESCRIPTION, "")
+            if "consumer deleted" in description.lower():
                 self._fail(self.gone())
             return
         about = message.metadata
         record = record_of(
-            self._place,
+            self._partition,
             about.sequence.stream,
             message.data,
             headers,
@@ -156,7 +156,7 @@ class NatsSession(SharedSession[str, _Unsent]):
             raise
 
     def _away(self) -> str:
-        return self._link.trouble
+        return self._link.problem
 
     def _start(self, own: Mapping[TopicPartition, int]) -> None:
         if own and not self._is_alone:
@@ -165,25 +165,25 @@ class NatsSession(SharedSession[str, _Unsent]):
                 "offsets of its own has to be alone; stop them first"
             )
             raise FailedPreconditionError(message)
-        for place, offset in own.items():
+        for partition, offset in own.items():
             work = groups.move(
                 self._link,
-                self._pulls[place].stream,
-                place.topic,
+                self._pulls[partition].stream,
+                partition.topic,
                 self._membership.group,
                 offset=offset,
                 ack_wait_s=self._membership.session_timeout_s,
             )
-            self._link.ask(f"read {place.topic} from an offset of its own", work)
+            self._link.ask(f"read {partition.topic} from an offset of its own", work)
 
     def _want(self, most: int) -> None:
         if most <= 0:
             return
         most -= self._inbox.waiting()
-        for place in self._inbox.open_places():
-            missing = self._pulls[place].missing(most)
+        for partition in self._inbox.open_partitions():
+            missing = self._pulls[partition].missing(most)
             if missing > 0:
-                self._link.begin(self._pulls[place].ask(missing))
+                self._link.begin(self._pulls[partition].ask(missing))
 
     def _keep_up(self, most: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
         """Say that what is in hand is still worked on: it must not be handed out again."""
@@ -201,7 +201,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         messages = messages_of(
             records, sender=self._membership.group, most_bytes=self._link.client.max_payload
         )
-        self._unconfirmed |= {place: replies[-1] for place, replies in tokens.items()}
+        self._unconfirmed |= {partition: replies[-1] for partition, replies in tokens.items()}
         return _Unsent(messages, [reply for replies in tokens.values() for reply in replies])
 
     def _write(self, unsent: _Unsent) -> None:
@@ -233,26 +233,28 @@ class NatsSession(SharedSession[str, _Unsent]):
 
     async def _join(self) -> None:
         """Take the name from who has it, and be ready to read."""
-        said = self._membership
-        for place in self._inbox.places:
-            stream = await groups.stream_of(self._link, place.topic)
-            await groups.ensure(self._link, said, place.topic, stream)
-            mine = groups.member_subject(place.topic, said.group, said.member)
-            everyones = groups.group_subject(place.topic, said.group)
-            await groups.is_heard(self._link, mine, b"%d %b" % (self._epoch, _JOINS))
+        membership = self._membership
+        for partition in self._inbox.partitions:
+            stream = await groups.stream_of(self._link, partition.topic)
+            await groups.ensure(self._link, membership, partition.topic, stream)
+            own_subject = groups.member_subject(
+                partition.topic, membership.group, membership.member
+            )
+            everyones = groups.group_subject(partition.topic, membership.group)
+            await groups.is_heard(self._link, own_subject, b"%d %b" % (self._epoch, _JOINS))
             self._is_alone = self._is_alone and not await groups.is_heard(self._link, everyones)
             client = self._link.client
-            self._listens.append(await client.subscribe(mine, cb=self._hear))
+            self._listens.append(await client.subscribe(own_subject, cb=self._hear))
             self._listens.append(await client.subscribe(everyones, cb=_answer))
-            self._pulls[place] = NatsPull(
+            self._pulls[partition] = NatsPull(
                 self._link,
-                place,
+                partition,
                 stream=stream,
-                consumer=groups.consumer_of(said.group),
+                consumer=groups.consumer_of(membership.group),
                 inbox=self._inbox,
                 fail=self._fail,
             )
-            await self._pulls[place].open()
+            await self._pulls[partition].open()
         await self._read_lag()
 
     async def _hear(self, message: Msg) -> None:
@@ -270,11 +272,13 @@ class NatsSession(SharedSession[str, _Unsent]):
 
     async def _came_back(self) -> None:
         """The server is back, and may have forgotten what it was asked."""
-        said = self._membership
-        for place, pull in self._pulls.items():
+        membership = self._membership
+        for partition, pull in self._pulls.items():
             pull.forget()
-            mine = groups.member_subject(place.topic, said.group, said.member)
-            await self._link.client.publish(mine, b"%d %b" % (self._epoch, _IS_BACK))
+            own_subject = groups.member_subject(
+                partition.topic, membership.group, membership.member
+            )
+            await self._link.client.publish(own_subject, b"%d %b" % (self._epoch, _IS_BACK))
         self._inbox.wake()
 
     async def _let_go(self) -> None:
@@ -292,16 +296,16 @@ class NatsSession(SharedSession[str, _Unsent]):
     async def _read_lag(self) -> None:
         """See how far the group is behind."""
         with suppress(nats.errors.Error):
-            for place, pull in self._pulls.items():
-                found = await groups.lag_of(self._link, pull.stream, pull.consumer, place.topic)
-                if found is None:
+            for partition, pull in self._pulls.items():
+                lag = await groups.lag_of(self._link, pull.stream, pull.consumer, partition.topic)
+                if lag is None:
                     self._fail(pull.gone())
                     return
-                records, oldest_s = found
+                records, oldest_s = lag
                 seconds = 0.0 if not records else None
                 if oldest_s is not None:
                     seconds = max(self._clock.now() - oldest_s, 0)
-                self._lag[place] = PartitionLag(records=records, seconds=seconds)
+                self._lag[partition] = PartitionLag(records=records, seconds=seconds)
 
 
 async def _answer(message: Msg) -> None:

@@ -28,7 +28,7 @@ from headrace.streaming.broker import BrokerFeatures, Delivery, Membership, Reba
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
-    check_place,
+    check_partition,
     check_records,
     check_topic,
 )
@@ -85,20 +85,20 @@ class PulsarBroker:
         """Records from these offsets on; see `Broker`."""
         self._check_open()
         check_topic(topic)
-        found: list[Record] = []
-        for place, offset in after.items():
-            check_place(place)
-            found += self._read(place, offset, most - len(found))
-        return found
+        records: list[Record] = []
+        for partition, offset in after.items():
+            check_partition(partition)
+            records += self._read(partition, offset, most - len(records))
+        return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
         self._check_open()
         check_topic(topic)
-        place = TopicPartition(topic, 0)
-        found = self._read(place, 0, 1)
+        partition = TopicPartition(topic, 0)
+        first = self._read(partition, 0, 1)
         # A broker does not tell the last of a topic that has none.
-        return {place: (found[0].offset, self._last(topic) + 1) if found else (0, 0)}
+        return {partition: (first[0].offset, self._last(topic) + 1) if first else (0, 0)}
 
     def offsets_at(self, topic: str, at_s: float) -> NoReturn:  # noqa: ARG002  # see `Broker`
         """Refused: no client of Pulsar's can tell."""
@@ -114,7 +114,7 @@ class PulsarBroker:
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> NoReturn:
         """Refused: that is a matter of Pulsar's admin API."""
         self._check_open()
-        names = ", ".join(place.topic for place in offsets)
+        names = ", ".join(partition.topic for partition in offsets)
         message = (
             f"group '{group}' is moved by `pulsar-admin topics reset-cursor {names}`, or take a "
             "new group"
@@ -142,23 +142,23 @@ class PulsarBroker:
             finally:
                 looker.unsubscribe()
 
-    def _read(self, place: TopicPartition, offset: int, most: int) -> list[Record]:
+    def _read(self, partition: TopicPartition, offset: int, most: int) -> list[Record]:
         if offset < 0:
-            raise InvalidArgumentError(f"{place.topic}/0 begins at 0, not {offset}")
-        found: list[Record] = []
-        with self._link.telling(f"read {place.topic}"):
+            raise InvalidArgumentError(f"{partition.topic}/0 begins at 0, not {offset}")
+        records: list[Record] = []
+        with self._link.telling(f"read {partition.topic}"):
             reader = self._link.client.create_reader(
-                self._link.full_name(place.topic),
+                self._link.full_name(partition.topic),
                 pulsar.MessageId.earliest if offset == 0 else id_of(offset),
                 start_message_id_inclusive=True,
             )
             try:
-                while len(found) < most and reader.has_message_available():
-                    record = record_of(place, cast("PulsarMessage", reader.read_next(_READ_MS)))
+                while len(records) < most and reader.has_message_available():
+                    record = record_of(partition, cast("PulsarMessage", reader.read_next(_READ_MS)))
                     if record.offset >= offset:
-                        found.append(record)
+                        records.append(record)
             except (pulsar.Timeout, pulsar.UnknownError):
-                return found  # of a topic that has none, some brokers do not tell
+                return records  # of a topic that has none, some brokers do not tell
             finally:
                 reader.close()
-        return found
+        return records

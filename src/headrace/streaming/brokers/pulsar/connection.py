@@ -85,7 +85,7 @@ class PulsarLink:
         Raises:
             HeadraceError: It has not; some may be there.
         """
-        producers = {topic: self.producer(topic) for topic in {one.topic for one in records}}
+        producers = {topic: self.producer(topic) for topic in {record.topic for record in records}}
         failed: list[str] = []
         left = threading.Semaphore(0)
 
@@ -112,8 +112,8 @@ class PulsarLink:
             yield
         except (pulsar.PulsarException, ValueError) as error:
             kind = type(error).__name__
-            said = str(error) or kind
-            raise _of_kind(kind, f"cannot {doing} in {self.name}: {said}") from error
+            text = str(error) or kind
+            raise _of_kind(kind, f"cannot {doing} in {self.name}: {text}") from error
 
     def close(self) -> None:
         """Close all; twice is once."""

@@ -56,19 +56,19 @@ def id_of(offset: int) -> object:
 def arguments_of(record: NewRecord) -> dict[str, object]:
     """What the client's `send` is told besides the value."""
     properties: dict[str, str] = {}
-    found: dict[str, object] = {"properties": properties}
+    arguments: dict[str, object] = {"properties": properties}
     if record.key is not None:
         # The broker's key is text, which not all keys are, and decides which member gets it.
         properties[_KEY] = quoted(record.key)
-        found["partition_key"] = quoted(record.key)
+        arguments["partition_key"] = quoted(record.key)
     if record.headers:
         properties[_HEADERS] = packed(record.headers)
     if record.timestamp_s is not None:
-        found["event_timestamp"] = max(round(record.timestamp_s * 1000), 1)
-    return found
+        arguments["event_timestamp"] = max(round(record.timestamp_s * 1000), 1)
+    return arguments
 
 
-def record_of(place: TopicPartition, message: PulsarMessage) -> Record:
+def record_of(partition: TopicPartition, message: PulsarMessage) -> Record:
     """What a message says; of others' the properties are headers."""
     properties = message.properties()
     key: bytes | None = None
@@ -78,7 +78,7 @@ def record_of(place: TopicPartition, message: PulsarMessage) -> Record:
         key = message.partition_key().encode()
     at_ms = message.event_timestamp() or message.publish_timestamp()
     return Record(
-        place=place,
+        topic_partition=partition,
         offset=offset_of(message.message_id()),
         key=key,
         value=None if message.has_null_value() else message.data(),

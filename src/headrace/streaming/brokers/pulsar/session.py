@@ -27,10 +27,14 @@ class PulsarReader:
     """One thread and one consumer of a topic, which it closes."""
 
     def __init__(
-        self, consumer: pulsar.Consumer, place: TopicPartition, inbox: Inbox[MessageId], name: str
+        self,
+        consumer: pulsar.Consumer,
+        partition: TopicPartition,
+        inbox: Inbox[MessageId],
+        name: str,
     ) -> None:
         self._consumer = consumer
-        self._place = place
+        self._partition = partition
         self._inbox = inbox
         self._name = name
         self._is_closed = threading.Event()
@@ -40,7 +44,7 @@ class PulsarReader:
         self._thread.start()
 
     @property
-    def trouble(self) -> str:
+    def problem(self) -> str:
         """Why nothing comes; empty if all is well."""
         return "" if self._consumer.is_connected() else f"{self._name} is away"
 
@@ -66,8 +70,8 @@ class PulsarReader:
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
-            most, places = self._inbox.wait_for_want(_WAIT_S)
-            if not most or self._place not in places:
+            most, partitions = self._inbox.wait_for_want(_WAIT_S)
+            if not most or self._partition not in partitions:
                 if most:
                     self._is_closed.wait(AWAY_PAUSE_S)
                 continue
@@ -79,7 +83,7 @@ class PulsarReader:
                 self._is_closed.wait(AWAY_PAUSE_S)
                 continue
             self.newest = max(self.newest, offset_of(message.message_id()))
-            self._inbox.offer([(record_of(self._place, message), message.message_id())])
+            self._inbox.offer([(record_of(self._partition, message), message.message_id())])
 
 
 _BEAT_S: Final = 1.0
@@ -108,24 +112,24 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         self._acked_at = 0.0
         self._link = link
         try:
-            for place in self._inbox.places:
-                self._readers[place] = PulsarReader(
-                    self._subscribe(place), place, self._inbox, self._link.name
+            for partition in self._inbox.partitions:
+                self._readers[partition] = PulsarReader(
+                    self._subscribe(partition), partition, self._inbox, self._link.name
                 )
         except BaseException:
             self.close()
             raise
 
     def _away(self) -> str:
-        away = (reader.trouble for reader in self._readers.values())
-        return next((trouble for trouble in away if trouble), "")
+        away = (reader.problem for reader in self._readers.values())
+        return next((problem for problem in away if problem), "")
 
-    def _subscribe(self, place: TopicPartition) -> pulsar.Consumer:
+    def _subscribe(self, partition: TopicPartition) -> pulsar.Consumer:
         is_first = self._membership.start is StartPosition.EARLIEST
         position = pulsar.InitialPosition.Earliest if is_first else pulsar.InitialPosition.Latest
         with self._link.telling(f"join group {self._membership.group}"):
             return self._link.client.subscribe(
-                self._link.full_name(place.topic),
+                self._link.full_name(partition.topic),
                 self._membership.group,
                 consumer_type=pulsar.ConsumerType.Shared,
                 consumer_name=self._membership.member,
@@ -153,9 +157,9 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         records, tokens = unsent
         self._link.write(records)
         with self._link.telling("acknowledge"):
-            for place, ids in tokens.items():
+            for partition, ids in tokens.items():
                 for message_id in ids:
-                    self._readers[place].acknowledge(message_id)
+                    self._readers[partition].acknowledge(message_id)
         self._acked_at = self._clock.monotonic()
 
     def _confirm(self) -> None:
@@ -167,18 +171,18 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
             reader.close()
 
     def _measure(self) -> None:
-        self._lag = {place: self._lag_of(place) for place in self._readers}
+        self._lag = {partition: self._lag_of(partition) for partition in self._readers}
 
-    def _lag_of(self, place: TopicPartition) -> PartitionLag:
+    def _lag_of(self, partition: TopicPartition) -> PartitionLag:
         """What is in hand, and the entries that were written after the newest that came."""
-        reader = self._readers[place]
+        reader = self._readers[partition]
         last = reader.last_offset()
-        held = [record for record, _ in self._inbox.held() if record.place == place]
+        held = [record for record, _ in self._inbox.held() if record.topic_partition == partition]
         beyond = 0
         if last > reader.newest:
             is_same = last >> _LEDGER_BITS == reader.newest >> _LEDGER_BITS
             beyond = (last >> _BATCH_BITS) - (reader.newest >> _BATCH_BITS) if is_same else 1
-        oldest = self._inbox.oldest(place)
+        oldest = self._inbox.oldest(partition)
         seconds = None if beyond else 0.0
         if oldest is not None:
             seconds = max(self._clock.now() - oldest.timestamp_s, 0)

@@ -26,7 +26,7 @@ from headrace.streaming.broker import BrokerFeatures, Membership, Rebalanced, St
 from headrace.streaming.brokers.checks import (
     check_membership,
     check_one_partition,
-    check_place,
+    check_partition,
     check_records,
     check_text,
     check_topic,
@@ -125,16 +125,16 @@ class RedisBroker:
     def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
         """Records from these offsets on; see `Broker`."""
         self._last_offset(topic)
-        found: list[Record] = []
-        for place, offset in after.items():
-            check_place(place)
-            if most <= len(found):
+        records: list[Record] = []
+        for partition, offset in after.items():
+            check_partition(partition)
+            if most <= len(records):
                 break
-            command = ("XRANGE", place.topic, id_of(offset), "+", "COUNT", most - len(found))
-            answer = self._link.ask(f"read {place.topic}", *command)
+            command = ("XRANGE", partition.topic, id_of(offset), "+", "COUNT", most - len(records))
+            answer = self._link.ask(f"read {partition.topic}", *command)
             entries = cast("list[tuple[bytes, list[bytes]]]", answer)
-            found += [record_of(place, entry_id, fields) for entry_id, fields in entries]
-        return found
+            records += [record_of(partition, entry_id, fields) for entry_id, fields in entries]
+        return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets; see `Broker`."""
@@ -145,8 +145,8 @@ class RedisBroker:
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
         """The first offsets of a time; see `Broker`."""
         following = self._last_offset(topic) + 1
-        found = self._first_from(topic, offset_at(at_s))
-        return {TopicPartition(topic, 0): following if found is None else found}
+        offset = self._first_from(topic, offset_at(at_s))
+        return {TopicPartition(topic, 0): following if offset is None else offset}
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Up to where a group is done with all; see `Broker`."""
@@ -154,14 +154,14 @@ class RedisBroker:
         doing = f"look at group {group} of {topic}"
         groups = cast("list[list[object]]", self._link.ask(doing, "XINFO", "GROUPS", topic))
         for flat in groups:
-            said = dict(zip(flat[::2], flat[1::2], strict=True))
-            if said[b"name"] == group.encode():
+            info = dict(zip(flat[::2], flat[1::2], strict=True))
+            if info[b"name"] == group.encode():
                 pending = self._link.ask(doing, "XPENDING", topic, group)
                 count, oldest = cast("tuple[int, bytes | None]", pending)[:2]
                 if count and oldest is not None:
                     return {TopicPartition(topic, 0): offset_of(oldest)}
                 return {
-                    TopicPartition(topic, 0): offset_of(cast("bytes", said[b"last-delivered-id"]))
+                    TopicPartition(topic, 0): offset_of(cast("bytes", info[b"last-delivered-id"]))
                     + 1
                 }
         return {}
@@ -169,13 +169,13 @@ class RedisBroker:
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere; see `Broker`."""
         check_text("group", group)
-        for place, offset in offsets.items():
-            check_place(place)
-            following = self._last_offset(place.topic) + 1
+        for partition, offset in offsets.items():
+            check_partition(partition)
+            following = self._last_offset(partition.topic) + 1
             if not 0 <= offset <= following:
-                raise InvalidArgumentError(f"{place.topic}/0 ends at {following}, not {offset}")
-        for place, offset in offsets.items():
-            keys = (place.topic, members_key(place.topic, group))
+                raise InvalidArgumentError(f"{partition.topic}/0 ends at {following}, not {offset}")
+        for partition, offset in offsets.items():
+            keys = (partition.topic, members_key(partition.topic, group))
             arguments = (group, id_of(offset - 1), "")
             self._link.run(f"move group {group}", scripts.MOVE, keys, arguments)
 
@@ -197,8 +197,8 @@ class RedisBroker:
             if "no such key" in str(error):
                 raise self._no_topic(topic) from error
             raise
-        said = dict(zip(flat[::2], flat[1::2], strict=True))
-        return offset_of(cast("bytes", said[b"last-generated-id"]))
+        info = dict(zip(flat[::2], flat[1::2], strict=True))
+        return offset_of(cast("bytes", info[b"last-generated-id"]))
 
     def _first_from(self, topic: str, offset: int) -> int | None:
         """The offset of the first record from there on."""

@@ -25,7 +25,7 @@ from headrace.core import (
     UnsupportedError,
 )
 from headrace.streaming.brokers.checks import shown
-from headrace.streaming.records import NewRecord, Record, TopicPartition, seconds_of
+from headrace.streaming.records import NewRecord, Record, TopicPartition, parse_seconds
 
 Argument = bytes | str | int
 TIMEOUT_S: Final = 5.0
@@ -128,23 +128,23 @@ class RedisConnection:
 def told(error: Exception, doing: str, server: str) -> HeadraceError:
     """What a caller is told of an error of the client's or the server's."""
     cannot = f"cannot {doing} in {server}"
-    said = str(error)
+    text = str(error)
     if isinstance(error, redis.AuthenticationError):
         return FailedPreconditionError(f"{cannot}: the server refuses the name or password in it")
     if isinstance(error, redis.exceptions.NoPermissionError):
-        return PermissionDeniedError(f"{cannot}: {said}")
+        return PermissionDeniedError(f"{cannot}: {text}")
     if isinstance(error, redis.OutOfMemoryError):
-        said = f"OOM {said}"
-    way = next((way for marker, way in _WAYS_OUT.items() if marker in said), "")
+        text = f"OOM {text}"
+    way = next((way for marker, way in _WAYS_OUT.items() if marker in text), "")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError) or any(
-        marker in said for marker in _WAIT
+        marker in text for marker in _WAIT
     ):
-        return UnavailableError(f"{cannot}: {said}{way}")
-    rest = said.partition(" ")[2]
+        return UnavailableError(f"{cannot}: {text}{way}")
+    rest = text.partition(" ")[2]
     for marker, (kind, reason) in _REASONS.items():
-        if marker in said:
+        if marker in text:
             return kind(f"{cannot}: {reason.format(rest=rest, member=rest.rpartition('#')[0])}")
-    return FailedPreconditionError(f"{cannot}: {said}{way}")
+    return FailedPreconditionError(f"{cannot}: {text}{way}")
 
 
 _SEQUENCE_BITS: Final = 21  # two million in a millisecond; with 42 for those, enough until 2109
@@ -177,8 +177,8 @@ def offset_of(entry_id: bytes) -> int:
 
 def id_of(offset: int) -> bytes:
     """The contrary; what lies before all is before the first id."""
-    at = max(offset, 0)
-    return b"%d-%d" % (at >> _SEQUENCE_BITS, at & _MOST_SEQUENCE)
+    number = max(offset, 0)
+    return b"%d-%d" % (number >> _SEQUENCE_BITS, number & _MOST_SEQUENCE)
 
 
 def offset_at(at_s: float) -> int:
@@ -206,7 +206,7 @@ def fields_of(record: NewRecord) -> list[bytes]:
 
 
 def record_of(
-    place: TopicPartition, entry_id: bytes, fields: Fields, *, deliveries: int = 1
+    partition: TopicPartition, entry_id: bytes, fields: Fields, *, deliveries: int = 1
 ) -> Record:
     """What an entry says."""
     offset = offset_of(entry_id)
@@ -214,20 +214,20 @@ def record_of(
     value: bytes | None = None
     headers: list[tuple[str, bytes]] = []
     timestamp_s = written_s(offset)
-    for name, said in zip(fields[::2], fields[1::2], strict=True):
+    for name, content in zip(fields[::2], fields[1::2], strict=True):
         if name == _VALUE:
-            value = said
+            value = content
         elif name == _KEY:
-            key = said
+            key = content
         elif name == _TIMESTAMP:
-            timestamp_s = seconds_of(said, timestamp_s)
+            timestamp_s = parse_seconds(content, timestamp_s)
         elif name != _NOTHING:
             header = name.removeprefix(_HEADER)
-            headers.append((header.decode("utf-8", "surrogateescape"), said))
+            headers.append((header.decode("utf-8", "surrogateescape"), content))
     if len(fields) == 2 and headers and not fields[0].startswith(_HEADER):  # noqa: PLR2004  # one
         value, headers = headers[0][1], []
     return Record(
-        place=place,
+        topic_partition=partition,
         offset=offset,
         key=key,
         value=value,
@@ -301,8 +301,8 @@ def deliver_call(
     """
     numbers: dict[str, int] = {}
     arguments: list[Argument] = [int(is_strict), *owner, len(tokens)]
-    for place, ids in tokens.items():
-        number = numbers.setdefault(place.topic, len(numbers) + 1)
+    for partition, ids in tokens.items():
+        number = numbers.setdefault(partition.topic, len(numbers) + 1)
         arguments += (number, len(ids), *ids)
     arguments.append(len(written))
     for topic, added in written:

@@ -68,12 +68,12 @@ class RedisReader:
                 self._go.wait(_LOOK_S)
                 if not self._go.is_set():
                     continue
-                most, places = self._inbox.wait_for_want(_LOOK_S)
-                if not most or not places or self._is_closed:
+                most, partitions = self._inbox.wait_for_want(_LOOK_S)
+                if not most or not partitions or self._is_closed:
                     continue
                 try:
                     fits = max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
-                    self._read(min(most, fits), places)
+                    self._read(min(most, fits), partitions)
                 except HeadraceError as error:
                     self._go.clear()
                     self.error = error
@@ -81,24 +81,24 @@ class RedisReader:
         finally:
             self._link.close()
 
-    def _read(self, most: int, places: Sequence[TopicPartition]) -> None:
-        topics = [place.topic for place in places]
+    def _read(self, most: int, partitions: Sequence[TopicPartition]) -> None:
+        topics = [partition.topic for partition in partitions]
         block_ms = int(_BLOCK_S * 1000)
         command: list[str | int] = [*self._group, "COUNT", most, "BLOCK", block_ms, "STREAMS"]
         answer = self._link.ask("read", *command, *topics, *(">" for _ in topics))
-        by_topic = dict(zip(topics, places, strict=True))
+        by_topic = dict(zip(topics, partitions, strict=True))
         streams = cast("Sequence[tuple[bytes, Entries]] | None", answer)
         for topic, entries in streams or ():
             self._inbox.offer(self._came(by_topic[topic.decode()], entries))
 
-    def _came(self, place: TopicPartition, entries: Entries) -> Came:
-        found: Came = []
+    def _came(self, partition: TopicPartition, entries: Entries) -> Came:
+        records: Came = []
         for entry_id, fields in entries:
             if fields is not None:
-                found.append((record_of(place, entry_id, fields), entry_id))
+                records.append((record_of(partition, entry_id, fields), entry_id))
                 size = sum(map(len, fields))
                 self._record_bytes += (size - self._record_bytes) / 8
-        return found
+        return records
 
 
 _BEATS: Final = 3  # signs of life within the time after which a member counts as dead
@@ -134,10 +134,10 @@ class RedisSession(SharedSession[bytes, Call]):
         return ""  # told by the next command only
 
     def _start(self, own: Mapping[TopicPartition, int]) -> None:
-        for place, offset in own.items():
+        for partition, offset in own.items():
             arguments = (self._membership.group, id_of(offset - 1), self._consumer)
-            doing = f"read {place.topic} from an offset of its own"
-            self._link.run(doing, scripts.MOVE, self._keys(place), arguments)
+            doing = f"read {partition.topic} from an offset of its own"
+            self._link.run(doing, scripts.MOVE, self._keys(partition), arguments)
         self._reader.go_on()
 
     def _keep_up(self, most: int, now: float) -> None:
@@ -153,16 +153,16 @@ class RedisSession(SharedSession[bytes, Call]):
         name = self._consumer.rpartition("#")[0]
         timeout_ms = max(int(self._membership.session_timeout_s * 1000), 1)
         self._has_more = False
-        for place in self._inbox.places:
+        for partition in self._inbox.partitions:
             left = min(max(most - self._inbox.waiting(), 0), _MOST_TAKEN_OVER)
             arguments = (self._membership.group, self._consumer, f"{name}#", timeout_ms, left)
             answer = self._link.run(
-                f"read {place.topic}", scripts.LOOK, self._keys(place), arguments
+                f"read {partition.topic}", scripts.LOOK, self._keys(partition), arguments
             )
             has_more, entries = cast("tuple[int, list[tuple[bytes, list[bytes], int]]]", answer)
             self._has_more = self._has_more or bool(has_more)
             self._inbox.offer(
-                (record_of(place, entry_id, fields, deliveries=deliveries), entry_id)
+                (record_of(partition, entry_id, fields, deliveries=deliveries), entry_id)
                 for entry_id, fields, deliveries in entries
             )
         self._beat_at = self._clock.monotonic() + self._beat_s
@@ -170,19 +170,21 @@ class RedisSession(SharedSession[bytes, Call]):
     def _recover(self) -> None:
         """Find what was handed to this member in answers that did not arrive."""
         group = self._membership.group
-        for place in self._inbox.places:
+        for partition in self._inbox.partitions:
             last = b"0-0"
             while True:
                 command = ("XREADGROUP", "GROUP", group, self._consumer, "COUNT", _PAGE)
-                answer = self._link.ask("read again", *command, "STREAMS", place.topic, last)
+                answer = self._link.ask("read again", *command, "STREAMS", partition.topic, last)
                 ((_, entries),) = cast("Sequence[tuple[bytes, Entries]]", answer)
                 for entry_id, fields in entries:
                     last = entry_id
                     if fields is None:
-                        self._link.ask("skip what was trimmed", "XACK", place.topic, group, last)
+                        self._link.ask(
+                            "skip what was trimmed", "XACK", partition.topic, group, last
+                        )
                         continue
-                    record = record_of(place, last, fields, deliveries=2)
-                    if not self._inbox.knows(place, record.offset):
+                    record = record_of(partition, last, fields, deliveries=2)
+                    if not self._inbox.knows(partition, record.offset):
                         self._inbox.offer([(record, last)])
                 if not entries:
                     break
@@ -193,7 +195,7 @@ class RedisSession(SharedSession[bytes, Call]):
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[bytes]]
     ) -> Call:
         now_s = self._clock.now()
-        written = [(one.topic, add_arguments(one, self._trim, now_s)) for one in records]
+        written = [(record.topic, add_arguments(record, self._trim, now_s)) for record in records]
         owner = (self._membership.group, self._consumer)
         return deliver_call(owner, written, tokens, is_strict=self._is_exact)
 
@@ -201,24 +203,24 @@ class RedisSession(SharedSession[bytes, Call]):
         self._link.run("deliver", scripts.DELIVER, *unsent)
 
     def _measure(self) -> None:
-        self._lag = {place: self._lag_of(place) for place in self._inbox.places}
+        self._lag = {partition: self._lag_of(partition) for partition in self._inbox.partitions}
 
     def _leave(self) -> None:
         self._reader.close()
-        for place in self._inbox.places:
+        for partition in self._inbox.partitions:
             arguments = (self._membership.group, self._consumer)
-            self._link.run("leave", scripts.LEAVE, self._keys(place), arguments)
+            self._link.run("leave", scripts.LEAVE, self._keys(partition), arguments)
 
     def _disconnect(self) -> None:
         self._reader.close()
         self._link.close()
 
-    def _lag_of(self, place: TopicPartition) -> PartitionLag:
+    def _lag_of(self, partition: TopicPartition) -> PartitionLag:
         arguments = (self._membership.group,)
-        answer = self._link.run("ask for the lag", scripts.LAG, (place.topic,), arguments)
+        answer = self._link.run("ask for the lag", scripts.LAG, (partition.topic,), arguments)
         records, oldest = cast("tuple[int, bytes]", answer)
         waits_s = self._clock.now() - written_s(offset_of(oldest)) if records else 0
         return PartitionLag(records=records, seconds=max(waits_s, 0))
 
-    def _keys(self, place: TopicPartition) -> tuple[str, str]:
-        return place.topic, members_key(place.topic, self._membership.group)
+    def _keys(self, partition: TopicPartition) -> tuple[str, str]:
+        return partition.topic, members_key(partition.topic, self._membership.group)

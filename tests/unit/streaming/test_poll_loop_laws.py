@@ -75,8 +75,8 @@ class World:
                 some, self.left = self.left[:which], self.left[which:]
                 self.broker.send(some)
             case "give" | "seize" if not member.is_out:
-                place = TopicPartition(IN, which // 2)
-                self.broker.give(GROUP, place, member.session, is_seized=what == "seize")
+                partition = TopicPartition(IN, which // 2)
+                self.broker.give(GROUP, partition, member.session, is_seized=what == "seize")
             case "crash" if not self.broker.is_away and not member.is_out:
                 member.crash(written=int(amount))
             case "refuse":
@@ -96,9 +96,9 @@ class World:
             member.session.fails = None
         for turn in range(SETTLE_TURNS):
             for number in range(PARTITIONS):
-                place = TopicPartition(IN, number)
-                if self.broker.owner(GROUP, place) not in [one.session for one in self.members]:
-                    self.broker.give(GROUP, place, self.members[0].session, is_seized=True)
+                partition = TopicPartition(IN, number)
+                if self.broker.owner(GROUP, partition) not in [one.session for one in self.members]:
+                    self.broker.give(GROUP, partition, self.members[0].session, is_seized=True)
             for member in self.members:
                 member.turn()
             self.clock.turn(0.05)
@@ -109,17 +109,17 @@ class World:
             member.session.flush(1.0)
 
     def is_done(self) -> bool:
-        ends = {place: end for place, (_, end) in self.broker.ends(IN).items()}
+        ends = {partition: end for partition, (_, end) in self.broker.ends(IN).items()}
         reached = self.broker.committed(GROUP, IN)
-        return all(reached.get(place, 0) == end for place, end in ends.items())
+        return all(reached.get(partition, 0) == end for partition, end in ends.items())
 
     def results(self) -> dict[str, list[int]]:
         """The offsets that were answered or dead-lettered, by place, in the order of the log."""
         found: dict[str, list[int]] = {f"{IN}/{number}": [] for number in range(PARTITIONS)}
         for topic in (OUT, DEAD):
             for record in self.broker.all(topic):
-                place, offset = where(record)
-                found[place].append(offset)
+                partition, offset = where(record)
+                found[partition].append(offset)
         return found
 
 
@@ -142,11 +142,15 @@ def test_nothing_is_lost_and_answers_of_a_place_come_in_order(
     world.settle()
 
     each = RECORDS // PARTITIONS
-    assert {place: set(found) for place, found in world.results().items()} == {
+    assert {partition: set(found) for partition, found in world.results().items()} == {
         f"{IN}/{number}": set(range(each)) for number in range(PARTITIONS)
     }
     for number in range(PARTITIONS):
-        mine = [where(one)[1] for one in world.broker.all(OUT) if one.place.partition == number]
+        mine = [
+            where(one)[1]
+            for one in world.broker.all(OUT)
+            if one.topic_partition.partition == number
+        ]
         assert firsts(mine) == sorted(set(mine))
 
 
@@ -160,12 +164,16 @@ def test_exactly_once_is_once_and_in_order(
     world.settle()
 
     each = RECORDS // PARTITIONS
-    assert {place: sorted(found) for place, found in world.results().items()} == {
+    assert {partition: sorted(found) for partition, found in world.results().items()} == {
         f"{IN}/{number}": list(range(each)) for number in range(PARTITIONS)
     }
     assert len(world.broker.all(DEAD)) == len(poison)
     for number in range(PARTITIONS):
-        mine = [where(one)[1] for one in world.broker.all(OUT) if one.place.partition == number]
+        mine = [
+            where(one)[1]
+            for one in world.broker.all(OUT)
+            if one.topic_partition.partition == number
+        ]
         assert mine == sorted(mine)
 
 
@@ -182,7 +190,7 @@ def test_what_is_done_is_all_that_was_answered_up_to_there(
     world.settle()
 
     for session in world.broker.sessions:
-        assert session.strays == []
+        assert session.unassigned_writes == []
         reached: dict[TopicPartition, int] = {}
         for records, done in session.delivered:
             answered: dict[TopicPartition, list[int]] = {}
@@ -193,11 +201,11 @@ def test_what_is_done_is_all_that_was_answered_up_to_there(
                     headers = dict(new.headers)
                     number = headers["headrace-partition"].decode()
                     offset = headers["headrace-offset"].decode()
-                place = TopicPartition(IN, int(number.rpartition("/")[2]))
-                answered.setdefault(place, []).append(int(offset))
+                partition = TopicPartition(IN, int(number.rpartition("/")[2]))
+                answered.setdefault(partition, []).append(int(offset))
             assert set(answered) == set(done)
-            for place, end in done.items():
-                mine = answered[place]
+            for partition, end in done.items():
+                mine = answered[partition]
                 assert mine == list(range(mine[0], end))
-                assert mine[0] == reached.get(place) or (place, mine[0]) in session.began
-                reached[place] = end
+                assert mine[0] == reached.get(partition) or (partition, mine[0]) in session.began
+                reached[partition] = end

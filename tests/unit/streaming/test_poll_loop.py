@@ -58,7 +58,7 @@ class Stream:
     def run(self, seconds: float) -> None:
         until = self.clock.monotonic() + seconds
         while self.clock.monotonic() < until:
-            self.member.pump.turn()
+            self.member.poll_loop.turn()
 
     def answered(self) -> list[int]:
         return [where(record)[1] for record in self.broker.all(OUT)]
@@ -162,12 +162,12 @@ def test_a_full_queue_is_held_at_the_broker_and_let_go_again() -> None:
 
 def test_a_paused_stream_reads_nothing_and_stays_a_member() -> None:
     stream = Stream()
-    stream.member.pump.is_paused = True
+    stream.member.poll_loop.is_paused = True
     stream.broker.send(inputs(5))
     stream.run(1.0)
     polls = len(stream.member.session.polled_at)
     read = stream.member.counters.read
-    stream.member.pump.is_paused = False
+    stream.member.poll_loop.is_paused = False
     stream.run(1.0)
 
     assert (read, stream.member.counters.read) == (0, 5)
@@ -269,7 +269,7 @@ def test_a_place_that_goes_is_finished_first() -> None:
 
     assert stream.answered() == list(range(8))
     assert stream.broker.committed(GROUP, IN) == {HERE: 8}
-    assert len(stream.member.pump.intake) == 0
+    assert len(stream.member.poll_loop.prefetch) == 0
 
 
 def test_a_place_that_goes_is_not_waited_for_too_long() -> None:
@@ -279,7 +279,7 @@ def test_a_place_that_goes_is_not_waited_for_too_long() -> None:
     stream.run(0.5)
     stream.broker.give(GROUP, HERE, other, is_seized=False)
     started = stream.clock.monotonic()
-    stream.member.pump.turn()
+    stream.member.poll_loop.turn()
     took = stream.clock.monotonic() - started
     stream.run(100.0)
 
@@ -292,7 +292,7 @@ def test_the_end_delivers_what_is_under_way_and_takes_nothing_more() -> None:
     stream = Stream(seconds=1.0)
     stream.broker.send(inputs(12))
     stream.run(0.1)
-    stream.member.pump.end(until=stream.clock.monotonic() + 30.0)
+    stream.member.poll_loop.end(until=stream.clock.monotonic() + 30.0)
 
     assert stream.answered() == list(range(8))
     assert stream.broker.committed(GROUP, IN) == {HERE: 8}
@@ -304,7 +304,7 @@ def test_the_end_does_not_wait_for_what_is_away() -> None:
     stream.broker.send(inputs(3))
     stream.run(0.3)
     started = stream.clock.monotonic()
-    stream.member.pump.end(until=started + 30.0)
+    stream.member.poll_loop.end(until=started + 30.0)
 
     assert stream.clock.monotonic() - started < 1.0
     assert stream.broker.committed(GROUP, IN) == {}
@@ -342,11 +342,11 @@ def other_member(stream: Stream) -> MemorySession:
 
 
 class _Nobody:
-    def gained(self, places: object) -> None:
-        del places
+    def on_assigned(self, partitions: object) -> None:
+        del partitions
 
-    def losing(self, places: object) -> None:
-        del places
+    def on_revoked(self, partitions: object) -> None:
+        del partitions
 
-    def lost(self, places: object) -> None:
-        del places
+    def on_lost(self, partitions: object) -> None:
+        del partitions
