@@ -42,8 +42,8 @@ def width(shape: tuple[int, ...]) -> int | None:
     if VARIABLE in shape:
         return None
     size = 1
-    for one in shape:
-        size *= one
+    for dimension in shape:
+        size *= dimension
     return size
 
 
@@ -60,19 +60,19 @@ def innermost(kind: Any) -> Any:  # noqa: ANN401  # as above
     return kind
 
 
-def convertible(kind: Any, wanted: Datatype) -> bool:  # noqa: ANN401  # as above
+def convertible(kind: Any, datatype: Datatype) -> bool:  # noqa: ANN401  # as above
     """Whether values keep their meaning; those too large for it are told row by row."""
     types = pa.types
-    if wanted is Datatype.BYTES:
+    if datatype is Datatype.BYTES:
         return is_text(kind)
     if types.is_boolean(kind):
         return True
-    if wanted is Datatype.BOOL:
+    if datatype is Datatype.BOOL:
         return False
     if types.is_integer(kind):
         return True
     is_float = bool(types.is_floating(kind) or types.is_decimal(kind))
-    return is_float and wanted.dtype.kind == "f"
+    return is_float and datatype.dtype.kind == "f"
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
@@ -117,63 +117,67 @@ def feed(
     nulls: NullPolicy,
 ) -> TensorWindow:
     """All inputs of the model for the rows of a frame."""
-    fed = TensorWindow(rows=frame.height, bad=dict(broken))
-    for one in plan.inputs:
-        spec = signature.input(one.input)
+    window = TensorWindow(rows=frame.height, bad=dict(broken))
+    for input_columns in plan.inputs:
+        spec = signature.input(input_columns.input)
         assert spec is not None, "the plan was made for this signature"
         shape = row_shape(spec, batched=signature.batched)
-        first = frame[one.columns[0]]
-        if len(one.columns) == 1 and first.dtype.is_nested():
-            _lists(first, spec, shape, fed, nulls)
+        first = frame[input_columns.columns[0]]
+        if len(input_columns.columns) == 1 and first.dtype.is_nested():
+            _lists(first, spec, shape, window, nulls)
         elif spec.datatype is Datatype.BYTES:
-            some = [frame[name] for name in one.columns]
-            array = np.empty((fed.rows, len(some)), np.object_)
+            some = [frame[name] for name in input_columns.columns]
+            array = np.empty((window.rows, len(some)), np.object_)
             for i, column in enumerate(some):
                 for row in column.is_null().arg_true().to_list():
-                    fed.bad.setdefault(row, f"column '{column.name}' is null")
+                    window.bad.setdefault(row, f"column '{column.name}' is null")
                 array[:, i] = _bytes(column)
-            fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
+            window.dense[spec.name] = _shaped(array, spec, shape, window.rows)
         else:
-            _scalars([frame[name] for name in one.columns], spec, shape, fed, nulls)
-    return fed
+            _scalars([frame[name] for name in input_columns.columns], spec, shape, window, nulls)
+    return window
 
 
 def _scalars(
     some: Sequence[pl.Series],
     spec: TensorSpec,
     shape: tuple[int, ...],
-    fed: TensorWindow,
+    window: TensorWindow,
     nulls: NullPolicy,
 ) -> None:
     """Numbers beside each other; Polars turns columns into rows faster than NumPy does."""
-    wanted = POLARS[spec.datatype]
+    dtype = POLARS[spec.datatype]
     may_be_nan = _may_be_nan(spec, nulls)
-    made = []
+    columns = []
     for column in some:
-        cast = column if column.dtype == wanted else column.cast(wanted, strict=False)
-        if column.dtype == pl.Float64 and wanted == pl.Float32:
-            _told_infinite(column, cast, spec, fed)
+        cast = column if column.dtype == dtype else column.cast(dtype, strict=False)
+        if column.dtype == pl.Float64 and dtype == pl.Float32:
+            _mark_overflows(column, cast, spec, window)
         if cast.null_count():
             if cast.null_count() > column.null_count():
                 lost = cast.is_null() & column.is_not_null()
                 for row in lost.arg_true().to_list():
                     text = str(column[row])[:_SHOWN]
                     reason = f"column '{column.name}': {text} does not fit {spec.datatype}"
-                    fed.bad.setdefault(row, reason)
+                    window.bad.setdefault(row, reason)
             if not may_be_nan:
                 for row in column.is_null().arg_true().to_list():
-                    fed.bad.setdefault(row, f"column '{column.name}' is null")
+                    window.bad.setdefault(row, f"column '{column.name}' is null")
             cast = cast.fill_null(float("nan") if may_be_nan else _zero(spec.datatype))
-        made.append(cast)
-    array = made[0].to_numpy() if len(made) == 1 else pl.DataFrame(made).to_numpy(order="c")
-    fed.dense[spec.name] = _shaped(array, spec, shape, fed.rows)
+        columns.append(cast)
+    array = (
+        columns[0].to_numpy() if len(columns) == 1 else pl.DataFrame(columns).to_numpy(order="c")
+    )
+    window.dense[spec.name] = _shaped(array, spec, shape, window.rows)
 
 
-def _told_infinite(column: pl.Series, cast: pl.Series, spec: TensorSpec, fed: TensorWindow) -> None:
+def _mark_overflows(
+    column: pl.Series, cast: pl.Series, spec: TensorSpec, window: TensorWindow
+) -> None:
     """Name the rows whose doubles are too large for floats; an endpoint refuses such too."""
     lost = cast.is_infinite() & column.is_finite()
     for row in lost.arg_true().to_list() if lost.any() else ():
-        fed.bad.setdefault(
+        window.bad.setdefault(
             row, f"column '{column.name}': {column[row]:g} does not fit {spec.datatype}"
         )
 
@@ -182,13 +186,13 @@ def _lists(
     column: pl.Series,
     spec: TensorSpec,
     shape: tuple[int, ...],
-    fed: TensorWindow,
+    window: TensorWindow,
     nulls: NullPolicy,
 ) -> None:
     """A column of lists, each of which is a row's tensor in row-major order."""
     flat, lengths = _flat(column)
     for row in column.is_null().arg_true().to_list():
-        fed.bad.setdefault(row, f"column '{column.name}' is null")
+        window.bad.setdefault(row, f"column '{column.name}' is null")
     ends = np.cumsum(lengths)
     if spec.datatype is Datatype.BYTES:
         values = _bytes(flat)
@@ -200,25 +204,25 @@ def _lists(
         if _may_be_nan(spec, nulls):
             missing, fill = missing & flat.is_not_null(), float("nan")
         values = cast.fill_null(fill).to_numpy().astype(spec.datatype.dtype)
-    for place in missing.arg_true().to_list():
-        row = int(np.searchsorted(ends, place, side="right"))
+    for index in missing.arg_true().to_list():
+        row = int(np.searchsorted(ends, index, side="right"))
         why = f"column '{column.name}' holds a value that is no {spec.datatype}: "
-        fed.bad.setdefault(row, f"{why}{str(flat[place])[:_SHOWN]}")
+        window.bad.setdefault(row, f"{why}{str(flat[index])[:_SHOWN]}")
     size = width(shape)
     if size is None:
-        _ragged(column.name, values, lengths, spec, shape, fed)
+        _ragged(column.name, values, lengths, spec, shape, window)
         return
     wrong = np.flatnonzero(lengths != size)
     for row in wrong.tolist():
         reason = f"column '{column.name}' has {lengths[row]} values, and {size} are needed"
-        fed.bad.setdefault(row, reason)
+        window.bad.setdefault(row, reason)
     if len(wrong):
         starts = ends - lengths
-        whole = np.zeros((fed.rows, size), values.dtype)
+        whole = np.zeros((window.rows, size), values.dtype)
         for row in np.flatnonzero(lengths == size).tolist():
             whole[row] = values[starts[row] : ends[row]]
         values = whole
-    fed.dense[spec.name] = _shaped(values.reshape(fed.rows, size), spec, shape, fed.rows)
+    window.dense[spec.name] = _shaped(values.reshape(window.rows, size), spec, shape, window.rows)
 
 
 def _ragged(  # noqa: PLR0917  # the last part of `_lists`
@@ -227,20 +231,22 @@ def _ragged(  # noqa: PLR0917  # the last part of `_lists`
     lengths: Array,
     spec: TensorSpec,
     shape: tuple[int, ...],
-    fed: TensorWindow,
+    window: TensorWindow,
 ) -> None:
-    known = int(np.prod([size for size in shape if size != VARIABLE], dtype=np.int64))
+    fixed_size = int(np.prod([size for size in shape if size != VARIABLE], dtype=np.int64))
     parts = []
     start = 0
     for row, length in enumerate(lengths.tolist()):
-        if length % known or not length:
-            fed.bad.setdefault(row, f"column '{name}' has {length} values, no multiple of {known}")
+        if length % fixed_size or not length:
+            window.bad.setdefault(
+                row, f"column '{name}' has {length} values, no multiple of {fixed_size}"
+            )
             parts.append(np.empty(0, values.dtype))
         else:
-            sizes = [length // known if size == VARIABLE else size for size in shape]
+            sizes = [length // fixed_size if size == VARIABLE else size for size in shape]
             parts.append(values[start : start + length].reshape(sizes))
         start += length
-    fed.ragged[spec.name] = parts
+    window.ragged[spec.name] = parts
 
 
 def _flat(column: pl.Series) -> tuple[pl.Series, Array]:
@@ -268,9 +274,9 @@ def _summed(lengths: Array, groups: Array) -> Array:
 
 def _bytes(column: pl.Series) -> Array:
     values = column.cast(pl.Binary).to_list()
-    made = np.empty(len(values), np.object_)
-    made[:] = [b"" if value is None else value for value in values]
-    return made
+    array = np.empty(len(values), np.object_)
+    array[:] = [b"" if value is None else value for value in values]
+    return array
 
 
 def _may_be_nan(spec: TensorSpec, nulls: NullPolicy) -> bool:
@@ -284,7 +290,7 @@ def _zero(kind: Datatype) -> Any:  # noqa: ANN401  # a value of any datatype
 def _shaped(array: Array, spec: TensorSpec, shape: Sequence[int], rows: int) -> Array:
     per_row = array.size // rows if rows else 0
     sizes = [per_row if size == VARIABLE else size for size in shape]
-    made = array.reshape((rows, *sizes)) if rows else np.empty((0, *sizes), array.dtype)
-    if made.dtype != spec.datatype.dtype:
-        made = made.astype(spec.datatype.dtype)
-    return np.ascontiguousarray(made) if spec.datatype is not Datatype.BYTES else made
+    shaped = array.reshape((rows, *sizes)) if rows else np.empty((0, *sizes), array.dtype)
+    if shaped.dtype != spec.datatype.dtype:
+        shaped = shaped.astype(spec.datatype.dtype)
+    return np.ascontiguousarray(shaped) if spec.datatype is not Datatype.BYTES else shaped

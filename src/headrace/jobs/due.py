@@ -19,7 +19,7 @@ from cronsim import CronSim
 
 from headrace.core.spec.jobs import JobScheduleSpec
 
-MOST_MISSED: Final = 1_000
+MAX_MISSED: Final = 1_000
 """So many moments that passed are told one by one, the newest ones."""
 _ON_TIME_S: Final = 60.0
 """A moment that passed no longer ago needs no catching up."""
@@ -29,7 +29,7 @@ _WEEK_S: Final = 7 * 86_400.0
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
     """A moment for which nothing ran, and why."""
 
-    at: float
+    due_at: float
     why: str
 
 
@@ -43,8 +43,11 @@ class DueRuns(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def handled_to(self) -> float | None:
         """The newest moment that need not be looked at again; None where none was handled."""
-        done = [*self.starts, *(one.at for one in self.skipped)]
-        return max((at for at in done if not self.waits or at < min(self.waits)), default=None)
+        handled = [*self.starts, *(skipped.due_at for skipped in self.skipped)]
+        return max(
+            (moment for moment in handled if not self.waits or moment < min(self.waits)),
+            default=None,
+        )
 
 
 def moments(schedule: JobScheduleSpec, after: float) -> Iterator[float]:
@@ -55,9 +58,9 @@ def moments(schedule: JobScheduleSpec, after: float) -> Iterator[float]:
     """
     start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(schedule.timezone))
     for moment in CronSim(schedule.cron, start):
-        at = moment.timestamp()
-        if at > after:  # a moment within a skipped hour is told as the time right after
-            yield at
+        moment_s = moment.timestamp()
+        if moment_s > after:  # a moment within a skipped hour is told as the time right after
+            yield moment_s
 
 
 def next_moment(schedule: JobScheduleSpec, after: float) -> float | None:
@@ -73,18 +76,20 @@ def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) 
             which the schedule came into force. Moments are looked at after it.
         running: How many runs of this job have not ended.
     """
-    wanted, skipped = _wanted(schedule, _passed(schedule, handled, now), now)
+    to_run, skipped = _to_run(schedule, _passed(schedule, handled, now), now)
     if schedule.overlap == "allow":
-        return DueRuns(starts=wanted, skipped=skipped)
+        return DueRuns(starts=to_run, skipped=skipped)
     if not running:
         # One after the other: what is left is due as soon as the first has ended.
-        return DueRuns(starts=wanted[:1], skipped=skipped, waits=wanted[1:])
+        return DueRuns(starts=to_run[:1], skipped=skipped, waits=to_run[1:])
     if schedule.overlap == "wait":
-        return DueRuns(skipped=skipped, waits=wanted)
+        return DueRuns(skipped=skipped, waits=to_run)
     on_time = tuple(
-        Skipped(at=at, why="the run before had not ended") for at in wanted if _is_on_time(at, now)
+        Skipped(due_at=moment, why="the run before had not ended")
+        for moment in to_run
+        if _is_on_time(moment, now)
     )
-    waits = tuple(at for at in wanted if not _is_on_time(at, now))
+    waits = tuple(moment for moment in to_run if not _is_on_time(moment, now))
     return DueRuns(skipped=(*skipped, *on_time), waits=waits)
 
 
@@ -92,24 +97,26 @@ def _passed(schedule: JobScheduleSpec, after: float, now: float) -> list[float]:
     """The moments in (after, now]; of very many the newest."""
     # What is too old to be made up for is not gone through, after years of standing still.
     since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
-    return list(takewhile(lambda at: at <= now, moments(schedule, since)))[-MOST_MISSED:]
+    return list(takewhile(lambda at: at <= now, moments(schedule, since)))[-MAX_MISSED:]
 
 
-def _wanted(
+def _to_run(
     schedule: JobScheduleSpec, passed: Sequence[float], now: float
 ) -> tuple[tuple[float, ...], tuple[Skipped, ...]]:
     """The moments that are to run, and those that nobody will make up for."""
     skipped: dict[float, str] = {}
-    for at in passed:
-        if now - at > max(schedule.catch_up_within_s, _ON_TIME_S):
-            skipped[at] = f"over {schedule.catch_up_within_s:g} s had passed"
-        elif schedule.catch_up == "none" and not _is_on_time(at, now):
-            skipped[at] = "nothing could run it then"
-    wanted = [at for at in passed if at not in skipped]
+    for moment in passed:
+        if now - moment > max(schedule.catch_up_within_s, _ON_TIME_S):
+            skipped[moment] = f"over {schedule.catch_up_within_s:g} s had passed"
+        elif schedule.catch_up == "none" and not _is_on_time(moment, now):
+            skipped[moment] = "nothing could run it then"
+    to_run = [moment for moment in passed if moment not in skipped]
     if schedule.catch_up != "all":
-        skipped |= dict.fromkeys(wanted[:-1], "a later moment had passed too")
-        wanted = wanted[-1:]
-    return tuple(wanted), tuple(Skipped(at=at, why=skipped[at]) for at in sorted(skipped))
+        skipped |= dict.fromkeys(to_run[:-1], "a later moment had passed too")
+        to_run = to_run[-1:]
+    return tuple(to_run), tuple(
+        Skipped(due_at=moment, why=skipped[moment]) for moment in sorted(skipped)
+    )
 
 
 def _is_on_time(at: float, now: float) -> bool:

@@ -105,14 +105,14 @@ class OutputFolder:
             return {}
         data = path.read_bytes()
         whole, _, _ = data.rpartition(b"\n")
-        found = {}
+        completed = {}
         for number, line in enumerate(whole.split(b"\n") if whole else [], start=1):
             try:
                 done = msgspec.json.decode(line, type=CompletedShard)
             except UNDECODABLE as error:
                 raise ArtifactCorruptError(f"{path}, line {number} is damaged: {error}") from error
-            found[done.shard] = done
-        return found
+            completed[done.shard] = done
+        return completed
 
     @contextmanager
     def appending(self, kept: Sequence[CompletedShard]) -> Iterator["JobManifest"]:
@@ -127,9 +127,9 @@ class OutputFolder:
 
     def names(self) -> list[str]:
         """All files of output that lie here, finished or not."""
-        found = [path for path in self.path.rglob("*") if path.is_file()]
+        files = [path for path in self.path.rglob("*") if path.is_file()]
         return sorted(
-            str(path.relative_to(self.path)) for path in found if self._own not in path.parents
+            str(path.relative_to(self.path)) for path in files if self._own not in path.parents
         )
 
     def remove(self, names: Sequence[str]) -> None:
@@ -173,11 +173,11 @@ class JobManifest:
 
 def leftovers(names: Sequence[str], kept: Sequence[CompletedShard]) -> list[str]:
     """Files of output that no shard that is done has: what a run that was killed left."""
-    known = {one.name for done in kept for one in done.files} | {SUCCESS}
+    finished = {file.name for done in kept for file in done.files} | {SUCCESS}
     return [
         name
         for name in names
-        if name not in known and (_is_part(Path(name).name) or name.endswith(TEMPORARY))
+        if name not in finished and (_is_part(Path(name).name) or name.endswith(TEMPORARY))
     ]
 
 
@@ -201,7 +201,7 @@ class ChangedError(FailedPreconditionError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Left:
+class RemainingShards:
     """What there is to do. `redo`: why shards that were done have to be done again."""
 
     done: list[CompletedShard] = field(default_factory=list)
@@ -214,49 +214,49 @@ def changes(old: JobRecord, new: JobRecord) -> list[str]:
 
     Sizes are not compared: a run that goes on takes those that it began with.
     """
-    found = []
+    differences = []
     if (old.model.digest, old.model.runtime) != (new.model.digest, new.model.runtime):
-        found.append(f"the model was {_model(old)}, and is {_model(new)}")
+        differences.append(f"the model was {_model(old)}, and is {_model(new)}")
     elif old.model.version != new.model.version:
-        found.append(f"the version was {old.model.version}, and is {new.model.version}")
+        differences.append(f"the version was {old.model.version}, and is {new.model.version}")
     if old.model.features != new.model.features:
-        found.append("the definitions of its features, or where they come from, are others")
+        differences.append("the definitions of its features, or where they come from, are others")
     if old.model.labels != new.model.labels:
-        found.append("the class names of its outputs are others")
+        differences.append("the class names of its outputs are others")
     if old.plan.inputs != new.plan.inputs:
-        found.append(_inputs(old, new))
-    for what, one, other in (
+        differences.append(_inputs(old, new))
+    for what, before, after in (
         ("keys were", old.plan.keys, new.plan.keys),
         ("outputs were", old.plan.outputs, new.plan.outputs),
         ("format was", str(old.format), str(new.format)),
         ("errors went to", str(old.errors), str(new.errors)),
         ("nulls were", str(old.nulls), str(new.nulls)),
     ):
-        if one != other:
-            found.append(f"{what} {_plain(one)}, and now {_plain(other)}")
-    return [*found, *_input_changes(old, new)]
+        if before != after:
+            differences.append(f"{what} {_plain(before)}, and now {_plain(after)}")
+    return [*differences, *_input_changes(old, new)]
 
 
 def check_same(old: JobRecord, new: JobRecord) -> None:
     """Raise ChangedError if the jobs differ in what answers depend on."""
-    found = changes(old, new)
-    if found:
-        raise ChangedError(old, found)
+    differences = changes(old, new)
+    if differences:
+        raise ChangedError(old, differences)
 
 
-def left_to_do(
+def remaining_shards(
     record: JobRecord,
     entries: Mapping[int, CompletedShard],
     digest: str,
     find: Callable[[str], OutputFile | None],
-) -> Left:
+) -> RemainingShards:
     """Which shards are done, as their files prove, and which are not.
 
     Args:
         digest: Of what answers depend on now.
         find: What lies under a name in the output; None if nothing does.
     """
-    left = Left()
+    left = RemainingShards()
     for shard in record.shards:
         done = entries.get(shard.number)
         if done is None:
@@ -278,12 +278,12 @@ def _wrong(
         return "its input was another"
     if done.digest != digest:
         return "its model or mapping was another"
-    for one in done.files:
-        found = find(one.name)
-        if found is None:
-            return f"{one.name} is gone"
-        if found != one:
-            return f"{one.name} is not what was written"
+    for expected in done.files:
+        actual = find(expected.name)
+        if actual is None:
+            return f"{expected.name} is gone"
+        if actual != expected:
+            return f"{expected.name} is not what was written"
     return ""
 
 
@@ -295,7 +295,7 @@ def _input_changes(old: JobRecord, new: JobRecord) -> list[str]:
             else ["the query or its key is another"]
         )
     before, after = _by_file(old.shards), _by_file(new.shards)
-    found = []
+    differences = []
     for what, names in (
         ("gone", [name for name in before if name not in after]),
         ("new", [name for name in after if name not in before]),
@@ -304,16 +304,16 @@ def _input_changes(old: JobRecord, new: JobRecord) -> list[str]:
         if names:
             shown = ", ".join(Path(name).name for name in names[:_SHOWN])
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            found.append(f"of the input is {what}: {shown}{more}")
-    return found
+            differences.append(f"of the input is {what}: {shown}{more}")
+    return differences
 
 
 def _by_file(shards: Sequence[Shard]) -> dict[str, set[tuple[int, int, str]]]:
-    found: dict[str, set[tuple[int, int, str]]] = {}
+    by_file: dict[str, set[tuple[int, int, str]]] = {}
     for shard in shards:
-        parts = found.setdefault(shard.file, set())
+        parts = by_file.setdefault(shard.file, set())
         parts.add((shard.begin, shard.end, shard.fingerprint))
-    return found
+    return by_file
 
 
 def _model(record: JobRecord) -> str:
@@ -321,8 +321,8 @@ def _model(record: JobRecord) -> str:
 
 
 def _inputs(old: JobRecord, new: JobRecord) -> str:
-    before = {one.input: one.columns for one in old.plan.inputs}
-    after = {one.input: one.columns for one in new.plan.inputs}
+    before = {columns.input: columns.columns for columns in old.plan.inputs}
+    after = {columns.input: columns.columns for columns in new.plan.inputs}
     for name in [*before, *after]:
         if before.get(name) != after.get(name):
             was, now = before.get(name, []), after.get(name, [])

@@ -37,7 +37,7 @@ def parse_map(texts: Sequence[str]) -> dict[str, list[str]]:
     Raises:
         InvalidArgumentError: It is none of these, or an input stands twice.
     """
-    found: dict[str, list[str]] = {}
+    mapping: dict[str, list[str]] = {}
     for text in texts:
         name, equals, columns = text.partition("=")
         name = name.strip()
@@ -45,10 +45,10 @@ def parse_map(texts: Sequence[str]) -> dict[str, list[str]]:
         if not equals or not name or not all(parts):
             msg = f"'{text}' is no mapping; write INPUT=COLUMN, INPUT=A,B,C or INPUT=f0..f31"
             raise InvalidArgumentError(msg)
-        if name in found:
+        if name in mapping:
             raise InvalidArgumentError(f"input '{name}' is mapped twice; put its columns together")
-        found[name] = [column for part in parts for column in _expanded(part)]
-    return found
+        mapping[name] = [column for part in parts for column in _expanded(part)]
+    return mapping
 
 
 def parse_keys(texts: Sequence[str]) -> dict[str, str]:
@@ -57,30 +57,30 @@ def parse_keys(texts: Sequence[str]) -> dict[str, str]:
     Raises:
         InvalidArgumentError: One is empty, or stands twice.
     """
-    found: dict[str, str] = {}
+    keys: dict[str, str] = {}
     for part in (part.strip() for text in texts for part in text.split(",")):
         name, _, column = part.partition("=")
         name, column = name.strip(), (column or name).strip()
         if not name or not column:
             raise InvalidArgumentError(f"'{part}' is no key; write COLUMN or NAME=COLUMN")
-        if name in found:
+        if name in keys:
             raise InvalidArgumentError(f"the key '{name}' stands twice")
-        found[name] = column
-    return found
+        keys[name] = column
+    return keys
 
 
 def plan_columns(
     signature: ModelSignature,
     schema: Schema,
     *,
-    given: Mapping[str, Sequence[str]],
+    mapping: Mapping[str, Sequence[str]],
     keys: Mapping[str, str],
     outputs: Sequence[str],
     has_types: bool = True,
 ) -> ColumnPlan:
     """What to read and what it becomes.
 
-    An input that `given` does not name takes the column of its name; a matrix takes the columns
+    An input that `mapping` does not name takes the column of its name; a matrix takes the columns
     that the model was trained with, where it knows, or `NAME_0`, `NAME_1`, ... or `f0`, `f1`, ...
 
     Args:
@@ -94,36 +94,36 @@ def plan_columns(
     inputs = []
     mistakes += [
         f"the model has no input '{name}'{_near(name, [s.name for s in signature.inputs])}"
-        for name in given
+        for name in mapping
         if signature.input(name) is None
     ]
     for spec in signature.inputs:
         shape = row_shape(spec, batched=signature.batched)
-        columns = list(given.get(spec.name, ())) or _by_itself(spec, shape, signature, kinds)
+        columns = list(mapping.get(spec.name, ())) or _by_itself(spec, shape, signature, kinds)
         if not columns:
             mistakes.append(_no_columns(spec, kinds))
             continue
         mistakes += _wrong(spec, shape, columns, kinds, has_types=has_types)
         inputs.append(InputColumns(input=spec.name, columns=columns))
-    wanted, wrong = _outputs(signature, outputs)
-    mistakes += wrong
-    labels = [f"{name}{LABEL}" for name in wanted if name in signature.labels]
-    mistakes += _wrong_keys(keys, kinds, [*wanted, *labels])
+    output_names, output_mistakes = _outputs(signature, outputs)
+    mistakes += output_mistakes
+    labels = [f"{name}{LABEL}" for name in output_names if name in signature.labels]
+    mistakes += _wrong_keys(keys, kinds, [*output_names, *labels])
     if mistakes:
         raise MappingError(mistakes)
-    return ColumnPlan(inputs=inputs, keys=dict(keys), outputs=wanted)
+    return ColumnPlan(inputs=inputs, keys=dict(keys), outputs=output_names)
 
 
 def _expanded(text: str) -> list[str]:
     """`f0..f31` as thirty-two names; anything else as it is."""
-    found = _RANGE.fullmatch(text)
-    if found is None or found["same"] not in {"", found["stem"]}:
+    match = _RANGE.fullmatch(text)
+    if match is None or match["same"] not in {"", match["stem"]}:
         return [text]
-    first, last = int(found["first"]), int(found["last"])
+    first, last = int(match["first"]), int(match["last"])
     if not first <= last < first + _MAX_COLUMNS:
         raise InvalidArgumentError(f"'{text}' is no range of columns")
-    digits = len(found["first"]) if found["first"].startswith("0") and first else 0
-    return [f"{found['stem']}{i:0{digits}d}" for i in range(first, last + 1)]
+    digits = len(match["first"]) if match["first"].startswith("0") and first else 0
+    return [f"{match['stem']}{i:0{digits}d}" for i in range(first, last + 1)]
 
 
 def _by_itself(
@@ -163,40 +163,51 @@ def _wrong(
     *,
     has_types: bool,
 ) -> list[str]:
-    place = f"input '{spec.name}' ({spec.datatype} {list(spec.shape)})"
+    subject = f"input '{spec.name}' ({spec.datatype} {list(spec.shape)})"
     missing = [name for name in columns if name not in kinds]
     if missing:
         return [
-            f"{place}: there is no column '{name}'{_near(name, kinds)}" for name in missing[:_SHOWN]
+            f"{subject}: there is no column '{name}'{_near(name, kinds)}"
+            for name in missing[:_SHOWN]
         ] + (
-            [f"{place}: {len(missing)} columns are missing in all"] if len(missing) > _SHOWN else []
+            [f"{subject}: {len(missing)} columns are missing in all"]
+            if len(missing) > _SHOWN
+            else []
         )
     twice = next((name for name in columns if list(columns).count(name) > 1), None)
     if twice is not None:
-        return [f"{place}: column '{twice}' is given twice"]
-    found = []
+        return [f"{subject}: column '{twice}' is given twice"]
+    mistakes = []
     size = width(shape)
     several = len(columns) > 1
     if several and size not in {None, len(columns)}:
-        found.append(f"{place} takes {size} values a row, and {len(columns)} columns are given")
+        mistakes.append(
+            f"{subject} takes {size} values a row, and {len(columns)} columns are given"
+        )
     for name in columns:
         kind = kinds[name]
         if several and is_list(kind):
-            found.append(
-                f"{place}: column '{name}' is {kind}; of several columns, each is a scalar"
+            mistakes.append(
+                f"{subject}: column '{name}' is {kind}; of several columns, each is a scalar"
             )
         elif not several and not is_list(kind) and size not in {1, None}:
-            found.append(
-                f"{place} takes {size} values a row, and column '{name}' is one ({kind}); give "
+            mistakes.append(
+                f"{subject} takes {size} values a row, and column '{name}' is one ({kind}); give "
                 f"{size} columns, or one of lists"
             )
         elif pa.types.is_fixed_size_list(kind) and size not in {None, _fixed(kind)}:
-            found.append(f"{place} takes {size} values a row, and '{name}' holds {_fixed(kind)}")
+            mistakes.append(
+                f"{subject} takes {size} values a row, and '{name}' holds {_fixed(kind)}"
+            )
         elif has_types and not convertible(innermost(kind), spec.datatype):
-            found.append(f"{place}: column '{name}' is {kind}, which cannot become {spec.datatype}")
+            mistakes.append(
+                f"{subject}: column '{name}' is {kind}, which cannot become {spec.datatype}"
+            )
     if shape.count(-1) > 1 or (-1 in shape and len(shape) > 1 and several):
-        found.append(f"{place} has several variable axes, which rows of columns cannot tell apart")
-    return found[:_SHOWN]
+        mistakes.append(
+            f"{subject} has several variable axes, which rows of columns cannot tell apart"
+        )
+    return mistakes[:_SHOWN]
 
 
 def _fixed(kind: Any) -> int | None:  # noqa: ANN401  # pyarrow has no types
@@ -208,34 +219,34 @@ def _fixed(kind: Any) -> int | None:  # noqa: ANN401  # pyarrow has no types
 
 
 def _outputs(signature: ModelSignature, wanted: Sequence[str]) -> tuple[list[str], list[str]]:
-    known = [spec.name for spec in signature.outputs]
+    names = [spec.name for spec in signature.outputs]
     wrong = [
-        f"the model has no output '{name}'{_near(name, known)}"
+        f"the model has no output '{name}'{_near(name, names)}"
         for name in wanted
-        if name not in known
+        if name not in names
     ]
-    return [name for name in known if not wanted or name in wanted], wrong
+    return [name for name in names if not wanted or name in wanted], wrong
 
 
 def _wrong_keys(
     keys: Mapping[str, str], kinds: Mapping[str, Any], outputs: Sequence[str]
 ) -> list[str]:
-    found = []
+    mistakes = []
     for name, column in keys.items():
         if column not in kinds:
-            found.append(f"--keys: there is no column '{column}'{_near(column, kinds)}")
+            mistakes.append(f"--keys: there is no column '{column}'{_near(column, kinds)}")
         elif name in outputs or name in RESERVED:
-            found.append(
+            mistakes.append(
                 f"--keys: the output has a column '{name}' already; say {name}_in={column}"
             )
         elif not _is_plain(kinds[column]):
-            found.append(f"--keys: column '{column}' is {kinds[column]}, and a key is a scalar")
-    found += [
+            mistakes.append(f"--keys: column '{column}' is {kinds[column]}, and a key is a scalar")
+    mistakes += [
         f"output '{name}' is called as a column that every output has; leave it out"
         for name in outputs
         if name in RESERVED
     ]
-    return found
+    return mistakes
 
 
 def _is_plain(kind: Any) -> bool:  # noqa: ANN401  # as above

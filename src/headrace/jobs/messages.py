@@ -87,8 +87,8 @@ class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     @property
     def columns(self) -> list[str]:
         """All that has to be read, each once."""
-        fed = [column for one in self.inputs for column in one.columns]
-        return list(dict.fromkeys([*self.keys.values(), *fed]))
+        inputs = [column for input_columns in self.inputs for column in input_columns.columns]
+        return list(dict.fromkeys([*self.keys.values(), *inputs]))
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,7 +171,7 @@ class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 _JOB: Final = Path("_headrace") / "job.json"
 _MANIFEST: Final = Path("_headrace") / "manifest.jsonl"
-_MOST_BYTES: Final = 1 << 28
+_MAX_BYTES: Final = 1 << 28
 
 
 class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,7 +200,7 @@ def read_progress(output: Path) -> JobProgress | None:
 
     A line that is being written is not counted yet.
     """
-    read = partial(read_regular, limit_bytes=_MOST_BYTES, follow=False)
+    read = partial(read_regular, limit_bytes=_MAX_BYTES, follow=False)
     try:
         job = msgspec.json.decode(read(output / _JOB), type=_Job)
     except (OSError, ValueError, *UNDECODABLE):
@@ -215,6 +215,6 @@ def read_progress(output: Path) -> JobProgress | None:
         run_id=job.id,
         shards=len(job.shards),
         shards_done=len(done),
-        rows=sum(one.rows for one in done),
-        errors=sum(one.errors for one in done),
+        rows=sum(line.rows for line in done),
+        errors=sum(line.errors for line in done),
     )

@@ -31,7 +31,14 @@ from headrace.core import (
 )
 from headrace.core.text import size_bytes
 from headrace.jobs.columns import row_shape, width
-from headrace.jobs.manifest import SUCCESS, Left, OutputFolder, check_same, left_to_do, leftovers
+from headrace.jobs.manifest import (
+    SUCCESS,
+    OutputFolder,
+    RemainingShards,
+    check_same,
+    leftovers,
+    remaining_shards,
+)
 from headrace.jobs.mapping import MappingError, plan_columns
 from headrace.jobs.messages import (
     CompletedShard,
@@ -61,13 +68,13 @@ _WINDOW_ROWS: Final = 1 << 15
 _SORTED_ROWS: Final = 4096
 _RUN_BYTES: Final = 256 << 10
 """Inputs of one run: they and what is computed of them should stay in a core's cache."""
-_MOST_RUN_ROWS: Final = 4096
-_FEWEST_RUN_ROWS: Final = 8
+_MAX_RUN_ROWS: Final = 4096
+_MIN_RUN_ROWS: Final = 8
 _TEXT_RUN_ROWS: Final = 16
 """In runs of 32 an encoder of 22 M weights takes 7 % longer a row; in runs of 8 as long."""
 _COPIES: Final = 8
 """How often a window is in memory at most: read, as columns, as rows, answered, to be written."""
-_MOST_BUFFER: Final = 16 << 20
+_MAX_BUFFER: Final = 16 << 20
 
 
 def plan_sizes(
@@ -90,12 +97,12 @@ def plan_sizes(
         InvalidArgumentError: Not even one row does.
     """
     share = memory_bytes / max(workers, 1) / _COPIES
-    fed = max(row_bytes, _input_bytes(signature) or 0)
-    fitting = int(share / fed) if fed else _WINDOW_ROWS
+    row_size = max(row_bytes, _input_bytes(signature) or 0)
+    fitting = int(share / row_size) if row_size else _WINDOW_ROWS
     if fitting < 1:
         msg = (
-            f"a row takes {fed:.0f} bytes, {_COPIES} times in each of {workers} workers, which "
-            f"is more than --memory {memory_bytes >> 20}MiB; give more, or fewer --workers"
+            f"one row of {row_size:.0f} bytes needs {_COPIES} copies in each of {workers} workers, "
+            f"more than --memory {memory_bytes >> 20}MiB; raise --memory or lower --workers"
         )
         raise InvalidArgumentError(msg)
     slow = is_slow(signature)
@@ -107,7 +114,7 @@ def plan_sizes(
         shard_bytes=_SHARD_BYTES,
         run_rows=min(rows, window),
         window_rows=window,
-        buffer_bytes=int(min(share, _MOST_BUFFER)),
+        buffer_bytes=int(min(share, _MAX_BUFFER)),
     )
 
 
@@ -119,7 +126,7 @@ def usual_run_rows(signature: ModelSignature) -> int:
     if size is None or is_slow(signature):
         return _TEXT_RUN_ROWS
     rows = max(_RUN_BYTES // max(size, 1), 1)
-    return min(max(1 << (rows.bit_length() - 1), _FEWEST_RUN_ROWS), _MOST_RUN_ROWS)
+    return min(max(1 << (rows.bit_length() - 1), _MIN_RUN_ROWS), _MAX_RUN_ROWS)
 
 
 def is_slow(signature: ModelSignature) -> bool:
@@ -161,13 +168,13 @@ _WARM_UP_S: Final = 0.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """What a person asks for. `given`, `keys`, `outputs`: as `plan_columns`.
+    """What a person asks for. `mapping`, `keys`, `outputs`: as `plan_columns`.
 
     `run_rows`, `shard_rows`: None for good numbers.
     """
 
     output: Path
-    given: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    mapping: Mapping[str, Sequence[str]] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     outputs: Sequence[str] = ()
     format: FileFormat = FileFormat.PARQUET
@@ -187,7 +194,7 @@ class Job:
     task: Task
     source: JobSource
     scorer: Scorer
-    left: Left = field(default_factory=Left)
+    left: RemainingShards = field(default_factory=RemainingShards)
 
 
 def load_scorer(settings: ReplicaSettings) -> Scorer:
@@ -214,12 +221,12 @@ def load_scorer(settings: ReplicaSettings) -> Scorer:
 
 
 def plan_job(
-    wish: JobRequest,
+    request: JobRequest,
     *,
     model: JobModel,
     settings: ReplicaSettings,
     source: JobSource,
-    told: SourceLocation,
+    location: SourceLocation,
     scorer: Scorer,
     run_id: str,
     begun: JobRecord | None,
@@ -238,12 +245,12 @@ def plan_job(
     plan = plan_columns(
         scorer.signature,
         schema,
-        given=wish.given,
-        keys=wish.keys,
-        outputs=wish.outputs,
+        mapping=request.mapping,
+        keys=request.keys,
+        outputs=request.outputs,
         has_types=source.has_types,
     )
-    why = check_writable(layout_of(plan, source, scorer, wish.errors).schema, wish.format)
+    why = check_writable(layout_of(plan, source, scorer, request.errors).schema, request.format)
     if why:
         raise MappingError([why])
     sizes = (
@@ -252,23 +259,23 @@ def plan_job(
         else plan_sizes(
             scorer.signature,
             row_bytes=source.row_bytes(plan.columns),
-            memory_bytes=wish.memory_bytes,
-            workers=wish.workers,
-            run_rows=wish.run_rows,
-            shard_rows=wish.shard_rows,
+            memory_bytes=request.memory_bytes,
+            workers=request.workers,
+            run_rows=request.run_rows,
+            shard_rows=request.shard_rows,
         )
     )
     shards = source.cut(sizes, plan.columns)
-    _check_apart(told, shards, wish.output)
+    _check_apart(location, shards, request.output)
     task = Task(
         model=settings,
-        source=told,
+        source=location,
         plan=plan,
         sizes=sizes,
-        output=str(wish.output.absolute()),
-        format=wish.format,
-        errors=wish.errors,
-        nulls=wish.nulls,
+        output=str(request.output.absolute()),
+        format=request.format,
+        errors=request.errors,
+        nulls=request.nulls,
     )
     task = msgspec.structs.replace(task, digest=digest_of(model, task))
     record = JobRecord(
@@ -276,12 +283,12 @@ def plan_job(
         begun_at=now.isoformat(timespec="seconds"),
         headrace=headrace.__version__,
         model=model,
-        source=told,
+        source=location,
         plan=plan,
         sizes=sizes,
-        format=wish.format,
-        errors=wish.errors,
-        nulls=wish.nulls,
+        format=request.format,
+        errors=request.errors,
+        nulls=request.nulls,
         shards=shards,
     )
     return record, task
@@ -324,12 +331,12 @@ def find_begun(folder: OutputFolder, *, run_id: str, resume: str) -> JobRecord |
         FailedPreconditionError: The folder has another job's output.
     """
     record = folder.record()
-    wanted = resume or run_id
+    requested = resume or run_id
     if record is None:
         if resume:
             raise NotFoundError(f"there is no run {resume} in {folder.path}: nothing began there")
         return None
-    if record.id == wanted:
+    if record.id == requested:
         return record
     done = "it is done" if folder.is_complete() else f"--resume {record.id} goes on with it"
     if resume:
@@ -340,7 +347,7 @@ def find_begun(folder: OutputFolder, *, run_id: str, resume: str) -> JobRecord |
 
 def settle(
     folder: OutputFolder, record: JobRecord, task: Task, begun: JobRecord | None
-) -> tuple[JobRecord, Left]:
+) -> tuple[JobRecord, RemainingShards]:
     """Begin in the folder, or find out what is left; takes away what a killed run left.
 
     Raises:
@@ -349,7 +356,7 @@ def settle(
     """
     if begun is None:
         folder.begin(record)
-        return record, Left(todo=list(record.shards))
+        return record, RemainingShards(todo=list(record.shards))
     check_same(begun, record)
 
     def find(name: str) -> OutputFile | None:
@@ -358,18 +365,18 @@ def settle(
         except OSError:
             return None
 
-    left = left_to_do(begun, folder.entries(), task.digest, find)
-    kept: list[CompletedShard] = left.done
+    left = remaining_shards(begun, folder.entries(), task.digest, find)
+    completed: list[CompletedShard] = left.done
     # What says that all is there goes first, should something not be.
     folder.remove([SUCCESS] if left.todo else [])
-    folder.remove(leftovers(folder.names(), kept))
+    folder.remove(leftovers(folder.names(), completed))
     return begun, left
 
 
-def _check_apart(told: SourceLocation, shards: Sequence[Shard], output: Path) -> None:
+def _check_apart(location: SourceLocation, shards: Sequence[Shard], output: Path) -> None:
     """Raise InvalidArgumentError if output would lie among the input, and be read with it."""
     folder = output.absolute()
-    root = Path(told.url)
+    root = Path(location.url)
     if root.is_dir() and folder.is_relative_to(root):
         msg = f"the output folder {output} lies in the input {root}; name another folder"
         raise InvalidArgumentError(msg)

@@ -34,9 +34,9 @@ from headrace.jobs.mapping import LABEL
 from headrace.jobs.messages import ColumnPlan, ErrorsTo
 from headrace.scoring.scorer import ScoredRows, Scorer
 
-_PATIENCE_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
+_RETRY_WAITS_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
 """Waits between tries while what the model needs is away; a job has no caller who waits."""
-_AWAY: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
+_RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
 class JobStoppedError(HeadraceError):
@@ -69,61 +69,63 @@ class WindowRunner:
     sleep: Callable[[float], object] = time.sleep
     lock: contextlib.AbstractContextManager[object] = field(default_factory=threading.Lock)
 
-    def answer(self, fed: TensorWindow, outputs: Sequence[str]) -> WindowResults:
+    def answer(self, window: TensorWindow, outputs: Sequence[str]) -> WindowResults:
         """Run all rows of a window that can be.
 
         Raises:
             StoppedError: It was stopped.
             HeadraceError: What stands in the way of every row, also after some patience.
         """
-        errors = dict(fed.bad)
+        errors = dict(window.bad)
         parts: list[tuple[Array, Tensors]] = []
-        batches = list(_batches(fed, self.scorer.signature, self.run_rows))
-        for places, scored in zip(batches, self._runs(batches, fed, outputs), strict=True):
-            for at, error in scored.errors.items():
-                errors[int(places[at])] = str(error)
-            good = places
+        batches = list(_batches(window, self.scorer.signature, self.run_rows))
+        for rows, scored in zip(batches, self._runs(batches, window, outputs), strict=True):
+            for index, error in scored.errors.items():
+                errors[int(rows[index])] = str(error)
+            good = rows
             if scored.errors:
-                good = places[scored.places(len(places))]
+                good = rows[scored.rows_without_errors(len(rows))]
             if len(good):
                 parts.append((good, scored.outputs))
-        return WindowResults(rows=fed.rows, parts=parts, errors=errors)
+        return WindowResults(rows=window.rows, parts=parts, errors=errors)
 
     def _runs(
-        self, batches: Sequence[Array], fed: TensorWindow, outputs: Sequence[str]
+        self, batches: Sequence[Array], window: TensorWindow, outputs: Sequence[str]
     ) -> Iterable[ScoredRows]:
         if self.pool is None or len(batches) == 1:
-            return (self._run(places, fed, outputs) for places in batches)
-        return self.pool.map(lambda places: self._run(places, fed, outputs), batches)
+            return (self._run(rows, window, outputs) for rows in batches)
+        return self.pool.map(lambda rows: self._run(rows, window, outputs), batches)
 
-    def _run(self, places: Array, fed: TensorWindow, outputs: Sequence[str]) -> ScoredRows:
-        inputs = _taken(fed, places, batched=self.scorer.signature.batched)
+    def _run(self, rows: Array, window: TensorWindow, outputs: Sequence[str]) -> ScoredRows:
+        inputs = _taken(window, rows, batched=self.scorer.signature.batched)
         lock = contextlib.nullcontext() if self.scorer.concurrent else self.lock
-        for wait_s in (*_PATIENCE_S, None):
+        for wait_s in (*_RETRY_WAITS_S, None):
             if self.is_stopped():
                 raise JobStoppedError("the job was stopped")
             try:
                 with lock:
                     return self.scorer.score(inputs, outputs)
             except HeadraceError as error:
-                if error.code not in _AWAY or wait_s is None:
+                if error.code not in _RETRYABLE or wait_s is None:
                     raise
                 self.sleep(wait_s)
         raise AssertionError
 
 
-def _batches(fed: TensorWindow, signature: ModelSignature, run_rows: int) -> Iterable[Array]:
+def _batches(window: TensorWindow, signature: ModelSignature, run_rows: int) -> Iterable[Array]:
     """The rows of each run."""
-    good = np.arange(fed.rows)
-    if fed.bad:
-        good = np.delete(good, list(fed.bad))
+    good = np.arange(window.rows)
+    if window.bad:
+        good = np.delete(good, list(window.bad))
     if not signature.batched:
         yield from good.reshape(-1, 1)
         return
-    if fed.ragged:
-        yield from _equal(fed, good, run_rows)
+    if window.ragged:
+        yield from _equal(window, good, run_rows)
         return
-    texts = [fed.dense[spec.name] for spec in signature.inputs if spec.datatype is Datatype.BYTES]
+    texts = [
+        window.dense[spec.name] for spec in signature.inputs if spec.datatype is Datatype.BYTES
+    ]
     if texts and len(good) > run_rows:
         lengths = sum(np.array([_length(row) for row in text[good]]) for text in texts)
         good = good[np.argsort(lengths, kind="stable")]
@@ -131,34 +133,34 @@ def _batches(fed: TensorWindow, signature: ModelSignature, run_rows: int) -> Ite
         yield good[start : start + run_rows]
 
 
-def _equal(fed: TensorWindow, good: Array, run_rows: int) -> Iterable[Array]:
+def _equal(window: TensorWindow, good: Array, run_rows: int) -> Iterable[Array]:
     """Rows of equal shapes together, the shortest first."""
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-    for place in good.tolist():
-        shapes = tuple(parts[place].shape for parts in fed.ragged.values())
-        groups.setdefault(shapes, []).append(place)
-    for _, places in sorted(groups.items()):
-        for start in range(0, len(places), run_rows):
-            yield np.array(places[start : start + run_rows])
+    for position in good.tolist():
+        shapes = tuple(parts[position].shape for parts in window.ragged.values())
+        groups.setdefault(shapes, []).append(position)
+    for _, rows in sorted(groups.items()):
+        for start in range(0, len(rows), run_rows):
+            yield np.array(rows[start : start + run_rows])
 
 
 def _length(row: Array | bytes) -> int:
     return len(row) if isinstance(row, bytes) else sum(map(len, row.ravel()))
 
 
-def together(places: Array) -> slice | Array:
+def contiguous(rows: Array) -> slice | Array:
     """The same places, as a slice where they are neighbours in order: that needs no copy."""
-    first, last = int(places[0]), int(places[-1])
-    is_run = last - first + 1 == len(places) and bool((np.diff(places) == 1).all())
-    return slice(first, last + 1) if is_run else places
+    first, last = int(rows[0]), int(rows[-1])
+    is_run = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
+    return slice(first, last + 1) if is_run else rows
 
 
-def _taken(fed: TensorWindow, places: Array, *, batched: bool) -> Tensors:
+def _taken(window: TensorWindow, rows: Array, *, batched: bool) -> Tensors:
     """The inputs of some rows; without a copy where they lie beside each other."""
-    chosen = together(places)
-    inputs = {name: array[chosen] for name, array in fed.dense.items()}
-    for name, parts in fed.ragged.items():
-        inputs[name] = np.stack([parts[place] for place in places.tolist()])
+    chosen = contiguous(rows)
+    inputs = {name: array[chosen] for name, array in window.dense.items()}
+    for name, parts in window.ragged.items():
+        inputs[name] = np.stack([parts[row] for row in rows.tolist()])
     if not batched:
         return {name: array[0] for name, array in inputs.items()}
     return inputs
@@ -226,12 +228,12 @@ class ColumnLayout:
                 if texts is None
                 else pa.array(texts, pa.large_string())
             )
-        made = pa.table(columns, schema=self.schema)
+        table = pa.table(columns, schema=self.schema)
         if self.errors is ErrorsTo.FILE and errors:
             keep = np.ones(answers.rows, np.bool_)
             keep[list(errors)] = False
-            made = made.filter(pa.array(keep))
-        return made, errors
+            table = table.filter(pa.array(keep))
+        return table, errors
 
     def _specs(self) -> list[TensorSpec]:
         return [spec for spec in self.signature.outputs if spec.name in self.plan.outputs]
@@ -255,13 +257,13 @@ def keys_of(frame: pl.DataFrame, plan: ColumnPlan) -> Any:  # noqa: ANN401  # a 
     # Not by `select`, whose plan costs more than all the rest here. In one piece, as the other
     # columns of a table are: rows that were read together may lie in several.
     columns = [frame[column].rechunk().alias(name) for name, column in plan.keys.items()]
-    made = pl.DataFrame(
+    keys = pl.DataFrame(
         [
             column.cast(pl.String) if isinstance(column.dtype, pl.Categorical | pl.Enum) else column
             for column in columns
         ]
     )
-    return made.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return keys.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 
 def _arrow(spec: TensorSpec, shape: tuple[int, ...]) -> Any:  # noqa: ANN401  # pyarrow has no types
@@ -275,9 +277,9 @@ def _gathered(
     answers: WindowResults, spec: TensorSpec, shape: tuple[int, ...], *, batched: bool
 ) -> Values:
     """What every row got, in order; zeros or None where a row got nothing."""
-    parts = [(places, outputs[spec.name]) for places, outputs in answers.parts]
+    parts = [(indexes, outputs[spec.name]) for indexes, outputs in answers.parts]
     if not batched:
-        parts = [(places, array.reshape(1, *_trimmed(array.shape))) for places, array in parts]
+        parts = [(indexes, array.reshape(1, *_trimmed(array.shape))) for indexes, array in parts]
     trails = {array.shape[1:] for _, array in parts}
     if len(trails) > 1 or not all(_fits(trail, shape) for trail in trails):
         if VARIABLE not in shape:
@@ -285,18 +287,18 @@ def _gathered(
             msg = f"output '{spec.name}' has rows of the shapes {got}, and not {list(shape)}"
             raise RuntimeFailedError(msg)
         rows: list[Array | None] = [None] * answers.rows
-        for places, array in parts:
-            for at, place in enumerate(places.tolist()):
-                rows[place] = array[at]
+        for indexes, array in parts:
+            for index, row in enumerate(indexes.tolist()):
+                rows[row] = array[index]
         return rows
     trail = trails.pop() if trails else tuple(max(size, 0) for size in shape)
     if len(parts) == 1 and len(parts[0][0]) == answers.rows:
-        places, array = parts[0]
-        if bool((np.diff(places) == 1).all()):
+        indexes, array = parts[0]
+        if bool((np.diff(indexes) == 1).all()):
             return array
     whole = np.zeros((answers.rows, *trail), spec.datatype.dtype)
-    for places, array in parts:
-        whole[together(places)] = array
+    for indexes, array in parts:
+        whole[contiguous(indexes)] = array
     return whole
 
 
@@ -353,7 +355,7 @@ def _plain(value: Array) -> Any:  # noqa: ANN401  # nested lists
 
 def _decoded(value: Any) -> Any:  # noqa: ANN401  # as above
     if isinstance(value, list):
-        return [_decoded(one) for one in value]
+        return [_decoded(element) for element in value]
     return value.decode() if isinstance(value, bytes) else str(value)
 
 

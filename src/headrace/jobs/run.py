@@ -135,11 +135,11 @@ def run_job(
     with folder.appending(done) as manifest:
         if not state.is_beyond:
             with closing(engine.shards(job, hooks)) as finished:
-                for one in finished:
-                    manifest.add(one)
-                    watch.on_shard(one, job.record.shards[one.shard])
-                    done.append(one)
-                    new_rows += one.rows
+                for result in finished:
+                    manifest.add(result)
+                    watch.on_shard(result, job.record.shards[result.shard])
+                    done.append(result)
+                    new_rows += result.rows
         if state.is_beyond:
             assert max_errors is not None
             raise TooManyErrorsError(
@@ -155,8 +155,8 @@ def run_job(
         model=job.record.model.reference,
         model_version=job.record.model.version,
         status="done",
-        rows=sum(one.rows for one in done),
-        errors=sum(one.errors for one in done),
+        rows=sum(shard.rows for shard in done),
+        errors=sum(shard.errors for shard in done),
         shards=len(job.record.shards),
         skipped=len(job.left.done),
         redone={str(number): why for number, why in job.left.redo.items()},

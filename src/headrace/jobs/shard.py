@@ -18,7 +18,7 @@ from headrace.jobs.columns import feed
 from headrace.jobs.libraries import pa, pl
 from headrace.jobs.messages import ColumnPlan, CompletedShard, ErrorsTo, Shard, Task
 from headrace.jobs.results import ColumnLayout, WindowRunner, keys_of
-from headrace.jobs.sources.source import JobSource, Rows, Wanted
+from headrace.jobs.sources.source import JobSource, ReadRequest, Rows
 from headrace.jobs.writers import error_lines, open_writer, replacing_output, written
 from headrace.scoring.scorer import Scorer
 
@@ -131,7 +131,7 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
 ) -> _Count:
     """Answer a shard window by window."""
     plan, sizes = task.plan, task.sizes
-    wanted = Wanted(
+    request = ReadRequest(
         columns=plan.columns,
         rows=sizes.window_rows,
         whole_bytes=_WHOLE_BUFFERS * sizes.buffer_bytes,
@@ -147,10 +147,10 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
     writer = open_writer(file, layout.schema, task.format, buffer_bytes=sizes.buffer_bytes)
     count = _Count()
     try:
-        for part in source.read(shard, wanted):
-            fed = feed(part.frame, plan, scorer.signature, broken=part.broken, nulls=task.nulls)
+        for part in source.read(shard, request):
+            window = feed(part.frame, plan, scorer.signature, broken=part.broken, nulls=task.nulls)
             keys = keys_of(part.frame, plan).cast(layout.keys)
-            answers = answerer.answer(fed, plan.outputs)
+            answers = answerer.answer(window, plan.outputs)
             origin = partial(_origin, Path(shard.file).name, part)
             table, errors = layout.table(keys, answers, origin)
             writer.write(table)

@@ -179,9 +179,9 @@ def error_lines(keys: Any, errors: dict[int, str], first: int) -> bytes:  # noqa
 
 
 def _frame(table: Any) -> pl.DataFrame:  # noqa: ANN401  # as above
-    found = pl.from_arrow(table)
-    assert isinstance(found, pl.DataFrame)
-    return found
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _infinite_rows(column: pl.Series) -> list[int]:
@@ -206,7 +206,7 @@ def _parts(column: pl.Series) -> list[pl.Series]:
     if not isinstance(kind, pl.Array):
         return [column]
     parts = [column.arr.get(i).alias(f"{column.name}_{i}") for i in range(kind.shape[0])]
-    return [one for part in parts for one in _parts(part)]
+    return [column_part for part in parts for column_part in _parts(part)]
 
 
 def _is_variable(kind: Any) -> bool:  # noqa: ANN401  # as above

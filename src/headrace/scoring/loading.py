@@ -77,7 +77,7 @@ def load_model(
         InvalidArgumentError: The settings do not fit the model.
         FailedPreconditionError: It cannot run on the device that was asked for.
     """
-    asked = device or (settings.device if isinstance(settings.device, Device) else Device.AUTO)
+    requested = device or (settings.device if isinstance(settings.device, Device) else Device.AUTO)
     started = time.monotonic()
     path = Path(settings.path)
     check_readable(path)
@@ -92,7 +92,7 @@ def load_model(
     threads = settings.intra_op_threads
     options = LoadOptions(
         intra_op_threads=threads or 1,
-        device=asked,
+        device=requested,
         tuning=Tuning(intra_op_threads=threads),
         rows_independent=settings.batching.rows_independent is True,
     )
@@ -106,7 +106,7 @@ def load_model(
         model.signature = replace(
             model.signature, batched=False, row_independence=None, row_reason=""
         )
-    use = device_of(model, runtime.name, asked)
+    use = device_of(model, runtime.name, requested)
     signature = with_labels(model.signature, settings.labels)
     plan = _padding(model, settings)
     max_batch_size = settings.batching.max_batch_size if signature.batched else 1
@@ -160,11 +160,11 @@ def check_readable(path: Path, allows: Callable[[Path, int], bool] = os.access) 
         inside = [path, *path.iterdir()] if path.is_dir() else [path]
     except PermissionError:
         inside = [path]
-    for one in inside:
-        needed = os.R_OK | os.X_OK if one.is_dir() else os.R_OK
-        if one.exists() and not allows(one, needed):
+    for entry in inside:
+        needed = os.R_OK | os.X_OK if entry.is_dir() else os.R_OK
+        if entry.exists() and not allows(entry, needed):
             msg = (
-                f"{one}: user {os.getuid()}, as whom this runs, may not read it; allow it with "
+                f"{entry}: user {os.getuid()}, as whom this runs, may not read it; allow it with "
                 "`chmod -R a+rX`, or run this as another user"
             )
             raise UnsupportedModelError(msg)
@@ -179,9 +179,9 @@ def check_digest(path: Path, sha256: str) -> None:
     if not sha256 or not path.is_file():
         return
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.removeprefix("sha256:"):
-        msg = f"{path.name} is damaged: expected sha256 {sha256}, found {found}"
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if actual != sha256.removeprefix("sha256:"):
+        msg = f"{path.name} is damaged: expected sha256 {sha256}, found {actual}"
         raise ArtifactCorruptError(msg)
 
 
@@ -203,11 +203,11 @@ def with_labels(signature: ModelSignature, labels: dict[str, list[str]]) -> Mode
 
 def _padding(model: Model, settings: ReplicaSettings) -> PaddingPlan | None:
     """How to pad: as the settings say if that is proved to be harmless, else as was found out."""
-    wanted = settings.batching.padding
-    if wanted is None:
-        found = find_padding(model)
-        if found is None:
+    requested = settings.batching.padding
+    if requested is None:
+        detected = find_padding(model)
+        if detected is None:
             return None
         _log.info("requests of near lengths share batches: padding was verified by running")
-        return padding_plan(model.signature, found.settings, found.length_axes)
-    return padding_plan(model.signature, wanted, verify_padding(model, wanted))
+        return padding_plan(model.signature, detected.settings, detected.length_axes)
+    return padding_plan(model.signature, requested, verify_padding(model, requested))

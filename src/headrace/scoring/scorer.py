@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_OF_ALL: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED})
+_NOT_ABOUT_ROWS: Final = frozenset(
+    {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}
+)
 """Errors that say nothing of the rows: to run half of them comes to the same."""
 
 
@@ -46,9 +48,9 @@ class ScoredRows:
     outputs: Tensors
     errors: dict[int, HeadraceError] = field(default_factory=dict)
 
-    def places(self, rows: int) -> list[int]:
+    def rows_without_errors(self, rows: int) -> list[int]:
         """The rows that `outputs` belong to."""
-        return [place for place in range(rows) if place not in self.errors]
+        return [row for row in range(rows) if row not in self.errors]
 
 
 class Scorer:
@@ -152,7 +154,7 @@ class Scorer:
         try:
             parts.append(self._run(inputs, outputs, rows))
         except HeadraceError as error:
-            if error.code in _OF_ALL:
+            if error.code in _NOT_ABOUT_ROWS:
                 raise
             if rows == 1:
                 errors[first] = error
@@ -170,15 +172,15 @@ class Scorer:
                 )
 
     def _run(self, inputs: Tensors, outputs: Sequence[str] | None, rows: int) -> Tensors:
-        found = self.loaded.model.run(inputs, outputs)
-        for name, array in found.items():
+        tensors = self.loaded.model.run(inputs, outputs)
+        for name, array in tensors.items():
             if self.signature.batched and (not array.shape or array.shape[0] != rows):
                 msg = (
                     f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows: "
                     "its first axis is no batch axis"
                 )
                 raise RuntimeFailedError(msg)
-        return found
+        return tensors
 
 
 def _joined(parts: Sequence[Tensors]) -> Tensors:

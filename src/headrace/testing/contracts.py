@@ -156,13 +156,13 @@ class RuntimeContract:
         inputs = self._inputs(model, seed=1)
         copies = {name: array.copy() for name, array in inputs.items()}
         first = model.run(inputs)
-        kept = {name: array.copy() for name, array in first.items()}
+        first_copies = {name: array.copy() for name, array in first.items()}
         model.run(self._inputs(model, seed=2))
 
         for name, array in inputs.items():
             assert np.array_equal(array, copies[name])
         for name, array in first.items():
-            self._check_same(array, kept[name])
+            self._check_same(array, first_copies[name])
 
     def test_read_only_inputs_are_taken(self, model: Model) -> None:
         """A request's tensors are views into its bytes."""
@@ -196,11 +196,11 @@ class RuntimeContract:
         if not model.concurrent:
             pytest.skip("the model is not concurrent")
         requests = [self._inputs(model, seed=seed) for seed in range(4 * _THREADS)]
-        wanted = [model.run(request) for request in requests]
+        separate = [model.run(request) for request in requests]
         with ThreadPoolExecutor(_THREADS) as pool:
             answers = list(pool.map(model.run, requests))
 
-        for answer, want in zip(answers, wanted, strict=True):
+        for answer, want in zip(answers, separate, strict=True):
             for name, array in answer.items():
                 self._check_same(array, want[name])
 

@@ -65,8 +65,8 @@ def key(name: str = "anna") -> bytes:
 
 def time_of(store: OnlineStore, name: str = "anna", view: str = "stats") -> int | None:
     """The event time of the record that stands there, if one does."""
-    found = store.read([key(name)], [view]).get((key(name), view))
-    return None if found is None else record_time_us(found)
+    stored = store.read([key(name)], [view]).get((key(name), view))
+    return None if stored is None else record_time_us(stored)
 
 
 class OnlineStoreContract:
@@ -113,9 +113,9 @@ class OnlineStoreContract:
         store.write("stats", [key("anna"), key("bert")], [record(1), record(2)])
         store.write("risk", [key("bert")], [record(3)])
 
-        found = store.read([key("anna"), key("bert"), key("carl")], ["stats", "risk"])
+        rows = store.read([key("anna"), key("bert"), key("carl")], ["stats", "risk"])
 
-        assert {place: record_time_us(one) for place, one in found.items()} == {
+        assert {entity_view: record_time_us(record) for entity_view, record in rows.items()} == {
             (key("anna"), "stats"): 1,
             (key("bert"), "stats"): 2,
             (key("bert"), "risk"): 3,
@@ -162,10 +162,10 @@ class OnlineStoreContract:
         keys = [key(str(i)) for i in range(1_201)]
         written = store.write("stats", keys, [record(i) for i in range(1_201)])
 
-        found = store.read(keys, ["stats"])
+        rows = store.read(keys, ["stats"])
 
         assert written == 1_201
-        assert [record_time_us(found[one, "stats"]) for one in keys] == list(range(1_201))
+        assert [record_time_us(rows[entity, "stats"]) for entity in keys] == list(range(1_201))
 
     @pytest.mark.parametrize(
         "name", ["Ж 東京 🚂", "a\0b", "'; DROP TABLE records; --", "\r\nGET x", "x" * 1024]
@@ -303,9 +303,9 @@ class ForeignStoreContract:
             return rows.statuses[view][0]
 
         with ThreadPoolExecutor(4) as pool:
-            found = list(pool.map(status, [known, unknown] * 20))
+            statuses = list(pool.map(status, [known, unknown] * 20))
 
-        assert found == [FeatureStatus.PRESENT, FeatureStatus.MISSING] * 20
+        assert statuses == [FeatureStatus.PRESENT, FeatureStatus.MISSING] * 20
 
     def test_it_is_not_written(self, store: OnlineStore, service: FeatureService) -> None:
         """Whoever fills it would not know."""

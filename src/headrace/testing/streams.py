@@ -99,14 +99,14 @@ class MemoryBroker:
         self, group: str, partition: TopicPartition, to: "MemorySession", *, is_seized: bool
     ) -> None:
         """Let a place go to another member: asked for, or taken without a word."""
-        found = self._groups[group]
+        group_state = self._groups[group]
         owner = self.owner(group, partition)
         if owner is to:
             return
         if owner is not None and not is_seized:
             owner.requested_owner[partition] = to
             return
-        found.hand(partition, to)
+        group_state.hand(partition, to)
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
         """Make a topic if it is not there."""
@@ -119,13 +119,13 @@ class MemoryBroker:
         """Write records; without a partition, the key says which."""
         for new in records:
             partitions = self._of(new.topic)
-            at = new.partition
-            if at is None:
-                at = sum(new.key or b"") % len(partitions)
-            log = self._partitions[partitions[at]]
+            number = new.partition
+            if number is None:
+                number = sum(new.key or b"") % len(partitions)
+            log = self._partitions[partitions[number]]
             log.append(
                 Record(
-                    topic_partition=partitions[at],
+                    topic_partition=partitions[number],
                     offset=len(log),
                     key=new.key,
                     value=new.value,
@@ -138,9 +138,9 @@ class MemoryBroker:
         """Records from these offsets on."""
         partitions = [partition for partition in self._of(topic) if partition in after]
         return [
-            one
+            record
             for partition in partitions
-            for one in self._partitions[partition][after[partition] :]
+            for record in self._partitions[partition][after[partition] :]
         ][:most]
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
@@ -151,7 +151,11 @@ class MemoryBroker:
         """The first offsets of a time."""
         return {
             partition: next(
-                (one.offset for one in self._partitions[partition] if one.timestamp_s >= at_s),
+                (
+                    record.offset
+                    for record in self._partitions[partition]
+                    if record.timestamp_s >= at_s
+                ),
                 len(self._partitions[partition]),
             )
             for partition in self._of(topic)
@@ -159,18 +163,18 @@ class MemoryBroker:
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
         """Where a group is."""
-        found = self._groups.get(group, _Group()).committed
+        committed = self._groups.get(group, _Group()).committed
         return {
-            partition: offset for partition, offset in found.items() if partition.topic == topic
+            partition: offset for partition, offset in committed.items() if partition.topic == topic
         }
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group elsewhere."""
-        found = self._groups.setdefault(group, _Group())
-        if found.members:
+        group_state = self._groups.setdefault(group, _Group())
+        if group_state.members:
             msg = f"a member of group '{group}' runs"
             raise FailedPreconditionError(msg)
-        found.committed.update(offsets)
+        group_state.committed.update(offsets)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -180,17 +184,17 @@ class MemoryBroker:
         return [record for partition in self._of(topic) for record in self._partitions[partition]]
 
     def _of(self, topic: str) -> list[TopicPartition]:
-        found = sorted(partition for partition in self._partitions if partition.topic == topic)
-        if not found:
+        partitions = sorted(partition for partition in self._partitions if partition.topic == topic)
+        if not partitions:
             msg = f"there is no topic '{topic}'"
             raise NotFoundError(msg)
-        return found
+        return partitions
 
     def position(self, group: _Group, membership: Membership, partition: TopicPartition) -> int:
         """Where a member begins to read."""
-        at = group.committed.get(partition)
-        if at is not None:
-            return at
+        offset = group.committed.get(partition)
+        if offset is not None:
+            return offset
         if membership.start_s is not None:
             return self.offsets_at(partition.topic, membership.start_s)[partition]
         return 0 if membership.start is StartPosition.EARLIEST else len(self._partitions[partition])
@@ -237,18 +241,18 @@ class MemorySession:
         clock = self._broker.clock
         self.polled_at.append(clock.monotonic())
         self._rebalance()
-        found = self._take(most)
-        if not found and self.waits and not self._is_woken:
+        records = self._take(most)
+        if not records and self.waits and not self._is_woken:
             until = clock.monotonic() + timeout_s
 
             def is_over() -> bool:
-                nonlocal found
-                found = self._take(most)
-                return bool(found) or self._is_woken
+                nonlocal records
+                records = self._take(most)
+                return bool(records) or self._is_woken
 
             clock.turn_until(is_over, most_s=max(until - clock.monotonic(), 0.0))
         self._is_woken = False
-        return found
+        return records
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these."""
@@ -293,13 +297,13 @@ class MemorySession:
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """Of the places that are this member's."""
         now_s = self._broker.clock.now()
-        found = {}
+        lags = {}
         for partition in self._positions:
-            at = self._broker.position(self._group, self.membership, partition)
-            waiting = self._broker.read(partition.topic, after={partition: at}, most=1 << 30)
+            offset = self._broker.position(self._group, self.membership, partition)
+            waiting = self._broker.read(partition.topic, after={partition: offset}, most=1 << 30)
             oldest_s = waiting[0].timestamp_s if waiting else now_s
-            found[partition] = PartitionLag(records=len(waiting), seconds=now_s - oldest_s)
-        return found
+            lags[partition] = PartitionLag(records=len(waiting), seconds=now_s - oldest_s)
+        return lags
 
     def wake(self) -> None:
         """Let a poll return, this one or the next."""
@@ -350,17 +354,17 @@ class MemorySession:
             self._forget(going)
             for partition, heir in heirs.items():
                 self._group.hand(partition, heir)
-        mine = self._group.of(self)
-        new = sorted(mine.keys() - self._positions.keys())
+        assigned = self._group.of(self)
+        new = sorted(assigned.keys() - self._positions.keys())
         if new:
             own = self._listener.on_assigned(new) or {}
             for partition in new:
-                at = own.get(partition)
-                if at is None:
-                    at = self._broker.position(self._group, self.membership, partition)
-                self._positions[partition] = at
-                self._numbers[partition] = mine[partition]
-                self.began.add((partition, at))
+                offset = own.get(partition)
+                if offset is None:
+                    offset = self._broker.position(self._group, self.membership, partition)
+                self._positions[partition] = offset
+                self._numbers[partition] = assigned[partition]
+                self.began.add((partition, offset))
 
     def _has(self, partition: TopicPartition) -> bool:
         """Whether a place is this member's, and was all the time since it was told."""
@@ -375,16 +379,16 @@ class MemorySession:
     def _take(self, most: int) -> list[Record]:
         if self._broker.is_away:
             return []
-        found: list[Record] = []
+        records: list[Record] = []
         for partition in sorted(self._positions):
-            if partition not in self.paused and len(found) < most:
-                at = self._positions[partition]
+            if partition not in self.paused and len(records) < most:
+                offset = self._positions[partition]
                 some = self._broker.read(
-                    partition.topic, after={partition: at}, most=most - len(found)
+                    partition.topic, after={partition: offset}, most=most - len(records)
                 )
-                self._positions[partition] = at + len(some)
-                found += some
-        return found
+                self._positions[partition] = offset + len(some)
+                records += some
+        return records
 
     def _settle_one(self) -> None:
         if self._unsafe:

@@ -51,8 +51,8 @@ class TurnedClock:
         if seconds > 0:
             until = max(until, math.nextafter(self._now, math.inf))
         while self._events and self._events[0][0] <= until:
-            at, _, action = heapq.heappop(self._events)
-            self._now = max(self._now, at)
+            due_at, _, action = heapq.heappop(self._events)
+            self._now = max(self._now, due_at)
             action()
         self._now = max(self._now, until)
 
@@ -114,8 +114,8 @@ class TurnedRunner:
 
     def finished(self) -> list[Finished]:
         """As `Runner`."""
-        found, self._finished = self._finished, []
-        return found
+        batches, self._finished = self._finished, []
+        return batches
 
     def wait(self, timeout_s: float) -> None:
         """As `Runner`."""

@@ -112,7 +112,7 @@ def prepared(
         model=JobModel(reference="fake:3", version="3", digest=digest, runtime="python"),
         settings=ReplicaSettings(model_name="fake", model_version="3", path=""),
         source=opened,
-        told=told,
+        location=told,
         scorer=used,
         run_id=run_id,
         begun=begun,

@@ -232,7 +232,7 @@ def test_a_moment_that_comes_is_started_once() -> None:
 def test_after_hours_of_standing_still_the_newest_moment_is_made_up_for() -> None:
     found = due(hourly(), handled=MIDNIGHT, now=MIDNIGHT + 5.5 * HOUR_S, running=0)
     assert found.starts == (MIDNIGHT + 5 * HOUR_S,)
-    assert [one.at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3, 4)]
+    assert [one.due_at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3, 4)]
     assert {one.why for one in found.skipped} == {"a later moment had passed too"}
 
 
@@ -259,7 +259,7 @@ def test_what_is_too_old_is_left_out() -> None:
     found = due(schedule, handled=MIDNIGHT, now=MIDNIGHT + 5.5 * HOUR_S, running=0)
     assert found.starts == (MIDNIGHT + 4 * HOUR_S,)
     assert found.waits == (MIDNIGHT + 5 * HOUR_S,)
-    assert [one.at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3)]
+    assert [one.due_at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3)]
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_no_moment_is_started_twice_and_each_is_started_or_left_out_or_waits(
         now += pause
         found = due(schedule, handled=handled, now=now, running=running)
         started += found.starts
-        left_out |= {one.at for one in found.skipped}
+        left_out |= {one.due_at for one in found.skipped}
         waits = found.waits
         handled = max(handled, found.handled_to or -math.inf)
     assert len(started) == len(set(started))

@@ -28,7 +28,7 @@ def schema(**kinds: pa.DataType) -> pa.Schema:
 
 
 def fed(signature: ModelSignature, columns: pa.Schema, *texts: str) -> dict[str, list[str]]:
-    plan = plan_columns(signature, columns, given=parse_map(texts), keys={}, outputs=[])
+    plan = plan_columns(signature, columns, mapping=parse_map(texts), keys={}, outputs=[])
     return {one.input: one.columns for one in plan.inputs}
 
 
@@ -39,7 +39,7 @@ def mistakes(
         plan_columns(
             signature,
             columns,
-            given=parse_map(texts),
+            mapping=parse_map(texts),
             keys=parse_keys([keys]) if keys else {},
             outputs=[output] if output else [],
         )
@@ -120,7 +120,7 @@ def test_several_columns_have_to_be_as_many_as_the_input_takes() -> None:
 def test_columns_of_text_stand_for_numbers_where_nothing_has_types() -> None:
     columns = schema(a=pa.string(), b=pa.string(), c=pa.string())
     plan = plan_columns(
-        MATRIX, columns, given={"x": ["a", "b", "c"]}, keys={}, outputs=[], has_types=False
+        MATRIX, columns, mapping={"x": ["a", "b", "c"]}, keys={}, outputs=[], has_types=False
     )
     assert plan.columns == ["a", "b", "c"]
 
@@ -136,5 +136,5 @@ def test_keys_are_scalars_with_names_of_their_own(keys: str, why: str) -> None:
 
 def test_only_what_is_needed_is_read_and_each_once() -> None:
     columns = schema(x=pa.list_(pa.float32()), id=pa.int64(), other=pa.string())
-    plan = plan_columns(MATRIX, columns, given={}, keys={"id": "id", "again": "id"}, outputs=[])
+    plan = plan_columns(MATRIX, columns, mapping={}, keys={"id": "id", "again": "id"}, outputs=[])
     assert plan.columns == ["id", "x"]

@@ -217,7 +217,7 @@ def test_nothing_says_done_while_something_is_done_again(source: Path, tmp_path:
 def test_an_error_of_every_row_ends_the_job_and_leaves_whole_files_only(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("headrace.jobs.results._PATIENCE_S", ())
+    monkeypatch.setattr("headrace.jobs.results._RETRY_WAITS_S", ())
 
     def away(_: object) -> dict[str, np.ndarray]:
         raise UnavailableError("the store is away")
@@ -234,7 +234,7 @@ def test_what_changed_is_named(source: Path, tmp_path: Path) -> None:
     with pytest.raises(ChangedError, match="the model was fake:3"):
         prepared(source, output, digest="sha256:2")
     with pytest.raises(ChangedError, match="input 'x' was made of x0, x1, and now of x1, x0"):
-        prepared(source, output, given={"x": ["x1", "x0"]})
+        prepared(source, output, mapping={"x": ["x1", "x0"]})
     with pytest.raises(ChangedError, match="format was parquet, and now csv"):
         prepared(source, output, format=FileFormat.CSV)
     with pytest.raises(ChangedError, match="keys were id, and now none"):

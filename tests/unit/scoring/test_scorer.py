@@ -73,7 +73,8 @@ def test_the_good_rows_are_answered_in_their_order_and_the_bad_ones_are_named(
 
     bad = {place for place, value in enumerate(rows) if value < 0}
     assert set(found.errors) == bad
-    assert found.places(len(rows)) == [place for place in range(len(rows)) if place not in bad]
+    good = [row for row in range(len(rows)) if row not in bad]
+    assert found.rows_without_errors(len(rows)) == good
     answers = found.outputs["y"].tolist() if found.outputs else []
     assert answers == [value * 2 for value in rows if value >= 0]
 

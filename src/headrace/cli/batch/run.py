@@ -115,7 +115,7 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
     now = datetime.now(UTC)
     wish = JobRequest(
         output=options.output,
-        given=parse_map(options.mapping or []),
+        mapping=parse_map(options.mapping or []),
         keys=parse_keys(options.keys or []),
         outputs=[name.strip() for name in options.outputs.split(",") if name.strip()],
         format=options.output_format,
@@ -156,7 +156,7 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
                 model=chosen.told,
                 settings=chosen.settings,
                 source=source,
-                told=told,
+                location=told,
                 scorer=scorer,
                 run_id=run_id,
                 begun=begun,

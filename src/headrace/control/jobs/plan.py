@@ -60,17 +60,17 @@ def planned(job: JobSpec, look: JobsLook, *, now: float) -> Planned | None:
     return Planned(
         mark=msgspec.structs.replace(mark, handled=handled),
         runs=_runs(job, due_runs, handled, now),
-        skipped=sum(skip.at <= handled for skip in due_runs.skipped),
+        skipped=sum(skip.due_at <= handled for skip in due_runs.skipped),
     )
 
 
 def _runs(job: JobSpec, due_runs: DueRuns, handled: float, now: float) -> tuple[JobRun, ...]:
     # What waits is looked at again, and so is what was left out after it.
     starts = tuple(new_run(job, moment, now=now) for moment in due_runs.starts if moment <= handled)
-    skipped = [skip for skip in due_runs.skipped if skip.at <= handled][-MOST_SKIPPED:]
+    skipped = [skip for skip in due_runs.skipped if skip.due_at <= handled][-MOST_SKIPPED:]
     return starts + tuple(
         msgspec.structs.replace(
-            new_run(job, skip.at, now=now),
+            new_run(job, skip.due_at, now=now),
             state=RunState.SKIPPED,
             message=skip.why,
             ended=now,

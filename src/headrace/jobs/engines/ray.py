@@ -368,7 +368,7 @@ class WorkerPool:
                 return
             calls = [worker.call for worker in self.workers]
             ready, _ = self.ray.wait(calls, num_returns=1, timeout=_LOOK_S)
-            for worker in [one for one in self.workers if one.call in ready]:
+            for worker in [candidate for candidate in self.workers if candidate.call in ready]:
                 done = self._take_answer(worker)
                 if done is not None:
                     yield done

@@ -28,8 +28,8 @@ from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.json_lines import cut_file
 from headrace.jobs.sources.source import (
     JobSource,
+    ReadRequest,
     Rows,
-    Wanted,
     open_file,
     read_at,
     unreadable,
@@ -296,14 +296,14 @@ class CsvSource(JobSource):
             )
         return shards
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """Parsed at once."""
         try:
             names, _, separator = head_of(shard.file)
             data = read_at(shard.file, shard.begin, shard.end)
         except OSError as error:
             raise unreadable(shard.file, error) from error
-        frame, broken = parse(data, names, wanted, separator=separator)
+        frame, broken = parse(data, names, request, separator=separator)
         rows: list[CsvRows] = []
 
         def line_of(row: int) -> int:
@@ -311,7 +311,7 @@ class CsvSource(JobSource):
                 rows.append(find_rows(data, separator.encode(), len(names)))
             return shard.line + rows[0].line_of(row)
 
-        yield from windows(frame, wanted.rows, broken, line_of if shard.line else None)
+        yield from windows(frame, request.rows, broken, line_of if shard.line else None)
 
 
 def head_of(name: str) -> tuple[list[str], int, str]:
@@ -337,7 +337,7 @@ def head_of(name: str) -> tuple[list[str], int, str]:
         raise InvalidArgumentError(msg) from error
     outside = "".join(text.split('"')[::2])
     separators = ("\t",) if name.lower().endswith(".tsv") else _SEPARATORS
-    separator = next((one for one in separators if one in outside), separators[0])
+    separator = next((candidate for candidate in separators if candidate in outside), separators[0])
     try:
         (names,) = csv.reader([text], delimiter=separator, strict=True)
     except (csv.Error, ValueError):
@@ -352,7 +352,7 @@ def head_of(name: str) -> tuple[list[str], int, str]:
 
 
 def parse(
-    data: bytes, names: Sequence[str], wanted: Wanted, *, separator: str
+    data: bytes, names: Sequence[str], request: ReadRequest, *, separator: str
 ) -> tuple[pl.DataFrame, dict[int, str]]:
     """Rows of text as columns; numbers are parsed, and a row where that fails is told.
 
@@ -360,21 +360,21 @@ def parse(
     by rows without values, and the numbers are parsed as text.
     """
     sign = separator.encode()
-    numbers = {name: kind for name, kind in wanted.datatypes.items() if kind is not Datatype.BYTES}
+    numbers = {name: kind for name, kind in request.datatypes.items() if kind is not Datatype.BYTES}
     types = {name: PARSED[kind.dtype.kind] for name, kind in numbers.items()}
     rows = find_rows(data, sign, len(names)) if b'"' in data else None
     is_sound = b"\0" not in data and (rows is None or not rows.damaged)
     if is_sound and Datatype.BOOL not in numbers.values():
         try:
-            frame = _read(data, names, wanted.columns, types, separator)
+            frame = _read(data, names, request.columns, types, separator)
         except (pl.exceptions.PolarsError, ValueError):
             pass
         else:
             if frame[_MORE].null_count() == frame.height:
                 return frame.drop(_MORE), {}
     rows = rows or find_rows(data, sign, len(names))
-    data, broken = _mended(data, rows, names, wanted.columns, sign)
-    frame = _read(data, names, wanted.columns, {}, separator).drop(_MORE)
+    data, broken = _mended(data, rows, names, request.columns, sign)
+    frame = _read(data, names, request.columns, {}, separator).drop(_MORE)
     assert frame.height == len(rows), "Polars splits sound text as find_rows does"
     parsed = []
     for name, kind in numbers.items():

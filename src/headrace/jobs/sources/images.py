@@ -9,11 +9,11 @@ from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import JobSource, Rows, Wanted, is_url, open_file, unreadable
+from headrace.jobs.sources.source import JobSource, ReadRequest, Rows, is_url, open_file, unreadable
 
 PATH: Final = "path"
 IMAGE: Final = "image"
-_MOST_BYTES: Final = 8 << 20
+_MAX_BYTES: Final = 8 << 20
 """Of pictures in one window, beyond its first."""
 _MAX_FILE_BYTES: Final = 256 << 20
 
@@ -62,22 +62,22 @@ class ImagesSource(JobSource):
         digest = hashlib.sha256()
         for name in self._files[begin:end]:
             try:
-                one = Path(name).stat()
+                info = Path(name).stat()
             except OSError as error:
                 raise unreadable(name, error) from error
-            digest.update(f"{name}\0{one.st_size}\0{one.st_mtime_ns}\0".encode())
+            digest.update(f"{name}\0{info.st_size}\0{info.st_mtime_ns}\0".encode())
         return digest.hexdigest()[:32]
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """A few files at once."""
         names: list[str] = []
         images: list[bytes | None] = []
         broken: dict[int, str] = {}
         size = 0
         for name in self._files[shard.begin : shard.end]:
-            data, why = _read(name) if IMAGE in wanted.columns else (b"", "")
-            if names and (len(names) == wanted.rows or size + len(data) > _MOST_BYTES):
-                yield _rows(names, images, broken, wanted)
+            data, why = _read(name) if IMAGE in request.columns else (b"", "")
+            if names and (len(names) == request.rows or size + len(data) > _MAX_BYTES):
+                yield _rows(names, images, broken, request)
                 names, images, broken, size = [], [], {}, 0
             if why:
                 broken[len(names)] = why
@@ -85,7 +85,7 @@ class ImagesSource(JobSource):
             images.append(None if why else data)
             size += len(data)
         if names:
-            yield _rows(names, images, broken, wanted)
+            yield _rows(names, images, broken, request)
 
 
 def _read(name: str) -> tuple[bytes, str]:
@@ -101,7 +101,10 @@ def _read(name: str) -> tuple[bytes, str]:
 
 
 def _rows(
-    names: Sequence[str], images: Sequence[bytes | None], broken: dict[int, str], wanted: Wanted
+    names: Sequence[str],
+    images: Sequence[bytes | None],
+    broken: dict[int, str],
+    request: ReadRequest,
 ) -> Rows:
     frame = pl.DataFrame({PATH: names, IMAGE: images}, schema={PATH: pl.String, IMAGE: pl.Binary})
-    return Rows(frame=frame.select(wanted.columns), broken=broken)
+    return Rows(frame=frame.select(request.columns), broken=broken)

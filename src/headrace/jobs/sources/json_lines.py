@@ -14,8 +14,8 @@ from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.source import (
     JobSource,
+    ReadRequest,
     Rows,
-    Wanted,
     fingerprint,
     open_file,
     read_at,
@@ -88,7 +88,7 @@ def cut_file(
 
 
 def _cuts(
-    file: IO[bytes], name: str, begin: int, wanted: int, row_ends: RowEnds
+    file: IO[bytes], name: str, begin: int, request: int, row_ends: RowEnds
 ) -> Iterator[tuple[int, int]]:
     """Ends of rows, each at least `wanted` bytes after the last, and the lines between them."""
     file.seek(begin)
@@ -108,7 +108,7 @@ def _cuts(
                 )
                 raise InvalidArgumentError(msg)
         end = 0
-        while (row := int(np.searchsorted(ends, last + wanted - offset))) < len(ends):
+        while (row := int(np.searchsorted(ends, last + request - offset))) < len(ends):
             cut = int(ends[row])
             lines += data.count(b"\n", end, cut)
             yield offset + cut, lines
@@ -178,15 +178,15 @@ class JsonLinesSource(JobSource):
             shards += cut_file(name, begin=0, shard_bytes=sizes.shard_bytes, first=len(shards))
         return shards
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """Parsed at once."""
         try:
             data = read_at(shard.file, shard.begin, shard.end)
         except OSError as error:
             raise unreadable(shard.file, error) from error
-        schema, paths = self.schema(wanted.datatypes), self._paths()
-        types = {name: _polars(schema.field(name).type) for name in wanted.columns}
-        frame, broken = parse(data, types, paths, keys=set(types) - set(wanted.datatypes))
+        schema, paths = self.schema(request.datatypes), self._paths()
+        types = {name: _polars(schema.field(name).type) for name in request.columns}
+        frame, broken = parse(data, types, paths, keys=set(types) - set(request.datatypes))
         lines: list[int] = []
 
         def line_of(row: int) -> int:
@@ -194,7 +194,7 @@ class JsonLinesSource(JobSource):
                 lines.extend(i for i, line in enumerate(data.split(b"\n")) if line.strip())
             return shard.line + lines[row]
 
-        yield from windows(frame, wanted.rows, broken, line_of if shard.line else None)
+        yield from windows(frame, request.rows, broken, line_of if shard.line else None)
 
 
 def parse(
@@ -222,11 +222,11 @@ def parse(
     columns: dict[str, list[Any]] = {name: [] for name in types}
     lines = (line for line in data.split(b"\n") if line.strip())
     for row, line in enumerate(lines):
-        found = _object(line)
-        if isinstance(found, str):
-            broken[row], found = found, {}
+        parsed = _object(line)
+        if isinstance(parsed, str):
+            broken[row], parsed = parsed, {}
         for name, kind in types.items():
-            value: object = found
+            value: object = parsed
             for key in paths[name]:
                 if not isinstance(value, dict | None):
                     why = f"column '{name}': {str(value)[:40]!r} is no object with a '{key}'"
@@ -327,15 +327,15 @@ def _number(value: object, kind: Any) -> object:  # noqa: ANN401  # a Polars dat
 
 def _object(line: bytes) -> dict[str, Any] | str:
     try:
-        found = _LINE.decode(line)
+        parsed = _LINE.decode(line)
     except UNREADABLE as error:
         return f"is no JSON: {str(error)[:100]}"
-    return found if isinstance(found, dict) else "is no JSON object"
+    return parsed if isinstance(parsed, dict) else "is no JSON object"
 
 
 def _fits(value: object, kind: Any) -> bool:  # noqa: ANN401  # a Polars datatype
     if isinstance(kind, pl.List) and isinstance(value, list):
-        return all(_fits(one, kind.inner) for one in value)
+        return all(_fits(element, kind.inner) for element in value)
     match value:
         case None:
             return True

@@ -43,8 +43,8 @@ def open_source(
     files = list_files(whole)
     if not kind:
         kind, files = kind_of(files)
-    told = url if is_url(url) else str(Path(os.path.abspath(url)))  # noqa: PTH100  # a glob is no file
-    settings = SourceLocation(kind=kind, url=without_password(told))
+    location = url if is_url(url) else str(Path(os.path.abspath(url)))  # noqa: PTH100  # a glob is no file
+    settings = SourceLocation(kind=kind, url=without_password(location))
     if not is_url(whole):
         files = [str(Path(name).absolute()) for name in files]
     return settings, _opened(kind, files, whole)

@@ -15,8 +15,8 @@ from headrace.jobs.libraries import Schema, pa, pl, pq
 from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources.source import (
     JobSource,
+    ReadRequest,
     Rows,
-    Wanted,
     fingerprint,
     flat_schema,
     framed,
@@ -28,7 +28,7 @@ from headrace.jobs.sources.source import (
 )
 
 _BUFFER_BYTES = 1 << 20
-_MOST_PARTS = 4
+_MAX_PARTS = 4
 """Of a row group: each part decodes what is before it. Runs of the model have threads of their own
 where shards are few."""
 
@@ -48,8 +48,8 @@ class ParquetSource(JobSource):
 
     def row_bytes(self, columns: Sequence[str]) -> float:
         """As the first file's footer says."""
-        found = _opened(self._files[0])
-        with found as file:
+        opened = _opened(self._files[0])
+        with opened as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             sizes = [_size(group, columns) / max(group.num_rows, 1) for group in groups]
         return max(sizes, default=0.0)
@@ -73,7 +73,7 @@ class ParquetSource(JobSource):
                 parts = 1
                 if end - begin == 1 and not is_url(name):
                     needed = max(rows / sizes.shard_rows, size / sizes.shard_bytes)
-                    parts = max(1, min(rows, math.ceil(needed), _MOST_PARTS))
+                    parts = max(1, min(rows, math.ceil(needed), _MAX_PARTS))
                 for part in range(parts):
                     first_row, behind = rows * part // parts, rows * (part + 1) // parts
                     shards.append(
@@ -90,19 +90,19 @@ class ParquetSource(JobSource):
                     )
         return shards
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """At once where that is little; else a batch at a time, as a row group may be large."""
         try:
             with _opened(shard.file) as file:
-                whole = _whole(file, shard, wanted)
+                whole = _whole(file, shard, request)
                 if whole is not None:
-                    yield from windows(whole, wanted.rows, {})
+                    yield from windows(whole, request.rows, {})
                     return
                 skip, left = shard.first_row, shard.rows or 0
                 for batch in file.iter_batches(
-                    wanted.rows,
+                    request.rows,
                     row_groups=list(range(shard.begin, shard.end)),
-                    columns=list(wanted.columns),
+                    columns=list(request.columns),
                     # Shards keep all cores busy, and each column costs a wait for a thread.
                     use_threads=False,
                 ):
@@ -110,7 +110,7 @@ class ParquetSource(JobSource):
                     skip = max(skip - batch.num_rows, 0)
                     left -= rows.num_rows
                     if rows.num_rows:
-                        yield Rows(frame=framed(rows, wanted.columns))
+                        yield Rows(frame=framed(rows, request.columns))
                     if not left:
                         return
         except (OSError, pa.ArrowException) as error:
@@ -123,15 +123,15 @@ def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, in
     Args:
         counted: Rows and bytes of each.
     """
-    found: list[tuple[int, int]] = []
+    bounds: list[tuple[int, int]] = []
     start = rows = size = 0
     for i, (more_rows, more_bytes) in enumerate(counted):
         too_many = rows + more_rows > sizes.shard_rows or size + more_bytes > sizes.shard_bytes
         if i > start and too_many:
-            found.append((start, i))
+            bounds.append((start, i))
             start, rows, size = i, 0, 0
         rows, size = rows + more_rows, size + more_bytes
-    return [*found, (start, len(counted))] if counted else []
+    return [*bounds, (start, len(counted))] if counted else []
 
 
 def fits_at_once(kinds: Sequence[Any], rows: int | None, whole_bytes: int) -> bool:
@@ -148,21 +148,21 @@ def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
     return int(types.is_boolean(kind))
 
 
-def _whole(file: Any, shard: Shard, wanted: Wanted) -> pl.DataFrame | None:  # noqa: ANN401  # as above
+def _whole(file: Any, shard: Shard, request: ReadRequest) -> pl.DataFrame | None:  # noqa: ANN401  # as above
     """All rows of a shard by Polars, which decodes numbers in less time than pyarrow does.
 
     None where its row groups might take more memory than is wanted, as Polars may decode all of
     them for a part, or Polars does not know the encoding.
     """
     schema, paths = flat_schema(file.schema_arrow), paths_of(file.schema_arrow)
-    kinds = [schema.field(name).type for name in wanted.columns]
+    kinds = [schema.field(name).type for name in request.columns]
     lengths = [file.metadata.row_group(i).num_rows for i in range(shard.end)]
     if is_url(shard.file) or not fits_at_once(
-        kinds, sum(lengths[shard.begin :]), wanted.whole_bytes
+        kinds, sum(lengths[shard.begin :]), request.whole_bytes
     ):
         return None
     columns = []
-    for name in wanted.columns:
+    for name in request.columns:
         outer, *rest = paths[name]
         column = pl.col(outer)
         for part in rest:
@@ -187,11 +187,11 @@ def _opened(name: str) -> Any:  # noqa: ANN401  # pyarrow has no types
 
 
 def _size(group: Any, columns: Sequence[str]) -> int:  # noqa: ANN401  # as above
-    wanted = set(columns)
+    names = set(columns)
     return sum(
         part.total_uncompressed_size
         for part in map(group.column, range(group.num_columns))
-        if not wanted.isdisjoint(accumulate(part.path_in_schema.split("."), "{}.{}".format))
+        if not names.isdisjoint(accumulate(part.path_in_schema.split("."), "{}.{}".format))
     )
 
 
@@ -261,15 +261,15 @@ class ArrowSource(JobSource):
                 )
         return shards
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """Batch by batch, each in parts."""
         with _opened_ipc(shard.file) as (reader, is_file):
-            found = (
+            batches = (
                 map(reader.get_batch, range(shard.begin, shard.end)) if is_file else iter(reader)
             )
-            for batch in found:
-                for start in range(0, batch.num_rows, wanted.rows):
-                    yield Rows(frame=framed(batch.slice(start, wanted.rows), wanted.columns))
+            for batch in batches:
+                for start in range(0, batch.num_rows, request.rows):
+                    yield Rows(frame=framed(batch.slice(start, request.rows), request.columns))
 
 
 def _counted(reader: Any, columns: Sequence[str]) -> list[tuple[int, int]]:  # noqa: ANN401  # pyarrow has no types

@@ -30,7 +30,7 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class ReadRequest:
     """What is read of a shard. `datatypes`: of the inputs that columns are for.
 
     `whole_bytes`: a shard that is smaller than this may be in memory at once.
@@ -78,7 +78,7 @@ class JobSource(Protocol):
         """About how large a row is in memory; 0 where it is not known before it is read."""
         return 0.0
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """The rows in order, at most `wanted.rows` at once, each with the columns in order.
 
         Raises:
@@ -180,17 +180,17 @@ def list_files(text: str) -> list[str]:
         FailedPreconditionError: It is a URL, and what reads such is not installed.
     """
     if is_url(text):
-        found = _list_url(text)
+        files = _list_url(text)
     elif Path(text).is_dir():
-        found = [str(path) for path in Path(text).rglob("*") if path.is_file()]
-        found = [name for name in found if not _is_hidden(os.path.relpath(name, text))]
+        files = [str(path) for path in Path(text).rglob("*") if path.is_file()]
+        files = [name for name in files if not _is_hidden(os.path.relpath(name, text))]
     elif Path(text).is_file():
-        found = [text]
+        files = [text]
     else:
-        found = [name for name in glob.glob(text, recursive=True) if Path(name).is_file()]  # noqa: PTH207  # may be absolute
-    if not found:
+        files = [name for name in glob.glob(text, recursive=True) if Path(name).is_file()]  # noqa: PTH207  # may be absolute
+    if not files:
         raise InvalidArgumentError(f"there is no file, folder or match of '{text}'")
-    return sorted(found)
+    return sorted(files)
 
 
 def kind_of(files: Sequence[str]) -> tuple[str, list[str]]:
@@ -208,8 +208,8 @@ def kind_of(files: Sequence[str]) -> tuple[str, list[str]]:
     if len(kinds) == 1:
         return next(iter(kinds.items()))
     if kinds:
-        told = ", ".join(f"{len(names)} {kind}" for kind, names in sorted(kinds.items()))
-        raise InvalidArgumentError(f"the input holds files of several formats ({told}); name one")
+        counts = ", ".join(f"{len(names)} {kind}" for kind, names in sorted(kinds.items()))
+        raise InvalidArgumentError(f"the input holds files of several formats ({counts}); name one")
     shown = ", ".join(Path(name).name for name in files[:_SHOWN])
     msg = (
         f"the format of {shown} is not known: end it in one of {', '.join(sorted(SUFFIXES))}, "
@@ -231,8 +231,8 @@ def fingerprint(name: str) -> tuple[str, int]:
             size = int(info["size"])
             stamp = str(fs.ukey(path))
         else:
-            found = Path(name).stat()
-            size, stamp = found.st_size, str(found.st_mtime_ns)
+            status = Path(name).stat()
+            size, stamp = status.st_size, str(status.st_mtime_ns)
         with open_file(name) as file:
             digest = hashlib.sha256(file.read(_HEAD_BYTES))
             if size > _HEAD_BYTES:
@@ -280,18 +280,20 @@ def _list_url(text: str) -> list[str]:
     scheme = text.partition("://")[0]
     try:
         if any(char in path for char in "*?["):
-            found = fs.glob(path)
+            files = fs.glob(path)
         elif fs.isdir(path):
-            found = [
-                one for one in fs.find(path) if not _is_hidden(one.removeprefix(path).lstrip("/"))
+            files = [
+                name
+                for name in fs.find(path)
+                if not _is_hidden(name.removeprefix(path).lstrip("/"))
             ]
         else:
-            found = [path] if fs.exists(path) else []
+            files = [path] if fs.exists(path) else []
     except OSError as error:
         raise unreadable(text, error) from error
     if scheme in {"http", "https"}:
-        return list(found)
-    return [f"{scheme}://{one.removeprefix(f'{scheme}://')}" for one in found]
+        return list(files)
+    return [f"{scheme}://{name.removeprefix(f'{scheme}://')}" for name in files]
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from headrace.core import Datatype, FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.libraries import Schema, pa, pl
 from headrace.jobs.messages import Shard, Sizes, SourceLocation
-from headrace.jobs.sources.source import JobSource, Rows, Wanted, fingerprint, framed
+from headrace.jobs.sources.source import JobSource, ReadRequest, Rows, fingerprint, framed
 
 SQLITE: Final = "sqlite:///"
 _POSTGRES: Final = ("postgresql://", "postgres://")
@@ -55,7 +55,7 @@ class SqlSource(JobSource):
         del datatypes
         if self._schema is None:
             head = f"SELECT * FROM ({self._query}) AS q LIMIT {_HEAD_ROWS}"  # noqa: S608  # the owner's
-            with self._asked(head) as reader:
+            with self._execute(head) as reader:
                 self._schema = reader.schema
                 list(reader)
         return self._schema
@@ -92,9 +92,9 @@ class SqlSource(JobSource):
         """Of the database, if it is a file, and the range."""
         return self._range_mark(shard.begin, shard.end)
 
-    def read(self, shard: Shard, wanted: Wanted) -> Iterator[Rows]:
+    def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
         """Streamed, in the order of the key if there is one."""
-        names = ", ".join(_quoted(name) for name in wanted.columns)
+        names = ", ".join(_quoted(name) for name in request.columns)
         query = f"SELECT {names} FROM ({self._query}) AS q"  # noqa: S608  # the query is the owner's
         if key := self._settings.key:
             query += (
@@ -102,10 +102,10 @@ class SqlSource(JobSource):
                 f" ORDER BY {_quoted(key)}"
             )
         types = self.schema()
-        with self._asked(query, wanted.rows) as reader:
+        with self._execute(query, request.rows) as reader:
             for batch in reader:
-                for start in range(0, batch.num_rows, wanted.rows):
-                    frame = framed(batch.slice(start, wanted.rows), wanted.columns)
+                for start in range(0, batch.num_rows, request.rows):
+                    frame = framed(batch.slice(start, request.rows), request.columns)
                     yield Rows(frame=_as_planned(frame, types))
 
     def _bounds(self, key: str) -> tuple[int, int, int, int]:
@@ -118,11 +118,11 @@ class SqlSource(JobSource):
             )
             raise InvalidArgumentError(msg)
         name = _quoted(key)
-        asked = (
+        query = (
             f"SELECT MIN({name}) AS low, MAX({name}) AS high, COUNT({name}) AS n, "  # noqa: S608  # as above
             f"COUNT(*) - COUNT({name}) AS missing FROM ({self._query}) AS q"
         )
-        with self._asked(asked) as reader:
+        with self._execute(query) as reader:
             (row,) = reader.read_all().to_pylist()
         return row["low"] or 0, row["high"] or 0, row["n"], row["missing"]
 
@@ -141,7 +141,7 @@ class SqlSource(JobSource):
         return hashlib.sha256(f"{mark}\0{self._query}".encode()).hexdigest()[:32]
 
     @contextmanager
-    def _asked(self, query: str, rows: int = 1024) -> Iterator[Any]:
+    def _execute(self, query: str, rows: int = 1024) -> Iterator[Any]:
         """A reader of record batches."""
         dbapi, target, error_types = self._driver()
         try:
@@ -198,7 +198,7 @@ def _quoted(name: str) -> str:
 def _redacted(text: str, url: str) -> str:
     password = urlsplit(url).password
     text = re.sub(r"\s+", " ", text)
-    for told in (password, unquote(password or "")):
-        if told:
-            text = text.replace(told, "***")
+    for secret in (password, unquote(password or "")):
+        if secret:
+            text = text.replace(secret, "***")
     return text

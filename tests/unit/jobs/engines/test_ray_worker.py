@@ -53,7 +53,7 @@ def job_in(rows: Path, output: Path) -> Job:
         model=JobModel(reference="mlp", version="1", digest=digest, runtime="onnx"),
         settings=settings,
         source=source,
-        told=told,
+        location=told,
         scorer=scorer,
         run_id="one",
         begun=None,

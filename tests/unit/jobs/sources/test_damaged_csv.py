@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from headrace.core import Datatype, InvalidArgumentError
 from headrace.jobs.messages import Sizes
 from headrace.jobs.sources.csv import STRAY, UNCLOSED, CsvSource, find_rows, head_of
-from headrace.jobs.sources.source import Wanted
+from headrace.jobs.sources.source import ReadRequest
 
 HEADER = "id,a,t\n"
 CELLS = st.text(st.sampled_from('ab1,"\n\r é'), max_size=6)
@@ -30,7 +30,7 @@ DAMAGED = st.sampled_from(
 )
 # A value behind it that begins with a quote, a separator or an end of line may close it.
 OPEN = st.sampled_from([b'1,2,"open\n', b'1,"op,en\n', b'"op""en,2,3\n'])
-WANTED = Wanted(columns=["t", "a", "id"], rows=3, datatypes={"a": Datatype.FP32})
+WANTED = ReadRequest(columns=["t", "a", "id"], rows=3, datatypes={"a": Datatype.FP32})
 
 
 def line(row: tuple[str, ...]) -> bytes:

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from headrace.core import Datatype
 from headrace.jobs.messages import Sizes
 from headrace.jobs.sources.json_lines import JsonLinesSource
-from headrace.jobs.sources.source import Wanted
+from headrace.jobs.sources.source import ReadRequest
 
 FED = {"amount": Datatype.FP32, "n": Datatype.INT64, "user.age": Datatype.FP64}
-WANTED = Wanted(columns=["id", *FED], rows=3, datatypes=FED)
+WANTED = ReadRequest(columns=["id", *FED], rows=3, datatypes=FED)
 
 
 def read(
-    path: Path, data: bytes, wanted: Wanted = WANTED, size: int = 1000
+    path: Path, data: bytes, wanted: ReadRequest = WANTED, size: int = 1000
 ) -> tuple[pl.DataFrame, dict[int, str]]:
     """All rows without an error, and errors by line."""
     path.write_bytes(data)
@@ -83,7 +83,7 @@ def test_fields_of_objects_are_columns_by_dotted_names(tmp_path: Path) -> None:
         b'{"id":1,"user":{"age":3,"at":{"x":[1,2]}},"user.own":5}\n{"id":2,"user":null}\n'
         b'{"id":3}\n{"id":4,"user":{"at":null}}\n{"id":5,"user":{"at":{"x":[]},"age":null}}\n'
     )
-    wanted = Wanted(
+    wanted = ReadRequest(
         columns=["user.at.x", "user.age", "user.own"],
         rows=9,
         datatypes={

@@ -11,7 +11,7 @@ from polars.testing import assert_frame_equal
 from headrace.core import InvalidArgumentError
 from headrace.jobs.messages import Sizes
 from headrace.jobs.sources.parquet import ParquetSource, fits_at_once
-from headrace.jobs.sources.source import Wanted
+from headrace.jobs.sources.source import ReadRequest
 
 SIZES = Sizes(shard_rows=20, shard_bytes=1 << 20, run_rows=4, window_rows=4, buffer_bytes=1000)
 NUMBERS = ("id", "whole", "single", "double", "flag")
@@ -38,7 +38,7 @@ def read(
     path: Path, *, window: int, whole_bytes: int, columns: tuple[str, ...] = NUMBERS
 ) -> list[pl.DataFrame]:
     source = ParquetSource([str(path)])
-    wanted = Wanted(columns=columns, rows=window, whole_bytes=whole_bytes)
+    wanted = ReadRequest(columns=columns, rows=window, whole_bytes=whole_bytes)
     return [
         part.frame for shard in source.cut(SIZES, columns) for part in source.read(shard, wanted)
     ]
@@ -163,7 +163,7 @@ def test_a_large_row_group_is_several_shards(
     assert [shard.rows for shard in shards] == (
         [29, 29, 29, 30] if group == 1000 else [16, 17, 17, 16, 17, 17, 17]
     )
-    wanted = Wanted(columns=columns, rows=7, whole_bytes=whole_bytes)
+    wanted = ReadRequest(columns=columns, rows=7, whole_bytes=whole_bytes)
     for shard in shards:
         parts = [part.frame for part in source.read(shard, wanted)]
         assert max(part.height for part in parts) <= 7

@@ -14,7 +14,7 @@ from headrace.core import FailedPreconditionError, InvalidArgumentError
 from headrace.jobs.messages import Sizes
 from headrace.jobs.sources.open import open_source
 from headrace.jobs.sources.parquet import runs
-from headrace.jobs.sources.source import JobSource, Wanted, kind_of, list_files
+from headrace.jobs.sources.source import JobSource, ReadRequest, kind_of, list_files
 from headrace.jobs.sources.sql import without_password
 
 SIZES = Sizes(shard_rows=10, shard_bytes=1 << 20, run_rows=4, window_rows=4, buffer_bytes=1000)
@@ -25,7 +25,7 @@ def read(source: JobSource, *columns: str, rows: int = 4) -> list[list[tuple[Any
     found = []
     for number, shard in enumerate(source.cut(SIZES, columns)):
         assert shard.number == number
-        parts = list(source.read(shard, Wanted(columns=columns, rows=rows)))
+        parts = list(source.read(shard, ReadRequest(columns=columns, rows=rows)))
         assert all(part.frame.height <= rows for part in parts)
         assert all(part.frame.columns == list(columns) for part in parts)
         found.append([row for part in parts for row in part.frame.rows()])
@@ -151,7 +151,7 @@ def test_a_picture_that_is_gone_costs_itself(tmp_path: Path) -> None:
     _, source = open_source(str(tmp_path))
     (shard,) = source.cut(SIZES, [])
     (tmp_path / "a.png").unlink()
-    (part,) = source.read(shard, Wanted(columns=["path", "image"], rows=9))
+    (part,) = source.read(shard, ReadRequest(columns=["path", "image"], rows=9))
     assert part.frame.rows() == [("a.png", None), ("b.png", b"x")]
     assert "a.png cannot be read: No such file" in part.broken[0]
 

@@ -14,10 +14,10 @@ from headrace.jobs.messages import Shard, Sizes
 from headrace.jobs.sources import json_lines
 from headrace.jobs.sources.csv import CsvSource, head_of, parse
 from headrace.jobs.sources.json_lines import JsonLinesSource
-from headrace.jobs.sources.source import Wanted
+from headrace.jobs.sources.source import ReadRequest
 
 NAMES = ["id", "a", "ok", "t"]
-WANTED = Wanted(
+WANTED = ReadRequest(
     columns=["t", "a", "ok", "id"],
     rows=100,
     datatypes={"a": Datatype.FP32, "ok": Datatype.BOOL},
@@ -26,7 +26,7 @@ SIZES = Sizes(shard_rows=10, shard_bytes=40, run_rows=4, window_rows=2, buffer_b
 
 
 def parsed(data: bytes, **numbers: Datatype) -> tuple[pl.DataFrame, dict[int, str]]:
-    wanted = Wanted(columns=["id", *numbers, "t"], rows=9, datatypes=numbers)
+    wanted = ReadRequest(columns=["id", *numbers, "t"], rows=9, datatypes=numbers)
     return parse(data, NAMES, wanted, separator=",")
 
 
@@ -81,7 +81,7 @@ def test_a_file_without_names_is_refused(tmp_path: Path, text: str) -> None:
         head_of(str(path))
 
 
-def read(source: CsvSource | JsonLinesSource, wanted: Wanted) -> list[tuple[Any, ...]]:
+def read(source: CsvSource | JsonLinesSource, wanted: ReadRequest) -> list[tuple[Any, ...]]:
     rows: list[tuple[Any, ...]] = []
     for shard in source.cut(SIZES, wanted.columns):
         for part in source.read(shard, wanted):
@@ -94,7 +94,7 @@ def test_shards_of_a_file_with_a_mark_in_front_are_all_its_rows(tmp_path: Path) 
     path = tmp_path / "rows.csv"
     lines = "".join(f'{i},{i / 2},"a\nb"\n' for i in range(50))
     path.write_bytes(b"\xef\xbb\xbf" + f"id,a,t\n{lines}".encode())
-    wanted = Wanted(columns=["id", "a"], rows=3, datatypes={"a": Datatype.FP64})
+    wanted = ReadRequest(columns=["id", "a"], rows=3, datatypes={"a": Datatype.FP64})
     source = CsvSource([str(path)])
     assert len(source.cut(SIZES, ["id"])) > 3
     assert read(source, wanted) == [(str(i), i / 2) for i in range(50)]
@@ -134,7 +134,7 @@ def test_shards_of_json_lines_are_all_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(f'{{"id": {i}, "x": [{i}, 0.5]}}\n' for i in range(40)))
     source = JsonLinesSource([str(path)])
-    found = read(source, Wanted(columns=["id", "x"], rows=2))
+    found = read(source, ReadRequest(columns=["id", "x"], rows=2))
     assert found == [(i, [float(i), 0.5]) for i in range(40)]
 
 
