@@ -167,12 +167,12 @@ def test_what_is_left_out_is_told_with_its_reason(repository: Repository, tmp_pa
     _, left_out = apply_feast(repository.path, tmp_path)
 
     assert {f"{one.kind} {one.name}": one.reason for one in left_out} == {
-        "view share": "it runs code of Feast's on demand",
+        "view share": "it runs Feast code on demand",
         "view everybody": "it has no entity",
-        "feature cards:vector": "Feast's type 16 is no single number, truth value or text",
+        "feature cards:vector": "Feast's type 16 is not a single number, boolean or text",
         "service vectors": "its feature cards:vector is left out",
         "service shares": "its view 'share' is left out",
-        "service mapped": "it reads view 'customer_stats' by another join key",
+        "service mapped": "it maps the join keys of view 'customer_stats'",
     }
 
 

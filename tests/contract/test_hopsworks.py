@@ -75,7 +75,7 @@ VISITS = FeatureView(
 
 
 def told(time: datetime) -> str:
-    """As the server writes a timestamp: in UTC, without a zone."""
+    """As the server writes a timestamp: in UTC, without a time zone."""
     return f"{time:%Y-%m-%d %H:%M:%S.%f}"[:-3]
 
 
@@ -260,7 +260,9 @@ def test_a_time_to_live_needs_a_time(store: OnlineStore) -> None:
         ttl_s=1.0,
     )
 
-    with pytest.raises(InvalidArgumentError, match=r"gives no 'event_timestamp'.*leave ttl_s out"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"does not return 'event_timestamp'.*remove ttl_s"
+    ):
         FeatureReader(service(timed), store).read({"id": [1], "shop": ["x"]})
 
 
@@ -280,7 +282,7 @@ def test_a_key_that_is_refused_is_told_without_showing_it(
         said = failing(store)
 
     assert "FailedPrecondition" in said
-    assert "the key in HOPSWORKS_API_KEY is refused (401" in said
+    assert "the server refused the key in HOPSWORKS_API_KEY (401" in said
     assert "s3cret" not in said + store.name
 
 
@@ -290,7 +292,7 @@ def test_a_view_that_is_not_there_is_told(server: HopsworksServer) -> None:
 
     assert "400: " in said
     assert "does not exist" in said
-    assert "is there a version 5 of it?" in said
+    assert "version 5 may not exist" in said
 
 
 def answering(status: int, body: bytes) -> Answer:
@@ -314,14 +316,17 @@ def vectors(*features: object, status: str) -> bytes:
         (answering(503, b"busy"), "Unavailable.*503: busy"),
         (answering(500, b"x" * 10_000), "Unavailable.*500: xxx"),
         (answering(404, b""), "FailedPrecondition.*404"),
-        (answering(200, b"<html>"), "FailedPrecondition.*not what Hopsworks' server gives"),
-        (answering(200, b"\xff"), "FailedPrecondition.*its answer is not what"),
-        (answering(200, b'{"features": {}}'), "FailedPrecondition.*not what Hopsworks"),
+        (answering(200, b"<html>"), "FailedPrecondition.*response is not valid: ."),
+        (answering(200, b"\xff"), "FailedPrecondition.*the response is not valid"),
+        (answering(200, b'{"features": {}}'), "FailedPrecondition.*is not valid"),
         (answering(200, vectors(None, status="ERROR")), "Unavailable.*could not read a vector"),
         (answering(200, vectors(None, status="COMPLETE")), "Unavailable.*a vector of view 'stats'"),
-        (answering(200, vectors(status="COMPLETE")), "Unavailable.*answers for 0 entities of 1"),
+        (
+            answering(200, vectors(status="COMPLETE")),
+            "Unavailable.*returned 0 vectors for 1 entities",
+        ),
         (hang_up, "Unavailable.*closed connection"),
-        (stop_short, "Unavailable.*before the end of its answer"),
+        (stop_short, "Unavailable.*before the end of the response"),
     ],
 )
 def test_what_goes_wrong_there_is_told(
@@ -378,7 +383,7 @@ def test_an_answer_without_end_is_cut(
     monkeypatch.setattr(online_hopsworks, "MAX_ANSWER_BYTES", 5_000)
     server.instead = answering(200, b" " * 100_000)
 
-    assert "answers with more than 5000 bytes" in failing(store)
+    assert "returned more than 5000 bytes" in failing(store)
 
 
 def test_a_server_that_hangs_up_on_a_kept_connection_is_asked_once_more(
@@ -405,7 +410,9 @@ def test_a_server_that_is_away_is_unavailable(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_store_of_hopsworks_is_not_written(store: OnlineStore) -> None:
-    with pytest.raises(FailedPreconditionError, match="Hopsworks writes it, Headrace reads it"):
+    with pytest.raises(
+        FailedPreconditionError, match="Hopsworks writes it, Headrace only reads it"
+    ):
         store.write("stats", [b"customer:1"], [b""])
     with pytest.raises(FailedPreconditionError, match="Hopsworks writes it"):
         store.raise_watermark("stats:0", 1)
@@ -421,14 +428,14 @@ def test_a_view_that_nobody_named_is_told(store: OnlineStore) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("hopsworks://", "cannot be read; write hopsworks://HOST"),
-        ("hopsworks://host", "cannot be read"),
-        ("hopsworks://host:port/shop", "cannot be read"),
-        ("hopsworks://host/a/b", "cannot be read"),
-        ("hopsworks://:s3cret@host/shop", "cannot be read"),
-        ("hopsworks://host/shop?stats=new", "cannot be read"),
-        ("hopsworks://host/shop?stats", "cannot be read"),
-        ("hopsworks+http://example.org/shop", "not sent to example.org in plain text"),
+        ("hopsworks://", "is not valid; use hopsworks://HOST"),
+        ("hopsworks://host", "is not valid"),
+        ("hopsworks://host:port/shop", "is not valid"),
+        ("hopsworks://host/a/b", "is not valid"),
+        ("hopsworks://:s3cret@host/shop", "is not valid"),
+        ("hopsworks://host/shop?stats=new", "is not valid"),
+        ("hopsworks://host/shop?stats", "is not valid"),
+        ("hopsworks+http://example.org/shop", "not sent to example.org without TLS"),
     ],
 )
 def test_a_url_that_cannot_be_used_is_told(server: HopsworksServer, url: str, words: str) -> None:
@@ -444,7 +451,7 @@ def test_a_url_that_cannot_be_used_is_told(server: HopsworksServer, url: str, wo
 def test_without_a_key_it_is_asked_for(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     monkeypatch.setenv("HOPSWORKS_API_KEY", key)
 
-    with pytest.raises(FailedPreconditionError, match="put it in HOPSWORKS_API_KEY"):
+    with pytest.raises(FailedPreconditionError, match="set HOPSWORKS_API_KEY"):
         open_online_store("hopsworks://host/shop")
 
 

@@ -130,7 +130,7 @@ def test_what_is_read_and_computed_is_what_a_join_gives(store: OnlineStore, tmp_
     rows = FeatureReader(service, store).read({"customer": people})
     asked = pl.DataFrame({"customer": people, "event_timestamp": [datetime.now(UTC)] * 3})
     joined = join_as_of(asked, service, fill_defaults=True)
-    served = served_rows("s", service.schema_hash, rows.at, {"customer": people}, rows)
+    served = served_rows("s", service.schema_hash, rows.read_at, {"customer": people}, rows)
     report = compare_served(ServedRows(rows=served), service, offline_rows(served, service))
 
     for name, column in rows.columns.items():
@@ -162,7 +162,7 @@ def test_a_message_never_shows_a_password() -> None:
     ],
 )
 def test_a_url_that_cannot_be_read_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="cannot be read") as caught:
+    with pytest.raises(InvalidArgumentError, match="is not valid") as caught:
         open_online_store(url)
 
     assert "cret" not in str(caught.value)
@@ -208,12 +208,14 @@ def test_a_plugin_that_cannot_be_loaded_is_told(
 
     with pytest.raises(FailedPreconditionError, match=r"'mine' .* cannot be loaded: ValueError"):
         open_online_store("mine://x")
-    with pytest.raises(InvalidArgumentError, match=r"'mysql' names no .*, mine://\.\.\."):
+    with pytest.raises(
+        InvalidArgumentError, match=r"'mysql' is not a known kind .*, mine://\.\.\."
+    ):
         open_online_store("mysql://x")
 
 
 def test_a_url_of_sqlite_names_a_file() -> None:
-    with pytest.raises(InvalidArgumentError, match="names no file; write sqlite:///PATH"):
+    with pytest.raises(InvalidArgumentError, match="does not name a file; use sqlite:///PATH"):
         open_online_store("sqlite://online.db")
 
 

@@ -91,7 +91,7 @@ def test_the_database_of_something_else_is_left_alone(path: Path) -> None:
         closing(SqliteOnlineStore(path)) as store,
         pytest.raises(
             FailedPreconditionError,
-            match="holds something else; give the online store another file",
+            match="contains something else; use another file for the online store",
         ),
     ):
         store.write("stats", [key()], [record(1)])
@@ -134,14 +134,14 @@ def test_a_writer_that_stays_away_does_not_stop_readers(path: Path) -> None:
             other.execute("BEGIN IMMEDIATE")
 
             assert time_of(store) == 1
-            with pytest.raises(UnavailableError, match="another process has held it"):
+            with pytest.raises(UnavailableError, match="another process locked it"):
                 store.write("stats", [key()], [record(2)])
 
 
 def test_a_read_that_gets_no_turn_ends_at_its_deadline(path: Path) -> None:
     store = SqliteOnlineStore(path)
 
-    with store._reader.lock, pytest.raises(DeadlineExceededError, match="not free to read"):
+    with store._reader.lock, pytest.raises(DeadlineExceededError, match="was busy for longer"):
         store.read([key()], ["stats"], timeout_s=0.0)
 
 
@@ -218,7 +218,7 @@ def test_entities_expire_where_the_url_says_so(server: RedisServer) -> None:
 
 @pytest.mark.parametrize("seconds", ["", "0", "-1", "1.5", "a", "²", "99999999999"])
 def test_a_time_to_expire_is_whole_seconds(seconds: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="should be whole seconds"):
+    with pytest.raises(InvalidArgumentError, match="must be whole seconds"):
         open_online_store(f"redis://localhost/0?expire_s={seconds}")
 
 

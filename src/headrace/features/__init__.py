@@ -1,9 +1,8 @@
-"""What is known about an entity, for training and for serving: the same values in both.
+"""Feature definitions, offline joins and online reads, so that training and serving agree.
 
-Definitions say which features there are. Joins bring them to rows of the past, as they were known
-then; materialized into an online store, a reader brings the newest ones to a request.
-
-Polars and Redis's client are loaded with the parts that need them: both are extras.
+Definitions declare the features. Point-in-time joins add them to past rows with the values known
+at that time. An online store holds materialized values, and a reader adds the newest ones to a
+request. Polars and Redis's client are imported only by the modules that need them: both are extras.
 """
 
 from importlib import import_module

@@ -33,7 +33,7 @@ from headrace.features.spec_models import DefinitionsSpec
 ONLINE_STORE_VARIABLE: Final = "HEADRACE_ONLINE_STORE"
 APPLIED: Final = Path("features", "definitions.json")
 _ONLINE: Final = Path("features", "online", "online.db")
-"""In a folder of its own: who writes it, such as a stream's workers, may write beside it too."""
+"""In its own folder: processes that write it may also create files beside it."""
 _ONLINE_BEFORE: Final = Path("features", "online.db")
 _PRIVATE: Final = 0o700
 _SHOWN: Final = 5
@@ -43,34 +43,40 @@ _Defined = FeatureView | OnDemandView | FeatureService
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefinitionChange:
-    """A view or service that is not as it was: `created`, `changed` or `removed`.
+    """A view or service that `apply` created, changed or removed.
 
-    Records of a view whose schema changed are not read any more: it has to be materialized.
+    Records of a view whose schema changed are no longer read: the view must be materialized again.
     """
 
     kind: str
+    """`view`, `on-demand view` or `service`."""
+
     name: str
+
     what: str
+    """`created`, `changed` or `removed`."""
+
     has_other_schema: bool = False
+    """Whether the schema hash changed."""
 
 
 def apply_definitions(
     path: Path, home: Path, *, allow_code: bool = False
 ) -> list[DefinitionChange]:
-    """Put what the file at `path` defines in force; what changed by that.
+    """Apply the definitions in the file at `path` and return the changes.
 
-    The code of on-demand views is kept with it: what runs is what was applied.
+    The code of on-demand views is stored with them: the applied code is what runs.
 
     Args:
-        allow_code: Whether on-demand views may run their author's code. It is run here once, with
-            the defaults of its inputs.
+        allow_code: Whether on-demand views may run their author's code. The code runs here once,
+            with the default values of its inputs.
 
     Raises:
-        SpecError: With every mistake, its place and line; nothing changed.
-        FailedPreconditionError: The file cannot be read, or the home not be written, or code is not
+        SpecError: With every mistake, its location and line; nothing changed.
+        FailedPreconditionError: The file cannot be read, the home cannot be written, or code is not
             allowed.
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
-        RuntimeFailedError: It fails with what it is to get, or gives something else.
+        RuntimeFailedError: The function fails on its declared inputs, or returns something else.
     """
     spec = checked(read_text(path))
     check_code_allowed(spec, allow_code=allow_code)
@@ -78,20 +84,24 @@ def apply_definitions(
 
 
 def apply_feast(repo: Path, home: Path) -> tuple[list[DefinitionChange], Sequence[LeftOut]]:
-    """Put what a repository of Feast's defines in force; what changed, and what was left out.
+    """Apply the definitions of a Feast repository; return the changes and what was left out.
 
     Raises:
-        SpecError: Something of it fits no definition of ours; nothing changed.
-        FailedPreconditionError: The repository cannot be read, or the home not be written.
+        SpecError: A definition of the repository is not supported; nothing changed.
+        FailedPreconditionError: The repository cannot be read, or the home cannot be written.
     """
     repository = read_repository(repo)
-    found = import_definitions(repository)
-    if not found.document["feature_views"]:
-        why = "; ".join(f"{one.kind} {one.name}: {one.reason}" for one in found.left_out[:_SHOWN])
-        message = f"{repository.path} has no feature view of project {repository.project!r} to take"
-        raise FailedPreconditionError(f"{message} ({why})" if why else message)
-    spec = self_contained(checked(found.document), repository.path)
-    return _put_in_force(spec, home), found.left_out
+    imported = import_definitions(repository)
+    if not imported.document["feature_views"]:
+        examples = "; ".join(
+            f"{item.kind} {item.name}: {item.reason}" for item in imported.left_out[:_SHOWN]
+        )
+        message = (
+            f"{repository.path} has no supported feature view in project {repository.project!r}"
+        )
+        raise FailedPreconditionError(f"{message} ({examples})" if examples else message)
+    spec = self_contained(checked(imported.document), repository.path)
+    return _put_in_force(spec, home), imported.left_out
 
 
 def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
@@ -99,7 +109,7 @@ def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
     try:
         before = _read(home)
     except FailedPreconditionError:
-        before = None  # damaged: replaced by what is right
+        before = None  # damaged: the new definitions replace it
     after = _parsed(text, home)
     for view in after.on_demand_views.values():
         OnDemandFunction(view).probe()
@@ -114,21 +124,21 @@ def _put_in_force(spec: DefinitionsSpec, home: Path) -> list[DefinitionChange]:
 
 
 def applied_definitions(home: Path) -> Definitions:
-    """What is in force in a home; FailedPreconditionError if nothing is."""
-    found = _read(home)
-    if found is None:
+    """The definitions applied in a home; FailedPreconditionError if there are none."""
+    definitions = _read(home)
+    if definitions is None:
         message = f"{home} has no features; `headrace features apply features.yaml` defines them"
         raise FailedPreconditionError(message)
-    return found
+    return definitions
 
 
 def default_online_store(home: Path) -> str:
-    """The URL of the store that a home has by itself: Feast's, if what is in force says so."""
+    """The URL of a home's default store: Feast's, if the applied definitions name a repository."""
     try:
         text = (home / APPLIED).read_bytes()
         feast_repo = msgspec.json.decode(text, type=_StoreOf).feast_repo
     except (OSError, *UNDECODABLE):
-        feast_repo = None  # nothing is in force, or it is damaged, which whoever reads it says
+        feast_repo = None  # nothing is applied, or it is damaged, which the reader reports
     if feast_repo is not None:
         return f"feast://{feast_repo}"
     before = home.absolute() / _ONLINE_BEFORE
@@ -136,18 +146,18 @@ def default_online_store(home: Path) -> str:
 
 
 class _StoreOf(msgspec.Struct):
-    """What is read of definitions to know where their values stand."""
+    """The part of the definitions that names the store of their values."""
 
     feast_repo: str | None = None
 
 
 def online_store_url(home: Path) -> str:
-    """The URL of the store that whatever runs in a home uses: the environment's, else its own."""
+    """The URL of the store that processes of a home use: from the environment, else the default."""
     return url_filled_in(online_store_reference(home))
 
 
 def online_store_reference(home: Path) -> str:
-    """The same, to be kept: what stands in the environment may hold a password, so it is named."""
+    """The same URL to be stored: an environment variable by name, as it may hold a password."""
     if os.environ.get(ONLINE_STORE_VARIABLE):
         return f"${{{ONLINE_STORE_VARIABLE}}}"
     return default_online_store(home)
@@ -180,11 +190,11 @@ def _changes(before: Definitions | None, after: Definitions) -> Iterator[Definit
         ("service", old.services, after.services),
     )
     for kind, was, now in kinds:
-        for name, one in now.items():
+        for name, definition in now.items():
             if name not in was:
                 yield DefinitionChange(kind=kind, name=name, what="created")
-            elif was[name] != one:
-                is_other = was[name].schema_hash != one.schema_hash
+            elif was[name] != definition:
+                is_other = was[name].schema_hash != definition.schema_hash
                 yield DefinitionChange(
                     kind=kind, name=name, what="changed", has_other_schema=is_other
                 )

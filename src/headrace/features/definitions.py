@@ -1,8 +1,8 @@
-"""Entities, features, views and services, in Feast's words.
+"""Entities, features, views and services, with Feast's terms.
 
-A feature view says where the features of an entity come from; a feature service lists what a model
-takes, in the order in which it takes it. Both have a hash of their schema: what was stored or
-trained with another one is never taken for this one.
+A feature view declares where the features of an entity come from; a feature service lists the
+inputs of a model in their order. Both have a schema hash: data stored or a model trained with
+another schema is never used with this one.
 """
 
 import hashlib
@@ -21,98 +21,97 @@ from headrace.core.cron import check_schedule
 from headrace.core.spec.part import FileOnly, SpecPart
 
 EVENT_TIMESTAMP: Final = "event_timestamp"
-"""The column of entity rows that says when their features have to be known."""
+"""The column of entity rows with the time as of which features are joined."""
 STATUS_SUFFIX: Final = "__status"
-"""What follows a view's name in the column that says how its values were found."""
+"""Suffix of a view's name in the column with the status of its values."""
 HASH_BYTES: Final = 8
 _FORMAT: Final = 1
-"""Of stored records; a new one makes all hashes new, so that older records are not misread."""
+"""Version of stored records, part of all hashes, so that older records are not misread."""
 
 Value = bool | int | float | bytes
-"""One value of a feature. None stands beside it for a missing one."""
+"""One value of a feature. None is a missing value."""
 
 
 class FeatureStatus(StrEnum):
-    """How the values of one view were found for one row."""
+    """Freshness of the values of one view in one row."""
 
     PRESENT = "PRESENT"
     STALE = "STALE"
     """There is a value, older than the view's time to live."""
     MISSING = "MISSING"
-    """There is none, or one of another schema."""
+    """There is no value, or the record has another schema."""
 
 
 class MissingValuePolicy(StrEnum):
-    """What becomes of a row whose values are missing or stale."""
+    """What a read returns for a row whose values are missing or stale."""
 
     DEFAULTS = "defaults"
-    """Each feature takes its default, as if nothing were known."""
+    """Each feature takes its default, as if there were no value."""
     REJECT = "reject"
-    """The read fails, and says for which entity."""
+    """The read fails; the error names the entity."""
     FLAG = "flag"
-    """A stale value is given as it is, and its status tells. A missing one cannot be."""
+    """A stale value is returned with status STALE. Not available for missing values."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entity:
-    """What features are known about: a customer, a card, a shop.
-
-    `join_key` is the column that names one of them, INT64 or BYTES (text).
-    """
+    """The subject of features: a customer, a card, a shop."""
 
     name: str
     join_key: str
+    """The column that identifies one of them, INT64 or BYTES (text)."""
     datatype: Datatype = Datatype.BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Feature:
-    """One column. `default` takes the place of a missing value; None takes NaN, 0, False, b""."""
+    """One column of a view."""
 
     name: str
     datatype: Datatype
     default: Value | None = None
+    """Replaces a missing value; None means NaN, 0, False or b""."""
 
     @property
     def filling(self) -> Value:
-        """What stands where nothing is known."""
+        """The value of a row without a value."""
         return _NOTHING[self.datatype] if self.default is None else self.default
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSource:
-    """Parquet: a file, a directory of files, or a pattern such as `/data/day=*/part.parquet`.
-
-    `created_field` decides between rows of the same entity and time: the later one counts.
-    `renamed` has pairs of a column's name in the file, and what the view calls it. Times without a
-    zone are UTC's if `is_naive_utc`, and refused else.
-    """
+    """A Parquet source: a file, a directory, or a pattern such as `/data/day=*/part.parquet`."""
 
     path: Path | None
-    """None: there is no file; the view's values can be served, but not joined."""
+    """None: no file; the view's values can be served, but not joined."""
     timestamp_field: str = EVENT_TIMESTAMP
     created_field: str = ""
+    """Column that decides between rows of the same entity and time: the later one counts."""
+
     renamed: tuple[tuple[str, str], ...] = ()
+    """Pairs of a column's name in the file and in the view."""
+
     is_naive_utc: bool = False
+    """Whether times without a time zone are UTC; otherwise they are refused."""
 
 
 class MaterializeSchedule(SpecPart, frozen=True, kw_only=True):
-    """When a running system materializes a view by itself: `every_s` or `cron`."""
+    """When a running system materializes a view: `every_s` or `cron`."""
 
     every_s: Annotated[float, Meta(ge=1.0, le=31_536_000.0)] | None = None
-    """From the beginning of one run to that of the next. Unit: s."""
+    """Interval between the starts of two runs. Unit: s."""
     cron: Annotated[str, FileOnly(null=True, max_length=200)] = ""
     """Five fields: `*/5 * * * *`."""
     timezone: Annotated[str, Meta(max_length=64)] = "UTC"
-    """Of `cron`, such as Europe/Berlin."""
+    """Time zone of `cron`, such as Europe/Berlin."""
     timeout_s: Annotated[float, Meta(gt=0.0, le=604_800.0)] = 3600.0
-    """A run that takes longer is ended."""
+    """A longer run is stopped."""
     max_memory_bytes: Annotated[int, Meta(ge=1 << 28)] = 4 << 30
-    """One that takes more is ended. Unit: bytes."""
+    """A run that uses more memory is stopped. Unit: bytes."""
 
     def __post_init__(self) -> None:
         if (self.every_s is None) != bool(self.cron):
-            msg = "says neither or both of `every_s` and `cron`; give one of them"
+            msg = "needs exactly one of `every_s` and `cron`"
             raise ValueError(msg)
         if self.cron:
             check_schedule(self.cron, self.timezone)
@@ -120,39 +119,40 @@ class MaterializeSchedule(SpecPart, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureView:
-    """Features of one kind of entity, from one source. Without `ttl_s` they never go stale.
-
-    `on_missing` is DEFAULTS or REJECT.
-    """
+    """Features of one kind of entity, from one source."""
 
     name: str
     entities: tuple[Entity, ...]
     features: tuple[Feature, ...]
     source: DataSource
     ttl_s: float | None = None
+    """Older values are stale; None: never."""
+
     on_missing: MissingValuePolicy = MissingValuePolicy.DEFAULTS
+    """DEFAULTS or REJECT."""
+
     on_stale: MissingValuePolicy = MissingValuePolicy.DEFAULTS
     schedule: MaterializeSchedule | None = None
 
     @property
     def join_keys(self) -> tuple[str, ...]:
-        """The columns that name an entity, in order."""
+        """The columns that identify an entity, in order."""
         return tuple(entity.join_key for entity in self.entities)
 
     @property
     def schema_hash(self) -> bytes:
-        """Equal where records can be read as this view's; stable over processes."""
+        """Equal for views whose records are compatible; stable across processes."""
         return _view_hash(self)
 
     @property
     def status_column(self) -> str:
-        """The column of a join that says how this view's values were found."""
+        """The column of a join with the status of this view's values."""
         return f"{self.name}{STATUS_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnDemandInput:
-    """A feature of a view that a function gets as `name`."""
+    """A feature of a view that a function receives as `name`."""
 
     name: str
     view: FeatureView
@@ -161,24 +161,26 @@ class OnDemandInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnDemandView:
-    """Features that a function makes of others, for training and in a request alike.
-
-    `function` is `FILE.py:NAME`, and `source` the text of that file: exactly this text is run.
-    `request` are columns that come with the request, and stand in the entity rows of training data;
-    one without a default has to be given.
-    """
+    """Features that a function computes from others, in training and in requests alike."""
 
     name: str
     function: str
+    """`FILE.py:NAME`."""
+
     source: str
+    """The text of that file: exactly this text runs."""
+
     inputs: tuple[OnDemandInput, ...]
+
     request: tuple[Feature, ...]
+    """Columns that come with the request, and are in the entity rows of training data. A column
+    without a default is required."""
     features: tuple[Feature, ...]
 
     @property
     def views(self) -> tuple[FeatureView, ...]:
-        """The views that it takes values of, in the order of its inputs."""
-        return tuple(dict.fromkeys(one.view for one in self.inputs))
+        """The views of its inputs, in the order of the inputs."""
+        return tuple(dict.fromkeys(item.view for item in self.inputs))
 
     @property
     def digest(self) -> str:
@@ -187,18 +189,18 @@ class OnDemandView:
 
     @property
     def schema_hash(self) -> bytes:
-        """Equal where the same function makes the same columns of the same inputs."""
+        """Equal where the same function computes the same columns from the same inputs."""
         return _on_demand_hash(self)
 
     @property
     def status_column(self) -> str:
-        """The column of a join that says how this view's inputs were found."""
+        """The column of a join with the status of this view's inputs."""
         return f"{self.name}{STATUS_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceColumn:
-    """One feature as a service gives it, called `name`."""
+    """One feature of a service, named `name` in its output."""
 
     name: str
     view: FeatureView | OnDemandView
@@ -207,39 +209,41 @@ class ServiceColumn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureService:
-    """What a model takes: columns in the order in which it takes them."""
+    """The inputs of a model: columns in the order of the model's inputs."""
 
     name: str
     columns: tuple[ServiceColumn, ...]
 
     @property
     def views(self) -> tuple[FeatureView, ...]:
-        """The views that it reads, also for on-demand views, in the order of their first column."""
-        found: dict[FeatureView, None] = {}
+        """The views it reads, also for on-demand views, in the order of their first column."""
+        views: dict[FeatureView, None] = {}
         for column in self.columns:
-            one = column.view
-            found |= dict.fromkeys(one.views if isinstance(one, OnDemandView) else (one,))
-        return tuple(found)
+            view = column.view
+            views |= dict.fromkeys(view.views if isinstance(view, OnDemandView) else (view,))
+        return tuple(views)
 
     @property
     def on_demand_views(self) -> tuple[OnDemandView, ...]:
-        """The on-demand views that it computes, in the order of their first column."""
+        """The on-demand views it computes, in the order of their first column."""
         some = (column.view for column in self.columns)
-        return tuple(dict.fromkeys(one for one in some if isinstance(one, OnDemandView)))
+        return tuple(dict.fromkeys(view for view in some if isinstance(view, OnDemandView)))
 
     @property
     def all_views(self) -> tuple[FeatureView | OnDemandView, ...]:
-        """Those that it reads, then those that it computes."""
+        """The views it reads, then the views it computes."""
         return (*self.views, *self.on_demand_views)
 
     @property
     def request_columns(self) -> tuple[Feature, ...]:
-        """What a request has to bring besides entities, in the order of the on-demand views."""
-        return tuple(dict.fromkeys(one for view in self.on_demand_views for one in view.request))
+        """The columns a request provides besides entities, in the order of the on-demand views."""
+        return tuple(
+            dict.fromkeys(column for view in self.on_demand_views for column in view.request)
+        )
 
     @property
     def entities(self) -> tuple[Entity, ...]:
-        """The entities that a row has to name, in the order of the views."""
+        """The entities that identify a row, in the order of the views."""
         return tuple(dict.fromkeys(e for view in self.views for e in view.entities))
 
     @property
@@ -255,30 +259,28 @@ class FeatureService:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Definitions:
-    """All that one `features.yaml` defines, by name, in its order.
-
-    `feast_repo` is the repository of Feast's whose online store holds the values; None for our own.
-    """
+    """The content of one `features.yaml`, by name, in the order of the file."""
 
     entities: Mapping[str, Entity]
     views: Mapping[str, FeatureView]
     services: Mapping[str, FeatureService]
     on_demand_views: Mapping[str, OnDemandView] = field(default_factory=dict)
     feast_repo: Path | None = None
+    """The Feast repository whose online store holds the values; None: Headrace's own store."""
 
     def view(self, name: str) -> FeatureView:
-        """The view of this name; NotFoundError says which there are."""
-        found = self.views.get(name)
-        if found is None:
+        """The view of this name; NotFoundError lists the defined views."""
+        view = self.views.get(name)
+        if view is None:
             raise NotFoundError(_unknown("feature view", name, self.views))
-        return found
+        return view
 
     def service(self, name: str) -> FeatureService:
-        """The service of this name; NotFoundError says which there are."""
-        found = self.services.get(name)
-        if found is None:
+        """The service of this name; NotFoundError lists the defined services."""
+        service = self.services.get(name)
+        if service is None:
             raise NotFoundError(_unknown("feature service", name, self.services))
-        return found
+        return service
 
 
 _NOTHING: Final[Mapping[Datatype, Value]] = {
@@ -291,7 +293,7 @@ _NOTHING: Final[Mapping[Datatype, Value]] = {
 
 
 def _unknown(kind: str, name: str, known: Mapping[str, object]) -> str:
-    return f"there is no {kind} {name[:200]!r}; there are: {', '.join(known) or 'none'}"
+    return f"{kind} {name[:200]!r} is not defined; defined: {', '.join(known) or 'none'}"
 
 
 @cache
@@ -303,7 +305,9 @@ def _view_hash(view: FeatureView) -> bytes:
 
 @cache
 def _on_demand_hash(view: OnDemandView) -> bytes:
-    inputs = [[one.name, one.view.schema_hash.hex(), one.feature.name] for one in view.inputs]
+    inputs = [
+        [source.name, source.view.schema_hash.hex(), source.feature.name] for source in view.inputs
+    ]
     columns = [
         [[feature.name, feature.datatype.value] for feature in some]
         for some in (view.request, view.features)

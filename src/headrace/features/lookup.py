@@ -1,9 +1,8 @@
 """Lookup of feature values for the rows of a request, with a cache of recent reads.
 
-Values older than their view's time to live are not given for present: a join of training data
-leaves them out too.
-
-An array for each column, and their statuses and ages, take several times as long as the read.
+Values older than their view's time to live do not count as present, as in a join of training data.
+Building an array per column with statuses and ages takes several times as long as the read, so a
+single row of present numbers has a shorter path.
 """
 
 import threading
@@ -29,49 +28,55 @@ from headrace.features.online.store import DEFAULT_TIMEOUT_S, ForeignStore, Onli
 from headrace.features.records import Key, Record, RecordLayout, encode_keys
 
 MAX_ROWS: Final = 10_000
-Given = Mapping[str, Sequence[object] | Array]
+RawColumns = Mapping[str, Sequence[object] | Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LookupRequest:
-    """`keys` by join key and `values` by request column, a value for each of `rows`."""
+    """The validated input of a lookup."""
 
     keys: Mapping[str, Sequence[object]]
+    """A value per row, by join key."""
+
     values: Mapping[str, Sequence[object] | Array]
+    """A value per row, by request column."""
+
     rows: int
 
 
-class Asking:
-    """What one service takes; made once, as its names are asked for at each read."""
+class RequestParser:
+    """Validates the input of lookups of one service; created once and used for each read."""
 
     def __init__(self, service: FeatureService) -> None:
         self._joins = [entity.join_key for entity in service.entities]
         self._taken = [column.name for column in service.request_columns]
 
-    def asked(self, keys: Given, values: Given) -> LookupRequest:
-        """What is asked, in order; InvalidArgumentError with all that is wrong.
+    def parse(self, keys: RawColumns, request_values: RawColumns) -> LookupRequest:
+        """Return the columns in order; InvalidArgumentError with all problems.
 
-        Values themselves are looked at where they become keys and arrays.
+        Values themselves are checked where they are converted to keys and arrays.
         """
         joins, taken = self._joins, self._taken
-        wrong = [f"the join key {name!r} is missing" for name in joins if name not in keys]
-        wrong += _unknown(keys, joins, "join key") + _unknown(values, taken, "request column")
+        problems = [f"the join key {name!r} is missing" for name in joins if name not in keys]
+        problems += _unknown(keys, joins, "join key") + _unknown(
+            request_values, taken, "request column"
+        )
         columns: dict[str, Sequence[object] | Array] = {}
-        for name, given in (*keys.items(), *values.items()):
-            column = _column(given)
+        for name, raw in (*keys.items(), *request_values.items()):
+            column = _column(raw)
             if column is None:
-                wrong.append(f"{name!r} should be a list of values, one a row")
+                problems.append(f"{name!r} should be a list of values, one a row")
             else:
                 columns[name] = column
         lengths = {name: len(columns[name]) for name in (*joins, *taken) if name in columns}
         if len(set(lengths.values())) > 1:
-            what = "columns" if values else "join keys"
-            wrong.append(f"{what} have different numbers of rows: {lengths}")
+            what = "columns" if request_values else "join keys"
+            problems.append(f"{what} have different numbers of rows: {lengths}")
         rows = max(lengths.values(), default=0)
         if rows > MAX_ROWS:
-            wrong.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
-        if wrong:
-            raise InvalidArgumentError("; ".join(wrong))
+            problems.append(f"there are more than {MAX_ROWS} rows; ask in several parts")
+        if problems:
+            raise InvalidArgumentError("; ".join(problems))
         return LookupRequest(
             keys={name: _listed(columns[name]) for name in joins},
             values={name: columns[name] for name in taken if name in columns},
@@ -83,10 +88,10 @@ def _listed(column: Sequence[object] | Array) -> Sequence[object]:
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
-def _unknown(given: Given, known: Sequence[str], what: str) -> list[str]:
-    wrong = [name for name in given if name not in known]
-    takes = f"the service takes: {', '.join(known) or 'none'}" if wrong else ""
-    return [f"{str(name)[:60]!r} is no {what}; {takes}" for name in wrong]
+def _unknown(provided: RawColumns, expected: Sequence[str], what: str) -> list[str]:
+    unknown = [name for name in provided if name not in expected]
+    takes = f"the service takes: {', '.join(expected) or 'none'}" if unknown else ""
+    return [f"{str(name)[:60]!r} is no {what}; {takes}" for name in unknown]
 
 
 def _column(column: object) -> Sequence[object] | Array | None:
@@ -99,48 +104,48 @@ def _column(column: object) -> Sequence[object] | Array | None:
 
 
 class RecordCache:
-    """Keeps up to `entries` records for `ttl_s`; the least used go first. Safe for threads."""
+    """LRU cache of up to `entries` records for `ttl_s`. Thread-safe."""
 
     def __init__(self, *, ttl_s: float, entries: int) -> None:
         self._ttl_s = ttl_s
         self._limit = entries if ttl_s > 0 else 0
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Place, tuple[float, Record | None]] = OrderedDict()
+        self._entries: OrderedDict[Place, tuple[float, Record | None]] = OrderedDict()
 
     @property
     def is_used(self) -> bool:
-        """Whether anything is kept at all."""
+        """Whether the cache is enabled."""
         return self._limit > 0
 
     def get(self, places: Iterable[Place], now: float) -> dict[Place, Record | None]:
-        """What is known about `places` and young enough; None of a place where nothing stands."""
-        found: dict[Place, Record | None] = {}
+        """The cached records of `places` that have not expired; None: the store has no record."""
+        hits: dict[Place, Record | None] = {}
         with self._lock:
-            for place in places:
-                kept = self._kept.get(place)
-                if kept is not None and now < kept[0]:
-                    self._kept.move_to_end(place)
-                    found[place] = kept[1]
-        return found
+            for address in places:
+                entry = self._entries.get(address)
+                if entry is not None and now < entry[0]:
+                    self._entries.move_to_end(address)
+                    hits[address] = entry[1]
+        return hits
 
     def put(self, records: Mapping[Place, Record | None], now: float) -> None:
-        """Remember what was read at `now`, in monotonic time."""
+        """Store what was read at `now`, in monotonic time."""
         with self._lock:
-            for place, record in records.items():
-                self._kept[place] = (now + self._ttl_s, record)
-                self._kept.move_to_end(place)
-            while len(self._kept) > self._limit:
-                self._kept.popitem(last=False)
+            for address, record in records.items():
+                self._entries[address] = (now + self._ttl_s, record)
+                self._entries.move_to_end(address)
+            while len(self._entries) > self._limit:
+                self._entries.popitem(last=False)
 
 
 _HEAD: Final = 3
-"""What stands before the values of an unpacked record: time, hash, flags."""
+"""Number of fields before the values of an unpacked record: time, hash, flags."""
 _EXACT: Final = 1 << 53
-"""Larger whole numbers may become other floats by way of a double."""
+"""Larger integers may become other floats when converted through a double."""
 
 
 class RowLayout:
-    """How the columns of a service stand in its records."""
+    """Positions of a service's columns in its records."""
 
     def __init__(self, service: FeatureService) -> None:
         views = service.views
@@ -148,7 +153,7 @@ class RowLayout:
             (view.name, RecordLayout(view), None if view.ttl_s is None else round(view.ttl_s * _US))
             for view in views
         ]
-        self._places: list[int] = []
+        self._positions: list[int] = []
         starts: dict[str, int] = {}
         start = 0
         for view in views:
@@ -156,38 +161,40 @@ class RowLayout:
             start += len(view.features)
         for column in service.columns:
             if not isinstance(column.view, OnDemandView):
-                at = column.view.features.index(column.feature)
-                self._places.append(starts[column.view.name] + at)
-        self._is_in_order = self._places == list(range(start))
+                position = column.view.features.index(column.feature)
+                self._positions.append(starts[column.view.name] + position)
+        self._is_in_order = self._positions == list(range(start))
         self._whole_numbers = [
-            i for i, one in enumerate(service.columns) if one.feature.datatype is Datatype.INT64
+            i
+            for i, column in enumerate(service.columns)
+            if column.feature.datatype is Datatype.INT64
         ]
         self.is_usable = not service.on_demand_views and all(
             column.feature.datatype is not Datatype.BYTES for column in service.columns
         )
-        """Whether all columns are numbers that are stored."""
+        """Whether all columns are stored numbers."""
 
     def values(
         self, keys: Sequence[Key], records: Mapping[Place, Record | None], now_us: int
     ) -> list[float] | None:
-        """The columns in the service's order; None where one is missing, stale or cannot be read.
+        """The columns in the service's order; None if one is missing, stale or unreadable.
 
         Args:
-            keys: Of each view, in the service's order.
+            keys: One of each view, in the service's order.
         """
-        found: list[float] = []
+        values: list[float] = []
         for (name, layout, ttl_us), key in zip(self._views, keys, strict=True):
             record = records.get((key, name))
             unpacked = None if record is None else layout.unpack_whole(record)
             if unpacked is None or (ttl_us is not None and now_us - unpacked[0] > ttl_us):
                 return None
-            found += unpacked[_HEAD:]
+            values += unpacked[_HEAD:]
         if not self._is_in_order:
-            found = [found[at] for at in self._places]
+            values = [values[position] for position in self._positions]
         for i in self._whole_numbers:
-            if not -_EXACT <= found[i] <= _EXACT:
+            if not -_EXACT <= values[i] <= _EXACT:
                 return None
-        return found
+        return values
 
 
 _US: Final = 1_000_000
@@ -195,26 +202,31 @@ _US: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureRows:
-    """What a service says of some rows.
-
-    `columns`, in the service's order, and `ages_s`, by view and NaN where MISSING, have a value for
-    each row. `reasons` says of MISSING rows why a record that is there was not taken. Of an
-    on-demand view they are those of its worst input. `request`: the values that came with the
-    request, by request column. `at`: when it was read, in Unix time.
-    """
+    """The values of a service for some rows."""
 
     columns: Mapping[str, Array]
+    """A value per row, in the service's order."""
+
     statuses: Mapping[str, Sequence[FeatureStatus]]
+    """A status per row, by view. An on-demand view has the status of its worst input."""
+
     ages_s: Mapping[str, Array]
+    """An age per row, by view; NaN where MISSING."""
+
     reasons: Mapping[str, Mapping[int, str]]
+    """By view and row: why an existing record could not be used."""
+
     request: Mapping[str, Array] = field(default_factory=dict)
-    at: float = 0.0
+    """The values of the request, by request column."""
+    read_at: float = 0.0
 
     def matrix(self) -> Array:
-        """All columns beside each other as FP32 [rows, columns]; InvalidArgumentError for BYTES."""
+        """All columns as FP32 [rows, columns]; InvalidArgumentError for BYTES."""
         texts = [name for name, column in self.columns.items() if column.dtype == np.object_]
         if texts:
-            raise InvalidArgumentError(f"BYTES fit no matrix of FP32: {', '.join(texts)}")
+            raise InvalidArgumentError(
+                f"BYTES columns cannot be in an FP32 matrix: {', '.join(texts)}"
+            )
         return np.stack([c.astype(np.float32) for c in self.columns.values()], axis=1)
 
 
@@ -222,9 +234,9 @@ class FeatureReader:
     """Reads the columns of one service. Safe to use from several threads; `read` blocks.
 
     Args:
-        cache_ttl_s: How long what was read, also that there is nothing, is taken to be still so.
-            0 asks the store each time. How old a value is counts from its event all the same.
-        timeout_s: How long a read may take whose caller has no deadline.
+        cache_ttl_s: How long a read, also of a missing record, is cached; 0 disables the cache.
+            The age of a value counts from its event time in any case.
+        timeout_s: Limit of a read whose caller has no deadline.
 
     Raises:
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
@@ -249,7 +261,7 @@ class FeatureReader:
         self._cache = RecordCache(ttl_s=cache_ttl_s, entries=cache_entries)
         self._views = [ViewReader(view, service) for view in service.views]
         self._view_names = [view.view.name for view in self._views]
-        self._asking = Asking(service)
+        self._request_parser = RequestParser(service)
         self._row = RowLayout(service)
         self._request = service.request_columns
         self._functions = [OnDemandFunction(view) for view in service.on_demand_views]
@@ -269,20 +281,20 @@ class FeatureReader:
         Args:
             keys: For each join key of the service, a value for each row: [rows] or [rows, 1].
             values: The same for each request column of the service's on-demand views; those with a
-                default may be left out, or have None in some rows.
+                default may be absent, or None in some rows.
             deadline: Monotonic time at which the caller stops waiting; None for never.
 
         Raises:
-            InvalidArgumentError: With all that is wrong with `keys` or `values`.
+            InvalidArgumentError: With all problems of `keys` and `values`.
             RuntimeFailedError: The function of an on-demand view failed.
-            FeaturesNotFoundError: A view says `reject`, of the first such row.
+            FeaturesNotFoundError: A view with policy `reject` has no value; of the first such row.
             DeadlineExceededError: The store did not answer in time.
             UnavailableError: The store cannot be reached.
-            FailedPreconditionError: It cannot be read; the message says how to mend it.
+            FailedPreconditionError: The store cannot be read; the message contains the remedy.
         """
-        asked = self._asking.asked(keys, values or {})
-        keys_of = self._encoded(asked.keys)
-        return self._rows(asked, keys_of, self._records(keys_of, deadline))
+        lookup = self._request_parser.parse(keys, values or {})
+        keys_of = self._encoded(lookup.keys)
+        return self._rows(lookup, keys_of, self._records(keys_of, deadline))
 
     def read_row(
         self,
@@ -291,19 +303,19 @@ class FeatureReader:
         values: Mapping[str, Sequence[object] | Array] | None = None,
         deadline: float | None = None,
     ) -> list[float] | FeatureRows:
-        """As `read`, but of one row in which nothing is missing or stale just the numbers.
+        """As `read`, but for one row without missing or stale values only the numbers.
 
-        They stand in the service's order, and become the same floats as those of `read` do.
+        They are in the service's order and equal the floats of `read`.
         """
-        asked = self._asking.asked(keys, values or {})
-        keys_of = self._encoded(asked.keys)
+        lookup = self._request_parser.parse(keys, values or {})
+        keys_of = self._encoded(lookup.keys)
         records = self._records(keys_of, deadline)
-        if asked.rows == 1 and self._row.is_usable:
+        if lookup.rows == 1 and self._row.is_usable:
             now_us = round(self._clock.now() * _US)
-            found = self._row.values([some[0] for some in keys_of], records, now_us)
-            if found is not None:
-                return found
-        return self._rows(asked, keys_of, records)
+            numbers = self._row.values([keys[0] for keys in keys_of], records, now_us)
+            if numbers is not None:
+                return numbers
+        return self._rows(lookup, keys_of, records)
 
     def _rows(
         self,
@@ -311,7 +323,7 @@ class FeatureReader:
         keys_of: Sequence[Sequence[Key]],
         records: Mapping[Place, Record | None],
     ) -> FeatureRows:
-        """What the records say of the rows."""
+        """Decode the records of the rows."""
         request = request_arrays(self._request, asked.values, asked.rows)
         now = self._clock.now()
         now_us = round(now * _US)
@@ -323,26 +335,26 @@ class FeatureReader:
             read[function.view.name] = computed_rows(function, read, request, asked.rows)
         return FeatureRows(
             columns={name: read[view].columns[feature] for view, feature, name in self._names},
-            statuses={name: one.statuses for name, one in read.items()},
-            ages_s={name: one.ages_s for name, one in read.items()},
-            reasons={name: one.reasons for name, one in read.items()},
+            statuses={name: rows.statuses for name, rows in read.items()},
+            ages_s={name: rows.ages_s for name, rows in read.items()},
+            reasons={name: rows.reasons for name, rows in read.items()},
             request=request,
-            at=now,
+            read_at=now,
         )
 
     def _encoded(self, columns: Mapping[str, Sequence[object]]) -> list[list[Key]]:
         """The keys of each view's rows; views of the same entities share them."""
-        made: dict[tuple[str, ...], list[Key]] = {}
+        encoded: dict[tuple[str, ...], list[Key]] = {}
         for view in self._views:
-            if view.entity_names not in made:
+            if view.entity_names not in encoded:
                 values = [columns[name] for name in view.view.join_keys]
-                made[view.entity_names] = encode_keys(view.view, values)
-        return [made[view.entity_names] for view in self._views]
+                encoded[view.entity_names] = encode_keys(view.view, values)
+        return [encoded[view.entity_names] for view in self._views]
 
     def _records(
         self, keys_of: Sequence[Sequence[Key]], deadline: float | None
     ) -> Mapping[Place, Record | None]:
-        """What each view has of its keys, from the cache where that is young enough."""
+        """The records of each view's keys, from the cache if they are recent enough."""
         now = self._clock.monotonic()
         timeout_s = self._timeout_s if deadline is None else min(self._timeout_s, deadline - now)
         if timeout_s <= 0:
@@ -350,17 +362,17 @@ class FeatureReader:
         if not self._cache.is_used:
             keys = list(dict.fromkeys(key for some in keys_of for key in some))
             return self._store.read(keys, self._view_names, timeout_s=timeout_s)
-        places = dict.fromkeys(
+        addresses = dict.fromkeys(
             (key, name)
             for name, some in zip(self._view_names, keys_of, strict=True)
             for key in some
         )
-        known = self._cache.get(places, now)
-        wanted = [place for place in places if place not in known]
-        if not wanted:
-            return known
-        keys = list(dict.fromkeys(key for key, _ in wanted))
-        views = list(dict.fromkeys(view for _, view in wanted))
+        cached = self._cache.get(addresses, now)
+        missing = [address for address in addresses if address not in cached]
+        if not missing:
+            return cached
+        keys = list(dict.fromkeys(key for key, _ in missing))
+        views = list(dict.fromkeys(view for _, view in missing))
         fresh = self._store.read(keys, views, timeout_s=timeout_s)
-        self._cache.put({place: fresh.get(place) for place in wanted}, now)
-        return {**known, **fresh}
+        self._cache.put({address: fresh.get(address) for address in missing}, now)
+        return {**cached, **fresh}

@@ -1,4 +1,4 @@
-"""Values of one view for some rows, from its records; defaults where these have none."""
+"""Values of one view for some rows, from its records; defaults for rows without values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from headrace.features.on_demand import OnDemandFunction
 from headrace.features.records import Booleans, DecodedRecords, Key, Record, RecordLayout, show_key
 
 _US: Final = 1_000_000
-_BADNESS: Final = {status: i for i, status in enumerate(FeatureStatus)}
+_SEVERITY: Final = {status: i for i, status in enumerate(FeatureStatus)}
 
 
 class FeaturesNotFoundError(NotFoundError):
-    """An entity has no value in a view, or none that is fresh, and the view says `reject`."""
+    """An entity has no value in a view, or no fresh one, and the view's policy is `reject`."""
 
     def __init__(self, *, entity: str, view: str, status: FeatureStatus, why: str) -> None:
         super().__init__(f"{entity} has no {why} in feature view '{view}'")
@@ -32,40 +32,45 @@ class FeaturesNotFoundError(NotFoundError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewRows:
-    """What one view says of the rows, by feature.
-
-    `inputs` are what on-demand views get of it: other than `columns` only where stale values are
-    served, as training has defaults in their place.
-    """
+    """The values of one view for some rows, by feature."""
 
     columns: dict[str, Array]
+    """The served values."""
+
     inputs: dict[str, Array]
+    """The inputs of on-demand views: differ from `columns` only if stale values are served, as
+    training has defaults in their place."""
+
     statuses: Sequence[FeatureStatus]
+
     ages_s: Array
+    """NaN for rows without a record."""
+
     reasons: Mapping[int, str]
+    """By row: why an existing record could not be used."""
 
 
 class ViewReader:
-    """Makes columns of a view's records."""
+    """Decodes the records of a view into columns."""
 
     def __init__(self, view: FeatureView, service: FeatureService) -> None:
         self.view = view
         self.entity_names = tuple(entity.name for entity in view.entities)
         self._layout = RecordLayout(view)
-        # The features of a view that are served or that functions take, each once.
-        found = [column.feature for column in service.columns if column.view == view]
-        for one in service.on_demand_views:
-            found += [taken.feature for taken in one.inputs if taken.view == view]
-        self._features = list(dict.fromkeys(found))
+        # The features of a view that are served or that functions need, without duplicates.
+        features = [column.feature for column in service.columns if column.view == view]
+        for on_demand_view in service.on_demand_views:
+            features += [source.feature for source in on_demand_view.inputs if source.view == view]
+        self._features = list(dict.fromkeys(features))
         positions = {feature.name: i for i, feature in enumerate(view.features)}
         self._feature_names = [feature.name for feature in self._features]
         chosen = [positions[name] for name in self._feature_names]
-        # None: all of them in order, as most services take a view.
+        # None: all of them in order, the usual case.
         self._positions = None if chosen == list(range(len(view.features))) else chosen
         self._ttl_us = None if view.ttl_s is None else round(view.ttl_s * _US)
 
     def read(self, records: Sequence[Record | None], keys: Sequence[Key], now_us: int) -> ViewRows:
-        """A record for each row, and its key for messages; FeaturesNotFoundError if refused."""
+        """Decode a record per row; `keys` are for messages. FeaturesNotFoundError if refused."""
         decoded = self._layout.decode(records, self._positions)
         age_us = now_us - decoded.event_us
         if decoded.is_whole and len(age_us) == len(records) and self._is_fresh(age_us):
@@ -99,26 +104,26 @@ class ViewReader:
         )
 
     def _is_fresh(self, age_us: Array) -> bool:
-        """Whether none is older than the view's time to live."""
+        """Whether no value is older than the view's time to live."""
         if self._ttl_us is None or not len(age_us):
             return True
-        # Of one row, as most requests have, NumPy's maximum would take longer than all the rest.
+        # For one row, the usual case, NumPy's maximum would take longer than all the rest.
         return bool((age_us[0] if len(age_us) == 1 else age_us.max()) <= self._ttl_us)
 
     def _filled(self, decoded: DecodedRecords, is_known: Booleans, rows: int) -> dict[str, Array]:
-        """A value for each row and column: what is known, else the feature's default."""
-        made = {}
-        for i, one in enumerate(self._features):
-            values, known = decoded.columns[i], is_known[:, i]
-            made[one.name] = np.full(rows, one.filling, dtype=values.dtype)
-            made[one.name][decoded.rows[known]] = values[known]
-        return made
+        """A value for each row and column: the stored one, else the feature's default."""
+        columns = {}
+        for i, feature in enumerate(self._features):
+            values, is_row_known = decoded.columns[i], is_known[:, i]
+            columns[feature.name] = np.full(rows, feature.filling, dtype=values.dtype)
+            columns[feature.name][decoded.rows[is_row_known]] = values[is_row_known]
+        return columns
 
     def _reject(self, decoded: DecodedRecords, is_stale: Booleans, keys: Sequence[Key]) -> None:
-        """Raise for the first row that the view does not let pass."""
+        """Raise for the first row that the view's policy rejects."""
         if self.view.on_missing is MissingValuePolicy.REJECT and len(decoded.rows) < len(keys):
-            there = set(decoded.rows.tolist())
-            row = next(row for row in range(len(keys)) if row not in there)
+            readable = set(decoded.rows.tolist())
+            row = next(row for row in range(len(keys)) if row not in readable)
             reason = decoded.reasons.get(row)
             raise FeaturesNotFoundError(
                 entity=show_key(keys[row]),
@@ -139,10 +144,10 @@ class ViewReader:
 def _statuses(decoded: DecodedRecords, is_stale: Booleans, rows: int) -> list[FeatureStatus]:
     if len(decoded.rows) == rows and not is_stale.any():
         return [FeatureStatus.PRESENT] * rows
-    made = [FeatureStatus.MISSING] * rows
+    statuses = [FeatureStatus.MISSING] * rows
     for row, stale in zip(decoded.rows.tolist(), is_stale.tolist(), strict=True):
-        made[row] = FeatureStatus.STALE if stale else FeatureStatus.PRESENT
-    return made
+        statuses[row] = FeatureStatus.STALE if stale else FeatureStatus.PRESENT
+    return statuses
 
 
 def computed_rows(
@@ -151,22 +156,30 @@ def computed_rows(
     request: Mapping[str, Array],
     rows: int,
 ) -> ViewRows:
-    """What an on-demand view makes of what was read; as old, and as present, as its worst input."""
+    """Compute an on-demand view from the rows read; age and status are those of its worst input."""
     view = function.view
-    inputs = {one.name: read[one.view.name].inputs[one.feature.name] for one in view.inputs}
-    columns = function(inputs | {one.name: request[one.name] for one in view.request}, rows)
-    of_views = [read[one.name] for one in view.views]
+    inputs = {
+        source.name: read[source.view.name].inputs[source.feature.name] for source in view.inputs
+    }
+    columns = function(
+        inputs | {column.name: request[column.name] for column in view.request}, rows
+    )
+    inputs_rows = [read[source_view.name] for source_view in view.views]
     return ViewRows(
         columns=columns,
         inputs={},
-        statuses=worst_statuses([one.statuses for one in of_views], rows),
-        ages_s=np.max([np.zeros(rows), *(one.ages_s for one in of_views)], axis=0),
+        statuses=worst_statuses([view_rows.statuses for view_rows in inputs_rows], rows),
+        ages_s=np.max([np.zeros(rows), *(view_rows.ages_s for view_rows in inputs_rows)], axis=0),
         reasons={},
     )
 
 
-def worst_statuses(of_views: Sequence[Sequence[FeatureStatus]], rows: int) -> list[FeatureStatus]:
+def worst_statuses(
+    statuses_by_view: Sequence[Sequence[FeatureStatus]], rows: int
+) -> list[FeatureStatus]:
     """For each row the worst of several views' statuses; PRESENT where there are none."""
-    if not of_views:
+    if not statuses_by_view:
         return [FeatureStatus.PRESENT] * rows
-    return [max(some, key=_BADNESS.__getitem__) for some in zip(*of_views, strict=True)]
+    return [
+        max(statuses, key=_SEVERITY.__getitem__) for statuses in zip(*statuses_by_view, strict=True)
+    ]

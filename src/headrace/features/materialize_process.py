@@ -1,7 +1,7 @@
-"""Process that materializes one view incrementally, and the lines in which it reports.
+"""Process that materializes one view incrementally, and its progress messages.
 
-`python -m headrace.features.materialize_process HOME VIEW`. It ends when its standard input ends,
-and so with the process that started it. Rows written by then stay, and the next run resumes there.
+`python -m headrace.features.materialize_process HOME VIEW`. It exits when its standard input
+closes, and so with its parent process. Rows written until then remain, and the next run continues.
 """
 
 import logging
@@ -21,66 +21,67 @@ from headrace.features.online.store import open_online_store
 
 
 class MaterializeProgress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
-    """So many of all entities are written."""
+    """Number of entities written so far."""
 
     done: int
     entities: int
 
 
 class MaterializeFinished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """It worked: as of `MaterializeReport`; `newest_us` in microseconds since 1970."""
+    """The run succeeded; fields as in `MaterializeReport`."""
 
     entities: int
     written: int
     newest_us: int | None
+    """Microseconds since 1970."""
 
 
 class MaterializeFailed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """It did not."""
+    """The run failed."""
 
     code: Code
     message: str
 
 
-ApartMessage = MaterializeProgress | MaterializeFinished | MaterializeFailed
-"""A line, as JSON. The last one is no progress."""
+ProcessMessage = MaterializeProgress | MaterializeFinished | MaterializeFailed
+"""A line of JSON. The last one is not a progress message."""
 _LOG: Final = logging.getLogger("headrace.features")
 _NICER: Final = 10
 _ORPHANED: Final = 4
-"""The exit status when whoever started it is gone."""
-_TELL_S: Final = 0.5
+"""The exit status after the parent process ended."""
+_REPORT_INTERVAL_S: Final = 0.5
 
 
 def main(arguments: list[str]) -> int:
-    """Be the process; its exit status."""
+    """Run the process; return its exit status."""
     home, view = arguments
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     os.nice(_NICER)  # requests come first
     try:
         finished = _run(Path(home), view)
     except HeadraceError as error:
-        _tell(MaterializeFailed(code=error.code, message=str(error)))
+        _report(MaterializeFailed(code=error.code, message=str(error)))
         return 1
     except Exception as error:  # noqa: BLE001  # a process's edge: its parent gets a line, the log the trace
         _LOG.exception("materializing failed")
-        _tell(MaterializeFailed(code=Code.INTERNAL, message=f"{type(error).__name__}: {error}"))
+        _report(MaterializeFailed(code=Code.INTERNAL, message=f"{type(error).__name__}: {error}"))
         return 1
-    _tell(finished)
+    _report(finished)
     return 0
 
 
 def _run(home: Path, name: str) -> MaterializeFinished:
     view = applied_definitions(home).view(name)
-    # Loaded last: definitions that are wrong cost no table library.
+    # Imported last: invalid definitions then cost no import of Polars.
     from headrace.features.online_writers import materialize  # noqa: PLC0415
 
-    told_at = -_TELL_S
+    reported_at = -_REPORT_INTERVAL_S
 
     def progress(done: int, entities: int) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= _TELL_S:
-            told_at = time.monotonic()
-            _tell(MaterializeProgress(done=done, entities=entities))
+        nonlocal reported_at
+        if time.monotonic() - reported_at >= _REPORT_INTERVAL_S:
+            reported_at = time.monotonic()
+            _report(MaterializeProgress(done=done, entities=entities))
 
     store = open_online_store(online_store_url(home))
     try:
@@ -96,7 +97,7 @@ def _run(home: Path, name: str) -> MaterializeFinished:
     )
 
 
-def _tell(message: ApartMessage) -> None:
+def _report(message: ProcessMessage) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(message) + b"\n")
     sys.stdout.buffer.flush()
 

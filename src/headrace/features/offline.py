@@ -1,7 +1,7 @@
-"""Point-in-time join of features to entity rows, in memory and of Parquet files.
+"""Point-in-time join of features to entity rows, in memory and for Parquet files.
 
-A value that became true later than the row is invisible, and one older than its view's time to
-live too: training sees what serving would have seen.
+A value whose event time is later than the row is invisible, and so is one older than its view's
+time to live: training sees the values that serving would have seen.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,20 +32,20 @@ from headrace.features.source import (
     time_column,
 )
 
-SEEN: Final = "\0seen"
-"""The column of a found row's event time; null where nothing was known."""
+VALUE_TIME: Final = "\0seen"
+"""The column with a joined row's event time; null if there was no value."""
 STATUS: Final = "\0status"
 _ROW: Final = "\0row"
 _US: Final = 1_000_000
 
 
 def known_as_of(entities: pl.DataFrame, service: FeatureService) -> Mapping[str, pl.DataFrame]:
-    """For each view by name its features, `SEEN` and `STATUS`, a row for each entity row.
+    """For each view by name its features, `VALUE_TIME` and `STATUS`, a row per entity row.
 
-    Features are those of the row that was found, also of one that is stale.
+    Features of stale rows are included.
 
     Raises:
-        InvalidArgumentError: With all that is wrong with `entities`, or with a source.
+        InvalidArgumentError: With all problems of `entities`, or of a source.
     """
     check_entities(service.entities, EVENT_TIMESTAMP, entities)
     keys = [key_column(entity) for entity in service.entities]
@@ -56,35 +56,35 @@ def known_as_of(entities: pl.DataFrame, service: FeatureService) -> Mapping[str,
     return {view.name: _join(rows, view) for view in service.views}
 
 
-def feature_column(feature: Feature, found: pl.DataFrame, *, fill: bool, stale: bool) -> pl.Series:
-    """A feature's values: null, or its default if `fill`, where there are none.
+def feature_column(feature: Feature, joined: pl.DataFrame, *, fill: bool, stale: bool) -> pl.Series:
+    """The values of a feature: null, or its default if `fill`, where there is no value.
 
     Args:
-        stale: Whether those that are older than their view's time to live are given too.
+        stale: Whether values older than their view's time to live are included.
     """
-    there = [FeatureStatus.PRESENT.value, *([FeatureStatus.STALE.value] if stale else [])]
-    value: pl.Expr = pl.when(pl.col(STATUS).is_in(there)).then(pl.col(feature.name))
+    statuses = [FeatureStatus.PRESENT.value, *([FeatureStatus.STALE.value] if stale else [])]
+    value: pl.Expr = pl.when(pl.col(STATUS).is_in(statuses)).then(pl.col(feature.name))
     if fill:
         value = value.fill_null(pl.lit(feature.filling, dtype=polars_type(feature.datatype)))
-    return found.select(value.alias(feature.name)).to_series()
+    return joined.select(value.alias(feature.name)).to_series()
 
 
 def _join(rows: pl.DataFrame, view: FeatureView) -> pl.DataFrame:
     """The view's features and status for each of `rows`, in the order of `entities`."""
     by = [*view.join_keys, TIME]
-    known = newest_rows(view, by, until_us=rows[TIME].max()).rename({TIME: SEEN})
+    feature_rows = newest_rows(view, by, until_us=rows[TIME].max()).rename({TIME: VALUE_TIME})
     joined = rows.join_asof(
-        known,
+        feature_rows,
         left_on=TIME,
-        right_on=SEEN,
+        right_on=VALUE_TIME,
         by=list(view.join_keys),
         strategy="backward",
-        check_sortedness=False,  # both are; Polars cannot tell within groups, and warns
+        check_sortedness=False,  # both are sorted; Polars cannot check it within groups, and warns
     ).sort(_ROW)
-    age_us = pl.col(TIME) - pl.col(SEEN)
+    age_us = pl.col(TIME) - pl.col(VALUE_TIME)
     is_stale = pl.lit(value=False) if view.ttl_s is None else age_us > round(view.ttl_s * _US)
     status = (
-        pl.when(pl.col(SEEN).is_null())
+        pl.when(pl.col(VALUE_TIME).is_null())
         .then(pl.lit(FeatureStatus.MISSING.value))
         .when(is_stale)
         .then(pl.lit(FeatureStatus.STALE.value))
@@ -99,86 +99,91 @@ def join_as_of(
 ) -> pl.DataFrame:
     """For each entity row, the newest values known at its `event_timestamp`.
 
-    Every row comes out once, in its own order, whatever is known about it and however often it is
-    there. Of values of one entity and time, that with the later creation counts; without such a
-    column, the one that stands later in the source. On-demand views are computed of the values that
-    serving would have: the defaults, where nothing is known, whatever `fill_defaults` says.
+        Every row is returned once and in order, also duplicates and rows without values. Of several
+        values of one entity and time, the one created later counts; without such a column, the one
+        later in the source. On-demand views are computed from the values that serving would have,
+        with defaults for missing ones, independent of `fill_defaults`.
 
     Args:
         entities: The service's join keys and request columns, `event_timestamp` with a time zone,
             and anything else.
-        fill_defaults: Puts each feature's default where nothing is known, as serving does; else
-            that is null.
+        fill_defaults: Returns each feature's default for missing values, as serving does; otherwise
+            null.
 
     Returns:
         `entities`, then the service's columns in its order, then `VIEW__status` for each view.
 
     Raises:
-        InvalidArgumentError: With all that is wrong with `entities`, or with a source.
+        InvalidArgumentError: With all problems of `entities`, or of a source.
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
-        RuntimeFailedError: It failed.
+        RuntimeFailedError: The function failed.
     """
     _check_names(entities, service)
-    found = known_as_of(entities, service)
-    computed = compute_on_demand(entities, service, found)
+    joined = known_as_of(entities, service)
+    computed = compute_on_demand(entities, service, joined)
     columns = []
     for column in service.columns:
         feature, view = column.feature, column.view
         if isinstance(view, OnDemandView):
             values = computed[view.name][feature.name]
             listed = values.tolist() if feature.datatype is Datatype.BYTES else values
-            made = pl.Series(feature.name, listed, polars_type(feature.datatype))
+            series = pl.Series(feature.name, listed, polars_type(feature.datatype))
         else:
-            made = feature_column(feature, found[view.name], fill=fill_defaults, stale=False)
-        columns.append(made.alias(column.name))
-    statuses = [found[v.name][STATUS].alias(v.status_column) for v in service.views]
-    for one in service.on_demand_views:
-        status = statuses_of(one, found, entities.height)
-        statuses.append(pl.Series(one.status_column, [s.value for s in status], pl.String))
+            series = feature_column(feature, joined[view.name], fill=fill_defaults, stale=False)
+        columns.append(series.alias(column.name))
+    statuses = [joined[v.name][STATUS].alias(v.status_column) for v in service.views]
+    for on_demand_view in service.on_demand_views:
+        status = statuses_of(on_demand_view, joined, entities.height)
+        statuses.append(
+            pl.Series(on_demand_view.status_column, [s.value for s in status], pl.String)
+        )
     return entities.hstack([*columns, *statuses])
 
 
 def compute_on_demand(
-    entities: pl.DataFrame, service: FeatureService, found: Mapping[str, pl.DataFrame]
+    entities: pl.DataFrame, service: FeatureService, joined: Mapping[str, pl.DataFrame]
 ) -> dict[str, dict[str, Array]]:
-    """The features of each on-demand view of a service, of what `found` has of its inputs."""
-    given = {one.name: _given(one, entities) for one in service.request_columns}
+    """The features of each on-demand view of a service, computed from its joined inputs."""
+    raw = {column.name: _given(column, entities) for column in service.request_columns}
     try:
         request = request_arrays(
             service.request_columns,
-            {name: values for name, values in given.items() if values is not None},
+            {name: values for name, values in raw.items() if values is not None},
             entities.height,
         )
     except InvalidArgumentError as error:
         raise InvalidArgumentError(f"entity rows: {error}") from error
-    made = {}
+    computed = {}
     for view in service.on_demand_views:
         inputs = {
-            one.name: array_of(
-                feature_column(one.feature, found[one.view.name], fill=True, stale=False)
+            source.name: array_of(
+                feature_column(source.feature, joined[source.view.name], fill=True, stale=False)
             )
-            for one in view.inputs
+            for source in view.inputs
         }
-        inputs |= {one.name: request[one.name] for one in view.request}
-        made[view.name] = OnDemandFunction(view)(inputs, entities.height)
-    return made
+        inputs |= {column.name: request[column.name] for column in view.request}
+        computed[view.name] = OnDemandFunction(view)(inputs, entities.height)
+    return computed
 
 
 def statuses_of(
-    view: OnDemandView, found: Mapping[str, pl.DataFrame], rows: int
+    view: OnDemandView, joined: Mapping[str, pl.DataFrame], rows: int
 ) -> Sequence[FeatureStatus]:
-    """How the inputs of an on-demand view were found: the worst of each row."""
-    of_views = [[FeatureStatus(s) for s in found[one.name][STATUS].to_list()] for one in view.views]
-    return worst_statuses(of_views, rows)
+    """The status of an on-demand view's inputs: the worst of each row."""
+    statuses_by_view = [
+        [FeatureStatus(s) for s in joined[source_view.name][STATUS].to_list()]
+        for source_view in view.views
+    ]
+    return worst_statuses(statuses_by_view, rows)
 
 
 def array_of(column: pl.Series) -> Array:
-    """A column without nulls as NumPy has it; bytes as objects."""
+    """A column without nulls as a NumPy array; bytes as objects."""
     return objects(column.to_list()) if column.dtype == pl.Binary else column.to_numpy()
 
 
 def _given(column: Feature, entities: pl.DataFrame) -> Sequence[object] | Array | None:
-    """What entity rows say of a request column: as it is if that is an array of its type."""
+    """The values of a request column in entity rows; unchanged if it is an array of its type."""
     if column.name not in entities.columns:
         return None
     series = entities[column.name]
@@ -189,22 +194,24 @@ def _given(column: Feature, entities: pl.DataFrame) -> Sequence[object] | Array 
 
 
 def _check_names(entities: pl.DataFrame, service: FeatureService) -> None:
-    made = {column.name for column in service.columns} | {
+    added = {column.name for column in service.columns} | {
         v.status_column for v in service.all_views
     }
-    there = [name for name in entities.columns if name in made]
-    if there:
-        message = f"entity rows have columns that the join makes: {', '.join(there)}; rename them"
+    duplicates = [name for name in entities.columns if name in added]
+    if duplicates:
+        message = (
+            f"entity rows have columns that the join adds: {', '.join(duplicates)}; rename them"
+        )
         raise InvalidArgumentError(message)
 
 
 def join_files(
     service: FeatureService, entities: Path, output: Path, *, fill_defaults: bool
 ) -> dict[str, Any]:
-    """Write the joined rows to `output`; how many there are, and of which status.
+    """Write the joined rows to `output`; return the number of rows by status.
 
     Raises:
-        InvalidArgumentError: `entities` cannot be read, or is not what the service takes.
+        InvalidArgumentError: `entities` cannot be read, or does not match the service.
         FailedPreconditionError: `output` cannot be written.
     """
     try:

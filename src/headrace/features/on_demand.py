@@ -1,11 +1,10 @@
 """On-demand views: a function that computes features from other features and request columns.
 
-**Making an `OnDemandFunction` runs its author's code**, which is why applying such a view asks for
-an explicit allow. What runs is the text that was applied, whatever became of its file since. It
-runs in this process, maybe in several threads at once, and has to be pure: each row of its answer
-depends on that row of its inputs only.
-
-Entity rows of training data go the same way, so that equal values become equal arrays.
+**Creating an `OnDemandFunction` runs its author's code**, which is why applying such a view needs
+explicit permission. The text that was applied runs, even if its file changed since. It runs in this
+process, possibly in several threads at once, and must be pure: each row of its output depends only
+on the same row of its inputs. Entity rows of training data use the same path, so that equal values
+become equal arrays.
 """
 
 import sys
@@ -29,16 +28,16 @@ from headrace.features.values import misfit, value_column
 from headrace.runtimes import where_it_failed
 
 ROWS_AT_ONCE: Final = 10_000
-"""A function gets at most so many rows, as a read has; a join calls it several times."""
+"""Maximum number of rows per call, as in a read; a join calls the function several times."""
 _SHOWN: Final = 60
 _PROBED: Final = 2
 
 
 class OnDemandFunction:
-    """The function of one view, loaded.
+    """The loaded function of one view.
 
     Raises:
-        UnsupportedModelError: Its file does not run, or has no such function.
+        UnsupportedModelError: Its file fails to run, or does not define the function.
     """
 
     def __init__(self, view: OnDemandView) -> None:
@@ -50,26 +49,28 @@ class OnDemandFunction:
         """The view's features for each row, in its order.
 
         Args:
-            inputs: Of each input and request column an array [rows]; the function cannot change it.
+            inputs: An array [rows] per input and request column; read-only for the function.
 
         Raises:
             InvalidArgumentError: The function raised it: the request's values are wrong.
-            RuntimeFailedError: It failed in another way, or did not return what the view says.
+            RuntimeFailedError: It failed otherwise, or its output does not match the view.
         """
         parts = [
             self._call(inputs, start, min(start + ROWS_AT_ONCE, rows))
             for start in range(0, rows, ROWS_AT_ONCE)
         ]
         if not parts:
-            return {one.name: np.empty(0, one.datatype.dtype) for one in self.view.features}
+            return {
+                feature.name: np.empty(0, feature.datatype.dtype) for feature in self.view.features
+            }
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def probe(self) -> None:
-        """Call it with two rows of defaults, which it may get at any time; errors as of a call."""
-        columns = [(one.name, one.feature) for one in self.view.inputs]
-        columns += [(one.name, one) for one in self.view.request]
+        """Call it with two rows of defaults, which it may receive at any time; errors as a call."""
+        columns = [(source.name, source.feature) for source in self.view.inputs]
+        columns += [(column.name, column) for column in self.view.request]
         inputs = {
             name: np.full(_PROBED, feature.filling, dtype=feature.datatype.dtype)
             for name, feature in columns
@@ -77,16 +78,16 @@ class OnDemandFunction:
         try:
             self(inputs, _PROBED)
         except InvalidArgumentError:
-            # It refuses a value, which is its right where a request has to bring that.
-            if all(one.default is not None for one in self.view.request):
+            # The function may refuse a default if the request must provide that column.
+            if all(column.default is not None for column in self.view.request):
                 raise
 
     def _call(self, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-        given = {name: _read_only(array[start:stop]) for name, array in inputs.items()}
+        arrays = {name: _read_only(array[start:stop]) for name, array in inputs.items()}
         try:
-            # A process's own settings would make errors of rows that are none elsewhere.
+            # NumPy's error settings of this process must not turn valid rows into errors.
             with np.errstate(all="ignore"):
-                answer: object = self._function(given)
+                answer: object = self._function(arrays)
         except InvalidArgumentError as error:
             raise InvalidArgumentError(f"{self._where}: {error}") from error
         except Exception as error:
@@ -95,20 +96,21 @@ class OnDemandFunction:
         if not isinstance(answer, Mapping):
             kind = type(answer).__name__
             raise self._wrong(f"returned {kind}, not a dict of arrays")
-        names = [one.name for one in self.view.features]
+        names = [feature.name for feature in self.view.features]
         unknown = [repr(name)[:_SHOWN] for name in answer if name not in names]
         if unknown:
             message = f"returned {', '.join(unknown[:10])}; the view has: {', '.join(names)}"
             raise self._wrong(message)
         rows = stop - start
         return {
-            one.name: self._checked(one, answer.get(one.name), rows) for one in self.view.features
+            feature.name: self._checked(feature, answer.get(feature.name), rows)
+            for feature in self.view.features
         }
 
     def _checked(self, feature: Feature, value: object, rows: int) -> Array:
-        name, wanted = feature.name, feature.datatype
+        name, datatype = feature.name, feature.datatype
         if value is None:
-            raise self._wrong(f"returned no {name!r}")
+            raise self._wrong(f"did not return {name!r}")
         if isinstance(value, np.ma.MaskedArray):
             value = value.filled(feature.filling)
         if not isinstance(value, np.ndarray):
@@ -116,28 +118,28 @@ class OnDemandFunction:
         if value.shape != (rows,):
             shape = list(value.shape)
             raise self._wrong(
-                f"returned {name!r} of shape {shape} for {rows} rows; it has to be [{rows}]"
+                f"returned {name!r} of shape {shape} for {rows} rows; the shape must be [{rows}]"
             )
-        if wanted is Datatype.BYTES and value.dtype.kind in "OSU":
+        if datatype is Datatype.BYTES and value.dtype.kind in "OSU":
             return self._bytes(feature, value)
-        if value.dtype != wanted.dtype:
+        if value.dtype != datatype.dtype:
             message = (
-                f"returned {name!r} as {value.dtype}, but the view says {wanted}; return it with "
-                f".astype(np.{wanted.dtype.name})"
+                f"returned {name!r} as {value.dtype}, but the view says {datatype}; return it with "
+                f".astype(np.{datatype.dtype.name})"
             )
             raise self._wrong(message)
         # A copy: the function may keep what it returned, or have returned an input.
         return np.array(value, order="C")
 
     def _bytes(self, feature: Feature, values: Array) -> Array:
-        made: list[object] = []
+        items: list[object] = []
         for row, item in enumerate(values.tolist()):
             if not isinstance(item, str | bytes):
                 kind = type(item).__name__
                 message = f"returned {feature.name!r} with {kind} in row {row}, not text or bytes"
                 raise self._wrong(message)
-            made.append(item.encode(errors="surrogatepass") if isinstance(item, str) else item)
-        return objects(made)
+            items.append(item.encode(errors="surrogatepass") if isinstance(item, str) else item)
+        return objects(items)
 
     @property
     def _where(self) -> str:
@@ -149,20 +151,22 @@ class OnDemandFunction:
 
 def _function(view: OnDemandView, module: ModuleType) -> Callable[[Mapping[str, Array]], object]:
     file, _, name = view.function.rpartition(":")
-    found: object = getattr(module, name, None)
-    if not callable(found):
-        known = [
-            key for key, one in vars(module).items() if callable(one) and not key.startswith("_")
+    function: object = getattr(module, name, None)
+    if not callable(function):
+        available = [
+            key
+            for key, member in vars(module).items()
+            if callable(member) and not key.startswith("_")
         ]
-        has = ", ".join(known[:10]) or "none"
+        has = ", ".join(available[:10]) or "none"
         message = f"on-demand view '{view.name}': {file} has no function {name!r}; it has: {has}"
         raise UnsupportedModelError(message)
-    return found
+    return function
 
 
 @cache
 def _module(source: str, file: str) -> ModuleType:
-    """The module that `source` makes; once a process, whoever uses it."""
+    """The module of `source`; loaded once per process."""
     module = ModuleType(f"headrace_on_demand_{hash((source, file)) & 0xFFFFFFFFFFFFFFFF:016x}")
     sys.modules[module.__name__] = module  # dataclasses and type hints look their module up
     try:
@@ -171,7 +175,10 @@ def _module(source: str, file: str) -> ModuleType:
         del sys.modules[module.__name__]
         hint = ""
         if isinstance(error, ModuleNotFoundError):
-            hint = "; files beside it are not kept: install what it needs, or put it into this file"
+            hint = (
+                "; other files are not stored: install them as a package, or move the code into "
+                "this file"
+            )
         failed = where_it_failed(file, error, with_message=False)
         raise UnsupportedModelError(f"{file} cannot be run: {failed}{hint}") from None
     return module
@@ -186,38 +193,40 @@ def _read_only(array: Array) -> Array:
 def request_arrays(
     columns: Sequence[Feature], values: Mapping[str, Sequence[object] | Array], rows: int
 ) -> dict[str, Array]:
-    """An array [rows] for each column; one with a default may be absent, or have nulls.
+    """An array [rows] for each column; one with a default may be absent or contain nulls.
 
     Raises:
-        InvalidArgumentError: With all that is wrong; at each column the first value that is.
+        InvalidArgumentError: With all problems; for each column the first invalid value.
     """
-    wrong: list[str] = []
-    made: dict[str, Array] = {}
+    problems: list[str] = []
+    arrays: dict[str, Array] = {}
     for column in columns:
-        given = values.get(column.name)
-        if given is None:
+        raw = values.get(column.name)
+        if raw is None:
             if column.default is None:
-                wrong.append(f"{column.name!r} ({column.datatype}) is missing, and has no default")
-            made[column.name] = np.full(rows, column.filling, dtype=column.datatype.dtype)
+                problems.append(
+                    f"{column.name!r} ({column.datatype}) is missing, and has no default"
+                )
+            arrays[column.name] = np.full(rows, column.filling, dtype=column.datatype.dtype)
             continue
-        array = _as_it_is(column, given)
+        array = _matching_array(column, raw)
         if array is None:
-            listed = given.reshape(-1).tolist() if isinstance(given, np.ndarray) else given
-            wrong += _wrong(column, listed)
+            listed = raw.reshape(-1).tolist() if isinstance(raw, np.ndarray) else raw
+            problems += _wrong(column, listed)
             full = [column.filling if value is None else value for value in listed]
-            array = np.empty(0) if wrong else value_column(column.datatype, full).values
-        made[column.name] = array
-    if wrong:
-        raise InvalidArgumentError("; ".join(wrong))
-    return made
+            array = np.empty(0) if problems else value_column(column.datatype, full).values
+        arrays[column.name] = array
+    if problems:
+        raise InvalidArgumentError("; ".join(problems))
+    return arrays
 
 
-def _as_it_is(column: Feature, given: Sequence[object] | Array) -> Array | None:
-    """An array of the right type needs no look at its values; BYTES may be anything."""
-    fits = isinstance(given, np.ndarray) and given.dtype == column.datatype.dtype
+def _matching_array(column: Feature, raw: Sequence[object] | Array) -> Array | None:
+    """The array itself if its type matches, which needs no check of its values; never for BYTES."""
+    fits = isinstance(raw, np.ndarray) and raw.dtype == column.datatype.dtype
     if not fits or column.datatype is Datatype.BYTES:
         return None
-    return np.ascontiguousarray(given).reshape(-1)
+    return np.ascontiguousarray(raw).reshape(-1)
 
 
 def _wrong(column: Feature, listed: Sequence[object]) -> Iterator[str]:
@@ -226,7 +235,7 @@ def _wrong(column: Feature, listed: Sequence[object]) -> Iterator[str]:
             if column.default is None:
                 yield f"{column.name!r}[{row}] is null, and the column has no default"
                 return
-        elif wanted := misfit(column.datatype, value):
+        elif expected := misfit(column.datatype, value):
             shown = repr(value)[:_SHOWN]
-            yield f"{column.name!r}[{row}] is {column.datatype} and takes {wanted}, not {shown}"
+            yield f"{column.name!r}[{row}] is {column.datatype} and takes {expected}, not {shown}"
             return

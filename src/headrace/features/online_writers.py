@@ -1,7 +1,7 @@
 """Writers of the online store: materialization from Parquet, pushed rows, and readiness.
 
-Ended at any point and run again, it comes to the same: what was written is written over with the
-same, and the watermark, which says what need not be read again, is raised at the end only.
+Interrupted at any point and repeated, a run gives the same result: rows are overwritten with equal
+rows, and the watermark, which marks what need not be read again, is raised only at the end.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,20 +21,24 @@ from headrace.features.values import microseconds, misfit, moment, value_column
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewReadiness:
-    """How far a view was materialized with its present schema.
-
-    `newest` is the newest event time; values that were pushed since are not counted.
-    """
+    """How far a view was materialized with its current schema."""
 
     view: str
+
     status: FeatureStatus
+
     newest: datetime | None
+    """The newest materialized event time; pushed values are not counted."""
+
     age_s: float | None
+    """Age of `newest`."""
+
     ttl_s: float | None
+    """The view's time to live."""
 
 
 def watermark_name(view: FeatureView) -> str:
-    """What the store calls how far a view was materialized; another schema begins anew."""
+    """The name of a view's watermark in the store; a new schema starts a new watermark."""
     return f"{view.name}:{view.schema_hash.hex()}"
 
 
@@ -45,7 +49,7 @@ def service_readiness(
 
     Raises:
         UnavailableError: The store cannot be reached.
-        FailedPreconditionError: It cannot be read; the message says how to mend it.
+        FailedPreconditionError: It cannot be read; the message contains the remedy.
     """
     return [_readiness(view, store, clock.now()) for view in service.views]
 
@@ -66,23 +70,29 @@ def _readiness(view: FeatureView, store: OnlineStore, now: float) -> ViewReadine
 
 ROWS_AT_ONCE: Final = 10_000
 OnProgress = Callable[[int, int], None]
-"""Called with how many entities are written, and how many there are in all."""
+"""Called with the number of entities written, and of all entities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaterializeReport:
-    """What came of it: `entities` were looked at, `written` were not older than what stood there.
-
-    `since` and `until`: of which times rows were read, both included; None for all from the first.
-    `newest`: the newest of them, which is where the next incremental run begins.
-    """
+    """The result of a materialization."""
 
     view: str
+
     entities: int
+    """Number of entities in the source."""
+
     written: int
+    """Number of records that were not older than the stored ones."""
+
     since: datetime | None
+    """Event time of the first rows read, inclusive; None: from the beginning."""
+
     until: datetime
+    """Event time of the last rows read, inclusive."""
+
     newest: datetime | None
+    """The newest event time, where the next incremental run begins."""
 
 
 def materialize(
@@ -94,33 +104,33 @@ def materialize(
     progress: OnProgress | None = None,
     rows_at_once: int = ROWS_AT_ONCE,
 ) -> MaterializeReport:
-    """Write the newest values that each entity had at `until`.
+    """Write the newest values of each entity as of `until`.
 
     Args:
-        until: With a time zone; rows of later times are left out.
-        incremental: Reads rows from the newest time that was written before, included. Rows that
-            came later with an older time are then not seen; a run without this sees them.
-        rows_at_once: How many go to the store in one write.
+        until: With a time zone; rows with later event times are skipped.
+        incremental: Reads rows from the newest event time written before, inclusive. Rows that
+            arrived later with an older time are then missed; a full run includes them.
+        rows_at_once: Rows per write to the store.
 
     Raises:
-        InvalidArgumentError: `until` has no zone, or the source is not what the view says.
-        UnavailableError: The store cannot be reached. Run the same again.
-        FailedPreconditionError: It cannot be written; the message says how to mend it.
+        InvalidArgumentError: `until` has no time zone, or the source does not match the view.
+        UnavailableError: The store cannot be reached. The run can be repeated.
+        FailedPreconditionError: The store cannot be written; the message contains the remedy.
     """
     until_us = microseconds(until)
     watermark = watermark_name(view)
     since_us = store.watermark(watermark) if incremental else None
-    # Rows of the same time as the last ones may have come since.
+    # Rows with the same time as the last ones may have arrived since.
     rows = newest_rows(view, view.join_keys, since_us=since_us, until_us=until_us)
     layout = RecordLayout(view)
     written = 0
     for done in range(0, rows.height, rows_at_once):
-        some = rows.slice(done, rows_at_once)
-        keys = encode_keys(view, [some[name].to_list() for name in view.join_keys])
-        records = layout.encode(some[TIME].to_numpy(), list(_columns(view, some)))
+        batch = rows.slice(done, rows_at_once)
+        keys = encode_keys(view, [batch[name].to_list() for name in view.join_keys])
+        records = layout.encode(batch[TIME].to_numpy(), list(_columns(view, batch)))
         written += store.write(view.name, keys, records)
         if progress is not None:
-            progress(done + some.height, rows.height)
+            progress(done + batch.height, rows.height)
     newest_us = rows[TIME].max()
     if isinstance(newest_us, int):
         store.raise_watermark(watermark, newest_us)
@@ -145,63 +155,73 @@ def _columns(view: FeatureView, rows: pl.DataFrame) -> Iterator[ValueColumn]:
 def _array(datatype: Datatype, column: pl.Series) -> Array:
     if datatype is Datatype.BYTES:
         return objects(column.to_list())
-    # NumPy has no nulls of whole numbers: they would all become floats.
+    # NumPy integers have no nulls: they would all become floats.
     nothing = False if datatype is Datatype.BOOL else 0
     return column.fill_null(nothing).to_numpy()
 
 
 _SHOWN: Final = 60
-_TOLD: Final = 20
+_MAX_PROBLEMS: Final = 20
 
 
 def refusals(view: FeatureView, rows: Sequence[Mapping[str, object]]) -> dict[int, str]:
-    """Which of `rows` cannot be pushed, by position, and all that is wrong with each."""
-    found = {}
+    """The rows that cannot be pushed, by position, with all their problems."""
+    refused = {}
     for i, row in enumerate(rows):
-        wrong = list(_wrong(view, row))
+        problems = list(_problems(view, row))
         if all(name in row for name in view.join_keys):
             try:
                 encode_keys(view, [[row[name]] for name in view.join_keys])
             except InvalidArgumentError as error:
-                wrong.append(str(error).replace("[0]:", ":", 1))
-        if wrong:
-            found[i] = "; ".join(wrong)
-    return found
+                problems.append(str(error).replace("[0]:", ":", 1))
+        if problems:
+            refused[i] = "; ".join(problems)
+    return refused
 
 
 def push_rows(view: FeatureView, store: OnlineStore, rows: Sequence[Mapping[str, object]]) -> int:
-    """Write rows; how many were not older than what stood there.
+    """Write rows; return how many were not older than the stored ones.
 
     Args:
-        rows: Each with the view's join keys, its time column (a datetime with a zone) and all of
-            its features, of which None is a missing value.
+        rows: Each with the view's join keys, its time column (a datetime with a time zone) and all
+            of its features, where None is a missing value.
 
     Raises:
-        InvalidArgumentError: With all that is wrong; nothing was written then.
+        InvalidArgumentError: With all problems; nothing was written.
         UnavailableError: The store cannot be reached.
-        FailedPreconditionError: It cannot be written; the message says how to mend it.
+        FailedPreconditionError: It cannot be written; the message contains the remedy.
     """
-    wrong = [f"rows[{i}]: {said}" for i, row in enumerate(rows) for said in _wrong(view, row)]
-    if wrong:
-        rest = [f"and {len(wrong) - _TOLD} more"] if len(wrong) > _TOLD else []
-        message = "\n  ".join([f"view '{view.name}': {wrong[0]}", *wrong[1:_TOLD], *rest])
+    problems = [
+        f"rows[{i}]: {problem}" for i, row in enumerate(rows) for problem in _problems(view, row)
+    ]
+    if problems:
+        rest = (
+            [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
+        )
+        message = "\n  ".join(
+            [f"view '{view.name}': {problems[0]}", *problems[1:_MAX_PROBLEMS], *rest]
+        )
         raise InvalidArgumentError(message)
     keys = encode_keys(view, [[row[name] for row in rows] for name in view.join_keys])
     times = [_microseconds(row[view.source.timestamp_field]) for row in rows]
-    columns = [value_column(one.datatype, [row[one.name] for row in rows]) for one in view.features]
+    columns = [
+        value_column(feature.datatype, [row[feature.name] for row in rows])
+        for feature in view.features
+    ]
     records = RecordLayout(view).encode(np.array(times, dtype=np.int64), columns)
     return store.write(view.name, keys, records)
 
 
-def _wrong(view: FeatureView, row: Mapping[str, object]) -> Iterator[str]:
+def _problems(view: FeatureView, row: Mapping[str, object]) -> Iterator[str]:
     time = view.source.timestamp_field
-    wanted = [*view.join_keys, time, *(feature.name for feature in view.features)]
-    for name in wanted:
+    expected_columns = [*view.join_keys, time, *(feature.name for feature in view.features)]
+    for name in expected_columns:
         if name not in row:
             yield f"{name!r} is missing"
     for name in row:
-        if name not in wanted and name != view.source.created_field:
-            yield f"{str(name)[:_SHOWN]!r} is no column of the view; it has: {', '.join(wanted)}"
+        if name not in expected_columns and name != view.source.created_field:
+            columns = ", ".join(expected_columns)
+            yield f"{str(name)[:_SHOWN]!r} is not a column of the view; it has: {columns}"
     if time in row:
         try:
             _microseconds(row[time])
@@ -209,13 +229,13 @@ def _wrong(view: FeatureView, row: Mapping[str, object]) -> Iterator[str]:
             yield f"{time!r}: {error}"
     for feature in view.features:
         value = row.get(feature.name)
-        wanted_value = None if value is None else misfit(feature.datatype, value)
-        if wanted_value:
+        expected = None if value is None else misfit(feature.datatype, value)
+        if expected:
             shown = repr(value)[:_SHOWN]
-            yield f"{feature.name!r} is {feature.datatype} and takes {wanted_value}, not {shown}"
+            yield f"{feature.name!r} is {feature.datatype} and takes {expected}, not {shown}"
 
 
 def _microseconds(time: object) -> int:
     if not isinstance(time, datetime):
-        raise InvalidArgumentError(f"{repr(time)[:_SHOWN]} is no datetime")
+        raise InvalidArgumentError(f"{repr(time)[:_SHOWN]} is not a datetime")
     return microseconds(time)

@@ -1,18 +1,18 @@
-"""Bytes of the online store: keys of entities and records of their values, for many rows at once.
+"""Binary format of the online store: keys of entities and records of their values, vectorized.
 
-A key reads as `customer:17`; several values stand each behind their length, as in
-`customer,shop:2:17,4:a,b.`, so that no text can pass for two values.
+A key reads as `customer:17`; several values are each prefixed with their length, as in
+`customer,shop:2:17,4:a,b.`, so that no text can be mistaken for two values.
 
 A record is, little-endian and without gaps:
 
     8 bytes   event time, microseconds since 1970
-    8 bytes   the view's schema hash, which also stands for this layout
-    1 bit     for each feature, whether it has a value; filled up to whole bytes
-    fixed     each feature's value: FP32 4, FP64 8, INT64 8, BOOL 1; BYTES 4, where its bytes end
+    8 bytes   the view's schema hash, which also identifies this layout
+    1 bit     per feature, whether it has a value; padded to whole bytes
+    fixed     each feature's value: FP32 4, FP64 8, INT64 8, BOOL 1; BYTES 4, the end of its bytes
     heap      the bytes of all BYTES features
 
-Its first part is a NumPy record, so that a batch of records is decoded column by column, those of
-one type beside each other all at once.
+The fixed part is a NumPy record, so that a batch of records is decoded column by column, and
+adjacent columns of one type together.
 """
 
 import struct
@@ -30,7 +30,7 @@ from headrace.features.definitions import HASH_BYTES, Entity, FeatureView, Value
 
 MAX_RECORD_BYTES: Final = 1 << 20
 MAX_EVENT_US: Final = 1 << 53
-"""Times beyond (the year 2255) are refused: Redis compares them as floats of 64 bits."""
+"""Later times (the year 2255) are refused: Redis compares them as 64-bit floats."""
 _TIME: Final = struct.Struct("<q")
 _FLAGS_AT: Final = _TIME.size + HASH_BYTES
 _STORED: Final = {
@@ -58,31 +58,38 @@ Booleans = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueColumn:
-    """A feature's values, whatever stands where `is_present` is False."""
+    """A feature's values; undefined where `is_present` is False."""
 
     values: Array
     is_present: Booleans
 
 
 class DecodedRecords(msgspec.Struct, frozen=True, kw_only=True):
-    """What could be read. A request makes some of these, and a frozen dataclass takes its time.
+    """The decoded content of records.
 
-    `rows` says which of the records; all other fields follow it. `columns` are the features that
-    were asked for, to be written at will; `is_present` [rows, features] says where they have a
-    value, and `is_whole` that they have everywhere. `reasons` says why a record that is there
-    cannot be read, by its position.
+    A struct, as each request creates some of these and creating a frozen dataclass is slower.
     """
 
     rows: Integers
+    """Positions of the decoded records; the other fields have the same order."""
+
     event_us: Integers
+
     columns: tuple[Array, ...]
+    """The requested features; writable."""
+
     is_present: Booleans
+    """Whether there is a value [rows, features]."""
+
     is_whole: bool
+    """Whether all values are present."""
+
     reasons: Mapping[int, str]
+    """By position: why an existing record cannot be decoded."""
 
 
 class RecordLayout:
-    """Packs and unpacks the records of one view."""
+    """Encoder and decoder of the records of one view."""
 
     def __init__(self, view: FeatureView) -> None:
         self._view = view
@@ -93,13 +100,13 @@ class RecordLayout:
             ("schema", "<u8"),
             ("flags", "u1", (self._flag_bytes,)),
         ]
-        fields += [(f"f{i}", _STORED[one.datatype]) for i, one in enumerate(view.features)]
+        fields += [(f"f{i}", _STORED[feature.datatype]) for i, feature in enumerate(view.features)]
         self._dtype = np.dtype(fields)
         self._heap_features = [
-            i for i, one in enumerate(view.features) if one.datatype is Datatype.BYTES
+            i for i, feature in enumerate(view.features) if feature.datatype is Datatype.BYTES
         ]
         self._blocks = _blocks(view)
-        # The same bytes, with a field for each block.
+        # The same bytes, with a field per block.
         self._block_dtype = np.dtype(
             [*fields[:3], *((f"b{b.first}", _STORED[b.datatype], (b.count,)) for b in self._blocks)]
         )
@@ -116,31 +123,31 @@ class RecordLayout:
         self._packer = struct.Struct(f"<q{HASH_BYTES}s{self._flag_bytes}s{codes}")
 
     def encode(self, event_us: Integers, columns: Sequence[ValueColumn]) -> list[Record]:
-        """A record for each row; `columns` are the view's features in order.
+        """Encode a record per row; `columns` are the view's features in order.
 
         Raises:
-            InvalidArgumentError: A record would be too large, or a time cannot be stored.
+            InvalidArgumentError: A record would be too large, or a time is out of range.
         """
         if np.any((event_us >= MAX_EVENT_US) | (event_us <= -MAX_EVENT_US)):
             raise InvalidArgumentError(f"view '{self._view.name}': a time is beyond the year 2255")
-        made = np.zeros(len(event_us), dtype=self._dtype)
-        made["event_us"] = event_us
-        made["schema"] = int.from_bytes(self._hash, "little")
+        fixed_parts = np.zeros(len(event_us), dtype=self._dtype)
+        fixed_parts["event_us"] = event_us
+        fixed_parts["schema"] = int.from_bytes(self._hash, "little")
         flags = np.stack([column.is_present for column in columns], axis=1)
-        made["flags"] = np.packbits(flags, axis=1, bitorder="little")
+        fixed_parts["flags"] = np.packbits(flags, axis=1, bitorder="little")
         for i, column in enumerate(columns):
             if i not in self._heap_features:
-                # What stands in place of a missing value may be anything, and is not stored.
-                made[f"f{i}"] = np.where(column.is_present, column.values, 0)
-        heaps = self._heaps(made, columns)
-        data, size = made.tobytes(), self._dtype.itemsize
+                # The value in place of a missing one is undefined, and is not stored.
+                fixed_parts[f"f{i}"] = np.where(column.is_present, column.values, 0)
+        heaps = self._heaps(fixed_parts, columns)
+        data, size = fixed_parts.tobytes(), self._dtype.itemsize
         return [data[row * size : (row + 1) * size] + heap for row, heap in enumerate(heaps)]
 
     def pack(self, event_us: int, values: Sequence[Value | None]) -> Record:
-        """The record of one row: the same as `encode` makes of many, in less time for one.
+        """Encode one row: equal to `encode` of many, and faster for one.
 
         Args:
-            values: One for each feature, of its type; None is a missing one.
+            values: One per feature, of its type; None is a missing value.
         """
         if self._is_flat and None not in values:
             return self._packer.pack(event_us, self._hash, self._all_flags, *values)
@@ -163,16 +170,16 @@ class RecordLayout:
     def decode(
         self, records: Sequence[Record | None], features: Sequence[int] | None = None
     ) -> DecodedRecords:
-        """What `records` say; one of another schema, or a damaged one, only has a reason.
+        """Decode `records`; one of another schema, or a damaged one, only has a reason.
 
         Args:
-            features: Which of the view's features, by position; None for all, in order.
+            features: Positions of the view's features to decode; None for all, in order.
         """
         chosen = range(len(self._kinds)) if features is None else features
         if len(records) == 1 and self._is_flat and (first := records[0]) is not None:
-            found = self._decode_one(first, features)
-            if found is not None:
-                return found
+            decoded = self._decode_one(first, features)
+            if decoded is not None:
+                return decoded
         rows: list[int] = []
         reasons: dict[int, str] = {}
         for row, record in enumerate(records):
@@ -184,11 +191,13 @@ class RecordLayout:
             else:
                 rows.append(row)
         size = self._dtype.itemsize
-        good = [records[row] or b"" for row in rows]
-        fixed = b"".join([record[:size] for record in good])
+        readable = [records[row] or b"" for row in rows]
+        fixed = b"".join([record[:size] for record in readable])
         read = np.frombuffer(fixed, dtype=self._block_dtype)
-        is_whole = all(record[_FLAGS_AT : self._flags_end] == self._all_flags for record in good)
-        columns = self._columns(read, good)
+        is_whole = all(
+            record[_FLAGS_AT : self._flags_end] == self._all_flags for record in readable
+        )
+        columns = self._columns(read, readable)
         return DecodedRecords(
             rows=np.array(rows, dtype=np.int64),
             event_us=read["event_us"],
@@ -199,7 +208,7 @@ class RecordLayout:
         )
 
     def unpack_whole(self, record: Record) -> tuple[float, ...] | None:
-        """When a record's values became true, its head, and the values of all features in order.
+        """Event time, header fields and the values of all features in order.
 
         None for a record that lacks a value or cannot be read, and for views with text.
         """
@@ -209,9 +218,9 @@ class RecordLayout:
         return self._packer.unpack(record)
 
     def _decode_one(self, record: Record, features: Sequence[int] | None) -> DecodedRecords | None:
-        """The same for a whole record without text, as most requests read them; None for others.
+        """`decode` of one complete record without text, the usual case; None for others.
 
-        For one row, NumPy's records take longer than all the rest of a read.
+        For one row, NumPy's records take longer than the rest of a read.
         """
         is_whole = record[_TIME.size : self._flags_end] == self._whole_head
         count = len(self._kinds) if features is None else len(features)
@@ -238,7 +247,7 @@ class RecordLayout:
         return flags[:, list(chosen)]
 
     def _columns(self, read: Array, records: Sequence[Record]) -> list[Array]:
-        """All features, in order: copies, as what was read is neither writable nor aligned."""
+        """All features, in order: copies, as the input is neither writable nor aligned."""
         columns: list[Array] = []
         starts: Sequence[int] | Array = [0] * len(read)
         for block in self._blocks:
@@ -253,23 +262,24 @@ class RecordLayout:
                 columns += list(stored.copy(order="C"))
         return columns
 
-    def _heaps(self, made: Array, columns: Sequence[ValueColumn]) -> list[bytes]:
-        """The bytes of each row's BYTES features; says in `made` where they end."""
-        heaps = [b""] * len(made)
+    def _heaps(self, fixed_parts: Array, columns: Sequence[ValueColumn]) -> list[bytes]:
+        """The bytes of each row's BYTES features; stores their ends in `fixed_parts`."""
+        heaps = [b""] * len(fixed_parts)
         for i in self._heap_features:
             values, is_present = columns[i].values, columns[i].is_present
             heaps = [
-                heap + value if there else heap
-                for heap, value, there in zip(heaps, values, is_present, strict=True)
+                heap + value if is_value_present else heap
+                for heap, value, is_value_present in zip(heaps, values, is_present, strict=True)
             ]
             lengths = [len(heap) for heap in heaps]
             if max(lengths, default=0) + self._dtype.itemsize > MAX_RECORD_BYTES:
                 message = (
                     f"view '{self._view.name}': the values of one entity take more than "
-                    f"{MAX_RECORD_BYTES} bytes; keep large ones elsewhere, and their name here"
+                    f"{MAX_RECORD_BYTES} bytes; store large values elsewhere and reference them "
+                    "by name"
                 )
                 raise InvalidArgumentError(message)
-            made[f"f{i}"] = lengths
+            fixed_parts[f"f{i}"] = lengths
         return heaps
 
     def _unreadable(self, record: Record) -> str:
@@ -309,7 +319,7 @@ class RecordLayout:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Block:
-    """Features of one type that stand beside each other."""
+    """Adjacent features of one type."""
 
     first: int
     count: int
@@ -317,23 +327,25 @@ class _Block:
 
 
 def _blocks(view: FeatureView) -> list[_Block]:
-    made = []
-    for datatype, group in groupby(enumerate(view.features), key=lambda one: one[1].datatype):
+    blocks = []
+    for datatype, group in groupby(
+        enumerate(view.features), key=lambda indexed: indexed[1].datatype
+    ):
         members = list(group)
-        made.append(_Block(first=members[0][0], count=len(members), datatype=datatype))
-    return made
+        blocks.append(_Block(first=members[0][0], count=len(members), datatype=datatype))
+    return blocks
 
 
 def record_time_us(record: Record) -> int:
-    """When the values of a record became true."""
+    """The event time of a record."""
     return int(_TIME.unpack_from(record)[0])
 
 
 def objects(values: Sequence[object]) -> Array:
-    """An array of Python's own objects, as BYTES are."""
-    made = np.empty(len(values), dtype=np.object_)
-    made[:] = values
-    return made
+    """An array of Python objects, as used for BYTES."""
+    array = np.empty(len(values), dtype=np.object_)
+    array[:] = values
+    return array
 
 
 MAX_KEY_BYTES: Final = 1024
@@ -343,15 +355,15 @@ Key = bytes
 
 
 def key_prefix(view: FeatureView) -> bytes:
-    """What the keys of all views of the same entities begin with."""
+    """Prefix of the keys of all views of the same entities."""
     return f"{','.join(entity.name for entity in view.entities)}:".encode()
 
 
 def encode_keys(view: FeatureView, columns: Sequence[Sequence[object]]) -> list[Key]:
-    """A key for each row of `columns`, which are the view's join keys in order, of equal length.
+    """Encode a key per row of `columns`: the view's join keys in order, of equal length.
 
     Raises:
-        InvalidArgumentError: A value is none of an entity's; it says in which row.
+        InvalidArgumentError: A value is not valid for its entity; the message names the row.
     """
     prefix = key_prefix(view)
     parts = [
@@ -367,7 +379,7 @@ def encode_keys(view: FeatureView, columns: Sequence[Sequence[object]]) -> list[
 
 
 def decode_key(view: FeatureView, key: Key) -> list[bytes]:
-    """What `encode_keys` made a key of: the text of each of the view's join keys, in order."""
+    """Decode a key of `encode_keys`: the text of each of the view's join keys, in order."""
     rest = key.removeprefix(key_prefix(view))
     if len(view.entities) == 1:
         return [rest]
@@ -380,39 +392,39 @@ def decode_key(view: FeatureView, key: Key) -> list[bytes]:
 
 
 def show_key(key: Key) -> str:
-    """A key for people: `customer:17`."""
+    """A key for messages: `customer:17`."""
     text = key.decode(errors="replace")
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _encode_column(entity: Entity, column: Sequence[object]) -> list[bytes]:
     encode = _encode_number if entity.datatype is Datatype.INT64 else _encode_text
-    found = []
+    encoded = []
     for row, value in enumerate(column):
         try:
-            found.append(encode(value))
+            encoded.append(encode(value))
         except ValueError as error:
             shown = repr(value)[:_SHOWN]
-            message = f"{entity.join_key}[{row}]: {shown} names no {entity.name}; {error}"
+            message = f"{entity.join_key}[{row}]: {shown} is not a valid {entity.name}; {error}"
             raise InvalidArgumentError(message) from None
-    return found
+    return encoded
 
 
 def _encode_number(value: object) -> bytes:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | np.integer):
-        raise ValueError("it has to be a whole number (INT64)")  # noqa: TRY004  # told with its row
+        raise ValueError("it must be an integer (INT64)")  # noqa: TRY004  # told with its row
     if not _INT64.min <= value <= _INT64.max:
-        raise ValueError("it has to fit 64 bits")
+        raise ValueError("it must fit 64 bits")
     return b"%d" % value
 
 
 def _encode_text(value: object) -> bytes:
     if not isinstance(value, str | bytes):
-        raise ValueError("it has to be text (BYTES)")  # noqa: TRY004  # told with its row
+        raise ValueError("it must be text (BYTES)")  # noqa: TRY004  # told with its row
     try:
         encoded = value.encode() if isinstance(value, str) else bytes(value)
     except UnicodeEncodeError:
-        raise ValueError("it has half a character, which UTF-8 cannot say") from None
+        raise ValueError("it contains a lone surrogate, which UTF-8 cannot encode") from None
     if not encoded or len(encoded) > MAX_KEY_BYTES:
-        raise ValueError(f"it has to have 1 to {MAX_KEY_BYTES} bytes")
+        raise ValueError(f"it must have 1 to {MAX_KEY_BYTES} bytes")
     return encoded

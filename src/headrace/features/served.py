@@ -1,8 +1,8 @@
-"""Records of served rows (which values, to which entity, when) and the files that hold them.
+"""Log of served feature rows: which values, for which entity, when; its format and its reader.
 
-A file holds one row a line, as JSON, so that a replica writes it without Parquet's libraries and a
-crash costs a line at most. Numbers that JSON has not (NaN, infinity) are text. Files hold keys of
-entities: only their owner may read them.
+A file holds one row per line, as JSON, so that a replica needs no Parquet library and a crash loses
+at most one line. NaN and infinity, which JSON lacks, are text. Files contain entity keys: only
+their owner may read them.
 """
 
 import re
@@ -19,51 +19,60 @@ from headrace.features.definitions import FeatureService, Value
 
 SUFFIX: Final = ".jsonl"
 MAX_ROWS: Final = 100_000
-"""The newest of them are compared."""
+"""Limit of a comparison, newest rows first."""
 _MAX_LINE_BYTES: Final = 1 << 22
 _NAME: Final = re.compile(r"\d{8}T\d{6}\.\d{6}Z-[0-9a-f-]+\.jsonl")
 
 Plain = bool | int | float | str
-"""A value as a line has it: BYTES as text of one character a byte (Latin-1)."""
+"""A value in a line: BYTES as Latin-1 text, one character per byte."""
 
 
 class ServedRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What a service gave for one row.
-
-    `at_us`: when, in microseconds since 1970. `keys`, `request` and `columns` by name; `statuses`
-    and `event_us`, when the served values became true, by view. A view without a record is in
-    `statuses` only.
-    """
+    """The values that a service returned for one row."""
 
     at_us: int
+    """Time of serving, in microseconds since 1970."""
+
     service: str
+
     schema_hash: str
+
     keys: dict[str, int | str]
+    """By join key."""
+
     columns: dict[str, Plain]
+    """Served values, by column."""
+
     statuses: dict[str, str]
+    """By view; a view without a record appears only here."""
+
     event_us: dict[str, int] = {}
+    """Event time of the served values, by view."""
+
     request: dict[str, Plain] = {}
+    """Values of the request, by request column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedRows:
-    """Rows that were read, the oldest first. `other_schema`: those of other definitions.
-
-    `unreadable`: lines that are none; a last one that is written just now is not counted.
-    """
+    """Served rows in order of time."""
 
     rows: Sequence[ServedRow]
+
     other_schema: int = 0
+    """Number of rows of other definitions."""
+
     unreadable: int = 0
+    """Number of invalid lines, without an incomplete last line."""
 
 
 def served_directory(home: Path, service: str) -> Path:
-    """Where a home keeps what a service gave."""
+    """The directory of a home's log of a service."""
     return home / "features" / "served" / service
 
 
 def list_served(directory: Path) -> list[Path]:
-    """The files of one service, the oldest first."""
+    """The files of one service, oldest first."""
     if not directory.is_dir():
         return []
     return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
@@ -72,35 +81,35 @@ def list_served(directory: Path) -> list[Path]:
 def read_served(
     path: Path, service: FeatureService, *, since_us: int | None = None, limit: int = MAX_ROWS
 ) -> ServedRows:
-    """The newest rows of a file or directory that the service, as it is now, gave.
+    """Return the newest rows of a file or directory that match the service's current definition.
 
     Raises:
         FailedPreconditionError: There is nothing at `path`, or it cannot be read.
     """
     files = list_served(path) if path.is_dir() else [path]
-    of_service = _Served(service)
-    found: list[ServedRow] = []
+    shape = _Served(service)
+    rows: list[ServedRow] = []
     other = unreadable = 0
     for file in reversed(files):
-        of_file: list[ServedRow] = []
+        file_rows: list[ServedRow] = []
         for row in _lines(file):
             if row is not None and since_us is not None and row.at_us < since_us:
                 continue
-            if row is not None and not of_service.gave(row):
+            if row is not None and not shape.is_current(row):
                 other += 1
-            elif row is None or not of_service.is_whole(row):
+            elif row is None or not shape.is_whole(row):
                 unreadable += 1
             else:
-                of_file.append(row)
-        found = of_file + found
-        if len(found) >= limit:
+                file_rows.append(row)
+        rows = file_rows + rows
+        if len(rows) >= limit:
             break
-    found.sort(key=lambda row: row.at_us)
-    return ServedRows(rows=found[-limit:], other_schema=other, unreadable=unreadable)
+    rows.sort(key=lambda row: row.at_us)
+    return ServedRows(rows=rows[-limit:], other_schema=other, unreadable=unreadable)
 
 
 def plain(value: Value) -> Plain:
-    """A value for a line."""
+    """Convert a value for a line."""
     if isinstance(value, bytes):
         return value.decode("latin-1")
     if isinstance(value, float) and (value != value or value in {float("inf"), float("-inf")}):  # noqa: PLR0124  # NaN
@@ -109,7 +118,7 @@ def plain(value: Value) -> Plain:
 
 
 def value_of(datatype: Datatype, value: Plain) -> Value:
-    """A value of a line as its datatype has it; ValueError if it is none."""
+    """Convert a value of a line to its datatype; ValueError if it does not fit."""
     match datatype:
         case Datatype.BYTES if isinstance(value, str):
             return value.encode("latin-1")
@@ -123,7 +132,7 @@ def value_of(datatype: Datatype, value: Plain) -> Value:
 
 
 def _lines(path: Path) -> Iterator[ServedRow | None]:
-    """The rows of a file; None for a line that is none."""
+    """The rows of a file; None for an invalid line."""
     decoder = msgspec.json.Decoder(ServedRow)
     try:
         with path.open("rb") as file:
@@ -134,36 +143,36 @@ def _lines(path: Path) -> Iterator[ServedRow | None]:
                     if line.endswith(b"\n"):
                         yield None
     except FileNotFoundError:
-        raise FailedPreconditionError(f"there is no {path}") from None
+        raise FailedPreconditionError(f"{path} does not exist") from None
     except OSError as error:
         raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
 
 
 def _bounded(file: BinaryIO) -> Iterator[bytes]:
-    """Lines; of one that is too long what fits, so that it counts as unreadable."""
+    """Lines; a too long one is cut, so that it counts as unreadable."""
     while line := file.readline(_MAX_LINE_BYTES):
         yield line if len(line) < _MAX_LINE_BYTES else b"\n"
 
 
 class _Served:
-    """What rows of one service have; its parts are asked for once, as there are many rows."""
+    """The expected parts of a service's rows, precomputed because there are many rows."""
 
     def __init__(self, service: FeatureService) -> None:
         self._service = (service.name, service.schema_hash)
-        self._columns = [(one.name, one.feature.datatype) for one in service.columns]
-        self._request = [(one.name, one.datatype) for one in service.request_columns]
+        self._columns = [(column.name, column.feature.datatype) for column in service.columns]
+        self._request = [(column.name, column.datatype) for column in service.request_columns]
         self._keys = [
             (entity.join_key, int if entity.datatype is Datatype.INT64 else str)
             for entity in service.entities
         ]
         self._views = [view.name for view in service.views]
 
-    def gave(self, row: ServedRow) -> bool:
-        """Whether a row is of this service, as it is now defined."""
+    def is_current(self, row: ServedRow) -> bool:
+        """Whether a row matches the service's current definition."""
         return (row.service, row.schema_hash) == self._service
 
     def is_whole(self, row: ServedRow) -> bool:
-        """Whether a row has all of its parts, and values of their types."""
+        """Whether a row has all its parts, with values of their types."""
         try:
             for name, datatype in self._columns:
                 value_of(datatype, row.columns[name])

@@ -1,6 +1,6 @@
-"""Values of the offline store that served rows should have got.
+"""Offline-store values that served rows should have had.
 
-Joined at the moment of each row, with the same time to live and the same policy of its views.
+Joined as of the time of each row, with the views' time to live and policies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,8 @@ from headrace.features.definitions import (
     OnDemandView,
 )
 from headrace.features.offline import (
-    SEEN,
     STATUS,
+    VALUE_TIME,
     array_of,
     compute_on_demand,
     feature_column,
@@ -32,7 +32,7 @@ from headrace.features.source import (
     pl,
     polars_type,
     scan_source,
-    telling,
+    translate_errors,
 )
 
 _ROW: Final = "\0row"
@@ -44,30 +44,33 @@ Times = Sequence[int | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineRows:
-    """A value for each served row.
-
-    `columns` by the service's names, defaults where nothing is known. By view: `statuses`,
-    `event_us` of what was found, `created_us`, when that came to the source, as far as it says so,
-    and `newer_us`, the time of the first value after the one that was served, if there was one by
-    then.
-    """
+    """The offline values of each served row."""
 
     columns: Mapping[str, Array]
+    """By the service's column names; defaults where there is no value."""
+
     statuses: Mapping[str, Sequence[FeatureStatus]]
+    """By view."""
+
     event_us: Mapping[str, Times]
+    """Event time of the joined values, by view."""
+
     newer_us: Mapping[str, Times]
+    """By view: event time of the first value after the served one, if it was before serving."""
+
     created_us: Mapping[str, Times]
+    """By view: when the joined values arrived in the source, if the source records it."""
 
 
 def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineRows:
-    """What a join says of the moment at which each row was served.
+    """Join the offline values as of the time at which each row was served.
 
     Raises:
-        InvalidArgumentError: A source cannot be read, or is not what its view says.
+        InvalidArgumentError: A source cannot be read, or does not match its view.
         UnsupportedModelError: The function of an on-demand view cannot be loaded.
-        RuntimeFailedError: It failed.
+        RuntimeFailedError: The function failed.
     """
-    # Entity rows of a join at the moment when they were served.
+    # Entity rows of a join as of the time of serving.
     entity_rows = {
         entity.join_key: pl.Series(
             [row.keys[entity.join_key] for row in rows],
@@ -77,12 +80,13 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
     }
     moments = pl.Series([row.at_us for row in rows], dtype=pl.Int64)
     entity_rows[EVENT_TIMESTAMP] = moments.cast(pl.Datetime("us", "UTC"))
-    for one in service.request_columns:
-        values = values_of(one.datatype, [row.request[one.name] for row in rows])
-        entity_rows[one.name] = pl.Series(values, dtype=polars_type(one.datatype))
+    for request_column in service.request_columns:
+        name, datatype = request_column.name, request_column.datatype
+        values = values_of(datatype, [row.request[name] for row in rows])
+        entity_rows[name] = pl.Series(values, dtype=polars_type(datatype))
     table = pl.DataFrame(entity_rows)
-    found = known_as_of(table, service)
-    computed = compute_on_demand(table, service, found)
+    joined = known_as_of(table, service)
+    computed = compute_on_demand(table, service, joined)
     columns = {}
     for column in service.columns:
         view, feature = column.view, column.feature
@@ -90,39 +94,42 @@ def offline_rows(rows: Sequence[ServedRow], service: FeatureService) -> OfflineR
             columns[column.name] = computed[view.name][feature.name]
         else:
             is_flagged = view.on_stale is MissingValuePolicy.FLAG
-            series = feature_column(feature, found[view.name], fill=True, stale=is_flagged)
+            series = feature_column(feature, joined[view.name], fill=True, stale=is_flagged)
             columns[column.name] = array_of(series)
     return OfflineRows(
         columns=columns,
-        statuses={n: [FeatureStatus(s) for s in of[STATUS].to_list()] for n, of in found.items()},
-        event_us={name: of[SEEN].to_list() for name, of in found.items()},
+        statuses={
+            n: [FeatureStatus(s) for s in view_rows[STATUS].to_list()]
+            for n, view_rows in joined.items()
+        },
+        event_us={name: view_rows[VALUE_TIME].to_list() for name, view_rows in joined.items()},
         newer_us={view.name: _newer(rows, table, view) for view in service.views},
-        created_us={name: _created(of) for name, of in found.items()},
+        created_us={name: _created(view_rows) for name, view_rows in joined.items()},
     )
 
 
-def _created(found: pl.DataFrame) -> Times:
-    """When the found rows came to their source; None where that is not said as a time."""
-    dtype = found.schema.get(CREATED)
+def _created(joined: pl.DataFrame) -> Times:
+    """When the joined rows arrived in their source; None if the source does not record it."""
+    dtype = joined.schema.get(CREATED)
     if not isinstance(dtype, pl.Datetime) or dtype.time_zone is None:
-        return [None] * found.height
-    return found[CREATED].dt.epoch("us").to_list()
+        return [None] * joined.height
+    return joined[CREATED].dt.epoch("us").to_list()
 
 
 def _newer(rows: Sequence[ServedRow], table: pl.DataFrame, view: FeatureView) -> Times:
-    """When the first value after the served one became true, if that was before it was served."""
+    """Event time of the first value after the served one, if it was before serving."""
     after = [row.event_us.get(view.name, _NEVER) + 1 for row in rows]
     keys = [key_column(entity) for entity in view.entities]
-    asked = (
+    lookups = (
         table.select(*keys)
         .with_columns(pl.Series(_AFTER, after, pl.Int64))
         .with_row_index(_ROW)
         .sort(_AFTER)
     )
-    with telling(view):
-        known = scan_source(view).select(*view.join_keys, TIME).collect().sort(TIME)
-    joined = asked.join_asof(
-        known,
+    with translate_errors(view):
+        source_rows = scan_source(view).select(*view.join_keys, TIME).collect().sort(TIME)
+    joined = lookups.join_asof(
+        source_rows,
         left_on=_AFTER,
         right_on=TIME,
         by=list(view.join_keys),
@@ -138,5 +145,5 @@ def _newer(rows: Sequence[ServedRow], table: pl.DataFrame, view: FeatureView) ->
 
 
 def values_of(datatype: Datatype, values: Sequence[Plain]) -> list[object]:
-    """Values of lines as their datatype has them."""
+    """Convert values of lines to their datatype."""
     return [value_of(datatype, value) for value in values]

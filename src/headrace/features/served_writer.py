@@ -1,4 +1,4 @@
-"""Thread that writes a sample of served values beside the requests, which never wait for it."""
+"""Background thread that logs a sample of served values; requests never wait for it."""
 
 import contextlib
 import logging
@@ -23,39 +23,46 @@ from headrace.features.served import SUFFIX, ServedRow, list_served, plain
 _LOG: Final = logging.getLogger("headrace.features")
 _FLUSH_S: Final = 1.0
 _STOP_S: Final = 5.0
-_COMPLAIN_S: Final = 60.0
+_LOG_INTERVAL_S: Final = 60.0
 _US: Final = 1_000_000
 _PRIVATE: Final = 0o600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedSample:
-    """Some rows of one read, `count` of them; arrays are copies."""
+    """Some rows of one read."""
 
-    at: float
+    read_at: float
+    """Unix time of the read."""
+
     keys: Mapping[str, Sequence[object]]
+
     rows: FeatureRows
+    """Copies of the arrays."""
+
     count: int
+    """Number of rows."""
 
 
 class ServedFeaturesWriter:
-    """Writes a sample of what a service gave into files of bounded size. Safe for threads.
+    """Logs a sample of a service's rows into files of bounded size. Thread-safe.
 
         writer = ServedFeaturesWriter(service, served_directory(home, service.name), ratio=0.01)
         rows = reader.read(keys, values=values)
         writer.add(time, keys, rows)        # some microseconds; never waits, never raises
+        writer.add(time, keys, rows)        # some microseconds; never blocks, never raises
         ...
-        writer.stop()                       # writes what waits, for 5 s at most
+        writer.stop()                       # writes pending rows, for 5 s at most
 
-    `add` copies the rows that it takes, so arrays may be changed afterwards. What waits is bounded:
-    beyond that, and where the disk takes nothing, rows are dropped and counted in `dropped` by
+    `add` copies the rows it takes, so arrays may be changed afterwards. The queue is bounded: rows
+    beyond the bound, or that cannot be written to disk, are dropped and counted in `dropped` by
     `queue` and `disk`; `written` counts the others. Several replicas may write to one directory,
-    each into files of its own; the oldest go when all take more than `max_total_bytes`. The thread
-    begins with the first row.
+    each into its own files; the oldest are deleted when all exceed `max_total_bytes`. The thread
+    starts with the first row.
 
     Args:
-        ratio: Of reads, 0 to 1; which ones is evenly spread.
-        rows_of_read: At most so many rows of each read are taken, evenly spread.
+        ratio: Share of reads, 0 to 1, evenly spread.
+        rows_of_read: Maximum number of rows per read, evenly spread.
     """
 
     def __init__(
@@ -84,7 +91,7 @@ class ServedFeaturesWriter:
         self._thread: threading.Thread | None = None
         self._is_stopping = False
         self._file = ServedFile(directory, max_file_bytes, max_total_bytes)
-        self._complained_at = -_COMPLAIN_S
+        self._logged_at = -_LOG_INTERVAL_S
 
     def add(
         self, now: float, keys: Mapping[str, Sequence[object] | Array], rows: FeatureRows
@@ -92,22 +99,24 @@ class ServedFeaturesWriter:
         """Take a sample of one read.
 
         Args:
-            now: When it was served, in Unix time; the time of the read counts if `rows` has it.
-            keys: As they were given to `FeatureReader.read`.
+            now: Time of serving, in Unix time; the time of the read takes precedence if set.
+            keys: As passed to `FeatureReader.read`.
         """
         with self._changed:
             if not self._share.takes():
                 return
             count = len(next(iter(rows.columns.values()), ()))
-            taken = min(count, self._rows_of_read)
-            if self._is_stopping or self._waiting_rows + taken > self._max_waiting_rows:
-                self.dropped["queue"] += taken
+            sampled_rows = min(count, self._rows_of_read)
+            if self._is_stopping or self._waiting_rows + sampled_rows > self._max_waiting_rows:
+                self.dropped["queue"] += sampled_rows
                 return
-            self._waiting_rows += taken
-        sample = served_sample(now, {name: keys[name] for name in self._keys}, rows, count, taken)
+            self._waiting_rows += sampled_rows
+        sample = served_sample(
+            now, {name: keys[name] for name in self._keys}, rows, count, sampled_rows
+        )
         with self._changed:
             if self._is_stopping:
-                self.dropped["queue"] += taken
+                self.dropped["queue"] += sampled_rows
                 return
             self._waiting.append(sample)
             if self._waiting_rows > self._max_waiting_rows // 2:
@@ -117,7 +126,7 @@ class ServedFeaturesWriter:
                 self._thread.start()
 
     def stop(self) -> None:
-        """Write what waits; after some seconds it is given up. Blocking; twice is once."""
+        """Write pending rows; give up after some seconds. Blocking; idempotent."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
@@ -133,21 +142,21 @@ class ServedFeaturesWriter:
                 if not self._is_stopping:
                     self._changed.wait(_FLUSH_S)
                 is_last = self._is_stopping
-                some = list(self._waiting)
+                samples = list(self._waiting)
                 self._waiting.clear()
-            if some:
-                self._write(some)
+            if samples:
+                self._write(samples)
         self._file.close()
 
-    def _write(self, some: Sequence[ServedSample]) -> None:
-        count = sum(sample.count for sample in some)
+    def _write(self, samples: Sequence[ServedSample]) -> None:
+        count = sum(sample.count for sample in samples)
         try:
             encode = msgspec.json.Encoder().encode
             lines = [
                 encode(row)
-                for sample in some
+                for sample in samples
                 for row in served_rows(
-                    self._service, self._hash, sample.at, sample.keys, sample.rows
+                    self._service, self._hash, sample.read_at, sample.keys, sample.rows
                 )
             ]
             self._file.append(b"".join([line + b"\n" for line in lines]))
@@ -155,8 +164,8 @@ class ServedFeaturesWriter:
             with self._changed:
                 self.dropped["disk"] += count
             now = time.monotonic()
-            if now - self._complained_at >= _COMPLAIN_S:
-                self._complained_at = now
+            if now - self._logged_at >= _LOG_INTERVAL_S:
+                self._logged_at = now
                 extra = {"directory": str(self._directory), "error": str(error)}
                 _LOG.error("cannot write served features", extra=extra)
         else:
@@ -167,14 +176,14 @@ class ServedFeaturesWriter:
 
 
 class EvenShare:
-    """Takes a share of what comes, evenly spread, the first among it; `ratio` is 0 to 1."""
+    """Selects an evenly spread share of items, including the first; `ratio` is 0 to 1."""
 
     def __init__(self, ratio: float) -> None:
         self.ratio = ratio
         self._credit = 1.0 - ratio if ratio > 0.0 else 0.0
 
     def takes(self) -> bool:
-        """Whether the one that comes now is taken."""
+        """Whether the next item is selected."""
         self._credit += self.ratio
         if self._credit < 1.0:
             return False
@@ -183,7 +192,7 @@ class EvenShare:
 
 
 class ServedFile:
-    """The file that is written now, and the bound of all beside it. For one thread."""
+    """The current log file, and the size limit of its directory. For one thread."""
 
     def __init__(
         self,
@@ -196,12 +205,12 @@ class ServedFile:
         self._max_total_bytes = max_total_bytes
         self._descriptor = -1
         self._size_bytes = 0
-        self._made = 0
+        self._files_opened = 0
 
     def append(self, data: bytes) -> None:
         """Write whole lines; OSError if that fails."""
         if self._descriptor >= 0 and not os.fstat(self._descriptor).st_nlink:
-            self.close()  # another replica made room
+            self.close()  # another replica deleted it to free space
         if self._descriptor < 0:
             self._open()
         try:
@@ -210,13 +219,13 @@ class ServedFile:
                 self._size_bytes += written
                 data = data[written:]
         except OSError:
-            self.close()  # what comes next begins on a line of its own
+            self.close()  # the next row begins on a new line
             raise
         if self._size_bytes >= self._max_file_bytes:
             self.close()
 
     def close(self) -> None:
-        """End the file, if there is one."""
+        """Close the file, if it is open."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -225,8 +234,8 @@ class ServedFile:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._remove_oldest()
         begin = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-        self._made += 1
-        path = self._directory / f"{begin}-{os.getpid():x}-{self._made:x}{SUFFIX}"
+        self._files_opened += 1
+        path = self._directory / f"{begin}-{os.getpid():x}-{self._files_opened:x}{SUFFIX}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, _PRIVATE)
         self._size_bytes = 0
@@ -247,15 +256,15 @@ class ServedFile:
 def served_rows(
     service: str,
     schema_hash: str,
-    at: float,
+    served_at: float,
     keys: Mapping[str, Sequence[object]],
     rows: FeatureRows,
 ) -> list[ServedRow]:
-    """Records of what was read."""
-    at_us = round((rows.at or at) * _US)
+    """Log records of the rows of a read."""
+    at_us = round((rows.read_at or served_at) * _US)
     columns = {name: column.tolist() for name, column in rows.columns.items()}
     request = {name: column.tolist() for name, column in rows.request.items()}
-    ages = {name: of_view.tolist() for name, of_view in rows.ages_s.items()}
+    ages = {name: view_ages.tolist() for name, view_ages in rows.ages_s.items()}
     count = len(next(iter(columns.values()), ()))
     return [
         ServedRow(
@@ -264,11 +273,13 @@ def served_rows(
             schema_hash=schema_hash,
             keys={name: _key(values[row]) for name, values in keys.items()},
             columns={name: plain(values[row]) for name, values in columns.items()},
-            statuses={name: str(of_view[row]) for name, of_view in rows.statuses.items()},
+            statuses={
+                name: str(view_statuses[row]) for name, view_statuses in rows.statuses.items()
+            },
             event_us={
-                name: at_us - round(of_view[row] * _US)
-                for name, of_view in ages.items()
-                if of_view[row] == of_view[row]  # NaN: there was no record
+                name: at_us - round(view_ages[row] * _US)
+                for name, view_ages in ages.items()
+                if view_ages[row] == view_ages[row]  # NaN: there was no record
             },
             request={name: plain(values[row]) for name, values in request.items()},
         )
@@ -287,26 +298,29 @@ def served_sample(
     keys: Mapping[str, Sequence[object] | Array],
     rows: FeatureRows,
     count: int,
-    taken: int,
+    sampled_count: int,
 ) -> ServedSample:
-    """Copies of `taken` of the `count` rows of a read, evenly spread."""
-    some = np.arange(taken) * count // max(taken, 1)
-    listed = some.tolist()
+    """Copies of some of the `count` rows of a read, evenly spread."""
+    selected = np.arange(sampled_count) * count // max(sampled_count, 1)
+    positions = selected.tolist()
     part = FeatureRows(
-        columns={name: column[some] for name, column in rows.columns.items()},
-        statuses={name: [of[i] for i in listed] for name, of in rows.statuses.items()},
-        ages_s={name: of[some] for name, of in rows.ages_s.items()},
+        columns={name: column[selected] for name, column in rows.columns.items()},
+        statuses={
+            name: [view_statuses[i] for i in positions]
+            for name, view_statuses in rows.statuses.items()
+        },
+        ages_s={name: view_ages[selected] for name, view_ages in rows.ages_s.items()},
         reasons={},
-        request={name: column[some] for name, column in rows.request.items()},
-        at=rows.at,
+        request={name: column[selected] for name, column in rows.request.items()},
+        read_at=rows.read_at,
     )
     flat = {n: v.reshape(-1) if isinstance(v, np.ndarray) else v for n, v in keys.items()}
     return ServedSample(
-        at=now,
+        read_at=now,
         keys={
-            name: [v.item() if isinstance(v := values[i], np.generic) else v for i in listed]
+            name: [v.item() if isinstance(v := values[i], np.generic) else v for i in positions]
             for name, values in flat.items()
         },
         rows=part,
-        count=taken,
+        count=sampled_count,
     )

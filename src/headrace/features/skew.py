@@ -1,6 +1,6 @@
-"""Comparison of the values that a service served with the values that training will see.
+"""Comparison of served values with the values that training will see (skew).
 
-Compares a sample of served rows with what a join says of the same entities at the same times.
+Compares a sample of served rows with a join of the same entities at the same times.
 """
 
 from collections import Counter
@@ -25,35 +25,35 @@ from headrace.features.served import Plain, ServedRow, ServedRows
 from headrace.features.served_offline import OfflineRows, values_of
 from headrace.features.values import moment
 
-_FEWEST: Final = 3
-"""Rows that a guess is made of."""
-_MOST: Final = 0.9
-"""So large a part of them has to agree."""
+_MIN_ROWS: Final = 3
+"""Minimum number of rows for a hint."""
+_MIN_AGREEMENT_RATIO: Final = 0.9
+"""Share of the rows that has to agree with a hint."""
 _SPREAD: Final = 1e-3
 Booleans = npt.NDArray[np.bool_]
 
 
-def differing(one: Array, other: Array, tolerance: float) -> Booleans:
-    """Where values are not equal; NaN equals NaN, and numbers may differ by rounding.
+def differing(left: Array, right: Array, tolerance: float) -> Booleans:
+    """Where values are unequal; NaN equals NaN, and numbers may differ by rounding.
 
     Args:
         tolerance: Relative to the larger number.
     """
-    if one.dtype.kind != "f":
-        return np.asarray(one != other, dtype=np.bool_)
-    a, b = one.astype(np.float64), other.astype(np.float64)
+    if left.dtype.kind != "f":
+        return np.asarray(left != right, dtype=np.bool_)
+    a, b = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(all="ignore"):
         is_near = np.abs(a - b) <= tolerance * np.maximum(np.abs(a), np.abs(b))
-    # Infinities minus themselves are NaN, so equal ones are asked for.
+    # Infinity minus infinity is NaN, so equality is tested separately.
     is_equal = (a == b) | (is_near & np.isfinite(a) & np.isfinite(b)) | (np.isnan(a) & np.isnan(b))
     return np.asarray(~is_equal, dtype=np.bool_)
 
 
-def largest_difference(one: Array, other: Array) -> tuple[float | None, float | None]:
-    """The largest absolute and the median relative difference; None where there are no numbers."""
-    if one.dtype.kind not in "fi":
+def largest_difference(left: Array, right: Array) -> tuple[float | None, float | None]:
+    """The largest absolute and the median relative difference; None for non-numeric columns."""
+    if left.dtype.kind not in "fi":
         return None, None
-    a, b = one.astype(np.float64), other.astype(np.float64)
+    a, b = left.astype(np.float64), right.astype(np.float64)
     with np.errstate(all="ignore"):
         absolute = np.abs(a - b)
         relative = absolute / np.maximum(np.abs(a), np.abs(b))
@@ -66,27 +66,27 @@ def largest_difference(one: Array, other: Array) -> tuple[float | None, float | 
 def looks_like(
     name: str, served: Array, offline: Mapping[str, Array], rows: Array, tolerance: float
 ) -> str:
-    """What may have become of the column `name` in the rows where it differs; empty: no idea.
+    """A hint about what happened to the column `name` in rows that differ; empty if unknown.
 
     Args:
-        offline: What it should be, and the other columns of its type.
-        rows: Positions of those that differ although they are of the same time.
+        offline: The expected values, and the other columns of the same type.
+        rows: Positions of rows that differ although they have the same event time.
     """
-    if len(rows) < _FEWEST:
+    if len(rows) < _MIN_ROWS:
         return ""
-    mine = served[rows]
+    served_rows = served[rows]
     for other, values in offline.items():
         if other == name or _is_constant(values[rows]):
             continue
-        if np.mean(~differing(mine, values[rows], tolerance)) >= _MOST:
+        if np.mean(~differing(served_rows, values[rows], tolerance)) >= _MIN_AGREEMENT_RATIO:
             return f"the values of {other!r}"
-    if served.dtype.kind not in "fi" or _is_constant(mine):
+    if served.dtype.kind not in "fi" or _is_constant(served_rows):
         return ""
-    return _by_arithmetic(mine.astype(np.float64), offline[name][rows].astype(np.float64))
+    return _by_arithmetic(served_rows.astype(np.float64), offline[name][rows].astype(np.float64))
 
 
 def _by_arithmetic(served: Array, offline: Array) -> str:
-    """Whether all values are so many times, or so much more than, what they should be."""
+    """A hint if all values are a constant multiple of, or offset from, the offline values."""
     with np.errstate(all="ignore"):
         for values, text in (
             (served / offline, "{:.6g} times the offline value"),
@@ -96,7 +96,7 @@ def _by_arithmetic(served: Array, offline: Array) -> str:
                 continue
             middle = float(np.median(values))
             is_near = np.abs(values - middle) <= _SPREAD * abs(middle)
-            if np.mean(is_near) >= _MOST:
+            if np.mean(is_near) >= _MIN_AGREEMENT_RATIO:
                 return text.format(middle)
     return ""
 
@@ -106,26 +106,26 @@ def _is_constant(values: Array) -> bool:
 
 
 TOLERANCE: Final = 1e-6
-"""Numbers that differ less, relative to the larger one, are equal: FP32 has some 1e-7."""
+"""Relative difference up to which numbers are equal: FP32 has about 1e-7."""
 _EXAMPLES: Final = 5
 _US: Final = 1_000_000
 
 
 class SkewCause(StrEnum):
-    """Why a served value is not the one that a join finds."""
+    """Why a served value differs from the joined one."""
 
     NOT_MATERIALIZED = "NOT_MATERIALIZED"
-    """The source had a newer value by then, which had not come to the online store."""
+    """The source had a newer value by then, which was not yet in the online store."""
     MISSING_ONLINE = "MISSING_ONLINE"
-    """The source had a value, and the online store had none."""
+    """The source had a value, and the online store had no value."""
     ARRIVED_LATE = "ARRIVED_LATE"
-    """The source got the value after the moment, with an earlier time: nobody could serve it."""
+    """The source received the value after serving, with an earlier event time."""
     ONLY_ONLINE = "ONLY_ONLINE"
-    """The online store had a value, or a newer one, that the source has not: it was pushed."""
+    """The online store had a value, or a newer one, that the source lacks: it was pushed."""
     DEFAULT_SERVED = "DEFAULT_SERVED"
-    """A default was served of a record of the same time, where the source has a value."""
+    """A default was served for a record of the same time, although the source has a value."""
     OTHER_VALUE = "OTHER_VALUE"
-    """Values of the same time differ: another transformation, unit, type or order."""
+    """Values of the same event time differ: another transformation, unit, type or order."""
     INPUT_DIFFERS = "INPUT_DIFFERS"
     """An on-demand feature differs because one of its inputs does."""
 
@@ -143,44 +143,68 @@ class SkewExample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureSkew:
-    """How one column of a service was served.
-
-    `differing` of `rows` are not what a join finds, but for `waiting`: those whose newer value was
-    younger than the grace. `largest_absolute` and `median_relative` are None of what is no number.
-    `lag_s`: for how long, at most, a newer value had been there. `looks_like`: what may have
-    happened, such as `1000 times the offline value`; empty if that cannot be told.
-    """
+    """The skew of one column of a service."""
 
     feature: str
+
     view: str
+
     rows: int
+    """Number of rows compared."""
+
     differing: int
+    """Number of rows that differ from the join, without `waiting`."""
+
     waiting: int
+    """Number of rows whose newer value was younger than the grace period."""
+
     share_ratio: float
+    """`differing` / `rows`."""
+
     causes: Mapping[SkewCause, int]
+
     largest_absolute: float | None
+    """None for non-numeric columns."""
+
     median_relative: float | None
+    """None for non-numeric columns."""
+
     lag_s: float | None
+    """The longest time for which a newer value had been available."""
+
     looks_like: str
+    """A hint, such as `1000 times the offline value`; empty if unknown."""
+
     examples: tuple[SkewExample, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkewReport:
-    """What was found in `rows`, served from `since` to `until`; features in the service's order."""
+    """The skew of a service's features, in its order."""
 
     service: str
+
     rows: int
+    """Number of rows compared."""
+
     other_schema: int
+    """Number of rows of other definitions."""
+
     unreadable: int
+    """Number of invalid lines."""
+
     since: datetime | None
+    """Time of the first row."""
+
     until: datetime | None
+    """Time of the last row."""
+
     features: tuple[FeatureSkew, ...]
 
     @property
     def skewed(self) -> tuple[FeatureSkew, ...]:
-        """The features that were served otherwise."""
-        return tuple(one for one in self.features if one.differing)
+        """The features with differing rows."""
+        return tuple(feature for feature in self.features if feature.differing)
 
 
 def compare_served(
@@ -191,11 +215,11 @@ def compare_served(
     grace_s: Mapping[str, float] | None = None,
     tolerance: float = TOLERANCE,
 ) -> SkewReport:
-    """Compare served rows with what `offline_rows` says of them.
+    """Compare served rows with their offline values.
 
     Args:
-        grace_s: By view: how long a newer value may take to come to the online store. 0 by itself.
-        tolerance: How much numbers may differ, relative to the larger one.
+        grace_s: By view: how long a newer value may take to reach the online store. Default 0.
+        tolerance: Relative difference up to which numbers are equal.
     """
     rows = samples.rows
     comparison = _Comparison(rows, service, offline, grace_s or {}, tolerance)
@@ -211,7 +235,7 @@ def compare_served(
 
 
 class _Comparison:
-    """Served and offline values of all columns, and which of them differ."""
+    """Served and offline values of all columns, and where they differ."""
 
     def __init__(
         self,
@@ -227,8 +251,8 @@ class _Comparison:
         self._service = service
         self._tolerance = tolerance
         self._served = {
-            one.name: _array(one.feature.datatype, [row.columns[one.name] for row in rows])
-            for one in service.columns
+            column.name: _array(column.feature.datatype, [row.columns[column.name] for row in rows])
+            for column in service.columns
         }
         self._differs = {
             name: differing(array, offline.columns[name], tolerance)
@@ -236,57 +260,65 @@ class _Comparison:
         }
 
     def feature(self, column: ServiceColumn) -> FeatureSkew:
-        """What is to be said about one column."""
+        """The skew of one column."""
         served, expected = self._served[column.name], self._offline.columns[column.name]
         causes: Counter[SkewCause] = Counter()
-        kept: list[tuple[int, SkewCause]] = []
+        differences: list[tuple[int, SkewCause]] = []
         waiting, lag_us = 0, -1
         for row in np.flatnonzero(self._differs[column.name]).tolist():
             cause, row_lag_us = self._cause(column, row)
             if row_lag_us is None or row_lag_us >= self._grace_of(column):
                 causes[cause] += 1
-                kept.append((row, cause))
+                differences.append((row, cause))
                 lag_us = max(lag_us, -1 if row_lag_us is None else row_lag_us)
             else:
                 waiting += 1
-        at = np.array([row for row, _ in kept], dtype=np.int64)
-        same_time = np.array([row for row, cause in kept if cause in _OF_VALUE], dtype=np.int64)
+        differing_rows = np.array([row for row, _ in differences], dtype=np.int64)
+        same_time = np.array(
+            [row for row, cause in differences if cause in _OF_VALUE], dtype=np.int64
+        )
         others = self._others(column)
-        absolute, relative = largest_difference(served[at], expected[at])
+        absolute, relative = largest_difference(served[differing_rows], expected[differing_rows])
         return FeatureSkew(
             feature=column.name,
             view=column.view.name,
             rows=len(self._rows),
-            differing=len(kept),
+            differing=len(differences),
             waiting=waiting,
-            share_ratio=len(kept) / len(self._rows) if self._rows else 0.0,
+            share_ratio=len(differences) / len(self._rows) if self._rows else 0.0,
             causes=dict(causes),
             largest_absolute=absolute,
             median_relative=relative,
             lag_s=lag_us / _US if lag_us >= 0 else None,
             looks_like=looks_like(column.name, served, others, same_time, self._tolerance),
-            examples=tuple(self._example(column, *one) for one in kept[:_EXAMPLES]),
+            examples=tuple(
+                self._example(column, *difference) for difference in differences[:_EXAMPLES]
+            ),
         )
 
     def _others(self, column: ServiceColumn) -> dict[str, Array]:
         """The offline values of this column and of others of its type."""
         datatype = column.feature.datatype
         return {
-            one.name: self._offline.columns[one.name]
-            for one in self._service.columns
-            if one.feature.datatype is datatype
+            other.name: self._offline.columns[other.name]
+            for other in self._service.columns
+            if other.feature.datatype is datatype
         }
 
     def _grace_of(self, column: ServiceColumn) -> int:
         view = column.view
-        names = [one.name for one in view.views] if isinstance(view, OnDemandView) else [view.name]
+        names = (
+            [source_view.name for source_view in view.views]
+            if isinstance(view, OnDemandView)
+            else [view.name]
+        )
         return max((self._grace_us.get(name, 0) for name in names), default=0)
 
     def _cause(self, column: ServiceColumn, row: int) -> tuple[SkewCause, int | None]:
-        """Why a value differs, and for how long a newer one had been there, if it had."""
+        """Why a value differs, and for how long a newer one had been available, if any."""
         view = column.view
         if isinstance(view, OnDemandView):
-            return self._cause_of_made(view, row)
+            return self._cause_of_on_demand(view, row)
         cause, lag_us = self._cause_of_view(view, row)
         if cause is None:
             filling = _array(column.feature.datatype, [_plain_filling(column)])
@@ -297,7 +329,7 @@ class _Comparison:
         return cause, lag_us
 
     def _cause_of_view(self, view: FeatureView, row: int) -> tuple[SkewCause | None, int | None]:
-        """What records say: None for those of the same time."""
+        """The cause by event times: None if they are equal."""
         served_us = self._rows[row].event_us.get(view.name)
         found_us = self._offline.event_us[view.name][row]
         newer_us = self._offline.newer_us[view.name][row]
@@ -313,12 +345,14 @@ class _Comparison:
             return SkewCause.MISSING_ONLINE, lag_us
         return SkewCause.NOT_MATERIALIZED, lag_us
 
-    def _cause_of_made(self, made: OnDemandView, row: int) -> tuple[SkewCause, int | None]:
-        for view in made.views:
+    def _cause_of_on_demand(
+        self, on_demand_view: OnDemandView, row: int
+    ) -> tuple[SkewCause, int | None]:
+        for view in on_demand_view.views:
             cause, lag_us = self._cause_of_view(view, row)
             if cause is not None:
                 return SkewCause.INPUT_DIFFERS, lag_us
-        inputs = {(one.view.name, one.feature.name) for one in made.inputs}
+        inputs = {(source.view.name, source.feature.name) for source in on_demand_view.inputs}
         for column in self._service.columns:
             is_input = (column.view.name, column.feature.name) in inputs
             if is_input and self._differs[column.name][row]:
@@ -339,9 +373,9 @@ _OF_VALUE: Final = frozenset({SkewCause.OTHER_VALUE, SkewCause.DEFAULT_SERVED})
 
 
 def _array(datatype: Datatype, values: Sequence[Plain]) -> Array:
-    made: Array = np.empty(len(values), dtype=datatype.dtype)
-    made[:] = values_of(datatype, values)
-    return made
+    array: Array = np.empty(len(values), dtype=datatype.dtype)
+    array[:] = values_of(datatype, values)
+    return array
 
 
 def _plain_filling(column: ServiceColumn) -> Plain:

@@ -1,4 +1,4 @@
-"""Process that compares what a service served with what training will see, and its report.
+"""Process that compares served values with those that training will see, and its report.
 
 `python -m headrace.features.skew_process HOME SERVICE` prints one line of JSON: a `SkewSummary`.
 """
@@ -22,7 +22,7 @@ from headrace.features.served import read_served, served_directory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkewedFeature:
-    """A column that was served other than training will see it; as `FeatureSkew`."""
+    """A column whose served values differ from training; fields as in `FeatureSkew`."""
 
     feature: str
     view: str
@@ -34,25 +34,30 @@ class SkewedFeature:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkewSummary:
-    """What `rows` served rows came to; `message`: why they could not be compared."""
+    """The result of a comparison."""
 
     service: str
+
     rows: int
+    """Number of rows compared."""
+
     skewed: tuple[SkewedFeature, ...] = ()
+
     message: str = ""
+    """Why the rows could not be compared."""
 
 
 _RUNS: Final = 2.0
 
 
-def usual_grace_s(view: FeatureView, now: float) -> float:
-    """How long a new value may take to come to the online store: two runs; 0 without a schedule."""
+def default_grace_s(view: FeatureView, now: float) -> float:
+    """Default grace of a new value until it is online: two runs; 0 without a schedule."""
     schedule = view.schedule
     if schedule is None:
         return 0.0
     if schedule.every_s is not None:
         return _RUNS * schedule.every_s
-    from cronsim import CronSim  # noqa: PLC0415  # only those need it who have a line
+    from cronsim import CronSim  # noqa: PLC0415  # only needed for cron schedules
 
     start = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo(schedule.timezone))
     moments = CronSim(schedule.cron, start)
@@ -63,7 +68,7 @@ _NICER = 10
 
 
 def main(arguments: list[str]) -> int:
-    """Be the process; its exit status."""
+    """Run the process; return its exit status."""
     home, service = arguments
     os.nice(_NICER)  # requests come first
     try:
@@ -75,38 +80,40 @@ def main(arguments: list[str]) -> int:
 
 
 def compare(home: Path, service: str) -> SkewSummary:
-    """What is found in the sample that a home keeps of a service.
+    """Compare the logged rows of a service in a home.
 
     Raises:
-        HeadraceError: It cannot be compared; the message says why.
+        HeadraceError: The rows cannot be compared; the message contains the reason.
     """
-    found = applied_definitions(home).service(service)
+    feature_service = applied_definitions(home).service(service)
     try:
-        samples = read_served(served_directory(home, service), found)
+        samples = read_served(served_directory(home, service), feature_service)
     except FailedPreconditionError:  # nothing was served yet
         return SkewSummary(service=service, rows=0)
     if not samples.rows:
         return SkewSummary(service=service, rows=0)
-    # Loaded last: where nothing was served, it costs no table library.
+    # Imported last: without served rows, Polars is not imported.
     from headrace.features.served_offline import offline_rows  # noqa: PLC0415
     from headrace.features.skew import compare_served  # noqa: PLC0415
 
     now = SystemClock().now()
-    grace = {view.name: usual_grace_s(view, now) for view in found.views}
-    report = compare_served(samples, found, offline_rows(samples.rows, found), grace_s=grace)
+    grace = {view.name: default_grace_s(view, now) for view in feature_service.views}
+    report = compare_served(
+        samples, feature_service, offline_rows(samples.rows, feature_service), grace_s=grace
+    )
     return SkewSummary(
         service=service,
         rows=report.rows,
         skewed=tuple(
             SkewedFeature(
-                feature=one.feature,
-                view=one.view,
-                differing=one.differing,
-                rows=one.rows,
-                causes={str(cause): count for cause, count in one.causes.items()},
-                looks_like=one.looks_like,
+                feature=feature.feature,
+                view=feature.view,
+                differing=feature.differing,
+                rows=feature.rows,
+                causes={str(cause): count for cause, count in feature.causes.items()},
+                looks_like=feature.looks_like,
             )
-            for one in report.skewed
+            for feature in report.skewed
         ),
     )
 

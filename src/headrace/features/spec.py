@@ -1,6 +1,7 @@
 """Parser of `features.yaml`; it reports all mistakes at once.
 
-Loaded by whoever reads the file; a replica that got its definitions does not pay for pydantic.
+Imported only by processes that read the file: a replica receives its definitions and does not
+import pydantic.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +25,7 @@ from headrace.features.definitions import (
     OnDemandView,
     ServiceColumn,
 )
-from headrace.features.spec_agreement import disagreements
+from headrace.features.spec_agreement import consistency_mistakes
 from headrace.features.spec_models import (
     MAX_CODE_CHARACTERS,
     DefinitionsSpec,
@@ -36,21 +37,21 @@ from headrace.features.spec_models import (
 
 
 def check_code_allowed(spec: DefinitionsSpec, *, allow_code: bool) -> None:
-    """Refuse definitions whose use runs code, unless that is allowed."""
+    """Raise for definitions that run code, unless that is allowed."""
     if spec.on_demand_views and not allow_code:
         first = spec.on_demand_views[0]
         raise FailedPreconditionError(
-            f"on-demand view '{first.name}' runs the code of {first.function} wherever its "
-            "features are used; if you trust the author, say so: `--allow-code` on the command "
+            f"on-demand view '{first.name}' runs the code of {first.function} whenever its "
+            "features are used; if you trust the author, allow it: `--allow-code` on the command "
             "line, `allow_code=True` in Python"
         )
 
 
 def read_code(spec: OnDemandViewSpec, base_dir: Path) -> str:
-    """The text of the function's file, unless the view has it.
+    """Return the text of the function's file, unless the spec contains it.
 
     Raises:
-        InvalidArgumentError: It is no text, or too long.
+        InvalidArgumentError: It is not UTF-8 text, or too long.
         FailedPreconditionError: It cannot be read.
     """
     if spec.code is not None:
@@ -61,30 +62,30 @@ def read_code(spec: OnDemandViewSpec, base_dir: Path) -> str:
         with path.open("rb") as file:
             text = file.read(4 * MAX_CODE_CHARACTERS + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"{where} is no UTF-8 text (byte {error.start})") from None
+        raise InvalidArgumentError(f"{where} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise FailedPreconditionError(f"{where} cannot be read: {error.strerror}") from error
     if len(text) > MAX_CODE_CHARACTERS:
-        limit = f"{MAX_CODE_CHARACTERS} characters; install what it needs as a package"
+        limit = f"{MAX_CODE_CHARACTERS} characters; move code to an installed package"
         raise InvalidArgumentError(f"{where} has more than {limit}")
     return text.replace("\r\n", "\n")
 
 
 def on_demand_view(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> OnDemandView:
-    """The view that `spec`, whose code is read, says."""
+    """The view of `spec`, which contains its code."""
     assert spec.code is not None
     return OnDemandView(
         name=spec.name,
         function=spec.function,
         source=spec.code,
         inputs=tuple(_inputs(spec, views)),
-        request=tuple(feature_of(one) for one in spec.request_columns),
-        features=tuple(feature_of(one) for one in spec.features),
+        request=tuple(feature_of(column) for column in spec.request_columns),
+        features=tuple(feature_of(feature) for feature in spec.features),
     )
 
 
 def feature_of(spec: FeatureSpec) -> Feature:
-    """A column, its default as its datatype has it."""
+    """A column, with its default converted to its datatype."""
     datatype, default = Datatype(spec.datatype), spec.default
     if isinstance(default, str):
         return Feature(name=spec.name, datatype=datatype, default=default.encode())
@@ -95,23 +96,23 @@ def feature_of(spec: FeatureSpec) -> Feature:
 
 def _inputs(spec: OnDemandViewSpec, views: Mapping[str, FeatureView]) -> Iterator[OnDemandInput]:
     for item in spec.inputs:
-        name, _, wanted = item.partition(":")
+        name, _, feature_name = item.partition(":")
         view = views[name]
         for feature in view.features:
-            if not wanted or feature.name == wanted:
+            if not feature_name or feature.name == feature_name:
                 shown_as = f"{name}__{feature.name}" if spec.full_feature_names else feature.name
                 yield OnDemandInput(name=shown_as, view=view, feature=feature)
 
 
 def read_definitions(path: Path, *, allow_code: bool = False) -> Definitions:
-    """What the file at `path` defines; sources and functions are relative to its directory.
+    """Read the definitions at `path`; sources and functions are relative to its directory.
 
     Args:
-        allow_code: Whether there may be on-demand views, whose functions run their author's code
-            wherever they are used. Reading runs none.
+        allow_code: Whether on-demand views are allowed, whose functions run their author's code
+            whenever they are used. Reading runs no code.
 
     Raises:
-        SpecError: With every mistake, its place and line.
+        SpecError: With every mistake, its location and line.
         FailedPreconditionError: It cannot be read, or code is not allowed.
     """
     base_dir = path.absolute().parent
@@ -121,10 +122,10 @@ def read_definitions(path: Path, *, allow_code: bool = False) -> Definitions:
 def parse_definitions(
     source: str | Mapping[str, Any], *, base_dir: Path, allow_code: bool = False
 ) -> Definitions:
-    """The definitions that `source` says, as YAML text or plain data; see `read_definitions`.
+    """Parse definitions from YAML text or plain data; see `read_definitions`.
 
     Raises:
-        SpecError: With every mistake, its place, and its line if `source` is text.
+        SpecError: With every mistake, its location, and its line if `source` is text.
         FailedPreconditionError: A function's file cannot be read, or code is not allowed.
     """
     spec = checked(source)
@@ -138,13 +139,13 @@ def read_text(path: Path) -> str:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InvalidArgumentError(f"{path} is no UTF-8 text (byte {error.start})") from None
+        raise InvalidArgumentError(f"{path} is not UTF-8 text (byte {error.start})") from None
     except OSError as error:
         raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
 
 
 def checked(source: str | Mapping[str, Any]) -> DefinitionsSpec:
-    """What `source` says, if it is right; see `parse_definitions`."""
+    """Validate `source`; see `parse_definitions`."""
     if isinstance(source, str):
         document = read_yaml(source)
         value, lines, mistakes = document.value, document.lines, document.mistakes
@@ -153,25 +154,28 @@ def checked(source: str | Mapping[str, Any]) -> DefinitionsSpec:
     else:
         value, lines, mistakes = source, {}, []
     if not isinstance(value, Mapping):
-        message = f"has to be a mapping with 'entities' and 'feature_views', but is {shown(value)}"
+        message = f"must be a mapping with 'entities' and 'feature_views', but is {shown(value)}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
-    found = disagreements(value)
+    mistakes_in_document = consistency_mistakes(value)
     spec: DefinitionsSpec | None = None
     try:
         spec = DefinitionsSpec.model_validate(value)
     except ValidationError as error:
-        found = mistakes_of(error, DefinitionsSpec) + found
-    mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
+        mistakes_in_document = mistakes_of(error, DefinitionsSpec) + mistakes_in_document
+    mistakes = [
+        *mistakes,
+        *(with_line(mistake, lines) for mistake in dict.fromkeys(mistakes_in_document)),
+    ]
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
     return spec
 
 
 def self_contained(spec: DefinitionsSpec, base_dir: Path) -> DefinitionsSpec:
-    """The same, to be read from anywhere: sources are absolute, and functions have their code.
+    """A copy that can be read from anywhere: absolute source paths, and the code of functions.
 
     Raises:
-        InvalidArgumentError: The file of a function is none, or too large.
+        InvalidArgumentError: The file of a function is not UTF-8 text, or too large.
         FailedPreconditionError: It cannot be read.
     """
     views = [
@@ -185,7 +189,7 @@ def self_contained(spec: DefinitionsSpec, base_dir: Path) -> DefinitionsSpec:
         for view in spec.feature_views
     ]
     on_demand = [
-        one.model_copy(update={"code": read_code(one, base_dir)}) for one in spec.on_demand_views
+        view.model_copy(update={"code": read_code(view, base_dir)}) for view in spec.on_demand_views
     ]
     return spec.model_copy(
         update={
@@ -206,16 +210,24 @@ def _absolute(path: str, base_dir: Path) -> Path:
 
 def _definitions(spec: DefinitionsSpec, base_dir: Path) -> Definitions:
     entities = {
-        one.name: Entity(
-            name=one.name, join_key=one.join_key or one.name, datatype=Datatype(one.datatype)
+        entity.name: Entity(
+            name=entity.name,
+            join_key=entity.join_key or entity.name,
+            datatype=Datatype(entity.datatype),
         )
-        for one in spec.entities
+        for entity in spec.entities
     }
-    views = {one.name: _view(one, entities, base_dir) for one in spec.feature_views}
-    on_demand = {one.name: on_demand_view(one, views) for one in spec.on_demand_views}
+    views = {
+        view_spec.name: _view(view_spec, entities, base_dir) for view_spec in spec.feature_views
+    }
+    on_demand = {
+        view_spec.name: on_demand_view(view_spec, views) for view_spec in spec.on_demand_views
+    }
     services = {
-        one.name: FeatureService(name=one.name, columns=tuple(_columns(one, views, on_demand)))
-        for one in spec.feature_services
+        service_spec.name: FeatureService(
+            name=service_spec.name, columns=tuple(_columns(service_spec, views, on_demand))
+        )
+        for service_spec in spec.feature_services
     }
     feast_repo = None if spec.feast_repo is None else _absolute(spec.feast_repo, base_dir)
     return Definitions(
@@ -231,7 +243,7 @@ def _view(spec: FeatureViewSpec, entities: Mapping[str, Entity], base_dir: Path)
     return FeatureView(
         name=spec.name,
         entities=tuple(entities[name] for name in spec.entities),
-        features=tuple(feature_of(one) for one in spec.features),
+        features=tuple(feature_of(feature) for feature in spec.features),
         source=DataSource(
             path=None if spec.source.path is None else _absolute(spec.source.path, base_dir),
             timestamp_field=spec.source.timestamp_field,
@@ -252,9 +264,9 @@ def _columns(
     on_demand: Mapping[str, OnDemandView],
 ) -> Iterator[ServiceColumn]:
     for item in spec.features:
-        name, _, wanted = item.partition(":")
+        name, _, feature_name = item.partition(":")
         view = views[name] if name in views else on_demand[name]
         for feature in view.features:
-            if not wanted or feature.name == wanted:
+            if not feature_name or feature.name == feature_name:
                 shown_as = f"{name}__{feature.name}" if spec.full_feature_names else feature.name
                 yield ServiceColumn(name=shown_as, view=view, feature=feature)

@@ -1,4 +1,4 @@
-"""Checks between the parts of `features.yaml` that are right on their own."""
+"""Consistency checks between parts of `features.yaml` that are each valid."""
 
 import math
 import re
@@ -14,7 +14,7 @@ Document = Mapping[Any, Any]
 
 
 def repeated(value: object, place: str) -> Iterator[SpecMistake]:
-    """Names that several of a list have."""
+    """Names that occur several times in a list."""
     first_use: dict[str, int] = {}
     for i, item in items(value):
         name = item.get("name")
@@ -24,13 +24,13 @@ def repeated(value: object, place: str) -> Iterator[SpecMistake]:
 
 
 def join_key(entity: object) -> str:
-    """The column that names an entity."""
-    given = entity if isinstance(entity, Mapping) else {}
-    return str(given.get("join_key") or given.get("name"))
+    """The column that identifies an entity."""
+    mapping = entity if isinstance(entity, Mapping) else {}
+    return str(mapping.get("join_key") or mapping.get("name"))
 
 
 def by_name(value: object) -> dict[str, Document]:
-    """The mappings of a list that have a name."""
+    """The named mappings of a list."""
     named = ((item.get("name"), item) for _, item in items(value))
     return {name: item for name, item in named if isinstance(name, str)}
 
@@ -50,26 +50,29 @@ def texts(value: object) -> Iterator[tuple[int, str]]:
 
 
 def misfitting_default(feature: Document, place: str) -> Iterator[SpecMistake]:
-    """A default that its column's datatype cannot hold."""
+    """A default that does not fit its column's datatype."""
     default, datatype = feature.get("default"), feature.get("datatype")
     if default is None or not isinstance(default, bool | int | float | str):
         return
     is_number = isinstance(default, int | float) and not isinstance(default, bool)
     match datatype:
         case "BYTES":
-            fits, wanted = isinstance(default, str), "text"
+            fits, expected = isinstance(default, str), "text"
         case "BOOL":
-            fits, wanted = isinstance(default, bool), "true or false"
+            fits, expected = isinstance(default, bool), "true or false"
         case "INT64":
             fits = is_number and isinstance(default, int) and default in _INT64
-            wanted = "a whole number of 64 bits"
+            expected = "a 64-bit integer"
         case "FP32" | "FP64":
-            fits, wanted = is_number and _is_float(default, str(datatype)), "a number of that size"
+            fits, expected = (
+                is_number and _is_float(default, str(datatype)),
+                "a number of that size",
+            )
         case _:
             return
     if not fits:
         shown = str(default)[:60]
-        message = f"{shown} does not fit {datatype}; it should be {wanted}"
+        message = f"{shown} does not fit {datatype}; it should be {expected}"
         yield SpecMistake(place=place, message=message)
 
 
@@ -85,42 +88,42 @@ _FUNCTION: Final = re.compile(r"[^\x00-\x1f\x7f:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
 _Views = Mapping[str, Document]
 
 
-def of_on_demand(view: Document, views: _Views, place: str) -> Iterator[SpecMistake]:
-    """What is wrong with an on-demand view; `views` are the feature views that there are."""
+def on_demand_mistakes(view: Document, views: _Views, place: str) -> Iterator[SpecMistake]:
+    """The mistakes of an on-demand view; `views` are the defined feature views."""
     name = view.get("name")
     if isinstance(name, str) and name in views:
         message = f"{name!r} is already the name of a feature view"
         yield SpecMistake(place=f"{place}.name", message=message)
     function = view.get("function")
     if isinstance(function, str) and not _FUNCTION.fullmatch(function):
-        message = f"{function[:200]!r} is no FILE.py:NAME, such as ratios.py:ratios"
+        message = f"{function[:200]!r} is not FILE.py:NAME, such as ratios.py:ratios"
         yield SpecMistake(place=f"{place}.function", message=message)
     taken: dict[str, str] = {}
     is_full = view.get("full_feature_names") is True
     yield from _columns(view.get("inputs"), views, taken, f"{place}.inputs", is_full=is_full)
     for i, column in items(view.get("request_columns")):
-        at = f"{place}.request_columns[{i}]"
-        yield from misfitting_default(column, f"{at}.default")
+        location = f"{place}.request_columns[{i}]"
+        yield from misfitting_default(column, f"{location}.default")
         shown_as = column.get("name")
         if shown_as == EVENT_TIMESTAMP:
-            yield SpecMistake(place=f"{at}.name", message="is the column of the time")
+            yield SpecMistake(place=f"{location}.name", message="is the name of the time column")
         elif isinstance(shown_as, str):
             if shown_as in taken:
                 message = f"{shown_as!r} is already {taken[shown_as]}; give it another name"
-                yield SpecMistake(place=f"{at}.name", message=message)
+                yield SpecMistake(place=f"{location}.name", message=message)
             taken.setdefault(shown_as, "a request column")
     if not taken and not list(texts(view.get("inputs"))):
-        message = "takes nothing; name `inputs` of feature views, or `request_columns`"
+        message = "has no inputs; set `inputs` from feature views, or `request_columns`"
         yield SpecMistake(place=place, message=message)
     yield from repeated(view.get("features"), f"{place}.features")
     for i, feature in items(view.get("features")):
         yield from misfitting_default(feature, f"{place}.features[{i}].default")
 
 
-def of_service(
+def service_mistakes(
     service: Document, views: _Views, entities: Document, place: str
 ) -> Iterator[SpecMistake]:
-    """What is wrong with a service; `views` are feature views and on-demand views."""
+    """The mistakes of a service; `views` are feature views and on-demand views."""
     used = [item.partition(":")[0] for _, item in texts(service.get("features"))]
     taken = _reserved([name for name in used if name in views], views, entities)
     yield from _request_columns(dict.fromkeys(used), views, taken, place)
@@ -131,34 +134,36 @@ def of_service(
 def _columns(
     value: object, views: _Views, taken: dict[str, str], place: str, *, is_full: bool
 ) -> Iterator[SpecMistake]:
-    """What is wrong with a list of `VIEW` and `VIEW:FEATURE`; names in `taken` are not free."""
+    """The mistakes in a list of `VIEW` and `VIEW:FEATURE`; names in `taken` are not available."""
     for i, item in texts(value):
-        at = f"{place}[{i}]"
-        view_name, colon, wanted = item.partition(":")
+        location = f"{place}[{i}]"
+        view_name, colon, feature_name = item.partition(":")
         if view_name not in views:
-            known = ", ".join(map(str, views)) or "none"
-            message = f"there is no feature view {view_name!r}; there are: {known}"
-            yield SpecMistake(place=at, message=message)
+            available = ", ".join(map(str, views)) or "none"
+            message = f"feature view {view_name!r} is not defined; defined: {available}"
+            yield SpecMistake(place=location, message=message)
             continue
-        names = [str(one.get("name")) for _, one in items(views[view_name].get("features"))]
-        if colon and wanted not in names:
-            message = f"view {view_name!r} has no feature {wanted!r}; it has: {', '.join(names)}"
-            yield SpecMistake(place=at, message=message)
+        names = [str(feature.get("name")) for _, feature in items(views[view_name].get("features"))]
+        if colon and feature_name not in names:
+            message = (
+                f"view {view_name!r} has no feature {feature_name!r}; it has: {', '.join(names)}"
+            )
+            yield SpecMistake(place=location, message=message)
             continue
-        for name in [wanted] if colon else names:
+        for name in [feature_name] if colon else names:
             shown_as = f"{view_name}__{name}" if is_full else name
             if shown_as in taken:
                 message = (
                     f"{shown_as!r} is already {taken[shown_as]}; name each feature once, or set "
-                    "full_feature_names where two views have features of one name"
+                    "full_feature_names if two views have features with the same name"
                 )
-                yield SpecMistake(place=at, message=message)
+                yield SpecMistake(place=location, message=message)
             taken.setdefault(shown_as, f"a column, of view {view_name!r}")
 
 
 def _reserved(used: Sequence[str], views: _Views, entities: Document) -> dict[str, str]:
-    """What a table of the service has besides its features, which none may be called like."""
-    taken = {EVENT_TIMESTAMP: "the column of the time"}
+    """Column names of a service's table besides its features, which features must not use."""
+    taken = {EVENT_TIMESTAMP: "the time column"}
     for view_name in used:
         taken[f"{view_name}{STATUS_SUFFIX}"] = f"the status of view {view_name!r}"
         inputs = texts(views[view_name].get("inputs"))
@@ -172,49 +177,53 @@ def _reserved(used: Sequence[str], views: _Views, entities: Document) -> dict[st
 def _request_columns(
     used: Mapping[str, None], views: _Views, taken: dict[str, str], place: str
 ) -> Iterator[SpecMistake]:
-    """Columns of one name have to be one column: a request and a table have it once."""
-    there: dict[str, tuple[object, object]] = {}
+    """Mistakes of request columns: those with the same name must be the same column."""
+    columns: dict[str, tuple[object, object]] = {}
     for view_name in used:
         for name, column in by_name(views.get(view_name, {}).get("request_columns")).items():
             kind = (column.get("datatype"), column.get("default"))
-            if name in taken or there.setdefault(name, kind) != kind:
-                was = taken.get(name, "a request column of another datatype or default")
-                message = f"view {view_name!r} has the request column {name!r}, which is {was}"
+            if name in taken or columns.setdefault(name, kind) != kind:
+                conflict = taken.get(name, "a request column of another datatype or default")
+                message = f"view {view_name!r} has the request column {name!r}, which is {conflict}"
                 yield SpecMistake(place=f"{place}.features", message=message)
-    taken |= dict.fromkeys(there, "a request column")
+    taken |= dict.fromkeys(columns, "a request column")
 
 
-def disagreements(document: Document) -> list[SpecMistake]:
-    """Every such mistake."""
+def consistency_mistakes(document: Document) -> list[SpecMistake]:
+    """All mistakes of this kind."""
     entities = by_name(document.get("entities"))
     views = by_name(document.get("feature_views"))
-    found = [*repeated(document.get("entities"), "entities")]
-    found += repeated(document.get("feature_views"), "feature_views")
+    mistakes = [*repeated(document.get("entities"), "entities")]
+    mistakes += repeated(document.get("feature_views"), "feature_views")
     on_demand = by_name(document.get("on_demand_views"))
-    found += repeated(document.get("on_demand_views"), "on_demand_views")
-    found += repeated(document.get("feature_services"), "feature_services")
+    mistakes += repeated(document.get("on_demand_views"), "on_demand_views")
+    mistakes += repeated(document.get("feature_services"), "feature_services")
     for i, view in items(document.get("feature_views")):
-        found += _of_view(view, entities, f"feature_views[{i}]")
+        mistakes += _view_mistakes(view, entities, f"feature_views[{i}]")
     for i, view in items(document.get("on_demand_views")):
-        found += of_on_demand(view, views, f"on_demand_views[{i}]")
+        mistakes += on_demand_mistakes(view, views, f"on_demand_views[{i}]")
     for i, service in items(document.get("feature_services")):
-        found += of_service(service, {**on_demand, **views}, entities, f"feature_services[{i}]")
-    return found
+        mistakes += service_mistakes(
+            service, {**on_demand, **views}, entities, f"feature_services[{i}]"
+        )
+    return mistakes
 
 
-def _of_view(view: Document, entities: Document, place: str) -> Iterator[SpecMistake]:
+def _view_mistakes(view: Document, entities: Document, place: str) -> Iterator[SpecMistake]:
     taken: dict[str, str] = {}
     for i, name in texts(view.get("entities")):
-        at = f"{place}.entities[{i}]"
+        location = f"{place}.entities[{i}]"
         entity = entities.get(name)
         if entity is None:
-            known = ", ".join(map(str, entities)) or "none"
-            yield SpecMistake(place=at, message=f"there is no entity {name!r}; there are: {known}")
+            available = ", ".join(map(str, entities)) or "none"
+            yield SpecMistake(
+                place=location, message=f"entity {name!r} is not defined; defined: {available}"
+            )
             continue
         key = join_key(entity)
         if key in taken:
-            message = f"has the join key {key!r}, as {taken[key]}; give one entity another one"
-            yield SpecMistake(place=at, message=message)
+            message = f"has the join key {key!r}, as {taken[key]}; give one entity another join key"
+            yield SpecMistake(place=location, message=message)
         taken.setdefault(key, f"entity {name!r}")
     yield from _columns_of_source(view, taken, place)
     yield from repeated(view.get("features"), f"{place}.features")
@@ -223,12 +232,12 @@ def _of_view(view: Document, entities: Document, place: str) -> Iterator[SpecMis
 
 
 def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Iterator[SpecMistake]:
-    """A column has one part: join key, time, or feature."""
+    """Mistakes of columns with several roles: join key, time, or feature."""
     source = view.get("source")
     source = source if isinstance(source, Mapping) else {}
     path = source.get("path")
     if isinstance(path, str) and ("://" in path or "\0" in path):
-        message = "is no path; only files of this machine are read, so mount or copy it"
+        message = "is not a path; only local files are read, so mount or copy it"
         yield SpecMistake(place=f"{place}.source.path", message=message)
     yield from _repeated_names(source.get("field_mapping"), f"{place}.source.field_mapping")
     columns = [
@@ -239,21 +248,21 @@ def _columns_of_source(view: Document, taken: dict[str, str], place: str) -> Ite
             for i, feature in items(view.get("features"))
         ),
     ]
-    for at, name, part in columns:
+    for location, name, part in columns:
         if not isinstance(name, str):
             continue
         if name in taken and taken[name] != part:
             message = f"{name!r} is already {taken[name]} of this view"
-            yield SpecMistake(place=f"{place}.{at}", message=message)
+            yield SpecMistake(place=f"{place}.{location}", message=message)
         taken.setdefault(name, part)
 
 
 def _repeated_names(mapping: object, place: str) -> Iterator[SpecMistake]:
-    """Two columns of a file that a view would call the same."""
+    """Two columns of a file with the same name in the view."""
     taken: dict[object, object] = {}
     for column, name in (mapping if isinstance(mapping, Mapping) else {}).items():
         if isinstance(name, str) and name in taken:
-            message = f"{name!r} is already what column {taken[name]!r} is called"
+            message = f"{name!r} is already the name of column {taken[name]!r}"
             yield SpecMistake(place=f"{place}.{column}", message=message)
         elif isinstance(name, str):
             taken[name] = column

@@ -1,4 +1,4 @@
-"""Models of `features.yaml`: its parts and the meaning of each field."""
+"""Pydantic models of `features.yaml`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
@@ -9,7 +9,7 @@ from headrace.core.spec.base import SpecModel
 from headrace.features.definitions import EVENT_TIMESTAMP, MaterializeSchedule
 
 _NAME: Final = r"^[A-Za-z][A-Za-z0-9_-]{0,127}$"
-# Columns of Parquet are called what their writers like; a colon stands between view and feature.
+# Parquet allows any column name; a colon separates view and feature.
 _COLUMN: Final = r"^[^\x00-\x1f\x7f:]{1,128}$"
 MAX_CODE_CHARACTERS: Final = 1 << 17
 _MAX_TTL_S: Final = 3_155_760_000.0  # 100 years
@@ -19,52 +19,53 @@ _Column = Annotated[str, Field(pattern=_COLUMN)]
 
 
 class EntitySpec(SpecModel):
-    """What features are known about."""
+    """The subject of features."""
 
     name: _Name = Field(description="Such as `customer`.")
     join_key: _Column | None = Field(
-        default=None, description="The column that names one of them. Null: as `name`."
+        default=None, description="The column that identifies one of them. Null: as `name`."
     )
     datatype: Literal["INT64", "BYTES"] = Field(
-        default="BYTES", description="Of the join key: whole numbers, or text."
+        default="BYTES", description="Of the join key: integers, or text."
     )
 
 
 class FeatureSpec(SpecModel):
-    """One column of a view, or a value that a request brings and entity rows have in training."""
+    """One column of a view, or of a request, which entity rows contain in training."""
 
-    name: _Column = Field(description="The source's column, or what a function calls it.")
+    name: _Column = Field(description="The column in the source, or its name in a function.")
     datatype: Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"] = Field(
         description="As in the Open Inference Protocol; BYTES is text, or bytes."
     )
     default: bool | int | float | str | None = Field(
         default=None,
-        description="Stands for a missing value. Null: NaN, 0, false, empty; a request has to "
-        "bring such a column.",
+        description="Replaces a missing value. Null: NaN, 0, false, empty; a request must "
+        "contain such a column.",
     )
 
 
 class SourceSpec(SpecModel):
-    """Where a view's values come from."""
+    """The source of a view's values."""
 
     path: str | None = Field(
         default=None,
         min_length=1,
         max_length=4096,
-        description="Parquet: a file, a directory or a pattern, relative to this file. Null: there "
-        "is none; the view is served from what is pushed or what others write, and never joined.",
+        description="Parquet: a file, a directory or a pattern, relative to this file. Null: no "
+        "source; the view serves pushed values or those of other writers, and is never joined.",
     )
     timestamp_field: _Column = Field(
-        default=EVENT_TIMESTAMP, description="When a row's values became true; with a time zone."
+        default=EVENT_TIMESTAMP, description="Event time of a row's values; with a time zone."
     )
     created_timestamp_column: _Column | None = Field(
-        default=None, description="Decides between rows of one entity and time: the later counts."
+        default=None,
+        description="Decides between rows of the same entity and time: the later one counts.",
     )
     field_mapping: Mapping[_Column, _Column] = Field(
-        default_factory=dict, description="A column's name in the file ▸ what the view calls it."
+        default_factory=dict, description="A column's name in the file ▸ its name in the view."
     )
     naive_times: Literal["refuse", "utc"] = Field(
-        default="refuse", description="What times without a zone are taken for."
+        default="refuse", description="How times without a time zone are treated."
     )
 
 
@@ -73,7 +74,7 @@ class FeatureViewSpec(SpecModel):
 
     name: _Name = Field(description="Such as `customer_stats`.")
     entities: Annotated[tuple[_Name, ...], Strict(strict=False)] = Field(
-        min_length=1, max_length=8, description="Whose features these are; several for a pair."
+        min_length=1, max_length=8, description="Subject of the features; several for a pair."
     )
     source: SourceSpec
     features: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
@@ -86,26 +87,26 @@ class FeatureViewSpec(SpecModel):
         description="Older values are stale, in joins and when served. Null: never. Unit: s.",
     )
     on_missing: Literal["defaults", "reject"] = Field(
-        default="defaults", description="What a request gets of an entity without values."
+        default="defaults", description="What a request gets for an entity without values."
     )
     on_stale: Literal["defaults", "reject", "flag"] = Field(
         default="defaults",
-        description="And of one with older values; `flag` gives them, and says so.",
+        description="The same for stale values; `flag` returns them with status STALE.",
     )
     materialize: MaterializeSchedule | None = Field(
-        default=None, description="Null: by hand, with `headrace features materialize`."
+        default=None, description="Null: only manually, with `headrace features materialize`."
     )
 
 
 class OnDemandViewSpec(SpecModel):
-    """Features that a function makes of others, in training and in a request alike."""
+    """Features that a function computes from others, in training and in requests alike."""
 
-    name: _Name = Field(description="Such as `ratios`; no feature view is called so.")
+    name: _Name = Field(description="Such as `ratios`; must differ from all feature views.")
     function: str = Field(
         min_length=1,
         max_length=4096,
-        description="`FILE.py:NAME`, relative to this file. It takes and gives a dict of NumPy "
-        "arrays, one value a row. Its file is kept when it is applied, and runs as it was then.",
+        description="`FILE.py:NAME`, relative to this file. It takes and returns a dict of NumPy "
+        "arrays, one value per row. The file is stored when it is applied; that version runs.",
     )
     inputs: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Strict(strict=False)] = (
         Field(default=(), max_length=4096, description="`VIEW`, or `VIEW:FEATURE`.")
@@ -116,21 +117,21 @@ class OnDemandViewSpec(SpecModel):
     features: Annotated[tuple[FeatureSpec, ...], Strict(strict=False)] = Field(
         min_length=1,
         max_length=4096,
-        description="What it gives; a default stands where an array is masked.",
+        description="Its output; a default replaces masked values.",
     )
     full_feature_names: bool = Field(
         default=False,
-        description="Calls the function's inputs `VIEW__FEATURE`, where names meet otherwise.",
+        description="Names the function's inputs `VIEW__FEATURE`, to avoid duplicates.",
     )
     code: str | None = Field(
         default=None,
         max_length=MAX_CODE_CHARACTERS,
-        description="The text of the function's file. Null: it is read.",
+        description="The text of the function's file. Null: read from the file.",
     )
 
 
 class FeatureServiceSpec(SpecModel):
-    """What a model takes, in its order."""
+    """The inputs of a model, in its order."""
 
     name: _Name = Field(description="Such as `fraud`.")
     features: Annotated[tuple[Annotated[str, Field(max_length=300)], ...], Strict(strict=False)] = (
@@ -142,12 +143,12 @@ class FeatureServiceSpec(SpecModel):
         )
     )
     full_feature_names: bool = Field(
-        default=False, description="Calls columns `VIEW__FEATURE`, where names meet otherwise."
+        default=False, description="Names columns `VIEW__FEATURE`, to avoid duplicates."
     )
 
 
 class DefinitionsSpec(SpecModel):
-    """The whole of `features.yaml`."""
+    """The root of `features.yaml`."""
 
     version: Literal[1] = 1
     entities: Annotated[tuple[EntitySpec, ...], Strict(strict=False)] = Field(min_length=1)
@@ -160,5 +161,5 @@ class DefinitionsSpec(SpecModel):
         default=None,
         min_length=1,
         max_length=4096,
-        description="A repository of Feast's whose online store is read. Null: our own store.",
+        description="A Feast repository whose online store is read. Null: Headrace's own store.",
     )

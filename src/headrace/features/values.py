@@ -1,4 +1,4 @@
-"""Conversion of Python values and times to a datatype of a view."""
+"""Conversion of Python values and times to datatypes of features."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ _LARGEST_FP32: Final = float(np.finfo(np.float32).max)
 
 
 def value_column(datatype: Datatype, values: Sequence[object]) -> ValueColumn:
-    """Values that fit, as an array; None is one that is missing."""
+    """Convert valid values to an array; None is a missing value."""
     is_present = np.array([value is not None for value in values], dtype=np.bool_)
     if datatype is Datatype.BYTES:
         as_bytes = [value.encode() if isinstance(value, str) else value for value in values]
@@ -25,17 +25,17 @@ def value_column(datatype: Datatype, values: Sequence[object]) -> ValueColumn:
 
 
 def misfit(datatype: Datatype, value: object) -> str:
-    """What a feature takes, if `value` is something else; empty if it fits."""
+    """The expected kind of value, if `value` does not fit; empty if it fits."""
     match datatype:
         case Datatype.BOOL:
             return "" if isinstance(value, bool | np.bool_) else "true or false"
         case Datatype.BYTES:
             return "" if _is_text(value) else "text (UTF-8) or bytes"
         case Datatype.INT64:
-            return "" if _is_whole(value) else "whole numbers of 64 bits"
+            return "" if _is_whole(value) else "64-bit integers"
         case _:
             largest = _LARGEST_FP32 if datatype is Datatype.FP32 else math.inf
-            return "" if _is_number(value, largest) else "numbers of that size"
+            return "" if _is_number(value, largest) else "numbers in its range"
 
 
 def _is_text(value: object) -> bool:
@@ -69,7 +69,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def microseconds(time: datetime) -> int:
-    """A time as records have it; InvalidArgumentError if it has no zone."""
+    """Microseconds since 1970; InvalidArgumentError if the time has no time zone."""
     if time.utcoffset() is None:
         message = f"{time} has no time zone; write {time.isoformat()}+00:00 if it is UTC"
         raise InvalidArgumentError(message)

@@ -1,6 +1,6 @@
-"""A feature service as a message, for a process that has no `features.yaml` and need not read one.
+"""Serialized feature service, for processes without `features.yaml`.
 
-Views stand once, though many columns are theirs.
+Each view is encoded once, although many columns refer to it.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from headrace.features.definitions import (
 
 
 class _OnDemand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`inputs`: the name, the view's position, and the feature's position in the view."""
+    """An on-demand view; `inputs` are a name, the view's position, and the feature's position."""
 
     name: str
     function: str
@@ -34,10 +34,9 @@ class _OnDemand(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A service.
+    """A service. Each column is a name, the position of its view, and of the feature in the view.
 
-    `columns`: the name, the position of the view, on-demand ones after the others, and of the
-    feature in the view.
+    On-demand views are counted after the others.
     """
 
     name: str
@@ -47,7 +46,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def encode_service(service: FeatureService) -> str:
-    """`service` as text; equal for equal ones."""
+    """`service` as text; equal for equal services."""
     views, every = service.views, service.all_views
     on_demand = tuple(
         _OnDemand(
@@ -55,8 +54,8 @@ def encode_service(service: FeatureService) -> str:
             function=view.function,
             source=view.source,
             inputs=tuple(
-                (one.name, views.index(one.view), one.view.features.index(one.feature))
-                for one in view.inputs
+                (source.name, views.index(source.view), source.view.features.index(source.feature))
+                for source in view.inputs
             ),
             request=view.request,
             features=view.features,
@@ -68,35 +67,36 @@ def encode_service(service: FeatureService) -> str:
         for column in service.columns
     )
     message = _Message(name=service.name, views=views, on_demand=on_demand, columns=columns)
-    return msgspec.json.encode(message, enc_hook=_told, order="deterministic").decode()
+    return msgspec.json.encode(message, enc_hook=_encode_path, order="deterministic").decode()
 
 
 def served_part(text: str) -> str:
-    """What `encode_service` wrote, without where views' history lies: nobody who serves reads that.
+    """The output of `encode_service` without the paths of sources, which serving does not need.
 
-    Machines that define a service alike have this in common. What is no service stays as it is.
+    It is equal on machines with equal definitions. Text that is not a service is returned
+    unchanged.
     """
     try:
-        message = msgspec.json.decode(text, type=_Message, dec_hook=_read)
+        message = msgspec.json.decode(text, type=_Message, dec_hook=_decode_path)
     except UNDECODABLE:
         return text
     views = tuple(replace(view, source=replace(view.source, path=None)) for view in message.views)
     message = msgspec.structs.replace(message, views=views)
-    return msgspec.json.encode(message, enc_hook=_told, order="deterministic").decode()
+    return msgspec.json.encode(message, enc_hook=_encode_path, order="deterministic").decode()
 
 
 def decode_service(text: str) -> FeatureService:
-    """What `encode_service` wrote.
+    """Decode the output of `encode_service`.
 
     Raises:
         InvalidArgumentError: It is of another version, or damaged.
     """
     try:
-        message = msgspec.json.decode(text, type=_Message, dec_hook=_read)
+        message = msgspec.json.decode(text, type=_Message, dec_hook=_decode_path)
         views = message.views
         every: tuple[FeatureView | OnDemandView, ...] = (
             *views,
-            *(_on_demand(one, views) for one in message.on_demand),
+            *(_on_demand(on_demand_view, views) for on_demand_view in message.on_demand),
         )
         columns = tuple(
             ServiceColumn(name=name, view=every[view], feature=every[view].features[feature])
@@ -108,24 +108,24 @@ def decode_service(text: str) -> FeatureService:
 
 
 def encode_view(view: FeatureView) -> str:
-    """`view` as text; equal for equal ones."""
-    return msgspec.json.encode(view, enc_hook=_told, order="deterministic").decode()
+    """`view` as text; equal for equal views."""
+    return msgspec.json.encode(view, enc_hook=_encode_path, order="deterministic").decode()
 
 
 def decode_view(text: str) -> FeatureView:
-    """What `encode_view` wrote.
+    """Decode the output of `encode_view`.
 
     Raises:
         InvalidArgumentError: It is of another version, or damaged.
     """
     try:
-        return msgspec.json.decode(text, type=FeatureView, dec_hook=_read)
+        return msgspec.json.decode(text, type=FeatureView, dec_hook=_decode_path)
     except UNDECODABLE as error:
         raise InvalidArgumentError(f"the feature view cannot be read: {error}") from error
 
 
 def key_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
-    """The join keys that a row has to name, as tensors."""
+    """The join keys of a row, as tensors."""
     return tuple(
         TensorSpec(name=entity.join_key, datatype=entity.datatype, shape=(-1,))
         for entity in service.entities
@@ -133,7 +133,7 @@ def key_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
 
 
 def column_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
-    """The columns that a row gets, as tensors in the service's order."""
+    """The columns of a row, as tensors in the service's order."""
     return tuple(
         TensorSpec(name=column.name, datatype=Datatype(column.feature.datatype), shape=(-1,))
         for column in service.columns
@@ -141,10 +141,10 @@ def column_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
 
 
 def request_specs(service: FeatureService) -> tuple[TensorSpec, ...]:
-    """What a request brings besides entities, as tensors."""
+    """The request columns, as tensors."""
     return tuple(
-        TensorSpec(name=one.name, datatype=one.datatype, shape=(-1,))
-        for one in service.request_columns
+        TensorSpec(name=column.name, datatype=column.datatype, shape=(-1,))
+        for column in service.request_columns
     )
 
 
@@ -162,13 +162,13 @@ def _on_demand(message: _OnDemand, views: Sequence[FeatureView]) -> OnDemandView
     )
 
 
-def _told(value: object) -> Any:  # noqa: ANN401  # as msgspec wants it
+def _encode_path(value: object) -> Any:  # noqa: ANN401  # as msgspec wants it
     if isinstance(value, Path):
         return str(value)
     raise NotImplementedError(type(value))
 
 
-def _read(kind: type, value: Any) -> Any:  # noqa: ANN401  # as above
+def _decode_path(kind: type, value: Any) -> Any:  # noqa: ANN401  # as above
     if kind is Path:
         return Path(value)
     raise NotImplementedError(kind)

@@ -207,19 +207,23 @@ def test_serve_check_tells_what_is_not_ready(headrace: Command) -> None:
         (
             ["get", "nobody", "-k", "customer_id=1"],
             1,
-            "no feature service 'nobody'; there are: fraud",
+            "feature service 'nobody' is not defined; defined: fraud",
         ),
         (["get", "fraud", "-k", "customer_id"], 2, "'customer_id' is no NAME=VALUE"),
         (["get", "fraud", "-k", "customer_id=x"], 2, "customer_id has whole numbers"),
         (["get", "fraud", "-k", "shop=x"], 1, "'customer_id' is missing"),
-        (["materialize", "nobody"], 1, "no feature view 'nobody'; there are: stats, visits"),
+        (
+            ["materialize", "nobody"],
+            1,
+            "feature view 'nobody' is not defined; defined: stats, visits",
+        ),
         (
             ["materialize", "--until", "yesterday"],
             2,
             "is no time; write it as 2026-11-27T06:00:00Z",
         ),
         (["materialize", "--until", "2026-01-01T00:00:00"], 1, "has no time zone"),
-        (["materialize", "--online-store", "mysql://x"], 1, "names no online store"),
+        (["materialize", "--online-store", "mysql://x"], 1, "is not a known kind of online store"),
         (["join", "fraud", "features.yaml", "-o", "x.parquet"], 1, "cannot be read as Parquet"),
         (["join", "fraud", "stats.parquet", "-o", "x.parquet"], 1, "age, city, spend; rename them"),
         (["apply", "none.yaml"], 1, "cannot read none.yaml: No such file"),
@@ -257,7 +261,7 @@ def test_a_repository_of_feasts_is_applied_and_read(headrace: Command) -> None:
     got = headrace("features", "get", "fraud", "-k", "customer_id=-7", "--json")
     written = headrace("features", "materialize", "customer_stats")
 
-    assert "left out: view share, as it runs code of Feast's on demand\n" in applied.err
+    assert "left out: view share, as it runs Feast code on demand\n" in applied.err
     assert "service fraud is created\n" in applied.err
     assert again["changes"] == []
     assert {"kind", "name", "reason"} == set(again["left_out"][0])
@@ -265,14 +269,14 @@ def test_a_repository_of_feasts_is_applied_and_read(headrace: Command) -> None:
     assert list(row["features"]) == ["age", "level", "spend", "score", "is_new", "city"]
     assert list(row["statuses"].values()) in (["PRESENT"], ["STALE"])
     assert written.status == 1
-    assert "it is Feast's, and `feast materialize`" in written.err
+    assert "it belongs to Feast, and `feast materialize`" in written.err
 
 
 def test_without_a_repository_of_feasts_it_is_told(headrace: Command, tmp_path: Path) -> None:
     told = headrace("features", "apply", "--from-feast", tmp_path / "none")
 
     assert told.status == 1
-    assert "name the folder where it stands" in told.err
+    assert "name the folder that contains it" in told.err
 
 
 def test_a_home_without_features_says_how_to_begin(headrace: Command) -> None:
@@ -342,7 +346,7 @@ def serve(home: Path) -> None:
     keys = {"customer_id": [17, 18]}
     rows = FeatureReader(service, store).read(keys)
     writer = ServedFeaturesWriter(service, served_directory(home, "fraud"))
-    writer.add(rows.at, keys, rows)
+    writer.add(rows.read_at, keys, rows)
     writer.stop()
     store.close()
 

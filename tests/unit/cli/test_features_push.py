@@ -120,14 +120,14 @@ def test_wrong_rows_are_told_and_the_others_written(headrace: Command, push: Pus
     without = row(1)
     del without["city"]
     wrong = [
-        (row(1, age="x"), "'age' is INT64 and takes whole numbers of 64 bits, not 'x'"),
+        (row(1, age="x"), "'age' is INT64 and takes 64-bit integers, not 'x'"),
         (without, "'city' is missing"),
-        (row("1"), "customer_id: '1' names no customer; it has to be a whole number"),
+        (row("1"), "customer_id: '1' is not a valid customer; it must be an integer"),
         (row(1, event_timestamp="soon"), "'soon' is no time; write it as 2026-11-27T06:00:00Z"),
         (row(1, event_timestamp="2026-01-01"), "has no time zone"),
-        (row(1, event_timestamp=5), "5 is no datetime"),
-        (row(1, event_timestamp=None), "None is no datetime"),
-        (row(1, other=1), "'other' is no column of the view; it has: customer_id"),
+        (row(1, event_timestamp=5), "5 is not a datetime"),
+        (row(1, event_timestamp=None), "None is not a datetime"),
+        (row(1, other=1), "'other' is not a column of the view; it has: customer_id"),
         ([1], "it is no JSON object"),
     ]
 
@@ -181,7 +181,7 @@ def test_a_view_or_file_that_is_not_there_is_told(headrace: Command) -> None:
     nobody = headrace("features", "push", "nobody", "-")
     nothing = headrace("features", "push", "stats", "none.csv")
 
-    assert "no feature view 'nobody'; there are: stats" in nobody.err
+    assert "feature view 'nobody' is not defined; defined: stats" in nobody.err
     assert "none.csv" in nothing.err
     assert (nobody.status, nothing.status) == (1, 1)
 
@@ -189,7 +189,7 @@ def test_a_view_or_file_that_is_not_there_is_told(headrace: Command) -> None:
 def test_a_view_without_a_file_says_that_it_is_not_materialized(headrace: Command) -> None:
     told = headrace("features", "materialize", "stats")
 
-    assert "'stats' has no Parquet (source.path)" in told.err
+    assert "'stats' has no Parquet source (source.path)" in told.err
     assert told.status == 1
 
 

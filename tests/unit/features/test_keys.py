@@ -54,16 +54,16 @@ def test_no_two_entities_share_a_key(pairs: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     ("entity", "value", "why"),
     [
-        (NUMBER, "17", "whole number"),
-        (NUMBER, 17.0, "whole number"),
-        (NUMBER, True, "whole number"),
-        (NUMBER, None, "whole number"),
+        (NUMBER, "17", "integer"),
+        (NUMBER, 17.0, "integer"),
+        (NUMBER, True, "integer"),
+        (NUMBER, None, "integer"),
         (NUMBER, 1 << 63, "64 bits"),
         (TEXT, 17, "text"),
         (TEXT, None, "text"),
         (TEXT, "", "1 to 1024 bytes"),
         (TEXT, "x" * (MAX_KEY_BYTES + 1), "1 to 1024 bytes"),
-        (TEXT, "\ud800", "half a character"),
+        (TEXT, "\ud800", "lone surrogate"),
     ],
 )
 def test_what_names_no_entity_is_told_with_its_row(entity: Entity, value: object, why: str) -> None:

@@ -248,7 +248,7 @@ def test_what_is_given_out_is_the_callers_own(store: MemoryStore, clock: TurnedC
         ({"customer_id": [1], "shop": "a"}, "'shop' should be a list"),
         ({"customer_id": 1, "shop": ["a"]}, "'customer_id' should be a list"),
         ({"customer_id": np.zeros((1, 2), np.int64), "shop": ["a"]}, "should be a list"),
-        ({"customer_id": [1.0], "shop": ["a"]}, "names no customer"),
+        ({"customer_id": [1.0], "shop": ["a"]}, "is not a valid customer"),
         ({"customer_id": [1] * (MAX_ROWS + 1), "shop": ["a"] * (MAX_ROWS + 1)}, "more than 10000"),
     ],
 )

@@ -173,6 +173,6 @@ def test_a_key_that_names_nobody_is_refused(path: Path, store: MemoryStore) -> N
     write(path, customer_id=[1], event_timestamp=[5], score=[1.0])
     pl.read_parquet(path).with_columns(customer_id=pl.lit("a")).write_parquet(path)
 
-    with pytest.raises(InvalidArgumentError, match="should hold whole numbers and holds String"):
+    with pytest.raises(InvalidArgumentError, match="should contain integers, but contains String"):
         materialize(view(path), store, until=at(10))
     assert store.records == {}

@@ -161,8 +161,8 @@ def test_all_that_is_wrong_with_entity_rows_is_told(path: Path) -> None:
 
     told = refused(path, naive)
 
-    assert "no column 'customer_id', which names each customer" in told
-    assert "without a zone" in told
+    assert "column 'customer_id', which identifies each customer" in told
+    assert "without a time zone" in told
     assert "replace_time_zone('UTC')" in told
 
 
@@ -170,9 +170,9 @@ def test_all_that_is_wrong_with_entity_rows_is_told(path: Path) -> None:
     ("asked", "words"),
     [
         (pl.DataFrame({"customer_id": [1]}), "no column 'event_timestamp'"),
-        (pl.DataFrame({"customer_id": [1], "event_timestamp": ["2026"]}), "should hold times"),
-        (rows(customer_id=["1"], event_timestamp=[0]), "should hold whole numbers"),
-        (rows(customer_id=[1.0], event_timestamp=[0]), "should hold whole numbers"),
+        (pl.DataFrame({"customer_id": [1], "event_timestamp": ["2026"]}), "should contain times"),
+        (rows(customer_id=["1"], event_timestamp=[0]), "should contain integers"),
+        (rows(customer_id=[1.0], event_timestamp=[0]), "should contain integers"),
         (rows(customer_id=[1], event_timestamp=[None]), "null in 1 rows"),
         (rows(customer_id=[1], event_timestamp=[0], score=[1.0]), "score; rename them"),
     ],
@@ -198,7 +198,7 @@ def test_all_that_is_wrong_with_a_source_is_told(path: Path) -> None:
     told = refused(path, rows(customer_id=[1], event_timestamp=[0]), created="created")
 
     assert str(path) in told
-    for words in ("whole numbers", "without a zone", "no column 'score'", "no column 'created'"):
+    for words in ("integers", "without a time zone", "no column 'score'", "no column 'created'"):
         assert words in told
 
 
@@ -208,10 +208,10 @@ def test_all_that_is_wrong_with_a_source_is_told(path: Path) -> None:
         ({"customer_id": [None, 1]}, Datatype.FP64, "'customer_id' is null in 1 rows"),
         ({"event_timestamp": [None, None]}, Datatype.FP64, "'event_timestamp' is null in 2 rows"),
         ({"score": [1e39, -1e39]}, Datatype.FP32, "too large for FP32 in 2 rows"),
-        ({"score": ["a", "b"]}, Datatype.FP64, "should hold numbers, but holds String"),
-        ({"score": [1.0, 2.0]}, Datatype.INT64, "should hold whole numbers"),
-        ({"score": [1, 2]}, Datatype.BOOL, "should hold true and false"),
-        ({"score": [1, 2]}, Datatype.BYTES, "should hold text or bytes"),
+        ({"score": ["a", "b"]}, Datatype.FP64, "should contain numbers, but contains String"),
+        ({"score": [1.0, 2.0]}, Datatype.INT64, "should contain integers"),
+        ({"score": [1, 2]}, Datatype.BOOL, "should contain true and false"),
+        ({"score": [1, 2]}, Datatype.BYTES, "should contain text or bytes"),
     ],
 )
 def test_wrong_values_of_a_source_are_told(
@@ -348,5 +348,7 @@ def test_a_view_without_a_file_is_not_joined(path: Path) -> None:
     of = view(path)
     without = replace(of, source=replace(of.source, path=None))
 
-    with pytest.raises(InvalidArgumentError, match=r"'stats' has no Parquet \(source.path\)"):
+    with pytest.raises(
+        InvalidArgumentError, match=r"'stats' has no Parquet source \(source.path\)"
+    ):
         join_as_of(rows(customer_id=[1], event_timestamp=[0]), service(without))

@@ -300,7 +300,7 @@ def test_no_rows_call_no_function() -> None:
     ("body", "told"),
     [
         ("return None", "returned NoneType, not a dict"),
-        ("return {}", "returned no 'y'"),
+        ("return {}", "did not return 'y'"),
         ("return {'y': x, 'z': x}", "returned 'z'; the view has: y"),
         ("return {'y': [1.0, 2.0]}", "returned 'y' as list, not a NumPy array"),
         ("return {'y': x.astype(np.float64)}", r"as float64, but .* FP32; .*astype\(np.float32\)"),
@@ -366,7 +366,7 @@ def test_what_was_returned_is_not_what_the_function_keeps() -> None:
         ("def other(inputs):\n    pass", "made.py has no function 'make'; it has: other"),
         ("make = 3", "has no function 'make'; it has: none"),
         ("def make(:", r"cannot be run: SyntaxError \(made.py, line 1\)"),
-        ("import a_file_beside_it", r"files beside it are not kept: .* put it into this file"),
+        ("import a_file_beside_it", r"other files are not stored: .* into this file"),
         ("x = 1\nraise SystemExit(1)", r"cannot be run: SystemExit \(made.py, line 2\)"),
     ],
 )
@@ -379,7 +379,7 @@ def test_code_that_cannot_be_used_is_told(code: str, told: str) -> None:
     ("values", "told"),
     [
         ({}, r"'amount' \(FP64\) is missing, and has no default"),
-        ({"amount": ["x"]}, r"'amount'\[0\] is FP64 and takes numbers of that size, not 'x'"),
+        ({"amount": ["x"]}, r"'amount'\[0\] is FP64 and takes numbers in its range, not 'x'"),
         ({"amount": [None]}, r"'amount'\[0\] is null"),
         ({"amount": 3.0}, "'amount' should be a list of values"),
         ({"amount": np.zeros((1, 2))}, "'amount' should be a list of values"),
@@ -461,7 +461,7 @@ def test_code_is_kept_as_it_is(project: Path, code: str) -> None:
     ("content", "error", "told"),
     [
         (None, FailedPreconditionError, "ratios.py cannot be read: No such file"),
-        (b"\xff", InvalidArgumentError, "is no UTF-8 text"),
+        (b"\xff", InvalidArgumentError, "is not UTF-8 text"),
         (b"#" * 200_000, InvalidArgumentError, "more than 131072 characters"),
         (b"def ratios(inputs):\n    return 3", RuntimeFailedError, "returned int"),
         (b"def other(): pass", UnsupportedModelError, "has no function 'ratios'"),
@@ -494,7 +494,7 @@ def test_a_function_may_refuse_the_nothing_that_a_request_has_to_bring(project: 
     ("change", "place", "told"),
     [
         (("name: ratios", "name: stats"), "on_demand_views[0].name", "name of a feature view"),
-        (("inputs: [stats]", "inputs: [other]"), "on_demand_views[0].inputs[0]", "no feature view"),
+        (("inputs: [stats]", "inputs: [other]"), "on_demand_views[0].inputs[0]", "is not defined"),
         (("inputs: [stats]", 'inputs: ["stats:x"]'), "on_demand_views[0].inputs[0]", "no feature"),
         (
             ("name: amount", "name: age"),
@@ -504,7 +504,7 @@ def test_a_function_may_refuse_the_nothing_that_a_request_has_to_bring(project: 
         (
             ("name: amount", "name: event_timestamp"),
             "on_demand_views[0].request_columns[0].name",
-            "column of the time",
+            "time column",
         ),
         (("name: amount", "name: customer_id"), "feature_services[0].features", "a join key"),
         (("name: said", "name: ratio"), "on_demand_views[0].features[1].name", "already"),

@@ -75,21 +75,21 @@ def test_an_older_row_is_not_written() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("f32", 1e39, "takes numbers of that size"),
+        ("f32", 1e39, "takes numbers in its range"),
         ("f32", True, "takes numbers"),
         ("f64", "1", "takes numbers"),
         ("f64", 10**400, "takes numbers"),
-        ("i", 1.0, "whole numbers of 64 bits"),
-        ("i", 1 << 63, "whole numbers of 64 bits"),
-        ("i", True, "whole numbers"),
+        ("i", 1.0, "64-bit integers"),
+        ("i", 1 << 63, "64-bit integers"),
+        ("i", True, "64-bit integers"),
         ("b", 1, "true or false"),
         ("s", 1, "text"),
         ("s", "\ud800", "text"),
-        ("event_timestamp", "2026-01-01", "is no datetime"),
-        ("event_timestamp", None, "is no datetime"),
+        ("event_timestamp", "2026-01-01", "is not a datetime"),
+        ("event_timestamp", None, "is not a datetime"),
         ("event_timestamp", datetime(2026, 1, 1), "no time zone"),  # noqa: DTZ001  # on purpose
-        ("customer_id", "1", "names no customer"),
-        ("nobody", 1, "is no column of the view; it has: customer_id"),
+        ("customer_id", "1", "is not a valid customer"),
+        ("nobody", 1, "is not a column of the view; it has: customer_id"),
     ],
 )
 def test_a_wrong_value_is_told(name: str, value: object, words: str) -> None:

@@ -152,7 +152,7 @@ def test_a_record_of_thirty_floats_has_no_fat() -> None:
 def test_a_huge_value_is_refused() -> None:
     layout = RecordLayout(view(Datatype.BYTES))
 
-    with pytest.raises(InvalidArgumentError, match="keep large ones elsewhere"):
+    with pytest.raises(InvalidArgumentError, match="store large values elsewhere"):
         layout.encode(np.array([5]), [column(Datatype.BYTES, [b"x" * MAX_RECORD_BYTES])])
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from headrace.features import MaterializeSchedule
-from headrace.features.skew_process import usual_grace_s
+from headrace.features.skew_process import default_grace_s
 from tests.unit.features.tables import at, view
 
 VIEW = view(Path("none"))
@@ -22,4 +22,4 @@ VIEW = view(Path("none"))
     ],
 )
 def test_the_grace_is_two_runs(schedule: MaterializeSchedule | None, grace_s: float) -> None:
-    assert usual_grace_s(replace(VIEW, schedule=schedule), at(30).timestamp()) == grace_s
+    assert default_grace_s(replace(VIEW, schedule=schedule), at(30).timestamp()) == grace_s

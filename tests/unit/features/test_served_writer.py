@@ -50,7 +50,7 @@ def rows(*numbers: int) -> FeatureRows:
         statuses={"stats": [FeatureStatus.PRESENT] * count},
         ages_s={"stats": np.full(count, 0.5)},
         reasons={},
-        at=100.25,
+        read_at=100.25,
     )
 
 

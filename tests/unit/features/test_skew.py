@@ -344,7 +344,7 @@ def test_nothing_served_is_no_skew(world: World) -> None:
 
 
 def test_no_directory_is_told(world: World) -> None:
-    with pytest.raises(FailedPreconditionError, match="there is no "):
+    with pytest.raises(FailedPreconditionError, match="does not exist"):
         read_served(world.folder / "none", world.service)
 
 

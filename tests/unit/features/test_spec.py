@@ -123,9 +123,13 @@ def test_columns_stand_in_the_order_of_the_service() -> None:
 
 
 def test_an_unknown_name_says_which_there_are() -> None:
-    with pytest.raises(NotFoundError, match="no feature view 'x'; there are: customer_stats, pair"):
+    with pytest.raises(
+        NotFoundError, match="feature view 'x' is not defined; defined: customer_stats, pair"
+    ):
         read().view("x")
-    with pytest.raises(NotFoundError, match="no feature service 'x'; there are: fraud, full"):
+    with pytest.raises(
+        NotFoundError, match="feature service 'x' is not defined; defined: fraud, full"
+    ):
         read().service("x")
 
 
@@ -173,7 +177,10 @@ def test_all_mistakes_are_told_at_once() -> None:
 
     assert "did you mean 'ttl_s'?" in found["feature_views[0].ttl"]
     assert "does not fit INT64" in found["feature_views[0].features[0].default"]
-    assert "no entity 'x'; there are: customer, shop" in found["feature_views[1].entities[1]"]
+    assert (
+        "entity 'x' is not defined; defined: customer, shop"
+        in found["feature_views[1].entities[1]"]
+    )
     assert "no feature 'visit'; it has: visits, note" in found["feature_services[0].features[0]"]
 
 
@@ -215,10 +222,10 @@ def test_a_default_has_to_fit(datatype: str, default: object, fits: bool) -> Non
         (
             {"source": {"path": "x", "field_mapping": {"a": "b", "c": "b"}}},
             "source.field_mapping.c",
-            "what column 'a' is called",
+            "the name of column 'a'",
         ),
-        ({"source": {"path": "s3://bucket/x"}}, "source.path", "only files of this machine"),
-        ({"source": {"path": "a\0b"}}, "source.path", "is no path"),
+        ({"source": {"path": "s3://bucket/x"}}, "source.path", "only local files"),
+        ({"source": {"path": "a\0b"}}, "source.path", "is not a path"),
         ({"entities": ["customer", "customer"]}, "entities[1]", "has the join key 'customer'"),
         ({"entities": []}, "entities", "at least 1"),
         ({"ttl_s": float("inf")}, "ttl_s", "less than or equal"),
@@ -240,7 +247,7 @@ def test_a_wrong_view_is_told(changes: dict[str, object], place: str, words: str
     ("items", "words"),
     [
         (["stats", "stats:age"], "name each feature once"),
-        (["nobody"], "no feature view 'nobody'; there are: stats"),
+        (["nobody"], "feature view 'nobody' is not defined; defined: stats"),
         (["stats:nothing"], "has no feature 'nothing'; it has: age"),
     ],
 )
@@ -314,7 +321,7 @@ def test_files_that_cannot_be_read_are_told(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match="No such file"):
         read_definitions(tmp_path / "none.yaml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InvalidArgumentError, match="no UTF-8 text"):
+    with pytest.raises(InvalidArgumentError, match="not UTF-8 text"):
         read_definitions(tmp_path / "binary")
     (tmp_path / "huge").write_bytes(b"#" * (2 << 20))
     with pytest.raises(SpecError, match="longer than"):
@@ -351,8 +358,8 @@ def test_a_view_has_a_schedule(given: dict[str, Any], schedule: MaterializeSched
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "neither or both of `every_s` and `cron`"),
-        ({"every_s": 60, "cron": "* * * * *"}, "neither or both"),
+        ({}, "exactly one of `every_s` and `cron`"),
+        ({"every_s": 60, "cron": "* * * * *"}, "exactly one"),
         ({"every_s": 0.5}, "1"),
         ({"cron": "* * * *"}, "has not five fields"),
         ({"cron": "61 * * * *"}, "is no cron line"),

@@ -38,7 +38,7 @@ from headrace.features import (
 from headrace.features.online_writers import service_readiness
 from headrace.features.served import read_served
 from headrace.features.served_offline import offline_rows
-from headrace.features.skew_process import usual_grace_s
+from headrace.features.skew_process import default_grace_s
 from headrace.features.values import microseconds
 
 if TYPE_CHECKING:
@@ -274,7 +274,8 @@ def skew(
         offline = offline_rows(samples.rows, found)
     now = SystemClock().now()
     grace = {
-        view.name: usual_grace_s(view, now) if grace_s is None else grace_s for view in found.views
+        view.name: default_grace_s(view, now) if grace_s is None else grace_s
+        for view in found.views
     }
     report = compare_served(samples, found, offline, grace_s=grace, tolerance=tolerance)
     if json:

@@ -32,10 +32,10 @@ from headrace.core.processes import Exceeded, python_module, run
 from headrace.core.state_file import StateFile
 from headrace.features import Definitions, FeatureView
 from headrace.features.materialize_process import (
-    ApartMessage,
     MaterializeFailed,
     MaterializeFinished,
     MaterializeProgress,
+    ProcessMessage,
 )
 from headrace.observe.metrics import Family
 
@@ -75,7 +75,7 @@ async def materialize_view(
     def is_result(line: bytes) -> bool:
         nonlocal result
         try:
-            message: ApartMessage = msgspec.json.decode(line, type=ApartMessage)
+            message: ProcessMessage = msgspec.json.decode(line, type=ProcessMessage)
         except (ValueError, *UNDECODABLE):  # written by something else
             return False
         if isinstance(message, MaterializeProgress):

@@ -1,5 +1,5 @@
-"""An existing repository of [Feast](https://docs.feast.dev/)'s: what it defines, and its values.
+"""Reader of existing [Feast](https://docs.feast.dev/) repositories: definitions and stored values.
 
-Feast itself is never loaded: its registry is a protobuf message, its online stores are tables and
-hashes, all read as Feast 0.67 writes them.
+Feast itself is never imported. Its registry is a protobuf message, its online stores are tables and
+hashes; all are read in the format of Feast 0.67.
 """

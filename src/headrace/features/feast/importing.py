@@ -1,7 +1,7 @@
-"""Import of Feast's registry as definitions of `features.yaml`, and the list of what is left out.
+"""Import of a Feast registry as definitions of `features.yaml`, with a list of what is left out.
 
-Left out is what a record of single values cannot hold, and what runs code of Feast's: with a reason
-for each, and never a part of a service.
+Feature types that a record of single values cannot hold and views that run Feast's code are left
+out, each with a reason, and a service is imported whole or not at all.
 """
 
 import re
@@ -26,7 +26,7 @@ DATATYPES: Final[Mapping[int, str]] = {
 }
 """Feast's `ValueType.Enum` ▸ our datatype."""
 KEY_TYPES: Final = frozenset({1, STRING, INT32, INT64})
-"""Of which types join keys may be."""
+"""Types that join keys may have."""
 _DUMMY: Final = "__dummy"
 _FILE_SOURCE: Final = 1
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,127}")
@@ -35,7 +35,7 @@ _Document = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftOut:
-    """Something of Feast's that was not taken, and why."""
+    """A Feast object that was not imported, and the reason."""
 
     kind: str
     name: str
@@ -44,14 +44,16 @@ class LeftOut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeastImport:
-    """`document` is what `features.yaml` would say."""
+    """The result of an import."""
 
     document: _Document
+    """The equivalent content of `features.yaml`."""
+
     left_out: tuple[LeftOut, ...]
 
 
 def import_definitions(repository: FeastRepository) -> FeastImport:
-    """What the repository's project defines.
+    """Import the definitions of the repository's project.
 
     Raises:
         FailedPreconditionError: The registry cannot be read.
@@ -59,28 +61,28 @@ def import_definitions(repository: FeastRepository) -> FeastImport:
     registry = repository.registry()
     project = repository.project
     left_out = [
-        LeftOut(kind="view", name=one.spec.name, reason="it runs code of Feast's on demand")
-        for one in registry.on_demand_feature_views
-        if one.spec.project in {"", project}
+        LeftOut(kind="view", name=view.spec.name, reason="it runs Feast code on demand")
+        for view in registry.on_demand_feature_views
+        if view.spec.project in {"", project}
     ]
     entities = {
-        one.spec.name: one.spec
-        for one in registry.entities
-        if one.spec.project in {"", project} and one.spec.name != _DUMMY
+        entity.spec.name: entity.spec
+        for entity in registry.entities
+        if entity.spec.project in {"", project} and entity.spec.name != _DUMMY
     }
     views: dict[str, _Document] = {}
     for view in views_of(registry, project):
-        made = _view(view.spec, entities, repository.path, left_out)
-        if made is not None:
-            views[view.spec.name] = made
+        document_of_view = _view(view.spec, entities, repository.path, left_out)
+        if document_of_view is not None:
+            views[view.spec.name] = document_of_view
     used = dict.fromkeys(name for view in views.values() for name in view["entities"])
-    specs = {one.spec.name: one.spec for one in views_of(registry, project)}
-    join_keys = {name: one.join_key or name for name, one in entities.items()}
+    specs = {view.spec.name: view.spec for view in views_of(registry, project)}
+    join_keys = {name: entity.join_key or name for name, entity in entities.items()}
     services = [
-        made
-        for one in registry.feature_services
-        if one.spec.project in {"", project}
-        and (made := _service(one.spec, views, join_keys, left_out)) is not None
+        service
+        for record in registry.feature_services
+        if record.spec.project in {"", project}
+        and (service := _service(record.spec, views, join_keys, left_out)) is not None
     ]
     document = {
         "feast_repo": str(repository.path),
@@ -100,32 +102,32 @@ def views_of(registry: Message, project: str) -> Iterator[Message]:
 
 
 def key_types(spec: Message) -> dict[str, int]:
-    """Of which of Feast's types each join key of a view is."""
+    """The Feast type of each join key of a view."""
     return {column.name: column.value_type for column in spec.entity_columns}
 
 
 def _entity(spec: Message, specs: Mapping[str, Message], views: Mapping[str, Any]) -> _Document:
-    """An entity; its type is that by which the values of its views were written."""
+    """An entity; its type is the one with which its views' values were written."""
     join_key = spec.join_key or spec.name
-    of = next(name for name, view in views.items() if spec.name in view["entities"])
-    kind = key_types(specs[of]).get(join_key, spec.value_type)
-    return {"name": spec.name, "join_key": join_key, "datatype": DATATYPES[kind]}
+    first_view = next(name for name, view in views.items() if spec.name in view["entities"])
+    feast_type = key_types(specs[first_view]).get(join_key, spec.value_type)
+    return {"name": spec.name, "join_key": join_key, "datatype": DATATYPES[feast_type]}
 
 
 def _view(
     spec: Message, entities: Mapping[str, Message], folder: Path, left_out: list[LeftOut]
 ) -> _Document | None:
-    reason = _unfit_view(spec, entities)
+    reason = _unsupported_view_reason(spec, entities)
     features = []
-    for one in spec.features:
-        if one.value_type in DATATYPES:
-            features.append({"name": one.name, "datatype": DATATYPES[one.value_type]})
+    for column in spec.features:
+        if column.value_type in DATATYPES:
+            features.append({"name": column.name, "datatype": DATATYPES[column.value_type]})
         elif not reason:
-            name = f"{spec.name}:{one.name}"
-            why = f"Feast's type {one.value_type} is no single number, truth value or text"
-            left_out.append(LeftOut(kind="feature", name=name, reason=why))
+            name = f"{spec.name}:{column.name}"
+            detail = f"Feast's type {column.value_type} is not a single number, boolean or text"
+            left_out.append(LeftOut(kind="feature", name=name, reason=detail))
     if not features and not reason:
-        reason = "none of its features can be taken"
+        reason = "none of its features is supported"
     if reason:
         left_out.append(LeftOut(kind="view", name=spec.name, reason=reason))
         return None
@@ -139,36 +141,36 @@ def _view(
     }
 
 
-def _unfit_view(spec: Message, entities: Mapping[str, Message]) -> str:
+def _unsupported_view_reason(spec: Message, entities: Mapping[str, Message]) -> str:
     if not _NAME.fullmatch(spec.name):
-        return "names begin with a letter and have at most 128 letters, digits, _ and -"
+        return "its name must begin with a letter and have at most 128 letters, digits, _ and -"
     if not spec.entities or _DUMMY in spec.entities:
         return "it has no entity"
     for name in spec.entities:
         entity = entities.get(name)
         if entity is None or not _NAME.fullmatch(name):
-            return f"its entity {name!r} is not in the registry, or has no name of ours"
-        kind = key_types(spec).get(entity.join_key or name, entity.value_type)
-        if kind not in KEY_TYPES:
-            return f"its join key {entity.join_key!r} is neither text nor a whole number"
+            return f"its entity {name!r} is not in the registry, or its name is not valid here"
+        feast_type = key_types(spec).get(entity.join_key or name, entity.value_type)
+        if feast_type not in KEY_TYPES:
+            return f"its join key {entity.join_key!r} is neither text nor an integer"
     return ""
 
 
 def _source(source: Message, folder: Path) -> _Document:
-    """Where the values come from; without a path where that is no Parquet of this machine."""
+    """The source of the values; without a path if it is not a local Parquet file."""
     if source.HasField("batch_source"):
         source = source.batch_source  # of what is pushed
-    made: _Document = {"timestamp_field": source.timestamp_field or "event_timestamp"}
+    document: _Document = {"timestamp_field": source.timestamp_field or "event_timestamp"}
     if source.created_timestamp_column:
-        made["created_timestamp_column"] = source.created_timestamp_column
+        document["created_timestamp_column"] = source.created_timestamp_column
     if source.field_mapping:
-        made["field_mapping"] = {pair.key: pair.value for pair in source.field_mapping}
+        document["field_mapping"] = {pair.key: pair.value for pair in source.field_mapping}
     uri = source.file.uri.removeprefix("file://")
     is_delta = source.file.format.HasField("delta")
     if source.type == _FILE_SOURCE and uri and "://" not in uri and not is_delta:
         # Feast takes a time without a zone for UTC.
-        made |= {"path": str(folder / uri), "naive_times": "utc"}
-    return made
+        document |= {"path": str(folder / uri), "naive_times": "utc"}
+    return document
 
 
 def _service(
@@ -177,10 +179,10 @@ def _service(
     join_keys: Mapping[str, str],
     left_out: list[LeftOut],
 ) -> _Document | None:
-    reason = "" if _NAME.fullmatch(spec.name) else "its name is none of ours"
+    reason = "" if _NAME.fullmatch(spec.name) else "its name is not valid here"
     features: list[str] = []
     for projection in spec.features:
-        reason = reason or _unfit_projection(projection, views)
+        reason = reason or _unsupported_projection_reason(projection, views)
         features += [f"{projection.view}:{column.name}" for column in projection.columns]
     if not features and not reason:
         reason = "it has no features"
@@ -188,8 +190,8 @@ def _service(
         left_out.append(LeftOut(kind="service", name=spec.name, reason=reason))
         return None
     # Two of a service's columns may have one name, or the name of a key, status or timestamp.
-    entities = {name for one in spec.features for name in views[one.view]["entities"]}
-    statuses = {f"{one.view}__status" for one in spec.features}
+    entities = {name for projection in spec.features for name in views[projection.view]["entities"]}
+    statuses = {f"{projection.view}__status" for projection in spec.features}
     reserved = {"event_timestamp"} | statuses | {join_keys[name] for name in entities}
     names = [feature.partition(":")[2] for feature in features]
     return {
@@ -199,14 +201,14 @@ def _service(
     }
 
 
-def _unfit_projection(projection: Message, views: Mapping[str, _Document]) -> str:
+def _unsupported_projection_reason(projection: Message, views: Mapping[str, _Document]) -> str:
     view = views.get(projection.view)
     if view is None:
         return f"its view {projection.view!r} is left out"
     if projection.join_key_map:
-        return f"it reads view {projection.view!r} by another join key"
+        return f"it maps the join keys of view {projection.view!r}"
     if projection.version:
-        return f"it asks for one version of view {projection.view!r}"
-    known = {feature["name"] for feature in view["features"]}
-    lost = [column.name for column in projection.columns if column.name not in known]
-    return f"its feature {projection.view}:{lost[0]} is left out" if lost else ""
+        return f"it pins a version of view {projection.view!r}"
+    available = {feature["name"] for feature in view["features"]}
+    missing = [column.name for column in projection.columns if column.name not in available]
+    return f"its feature {projection.view}:{missing[0]} is left out" if missing else ""

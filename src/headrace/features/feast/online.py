@@ -1,7 +1,7 @@
-"""The newest values in an online store of Feast's, in the form of ours.
+"""Online store that reads the values that Feast wrote, as Headrace records.
 
-Read only: `feast materialize` and Feast's push write it. Unlike Feast's own read, ours tells how
-old a value is, so that a view's time to live counts.
+Read only: `feast materialize` and Feast's push write it. Unlike Feast's own read, this one returns
+the age of a value, so that a view's time to live applies.
 """
 
 import time
@@ -23,10 +23,14 @@ _US: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeastView:
-    """How one view stands in the store: `stored_as` is what Feast calls it there."""
+    """Location and format of one view in the store."""
 
     name: str
+    """The view's name."""
+
     stored_as: str
+    """Feast's name of the view in the store."""
+
     features: tuple[str, ...]
     prefix: bytes
     keys: KeyWriter
@@ -35,35 +39,35 @@ class FeastView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRow:
-    """What stands for one entity in one view: a message of Feast's, or None, for each feature.
-
-    `event_us` is None where its time cannot be read.
-    """
+    """The stored values of one entity in one view."""
 
     event_us: int | None
+    """Event time; None if it cannot be read."""
+
     values: Sequence[bytes | None]
+    """An encoded Feast value, or None, for each feature."""
 
 
-Wanted = Sequence[tuple[FeastView, Sequence[bytes]]]
-"""Views, each with the keys, as Feast writes them, of the entities in question."""
+Lookups = Sequence[tuple[FeastView, Sequence[bytes]]]
+"""Views, each with the keys, in Feast's encoding, of the entities to read."""
 
 
 class FeastFetcher(Protocol):
-    """Knows where one kind of store keeps its values."""
+    """Reads values from one kind of store."""
 
     name: str
 
     def fetch(
-        self, wanted: Wanted, *, timeout_s: float
+        self, lookups: Lookups, *, timeout_s: float
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
-        """What there is of them; errors as `OnlineStore.read` has them."""
+        """The stored rows of these keys; errors as `OnlineStore.read`."""
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
 
 
 class FeastOnlineStore:
-    """An `OnlineStore` on what Feast wrote."""
+    """An `OnlineStore` on data that Feast wrote."""
 
     def __init__(self, repository: FeastRepository, fetcher: FeastFetcher) -> None:
         self.name = fetcher.name
@@ -72,77 +76,79 @@ class FeastOnlineStore:
         self._views: dict[str, FeastView] = {}
 
     def expect(self, views: Sequence[FeatureView]) -> None:
-        """Give records in the form of these views; others are as Feast defines them now.
+        """Return records in the form of these views; others follow Feast's current definition.
 
         Raises:
-            FailedPreconditionError: Feast's registry cannot be read, or has no such view any more.
+            FailedPreconditionError: Feast's registry cannot be read, or no longer has such a view.
         """
         registry = self._repository.registry()
-        specs = {one.spec.name: one for one in views_of(registry, self._repository.project)}
+        specs = {view.spec.name: view for view in views_of(registry, self._repository.project)}
         for view in views:
-            found = specs.get(view.name)
-            types = {} if found is None else key_types(found.spec)
-            if found is None or any(key not in types for key in view.join_keys):
+            spec = specs.get(view.name)
+            types = {} if spec is None else key_types(spec.spec)
+            if spec is None or any(key not in types for key in view.join_keys):
                 message = (
                     f"{self._repository.registry_path} has no feature view {view.name!r} with the "
                     f"join keys {', '.join(view.join_keys)} any more; `headrace features apply "
                     "--from-feast` reads what there is"
                 )
                 raise FailedPreconditionError(message)
-            version = found.meta.version if self._repository.is_versioned else 0
+            version = spec.meta.version if self._repository.is_versioned else 0
             self._views[view.name] = FeastView(
                 name=view.name,
                 stored_as=f"{view.name}_v{version}" if version else view.name,
                 features=tuple(feature.name for feature in view.features),
                 prefix=key_prefix(view),
                 keys=KeyWriter(view, types),
-                records=RecordWriter(RecordLayout(view), [one.datatype for one in view.features]),
+                records=RecordWriter(
+                    RecordLayout(view), [feature.datatype for feature in view.features]
+                ),
             )
 
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The records that there are; see `OnlineStore`."""
+        """The stored records; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
-        wanted: list[tuple[FeastView, list[bytes]]] = []
-        ours: dict[tuple[str, bytes], Key] = {}
+        lookups: list[tuple[FeastView, list[bytes]]] = []
+        keys_by_feast_key: dict[tuple[str, bytes], Key] = {}
         for name in views:
             view = self._views.get(name) or self._as_defined_now(name)
-            theirs = []
+            feast_keys = []
             for key in keys:
-                written = view.keys.write(key) if key.startswith(view.prefix) else None
-                if written is not None:
-                    theirs.append(written)
-                    ours[name, written] = key
-            if theirs:
-                wanted.append((view, theirs))
-        found = {}
+                feast_key = view.keys.write(key) if key.startswith(view.prefix) else None
+                if feast_key is not None:
+                    feast_keys.append(feast_key)
+                    keys_by_feast_key[name, feast_key] = key
+            if feast_keys:
+                lookups.append((view, feast_keys))
+        records = {}
         remaining_s = deadline - time.monotonic()
-        for view, key, row in self._fetcher.fetch(wanted, timeout_s=remaining_s):
-            found[ours[view.name, key], view.name] = (
+        for view, key, row in self._fetcher.fetch(lookups, timeout_s=remaining_s):
+            records[keys_by_feast_key[view.name, key], view.name] = (
                 DAMAGED if row.event_us is None else view.records.write(row.event_us, row.values)
             )
-        return found
+        return records
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:  # noqa: ARG002  # as `OnlineStore`
         """Refused: Feast writes its stores itself."""
         self._refuse(f"the values of {view}")
 
     def watermark(self, name: str) -> int | None:
-        """Up to when Feast materialized the view, as its registry says."""
-        view = name.rpartition(":")[0] or name
-        for one in views_of(self._repository.registry(), self._repository.project):
-            if one.spec.name == view:
-                ends = [i.end.seconds * _US + i.end.nanos // 1000 for i in one.meta.intervals]
+        """Event time up to which Feast materialized the view, from its registry."""
+        view_name = name.rpartition(":")[0] or name
+        for record in views_of(self._repository.registry(), self._repository.project):
+            if record.spec.name == view_name:
+                ends = [i.end.seconds * _US + i.end.nanos // 1000 for i in record.meta.intervals]
                 return max(ends, default=None)
         return None
 
     def raise_watermark(self, name: str, event_us: int) -> None:  # noqa: ARG002  # as `OnlineStore`
         """Refused: Feast writes its registry itself."""
-        self._refuse(f"how far {name} is materialized")
+        self._refuse(f"the watermark of {name}")
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
         self._fetcher.close()
 
     def _as_defined_now(self, name: str) -> FeastView:
@@ -151,15 +157,16 @@ class FeastOnlineStore:
 
         document = import_definitions(self._repository).document
         if all(view["name"] != name for view in document["feature_views"]):
-            raise NotFoundError(f"there is no feature view {name[:200]!r} in Feast's registry")
+            raise NotFoundError(f"Feast's registry has no feature view {name[:200]!r}")
         definitions = parse_definitions(document, base_dir=self._repository.path)
         self.expect([definitions.view(name)])
         return self._views[name]
 
     def _refuse(self, what: str) -> NoReturn:
         message = (
-            f"{what} cannot be written in {self.name}: it is Feast's, and `feast materialize` or "
-            "Feast's push write it; name a store of ours with --online-store to fill that"
+            f"{what} cannot be written to {self.name}: it belongs to Feast, and `feast "
+            "materialize` or "
+            "Feast's push write it; name another store with --online-store"
         )
         raise FailedPreconditionError(message)
 
@@ -171,11 +178,11 @@ def open_feast_store(
     timeout_s: float,  # noqa: ARG001  # a read brings its own
     read_only: bool,  # noqa: ARG001  # it always is
 ) -> FeastOnlineStore:
-    """The online store of the repository at `feast://PATH`; connects to nothing yet.
+    """Return the online store of the repository at `feast://PATH`; connects on first use.
 
     Raises:
-        FailedPreconditionError: The repository cannot be read, its store is of a kind that is not
-            read, or Redis's client is not installed.
+        FailedPreconditionError: The repository cannot be read, its kind of store is not supported,
+            or Redis's client is not installed.
     """
     repository = read_repository(Path(url.removeprefix("feast://")))
     kind = repository.online.get("type")
@@ -189,8 +196,8 @@ def open_feast_store(
 
         return FeastOnlineStore(repository, RedisFetcher(repository))
     message = (
-        f"{repository.path}: an online store of type {str(kind)[:60]!r} is not read; of Feast's "
-        "there are sqlite and redis. Else fill a store of ours: `headrace features materialize "
+        f"{repository.path}: an online store of type {str(kind)[:60]!r} is not supported; "
+        "supported are sqlite and redis. Or fill another store: `headrace features materialize "
         "--online-store URL`"
     )
     raise FailedPreconditionError(message)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from headrace.core import FailedPreconditionError
-from headrace.features.feast.online import FeastView, StoredRow, Wanted
+from headrace.features.feast.online import FeastView, Lookups, StoredRow
 from headrace.features.feast.repository import FeastRepository
 from headrace.features.feast.values import WrongValueError, field_name, read_time_us
 from headrace.features.online.redis import RedisStoreClient
@@ -24,53 +24,53 @@ class RedisFetcher:
         self._fields: dict[tuple[str, tuple[str, ...]], list[bytes]] = {}
 
     def fetch(
-        self, wanted: Wanted, *, timeout_s: float
+        self, lookups: Lookups, *, timeout_s: float
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
-        """What there is of them, all views of an entity at once; see `FeastFetcher`."""
+        """The stored rows, all views of an entity in one read; see `FeastFetcher`."""
         deadline = time.monotonic() + timeout_s
         views_of: dict[bytes, list[FeastView]] = {}
-        for view, keys in wanted:
+        for view, keys in lookups:
             for key in keys:
                 views_of.setdefault(key, []).append(view)
-        places = list(views_of.items())
-        with self._link.telling("read features"):
-            for start in range(0, len(places), _KEYS_AT_ONCE):
-                some = places[start : start + _KEYS_AT_ONCE]
+        lookups_by_key = list(views_of.items())
+        with self._link.translate_errors("read features"):
+            for start in range(0, len(lookups_by_key), _KEYS_AT_ONCE):
+                chunk = lookups_by_key[start : start + _KEYS_AT_ONCE]
                 reads = [
                     (key + self._project, [f for view in views for f in self._fields_of(view)])
-                    for key, views in some
+                    for key, views in chunk
                 ]
                 answers = self._link.fetch(reads, deadline)
-                for (key, views), answer in zip(some, answers, strict=True):
-                    yield from self._rows(key, views, answer)
+                for (key, views), values in zip(chunk, answers, strict=True):
+                    yield from self._rows(key, views, values)
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
         self._link.close()
 
     def _rows(
-        self, key: bytes, views: list[FeastView], answer: list[bytes | None]
+        self, key: bytes, views: list[FeastView], values: list[bytes | None]
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
         start = 0
         for view in views:
             end = start + len(view.features)
-            stamp = answer[end]
+            stamp = values[end]
             if stamp is not None:
-                yield view, key, StoredRow(event_us=_time_us(stamp), values=answer[start:end])
+                yield view, key, StoredRow(event_us=_time_us(stamp), values=values[start:end])
             start = end + 1
 
     def _fields_of(self, view: FeastView) -> list[bytes]:
-        """Where a view's features stand, and then their time."""
-        known = self._fields.get((view.stored_as, view.features))
-        if known is None:
-            known = [field_name(view.stored_as, name) for name in view.features]
-            known.append(f"_ts:{view.stored_as}".encode())
-            self._fields[view.stored_as, view.features] = known
-        return known
+        """The hash fields of a view's features, and then of their time."""
+        fields = self._fields.get((view.stored_as, view.features))
+        if fields is None:
+            fields = [field_name(view.stored_as, name) for name in view.features]
+            fields.append(f"_ts:{view.stored_as}".encode())
+            self._fields[view.stored_as, view.features] = fields
+        return fields
 
 
 def redis_url(online: Mapping[str, Any], where: str) -> str:
-    """The URL that says the same as Feast's `connection_string`.
+    """Return the URL equivalent to Feast's `connection_string`.
 
     Raises:
         FailedPreconditionError: It names a cluster or sentinels, or cannot be read.
@@ -81,7 +81,7 @@ def redis_url(online: Mapping[str, Any], where: str) -> str:
     nodes = [part for part in parts if "=" not in part]
     options = dict(part.split("=", 1) for part in parts if "=" in part)
     if kind != "redis" or len(nodes) > 1:
-        message = f"{where}: of Redis only a single server is read, and this is {kind!r} of Feast's"
+        message = f"{where}: only a single Redis server is supported, not Feast's {kind!r}"
         raise FailedPreconditionError(message)
     user, password = options.pop("username", ""), options.pop("password", "")
     login = f"{quote(user, safe='')}:{quote(_unquoted(password), safe='')}@" if password else ""
@@ -97,7 +97,7 @@ def redis_url(online: Mapping[str, Any], where: str) -> str:
 
 
 def _unquoted(text: str) -> str:
-    """Feast reads options as JSON where they are: a text may stand in quotes."""
+    """Feast parses options as JSON where possible: a text may be quoted."""
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 

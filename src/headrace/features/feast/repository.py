@@ -1,8 +1,7 @@
 """Feature repositories of Feast: project, stores and the registry's protobuf message.
 
-Numbers are those of `feast/protos/feast/core/*.proto`; fields that are not named here are skipped.
-
-`feature_store.yaml` is read as Feast reads it: `${NAME}` stands for a variable of the environment,
+Field numbers are those of `feast/protos/feast/core/*.proto`; other fields are skipped.
+`feature_store.yaml` is read as Feast reads it: `${NAME}` is replaced by an environment variable,
 paths are relative to the file.
 """
 
@@ -27,7 +26,7 @@ _SCALARS: Final[Mapping[str, int]] = {
     "int32": _FIELD.TYPE_INT32,
     "int64": _FIELD.TYPE_INT64,
 }
-# A star stands for any number of them. Enums travel as whole numbers.
+# A star marks a repeated field. Enums are encoded as integers.
 _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     "Registry": {
         "entities": (1, "Entity*"),
@@ -91,16 +90,16 @@ _MESSAGES: Final[Mapping[str, Mapping[str, tuple[int, str]]]] = {
     },
 }
 Message = Any
-"""One of the messages above; protobuf makes their classes at run time."""
+"""One of the messages above; protobuf creates their classes at run time."""
 
 
 def parse_registry(data: bytes, name: str) -> Message:
-    """The `Registry` in `data`; FailedPreconditionError, with `name`, if it is none."""
+    """The `Registry` in `data`; FailedPreconditionError, with `name`, if it is invalid."""
     try:
         return _class("Registry").FromString(data)
     except message.DecodeError as error:
-        told = f"{name} is no registry of Feast's, or is damaged; `feast apply` writes it"
-        raise FailedPreconditionError(told) from error
+        reason = f"{name} is not a Feast registry, or is damaged; `feast apply` writes it"
+        raise FailedPreconditionError(reason) from error
 
 
 @cache
@@ -115,17 +114,17 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
         name="headrace_feast.proto", package=_PACKAGE, syntax="proto3"
     )
     for name, fields in _MESSAGES.items():
-        described = file.message_type.add(name=name)
+        descriptor = file.message_type.add(name=name)
         for field, (number, kind) in fields.items():
             base = kind.rstrip("*")
-            added = described.field.add(
+            field_descriptor = descriptor.field.add(
                 name=field,
                 number=number,
                 label=_FIELD.LABEL_REPEATED if kind != base else _FIELD.LABEL_OPTIONAL,
                 type=_SCALARS.get(base, _FIELD.TYPE_MESSAGE),
             )
             if base not in _SCALARS:
-                added.type_name = f".{_PACKAGE}.{base}"
+                field_descriptor.type_name = f".{_PACKAGE}.{base}"
     return file
 
 
@@ -137,19 +136,19 @@ _MAX_REGISTRY_BYTES: Final = 1 << 28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeastRepository:
-    """`online` is Feast's `online_store`, with its `type`.
-
-    `is_versioned`: each version of a view has a table of its own in the online store.
-    """
+    """A Feast repository on this machine."""
 
     path: Path
     project: str
     registry_path: Path
     online: Mapping[str, Any]
+    """Feast's `online_store`, with its `type`."""
+
     is_versioned: bool = False
+    """Whether each version of a view has its own table in the online store."""
 
     def registry(self) -> Message:
-        """The registry as it is now; FailedPreconditionError if it cannot be read."""
+        """The current registry; FailedPreconditionError if it cannot be read."""
         try:
             with self.registry_path.open("rb") as file:
                 data = file.read(_MAX_REGISTRY_BYTES)
@@ -163,22 +162,24 @@ class FeastRepository:
 
 
 def read_repository(path: Path) -> FeastRepository:
-    """The repository in the folder `path`, or with the `feature_store.yaml` at `path`.
+    """Return the repository in the folder `path`, or with the `feature_store.yaml` at `path`.
 
     Raises:
-        FailedPreconditionError: It cannot be read, or has its registry where we cannot read it.
+        FailedPreconditionError: It cannot be read, or its registry is not in a local file.
     """
     file = path / CONFIG if path.is_dir() else path
     config = _read(file)
     folder = file.absolute().parent
     project = config.get("project")
     if not isinstance(project, str) or not project:
-        raise FailedPreconditionError(f"{file} has no `project`; is it one of Feast's?")
+        raise FailedPreconditionError(
+            f"{file} has no `project`; it must be Feast's feature_store.yaml"
+        )
     version = config.get("entity_key_serialization_version", _KEY_VERSION)
     if version != _KEY_VERSION:
         message = (
-            f"{file}: keys of another entity_key_serialization_version than {_KEY_VERSION} are not "
-            "read; Feast says how to write them as version 3"
+            f"{file}: entity_key_serialization_version must be {_KEY_VERSION}; "
+            "Feast's documentation describes how to write keys of that version"
         )
         raise FailedPreconditionError(message)
     registry = config.get("registry", "data/registry.db")
@@ -195,21 +196,23 @@ def read_repository(path: Path) -> FeastRepository:
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        with file.open("rb") as opened:
-            text = opened.read(MAX_BYTES + 1).decode()
+        with file.open("rb") as stream:
+            text = stream.read(MAX_BYTES + 1).decode()
     except OSError as error:
-        message = f"cannot read {file}: {error.strerror}; name the folder where it stands"
+        message = f"cannot read {file}: {error.strerror}; name the folder that contains it"
         raise FailedPreconditionError(message) from error
     except UnicodeDecodeError:
-        raise FailedPreconditionError(f"{file} is no UTF-8 text") from None
+        raise FailedPreconditionError(f"{file} is not UTF-8 text") from None
     for name in _VARIABLE.findall(text):
         remember_resolved(os.environ.get(name, ""), f"${{{name}}}")
     document = read_yaml(os.path.expandvars(text))
     if document.mistakes or not isinstance(document.value, Mapping):
         # Not the mistakes' own text: it quotes values, which may be of environment variables.
         lines = sorted({mistake.line or 0 for mistake in document.mistakes})
-        why = f"line {', '.join(map(str, lines[:3]))} is not plain YAML" if lines else "no mapping"
-        raise FailedPreconditionError(f"{file} cannot be read: {why}")
+        reason = (
+            f"line {', '.join(map(str, lines[:3]))} is not plain YAML" if lines else "not a mapping"
+        )
+        raise FailedPreconditionError(f"{file} cannot be read: {reason}")
     return document.value
 
 
@@ -217,8 +220,8 @@ def _registry_path(settings: Mapping[str, Any], folder: Path, file: Path) -> Pat
     kind, path = settings.get("registry_type", "file"), settings.get("path")
     if kind != "file" or not isinstance(path, str) or "://" in path or "\0" in path or not path:
         message = (
-            f"{file}: only a registry in a file of this machine is read (registry_type: file); "
-            "copy yours there, and name it by `path` in a copy of feature_store.yaml"
+            f"{file}: only a registry in a local file is supported (registry_type: file); "
+            "copy the registry to a file, and set its `path` in a copy of feature_store.yaml"
         )
         raise FailedPreconditionError(message)
     return folder / path

@@ -1,4 +1,4 @@
-"""Feast's online store in SQLite: a table for each view, a row for each entity and feature."""
+"""Feast's online store in SQLite: a table per view, a row per entity and feature."""
 
 import sqlite3
 import threading
@@ -17,7 +17,7 @@ from headrace.core import (
     FailedPreconditionError,
     UnavailableError,
 )
-from headrace.features.feast.online import FeastView, StoredRow, Wanted
+from headrace.features.feast.online import FeastView, Lookups, StoredRow
 from headrace.features.feast.repository import FeastRepository
 from headrace.features.values import microseconds
 
@@ -29,7 +29,7 @@ _DEFAULT_PATH: Final = "data/online.db"
 
 
 class SqliteFetcher:
-    """Reads the file that `feature_store.yaml` names; never writes it."""
+    """Reads the file named in `feature_store.yaml`; never writes it."""
 
     def __init__(self, repository: FeastRepository) -> None:
         self._path = repository.path / str(repository.online.get("path", _DEFAULT_PATH))
@@ -40,44 +40,46 @@ class SqliteFetcher:
         self._waits_ms = 0
 
     def fetch(
-        self, wanted: Wanted, *, timeout_s: float
+        self, lookups: Lookups, *, timeout_s: float
     ) -> Iterator[tuple[FeastView, bytes, StoredRow]]:
-        """What there is of them; see `FeastFetcher`."""
+        """The stored rows; see `FeastFetcher`."""
         deadline = time.monotonic() + timeout_s
         if not self._lock.acquire(timeout=max(timeout_s, 0.0)):
-            raise DeadlineExceededError(f"{self.name} was not free to read within {timeout_s:g} s")
+            raise DeadlineExceededError(f"{self.name} was busy for longer than {timeout_s:g} s")
         try:
-            with self._telling():
-                return iter(self._fetched(wanted, deadline))
+            with self._translate_errors():
+                return iter(self._fetched(lookups, deadline))
         finally:
             self._lock.release()
 
     def close(self) -> None:
-        """Close the connection; twice is once."""
+        """Close the connection; idempotent."""
         with self._lock:
-            self._forget()
+            self._disconnect()
 
-    def _fetched(self, wanted: Wanted, deadline: float) -> list[tuple[FeastView, bytes, StoredRow]]:
-        found = []
-        for view, keys in wanted:
+    def _fetched(
+        self, lookups: Lookups, deadline: float
+    ) -> list[tuple[FeastView, bytes, StoredRow]]:
+        rows_by_view = []
+        for view, keys in lookups:
             for start in range(0, len(keys), _KEYS_AT_ONCE):
-                some = keys[start : start + _KEYS_AT_ONCE]
+                chunk = keys[start : start + _KEYS_AT_ONCE]
                 remaining_s = deadline - time.monotonic()
                 if remaining_s <= 0:
                     raise DeadlineExceededError(f"{self.name} was not read before the deadline")
                 connection = self._connection(remaining_s)
                 table = f"{self._project}_{view.stored_as}"
-                rows = connection.execute(_statement(table, len(some)), some)
-                for key, of_key in groupby(rows, key=_KEY_OF):
-                    stored = _stored(view, list(of_key))
+                rows = connection.execute(_statement(table, len(chunk)), chunk)
+                for key, key_rows in groupby(rows, key=_KEY_OF):
+                    stored = _stored(view, list(key_rows))
                     if stored is not None:
-                        found.append((view, key, stored))
-        return found
+                        rows_by_view.append((view, key, stored))
+        return rows_by_view
 
     def _connection(self, timeout_s: float) -> sqlite3.Connection:
-        """The connection, which then waits for a writer: at least half of the time that there is.
+        """The connection, with a busy timeout of at least half the remaining time.
 
-        To tell it each time exactly how long takes a tenth of a read.
+        Setting the exact time for each read would take a tenth of the read.
         """
         if self._opened is None:
             self._waits_ms = 0
@@ -93,23 +95,23 @@ class SqliteFetcher:
             self._waits_ms = waits_ms
         return self._opened
 
-    def _forget(self) -> None:
+    def _disconnect(self) -> None:
         if self._opened is not None:
             self._opened.close()
             self._opened = None
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.DatabaseError as error:
-            self._forget()  # a new file in its place is then read without a restart
+            self._disconnect()  # a new file in its place is then read without a restart
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
             cannot = f"cannot read features in Feast's {self.name}"
             if code in _BUSY:
-                message = f"{cannot}: another process holds it; try again"
+                message = f"{cannot}: another process locks it; try again"
                 raise UnavailableError(message) from error
-            message = f"{cannot}: {error}; `feast apply` and `feast materialize` make and fill it"
+            message = f"{cannot}: {error}; `feast apply` and `feast materialize` create and fill it"
             raise FailedPreconditionError(message) from error
 
 
@@ -124,21 +126,21 @@ def _statement(table: str, keys: int) -> str:
 
 def _stored(view: FeastView, rows: list[tuple[bytes, str, bytes, object]]) -> StoredRow | None:
     by_name = {feature: (value, time) for _, feature, value, time in rows}
-    there = [by_name.get(name, (None, None)) for name in view.features]
-    # Where Feast was given some features only, the others are older: the oldest one counts.
-    times = {stored for value, stored in there if value is not None}
+    columns = [by_name.get(name, (None, None)) for name in view.features]
+    # If Feast wrote only some features later, the others are older: the oldest time counts.
+    times = {stored for value, stored in columns if value is not None}
     if not times:
         return None
-    read = [_time_us(stored) for stored in times]
-    event_us = None if None in read else min(time for time in read if time is not None)
-    return StoredRow(event_us=event_us, values=[value for value, _ in there])
+    times_us = [_time_us(stored) for stored in times]
+    event_us = None if None in times_us else min(time for time in times_us if time is not None)
+    return StoredRow(event_us=event_us, values=[value for value, _ in columns])
 
 
 def _time_us(stored: object) -> int | None:
-    """Microseconds since 1970 of what Feast wrote.
+    """Microseconds since 1970 of a stored time.
 
-    It writes times of UTC as if they were local ones, as whole seconds; who reads them has to be in
-    the same zone, as Feast's own reader has to. Older versions wrote text.
+    Feast writes times of UTC as if they were local ones, as whole seconds, so the reader must run
+    in the same time zone, as Feast's own reader must. Older versions wrote text.
     """
     try:
         if isinstance(stored, int):

@@ -1,8 +1,7 @@
-"""Keys and values of Feast's online stores as bytes.
+"""Encoding of keys and values in Feast's online stores.
 
-As `feast/infra/key_encoding_utils.py` (version 3) and `online_stores/helpers.py` of 0.67 do.
-
-Read by hand, as a request has thirty of them: a message object for each would cost more than all
+As `feast/infra/key_encoding_utils.py` (version 3) and `online_stores/helpers.py` of 0.67 do. Parsed
+without protobuf: a request reads thirty of them, and a message object for each would cost more than
 the rest of the read.
 """
 
@@ -16,15 +15,15 @@ from headrace.features.feast.importing import INT32, INT64, STRING
 from headrace.features.records import Key, Record, RecordLayout, decode_key
 
 DAMAGED: Final[Record] = b""
-"""Stands for what cannot be read: it is no record of any view, and so MISSING with a reason."""
+"""Marks a value that cannot be read: not a valid record, so the status is MISSING with a reason."""
 _FLOAT: Final = struct.Struct("<f").unpack_from
 _DOUBLE: Final = struct.Struct("<d").unpack_from
 _NULL: Final = b"\x98\x01"
 _SIGN: Final = 1 << 63
 _US: Final = 1_000_000
 _MORE: Final = 0x80
-"""Of a byte of a whole number: another one follows."""
-# The first byte of a message: number of the field, and how its value is written.
+"""Continuation bit of a varint byte."""
+# The first byte of a message: field number and wire type.
 _BYTES, _STRING, _INT32, _INT64, _FP64, _FP32, _BOOL = 0x0A, 0x12, 0x18, 0x20, 0x29, 0x35, 0x38
 _FP32_BYTES: Final = 5
 _SECONDS, _NANOS = 0x08, 0x10
@@ -38,11 +37,11 @@ _FITTING: Final[Mapping[Datatype, frozenset[int]]] = {
 
 
 class WrongValueError(ValueError):
-    """These bytes are no value, or one of another type."""
+    """The bytes are not a value, or a value of another type."""
 
 
 class RecordWriter:
-    """Writes what Feast has of one view and entity as one of our records."""
+    """Converts Feast's values of one view and entity to a Headrace record."""
 
     def __init__(self, layout: RecordLayout, datatypes: Sequence[Datatype]) -> None:
         self._layout = layout
@@ -52,7 +51,7 @@ class RecordWriter:
         self._kinds = bytes([_FP32]) * len(datatypes)
 
     def write(self, event_us: int, values: Sequence[bytes | None]) -> Record:
-        """The record, of a message or None for each feature; `DAMAGED` if one cannot be read."""
+        """The record of an encoded value or None per feature; `DAMAGED` if one cannot be read."""
         read: Sequence[Value | None] | None = self._read_floats(values)
         if read is None:
             try:
@@ -65,7 +64,7 @@ class RecordWriter:
         return self._layout.pack(event_us, read)
 
     def _read_floats(self, values: Sequence[bytes | None]) -> Sequence[float] | None:
-        """All at once, where the view has nothing else and each is there; None for other rows."""
+        """All at once, if all features are FP32 and have a value; None for other rows."""
         if self._floats is None or None in values:
             return None
         data = b"".join([value or b"" for value in values])
@@ -76,7 +75,7 @@ class RecordWriter:
 
 
 def read_value(data: bytes, fitting: frozenset[int]) -> Value | None:
-    """What a message says, if it is of one of these kinds; None if it is null."""
+    """Decode a value of one of the `fitting` kinds; None if it is null."""
     kind = data[0]
     if kind not in fitting:
         if data[:2] == _NULL:
@@ -101,7 +100,7 @@ def read_value(data: bytes, fitting: frozenset[int]) -> Value | None:
 
 
 def read_time_us(data: bytes) -> int:
-    """Microseconds since 1970 in a protobuf `Timestamp`; `WrongValueError` if it is none."""
+    """Microseconds since 1970 of a protobuf `Timestamp`; `WrongValueError` if it is invalid."""
     seconds = nanos = end = 0
     while end < len(data):
         kind = data[end]
@@ -116,7 +115,7 @@ def read_time_us(data: bytes) -> int:
 
 
 def _varint(data: bytes, start: int) -> tuple[int, int]:
-    """A whole number as protobuf writes it, and where it ends."""
+    """Decode a protobuf varint; return it and the position after it."""
     number = shift = 0
     for end in range(start, min(start + 10, len(data))):
         byte = data[end]
@@ -132,7 +131,7 @@ _MASK: Final = 0xFFFFFFFF
 
 
 class KeyWriter:
-    """Writes our keys of one view as Feast's. `types` are Feast's own, by join key."""
+    """Converts Headrace keys of one view to Feast's encoding. `types` are Feast's, by join key."""
 
     def __init__(self, view: FeatureView, types: Mapping[str, int]) -> None:
         self._view = view
@@ -144,9 +143,9 @@ class KeyWriter:
         )
 
     def write(self, key: Key) -> bytes | None:
-        """Feast's key; None where Feast can have none."""
+        """Feast's key; None if Feast cannot have such a key."""
         values = decode_key(self._view, key)
-        made = [self._head]
+        parts = [self._head]
         for i, kind in self._parts:
             value = values[i]
             if kind == INT64:
@@ -155,26 +154,26 @@ class KeyWriter:
                 if int(value) not in _INT32_RANGE:
                     return None
                 value = struct.pack("<i", int(value))
-            made.append(struct.pack("<II", kind, len(value)) + value)
-        return b"".join(made)
+            parts.append(struct.pack("<II", kind, len(value)) + value)
+        return b"".join(parts)
 
 
 def field_name(view: str, feature: str) -> bytes:
-    """The field of a Redis hash in which a feature stands."""
+    """The field of a Redis hash that holds a feature."""
     return struct.pack("<I", murmur3_32(f"{view}:{feature}".encode()))
 
 
 def murmur3_32(data: bytes) -> int:
     """MurmurHash3_x86_32 with seed 0, of https://github.com/aappleby/smhasher."""
-    made, end = 0, len(data) // 4 * 4
+    state, end = 0, len(data) // 4 * 4
     for (block,) in struct.iter_unpack("<I", data[:end]):
-        made = _rotated(made ^ _mixed(block), 13) * 5 + 0xE6546B64 & _MASK
+        state = _rotated(state ^ _mixed(block), 13) * 5 + 0xE6546B64 & _MASK
     if end < len(data):
-        made ^= _mixed(int.from_bytes(data[end:], "little"))
-    made ^= len(data)
-    made = (made ^ made >> 16) * 0x85EBCA6B & _MASK
-    made = (made ^ made >> 13) * 0xC2B2AE35 & _MASK
-    return made ^ made >> 16
+        state ^= _mixed(int.from_bytes(data[end:], "little"))
+    state ^= len(data)
+    state = (state ^ state >> 16) * 0x85EBCA6B & _MASK
+    state = (state ^ state >> 13) * 0xC2B2AE35 & _MASK
+    return state ^ state >> 16
 
 
 def _mixed(block: int) -> int:

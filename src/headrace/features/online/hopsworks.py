@@ -1,10 +1,9 @@
 """Online store of [Hopsworks](https://www.hopsworks.ai/): feature vectors of its REST server.
 
-The server is spoken to as its own client, `hopsworks` 5.2, does, which is not needed for that.
-Connections are kept; a body that comes in drops, or never ends, ends at the deadline too.
-
-Its server gives vectors of feature views. Where a vector has the view's time column, a time to live
-counts from that; else a value counts as of the moment at which it was read.
+Uses the protocol of its own client, `hopsworks` 5.2, which is not needed. Connections are reused; a
+slow or endless response body also ends at the deadline. The server returns vectors of feature
+views. If a vector has the view's time column, a time to live counts from it; otherwise a value
+counts as of the moment of the read.
 """
 
 import base64
@@ -45,26 +44,30 @@ _MAX_IDLE: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HopsworksResponse:
-    """What the server said."""
+    """A response of the server."""
 
     status: int
     body: bytes
 
 
 @dataclass(slots=True, kw_only=True)
-class _Asked:
-    """A question on its way."""
+class _PendingRequest:
+    """A request that was sent."""
 
     connection: http.client.HTTPConnection
-    is_kept: bool
+
+    is_reused: bool
+    """Whether the connection was open before the request."""
+
     body: bytes
+    """For a retry."""
 
 
 class RestConnections:
-    """Connections to one server, made when they are needed. Safe to use from several threads.
+    """Pool of connections to one server, opened on demand. Thread-safe.
 
     Args:
-        tls: None speaks plain HTTP.
+        tls: None means plain HTTP.
     """
 
     def __init__(
@@ -78,26 +81,27 @@ class RestConnections:
         self._idle: list[http.client.HTTPConnection] = []
 
     def post(
-        self, questions: Sequence[tuple[str, bytes]], *, deadline: float
+        self, requests: Sequence[tuple[str, bytes]], *, deadline: float
     ) -> list[HopsworksResponse]:
-        """The answer to each path and body; all are asked before the first answer is read.
+        """Return the response for each path and body; all are sent before the first is read.
 
         Raises:
-            DeadlineExceededError: One did not come in time.
-            UnavailableError: The server cannot be reached, or broke off.
+            DeadlineExceededError: A response did not arrive in time.
+            UnavailableError: The server cannot be reached, or closed the connection.
             FailedPreconditionError: Its certificate is not trusted, or an answer is too large.
         """
-        asked: list[_Asked] = []
+        pending: list[_PendingRequest] = []
         answers: list[HopsworksResponse] = []
         try:
-            for path, body in questions:
-                asked.append(self._ask(path, body, deadline))
-            for i, (path, _) in enumerate(questions):
-                answers.append(self._answer(asked[i], path, deadline))
+            for path, body in requests:
+                pending.append(self._ask(path, body, deadline))
+            for i, (path, _) in enumerate(requests):
+                answers.append(self._answer(pending[i], path, deadline))
         except ssl.SSLCertVerificationError as error:
             message = (
-                f"the certificate of {self.name} is not trusted: {error.verify_message}; name its "
-                "authority with ?ca_file=PATH"
+                f"the certificate of {self.name} is not trusted: {error.verify_message}; set the "
+                "CA "
+                "certificate with ?ca_file=PATH"
             )
             raise FailedPreconditionError(message) from error
         except TimeoutError as error:
@@ -108,26 +112,26 @@ class RestConnections:
             reason = str(error) or type(error).__name__
             raise UnavailableError(f"cannot read features of {self.name}: {reason}") from error
         finally:
-            # Of those that were not read to the end, the next caller would get the answers.
-            for one in asked[len(answers) :]:
-                one.connection.close()
+            # The next caller would receive the responses that were not read to the end.
+            for request in pending[len(answers) :]:
+                request.connection.close()
         return answers
 
     def close(self) -> None:
-        """Close what is kept; twice is once."""
+        """Close idle connections; idempotent."""
         while self._idle:
             self._idle.pop().close()
 
-    def _ask(self, path: str, body: bytes, deadline: float) -> _Asked:
+    def _ask(self, path: str, body: bytes, deadline: float) -> _PendingRequest:
         try:
-            kept = self._idle.pop()
+            connection = self._idle.pop()
         except IndexError:
-            return self._send(self._new(), path, body, deadline, is_kept=False)
+            return self._send(self._connect(), path, body, deadline, is_reused=False)
         try:
-            return self._send(kept, path, body, deadline, is_kept=True)
+            return self._send(connection, path, body, deadline, is_reused=True)
         except (ConnectionError, http.client.HTTPException):
-            kept.close()  # by the server, while nothing was asked
-            return self._send(self._new(), path, body, deadline, is_kept=False)
+            connection.close()  # by the server, while nothing was asked
+            return self._send(self._connect(), path, body, deadline, is_reused=False)
 
     def _send(
         self,
@@ -136,49 +140,49 @@ class RestConnections:
         body: bytes,
         deadline: float,
         *,
-        is_kept: bool,
-    ) -> _Asked:
+        is_reused: bool,
+    ) -> _PendingRequest:
         try:
-            _bound(connection, deadline)
+            _set_timeout(connection, deadline)
             connection.request("POST", path, body, self._headers)
         except BaseException:
             connection.close()
             raise
-        return _Asked(connection=connection, is_kept=is_kept, body=body)
+        return _PendingRequest(connection=connection, is_reused=is_reused, body=body)
 
-    def _answer(self, asked: _Asked, path: str, deadline: float) -> HopsworksResponse:
+    def _answer(self, pending: _PendingRequest, path: str, deadline: float) -> HopsworksResponse:
         try:
-            response = _response(asked.connection, deadline)
+            response = _response(pending.connection, deadline)
         except ConnectionError:
-            if not asked.is_kept:
+            if not pending.is_reused:
                 raise
-            asked.connection.close()
-            again = self._send(self._new(), path, asked.body, deadline, is_kept=False)
-            asked.connection = again.connection
-            response = _response(asked.connection, deadline)
+            pending.connection.close()
+            retried = self._send(self._connect(), path, pending.body, deadline, is_reused=False)
+            pending.connection = retried.connection
+            response = _response(pending.connection, deadline)
         parts: list[bytes] = []
         size = 0
-        while part := _part(response, asked.connection, deadline):
+        while part := _part(response, pending.connection, deadline):
             parts.append(part)
             size += len(part)
             if size > MAX_ANSWER_BYTES:
-                message = f"{self.name} answers with more than {MAX_ANSWER_BYTES} bytes"
+                message = f"{self.name} returned more than {MAX_ANSWER_BYTES} bytes"
                 raise FailedPreconditionError(message)
         response.close()  # read to its end, so that the connection can be asked again
         if response.will_close or len(self._idle) >= _MAX_IDLE:
-            asked.connection.close()
+            pending.connection.close()
         else:
-            self._idle.append(asked.connection)
+            self._idle.append(pending.connection)
         return HopsworksResponse(status=response.status, body=b"".join(parts))
 
-    def _new(self) -> http.client.HTTPConnection:
+    def _connect(self) -> http.client.HTTPConnection:
         if self._tls is None:
             return http.client.HTTPConnection(self._host, self._port)
         return http.client.HTTPSConnection(self._host, self._port, context=self._tls)
 
 
-def _bound(connection: http.client.HTTPConnection, deadline: float) -> None:
-    """Let whatever the connection does next end at the deadline."""
+def _set_timeout(connection: http.client.HTTPConnection, deadline: float) -> None:
+    """Set the timeout of the connection's next operation to the remaining time."""
     remaining_s = deadline - time.monotonic()
     if remaining_s <= 0:
         raise TimeoutError
@@ -189,18 +193,20 @@ def _bound(connection: http.client.HTTPConnection, deadline: float) -> None:
 
 
 def _response(connection: http.client.HTTPConnection, deadline: float) -> http.client.HTTPResponse:
-    _bound(connection, deadline)
+    _set_timeout(connection, deadline)
     return connection.getresponse()
 
 
 def _part(
     response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
 ) -> bytes:
-    """What has come of the answer; nothing at its end."""
-    _bound(connection, deadline)
+    """The next part of the body; empty at its end."""
+    _set_timeout(connection, deadline)
     part = response.read1(_READ_BYTES)
     if not part and response.length:
-        raise ConnectionError(f"it broke off {response.length} bytes before the end of its answer")
+        raise ConnectionError(
+            f"connection closed {response.length} bytes before the end of the response"
+        )
     return part
 
 
@@ -209,7 +215,7 @@ _US: Final = 1_000
 
 
 class VectorReader:
-    """Makes records of one view's vectors."""
+    """Converts vectors of one view to records."""
 
     def __init__(self, view: FeatureView) -> None:
         self._view = view
@@ -217,75 +223,76 @@ class VectorReader:
         self._time = view.source.timestamp_field
 
     def columns(self, metadata: Sequence[tuple[str, str]]) -> Mapping[str, tuple[int, str]]:
-        """Where each column stands in a vector, and its type there.
+        """Position and type of each column in a vector.
 
         Raises:
-            InvalidArgumentError: A feature of the view is in none, or its time, which a time to
-                live needs.
+            InvalidArgumentError: A feature of the view is missing, or its time column, which a time
+                to live needs.
         """
-        found = {name: (i, kind) for i, (name, kind) in enumerate(metadata)}
-        missing = [one.name for one in self._view.features if one.name not in found]
+        columns = {name: (i, kind) for i, (name, kind) in enumerate(metadata)}
+        missing = [feature.name for feature in self._view.features if feature.name not in columns]
         if missing:
-            there = ", ".join(found)
+            available = ", ".join(columns)
             message = (
-                f"view '{self._view.name}' of Hopsworks has no {missing[0]!r}; it has: {there}"
+                f"view '{self._view.name}' of Hopsworks has no {missing[0]!r}; it has: {available}"
             )
             raise InvalidArgumentError(message)
-        if self._view.ttl_s is not None and self._time not in found:
+        if self._view.ttl_s is not None and self._time not in columns:
             message = (
-                f"view '{self._view.name}' of Hopsworks gives no {self._time!r}, so that ttl_s "
-                "cannot count; add that column to it, or leave ttl_s out"
+                f"view '{self._view.name}' of Hopsworks does not return {self._time!r}, which "
+                "ttl_s "
+                "needs; add that column to the view, or remove ttl_s"
             )
             raise InvalidArgumentError(message)
-        return found
+        return columns
 
     def record(
         self, vector: Sequence[Any], columns: Mapping[str, tuple[int, str]], now_us: int
     ) -> Record | None:
-        """The record of a vector; None if nothing is known, `DAMAGED` if it cannot be read."""
+        """The record of a vector; None if it has no values, `DAMAGED` if it cannot be read."""
         values: list[Value | None] = []
         for feature in self._view.features:
-            at, kind = columns[feature.name]
+            position, kind = columns[feature.name]
             try:
-                values.append(_value(vector[at], kind, feature.datatype))
+                values.append(_value(vector[position], kind, feature.datatype))
             except (ValueError, IndexError, TypeError):
                 return DAMAGED
         if all(value is None for value in values):
             return None
-        at, _ = columns.get(self._time, (-1, ""))
-        event_us = now_us if at < 0 else _time_us(vector[at])
+        position, _ = columns.get(self._time, (-1, ""))
+        event_us = now_us if position < 0 else _time_us(vector[position])
         return DAMAGED if event_us is None else self._layout.pack(event_us, values)
 
 
-def _value(said: Any, kind: str, datatype: Datatype) -> Value | None:  # noqa: ANN401  # of JSON
-    if said is None:
+def _value(raw: Any, kind: str, datatype: Datatype) -> Value | None:  # noqa: ANN401  # of JSON
+    if raw is None:
         return None
     if kind == "binary":
         try:
-            said = base64.b64decode(said, validate=True)
+            raw = base64.b64decode(raw, validate=True)
         except binascii.Error as error:
             raise ValueError from error
-    if datatype is Datatype.BOOL and said in {0, 1}:
-        said = bool(said)
-    if misfit(datatype, said):
+    if datatype is Datatype.BOOL and raw in {0, 1}:
+        raw = bool(raw)
+    if misfit(datatype, raw):
         raise ValueError
     match datatype:
         case Datatype.FP32 | Datatype.FP64:
-            return float(said)
+            return float(raw)
         case Datatype.BYTES:
-            return said.encode() if isinstance(said, str) else bytes(said)
+            return raw.encode() if isinstance(raw, str) else bytes(raw)
         case _:
-            value: Value = said
+            value: Value = raw
             return value
 
 
-def _time_us(said: object) -> int | None:
-    """Of text, in UTC if it has no zone, or of milliseconds."""
+def _time_us(raw: object) -> int | None:
+    """Parse text, in UTC if it has no time zone, or milliseconds."""
     try:
-        if isinstance(said, int) and not isinstance(said, bool):
-            return said * _US
-        if isinstance(said, str):
-            time = datetime.fromisoformat(said)
+        if isinstance(raw, int) and not isinstance(raw, bool):
+            return raw * _US
+        if isinstance(raw, str):
+            time = datetime.fromisoformat(raw)
             return microseconds(time if time.tzinfo else time.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         return None
@@ -318,7 +325,7 @@ class HopsworksOnlineStore:
     """An `OnlineStore` on a Hopsworks feature store.
 
     Args:
-        versions: Of views that are asked for in another version than 1.
+        versions: Of views that are read in another version than 1.
     """
 
     def __init__(
@@ -331,57 +338,61 @@ class HopsworksOnlineStore:
         self._views: dict[str, tuple[FeatureView, VectorReader]] = {}
 
     def expect(self, views: Sequence[FeatureView]) -> None:
-        """Give records in the form of these views; there are no others."""
+        """Return records in the form of these views; others cannot be read."""
         for view in views:
             self._views[view.name] = (view, VectorReader(view))
 
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The records that there are; see `OnlineStore`."""
+        """The stored records; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
-        asked = list(self._parts(keys, views))
+        batches = list(self._parts(keys, views))
         answers = self._connections.post(
-            [(_PATH, self._question(view, some)) for view, some in asked], deadline=deadline
+            [(_PATH, self._request_body(view, batch_keys)) for view, batch_keys in batches],
+            deadline=deadline,
         )
         now_us = time.time_ns() // 1000
-        found: dict[Place, Record] = {}
-        for (view, some), answer in zip(asked, answers, strict=True):
+        records: dict[Place, Record] = {}
+        for (view, some), answer in zip(batches, answers, strict=True):
             for key, record in self._records(view, some, answer, now_us):
-                found[key, view.name] = record
-        return found
+                records[key, view.name] = record
+        return records
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:  # noqa: ARG002  # as `OnlineStore`
         """Refused: Hopsworks writes its store itself."""
         self._refuse(f"the values of {view}")
 
     def watermark(self, name: str) -> int | None:  # noqa: ARG002  # as `OnlineStore`
-        """None: the server does not say how far a view was written."""
+        """None: the server does not report how far a view was written."""
         return None
 
     def raise_watermark(self, name: str, event_us: int) -> None:  # noqa: ARG002  # as `OnlineStore`
         """Refused: Hopsworks writes its store itself."""
-        self._refuse(f"how far {name} is materialized")
+        self._refuse(f"the watermark of {name}")
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
         self._connections.close()
 
     def _parts(
         self, keys: Sequence[Key], views: Sequence[str]
     ) -> Iterator[tuple[FeatureView, list[Key]]]:
         for name in views:
-            known = self._views.get(name)
-            if known is None:
-                message = f"nobody said what view {name!r} is; read it through a FeatureReader"
+            entry = self._views.get(name)
+            if entry is None:
+                message = (
+                    f"view {name!r} is not registered with this store; read it through a "
+                    "FeatureReader"
+                )
                 raise InvalidArgumentError(message)
-            view, _ = known
+            view, _ = entry
             prefix = key_prefix(view)
-            theirs = [key for key in keys if key.startswith(prefix)]
-            for start in range(0, len(theirs), _KEYS_AT_ONCE):
-                yield view, theirs[start : start + _KEYS_AT_ONCE]
+            view_keys = [key for key in keys if key.startswith(prefix)]
+            for start in range(0, len(view_keys), _KEYS_AT_ONCE):
+                yield view, view_keys[start : start + _KEYS_AT_ONCE]
 
-    def _question(self, view: FeatureView, keys: Sequence[Key]) -> bytes:
+    def _request_body(self, view: FeatureView, keys: Sequence[Key]) -> bytes:
         entries = []
         for key in keys:
             entry: dict[str, int | str] = {}
@@ -405,9 +416,11 @@ class HopsworksOnlineStore:
     ) -> Iterator[tuple[Key, Record]]:
         vectors = self._vectors(view, answer)
         _, reader = self._views[view.name]
-        columns = reader.columns([(one.name, one.kind) for one in vectors.metadata])
+        columns = reader.columns([(column.name, column.kind) for column in vectors.metadata])
         if not len(vectors.features) == len(vectors.status) == len(keys):
-            message = f"{self.name} answers for {len(vectors.features)} entities of {len(keys)}"
+            message = (
+                f"{self.name} returned {len(vectors.features)} vectors for {len(keys)} entities"
+            )
             raise UnavailableError(message)
         for key, vector, status in zip(keys, vectors.features, vectors.status, strict=True):
             if status == "ERROR" or (vector is None and status != "MISSING"):
@@ -417,28 +430,32 @@ class HopsworksOnlineStore:
                 yield key, record
 
     def _vectors(self, view: FeatureView, answer: HopsworksResponse) -> _Vectors:
-        said = answer.body[:_SHOWN].decode(errors="replace").strip()
+        body_text = answer.body[:_SHOWN].decode(errors="replace").strip()
         cannot = f"cannot read view '{view.name}' of {self.name}"
         if answer.status in _REFUSED:
-            message = f"{cannot}: the key in {API_KEY} is refused ({answer.status}: {said})"
+            message = (
+                f"{cannot}: the server refused the key in {API_KEY} ({answer.status}: {body_text})"
+            )
             raise FailedPreconditionError(message)
         if answer.status in _BUSY:
-            raise UnavailableError(f"{cannot}: {answer.status}: {said}")
+            raise UnavailableError(f"{cannot}: {answer.status}: {body_text}")
         if answer.status != _OK:
             version = self._versions.get(view.name, 1)
             message = (
-                f"{cannot}: {answer.status}: {said}; is there a version {version} of it? Others "
-                f"are named in the URL, ?{view.name}=2"
+                f"{cannot}: {answer.status}: {body_text}; version {version} may not exist; "
+                f"name another one in the URL, ?{view.name}=2"
             )
             raise FailedPreconditionError(message)
         try:
             return msgspec.json.decode(answer.body, type=_Vectors)
         except UNDECODABLE as error:
-            message = f"{cannot}: its answer is not what Hopsworks' server gives: {error}"
+            message = f"{cannot}: the response is not valid: {error}"
             raise FailedPreconditionError(message) from error
 
     def _refuse(self, what: str) -> NoReturn:
-        message = f"{what} cannot be written in {self.name}: Hopsworks writes it, Headrace reads it"
+        message = (
+            f"{what} cannot be written to {self.name}: Hopsworks writes it, Headrace only reads it"
+        )
         raise FailedPreconditionError(message)
 
 
@@ -450,15 +467,15 @@ def open_hopsworks_store(
     read_only: bool,  # noqa: ARG001  # it always is
     environment: Mapping[str, str] = os.environ,
 ) -> HopsworksOnlineStore:
-    """The store that `url` names; nothing is connected to before it is used.
+    """Return the store at `url`; connects on first use.
 
     Args:
         url: `hopsworks://HOST[:PORT]/FEATURE_STORE[?VIEW=VERSION&ca_file=PATH]`, with TLS;
-            `hopsworks+http://` without, on this machine only.
+            `hopsworks+http://` without TLS, on this machine only.
 
     Raises:
         InvalidArgumentError: The URL cannot be read.
-        FailedPreconditionError: There is no API key in the environment, or no such CA file.
+        FailedPreconditionError: The environment has no API key, or the CA file cannot be read.
     """
     try:
         parts = urlsplit(url)
@@ -468,22 +485,22 @@ def open_hopsworks_store(
         versions = {name: int(version) for name, version in options.items()}
     except ValueError:
         host, port, ca_file, versions, parts = "", 0, None, {}, urlsplit("")
-    # The client shows projects' stores with this ending, and leaves it out when it asks.
+    # The client shows projects' stores with this suffix, and omits it in requests.
     store = unquote(parts.path.strip("/")).removesuffix("_featurestore")
     if not host or not store or "/" in store or "@" in parts.netloc:
         message = (
-            "the URL of the Hopsworks store cannot be read; write "
+            "the URL of the Hopsworks store is not valid; use "
             f"hopsworks://HOST:{_DEFAULT_PORT}/FEATURE_STORE?VIEW=VERSION, and the key in {API_KEY}"
         )
         raise InvalidArgumentError(message)
     is_plain = parts.scheme == "hopsworks+http"
     if is_plain and host not in _LOOPBACK:
-        message = f"the API key is not sent to {host} in plain text; write hopsworks://"
+        message = f"the API key is not sent to {host} without TLS; use hopsworks://"
         raise InvalidArgumentError(message)
     key = environment.get(API_KEY, "").strip()
     remember_resolved(key, f"${{{API_KEY}}}")
     if not key or not key.isascii() or not key.isprintable():
-        raise FailedPreconditionError(f"Hopsworks asks for an API key; put it in {API_KEY}")
+        raise FailedPreconditionError(f"Hopsworks requires an API key; set {API_KEY}")
     headers = {"X-API-KEY": key, "Content-Type": "application/json"}
     tls = None if is_plain else _tls(ca_file)
     connections = RestConnections(host, port, tls=tls, headers=headers)

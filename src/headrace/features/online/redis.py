@@ -1,7 +1,7 @@
-"""Online store in Redis or Valkey, for several machines: a hash an entity, a field a view.
+"""Online store in Redis or Valkey, for several machines: a hash per entity, a field per view.
 
-One round trip reads any number of entities. A server that is full, slow or away is an error within
-the time that a read has, never a wait.
+One round trip reads any number of entities. A server that is full, slow or unreachable causes an
+error within the time limit of the read.
 """
 
 import time
@@ -28,11 +28,11 @@ except ModuleNotFoundError as error:
     raise FailedPreconditionError(message) from error
 _CONNECT_TIMEOUT_S: Final = 1.0
 HashRead = tuple[bytes, Sequence[bytes]]
-"""A key, and the fields of its hash."""
+"""A key and the fields of its hash."""
 
 
 class _Connection(Protocol):
-    """What is used of the client's connections, which have no types."""
+    """The part of the client's connections that is used here; they are not typed."""
 
     def send_packed_command(self, command: list[bytes]) -> None: ...
 
@@ -44,10 +44,10 @@ class _Connection(Protocol):
 
 
 class RedisStoreClient:
-    """Connections to the server that `url` names, made when they are needed.
+    """Connections to the server at `url`, opened on demand.
 
     Args:
-        timeout_s: How long anything but `fetch` waits for one answer.
+        timeout_s: Limit of each response, except in `fetch`.
     """
 
     def __init__(self, url: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
@@ -58,46 +58,48 @@ class RedisStoreClient:
                 address,
                 socket_timeout=timeout_s,
                 socket_connect_timeout=_CONNECT_TIMEOUT_S,
-                retry=Retry(NoBackoff(), 0),  # the caller's time is better spent on telling it
+                retry=Retry(NoBackoff(), 0),  # the caller gets the error and decides
             )
-            # Not connected yet: of options that nobody knows it is told here, not in a request.
+            # Not connected yet: an unknown option is reported here, not in a request.
             self._pool.connection_class(**self._pool.connection_kwargs)
         except (ValueError, TypeError):
-            reason = "special characters of the password are written as %XX, options are Redis's"
-            message = f"the URL of the online store cannot be read ({self.name}); {reason}"
+            reason = (
+                "escape special characters of the password as %XX; options are those of redis-py"
+            )
+            message = f"the URL of the online store is not valid ({self.name}); {reason}"
             raise InvalidArgumentError(message) from None  # the cause may show the password
         self.client = redis.Redis(connection_pool=self._pool)
 
     def fetch(self, reads: Sequence[HashRead], deadline: float) -> list[list[bytes | None]]:
-        """For each read its fields' values, in one round trip."""
-        taken = self._pool.get_connection()
-        connection = cast("_Connection", taken)
+        """The field values of each read, in one round trip."""
+        pooled = self._pool.get_connection()
+        connection = cast("_Connection", pooled)
         try:
             connection.send_packed_command([b"".join([_packed(*read) for read in reads])])
             return [self._answer(connection, deadline) for _ in reads]
         except BaseException:
-            # Answers that were not read would be taken for the next caller's.
+            # The next caller would receive the responses that were not read.
             connection.disconnect()
             raise
         finally:
-            self._pool.release(taken)
+            self._pool.release(pooled)
 
     @contextmanager
-    def telling(self, doing: str) -> Iterator[None]:
-        """Say in our words what the client or the server has against `doing`."""
+    def translate_errors(self, doing: str) -> Iterator[None]:
+        """Convert errors of the client or the server during `doing`."""
         cannot = f"cannot {doing} in {self.name}"
         try:
             yield
         except redis.AuthenticationError as error:
-            reason = "the server refuses the name or password in the URL"
+            reason = "the server refused the user name or password in the URL"
             raise FailedPreconditionError(f"{cannot}: {reason}") from error
         except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
             raise UnavailableError(f"{cannot}: {error}") from error
         except redis.RedisError as error:
-            raise FailedPreconditionError(f"{cannot}: {error}{way_out(str(error))}") from error
+            raise FailedPreconditionError(f"{cannot}: {error}{remedy(str(error))}") from error
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
         self._pool.disconnect()
 
     def _answer(self, connection: "_Connection", deadline: float) -> list[bytes | None]:
@@ -108,25 +110,25 @@ class RedisStoreClient:
 
 
 def _packed(key: bytes, fields: Sequence[bytes]) -> bytes:
-    """The command that reads them, in the protocol's words; the client takes four times as long."""
+    """The encoded HMGET command; the client takes four times as long to encode it."""
     parts = [b"*%d\r\n$5\r\nHMGET\r\n$%d\r\n%b\r\n" % (2 + len(fields), len(key), key)]
     parts += [b"$%d\r\n%b\r\n" % (len(field), field) for field in fields]
     return b"".join(parts)
 
 
-def way_out(said: str) -> str:
-    """What to do about an error of the server's."""
-    if "maxmemory" in said:
+def remedy(error_text: str) -> str:
+    """The remedy for an error of the server."""
+    if "maxmemory" in error_text:
         return "; give the server more memory"
-    if "READONLY" in said:
+    if "READONLY" in error_text:
         return "; name the primary instead of a replica"
-    if "WRONGTYPE" in said:
-        return "; something else wrote under this key, so take another namespace"
+    if "WRONGTYPE" in error_text:
+        return "; another program uses this key; choose another namespace"
     return ""
 
 
 _KEYS_AT_ONCE: Final = 500
-# The first eight bytes of a record are its time; in Lua they are a float, exact up to 2^53.
+# The first eight bytes of a record are its time; in Lua it is a float, exact up to 2^53.
 _WRITE: Final = """
 local old = redis.call('HGET', KEYS[1], ARGV[1])
 if old and #old >= 8 and struct.unpack('<i8', old) > struct.unpack('<i8', ARGV[2]) then
@@ -148,11 +150,11 @@ end
 
 
 class RedisOnlineStore:
-    """The store in the server that `url` names, under `headrace:features:NAMESPACE:`.
+    """The store in the server at `url`, with the key prefix `headrace:features:NAMESPACE:`.
 
     Args:
-        timeout_s: How long a write waits for one answer; a read brings its own.
-        expire_s: An entity of which nothing was written for so long is forgotten; 0 for never.
+        timeout_s: Limit of each response to a write; a read has its own.
+        expire_s: An entity without writes for this time is deleted; 0 for never.
     """
 
     def __init__(
@@ -176,31 +178,31 @@ class RedisOnlineStore:
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The records that there are; see `OnlineStore`."""
+        """The stored records; see `OnlineStore`."""
         deadline = time.monotonic() + timeout_s
-        found: dict[Place, Record] = {}
+        records_by_address: dict[Place, Record] = {}
         fields = [view.encode() for view in views]
-        with self._link.telling("read features"):
+        with self._link.translate_errors("read features"):
             for start in range(0, len(keys), _KEYS_AT_ONCE):
-                some = keys[start : start + _KEYS_AT_ONCE]
-                reads = [(self._entity + key, fields) for key in some]
-                for key, records in zip(some, self._link.fetch(reads, deadline), strict=True):
+                chunk = keys[start : start + _KEYS_AT_ONCE]
+                reads = [(self._entity + key, fields) for key in chunk]
+                for key, records in zip(chunk, self._link.fetch(reads, deadline), strict=True):
                     for view, record in zip(views, records, strict=True):
                         if record is not None:
-                            found[key, view] = record
-        return found
+                            records_by_address[key, view] = record
+        return records_by_address
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:
-        """Put a record in the place of each key; see `OnlineStore`. Each by itself."""
+        """Write a record per key, each one atomically; see `OnlineStore`."""
         written = 0
-        with self._link.telling("write features"):
+        with self._link.translate_errors("write features"):
             for start in range(0, len(keys), _KEYS_AT_ONCE):
                 pipeline = self._client.pipeline(transaction=False)
                 end = start + _KEYS_AT_ONCE
                 for key, record in zip(keys[start:end], records[start:end], strict=True):
                     arguments: list[str | bytes | int] = [view, record, self._expire_s]
                     self._write(keys=[self._entity + key], args=arguments, client=pipeline)
-                # Raised by the client, an error would begin with the command, which is long.
+                # An error raised by the client would begin with the command, which is long.
                 answers = pipeline.execute(raise_on_error=False)
                 for answer in answers:
                     if isinstance(answer, Exception):
@@ -209,22 +211,22 @@ class RedisOnlineStore:
         return written
 
     def watermark(self, name: str) -> int | None:
-        """Up to which event time `name` was written; None at first."""
-        with self._link.telling("read a watermark"):
-            found = cast("bytes | None", self._client.hget(self._watermarks, name))
+        """Event time up to which `name` was written; None at first."""
+        with self._link.translate_errors("read a watermark"):
+            stored = cast("bytes | None", self._client.hget(self._watermarks, name))
         try:
-            return None if found is None else int(found)
+            return None if stored is None else int(stored)
         except ValueError as error:
-            message = f"the watermark of {name} in {self.name} is no number{way_out('WRONGTYPE')}"
+            message = f"the watermark of {name} in {self.name} is not a number{remedy('WRONGTYPE')}"
             raise FailedPreconditionError(message) from error
 
     def raise_watermark(self, name: str, event_us: int) -> None:
-        """Remember that; a watermark never falls."""
-        with self._link.telling("write a watermark"):
+        """Store a watermark; it never falls."""
+        with self._link.translate_errors("write a watermark"):
             self._raise(keys=[self._watermarks], args=[name, event_us])
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
         self._link.close()
 
 
@@ -235,10 +237,10 @@ def open_redis_store(
     timeout_s: float,
     read_only: bool,  # noqa: ARG001  # as `StoreOpener`; the user in the URL says what may be done
 ) -> RedisOnlineStore:
-    """The store in the server that `url` names; `?expire_s=SECONDS` is our own option.
+    """Return the store in the server at `url`; `?expire_s=SECONDS` is an option of Headrace.
 
     Raises:
-        InvalidArgumentError: It cannot be read.
+        InvalidArgumentError: The URL is not valid.
     """
     address, _, query = url.partition("?")
     options = [option.partition("=") for option in query.split("&") if option]
@@ -248,7 +250,7 @@ def open_redis_store(
             expire_s = int(text) if text.isascii() and text.isdigit() else -1
             if not 0 < expire_s <= _MAX_EXPIRE_S:
                 message = (
-                    f"expire_s={text[:20]} in the URL of the online store should be whole seconds, "
+                    f"expire_s={text[:20]} in the URL of the online store must be whole seconds, "
                     "longer than any ttl_s of a view"
                 )
                 raise InvalidArgumentError(message)

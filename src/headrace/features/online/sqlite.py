@@ -1,7 +1,7 @@
-"""An online store in one SQLite file: for one machine, read in some tens of microseconds.
+"""Online store in one SQLite file: for one machine, read in some tens of microseconds.
 
-Readers and one writer do not wait for each other (WAL), also from several processes. The file is
-not mapped into memory: a mapped file that somebody cuts short ends the process that reads it.
+Readers and one writer do not block each other (WAL), also across processes. The file is not mapped
+into memory: truncating a mapped file would kill the process that reads it.
 """
 
 import errno
@@ -25,11 +25,11 @@ from headrace.features.online.store import DEFAULT_TIMEOUT_S, Place
 from headrace.features.records import Key, Record, record_time_us
 
 _KEYS_AT_ONCE: Final = 500
-_APPLICATION: Final = 0x48524654  # "HRFT": whose file this is, as `file` and we tell it
+_APPLICATION: Final = 0x48524654  # "HRFT": identifies the file to `file` and to this store
 _FORMAT: Final = 1
 _PRIMARY_CODE: Final = 0xFF
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-# The key comes first: all views of an entity stand on one page.
+# The key comes first: all views of an entity are on one page.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS records (
     key BLOB NOT NULL, view TEXT NOT NULL, event_us INTEGER NOT NULL, record BLOB NOT NULL,
@@ -51,11 +51,11 @@ SET event_us = max(event_us, excluded.event_us)
 
 
 class SqliteOnlineStore:
-    """The store in the file at `path`, which is made when it is needed.
+    """The store in the file at `path`, created on the first write.
 
     Args:
-        lock_timeout_s: How long a write waits for another process's.
-        read_only: Nothing is written, and the file has to be there; for a process that may not.
+        lock_timeout_s: How long a write waits for another process's write.
+        read_only: Never writes; the file must exist. For a process without write permission.
     """
 
     def __init__(
@@ -69,31 +69,31 @@ class SqliteOnlineStore:
         self._path = path
         self._lock_timeout_s = lock_timeout_s
         self._read_only = read_only
-        # One connection each, so that a long write keeps no reader of this process waiting.
+        # Separate connections, so that a long write does not block readers of this process.
         self._reader = _Connection()
         self._writer = _Connection()
 
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The records that there are; see `OnlineStore`."""
-        found: dict[Place, Record] = {}
+        """The stored records; see `OnlineStore`."""
+        records: dict[Place, Record] = {}
         if not self._reader.lock.acquire(timeout=max(timeout_s, 0.0)):
-            raise DeadlineExceededError(f"{self.name} was not free to read within {timeout_s:g} s")
+            raise DeadlineExceededError(f"{self.name} was busy for longer than {timeout_s:g} s")
         try:
-            with self._telling("read features", self._reader):
+            with self._translate_errors("read features", self._reader):
                 connection = self._opened(self._reader)
                 for start in range(0, len(keys), _KEYS_AT_ONCE):
-                    some = keys[start : start + _KEYS_AT_ONCE]
-                    statement = _read_statement(len(some), len(views))
-                    for key, view, record in connection.execute(statement, [*some, *views]):
-                        found[key, view] = record
+                    chunk = keys[start : start + _KEYS_AT_ONCE]
+                    statement = _read_statement(len(chunk), len(views))
+                    for key, view, record in connection.execute(statement, [*chunk, *views]):
+                        records[key, view] = record
         finally:
             self._reader.lock.release()
-        return found
+        return records
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:
-        """Put a record in the place of each key; see `OnlineStore`. All of them, or none."""
+        """Write a record per key, all of them or none; see `OnlineStore`."""
         rows = [
             (key, view, record_time_us(record), record)
             for key, record in zip(keys, records, strict=True)
@@ -102,30 +102,30 @@ class SqliteOnlineStore:
             return connection.executemany(_WRITE, rows).rowcount if rows else 0
 
     def watermark(self, name: str) -> int | None:
-        """Up to which event time `name` was written; None at first."""
-        with self._reader.lock, self._telling("read a watermark", self._reader):
-            found = (
+        """Event time up to which `name` was written; None at first."""
+        with self._reader.lock, self._translate_errors("read a watermark", self._reader):
+            row = (
                 self._opened(self._reader)
                 .execute("SELECT event_us FROM watermarks WHERE name = ?", (name,))
                 .fetchone()
             )
-        return None if found is None else int(found[0])
+        return None if row is None else int(row[0])
 
     def raise_watermark(self, name: str, event_us: int) -> None:
-        """Remember that; a watermark never falls."""
+        """Store a watermark; it never falls."""
         with self._writing("write a watermark") as connection:
             connection.execute(_RAISE, (name, event_us))
 
     def close(self) -> None:
-        """Close both connections; twice is once."""
-        for held in (self._reader, self._writer):
-            with held.lock:
-                held.close()
+        """Close both connections; idempotent."""
+        for connection in (self._reader, self._writer):
+            with connection.lock:
+                connection.close()
 
     @contextmanager
     def _writing(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """A transaction that is kept if the block ends well."""
-        with self._writer.lock, self._telling(doing, self._writer):
+        """A transaction that commits if the block succeeds."""
+        with self._writer.lock, self._translate_errors(doing, self._writer):
             connection = self._opened(self._writer)
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -135,33 +135,33 @@ class SqliteOnlineStore:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
 
-    def _opened(self, held: "_Connection") -> sqlite3.Connection:
-        if held.opened is None:
+    def _opened(self, connection: "_Connection") -> sqlite3.Connection:
+        if connection.opened is None:
             if not self._read_only:
                 self._make_private()
-            made = sqlite3.connect(
+            opened = sqlite3.connect(
                 f"{self._path.absolute().as_uri()}?mode={'ro' if self._read_only else 'rw'}",
                 uri=True,
                 timeout=self._lock_timeout_s,
-                isolation_level=None,  # transactions begin and end where we say so
+                isolation_level=None,  # explicit transactions only
                 check_same_thread=False,  # the lock beside it keeps threads apart
             )
             try:
-                self._prepare(made)
+                self._prepare(opened)
             except BaseException:
-                made.close()
+                opened.close()
                 raise
-            held.opened = made
-        return held.opened
+            connection.opened = opened
+        return connection.opened
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        # First, as another process may be making them: all of this comes there in one step.
+        # First, as another process may be creating the tables, which is one transaction.
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if tables and (application, version) != (_APPLICATION, _FORMAT):
-            what = "of another version" if application == _APPLICATION else "something else"
-            message = f"{self.name} holds {what}; give the online store another file"
+            what = "data of another version" if application == _APPLICATION else "something else"
+            message = f"{self.name} contains {what}; use another file for the online store"
             raise FailedPreconditionError(message)
         if self._read_only:
             if not tables:
@@ -169,7 +169,7 @@ class SqliteOnlineStore:
                 raise FailedPreconditionError(message)
             return
         connection.execute("PRAGMA journal_mode = WAL")
-        # A loss of power may cost the last writes, never the file; materializing brings them back.
+        # A power failure may lose the last writes, never the file; materializing restores them.
         connection.execute("PRAGMA synchronous = NORMAL")
         if not tables:
             connection.execute("BEGIN IMMEDIATE")
@@ -180,11 +180,13 @@ class SqliteOnlineStore:
             connection.execute("COMMIT")
 
     def _make_private(self) -> None:
-        # SQLite would make it readable by everybody; its other files get the same mode. One that is
-        # there is not opened: closing it would let go of the locks of whoever has it open in this
-        # process (https://www.sqlite.org/howtocorrupt.html, 2.2).
+        # SQLite would create it readable by all users; its other files get the same mode. An
+        # existing file is not opened: closing it would release the locks of other connections in
+        # this process (https://www.sqlite.org/howtocorrupt.html, 2.2).
         if not self._path.parent.is_dir():
-            message = f"there is no directory {self._path.parent} for {self.name}; make it first"
+            message = (
+                f"directory {self._path.parent} of {self.name} does not exist; create it first"
+            )
             raise FailedPreconditionError(message)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         with suppress(FileExistsError):
@@ -193,7 +195,7 @@ class SqliteOnlineStore:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(self._path))
 
     @contextmanager
-    def _telling(self, doing: str, held: "_Connection") -> Iterator[None]:
+    def _translate_errors(self, doing: str, connection: "_Connection") -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -201,15 +203,15 @@ class SqliteOnlineStore:
             raise FailedPreconditionError(f"cannot {doing} in {self.name}: {reason}") from error
         except sqlite3.DatabaseError as error:
             if _code(error) in _DAMAGED:
-                held.close()  # a new file in its place is then read without a restart
-            raise self._told(error, doing) from error
+                connection.close()  # a replacement file is then read without a restart
+            raise self._translated(error, doing) from error
 
-    def _told(self, error: sqlite3.DatabaseError, doing: str) -> HeadraceError:
+    def _translated(self, error: sqlite3.DatabaseError, doing: str) -> HeadraceError:
         code = _code(error)
         cannot = f"cannot {doing} in {self.name}"
         if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-            held = f"another process has held it for {self._lock_timeout_s:g} s; try again"
-            return UnavailableError(f"{cannot}: {held}")
+            reason_busy = f"another process locked it for {self._lock_timeout_s:g} s; try again"
+            return UnavailableError(f"{cannot}: {reason_busy}")
         reason = str(error)
         if code in _DAMAGED:
             reason += (
@@ -217,7 +219,7 @@ class SqliteOnlineStore:
                 "`headrace features materialize`"
             )
         elif code == sqlite3.SQLITE_FULL:
-            reason += "; free some space, and run the same again: it goes on where it stood"
+            reason += "; free some space and repeat the command: it continues where it stopped"
         return FailedPreconditionError(f"{cannot}: {reason}")
 
 
@@ -228,36 +230,36 @@ def open_sqlite_store(
     timeout_s: float,
     read_only: bool,
 ) -> SqliteOnlineStore:
-    """The store in the file that `sqlite:///PATH`, or a path alone, names."""
+    """Return the store in the file `sqlite:///PATH`, or a plain path."""
     path = url.removeprefix("sqlite:///")
     if path.startswith("sqlite:"):
-        raise InvalidArgumentError(f"{url[:60]!r} names no file; write sqlite:///PATH")
+        raise InvalidArgumentError(f"{url[:60]!r} does not name a file; use sqlite:///PATH")
     return SqliteOnlineStore(Path(path), lock_timeout_s=timeout_s, read_only=read_only)
 
 
 class _Connection:
-    """A connection that is opened when it is needed, and who may use it now."""
+    """A connection that is opened on demand, and the lock of its current user."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.opened: sqlite3.Connection | None = None
 
     def close(self) -> None:
-        """Close it, if it is open; by whoever holds the lock."""
+        """Close the connection if it is open; the caller holds the lock."""
         if self.opened is not None:
             self.opened.close()
             self.opened = None
 
 
 def _code(error: sqlite3.DatabaseError) -> int:
-    """What went wrong, as SQLite numbers it: https://www.sqlite.org/rescode.html."""
+    """SQLite's primary result code: https://www.sqlite.org/rescode.html."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE
 
 
 @lru_cache(maxsize=256)
 def _read_statement(keys: int, views: int) -> str:
-    places = f"key IN ({_marks(keys)}) AND view IN ({_marks(views)})"
-    return f"SELECT key, view, record FROM records WHERE {places}"  # noqa: S608  # marks only
+    condition = f"key IN ({_marks(keys)}) AND view IN ({_marks(views)})"
+    return f"SELECT key, view, record FROM records WHERE {condition}"  # noqa: S608  # marks only
 
 
 def _marks(count: int) -> str:

@@ -1,12 +1,13 @@
-"""Online stores: the interface that readers and writers use, and the kinds that plug-ins add.
+"""Online store interface, and the registry of its kinds.
 
-A package adds one with an entry point in the group `headrace.online_stores`, named as the scheme:
+A package adds a kind with an entry point in the group `headrace.online_stores`, named as the
+scheme:
 
     [project.entry-points."headrace.online_stores"]
     mine = "my_package:open_my_store"      # opens mine://...
 
-Ours are no entry points: to look for these reads what every installed package says, which takes
-longer than all the rest of opening a store.
+Built-in kinds are not entry points: looking up entry points reads the metadata of every installed
+package, which takes longer than the rest of opening a store.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,25 +32,25 @@ _OURS: Final[Mapping[str, tuple[str, str]]] = {
     "feast": ("headrace.features.feast.online", "open_feast_store"),
     **dict.fromkeys(("hopsworks", "hopsworks+http"), _HOPSWORKS),
 }
-"""Scheme ▸ the module, loaded when it is asked for, and what opens a store in it."""
+"""Scheme ▸ the module, imported on demand, and its function that opens a store."""
 _SHOWN: Final = 20
 
 
 class StoreOpener(Protocol):
-    """Makes the store that a URL names; connects to nothing yet."""
+    """Creates the store of a URL; connects on first use."""
 
     def __call__(
         self, url: str, *, namespace: str, timeout_s: float, read_only: bool
     ) -> "OnlineStore":
-        """As `open_online_store` does it."""
+        """As `open_online_store`."""
 
 
 def store_opener(scheme: str) -> StoreOpener:
-    """What opens stores of this scheme.
+    """Return the function that opens stores of this scheme.
 
     Raises:
-        InvalidArgumentError: There is none; the message says which there are.
-        FailedPreconditionError: It cannot be loaded; the message says why.
+        InvalidArgumentError: The scheme is unknown; the message lists the available ones.
+        FailedPreconditionError: It cannot be loaded; the message contains the reason.
     """
     ours = _OURS.get(scheme)
     if ours is not None:
@@ -61,9 +62,9 @@ def store_opener(scheme: str) -> StoreOpener:
     if entry is None:
         installed = "".join(f", {name}://..." for name in sorted(others))
         message = (
-            f"{scheme[:_SHOWN]!r} names no online store; use sqlite:///PATH, "
-            "redis://HOST:PORT/DB, rediss:// (TLS), unix:///SOCKET, feast://PATH of a repository "
-            f"of Feast's, hopsworks://HOST:PORT/FEATURE_STORE{installed}"
+            f"{scheme[:_SHOWN]!r} is not a known kind of online store; use sqlite:///PATH, "
+            "redis://HOST:PORT/DB, rediss:// (TLS), unix:///SOCKET, feast://PATH of a Feast "
+            f"repository, hopsworks://HOST:PORT/FEATURE_STORE{installed}"
         )
         raise InvalidArgumentError(message)
     try:
@@ -78,60 +79,58 @@ def store_opener(scheme: str) -> StoreOpener:
 
 
 Place = tuple[Key, str]
-"""Where a record stands: an entity's key, and the name of a view."""
+"""The address of a record: an entity's key and the name of a view."""
 DEFAULT_TIMEOUT_S: Final = 5.0
 
 
 class OnlineStore(Protocol):
-    """One record for each view and entity. Safe to use from several threads and processes.
-
-    `name` is how messages call it, without passwords.
-    """
+    """One record per view and entity. Safe to use from several threads and processes."""
 
     name: str
+    """The name in messages, without passwords."""
 
     def read(
         self, keys: Sequence[Key], views: Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S
     ) -> Mapping[Place, Record]:
-        """The records that there are of any of `keys` in any of `views`, as of one moment each.
+        """The stored records of any of `keys` in any of `views`, each from one point in time.
 
         Raises:
-            DeadlineExceededError: It took longer than `timeout_s`.
+            DeadlineExceededError: The read took longer than `timeout_s`.
             UnavailableError: The store cannot be reached; waiting may help.
-            FailedPreconditionError: It cannot be read; the message says how to mend it.
+            FailedPreconditionError: The store cannot be read; the message contains the remedy.
         """
 
     def write(self, view: str, keys: Sequence[Key], records: Sequence[Record]) -> int:
-        """Put a record in the place of each key; how many were.
+        """Write a record per key; return how many were written.
 
-        One whose event time is before that of the record that stands there is left out, so that an
-        older value never replaces a newer one, whoever writes last. At equal times the later write
-        counts: it is how a value is corrected. Each record is written whole or not at all.
+        A record with an earlier event time than the stored one is skipped, so that an older value
+        never replaces a newer one, regardless of the order of writes. At equal times the later
+        write wins, which allows corrections. Each record is written whole or not at all.
 
         Raises:
-            UnavailableError: The store cannot be reached, or others write for too long.
-            FailedPreconditionError: It cannot be written; the message says how to mend it.
+            UnavailableError: The store cannot be reached, or other writers block it for too long.
+            FailedPreconditionError: The store cannot be written; the message contains the remedy.
         """
 
     def watermark(self, name: str) -> int | None:
-        """Up to which event time, in microseconds since 1970, `name` was written; None at first."""
+        """Event time, in microseconds since 1970, up to which `name` was written; None at first."""
 
     def raise_watermark(self, name: str, event_us: int) -> None:
-        """Remember that; a watermark never falls."""
+        """Store a watermark; it never falls."""
 
     def close(self) -> None:
-        """Close all connections; twice is once."""
+        """Close all connections; idempotent."""
 
 
 @runtime_checkable
 class ForeignStore(Protocol):
-    """A store whose values others wrote, in a form of theirs: it makes records of them."""
+    """A store that another system writes in its own format, which is converted to records."""
 
     def expect(self, views: "Sequence[FeatureView]") -> None:
-        """Called by each reader, before it reads, with the views that it knows.
+        """Register the views of a reader; each reader calls it before it reads.
 
         Raises:
-            FailedPreconditionError: There is nothing in the store to make their records of.
+            FailedPreconditionError: The store has no data for these views.
         """
 
 
@@ -142,32 +141,32 @@ def open_online_store(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     read_only: bool = False,
 ) -> OnlineStore:
-    """The store that `url` names; nothing is connected to before it is used.
+    """Return the store at `url`; connects on first use.
 
     Args:
-        url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or Redis's or Valkey's:
+        url: `sqlite:///PATH` (`sqlite:////abs/path`), a path, or a Redis or Valkey server:
             `redis://[USER:PASSWORD@]HOST:PORT/DB`, `rediss://` with TLS, `unix:///SOCKET`. Or
-            `feast://PATH`: whatever a repository of Feast's names in its feature_store.yaml. Or
-            `hopsworks://HOST:PORT/FEATURE_STORE`. Or one of an entry point in the group
-            `headrace.online_stores`, by its scheme.
+            `feast://PATH`: the store named in the feature_store.yaml of a Feast repository. Or
+            `hopsworks://HOST:PORT/FEATURE_STORE`. Or the scheme of an entry point in the group
+            `headrace.online_stores`.
         namespace: Keeps several projects apart in one Redis.
-        timeout_s: How long a connection, a write or a lock is waited for; a read brings its own.
-        read_only: For a process that may not write: the store has to be there.
+        timeout_s: Limit of a connection, a write or a lock; a read has its own.
+        read_only: For a process without write permission: the store must exist.
 
     Raises:
-        InvalidArgumentError: The URL names no store.
-        FailedPreconditionError: What reads it is not installed, or cannot be loaded; or it is
-            Feast's, and its repository cannot be read.
+        InvalidArgumentError: The URL is not valid.
+        FailedPreconditionError: Its client is not installed or cannot be loaded, or the Feast
+            repository cannot be read.
     """
     if not url or "\0" in url:
-        raise InvalidArgumentError("the URL of the online store is empty, or has a zero byte")
+        raise InvalidArgumentError("the URL of the online store is empty, or contains a zero byte")
     scheme, is_url, _ = url.partition("://")
     opener = store_opener(scheme.lower() if is_url else "sqlite")
     return opener(url, namespace=namespace, timeout_s=timeout_s, read_only=read_only)
 
 
 def without_password(url: str) -> str:
-    """`url` for messages: who, where, and nothing secret."""
+    """`url` without secrets, for messages."""
     scheme = url.partition("://")[0]
     try:
         parts = urlsplit(url)

@@ -258,7 +258,7 @@ class ServedFeatures:
                 encode(row).decode()
                 for one in page.items
                 for row in served_rows(
-                    source.service, source.schema_hash, one.at, one.keys, one.rows
+                    source.service, source.schema_hash, one.read_at, one.keys, one.rows
                 )
             ],
             dropped=page.dropped,

@@ -142,7 +142,11 @@ def test_a_store_of_the_environment_is_named_and_not_copied(
     [
         ({"view": "nobody"}, "view", "nobody"),
         ({"view": "spending", "fields": {"lost": "x"}}, "fields", "it has: card, last"),
-        ({"view": "spending", "online_store": "unknown"}, "online_store", "names no online"),
+        (
+            {"view": "spending", "online_store": "unknown"},
+            "online_store",
+            "is not a known kind of online store",
+        ),
         ({"view": "spending", "online_store": "unset"}, "online_store", "NOT_SET"),
     ],
 )

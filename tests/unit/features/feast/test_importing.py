@@ -122,14 +122,15 @@ def test_views_that_cannot_be_taken_are_told(tmp_path: Path) -> None:
 
     assert list(found.views) == ["stats"]
     assert left_out == {
-        "view 2nd": "names begin with a letter and have at most 128 letters, digits, _ and -",
+        "view 2nd": "its name must begin with a letter and have at most 128 letters, digits, _ "
+        "and -",
         "view nobody": "it has no entity",
         "view dummy": "it has no entity",
-        "view unknown": "its entity 'shop' is not in the registry, or has no name of ours",
-        "view strange": "its entity 'a b' is not in the registry, or has no name of ours",
-        "view fraction": "its join key 'x' is neither text nor a whole number",
-        "feature lists:v": "Feast's type 16 is no single number, truth value or text",
-        "view lists": "none of its features can be taken",
+        "view unknown": "its entity 'shop' is not in the registry, or its name is not valid here",
+        "view strange": "its entity 'a b' is not in the registry, or its name is not valid here",
+        "view fraction": "its join key 'x' is neither text nor an integer",
+        "feature lists:v": "Feast's type 16 is not a single number, boolean or text",
+        "view lists": "none of its features is supported",
     }
 
 
@@ -149,11 +150,11 @@ def test_services_that_cannot_be_taken_whole_are_told(tmp_path: Path) -> None:
 
     assert list(found.services) == ["all"]
     assert left_out == {
-        "service 2nd": "its name is none of ours",
+        "service 2nd": "its name is not valid here",
         "service empty": "it has no features",
         "service other": "its view 'gone' is left out",
-        "service mapped": "it reads view 'stats' by another join key",
-        "service old": "it asks for one version of view 'stats'",
+        "service mapped": "it maps the join keys of view 'stats'",
+        "service old": "it pins a version of view 'stats'",
         "service more": "its feature stats:z is left out",
     }
 

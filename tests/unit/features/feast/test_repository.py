@@ -70,11 +70,19 @@ def test_a_folder_without_a_repository_is_told(tmp_path: Path) -> None:
     [
         ("project: market", "project: [", "cannot be read"),
         ("project: market", "", "no `project`"),
-        ("registry: registry.db", "registry: s3://bucket/registry.db", "copy yours there"),
-        ("registry: registry.db", "registry: {registry_type: sql, path: x}", "copy yours there"),
+        (
+            "registry: registry.db",
+            "registry: s3://bucket/registry.db",
+            "copy the registry to a file",
+        ),
+        (
+            "registry: registry.db",
+            "registry: {registry_type: sql, path: x}",
+            "copy the registry to a file",
+        ),
         ("registry: registry.db", "registry: nothing.db", "`feast apply` writes it"),
-        ("version: 3", "version: 2", "write them as version 3"),
-        ("project: market", "project: other", "no feature view of project 'other' to take"),
+        ("version: 3", "version: 2", "write keys of that version"),
+        ("project: market", "project: other", "no supported feature view in project 'other'"),
     ],
 )
 def test_what_is_wrong_with_a_repository_is_told(
@@ -91,21 +99,23 @@ def test_what_is_wrong_with_a_repository_is_told(
 def test_a_registry_that_is_damaged_is_told(repo: Path, tmp_path: Path, content: bytes) -> None:
     (repo / "registry.db").write_bytes(content)
 
-    with pytest.raises(FailedPreconditionError, match="is no registry of Feast's, or is damaged"):
+    with pytest.raises(FailedPreconditionError, match="is not a Feast registry, or is damaged"):
         apply_feast(repo, tmp_path)
 
 
 def test_a_file_that_is_no_text_is_told(repo: Path, tmp_path: Path) -> None:
     (repo / "feature_store.yaml").write_bytes(b"\xff\xfe")
 
-    with pytest.raises(FailedPreconditionError, match="no UTF-8 text"):
+    with pytest.raises(FailedPreconditionError, match="not UTF-8 text"):
         apply_feast(repo, tmp_path)
 
 
 def test_an_empty_registry_has_nothing_to_take(repo: Path, tmp_path: Path) -> None:
     (repo / "registry.db").write_bytes(b"")
 
-    with pytest.raises(FailedPreconditionError, match="no feature view of project 'market'"):
+    with pytest.raises(
+        FailedPreconditionError, match="no supported feature view in project 'market'"
+    ):
         apply_feast(repo, tmp_path)
 
 
@@ -121,7 +131,7 @@ def test_variables_of_the_environment_stand_in_the_file(
 def test_a_store_that_is_not_read_is_told_with_a_way_out(repo: Path) -> None:
     configure(repo, "type: sqlite", "type: dynamodb")
 
-    with pytest.raises(FailedPreconditionError, match=r"'dynamodb' is not read.*materialize"):
+    with pytest.raises(FailedPreconditionError, match=r"'dynamodb' is not supported.*materialize"):
         opened(repo)
 
 
@@ -157,19 +167,24 @@ def test_a_store_that_somebody_holds_is_told_in_time(repo: Path) -> None:
     ):
         store.read([NOBODY], ["customer_stats"])
         other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(UnavailableError, match="another process holds it"):
+        with pytest.raises(UnavailableError, match="another process locks it"):
             store.read([NOBODY], ["customer_stats"], timeout_s=0.2)
         with pytest.raises(DeadlineExceededError):
             store.read([NOBODY], ["customer_stats"], timeout_s=-1.0)
-        with store._fetcher._lock, pytest.raises(DeadlineExceededError, match="not free to read"):  # type: ignore[attr-defined]  # Feast's only
+        with (
+            store._fetcher._lock,  # type: ignore[attr-defined]  # Feast's only
+            pytest.raises(DeadlineExceededError, match="was busy for longer"),
+        ):
             store.read([NOBODY], ["customer_stats"], timeout_s=0.0)
 
 
 def test_a_store_of_feasts_is_not_written(repo: Path) -> None:
     with closing(opened(repo)) as store:
-        with pytest.raises(FailedPreconditionError, match="it is Feast's, and `feast materialize`"):
+        with pytest.raises(
+            FailedPreconditionError, match="it belongs to Feast, and `feast materialize`"
+        ):
             store.write("customer_stats", [b"customer:1"], [b""])
-        with pytest.raises(FailedPreconditionError, match="it is Feast's"):
+        with pytest.raises(FailedPreconditionError, match="it belongs to Feast"):
             store.raise_watermark("customer_stats:0", 1)
         assert store.watermark("nothing:0") is None
 
@@ -265,7 +280,7 @@ def test_what_is_in_force_is_read_on_when_feast_says_more(repo: Path, tmp_path: 
 )
 def test_a_connection_string_becomes_a_url(online: dict[str, str], url: str | None) -> None:
     if url is None:
-        with pytest.raises(FailedPreconditionError, match="single server"):
+        with pytest.raises(FailedPreconditionError, match="single Redis server"):
             redis_url(online, "repo")
     else:
         assert redis_url(online, "repo") == url
