@@ -134,8 +134,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001  # typer's signature for callbacks
-    if wanted:
+def _print_version(is_requested: bool) -> None:  # noqa: FBT001  # typer's signature for callbacks
+    if is_requested:
         typer.echo(f"headrace {headrace.__version__}")
         raise typer.Exit
 
@@ -220,12 +220,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Without the program's name; None takes this process's.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    debug = _DEBUG in given
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _DEBUG in words
     command = typer.main.get_command(app)
     try:
         result = command.main(
-            _in_front([word for word in given if word != _DEBUG], command),
+            _in_front([word for word in words if word != _DEBUG], command),
             prog_name="headrace",
             standalone_mode=False,
         )

@@ -138,24 +138,24 @@ def _report(
     from headrace.advise.audit.software import read_advisories
     from headrace.cli.base.spec_file import read_spec
 
-    known = None if advisories is None else read_advisories(advisories)
+    known_advisories = None if advisories is None else read_advisories(advisories)
     now = datetime.now(UTC)
     if file is not None:
         name = str(file)
         try:
-            facts = collect_spec_file(file, now=now, advisories=known)
+            facts = collect_spec_file(file, now=now, advisories=known_advisories)
         except (SpecError, UnicodeDecodeError):
             read_spec(file)  # says what is wrong with it, in the words of `headrace check`
             raise
     else:
         target = plane.target()
         api = target.management()
-        place = SystemLocation(
+        location = SystemLocation(
             url=api.url, home=None if target.is_remote else target.home.absolute()
         )
         name = api.url if target.is_remote else str(target.home)
         with progress("looking at the system"):
-            facts = collect_running(api, place, now=now, advisories=known)
+            facts = collect_running(api, location, now=now, advisories=known_advisories)
     return AuditReport(
         audit=run_checks(CHECKS, facts),
         target=name,
@@ -246,7 +246,7 @@ def models(
     from headrace.runtimes import usable_runtimes
 
     versions = model_store(CommandTarget(home=home)).list(None)["models"]
-    known = Known(
+    registered = Known(
         references={
             version["digest"]: (version["reference"], bool(version["signatures"]))
             for version in versions
@@ -255,19 +255,19 @@ def models(
         max_opset=highest_opset(opens_here),
     )
     with progress(f"looking at {folder}"):
-        found = take_inventory(folder, known)
+        inventory = take_inventory(folder, registered)
     if json:
-        write(_json(inventory_document(found)))
+        write(_json(inventory_document(inventory)))
         return
-    if not found.assets:
+    if not inventory.assets:
         say(f"there is no model in {folder}")
         return
     rows = (
-        tuple(printable(cell) for cell in asset_row(one, size=bytes_text(one.size_bytes)))
-        for one in found.assets
+        tuple(printable(cell) for cell in asset_row(asset, size=bytes_text(asset.size_bytes)))
+        for asset in inventory.assets
     )
     show(table(rows, *HEAD))
-    for line in remarks(found):
+    for line in remarks(inventory):
         say(printable(line))
 
 
@@ -313,9 +313,9 @@ def diagram(
     api = plane.connect()
     rows: list[dict[str, Any]] = []
     for page in itertools.count(1):
-        found = api.get("/api/v1/overview", page=page, size=_PAGE)
-        rows += found["endpoints"]
-        if len(rows) >= found["total"] or not found["endpoints"]:
+        overview = api.get("/api/v1/overview", page=page, size=_PAGE)
+        rows += overview["endpoints"]
+        if len(rows) >= overview["total"] or not overview["endpoints"]:
             break
     rollouts = api.get("/api/v1/rollouts", active="true")["rollouts"]
     status = api.get("/api/v1/status")

@@ -99,8 +99,8 @@ def headline(document: dict[str, Any]) -> str:
         case "off":
             return f"{name} is not watched: put `drift: {{}}` under it in the spec and apply"
         case "drifted":
-            drifted = [one for one in document["features"] if one["state"] == "drifted"]
-            lines = [f"{one['name']} drifted: {one['why']}" for one in drifted]
+            drifted = [feature for feature in document["features"] if feature["state"] == "drifted"]
+            lines = [f"{feature['name']} drifted: {feature['why']}" for feature in drifted]
             return "\n".join(lines)
         case "ok":
             return f"nothing drifted from the reference ({_source(reference)})"
@@ -115,10 +115,12 @@ def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
     """How right answers were, a line for each window."""
     spans = {3600: "hour", 86_400: "day", 604_800: "week", 2_592_000: "month"}
     lines = []
-    for one in live:
-        is_class = one["accuracy"] is not None
-        score = f"{one['accuracy']:.1%} right" if is_class else f"{one['mean_error']:.4g} off"
-        lines.append(f"last {spans[round(one['seconds'])]}: {score}, of {one['rows']} labelled")
+    for window in live:
+        is_class = window["accuracy"] is not None
+        score = f"{window['accuracy']:.1%} right" if is_class else f"{window['mean_error']:.4g} off"
+        lines.append(
+            f"last {spans[round(window['seconds'])]}: {score}, of {window['rows']} labelled"
+        )
     return lines
 
 

@@ -64,14 +64,14 @@ def events(
         headrace events fraud --follow
     """
     api = plane.connect()
-    found = api.get("/api/v1/events", endpoint=endpoint, limit=limit)["events"]
-    for event in found:
+    events = api.get("/api/v1/events", endpoint=endpoint, limit=limit)["events"]
+    for event in events:
         write(event_line(event, json=json))
     if not follow:
-        if not found:
+        if not events:
             say("no events yet")
         return
-    last = found[-1]["id"] if found else 0
+    last = events[-1]["id"] if events else 0
     for event in follow_events(api, endpoint, last):
         write(event_line(event, json=json))
 
@@ -80,17 +80,17 @@ def follow_events(
     api: "Management", endpoint: str, last_id: int, *, retry_s: float = _RETRY_S
 ) -> "Iterator[dict[str, Any]]":
     """Events after `last_id` as they come; goes on after a control plane that was away."""
-    told = ""
+    last_error = ""
     while True:
         try:
             stream = api.events("/api/v1/watch", last_id=str(last_id), endpoint=endpoint)
             for event in stream:
-                told = ""
+                last_error = ""
                 yield codec.loads(event.data)
                 last_id = int(event.id)
         except (UnavailableError, DeadlineExceededError) as error:
-            if not told:
-                say(told := str(error))
+            if not last_error:
+                say(last_error := str(error))
         time.sleep(retry_s)
 
 
@@ -233,7 +233,7 @@ def undo(
 
         headrace undo fraud --to 3 --wait
     """
-    from headrace.cli.base.spec_file import tell_applied
+    from headrace.cli.base.spec_file import show_applied
 
     api = plane.connect()
     body = {} if to is None else {"generation": to}
@@ -244,7 +244,7 @@ def undo(
             timeout_s=wait_s + 30,
             wait_s=wait_s if wait else None,
         )
-    tell_applied(answer, json=json)
+    show_applied(answer, json=json)
 
 
 _SHAPE: Final = ".shape"
@@ -281,13 +281,13 @@ def payloads(
         if json or log["files"]:
             show_document(log, log["files"], _FILE_COLUMNS, json=json)
         return
-    kept = api.get(f"{path}/rows", limit=rows or 1, request_id=request)["rows"]
+    rows_kept = api.get(f"{path}/rows", limit=rows or 1, request_id=request)["rows"]
     if json:
-        write_json(kept)
-    elif not kept:
+        write_json(rows_kept)
+    elif not rows_kept:
         say(f"nothing was kept of '{endpoint}'")
     else:
-        show(table(*cells(kept)))
+        show(table(*cells(rows_kept)))
 
 
 _FILE_COLUMNS: Final[dict[str, Column]] = {
@@ -330,7 +330,7 @@ def request_line(text: str) -> str:
     entry = _entry(text)
     if entry is None:
         return _one_line(text)
-    endpoint, version = _who_answered(entry)
+    endpoint, version = _answering_version(entry)
     # HTTP's status, gRPC's where it says more; why it ended early, if it did.
     code, grpc, flags = (
         str(entry.get("code") or "left"),
@@ -356,7 +356,7 @@ def is_about(text: str, endpoint: str) -> bool:
     if not endpoint:
         return True
     entry = _entry(text)
-    return entry is not None and _who_answered(entry)[0] == endpoint
+    return entry is not None and _answering_version(entry)[0] == endpoint
 
 
 def _entry(text: str) -> Mapping[str, Any] | None:
@@ -375,7 +375,7 @@ def trace_of(entry: Mapping[str, Any]) -> str:
     return parts[1] if len(parts) == 4 and len(parts[1]) == 32 else ""  # noqa: PLR2004  # W3C's form
 
 
-def _who_answered(entry: Mapping[str, Any]) -> tuple[str, str]:
+def _answering_version(entry: Mapping[str, Any]) -> tuple[str, str]:
     """Endpoint and version, of the cluster if one was reached."""
     endpoint, _, key = str(entry.get("cluster") or "").partition("~")
     return (endpoint, f"v{key}") if key else (str(entry.get("endpoint") or _NO), _NO)

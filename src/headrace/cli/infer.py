@@ -176,10 +176,10 @@ def infer(
         try:
             signature = client.signature(endpoint, version)
         except ModelNotFoundError as error:
-            known = [] if url or version else target.endpoint_names()
-            if not known:
+            endpoints = [] if url or version else target.endpoint_names()
+            if not endpoints:
                 raise
-            msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(known)}"
+            msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(endpoints)}"
             raise NotFoundError(msg) from error
         except UnauthenticatedError as error:
             if caller.key or caller.token or caller.cert:

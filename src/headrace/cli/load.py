@@ -93,7 +93,7 @@ class RequestContents:
     ] = False
 
 
-def ready_target(target: LoadTarget, given: RequestContents) -> tuple[LoadTarget, str]:
+def ready_target(target: LoadTarget, contents: RequestContents) -> tuple[LoadTarget, str]:
     """`target` with requests that its server has answered once, and what they are in words.
 
     Raises:
@@ -103,8 +103,8 @@ def ready_target(target: LoadTarget, given: RequestContents) -> tuple[LoadTarget
         if not target.model:
             target = replace(target, model=asker.only_model())
     with Asker(target) as asker:
-        requests = list(tensors_of(asker.signature(), given, target.model))
-        make = binary_message if given.binary else json_message
+        requests = list(tensors_of(asker.signature(), contents, target.model))
+        make = binary_message if contents.binary else json_message
         messages, total = [], 0
         for tensors in requests:
             messages.append(make(target.model, target.version, tensors))
@@ -121,37 +121,39 @@ def ready_target(target: LoadTarget, given: RequestContents) -> tuple[LoadTarget
         for name, array in requests[0].items()
     ]
     more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
-    origin = "made up" if given.file is None else f"of {given.file}"
+    origin = "made up" if contents.file is None else f"of {contents.file}"
     turn = f"{len(messages):,} requests in turn, the first " if len(messages) > 1 else ""
-    form = f"{len(messages[0][1]):,} bytes of {'binary' if given.binary else 'JSON'}"
+    form = f"{len(messages[0][1]):,} bytes of {'binary' if contents.binary else 'JSON'}"
     words = f"{turn}{', '.join(named[:_SHOWN])}{more}, {origin}, {form}"
     return target.with_messages(messages), words
 
 
-def tensors_of(signature: ModelSignature, given: RequestContents, model: str) -> Iterator[Tensors]:
+def tensors_of(
+    signature: ModelSignature, contents: RequestContents, model: str
+) -> Iterator[Tensors]:
     """The inputs of each request, in turn.
 
     Raises:
         InvalidArgumentError: The file cannot be read, or does not fit the model.
     """
-    if given.file is None:
-        yield dict(example_inputs(signature, rows=given.rows or 1, variable=given.size))
+    if contents.file is None:
+        yield dict(example_inputs(signature, rows=contents.rows or 1, variable=contents.size))
         return
-    parts = [(0, read_file(given.file))]
-    is_lines = given.file.endswith(_LINES)
+    parts = [(0, read_file(contents.file))]
+    is_lines = contents.file.endswith(_LINES)
     if is_lines:
         parts = [(i, line) for i, line in enumerate(parts[0][1].splitlines(), 1) if line.strip()]
         if not parts:
-            raise InvalidArgumentError(f"'{given.file}' is empty")
+            raise InvalidArgumentError(f"'{contents.file}' is empty")
     for i, part in parts:
         try:
             inputs = read_inputs(part, signature)
         except InvalidArgumentError as error:
-            where = f"line {i} of '{given.file}': " if is_lines else ""
+            where = f"line {i} of '{contents.file}': " if is_lines else ""
             raise InvalidArgumentError(f"{where}{error}") from None
         tensors = to_tensors(with_batch_axis(inputs, signature), signature)
         check_inputs(model, signature, tensors)
-        rows = given.rows
+        rows = contents.rows
         if rows is None or not signature.batched:
             yield tensors
             continue
@@ -258,7 +260,7 @@ def load(
         str, option("Whom to ask.", "--model", "-m", shown="the URL's, or the server's only one")
     ] = "",
     version: Annotated[str, option("A version by number.")] = "",
-    given: RequestContents,
+    contents: RequestContents,
     header: Annotated[
         list[str] | None,
         option("'NAME: VALUE', sent with every request; may be repeated.", "--header", "-H"),
@@ -299,7 +301,7 @@ def load(
     plans = [
         check_plan(
             LoadPlan(
-                rate_per_s=each,
+                rate_per_s=rate_per_s,
                 seconds=seconds,
                 warm_up_s=warm_up,
                 arrivals=ArrivalProcess(arrivals.value),
@@ -309,7 +311,7 @@ def load(
                 max_requests=max_requests,
             )
         )
-        for each in _rates(rate)
+        for rate_per_s in _rates(rate)
     ]
     target = open_target(
         url,
@@ -321,7 +323,7 @@ def load(
         trust=trust_of(caller.ca_file, caller.certificate(), ""),
         allow_insecure=caller.allow_insecure,
     )
-    ready, what = ready_target(target, given)
+    ready, what = ready_target(target, contents)
     results: list[LoadResult] = []
     for plan in plans:
         say(announcement(plan, ready, what))

@@ -74,7 +74,7 @@ _STEPS = {
 @contextmanager
 def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, SearchState], None]]:
     """Show how far a search is, where somebody watches, and a line for each result."""
-    given_up = GivenUp()
+    notes = SearchNotes()
     with progress_bar(f"optimizing {what}", budget_s) as update:
 
         def on_event(event: Event, state: SearchState) -> None:
@@ -84,40 +84,40 @@ def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, Sea
                 update(description=event.text)
             left_s = max(0.0, budget_s - state.at_s)
             update(completed=min(state.at_s, budget_s), note=f"{left_s:.0f} s left")
-            for line in lines_of(event, given_up):
+            for line in lines_of(event, notes):
                 say(line)
 
         yield on_event
-    if line := given_up.told():
+    if line := notes.flush():
         say(line)
 
 
 @dataclass(slots=True)
-class GivenUp:
+class SearchNotes:
     """Recipes and candidates that were given up one after the other, for one reason."""
 
     names: list[str] = field(default_factory=list)
     reason: str = ""
 
-    def told(self) -> str:
+    def flush(self) -> str:
         """The line for them, once; empty if there are none."""
         line = f"  {', '.join(self.names)}: given up: {self.reason}" if self.names else ""
         self.names.clear()
         return line
 
 
-def lines_of(event: Event, given_up: GivenUp) -> Iterator[str]:
+def lines_of(event: Event, notes: SearchNotes) -> Iterator[str]:
     """The lines for what was found out; those given up wait, as the next may be for the same."""
     if isinstance(event, Begun | RecipeEnded | ProgressNote):
         return
-    if not (isinstance(event, CandidateFailed) and event.reason == given_up.reason) and (
-        line := given_up.told()
+    if not (isinstance(event, CandidateFailed) and event.reason == notes.reason) and (
+        line := notes.flush()
     ):
         yield line
     match event:
         case CandidateFailed():
-            given_up.names.append(event.name)
-            given_up.reason = event.reason
+            notes.names.append(event.name)
+            notes.reason = event.reason
         case Judged(is_part=True):
             yield f"  {event.name}: so far: {event.verdict.reason}"
         case Judged():
@@ -262,7 +262,7 @@ def optimize(
         file_option("tokenizer.json, for columns of text.", shown="the one beside the model"),
     ] = None,
     options: SearchOptions,
-    wanted: ResultOptions,
+    result_options: ResultOptions,
     resume: Annotated[
         bool, option("Go on with a search that was interrupted.", "--resume")
     ] = False,
@@ -285,8 +285,8 @@ def optimize(
 
         headrace optimize sentiment:1 --data dev.tsv --teach train.tsv --canary sentiment
     """
-    out, cost_per_hour = wanted.out, wanted.cost_per_hour
-    if wanted.canary and not wanted.push:
+    out, cost_per_hour = result_options.out, result_options.cost_per_hour
+    if result_options.canary and not result_options.push:
         raise typer.BadParameter("--canary rolls out a version, and with --no-push there is none")
     request = options.request()
     if cost_per_hour is not None and not isfinite(cost_per_hour):
@@ -295,25 +295,25 @@ def optimize(
         msg = "--teach without --data: there is nothing that candidates could be judged by"
         raise InvalidArgumentError(msg)
     target = plane.target()
-    source = _source(model, request.runtime, wanted, target)
+    source = _source(model, request.runtime, result_options, target)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         msg = f"{out} is there already; --out takes a new directory or an empty one"
         raise FailedPreconditionError(msg)
     beside = (source.path if source.path.is_dir() else source.path.parent) / _TOKENIZER
-    given = SearchArguments(
+    arguments = SearchArguments(
         model=source.path,
         data=data,
         teach=teach,
         tokenizer=tokenizer or (beside if beside.is_file() else None),
     )
     request = msgspec.structs.replace(request, runtime=source.runtime, digest=source.digest)
-    key = search_key(request, given)
+    key = search_key(request, arguments)
     search = SandboxedSearch.of_home(plane.home, key)
     if resume:
         check_folder(plane.home, key)
     else:
         search.forget()
-    state = _searched(search, request, given, source, wanted, home=plane.home)
+    state = _searched(search, request, arguments, source, result_options, home=plane.home)
     report = report_of(
         state,
         request,
@@ -324,49 +324,49 @@ def optimize(
     version = ""
     if state.wrote is not None:
         with tempfile.TemporaryDirectory(prefix="headrace-optimized-") as folder:
-            made = search.artifact(state, Path(folder) / source.name)
+            artifact = search.artifact(state, Path(folder) / source.name)
             if out is not None:
-                shutil.copytree(made, out, dirs_exist_ok=True)
-            if wanted.push:
+                shutil.copytree(artifact, out, dirs_exist_ok=True)
+            if result_options.push:
                 runtime = state.started.runtime if state.started is not None else ""
                 pushed = Pushed(
-                    path=made,
+                    path=artifact,
                     runtime="optimized",
                     source=source.reference,
                     metadata=lineage(report, runtime=runtime, filename=source.path.name),
                 )
                 version = model_store(target).push(source.name, pushed)["reference"]
-    _tell(report, version, source, wanted, home=plane.home)
+    _show_report(report, version, source, result_options, home=plane.home)
     search.forget()
-    if wanted.canary and version:
+    if result_options.canary and version:
         # By the endpoint's own plan if it has one.
         body = {"version": "", "rollout": {"strategy": "canary"}, "model": version}
-        path = f"/api/v1/endpoints/{wanted.canary}/rollout"
+        path = f"/api/v1/endpoints/{result_options.canary}/rollout"
         status = target.management().post(path, body, timeout_s=300.0)
         say(
-            f"rollout {status['id']} of {wanted.canary}: version {status['from_version']} to "
-            f"{status['to_version']}; watch it with `headrace rollout status {wanted.canary} "
-            "--watch`"
+            f"rollout {status['id']} of {result_options.canary}: version {status['from_version']} "
+            f"to {status['to_version']}; watch it with "
+            f"`headrace rollout status {result_options.canary} --watch`"
         )
 
 
-def search_key(request: SearchRequest, given: SearchArguments) -> str:
+def search_key(request: SearchRequest, arguments: SearchArguments) -> str:
     """What tells a search from others: the model, the data, and what was asked but the budget."""
     digest = hashlib.sha256()
     alike = msgspec.structs.replace(request, budget_s=0.0, source="")
     digest.update(msgspec.json.encode(alike))
-    for path in (given.data, given.teach, given.tokenizer):
+    for path in (arguments.data, arguments.teach, arguments.tokenizer):
         digest.update(b"-" if path is None else read_content(path).digest.encode())
     return digest.hexdigest()[:_KEY_LENGTH]
 
 
 def _source(
-    model: str, runtime: str, wanted: ResultOptions, target: "CommandTarget"
+    model: str, runtime: str, result_options: ResultOptions, target: "CommandTarget"
 ) -> ModelSource:
     path = Path(model)
     if path.exists():
-        name = wanted.name or name_from(path)
-        if wanted.push:
+        name = result_options.name or name_from(path)
+        if result_options.push:
             check_name(name)
         return ModelSource(
             path=path.absolute(),
@@ -384,7 +384,7 @@ def _source(
     version = msgspec.convert(model_store(target).get(model), ModelVersion)
     return ModelSource(
         path=home_registry(target.home).path(version).absolute(),
-        name=wanted.name or version.name,
+        name=result_options.name or version.name,
         reference=version.reference,
         runtime=version.runtime,
         digest=version.digest,
@@ -394,16 +394,16 @@ def _source(
 def _searched(
     search: SandboxedSearch,
     request: SearchRequest,
-    given: SearchArguments,
+    arguments: SearchArguments,
     source: ModelSource,
-    wanted: ResultOptions,
+    result_options: ResultOptions,
     *,
     home: Path,
 ) -> SearchState:
     """What the search found out; an interruption tells what was measured until then."""
     try:
         with search_progress(source.reference, request.budget_s) as on_event:
-            return search.run(request, given, on_event=on_event)
+            return search.run(request, arguments, on_event=on_event)
     except HeadraceError:
         if not search.state().baseline:
             search.forget()  # nothing was found out, and it holds copies of the data
@@ -411,27 +411,35 @@ def _searched(
     except KeyboardInterrupt:
         state = search.state()
         if state.baseline:
-            price, reference = wanted.cost_per_hour, source.reference
+            price, reference = result_options.cost_per_hour, source.reference
             report = report_of(state, request, reference=reference, cost_per_hour=price)
-            _tell(report, "", source, wanted, home=home)
+            _show_report(report, "", source, result_options, home=home)
         say("interrupted; what was measured is kept: the same command with --resume goes on")
         raise
 
 
-def _tell(
-    report: OptimizeReport, version: str, source: ModelSource, wanted: ResultOptions, *, home: Path
+def _show_report(
+    report: OptimizeReport,
+    version: str,
+    source: ModelSource,
+    result_options: ResultOptions,
+    *,
+    home: Path,
 ) -> None:
     if version:
         report = msgspec.structs.replace(report, version=version)
-    page = wanted.report or home / f"optimize-{source.name}.html"
+    page = result_options.report or home / f"optimize-{source.name}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html_report(report), encoding="utf-8")
-    if wanted.json:
+    if result_options.json:
         write_json(report)
     else:
         show(text_report(report))
     say(f"the report for a browser: {page}")
     if version:
         say(f"{version} is stored; serve it with `model: {version}`")
-    elif wanted.out is not None and report.chosen.name != report.baseline.name:
-        say(f"the result lies in {wanted.out}; `headrace serve {wanted.out}` serves it")
+    elif result_options.out is not None and report.chosen.name != report.baseline.name:
+        say(
+            f"the result is in {result_options.out}; "
+            f"serve it with `headrace serve {result_options.out}`"
+        )

@@ -32,7 +32,7 @@ from headrace.cli.base.output import (
     show_answer,
     write_json,
 )
-from headrace.cli.base.spec_file import read_spec, tell_applied, tuned_document
+from headrace.cli.base.spec_file import read_spec, show_applied, tuned_document
 from headrace.core import (
     FailedPreconditionError,
     HeadraceError,
@@ -91,7 +91,7 @@ def apply(
             timeout_s=wait_s + 30,
             wait_s=wait_s if wait else None,
         )
-    tell_applied(answer, json=json)
+    show_applied(answer, json=json)
 
 
 def check(*, file: SpecFile) -> None:
@@ -132,7 +132,7 @@ def scale(
         raise FailedPreconditionError(msg)
     path = f"/api/v1/endpoints/{quote(endpoint)}"
     generation = api.get(path)["generation"]
-    tell_applied(api.put(path, entry | {"replicas": replicas}, generation=generation), json=json)
+    show_applied(api.put(path, entry | {"replicas": replicas}, generation=generation), json=json)
 
 
 def schema() -> None:
@@ -189,11 +189,11 @@ def diff(
         raise typer.Exit(CHANGES)
 
 
-def diff_text(found: Mapping[str, Any]) -> "Text":
+def diff_text(document: Mapping[str, Any]) -> "Text":
     """The endpoints' parts of the spec, before and after, as a unified diff with colours."""
     lines = [
         line
-        for name, change in found["endpoints"].items()
+        for name, change in document["endpoints"].items()
         for line in difflib.unified_diff(
             _yaml_lines(change["before"]),
             _yaml_lines(change["after"]),

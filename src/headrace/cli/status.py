@@ -114,7 +114,7 @@ def render(document: Document) -> "RenderableType":
         *_features(document),
     )
     for style, lines in (
-        ("yellow", _troubles(document)),
+        ("yellow", _problems(document)),
         ("cyan", map(_rollout, document.get("rollouts", []))),
         ("dim", quiet),
     ):
@@ -156,13 +156,13 @@ _ENDPOINT_COLUMNS: dict[str, Column] = {
 }
 
 
-def addresses(known: Document) -> Text:
+def addresses(urls: Document) -> Text:
     """Where everything is reached."""
-    if known.get("grpc"):
-        known = {**known, "grpc": grpc_url(str(known.get("http", "")), str(known["grpc"]))}
+    if urls.get("grpc"):
+        urls = {**urls, "grpc": grpc_url(str(urls.get("http", "")), str(urls["grpc"]))}
     labels = {"http": "HTTP, gRPC", "grpc": "gRPC", "admin": "management"}
     return table(
-        (labels.get(name, name), str(address)) for name, address in known.items() if address
+        (labels.get(name, name), str(address)) for name, address in urls.items() if address
     )
 
 
@@ -173,22 +173,22 @@ def gateway_lines(document: Document) -> list[str]:
         f"{gateway['version'] or 'none'}, heard {gateway['seen_s']:.1f} s ago"
         f"{', ' if gateway['url'] else ''}{gateway['url']}"
         for gateway in document.get("gateway", {}).get("gateways", [])
-        if not _trouble(gateway)
+        if not _problem(gateway)
     ]
 
 
-def gateway_troubles(document: Document) -> list[str]:
+def gateway_problems(document: Document) -> list[str]:
     """A line for each gateway that does not follow, and for having none at all."""
     state = document.get("gateway", {})
     lines = [
         f"gateway '{gateway['name']}': {trouble}"
         for gateway in state.get("gateways", [])
-        if (trouble := _trouble(gateway))
+        if (trouble := _problem(gateway))
     ]
     return lines or ([f"gateway: {state['reason']}"] if state.get("reason") else [])
 
 
-def _trouble(gateway: Document) -> str:
+def _problem(gateway: Document) -> str:
     """What is wrong with a gateway; empty if nothing is."""
     why = f": {gateway['reason']}" if gateway["reason"] else ""
     match gateway["standing"]:
@@ -233,9 +233,9 @@ def _features(document: Document) -> Iterator[str]:
         yield f"feature view '{view['name']}': {view['state']}{doing}, {age}"
 
 
-def _troubles(document: Document) -> Iterator[str]:
+def _problems(document: Document) -> Iterator[str]:
     """A line for each thing that is not as it should be."""
-    yield from gateway_troubles(document)
+    yield from gateway_problems(document)
     for fault in document.get("faults", []):
         yield f"{fault['kind']} '{fault['name']}' waits: {fault['message']}"
     yield from (
@@ -261,10 +261,10 @@ def _troubles(document: Document) -> Iterator[str]:
             yield f"stream '{stream['name']}': {stream['state']}: {stream['message']}"
         if stream.get("warning"):
             yield f"stream '{stream['name']}': {stream['warning']}"
-    yield from _endpoint_troubles(document)
+    yield from _endpoint_problems(document)
 
 
-def _endpoint_troubles(document: Document) -> Iterator[str]:
+def _endpoint_problems(document: Document) -> Iterator[str]:
     for endpoint in document["endpoints"]:
         for key in ("message", "note"):
             if endpoint.get(key):

@@ -215,7 +215,7 @@ def top(
     console = Console()
     if not (once or json) and console.is_terminal and sys.stdin.isatty():
         with suppress(KeyboardInterrupt):
-            _watch(target, view)
+            _refresh(target, view)
         return
     api = target.management()
     document = api.get("/api/v1/overview", **view.query(_ALL))
@@ -231,7 +231,7 @@ def top(
         show(render(document, view, is_live=False))
 
 
-def _watch(target: "CommandTarget", view: "TopView") -> None:
+def _refresh(target: "CommandTarget", view: "TopView") -> None:
     """Show it until somebody leaves; goes on after a control plane that was away."""
     console = Console()
     # What is wrong at once is said at once.

@@ -8,7 +8,7 @@ from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata, too_late
 from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, SendMessage
-from headrace.client.credentials import FilePath, manner, parse_target, trust_of
+from headrace.client.credentials import FilePath, connection_options, parse_target, trust_of
 from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
 from headrace.client.wires import async_transport, wire_for
@@ -79,7 +79,7 @@ class AsyncClient:
         )
         self._transport = async_transport(
             target,
-            manner(
+            connection_options(
                 target,
                 headers=headers,
                 api_key=api_key,

@@ -8,7 +8,7 @@ from typing import Self
 
 from headrace.client.answers import Document, ModelMetadata, ServerMetadata
 from headrace.client.conversation import Conversation, Pause, ResultT, RetryPolicy, SendMessage
-from headrace.client.credentials import FilePath, manner, parse_target, trust_of
+from headrace.client.credentials import FilePath, connection_options, parse_target, trust_of
 from headrace.client.session import ClientSession
 from headrace.client.tensors import TensorLike
 from headrace.client.wires import blocking_transport, wire_for
@@ -78,7 +78,7 @@ class Client:
         )
         self._transport = blocking_transport(
             target,
-            manner(
+            connection_options(
                 target,
                 headers=headers,
                 api_key=api_key,

@@ -93,11 +93,11 @@ def retry_delay_s(
     """
     if tries >= policy.max_attempts or not isinstance(error, _NOT_STARTED):
         return None
-    asked = error.retry_after_s or 0.0
-    if asked > policy.max_retry_after_s:
+    retry_after_s = error.retry_after_s or 0.0
+    if retry_after_s > policy.max_retry_after_s:
         return None
     ceiling = Backoff(first_s=policy.base_delay_s, limit_s=policy.max_delay_s).delay_s(tries)
-    delay = asked + chance * ceiling
+    delay = retry_after_s + chance * ceiling
     if remaining_s is not None and delay >= remaining_s:
         return None
     return delay

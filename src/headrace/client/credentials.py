@@ -132,7 +132,7 @@ class ConnectionOptions:
     trust: Trust = field(default_factory=Trust)
 
 
-def manner(
+def connection_options(
     target: ServerAddress,
     *,
     headers: Mapping[str, str] | None,
@@ -148,8 +148,8 @@ def manner(
         InvalidArgumentError: Credentials would travel unencrypted, or are none; TLS is asked for
             where there is none.
     """
-    given = {name.lower(): value for name, value in (headers or {}).items()}
-    secret = {name: value for name, value in given.items() if name in _SECRET}
+    lowered = {name.lower(): value for name, value in (headers or {}).items()}
+    secret = {name: value for name, value in lowered.items() if name in _SECRET}
     if api_key is None and token is None and not secret:
         api_key = environ.get(_KEY_VARIABLE)
     if api_key:
@@ -167,7 +167,7 @@ def manner(
         raise InvalidArgumentError(
             f"ca_file, client_certificate and server_name are for TLS: use {target.protocol}s://"
         )
-    others = {name: value for name, value in given.items() if name not in _SECRET}
+    others = {name: value for name, value in lowered.items() if name not in _SECRET}
     return ConnectionOptions(headers=others, credentials=Credentials(secret), trust=trust)
 
 

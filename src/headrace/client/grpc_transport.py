@@ -123,8 +123,8 @@ def failure(error: grpc.RpcError) -> HeadraceError:
         return PayloadTooLargeError(got_bytes=int(sizes[1]), limit_bytes=int(sizes[2]))
     if details in _GATEWAY_TOO_LARGE:
         return error_from_http(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, details.encode())
-    if (found := tls_failure(details)) is not None:
-        return found
+    if (failure := tls_failure(details)) is not None:
+        return failure
     trailing = error.trailing_metadata() or ()
     return error_from_grpc(error.code().value[0], details, tuple(trailing))
 

@@ -52,11 +52,13 @@ class HttpReply(msgspec.Struct, frozen=True, kw_only=True):
 class BlockingHttpTransport:
     """One pool of connections to one server."""
 
-    def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
+    def __init__(self, target: ServerAddress, options: ConnectionOptions) -> None:
         self._where = _where(target)
-        self._extensions = _extensions(manner)
+        self._extensions = _extensions(options)
         transport = httpx.HTTPTransport(uds=target.uds) if target.uds else None
-        self._client = httpx.Client(transport=transport, limits=_LIMITS, **_options(target, manner))
+        self._client = httpx.Client(
+            transport=transport, limits=_LIMITS, **_options(target, options)
+        )
 
     def send(self, send: SendMessage) -> HttpReply:
         """The server's reply.
@@ -96,12 +98,12 @@ class BlockingHttpTransport:
 class AsyncHttpTransport:
     """One pool of connections to one server, for one event loop."""
 
-    def __init__(self, target: ServerAddress, manner: ConnectionOptions) -> None:
+    def __init__(self, target: ServerAddress, options: ConnectionOptions) -> None:
         self._where = _where(target)
-        self._extensions = _extensions(manner)
+        self._extensions = _extensions(options)
         transport = httpx.AsyncHTTPTransport(uds=target.uds) if target.uds else None
         self._client = httpx.AsyncClient(
-            transport=transport, limits=_LIMITS, **_options(target, manner)
+            transport=transport, limits=_LIMITS, **_options(target, options)
         )
 
     async def send(self, send: SendMessage) -> HttpReply:
@@ -185,18 +187,18 @@ def _where(target: ServerAddress) -> str:
     return f"unix:{target.uds}" if target.uds else target.base_url
 
 
-def _extensions(manner: ConnectionOptions) -> dict[str, Any]:
-    name = manner.trust.server_name
+def _extensions(options: ConnectionOptions) -> dict[str, Any]:
+    name = options.trust.server_name
     return {"sni_hostname": name} if name else {}
 
 
-def _options(target: ServerAddress, manner: ConnectionOptions) -> dict[str, Any]:
+def _options(target: ServerAddress, options: ConnectionOptions) -> dict[str, Any]:
     return {
         "base_url": target.base_url,
-        "headers": {"user-agent": "headrace", **manner.headers},
-        "auth": manner.credentials,
+        "headers": {"user-agent": "headrace", **options.headers},
+        "auth": options.credentials,
         # Loading the certificate authorities takes 20 ms, and plain HTTP needs none.
-        "verify": tls_context(manner.trust) if target.tls else False,
+        "verify": tls_context(options.trust) if target.tls else False,
         "trust_env": not target.is_loopback,
         # Credentials are for this server, not for whoever it names.
         "follow_redirects": False,

@@ -103,21 +103,21 @@ def decode_infer(reply: HttpReply) -> InferResponse:
     """
     _check_status(reply)
     body = memoryview(reply.body)
-    at = _head_length(reply)
-    answer = _as(_Answer)(reply.body[:at])
+    offset = _head_length(reply)
+    answer = _as(_Answer)(reply.body[:offset])
     outputs: Tensors = {}
     for output in answer.outputs:
         size = output.parameters.get("binary_data_size")
         if size is None:
             outputs[output.name] = _from_json(output)
             continue
-        if not isinstance(size, int) or not 0 <= size <= len(body) - at:
-            msg = f"output '{output.name}' claims {size} bytes; {len(body) - at} are left"
+        if not isinstance(size, int) or not 0 <= size <= len(body) - offset:
+            msg = f"output '{output.name}' claims {size} bytes; {len(body) - offset} are left"
             raise ProtocolError(msg)
-        raw, at = body[at : at + size], at + size
+        raw, offset = body[offset : offset + size], offset + size
         outputs[output.name] = from_raw(output.name, output.datatype, output.shape, raw)
-    if at != len(body):
-        msg = f"the answer has {len(body) - at} bytes more than its outputs claim"
+    if offset != len(body):
+        msg = f"the answer has {len(body) - offset} bytes more than its outputs claim"
         raise ProtocolError(msg)
     return InferResponse(
         model_name=answer.model_name,
@@ -181,13 +181,13 @@ def _from_json(output: _Output) -> Array:
 
 
 def _head_length(reply: HttpReply) -> int:
-    given = reply.headers.get(_HEADER_LENGTH)
-    if given is None:
+    length = reply.headers.get(_HEADER_LENGTH)
+    if length is None:
         return len(reply.body)
-    if not given.isascii() or not given.isdigit() or int(given) > len(reply.body):
-        msg = f"the answer's header {_HEADER_LENGTH} is {given[:40]!r}"
+    if not length.isascii() or not length.isdigit() or int(length) > len(reply.body):
+        msg = f"the answer's header {_HEADER_LENGTH} is {length[:40]!r}"
         raise ProtocolError(msg)
-    return int(given)
+    return int(length)
 
 
 def _get(path: str, read: Callable[[bytes], T]) -> ProtocolExchange[T]:

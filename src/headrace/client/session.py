@@ -80,7 +80,7 @@ class ClientSession:
         self._wire = wire
         self._clock = clock
         self._timeout_s = check_timeout(timeout_s)
-        self._known: dict[tuple[str, str], _Known] = {}
+        self._known: dict[tuple[str, str], _ModelInfo] = {}
         budget = RetryBudget(ratio=policy.budget_ratio, reserve=policy.budget_reserve)
         self._attempts = Attempts(policy=policy, budget=budget, clock=clock, random=random)
 
@@ -113,22 +113,22 @@ class ClientSession:
                 parameters=parameters,
             )
 
-        known = self._known.get((model, version))
-        if known is None and not all(map(is_exact, inputs.values())):
-            known = yield from self._learn(model, version, deadline)
+        model_info = self._known.get((model, version))
+        if model_info is None and not all(map(is_exact, inputs.values())):
+            model_info = yield from self._learn(model, version, deadline)
         sent: Tensors | None = None
         try:
-            sent = _fitted(model, inputs, known)
-            return (yield from self._run(request, sent, known, deadline))
+            sent = _fitted(model, inputs, model_info)
+            return (yield from self._run(request, sent, model_info, deadline))
         except InvalidArgumentError as refusal:
             # The model may have changed since; only what it says now may refuse a request.
-            if known is not None and sent is not None and _BATCH_SIZE not in str(refusal):
+            if model_info is not None and sent is not None and _BATCH_SIZE not in str(refusal):
                 raise
             try:
                 latest = yield from self._learn(model, version, deadline)
             except HeadraceError:
                 raise refusal from None
-            if latest == known:
+            if latest == model_info:
                 raise
             tensors = _fitted(model, inputs, latest)
             if sent is not None and not latest.changes(sent, tensors):
@@ -138,8 +138,8 @@ class ClientSession:
     def signature(self, model: str, version: str) -> Conversation[ModelSignature]:
         """Ask what the model takes and gives, and remember it for checks before sending."""
         _check_model(model, version)
-        known = yield from self._learn(model, version, self._deadline(self._timeout_s))
-        return known.signature
+        model_info = yield from self._learn(model, version, self._deadline(self._timeout_s))
+        return model_info.signature
 
     def metadata(self, model: str, version: str) -> Conversation[ModelMetadata]:
         """Describe a model."""
@@ -190,11 +190,11 @@ class ClientSession:
         self,
         request: Callable[[Tensors], InferRequest],
         tensors: Tensors,
-        known: "_Known | None",
+        model_info: "_ModelInfo | None",
         deadline: float | None,
     ) -> Conversation[InferResponse]:
         """Run the model on all rows: in one request, or in as many as its batch limit asks for."""
-        rows, limit = (0, 1) if known is None else known.rows_and_limit(tensors)
+        rows, limit = (0, 1) if model_info is None else model_info.rows_and_limit(tensors)
         if rows <= limit:
             return (yield from self._attempts.run(self._wire.infer(request(tensors)), deadline))
         answers: list[InferResponse] = []
@@ -221,7 +221,9 @@ class ClientSession:
             },
         )
 
-    def _learn(self, model: str, version: str, deadline: float | None) -> Conversation["_Known"]:
+    def _learn(
+        self, model: str, version: str, deadline: float | None
+    ) -> Conversation["_ModelInfo"]:
         """Ask for a model's signature and batch limit, and remember them."""
         metadata = yield from self._attempts.run(self._wire.metadata(model, version), deadline)
         config: Document | None
@@ -229,12 +231,12 @@ class ClientSession:
             config = yield from self._attempts.run(self._wire.config(model, version), deadline)
         except (NotFoundError, UnsupportedError):
             config = None  # an extension that other servers of the protocol lack
-        known = _Known(
+        model_info = _ModelInfo(
             signature=signature_from(metadata, config),
             max_batch_size=int((config or {}).get("max_batch_size", 0)),
         )
-        self._known[model, version] = known
-        return known
+        self._known[model, version] = model_info
+        return model_info
 
     def _deadline(self, timeout_s: float | None) -> float | None:
         return None if timeout_s is None else self._clock.monotonic() + timeout_s
@@ -255,7 +257,7 @@ def _check_model(model: str, version: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Known:
+class _ModelInfo:
     """What a server said about a model."""
 
     signature: ModelSignature
@@ -274,12 +276,12 @@ class _Known:
         return rows > limit or any(after[name].dtype != before[name].dtype for name in after)
 
 
-def _fitted(model: str, inputs: Mapping[str, TensorLike], known: _Known | None) -> Tensors:
+def _fitted(model: str, inputs: Mapping[str, TensorLike], model_info: _ModelInfo | None) -> Tensors:
     """`inputs` as arrays; of the model's datatypes, and checked, where the model is known."""
-    if known is None:
+    if model_info is None:
         return to_tensors(inputs, None)
-    tensors = to_tensors(inputs, known.signature)
-    check_inputs(model, known.signature, tensors)
+    tensors = to_tensors(inputs, model_info.signature)
+    check_inputs(model, model_info.signature, tensors)
     return tensors
 
 

@@ -65,22 +65,22 @@ def to_tensor(name: str, value: TensorLike, signature: ModelSignature | None) ->
     return _normal(name, array)
 
 
-def _numbers(name: str, value: TensorLike, wanted: Datatype) -> Array:
+def _numbers(name: str, value: TensorLike, datatype: Datatype) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "OU":
         return array
     array = np.asarray(value, dtype=np.object_)
-    flat = numbers_of(name, wanted, array.reshape(-1).tolist(), NullPolicy.NAN)
+    flat = numbers_of(name, datatype, array.reshape(-1).tolist(), NullPolicy.NAN)
     return np.array(flat).reshape(array.shape)
 
 
-def _without_loss(name: str, array: Array, wanted: Datatype) -> Array:
+def _without_loss(name: str, array: Array, datatype: Datatype) -> Array:
     """`array` as `wanted` if that changes no value; else as it is if it is no array of numbers.
 
     Raises:
         InvalidArgumentError: A value would change.
     """
-    dtype = DTYPES[wanted]
+    dtype = DTYPES[datatype]
     if array.dtype.kind not in "biuf" or dtype.kind not in "biuf" or array.dtype == dtype:
         return array
     with np.errstate(over="ignore", invalid="ignore"):  # of values that do not fit
@@ -90,7 +90,7 @@ def _without_loss(name: str, array: Array, wanted: Datatype) -> Array:
         return cast
     first = int(np.flatnonzero(is_changed)[0])
     msg = (
-        f"input '{name}' is {array.dtype}, the model takes {wanted}, and {int(is_changed.sum())} "
+        f"input '{name}' is {array.dtype}, the model takes {datatype}, and {int(is_changed.sum())} "
         f"of {array.size} values would change: {array.flat[first].item()} becomes "
         f"{cast.flat[first].item()}; if that may be, pass it as `.astype('{dtype.name}')`"
     )
@@ -117,16 +117,16 @@ def _is_same(array: Array, cast: Array) -> NDArray[np.bool_]:
     return is_same & (array >= limits.min) & (array <= limits.max)
 
 
-def _cast(array: Array, wanted: Datatype) -> Array:
+def _cast(array: Array, datatype: Datatype) -> Array:
     """`array` as `wanted`, if no value changes by more than rounding to fewer digits."""
-    dtype = DTYPES[wanted]
+    dtype = DTYPES[datatype]
     if array.size and array.dtype.kind not in "biuf":
-        msg = f"values of type '{array.dtype}' are no {wanted}"
+        msg = f"values of type '{array.dtype}' are no {datatype}"
         raise ValueError(msg)
     with np.errstate(over="ignore", invalid="ignore"):  # as in any assignment to another array
         cast = array.astype(dtype)
     if dtype.kind != "f" and not np.array_equal(cast, array):
-        msg = f"a value does not fit {wanted}"
+        msg = f"a value does not fit {datatype}"
         raise ValueError(msg)
     return cast
 

@@ -16,11 +16,11 @@ from headrace.console.diagram import diagram
 from headrace.console.endpoint import endpoint
 from headrace.console.fleet import activity, alerts, fleet, job, jobs, model, models
 from headrace.console.render import ALWAYS, MAX_STREAMS, STATIC, Parts, Renderer, stream
-from headrace.console.rollout import confirm, rollout, rollouts, tell
+from headrace.console.rollout import confirm, rollout, rollouts, send_command
 from headrace.console.streams import confirm as confirm_stream
+from headrace.console.streams import send_command as send_stream_command
 from headrace.console.streams import stream as stream_page
 from headrace.console.streams import streams
-from headrace.console.streams import tell as tell_stream
 from headrace.console.try_it import try_it
 from headrace.console.view import (
     GatewayLocation,
@@ -81,7 +81,7 @@ def find_page(path: str) -> PageMatch | None:
     """The page of a path; None if there is none."""
     for pattern, make, is_live in _PAGES:
         match = pattern.fullmatch(path)
-        if match is not None and all(_SAFE.issuperset(one) for one in match.groups()):
+        if match is not None and all(_SAFE.issuperset(name) for name in match.groups()):
             return PageMatch(make=make, names=match.groupdict(), is_live=is_live)
     return None
 
@@ -121,7 +121,7 @@ class Console:
             is_there=is_there,
         )
 
-    async def question(
+    async def page_request(
         self,
         visitor: Visitor,
         names: Mapping[str, str],
@@ -146,22 +146,24 @@ class Console:
             page_url=page,
         )
 
-    async def asked(self, request: Request, names: Mapping[str, str]) -> PageRequest:
-        """The question that a request is; errors as `question`."""
+    async def page_request_of(self, request: Request, names: Mapping[str, str]) -> PageRequest:
+        """The page_request that a request is; errors as `page_request`."""
         visitor, query = self.visitor(request), dict(request.query_params)
-        return await self.question(visitor, names, query, page=_page_of(request))
+        return await self.page_request(visitor, names, query, page=_page_of(request))
 
     async def show(self, request: Request) -> Response:
         """A page, or where to go instead."""
-        found = find_page(request.url.path)
-        if found is None:
+        match = find_page(request.url.path)
+        if match is None:
             raise RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
-        question = await self.asked(request, found.names)
-        return self.written(await found.make(question), question, is_live=found.is_live)
+        page_request = await self.page_request_of(request, match.names)
+        return self.written(await match.make(page_request), page_request, is_live=match.is_live)
 
-    def written(self, view: PageView, question: PageRequest, *, is_live: bool = False) -> Response:
-        """A view as the answer to a question."""
-        return _html(self.renderer.page(view, _frame(question, is_live=is_live)), view.status)
+    def written(
+        self, view: PageView, page_request: PageRequest, *, is_live: bool = False
+    ) -> Response:
+        """A view as the answer to a page_request."""
+        return _html(self.renderer.page(view, _frame(page_request, is_live=is_live)), view.status)
 
     def refused(self, request: Request, error: Exception) -> Response:
         """What a visitor sees whom the API refuses something."""
@@ -188,9 +190,9 @@ class Console:
         self, request: Request, *, problem: str = "", status: int = 200
     ) -> Response:
         """The form that takes a token; it proves by a cookie that it is this server's own."""
-        given = request.query_params.get("next", "")
+        requested = request.query_params.get("next", "")
         cookie = secrets.token_urlsafe(24)
-        next_page = given if is_own_page(given) else "/"
+        next_page = requested if is_own_page(requested) else "/"
         view = PageView(
             template="login.html",
             title="Log in",
@@ -223,12 +225,14 @@ class Console:
             problem = "This form was open for too long. Please send it again."
             return await self.login_page(request, problem=problem, status=_FORBIDDEN)
         try:
-            made = await self.visitor(request).post("/auth/token", {"token": form.get("token", "")})
+            session = await self.visitor(request).post(
+                "/auth/token", {"token": form.get("token", "")}
+            )
         except RefusedError as error:
             return await self.login_page(request, problem=str(error), status=error.status)
         page = form.get("next", "/")
         answer = RedirectResponse(page if is_own_page(page) else "/", _SEE_OTHER)
-        answer.headers.append("set-cookie", made.headers["set-cookie"])
+        answer.headers.append("set-cookie", session.headers["set-cookie"])
         return answer
 
     async def log_out(self, request: Request) -> Response:
@@ -240,33 +244,33 @@ class Console:
         answer.headers.append("set-cookie", ended.headers["set-cookie"])
         return answer
 
-    async def order(self, request: Request) -> Response:
+    async def run_command(self, request: Request) -> Response:
         """Tell a rollout or a stream what a form says."""
         form = await _form(request)
         token = form.get("csrf_token", "")
-        question = await self.asked(request, request.path_params)
-        if "rollout" in question.names:
-            page = await tell(question, reason=form.get("reason", ""), csrf_token=token)
+        page_request = await self.page_request_of(request, request.path_params)
+        if "rollout" in page_request.names:
+            page = await send_command(page_request, reason=form.get("reason", ""), csrf_token=token)
         else:
-            page = await tell_stream(question, csrf_token=token)
+            page = await send_stream_command(page_request, csrf_token=token)
         return RedirectResponse(page, _SEE_OTHER)
 
-    async def tried(self, request: Request) -> Response:
+    async def try_endpoint(self, request: Request) -> Response:
         """Ask an endpoint what a form says."""
         form = await _form(request)
-        question = await self.asked(request, request.path_params)
+        page_request = await self.page_request_of(request, request.path_params)
         name = self.parts.sessions.cookie_name
         cookie = cookie_value(request.headers.get("cookie", ""), name)
         if not is_csrf_token(cookie, form.get("csrf_token", "")):
             detail = "the form is not one of your session's; open the page again"
             raise RefusedError.of(_FORBIDDEN, detail)
-        return self.written(await try_it(question, form), question)
+        return self.written(await try_it(page_request, form), page_request)
 
-    async def keep_new(self, request: Request) -> Response:
+    async def stream_changes(self, request: Request) -> Response:
         """The stream of a page's changes."""
         page = urlsplit(request.query_params.get("page", ""))
-        found = find_page(page.path)
-        if found is None or not found.is_live:
+        match = find_page(page.path)
+        if match is None or not match.is_live:
             return Response(status_code=_NOT_FOUND)
         visitor, query = self.visitor(request, is_there=False), _fields(page.query)
         try:
@@ -278,10 +282,10 @@ class Console:
             return Response(status_code=error.status)
 
         async def look() -> Parts:
-            question = await self.question(visitor, found.names, query, page=page.geturl())
-            view = await found.make(question)
-            frame = _frame(question, is_live=True)
-            return {**self.renderer.live_parts(view, frame), "say": view.say}
+            page_request = await self.page_request(visitor, match.names, query, page=page.geturl())
+            view = await match.make(page_request)
+            frame = _frame(page_request, is_live=True)
+            return {**self.renderer.live_parts(view, frame), "say": view.announcement}
 
         return StreamingResponse(
             self.watchers.counted(stream(look, is_stopping=self.parts.is_stopping)),
@@ -290,13 +294,13 @@ class Console:
         )
 
 
-def _frame(question: PageRequest, *, is_live: bool) -> Mapping[str, object]:
+def _frame(page_request: PageRequest, *, is_live: bool) -> Mapping[str, object]:
     return {
-        "caller": question.caller,
-        "csrf": question.csrf,
-        "page": question.page_url,
-        "now": question.now,
-        "search": question.search,
+        "caller": page_request.caller,
+        "csrf": page_request.csrf,
+        "page": page_request.page_url,
+        "now": page_request.now,
+        "search": page_request.search,
         "is_live": is_live,
     }
 
@@ -315,10 +319,10 @@ def _pages(console: Console) -> App:
             Route("/login", console.login_page, methods=["GET"]),
             Route("/login", console.log_in, methods=["POST"]),
             Route("/logout", console.log_out, methods=["POST"]),
-            Route("/live", console.keep_new, methods=["GET"]),
-            Route(CONFIRM, console.order, methods=["POST"]),
-            Route(CONFIRM_STREAM, console.order, methods=["POST"]),
-            Route(TRY, console.tried, methods=["POST"]),
+            Route("/live", console.stream_changes, methods=["GET"]),
+            Route(CONFIRM, console.run_command, methods=["POST"]),
+            Route(CONFIRM_STREAM, console.run_command, methods=["POST"]),
+            Route(TRY, console.try_endpoint, methods=["POST"]),
             Route("/{path:path}", console.show),  # last: whatever is left is a page, or none
         ],
         exception_handlers={RefusedError: console.refused},
@@ -363,8 +367,8 @@ def _with_headers(app: App) -> App:
                     *((name.encode(), value.encode()) for name, value in ALWAYS),
                 ]
                 if is_static:
-                    kept = f"public, max-age={_YEAR_S}, immutable"
-                    message["headers"].append((b"cache-control", kept.encode()))
+                    caching = f"public, max-age={_YEAR_S}, immutable"
+                    message["headers"].append((b"cache-control", caching.encode()))
             await send(message)
 
         await app(scope, receive, said)

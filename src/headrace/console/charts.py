@@ -124,12 +124,12 @@ def line_chart(
         nothing: What is said where no value is known.
         marks: About how many the axis has above 0.
     """
-    known = [value for line in lines for value in line.values if value is not None]
-    places = marks_from_zero(max(known, default=0.0), marks)
+    numbers = [value for line in lines for value in line.values if value is not None]
+    places = marks_from_zero(max(numbers, default=0.0), marks)
     since = times[0] if times else until - 60.0
     x = AxisScale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT)
     y = AxisScale(low=0.0, high=places[-1], start=HEIGHT - _BOTTOM, end=_TOP)
-    drawn = tuple(_drawn(line, times, x, y) for line in lines)
+    drawn = tuple(_draw_line(line, times, x, y) for line in lines)
     return Chart(
         id=id_,
         title=title,
@@ -147,15 +147,15 @@ def line_chart(
         heads=tuple(line.name for line in lines),
         rows=_line_rows(times, lines),
         hint=hint,
-        nothing="" if known else nothing,
+        nothing="" if numbers else nothing,
     )
 
 
-def _drawn(line: ChartLine, times: Sequence[float], x: AxisScale, y: AxisScale) -> DrawnLine:
+def _draw_line(line: ChartLine, times: Sequence[float], x: AxisScale, y: AxisScale) -> DrawnLine:
     parts, dots = [], []
     pairs = list(zip(times, line.values, strict=True))
     for is_known, run in groupby(pairs, key=lambda pair: pair[1] is not None):
-        places = [(x.place(at), y.place(value)) for at, value in run if value is not None]
+        places = [(x.place(time), y.place(value)) for time, value in run if value is not None]
         if not is_known:
             continue
         if len(places) == 1:
@@ -173,18 +173,18 @@ def _drawn(line: ChartLine, times: Sequence[float], x: AxisScale, y: AxisScale) 
 
 def _line_summary(title: str, unit: str, lines: Sequence[ChartLine], span_s: float) -> str:
     """The picture in a sentence."""
-    said = []
+    sentences = []
     for line in lines:
-        known = [value for value in line.values if value is not None]
-        if known:
+        numbers = [value for value in line.values if value is not None]
+        if numbers:
             low, high, last = (
-                number_text(min(known)),
-                number_text(max(known)),
-                number_text(known[-1]),
+                number_text(min(numbers)),
+                number_text(max(numbers)),
+                number_text(numbers[-1]),
             )
-            said.append(f"{line.name} from {low} to {high}, last {last}")
+            sentences.append(f"{line.name} from {low} to {high}, last {last}")
     minutes = round(span_s / 60)
-    return f"{title} in {unit} over {minutes} minutes: {'; '.join(said) or 'nothing'}."
+    return f"{title} in {unit} over {minutes} minutes: {'; '.join(sentences) or 'nothing'}."
 
 
 def _line_rows(
@@ -264,29 +264,32 @@ def interval_of(metric: MetricStatus) -> IntervalMark | None:
     ruler = Ruler(unit=metric.unit)
     margin = ruler.tolerated(metric.margin)
     values = (metric.low, metric.high, metric.effect, ruler.neutral, margin)
-    known = [value for value in values if value is not None]
-    room = (max(known) - min(known)) * _ROOM or 1.0
-    scale = AxisScale(low=min(known) - room, high=max(known) + room, start=_EDGE, end=WIDTH - _EDGE)
-    place = scale.place
+    numbers = [value for value in values if value is not None]
+    room = (max(numbers) - min(numbers)) * _ROOM or 1.0
+    scale = AxisScale(
+        low=min(numbers) - room, high=max(numbers) + room, start=_EDGE, end=WIDTH - _EDGE
+    )
+    position = scale.place
     worse = None
     if margin is not None:
-        edge = place(margin)
+        edge = position(margin)
         worse = (scale.start, edge) if ruler.is_less_worse else (edge, scale.end)
     return IntervalMark(
         metric=metric,
         title=f"{plain_text(metric.metric)}: how the new version differs",
         summary=_interval_summary(metric),
         unit=ruler.name,
-        low=scale.start if metric.low is None else place(metric.low),
-        high=scale.end if metric.high is None else place(metric.high),
+        low=scale.start if metric.low is None else position(metric.low),
+        high=scale.end if metric.high is None else position(metric.high),
         is_open_low=metric.low is None,
         is_open_high=metric.high is None,
-        effect=None if metric.effect is None else place(metric.effect),
-        neutral=place(ruler.neutral),
-        margin=None if margin is None else place(margin),
+        effect=None if metric.effect is None else position(metric.effect),
+        neutral=position(ruler.neutral),
+        margin=None if margin is None else position(margin),
         worse=worse,
         ticks=tuple(
-            AxisTick(place(mark), ruler.mark(mark)) for mark in marks_between(scale.low, scale.high)
+            AxisTick(position(mark), ruler.mark(mark))
+            for mark in marks_between(scale.low, scale.high)
         ),
     )
 
@@ -335,17 +338,17 @@ class SequenceChart:
 
 def charts_of(metric: MetricStatus, evidence: RolloutEvidence) -> list[SequenceChart]:
     """A metric's pictures: one a unit that it was told in, the present one first."""
-    times = [point.at for one in evidence.metrics for point in one.points]
-    mine = [
-        one
-        for one in evidence.metrics
-        if one.metric == metric.metric
-        and any(point.low is not None or point.high is not None for point in one.points)
+    times = [point.at for series in evidence.metrics for point in series.points]
+    matching = [
+        series
+        for series in evidence.metrics
+        if series.metric == metric.metric
+        and any(point.low is not None or point.high is not None for point in series.points)
     ]
-    ordered = sorted(mine, key=lambda one: one.unit != metric.unit)
+    ordered = sorted(matching, key=lambda series: series.unit != metric.unit)
     return [
-        _chart(one, f"over-time-{metric.metric}-{i}", metric.outcome, min(times), max(times))
-        for i, one in enumerate(ordered)
+        _chart(series, f"over-time-{metric.metric}-{i}", metric.outcome, min(times), max(times))
+        for i, series in enumerate(ordered)
     ]
 
 
@@ -353,7 +356,7 @@ def _chart(
     sequence: SequenceView, id_: str, outcome: str, since: float, until: float
 ) -> SequenceChart:
     points, ruler = sequence.points, Ruler(unit=sequence.unit)
-    margins = _held([ruler.tolerated(point.margin) for point in points])
+    margins = _forward_filled([ruler.tolerated(point.margin) for point in points])
     scale = _sequence_scale(points, margins, ruler.neutral)
     x = AxisScale(low=since, high=max(until, since + 1.0), start=_LEFT, end=WIDTH - _RIGHT).place
     y = _far(scale).place
@@ -363,8 +366,8 @@ def _chart(
     worst = SEQUENCE_HEIGHT - _BOTTOM if ruler.is_less_worse else _SEQUENCE_TOP
 
     def line(value: Callable[[IntervalPoint], float | None]) -> str:
-        known = [(x(p.at), None if (v := value(p)) is None else y(v)) for p in points]
-        return "".join(_path(run) for run in _runs(known))
+        coordinates = [(x(p.at), None if (v := value(p)) is None else y(v)) for p in points]
+        return "".join(_path(run) for run in _runs(coordinates))
 
     return SequenceChart(
         id=id_,
@@ -416,14 +419,14 @@ def _far(scale: AxisScale) -> AxisScale:
     )
 
 
-def _held(values: Sequence[float | None]) -> list[float]:
+def _forward_filled(values: Sequence[float | None]) -> list[float]:
     """Each value until the next that is known, the first also before; nothing if none is."""
-    known = [value for value in values if value is not None]
-    held, last = [], known[0] if known else 0.0
+    numbers = [value for value in values if value is not None]
+    held, last = [], numbers[0] if numbers else 0.0
     for value in values:
         last = last if value is None else value
         held.append(last)
-    return held if known else []
+    return held if numbers else []
 
 
 def _band(
@@ -434,11 +437,11 @@ def _band(
     for is_known, run in groupby(points, lambda p: p.low is not None or p.high is not None):
         if not is_known:
             continue
-        found = list(run)
+        bounded = list(run)
         far = SEQUENCE_HEIGHT * _BEYOND
-        upper = [(x(p.at), -far if p.high is None else y(p.high)) for p in found]
-        lower = [(x(p.at), far if p.low is None else y(p.low)) for p in found]
-        if len(found) == 1:
+        upper = [(x(p.at), -far if p.high is None else y(p.high)) for p in bounded]
+        lower = [(x(p.at), far if p.low is None else y(p.low)) for p in bounded]
+        if len(bounded) == 1:
             upper = [(upper[0][0] + side, upper[0][1]) for side in (-_THIN, _THIN)]
             lower = [(lower[0][0] + side, lower[0][1]) for side in (-_THIN, _THIN)]
         parts.append(_path([*_corners(upper), *_corners(lower)[::-1]]) + "Z")
@@ -460,9 +463,11 @@ def _margin(
 
 def _runs(places: Sequence[tuple[float, float | None]]) -> list[list[Place]]:
     """Neighbours that are all known; one that stands alone is left out."""
-    runs = groupby(places, lambda place: place[1] is not None)
-    found = [[(px, py) for px, py in run if py is not None] for is_known, run in runs if is_known]
-    return [run for run in found if len(run) > 1]
+    runs = groupby(places, lambda point: point[1] is not None)
+    neighbours = [
+        [(px, py) for px, py in run if py is not None] for is_known, run in runs if is_known
+    ]
+    return [run for run in neighbours if len(run) > 1]
 
 
 def _path(places: Sequence[Place]) -> str:
@@ -475,14 +480,14 @@ def _corners(places: Sequence[Place]) -> list[Place]:
     """The places without those in the middle of a level stretch: most pictures end in one."""
     inner = range(1, len(places) - 1)
     level = {i for i in inner if places[i - 1][1] == places[i][1] == places[i + 1][1]}
-    return [place for i, place in enumerate(places) if i not in level]
+    return [point for i, point in enumerate(places) if i not in level]
 
 
 def _sequence_summary(title: str, sequence: SequenceView, span_s: float) -> str:
     """The picture in a sentence."""
     unit = sequence.unit
-    known = [p for p in sequence.points if p.low is not None or p.high is not None]
-    first, last = known[0], known[-1]
+    bounded = [p for p in sequence.points if p.low is not None or p.high is not None]
+    first, last = bounded[0], bounded[-1]
     began = f"{bound_text(first.low, unit)} and {bound_text(first.high, unit)}"
     ended = f"{bound_text(last.low, unit)} and {bound_text(last.high, unit)}"
     return (

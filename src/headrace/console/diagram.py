@@ -60,25 +60,27 @@ class Diagram:
     arrows: tuple[Arrow, ...]
 
 
-async def diagram(question: PageRequest) -> PageView:
+async def diagram(request: PageRequest) -> PageView:
     """The page of the picture."""
-    status = await question.visitor.get("/api/v1/status", SystemStatus)
-    found = [one for one in status.endpoints if question.finds(one.name)]
+    status = await request.visitor.get("/api/v1/status", SystemStatus)
+    endpoints = [endpoint for endpoint in status.endpoints if request.matches_search(endpoint.name)]
     return PageView(
         template="diagram.html",
         title="Diagram",
         section="diagram",
-        say="The gateway is ready." if status.gateway.ready else "The gateway is not ready.",
+        announcement="The gateway is ready."
+        if status.gateway.ready
+        else "The gateway is not ready.",
         values={
-            "diagram": drawn(status, found[:MOST]),
+            "diagram": draw_diagram(status, endpoints[:MOST]),
             "status": status,
-            "endpoints": found[:MOST],
-            "total": len(found),
+            "endpoints": endpoints[:MOST],
+            "total": len(endpoints),
         },
     )
 
 
-def drawn(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> Diagram:
+def draw_diagram(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> Diagram:
     """The picture of some endpoints of a system."""
     boxes: list[DiagramNode] = []
     arrows: list[Arrow] = []
@@ -101,8 +103,8 @@ def drawn(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> Diagram:
         for box in gateways
     ]
     arrows += [
-        _arrow(1, middle, place, label="", is_idle=not endpoint.ready)
-        for place, endpoint in middles
+        _arrow(1, middle, center, label="", is_idle=not endpoint.ready)
+        for center, endpoint in middles
     ]
     return Diagram(
         width=_x(len(_HEADS) - 1) + _WIDTH + _EDGE,
@@ -115,33 +117,35 @@ def drawn(status: SystemStatus, endpoints: Sequence[EndpointStatus]) -> Diagram:
 
 def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[DiagramNode]:
     """The Envoy on this host, if there is one, and each on another, around a place."""
-    found: list[tuple[str, str, str]] = []
+    gateways: list[tuple[str, str, str]] = []
     if gateway.pid is not None or not gateway.gateways:
         detail = "ready" if gateway.ready else (gateway.reason or "not ready")
-        found.append(("Envoy", detail, "ok" if gateway.ready else "failing"))
-    found += [(one.name, *_gateway_words(one)) for one in gateway.gateways[:_MOST_GATEWAYS]]
+        gateways.append(("Envoy", detail, "ok" if gateway.ready else "failing"))
+    gateways += [
+        (remote.name, *_gateway_words(remote)) for remote in gateway.gateways[:_MOST_GATEWAYS]
+    ]
     if (more := len(gateway.gateways) - _MOST_GATEWAYS) > 0:
-        found.append((f"{more} more gateways", "see headrace status", "idle"))
-    top = max(middle - _ROW * (len(found) - 1) // 2, _EDGE + _LABEL)
+        gateways.append((f"{more} more gateways", "see headrace status", "idle"))
+    top = max(middle - _ROW * (len(gateways) - 1) // 2, _EDGE + _LABEL)
     return [
         DiagramNode(x=_x(1), y=top + number * _ROW, name=name, detail=detail, state=state)
-        for number, (name, detail, state) in enumerate(found)
+        for number, (name, detail, state) in enumerate(gateways)
     ]
 
 
-def _gateway_words(one: GatewayState) -> tuple[str, str]:
+def _gateway_words(gateway: GatewayState) -> tuple[str, str]:
     """What is said of a gateway on another host, and how well that is."""
-    match one.standing:
-        case SyncStatus.CURRENT | SyncStatus.WAITING if one.ready:
-            return f"version {one.version[:8]}, heard {one.seen_s:.0f} s ago", "ok"
+    match gateway.standing:
+        case SyncStatus.CURRENT | SyncStatus.WAITING if gateway.ready:
+            return f"version {gateway.version[:8]}, heard {gateway.seen_s:.0f} s ago", "ok"
         case SyncStatus.BEHIND:
-            return f"behind by {one.behind_s:,.0f} s", "warning"
+            return f"behind by {gateway.behind_s:,.0f} s", "warning"
         case SyncStatus.REFUSED:
             return "refused the newest version", "warning"
         case SyncStatus.LOST:
-            return f"not heard for {one.seen_s:,.0f} s", "failing"
+            return f"not heard for {gateway.seen_s:,.0f} s", "failing"
         case _:
-            return one.reason or "does not serve yet", "failing"
+            return gateway.reason or "does not serve yet", "failing"
 
 
 def _add_endpoint(
@@ -156,11 +160,11 @@ def _add_endpoint(
         tops.append((below + (high - _ROW) // 2, below, revision))
         below += high
     high = max(below - y, _ROW)
-    place = y + (high - _ROW) // 2
+    center = y + (high - _ROW) // 2
     boxes.append(
         DiagramNode(
             x=_x(2),
-            y=place,
+            y=center,
             name=endpoint.name,
             detail="ready" if endpoint.ready else "not ready",
             state=state,
@@ -170,7 +174,7 @@ def _add_endpoint(
     for middle, top, revision in tops:
         _add_revision(revision, middle, top, boxes, arrows)
         label = f"{revision.weight} %"
-        arrows.append(_arrow(2, place, middle, label=label, is_idle=not revision.weight))
+        arrows.append(_arrow(2, center, middle, label=label, is_idle=not revision.weight))
     return high
 
 
@@ -178,7 +182,7 @@ def _add_revision(
     revision: RevisionStatus, middle: int, top: int, boxes: list[DiagramNode], arrows: list[Arrow]
 ) -> None:
     names = _names_of(revision)
-    ready = sum(one.state == "ready" for one in revision.replicas)
+    ready = sum(replica.state == "ready" for replica in revision.replicas)
     detail = f"{ready} of {revision.desired_replicas} ready"
     state = "ok" if ready >= revision.desired_replicas else "warning"
     boxes.append(
@@ -190,27 +194,31 @@ def _add_revision(
             state=state if revision.desired_replicas else "idle",
         )
     )
-    for i, (name, said, is_ready) in enumerate(names):
-        place = top + i * _ROW
+    for i, (name, detail_, is_ready) in enumerate(names):
+        top_ = top + i * _ROW
         boxes.append(
             DiagramNode(
-                x=_x(4), y=place, name=name, detail=said, state="ok" if is_ready else "warning"
+                x=_x(4), y=top_, name=name, detail=detail_, state="ok" if is_ready else "warning"
             )
         )
-        arrows.append(_arrow(3, middle, place, label="", is_idle=not is_ready))
+        arrows.append(_arrow(3, middle, top_, label="", is_idle=not is_ready))
 
 
 def _names_of(revision: RevisionStatus) -> list[tuple[str, str, bool]]:
     """The replicas to draw, the last one for all that do not fit."""
-    found = [
-        (one.name, f"{one.state}, pid {one.pid}" if one.pid else one.state, one.state == "ready")
-        for one in revision.replicas
+    replicas = [
+        (
+            replica.name,
+            f"{replica.state}, pid {replica.pid}" if replica.pid else replica.state,
+            replica.state == "ready",
+        )
+        for replica in revision.replicas
     ]
-    if len(found) <= _MOST_REPLICAS:
-        return found
-    rest = found[_MOST_REPLICAS - 1 :]
+    if len(replicas) <= _MOST_REPLICAS:
+        return replicas
+    rest = replicas[_MOST_REPLICAS - 1 :]
     more = (f"{len(rest)} more", "", all(is_ready for _, _, is_ready in rest))
-    return [*found[: _MOST_REPLICAS - 1], more]
+    return [*replicas[: _MOST_REPLICAS - 1], more]
 
 
 def _x(column: int) -> int:

@@ -95,10 +95,10 @@ _PHASES: Final = {
 Statistics = dict[str, Any]
 
 
-def phases_of(found: Statistics | None) -> list[dict[str, Any]]:
+def phases_of(statistics: Statistics | None) -> list[dict[str, Any]]:
     """A row for each version that answered anything: rows, rows in a batch, means of phases."""
     rows = []
-    for version in (found or {}).get("model_stats", ()):
+    for version in (statistics or {}).get("model_stats", ()):
         answered, runs = version["inference_count"], version["execution_count"]
         if not answered:
             continue
@@ -143,7 +143,7 @@ class DriftRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DriftShown:
+class DriftSection:
     """The section of an endpoint's page.
 
     `drifted`: the names of features that did, some of them; `more` others have no row. `waiting`:
@@ -158,54 +158,54 @@ class DriftShown:
     live: Sequence[str]
 
 
-def drift_of(found: DriftView | None) -> DriftShown | None:
+def drift_of(report: DriftView | None) -> DriftSection | None:
     """What is shown; None where nothing is watched."""
-    if found is None or found.state == "off":
+    if report is None or report.state == "off":
         return None
-    names = [_name(one) for one in found.features if one.state == "drifted"]
+    names = [_name(feature) for feature in report.features if feature.state == "drifted"]
     others = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return DriftShown(
-        version=found.version,
-        rows=[_row(one) for one in found.features[:MOST]],
-        more=max(len(found.features) - MOST, 0),
+    return DriftSection(
+        version=report.version,
+        rows=[_row(feature) for feature in report.features[:MOST]],
+        more=max(len(report.features) - MOST, 0),
         drifted=", ".join(names[:_NAMED]) + others,
-        waiting=_waiting(found),
-        live=[text for one in found.live if (text := _live(one))],
+        waiting=_waiting(report),
+        live=[text for window in report.live if (text := _live(window))],
     )
 
 
-def _row(one: FeatureReport) -> DriftRow:
+def _row(feature: FeatureReport) -> DriftRow:
     return DriftRow(
-        name=_name(one),
-        role=one.role,
-        look=_STATES.get(one.state, "idle"),
-        word=_WORDS.get(one.state, one.state),
-        why=one.why,
-        psi=one.psi,
-        js=one.js,
-        ks=one.ks,
-        missing_ratio=one.missing_ratio,
-        evidence=one.evidence,
-        needed=one.needed,
-        filled=_filled(one),
+        name=_name(feature),
+        role=feature.role,
+        look=_STATES.get(feature.state, "idle"),
+        word=_WORDS.get(feature.state, feature.state),
+        why=feature.why,
+        psi=feature.psi,
+        js=feature.js,
+        ks=feature.ks,
+        missing_ratio=feature.missing_ratio,
+        evidence=feature.evidence,
+        needed=feature.needed,
+        filled=_filled(feature),
     )
 
 
-def _filled(one: FeatureReport) -> float:
-    if one.needed <= 0:
+def _filled(feature: FeatureReport) -> float:
+    if feature.needed <= 0:
         return 0.0
-    return round(min(max(one.evidence / one.needed, 0.0), 1.0) * _FULL, 1)
+    return round(min(max(feature.evidence / feature.needed, 0.0), 1.0) * _FULL, 1)
 
 
-def _name(one: FeatureReport) -> str:
-    return f"{one.name} ({one.label})" if one.label else one.name
+def _name(feature: FeatureReport) -> str:
+    return f"{feature.name} ({feature.label})" if feature.label else feature.name
 
 
-def _waiting(found: DriftView) -> str:
-    reference = found.reference
+def _waiting(report: DriftView) -> str:
+    reference = report.reference
     if reference is None:
         return "No replica has told yet what it counted."
-    if found.state != "collecting":
+    if report.state != "collecting":
         return ""
     if reference.collected_rows < reference.window_rows:
         return (
@@ -215,14 +215,14 @@ def _waiting(found: DriftView) -> str:
     return "Too few rows have come to compare yet."
 
 
-def _live(one: LiveScore) -> str:
+def _live(score: LiveScore) -> str:
     """How right answers of a span were, in words; empty without a label."""
-    if not one.rows:
+    if not score.rows:
         return ""
-    of = f"of {one.rows:,} labelled answers of the last {coarse_span(one.seconds)}"
-    if one.accuracy is not None:
-        return f"{percent_text(one.accuracy)} right, {of}"
-    return f"{number_text(one.mean_error)} off on average, {of}"
+    of = f"of {score.rows:,} labelled answers of the last {coarse_span(score.seconds)}"
+    if score.accuracy is not None:
+        return f"{percent_text(score.accuracy)} right, {of}"
+    return f"{number_text(score.mean_error)} off on average, {of}"
 
 
 SPANS: Final = {"900": "15 min", "3600": "1 h", "21600": "6 h", "86400": "24 h"}
@@ -234,12 +234,12 @@ _MOST_ALIKE: Final = 200
 """Endpoints with a name that has this one's in it, among which it is looked for."""
 
 
-async def endpoint(question: PageRequest) -> PageView:
+async def endpoint(request: PageRequest) -> PageView:
     """The page of one endpoint."""
-    name, now = question.names["name"], question.now
-    span_s = question.word("span", *SPANS)
-    ask = question.visitor
-    found = await ask.get(f"/api/v1/endpoints/{name}", EndpointView)
+    name, now = request.names["name"], request.now
+    span_s = request.word("span", *SPANS)
+    ask = request.visitor
+    endpoint_ = await ask.get(f"/api/v1/endpoints/{name}", EndpointView)
     recent = await ask.find(
         f"/api/v1/endpoints/{name}/history", GenerationHistory, {"limit": _GENERATIONS}
     )
@@ -253,33 +253,35 @@ async def endpoint(question: PageRequest) -> PageView:
     points = (
         None
         if series is None
-        else [one for one in series.points if one.at + series.step_s <= now - _COUNTED_WITHIN_S]
+        else [
+            point for point in series.points if point.at + series.step_s <= now - _COUNTED_WITHIN_S
+        ]
     )
-    ready = "ready" if found.status.ready else f"not ready: {found.status.message}"
+    ready = "ready" if endpoint_.status.ready else f"not ready: {endpoint_.status.message}"
     return PageView(
         template="endpoint.html",
         title=name,
         section="fleet",
-        say=f"{name} is {ready}.",
+        announcement=f"{name} is {ready}.",
         values={
-            "endpoint": found,
-            "shares": _shares(found.status.revisions),
+            "endpoint": endpoint_,
+            "shares": _shares(endpoint_.status.revisions),
             "replicas": [
                 (revision, replica)
-                for revision in found.status.revisions
+                for revision in endpoint_.status.revisions
                 for replica in revision.replicas
             ],
             "charts": None if points is None else charts_of(points, now),
             "replicas_chart": replicas_chart(points or (), now),
             "drift": drift,
-            "latest": await _last_minute(question, name),
+            "latest": await _last_minute(request, name),
             "phases": phases_of(stats),
             "generations": recent.generations if recent is not None else [],
             "rollout_ends": recent.rollouts if recent is not None else [],
             "events": list(reversed(events.events)),
             "span": span_s,
             "spans": SPANS,
-            "may_operate": may_operate(question.caller, name),
+            "may_operate": may_operate(request.caller, name),
         },
     )
 
@@ -326,17 +328,20 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
     ]
 
 
-async def _last_minute(question: PageRequest, name: str) -> OverviewRow | None:
+async def _last_minute(request: PageRequest, name: str) -> OverviewRow | None:
     """The endpoint at a glance, with the very numbers of the start page."""
-    asked: Params = {"search": name, "size": _MOST_ALIKE}
-    found = await question.visitor.find("/api/v1/overview", Overview, asked)
-    rows = found.endpoints if found is not None else ()
+    parameters: Params = {"search": name, "size": _MOST_ALIKE}
+    overview = await request.visitor.find("/api/v1/overview", Overview, parameters)
+    rows = overview.endpoints if overview is not None else ()
     return next((row for row in rows if row.name == name), None)
 
 
 def _shares(revisions: Sequence[RevisionStatus]) -> list[SplitShare]:
     named = [
-        (f"version {one.version}" + (f" ({one.role})" if one.role else ""), one.weight)
-        for one in revisions
+        (
+            f"version {revision.version}" + (f" ({revision.role})" if revision.role else ""),
+            revision.weight,
+        )
+        for revision in revisions
     ]
     return shares_of(named)

@@ -45,85 +45,85 @@ _RUNS: Final = 100
 _NOT_FOUND: Final = 404
 
 
-async def jobs(question: PageRequest) -> PageView:
+async def jobs(request: PageRequest) -> PageView:
     """All jobs, those in trouble first."""
-    found = await question.visitor.get("/api/v1/jobs", JobList)
+    listed = await request.visitor.get("/api/v1/jobs", JobList)
     ordered = sorted(
-        (one for one in found.jobs if question.finds(one.name)),
-        key=lambda one: (not is_troubled(one), one.name),
+        (job for job in listed.jobs if request.matches_search(job.name)),
+        key=lambda job: (not needs_attention(job), job.name),
     )
-    rows, pages = cut(ordered, page=question.page, size=_SIZE)
+    rows, pages = cut(ordered, page=request.page, size=_SIZE)
     return PageView(
         template="jobs.html",
         title="Jobs",
         section="jobs",
-        say=said_of(found.jobs),
+        announcement=jobs_text(listed.jobs),
         values={
             "rows": rows,
             "pages": pages,
-            "problem": found.problem,
-            "troubled": [one for one in found.jobs if is_troubled(one)],
-            "is_empty": not found.jobs,
-            "states": {one.name: state_of(one) for one in rows},
+            "problem": listed.problem,
+            "troubled": [job for job in listed.jobs if needs_attention(job)],
+            "is_empty": not listed.jobs,
+            "states": {job.name: state_of(job) for job in rows},
             "looks": LOOKS,
         },
     )
 
 
-async def job(question: PageRequest) -> PageView:
+async def job(request: PageRequest) -> PageView:
     """One job and its runs; of one that the spec does not name any more the runs alone."""
-    name = question.names["job"]
-    found = await question.visitor.get("/api/v1/jobs", JobList)
-    known = next((one for one in found.jobs if one.name == name), None)
-    asked = {"limit": _RUNS}
-    runs = await question.visitor.find(f"/api/v1/jobs/{name}/runs", RunList, asked)
+    name = request.names["job"]
+    listed = await request.visitor.get("/api/v1/jobs", JobList)
+    current = next((candidate for candidate in listed.jobs if candidate.name == name), None)
+    parameters = {"limit": _RUNS}
+    runs = await request.visitor.find(f"/api/v1/jobs/{name}/runs", RunList, parameters)
     if runs is None:
         raise RefusedError.of(_NOT_FOUND, f"there is no job {name!r}")
-    said = f"Job {name} never ran."
-    if known is not None and known.is_late:
-        said = f"Job {name} is late."
+    announcement = f"Job {name} never ran."
+    if current is not None and current.is_late:
+        announcement = f"Job {name} is late."
     elif runs.runs:
-        said = f"The last run of job {name} is {runs.runs[0].state}."
+        announcement = f"The last run of job {name} is {runs.runs[0].state}."
     return PageView(
         template="job.html",
         title=f"Job {name}",
         section="jobs",
-        say=said,
+        announcement=announcement,
         values={
             "name": name,
-            "job": known,
-            "state": None if known is None else state_of(known),
+            "job": current,
+            "state": None if current is None else state_of(current),
             "runs": runs.runs,
             "is_cut": len(runs.runs) == _RUNS,
-            "problem": found.problem,
+            "problem": listed.problem,
             "looks": LOOKS,
         },
     )
 
 
-def is_troubled(one: JobView) -> bool:
+def needs_attention(job: JobView) -> bool:
     """Whether somebody should look: no run came in time, or the last one failed."""
-    return state_of(one)[0] == "failing"
+    return state_of(job)[0] == "failing"
 
 
-def state_of(one: JobView) -> tuple[str, str]:
+def state_of(job: JobView) -> tuple[str, str]:
     """A job's look and its state in words."""
-    if one.is_late:
+    if job.is_late:
         return "failing", "late"
-    if one.last_run is not None and one.last_run.state == "failed":
+    if job.last_run is not None and job.last_run.state == "failed":
         return "failing", "failed"
-    if one.running:
+    if job.running:
         return "ok", "running"
-    return ("idle", "never ran") if one.last_run is None else ("ok", "well")
+    return ("idle", "never ran") if job.last_run is None else ("ok", "well")
 
 
-def said_of(found: Sequence[JobView]) -> str:
+def jobs_text(jobs: Sequence[JobView]) -> str:
     """How jobs are, in a sentence."""
-    if not found:
+    if not jobs:
         return "No job yet."
-    troubled = [one for one in found if is_troubled(one)]
+    troubled = [job for job in jobs if needs_attention(job)]
     named = ", ".join(
-        f"job {one.name} {'is late' if one.is_late else 'failed'}" for one in troubled
+        f"job {job.name} {'is late' if job.is_late else 'failed'}" for job in troubled
     )
     return f"{named[:500]}." if named else "All jobs are well."
 
@@ -136,7 +136,7 @@ SORTS: Final = {
     "p99_s": "p99 latency",
 }
 _SIZE: Final = 50
-_TROUBLES: Final = ("failing", "warning")
+_PROBLEM_STATES: Final = ("failing", "warning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,46 +147,55 @@ class SystemSummary:
     state: tuple[str, str]
 
 
-async def fleet(question: PageRequest) -> PageView:
+async def fleet(request: PageRequest) -> PageView:
     """The start page."""
-    sort = question.word("sort", *SORTS)
-    asked: Params = {"search": question.search, "sort": sort, "page": question.page, "size": _SIZE}
-    found = await question.visitor.get("/api/v1/overview", Overview, asked)
-    alerts = await question.visitor.find("/api/v1/alerts", AlertList)
+    sort = request.word("sort", *SORTS)
+    parameters: Params = {
+        "search": request.search,
+        "sort": sort,
+        "page": request.page,
+        "size": _SIZE,
+    }
+    overview = await request.visitor.get("/api/v1/overview", Overview, parameters)
+    alerts = await request.visitor.find("/api/v1/alerts", AlertList)
     firing = [a for a in (alerts.alerts if alerts else ()) if a.state == "firing"]
-    troubled = [row for row in found.endpoints if row.state in _TROUBLES]
-    streams, jobs = await _beside(question)
+    troubled = [row for row in overview.endpoints if row.state in _PROBLEM_STATES]
+    streams, jobs = await _streams_and_jobs(request)
     return PageView(
         template="fleet.html",
         title="Fleet",
         section="fleet",
-        say=_said(found, troubled, len(firing)),
+        announcement=_overview_text(overview, troubled, len(firing)),
         values={
-            "rows": found.endpoints,
+            "rows": overview.endpoints,
             "sort": sort,
             "sorts": SORTS,
             "pages": pages_of(
-                found.total, page=question.page, size=_SIZE, shown=len(found.endpoints)
+                overview.total, page=request.page, size=_SIZE, shown=len(overview.endpoints)
             ),
             "firing": firing,
             "troubled": troubled,
-            "streams": beside_of(len(streams), [one for one in streams if not one.is_well]),
-            "jobs": beside_of(len(jobs), [one for one in jobs if is_troubled(one)]),
-            "is_empty": found.total == 0 and not question.search and not streams and not jobs,
+            "streams": system_summary(
+                len(streams), [stream for stream in streams if not stream.is_well]
+            ),
+            "jobs": system_summary(len(jobs), [job for job in jobs if needs_attention(job)]),
+            "is_empty": overview.total == 0 and not request.search and not streams and not jobs,
         },
     )
 
 
-async def _beside(question: PageRequest) -> tuple[Sequence[StreamView], Sequence[JobView]]:
+async def _streams_and_jobs(
+    request: PageRequest,
+) -> tuple[Sequence[StreamView], Sequence[JobView]]:
     """All streams and jobs; none for who sees some endpoints only."""
-    if not may_see_system(question.caller):
+    if not may_see_system(request.caller):
         return (), ()
-    streams = await question.visitor.find("/api/v1/streams", StreamList)
-    jobs = await question.visitor.find("/api/v1/jobs", JobList)
+    streams = await request.visitor.find("/api/v1/streams", StreamList)
+    jobs = await request.visitor.find("/api/v1/jobs", JobList)
     return () if streams is None else streams.streams, () if jobs is None else jobs.jobs
 
 
-def beside_of(total: int, troubled: Sequence[StreamView | JobView]) -> SystemSummary | None:
+def system_summary(total: int, troubled: Sequence[StreamView | JobView]) -> SystemSummary | None:
     """Streams or jobs in a word; None if there are none."""
     if not total:
         return None
@@ -197,9 +206,9 @@ def beside_of(total: int, troubled: Sequence[StreamView | JobView]) -> SystemSum
     return SystemSummary(total=total, state=("warning", f"{troubled[0].name}{more} {needs} a look"))
 
 
-def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
+def _overview_text(overview: Overview, troubled: list[OverviewRow], firing: int) -> str:
     """What changed for the worse or the better, in a sentence."""
-    if not found.total:
+    if not overview.total:
         return "No endpoint yet."
     names = ", ".join(f"{row.name} is {row.state}" for row in troubled[:5])
     alerts = f" {firing} alerts are firing." if firing else ""
@@ -209,11 +218,11 @@ def _said(found: Overview, troubled: list[OverviewRow], firing: int) -> str:
 _MOST_LISTED: Final = 200
 
 
-async def models(question: PageRequest) -> PageView:
+async def models(request: PageRequest) -> PageView:
     """All models."""
-    found = await question.visitor.get("/api/v1/models", ModelList)
-    uses = await _uses(question)
-    lines = [line for line in lines_of(found, uses) if question.finds(line.name)]
+    listed = await request.visitor.get("/api/v1/models", ModelList)
+    uses = await _uses(request)
+    lines = [line for line in lines_of(listed, uses) if request.matches_search(line.name)]
     return PageView(
         template="models.html",
         title="Models",
@@ -221,7 +230,7 @@ async def models(question: PageRequest) -> PageView:
         values={
             "lines": lines[:_MOST_LISTED],
             "total": len(lines),
-            "problems": found.problems,
+            "problems": listed.problems,
         },
     )
 
@@ -243,11 +252,11 @@ class ModelRow:
     uses: tuple[str, ...]
 
 
-async def model(question: PageRequest) -> PageView:
+async def model(request: PageRequest) -> PageView:
     """One model: each version from its source to who serves it."""
-    name = question.names["name"]
-    found = await question.visitor.get(f"/api/v1/models/{name}", ModelList)
-    uses = await _uses(question)
+    name = request.names["name"]
+    listed = await request.visitor.get(f"/api/v1/models/{name}", ModelList)
+    uses = await _uses(request)
     return PageView(
         template="model.html",
         title=f"Model {name}",
@@ -256,43 +265,49 @@ async def model(question: PageRequest) -> PageView:
             "name": name,
             "versions": [
                 (version, uses.get(version.reference, ()), report_of(version.signature).text)
-                for version in _newest_first(found)
+                for version in _newest_first(listed)
             ],
         },
     )
 
 
-def lines_of(found: ModelList, uses: Mapping[str, tuple[Use, ...]]) -> list[ModelRow]:
+def lines_of(models: ModelList, uses: Mapping[str, tuple[Use, ...]]) -> list[ModelRow]:
     """The models of a list of versions, by name."""
     by_name: dict[str, list[KnownVersion]] = {}
-    for version in _newest_first(found):
+    for version in _newest_first(models):
         by_name.setdefault(version.name, []).append(version)
     return [
         ModelRow(
             name=name,
             versions=tuple(versions),
             uses=tuple(
-                sorted({use.endpoint for one in versions for use in uses.get(one.reference, ())})
+                sorted(
+                    {
+                        use.endpoint
+                        for version in versions
+                        for use in uses.get(version.reference, ())
+                    }
+                )
             ),
         )
         for name, versions in sorted(by_name.items())
     ]
 
 
-def _newest_first(found: ModelList) -> list[KnownVersion]:
-    return sorted(found.models, key=attrgetter("created_at"), reverse=True)
+def _newest_first(models: ModelList) -> list[KnownVersion]:
+    return sorted(models.models, key=attrgetter("created_at"), reverse=True)
 
 
-async def _uses(question: PageRequest) -> dict[str, tuple[Use, ...]]:
+async def _uses(request: PageRequest) -> dict[str, tuple[Use, ...]]:
     """Who serves what, by the version's reference."""
-    status = await question.visitor.get("/api/v1/status", SystemStatus)
-    found: dict[str, tuple[Use, ...]] = {}
+    status = await request.visitor.get("/api/v1/status", SystemStatus)
+    uses: dict[str, tuple[Use, ...]] = {}
     for endpoint in status.endpoints:
         for revision in endpoint.revisions:
             use = Use(endpoint=endpoint.name, weight=revision.weight)
             if revision.model:
-                found[revision.model] = (*found.get(revision.model, ()), use)
-    return found
+                uses[revision.model] = (*uses.get(revision.model, ()), use)
+    return uses
 
 
 _STATES: Final = ("firing", "pending", "resolved")
@@ -300,27 +315,27 @@ _EVENTS: Final = 15
 _MOST: Final = 2**53
 
 
-async def alerts(question: PageRequest) -> PageView:
+async def alerts(request: PageRequest) -> PageView:
     """All alerts, the firing ones first."""
-    found = await question.visitor.find("/api/v1/alerts", AlertList)
-    known = () if found is None else found.alerts
-    ordered = sorted(known, key=lambda one: (_rank(one.state), one.endpoint, one.name))
-    firing = sum(one.state == "firing" for one in known)
+    listed = await request.visitor.find("/api/v1/alerts", AlertList)
+    all_alerts = () if listed is None else listed.alerts
+    ordered = sorted(all_alerts, key=lambda alert: (_rank(alert.state), alert.endpoint, alert.name))
+    firing = sum(alert.state == "firing" for alert in all_alerts)
     return PageView(
         template="alerts.html",
         title="Alerts",
         section="alerts",
-        say=f"{firing} alerts are firing.",
-        values={"is_recorded": found is not None, "alerts": ordered},
+        announcement=f"{firing} alerts are firing.",
+        values={"is_recorded": listed is not None, "alerts": ordered},
     )
 
 
-async def activity(question: PageRequest) -> PageView:
+async def activity(request: PageRequest) -> PageView:
     """What happened lately, and for admins who changed what."""
-    events = await question.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
-    before = question.number("before", least=1, most=_MOST, usual=0)
-    is_admin = question.caller.may(Role.ADMIN)
-    entries = await _entries(question, before) if is_admin else []
+    events = await request.visitor.get("/api/v1/events", EventList, {"limit": _EVENTS})
+    before = request.number("before", least=1, most=_MOST, usual=0)
+    is_admin = request.caller.may(Role.ADMIN)
+    entries = await _entries(request, before) if is_admin else []
     oldest = min((entry.id for entry in entries), default=1)
     return PageView(
         template="activity.html",
@@ -336,9 +351,9 @@ async def activity(question: PageRequest) -> PageView:
     )
 
 
-async def _entries(question: PageRequest, before: int) -> list[Entry]:
+async def _entries(request: PageRequest, before: int) -> list[Entry]:
     """A page of the trail: the newest entries, or those right before one."""
-    ask = question.visitor
+    ask = request.visitor
     if not before:
         return list(
             (

@@ -56,18 +56,18 @@ def static_path(name: str) -> str:
 @cache
 def _environment() -> Environment:
     """Compiled once: it takes longer than a page."""
-    found = Environment(
+    environment = Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.globals.update(static=static_path, menu=_MENU, version=__version__)
-    found.globals.update({function.__name__: function for function in _TEXTS})
+    environment.globals.update(static=static_path, menu=_MENU, version=__version__)
+    environment.globals.update({function.__name__: function for function in _TEXTS})
     # A live part is rendered without its page, and so without what a page would import.
-    found.globals["ui"] = found.get_template("ui.html").module
-    return found
+    environment.globals["ui"] = environment.get_template("ui.html").module
+    return environment
 
 
 @dataclass(slots=True)

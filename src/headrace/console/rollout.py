@@ -26,11 +26,11 @@ class SplitShare:
 
 def shares_of(parts: Sequence[tuple[str, int]]) -> list[SplitShare]:
     """The parts that get anything, and those that get nothing, in their order."""
-    found, start = [], 0
+    shares, start = [], 0
     for i, (name, weight) in enumerate(parts):
-        found.append(SplitShare(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
+        shares.append(SplitShare(name=name, weight=weight, start=start, look=i % _LOOKS + 1))
         start += weight
-    return found
+    return shares
 
 
 _LISTED: Final = 100
@@ -57,7 +57,7 @@ CONSEQUENCES: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class MetricEvidence:
     """A metric with its pictures: how it is now, None while nothing is known, and over time."""
 
     metric: MetricStatus
@@ -65,55 +65,57 @@ class Shown:
     charts: Sequence[SequenceChart]
 
 
-async def rollouts(question: PageRequest) -> PageView:
+async def rollouts(request: PageRequest) -> PageView:
     """All rollouts, the newest first."""
-    found = await question.visitor.get("/api/v1/rollouts", RolloutList, {"limit": _LISTED})
-    under_way = [one for one in found.rollouts if not one.over]
+    listed = await request.visitor.get("/api/v1/rollouts", RolloutList, {"limit": _LISTED})
+    under_way = [rollout for rollout in listed.rollouts if not rollout.over]
     return PageView(
         template="rollouts.html",
         title="Rollouts",
         section="rollouts",
-        say=f"{len(under_way)} rollouts are under way.",
-        values={"rollouts": found.rollouts},
+        announcement=f"{len(under_way)} rollouts are under way.",
+        values={"rollouts": listed.rollouts},
     )
 
 
-async def rollout(question: PageRequest) -> PageView:
+async def rollout(request: PageRequest) -> PageView:
     """One rollout with its evidence."""
-    status = await _status(question)
-    asked: Params = {"endpoint": status.endpoint, "limit": _EVENTS}
-    events = await question.visitor.get("/api/v1/events", EventList, asked)
+    status = await _status(request)
+    parameters: Params = {"endpoint": status.endpoint, "limit": _EVENTS}
+    events = await request.visitor.get("/api/v1/events", EventList, parameters)
     path = f"/api/v1/rollouts/{status.id}/evidence"
-    evidence = await question.visitor.get(path, RolloutEvidence)
+    evidence = await request.visitor.get(path, RolloutEvidence)
     metrics = status.verdict.metrics if status.verdict is not None else ()
     phase = status.phase.replace("_", " ")
     return PageView(
         template="rollout.html",
         title=f"Rollout {status.id}",
         section="rollouts",
-        say=f"Rollout {status.id} is {phase}, version {status.to_version} at {status.weight} %.",
+        announcement=(
+            f"Rollout {status.id} is {phase}, version {status.to_version} at {status.weight} %."
+        ),
         values={
             "rollout": status,
             "shares": split_of(status),
             "metrics": [
-                Shown(
+                MetricEvidence(
                     metric=metric,
                     interval=interval_of(metric),
                     charts=charts_of(metric, evidence),
                 )
                 for metric in metrics
             ],
-            "events": [one for one in reversed(events.events) if one.rollout == status.id],
-            "verbs": verbs_of(status) if may_operate(question.caller, status.endpoint) else [],
+            "events": [event for event in reversed(events.events) if event.rollout == status.id],
+            "verbs": verbs_of(status) if may_operate(request.caller, status.endpoint) else [],
             "labels": LABELS,
         },
     )
 
 
-async def confirm(question: PageRequest) -> PageView:
+async def confirm(request: PageRequest) -> PageView:
     """What a verb would do, and the button that does it."""
-    status = await _status(question)
-    verb = verb_of(question.names["verb"])
+    status = await _status(request)
+    verb = verb_of(request.names["verb"])
     text = CONSEQUENCES[verb].format(
         to=status.to_version, from_=status.from_version, weight=status.weight
     )
@@ -132,16 +134,16 @@ async def confirm(question: PageRequest) -> PageView:
     )
 
 
-async def tell(question: PageRequest, *, reason: str, csrf_token: str) -> str:
+async def send_command(request: PageRequest, *, reason: str, csrf_token: str) -> str:
     """Tell a rollout what to do; the page to show then.
 
     Raises:
         RefusedError: The API does not.
     """
-    status = await _status(question)
-    verb = verb_of(question.names["verb"])
+    status = await _status(request)
+    verb = verb_of(request.names["verb"])
     path = f"/api/v1/endpoints/{status.endpoint}/rollout/{verb}"
-    await question.visitor.post(path, {"reason": reason}, csrf_token=csrf_token)
+    await request.visitor.post(path, {"reason": reason}, csrf_token=csrf_token)
     return f"/rollouts/{status.id}"
 
 
@@ -176,7 +178,5 @@ def split_of(status: RolloutStatus) -> list[SplitShare]:
     return shares_of([*parts, (f"new: version {status.to_version}", status.weight)])
 
 
-async def _status(question: PageRequest) -> RolloutStatus:
-    return await question.visitor.get(
-        f"/api/v1/rollouts/{question.names['rollout']}", RolloutStatus
-    )
+async def _status(request: PageRequest) -> RolloutStatus:
+    return await request.visitor.get(f"/api/v1/rollouts/{request.names['rollout']}", RolloutStatus)

@@ -40,52 +40,52 @@ _SHOWN_EVENTS: Final = 8
 _NOT_FOUND: Final = 404
 
 
-async def streams(question: PageRequest) -> PageView:
+async def streams(request: PageRequest) -> PageView:
     """All streams, those in trouble first."""
-    found = (await question.visitor.get("/api/v1/streams", StreamList)).streams
+    all_streams = (await request.visitor.get("/api/v1/streams", StreamList)).streams
     ordered = sorted(
-        (one for one in found if question.finds(one.name)),
-        key=lambda one: (one.is_well, one.name),
+        (stream for stream in all_streams if request.matches_search(stream.name)),
+        key=lambda stream: (stream.is_well, stream.name),
     )
-    rows, pages = cut(ordered, page=question.page, size=_SIZE)
-    troubled = [one for one in found if not one.is_well]
+    rows, pages = cut(ordered, page=request.page, size=_SIZE)
+    troubled = [stream for stream in all_streams if not stream.is_well]
     return PageView(
         template="streams.html",
         title="Streams",
         section="streams",
-        say=said_of(found),
+        announcement=summary_text(all_streams),
         values={
             "rows": rows,
             "pages": pages,
             "troubled": troubled,
-            "is_empty": not found,
+            "is_empty": not all_streams,
             "looks": LOOKS,
         },
     )
 
 
-async def stream(question: PageRequest) -> PageView:
+async def stream(request: PageRequest) -> PageView:
     """One stream."""
-    name, now = question.names["stream"], question.now
-    span_s = question.word("span", *SPANS)
-    ask = question.visitor
-    found = await ask.get(f"/api/v1/streams/{name}", StreamView)
-    asked: Params = {"since_s": span_s, "points": _POINTS}
-    history = await ask.get(f"/api/v1/streams/{name}/history", StreamHistory, asked)
+    name, now = request.names["stream"], request.now
+    span_s = request.word("span", *SPANS)
+    ask = request.visitor
+    view = await ask.get(f"/api/v1/streams/{name}", StreamView)
+    parameters: Params = {"since_s": span_s, "points": _POINTS}
+    history = await ask.get(f"/api/v1/streams/{name}/history", StreamHistory, parameters)
     events = await ask.get("/api/v1/events", EventList, {"limit": _EVENTS})
-    mine = [one for one in reversed(events.events) if one.data.get("stream") == name]
+    own_events = [event for event in reversed(events.events) if event.data.get("stream") == name]
     return PageView(
         template="stream.html",
         title=f"Stream {name}",
         section="streams",
-        say=f"Stream {name} is {found.state}.",
+        announcement=f"Stream {name} is {view.state}.",
         values={
-            "stream": found,
+            "stream": view,
             "charts": charts_of(history.points, now),
-            "events": mine[:_SHOWN_EVENTS],
-            "verb": "resume" if found.paused else "pause",
+            "events": own_events[:_SHOWN_EVENTS],
+            "verb": "resume" if view.paused else "pause",
             "verbs": VERBS,
-            "may_operate": may_operate_system(question.caller),
+            "may_operate": may_operate_system(request.caller),
             "looks": LOOKS,
             "span": span_s,
             "spans": SPANS,
@@ -93,17 +93,17 @@ async def stream(question: PageRequest) -> PageView:
     )
 
 
-async def confirm(question: PageRequest) -> PageView:
+async def confirm(request: PageRequest) -> PageView:
     """What a verb would do, and the button that does it."""
-    verb = _verb_of(question.names["verb"])
-    name = question.names["stream"]
-    found = await question.visitor.get(f"/api/v1/streams/{name}", StreamView)
+    verb = _verb_of(request.names["verb"])
+    name = request.names["stream"]
+    view = await request.visitor.get(f"/api/v1/streams/{name}", StreamView)
     return PageView(
         template="confirm_stream.html",
         title=f"{VERBS[verb]} stream {name}?",
         section="streams",
         values={
-            "stream": found,
+            "stream": view,
             "verb": verb,
             "label": VERBS[verb],
             "consequence": CONSEQUENCES[verb],
@@ -112,23 +112,23 @@ async def confirm(question: PageRequest) -> PageView:
     )
 
 
-async def tell(question: PageRequest, *, csrf_token: str) -> str:
+async def send_command(request: PageRequest, *, csrf_token: str) -> str:
     """Tell a stream what to do; the page to show then.
 
     Raises:
         RefusedError: The API does not.
     """
-    name, verb = question.names["stream"], _verb_of(question.names["verb"])
-    await question.visitor.post(f"/api/v1/streams/{name}/{verb}", {}, csrf_token=csrf_token)
+    name, verb = request.names["stream"], _verb_of(request.names["verb"])
+    await request.visitor.post(f"/api/v1/streams/{name}/{verb}", {}, csrf_token=csrf_token)
     return f"/streams/{name}"
 
 
-def said_of(found: Sequence[StreamView]) -> str:
+def summary_text(streams: Sequence[StreamView]) -> str:
     """How streams are, in a sentence."""
-    if not found:
+    if not streams:
         return "No stream yet."
-    troubled = [one for one in found if not one.is_well]
-    named = ", ".join(f"stream {one.name} is {one.state}" for one in troubled[:5])
+    troubled = [stream for stream in streams if not stream.is_well]
+    named = ", ".join(f"stream {stream.name} is {stream.state}" for stream in troubled[:5])
     return f"{named}." if named else "All streams are well."
 
 

@@ -52,11 +52,11 @@ class TryItResponse:
     hint: str = ""
 
 
-async def try_it(question: PageRequest, form: Mapping[str, str] | None = None) -> PageView:
+async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) -> PageView:
     """The form; with the answer to what `form` says, if it was sent."""
-    name, gateway = question.names["name"], question.gateway
-    found = await question.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
-    version = await _main_version(question, found)
+    name, gateway = request.names["name"], request.gateway
+    endpoint = await request.visitor.get(f"/api/v1/endpoints/{name}", EndpointView)
+    version = await _main_version(request, endpoint)
     fields = [] if version is None else fields_of(version.signature, form or {})
     body, problem = _body(fields, form, has_signature=version is not None)
     answer = None
@@ -67,31 +67,31 @@ async def try_it(question: PageRequest, form: Mapping[str, str] | None = None) -
         title=f"Try {name}",
         section="fleet",
         values={
-            "endpoint": found,
+            "endpoint": endpoint,
             "fields": fields,
             "outputs": () if version is None else version.signature.outputs,
             "body": body,
             "problem": problem,
             "answer": answer,
-            "access": _access(found),
-            "curl": curl_of(gateway, name, body, needs_key=bool(_access(found))),
-            "python": python_of(gateway, name, fields, needs_key=bool(_access(found))),
+            "access": _access(endpoint),
+            "curl": curl_of(gateway, name, body, needs_key=bool(_access(endpoint))),
+            "python": python_of(gateway, name, fields, needs_key=bool(_access(endpoint))),
         },
     )
 
 
-async def _main_version(question: PageRequest, found: EndpointView) -> KnownVersion | None:
+async def _main_version(request: PageRequest, endpoint: EndpointView) -> KnownVersion | None:
     """The version that gets most requests; None if its signature is not known here."""
-    revisions = sorted(found.status.revisions, key=lambda one: -one.weight)
+    revisions = sorted(endpoint.status.revisions, key=lambda revision: -revision.weight)
     name, colon, version = revisions[0].model.rpartition(":") if revisions else ("", "", "")
     if not colon:
         return None
-    return await question.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
+    return await request.visitor.find(f"/api/v1/models/{name}/versions/{version}", KnownVersion)
 
 
 def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormField]:
     """The form's fields, filled with what was sent, or with a made-up row."""
-    found = []
+    fields = []
     for spec, array in zip(signature.inputs, example_inputs(signature).values(), strict=True):
         values = _numbers(array, is_exact=spec.name in signature.example)
         shape = form.get(f"shape.{spec.name}", ", ".join(map(str, array.shape)))[:_MOST_TEXT]
@@ -102,7 +102,7 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormFi
         except ValueError as error:
             problem = str(error)
         expected = ", ".join("any" if size < 0 else str(size) for size in spec.shape)
-        found.append(
+        fields.append(
             FormField(
                 name=spec.name,
                 datatype=str(spec.datatype),
@@ -112,7 +112,7 @@ def fields_of(signature: ModelSignature, form: Mapping[str, str]) -> list[FormFi
                 problem=problem,
             )
         )
-    return found
+    return fields
 
 
 def _numbers(array: Array, *, is_exact: bool) -> list[Any]:
@@ -159,7 +159,7 @@ def _body(
     wrong = [f"{field.name}: {field.problem}" for field in fields if field.problem]
     if wrong:
         return _EMPTY, "; ".join(wrong)
-    tensors = [_tensor(one.name, one.datatype, one.shape, one.data) for one in fields]
+    tensors = [_tensor(field.name, field.datatype, field.shape, field.data) for field in fields]
     return json.dumps({"inputs": tensors}, separators=(", ", ": ")), ""
 
 
@@ -220,13 +220,13 @@ def _shown(came: httpx.Response) -> tuple[str, str]:
     return json.dumps(document, indent=2)[:_MOST_TEXT], str(version)
 
 
-def _access(found: EndpointView) -> tuple[str, ...]:
+def _access(endpoint: EndpointView) -> tuple[str, ...]:
     """By what the endpoint knows its callers, in words; empty if it asks nobody."""
-    ways = (found.spec or {}).get("access") or ()
+    ways = (endpoint.spec or {}).get("access") or ()
     if ways == "public":
         return ()
-    known = ways if isinstance(ways, list | tuple) else (ways,)
-    return tuple(str(way) for way in known)
+    methods = ways if isinstance(ways, list | tuple) else (ways,)
+    return tuple(str(way) for way in methods)
 
 
 def curl_of(gateway: GatewayLocation, name: str, body: str, *, needs_key: bool) -> str:
@@ -248,9 +248,9 @@ def python_of(
     more = f", ca_file={gateway.ca!r}" if gateway.ca else ""
     more += ', api_key=os.environ["KEY"]' if needs_key else ""
     inputs = [
-        f'            "{one.name}": np.array({one.data}, {_dtype(one.datatype)})'
-        f".reshape({one.shape}),"
-        for one in fields
+        f'            "{field.name}": np.array({field.data}, {_dtype(field.datatype)})'
+        f".reshape({field.shape}),"
+        for field in fields
     ]
     lines = [
         *(["import os", ""] if needs_key else []),

@@ -1,6 +1,6 @@
 """Views of pages: a template and its values, made for one visitor.
 
-Every question of a page goes to the management API with the visitor's own cookie, so that a page
+Every request of a page goes to the management API with the visitor's own cookie, so that a page
 can do nothing that its visitor could not do.
 """
 
@@ -95,9 +95,9 @@ class Visitor:
         Raises:
             RefusedError: Nobody who is known.
         """
-        found = await self.get("/api/v1/whoami", WhoView)
-        caller = Caller(name=found.name, kind=found.kind, grants=parse_grants(found.roles))
-        return caller, found.csrf_token
+        identity = await self.get("/api/v1/whoami", WhoView)
+        caller = Caller(name=identity.name, kind=identity.kind, grants=parse_grants(identity.roles))
+        return caller, identity.csrf_token
 
     async def _ask(
         self,
@@ -149,8 +149,8 @@ def _problem(answer: httpx.Response) -> ProblemDocument:
     try:
         return msgspec.json.decode(answer.content, type=ProblemDocument)
     except UNDECODABLE:
-        said = f"the management API answers with status {answer.status_code}"
-        return _unnamed(answer.status_code, said)
+        detail = f"the management API answers with status {answer.status_code}"
+        return _unnamed(answer.status_code, detail)
 
 
 def _unnamed(status: int, detail: str) -> ProblemDocument:
@@ -191,20 +191,20 @@ class PageRequest:
         """The page of a long list, from 1 on."""
         return self.number("page", least=1, most=MOST_PAGES, usual=1)
 
-    def finds(self, name: str) -> bool:
+    def matches_search(self, name: str) -> bool:
         """Whether a name is searched for."""
         return self.search.lower() in name.lower()
 
     def word(self, name: str, *allowed: str) -> str:
         """What the query says of `name` if that is allowed, else the first that is."""
-        given = self.query.get(name, "")
-        return given if given in allowed else allowed[0]
+        requested = self.query.get(name, "")
+        return requested if requested in allowed else allowed[0]
 
     def number(self, name: str, *, least: int, most: int, usual: int) -> int:
         """A whole number of the query, brought into bounds."""
-        given = self.query.get(name, "")
-        is_number = given.isascii() and given.isdigit() and len(given) <= len(str(most))
-        return min(max(int(given), least), most) if is_number else usual
+        requested = self.query.get(name, "")
+        is_number = requested.isascii() and requested.isdigit() and len(requested) <= len(str(most))
+        return min(max(int(requested), least), most) if is_number else usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +218,7 @@ class PageView:
     title: str
     values: Mapping[str, object]
     section: str = ""
-    say: str = ""
+    announcement: str = ""
     status: int = 200
 
 

@@ -62,22 +62,22 @@ def access_log(path: Path, settings: RequestLogSpec) -> Resource:
         "envoy.extensions.access_loggers.file.v3.FileAccessLog",
         {"path": str(path), "log_format": {"json_format": _FIELDS}},
     )
-    return {**logger, "filter": _any(*_wanted(settings))}
+    return {**logger, "filter": _any(*_filter_expression(settings))}
 
 
 def log_metadata(log: EndpointLogSpec | None) -> Resource:
     """What the routes of an endpoint say, for `access_log`'s filter to read; empty if nothing."""
     if log is None or log == EndpointLogSpec():
         return {}
-    said: dict[str, Json] = {}
+    fields: dict[str, Json] = {}
     if log.mode is not None:
-        said["log"] = log.mode.value
+        fields["log"] = log.mode.value
     if log.slow_s is not None:
-        said["slow"] = seconds(log.slow_s)
-    return {"filter_metadata": {METADATA: said}}
+        fields["slow"] = seconds(log.slow_s)
+    return {"filter_metadata": {METADATA: fields}}
 
 
-def _wanted(settings: RequestLogSpec) -> Sequence[Resource]:
+def _filter_expression(settings: RequestLogSpec) -> Sequence[Resource]:
     """What each has a line: one by its endpoint's wish, or by the gateway's where it has none.
 
     An expression costs a microsecond, so an ordinary request meets one at most: what Envoy compares

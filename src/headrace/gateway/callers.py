@@ -260,8 +260,8 @@ def verify_cluster(settings: EnvoySettings) -> Resource:
     }
 
 
-def _pipe(path: Path, **more: Json) -> Resource:
-    return {"pipe": {"path": str(path), **more}}
+def _pipe(path: Path, **fields: Json) -> Resource:
+    return {"pipe": {"path": str(path), **fields}}
 
 
 _CURVES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
@@ -276,10 +276,10 @@ def usable_key_set(text: str) -> str:
     Empty if there is none: such a provider's tokens are refused, and nobody else's.
     """
     try:
-        found = json.loads(text)["keys"]
+        key_set = json.loads(text)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return ""
-    keys = found[:_MOST_KEYS] if isinstance(found, list) else []
+    keys = key_set[:_MOST_KEYS] if isinstance(key_set, list) else []
     usable = [
         {name: value for name, value in key.items() if name in _PUBLIC}
         for key in keys

@@ -80,7 +80,7 @@ def shared_clusters(settings: EnvoySettings, replicas: Sequence[str]) -> Iterato
 
 def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
     """The same on another host, which has to be known by name and gets to know this gateway."""
-    place: Resource = {"socket_address": {"address": target.host, "port_value": target.port}}
+    address: Resource = {"socket_address": {"address": target.host, "port_value": target.port}}
     found_by: Resource = {"type": "STRICT_DNS", "respect_dns_ttl": True, "dns_lookup_family": "ALL"}
     socket = upstream_socket(
         LIMITS_TLS,
@@ -91,7 +91,7 @@ def _secured_service(settings: EnvoySettings, target: LimitsTarget) -> Resource:
         run_dir=settings.run_dir,
     )
     return {
-        **_service_cluster(place),
+        **_service_cluster(address),
         **({} if is_ip(target.host) else found_by),
         "connect_timeout": seconds(_CONNECT_TIMEOUT_S),
         "transport_socket": socket,
@@ -123,7 +123,7 @@ def all_replicas(endpoints: Sequence[EndpointRoute]) -> tuple[str, ...]:
 
 def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Resource:
     count = len(addresses)
-    is_elsewhere = any(_is_elsewhere(address) for address in addresses)
+    is_elsewhere = any(_is_remote(address) for address in addresses)
     return {
         "name": name,
         "alt_stat_name": stat_name(name),
@@ -155,7 +155,7 @@ def _cluster(settings: EnvoySettings, name: str, addresses: Sequence[str]) -> Re
     }
 
 
-def _is_elsewhere(address: str) -> bool:
+def _is_remote(address: str) -> bool:
     """Whether it may be on another host: not a socket of this one, nor of its loopback."""
     parsed = parse_address(address)
     return isinstance(parsed, tuple) and not ipaddress.ip_address(parsed[0]).is_loopback

@@ -240,11 +240,11 @@ class EnvoyGateway:
         epoch = self._epoch()
         # Asking for anything makes worker threads hand over what they have: not at once.
         counted = await self.admin.stats(question.total, StatKind.COUNTER)
-        wanted = sum(int(value) for value in counted.values())
+        expected = sum(int(value) for value in counted.values())
         arms, total = read((await self.admin.get(question.histograms)).encode())
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _ANSWER_S
-        while total < wanted:
+        while total < expected:
             if loop.time() > deadline:
                 raise GatewayUnavailableError("Envoy's workers do not hand over their counts")
             await asyncio.sleep(_HAND_OVER_S)

@@ -46,17 +46,17 @@ class AuthFilters:
     """What routes have to know to ask. `closed`: an endpoint that says nothing asks for anything.
 
     `has_jwt`: there are identity providers whose tokens are worth a look. `has_public`: some
-    endpoint asks for nothing. `asks`: some endpoint does.
+    endpoint asks for nothing. `requires_caller`: some endpoint does.
     """
 
     closed: bool
     has_public: bool = False
-    asks: bool = True
+    requires_caller: bool = True
 
     def access(self, endpoint: EndpointRoute) -> EndpointAccess | None:
         """What `endpoint` asks for; None for nothing."""
-        found = endpoint.access or (_ANYBODY_KNOWN if self.closed else None)
-        return None if found is None or found.public else found
+        access = endpoint.access or (_ANYBODY_KNOWN if self.closed else None)
+        return None if access is None or access.public else access
 
     def endpoint(self, endpoint: EndpointRoute, version: str = "") -> Resource:
         """Filters of an HTTP route to `endpoint`, or to one version of it."""
@@ -69,25 +69,25 @@ class AuthFilters:
         return {} if access is None else _authorize(_rule(access, endpoint.name, version))
 
     @property
-    def knows_callers(self) -> bool:
+    def identifies_callers(self) -> bool:
         """Whether callers are authenticated anywhere, so that they may be told different things."""
-        return self.closed or self.asks
+        return self.closed or self.requires_caller
 
     def unknown(self) -> Resource:
         """Filters of a route to an endpoint that is not there: answered as one that asks."""
-        return _identify(_rule(_ANYBODY_KNOWN, NAMED)) if self.knows_callers else {}
+        return _identify(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
 
     def grpc_unknown(self) -> Resource:
         """The same for a gRPC route that is chosen after the model's name was read."""
-        return _authorize(_rule(_ANYBODY_KNOWN, NAMED)) if self.knows_callers else {}
+        return _authorize(_rule(_ANYBODY_KNOWN, NAMED)) if self.identifies_callers else {}
 
     def every(self) -> Resource:
         """Filters of a route about all endpoints."""
-        return _identify(_rule(_ANYBODY_KNOWN, EVERY)) if self.knows_callers else {}
+        return _identify(_rule(_ANYBODY_KNOWN, EVERY)) if self.identifies_callers else {}
 
     def listing(self, endpoints: Sequence[EndpointRoute]) -> Resource:
         """Filters of a route that names endpoints: those that the caller may use."""
-        if not self.knows_callers:
+        if not self.identifies_callers:
             return {}
         marked = sorted((e.name, "!" if self.access(e) else "") for e in endpoints)
         rule = _rule(_ANYBODY_KNOWN, LISTED) if self.closed else f"{LISTED}||"
@@ -97,7 +97,7 @@ class AuthFilters:
         """Filters of a route that is about no endpoint: whoever is known may use it."""
         return _identify(_rule(_ANYBODY_KNOWN)) if self.closed else {}
 
-    def grpc_look(self, *, health: bool = False, every: bool = False) -> Resource:
+    def grpc_check(self, *, health: bool = False, every: bool = False) -> Resource:
         """Filters of the first route of a gRPC call, before it is known which model it names.
 
         Nobody's messages are held and read where no endpoint is for everybody.
@@ -105,24 +105,24 @@ class AuthFilters:
         Args:
             every: Whether a call that names none is about all endpoints.
         """
-        if not self.knows_callers:
+        if not self.identifies_callers:
             return {}
-        known = self.closed and not health
-        at_once = _rule(_ANYBODY_KNOWN) if known and not self.has_public else ""
+        needs_caller = self.closed and not health
+        at_once = _rule(_ANYBODY_KNOWN) if needs_caller and not self.has_public else ""
         after = _AUTHORIZE_IDLE
-        if known or every:
+        if needs_caller or every:
             after = _authorize(_rule(_ANYBODY_KNOWN, EVERY if every else ""))
         return {**_identify(f"{KEEP}{at_once}"), **after}
 
 
-def guard_of(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) -> AuthFilters:
+def auth_filters(settings: EnvoySettings, endpoints: Iterable[EndpointRoute]) -> AuthFilters:
     """What this gateway asks where."""
     plain = AuthFilters(closed=not settings.is_loopback)
-    asked = [plain.access(endpoint) is not None for endpoint in endpoints]
+    authenticates = [plain.access(endpoint) is not None for endpoint in endpoints]
     return AuthFilters(
         closed=plain.closed,
-        has_public=not all(asked),
-        asks=any(asked),
+        has_public=not all(authenticates),
+        requires_caller=any(authenticates),
     )
 
 
@@ -131,8 +131,8 @@ def without_credentials(action: Resource) -> Resource:
     return {**action, "request_headers_to_remove": CREDENTIALS}
 
 
-def _identify(rule: str, **more: Json) -> Resource:
-    context: Resource = {"rule": rule, **more}
+def _identify(rule: str, **actions: Json) -> Resource:
+    context: Resource = {"rule": rule, **actions}
     script = any_of(_LUA_PER_ROUTE, {"name": IDENTIFY_SCRIPT, "filter_context": context})
     return {IDENTIFY.filter_name: script}
 
@@ -239,7 +239,10 @@ def http_filters(
     Args:
         configs: What extensions are configured with; None has Envoy read it from their files.
     """
-    extensions = {each: _extension(settings, each, configs) for each in (IDENTIFY, LIMITS, FLOOD)}
+    extensions = {
+        extension: _extension(settings, extension, configs)
+        for extension in (IDENTIFY, LIMITS, FLOOD)
+    }
     return [
         typed(
             "headrace.body_size_limit",
@@ -283,10 +286,10 @@ def _extension(
     return _on_some_routes(extension.filter_name, extension.type_name, configs[extension])
 
 
-def unguarded(filters: Sequence[Resource]) -> Sequence[Resource]:
+def without_auth_filters(filters: Sequence[Resource]) -> Sequence[Resource]:
     """`filters` without those that ask who calls, and how much."""
     left_out = {*GUARDS, *LIMIT_FILTERS}
-    return [each for each in filters if each["name"] not in left_out]
+    return [http_filter for http_filter in filters if http_filter["name"] not in left_out]
 
 
 def _script(name: str, **sources: str) -> Resource:

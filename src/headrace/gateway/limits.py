@@ -110,9 +110,9 @@ class RateLimitPlan:
         action = route.get("route")
         if not isinstance(action, Mapping) or action.get("cluster") == CONTROL:
             return route
-        found = route.get("typed_per_filter_config", {})
-        assert isinstance(found, Mapping)
-        filters = {**self._filters(endpoint), **found}
+        existing = route.get("typed_per_filter_config", {})
+        assert isinstance(existing, Mapping)
+        filters = {**self._filters(endpoint), **existing}
         changes: dict[str, Json] = {}
         if filters:
             changes["typed_per_filter_config"] = filters
@@ -124,22 +124,22 @@ class RateLimitPlan:
             changes["request_headers_to_add"] = [*present, *headers]
         return {**route, **changes}
 
-    def first_look(self, endpoints: Iterable[EndpointRoute]) -> Resource:
+    def first_check(self, endpoints: Iterable[EndpointRoute]) -> Resource:
         """Filters of the first route of a gRPC call: those that any endpoint's route may need."""
         needed = {name for endpoint in endpoints for name in self._filters(endpoint)}
         return {name: _HIT for name in FILTERS if name in needed}
 
     def _filters(self, endpoint: EndpointRoute) -> dict[str, Json]:
-        found: dict[str, Json] = {}
+        filters: dict[str, Json] = {}
         limit = endpoint.limits.max_body_bytes
         if limit is not None:
-            found[_BODY_FILTER] = _body_limit(limit)
+            filters[_BODY_FILTER] = _body_limit(limit)
         counters = {self.counter(endpoint.limits), self.tiers}
         if LimitCounter.GATEWAY in counters:
-            found |= {_RETRY_FILTER: _HIT, LOCAL_FILTER: _HIT}
+            filters |= {_RETRY_FILTER: _HIT, LOCAL_FILTER: _HIT}
         if LimitCounter.SERVICE in counters:
-            found |= {FLOOD_FILTER: _HIT, _ROWS_FILTER: _HIT, _SHARED_FILTER: _HIT}
-        return found
+            filters |= {FLOOD_FILTER: _HIT, _ROWS_FILTER: _HIT, _SHARED_FILTER: _HIT}
+        return filters
 
     def _marks(self, endpoint: EndpointRoute) -> dict[str, Json]:
         """What the filters know an endpoint by: each key is one of `_local`'s or `_asked`'s."""
@@ -220,20 +220,20 @@ def _descriptors(
 ) -> list[Json]:
     """The buckets of all limits per second that `counter` counts, so many times as large."""
     limiting = RateLimitPlan.of(access)
-    found: list[Json] = []
+    descriptors: list[Json] = []
     for endpoint in endpoints:
         if limiting.counter(endpoint.limits) is counter:
             where: Resource = {"key": "endpoint", "value": endpoint.name}
             address: Resource = {"key": "masked_remote_address"}
-            each = endpoint.limits.per_caller
-            found += _descriptor(endpoint.limits.total, factor, where)
-            found += _descriptor(each, factor, where, {"key": "caller"})
-            found += _descriptor(each, factor, where, _ANONYMOUS, address)
+            per_caller = endpoint.limits.per_caller
+            descriptors += _descriptor(endpoint.limits.total, factor, where)
+            descriptors += _descriptor(per_caller, factor, where, {"key": "caller"})
+            descriptors += _descriptor(per_caller, factor, where, _ANONYMOUS, address)
     if limiting.tiers is counter:
         for tier in access.tiers:
             named: Resource = {"key": "tier", "value": tier.name}
-            found += _descriptor(tier.limits, factor, named, {"key": "caller"})
-    return found
+            descriptors += _descriptor(tier.limits, factor, named, {"key": "caller"})
+    return descriptors
 
 
 def bucket(limits: LimitSpec, factor: int = 1) -> Resource:
@@ -260,8 +260,8 @@ def _disabled(name: str, kind: str, config: Resource) -> Resource:
 
 
 def _header(name: str, key: str, *, may_lack: bool = False) -> Resource:
-    found: Resource = {"header_name": name, "descriptor_key": key}
-    return {"request_headers": {**found, **({"skip_if_absent": True} if may_lack else {})}}
+    header: Resource = {"header_name": name, "descriptor_key": key}
+    return {"request_headers": {**header, **({"skip_if_absent": True} if may_lack else {})}}
 
 
 def _mark(name: str, key: str) -> Resource:
@@ -330,8 +330,8 @@ def _retry_filter() -> Resource:
 
 def _response_is(name: str, value: str) -> Resource:
     kind = "envoy.type.matcher.v3.HttpResponseHeaderMatchInput"
-    wanted = typed("header", kind, {"header_name": name})
-    return {"single_predicate": {"input": wanted, "value_match": {"exact": value}}}
+    header = typed("header", kind, {"header_name": name})
+    return {"single_predicate": {"input": header, "value_match": {"exact": value}}}
 
 
 _SKIP: Final = typed("skip", "envoy.extensions.filters.common.matcher.action.v3.SkipFilter")

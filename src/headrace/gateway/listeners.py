@@ -11,7 +11,7 @@ from typing import Final
 
 from headrace.gateway.access_log import access_log
 from headrace.gateway.callers import Extension, verify_listener
-from headrace.gateway.filters import early_mutations, http_filters, unguarded
+from headrace.gateway.filters import early_mutations, http_filters, without_auth_filters
 from headrace.gateway.resources import Json, Resource, any_of, seconds, typed
 from headrace.gateway.routes import ROUTE_CONFIG
 from headrace.gateway.settings import EnvoySettings
@@ -172,7 +172,7 @@ def build_listeners(
     """
     filters = http_filters(settings, _descriptor_set(settings), configs)
     manager = _connection_manager(settings, routes, filters, counts_all=settings.counts_all)
-    own = _connection_manager(settings, routes, unguarded(filters), counts_all=False)
+    own = _connection_manager(settings, routes, without_auth_filters(filters), counts_all=False)
     return [
         _listener(settings, manager),
         _own(settings, own),

@@ -64,7 +64,7 @@ def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
         CertificateRefusedError: There is none, or one is damaged.
     """
     with _refusing():
-        return tuple(_described(one) for one in _parse(pem))
+        return tuple(_described(certificate) for certificate in _parse(pem))
 
 
 def certificates_alone(pem: bytes) -> bytes:
@@ -76,7 +76,7 @@ def certificates_alone(pem: bytes) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     with _refusing():
-        return b"".join(one.public_bytes(Encoding.PEM) for one in _parse(pem))
+        return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in _parse(pem))
 
 
 def first_certificate(pem: bytes) -> bytes:
@@ -102,15 +102,17 @@ def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> 
         CertificateRefusedError: It cannot.
     """
     with _refusing():
-        found = _parse(chain)
-        leaf = found[0]
+        certificates = _parse(chain)
+        leaf = certificates[0]
         if not _same_key(_parse_key(key), leaf.public_key()):
             raise KeyRefusedError("the key is another certificate's")
         _check_strength(leaf.public_key())
         _check_usage(leaf, server=server)
-        for place, one in enumerate(found):
-            _check_dates(one, now, "the certificate" if place == 0 else f"certificate {place + 1}")
-        _check_order(found)
+        for index, certificate in enumerate(certificates):
+            _check_dates(
+                certificate, now, "the certificate" if index == 0 else f"certificate {index + 1}"
+            )
+        _check_order(certificates)
         return _described(leaf)
 
 
@@ -122,10 +124,12 @@ def check_authorities(pem: bytes, *, now: float) -> tuple[Certificate, ...]:
     Raises:
         CertificateRefusedError: They cannot.
     """
-    found = read_certificates(pem)
-    if all(one.not_after < now for one in found):
-        raise OutOfDateError(f"expired {_day(max(one.not_after for one in found))}")
-    return found
+    certificates = read_certificates(pem)
+    if all(certificate.not_after < now for certificate in certificates):
+        raise OutOfDateError(
+            f"expired {_day(max(certificate.not_after for certificate in certificates))}"
+        )
+    return certificates
 
 
 @contextmanager
@@ -149,12 +153,12 @@ def _parse(pem: bytes) -> "Sequence[x509.Certificate]":
     from cryptography import x509
 
     try:
-        found = x509.load_pem_x509_certificates(pem)
+        certificates = x509.load_pem_x509_certificates(pem)
     except ValueError:
         if b"PRIVATE KEY" in pem and b"BEGIN CERTIFICATE" not in pem:
             raise CertificateRefusedError("holds a key and no certificate") from None
         raise CertificateRefusedError("holds no certificate in PEM form") from None
-    return found
+    return certificates
 
 
 def _parse_key(pem: bytes) -> "PrivateKeyTypes":
@@ -205,9 +209,9 @@ def _check_usage(leaf: "x509.Certificate", *, server: bool) -> None:
         raise CertificateRefusedError(f"its extended key usage does not include {kind}")
 
 
-def _check_dates(one: "x509.Certificate", now: float, what: str) -> None:
-    begins = one.not_valid_before_utc.timestamp()
-    ends = one.not_valid_after_utc.timestamp()
+def _check_dates(certificate: "x509.Certificate", now: float, what: str) -> None:
+    begins = certificate.not_valid_before_utc.timestamp()
+    ends = certificate.not_valid_after_utc.timestamp()
     if now < begins:
         raise OutOfDateError(f"{what} is not valid before {_day(begins)}")
     if now > ends:
@@ -217,47 +221,47 @@ def _check_dates(one: "x509.Certificate", now: float, what: str) -> None:
 def _check_order(chain: "Sequence[x509.Certificate]") -> None:
     from cryptography.exceptions import InvalidSignature
 
-    for place, (one, signer) in enumerate(pairwise(chain), start=1):
+    for index, (certificate, signer) in enumerate(pairwise(chain), start=1):
         try:
-            one.verify_directly_issued_by(signer)
+            certificate.verify_directly_issued_by(signer)
         except (ValueError, TypeError, InvalidSignature):
             msg = (
-                f"certificate {place} of the chain is not signed by the next one: the server's "
+                f"certificate {index} of the chain is not signed by the next one: the server's "
                 "comes first, then who signed it, and so on"
             )
             raise CertificateRefusedError(msg) from None
 
 
-def _described(one: "x509.Certificate") -> Certificate:
+def _described(certificate: "x509.Certificate") -> Certificate:
     from cryptography.hazmat.primitives.hashes import SHA256
 
     return Certificate(
-        subject=one.subject.rfc4514_string(),
-        issuer=one.issuer.rfc4514_string(),
-        names=_names(one),
-        not_before=one.not_valid_before_utc.timestamp(),
-        not_after=one.not_valid_after_utc.timestamp(),
-        key=_key_name(one.public_key()),
-        fingerprint=one.fingerprint(SHA256()).hex(),
-        is_authority=_is_authority(one),
+        subject=certificate.subject.rfc4514_string(),
+        issuer=certificate.issuer.rfc4514_string(),
+        names=_names(certificate),
+        not_before=certificate.not_valid_before_utc.timestamp(),
+        not_after=certificate.not_valid_after_utc.timestamp(),
+        key=_key_name(certificate.public_key()),
+        fingerprint=certificate.fingerprint(SHA256()).hex(),
+        is_authority=_is_authority(certificate),
     )
 
 
-def _names(one: "x509.Certificate") -> tuple[str, ...]:
+def _names(certificate: "x509.Certificate") -> tuple[str, ...]:
     from cryptography import x509
 
     try:
-        names = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return ()
     return tuple(str(name.value) for name in names)
 
 
-def _is_authority(one: "x509.Certificate") -> bool:
+def _is_authority(certificate: "x509.Certificate") -> bool:
     from cryptography import x509
 
     try:
-        return one.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
     except x509.ExtensionNotFound:
         return False
 
@@ -273,5 +277,5 @@ def _key_name(key: "CertificatePublicKeyTypes") -> str:
     return type(key).__name__.removesuffix("PublicKey")
 
 
-def _day(at: float) -> str:
-    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M} UTC"
+def _day(unix_s: float) -> str:
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M} UTC"

@@ -83,8 +83,8 @@ class Admin:
         body = await self.get(
             f"/stats?format=json&type={kind}&usedonly&filter=^({quote(pattern)})$"
         )
-        found = orjson.loads(body)["stats"]
-        return {stat["name"]: stat["value"] for stat in found if "name" in stat}
+        stats = orjson.loads(body)["stats"]
+        return {stat["name"]: stat["value"] for stat in stats if "name" in stat}
 
     async def _ask(self, method: str, path: str) -> str:
         try:
@@ -131,15 +131,15 @@ class FileWrite:
 
 
 def plan(
-    current: Mapping[FileKind, ResourceFile], wanted: Mapping[FileKind, ResourceFile]
+    current: Mapping[FileKind, ResourceFile], desired: Mapping[FileKind, ResourceFile]
 ) -> Sequence[FileWrite]:
     """The files to replace, in an order in which no route ever names a missing cluster."""
     order = [
-        FileWrite(CLUSTERS, with_old_clusters(wanted[CLUSTERS], current[CLUSTERS])),
-        *(FileWrite(kind, wanted[kind]) for kind in FILTERS.values()),
-        FileWrite(ROUTES, wanted[ROUTES]),
-        FileWrite(LISTENERS, wanted[LISTENERS]),
-        FileWrite(CLUSTERS, wanted[CLUSTERS]),
+        FileWrite(CLUSTERS, with_old_clusters(desired[CLUSTERS], current[CLUSTERS])),
+        *(FileWrite(kind, desired[kind]) for kind in FILTERS.values()),
+        FileWrite(ROUTES, desired[ROUTES]),
+        FileWrite(LISTENERS, desired[LISTENERS]),
+        FileWrite(CLUSTERS, desired[CLUSTERS]),
     ]
     now = dict(current)
     steps = []
@@ -197,14 +197,14 @@ class Publisher:
         """
         self._newest = snapshot
         self._asked += 1
-        mine = self._asked
+        ticket = self._asked
         async with self._lock:
-            if self._done >= mine:
+            if self._done >= ticket:
                 return
             taken, newest = self._asked, self._newest
-            wanted = documents_of(newest)
+            documents = documents_of(newest)
             done: list[FileWrite] = []
-            for step in plan({kind: self._read(kind) for kind in KINDS}, wanted):
+            for step in plan({kind: self._read(kind) for kind in KINDS}, documents):
                 before = FileWrite(step.kind, self._read(step.kind))
                 done.insert(0, before)
                 try:
@@ -294,9 +294,9 @@ class Publisher:
         """The file as it is now: from memory, if nobody replaced it."""
         path = self.directory / kind.file
         mark = _mark(path)
-        known = self._files.get(kind)
-        if known is not None and known[0] == mark:
-            return known[1]
+        cached = self._files.get(kind)
+        if cached is not None and cached[0] == mark:
+            return cached[1]
         document = read_document(path.read_text())
         self._files[kind] = (mark, document)
         return document
@@ -359,9 +359,9 @@ class SecretFiles:
 
     def keep_only(self, names: Collection[str]) -> None:
         """Remove all others: a key that nobody needs should not lie about. Blocking."""
-        wanted = {secret_file(name) for name in names}
+        needed = {secret_file(name) for name in names}
         for path in self.directory.iterdir():
-            if is_secret_file(path.name) and path.name not in wanted:
+            if is_secret_file(path.name) and path.name not in needed:
                 path.unlink(missing_ok=True)
 
     def _read(self, kind: FileKind) -> ResourceFile | None:

@@ -132,7 +132,7 @@ def server_routes(
     control = _forward({"cluster": CONTROL})
     statistics = servers if settings.control_address is None else control
     reads_units = any(e.sticky is not None and not e.sticky.header for e in endpoints)
-    more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_look(endpoints)}
+    more_filters = {**(UNIT_IDLE if reads_units else {}), **limiting.first_check(endpoints)}
     last: Resource = {"name": "unknown-path", "match": {"prefix": "/"}, **_reply(404, "Not Found")}
     plain: Resource = {**last, "match": {"prefix": "/endpoints/"}}
     # Envoy joins several Host headers, and a server may believe either: refuse such requests.
@@ -143,18 +143,18 @@ def server_routes(
         before=(
             {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")},
             *_health_routes(endpoints, servers),
-            *(_asking(route, guard.server()) for route in _server_routes(servers)),
-            _asking(
+            *(_authenticated(route, guard.server()) for route in _server_routes(servers)),
+            _authenticated(
                 {"name": "statistics", "match": {"path": "/v2/models/stats"}, **statistics},
                 guard.every(),
             ),
-            *(_asking(route, guard.listing(endpoints)) for route in _listings(listing)),
+            *(_authenticated(route, guard.listing(endpoints)) for route in _listings(listing)),
         ),
         after=(
             *_unknown_models(guard, servers),
             *_grpc_server_routes(guard, servers, statistics, more_filters),
         ),
-        last=(_asking(plain, guard.unknown()), _asking(last, guard.server())),
+        last=(_authenticated(plain, guard.unknown()), _authenticated(last, guard.server())),
         listing_bytes=len(listing),
     )
 
@@ -169,19 +169,19 @@ def endpoint_routes(
     asking = (
         _http_routes(settings, guard, endpoint),
         _grpc_routes(settings, guard, endpoint),
-        (_asking(route, filters) for route in plain),
+        (_authenticated(route, filters) for route in plain),
     )
     metadata = log_metadata(endpoint.request_log)
-    said = {"metadata": metadata} if metadata else {}
+    log_fields = {"metadata": metadata} if metadata else {}
 
     def finished(route: Resource) -> Resource:
         names = CHECKING_NAMES if has_upstream and "route" in route else {}
-        return with_filters({**limiting.limited(route, endpoint), **said}, names)
+        return with_filters({**limiting.limited(route, endpoint), **log_fields}, names)
 
-    return EndpointRoutes(*(tuple(map(finished, each)) for each in asking))
+    return EndpointRoutes(*(tuple(map(finished, group)) for group in asking))
 
 
-def _asking(route: Resource, filters: Resource) -> Resource:
+def _authenticated(route: Resource, filters: Resource) -> Resource:
     """`route` for callers whom `filters` let pass; what they showed does not travel on.
 
     The control plane brings a held request back as it came, so it has to see all of it.
@@ -206,18 +206,18 @@ def _http_routes(
     for arm in _versions(endpoint):
         match: Resource = {"path_separated_prefix": f"{path}/versions/{arm.version}"}
         route = _to_version(settings, endpoint, arm, match, door=CallProtocol.V2)
-        yield _asking(route, guard.endpoint(endpoint, arm.version))
+        yield _authenticated(route, guard.endpoint(endpoint, arm.version))
     unknown: Resource = {"name": "unknown-version", "match": {"prefix": f"{path}/versions/"}}
-    yield _asking({**unknown, **_refuse_model()}, filters)
+    yield _authenticated({**unknown, **_refuse_model()}, filters)
     for route in _to_split(
         settings, endpoint, {"path_separated_prefix": path}, door=CallProtocol.V2
     ):
-        yield _asking(route, filters)
+        yield _authenticated(route, filters)
     v1 = f"/v1/models/{endpoint.name}"
     # No name has a colon: only verbs follow.
     for match in ({"path_separated_prefix": v1}, {"prefix": f"{v1}:"}):
         for route in _to_split(settings, endpoint, match, door=CallProtocol.V1):
-            yield _asking(route, filters)
+            yield _authenticated(route, filters)
 
 
 def _grpc_routes(
@@ -226,10 +226,10 @@ def _grpc_routes(
     for arm in _versions(endpoint):
         match = _grpc_match(_header_is(MODEL_HEADER, f"{endpoint.name}~{arm.version}"))
         route = _to_version(settings, endpoint, arm, match, door=CallProtocol.GRPC)
-        yield _asking(route, guard.grpc_endpoint(endpoint, arm.version))
+        yield _authenticated(route, guard.grpc_endpoint(endpoint, arm.version))
     unversioned = _grpc_match(_header_is(MODEL_HEADER, endpoint.name))
     for route in _to_split(settings, endpoint, unversioned, door=CallProtocol.GRPC):
-        yield _asking(route, guard.grpc_endpoint(endpoint))
+        yield _authenticated(route, guard.grpc_endpoint(endpoint))
 
 
 def _plain_routes(settings: EnvoySettings, endpoint: EndpointRoute) -> Iterator[Resource]:
@@ -255,20 +255,20 @@ def _unknown_models(guard: AuthFilters, servers: Resource) -> Iterator[Resource]
         "match": {**_rpc_match("ModelReady"), "headers": [_header_is_set(MODEL_HEADER)]},
         **_grpc_version(servers),
     }
-    yield _asking(not_ready, guard.grpc_unknown())
+    yield _authenticated(not_ready, guard.grpc_unknown())
     unknown: Resource = {
         "name": "unknown-model",
         "match": _grpc_match(_header_is_set(MODEL_HEADER)),
         **_refuse_model(),
     }
-    yield _asking(unknown, guard.grpc_unknown())
+    yield _authenticated(unknown, guard.grpc_unknown())
     for version in ("v1", "v2"):
         unknown = {
             "name": "unknown-model",
             "match": {"prefix": f"/{version}/models/"},
             **_refuse_model(),
         }
-        yield _asking(unknown, guard.unknown())
+        yield _authenticated(unknown, guard.unknown())
 
 
 def _health_routes(endpoints: Sequence[EndpointRoute], servers: Resource) -> Iterator[Resource]:
@@ -335,22 +335,22 @@ def _grpc_server_routes(
         ("health", {"path": f"/{HEALTH_CHECK}", "grpc": {}}, servers),
     ]
     for name, match, action in first:
-        look = guard.grpc_look(health=name == "health", every=name == "statistics")
+        check = guard.grpc_check(health=name == "health", every=name == "statistics")
         for fits, reading in (({**match, **encoded}, INFLATING), (match, SELECTING)):
             route: Resource = {"name": name, "match": fits, **_grpc_version(action)}
-            yield _asking(with_filters(route, {**reading, **more_filters}), look)
+            yield _authenticated(with_filters(route, {**reading, **more_filters}), check)
     # A 404 of Envoy reaches gRPC callers as UNIMPLEMENTED.
     streams: Resource = {"name": "stream", "match": _rpc_match("ModelStreamInfer")}
-    yield _asking({**streams, **_reply(404, _NO_STREAMS)}, guard.server())
+    yield _authenticated({**streams, **_reply(404, _NO_STREAMS)}, guard.server())
     for rpc in _REPOSITORY_RPCS:
         repository: Resource = {"name": "repository", "match": _rpc_match(rpc)}
-        yield _asking({**repository, **_reply(403, _USE_MANAGEMENT)}, guard.server())
+        yield _authenticated({**repository, **_reply(403, _USE_MANAGEMENT)}, guard.server())
     any_rpc: Resource = {
         "name": "server",
         "match": {"prefix": f"/{SERVICE}/", "grpc": {}},
         **_grpc_version(servers),
     }
-    yield _asking(with_filters(any_rpc, BRIDGING), guard.server())
+    yield _authenticated(with_filters(any_rpc, BRIDGING), guard.server())
 
 
 def _servers(endpoints: Sequence[EndpointRoute]) -> Resource:
@@ -368,7 +368,7 @@ def _to_version(
     door: CallProtocol,
 ) -> Resource:
     if not speaks(arm, door):
-        action = _reply(404, _not_spoken(endpoint, arm, door))
+        action = _reply(404, _unsupported_protocol(endpoint, arm, door))
     elif arm.is_live:
         action = arm_action(endpoint, arm, _limits(settings, endpoint.timeout_s, door), door)
     else:
@@ -387,7 +387,7 @@ def _to_split(
         yield {"name": endpoint.name, "match": match, **action}
     elif mute is not None:
         # Not the other arms alone: that would be another split than the one that was asked for.
-        action = _reply(404, _not_spoken(endpoint, mute, door))
+        action = _reply(404, _unsupported_protocol(endpoint, mute, door))
         yield {"name": endpoint.name, "match": match, **action}
     else:
         limits = _limits(settings, endpoint.timeout_s, door)
@@ -395,11 +395,11 @@ def _to_split(
             headers = variant.headers
             present = match.get("headers", ())
             assert isinstance(present, Sequence)
-            wanted = {**match, "headers": [*present, *headers]} if headers else match
-            yield {"name": endpoint.name, "match": wanted, **variant.action}
+            narrowed = {**match, "headers": [*present, *headers]} if headers else match
+            yield {"name": endpoint.name, "match": narrowed, **variant.action}
 
 
-def _not_spoken(endpoint: EndpointRoute, arm: RevisionTarget, door: CallProtocol) -> str:
+def _unsupported_protocol(endpoint: EndpointRoute, arm: RevisionTarget, door: CallProtocol) -> str:
     return f"version {arm.version} of endpoint '{endpoint.name}' does not speak {door.value}"
 
 

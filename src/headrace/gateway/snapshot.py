@@ -21,7 +21,7 @@ from headrace.gateway.callers import (
     verify_cluster,
 )
 from headrace.gateway.clusters import all_replicas, endpoint_clusters, shared_clusters
-from headrace.gateway.filters import AuthFilters, guard_of
+from headrace.gateway.filters import AuthFilters, auth_filters
 from headrace.gateway.limits import RateLimitPlan
 from headrace.gateway.listeners import STAT_PREFIX, build_listeners, routes_from_file
 from headrace.gateway.resources import Resource, any_of
@@ -166,7 +166,7 @@ class Snapshot:
                     }
                 )
             case _:
-                (extension,) = (each for each, its in FILTERS.items() if its == kind)
+                (extension,) = (extension for extension, its in FILTERS.items() if its == kind)
                 return make_document(kind, [extension.resource(self.filters[extension])])
 
     def _route_pieces(self) -> Iterator[ResourceGroup]:
@@ -209,11 +209,14 @@ class SnapshotBuilder:
         if repeated := sorted(name for name, count in counts.items() if count > 1):
             msg = f"endpoints named more than once: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
-        guard = guard_of(self.settings, endpoints)
+        guard = auth_filters(self.settings, endpoints)
         limiting = RateLimitPlan.of(policy.access)
         if limiting != self._limiting:
             self._limiting, self._parts = limiting, {}
-        self._parts = {each.name: (each, self._part(guard, limiting, each)) for each in endpoints}
+        self._parts = {
+            endpoint.name: (endpoint, self._part(guard, limiting, endpoint))
+            for endpoint in endpoints
+        }
         routes_file = str(self.settings.run_dir / ROUTES.file)
         return Snapshot(
             listeners=build_listeners(self.settings, routes_from_file(routes_file)),
@@ -226,28 +229,28 @@ class SnapshotBuilder:
     def _filter_configs(
         self, policy: GatewayPolicy, endpoints: Sequence[EndpointRoute]
     ) -> Mapping[Extension, Resource]:
-        known = (policy, {each.name: each.limits for each in endpoints})
-        if self._filters is None or self._filters[0] != known:
-            self._filters = (known, extension_configs(policy, endpoints))
+        inputs = (policy, {endpoint.name: endpoint.limits for endpoint in endpoints})
+        if self._filters is None or self._filters[0] != inputs:
+            self._filters = (inputs, extension_configs(policy, endpoints))
         return self._filters[1]
 
     def _shared_clusters(self, replicas: Sequence[str], policy: GatewayPolicy) -> ResourceGroup:
-        known = (replicas, policy.access.jwt)
-        if self._shared is None or self._shared[0] != known:
+        inputs = (replicas, policy.access.jwt)
+        if self._shared is None or self._shared[0] != inputs:
             clusters = (
                 *shared_clusters(self.settings, replicas),
                 *((verify_cluster(self.settings),) if policy.access.jwt else ()),
                 *key_set_clusters(self.settings, policy),
             )
-            self._shared = (known, ResourceGroup(clusters, CLUSTERS.type_name))
+            self._shared = (inputs, ResourceGroup(clusters, CLUSTERS.type_name))
         return self._shared[1]
 
     def _part(
         self, guard: AuthFilters, limiting: RateLimitPlan, endpoint: EndpointRoute
     ) -> EndpointResources:
-        known = self._parts.get(endpoint.name)
-        if known is not None and known[0] == endpoint:
-            return known[1]
+        cached = self._parts.get(endpoint.name)
+        if cached is not None and cached[0] == endpoint:
+            return cached[1]
         endpoint.check()
         return EndpointResources.of(self.settings, guard, limiting, endpoint)
 
@@ -275,13 +278,13 @@ def make_document(kind: FileKind, resources: Sequence[Resource]) -> ResourceFile
 
 def read_document(text: str) -> ResourceFile:
     """A document as read back from its file."""
-    found = orjson.loads(text)
+    document = orjson.loads(text)
     clusters = {
         resource["name"]: orjson.dumps(resource)
-        for resource in found["resources"]
+        for resource in document["resources"]
         if resource["@type"].endswith(CLUSTERS.type_name)
     }
-    return ResourceFile(str(found["version_info"]), text, clusters)
+    return ResourceFile(str(document["version_info"]), text, clusters)
 
 
 def with_old_clusters(new: ResourceFile, old: ResourceFile) -> ResourceFile:

@@ -188,7 +188,7 @@ def _read(
     tallies: dict[Arm, _Tally] = {}
     total = 0
     for histogram in _histograms(answer):
-        total += sum(each.count for each in histogram.totals)
+        total += sum(bin_.count for bin_ in histogram.totals)
         match = _NAME.fullmatch(histogram.name)
         arm = None if match is None else arm_of(match)
         if match is None or arm is None:
@@ -236,7 +236,7 @@ class _Tally:
     buckets: Counter[Bucket] = field(default_factory=Counter)
 
     def add(self, bins: Sequence[_Bin], unit_s: float, code: int, grpc: str) -> None:
-        count = sum(each.count for each in bins)
+        count = sum(bin_.count for bin_ in bins)
         self.requests += count
         if is_error(code, grpc):
             self.errors += count
@@ -244,10 +244,10 @@ class _Tally:
             self.rejections += count
         elif is_abandoned(code, grpc):
             self.abandoned += count
-        for each in bins:
+        for counted in bins:
             # Rounded, so that the same bucket of two histograms is one.
-            lower_s, width_s = each.lower_bound * unit_s, each.width * unit_s
-            self.buckets[round(lower_s, 9), round(width_s, 9)] += each.count
+            lower_s, width_s = counted.lower_bound * unit_s, counted.width * unit_s
+            self.buckets[round(lower_s, 9), round(width_s, 9)] += counted.count
 
     def statistics(self) -> ArmStatistics:
         return ArmStatistics(
@@ -349,10 +349,10 @@ class Handshakes:
     healthy: int = 0
 
 
-def read_handshakes(found: Mapping[str, str | int]) -> dict[tuple[str, str], Handshakes]:
+def read_handshakes(match: Mapping[str, str | int]) -> dict[tuple[str, str], Handshakes]:
     """Envoy's counters and gauges, by endpoint and arm key."""
     counts: dict[tuple[str, str], dict[str, int]] = {}
-    for name, value in found.items():
+    for name, value in match.items():
         _, cluster, what = name.split(".", 2)
         arm = arm_of(cluster)
         if arm is not None:

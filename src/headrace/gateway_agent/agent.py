@@ -37,7 +37,7 @@ _NO_NEWS_S: Final = 0.05
 """Who answers at once that there is nothing new is not asked without a pause."""
 
 
-async def read_counts(keeper: EnvoySupervisor, bundle: Bundle) -> EnvoyCounts:
+async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCounts:
     """One look at everything.
 
     Raises:
@@ -46,10 +46,10 @@ async def read_counts(keeper: EnvoySupervisor, bundle: Bundle) -> EnvoyCounts:
     names = {route.name for route in bundle.routes}
     compared = {route.name for route in bundle.routes if route.split_id}
     lead_out = any(arm.upstream is not None for route in bundle.routes for arm in route.arms)
-    every = await keeper.read_endpoints(names)
-    splits = await keeper.read_arms(compared) if compared else None
-    active = await keeper.in_flight()
-    shaken = await keeper.handshakes() if lead_out else {}
+    every = await supervisor.read_endpoints(names)
+    splits = await supervisor.read_arms(compared) if compared else None
+    active = await supervisor.in_flight()
+    shaken = await supervisor.handshakes() if lead_out else {}
     healthy = {} if splits is None else splits.healthy
     return EnvoyCounts(
         epoch=every.epoch,
@@ -77,11 +77,11 @@ async def read_counts(keeper: EnvoySupervisor, bundle: Bundle) -> EnvoyCounts:
 class RequestHold:
     """Holds requests for endpoints without replicas: they need not cross to the control plane.
 
-    `poke`: called when the control plane should know that some wait.
+    `notify`: called when the control plane should know that some wait.
     """
 
     in_force: Callable[[], Bundle | None]
-    poke: Callable[[], None]
+    notify: Callable[[], None]
     activator: Activator = field(init=False)
     _woken: set[str] = field(default_factory=set)
 
@@ -94,14 +94,14 @@ class RequestHold:
 
     def _wake(self, endpoint: str) -> None:
         self._woken.add(endpoint)
-        self.poke()
+        self.notify()
 
     def held(self) -> dict[str, int]:
         """How many requests wait, by endpoint, with those that were too large to wait."""
         waiting = self.activator.held
         return {name: waiting.get(name, 1) for name in {*waiting, *self._woken}}
 
-    def told(self) -> None:
+    def mark_reported(self) -> None:
         """The control plane knows."""
         self._woken.clear()
 
@@ -125,10 +125,7 @@ class Control(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class GatewayAgent:
-    """Runs until cancelled. `heard_at`: when the control plane answered last; None for never.
-
-    `instance`: tells this run of the agent from others of its name.
-    """
+    """Gateway agent: follows the control plane and reports to it until it is cancelled."""
 
     name: str
     applier: Applier
@@ -136,19 +133,23 @@ class GatewayAgent:
     clock: Clock
     rng: Random
     url: str = ""
-    heard_at: float | None = None
-    away: str = ""
+    last_contact_at: float | None = None
+    """Monotonic time of the last response of the control plane; None if there was none."""
+    disconnect_reason: str = ""
     """Why the control plane cannot be followed; empty if it can."""
     instance: str = field(default_factory=lambda: secrets.token_hex(8))
+    """Identifies this run among agents of the same name."""
     answers: int = 0
     failures: int = 0
     holding: RequestHold = field(init=False)
     _asked: int = 0
     _is_down: bool = False
-    _poked: asyncio.Event = field(default_factory=asyncio.Event)
+    _report_due: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
-        self.holding = RequestHold(in_force=lambda: self.applier.in_force, poke=self._poked.set)
+        self.holding = RequestHold(
+            in_force=lambda: self.applier.in_force, notify=self._report_due.set
+        )
 
     async def run(self) -> None:
         """Serve from disk at once, then follow the control plane until cancelled."""
@@ -177,20 +178,20 @@ class GatewayAgent:
         failures = 0
         while True:
             try:
-                told = await self.client.poll(self._question())
+                answer = await self.client.poll(self._poll_message())
             except HeadraceError as error:
-                self._note_away(str(error))
-                if self._is_down and self.applier.keeper is None:
+                self._note_failure(str(error))
+                if self._is_down and self.applier.supervisor is None:
                     await self._restore(tries=1)  # nobody knows better; a port may be free by now
             else:
-                self._note_heard()
-                if await self._take(told):
+                self._note_contact()
+                if await self._follow_instructions(answer):
                     failures = 0
                     continue
             failures += 1
             await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
 
-    def _question(self) -> Poll:
+    def _poll_message(self) -> Poll:
         bundle = self.applier.in_force
         return Poll(
             protocol=PROTOCOL,
@@ -201,86 +202,86 @@ class GatewayAgent:
             wait_s=LONGEST_WAIT_S,
         )
 
-    async def _take(self, told: AgentInstructions) -> bool:
+    async def _follow_instructions(self, instructions: AgentInstructions) -> bool:
         """Do as told; whether that was possible."""
-        if told.bundle is None and told.ask == self._asked:
+        if instructions.bundle is None and instructions.ask == self._asked:
             await asyncio.sleep(_NO_NEWS_S)
-        if told.ask != self._asked:
-            self._asked = told.ask
-            self._poked.set()
-        if told.bundle is None:
-            await self.applier.keep_again()
+        if instructions.ask != self._asked:
+            self._asked = instructions.ask
+            self._report_due.set()
+        if instructions.bundle is None:
+            await self.applier.retry_store()
             return True
         before = self.applier.problem
         try:
-            await self.applier.apply(told.bundle)
+            await self.applier.apply(instructions.bundle)
         except HeadraceError as error:
             self.applier.problem = str(error)
             if str(error) != before:
-                extra = {"version": told.bundle.version, "error": str(error)}
+                extra = {"version": instructions.bundle.version, "error": str(error)}
                 _LOG.error("cannot bring a version into force", extra=extra)
             return False
         finally:
             self.holding.release()
-            self._poked.set()
+            self._report_due.set()
         return True
 
-    def _note_heard(self) -> None:
-        if self.away:
+    def _note_contact(self) -> None:
+        if self.disconnect_reason:
             _LOG.info("the control plane answers")
-        self.heard_at, self.away = self.clock.monotonic(), ""
+        self.last_contact_at, self.disconnect_reason = self.clock.monotonic(), ""
         self.answers += 1
 
-    def _note_away(self, why: str) -> None:
+    def _note_failure(self, why: str) -> None:
         self.failures += 1
-        if why != self.away:
+        if why != self.disconnect_reason:
             extra = {"error": why}
             _LOG.warning("cannot follow the control plane; serving what is in force", extra=extra)
-        self.away = why
+        self.disconnect_reason = why
 
     async def _report(self) -> None:
         failures = 0
         while True:
-            await wait_for(self._poked, _REPORT_S)
-            self._poked.clear()
+            await wait_for(self._report_due, _REPORT_S)
+            self._report_due.clear()
             self.holding.release()
             try:
                 await self.client.report(await self._state())
-                self.holding.told()
-                self._note_heard()
+                self.holding.mark_reported()
+                self._note_contact()
                 failures = 0
             except HeadraceError as error:
                 failures += 1
-                self._note_away(str(error))
+                self._note_failure(str(error))
                 await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
 
     async def _state(self) -> AgentStatus:
-        asked = self._asked  # what is counted from here on is newer than the question
+        question_count = self._asked  # what is counted from here on is newer than the question
         applier = self.applier
-        bundle, keeper = applier.in_force, applier.keeper
+        bundle, supervisor = applier.in_force, applier.supervisor
         counts = await self._counts()
         return AgentStatus(
             protocol=PROTOCOL,
             agent=__version__,
             name=self.name,
             instance=self.instance,
-            ask=asked,
+            ask=question_count,
             in_force="" if bundle is None else bundle.version,
             refused=applier.refused,
             reason=applier.reason,
             ready=applier.is_ready,
-            problem=applier.problem or ("" if keeper is None else keeper.reason),
-            restarts=0 if keeper is None else keeper.restarts,
+            problem=applier.problem or ("" if supervisor is None else supervisor.reason),
+            restarts=0 if supervisor is None else supervisor.restarts,
             url=self.url,
             held=self.holding.held(),
             counts=counts,
         )
 
     async def _counts(self) -> EnvoyCounts | None:
-        bundle, keeper = self.applier.in_force, self.applier.keeper
-        if bundle is None or keeper is None:
+        bundle, supervisor = self.applier.in_force, self.applier.supervisor
+        if bundle is None or supervisor is None:
             return None
         try:
-            return await read_counts(keeper, bundle)
+            return await read_counts(supervisor, bundle)
         except HeadraceError:
             return None  # Envoy is being started again, which the report says

@@ -41,7 +41,7 @@ _UNIX: Final = "unix:"
 
 
 @dataclass(frozen=True, slots=True)
-class KeptBundle:
+class BundleStore:
     """One file, of mode 0600: there are private keys in it. Its first line is the rest's digest."""
 
     path: Path
@@ -104,11 +104,11 @@ class Applier:
     settings: AgentSettings
     run_dir: Path
     control_socket: Path
-    kept: KeptBundle
+    store: BundleStore
     tls: MutualTls
     clock: Clock
     sandbox: Sandbox
-    keeper: EnvoySupervisor | None = None
+    supervisor: EnvoySupervisor | None = None
     in_force: Bundle | None = None
     refused: str = ""
     reason: str = ""
@@ -117,12 +117,14 @@ class Applier:
     group: asyncio.TaskGroup | None = None
     """Of the tasks that keep Envoy up: whoever runs this sets it first."""
     _running: asyncio.Task[None] | None = None
-    _is_kept: bool = True
+    _is_stored: bool = True
 
     @property
     def is_ready(self) -> bool:
         """Whether Envoy serves something."""
-        return self.in_force is not None and self.keeper is not None and self.keeper.is_ready
+        return (
+            self.in_force is not None and self.supervisor is not None and self.supervisor.is_ready
+        )
 
     async def restore(self) -> None:
         """Serve what was in force last, if there is anything.
@@ -130,10 +132,10 @@ class Applier:
         Raises:
             HeadraceError: Envoy does not start with it.
         """
-        bundle = await asyncio.to_thread(self.kept.read)
+        bundle = await asyncio.to_thread(self.store.read)
         if bundle is None:
             return
-        await self._begin(bundle)
+        await self._start_envoy(bundle)
         _LOG.info("serving what was in force last", extra={"version": bundle.version})
 
     async def apply(self, bundle: Bundle) -> None:
@@ -145,62 +147,62 @@ class Applier:
         checked(bundle)
         try:
             _check_addresses(bundle)
-            await self._bring(bundle)
+            await self._activate(bundle)
         except (InvalidArgumentError, UnreachableError) as error:
             self.reason = error.reason if isinstance(error, SnapshotRejectedError) else str(error)
             self.refused, self.is_refusing = bundle.version, True
             extra = {"version": bundle.version, "error": self.reason}
             _LOG.error("refused a version; the one before stays in force", extra=extra)
-            await self._go_back()
+            await self._roll_back()
         else:
             self.problem, self.is_refusing = "", False
-            await asyncio.to_thread(self._keep, bundle)
+            await asyncio.to_thread(self._store, bundle)
             _LOG.info("serving", extra={"version": bundle.version, "routes": len(bundle.routes)})
 
-    async def keep_again(self) -> None:
+    async def retry_store(self) -> None:
         """Keep what is in force if that was not possible: a restart would serve something older."""
-        if self.in_force is not None and not self._is_kept:
-            await asyncio.to_thread(self._keep, self.in_force)
+        if self.in_force is not None and not self._is_stored:
+            await asyncio.to_thread(self._store, self.in_force)
 
-    def _keep(self, bundle: Bundle) -> None:
+    def _store(self, bundle: Bundle) -> None:
         try:
-            self.kept.write(bundle)
+            self.store.write(bundle)
         except OSError as error:
-            self._is_kept = False
+            self._is_stored = False
             self.problem = f"cannot keep what is served: {error}"
             _LOG.error("cannot keep what is served", extra={"error": str(error)})
         else:
-            self._is_kept, self.problem = True, ""
+            self._is_stored, self.problem = True, ""
 
-    async def _bring(self, bundle: Bundle) -> None:
-        keeper = self.keeper
-        is_kept = keeper is not None and self._running is not None
-        if keeper is None or not is_kept or self._settings_for(bundle) != keeper.settings:
-            await self._begin(bundle)
+    async def _activate(self, bundle: Bundle) -> None:
+        supervisor = self.supervisor
+        is_kept = supervisor is not None and self._running is not None
+        if supervisor is None or not is_kept or self._settings_for(bundle) != supervisor.settings:
+            await self._start_envoy(bundle)
             return
-        await self._bring_secrets(keeper.secrets, bundle)
-        await self._publish(keeper, bundle)
+        await self._write_secrets(supervisor.secrets, bundle)
+        await self._publish(supervisor, bundle)
 
-    async def _publish(self, keeper: EnvoySupervisor, bundle: Bundle) -> None:
-        keeper.policy = bundle.policy
-        await keeper.publish(bundle.routes)
+    async def _publish(self, supervisor: EnvoySupervisor, bundle: Bundle) -> None:
+        supervisor.policy = bundle.policy
+        await supervisor.publish(bundle.routes)
         self.in_force = bundle
-        await asyncio.to_thread(keeper.secrets.keep_only, self._secret_names(bundle))
+        await asyncio.to_thread(supervisor.secrets.keep_only, self._secret_names(bundle))
 
-    async def _go_back(self) -> None:
+    async def _roll_back(self) -> None:
         """Have a restart of Envoy find what is in force, and not what was refused."""
         before = self.in_force
         if before is None:
             return
         try:
-            await self._bring(before)
+            await self._activate(before)
         except HeadraceError as error:
             self.problem = f"cannot go back to the version before: {error}"
             _LOG.error("cannot go back to the version before", extra={"error": str(error)})
 
-    async def _begin(self, bundle: Bundle) -> None:
+    async def _start_envoy(self, bundle: Bundle) -> None:
         """Have an Envoy with this bundle's options: the one that runs if it can, else a new one."""
-        keeper = EnvoySupervisor(
+        supervisor = EnvoySupervisor(
             envoy=EnvoyGateway(self._settings_for(bundle)),
             owner=ProcessOwner.of(self.settings.dir, sockets=self.run_dir),
             record_path=self.run_dir.parent / "gateway.json",
@@ -210,15 +212,15 @@ class Applier:
         )
         await self._stop_watching()
         for secret in self._secrets(bundle):
-            await asyncio.to_thread(keeper.secrets.write, secret)
-        await keeper.open(bundle.routes)
-        if self.keeper is not None:
-            keeper.restarts = self.keeper.restarts
-        self.keeper = keeper
+            await asyncio.to_thread(supervisor.secrets.write, secret)
+        await supervisor.open(bundle.routes)
+        if self.supervisor is not None:
+            supervisor.restarts = self.supervisor.restarts
+        self.supervisor = supervisor
         assert self.group is not None, "bundles are applied inside a group"
-        self._running = self.group.create_task(keeper.run())
+        self._running = self.group.create_task(supervisor.run())
         # One that was adopted may know something older.
-        await self._publish(keeper, bundle)
+        await self._publish(supervisor, bundle)
 
     async def _stop_watching(self) -> None:
         if self._running is not None:
@@ -226,14 +228,14 @@ class Applier:
             await asyncio.wait({self._running})
             self._running = None
 
-    async def _bring_secrets(self, files: SecretFiles, bundle: Bundle) -> None:
+    async def _write_secrets(self, files: SecretFiles, bundle: Bundle) -> None:
         for secret in self._secrets(bundle):
             await files.put(secret)
 
     async def renew(self) -> None:
         """Have Envoy show this gateway's own certificate as it is now."""
-        if self.keeper is not None and self.in_force is not None:
-            await self._bring_secrets(self.keeper.secrets, self.in_force)
+        if self.supervisor is not None and self.in_force is not None:
+            await self._write_secrets(self.supervisor.secrets, self.in_force)
 
     def _secrets(self, bundle: Bundle) -> Iterable[Resource]:
         yield from (_resource(secret) for secret in bundle.secrets)
@@ -251,14 +253,14 @@ class Applier:
             control_socket=self.control_socket,
         )
         shared = bundle.sockets
-        sockets = [shared.path] if shared is not None and _is_seen(shared) else []
+        sockets = [shared.path] if shared is not None and _is_same_directory(shared) else []
         return without_root(settings, self.sandbox, sockets=sockets)
 
     async def stop(self, *, drain_s: float) -> None:
         """Let requests end and end Envoy, or leave it to the next agent, as the settings say."""
         await self._stop_watching()
-        if self.keeper is not None and not self.settings.keeps_envoy:
-            await self.keeper.stop(drain_s=drain_s)
+        if self.supervisor is not None and not self.settings.keeps_envoy:
+            await self.supervisor.stop(drain_s=drain_s)
 
 
 class UnreachableError(FailedPreconditionError):
@@ -272,7 +274,7 @@ def _check_addresses(bundle: Bundle) -> None:
         for route in bundle.routes
         if any(address.startswith(_UNIX) for arm in route.arms for address in arm.replicas)
     ]
-    if local and not _is_seen(bundle.sockets):
+    if local and not _is_same_directory(bundle.sockets):
         names = ", ".join(f"'{name}'" for name in local[:5])
         more = f" and {len(local) - 5} more" if len(local) > 5 else ""  # noqa: PLR2004  # as above
         raise UnreachableError(
@@ -282,7 +284,7 @@ def _check_addresses(bundle: Bundle) -> None:
         )
 
 
-def _is_seen(shared: SharedDirectory | None) -> bool:
+def _is_same_directory(shared: SharedDirectory | None) -> bool:
     if shared is None:
         return False
     try:

@@ -100,11 +100,11 @@ class AdminApp:
                 status = _OK if state.ready else _UNAVAILABLE
                 await respond(send, status, _JSON, msgspec.json.encode(state))
             case "/metrics":
-                keeper = self.agent.applier.keeper
+                supervisor = self.agent.applier.supervisor
                 envoys = ""
-                if keeper is not None:
+                if supervisor is not None:
                     try:
-                        envoys = await keeper.stats(full=False)
+                        envoys = await supervisor.stats(full=False)
                     except HeadraceError:
                         envoys = ""  # a gap: Envoy is being started
                 own = [*own_families(self.agent), *self.certificates.families()]
@@ -124,7 +124,8 @@ def ready_state(agent: GatewayAgent) -> Ready:
         agent=__version__,
         version="" if bundle is None else bundle.version,
         problem=applier.problem or (applier.reason if applier.is_refusing else ""),
-        control=agent.away or ("answers" if agent.heard_at is not None else "not heard yet"),
+        control=agent.disconnect_reason
+        or ("answers" if agent.last_contact_at is not None else "not heard yet"),
     )
 
 
@@ -133,8 +134,8 @@ def own_families(agent: GatewayAgent) -> list[Family]:
     applier, now = agent.applier, agent.clock.monotonic()
     routes = 0 if applier.in_force is None else len(applier.in_force.routes)
     heard: list[tuple[Labels, float]] = []
-    if agent.heard_at is not None:
-        heard.append(((), now - agent.heard_at))
+    if agent.last_contact_at is not None:
+        heard.append(((), now - agent.last_contact_at))
     held = sorted(agent.holding.activator.held.items())
     return [
         gauge("headrace_agent_ready", "1 while Envoy serves.", [((), applier.is_ready)]),

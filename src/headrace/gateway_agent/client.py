@@ -137,8 +137,8 @@ class ControlClient:
                     parts.append(part)
                 received = b"".join(parts)
         except (httpx.HTTPError, httpx.InvalidURL, ssl.SSLError) as error:
-            said = str(error) or type(error).__name__
-            raise UnavailableError(f"no answer from {self.url}: {said}") from error
+            reason = str(error) or type(error).__name__
+            raise UnavailableError(f"no answer from {self.url}: {reason}") from error
         return ControlResponse(
             status=response.status_code,
             content_type=response.headers.get("content-type", ""),
@@ -155,11 +155,11 @@ def _content(answer: ControlResponse) -> bytes:
     if answer.status == _OK:
         return answer.body
     try:
-        said = msgspec.json.decode(answer.body, type=Refused).message
+        message = msgspec.json.decode(answer.body, type=Refused).message
     except UNDECODABLE:
         raise UnavailableError(
             f"what listens there answers {answer.status}, and is no control plane for agents"
         ) from None
     if answer.status == _DENIED:
-        raise PermissionDeniedError(said)
-    raise UnavailableError(f"the control plane refused: {said}")
+        raise PermissionDeniedError(message)
+    raise UnavailableError(f"the control plane refused: {message}")

@@ -22,10 +22,10 @@ from headrace.core import Clock, FailedPreconditionError, HeadraceError, SystemC
 from headrace.core.files import make_private_dir
 from headrace.gateway import listen_unix, make_private, runtime_dir
 from headrace.gateway_agent.agent import GatewayAgent
-from headrace.gateway_agent.applier import Applier, KeptBundle
+from headrace.gateway_agent.applier import Applier, BundleStore
 from headrace.gateway_agent.apps import AdminApp, Forwarding
 from headrace.gateway_agent.client import ControlClient
-from headrace.gateway_agent.settings import AgentSettings, control_place
+from headrace.gateway_agent.settings import AgentSettings, control_address
 from headrace.observe import LogFormat, configure_logging
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class AgentRun:
     client: ControlClient
     certificates: Certificates
     admin: socket.socket
-    asked: socket.socket
+    control_listener: socket.socket
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -85,7 +85,7 @@ class AgentRun:
         held = HeldRequests(self.agent.holding.activator, Forwarding(client=self.client))
         admin = AdminApp(agent=self.agent, certificates=self.certificates)
         async with (
-            _serving(held, self.asked),
+            _serving(held, self.control_listener),
             _serving(admin, self.admin),
             asyncio.TaskGroup() as group,
         ):
@@ -144,7 +144,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
     Raises:
         HeadraceError: A certificate cannot be used, or a port is taken.
     """
-    control_place(settings.control)
+    control_address(settings.control)
     directory = make_private(settings.dir.absolute())
     run = runtime_dir(directory)
     certificates = Certificates(clock=clock)
@@ -159,8 +159,8 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
         settings.admin_host, settings.admin_port, what="the agent's health", flag="--admin-port"
     )
     opened.callback(admin.close)
-    asked = listen_unix(run / "control.sock")
-    opened.callback(asked.close)
+    control_listener = listen_unix(run / "control.sock")
+    opened.callback(control_listener.close)
     name = _name(settings, tls)
     client = ControlClient(settings.control.rstrip("/"), tls.context)
     agent = GatewayAgent(
@@ -169,7 +169,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
             settings=settings,
             run_dir=make_private(run / "envoy"),
             control_socket=run / "control.sock",
-            kept=KeptBundle(directory / "bundle.json"),
+            store=BundleStore(directory / "bundle.json"),
             tls=tls,
             clock=clock,
             sandbox=Sandbox.of_home(directory),
@@ -187,7 +187,7 @@ def assemble(settings: AgentSettings, clock: Clock, opened: contextlib.ExitStack
         client=client,
         certificates=certificates,
         admin=admin,
-        asked=asked,
+        control_listener=control_listener,
     )
 
 

@@ -36,7 +36,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     keeps_envoy: bool = False
 
 
-def control_place(url: str) -> tuple[str, int]:
+def control_address(url: str) -> tuple[str, int]:
     """Host and port of the control plane.
 
     Raises:
@@ -63,7 +63,7 @@ def gateway_settings(
     Raises:
         InvalidArgumentError: They do not fit together.
     """
-    host, _ = control_place(settings.control)
+    host, _ = control_address(settings.control)
     limits = None
     if options.limits_port is not None:
         limits = LimitsTarget(host=host, port=options.limits_port)

@@ -257,14 +257,14 @@ async def dialler(target: LoadTarget) -> "SocketDialler":
     except OSError as error:
         msg = f"cannot connect to {server.authority}: {error.strerror or error}"
         raise UnavailableError(msg, retry_after_s=None) from error
-    context = tls_context(target.manner.trust) if server.tls else None
+    context = tls_context(target.connection_options.trust) if server.tls else None
     if context is True:
         context = ssl.create_default_context()
     return SocketDialler(
         addresses=[str(info[4][0]) for info in addresses],
         port=port,
         context=context or None,
-        server_name=target.manner.trust.server_name or host,
+        server_name=target.connection_options.trust.server_name or host,
     )
 
 

@@ -11,7 +11,7 @@ import orjson
 
 from headrace.client.answers import ModelMetadata, signature_from
 from headrace.client.conversation import ProtocolExchange, SendMessage
-from headrace.client.credentials import ConnectionOptions, Trust, manner, parse_target
+from headrace.client.credentials import ConnectionOptions, Trust, connection_options, parse_target
 from headrace.client.credentials import ServerAddress as Server
 from headrace.client.http_transport import BlockingHttpTransport, HttpMessage, HttpReply
 from headrace.client.http_wire import HttpWire, decode_infer
@@ -121,7 +121,7 @@ class LoadTarget:
         server: Its address.
         model: The model's name; empty until it is known.
         version: By number; empty leaves the choice to the server.
-        manner: What is sent with every request, and what TLS is made with.
+        connection_options: What is sent with every request, and what TLS is made with.
         requests: Whole HTTP requests, sent in turn.
     """
 
@@ -129,7 +129,7 @@ class LoadTarget:
     server: Server
     model: str
     version: str = ""
-    manner: ConnectionOptions = field(default_factory=ConnectionOptions)
+    connection_options: ConnectionOptions = field(default_factory=ConnectionOptions)
     requests: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
@@ -140,12 +140,12 @@ class LoadTarget:
 
     def with_messages(self, messages: list[tuple[dict[str, str], bytes]]) -> "LoadTarget":
         """The same with requests of these headers and bodies."""
-        secret = self.manner.credentials.headers
+        secret = self.connection_options.credentials.headers
         requests = tuple(
             http_request(
                 self.path,
                 self.server.authority,
-                headers | dict(self.manner.headers) | dict(secret),
+                headers | dict(self.connection_options.headers) | dict(secret),
                 body,
             )
             for headers, body in messages
@@ -215,7 +215,7 @@ def open_target(
         InvalidArgumentError: The URL is none, or credentials would travel unencrypted.
     """
     server, name, number = parse_url(url, model=model, version=version)
-    options = manner(
+    options = connection_options(
         server,
         headers=dict(headers or {}),
         api_key=api_key,
@@ -223,7 +223,7 @@ def open_target(
         trust=trust or Trust(),
         allow_insecure=allow_insecure,
     )
-    return LoadTarget(url=url, server=server, model=name, version=number, manner=options)
+    return LoadTarget(url=url, server=server, model=name, version=number, connection_options=options)
 
 
 class Asker:
@@ -232,7 +232,7 @@ class Asker:
     def __init__(self, target: LoadTarget, *, timeout_s: float = 10.0) -> None:
         self._target = target
         self._timeout_s = timeout_s
-        self._transport = BlockingHttpTransport(target.server, target.manner)
+        self._transport = BlockingHttpTransport(target.server, target.connection_options)
 
     def close(self) -> None:
         """Close the connections."""

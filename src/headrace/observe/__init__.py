@@ -1,7 +1,7 @@
 """Counters, histograms, metrics, spans and logs of every process."""
 
 from headrace.observe.histogram import (
-    BRIEF_PLACES,
+    BRIEF_INDEXES,
     BRIEF_TWO_DIGITS_S,
     FINE_S,
     ROWS_BOUNDS,
@@ -13,12 +13,12 @@ from headrace.observe.histogram import (
     Histogram,
     ModelStatistics,
     PhaseHistograms,
-    told,
+    reported_indexes,
 )
 from headrace.observe.logs import LogFormat, configure_logging
 
 __all__ = [
-    "BRIEF_PLACES",
+    "BRIEF_INDEXES",
     "BRIEF_TWO_DIGITS_S",
     "FINE_S",
     "ROWS_BOUNDS",
@@ -32,5 +32,5 @@ __all__ = [
     "ModelStatistics",
     "PhaseHistograms",
     "configure_logging",
-    "told",
+    "reported_indexes",
 ]

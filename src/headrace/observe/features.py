@@ -64,29 +64,29 @@ class TensorFeatures:
         if self.is_summary:
             return _summary(table, with_size="size" in self.names[-1])
         if self.is_text:
-            made = np.empty(table.shape, dtype=np.object_)
+            values = np.empty(table.shape, dtype=np.object_)
             for index, value in np.ndenumerate(table):
                 data = value if isinstance(value, bytes) else str(value).encode()
-                made[index] = data[:_LONGEST].decode(errors="replace")
-            return made
-        made = table.astype(np.float64)
+                values[index] = data[:_LONGEST].decode(errors="replace")
+            return values
+        values = table.astype(np.float64)
         if self.has_class:
-            made = np.hstack([made, made.argmax(axis=1)[:, None]])
-        return made
+            values = np.hstack([values, values.argmax(axis=1)[:, None]])
+        return values
 
 
 def features_of(signature: ModelSignature) -> tuple[TensorFeatures, ...]:
     """The features of a model, inputs first; tensors beyond `MAX_FEATURES` are left out."""
-    found: list[TensorFeatures] = []
+    tensors: list[TensorFeatures] = []
     count = 0
     for role, specs in ((INPUT, signature.inputs), (OUTPUT, signature.outputs)):
         most = MAX_FEATURES - _RESERVED if role == INPUT else MAX_FEATURES
         for spec in specs:
             features = _features(spec, role=role, batched=signature.batched)
             if count + len(features.names) <= most:
-                found.append(features)
+                tensors.append(features)
                 count += len(features.names)
-    return tuple(found)
+    return tuple(tensors)
 
 
 def _features(spec: TensorSpec, *, role: str, batched: bool) -> TensorFeatures:
@@ -123,8 +123,8 @@ def _summary(table: Array, *, with_size: bool) -> Array:
     part = table[:, :: -(-width // _LOOKED_AT)].astype(np.float64)
     with np.errstate(all="ignore"):  # what is not finite stays so, and is counted as that
         columns = [part.mean(axis=1), part.std(axis=1), part.min(axis=1), part.max(axis=1)]
-    made = np.stack(columns, axis=1)
-    return np.hstack([made, size]) if with_size else made
+    summary = np.stack(columns, axis=1)
+    return np.hstack([summary, size]) if with_size else summary
 
 
 _TOGETHER: Final = 5
@@ -203,7 +203,7 @@ class ValueCounts(msgspec.Struct, frozen=True, kw_only=True):
             non_finite=self.non_finite + other.non_finite,
             out_of_range=self.out_of_range + other.out_of_range,
             not_whole=self.not_whole + other.not_whole,
-            bins=[one + two for one, two in zip(self.bins, other.bins, strict=True)],
+            bins=[count + two for count, two in zip(self.bins, other.bins, strict=True)],
         )
 
 
@@ -228,15 +228,15 @@ def count_column(column: Array, bins: FeatureBins) -> ValueCounts:
     whole = int((finite != np.floor(finite)).sum()) if bins.whole else 0
     if bins.kind is FeatureKind.VALUES:
         cells = _cells_of_values(finite, bins)
-        strange = int((cells == bins.size - 1).sum()) if bins.closed else 0
+        out_of_range = int((cells == bins.size - 1).sum()) if bins.closed else 0
     else:
         cells = np.searchsorted(np.asarray(bins.edges), finite, side="right")
-        strange = int(((finite < bins.low) | (finite > bins.high)).sum())
+        out_of_range = int(((finite < bins.low) | (finite > bins.high)).sum())
     return ValueCounts(
         rows=len(column),
         missing=missing,
         non_finite=len(column) - len(finite) - missing,
-        out_of_range=strange,
+        out_of_range=out_of_range,
         not_whole=whole,
         bins=np.bincount(cells, minlength=bins.size).tolist(),
     )
@@ -244,22 +244,24 @@ def count_column(column: Array, bins: FeatureBins) -> ValueCounts:
 
 def count_columns(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts]:
     """The counts of several features, `[rows, features]`."""
-    numbers = [i for i, one in enumerate(bins) if one.kind is FeatureKind.NUMBERS]
+    numbers = [i for i, feature in enumerate(bins) if feature.kind is FeatureKind.NUMBERS]
     if len(numbers) < _TOGETHER:
-        return [count_column(table[:, i], one) for i, one in enumerate(bins)]
-    found = dict(
+        return [count_column(table[:, i], feature) for i, feature in enumerate(bins)]
+    number_counts = dict(
         zip(numbers, _count_numbers(table[:, numbers], [bins[i] for i in numbers]), strict=True)
     )
-    return [found.get(i) or count_column(table[:, i], one) for i, one in enumerate(bins)]
+    return [
+        number_counts.get(i) or count_column(table[:, i], feature) for i, feature in enumerate(bins)
+    ]
 
 
 def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCounts]:
     """As `count_column` for each, all at once: NumPy is slow for many small arrays."""
     rows, features = table.shape
-    size = max(one.size for one in bins)
+    size = max(feature.size for feature in bins)
     edges = np.full((features, size - 1), np.inf)
-    for i, one in enumerate(bins):
-        edges[i, : len(one.edges)] = one.edges
+    for i, bin_ in enumerate(bins):
+        edges[i, : len(bin_.edges)] = bin_.edges
     finite = np.isfinite(table)
     cells = np.zeros(table.shape, dtype=np.int64)
     for column in edges.T:
@@ -267,8 +269,8 @@ def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCount
     cells[~finite] = size
     flat = (cells + np.arange(features) * (size + 1)).ravel()
     counted = np.bincount(flat, minlength=features * (size + 1)).reshape(features, size + 1)
-    low, high = (np.array([getattr(one, end) for one in bins]) for end in ("low", "high"))
-    strange = (finite & ((table < low) | (table > high))).sum(axis=0)
+    low, high = (np.array([getattr(feature, end) for feature in bins]) for end in ("low", "high"))
+    out_of_range = (finite & ((table < low) | (table > high))).sum(axis=0)
     fractions = (finite & (table != np.floor(table))).sum(axis=0)
     missing = np.isnan(table).sum(axis=0)
     return [
@@ -276,19 +278,19 @@ def _count_numbers(table: Array, bins: Sequence[FeatureBins]) -> list[ValueCount
             rows=rows,
             missing=int(missing[i]),
             non_finite=rows - int(finite[:, i].sum()) - int(missing[i]),
-            out_of_range=int(strange[i]),
-            not_whole=int(fractions[i]) if one.whole else 0,
-            bins=counted[i, : one.size].tolist(),
+            out_of_range=int(out_of_range[i]),
+            not_whole=int(fractions[i]) if feature.whole else 0,
+            bins=counted[i, : feature.size].tolist(),
         )
-        for i, one in enumerate(bins)
+        for i, feature in enumerate(bins)
     ]
 
 
 def _cells_of_values(values: Array, bins: FeatureBins) -> Array:
-    known = np.array([float(category) for category in bins.categories])
-    cells = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    others = len(known)
-    return np.where(known[cells] == values, cells, others)
+    categories = np.array([float(category) for category in bins.categories])
+    cells = np.minimum(np.searchsorted(categories, values), len(categories) - 1)
+    others = len(categories)
+    return np.where(categories[cells] == values, cells, others)
 
 
 def _count_texts(column: Array, bins: FeatureBins) -> ValueCounts:

@@ -31,20 +31,20 @@ _COARSE: Final = 6
 _BRIEF_FROM_S: Final = 0.0001
 
 
-def told(per_decade: int) -> tuple[int, ...]:
+def reported_indexes(per_decade: int) -> tuple[int, ...]:
     """Places of those of `FINE_S` that are told: `per_decade` from 0.5 ms to 10 s, 6 elsewhere."""
     return tuple(
-        place
-        for place, bound in enumerate(FINE_S)
-        if place % (PER_DECADE // _COARSE) == 0
-        or (_EXACT_FROM_S <= bound <= _EXACT_UNTIL_S and place % (PER_DECADE // per_decade) == 0)
+        index
+        for index, bound in enumerate(FINE_S)
+        if index % (PER_DECADE // _COARSE) == 0
+        or (_EXACT_FROM_S <= bound <= _EXACT_UNTIL_S and index % (PER_DECADE // per_decade) == 0)
     )
 
 
-BRIEF_PLACES: Final = tuple(
-    place
-    for place, bound in enumerate(FINE_S)
-    if place % (PER_DECADE // 3) == 0 and _BRIEF_FROM_S <= bound <= _EXACT_UNTIL_S
+BRIEF_INDEXES: Final = tuple(
+    index
+    for index, bound in enumerate(FINE_S)
+    if index % (PER_DECADE // 3) == 0 and _BRIEF_FROM_S <= bound <= _EXACT_UNTIL_S
 )
 """Places of the few bounds that are told of each of many models: 3 to a decade, 0.1 ms to 10 s."""
 _TWO_DIGITS: Final = (
@@ -102,19 +102,19 @@ class Histogram:
         bounds = self.bounds
         if value > self._last:
             return len(bounds)
-        place = int(log(value / self._first) * self._per_log) + 1
-        while bounds[place - 1] >= value:
-            place -= 1
-        while bounds[place] < value:
-            place += 1
-        return place
+        index = int(log(value / self._first) * self._per_log) + 1
+        while bounds[index - 1] >= value:
+            index -= 1
+        while bounds[index] < value:
+            index += 1
+        return index
 
     def observe(self, value: float, count: int = 1) -> int:
         """Count `value` as often as `count` says; the place of its bucket."""
-        place = self.place_of(value) if _IS_COMPILED else bisect_left(self.bounds, value)
-        self.counts[place] += count
+        index = self.place_of(value) if _IS_COMPILED else bisect_left(self.bounds, value)
+        self.counts[index] += count
         self.sum += value * count
-        return place
+        return index
 
     def observe_all(self, values: Sequence[float]) -> None:
         """Count each of `values` once: half the cost of as many calls of `observe`."""
@@ -131,17 +131,17 @@ class Histogram:
     def below(self, places: Sequence[int]) -> list[int]:
         """How many values were at most as large as the bounds at `places`; then, all values."""
         running = list(accumulate(self.counts))
-        return [*(running[place] for place in places), running[-1]]
+        return [*(running[index] for index in places), running[-1]]
 
     def quantile(self, q: float) -> float:
         """Quantile `q` (0 to 1), interpolated inside its bucket; 0 if nothing was observed."""
         rank = q * self.count
-        seen = 0
+        below = 0
         lower = 0.0
         for bound, count in zip(self.bounds, self.counts, strict=False):
-            if count and seen + count >= rank:
-                return lower + (bound - lower) * (rank - seen) / count
-            seen += count
+            if count and below + count >= rank:
+                return lower + (bound - lower) * (rank - below) / count
+            below += count
             lower = bound
         return self.bounds[-1] if self.count else 0.0
 
@@ -156,13 +156,13 @@ class Exemplars:
     The caller compares `due` with the time before it asks for a request's name.
     """
 
-    __slots__ = ("due", "kept")
+    __slots__ = ("due", "entries")
 
     def __init__(self, places: int) -> None:
         self.due = [0.0] * places
-        self.kept: dict[int, tuple[str, str, float, float]] = {}
+        self.entries: dict[int, tuple[str, str, float, float]] = {}
 
-    def keep(self, place: int, value: float, identity: tuple[str, str], now: float) -> None:
+    def keep(self, index: int, value: float, identity: tuple[str, str], now: float) -> None:
         """Keep a request as the example of a bucket.
 
         Args:
@@ -171,16 +171,18 @@ class Exemplars:
                 chose it, and not every reader of metrics knows about quotes.
             now: Monotonic time.
         """
-        self.due[place] = now + RENEWED_AFTER_S
-        name, found = identity
-        if _WORD.fullmatch(found):
-            at = time.time()  # noqa: TID251  # for people
-            self.kept[place] = (name, found, value, at)
+        self.due[index] = now + RENEWED_AFTER_S
+        name, trace_id = identity
+        if _WORD.fullmatch(trace_id):
+            observed_at = time.time()  # noqa: TID251  # for people
+            self.entries[index] = (name, trace_id, value, observed_at)
 
     def between(self, after: int, until: int) -> tuple[str, str, float, float] | None:
         """The newest of the buckets after one and until another: label, id, value, when."""
-        found = [self.kept[place] for place in range(after + 1, until + 1) if place in self.kept]
-        return max(found, key=lambda each: each[-1], default=None)
+        exemplars = [
+            self.entries[index] for index in range(after + 1, until + 1) if index in self.entries
+        ]
+        return max(exemplars, key=lambda exemplar: exemplar[-1], default=None)
 
 
 @dataclass(slots=True)

@@ -111,22 +111,22 @@ def histogram_sample(
 ) -> HistogramSample:
     """What `counted` holds, with the bounds at `places` only, or all; of `exemplars` the newest."""
     places = range(len(counted.bounds)) if places is None else places
-    found: list[str] = []
+    texts: list[str] = []
     if exemplars is not None:
         edges = [-1, *places, len(exemplars.due) - 1]
         for after, until in itertools.pairwise(edges):
             newest = exemplars.between(after, until)
             if newest is not None:
                 label, content, value, at_s = newest
-                found.append(f' # {{{label}="{content}"}} {value} {at_s:.3f}')
+                texts.append(f' # {{{label}="{content}"}} {value} {at_s:.3f}')
             else:
-                found.append("")
+                texts.append("")
     return HistogramSample(
         labels=labels,
-        bounds=[counted.bounds[place] for place in places],
+        bounds=[counted.bounds[index] for index in places],
         below=counted.below(places),
         sum=counted.sum,
-        exemplars=found,
+        exemplars=texts,
     )
 
 

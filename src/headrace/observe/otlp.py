@@ -23,10 +23,10 @@ _NS: Final = 1_000_000_000
 def check_otel() -> None:
     """Raise FailedPreconditionError if the packages are not there."""
     try:
-        found = importlib.util.find_spec(_PACKAGE)
+        package = importlib.util.find_spec(_PACKAGE)
     except ModuleNotFoundError:
-        found = None
-    if found is None:
+        package = None
+    if package is None:
         raise FailedPreconditionError(
             "'tracing' needs OpenTelemetry's exporter: pip install 'headrace[otel]'"
         )

@@ -41,10 +41,10 @@ def sampled_parent(traceparent: bytes) -> SpanContext | None:
 
     https://www.w3.org/TR/trace-context/#traceparent-header
     """
-    found = _TRACEPARENT.fullmatch(traceparent)
-    if found is None or not int(found[3], 16) & _SAMPLED:
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None or not int(match[3], 16) & _SAMPLED:
         return None
-    trace_id, span_id = found[1].decode(), found[2].decode()
+    trace_id, span_id = match[1].decode(), match[2].decode()
     if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     return SpanContext(trace_id, span_id)
@@ -52,5 +52,5 @@ def sampled_parent(traceparent: bytes) -> SpanContext | None:
 
 def trace_id_of(traceparent: bytes) -> str:
     """The trace that a request belongs to, sampled or not; empty if the header says none."""
-    found = _TRACEPARENT.fullmatch(traceparent)
-    return "" if found is None else found[1].decode()
+    match = _TRACEPARENT.fullmatch(traceparent)
+    return "" if match is None else match[1].decode()

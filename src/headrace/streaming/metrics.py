@@ -12,7 +12,7 @@ import numpy as np
 
 from headrace.core import Code
 from headrace.core.processes import resident_bytes
-from headrace.observe import Histogram, told
+from headrace.observe import Histogram, reported_indexes
 from headrace.observe.histogram import SECONDS_BOUNDS
 from headrace.observe.metrics import (
     Family,
@@ -113,7 +113,7 @@ def _observe_ages(histogram: Histogram, times_s: Sequence[float], now_s: float) 
     histogram.sum += float(ages.sum())
 
 
-_PLACES: Final = told(12)
+_PLACES: Final = reported_indexes(12)
 
 
 def exposition(counters: Counters, status: StreamStatus) -> bytes:

@@ -38,7 +38,7 @@ from headrace.core.spec.access import AccessSettings, JwtSpec, TlsSpec
 from headrace.core.spec.observe import RequestLogSpec
 from headrace.core.spec.scale import ConnectionsSpec
 from headrace.gateway import EndpointRoute, GatewayPolicy, RevisionTarget, make_private
-from headrace.gateway_agent.applier import Applier, KeptBundle
+from headrace.gateway_agent.applier import Applier, BundleStore
 from headrace.gateway_agent.client import ControlClient
 from headrace.gateway_agent.settings import AgentSettings
 from tests.certificates import Authority, Files
@@ -313,7 +313,7 @@ def one() -> Iterator[OneApplier]:
             settings=settings,
             run_dir=make_private(directory / "run") / "envoy",
             control_socket=directory / "control.sock",
-            kept=KeptBundle(directory / "bundle.json"),
+            store=BundleStore(directory / "bundle.json"),
             tls=mutual,
             clock=clock,
             sandbox=Sandbox.of_home(directory),
@@ -356,7 +356,7 @@ async def test_what_envoy_refuses_leaves_everything_as_it_was(one: OneApplier) -
         assert (applier.refused, applier.in_force) == (bad.version, good)
         assert "corp" in applier.reason
         assert files == {path: path.read_bytes() for path in applier.run_dir.glob("*ds.json")}
-        assert applier.kept.read() == good
+        assert applier.store.read() == good
         assert applier.is_ready
         newer = bundle(routes=())
         await applier.apply(newer)
@@ -370,13 +370,13 @@ async def test_other_limits_of_envoy_take_a_new_one(one: OneApplier) -> None:
     async with asyncio.TaskGroup() as group:
         applier.group = group
         await applier.apply(bundle())
-        assert applier.keeper is not None
-        pid = applier.keeper.pid
+        assert applier.supervisor is not None
+        pid = applier.supervisor.pid
 
         larger = bundle(options=msgspec.structs.replace(OPTIONS, max_body_bytes=2 << 20))
         await applier.apply(larger)
 
-        assert applier.keeper.pid != pid
+        assert applier.supervisor.pid != pid
         assert applier.in_force == larger
         await applier.stop(drain_s=0.1)
 

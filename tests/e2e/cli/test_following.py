@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from headrace.cli.base.connection import CommandTarget, gateway, seen_from_here
+from headrace.cli.base.connection import CommandTarget, gateway, reachable_address
 from headrace.cli.base.management import Management
 from headrace.cli.base.model_store import model_store, stored_on
 from headrace.cli.base.offline import Pushed
 from headrace.cli.events import follow_events
-from headrace.cli.rollout.start import wait_until_over
+from headrace.cli.rollout.start import wait_for_rollout
 from headrace.core import (
     DeadlineExceededError,
     HeadraceError,
@@ -103,7 +103,7 @@ def test_waiting_tells_each_move_once_and_returns_the_end(
         rollout("promoted", weight=100, over=True),
     )
     with scripted(*map(response, moves)) as server:
-        last = wait_until_over(server.api, rollout("preparing"), timeout_s=30, every_s=0.001)
+        last = wait_for_rollout(server.api, rollout("preparing"), timeout_s=30, every_s=0.001)
 
     assert last["phase"] == "promoted"
     assert capsys.readouterr().err.splitlines() == [
@@ -116,7 +116,7 @@ def test_waiting_tells_each_move_once_and_returns_the_end(
 
 def test_a_control_plane_that_restarts_is_waited_for() -> None:
     with scripted(b"", response(rollout("promoted", over=True))) as server:
-        last = wait_until_over(server.api, rollout("preparing"), timeout_s=30, every_s=0.001)
+        last = wait_for_rollout(server.api, rollout("preparing"), timeout_s=30, every_s=0.001)
 
     assert last["over"] is True
 
@@ -125,13 +125,13 @@ def test_waiting_has_an_end() -> None:
     api = Management(f"http://127.0.0.1:{free_port()}")
 
     with pytest.raises(DeadlineExceededError, match="preparing, 0 %; it goes on"):
-        wait_until_over(api, rollout("preparing"), timeout_s=0.01, every_s=0.001)
+        wait_for_rollout(api, rollout("preparing"), timeout_s=0.01, every_s=0.001)
 
 
 def test_what_is_over_is_not_asked_for() -> None:
     api = Management(f"http://127.0.0.1:{free_port()}")
 
-    assert wait_until_over(api, rollout("aborted", over=True), timeout_s=1)["phase"] == "aborted"
+    assert wait_for_rollout(api, rollout("aborted", over=True), timeout_s=1)["phase"] == "aborted"
 
 
 def test_a_stream_that_breaks_off_goes_on_after_the_last_event(
@@ -199,9 +199,9 @@ def test_a_gateway_is_where_its_control_plane_is() -> None:
         url = gateway(target).url
 
     assert url == "http://127.0.0.1:8000"  # the control plane is on this very machine
-    assert seen_from_here("http://127.0.0.1:8000", "gpu-box") == "http://gpu-box:8000"
-    assert seen_from_here("http://127.0.0.1:8000", "fe80::1") == "http://[fe80::1]:8000"
-    assert seen_from_here("http://10.0.0.5:8000", "gpu-box") == "http://10.0.0.5:8000"
+    assert reachable_address("http://127.0.0.1:8000", "gpu-box") == "http://gpu-box:8000"
+    assert reachable_address("http://127.0.0.1:8000", "fe80::1") == "http://[fe80::1]:8000"
+    assert reachable_address("http://10.0.0.5:8000", "gpu-box") == "http://10.0.0.5:8000"
 
 
 def test_an_address_that_leads_elsewhere_is_told() -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.cli.batch.model import Inputs, inputs_of, is_wal, why_not_another
+from headrace.cli.batch.model import Inputs, inputs_of, is_wal, sandbox_user_obstacle
 from headrace.core import FailedPreconditionError, InvalidArgumentError
 
 
@@ -45,14 +45,14 @@ def test_a_user_of_its_own_reads_only_what_all_may_read(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)  # what lies around is no obstacle
     folder = tmp_path / "in"
     file(folder / "open" / "1.csv")
-    assert why_not_another(inputs_of(str(folder))) == ""
+    assert sandbox_user_obstacle(inputs_of(str(folder))) == ""
 
     private = file(folder / "open" / "2.csv", 0o640)
-    assert why_not_another(inputs_of(str(folder))) == f"others may not read {private}"
+    assert sandbox_user_obstacle(inputs_of(str(folder))) == f"others may not read {private}"
     private.unlink()
     (folder / "open").chmod(0o700)
-    assert why_not_another(inputs_of(str(folder))) == f"others may not read {folder / 'open'}"
-    assert why_not_another(inputs_of(str(folder / "open" / "1.csv"))) == ""
+    assert sandbox_user_obstacle(inputs_of(str(folder))) == f"others may not read {folder / 'open'}"
+    assert sandbox_user_obstacle(inputs_of(str(folder / "open" / "1.csv"))) == ""
 
 
 def test_readers_of_a_database_in_wal_mode_write_beside_it(tmp_path: Path) -> None:
@@ -60,5 +60,5 @@ def test_readers_of_a_database_in_wal_mode_write_beside_it(tmp_path: Path) -> No
     wal = file(tmp_path / "d" / "wal.db", data=b"SQLite format 3\0\x10\0\2\2" + b"\0" * 80)
 
     assert (is_wal(plain), is_wal(wal), is_wal(file(tmp_path / "empty"))) == (False, True, False)
-    assert why_not_another(inputs_of(f"sqlite:///{plain}")) == ""
-    assert "WAL" in why_not_another(inputs_of(f"sqlite:///{wal}"))
+    assert sandbox_user_obstacle(inputs_of(f"sqlite:///{plain}")) == ""
+    assert "WAL" in sandbox_user_obstacle(inputs_of(f"sqlite:///{wal}"))

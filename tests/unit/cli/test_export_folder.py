@@ -27,10 +27,10 @@ def test_nothing_is_lost_but_what_an_export_wrote_and_nobody_changed(
 ) -> None:
     done = plan(recorded, found, files)
 
-    lost = {*done.removed, *(files.keys() & found.keys())} - set(done.aside)
+    lost = {*done.removed, *(files.keys() & found.keys())} - set(done.moved)
     assert all(found[path] in (recorded.get(path), files.get(path)) for path in lost)
     assert set(done.removed).isdisjoint(files)
-    assert {*done.removed, *done.kept} == (recorded.keys() - files.keys()) & found.keys()
+    assert {*done.removed, *done.edited} == (recorded.keys() - files.keys()) & found.keys()
 
 
 @given(before=FILES, after=FILES)
@@ -39,8 +39,8 @@ def test_an_export_over_another_leaves_what_it_would_have_made_alone(
 ) -> None:
     done = plan(before, before, after)
 
-    assert not done.kept
-    assert not done.aside
+    assert not done.edited
+    assert not done.moved
     assert set(done.removed) == before.keys() - after.keys()
 
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from headrace.cli.status import gateway_lines, gateway_troubles
+from headrace.cli.status import gateway_lines, gateway_problems
 
 
 def document(*gateways: dict[str, Any], reason: str = "") -> dict[str, Any]:
@@ -22,7 +22,7 @@ def test_who_follows_is_told_quietly() -> None:
     assert gateway_lines(found) == [
         "gateway 'gw-1': current, version abc, heard 0.3 s ago, https://one.lan"
     ]
-    assert gateway_troubles(found) == []
+    assert gateway_problems(found) == []
 
 
 def test_who_does_not_is_trouble() -> None:
@@ -33,7 +33,7 @@ def test_who_does_not_is_trouble() -> None:
         {"name": "d", "ready": False},
     )
 
-    assert gateway_troubles(found) == [
+    assert gateway_problems(found) == [
         "gateway 'a': behind by 12 s: port 8000 is in use",
         "gateway 'b': not heard for 61 s",
         "gateway 'c': refused the newest version: no such filter",
@@ -45,5 +45,5 @@ def test_who_does_not_is_trouble() -> None:
 def test_having_none_is_trouble_too() -> None:
     found = document(reason="no gateway is connected")
 
-    assert gateway_troubles(found) == ["gateway: no gateway is connected"]
-    assert gateway_troubles({}) == []
+    assert gateway_problems(found) == ["gateway: no gateway is connected"]
+    assert gateway_problems({}) == []

@@ -2,16 +2,16 @@
 
 import pytest
 
-from headrace.cli.optimize import GivenUp, lines_of, search_progress
+from headrace.cli.optimize import SearchNotes, lines_of, search_progress
 from headrace.optimize.search.journal import Begun, Event, SearchState
 from headrace.optimize.search.plan import StepKind
 from tests.unit.optimize.search.made import SCORED, failed, judged, screened
 
 
 def told(*events: Event) -> list[str]:
-    given_up = GivenUp()
+    given_up = SearchNotes()
     found = [line for event in events for line in lines_of(event, given_up)]
-    return [line.strip() for line in [*found, given_up.told()] if line]
+    return [line.strip() for line in [*found, given_up.flush()] if line]
 
 
 def begun(name: str) -> Event:

@@ -11,7 +11,7 @@ class Terminal(io.StringIO):
 def told(stream: io.StringIO, *, times: list[float], total: int = 1000) -> str:
     view = TransferView(stream)
     for step, now in enumerate(times):
-        view.tell("uploading m", total * (step + 1) // len(times), total, now=now)
+        view.update("uploading m", total * (step + 1) // len(times), total, now=now)
     return stream.getvalue()
 
 
@@ -37,7 +37,7 @@ def test_a_log_gets_a_line_each_ten_seconds() -> None:
 def test_each_transfer_has_its_own_two_seconds() -> None:
     stream = Terminal()
     view = TransferView(stream)
-    view.tell("uploading a", 5, 10, now=0.0)
-    view.tell("uploading b", 5, 10, now=3.0)
+    view.update("uploading a", 5, 10, now=0.0)
+    view.update("uploading b", 5, 10, now=3.0)
 
     assert stream.getvalue() == ""

@@ -9,7 +9,7 @@ from headrace.client.credentials import (
     ConnectionOptions,
     Credentials,
     Trust,
-    manner,
+    connection_options,
     parse_target,
     tls_context,
 )
@@ -28,7 +28,7 @@ def _manner(url: str, environ: dict[str, str] | None = None, **changes: Any) -> 
         "environ": environ or {},
         **changes,
     }
-    return manner(parse_target(url), **arguments)
+    return connection_options(parse_target(url), **arguments)
 
 
 @pytest.mark.parametrize("url", ["https://models", "grpcs://models:443", "http://127.0.0.1:1"])

@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.console.diagram import DiagramNode, drawn
+from headrace.console.diagram import DiagramNode, draw_diagram
 from headrace.console.endpoint import phases_of
 from headrace.control.agents.registry import GatewayState, SyncStatus
 from headrace.control.plane.status import GatewayStatus, SystemStatus
@@ -91,7 +91,7 @@ def overlap(one: DiagramNode, other: DiagramNode) -> bool:
 def test_nothing_overlaps_and_all_is_inside(shape: list[list[int]], gateways: int) -> None:
     endpoints = [endpoint(f"e{i}", *replicas) for i, replicas in enumerate(shape)]
     others = [gateway(f"gw-{number}") for number in range(gateways)]
-    found = drawn(status(*endpoints, gateways=others), endpoints)
+    found = draw_diagram(status(*endpoints, gateways=others), endpoints)
 
     assert not any(overlap(one, other) for one, other in combinations(found.boxes, 2))
     for box in found.boxes:
@@ -103,14 +103,14 @@ def test_nothing_overlaps_and_all_is_inside(shape: list[list[int]], gateways: in
 
 def test_a_split_stands_on_the_arrows() -> None:
     one = endpoint("fraud", 1, 1)
-    found = drawn(status(one), [one])
+    found = draw_diagram(status(one), [one])
 
     assert [arrow.label for arrow in found.arrows if arrow.label] == ["50 %", "50 %"]
 
 
 def test_many_replicas_are_drawn_as_a_few_and_the_rest() -> None:
     one = endpoint("fraud", 30)
-    found = drawn(status(one), [one])
+    found = draw_diagram(status(one), [one])
 
     assert sum(box.name.startswith("fraud-1-") for box in found.boxes) == 7
     assert any(box.name == "23 more" for box in found.boxes)
@@ -118,7 +118,7 @@ def test_many_replicas_are_drawn_as_a_few_and_the_rest() -> None:
 
 def test_what_is_not_ready_is_told_apart() -> None:
     one = endpoint("fraud", 1, ready=False)
-    found = drawn(status(one, ready=False), [one])
+    found = draw_diagram(status(one, ready=False), [one])
     states = {box.name: box.state for box in found.boxes}
 
     assert states["fraud"] == "warning"
@@ -126,7 +126,7 @@ def test_what_is_not_ready_is_told_apart() -> None:
 
 
 def test_an_empty_system_has_callers_and_a_gateway() -> None:
-    found = drawn(status(), [])
+    found = draw_diagram(status(), [])
 
     assert [box.name for box in found.boxes] == ["callers", "Envoy"]
 
@@ -137,7 +137,7 @@ def test_each_gateway_is_drawn_with_how_it_stands() -> None:
         gateway("gw-2", SyncStatus.BEHIND, behind_s=12.4),
         gateway("gw-3", SyncStatus.LOST, seen_s=60.0),
     ]
-    found = drawn(status(gateways=others), [])
+    found = draw_diagram(status(gateways=others), [])
     told = {box.name: (box.detail, box.state) for box in found.boxes}
 
     assert told["gw-1"] == ("version abcdef01, heard 0 s ago", "ok")

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from headrace.console.fleet import beside_of, state_of
+from headrace.console.fleet import state_of, system_summary
 from headrace.console.streams import charts_of
 from headrace.console.view import cut
 from headrace.control.api.streams import StreamPointView
@@ -280,9 +280,9 @@ def test_a_page_is_cut_and_knows_where_it_is() -> None:
 def test_streams_in_trouble_are_named_where_they_are_one_line() -> None:
     bad = replace(VIEW, name="bad", state="failed")
 
-    assert beside_of(0, []) is None
-    assert beside_of(3, []) == beside_of(3, ())
-    one, two = beside_of(3, [bad]), beside_of(3, [bad, VIEW])
+    assert system_summary(0, []) is None
+    assert system_summary(3, []) == system_summary(3, ())
+    one, two = system_summary(3, [bad]), system_summary(3, [bad, VIEW])
     assert one is not None
     assert two is not None
     assert one.state == ("warning", "bad needs a look")

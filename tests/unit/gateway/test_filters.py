@@ -11,7 +11,7 @@ from headrace.gateway.filters import (
     UNIT_IDLE,
     early_mutations,
     http_filters,
-    unguarded,
+    without_auth_filters,
 )
 from headrace.gateway.limits import FILTERS as LIMIT_FILTERS
 from headrace.gateway.limits import limit_filters, local_config
@@ -64,7 +64,9 @@ def test_our_own_requests_meet_every_filter_but_those_that_ask(tmp_path: Path) -
     settings = EnvoySettings(run_dir=tmp_path, limits_address="unix:/run/limits.sock")
     filters = http_filters(settings, tmp_path / "oip.pb")
 
-    left = {str(one["name"]) for one in filters} - {str(one["name"]) for one in unguarded(filters)}
+    left = {str(one["name"]) for one in filters} - {
+        str(one["name"]) for one in without_auth_filters(filters)
+    }
     assert left == {*GUARDS, *LIMIT_FILTERS}
 
 

@@ -23,10 +23,10 @@ from headrace.core import InvalidArgumentError, UnavailableError
 from headrace.core.spec.access import TlsSpec
 from headrace.gateway import EndpointRoute, RevisionTarget
 from headrace.gateway_agent.agent import GatewayAgent, RequestHold
-from headrace.gateway_agent.applier import Applier, KeptBundle
+from headrace.gateway_agent.applier import Applier, BundleStore
 from headrace.gateway_agent.apps import Forwarding, own_families, ready_state
 from headrace.gateway_agent.client import ControlResponse
-from headrace.gateway_agent.settings import AgentSettings, control_place, gateway_settings
+from headrace.gateway_agent.settings import AgentSettings, control_address, gateway_settings
 from headrace.testing import LoopClock, VirtualTimeLoop
 from tests.metrics import exposed
 from tests.unit.control.agents.test_messages import BUNDLE
@@ -77,7 +77,7 @@ class FakeApplier(Applier):
         if self.failures_left > 0:
             self.failures_left -= 1
             raise UnavailableError("port 8000 is in use")
-        self.in_force = self.kept.read()
+        self.in_force = self.store.read()
 
     async def apply(self, bundle: Bundle) -> None:
         if self.failure is not None:
@@ -91,7 +91,7 @@ def applier(directory: Path) -> FakeApplier:
         settings=AgentSettings(control="https://c:1", tls=TLS, name="gw", dir=directory),
         run_dir=directory / "run" / "envoy",
         control_socket=directory / "control.sock",
-        kept=KeptBundle(directory / "bundle.json"),
+        store=BundleStore(directory / "bundle.json"),
         tls=MutualTls(
             certificates=Certificates(clock=clock),
             directory=directory,
@@ -159,7 +159,7 @@ async def test_a_control_plane_that_is_away_changes_nothing_and_is_asked_again(
 
     assert found.applier.in_force == BUNDLE
     assert found.failures == 4
-    assert found.away == "", "it answered in the end"
+    assert found.disconnect_reason == "", "it answered in the end"
     assert len(control.polls) < 10, "with pauses"
 
 
@@ -169,7 +169,7 @@ async def test_what_was_kept_is_tried_again_for_as_long_as_nobody_knows_better(
     control = FakeControl([UnavailableError("no answer")] * 1000, is_deaf=True)
     found = agent(tmp_path, control)
     assert isinstance(found.applier, FakeApplier)
-    found.applier.kept.write(BUNDLE)
+    found.applier.store.write(BUNDLE)
     found.applier.failures_left = 6
 
     await run_for(found, 30.0)
@@ -181,13 +181,13 @@ async def test_what_was_kept_is_tried_again_for_as_long_as_nobody_knows_better(
 def test_what_could_not_be_kept_is_kept_when_there_is_room(tmp_path: Path) -> None:
     found = applier(tmp_path / "full")
     found.in_force = BUNDLE
-    found._keep(BUNDLE)  # as after a version came into force
+    found._store(BUNDLE)  # as after a version came into force
     assert found.problem.startswith("cannot keep what is served")
 
     (tmp_path / "full").mkdir()
-    asyncio.run(found.keep_again())
+    asyncio.run(found.retry_store())
 
-    assert found.kept.read() == BUNDLE
+    assert found.store.read() == BUNDLE
     assert found.problem == ""
 
 
@@ -209,7 +209,7 @@ async def test_what_cannot_be_applied_is_reported_and_tried_again(tmp_path: Path
 class EnvoylessApplier(Applier):
     """Looks at a bundle as any other; what is good enough is in force at once."""
 
-    async def _bring(self, bundle: Bundle) -> None:
+    async def _activate(self, bundle: Bundle) -> None:
         self.in_force = bundle
 
 
@@ -222,7 +222,7 @@ def test_why_a_version_was_refused_is_told_for_as_long_as_it_may_come_again(
         settings=fake.settings,
         run_dir=fake.run_dir,
         control_socket=fake.control_socket,
-        kept=fake.kept,
+        store=fake.store,
         tls=fake.tls,
         clock=fake.clock,
         sandbox=fake.sandbox,
@@ -277,7 +277,7 @@ async def test_metrics_say_when_the_control_plane_was_heard(tmp_path: Path) -> N
 async def test_a_request_waits_as_long_as_its_endpoint_is_held() -> None:
     bundles: list[Bundle | None] = [BUNDLE]
     pokes: list[int] = []
-    holding = RequestHold(in_force=lambda: bundles[0], poke=lambda: pokes.append(1))
+    holding = RequestHold(in_force=lambda: bundles[0], notify=lambda: pokes.append(1))
     waiting = asyncio.ensure_future(holding.activator.hold("m"))
     await asyncio.sleep(0.5)
     holding.release()
@@ -291,7 +291,7 @@ async def test_a_request_waits_as_long_as_its_endpoint_is_held() -> None:
 
 
 async def test_a_held_request_is_told_when_nobody_came_in_time() -> None:
-    holding = RequestHold(in_force=lambda: BUNDLE, poke=lambda: None)
+    holding = RequestHold(in_force=lambda: BUNDLE, notify=lambda: None)
 
     error = await holding.activator.hold("m")
 
@@ -366,7 +366,7 @@ async def test_without_a_control_plane_the_caller_learns_why() -> None:
 )
 def test_a_control_plane_is_reached_by_https_only(url: str) -> None:
     with pytest.raises(InvalidArgumentError, match="--control"):
-        control_place(url)
+        control_address(url)
 
 
 def test_what_is_common_meets_what_is_this_gateways_own(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_what_is_common_meets_what_is_this_gateways_own(tmp_path: Path) -> None:
         control_socket=tmp_path / "control.sock",
     )
 
-    assert control_place(settings.control) == ("fd00::1", 8443)
+    assert control_address(settings.control) == ("fd00::1", 8443)
     assert found.ports == (9, 10)
     assert found.limits_target is not None
     assert (found.limits_target.host, found.limits_target.port) == ("fd00::1", 8444)

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from headrace.gateway_agent.applier import KeptBundle, checked
+from headrace.gateway_agent.applier import BundleStore, checked
 from tests.unit.control.agents.test_messages import BUNDLE
 
 
 def test_what_is_kept_comes_back_and_is_for_its_user_only(tmp_path: Path) -> None:
-    kept = KeptBundle(tmp_path / "bundle.json")
+    kept = BundleStore(tmp_path / "bundle.json")
 
     kept.write(BUNDLE)
 
@@ -19,7 +19,7 @@ def test_what_is_kept_comes_back_and_is_for_its_user_only(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("cut", [0, 1, 70, 500, -1])
 def test_a_file_that_is_not_whole_is_nothing(tmp_path: Path, cut: int) -> None:
-    kept = KeptBundle(tmp_path / "bundle.json")
+    kept = BundleStore(tmp_path / "bundle.json")
     kept.write(BUNDLE)
     kept.path.write_bytes(kept.path.read_bytes()[:cut])
 
@@ -27,7 +27,7 @@ def test_a_file_that_is_not_whole_is_nothing(tmp_path: Path, cut: int) -> None:
 
 
 def test_a_changed_file_is_nothing(tmp_path: Path) -> None:
-    kept = KeptBundle(tmp_path / "bundle.json")
+    kept = BundleStore(tmp_path / "bundle.json")
     kept.write(BUNDLE)
     kept.path.write_bytes(kept.path.read_bytes().replace(b'"weight":100', b'"weight":101'))
 
@@ -35,4 +35,4 @@ def test_a_changed_file_is_nothing(tmp_path: Path) -> None:
 
 
 def test_nothing_was_kept_yet(tmp_path: Path) -> None:
-    assert KeptBundle(tmp_path / "bundle.json").read() is None
+    assert BundleStore(tmp_path / "bundle.json").read() is None

@@ -13,7 +13,7 @@ from headrace.observe.histogram import (
     TWO_DIGITS_S,
     Histogram,
     PhaseHistograms,
-    told,
+    reported_indexes,
 )
 
 
@@ -52,7 +52,7 @@ def test_a_quantile_of_latencies_is_off_by_a_twentieth_at_most(
 
 @given(st.lists(st.floats(0, 200)), st.sampled_from([6, 12, 24]))
 def test_what_is_told_of_a_histogram_is_what_is_in_it(values: list[float], fineness: int) -> None:
-    histogram, places = Histogram(), told(fineness)
+    histogram, places = Histogram(), reported_indexes(fineness)
     for value in values:
         histogram.observe(value)
 
@@ -73,7 +73,7 @@ def test_bounds_grow(bounds: tuple[float, ...]) -> None:
 @pytest.mark.parametrize("spread", [0.15, 0.5, 1.0])
 def test_a_scraper_finds_quantiles_within_5_percent(median_s: float, spread: float) -> None:
     """By Prometheus' `histogram_quantile`, of latencies as they are (log-normal)."""
-    histogram, places = Histogram(), told(24)
+    histogram, places = Histogram(), reported_indexes(24)
     normal = statistics.NormalDist()
     values = [median_s * math.exp(spread * normal.inv_cdf((k + 0.5) / 4000)) for k in range(4000)]
     for value in values:

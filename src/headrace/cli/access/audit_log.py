@@ -43,14 +43,14 @@ def trail(
     api = plane.connect()
     # The last `limit` entries in order.
     head = api.get("/api/v1/trail/head")["head"]["count"]
-    found: list[Document] = []
+    entries: list[Document] = []
     after = max(head - limit, 0)
-    while len(found) < limit:
-        page = api.get("/api/v1/trail", after=after, limit=min(_PAGE, limit - len(found)))
+    while len(entries) < limit:
+        page = api.get("/api/v1/trail", after=after, limit=min(_PAGE, limit - len(entries)))
         if not page["entries"]:
             break
-        found += page["entries"]
-        after = found[-1]["id"]
+        entries += page["entries"]
+        after = entries[-1]["id"]
     columns: dict[str, Column] = {
         "entry": lambda entry: str(entry["id"]),
         "when": clock_column("at"),
@@ -59,8 +59,8 @@ def trail(
         "of": "object",
     }
     sides = ("before", "after")
-    document = [{**row, **{side: codec.loads(row[side]) for side in sides}} for row in found]
-    show_document(document, found, columns, json=json)
+    document = [{**row, **{side: codec.loads(row[side]) for side in sides}} for row in entries]
+    show_document(document, entries, columns, json=json)
 
 
 @app.command()
@@ -98,8 +98,8 @@ def verify(
         noted = [Head(count=int(count), hash=digest)]
     head, broken = verified(plane.connect(), noted)
     if json:
-        found = None if broken is None else {"entry": broken.id, "reason": broken.reason}
-        write_json({"entries": head.count, "head": head.hash, "broken": found})
+        violation = None if broken is None else {"entry": broken.id, "reason": broken.reason}
+        write_json({"entries": head.count, "head": head.hash, "broken": violation})
     elif broken is None:
         write(f"{head.count}:{head.hash}")
         say(f"{head.count} entries, each follows the one before; keep this checkpoint elsewhere")
@@ -117,16 +117,18 @@ def verified(api: "Management", noted: "list[Head]") -> "tuple[Head, Broken | No
     """
     server = api.get("/api/v1/trail/head")["checkpoint"]
     checkpoints = [*noted, Head(count=server["count"], hash=server["hash"])]
-    wanted = {one.count for one in checkpoints}
+    counts = {checkpoint.count for checkpoint in checkpoints}
     hashes: dict[int, str] = {}
     verifier = Verifier()
     page = [Entry(**entry) for entry in api.get("/api/v1/trail", after=0, limit=_PAGE)["entries"]]
     while page:
         broken = verifier.read(page)
-        hashes |= {entry.id: entry.hash for entry in page if entry.id in wanted}
+        hashes |= {entry.id: entry.hash for entry in page if entry.id in counts}
         if broken is not None:
             return verifier.head, broken
         more = api.get("/api/v1/trail", after=page[-1].id, limit=_PAGE)["entries"]
         page = [Entry(**entry) for entry in more]
-    found = [missed(one, hash_there=hashes.get(one.count)) for one in checkpoints]
-    return verifier.head, next((one for one in found if one is not None), None)
+    breaks = [
+        missed(checkpoint, hash_there=hashes.get(checkpoint.count)) for checkpoint in checkpoints
+    ]
+    return verifier.head, next((broken for broken in breaks if broken is not None), None)

@@ -133,8 +133,8 @@ def _builder(
     days: float,
 ) -> "x509.CertificateBuilder":
 
-    at = datetime.fromtimestamp(now, UTC)
-    ends = at + timedelta(days=days)
+    valid_from = datetime.fromtimestamp(now, UTC)
+    ends = valid_from + timedelta(days=days)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -142,7 +142,7 @@ def _builder(
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         # A clock of another machine may be behind.
-        .not_valid_before(min(at, ends) - _SKEW)
+        .not_valid_before(min(valid_from, ends) - _SKEW)
         .not_valid_after(ends)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
@@ -236,20 +236,20 @@ def dev(
     make_private_dir(out)
     authority = _authority(out, now)
     names = (*_LOCAL, socket.gethostname(), *(hosts or ()))
-    made = []
+    rows = []
     for file, name in [("server", ""), *((_file_name(client), client) for client in clients or ())]:
         path = out / f"{file}.pem"
         if path.exists() and not force:
-            made.append((str(path), "kept as it is; --force replaces it"))
+            rows.append((str(path), "kept as it is; --force replaces it"))
         elif name:
             pair = client_certificate(authority, name, now=now, days=days)
             _write(path, out / f"{file}-key.pem", pair)
-            made.append((str(path), f"for the client {name}, {days:g} days"))
+            rows.append((str(path), f"for the client {name}, {days:g} days"))
         else:
             pair = server_certificate(authority, names, now=now, days=days)
             _write(path, out / f"{file}-key.pem", pair)
-            made.append((str(path), f"for {', '.join(dict.fromkeys(names))}, {days:g} days"))
-    for line in columns([(str(out / "ca.pem"), "the authority; callers trust it"), *made]):
+            rows.append((str(path), f"for {', '.join(dict.fromkeys(names))}, {days:g} days"))
+    for line in columns([(str(out / "ca.pem"), "the authority; callers trust it"), *rows]):
         say(line)
     for line in _next_steps(out, [_file_name(client) for client in clients or ()]):
         say(line)
@@ -274,7 +274,7 @@ def show(
     from headrace.gateway.pem import read_certificates
 
     now = SystemClock().now()
-    found = read_certificates(_pem_of(source))
+    certificates = read_certificates(_pem_of(source))
     documents = [
         {
             "subject": certificate.subject,
@@ -287,13 +287,13 @@ def show(
             "is_authority": certificate.is_authority,
             "sha256": certificate.fingerprint,
         }
-        for certificate in found
+        for certificate in certificates
     ]
     if json:
         write_json(documents)
     else:
         write("\n\n".join("\n".join(columns(_rows(document))) for document in documents))
-    if any(certificate.not_after < now for certificate in found):
+    if any(certificate.not_after < now for certificate in certificates):
         raise typer.Exit(FAILED)
 
 

@@ -64,13 +64,13 @@ def add_user(
         headrace users add ann@example.com --role viewer --role operator:fraud
     """
     added = plane.connect().post("/api/v1/users", {"name": name, "roles": role or []})
-    _told_user(added, json=json)
+    _show_user(added, json=json)
 
 
 @users_app.command("list")
 def list_users(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """List users and service accounts with their roles."""
-    found = plane.connect().get("/api/v1/users")["users"]
+    users = plane.connect().get("/api/v1/users")["users"]
     columns: dict[str, Column] = {
         "name": "name",
         "kind": "kind",
@@ -79,7 +79,7 @@ def list_users(*, json: Json = False, plane: ControlPlaneOptions) -> None:
         "added": clock_column("created"),
         "by": "created_by",
     }
-    show_document(found, found, columns, json=json)
+    show_document(users, users, columns, json=json)
 
 
 @users_app.command("grant")
@@ -131,25 +131,31 @@ def enable(name: _Name, *, json: Json = False, plane: ControlPlaneOptions) -> No
 @users_app.command("me")
 def me(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """Say as whom the control plane knows this command."""
-    found = plane.connect().get("/api/v1/whoami")
+    identity = plane.connect().get("/api/v1/whoami")
     if json:
-        write_json({key: found[key] for key in ("name", "kind", "roles")})
+        write_json({key: identity[key] for key in ("name", "kind", "roles")})
         return
-    write(f"{found['name']}: {', '.join(found['roles']) or 'no role'}")
+    write(f"{identity['name']}: {', '.join(identity['roles']) or 'no role'}")
 
 
 def _change(body: dict[str, object], *, json: bool, plane: ControlPlaneOptions) -> None:
-    _told_user(plane.connect().post("/api/v1/users/change", body), json=json)
+    _show_user(plane.connect().post("/api/v1/users/change", body), json=json)
 
 
-def _told_user(user: dict[str, Any], *, json: bool) -> None:
+def _show_user(user: dict[str, Any], *, json: bool) -> None:
     roles = ", ".join(user["roles"]) or "no role"
     line = f"{user['name']}: {roles}{'; disabled' if user['disabled'] else ''}"
     show_answer(user, line, json=json)
 
 
-def hand_over(
-    made: Mapping[str, Any], field: str, told: str, *, out: Path | None, json: bool, more: str = ""
+def deliver_secret(
+    issued: Mapping[str, Any],
+    field: str,
+    owner: str,
+    *,
+    out: Path | None,
+    json: bool,
+    note: str = "",
 ) -> None:
     """Write what was made into a file, or print it.
 
@@ -160,15 +166,15 @@ def hand_over(
         out: For its owner only; None prints it.
         more: Said of it where it is printed.
     """
-    secret, name = made[field], f"{field} {made['id']} of {told}"
+    secret, name = issued[field], f"{field} {issued['id']} of {owner}"
     if out is not None:
         write_atomic(out, f"{secret}\n".encode())
         say(f"{name} is in {out}")
-        made = {**made, field: ""}
+        issued = {**issued, field: ""}
     if json:
-        write_json(made)
+        write_json(issued)
     elif out is None:
-        say(f"{name}{more}; it is not shown again")
+        say(f"{name}{note}; it is not shown again")
         write(secret)
 
 
@@ -233,8 +239,8 @@ def create_token(
         "roles": role or [],
         "expires_in_s": span_s(expires_in, "--expires-in"),
     }
-    made = plane.connect().post("/api/v1/tokens", body)
-    hand_over(made, "token", owner, out=out, json=json)
+    issued = plane.connect().post("/api/v1/tokens", body)
+    deliver_secret(issued, "token", owner, out=out, json=json)
 
 
 @tokens_app.command("list")
@@ -249,8 +255,8 @@ def list_tokens(
 ) -> None:
     """List tokens: whose, since when, until when. The tokens themselves nobody has."""
     kind = "session" if sessions else "token"
-    found = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
-    chosen = [entry for entry in found if everything or entry["state"] == "valid"]
+    tokens = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
+    chosen = [entry for entry in tokens if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
         kind: "id",
         "owner": "owner",
@@ -315,9 +321,9 @@ def create_key(
         "expires_in_s": span_s(expires_in, "--expires-in"),
         **({"scopes": scope} if scope else {}),
     }
-    made = plane.connect().post("/api/v1/keys", body)
-    more = f" for {', '.join(made['scopes'])}"
-    hand_over(made, "key", name, out=out, json=json, more=more)
+    issued = plane.connect().post("/api/v1/keys", body)
+    more = f" for {', '.join(issued['scopes'])}"
+    deliver_secret(issued, "key", name, out=out, json=json, note=more)
 
 
 @keys_app.command("list")
@@ -328,8 +334,8 @@ def list_keys(
     plane: ControlPlaneOptions,
 ) -> None:
     """List keys: whose, for what, until when. The keys themselves nobody has."""
-    found = plane.connect().get("/api/v1/keys")["keys"]
-    chosen = [entry for entry in found if everything or entry["state"] == "valid"]
+    keys = plane.connect().get("/api/v1/keys")["keys"]
+    chosen = [entry for entry in keys if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
         "key": "id",
         "name": "name",

@@ -109,7 +109,7 @@ def gateway(target: CommandTarget) -> GatewayAddress:
     """
     if target.is_remote:
         api = target.management()
-        url = seen_from_here(api.get("/api/v1/status")["addresses"]["http"], api.host)
+        url = reachable_address(api.get("/api/v1/status")["addresses"]["http"], api.host)
         return GatewayAddress(url=url)
     control = read_last_control_file(target.home)
     if control is None:
@@ -131,7 +131,7 @@ def gateway(target: CommandTarget) -> GatewayAddress:
     return GatewayAddress(url=url, ca_file=ca_file, server_name=name)
 
 
-def seen_from_here(url: str, host: str) -> str:
+def reachable_address(url: str, host: str) -> str:
     """`url` as a control plane on `host` tells it: its loopback is not this machine's."""
     parts = urlsplit(url)
     if parts.hostname not in _LOOPBACK or host in _LOOPBACK:
@@ -159,18 +159,18 @@ def find_target(server: str | None, home: Path) -> CommandTarget:
         InvalidArgumentError: The server's URL is none.
         FailedPreconditionError: The file of contexts cannot be read.
     """
-    given = given_options()
+    credentials = given_options()
     if server == LOCAL or (not server and home is not DEFAULT_HOME):
         # A home given by hand or environment is meant, even if it is the same path.
-        return CommandTarget(home=home, token=given.token)
+        return CommandTarget(home=home, token=credentials.token)
     contexts = read_contexts(contexts_file())
     url = server_url(server) if server else contexts.server
     access = contexts.access_of(url)
     return CommandTarget(
         home=home,
         url=url,
-        token=given.token or (access.token if url else ""),
-        ca_file=given.ca_file or access.ca_file,
+        token=credentials.token or (access.token if url else ""),
+        ca_file=credentials.ca_file or access.ca_file,
     )
 
 

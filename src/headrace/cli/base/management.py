@@ -190,7 +190,7 @@ class Management:
             try:
                 answer = json.loads(data or b"{}")
             except ValueError as error:
-                raise self._lost(error) from error
+                raise self._connection_error(error) from error
         return answer if isinstance(answer, dict) else {"items": answer}
 
     @contextmanager
@@ -204,10 +204,10 @@ class Management:
         timeout_s: float | None,
         body: Any = None,  # noqa: ANN401  # bytes, or an iterator of them
     ) -> Iterator[http.client.HTTPResponse]:
-        given = {key: value for key, value in query.items() if value not in (None, "")}
+        parameters = {key: value for key, value in query.items() if value not in (None, "")}
         full = f"{self._prefix}{path}"
-        full = f"{full}?{urlencode(given, doseq=True)}" if given else full
-        who = {"authorization": f"Bearer {self._token}"} if self._token else {}
+        full = f"{full}?{urlencode(parameters, doseq=True)}" if parameters else full
+        authorization = {"authorization": f"Bearer {self._token}"} if self._token else {}
         if self._is_secure:
             connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                 self.host,
@@ -219,7 +219,8 @@ class Management:
             connection = http.client.HTTPConnection(self.host, self._port, timeout=timeout_s)
         try:
             try:
-                connection.request(method, full, body, {"connection": "close", **headers, **who})
+                all_headers = {"connection": "close", **headers, **authorization}
+                connection.request(method, full, body, all_headers)
             except (BrokenPipeError, ConnectionResetError):
                 # A server that refuses a large body answers before it has all of it, and closes.
                 if connection.sock is None:
@@ -227,7 +228,11 @@ class Management:
             response = connection.getresponse()
             if response.status >= http.client.BAD_REQUEST:
                 error = error_from_problem(response.status, response.read())
-                raise self._way_in(error) if error.code is Code.UNAUTHENTICATED else error
+                raise (
+                    self._authentication_hint(error)
+                    if error.code is Code.UNAUTHENTICATED
+                    else error
+                )
             if response.status >= http.client.MULTIPLE_CHOICES:
                 location = response.headers.get("location", "another address")
                 msg = f"the control plane at {self.url} says that it is at {location}; use that"
@@ -237,11 +242,11 @@ class Management:
             msg = f"the control plane at {self.url} did not answer within {timeout_s:g} s"
             raise DeadlineExceededError(msg) from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._lost(error) from error
+            raise self._connection_error(error) from error
         finally:
             connection.close()
 
-    def _way_in(self, error: HeadraceError) -> UnauthenticatedError:
+    def _authentication_hint(self, error: HeadraceError) -> UnauthenticatedError:
         """What to do where a token is missing or void."""
         reason = str(error).partition(";")[0]
         if self.is_remote:
@@ -258,7 +263,7 @@ class Management:
             )
         return UnauthenticatedError(f"the control plane at {self.url} refuses: {reason}; {way}")
 
-    def _lost(self, error: Exception) -> UnavailableError:
+    def _connection_error(self, error: Exception) -> UnavailableError:
         if isinstance(error, ssl.SSLCertVerificationError):
             way_out = "--ca-file names who signs its certificate"
         elif self.is_remote:

@@ -46,14 +46,14 @@ def option(text: str, *names: str, shown: str | bool = True, **more: Any) -> Opt
         shown: The default as the help shows it, if that is not the value.
         more: Other arguments of `typer.Option`.
     """
-    made: OptionInfo = typer.Option(*names, help=text, show_default=shown, **more)
-    return made
+    info: OptionInfo = typer.Option(*names, help=text, show_default=shown, **more)
+    return info
 
 
 def argument(text: str, *, shown: str | bool = True, **more: Any) -> ArgumentInfo:  # noqa: ANN401  # as above
     """Return an argument; parameters as of `option`."""
-    made: ArgumentInfo = typer.Argument(help=text, show_default=shown, **more)
-    return made
+    info: ArgumentInfo = typer.Argument(help=text, show_default=shown, **more)
+    return info
 
 
 def file_option(text: str, *names: str, **more: Any) -> OptionInfo:  # noqa: ANN401  # as above

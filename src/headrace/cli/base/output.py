@@ -282,7 +282,7 @@ class TransferView:
         self._began = 0.0
         self._shown: float | None = None
 
-    def tell(self, what: str, done: int, total: int, *, now: float | None = None) -> None:
+    def update(self, what: str, done: int, total: int, *, now: float | None = None) -> None:
         """Show it if it is time.
 
         Args:
@@ -292,9 +292,11 @@ class TransferView:
         if what != self._what:
             self._what, self._began, self._shown = what, now, None
         is_live = self._stream.isatty()
-        each = _EACH_S if is_live else _EACH_IN_A_LOG_S
+        interval_s = _EACH_S if is_live else _EACH_IN_A_LOG_S
         is_last = done >= total and self._shown is not None
-        is_due = now - self._began >= AFTER_S and (self._shown is None or now - self._shown >= each)
+        is_due = now - self._began >= AFTER_S and (
+            self._shown is None or now - self._shown >= interval_s
+        )
         if not is_last and not is_due:
             return
         from headrace.core.text import bytes_text

@@ -108,12 +108,12 @@ def draw_load(path: Path, results: "Sequence[LoadResult]", *, title: str) -> Non
 def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     """p50 and p99 of each second, the slowest answers one by one, and when requests failed."""
     sample = result.sample
-    at = sample.intended - result.plan.warm_up_s
+    sent_at = sample.intended - result.plan.warm_up_s
     good = sample.succeeded
     latency_ms = sample.latency_s[good] * _MILLI
     slowest = np.argsort(latency_ms)[-_SLOWEST:]
     axes.plot(
-        at[good][slowest],
+        sent_at[good][slowest],
         latency_ms[slowest],
         linestyle="none",
         marker=".",
@@ -123,14 +123,14 @@ def _draw_over_time(axes: "Axes", result: "LoadResult") -> None:
     )
     bins = max(1, min(round(result.seconds), _MOST_BINS))
     width = max(result.seconds, 0.1) / bins
-    bin_of = np.clip((at[good] / width).astype(np.int64), 0, bins - 1)
+    bin_of = np.clip((sent_at[good] / width).astype(np.int64), 0, bins - 1)
     middle = (np.arange(bins, dtype=np.float64) + 0.5) * width
     for quantile, colour, label in ((0.5, _P50, "p50"), (0.99, _P99, "p99")):
         inside = (latency_ms[bin_of == i] for i in range(bins))
         # Not a number for a bin in which nothing was due.
         heights = [np.quantile(part, quantile) if len(part) else np.nan for part in inside]
         axes.plot(middle, heights, color=colour, label=label)
-    failed = at[~good]
+    failed = sent_at[~good]
     if len(failed):
         axes.plot(
             failed[:: -(-len(failed) // 2000)],
@@ -160,11 +160,11 @@ def _draw_by_quantile(axes: "Axes", result: "LoadResult") -> None:
     for quantile, interval in result.latency_s.items():
         if interval is None:
             continue
-        place = 1 / (1 - quantile)
-        marks.append((place, quantile_name(quantile)))
+        position = 1 / (1 - quantile)
+        marks.append((position, quantile_name(quantile)))
         if interval.low is not None and interval.high is not None:
             axes.plot(
-                [place, place],
+                [position, position],
                 [interval.low * _MILLI, interval.high * _MILLI],
                 color=_P99,
                 linewidth=2,
@@ -173,7 +173,7 @@ def _draw_by_quantile(axes: "Axes", result: "LoadResult") -> None:
             )
     _draw_limits(axes, result)
     axes.set_xscale("log")
-    axes.set_xticks([place for place, _ in marks], [name for _, name in marks])
+    axes.set_xticks([position for position, _ in marks], [name for _, name in marks])
     axes.minorticks_off()
     axes.set(xlabel="quantile", ylabel="latency, ms")
     axes.set_xlim(1, max(count, 1000))
@@ -201,19 +201,19 @@ def _of_steps(results: "Sequence[LoadResult]") -> "Figure":
     latency, achieved = figure.subplots(1, 2)
     rates = [result.plan.rate_per_s for result in results]
     for quantile, colour in ((0.5, _P50), (0.99, _P99)):
-        known = [
+        intervals = [
             (rate, interval)
             for rate, result in zip(rates, results, strict=True)
             if (interval := result.latency_s[quantile]) is not None
         ]
         latency.plot(
-            [rate for rate, _ in known],
-            [interval.value * _MILLI for _, interval in known],
+            [rate for rate, _ in intervals],
+            [interval.value * _MILLI for _, interval in intervals],
             marker="o",
             color=colour,
             label=quantile_name(quantile),
         )
-        for rate, interval in known:
+        for rate, interval in intervals:
             if interval.low is not None and interval.high is not None:
                 bounds = [interval.low * _MILLI, interval.high * _MILLI]
                 latency.plot([rate, rate], bounds, color=colour, marker="_", linewidth=1)

@@ -131,11 +131,11 @@ def read_profiles(home: Path, digest: str) -> list[Profile]:
     """
     try:
         files = sorted((home / DIRECTORY).glob(f"{file_prefix(digest)}*.json"))
-        found = [decode_profile(file.read_bytes(), where=str(file)) for file in files]
+        profiles = [decode_profile(file.read_bytes(), where=str(file)) for file in files]
     except OSError as error:
         msg = f"the profiles in {home / DIRECTORY} cannot be read: {error.strerror or error}"
         raise FailedPreconditionError(msg) from error
-    return [profile for profile in found if profile.digest == digest]
+    return [profile for profile in profiles if profile.digest == digest]
 
 
 def newest_profile(model: str, home: Path) -> Profile:
@@ -192,7 +192,9 @@ def profile_text(profile: Profile) -> "list[Text | str]":
         ]
     if profile.overhead is not None:
         costs.append(("a request besides its run", duration_text(profile.overhead.wall_s)))
-    settings = [(one.name, one.value, one.why) for one in profile.recommendation.reasons]
+    settings = [
+        (reason.name, reason.value, reason.why) for reason in profile.recommendation.reasons
+    ]
     parts += ["", table(costs), "", "recommended:", table(settings)]
     parts += [""] + [f"note: {note}" for note in measured.notes] if measured.notes else []
     if not measured.complete:

@@ -281,9 +281,9 @@ def _only_input(signature: ModelSignature, what: str) -> TensorSpec:
 
 
 def _check_names(inputs: Mapping[str, object], signature: ModelSignature) -> None:
-    known = {spec.name for spec in signature.inputs}
-    if inputs.keys() != known:
-        msg = f"the input names {_names(inputs)}; the model takes {_names(known)}"
+    names = {spec.name for spec in signature.inputs}
+    if inputs.keys() != names:
+        msg = f"the input names {_names(inputs)}; the model takes {_names(names)}"
         raise InvalidArgumentError(msg)
 
 

@@ -108,7 +108,7 @@ def tuned_document(document: dict[str, Any], target: "CommandTarget") -> dict[st
     return filled
 
 
-def tell_applied(answer: dict[str, Any], *, json: bool) -> None:
+def show_applied(answer: dict[str, Any], *, json: bool) -> None:
     """Say what an apply changed, and what is not ready.
 
     Raises:

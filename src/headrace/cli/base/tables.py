@@ -55,7 +55,7 @@ def read_rows(
         InvalidArgumentError: The file cannot be read on; what came before was given.
         FailedPreconditionError: It is Parquet, and Polars is not installed.
     """
-    found: Iterator[Row | str]
+    rows: Iterator[Row | str]
     head = stream.read(len(_PARQUET))
     if head == _PARQUET:
         from headrace.features.source import (  # noqa: PLC0415  # an extra, and slow to load
@@ -69,7 +69,7 @@ def read_rows(
         except UNREADABLE as error:
             message = f"{name} cannot be read as Parquet: {reason_of(error)}"
             raise InvalidArgumentError(message) from error
-        found = frame.iter_rows(named=True)
+        rows = frame.iter_rows(named=True)
     else:
         lines = _lines(head.removeprefix(_BOM), stream, name)
         first = next((line for line in lines if line.strip()), b"")
@@ -77,8 +77,8 @@ def read_rows(
             raise InvalidArgumentError(f"{name} holds no rows")
         rest = chain([first], lines)
         is_json = first.lstrip()[:1] == b"{"
-        found = _from_json(rest) if is_json else _from_csv(rest, name, view)
-    numbered = enumerate((_timed(row, view) for row in found), start=1)
+        rows = _from_json(rest) if is_json else _from_csv(rest, name, view)
+    numbered = enumerate((_timed(row, view) for row in rows), start=1)
     while part := list(islice(numbered, ROWS_AT_ONCE)):
         yield part
 
@@ -327,10 +327,10 @@ def _number(value: Any) -> float:  # noqa: ANN401  # pyarrow has no types
 def _tensor(columns: Sequence[Array], spec: TensorSpec) -> Array:
     """Columns beside each other, as the model takes them; what is missing stays NaN."""
     if spec.datatype is Datatype.BYTES:
-        made = np.empty((len(columns[0]), len(columns)), dtype=np.object_)
+        tensor = np.empty((len(columns[0]), len(columns)), dtype=np.object_)
         for i, column in enumerate(columns):
-            made[:, i] = [value if isinstance(value, bytes) else str(value) for value in column]
-        return made
+            tensor[:, i] = [value if isinstance(value, bytes) else str(value) for value in column]
+        return tensor
     texts = [i for i, column in enumerate(columns) if column.dtype.kind == "O"]
     if texts:
         raise InvalidArgumentError(

@@ -242,8 +242,8 @@ def status(
     if record is None:
         raise NotFoundError(f"{output} is no output of a job")
     entries = folder.entries().values()
-    rows, wrong = sum(one.rows for one in entries), sum(one.errors for one in entries)
-    found = {
+    rows, wrong = sum(entry.rows for entry in entries), sum(entry.errors for entry in entries)
+    document = {
         "run_id": record.id,
         "status": "done" if folder.is_complete() else "unfinished",
         "begun_at": record.begun_at,
@@ -255,9 +255,9 @@ def status(
         "errors": wrong,
     }
     if json:
-        write_json(found)
+        write_json(document)
         return
-    for line in columns([(name, str(value)) for name, value in found.items()]):
+    for line in columns([(name, str(value)) for name, value in document.items()]):
         write(line)
 
 

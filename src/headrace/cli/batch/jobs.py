@@ -134,7 +134,7 @@ def start(
     run = api.post(f"/api/v1/jobs/{_quoted(name)}/run")
     if wait:
         say(f"run {run['id']}")
-        run = _until_over(api, run)
+        run = _wait_for_run(api, run)
     if json:
         write_json(run)
     else:
@@ -170,7 +170,7 @@ def cancel(
     show_answer(document, *(lines or ["nothing runs"]), json=json)
 
 
-def _until_over(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
+def _wait_for_run(api: "Management", run: dict[str, Any]) -> dict[str, Any]:
     path = f"/api/v1/jobs/{_quoted(run['job'])}/runs/{_quoted(run['id'])}"
     answered = time.monotonic()
     with progress(f"run {run['id']}"):

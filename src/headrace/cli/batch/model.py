@@ -56,7 +56,7 @@ class Chosen:
     `network`: it may open connections, as the endpoint's replicas may.
     """
 
-    told: JobModel
+    job_model: JobModel
     settings: ReplicaSettings
     network: bool = False
 
@@ -182,9 +182,11 @@ def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings
 
     features = ""
     if not isinstance(settings.features, msgspec.UnsetType):
-        made = settings.features
-        features = digest_of((made.service, made.online_store, made.inputs))
-    told = JobModel(
+        features_spec = settings.features
+        features = digest_of(
+            (features_spec.service, features_spec.online_store, features_spec.inputs)
+        )
+    job_model = JobModel(
         reference=reference,
         version=version,
         digest=digest,
@@ -192,7 +194,9 @@ def _chosen(reference: str, version: str, digest: str, settings: ReplicaSettings
         features=features,
         labels=digest_of(settings.labels) if settings.labels else "",
     )
-    return Chosen(told=told, settings=msgspec.structs.replace(settings, model_version=version))
+    return Chosen(
+        job_model=job_model, settings=msgspec.structs.replace(settings, model_version=version)
+    )
 
 
 _CHOSEN: Final = "chosen.json"
@@ -242,13 +246,15 @@ def inputs_of(source: str, environment: Mapping[str, str] | None = None) -> Inpu
     return Inputs(folder=folder, files=files)
 
 
-def why_not_another(inputs: Inputs) -> str:
+def sandbox_user_obstacle(inputs: Inputs) -> str:
     """Why only this user may read an input, and not one of the run's own; empty if that may."""
     folder = inputs.folder
     for file in inputs.files:
         try:
-            inner = [one for one in file.parents if folder and one.is_relative_to(folder)]
-            closed = [one for one in inner if not _is_open(one.stat().st_mode, _ALL_MAY_ENTER)]
+            inner = [parent for parent in file.parents if folder and parent.is_relative_to(folder)]
+            closed = [
+                parent for parent in inner if not _is_open(parent.stat().st_mode, _ALL_MAY_ENTER)
+            ]
             if not _is_open(file.stat().st_mode, stat.S_IROTH):
                 closed.append(file)
         except OSError as error:
@@ -267,11 +273,11 @@ def is_wal(file: Path) -> bool:
     return head.startswith(b"SQLite format 3\0") and head[18:20] == b"\2\2"
 
 
-def _is_open(mode: int, wanted: int) -> bool:
-    return mode & wanted == wanted
+def _is_open(mode: int, bits: int) -> bool:
+    return mode & bits == bits
 
 
-def go_on_confined(
+def exec_in_sandbox(
     options: "RunOptions", target: "CommandTarget", *, serial: int, workers: int
 ) -> NoReturn:
     """Become the process that runs the model, which can do no more than it has to.
@@ -299,9 +305,9 @@ def go_on_confined(
         abilities=cache(lambda: KernelProbe().result()),
     )
     own = make_private_dir(home.job_run(run_id))
-    told = own / _CHOSEN
-    told.write_bytes(msgspec.json.encode(chosen))
-    told.chmod(0o644)  # its folder is private
+    chosen_file = own / _CHOSEN
+    chosen_file.write_bytes(msgspec.json.encode(chosen))
+    chosen_file.chmod(0o644)  # its folder is private
     output = options.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     OutputFolder(output).check_own()  # before all in it belongs to another user
@@ -323,7 +329,7 @@ def go_on_confined(
     )
     spec["attached"] = True
     if spec["uid"] is not None:
-        why = _why_not_ours(output, spec["uid"]) or why_not_another(inputs)
+        why = _own_user_obstacle(output, spec["uid"]) or sandbox_user_obstacle(inputs)
         spec["whole"] = [str(output)]
         if why:
             give_all(str(output), os.getuid(), os.getgid())
@@ -337,12 +343,12 @@ def go_on_confined(
         spec["limits"]["processes"] = processes + 2 * workers
     os.environ["TMPDIR"] = str(own)
     arguments = [word for word in sys.argv[1:] if not word.startswith("--confined=")]
-    command = launched(spec, python_module("headrace.cli", *arguments, f"--chosen={told}"))
+    command = launched(spec, python_module("headrace.cli", *arguments, f"--chosen={chosen_file}"))
     sys.stderr.flush()
     os.execv(command[0], command)  # noqa: S606  # what this is for
 
 
-def _why_not_ours(output: Path, uid: int) -> str:
+def _own_user_obstacle(output: Path, uid: int) -> str:
     """Why a folder cannot belong to the user that writes it; empty if it can.
 
     Raises:

@@ -13,7 +13,7 @@ import typer
 from headrace.cli.base.connection import CommandTarget
 from headrace.cli.base.output import progress, progress_bar, say
 from headrace.cli.batch.commands import EngineChoice, RunOptions
-from headrace.cli.batch.model import Chosen, choose_model, go_on_confined, read_chosen
+from headrace.cli.batch.model import Chosen, choose_model, exec_in_sandbox, read_chosen
 from headrace.core import InvalidArgumentError
 from headrace.engine import usable_cores
 from headrace.jobs.manifest import OutputFolder
@@ -90,13 +90,13 @@ def batch_progress(job: Job) -> Iterator[JobWatch]:
     with progress_bar(f"run {job.record.id}", sum(map(weight, shards)) or None) as update:
         update(completed=sum(weight(shards[done.shard]) for done in job.left.done))
 
-        def on_rows(more: int, wrong: int) -> None:
+        def on_rows(advanced: int, wrong: int) -> None:
             nonlocal rows, errors
             with lock:
-                rows, errors = rows + more, errors + wrong
+                rows, errors = rows + advanced, errors + wrong
             speed = rows / max(time.monotonic() - began, 1e-3)
             note = f"{rows:,} rows, {speed:,.0f}/s" + (f", {errors:,} errors" if errors else "")
-            update(note=note, advance=more if counted else 0)
+            update(note=note, advance=advanced if counted else 0)
 
         def on_shard(_: CompletedShard, shard: Shard) -> None:
             if not counted:
@@ -129,13 +129,13 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
     engine = open_engine(
         options.engine, address=options.address, workers=options.workers, source=options.source
     )
-    for given in (options.run_id, options.resume):
-        if given:
-            check_run_id(given)
+    for id_ in (options.run_id, options.resume):
+        if id_:
+            check_run_id(id_)
     if options.confined is not None:
         # Nothing is read here that a model wrote, in a try before this one.
-        go_on_confined(options, target, serial=options.confined, workers=wish.workers)
-    told, source = open_source(
+        exec_in_sandbox(options, target, serial=options.confined, workers=wish.workers)
+    description, source = open_source(
         options.source, kind=options.input_format, query=options.sql, key=options.sql_key
     )
     # Before a folder is made: what cannot be is told without a trace.
@@ -153,10 +153,10 @@ def run_batch(options: RunOptions, target: CommandTarget) -> Summary:
         def plan(begun: JobRecord | None) -> Job:
             record, task = plan_job(
                 wish,
-                model=chosen.told,
+                model=chosen.job_model,
                 settings=chosen.settings,
                 source=source,
-                location=told,
+                location=description,
                 scorer=scorer,
                 run_id=run_id,
                 begun=begun,
@@ -184,7 +184,7 @@ def _run(
 ) -> Summary:
     run_id = job.record.id
     done, total = len(job.left.done), len(job.record.shards)
-    say(f"run {run_id}: {total - done} of {total} shards to do, by {chosen.told.reference}")
+    say(f"run {run_id}: {total - done} of {total} shards to do, by {chosen.job_model.reference}")
     for number, why in job.left.redo.items():
         say(f"shard {number} is done again: {why}")
     if not job.record.plan.keys:

@@ -81,9 +81,9 @@ def gateway_api(
 
     facts = options.facts(plane, with_revisions=True)
     target = replace(routes.target(), grpc=not no_grpc)
-    place = where.place(service)
-    check_versions("--service", facts, place.services or {})
-    options.write(deploy.gateway_api(facts, place, target))
+    namespace = where.place(service)
+    check_versions("--service", facts, namespace.services or {})
+    options.write(deploy.gateway_api(facts, namespace, target))
 
 
 @app.command("kserve")
@@ -118,7 +118,7 @@ def kserve(
     facts = options.facts(plane)
     check_storage(storage)
     if stable:
-        facts = replace(facts, endpoints=tuple(each.stable() for each in facts.endpoints))
+        facts = replace(facts, endpoints=tuple(endpoint.stable() for endpoint in facts.endpoints))
     target = deploy.KserveOptions(
         storage=storage, runtime=runtime, pods=deploy.PodOptions(image=image or "")
     )

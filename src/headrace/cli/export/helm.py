@@ -39,15 +39,14 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilePlan:
-    """What is to be done with files that are there.
-
-    `removed`: as an export left them, and of nothing in this one. `kept`: the same, but somebody
-    changed them. `aside`: to be renamed, for their place is needed.
-    """
+    """Existing files that an export removes, keeps or renames."""
 
     removed: tuple[str, ...]
-    kept: tuple[str, ...]
-    aside: tuple[str, ...]
+    """Unchanged since an earlier export, and not part of this one."""
+    edited: tuple[str, ...]
+    """Changed since an earlier export, and not part of this one: they stay."""
+    moved: tuple[str, ...]
+    """Not written by an export, or changed since: renamed, as this export writes their paths."""
 
 
 def plan(
@@ -62,13 +61,13 @@ def plan(
     """
     gone = sorted((recorded.keys() - files.keys()) & there.keys())
     removed = tuple(path for path in gone if there[path] == recorded[path])
-    aside = (
+    moved = (
         path
         for path in sorted(files.keys() & there.keys())
         if there[path] not in (files[path], recorded.get(path))
     )
-    kept = tuple(path for path in gone if path not in removed)
-    return FilePlan(removed=removed, kept=kept, aside=tuple(aside))
+    edited = tuple(path for path in gone if path not in removed)
+    return FilePlan(removed=removed, edited=edited, moved=tuple(moved))
 
 
 def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
@@ -86,8 +85,8 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     }
     todo = plan(recorded or {}, there, digests)
     notes = [
-        f"{path} was not as an export leaves it: it is {_put_aside(folder, path)} now"
-        for path in todo.aside
+        f"{path} was not as an export leaves it: it is {_move_aside(folder, path)} now"
+        for path in todo.moved
     ]
     for path, content in files.items():
         target = folder / path
@@ -104,7 +103,7 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     notes += [
         f"{path} is of nothing in this export, and was changed since one wrote it: it stays; "
         "delete it if you do not want it"
-        for path in todo.kept
+        for path in todo.edited
     ]
     if recorded is None:
         # Templates that nobody vouches for: Helm would make objects of them.
@@ -142,7 +141,7 @@ def _recorded(folder: Path) -> dict[str, str] | None:
     return files
 
 
-def _put_aside(folder: Path, path: str) -> str:
+def _move_aside(folder: Path, path: str) -> str:
     """Rename a file; the name that it has now, which none had before."""
     number = 1
     while (aside := folder / f"{path}{f'.{number}' if number > 1 else ''}{_ASIDE}").exists():

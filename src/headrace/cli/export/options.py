@@ -61,12 +61,14 @@ def check_socket(option: str, address: str) -> None:
     checked(option, parse_address, address)
 
 
-def check_versions(option: str, facts: "ExportFacts", given: Collection[tuple[str, str]]) -> None:
+def check_versions(
+    option: str, facts: "ExportFacts", requested: Collection[tuple[str, str]]
+) -> None:
     """Refuse what is said of a version that is not exported: a slip would be lost in silence."""
-    known = {(e.name, v.number): None for e in facts.endpoints for v in e.versions}
-    for name, number in given:
-        if (name, number) not in known:
-            there = ", ".join(f"{e}:{v}" for e, v in known)
+    versions = {(e.name, v.number): None for e in facts.endpoints for v in e.versions}
+    for name, number in requested:
+        if (name, number) not in versions:
+            there = ", ".join(f"{e}:{v}" for e, v in versions)
             msg = f"{name}:{number} is no version here; there are {there}"
             raise typer.BadParameter(msg, param_hint=option)
 
@@ -173,7 +175,7 @@ class RouteOptions:
 
 
 def addresses_for(
-    option: str, given: Sequence[str] | None, check: Callable[[str, str], None] | None = None
+    option: str, texts: Sequence[str] | None, check: Callable[[str, str], None] | None = None
 ) -> dict[tuple[str, str], list[str]]:
     """What `ENDPOINT:VERSION=ADDRESS` says, by endpoint and version.
 
@@ -183,8 +185,8 @@ def addresses_for(
     Raises:
         BadParameter: One is written otherwise.
     """
-    found: dict[tuple[str, str], list[str]] = {}
-    for text in given or ():
+    addresses: dict[tuple[str, str], list[str]] = {}
+    for text in texts or ():
         which, equals, address = text.partition("=")
         name, colon, number = which.rpartition(":")
         if not (equals and colon and name and number and address):
@@ -193,21 +195,21 @@ def addresses_for(
             raise typer.BadParameter(msg, param_hint=option)
         if check is not None:
             check(option, address)
-        found.setdefault((name, number), []).append(address)
-    return found
+        addresses.setdefault((name, number), []).append(address)
+    return addresses
 
 
-def left_over(folder: Path, target: str, written: Collection[str]) -> list[Path]:
+def stale_files(folder: Path, target: str, written: Collection[str]) -> list[Path]:
     """Files that an earlier export to `folder` wrote and this one did not, by their first line."""
     head = f"# Written by `headrace export {target}` of"
-    found = []
+    stale = []
     for path in sorted(folder.glob("*.yaml")):
         if path.name in written or not path.is_file():
             continue
         with path.open(encoding="utf-8", errors="replace") as file:
             if file.readline(len(head)) == head:
-                found.append(path)
-    return found
+                stale.append(path)
+    return stale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +265,11 @@ class ExportOptions:
             spec = parse_spec(api.get("/api/v1/spec")["spec"])  # refuses secrets that were redacted
             views = api.get("/api/v1/endpoints")["endpoints"]
             observed = {view["name"]: observed_of(view) for view in views}
-            models = {share.model for seen in observed.values() for share in seen.shares}
+            models = {
+                share.model
+                for observed_endpoint in observed.values()
+                for share in observed_endpoint.shares
+            }
             artifacts = artifacts_of(models, model_store(target))
         return read_facts(
             spec,
@@ -301,7 +307,7 @@ class ExportOptions:
             for name, text in files.items():
                 (path / name).write_text(text, encoding="utf-8")
                 say(f"{path / name}")
-            for left in left_over(path, export.target.value, files):
+            for left in stale_files(path, export.target.value, files):
                 say(f"note: {left} is of an export before, and of nothing in this one: delete it")
         else:
             path.write_text(text_of(export, form), encoding="utf-8")

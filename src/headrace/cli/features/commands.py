@@ -96,9 +96,9 @@ def push_file(view: FeatureView, store: OnlineStore, path: Path) -> PushReport:
         for part in read_rows(stream, str(path), view):
             wrong = [RefusedRow(number, row) for number, row in part if isinstance(row, str)]
             good = [(number, row) for number, row in part if not isinstance(row, str)]
-            found = refusals(view, [row for _, row in good])
-            wrong += [RefusedRow(good[i][0], why) for i, why in found.items()]
-            fit = [row for i, (_, row) in enumerate(good) if i not in found]
+            reasons = refusals(view, [row for _, row in good])
+            wrong += [RefusedRow(good[i][0], why) for i, why in reasons.items()]
+            fit = [row for i, (_, row) in enumerate(good) if i not in reasons]
             written += push_rows(view, store, fit)
             rows += len(part)
             right += len(fit)
@@ -169,12 +169,12 @@ def apply(
     else:
         changes, left_out = apply_feast(from_feast, home)
     if json:
-        told = [plain(change) for change in changes]
-        left = [plain(one) for one in left_out]
-        write_json(told if from_feast is None else {"changes": told, "left_out": left})
+        documents = [plain(change) for change in changes]
+        left = [plain(skipped) for skipped in left_out]
+        write_json(documents if from_feast is None else {"changes": documents, "left_out": left})
         return
-    for one in left_out:
-        say(f"left out: {one.kind} {one.name}, as {one.reason}")
+    for skipped in left_out:
+        say(f"left out: {skipped.kind} {skipped.name}, as {skipped.reason}")
     for change in changes:
         again = change.has_other_schema and change.kind == "view"
         after = "; materialize it again" if again else ""
@@ -256,14 +256,14 @@ def push(
 
         tail -f events.jsonl | headrace features push customer_stats -
     """
-    found = applied_definitions(home).view(view)
+    feature_view = applied_definitions(home).view(view)
     with opened(online_store, home) as store:
-        report = push_file(found, store, file)
+        report = push_file(feature_view, store, file)
     if json:
         write_json(plain(report))
     else:
-        for one in report.refused:
-            say(f"row {one.row} is refused: {one.why}")
+        for refused in report.refused:
+            say(f"row {refused.row} is refused: {refused.why}")
         if report.refused_rows > len(report.refused):
             say(f"and {report.refused_rows - len(report.refused)} more")
         say(
@@ -296,9 +296,9 @@ def join(
 
     Every row stays, in its order; VIEW__status says how its values were found.
     """
-    found = applied_definitions(home).service(service)
+    feature_service = applied_definitions(home).service(service)
     with progress(f"joining {entities}"):
-        counts = join_files(found, entities, output, fill_defaults=fill_defaults)
+        counts = join_files(feature_service, entities, output, fill_defaults=fill_defaults)
     lines = [
         f"{view}: {', '.join(f'{count} {status}' for status, count in statuses.items())}"
         for view, statuses in counts["views"].items()

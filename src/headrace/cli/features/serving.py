@@ -104,10 +104,10 @@ def get(
 
         headrace features get fraud -k customer_id=17 -k customer_id=18 --json
     """
-    found = applied_definitions(home).service(service)
+    feature_service = applied_definitions(home).service(service)
     with opened(online_store, home) as store:
-        keys, values = _keys(key, found)
-        rows = FeatureReader(found, store).read(keys, values=values)
+        keys, values = _keys(key, feature_service)
+        rows = FeatureReader(feature_service, store).read(keys, values=values)
     count = len(next(iter(rows.columns.values())))
     if json:
         documents = [
@@ -119,10 +119,10 @@ def get(
             }
             for row in range(count)
         ]
-        head = {"service": found.name, "schema_hash": found.schema_hash}
+        head = {"service": feature_service.name, "schema_hash": feature_service.schema_hash}
         write_json({**head, "rows": documents})
         return
-    of_view = {column.name: column.view.name for column in found.columns}
+    of_view = {column.name: column.view.name for column in feature_service.columns}
     lines = [
         (name, str(_text(column[row])), of_view[name], rows.statuses[of_view[name]][row].value)
         for row in range(count)
@@ -150,13 +150,17 @@ def serve_check(
 
     Exit status 3 if one was not. Values that were pushed are not counted.
     """
-    found = applied_definitions(home).service(service)
+    feature_service = applied_definitions(home).service(service)
     with opened(online_store, home) as store:
-        views = service_readiness(found, store, SystemClock())
-    is_ready = all(one.status is FeatureStatus.PRESENT for one in views)
+        views = service_readiness(feature_service, store, SystemClock())
+    is_ready = all(view.status is FeatureStatus.PRESENT for view in views)
     if json:
-        document = {"service": service, "schema_hash": found.schema_hash, "is_ready": is_ready}
-        write_json({**document, "views": [plain(one) for one in views]})
+        document = {
+            "service": service,
+            "schema_hash": feature_service.schema_hash,
+            "is_ready": is_ready,
+        }
+        write_json({**document, "views": [plain(view) for view in views]})
     else:
         show(rows_text(views, _VIEW_COLUMNS))
     if not is_ready:
@@ -173,14 +177,14 @@ _KINDS: Final[dict[Datatype, tuple[Callable[[str], object], str]]] = {
 
 
 def _keys(
-    given: Sequence[str], service: "FeatureService"
+    texts: Sequence[str], service: "FeatureService"
 ) -> tuple[dict[str, list[object]], dict[str, list[object]]]:
     """The values of each join key, and of each request column, as they are defined."""
     kinds = {entity.join_key: entity.datatype for entity in service.entities}
     of_request = {column.name: column.datatype for column in service.request_columns}
     keys: dict[str, list[object]] = {}
     values: dict[str, list[object]] = {}
-    for item in given:
+    for item in texts:
         name, equals, text = item.partition("=")
         if not equals:
             raise typer.BadParameter(f"'{item}' is no NAME=VALUE", param_hint="--key")
@@ -249,7 +253,7 @@ def skew(
 
         headrace features skew fraud --since 2026-11-27T06:00:00Z --grace 600 --json
     """
-    found = applied_definitions(home).service(service)
+    feature_service = applied_definitions(home).service(service)
     path = served or served_directory(home, service)
     since_us = None
     if since:
@@ -265,19 +269,19 @@ def skew(
             "control plane fetches the samples every second (--served PATH reads other files)"
         )
         raise FailedPreconditionError(message)
-    samples = read_served(path, found, since_us=since_us)
+    samples = read_served(path, feature_service, since_us=since_us)
     if not samples.rows:
         period = f" since {since}" if since else ""
         message = f"no samples yet: {path} has no row that service '{service}' gave{period}"
         raise FailedPreconditionError(message + _left_out(samples))
     with progress(f"comparing {len(samples.rows)} rows"):
-        offline = offline_rows(samples.rows, found)
+        offline = offline_rows(samples.rows, feature_service)
     now = SystemClock().now()
     grace = {
         view.name: default_grace_s(view, now) if grace_s is None else grace_s
-        for view in found.views
+        for view in feature_service.views
     }
-    report = compare_served(samples, found, offline, grace_s=grace, tolerance=tolerance)
+    report = compare_served(samples, feature_service, offline, grace_s=grace, tolerance=tolerance)
     if json:
         write_json(_document(report))
     else:
@@ -289,20 +293,20 @@ def skew(
 
 
 def _left_out(samples: "ServedRows") -> str:
-    told = f"; {samples.other_schema} are of other definitions" if samples.other_schema else ""
+    text = f"; {samples.other_schema} are of other definitions" if samples.other_schema else ""
     unreadable = samples.unreadable
-    return told + (f"; {unreadable} lines cannot be read" if unreadable else "")
+    return text + (f"; {unreadable} lines cannot be read" if unreadable else "")
 
 
 def _why(feature: "FeatureSkew") -> str:
-    told = [f"{cause} {count}" for cause, count in feature.causes.items()]
+    causes = [f"{cause} {count}" for cause, count in feature.causes.items()]
     if feature.lag_s is not None:
-        told.append(f"late by {feature.lag_s:,.0f} s")
+        causes.append(f"late by {feature.lag_s:,.0f} s")
     if feature.looks_like:
-        told.append(f"looks like {feature.looks_like}")
+        causes.append(f"looks like {feature.looks_like}")
     if feature.waiting:
-        told.append(f"{feature.waiting} within the grace")
-    return ", ".join(told) or "-"
+        causes.append(f"{feature.waiting} within the grace")
+    return ", ".join(causes) or "-"
 
 
 _SKEW_COLUMNS: Final[dict[str, Column]] = {

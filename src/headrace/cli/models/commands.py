@@ -102,10 +102,12 @@ def push(
         msg = "it names a column of the training data; give that with --reference"
         raise typer.BadParameter(msg, param_hint="--reference-time")
     store = model_store(plane.target(), artifacts=artifacts)
-    given = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
+    source_model = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
     is_converted = conversion.convert is not None
     with (
-        converted(given, conversion, plane.home) if is_converted else nullcontext(given) as pushed,
+        converted(source_model, conversion, plane.home)
+        if is_converted
+        else nullcontext(source_model) as pushed,
         progress(f"checking and storing {path}")
         if isinstance(store, HomeModels)
         else nullcontext(),  # an upload shows its own
@@ -115,8 +117,8 @@ def push(
     if reference is not None:
         from headrace.cli.base.sketch import sketch
 
-        made = sketch(reference, version.signature, time_column=reference_time)
-        store.set_reference(version, made)
+        drift_reference = sketch(reference, version.signature, time_column=reference_time)
+        store.set_reference(version, drift_reference)
     if json:
         write_json(document)
         return

@@ -79,22 +79,22 @@ def fetch(
     from headrace.registry.fetch import check_reference, fetch_model
     from headrace.registry.shared import RETRY_S, check_artifacts_url
 
-    for told, check, text in (
+    for parameter_hint, check, text in (
         ("NAME:VERSION", check_reference, reference),
         ("--artifacts", check_artifacts_url, artifacts),
     ):
         try:
             check(text)
         except InvalidArgumentError as error:
-            raise typer.BadParameter(str(error), param_hint=told) from None
+            raise typer.BadParameter(str(error), param_hint=parameter_hint) from None
 
     # What is asked for last may be tried for eight times that long.
     shared = watched_store(artifacts, retry_s=min(RETRY_S, timeout_s / 8))
     deadline = time.monotonic() + timeout_s
-    found = fetch_model(shared, reference, output, deadline=deadline)
-    what = "is there" if found.is_new else "was there already"
-    line = f"{found.path} {what} ({bytes_text(found.size_bytes)}, {found.digest})"
-    show_answer(found, line, json=json)
+    fetched = fetch_model(shared, reference, output, deadline=deadline)
+    what = "is there" if fetched.is_new else "was there already"
+    line = f"{fetched.path} {what} ({bytes_text(fetched.size_bytes)}, {fetched.digest})"
+    show_answer(fetched, line, json=json)
 
 
 class ConvertTo(StrEnum):
@@ -171,11 +171,11 @@ def converted(pushed: Pushed, conversion: ConversionOptions, home: Path) -> Iter
                 signature = source_signature(sandbox, request)
                 rows = _rows_of(conversion.convert_data, signature)
             filename = f"{path.stem or 'model'}.onnx"
-            made, report = stack.enter_context(
+            artifact, report = stack.enter_context(
                 converted_model(sandbox, request, filename=filename, rows=rows)
             )
         yield Pushed(
-            path=made,
+            path=artifact,
             runtime="onnx",
             source=pushed.source or str(path),
             metadata=report.metadata(digest=digest, runtime=runtime, filename=path.name),
@@ -295,16 +295,16 @@ def sign(
     version = msgspec.convert(store.get(reference), ModelVersion)
     if not target.is_remote:
         home_registry(plane.home, artifacts=artifacts).verify(version)
-    if content is not None and (found := read_content(content).digest) != version.digest:
+    if content is not None and (digest := read_content(content).digest) != version.digest:
         msg = (
-            f"{content} has digest {found}, but {reference} is {version.digest}; nothing is signed"
+            f"{content} has digest {digest}, but {reference} is {version.digest}; nothing is signed"
         )
         raise InvalidArgumentError(msg)
-    made = sign_version(version, private, signed_at=time.time(), by=actor())  # noqa: TID251  # what is told, not decided by
-    store.add_signature(version, made)
+    signature = sign_version(version, private, signed_at=time.time(), by=actor())  # noqa: TID251  # what is told, not decided by
+    store.add_signature(version, signature)
     if json:
-        write_json(made)
-    say(f"{reference} is signed by {key_of(made).id}")
+        write_json(signature)
+    say(f"{reference} is signed by {key_of(signature).id}")
 
 
 def verify(
@@ -334,8 +334,8 @@ def verify(
     if not target.is_remote:
         home_registry(plane.home, artifacts=artifacts).verify(version)
     signatures = msgspec.convert(document["signatures"], list[VersionSignature])
-    found = check_signed(version, signatures, keys)
-    say(f"{version.reference} is what {key_of(found).id} signed ({signed_text(found)})")
+    signature = check_signed(version, signatures, keys)
+    say(f"{version.reference} is what {key_of(signature).id} signed ({signed_text(signature)})")
 
 
 def signed_text(signature: VersionSignature) -> str:
@@ -346,5 +346,5 @@ def signed_text(signature: VersionSignature) -> str:
         key = key_of(signature).id
     except InvalidArgumentError:
         return "by a damaged key"
-    at = datetime.fromtimestamp(signature.signed_at, UTC)
-    return f"by {key}, {at:%Y-%m-%d %H:%M} UTC, {signature.by or '?'}"
+    signed_at = datetime.fromtimestamp(signature.signed_at, UTC)
+    return f"by {key}, {signed_at:%Y-%m-%d %H:%M} UTC, {signature.by or '?'}"

@@ -112,9 +112,9 @@ def profile(
         from headrace.cli.base.plots import check_plot
 
         check_plot(plot)
-    mine = usable_cores()
-    if cores is not None and cores > mine:
-        raise typer.BadParameter(f"this machine has {mine}", param_hint="--cores")
+    available = usable_cores()
+    if cores is not None and cores > available:
+        raise typer.BadParameter(f"this machine has {available}", param_hint="--cores")
     wishes = Requirements(
         rate=rate,
         p99_s=None if p99 is None else seconds(p99, "--p99"),
@@ -124,7 +124,7 @@ def profile(
     request = ProfileRequest(
         path="",
         runtime=runtime,
-        cores=cores or mine,
+        cores=cores or available,
         rows=numbers(rows, "--rows"),
         lengths=numbers(lengths, "--lengths"),
         threads=numbers(threads, "--threads"),
@@ -148,18 +148,18 @@ def profile(
     )
     with progress_bar(f"profiling {subject.name}", request.budget_s) as update:
 
-        def hear(event: "Event") -> None:
+        def on_event(event: "Event") -> None:
             if isinstance(event, Step):
                 text = f"profiling {subject.name}: {event.text}"
                 update(completed=request.budget_s - event.left_s, description=text)
 
-        measured = measure(Sandbox.of_home(plane.home), request, hear)
+        measured = measure(Sandbox.of_home(plane.home), request, on_event)
     with progress("asking a replica what a request costs"):
         measured, overhead = _overhead(
             subject, measured, where, cores=request.cores, budget_s=overhead_s(budget_s)
         )
     with progress("predicting"):
-        made = conclude(
+        finished = conclude(
             measured,
             overhead,
             wishes,
@@ -171,15 +171,15 @@ def profile(
             headrace=headrace.__version__,
         )
     if save:
-        say(f"kept as {save_profile(plane.home, made)}; `headrace apply --tuned` uses it")
+        say(f"kept as {save_profile(plane.home, finished)}; `headrace apply --tuned` uses it")
     if plot is not None:
         from headrace.cli.base.plots import draw_profile
 
-        draw_profile(plot, made)
+        draw_profile(plot, finished)
     if json:
-        write_json(made)
+        write_json(finished)
     else:
-        show(*profile_text(made))
+        show(*profile_text(finished))
 
 
 def _overhead(
@@ -207,8 +207,10 @@ def _overhead(
             budget_s=budget_s,
         )
         if subject.endpoint:
-            place = gateway(target)
-            with Client(place.url, ca_file=place.ca_file, server_name=place.server_name) as client:
+            address = gateway(target)
+            with Client(
+                address.url, ca_file=address.ca_file, server_name=address.server_name
+            ) as client:
                 overhead = endpoint_overhead(
                     client, subject.endpoint, overhead, length=length, budget_s=budget_s
                 )

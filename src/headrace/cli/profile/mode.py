@@ -121,10 +121,10 @@ def mode(
 
       headrace plan mode --log requests.jsonl --key-column customer_id --model fraud
     """
-    found = None
+    log_arrivals = None
     if log is not None:
         with progress(f"reading {log}"):
-            found = read_arrivals(log, time_column=time_column, key_column=key_column)
+            log_arrivals = read_arrivals(log, time_column=time_column, key_column=key_column)
     is_asked = sys.stdin.isatty() and not json
     if not arrival and is_asked:
         question = "How do rows come: requests (somebody waits), events, or a table?"
@@ -135,8 +135,14 @@ def mode(
         what = f"'{arrival}' is no way of arriving" if arrival else "how do rows come?"
         msg = f"{what}; say one of {', '.join(Arrival)}"
         raise typer.BadParameter(msg, param_hint="--arrival") from None
-    mean = _rate(rate, rows_per_day, found, is_asked=is_asked)
-    peak = peak_rate if peak_rate is not None else found.peak_rate if found else _PEAK * mean
+    mean = _rate(rate, rows_per_day, log_arrivals, is_asked=is_asked)
+    peak = (
+        peak_rate
+        if peak_rate is not None
+        else log_arrivals.peak_rate
+        if log_arrivals
+        else _PEAK * mean
+    )
     if is_asked and kind == "requests" and not latency:
         latency = typer.prompt("How long may one who asks wait (p99)?", default="100ms", err=True)
     if is_asked and not freshness:
@@ -161,17 +167,17 @@ def mode(
     )
     plan = plan_mode(needs, costs)
     if not json:
-        _show(plan, found)
+        _show(plan, log_arrivals)
         return
     choices = [
         {**asdict(choice), "cost_per_million": choice.cost_per_million} for choice in plan.options
     ]
-    arrivals = None if found is None else asdict(found)
+    arrivals = None if log_arrivals is None else asdict(log_arrivals)
     write_json({**asdict(plan), "options": choices, "log": arrivals})
 
 
 def _rate(
-    rate: float | None, rows_per_day: float | None, found: ArrivalLog | None, *, is_asked: bool
+    rate: float | None, rows_per_day: float | None, arrivals: ArrivalLog | None, *, is_asked: bool
 ) -> float:
     if rate is not None and rows_per_day is not None:
         raise typer.BadParameter("say it once: --rate or --rows-per-day", param_hint="--rate")
@@ -179,11 +185,11 @@ def _rate(
         return rate
     if rows_per_day is not None:
         return rows_per_day / 86_400
-    if found is not None:
-        return found.rate
+    if arrivals is not None:
+        return arrivals.rate
     if is_asked:
-        asked: float = typer.prompt("How many rows a second, on average?", type=float, err=True)
-        return asked
+        answer: float = typer.prompt("How many rows a second, on average?", type=float, err=True)
+        return answer
     raise typer.BadParameter(
         "how many rows come? say --rate, --rows-per-day, or give a --log", param_hint="--rate"
     )
@@ -228,20 +234,20 @@ def _costs(
     )
 
 
-def _show(plan: ModePlan, found: ArrivalLog | None) -> None:
+def _show(plan: ModePlan, arrivals: ArrivalLog | None) -> None:
     needs = plan.needs
-    if found is not None:
+    if arrivals is not None:
         rows = [
-            ("rows", f"{found.rows:,} in {found.seconds:,.0f} s"),
-            ("rate", f"{found.rate:,.4g}/s, {found.peak_rate:,.4g}/s in the busiest minute"),
-            ("burstiness", f"{found.burstiness:.3g} (1 is chance)"),
-            ("quiet", f"{found.quiet_ratio:.0%} of the minutes"),
+            ("rows", f"{arrivals.rows:,} in {arrivals.seconds:,.0f} s"),
+            ("rate", f"{arrivals.rate:,.4g}/s, {arrivals.peak_rate:,.4g}/s in the busiest minute"),
+            ("burstiness", f"{arrivals.burstiness:.3g} (1 is chance)"),
+            ("quiet", f"{arrivals.quiet_ratio:.0%} of the minutes"),
         ]
-        if found.keys is not None:
-            again = f"{found.repeat_ratio or 0.0:.0%} of rows came again"
-            rows.append(("keys", f"{found.keys:,} different ones; {again}"))
-        if found.unreadable:
-            rows.append(("left out", f"{found.unreadable:,} lines without a time"))
+        if arrivals.keys is not None:
+            again = f"{arrivals.repeat_ratio or 0.0:.0%} of rows came again"
+            rows.append(("keys", f"{arrivals.keys:,} different ones; {again}"))
+        if arrivals.unreadable:
+            rows.append(("left out", f"{arrivals.unreadable:,} lines without a time"))
         show("\n".join(columns(rows)), "")
     cells: dict[str, Column] = {
         "mode": lambda choice: Text(

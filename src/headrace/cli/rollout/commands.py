@@ -86,7 +86,7 @@ def list_(
 def _add_verb(verb: str, text: str) -> None:
     """Add the command that tells an endpoint's rollout `verb`."""
 
-    def tell(
+    def send_verb(
         endpoint: EndpointName,
         *,
         reason: _Reason = "",
@@ -99,7 +99,7 @@ def _add_verb(verb: str, text: str) -> None:
         line = f"rollout {document['id']} of {endpoint} is {phase}: {document['reason']}"
         show_answer(document, line, json=json)
 
-    app.command(verb, help=text)(tell)
+    app.command(verb, help=text)(send_verb)
 
 
 for _verb, _text in {

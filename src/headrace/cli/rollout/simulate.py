@@ -32,7 +32,7 @@ _NARROW: Final = 10
 
 def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
     """One candidate, for programs. `is_same`: every decision against it was false."""
-    found: dict[str, object] = {
+    document: dict[str, object] = {
         "candidate": result.candidate,
         "rolled_back_ratio": result.rolled_back,
         "promoted_ratio": result.promoted,
@@ -44,9 +44,9 @@ def result_document(result: "Result", *, is_same: bool) -> dict[str, object]:
         "naive_fixed_horizon_ratio": result.naive_at_the_end / result.runs,
     }
     if is_same:
-        found["false_decision_ratio"] = found["ever_rolled_back_ratio"]
-        found["naive_false_decision_ratio"] = found["naive_ever_rejected_ratio"]
-    return found
+        document["false_decision_ratio"] = document["ever_rolled_back_ratio"]
+        document["naive_false_decision_ratio"] = document["naive_ever_rejected_ratio"]
+    return document
 
 
 def power_document(row: "Power") -> dict[str, object]:

@@ -116,7 +116,7 @@ class PlanOptions:
         option("rollback, pause or promote.", shown="rollback; pause where too few requests came"),
     ] = None
 
-    def given(self, *names: str) -> dict[str, Any]:
+    def present(self, *names: str) -> dict[str, Any]:
         """Those of `names` that the command line says."""
         values = {name: getattr(self, name) for name in names}
         # By identity: 0 is a value.
@@ -139,8 +139,8 @@ def rollout_plan(
         typer.BadParameter: Options of different strategies stand together.
     """
     base = dict(document or {})
-    common = options.given("alpha", "min_samples", "max_duration_s", "on_timeout")
-    special = options.given(*_BELONGS_TO)
+    common = options.present("alpha", "min_samples", "max_duration_s", "on_timeout")
+    special = options.present(*_BELONGS_TO)
     if options.strategy is None and not base and not common and not special:
         return None
     owners = {name: _BELONGS_TO[name] for name in special}
@@ -170,7 +170,7 @@ def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[d
             raise typer.BadParameter(msg, param_hint="--steps")
         weights = map(int, parts)
         in_file = [{"weight": weight, "until": StepUntil.VERDICT.value} for weight in weights]
-    changed: dict[str, Any] = options.given("pause_s")
+    changed: dict[str, Any] = options.present("pause_s")
     if options.until is not None:
         changed["until"] = None if options.until is StepUntil.NONE else options.until.value
     return [{**step, **changed} for step in in_file]
@@ -251,7 +251,7 @@ def start(
     for note in status["notes"]:
         say(note)
     if wait:
-        status = wait_until_over(api, status, timeout_s=wait_s)
+        status = wait_for_rollout(api, status, timeout_s=wait_s)
     else:
         say(f"watch it with `headrace rollout status {endpoint} --watch`")
     if json:
@@ -297,7 +297,7 @@ def read_plan(file: Path) -> dict[str, Any]:
     return plan
 
 
-def wait_until_over(
+def wait_for_rollout(
     api: "Management", status: dict[str, Any], *, timeout_s: float, every_s: float = _REFRESH_S
 ) -> dict[str, Any]:
     """Follow a rollout until it is over, telling each move; its last status.
@@ -310,11 +310,11 @@ def wait_until_over(
     """
     deadline = time.monotonic() + timeout_s
     answered = time.monotonic()
-    told = ""
+    last_line = ""
     while not status["over"]:
         line = f"{status['phase'].replace('_', ' ')}{progress_of(status)}"
-        if line != told:
-            say(told := line)
+        if line != last_line:
+            say(last_line := line)
         if time.monotonic() >= deadline:
             msg = f"rollout {status['id']} is not over after {timeout_s:g} s: {line}; it goes on"
             raise DeadlineExceededError(msg)

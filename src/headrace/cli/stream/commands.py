@@ -101,13 +101,13 @@ def up(
     spec = short_spec(form) if file is None else read_spec(file)
     streams = chosen(spec, list(names or ()), where=str(file or "this command"))
     with progress("checking models"):
-        found = resolved(spec, streams, home, allow_code=form.allow_code)
-    wanted = with_workers(found, workers)
-    make_topics(wanted, home)
-    for stream in wanted:
+        resolved_streams = resolved(spec, streams, home, allow_code=form.allow_code)
+    started = with_workers(resolved_streams, workers)
+    make_topics(started, home)
+    for stream in started:
         say(f"stream '{stream.name}': {stream.way}; Ctrl-C ends it")
     running = Foreground(
-        streams=wanted,
+        streams=started,
         home=home,
         log_format=str(log_format or "text"),
         member_prefix=member_prefix,
@@ -133,10 +133,10 @@ def status(
     """
     streams = plane.connect().get("/api/v1/streams")["streams"]
     if name is not None:
-        known = ", ".join(one["name"] for one in streams) or "none"
-        streams = [one for one in streams if one["name"] == name]
+        names = ", ".join(stream["name"] for stream in streams) or "none"
+        streams = [stream for stream in streams if stream["name"] == name]
         if not streams:
-            msg = f"there is no stream '{name}'; there are: {known}"
+            msg = f"there is no stream '{name}'; there are: {names}"
             raise NotFoundError(msg)
     empty = "no streams; `streams:` in the spec file names them"
     document = streams[0] if name is not None else streams

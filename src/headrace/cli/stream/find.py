@@ -58,13 +58,13 @@ def short_spec(form: ShortForm) -> "SystemSpec":
 
     missing = [
         option
-        for option, given in (
+        for option, value in (
             ("--model or --endpoint", form.model or form.endpoint),
             ("--broker", form.broker),
             ("--from", form.sources),
             ("--to", form.sink),
         )
-        if not given
+        if not value
     ]
     if missing:
         message = f"a stream without a file (-f) also needs {', '.join(missing)}"
@@ -99,11 +99,13 @@ def chosen(spec: "SystemSpec", names: list[str], *, where: str) -> "list[StreamS
     """
     if not spec.streams:
         raise NotFoundError(f"{where} has no 'streams'")
-    known = {stream.name: stream for stream in spec.streams}
+    by_name = {stream.name: stream for stream in spec.streams}
     for name in names:
-        if name not in known:
-            raise NotFoundError(f"{where} has no stream '{name[:200]}'; it has: {', '.join(known)}")
-    return [known[name] for name in names] if names else list(spec.streams)
+        if name not in by_name:
+            raise NotFoundError(
+                f"{where} has no stream '{name[:200]}'; it has: {', '.join(by_name)}"
+            )
+    return [by_name[name] for name in names] if names else list(spec.streams)
 
 
 def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> "StreamSpec":

@@ -98,8 +98,8 @@ def gateway_of(home: Path) -> Callable[[WorkerSettings], WorkerSettings]:
         if settings.endpoint is None:
             return settings
 
-        found = gateway(CommandTarget(home=home))
-        return through_gateway(settings, url=found.url, ca_file=found.ca_file or "")
+        address = gateway(CommandTarget(home=home))
+        return through_gateway(settings, url=address.url, ca_file=address.ca_file or "")
 
     return prepare
 
@@ -151,12 +151,12 @@ class Foreground:
             ),
             desired_streams=lambda: self.streams,
             prepare=gateway_of(self.home),
-            emit=_nobody,
+            emit=_no_listener,
             clock=SystemClock(),
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told)
+            loop.add_signal_handler(number, self._on_signal)
         screen = _Screen(LogFollower(LogFiles(directory=logs)), self.log_format)
         failures: list[str] = []
         try:
@@ -192,7 +192,7 @@ class Foreground:
                 await asyncio.wait_for(self._stop.wait(), _EVERY_S)
         return []
 
-    def _told(self) -> None:
+    def _on_signal(self) -> None:
         """The first signal ends it in order, the second at once."""
         if self._stop.is_set():
             self._hurry = True
@@ -200,7 +200,7 @@ class Foreground:
             self._stop.set()
 
 
-async def _nobody(_: object) -> None:
+async def _no_listener(_: object) -> None:
     """Nobody reads events: whoever runs this sees it."""
 
 
@@ -215,7 +215,9 @@ class _Screen:
 
     def show(self, views: Sequence[StreamView]) -> None:
         """New lines, and how it is now."""
-        lines = [render_line(one, log_format=self._log_format) for one in self._follower.read_new()]
+        lines = [
+            render_line(entry, log_format=self._log_format) for entry in self._follower.read_new()
+        ]
         self._turn += 1
         if not self._is_terminal:
             for line in lines:
@@ -370,18 +372,20 @@ def _score(
     from headrace.streaming.windows.state_file import state_folder
 
     spec = SystemSpec.model_construct(version=1, streams=(stream,))
-    found = with_workers(resolved(spec, [stream], home, allow_code=allow_code), workers or 1)[0]
+    resolved_stream = with_workers(
+        resolved(spec, [stream], home, allow_code=allow_code), workers or 1
+    )[0]
     # Another name: brokers that drop what they have seen would drop the answers.
     settings = msgspec.structs.replace(
-        found.settings,
+        resolved_stream.settings,
         name=group,
         group=group,
-        sink=to or found.settings.sink,
+        sink=to or resolved_stream.settings.sink,
         start_s=at_s,
         paused=False,
     )
     check_settings(settings)
-    replayed = msgspec.structs.replace(found, name=group, settings=settings)
+    replayed = msgspec.structs.replace(resolved_stream, name=group, settings=settings)
     views = Foreground(
         streams=[replayed], home=home, log_format=log_format, is_done=_done(broker, span, settings)
     ).run()
@@ -400,21 +404,21 @@ def _done(broker: "Broker", span: "OffsetRange", settings: "WorkerSettings") -> 
 
     The second holds where offsets have gaps at the end, as those of transactions do.
     """
-    seen = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
+    progress = {"answered": -1.0, "at": time.monotonic(), "looked": 0.0, "reached": math.inf}
 
     async def is_done(view: "StreamView") -> bool:
         now = time.monotonic()
         total = view.answered + view.dead_letters
-        if total != seen["answered"] or view.state != "running":
-            seen.update(answered=total, at=now)
-        if now - seen["looked"] < 1.0:
+        if total != progress["answered"] or view.state != "running":
+            progress.update(answered=total, at=now)
+        if now - progress["looked"] < 1.0:
             return False
-        seen["looked"] = now
+        progress["looked"] = now
         reached = await asyncio.to_thread(committed, broker, settings.group, settings.topics)
         if span.is_done(reached):
-            seen["reached"] = min(seen["reached"], now)
+            progress["reached"] = min(progress["reached"], now)
         # What it counted is told a moment later.
-        is_idle = total > 0 and now - seen["at"] > _IDLE_S
-        return now - seen["reached"] > _TOLD_AFTER_S or is_idle
+        is_idle = total > 0 and now - progress["at"] > _IDLE_S
+        return now - progress["reached"] > _TOLD_AFTER_S or is_idle
 
     return is_done

@@ -161,8 +161,8 @@ def read(
         after = first_offsets(opened, topic, waits=follow)
         if since:
             after = dict(opened.offsets_at(topic, moment(since, now=SystemClock().now())))
-        found = records_of(opened, topic, after, follow=follow)
-        for record in itertools.islice(found, limit):
+        records = records_of(opened, topic, after, follow=follow)
+        for record in itertools.islice(records, limit):
             write(record_json(record) if json else value_text(record))
 
 
@@ -177,7 +177,7 @@ def first_offsets(broker: "Broker", topic: str, *, waits: bool) -> "dict[TopicPa
     """
     while True:
         try:
-            return {place: first for place, (first, _) in broker.ends(topic).items()}
+            return {partition: first for partition, (first, _) in broker.ends(topic).items()}
         except NotFoundError:
             if not waits:
                 raise
@@ -190,9 +190,13 @@ def records_of(
     """Records from these offsets on, in order of each partition; without `follow` up to the end."""
     after = dict(after)
     while True:
-        ends = {place: end for place, (_, end) in broker.ends(topic).items()}
-        wanted = {place: at for place, at in after.items() if at < ends.get(place, 0)}
-        some = broker.read(topic, after=wanted, most=_AT_ONCE) if wanted else []
+        ends = {partition: end for partition, (_, end) in broker.ends(topic).items()}
+        unread = {
+            partition: offset
+            for partition, offset in after.items()
+            if offset < ends.get(partition, 0)
+        }
+        some = broker.read(topic, after=unread, most=_AT_ONCE) if unread else []
         for record in some:
             after[record.topic_partition] = record.offset + 1
         yield from some
@@ -305,15 +309,15 @@ def list_(
 
         headrace stream dlq list fraud --error INVALID_ARGUMENT --json
     """
-    code = check_code(error, (str(one) for one in Code))
+    code = check_code(error, (str(known_code) for known_code in Code))
     with _opened(name, broker=broker, sources=None, file=file, plane=plane) as of:
         try:
-            found = read_dead_letters(
+            dead_letters = read_dead_letters(
                 of.broker, stream=name, topic=of.topic, most=_MOST if code else limit
             )
         except NotFoundError:
-            found = []  # it is made with the first worker
-    letters = [letter for letter in found if code in {"", letter.code}][:limit]
+            dead_letters = []  # it is made with the first worker
+    letters = [letter for letter in dead_letters if code in {"", letter.code}][:limit]
     empty = f"no dead letters in {of.topic}"
     documents = list(map(letter_document, letters))
     show_document(documents, documents, LETTER_COLUMNS, json=json, empty=empty)
@@ -347,7 +351,7 @@ def redrive(
     """
     from headrace.streaming.dead_letters import count
 
-    code = check_code(error, (str(one) for one in Code))
+    code = check_code(error, (str(known_code) for known_code in Code))
     with _opened(name, broker=broker, sources=source, file=file, plane=plane) as of:
         if not of.sources:
             msg = "--broker also needs --from: the topics that letters may go back to"

@@ -411,15 +411,15 @@ def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
-        seen = f"there is no directory '{folder}' either"
+        content = f"there is no directory '{folder}' either"
     except OSError as error:
-        seen = f"'{folder}': {error.strerror}"
+        content = f"'{folder}': {error.strerror}"
     else:
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        seen = (
+        content = (
             f"'{folder}' has {', '.join(names[:_NAMED])}{more}"
             if names
             else f"'{folder}' is empty: a container sees what is mounted, as by "
             f'`-v "$PWD:{folder}:ro"`'
         )
-    raise NotFoundError(f"there is no file or directory '{reference}'; {seen}")
+    raise NotFoundError(f"there is no file or directory '{reference}'; {content}")

@@ -31,7 +31,7 @@ _LOCK_TRIES: Final = 20
 _LOCK_RETRY_S: Final = 0.05
 
 
-async def stop_leftovers(path: Path, *, drain_s: float) -> int:
+async def stop_remaining_processes(path: Path, *, drain_s: float) -> int:
     """End the gateway and the replicas recorded in the home `path`; how many processes ended.
 
     Records of processes of another home, which this one is a copy of, are left out.
@@ -61,7 +61,7 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
             driver=make_stream_driver(home, driver),
             desired_streams=tuple,
             prepare=lambda settings: settings,
-            emit=_unheard,
+            emit=_ignore_progress,
             clock=SystemClock(),
         )
         supervisor.load()
@@ -73,7 +73,7 @@ async def stop_leftovers(path: Path, *, drain_s: float) -> int:
     return ended
 
 
-async def _unheard(_: object) -> None:
+async def _ignore_progress(_: object) -> None:
     """There is nobody to tell."""
 
 
@@ -143,7 +143,7 @@ def down(
         control = read_control_file(home)
         if control is not None:
             _stop(control, home, drain_s)
-        ended = asyncio.run(stop_leftovers(home, drain_s=drain_s))
+        ended = asyncio.run(stop_remaining_processes(home, drain_s=drain_s))
     if control is None and not ended:
         say(f"nothing runs on {home}{copy_note(original)}")
     elif control is None:
@@ -194,7 +194,7 @@ def backup(
     """
     from headrace.control.app.backup import check_backup, write_backup
 
-    tell = TransferView().tell
+    tell = TransferView().update
     if verify:
         result = check_backup(file, tell=tell)
     else:
@@ -246,7 +246,7 @@ def restore(
     """
     from headrace.control.app.backup import restore_backup
 
-    manifest = restore_backup(file, home, tell=TransferView().tell)
+    manifest = restore_backup(file, home, tell=TransferView().update)
     if json:
         write_json({"home": str(home.absolute()), "manifest": manifest})
         return

@@ -43,8 +43,8 @@ class GatewayPlace(StrEnum):
     NONE = "none"
 
 
-def _show_all(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001  # typer's signature for callbacks
-    if wanted:
+def _show_all(context: typer.Context, is_requested: bool) -> None:  # noqa: FBT001  # typer's signature for callbacks
+    if is_requested:
         for parameter in context.command.params:
             parameter.hidden = False  # type: ignore[attr-defined]  # options have it
         typer.echo(context.get_help())
@@ -329,8 +329,8 @@ class ControlOptions:
             return None
         if len(paths) < len(files):
             missing = [flag for flag, path in files.items() if path is None]
-            given = next(flag for flag, path in files.items() if path is not None)
-            raise typer.BadParameter(f"needs {' and '.join(missing)}", param_hint=given)
+            first = next(flag for flag, path in files.items() if path is not None)
+            raise typer.BadParameter(f"needs {' and '.join(missing)}", param_hint=first)
         certificate, key, client_ca = paths
         return AgentsSettings(
             tls=TlsSpec(
@@ -363,9 +363,9 @@ def tls_settings(
 
     if certificate is None or key is None:
         if certificate is not None or key is not None:
-            given, other = ("cert", "key") if certificate is not None else ("key", "cert")
-            msg = f"{flag}-{given} needs {flag}-{other}"
-            raise typer.BadParameter(msg, param_hint=f"{flag}-{given}")
+            present, other = ("cert", "key") if certificate is not None else ("key", "cert")
+            msg = f"{flag}-{present} needs {flag}-{other}"
+            raise typer.BadParameter(msg, param_hint=f"{flag}-{present}")
         if client_ca is not None or require_client:
             hint = "--client-ca" if client_ca is not None else "--require-client-cert"
             raise typer.BadParameter("needs --tls-cert and --tls-key", param_hint=hint)
@@ -402,7 +402,7 @@ def oidc_settings(
 
     from headrace.control.base.settings import OidcSettings, absolute_reference
 
-    given = {
+    values = {
         "issuer": issuer,
         "client_id": client_id,
         "client_secret": client_secret,
@@ -410,7 +410,7 @@ def oidc_settings(
         "roles": tuple(roles),
     }
     document = {} if file is None else _read(file)
-    document |= {name: value for name, value in given.items() if value}
+    document |= {name: value for name, value in values.items() if value}
     if not document:
         return None
     if missing := [name for name in _NEEDED if not document.get(name)]:
@@ -428,11 +428,11 @@ def _read(file: Path) -> dict[str, Any]:
     from headrace.core.spec.yaml import read_yaml  # only here
 
     try:
-        found = read_yaml(file.read_text("utf-8"))
+        document = read_yaml(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         msg = f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}"
         raise FailedPreconditionError(msg) from error
-    if found.mistakes or not isinstance(found.value, dict):
-        reason = "; ".join(map(str, found.mistakes)) or "it holds no settings"
+    if document.mistakes or not isinstance(document.value, dict):
+        reason = "; ".join(map(str, document.mistakes)) or "it holds no settings"
         raise typer.BadParameter(f"{file}: {reason}", param_hint="--oidc-file")
-    return found.value
+    return document.value

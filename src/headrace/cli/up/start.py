@@ -186,7 +186,7 @@ def command(
     except (HeadraceError, KeyError, ValueError):
         return short
     path, body = f"v2/models/{endpoint}/infer", example_body(inputs, example)
-    if coded := _coded(inputs):
+    if coded := _text_body(inputs):
         path, body = f"v1/models/{endpoint}:predict", coded
     if len(body) > _LONGEST_BODY:
         return short
@@ -195,7 +195,7 @@ def command(
 
 def example_of(management: Management, endpoint: Mapping[str, Any]) -> dict[str, float | str]:
     """`ModelSignature.example` of an endpoint of the status; empty where nobody knows it."""
-    revisions = sorted(endpoint.get("revisions", []), key=lambda one: -one["weight"])
+    revisions = sorted(endpoint.get("revisions", []), key=lambda revision: -revision["weight"])
     name, colon, version = revisions[0]["model"].rpartition(":") if revisions else ("", "", "")
     if not colon or "/" in name:
         return {}
@@ -226,7 +226,7 @@ def example_body(
     return json.dumps({"inputs": tensors}, separators=(",", ":"))
 
 
-def _coded(inputs: list[TensorSpec]) -> str:
+def _text_body(inputs: list[TensorSpec]) -> str:
     """A V1 request with one made-up row, if it is a file that nobody could read; else empty."""
     from headrace.core.examples import example_inputs
 
@@ -250,7 +250,7 @@ def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool
     last = read_last_control_file(home)
     with progress("starting, until a real request is answered"):
         control = start_detached(settings, timeout_s=wait_s)
-    _tell_last(last, control)
+    _show_last_log_lines(last, control)
     return _announce(control, home=home, json=json)
 
 
@@ -275,7 +275,7 @@ def run_here(settings: "ControlSettings", home: Path) -> int:
         why = notice.get("error", "")
         control = read_control_file(home)
         if control is not None and notice.get("ready"):
-            _tell_last(last, control)
+            _show_last_log_lines(last, control)
             _announce(control, home=home, json=False, stop_with="Ctrl-C")
 
     announcing = threading.Thread(target=announce, name="announce", daemon=True)
@@ -296,7 +296,7 @@ def change_running(
     json: bool,
 ) -> None:
     """Apply a spec to what runs already; None leaves that as it is."""
-    from headrace.cli.base.spec_file import tell_applied
+    from headrace.cli.base.spec_file import show_applied
 
     api = local_management(control, home)
     say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
@@ -305,11 +305,11 @@ def change_running(
         return
     with progress("applying, until a real request is answered"):
         answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
-    tell_applied(answer, json=False)
+    show_applied(answer, json=False)
     _announce(control, home=home, json=json)
 
 
-def _tell_last(last: "ControlFile | None", control: "ControlFile") -> None:
+def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> None:
     """Say what became of the addresses of a control plane that was killed."""
     if last is None:
         return
@@ -381,7 +381,7 @@ def _status(api: "Management") -> dict[str, Any]:
             revision.get("batching") is None
             for endpoint in status["endpoints"]
             for revision in endpoint["revisions"]
-            if any(one["state"] == "ready" for one in revision["replicas"])
+            if any(replica["state"] == "ready" for replica in revision["replicas"])
         )
         if not waits or time.monotonic() > until:
             return status

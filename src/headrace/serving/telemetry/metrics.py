@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from headrace.core.processes import resident_bytes
-from headrace.observe import BRIEF_PLACES, Exemplars, told
+from headrace.observe import BRIEF_INDEXES, Exemplars, reported_indexes
 from headrace.observe.metrics import (
     Family,
     Labels,
@@ -25,11 +25,11 @@ WITH_EXEMPLARS: Final = b"exemplars"
 BRIEF: Final = b"brief"
 """In the query by which the control plane asks for few buckets, and for no metric twice."""
 
-_FINE: Final = told(24)
+_FINE: Final = reported_indexes(24)
 """Within 5 % also of latencies that hardly spread, as a model's are."""
-_MEDIUM: Final = told(12)
+_MEDIUM: Final = reported_indexes(12)
 """Within 5 % of what spreads widely, as waiting does."""
-_COARSE: Final = told(6)
+_COARSE: Final = reported_indexes(6)
 
 _PHASES: Final = {
     "request": ("Seconds from a request's last byte until its batch was computed.", _FINE),
@@ -66,7 +66,7 @@ def model_families(
     labels = model_labels(state)
     yield from _triton(state, labels)
     for phase, (meaning, fine_places) in _PHASES.items():
-        places = BRIEF_PLACES if is_brief else fine_places
+        places = BRIEF_INDEXES if is_brief else fine_places
         counted = getattr(state.phases, phase)
         examples = exemplars if phase == "request" else None
         sample = histogram_sample(counted, labels, places, examples)
@@ -75,7 +75,7 @@ def model_families(
     yield histogram("headrace_batch_rows", "Rows per run of the model.", [rows])
     model = state.served.loaded.model if state.served else None
     if isinstance(model, Pipeline):
-        yield from _pipeline(model, labels, BRIEF_PLACES if is_brief else _MEDIUM)
+        yield from _pipeline(model, labels, BRIEF_INDEXES if is_brief else _MEDIUM)
     if state.row_checks is not None:
         yield counter(
             "headrace_row_checks_total",
