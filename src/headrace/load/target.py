@@ -223,7 +223,9 @@ def open_target(
         trust=trust or Trust(),
         allow_insecure=allow_insecure,
     )
-    return LoadTarget(url=url, server=server, model=name, version=number, connection_options=options)
+    return LoadTarget(
+        url=url, server=server, model=name, version=number, connection_options=options
+    )
 
 
 class Asker:

@@ -358,7 +358,10 @@ def test_what_cannot_be_converted_is_said_to_be(tmp_path: Path) -> None:
 
     with pytest.raises(UnsupportedModelError, match=r"a\.onnx is ONNX already"):
         source_runtime(onnx)
-    with pytest.raises(UnsupportedModelError, match="'python', which has no converter; models of catboost, lightgbm"):
+    with pytest.raises(
+        UnsupportedModelError,
+        match="'python', which has no converter; models of catboost, lightgbm",
+    ):
         source_runtime(python)
     assert convertible_runtimes() == (
         "catboost",

@@ -373,7 +373,10 @@ def test_parquet_keeps_its_types(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("a,b,y\n1,2,0\n", "takes 3 numbers per row, and t.csv has 2 columns for it (column 'y' is"),
+        (
+            "a,b,y\n1,2,0\n",
+            "takes 3 numbers per row, and t.csv has 2 columns for it (column 'y' is",
+        ),
         ("a,b,c,d\n1,2,3,4\n", "has 4 columns for it (no column was taken as the label;"),
         ("a,b,c,y\n1,x,3,0\n", "t.csv, line 2: column 'b': 'x' is no FP32"),
     ],
