@@ -48,7 +48,7 @@ check: setup ## check format, lint, types, layers, locks and documentation, as C
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/check_locks.py
-	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python -m mkdocs build --strict
 
 .PHONY: fmt
 fmt: setup ## format the code and apply automatic lint fixes

@@ -85,6 +85,7 @@ path.write_text(f"import site; site.addsitedir({sys.argv[1]!r})\n")
 PYTHON
   ${INSTALL_LIMIT_S:+timeout "$INSTALL_LIMIT_S"} "$python" -m pip install --quiet --compile "$@" || status=$?
   if [ "$status" -ne 0 ]; then
+    rm -rf "$env"
     say "pip could not install $*${INSTALL_LIMIT_S:+ within $INSTALL_LIMIT_S s}; proxies and mirrors are pip settings"
     exit "$([ -n "${INSTALL_LIMIT_S:-}" ] && echo 75 || echo 1)"
   fi
