@@ -1,4 +1,4 @@
-"""What should be better about a system: audit it, take stock of its models."""
+"""Advice about a system: security audit, model inventory, diagrams and plans."""
 
 from headrace.advise.audit.check import Audit, AuditCheck, AuditFinding, Hit, NotChecked, run_checks
 from headrace.advise.audit.facts import AuditFacts, FindingSeverity, Need

@@ -159,7 +159,7 @@ def _report(
     return AuditReport(
         audit=run_checks(CHECKS, facts),
         target=name,
-        at=now,
+        created_at=now,
         version=__version__,
         fail_on=None if fail_on is None else FindingSeverity(fail_on.value),
     )
@@ -234,11 +234,11 @@ def models(
     """
     from headrace.advise.inventory.walk import (
         HEAD,
-        Known,
+        InventoryContext,
         asset_row,
         highest_opset,
         inventory_document,
-        opens_here,
+        open_in_onnx_runtime,
         remarks,
         take_inventory,
     )
@@ -246,13 +246,13 @@ def models(
     from headrace.runtimes import usable_runtimes
 
     versions = model_store(CommandTarget(home=home)).list(None)["models"]
-    registered = Known(
+    registered = InventoryContext(
         references={
             version["digest"]: (version["reference"], bool(version["signatures"]))
             for version in versions
         },
         runtimes=usable_runtimes(),
-        max_opset=highest_opset(opens_here),
+        max_opset=highest_opset(open_in_onnx_runtime),
     )
     with progress(f"looking at {folder}"):
         inventory = take_inventory(folder, registered)

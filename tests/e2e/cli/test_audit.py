@@ -65,7 +65,7 @@ def test_metrics_that_nobody_reads_are_a_finding_until_somebody_does(running: Sh
     with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310  # as above
         assert answer.read()
 
-    assert before["HR310"]["evidence"] == "nobody has read /metrics since the start"
+    assert before["HR310"]["evidence"] == "/metrics has not been read since the start"
     assert "HR310" not in audit(running)
 
 

@@ -70,7 +70,7 @@ def as_running(facts: AuditFacts) -> AuditFacts:
                 created=NOW - timedelta(days=10),
                 expires=NOW + timedelta(days=80),
                 last_used=NOW - timedelta(days=1),
-                tells_use=True,
+                records_use=True,
             ),
         ),
         tokens=(TokenFact(id="t1", owner="ci", expires=NOW + timedelta(days=9)),),

@@ -53,10 +53,10 @@ def test_unix_times_of_any_unit(tmp_path: Path, scale: int) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "holds no row with a time"),
-        ("\n\n", "holds no row with a time"),
+        ("", "has no row with a time"),
+        ("\n\n", "has no row with a time"),
         ("a,b\n1,2\n", "--time-column"),
-        ('{"at": true}\n{"at": null}\n{"at": "NaN"}\n[1]\n', "holds no row with a time"),
+        ('{"at": true}\n{"at": null}\n{"at": "NaN"}\n[1]\n', "has no row with a time"),
         ("\x00\xff\xfe", "neither JSON lines nor CSV"),
     ],
 )

@@ -166,7 +166,7 @@ def test_severities_are_counted_and_compared() -> None:
             why="w",
             fix="f",
             needs=(),
-            find=lambda _: [Hit(where="x", seen="y")],
+            find=lambda _: [Hit(where="x", evidence="y")],
         )
         for i, severity in enumerate(
             [FindingSeverity.LOW, FindingSeverity.MEDIUM, FindingSeverity.MEDIUM]
@@ -294,4 +294,4 @@ def test_a_mode_matters_little_while_directories_above_keep_others_out(healthy: 
     (finding,) = audited(replace(healthy, home=home)).findings
 
     assert (finding.id, finding.severity) == ("HR506", FindingSeverity.LOW)
-    assert "only the directories above it keep others out" in finding.evidence
+    assert "only the modes of its parent directories protect it" in finding.evidence

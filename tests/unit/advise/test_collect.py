@@ -75,7 +75,7 @@ def test_a_spec_file_alone_says_what_it_does_not_know(made: Path) -> None:
 
 def test_certificates_and_keys_are_read(made: Path) -> None:
     facts = collect_spec_file(made / "headrace.yaml", now=NOW)
-    files = {named.place: facts.files[named.path] for named in named_files(facts.spec)}
+    files = {named.location: facts.files[named.path] for named in named_files(facts.spec)}
 
     (certificate,) = files["gateway.tls.certificate_file"].certificates
     assert certificate.names == ("localhost", "inference.hardened.test")
@@ -93,12 +93,12 @@ def test_certificates_and_keys_are_read(made: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "content", "problem"),
     [
-        ("certificate", "no", "is no certificate in PEM"),
-        ("key", "no", "is no private key in PEM"),
-        ("key", "-----BEGIN ENCRYPTED PRIVATE KEY-----", "is encrypted, and there is nobody"),
-        ("trusted", "no", "is no public key in PEM"),
-        ("jwks", "{", "is no set of keys"),
-        ("jwks", '{"keys": [{"kty": "RSA", "n": "é"}]}', "is no set of keys"),
+        ("certificate", "no", "is not a valid PEM certificate"),
+        ("key", "no", "is not a valid PEM private key"),
+        ("key", "-----BEGIN ENCRYPTED PRIVATE KEY-----", "is encrypted, and its password"),
+        ("trusted", "no", "is not a valid PEM public key"),
+        ("jwks", "{", "is not a valid JSON Web Key Set"),
+        ("jwks", '{"keys": [{"kty": "RSA", "n": "é"}]}', "is not a valid JSON Web Key Set"),
         ("ca", "x" * ((1 << 20) + 1), "is larger than"),
     ],
 )
@@ -108,7 +108,7 @@ def test_a_file_that_is_something_else_says_so(
     file = tmp_path / "file"
     file.write_text(content)
 
-    fact = named_file_fact(NamedFile(place="x", path=str(file), kind=kind))
+    fact = named_file_fact(NamedFile(location="x", path=str(file), kind=kind))
 
     assert problem in fact.problem
 
@@ -117,7 +117,7 @@ def test_a_pipe_or_a_directory_is_no_certificate(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
 
     facts = [
-        named_file_fact(NamedFile(place="x", path=str(path), kind="ca"))
+        named_file_fact(NamedFile(location="x", path=str(path), kind="ca"))
         for path in (tmp_path / "pipe", tmp_path)
     ]
 
@@ -151,7 +151,7 @@ def test_a_running_system_on_another_machine_is_audited_by_what_it_says() -> Non
         Need.HOST,
         Need.SOFTWARE,
     }
-    assert facts.missing[Need.KEYS] == "this control plane knows no API keys"
+    assert facts.missing[Need.KEYS] == "this control plane has no API keys"
     assert TextFact(where="endpoints[0].labels.y[1]", text="yes") in facts.texts
     assert TextFact(where="endpoints[0].model", text="model: a:2") in facts.texts
 
@@ -175,7 +175,7 @@ def test_keys_and_versions_are_taken_as_the_api_tells_them() -> None:
 
     assert [one.name for one in facts.keys] == ["a", "b"]
     assert facts.keys[0].created == at
-    assert [one.tells_use for one in facts.keys] == [False, True]
+    assert [one.records_use for one in facts.keys] == [False, True]
     assert [(one.reference, one.signed, one.is_served) for one in facts.versions] == [
         ("a:1", False, False),
         ("a:2", True, True),
@@ -191,8 +191,8 @@ def test_what_the_api_does_not_answer_is_missing_and_the_rest_is_known() -> None
 
     facts = collect_running(answers, ELSEWHERE, now=NOW)
 
-    assert facts.missing[Need.KEYS] == "the API keys are not told: gone"
-    assert facts.missing[Need.VERSIONS] == "the registry does not answer: gone"
+    assert facts.missing[Need.KEYS] == "the API keys cannot be listed: gone"
+    assert facts.missing[Need.VERSIONS] == "the registry does not respond: gone"
     assert "mistakes in the spec" in facts.missing[Need.SPEC]
 
 
@@ -486,7 +486,7 @@ def test_keys_of_all_kinds_tell_their_size(
     file = tmp_path / "key.pem"
     file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
-    (found,) = named_file_fact(NamedFile(place="x", path=str(file), kind="key")).keys
+    (found,) = named_file_fact(NamedFile(location="x", path=str(file), kind="key")).keys
 
     assert (found.kind, found.bits) == (kind, bits)
 
@@ -495,7 +495,7 @@ def test_a_certificate_that_is_its_own_authority_is_seen(made: Path, tmp_path: P
     file = tmp_path / "own.pem"
     file.write_bytes(made_certificate(made, name="own", own=True))
 
-    (fact,) = named_file_fact(NamedFile(place="x", path=str(file), kind="ca")).certificates
+    (fact,) = named_file_fact(NamedFile(location="x", path=str(file), kind="ca")).certificates
 
     assert fact.is_self_signed
     assert fact.names == ("own",)
@@ -529,9 +529,11 @@ def test_what_cannot_be_seen_of_a_process_is_told_as_missing(tmp_path: Path) -> 
 
     facts = collect_running(Answers({"/api/v1/status": gone}), place, now=NOW, advisories=())
 
-    assert "cannot be seen" in facts.missing[Need.LISTENERS]
+    assert "cannot list" in facts.missing[Need.LISTENERS]
     assert "another Python" in facts.missing[Need.SOFTWARE]
-    assert facts.missing[Need.ADVISORIES] == "it is on another machine; run the audit there"
+    assert (
+        facts.missing[Need.ADVISORIES] == "the system runs on another machine; run the audit there"
+    )
     assert facts.processes == ()
 
 
@@ -540,7 +542,7 @@ def test_tokens_that_only_admins_see_are_missing() -> None:
 
     facts = collect_running(Answers({"/api/v1/tokens": refused}), ELSEWHERE, now=NOW)
 
-    assert facts.missing[Need.TOKENS] == "the tokens are not told: only for admins"
+    assert facts.missing[Need.TOKENS] == "the tokens cannot be listed: only for admins"
 
 
 def test_files_that_a_spec_names_are_listed_with_their_places() -> None:
@@ -563,7 +565,7 @@ def test_files_that_a_spec_names_are_listed_with_their_places() -> None:
         }
     )
 
-    found = {named.place: (named.path, named.kind) for named in named_files(spec)}
+    found = {named.location: (named.path, named.kind) for named in named_files(spec)}
 
     assert found == {
         "endpoints[0].model": ("/m/a.onnx", "model"),

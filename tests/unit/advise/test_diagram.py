@@ -6,7 +6,7 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.advise.diagram.parts import Picture, described, mermaid, picture_of
+from headrace.advise.diagram.parts import Picture, describe_picture, mermaid, picture_of
 from headrace.advise.diagram.svg import layout, svg
 
 _SVG = "{http://www.w3.org/2000/svg}"
@@ -93,7 +93,7 @@ def test_the_picture_has_shares_copies_and_what_is_under_way() -> None:
 
 
 def test_it_is_told_in_sentences() -> None:
-    text = " ".join(described(whole()))
+    text = " ".join(describe_picture(whole()))
 
     assert "gateway at 127.0.0.1:8000 and 127.0.0.1:8001, encrypted" in text
     assert "Endpoint fraud is ok: version 3 90 %, 2 of 2 replicas ready" in text

@@ -13,17 +13,17 @@ from skl2onnx import to_onnx
 from sklearn.linear_model import LogisticRegression
 
 from headrace.advise import FindingSeverity
-from headrace.advise.inventory.asset import Asset, AssetFormat, Details, Trouble
+from headrace.advise.inventory.asset import Asset, AssetFormat, AssetProblemKind, Details
 from headrace.advise.inventory.inventory import examine, recognise
 from headrace.advise.inventory.walk import (
     CONVERSIONS,
     RUNTIMES,
-    Known,
+    InventoryContext,
     asset_row,
     highest_opset,
     identity_model,
     inventory_document,
-    opens_here,
+    open_in_onnx_runtime,
     remarks,
     take_inventory,
 )
@@ -31,7 +31,7 @@ from headrace.core import InvalidArgumentError
 from headrace.registry import read_content
 from tests.unit.advise import assets
 
-KNOWN = Known(runtimes=("onnx", "python"), max_opset=20)
+KNOWN = InventoryContext(runtimes=("onnx", "python"), max_opset=20)
 EXPECTED = {
     "cats.cbm": "catboost",
     "checkpoint.pth": "torch-pickle",
@@ -70,11 +70,11 @@ def found(folder: Path) -> dict[str, Asset]:
     return {asset.path: asset for asset in take_inventory(folder, KNOWN).assets}
 
 
-def problems(asset: Asset) -> set[Trouble]:
-    return {one.code for one in asset.problems} - {Trouble.UNSIGNED}
+def problems(asset: Asset) -> set[AssetProblemKind]:
+    return {one.code for one in asset.problems} - {AssetProblemKind.UNSIGNED}
 
 
-def only(folder: Path, known: Known = KNOWN) -> Asset:
+def only(folder: Path, known: InventoryContext = KNOWN) -> Asset:
     (asset,) = take_inventory(folder, known).assets
     return asset
 
@@ -89,7 +89,9 @@ def test_every_format_is_found_and_nothing_else(found: dict[str, Asset]) -> None
 
 
 def test_no_good_asset_has_a_problem_but_that_some_run_code(found: dict[str, Asset]) -> None:
-    running = {path for path, asset in found.items() if problems(asset) == {Trouble.RUNS_CODE}}
+    running = {
+        path for path, asset in found.items() if problems(asset) == {AssetProblemKind.RUNS_CODE}
+    }
 
     assert running == {"checkpoint.pth", "mine.py", "python"}
     assert {path for path, asset in found.items() if problems(asset)} == running
@@ -117,7 +119,7 @@ def test_a_runtime_of_ours_serves_it_or_a_conversion_is_named(found: dict[str, A
 
 
 def test_another_runtime_that_is_installed_serves_its_format(folder: Path) -> None:
-    known = Known(runtimes=("onnx", "savedmodel", "lightgbm"))
+    known = InventoryContext(runtimes=("onnx", "savedmodel", "lightgbm"))
 
     served = {asset.path: asset.runtime for asset in take_inventory(folder, known).assets}
 
@@ -185,13 +187,13 @@ def test_a_repository_says_model_and_version(found: dict[str, Asset]) -> None:
 
 def test_a_version_of_the_registry_is_known_by_its_digest(folder: Path) -> None:
     digest = read_content(folder / "mlp.onnx").digest
-    known = Known(references={digest: ("fraud:3", True)})
+    known = InventoryContext(references={digest: ("fraud:3", True)})
 
     found = {asset.path: asset for asset in take_inventory(folder, known).assets}
 
     assert found["mlp.onnx"].reference == "fraud:3"
     assert found["mlp.onnx"].problems == ()
-    assert [one.code for one in found["quantised.onnx"].problems] == [Trouble.UNSIGNED]
+    assert [one.code for one in found["quantised.onnx"].problems] == [AssetProblemKind.UNSIGNED]
 
 
 @pytest.mark.slow  # a model is trained and converted
@@ -214,7 +216,7 @@ def test_what_scikit_learn_writes_is_known_in_every_compression(tmp_path: Path) 
     assert len(found) == 5
     assert {asset.format for asset in found.values()} == {AssetFormat.SKLEARN}
     assert {frozenset(problems(asset)) for asset in found.values()} == {
-        frozenset({Trouble.RUNS_CODE})
+        frozenset({AssetProblemKind.RUNS_CODE})
     }
     assert "sklearn.linear_model" in found["plain.joblib"].details.notes["imports"]
 
@@ -222,8 +224,8 @@ def test_what_scikit_learn_writes_is_known_in_every_compression(tmp_path: Path) 
 def test_a_pickle_that_would_call_a_shell_says_so(tmp_path: Path) -> None:
     asset = put(tmp_path, "model.pkl", assets.evil_pickle())
 
-    assert problems(asset) == {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE}
-    worst = next(one for one in asset.problems if one.code is Trouble.DANGEROUS_CODE)
+    assert problems(asset) == {AssetProblemKind.RUNS_CODE, AssetProblemKind.DANGEROUS_CODE}
+    worst = next(one for one in asset.problems if one.code is AssetProblemKind.DANGEROUS_CODE)
     assert worst.severity is FindingSeverity.CRITICAL
     assert "posix.system" in worst.message
 
@@ -232,13 +234,13 @@ def test_a_pickle_of_the_oldest_protocol_is_read_by_its_name(tmp_path: Path) -> 
     asset = put(tmp_path, "model.pkl", b"cos\nsystem\n(S'id'\ntR.")
 
     assert asset.format is AssetFormat.PICKLE
-    assert Trouble.DANGEROUS_CODE in problems(asset)
+    assert AssetProblemKind.DANGEROUS_CODE in problems(asset)
 
 
 def test_a_checkpoint_with_a_shell_in_it_says_so(tmp_path: Path) -> None:
     data = assets.archive({"net/data.pkl": assets.evil_pickle(), "net/version": b"3"})
 
-    assert Trouble.DANGEROUS_CODE in problems(put(tmp_path, "net.pt", data))
+    assert AssetProblemKind.DANGEROUS_CODE in problems(put(tmp_path, "net.pt", data))
 
 
 def test_torch_script_with_a_librarys_operators_says_whose(tmp_path: Path) -> None:
@@ -246,35 +248,37 @@ def test_torch_script_with_a_librarys_operators_says_whose(tmp_path: Path) -> No
 
     asset = put(tmp_path, "net.pt", assets.torch_script(code=code))
 
-    assert problems(asset) == {Trouble.CUSTOM_OPERATORS, Trouble.RUNS_CODE}
+    assert problems(asset) == {AssetProblemKind.CUSTOM_OPERATORS, AssetProblemKind.RUNS_CODE}
     assert any("torchvision" in one.message for one in asset.problems)
 
 
 def test_a_lambda_layer_of_keras_runs_code(tmp_path: Path) -> None:
-    assert problems(put(tmp_path, "net.keras", assets.keras(layer="Lambda"))) == {Trouble.RUNS_CODE}
+    assert problems(put(tmp_path, "net.keras", assets.keras(layer="Lambda"))) == {
+        AssetProblemKind.RUNS_CODE
+    }
 
 
 def test_a_saved_model_that_reads_files_or_calls_python_says_so(tmp_path: Path) -> None:
     data = assets.saved_model(operators=("MatMul", "ReadFile", "PyFunc"))
     (tmp_path / "saved_model.pb").write_bytes(data)
 
-    assert problems(only(tmp_path)) == {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE}
+    assert problems(only(tmp_path)) == {AssetProblemKind.RUNS_CODE, AssetProblemKind.DANGEROUS_CODE}
 
 
 @pytest.mark.parametrize(
     ("location", "trouble"),
     [
         ("weights.bin", set()),
-        ("gone.bin", {Trouble.MISSING_PART}),
-        ("short.bin", {Trouble.MISSING_PART}),
-        ("../outside.bin", {Trouble.EXTERNAL_OUTSIDE}),
-        ("/etc/passwd", {Trouble.EXTERNAL_OUTSIDE}),
-        ("link.bin", {Trouble.EXTERNAL_OUTSIDE}),
-        ("a\0b", {Trouble.EXTERNAL_OUTSIDE}),
+        ("gone.bin", {AssetProblemKind.MISSING_PART}),
+        ("short.bin", {AssetProblemKind.MISSING_PART}),
+        ("../outside.bin", {AssetProblemKind.EXTERNAL_OUTSIDE}),
+        ("/etc/passwd", {AssetProblemKind.EXTERNAL_OUTSIDE}),
+        ("link.bin", {AssetProblemKind.EXTERNAL_OUTSIDE}),
+        ("a\0b", {AssetProblemKind.EXTERNAL_OUTSIDE}),
     ],
 )
 def test_weights_beside_a_model_are_looked_for(
-    location: str, trouble: set[Trouble], tmp_path: Path
+    location: str, trouble: set[AssetProblemKind], tmp_path: Path
 ) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
@@ -293,14 +297,16 @@ def test_weights_beside_a_model_are_looked_for(
 def test_a_newer_opset_than_the_runtime_knows_is_told(tmp_path: Path) -> None:
     asset = put(tmp_path, "net.onnx", assets.onnx_of_opset(99))
 
-    assert problems(asset) == {Trouble.OPSET_TOO_NEW}
-    assert asset.problems[0].message == ("opset 99; the ONNX Runtime here knows opsets up to 20")
+    assert problems(asset) == {AssetProblemKind.OPSET_TOO_NEW}
+    assert asset.problems[0].message == (
+        "opset 99; the installed ONNX Runtime supports opsets up to 20"
+    )
 
 
 def test_operators_of_others_are_told(tmp_path: Path) -> None:
     asset = put(tmp_path, "net.onnx", assets.onnx_of_opset(1, domain=b"my.company"))
 
-    assert problems(asset) == {Trouble.CUSTOM_OPERATORS}
+    assert problems(asset) == {AssetProblemKind.CUSTOM_OPERATORS}
 
 
 def test_the_highest_opset_is_found_out_by_trying() -> None:
@@ -318,11 +324,11 @@ def test_the_highest_opset_is_found_out_by_trying() -> None:
 
 @pytest.mark.slow  # loads ONNX Runtime
 def test_the_runtime_here_knows_what_it_is_said_to_know() -> None:
-    newest = highest_opset(opens_here)
+    newest = highest_opset(open_in_onnx_runtime)
 
     assert newest is not None
     assert newest >= 21
-    opens_here(identity_model(newest))
+    open_in_onnx_runtime(identity_model(newest))
 
 
 @pytest.mark.parametrize(
@@ -381,22 +387,22 @@ def test_whatever_bytes_of_a_file_are_changed_nothing_breaks(seed: int, tmp_path
 @pytest.mark.parametrize(
     ("name", "data", "trouble"),
     [
-        ("a.onnx", b"", Trouble.EMPTY),
-        ("a.onnx", b"version https://git-lfs.github.com/spec/v1\n", Trouble.LFS_POINTER),
-        ("a.onnx", b"hello", Trouble.BROKEN),
-        ("a.onnx", assets.onnx()[:-1], Trouble.BROKEN),
-        ("a.pt", b"PK\x03\x04 and nothing more", Trouble.BROKEN),
-        ("a.safetensors", struct.pack("<Q", 1 << 60) + b'{"', Trouble.BROKEN),
-        ("a.safetensors", assets.safetensors(missing=1), Trouble.MISSING_PART),
-        ("a.gguf", b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60), Trouble.BROKEN),
-        ("a.tflite", b"\xff\xff\xff\xffTFL3", Trouble.BROKEN),
-        ("a.json", b'{"learner": {"objective": ' + b"[" * 100_000, Trouble.BROKEN),
-        ("a.xml", b"<net>" * 1000, Trouble.BROKEN),
-        ("a.txt", b"tree\nversion=v4\nmax_feature_idx=9\n", Trouble.BROKEN),
+        ("a.onnx", b"", AssetProblemKind.EMPTY),
+        ("a.onnx", b"version https://git-lfs.github.com/spec/v1\n", AssetProblemKind.LFS_POINTER),
+        ("a.onnx", b"hello", AssetProblemKind.BROKEN),
+        ("a.onnx", assets.onnx()[:-1], AssetProblemKind.BROKEN),
+        ("a.pt", b"PK\x03\x04 and nothing more", AssetProblemKind.BROKEN),
+        ("a.safetensors", struct.pack("<Q", 1 << 60) + b'{"', AssetProblemKind.BROKEN),
+        ("a.safetensors", assets.safetensors(missing=1), AssetProblemKind.MISSING_PART),
+        ("a.gguf", b"GGUF" + struct.pack("<IQQ", 3, 1 << 60, 1 << 60), AssetProblemKind.BROKEN),
+        ("a.tflite", b"\xff\xff\xff\xffTFL3", AssetProblemKind.BROKEN),
+        ("a.json", b'{"learner": {"objective": ' + b"[" * 100_000, AssetProblemKind.BROKEN),
+        ("a.xml", b"<net>" * 1000, AssetProblemKind.BROKEN),
+        ("a.txt", b"tree\nversion=v4\nmax_feature_idx=9\n", AssetProblemKind.BROKEN),
     ],
 )
 def test_what_is_not_whole_is_told(
-    name: str, data: bytes, trouble: Trouble, tmp_path: Path
+    name: str, data: bytes, trouble: AssetProblemKind, tmp_path: Path
 ) -> None:
     assert problems(put(tmp_path, name, data)) == {trouble}
 
@@ -453,8 +459,8 @@ def test_an_archive_packed_in_an_unusual_way_is_not_unpacked(packing: int, tmp_p
 
     asset = only(tmp_path)
 
-    assert problems(asset) == {Trouble.BROKEN}
-    assert "not read here" in asset.problems[0].message
+    assert problems(asset) == {AssetProblemKind.BROKEN}
+    assert "unsupported method" in asset.problems[0].message
 
 
 @pytest.mark.parametrize(
@@ -473,7 +479,7 @@ def test_a_header_of_safetensors_that_is_none_is_told(header: object, tmp_path: 
     kind, details = _examined(tmp_path / "w.safetensors", struct.pack("<Q", len(data)) + data)
 
     assert kind in {AssetFormat.SAFETENSORS, AssetFormat.UNKNOWN}
-    assert {one.code for one in details.problems} == {Trouble.BROKEN}
+    assert {one.code for one in details.problems} == {AssetProblemKind.BROKEN}
 
 
 def test_gguf_tells_weights_of_all_kinds_and_passes_over_arrays(tmp_path: Path) -> None:
@@ -501,7 +507,7 @@ def test_gguf_tells_weights_of_all_kinds_and_passes_over_arrays(tmp_path: Path) 
     assert details.problems == ()
     assert details.notes["general.file_type"] == "1"
     assert details.weights == {"FP16": 128, "BF16": 1280, "?": 64}
-    assert [one.code for one in odd.problems] == [Trouble.BROKEN]
+    assert [one.code for one in odd.problems] == [AssetProblemKind.BROKEN]
 
 
 def test_a_saved_model_with_functions_is_looked_at_inside_of_them(tmp_path: Path) -> None:
@@ -509,7 +515,7 @@ def test_a_saved_model_with_functions_is_looked_at_inside_of_them(tmp_path: Path
 
     _, details = _examined(tmp_path / "saved_model.pb", data)
 
-    assert [one.code for one in details.problems] == [Trouble.RUNS_CODE]
+    assert [one.code for one in details.problems] == [AssetProblemKind.RUNS_CODE]
 
 
 def test_a_keras_archive_without_its_weights_or_metadata_is_told(tmp_path: Path) -> None:
@@ -519,13 +525,13 @@ def test_a_keras_archive_without_its_weights_or_metadata_is_told(tmp_path: Path)
 
     assert kind is AssetFormat.KERAS
     assert details.producer == "keras"
-    assert [one.code for one in details.problems] == [Trouble.MISSING_PART]
+    assert [one.code for one in details.problems] == [AssetProblemKind.MISSING_PART]
 
 
 def test_a_tflite_model_with_operators_of_its_own_names_them(tmp_path: Path) -> None:
     _, details = _examined(tmp_path / "net.tflite", assets.tflite(custom="FlexErf"))
 
-    assert [one.code for one in details.problems] == [Trouble.CUSTOM_OPERATORS]
+    assert [one.code for one in details.problems] == [AssetProblemKind.CUSTOM_OPERATORS]
     assert "FlexErf" in details.problems[0].message
 
 
@@ -587,7 +593,7 @@ def test_an_archive_that_unpacks_to_much_costs_what_is_read_of_it(tmp_path: Path
 def test_an_archive_whose_names_leave_it_says_so(tmp_path: Path) -> None:
     data = assets.archive({"net/data.pkl": b"\x80\x02N.", "../../etc/cron.d/x": b""})
 
-    assert Trouble.DANGEROUS_CODE in problems(put(tmp_path, "net.pt", data))
+    assert AssetProblemKind.DANGEROUS_CODE in problems(put(tmp_path, "net.pt", data))
 
 
 def test_a_huge_file_is_told_and_not_read(tmp_path: Path) -> None:
@@ -599,7 +605,7 @@ def test_a_huge_file_is_told_and_not_read(tmp_path: Path) -> None:
 
     assert asset.size_bytes == 1 << 40
     assert asset.digest == ""
-    assert Trouble.HUGE in problems(asset)
+    assert AssetProblemKind.HUGE in problems(asset)
 
 
 def test_links_that_leave_the_folder_or_go_in_circles_are_told(tmp_path: Path) -> None:
@@ -615,7 +621,7 @@ def test_links_that_leave_the_folder_or_go_in_circles_are_told(tmp_path: Path) -
 
     found = {asset.path: problems(asset) for asset in take_inventory(folder, KNOWN).assets}
 
-    linked = {Trouble.LINK_OUTSIDE}
+    linked = {AssetProblemKind.LINK_OUTSIDE}
     assert found == {
         "a.onnx": set(),
         "circle": linked,
@@ -634,7 +640,7 @@ def test_a_link_out_of_a_saved_model_is_told(tmp_path: Path) -> None:
     asset = only(tmp_path)
 
     assert asset.path == "saved"
-    assert problems(asset) == {Trouble.LINK_OUTSIDE}
+    assert problems(asset) == {AssetProblemKind.LINK_OUTSIDE}
     assert asset.digest == ""
 
 
@@ -652,7 +658,7 @@ def test_the_same_content_twice_is_told_at_the_second(tmp_path: Path) -> None:
     first, second = take_inventory(tmp_path, KNOWN).assets
 
     assert (first.path, problems(first)) == ("a.onnx", set())
-    assert problems(second) == {Trouble.DUPLICATE}
+    assert problems(second) == {AssetProblemKind.DUPLICATE}
 
 
 def test_variables_that_were_not_copied_are_missed(tmp_path: Path) -> None:
@@ -663,7 +669,7 @@ def test_variables_that_were_not_copied_are_missed(tmp_path: Path) -> None:
     (tmp_path / "variables" / "variables.data-00000-of-00002").write_bytes(b"x")
     half = problems(only(tmp_path))
 
-    assert none == half == {Trouble.MISSING_PART}
+    assert none == half == {AssetProblemKind.MISSING_PART}
 
 
 def test_weights_of_openvino_that_are_missing_or_short_are_told(tmp_path: Path) -> None:
@@ -671,12 +677,12 @@ def test_weights_of_openvino_that_are_missing_or_short_are_told(tmp_path: Path) 
     without = problems(only(tmp_path))
     (tmp_path / "ir.bin").write_bytes(b"\0" * 10)
 
-    assert without == problems(only(tmp_path)) == {Trouble.MISSING_PART}
+    assert without == problems(only(tmp_path)) == {AssetProblemKind.MISSING_PART}
 
 
 def test_a_folder_that_is_none_is_an_error_and_an_empty_one_is_not(tmp_path: Path) -> None:
     assert take_inventory(tmp_path, KNOWN).assets == ()
-    with pytest.raises(InvalidArgumentError, match="is no directory"):
+    with pytest.raises(InvalidArgumentError, match="is not a directory"):
         take_inventory(tmp_path / "gone", KNOWN)
 
 
@@ -704,12 +710,12 @@ def test_the_document_is_json_and_says_what_people_are_shown(folder: Path) -> No
     assert mlp["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 8]}]
     assert (mlp["opset"], mlp["precision"], mlp["runtime"]) == (17, "FP32", "onnx")
     assert mlp["problems"] == [
-        {"code": "unsigned", "severity": "low", "message": "no signature of it is known here"}
+        {"code": "unsigned", "severity": "low", "message": "it has no signature in this registry"}
     ]
     quantised = next(row for row in rows if row[0] == "quantised.onnx")
     assert quantised[1:7] == (
         *("onnx", "1 kB", "17", "INT8 (quantised)", "onnx"),
         "x FP32[any,64]",
     )
-    assert any("no runtime here serves gguf" in line for line in lines)
+    assert any("no installed runtime serves gguf" in line for line in lines)
     assert any("of low severity" in line for line in lines)

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from headrace.advise.inventory.asset import Asset, AssetFormat, Trouble
+from headrace.advise.inventory.asset import Asset, AssetFormat, AssetProblemKind
 from headrace.advise.inventory.inventory import examine, recognise
-from headrace.advise.inventory.walk import Known, take_inventory
+from headrace.advise.inventory.walk import InventoryContext, take_inventory
 from headrace.registry import read_content
 from tests import optimized_models
 
-KNOWN = Known(runtimes=("onnx", "optimized"), max_opset=20)
+KNOWN = InventoryContext(runtimes=("onnx", "optimized"), max_opset=20)
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def only(artifact: Path) -> Asset:
     return asset
 
 
-def troubles(asset: Asset) -> set[Trouble]:
-    return {one.code for one in asset.problems} - {Trouble.UNSIGNED}
+def troubles(asset: Asset) -> set[AssetProblemKind]:
+    return {one.code for one in asset.problems} - {AssetProblemKind.UNSIGNED}
 
 
 def test_it_is_its_folder_with_the_digest_that_the_registry_gives(artifact: Path) -> None:
@@ -49,7 +49,7 @@ def test_its_first_member_says_what_it_takes_and_the_manifest_how_it_runs(artifa
 def test_what_lies_unused_in_it_is_looked_at_too(artifact: Path) -> None:
     (artifact / "onnx-0" / "extra.pkl").write_bytes(pickle.dumps({"a": 1}))
 
-    assert Trouble.RUNS_CODE in troubles(only(artifact))
+    assert AssetProblemKind.RUNS_CODE in troubles(only(artifact))
     assert recognise(artifact)[1]
     assert any("'onnx-0/extra.pkl'" in one.message for one in only(artifact).problems)
 
@@ -63,11 +63,11 @@ def test_a_manifest_that_is_none_is_told(artifact: Path, text: bytes) -> None:
     kind, details = examine(artifact)
 
     assert kind is AssetFormat.OPTIMIZED
-    assert [one.code for one in details.problems] == [Trouble.BROKEN]
+    assert [one.code for one in details.problems] == [AssetProblemKind.BROKEN]
 
 
 def test_a_member_that_leaves_the_folder_is_told(artifact: Path) -> None:
     file = artifact / "optimized.json"
     file.write_text(file.read_text().replace("onnx-0/mlp.onnx", "../../other.onnx"))
 
-    assert Trouble.BROKEN in troubles(only(artifact))
+    assert AssetProblemKind.BROKEN in troubles(only(artifact))

@@ -25,7 +25,7 @@ def test_who_waits_for_an_answer_is_served_online() -> None:
     found = plan(Arrival.REQUESTS, latency_s=0.05)
     assert found.recommended is InferenceMode.ONLINE
     assert not option(found, InferenceMode.STREAMING).fits
-    assert "known only once somebody asks" in option(found, InferenceMode.BATCH).why[-1]
+    assert "known only with a request" in option(found, InferenceMode.BATCH).why[-1]
 
 
 def test_answers_are_computed_beforehand_where_that_and_look_ups_are_cheaper() -> None:
@@ -74,7 +74,7 @@ def test_look_ups_of_answers_computed_beforehand_are_priced_by_hand() -> None:
     runs = 730 / 12 * (1000 * 0.00022 + 30) / 3600
     assert batch.cost_per_month == pytest.approx((5 * 730 + runs) * 0.05)
     assert batch.latency_s == pytest.approx(3 * 0.0005)
-    assert "6,000 look-ups/s at the peak x 500 µs each" in batch.why[1]
+    assert "6,000 look-ups/s at the peak x 500 µs" in batch.why[1]
 
 
 def test_a_look_up_that_is_too_slow_does_not_fit() -> None:
@@ -94,7 +94,7 @@ def test_an_online_model_that_is_too_slow_does_not_fit_and_what_would_help_is_sa
     found = plan(Arrival.REQUESTS, slow, latency_s=0.05)
     assert found.recommended is None
     assert "headrace optimize" in option(found, InferenceMode.ONLINE).why[-1]
-    assert found.notes[0].startswith("no mode gives all that is asked for")
+    assert found.notes[0].startswith("no mode meets all requirements")
 
 
 def test_the_cores_of_online_by_hand() -> None:

@@ -46,7 +46,7 @@ EMPTY = Audit(findings=(), not_checked=(), passed=("HR001",))
 
 
 def report(audit: Audit = AUDIT, target: str = "headrace.yaml") -> AuditReport:
-    return AuditReport(audit=audit, target=target, at=NOW, version="0.1.0")
+    return AuditReport(audit=audit, target=target, created_at=NOW, version="0.1.0")
 
 
 def hostile() -> AuditReport:
@@ -97,11 +97,11 @@ def test_text_says_what_where_why_and_how_to_mend_it() -> None:
     ]
     assert lines[8] == "    fix  access: [key]"
     assert "    HR021: nobody knows" in lines
-    assert lines[-1] == ("2 critical, 1 low findings; 2 checks passed, 1 could not be made")
+    assert lines[-1] == ("2 critical, 1 low findings; 2 checks passed, 1 could not run")
 
 
 def test_no_findings_are_told_in_every_form() -> None:
-    assert summary_line(EMPTY) == "no findings; 1 checks passed, 0 could not be made"
+    assert summary_line(EMPTY) == "no findings; 1 checks passed, 0 could not run"
     assert "No findings." in html_report(report(EMPTY))
     assert sarif_report(report(EMPTY), CHECKS)["version"] == "2.1.0"
     assert json_report(report(EMPTY))["findings"] == []

@@ -30,7 +30,7 @@ def test_a_spec_is_audited_without_anything_running(headrace: Command, spec: Pat
     assert done.status == 0
     assert f"{spec}:4 endpoints[0].access" in done.out
     assert "MEDIUM   HR002" in done.out
-    assert "could not be made" in done.out
+    assert "could not run" in done.out
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_a_file_without_rates_is_refused(
     assert str(traffic) in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("p99", "told"), [("3ms", "no number of replicas gives 3 ms")])
+@pytest.mark.parametrize(("p99", "told"), [("3ms", "no number of replicas meets 3 ms")])
 def test_an_slo_that_cannot_be_met_exits_with_3(
     p99: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,7 +114,7 @@ def test_the_spec_gives_the_slo_and_gets_its_autoscale_part(
         (PLAN, "how many requests come?"),
         (["plan", "capacity", "--rate", "5"], "what does a run take?"),
         ([*BASE, "--model", "m"], "give only one"),
-        ([*PLAN, "--rate", "5", "--service-time", "0=4ms"], "1 row or more"),
+        ([*PLAN, "--rate", "5", "--service-time", "0=4ms"], "at least 1 row"),
         ([*BASE, "--service-time", "1=4ms,2=3ms"], "cannot take less time"),
         ([*BASE, "--service-time", "x=4ms"], "not rows=time"),
         ([*BASE, "--service-time", "-4ms"], "is no duration"),
@@ -125,8 +125,8 @@ def test_the_spec_gives_the_slo_and_gets_its_autoscale_part(
         ([*PLAN[:2], "--service-time", "1=4ms,8=3ms", "--rate", "1"], "larger batch cannot take"),
         ([*BASE, "--growth", "5%"], "--growth: for how many months? add --months"),
         ([*BASE, "--growth", "lots"], "is no number, such as 5%"),
-        ([*BASE, "--peak-factor", "nan"], "a rate is above 0"),
-        ([*BASE, "--lose-zone"], "there have to be two"),
+        ([*BASE, "--peak-factor", "nan"], "a rate must be above 0"),
+        ([*BASE, "--lose-zone"], "needs at least two zones"),
         ([*BASE, "--node", "m"], "is not name=m"),
         ([*BASE, "--node", "name=m,cores=8"], "'memory' is missing"),
         ([*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=1,disk=3"], "'disk' is not known"),
@@ -134,9 +134,9 @@ def test_the_spec_gives_the_slo_and_gets_its_autoscale_part(
         ([*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=-1"], "cost of 'm'"),
         ([*BASE, *(["--node", "name=m,cores=8,memory=1GiB,cost=1"] * 2)], "two types of node"),
         ([*BASE, "--endpoint", "m"], "an endpoint of which --spec?"),
-        ([*PLAN, "--rate", "nan"], "a rate is above 0"),
-        ([*PLAN, "--rate", "-5"], "a rate is above 0"),
-        ([*PLAN, "--rate", "1e300"], "a rate is above 0"),
+        ([*PLAN, "--rate", "nan"], "a rate must be above 0"),
+        ([*PLAN, "--rate", "-5"], "a rate must be above 0"),
+        ([*PLAN, "--rate", "1e300"], "a rate must be above 0"),
     ],
 )
 def test_what_is_missing_or_wrong_is_told(

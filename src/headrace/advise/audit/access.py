@@ -1,4 +1,4 @@
-"""Checks of who may call: authentication, roles, tokens and API keys."""
+"""Checks of access control: authentication, roles, tokens and API keys."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,7 +23,7 @@ _SHORTEST_RSA_BITS: Final = 2048
 _SHARED_AUDIENCES: Final = frozenset(
     {"*", "account", "api", "api://default", "audience", "default", "public", "test"}
 )
-"""What identity providers put into every token unless they are told otherwise."""
+"""Audiences that identity providers put into every token by default."""
 _EXAMPLE_HOSTS: Final = ("example.com", "example.net", "example.org", "example")
 _PLACEHOLDERS: Final = ("changeme", "your-domain", "yourdomain", "your-tenant", "todo")
 _WITH_KEYS: Final = "access: [key]"
@@ -40,10 +40,10 @@ _WITH_KEYS: Final = "access: [key]"
 )
 def _open_beyond(facts: AuditFacts) -> Iterator[Hit]:
     beyond = exposed(facts, "gateway")
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.access == "public" and beyond:
             yield Hit(
-                f"{place}.access",
+                f"{location}.access",
                 f"endpoint '{endpoint.name}' has `access: public`, and the gateway listens on "
                 f"{shown(beyond)}",
                 fix=_WITH_KEYS,
@@ -60,10 +60,12 @@ def _open_beyond(facts: AuditFacts) -> Iterator[Hit]:
 def _public_here(facts: AuditFacts) -> Iterator[Hit]:
     if exposed(facts, "gateway"):
         return
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.access == "public":
-            seen = f"endpoint '{endpoint.name}' has `access: public`; the gateway is on loopback"
-            yield Hit(f"{place}.access", seen, fix=_WITH_KEYS)
+            evidence = (
+                f"endpoint '{endpoint.name}' has `access: public`; the gateway is on loopback"
+            )
+            yield Hit(f"{location}.access", evidence, fix=_WITH_KEYS)
 
 
 @check(
@@ -76,10 +78,10 @@ def _public_here(facts: AuditFacts) -> Iterator[Hit]:
 def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
     if exposed(facts, "gateway"):
         return  # there it asks for a key, a token or a certificate
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.access is None:
             yield Hit(
-                f"{place}.access",
+                f"{location}.access",
                 f"endpoint '{endpoint.name}' says nothing about `access`, so that everybody "
                 "on this machine may call it",
                 fix=_WITH_KEYS,
@@ -94,10 +96,10 @@ def _asks_nobody(facts: AuditFacts) -> Iterator[Hit]:
     fix="Set the methods: `access: [key, jwt]`.",
 )
 def _nobody_may(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.access == ():
-            seen = f"endpoint '{endpoint.name}' has `access: []`"
-            yield Hit(f"{place}.access", seen, fix=_WITH_KEYS)
+            evidence = f"endpoint '{endpoint.name}' has `access: []`"
+            yield Hit(f"{location}.access", evidence, fix=_WITH_KEYS)
 
 
 @check(
@@ -114,13 +116,13 @@ def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
     fix = "gateway:\n  tls:\n    client_ca_file: ./clients-ca.pem"
     if facts.spec.auth.certificates:
         rules = ", ".join(f"'{rule.name}'" for rule in facts.spec.auth.certificates)
-        seen = f"rules for certificates ({rules}), and no `gateway.tls.client_ca_file`"
-        yield Hit("auth.certificates", seen, fix=fix)
+        evidence = f"rules for certificates ({rules}), and no `gateway.tls.client_ca_file`"
+        yield Hit("auth.certificates", evidence, fix=fix)
         return
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if isinstance(endpoint.access, tuple) and "certificate" in endpoint.access:
-            seen = f"endpoint '{endpoint.name}' takes certificates, and there is no client CA"
-            yield Hit(f"{place}.access", seen, fix=fix)
+            evidence = f"endpoint '{endpoint.name}' takes certificates, and there is no client CA"
+            yield Hit(f"{location}.access", evidence, fix=fix)
 
 
 @check(
@@ -131,14 +133,16 @@ def _no_client_ca(facts: AuditFacts) -> Iterator[Hit]:
     fix="Define the provider under `auth.jwt`, or remove the method from `access`.",
 )
 def _no_provider(facts: AuditFacts) -> Iterator[Hit]:
-    known = {provider.name for provider in facts.spec.auth.jwt}
-    there = ", ".join(sorted(known)) or "none"
-    for place, endpoint in endpoints(facts.spec):
+    providers = {provider.name for provider in facts.spec.auth.jwt}
+    available = ", ".join(sorted(providers)) or "none"
+    for location, endpoint in endpoints(facts.spec):
         for method in endpoint.access if isinstance(endpoint.access, tuple) else ():
             kind, _, name = method.partition(":")
-            if kind == "jwt" and (name not in known if name else not known):
-                seen = f"endpoint '{endpoint.name}' takes `{method}`; identity providers: {there}"
-                yield Hit(f"{place}.access", seen)
+            if kind == "jwt" and (name not in providers if name else not providers):
+                evidence = (
+                    f"endpoint '{endpoint.name}' takes `{method}`; identity providers: {available}"
+                )
+                yield Hit(f"{location}.access", evidence)
 
 
 @check(
@@ -224,7 +228,7 @@ def _weak_jwks(facts: AuditFacts) -> Iterator[Hit]:
             if weak or key.kind == "oct":
                 size = f" of {key.bits} bits" if key.bits else ""
                 what = "a shared secret (`oct`)" if key.kind == "oct" else f"an RSA key{size}"
-                yield Hit(named.place, f"{named.path} holds {what}")
+                yield Hit(named.location, f"{named.path} holds {what}")
 
 
 @check(
@@ -235,17 +239,17 @@ def _weak_jwks(facts: AuditFacts) -> Iterator[Hit]:
     fix="Set the real host.",
 )
 def _examples(facts: AuditFacts) -> Iterator[Hit]:
-    found = [
+    urls = [
         (f"auth.jwt[{i}].{name}", value)
         for i, provider in enumerate(facts.spec.auth.jwt)
         for name, value in (("issuer", provider.issuer), ("jwks_url", provider.jwks_url or ""))
     ]
-    found += [(f"{place}.url", upstream.url) for place, upstream in upstreams(facts.spec)]
-    for place, value in found:
+    urls += [(f"{location}.url", upstream.url) for location, upstream in upstreams(facts.spec)]
+    for where, value in urls:
         host = (host_of(value) or value).lower()
         is_example = any(host == name or host.endswith(f".{name}") for name in _EXAMPLE_HOSTS)
         if is_example or any(word in host for word in _PLACEHOLDERS):
-            yield Hit(place, value)
+            yield Hit(where, value)
 
 
 @check(
@@ -260,8 +264,8 @@ def _any_certificate(facts: AuditFacts) -> Iterator[Hit]:
         for name in ("dns", "uri", "common_name"):
             pattern = getattr(rule, name)
             if pattern and not pattern.strip("*.:/"):
-                seen = f"rule '{rule.name}' takes `{name}: {pattern}`"
-                yield Hit(f"auth.certificates[{i}].{name}", seen)
+                evidence = f"rule '{rule.name}' takes `{name}: {pattern}`"
+                yield Hit(f"auth.certificates[{i}].{name}", evidence)
 
 
 @check(
@@ -275,11 +279,11 @@ def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
     names = [endpoint.name for endpoint in facts.spec.endpoints]
     for i, rule in enumerate(facts.spec.auth.certificates):
         if "infer:*" in rule.scopes:
-            wanted = ", ".join(f'"infer:{name}"' for name in names[:3])
+            scopes = ", ".join(f'"infer:{name}"' for name in names[:3])
             yield Hit(
                 f"auth.certificates[{i}].scopes",
                 f"rule '{rule.name}' grants `infer:*`",
-                fix=f"scopes: [{wanted}]" if wanted else "",
+                fix=f"scopes: [{scopes}]" if scopes else "",
             )
 
 
@@ -291,12 +295,12 @@ def _certificates_may_all(facts: AuditFacts) -> Iterator[Hit]:
     fix="Define the tier under `tiers`, or correct its name.",
 )
 def _unknown_tier(facts: AuditFacts) -> Iterator[Hit]:
-    known = {tier.name for tier in facts.spec.tiers}
+    tiers = {tier.name for tier in facts.spec.tiers}
     for i, rule in enumerate(facts.spec.auth.certificates):
-        if rule.tier and rule.tier not in known:
-            there = ", ".join(sorted(known)) or "none"
-            seen = f"rule '{rule.name}' names the tier '{rule.tier}'; tiers: {there}"
-            yield Hit(f"auth.certificates[{i}].tier", seen)
+        if rule.tier and rule.tier not in tiers:
+            available = ", ".join(sorted(tiers)) or "none"
+            evidence = f"rule '{rule.name}' names the tier '{rule.tier}'; tiers: {available}"
+            yield Hit(f"auth.certificates[{i}].tier", evidence)
 
 
 _OLD: Final = timedelta(days=90)
@@ -328,7 +332,7 @@ def _no_expiry(facts: AuditFacts) -> Iterator[Hit]:
 def _unused(facts: AuditFacts) -> Iterator[Hit]:
     for key in facts.keys:
         since = key.last_used or key.created
-        if not key.tells_use or since is None or facts.now - since <= _OLD:
+        if not key.records_use or since is None or facts.now - since <= _OLD:
             continue
         used = f"was last used on {key.last_used:%Y-%m-%d}" if key.last_used else "was never used"
         yield Hit(
@@ -362,8 +366,8 @@ def _old(facts: AuditFacts) -> Iterator[Hit]:
     for key in facts.keys:
         if key.created is not None and facts.now - key.created > _OLD:
             days = (facts.now - key.created).days
-            seen = f"key '{key.name}' is of {key.created:%Y-%m-%d}, {days} days old"
-            yield Hit(f"key {key.name}", seen)
+            evidence = f"key '{key.name}' is of {key.created:%Y-%m-%d}, {days} days old"
+            yield Hit(f"key {key.name}", evidence)
 
 
 @check(

@@ -12,41 +12,49 @@ from headrace.core.spec.upstream import UpstreamSpec
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One place where a check's fault is."""
+    """One occurrence of a check's problem."""
 
     where: str
-    """A place in the spec (`endpoints[0].access`), a path, or a name."""
-    seen: str
+    """A location in the spec (`endpoints[0].access`), a path, or a name."""
+    evidence: str
     """The evidence, with the value."""
     fix: str = ""
-    """To paste; empty takes the check's."""
+    """Text to paste; empty uses the check's fix."""
     severity: FindingSeverity | None = None
-    """None takes the check's."""
+    """None uses the check's severity."""
     line: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditCheck:
-    """One thing that is looked at; `id` never changes its meaning. `find` is pure."""
+    """One check of the published list. `find` is a pure function."""
 
     id: str
+    """Stable: never reused with another meaning."""
     title: str
+
     severity: FindingSeverity
+
     why: str
+    """The risk."""
+
     fix: str
+    """The remedy: text to paste, or a sentence."""
+
     needs: tuple[Need, ...]
+    """Facts without which the check cannot run."""
     find: Callable[[AuditFacts], Iterable[Hit]]
 
 
 def check(  # noqa: PLR0917  # the columns of the published table
-    id: str,  # noqa: A002  # as the report calls it
+    id: str,  # noqa: A002  # the name in the report
     severity: FindingSeverity,
     title: str,
     why: str,
     fix: str,
     needs: tuple[Need, ...] = (Need.SPEC,),
 ) -> Callable[[Callable[[AuditFacts], Iterable[Hit]]], AuditCheck]:
-    """Make a check of the function that finds its fault."""
+    """Decorator that makes an `AuditCheck` of the function that finds the problem."""
 
     def make(find: Callable[[AuditFacts], Iterable[Hit]]) -> AuditCheck:
         return AuditCheck(
@@ -58,7 +66,7 @@ def check(  # noqa: PLR0917  # the columns of the published table
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFinding:
-    """One fault with its evidence."""
+    """One problem with its evidence."""
 
     id: str
     title: str
@@ -73,7 +81,7 @@ class AuditFinding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotChecked:
-    """A check that could not be made."""
+    """A check that could not run."""
 
     id: str
     title: str
@@ -82,16 +90,18 @@ class NotChecked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What an audit found: findings from the worst, each in a fixed order."""
+    """The result of an audit: findings by severity, worst first, in a stable order."""
 
     findings: tuple[AuditFinding, ...]
     not_checked: tuple[NotChecked, ...]
     passed: tuple[str, ...]
 
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each severity, the worst first."""
-        found = [finding.severity for finding in self.findings]
-        return {severity.value: found.count(severity) for severity in reversed(FindingSeverity)}
+        """Number of findings by severity, worst first."""
+        severities = [finding.severity for finding in self.findings]
+        return {
+            severity.value: severities.count(severity) for severity in reversed(FindingSeverity)
+        }
 
     def reaches(self, severity: FindingSeverity) -> bool:
         """Whether a finding is at or above `severity`."""
@@ -99,7 +109,7 @@ class Audit:
 
 
 def run_checks(checks: Iterable[AuditCheck], facts: AuditFacts) -> Audit:
-    """Look at `facts` with every check."""
+    """Run every check on `facts`."""
     findings: list[AuditFinding] = []
     not_checked: list[NotChecked] = []
     passed: list[str] = []
@@ -109,11 +119,11 @@ def run_checks(checks: Iterable[AuditCheck], facts: AuditFacts) -> Audit:
             reason = "; ".join(reasons)
             not_checked.append(NotChecked(id=check.id, title=check.title, reason=reason))
             continue
-        found = list(_findings(check, facts))
-        findings += found
-        if not found:
+        hits = list(_findings(check, facts))
+        findings += hits
+        if not hits:
             passed.append(check.id)
-    # A stable sort: what is equally bad stays in the order of checks, and of the spec.
+    # Stable sort: findings of equal severity stay in the order of checks and of the spec.
     findings.sort(key=lambda finding: -finding.severity.rank)
     return Audit(findings=tuple(findings), not_checked=tuple(not_checked), passed=tuple(passed))
 
@@ -127,7 +137,7 @@ def _findings(check: AuditCheck, facts: AuditFacts) -> Iterator[AuditFinding]:
             title=check.title,
             severity=hit.severity or check.severity,
             where=hit.where,
-            evidence=hit.seen,
+            evidence=hit.evidence,
             why=check.why,
             fix=hit.fix or check.fix,
             file=facts.spec_file.path if in_file and facts.spec_file is not None else "",
@@ -137,59 +147,63 @@ def _findings(check: AuditCheck, facts: AuditFacts) -> Iterator[AuditFinding]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedFile:
-    """A file that the spec names. `kind`: certificate, key, ca, jwks, trusted or model."""
+    """A file named in the spec. `kind`: certificate, key, ca, jwks, trusted or model."""
 
-    place: str
+    location: str
     path: str
     kind: str
 
 
 def endpoints(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec]]:
-    """Each endpoint with its place."""
+    """Each endpoint with its location."""
     for i, endpoint in enumerate(spec.endpoints):
         yield f"endpoints[{i}]", endpoint
 
 
 def upstreams(spec: SystemSpec) -> Iterator[tuple[str, UpstreamSpec]]:
-    """Each server that someone else runs, with its place."""
-    for place, endpoint in endpoints(spec):
+    """Each external server with its location."""
+    for location, endpoint in endpoints(spec):
         if endpoint.upstream is not None:
-            yield f"{place}.upstream", endpoint.upstream
+            yield f"{location}.upstream", endpoint.upstream
         for j, version in enumerate(endpoint.versions or ()):
             if version.upstream is not None:
-                yield f"{place}.versions[{j}].upstream", version.upstream
+                yield f"{location}.versions[{j}].upstream", version.upstream
 
 
 def models(spec: SystemSpec) -> Iterator[tuple[str, EndpointSpec, str]]:
-    """Each model that is served: its place, its endpoint, and what the spec says."""
-    for place, endpoint in endpoints(spec):
+    """Each served model: its location, endpoint and reference in the spec."""
+    for location, endpoint in endpoints(spec):
         if endpoint.model is not None:
-            yield f"{place}.model", endpoint, endpoint.model
+            yield f"{location}.model", endpoint, endpoint.model
         for j, version in enumerate(endpoint.versions or ()):
             if version.model is not None:
-                yield f"{place}.versions[{j}].model", endpoint, version.model
+                yield f"{location}.versions[{j}].model", endpoint, version.model
 
 
 def named_files(spec: SystemSpec) -> Iterator[NamedFile]:
-    """Every file that the spec names."""
+    """Every file named in the spec."""
     tls = spec.gateway.tls
     if tls is not None:
         yield NamedFile(
-            place="gateway.tls.certificate_file", path=tls.certificate_file, kind="certificate"
+            location="gateway.tls.certificate_file", path=tls.certificate_file, kind="certificate"
         )
-        yield NamedFile(place="gateway.tls.key_file", path=tls.key_file, kind="key")
+        yield NamedFile(location="gateway.tls.key_file", path=tls.key_file, kind="key")
         if tls.client_ca_file:
-            yield NamedFile(place="gateway.tls.client_ca_file", path=tls.client_ca_file, kind="ca")
+            yield NamedFile(
+                location="gateway.tls.client_ca_file", path=tls.client_ca_file, kind="ca"
+            )
     for i, provider in enumerate(spec.auth.jwt):
         if provider.jwks_file:
-            yield NamedFile(place=f"auth.jwt[{i}].jwks_file", path=provider.jwks_file, kind="jwks")
+            yield NamedFile(
+                location=f"auth.jwt[{i}].jwks_file", path=provider.jwks_file, kind="jwks"
+            )
     for i, path in enumerate(spec.security.trusted_keys):
-        yield NamedFile(place=f"security.trusted_keys[{i}]", path=path, kind="trusted")
-    for place, upstream in upstreams(spec):
-        yield from _upstream_files(place, upstream)
-    for place, _, model in models(spec):
+        yield NamedFile(location=f"security.trusted_keys[{i}]", path=path, kind="trusted")
+    for location, upstream in upstreams(spec):
+        yield from _upstream_files(location, upstream)
+    for location, _, model in models(spec):
         if is_model_path(model):
-            yield NamedFile(place=place, path=model, kind="model")
+            yield NamedFile(location=location, path=model, kind="model")
 
 
 def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
@@ -198,20 +212,22 @@ def _upstream_files(place: str, upstream: UpstreamSpec) -> Iterator[NamedFile]:
     for name, kind in (("ca_file", "ca"), ("certificate_file", "certificate"), ("key_file", "key")):
         path = getattr(upstream.tls, name)
         if path:
-            yield NamedFile(place=f"{place}.tls.{name}", path=path, kind=kind)
+            yield NamedFile(location=f"{place}.tls.{name}", path=path, kind=kind)
 
 
 def files_of(facts: AuditFacts, *kinds: str) -> Iterator[tuple[NamedFile, FileFact]]:
-    """The files of these kinds that were looked at, with what they are.
+    """The collected files of these kinds, with their facts.
 
-    Those that the spec names, and certificates that the system was started with besides.
+    Files named in the spec, and certificates that were set at startup.
     """
     of_spec = tuple(named_files(facts.spec))
     paths = {named.path for named in of_spec}
     others = tuple(
-        NamedFile(place=f"certificate {one.name}", path=one.file, kind="certificate")
-        for one in facts.in_force
-        if one.file not in paths
+        NamedFile(
+            location=f"certificate {certificate.name}", path=certificate.file, kind="certificate"
+        )
+        for certificate in facts.in_force
+        if certificate.file not in paths
     )
     for named in (*of_spec, *others):
         if named.kind in kinds and named.path in facts.files:
@@ -219,7 +235,7 @@ def files_of(facts: AuditFacts, *kinds: str) -> Iterator[tuple[NamedFile, FileFa
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches `host`; a name that is not `localhost` may be anything."""
+    """Whether `host` is a loopback address or a name below `localhost`."""
     name = host.strip("[]").lower().rstrip(".")
     if name == "localhost" or name.endswith(".localhost"):
         return True
@@ -230,12 +246,12 @@ def is_loopback(host: str) -> bool:
 
 
 def is_loopback_url(url: str) -> bool:
-    """Whether the server that a URL names is this machine."""
+    """Whether the host of a URL is this machine."""
     return is_loopback(host_of(url))
 
 
 def host_of(url: str) -> str:
-    """The host in a URL; empty if it has none."""
+    """The host of a URL; empty if it has none."""
     try:
         return urlsplit(url).hostname or ""
     except ValueError:
@@ -243,27 +259,33 @@ def host_of(url: str) -> str:
 
 
 def exposed(facts: AuditFacts, role: str) -> tuple[Listener, ...]:
-    """The addresses of this role that other machines reach."""
-    return tuple(one for one in facts.listeners if one.role == role and not is_loopback(one.host))
+    """The addresses of this role that other machines can reach."""
+    return tuple(
+        listener
+        for listener in facts.listeners
+        if listener.role == role and not is_loopback(listener.host)
+    )
 
 
 def shown(listeners: tuple[Listener, ...]) -> str:
-    """Addresses as people write them."""
+    """Addresses as `host:port`."""
     return ", ".join(
-        f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
-        for one in listeners
+        f"[{listener.host}]:{listener.port}"
+        if ":" in listener.host
+        else f"{listener.host}:{listener.port}"
+        for listener in listeners
     )
 
 
 def mode_text(mode: int) -> str:
-    """A mode as `chmod` takes it."""
+    """A mode in the notation of `chmod`."""
     return f"0{mode & 0o7777:o}"
 
 
 def mode_hit(file: FileFact, *, where: str, fix: str) -> Hit:
-    """That others have rights to a file; a small matter where they do not get to it today."""
-    seen = f"{file.path} has mode {mode_text(file.mode)}"
+    """A finding that other users have rights to a file; low severity if they cannot reach it."""
+    evidence = f"{file.path} has mode {mode_text(file.mode)}"
     if file.is_reachable:
-        return Hit(where=where, seen=seen, fix=fix)
-    seen += "; only the directories above it keep others out"
-    return Hit(where=where, seen=seen, fix=fix, severity=FindingSeverity.LOW)
+        return Hit(where=where, evidence=evidence, fix=fix)
+    evidence += "; only the modes of its parent directories protect it"
+    return Hit(where=where, evidence=evidence, fix=fix, severity=FindingSeverity.LOW)

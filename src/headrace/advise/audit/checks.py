@@ -46,6 +46,6 @@ def check_table() -> str:
 
 
 def _fix(check: AuditCheck) -> str:
-    """A fix that is to be pasted, and no sentence, is shown as code."""
+    """The fix; text to paste (without a period) is formatted as code."""
     is_code = not check.fix.endswith(".")
     return f"`{check.fix}`" if is_code else check.fix

@@ -1,4 +1,4 @@
-"""Facts from the machine that a system runs on, and from the files that its spec names."""
+"""Facts of the host that runs a system, and of the files named in its spec."""
 
 import asyncio
 import base64
@@ -57,7 +57,7 @@ class _KeySet(msgspec.Struct):
 
 
 def file_fact(path: Path) -> FileFact:
-    """A file's or directory's mode, and who gets there; nothing of its content."""
+    """Mode and reachability of a file or directory, without its content."""
     fact = FileFact(path=str(path))
     try:
         status = path.stat()
@@ -72,7 +72,7 @@ def file_fact(path: Path) -> FileFact:
 
 
 def named_file_fact(named: NamedFile) -> FileFact:
-    """What a file is that the spec names, and what is in it."""
+    """Facts of a file named in the spec, including its content."""
     path = Path(named.path)
     fact = file_fact(path)
     if not fact.exists:
@@ -87,9 +87,9 @@ def named_file_fact(named: NamedFile) -> FileFact:
     try:
         return _READERS[named.kind](fact, data)
     except UnsupportedAlgorithm:
-        return replace(fact, problem="uses an algorithm that is not known here")
+        return replace(fact, problem="uses an unsupported algorithm")
     except (ValueError, TypeError, RecursionError, msgspec.MsgspecError):
-        return replace(fact, problem=f"is no {_CALLED[named.kind]}")
+        return replace(fact, problem=f"is not a valid {_CALLED[named.kind]}")
 
 
 def _is_reachable(path: Path) -> bool:
@@ -97,32 +97,32 @@ def _is_reachable(path: Path) -> bool:
         parents = path.resolve().parents
         return all(parent.stat().st_mode & 0o011 for parent in parents)
     except OSError:
-        return True  # what cannot be proved private is not
+        return True  # not provably private
 
 
 def _certificates(fact: FileFact, data: bytes) -> FileFact:
-    found = x509.load_pem_x509_certificates(data)[:_MOST_CERTIFICATES]
-    return replace(fact, certificates=tuple(map(certificate_fact, found)))
+    certificates = x509.load_pem_x509_certificates(data)[:_MOST_CERTIFICATES]
+    return replace(fact, certificates=tuple(map(certificate_fact, certificates)))
 
 
-def certificate_fact(one: x509.Certificate) -> CertificateFact:
-    """What checks look at in a certificate."""
+def certificate_fact(certificate: x509.Certificate) -> CertificateFact:
+    """The parts of a certificate that checks use."""
     try:
-        names = one.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         values = tuple(str(name.value) for name in names)
     except (x509.ExtensionNotFound, ValueError):
         values = ()
     try:
-        algorithm = one.signature_hash_algorithm
+        algorithm = certificate.signature_hash_algorithm
         hashed = "" if algorithm is None else algorithm.name
     except UnsupportedAlgorithm:
         hashed = ""
     return CertificateFact(
-        subject=one.subject.rfc4514_string() or "(no subject)",
-        issuer=one.issuer.rfc4514_string() or "(no issuer)",
-        not_before=one.not_valid_before_utc,
-        not_after=one.not_valid_after_utc,
-        key=key_material(one.public_key()),
+        subject=certificate.subject.rfc4514_string() or "(no subject)",
+        issuer=certificate.issuer.rfc4514_string() or "(no issuer)",
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        key=key_material(certificate.public_key()),
         signature_hash=hashed,
         names=values,
     )
@@ -150,7 +150,7 @@ def key_material(key: PublicKeyTypes) -> KeyMaterial:
 
 def _private_key(fact: FileFact, data: bytes) -> FileFact:
     if b"ENCRYPTED" in data:
-        return replace(fact, problem="is encrypted, and there is nobody to ask for its password")
+        return replace(fact, problem="is encrypted, and its password is not available")
     key = load_pem_private_key(data, password=None)
     return replace(fact, keys=(key_material(key.public_key()),))
 
@@ -160,8 +160,8 @@ def _public_key(fact: FileFact, data: bytes) -> FileFact:
 
 
 def _key_set(fact: FileFact, data: bytes) -> FileFact:
-    found = msgspec.json.decode(data, type=_KeySet).keys
-    return replace(fact, keys=tuple(map(_json_key, found)))
+    keys = msgspec.json.decode(data, type=_KeySet).keys
+    return replace(fact, keys=tuple(map(_json_key, keys)))
 
 
 def _json_key(key: _JsonKey) -> KeyMaterial:
@@ -179,11 +179,11 @@ _READERS: Final[Mapping[str, Callable[[FileFact, bytes], FileFact]]] = {
     "jwks": _key_set,
 }
 _CALLED: Final = {
-    "certificate": "certificate in PEM",
-    "ca": "certificate in PEM",
-    "key": "private key in PEM",
-    "trusted": "public key in PEM",
-    "jwks": "set of keys (RFC 7517)",
+    "certificate": "PEM certificate",
+    "ca": "PEM certificate",
+    "key": "PEM private key",
+    "trusted": "PEM public key",
+    "jwks": "JSON Web Key Set (RFC 7517)",
 }
 PROC: Final = Path("/proc")
 _ADMIN_TIMEOUT_S: Final = 2.0
@@ -194,7 +194,7 @@ _ESCAPED: Final = re.compile(r"\\([0-7]{3})")
 
 
 class _Started(msgspec.Struct):
-    """What is read of the settings that a control plane was started with."""
+    """The needed part of a control plane's settings."""
 
     log_level: str = ""
     state_url: str = ""
@@ -206,7 +206,7 @@ class _ServerInfo(msgspec.Struct):
 
 
 def process_fact(name: str, pid: int, *, proc: Path = PROC) -> ProcessFact | None:
-    """Who runs a process, and whether its crash writes memory to disk; None if it is gone."""
+    """User ID and core dump limit of a process; None if it does not exist."""
     try:
         status = (proc / str(pid) / "status").read_bytes()
         limits = (proc / str(pid) / "limits").read_bytes()
@@ -220,25 +220,25 @@ def process_fact(name: str, pid: int, *, proc: Path = PROC) -> ProcessFact | Non
 
 
 def listeners_of(pid: int, *, proc: Path = PROC) -> tuple[tuple[str, int], ...]:
-    """The TCP addresses that a process listens on; only its own user may see them."""
-    mine = set()
+    """The TCP addresses of a process's listening sockets; visible to its own user only."""
+    inodes = set()
     try:
         for entry in (proc / str(pid) / "fd").iterdir():
             try:
                 target = str(entry.readlink())
             except OSError:
-                continue  # closed while we looked
+                continue  # closed in the meantime
             if target.startswith("socket:["):
-                mine.add(target[len("socket:[") : -1])
+                inodes.add(target[len("socket:[") : -1])
     except OSError:
         return ()
-    found = {
+    addresses = {
         address
         for name in ("tcp", "tcp6")
         for inode, address in _listening(proc / str(pid) / "net" / name)
-        if inode in mine
+        if inode in inodes
     }
-    return tuple(sorted(found))
+    return tuple(sorted(addresses))
 
 
 def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
@@ -262,12 +262,12 @@ def _listening(table: Path) -> Iterator[tuple[str, tuple[str, int]]]:
 def home_facts(
     home: Path, *, pid: int, token: Path, sockets: Path | None, proc: Path = PROC
 ) -> HomeFacts:
-    """How the state of a home is kept.
+    """Facts of a home's files and settings.
 
     Args:
-        pid: The control plane.
-        token: Where the first admin token lies, if it does.
-        sockets: The directory of the gateway's sockets; None if it is not known.
+        pid: The control plane's process ID.
+        token: Path of the first admin token, which may not exist.
+        sockets: The directory of the gateway's sockets; None if unknown.
     """
     pairs = (word.partition("=") for word in _words(proc / str(pid) / "environ"))
     environ = {name: value for name, _, value in pairs}
@@ -308,7 +308,7 @@ def _started_with(arguments: list[str]) -> _Started:
 
 
 def _flag(arguments: list[str], flag: str) -> str:
-    """What follows a flag on a command line; empty if it is not there."""
+    """The value of a flag on a command line; empty if absent."""
     for i, word in enumerate(arguments):
         if word == flag and i + 1 < len(arguments):
             return arguments[i + 1]
@@ -325,10 +325,10 @@ def _words(path: Path) -> list[str]:
 
 
 def file_system_of(path: Path, *, proc: Path = PROC) -> str:
-    """The type of the file system that `path` lies on; empty if it is not known."""
+    """The type of the file system that contains `path`; empty if unknown."""
     try:
         lines = (proc / "self" / "mountinfo").read_text("utf-8", "replace").splitlines()
-        place = path.resolve()
+        resolved = path.resolve()
     except OSError:
         return ""
     best, kind = -1, ""
@@ -337,14 +337,14 @@ def file_system_of(path: Path, *, proc: Path = PROC) -> str:
         fields = left.split()
         if len(fields) < 5 or not right:  # noqa: PLR2004  # the fifth is the mount point
             continue
-        point = Path(_ESCAPED.sub(lambda found: chr(int(found[1], 8)), fields[4]))
-        if place.is_relative_to(point) and len(point.parts) >= best:
+        point = Path(_ESCAPED.sub(lambda match: chr(int(match[1], 8)), fields[4]))
+        if resolved.is_relative_to(point) and len(point.parts) >= best:
             best, kind = len(point.parts), right.split()[0]
     return kind
 
 
 def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
-    """The directory of a gateway's own sockets, beside or below its configuration."""
+    """The directory of a gateway's private sockets, derived from its configuration path."""
     config = _flag(_words(proc / str(pid) / "cmdline"), "--config-path")
     if not config:
         return None
@@ -353,7 +353,7 @@ def envoy_files(pid: int, *, proc: Path = PROC) -> Path | None:
 
 
 def envoy_version(admin_socket: Path) -> str:
-    """The version that a running Envoy says it is; empty if it does not answer."""
+    """The version that a running Envoy reports; empty if it does not respond."""
     try:
         body = asyncio.run(Admin(admin_socket, timeout_s=_ADMIN_TIMEOUT_S).get("/server_info"))
         parts = msgspec.json.decode(body, type=_ServerInfo).version.split("/")
@@ -363,7 +363,7 @@ def envoy_version(admin_socket: Path) -> str:
 
 
 def runs_this_python(pid: int, *, proc: Path = PROC) -> bool:
-    """Whether a process runs with the interpreter that this one does."""
+    """Whether a process runs the same interpreter as this one."""
     try:
         return (proc / str(pid) / "exe").resolve() == Path(sys.executable).resolve()
     except OSError:
@@ -371,22 +371,22 @@ def runs_this_python(pid: int, *, proc: Path = PROC) -> bool:
 
 
 def software_here() -> dict[str, str]:
-    """Versions of what this interpreter brings."""
-    found = {
+    """Versions of the interpreter and its libraries."""
+    versions = {
         "python": platform.python_version(),
         "openssl": ".".join(str(part) for part in ssl.OPENSSL_VERSION_INFO[:3]),
     }
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        found["onnxruntime"] = importlib.metadata.version("onnxruntime")
-    return found
+        versions["onnxruntime"] = importlib.metadata.version("onnxruntime")
+    return versions
 
 
 def packages_here() -> dict[str, str]:
-    """Versions of the packages that this interpreter imports."""
-    found: dict[str, str] = {}
-    for one in importlib.metadata.distributions():
-        about = one.metadata  # parsed anew each time
+    """Versions of the packages installed for this interpreter."""
+    packages: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        about = distribution.metadata  # parsed anew each time
         name, version = about["Name"], about["Version"]
         if name and version:
-            found.setdefault(name, version)
-    return dict(sorted(found.items()))
+            packages.setdefault(name, version)
+    return dict(sorted(packages.items()))

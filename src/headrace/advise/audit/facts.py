@@ -1,6 +1,6 @@
-"""Facts about a system that an audit looks at, and severities of findings.
+"""Facts about a system for an audit, and severities of findings.
 
-`AuditFacts.missing` holds what could not be read, with the reason. A check that needs it is
+`AuditFacts.missing` lists facts that could not be read, with the reason. A check that needs them is
 reported as "not checked", never as passed.
 """
 
@@ -13,32 +13,32 @@ from headrace.core.spec.parse import SystemSpec
 
 
 class FindingSeverity(StrEnum):
-    """From what is worth knowing to what has to be mended today."""
+    """From worth knowing to fix today."""
 
     LOW = "low"
     """Worth knowing; a deliberate choice for many."""
     MEDIUM = "medium"
-    """Mend it before other people depend on the system."""
+    """Fix it before other people depend on the system."""
     HIGH = "high"
-    """One more mistake, or one who tries, and it does harm."""
+    """One more mistake, or one attacker, is enough to cause harm."""
     CRITICAL = "critical"
-    """It does harm as it is."""
+    """It causes harm now."""
 
     @property
     def rank(self) -> int:
-        """A larger number is worse."""
+        """Larger is worse."""
         return tuple(FindingSeverity).index(self)
 
 
 class Need(StrEnum):
-    """What a check has to know."""
+    """A kind of facts that a check needs."""
 
     SPEC = "spec"
-    """What the system shall be."""
+    """The spec of the system."""
     FILES = "files"
-    """The files that the spec names: certificates, keys, models."""
+    """The files named in the spec: certificates, keys, models."""
     LISTENERS = "listeners"
-    """Where the management API and metrics are reached."""
+    """The addresses of the management API and metrics."""
     HOST = "host"
     """The home directory, and the processes on this machine."""
     KEYS = "keys"
@@ -46,80 +46,97 @@ class Need(StrEnum):
     TOKENS = "tokens"
     """The tokens of the management API, without their secrets."""
     ISOLATION = "isolation"
-    """How replicas are kept apart."""
+    """The isolation of replicas."""
     CERTIFICATES = "certificates"
-    """Which certificates are in force."""
+    """The active certificates."""
     VERSIONS = "versions"
     """The model versions in the registry."""
     SOFTWARE = "software"
-    """What is installed where the system runs."""
+    """The installed software of the system."""
     SCRAPES = "scrapes"
-    """When somebody last read the metrics."""
+    """Time of the last scrape of the metrics."""
     ADVISORIES = "advisories"
     """Known vulnerabilities."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyMaterial:
-    """A public key, or the public half of a private one.
-
-    `kind`: RSA, EC, Ed25519, oct (a shared secret). `bits`: 0 where its kind fixes it.
-    `fingerprint`: the same for a certificate and its private key.
-    """
+    """A public key, or the public half of a private key."""
 
     kind: str
+    """RSA, EC, Ed25519, oct (a shared secret)."""
+
     bits: int = 0
+    """0 if the kind determines the size."""
+
     fingerprint: str = ""
+    """Equal for a certificate and its private key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CertificateFact:
-    """One certificate of a file; `signature_hash` is empty where the algorithm needs none."""
+    """One certificate of a file."""
 
     subject: str
+
     issuer: str
+
     not_before: datetime
+
     not_after: datetime
+
     key: KeyMaterial
+
     signature_hash: str
+    """Empty if the algorithm includes the hash."""
+
     names: tuple[str, ...]
+    """Subject alternative names."""
 
     @property
     def is_self_signed(self) -> bool:
-        """Whether nobody but itself vouches for it."""
+        """Whether subject and issuer are equal."""
         return self.subject == self.issuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileFact:
-    """One file or directory, and what was read in it.
-
-    `is_reachable`: whether other users get to it through the directories above.
-    `has_private_group`: whether its group is its owner's own, so that the group's rights open it to
-    nobody. `problem`: why its content could not be read as what it should be; empty if it could.
-    `format`: of a model.
-    """
+    """One file or directory, and facts of its content."""
 
     path: str
+
     exists: bool = True
+
     mode: int = 0o600
+
     is_reachable: bool = True
+    """Whether other users can traverse the parent directories."""
+
     has_private_group: bool = False
+    """Whether only the owner is in its group, so that the group's rights open it to nobody else."""
+
     problem: str = ""
+    """Why its content is not valid; empty if it is."""
+
     certificates: tuple[CertificateFact, ...] = ()
+
     keys: tuple[KeyMaterial, ...] = ()
+
     format: str = ""
+    """Format of a model."""
+
     runs_code: bool = False
+    """Whether loading the model runs code."""
 
     def opens(self, rights: int) -> bool:
-        """Whether somebody else has one of `rights` (1 enters, 2 writes, 4 reads)."""
+        """Whether another user has one of `rights` (1 execute, 2 write, 4 read)."""
         group = 0 if self.has_private_group else self.mode >> 3 & rights
         return self.exists and bool(group or self.mode & rights)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextFact:
-    """A piece of what people wrote, in which secrets are looked for."""
+    """A text of the spec, to be searched for secrets."""
 
     where: str
     text: str
@@ -128,7 +145,7 @@ class TextFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listener:
-    """An address that is listened on. `role`: gateway, management or metrics."""
+    """A listening address. `role`: gateway, management or metrics."""
 
     role: str
     host: str
@@ -138,20 +155,20 @@ class Listener:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKeyFact:
-    """One API key that is in force."""
+    """One valid API key."""
 
     name: str
     scopes: tuple[str, ...]
     created: datetime | None = None
     expires: datetime | None = None
     last_used: datetime | None = None
-    tells_use: bool = False
-    """Whether the system keeps when keys were used; without it `last_used` says nothing."""
+    records_use: bool = False
+    """Whether the system records the use of keys; otherwise `last_used` is meaningless."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenFact:
-    """One token of the management API that is in force, besides the home's own."""
+    """One valid token of the management API, without the home's own."""
 
     id: str
     owner: str
@@ -160,7 +177,7 @@ class TokenFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaFact:
-    """One replica, and what should be kept from it and is not."""
+    """One replica, and the isolation measures that it lacks."""
 
     name: str
     not_isolated: tuple[str, ...]
@@ -168,7 +185,7 @@ class ReplicaFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InForceFact:
-    """A certificate that the system should use; `problem`: why its file's content is not used."""
+    """A configured certificate; `problem`: why its file is not used."""
 
     name: str
     file: str
@@ -177,7 +194,7 @@ class InForceFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionFact:
-    """One model version of the registry; `signed` is None where that is not known."""
+    """One model version of the registry; `signed` is None if unknown."""
 
     reference: str
     runtime: str
@@ -188,7 +205,7 @@ class VersionFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessFact:
-    """One process of the system. `core_bytes`: how large its core dump may be; None is no limit."""
+    """One process of the system. `core_bytes`: size limit of core dumps; None is unlimited."""
 
     name: str
     pid: int
@@ -198,27 +215,36 @@ class ProcessFact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HomeFacts:
-    """Where state lies, and how it is kept. `state_url` has no password in it.
-
-    `sockets`: the gateway's, which let in without asking. `allow_code`: whether the control plane
-    was told to let every model bring code.
-    """
+    """Location and protection of the state."""
 
     home: FileFact = FileFact(path="")
+
     state: FileFact | None = None
+    """The SQLite database, if it exists."""
+
     admin_token: FileFact | None = None
+
     sockets: tuple[FileFact, ...] = ()
+    """The gateway's private sockets, which need no authentication."""
+
     file_system: str = ""
+
     state_url: str = ""
+    """Without a password."""
+
     state_url_source: str = ""
+
     state_url_has_password: bool = False
+
     log_level: str = ""
+
     allow_code: bool = False
+    """Whether the control plane allows code in every model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Affected:
-    """What an advisory says of one package: versions, or ranges `(introduced, fixed, last)`."""
+    """One package of an advisory: affected versions, or ranges `(introduced, fixed, last)`."""
 
     package: str
     versions: tuple[str, ...] = ()
@@ -227,7 +253,7 @@ class Affected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advisory:
-    """A known vulnerability, of an OSV document."""
+    """A known vulnerability, from an OSV document."""
 
     id: str
     summary: str
@@ -237,18 +263,16 @@ class Advisory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditFacts:
-    """Everything that was found out.
-
-    `files` by absolute path. `lines`: the spec file's line of each place, such as
-    `endpoints[0].access`. `software` and `packages`: version by name; packages as PyPI calls them.
-    """
+    """All collected facts."""
 
     now: datetime
     spec: SystemSpec = field(default_factory=SystemSpec)
     spec_file: FileFact | None = None
     lines: Mapping[str, int] = field(default_factory=dict)
+    """Line in the spec file by location, such as `endpoints[0].access`."""
     texts: tuple[TextFact, ...] = ()
     files: Mapping[str, FileFact] = field(default_factory=dict)
+    """By absolute path."""
     listeners: tuple[Listener, ...] = ()
     keys: tuple[ApiKeyFact, ...] = ()
     tokens: tuple[TokenFact, ...] = ()
@@ -258,13 +282,18 @@ class AuditFacts:
     processes: tuple[ProcessFact, ...] = ()
     home: HomeFacts = field(default_factory=HomeFacts)
     software: Mapping[str, str] = field(default_factory=dict)
+    """Version by name."""
+
     packages: Mapping[str, str] = field(default_factory=dict)
+    """Version by name on PyPI."""
     advisories: tuple[Advisory, ...] = ()
     scraped_s_ago: float | None = None
+    """None: never scraped."""
     missing: Mapping[Need, str] = field(default_factory=dict)
+    """Reason by kind of facts that could not be collected."""
 
-    def line_of(self, place: str) -> int | None:
-        """The spec file's line of `place`, or of the nearest thing around it that has one."""
-        while place not in self.lines and place:
-            place = place[: max(place.rfind("."), place.rfind("["), 0)]
-        return self.lines.get(place)
+    def line_of(self, location: str) -> int | None:
+        """The spec file's line of `location`, or of its nearest parent that has one."""
+        while location not in self.lines and location:
+            location = location[: max(location.rfind("."), location.rfind("["), 0)]
+        return self.lines.get(location)

@@ -1,4 +1,4 @@
-"""The machine: addresses, files of the home, processes."""
+"""Checks of the host: addresses, files of the home, processes."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -25,7 +25,7 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset(
     needs=(Need.LISTENERS,),
 )
 def _plain_management(facts: AuditFacts) -> Iterator[Hit]:
-    plain = tuple(one for one in exposed(facts, "management") if not one.tls)
+    plain = tuple(listener for listener in exposed(facts, "management") if not listener.tls)
     if plain:
         yield Hit("management API", f"it listens on {shown(plain)} without TLS")
 
@@ -39,7 +39,7 @@ def _plain_management(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.LISTENERS,),
 )
 def _management_beyond(facts: AuditFacts) -> Iterator[Hit]:
-    secure = tuple(one for one in exposed(facts, "management") if one.tls)
+    secure = tuple(listener for listener in exposed(facts, "management") if listener.tls)
     if secure:
         yield Hit("management API", f"it listens on {shown(secure)}")
 
@@ -88,11 +88,11 @@ def _open_sockets(facts: AuditFacts) -> Iterator[Hit]:
 def _not_isolated(facts: AuditFacts) -> Iterator[Hit]:
     problems: dict[str, list[str]] = {}
     for replica in facts.replicas:
-        for one in replica.not_isolated:
-            problems.setdefault(one, []).append(replica.name)
-    for one, names in problems.items():
+        for problem in replica.not_isolated:
+            problems.setdefault(problem, []).append(replica.name)
+    for problem, names in problems.items():
         others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-        yield Hit(f"replica {names[0]}", f"{names[0]}{others} {one}")
+        yield Hit(f"replica {names[0]}", f"{names[0]}{others} {problem}")
 
 
 @check(
@@ -105,10 +105,10 @@ def _not_isolated(facts: AuditFacts) -> Iterator[Hit]:
 )
 def _token(facts: AuditFacts) -> Iterator[Hit]:
     token = facts.home.admin_token
-    # Even where nobody gets to it now: it is copied and backed up with its mode.
+    # Even if other users cannot reach it now: copies and backups keep its mode.
     if token is not None and token.opens(_ANY):
-        seen = f"{token.path} has mode {mode_text(token.mode)}"
-        yield Hit(token.path, seen, fix=f"chmod 600 {token.path}")
+        evidence = f"{token.path} has mode {mode_text(token.mode)}"
+        yield Hit(token.path, evidence, fix=f"chmod 600 {token.path}")
 
 
 @check(
@@ -158,7 +158,7 @@ def _root(facts: AuditFacts) -> Iterator[Hit]:
 
 
 def _names(processes: list[ProcessFact]) -> str:
-    """Names of the first processes, and how many more there are."""
+    """Names of the first processes, and the number of the others."""
     first, more = processes[:4], len(processes[4:])
     names = ", ".join(f"{process.name} (pid {process.pid})" for process in first)
     return f"{names} and {more} more" if more else names
@@ -188,8 +188,8 @@ def _core_dumps(facts: AuditFacts) -> Iterator[Hit]:
 )
 def _debug(facts: AuditFacts) -> Iterator[Hit]:
     if facts.home.log_level.lower() in {"debug", "trace"}:
-        seen = f"the control plane runs with the log level {facts.home.log_level.lower()}"
-        yield Hit("log level", seen)
+        evidence = f"the control plane runs with the log level {facts.home.log_level.lower()}"
+        yield Hit("log level", evidence)
 
 
 @check(

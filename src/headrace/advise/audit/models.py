@@ -1,4 +1,4 @@
-"""What is loaded: whose it is, whether it can change, what it may do."""
+"""Checks of models: origin, immutability and permissions."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -35,16 +35,16 @@ def _unsigned_taken(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.VERSIONS,),
 )
 def _unsigned(facts: AuditFacts) -> Iterator[Hit]:
-    signed = [one.reference for one in facts.versions if one.signed]
+    signed = [version.reference for version in facts.versions if version.signed]
     if not signed:
         return
-    for one in facts.versions:
-        if one.signed is False:
-            served = ", and it is served" if one.is_served else ""
+    for version in facts.versions:
+        if version.signed is False:
+            served = ", and it is served" if version.is_served else ""
             yield Hit(
-                f"model {one.reference}",
-                f"{one.reference} has no signature{served}; {signed[0]} has one",
-                fix=f"headrace models sign {one.reference} --key signer.key",
+                f"model {version.reference}",
+                f"{version.reference} has no signature{served}; {signed[0]} has one",
+                fix=f"headrace models sign {version.reference} --key signer.key",
             )
 
 
@@ -61,7 +61,7 @@ def _weak_trust(facts: AuditFacts) -> Iterator[Hit]:
         for key in file.keys:
             if key.kind not in _STRONG_KINDS:
                 size = f" of {key.bits} bits" if key.bits else ""
-                yield Hit(named.place, f"{named.path} holds {key.kind}{size}")
+                yield Hit(named.location, f"{named.path} holds {key.kind}{size}")
 
 
 @check(
@@ -75,8 +75,8 @@ def _weak_trust(facts: AuditFacts) -> Iterator[Hit]:
 def _writable_trust(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "trusted"):
         if file.opens(_WRITES):
-            seen = f"{named.path} has mode {mode_text(file.mode)}"
-            yield Hit(named.place, seen, fix=f"chmod go-w {named.path}")
+            evidence = f"{named.path} has mode {mode_text(file.mode)}"
+            yield Hit(named.location, evidence, fix=f"chmod go-w {named.path}")
 
 
 @check(
@@ -107,8 +107,10 @@ def _unversioned(facts: AuditFacts) -> Iterator[Hit]:
 def _newest(facts: AuditFacts) -> Iterator[Hit]:
     for where, endpoint, model in models(facts.spec):
         if not is_model_path(model) and ":" not in model:
-            seen = f"endpoint '{endpoint.name}' serves '{model}', whichever is newest at an apply"
-            yield Hit(where, seen, fix=f"model: {model}:1")
+            evidence = (
+                f"endpoint '{endpoint.name}' serves '{model}', whichever is newest at an apply"
+            )
+            yield Hit(where, evidence, fix=f"model: {model}:1")
 
 
 @check(
@@ -119,13 +121,13 @@ def _newest(facts: AuditFacts) -> Iterator[Hit]:
     fix="Convert the model to ONNX and remove `allow_code`; otherwise review and sign it.",
 )
 def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.allow_code:
-            seen = f"endpoint '{endpoint.name}' has `allow_code: true`"
-            yield Hit(f"{place}.allow_code", seen)
+            evidence = f"endpoint '{endpoint.name}' has `allow_code: true`"
+            yield Hit(f"{location}.allow_code", evidence)
     if facts.home.allow_code:
-        seen = "the control plane was told to let every model bring code"
-        yield Hit("headrace up --allow-code", seen, fix="headrace up")
+        evidence = "the control plane allows code in every model"
+        yield Hit("headrace up --allow-code", evidence, fix="headrace up")
 
 
 @check(
@@ -136,16 +138,16 @@ def _may_run_code(facts: AuditFacts) -> Iterator[Hit]:
     fix="Convert the model to ONNX, or decide: `allow_code: true`.",
 )
 def _runs_code(facts: AuditFacts) -> Iterator[Hit]:
-    runtimes = {one.reference: one.runtime for one in facts.versions}
-    known = {one.reference for one in facts.versions if one.runs_code}
+    runtimes = {version.reference: version.runtime for version in facts.versions}
+    code_versions = {version.reference for version in facts.versions if version.runs_code}
     for where, endpoint, model in models(facts.spec):
         if endpoint.allow_code:
-            continue  # told by the check above
+            continue  # reported by the previous check
         file = facts.files.get(model)
         runtime = endpoint.runtime or runtimes.get(model, "")
-        if runtime in _CODE_RUNTIMES or model in known:
-            seen = f"endpoint '{endpoint.name}' runs {model} with the runtime '{runtime}'"
-            yield Hit(where, seen)
+        if runtime in _CODE_RUNTIMES or model in code_versions:
+            evidence = f"endpoint '{endpoint.name}' runs {model} with the runtime '{runtime}'"
+            yield Hit(where, evidence)
         elif file is not None and file.runs_code:
             yield Hit(where, f"endpoint '{endpoint.name}': {model} is {file.format}")
 
@@ -158,9 +160,9 @@ def _runs_code(facts: AuditFacts) -> Iterator[Hit]:
     fix="network: false",
 )
 def _network(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.network:
-            yield Hit(f"{place}.network", f"endpoint '{endpoint.name}' has `network: true`")
+            yield Hit(f"{location}.network", f"endpoint '{endpoint.name}' has `network: true`")
 
 
 @check(
@@ -174,4 +176,4 @@ def _network(facts: AuditFacts) -> Iterator[Hit]:
 def _writable_model(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "model"):
         if file.opens(_WRITES):
-            yield mode_hit(file, where=named.place, fix=f"chmod go-w {named.path}")
+            yield mode_hit(file, where=named.location, fix=f"chmod go-w {named.path}")

@@ -18,17 +18,24 @@ from headrace.core.text import printable
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuditReport:
-    """One audit with its circumstances. `target`: the spec file, or where the system runs."""
+    """One audit with its context."""
 
     audit: Audit
+
     target: str
-    at: datetime
+    """The spec file, or the address of the system."""
+
+    created_at: datetime
+
     version: str
+    """Headrace's version."""
+
     fail_on: FindingSeverity | None = None
+    """Severity from which the audit fails."""
 
     @property
     def fails(self) -> bool:
-        """Whether a finding is as bad as was asked for."""
+        """Whether a finding is at or above `fail_on`."""
         return self.fail_on is not None and self.audit.reaches(self.fail_on)
 
 
@@ -36,40 +43,40 @@ _WIDTH = 96
 
 
 def text_report(report: AuditReport) -> str:
-    """The audit as text; control characters in names are shown, not sent to the terminal."""
+    """The audit as text; control characters in names are escaped."""
     audit = report.audit
     lines = [f"audit of {printable(report.target)}", ""]
-    for found in _groups(audit):
-        lines += _check(found)
+    for findings in _groups(audit):
+        lines += _check(findings)
     lines += _not_checked(audit)
     lines.append(summary_line(audit))
     return "\n".join(lines)
 
 
 def summary_line(audit: Audit) -> str:
-    """How many findings there are, in one line."""
+    """The number of findings, in one line."""
     counts = [f"{count} {name}" for name, count in audit.counts().items() if count]
-    found = f"{', '.join(counts)} finding{'' if len(audit.findings) == 1 else 's'}"
-    others = f"{len(audit.passed)} checks passed, {len(audit.not_checked)} could not be made"
-    return f"{found if counts else 'no findings'}; {others}"
+    text = f"{', '.join(counts)} finding{'' if len(audit.findings) == 1 else 's'}"
+    others = f"{len(audit.passed)} checks passed, {len(audit.not_checked)} could not run"
+    return f"{text if counts else 'no findings'}; {others}"
 
 
 def _groups(audit: Audit) -> list[list[AuditFinding]]:
-    """The findings of each check and severity."""
+    """The findings grouped by check and severity."""
     groups = groupby(audit.findings, key=lambda finding: (finding.id, finding.severity))
-    return [list(found) for _, found in groups]
+    return [list(group) for _, group in groups]
 
 
-def _check(found: list[AuditFinding]) -> Iterator[str]:
-    yield f"{found[0].severity.upper():<8} {found[0].id}  {found[0].title}"
-    for finding in found:
-        place = f"{finding.file}:{finding.line} " if finding.file else ""
-        # Where no file is, the place alone says where to look.
-        yield f"    at   {printable(place + finding.where)}"
+def _check(findings: list[AuditFinding]) -> Iterator[str]:
+    yield f"{findings[0].severity.upper():<8} {findings[0].id}  {findings[0].title}"
+    for finding in findings:
+        location = f"{finding.file}:{finding.line} " if finding.file else ""
+        # Without a file, the location alone identifies the finding.
+        yield f"    at   {printable(location + finding.where)}"
         yield f"    seen {printable(finding.evidence)}"
-    for number, line in enumerate(textwrap.wrap(printable(found[0].why), _WIDTH - 9)):
+    for number, line in enumerate(textwrap.wrap(printable(findings[0].why), _WIDTH - 9)):
         yield f"    {'' if number else 'why':<4} {line}"
-    for fix in dict.fromkeys(finding.fix for finding in found):
+    for fix in dict.fromkeys(finding.fix for finding in findings):
         for number, line in enumerate(fix.splitlines()):
             yield f"    {'' if number else 'fix':<4} {printable(line)}"
     yield ""
@@ -80,8 +87,8 @@ def _not_checked(audit: Audit) -> Iterator[str]:
         return
     yield "not checked:"
     by_reason: dict[str, list[str]] = {}
-    for one in audit.not_checked:
-        by_reason.setdefault(one.reason, []).append(one.id)
+    for skipped in audit.not_checked:
+        by_reason.setdefault(skipped.reason, []).append(skipped.id)
     for reason, checks in by_reason.items():
         yield from textwrap.wrap(
             f"{', '.join(checks)}: {printable(reason)}",
@@ -93,7 +100,7 @@ def _not_checked(audit: Audit) -> Iterator[str]:
 
 
 SCHEMA = 1
-"""Grows when a field changes its meaning or goes; new fields may come without."""
+"""Incremented when a field changes its meaning or is removed; new fields do not change it."""
 
 Document = dict[str, object]
 
@@ -105,18 +112,18 @@ def json_report(report: AuditReport) -> Document:
         "schema": SCHEMA,
         "headrace": report.version,
         "target": report.target,
-        "at": report.at.isoformat(timespec="seconds"),
+        "at": report.created_at.isoformat(timespec="seconds"),
         "summary": audit.counts(),
         "fail_on": None if report.fail_on is None else report.fail_on.value,
         "fails": report.fails,
         "findings": [asdict(finding) for finding in audit.findings],
-        "not_checked": [asdict(one) for one in audit.not_checked],
+        "not_checked": [asdict(skipped) for skipped in audit.not_checked],
         "passed": list(audit.passed),
     }
 
 
 def html_report(report: AuditReport) -> str:
-    """The audit as an HTML document; everything that comes from the system is escaped."""
+    """The audit as an HTML document; values of the system are escaped."""
     return report_page(
         Path(__file__).with_name("report.html"),
         title=f"Audit of {report.target}",
@@ -141,12 +148,12 @@ _SCORES: Final = {
     FindingSeverity.HIGH: "8.0",
     FindingSeverity.CRITICAL: "9.5",
 }
-"""What GitHub sorts by; its names for the ranges are ours."""
+"""GitHub sorts by these scores; the ranges match our severities."""
 
 
 def sarif_report(report: AuditReport, checks: Sequence[AuditCheck]) -> Json:
     """The audit as a SARIF log of one run."""
-    places = {check.id: i for i, check in enumerate(checks)}
+    indexes = {check.id: i for i, check in enumerate(checks)}
     audit = report.audit
     return {
         "$schema": _SCHEMA,
@@ -164,14 +171,15 @@ def sarif_report(report: AuditReport, checks: Sequence[AuditCheck]) -> Json:
                 "invocations": [
                     {
                         "executionSuccessful": True,
-                        "endTimeUtc": report.at.strftime("%Y-%m-%dT%H:%M:%SZ"),
+                        "endTimeUtc": report.created_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
                         "toolExecutionNotifications": [
-                            _not_checked_sarif(one, places[one.id]) for one in audit.not_checked
+                            _not_checked_sarif(skipped, indexes[skipped.id])
+                            for skipped in audit.not_checked
                         ],
                     }
                 ],
                 "results": [
-                    _result(finding, places[finding.id], report.target)
+                    _result(finding, indexes[finding.id], report.target)
                     for finding in audit.findings
                 ],
             }
@@ -196,20 +204,20 @@ def _rule(check: AuditCheck) -> Json:
 
 
 def _result(finding: AuditFinding, index: int, target: str) -> Json:
-    # The place and not the evidence: a finding stays the same one when a value changes.
+    # The location, not the evidence: a finding keeps its identity when a value changes.
     identity = f"{finding.id}\0{finding.file or target}\0{finding.where}"
-    found: Json = {"logicalLocations": [{"fullyQualifiedName": finding.where}]}
+    location: Json = {"logicalLocations": [{"fullyQualifiedName": finding.where}]}
     if finding.file:
         physical: Json = {"artifactLocation": {"uri": file_uri(finding.file)}}
         if finding.line is not None:
             physical["region"] = {"startLine": finding.line}
-        found["physicalLocation"] = physical
+        location["physicalLocation"] = physical
     return {
         "ruleId": finding.id,
         "ruleIndex": index,
         "level": _LEVELS[finding.severity],
         "message": {"text": f"{finding.title}: {finding.evidence}\n\nFix: {finding.fix}"},
-        "locations": [found],
+        "locations": [location],
         "partialFingerprints": {
             "headraceFinding/v1": hashlib.sha256(identity.encode("utf-8", "replace")).hexdigest()
         },
@@ -218,15 +226,15 @@ def _result(finding: AuditFinding, index: int, target: str) -> Json:
 
 
 def file_uri(path: str) -> str:
-    """A path as SARIF has it: relative where it was given so, else a URL."""
+    """A path as SARIF URI: relative if it was given so, else a file URL."""
     quoted = quote(Path(path).as_posix(), errors="replace")
-    # A colon in the first part would be taken for a scheme; it is quoted, too.
+    # A colon in the first part would be parsed as a scheme, so it is quoted.
     return f"file://{quoted}" if Path(path).is_absolute() else quoted
 
 
-def _not_checked_sarif(one: NotChecked, index: int) -> Json:
+def _not_checked_sarif(skipped: NotChecked, index: int) -> Json:
     return {
         "level": "note",
-        "message": {"text": f"{one.id} was not checked: {one.reason}"},
-        "associatedRule": {"id": one.id, "index": index},
+        "message": {"text": f"{skipped.id} was not checked: {skipped.reason}"},
+        "associatedRule": {"id": skipped.id, "index": index},
     }

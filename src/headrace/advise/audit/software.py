@@ -1,7 +1,7 @@
-"""Checks of installed software: too old, or with a published vulnerability.
+"""Checks of installed software: outdated versions and published vulnerabilities.
 
-`https://osv.dev` has them for download; a file may hold one document, a list, `{"vulns": [...]}`,
-or one document a line.
+Advisories can be downloaded from `https://osv.dev`; a file may contain one document, a list,
+`{"vulns": [...]}`, or one document per line.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ _SEVERITIES: Final = {
 
 
 def version_key(version: str) -> Version | None:
-    """What orders versions (PEP 440); None for a text that is no version."""
+    """The sort key of a version (PEP 440); None if it is not a version."""
     try:
         return Version(version)
     except ValueError:
@@ -41,11 +41,15 @@ def version_key(version: str) -> Version | None:
 
 @dataclass(frozen=True, slots=True)
 class Minimum:
-    """The oldest version of something that is still to be used. `line`: only of versions so."""
+    """The oldest acceptable version of a component."""
 
     name: str
+
     line: str
+    """The release line it applies to; empty for all versions."""
+
     version: str
+
     reason: str
 
 
@@ -53,24 +57,22 @@ MINIMUMS: Final = (
     Minimum("python", "3.11", "3.11.13", _UNPACKING),
     Minimum("python", "3.12", "3.12.11", _UNPACKING),
     Minimum("python", "3.13", "3.13.4", _UNPACKING),
-    Minimum(
-        "openssl", "", "3.0.0", "older lines get no fixes any more (1.1.1 since September 2023)"
-    ),
+    Minimum("openssl", "", "3.0.0", "older lines no longer get fixes (1.1.1 since September 2023)"),
     Minimum(
         "envoy",
         "",
         "1.40.0",
-        "the gateway's configuration is checked against 1.40, and Envoy mends its newest "
+        "the gateway's configuration is tested with 1.40, and Envoy maintains its newest "
         "four lines only",
     ),
     Minimum(
         "onnxruntime",
         "",
         "1.20.0",
-        "it is what this version is tested with; older ones miss opsets and fixes of parsing",
+        "Headrace is tested with it; older versions lack opsets and parser fixes",
     ),
 )
-"""What `headrace audit` compares with; the advisories of the day come by `--advisories`."""
+"""Minimums of `headrace audit`; current advisories are passed with `--advisories`."""
 
 
 @check(
@@ -83,15 +85,15 @@ MINIMUMS: Final = (
 )
 def _old(facts: AuditFacts) -> Iterator[Hit]:
     for minimum in MINIMUMS:
-        have = facts.software.get(minimum.name)
-        key, least = version_key(have or ""), version_key(minimum.version)
-        if have is None or key is None or least is None or key >= least:
+        installed = facts.software.get(minimum.name)
+        key, least = version_key(installed or ""), version_key(minimum.version)
+        if installed is None or key is None or least is None or key >= least:
             continue
-        if minimum.line and not f"{have}.".startswith(f"{minimum.line}."):
+        if minimum.line and not f"{installed}.".startswith(f"{minimum.line}."):
             continue
         yield Hit(
             minimum.name,
-            f"{minimum.name} {have} is older than {minimum.version}: {minimum.reason}",
+            f"{minimum.name} {installed} is older than {minimum.version}: {minimum.reason}",
             fix=f"Install {minimum.name} {minimum.version} or newer.",
         )
 
@@ -128,7 +130,7 @@ def _vulnerable(facts: AuditFacts) -> Iterator[Hit]:
 
 
 def is_affected(affected: Affected, have: str) -> bool:
-    """Whether the version `have` is among those that an advisory speaks of."""
+    """Whether an advisory lists the version `have`."""
     key = version_key(have)
     if have in affected.versions:
         return True
@@ -170,10 +172,10 @@ class _Osv(msgspec.Struct):
 
 
 def read_advisories(path: Path) -> tuple[Advisory, ...]:
-    """The advisories on Python packages in a file, or in all `.json` files of a directory.
+    """Read the advisories on Python packages in a file, or in all `.json` files of a directory.
 
     Raises:
-        InvalidArgumentError: One cannot be read; the message names it.
+        InvalidArgumentError: A file cannot be read; the message names it.
     """
     files = sorted(path.rglob("*.json"))[:_MOST_FILES] if path.is_dir() else [path]
     read = (_advisory(document) for file in files for document in _documents(file))
@@ -188,30 +190,32 @@ def _documents(file: Path) -> list[_Osv]:
     except OSError as error:
         raise InvalidArgumentError(f"cannot read {file}: {error.strerror or error}") from error
     try:
-        found = msgspec.json.decode(data)
+        document = msgspec.json.decode(data)
     except UNDECODABLE:
         try:
-            found = [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
+            document = [msgspec.json.decode(line) for line in data.splitlines() if line.strip()]
         except UNDECODABLE as error:
-            raise InvalidArgumentError(f"{file} is no JSON: {error}") from error
-    if isinstance(found, dict):
-        found = found.get("vulns", [found])
+            raise InvalidArgumentError(f"{file} is not JSON: {error}") from error
+    if isinstance(document, dict):
+        document = document.get("vulns", [document])
     try:
-        return msgspec.convert(found, list[_Osv])
+        return msgspec.convert(document, list[_Osv])
     except msgspec.ValidationError as error:
-        raise InvalidArgumentError(f"{file} holds no OSV documents: {error}") from error
+        raise InvalidArgumentError(f"{file} contains no OSV documents: {error}") from error
 
 
 def _advisory(document: _Osv) -> Advisory | None:
-    """What a document says of Python packages; None if it says nothing, or was withdrawn."""
+    """The advisory of a document; None if it names no Python package, or was withdrawn."""
     affected = tuple(
         Affected(
-            package=one.package.get("name", ""),
-            versions=tuple(one.versions),
-            ranges=tuple(bounds for found in one.ranges for bounds in _bounds(found)),
+            package=affected.package.get("name", ""),
+            versions=tuple(affected.versions),
+            ranges=tuple(
+                bounds for affected_range in affected.ranges for bounds in _bounds(affected_range)
+            ),
         )
-        for one in document.affected
-        if one.package is not None and one.package.get("ecosystem") == "PyPI"
+        for affected in document.affected
+        if affected.package is not None and affected.package.get("ecosystem") == "PyPI"
     )
     if not affected or document.withdrawn:
         return None
@@ -226,12 +230,12 @@ def _advisory(document: _Osv) -> Advisory | None:
     )
 
 
-def _bounds(found: _Range) -> Iterator[tuple[str, str, str]]:
-    """A range's events as `(introduced, fixed, last affected)`, in the order they stand."""
-    if found.type == "GIT":
+def _bounds(affected_range: _Range) -> Iterator[tuple[str, str, str]]:
+    """A range's events as `(introduced, fixed, last affected)`, in order."""
+    if affected_range.type == "GIT":
         return
     introduced: str | None = None
-    for event in found.events:
+    for event in affected_range.events:
         begin, fixed, last = map(event.get, ("introduced", "fixed", "last_affected"))
         if begin is not None:
             if introduced is not None:

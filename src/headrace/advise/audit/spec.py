@@ -1,4 +1,4 @@
-"""Checks of a spec: limits, files, promises to callers, and how a new version takes over."""
+"""Checks of a spec: limits, files, SLOs and rollouts."""
 
 import re
 from collections.abc import Iterator
@@ -38,10 +38,12 @@ limits:
     fix="Set `limits`.",
 )
 def _none(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         limits = endpoint.limits
         if limits.total == _NOTHING and limits.per_caller == _NOTHING:
-            yield Hit(f"{place}.limits", f"endpoint '{endpoint.name}' has no `limits`", fix=_LIMITS)
+            yield Hit(
+                f"{location}.limits", f"endpoint '{endpoint.name}' has no `limits`", fix=_LIMITS
+            )
 
 
 @check(
@@ -52,11 +54,11 @@ def _none(facts: AuditFacts) -> Iterator[Hit]:
     fix="per_caller: {requests_per_s: 50}",
 )
 def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         limits = endpoint.limits
         if limits.total != _NOTHING and limits.per_caller == _NOTHING:
             yield Hit(
-                f"{place}.limits.per_caller",
+                f"{location}.limits.per_caller",
                 f"endpoint '{endpoint.name}' limits all callers together only",
             )
 
@@ -71,8 +73,8 @@ def _none_per_caller(facts: AuditFacts) -> Iterator[Hit]:
 def _large_body(facts: AuditFacts) -> Iterator[Hit]:
     places = [("gateway.max_body_bytes", facts.spec.gateway.max_body_bytes)]
     places += [
-        (f"{place}.limits.max_body_bytes", endpoint.limits.max_body_bytes or 0)
-        for place, endpoint in endpoints(facts.spec)
+        (f"{location}.limits.max_body_bytes", endpoint.limits.max_body_bytes or 0)
+        for location, endpoint in endpoints(facts.spec)
     ]
     for where, size in places:
         if size > _LARGE_BODY_BYTES:
@@ -87,9 +89,9 @@ def _large_body(facts: AuditFacts) -> Iterator[Hit]:
     fix="timeout_s: 30",
 )
 def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.timeout_s is None:
-            yield Hit(f"{place}.timeout_s", f"endpoint '{endpoint.name}' has `timeout_s: null`")
+            yield Hit(f"{location}.timeout_s", f"endpoint '{endpoint.name}' has `timeout_s: null`")
 
 
 @check(
@@ -100,11 +102,11 @@ def _no_timeout(facts: AuditFacts) -> Iterator[Hit]:
     fix="max_queue_size: 128",
 )
 def _long_queue(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         size = endpoint.batching.max_queue_size
         if size > _LONG_QUEUE:
             yield Hit(
-                f"{place}.batching.max_queue_size",
+                f"{location}.batching.max_queue_size",
                 f"endpoint '{endpoint.name}' lets {size} requests wait in each replica",
             )
 
@@ -128,7 +130,7 @@ _SECRETS: Final = (
         ),
     ),
 )
-"""Most particular first; a line is told once."""
+"""Most specific first; a line is reported once."""
 
 
 @check(
@@ -156,7 +158,7 @@ def _secrets(facts: AuditFacts) -> Iterator[Hit]:
 def _dangling(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, *_KINDS):
         if not file.exists:
-            yield Hit(named.place, f"there is no {named.path}")
+            yield Hit(named.location, f"{named.path} does not exist")
 
 
 @check(
@@ -170,7 +172,7 @@ def _dangling(facts: AuditFacts) -> Iterator[Hit]:
 def _unreadable(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, *_KINDS):
         if file.exists and file.problem:
-            yield Hit(named.place, f"{named.path} {file.problem}")
+            yield Hit(named.location, f"{named.path} {file.problem}")
 
 
 @check(
@@ -195,9 +197,9 @@ def _writable(facts: AuditFacts) -> Iterator[Hit]:
     fix="slo: {latency_s: 0.1, availability: 0.999}",
 )
 def _no_slo(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if not _has_slo(endpoint):
-            yield Hit(f"{place}.slo", f"endpoint '{endpoint.name}' has no `slo`")
+            yield Hit(f"{location}.slo", f"endpoint '{endpoint.name}' has no `slo`")
 
 
 def _has_slo(endpoint: EndpointSpec) -> bool:
@@ -214,14 +216,18 @@ def _has_slo(endpoint: EndpointSpec) -> bool:
 )
 def _single(facts: AuditFacts) -> Iterator[Hit]:
     copies = {pool.name: pool.replicas for pool in facts.spec.pools}
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if not _has_slo(endpoint) or endpoint.autoscale is not None:
             continue
         for j, version in enumerate(endpoint.split()):
             count = copies.get(endpoint.pool or "", version.replicas)
             if version.upstream is not None or not version.weight or count > 1:
                 continue
-            where = f"{place}.versions[{j}].replicas" if endpoint.versions else f"{place}.replicas"
+            where = (
+                f"{location}.versions[{j}].replicas"
+                if endpoint.versions
+                else f"{location}.replicas"
+            )
             yield Hit(where, f"endpoint '{endpoint.name}' has an `slo` and one copy")
 
 
@@ -233,14 +239,18 @@ def _single(facts: AuditFacts) -> Iterator[Hit]:
     fix="Set `max_replicas` above `min_replicas`.",
 )
 def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         scale = endpoint.autoscale
         if scale is None:
             continue
-        where = f"{place}.autoscale"
+        where = f"{location}.autoscale"
         if scale.min_replicas == scale.max_replicas:
-            seen = f"endpoint '{endpoint.name}' has {scale.max_replicas} copies at least and most"
-            yield Hit(f"{where}.max_replicas", seen, fix=f"max_replicas: {scale.max_replicas * 2}")
+            evidence = (
+                f"endpoint '{endpoint.name}' has {scale.max_replicas} copies at least and most"
+            )
+            yield Hit(
+                f"{where}.max_replicas", evidence, fix=f"max_replicas: {scale.max_replicas * 2}"
+            )
 
 
 @check(
@@ -251,12 +261,12 @@ def _no_headroom(facts: AuditFacts) -> Iterator[Hit]:
     fix="min_replicas: 1",
 )
 def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         scale, slo = endpoint.autoscale, endpoint.slo
         if scale is None or slo is None or slo.latency_s is None or scale.min_replicas > 0:
             continue
         yield Hit(
-            f"{place}.autoscale.min_replicas",
+            f"{location}.autoscale.min_replicas",
             f"endpoint '{endpoint.name}' scales to zero and promises {slo.latency_s:g} s",
         )
 
@@ -269,10 +279,10 @@ def _cold_start(facts: AuditFacts) -> Iterator[Hit]:
     fix="Set a `rollout` at the endpoint.",
 )
 def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.rollout is None:
-            seen = f"endpoint '{endpoint.name}' has no `rollout`"
-            yield Hit(f"{place}.rollout", seen, fix=_CANARY)
+            evidence = f"endpoint '{endpoint.name}' has no `rollout`"
+            yield Hit(f"{location}.rollout", evidence, fix=_CANARY)
 
 
 @check(
@@ -283,15 +293,15 @@ def _no_rollout(facts: AuditFacts) -> Iterator[Hit]:
     fix="metrics: {errors: {margin: 0.01}, latency: {margin_ratio: 1.25}}",
 )
 def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.rollout is None:
             continue
         metrics = endpoint.rollout.metrics
-        # Crashes alone say nothing of what a version answers.
+        # Crashes alone do not measure a version's responses.
         judged = set(MetricsSpec.__struct_fields__) - {"crashes"}
         if all(getattr(metrics, name) is None for name in judged):
-            seen = f"endpoint '{endpoint.name}' has a rollout without a metric"
-            yield Hit(f"{place}.rollout.metrics", seen)
+            evidence = f"endpoint '{endpoint.name}' has a rollout without a metric"
+            yield Hit(f"{location}.rollout.metrics", evidence)
 
 
 @check(
@@ -302,19 +312,21 @@ def _blind_rollout(facts: AuditFacts) -> Iterator[Hit]:
     fix="Narrow the margin; `headrace rollout simulate` estimates the additional time.",
 )
 def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.rollout is None:
             continue
         metrics = endpoint.rollout.metrics
         for name in ("errors", "rejections"):
             metric = getattr(metrics, name)
             if metric is not None and metric.margin > _HUGE_RATIO:
-                seen = f"endpoint '{endpoint.name}': a share of {metric.margin:g} more is tolerated"
-                yield Hit(f"{place}.rollout.metrics.{name}.margin", seen)
+                evidence = (
+                    f"endpoint '{endpoint.name}': a share of {metric.margin:g} more is tolerated"
+                )
+                yield Hit(f"{location}.rollout.metrics.{name}.margin", evidence)
         if metrics.latency is not None and metrics.latency.margin_ratio > _HUGE_LATENCY_RATIO:
             factor = metrics.latency.margin_ratio
-            seen = f"endpoint '{endpoint.name}': {factor:g} times the latency is tolerated"
-            yield Hit(f"{place}.rollout.metrics.latency.margin_ratio", seen)
+            evidence = f"endpoint '{endpoint.name}': {factor:g} times the latency is tolerated"
+            yield Hit(f"{location}.rollout.metrics.latency.margin_ratio", evidence)
 
 
 @check(
@@ -325,10 +337,10 @@ def _wide_margins(facts: AuditFacts) -> Iterator[Hit]:
     fix="on_timeout: rollback",
 )
 def _promotes_late(facts: AuditFacts) -> Iterator[Hit]:
-    for place, endpoint in endpoints(facts.spec):
+    for location, endpoint in endpoints(facts.spec):
         if endpoint.rollout is not None and endpoint.rollout.on_timeout == "promote":
-            seen = f"endpoint '{endpoint.name}' has `on_timeout: promote`"
-            yield Hit(f"{place}.rollout.on_timeout", seen)
+            evidence = f"endpoint '{endpoint.name}' has `on_timeout: promote`"
+            yield Hit(f"{location}.rollout.on_timeout", evidence)
 
 
 @check(
@@ -356,6 +368,6 @@ def _no_access_log(facts: AuditFacts) -> Iterator[Hit]:
 )
 def _not_watched(facts: AuditFacts) -> Iterator[Hit]:
     if facts.scraped_s_ago is None:
-        yield Hit("metrics", "nobody has read /metrics since the start")
+        yield Hit("metrics", "/metrics has not been read since the start")
     elif facts.scraped_s_ago > _SCRAPED_WITHIN_S:
         yield Hit("metrics", f"/metrics was last read {facts.scraped_s_ago:.0f} s ago")

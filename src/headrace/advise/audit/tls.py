@@ -1,4 +1,4 @@
-"""Encryption: the gateway's, and that to other servers."""
+"""Checks of TLS: at the gateway, and to other servers."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -38,7 +38,7 @@ gateway:
 )
 def _plain_beyond(facts: AuditFacts) -> Iterator[Hit]:
     beyond = exposed(facts, "gateway")
-    plain = tuple(one for one in beyond if not one.tls)
+    plain = tuple(listener for listener in beyond if not listener.tls)
     if plain:
         yield Hit("gateway.tls", f"the gateway listens on {shown(plain)} without TLS", fix=_TLS)
 
@@ -71,14 +71,14 @@ def _certificates(facts: AuditFacts) -> Iterator[tuple[NamedFile, CertificateFac
     needs=(Need.SPEC, Need.FILES),
 )
 def _expired(facts: AuditFacts) -> Iterator[Hit]:
-    for named, one in _certificates(facts):
-        if one.not_after <= facts.now:
-            when = f"ended on {one.not_after:%Y-%m-%d}"
-        elif one.not_before > facts.now:
-            when = f"begins on {one.not_before:%Y-%m-%d}"
+    for named, certificate in _certificates(facts):
+        if certificate.not_after <= facts.now:
+            when = f"ended on {certificate.not_after:%Y-%m-%d}"
+        elif certificate.not_before > facts.now:
+            when = f"begins on {certificate.not_before:%Y-%m-%d}"
         else:
             continue
-        yield Hit(named.place, f"{named.path}: {one.subject} {when}")
+        yield Hit(named.location, f"{named.path}: {certificate.subject} {when}")
 
 
 @check(
@@ -90,11 +90,14 @@ def _expired(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.SPEC, Need.FILES),
 )
 def _expiring(facts: AuditFacts) -> Iterator[Hit]:
-    for named, one in _certificates(facts):
-        if facts.now < one.not_after <= facts.now + _SOON:
-            days = (one.not_after - facts.now).days
-            seen = f"{named.path}: {one.subject} ends on {one.not_after:%Y-%m-%d}, {days} days"
-            yield Hit(named.place, seen)
+    for named, certificate in _certificates(facts):
+        if facts.now < certificate.not_after <= facts.now + _SOON:
+            days = (certificate.not_after - facts.now).days
+            evidence = (
+                f"{named.path}: {certificate.subject} ends on {certificate.not_after:%Y-%m-%d}, "
+                f"{days} days"
+            )
+            yield Hit(named.location, evidence)
 
 
 @check(
@@ -106,10 +109,13 @@ def _expiring(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.SPEC, Need.FILES),
 )
 def _weak_key(facts: AuditFacts) -> Iterator[Hit]:
-    for named, one in _certificates(facts):
-        if 0 < one.key.bits < _SHORTEST_BITS.get(one.key.kind, 0):
-            seen = f"{named.path}: {one.subject} has {one.key.kind} of {one.key.bits} bits"
-            yield Hit(named.place, seen)
+    for named, certificate in _certificates(facts):
+        if 0 < certificate.key.bits < _SHORTEST_BITS.get(certificate.key.kind, 0):
+            evidence = (
+                f"{named.path}: {certificate.subject} has {certificate.key.kind} of "
+                f"{certificate.key.bits} bits"
+            )
+            yield Hit(named.location, evidence)
 
 
 @check(
@@ -121,11 +127,16 @@ def _weak_key(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.SPEC, Need.FILES),
 )
 def _weak_hash(facts: AuditFacts) -> Iterator[Hit]:
-    for named, one in _certificates(facts):
-        # What an authority signs itself with proves nothing, whatever the algorithm is.
-        if one.signature_hash in _WEAK_HASHES and not (named.kind == "ca" and one.is_self_signed):
-            seen = f"{named.path}: {one.subject} is signed with {one.signature_hash.upper()}"
-            yield Hit(named.place, seen)
+    for named, certificate in _certificates(facts):
+        # The self-signature of an authority proves nothing, regardless of the algorithm.
+        if certificate.signature_hash in _WEAK_HASHES and not (
+            named.kind == "ca" and certificate.is_self_signed
+        ):
+            evidence = (
+                f"{named.path}: {certificate.subject} is signed with "
+                f"{certificate.signature_hash.upper()}"
+            )
+            yield Hit(named.location, evidence)
 
 
 @check(
@@ -141,13 +152,13 @@ def _self_signed(facts: AuditFacts) -> Iterator[Hit]:
         return
     for named, file in _gateway_certificate(facts):
         if file.certificates and file.certificates[0].is_self_signed:
-            seen = f"{named.path}: {file.certificates[0].subject} is its own authority"
-            yield Hit(named.place, seen)
+            evidence = f"{named.path}: {file.certificates[0].subject} is its own authority"
+            yield Hit(named.location, evidence)
 
 
 def _gateway_certificate(facts: AuditFacts) -> Iterator[tuple[NamedFile, FileFact]]:
     for named, file in files_of(facts, "certificate"):
-        if named.place.startswith("gateway."):
+        if named.location.startswith("gateway."):
             yield named, file
 
 
@@ -162,8 +173,8 @@ def _gateway_certificate(facts: AuditFacts) -> Iterator[tuple[NamedFile, FileFac
 def _nameless(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in _gateway_certificate(facts):
         if file.certificates and not file.certificates[0].names:
-            seen = f"{named.path}: {file.certificates[0].subject} has no subjectAltName"
-            yield Hit(named.place, seen)
+            evidence = f"{named.path}: {file.certificates[0].subject} has no subjectAltName"
+            yield Hit(named.location, evidence)
 
 
 @check(
@@ -178,7 +189,7 @@ def _readable_key(facts: AuditFacts) -> Iterator[Hit]:
     for named, file in files_of(facts, "key"):
         if file.opens(_READS_OR_WRITES):
             yield Hit(
-                named.place,
+                named.location,
                 f"{named.path} has mode {mode_text(file.mode)}",
                 fix=f"chmod 600 {named.path}",
             )
@@ -193,14 +204,14 @@ def _readable_key(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.SPEC, Need.FILES),
 )
 def _mismatch(facts: AuditFacts) -> Iterator[Hit]:
-    keys = {named.place: (named, file) for named, file in files_of(facts, "key")}
+    keys = {named.location: (named, file) for named, file in files_of(facts, "key")}
     for named, file in files_of(facts, "certificate"):
-        place = named.place.replace("certificate_file", "key_file")
-        if place not in keys or not file.certificates or not keys[place][1].keys:
+        location = named.location.replace("certificate_file", "key_file")
+        if location not in keys or not file.certificates or not keys[location][1].keys:
             continue
-        key = keys[place][1].keys[0]
+        key = keys[location][1].keys[0]
         if key.fingerprint != file.certificates[0].key.fingerprint:
-            yield Hit(place, f"{keys[place][0].path} is not the key of {named.path}")
+            yield Hit(location, f"{keys[location][0].path} is not the key of {named.path}")
 
 
 @check(
@@ -211,10 +222,10 @@ def _mismatch(facts: AuditFacts) -> Iterator[Hit]:
     fix="Use https:// or grpcs://.",
 )
 def _plain_upstream(facts: AuditFacts) -> Iterator[Hit]:
-    for place, upstream in upstreams(facts.spec):
+    for location, upstream in upstreams(facts.spec):
         scheme, _, rest = upstream.url.partition("://")
         if scheme in {"http", "grpc"} and not is_loopback_url(upstream.url):
-            yield Hit(f"{place}.url", upstream.url, fix=f"url: {scheme}s://{rest}")
+            yield Hit(f"{location}.url", upstream.url, fix=f"url: {scheme}s://{rest}")
 
 
 def _is_encrypted(url: str) -> bool:
@@ -229,10 +240,10 @@ def _is_encrypted(url: str) -> bool:
     fix="Set `tls.ca_file` to the authority of this server.",
 )
 def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
-    for place, upstream in upstreams(facts.spec):
+    for location, upstream in upstreams(facts.spec):
         if _is_encrypted(upstream.url) and (upstream.tls is None or not upstream.tls.ca_file):
-            seen = f"{upstream.url} is believed by every authority that this machine knows"
-            yield Hit(f"{place}.tls.ca_file", seen, fix="tls:\n  ca_file: ./their-ca.pem")
+            evidence = f"{upstream.url} is believed by every authority that this machine knows"
+            yield Hit(f"{location}.tls.ca_file", evidence, fix="tls:\n  ca_file: ./their-ca.pem")
 
 
 @check(
@@ -243,12 +254,12 @@ def _unpinned_upstream(facts: AuditFacts) -> Iterator[Hit]:
     fix="Set `tls.certificate_file` and `tls.key_file`, and require them at the upstream.",
 )
 def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
-    for place, upstream in upstreams(facts.spec):
+    for location, upstream in upstreams(facts.spec):
         tls = upstream.tls
         if _is_encrypted(upstream.url) and (tls is None or not tls.certificate_file):
-            seen = f"{upstream.url} is shown no certificate"
+            evidence = f"{upstream.url} is shown no certificate"
             fix = "tls:\n  certificate_file: ./gateway.pem\n  key_file: ./gateway.key"
-            yield Hit(f"{place}.tls.certificate_file", seen, fix=fix)
+            yield Hit(f"{location}.tls.certificate_file", evidence, fix=fix)
 
 
 @check(
@@ -260,7 +271,9 @@ def _anonymous_upstream(facts: AuditFacts) -> Iterator[Hit]:
     needs=(Need.CERTIFICATES,),
 )
 def _not_in_force(facts: AuditFacts) -> Iterator[Hit]:
-    for one in facts.in_force:
-        # That it expired is found in the file itself, by a check of its own.
-        if one.problem and "expired" not in one.problem:
-            yield Hit(f"certificate {one.name}", f"{one.file}: {one.problem}")
+    for certificate in facts.in_force:
+        # Expiry is found in the file, by another check.
+        if certificate.problem and "expired" not in certificate.problem:
+            yield Hit(
+                f"certificate {certificate.name}", f"{certificate.file}: {certificate.problem}"
+            )

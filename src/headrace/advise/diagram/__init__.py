@@ -1,1 +1,1 @@
-"""Drawing of a running system, as Mermaid and SVG."""
+"""Diagram of a running system, as Mermaid and SVG."""

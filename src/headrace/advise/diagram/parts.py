@@ -1,4 +1,4 @@
-"""Parts of a running system from the management API's documents, and as Mermaid. Pure."""
+"""Elements of a system's diagram, from the management API's documents, and as Mermaid. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import msgspec
 from headrace.core.text import duration_text
 
 MAX_ENDPOINTS: Final = 40
-"""More are counted, not drawn: nobody could read it."""
+"""More endpoints are counted, not drawn."""
 
 _READY: Final = "ready"
 
@@ -74,36 +74,51 @@ _ESCAPES: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VersionPart:
-    """One version behind an endpoint: its share of the requests, its copies.
-
-    `server`: an upstream that somebody else runs, which has no `model`; empty for copies of ours.
-    `mirror_percent`: of the endpoint's requests it gets copies, whose answers nobody waits for.
-    """
+    """One version of an endpoint: its share of the requests and its replicas."""
 
     name: str
+
     model: str
+    """Empty for an upstream."""
+
     weight: int
+    """Percent of the endpoint's requests."""
+
     ready: int
+    """Number of ready replicas."""
+
     desired: int
+    """Number of desired replicas."""
+
     server: str = ""
+    """Address of an upstream; empty for local replicas."""
+
     mirror_percent: int = 0
+    """Percent of the endpoint's requests that are mirrored to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagramEndpoint:
-    """One endpoint; `state` is a word, `rollout` says what is under way, or is empty."""
+    """One endpoint."""
 
     name: str
+
     state: str
+    """failing, warning, ok or idle."""
+
     requests_per_s: float
+
     p99_s: float | None
+
     rollout: str
+    """The active rollout; empty for none."""
+
     versions: tuple[VersionPart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """The system's parts. `more`: endpoints that are there and not drawn."""
+    """The elements of a system's diagram."""
 
     http: str
     grpc: str
@@ -119,6 +134,7 @@ class Picture:
     replicas: int
     endpoints: tuple[DiagramEndpoint, ...]
     more: int = 0
+    """Number of endpoints that are not drawn."""
 
 
 def picture_of(
@@ -129,40 +145,51 @@ def picture_of(
     search: str = "",
     limit: int = MAX_ENDPOINTS,
 ) -> Picture:
-    """The picture of what `/api/v1/status`, `/overview` and `/rollouts?active=true` say.
+    """The picture of the documents `/api/v1/status`, `/overview` and `/rollouts?active=true`.
 
     Args:
-        search: Only endpoints with this in their name.
-        limit: The busiest so many, and those that are not well before all others.
+        search: Only endpoints with this text in their name.
+        limit: Number of endpoints: failing ones first, then the busiest.
     """
-    found = msgspec.convert(status, _Status)
+    parsed = msgspec.convert(status, _Status)
     glances = {row.name: row for row in msgspec.convert(rows, list[_Glance])}
-    active = {one.endpoint: one for one in msgspec.convert(rollouts, list[_Rollout])}
-    wanted = [one for one in found.endpoints if search.strip().lower() in one.name.lower()]
-    parts = [_endpoint(one, glances.get(one.name), active.get(one.name)) for one in wanted]
+    active = {rollout.endpoint: rollout for rollout in msgspec.convert(rollouts, list[_Rollout])}
+    matching = [
+        endpoint for endpoint in parsed.endpoints if search.strip().lower() in endpoint.name.lower()
+    ]
+    parts = [
+        _endpoint(endpoint, glances.get(endpoint.name), active.get(endpoint.name))
+        for endpoint in matching
+    ]
     shown = sorted(parts, key=_rank)[: max(limit, 0)]
-    revisions = [revision for one in found.endpoints for revision in one.revisions]
-    addresses = found.addresses
+    revisions = [revision for endpoint in parsed.endpoints for revision in endpoint.revisions]
+    addresses = parsed.addresses
     return Picture(
         http=_place(addresses.get("http", "")),
         grpc=addresses.get("grpc", ""),
         metrics=_place(addresses.get("metrics", "")),
         management=_place(addresses.get("admin", "")),
-        gateway_ready=found.gateway.ready,
+        gateway_ready=parsed.gateway.ready,
         encrypted=addresses.get("http", "").startswith("https:"),
         management_encrypted=addresses.get("admin", "").startswith("https:"),
-        generation=found.generation,
-        version=found.version,
+        generation=parsed.generation,
+        version=parsed.version,
         requests_per_s=sum(row.requests_per_s for row in glances.values()),
-        models=len({one.model for one in revisions if one.model and not _server(one.model)}),
-        replicas=sum(len(one.replicas) for one in revisions),
+        models=len(
+            {
+                revision.model
+                for revision in revisions
+                if revision.model and not _server(revision.model)
+            }
+        ),
+        replicas=sum(len(revision.replicas) for revision in revisions),
         endpoints=tuple(sorted(shown, key=lambda part: part.name)),
         more=len(parts) - len(shown),
     )
 
 
-def described(picture: Picture) -> list[str]:
-    """The same in sentences, for whoever cannot see it."""
+def describe_picture(picture: Picture) -> list[str]:
+    """The picture as sentences, for readers who cannot see it."""
     tls = "encrypted" if picture.encrypted else "not encrypted"
     lines = [
         (
@@ -170,7 +197,7 @@ def described(picture: Picture) -> list[str]:
             f"{picture.http} and {picture.grpc}, {tls}."
         ),
         (
-            f"The control plane at {picture.management} tells the gateway its routes and runs "
+            f"The control plane at {picture.management} publishes routes to the gateway and runs "
             f"{picture.replicas} replicas of {picture.models} model versions."
         ),
     ]
@@ -187,14 +214,14 @@ def described(picture: Picture) -> list[str]:
 
 
 def share_text(version: VersionPart) -> str:
-    """What a version gets of its endpoint's requests."""
+    """A version's share of its endpoint's requests."""
     if version.mirror_percent:
         return f"copies of {version.mirror_percent} %"
     return f"{version.weight} %"
 
 
 def copies_text(version: VersionPart) -> str:
-    """How many copies there are, or whose server it is."""
+    """The number of replicas, or the address of an upstream."""
     if version.server:
         return f"at {version.server}"
     noun = "replica" if version.desired == 1 else "replicas"
@@ -202,7 +229,7 @@ def copies_text(version: VersionPart) -> str:
 
 
 def traffic_text(endpoint: DiagramEndpoint) -> str:
-    """What an endpoint got in the last minute."""
+    """An endpoint's traffic in the last minute."""
     rate = f"{endpoint.requests_per_s:,.1f} requests/s"
     if endpoint.p99_s is None:
         return rate
@@ -218,19 +245,21 @@ def _rank(part: DiagramEndpoint) -> tuple[bool, float, str]:
 
 
 def _endpoint(
-    found: _Endpoint, glance: _Glance | None, rollout: _Rollout | None
+    endpoint: _Endpoint, glance: _Glance | None, rollout: _Rollout | None
 ) -> DiagramEndpoint:
-    state = ("ok" if found.ready else "warning") if glance is None else glance.state
-    said = "" if rollout is None else f"{rollout.strategy} {rollout.phase.replace('_', ' ')}"
+    state = ("ok" if endpoint.ready else "warning") if glance is None else glance.state
+    rollout_text = (
+        "" if rollout is None else f"{rollout.strategy} {rollout.phase.replace('_', ' ')}"
+    )
     return DiagramEndpoint(
-        name=found.name,
+        name=endpoint.name,
         state=state,
         requests_per_s=0.0 if glance is None else glance.requests_per_s,
         p99_s=None if glance is None else glance.p99_s,
-        rollout=said,
+        rollout=rollout_text,
         versions=tuple(
             _version(revision, rollout)
-            for revision in found.revisions
+            for revision in endpoint.revisions
             if revision.desired_replicas or revision.desired_weight or revision.replicas
         ),
     )
@@ -250,7 +279,7 @@ def _version(revision: _Revision, rollout: _Rollout | None) -> VersionPart:
 
 
 def _server(model: str) -> str:
-    """Host and port of an upstream; empty for a model of the registry, or a file's path."""
+    """Host and port of an upstream; empty for a model of the registry or a file."""
     scheme, separator, rest = model.partition("://")
     if not separator or not scheme.isalpha():
         return ""
@@ -258,7 +287,7 @@ def _server(model: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """`text` without what no drawing can hold."""
+    """`text` without unprintable characters."""
     return "".join(char for char in text if char.isprintable())
 
 
@@ -313,8 +342,8 @@ def _mermaid_endpoint(endpoint: DiagramEndpoint, name: str) -> Iterator[str]:
     for number, version in enumerate(endpoint.versions):
         node = f"{name}v{number}"
         arrow = "-.->" if version.mirror_percent else "-->"
-        said = (f"version {version.name}", version.model, copies_text(version))
-        yield f"  {node}[{_mermaid_label(*said)}]"
+        lines = (f"version {version.name}", version.model, copies_text(version))
+        yield f"  {node}[{_mermaid_label(*lines)}]"
         yield f"  {name} {arrow}|{_mermaid_label(share_text(version))}| {node}"
 
 

@@ -1,4 +1,4 @@
-"""The system as an SVG that stands alone: in light and in dark, with a description in words."""
+"""The diagram as a self-contained SVG: with light and dark mode, and a text description."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -9,7 +9,7 @@ from headrace.advise.diagram.parts import (
     DiagramEndpoint,
     Picture,
     copies_text,
-    described,
+    describe_picture,
     share_text,
     traffic_text,
 )
@@ -55,7 +55,7 @@ marker path { fill: var(--line) }"""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagramBox:
-    """A part: the first of its `lines` is its name. `kind`: what it is, for its colour."""
+    """A box with lines of text; the first line is its name. `kind` selects its colour."""
 
     x: float
     y: float
@@ -65,23 +65,23 @@ class DiagramBox:
 
     @property
     def height(self) -> float:
-        """By the number of lines."""
+        """The height for its number of lines."""
         return len(self.lines) * _LINE_H + 2 * _PADDING - 4
 
     @property
     def middle(self) -> float:
-        """The y of its middle."""
+        """The y coordinate of its centre."""
         return self.y + self.height / 2
 
     def fitted(self, line: str) -> str:
-        """`line`, cut so that it stays within the box."""
+        """`line`, truncated to the box's width."""
         room = int((self.width - 2 * _PADDING - _MARK_W) / _CHAR_W)
         return line if len(line) <= room else f"{line[: room - 1]}…"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiagramArrow:
-    """An arrow from one point to another; bent unless it is straight. `label` stands at it."""
+    """An arrow between two points; curved unless it is horizontal or vertical."""
 
     x1: float
     y1: float
@@ -93,18 +93,18 @@ class DiagramArrow:
 
     @property
     def middle(self) -> tuple[float, float]:
-        """Where its label stands."""
+        """The position of its label."""
         return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
 
     @property
     def is_vertical(self) -> bool:
-        """Whether it goes up or down."""
+        """Whether it is vertical."""
         return self.x1 == self.x2
 
 
 @dataclass(slots=True, kw_only=True)
 class Drawing:
-    """Everything that is drawn."""
+    """All shapes of the diagram."""
 
     width: float = _VERSION_X + _VERSION_W + _MARGIN
     height: float = 0.0
@@ -112,21 +112,21 @@ class Drawing:
     lines: list[DiagramArrow] = field(default_factory=list)
 
     def add(self, box: DiagramBox) -> DiagramBox:
-        """Place `box`, and grow with it."""
+        """Add `box`, and extend the height to include it."""
         self.boxes.append(box)
         self.height = max(self.height, box.y + box.height + _MARGIN)
         return box
 
     def join(
-        self, one: DiagramBox, other: DiagramBox, *, label: str = "", dashed: bool = False
+        self, start: DiagramBox, end: DiagramBox, *, label: str = "", dashed: bool = False
     ) -> None:
-        """An arrow from the right of `one` to the left of `other`."""
+        """Add an arrow from the right of `start` to the left of `end`."""
         self.lines.append(
             DiagramArrow(
-                x1=one.x + one.width,
-                y1=one.middle,
-                x2=other.x,
-                y2=other.middle,
+                x1=start.x + start.width,
+                y1=start.middle,
+                x2=end.x,
+                y2=end.middle,
                 label=label,
                 dashed=dashed,
             )
@@ -134,7 +134,7 @@ class Drawing:
 
 
 def layout(picture: Picture) -> Drawing:
-    """The picture on a plane: from callers on the left to replicas on the right."""
+    """Lay out the picture: from callers on the left to replicas on the right."""
     drawing = Drawing()
     gateway = _left(picture, drawing)
     y = _TOP
@@ -151,7 +151,7 @@ def layout(picture: Picture) -> Drawing:
 
 
 def _left(picture: Picture, drawing: Drawing) -> DiagramBox:
-    """Callers, gateway, operators, control plane and registry; the gateway."""
+    """Add callers, gateway, operators, control plane and registry; return the gateway's box."""
     gateway = drawing.add(
         DiagramBox(
             x=_GATEWAY_X,
@@ -195,8 +195,8 @@ def _left(picture: Picture, drawing: Drawing) -> DiagramBox:
         )
     )
     rate = f"{picture.requests_per_s:,.1f} requests/s"
-    callers = drawing.add(_beside(gateway, ("Callers", rate)))
-    operators = drawing.add(_beside(control, ("Operators", "CLI, console, CI")))
+    callers = drawing.add(_box_left_of(gateway, ("Callers", rate)))
+    operators = drawing.add(_box_left_of(control, ("Operators", "CLI, console, CI")))
     drawing.join(callers, gateway)
     drawing.join(operators, control)
     x = _GATEWAY_X + _GATEWAY_W / 2
@@ -209,16 +209,16 @@ def _left(picture: Picture, drawing: Drawing) -> DiagramBox:
     return gateway
 
 
-def _beside(box: DiagramBox, lines: tuple[str, ...]) -> DiagramBox:
-    """A box to the left of `box`, at half its height."""
-    found = DiagramBox(x=_MARGIN, y=0, width=_CALLERS_W, lines=lines, kind="outside")
-    return replace(found, y=box.middle - found.height / 2)
+def _box_left_of(box: DiagramBox, lines: tuple[str, ...]) -> DiagramBox:
+    """A box to the left of `box`, vertically centred on it."""
+    outside = DiagramBox(x=_MARGIN, y=0, width=_CALLERS_W, lines=lines, kind="outside")
+    return replace(outside, y=box.middle - outside.height / 2)
 
 
 def _place_endpoint(
     endpoint: DiagramEndpoint, drawing: Drawing, gateway: DiagramBox, y: float
 ) -> float:
-    """Place an endpoint and its versions from `y` on; where they end."""
+    """Add an endpoint and its versions at `y`; return the y coordinate of their end."""
     state = f"{endpoint.state}, {endpoint.rollout}" if endpoint.rollout else endpoint.state
     lines = (endpoint.name, state, traffic_text(endpoint))
     card = DiagramBox(x=_ENDPOINT_X, y=0, width=_ENDPOINT_W, lines=lines, kind=endpoint.state)
@@ -259,10 +259,10 @@ def _place_endpoint(
 
 
 def svg(picture: Picture, *, id_prefix: str = "system") -> str:
-    """An SVG document of the picture.
+    """Render the picture as an SVG document.
 
     Args:
-        id_prefix: What its ids begin with, where it becomes part of a page.
+        id_prefix: Prefix of its ids, for embedding in a page.
     """
     return "".join(f"{line}\n" for line in _lines(picture, id_prefix))
 
@@ -275,8 +275,8 @@ def _lines(picture: Picture, prefix: str) -> Iterator[str]:
         f'width="{drawing.width:.0f}" height="{drawing.height:.0f}" role="img" '
         f'aria-labelledby="{prefix}-title {prefix}-desc">'
     )
-    yield f'<title id="{prefix}-title">The inference system as it is now</title>'
-    yield f'<desc id="{prefix}-desc">{escape(" ".join(described(picture)))}</desc>'
+    yield f'<title id="{prefix}-title">Current state of the inference system</title>'
+    yield f'<desc id="{prefix}-desc">{escape(" ".join(describe_picture(picture)))}</desc>'
     yield f"<style>{_STYLE}</style>"
     yield (
         f'<defs><marker id="{prefix}-arrow" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="8" '
@@ -298,12 +298,12 @@ def _lines(picture: Picture, prefix: str) -> Iterator[str]:
 def _path(line: DiagramArrow, prefix: str) -> str:
     style = "line dashed" if line.dashed else "line"
     return (
-        f'<path class="{style}" d="{_course(line)}" stroke-width="{line.stroke:.2f}" '
+        f'<path class="{style}" d="{_path_data(line)}" stroke-width="{line.stroke:.2f}" '
         f'marker-end="url(#{prefix}-arrow)"/>'
     )
 
 
-def _course(line: DiagramArrow) -> str:
+def _path_data(line: DiagramArrow) -> str:
     begin, end = f"M{line.x1:.1f} {line.y1:.1f}", f"{line.x2:.1f} {line.y2:.1f}"
     if line.is_vertical or line.y1 == line.y2:
         return f"{begin}L{end}"
@@ -316,10 +316,10 @@ def _box(box: DiagramBox) -> Iterator[str]:
     whole = [line for line in box.lines if box.fitted(line) != line]
     if whole:
         yield f"<title>{escape(', '.join(whole))}</title>"
-    place = f'x="{box.x:.1f}" y="{box.y:.1f}"'
+    position = f'x="{box.x:.1f}" y="{box.y:.1f}"'
     yield (
-        f'<rect class="box" {place} width="{box.width:.1f}" height="{box.height:.1f}" rx="6"/>'
-        f'<rect class="mark" {place} width="5" height="{box.height:.1f}" rx="2.5"/>'
+        f'<rect class="box" {position} width="{box.width:.1f}" height="{box.height:.1f}" rx="6"/>'
+        f'<rect class="mark" {position} width="5" height="{box.height:.1f}" rx="2.5"/>'
     )
     for number, line in enumerate(box.lines):
         style = "soft" if number else "name"

@@ -1,7 +1,7 @@
-"""ZIP archives and pickles of models: what they hold, and what loading them would import.
+"""ZIP archives and pickles of models: their content, and what loading them would import.
 
-Only a few entries are read, with bounds, so that an archive that unpacks to a terabyte costs what
-its directory costs.
+Only a few entries are read, with limits, so that an archive that unpacks to a terabyte costs no
+more than its directory.
 """
 
 import bz2
@@ -19,7 +19,13 @@ from typing import Final, Protocol
 
 import msgspec
 
-from headrace.advise.inventory.asset import AssetFormat, AssetProblem, Details, Trouble, problem
+from headrace.advise.inventory.asset import (
+    AssetFormat,
+    AssetProblem,
+    AssetProblemKind,
+    Details,
+    problem,
+)
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader
 
 _MOST_BYTES: Final = 8 << 20
@@ -46,20 +52,22 @@ class _Unpacks(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opcodes:
-    """`imports` as `module.name`, in the order they come; `whole`: whether its end was reached."""
+    """The opcodes of a pickle."""
 
     imports: tuple[str, ...]
+    """As `module.name`, in order."""
     whole: bool
+    """Whether the end was reached."""
     any_opcode: bool
 
 
 def looks_like_pickle(head: bytes) -> bool:
-    """Whether the bytes begin a pickle of protocol 2 or newer."""
+    """Whether the bytes begin with a pickle of protocol 2 or newer."""
     return head.startswith(_PROTOCOLS)
 
 
-def unpacked(source: FileReader) -> bytes:
-    """The beginning of a file, taken out of the compression that joblib may have used."""
+def decompress_head(source: FileReader) -> bytes:
+    """The beginning of a file, decompressed if joblib compressed it."""
     data = source.head(_MOST_BYTES)
     makers: Mapping[bytes, Callable[[], _Unpacks]] = {
         b"\x78": zlib.decompressobj,
@@ -78,9 +86,9 @@ def unpacked(source: FileReader) -> bytes:
 
 
 def read_opcodes(data: bytes) -> Opcodes:
-    """What a pickle imports, as far as its opcodes can be followed."""
+    """The imports of a pickle, as far as its opcodes can be parsed."""
     reader = _Reader()
-    # Arrays of joblib lie between the opcodes, raw: what was seen before them counts.
+    # Arrays of joblib are stored raw between the opcodes: the imports before them count.
     with contextlib.suppress(ValueError, IndexError, OverflowError, MemoryError):
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
             reader.count += 1
@@ -91,7 +99,7 @@ def read_opcodes(data: bytes) -> Opcodes:
 
 
 class _Reader:
-    """Follows the texts of a pickle, which is enough to know what it imports."""
+    """Tracks the strings of a pickle, which is enough to find its imports."""
 
     def __init__(self) -> None:
         self.imports: dict[str, None] = {}
@@ -101,12 +109,12 @@ class _Reader:
         self._memo: dict[int, str] = {}
 
     def read(self, name: str, argument: object) -> None:
-        """Take one opcode."""
+        """Process one opcode."""
         match name:
             case "GLOBAL" | "INST":
                 self.imports[str(argument).replace(" ", ".", 1)[:_MOST_TEXT]] = None
             case "STACK_GLOBAL":
-                # The two texts before it, whether written there or out of the memo.
+                # The two strings before it, either literal or from the memo.
                 self.imports[".".join(self._texts[-2:])[:_MOST_TEXT]] = None
             case "MEMOIZE":
                 self._memo[len(self._memo)] = self._last()
@@ -127,7 +135,7 @@ class _Reader:
 
 
 def pickle_format(opcodes: Opcodes) -> AssetFormat:
-    """What a pickle holds, by what it imports; UNKNOWN if it is none."""
+    """The format of a pickle, from its imports; UNKNOWN if it is not a pickle."""
     if not opcodes.any_opcode or not (opcodes.imports or opcodes.whole):
         return AssetFormat.UNKNOWN
     roots = {name.partition(".")[0] for name in opcodes.imports}
@@ -137,7 +145,7 @@ def pickle_format(opcodes: Opcodes) -> AssetFormat:
 
 
 def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None) -> Details:
-    """What loading it would import, and what is wrong with that."""
+    """The imports of a pickle, and their problems."""
     shown = ", ".join(opcodes.imports[:_MOST_SHOWN])
     more = len(opcodes.imports) - _MOST_SHOWN
     notes = {"imports": f"{shown} and {more} more" if more > 0 else shown}
@@ -149,13 +157,15 @@ def pickle_details(opcodes: Opcodes, *, weights: Mapping[str, int] | None = None
 
 
 def pickle_problems(opcodes: Opcodes) -> list[AssetProblem]:
-    """That it runs code, and which of it no model needs."""
-    found = [problem(Trouble.RUNS_CODE, "a pickle: loading it calls what it names")]
-    bad = [name for name in opcodes.imports if _is_dangerous(name)]
-    if bad:
-        message = f"loading it would call {', '.join(bad[:8])}"
-        found.append(problem(Trouble.DANGEROUS_CODE, message))
-    return found
+    """The problems of a pickle: it runs code, and imports that no model needs."""
+    problems = [
+        problem(AssetProblemKind.RUNS_CODE, "a pickle: loading it calls the functions it names")
+    ]
+    dangerous = [name for name in opcodes.imports if _is_dangerous(name)]
+    if dangerous:
+        message = f"loading it would call {', '.join(dangerous[:8])}"
+        problems.append(problem(AssetProblemKind.DANGEROUS_CODE, message))
+    return problems
 
 
 def _is_dangerous(name: str) -> bool:
@@ -195,14 +205,14 @@ class _Keras(msgspec.Struct):
 
 
 def archive_format(source: FileReader) -> AssetFormat:
-    """What an archive is, by the names in it.
+    """The format of an archive, from the names of its entries.
 
     Raises:
-        BrokenFileError: It is damaged, or its directory is larger than a model's is.
+        BrokenFileError: It is damaged, or its directory is too large for a model.
     """
     with _opened(source) as archive:
         names = archive.namelist()
-        # Everything is in one folder, which is called as the archive was when it was written.
+        # All entries are in one folder, named after the archive's original file name.
         inner = {name.partition("/")[2] for name in names}
         if "config.json" in names and "metadata.json" in names:
             return AssetFormat.KERAS
@@ -215,24 +225,24 @@ def archive_format(source: FileReader) -> AssetFormat:
 
 
 def archive_details(source: FileReader, kind: AssetFormat) -> Details:
-    """What an archive says of the model in it.
+    """The details of a model archive.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The archive is damaged.
     """
     with _opened(source) as archive:
         names = archive.namelist()
         escaping = _escaping(names)
         match kind:
             case AssetFormat.TORCHSCRIPT:
-                found = _torch_script(archive, names)
+                details = _torch_script(archive, names)
             case AssetFormat.TORCH_PICKLE:
-                found = _checkpoint(archive, names)
+                details = _checkpoint(archive, names)
             case AssetFormat.KERAS:
-                found = _keras(archive)
+                details = _keras(archive)
             case _:
-                found = Details()
-    return replace(found, problems=(*found.problems, *escaping))
+                details = Details()
+    return replace(details, problems=(*details.problems, *escaping))
 
 
 def _opened(source: FileReader) -> zipfile.ZipFile:
@@ -241,29 +251,29 @@ def _opened(source: FileReader) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(source.path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise BrokenFileError("is truncated or damaged: no whole ZIP archive") from error
+        raise BrokenFileError("is truncated or damaged: not a complete ZIP archive") from error
 
 
 def _directory_bytes(source: FileReader) -> int:
-    """How large the list of entries is, by the record at the end; `zipfile` would read it whole."""
+    """The size of the list of entries, from the end record; `zipfile` would read it whole."""
     size = min(_TAIL, source.size)
     tail = source.read(source.size - size, size)
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or end + 16 > len(tail):
-        raise BrokenFileError("is truncated or damaged: no whole ZIP archive")
-    found = int.from_bytes(tail[end + 12 : end + 16], "little")
+        raise BrokenFileError("is truncated or damaged: not a complete ZIP archive")
+    size_32 = int.from_bytes(tail[end + 12 : end + 16], "little")
     large = tail.rfind(b"PK\x06\x06")
-    if found == _IN_ZIP64 and large >= 0:
+    if size_32 == _IN_ZIP64 and large >= 0:
         return int.from_bytes(tail[large + 40 : large + 48], "little")
-    return found
+    return size_32
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
-    """The beginning of an entry, whatever its directory says of its size."""
+    """The beginning of an entry, regardless of its declared size."""
     try:
-        # Other ways of packing may ask for gigabytes of memory, and no model's writer uses them.
+        # Other compression methods may need gigabytes of memory, and no model's writer uses them.
         if archive.getinfo(name).compress_type not in _PACKED:
-            raise BrokenFileError(f"packs {name[:100]!r} in a way that is not read here")
+            raise BrokenFileError(f"compresses {name[:100]!r} with an unsupported method")
         with archive.open(name) as stream:
             return stream.read(_MOST_ENTRY)
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, LookupError) as error:
@@ -271,15 +281,15 @@ def _entry(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _escaping(names: Sequence[str]) -> list[AssetProblem]:
-    bad = [
+    unsafe = [
         name
         for name in names
         if name.startswith(("/", "\\")) or ".." in PurePosixPath(name.replace("\\", "/")).parts
     ]
-    if not bad:
+    if not unsafe:
         return []
-    message = f"unpacking it would write outside of its folder: {bad[0][:100]!r}"
-    return [problem(Trouble.DANGEROUS_CODE, message)]
+    message = f"unpacking it would write outside of its folder: {unsafe[0][:100]!r}"
+    return [problem(AssetProblemKind.DANGEROUS_CODE, message)]
 
 
 def _torch_script(archive: zipfile.ZipFile, names: Sequence[str]) -> Details:
@@ -291,24 +301,32 @@ def _torch_script(archive: zipfile.ZipFile, names: Sequence[str]) -> Details:
     }
     custom = sorted(name.decode() for name in used - _OWN_OPERATORS)
     opcodes = _opcodes(archive, names)
-    bad = [one for one in pickle_problems(opcodes) if one.code is Trouble.DANGEROUS_CODE]
-    found = list(bad)
+    dangerous = [
+        pickle_problem
+        for pickle_problem in pickle_problems(opcodes)
+        if pickle_problem.code is AssetProblemKind.DANGEROUS_CODE
+    ]
+    problems = list(dangerous)
     if custom:
-        message = f"calls operators of {', '.join(custom[:8])}, which libraries beside it bring"
-        found.append(problem(Trouble.CUSTOM_OPERATORS, message))
-        found.append(problem(Trouble.RUNS_CODE, "its operators are code of their libraries"))
+        message = (
+            f"calls operators of {', '.join(custom[:8])}, from libraries that are not part of it"
+        )
+        problems.append(problem(AssetProblemKind.CUSTOM_OPERATORS, message))
+        problems.append(
+            problem(AssetProblemKind.RUNS_CODE, "its operators are code of other libraries")
+        )
     return Details(
         producer="torch",
         weights=_weights(archive, names, opcodes),
         quantised=True if b"quantized" in used else None,
-        problems=tuple(found),
+        problems=tuple(problems),
     )
 
 
 def _checkpoint(archive: zipfile.ZipFile, names: Sequence[str]) -> Details:
     opcodes = _opcodes(archive, names)
-    found = pickle_details(opcodes, weights=_weights(archive, names, opcodes))
-    return replace(found, producer="torch")
+    details = pickle_details(opcodes, weights=_weights(archive, names, opcodes))
+    return replace(details, producer="torch")
 
 
 def _opcodes(archive: zipfile.ZipFile, names: Sequence[str]) -> Opcodes:
@@ -317,7 +335,7 @@ def _opcodes(archive: zipfile.ZipFile, names: Sequence[str]) -> Opcodes:
 
 
 def _weights(archive: zipfile.ZipFile, names: Sequence[str], opcodes: Opcodes) -> dict[str, int]:
-    """Bytes by datatype; told only if all storages are of one, since they do not say which."""
+    """Bytes by datatype; only if all storages have the same type, as they do not record it."""
     kinds = {
         _STORAGES[storage][0]
         for name in opcodes.imports
@@ -337,9 +355,11 @@ def _keras(archive: zipfile.ZipFile) -> Details:
         version = msgspec.json.decode(_entry(archive, "metadata.json"), type=_Keras).keras_version
     except (msgspec.MsgspecError, ValueError, RecursionError):
         version = ""
-    found = []
+    problems = []
     if re.search(rb'"class_name"\s*:\s*"Lambda"', config):
-        found.append(problem(Trouble.RUNS_CODE, "has a Lambda layer: Python code in the model"))
+        problems.append(
+            problem(AssetProblemKind.RUNS_CODE, "has a Lambda layer: Python code in the model")
+        )
     if "model.weights.h5" not in archive.namelist():
-        found.append(problem(Trouble.MISSING_PART, "model.weights.h5 is not in it"))
-    return Details(producer=f"keras {version}".strip(), problems=tuple(found))
+        problems.append(problem(AssetProblemKind.MISSING_PART, "model.weights.h5 is not in it"))
+    return Details(producer=f"keras {version}".strip(), problems=tuple(problems))

@@ -10,7 +10,7 @@ from headrace.runtimes.onnx.facts import TensorInfo
 
 
 class AssetFormat(StrEnum):
-    """What a file or folder is, by its content."""
+    """The format of a file or folder, by its content."""
 
     ONNX = "onnx"
     ORT = "ort"
@@ -37,61 +37,61 @@ class AssetFormat(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Trouble(StrEnum):
-    """What may be wrong with an asset."""
+class AssetProblemKind(StrEnum):
+    """A kind of problem of an asset."""
 
     RUNS_CODE = "runs-code"
-    """Loading it runs what its author wrote."""
+    """Loading it runs code of its author."""
     DANGEROUS_CODE = "dangerous-code"
-    """Loading it calls what no model needs: a shell, a socket, an interpreter."""
+    """Loading it calls functions that no model needs: a shell, a socket, an interpreter."""
     EXTERNAL_OUTSIDE = "external-data-outside"
     """Its weights are in a file outside of its folder."""
     MISSING_PART = "missing-part"
-    """A file that belongs to it is not there, or too short."""
+    """One of its files is missing, or too short."""
     BROKEN = "broken"
-    """Its content is not what its beginning or its name promises."""
+    """Its content does not match its beginning or its name."""
     EMPTY = "empty"
-    """It has no byte."""
+    """It is an empty file."""
     LFS_POINTER = "lfs-pointer"
-    """It stands for a file that was not fetched."""
+    """It is a pointer to a file that was not fetched."""
     OPSET_TOO_NEW = "opset-too-new"
-    """The runtime here does not know its operators yet."""
+    """The installed runtime does not support its operators yet."""
     CUSTOM_OPERATORS = "custom-operators"
-    """It needs operators that the runtime does not bring."""
+    """It needs operators that the runtime does not have."""
     HUGE = "huge"
-    """It is larger than what is looked at, or than what its format allows."""
+    """It is larger than the limit of the inventory, or of its format."""
     DUPLICATE = "duplicate"
     """Another asset has the same content."""
     UNSIGNED = "unsigned"
-    """Nobody vouches for it."""
+    """It has no signature."""
     LINK_OUTSIDE = "symlink-outside"
-    """It is a link that leaves the folder, or leads nowhere."""
+    """It is a link that leaves the folder, or is broken."""
 
 
 _SEVERITIES: Final = {
-    Trouble.DANGEROUS_CODE: FindingSeverity.CRITICAL,
-    Trouble.RUNS_CODE: FindingSeverity.MEDIUM,
-    Trouble.CUSTOM_OPERATORS: FindingSeverity.MEDIUM,
-    Trouble.HUGE: FindingSeverity.MEDIUM,
-    Trouble.DUPLICATE: FindingSeverity.LOW,
-    Trouble.UNSIGNED: FindingSeverity.LOW,
+    AssetProblemKind.DANGEROUS_CODE: FindingSeverity.CRITICAL,
+    AssetProblemKind.RUNS_CODE: FindingSeverity.MEDIUM,
+    AssetProblemKind.CUSTOM_OPERATORS: FindingSeverity.MEDIUM,
+    AssetProblemKind.HUGE: FindingSeverity.MEDIUM,
+    AssetProblemKind.DUPLICATE: FindingSeverity.LOW,
+    AssetProblemKind.UNSIGNED: FindingSeverity.LOW,
 }
-"""Of problems that are not of high severity: what cannot be served as it is, is."""
+"""Of the other kinds; those that prevent serving have high severity."""
 _SMALL: Final = ("INT8", "UINT8", "INT4", "UINT4", "INT2", "FP8", "FP4", "Q", "IQ")
-"""How datatypes of fewer than 16 bits begin that are no truth value."""
+"""Prefixes of datatypes with fewer than 16 bits, without booleans."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AssetProblem:
-    """One thing that is wrong with an asset."""
+    """One problem of an asset."""
 
-    code: Trouble
+    code: AssetProblemKind
     severity: FindingSeverity
     message: str
 
 
-def problem(code: Trouble, message: str) -> AssetProblem:
-    """A problem with the severity that its kind has."""
+def problem(code: AssetProblemKind, message: str) -> AssetProblem:
+    """A problem with the severity of its kind."""
     return AssetProblem(
         code=code, severity=_SEVERITIES.get(code, FindingSeverity.HIGH), message=message
     )
@@ -99,23 +99,34 @@ def problem(code: Trouble, message: str) -> AssetProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Details:
-    """What was read in an asset. `weights`: bytes by datatype. `parts`: other files of it."""
+    """Details read from an asset."""
 
     inputs: tuple[TensorInfo, ...] = ()
+
     outputs: tuple[TensorInfo, ...] = ()
+
     opset: int | None = None
+
     producer: str = ""
+
     weights: Mapping[str, int] = field(default_factory=dict)
+    """Bytes by datatype."""
+
     quantised: bool | None = None
+    """None if unknown."""
+
     notes: Mapping[str, str] = field(default_factory=dict)
+
     parts: tuple[str, ...] = ()
+    """Its other files."""
+
     problems: tuple[AssetProblem, ...] = ()
 
     @property
     def precision(self) -> str:
-        """The datatypes of its weights, that with most bytes first; what is under 1 % is left out.
+        """The datatypes of its weights, largest first, without those under 1 %.
 
-        Empty if it is not known.
+        Empty if unknown.
         """
         total = sum(self.weights.values())
         ranked = sorted(self.weights.items(), key=lambda item: (-item[1], item[0]))
@@ -123,7 +134,7 @@ class Details:
 
     @property
     def is_quantised(self) -> bool | None:
-        """Whether weights were made smaller than 16 bits; None if that is not known."""
+        """Whether weights have fewer than 16 bits; None if unknown."""
         if self.quantised or not self.weights:
             return self.quantised
         small = sum(size for name, size in self.weights.items() if name.startswith(_SMALL))
@@ -132,22 +143,35 @@ class Details:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """One model. `path` is relative to the folder, `.` for the folder itself.
-
-    `model` and `version`: by the layout MODEL/VERSION/file. `reference`: in the registry here.
-    `runtime`: which of those installed here serves it; empty for none, and then `convert` says what
-    to do. `digest` is empty where it was not read.
-    """
+    """One model."""
 
     path: str
+    """Relative to the folder, `.` for the folder itself."""
+
     format: AssetFormat
+
     size_bytes: int
+
     digest: str
+    """Empty if the file was not read."""
+
     details: Details
+
     runtime: str
+    """The installed runtime that serves it; empty for none."""
+
     convert: str
+    """What to do if no runtime serves it."""
+
     problems: tuple[AssetProblem, ...]
+
     model: str = ""
+    """By the layout MODEL/VERSION/file."""
+
     version: str = ""
+    """By the layout MODEL/VERSION/file."""
+
     reference: str = ""
+    """Reference in this registry."""
+
     signed: bool = False

@@ -1,4 +1,4 @@
-"""Models with a graph (ONNX, SavedModel, TFLite, OpenVINO), as the runtimes' readers see them."""
+"""Details of models with a graph (ONNX, SavedModel, TFLite, OpenVINO), by the runtimes' readers."""
 
 import contextlib
 from collections import Counter
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from xml.parsers import expat
 
-from headrace.advise.inventory.asset import AssetProblem, Details, Trouble, problem
+from headrace.advise.inventory.asset import AssetProblem, AssetProblemKind, Details, problem
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader, FlatbufferTable, fields
 from headrace.runtimes.onnx.facts import TensorInfo, onnx_facts
 from headrace.runtimes.openvino import read_ir, xml_parser
@@ -29,7 +29,7 @@ _LITE_TYPES: Final = {
     17: "INT4",
     18: "BF16",
 }
-"""Of weights; DATATYPES are those that requests can carry."""
+"""Datatypes of weights; DATATYPES are those of requests."""
 _CODE: Final = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
 _MOST_TABLES: Final = 200_000
 _MOST_SHOWN: Final = 64
@@ -37,37 +37,37 @@ _CHUNK: Final = 1 << 16
 
 
 class _StopError(Exception):
-    """Enough was read."""
+    """Stops the parser early."""
 
 
 def looks_like_onnx(source: FileReader) -> bool:
-    """Whether the file is a `ModelProto`: a version, a graph, and no field that it has not."""
+    """Whether the file is a `ModelProto`: a version, a graph, and no unknown field."""
     head = source.head(2)
     if len(head) < 2 or head[0] != 0x08 or not 0 < head[1] <= 30:  # noqa: PLR2004  # ir_version
         return False
-    seen = {one.number for one in fields(source)}
-    return 7 in seen and seen <= {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}  # noqa: PLR2004  # graph
+    numbers = {record.number for record in fields(source)}
+    return 7 in numbers and numbers <= {1, 2, 3, 4, 5, 6, 7, 8, 14, 20, 25, 26}  # noqa: PLR2004  # graph
 
 
 def onnx_details(source: FileReader, *, max_opset: int | None) -> Details:
     """Signature, opset, producer and weights of an ONNX file.
 
     Args:
-        max_opset: The newest opset that the runtime here knows; None if that is not known.
+        max_opset: The newest opset of the installed ONNX Runtime; None if unknown.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     facts = onnx_facts(source)
     opset = facts.opset or None
     problems = []
     if opset is not None and max_opset is not None and opset > max_opset:
-        message = f"opset {opset}; the ONNX Runtime here knows opsets up to {max_opset}"
-        problems.append(problem(Trouble.OPSET_TOO_NEW, message))
+        message = f"opset {opset}; the installed ONNX Runtime supports opsets up to {max_opset}"
+        problems.append(problem(AssetProblemKind.OPSET_TOO_NEW, message))
     custom = sorted(domain for domain in facts.opsets if domain not in _KNOWN_DOMAINS)
     if custom:
         message = f"needs operators of {', '.join(custom[:8])}"
-        problems.append(problem(Trouble.CUSTOM_OPERATORS, message))
+        problems.append(problem(AssetProblemKind.CUSTOM_OPERATORS, message))
     return Details(
         inputs=tuple(facts.inputs[:_MOST_SHOWN]),
         outputs=tuple(facts.outputs),
@@ -82,7 +82,7 @@ def onnx_details(source: FileReader, *, max_opset: int | None) -> Details:
 
 
 def _external_problems(path: Path, external: dict[str, int]) -> list[AssetProblem]:
-    found = []
+    problems = []
     folder = path.parent.resolve()
     for location, end in sorted(external.items()):
         target = folder / location
@@ -93,29 +93,29 @@ def _external_problems(path: Path, external: dict[str, int]) -> list[AssetProble
             is_inside, size = True, None
         if not is_inside:
             message = f"its weights are in {location[:200]!r}, outside of its folder"
-            found.append(problem(Trouble.EXTERNAL_OUTSIDE, message))
+            problems.append(problem(AssetProblemKind.EXTERNAL_OUTSIDE, message))
         elif size is None:
-            message = f"its weights are in {location[:200]!r}, which is not there"
-            found.append(problem(Trouble.MISSING_PART, message))
+            message = f"its weights are in {location[:200]!r}, which does not exist"
+            problems.append(problem(AssetProblemKind.MISSING_PART, message))
         elif size < end:
             message = f"{location[:200]!r} has {size} bytes; its weights end at {end}"
-            found.append(problem(Trouble.MISSING_PART, message))
-    return found
+            problems.append(problem(AssetProblemKind.MISSING_PART, message))
+    return problems
 
 
 def looks_like_saved_model(source: FileReader) -> bool:
-    """Whether the file is a `SavedModel`: its version, and graphs."""
+    """Whether the file is a `SavedModel`: a version and graphs."""
     if source.head(3) not in {b"\x08\x01\x12", b"\x08\x00\x12"}:
         return False
-    seen = {one.number for one in fields(source)}
-    return seen == {1, 2}
+    numbers = {record.number for record in fields(source)}
+    return numbers == {1, 2}
 
 
 def saved_model_details(source: FileReader, folder: Path) -> Details:
-    """The serving signature of a SavedModel, and what its graph may do.
+    """The serving signature of a SavedModel, and problems of its graph.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     graphs = meta_graphs(source)
     signatures = {name: both for graph in graphs for name, both in graph.signatures.items()}
@@ -128,12 +128,14 @@ def saved_model_details(source: FileReader, folder: Path) -> Details:
     }
     problems = []
     if code := sorted(_CODE & operators):
-        problems.append(problem(Trouble.RUNS_CODE, f"its graph calls Python: {', '.join(code)}"))
+        problems.append(
+            problem(AssetProblemKind.RUNS_CODE, f"its graph calls Python: {', '.join(code)}")
+        )
     if files := [name for name in unsafe_in(operators) if name not in _CODE]:
-        message = f"its graph reaches for files or the network: {', '.join(files[:8])}"
-        problems.append(problem(Trouble.DANGEROUS_CODE, message))
+        message = f"its graph accesses files or the network: {', '.join(files[:8])}"
+        problems.append(problem(AssetProblemKind.DANGEROUS_CODE, message))
     if lacking := variables_problem(folder / "variables"):
-        problems.append(problem(Trouble.MISSING_PART, lacking))
+        problems.append(problem(AssetProblemKind.MISSING_PART, lacking))
     version = next((graph.version for graph in graphs if graph.version), "")
     tags = [tag for graph in graphs for tag in graph.tags]
     return Details(
@@ -146,10 +148,10 @@ def saved_model_details(source: FileReader, folder: Path) -> Details:
 
 
 def _by_name(tensors: Sequence[Named]) -> tuple[TensorInfo, ...]:
-    """Maps have no order of their own."""
+    """Tensors sorted by name, as protobuf maps are unordered."""
     return tuple(
-        TensorInfo(name=one.name, datatype=one.datatype or "?", shape=one.shape)
-        for one in sorted(tensors[:_MOST_SHOWN], key=lambda one: one.name)
+        TensorInfo(name=tensor.name, datatype=tensor.datatype or "?", shape=tensor.shape)
+        for tensor in sorted(tensors[:_MOST_SHOWN], key=lambda tensor: tensor.name)
     )
 
 
@@ -157,7 +159,7 @@ def tflite_details(source: FileReader) -> Details:
     """Inputs, outputs and weights of a TFLite file.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     with (
         source.path.open("rb") as stream,
@@ -192,7 +194,7 @@ def _lite_details(model: FlatbufferTable) -> Details:
         producer=model.text(3),
         weights=dict(weights),
         quantised=None if weights else False,
-        problems=(problem(Trouble.CUSTOM_OPERATORS, message),) if custom else (),
+        problems=(problem(AssetProblemKind.CUSTOM_OPERATORS, message),) if custom else (),
     )
 
 
@@ -203,21 +205,21 @@ def _lite_type(tensor: FlatbufferTable) -> str:
 def _lite_tensors(
     tensors: Sequence[FlatbufferTable], graph: FlatbufferTable, side: int
 ) -> tuple[TensorInfo, ...]:
-    found = []
+    tensors_info = []
     for index in graph.array(side, "<i4").tolist()[:_MOST_SHOWN]:
         if not 0 <= index < len(tensors):
-            raise BrokenFileError("is damaged: it names a tensor that it does not have")
+            raise BrokenFileError("is damaged: it refers to a tensor that does not exist")
         tensor = tensors[index]
         shape = tensor.array(7, "<i4").tolist() or tensor.array(0, "<i4").tolist()
         info = TensorInfo(
             name=tensor.text(3), datatype=_lite_type(tensor), shape=tuple(shape[:_MOST_SHOWN])
         )
-        found.append(info)
-    return tuple(found)
+        tensors_info.append(info)
+    return tuple(tensors_info)
 
 
 def xml_root(source: FileReader) -> str:
-    """The name of the first element of an XML file; empty if it is none."""
+    """The name of the root element of an XML file; empty if it is not XML."""
     if not source.head(512).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):
         return ""
     name = [""]
@@ -234,25 +236,25 @@ def xml_root(source: FileReader) -> str:
 
 
 def openvino_details(source: FileReader) -> Details:
-    """Inputs, outputs and weights of an OpenVINO IR, and whether its `.bin` has them all.
+    """Inputs, outputs and weights of an OpenVINO IR, and whether its `.bin` is complete.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     try:
-        found = read_ir(source)
+        model = read_ir(source)
     except expat.ExpatError as error:
-        raise BrokenFileError("is truncated or damaged: no whole XML") from error
+        raise BrokenFileError("is truncated or damaged: not complete XML") from error
     weights_file = source.path.with_suffix(".bin")
     return Details(
-        inputs=tuple(found.inputs),
-        outputs=tuple(found.outputs),
-        producer=f"openvino IR {found.version}".strip(),
-        weights={name: size for name, size in found.weights.items() if size},
-        quantised=True if found.is_quantised else None if found.weights else False,
-        notes={"name": found.name[:100]},
-        parts=(weights_file.name,) if found.end_bytes else (),
-        problems=tuple(_bin_problems(weights_file, found.end_bytes)),
+        inputs=tuple(model.inputs),
+        outputs=tuple(model.outputs),
+        producer=f"openvino IR {model.version}".strip(),
+        weights={name: size for name, size in model.weights.items() if size},
+        quantised=True if model.is_quantised else None if model.weights else False,
+        notes={"name": model.name[:100]},
+        parts=(weights_file.name,) if model.end_bytes else (),
+        problems=tuple(_bin_problems(weights_file, model.end_bytes)),
     )
 
 
@@ -262,8 +264,8 @@ def _bin_problems(file: Path, end: int) -> list[AssetProblem]:
     try:
         size = file.stat().st_size
     except OSError:
-        return [problem(Trouble.MISSING_PART, f"its weights, {file.name}, are not there")]
+        return [problem(AssetProblemKind.MISSING_PART, f"its weights, {file.name}, do not exist")]
     if size < end:
         message = f"{file.name} has {size} bytes; its weights end at {end}"
-        return [problem(Trouble.MISSING_PART, message)]
+        return [problem(AssetProblemKind.MISSING_PART, message)]
     return []

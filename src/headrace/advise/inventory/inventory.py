@@ -1,4 +1,4 @@
-"""Inventory of the models in a folder: what each file is, needs and takes."""
+"""Inventory of the models in a folder: format, requirements and inputs of each file."""
 
 import os
 import re
@@ -13,13 +13,19 @@ from headrace.advise.inventory.archive import MAGIC as ZIP
 from headrace.advise.inventory.archive import (
     archive_details,
     archive_format,
+    decompress_head,
     looks_like_pickle,
     pickle_details,
     pickle_format,
     read_opcodes,
-    unpacked,
 )
-from headrace.advise.inventory.asset import AssetFormat, AssetProblem, Details, Trouble, problem
+from headrace.advise.inventory.asset import (
+    AssetFormat,
+    AssetProblem,
+    AssetProblemKind,
+    Details,
+    problem,
+)
 from headrace.advise.inventory.graphs import (
     looks_like_onnx,
     looks_like_saved_model,
@@ -52,7 +58,7 @@ Examine = Callable[[Path], tuple[AssetFormat, Details]]
 def optimized_details(folder: Path, examine: Examine) -> Details:
     """Inputs and outputs of the first member, weights and problems of all files.
 
-    What lies there unused counts too: whoever takes the folder elsewhere may load it.
+    Unused files count too: another program may load them.
     """
     members: dict[Path, Details] = {}
     problems: list[AssetProblem] = []
@@ -62,7 +68,7 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
             members[file] = details
             name = file.relative_to(folder).as_posix()
             problems += [
-                replace(one, message=f"'{name}' {one.message}") for one in details.problems
+                replace(detail, message=f"'{name}' {detail.message}") for detail in details.problems
             ]
     try:
         manifest = decode_manifest(folder / FILE_NAME)
@@ -71,7 +77,7 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
             path_in(folder, member.path)
     except (UnsupportedModelError, IndexError) as error:
         message = f"cannot be served: {str(error)[:300] or 'it has no member'}"
-        problems.append(problem(Trouble.BROKEN, message))
+        problems.append(problem(AssetProblemKind.BROKEN, message))
         return Details(producer="headrace", problems=tuple(problems))
     weights: Counter[str] = Counter()
     for details in members.values():
@@ -84,7 +90,9 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
         weights=dict(weights),
         quantised=any(details.is_quantised for details in members.values()),
         notes={
-            "engines": ", ".join(dict.fromkeys(plain(one.runtime) for one in manifest.members)),
+            "engines": ", ".join(
+                dict.fromkeys(plain(member.runtime) for member in manifest.members)
+            ),
             "verified on": plain(manifest.processor.name),
             "on another processor": manifest.on_other_processor.value,
         },
@@ -93,12 +101,12 @@ def optimized_details(folder: Path, examine: Examine) -> Details:
 
 
 def _files(folder: Path, depth: int) -> Iterator[Path]:
-    """Regular files, a bounded number of them; links are not followed."""
+    """Regular files up to a limit; links are not followed."""
     if depth > _MOST_DEPTH:
         return
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)[:_MOST_FILES]
-    for entry in found:
+        children = sorted(entries, key=lambda entry: entry.name)[:_MOST_FILES]
+    for entry in children:
         if entry.is_dir(follow_symlinks=False):
             yield from _files(Path(entry.path), depth + 1)
         elif entry.is_file(follow_symlinks=False) and entry.name != FILE_NAME:
@@ -127,7 +135,7 @@ SUFFIXES: Final = {
     ".gguf": AssetFormat.GGUF,
     ".pmml": AssetFormat.PMML,
 }
-"""What a name promises; the content has to keep it."""
+"""The expected format by suffix; the content must match."""
 CODE_FORMATS: Final = frozenset(
     {
         AssetFormat.PYTHON,
@@ -149,24 +157,26 @@ _OLD_PICKLES: Final = frozenset({".pkl", ".pickle", ".joblib", ".gz", ".bz2", ".
 
 
 def recognise(path: Path) -> tuple[AssetFormat, bool]:
-    """What is at `path`, and whether it runs code; UNKNOWN for no model or what cannot be read."""
+    """The format of `path`, and whether it runs code; UNKNOWN if it is not a readable model."""
     kind, details = examine(path)
-    codes = {one.code for one in details.problems}
-    has_code = kind in CODE_FORMATS or bool(codes & {Trouble.RUNS_CODE, Trouble.DANGEROUS_CODE})
+    codes = {found_problem.code for found_problem in details.problems}
+    has_code = kind in CODE_FORMATS or bool(
+        codes & {AssetProblemKind.RUNS_CODE, AssetProblemKind.DANGEROUS_CODE}
+    )
     return kind, has_code
 
 
 def examine(path: Path, *, max_opset: int | None = None) -> tuple[AssetFormat, Details]:
-    """What is at `path`, and what it says of itself; never raises for what is in it.
+    """Format and details of `path`; the content never causes an exception.
 
     Args:
-        max_opset: The newest opset that ONNX Runtime here knows.
+        max_opset: The newest opset of the installed ONNX Runtime.
     """
     try:
         if path.is_dir():
             if (path / FILE_NAME).is_file():
-                found = optimized_details(path, partial(examine, max_opset=max_opset))
-                return AssetFormat.OPTIMIZED, found
+                content = optimized_details(path, partial(examine, max_opset=max_opset))
+                return AssetFormat.OPTIMIZED, content
             for name in (SAVED_MODEL, PYTHON_FILE):
                 if (path / name).is_file():
                     return examine(path / name, max_opset=max_opset)
@@ -182,42 +192,42 @@ def examine(path: Path, *, max_opset: int | None = None) -> tuple[AssetFormat, D
     except OSError as error:
         message = f"cannot be read: {error.strerror or error}"
     except (ArithmeticError, LookupError, MemoryError, RecursionError, ValueError) as error:
-        # Files of strangers: one that a reader was not prepared for must not hide all others.
+        # Untrusted files: an error that a reader does not expect must not hide the others.
         message = f"cannot be read: {type(error).__name__}"
-    return AssetFormat.UNKNOWN, Details(problems=(problem(Trouble.BROKEN, message),))
+    return AssetFormat.UNKNOWN, Details(problems=(problem(AssetProblemKind.BROKEN, message),))
 
 
 def _examine_file(source: FileReader, max_opset: int | None) -> tuple[AssetFormat, Details]:
     named = SUFFIXES.get(source.path.suffix.lower(), AssetFormat.UNKNOWN)
     head = source.head(_HEAD)
     if not head:
-        return named, Details(problems=(problem(Trouble.EMPTY, "has no byte"),))
+        return named, Details(problems=(problem(AssetProblemKind.EMPTY, "is empty"),))
     if head.startswith(_LFS):
         message = "is a Git LFS pointer; `git lfs pull` fetches the model"
-        return named, Details(problems=(problem(Trouble.LFS_POINTER, message),))
+        return named, Details(problems=(problem(AssetProblemKind.LFS_POINTER, message),))
     kind, message = named, ""
     try:
         kind = _kind(source, head, named)
         if kind is not AssetFormat.UNKNOWN:
             return kind, _details(source, kind, max_opset)
         if named is not AssetFormat.UNKNOWN:
-            message = f"is called {source.path.suffix}, and its content is something else"
+            message = f"has the suffix {source.path.suffix}, but its content is something else"
     except BrokenFileError as error:
         message = str(error)
-    return kind, Details(problems=(problem(Trouble.BROKEN, message),) if message else ())
+    return kind, Details(problems=(problem(AssetProblemKind.BROKEN, message),) if message else ())
 
 
 def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
     source: FileReader, head: bytes, named: AssetFormat
 ) -> AssetFormat:
-    """The format by content.
+    """Detect the format by content.
 
     Raises:
-        BrokenFileError: It begins like a model and does not go on as one.
+        BrokenFileError: It begins like a model but is damaged.
     """
-    found = _MAGIC_AT_4.get(head[4:8]) or tree_format(head)
-    if found is not None:
-        return found
+    format_by_mark = _MAGIC_AT_4.get(head[4:8]) or tree_format(head)
+    if format_by_mark is not None:
+        return format_by_mark
     if head.startswith(b"GGUF"):
         return AssetFormat.GGUF
     if head.startswith(ZIP):
@@ -233,13 +243,13 @@ def _kind(  # noqa: C901, PLR0911  # a format each, in the order of their marks
             if b"model_config" in data or b"keras" in data
             else AssetFormat.UNKNOWN
         )
-    # The others have no mark at their beginning: Python, old pickles, protobuf.
+    # The other formats have no magic number: Python, old pickles, protobuf.
     suffix = source.path.suffix.lower()
     if suffix == ".py":
         is_model = source.path.name == PYTHON_FILE or _PYTHON_CLASS.search(source.head(_MOST_TEXT))
         return AssetFormat.PYTHON if is_model else AssetFormat.UNKNOWN
     if looks_like_pickle(head) or suffix in _OLD_PICKLES:
-        return pickle_format(read_opcodes(unpacked(source)))
+        return pickle_format(read_opcodes(decompress_head(source)))
     try:
         if looks_like_onnx(source):
             return AssetFormat.ONNX
@@ -261,18 +271,18 @@ def _details(source: FileReader, kind: AssetFormat, max_opset: int | None) -> De
 
 
 def _pickle(source: FileReader) -> Details:
-    return pickle_details(read_opcodes(unpacked(source)))
+    return pickle_details(read_opcodes(decompress_head(source)))
 
 
 def _python(_: FileReader) -> Details:
-    message = "is Python: loading it runs what its author wrote"
-    return Details(problems=(problem(Trouble.RUNS_CODE, message),))
+    message = "is Python: loading it runs code of its author"
+    return Details(problems=(problem(AssetProblemKind.RUNS_CODE, message),))
 
 
 def _keras_h5(source: FileReader) -> Details:
     if _LAMBDA.search(source.head(_MOST_HDF5)):
         message = "has a Lambda layer: Python code in the model"
-        return Details(producer="keras", problems=(problem(Trouble.RUNS_CODE, message),))
+        return Details(producer="keras", problems=(problem(AssetProblemKind.RUNS_CODE, message),))
     return Details(producer="keras")
 
 

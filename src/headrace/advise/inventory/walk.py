@@ -1,4 +1,4 @@
-"""Walk through a folder of models, and the inventory as a document and as rows."""
+"""Walk through a folder of models, and the inventory as a document and as table rows."""
 
 import hashlib
 import os
@@ -13,8 +13,8 @@ from headrace.advise.inventory.asset import (
     Asset,
     AssetFormat,
     AssetProblem,
+    AssetProblemKind,
     Details,
-    Trouble,
     problem,
 )
 from headrace.advise.inventory.inventory import PYTHON_FILE, SAVED_MODEL, SUFFIXES, examine
@@ -32,7 +32,7 @@ _MOST_HASHED: Final = 64 << 30
 _LARGEST_PROTOBUF: Final = (1 << 31) - 1
 _HUGE: Final = 10 << 30
 _NEWEST_OPSET, _OLDEST_OPSET = 40, 13
-"""Those that are tried."""
+"""Range of opsets to try."""
 _VERSION: Final = re.compile(r"[0-9]{1,18}")
 RUNTIMES: Final[Mapping[AssetFormat, str]] = {
     AssetFormat.ONNX: "onnx",
@@ -49,61 +49,64 @@ RUNTIMES: Final[Mapping[AssetFormat, str]] = {
     AssetFormat.CATBOOST: "catboost",
     AssetFormat.OPTIMIZED: "optimized",
 }
-"""Which runtime serves a format where it is installed."""
+"""The runtime of a format, if it is installed."""
 _TREES: Final = "convert it to ONNX with onnxmltools"
 CONVERSIONS: Final[Mapping[AssetFormat, str]] = {
     AssetFormat.TORCHSCRIPT: "export the module to ONNX with torch.onnx.export",
     AssetFormat.TORCH_EXPORT: "export the module to ONNX with torch.onnx.export(dynamo=True)",
-    AssetFormat.TORCH_PICKLE: "load it where it was made, then torch.onnx.export the module",
+    AssetFormat.TORCH_PICKLE: "load it in its original environment, then torch.onnx.export it",
     AssetFormat.SAVEDMODEL: "convert it to ONNX: python -m tf2onnx.convert --saved-model DIR",
     AssetFormat.TFLITE: "convert it to ONNX: python -m tf2onnx.convert --tflite FILE",
     AssetFormat.OPENVINO: "export the original model to ONNX",
     AssetFormat.KERAS: "model.export() it, then python -m tf2onnx.convert --saved-model DIR",
     AssetFormat.KERAS_H5: "load it in Keras, export it, then python -m tf2onnx.convert",
-    AssetFormat.SKLEARN: "convert it to ONNX with skl2onnx.to_onnx, where it was trained",
-    AssetFormat.PICKLE: "convert what is in it to ONNX, where it was made",
+    AssetFormat.SKLEARN: "convert it to ONNX with skl2onnx.to_onnx, in its training environment",
+    AssetFormat.PICKLE: "convert its content to ONNX, in its original environment",
     AssetFormat.XGBOOST_JSON: _TREES,
     AssetFormat.XGBOOST_UBJ: _TREES,
     AssetFormat.XGBOOST_BINARY: f"save it as JSON or UBJ with XGBoost 2, or {_TREES}",
     AssetFormat.LIGHTGBM: _TREES,
     AssetFormat.CATBOOST: 'model.save_model("model.onnx", format="onnx")',
-    AssetFormat.SAFETENSORS: "it holds weights only: export the model that loads them to ONNX",
+    AssetFormat.SAFETENSORS: "it contains only weights: export the model that loads them to ONNX",
     AssetFormat.GGUF: "serve it with llama.cpp or vLLM behind an endpoint (`upstream`)",
     AssetFormat.PMML: "export the original model to ONNX",
 }
-"""What to do with a format that no runtime here serves."""
+"""What to do with a format that no installed runtime serves."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known here: versions in the registry by digest, and what the runtimes can do.
-
-    `references`: `NAME:VERSION` and whether it is signed. `runtimes`: those installed.
-    """
+class InventoryContext:
+    """The environment of an inventory."""
 
     references: Mapping[str, tuple[str, bool]] = field(default_factory=dict)
+    """Registry versions by digest: `NAME:VERSION`, and whether it is signed."""
+
     runtimes: tuple[str, ...] = ()
+    """The installed runtimes."""
+
     max_opset: int | None = None
+    """The newest opset of the installed ONNX Runtime."""
+
     max_hashed_bytes: int = _MOST_HASHED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """Every asset of a folder, by path. `incomplete`: why something was left out; else empty."""
+    """All assets of a folder, by path. `incomplete`: why some were skipped; else empty."""
 
     folder: str
     assets: tuple[Asset, ...]
     incomplete: str = ""
 
 
-def take_inventory(folder: Path, known: Known) -> Inventory:
-    """Every model asset under `folder`.
+def take_inventory(folder: Path, known: InventoryContext) -> Inventory:
+    """Collect every model asset under `folder`.
 
     Raises:
-        InvalidArgumentError: There is no such folder.
+        InvalidArgumentError: The folder does not exist.
     """
     if not folder.is_dir():
-        raise InvalidArgumentError(f"{folder}: is no directory")
+        raise InvalidArgumentError(f"{folder}: is not a directory")
     walk = _Walk(folder, known)
     assets = list(walk.assets(folder))
     parts = {
@@ -111,8 +114,10 @@ def take_inventory(folder: Path, known: Known) -> Inventory:
         for asset in assets
         for part in asset.details.parts
     }
-    # Weights beside an ONNX file belong to it, even if they look like something of their own.
-    whole = [one for one in assets if one.format is AssetFormat.ONNX or one.path not in parts]
+    # Weights of an ONNX file belong to it, even if they look like another asset.
+    whole = [
+        asset for asset in assets if asset.format is AssetFormat.ONNX or asset.path not in parts
+    ]
     whole.sort(key=lambda asset: asset.path)
     return Inventory(
         folder=str(folder), assets=tuple(_with_duplicates(whole)), incomplete=walk.incomplete
@@ -126,28 +131,28 @@ def _with_duplicates(assets: list[Asset]) -> Iterator[Asset]:
         if same == asset.path or not asset.size_bytes:
             yield asset
         else:
-            twin = problem(Trouble.DUPLICATE, f"has the content of {same}")
+            twin = problem(AssetProblemKind.DUPLICATE, f"has the content of {same}")
             yield replace(asset, problems=(*asset.problems, twin))
 
 
 class _Walk:
     """One walk through a folder."""
 
-    def __init__(self, root: Path, known: Known) -> None:
+    def __init__(self, root: Path, known: InventoryContext) -> None:
         self._root = root
         self._real = root.resolve()
-        self._known = known
-        self._left = _MOST_ENTRIES
+        self._context = known
+        self._entries_left = _MOST_ENTRIES
         self.incomplete = ""
 
     def assets(self, folder: Path, depth: int = 0) -> Iterator[Asset]:
-        """The assets of a folder, and of those in it."""
+        """The assets of a folder and its subfolders."""
         if depth > _MOST_DEPTH:
-            self.incomplete = f"what is nested deeper than {_MOST_DEPTH} folders was left out"
+            self.incomplete = f"folders nested deeper than {_MOST_DEPTH} were skipped"
             return
         try:
-            with os.scandir(folder) as found:
-                entries = sorted(found, key=lambda entry: entry.name)
+            with os.scandir(folder) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
         except OSError as error:
             self.incomplete = f"{folder} cannot be read: {error.strerror or error}"
             return
@@ -156,9 +161,9 @@ class _Walk:
             yield from self._whole_folder(folder)
             return
         for entry in entries:
-            self._left -= 1
-            if self._left < 0:
-                self.incomplete = f"only the first {_MOST_ENTRIES} entries were looked at"
+            self._entries_left -= 1
+            if self._entries_left < 0:
+                self.incomplete = f"only the first {_MOST_ENTRIES} entries were inspected"
                 return
             if entry.name in _IGNORED:
                 continue
@@ -171,20 +176,22 @@ class _Walk:
                 yield from self._file(path)
 
     def _link(self, path: Path) -> Iterator[Asset]:
-        """A link that stays inside is told by what it leads to; others are told as such."""
+        """A link inside the folder is represented by its target; others are problems."""
         try:
             target = path.resolve(strict=True)
         except (OSError, RuntimeError):
-            message = "is a link that leads nowhere, or in a circle"
+            message = "is a broken or circular link"
         else:
             if target.is_relative_to(self._real):
                 return
             message = "is a link that leaves the folder"
-        found = problem(Trouble.LINK_OUTSIDE, message)
-        yield self._asset(path, AssetFormat.UNKNOWN, Details(problems=(found,)), size=0, digest="")
+        link_problem = problem(AssetProblemKind.LINK_OUTSIDE, message)
+        yield self._asset(
+            path, AssetFormat.UNKNOWN, Details(problems=(link_problem,)), size=0, digest=""
+        )
 
     def _file(self, path: Path) -> Iterator[Asset]:
-        kind, details = examine(path, max_opset=self._known.max_opset)
+        kind, details = examine(path, max_opset=self._context.max_opset)
         if kind is AssetFormat.UNKNOWN and not (
             details.problems and path.suffix.lower() in SUFFIXES
         ):
@@ -194,22 +201,24 @@ class _Walk:
         yield self._asset(path, kind, details, size=size, digest=digest)
 
     def _whole_folder(self, folder: Path) -> Iterator[Asset]:
-        """A SavedModel, a Python or an optimized model is its folder, with all that lies in it."""
-        kind, details = examine(folder, max_opset=self._known.max_opset)
+        """A SavedModel, a Python or an optimized model is its folder, with all its files."""
+        kind, details = examine(folder, max_opset=self._context.max_opset)
         try:
             content = read_content(folder)
             size, digest = content.size_bytes, str(content.digest)
         except HeadraceError as error:
-            found = problem(Trouble.LINK_OUTSIDE, str(error).removeprefix(f"{folder}/"))
-            details = replace(details, problems=(*details.problems, found))
+            link_problem = problem(
+                AssetProblemKind.LINK_OUTSIDE, str(error).removeprefix(f"{folder}/")
+            )
+            details = replace(details, problems=(*details.problems, link_problem))
             size, digest = 0, ""
         except OSError:
             size, digest = 0, ""
         yield self._asset(folder, kind, details, size=size, digest=digest)
 
     def _hashed(self, path: Path, size: int) -> str:
-        """The digest that the registry would give; empty for a file that is too large to read."""
-        if size > self._known.max_hashed_bytes:
+        """The digest as in the registry; empty for a file that is too large to read."""
+        if size > self._context.max_hashed_bytes:
             return ""
         sha256 = hashlib.sha256()
         try:
@@ -224,8 +233,8 @@ class _Walk:
         self, path: Path, kind: AssetFormat, details: Details, *, size: int, digest: str
     ) -> Asset:
         runtime = RUNTIMES.get(kind, "")
-        served = runtime if runtime in self._known.runtimes else ""
-        reference, signed = self._known.references.get(digest, ("", False))
+        served = runtime if runtime in self._context.runtimes else ""
+        reference, signed = self._context.references.get(digest, ("", False))
         model, version = self._by_layout(path)
         return Asset(
             path=path.relative_to(self._root).as_posix(),
@@ -246,7 +255,7 @@ class _Walk:
         )
 
     def _by_layout(self, path: Path) -> tuple[str, str]:
-        """Model and version, if the path is laid out as Triton has it."""
+        """Model and version, if the path has Triton's layout."""
         parts = path.relative_to(self._root).parts
         for i, part in enumerate(parts):
             if i and _VERSION.fullmatch(part):
@@ -257,26 +266,28 @@ class _Walk:
 def _known_problems(
     kind: AssetFormat, size: int, digest: str, *, signed: bool
 ) -> Iterator[AssetProblem]:
-    """What is wrong with a file of this size, whatever is in it."""
+    """The problems of a file that depend on its size and signature only."""
     if kind is AssetFormat.ONNX and size > _LARGEST_PROTOBUF:
-        message = f"has {size} bytes; no ONNX file may have 2 GiB, weights go beside it"
-        yield problem(Trouble.HUGE, message)
+        message = (
+            f"has {size} bytes; ONNX files are limited to 2 GiB, store weights as external data"
+        )
+        yield problem(AssetProblemKind.HUGE, message)
     elif size > _HUGE:
-        unread = "" if digest else ", and was not read whole"
-        yield problem(Trouble.HUGE, f"has {size} bytes{unread}")
+        unread = "" if digest else ", and was not read completely"
+        yield problem(AssetProblemKind.HUGE, f"has {size} bytes{unread}")
     if size and not signed:
-        yield problem(Trouble.UNSIGNED, "no signature of it is known here")
+        yield problem(AssetProblemKind.UNSIGNED, "it has no signature in this registry")
 
 
 OpensModel = Callable[[bytes], None]
-"""Opens a model of ours in ONNX Runtime; raises if that does not know its opset."""
+"""Opens a test model in ONNX Runtime; raises if its opset is not supported."""
 
 
 def highest_opset(opens: OpensModel) -> int | None:
-    """The newest opset that the runtime takes, found out with a model of one node.
+    """The newest opset of the runtime, determined with a model of one node.
 
     Args:
-        opens: Raises for a model that is too new.
+        opens: Raises for an unsupported model.
     """
     for opset in range(_NEWEST_OPSET, _OLDEST_OPSET - 1, -1):
         try:
@@ -304,8 +315,8 @@ def identity_model(opset: int) -> bytes:
     return b"\x08\x08" + message(7, graph) + message(8, bytes((0x10, opset)))
 
 
-def opens_here(model: bytes) -> None:
-    """Open a model of ours in ONNX Runtime; raises if it does not take it."""
+def open_in_onnx_runtime(model: bytes) -> None:
+    """Open a test model in ONNX Runtime; raises if it is not supported."""
     import onnxruntime as ort  # noqa: PLC0415  # slow to load, and not every audit asks
 
     options = ort.SessionOptions()
@@ -348,8 +359,8 @@ def _document(asset: Asset) -> Document:
         "signed": asset.signed,
         "runtime": asset.runtime or None,
         "convert": asset.convert or None,
-        "inputs": [asdict(one) for one in details.inputs],
-        "outputs": [asdict(one) for one in details.outputs],
+        "inputs": [asdict(tensor) for tensor in details.inputs],
+        "outputs": [asdict(tensor) for tensor in details.outputs],
         "opset": details.opset,
         "producer": details.producer or None,
         "precision": details.precision or None,
@@ -357,13 +368,17 @@ def _document(asset: Asset) -> Document:
         "quantised": details.is_quantised,
         "parts": list(details.parts),
         "notes": dict(details.notes),
-        "problems": [asdict(one) for one in asset.problems],
+        "problems": [asdict(asset_problem) for asset_problem in asset.problems],
     }
 
 
 def serious(asset: Asset) -> tuple[AssetProblem, ...]:
-    """The problems that people are shown at once: all but the lowest."""
-    return tuple(one for one in asset.problems if one.severity is not FindingSeverity.LOW)
+    """The problems shown by default: all but those of low severity."""
+    return tuple(
+        asset_problem
+        for asset_problem in asset.problems
+        if asset_problem.severity is not FindingSeverity.LOW
+    )
 
 
 HEAD = ("path", "format", "size", "opset", "precision", "runtime", "inputs", "problems")
@@ -373,7 +388,7 @@ def asset_row(asset: Asset, *, size: str) -> tuple[str, ...]:
     """One asset in a table with the columns of `HEAD`.
 
     Args:
-        size: As people write it.
+        size: Formatted for display.
     """
     details = asset.details
     precision = details.precision or "-"
@@ -384,31 +399,32 @@ def asset_row(asset: Asset, *, size: str) -> tuple[str, ...]:
         "-" if details.opset is None else str(details.opset),
         f"{precision} (quantised)" if details.is_quantised else precision,
         asset.runtime or "none",
-        ", ".join(shown_tensor(one) for one in details.inputs[:3]) or "-",
-        ", ".join(dict.fromkeys(one.code.value for one in serious(asset))) or "-",
+        ", ".join(shown_tensor(tensor) for tensor in details.inputs[:3]) or "-",
+        ", ".join(dict.fromkeys(asset_problem.code.value for asset_problem in serious(asset)))
+        or "-",
     )
 
 
-def shown_tensor(one: TensorInfo) -> str:
-    """An input in a few letters: `pixels FP32[any,64]`."""
-    if one.shape is None:
-        return f"{one.name} {one.datatype}"
-    sizes = ",".join("any" if size < 0 else str(size) for size in one.shape)
-    return f"{one.name} {one.datatype}[{sizes}]"
+def shown_tensor(tensor: TensorInfo) -> str:
+    """A tensor in short: `pixels FP32[any,64]`."""
+    if tensor.shape is None:
+        return f"{tensor.name} {tensor.datatype}"
+    sizes = ",".join("any" if size < 0 else str(size) for size in tensor.shape)
+    return f"{tensor.name} {tensor.datatype}[{sizes}]"
 
 
 def remarks(inventory: Inventory) -> Iterator[str]:
-    """What to do, a line each: problems with their reason, formats that no runtime serves."""
+    """Recommendations, one per line: problems, and formats that no runtime serves."""
     for asset in inventory.assets:
-        for one in serious(asset):
-            yield f"{asset.path}: {one.severity}: {one.message}"
+        for asset_problem in serious(asset):
+            yield f"{asset.path}: {asset_problem.severity}: {asset_problem.message}"
     hints: dict[tuple[str, str], list[str]] = {}
     for asset in inventory.assets:
         if asset.convert:
             hints.setdefault((asset.format.value, asset.convert), []).append(asset.path)
     for (kind, hint), paths in hints.items():
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        yield f"{paths[0]}{more}: no runtime here serves {kind}; {hint}"
+        yield f"{paths[0]}{more}: no installed runtime serves {kind}; {hint}"
     low = sum(len(asset.problems) - len(serious(asset)) for asset in inventory.assets)
     if low:
         yield f"{low} remarks of low severity (unsigned, duplicates) are in --json"

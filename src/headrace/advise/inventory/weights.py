@@ -9,8 +9,8 @@ import msgspec
 from headrace.advise.inventory.asset import (
     AssetFormat,
     AssetProblem,
+    AssetProblemKind,
     Details,
-    Trouble,
     problem,
 )
 from headrace.runtimes.file_bytes import BrokenFileError, FileReader
@@ -45,7 +45,7 @@ class _Tensor(msgspec.Struct):
 
 
 def looks_like_safetensors(source: FileReader) -> bool:
-    """Whether the file begins with the length of a JSON header, and that begins as one."""
+    """Whether the file begins with the length of a JSON header and the header's first bytes."""
     head = source.head(10)
     if len(head) < 10 or head[8:9] != b"{":  # noqa: PLR2004  # the length, and two characters
         return False
@@ -54,10 +54,10 @@ def looks_like_safetensors(source: FileReader) -> bool:
 
 
 def safetensors_details(source: FileReader) -> Details:
-    """Weights of a safetensors file, and whether all of them are there.
+    """Weights of a safetensors file, and whether it is complete.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     length = source.number(0, "Q")
     data = source.read(8, length)
@@ -70,7 +70,7 @@ def safetensors_details(source: FileReader) -> Details:
         }
         metadata = {} if notes is None else msgspec.json.decode(notes, type=dict[str, str])
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BrokenFileError("is damaged: its header is no list of tensors") from error
+        raise BrokenFileError("is damaged: its header is not a list of tensors") from error
     weights: Counter[str] = Counter()
     end = 0
     for tensor in tensors.values():
@@ -79,47 +79,47 @@ def safetensors_details(source: FileReader) -> Details:
             raise BrokenFileError("is damaged: a tensor ends before it begins")
         weights[_NAMES.get(tensor.dtype, tensor.dtype)] += last - first
         end = max(end, last)
-    found = []
+    problems = []
     if 8 + length + end > source.size:
-        message = f"is cut off: {source.size} of {8 + length + end} bytes are there"
-        found.append(problem(Trouble.MISSING_PART, message))
+        message = f"is truncated: it has {source.size} of {8 + length + end} bytes"
+        problems.append(problem(AssetProblemKind.MISSING_PART, message))
     shown = {key[:64]: value[:200] for key, value in sorted(metadata.items())[:8]}
     return Details(
         producer=shown.get("format", ""),
         weights={name: size for name, size in weights.items() if size},
         notes={"tensors": str(len(header)), **shown},
-        problems=tuple(found),
+        problems=tuple(problems),
     )
 
 
 class _Gguf:
-    """A cursor through a GGUF file whose steps are counted."""
+    """A cursor through a GGUF file with a limited number of steps."""
 
     def __init__(self, source: FileReader) -> None:
         self.source = source
-        self.at = 0
+        self.offset = 0
         self._left = _MOST_STEPS
 
     def number(self, form: str) -> int:
         size = {"I": 4, "Q": 8}[form]
-        value = self.source.number(self.at, form)
+        value = self.source.number(self.offset, form)
         self.skip(size)
         return value
 
     def skip(self, size: int) -> None:
         self._left -= 1
-        self.at += size
-        if self._left < 0 or self.at > self.source.size:
+        self.offset += size
+        if self._left < 0 or self.offset > self.source.size:
             raise BrokenFileError("is truncated or damaged: it ends before its content does")
 
     def text(self) -> str:
         length = self.number("Q")
-        start = self.at
+        start = self.offset
         self.skip(length)
         return self.source.read(start, min(length, 200)).decode("utf-8", "replace")
 
     def value(self, kind: int, depth: int = 0) -> str:
-        """A setting as text; arrays are passed over."""
+        """A metadata value as text; arrays are skipped."""
         if kind == _TEXT:
             return self.text()
         if kind == _ARRAY:
@@ -131,9 +131,9 @@ class _Gguf:
                     self.value(inner, depth + 1)
             return ""
         if kind not in _SIZES:
-            raise BrokenFileError("is damaged: a setting of a type that is not known")
+            raise BrokenFileError("is damaged: a metadata value of an unknown type")
         size = _SIZES[kind]
-        raw = self.source.read(self.at, size)
+        raw = self.source.read(self.offset, size)
         self.skip(size)
         return str(int.from_bytes(raw, "little"))
 
@@ -142,13 +142,13 @@ def gguf_details(source: FileReader) -> Details:
     """Architecture and quantisation of a GGUF file.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     cursor = _Gguf(source)
     cursor.skip(4)
     version, tensors, settings = cursor.number("I"), cursor.number("Q"), cursor.number("Q")
     if not 2 <= version <= 10 or settings > _MOST_SETTINGS or tensors > _MOST_TENSORS:  # noqa: PLR2004  # 1 was big-endian or short
-        raise BrokenFileError("is damaged: its header makes no sense")
+        raise BrokenFileError("is damaged: its header is not valid")
     notes: dict[str, str] = {"version": str(version), "tensors": str(tensors)}
     for _ in range(settings):
         name = cursor.text()
@@ -164,7 +164,7 @@ def gguf_details(source: FileReader) -> Details:
         number = cursor.number("I")
         kind = _GGML[number] if number < len(_GGML) else "?"
         cursor.skip(8)
-        # Bits of one weight, roughly: what a share is reckoned with.
+        # Approximate bits per weight, sufficient for shares.
         is_packed = kind.startswith(("Q", "IQ"))
         bits = int(kind.strip("IQ")[0]) if is_packed else bits_of(kind)
         weights[kind] += count * bits // 8
@@ -200,7 +200,7 @@ class _XgBoost(msgspec.Struct):
 
 
 def tree_format(head: bytes) -> AssetFormat | None:
-    """Which library's trees a file holds, by its first bytes; None for none."""
+    """The library of a tree model, by its first bytes; None if unknown."""
     if head.startswith(b"CBM1"):
         return AssetFormat.CATBOOST
     if re.match(rb"tree\r?\nversion=v\d", head):
@@ -215,17 +215,17 @@ def tree_format(head: bytes) -> AssetFormat | None:
 
 
 def xgboost_json_details(source: FileReader) -> Details:
-    """Features, classes and version of XGBoost's trees in JSON.
+    """Features, classes and version of an XGBoost model in JSON.
 
     Raises:
-        BrokenFileError: It is damaged.
+        BrokenFileError: The file is damaged.
     """
     if source.size > _MOST_JSON:
         return Details(producer="xgboost")
     try:
         model = msgspec.json.decode(source.read(0, source.size), type=_XgBoost)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-        raise BrokenFileError("is truncated or damaged: no JSON of XGBoost's") from error
+        raise BrokenFileError("is truncated or damaged: not valid XGBoost JSON") from error
     parameters = model.learner.learner_model_param
     version = ".".join(map(str, model.version[:3]))
     return Details(
@@ -236,10 +236,10 @@ def xgboost_json_details(source: FileReader) -> Details:
 
 
 def xgboost_ubj_details(source: FileReader) -> Details:
-    """Whether XGBoost's trees in universal binary JSON have their end.
+    """Check that an XGBoost model in universal binary JSON is complete.
 
     Raises:
-        BrokenFileError: They do not.
+        BrokenFileError: It is not.
     """
     if source.read(source.size - 1, 1) != b"}":
         raise BrokenFileError("is truncated or damaged: it ends before its content does")
@@ -247,23 +247,23 @@ def xgboost_ubj_details(source: FileReader) -> Details:
 
 
 def lightgbm_details(source: FileReader) -> Details:
-    """Features, classes and version of LightGBM's trees in text."""
+    """Features, classes and version of a LightGBM model in text format."""
     head = source.head(_CHUNK)
-    found = {key.decode(): value.strip() for key, value in reversed(_LIGHTGBM.findall(head))}
-    last = found.get("max_feature_idx", b"").decode("ascii", "replace")
+    settings = {key.decode(): value.strip() for key, value in reversed(_LIGHTGBM.findall(head))}
+    last = settings.get("max_feature_idx", b"").decode("ascii", "replace")
     tail = source.read(max(source.size - _CHUNK, 0), min(_CHUNK, source.size))
     problems: tuple[AssetProblem, ...] = ()
     if b"end of trees" not in tail and b"end of trees" not in head:
         whole = source.size <= 2 * _CHUNK or b"end of parameters" not in tail
         if whole:
             message = "is truncated: its trees have no end"
-            problems = (problem(Trouble.BROKEN, message),)
+            problems = (problem(AssetProblemKind.BROKEN, message),)
     return Details(
         inputs=_features(str(int(last) + 1) if last.isdigit() else "", "FP64"),
-        producer=f"lightgbm {found.get('version', b'').decode('ascii', 'replace')}".strip(),
+        producer=f"lightgbm {settings.get('version', b'').decode('ascii', 'replace')}".strip(),
         notes={
-            "objective": found.get("objective", b"").decode("utf-8", "replace")[:100],
-            "classes": found.get("num_class", b"").decode("ascii", "replace")[:20],
+            "objective": settings.get("objective", b"").decode("utf-8", "replace")[:100],
+            "classes": settings.get("num_class", b"").decode("ascii", "replace")[:20],
         },
         problems=problems,
     )

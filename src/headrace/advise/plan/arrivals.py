@@ -1,6 +1,6 @@
-"""Logs of arrivals and tables of rates: how many requests come, when, and how often a key repeats.
+"""Arrival logs and rate tables: number of requests, their times, and repetition of keys.
 
-Files are read once, line by line; of logs only counts are held, so that they may be of any size.
+Files are read once, line by line; only counts are kept, so logs may be of any size.
 """
 
 import csv
@@ -28,56 +28,66 @@ _YEAR_3000_S: Final = 32_503_680_000.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArrivalLog:
-    """What a log says.
-
-    `peak_rate`: of the busiest minute, or second where the log is shorter. `burstiness`: variance
-    over mean of counts in a second; 1 is chance (Poisson). `quiet_ratio`: of the minutes between
-    first and last those in which nothing came. `keys`: different ones; None where none was named.
-    `repeat_ratio`: of rows whose key had come before. `unreadable`: lines without a time.
-    """
+    """Statistics of an arrival log."""
 
     rows: int
+
     seconds: float
+    """Time between the first and the last row."""
+
     rate: float
+    """Mean rate, in requests per second."""
+
     peak_rate: float
+    """Rate of the busiest minute, or second if the log is shorter than a minute."""
+
     burstiness: float
+    """Variance over mean of counts per second; 1 for Poisson arrivals."""
+
     quiet_ratio: float
+    """Share of minutes between the first and the last row without arrivals."""
+
     keys: int | None
+    """Number of distinct keys; None without a key column."""
+
     repeat_ratio: float | None
+    """Share of rows whose key occurred before."""
+
     unreadable: int
+    """Number of lines without a valid time."""
 
 
 def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") -> ArrivalLog:
-    """What a log of JSON lines or CSV (with a line of names) says.
+    """Read the statistics of a log of JSON lines or CSV (with a header).
 
     Args:
-        time_column: Empty takes the first of the usual names; ISO 8601, or Unix time in seconds,
+        time_column: Empty selects the first of the usual names; ISO 8601, or Unix time in seconds,
             milliseconds, microseconds or nanoseconds.
-        key_column: By which rows are the same thing; empty does not count.
+        key_column: Identifies equal requests; empty disables counting.
 
     Raises:
-        InvalidArgumentError: It cannot be read, or holds no time.
+        InvalidArgumentError: The log cannot be read, or has no valid time.
     """
     counts: Counter[int] = Counter()
     keys: set[object] = set()
     repeats = unreadable = rows = 0
     first, last = math.inf, -math.inf
     for row in _rows(path):
-        at = _time_of(row, time_column) if row is not None else None
-        if row is None or at is None:
+        time_s = _time_of(row, time_column) if row is not None else None
+        if row is None or time_s is None:
             unreadable += 1
             continue
         rows += 1
-        first, last = min(first, at), max(last, at)
-        counts[int(at)] += 1
+        first, last = min(first, time_s), max(last, time_s)
+        counts[int(time_s)] += 1
         if len(counts) > _MOST_SECONDS:
-            msg = f"{path}: over {_MOST_SECONDS:,} different seconds; give a part of it"
+            msg = f"{path}: over {_MOST_SECONDS:,} distinct seconds; split the file"
             raise InvalidArgumentError(msg)
         if key_column:
-            repeats += _again(row, key_column, keys, path)
+            repeats += _is_repeated(row, key_column, keys, path)
     if not rows:
-        wanted = f"'{time_column}'" if time_column else f"one of {', '.join(TIMES)}"
-        msg = f"{path} holds no row with a time in {wanted}; name the column: --time-column"
+        columns = f"'{time_column}'" if time_column else f"one of {', '.join(TIMES)}"
+        msg = f"{path} has no row with a time in {columns}; set the column with --time-column"
         raise InvalidArgumentError(msg)
     span = max(counts) - min(counts) + 1
     minutes: Counter[int] = Counter()
@@ -100,10 +110,10 @@ def read_arrivals(path: Path, *, time_column: str = "", key_column: str = "") ->
 
 
 def read_rates(path: Path) -> tuple[float, ...]:
-    """Requests a second over equal intervals, out of CSV or JSON lines with a column of them.
+    """Read requests per second over equal intervals, from a column of CSV or JSON lines.
 
     Raises:
-        InvalidArgumentError: It cannot be read, or a row has no rate; the message names the row.
+        InvalidArgumentError: The file cannot be read, or a row has no rate; the message names it.
     """
     rates: list[float] = []
     for number, row in enumerate(_rows(path), start=1):
@@ -113,16 +123,16 @@ def read_rates(path: Path) -> tuple[float, ...]:
         except (TypeError, ValueError, OverflowError):
             rate = math.nan
         if not 0.0 <= rate < math.inf:
-            msg = f"{path}, row {number}: no rate of 0 or more in {' or '.join(RATES)}"
+            msg = f"{path}, row {number}: no non-negative rate in {' or '.join(RATES)}"
             raise InvalidArgumentError(msg)
         rates.append(rate)
     if not rates:
-        raise InvalidArgumentError(f"{path} holds no rates; each row has a rate")
+        raise InvalidArgumentError(f"{path} contains no rates; each row needs a rate")
     return tuple(rates)
 
 
 def _rows(path: Path) -> Iterator[Mapping[str, Any] | None]:
-    """Rows by column; None for a line that is none."""
+    """Rows by column name; None for an invalid line."""
     try:
         with path.open("rb") as file:
             lines = _lines(file)
@@ -161,28 +171,28 @@ def _json(line: bytes) -> Mapping[str, Any] | None:
 
 
 def _time_of(row: Mapping[str, Any], column: str) -> float | None:
-    said = row.get(column) if column else next((row[n] for n in TIMES if n in row), None)
-    if isinstance(said, str):
+    raw = row.get(column) if column else next((row[n] for n in TIMES if n in row), None)
+    if isinstance(raw, str):
         try:
-            moment = datetime.fromisoformat(said.strip())
+            moment = datetime.fromisoformat(raw.strip())
         except ValueError:
             try:
-                said = float(said)
+                raw = float(raw)
             except ValueError:
                 return None
         else:
             zoned = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
             return zoned.timestamp()
-    if isinstance(said, bool) or not isinstance(said, int | float) or not math.isfinite(said):
+    if isinstance(raw, bool) or not isinstance(raw, int | float) or not math.isfinite(raw):
         return None
-    at = float(said)
-    while at > _YEAR_3000_S:  # it is in milliseconds, or smaller
-        at /= 1000
-    return at if at >= 0 else None
+    seconds = float(raw)
+    while seconds > _YEAR_3000_S:  # it is in milliseconds, or smaller
+        seconds /= 1000
+    return seconds if seconds >= 0 else None
 
 
-def _again(row: Mapping[str, Any], column: str, keys: set[object], path: Path) -> bool:
-    """Whether the row's key has come before."""
+def _is_repeated(row: Mapping[str, Any], column: str, keys: set[object], path: Path) -> bool:
+    """Whether the row's key occurred before."""
     if column not in row:
         msg = f"{path} has a row without '{column}'; its columns are: {', '.join(map(str, row))}"
         raise InvalidArgumentError(msg)
@@ -190,7 +200,7 @@ def _again(row: Mapping[str, Any], column: str, keys: set[object], path: Path) -
     if key in keys:
         return True
     if len(keys) >= MOST_KEYS:
-        msg = f"{path}: over {MOST_KEYS:,} different values of '{column}'; give a part of it"
+        msg = f"{path}: over {MOST_KEYS:,} distinct values of '{column}'; split the file"
         raise InvalidArgumentError(msg)
     keys.add(key)
     return False

@@ -1,8 +1,8 @@
 """Capacity calculator: replicas, nodes, clusters and cost of a load, from a profile. Pure.
 
 A replica gets at most the load at which its predicted p99 meets the SLO. The prediction is for one
-replica behind a balancer that chooses blindly, so it is careful where the gateway chooses the less
-loaded of two.
+replica behind random load balancing, so it is conservative where the gateway picks the less loaded
+of two.
 """
 
 import math
@@ -24,7 +24,7 @@ from headrace.optimize.profiling.predict import ReplicaModel as SimulatedReplica
 
 HOURS_PER_MONTH: Final = 730.0
 GATEWAY_RATE_PER_CORE: Final = 22_000.0
-"""Requests a second, with JWT, limits and log; measured with a 26 kB MLP, one row of JSON and 32
+"""Requests per second, with JWT, limits and log; measured with a 26 kB MLP, one row of JSON and 32
 connections (docs/explain/scale.md)."""
 GATEWAY_CORES: Final = 4
 _GATEWAY_BUSY_RATIO: Final = 0.7
@@ -34,20 +34,20 @@ USABLE_RATIO: Final = 0.9
 """Of a node's cores and memory. GKE reserves 1 to 6 % of the cores and 6 to 25 % of the memory
 (https://cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes)."""
 _RUN_SPREAD: Final = (0.86, 0.96, 1.04, 1.14)
-"""Run times over their mean where only the mean is known: a standard deviation of 10 %."""
+"""Run times relative to their mean if only the mean is known: a standard deviation of 10 %."""
 _REQUESTS: Final = 10_000
 
 
 class SloUnreachableError(FailedPreconditionError):
-    """No number of replicas meets the promised p99."""
+    """No number of replicas meets the p99 of the SLO."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaProfile:
-    """One replica: what it can take, how late it answers by load, and what it needs."""
+    """One replica: its capacity, its latency by load, and its resources."""
 
     capacity: float
-    """Requests of one row a second that it keeps up with."""
+    """Sustainable requests per second, of one row each."""
     loads: tuple[float, ...]
     """Shares of the capacity, ascending."""
     p99s: tuple[float, ...]
@@ -56,11 +56,11 @@ class ReplicaProfile:
     """Mean rows of a batch at each of `loads`."""
     cores: float = 1.0
     memory_bytes: int = 0
-    """0 leaves memory out."""
+    """0 ignores memory."""
     gpus: int = 0
 
     def faster(self, speed: float) -> "ReplicaProfile":
-        """The same replica on a machine of `speed` times the measured one."""
+        """The same replica on a machine with `speed` times the measured speed."""
         p99s = tuple(p99 / speed for p99 in self.p99s)
         return replace(self, capacity=self.capacity * speed, p99s=p99s)
 
@@ -68,15 +68,15 @@ class ReplicaProfile:
         """The largest share of the capacity, at most 80 %, at which p99 is within `p99_s`.
 
         Raises:
-            SloUnreachableError: A nearly idle replica is later already.
+            SloUnreachableError: Even a nearly idle replica exceeds it.
         """
         if p99_s is None:
             return MAX_UTILISATION
         if p99_s < self.p99s[0]:
             msg = (
-                f"a nearly idle replica already takes {duration_text(self.p99s[0])} at p99: no "
-                f"number of replicas gives {duration_text(p99_s)}. Make the model faster "
-                f"(`headrace optimize`) or promise --p99 {1.5e3 * self.p99s[0]:.3g}ms"
+                f"even a nearly idle replica has a p99 of {duration_text(self.p99s[0])}: no "
+                f"number of replicas meets {duration_text(p99_s)}. Optimize the model "
+                f"(`headrace optimize`) or use --p99 {1.5e3 * self.p99s[0]:.3g}ms"
             )
             raise SloUnreachableError(msg)
         return min(float(np.interp(p99_s, self.p99s, self.loads)), MAX_UTILISATION)
@@ -87,10 +87,10 @@ class ReplicaProfile:
 
 
 def replica_of(profile: Profile) -> ReplicaProfile:
-    """The replica that a profile recommends.
+    """The replica of a profile's recommended configuration.
 
-    The low end of the capacity's 95 % interval counts, down to a third of the capacity: a plan is
-    for the machine's slow hours, too.
+    Uses the lower end of the capacity's 95 % interval, at least a third of the capacity: a plan
+    must hold for the machine's slow hours, too.
     """
     prediction, memory = profile.prediction, profile.measured.memory
     slowdown = 1.0
@@ -104,14 +104,14 @@ def replica_of(profile: Profile) -> ReplicaProfile:
 
 
 def replica_by_hand(run_s_by_rows: Mapping[int, float], *, runs: int = 1) -> ReplicaProfile:
-    """A replica whose runs take these mean seconds by rows of the batch, `runs` at once.
+    """A replica with these mean run times in seconds by batch rows, and `runs` concurrent runs.
 
     Raises:
-        InvalidArgumentError: A figure makes no sense.
+        InvalidArgumentError: A value is not valid.
     """
     items = sorted(run_s_by_rows.items())
     if not items or items[0][0] < 1:
-        raise InvalidArgumentError("service times are for batches of 1 row or more")
+        raise InvalidArgumentError("service times need batches of at least 1 row")
     if any(after[1] < before[1] for before, after in pairwise(items)):
         msg = "a larger batch cannot take less time than a smaller one; check --service-time"
         raise InvalidArgumentError(msg)
@@ -147,36 +147,36 @@ class Forecast:
     """Expected traffic."""
 
     rates: tuple[float, ...]
-    """Requests a second over equal intervals."""
+    """Requests per second over equal intervals."""
     growth_ratio: float = 0.0
-    """A month; 0.05 is 5 % more."""
+    """Growth per month; 0.05 is 5 %."""
     months: int = 0
-    """How far ahead."""
+    """Forecast horizon in months."""
     peak_factor: float = 1.0
-    """The busiest second over the highest rate, which is an average."""
+    """Ratio of the busiest second to the highest rate, which is an average."""
 
     def __post_init__(self) -> None:
         peak = max(self.peak_rate(month) for month in (0, self.months))
         if not 0.0 < peak <= 1e9:  # noqa: PLR2004  # NaN fails, too
-            msg = f"a rate is above 0 and at most 1,000,000,000 requests/s, not {peak:g}"
+            msg = f"a rate must be above 0 and at most 1,000,000,000 requests/s, but is {peak:g}"
             raise InvalidArgumentError(msg)
 
     def peak_rate(self, month: int | None = None) -> float:
-        """The busiest second of a month; None for the last month."""
-        return max(self.rates) * self.peak_factor * self.grown(month)
+        """The peak rate of a month; None for the last month."""
+        return max(self.rates) * self.peak_factor * self.growth_factor(month)
 
     def mean_rate(self) -> float:
-        """The average of the last month."""
-        return sum(self.rates) / len(self.rates) * self.grown()
+        """The mean rate of the last month."""
+        return sum(self.rates) / len(self.rates) * self.growth_factor()
 
-    def grown(self, month: int | None = None) -> float:
-        """By how much rates are higher after so many months."""
+    def growth_factor(self, month: int | None = None) -> float:
+        """The growth factor of rates after a number of months."""
         return (1.0 + self.growth_ratio) ** (self.months if month is None else month)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeType:
-    """A machine to choose from; the cost is in any currency."""
+    """A machine type to choose from; the cost is in any currency."""
 
     name: str
     cores: float
@@ -184,15 +184,15 @@ class NodeType:
     cost_per_hour: float
     gpus: int = 0
     speed: float = 1.0
-    """Over the machine that was measured."""
+    """Relative to the measured machine."""
 
     @property
     def usable_cores(self) -> float:
-        """Without what Kubernetes keeps for itself."""
+        """Without the share that Kubernetes reserves."""
         return self.cores * USABLE_RATIO
 
     def holds(self, replica: ReplicaProfile) -> tuple[int, str]:
-        """How many replicas fit, and what limits them."""
+        """Number of replicas that fit, and the limiting resource."""
         limits = {"cores": int(self.usable_cores / replica.cores + 1e-9)}
         if replica.memory_bytes:
             limits["memory"] = int(self.memory_bytes * USABLE_RATIO) // replica.memory_bytes
@@ -204,15 +204,15 @@ class NodeType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedLoad:
-    """What is planned for, and what may fail in a cluster without the SLO being broken."""
+    """The load to plan for, and the failures in a cluster that must not break the SLO."""
 
     replica: ReplicaProfile
     forecast: Forecast
     p99_s: float | None = None
-    """The promise; None loads replicas to 80 % of their capacity."""
+    """The SLO; None loads replicas to 80 % of their capacity."""
     spare_nodes: int = 1
     zones: int = 1
-    """Over which nodes are spread."""
+    """Number of zones over which nodes are spread."""
     lose_zone: bool = False
     """A whole zone may fail."""
     gateway_rate_per_core: float = GATEWAY_RATE_PER_CORE
@@ -220,15 +220,17 @@ class PlannedLoad:
 
     def __post_init__(self) -> None:
         if self.lose_zone and self.zones < 2:  # noqa: PLR2004  # one is lost, one is left
-            raise InvalidArgumentError("to lose a zone there have to be two: --zones 3 --lose-zone")
+            raise InvalidArgumentError(
+                "--lose-zone needs at least two zones, such as --zones 3 --lose-zone"
+            )
 
     @property
     def zone_ratio(self) -> float:
-        """How many times the nodes needed there have to be, so that a zone may fail."""
+        """Factor on the number of nodes so that a zone may fail."""
         return self.zones / (self.zones - 1) if self.lose_zone else 1.0
 
     def nodes_for(self, needed: int) -> int:
-        """The nodes of which `needed` are left in the worst case."""
+        """The number of nodes so that `needed` remain in the worst case."""
         total = max(needed + self.spare_nodes, math.ceil(needed * self.zone_ratio))
         while self.lose_zone and total - math.ceil(total / self.zones) < needed:
             total += 1
@@ -237,7 +239,7 @@ class PlannedLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
-    """What a rate takes on one type of node, over all clusters."""
+    """The resources for a rate on one machine type, over all clusters."""
 
     rate: float
     clusters: int
@@ -253,16 +255,16 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeOption:
-    """The forecast's end on one type of node."""
+    """The fleet at the end of the forecast on one machine type."""
 
     node: NodeType
     why: tuple[str, ...]
-    """For people: the arithmetic, or why it does not fit."""
+    """The arithmetic, or why it does not fit, as sentences."""
     fleet: Fleet | None = None
-    """None where it does not fit."""
+    """None if it does not fit."""
     rate_per_replica: float = 0.0
     load_ratio: float = 0.0
-    """Of the capacity, at the peak, with the replicas needed and no more."""
+    """Share of the capacity at the peak, with only the needed replicas."""
     p99_s: float = 0.0
     """Predicted at that load."""
     batch_rows: float = 1.0
@@ -271,26 +273,26 @@ class NodeOption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityPlan:
-    """Types of node by cost, the cheapest that fits, and how the fleet grows."""
+    """Machine types by cost, the cheapest that fits, and the growth of its fleet."""
 
     peak_rate: float
     mean_rate: float
     options: tuple[NodeOption, ...]
     recommended: str | None
-    """None where none fits."""
+    """None if none fits."""
     months: tuple[Fleet, ...]
-    """Of the recommended type of node, from now to the forecast's end."""
+    """Fleets of the recommended machine type, from now to the end of the forecast."""
     min_replicas: int
-    """Bounds for the autoscaler of one cluster: the lowest rate now, and the last peak."""
+    """Autoscaler bounds for one cluster: from the lowest current rate to the last peak."""
     max_replicas: int
     assumptions: tuple[str, ...]
 
 
 def plan_capacity(demand: PlannedLoad, nodes: Sequence[NodeType]) -> CapacityPlan:
-    """Compare the types of node.
+    """Compare machine types.
 
     Raises:
-        SloUnreachableError: The p99 cannot be met on any of them.
+        SloUnreachableError: None of them meets the p99.
     """
     options: list[NodeOption] = []
     unreachable: SloUnreachableError | None = None
@@ -310,15 +312,17 @@ def plan_capacity(demand: PlannedLoad, nodes: Sequence[NodeType]) -> CapacityPla
         rates = [forecast.peak_rate(month) for month in range(forecast.months + 1)]
         months = [fleet_for(demand, best.node, rate) for rate in rates]
         high = math.ceil(best.fleet.replicas / best.fleet.clusters)
-        quiet = min(forecast.rates) * forecast.grown(0) / best.fleet.clusters
+        quiet = min(forecast.rates) * forecast.growth_factor(0) / best.fleet.clusters
         low = min(max(math.ceil(quiet / best.rate_per_replica), 2), high)
-    lines = ["requests arrive by chance (Poisson) around the forecast's rate, and are alike"]
+    lines = ["requests are alike, and arrive at random (Poisson) around the forecast rate"]
     if demand.forecast.peak_factor == 1.0:
-        lines.append("the highest rate is the busiest second's; of an average, add --peak-factor")
+        lines.append(
+            "the highest rate is that of the busiest second; for averages, add --peak-factor"
+        )
     if len(demand.forecast.rates) > 1:
-        lines.append("replicas are ready when the load comes: an autoscaler is late by a start")
+        lines.append("replicas are ready when load arrives: an autoscaler lags by the start time")
     if demand.p99_s is None:
-        lines.append("no p99 is promised: replicas are loaded to 80 % of their capacity")
+        lines.append("no p99 objective: replicas are loaded to 80 % of their capacity")
     return CapacityPlan(
         peak_rate=forecast.peak_rate(),
         mean_rate=forecast.mean_rate(),
@@ -341,26 +345,27 @@ def _option(demand: PlannedLoad, node: NodeType) -> NodeOption:
     replica, forecast = demand.replica.faster(node.speed), demand.forecast
     per_node, limited_by = node.holds(replica)
     if per_node < 1:
-        why = f"a replica does not fit: too few {limited_by}"
-        return NodeOption(node=node, why=(why,))
+        reason = f"a replica does not fit: too few {limited_by}"
+        return NodeOption(node=node, why=(reason,))
     peak = forecast.peak_rate()
     fleet = fleet_for(demand, node, peak)
     load = peak / fleet.replicas_needed / replica.capacity
-    most = replica.capacity * replica.load_within(demand.p99_s)
+    rate_per_replica = replica.capacity * replica.load_within(demand.p99_s)
     replicas = (
-        f"a replica keeps up with {number_text(replica.capacity)} "
-        f"requests/s, and may get {number_text(most)}: {fleet.replicas_needed:,} for "
+        f"a replica sustains {number_text(replica.capacity)} "
+        f"requests/s, and is assigned at most {number_text(rate_per_replica)}: "
+        f"{fleet.replicas_needed:,} for "
         f"{number_text(peak)} requests/s"
     )
     packing = (
-        f"{per_node} a node, limited by {limited_by}; {fleet.nodes_needed:,} nodes with "
+        f"{per_node} per node, limited by {limited_by}; {fleet.nodes_needed:,} nodes with "
         f"{fleet.gateways} gateways, and {fleet.nodes - fleet.nodes_needed} more as headroom"
     )
     return NodeOption(
         node=node,
         why=(replicas, packing),
         fleet=fleet,
-        rate_per_replica=most,
+        rate_per_replica=rate_per_replica,
         load_ratio=load,
         p99_s=replica.p99_s(load),
         batch_rows=float(np.interp(load, replica.loads, replica.batch_rows)),
@@ -369,22 +374,24 @@ def _option(demand: PlannedLoad, node: NodeType) -> NodeOption:
 
 
 def fleet_for(demand: PlannedLoad, node: NodeType, rate: float) -> Fleet:
-    """What `rate` takes on nodes that hold at least one replica, in clusters of equal size.
+    """The fleet for `rate` on nodes that hold at least one replica, in clusters of equal size.
 
     Raises:
         SloUnreachableError: No number of replicas meets the p99.
     """
     replica = demand.replica.faster(node.speed)
     per_node, _ = node.holds(replica)
-    most = replica.capacity * replica.load_within(demand.p99_s)
+    rate_per_replica = replica.capacity * replica.load_within(demand.p99_s)
     gateway_rate = demand.gateway_rate_per_core * _GATEWAY_BUSY_RATIO * demand.gateway_cores
-    clusters = math.ceil(rate / most * demand.zone_ratio / REPLICAS_PER_CLUSTER) or 1
-    replicas = math.ceil(rate / clusters / most - 1e-12) or 1
+    clusters = math.ceil(rate / rate_per_replica * demand.zone_ratio / REPLICAS_PER_CLUSTER) or 1
+    replicas = math.ceil(rate / clusters / rate_per_replica - 1e-12) or 1
     gateways = max(math.ceil(rate / clusters / gateway_rate) + 1, 2)
     nodes = math.ceil(replicas / per_node)
-    # Gateways take the cores that replicas leave, then further nodes.
-    left = nodes * node.usable_cores - replicas * replica.cores
-    nodes += max(0, math.ceil((gateways * demand.gateway_cores - left) / node.usable_cores - 1e-9))
+    # Gateways use the cores that replicas leave free, then further nodes.
+    free_cores = nodes * node.usable_cores - replicas * replica.cores
+    nodes += max(
+        0, math.ceil((gateways * demand.gateway_cores - free_cores) / node.usable_cores - 1e-9)
+    )
     total = demand.nodes_for(nodes)
     running = min(math.ceil(replicas * total / nodes), total * per_node)
     return Fleet(
