@@ -20,7 +20,7 @@ from headrace.core.spec.rollout import (
     error_threshold,
 )
 from headrace.deploy.export import (
-    ASKS_NOBODY,
+    NO_AUTHENTICATION,
     Body,
     ClusterTarget,
     Export,
@@ -69,9 +69,9 @@ def checks_of(endpoint: Endpoint, version: Version, rollout: Rollout) -> Iterato
 
     if metrics.errors is not None:
         yield check("errors", f"{_errors(new)} - ({_errors(old)})", metrics.errors.margin)
-        most = error_threshold(rollout, slo)
-        if most is not None:
-            yield check("errors-limit", _errors(new), most)
+        threshold = error_threshold(rollout, slo)
+        if threshold is not None:
+            yield check("errors-limit", _errors(new), threshold)
     if metrics.rejections is not None:
         difference = f"{_share(new, _REFUSED)} - ({_share(old, _REFUSED)})"
         yield check("rejections", difference, metrics.rejections.margin)
@@ -97,8 +97,8 @@ def _failed(labels: str, reasons: str, function: str) -> str:
 
 
 def _count(labels: str, function: str) -> str:
-    done = f"sum({function}(nv_inference_request_success{{{labels}}}[{WINDOW}]))"
-    return f"(({done} or vector(0)) + {_failed(labels, _ANY_FAILURE, function)})"
+    successes = f"sum({function}(nv_inference_request_success{{{labels}}}[{WINDOW}]))"
+    return f"(({successes} or vector(0)) + {_failed(labels, _ANY_FAILURE, function)})"
 
 
 def _share(labels: str, reasons: str) -> str:
@@ -116,9 +116,9 @@ def _quantile(labels: str, quantile: float) -> str:
 
 def _slower(new: str, old: str, latency: LatencySpec) -> str:
     """How far the new version is above both tolerances; the larger of them is what counts."""
-    mine, theirs = _quantile(new, latency.quantile), _quantile(old, latency.quantile)
-    by_ratio = f"{mine} - {latency.margin_ratio:g} * {theirs}"
-    by_time = f"{mine} - {theirs} - {latency.margin_s:g}"
+    new_quantile, old_quantile = _quantile(new, latency.quantile), _quantile(old, latency.quantile)
+    by_ratio = f"{new_quantile} - {latency.margin_ratio:g} * {old_quantile}"
+    by_time = f"{new_quantile} - {old_quantile} - {latency.margin_s:g}"
     return (
         f'min(label_replace({by_ratio}, "above", "ratio", "", "") or '
         f'label_replace({by_time}, "above", "time", "", ""))'
@@ -141,7 +141,7 @@ class ArgoOptions:
     routes: GatewayApiOptions = field(default_factory=GatewayApiOptions)
 
 
-def argo_rollouts(facts: ExportFacts, place: ClusterTarget, options: ArgoOptions) -> Export:
+def argo_rollouts(facts: ExportFacts, target: ClusterTarget, options: ArgoOptions) -> Export:
     """For each endpoint a Rollout with its Services, route, settings and analysis.
 
     Raises:
@@ -150,17 +150,17 @@ def argo_rollouts(facts: ExportFacts, place: ClusterTarget, options: ArgoOptions
     documents = [
         document
         for endpoint in facts.endpoints
-        for document in _documents(facts, endpoint, place, options)
+        for document in _documents(facts, endpoint, target, options)
     ]
     losses = [
-        *implied_access(facts, *ASKS_NOBODY),
+        *implied_access(facts, *NO_AUTHENTICATION),
         *model_losses(facts, fetched=True),
         *(loss for e in facts.endpoints for loss in _losses(e)),
     ]
     notes = [
         ExportNote(
             "paths with a version's number go into the split, and the other version answers 404",
-            endpoint.place,
+            endpoint.location,
         )
         for endpoint in facts.endpoints
     ]
@@ -175,13 +175,13 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
     rollout = endpoint.spec.rollout
     if rollout is not None and rollout.strategy in {"ab", "shadow"}:
         yield Loss(
-            f"{endpoint.place}.rollout.strategy",
+            f"{endpoint.location}.rollout.strategy",
             f"has no {rollout.strategy!r} that keeps callers on a version or compares answers",
             "let Headrace roll it out, or take `canary` or `blue-green`",
         )
     if endpoint.spec.versions is None and len(endpoint.split) > 1:
         yield Loss(
-            endpoint.place,
+            endpoint.location,
             f"begins a rollout of its own, and {endpoint.name!r} is in the middle of one",
             "wait until it is over, or export routes (`gateway-api`)",
         )
@@ -194,12 +194,12 @@ def _documents(
     name = object_name(place.instance, endpoint.name)
     stable = object_name(place.instance, endpoint.name, "stable")
     canary = object_name(place.instance, endpoint.name, "canary")
-    runs = workload(place, facts, endpoint, version, options.pods)
+    pods = workload(place, facts, endpoint, version, options.pods)
     named = labels(place.instance, "replica", endpoint=endpoint.name)
     selector = {key: named[key] for key in _SELECTED}
-    yield runs.settings
-    for each in (stable, canary):
-        yield service(place, each, selector, named)
+    yield pods.settings
+    for service_name in (stable, canary):
+        yield service(place, service_name, selector, named)
     rollout = endpoint.spec.rollout
     # The route whose weights Argo changes; all of it goes to what is there at first.
     split: list[Body] = [{"name": stable, "port": HTTP_PORT, "weight": 100}]
@@ -217,7 +217,7 @@ def _documents(
     spec: Body = {
         **({} if scaler else {"replicas": version.replicas}),
         "selector": {"matchLabels": selector},
-        "template": runs.template,
+        "template": pods.template,
         "strategy": _strategy(endpoint, place, name, stable, canary, judged=bool(checks)),
     }
     if rollout is not None:
@@ -228,16 +228,18 @@ def _documents(
         yield ExportDocument(name=f"horizontalpodautoscaler-{name}", body=scaler)
 
 
-def _hpa(facts: ExportFacts, endpoint: Endpoint, place: ClusterTarget, name: str) -> Body | None:
+def _hpa(facts: ExportFacts, endpoint: Endpoint, target: ClusterTarget, name: str) -> Body | None:
     """The HPA of the Rollout, as the driver makes it; None where no HPA scales the endpoint."""
     scaling = endpoint.spec.autoscale
     is_by_hpa = facts.spec.kubernetes.autoscaler == Autoscaler.HPA
     if scaling is None or scaling.target_in_flight is None or not is_by_hpa:
         return None
-    least, most = bounds_of(scaling, _FULL)
-    metadata = place.metadata(name, labels(place.instance, "replica", endpoint=endpoint.name))
+    min_replicas, max_replicas = bounds_of(scaling, _FULL)
+    metadata = target.metadata(name, labels(target.instance, "replica", endpoint=endpoint.name))
     rollout: Body = {"apiVersion": _API, "kind": "Rollout", "name": name}
-    return hpa_of(metadata, scaling, least, most, target=scaling.target_in_flight, of=rollout)
+    return hpa_of(
+        metadata, scaling, min_replicas, max_replicas, target=scaling.target_in_flight, of=rollout
+    )
 
 
 _SELECTED: Final = (
@@ -252,19 +254,19 @@ def _strategy(
 ) -> Body:
     rollout = endpoint.spec.rollout
     if isinstance(rollout, BlueGreenSpec):
-        found: Body = {
+        strategy: Body = {
             "activeService": stable,
             "previewService": canary,
             "autoPromotionEnabled": not rollout.approval,
             "scaleDownDelaySeconds": round(rollout.keep_s),
         }
         if rollout.preview_s and not rollout.approval:
-            found["autoPromotionSeconds"] = max(round(rollout.preview_s), 1)
+            strategy["autoPromotionSeconds"] = max(round(rollout.preview_s), 1)
         if judged:
-            found["postPromotionAnalysis"] = {"templates": [{"templateName": name}]}
-        return {"blueGreen": found}
+            strategy["postPromotionAnalysis"] = {"templates": [{"templateName": name}]}
+        return {"blueGreen": strategy}
     routing = {"plugins": {_PLUGIN: {"httpRoute": name, "namespace": place.namespace}}}
-    found = {
+    strategy = {
         "stableService": stable,
         "canaryService": canary,
         "maxUnavailable": 0,
@@ -272,8 +274,8 @@ def _strategy(
     }
     if isinstance(rollout, CanarySpec):
         steps = rollout.steps
-        found["steps"] = [each for step in steps for each in _steps(step, name, judged=judged)]
-    return {"canary": found}
+        strategy["steps"] = [body for step in steps for body in _steps(step, name, judged=judged)]
+    return {"canary": strategy}
 
 
 def _steps(step: CanaryStepSpec, template: str, *, judged: bool) -> Iterator[Body]:

@@ -50,9 +50,9 @@ class Operation:
 
     def body(self) -> dict[str, Any]:
         """The operation."""
-        found: dict[str, Any] = {"summary": self.summary}
+        body: dict[str, Any] = {"summary": self.summary}
         if self.parameters:
-            found["parameters"] = [
+            body["parameters"] = [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
                 for name in self.parameters
             ]
@@ -60,9 +60,9 @@ class Operation:
             content = {_JSON: {"schema": {"$ref": f"#/components/schemas/{self.schema}"}}}
             if self.binary:
                 content[_BINARY] = {"schema": {"type": "string", "format": "binary"}}
-            found["requestBody"] = {"required": True, "content": content}
-        found["responses"] = {"default": {"description": "as Headrace answers"}}
-        return found
+            body["requestBody"] = {"required": True, "content": content}
+        body["responses"] = {"default": {"description": "as Headrace answers"}}
+        return body
 
 
 def operations(facts: ExportFacts) -> Iterator[Operation]:
@@ -205,19 +205,19 @@ def throttled(facts: ExportFacts) -> Iterator[tuple[Operation, float, int]]:
 
 def _plans(facts: ExportFacts) -> Iterator[tuple[str, Body]]:
     for i, tier in enumerate(facts.spec.tiers):
-        found: Body = {}
+        limits_body: Body = {}
         limits = tier.limits
         if limits.requests_per_s is not None:
-            found["Throttle"] = {
+            limits_body["Throttle"] = {
                 "RateLimit": limits.requests_per_s,
                 "BurstLimit": limits.most_at_once,
             }
         if limits.requests_per_day is not None:
-            found["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
-        if found:
+            limits_body["Quota"] = {"Limit": limits.requests_per_day, "Period": "DAY"}
+        if limits_body:
             stages = [{"ApiId": _REF, "Stage": {"Ref": "Stage"}}]
             name = "".join(word.capitalize() for word in _WORD.findall(tier.name))
-            properties: Body = {"UsagePlanName": tier.name, "ApiStages": stages, **found}
+            properties: Body = {"UsagePlanName": tier.name, "ApiStages": stages, **limits_body}
             body: Body = {"Type": "AWS::ApiGateway::UsagePlan", "Properties": properties}
             yield f"Tier{i}{name}", body
 
@@ -259,14 +259,14 @@ def aws_apigateway(facts: ExportFacts, options: AwsOptions) -> Export:
     Raises:
         NotExpressibleError: The spec says what API Gateway cannot.
     """
-    found: Body = {}
+    paths: Body = {}
     for operation in operations(facts):
-        path = found.setdefault(operation.path, {})
+        path = paths.setdefault(operation.path, {})
         path[operation.method] = _operation(facts, operation, options)
     body: Body = {
         "openapi": "3.0.1",
         "info": {"title": options.title, "description": _DESCRIPTION, "version": __version__},
-        "paths": found,
+        "paths": paths,
         "components": {"schemas": schemas()},
     }
     schemes = _schemes(facts, options)
@@ -299,24 +299,24 @@ def _operation(facts: ExportFacts, operation: Operation, options: AwsOptions) ->
     if options.kind == "http" and scheme:
         body["security"] = [{scheme: []}]
     method = operation.method.upper()
-    found: Body = {"type": "http_proxy", "httpMethod": method}
+    integration: Body = {"type": "http_proxy", "httpMethod": method}
     if options.backend.startswith("arn:"):
-        found["uri"] = options.backend  # the path goes on as it came
+        integration["uri"] = options.backend  # the path goes on as it came
     else:
-        found["uri"] = f"{options.backend.rstrip('/')}{operation.path}"
-    found["timeoutInMillis"] = round(_timeout_s(operation.endpoint, options.kind) * 1000)
+        integration["uri"] = f"{options.backend.rstrip('/')}{operation.path}"
+    integration["timeoutInMillis"] = round(_timeout_s(operation.endpoint, options.kind) * 1000)
     if options.vpc_link:
-        found |= {"connectionType": "VPC_LINK", "connectionId": options.vpc_link}
+        integration |= {"connectionType": "VPC_LINK", "connectionId": options.vpc_link}
     if options.kind == "http":
-        found["payloadFormatVersion"] = "1.0"
+        integration["payloadFormatVersion"] = "1.0"
     else:
-        found["passthroughBehavior"] = "when_no_match"
+        integration["passthroughBehavior"] = "when_no_match"
         if operation.parameters:
-            found["requestParameters"] = {
+            integration["requestParameters"] = {
                 f"integration.request.path.{name}": f"method.request.path.{name}"
                 for name in operation.parameters
             }
-    body["x-amazon-apigateway-integration"] = found
+    body["x-amazon-apigateway-integration"] = integration
     return body
 
 
@@ -348,19 +348,19 @@ def _token_only(facts: ExportFacts, endpoint: Endpoint | None) -> str:
     if access is None or access == "public":
         return ""
     providers = [jwt.name for jwt in facts.spec.auth.jwt]
-    found: list[str] = []
+    names: list[str] = []
     for method in access:
         kind, _, name = method.partition(":")
         if kind != "jwt":
             return ""
-        found += [name] if name else providers
-    return found[0] if len(set(found)) == 1 and found[0] in providers else ""
+        names += [name] if name else providers
+    return names[0] if len(set(names)) == 1 and names[0] in providers else ""
 
 
 def _timeout_s(endpoint: Endpoint | None, kind: Kind) -> float:
     longest = _LONGEST_S[kind]
-    wanted = longest if endpoint is None else endpoint.spec.timeout_s
-    return max(min(math.inf if wanted is None else wanted, longest), _SHORTEST_S)
+    requested_s = longest if endpoint is None else endpoint.spec.timeout_s
+    return max(min(math.inf if requested_s is None else requested_s, longest), _SHORTEST_S)
 
 
 def _losses(facts: ExportFacts, longest: float) -> Iterator[Loss]:
@@ -369,12 +369,12 @@ def _losses(facts: ExportFacts, longest: float) -> Iterator[Loss]:
         is_set = "timeout_s" in endpoint.spec.model_fields_set
         if is_set and (timeout_s is None or timeout_s > longest):
             yield Loss(
-                f"{endpoint.place}.timeout_s",
+                f"{endpoint.location}.timeout_s",
                 f"waits {longest:g} s for an answer at most",
                 f"take {longest:g} s or less, or put a load balancer there instead",
             )
         if size is not None and size > _MOST_BYTES:
-            yield Loss(f"{endpoint.place}.limits.max_body_bytes", *_TOO_LARGE)
+            yield Loss(f"{endpoint.location}.limits.max_body_bytes", *_TOO_LARGE)
     gateway = facts.spec.gateway
     if "max_body_bytes" in gateway.model_fields_set and gateway.max_body_bytes > _MOST_BYTES:
         yield Loss("gateway.max_body_bytes", *_TOO_LARGE)
@@ -393,7 +393,7 @@ def _notes(facts: ExportFacts, options: AwsOptions) -> Iterator[ExportNote]:
         timeout_s = endpoint.spec.timeout_s
         if "timeout_s" not in endpoint.spec.model_fields_set and (timeout_s or 0) > longest:
             yield ExportNote(
-                f"is not set; {longest:g} s, not {timeout_s:g} s", f"{endpoint.place}.timeout_s"
+                f"is not set; {longest:g} s, not {timeout_s:g} s", f"{endpoint.location}.timeout_s"
             )
     if facts.spec.auth.jwt and options.kind == "rest":
         yield ExportNote("a REST API checks no tokens; the gateway behind it does", "auth.jwt")

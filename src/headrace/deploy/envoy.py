@@ -44,8 +44,8 @@ def inline_secrets(bootstrap: Body, versions: Iterable[Version], tls: TlsSpec | 
 
     def named(part: Body) -> Body | None:
         """A secret named alone: Envoy then takes the static one of that name."""
-        is_ours = "sds_config" in part and part.get("name") in secrets
-        return {"name": part["name"]} if is_ours else None
+        is_inlined = "sds_config" in part and part.get("name") in secrets
+        return {"name": part["name"]} if is_inlined else None
 
     body: Body = _replaced(bootstrap, named)
     body["static_resources"]["secrets"] = list(secrets.values())
@@ -116,7 +116,7 @@ def envoy(facts: ExportFacts, options: EnvoyOptions) -> Export:
         InvalidArgumentError: A version's address is not known, or is a name.
     """
     addresses = addresses_of(facts, options.replicas)
-    losses = list(_implied(facts))
+    losses = list(_implied_access_losses(facts))
     settings = _settings(facts, options)
     routes = [_route(endpoint, addresses) for endpoint in facts.endpoints]
     access = AccessSettings(
@@ -125,17 +125,17 @@ def envoy(facts: ExportFacts, options: EnvoyOptions) -> Export:
         tiers=facts.spec.tiers,
     )
     policy = GatewayPolicy(access=access, key_sets=facts.key_sets)
-    made = inline_bootstrap(settings, build_snapshot(settings, routes, policy))
-    body: Body = json.loads(msgspec.json.encode(made))
+    bootstrap = inline_bootstrap(settings, build_snapshot(settings, routes, policy))
+    body: Body = json.loads(msgspec.json.encode(bootstrap))
     encoded = base64.b64encode(options.descriptors).decode()
 
-    def inlined(part: Body) -> Body | None:
+    def inline_descriptors(part: Body) -> Body | None:
         """The gRPC services' descriptors in place of the file they come from."""
         if _DESCRIPTORS not in part:
             return None
         return {**part, _DESCRIPTORS: {"inline_bytes": encoded}}
 
-    body = _replaced(body, inlined)
+    body = _replaced(body, inline_descriptors)
     versions = (version for endpoint in facts.endpoints for version in endpoint.versions)
     body = inline_secrets(body, versions, facts.spec.gateway.tls)
     return finish(
@@ -194,7 +194,7 @@ def _route(endpoint: Endpoint, addresses: Mapping[tuple[str, str], Sequence[str]
     )
 
 
-def _implied(facts: ExportFacts) -> Iterator[Loss]:
+def _implied_access_losses(facts: ExportFacts) -> Iterator[Loss]:
     """Beyond loopback an endpoint that says nothing takes keys, of which this Envoy knows none.
 
     That is safe, so it is a loss only where nothing else could let anybody in.
@@ -205,7 +205,7 @@ def _implied(facts: ExportFacts) -> Iterator[Loss]:
     for endpoint in facts.endpoints:
         if endpoint.spec.access is None:
             yield Loss(
-                f"{endpoint.place}.access",
+                f"{endpoint.location}.access",
                 "is not set, so that Headrace asks who calls beyond loopback, and this would let "
                 "nobody in: API keys are in a control plane's state",
                 "say `access: public`, or add `auth`",

@@ -30,9 +30,9 @@ from headrace.deploy.features import (
     FeatureSupport,
     Loss,
     accepted,
-    fates,
     is_within,
-    told_once,
+    setting_outcomes,
+    unique_texts,
 )
 from headrace.deploy.table import TABLE
 
@@ -64,14 +64,14 @@ def labels(
     instance: str, component: str, *, endpoint: str = "", version: str = ""
 ) -> dict[str, str]:
     """The labels of every object of ours that is no revision's."""
-    said = {ENDPOINT: endpoint, VERSION: version}
+    values = {ENDPOINT: endpoint, VERSION: version}
     return {
         "app.kubernetes.io/name": "headrace",
         INSTANCE_LABEL: instance,
         COMPONENT: component,
         "app.kubernetes.io/version": __version__,
         MANAGED_BY: MANAGER,
-        **{key: label_value(value) for key, value in said.items() if value},
+        **{key: label_value(value) for key, value in values.items() if value},
     }
 
 
@@ -120,12 +120,12 @@ class ClusterTarget:
 
         The driver's, where its name can be known; else a plain name.
         """
-        given = (self.services or {}).get((endpoint.name, version.number))
-        if given is not None:
-            return given
+        named_service = (self.services or {}).get((endpoint.name, version.number))
+        if named_service is not None:
+            return named_service
         if version.revision:
-            of = (endpoint.name, version.number, version.revision)
-            return revision_name(*of, instance=self.instance), None
+            revision_key = (endpoint.name, version.number, version.revision)
+            return revision_name(*revision_key, instance=self.instance), None
         return object_name(self.instance, endpoint.name, version.number), None
 
     def has_drivers_service(self, endpoint: Endpoint, version: Version) -> bool:
@@ -159,75 +159,76 @@ def finish(
     Raises:
         NotExpressibleError: The spec says what the target cannot express.
     """
-    mine = {endpoint.place for endpoint in facts.endpoints}
-    found: list[Loss] = []
-    said = list(notes)
-    told: list[tuple[FeatureSupport, str]] = []
-    for fate in fates(TABLE, target, facts.spec):
-        place = fate.setting.place
-        if place.startswith("endpoints[") and place.partition("]")[0] + "]" not in mine:
+    exported = {endpoint.location for endpoint in facts.endpoints}
+    lost: list[Loss] = []
+    all_notes = list(notes)
+    approximated: list[tuple[FeatureSupport, str]] = []
+    for setting_outcome in setting_outcomes(TABLE, target, facts.spec):
+        location = setting_outcome.setting.location
+        if location.startswith("endpoints[") and location.partition("]")[0] + "]" not in exported:
             continue
-        if fate.is_lost:
-            found.append(fate.loss())
-        elif fate.cell.outcome is ExportOutcome.APPROXIMATED and not any(
-            cell == fate.cell and is_within(place, outer) for cell, outer in told
+        if setting_outcome.is_lost:
+            lost.append(setting_outcome.loss())
+        elif setting_outcome.cell.outcome is ExportOutcome.APPROXIMATED and not any(
+            cell == setting_outcome.cell and is_within(location, outer)
+            for cell, outer in approximated
         ):  # once of a part, and not again of what is in it
-            told.append((fate.cell, place))
-            said.append(ExportNote(fate.cell.note, place))
+            approximated.append((setting_outcome.cell, location))
+            all_notes.append(ExportNote(setting_outcome.cell.note, location))
     if target not in _COPYING:
-        found += [
-            Loss(f"{e.place}.rollout", "copies no requests to a shadow", "wait until it is over")
+        lost += [
+            Loss(f"{e.location}.rollout", "copies no requests to a shadow", "wait until it is over")
             for e in facts.endpoints
             if e.mirror
         ]
-    left_out = accepted(target.value, [*found, *losses], facts.allowed)
-    said += [loss.left_out(target.value) for loss in left_out]
-    return Export(target=target, documents=tuple(documents), notes=told_once(said))
+    left_out = accepted(target.value, [*lost, *losses], facts.allowed)
+    all_notes += [loss.left_out(target.value) for loss in left_out]
+    return Export(target=target, documents=tuple(documents), notes=unique_texts(all_notes))
 
 
-def implied_access(facts: ExportFacts, why: str, way_out: str) -> list[Loss]:
+def implied_access(facts: ExportFacts, why: str, remedy: str) -> list[Loss]:
     """Endpoints that say nothing of access: beyond loopback Headrace asks who calls.
 
     A target that cannot ask would open them, and nobody said that it may.
     """
     return [
         Loss(
-            f"{endpoint.place}.access",
+            f"{endpoint.location}.access",
             f"is not set, so that Headrace asks who calls beyond loopback, and {why}",
-            way_out,
+            remedy,
         )
         for endpoint in facts.endpoints
         if endpoint.spec.access is None
     ]
 
 
-ASKS_NOBODY: Final = ("this asks nobody", "say `access: public`, or have something else ask")
+NO_AUTHENTICATION: Final = ("this asks nobody", "say `access: public`, or have something else ask")
 
 
 def addresses_of(
-    facts: ExportFacts, given: Mapping[tuple[str, str], Sequence[str]]
+    facts: ExportFacts, requested: Mapping[tuple[str, str], Sequence[str]]
 ) -> dict[tuple[str, str], tuple[str, ...]]:
     """The addresses of each version's replicas, as `--replica` names them.
 
     Raises:
         InvalidArgumentError: A version has none, or one is for a version that is not there.
     """
-    known = {(e.name, v.number): v for e in facts.endpoints for v in e.versions}
+    versions = {(e.name, v.number): v for e in facts.endpoints for v in e.versions}
     mistakes = [
         f"--replica {name}:{number}: there is no such version; there are "
-        + ", ".join(f"{e}:{v}" for e, v in known)
-        for name, number in given
-        if (name, number) not in known
+        + ", ".join(f"{e}:{v}" for e, v in versions)
+        for name, number in requested
+        if (name, number) not in versions
     ]
     mistakes += [
-        f"{version.place}: no address is known of version {number} of {name!r}: "
+        f"{version.location}: no address is known of version {number} of {name!r}: "
         f"--replica {name}:{number}=HOST:PORT"
-        for (name, number), version in known.items()
-        if version.upstream is None and not given.get((name, number))
+        for (name, number), version in versions.items()
+        if version.upstream is None and not requested.get((name, number))
     ]
     if mistakes:
         raise InvalidArgumentError("addresses are missing:\n  " + "\n  ".join(mistakes))
-    return {key: tuple(dict.fromkeys(given.get(key, ()))) for key in known}
+    return {key: tuple(dict.fromkeys(requested.get(key, ()))) for key in versions}
 
 
 _WIDTH: Final = 100

@@ -67,7 +67,7 @@ class Version:
 
     number: str
     weight: int
-    place: str
+    location: str
     model: str = ""
     replicas: int = 1
     revision: str = ""
@@ -80,7 +80,7 @@ class Endpoint:
     """One endpoint: its spec, and the versions that answer for it in the spec's order."""
 
     spec: EndpointSpec
-    place: str
+    location: str
     versions: tuple[Version, ...]
     mirror: str = ""
     mirror_percent: int = 0
@@ -152,23 +152,25 @@ def read_facts(
     for i, endpoint in enumerate(spec.endpoints):
         if only and endpoint.name not in only:
             continue
-        seen = (observed or {}).get(endpoint.name)
-        place = f"endpoints[{i}]"
+        live = (observed or {}).get(endpoint.name)
+        location = f"endpoints[{i}]"
         versions = tuple(
             replace(
-                one, revision=one.revision or (revisions or {}).get((endpoint.name, one.number), "")
+                version,
+                revision=version.revision
+                or (revisions or {}).get((endpoint.name, version.number), ""),
             )
-            for one in _versions(endpoint, place, artifacts or {}, seen, mistakes)
+            for version in _versions(endpoint, location, artifacts or {}, live, mistakes)
         )
         if versions and not any(version.weight for version in versions):
-            mistakes.append(f"{place}: no version of {endpoint.name!r} takes requests now")
+            mistakes.append(f"{location}: no version of {endpoint.name!r} takes requests now")
         endpoints.append(
             Endpoint(
                 spec=endpoint,
-                place=place,
+                location=location,
                 versions=versions,
-                mirror=seen.mirror if seen else "",
-                mirror_percent=seen.mirror_percent if seen else 0,
+                mirror=live.mirror if live else "",
+                mirror_percent=live.mirror_percent if live else 0,
             )
         )
     if not endpoints and not mistakes:
@@ -187,12 +189,12 @@ def _versions(
     endpoint: EndpointSpec,
     place: str,
     artifacts: Mapping[str, Artifact],
-    seen: LiveEndpoint | None,
+    live: LiveEndpoint | None,
     mistakes: list[str],
 ) -> Iterator[Version]:
     """The versions of an endpoint; what is wrong with them goes to `mistakes`."""
-    if seen is not None:
-        yield from _observed(endpoint, place, artifacts, seen)
+    if live is not None:
+        yield from _observed(endpoint, place, artifacts, live)
         return
     rows = endpoint.split()
     taken: set[str] = set()
@@ -211,7 +213,7 @@ def _versions(
         yield Version(
             number=number,
             weight=row.weight,
-            place=where,
+            location=where,
             model=row.model or "",
             replicas=row.replicas,
             upstream=row.upstream,
@@ -220,15 +222,15 @@ def _versions(
 
 
 def _observed(
-    endpoint: EndpointSpec, place: str, artifacts: Mapping[str, Artifact], seen: LiveEndpoint
+    endpoint: EndpointSpec, location: str, artifacts: Mapping[str, Artifact], live: LiveEndpoint
 ) -> Iterator[Version]:
     upstreams = {row.version: row.upstream for row in endpoint.split() if row.upstream is not None}
-    for share in seen.shares:
+    for share in live.shares:
         upstream = None if share.model else upstreams.get(share.version)
         yield Version(
             number=share.version,
             weight=share.weight,
-            place=place,
+            location=location,
             model="" if upstream else share.model,
             replicas=share.replicas,
             revision="" if upstream else share.revision,
@@ -245,16 +247,16 @@ def _number(row: VersionSpec, artifacts: Mapping[str, Artifact], *, alone: bool)
         _, _, number = row.model.partition(":")
         if _VERSION.fullmatch(number):
             return number
-    known = artifacts.get(row.model)
-    if known is not None and known.version:
-        return known.version
+    artifact = artifacts.get(row.model)
+    if artifact is not None and artifact.version:
+        return artifact.version
     return "1" if alone and is_model_path(row.model) else ""
 
 
 def _artifact(model: str | None, artifacts: Mapping[str, Artifact]) -> Artifact | None:
     if not model:
         return None
-    known = artifacts.get(model)
-    if known is None and is_model_path(model):
+    artifact = artifacts.get(model)
+    if artifact is None and is_model_path(model):
         return Artifact(filename=PurePath(model).name)
-    return known
+    return artifact

@@ -19,17 +19,20 @@ class ExportNote:
     """Something to say; `place` in the spec, empty where it is about all of it."""
 
     text: str
-    place: str = ""
+    location: str = ""
 
 
-def told_once(notes: Iterable[ExportNote]) -> tuple[str, ...]:
+def unique_texts(notes: Iterable[ExportNote]) -> tuple[str, ...]:
     """`PLACE, PLACE: text`, in the order in which each text came first."""
-    places: dict[str, list[str]] = {}
+    locations: dict[str, list[str]] = {}
     for note in notes:
-        known = places.setdefault(note.text, [])
-        if note.place and note.place not in known:
-            known.append(note.place)
-    return tuple(f"{', '.join(of)}: {text}" if of else text for text, of in places.items())
+        note_locations = locations.setdefault(note.text, [])
+        if note.location and note.location not in note_locations:
+            note_locations.append(note.location)
+    return tuple(
+        f"{', '.join(text_locations)}: {text}" if text_locations else text
+        for text, text_locations in locations.items()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,14 @@ class SpecSetting:
     What a mapping has under a name stands at that name: `kubernetes.endpoints[fraud].image`.
     """
 
-    place: str
+    location: str
     field: str
     value: Any
 
 
-def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> Iterator[SpecSetting]:
+def explicit_settings(
+    model: BaseModel | SpecPart, location: str = "", field: str = ""
+) -> Iterator[SpecSetting]:
     """The settings of `model` that are set and differ from their default, in the file's order.
 
     A part is told before what is in it; a default that was written out says nothing.
@@ -55,7 +60,7 @@ def written(model: BaseModel | SpecPart, place: str = "", field: str = "") -> It
             continue
         if not info.is_required() and value == info.get_default(call_default_factory=True):
             continue
-        yield from _told(value, _joined(place, name), _joined(field, name))
+        yield from _settings_of(value, _joined(location, name), _joined(field, name))
 
 
 def is_within(field: str, outer: str) -> bool:
@@ -63,22 +68,22 @@ def is_within(field: str, outer: str) -> bool:
     return field == outer or field.startswith((f"{outer}.", f"{outer}["))
 
 
-def _told(value: object, place: str, field: str) -> Iterator[SpecSetting]:
+def _settings_of(value: object, location: str, field: str) -> Iterator[SpecSetting]:
     if isinstance(value, BaseModel | SpecPart):
-        yield SpecSetting(place, field, value)
-        yield from written(value, place, field)
+        yield SpecSetting(location, field, value)
+        yield from explicit_settings(value, location, field)
     elif isinstance(value, tuple) and any(isinstance(item, BaseModel | SpecPart) for item in value):
-        yield SpecSetting(place, field, value)
+        yield SpecSetting(location, field, value)
         for i, item in enumerate(value):
-            yield from written(item, f"{place}[{i}]", f"{field}[]")
+            yield from explicit_settings(item, f"{location}[{i}]", f"{field}[]")
     elif isinstance(value, Mapping) and any(
         isinstance(i, BaseModel | SpecPart) for i in value.values()
     ):
-        yield SpecSetting(place, field, value)
+        yield SpecSetting(location, field, value)
         for name, item in value.items():
-            yield from written(item, f"{place}[{name}]", f"{field}[]")
+            yield from explicit_settings(item, f"{location}[{name}]", f"{field}[]")
     else:
-        yield SpecSetting(place, field, value)
+        yield SpecSetting(location, field, value)
 
 
 def _joined(outer: str, name: str) -> str:
@@ -92,21 +97,21 @@ _INDEX: Final = re.compile(r"\[[^\]]*\]")
 class Loss:
     """One setting that a target cannot express."""
 
-    place: str
+    location: str
     why: str
-    way_out: str
+    remedy: str
 
     @property
     def field(self) -> str:
         """The setting, wherever it stands: what `--allow-loss` takes."""
-        return _INDEX.sub("[]", self.place)
+        return _INDEX.sub("[]", self.location)
 
     def left_out(self, target: str) -> ExportNote:
         """What has to be said where it may be lost, and is."""
-        return ExportNote(f"left out, {target} {self.why}", self.place)
+        return ExportNote(f"left out, {target} {self.why}", self.location)
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.why}; {self.way_out}"
+        return f"{self.location}: {self.why}; {self.remedy}"
 
 
 class NotExpressibleError(UnsupportedError):
@@ -132,17 +137,17 @@ def accepted(target: str, losses: Iterable[Loss], allowed: Iterable[str]) -> tup
         NotExpressibleError: Some may not be.
         InvalidArgumentError: An allowed one would not be lost: it is a typing mistake, or outdated.
     """
-    found = tuple(dict.fromkeys(losses))
+    unique = tuple(dict.fromkeys(losses))
     fields = tuple(_INDEX.sub("[]", field) for field in allowed)
-    refused = [loss for loss in found if not any(is_within(loss.field, f) for f in fields)]
+    refused = [loss for loss in unique if not any(is_within(loss.field, f) for f in fields)]
     if refused:
         raise NotExpressibleError(target, refused)
-    idle = [f for f in fields if not any(is_within(loss.field, f) for loss in found)]
+    idle = [f for f in fields if not any(is_within(loss.field, f) for loss in unique)]
     if idle:
-        lost = ", ".join(dict.fromkeys(loss.field for loss in found)) or "nothing"
-        msg = f"--allow-loss {idle[0]}: that is not lost here; {target} would lose {lost}"
+        lost_fields = ", ".join(dict.fromkeys(loss.field for loss in unique)) or "nothing"
+        msg = f"--allow-loss {idle[0]}: that is not lost here; {target} would lose {lost_fields}"
         raise InvalidArgumentError(msg)
-    return found
+    return unique
 
 
 class ExportTarget(StrEnum):
@@ -189,7 +194,7 @@ class FeatureSupport:
 
     outcome: ExportOutcome
     note: str = ""
-    way_out: str = ""
+    remedy: str = ""
     when: Holds = field(default=_always, compare=False)
     unless: Overrules = field(default=_never, compare=False)
     rest: str = ""
@@ -215,19 +220,19 @@ def about(note: str) -> FeatureSupport:
     return FeatureSupport(outcome=ExportOutcome.APPROXIMATED, note=note)
 
 
-def kept(note: str) -> FeatureSupport:
+def external(note: str) -> FeatureSupport:
     """It is not the target's business; `note` says whose it is."""
     return FeatureSupport(outcome=ExportOutcome.KEPT, note=note)
 
 
 def no(
-    why: str, way_out: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
+    why: str, remedy: str, *, when: Holds = _always, unless: Overrules = _never, rest: str = ""
 ) -> FeatureSupport:
     """It cannot be expressed, `when` the value or the spec is so (`rest` says how); else it is."""
     return FeatureSupport(
         outcome=ExportOutcome.REFUSED,
         note=why,
-        way_out=way_out,
+        remedy=remedy,
         when=when,
         unless=unless,
         rest=rest,
@@ -238,22 +243,22 @@ def row(
     title: str, fields: str, *cells: FeatureSupport, every: FeatureSupport | None = None
 ) -> SpecFeature:
     """A feature; `fields` are separated by spaces, `cells` stand in the order of the targets."""
-    given = cells or (every,) * len(ExportTarget)
+    supports = cells or (every,) * len(ExportTarget)
     return SpecFeature(
         title=title,
         fields=tuple(fields.split()),
-        cells={target: cell for target, cell in zip(ExportTarget, given, strict=True) if cell},
+        cells={target: cell for target, cell in zip(ExportTarget, supports, strict=True) if cell},
     )
 
 
 def feature_of(table: tuple[SpecFeature, ...], name: str) -> tuple[SpecFeature, str] | None:
     """The row that a field of the spec belongs to, and by which of its fields; None for none."""
-    found = [(each, f) for each in table for f in each.fields if is_within(name, f)]
-    return max(found, key=lambda item: len(item[1]), default=None)
+    matches = [(feature, f) for feature in table for f in feature.fields if is_within(name, f)]
+    return max(matches, key=lambda item: len(item[1]), default=None)
 
 
 @dataclass(frozen=True, slots=True)
-class Fate:
+class SettingOutcome:
     """What becomes of one setting that somebody wrote."""
 
     setting: SpecSetting
@@ -263,28 +268,30 @@ class Fate:
 
     def loss(self) -> Loss:
         """The refusal."""
-        return Loss(self.setting.place, self.cell.note, self.cell.way_out)
+        return Loss(self.setting.location, self.cell.note, self.cell.remedy)
 
 
-def fates(table: tuple[SpecFeature, ...], target: ExportTarget, spec: SystemSpec) -> Iterator[Fate]:
+def setting_outcomes(
+    table: tuple[SpecFeature, ...], target: ExportTarget, spec: SystemSpec
+) -> Iterator[SettingOutcome]:
     """What becomes of each setting in `spec`.
 
     A part that is refused as a whole is told once, and what is in it is not told again.
     """
-    told: list[str] = []
-    for setting in written(spec):
-        found = feature_of(table, setting.field)
+    reported: list[str] = []
+    for setting in explicit_settings(spec):
+        match = feature_of(table, setting.field)
         # An outer part, such as `endpoints[]`, has no row: all that is in it has.
-        if found is None or any(is_within(setting.place, place) for place in told):
+        if match is None or any(is_within(setting.location, location) for location in reported):
             continue
-        feature, named = found
+        feature, named = match
         # Whether the part was judged as a whole already: a field within it adds
         # nothing.
         if setting.field != named and feature.cells[target].outcome is ExportOutcome.REFUSED:
             continue
         cell = feature.cells[target]
         is_refused = cell.outcome is ExportOutcome.REFUSED and not cell.unless(spec)
-        fate = Fate(setting, cell, is_refused and cell.when(setting.value))
-        if fate.is_lost:
-            told.append(setting.place)
-        yield fate
+        setting_outcome = SettingOutcome(setting, cell, is_refused and cell.when(setting.value))
+        if setting_outcome.is_lost:
+            reported.append(setting.location)
+        yield setting_outcome

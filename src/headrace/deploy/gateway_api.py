@@ -10,7 +10,7 @@ from typing import Any, Final
 from headrace.control.kubernetes.pods import GRPC_PORT, HTTP_PORT
 from headrace.core.headers import INTERNAL_HEADERS
 from headrace.deploy.export import (
-    ASKS_NOBODY,
+    NO_AUTHENTICATION,
     Body,
     ClusterTarget,
     Export,
@@ -27,21 +27,21 @@ from headrace.deploy.features import ExportNote, ExportTarget, Loss
 MODEL_HEADER: Final = "x-model"
 
 
-def has_grpc_route(endpoint: Endpoint, place: ClusterTarget) -> bool:
+def has_grpc_route(endpoint: Endpoint, target: ClusterTarget) -> bool:
     """Whether every version speaks gRPC: a replica of the driver's does not."""
     return all(
-        not place.has_drivers_service(endpoint, version)
+        not target.has_drivers_service(endpoint, version)
         if version.upstream is None
         else version.upstream.protocol == "grpc"
         for version in endpoint.versions
     )
 
 
-def grpc_notes(facts: ExportFacts, place: ClusterTarget, port: int | None) -> Iterator[ExportNote]:
+def grpc_notes(facts: ExportFacts, target: ClusterTarget, port: int | None) -> Iterator[ExportNote]:
     """What gRPC needs, and where it has no route. `port`: None where nobody asked for routes."""
     if port is None:
         return
-    if any(has_grpc_route(endpoint, place) for endpoint in facts.endpoints):
+    if any(has_grpc_route(endpoint, target) for endpoint in facts.endpoints):
         if len(facts.endpoints) > 1:
             yield ExportNote(
                 "gRPC: routes cannot read a message, so callers name the endpoint in the metadata "
@@ -51,23 +51,23 @@ def grpc_notes(facts: ExportFacts, place: ClusterTarget, port: int | None) -> It
             f"gRPC: the Services need port {port}, with replicas that serve gRPC there"
         )
     for endpoint in facts.endpoints:
-        if any(place.has_drivers_service(endpoint, version) for version in endpoint.versions):
+        if any(target.has_drivers_service(endpoint, version) for version in endpoint.versions):
             yield ExportNote(
                 "no GRPCRoute, as the driver's Services have HTTP only: leave gRPC to Headrace's "
                 "gateway, or name others by --service",
-                endpoint.place,
+                endpoint.location,
             )
 
 
-def service_notes(facts: ExportFacts, place: ClusterTarget) -> Iterator[ExportNote]:
+def service_notes(facts: ExportFacts, target: ClusterTarget) -> Iterator[ExportNote]:
     """Which Services have names that nobody vouches for."""
     guessed = [
-        f"{place.service(endpoint, version)[0]} ({version.place})"
+        f"{target.service(endpoint, version)[0]} ({version.location})"
         for endpoint in facts.endpoints
         for version in endpoint.versions
         if version.upstream is None
         and not version.revision
-        and (endpoint.name, version.number) not in (place.services or {})
+        and (endpoint.name, version.number) not in (target.services or {})
     ]
     if guessed:
         yield ExportNote(
@@ -102,52 +102,52 @@ class GatewayApiOptions:
     grpc_port: int = GRPC_PORT
 
 
-def gateway_api(facts: ExportFacts, place: ClusterTarget, options: GatewayApiOptions) -> Export:
+def gateway_api(facts: ExportFacts, target: ClusterTarget, options: GatewayApiOptions) -> Export:
     """HTTPRoutes and GRPCRoutes that split requests between the Services of versions.
 
     Raises:
         NotExpressibleError: The spec says what routes cannot.
     """
-    routed = tuple(_routed(facts, place))
+    routed = tuple(_routed(facts, target))
     documents = [
         document
         for endpoint in routed
-        for document in _documents(endpoint, place, options, alone=len(routed) == 1)
+        for document in _documents(endpoint, target, options, alone=len(routed) == 1)
     ]
     if routed:
         # What is about no endpoint goes to some replica, as it does behind our own
         # gateway.
         endpoint = routed[0]
         backends = [
-            {**_backend(endpoint, v, place, HTTP_PORT), "weight": v.weight}
+            {**_backend(endpoint, v, target, HTTP_PORT), "weight": v.weight}
             for v in _weighted(endpoint)
         ]
         rule: Body = {
             "matches": [_exact(path) for path in _SERVER_PATHS],
-            "filters": [removing()],
+            "filters": [remove_internal_headers()],
             "backendRefs": backends,
         }
-        metadata = place.metadata(
-            object_name(place.instance, "server"), labels(place.instance, "gateway")
+        metadata = target.metadata(
+            object_name(target.instance, "server"), labels(target.instance, "gateway")
         )
         documents.append(route("HTTPRoute", metadata, options, [rule]))
-    losses = [*implied_access(facts, *ASKS_NOBODY), *_losses(facts, place)]
+    losses = [*implied_access(facts, *NO_AUTHENTICATION), *_losses(facts, target)]
     grpc_port = options.grpc_port if options.grpc else None
-    notes = [*grpc_notes(facts, place, grpc_port), *service_notes(facts, place)]
+    notes = [*grpc_notes(facts, target, grpc_port), *service_notes(facts, target)]
     return finish(ExportTarget.GATEWAY_API, facts, documents, losses=losses, notes=notes)
 
 
-def _routed(facts: ExportFacts, place: ClusterTarget) -> Iterator[Endpoint]:
+def _routed(facts: ExportFacts, target: ClusterTarget) -> Iterator[Endpoint]:
     """The endpoints as routes have them: without servers that no Service is named for."""
     for endpoint in facts.endpoints:
-        versions = tuple(v for v in endpoint.versions if _has_service(endpoint, v, place))
-        found = replace(endpoint, versions=versions)
-        if found.split:
-            yield found
+        versions = tuple(v for v in endpoint.versions if _has_service(endpoint, v, target))
+        routed = replace(endpoint, versions=versions)
+        if routed.split:
+            yield routed
 
 
-def _has_service(endpoint: Endpoint, version: Version, place: ClusterTarget) -> bool:
-    return version.upstream is None or (endpoint.name, version.number) in (place.services or {})
+def _has_service(endpoint: Endpoint, version: Version, target: ClusterTarget) -> bool:
+    return version.upstream is None or (endpoint.name, version.number) in (target.services or {})
 
 
 def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) -> list[Body]:
@@ -161,7 +161,7 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
     timeout_s = endpoint.spec.timeout_s
     limit_s = 0.0 if timeout_s is None else timeout_s + GRACE_S
     timeouts = {"timeouts": {"request": duration(limit_s)}}
-    strip: Body = {"filters": [removing()]}
+    strip: Body = {"filters": [remove_internal_headers()]}
     rules: list[Body] = [
         {
             "matches": [_prefix(f"{path}/versions/{number}")],
@@ -177,7 +177,7 @@ def http_rules(endpoint: Endpoint, split: Sequence[Body], own: dict[str, Body]) 
     return rules
 
 
-def removing() -> Body:
+def remove_internal_headers() -> Body:
     """The filter that takes headers away which only a gateway may set."""
     return {
         "type": "RequestHeaderModifier",
@@ -187,29 +187,29 @@ def removing() -> Body:
 
 def duration(value_s: float) -> str:
     """A time as the Gateway API writes it (GEP-2257), to the millisecond; 0 is none."""
-    left_ms = round(value_s * 1000)
+    rest_ms = round(value_s * 1000)
     parts = []
     for unit, size in (("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
-        count, left_ms = divmod(left_ms, size)
+        count, rest_ms = divmod(rest_ms, size)
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
 
 
 def _documents(
-    endpoint: Endpoint, place: ClusterTarget, options: GatewayApiOptions, *, alone: bool
+    endpoint: Endpoint, target: ClusterTarget, options: GatewayApiOptions, *, alone: bool
 ) -> Iterator[ExportDocument]:
-    http = {v.number: _backend(endpoint, v, place, HTTP_PORT) for v in endpoint.versions}
+    http = {v.number: _backend(endpoint, v, target, HTTP_PORT) for v in endpoint.versions}
     split = [{**http[v.number], "weight": v.weight} for v in _weighted(endpoint)]
     rules = http_rules(endpoint, split, http)
     copies = _mirror(endpoint, http)
     if copies:
-        rules[-1] = {**rules[-1], "filters": [removing(), *copies]}
-    yield from _routes("HTTPRoute", endpoint, place, options, rules)
-    if not options.grpc or not has_grpc_route(endpoint, place):
+        rules[-1] = {**rules[-1], "filters": [remove_internal_headers(), *copies]}
+    yield from _routes("HTTPRoute", endpoint, target, options, rules)
+    if not options.grpc or not has_grpc_route(endpoint, target):
         return
     grpc = {
-        v.number: _backend(endpoint, v, place, options.grpc_port, is_grpc=True)
+        v.number: _backend(endpoint, v, target, options.grpc_port, is_grpc=True)
         for v in endpoint.versions
     }
     method = {"type": "Exact", "service": SERVICE}
@@ -217,7 +217,7 @@ def _documents(
     grpc_rules: list[Body] = [
         {
             "matches": [{"method": method, "headers": [*named, _header(VERSION_HEADER, number)]}],
-            "filters": [removing()],
+            "filters": [remove_internal_headers()],
             "backendRefs": [backend],
         }
         for number, backend in grpc.items()
@@ -228,27 +228,27 @@ def _documents(
     grpc_rules.append(
         {
             "matches": [match],
-            "filters": [removing(), *copies],
+            "filters": [remove_internal_headers(), *copies],
             "backendRefs": split,
         }
     )
-    yield from _routes("GRPCRoute", endpoint, place, options, grpc_rules)
+    yield from _routes("GRPCRoute", endpoint, target, options, grpc_rules)
 
 
 def _routes(
     kind: str,
     endpoint: Endpoint,
-    place: ClusterTarget,
+    target: ClusterTarget,
     options: GatewayApiOptions,
     rules: list[Body],
 ) -> Iterator[ExportDocument]:
     """One route, or several where it would have more rules than one may have."""
-    named = labels(place.instance, "gateway", endpoint=endpoint.name)
+    named = labels(target.instance, "gateway", endpoint=endpoint.name)
     for i in range(0, len(rules), _MOST_RULES):
         more = f"{i // _MOST_RULES + 1}" if i else ""
-        name = object_name(place.instance, endpoint.name, more)
+        name = object_name(target.instance, endpoint.name, more)
         part = rules[i : i + _MOST_RULES]
-        yield route(kind, place.metadata(name, named), options, part)
+        yield route(kind, target.metadata(name, named), options, part)
 
 
 def route(
@@ -267,9 +267,9 @@ def route(
 
 
 def _backend(
-    endpoint: Endpoint, version: Version, place: ClusterTarget, port: int, *, is_grpc: bool = False
+    endpoint: Endpoint, version: Version, target: ClusterTarget, port: int, *, is_grpc: bool = False
 ) -> Body:
-    name, own_port = place.service(endpoint, version)
+    name, own_port = target.service(endpoint, version)
     return {"name": name, "port": port if is_grpc else own_port or port}
 
 
@@ -287,20 +287,20 @@ def _mirror(endpoint: Endpoint, backends: dict[str, Body]) -> list[Body]:
     return [{"type": "RequestMirror", "requestMirror": mirror}]
 
 
-def _losses(facts: ExportFacts, place: ClusterTarget) -> Iterator[Loss]:
+def _losses(facts: ExportFacts, target: ClusterTarget) -> Iterator[Loss]:
     """Splits over more versions than a rule takes; servers that no Service is named for."""
     for endpoint in facts.endpoints:
         if len(endpoint.split) > _MOST_BACKENDS:
             yield Loss(
-                f"{endpoint.place}.versions",
+                f"{endpoint.location}.versions",
                 f"splits between {_MOST_BACKENDS} versions, and here are {len(endpoint.split)}",
                 "end those with the smallest shares",
             )
         for version in endpoint.versions:
             key = (endpoint.name, version.number)
-            if not _has_service(endpoint, version, place):
+            if not _has_service(endpoint, version, target):
                 yield Loss(
-                    f"{version.place}.upstream",
+                    f"{version.location}.upstream",
                     "a route leads to Services only",
                     f"make one for it: --service {key[0]}:{key[1]}=NAME:PORT",
                 )

@@ -11,7 +11,7 @@ from headrace.core import InvalidArgumentError
 from headrace.core.redact import VARIABLE
 from headrace.core.spec.kubernetes import Autoscaler
 from headrace.core.spec.parse import SystemSpec, is_model_path
-from headrace.deploy.features import Loss, is_within, written
+from headrace.deploy.features import Loss, explicit_settings, is_within
 
 _MOUNT: Final = re.compile(r"(?P<kind>[a-z]+):(?P<name>[^=]+)=(?P<path>/.*)")
 _NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
@@ -43,18 +43,18 @@ class Mount:
         Raises:
             InvalidArgumentError: It is written otherwise.
         """
-        found = _MOUNT.fullmatch(text)
-        if found is None or found["kind"] not in _SOURCES or not _NAME.fullmatch(found["name"]):
+        match = _MOUNT.fullmatch(text)
+        if match is None or match["kind"] not in _SOURCES or not _NAME.fullmatch(match["name"]):
             msg = (
                 f"--mount {text!r} is not KIND:NAME=/PATH, such as secret:trust=/etc/trust; "
                 "kinds are secret, config and claim"
             )
             raise InvalidArgumentError(msg)
-        path = PurePosixPath(found["path"])
+        path = PurePosixPath(match["path"])
         if ".." in path.parts or path == PurePosixPath("/") or path.is_relative_to("/etc/headrace"):
             msg = f"--mount {text!r}: {path} is no folder that files may be mounted to"
             raise InvalidArgumentError(msg)
-        return cls(kind=found["kind"], name=found["name"], path=path)
+        return cls(kind=match["kind"], name=match["name"], path=path)
 
     @property
     def is_writable(self) -> bool:
@@ -63,8 +63,8 @@ class Mount:
 
     def has(self, path: str) -> bool:
         """Whether a path lies in it."""
-        there = PurePosixPath(path)
-        return ".." not in there.parts and there.is_relative_to(self.path)
+        candidate = PurePosixPath(path)
+        return ".." not in candidate.parts and candidate.is_relative_to(self.path)
 
 
 _SOURCES: Final[Mapping[str, tuple[str, str]]] = {
@@ -76,13 +76,15 @@ _SOURCES: Final[Mapping[str, tuple[str, str]]] = {
 
 def volumes_of(mounts: Iterable[Mount]) -> Values:
     """The values by which pods have `mounts`."""
-    volumes, places = [], []
+    volumes, volume_mounts = [], []
     for i, mount in enumerate(mounts):
         source, key = _SOURCES[mount.kind]
         volumes.append({"name": f"mount-{i}", source: {key: mount.name}})
-        place: Values = {"name": f"mount-{i}", "mountPath": str(mount.path)}
-        places.append(place if mount.is_writable else {**place, "readOnly": True})
-    return {"extraVolumes": volumes, "extraVolumeMounts": places}
+        volume_mount: Values = {"name": f"mount-{i}", "mountPath": str(mount.path)}
+        volume_mounts.append(
+            volume_mount if mount.is_writable else {**volume_mount, "readOnly": True}
+        )
+    return {"extraVolumes": volumes, "extraVolumeMounts": volume_mounts}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,8 +100,8 @@ class HelmOptions:
     mode: HelmMode = HelmMode.DRIVER
     artifacts: str = ""
     mounts: tuple[Mount, ...] = ()
-    jobs_apart: bool = True
-    streams_apart: bool = True
+    separate_jobs: bool = True
+    separate_streams: bool = True
     lag_records: int | None = None
     nats_monitoring: str = ""
     keda_authentication: str = ""
@@ -123,7 +125,7 @@ class HelmExport:
 
 
 _PUSH: Final = "push it (`headrace models push NAME FILE`) and name it NAME:VERSION"
-_OF_ONE_MACHINE: Final = re.compile(r"(sqlite|unix|file|feast|log):")
+_LOCAL_URL: Final = re.compile(r"(sqlite|unix|file|feast|log):")
 _URLS: Final = ("url", "broker")
 _NO_CONTROL: Final = (
     "is the gateway's or the control plane's, and with --mode static there is neither"
@@ -146,59 +148,59 @@ _OF_POOLS: Final = ("pools", "endpoints[].pool")
 def spec_losses(spec: SystemSpec, mounts: Iterable[Mount]) -> list[Loss]:
     """What no cluster can express: files of one machine, and what joins processes of one."""
     document = spec.document()
-    found = list(_endpoint_losses(spec))
+    losses = list(_endpoint_losses(spec))
     for name in ("limits_listen", "limits_service"):
         if getattr(spec.gateway, name) is not None:
             way = "leave it out: the control plane counts for all gateways of the chart"
-            found.append(Loss(f"gateway.{name}", "joins gateways of one machine", way))
+            losses.append(Loss(f"gateway.{name}", "joins gateways of one machine", way))
     endpoints = {key: value for key, value in document.items() if key not in {"jobs", "streams"}}
-    return found + path_losses(endpoints, "", tuple(mounts))
+    return losses + path_losses(endpoints, "", tuple(mounts))
 
 
 def _endpoint_losses(spec: SystemSpec) -> Iterator[Loss]:
     for i, endpoint in enumerate(spec.endpoints):
-        place = f"endpoints[{i}]"
+        location = f"endpoints[{i}]"
         if endpoint.features is not None and endpoint.features.online_store is None:
             yield Loss(
-                f"{place}.features.online_store",
+                f"{location}.features.online_store",
                 "is not set, and a pod does not see the home's own store",
                 "name one of `online_stores` that pods reach, such as redis://HOST:PORT/DB",
             )
         for j, version in enumerate(endpoint.split()):
-            where = place if endpoint.versions is None else f"{place}.versions[{j}]"
+            where = location if endpoint.versions is None else f"{location}.versions[{j}]"
             if version.model is not None and is_model_path(version.model):
                 why = f"is {version.model}, a file of this machine that no pod can read"
                 yield Loss(f"{where}.model", why, _PUSH)
 
 
-def path_losses(value: object, place: str, mounts: tuple[Mount, ...]) -> list[Loss]:
+def path_losses(value: object, location: str, mounts: tuple[Mount, ...]) -> list[Loss]:
     """Files and stores of this machine that the document names, where no mount has them."""
     if isinstance(value, list | tuple):
         return [
             loss
-            for i, one in enumerate(value)
-            for loss in path_losses(one, f"{place}[{i}]", mounts)
+            for i, item in enumerate(value)
+            for loss in path_losses(item, f"{location}[{i}]", mounts)
         ]
     if not isinstance(value, Mapping):
         return []
-    found: list[Loss] = []
-    for key, one in value.items():
-        where = f"{place}.{key}" if place else str(key)
+    losses: list[Loss] = []
+    for key, item in value.items():
+        where = f"{location}.{key}" if location else str(key)
         if str(key).endswith("_file") or key == "trusted_keys":
-            paths = one if isinstance(one, list | tuple) else [one]
-            found += [loss for path in paths for loss in _file_loss(where, path, mounts)]
-        elif key in _URLS and isinstance(one, str) and _OF_ONE_MACHINE.match(one):
-            why = f"is {one.partition(':')[0]}:…, which lies on one machine"
-            found.append(Loss(where, why, "name a server that pods reach"))
+            paths = item if isinstance(item, list | tuple) else [item]
+            losses += [loss for path in paths for loss in _file_loss(where, path, mounts)]
+        elif key in _URLS and isinstance(item, str) and _LOCAL_URL.match(item):
+            why = f"is {item.partition(':')[0]}:…, which lies on one machine"
+            losses.append(Loss(where, why, "name a server that pods reach"))
         else:
-            found += path_losses(one, where, mounts)
-    return found
+            losses += path_losses(item, where, mounts)
+    return losses
 
 
-def _file_loss(place: str, path: object, mounts: tuple[Mount, ...]) -> Iterator[Loss]:
+def _file_loss(location: str, path: object, mounts: tuple[Mount, ...]) -> Iterator[Loss]:
     if isinstance(path, str) and path.startswith("/") and not any(m.has(path) for m in mounts):
         yield Loss(
-            place,
+            location,
             f"is {path}, which pods do not have",
             f"mount it: --mount secret:NAME={path.rpartition('/')[0] or '/FOLDER'}",
         )
@@ -206,22 +208,22 @@ def _file_loss(place: str, path: object, mounts: tuple[Mount, ...]) -> Iterator[
 
 def static_losses(spec: SystemSpec) -> list[Loss]:
     """What needs a gateway or a control plane of ours, outermost settings only."""
-    found = list(_pool_losses(spec))
-    for one in written(spec):
-        is_told = any(
-            is_within(one.field, known) or is_within(known, one.field)
-            for known in (*_STATIC, *_OF_POOLS)
+    losses = list(_pool_losses(spec))
+    for setting in explicit_settings(spec):
+        is_covered = any(
+            is_within(setting.field, supported) or is_within(supported, setting.field)
+            for supported in (*_STATIC, *_OF_POOLS)
         )
-        if is_told or any(is_within(one.place, loss.place) for loss in found):
+        if is_covered or any(is_within(setting.location, loss.location) for loss in losses):
             continue
         way = "leave it to --mode driver, or to the gateway of your cluster"
-        found.append(Loss(one.place, _NO_CONTROL, way))
+        losses.append(Loss(setting.location, _NO_CONTROL, way))
     for i, endpoint in enumerate(spec.endpoints):
-        place = f"endpoints[{i}]"
+        location = f"endpoints[{i}]"
         if endpoint.access is None:
-            found.append(
+            losses.append(
                 Loss(
-                    f"{place}.access",
+                    f"{location}.access",
                     "is not set, so that Headrace asks who calls beyond loopback, and "
                     "with --mode static nobody is asked",
                     "say `access: public`, or have something else ask",
@@ -230,16 +232,20 @@ def static_losses(spec: SystemSpec) -> list[Loss]:
         if endpoint.autoscale is not None and spec.kubernetes.autoscaler == Autoscaler.HEADRACE:
             why = "is what the control plane scales by, and with --mode static there is none"
             way = "say who does it: kubernetes.autoscaler, hpa or keda"
-            found.append(Loss(f"{place}.autoscale", why, way))
-        found += [
-            Loss(f"{place}.versions[{j}].upstream", "is a server of somebody else's", "route to it")
+            losses.append(Loss(f"{location}.autoscale", why, way))
+        losses += [
+            Loss(
+                f"{location}.versions[{j}].upstream",
+                "is a server of somebody else's",
+                "route to it",
+            )
             for j, version in enumerate(endpoint.versions or ())
             if version.upstream is not None
         ]
     public = {
         f"endpoints[{i}].access" for i, e in enumerate(spec.endpoints) if e.access == "public"
     }
-    return [loss for loss in found if loss.place not in public]
+    return [loss for loss in losses if loss.location not in public]
 
 
 def _pool_losses(spec: SystemSpec) -> Iterator[Loss]:
@@ -264,7 +270,7 @@ def variables_of(document: object) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for part in parts for name in variables_of(part)))
 
 
-def models_apart(spec: SystemSpec) -> Iterator[tuple[str, str]]:
+def worker_models(spec: SystemSpec) -> Iterator[tuple[str, str]]:
     """Place and reference of each model that jobs and streams run by themselves."""
     for i, job in enumerate(spec.jobs):
         yield f"jobs[{i}].model", job.model
@@ -273,7 +279,7 @@ def models_apart(spec: SystemSpec) -> Iterator[tuple[str, str]]:
             yield f"streams[{i}].model", stream.model
 
 
-def model_path_loss(place: str, model: str) -> Iterator[Loss]:
+def model_path_loss(location: str, model: str) -> Iterator[Loss]:
     """A model that lies on this machine only."""
     if is_model_path(model):
-        yield Loss(place, f"is {model}, a file of this machine that no pod can read", _PUSH)
+        yield Loss(location, f"is {model}, a file of this machine that no pod can read", _PUSH)

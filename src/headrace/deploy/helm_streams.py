@@ -38,7 +38,7 @@ _FIXED: Final = "give 'workers' as a number"
 def stream_values(
     stream: StreamSpec,
     document: Mapping[str, Any],
-    place: str,
+    location: str,
     stored: Mapping[str, ArtifactFile],
     options: HelmOptions,
     *,
@@ -51,11 +51,11 @@ def stream_values(
         stored: What its pods fetch, by the spec's own names of models.
         stores: The online stores of the spec.
     """
-    losses = [*_losses(stream, place), *path_losses(document, place, options.mounts)]
-    told, models = dict(document), list[Values]()
+    losses = [*_losses(stream, location), *path_losses(document, location, options.mounts)]
+    stream_document, models = dict(document), list[Values]()
     model = stored.get(document.get("model", ""))
     if model is not None:  # an init container puts it there
-        told["model"] = f"/models/model/{model.filename}"
+        stream_document["model"] = f"/models/model/{model.filename}"
         models.append({"name": "model", "digest": model.digest})
     bounds = stream.bounds
     values: Values = {
@@ -63,64 +63,64 @@ def stream_values(
         "replicas": bounds.min,
         "drainTimeoutSeconds": math.ceil(stream.drain_timeout_s),
         "models": models,
-        "spec": told,
+        "spec": stream_document,
     }
     named = {getattr(part, "online_store", None) for part in (stream.features, stream.push)}
     if used := [store.model_dump() for store in stores if store.name in named]:
         values["onlineStores"] = used
     if bounds.max > bounds.min:
-        triggers = _triggers(stream, place, options, losses)
+        triggers = _triggers(stream, location, options, losses)
         values["autoscaling"] = {
             "minReplicas": bounds.min,
             "maxReplicas": bounds.max,
             "triggers": triggers,
         }
     # Their number is the Deployment's business; each pod has one.
-    told.pop("workers", None)
+    stream_document.pop("workers", None)
     return values, losses
 
 
-def _losses(stream: StreamSpec, place: str) -> Iterator[Loss]:
+def _losses(stream: StreamSpec, location: str) -> Iterator[Loss]:
     if stream.endpoint is not None:
         why = "asks a gateway through a home that runs it, which no pod has"
-        yield Loss(f"{place}.endpoint", why, f"name the model itself (model:), {_TO_CONTROL}")
+        yield Loss(f"{location}.endpoint", why, f"name the model itself (model:), {_TO_CONTROL}")
     if stream.model is not None:
-        yield from model_path_loss(f"{place}.model", stream.model)
+        yield from model_path_loss(f"{location}.model", stream.model)
     if stream.windows is not None:
         why = "keeps its state on the disk of one machine"
-        yield Loss(f"{place}.windows", why, _TO_CONTROL.removeprefix("or "))
+        yield Loss(f"{location}.windows", why, _TO_CONTROL.removeprefix("or "))
     if stream.paused:
         why = "is what somebody says to a control plane"
-        yield Loss(f"{place}.paused", why, "scale the Deployment to 0 instead")
+        yield Loss(f"{location}.paused", why, "scale the Deployment to 0 instead")
 
 
 def _triggers(
-    stream: StreamSpec, place: str, options: HelmOptions, losses: list[Loss]
+    stream: StreamSpec, location: str, options: HelmOptions, losses: list[Loss]
 ) -> list[Values]:
     """What KEDA asks a broker; what it cannot goes to `losses`."""
     threshold = options.lag_records or _BATCHES * stream.max_batch_size
     group = stream.source.group or stream.name
     url = stream.source.broker
     scheme = url.partition(":")[0].lower()
-    where = f"{place}.source.broker"
+    where = f"{location}.source.broker"
     if VARIABLE.search(urlsplit(url).netloc.rpartition("@")[2]):
         why = "has a variable in its address, and KEDA reads no environment of ours"
         losses.append(Loss(where, why, f"write the address itself, or {_FIXED}"))
         return []
     match scheme:
         case "kafka":
-            found, needs = _kafka(stream, group, threshold, where, losses)
+            triggers, needs = _kafka(stream, group, threshold, where, losses)
         case "redis" | "rediss" | "valkey":
-            found, needs = _redis(stream, group, threshold)
+            triggers, needs = _redis(stream, group, threshold)
         case "nats" if options.nats_monitoring:
-            found, needs = _nats(stream, group, threshold, options.nats_monitoring), False
+            triggers, needs = _nats(stream, group, threshold, options.nats_monitoring), False
         case "nats":
             why = "is NATS, whose statistics KEDA reads at another address"
             losses.append(Loss(where, why, f"give --nats-monitoring HOST:8222, or {_FIXED}"))
             return []
         case _:
             why = f"is {scheme}:…, for which KEDA has no scaler that its URL is enough for"
-            losses.append(Loss(f"{place}.workers", why, f"{_FIXED}, {_TO_CONTROL}"))
+            losses.append(Loss(f"{location}.workers", why, f"{_FIXED}, {_TO_CONTROL}"))
             return []
     if needs and not options.keda_authentication:
         why = "asks who connects, and KEDA is not told passwords here"
@@ -128,8 +128,8 @@ def _triggers(
         losses.append(Loss(where, why, way))
     if options.keda_authentication:
         reference = {"name": options.keda_authentication}
-        return [{**trigger, "authenticationRef": reference} for trigger in found]
-    return found
+        return [{**trigger, "authenticationRef": reference} for trigger in triggers]
+    return triggers
 
 
 def _kafka(
@@ -205,14 +205,17 @@ _MOST_KEPT: Final = 100
 
 
 def job_values(
-    job: JobSpec, place: str, stored: ArtifactFile | None, options: HelmOptions
+    job: JobSpec, location: str, stored: ArtifactFile | None, options: HelmOptions
 ) -> tuple[Values, list[Loss]]:
     """The values of one CronJob, and what it cannot express.
 
     Args:
         stored: What its pods fetch; None where that is not known, which is somebody else's loss.
     """
-    losses = [*_job_losses(job, place, options.mounts), *_schedule_losses(job.schedule, place)]
+    losses = [
+        *_job_losses(job, location, options.mounts),
+        *_schedule_losses(job.schedule, location),
+    ]
     model = stored or ArtifactFile(digest="", filename="")
     schedule = job.schedule
     # A moment that nobody can say, and that may be left out, is left to people.
@@ -242,12 +245,12 @@ def job_values(
     return values, losses
 
 
-def job_model_losses(spec: SystemSpec, job: JobSpec, place: str) -> Iterator[Loss]:
+def job_model_losses(spec: SystemSpec, job: JobSpec, location: str) -> Iterator[Loss]:
     """Why a job's model is none that its pods could fetch."""
-    yield from model_path_loss(f"{place}.model", job.model)
+    yield from model_path_loss(f"{location}.model", job.model)
     if any(job.model == endpoint.name for endpoint in spec.endpoints):
         why = f"is the endpoint {job.model!r}, and a CronJob asks no control plane what it serves"
-        yield Loss(f"{place}.model", why, f"name the model as NAME:VERSION, {_JOB_TO_CONTROL}")
+        yield Loss(f"{location}.model", why, f"name the model as NAME:VERSION, {_JOB_TO_CONTROL}")
 
 
 def _arguments(job: JobSpec, model: str) -> list[str]:
@@ -271,17 +274,17 @@ def _arguments(job: JobSpec, model: str) -> list[str]:
     ]
 
 
-def _job_losses(job: JobSpec, place: str, mounts: tuple[Mount, ...]) -> Iterator[Loss]:
+def _job_losses(job: JobSpec, location: str, mounts: tuple[Mount, ...]) -> Iterator[Loss]:
     for name in ("input", "output"):
         text = getattr(job, name)
         if "date" in PLACEHOLDER.findall(text):
             why = "has {date}, and a CronJob's pods are not told the day of their moment"
-            yield Loss(f"{place}.{name}", why, f"use {{run_id}}, {_JOB_TO_CONTROL}")
+            yield Loss(f"{location}.{name}", why, f"use {{run_id}}, {_JOB_TO_CONTROL}")
         may_use = (m for m in mounts if m.is_writable or name == "input")
         if text.startswith("/") and not any(mount.has(text) for mount in may_use):
             folder = text.partition("{")[0].rpartition("/")[0] or "/FOLDER"
             why = f"is {text}, on this machine's disk"
-            yield Loss(f"{place}.{name}", why, f"mount a claim: --mount claim:NAME={folder}")
+            yield Loss(f"{location}.{name}", why, f"mount a claim: --mount claim:NAME={folder}")
 
 
 def _is_plain(cron: str) -> bool:
@@ -290,10 +293,10 @@ def _is_plain(cron: str) -> bool:
     return not any(sign in signs for sign in "L#W") and "7" not in cron.rsplit(maxsplit=1)[-1]
 
 
-def _schedule_losses(schedule: JobScheduleSpec | None, place: str) -> Iterator[Loss]:
+def _schedule_losses(schedule: JobScheduleSpec | None, location: str) -> Iterator[Loss]:
     if schedule is None:
         return
-    where = f"{place}.schedule"
+    where = f"{location}.schedule"
     if schedule.overlap == "wait":
         yield Loss(
             f"{where}.overlap",

@@ -19,7 +19,7 @@ from headrace.control.kubernetes.pods import GRPC_PORT
 from headrace.control.model.desired import DesiredArm, DesiredEndpoint, DesiredState
 from headrace.core import FailedPreconditionError
 from headrace.core.spec.parse import SystemSpec
-from headrace.deploy.features import Loss, accepted, told_once
+from headrace.deploy.features import Loss, accepted, unique_texts
 from headrace.deploy.gateway_api import GRACE_S, duration
 from headrace.deploy.helm_spec import (
     ArtifactFile,
@@ -27,11 +27,11 @@ from headrace.deploy.helm_spec import (
     HelmMode,
     HelmOptions,
     Values,
-    models_apart,
     spec_losses,
     static_losses,
     variables_of,
     volumes_of,
+    worker_models,
 )
 from headrace.deploy.helm_streams import job_model_losses, job_values, stream_values
 from headrace.monitor.dashboards import DASHBOARDS
@@ -67,7 +67,11 @@ _OWN_ENV: Final = ({"name": "HOME", "value": "/tmp"},)  # noqa: S108  # a volume
 
 
 def version_values(
-    endpoint: DesiredEndpoint, arm: DesiredArm, *, spec: Mapping[str, Any], place: InstallationName
+    endpoint: DesiredEndpoint,
+    arm: DesiredArm,
+    *,
+    spec: Mapping[str, Any],
+    installation: InstallationName,
 ) -> Values:
     """The values of one version.
 
@@ -79,7 +83,9 @@ def version_values(
     """
     alone = msgspec.structs.replace(endpoint, arms=(with_grpc(arm),))
     desired = DesiredState(spec=dict(spec), endpoints=(alone,))
-    objects = {one["kind"]: one for one in objects_of(desired, installation=place)}
+    objects = {
+        manifest["kind"]: manifest for manifest in objects_of(desired, installation=installation)
+    }
     pod = objects["Deployment"]["spec"]["template"]
     (fetcher,) = pod["spec"]["initContainers"]
     timeout_s = endpoint.timeout_s
@@ -91,14 +97,14 @@ def version_values(
         "digest": fetcher["args"][0],
         "weight": arm.weight,
         "replicas": arm.replicas,
-        "drainTimeoutSeconds": math.ceil(place.drain_timeout_s),
+        "drainTimeoutSeconds": math.ceil(installation.drain_timeout_s),
         "requestTimeout": duration(0.0 if timeout_s is None else timeout_s + GRACE_S),
         "settings": objects["ConfigMap"]["data"]["replica.json"],
         "pod": dict(_pod_values(pod)),
     }
-    for kind, told in (("HorizontalPodAutoscaler", _hpa), ("ScaledObject", _keda)):
+    for kind, convert in (("HorizontalPodAutoscaler", _hpa), ("ScaledObject", _keda)):
         if kind in objects:
-            values["autoscaling"] = told(objects[kind]["spec"])
+            values["autoscaling"] = convert(objects[kind]["spec"])
     return values
 
 
@@ -128,10 +134,10 @@ def _pod_values(pod: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "image", container["image"]
     yield "imagePullPolicy", container["imagePullPolicy"]
     yield "resources", container["resources"]
-    if env := [one for one in container["env"] if one not in _OWN_ENV]:
+    if env := [variable for variable in container["env"] if variable not in _OWN_ENV]:
         yield "env", env
     annotations = pod["metadata"]["annotations"]
-    if others := {key: said for key, said in annotations.items() if not key.startswith(_OURS)}:
+    if others := {key: value for key, value in annotations.items() if not key.startswith(_OURS)}:
         yield "annotations", others
     for name in (
         "serviceAccountName", "runtimeClassName", "priorityClassName", "nodeSelector",
@@ -195,7 +201,7 @@ def helm_values(
     document = spec.document()
     losses = spec_losses(spec, options.mounts)
     values: Values = {"artifacts": {"url": options.artifacts}}
-    losses += _add_apart(values, spec, document, options, stored or {})
+    losses += _add_workers(values, spec, document, options, stored or {})
     if options.mode is HelmMode.STATIC:
         losses += static_losses(spec)
         losses += _add_versions(values, spec, document, options, endpoints)
@@ -208,11 +214,11 @@ def helm_values(
     values["workers"] = volumes_of(options.mounts)
     values["monitoring"] = {"prometheusRule": {"groups": rule_groups(spec.document())}}
     left_out = accepted(_TARGET, losses, options.allowed)
-    notes = told_once(loss.left_out(_TARGET) for loss in left_out)
+    notes = unique_texts(loss.left_out(_TARGET) for loss in left_out)
     return HelmExport(values=values, notes=(*notes, *_notes(values, options)))
 
 
-def _add_apart(
+def _add_workers(
     values: Values,
     spec: SystemSpec,
     document: dict[str, Any],
@@ -221,35 +227,37 @@ def _add_apart(
 ) -> list[Loss]:
     """Jobs and streams as objects of their own; the control plane then does not run them too."""
     losses: list[Loss] = []
-    is_apart = {
-        "jobs": options.jobs_apart or options.mode is HelmMode.STATIC,
-        "streams": options.streams_apart or options.mode is HelmMode.STATIC,
+    is_separate = {
+        "jobs": options.separate_jobs or options.mode is HelmMode.STATIC,
+        "streams": options.separate_streams or options.mode is HelmMode.STATIC,
     }
-    if is_apart["jobs"] and document.pop("jobs", None):
+    if is_separate["jobs"] and document.pop("jobs", None):
         values["jobs"] = []
         for i, job in enumerate(spec.jobs):
-            place = f"jobs[{i}]"
-            told, lost = job_values(job, place, stored.get(job.model), options)
-            values["jobs"].append(told)
-            losses += [*job_model_losses(spec, job, place), *lost]
-    if is_apart["streams"] and (entries := document.pop("streams", None)):
+            location = f"jobs[{i}]"
+            values_of_job, job_losses = job_values(job, location, stored.get(job.model), options)
+            values["jobs"].append(values_of_job)
+            losses += [*job_model_losses(spec, job, location), *job_losses]
+    if is_separate["streams"] and (entries := document.pop("streams", None)):
         values["streams"] = []
         for i, (stream, entry) in enumerate(zip(spec.streams, entries, strict=True)):
-            place = f"streams[{i}]"
-            told, lost = stream_values(
-                stream, entry, place, stored, options, stores=spec.online_stores
+            location = f"streams[{i}]"
+            values_of_job, job_losses = stream_values(
+                stream, entry, location, stored, options, stores=spec.online_stores
             )
-            values["streams"].append(told)
-            losses += lost
-    lost_places = {loss.place for loss in losses}
+            values["streams"].append(values_of_job)
+            losses += job_losses
+    reported_locations = {loss.location for loss in losses}
     losses += [
         Loss(
-            place,
+            location,
             f"is {model!r}, which the registry does not have",
             "push it (`headrace models push`), and export with the same --home",
         )
-        for place, model in models_apart(spec)
-        if is_apart[place.partition("[")[0]] and model not in stored and place not in lost_places
+        for location, model in worker_models(spec)
+        if is_separate[location.partition("[")[0]]
+        and model not in stored
+        and location not in reported_locations
     ]
     return losses
 
@@ -263,34 +271,34 @@ def _add_versions(
 ) -> list[Loss]:
     rows: list[Values] = []
     losses: list[Loss] = []
-    places = {endpoint.name: f"endpoints[{i}]" for i, endpoint in enumerate(spec.endpoints)}
-    to = InstallationName(namespace="default", artifacts_url=options.artifacts)
+    locations = {endpoint.name: f"endpoints[{i}]" for i, endpoint in enumerate(spec.endpoints)}
+    installation = InstallationName(namespace="default", artifacts_url=options.artifacts)
     for number, endpoint, arm in arms_of(endpoints):
-        place = places.get(endpoint.name, "endpoints")
+        location = locations.get(endpoint.name, "endpoints")
         try:
-            rows.append(version_values(endpoint, arm, spec=document, place=to))
+            rows.append(version_values(endpoint, arm, spec=document, installation=installation))
         except FailedPreconditionError as error:
-            where = f"{place}.versions[{number}]" if len(endpoint.arms) > 1 else place
+            where = f"{location}.versions[{number}]" if len(endpoint.arms) > 1 else location
             losses.append(Loss(where, str(error), "see there"))
     values["workloads"] = {"mode": "static", "versions": rows}
     return losses
 
 
 def _notes(values: Values, options: HelmOptions) -> list[str]:
-    found = []
+    notes = []
     if not options.artifacts:
-        found.append("artifacts.url is empty: give --artifacts URL, or set it when you install")
+        notes.append("artifacts.url is empty: give --artifacts URL, or set it when you install")
     if names := variables_of([values.get("spec"), values.get("jobs"), values.get("streams")]):
-        found.append(
+        notes.append(
             f"the spec names variables ({', '.join(names)}): put them into a Secret and set "
             "environmentSecret to its name"
         )
     if any("autoscaling" in stream for stream in values.get("streams", ())):
-        found.append(
+        notes.append(
             "KEDA counts records where the spec's target_lag_s counts seconds: set lagThreshold to "
             "target_lag_s times what one worker does in a second"
         )
-    return found
+    return notes
 
 
 _PACKAGED: Final = Path(__file__).parent / "chart"
@@ -320,9 +328,9 @@ def check_folder(folder: Path) -> None:
     """
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    about = folder / "Chart.yaml"
+    metadata_file = folder / "Chart.yaml"
     try:
-        named = YAML(typ="safe").load(about) if about.is_file() else None
+        named = YAML(typ="safe").load(metadata_file) if metadata_file.is_file() else None
     except (UnicodeDecodeError, YAMLError):
         named = None
     if not (isinstance(named, Mapping) and named.get("name") == "headrace"):
@@ -362,9 +370,9 @@ def _merge(document: Any, values: Mapping[str, Any]) -> None:  # noqa: ANN401  #
 def _readable(value: Any) -> Any:  # noqa: ANN401  # any part of a document
     """Long texts line by line, as people read them."""
     if isinstance(value, Mapping):
-        return {key: _readable(one) for key, one in value.items()}
+        return {key: _readable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_readable(one) for one in value]
+        return [_readable(item) for item in value]
     if isinstance(value, str) and "\n" in value and len(value) > _LONG:
         return LiteralScalarString(value)
     return value

@@ -68,14 +68,14 @@ def _number(text: str) -> int:
     return int.from_bytes(base64.urlsafe_b64decode(padded), "big")
 
 
-_STRANGER: Final = "headrace-stranger"
+_ANONYMOUS: Final = "headrace-stranger"
 _EC: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 
 def access_plugins(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
     """What asks who calls an endpoint; nothing where it is public."""
     methods = _methods(facts, endpoint)
-    several: Body = {"anonymous": _STRANGER} if len(methods) > 1 else {}
+    several: Body = {"anonymous": _ANONYMOUS} if len(methods) > 1 else {}
     if Method.KEY in methods:
         config: Body = {"key_names": ["x-api-key"], "key_in_query": False, "hide_credentials": True}
         yield {"name": "key-auth", "config": {**config, **several}}
@@ -88,17 +88,17 @@ def consumers(facts: ExportFacts) -> list[Body]:
     """One for each identity provider with its key, and the stranger, who is refused."""
     if not any(_methods(facts, endpoint) for endpoint in facts.endpoints):
         return []
-    found: list[Body] = []
+    bodies: list[Body] = []
     if any(Method.JWT in _methods(facts, endpoint) for endpoint in facts.endpoints):
         for jwt in facts.spec.auth.jwt:
             secrets = list(_jwt_secrets(facts, jwt))
             if secrets:
-                found.append({"username": f"headrace-jwt-{jwt.name}", "jwt_secrets": secrets})
+                bodies.append({"username": f"headrace-jwt-{jwt.name}", "jwt_secrets": secrets})
     if any(len(_methods(facts, endpoint)) > 1 for endpoint in facts.endpoints):
         refusal: Body = {"status_code": 401, "message": "no key or token, or none that counts"}
         plugin: Body = {"name": "request-termination", "config": refusal}
-        found.append({"username": _STRANGER, "plugins": [plugin]})
-    return found
+        bodies.append({"username": _ANONYMOUS, "plugins": [plugin]})
+    return bodies
 
 
 def access_losses(facts: ExportFacts) -> Iterator[Loss]:
@@ -106,10 +106,12 @@ def access_losses(facts: ExportFacts) -> Iterator[Loss]:
     names = {jwt.name for jwt in facts.spec.auth.jwt}
     for endpoint in facts.endpoints:
         access = endpoint.spec.access
-        one = [m for m in access or () if access != "public" and m.startswith("jwt:")]
-        if one and {m.partition(":")[2] for m in one} != names:
+        methods_with_issuer = [
+            m for m in access or () if access != "public" and m.startswith("jwt:")
+        ]
+        if methods_with_issuer and {m.partition(":")[2] for m in methods_with_issuer} != names:
             yield Loss(
-                f"{endpoint.place}.access",
+                f"{endpoint.location}.access",
                 "takes a token of any issuer that it knows, not of some of them",
                 "say `jwt`, or export the endpoints of each issuer by themselves (--endpoint)",
             )
@@ -187,9 +189,11 @@ def kong(facts: ExportFacts, options: KongOptions) -> Export:
     upstreams: list[Body] = []
     alone = len(facts.endpoints) == 1
     for endpoint in facts.endpoints:
-        ways = {v.number: _targets(endpoint, v, addresses) for v in endpoint.versions}
+        addresses_by_version = {
+            v.number: _targets(endpoint, v, addresses) for v in endpoint.versions
+        }
         services += _http_services(facts, endpoint)
-        upstreams += _upstreams(endpoint, ways, "")
+        upstreams += _upstreams(endpoint, addresses_by_version, "")
         grpc = {
             v.number: tuple(options.grpc_replicas.get((endpoint.name, v.number), ()))
             for v in endpoint.versions
@@ -197,13 +201,13 @@ def kong(facts: ExportFacts, options: KongOptions) -> Export:
         if all(grpc.values()):
             # Kong cannot read a message: callers of several endpoints name theirs in the metadata.
             named: Body = {} if alone else {"headers": {MODEL_HEADER: [endpoint.name]}}
-            one: Body = {"paths": [f"/{SERVICE}/"], **named}
-            services.append(_service(facts, endpoint, "", "grpc", one))
+            grpc_route: Body = {"paths": [f"/{SERVICE}/"], **named}
+            services.append(_service(facts, endpoint, "", "grpc", grpc_route))
             upstreams += _upstreams(endpoint, grpc, "grpc.")
     body: Body = {"_format_version": "3.0", "services": services, "upstreams": upstreams}
-    people = consumers(facts)
-    if people:
-        body["consumers"] = people
+    kong_consumers = consumers(facts)
+    if kong_consumers:
+        body["consumers"] = kong_consumers
     return finish(
         ExportTarget.KONG,
         facts,
@@ -220,7 +224,7 @@ def _http_services(facts: ExportFacts, endpoint: Endpoint) -> Iterator[Body]:
     """A service for the split, and one for each version by its number."""
     path = f"/v2/models/{endpoint.name}"
     v1 = f"/v1/models/{endpoint.name}"
-    paths = [f"~{_quoted(each)}(/.*)?$" for each in (path, v1)]
+    paths = [f"~{_quoted(prefix)}(/.*)?$" for prefix in (path, v1)]
     paths += [f"~{_quoted(v1)}:{verb}$" for verb in _VERBS]
     yield _service(facts, endpoint, "", "http", {"paths": paths, "regex_priority": 0})
     for version in endpoint.versions:
@@ -273,10 +277,11 @@ def _service(
 
 
 def _upstreams(
-    endpoint: Endpoint, ways: Mapping[str, Sequence[str]], prefix: str
+    endpoint: Endpoint, addresses_by_version: Mapping[str, Sequence[str]], prefix: str
 ) -> Iterator[Body]:
     shares = [
-        {"target": address, "weight": weight} for address, weight in _weighted(endpoint, ways)
+        {"target": address, "weight": weight}
+        for address, weight in _weighted(endpoint, addresses_by_version)
     ]
     yield {
         "name": f"{prefix}{_name(endpoint)}.headrace",
@@ -287,7 +292,9 @@ def _upstreams(
     if prefix:
         return
     for version in endpoint.versions:
-        targets = [{"target": address, "weight": 100} for address in ways[version.number]]
+        targets = [
+            {"target": address, "weight": 100} for address in addresses_by_version[version.number]
+        ]
         yield {
             "name": f"{_name(endpoint, version.number)}.headrace",
             "algorithm": "least-connections",
@@ -296,20 +303,24 @@ def _upstreams(
         }
 
 
-def _weighted(endpoint: Endpoint, ways: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, int]]:
+def _weighted(
+    endpoint: Endpoint, addresses_by_version: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, int]]:
     """Each replica's weight, so that versions have the split's shares whatever their counts are.
 
     Kong adds the weights of targets: one of three replicas has a third of its version's. Exact as
     long as Kong takes weights so large, else to a part in thousands.
     """
-    common = lcm(*(len(ways[version.number]) for version in endpoint.split))
-    exact = {v.number: v.weight * common // len(ways[v.number]) for v in endpoint.split}
+    common = lcm(*(len(addresses_by_version[version.number]) for version in endpoint.split))
+    exact = {
+        v.number: v.weight * common // len(addresses_by_version[v.number]) for v in endpoint.split
+    }
     largest = max(exact.values())
     for version in endpoint.split:
         weight = exact[version.number]
         if largest > _MOST_WEIGHT:
             weight = max(round(weight * _MOST_WEIGHT / largest), 1)
-        for address in ways[version.number]:
+        for address in addresses_by_version[version.number]:
             yield address, weight
 
 
@@ -318,35 +329,35 @@ def _balancing(endpoint: Endpoint) -> Body:
     if sticky is None or sticky.claim:
         return {"algorithm": "round-robin"}
     if sticky.cookie:
-        how: Body = {
+        balancing: Body = {
             "hash_on": "cookie",
             "hash_on_cookie": sticky.cookie,
             "hash_on_cookie_path": "/",
         }
     else:
-        how = {"hash_on": "header", "hash_on_header": sticky.header, "hash_fallback": "none"}
-    return {"algorithm": "consistent-hashing", **how}
+        balancing = {"hash_on": "header", "hash_on_header": sticky.header, "hash_fallback": "none"}
+    return {"algorithm": "consistent-hashing", **balancing}
 
 
 def _limit_plugins(endpoint: Endpoint) -> Iterator[Body]:
     """Limits of all callers together, else of each; Kong has one plugin of a kind in a place."""
     limits = endpoint.spec.limits
-    total, each = _windows(limits.total), _windows(limits.per_caller)
-    found = total or each
-    if found:
-        by = "service" if total else "consumer" if _asks(endpoint) else "ip"
-        config: Body = {**found, "policy": "local", "limit_by": by, "fault_tolerant": True}
+    total, per_caller = _windows(limits.total), _windows(limits.per_caller)
+    windows = total or per_caller
+    if windows:
+        by = "service" if total else "consumer" if _needs_authentication(endpoint) else "ip"
+        config: Body = {**windows, "policy": "local", "limit_by": by, "fault_tolerant": True}
         yield {"name": "rate-limiting", "config": config}
 
 
 def _windows(limits: LimitSpec) -> Body:
     """The windows that a limit is: Kong counts whole requests, in the smallest window that fits."""
-    found: Body = {}
+    windows: Body = {}
     if limits.requests_per_s is not None:
-        found |= _window(limits.requests_per_s) or {}
+        windows |= _window(limits.requests_per_s) or {}
     if limits.requests_per_day is not None:
-        found["day"] = min(limits.requests_per_day, found.get("day", limits.requests_per_day))
-    return found
+        windows["day"] = min(limits.requests_per_day, windows.get("day", limits.requests_per_day))
+    return windows
 
 
 def _window(rate: float) -> Body | None:
@@ -363,47 +374,47 @@ def _losses(endpoint: Endpoint) -> Iterator[Loss]:
         rate = limit.requests_per_s
         if rate is not None and _window(rate) is None:
             yield Loss(
-                f"{endpoint.place}.limits{where}requests_per_s",
+                f"{endpoint.location}.limits{where}requests_per_s",
                 f"counts whole requests in a second, minute, hour or day, and {rate:g} are none",
                 "take a number that is whole in one of them",
             )
     if _windows(limits.total) and _windows(limits.per_caller):
         yield Loss(
-            f"{endpoint.place}.limits.per_caller",
+            f"{endpoint.location}.limits.per_caller",
             "has one limit of a kind for a service, and all callers together have one already",
             "keep one of the two",
         )
     for version in endpoint.versions:
-        upstream, place = version.upstream, f"{version.place}.upstream"
+        upstream, location = version.upstream, f"{version.location}.upstream"
         if upstream is None:
             continue
         parts = urlsplit(upstream.url)
         if parts.scheme not in {"http", "https"} or parts.path.strip("/"):
             yield Loss(
-                f"{place}.url",
+                f"{location}.url",
                 "leads to http://HOST:PORT and https://HOST:PORT only, as targets have no path",
                 "put the path into a server before it, or export for Envoy",
             )
         if upstream.model:
             yield Loss(
-                f"{place}.model",
+                f"{location}.model",
                 "sends requests on under the name that they came by",
                 "call the endpoint as the model is called there, or export for Envoy",
             )
         if upstream.protocol not in {"v2", "v1", "http"}:
             why = "has no way in for what this server speaks"
-            yield Loss(f"{place}.protocol", why, "export for Envoy")
+            yield Loss(f"{location}.protocol", why, "export for Envoy")
     schemes = {_scheme((version,)) for version in endpoint.split}
     if len(schemes) > 1:
         yield Loss(
-            f"{endpoint.place}.versions",
+            f"{endpoint.location}.versions",
             f"speaks one protocol to a whole split, and these are {' and '.join(sorted(schemes))}",
             "let both speak the same",
         )
 
 
 def _notes(facts: ExportFacts, *, grpc: bool) -> Iterator[ExportNote]:
-    if any(_asks(e) for e in facts.endpoints):
+    if any(_needs_authentication(e) for e in facts.endpoints):
         yield ExportNote("API keys: a spec has none; add consumers with `keyauth_credentials`")
     if grpc and len(facts.endpoints) > 1:
         yield ExportNote(
@@ -411,7 +422,7 @@ def _notes(facts: ExportFacts, *, grpc: bool) -> Iterator[ExportNote]:
         )
 
 
-def _asks(endpoint: Endpoint) -> bool:
+def _needs_authentication(endpoint: Endpoint) -> bool:
     return endpoint.spec.access != "public"
 
 

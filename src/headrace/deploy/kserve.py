@@ -49,11 +49,11 @@ def replicas_of(endpoint: Endpoint, version: Version) -> Body:
     scaling = endpoint.spec.autoscale
     if scaling is None:
         return {"minReplicas": version.replicas, "maxReplicas": version.replicas}
-    found: Body = {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas}
+    replicas: Body = {"minReplicas": scaling.min_replicas, "maxReplicas": scaling.max_replicas}
     if scaling.target_in_flight is not None:
-        found["scaleMetric"] = "concurrency"
-        found["scaleTarget"] = max(math.floor(scaling.target_in_flight), 1)
-    return found
+        replicas["scaleMetric"] = "concurrency"
+        replicas["scaleTarget"] = max(math.floor(scaling.target_in_flight), 1)
+    return replicas
 
 
 def annotations_of(scaling: AutoscaleSpec) -> dict[str, str]:
@@ -110,7 +110,7 @@ class KserveOptions:
     pods: PodOptions = field(default_factory=PodOptions)
 
 
-def kserve(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> Export:
+def kserve(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) -> Export:
     """For each endpoint an InferenceService; and the runtime, where it is ours.
 
     Raises:
@@ -118,9 +118,9 @@ def kserve(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> 
     """
     documents: list[ExportDocument] = []
     if not options.runtime:
-        documents.append(_runtime(facts, place, options))
+        documents.append(_runtime(facts, target, options))
     for endpoint in facts.endpoints:
-        documents += _documents(facts, endpoint, place, options)
+        documents += _documents(facts, endpoint, target, options)
     losses = [
         *implied_access(facts, "this asks nobody", "say `access: public`, or add Istio's policies"),
         *model_losses(facts, fetched=False),
@@ -130,7 +130,7 @@ def kserve(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> 
         ExportNote(
             "the older version has to be there, and ready, before this is applied: export it alone "
             "first (--stable)",
-            f"{e.place}.versions",
+            f"{e.location}.versions",
         )
         for e in facts.endpoints
         if len(e.split) > 1
@@ -138,8 +138,8 @@ def kserve(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> 
     return finish(ExportTarget.KSERVE, facts, documents, losses=losses, notes=notes)
 
 
-def _runtime(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -> ExportDocument:
-    name = RUNTIME if place.instance == RUNTIME else object_name(place.instance)
+def _runtime(facts: ExportFacts, target: ClusterTarget, options: KserveOptions) -> ExportDocument:
+    name = RUNTIME if target.instance == RUNTIME else object_name(target.instance)
     container = replica_container(facts, options.pods)
     # KServe mounts the model itself, and each service brings its settings.
     container["name"] = "kserve-container"
@@ -148,29 +148,29 @@ def _runtime(facts: ExportFacts, place: ClusterTarget, options: KserveOptions) -
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         container[probe]["httpGet"]["port"] = HTTP_PORT
     del container["startupProbe"], container["lifecycle"]  # Knative has neither
-    formats = [{"name": each, "autoSelect": False} for each in _OWN_FORMATS]
+    formats = [{"name": model_format, "autoSelect": False} for model_format in _OWN_FORMATS]
     spec: Body = {
         "supportedModelFormats": formats,
         "protocolVersions": ["v1", "v2"],
         "containers": [container],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
-    metadata = place.metadata(name, labels(place.instance, "replica"))
+    metadata = target.metadata(name, labels(target.instance, "replica"))
     return manifest("serving.kserve.io/v1alpha1", "ServingRuntime", metadata, spec=spec)
 
 
 def _documents(
-    facts: ExportFacts, endpoint: Endpoint, place: ClusterTarget, options: KserveOptions
+    facts: ExportFacts, endpoint: Endpoint, target: ClusterTarget, options: KserveOptions
 ) -> Iterator[ExportDocument]:
     version = endpoint.newest
-    name = object_name(place.instance, endpoint.name)
-    named = labels(place.instance, "replica", endpoint=endpoint.name)
+    name = object_name(target.instance, endpoint.name)
+    named = labels(target.instance, "replica", endpoint=endpoint.name)
     settings = ""
     if not options.runtime:
-        told = settings_map(place, facts, endpoint, version, directory=_MODELS_DIR)
-        settings = told.body["metadata"]["name"]
-        yield told
-    metadata = place.metadata(name, named)
+        config_map = settings_map(target, facts, endpoint, version, directory=_MODELS_DIR)
+        settings = config_map.body["metadata"]["name"]
+        yield config_map
+    metadata = target.metadata(name, named)
     pods = pods_of(facts, endpoint, options.pods)
     scaling = endpoint.spec.autoscale
     annotations = {
@@ -179,12 +179,12 @@ def _documents(
     }
     if annotations:
         metadata["annotations"] = annotations
-    spec = {"predictor": _predictor(endpoint, place, options, pods, settings)}
+    spec = {"predictor": _predictor(endpoint, target, options, pods, settings)}
     yield manifest("serving.kserve.io/v1beta1", "InferenceService", metadata, spec=spec)
 
 
 def _predictor(
-    endpoint: Endpoint, place: ClusterTarget, options: KserveOptions, pods: PodsSpec, settings: str
+    endpoint: Endpoint, target: ClusterTarget, options: KserveOptions, pods: PodsSpec, settings: str
 ) -> Body:
     version = endpoint.newest
     # What a service adds to its runtime's container.
@@ -201,39 +201,39 @@ def _predictor(
     model: Body = {
         "modelFormat": {"name": _format(endpoint, version) or "unknown"},
         "protocolVersion": "v2",
-        "runtime": options.runtime or (RUNTIME if place.instance == RUNTIME else place.instance),
+        "runtime": options.runtime or (RUNTIME if target.instance == RUNTIME else target.instance),
         "storageUri": _storage(endpoint, version, options.storage),
         **container,
     }
-    found: Body = {**replicas_of(endpoint, version), **scheduling_of(pods)}
+    predictor: Body = {**replicas_of(endpoint, version), **scheduling_of(pods)}
     if endpoint.spec.timeout_s is not None:
-        found["timeout"] = max(math.ceil(endpoint.spec.timeout_s), 1)
+        predictor["timeout"] = max(math.ceil(endpoint.spec.timeout_s), 1)
     if version.weight < 100 and len(endpoint.split) > 1:  # noqa: PLR2004  # percent: all of it
-        found["canaryTrafficPercent"] = version.weight
+        predictor["canaryTrafficPercent"] = version.weight
     if not options.runtime:
         model["volumeMounts"] = [{"name": "settings", "mountPath": SETTINGS_DIR, "readOnly": True}]
-        found["volumes"] = [{"name": "settings", "configMap": {"name": settings}}]
-    return {**found, "model": model}
+        predictor["volumes"] = [{"name": "settings", "configMap": {"name": settings}}]
+    return {**predictor, "model": model}
 
 
 def _format(endpoint: Endpoint, version: Version) -> str:
     """What KServe calls the model's format; empty where nobody knows."""
     artifact = version.artifact
     suffix = f".{artifact.filename.rpartition('.')[2]}" if artifact else ""
-    known = (artifact.runtime if artifact else "") or _SUFFIXES.get(suffix, "")
-    runtime = endpoint.spec.runtime or known
+    detected = (artifact.runtime if artifact else "") or _SUFFIXES.get(suffix, "")
+    runtime = endpoint.spec.runtime or detected
     return _FORMATS.get(runtime, runtime)
 
 
 def _storage(endpoint: Endpoint, version: Version, template: str) -> str:
     artifact = version.artifact
-    known = {
+    variables = {
         "endpoint": endpoint.name,
         "version": version.number,
         "model": version.model.partition(":")[0].rpartition("/")[2],
         "file": artifact.filename if artifact else "",
     }
-    for key, value in known.items():
+    for key, value in variables.items():
         template = template.replace(f"{{{key}}}", value)
     return template
 
@@ -242,22 +242,22 @@ def _losses(facts: ExportFacts, endpoint: Endpoint, options: KserveOptions) -> I
     split = endpoint.split
     if len(split) > 2:  # noqa: PLR2004  # the old and the new one
         yield Loss(
-            f"{endpoint.place}.versions",
+            f"{endpoint.location}.versions",
             f"splits between the newest version and the one before, and here are {len(split)}",
             "keep two, or export routes (`gateway-api`)",
         )
     for version in endpoint.versions:
         if version.weight == 0:
             yield Loss(
-                f"{version.place}.weight",
+                f"{version.location}.weight",
                 "reaches no version by its number alone",
                 "leave it out, or give it an endpoint of its own",
             )
     if endpoint.spec.timeout_s is None:
-        yield Loss(f"{endpoint.place}.timeout_s", "waits for some time only", "say how long")
+        yield Loss(f"{endpoint.location}.timeout_s", "waits for some time only", "say how long")
     if endpoint.newest.upstream is None and not _format(endpoint, endpoint.newest):
         yield Loss(
-            f"{endpoint.newest.place}.model",
+            f"{endpoint.newest.location}.model",
             "has to know the model's format, and it is not known here",
             f"say `runtime:` at {endpoint.name!r}",
         )
@@ -268,17 +268,17 @@ def _losses(facts: ExportFacts, endpoint: Endpoint, options: KserveOptions) -> I
 def _foreign_losses(facts: ExportFacts, endpoint: Endpoint, runtime: str) -> Iterator[Loss]:
     """What only our own replica is told, or is."""
     for name in ("batching", "labels", "device", "nulls"):
-        said = name in endpoint.spec.model_fields_set
-        if said and getattr(endpoint.spec, name) not in ({}, "auto", "nan"):
+        is_set = name in endpoint.spec.model_fields_set
+        if is_set and getattr(endpoint.spec, name) not in ({}, "auto", "nan"):
             yield Loss(
-                f"{endpoint.place}.{name}",
+                f"{endpoint.location}.{name}",
                 f"is a setting of our own replica, not of runtime {runtime!r}",
                 "leave --runtime out, or the setting",
             )
-    told = facts.spec.kubernetes
-    own = told.endpoints.get(endpoint.name)
-    if (told if own is None else own).image:
-        part = "" if own is None else f".endpoints[{endpoint.name}]"
+    kubernetes = facts.spec.kubernetes
+    endpoint_pods = kubernetes.endpoints.get(endpoint.name)
+    if (kubernetes if endpoint_pods is None else endpoint_pods).image:
+        part = "" if endpoint_pods is None else f".endpoints[{endpoint.name}]"
         yield Loss(
             f"kubernetes{part}.image",
             f"is the image of our own replica, not of runtime {runtime!r}",

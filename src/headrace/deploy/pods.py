@@ -30,7 +30,7 @@ from headrace.deploy.export import MANAGER, Body, ClusterTarget, ExportDocument,
 from headrace.deploy.facts import Endpoint, ExportFacts, Version
 from headrace.deploy.features import Loss
 
-_NOT_OURS: Final = (driver.ENDPOINT, driver.REVISION_ID)
+_DRIVER_ANNOTATIONS: Final = (driver.ENDPOINT, driver.REVISION_ID)
 """Annotations by which a control plane knows pods of its own."""
 
 
@@ -51,7 +51,7 @@ class Workload:
 
 
 def workload(
-    place: ClusterTarget,
+    target: ClusterTarget,
     facts: ExportFacts,
     endpoint: Endpoint,
     version: Version,
@@ -59,24 +59,24 @@ def workload(
 ) -> Workload:
     """What runs `version`; another setting gives another name, so that old pods keep theirs."""
     revision = revision_of(facts, endpoint, version)
-    where = _driver_place(place, options)
-    told = settings_text(revision, where, path=f"{MODELS_DIR}/{_filename(version)}")
+    installation = _installation(target, options)
+    settings_json = settings_text(revision, installation, path=f"{MODELS_DIR}/{_filename(version)}")
     template = driver_pods.pod_template(
         revision,
         pods_of(facts, endpoint, options),
         digest=version.artifact.digest if version.artifact else "",
-        settings_digest=digest_of(told),
-        installation=where,
+        settings_digest=digest_of(settings_json),
+        installation=installation,
     )
     metadata = template["metadata"]
     metadata["labels"][driver.MANAGED_BY] = MANAGER
-    for key in _NOT_OURS:
+    for key in _DRIVER_ANNOTATIONS:
         del metadata["annotations"][key]
-    return Workload(settings=_config_map(place, revision, told), template=template)
+    return Workload(settings=_config_map(target, revision, settings_json), template=template)
 
 
 def settings_map(
-    place: ClusterTarget,
+    target: ClusterTarget,
     facts: ExportFacts,
     endpoint: Endpoint,
     version: Version,
@@ -86,8 +86,8 @@ def settings_map(
     """The ConfigMap with what a version's replicas are told; the model lies in `directory`."""
     revision = revision_of(facts, endpoint, version)
     path = f"{directory}/{_filename(version)}".rstrip("/")
-    told = settings_text(revision, _driver_place(place, PodOptions()), path=path)
-    return _config_map(place, revision, told)
+    settings_json = settings_text(revision, _installation(target, PodOptions()), path=path)
+    return _config_map(target, revision, settings_json)
 
 
 def replica_container(facts: ExportFacts, options: PodOptions) -> Body:
@@ -128,7 +128,9 @@ def revision_of(facts: ExportFacts, endpoint: Endpoint, version: Version) -> Rev
     )
 
 
-def service(place: ClusterTarget, name: str, selector: Body, named: Body) -> ExportDocument:
+def service(
+    target: ClusterTarget, name: str, selector: Body, metadata_labels: Body
+) -> ExportDocument:
     """A Service before pods that `selector` chooses, for somebody else's balancer."""
     ports: list[Body] = [
         {"name": "http", "port": HTTP_PORT, "targetPort": "http"},
@@ -140,7 +142,7 @@ def service(place: ClusterTarget, name: str, selector: Body, named: Body) -> Exp
         },
     ]
     spec: Body = {"selector": selector, "ports": ports}
-    return manifest("v1", "Service", place.metadata(name, named), spec=spec)
+    return manifest("v1", "Service", target.metadata(name, metadata_labels), spec=spec)
 
 
 def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
@@ -156,13 +158,13 @@ def model_losses(facts: ExportFacts, *, fetched: bool) -> Iterator[Loss]:
             continue
         if artifact is None or (fetched and not artifact.digest):
             yield Loss(
-                f"{version.place}.model",
+                f"{version.location}.model",
                 f"fetches a model by its digest, and {version.model!r} is in no registry here",
                 "push it (`headrace models push`) and name it NAME:VERSION",
             )
         elif artifact.runs_code and not endpoint.spec.allow_code:
             yield Loss(
-                f"{version.place}.model",
+                f"{version.location}.model",
                 "would run its author's code, which nobody allowed",
                 "say `allow_code: true` at the endpoint",
             )
@@ -172,9 +174,9 @@ def _filename(version: Version) -> str:
     return version.artifact.filename if version.artifact else ""
 
 
-def _driver_place(place: ClusterTarget, options: PodOptions) -> driver.InstallationName:
+def _installation(target: ClusterTarget, options: PodOptions) -> driver.InstallationName:
     return driver.InstallationName(
-        namespace=place.namespace, instance=place.instance, artifacts_url=options.artifacts
+        namespace=target.namespace, instance=target.instance, artifacts_url=options.artifacts
     )
 
 
@@ -182,7 +184,11 @@ def _with_image(pods: PodsSpec, options: PodOptions) -> PodsSpec:
     return msgspec.structs.replace(pods, image=options.image) if options.image else pods
 
 
-def _config_map(place: ClusterTarget, revision: Revision, told: str) -> ExportDocument:
-    named = driver.labels_of(revision, instance=place.instance) | {driver.MANAGED_BY: MANAGER}
-    name = driver.name_of(revision, instance=place.instance)
-    return manifest("v1", "ConfigMap", place.metadata(name, named), data={SETTINGS_KEY: told})
+def _config_map(target: ClusterTarget, revision: Revision, settings_json: str) -> ExportDocument:
+    config_labels = driver.labels_of(revision, instance=target.instance) | {
+        driver.MANAGED_BY: MANAGER
+    }
+    name = driver.name_of(revision, instance=target.instance)
+    return manifest(
+        "v1", "ConfigMap", target.metadata(name, config_labels), data={SETTINGS_KEY: settings_json}
+    )

@@ -6,14 +6,23 @@ The documentation shows this table, and exports refuse by it.
 from typing import Final
 
 from headrace.core.spec.kubernetes import Autoscaler
-from headrace.deploy.features import FeatureSupport, Holds, SpecFeature, about, kept, no, row, yes
+from headrace.deploy.features import (
+    FeatureSupport,
+    Holds,
+    SpecFeature,
+    about,
+    external,
+    no,
+    row,
+    yes,
+)
 
 _CHART = "use the control plane (`headrace export helm`)"
-_BEHIND = kept("Headrace's gateway behind it does it")
-_REPLICAS = kept("the replicas do it")
-_RULES = kept("`headrace export prometheus`")
+_BEHIND = external("Headrace's gateway behind it does it")
+_REPLICAS = external("the replicas do it")
+_RULES = external("`headrace export prometheus`")
 _SETTINGS = yes("the replicas' settings")
-_OURS = kept("of Headrace's own gateway")
+_OURS = external("of Headrace's own gateway")
 _NO_AUTH = no(
     "asks nobody who calls",
     "set `access: public` and let something else ask, or keep Headrace's gateway behind it",
@@ -32,7 +41,7 @@ _NO_STICKY = no(
 )
 _PODS = yes("the replicas' pods")
 _NO_STEPS = no("has no steps", "export for Argo Rollouts")
-_STEP_BY_STEP = kept("routes are of one moment: export again (`--from-system`) as it goes on")
+_STEP_BY_STEP = external("routes are of one moment: export again (`--from-system`) as it goes on")
 _NO_TEST = no("has no sequential test", "leave it out: thresholds decide there")
 _NO_DATA = no("compares no answers", "let Headrace roll it out, or set it null")
 _NO_TIME = no("its analysis ends by counting checks", "leave it out, or let Headrace roll it out")
@@ -42,7 +51,7 @@ _NO_BASELINE = no(
 _NO_TIER = no("knows no kinds of callers", "keep Headrace's gateway behind it")
 
 
-def _wants(method: str) -> Holds:
+def _includes_method(method: str) -> Holds:
     return lambda access: access != "public" and method in access
 
 
@@ -77,14 +86,14 @@ _NO_FOREIGN = no("serves models, not another's server", "export for Envoy, Kong 
 _PUBLIC_ONLY = FeatureSupport(
     outcome=_NO_AUTH.outcome,
     note=_NO_AUTH.note,
-    way_out=_NO_AUTH.way_out,
+    remedy=_NO_AUTH.remedy,
     when=lambda access: access != "public",
     rest="all but `public`",
 )
 
 TABLE: Final[tuple[SpecFeature, ...]] = (
     # In each row: gateway-api, kserve, argo-rollouts, kong, aws-apigateway, envoy.
-    row("Format of the file", "version", every=kept("of the file")),
+    row("Format of the file", "version", every=external("of the file")),
     row("Endpoints", "endpoints[].name", every=yes()),
     row(
         "Models and their versions",
@@ -120,7 +129,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "endpoints[].upstream.health_path endpoints[].versions[].upstream.health_path "
         "endpoints[].upstream.health_interval_s endpoints[].versions[].upstream.health_interval_s "
         "endpoints[].upstream.max_requests endpoints[].versions[].upstream.max_requests",
-        kept("its Service's readiness"),
+        external("its Service's readiness"),
         *(_NO_FOREIGN, _NO_FOREIGN),
         no("is not exported", "add it to the upstream by hand"),
         *(_BEHIND, yes()),
@@ -290,7 +299,7 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         "endpoints[].pool",
         *(_NO_POOL, _NO_POOL, _NO_POOL, _NO_POOL, _BEHIND, _NO_POOL),
     ),
-    row("Pools' own settings", "pools", every=kept("of the pools' processes")),
+    row("Pools' own settings", "pools", every=external("of the pools' processes")),
     row(
         "Access",
         "endpoints[].access",
@@ -298,14 +307,14 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
         no(
             "takes no client certificates",
             "let keys or tokens in only, or add Kong's `mtls-auth`",
-            when=_wants("certificate"),
+            when=_includes_method("certificate"),
             rest="`certificate`",
         ),
         about("the gateway behind asks; tokens are checked before it where only they let one in"),
         no(
             "knows no API keys: they are in a control plane's state",
             "let tokens or certificates in, or keep the control plane",
-            when=_wants("key"),
+            when=_includes_method("key"),
             rest="`key`",
         ),
     ),
@@ -419,10 +428,12 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     row(
         "The gateway's addresses",
         "gateway.host gateway.http_port gateway.grpc_port",
-        *(kept("its own listeners"),) * 5,
+        *(external("its own listeners"),) * 5,
         yes(),
     ),
-    row("The gateway's TLS", "gateway.tls", *(kept("its own listeners"),) * 5, yes("its files")),
+    row(
+        "The gateway's TLS", "gateway.tls", *(external("its own listeners"),) * 5, yes("its files")
+    ),
     row(
         "The gateway's client certificates",
         "gateway.tls.client_ca_file gateway.tls.require_client_certificate",
@@ -470,10 +481,10 @@ TABLE: Final[tuple[SpecFeature, ...]] = (
     row(
         "Pods: how many Deployments replace theirs at once",
         "kubernetes.max_rolling_ratio",
-        every=kept("the control plane's own pace"),
+        every=external("the control plane's own pace"),
     ),
-    row("Budget", "budget", every=kept("a ResourceQuota, or the machine's scheduler")),
+    row("Budget", "budget", every=external("a ResourceQuota, or the machine's scheduler")),
     row("Alerts", "alerts", every=_RULES),
-    row("Streams", "streams", every=kept("stream workers, which no request reaches")),
-    row("Jobs", "jobs", every=kept("jobs, which no request reaches")),
+    row("Streams", "streams", every=external("stream workers, which no request reaches")),
+    row("Jobs", "jobs", every=external("jobs, which no request reaches")),
 )

@@ -257,7 +257,7 @@ def _cases() -> list[Any]:
 
 def _rows(name: str) -> list[deploy.SpecFeature]:
     """The rows of what the two specs of a pair differ in, innermost settings only."""
-    one, other = ({s.place: s for s in written(_spec(each))} for each in _PAIRS[name])
+    one, other = ({s.location: s for s in written(_spec(each))} for each in _PAIRS[name])
     places = [
         place
         for place in {**one, **other}

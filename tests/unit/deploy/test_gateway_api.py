@@ -75,7 +75,7 @@ def test_an_endpoint_that_says_nothing_of_access_is_not_opened() -> None:
         _export({"access": None})
 
     (loss,) = caught.value.losses
-    assert loss.place == "endpoints[0].access"
+    assert loss.location == "endpoints[0].access"
     assert "this asks nobody" in loss.why
 
 

@@ -69,7 +69,7 @@ def places(spec: SystemSpec, **options: Any) -> dict[str, str]:  # noqa: ANN401 
     """Places of what cannot be expressed, and how it is told."""
     with pytest.raises(NotExpressibleError) as caught:
         exported(spec, **options)
-    return {loss.place: str(loss) for loss in caught.value.losses}
+    return {loss.location: str(loss) for loss in caught.value.losses}
 
 
 def test_the_spec_goes_to_the_control_plane_as_it_is() -> None:
@@ -206,7 +206,7 @@ def test_jobs_leave_the_control_plane_s_spec_unless_it_runs_them() -> None:
     spec = a_spec(jobs=[a_job()], streams=[a_stream()])
 
     apart = exported(spec).values
-    there = exported(spec, jobs_apart=False, streams_apart=False).values
+    there = exported(spec, separate_jobs=False, separate_streams=False).values
 
     assert "jobs" not in apart["spec"]
     assert "streams" not in apart["spec"]
@@ -405,7 +405,10 @@ def test_a_version_s_values_are_what_the_driver_would_make() -> None:
     desired = a_state(endpoint, autoscaler="hpa", node_selector={"pool": "gpu"})
 
     values = version_values(
-        endpoint, arm, spec=desired.spec, place=InstallationName(namespace="a", artifacts_url=URL)
+        endpoint,
+        arm,
+        spec=desired.spec,
+        location=InstallationName(namespace="a", artifacts_url=URL),
     )
 
     assert (values["revision"], values["weight"]) == (arm.revision.id, 25)

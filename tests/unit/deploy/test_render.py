@@ -23,7 +23,7 @@ from headrace.deploy import (
     text_of,
 )
 from headrace.deploy.export import object_name
-from headrace.deploy.features import ExportNote, told_once
+from headrace.deploy.features import ExportNote, unique_texts
 from headrace.deploy.gateway_api import GatewayApiOptions, gateway_api
 from tests.unit.deploy.specs import ARTIFACTS, EXPORTERS, facts_of, split
 
@@ -113,7 +113,7 @@ def test_the_same_of_several_places_is_said_once_with_all_of_them() -> None:
         ExportNote("x", "e[0]"),
     ]
 
-    assert told_once(notes) == ("e[0], e[1]: x", "all", "e[0]: y")
+    assert unique_texts(notes) == ("e[0], e[1]: x", "all", "e[0]: y")
 
 
 @pytest.mark.parametrize("target", [ExportTarget.GATEWAY_API, ExportTarget.ARGO_ROLLOUTS])

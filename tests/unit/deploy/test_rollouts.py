@@ -139,7 +139,7 @@ def test_what_no_hpa_knows_is_refused_also_where_one_scales() -> None:
     with pytest.raises(NotExpressibleError) as caught:
         EXPORTERS[ExportTarget.ARGO_ROLLOUTS](facts)
 
-    assert [loss.place for loss in caught.value.losses] == ["endpoints[0].autoscale.idle_s"]
+    assert [loss.location for loss in caught.value.losses] == ["endpoints[0].autoscale.idle_s"]
 
 
 @pytest.mark.parametrize("strategy", ["ab", "shadow"])

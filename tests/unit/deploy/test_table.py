@@ -120,7 +120,7 @@ def test_the_table_names_no_field_that_a_spec_does_not_have() -> None:
 def test_whatever_is_not_simply_expressed_says_why(feature: SpecFeature) -> None:
     for cell in feature.cells.values():
         assert cell.note or cell.outcome is ExportOutcome.EXPRESSED
-        assert bool(cell.way_out) == (cell.outcome is ExportOutcome.REFUSED)
+        assert bool(cell.remedy) == (cell.outcome is ExportOutcome.REFUSED)
 
 
 @_each_refusal
@@ -140,7 +140,7 @@ def test_every_refusal_is_told_by_its_place_and_a_way_out(
     assert mine, "the example has a setting of this row"
     told = [loss for loss in caught.value.losses if loss.why == cell.note]
     assert told, str(caught.value)
-    assert all(loss.way_out == cell.way_out for loss in told)
+    assert all(loss.remedy == cell.remedy for loss in told)
     assert str(caught.value).startswith(f"{target.value} cannot express")
     assert f"--allow-loss {told[0].field}" in str(caught.value)
 
@@ -161,7 +161,7 @@ def test_what_is_refused_may_be_left_out_by_leave(
     assert bool(export.documents) != leads_nowhere
     for loss in caught.value.losses:
         (told,) = [n for n in export.notes if n.endswith(f": left out, {target.value} {loss.why}")]
-        assert loss.place in told.partition(": ")[0].split(", ")
+        assert loss.location in told.partition(": ")[0].split(", ")
 
 
 @pytest.mark.parametrize("target", list(ExportTarget))

@@ -252,8 +252,8 @@ def helm(
         mode=HelmMode(mode),
         artifacts=artifacts,
         mounts=tuple(map(Mount.parsed, mount or ())),
-        jobs_apart=jobs is Jobs.CRONJOBS,
-        streams_apart=streams is Streams.DEPLOYMENTS,
+        separate_jobs=jobs is Jobs.CRONJOBS,
+        separate_streams=streams is Streams.DEPLOYMENTS,
         lag_records=lag_records,
         nats_monitoring=nats_monitoring,
         keda_authentication=keda_authentication,
@@ -267,14 +267,14 @@ def helm(
         from headrace.cli.base.spec_file import read_spec
         from headrace.cli.export.facts import pinned_endpoints, serves_file
         from headrace.core.spec.parse import is_model_path
-        from headrace.deploy.helm_spec import ArtifactFile, models_apart
+        from headrace.deploy.helm_spec import ArtifactFile, worker_models
         from headrace.deploy.helm_values import helm_values
         from headrace.registry import Registry
 
         spec = read_spec(file)
         stored: dict[str, ArtifactFile] = {}
         registry = Registry(home)
-        for _, reference in models_apart(spec):
+        for _, reference in worker_models(spec):
             if not is_model_path(reference):
                 with contextlib.suppress(NotFoundError):  # told with its place later
                     version = registry.get(reference)
