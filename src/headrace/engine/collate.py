@@ -90,12 +90,14 @@ def join(tickets: Sequence[Ticket], plan: PaddingPlan | None) -> tuple[Tensors, 
     many = [ticket.request.inputs for ticket in tickets]
     longest = max([ticket.length for ticket in tickets])
     if plan is None or all(ticket.length == longest for ticket in tickets):
-        return {name: np.concatenate([one[name] for one in many]) for name in many[0]}, longest
+        return {
+            name: np.concatenate([inputs[name] for inputs in many]) for name in many[0]
+        }, longest
     return {
         name: (
-            _pad([one[name] for one in many], plan.axis, longest, plan.values[name])
+            _pad([inputs[name] for inputs in many], plan.axis, longest, plan.values[name])
             if name in plan.values
-            else np.concatenate([one[name] for one in many])
+            else np.concatenate([inputs[name] for inputs in many])
         )
         for name in many[0]
     }, longest

@@ -438,9 +438,9 @@ class Engine:
                 queued_s += wait_s
                 took_s = now - ticket.received_at
                 total_s += took_s
-                place = phases.request.observe(took_s)
-                if now >= due[place]:
-                    phases.exemplars.keep(place, took_s, ticket.identity, now)
+                bucket = phases.request.observe(took_s)
+                if now >= due[bucket]:
+                    phases.exemplars.keep(bucket, took_s, ticket.identity, now)
                 ticket.complete(self._response(ticket, result))
             else:
                 self._fail(ticket, result, now)
@@ -468,11 +468,11 @@ class Engine:
 
     # Deadlines
 
-    def _arm_timer(self, at: float, now: float) -> None:
+    def _arm_timer(self, when: float, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = at
-        self._timer = self._loop.call_later(max(at - now, 0.0) + 0.0005, self._on_timer)
+        self._timer_at = when
+        self._timer = self._loop.call_later(max(when - now, 0.0) + 0.0005, self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -29,13 +29,13 @@ def cheapest_group(
         overhead: In elements, that is rows times length.
     """
     head = tickets[0]
-    at = range(len(tickets))
-    order = sorted(at, key=lambda i: _place(i, tickets[i].length, head.length))
+    indices = range(len(tickets))
+    order = sorted(indices, key=lambda i: _place(i, tickets[i].length, head.length))
     ordered = [tickets[i] for i in order]
     starts = _cheapest_starts(ordered, limit=limit, max_ratio=max_ratio, overhead=overhead)
-    place = order.index(0)
+    head_rank = order.index(0)
     end = len(ordered)
-    while starts[end] > place:
+    while starts[end] > head_rank:
         end = starts[end]
     return ordered[starts[end] : end]
 

@@ -52,10 +52,10 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
     tickets = batch.tickets
     try:
         inputs, batch.length = join(tickets, plan)
-        wanted = _wanted_outputs(tickets)
+        output_names = _wanted_outputs(tickets)
         batch.joined_at = time.monotonic()
         batch.executions += 1
-        outputs = run_model(model, inputs, wanted, tickets)
+        outputs = run_model(model, inputs, output_names, tickets)
         batch.computed_at = time.monotonic()
         batch.results = split(outputs, tickets, plan=plan, padded_to=batch.length)
     except Exception as error:  # noqa: BLE001  # a plug-in call: whatever it raises is its failure
@@ -69,13 +69,13 @@ def run_batch(model: Model, batch: Batch, plan: PaddingPlan | None) -> None:
 
 
 def run_model(
-    model: Model, inputs: Tensors, wanted: Sequence[str] | None, tickets: Sequence[Ticket]
+    model: Model, inputs: Tensors, output_names: Sequence[str] | None, tickets: Sequence[Ticket]
 ) -> Tensors:
     """The model's outputs for inputs of `tickets`, whose first deadline is the run's."""
     if not getattr(model, "takes_deadline", False):
-        return model.run(inputs, wanted)
+        return model.run(inputs, output_names)
     until = min(ticket.deadline for ticket in tickets)
-    return cast("DeadlineModel", model).run(inputs, wanted, deadline=until)
+    return cast("DeadlineModel", model).run(inputs, output_names, deadline=until)
 
 
 def _apart(model: Model, batch: Batch, plan: PaddingPlan | None) -> list[Result]:
@@ -105,11 +105,11 @@ def as_failure(error: Exception) -> HeadraceError:
 
 def _wanted_outputs(tickets: Sequence[Ticket]) -> tuple[str, ...] | None:
     """The outputs that some ticket asked for; None if one of them asked for all."""
-    wanted: dict[str, None] = {}
+    names: dict[str, None] = {}
     for ticket in tickets:
         outputs = ticket.request.outputs
         if not outputs:
             return None
         for output in outputs:
-            wanted[output.name] = None
-    return tuple(wanted)
+            names[output.name] = None
+    return tuple(names)

@@ -62,20 +62,20 @@ class ServiceTimes:
         """Learn that a batch of `rows`, padded to `length`, took `seconds`."""
         cell = (_bucket(rows), _bucket(length))
         row_s = seconds / rows
-        known = self._row_s.get(cell)
-        average_s = row_s if known is None else known + _WEIGHT * (row_s - known)
+        previous_s = self._row_s.get(cell)
+        average_s = row_s if previous_s is None else previous_s + _WEIGHT * (row_s - previous_s)
         self._row_s[cell] = average_s
         if average_s > self.slowest_row_s:  # noqa: PLR1730  # a third of the cost of `max`
             self.slowest_row_s = average_s
         self._runs += 1
-        if self._runs >= _REFRESH or known is None:
+        if self._runs >= _REFRESH or previous_s is None:
             self._runs = 0
             self._looks += 1
             self._limits.clear()
             self._overheads.clear()
             self.slowest_row_s = max(self._row_s.values())
-        if known is not None:
-            self._compare(cell, row_s, self._before.get(cell, known))
+        if previous_s is not None:
+            self._compare(cell, row_s, self._before.get(cell, previous_s))
 
     def estimate(self, *, rows: int, length: int) -> float | None:
         """Seconds that a run of `rows` at `length` will take; None before the first observation."""
@@ -103,13 +103,13 @@ class ServiceTimes:
         return overhead
 
     def _look_at_overhead(self, length_bucket: int) -> float:
-        known = self._by_rows(length_bucket)
-        if len(known) < 2:  # noqa: PLR2004  # a slope needs two
+        row_s_by_rows = self._by_rows(length_bucket)
+        if len(row_s_by_rows) < 2:  # noqa: PLR2004  # a slope needs two
             return USUAL_OVERHEAD
-        few, many = min(known), max(known)
+        few, many = min(row_s_by_rows), max(row_s_by_rows)
         few_rows, many_rows = _middle(few), _middle(many)
-        run_s = (known[few] - known[many]) / (1 / few_rows - 1 / many_rows)
-        row_s = known[few] - run_s / few_rows
+        run_s = (row_s_by_rows[few] - row_s_by_rows[many]) / (1 / few_rows - 1 / many_rows)
+        row_s = row_s_by_rows[few] - run_s / few_rows
         if run_s <= 0 or row_s <= 0:
             return USUAL_OVERHEAD
         return run_s / row_s * _middle(length_bucket)
@@ -130,29 +130,29 @@ class ServiceTimes:
 
         Larger ones stay: if they look too good they are run next, and that puts them right.
         """
-        seen: dict[_Cell, float] = {}
+        slower: dict[_Cell, float] = {}
         largest: dict[int, int] = {}
         for cell, row_s in self._slower:
-            seen[cell] = min(row_s, seen.get(cell, row_s))
+            slower[cell] = min(row_s, slower.get(cell, row_s))
             largest[cell[1]] = max(cell[0], largest.get(cell[1], 0))
-        kept = {
+        retained = {
             (rows, length): row_s
             for (rows, length), row_s in self._row_s.items()
             if rows >= largest.get(length, 0)
         }
-        self._row_s = kept | seen
+        self._row_s = retained | slower
         self.slowest_row_s = max(self._row_s.values())
         self._slower, self._before = [], {}
         self._limits.clear()
         self._overheads.clear()
 
     def _look(self, length_bucket: int) -> int:
-        known = self._by_rows(length_bucket)
-        if not known:
+        row_s_by_rows = self._by_rows(length_bucket)
+        if not row_s_by_rows:
             return self._max_batch_size
-        best = min(known.values())
-        bucket = min(rows for rows, row_s in known.items() if row_s <= best * _WORTH)
-        if bucket == max(known) or self._looks % _EXPLORE == 0:
+        best = min(row_s_by_rows.values())
+        bucket = min(rows for rows, row_s in row_s_by_rows.items() if row_s <= best * _WORTH)
+        if bucket == max(row_s_by_rows) or self._looks % _EXPLORE == 0:
             bucket += (
                 1  # nothing is known beyond, or it was long ago: one step further may be better
             )
@@ -160,10 +160,12 @@ class ServiceTimes:
 
     def _by_rows(self, length_bucket: int) -> dict[int, float]:
         """Seconds per row by bucket of rows, at that length or the nearest that is known."""
-        known = {
+        row_s_by_rows = {
             rows: row_s for (rows, length), row_s in self._row_s.items() if length == length_bucket
         }
-        return known or {rows: row_s for (rows, _), row_s in self._nearest_lengths(length_bucket)}
+        return row_s_by_rows or {
+            rows: row_s for (rows, _), row_s in self._nearest_lengths(length_bucket)
+        }
 
     def _nearest_lengths(self, length_bucket: int) -> Iterable[tuple[_Cell, float]]:
         lengths = {length for _, length in self._row_s}

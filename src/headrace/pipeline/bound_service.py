@@ -62,24 +62,24 @@ class LookupCounts:
         self.pauses = 0
         self._lock = threading.Lock()
 
-    def found(self, statuses: Mapping[str, Sequence[FeatureStatus]]) -> None:
+    def count_rows(self, statuses: Mapping[str, Sequence[FeatureStatus]]) -> None:
         """Count the rows of a batch."""
         with self._lock:
             for view, of_rows in statuses.items():
                 for status in of_rows:
                     self.rows[view, status] += 1
 
-    def whole(self) -> None:
+    def count_complete_row(self) -> None:
         """Count a row of which all views had fresh values."""
         with self._lock:
             for view in self._views:
                 self.rows[view, FeatureStatus.PRESENT] += 1
 
-    def failed(self, *, asked: bool) -> None:
-        """Count a batch whose features could not be read; `asked`: the store was tried."""
+    def count_failure(self, *, attempted: bool) -> None:
+        """Count a batch whose features could not be read; `attempted`: the store was tried."""
         with self._lock:
-            self.failures += asked
-            self.pauses += not asked
+            self.failures += attempted
+            self.pauses += not attempted
 
 
 class BoundFeatures:
@@ -122,18 +122,18 @@ class BoundFeatures:
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> FetchedFeatures:
         """The features of the entities that each row names; see `FeatureSource`."""
-        wanted = self._is_wanted()
-        found = self._fetch(keys, request, deadline, self._reader.read, is_wanted=wanted)
-        assert not isinstance(found, list), "read gives rows"
-        return found
+        is_wanted = self._is_wanted()
+        fetched = self._fetch(keys, request, deadline, self._reader.read, is_wanted=is_wanted)
+        assert not isinstance(fetched, list), "read gives rows"
+        return fetched
 
     def fetch_row(
         self, keys: Tensors, request: Tensors, *, deadline: float | None = None
     ) -> list[float] | FetchedFeatures:
         """The same of one row; just its numbers, in order, where all are there and fresh."""
-        wanted = self._is_wanted()
-        read = self._reader.read if wanted else self._reader.read_row
-        return self._fetch(keys, request, deadline, read, is_wanted=wanted)
+        is_wanted = self._is_wanted()
+        read = self._reader.read if is_wanted else self._reader.read_row
+        return self._fetch(keys, request, deadline, read, is_wanted=is_wanted)
 
     def _is_wanted(self) -> bool:
         return self.on_rows is not None and self.wants_rows()
@@ -149,15 +149,15 @@ class BoundFeatures:
     ) -> FetchedFeatures | list[float]:
         now = self._clock.monotonic()
         if now < self._paused_until:
-            self.counts.failed(asked=False)
+            self.counts.count_failure(attempted=False)
             return self._without(keys, request, UnavailableError("it failed a moment ago"))
         # Half of the time that is left is the model's.
         until = now + self._timeout_s
         until = until if deadline is None else min(until, now + (deadline - now) / 2)
         try:
-            found = read(keys, values=request, deadline=until)
+            rows = read(keys, values=request, deadline=until)
         except _AWAY as error:
-            self.counts.failed(asked=True)
+            self.counts.count_failure(attempted=True)
             self._failed_in_a_row += 1
             backoff = Backoff(first_s=self._timeout_s, limit_s=_MAX_PAUSE_S)
             pause_s = backoff.delay_s(self._failed_in_a_row)
@@ -166,12 +166,12 @@ class BoundFeatures:
                 _log.warning("features cannot be read: %s", error, extra={"service": self.service})
             return self._without(keys, request, error)
         self._failed_in_a_row = 0
-        if isinstance(found, list):
-            self.counts.whole()
-            return found
+        if isinstance(rows, list):
+            self.counts.count_complete_row()
+            return rows
         if is_wanted and self.on_rows is not None:
-            self.on_rows(self._clock.now(), keys, found)
-        return self._fetched(found)
+            self.on_rows(self._clock.now(), keys, rows)
+        return self._fetched(rows)
 
     def close(self) -> None:
         """Close the store."""
@@ -183,17 +183,17 @@ class BoundFeatures:
         if self._on_unavailable is OnUnavailable.REJECT:
             raise FeaturesUnavailableError(message) from error
         try:
-            found = self._blank.read(keys, values=request)
+            rows = self._blank.read(keys, values=request)
         except NotFoundError as refused:
             # Whether the entity is known is just what nobody can say now.
             raise FeaturesUnavailableError(message) from refused
-        return self._fetched(found)
+        return self._fetched(rows)
 
-    def _fetched(self, found: FeatureRows) -> FetchedFeatures:
-        self.counts.found(found.statuses)
+    def _fetched(self, rows: FeatureRows) -> FetchedFeatures:
+        self.counts.count_rows(rows.statuses)
         return FetchedFeatures(
-            columns=dict(found.columns),
-            statuses={view: _texts(some) for view, some in found.statuses.items()},
+            columns=dict(rows.columns),
+            statuses={view: _texts(some) for view, some in rows.statuses.items()},
         )
 
 
@@ -263,9 +263,9 @@ def is_remote(url: str) -> bool:
 
 
 def _texts(statuses: Sequence[FeatureStatus]) -> Array:
-    made = np.empty(len(statuses), np.object_)
-    made[:] = [_BYTES[status] for status in statuses]
-    return made
+    texts = np.empty(len(statuses), np.object_)
+    texts[:] = [_BYTES[status] for status in statuses]
+    return texts
 
 
 _BYTES: Final = {status: status.value.encode() for status in FeatureStatus}

@@ -61,7 +61,7 @@ class _Infer:
         return self._function(dict(inputs))
 
 
-def open_function(spec: FunctionSpec, file: Path, place: str) -> Model:
+def open_function(spec: FunctionSpec, file: Path, step_name: str) -> Model:
     """The function that `spec` names, of `file`. Runs the file's code.
 
     Its answers are checked against what is declared.
@@ -73,7 +73,7 @@ def open_function(spec: FunctionSpec, file: Path, place: str) -> Model:
     for tensor in (*inputs, *outputs):
         if not tensor.shape or tensor.shape[0] != VARIABLE:
             msg = (
-                f"{place}: axis 0 of '{tensor.name}' is the batch and has to be -1; "
+                f"{step_name}: axis 0 of '{tensor.name}' is the batch and has to be -1; "
                 f"it is declared as {list(tensor.shape)}"
             )
             raise UnsupportedModelError(msg)
@@ -82,7 +82,7 @@ def open_function(spec: FunctionSpec, file: Path, place: str) -> Model:
         outputs=tuple(outputs),
         batched=True,
         row_independence=RowIndependence.DECLARED,
-        row_reason=f"{place} declares a batch axis",
+        row_reason=f"{step_name} declares a batch axis",
     )
     try:
         function = _read(file, spec.function.rpartition(":")[2])
@@ -93,11 +93,11 @@ def open_function(spec: FunctionSpec, file: Path, place: str) -> Model:
 
 
 def _read(file: Path, name: str) -> Function:
-    found = getattr(run_file(file), name, None)
-    if not callable(found):
+    function = getattr(run_file(file), name, None)
+    if not callable(function):
         msg = f"{file}: holds no function '{name}'"
         raise UnsupportedModelError(msg)
-    return cast("Function", found)
+    return cast("Function", function)
 
 
 def _declared(specs: tuple[TensorSpec, ...]) -> dict[str, TensorDeclaration]:
@@ -118,16 +118,18 @@ def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> 
     spec = read_spec(directory)
     with ExitStack() as opened:
         steps: list[PipelineStep] = []
-        known: dict[str, TensorSpec] = {}
-        for place, one in named_steps(spec):
-            around = StepContext(directory=directory, options=options or LoadOptions(), known=known)
+        tensors: dict[str, TensorSpec] = {}
+        for step_name, step_spec in named_steps(spec):
+            around = StepContext(
+                directory=directory, options=options or LoadOptions(), tensors=tensors
+            )
             try:
-                model = _open(one, place, around)
+                model = _open(step_spec, step_name, around)
             except (UnsupportedModelError, FailedPreconditionError) as error:
-                raise type(error)(f"{directory.name}: step '{place}': {error}") from error
+                raise type(error)(f"{directory.name}: step '{step_name}': {error}") from error
             opened.callback(model.close)
-            step = _wired(one, place, model)
-            known |= {
+            step = _wired(step_spec, step_name, model)
+            tensors |= {
                 step.writes[spec.name]: replace(spec, name=step.writes[spec.name])
                 for spec in model.signature.outputs
             }
@@ -140,22 +142,22 @@ def load_pipeline(directory: Path | str, options: LoadOptions | None = None) -> 
 def named_steps(spec: PipelineSpec) -> Iterator[tuple[str, AnyStepSpec]]:
     """Each step with a name of its own: the one it was given, else its kind, counted."""
     taken: set[str] = set()
-    for one in spec.steps:
-        base = one.name or one.kind
+    for step in spec.steps:
+        base = step.name or step.kind
         name, count = base, 1
         while name in taken:
             count += 1
             name = f"{base}-{count}"
         taken.add(name)
-        yield name, one
+        yield name, step
 
 
 def code_steps(directory: Path) -> Iterator[str]:
     """What in a pipeline runs code of its author's: functions, and models of such formats."""
-    for name, one in named_steps(read_spec(directory)):
-        if isinstance(one, FunctionSpec):
-            yield f"step '{name}' ({one.function})"
-        for path, runtime in _models_of(one):
+    for name, step in named_steps(read_spec(directory)):
+        if isinstance(step, FunctionSpec):
+            yield f"step '{name}' ({step.function})"
+        for path, runtime in _models_of(step):
             if runs := code_of(directory, path, runtime):
                 yield f"step '{name}' ({path}, runtime '{runs}')"
 
@@ -166,9 +168,9 @@ def check_features(directory: Path, service: str, columns: Sequence[TensorSpec])
     Raises:
         UnsupportedModelError: It was made with other ones.
     """
-    steps = [one for one in read_spec(directory).steps if isinstance(one, FeaturesStepSpec)]
-    for one in steps:
-        check_service(one, service, columns)
+    steps = [step for step in read_spec(directory).steps if isinstance(step, FeaturesStepSpec)]
+    for features_step in steps:
+        check_service(features_step, service, columns)
     return bool(steps)
 
 
@@ -181,10 +183,10 @@ def _models_of(spec: AnyStepSpec) -> list[tuple[str, str]]:
     return []
 
 
-def _open(spec: AnyStepSpec, place: str, around: StepContext) -> Model:  # noqa: C901, PLR0911  # one for each kind
+def _open(spec: AnyStepSpec, step_name: str, around: StepContext) -> Model:  # noqa: C901, PLR0911  # one for each kind
     match spec:
         case FunctionSpec():
-            return open_function(spec, around.file(spec.function.rpartition(":")[0]), place)
+            return open_function(spec, around.file(spec.function.rpartition(":")[0]), step_name)
         case TokenizerSpec():
             return TokenizerStep.open(
                 around.file(spec.file),
@@ -211,26 +213,28 @@ def _open(spec: AnyStepSpec, place: str, around: StepContext) -> Model:  # noqa:
             assert_never(spec)
 
 
-def _wired(spec: AnyStepSpec, place: str, model: Model) -> PipelineStep:
+def _wired(spec: AnyStepSpec, step_name: str, model: Model) -> PipelineStep:
     """The step with its own names mapped to the pipeline's."""
     signature = model.signature
-    reads = {one.name: one.name for one in signature.inputs}
-    writes = {one.name: one.name for one in signature.outputs}
+    reads = {tensor.name: tensor.name for tensor in signature.inputs}
+    writes = {tensor.name: tensor.name for tensor in signature.outputs}
     if not isinstance(spec, FunctionSpec):
-        reads = _mapped(place, "inputs", reads, spec.inputs)
-        writes = _mapped(place, "outputs", writes, spec.outputs)
-    return PipelineStep(name=place, model=model, reads=reads, writes=writes)
+        reads = _mapped(step_name, "inputs", reads, spec.inputs)
+        writes = _mapped(step_name, "outputs", writes, spec.outputs)
+    return PipelineStep(name=step_name, model=model, reads=reads, writes=writes)
 
 
-def _mapped(place: str, what: str, own: dict[str, str], given: Mapping[str, str]) -> dict[str, str]:
-    unknown = [name for name in given if name not in own]
+def _mapped(
+    step_name: str, what: str, own: dict[str, str], names: Mapping[str, str]
+) -> dict[str, str]:
+    unknown = [name for name in names if name not in own]
     if unknown:
         msg = (
-            f"step '{place}': {what} maps '{unknown[0]}', which it does not have; "
+            f"step '{step_name}': {what} maps '{unknown[0]}', which it does not have; "
             f"it has: {', '.join(own)}"
         )
         raise UnsupportedModelError(msg)
-    mapped = {**own, **given}
+    mapped = {**own, **names}
     if len(set(mapped.values())) < len(mapped) and what == "outputs":
-        raise UnsupportedModelError(f"step '{place}': two outputs are called the same")
+        raise UnsupportedModelError(f"step '{step_name}': two outputs are called the same")
     return mapped

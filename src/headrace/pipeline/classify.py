@@ -45,7 +45,7 @@ class ClassifyStep:
             batched=True,
         )
         self._spec = spec
-        self._names = [one.name for one in self.signature.outputs]
+        self._names = [output.name for output in self.signature.outputs]
         self._labels = np.array([label.encode() for label in labels], np.object_)
         self._other = spec.other_label.encode()
 
@@ -101,16 +101,16 @@ def open_classify(spec: ClassifySpec, around: StepContext) -> ClassifyStep:
         UnsupportedModelError: None does, they have another form, or the labels do not fit them.
     """
     logits = around.tensor(LOGITS, spec.inputs)
-    place = f"'{logits.name}' is {logits.datatype} of the shape {list(logits.shape)}"
+    description = f"'{logits.name}' is {logits.datatype} of the shape {list(logits.shape)}"
     if logits.datatype not in _FLOATS or len(logits.shape) not in {1, 2}:
-        raise UnsupportedModelError(f"{place}; it has to be floats [-1, classes]")
+        raise UnsupportedModelError(f"{description}; it has to be floats [-1, classes]")
     labels = spec.labels
     if labels is None:
         labels = _read_labels(around.file(spec.labels_file or ""))
     classes = 1 if len(logits.shape) == 1 else logits.shape[1]
     is_binary = classes == 1 and len(labels) == _BINARY and spec.activation != "softmax"
     if classes not in {VARIABLE, len(labels)} and not is_binary:
-        msg = f"{place}, so it needs {classes} labels, and there are {len(labels)}"
+        msg = f"{description}, so it needs {classes} labels, and there are {len(labels)}"
         raise UnsupportedModelError(msg)
     if (spec.top_k or 1) > len(labels):
         raise UnsupportedModelError(f"top_k is {spec.top_k}, and there are {len(labels)} labels")
@@ -151,8 +151,8 @@ def _softmax(logits: Array) -> Array:
 def _sigmoid(logits: Array) -> Array:
     """Of each number, with exponentials of negative ones only."""
     powers = np.exp(-np.abs(logits))
-    found: Array = np.where(logits >= 0, 1, powers) / (1 + powers)
-    return found
+    sigmoid: Array = np.where(logits >= 0, 1, powers) / (1 + powers)
+    return sigmoid
 
 
 def _best(values: Array, count: int) -> Array:

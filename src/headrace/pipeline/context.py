@@ -52,8 +52,8 @@ class ByLength:
     def around(cls, model: Model) -> "Model":
         """`model` so run, if padding is proved to be harmless, else itself."""
         mask = mask_input(model.signature)
-        found = None if mask is None else find_padding(model)
-        return model if mask is None or found is None else cls(model, found, mask)
+        padding = None if mask is None else find_padding(model)
+        return model if mask is None or padding is None else cls(model, padding, mask)
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch, in parts."""
@@ -66,14 +66,14 @@ class ByLength:
         groups = _groups(lengths[order])
         if len(groups) == 1 and int(lengths[order[-1]]) == longest:
             return self._model.run(inputs, outputs)
-        made: Tensors = {}
+        merged: Tensors = {}
         for start, end in groups:
             chosen = order[start:end]
             size = max(int(lengths[chosen[-1]]), 1)
             answers = self._model.run(self._cut(inputs, chosen, size, longest), outputs)
             for name, array in answers.items():
-                self._place(made, name, array, chosen, rows, longest)
-        return made
+                self._place(merged, name, array, chosen, rows, longest)
+        return merged
 
     def close(self) -> None:
         """Close the model."""
@@ -90,17 +90,17 @@ class ByLength:
         return cut
 
     def _place(  # noqa: PLR0917  # one loop's body
-        self, made: Tensors, name: str, array: Array, rows: Array, total: int, longest: int
+        self, merged: Tensors, name: str, array: Array, rows: Array, total: int, longest: int
     ) -> None:
         axes = self._output_axes.get(name, ())
-        if name not in made:
+        if name not in merged:
             shape = [longest if axis in axes else n for axis, n in enumerate(array.shape)]
-            made[name] = np.zeros((total, *shape[1:]), array.dtype)
+            merged[name] = np.zeros((total, *shape[1:]), array.dtype)
         if axes:
             index: tuple[Any, ...] = (rows, *(slice(n) for n in array.shape[1:]))
-            made[name][index] = array
+            merged[name][index] = array
         else:
-            made[name][rows] = array
+            merged[name][rows] = array
 
 
 def _lengths(mask: Array, axis: int) -> Array | None:
@@ -135,7 +135,7 @@ class StepContext:
 
     directory: Path
     options: LoadOptions
-    known: Mapping[str, TensorSpec]
+    tensors: Mapping[str, TensorSpec]
 
     def file(self, name: str) -> Path:
         """What a step names, which has to lie in the pipeline's directory.
@@ -152,9 +152,9 @@ class StepContext:
             UnsupportedModelError: No earlier step gives it.
         """
         name = inputs.get(own, own)
-        there = self.known.get(name)
+        there = self.tensors.get(name)
         if there is None:
-            msg = f"no earlier step gives '{name}'; there are: {', '.join(self.known) or 'none'}"
+            msg = f"no earlier step gives '{name}'; there are: {', '.join(self.tensors) or 'none'}"
             raise UnsupportedModelError(f"{msg}; map it, as in inputs: {{{own}: NAME}}")
         return there
 

@@ -48,10 +48,10 @@ class Assembly:
         if len(self.columns) == 1:
             column = columns[self.columns[0]].astype(dtype, copy=False)
             return column if len(self.spec.shape) == 1 else column.reshape(rows, 1)
-        made = np.empty((rows, len(self.columns)), dtype)
+        matrix = np.empty((rows, len(self.columns)), dtype)
         for i, name in enumerate(self.columns):
-            made[:, i] = columns[name]
-        return made
+            matrix[:, i] = columns[name]
+        return matrix
 
 
 @runtime_checkable
@@ -97,7 +97,7 @@ class FeatureStep:
         self.signature = ModelSignature(
             inputs=(*source.keys, *source.request, *self._values),
             outputs=(
-                *(one.spec for one in self._assemblies),
+                *(assembly.spec for assembly in self._assemblies),
                 *(
                     TensorSpec(name=name, datatype=Datatype.BYTES, shape=(VARIABLE,))
                     for name in self._status
@@ -110,12 +110,12 @@ class FeatureStep:
         """For each column of the one matrix its feature, -1 for a value; empty if there is more."""
         if len(self._assemblies) != 1 or self._status:
             return []
-        (one,) = self._assemblies
-        is_float = one.spec.datatype.dtype.kind == "f"
-        if not is_float or len(one.spec.shape) != _MATRIX or len(one.columns) == 1:
+        (assembly,) = self._assemblies
+        is_float = assembly.spec.datatype.dtype.kind == "f"
+        if not is_float or len(assembly.spec.shape) != _MATRIX or len(assembly.columns) == 1:
             return []
         features = [spec.name for spec in self.source.columns]
-        return [features.index(name) if name in features else -1 for name in one.columns]
+        return [features.index(name) if name in features else -1 for name in assembly.columns]
 
     @property
     def counts(self) -> object:
@@ -143,25 +143,29 @@ class FeatureStep:
             row = self._row.fetch_row(keys, request, deadline=deadline)
             if isinstance(row, list):
                 # The matrix of one row, whose features are given as numbers.
-                (one,) = self._assemblies
+                (assembly,) = self._assemblies
                 cells = [
-                    row[at] if at >= 0 else inputs[name].item(0)
-                    for at, name in zip(self._places, one.columns, strict=True)
+                    row[position] if position >= 0 else inputs[name].item(0)
+                    for position, name in zip(self._places, assembly.columns, strict=True)
                 ]
                 with np.errstate(over="ignore"):  # too large a double is infinite as a float
-                    return {one.spec.name: np.array([cells], one.spec.datatype.dtype)}
+                    return {assembly.spec.name: np.array([cells], assembly.spec.datatype.dtype)}
             return self._of(row, request, inputs, rows)
-        found = self.source.fetch(keys, request, deadline=deadline)
-        return self._of(found, request, inputs, rows)
+        fetched = self.source.fetch(keys, request, deadline=deadline)
+        return self._of(fetched, request, inputs, rows)
 
-    def _of(self, found: FetchedFeatures, request: Tensors, inputs: Tensors, rows: int) -> Tensors:
-        columns = found.columns | request
+    def _of(
+        self, fetched: FetchedFeatures, request: Tensors, inputs: Tensors, rows: int
+    ) -> Tensors:
+        columns = fetched.columns | request
         columns |= {spec.name: inputs[spec.name] for spec in self._values}
         with np.errstate(over="ignore"):  # as above
-            made = {one.spec.name: one.make(columns, rows) for one in self._assemblies}
+            tensors = {
+                assembly.spec.name: assembly.make(columns, rows) for assembly in self._assemblies
+            }
         for name, view in zip(self._status, self.source.views, strict=False):
-            made[name] = found.statuses[view]
-        return made
+            tensors[name] = fetched.statuses[view]
+        return tensors
 
     def close(self) -> None:
         """Let go of the store."""
@@ -214,13 +218,13 @@ def plan_assemblies(
     if not signature.batched:
         raise InvalidArgumentError("the model is not batched, so its rows are no entities")
     chosen = {name: tuple(some) for name, some in inputs.items()} or _by_itself(signature, columns)
-    known = {spec.name: spec for spec in columns}
+    columns_by_name = {spec.name: spec for spec in columns}
     assemblies = []
     for name, some in chosen.items():
         spec = signature.input(name)
         if spec is None:
             raise InvalidArgumentError(f"the model has no input '{name}'; {_takes(signature)}")
-        check_fit(spec, some, known, {key.name for key in keys})
+        check_fit(spec, some, columns_by_name, {key.name for key in keys})
         # Compare the order with the one that the model was trained with, where it is known.
         trained = signature.columns.get(name, ())
         for i, (got, want) in enumerate(zip(some, trained, strict=False)):
@@ -231,8 +235,8 @@ def plan_assemblies(
                 )
                 raise InvalidArgumentError(msg)
         assemblies.append(Assembly(spec=spec, columns=some))
-    used = {column for one in assemblies for column in one.columns}
-    if not used & known.keys():
+    used = {column for assembly in assemblies for column in assembly.columns}
+    if not used & columns_by_name.keys():
         raise InvalidArgumentError("no input of the model is made of features")
     return assemblies
 
@@ -240,12 +244,14 @@ def plan_assemblies(
 def request_values(assemblies: Sequence[Assembly], source: FeatureSource) -> tuple[TensorSpec, ...]:
     """What the caller sends for the model alone: columns that are no features, nor make any."""
     features = {spec.name for spec in (*source.columns, *source.request)}
-    found: dict[str, TensorSpec] = {}
-    for one in assemblies:
-        for name in one.columns:
+    values: dict[str, TensorSpec] = {}
+    for assembly in assemblies:
+        for name in assembly.columns:
             if name not in features:
-                found[name] = TensorSpec(name=name, datatype=one.spec.datatype, shape=(VARIABLE,))
-    return tuple(found.values())
+                values[name] = TensorSpec(
+                    name=name, datatype=assembly.spec.datatype, shape=(VARIABLE,)
+                )
+    return tuple(values.values())
 
 
 def _by_itself(
@@ -279,7 +285,7 @@ def _by_itself(
 def check_fit(
     spec: TensorSpec,
     columns: Sequence[str],
-    known: Mapping[str, TensorSpec],
+    features: Mapping[str, TensorSpec],
     keys: set[str],
 ) -> None:
     """Raise InvalidArgumentError unless a tensor of `spec` can be made of `columns`.
@@ -288,35 +294,37 @@ def check_fit(
         known: The features by name; what is none is a value of the caller's.
         keys: The join keys, which are neither.
     """
-    place = f"input '{spec.name}' of the model"
+    subject = f"input '{spec.name}' of the model"
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise InvalidArgumentError(f"{place} gets the column '{twice}' twice")
+        raise InvalidArgumentError(f"{subject} gets the column '{twice}' twice")
     for name in columns:
-        if name in keys and name not in known:
-            msg = f"{place} gets '{name}', which is a join key; give it another name"
+        if name in keys and name not in features:
+            msg = f"{subject} gets '{name}', which is a join key; give it another name"
             raise InvalidArgumentError(msg)
     width = spec.shape[1] if len(spec.shape) == _MATRIX else 1
     if len(spec.shape) > _MATRIX or width not in {VARIABLE, len(columns)}:
         msg = (
-            f"{place} has the shape {list(spec.shape)}, but {len(columns)} columns would be put "
+            f"{subject} has the shape {list(spec.shape)}, but {len(columns)} columns would be put "
             f"there ({', '.join(columns)[:300]})"
         )
         raise InvalidArgumentError(msg)
     for name in columns:
-        column = known.get(name)
+        column = features.get(name)
         if column is not None and not _converts(column.datatype, spec.datatype):
-            msg = f"{place} is {spec.datatype}, which the {column.datatype} '{name}' cannot become"
+            msg = (
+                f"{subject} is {spec.datatype}, which the {column.datatype} '{name}' cannot become"
+            )
             raise InvalidArgumentError(msg)
 
 
-def _converts(column: Datatype, wanted: Datatype) -> bool:
+def _converts(column: Datatype, target: Datatype) -> bool:
     """Whether values keep their meaning: numbers become floats; nothing else changes its kind."""
-    if Datatype.BYTES in {column, wanted}:
-        return column is wanted
-    if wanted.dtype.kind == "f":
+    if Datatype.BYTES in {column, target}:
+        return column is target
+    if target.dtype.kind == "f":
         return True
-    return bool(np.can_cast(column.dtype, wanted.dtype, "safe"))
+    return bool(np.can_cast(column.dtype, target.dtype, "safe"))
 
 
 def _takes(signature: ModelSignature) -> str:
@@ -376,8 +384,8 @@ def open_features(spec: "FeaturesStepSpec", source: FeatureSource | None) -> Fea
     for name, some in spec.matrices.items():
         shape = (VARIABLE, len(some))
         matrix = TensorSpec(name=name, datatype=Datatype.FP32, shape=shape)
-        known = {column.name: column for column in columns}
-        check_fit(matrix, some, known, {key.name for key in source.keys})
+        features = {column.name: column for column in columns}
+        check_fit(matrix, some, features, {key.name for key in source.keys})
         assemblies.append(Assembly(spec=matrix, columns=some))
     return FeatureStep(source, assemblies)
 
@@ -391,9 +399,9 @@ def check_service(spec: "FeaturesStepSpec", service: str, columns: Sequence[Tens
     if service != spec.service:
         msg = f"it takes features of '{spec.service}', but '{service}' is bound"
         raise UnsupportedModelError(msg)
-    wanted = _declared(spec)
-    if tuple(columns) != wanted:
-        raise UnsupportedModelError(_other_columns(spec.service, wanted, columns))
+    declared = _declared(spec)
+    if tuple(columns) != declared:
+        raise UnsupportedModelError(_other_columns(spec.service, declared, columns))
 
 
 def _declared(spec: "FeaturesStepSpec") -> tuple[TensorSpec, ...]:
@@ -403,13 +411,15 @@ def _declared(spec: "FeaturesStepSpec") -> tuple[TensorSpec, ...]:
     )
 
 
-def _other_columns(service: str, wanted: Sequence[TensorSpec], there: Sequence[TensorSpec]) -> str:
+def _other_columns(
+    service: str, declared: Sequence[TensorSpec], offered: Sequence[TensorSpec]
+) -> str:
     """How the columns of a service are not those that a model was made with."""
-    pairs = zip_longest(wanted, there)
-    place, (want, got) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
+    pairs = zip_longest(declared, offered)
+    index, (want, got) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
     shown = ["nothing" if s is None else f"{s.name} {s.datatype}" for s in (want, got)]
     return (
         f"feature service '{service}' is not the one that the model was made with: column "
-        f"{place + 1} is {shown[1]}, and was {shown[0]}; train with the service as it is, or name "
+        f"{index + 1} is {shown[1]}, and was {shown[0]}; train with the service as it is, or name "
         "the one that was"
     )

@@ -45,14 +45,14 @@ def has_too_many_scans(raw: bytes | bytearray | memoryview) -> bool:
     """Whether this is a JPEG file with more scans than anybody's; what follows its end is none."""
     if raw[:2] != _START:
         return False
-    count, at = 0, len(_START)
+    count, offset = 0, len(_START)
     while count <= MAX_SCANS:
-        found = _MARKER.search(raw, at)
-        if found is None or raw[found.end() - 1] == _END:
+        marker = _MARKER.search(raw, offset)
+        if marker is None or raw[marker.end() - 1] == _END:
             return False
-        count += raw[found.end() - 1] == _SCAN
-        length = int.from_bytes(raw[found.end() : found.end() + 2], "big")
-        at = found.end() + max(length, 2)
+        count += raw[marker.end() - 1] == _SCAN
+        length = int.from_bytes(raw[marker.end() : marker.end() + 2], "big")
+        offset = marker.end() + max(length, 2)
     return True
 
 
@@ -257,9 +257,9 @@ class ImageStep:
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """The same small picture in each row."""
         del variable
-        made = np.empty(rows, np.object_)
-        made[:] = [self._example] * rows
-        return {IMAGE: made}
+        pictures = np.empty(rows, np.object_)
+        pictures[:] = [self._example] * rows
+        return {IMAGE: pictures}
 
     def close(self) -> None:
         """Holds nothing but memory."""
@@ -274,8 +274,8 @@ class ImageStep:
             inner = _within(picture.size, (width, height))
             channels = 1 if spec.color == "gray" else 3
             sheet = self._library.new(picture.mode, (width, height), (spec.fill,) * channels)
-            at = ((width - inner[0]) // 2, (height - inner[1]) // 2)
-            sheet.paste(picture.resize(inner, self._resample), at)
+            corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+            sheet.paste(picture.resize(inner, self._resample), corner)
             return sheet
         outer = _around(picture.size, (width, height), spec.shorter_side)
         self._reader.check_pixels(*outer, row)

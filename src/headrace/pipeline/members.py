@@ -54,14 +54,14 @@ class Members:
 
     def __init__(self, members: Sequence[MemberModel]) -> None:
         self.all = tuple(members)
-        self.concurrent = all(one.model.concurrent for one in members)
-        self.may_wait = any(getattr(one.model, "may_wait", False) for one in members)
+        self.concurrent = all(member.model.concurrent for member in members)
+        self.may_wait = any(getattr(member.model, "may_wait", False) for member in members)
         first = members[0]
-        for one in members:
-            if not one.model.signature.batched:
-                msg = f"'{one.name}' has no batch axis, so its rows cannot be told apart"
+        for each_member in members:
+            if not each_member.model.signature.batched:
+                msg = f"'{each_member.name}' has no batch axis, so its rows cannot be told apart"
                 raise UnsupportedModelError(msg)
-            _check_inputs(first, one)
+            _check_inputs(first, each_member)
 
     @classmethod
     def open(cls, paths: Sequence[str], around: StepContext) -> "Members":
@@ -76,9 +76,9 @@ class Members:
                 model = around.model(path)
                 opened.callback(model.close)
                 members.append(MemberModel(name=path, model=model))
-            made = cls(members)
+            opened_members = cls(members)
             opened.pop_all()
-        return made
+        return opened_members
 
     @property
     def signature(self) -> ModelSignature:
@@ -88,7 +88,7 @@ class Members:
     @property
     def signatures(self) -> list[ModelSignature]:
         """Of all of them."""
-        return [one.model.signature for one in self.all]
+        return [member.model.signature for member in self.all]
 
     def agreed(self, names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
         """These outputs, or all of the first model, if all give them alike.
@@ -101,46 +101,46 @@ class Members:
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """What means something to the first of them that knows better than its signature."""
-        for one in self.all:
-            example = getattr(one.model, "example_inputs", None)
+        for member in self.all:
+            example = getattr(member.model, "example_inputs", None)
             if example is not None:
-                made: Tensors = example(rows=rows, variable=variable)
-                return made
+                inputs: Tensors = example(rows=rows, variable=variable)
+                return inputs
         return {}
 
     def close(self) -> None:
         """Close all of them."""
         with ExitStack() as closing:
-            for one in self.all:
-                closing.callback(one.model.close)
+            for member in self.all:
+                closing.callback(member.model.close)
 
     def _agreed(self, name: str) -> TensorSpec:
         first = self.all[0]
         spec = first.model.signature.output(name)
-        for one in self.all:
-            other = one.model.signature.output(name)
+        for member in self.all:
+            other = member.model.signature.output(name)
             if spec is None or other is None:
-                lacking = one if other is None else first
-                given = ", ".join(spec.name for spec in lacking.model.signature.outputs)
-                msg = f"'{lacking.name}' gives no '{name}'; it gives: {given}"
+                lacking = member if other is None else first
+                names = ", ".join(spec.name for spec in lacking.model.signature.outputs)
+                msg = f"'{lacking.name}' gives no '{name}'; it gives: {names}"
                 raise UnsupportedModelError(msg)
             if (spec.datatype, spec.shape) != (other.datatype, other.shape):
-                msg = f"'{one.name}' gives {_shown(other)}, but '{first.name}' {_shown(spec)}"
+                msg = f"'{member.name}' gives {_shown(other)}, but '{first.name}' {_shown(spec)}"
                 raise UnsupportedModelError(msg)
         assert spec is not None
         return spec
 
 
 def _check_inputs(first: MemberModel, other: MemberModel) -> None:
-    mine = {spec.name: spec for spec in first.model.signature.inputs}
+    own = {spec.name: spec for spec in first.model.signature.inputs}
     theirs = {spec.name: spec for spec in other.model.signature.inputs}
-    if mine.keys() != theirs.keys():
+    if own.keys() != theirs.keys():
         msg = (
-            f"'{other.name}' takes {', '.join(theirs)}, but '{first.name}' {', '.join(mine)}: "
+            f"'{other.name}' takes {', '.join(theirs)}, but '{first.name}' {', '.join(own)}: "
             "models on the same inputs need the same names"
         )
         raise UnsupportedModelError(msg)
-    for name, spec in mine.items():
+    for name, spec in own.items():
         if (spec.datatype, spec.shape) != (theirs[name].datatype, theirs[name].shape):
             msg = f"'{other.name}' takes {_shown(theirs[name])}, but '{first.name}' {_shown(spec)}"
             raise UnsupportedModelError(msg)
@@ -178,7 +178,7 @@ class EnsembleStep:
         """
         names = outputs or [spec.name for spec in self.signature.outputs]
         rows = len(next(iter(inputs.values())))
-        answers = [one.run(inputs, names, rows) for one in self._members.all]
+        answers = [member.run(inputs, names, rows) for member in self._members.all]
         return {name: self._combined(name, [answer[name] for answer in answers]) for name in names}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
@@ -192,11 +192,11 @@ class EnsembleStep:
     def _combined(self, name: str, arrays: Sequence[Array]) -> Array:
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
-            told = ", ".join(
-                f"'{one.name}' {list(array.shape)}"
-                for one, array in zip(self._members.all, arrays, strict=True)
+            shapes_text = ", ".join(
+                f"'{member.name}' {list(array.shape)}"
+                for member, array in zip(self._members.all, arrays, strict=True)
             )
-            raise RuntimeFailedError(f"models disagree on the shape of '{name}': {told}")
+            raise RuntimeFailedError(f"models disagree on the shape of '{name}': {shapes_text}")
         if self._combine == "vote":
             return _vote(arrays)
         if self._combine == "max":
@@ -219,16 +219,19 @@ def open_ensemble(spec: EnsembleSpec, around: StepContext) -> EnsembleStep:
     members = Members.open(spec.models, around)
     try:
         combined = members.agreed(spec.combined)
-        for one in combined:
-            is_float = one.datatype in _FLOATS
+        for output in combined:
+            is_float = output.datatype in _FLOATS
             if spec.combine == "vote":
-                fits, wanted = not is_float, "labels: whole numbers, BOOL or BYTES"
+                fits, needed = not is_float, "labels: whole numbers, BOOL or BYTES"
             elif spec.combine == "max":
-                fits, wanted = one.datatype is not Datatype.BYTES, "numbers"
+                fits, needed = output.datatype is not Datatype.BYTES, "numbers"
             else:
-                fits, wanted = is_float, "floats"
+                fits, needed = is_float, "floats"
             if not fits:
-                msg = f"'{one.name}' is {one.datatype}, and combine: {spec.combine} needs {wanted}"
+                msg = (
+                    f"'{output.name}' is {output.datatype}, "
+                    f"and combine: {spec.combine} needs {needed}"
+                )
                 raise UnsupportedModelError(f"{msg}; name the outputs to combine in 'combined'")  # noqa: TRY301  # as the others
         return EnsembleStep(members, spec, combined)
     except UnsupportedModelError:
@@ -239,10 +242,10 @@ def open_ensemble(spec: EnsembleSpec, around: StepContext) -> EnsembleStep:
 def _vote(arrays: Sequence[Array]) -> Array:
     """What most say, element by element; of equals what the first of them says."""
     votes = np.stack(arrays)
-    agreeing = np.stack([(votes == one).sum(axis=0) for one in votes])
+    agreeing = np.stack([(votes == votes_of_model).sum(axis=0) for votes_of_model in votes])
     winner = agreeing.argmax(axis=0)[np.newaxis]
-    found: Array = np.take_along_axis(votes, winner, axis=0)[0]
-    return found
+    winners: Array = np.take_along_axis(votes, winner, axis=0)[0]
+    return winners
 
 
 STAGE: Final = "stage"
@@ -272,16 +275,18 @@ class CascadeStep:
         Raises:
             RuntimeFailedError: One failed, or gave another shape than those before it.
         """
-        wanted = outputs or [spec.name for spec in self.signature.outputs]
-        names = [name for name in wanted if name != STAGE]
-        asked = [*names, *({self._confidence} - set(names))]
+        output_names = outputs or [spec.name for spec in self.signature.outputs]
+        names = [name for name in output_names if name != STAGE]
+        needed_names = [*names, *({self._confidence} - set(names))]
         rows = len(next(iter(inputs.values())))
-        made: Tensors = {STAGE: np.zeros(rows, np.int64)}
+        merged: Tensors = {STAGE: np.zeros(rows, np.int64)}
         left = np.arange(rows)
-        for stage, one in enumerate(self._members.all):
+        for stage, member in enumerate(self._members.all):
             is_all = len(left) == rows
-            given = inputs if is_all else {name: array[left] for name, array in inputs.items()}
-            answers = one.run(given, asked, len(left))
+            stage_inputs = (
+                inputs if is_all else {name: array[left] for name, array in inputs.items()}
+            )
+            answers = member.run(stage_inputs, needed_names, len(left))
             # For each row; a model whose confidence is no number is not sure.
             values = answers[self._confidence]
             best = values.max(axis=1, initial=-np.inf) if values.ndim > 1 else values
@@ -289,17 +294,17 @@ class CascadeStep:
             if stage == len(self._members.all) - 1:
                 sure = np.ones(len(left), np.bool_)
             if is_all and sure.all():
-                made |= answers
-                made[STAGE][:] = stage
+                merged |= answers
+                merged[STAGE][:] = stage
                 break
             taken = left[sure]
-            made[STAGE][taken] = stage
+            merged[STAGE][taken] = stage
             for name in names:
-                _place(made, name, answers[name][sure], taken, rows, one.name)
+                _place(merged, name, answers[name][sure], taken, rows, member.name)
             left = left[~sure]
             if not len(left):
                 break
-        return {name: made[name] for name in wanted}
+        return {name: merged[name] for name in output_names}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """As the models themselves say."""
@@ -331,18 +336,18 @@ def _outputs(members: Members, spec: CascadeSpec) -> tuple[TensorSpec, ...]:
     if sure.datatype not in _FLOATS or len(sure.shape) not in {1, 2}:
         msg = f"'{sure.name}' is {sure.datatype} of the shape {list(sure.shape)}"
         raise UnsupportedModelError(f"{msg}; a confidence is floats [-1] or [-1, classes]")
-    if any(one.name == STAGE for one in outputs):
+    if any(output.name == STAGE for output in outputs):
         msg = f"a model gives '{STAGE}' itself, which says here which model answered"
         raise UnsupportedModelError(msg)
     return outputs
 
 
 def _place(  # noqa: PLR0917  # one loop's body
-    made: Tensors, name: str, answers: Array, rows: Array, total: int, model: str
+    merged: Tensors, name: str, answers: Array, rows: Array, total: int, model: str
 ) -> None:
-    there = made.get(name)
+    there = merged.get(name)
     if there is None:
-        there = made[name] = np.zeros((total, *answers.shape[1:]), answers.dtype)
+        there = merged[name] = np.zeros((total, *answers.shape[1:]), answers.dtype)
     if there.shape[1:] != answers.shape[1:]:
         msg = (
             f"'{model}' gave '{name}' with {list(answers.shape[1:])} a row, and a model before it "

@@ -76,12 +76,12 @@ class Pipeline:
         deadline: float | None = None,
     ) -> Tensors:
         """Run all steps on one batch."""
-        known = dict(inputs)
+        tensors = dict(inputs)
         for step in self.steps:
             started = time.perf_counter()
-            given = {own: known[name] for own, name in step.reads.items()}
+            step_inputs = {own: tensors[name] for own, name in step.reads.items()}
             try:
-                answers = _run(step.model, given, deadline)
+                answers = _run(step.model, step_inputs, deadline)
             except HeadraceError as error:
                 error.add_note(f"in step '{step.name}' of the pipeline")
                 raise
@@ -89,23 +89,23 @@ class Pipeline:
                 msg = f"step '{step.name}' of the pipeline failed ({type(error).__name__})"
                 raise RuntimeFailedError(msg) from error
             for own, name in step.writes.items():
-                known[name] = answers[own]
+                tensors[name] = answers[own]
             took_s = time.perf_counter() - started
             with self._lock:
                 step.seconds.observe(took_s)
-        wanted = outputs or [spec.name for spec in self.signature.outputs]
-        return {name: known[name] for name in wanted}
+        output_names = outputs or [spec.name for spec in self.signature.outputs]
+        return {name: tensors[name] for name in output_names}
 
     def example_inputs(self, *, rows: int = 1, variable: int = 1) -> Tensors:
         """Inputs that the first steps take: a picture where they take pictures."""
-        made = example_inputs(self.signature, rows=rows, variable=variable)
+        inputs = example_inputs(self.signature, rows=rows, variable=variable)
         for step in self.steps:
             example = getattr(step.model, "example_inputs", None)
             if example is None:
                 continue
             own = example(rows=rows, variable=variable)
-            made |= {step.reads[n]: a for n, a in own.items() if step.reads[n] in made}
-        return made
+            inputs |= {step.reads[n]: a for n, a in own.items() if step.reads[n] in inputs}
+        return inputs
 
     def close(self) -> None:
         """Close all steps; may be called again."""
@@ -116,10 +116,10 @@ def _takes_deadline(model: Model) -> bool:
     return getattr(model, "takes_deadline", False) is True
 
 
-def _run(model: Model, given: Tensors, deadline: float | None) -> Tensors:
+def _run(model: Model, inputs: Tensors, deadline: float | None) -> Tensors:
     if _takes_deadline(model):
-        return cast("DeadlineModel", model).run(given, deadline=deadline)
-    return model.run(given)
+        return cast("DeadlineModel", model).run(inputs, deadline=deadline)
+    return model.run(inputs)
 
 
 def close_all(closers: Sequence[Callable[[], None]]) -> None:
@@ -131,32 +131,32 @@ def close_all(closers: Sequence[Callable[[], None]]) -> None:
 
 def _signature(steps: Sequence[PipelineStep], outputs: Sequence[str] | None) -> ModelSignature:
     """What goes in and comes out; what no step gives is asked of the caller."""
-    known: dict[str, TensorSpec] = {}
-    asked: dict[str, TensorSpec] = {}
+    produced: dict[str, TensorSpec] = {}
+    required: dict[str, TensorSpec] = {}
     batched = all(step.model.signature.batched for step in steps)
     for step in steps:
         own = step.model.signature
         for spec in own.inputs:
             name = step.reads[spec.name]
-            there = known.get(name)
+            there = produced.get(name)
             if there is None:
-                known[name] = asked[name] = _called(spec, name)
-            elif name in asked:
-                known[name] = asked[name] = _both(step, spec, there)
+                produced[name] = required[name] = _called(spec, name)
+            elif name in required:
+                produced[name] = required[name] = _both(step, spec, there)
             else:
                 _check(step, spec, there)
         for spec in own.outputs:
             name = step.writes[spec.name]
-            if name in asked:
+            if name in required:
                 msg = f"step '{step.name}' gives '{name}', which an earlier step takes already"
                 raise UnsupportedModelError(f"{msg}; map it to another name")
-            known[name] = _called(spec, name)
+            produced[name] = _called(spec, name)
     last = steps[-1]
     names = outputs or [last.writes[spec.name] for spec in last.model.signature.outputs]
-    missing = [name for name in names if name not in known or name in asked]
+    missing = [name for name in names if name not in produced or name in required]
     if missing:
-        given = ", ".join(name for name in known if name not in asked)
-        msg = f"the output '{missing[0]}' is given by no step; there are: {given}"
+        available = ", ".join(name for name in produced if name not in required)
+        msg = f"the output '{missing[0]}' is given by no step; there are: {available}"
         raise UnsupportedModelError(msg)
     labels = {
         step.writes[name]: texts
@@ -165,15 +165,15 @@ def _signature(steps: Sequence[PipelineStep], outputs: Sequence[str] | None) -> 
         if step.writes[name] in names
     }
     signature = ModelSignature(
-        inputs=tuple(asked.values()),
-        outputs=tuple(known[name] for name in names),
+        inputs=tuple(required.values()),
+        outputs=tuple(produced[name] for name in names),
         batched=batched,
         labels=labels,
         columns={
             step.reads[name]: texts
             for step in steps
             for name, texts in step.model.signature.columns.items()
-            if step.reads[name] in asked
+            if step.reads[name] in required
         },
     )
     return with_weakest_evidence(signature, [step.model.signature for step in steps])
@@ -183,17 +183,17 @@ def _called(spec: TensorSpec, name: str) -> TensorSpec:
     return TensorSpec(name=name, datatype=spec.datatype, shape=spec.shape)
 
 
-def _check(step: PipelineStep, wanted: TensorSpec, there: TensorSpec) -> None:
+def _check(step: PipelineStep, expected: TensorSpec, provided: TensorSpec) -> None:
     """Raise unless what is there can be what a step wants."""
-    place = f"step '{step.name}' takes '{there.name}'"
-    if wanted.datatype is not there.datatype:
-        msg = f"{place} as {wanted.datatype}, but it is {there.datatype}"
+    subject = f"step '{step.name}' takes '{provided.name}'"
+    if expected.datatype is not provided.datatype:
+        msg = f"{subject} as {expected.datatype}, but it is {provided.datatype}"
         raise UnsupportedModelError(msg)
-    if len(wanted.shape) != len(there.shape) or any(
+    if len(expected.shape) != len(provided.shape) or any(
         VARIABLE not in sizes and sizes[0] != sizes[1]
-        for sizes in zip(wanted.shape, there.shape, strict=False)
+        for sizes in zip(expected.shape, provided.shape, strict=False)
     ):
-        msg = f"{place} with the shape {list(wanted.shape)}, but it has {list(there.shape)}"
+        msg = f"{subject} with the shape {list(expected.shape)}, but it has {list(provided.shape)}"
         raise UnsupportedModelError(msg)
 
 

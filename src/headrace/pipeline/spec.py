@@ -146,8 +146,8 @@ class ImageSpec(StepSpec):
     @model_validator(mode="after")
     def _settings_agree(self) -> Self:
         channels = 1 if self.color == "gray" else 3
-        given = self.model_fields_set
-        if self.datatype == "UINT8" and given & {"scale", "mean", "std"}:
+        set_fields = self.model_fields_set
+        if self.datatype == "UINT8" and set_fields & {"scale", "mean", "std"}:
             raise ValueError("'scale', 'mean' and 'std' need the datatype FP32")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in {0, 1, channels}:
@@ -156,7 +156,7 @@ class ImageSpec(StepSpec):
             raise ValueError("'std' has to be above 0")
         if self.resize != "crop" and self.shorter_side is not None:
             raise ValueError("'shorter_side' needs resize: crop")
-        if self.resize != "pad" and "fill" in given:
+        if self.resize != "pad" and "fill" in set_fields:
             raise ValueError("'fill' needs resize: pad")
         if self.shorter_side is not None and self.shorter_side < max(self.size):
             raise ValueError(f"'shorter_side' is less than the size {list(self.size)}")
@@ -365,8 +365,10 @@ def parse_spec(source: str | Mapping[str, Any]) -> PipelineSpec:
     try:
         spec = PipelineSpec.model_validate(value)
     except ValidationError as error:
-        found = map(_without_kind, mistakes_of(error, PipelineSpec, show=_type_of))
-        mistakes += [without_keys(with_line(one, lines), PipelineSpec) for one in found]
+        spec_mistakes = map(_without_kind, mistakes_of(error, PipelineSpec, show=_type_of))
+        mistakes += [
+            without_keys(with_line(mistake, lines), PipelineSpec) for mistake in spec_mistakes
+        ]
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0)) from None
     if mistakes:
         raise SpecError(mistakes)
@@ -379,5 +381,5 @@ def _type_of(value: object) -> str:
 
 def _without_kind(mistake: SpecMistake) -> SpecMistake:
     """`steps[0].model.path` as it stands in the file: `steps[0].path`."""
-    place = re.sub(r"^(steps\[\d+\])\.(?!kind$)[a-z]+(?=\.|$)", r"\1", mistake.place)
-    return SpecMistake(place=place, message=mistake.message)
+    path = re.sub(r"^(steps\[\d+\])\.(?!kind$)[a-z]+(?=\.|$)", r"\1", mistake.place)
+    return SpecMistake(place=path, message=mistake.message)

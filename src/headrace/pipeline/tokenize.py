@@ -92,11 +92,11 @@ class TokenizerStep:
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Tokenize one batch."""
         del outputs
-        found = self._tokenizer.encode_batch_fast(texts_of(inputs[TEXT]))
+        encodings = self._tokenizer.encode_batch_fast(texts_of(inputs[TEXT]))
         return {
-            IDS: self._padded([one.ids for one in found], self._pad_id),
-            MASK: self._padded([one.attention_mask for one in found], 0),
-            TYPES: self._padded([one.type_ids for one in found], self._pad_type),
+            IDS: self._padded([encoding.ids for encoding in encodings], self._pad_id),
+            MASK: self._padded([encoding.attention_mask for encoding in encodings], 0),
+            TYPES: self._padded([encoding.type_ids for encoding in encodings], self._pad_type),
         }
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
@@ -110,10 +110,10 @@ class TokenizerStep:
 
     def _padded(self, lists: list[list[int]], filling: int) -> Array:
         longest = max(map(len, lists), default=0)
-        made = np.full((len(lists), longest), filling, self._dtype)
+        padded = np.full((len(lists), longest), filling, self._dtype)
         for row, values in enumerate(lists):
-            made[row, : len(values)] = values
-        return made
+            padded[row, : len(values)] = values
+        return padded
 
 
 def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
@@ -133,16 +133,16 @@ def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
         msg = f"{path}: is larger than {MAX_FILE_BYTES} bytes"
         raise UnsupportedModelError(msg)
     try:
-        made = Tokenizer.from_str(path.read_text(encoding="utf-8"))
-        made.enable_truncation(max_length)
+        tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        tokenizer.enable_truncation(max_length)
     except Exception as error:  # noqa: BLE001  # the library raises bare ones
         msg = f"{path}: is no tokenizer.json that can be read: {error_kind(error)}"
         raise UnsupportedModelError(msg) from None
-    return made
+    return tokenizer
 
 
 def pad_id(tokenizer: "Tokenizer") -> int:
     """The token that fills a row: the tokenizer's own, or what such ones call it."""
-    found = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
-    usual = next((number for number in found if number is not None), 0)
+    ids = (tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>", "<|endoftext|>"))
+    usual = next((number for number in ids if number is not None), 0)
     return int((tokenizer.padding or {}).get("pad_id", usual))

@@ -64,9 +64,9 @@ class TextInput:
 
     def example(self, rows: int, variable: int) -> Tensors:
         """Texts of about so many words."""
-        made = np.empty(rows, np.object_)
-        made[:] = [_WORDS * max(variable // 2, 1)] * rows
-        return {TEXT: made}
+        texts = np.empty(rows, np.object_)
+        texts[:] = [_WORDS * max(variable // 2, 1)] * rows
+        return {TEXT: texts}
 
 
 class Matrix:
@@ -101,16 +101,16 @@ class TableInput:
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame
         """The table; texts stand in columns of objects."""
-        return self._library.DataFrame({one.name: _column(one, inputs) for one in self.specs})
+        return self._library.DataFrame({spec.name: _column(spec, inputs) for spec in self.specs})
 
     def example(self, rows: int, variable: int) -> Tensors:
         """Zeros and short texts."""
         del variable
-        made: Tensors = {}
-        for one in self.specs:
-            filling = b"a" if one.datatype is Datatype.BYTES else 0
-            made[one.name] = np.full(rows, filling, one.datatype.dtype)
-        return made
+        inputs: Tensors = {}
+        for spec in self.specs:
+            filling = b"a" if spec.datatype is Datatype.BYTES else 0
+            inputs[spec.name] = np.full(rows, filling, spec.datatype.dtype)
+        return inputs
 
 
 def _column(spec: TensorSpec, inputs: Tensors) -> Any:  # noqa: ANN401  # an array
@@ -151,12 +151,12 @@ class VectorizerStep:
     # It is Python, and nothing promises that two threads may be in one.
     concurrent = False
 
-    def __init__(self, transformer: Transformer, taken: Taken, given: TensorSpec) -> None:
-        self.signature = ModelSignature(inputs=taken.specs, outputs=(given,), batched=True)
+    def __init__(self, transformer: Transformer, taken: Taken, output: TensorSpec) -> None:
+        self.signature = ModelSignature(inputs=taken.specs, outputs=(output,), batched=True)
         self._transformer = transformer
         self._taken = taken
-        self._columns = given.shape[1]
-        self._dtype = given.datatype.dtype
+        self._columns = output.shape[1]
+        self._dtype = output.datatype.dtype
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Transform one batch.
@@ -177,10 +177,10 @@ class VectorizerStep:
             return {FEATURES: np.zeros((0, self._columns), self._dtype)}
         taken = self._taken.rows(inputs)
         try:
-            found = self._transformer.transform(taken)
+            features = self._transformer.transform(taken)
         except Exception as error:
             raise _run_error(inputs, error) from error
-        return {FEATURES: _dense(found, self._dtype)}
+        return {FEATURES: _dense(features, self._dtype)}
 
     def example_inputs(self, *, rows: int, variable: int) -> Tensors:
         """What a transformer of this kind may take."""
@@ -212,8 +212,8 @@ def open_vectorizer(spec: VectorizerSpec, around: StepContext) -> VectorizerStep
     columns = _columns(path, transformer, taken)
     if not 0 < columns <= MAX_COLUMNS:
         raise refuse(path, f"gives {columns} columns; 1 to {MAX_COLUMNS} are served")
-    given = TensorSpec(name=FEATURES, datatype=Datatype(spec.datatype), shape=(VARIABLE, columns))
-    return VectorizerStep(transformer, taken, given)
+    output = TensorSpec(name=FEATURES, datatype=Datatype(spec.datatype), shape=(VARIABLE, columns))
+    return VectorizerStep(transformer, taken, output)
 
 
 def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Taken:  # noqa: ANN401  # any estimator
@@ -221,8 +221,10 @@ def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Tak
     if columns is not None:
         fitted = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
         if fitted != list(columns):
-            known = f"the columns {', '.join(fitted)}" if fitted else "something without names"
-            raise refuse(path, f"was fitted on {known}; 'columns' has to name them in this order")
+            fitted_on = f"the columns {', '.join(fitted)}" if fitted else "something without names"
+            raise refuse(
+                path, f"was fitted on {fitted_on}; 'columns' has to name them in this order"
+            )
         try:
             return TableInput(columns, importlib.import_module("pandas"))
         except ImportError as error:
@@ -264,18 +266,18 @@ def _told_columns(path: Path, estimator: Any, error: Exception) -> int:  # noqa:
         raise refuse(path, f"does not transform a row: {reason_of(error)}") from error
 
 
-def _dense(found: Any, dtype: "np.dtype[Any]") -> Array:  # noqa: ANN401  # a matrix of NumPy's, or a sparse one of SciPy's
-    if hasattr(found, "toarray"):
-        found = found.astype(dtype).toarray()
-    return np.ascontiguousarray(found, dtype)
+def _dense(matrix: Any, dtype: "np.dtype[Any]") -> Array:  # noqa: ANN401  # a matrix of NumPy's, or a sparse one of SciPy's
+    if hasattr(matrix, "toarray"):
+        matrix = matrix.astype(dtype).toarray()
+    return np.ascontiguousarray(matrix, dtype)
 
 
 def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
     reason = reason_of(error)
     if not isinstance(error, ValueError):
         return RuntimeFailedError(f"the vectorizer failed: {reason}")
-    place = _missing(inputs) if "NaN" in reason or "infinity" in reason else ""
-    return InvalidArgumentError(f"the vectorizer takes no such values{place}: {reason}")
+    location = _missing(inputs) if "NaN" in reason or "infinity" in reason else ""
+    return InvalidArgumentError(f"the vectorizer takes no such values{location}: {reason}")
 
 
 def _missing(inputs: Tensors) -> str:

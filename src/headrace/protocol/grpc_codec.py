@@ -183,7 +183,7 @@ class GrpcInferCodec:
             )
             raise InvalidArgumentError(msg)
         fits = len(messages) == self._count
-        for at, item in enumerate(messages):
+        for index, item in enumerate(messages):
             name = item.name
             tensor = self._tensors.get(name) or self._inputs.get(name)
             if item.datatype != tensor.datatype:
@@ -195,7 +195,7 @@ class GrpcInferCodec:
             if is_raw:
                 if item.HasField("contents") and item.contents.ByteSize():
                     raise self._mixed(name)
-                raw = raws[at]
+                raw = raws[index]
                 inputs[name] = tensor.from_raw(plan, raw, 0, len(raw))
             else:
                 inputs[name] = self._from_contents(tensor, plan, item.contents)
@@ -211,11 +211,11 @@ class GrpcInferCodec:
         if field is None:
             msg = f"input '{name}' has datatype FP16, which has to be sent in raw_input_contents"
             raise InvalidArgumentError(msg)
-        for found, _ in contents.ListFields():
-            if found.name != field:
+        for content, _ in contents.ListFields():
+            if content.name != field:
                 msg = (
                     f"unexpected explicit tensor data for input '{name}' for model "
-                    f"'{self._model}': {found.name} is set, but datatype {tensor.datatype} "
+                    f"'{self._model}': {content.name} is set, but datatype {tensor.datatype} "
                     f"needs {field}"
                 )
                 raise InvalidArgumentError(msg)
@@ -230,9 +230,9 @@ class GrpcInferCodec:
         )
 
     def _decode_outputs(self, outputs: Any) -> tuple[RequestedOutput, ...]:  # noqa: ANN401  # as above
-        wanted = tuple(requested_output(o.name, parameter_values(o.parameters)) for o in outputs)
-        check_outputs(self._model, self._signature, wanted)
-        return wanted
+        requested = tuple(requested_output(o.name, parameter_values(o.parameters)) for o in outputs)
+        check_outputs(self._model, self._signature, requested)
+        return requested
 
     def _head(self, name: str, array: Array, size: int) -> _Head:
         datatype = datatype_of(array.dtype)

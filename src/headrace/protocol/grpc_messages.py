@@ -87,8 +87,8 @@ def _methods(service: str) -> dict[str, tuple[Any, Any]]:
 
 
 def _method(service: str, rpc: str) -> tuple[Any, Any]:
-    found = _methods(service).get(rpc)
-    if found is None:
+    method = _methods(service).get(rpc)
+    if method is None:
         msg = f"service {service} has no rpc '{rpc[:_SHOWN]}'"
         raise UnsupportedError(msg)
-    return found
+    return method

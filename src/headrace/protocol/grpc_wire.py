@@ -157,11 +157,11 @@ class _Scan:
         self._data = data
         self._fields = 0
 
-    def run(self, at: int, end: int, path: tuple[int, ...]) -> None:
+    def run(self, offset: int, end: int, path: tuple[int, ...]) -> None:
         """Count the fields of the message in `data[at:end]`."""
         inner = _INNER.get(path, frozenset())
         data = self._data
-        while at < end:
+        while offset < end:
             self._fields += 1
             if self._fields > MAX_FIELDS:
                 msg = (
@@ -169,42 +169,42 @@ class _Scan:
                     "raw_input_contents"
                 )
                 raise InvalidArgumentError(msg)
-            tag = data[at]
-            at += 1
+            tag = data[offset]
+            offset += 1
             if tag >= _LONG:
-                tag, at = self._varint(at - 1, end)
+                tag, offset = self._varint(offset - 1, end)
             field, kind = tag >> 3, tag & 7
             if kind == _DELIMITED:
-                if at < end and data[at] < _LONG:
-                    size = data[at]
-                    at += 1
+                if offset < end and data[offset] < _LONG:
+                    size = data[offset]
+                    offset += 1
                 else:
-                    size, at = self._varint(at, end)
-                stop = min(at + size, end)
+                    size, offset = self._varint(offset, end)
+                stop = min(offset + size, end)
                 if field in inner:
-                    self.run(at, stop, (*path, field))
+                    self.run(offset, stop, (*path, field))
                 elif path == (_INPUT,) and field == _SHAPE and size > MAX_SHAPE_BYTES:
                     raise InvalidArgumentError("the shape of an input has too many dimensions")
-                at = stop
+                offset = stop
             elif kind == _VARINT:
-                _, at = self._varint(at, end)
+                _, offset = self._varint(offset, end)
             elif kind in _FIXED:
-                at += _FIXED[kind]
+                offset += _FIXED[kind]
             else:
                 return  # a group, or no protobuf at all
 
-    def _varint(self, at: int, end: int) -> tuple[int, int]:
+    def _varint(self, offset: int, end: int) -> tuple[int, int]:
         """A number and where it ends; cut off at `end`, or where it is too long to be one."""
         data = self._data
         value = shift = 0
-        while at < end:
-            byte = data[at]
-            at += 1
+        while offset < end:
+            byte = data[offset]
+            offset += 1
             value |= (byte & 0x7F) << shift
             if byte < _LONG or shift > 63:  # noqa: PLR2004  # the last byte; 64 bits
                 break
             shift += 7
-        return value, at
+        return value, offset
 
 
 DESCRIPTOR_SET_PATH: Final = Path(str(files("headrace.protocol") / "oip.pb"))

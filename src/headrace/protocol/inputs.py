@@ -91,9 +91,9 @@ class InputTensor:
         Raises:
             InvalidArgumentError: The model does not take it, whatever the data.
         """
-        found = self.plans.get(shape)
-        if found is not None:
-            return found
+        shape_plan = self.plans.get(shape)
+        if shape_plan is not None:
+            return shape_plan
         self._check_shape(shape)
         count = _product(shape)
         code = PACK_CODES.get(self.spec.datatype)
@@ -157,7 +157,7 @@ class InputTensor:
             return np.ndarray(plan.shape, self.dtype, pack_bools(self.name, flat))
         return object_array([v.encode() if isinstance(v, str) else v for v in flat], plan.shape)
 
-    def from_raw(self, plan: ShapePlan, body: Body, at: int, size: int) -> Array:
+    def from_raw(self, plan: ShapePlan, body: Body, offset: int, size: int) -> Array:
         """The array whose raw bytes are `body[at : at + size]`, which must exist.
 
         It is a view into `body`, except where that would not be aligned for its datatype: native
@@ -165,7 +165,7 @@ class InputTensor:
         """
         datatype = self.spec.datatype
         if datatype == Datatype.BYTES:
-            raw = memoryview(body)[at : at + size]
+            raw = memoryview(body)[offset : offset + size]
             return object_array(split_elements(raw, plan.elements, self.name), plan.shape)
         if size != plan.byte_size:
             msg = (
@@ -175,7 +175,7 @@ class InputTensor:
             raise InvalidArgumentError(msg)
         if not size:
             return np.empty(plan.shape, self.dtype)
-        array: Array = np.ndarray(plan.shape, self.dtype, body, at)
+        array: Array = np.ndarray(plan.shape, self.dtype, body, offset)
         if datatype == Datatype.BOOL:
             self._check_bools(array)
         return array if array.flags.aligned else array.copy()
@@ -291,7 +291,7 @@ class ModelInputs:
 
     def raise_misfit(self, names: list[str], inputs: Mapping[str, Array]) -> NoReturn:
         """Raise the error for inputs that are fine one by one but not together."""
-        twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
         if twice is not None:
             msg = f"input '{twice}' already exists in request for model '{self.model}'"
             raise InvalidArgumentError(msg)

@@ -32,7 +32,7 @@ def check_parts(body: Body) -> None:
         return
     parts = quotes = 0
     for block in _blocks(body):
-        parts += sum(int(np.count_nonzero(block == one)) for one in _PARTS)
+        parts += sum(int(np.count_nonzero(block == byte)) for byte in _PARTS)
         quotes += int(np.count_nonzero(block == _QUOTE))
         if parts + quotes // 2 > MAX_PARTS:
             raise _too_many("arrays, objects and strings", MAX_PARTS)
@@ -51,7 +51,7 @@ def check_values(body: Body) -> None:
 
 def _blocks(body: Body) -> "list[np.ndarray[tuple[int], np.dtype[np.uint8]]]":
     whole = np.frombuffer(body, np.uint8)
-    return [whole[at : at + _BLOCK_BYTES] for at in range(0, len(whole), _BLOCK_BYTES)]
+    return [whole[start : start + _BLOCK_BYTES] for start in range(0, len(whole), _BLOCK_BYTES)]
 
 
 def _too_many(what: str, limit: int) -> InvalidArgumentError:

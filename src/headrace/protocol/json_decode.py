@@ -121,25 +121,29 @@ class InferDecoder:
             msg = f"inference header size should be in range (0, {len(body)}), got: {header_length}"
             raise InvalidArgumentError(msg)
         header = bytes(body[:header_length])
-        known = self._known.get(header)
-        if known is not None and len(body) == header_length + known.size:
-            return self._decode_known(known, body, header_length)
+        header_plan = self._known.get(header)
+        if header_plan is not None and len(body) == header_length + header_plan.size:
+            return self._decode_known(header_plan, body, header_length)
         message = self._parse(header)
-        request = self._request(message, body, at=header_length)
+        request = self._request(message, body, offset=header_length)
         self._remember(header, message, request)
         return request
 
-    def _decode_known(self, known: _Known, body: Body, at: int) -> InferRequest:
+    def _decode_known(self, header_plan: _Known, body: Body, offset: int) -> InferRequest:
         """A request whose header was seen before: only its tensors are new."""
-        if len(known.tensors) == 1 and known.size <= _SMALL_TENSOR and isinstance(body, bytes):
-            name, shape, dtype, _ = known.tensors[0]
-            return known.request.with_inputs(Packed(name, shape, dtype, body[at:]))
+        if (
+            len(header_plan.tensors) == 1
+            and header_plan.size <= _SMALL_TENSOR
+            and isinstance(body, bytes)
+        ):
+            name, shape, dtype, _ = header_plan.tensors[0]
+            return header_plan.request.with_inputs(Packed(name, shape, dtype, body[offset:]))
         inputs: dict[str, Array] = {}
-        for name, shape, dtype, size in known.tensors:
-            array: Array = np.ndarray(shape, dtype, body, at)
+        for name, shape, dtype, size in header_plan.tensors:
+            array: Array = np.ndarray(shape, dtype, body, offset)
             inputs[name] = array if array.flags.aligned else array.copy()
-            at += size
-        return known.request.with_inputs(inputs)
+            offset += size
+        return header_plan.request.with_inputs(inputs)
 
     def _remember(self, header: bytes, message: InferMessage, request: InferRequest) -> None:
         """Keep a header that others may send again: of binary numbers only, and without an id."""
@@ -161,9 +165,9 @@ class InferDecoder:
 
     def _decode_small(self, body: bytes | bytearray) -> InferRequest:
         if isinstance(body, bytes):
-            known = self._documents.read(body)
-            if known is not None:
-                return known
+            remembered = self._documents.read(body)
+            if remembered is not None:
+                return remembered
         for _ in self._typed:
             way = self._typed[0]
             try:
@@ -262,20 +266,22 @@ class InferDecoder:
         except UNREADABLE as error:
             raise unreadable(error) from None
 
-    def _request(self, message: InferMessage, body: Body, at: int | None = None) -> InferRequest:
+    def _request(
+        self, message: InferMessage, body: Body, offset: int | None = None
+    ) -> InferRequest:
         """The request of a document; binary tensors stand in `body` from `at` on."""
         inputs: dict[str, Array] = {}
         rows = 0
         position = end = len(body)
-        if at is not None:
-            position = at
+        if offset is not None:
+            position = offset
         for item in message.inputs:
             name = item.name
             tensor = self._tensors.get(name) or self._inputs.get(name)
             if item.datatype != tensor.datatype:
                 tensor.check_datatype(item.datatype)
             plan = tensor.plans.get(item.shape) or tensor.plan(item.shape)
-            size = _binary_size(item, has_binary=at is not None)
+            size = _binary_size(item, has_binary=offset is not None)
             if size < 0:
                 inputs[name] = tensor.from_values(plan, _json_data(tensor, item))
             elif size <= end - position:
@@ -348,8 +354,8 @@ class InferDecoder:
         )
 
     def _outputs(self, message: InferMessage) -> tuple[RequestedOutput, ...]:
-        wanted = message.outputs or ()
-        outputs = tuple(requested_output(o.name, o.parameters or {}) for o in wanted)
+        requested = message.outputs or ()
+        outputs = tuple(requested_output(o.name, o.parameters or {}) for o in requested)
         check_outputs(self._model, self._signature, outputs)
         return outputs
 

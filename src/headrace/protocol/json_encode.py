@@ -145,7 +145,10 @@ class InferEncoder:
         header = b"".join((self._start, _OUTPUTS, head.text, _END))
         raw = array.tobytes()
         size = len(raw) // len(array)
-        return [*(header + raw[at : at + size] for at in range(0, len(raw), size)), header]
+        return [
+            *(header + raw[offset : offset + size] for offset in range(0, len(raw), size)),
+            header,
+        ]
 
     def _json_data(self, name: str, array: Array) -> bytes:
         """An output from its name to the end of its data, without the closing brace."""

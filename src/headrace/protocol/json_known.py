@@ -93,11 +93,11 @@ class KnownDocuments:
 
     def read(self, body: bytes) -> InferRequest | None:
         """The request, if it is a known document."""
-        for at, known in enumerate(self._known):
-            request = known.read(body)
+        for index, document in enumerate(self._known):
+            request = document.read(body)
             if request is not None:
-                if at:
-                    self._known[at], self._known[at - 1] = self._known[at - 1], known
+                if index:
+                    self._known[index], self._known[index - 1] = self._known[index - 1], document
                 return request
         return None
 

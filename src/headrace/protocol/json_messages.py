@@ -130,8 +130,8 @@ def around_data(body: bytes) -> tuple[bytes, bytes] | None:
     None if that cannot be told.
     """
     data = bytes(_RAW.decode(body).inputs[0].data)
-    at = body.rfind(data)
-    before, after = body[:at], body[at + len(data) :]
+    start = body.rfind(data)
+    before, after = body[:start], body[start + len(data) :]
     emptied = bytes(_RAW.decode(before + _EMPTY + after).inputs[0].data)
     return (before, after) if data != _EMPTY == emptied else None
 
@@ -148,7 +148,7 @@ def typed_decoders(
     data: Any = element
     for _ in range(rank):
         data = list[data]
-    one: Any = msgspec.defstruct(
+    input_type: Any = msgspec.defstruct(
         "TypedInput",
         [
             ("name", str),
@@ -162,7 +162,7 @@ def typed_decoders(
     whole = msgspec.defstruct(
         "TypedInfer",
         [
-            ("inputs", list[one]),
+            ("inputs", list[input_type]),
             ("id", str | None, None),
             ("parameters", dict[str, Any] | None, None),
             ("outputs", list[OutputMessage] | None, None),

@@ -74,13 +74,13 @@ def answered_outputs(
         for name, array in response.outputs.items():
             yield Answered(name, array, binary)
         return
-    for wanted in request.outputs:
-        found = response.outputs.get(wanted.name)
-        if found is None:
-            msg = f"model '{response.model_name}' did not answer output '{wanted.name}'"
+    for requested in request.outputs:
+        output = response.outputs.get(requested.name)
+        if output is None:
+            msg = f"model '{response.model_name}' did not answer output '{requested.name}'"
             raise RuntimeFailedError(msg)
-        as_binary = binary if wanted.binary_data is None else wanted.binary_data
-        yield Answered(wanted.name, _form(wanted, found, signature), as_binary)
+        as_binary = binary if requested.binary_data is None else requested.binary_data
+        yield Answered(requested.name, _form(requested, output, signature), as_binary)
 
 
 def raw_bytes(array: Array) -> memoryview | bytes:
@@ -96,13 +96,13 @@ def plain_array(array: Array) -> Array:
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(array.shape)
 
 
-def _form(wanted: RequestedOutput, array: Array, signature: ModelSignature) -> Array:
-    if not wanted.classification:
+def _form(requested: RequestedOutput, array: Array, signature: ModelSignature) -> Array:
+    if not requested.classification:
         return array
     return classify(
-        wanted.name,
+        requested.name,
         array,
-        classes=wanted.classification,
-        labels=signature.labels.get(wanted.name, ()),
+        classes=requested.classification,
+        labels=signature.labels.get(requested.name, ()),
         batched=signature.batched,
     )

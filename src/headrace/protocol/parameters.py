@@ -82,16 +82,16 @@ def check_outputs(
     model: str, signature: ModelSignature, outputs: tuple[RequestedOutput, ...]
 ) -> None:
     """Raise InvalidArgumentError unless the model has these outputs, each named once."""
-    seen = set()
+    names = set()
     for output in outputs:
         name = output.name
         if signature.output(name) is None:
             msg = f"unexpected inference output '{name[:_SHOWN_NAME]}' for model '{model}'"
             raise InvalidArgumentError(msg)
-        if name in seen:
+        if name in names:
             msg = f"output '{name}' is requested more than once from model '{model}'"
             raise InvalidArgumentError(msg)
-        seen.add(name)
+        names.add(name)
 
 
 def refuse_shared_memory(parameters: Mapping[str, Any]) -> None:

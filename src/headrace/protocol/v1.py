@@ -140,9 +140,9 @@ class V1Codec:
             msg = f"model '{self._model}' has no batch axis: send one instance a request"
             raise InvalidArgumentError(msg)
         columns: dict[str, list[Any]] = {name: [] for name in instances[0]}
-        for at, row in enumerate(instances):
+        for index, row in enumerate(instances):
             if not isinstance(row, dict) or row.keys() != columns.keys():
-                msg = f"instance {at} does not name the same inputs as instance 0"
+                msg = f"instance {index} does not name the same inputs as instance 0"
                 raise InvalidArgumentError(msg)
             for name, value in row.items():
                 columns[name].append(value)
@@ -166,8 +166,8 @@ class V1Codec:
 
 def _with_unit_axis(tensor: InputTensor, shape: tuple[int, ...]) -> tuple[int, ...]:
     """`[n]` as `[n, 1]` where the model wants a column: rows may be bare values."""
-    wanted = tensor.spec.shape
-    is_column = len(wanted) == len(shape) + 1 and wanted[-1] == 1
+    model_shape = tensor.spec.shape
+    is_column = len(model_shape) == len(shape) + 1 and model_shape[-1] == 1
     return (*shape, 1) if is_column else shape
 
 

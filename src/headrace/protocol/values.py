@@ -105,8 +105,8 @@ def numbers_of(name: str, datatype: Datatype, flat: list[Any], nulls: NullPolicy
         flat = [spelled.get(value, value) for value in flat]
         if set(map(type, flat)) <= allowed:
             return flat
-    at = next(i for i, value in enumerate(flat) if type(value) not in allowed)
-    raise _wrong_type(name, datatype, at, flat[at], needed)
+    index = next(i for i, value in enumerate(flat) if type(value) not in allowed)
+    raise _wrong_type(name, datatype, index, flat[index], needed)
 
 
 def spelled(value: Any) -> Any:  # noqa: ANN401  # JSON
@@ -135,25 +135,25 @@ def pack_bools(name: str, flat: list[Any]) -> bytes:
     Raises:
         InvalidArgumentError: An integer is neither 0 nor 1.
     """
-    for at, value in enumerate(flat):
+    for index, value in enumerate(flat):
         if value not in (0, 1):
-            raise _out_of_range(name, Datatype.BOOL, at, value)
+            raise _out_of_range(name, Datatype.BOOL, index, value)
     return bytes(flat)
 
 
 def raise_unpackable(name: str, datatype: Datatype, flat: list[Any]) -> NoReturn:
     """Raise InvalidArgumentError for the first of `flat` that `datatype` cannot hold."""
-    one = struct.Struct(f"<{PACK_CODES[datatype]}")
-    for at, value in enumerate(flat):
+    packer = struct.Struct(f"<{PACK_CODES[datatype]}")
+    for index, value in enumerate(flat):
         try:
-            one.pack(value)
+            packer.pack(value)
         except (struct.error, OverflowError):
-            raise _out_of_range(name, datatype, at, value) from None
+            raise _out_of_range(name, datatype, index, value) from None
     raise AssertionError(datatype)  # packing all of them failed, so one of them must
 
 
 def _wrong_type(
-    name: str, datatype: Datatype, at: int, value: object, needed: str
+    name: str, datatype: Datatype, index: int, value: object, needed: str
 ) -> InvalidArgumentError:
     got = _JSON_NAMES.get(type(value), "something else")
     hint = ""
@@ -163,16 +163,16 @@ def _wrong_type(
         got = "null" if value is None else f"{value:g}"
         hint = ": only inputs of floats can have missing or infinite values"
     return InvalidArgumentError(
-        f"element {at} of '{name}' is {got}, but datatype {datatype} needs {needed}{hint}"
+        f"element {index} of '{name}' is {got}, but datatype {datatype} needs {needed}{hint}"
     )
 
 
-def _out_of_range(name: str, datatype: Datatype, at: int, value: object) -> InvalidArgumentError:
+def _out_of_range(name: str, datatype: Datatype, index: int, value: object) -> InvalidArgumentError:
     # str() of a very long integer is slow, or refused by Python.
     is_huge = isinstance(value, int) and value.bit_length() > _SHOWN_BITS
     text = "a huge integer" if is_huge else str(value)[:_SHOWN]
     return InvalidArgumentError(
-        f"element {at} of '{name}' is {text}, which is out of range for {datatype}"
+        f"element {index} of '{name}' is {text}, which is out of range for {datatype}"
     )
 
 
@@ -219,23 +219,23 @@ def split_elements(raw: bytes | memoryview, count: int, name: str) -> list[bytes
     if count * _LENGTH_BYTES > size:
         raise InvalidArgumentError(_wrong_count(name, count, size))
     elements: list[bytes] = []
-    at = 0
+    offset = 0
     for _ in range(count):
-        if at + _LENGTH_BYTES > size:
+        if offset + _LENGTH_BYTES > size:
             raise InvalidArgumentError(_wrong_count(name, count, size))
-        (length,) = _LENGTH.unpack_from(raw, at)
-        at += _LENGTH_BYTES
-        if at + length > size:
+        (length,) = _LENGTH.unpack_from(raw, offset)
+        offset += _LENGTH_BYTES
+        if offset + length > size:
             msg = (
                 f"incomplete string data for '{name}': element {len(elements)} should have "
-                f"{length} bytes but {size - at} are left"
+                f"{length} bytes but {size - offset} are left"
             )
             raise InvalidArgumentError(msg)
-        elements.append(bytes(raw[at : at + length]))
-        at += length
-    if at != size:
+        elements.append(bytes(raw[offset : offset + length]))
+        offset += length
+    if offset != size:
         msg = (
-            f"unexpected additional data for '{name}': {size - at} bytes after the last of "
+            f"unexpected additional data for '{name}': {size - offset} bytes after the last of "
             f"{count} elements"
         )
         raise InvalidArgumentError(msg)

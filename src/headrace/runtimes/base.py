@@ -64,8 +64,8 @@ def check_tuning(tuning: Tuning) -> None:
 
 def _check_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        known = ", ".join(name for name in allowed if name)
-        _refuse(f"asks for the {what} {_shown(value)}, which there is not; there are: {known}")
+        available = ", ".join(name for name in allowed if name)
+        _refuse(f"asks for the {what} {_shown(value)}, which there is not; there are: {available}")
 
 
 def _shown(text: str) -> str:

@@ -35,19 +35,19 @@ Asked = tuple[Tensors, Tensors]
 """A request's inputs, and what was answered."""
 
 
-def write_check(file: Path, asked: Sequence[Asked]) -> None:
+def write_check(file: Path, requests: Sequence[Asked]) -> None:
     """Write requests and their answers.
 
     Raises:
         InvalidArgumentError: There are none, or too many, or a tensor is of no dtype of the
             protocol's.
     """
-    if not 1 <= len(asked) <= MOST_REQUESTS:
-        msg = f"{len(asked)} requests are given to check a model by; 1 to {MOST_REQUESTS} can be"
+    if not 1 <= len(requests) <= MOST_REQUESTS:
+        msg = f"{len(requests)} requests are given to check a model by; 1 to {MOST_REQUESTS} can be"
         raise InvalidArgumentError(msg)
     left = MAX_BYTES
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, array in _entries(asked):
+        for name, array in _entries(requests):
             left -= array.nbytes
             if left < 0:
                 msg = f"the requests to check a model by take more than {MAX_BYTES} bytes"
@@ -84,21 +84,21 @@ def read_check(file: Path) -> tuple[Asked, ...]:
         raise UnsupportedModelError(msg) from None
 
 
-def _entries(asked: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
-    for number, pair in enumerate(asked):
+def _entries(requests: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
+    for number, pair in enumerate(requests):
         for side, tensors in zip(("in", "out"), pair, strict=True):
             for name, array in tensors.items():
-                place = f"{side}/{number}/{quote(name, safe='')}"
+                entry_name = f"{side}/{number}/{quote(name, safe='')}"
                 if array.dtype.kind == "O":
                     items = array.ravel().tolist()
                     if not all(isinstance(item, bytes) for item in items):
                         msg = f"tensor '{name}' holds objects that are no bytes"
                         raise InvalidArgumentError(msg)
                     sizes = np.array(list(map(len, items)), np.int64).reshape(array.shape)
-                    yield place + _TEXT, np.frombuffer(b"".join(items), np.uint8)
-                    yield place + _SIZES, sizes
+                    yield entry_name + _TEXT, np.frombuffer(b"".join(items), np.uint8)
+                    yield entry_name + _SIZES, sizes
                 elif array.dtype in _DTYPES:
-                    yield place, np.ascontiguousarray(array).reshape(array.shape)
+                    yield entry_name, np.ascontiguousarray(array).reshape(array.shape)
                 else:
                     msg = f"tensor '{name}' is of {array.dtype}, which no request can carry"
                     raise InvalidArgumentError(msg)
@@ -106,12 +106,12 @@ def _entries(asked: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
 
 def _arrays(archive: zipfile.ZipFile) -> dict[str, Array]:
     """Every array, by side, number, name and part; read within bounds."""
-    found = archive.infolist()
-    if len(found) > _MOST_ARRAYS:
-        raise BrokenFileError(f"{len(found)} arrays; at most {_MOST_ARRAYS} can be")
-    if sum(entry.file_size for entry in found) > MAX_BYTES + _HEADERS_BYTES:
+    entries = archive.infolist()
+    if len(entries) > _MOST_ARRAYS:
+        raise BrokenFileError(f"{len(entries)} arrays; at most {_MOST_ARRAYS} can be")
+    if sum(entry.file_size for entry in entries) > MAX_BYTES + _HEADERS_BYTES:
         raise BrokenFileError(f"it would take more than {MAX_BYTES} bytes")
-    return {entry.filename: _array(archive, entry) for entry in found}
+    return {entry.filename: _array(archive, entry) for entry in entries}
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:

@@ -85,9 +85,9 @@ class FileReader:
 
     def byte(self, offset: int) -> int:
         """The byte at a place."""
-        place = offset - self._start
-        if 0 <= place < len(self._block):
-            return self._block[place]
+        index = offset - self._start
+        if 0 <= index < len(self._block):
+            return self._block[index]
         return self.read(offset, 1)[0]
 
     def _from_disk(self, offset: int, size: int) -> bytes:
@@ -168,10 +168,10 @@ def within(source: FileReader, field: ProtobufField, *path: int) -> Iterator[Pro
 
 def last_text(source: FileReader, field: ProtobufField, *path: int, limit: int = 256) -> str:
     """The text that a path leads to: of several the last, as protobuf has it; empty for none."""
-    found = ""
+    value = ""
     for part in within(source, field, *path):
-        found = text(source, part, limit)
-    return found
+        value = text(source, part, limit)
+    return value
 
 
 def text(source: FileReader, field: ProtobufField, limit: int = 256) -> str:
@@ -186,12 +186,12 @@ def numbers(source: FileReader, field: ProtobufField, limit: int = 64) -> list[i
     """The integers of a repeated field, packed or not."""
     if not field.is_bytes:
         return [signed(field.value)]
-    found: list[int] = []
+    values: list[int] = []
     start = field.start
-    while start < field.end and len(found) < limit:
+    while start < field.end and len(values) < limit:
         value, start = varint(source, start, field.end)
-        found.append(signed(value))
-    return found
+        values.append(signed(value))
+    return values
 
 
 def signed(value: int) -> int:
@@ -222,7 +222,7 @@ class FlatbufferTable:
     """A table; fields are known by their number in the schema, absent ones give the default."""
 
     data: bytes | mmap
-    at: int
+    position: int
 
     @classmethod
     def root(cls, data: bytes | mmap) -> "FlatbufferTable":
@@ -231,13 +231,13 @@ class FlatbufferTable:
 
     def number(self, field: int, layout: str, default: float) -> float:
         """A number, by its layout in `struct`."""
-        place = self._place(field)
-        return default if place is None else _unpack(layout, self.data, place)
+        offset = self._place(field)
+        return default if offset is None else _unpack(layout, self.data, offset)
 
     def table(self, field: int) -> "FlatbufferTable | None":
         """A table within this one."""
-        place = self._target(field)
-        return None if place is None else FlatbufferTable(self.data, place)
+        offset = self._target(field)
+        return None if offset is None else FlatbufferTable(self.data, offset)
 
     def text(self, field: int) -> str:
         """A string; empty if it is absent."""
@@ -249,45 +249,45 @@ class FlatbufferTable:
 
     def tables(self, field: int) -> Iterator["FlatbufferTable"]:
         """The tables of a list."""
-        place = self._target(field)
-        if place is None:
+        offset = self._target(field)
+        if offset is None:
             return
-        for i in range(_unpack("<I", self.data, place)):
-            slot = place + 4 + 4 * i
+        for i in range(_unpack("<I", self.data, offset)):
+            slot = offset + 4 + 4 * i
             yield FlatbufferTable(self.data, slot + _unpack("<I", self.data, slot))
 
     def length(self, field: int) -> int:
         """How many items a list has."""
-        place = self._target(field)
-        return 0 if place is None else _unpack("<I", self.data, place)
+        offset = self._target(field)
+        return 0 if offset is None else _unpack("<I", self.data, offset)
 
     def _bytes(self, field: int, item_bytes: int) -> bytes:
-        place = self._target(field)
-        if place is None:
+        offset = self._target(field)
+        if offset is None:
             return b""
-        end = place + 4 + item_bytes * _unpack("<I", self.data, place)
+        end = offset + 4 + item_bytes * _unpack("<I", self.data, offset)
         if end > len(self.data):
             raise ValueError("a list ends beyond the data")
-        return self.data[place + 4 : end]
+        return self.data[offset + 4 : end]
 
     def _place(self, field: int) -> int | None:
-        fields = self.at - _unpack("<i", self.data, self.at)
+        fields = self.position - _unpack("<i", self.data, self.position)
         slot = 4 + 2 * field
         if slot + 2 > _unpack("<H", self.data, fields):
             return None
         offset = _unpack("<H", self.data, fields + slot)
-        return self.at + offset if offset else None
+        return self.position + offset if offset else None
 
     def _target(self, field: int) -> int | None:
-        place = self._place(field)
-        return None if place is None else place + _unpack("<I", self.data, place)
+        offset = self._place(field)
+        return None if offset is None else offset + _unpack("<I", self.data, offset)
 
 
-def _unpack(layout: str, data: bytes | mmap, at: int) -> int:
-    if at < 0:
+def _unpack(layout: str, data: bytes | mmap, offset: int) -> int:
+    if offset < 0:
         raise ValueError("an offset leads out of the data")
     try:
-        number: int = struct.unpack_from(layout, data, at)[0]
+        number: int = struct.unpack_from(layout, data, offset)[0]
     except struct.error as error:
         raise ValueError("an offset leads out of the data") from error
     return number

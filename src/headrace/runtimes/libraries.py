@@ -31,8 +31,8 @@ def missing_library(runtime: Runtime) -> str:
 
     A runtime that does not say needs nothing.
     """
-    wanted: tuple[str, ...] = getattr(runtime, "libraries", ())
-    return next((name for name in wanted if not _is_installed(name)), "")
+    required: tuple[str, ...] = getattr(runtime, "libraries", ())
+    return next((name for name in required if not _is_installed(name)), "")
 
 
 def how_to_install(runtime: Runtime) -> str:

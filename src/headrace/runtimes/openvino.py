@@ -77,7 +77,7 @@ class OpenvinoModel:
         self._idle: list[Any] = [compiled.create_infer_request()]
         self._is_stateful = bool(self._idle[0].query_state())
         self._inputs = [spec.name for spec in signature.inputs]
-        self._outputs = {spec.name: place for place, spec in enumerate(signature.outputs)}
+        self._outputs = {spec.name: index for index, spec in enumerate(signature.outputs)}
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
         """Run one batch; a run that fails leaves its request behind."""
@@ -92,8 +92,8 @@ class OpenvinoModel:
         try:
             if self._is_stateful:
                 request.reset_state()  # what a caller sent must not reach the next one
-            for place, name in enumerate(self._inputs):
-                request.set_input_tensor(place, self._wrap(inputs[name]))
+            for index, name in enumerate(self._inputs):
+                request.set_input_tensor(index, self._wrap(inputs[name]))
             request.infer(share_outputs=True)
             answers = {
                 name: request.get_output_tensor(self._outputs[name]).data.copy()
@@ -191,14 +191,14 @@ def openvino_precision(model: Any) -> str:  # noqa: ANN401  # ships no types tha
     Left alone, OpenVINO takes bf16 wherever the processor has it, and answers differ between
     machines and from the framework's.
     """
-    place = ["runtime_options", _PRECISION]
-    if not model.has_rt_info(place):
+    info_path = ["runtime_options", _PRECISION]
+    if not model.has_rt_info(info_path):
         return PRECISIONS[0]
-    wanted = str(model.get_rt_info(place).value).lower()
-    if wanted not in PRECISIONS:
-        _log.warning("the model asks for the precision %r, which there is not", wanted[:40])
+    precision = str(model.get_rt_info(info_path).value).lower()
+    if precision not in PRECISIONS:
+        _log.warning("the model asks for the precision %r, which there is not", precision[:40])
         return PRECISIONS[0]
-    return wanted
+    return precision
 
 
 def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:  # noqa: ANN401
@@ -220,22 +220,22 @@ def openvino_settings(model: Any, options: LoadOptions) -> Mapping[str, object]:
 
 def _tell_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  # noqa: ANN401  # ships no types that mypy reads
     """Say in the log where the processor cannot do what was asked: OpenVINO then takes another."""
-    asked = options.tuning.precision
-    if not asked:
+    precision = options.tuning.precision
+    if not precision:
         return
     used = str(compiled.get_property(_PRECISION).get_type_name())
-    if used != asked:
+    if used != precision:
         _log.warning(
             "%s was tuned to compute in %s, which this processor does not do; OpenVINO takes %s, "
             "and what was measured elsewhere does not hold here",
             path.name,
-            asked,
+            precision,
             used,
         )
 
 
 def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[TensorSpec, ...]:
-    found = []
+    specs = []
     for port in ports:
         node = port.get_node()
         own = (
@@ -255,14 +255,14 @@ def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[T
             if kind == "input":
                 msg = f"input '{name}' says not even how many dimensions it has; convert the model"
                 raise refuse(path, f"{msg} with the shapes of its inputs, -1 where they vary")
-            found.append(TensorSpec(name=name, datatype=datatype, shape=()))
+            specs.append(TensorSpec(name=name, datatype=datatype, shape=()))
             continue
         # By index: the end of an iteration is an exception of pybind11, which is a RuntimeError
         # after Pulsar's client was imported.
         sizes = [shape[axis] for axis in range(shape.rank.get_length())]
         sizes = [VARIABLE if size.is_dynamic else size.get_length() for size in sizes]
-        found.append(TensorSpec(name=name, datatype=datatype, shape=tuple(sizes)))
-    return tuple(found)
+        specs.append(TensorSpec(name=name, datatype=datatype, shape=tuple(sizes)))
+    return tuple(specs)
 
 
 def _check(path: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> None:
@@ -318,8 +318,8 @@ class OpenvinoFile:
 def looks_like_openvino(path: Path) -> bool:
     """Whether `path` is an IR, or a directory with exactly one; no other format is claimed."""
     if path.is_dir():
-        found = _entries(path, {OpenvinoFormat.IR.value})
-        return len(found) == 1 and _begins_like_ir(found[0]) and not (path / "model.py").exists()
+        models = _entries(path, {OpenvinoFormat.IR.value})
+        return len(models) == 1 and _begins_like_ir(models[0]) and not (path / "model.py").exists()
     return path.suffix.lower() == OpenvinoFormat.IR and _begins_like_ir(path)
 
 
@@ -341,13 +341,13 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
                 raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
             try:
                 with FileReader(file) as source:
-                    found = read_ir(source)
+                    ir = read_ir(source)
             except expat.ExpatError as error:
                 where = f"line {error.lineno}, column {error.offset}"
                 raise corrupt(file, f"no whole XML ({where})") from None
             except BrokenFileError as error:
                 raise refuse(file, str(error)) from error
-            _check_weights(file, found.end_bytes)
+            _check_weights(file, ir.end_bytes)
         case OpenvinoFormat.ONNX.value:
             scan_onnx(find_onnx_file(file))
         case OpenvinoFormat.PADDLE.value:
@@ -360,9 +360,9 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
 
 
 def _entries(directory: Path, suffixes: set[str]) -> list[Path]:
-    found = visible_files(directory, suffixes)
-    usual = [file for file in found if file.name in _USUAL]
-    return usual if len(usual) == 1 else found
+    files = visible_files(directory, suffixes)
+    usual = [file for file in files if file.name in _USUAL]
+    return usual if len(usual) == 1 else files
 
 
 def _begins_like_ir(file: Path) -> bool:
@@ -370,11 +370,11 @@ def _begins_like_ir(file: Path) -> bool:
 
 
 def _only_file(directory: Path) -> Path:
-    found = _entries(directory, {kind.value for kind in OpenvinoFormat})
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(file.name for file in found[:8])
-    have = f"several models ({names})" if found else "no model"
+    models = _entries(directory, {kind.value for kind in OpenvinoFormat})
+    if len(models) == 1:
+        return models[0]
+    names = ", ".join(file.name for file in models[:8])
+    have = f"several models ({names})" if models else "no model"
     raise refuse(directory, f"holds {have} that OpenVINO reads; one is needed")
 
 
@@ -387,16 +387,16 @@ def read_ir(source: FileReader) -> "IrFile":
     """
     if source.size > _MOST_XML_BYTES:
         raise BrokenFileError(f"is larger than {_MOST_XML_BYTES} bytes")
-    found = IrFile()
+    ir = IrFile()
     parser = xml_parser()
-    parser.StartElementHandler = found.start
-    parser.EndElementHandler = found.end
-    parser.CharacterDataHandler = found.characters
+    parser.StartElementHandler = ir.start
+    parser.EndElementHandler = ir.end
+    parser.CharacterDataHandler = ir.characters
     for offset in range(0, source.size, _CHUNK_BYTES):
         size = min(_CHUNK_BYTES, source.size - offset)
         parser.Parse(source.read(offset, size), False)  # noqa: FBT003  # expat's
     parser.Parse(b"", True)  # noqa: FBT003  # expat's own signature: the end
-    return found
+    return ir
 
 
 def xml_parser() -> expat.XMLParserType:
@@ -424,7 +424,7 @@ def _check_paddle(file: Path) -> None:
     """Read the outer two levels of the program: OpenVINO's own reader has no bound."""
     try:
         with FileReader(file) as source:
-            blocks = [one for one in fields(source) if one.number == 1]
+            blocks = [field for field in fields(source) if field.number == 1]
             for block in blocks:
                 for _ in inside(source, block):
                     pass
@@ -536,24 +536,24 @@ def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
     Raises:
         UnsupportedModelError: It cannot be served so; the message says why.
     """
-    found = read_savedmodel(path)
-    if found.unsafe:
-        names = ", ".join(found.unsafe[:8])
+    saved = read_savedmodel(path)
+    if saved.unsafe:
+        names = ", ".join(saved.unsafe[:8])
         raise refuse(path, f"OpenVINO has none of its operators {names}; TensorFlow is needed")
-    known = {one.name for one in (*found.inputs, *found.outputs)}
+    names_in_signature = {tensor.name for tensor in (*saved.inputs, *saved.outputs)}
 
     def named(names: Sequence[str], own: str) -> str:
-        return next((name for name in names if name in known), own)
+        return next((name for name in names if name in names_in_signature), own)
 
     model = open_openvino(path, options, named=named)
-    for kind, wanted, got in (
-        ("input", found.inputs, model.signature.inputs),
-        ("output", found.outputs, model.signature.outputs),
+    for kind, declared, opened in (
+        ("input", saved.inputs, model.signature.inputs),
+        ("output", saved.outputs, model.signature.outputs),
     ):
-        lost = {one.name for one in wanted} ^ {one.name for one in got}
-        if lost:
+        mismatched = {tensor.name for tensor in declared} ^ {tensor.name for tensor in opened}
+        if mismatched:
             model.close()
-            names = ", ".join(sorted(lost)[:8])
+            names = ", ".join(sorted(mismatched)[:8])
             raise refuse(path, f"OpenVINO lost its {kind}s {names}; install headrace[tensorflow]")
     return model
 
@@ -572,7 +572,7 @@ class OpenvinoRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Compile the model, for the CPU."""
-        found = find_openvino_file(path)
-        if found.kind is OpenvinoFormat.SAVEDMODEL:
-            return open_by_openvino(found.path, options)
-        return open_openvino(found.path, options, named=shortest_name)
+        file = find_openvino_file(path)
+        if file.kind is OpenvinoFormat.SAVEDMODEL:
+            return open_by_openvino(file.path, options)
+        return open_openvino(file.path, options, named=shortest_name)

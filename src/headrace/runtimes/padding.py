@@ -84,15 +84,15 @@ def verify_padding(model: Model, settings: PaddingSpec) -> OutputLengthAxes:
         msg = "rows answer differently together than alone, so they cannot share a batch"
         raise UnsupportedModelError(msg)
     tolerance = QUANTISED_RATIO if noise > SAME_RATIO else SAME_RATIO
-    found: OutputLengthAxes | None = None
+    agreed_axes: OutputLengthAxes | None = None
     for real, length in _LENGTHS:
         axes = _compare(model, settings, padded, real, length, tolerance=tolerance)
-        if found is not None and axes != found:
+        if agreed_axes is not None and axes != agreed_axes:
             msg = "the outputs' shapes do not follow the length of the inputs in a fixed way"
             raise UnsupportedModelError(msg)
-        found = axes
-    assert found is not None  # _LENGTHS is not empty
-    return found
+        agreed_axes = axes
+    assert agreed_axes is not None  # _LENGTHS is not empty
+    return agreed_axes
 
 
 def pad_inputs(
@@ -112,8 +112,8 @@ def mask_input(signature: ModelSignature) -> str | None:
     axis = _length_axis(signature)
     if axis is None:
         return None
-    found = (s.name for s in signature.inputs if _MASK.search(s.name) and _varies(s, axis))
-    return next(found, None)
+    masks = (s.name for s in signature.inputs if _MASK.search(s.name) and _varies(s, axis))
+    return next(masks, None)
 
 
 def _length_axis(signature: ModelSignature) -> int | None:
@@ -160,7 +160,7 @@ def _compare(
         if worst > tolerance:
             msg = f"padding changes output '{name}' by {worst:.1%} of its largest value"
             raise UnsupportedModelError(msg)
-    return {name: found for name, found in axes.items() if found}
+    return {name: output_axes for name, output_axes in axes.items() if output_axes}
 
 
 def _inputs_that_run(model: Model, length: int) -> Tensors:

@@ -86,8 +86,8 @@ _IN_DIRECTORIES: Final = (
 
 def what_else(path: Path) -> str:
     """What a file or directory is and what to do; empty if that is not known."""
-    found = _directory(path) if path.is_dir() else _file(path)
-    return f"is {found[0]}; {found[1]}" if found else ""
+    description = _directory(path) if path.is_dir() else _file(path)
+    return f"is {description[0]}; {description[1]}" if description else ""
 
 
 def _directory(path: Path) -> tuple[str, str] | None:
@@ -195,8 +195,8 @@ def made_up_inputs(model: Model, *, rows: int = 1, variable: int = 1) -> Tensors
     example = getattr(model, "example_inputs", None)
     if example is None:
         return example_inputs(model.signature, rows=rows, variable=variable)
-    found: Tensors = example(rows=rows, variable=variable)
-    return found
+    inputs: Tensors = example(rows=rows, variable=variable)
+    return inputs
 
 
 def first_run(model: Model, clock: Callable[[], float] = time.perf_counter) -> FirstRun:
@@ -228,8 +228,8 @@ _log = logging.getLogger(__name__)
 
 @cache
 def _entry_points() -> dict[str, EntryPoint]:
-    found = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name)
-    return {entry.name: entry for entry in found}
+    entries = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda entry: entry.name)
+    return {entry.name: entry for entry in entries}
 
 
 @cache
@@ -280,13 +280,13 @@ def detect_runtime(path: Path) -> Runtime:
     """
     if not path.exists():
         raise UnsupportedModelError(f"{path}: no such file or directory")
-    found = [name for name in runtime_names() if _recognises(name, path)]
+    names = [name for name in runtime_names() if _recognises(name, path)]
     # A file that says what a directory is stands above what else lies there.
-    found = [n for n in found if getattr(get_runtime(n), "has_manifest", False)] or found
-    if len(found) == 1:
-        return get_runtime(found[0])
-    if found:
-        msg = f"{path}: several runtimes recognise it ({', '.join(found)}); name the one to use"
+    names = [n for n in names if getattr(get_runtime(n), "has_manifest", False)] or names
+    if len(names) == 1:
+        return get_runtime(names[0])
+    if names:
+        msg = f"{path}: several runtimes recognise it ({', '.join(names)}); name the one to use"
         raise UnsupportedModelError(msg)
     raise UnsupportedModelError(f"{path}: {code_in(path) or _unknown(path)}")
 
@@ -384,8 +384,8 @@ def code_of_model(runtime: Runtime, path: Path) -> str:
     look = getattr(runtime, "code_in", None)
     if look is None or getattr(runtime, "runs_code", True) is not False:
         return ""
-    found: str = look(path)
-    return found
+    code: str = look(path)
+    return code
 
 
 def _choose(path: Path, runtime: str) -> Runtime:

@@ -114,14 +114,14 @@ def probe_batch(
     signature = ModelSignature(inputs=inputs, outputs=outputs, batched=not why_not)
     variable, answers = _first_that_runs(run, signature)
     if why_not:
-        known = tuple(_corrected(spec, answers, batched=False) for spec in outputs)
+        observed = tuple(_corrected(spec, answers, batched=False) for spec in outputs)
         return BatchProbe(
             batched=False,
             row_independence=None,
             reason=why_not,
             difference="",
             variable=None if answers is None else variable,
-            outputs=known,
+            outputs=observed,
         )
     verdict = _verdict(analyse)
     is_proven = verdict.is_proven
@@ -252,9 +252,9 @@ def _base_difference(
             reason = f"the shape of output '{name}' depends on the number of rows"
             return _Difference(reason, is_shape=True)
     rows = {name: np.concatenate([part[name] for part in alone]) for name in answers}
-    wanted = [{name: array[i : i + 1] for name, array in rows.items()} for i in range(3)]
+    expected = [{name: array[i : i + 1] for name, array in rows.items()} for i in range(3)]
     kinds = ["ordinary"] * 3
-    return _row_difference(answers, wanted, kinds, is_proven=is_proven)
+    return _row_difference(answers, expected, kinds, is_proven=is_proven)
 
 
 def _probed_difference(
@@ -289,8 +289,8 @@ def _probed_difference(
         except HeadraceError as error:
             others = ", ".join(dict.fromkeys(kinds))
             return _Difference(f"the model fails on rows together ({others}): {error}")
-        wanted = [alone[kind][1] for kind in kinds]
-        difference = _row_difference(answers, wanted, kinds, is_proven=is_proven)
+        expected = [alone[kind][1] for kind in kinds]
+        difference = _row_difference(answers, expected, kinds, is_proven=is_proven)
         if difference is not None:
             return difference
     return None

@@ -93,17 +93,17 @@ def read_class(file: Path) -> type[PythonModel]:
                 file, f"MODEL is of the type {type(chosen).__name__}; it has to be a class"
             )
         return cast("type[PythonModel]", chosen)
-    found = [
+    classes = [
         value
         for value in vars(module).values()
         if isinstance(value, type) and value.__module__ == module.__name__ and _has_infer(value)
     ]
-    if len(found) == 1:
-        return cast("type[PythonModel]", found[0])
-    if found:
-        names = ", ".join(cls.__name__ for cls in found)
+    if len(classes) == 1:
+        return cast("type[PythonModel]", classes[0])
+    if classes:
+        names = ", ".join(cls.__name__ for cls in classes)
         raise _refuse(
-            file, f"holds several model classes ({names}); say `MODEL = {found[0].__name__}`"
+            file, f"holds several model classes ({names}); say `MODEL = {classes[0].__name__}`"
         )
     raise _refuse(file, "holds no model class: one with `inputs`, `outputs` and `infer`")
 

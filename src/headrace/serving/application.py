@@ -92,17 +92,17 @@ class Application:
         v2, v1, grpc = self._apis
         name, version = self._state.name, self._state.version
         is_seen = self._observer.is_on or self._recorder.is_on or self._sampler.is_on
-        seen = self._seen if is_seen else dict
+        observed = self._seen if is_seen else dict
         model = ModelRoutes(
             name=name,
             version=version,
-            handlers=seen(v2.model_handlers()),
-            v1_handlers=seen(v1.model_handlers()),
+            handlers=observed(v2.model_handlers()),
+            v1_handlers=observed(v1.model_handlers()),
         )
         others: dict[tuple[bytes, bytes], Handler] = {
             **v2.handlers(),
             **v1.handlers(),
-            **seen(grpc.handlers()),
+            **observed(grpc.handlers()),
             **self._internal.handlers(),
             **drift_handlers(self._sampler, self._observe_or_not),
             (b"GET", b"/metrics"): self.metrics,

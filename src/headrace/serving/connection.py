@@ -182,14 +182,14 @@ class Connection(asyncio.Protocol):
 
     def _is_known(self, raw: bytes) -> bool:
         """Take a request whose head was parsed before; False if the parser has to look at it."""
-        known = self._known
-        found = None if known is None else known.find(raw)
-        if known is None or found is None:
+        known_head = self._known
+        match = None if known_head is None else known_head.find(raw)
+        if known_head is None or match is None:
             self._misses = misses = self._misses + 1
             if not misses & (misses - 1):  # some callers' heads are never alike: learn ever less
                 self._raw = raw
             return False
-        headers, body = found
+        headers, body = match
         server = self._server
         body_bytes = server.body_bytes + len(body)
         if len(body) > server.max_body_bytes or body_bytes > server.max_body_bytes_in_flight:
@@ -197,7 +197,9 @@ class Connection(asyncio.Protocol):
         server.body_bytes = body_bytes
         keep_alive = not server.is_draining
         self._hand_over(
-            Exchange(self, known.method, known.target, headers, body, keep_alive, self._now)
+            Exchange(
+                self, known_head.method, known_head.target, headers, body, keep_alive, self._now
+            )
         )
         return True
 

@@ -71,23 +71,23 @@ class KnownHead:
 
         The headers are the caller's to keep.
         """
-        found = self._starts.get(len(raw)) or self._start_for(len(raw))
-        if found is None:
+        start_and_digits = self._starts.get(len(raw)) or self._start_for(len(raw))
+        if start_and_digits is None:
             return None
-        start, digits = found
+        start, digits = start_and_digits
         if not raw.startswith(start):
             return None
         headers = self._headers.copy()
         headers[b"content-length"] = digits
-        at = len(start)
+        offset = len(start)
         for name, after in self._ids:
-            stop = at + _ID_BYTES
-            value = raw[at:stop]
+            stop = offset + _ID_BYTES
+            value = raw[offset:stop]
             if value.translate(None, _ID_LETTERS) or not raw.startswith(after, stop):
                 return None
             headers[name] = value
-            at = stop + len(after)
-        return headers, raw[at:]
+            offset = stop + len(after)
+        return headers, raw[offset:]
 
     def _start_for(self, size: int) -> tuple[bytes, bytes] | None:
         """How a request of `size` bytes begins, up to its first id, and its Content-Length.
@@ -104,8 +104,8 @@ class KnownHead:
             return None
         if len(self._starts) >= _REMEMBERED_SIZES:
             self._starts.clear()
-        found = self._starts[size] = (self._before + digits + self._between, digits)
-        return found
+        start_and_digits = self._starts[size] = (self._before + digits + self._between, digits)
+        return start_and_digits
 
 
 def learn(
@@ -131,13 +131,13 @@ def learn(
         return None
     digits, end = lengths[0].span(1)
     ids = list(_ID.finditer(head, end))
-    values = {one[1].lower(): one[2] for one in ids}
+    values = {id_match[1].lower(): id_match[2] for id_match in ids}
     if len(values) < len(ids) or any(headers.get(name) != id_ for name, id_ in values.items()):
         ids = []  # the parser decides which of several counts
-    starts = [*(one.start(2) for one in ids), size]
+    starts = [*(id_match.start(2) for id_match in ids), size]
     between = head[end : starts[0]]
     after = [
-        (one[1].lower(), head[one.end(2) : start])
-        for one, start in zip(ids, starts[1:], strict=True)
+        (id_match[1].lower(), head[id_match.end(2) : start])
+        for id_match, start in zip(ids, starts[1:], strict=True)
     ]
     return KnownHead(method, target, headers, head[:digits], between, after)

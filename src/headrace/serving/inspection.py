@@ -26,8 +26,8 @@ def main(arguments: list[str]) -> int:
 
     def work() -> TrialResult:
         path = Path(request.path)
-        seen = inspect_model(path, request.runtime, allow_code=request.allow_code)
-        return TrialResult(inspected=seen)
+        inspected = inspect_model(path, request.runtime, allow_code=request.allow_code)
+        return TrialResult(inspected=inspected)
 
     os.write(answer, msgspec.json.encode(result_of(work)))
     os._exit(0)  # whatever threads the model left

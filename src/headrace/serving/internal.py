@@ -120,13 +120,13 @@ class InternalApi:
 
     def observe(self, exchange: Exchange) -> None:
         """PUT /internal/observe."""
-        wanted = decode_body(exchange, Observe)
-        if not 0 <= wanted.answers_percent <= _PERCENT:
-            msg = f"answers_percent is 0 to 100, got {wanted.answers_percent}"
+        requested = decode_body(exchange, Observe)
+        if not 0 <= requested.answers_percent <= _PERCENT:
+            msg = f"answers_percent is 0 to 100, got {requested.answers_percent}"
             raise InvalidArgumentError(msg)
-        self._observer.observe(wanted)
+        self._observer.observe(requested)
         self._on_change()
-        exchange.send_json(msgspec.json.encode(wanted))
+        exchange.send_json(msgspec.json.encode(requested))
 
     def answers(self, exchange: Exchange) -> None:
         """GET /internal/answers?after=CURSOR, in MessagePack: tensors are bytes."""
@@ -134,23 +134,23 @@ class InternalApi:
 
     def record(self, exchange: Exchange) -> None:
         """PUT /internal/record."""
-        wanted = decode_body(exchange, RecordingSettings)
-        if not 0.0 <= wanted.sample_ratio <= 1.0:
-            msg = f"sample_ratio is 0 to 1, got {wanted.sample_ratio:g}"
+        requested = decode_body(exchange, RecordingSettings)
+        if not 0.0 <= requested.sample_ratio <= 1.0:
+            msg = f"sample_ratio is 0 to 1, got {requested.sample_ratio:g}"
             raise InvalidArgumentError(msg)
-        if not 0.0 <= wanted.features_ratio <= 1.0:
-            msg = f"features_ratio is 0 to 1, got {wanted.features_ratio:g}"
+        if not 0.0 <= requested.features_ratio <= 1.0:
+            msg = f"features_ratio is 0 to 1, got {requested.features_ratio:g}"
             raise InvalidArgumentError(msg)
-        self._record(wanted)
+        self._record(requested)
         if self._lease is not None:
             self._lease.cancel()
         # Nobody fetches what a control plane asked for that is gone: it says so again in time.
         loop = asyncio.get_running_loop()
         self._lease = loop.call_later(RECORD_LEASE_S, self._record, RecordingSettings())
-        exchange.send_json(msgspec.json.encode(wanted))
+        exchange.send_json(msgspec.json.encode(requested))
 
-    def _record(self, wanted: RecordingSettings) -> None:
-        self._recorder.record(wanted)
+    def _record(self, requested: RecordingSettings) -> None:
+        self._recorder.record(requested)
         self._on_change()
 
     def spans(self, exchange: Exchange) -> None:

@@ -80,7 +80,11 @@ class HttpServer:
         self.connections.add(connection)
         if len(self.connections) <= self.max_connections:
             return
-        idle = ((since, one) for one in self.connections if (since := one.idle_since) is not None)
+        idle = (
+            (since, connection)
+            for connection in self.connections
+            if (since := connection.idle_since) is not None
+        )
         # The new one is idle too: it is what is closed if all the others are busy.
         _, longest = min(idle, key=lambda pair: pair[0])
         longest.abort()
@@ -101,7 +105,7 @@ class HttpServer:
         Not whichever came last: who sends little would lose to who sends much and never ends.
         """
         while self.body_bytes > self.max_body_bytes_in_flight:
-            largest = max(self.connections, key=lambda one: one.arriving_bytes)
+            largest = max(self.connections, key=lambda connection: connection.arriving_bytes)
             if not largest.arriving_bytes:
                 return False
             largest.refuse_for_room()

@@ -301,7 +301,7 @@ DAMAGED: dict[str, tuple[Callable[[], bytes], str]] = {
         ),
         r"it has a, b",
     ),
-    "no such tensor": (lambda: graph(PERCEPTRON[:-1]), "'y' is a tensor that there is not"),
+    "no such tensor": (lambda: graph(PERCEPTRON[:-1]), "its tensor 'y' does not exist"),
     "calls itself": (
         lambda: graph(functions=[function("f", node("a", "f"))]),
         "function 'f' calls itself",

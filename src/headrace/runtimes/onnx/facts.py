@@ -92,7 +92,7 @@ class OnnxFacts:
     @property
     def takes_text(self) -> bool:
         """Whether an input is made of strings."""
-        return any(one.datatype == "BYTES" for one in self.inputs)
+        return any(tensor.datatype == "BYTES" for tensor in self.inputs)
 
     @property
     def is_quantized(self) -> bool:
@@ -140,38 +140,38 @@ def onnx_facts(source: FileReader) -> OnnxFacts:
     Raises:
         BrokenFileError: It is damaged.
     """
-    found = OnnxFacts()
+    facts = OnnxFacts()
     producer = {2: "", 3: ""}
     has_graph = False
-    for one in fields(source):
-        match one.number:
+    for entry in fields(source):
+        match entry.number:
             case 1:
-                found.ir_version = signed(one.value)
+                facts.ir_version = signed(entry.value)
             case 2 | 3:
-                producer[one.number] = text(source, one)
+                producer[entry.number] = text(source, entry)
             case 7:
                 has_graph = True
-                _Graph(source, found, depth=0).read(one)
+                _Graph(source, facts, depth=0).read(entry)
             case 8:
-                parts = {part.number: part for part in inside(source, one)}
+                parts = {part.number: part for part in inside(source, entry)}
                 domain = text(source, parts[1]) if 1 in parts else ""
-                found.opsets[domain] = signed(parts[2].value) if 2 in parts else 0  # noqa: PLR2004  # version
+                facts.opsets[domain] = signed(parts[2].value) if 2 in parts else 0  # noqa: PLR2004  # version
             case 25:
-                _Graph(source, found, depth=1).read_function(one)
+                _Graph(source, facts, depth=1).read_function(entry)
     if not has_graph:
         raise BrokenFileError("is truncated or damaged: it holds no graph")
-    found.producer = " ".join(filter(None, producer.values()))
-    return found
+    facts.producer = " ".join(filter(None, producer.values()))
+    return facts
 
 
 class _Graph:
     """One graph, or one function, as it is read."""
 
-    def __init__(self, source: FileReader, found: OnnxFacts, *, depth: int) -> None:
+    def __init__(self, source: FileReader, facts: OnnxFacts, *, depth: int) -> None:
         if depth > _MOST_DEPTH:
             raise BrokenFileError(f"nests graphs deeper than {_MOST_DEPTH}")
         self._source = source
-        self._found = found
+        self._found = facts
         self._depth = depth
         self._shares: set[str] = set()
         """Tensors that came of a softmax."""
@@ -180,37 +180,37 @@ class _Graph:
         """Count what is in a `GraphProto`."""
         initial: set[str] = set()
         taken: list[TensorInfo] = []
-        for one in inside(self._source, graph):
-            match one.number:
+        for entry in inside(self._source, graph):
+            match entry.number:
                 case 1:
-                    self._read_node(one)
+                    self._read_node(entry)
                 case 5:
-                    initial.add(_read_tensor(self._source, one, self._found))
+                    initial.add(_read_tensor(self._source, entry, self._found))
                 case 11 if self._depth == 0 and len(taken) < _MOST_NAMES:
-                    taken.append(_read_value(self._source, one))
+                    taken.append(_read_value(self._source, entry))
                 case 12 if self._depth == 0 and len(self._found.outputs) < _MOST_SHOWN:
-                    self._found.outputs.append(_read_value(self._source, one))
-        self._found.inputs += [one for one in taken if one.name not in initial]
+                    self._found.outputs.append(_read_value(self._source, entry))
+        self._found.inputs += [tensor for tensor in taken if tensor.name not in initial]
 
     def read_function(self, function: ProtobufField) -> None:
-        """Count what is in a `FunctionProto`, whose nodes are its field 7."""
-        for one in inside(self._source, function):
-            if one.number == 7:  # noqa: PLR2004  # FunctionProto.node
-                self._read_node(one)
+        """Count what is in a `FunctionProto`, whose nodes are its entry 7."""
+        for entry in inside(self._source, function):
+            if entry.number == 7:  # noqa: PLR2004  # FunctionProto.node
+                self._read_node(entry)
 
     def _read_node(self, node: ProtobufField) -> None:
         parts = list(inside(self._source, node))
-        kind = next((self._text(one) for one in parts if one.number == 4), "")  # noqa: PLR2004  # op_type
+        kind = next((self._text(part) for part in parts if part.number == 4), "")  # noqa: PLR2004  # op_type
         self._found.operators[kind] += 1
         self._follow(kind, parts)
         if kind != "Constant" and kind not in _WITH_GRAPHS:
             return
-        for attribute in (one for one in parts if one.number == 5):  # noqa: PLR2004  # attribute
-            for one in inside(self._source, attribute):
-                if one.number in {6, 11}:  # g, graphs
-                    _Graph(self._source, self._found, depth=self._depth + 1).read(one)
-                elif one.number == 5 and kind == "Constant":  # noqa: PLR2004  # t
-                    _read_tensor(self._source, one, self._found)
+        for attribute in (part for part in parts if part.number == 5):  # noqa: PLR2004  # attribute
+            for entry in inside(self._source, attribute):
+                if entry.number in {6, 11}:  # g, graphs
+                    _Graph(self._source, self._found, depth=self._depth + 1).read(entry)
+                elif entry.number == 5 and kind == "Constant":  # noqa: PLR2004  # t
+                    _read_tensor(self._source, entry, self._found)
 
     def _follow(self, kind: str, parts: list[ProtobufField]) -> None:
         """Nodes come in an order in which each follows what it takes."""
@@ -218,43 +218,43 @@ class _Graph:
             comes_of_softmax = True
         elif kind in _PASS_ON or kind in _MIX:
             comes_of_softmax = any(
-                one.number == 1 and self._text(one) in self._shares for one in parts
+                part.number == 1 and self._text(part) in self._shares for part in parts
             )
         else:
             return
         if comes_of_softmax and kind in _MIX:
             self._found.attentions += 1
         elif comes_of_softmax:
-            self._shares.update(self._text(one) for one in parts if one.number == 2)  # noqa: PLR2004  # output
+            self._shares.update(self._text(part) for part in parts if part.number == 2)  # noqa: PLR2004  # output
 
-    def _text(self, one: ProtobufField) -> str:
-        return text(self._source, one, _MOST_NAMES)
+    def _text(self, entry: ProtobufField) -> str:
+        return text(self._source, entry, _MOST_NAMES)
 
 
-def _read_tensor(source: FileReader, tensor: ProtobufField, found: OnnxFacts) -> str:
+def _read_tensor(source: FileReader, tensor: ProtobufField, facts: OnnxFacts) -> str:
     """The tensor's name."""
     elements, datatype, name, is_external = 1, "?", "", False
     entries: dict[str, str] = {}
-    for one in inside(source, tensor):
-        match one.number:
+    for entry in inside(source, tensor):
+        match entry.number:
             case 1:
-                for size in numbers(source, one):
+                for size in numbers(source, entry):
                     elements = min(elements * max(size, 0), 1 << 60)
             case 2:
-                datatype = _type_name(one.value)
+                datatype = _type_name(entry.value)
             case 8:
-                name = text(source, one, _MOST_NAMES)
+                name = text(source, entry, _MOST_NAMES)
             case 13:
-                parts = {part.number: text(source, part, 4096) for part in inside(source, one)}
+                parts = {part.number: text(source, part, 4096) for part in inside(source, entry)}
                 entries[parts.get(1, "")] = parts.get(2, "")
             case 14:
-                is_external = one.value == _EXTERNAL
+                is_external = entry.value == _EXTERNAL
     size_bytes = -(-elements * bits_of(datatype) // 8)
-    found.weights[datatype] += size_bytes
+    facts.weights[datatype] += size_bytes
     if is_external or "location" in entries:
         location = entries.get("location", "")
         end = _whole(entries.get("offset", "")) + (_whole(entries.get("length", "")) or size_bytes)
-        found.external[location] = max(found.external.get(location, 0), end)
+        facts.external[location] = max(facts.external.get(location, 0), end)
     return name
 
 

@@ -60,11 +60,11 @@ def find_onnx_file(path: Path) -> Path:
 
 
 def _only_file(directory: Path) -> Path:
-    found = visible_files(directory, SUFFIXES)
-    if len(found) == 1:
-        return found[0]
-    names = ", ".join(file.name for file in found)
-    have = f"several ONNX files ({names})" if found else "no .onnx file"
+    models = visible_files(directory, SUFFIXES)
+    if len(models) == 1:
+        return models[0]
+    names = ", ".join(file.name for file in models)
+    have = f"several ONNX files ({names})" if models else "no .onnx file"
     raise UnsupportedModelError(f"{directory}: holds {have}; one is needed")
 
 
@@ -192,22 +192,22 @@ class _Scan:
                     waiting.append((child, begin, stop, depth + 1))
 
     def _tensor(self, start: int, end: int) -> _Tensor:
-        found = _Tensor()
+        tensor = _Tensor()
         for number, wire, begin, stop in self._read(start, end):
             match number, wire:
                 case (1, 0):
-                    found.dims.append(begin)
+                    tensor.dims.append(begin)
                 case (1, 2):
-                    found.dims += islice(self._packed(begin, stop), _MAX_RANK + 1)
+                    tensor.dims += islice(self._packed(begin, stop), _MAX_RANK + 1)
                 case (8, 2):
-                    found.name = self._text(begin, stop)
+                    tensor.name = self._text(begin, stop)
                 case (13, 2):
-                    found.external |= self._pair(begin, stop)
+                    tensor.external |= self._pair(begin, stop)
                 case _:
                     continue
-            if len(found.dims) > _MAX_RANK:
-                raise self._refuse(f"tensor '{found.name}' has more than {_MAX_RANK} dimensions")
-        return found
+            if len(tensor.dims) > _MAX_RANK:
+                raise self._refuse(f"tensor '{tensor.name}' has more than {_MAX_RANK} dimensions")
+        return tensor
 
     def _check(self, tensor: _Tensor, held_bytes: int) -> None:
         what = f"tensor '{tensor.name[:100]}'"

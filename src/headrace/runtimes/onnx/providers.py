@@ -71,9 +71,9 @@ def plan(device: str, available: Sequence[str]) -> ProviderPlan:
         UnsupportedModelError: There is no such device.
         FailedPreconditionError: The build has no provider for it; the message says which does.
     """
-    wanted = as_device(device)
-    tried = tuple(name for name in _TRIED[wanted] if name in available)
-    needed = _ONE_OF[wanted]
+    chosen = as_device(device)
+    tried = tuple(name for name in _TRIED[chosen] if name in available)
+    needed = _ONE_OF[chosen]
     if needed and not set(needed) & set(available):
         packages = sorted({_PACKAGES[name] for name in needed})
         reason = (
@@ -83,7 +83,7 @@ def plan(device: str, available: Sequence[str]) -> ProviderPlan:
         raise not_to_be_had(device, reason)
     others = (name for name in available if name not in (*tried, CPU))
     return ProviderPlan(
-        tried=tried, unused={short(name): _why_unused(name, wanted) for name in others}
+        tried=tried, unused={short(name): _why_unused(name, chosen) for name in others}
     )
 
 

@@ -185,10 +185,10 @@ def is_worth_it(
         special_s, plain_s = (_best_s(run, inputs, clock) for run in (special, plain))
     except HeadraceError as error:
         return True, f"it could not be measured: {error}"
-    said = (
+    comparison = (
         f"it takes {special_s * 1e6:.0f} µs for a row, the CPU's own provider {plain_s * 1e6:.0f}"
     )
-    return special_s < _WORTH * plain_s, said
+    return special_s < _WORTH * plain_s, comparison
 
 
 def without(use: DeviceUse, name: str, why: str) -> DeviceUse:

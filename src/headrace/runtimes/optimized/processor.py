@@ -68,11 +68,11 @@ def this_processor(cpuinfo: Path = CPUINFO) -> Processor:
             text = file.read(_MAX_BYTES).decode("utf-8", "replace")
     except OSError:
         text = ""
-    found = parse_cpuinfo(text)
-    if found.name:
-        return found
+    parsed = parse_cpuinfo(text)
+    if parsed.name:
+        return parsed
     return Processor(
-        name=platform.processor() or platform.machine() or "unknown", features=found.features
+        name=platform.processor() or platform.machine() or "unknown", features=parsed.features
     )
 
 
@@ -127,8 +127,8 @@ def change(verified: Processor, here: Processor) -> ProcessorDifference:
 
 def _some(features: tuple[str, ...]) -> str:
     more = len(features) - _MOST_TOLD
-    told = ", ".join(features[:_MOST_TOLD])
-    return f"{told} and {more} more" if more > 0 else told
+    names = ", ".join(features[:_MOST_TOLD])
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def plain(name: str) -> str:

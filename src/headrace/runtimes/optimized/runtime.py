@@ -48,7 +48,7 @@ from headrace.runtimes.plugins import load_model
 _SMALLEST = 1e-12
 
 
-def ask_again(model: Model, asked: Sequence[Asked], check: VerificationRequests) -> str:
+def ask_again(model: Model, requests: Sequence[Asked], check: VerificationRequests) -> str:
     """Why a model does not give the answers that were recorded; empty if it does.
 
     A row is far if a value of a float output is off by more than `check.tolerance` of the largest
@@ -57,18 +57,18 @@ def ask_again(model: Model, asked: Sequence[Asked], check: VerificationRequests)
     may be a share of `check.max_changed_ratio`: two scores may be all but equal.
     """
     scales: dict[str, float] = {}
-    for _, answers in asked:
+    for _, answers in requests:
         for name, array in answers.items():
             if array.dtype.kind == "f":
                 magnitudes = np.abs(array[np.isfinite(array)].astype(np.float64))
                 scales[name] = max(scales.get(name, _SMALLEST), magnitudes.max(initial=0.0))
     by_request: list[tuple[Array, Array]] = []
-    for number, (inputs, recorded) in enumerate(asked):
+    for number, (inputs, recorded) in enumerate(requests):
         try:
-            given = model.run(inputs, tuple(recorded))
+            answers_now = model.run(inputs, tuple(recorded))
         except HeadraceError as error:
             return f"request {number}, which it answered then, fails: {error}"
-        by_request.append(_compared(given, recorded, scales, batched=model.signature.batched))
+        by_request.append(_compared(answers_now, recorded, scales, batched=model.signature.batched))
     ratios, changed = map(np.concatenate, zip(*by_request, strict=True))
     far = ratios > check.tolerance
     if not far.any() and changed.sum() <= check.max_changed_ratio * changed.size:
@@ -78,13 +78,13 @@ def ask_again(model: Model, asked: Sequence[Asked], check: VerificationRequests)
 
 
 def _compared(
-    given: Tensors, recorded: Tensors, scales: dict[str, float], *, batched: bool
+    answers: Tensors, recorded: Tensors, scales: dict[str, float], *, batched: bool
 ) -> tuple[Array, Array]:
     """For each row how far it is off at most, and whether it changed."""
     rows = next(iter(recorded.values())).shape[0] if batched else 1
     ratios, changed = np.zeros(rows), np.zeros(rows, np.bool_)
     for name, want in recorded.items():
-        got = given[name]
+        got = answers[name]
         if got.shape != want.shape or got.dtype != want.dtype:
             return np.full(rows, math.inf), np.ones(rows, np.bool_)
         flat_got, flat_want = got.reshape(rows, -1), want.reshape(rows, -1)
@@ -104,8 +104,8 @@ def _off(got: Array, want: Array) -> Array:
     with np.errstate(invalid="ignore"):  # infinity less infinity
         off = np.abs(got - want)
     off = np.where(same, 0.0, np.where(np.isnan(off), math.inf, off))
-    found: Array = off.max(axis=1, initial=0.0)
-    return found
+    deviation: Array = off.max(axis=1, initial=0.0)
+    return deviation
 
 
 CANDIDATE: Final = "candidate"
@@ -133,18 +133,18 @@ def problem_of(
     """
     if manifest.check is None:
         return ""
-    asked = read_check(path_in(directory, manifest.check.path))
+    requests = read_check(path_in(directory, manifest.check.path))
     for member in members:
-        _check_fits(directory, asked, member)
-        if problem := ask_again(member.model, asked, manifest.check):
+        _check_fits(directory, requests, member)
+        if problem := ask_again(member.model, requests, manifest.check):
             return f"{problem} of '{member.name}'" if len(members) > 1 else problem
     return ""
 
 
-def _check_fits(directory: Path, asked: Sequence[Asked], member: LoadedMember) -> None:
+def _check_fits(directory: Path, requests: Sequence[Asked], member: LoadedMember) -> None:
     signature = member.model.signature
     outputs = {spec.name for spec in signature.outputs}
-    for number, (inputs, answers) in enumerate(asked):
+    for number, (inputs, answers) in enumerate(requests):
         try:
             rows = check_inputs(member.name, signature, inputs)
         except InvalidArgumentError as error:
@@ -181,13 +181,13 @@ class OptimizedModel:
     def __init__(self, members: Sequence[LoadedMember], device: DeviceUse) -> None:
         self.signature = common_signature(members)
         self.device = device
-        self.intra_op_threads = max(one.threads for one in members)
+        self.intra_op_threads = max(member.threads for member in members)
         """What the engine plans its runs with."""
-        self._models = [one.model for one in members]
+        self._models = [member.model for member in members]
         self.concurrent = all(model.concurrent for model in self._models)
         self.may_wait = any(getattr(model, "may_wait", False) for model in self._models)
         self.takes_deadline = any(map(_takes_deadline, self._models))
-        self._bounds = tuple((one.up_to_rows, one.model) for one in members)
+        self._bounds = tuple((member.up_to_rows, member.model) for member in members)
         self._names = [spec.name for spec in self.signature.outputs]
         self._is_one = len(members) == 1 or not self.signature.batched
         self._is_closed = False
@@ -213,8 +213,8 @@ class OptimizedModel:
         example = getattr(self._models[0], "example_inputs", None)
         if example is None:
             return example_inputs(self.signature, rows=rows, variable=variable)
-        made: Tensors = example(rows=rows, variable=variable)
-        return made
+        inputs: Tensors = example(rows=rows, variable=variable)
+        return inputs
 
     def close(self) -> None:
         """Close all members; may be called again."""
@@ -249,7 +249,7 @@ def common_signature(members: Sequence[LoadedMember]) -> ModelSignature:
         inputs = _merged("input", first, other, inputs, theirs.inputs)
         outputs = _merged("output", first, other, outputs, theirs.outputs)
     joined = replace(signature, inputs=tuple(inputs), outputs=tuple(outputs))
-    return with_weakest_evidence(joined, [one.model.signature for one in members])
+    return with_weakest_evidence(joined, [member.model.signature for member in members])
 
 
 def _takes_deadline(model: Model) -> bool:
@@ -260,37 +260,37 @@ def _merged(
     kind: str,
     first: LoadedMember,
     other: LoadedMember,
-    mine: Sequence[TensorSpec],
+    own: Sequence[TensorSpec],
     theirs: Sequence[TensorSpec],
 ) -> list[TensorSpec]:
     by_name = {spec.name: spec for spec in theirs}
-    if by_name.keys() != {spec.name for spec in mine}:
+    if by_name.keys() != {spec.name for spec in own}:
         raise UnsupportedModelError(
-            f"'{first.name}' has the {kind}s {_names(mine)}, and '{other.name}' {_names(theirs)}; "
+            f"'{first.name}' has the {kind}s {_names(own)}, and '{other.name}' {_names(theirs)}; "
             "members of one model need the same names"
         )
-    return [_both(kind, first, other, spec, by_name[spec.name]) for spec in mine]
+    return [_both(kind, first, other, spec, by_name[spec.name]) for spec in own]
 
 
 def _both(
-    kind: str, first: LoadedMember, other: LoadedMember, mine: TensorSpec, theirs: TensorSpec
+    kind: str, first: LoadedMember, other: LoadedMember, own: TensorSpec, theirs: TensorSpec
 ) -> TensorSpec:
     """The stricter of two inputs; the looser of two outputs."""
-    pairs = list(zip(mine.shape, theirs.shape, strict=False))
+    pairs = list(zip(own.shape, theirs.shape, strict=False))
     differ = [pair for pair in pairs if pair[0] != pair[1]]
     fixed = [pair for pair in differ if VARIABLE not in pair]
     if (
-        mine.datatype != theirs.datatype
-        or len(mine.shape) != len(theirs.shape)
+        own.datatype != theirs.datatype
+        or len(own.shape) != len(theirs.shape)
         or (fixed and kind == "input")
     ):
         raise UnsupportedModelError(
-            f"{kind} '{mine.name}' is {mine.datatype} {list(mine.shape)} of '{first.name}', and "
+            f"{kind} '{own.name}' is {own.datatype} {list(own.shape)} of '{first.name}', and "
             f"{theirs.datatype} {list(theirs.shape)} of '{other.name}'; they cannot be one model"
         )
     if kind == "input":
-        return replace(mine, shape=tuple(map(max, pairs)))  # a size stands above `VARIABLE`
-    return replace(mine, shape=tuple(a if a == b else VARIABLE for a, b in pairs))
+        return replace(own, shape=tuple(map(max, pairs)))  # a size stands above `VARIABLE`
+    return replace(own, shape=tuple(a if a == b else VARIABLE for a, b in pairs))
 
 
 def _names(specs: Sequence[TensorSpec]) -> str:

@@ -454,12 +454,14 @@ def _new_full(call: AtenCall) -> Results:
 def _filled(call: AtenCall, sizes: Sequence[Size | None], fill: Value | None) -> Value:
     if fill is not None and not fill.is_uniform:
         raise MixedRowsError("fills with what depends on the batch")
-    known = call.transfer.sized(sizes)
-    value = call.transfer.filled(tuple(known), is_integer=fill is not None and fill.is_integer)
-    numbers = [size.number for size in known if size.is_constant]
+    known_sizes = call.transfer.sized(sizes)
+    value = call.transfer.filled(
+        tuple(known_sizes), is_integer=fill is not None and fill.is_integer
+    )
+    numbers = [size.number for size in known_sizes if size.is_constant]
     first = fill.elements.flat[0] if fill is not None and fill.elements is not None else None
     number = {"zeros": ZERO, "new_zeros": ZERO, "ones": ONE, "new_ones": ONE}.get(call.name, first)
-    if number is not None and len(numbers) == len(known) and np.prod(numbers) <= MAX_ELEMENTS:
+    if number is not None and len(numbers) == len(known_sizes) and np.prod(numbers) <= MAX_ELEMENTS:
         elements = np.full(numbers, None, np.object_)
         elements[...] = number
         return replace(value, elements=elements)

@@ -109,8 +109,8 @@ def _pool(call: AtenCall) -> Results:
     """All axes but the last ones are independent."""
     value, count = call.value(), _spatial_count(call)
     kernel = _per_axis(call, 1, "kernel_size", count, 1)
-    given = call.integers(2, "stride") or kernel
-    strides = given * count if len(given) == 1 else given
+    declared_strides = call.integers(2, "stride") or kernel
+    strides = declared_strides * count if len(declared_strides) == 1 else declared_strides
     pads = _per_axis(call, 3, "padding", count, 0)
     is_max = call.name.startswith("max")
     dilations = _per_axis(call, 4, "dilation", count, 1) if is_max else [1] * count
@@ -128,12 +128,12 @@ def _pool(call: AtenCall) -> Results:
 def _adaptive_pool(call: AtenCall) -> Results:
     value, count = call.value(), _spatial_count(call)
     items = call.get(1, "output_size")
-    wanted: list[Argument] = items if isinstance(items, list) else [items]
-    wanted = wanted * count if len(wanted) == 1 else wanted
+    output_sizes: list[Argument] = items if isinstance(items, list) else [items]
+    output_sizes = output_sizes * count if len(output_sizes) == 1 else output_sizes
     shape = (value.shape or ())[value.rank - count :]
-    if any(not isinstance(item, Size) and item is not None for item in wanted):
+    if any(not isinstance(item, Size) and item is not None for item in output_sizes):
         raise MixedRowsError("takes sizes that are computed while it runs")
-    sizes = [item if isinstance(item, Size) else shape[i] for i, item in enumerate(wanted)]
+    sizes = [item if isinstance(item, Size) else shape[i] for i, item in enumerate(output_sizes)]
     pooled = _resized_last(call, value, sizes)
     return [pooled, replace(pooled, is_integer=True)]
 
@@ -145,8 +145,10 @@ def _upsample(call: AtenCall) -> Results:
     symbols = call.transfer.symbols
     sizes = [symbols.unknown(minimum=1) for _ in range(count)]
     if isinstance(items, list):
-        known = call.sizes(1, "output_size")
-        sizes = [size if new is None else new for size, new in zip(sizes, known, strict=True)]
+        declared_sizes = call.sizes(1, "output_size")
+        sizes = [
+            size if new is None else new for size, new in zip(sizes, declared_sizes, strict=True)
+        ]
     return _resized_last(call, value, sizes)
 
 
@@ -235,7 +237,7 @@ def _recurrent(call: AtenCall) -> Results:
     """Whole sequences: states are [layers * directions, batch, hidden]."""
     value = call.value(0, "input")
     states = call.get(1, "hx")
-    given = states if isinstance(states, list) else [states]
+    state_arguments = states if isinstance(states, list) else [states]
     parameters = call.get(2, "params")
     if not isinstance(parameters, list):  # of packed sequences
         raise MixedRowsError("takes sequences that are packed together")
@@ -251,8 +253,8 @@ def _recurrent(call: AtenCall) -> Results:
     if value.rank != 3 or value.rows is None or value.rows.axis != axis:  # noqa: PLR2004
         raise MixedRowsError("runs along the batch axis")
     moved = replace(value.rows, axis=1)
-    values = [item for item in given if isinstance(item, Value)]
-    if len(values) != len(given) or any(item.rows != moved for item in values):
+    values = [item for item in state_arguments if isinstance(item, Value)]
+    if len(values) != len(state_arguments) or any(item.rows != moved for item in values):
         raise MixedRowsError("begins with a state by position")
     shape = values[0].shape or ()
     width = multiply(shape[-1], Size(directions))
@@ -263,10 +265,10 @@ def _recurrent(call: AtenCall) -> Results:
 def _recurrent_cell(call: AtenCall) -> Results:
     value = call.value(0, "input")
     states = call.get(1, "hx")
-    given = states if isinstance(states, list) else [states]
-    values = [item for item in given if isinstance(item, Value)]
+    state_arguments = states if isinstance(states, list) else [states]
+    values = [item for item in state_arguments if isinstance(item, Value)]
     call.uniform((2, "w_ih"), (3, "w_hh"), (4, "b_ih"), (5, "b_hh"))
-    if value.rank != 2 or len(values) != len(given):  # noqa: PLR2004
+    if value.rank != 2 or len(values) != len(state_arguments):  # noqa: PLR2004
         raise MixedRowsError("takes shapes that do not fit")
     hidden = (values[0].shape or ())[-1]
     result = call.transfer.by_row([value, *values], [hidden])

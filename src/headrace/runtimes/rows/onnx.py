@@ -175,10 +175,10 @@ class _Analysis:
         """The branch that is taken, or what both have in common."""
         if condition is None or not condition.is_uniform:
             raise MixedRowsError("chooses for all rows by values of the batch")
-        known = constants(condition)
+        conditions = constants(condition)
         names = ["then_branch", "else_branch"]
-        if known is not None and len(known) == 1:
-            names = names[:1] if known[0] else names[1:]
+        if conditions is not None and len(conditions) == 1:
+            names = names[:1] if conditions[0] else names[1:]
         branches = []
         for name in names:
             attribute = node.attributes.get(name)
@@ -192,7 +192,7 @@ class _Analysis:
             branches.append([_of(inner, output) for output in graph.outputs])
         if len(branches) == 1:
             return branches[0]
-        return [self._common(one, other) for one, other in zip(*branches, strict=True)]
+        return [self._common(left, right) for left, right in zip(*branches, strict=True)]
 
     def _common(self, left: Value, right: Value) -> Value:
         """What is true of both of two values."""

@@ -245,13 +245,13 @@ def read_graph(source: FileReader, parts: Iterable[ProtobufField]) -> OnnxGraph:
     return graph
 
 
-def read_tensor(source: FileReader, place: ProtobufField) -> OnnxConstant:  # noqa: C901  # one case for each field
+def read_tensor(source: FileReader, field: ProtobufField) -> OnnxConstant:  # noqa: C901  # one case for each field
     """Shape and type of a constant, and what it holds if it is small."""
     dims: list[int] = []
     kind, name, is_external = 0, "", False
     raw: ProtobufField | None = None
     items: list[float] = []
-    for part in inside(source, place):
+    for part in inside(source, field):
         match part.number:
             case _Tensor.DIMS:
                 dims += numbers(source, part)
@@ -294,10 +294,10 @@ def _items(source: FileReader, part: ProtobufField) -> list[float]:
     return [float(value) for value in np.frombuffer(data, dtype)]
 
 
-def _node(source: FileReader, place: ProtobufField) -> OnnxNode:
+def _node(source: FileReader, field: ProtobufField) -> OnnxNode:
     inputs, outputs, attributes = [], [], {}
     texts: dict[int, str] = {}
-    for part in inside(source, place):
+    for part in inside(source, field):
         match part.number:
             case _Node.INPUT:
                 inputs.append(text(source, part, _MAX_NAME))
@@ -319,12 +319,12 @@ def _node(source: FileReader, place: ProtobufField) -> OnnxNode:
     )
 
 
-def _function(source: FileReader, place: ProtobufField) -> dict[tuple[str, str, str], OnnxFunction]:
+def _function(source: FileReader, field: ProtobufField) -> dict[tuple[str, str, str], OnnxFunction]:
     graph = OnnxGraph()
     opsets: dict[str, int] = {}
     defaults = {}
     texts: dict[int, str] = {}
-    for part in inside(source, place):
+    for part in inside(source, field):
         match part.number:
             case _Function.INPUT:
                 graph.inputs.append(text(source, part, _MAX_NAME))
@@ -346,9 +346,9 @@ def _function(source: FileReader, place: ProtobufField) -> dict[tuple[str, str, 
     return {key: OnnxFunction(graph=graph, opsets=opsets, defaults=defaults)}
 
 
-def _opset(source: FileReader, place: ProtobufField) -> dict[str, int]:
+def _opset(source: FileReader, field: ProtobufField) -> dict[str, int]:
     domain, version = "", 1
-    for part in inside(source, place):
+    for part in inside(source, field):
         if part.number == _FIRST:
             domain = text(source, part)
         elif not part.is_bytes:
@@ -356,8 +356,8 @@ def _opset(source: FileReader, place: ProtobufField) -> dict[str, int]:
     return {"" if domain == "ai.onnx" else domain: version}
 
 
-def _name(source: FileReader, place: ProtobufField) -> str:
-    return last_text(source, place, _FIRST, limit=_MAX_NAME)
+def _name(source: FileReader, field: ProtobufField) -> str:
+    return last_text(source, field, _FIRST, limit=_MAX_NAME)
 
 
 @dataclass(slots=True)

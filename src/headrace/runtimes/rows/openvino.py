@@ -292,8 +292,8 @@ def _slice(call: _Call) -> Results:
     starts, ends, steps = call.sizes(1), call.sizes(2), call.sizes(3)
     axes = call.axes(4) if len(call.inputs) > 4 else list(range(len(starts)))  # noqa: PLR2004  # optional
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        known = step.number if step is not None and step.is_constant else None
-        value = call.transfer.cut(value, axis, start, end, known)
+        constant_step = step.number if step is not None and step.is_constant else None
+        value = call.transfer.cut(value, axis, start, end, constant_step)
     return value
 
 

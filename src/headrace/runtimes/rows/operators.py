@@ -120,13 +120,13 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
     places = [i for i, value in enumerate(inputs) if value is not None and value.row_numbers]
     if len(places) != 1:
         return None
-    (place,) = places
-    numbering = inputs[place].mixed  # type: ignore[union-attr]  # it is one of the places
+    (position,) = places
+    numbering = inputs[position].mixed  # type: ignore[union-attr]  # it is one of the places
     plain = [
-        replace(value, mixed="") if i == place and value is not None else value
+        replace(value, mixed="") if i == position and value is not None else value
         for i, value in enumerate(inputs)
     ]
-    value = plain[place]
+    value = plain[position]
     if (
         value is None
         or value.row_numbers is None
@@ -139,9 +139,9 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         return results[0] if isinstance(results, list) else results
 
     numbers = value.row_numbers
-    others = [item for i, item in enumerate(plain) if i != place and item is not None]
-    kept = None
-    match kind, place:
+    others = [item for i, item in enumerate(plain) if i != position and item is not None]
+    result_numbers = None
+    match kind, position:
         case ("Gather" | "GatherND", 1) | ("Shape" | "Size", 0) | ("EmbeddingBag", 2):
             return applied(plain)
         case "Concat", 0:
@@ -149,18 +149,18 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         case "Cast", 0 if not numbers.is_first:
             kept = applied(plain).row_numbers
         case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
-            kept = numbers
+            result_numbers = numbers
         case "Mul", _ if numbers.width == ONE and not numbers.is_first:
             size = others[0].only
             if size is not None and size.is_positive and not size.has_batch:
-                kept = replace(numbers, stride=multiply(numbers.stride, size))
+                result_numbers = replace(numbers, stride=multiply(numbers.stride, size))
         case "Add", _ if not numbers.is_first and not others[0].counts_rows:
             width = bound(others[0])
             if width == ONE:
-                kept = numbers
+                result_numbers = numbers
             elif width is not None and numbers.width == ONE:
-                kept = replace(numbers, width=width)
-    if kept is None:
+                result_numbers = replace(numbers, width=width)
+    if result_numbers is None:
         return None
     bare = replace(value, row_numbers=None)
     if kind in {"Mul", "Add"}:
@@ -168,7 +168,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         result = transfer.elementwise([bare, *others])
     else:
         result = applied([bare, *plain[1:]])
-    return replace(result, mixed=numbering, row_numbers=kept)
+    return replace(result, mixed=numbering, row_numbers=result_numbers)
 
 
 @dataclass(slots=True)

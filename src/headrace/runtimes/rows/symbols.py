@@ -132,8 +132,8 @@ class Symbols:
         if len(name) > _MAX_NAME:
             return self.unknown(has_batch=left.has_batch or right.has_batch)
         least = [size.minimum for size in rest]
-        known = [number for number in least if number is not None]
-        minimum = sum(known) if len(known) == len(least) else None
+        minimums = [number for number in least if number is not None]
+        minimum = sum(minimums) if len(minimums) == len(least) else None
         return multiply(common, Size(1, (Symbol(name, has_batch, minimum, rest),)))
 
     def floor_divide(self, left: Size, right: Size) -> Size:

@@ -94,16 +94,16 @@ def _analysed(
             values[number] = value
     for number, spec in inputs.items():
         values[number] = model_input(transfer.symbols, spec, number)
-    for place, table in enumerate(graph.tables(3)):
+    for index, table in enumerate(graph.tables(3)):
         code = codes[int(table.number(0, "<I", 0))]
         operator = _OPERATORS.get(code, unknown_operator)
-        what = f"operator {place} ({_NAMES.get(code, code)})"
+        what = f"operator {index} ({_NAMES.get(code, code)})"
         numbers = [int(number) for number in table.array(1, "<i4")]
         taken = [values.get(number) if number >= 0 else None for number in numbers]
         if any(value is None and number >= 0 for value, number in zip(taken, numbers, strict=True)):
             taken = [mixed(f"{what} takes a tensor that nothing gives")]
-        made = [int(number) for number in table.array(2, "<i4")]
-        call = _Call(transfer, taken, len(made), table.table(4))
+        gives = [int(number) for number in table.array(2, "<i4")]
+        call = _Call(transfer, taken, len(gives), table.table(4))
         results = run_operator(
             what,
             "",
@@ -112,7 +112,7 @@ def _analysed(
             may_count=code in _SIZED,
             is_deterministic=code in _OPERATORS,
         )
-        values.update(zip(made, results, strict=False))
+        values.update(zip(gives, results, strict=False))
     missing = mixed("nothing gives an output")
     return judge({spec.name: values.get(number, missing) for number, spec in outputs.items()})
 

@@ -433,8 +433,8 @@ class _Script:
         if isinstance(value, StoredTensor):
             dtype = STORAGES.get(value.storage, "")
             shape = tuple(map(Size, value.shape))
-            known = Value(shape=shape, is_integer=is_whole(dtype))
-            tensor = self._machine.tensor(known, dtype=dtype)
+            known_value = Value(shape=shape, is_integer=is_whole(dtype))
+            tensor = self._machine.tensor(known_value, dtype=dtype)
             tensor.memory.is_model = True
             return tensor
         if isinstance(value, list | tuple):

@@ -174,8 +174,8 @@ class Transfer:
         if value.shape is None and value.rows is None:
             return Value()
         rank = value.rank
-        wanted = {normal_axis(axis, rank) for axis in axes}
-        if value.rows is not None and value.rows.axis in wanted:
+        run_axes = {normal_axis(axis, rank) for axis in axes}
+        if value.rows is not None and value.rows.axis in run_axes:
             raise MixedRowsError(f"{what} along the batch axis")
         return Value(shape=value.shape, rows=value.rows, is_integer=value.is_integer)
 
@@ -207,16 +207,18 @@ class Transfer:
         if value.shape is None and value.rows is None:
             return Value(is_integer=whole)
         rank = value.rank
-        wanted = set(range(rank)) if axes is None else {normal_axis(axis, rank) for axis in axes}
-        checked = self.along(value, wanted, "reduces")
+        reduced_axes = (
+            set(range(rank)) if axes is None else {normal_axis(axis, rank) for axis in axes}
+        )
+        checked = self.along(value, reduced_axes, "reduces")
         shape = checked.shape or ()
         if keep:
-            sizes = [ONE if axis in wanted else size for axis, size in enumerate(shape)]
+            sizes = [ONE if axis in reduced_axes else size for axis, size in enumerate(shape)]
             return with_rows(tuple(sizes), value.rows, is_integer=whole)
         rows = value.rows
         if rows is not None:
-            rows = replace(rows, axis=rows.axis - sum(axis < rows.axis for axis in wanted))
-        sizes = [size for axis, size in enumerate(shape) if axis not in wanted]
+            rows = replace(rows, axis=rows.axis - sum(axis < rows.axis for axis in reduced_axes))
+        sizes = [size for axis, size in enumerate(shape) if axis not in reduced_axes]
         return with_rows(tuple(sizes), rows, is_integer=whole)
 
     def resized(self, value: Value, sizes: dict[int, Size], what: str = "runs") -> Value:
@@ -225,8 +227,8 @@ class Transfer:
         if checked.shape is None:
             return checked
         rank = len(checked.shape)
-        wanted = {normal_axis(axis, rank): size for axis, size in sizes.items()}
-        shape = tuple(wanted.get(axis, size) for axis, size in enumerate(checked.shape))
+        new_sizes = {normal_axis(axis, rank): size for axis, size in sizes.items()}
+        shape = tuple(new_sizes.get(axis, size) for axis, size in enumerate(checked.shape))
         return with_rows(shape, value.rows, is_integer=value.is_integer)
 
     def ranked(self, value: Value, axis: int, count: Size | None) -> list[Value]:
@@ -408,18 +410,18 @@ class Transfer:
     def expand(self, value: Value, target: Sequence[Size | None]) -> Value:
         """The value, repeated to a shape that it broadcasts to; as `reshape` has it."""
         sizes = tuple(self.sized(target))
-        wanted = self.filled(sizes)
-        if value.rows is None and wanted.rows is not None:
+        filled = self.filled(sizes)
+        if value.rows is None and filled.rows is not None:
             if value.shape is None:
                 raise MixedRowsError("repeats a tensor of unknown shape for each row")
             if value.counts_rows:
                 raise MixedRowsError("computes with the number of rows")
-        if value.rows is not None and wanted.rows is not None:
+        if value.rows is not None and filled.rows is not None:
             # What is filled is equal everywhere, so its rows may lie in any way.
-            axis = wanted.rows.axis + value.rank - len(sizes)
-            if axis == value.rows.axis and sizes[wanted.rows.axis] == value.rows.size:
-                wanted = replace(wanted, rows=replace(value.rows, axis=wanted.rows.axis))
-        shape, rows = self.broadcast([value, wanted])
+            axis = filled.rows.axis + value.rank - len(sizes)
+            if axis == value.rows.axis and sizes[filled.rows.axis] == value.rows.size:
+                filled = replace(filled, rows=replace(value.rows, axis=filled.rows.axis))
+        shape, rows = self.broadcast([value, filled])
         if value.elements is not None and shape is not None and rows is None:
             numbers = [size.number for size in shape if size.is_constant]
             if len(numbers) == len(shape) and 0 <= np.prod(numbers) <= MAX_ELEMENTS:
@@ -677,9 +679,9 @@ class Transfer:
             return Value(is_integer=data.is_integer)
         axis = normal_axis(axis, data.rank)
         if data.elements is not None and indices.elements is not None:
-            known = constants(indices)
-            if known is not None:
-                places = np.array(known, np.int64).reshape(indices.elements.shape)
+            constant_indices = constants(indices)
+            if constant_indices is not None:
+                places = np.array(constant_indices, np.int64).reshape(indices.elements.shape)
                 try:
                     elements = data.elements.take(places, axis)
                 except IndexError:

@@ -233,17 +233,17 @@ class CatboostRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        found = read_catboost(path)
-        if found.loss in _MANY_LABELS:
-            raise refuse(path, f"gives several labels to a row ({found.loss}); one is served")
-        if not found.loss:
+        file = read_catboost(path)
+        if file.loss in _MANY_LABELS:
+            raise refuse(path, f"gives several labels to a row ({file.loss}); one is served")
+        if not file.loss:
             msg = "does not say which loss it was trained with, so what it predicts is not known"
             raise refuse(path, msg)
         library = import_library("catboost", "catboost")
-        is_classifier = found.loss in _CLASSES
+        is_classifier = file.loss in _CLASSES
         try:
             kind = library.CatBoostClassifier if is_classifier else library.CatBoost
-            model = kind().load_model(blob=found.data)
+            model = kind().load_model(blob=file.data)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"CatBoost refuses it: {error_kind(error)}") from None
         categorical = tuple(model.get_cat_feature_indices())
@@ -253,12 +253,12 @@ class CatboostRuntime:
             threads=options.intra_op_threads,
             categorical=categorical,
         )
-        table = _table(path, found, model.feature_names_, categorical)
+        table = _table(path, file, model.feature_names_, categorical)
         # Applying a model changes nothing in it and releases the GIL; only making the Pool keeps
         # it.
         return open_tabular(
             path,
-            _classes(predictor, table) if is_classifier else _values(predictor, found.loss),
+            _classes(predictor, table) if is_classifier else _values(predictor, file.loss),
             table,
             concurrent=True,
         )
@@ -311,17 +311,17 @@ class _Classifier:
         pool = self.predictor.pool(rows)
         return _Found(pool=pool, probabilities=self.predictor.predict(pool, "Probability"))
 
-    def label(self, found: _Found) -> Array:
+    def label(self, prediction: _Found) -> Array:
         """The class of each row: by its probabilities, or by CatBoost where rounding could decide.
 
         CatBoost compares the sums of the leaves. Probabilities rise with them, but two sums can
         become the same one.
         """
-        by_class = found.probabilities
+        by_class = prediction.probabilities
         column = None if self.labels is None else self._likeliest(by_class)
         if column is None or self.labels is None:
-            asked = self.predictor.predict(found.pool, "Class")
-            return as_label(asked.reshape(len(by_class)))
+            classes = self.predictor.predict(prediction.pool, "Class")
+            return as_label(classes.reshape(len(by_class)))
         labels: Array = self.labels[column]
         return labels
 
@@ -337,11 +337,11 @@ class _Classifier:
 
 
 def _table(
-    path: Path, found: CatboostFile, names: Sequence[str], categorical: Sequence[int]
+    path: Path, file: CatboostFile, names: Sequence[str], categorical: Sequence[int]
 ) -> TableInputs:
     """One matrix; one input for each column where there are categories, which are texts."""
     if not categorical:
-        return TableInputs.of_matrix(path, found.features, Datatype.FP32, names)
+        return TableInputs.of_matrix(path, file.features, Datatype.FP32, names)
     columns = [
         Column(name=name, datatype=Datatype.BYTES, example=b"a")
         if number in categorical
@@ -361,10 +361,10 @@ def _table(
 
 def _classes(predictor: _Predictor, table: TableInputs) -> OutputLayout[_Found]:
     probe = predictor.pool(table.rows(table.example(1)))
-    asked = as_label(predictor.predict(probe, "Class").reshape(1))
+    label = as_label(predictor.predict(probe, "Class").reshape(1))
     columns = predictor.predict(probe, "Probability").shape[1]
     labels = as_label(np.asarray(predictor.model.classes_))
-    is_known = labels.dtype == asked.dtype and labels.shape == (columns,) and columns >= _TWO
+    is_known = labels.dtype == label.dtype and labels.shape == (columns,) and columns >= _TWO
     threshold = predictor.model.get_probability_threshold()
     classifier = _Classifier(
         predictor=predictor,
@@ -373,7 +373,10 @@ def _classes(predictor: _Predictor, table: TableInputs) -> OutputLayout[_Found]:
     )
     return OutputLayout(
         predict=classifier.find,
-        outputs={LABEL: classifier.label, PROBABILITIES: lambda found: found.probabilities},
+        outputs={
+            LABEL: classifier.label,
+            PROBABILITIES: lambda prediction: prediction.probabilities,
+        },
     )
 
 
@@ -381,5 +384,5 @@ def _values(predictor: _Predictor, loss: str) -> OutputLayout[Array]:
     kind = _PREDICTION_TYPES.get(loss, "RawFormulaVal")
     return OutputLayout(
         predict=lambda rows: predictor.predict(predictor.pool(rows), kind),
-        outputs={PREDICTION: lambda found: found},
+        outputs={PREDICTION: lambda values: values},
     )

@@ -132,8 +132,8 @@ def _categories(
     LightGBM stores a list for each categorical column of the data frame, in their order, and not
     which columns these are; a column of one value alone is marked as constant.
     """
-    _, found, text = rest.rpartition(b"\npandas_categorical:")
-    stored = json.loads(text) if found else None
+    _, separator, text = rest.rpartition(b"\npandas_categorical:")
+    stored = json.loads(text) if separator else None
     if not stored:
         return ()
     if not isinstance(stored, list) or not all(isinstance(some, list) for some in stored):
@@ -142,7 +142,8 @@ def _categories(
         chosen = is_categorical
     else:
         chosen = [
-            one and not constant for one, constant in zip(is_categorical, is_constant, strict=True)
+            categorical and not constant
+            for categorical, constant in zip(is_categorical, is_constant, strict=True)
         ]
     if sum(chosen) != len(stored):
         raise refuse(
@@ -151,7 +152,7 @@ def _categories(
             "train with the categorical dtype of pandas for all of them, or for none",
         )
     lists = iter(stored)
-    return tuple(_category_values(next(lists)) if one else None for one in chosen)
+    return tuple(_category_values(next(lists)) if is_chosen else None for is_chosen in chosen)
 
 
 def _category_values(values: Sequence[object]) -> tuple[str, ...] | tuple[float, ...]:
@@ -234,7 +235,9 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
     if bounds[-1] != len(words) or words.min() < 0 or words.max() >= 1 << _WORD_BITS:
         raise corrupt(path, f"{what} has other categories than it declares")
     chosen = [
-        text for text, one in zip(tree["threshold"].split(" "), by_category, strict=True) if one
+        text
+        for text, is_set in zip(tree["threshold"].split(" "), by_category, strict=True)
+        if is_set
     ]
     if not all(_WHOLE.fullmatch(text) and 0 <= int(text) < sets for text in chosen):
         raise corrupt(path, f"{what} asks for categories that there are not")
@@ -243,24 +246,24 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
 def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:
     """LightGBM reads as many numbers of a list as there should be."""
     lists = [(key, leaves) for key in _A_LEAF] + [(key, leaves - 1) for key in _A_SPLIT]
-    for key, wanted in lists:
+    for key, expected in lists:
         if key not in tree and (leaves == 1 or key not in _NEEDED):
             continue
         numbers = tree[key].split(" ") if tree[key] else []
-        if len(numbers) != wanted and not (leaves == 1 and len(numbers) <= 1):
-            raise corrupt(path, f"{what} has {len(numbers)} of {wanted} {key}")
+        if len(numbers) != expected and not (leaves == 1 and len(numbers) <= 1):
+            raise corrupt(path, f"{what} has {len(numbers)} of {expected} {key}")
         if not all(_REAL.fullmatch(number) for number in numbers):
             raise corrupt(path, f"a {key} of {what} is no number")
 
 
 def _fields(data: bytes) -> dict[str, str]:
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in data.decode().split("\n"):
         key, equals, value = line.partition("=")
-        if equals and (key in found or not _KEY.fullmatch(key)):
+        if equals and (key in fields or not _KEY.fullmatch(key)):
             raise BrokenFileError("a setting stands there twice, or names nothing")
-        found[key] = value
-    return found
+        fields[key] = value
+    return fields
 
 
 def _number(text: str) -> int:
@@ -371,21 +374,21 @@ class LightgbmRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        found = read_lightgbm(path)
+        file = read_lightgbm(path)
         library = import_library("lightgbm", "lightgbm")
         try:
-            names = library.Booster(model_str=found.text).feature_name()
-            predict = LightgbmPredictor(library, found.text, threads=options.intra_op_threads)
+            names = library.Booster(model_str=file.text).feature_name()
+            predict = LightgbmPredictor(library, file.text, threads=options.intra_op_threads)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"LightGBM refuses it: {error_kind(error)}") from None
         # Predictions share a read lock inside the library, and ctypes releases the GIL. It compares
         # in doubles: a value rounded to FP32 could go down the other branch.
         outputs = outputs_of_trees(
-            is_second=(lambda found: found > 1 - found) if found.objective == _BINARY else None,
-            has_classes=found.objective in _CLASSES,
+            is_second=(lambda second: second > 1 - second) if file.objective == _BINARY else None,
+            has_classes=file.objective in _CLASSES,
         )
         table = table_with_categories(
-            path, names, found.categories, Datatype.FP64, unseen_is_missing=True
+            path, names, file.categories, Datatype.FP64, unseen_is_missing=True
         )
         answers = OutputLayout(predict=predict, outputs=outputs)
         return open_tabular(path, answers, table, concurrent=True)

@@ -157,13 +157,13 @@ class _Frame:
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame or an array
         """One batch."""
         rows = len(next(iter(inputs.values())))
-        found = [self._column(i, name, inputs, rows) for i, name in enumerate(self.names)]
+        columns = [self._column(i, name, inputs, rows) for i, name in enumerate(self.names)]
         if self.pandas is None:
-            table = np.empty((rows, len(found)), np.object_)
-            for i, values in enumerate(found):
+            table = np.empty((rows, len(columns)), np.object_)
+            for i, values in enumerate(columns):
                 table[:, i] = values
             return table
-        return self.pandas.DataFrame(dict(zip(self.names, found, strict=True)))
+        return self.pandas.DataFrame(dict(zip(self.names, columns, strict=True)))
 
     def _column(self, number: int, name: str, inputs: Tensors, rows: int) -> Array:
         values = self.columns.get(number)
@@ -184,36 +184,36 @@ def _pandas(path: Path) -> ModuleType:
         raise FailedPreconditionError(msg) from error
 
 
-def _look(part: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # an estimator
+def _look(part: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # an estimator
     """Note what a fitted estimator expects in the columns that it is given."""
     if hasattr(part, "_transformer_to_input_indices"):
-        _look_at_columns(part, columns, found)
+        _look_at_columns(part, columns, expectations)
     elif hasattr(part, "steps"):
-        _look_at_steps(part, columns, found)
+        _look_at_steps(part, columns, expectations)
     elif isinstance(categories := getattr(part, "categories_", None), list | tuple):
         for column, values in zip(columns, categories, strict=False):
-            _note(found, [column], _of_categories(values))
+            _note(expectations, [column], _of_categories(values))
     elif hasattr(part, "build_analyzer"):  # a vectorizer
-        _note(found, columns, _TEXT)
+        _note(expectations, columns, _TEXT)
     elif inner := _inner(part):
         for estimator in inner:
-            _look(estimator, columns, found)
+            _look(estimator, columns, expectations)
     else:
-        _note(found, columns, _NUMBER)
+        _note(expectations, columns, _NUMBER)
 
 
-def _look_at_columns(part: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # a column transformer
+def _look_at_columns(part: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # a column transformer
     """Note what each transformer expects; columns that are dropped are not used."""
     chosen = part._transformer_to_input_indices  # noqa: SLF001  # columns by number, however they were chosen
     for name, transformer, _ in part.transformers_:
         some = [columns[i] for i in chosen[name]]
         if not isinstance(transformer, str):
-            _look(transformer, some, found)
+            _look(transformer, some, expectations)
         elif transformer == "passthrough":
-            _note(found, some, _NUMBER)
+            _note(expectations, some, _NUMBER)
 
 
-def _look_at_steps(pipeline: Any, columns: list[int], found: dict[int, _Values]) -> None:  # noqa: ANN401  # a pipeline
+def _look_at_steps(pipeline: Any, columns: list[int], expectations: dict[int, _Values]) -> None:  # noqa: ANN401  # a pipeline
     """Note what the first step expects; where it only fills gaps, what the next one does."""
     missing: object = ""
     filled = _NUMBER
@@ -221,16 +221,16 @@ def _look_at_steps(pipeline: Any, columns: list[int], found: dict[int, _Values])
         if step is None or isinstance(step, str):
             continue
         if type(step).__name__ != "SimpleImputer":
-            _look(step, columns, found)
+            _look(step, columns, expectations)
             break
         if step.missing_values is None or isinstance(step.missing_values, float):
             missing = step.missing_values
         filled = _TEXT if getattr(step, "_fit_dtype", np.dtype(float)).kind in "OSU" else _NUMBER
     else:
-        _note(found, columns, filled)
+        _note(expectations, columns, filled)
     for column in columns if missing != "" else ():
-        if found[column].is_text:
-            found[column] = replace(found[column], missing=missing)
+        if expectations[column].is_text:
+            expectations[column] = replace(expectations[column], missing=missing)
 
 
 def _inner(part: Any) -> list[Any]:  # noqa: ANN401  # an estimator
@@ -242,16 +242,18 @@ def _inner(part: Any) -> list[Any]:  # noqa: ANN401  # an estimator
     for name in _INNER:
         some = getattr(part, name, None)
         some = some if isinstance(some, list | tuple) else [some]
-        if found := [one for one in some if any(hasattr(one, name) for name in _METHODS)]:
-            return found
+        if estimators := [
+            candidate for candidate in some if any(hasattr(candidate, name) for name in _METHODS)
+        ]:
+            return estimators
     return []
 
 
-def _note(found: dict[int, _Values], columns: Sequence[int], values: _Values) -> None:
+def _note(expectations: dict[int, _Values], columns: Sequence[int], values: _Values) -> None:
     """Text stands above numbers, and what was seen above what is usual."""
     for column in columns:
-        if column not in found or values.rank > found[column].rank:
-            found[column] = values
+        if column not in expectations or values.rank > expectations[column].rank:
+            expectations[column] = values
 
 
 def _of_categories(categories: Array) -> _Values:

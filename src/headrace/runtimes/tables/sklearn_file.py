@@ -156,13 +156,13 @@ def untrusted_types(path: Path) -> list[str]:
 
 def parts_of(estimator: object) -> Iterator[object]:
     """An object and all that it holds, each once."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     waiting = [estimator]
     while waiting:
         part = waiting.pop()
-        if id(part) in seen or isinstance(part, str | bytes | int | float | None):
+        if id(part) in visited or isinstance(part, str | bytes | int | float | None):
             continue
-        seen.add(id(part))
+        visited.add(id(part))
         yield part
         if isinstance(part, Mapping):
             waiting += [*part.keys(), *part.values()]
@@ -299,7 +299,7 @@ def _index_again(estimator: object) -> set[int]:
 
     They are the same, and the numbers in an index are followed without a check.
     """
-    made = set()
+    rebuilt = set()
     for part in list(parts_of(estimator)):
         index: Any = getattr(part, "__dict__", {}).get("_tree")
         if type(index).__name__ not in _INDEXES:
@@ -310,8 +310,8 @@ def _index_again(estimator: object) -> set[int]:
             raise TypeError("a metric is no name")
         rows, size = neighbors._fit_X, neighbors.leaf_size  # noqa: SLF001  # kept nowhere else
         neighbors._tree = type(index)(rows, size, metric=metric, **settings)  # noqa: SLF001  # as above
-        made.add(id(neighbors._tree))  # noqa: SLF001  # as above
-    return made
+        rebuilt.add(id(neighbors._tree))  # noqa: SLF001  # as above
+    return rebuilt
 
 
 def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an estimator
@@ -323,8 +323,8 @@ def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an e
         raise corrupt(path, "a tree has another number of features than its estimator")
     is_leaf = tree.children_left == _LEAF
     _check_nodes(path, tree.children_left, tree.children_right, is_leaf)
-    asked = tree.feature[~is_leaf]
-    if asked.size and not (asked.min() >= 0 and asked.max() < features):
+    split_features = tree.feature[~is_leaf]
+    if split_features.size and not (split_features.min() >= 0 and split_features.max() < features):
         raise corrupt(path, "a tree asks for a feature that there is not")
     return {id(tree)}
 
@@ -361,8 +361,10 @@ def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  
         leaf = nodes["is_leaf"] != 0
         _check_nodes(path, nodes["left"].astype(np.int64), nodes["right"].astype(np.int64), leaf)
         inner = nodes[~leaf]
-        asked = inner["feature_idx"].astype(np.int64)
-        if asked.size and not (asked.min() >= 0 and asked.max() < features):
+        split_features = inner["feature_idx"].astype(np.int64)
+        if split_features.size and not (
+            split_features.min() >= 0 and split_features.max() < features
+        ):
             raise corrupt(path, "a tree asks for a feature that there is not")
         # Encoders of categories are code, so that no file without code has categories.
         if (inner["is_categorical"] != 0).any() or estimator._preprocessor is not None:  # noqa: SLF001  # nothing else says it

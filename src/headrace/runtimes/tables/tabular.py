@@ -66,9 +66,10 @@ class OutputLayout(Generic[Found]):
 
     def of(self, rows: object, names: Sequence[str] | None = None) -> Tensors:
         """The outputs of these names, or all."""
-        found = self.predict(rows)
+        prediction = self.predict(rows)
         return {
-            name: np.ascontiguousarray(self.outputs[name](found)) for name in names or self.outputs
+            name: np.ascontiguousarray(self.outputs[name](prediction))
+            for name in names or self.outputs
         }
 
 
@@ -200,11 +201,13 @@ def table_with_categories(
         count = len(next(iter(inputs.values())))
         matrix = np.empty((count, len(columns)), datatype.dtype)
         for i, column in enumerate(columns):
-            values, known = inputs[column.name], codes[i]
+            values, codes_by_value = inputs[column.name], codes[i]
             matrix[:, i] = (
                 values
-                if known is None
-                else _codes(column.name, values, known, unseen_is_missing=unseen_is_missing)
+                if codes_by_value is None
+                else _codes(
+                    column.name, values, codes_by_value, unseen_is_missing=unseen_is_missing
+                )
             )
         return matrix
 
@@ -217,14 +220,14 @@ def _codes(
     """The code of each value; not a number for one that is missing."""
     is_text = values.dtype.kind == "O"
     items = texts_of(name, values, missing=None) if is_text else values.tolist()
-    found = [codes.get(item, math.nan) for item in items]
+    encoded = [codes.get(item, math.nan) for item in items]
     if not unseen_is_missing:
-        for item, code in zip(items, found, strict=True):
+        for item, code in zip(items, encoded, strict=True):
             if math.isnan(code) and not (item is None or item != item):  # noqa: PLR0124  # not a number
                 raise InvalidArgumentError(
                     f"input '{name}' has a category that the model was not trained on"
                 )
-    return found
+    return encoded
 
 
 class TabularModel:
@@ -287,11 +290,11 @@ def open_tabular(
         UnsupportedModelError: The model does not predict, or what it gives has no row for each.
     """
     try:
-        found = answers.of(table.rows(table.example(_TRIAL_ROWS)))
+        trial = answers.of(table.rows(table.example(_TRIAL_ROWS)))
     except Exception as error:
         # The libraries' errors share no base class but Exception.
         raise refuse(path, f"does not predict: {reason_of(error)}") from error
-    outputs = tuple(_output(path, name, array) for name, array in found.items())
+    outputs = tuple(_output(path, name, array) for name, array in trial.items())
     independence = RowIndependence.PROVEN
     if mixes_rows:
         independence = RowIndependence.DECLARED if rows_independent else RowIndependence.UNPROVEN
@@ -324,10 +327,10 @@ def _values_of(table: TableInputs) -> dict[str, float | str]:
 
 def _meant(names: Sequence[str] | None, features: int) -> tuple[str, ...]:
     """Names that somebody gave; none where the library numbered the columns."""
-    found = tuple(map(str, () if names is None else names))
-    if len(found) != features or len(set(found)) < len(found) or len(found) > _MAX_NAMES:
+    stated = tuple(map(str, () if names is None else names))
+    if len(stated) != features or len(set(stated)) < len(stated) or len(stated) > _MAX_NAMES:
         return ()
-    return () if all(_NUMBERED.fullmatch(name) for name in found) else found
+    return () if all(_NUMBERED.fullmatch(name) for name in stated) else stated
 
 
 def check_input_sizes(path: Path, inputs: Sequence[TensorSpec]) -> None:
@@ -416,13 +419,16 @@ def outputs_of_trees(
         has_classes: Whether the model gives a probability for each class.
     """
     if is_second is not None:
-        return {LABEL: lambda found: is_second(found).astype(np.int64), PROBABILITIES: _two_classes}
+        return {
+            LABEL: lambda second: is_second(second).astype(np.int64),
+            PROBABILITIES: _two_classes,
+        }
     if has_classes:
         return {
-            LABEL: lambda found: found.argmax(axis=1).astype(np.int64),
-            PROBABILITIES: lambda found: found,
+            LABEL: lambda scores: scores.argmax(axis=1).astype(np.int64),
+            PROBABILITIES: lambda scores: scores,
         }
-    return {PREDICTION: lambda found: found}
+    return {PREDICTION: lambda values: values}
 
 
 def _two_classes(positive: Array) -> Array:

@@ -71,14 +71,14 @@ class _Reader:
             raise BrokenFileError(f"nests more than {_MAX_DEPTH} values")
         mark = self._take(1)
         if mark == b"{":
-            found: dict[str, object] = {}
+            mapping: dict[str, object] = {}
             while self._peek() != b"}":
                 key = self._text()
-                if key in found:
+                if key in mapping:
                     raise BrokenFileError("a name stands there twice")
-                found[key] = self.value(depth + 1)
+                mapping[key] = self.value(depth + 1)
             self._at += 1
-            return found
+            return mapping
         if mark == b"[":
             return self._list(depth)
         if mark == b"S":
@@ -99,11 +99,11 @@ class _Reader:
         if mark == b"#":
             self._at += 1
             return [self.value(depth + 1) for _ in range(self._length())]
-        found: list[object] = []
+        items: list[object] = []
         while self._peek() != b"]":
-            found.append(self.value(depth + 1))
+            items.append(self.value(depth + 1))
         self._at += 1
-        return found
+        return items
 
     def _text(self) -> str:
         return self._take(self._length()).decode()
@@ -192,8 +192,8 @@ def read_xgboost(path: Path) -> XgboostFile:
         if not isinstance(document, dict):
             raise refuse(path, "is no model of XGBoost's")
         learner = document["learner"]
-        found = _read_learner(path, learner)
-        _check_booster(path, learner["gradient_booster"], found)
+        file = _read_learner(path, learner)
+        _check_booster(path, learner["gradient_booster"], file)
     except UnsupportedModelError:
         raise
     except RecursionError:
@@ -205,15 +205,15 @@ def read_xgboost(path: Path) -> XgboostFile:
     except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = error_kind(error)
         raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from None
-    return found
+    return file
 
 
 def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Of two values by one name XGBoost might follow the one that was not looked at."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
         raise BrokenFileError("a name stands there twice")
-    return found
+    return mapping
 
 
 def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
@@ -255,18 +255,18 @@ def _categories(
     order = _array(stored["sorted_idx"])
     if len(encoded) != features or len(bounds) != features + 1 or len(types) != features:
         raise corrupt(path, "its categories are those of other features")
-    found: list[tuple[str, ...] | tuple[float, ...] | None] = []
+    categories: list[tuple[str, ...] | tuple[float, ...] | None] = []
     start = 0
-    for number, one in enumerate(encoded):
-        values = _category_values(path, number, one)
+    for number, encoded_categories in enumerate(encoded):
+        values = _category_values(path, number, encoded_categories)
         inner = np.sort(order[start : start + len(values)])
         start += len(values)
         if bounds[number + 1] != start or not np.array_equal(inner, np.arange(len(values))):
             raise corrupt(path, f"the categories of feature {number} are not those that it counts")
-        found.append(values if types[number] == "c" else None)
+        categories.append(values if types[number] == "c" else None)
     if bounds[0] != 0 or start != len(order):
         raise corrupt(path, "its categories are not as many as it counts")
-    return tuple(found) if any(one is not None for one in found) else ()
+    return tuple(categories) if any(values is not None for values in categories) else ()
 
 
 def _category_values(
@@ -310,7 +310,7 @@ def _rounds(attributes: Mapping[str, Any]) -> int:
     return best + 1
 
 
-def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -> None:
+def _check_booster(path: Path, booster: Mapping[str, Any], file: XgboostFile) -> None:
     name = booster["name"]
     if name not in _BOOSTERS:
         raise refuse(path, f"has another booster than trees ({', '.join(_BOOSTERS)})")
@@ -323,8 +323,8 @@ def _check_booster(path: Path, booster: Mapping[str, Any], found: XgboostFile) -
     for number, tree in enumerate(trees):
         if int(tree["id"]) != number:  # where XGBoost puts it
             raise corrupt(path, f"tree {number} has the number of another")
-        _check_tree(path, f"tree {number}", tree, found.features)
-    _check_order(path, model, len(trees), found.groups)
+        _check_tree(path, f"tree {number}", tree, file.features)
+    _check_order(path, model, len(trees), file.groups)
 
 
 def _check_order(path: Path, model: Mapping[str, Any], trees: int, groups: int) -> None:
@@ -379,12 +379,12 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
 
 def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
     """XGBoost walks up as well, where it counts what is left of a pruned tree."""
-    wanted = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
-    wanted[0] = _NO_PARENT
+    expected = np.where((parents >= 0) & (parents < len(parents)), parents, _NO_PARENT)
+    expected[0] = _NO_PARENT
     for below in children:
         inner = np.flatnonzero(below != -1)
-        wanted[below[inner]] = inner
-    if not np.array_equal(parents, wanted):
+        expected[below[inner]] = inner
+    if not np.array_equal(parents, expected):
         raise corrupt(path, f"the nodes of {what} are no tree")
 
 
@@ -437,7 +437,7 @@ class XgboostPredictor:
             ValueError: XGBoost refuses them.
         """
         rows = dense(rows, np.float32)
-        shape, dims, found = POINTER(c_uint64)(), c_uint64(), POINTER(c_float)()
+        shape, dims, values = POINTER(c_uint64)(), c_uint64(), POINTER(c_float)()
         failed = self._call(
             self._booster.handle,
             b'{"data":[%d,true],"shape":[%d,%d],"strides":null,"typestr":"<f4","version":3}'
@@ -446,7 +446,7 @@ class XgboostPredictor:
             None,
             byref(shape),
             byref(dims),
-            byref(found),
+            byref(values),
         )
         if failed:
             # With its stack: the first line says it.
@@ -454,7 +454,7 @@ class XgboostPredictor:
                 (self._last_error() or b"").decode(errors="replace").partition("\n")[0]
             )
         answer: Array = np.empty(shape[: dims.value], np.float32)
-        ctypes.memmove(answer.ctypes.data, found, answer.nbytes)
+        ctypes.memmove(answer.ctypes.data, values, answer.nbytes)
         return answer
 
 
@@ -477,27 +477,27 @@ class XgboostRuntime:
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
-        found = read_xgboost(path)
+        file = read_xgboost(path)
         library = import_library("xgboost", "xgboost")
         try:
             booster = library.Booster(model_file=str(path))
             booster.set_param({"nthread": options.intra_op_threads, "device": "cpu"})
-            if found.objective == "multi:softmax":
+            if file.objective == "multi:softmax":
                 # It only says which class; its sibling, from the same trees, also how sure it is.
                 booster.set_param({"objective": "multi:softprob"})
-            predict = XgboostPredictor(library, booster, rounds=found.rounds)
+            predict = XgboostPredictor(library, booster, rounds=file.rounds)
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             raise refuse(path, f"XGBoost refuses it: {error_kind(error)}") from None
         # `XGBoosterPredictFromDense` takes no lock and is documented as safe to call from several
         # threads; it is called by ctypes, which releases the GIL. What it sets up once, the first
         # run below does.
         outputs = outputs_of_trees(
-            is_second=(lambda found: found > _HALF) if found.objective == _BINARY else None,
-            has_classes=found.objective in _CLASSES,
+            is_second=(lambda second: second > _HALF) if file.objective == _BINARY else None,
+            has_classes=file.objective in _CLASSES,
         )
-        names = found.names or [f"f{i}" for i in range(found.features)]
+        names = file.names or [f"f{i}" for i in range(file.features)]
         table = table_with_categories(
-            path, names, found.categories, Datatype.FP32, unseen_is_missing=False
+            path, names, file.categories, Datatype.FP32, unseen_is_missing=False
         )
         answers = OutputLayout(predict=predict, outputs=outputs)
         return open_tabular(path, answers, table, concurrent=True)

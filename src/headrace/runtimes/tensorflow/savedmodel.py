@@ -32,14 +32,14 @@ class TensorflowModel:
 
     concurrent = True
 
-    def __init__(self, session: Any, found: SavedModelFile, signature: ModelSignature) -> None:  # noqa: ANN401  # ships no types that mypy reads
+    def __init__(self, session: Any, file: SavedModelFile, signature: ModelSignature) -> None:  # noqa: ANN401  # ships no types that mypy reads
         self.signature = signature
         self._session: Any = session
-        self._inputs = [one.name for one in found.inputs]
-        self._outputs = [one.name for one in found.outputs]
+        self._inputs = [tensor.name for tensor in file.inputs]
+        self._outputs = [tensor.name for tensor in file.outputs]
         # One for all outputs: TensorFlow keeps whatever is made for each choice of them.
         self._call: Any = session.make_callable(
-            [one.tensor for one in found.outputs], [one.tensor for one in found.inputs]
+            [tensor.tensor for tensor in file.outputs], [tensor.tensor for tensor in file.inputs]
         )
 
     def run(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> Tensors:
@@ -65,17 +65,17 @@ class TensorflowModel:
             self._session = None
 
 
-def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> TensorflowModel:
+def open_tensorflow(path: Path, file: SavedModelFile, options: LoadOptions) -> TensorflowModel:
     """Load a SavedModel that was read, and try it.
 
     Raises:
         UnsupportedModelError: TensorFlow refuses it.
     """
-    inputs, outputs = found.specs(path)
+    inputs, outputs = file.specs(path)
     session = open_session(path, options)
     try:
         declared = ModelSignature(inputs=inputs, outputs=outputs, batched=False)
-        model = TensorflowModel(session, found, declared)
+        model = TensorflowModel(session, file, declared)
     except Exception as error:
         session.close()
         raise refuse(path, f"TensorFlow refuses it: {reason_of(error)}") from error
@@ -84,7 +84,7 @@ def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> 
         model.run,
         inputs,
         outputs,
-        analyse=(lambda: _analysed(path, found)) if has_openvino else None,
+        analyse=(lambda: _analysed(path, file)) if has_openvino else None,
         declared=options.declared_by,
     )
     if not probe.batched or probe.variable is None:
@@ -94,9 +94,9 @@ def open_tensorflow(path: Path, found: SavedModelFile, options: LoadOptions) -> 
     return model
 
 
-def _analysed(path: Path, found: SavedModelFile) -> RowVerdict:
+def _analysed(path: Path, file: SavedModelFile) -> RowVerdict:
     """The verdict on the graph as OpenVINO reads it; TensorFlow runs it."""
-    inputs, outputs = found.specs(path)
+    inputs, outputs = file.specs(path)
     try:
         model = import_openvino().Core().read_model(path)
         ordered = [
@@ -168,11 +168,11 @@ class SavedmodelRuntime:
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model with what is installed."""
         if importlib.util.find_spec("tensorflow") is not None:
-            found = read_savedmodel(path)
-            if found.assigns:
-                names = ", ".join(found.assigns[:8])
+            file = read_savedmodel(path)
+            if file.assigns:
+                names = ", ".join(file.assigns[:8])
                 _log.warning("%s keeps a state that all callers share (%s)", path.name, names)
-            return open_tensorflow(path, found, options)
+            return open_tensorflow(path, file, options)
         if importlib.util.find_spec("openvino") is not None:
             return open_by_openvino(path, options)
         raise FailedPreconditionError(

@@ -77,9 +77,11 @@ def check_variables(variables: Path) -> None:
         if not values:
             raise BrokenFileError("is damaged: it has no header")
         header = values[0]
-        found = {one.number: one.value for one in inside(source, header) if not one.is_bytes}
-        shards = found.get(1, 0)
-        if not 1 <= shards <= _MOST_SHARDS or found.get(2, 0):
+        header_fields = {
+            field.number: field.value for field in inside(source, header) if not field.is_bytes
+        }
+        shards = header_fields.get(1, 0)
+        if not 1 <= shards <= _MOST_SHARDS or header_fields.get(2, 0):
             raise BrokenFileError(f"has {shards} files, or numbers in another order of bytes")
         files = [variables / f"variables.data-{i:05d}-of-{shards:05d}" for i in range(shards)]
         sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
@@ -100,16 +102,16 @@ def _blocks(source: FileReader) -> Iterator[ProtobufField]:
     start = source.size - _FOOTER_BYTES
     if source.number(source.size - 8, "Q") != _MAGIC:
         raise BrokenFileError("is truncated or damaged: it does not end as a table of variables")
-    place, end = start, source.size - 8
+    position, end = start, source.size - 8
     numbers = []
     for _ in range(4):
-        number, place = varint(source, place, end)
+        number, position = varint(source, position, end)
         numbers.append(number)
     for count, value in enumerate(_values(source, _block(source, numbers[2], numbers[3]))):
         if count > _MOST_BLOCKS:
             raise BrokenFileError(f"has more than {_MOST_BLOCKS} blocks")
-        offset, place = varint(source, value.start, value.end)
-        size, _ = varint(source, place, value.end)
+        offset, size_start = varint(source, value.start, value.end)
+        size, _ = varint(source, size_start, value.end)
         yield _block(source, offset, size)
 
 
@@ -130,32 +132,32 @@ def _block(source: FileReader, offset: int, size: int) -> ProtobufField:
 
 def _values(source: FileReader, block: ProtobufField) -> Iterator[ProtobufField]:
     """Where the values of a block lie; keys only say what they have anew."""
-    place, key_bytes = block.start, 0
-    while place < block.end:
-        shared, place = varint(source, place, block.end)
-        own, place = varint(source, place, block.end)
-        size, place = varint(source, place, block.end)
-        if shared > key_bytes or place + own + size > block.end:
+    offset, key_bytes = block.start, 0
+    while offset < block.end:
+        shared, offset = varint(source, offset, block.end)
+        own, offset = varint(source, offset, block.end)
+        size, offset = varint(source, offset, block.end)
+        if shared > key_bytes or offset + own + size > block.end:
             raise BrokenFileError("is damaged: an entry ends beyond its block")
         key_bytes = shared + own
-        place += own + size
-        yield ProtobufField(0, 2, 0, place - size, place)
+        offset += own + size
+        yield ProtobufField(0, 2, 0, offset - size, offset)
 
 
 def _index_entry(source: FileReader, value: ProtobufField) -> _IndexEntry:
     entry = _IndexEntry()
-    for one in inside(source, value):
-        match one.number:
+    for part in inside(source, value):
+        match part.number:
             case 1:
-                entry.kind = one.value
+                entry.kind = part.value
             case 2:
-                entry.shape += dimensions(source, one)
+                entry.shape += dimensions(source, part)
             case 3:
-                entry.shard = one.value
+                entry.shard = part.value
             case 4:
-                entry.offset = one.value
+                entry.offset = part.value
             case 5:
-                entry.size = one.value
+                entry.size = part.value
             case 7:
                 entry.is_sliced = True
     return entry
@@ -181,12 +183,12 @@ def _check_strings(file: Path, entry: _IndexEntry) -> None:
     if count > entry.size:
         raise BrokenFileError(f"names {count} texts in {entry.size} bytes")
     with FileReader(file) as source:
-        place, end = entry.offset, entry.offset + entry.size
+        offset, end = entry.offset, entry.offset + entry.size
         total = 0
         for _ in range(count):
-            length, place = varint(source, place, end)
+            length, offset = varint(source, offset, end)
             total += length
-        if place + 4 + total != end:
+        if offset + 4 + total != end:
             raise BrokenFileError("names texts that end beyond their bytes")
 
 
@@ -249,8 +251,8 @@ class SavedModelFile:
         Raises:
             UnsupportedModelError: An input or output is nothing that a request can carry.
         """
-        inputs = tuple(_spec(path, "input", one) for one in self.inputs)
-        return inputs, tuple(_spec(path, "output", one) for one in self.outputs)
+        inputs = tuple(_spec(path, "input", tensor) for tensor in self.inputs)
+        return inputs, tuple(_spec(path, "output", tensor) for tensor in self.outputs)
 
 
 @dataclass(slots=True)
@@ -289,7 +291,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
         inputs, outputs = _signature(meta)
     except (BrokenFileError, OSError) as error:
         raise refuse(path, f"{FILE} {error}") from error
-    served = [one.tensor for one in (*inputs, *outputs)]
+    served = [tensor.tensor for tensor in (*inputs, *outputs)]
     return SavedModelFile(
         inputs=inputs,
         outputs=outputs,
@@ -304,7 +306,7 @@ def meta_graphs(source: FileReader) -> list[MetaGraph]:
     Raises:
         BrokenFileError: It is damaged.
     """
-    return [_meta(source, one) for one in fields(source) if one.number == _META_GRAPH]
+    return [_meta(source, field) for field in fields(source) if field.number == _META_GRAPH]
 
 
 def _check_files(path: Path) -> None:
@@ -341,73 +343,79 @@ def variables_problem(variables: Path) -> str:
 
 
 def _served(metas: list[MetaGraph]) -> MetaGraph:
-    found = [meta for meta in metas if SERVE in meta.tags]
-    if len(found) == 1:
-        return found[0]
+    graphs = [meta for meta in metas if SERVE in meta.tags]
+    if len(graphs) == 1:
+        return graphs[0]
     tags = ", ".join(repr("+".join(meta.tags)) for meta in metas[:8]) or "none"
     raise BrokenFileError(
-        f"has {len(found)} graphs with the tag '{SERVE}' (its graphs: {tags}); export one for it"
+        f"has {len(graphs)} graphs with the tag '{SERVE}' (its graphs: {tags}); export one for it"
     )
 
 
 def _signature(meta: MetaGraph) -> tuple[tuple[Named, ...], tuple[Named, ...]]:
-    usable = {name: found for name, found in meta.signatures.items() if found[1]}
+    usable = {name: sides for name, sides in meta.signatures.items() if sides[1]}
     chosen = usable.get(_DEFAULT) or (next(iter(usable.values())) if len(usable) == 1 else None)
     if chosen is None:
         names = ", ".join(sorted(usable)[:16]) or "none with outputs"
         msg = f"has no signature '{_DEFAULT}' (it has {names}); export it with `signatures=`"
         raise BrokenFileError(msg)
     for specs in chosen:
-        if len({one.name for one in specs}) < len(specs):
+        if len({tensor.name for tensor in specs}) < len(specs):
             raise BrokenFileError("is damaged: its signature names a tensor twice")
     # A map has no order of its own.
-    ordered = [tuple(sorted(specs, key=lambda one: one.name)) for specs in chosen]
-    for one in (*ordered[0], *ordered[1]):
-        if one.tensor and one.tensor.partition(":")[0] not in meta.graph.nodes:
-            raise BrokenFileError(f"is damaged: '{one.name}' is a tensor that there is not")
+    ordered = [tuple(sorted(specs, key=lambda tensor: tensor.name)) for specs in chosen]
+    for named in (*ordered[0], *ordered[1]):
+        if named.tensor and named.tensor.partition(":")[0] not in meta.graph.nodes:
+            raise BrokenFileError(f"is damaged: its tensor '{named.name}' does not exist")
     return ordered[0], ordered[1]
 
 
-def _meta(source: FileReader, place: ProtobufField) -> MetaGraph:
+def _meta(source: FileReader, field: ProtobufField) -> MetaGraph:
     meta = MetaGraph()
-    meta.tags += [text(source, one) for one in within(source, place, *_META_TAGS)]
-    meta.version = "".join(text(source, one) for one in within(source, place, *_META_VERSION))
-    for part in inside(source, place):
+    meta.tags += [text(source, tag) for tag in within(source, field, *_META_TAGS)]
+    meta.version = "".join(
+        text(source, version) for version in within(source, field, *_META_VERSION)
+    )
+    for part in inside(source, field):
         if part.number == _META_GRAPH_DEF:
             meta.graph = read_graph(source, part)
         elif part.number == _META_SAVER:
-            names = (one for one in inside(source, part) if one.number in _SAVER_NAMES)
-            meta.stored += [text(source, one, _NAME_BYTES) for one in names]
+            names = (
+                part_field
+                for part_field in inside(source, part)
+                if part_field.number in _SAVER_NAMES
+            )
+            meta.stored += [text(source, name, _NAME_BYTES) for name in names]
         elif part.number == _META_COLLECTION:
             # The nodes that a graph of TensorFlow 1 is started with.
             if last_text(source, part, _KEY, limit=_NAME_BYTES) in _STARTS:
                 nodes = within(source, part, _VALUE, *_NODE_LIST)
-                meta.started += [text(source, one, _NAME_BYTES) for one in nodes]
+                meta.started += [text(source, node, _NAME_BYTES) for node in nodes]
         elif part.number == _META_SIGNATURE:
-            name, found = _signature_def(source, part)
+            name, sides = _signature_def(source, part)
             if name == _START:
-                meta.started += [one.tensor for one in found[1]]
+                meta.started += [tensor.tensor for tensor in sides[1]]
             else:
-                meta.signatures[name] = found
+                meta.signatures[name] = sides
     return meta
 
 
 def _signature_def(
-    source: FileReader, place: ProtobufField
+    source: FileReader, field: ProtobufField
 ) -> tuple[str, tuple[list[Named], list[Named]]]:
-    found: Mapping[int, list[Named]] = {1: [], 2: []}
-    for value in within(source, place, _VALUE):
+    tensors: Mapping[int, list[Named]] = {1: [], 2: []}
+    for value in within(source, field, _VALUE):
         for item in inside(source, value):
-            if item.number in found:
-                if len(found[item.number]) == _MOST_TENSORS:
+            if item.number in tensors:
+                if len(tensors[item.number]) == _MOST_TENSORS:
                     raise BrokenFileError(f"has more than {_MOST_TENSORS} inputs or outputs")
-                found[item.number].append(_tensor(source, item))
-    return last_text(source, place, _KEY, limit=_NAME_BYTES), (found[1], found[2])
+                tensors[item.number].append(_tensor(source, item))
+    return last_text(source, field, _KEY, limit=_NAME_BYTES), (tensors[1], tensors[2])
 
 
-def _tensor(source: FileReader, place: ProtobufField) -> Named:
+def _tensor(source: FileReader, field: ProtobufField) -> Named:
     tensor, datatype, shape = "", 0, None
-    for value in within(source, place, _VALUE):
+    for value in within(source, field, _VALUE):
         for item in inside(source, value):
             match item.number:
                 case 1:
@@ -416,26 +424,26 @@ def _tensor(source: FileReader, place: ProtobufField) -> Named:
                     datatype = item.value
                 case 3:
                     shape = _shape(source, item)
-    name = last_text(source, place, _KEY, limit=_NAME_BYTES)
+    name = last_text(source, field, _KEY, limit=_NAME_BYTES)
     return Named(name=name, tensor=tensor, datatype=_DATATYPES.get(datatype), shape=shape)
 
 
-def _shape(source: FileReader, place: ProtobufField) -> tuple[int, ...] | None:
-    if any(one.value for one in within(source, place, _UNKNOWN_RANK)):
+def _shape(source: FileReader, field: ProtobufField) -> tuple[int, ...] | None:
+    if any(flag.value for flag in within(source, field, _UNKNOWN_RANK)):
         return None
-    sizes = dimensions(source, place)
+    sizes = dimensions(source, field)
     if len(sizes) > _MOST_RANK or any(size < VARIABLE for size in sizes):
         raise BrokenFileError(f"declares the shape {sizes[:8]}, which there cannot be")
     return tuple(sizes)
 
 
-def _spec(path: Path, kind: str, one: Named) -> TensorSpec:
-    if not one.tensor:
-        raise refuse(path, f"{kind} '{one.name}' is sparse or composite, which is not served")
-    if one.datatype is None:
-        msg = f"{kind} '{one.name}' has a type that no request can carry; cast it in the model"
+def _spec(path: Path, kind: str, tensor: Named) -> TensorSpec:
+    if not tensor.tensor:
+        raise refuse(path, f"{kind} '{tensor.name}' is sparse or composite, which is not served")
+    if tensor.datatype is None:
+        msg = f"{kind} '{tensor.name}' has a type that no request can carry; cast it in the model"
         raise refuse(path, msg)
-    if one.shape is None and kind == "input":
-        msg = f"{kind} '{one.name}' says not even how many dimensions it has; export the model "
+    if tensor.shape is None and kind == "input":
+        msg = f"{kind} '{tensor.name}' says not even how many dimensions it has; export the model "
         raise refuse(path, f"{msg}with an input signature, None where a size varies")
-    return TensorSpec(name=one.name, datatype=one.datatype, shape=one.shape or ())
+    return TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape or ())

@@ -91,23 +91,23 @@ def unsafe_operators(
     """
     by_requests = _reached(graph, served)
     by_storing = _reached(graph, stored)
-    found = set()
+    unsafe = set()
     for kind, bodies in (("node", graph.nodes), ("function", graph.functions)):
         for name, body in bodies.items():
-            found.update(unsafe_in(body.operators))
+            unsafe.update(unsafe_in(body.operators))
             key = (kind, name)
             if key in by_requests or key not in by_storing:
-                found |= body.operators & _CHECKPOINT
-    return sorted(found)
+                unsafe |= body.operators & _CHECKPOINT
+    return sorted(unsafe)
 
 
 def assigning_operators(graph: SavedModelGraph, served: Iterable[str]) -> list[str]:
     """The operators by which a request may leave something for the next one."""
-    found: set[str] = set()
+    operators: set[str] = set()
     for kind, name in _reached(graph, served):
         body = (graph.nodes if kind == "node" else graph.functions)[name]
-        found.update(operator for operator in body.operators if _ASSIGNS.search(operator))
-    return sorted(found)
+        operators.update(operator for operator in body.operators if _ASSIGNS.search(operator))
+    return sorted(operators)
 
 
 def check_calls(graph: SavedModelGraph) -> None:
@@ -120,23 +120,25 @@ def check_calls(graph: SavedModelGraph) -> None:
     depths: dict[str, int] = {}
     for name in _callees_first(graph.functions):
         body = graph.functions[name]
-        known = {one: count for one, count in body.calls.items() if one in graph.functions}
-        sizes[name] = body.nodes + sum(sizes[one] * count for one, count in known.items())
-        depths[name] = 1 + max((depths[one] for one in known), default=0)
+        callees = {
+            callee: count for callee, count in body.calls.items() if callee in graph.functions
+        }
+        sizes[name] = body.nodes + sum(sizes[callee] * count for callee, count in callees.items())
+        depths[name] = 1 + max((depths[callee] for callee in callees), default=0)
         if sizes[name] > _MOST_EXPANDED:
             raise BrokenFileError(f"its functions expand to more than {_MOST_EXPANDED} nodes")
         if depths[name] > _MOST_DEPTH:
             raise BrokenFileError(f"its functions call each other more than {_MOST_DEPTH} deep")
     total = sum(
-        sizes.get(one, 0) * count
+        sizes.get(callee, 0) * count
         for body in graph.nodes.values()
-        for one, count in body.calls.items()
+        for callee, count in body.calls.items()
     )
     if total > _MOST_EXPANDED:
         raise BrokenFileError(f"its functions expand to more than {_MOST_EXPANDED} nodes")
 
 
-def read_graph(source: FileReader, place: ProtobufField) -> SavedModelGraph:
+def read_graph(source: FileReader, field: ProtobufField) -> SavedModelGraph:
     """The nodes and functions of a `GraphDef`.
 
     Raises:
@@ -144,7 +146,7 @@ def read_graph(source: FileReader, place: ProtobufField) -> SavedModelGraph:
     """
     graph = SavedModelGraph()
     count = 0
-    for part in inside(source, place):
+    for part in inside(source, field):
         if part.number == _GRAPH_NODE:
             body = Body()
             _add(graph.nodes, _node(source, part, body), body)
@@ -177,11 +179,11 @@ def _add(bodies: dict[str, Body], name: str, body: Body) -> None:
         first.nodes += body.nodes
 
 
-def _node(source: FileReader, place: ProtobufField, body: Body) -> str:
+def _node(source: FileReader, field: ProtobufField, body: Body) -> str:
     """Add a `NodeDef` to a body; its name."""
     name = ""
     body.nodes += 1
-    for part in inside(source, place):
+    for part in inside(source, field):
         if part.number == _NODE_NAME:
             name = text(source, part, _NAME_BYTES)
         elif part.number == _NODE_OPERATOR:
@@ -206,28 +208,28 @@ def _attribute(source: FileReader, value: ProtobufField, body: Body) -> None:
                 body.calls.update(_called(source, item, _FUNC_DEPTH))
 
 
-def _called(source: FileReader, place: ProtobufField, depth: int) -> Iterator[str]:
+def _called(source: FileReader, field: ProtobufField, depth: int) -> Iterator[str]:
     """The function that a `NameAttrList` names, and those that its attributes do."""
     if depth == 0:
         raise BrokenFileError("nests functions in attributes of functions without end")
-    for name in within(source, place, _CALLED_NAME):
+    for name in within(source, field, _CALLED_NAME):
         yield text(source, name, _NAME_BYTES)
-    for function in within(source, place, *_CALLED_FUNCTION):
+    for function in within(source, field, *_CALLED_FUNCTION):
         yield from _called(source, function, depth - 1)
 
 
 def dimensions(source: FileReader, shape: ProtobufField) -> list[int]:
     """The sizes that a `TensorShapeProto` lists; 0 for one that has none."""
     dims = within(source, shape, _DIM)
-    sizes = ([signed(one.value) for one in within(source, dim, _DIM_SIZE)] for dim in dims)
+    sizes = ([signed(size.value) for size in within(source, dim, _DIM_SIZE)] for dim in dims)
     return [items[-1] if items else 0 for items in sizes]  # protobuf's last one counts
 
 
-def _check_tensor(source: FileReader, place: ProtobufField) -> None:
+def _check_tensor(source: FileReader, field: ProtobufField) -> None:
     """Refuse a constant of a size that its bytes do not have: one value may stand for all."""
-    held = place.end - place.start
+    held = field.end - field.start
     # Of a message that is there twice, protobuf joins the lists.
-    shapes = within(source, place, _TENSOR_SHAPE)
+    shapes = within(source, field, _TENSOR_SHAPE)
     sizes = [size for shape in shapes for size in dimensions(source, shape)]
     if min(sizes, default=0) < 0 or math.prod(sizes) > max(_MOST_ELEMENTS, 8 * held):
         raise BrokenFileError(f"a constant has the shape {sizes[:8]} and {held} bytes")
@@ -236,16 +238,16 @@ def _check_tensor(source: FileReader, place: ProtobufField) -> None:
 def _reached(graph: SavedModelGraph, roots: Iterable[str]) -> set[tuple[str, str]]:
     """The nodes and functions that run if `roots` are asked for."""
     waiting = [("node", _node_of(root)) for root in roots]
-    seen: set[tuple[str, str]] = set()
+    reached: set[tuple[str, str]] = set()
     while waiting:
         kind, name = key = waiting.pop()
         bodies: Mapping[str, Body] = graph.nodes if kind == "node" else graph.functions
-        if key in seen or name not in bodies:
+        if key in reached or name not in bodies:
             continue
-        seen.add(key)
-        waiting += [("node", _node_of(one)) for one in bodies[name].inputs]
-        waiting += [("function", one) for one in bodies[name].calls]
-    return seen
+        reached.add(key)
+        waiting += [("node", _node_of(node_input)) for node_input in bodies[name].inputs]
+        waiting += [("function", callee) for callee in bodies[name].calls]
+    return reached
 
 
 def _node_of(tensor: str) -> str:

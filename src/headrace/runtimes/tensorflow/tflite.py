@@ -118,8 +118,8 @@ class _Read:
 def looks_like_tflite(path: Path) -> bool:
     """Whether `path` is a `.tflite` file that begins as one, or a directory with exactly one."""
     if path.is_dir():
-        found = visible_files(path, (SUFFIX,))
-        return len(found) == 1 and _begins(found[0]) and not (path / "model.py").exists()
+        models = visible_files(path, (SUFFIX,))
+        return len(models) == 1 and _begins(models[0]) and not (path / "model.py").exists()
     return path.suffix.lower() == SUFFIX and _begins(path)
 
 
@@ -131,10 +131,10 @@ def find_tflite_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = visible_files(path, (SUFFIX,))
-    if len(found) != 1:
-        raise refuse(path, f"holds {len(found)} {SUFFIX} files; one is needed")
-    return found[0]
+    models = visible_files(path, (SUFFIX,))
+    if len(models) != 1:
+        raise refuse(path, f"holds {len(models)} {SUFFIX} files; one is needed")
+    return models[0]
 
 
 def read_tflite(path: Path) -> TfliteFile:
@@ -155,24 +155,25 @@ def read_tflite(path: Path) -> TfliteFile:
             raise corrupt(read.path, "it has no graph")
         tensors, calls = [], []
         for graph in graphs:
-            found = [_tensor(read, table) for table in _tables(read, graph, 0)]
-            calls.append(_check_operators(read, graph, found, len(graphs)))
-            tensors.append(found)
+            slots = [_tensor(read, table) for table in _tables(read, graph, 0)]
+            calls.append(_check_operators(read, graph, slots, len(graphs)))
+            tensors.append(slots)
         _check_calls(read.path, calls)
         # Inputs and outputs as the model's signature calls them, else its tensors.
         signatures = list(_tables(read, root, 7))
-        chosen = next((one for one in signatures if one.text(2) == _DEFAULT), None)
+        chosen = next((entry for entry in signatures if entry.text(2) == _DEFAULT), None)
         if chosen is None and len(signatures) == 1:
             chosen = signatures[0]
         number = int(chosen.number(4, "<I", 0)) if chosen else 0
-        graph, found = graphs[number], tensors[number]
+        graph, slots = graphs[number], tensors[number]
         if number:
             raise refuse(read.path, "its signature is of another graph than the first")
-        stateful = {_ASSIGN} & {read.codes[int(one.number(0, "<I", 0))] for one in graph.tables(3)}
+        codes = {read.codes[int(operator.number(0, "<I", 0))] for operator in graph.tables(3)}
+        stateful = {_ASSIGN} & codes
         if stateful:
             raise refuse(read.path, "keeps what one caller sent for the next: it assigns variables")
-        inputs = _side(read, graph, found, chosen, 0)
-        outputs = _side(read, graph, found, chosen, 1)
+        inputs = _side(read, graph, slots, chosen, 0)
+        outputs = _side(read, graph, slots, chosen, 1)
         return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
     except (ValueError, IndexError, struct.error, RecursionError, OverflowError) as error:
         raise corrupt(path, error_kind(error)) from None
@@ -241,9 +242,9 @@ def _check_operators(
             raise corrupt(read.path, "an operator takes what nothing gives")
         ready[_numbers(read, operator.array(2, "<i4"), len(tensors))] = True
         if code in _CALLS:
-            place, *numbers = _CALLS[code]
-            options = operator.table(place)
-            called += [int(options.number(one, "<i", 0)) if options else 0 for one in numbers]
+            options_field, *numbers = _CALLS[code]
+            options = operator.table(options_field)
+            called += [int(options.number(option, "<i", 0)) if options else 0 for option in numbers]
     if any(not 0 <= number < graphs for number in called):
         raise corrupt(read.path, "an operator calls a graph that there is not")
     if not ready[_numbers(read, graph.array(2, "<i4"), len(tensors))].all():
@@ -280,13 +281,13 @@ def _side(
     listed = graph.array(side + 1, "<i4").tolist()
     named: dict[int, str] = {}
     if signature is not None:
-        named = {int(one.number(1, "<I", 0)): one.text(0) for one in signature.tables(side)}
+        named = {int(entry.number(1, "<I", 0)): entry.text(0) for entry in signature.tables(side)}
         if not set(named) <= set(listed):
             raise corrupt(read.path, f"its signature names {kind}s that it has not")
-    places = [_place(read, kind, tensors[one], one, named.get(one, "")) for one in listed]
-    if not places or len({one.spec.name for one in places}) < len(places):
+    places = [_place(read, kind, tensors[index], index, named.get(index, "")) for index in listed]
+    if not places or len({slot.spec.name for slot in places}) < len(places):
         raise refuse(read.path, f"has no {kind}s, or calls two of them alike")
-    return tuple(sorted(places, key=lambda one: one.spec.name) if named else places)
+    return tuple(sorted(places, key=lambda slot: slot.spec.name) if named else places)
 
 
 def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> TensorSlot:
@@ -295,10 +296,10 @@ def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> T
     if datatype is None:
         what = "text" if tensor.kind == _STRING else f"of the type {tensor.kind}"
         raise refuse(read.path, f"{kind} '{name}' is {what}, which is not served")
-    said = tensor.table.array(7, "<i4").tolist() or tensor.shape
-    if len(said) != len(tensor.shape):
+    declared_shape = tensor.table.array(7, "<i4").tolist() or tensor.shape
+    if len(declared_shape) != len(tensor.shape):
         raise corrupt(read.path, f"{kind} '{name}' has two shapes")
-    shape = tuple(size if size >= 0 else VARIABLE for size in said)
+    shape = tuple(size if size >= 0 else VARIABLE for size in declared_shape)
     if math.prod(size for size in shape if size > 0) * datatype.dtype.itemsize > MAX_INPUT_BYTES:
         raise refuse(read.path, f"{kind} '{name}' of the shape {list(shape)} is too large to send")
     spec = TensorSpec(name=name, datatype=datatype, shape=shape)
@@ -334,19 +335,19 @@ class TfliteRuntime:
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
         file = find_tflite_file(path)
-        found = read_tflite(file)
+        model_file = read_tflite(file)
         library = import_library(_MODULE, "tflite")
         try:
-            model = TfliteModel(library.Interpreter, found, max(1, options.intra_op_threads))
+            model = TfliteModel(library.Interpreter, model_file, max(1, options.intra_op_threads))
         except Exception as error:
             # The binding's errors share no base class but Exception.
             raise refuse(file, f"LiteRT refuses it: {reason_of(error)}") from error
-        probe, inputs = _probe(model, found, options.declared_by)
+        probe, inputs = _probe(model, model_file, options.declared_by)
         if not probe.batched:
             _log.info("%s is served unbatched: %s", file.name, probe.reason)
-        for one in found.inputs + found.outputs:
-            if one.quantised:
-                _log.info("%s: '%s' is quantised: %s", file.name, one.spec.name, one.quantised)
+        for slot in model_file.inputs + model_file.outputs:
+            if slot.quantised:
+                _log.info("%s: '%s' is quantised: %s", file.name, slot.spec.name, slot.quantised)
         model.signature = probe.signature(inputs)
         return model
 
@@ -364,16 +365,16 @@ class TfliteModel:
 
     concurrent = True
 
-    def __init__(self, make: Any, found: TfliteFile, threads: int) -> None:  # noqa: ANN401  # ships no types
+    def __init__(self, make: Any, file: TfliteFile, threads: int) -> None:  # noqa: ANN401  # ships no types
         self._make: Any = make
-        self._found = found
+        self._found = file
         self._threads = threads
-        self._inputs = [(one.spec.name, one.tensor) for one in found.inputs]
-        self._outputs = {one.spec.name: one.tensor for one in found.outputs}
+        self._inputs = [(slot.spec.name, slot.tensor) for slot in file.inputs]
+        self._outputs = {slot.spec.name: slot.tensor for slot in file.outputs}
         self._idle = [self._new()]
         self.signature = ModelSignature(
-            inputs=tuple(one.spec for one in found.inputs),
-            outputs=tuple(one.spec for one in found.outputs),
+            inputs=tuple(slot.spec for slot in file.inputs),
+            outputs=tuple(slot.spec for slot in file.outputs),
             batched=False,
         )
 
@@ -382,25 +383,25 @@ class TfliteModel:
         if self._make is None:
             raise RuntimeFailedError("the model is closed")
         try:
-            one = self._take()
+            interpreter = self._take()
             shapes = [inputs[name].shape for name, _ in self._inputs]
-            if shapes != one.shapes:
+            if shapes != interpreter.shapes:
                 for (_, tensor), shape in zip(self._inputs, shapes, strict=True):
-                    one.library.resize_tensor_input(tensor, shape)
-                one.library.allocate_tensors()
-                one.shapes = shapes
-            one.library.reset_all_variables()  # what a caller sent must not reach the next one
+                    interpreter.library.resize_tensor_input(tensor, shape)
+                interpreter.library.allocate_tensors()
+                interpreter.shapes = shapes
+            interpreter.library.reset_all_variables()  # no state passes between callers
             for name, tensor in self._inputs:
-                one.library.set_tensor(tensor, inputs[name])
-            one.library.invoke()
+                interpreter.library.set_tensor(tensor, inputs[name])
+            interpreter.library.invoke()
             answers = {
-                name: one.library.get_tensor(self._outputs[name])
+                name: interpreter.library.get_tensor(self._outputs[name])
                 for name in outputs or self._outputs
             }
         except Exception as error:
             # The binding raises RuntimeError and ValueError for everything.
             raise RuntimeFailedError(f"the model failed: {reason_of(error)}") from error
-        self._idle.append(one)
+        self._idle.append(interpreter)
         return answers
 
     def close(self) -> None:
@@ -415,13 +416,13 @@ class TfliteModel:
             return self._new()
 
     def _new(self) -> _Interpreter:
-        made = self._make(model_content=self._found.data, num_threads=self._threads)
-        made.allocate_tensors()
-        return _Interpreter(made, [])
+        interpreter = self._make(model_content=self._found.data, num_threads=self._threads)
+        interpreter.allocate_tensors()
+        return _Interpreter(interpreter, [])
 
 
 def _probe(
-    model: TfliteModel, found: TfliteFile, declared_by: str
+    model: TfliteModel, file: TfliteFile, declared_by: str
 ) -> tuple[BatchProbe, tuple[TensorSpec, ...]]:
     """Whether axis 0 is the batch, and the inputs then.
 
@@ -430,16 +431,16 @@ def _probe(
     declared = model.signature
 
     def probed(inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> BatchProbe:
-        sides = ((found.inputs, inputs), (found.outputs, outputs))
+        sides = ((file.inputs, inputs), (file.outputs, outputs))
         named = [
-            {place.tensor: spec for place, spec in zip(places, specs, strict=True)}
+            {slot.tensor: spec for slot, spec in zip(places, specs, strict=True)}
             for places, specs in sides
         ]
         return probe_batch(
             model.run,
             inputs,
             outputs,
-            analyse=lambda: analyse_tflite(found.data, *named),
+            analyse=lambda: analyse_tflite(file.data, *named),
             declared=declared_by,
         )
 

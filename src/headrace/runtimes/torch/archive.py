@@ -90,8 +90,8 @@ def find_torch_file(path: Path, kind: ArchiveKind) -> Path | None:
         return path if _kind_of(path) is kind else None
     if not path.is_dir() or (path / _PYTHON_MODEL).is_file():
         return None
-    found = [file for file in path.iterdir() if file.is_file() and _kind_of(file) is kind]
-    return found[0] if len(found) == 1 else None
+    candidates = [file for file in path.iterdir() if file.is_file() and _kind_of(file) is kind]
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def require_torch_file(path: Path, kind: ArchiveKind) -> Path:
@@ -100,9 +100,9 @@ def require_torch_file(path: Path, kind: ArchiveKind) -> Path:
     Raises:
         UnsupportedModelError: There is none; the message says what is there instead.
     """
-    found = find_torch_file(path, kind)
-    if found is not None:
-        return found
+    candidate = find_torch_file(path, kind)
+    if candidate is not None:
+        return candidate
     if not path.exists():
         raise refuse(path, "no such file or directory")
     if path.is_dir():
@@ -129,7 +129,7 @@ def check_records(file: Path) -> None:
         except Exception as error:  # noqa: BLE001  # its message may quote the file
             # Whatever a damaged stream makes the reader raise.
             raise corrupt(file, f"'{name}': {error_kind(error)}") from None
-        for key, needed in reader.found.items():
+        for key, needed in reader.bytes_by_key.items():
             record = f"{directory or 'data'}/{key}"
             if sizes.get(record, 0) < needed:
                 raise corrupt(
@@ -190,14 +190,14 @@ def read_traced(file: Path) -> Mapping[str, Sequence[Traced | None]]:
     if data is None:
         return {}
     try:
-        found = _Shapes(io.BytesIO(data)).load()
+        shapes = _Shapes(io.BytesIO(data)).load()
     except Exception:  # noqa: BLE001  # whatever a damaged stream makes the reader raise
         return {}
-    if not isinstance(found, dict):
+    if not isinstance(shapes, dict):
         return {}
     return {
-        str(method): [one if isinstance(one, Traced) else None for one in inputs]
-        for method, inputs in found.items()
+        str(method): [traced if isinstance(traced, Traced) else None for traced in inputs]
+        for method, inputs in shapes.items()
         if isinstance(inputs, list)
     }
 
@@ -328,7 +328,7 @@ class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anythin
 
     def __init__(self, stream: io.BytesIO) -> None:
         super().__init__(stream)
-        self.found: dict[str, int] = {}
+        self.bytes_by_key: dict[str, int] = {}
 
     def find_class(self, module: str, name: str) -> Any:
         return name if module == "torch" and name.endswith("Storage") else _Anything
@@ -338,7 +338,7 @@ class _Storages(pickle.Unpickler):  # no code can run: everything is a `_Anythin
         dtype = dtype_of(storage)
         item_bytes = dtype.itemsize if dtype else 2 if storage in STORAGES else 1
         needed = int(elements) * item_bytes
-        self.found[str(key)] = max(needed, self.found.get(str(key), 0))
+        self.bytes_by_key[str(key)] = max(needed, self.bytes_by_key.get(str(key), 0))
         return _Anything()
 
 

@@ -132,15 +132,15 @@ def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) ->
     pytree = torch.utils._pytree  # noqa: SLF001  # what the program itself was flattened with
     structure = exported.call_spec.in_spec
 
-    def value(leaf: _Leaf, given: Mapping[str, Any]) -> object:
+    def value(leaf: _Leaf, tensors: Mapping[str, Any]) -> object:
         if leaf.spec is None:
             return leaf.constant
-        tensor = given[leaf.spec.name]
+        tensor = tensors[leaf.spec.name]
         return tensor if leaf.is_tensor else tensor.item()
 
-    def call(given: Mapping[str, Any]) -> object:
-        found = [value(leaf, given) for leaf in leaves]
-        args, kwargs = pytree.tree_unflatten(found, structure)
+    def call(tensors: Mapping[str, Any]) -> object:
+        arguments = [value(leaf, tensors) for leaf in leaves]
+        args, kwargs = pytree.tree_unflatten(arguments, structure)
         return module(*args, **kwargs)
 
     return Program(
@@ -156,24 +156,28 @@ def _program(torch: Any, exported: Any, leaves: Sequence[_Leaf], device: str) ->
 
 def _leaves(path: Path, torch: Any, values: Any, exported: Any) -> list[_Leaf]:
     """What the program takes, in the order of its flattened arguments."""
-    seen = {node.name: node.meta.get("val") for node in exported.graph.nodes}
+    examples = {node.name: node.meta.get("val") for node in exported.graph.nodes}
     kinds = torch.export.graph_signature
-    found = []
-    for one in exported.graph_signature.input_specs:
-        if one.kind is not kinds.InputKind.USER_INPUT:
+    leaves = []
+    for input_spec in exported.graph_signature.input_specs:
+        if input_spec.kind is not kinds.InputKind.USER_INPUT:
             continue
-        name = one.arg.name
-        match one.arg:
+        name = input_spec.arg.name
+        match input_spec.arg:
             case kinds.ConstantArgument():
-                found.append(_Leaf(name=name, constant=one.arg.value))
+                leaves.append(_Leaf(name=name, constant=input_spec.arg.value))
             case kinds.TensorArgument():
-                found.append(_tensor(path, values, name, seen[name], exported.range_constraints))
+                leaves.append(
+                    _tensor(path, values, name, examples[name], exported.range_constraints)
+                )
             case kinds.SymIntArgument():
                 spec = TensorSpec(name=name, datatype=Datatype.INT64, shape=())
-                found.append(_Leaf(name=name, spec=spec, is_tensor=False))
+                leaves.append(_Leaf(name=name, spec=spec, is_tensor=False))
             case _:
-                raise refuse(path, f"its input '{name}' is a {type(one.arg).__name__}; {_WRAP}")
-    return found
+                raise refuse(
+                    path, f"its input '{name}' is a {type(input_spec.arg).__name__}; {_WRAP}"
+                )
+    return leaves
 
 
 def _tensor(path: Path, values: Any, name: str, value: Any, ranges: Mapping[Any, Any]) -> _Leaf:
@@ -198,27 +202,30 @@ def _renamed(path: Path, leaves: Sequence[_Leaf], declared: Declared) -> list[_L
     if not declared.inputs:
         return list(leaves)
     takes = [leaf.name for leaf in leaves if leaf.spec is not None]
-    wanted = match_names(path, declared.inputs, takes)
-    found = []
+    declared_by_name = match_names(path, declared.inputs, takes)
+    renamed = []
     for leaf in leaves:
-        own, said = leaf.spec, wanted.get(leaf.name)
-        if own is None or said is None:
-            found.append(leaf)
+        own, declared_spec = leaf.spec, declared_by_name.get(leaf.name)
+        if own is None or declared_spec is None:
+            renamed.append(leaf)
             continue
-        if said.datatype is not own.datatype or not _narrows(said.shape, own.shape):
+        if declared_spec.datatype is not own.datatype or not _narrows(
+            declared_spec.shape, own.shape
+        ):
             raise refuse(
                 path,
-                f"declares '{said.name}' as {said.datatype} {list(said.shape)}, but the program "
-                f"takes {own.datatype} {list(own.shape)}",
+                f"declares '{declared_spec.name}' as {declared_spec.datatype} "
+                f"{list(declared_spec.shape)}, but the program takes {own.datatype} "
+                f"{list(own.shape)}",
             )
-        found.append(replace(leaf, spec=said))
-    return found
+        renamed.append(replace(leaf, spec=declared_spec))
+    return renamed
 
 
-def _narrows(said: Sequence[int], own: Sequence[int]) -> bool:
+def _narrows(declared: Sequence[int], own: Sequence[int]) -> bool:
     """Whether whatever fits the shape `said` fits the shape `own`."""
-    return len(said) == len(own) and all(
-        mine in (VARIABLE, size) for size, mine in zip(said, own, strict=True)
+    return len(declared) == len(own) and all(
+        declared_size in (VARIABLE, size) for size, declared_size in zip(declared, own, strict=True)
     )
 
 
@@ -246,21 +253,23 @@ def _in_pieces(
 ) -> Callable[[Mapping[str, Any]], object]:
     """`call`, for more rows than it takes at once."""
 
-    def whole(given: Mapping[str, Any]) -> object:
-        rows = max(len(tensor) for tensor in given.values() if tensor.ndim)
+    def whole(tensors: Mapping[str, Any]) -> object:
+        rows = max(len(tensor) for tensor in tensors.values() if tensor.ndim)
         if rows <= most:
-            return call(given)
+            return call(tensors)
         parts = [
-            flatten({name: t[i : i + most] for name, t in given.items()})
+            flatten({name: t[i : i + most] for name, t in tensors.items()})
             for i in range(0, rows, most)
         ]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def flatten(piece: Mapping[str, Any]) -> dict[str, Any]:
         _, values = import_torch()
-        found: dict[str, Any] = values.flatten(call(piece))
-        if any(not isinstance(one, torch.Tensor) or not one.ndim for one in found.values()):
+        answers: dict[str, Any] = values.flatten(call(piece))
+        if any(
+            not isinstance(tensor, torch.Tensor) or not tensor.ndim for tensor in answers.values()
+        ):
             raise RuntimeFailedError(f"the program takes {most} rows, and gives what has none")
-        return found
+        return answers
 
     return whole

@@ -86,8 +86,8 @@ class TorchModel:
                     if cast is not None or program.device != "cpu":
                         tensor = tensor.to(program.device, cast or tensor.dtype)
                     tensors[spec.name] = tensor
-                found = self._values.flatten(program.call(tensors))
-                answers = self._named(program, found, outputs)
+                answer = self._values.flatten(program.call(tensors))
+                answers = self._named(program, answer, outputs)
                 self._check(answers, inputs)
         except HeadraceError:
             raise
@@ -101,25 +101,25 @@ class TorchModel:
         self._program = None
 
     def _named(
-        self, program: Program, found: Mapping[str, object], outputs: Sequence[str] | None
+        self, program: Program, answer: Mapping[str, object], outputs: Sequence[str] | None
     ) -> Tensors:
-        names = self._names(found)
+        names = self._names(answer)
         return {
             names[name]: self._values.as_array(name, value, copy=program.keeps_state)
-            for name, value in found.items()
+            for name, value in answer.items()
             if not outputs or names[name] in outputs
         }
 
-    def _names(self, found: Mapping[str, object]) -> Mapping[str, str]:
+    def _names(self, answer: Mapping[str, object]) -> Mapping[str, str]:
         """By what the module calls an output, what callers call it."""
-        wanted = [spec.name for spec in self.signature.outputs]
+        declared = [spec.name for spec in self.signature.outputs]
         names = self.names
         if names is None:  # being found out, or declared by somebody and never seen
-            names = dict(zip(found, wanted or found, strict=False))
-        if found.keys() != names.keys() or (wanted and len(wanted) != len(found)):
-            told = ", ".join(f"'{name}'" for name in names)
-            given = ", ".join(f"'{name}'" for name in found)
-            raise RuntimeFailedError(f"the model gives {given}, but {told} was expected")
+            names = dict(zip(answer, declared or answer, strict=False))
+        if answer.keys() != names.keys() or (declared and len(declared) != len(answer)):
+            expected = ", ".join(f"'{name}'" for name in names)
+            received = ", ".join(f"'{name}'" for name in answer)
+            raise RuntimeFailedError(f"the model gives {received}, but {expected} was expected")
         return names
 
     def _check(self, answers: Tensors, inputs: Tensors) -> None:
@@ -149,20 +149,20 @@ def import_torch() -> "tuple[Any, Any]":
     return torch, torch_values
 
 
-def choose_device(torch: Any, wanted: str) -> str:
+def choose_device(torch: Any, requested: str) -> str:
     """Where a model runs: on CUDA if `wanted` lets it and it is there, else on the CPU.
 
     Raises:
         UnsupportedModelError: There is no device of this name.
     """
-    if wanted not in _DEVICES:
-        msg = f"there is no device '{wanted}'; use one of {', '.join(_DEVICES)}"
+    if requested not in _DEVICES:
+        msg = f"there is no device '{requested}'; use one of {', '.join(_DEVICES)}"
         raise UnsupportedModelError(msg)
-    if wanted == "cpu":
+    if requested == "cpu":
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
-    if wanted == "cuda":
+    if requested == "cuda":
         _log.warning("PyTorch finds no CUDA here, the CPU is used")
     return "cpu"
 

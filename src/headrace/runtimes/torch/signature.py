@@ -117,20 +117,20 @@ def parse_declared(origin: Path, data: bytes) -> Declared:
         UnsupportedModelError: It makes no sense.
     """
     try:
-        found = msgspec.json.decode(data, type=_File)
+        file = msgspec.json.decode(data, type=_File)
     except UNDECODABLE as error:
         raise refuse(
             origin, f"is no signature: {error_kind(error)}; write it as {_example(('x',))}"
         ) from None
-    for kind, specs in (("inputs", found.inputs), ("outputs", found.outputs)):
+    for kind, specs in (("inputs", file.inputs), ("outputs", file.outputs)):
         if len({spec.name for spec in specs}) < len(specs):
             raise refuse(origin, f"names one of its {kind} twice")
     return Declared(
-        inputs=tuple(_spec(origin, "inputs", spec) for spec in found.inputs),
-        outputs=tuple(_spec(origin, "outputs", spec) for spec in found.outputs),
-        batched=found.batched,
-        method=found.method,
-        values=found.values,
+        inputs=tuple(_spec(origin, "inputs", spec) for spec in file.inputs),
+        outputs=tuple(_spec(origin, "outputs", spec) for spec in file.outputs),
+        batched=file.batched,
+        method=file.method,
+        values=file.values,
     )
 
 
@@ -154,23 +154,23 @@ def match_names(
     Raises:
         UnsupportedModelError: Some names are known and some are not, or there are too many.
     """
-    known = [spec for spec in declared if spec.name in names]
-    if len(known) == len(declared):
+    matching = [spec for spec in declared if spec.name in names]
+    if len(matching) == len(declared):
         return {spec.name: spec for spec in declared}
     numbers = [_number(spec.name) for spec in declared]
     own = ", ".join(f"'{name}'" for name in names) or "nothing"
-    if known or len(declared) > len(names):
+    if matching or len(declared) > len(names):
         stray = next(spec.name for spec in declared if spec.name not in names)
         raise refuse(path, f"'{stray}' is declared, but the module has {own}")
     if None in numbers:
         return dict(zip(names, declared, strict=False))
-    found: dict[str, TensorSpec] = {}
+    matched: dict[str, TensorSpec] = {}
     for spec, number in zip(declared, numbers, strict=True):
         assert number is not None, "looked for above"
-        if number >= len(names) or names[number] in found:
+        if number >= len(names) or names[number] in matched:
             raise refuse(path, f"'{spec.name}' is declared, but the module has {own}")
-        found[names[number]] = spec
-    return found
+        matched[names[number]] = spec
+    return matched
 
 
 def _number(name: str) -> int | None:
@@ -191,8 +191,8 @@ def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
     except HeadraceError:
         raise refuse(origin, f"{kind}: a name is not allowed for a tensor") from None
     if tensor.datatype not in set(Datatype) - {Datatype.BYTES}:
-        known = ", ".join(kind for kind in Datatype if kind is not Datatype.BYTES)
-        raise refuse(origin, f"{where} has a datatype that is not served; use one of {known}")
+        served = ", ".join(kind for kind in Datatype if kind is not Datatype.BYTES)
+        raise refuse(origin, f"{where} has a datatype that is not served; use one of {served}")
     if any(size < VARIABLE for size in tensor.shape) or len(tensor.shape) > _MAX_RANK:
         raise refuse(
             origin,
@@ -278,10 +278,10 @@ def open_proved(
     """
     bare = ModelSignature(inputs=program.inputs, outputs=(), batched=False)
     model = TorchModel(program, bare, options.intra_op_threads)
-    seen = _find_outputs(path, model.run, program.inputs, declared)
+    observed = _find_outputs(path, model.run, program.inputs, declared)
     outputs = declared.outputs
-    if seen:
-        outputs, model.names = _renamed(path, seen, declared)
+    if observed:
+        outputs, model.names = _renamed(path, observed, declared)
     if program.keeps_state:
         _check_history(path, model.run, program.inputs)
     author = "config.pbtxt" if declared.takes_batches else ""
@@ -360,32 +360,36 @@ def _first_answers(
 def _observed_spec(path: Path, name: str, first: Tensors, second: Tensors | None) -> TensorSpec:
     shape = first[name].shape
     if second is None or name not in second or len(second[name].shape) != len(shape):
-        found = (VARIABLE,) * len(shape)
+        sizes = (VARIABLE,) * len(shape)
     else:
         pairs = zip(shape, second[name].shape, strict=True)
-        found = tuple(size if size == other else VARIABLE for size, other in pairs)
+        sizes = tuple(size if size == other else VARIABLE for size, other in pairs)
     datatype = datatype_of(first[name].dtype)
     if datatype is Datatype.BYTES:
         raise refuse(path, f"gives '{name}' as {first[name].dtype}")
-    return TensorSpec(name=name, datatype=datatype, shape=found)
+    return TensorSpec(name=name, datatype=datatype, shape=sizes)
 
 
 def _renamed(
-    path: Path, seen: Sequence[TensorSpec], declared: Declared
+    path: Path, observed: Sequence[TensorSpec], declared: Declared
 ) -> tuple[tuple[TensorSpec, ...], dict[str, str]]:
     """The outputs by the names that callers use, and those by the module's own."""
-    own = [spec.name for spec in seen]
+    own = [spec.name for spec in observed]
     if not declared.outputs:
-        return tuple(seen), {name: name for name in own}
-    wanted = match_names(path, declared.outputs, own)
-    for spec in seen:
-        said = wanted.get(spec.name)
-        if said is not None and said.datatype is not spec.datatype:
+        return tuple(observed), {name: name for name in own}
+    declared_by_name = match_names(path, declared.outputs, own)
+    for spec in observed:
+        declared_spec = declared_by_name.get(spec.name)
+        if declared_spec is not None and declared_spec.datatype is not spec.datatype:
             raise refuse(
-                path, f"declares output '{said.name}' as {said.datatype}, but gives {spec.datatype}"
+                path,
+                f"declares output '{declared_spec.name}' as {declared_spec.datatype}, "
+                f"but gives {spec.datatype}",
             )
-    names = {name: wanted[name].name if name in wanted else name for name in own}
-    return tuple(replace(spec, name=names[spec.name]) for spec in seen), names
+    names = {
+        name: declared_by_name[name].name if name in declared_by_name else name for name in own
+    }
+    return tuple(replace(spec, name=names[spec.name]) for spec in observed), names
 
 
 def _check_history(path: Path, run: Run, inputs: tuple[TensorSpec, ...]) -> None:

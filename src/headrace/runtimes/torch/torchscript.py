@@ -99,10 +99,12 @@ class TorchScriptRuntime:
                 if a.name in specs and a.kind in _NUMBERS
             ]
 
-            def call(given: Mapping[str, Any]) -> object:
-                found = {argument: given[name] for argument, name in tensors}
-                found |= {argument: given[name].item() for argument, name in numbers}
-                return method(**found, **declared.values)
+            def call(tensors_by_name: Mapping[str, Any]) -> object:
+                arguments_by_name = {argument: tensors_by_name[name] for argument, name in tensors}
+                arguments_by_name |= {
+                    argument: tensors_by_name[name].item() for argument, name in numbers
+                }
+                return method(**arguments_by_name, **declared.values)
 
             return Program(
                 call=call,
@@ -160,8 +162,8 @@ def _what_runs_change(torch: Any, module: Any, method: str) -> tuple[bool, bool]
     The graph is a frozen copy's: what only training does, such as counting batches, is gone.
     """
     try:
-        kept = [] if method == "forward" else [method]
-        frozen = torch.jit.freeze(module, preserved_attrs=kept, optimize_numerics=False)
+        preserved = [] if method == "forward" else [method]
+        frozen = torch.jit.freeze(module, preserved_attrs=preserved, optimize_numerics=False)
         graph = (frozen if method == "forward" else getattr(frozen, method)).inlined_graph
     except RuntimeError:
         return True, True  # nothing is known
@@ -182,31 +184,32 @@ def _arguments(path: Path, method: Any, declared: Declared) -> list[_Argument]:
     """What a method takes, but for what is always the same."""
     every = [
         _Argument(
-            name=one.name,
-            kind=str(one.type),
-            optional=one.has_default_value(),
+            name=argument.name,
+            kind=str(argument.type),
+            optional=argument.has_default_value(),
         )
-        for one in method.schema.arguments[1:]
+        for argument in method.schema.arguments[1:]
     ]
-    names = [one.name for one in every]
+    names = [argument.name for argument in every]
     for name in declared.values:
         if name not in names:
             raise refuse(path, f"'values' names '{name}', but the module has {', '.join(names)}")
-    return [one for one in every if one.name not in declared.values]
+    return [argument for argument in every if argument.name not in declared.values]
 
 
 def _declared_specs(
     path: Path, arguments: Sequence[_Argument], declared: Declared
 ) -> dict[str, TensorSpec]:
     """By argument, what a request has to bring for it."""
-    found = match_names(path, declared.inputs, [one.name for one in arguments])
-    for one in arguments:
-        spec = found.get(one.name)
-        if spec is None and not one.optional:
-            raise refuse(path, f"its argument '{one.name}' ({one.kind}) is not declared; {_WAYS}")
+    specs = match_names(path, declared.inputs, [arg.name for arg in arguments])
+    for argument in arguments:
+        spec = specs.get(argument.name)
+        if spec is None and not argument.optional:
+            msg = f"its argument '{argument.name}' ({argument.kind}) is not declared; {_WAYS}"
+            raise refuse(path, msg)
         if spec is not None:
-            _check_kind(path, one, spec)
-    return {one.name: found[one.name] for one in arguments if one.name in found}
+            _check_kind(path, argument, spec)
+    return {arg.name: specs[arg.name] for arg in arguments if arg.name in specs}
 
 
 def _check_kind(path: Path, argument: _Argument, spec: TensorSpec) -> None:
@@ -229,24 +232,24 @@ def _traced_specs(
     traced: Sequence[Traced | None],
 ) -> dict[str, TensorSpec]:
     """By argument, what it was traced with; and numbers, which are what they are."""
-    found = {}
-    for i, one in enumerate(arguments):
+    specs = {}
+    for i, argument in enumerate(arguments):
         example = traced[i] if i < len(traced) else None
-        number = _NUMBERS.get(one.kind)
+        number = _NUMBERS.get(argument.kind)
         dtype = None if example is None else dtype_of(example.storage)
-        if one.kind == "Tensor" and example is not None and dtype in _SERVED:
-            found[one.name] = TensorSpec(
-                name=one.name, datatype=_SERVED[dtype], shape=example.shape
+        if argument.kind == "Tensor" and example is not None and dtype in _SERVED:
+            specs[argument.name] = TensorSpec(
+                name=argument.name, datatype=_SERVED[dtype], shape=example.shape
             )
-        elif number is not None and not one.optional:
-            found[one.name] = TensorSpec(name=one.name, datatype=number, shape=())
-        elif not one.optional:
-            if one.kind not in _TENSORS:
-                raise refuse(path, f"its argument '{one.name}' is a {one.kind}; {_WRAP}")
+        elif number is not None and not argument.optional:
+            specs[argument.name] = TensorSpec(name=argument.name, datatype=number, shape=())
+        elif not argument.optional:
+            if argument.kind not in _TENSORS:
+                raise refuse(path, f"its argument '{argument.name}' is a {argument.kind}; {_WRAP}")
             names = [a.name for a in arguments if a.kind in _TENSORS]
             raise refuse(
                 path,
-                f"TorchScript does not say which datatype and shape '{one.name}' has: "
+                f"TorchScript does not say which datatype and shape '{argument.name}' has: "
                 f"{how_to_declare(names)}",
             )
-    return found
+    return specs

@@ -51,15 +51,15 @@ def flatten(answer: object) -> dict[str, object]:
     Raises:
         RuntimeFailedError: It holds something else, or nothing.
     """
-    found: dict[str, object] = {}
+    outputs: dict[str, object] = {}
     for name, value in _parts("", answer, 0):
-        if name in found or len(found) == _MAX_OUTPUTS:
-            what = f"two outputs called '{name}'" if name in found else "too many outputs"
+        if name in outputs or len(outputs) == _MAX_OUTPUTS:
+            what = f"two outputs called '{name}'" if name in outputs else "too many outputs"
             raise RuntimeFailedError(f"the model gives {what}")
-        found[name] = value
-    if not found:
+        outputs[name] = value
+    if not outputs:
         raise RuntimeFailedError("the model gives no tensor")
-    return found
+    return outputs
 
 
 def as_array(name: str, value: object, *, copy: bool) -> Array:
@@ -111,7 +111,7 @@ def _children(name: str, value: object) -> list[tuple[str, object]]:
     elif isinstance(value, tuple) and hasattr(value, "_fields"):  # a named tuple
         named = dict(zip(value._fields, value, strict=True))
     elif is_dataclass(value):
-        named = {one.name: getattr(value, one.name) for one in fields(value)}
+        named = {item.name: getattr(value, item.name) for item in fields(value)}
     if named is not None:
         return [(f"{name}_{key}" if name else str(key), part) for key, part in named.items()]
     if isinstance(value, tuple | list):

@@ -164,14 +164,14 @@ def named_model(message: Message) -> tuple[str, str]:
     Raises:
         InvalidArgumentError: The bytes are no message, or one of too many fields.
     """
-    found = {_NAME: b"", _VERSION: b""}
+    values = {_NAME: b"", _VERSION: b""}
     try:
         for count, (field, value) in enumerate(_fields(message)):
             if count == _MOST_FIELDS:
                 raise InvalidArgumentError(f"the message has more than {_MOST_FIELDS} fields")
-            if field in found:
-                found[field] = bytes(value)
-        return found[_NAME].decode(), found[_VERSION].decode()
+            if field in values:
+                values[field] = bytes(value)
+        return values[_NAME].decode(), values[_VERSION].decode()
     except (IndexError, ValueError):
         raise InvalidArgumentError("failed to parse the request: it is no message") from None
 
@@ -183,35 +183,35 @@ def _fields(message: Message) -> Iterator[tuple[int, Message]]:
         IndexError: The message is cut short.
         ValueError: It is none.
     """
-    at, end = 0, len(message)
-    while at < end:
-        tag, at = _varint(message, at)
+    offset, end = 0, len(message)
+    while offset < end:
+        tag, offset = _varint(message, offset)
         kind = tag & 7
-        start = at
+        start = offset
         if kind == _DELIMITED:
-            size, start = _varint(message, at)
-            at = start + size
+            size, start = _varint(message, offset)
+            offset = start + size
         elif kind == _VARINT:
-            _, at = _varint(message, at)
+            _, offset = _varint(message, offset)
         elif kind in _FIXED:
-            at += _FIXED[kind]
+            offset += _FIXED[kind]
         else:
             msg = f"wire type {kind}"
             raise ValueError(msg)
-        if at > end:
+        if offset > end:
             raise IndexError
-        yield tag >> 3, message[start:at] if kind == _DELIMITED else b""
+        yield tag >> 3, message[start:offset] if kind == _DELIMITED else b""
 
 
-def _varint(message: Message, at: int) -> tuple[int, int]:
+def _varint(message: Message, offset: int) -> tuple[int, int]:
     """A number of seven bits a byte, and where it ends."""
     value = 0
     for shift in range(0, _MAX_SHIFT + 1, 7):
-        byte = message[at]
-        at += 1
+        byte = message[offset]
+        offset += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:  # noqa: PLR2004  # the last one
-            return value, at
+            return value, offset
     msg = "a number of more than 64 bits"
     raise ValueError(msg)
 

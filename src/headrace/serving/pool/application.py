@@ -177,21 +177,21 @@ def _summed(family: Family) -> Family:
 
 
 def _pool_families(pool: "ModelPool") -> Iterator[Family]:
-    hosted = [(model_labels(each.state), each) for each in pool.models.values()]
+    hosted = [(model_labels(model.state), model) for model in pool.models.values()]
     yield gauge(
         "headrace_pool_model_loaded",
         "1 if the model is loaded.",
-        [(labels, each.phase is HostedPhase.LOADED) for labels, each in hosted],
+        [(labels, model.phase is HostedPhase.LOADED) for labels, model in hosted],
     )
     yield counter(
         "headrace_pool_loads_total",
         "How often the model was loaded.",
-        [(labels, each.loads) for labels, each in hosted],
+        [(labels, model.loads) for labels, model in hosted],
     )
     yield counter(
         "headrace_pool_unloads_total",
         "How often it was unloaded to make room.",
-        [(labels, each.unloads) for labels, each in hosted],
+        [(labels, model.unloads) for labels, model in hosted],
     )
     report = pool.report()
     labels = (("pool", report.pool),)
@@ -220,9 +220,11 @@ def pool_totals(pool: ModelPool) -> ReplicaReport:
     waiting = sum(state.waiting for state in states)
     in_flight = waiting + sum(hosted.in_flight for hosted in models)
     queued = waiting + sum(s.served.engine.waiting for s in states if s.served)
-    answered = sum(one.success.count for one in statistics)
-    failed = sum(one.fail.count for one in statistics)
-    batches = (batch for one in statistics for batch in one.batches.values())
+    answered = sum(model_statistics.success.count for model_statistics in statistics)
+    failed = sum(model_statistics.fail.count for model_statistics in statistics)
+    batches = (
+        batch for model_statistics in statistics for batch in model_statistics.batches.values()
+    )
     return ReplicaReport(
         replica=pool.settings.replica,
         model=POOL_PREFIX + pool.settings.name,
@@ -239,8 +241,8 @@ def pool_totals(pool: ModelPool) -> ReplicaReport:
         queue_wait=_together([state.phases.queue_wait for state in states]),
         request=_together([state.phases.request for state in states]),
         cpu_s=time.process_time(),
-        request_s=sum(one.success.ns for one in statistics) / 1e9,
-        run_s=sum(one.compute_infer.ns for one in statistics) / 1e9,
+        request_s=sum(model_statistics.success.ns for model_statistics in statistics) / 1e9,
+        run_s=sum(model_statistics.compute_infer.ns for model_statistics in statistics) / 1e9,
         busy_s=sum(batch.compute_infer.ns for batch in batches) / 1e9,
         loop_s=time.thread_time(),
         rss_bytes=resident_bytes(),
@@ -428,8 +430,11 @@ class PoolApplication:
 
     def _declare(self, exchange: Exchange) -> None:
         """PUT /internal/models[?keep=MODEL/VERSION…]: what to host from now on, nothing else."""
-        told = parse_qs(exchange.query.decode("latin-1")).get("keep", ())
-        keeps = [(name, version) for name, _, version in (one.partition("/") for one in told)]
+        keep_parameters = parse_qs(exchange.query.decode("latin-1")).get("keep", ())
+        keeps = [
+            (name, version)
+            for name, _, version in (parameter.partition("/") for parameter in keep_parameters)
+        ]
         if self._pool.declare(decode_body(exchange, list[ReplicaSettings]), keeps=keeps):
             self._router = self._make_router()
             for waiting in self._pool.waiting_of_retired():

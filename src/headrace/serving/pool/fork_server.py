@@ -94,11 +94,11 @@ def _keep(caller: socket.socket, request: TrialRequest) -> TrialResult:
     _, status = os.waitpid(pid, 0)
     os.set_blocking(results, False)
     try:
-        said = os.read(results, MAX_MESSAGE_BYTES)
+        message = os.read(results, MAX_MESSAGE_BYTES)
     except BlockingIOError:  # something it started holds the pipe
-        said = b""
-    if said:
-        return msgspec.json.decode(said, type=TrialResult)
+        message = b""
+    if message:
+        return msgspec.json.decode(message, type=TrialResult)
     return TrialResult(error=reason or _how_it_ended(status))
 
 

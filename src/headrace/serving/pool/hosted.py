@@ -197,10 +197,10 @@ class WaitingRoom:
 
     def take(self, state: ReplicaState) -> list[Exchange]:
         """Everybody who waits for the model of `state`, in their order; they wait no more."""
-        found = list(self._rooms.get(id(state), ()))
-        for exchange in found:
+        waiting = list(self._rooms.get(id(state), ()))
+        for exchange in waiting:
             self.leave(exchange)
-        return found
+        return waiting
 
     def _expire(self, exchange: Exchange, own_s: float) -> None:
         state = self.leave(exchange)

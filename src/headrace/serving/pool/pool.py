@@ -142,20 +142,20 @@ class ModelPool:
         Raises:
             InvalidArgumentError: Two have one name and version.
         """
-        wanted = {(model.model_name, model.model_version): model for model in models}
-        if len(wanted) != len(models):
+        desired = {(model.model_name, model.model_version): model for model in models}
+        if len(desired) != len(models):
             raise InvalidArgumentError("two models have the same name and version")
         for key in keeps:
             if key in self.models:
-                wanted.setdefault(key, self.models[key].settings)
-        digest = models_digest(wanted.values())
+                desired.setdefault(key, self.models[key].settings)
+        digest = models_digest(desired.values())
         if digest == self.digest:
             return False
         for key, hosted in list(self.models.items()):
-            if wanted.get(key) != hosted.settings:
+            if desired.get(key) != hosted.settings:
                 del self.models[key]
                 self._retire(hosted)
-        for key, model in wanted.items():
+        for key, model in desired.items():
             if key not in self.models:
                 self.models[key] = HostedModel(model, replica=self.settings.replica)
         self.digest = digest
@@ -377,10 +377,10 @@ class ModelPool:
         """Answer what is in, for at most `timeout_s`, then free all models."""
         self.is_draining = True
         served = [h.state.served for h in self.models.values() if h.state.served is not None]
-        idle = await asyncio.gather(*(one.engine.stop(timeout_s=timeout_s) for one in served))
-        for one, is_idle in zip(served, idle, strict=True):
+        idle = await asyncio.gather(*(model.engine.stop(timeout_s=timeout_s) for model in served))
+        for served_model, is_idle in zip(served, idle, strict=True):
             if is_idle:
-                one.loaded.model.close()
+                served_model.loaded.model.close()
 
 
 def _named(hosted: HostedModel) -> dict[str, str]:

@@ -76,13 +76,13 @@ class SharedFetcher:
         """
         # The digest and the file of a stored artifact's path.
         path = settings.path
-        found = _STORED.fullmatch(path)
-        if found is None or found["file"] in {".", ".."}:
+        match = _STORED.fullmatch(path)
+        if match is None or match["file"] in {".", ".."}:
             raise InvalidArgumentError(
                 f"{path[:200]!r} is no path sha256/DIGEST/FILE of a shared store: nothing else is "
                 "fetched"
             )
-        digest, file = found["digest"], found["file"]
+        digest, file = match["digest"], match["file"]
         directory = self._directory(digest)
         async with self._locks.setdefault(digest, asyncio.Lock()):
             if digest not in self._there:
@@ -97,10 +97,10 @@ class SharedFetcher:
         Args:
             in_use: The paths of all models that are hosted, as they were told.
         """
-        found = _STORED.fullmatch(path)
-        if found is None:
+        match = _STORED.fullmatch(path)
+        if match is None:
             return
-        digest = found["digest"]
+        digest = match["digest"]
         async with self._locks.setdefault(digest, asyncio.Lock()):
             if not any(digest in other for other in in_use()):
                 self._there.discard(digest)

@@ -89,14 +89,14 @@ class DriftSampler:
     def wrap(self, handler: Handler) -> Handler:
         """`handler` of an inference, so that some of its outcomes are seen."""
 
-        def seen(exchange: Exchange) -> None:
+        def observed(exchange: Exchange) -> None:
             handler(exchange)
             if exchange.received_at + _CREDIT_S < self._paid_at:
                 self._skipped += 1
             elif SHADOW_HEADER not in exchange.headers:  # the original counts
                 exchange.wire = self._seen_wire(exchange.wire)
 
-        return seen
+        return observed
 
     def look(self, exchange: Exchange, response: InferResponse) -> None:
         """Count one request and its answer."""
@@ -115,10 +115,10 @@ class DriftSampler:
         self._paid_at = max(self._paid_at, started) + (now - started) * _PAY_BACK
 
     def _seen_wire(self, wire: ResponseWriter) -> "_SeenWire":
-        found = self._wires.get(wire)
-        if found is None:
-            found = self._wires[wire] = _SeenWire(self, wire)
-        return found
+        observed_wire = self._wires.get(wire)
+        if observed_wire is None:
+            observed_wire = self._wires[wire] = _SeenWire(self, wire)
+        return observed_wire
 
 
 class _SeenWire:
@@ -167,7 +167,7 @@ class _Counter:
     @classmethod
     def following(cls, plan: DriftPlan, signature: ModelSignature, *, since: float) -> "_Counter":
         """A counter of what `plan` asks for."""
-        bins = {one.name: one for one in plan.bins}
+        bins = {feature_bins.name: feature_bins for feature_bins in plan.bins}
         return cls(
             plan=plan,
             features=features_of(signature),
@@ -180,12 +180,12 @@ class _Counter:
         """Count a request; an output that the caller did not ask for is not there."""
         most = self.plan.rows_per_request
         rows = 0
-        for one in self.features:
-            array = (inputs if one.role == INPUT else outputs).get(one.tensor)
-            if array is not None and array.size and array.ndim >= one.batched:
-                block = one.block(array, most)
-                if block.shape[1] == len(one.names):  # never trust a declared output's shape
-                    self._waiting.setdefault(one.tensor, []).append(block)
+        for group in self.features:
+            array = (inputs if group.role == INPUT else outputs).get(group.tensor)
+            if array is not None and array.size and array.ndim >= group.batched:
+                block = group.block(array, most)
+                if block.shape[1] == len(group.names):  # never trust a declared output's shape
+                    self._waiting.setdefault(group.tensor, []).append(block)
                     rows = max(rows, len(block))
         self._seen += 1
         self._rows += rows
@@ -205,7 +205,9 @@ class _Counter:
     def taken(self) -> DriftTaken:
         """Everything that was counted."""
         self._fold()
-        counts = [self._counts.get(one.name, ValueCounts()) for one in self.plan.bins]
+        counts = [
+            self._counts.get(feature_bins.name, ValueCounts()) for feature_bins in self.plan.bins
+        ]
         values = list(self._values.values())
         return DriftTaken(
             key=self.plan.key,
@@ -217,37 +219,37 @@ class _Counter:
 
     def _fold(self) -> None:
         waiting, self._waiting, self._rows = self._waiting, {}, 0
-        for one in self.features:
-            blocks = waiting.get(one.tensor)
+        for group in self.features:
+            blocks = waiting.get(group.tensor)
             if not blocks:
                 continue
             table = np.concatenate(blocks)
-            known = [i for i, name in enumerate(one.names) if name in self.bins]
-            bins = [self.bins[one.names[i]] for i in known]
-            for had, counts in zip(bins, count_columns(table[:, known], bins), strict=True):
+            binned = [i for i, name in enumerate(group.names) if name in self.bins]
+            bins = [self.bins[group.names[i]] for i in binned]
+            for had, counts in zip(bins, count_columns(table[:, binned], bins), strict=True):
                 before = self._counts.get(had.name, ValueCounts())
                 self._counts[had.name] = before.plus(counts)
-            for i in sorted(set(range(len(one.names))) - set(known)):
-                self._keep(one.names[i], one.role, table[:, i])
+            for i in sorted(set(range(len(group.names))) - set(binned)):
+                self._keep(group.names[i], group.role, table[:, i])
 
     def _keep(self, name: str, role: str, column: Array) -> None:
         is_text = column.dtype.kind == "O"
         if name not in self._values:
             self._values[name] = FeatureValues(name=name, role=role, is_text=is_text, values=[])
-        kept = self._values[name].values
-        part = column[: max(0, self.plan.sample - len(kept))]
-        kept += part.tolist() if is_text else _numbers(part)
+        sample = self._values[name].values
+        part = column[: max(0, self.plan.sample - len(sample))]
+        sample += part.tolist() if is_text else _numbers(part)
 
 
 def _numbers(column: Array) -> list[float | str | None]:
     """Values as JSON has them; infinite ones as text, NaN as null."""
-    made: list[float | str | None] = []
+    numbers: list[float | str | None] = []
     for value in column.tolist():
         if value != value:  # noqa: PLR0124  # only NaN is not itself
-            made.append(None)
+            numbers.append(None)
         else:
-            made.append(value if abs(value) < np.inf else str(value))
-    return made
+            numbers.append(value if abs(value) < np.inf else str(value))
+    return numbers
 
 
 def drift_handlers(

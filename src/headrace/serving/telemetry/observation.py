@@ -201,22 +201,22 @@ class Observer:
     @property
     def is_on(self) -> bool:
         """Whether anything is looked at."""
-        wanted = self._wanted
-        return bool(wanted.key) and (wanted.predictions or wanted.answers_percent > 0)
+        requested = self._wanted
+        return bool(requested.key) and (requested.predictions or requested.answers_percent > 0)
 
     @property
     def asked(self) -> str:
         """What was asked for, as `as_asked` puts it; empty if nothing."""
         return as_asked(self._wanted)
 
-    def observe(self, wanted: Observe) -> None:
+    def observe(self, requested: Observe) -> None:
         """Do as `wanted` says. The same again changes nothing; another key starts anew."""
-        before, self._wanted = self._wanted, wanted
-        self._split = wanted.key.encode()
-        if wanted.key != before.key:
+        before, self._wanted = self._wanted, requested
+        self._split = requested.key.encode()
+        if requested.key != before.key:
             self._shelf.clear()
         counted = (before.key, before.predictions, before.output)
-        if counted != (wanted.key, wanted.predictions, wanted.output):
+        if counted != (requested.key, requested.predictions, requested.output):
             self._counter = None
 
     def predictions(self) -> PredictionCounts | None:
@@ -246,10 +246,10 @@ class Observer:
 
     def answered(self, exchange: Exchange, response: InferResponse) -> None:
         """Look at an answer that was sent."""
-        wanted = self._wanted
-        if wanted.predictions and SHADOW_HEADER not in exchange.headers:
+        requested = self._wanted
+        if requested.predictions and SHADOW_HEADER not in exchange.headers:
             if self._counter is None:
-                self._counter = PredictionCounter(self._signature, wanted.output)
+                self._counter = PredictionCounter(self._signature, requested.output)
             self._counter.count(response.outputs)
         self._keep(exchange, response)
 
@@ -259,11 +259,11 @@ class Observer:
 
     def _keep(self, exchange: Exchange, response: InferResponse | None) -> None:
         """Keep an answer, or that there is none, if its id is in the share that is kept."""
-        wanted = self._wanted
-        answer_id = exchange.headers.get(_PAIR if wanted.pairs else _REQUEST_ID)
-        if answer_id is None or not is_sampled(answer_id, wanted.answers_percent):
+        requested = self._wanted
+        answer_id = exchange.headers.get(_PAIR if requested.pairs else _REQUEST_ID)
+        if answer_id is None or not is_sampled(answer_id, requested.answers_percent):
             return
-        outputs = self._shown(response) if response is not None and wanted.pairs else {}
+        outputs = self._shown(response) if response is not None and requested.pairs else {}
         answer = RecordedAnswer(
             answer_id.decode("latin-1"),
             exchange.headers.get(_UNIT, b"").decode("latin-1"),
@@ -277,10 +277,10 @@ class Observer:
         return split == self._split or (split is None and SHADOW_HEADER in exchange.headers)
 
     def _observed_wire(self, wire: ResponseWriter) -> "_ObservedWire":
-        found = self._wires.get(wire)
-        if found is None:
-            found = self._wires[wire] = _ObservedWire(self, wire)
-        return found
+        observed_wire = self._wires.get(wire)
+        if observed_wire is None:
+            observed_wire = self._wires[wire] = _ObservedWire(self, wire)
+        return observed_wire
 
     @property
     def _signature(self) -> ModelSignature:

@@ -75,17 +75,17 @@ def begin(parent: SpanContext) -> TracedRequest:
 
 def traced_batch(batch: Batch, traced: list[TracedRequest]) -> None:
     """Tell the traced requests of a batch what became of it."""
-    told = TracedBatch(
+    summary = TracedBatch(
         formed_at=batch.formed_at,
         joined_at=batch.joined_at,
         computed_at=batch.computed_at,
         split_at=batch.split_at,
         rows=batch.rows,
         requests=len(batch.tickets),
-        members=[each.context for each in traced[: _MOST_LINKS + 1]],
+        members=[request.context for request in traced[: _MOST_LINKS + 1]],
     )
-    for each in traced:
-        each.batch = told
+    for traced_request in traced:
+        traced_request.batch = summary
 
 
 @dataclass(slots=True, kw_only=True)
@@ -256,9 +256,9 @@ class ServedFeatures:
             service=source.service,
             lines=[
                 encode(row).decode()
-                for one in page.items
+                for served in page.items
                 for row in served_rows(
-                    source.service, source.schema_hash, one.read_at, one.keys, one.rows
+                    source.service, source.schema_hash, served.read_at, served.keys, served.rows
                 )
             ],
             dropped=page.dropped,
@@ -308,19 +308,19 @@ class RequestRecorder:
         """Whether anything is recorded."""
         return self._wanted.traces or self._wanted.sample_ratio > 0.0
 
-    def record(self, wanted: RecordingSettings) -> None:
+    def record(self, requested: RecordingSettings) -> None:
         """Do as `wanted` says, from now on."""
-        self._wanted = wanted
-        self.samples.ratio = wanted.sample_ratio
-        self.samples.drop = frozenset(wanted.drop)
-        if not wanted.sample_ratio:
+        self._wanted = requested
+        self.samples.ratio = requested.sample_ratio
+        self.samples.drop = frozenset(requested.drop)
+        if not requested.sample_ratio:
             self.samples.shelf.clear()
-        if not wanted.traces:
+        if not requested.traces:
             self.spans.shelf.clear()
         self._was_told = True
-        self._state.watch_batches(self._saw if wanted.traces else None)
+        self._state.watch_batches(self._saw if requested.traces else None)
         if self.features is not None:
-            self.features.keep(wanted.features_ratio)
+            self.features.keep(requested.features_ratio)
 
     def model_loaded(self) -> None:
         """Called when the state's model is there, also when a pool has loaded it again."""

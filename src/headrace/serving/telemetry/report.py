@@ -53,7 +53,7 @@ class RecordedAnswer(msgspec.Struct, frozen=True, array_like=True):
     @property
     def size_bytes(self) -> int:
         """The memory that the answer takes, about."""
-        sizes = (len(one.data) + sum(map(len, one.items)) for one in self.outputs)
+        sizes = (len(output.data) + sum(map(len, output.items)) for output in self.outputs)
         return _OVERHEAD_BYTES + sum(sizes)
 
 

@@ -63,14 +63,14 @@ class BoundedBuffer(Generic[T]):
                 size_bytes, _ = self._items.popleft()
                 self._bytes -= size_bytes
                 first += 1
-        found: list[T] = []
+        items: list[T] = []
         left = self.page_bytes
         for size_bytes, item in self._items:
-            if found and (len(found) >= self.page_items or size_bytes > left):
+            if items and (len(items) >= self.page_items or size_bytes > left):
                 break
-            found.append(item)
+            items.append(item)
             left -= size_bytes
-        return Page(cursor=first + len(found), items=found, dropped=self.dropped)
+        return Page(cursor=first + len(items), items=items, dropped=self.dropped)
 
     def clear(self) -> None:
         """Let everything go; the cursor goes on."""
