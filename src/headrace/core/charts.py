@@ -194,13 +194,13 @@ def place_labels(
         obstacles: What else is not written over, if that can be.
     """
     taken = [dot.box for dot in dots]
-    found: list[Label | None] = []
+    labels: list[Label | None] = []
     for dot in dots:
         label = _free(dot, area, [*taken, *obstacles]) or _free(dot, area, taken)
-        found.append(label)
+        labels.append(label)
         if label is not None:
             taken.append(label.box)
-    return found
+    return labels
 
 
 def _free(dot: Dot, area: Rectangle, taken: Sequence[Rectangle]) -> Label | None:

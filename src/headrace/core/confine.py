@@ -398,8 +398,8 @@ def make_target(path: str, *, is_directory: bool) -> None:
 def make_read_only(path: str) -> None:
     """Remount a bound path read-only; the flags of its file system stay."""
     there = os.statvfs(path).f_flag
-    kept = sum(flag for bit, flag in _KEPT_FLAGS.items() if there & bit)
-    mount("none", path, None, _MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_RDONLY | kept)
+    inherited_flags = sum(flag for bit, flag in _KEPT_FLAGS.items() if there & bit)
+    mount("none", path, None, _MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_RDONLY | inherited_flags)
 
 
 def set_limits(limits: dict[str, int | None]) -> None:
@@ -458,13 +458,13 @@ def _give_inner(
     except OSError:  # it is gone, or a link
         return
     try:
-        found = os.fstat(descriptor)
-        if stat.S_ISDIR(found.st_mode):
-            _give(descriptor, found.st_uid, uid, gid, of)
+        status = os.fstat(descriptor)
+        if stat.S_ISDIR(status.st_mode):
+            _give(descriptor, status.st_uid, uid, gid, of)
             for inner in os.listdir(descriptor) if depth else ():
                 _give_inner(inner, descriptor, uid, gid, of, depth=depth - 1)
-        elif stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-            _give(descriptor, found.st_uid, uid, gid, of)
+        elif stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            _give(descriptor, status.st_uid, uid, gid, of)
     finally:
         os.close(descriptor)
 
@@ -491,8 +491,9 @@ def confine(spec: Spec) -> dict[str, object]:
                 if not can_read(path):
                     raise OSError(
                         errno.EACCES,
-                        f"user {uid}, which it would run as, may not read {path}: let others read "
-                        "it (`chmod -R o+rX`), or run headrace as another user than root",
+                        f"user {uid}, which the process would run as, may not read {path}: "
+                        "grant read access to others (`chmod -R o+rX`), or do not run "
+                        "headrace as root",
                     )
     os.chdir(own[0] if own else "/")
     ports = spec.get("ports", False)

@@ -13,13 +13,13 @@ def cron_mistake(cron: str) -> str:
 
     shown = f"'{cron[:_SHOWN]}'"
     if len(cron.split()) != _FIELDS:
-        return f"{shown} has not five fields: minute, hour, day, month, day of the week"
+        return f"{shown!r} needs five fields: minute, hour, day, month, day of the week"
     try:
         next(CronSim(cron, datetime.now(UTC)))
     except CronSimError as error:
-        return f"{shown} is no cron line: {error}"
+        return f"{shown!r} is not a valid cron expression: {error}"
     except StopIteration:
-        return f"{shown} never comes"
+        return f"{shown!r} never fires"
     return ""
 
 
@@ -40,7 +40,10 @@ def zone_mistake(timezone: str) -> str:
     try:
         ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        return f"there is no time zone '{timezone[:_SHOWN]}'; write one such as Europe/Paris"
+        return (
+            f"the time zone '{timezone[:_SHOWN]}' does not exist; use an IANA name such as "
+            "Europe/Paris"
+        )
     return ""
 
 

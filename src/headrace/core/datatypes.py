@@ -55,10 +55,10 @@ def datatype_of(dtype: np.dtype) -> Datatype:
     Raises:
         InvalidArgumentError: The protocol has no such datatype, for instance complex numbers.
     """
-    found = _DATATYPES.get(dtype.newbyteorder("<") if dtype.itemsize > 1 else dtype)
-    if found is None and dtype.kind in "OSU":
+    datatype = _DATATYPES.get(dtype.newbyteorder("<") if dtype.itemsize > 1 else dtype)
+    if datatype is None and dtype.kind in "OSU":
         return Datatype.BYTES
-    if found is None:
+    if datatype is None:
         msg = f"NumPy dtype {dtype} has no datatype in the Open Inference Protocol"
         raise InvalidArgumentError(msg)
-    return found
+    return datatype

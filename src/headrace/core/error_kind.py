@@ -29,13 +29,13 @@ def error_kind(error: BaseException) -> str:
     if isinstance(error, MsgspecError):
         if _OF_MSGSPEC.match(text):
             return text
-        place = _PLACE.search(text)
-        return f"a field or value that is not known{f' at `{place[1]}`' if place else ''}"
+        match = _PLACE.search(text)
+        return f"an unknown field or value{f' at `{match[1]}`' if match else ''}"
     line, column = getattr(error, "lineno", None), getattr(error, "colno", None)
     if isinstance(error, UnicodeDecodeError):
         return f"{name} at byte {error.start}"
-    if not isinstance(line, int) and (found := _POSITION.search(text)):
-        line, column = int(found[1]), int(found[2]) if found[2] else None
+    if not isinstance(line, int) and (position := _POSITION.search(text)):
+        line, column = int(position[1]), int(position[2]) if position[2] else None
     if not isinstance(line, int):
         offset = _OFFSET.search(text)
         return f"{name} at offset {offset[1]}" if offset else name

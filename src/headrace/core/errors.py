@@ -185,8 +185,8 @@ class CodeNotAllowedError(FailedPreconditionError):
             reason or f"a model of runtime '{runtime}' runs its author's code wherever it is loaded"
         )
         super().__init__(
-            f"{what}: {why}; if you trust the author, say so: `allow_code: true` at the endpoint "
-            "in the spec, `--allow-code` on the command line"
+            f"{what}: {why}; if you trust the author, set `allow_code: true` at the endpoint"
+            " in the spec, or pass `--allow-code` on the command line"
         )
         self.what = what
         self.runtime = runtime

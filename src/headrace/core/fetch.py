@@ -88,7 +88,7 @@ async def ask(
         return decode(answer.body)
     except (HeadraceError, *UNDECODABLE) as error:
         extra = {"address": address, "path": path, "error": str(error)}
-        _LOG.debug("a process does not answer", extra=extra)
+        _LOG.debug("the process does not answer", extra=extra)
         return None
 
 
@@ -128,7 +128,7 @@ async def _read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]
     first, *lines = head.decode("latin-1").split("\r\n")
     version, _, rest = first.partition(" ")
     if not version.startswith("HTTP/1."):
-        raise ValueError(f"{first[:40]!r} is no HTTP status line")
+        raise ValueError(f"{first[:40]!r} is not an HTTP status line")
     pairs = (line.partition(":") for line in lines if line)
     return int(rest[:3]), {name.strip().lower(): value.strip() for name, _, value in pairs}
 

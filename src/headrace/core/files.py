@@ -35,13 +35,13 @@ def read_regular(path: Path, *, limit_bytes: int, follow: bool = True) -> bytes:
     descriptor = os.open(path, flags)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(limit_bytes + 1)
     finally:
         os.close(descriptor)
     if len(data) > limit_bytes:
-        raise OSError(errno.EFBIG, f"it is larger than {limit_bytes} bytes", str(path))
+        raise OSError(errno.EFBIG, f"larger than the limit of {limit_bytes} bytes", str(path))
     return data
 
 

@@ -31,7 +31,7 @@ def parse_message(text: str) -> Message:
     tokens = list(_tokens(text))
     fields, end = _message(tokens, 0, 0)
     if end < len(tokens):
-        msg = f"'{tokens[end]}' closes what was not opened"
+        msg = f"'{tokens[end]}' closes a message that is not open"
         raise InvalidArgumentError(msg)
     return fields
 
@@ -71,7 +71,7 @@ def _tokens(document: str) -> Iterator[str]:
     while not _REST.match(document, start):
         match = _TOKEN.match(document, start)
         if match is None:
-            msg = f"cannot be read from character {start} on"
+            msg = f"cannot be parsed from character {start} on"
             raise InvalidArgumentError(msg)
         start = match.end()
         yield match["token"]
@@ -80,7 +80,7 @@ def _tokens(document: str) -> Iterator[str]:
 def _message(tokens: list[str], index: int, depth: int) -> tuple[Message, int]:
     """The fields from token `index` on, and where they end."""
     if depth > _MAX_DEPTH:
-        msg = f"nests more than {_MAX_DEPTH} deep"
+        msg = f"nests deeper than {_MAX_DEPTH} levels"
         raise InvalidArgumentError(msg)
     fields: Message = {}
     while index < len(tokens) and tokens[index] not in "}>":

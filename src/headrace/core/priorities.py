@@ -19,10 +19,10 @@ def tier_levels(tiers: "Iterable[TierSpec]") -> Mapping[str, int]:
 
     Beyond `MOST_ABOVE` different priorities above 0, or `MOST_BELOW` below, the farthest share one.
     """
-    known = {tier.name: tier.priority for tier in tiers}
-    above = sorted({priority for priority in known.values() if priority > 0})
-    below = sorted({priority for priority in known.values() if priority < 0}, reverse=True)
+    priorities = {tier.name: tier.priority for tier in tiers}
+    above = sorted({priority for priority in priorities.values() if priority > 0})
+    below = sorted({priority for priority in priorities.values() if priority < 0}, reverse=True)
     levels = {0: DEFAULT_LEVEL}
     levels |= {p: max(DEFAULT_LEVEL - 1 - i, 1) for i, p in enumerate(above)}
     levels |= {p: min(DEFAULT_LEVEL + 1 + i, LEVELS) for i, p in enumerate(below)}
-    return {name: levels[priority] for name, priority in known.items()}
+    return {name: levels[priority] for name, priority in priorities.items()}

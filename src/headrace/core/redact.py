@@ -100,16 +100,16 @@ def literal_secret(url: str) -> str | None:
     return None
 
 
-def literal_secrets(document: object, place: str = "") -> Iterator[tuple[str, str, str]]:
+def literal_secrets(document: object, path: str = "") -> Iterator[tuple[str, str, str]]:
     """The texts of a document with a literal secret in a URL: place, text, and what it is."""
     if isinstance(document, Mapping):
         for key, value in document.items():
-            yield from literal_secrets(value, f"{place}.{key}" if place else str(key))
+            yield from literal_secrets(value, f"{path}.{key}" if path else str(key))
     elif isinstance(document, list | tuple):
         for i, value in enumerate(document):
-            yield from literal_secrets(value, f"{place}[{i}]")
+            yield from literal_secrets(value, f"{path}[{i}]")
     elif isinstance(document, str) and (what := literal_secret(document)) is not None:
-        yield place, document, what
+        yield path, document, what
 
 
 def remember_resolved(value: str, reference: str) -> None:
@@ -123,8 +123,8 @@ def remember_resolved(value: str, reference: str) -> None:
         values |= {m[2] for m in _OPTION.finditer(value) if _is_secret_option(m[1])}
     for part in values:
         shown = (part, quote(part), quote(part, safe=""), repr(part)[1:-1])
-        in_json = [json.dumps(one)[1:-1] for one in shown]
-        in_json += [json.dumps(one, ensure_ascii=False)[1:-1] for one in shown]
+        in_json = [json.dumps(form)[1:-1] for form in shown]
+        in_json += [json.dumps(form, ensure_ascii=False)[1:-1] for form in shown]
         for form in (*shown, *in_json):
             if len(form) >= _SHORTEST and (key := form.translate(_LOWER)) not in RESOLVED:
                 if len(RESOLVED) >= _MOST_REMEMBERED:

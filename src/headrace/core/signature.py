@@ -31,10 +31,10 @@ class TensorSpec:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of `shape` may be passed; a variable dimension takes any size."""
-        mine = self.shape
-        if len(shape) != len(mine):
+        own_shape = self.shape
+        if len(shape) != len(own_shape):
             return False
-        return all(want in (VARIABLE, got) for want, got in zip(mine, shape, strict=True))
+        return all(want in (VARIABLE, got) for want, got in zip(own_shape, shape, strict=True))
 
 
 class RowIndependence(StrEnum):
@@ -103,8 +103,8 @@ def with_weakest_evidence(
     ]
     if not examined:
         return signature
-    place, reason = max(examined)
-    return replace(signature, row_independence=order[place], row_reason=reason)
+    rank, reason = max(examined)
+    return replace(signature, row_independence=order[rank], row_reason=reason)
 
 
 def check_inputs(model: str, signature: ModelSignature, inputs: Mapping[str, Array]) -> int:

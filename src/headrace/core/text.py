@@ -126,16 +126,16 @@ def printable(text: str) -> str:
     )
 
 
-def moment_text(at: float | None) -> str:
+def moment_text(moment: float | None) -> str:
     """A point in time: `2026-11-25 14:03:22 UTC`; `-` for None."""
-    if at is None:
+    if moment is None:
         return NOTHING
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def iso_text(at: float) -> str:
+def iso_text(moment: float) -> str:
     """A point in time in ISO 8601, to the second, in UTC."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def plain_text(word: str) -> str:

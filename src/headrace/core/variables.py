@@ -21,8 +21,8 @@ def filled_in(text: str, *, what: str = "", environment: Mapping[str, str] | Non
     Raises:
         FailedPreconditionError: A variable is not set; the message names it.
     """
-    given = os.environ if environment is None else environment
-    return VARIABLE.sub(lambda match: _value(match[1], given, what), text)
+    variables = os.environ if environment is None else environment
+    return VARIABLE.sub(lambda match: _value(match[1], variables, what), text)
 
 
 def url_filled_in(url: str, *, what: str = "", environment: Mapping[str, str] | None = None) -> str:
@@ -33,13 +33,13 @@ def url_filled_in(url: str, *, what: str = "", environment: Mapping[str, str] | 
     """
     if VARIABLE.fullmatch(url):
         return filled_in(url, what=what, environment=environment)
-    given = os.environ if environment is None else environment
-    return VARIABLE.sub(lambda match: quote(_value(match[1], given, what), safe=""), url)
+    variables = os.environ if environment is None else environment
+    return VARIABLE.sub(lambda match: quote(_value(match[1], variables, what), safe=""), url)
 
 
 def _value(name: str, environment: Mapping[str, str], what: str) -> str:
     if name not in environment:
-        named = f": {what} names it, and it is not set" if what else ""
+        named = f": {what} refers to it, but it is not set" if what else ""
         raise FailedPreconditionError(f"the environment has no variable {name}{named}")
     remember_resolved(environment[name], f"${{{name}}}")
     return environment[name]

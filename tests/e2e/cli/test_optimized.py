@@ -81,4 +81,4 @@ def test_what_is_damaged_is_refused_at_the_push(shell: Shell, tmp_path: Path) ->
     refused = shell.run("models", "push", "fast", str(path))
 
     assert refused.returncode == 1
-    assert "a field or value that is not known" in refused.stderr
+    assert "an unknown field or value" in refused.stderr

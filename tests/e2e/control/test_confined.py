@@ -83,8 +83,8 @@ def test_without_namespaces_a_program_that_may_not_read_its_files_is_refused(hom
     output, why = said(place(home, has_namespaces=False))
 
     assert output == ""
-    assert f"user {SEARCHER}, which it would run as, may not read /" in why
-    assert "or run headrace as another user than root" in why
+    assert f"user {SEARCHER}, which the process would run as, may not read /" in why
+    assert "or do not run headrace as root" in why
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")

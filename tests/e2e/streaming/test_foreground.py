@@ -77,10 +77,10 @@ def test_workers_end_with_the_command_whatever_ends_it(streams: Streams, start: 
     [
         (("--model", "bad.onnx"), "bad.onnx"),
         pytest.param(("--model", "missing.onnx"), "missing.onnx", marks=pytest.mark.long),
-        (("--to", "in"), "answers would be scored again"),
+        (("--to", "in"), "predictions would be scored again"),
         pytest.param(("--broker", "carrier-pigeon:x"), "names no broker", marks=pytest.mark.long),
         (("--broker", "kafka://me:${NOBODY_SAID}@host"), "NOBODY_SAID"),
-        pytest.param(("--from", "a b"), "does not fit", marks=pytest.mark.long),
+        pytest.param(("--from", "a b"), "does not match", marks=pytest.mark.long),
     ],
 )
 def test_a_mistake_ends_it_and_is_told(

@@ -38,16 +38,16 @@ def test_a_receiver_hears_in_one_way(receiver: dict[str, Any]) -> None:
         ({"webhook": HOOK, "slack": HOOK}, "exactly one of"),
         ({"webhook": {}}, "either 'url' or 'url_file'"),
         ({"webhook": {**HOOK, "url_file": "x"}}, "either 'url' or 'url_file'"),
-        ({"webhook": {"url": "ftp://x"}}, "does not fit"),
+        ({"webhook": {"url": "ftp://x"}}, "does not match"),
         ({"webhook": HOOK, "severities": []}, "severities"),
         ({"webhook": HOOK, "severities": ["loud"]}, "severities"),
-        ({"email": {**EMAIL, "username": "h"}}, "go together"),
-        ({"email": {**EMAIL, "password_file": "pw"}}, "go together"),
+        ({"email": {**EMAIL, "username": "h"}}, "must be set together"),
+        ({"email": {**EMAIL, "password_file": "pw"}}, "must be set together"),
         (
             {"email": {**EMAIL, "username": "h", "password_file": "pw", "tls": "never"}},
-            "for anybody to read",
+            "in plain text",
         ),
-        ({"email": {**EMAIL, "to": ["a@b.example\r\nBcc: all@c.example"]}}, "does not fit"),
+        ({"email": {**EMAIL, "to": ["a@b.example\r\nBcc: all@c.example"]}}, "does not match"),
         ({"email": {**EMAIL, "to": []}}, "to"),
     ],
 )
@@ -57,7 +57,7 @@ def test_what_cannot_be_heard_is_refused(receiver: dict[str, Any], reason: str) 
 
 
 def test_two_receivers_of_one_name_are_refused() -> None:
-    with pytest.raises(SpecError, match="several receivers are called 'one'"):
+    with pytest.raises(SpecError, match="several receivers have the name 'one'"):
         parse({"name": "one", "webhook": HOOK}, {"name": "one", "slack": HOOK})
 
 

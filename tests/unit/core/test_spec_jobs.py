@@ -57,7 +57,7 @@ def test_a_document_of_jobs_parses_to_itself() -> None:
         (
             {"schedule": {"cron": "0 6 * * *", "timezone": "../etc/passwd"}},
             "jobs[0].schedule.timezone",
-            "no time zone",
+            "does not exist",
         ),
         ({"schedule": {}}, "jobs[0].schedule.cron", "missing"),
         ({"output": "/out"}, "jobs[0].output", "add {run_id}"),
@@ -69,8 +69,8 @@ def test_a_document_of_jobs_parses_to_itself() -> None:
         ({"columns": {"x": ["a,b"]}}, "jobs[0].columns.x", "a,b"),
         ({"memory": "0MiB"}, "jobs[0].memory", "0MiB"),
         ({"memory_limit": "none"}, "jobs[0].memory_limit", "none"),
-        ({"memory_limit": "512MiB"}, "jobs[0].memory_limit", "beside its data"),
-        ({"memory": "2g", "memory_limit": "2GB"}, "jobs[0].memory_limit", "is not more than"),
+        ({"memory_limit": "512MiB"}, "jobs[0].memory_limit", "in addition to its data"),
+        ({"memory": "2g", "memory_limit": "2GB"}, "jobs[0].memory_limit", "must be more than"),
         ({"retries": -1}, "jobs[0].retries", "-1"),
         ({"shard_row": 5}, "jobs[0].shard_row", "shard_rows"),
         ({"name": "n" * 101}, "jobs[0].name", ""),
@@ -87,7 +87,7 @@ def test_an_output_by_date_is_refused_where_two_runs_share_a_day(cron: str) -> N
     job = {**JOB, "output": "/out/{date}/s", "schedule": {"cron": cron}}
     (found,) = mistakes(job)
     assert found.startswith("jobs[0].output")
-    assert "write {run_id}, which has the moment: /out/{run_id}/s" in found
+    assert "use {run_id}: /out/{run_id}/s" in found
 
 
 @pytest.mark.parametrize(

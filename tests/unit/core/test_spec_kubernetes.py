@@ -50,9 +50,9 @@ def test_pools_may_have_pods_of_their_own() -> None:
         ({"resources": {"gpus": -1}}, "kubernetes.resources.gpus"),
         ({"node_selector": {"a b": "c"}}, "kubernetes.node_selector"),
         ({"tolerations": [{"operator": "Equal"}]}, "needs 'key'"),
-        ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "leave it out"),
+        ({"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}, "remove it"),
         ({"replica_env": [{"name": "A"}]}, "needs either 'value'"),
-        ({"replica_env": [{"name": "A", "secret": "s"}]}, "go together"),
+        ({"replica_env": [{"name": "A", "secret": "s"}]}, "must be set together"),
         ({"replica_env": [{"name": "1A", "value": "x"}]}, "kubernetes.replica_env"),
         ({"image": "has space"}, "kubernetes.image"),
         ({"endpoints": {"nobody": {}}}, "there is no endpoint 'nobody'"),
@@ -69,15 +69,15 @@ def test_a_mistake_is_named(kubernetes: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("scale", "said"),
     [
-        ({}, "give 'target_in_flight'"),
+        ({}, "set 'target_in_flight'"),
         ({"target_in_flight": 4.0, "min_replicas": 0}, "1 or more"),
-        ({"target_in_flight": 4.0, "target_queue_wait_s": 0.1}, "'target_in_flight' only"),
+        ({"target_in_flight": 4.0, "target_queue_wait_s": 0.1}, "only 'target_in_flight'"),
         (
             {
                 "target_in_flight": 4.0,
                 "schedule": [{"cron": "0 8 * * *", "duration_s": 60.0, "min_replicas": 2}],
             },
-            "only headrace has",
+            "only autoscaler headrace does",
         ),
     ],
 )

@@ -49,7 +49,11 @@ def test_right_limits_are_no_mistakes() -> None:
             "endpoints[0].limits.max_body_bytes",
             "more than gateway.max_body_bytes (5000)",
         ),
-        ({"endpoints": _endpoint(1 << 30)}, "endpoints[0].limits.max_body_bytes", "raise that"),
+        (
+            {"endpoints": _endpoint(1 << 30)},
+            "endpoints[0].limits.max_body_bytes",
+            "raise gateway.max_body_bytes",
+        ),
         ({"gateway": {"limits_service": "10.0.0.1:80"}}, "gateway.limits_service", "neither"),
         ({"gateway": {"limits_listen": "unix:here"}}, "gateway.limits_listen", "neither"),
         ({"gateway": {"limits_listen": "localhost:80"}}, "gateway.limits_listen", "neither"),
@@ -57,7 +61,7 @@ def test_right_limits_are_no_mistakes() -> None:
         (
             {"gateway": {"limits_listen": "unix:/a", "limits_service": "unix:/b"}},
             "gateway.limits_listen",
-            "exclude each other",
+            "cannot be combined",
         ),
     ],
 )

@@ -84,5 +84,5 @@ def test_mistakes_name_their_place(log: dict[str, Any], place: str) -> None:
 def test_requests_to_a_server_of_others_cannot_be_kept() -> None:
     entry = {"name": "m", "upstream": {"url": "http://c"}, "payload_log": {}}
 
-    with pytest.raises(SpecError, match="only replicas of ours"):
+    with pytest.raises(SpecError, match="only Headrace's own replicas"):
         spec(endpoints=[entry])

@@ -46,10 +46,10 @@ def test_an_unknown_name_is_refused_with_the_names_there_are() -> None:
     unnamed = {**document("other"), "online_stores": []}
 
     assert mistakes(document("other")) == [
-        (place, "there is no online store 'other'; there are: main in `online_stores`")
+        (place, "there is no online store 'other' in `online_stores`; there are: main")
     ]
     assert mistakes(unnamed) == [
-        (place, "there is no online store 'other'; there is none in `online_stores`")
+        (place, "there is no online store 'other' in `online_stores`; none is declared")
     ]
 
 
@@ -73,12 +73,12 @@ def test_a_store_on_the_network_needs_the_network() -> None:
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("sqlite:///x.db", "should be absolute: sqlite:////PATH"),
-        ("feast://repo", "should be absolute: feast:///PATH"),
-        ("sqlite:////nonexist/${PATH}/x.db", "without `${NAME}`"),
-        ("feast:///${PW}", "without `${NAME}`"),
-        ("/srv/x.db", "does not fit"),
-        ("redis://ann:hunter2@h/0", "holds a password in plain text; write `${NAME}`"),
+        ("sqlite:///x.db", "must be absolute: sqlite:////PATH"),
+        ("feast://repo", "must be absolute: feast:///PATH"),
+        ("sqlite:////nonexist/${PATH}/x.db", "must not contain `${NAME}`"),
+        ("feast:///${PW}", "must not contain `${NAME}`"),
+        ("/srv/x.db", "does not match"),
+        ("redis://ann:hunter2@h/0", "contains a password in plain text; use `${NAME}`"),
     ],
 )
 def test_a_url_that_is_not_plain_is_refused(url: str, said: str) -> None:

@@ -8,10 +8,10 @@ from headrace.core.spec.scale import AutoscaleSpec, ScaleScheduleSpec
 @pytest.mark.parametrize(
     ("cron", "timezone", "said"),
     [
-        ("61 8 * * 1-5", "UTC", "is no cron line"),
-        ("* * * * * *", "UTC", "has not five fields"),
-        ("0 8 * * 1-5", "Mars/Olympus", "there is no time zone 'Mars/Olympus'"),
-        ("0 8 * * 1-5", "../etc/passwd", "there is no time zone"),
+        ("61 8 * * 1-5", "UTC", "is not a valid cron expression"),
+        ("* * * * * *", "UTC", "needs five fields"),
+        ("0 8 * * 1-5", "Mars/Olympus", "the time zone 'Mars/Olympus' does not exist"),
+        ("0 8 * * 1-5", "../etc/passwd", "does not exist"),
     ],
 )
 def test_a_schedule_that_cannot_be_read_is_refused(cron: str, timezone: str, said: str) -> None:
@@ -48,7 +48,7 @@ def test_the_autoscaler_is_told_the_schedule_and_the_slo() -> None:
         ({"panic_window_s": 61.0}, "panic_window_s 61 is above stable_window_s"),
         (
             {"schedule": [{"cron": "0 8 * * *", "duration_s": 60.0, "min_replicas": 9}]},
-            "a schedule wants 9, max_replicas is 4",
+            "a schedule needs 9 replicas, but max_replicas is 4",
         ),
     ],
 )

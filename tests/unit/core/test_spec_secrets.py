@@ -84,7 +84,7 @@ def test_a_literal_secret_is_refused_and_not_shown(steps: Steps, url: str) -> No
         parse_spec(document_with(steps, url.format("hunter2hunter2")))
 
     [message] = [m.message for m in error.value.mistakes if "in plain text" in m.message]
-    assert "write `${NAME}` in its place" in message
+    assert "use `${NAME}` for an environment variable" in message
     assert place_of(steps) in [mistake.place for mistake in error.value.mistakes]
     assert "hunter2" not in str(error.value)
 
@@ -130,5 +130,5 @@ def test_a_stored_secret_may_stay_and_another_one_is_refused() -> None:
 
 
 def test_what_was_shown_redacted_is_not_taken_for_the_secret() -> None:
-    with pytest.raises(SpecError, match="holds a password in plain text"):
+    with pytest.raises(SpecError, match="contains a password in plain text"):
         parse_spec({"online_stores": [{"name": "main", "url": "redis://ann:***@h/0"}]})

@@ -44,13 +44,13 @@ def test_a_stream_may_push_and_answer() -> None:
 @pytest.mark.parametrize(
     ("line", "place", "said"),
     [
-        ("sink: {topic: out}", "streams[0]", "without 'sink' it only pushes"),
+        ("sink: {topic: out}", "streams[0]", "without 'sink' the stream only pushes"),
         ("model: /m.onnx", "streams[0].sink", "is missing"),
-        ("features: {service: fraud}", "streams[0].features", "is of a 'model'"),
-        ("allow_code: true", "streams[0].allow_code", "is of a 'model'"),
-        ("api_key_file: k", "streams[0].api_key_file", "is for a stream with 'endpoint'"),
+        ("features: {service: fraud}", "streams[0].features", "is only for a stream with 'model'"),
+        ("allow_code: true", "streams[0].allow_code", "is only for a stream with 'model'"),
+        ("api_key_file: k", "streams[0].api_key_file", "is only for a stream with 'endpoint'"),
         ("format: {kind: raw}", "streams[0].push", "the format 'raw' has none"),
-        ("dead_letters: in", "streams[0].dead_letters", "would never end"),
+        ("dead_letters: in", "streams[0].dead_letters", "would be read again without end"),
     ],
 )
 def test_what_fits_no_stream_that_only_pushes_is_told(line: str, place: str, said: str) -> None:
@@ -69,8 +69,8 @@ def test_what_fits_no_stream_that_only_pushes_is_told(line: str, place: str, sai
         ("{view: v, fields: {spend: ''}}", "fields.spend", "at least 1"),
         ("{view: v, timeout_s: 0}", "timeout_s", "got "),
         ("{view: v, timeout_s: .nan}", "timeout_s", "got "),
-        ("{view: v, online_store: feast}", "online_store", "is Feast's"),
-        ("{view: v, online_store: hopsworks}", "online_store", "is Hopsworks's"),
+        ("{view: v, online_store: feast}", "online_store", "belongs to Feast"),
+        ("{view: v, online_store: hopsworks}", "online_store", "belongs to Hopsworks"),
         ("{view: v, home: /x}", "home", "is not a setting"),
     ],
 )

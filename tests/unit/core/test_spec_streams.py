@@ -88,7 +88,7 @@ def test_a_document_says_what_was_written_and_is_read_again() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "place", "said"),
     [
-        ("topic: out", "topic: in", "streams[0].sink.topic (line 9)", "for ever"),
+        ("topic: out", "topic: in", "streams[0].sink.topic (line 9)", "without end"),
         ("topic: out", "topic: out, key: id, tombstones: forward", "sink.tombstones", "'skip'"),
         ("topic: out", "topic: out, headers: some", "streams[0].sink.headers", "'all'"),
         ("topic: out", "topic: out, timestamps: old", "streams[0].sink.timestamps", "'source'"),
@@ -96,9 +96,9 @@ def test_a_document_says_what_was_written_and_is_read_again() -> None:
         ("model: ./m.onnx", "paused: true", "streams[0] (line 6)", "needs 'model'"),
         ("model: ./m.onnx", "model: 'a b'", "streams[0].model", "neither an absolute path"),
         ("[in]", "[]", "streams[0].source.topics (line 8)", "at least 1"),
-        ("[in]", '["a b"]', "streams[0].source.topics[0] (line 8)", "does not fit"),
+        ("[in]", '["a b"]', "streams[0].source.topics[0] (line 8)", "does not match"),
         ("broker:", "brokr:", "streams[0].source.brokr (line 8)", "did you mean 'broker'?"),
-        ("name: pay", "name: '../x'", "streams[0].name (line 6)", "does not fit"),
+        ("name: pay", "name: '../x'", "streams[0].name (line 6)", "does not match"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(old: str, new: str, place: str, said: str) -> None:
@@ -115,11 +115,11 @@ def test_a_mistake_is_told_with_its_place(old: str, new: str, place: str, said: 
     ("line", "place", "said"),
     [
         ("workers: 0", "streams[0].workers", "greater than or equal to 1"),
-        ("workers: {min: 5, max: 2}", "streams[0].workers.min", "more than 'max', 2"),
+        ("workers: {min: 5, max: 2}", "streams[0].workers.min", "more than 'max', which is 2"),
         ("endpoint: fraud", "streams[0].endpoint", "exclude each other"),
-        ("api_key_file: k", "streams[0].api_key_file", "is for a stream with 'endpoint'"),
-        ("dead_letters: in", "streams[0].dead_letters", "would never end"),
-        ("dead_letters: out", "streams[0].dead_letters", "take another topic"),
+        ("api_key_file: k", "streams[0].api_key_file", "is only for a stream with 'endpoint'"),
+        ("dead_letters: in", "streams[0].dead_letters", "would be read again without end"),
+        ("dead_letters: out", "streams[0].dead_letters", "use another topic"),
         ("delivery: once", "streams[0].delivery", "'exactly_once'"),
         ("errors: {max_delay_s: 0.01}", "streams[0].errors.max_delay_s", "less than the first"),
         ("format: {kind: csv}", "streams[0].format.kind", "'json'"),
@@ -173,7 +173,7 @@ def test_two_streams_of_one_group_are_refused_with_both_names(
         parse_spec(text)
 
     assert "streams[1].source.group (line 10)" in str(error.value)
-    assert "each record of 'in' would be answered by either 'a' or 'b'" in str(error.value)
+    assert "each record of 'in' would be scored by either 'a' or 'b'" in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -195,9 +195,9 @@ def test_streams_that_share_no_record_may_be_called_alike(
 
 
 def test_dead_letters_have_a_topic_of_their_own_also_where_nobody_names_it() -> None:
-    with pytest.raises(SpecError, match="'pay-dead-letters' is read too"):
+    with pytest.raises(SpecError, match="'pay-dead-letters' is also a source topic"):
         parsed(SPEC.replace("[in]", "[in, pay-dead-letters]"))
-    with pytest.raises(SpecError, match="'pay-dead-letters' is where answers go"):
+    with pytest.raises(SpecError, match="'pay-dead-letters' is the topic of the sink"):
         parsed(SPEC.replace("{topic: out}", "{topic: pay-dead-letters}"))
 
 
@@ -215,7 +215,7 @@ def test_dead_letters_of_a_stream_that_keeps_none_are_a_mistake() -> None:
 def test_a_stream_with_an_endpoint_leaves_the_model_to_it() -> None:
     text = SPEC.replace("model: ./m.onnx", "endpoint: fraud") + "    allow_code: true\n"
 
-    with pytest.raises(SpecError, match="'endpoint', which has its own"):
+    with pytest.raises(SpecError, match="'endpoint': the endpoint has its own"):
         parsed(text)
 
 
@@ -241,7 +241,7 @@ def test_a_spec_in_force_keeps_streams_of_one_group_also_behind_another_stream()
 
     assert parse_spec(shared("a", "b"), in_force=shared("a", "b")).streams[1].source.group == "g"
     assert len(parse_spec(moved, in_force=shared("a", "b")).streams) == 3
-    with pytest.raises(SpecError, match="name another group"):
+    with pytest.raises(SpecError, match="use another group"):
         parse_spec(shared("a", "b"))
 
 

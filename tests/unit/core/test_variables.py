@@ -31,5 +31,7 @@ def test_what_a_variable_holds_is_not_looked_at_for_variables() -> None:
 
 
 def test_a_variable_that_is_not_set_is_named_with_what_names_it() -> None:
-    with pytest.raises(FailedPreconditionError, match="no variable PW: the broker's URL names it"):
+    with pytest.raises(
+        FailedPreconditionError, match="no variable PW: the broker's URL refers to it"
+    ):
         url_filled_in("kafka://me:${PW}@host", what="the broker's URL", environment={})

@@ -169,8 +169,8 @@ def test_a_step_that_fails_is_named_and_told_from_a_wrong_input(write: Write) ->
     [
         ("steps: []", "at least 1"),
         ("[1, 2]", "has to be a mapping with 'steps'"),
-        ("steps: [{kind: mode, path: x}]", r"steps\[0\].kind.*is a str; known here: .*'model'"),
-        ("steps: [{path: x}]", r"steps\[0\] \(line 1\): has no 'kind', which says what it is"),
+        ("steps: [{kind: mode, path: x}]", r"steps\[0\].kind.*is a str; allowed values: .*'model'"),
+        ("steps: [{path: x}]", r"steps\[0\] \(line 1\): needs 'kind', which selects its kind"),
         ("steps: [{kind: model, pth: x}]", r"steps\[0\].\* \(line 1\): is not a setting.*'path'"),
         ("steps: [{kind: model, path: ../up.onnx}]", "does not lie in the pipeline's directory"),
         ("steps: [{kind: model, path: /etc/passwd}]", "does not lie in the pipeline's directory"),

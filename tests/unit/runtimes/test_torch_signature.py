@@ -49,7 +49,7 @@ def test_everything_is_read() -> None:
         ("", "is no signature: .*; write it as "),
         ("[" * 100_000, "is no signature"),
         ("\xff", "is no signature"),
-        ('{"input": []}', "field or value that is not known"),
+        ('{"input": []}', "unknown field or value"),
         ('{"inputs": [{"name": "x"}]}', "missing required field `datatype`"),
         (
             '{"inputs": [{"name": "x", "datatype": "F32", "shape": []}]}',

@@ -67,9 +67,9 @@ def test_without_a_batch_shapes_are_whole(tmp_path: Path) -> None:
         ("input [ {", "ends in the middle of a message"),
         ("name", "ends in the middle of a field"),
         ("name: ]", "has ']' where a value belongs"),
-        ("} a: 1", "'}' closes what was not opened"),
-        ('name: "open', """cannot be read from character 5 on"""),
-        ("a {" * 50, "nests more than 32 deep"),
+        ("} a: 1", "'}' closes a message that is not open"),
+        ('name: "open', """cannot be parsed from character 5 on"""),
+        ("a {" * 50, "nests deeper than 32 levels"),
         (" " * (1 << 20) + "a: 1", "has more than 1048576 bytes"),
     ],
 )

@@ -276,27 +276,36 @@ def limit_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str, str]
 
 
 def _tiers(tiers: object) -> Iterator[tuple[str, str]]:
-    found = [tier for tier in _items(tiers) if isinstance(tier, Mapping)]
+    named_tiers = [tier for tier in _items(tiers) if isinstance(tier, Mapping)]
     first_use: dict[str, int] = {}
-    for i, tier in enumerate(found):
+    for i, tier in enumerate(named_tiers):
         name = tier.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             yield f"tiers[{i}].name", f"{name!r} is already the name of tiers[{first_use[name]}]"
-    given = {p for tier in found if isinstance(p := tier.get("priority"), int)}
-    above = sum(priority > 0 for priority in given)
-    below = sum(priority < 0 for priority in given)
+    priorities = {p for tier in named_tiers if isinstance(p := tier.get("priority"), int)}
+    above = sum(priority > 0 for priority in priorities)
+    below = sum(priority < 0 for priority in priorities)
     for count, most, where in ((above, MOST_ABOVE, "above"), (below, MOST_BELOW, "below")):
         if count > most:
-            yield "tiers", f"have {count} different priorities {where} 0; {most} can be told apart"
+            yield (
+                "tiers",
+                (
+                    f"have {count} different priorities {where} 0; at most {most} can be "
+                    "distinguished"
+                ),
+            )
 
 
 def _bodies(endpoints: object, gateways: object) -> Iterator[tuple[str, str]]:
     limit = gateways if isinstance(gateways, int) else DEFAULT_MAX_BODY_BYTES
     for i, endpoint in enumerate(_items(endpoints)):
         limits = endpoint.get("limits") if isinstance(endpoint, Mapping) else None
-        wanted = limits.get("max_body_bytes") if isinstance(limits, Mapping) else None
-        if isinstance(wanted, int) and wanted > limit:
-            message = f"is {wanted}, more than gateway.max_body_bytes ({limit}): raise that as well"
+        requested = limits.get("max_body_bytes") if isinstance(limits, Mapping) else None
+        if isinstance(requested, int) and requested > limit:
+            message = (
+                f"is {requested}, more than gateway.max_body_bytes ({limit}): raise "
+                "gateway.max_body_bytes too"
+            )
             yield f"endpoints[{i}].limits.max_body_bytes", message
 
 
@@ -305,10 +314,13 @@ def _addresses(gateway: Mapping[Any, Any]) -> Iterator[tuple[str, str]]:
     for key in ("limits_service", "limits_listen"):
         address = gateway.get(key)
         if isinstance(address, str) and not _is_local(address):
-            message = f"is {address!r}, neither unix:/path nor an address of this machine's own"
+            message = f"is {address!r}, which is neither unix:/path nor an address of this machine"
             yield f"gateway.{key}", f"{message}, such as 127.0.0.1:9090"
     if gateway.get("limits_service") and gateway.get("limits_listen"):
-        message = "and 'limits_service' exclude each other: who asks another service has none"
+        message = (
+            "cannot be combined with 'limits_service': a gateway that uses another service does"
+            " not offer one"
+        )
         yield "gateway.limits_listen", message
 
 

@@ -19,10 +19,12 @@ _Address = Annotated[str, Field(pattern=r"^[^\s@<>,;:]+@[^\s@<>,;:]+$", max_leng
 
 class _UrlSpec(SpecModel):
     url: _Url | None = Field(
-        default=None, description="Where it is posted to; may name the environment by `${NAME}`."
+        default=None,
+        description="URL that alerts are posted to; may contain environment variables as "
+        "`${NAME}`.",
     )
     url_file: _Path | None = Field(
-        default=None, description="Or the file that holds it, for one that is a secret."
+        default=None, description="File that contains the URL, if the URL is a secret."
     )
 
     @model_validator(mode="after")
@@ -37,14 +39,16 @@ class WebhookSpec(_UrlSpec):
     """Gets what Alertmanager sends to webhooks: JSON, version 4."""
 
     token_file: _Path | None = Field(
-        default=None, description="A bearer token that it is shown, in a file."
+        default=None, description="File with the bearer token that is sent to the webhook."
     )
 
 
 class SlackSpec(_UrlSpec):
     """Gets a text with attachments as Slack's incoming webhooks take it; Mattermost does too."""
 
-    channel: str = Field(default="", max_length=80, description="Empty for the webhook's own.")
+    channel: str = Field(
+        default="", max_length=80, description="Channel; empty for the webhook's default."
+    )
 
 
 class EmailSpec(SpecModel):
@@ -54,21 +58,21 @@ class EmailSpec(SpecModel):
         min_length=1, max_length=32, description="To whom."
     )
     sender: _Address = Field(description="From whom.")
-    host: str = Field(min_length=1, max_length=255, description="The mail server (SMTP).")
+    host: str = Field(min_length=1, max_length=255, description="Mail server (SMTP).")
     port: int = Field(default=587, ge=1, le=65535, description="Its port.")
     tls: Literal["starttls", "always", "never"] = Field(
-        default="starttls", description="`always` from the first byte on, as port 465 has it."
+        default="starttls", description="`always` encrypts from the first byte, as on port 465."
     )
-    username: str = Field(default="", max_length=255, description="Empty for no login.")
-    password_file: _Path | None = Field(default=None, description="The file with the password.")
+    username: str = Field(default="", max_length=255, description="User name; empty for no login.")
+    password_file: _Path | None = Field(default=None, description="File with the password.")
 
     @model_validator(mode="after")
     def _login_is_whole(self) -> Self:
         if bool(self.username) != (self.password_file is not None):
-            msg = "'username' and 'password_file' go together"
+            msg = "'username' and 'password_file' must be set together"
             raise ValueError(msg)
         if self.username and self.tls == "never":
-            msg = "a password would travel for anybody to read: 'tls' has to be another"
+            msg = "would send the password in plain text: use another value of 'tls'"
             raise ValueError(msg)
         return self
 
@@ -76,9 +80,12 @@ class EmailSpec(SpecModel):
 class ReceiverSpec(SpecModel):
     """Somebody who hears of alerts, in one way."""
 
-    name: str = Field(pattern=NAME_PATTERN, description="What it is called here.")
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the receiver.")
     severities: Annotated[tuple[Literal["page", "ticket"], ...], Strict(strict=False)] = Field(
-        default=("page", "ticket"), min_length=1, max_length=2, description="Of which alerts."
+        default=("page", "ticket"),
+        min_length=1,
+        max_length=2,
+        description="Severities of the alerts to receive.",
     )
     webhook: WebhookSpec | None = Field(default=None, description="See WebhookSpec.")
     slack: SlackSpec | None = Field(default=None, description="See SlackSpec.")
@@ -99,16 +106,16 @@ class AlertsSpec(SpecModel):
         default=10.0,
         ge=0.0,
         le=3600.0,
-        description="How long a message waits for more of the same endpoint. Unit: seconds.",
+        description="How long a message waits for more alerts of the same endpoint. Unit: seconds.",
     )
     repeat_s: float = Field(
         default=4 * 3600.0,
         ge=1.0,
         le=7 * _DAY_S,
-        description="What still fires is told again after so long. Unit: seconds.",
+        description="Interval at which an alert that still fires is sent again. Unit: seconds.",
     )
     receivers: Annotated[tuple[ReceiverSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=32, description="Who hears of it. See ReceiverSpec."
+        default=(), max_length=32, description="Receivers of alerts. See ReceiverSpec."
     )
 
     @model_validator(mode="after")
@@ -116,6 +123,6 @@ class AlertsSpec(SpecModel):
         names = [receiver.name for receiver in self.receivers]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            msg = f"several receivers are called {', '.join(map(repr, twice))}"
+            msg = f"several receivers have the name {', '.join(map(repr, twice))}"
             raise ValueError(msg)
         return self

@@ -57,8 +57,8 @@ def schema_of(part: type[SpecPart], handler: GetCoreSchemaHandler) -> CoreSchema
         if isinstance(value, part):
             return value
         read: BaseModel = check(value)
-        given = read.model_fields_set - {part.__struct_config__.tag_field}
-        return _built(part, {name: getattr(read, name) for name in given})
+        names = read.model_fields_set - {part.__struct_config__.tag_field}
+        return _built(part, {name: getattr(read, name) for name in names})
 
     return core_schema.no_info_wrap_validator_function(
         checked,
@@ -67,22 +67,22 @@ def schema_of(part: type[SpecPart], handler: GetCoreSchemaHandler) -> CoreSchema
     )
 
 
-def _built(part: type[SpecPart], given: Mapping[str, Any]) -> SpecPart:
+def _built(part: type[SpecPart], fields: Mapping[str, Any]) -> SpecPart:
     nullable, flat = _nullable(part), _flat(part)
     inside = {
         name: _built(
-            kind, {n: value for n, value in given.items() if n in model_of(kind).model_fields}
+            kind, {n: value for n, value in fields.items() if n in model_of(kind).model_fields}
         )
         for name, kind in flat.items()
     }
     of_flat = {name for kind in flat.values() for name in model_of(kind).model_fields}
     own = {
         name: value
-        for name, value in given.items()
+        for name, value in fields.items()
         if name not in of_flat and (value is not None or name not in nullable)
     }
     built = part(**own, **inside)
-    built.__dict__["given"] = frozenset(given)
+    built.__dict__["fields_set"] = frozenset(fields)
     return built
 
 

@@ -23,8 +23,8 @@ _Column = Annotated[str, Field(min_length=1, max_length=300)]
 def _checked_name(value: object) -> object:
     if isinstance(value, str) and _OF_URLS & set(value):
         msg = (
-            "should be the name of an online store, not its URL: write "
-            "`online_stores: [{name: NAME, url: URL}]` at the top of the spec, and NAME here"
+            "should be the name of an online store, not its URL: write `online_stores: "
+            "[{name: NAME, url: URL}]` at the top level of the spec, and NAME here"
         )
         raise ValueError(msg)
     return value
@@ -36,13 +36,15 @@ StoreName = Annotated[str, BeforeValidator(_checked_name), Field(pattern=NAME_PA
 class OnlineStoreSpec(SpecModel):
     """A store of feature values, by the name that endpoints and streams refer to."""
 
-    name: str = Field(pattern=NAME_PATTERN, description="What endpoints and streams call it.")
+    name: str = Field(
+        pattern=NAME_PATTERN, description="Name by which endpoints and streams refer to the store."
+    )
     url: str = Field(
         max_length=4096,
         pattern=r"^([a-z][a-z0-9+.-]*://[^\s]+|\$\{[A-Za-z_][A-Za-z0-9_]*\})$",
         description="`redis://HOST:PORT/DB`, `rediss://`, `unix:///SOCKET`, `sqlite:////PATH`, "
-        "`feast:///PATH`, `hopsworks://HOST/STORE`, or a plug-in's. `${NAME}` is a variable of the "
-        "environment: all of the URL, or a part that is no file's path.",
+        "`feast:///PATH`, `hopsworks://HOST/STORE`, or a plug-in's scheme. `${NAME}` is an "
+        "environment variable: the whole URL, or a part that is not a file path.",
     )
 
     @field_validator("url")
@@ -51,11 +53,11 @@ class OnlineStoreSpec(SpecModel):
         scheme, _, path = url.partition("://")
         if scheme in _FILES:
             if VARIABLE.search(path):
-                raise ValueError("a file's path should be written out, without `${NAME}`")
+                raise ValueError("a file path must not contain `${NAME}`")
             absolute = path.removeprefix("/") if scheme == "sqlite" else path
             if not absolute.startswith("/"):
                 slashes = "//" if scheme == "sqlite" else "/"
-                raise ValueError(f"a file's path should be absolute: {scheme}://{slashes}PATH")
+                raise ValueError(f"a file path must be absolute: {scheme}://{slashes}PATH")
         return url
 
 
@@ -66,50 +68,52 @@ class EndpointFeaturesSpec(SpecModel):
     """
 
     service: str = Field(
-        min_length=1, max_length=128, description="The feature service whose columns it takes."
+        min_length=1, max_length=128, description="Feature service whose columns the model takes."
     )
     online_store: StoreName | None = Field(
-        default=None, description="One of `online_stores`, by name. Null: the home's own."
+        default=None,
+        description="An entry of `online_stores`, by name. Null: the online store of the home "
+        "directory.",
     )
     inputs: dict[_Column, Annotated[tuple[_Column, ...], Strict(strict=False)]] = Field(
         default_factory=dict,
-        description="For an input of the model its columns in order; what is no feature comes with "
-        "the request. Empty: by name, else all columns to the input that is a matrix.",
+        description="Per input of the model, its columns in order; columns that are not features "
+        "come with the request. Empty: by name, else all columns go to the single matrix input.",
     )
     timeout_s: float = Field(
         default=_DEFAULTS.timeout_s,
         gt=0.0,
         le=60.0,
-        description="How long a request may wait for the store. Unit: seconds.",
+        description="How long a request may wait for the online store. Unit: seconds.",
     )
     cache_ttl_s: float = Field(
         default=_DEFAULTS.cache_ttl_s,
         ge=0.0,
         le=86_400.0,
-        description="How long each replica takes what it read to be still so. Unit: seconds.",
+        description="How long each replica caches the features it read. Unit: seconds.",
     )
     on_unavailable: Literal["reject", "defaults"] = Field(
         default="reject",
-        description="While the store cannot be read in time: `reject` fails at once, `defaults` "
-        "goes on as if nothing were known.",
+        description="If the store cannot be read in time: `reject` fails the request, `defaults` "
+        "uses the default values.",
     )
     sample_ratio: float = Field(
         default=0.01,
         ge=0.0,
         le=1.0,
-        description="Of how many look-ups what they gave is kept in the home, so that skew can be "
-        "found: keys of entities and values. 0 keeps nothing.",
+        description="Share of look-ups whose entity keys and values are recorded in the home "
+        "directory, to detect skew. 0 records nothing.",
     )
     skew_every_s: float = Field(
         default=900.0,
         ge=1.0,
         le=604_800.0,
-        description="How often what was kept is compared with what training will see. Unit: "
-        "seconds.",
+        description="Interval at which recorded look-ups are compared with the values that "
+        "training will read. Unit: seconds.",
     )
     show_status: bool = Field(
         default=False,
-        description="Answers have `VIEW__status` too: `PRESENT`, `STALE` or `MISSING`.",
+        description="Adds an output `VIEW__status`: `PRESENT`, `STALE` or `MISSING`.",
     )
 
     def watch(self) -> FeatureWatch | None:
@@ -123,19 +127,23 @@ class EndpointFeaturesSpec(SpecModel):
         )
 
 
-def feature_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:
+def feature_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[SpecMistake]:
     """What is wrong between `features` and the rest of an endpoint."""
     features = endpoint.get("features")
     if features is None:
         return []
-    found = []
+    mistakes = []
     if endpoint.get("upstream") is not None:
-        message = "stands beside 'upstream': only replicas of ours look features up"
-        found.append(SpecMistake(place=f"{place}.features", message=message))
+        message = (
+            "cannot be combined with 'upstream': only Headrace's own replicas look features up"
+        )
+        mistakes.append(SpecMistake(place=f"{path}.features", message=message))
     if endpoint.get("pool") is not None:
-        message = "stands beside 'pool', whose processes see no online store; take one of the two"
-        found.append(SpecMistake(place=f"{place}.features", message=message))
-    return found
+        message = (
+            "cannot be combined with 'pool': the processes of a pool cannot reach an online store"
+        )
+        mistakes.append(SpecMistake(place=f"{path}.features", message=message))
+    return mistakes
 
 
 def online_store_disagreements(document: Mapping[Any, Any]) -> Iterator[SpecMistake]:
@@ -153,8 +161,8 @@ def online_store_disagreements(document: Mapping[Any, Any]) -> Iterator[SpecMist
                 name = section.get("online_store") if isinstance(section, Mapping) else None
                 mistake = _reference_mistake(entry, kind, part, name, urls)
                 if mistake is not None:
-                    place = f"{kind}[{i}].{part}.online_store"
-                    yield SpecMistake(place=place, message=mistake)
+                    path = f"{kind}[{i}].{part}.online_store"
+                    yield SpecMistake(place=path, message=mistake)
 
 
 def _reference_mistake(
@@ -163,8 +171,8 @@ def _reference_mistake(
     if not isinstance(name, str) or _OF_URLS & set(name):
         return None
     if name not in urls:
-        there_are = f"there are: {', '.join(map(str, urls))}" if urls else "there is none"
-        return f"there is no online store {name!r}; {there_are} in `online_stores`"
+        there_are = f"there are: {', '.join(map(str, urls))}" if urls else "none is declared"
+        return f"there is no online store {name!r} in `online_stores`; {there_are}"
     url = urls[name]
     if kind == "endpoints" and _is_tcp(str(url)) and entry.get("network") is not True:
         return (
@@ -172,7 +180,7 @@ def _reference_mistake(
         )
     owner = _READ_ONLY.get(str(url).partition("://")[0])
     if part == "push" and owner is not None:
-        return f"{name!r} is {owner}'s, which writes its values itself; name another store"
+        return f"{name!r} belongs to {owner}, which writes its values itself; name another store"
     return None
 
 

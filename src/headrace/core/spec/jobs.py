@@ -38,30 +38,30 @@ class JobScheduleSpec(SpecModel):
         description="Minute, hour, day of the month, month, day of the week: `30 6 * * 1-5`.",
     )
     timezone: str = Field(
-        default="UTC", max_length=100, description="In whose clock `cron` is: `Europe/Paris`."
+        default="UTC", max_length=100, description="Time zone of `cron`: `Europe/Paris`."
     )
     catch_up: Literal["none", "last", "all"] = Field(
         default="last",
-        description="Of moments that passed while nothing could run: made up for is none, the "
-        "newest, or each, one after the other.",
+        description="Scheduled runs that were missed while the control plane was down: run "
+        "`none`, the newest, or each one in order.",
     )
     catch_up_within_s: float = Field(
         default=_DAY_S,
         ge=0.0,
         le=366 * _DAY_S,
-        description="Moments that passed longer ago are left out. Unit: seconds.",
+        description="Missed runs older than this are skipped. Unit: seconds.",
     )
     overlap: Literal["skip", "wait", "allow"] = Field(
         default="skip",
-        description="At a moment at which the run before has not ended: `skip` leaves it out, "
-        "`wait` runs it then, `allow` runs both.",
+        description="If the previous run has not ended: `skip` drops the new run, `wait` delays "
+        "it, `allow` runs both.",
     )
     late_after_s: float | None = Field(
         default=None,
         gt=0.0,
         le=366 * _DAY_S,
-        description="Alert if no run has succeeded so long after its moment. Unit: seconds. Null "
-        "for never.",
+        description="Alert if no run has succeeded within this time after its scheduled time. "
+        "Unit: seconds. Null for never.",
     )
 
 
@@ -71,125 +71,134 @@ class JobSpec(SpecModel):
     name: str = Field(pattern=_NAME, description="Unique among jobs.")
     model: _Text = Field(
         description="A model file or directory (relative to the spec file), NAME[:VERSION] of the "
-        "registry, or an endpoint: then what it serves, with its features.",
+        "registry, or an endpoint: then the model that it serves, with its features.",
     )
     input: _Text = Field(
-        description="A path, glob, folder (relative to the spec file) or URL; `{date}` is the day "
-        "of the run's moment in the schedule's zone, `{run_id}` the run. `${NAME}` is a variable "
-        "of the control plane's environment.",
+        description="A path, glob, folder (relative to the spec file) or URL; `{date}` is the "
+        "day of the scheduled time in the schedule's time zone, `{run_id}` the run. `${NAME}` is "
+        "an environment variable of the control plane.",
     )
     output: _Text = Field(
-        description="A folder (relative to the spec file), of each run its own: with `{run_id}`, "
-        "or with `{date}` where the schedule has no two moments on one day.",
+        description="A folder (relative to the spec file), a different one for each run: with "
+        "`{run_id}`, or with `{date}` if the schedule runs at most once a day.",
     )
     input_format: Literal["parquet", "csv", "jsonl", "arrow", "images"] | None = Field(
-        default=None, description="Null: by the files' endings."
+        default=None, description="Null: by file extension."
     )
-    sql: str = Field(default="", max_length=100_000, description="What a database is asked.")
+    sql: str = Field(default="", max_length=100_000, description="Query to run against a database.")
     sql_key: str = Field(
         default="",
         max_length=300,
-        description="A column of whole numbers whose ranges are shards, so that a run can go on.",
+        description="Integer column whose ranges form the shards, so that a run can resume.",
     )
     columns: dict[_Input, _Columns] = Field(
         default_factory=dict,
-        description="For an input of the model its columns (`f0..f31` is a range); by name where "
-        "not given.",
+        description="Per input of the model, its columns (`f0..f31` is a range); inputs that are "
+        "not listed are matched by name.",
     )
     keys: Annotated[tuple[_Column, ...], Strict(strict=False)] = Field(
         default=(),
         max_length=1000,
-        description="Columns that are written beside the answers; `NAME=COLUMN` calls one NAME.",
+        description="Columns that are written beside the predictions; `NAME=COLUMN` writes "
+        "COLUMN as NAME.",
     )
     outputs: Annotated[tuple[_Column, ...], Strict(strict=False)] = Field(
-        default=(), max_length=1000, description="Which of the model are written. Empty: all."
+        default=(), max_length=1000, description="Outputs of the model to write. Empty: all."
     )
     format: Literal["parquet", "csv", "jsonl", "arrow"] = Field(
-        default="parquet", description="Of the output."
+        default="parquet", description="Data type of the written outputs."
     )
     errors: Literal["column", "file"] = Field(
         default="column",
-        description="Where rows' errors go: beside the row, or into files in `_errors`.",
+        description="Where row errors are written: beside the row, or to files in `_errors`.",
     )
     max_errors: int | None = Field(
         default=None,
         ge=0,
-        description="Rows that may have errors; more end the run. Null for any number.",
+        description="Maximum number of rows with errors; more fail the run. Null for no limit.",
     )
     nulls: Literal["nan", "error"] = Field(
         default="nan",
-        description="What a null is to an input of floats: NaN, a missing value, or an error of "
-        "its row.",
+        description="How a null in a float input is treated: as NaN, as a missing value, or as "
+        "an error of its row.",
     )
     chunk_rows: int | None = Field(
-        default=None, ge=1, le=1 << 24, description="Rows of one run of the model. Null: by size."
+        default=None, ge=1, le=1 << 24, description="Rows per call of the model. Null: by size."
     )
     shard_rows: int | None = Field(
-        default=None, ge=1, le=1 << 40, description="Rows of a shard, about. Null: by kind."
+        default=None,
+        ge=1,
+        le=1 << 40,
+        description="Approximate rows per shard. Null: by input kind.",
     )
     workers: int | None = Field(
-        default=None, ge=1, le=1024, description="Shards at once. Null: one for each usable core."
+        default=None,
+        ge=1,
+        le=1024,
+        description="Shards that run in parallel. Null: one per usable core.",
     )
     memory: str = Field(
         default=_MEMORY,
         pattern=_SIZE,
         max_length=40,
-        description="What the data of all shards under way may take.",
+        description="Memory limit for the data of all shards in progress.",
     )
     memory_limit: str | None = Field(
         default=None,
         pattern=_SIZE,
         max_length=40,
-        description="What a run may take in all, the model and the libraries included: a try that "
-        "takes more is ended. Null for what there is.",
+        description="Memory limit for the whole run, model and libraries included: an attempt that "
+        "exceeds it is ended. Null for no limit.",
     )
-    runtime: str = Field(default="", max_length=100, description="What runs it. Empty: detected.")
+    runtime: str = Field(
+        default="", max_length=100, description="Runtime of the model. Empty: detected."
+    )
     allow_code: bool = Field(
-        default=False, description="The model may be of a format that runs its author's code."
+        default=False,
+        description="Whether the model may have a format that runs its author's code.",
     )
     rows_independent: bool = Field(
         default=False,
-        description="As `batching.rows_independent` of an endpoint, for a model that is none's.",
+        description="As `batching.rows_independent` of an endpoint, for a model that no endpoint "
+        "serves.",
     )
     schedule: JobScheduleSpec | None = Field(
-        default=None, description="Null: only by hand, by `headrace batch start`."
+        default=None, description="Null: only started by `headrace batch start`."
     )
     timeout_s: float = Field(
         default=_DAY_S,
         gt=0.0,
         le=30 * _DAY_S,
-        description="A try that takes longer is ended; the next goes on. Unit: seconds.",
+        description="An attempt that takes longer is ended; the next one resumes. Unit: seconds.",
     )
-    retries: int = Field(
-        default=2, ge=0, le=100, description="How often a run that fails is tried again."
-    )
+    retries: int = Field(default=2, ge=0, le=100, description="How often a failed run is retried.")
     keep_runs: int = Field(
-        default=50, ge=1, le=10_000, description="How many are kept in the history."
+        default=50, ge=1, le=10_000, description="Number of runs to keep in the history."
     )
 
 
 def job_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
     """What is wrong with jobs that no single field shows."""
-    found: list[SpecMistake] = []
+    mistakes: list[SpecMistake] = []
     jobs = document.get("jobs")
     first_use: dict[str, int] = {}
     for i, job in enumerate(jobs if isinstance(jobs, list | tuple) else []):
         if not isinstance(job, Mapping):
             continue
-        place, name = f"jobs[{i}]", job.get("name")
+        path, name = f"jobs[{i}]", job.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of jobs[{first_use[name]}]"
-            found.append(SpecMistake(place=f"{place}.name", message=message))
-        found += [
-            SpecMistake(place=f"{place}.{key}", message=message)
+            mistakes.append(SpecMistake(place=f"{path}.name", message=message))
+        mistakes += [
+            SpecMistake(place=f"{path}.{key}", message=message)
             for key in ("input", "output", "model")
             for message in _path_mistakes(key, job.get(key))
         ]
-        found += _memory_mistakes(job, place)
+        mistakes += _memory_mistakes(job, path)
         if isinstance(job.get("schedule"), Mapping):
-            wrong = _schedule_mistakes(job["schedule"], f"{place}.schedule")
-            found += wrong or _date_mistakes(job, job["schedule"], place)
-    return found
+            wrong = _schedule_mistakes(job["schedule"], f"{path}.schedule")
+            mistakes += wrong or _date_mistakes(job, job["schedule"], path)
+    return mistakes
 
 
 def with_absolute_job_paths(document: Mapping[str, Any], base_dir: Path | None) -> dict[str, Any]:
@@ -215,23 +224,31 @@ def _absolute(job: object, base: Path) -> object:
 def _path_mistakes(key: str, text: object) -> list[str]:
     if not isinstance(text, str) or not text:
         return []
-    found = ["has a NUL"] if "\0" in text else []
+    mistakes = ["contains a NUL character"] if "\0" in text else []
     if key == "model":
-        return found
+        return mistakes
     names = PLACEHOLDER.findall(text)
-    known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
-    found += [f"has {{{name}}}; known here: {known}" for name in names if name not in PLACEHOLDERS]
+    placeholders = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+    mistakes += [
+        f"contains {{{name}}}; allowed placeholders: {placeholders}"
+        for name in names
+        if name not in PLACEHOLDERS
+    ]
     if key == "output" and "://" in text:
-        found.append("is a URL; outputs are folders that the control plane reaches")
+        mistakes.append("is a URL; output must be a folder that the control plane can write")
     elif not text.startswith("/") and not _is_elsewhere(text):
-        found.append("is a relative path, which only spec files may have; give all of it")
+        mistakes.append(
+            "is a relative path, which is allowed in spec files only; give an absolute path"
+        )
     if key == "output" and not names:
-        found.append("would be that of every run, and a folder has one run's: add {run_id}")
-    return found
+        mistakes.append(
+            "is the same folder for every run, and each run needs its own: add {run_id}"
+        )
+    return mistakes
 
 
 def _date_mistakes(
-    job: Mapping[Any, Any], schedule: Mapping[Any, Any], place: str
+    job: Mapping[Any, Any], schedule: Mapping[Any, Any], path: str
 ) -> list[SpecMistake]:
     """Runs of one day that would share an output."""
     output, cron = job.get("output"), schedule.get("cron")
@@ -241,32 +258,35 @@ def _date_mistakes(
     if "date" not in names or "run_id" in names or runs_once_a_day(cron):
         return []
     message = (
-        f"has {{date}}, and the schedule '{cron}' can run twice on one day: the second run would "
-        f"be refused, as the folder has another's output; write {{run_id}}, which has the moment: "
-        f"{output.replace('{date}', '{run_id}')}"
+        f"contains {{date}}, but the schedule {cron!r} can run twice on one day: the second "
+        "run would be refused because its folder has the output of the first; use "
+        f"{{run_id}}: {output.replace('{date}', '{run_id}')}"
     )
-    return [SpecMistake(place=f"{place}.output", message=message)]
+    return [SpecMistake(place=f"{path}.output", message=message)]
 
 
-def _memory_mistakes(job: Mapping[Any, Any], place: str) -> list[SpecMistake]:
+def _memory_mistakes(job: Mapping[Any, Any], path: str) -> list[SpecMistake]:
     limit, data = job.get("memory_limit"), job.get("memory", _MEMORY)
     if not isinstance(limit, str) or not isinstance(data, str):
         return []
     most, planned = size_bytes(limit), size_bytes(data)
     if most is None or planned is None or planned < most:
         return []
-    message = f"is not more than 'memory', which is {data}: the model needs memory beside its data"
-    return [SpecMistake(place=f"{place}.memory_limit", message=message)]
+    message = (
+        f"must be more than 'memory', which is {data}: the model needs memory in addition to its"
+        " data"
+    )
+    return [SpecMistake(place=f"{path}.memory_limit", message=message)]
 
 
 def _is_elsewhere(text: str) -> bool:
     return "://" in text or text.startswith("${")
 
 
-def _schedule_mistakes(schedule: Mapping[Any, Any], place: str) -> list[SpecMistake]:
-    found = []
+def _schedule_mistakes(schedule: Mapping[Any, Any], path: str) -> list[SpecMistake]:
+    mistakes = []
     for name, mistake in (("timezone", zone_mistake), ("cron", cron_mistake)):
-        said = schedule.get(name)
-        if isinstance(said, str) and said and (why := mistake(said)):
-            found.append(SpecMistake(place=f"{place}.{name}", message=why))
-    return found
+        text = schedule.get(name)
+        if isinstance(text, str) and text and (why := mistake(text)):
+            mistakes.append(SpecMistake(place=f"{path}.{name}", message=why))
+    return mistakes

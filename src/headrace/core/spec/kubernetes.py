@@ -67,9 +67,9 @@ class TolerationSpec(SpecPart, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         if self.operator == "Exists" and self.value:
-            raise ValueError("'value' has no meaning with operator Exists; leave it out")
+            raise ValueError("'value' is not allowed with operator Exists; remove it")
         if self.operator == "Equal" and not self.key:
-            raise ValueError("needs 'key', or operator Exists for every taint")
+            raise ValueError("needs 'key', or operator Exists to match every taint")
 
 
 class VariableSpec(SpecPart, frozen=True, kw_only=True):
@@ -88,7 +88,7 @@ class VariableSpec(SpecPart, frozen=True, kw_only=True):
         if (self.value is None) == (self.secret is None):
             raise ValueError("needs either 'value', or 'secret' and 'key'")
         if (self.secret is None) != (self.key is None):
-            raise ValueError("'secret' and 'key' go together")
+            raise ValueError("'secret' and 'key' must be set together")
 
 
 class PodsSpec(SpecPart, frozen=True, kw_only=True):
@@ -151,7 +151,7 @@ def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str,
     if not isinstance(block, Mapping):
         return
     for kind, what in (("endpoints", "endpoint"), ("pools", "pool")):
-        entries = [one for one in _items(document.get(kind)) if isinstance(one, Mapping)]
+        entries = [entry for entry in _items(document.get(kind)) if isinstance(entry, Mapping)]
         named = {entry.get("name") for entry in entries}
         own = block.get(kind)
         for name in own if isinstance(own, Mapping) else ():
@@ -161,21 +161,27 @@ def kubernetes_disagreements(document: Mapping[Any, Any]) -> Iterator[tuple[str,
         for i, endpoint in enumerate(_items(document.get("endpoints"))):
             scale = endpoint.get("autoscale") if isinstance(endpoint, Mapping) else None
             if isinstance(scale, Mapping):
-                place = f"endpoints[{i}].autoscale"
-                yield from ((f"{place}{at}", said) for at, said in _not_theirs(scale, str(scaler)))
+                path = f"endpoints[{i}].autoscale"
+                yield from (
+                    (f"{path}{field}", message)
+                    for field, message in _not_theirs(scale, str(scaler))
+                )
 
 
 def _not_theirs(scale: Mapping[Any, Any], scaler: str) -> Iterator[tuple[str, str]]:
     """What others' autoscalers cannot be told."""
     if scale.get("target_in_flight") is None:
-        yield "", f"autoscaler {scaler} derives no target by itself: give 'target_in_flight'"
+        yield "", f"autoscaler {scaler} cannot derive a target: set 'target_in_flight'"
     if scale.get("min_replicas") == 0:
-        message = f"autoscaler {scaler} cannot be woken by a held request: 1 or more"
+        message = f"autoscaler {scaler} cannot scale up from zero on a held request: use 1 or more"
         yield ".min_replicas", message
     if scale.get("schedule"):
-        yield ".schedule", f"autoscaler {scaler} has none; only headrace has"
+        yield (
+            ".schedule",
+            f"autoscaler {scaler} does not support this setting; only autoscaler headrace does",
+        )
     if scaler == Autoscaler.HPA and scale.get("target_queue_wait_s") is not None:
-        yield ".target_queue_wait_s", "autoscaler hpa knows 'target_in_flight' only"
+        yield ".target_queue_wait_s", "autoscaler hpa supports only 'target_in_flight'"
 
 
 def _items(value: object) -> list[Any]:

@@ -44,19 +44,19 @@ def without_keys(mistake: SpecMistake, root: type[BaseModel]) -> SpecMistake:
     """`mistake` with `*` for each part of its place that is not a field below `root`."""
     names: set[str] = set()
     _add_fields(root, names)
-    place = re.sub(
+    path = re.sub(
         r"[^.\[\]]+", lambda m: m[0] if m[0] in names or m[0].isdigit() else "*", mistake.place
     )
-    return SpecMistake(place=place, message=mistake.message, line=mistake.line)
+    return SpecMistake(place=path, message=mistake.message, line=mistake.line)
 
 
 def with_line(mistake: SpecMistake, lines: Mapping[Place, int]) -> SpecMistake:
     """`mistake` with the line of its place, or of the nearest thing around it that has one."""
-    by_text = {show_place(place): line for place, line in lines.items()}
-    place = mistake.place
-    while place not in by_text and place:
-        place = place[: max(place.rfind("."), place.rfind("["), 0)]
-    line = by_text.get(place)
+    by_text = {show_place(path): line for path, line in lines.items()}
+    nearest = mistake.place
+    while nearest not in by_text and nearest:
+        nearest = nearest[: max(nearest.rfind("."), nearest.rfind("["), 0)]
+    line = by_text.get(nearest)
     return SpecMistake(place=mistake.place, message=mistake.message, line=line)
 
 
@@ -68,8 +68,8 @@ def shown(value: object) -> str:
 
 def _is_echo(detail: ErrorDetails) -> bool:
     """Whether this only repeats other mistakes: the whole spec's, or a list emptied by them."""
-    kept = detail.get("ctx", {}).get("actual_length")
-    emptied = detail["type"] == "too_short" and kept != len(detail["input"])
+    remaining = detail.get("ctx", {}).get("actual_length")
+    emptied = detail["type"] == "too_short" and remaining != len(detail["input"])
     return not detail["loc"] or emptied
 
 
@@ -84,16 +84,16 @@ def _mistake(
             message = "is missing"
         case "string_pattern_mismatch":
             pattern = detail.get("ctx", {}).get("pattern")
-            message = f"is {show(detail['input'])}, which does not fit {pattern}"
+            message = f"is {show(detail['input'])}, which does not match {pattern}"
         case "tuple_type" | "list_type":
             message = f"should be a list, got {show(detail['input'])}"
         case "union_tag_invalid":
-            known = detail.get("ctx", {}).get("expected_tags")
+            expected_tags = detail.get("ctx", {}).get("expected_tags")
             tag = detail.get("ctx", {}).get("discriminator", "'kind'").strip("'")
             loc = (*loc, tag)
-            message = f"is {show(detail['input'].get(tag))}; known here: {known}"
+            message = f"is {show(detail['input'].get(tag))}; allowed values: {expected_tags}"
         case "union_tag_not_found":
-            message = f"has no {detail.get('ctx', {}).get('discriminator')}, which says what it is"
+            message = f"needs {detail.get('ctx', {}).get('discriminator')}, which selects its kind"
         case "model_type" | "dict_type":
             message = f"should be a mapping, got {show(detail['input'])}"
         case _:
@@ -114,23 +114,27 @@ def _add_fields(model: type[BaseModel], names: set[str]) -> None:
 
 def _did_you_mean(loc: Place, root: type[BaseModel]) -> str:
     model = _model_at(loc[:-1], root)
-    known = list(model.model_fields) if model else []
-    close = difflib.get_close_matches(str(loc[-1]), known, n=1)
-    return f"; did you mean '{close[0]}'?" if close else f"; known here: {', '.join(known)}"
+    field_names = list(model.model_fields) if model else []
+    close = difflib.get_close_matches(str(loc[-1]), field_names, n=1)
+    return (
+        f"; did you mean '{close[0]}'?"
+        if close
+        else f"; allowed settings: {', '.join(field_names)}"
+    )
 
 
 def _model_at(loc: Place, root: type[BaseModel]) -> type[BaseModel] | None:
     """The model whose fields stand at `loc`; in a union by its tag, the part named like it."""
-    found: list[type[BaseModel]] = [root]
+    models: list[type[BaseModel]] = [root]
     for part in loc:
         if isinstance(part, int):
             continue
-        tagged = [model for model in found if part in _tags(model)]
-        fields = (model.model_fields.get(part) for model in found)
-        found = tagged or [
+        tagged = [model for model in models if part in _tags(model)]
+        fields = (model.model_fields.get(part) for model in models)
+        models = tagged or [
             model for field in fields if field for model in _models_in(field.annotation)
         ]
-    return found[0] if found else None
+    return models[0] if models else None
 
 
 def _tags(model: type[BaseModel]) -> list[object]:

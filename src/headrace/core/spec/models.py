@@ -54,8 +54,8 @@ _ModelField = Annotated[
         min_length=1,
         max_length=4096,
         description=(
-            "A model file or directory (relative to the spec file), or a registry reference "
-            "NAME[:VERSION]. A Triton-style repository stands for all models in it."
+            "A model file or directory (relative to the spec file), or a registry reference"
+            " NAME[:VERSION]. A Triton model repository stands for all models in it."
         ),
     ),
 ]
@@ -63,9 +63,7 @@ _Access = (
     Literal["public"]
     | Annotated[tuple[Annotated[str, Field(pattern=METHOD_PATTERN)], ...], Strict(strict=False)]
 )
-_Replicas = Annotated[
-    int, Field(ge=1, le=1024, description="How many copies run. Unit: processes.")
-]
+_Replicas = Annotated[int, Field(ge=1, le=1024, description="Number of replicas. Unit: processes.")]
 
 
 class VersionSpec(SpecModel):
@@ -73,18 +71,18 @@ class VersionSpec(SpecModel):
 
     model: _ModelField | None = None
     upstream: UpstreamSpec | None = Field(
-        default=None, description="Instead of `model`: a server that someone else runs."
+        default=None, description="Instead of `model`: an external model server."
     )
     version: str = Field(
         default="1",
         pattern=VERSION_PATTERN,
-        description="What an upstream's version is called here; a model brings its own.",
+        description="Version name of an upstream; a model has its own.",
     )
     weight: int = Field(
         ge=0,
         le=FULL_WEIGHT,
-        description="Share of the requests; all of an endpoint sum to 100. Unit: percent. "
-        "0 is reached by naming the version only.",
+        description="Share of the requests; the weights of an endpoint sum to 100. Unit: "
+        "percent. A version with weight 0 is reached only by its name in the URL.",
     )
     replicas: _Replicas = 1
 
@@ -92,15 +90,15 @@ class VersionSpec(SpecModel):
 class EndpointSpec(SpecModel):
     """The stable name that callers use, and what answers there."""
 
-    name: str = Field(pattern=NAME_PATTERN, description="What callers name in the URL.")
+    name: str = Field(pattern=NAME_PATTERN, description="Name of the endpoint in URLs.")
     model: _ModelField | None = None
     upstream: UpstreamSpec | None = Field(
-        default=None, description="Instead of `model`: a server that someone else runs."
+        default=None, description="Instead of `model`: an external model server."
     )
     version: str = Field(
         default="1",
         pattern=VERSION_PATTERN,
-        description="What an upstream's version is called here; a model brings its own.",
+        description="Version name of an upstream; a model has its own.",
     )
     versions: Annotated[tuple[VersionSpec, ...], Strict(strict=False)] | None = Field(
         default=None,
@@ -114,77 +112,80 @@ class EndpointSpec(SpecModel):
         default=30.0,
         gt=0.0,
         le=86_400.0,
-        description="Deadline of a request that names none; null for none. Unit: seconds.",
+        description="Deadline of a request that does not set one; null for none. Unit: seconds.",
     )
     runtime: str = Field(
         default="",
         pattern=r"^[a-z0-9_]{0,64}$",
-        description="Which runtime loads the model; empty detects it from the file.",
+        description="Runtime that loads the model; empty detects it from the file.",
     )
     device: Literal["auto", "cpu", "gpu", "cuda", "tensorrt", "openvino"] = Field(
         default="auto",
-        description="What has to run the model: `auto` takes an accelerator if there is one, else "
-        "the CPU; with any other one that cannot be had, no copy starts.",
+        description="Device that runs the model: `auto` takes an accelerator if there is one, "
+        "else the CPU. With any other value, no replica starts unless that device is available.",
     )
     labels: dict[str, Labels] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
     )
     nulls: Literal["nan", "error"] = Field(
         default="nan",
-        description="What a null of a JSON request is to an input of floats: NaN, a missing value, "
-        "or an error.",
+        description="How a null in a JSON request is treated for a float input: as NaN, as a "
+        "missing value, or as an error.",
     )
     slo: SloSpec | None = Field(default=None, description="See SloSpec.")
     autoscale: AutoscaleSpec | None = Field(
-        default=None, description="Null keeps the number of copies. See AutoscaleSpec."
+        default=None, description="Null keeps the number of replicas fixed. See AutoscaleSpec."
     )
     rollout: Annotated[RolloutSpec, Field(discriminator="strategy")] | None = Field(
         default=None,
-        description="How a new version takes over; null for at once, when it is ready.",
+        description="How a new version takes over; null switches at once when it is ready.",
     )
     drift: DriftSpec | None = Field(
         default=None,
-        description="Watches inputs and answers for drift; null keeps no sketch of callers' data.",
+        description="Monitors inputs and outputs for drift; null stores no statistics of callers' "
+        "data.",
     )
     sticky: StickySpec | None = Field(
-        default=None, description="Keeps a caller on one version of a split. See StickySpec."
+        default=None,
+        description="Keeps a caller on one version of a traffic split. See StickySpec.",
     )
     pool: str | None = Field(
         default=None,
         pattern=NAME_PATTERN,
-        description="The pool that hosts the model; null for processes of its own.",
+        description="Pool that hosts the model; null for dedicated processes.",
     )
     access: _Access | None = Field(
         default=None,
-        description="Who may call: any one of `key`, `jwt`, `jwt:NAME`, `certificate` lets one "
-        "in; `public` asks for nothing. Null: any of them, but nothing on a loopback gateway.",
+        description="Who may call: any of `key`, `jwt`, `jwt:NAME`, `certificate` grants access; "
+        "`public` needs no credentials. Null: any of them, or none on a loopback gateway.",
     )
     limits: EndpointLimitsSpec = Field(
-        default=EndpointLimitsSpec(), description="How much may come. See EndpointLimitsSpec."
+        default=EndpointLimitsSpec(),
+        description="Limits of requests and callers. See EndpointLimitsSpec.",
     )
     allow_code: bool = Field(
         default=False,
-        description="Whether a model may be of a format that runs code of its author's.",
+        description="Whether the model may have a format that runs its author's code.",
     )
     network: bool = Field(
-        default=False, description="Whether its replicas may open network connections."
+        default=False, description="Whether replicas may open network connections."
     )
     isolation: Literal["required", "best-effort"] = Field(
         default="required",
-        description="Whether a replica starts only where the sandbox holds (`required`), or also "
-        "with what the kernel allows (`best-effort`), which only an admin may set.",
+        description="Whether a replica starts only if the sandbox is complete (`required`), or "
+        "also with what the kernel supports (`best-effort`), which only an admin may set.",
     )
     memory_bytes: int | None = Field(
         default=None,
         ge=64 << 20,
-        description="The most that one replica may allocate: a request that needs more fails. Null "
-        "goes by the size of the model. Unit: bytes.",
+        description="Maximum memory that a replica may allocate: a request that needs more "
+        "fails. Null derives it from the size of the model. Unit: bytes.",
     )
     request_log: EndpointLogSpec | None = Field(
         default=None, description="Null: as the gateway's. See EndpointLogSpec."
     )
     payload_log: PayloadLogSpec | None = Field(
-        default=None, description="Null keeps no payloads. See PayloadLogSpec."
+        default=None, description="Null stores no payloads. See PayloadLogSpec."
     )
     features: EndpointFeaturesSpec | None = Field(
         default=None, description="Looks up features of the entities that callers name."
@@ -207,21 +208,21 @@ class GatewaySpec(SpecModel):
     host: str = Field(
         default="127.0.0.1", min_length=1, max_length=255, description="Address to bind."
     )
-    http_port: Port = Field(default=8000, description="HTTP and gRPC; 0 picks a free port.")
+    http_port: Port = Field(default=8000, description="HTTP and gRPC port; 0 picks a free port.")
     grpc_port: Port = Field(
-        default=8001, description="The same, for gRPC clients; 0 picks a free port."
+        default=8001, description="As `port`, for gRPC clients; 0 picks a free port."
     )
     max_body_bytes: int = Field(
         default=DEFAULT_MAX_BODY_BYTES,
         ge=1024,
         le=2_000_000_000,
-        description="Larger requests get 413. Unit: bytes.",
+        description="Larger request bodies get 413. Unit: bytes.",
     )
     connections: ConnectionsSpec = Field(
         default=ConnectionsSpec(), description="See ConnectionsSpec."
     )
     access_log: bool = Field(
-        default=True, description="Whether requests are logged; `request_log` says which."
+        default=True, description="Whether requests are logged; `request_log` selects which."
     )
     request_log: RequestLogSpec = Field(default=RequestLogSpec(), description="See RequestLogSpec.")
     tls: TlsSpec | None = Field(default=None, description="Null for plain text. See TlsSpec.")
@@ -231,12 +232,14 @@ class GatewaySpec(SpecModel):
     limits_service: str | None = Field(
         default=None,
         max_length=255,
-        description="Who counts for several gateways: another control plane's `limits_listen`.",
+        description="Service that counts for several gateways: `limits_listen` of another control "
+        "plane.",
     )
     limits_listen: str | None = Field(
         default=None,
         max_length=255,
-        description="Count for other gateways of this machine here: unix:/path or 127.0.0.1:PORT.",
+        description="Address at which this control plane counts for other gateways of this "
+        "machine: unix:/path or 127.0.0.1:PORT.",
     )
 
 
@@ -252,7 +255,7 @@ class SystemSpec(SpecModel):
     budget: BudgetSpec = Field(default=BudgetSpec(), description="See BudgetSpec.")
     auth: AuthSpec = Field(default=AuthSpec(), description="See AuthSpec.")
     tiers: Annotated[tuple[TierSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=64, description="Kinds of callers by their limits. See TierSpec."
+        default=(), max_length=64, description="Classes of callers by their limits. See TierSpec."
     )
     security: SecuritySpec = Field(default=SecuritySpec(), description="See SecuritySpec.")
     alerts: AlertsSpec = Field(default=AlertsSpec(), description="See AlertsSpec.")
@@ -260,23 +263,26 @@ class SystemSpec(SpecModel):
         default=None, description="Null for no traces. See TracingSpec."
     )
     pools: Annotated[tuple[PoolSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=1024, description="Shared processes. See PoolSpec."
+        default=(),
+        max_length=1024,
+        description="Processes that several models share. See PoolSpec.",
     )
     online_stores: Annotated[tuple[OnlineStoreSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=256, description="Where features are kept. See OnlineStoreSpec."
+        default=(), max_length=256, description="Stores that serve features. See OnlineStoreSpec."
     )
     endpoints: Annotated[tuple[EndpointSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=10_000, description="What is served; names are unique."
+        default=(), max_length=10_000, description="Endpoints; names are unique."
     )
     streams: Annotated[tuple[StreamSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=1024, description="Logs that are scored. See StreamSpec."
+        default=(), max_length=1024, description="Streams of records to score. See StreamSpec."
     )
     jobs: Annotated[tuple[JobSpec, ...], Strict(strict=False)] = Field(
-        default=(), max_length=1000, description="Models over data sets. See JobSpec."
+        default=(), max_length=1000, description="Batch jobs over data sets. See JobSpec."
     )
 
     kubernetes: KubernetesSpec = Field(
-        default=KubernetesSpec(), description="Replicas as pods of a cluster. See KubernetesSpec."
+        default=KubernetesSpec(),
+        description="Runs replicas as pods of a cluster. See KubernetesSpec.",
     )
 
     @model_validator(mode="after")
@@ -314,65 +320,69 @@ def disagreements(document: object) -> list[SpecMistake]:
     of single fields.
     """
     top = document if isinstance(document, Mapping) else {}
-    found = [SpecMistake(place=p, message=said) for p, said in limit_disagreements(top)]
-    found += [SpecMistake(place=p, message=said) for p, said in kubernetes_disagreements(top)]
-    found += job_disagreements(top)
-    found += online_store_disagreements(top)
+    mistakes = [SpecMistake(place=p, message=message) for p, message in limit_disagreements(top)]
+    mistakes += [
+        SpecMistake(place=p, message=message) for p, message in kubernetes_disagreements(top)
+    ]
+    mistakes += job_disagreements(top)
+    mistakes += online_store_disagreements(top)
     first_use: dict[str, int] = {}
     pools = [p.get("name") for p in _items(top.get("pools")) if isinstance(p, Mapping)]
     for i, endpoint in enumerate(_items(top.get("endpoints"))):
         if not isinstance(endpoint, Mapping):
             continue
-        found += _endpoint_disagreements(endpoint, f"endpoints[{i}]")
+        mistakes += _endpoint_disagreements(endpoint, f"endpoints[{i}]")
         pool = endpoint.get("pool")
         if isinstance(pool, str) and pool not in pools:
-            known = f"there are: {', '.join(map(str, pools))}" if pools else "'pools' names none"
-            message = f"there is no pool {pool!r}; {known}"
-            found.append(SpecMistake(place=f"endpoints[{i}].pool", message=message))
+            available = f"there are: {', '.join(map(str, pools))}" if pools else "'pools' is empty"
+            message = f"there is no pool {pool!r}; {available}"
+            mistakes.append(SpecMistake(place=f"endpoints[{i}].pool", message=message))
         name = endpoint.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of endpoints[{first_use[name]}]"
-            found.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
-    return found + stream_disagreements(top)
+            mistakes.append(SpecMistake(place=f"endpoints[{i}].name", message=message))
+    return mistakes + stream_disagreements(top)
 
 
-def _endpoint_disagreements(endpoint: Mapping[Any, Any], place: str) -> list[SpecMistake]:
-    given = [key for key in _SOURCES if endpoint.get(key) is not None]
-    if len(given) > 1:
-        message = f"{_quoted(given)} exclude each other; keep one"
-        return [SpecMistake(place=f"{place}.{given[-1]}", message=message)]
-    if not given:
-        message = "needs 'model', 'versions' for a split, or 'upstream' for another's server"
-        return [SpecMistake(place=place, message=message)]
-    found = []
-    if given != ["model"]:
-        found += [
-            SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY[given[0]])
+def _endpoint_disagreements(endpoint: Mapping[Any, Any], path: str) -> list[SpecMistake]:
+    sources = [key for key in _SOURCES if endpoint.get(key) is not None]
+    if len(sources) > 1:
+        message = f"{_quoted(sources)} exclude each other; keep one"
+        return [SpecMistake(place=f"{path}.{sources[-1]}", message=message)]
+    if not sources:
+        message = (
+            "needs 'model', 'versions' for a traffic split, or 'upstream' for an external server"
+        )
+        return [SpecMistake(place=path, message=message)]
+    mistakes = []
+    if sources != ["model"]:
+        mistakes += [
+            SpecMistake(place=f"{path}.{key}", message=_OWN_MODELS_ONLY[sources[0]])
             for key in ("replicas", "pool")
-            if key in endpoint and not (key == "pool" and given == ["versions"])
+            if key in endpoint and not (key == "pool" and sources == ["versions"])
         ]
-    found += [
-        SpecMistake(place=f"{place}.{key}", message=_OWN_MODELS_ONLY["upstream"])
+    mistakes += [
+        SpecMistake(place=f"{path}.{key}", message=_OWN_MODELS_ONLY["upstream"])
         for key in ("autoscale", "drift")
-        if given == ["upstream"] and endpoint.get(key) is not None
+        if sources == ["upstream"] and endpoint.get(key) is not None
     ]
-    if given == ["upstream"] and endpoint.get("payload_log") is not None:
-        message = "stands beside 'upstream': only replicas of ours keep payloads"
-        found.append(SpecMistake(place=f"{place}.payload_log", message=message))
-    found += feature_disagreements(endpoint, place)
+    if sources == ["upstream"] and endpoint.get("payload_log") is not None:
+        message = "cannot be combined with 'upstream': only Headrace's own replicas record payloads"
+        mistakes.append(SpecMistake(place=f"{path}.payload_log", message=message))
+    mistakes += feature_disagreements(endpoint, path)
     if endpoint.get("pool") is not None and endpoint.get("network") is True:
-        message = "stands beside 'pool', whose processes have no network; take one of the two"
-        found.append(SpecMistake(place=f"{place}.network", message=message))
+        message = "cannot be combined with 'pool': the processes of a pool have no network"
+        mistakes.append(SpecMistake(place=f"{path}.network", message=message))
     if endpoint.get("pool") is not None and endpoint.get("autoscale") is not None:
-        message = "stands beside 'pool', whose own 'replicas' say how many there are"
-        found.append(SpecMistake(place=f"{place}.autoscale", message=message))
-    return found + _split_disagreements(_items(endpoint.get("versions")), f"{place}.versions")
+        message = "cannot be combined with 'pool': 'replicas' of the pool sets the number of copies"
+        mistakes.append(SpecMistake(place=f"{path}.autoscale", message=message))
+    return mistakes + _split_disagreements(_items(endpoint.get("versions")), f"{path}.versions")
 
 
 _SOURCES: Final = ("model", "versions", "upstream")
 _OWN_MODELS_ONLY: Final = {
-    "versions": "stands beside 'versions'; give each version its own",
-    "upstream": "stands beside 'upstream', whose copies somebody else runs",
+    "versions": "cannot be combined with 'versions'; set it for each version",
+    "upstream": "cannot be combined with 'upstream': Headrace does not run an external server",
 }
 
 
@@ -380,25 +390,25 @@ def _quoted(names: list[str]) -> str:
     return " and ".join(f"'{name}'" for name in names)
 
 
-def _split_disagreements(versions: list[object], place: str) -> list[SpecMistake]:
-    found = []
+def _split_disagreements(versions: list[object], path: str) -> list[SpecMistake]:
+    mistakes = []
     rows = [(i, version) for i, version in enumerate(versions) if isinstance(version, Mapping)]
     first_use: dict[str, int] = {}
     for i, version in rows:
         model = version.get("model")
         if (model is None) == (version.get("upstream") is None):
             message = "needs either 'model' or 'upstream'"
-            found.append(SpecMistake(place=f"{place}[{i}]", message=message))
+            mistakes.append(SpecMistake(place=f"{path}[{i}]", message=message))
         if isinstance(model, str) and first_use.setdefault(model, i) != i:
-            message = f"{model!r} is already in {place}[{first_use[model]}]; one weight per model"
-            found.append(SpecMistake(place=f"{place}[{i}].model", message=message))
+            message = f"{model!r} is already in {path}[{first_use[model]}]; one weight per model"
+            mistakes.append(SpecMistake(place=f"{path}[{i}].model", message=message))
     weights = [version.get("weight") for _, version in rows]
     numbers = [w for w in weights if isinstance(w, int) and not isinstance(w, bool)]
     # A weight that is missing or no number is told on its own; the sum says nothing then.
     if rows and len(numbers) == len(versions) and sum(numbers) != FULL_WEIGHT:
-        message = f"weights sum to {sum(numbers)}; they have to sum to {FULL_WEIGHT}"
-        found.append(SpecMistake(place=place, message=message))
-    return found
+        message = f"weights sum to {sum(numbers)}; they must sum to {FULL_WEIGHT}"
+        mistakes.append(SpecMistake(place=path, message=message))
+    return mistakes
 
 
 def _items(value: object) -> list[object]:

@@ -42,8 +42,7 @@ __all__ = [
 ]
 
 _REMEDY: Final = (
-    "write `${NAME}` in its place, for a variable of the environment, or name a file where a "
-    "setting for one exists"
+    "use `${NAME}` for an environment variable, or the setting that names a file, if one exists"
 )
 _REFERENCE: Final = re.compile(f"{NAME_PATTERN[:-1]}(:{VERSION_PATTERN[1:-1]})?$")
 
@@ -78,27 +77,32 @@ def parse_spec(
         value, lines, mistakes = source, {}, []
     if not isinstance(value, Mapping):
         got = "nothing" if value is None else f"a {type(value).__name__}"
-        message = f"has to be a mapping with 'version' and 'endpoints', but holds {got}"
+        message = f"must be a mapping with 'version' and 'endpoints', but holds {got}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
     tolerated = {text for _, text, _ in literal_secrets(secrets_in or in_force)}
-    found = [
-        SpecMistake(place=place, message=f"holds {what} in plain text; {_REMEDY}")
-        for place, text, what in literal_secrets(value)
+    field_mistakes = [
+        SpecMistake(place=path, message=f"contains {what} in plain text; {_REMEDY}")
+        for path, text, what in literal_secrets(value)
         if text not in tolerated
     ]
     value = _with_absolute_files(_with_absolute_models(value, base_dir, exists), base_dir)
     value = with_absolute_job_paths(value, base_dir)
     accepted = {_identity(mistake, in_force or {}) for mistake in disagreements(in_force)}
-    found += _model_mistakes(value)
-    found += [one for one in disagreements(value) if _identity(one, value) not in accepted]
+    field_mistakes += _model_mistakes(value)
+    field_mistakes += [
+        mistake for mistake in disagreements(value) if _identity(mistake, value) not in accepted
+    ]
     spec: SystemSpec | None = None
     try:
         spec = SystemSpec.model_validate(
             without_removed(value), context={AGREEMENT_CHECKED: in_force is not None}
         )
     except ValidationError as error:
-        found = mistakes_of(error, SystemSpec) + found
-    mistakes = [*mistakes, *(with_line(mistake, lines) for mistake in dict.fromkeys(found))]
+        field_mistakes = mistakes_of(error, SystemSpec) + field_mistakes
+    mistakes = [
+        *mistakes,
+        *(with_line(mistake, lines) for mistake in dict.fromkeys(field_mistakes)),
+    ]
     if mistakes or spec is None:
         raise SpecError(sorted(mistakes, key=lambda mistake: mistake.line or 0))
     return spec
@@ -109,8 +113,8 @@ def _identity(mistake: SpecMistake, document: Mapping[str, Any]) -> tuple[str, s
     part = re.match(r"(\w+)\[(\d+)\]", mistake.place)
     item = document[part[1]][int(part[2])] if part else None
     name = str(item.get("name")) if isinstance(item, Mapping) else ""
-    place, message = (re.sub(r"\[\d+\]", "[]", text) for text in (mistake.place, mistake.message))
-    return name, place, message
+    path, message = (re.sub(r"\[\d+\]", "[]", text) for text in (mistake.place, mistake.message))
+    return name, path, message
 
 
 def is_model_path(model: str) -> bool:
@@ -161,7 +165,7 @@ def _with_absolute_files(value: object, base_dir: Path | None) -> Any:  # noqa: 
 
 def _absolute_file(item: object, base_dir: Path | None) -> object:
     if isinstance(item, list | tuple):
-        return [_absolute_file(one, base_dir) for one in item]
+        return [_absolute_file(part, base_dir) for part in item]
     if not isinstance(item, str) or not item or "\0" in item:
         return item
     path = Path(item).expanduser()
@@ -183,7 +187,7 @@ def _absolute(model: str, base_dir: Path | None, exists: Callable[[Path], bool])
 
 def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
     """Models that are neither an absolute path nor NAME[:VERSION]."""
-    found = []
+    mistakes = []
     endpoints = document.get("endpoints")
     for i, endpoint in enumerate(endpoints if isinstance(endpoints, list) else []):
         item = endpoint if isinstance(endpoint, Mapping) else {}
@@ -192,14 +196,14 @@ def _model_mistakes(document: Mapping[str, Any]) -> list[SpecMistake]:
         for j, version in enumerate(versions if isinstance(versions, list) else []):
             model = version.get("model") if isinstance(version, Mapping) else None
             places.append((f"endpoints[{i}].versions[{j}].model", model))
-        found += [_model_mistake(place, model) for place, model in places if _is_wrong(model)]
+        mistakes += [_model_mistake(path, model) for path, model in places if _is_wrong(model)]
     for key in ("streams", "jobs"):
         items = document.get(key)
         for i, entry in enumerate(items if isinstance(items, list) else []):
             model = entry.get("model") if isinstance(entry, Mapping) else None
             if _is_wrong(model):
-                found.append(_model_mistake(f"{key}[{i}].model", model))
-    return found
+                mistakes.append(_model_mistake(f"{key}[{i}].model", model))
+    return mistakes
 
 
 def _is_wrong(model: object) -> bool:
@@ -208,9 +212,9 @@ def _is_wrong(model: object) -> bool:
     return "\0" in model or not (is_model_path(model) or _REFERENCE.fullmatch(model))
 
 
-def _model_mistake(place: str, model: object) -> SpecMistake:
+def _model_mistake(path: str, model: object) -> SpecMistake:
     message = (
         f"{shown(model)} is neither an absolute path nor a registry reference NAME[:VERSION]"
-        " (relative paths are for spec files)"
+        " (relative paths are allowed in spec files only)"
     )
-    return SpecMistake(place=place, message=message)
+    return SpecMistake(place=path, message=message)

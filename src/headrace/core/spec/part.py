@@ -36,9 +36,9 @@ class SpecPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def model_fields_set(self) -> frozenset[str]:
         """The fields that the spec file sets; of a part built in code, those not at the default."""
-        given: frozenset[str] | None = self.__dict__.get("given")
-        if given is not None:
-            return given
+        field_names: frozenset[str] | None = self.__dict__.get("fields_set")
+        if field_names is not None:
+            return field_names
         names: set[str] = set()
         for field in msgspec.structs.fields(type(self)):
             value = getattr(self, field.name)

@@ -184,7 +184,7 @@ class CanarySpec(_RolloutSpec, tag_field="strategy", tag="canary", frozen=True, 
         most = 50 if self.baseline else 100
         for before, step in zip((None, *self.steps), self.steps, strict=False):
             if before is not None and step.weight < before.weight:
-                msg = f"steps go up, but {before.weight} is followed by {step.weight}"
+                msg = f"steps must increase, but {before.weight} is followed by {step.weight}"
                 raise ValueError(msg)
             if step.weight > most:
                 msg = f"a step of {step.weight} leaves no room for a baseline of equal size"
@@ -235,9 +235,11 @@ class StickySpec(SpecPart, frozen=True, kw_only=True):
     """Makes two experiments on one key independent; empty takes one per rollout."""
 
     def __post_init__(self) -> None:
-        given = [name for name in ("header", "cookie", "claim") if getattr(self, name)]
-        if len(given) != 1:
-            msg = f"needs exactly one of header, cookie and claim, has {', '.join(given) or 'none'}"
+        sources = [name for name in ("header", "cookie", "claim") if getattr(self, name)]
+        if len(sources) != 1:
+            msg = (
+                f"needs exactly one of header, cookie and claim, has {', '.join(sources) or 'none'}"
+            )
             raise ValueError(msg)
 
 
@@ -274,9 +276,9 @@ def judged_by(rollout: RolloutSpec, slo: SloSpec | None) -> RolloutSpec:
     if latency is not None and latency.max_s is None and slo is not None:
         latency = replace(latency, max_s=slo.latency_s)
     metrics = replace(metrics, errors=errors, latency=latency)
-    given = rollout.metrics.model_fields_set
-    if isinstance(rollout, ShadowSpec) and "disagreement" not in given:
+    set_fields = rollout.metrics.model_fields_set
+    if isinstance(rollout, ShadowSpec) and "disagreement" not in set_fields:
         metrics = replace(metrics, disagreement=DisagreementSpec())
-    if isinstance(rollout, AbSpec) and "reward" not in given:
+    if isinstance(rollout, AbSpec) and "reward" not in set_fields:
         metrics = replace(metrics, reward=RewardSpec())
     return replace(rollout, metrics=metrics)

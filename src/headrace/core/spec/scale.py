@@ -71,7 +71,10 @@ class AutoscaleSpec(SpecPart, frozen=True, kw_only=True):
             raise ValueError(msg)
         for hint in self.schedule:
             if hint.min_replicas > self.max_replicas:
-                msg = f"a schedule wants {hint.min_replicas}, max_replicas is {self.max_replicas}"
+                msg = (
+                    f"a schedule needs {hint.min_replicas} replicas, but max_replicas is "
+                    f"{self.max_replicas}"
+                )
                 raise ValueError(msg)
 
 

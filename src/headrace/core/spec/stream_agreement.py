@@ -35,20 +35,20 @@ def without_removed(document: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 def stream_disagreements(document: Mapping[Any, Any]) -> list[SpecMistake]:
     """All mistakes that only show where several fields of streams are looked at."""
-    found: list[SpecMistake] = []
+    mistakes: list[SpecMistake] = []
     first_use: dict[str, int] = {}
-    items = [one for one in _items(document.get("endpoints")) if isinstance(one, Mapping)]
-    endpoints = [name for one in items if isinstance(name := one.get("name"), str)]
+    items = [item for item in _items(document.get("endpoints")) if isinstance(item, Mapping)]
+    endpoints = [name for endpoint in items if isinstance(name := endpoint.get("name"), str)]
     for i, stream in enumerate(_items(document.get("streams"))):
         if not isinstance(stream, Mapping):
             continue
-        place = f"streams[{i}]"
-        found += _of_one(stream, place, endpoints)
+        path = f"streams[{i}]"
+        mistakes += _of_one(stream, path, endpoints)
         name = stream.get("name")
         if isinstance(name, str) and first_use.setdefault(name, i) != i:
             message = f"{name!r} is already the name of streams[{first_use[name]}]"
-            found.append(SpecMistake(place=f"{place}.name", message=message))
-    return found + _shared_groups(_items(document.get("streams")))
+            mistakes.append(SpecMistake(place=f"{path}.name", message=message))
+    return mistakes + _shared_groups(_items(document.get("streams")))
 
 
 def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
@@ -66,17 +66,18 @@ def _shared_groups(streams: Sequence[Any]) -> list[SpecMistake]:
             for server in _servers(source["broker"])
             for topic in _items(source.get("topics"))
         ]
-        owner = next((owners[one] for one in reads if one in owners), None)
+        owner = next((owners[read] for read in reads if read in owners), None)
         if owner is not None and owner[1] != name:
             number, other = owner
             topic = next(topic for server, topic, _ in reads if (server, topic, group) in owners)
             message = (
-                f"{group!r} is also the group of streams[{number}], {other!r}: each record of "
-                f"{topic!r} would be answered by either {other!r} or {name!r}; name another group"
+                f"{group!r} is also the group of streams[{number}], {other!r}: each record "
+                f"of {topic!r} would be scored by either {other!r} or {name!r}; use another "
+                "group"
             )
             mistakes.append(SpecMistake(place=f"streams[{i}].source.group", message=message))
-        for one in reads:
-            owners.setdefault(one, (i, name))
+        for read in reads:
+            owners.setdefault(read, (i, name))
     return mistakes
 
 
@@ -88,59 +89,66 @@ def _servers(broker: str) -> list[str]:
     return [f"{scheme}:{host}/{path.strip('/')}" for host in hosts]
 
 
-def _of_one(stream: Mapping[Any, Any], place: str, endpoints: list[str]) -> list[SpecMistake]:
-    said = [
-        *_what_scores(stream, place, endpoints),
-        *_beside_its_scorer(stream, place),
-        *_removed(stream, place),
-        *_topics(stream, place),
-        *_numbers(stream, place),
-        *_windows(stream, place),
-        *_push(stream, place),
+def _of_one(stream: Mapping[Any, Any], path: str, endpoints: list[str]) -> list[SpecMistake]:
+    mistakes = [
+        *_what_scores(stream, path, endpoints),
+        *_beside_its_scorer(stream, path),
+        *_removed(stream, path),
+        *_topics(stream, path),
+        *_numbers(stream, path),
+        *_windows(stream, path),
+        *_push(stream, path),
     ]
-    return [SpecMistake(place=p, message=m) for p, m in said] + feature_disagreements(
-        {"network": True, **stream}, place
+    return [SpecMistake(place=p, message=m) for p, m in mistakes] + feature_disagreements(
+        {"network": True, **stream}, path
     )
 
 
 def _what_scores(
-    stream: Mapping[Any, Any], place: str, endpoints: Sequence[str]
+    stream: Mapping[Any, Any], path: str, endpoints: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     model, endpoint = stream.get("model"), stream.get("endpoint")
     if model is not None and endpoint is not None:
-        yield f"{place}.endpoint", "'model' and 'endpoint' exclude each other; keep one"
+        yield f"{path}.endpoint", "'model' and 'endpoint' exclude each other; keep one"
     elif model is None and endpoint is None:
         if stream.get("push") is None:
-            yield place, "needs 'model', or 'endpoint' for one of this file, or 'push' alone"
+            yield path, "needs 'model', or 'endpoint' for an endpoint of this file, or 'push' alone"
         elif stream.get("sink") is not None:
             yield (
-                place,
-                "needs 'model', or 'endpoint' for one of this file; without 'sink' it only pushes",
+                path,
+                (
+                    "needs 'model', or 'endpoint' for an endpoint of this file; without 'sink' "
+                    "the stream only pushes"
+                ),
             )
     elif stream.get("sink") is None:
-        yield f"{place}.sink", "is missing"
+        yield f"{path}.sink", "is missing"
     if isinstance(endpoint, str) and model is None and endpoint not in endpoints:
         names = f"there are: {', '.join(endpoints)}" if endpoints else "'endpoints' names none"
-        yield f"{place}.endpoint", f"there is no endpoint {endpoint!r}; {names}"
+        yield f"{path}.endpoint", f"there is no endpoint {endpoint!r}; {names}"
 
 
-def _beside_its_scorer(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+def _beside_its_scorer(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     """Settings of models where none is named, and of endpoints likewise."""
     has_endpoint = stream.get("endpoint") is not None
     if not has_endpoint and stream.get("api_key_file") is not None:
-        yield f"{place}.api_key_file", "is for a stream with 'endpoint'"
+        yield f"{path}.api_key_file", "is only for a stream with 'endpoint'"
     if stream.get("model") is not None:
         return
-    why = "stands beside 'endpoint', which has its own" if has_endpoint else "is of a 'model'"
-    yield from ((f"{place}.{key}", why) for key in _OF_A_MODEL if stream.get(key))
+    why = (
+        "cannot be combined with 'endpoint': the endpoint has its own"
+        if has_endpoint
+        else "is only for a stream with 'model'"
+    )
+    yield from ((f"{path}.{key}", why) for key in _OF_A_MODEL if stream.get(key))
 
 
-def _removed(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
-    why = "is no setting of a stream any more; name an 'endpoint', whose rollout a stream follows"
-    yield from ((f"{place}.{key}", why) for key in _REMOVED if stream.get(key) is not None)
+def _removed(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
+    why = "is no longer a setting of streams; name an 'endpoint', whose rollout a stream follows"
+    yield from ((f"{path}.{key}", why) for key in _REMOVED if stream.get(key) is not None)
 
 
-def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+def _topics(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     source, sink = stream.get("source"), stream.get("sink")
     topics = _items(source.get("topics")) if isinstance(source, Mapping) else []
     written = sink.get("topic") if isinstance(sink, Mapping) else None
@@ -149,33 +157,38 @@ def _topics(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
     policy = errors.get("policy") if isinstance(errors, Mapping) else None
     if letters is not None and policy in ("skip", "stop"):
         yield (
-            f"{place}.dead_letters",
-            f"stands beside `policy: {policy}`, which sends nothing there",
+            f"{path}.dead_letters",
+            f"is not used with `policy: {policy}`, which writes no dead letters",
         )
     elif letters is None and policy not in ("skip", "stop"):
         letters = f"{stream.get('name')}-dead-letters"
     if written is not None and written in topics:
-        message = f"{written!r} is read too: answers would be scored again, for ever"
-        yield f"{place}.sink.topic", message
+        message = (
+            f"{written!r} is also a source topic: predictions would be scored again without end"
+        )
+        yield f"{path}.sink.topic", message
     if letters is not None and letters in topics:
-        yield f"{place}.dead_letters", f"{letters!r} is read too: its records would never end"
+        yield (
+            f"{path}.dead_letters",
+            f"{letters!r} is also a source topic: its records would be read again without end",
+        )
     if letters is not None and letters == written:
-        yield f"{place}.dead_letters", f"{letters!r} is where answers go; take another topic"
+        yield f"{path}.dead_letters", f"{letters!r} is the topic of the sink; use another topic"
     if isinstance(sink, Mapping) and sink.get("tombstones") == "forward" and sink.get("key"):
-        message = "is 'forward', but a record without a value has no field for 'key'; take 'skip'"
-        yield f"{place}.sink.tombstones", message
+        message = "is 'forward', but a record without a value has no field for 'key'; use 'skip'"
+        yield f"{path}.sink.tombstones", message
 
 
-def _numbers(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+def _numbers(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     workers, errors = stream.get("workers"), stream.get("errors")
     if isinstance(workers, Mapping):
         low, high = workers.get("min", 1), workers.get("max")
         if _is_number(low) and _is_number(high) and low > high:
-            yield f"{place}.workers.min", f"is {low}, more than 'max', {high}"
+            yield f"{path}.workers.min", f"is {low}, more than 'max', which is {high}"
     if isinstance(errors, Mapping):
         first, last = errors.get("first_delay_s", 0.1), errors.get("max_delay_s", 10.0)
         if _is_number(first) and _is_number(last) and first > last:
-            yield f"{place}.errors.max_delay_s", f"is {last}, less than the first delay"
+            yield f"{path}.errors.max_delay_s", f"is {last}, less than the first delay"
 
 
 def _is_number(value: Any) -> bool:  # noqa: ANN401  # whatever stands there
@@ -186,50 +199,52 @@ def _items(value: object) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else []
 
 
-def _windows(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+def _windows(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     """What is wrong between `windows` and the rest of a stream, and between windows."""
-    told = stream.get("windows")
-    if told is None:
+    settings = stream.get("windows")
+    if settings is None:
         return
-    place = f"{place}.windows"
+    path = f"{path}.windows"
     kind = _kind_without_fields(stream)
     if kind is not None:
-        yield place, f"are added to the fields of a record, and the format {kind!r} has none"
+        yield path, f"add fields to records, but the format {kind!r} has none"
     source = stream.get("source")
     broker = source.get("broker") if isinstance(source, Mapping) else None
     if isinstance(broker, str) and broker.partition(":")[0].lower() in _OTHERS:
-        known = " or ".join(f"{scheme}:" for scheme in _WITH_PARTITIONS)
+        schemes = " or ".join(f"{scheme}:" for scheme in _WITH_PARTITIONS)
         yield (
-            place,
-            "need a broker whose topics have partitions, each read by one worker: " + known,
+            path,
+            "need a broker whose topics have partitions, each read by one worker: " + schemes,
         )
-    windows = told.get("windows") if isinstance(told, Mapping) else None
+    windows = settings.get("windows") if isinstance(settings, Mapping) else None
     names: dict[str, int] = {}
-    for at, window in enumerate(windows if isinstance(windows, list | tuple) else ()):
+    for index, window in enumerate(windows if isinstance(windows, list | tuple) else ()):
         if isinstance(window, Mapping):
-            yield from _of_window(window, f"{place}.windows[{at}]", f"{place}.windows", names, at)
+            yield from _of_window(
+                window, f"{path}.windows[{index}]", f"{path}.windows", names, index
+            )
 
 
 def _of_window(
-    window: Mapping[Any, Any], place: str, windows: str, names: dict[str, int], at: int
+    window: Mapping[Any, Any], path: str, windows: str, names: dict[str, int], index: int
 ) -> Iterator[tuple[str, str]]:
     name = window.get("name")
-    if isinstance(name, str) and names.setdefault(name, at) != at:
-        yield f"{place}.name", f"{name!r} is already the name of {windows}[{names[name]}]"
+    if isinstance(name, str) and names.setdefault(name, index) != index:
+        yield f"{path}.name", f"{name!r} is already the name of {windows}[{names[name]}]"
     function = window.get("function", "count")
     if isinstance(function, str) and function != "count" and not window.get("field"):
-        yield f"{place}.field", f"{function!r} needs the field whose values it is of"
+        yield f"{path}.field", f"{function!r} needs 'field', the field that it aggregates"
     size_s, slide_s = window.get("size_s"), window.get("slide_s")
     if not (_is_length(size_s) and _is_length(slide_s)):
         return  # told on its own, or tumbling
     if slide_s > size_s:
-        yield f"{place}.slide_s", f"is {slide_s:g}, more than 'size_s', {size_s:g}"
+        yield f"{path}.slide_s", f"is {slide_s:g}, more than 'size_s', which is {size_s:g}"
     elif (parts := _parts(size_s, slide_s)) > MOST_PARTS:
         message = (
-            f"makes of {size_s:g} s windows of {parts} parts, and at most {MOST_PARTS} are kept: "
-            "choose one that divides 'size_s' and is not so small"
+            f"splits windows of {size_s:g} s into {parts} parts, but at most {MOST_PARTS} are "
+            "stored: use a larger value that divides 'size_s'"
         )
-        yield f"{place}.slide_s", message
+        yield f"{path}.slide_s", message
 
 
 def _parts(size_s: float, slide_s: float) -> int:
@@ -242,17 +257,17 @@ def _is_length(value: Any) -> TypeGuard[float]:  # noqa: ANN401  # whatever stan
     return is_number and LEAST_WINDOW_S <= value <= LONGEST_WINDOW_S
 
 
-def _push(stream: Mapping[Any, Any], place: str) -> Iterator[tuple[str, str]]:
+def _push(stream: Mapping[Any, Any], path: str) -> Iterator[tuple[str, str]]:
     """What is wrong between `push` and the rest of a stream."""
     if stream.get("push") is None:
         return
     kind = _kind_without_fields(stream)
     if kind is not None:
-        yield f"{place}.push", f"takes fields of records, and the format {kind!r} has none"
+        yield f"{path}.push", f"takes fields of records, but the format {kind!r} has none"
 
 
 def _kind_without_fields(stream: Mapping[Any, Any]) -> str | None:
     """The kind of a stream's format, of the raw document, if its records have no fields by name."""
-    told = stream.get("format")
-    kind = told.get("kind") if isinstance(told, Mapping) else None
+    settings = stream.get("format")
+    kind = settings.get("kind") if isinstance(settings, Mapping) else None
     return kind if isinstance(kind, str) and kind in _WITHOUT_FIELDS else None

@@ -30,22 +30,24 @@ class StreamPushSpec(SpecModel):
     view: str = Field(
         min_length=1,
         max_length=128,
-        description="Of what `headrace features apply` put in force; kept as it was when the "
-        "stream was applied.",
+        description="A feature service of `headrace features apply`, as it was when the stream was "
+        "applied.",
     )
     fields: dict[_Column, _Column] = Field(
         default_factory=dict,
-        description="By join key or feature: what it is called in records, or which window it is, "
-        "where that is not its name.",
+        description="Per join key or feature, its name in records, or the window that computes "
+        "it, if different from its own name.",
     )
     time: str = Field(
         default="",
         max_length=300,
-        description="The field with the time of what happened (Unix seconds, or ISO 8601 with a "
-        "zone); empty for the record's timestamp.",
+        description="Field with the event time (Unix seconds, or ISO 8601 with a zone); empty "
+        "for the record's timestamp.",
     )
     online_store: StoreName | None = Field(
-        default=None, description="One of `online_stores`, by name. Null: the home's own."
+        default=None,
+        description="An entry of `online_stores`, by name. Null: the online store of the home "
+        "directory.",
     )
     timeout_s: float = Field(
         default=5.0, gt=0.0, le=600.0, description="How long a write may take. Unit: seconds."
@@ -63,28 +65,30 @@ class StreamAlertsSpec(SpecModel):
         default=USUAL_LAG_S,
         gt=0.0,
         le=366 * _DAY_S,
-        description="How old the oldest record that waits may be for five minutes; null for any "
-        "age. Where it is left out, `workers.target_lag_s` counts if that is given. Unit: seconds.",
+        description="Age of the oldest waiting record that alerts if it lasts five minutes; null "
+        "for no alert. If omitted, `workers.target_lag_s` is used if set. Unit: seconds.",
     )
     dead_letters: int | None = Field(
         default=0,
         ge=0,
         le=1_000_000_000,
-        description="How many dead letters of five minutes are no news, if that goes on for ten; "
-        "null for any number. Unit: records.",
+        description="Dead letters in five minutes that are tolerated; more alert if it lasts ten "
+        "minutes; null for no alert. Unit: records.",
     )
 
 
 class StreamWorkersSpec(SpecModel):
     """How many processes share the partitions, by how far they are behind."""
 
-    min: int = Field(default=1, ge=1, le=1024, description="At least. Unit: processes.")
-    max: int = Field(ge=1, le=1024, description="At most, and never more than partitions.")
+    min: int = Field(default=1, ge=1, le=1024, description="Minimum. Unit: processes.")
+    max: int = Field(
+        ge=1, le=1024, description="Maximum, and never more than the number of partitions."
+    )
     target_lag_s: float = Field(
         default=10.0,
         gt=0.0,
         le=86_400.0,
-        description="How old the oldest record may be that waits. Unit: seconds.",
+        description="Target age of the oldest waiting record. Unit: seconds.",
     )
 
 
@@ -106,27 +110,28 @@ class StreamSpec(SpecModel):
     """
 
     name: str = Field(
-        pattern=NAME_PATTERN, description="What commands name, and what members are called after."
+        pattern=NAME_PATTERN,
+        description="Name for commands; consumer group members are named after it.",
     )
     model: str | None = Field(
         default=None,
         min_length=1,
         max_length=4096,
         description="A model file or directory (relative to the spec file), or a registry "
-        "reference NAME[:VERSION], which the stream's own processes run.",
+        "reference NAME[:VERSION], which the stream's processes run.",
     )
     endpoint: str | None = Field(
         default=None,
         pattern=NAME_PATTERN,
-        description="Instead of `model`: an endpoint of this file, asked through the gateway.",
+        description="Instead of `model`: an endpoint of this file, called through the gateway.",
     )
     api_key_file: str | None = Field(
         default=None,
         max_length=4096,
-        description="With an endpoint: a file with the key that it asks for.",
+        description="With an endpoint: file with its API key.",
     )
     features: EndpointFeaturesSpec | None = Field(
-        default=None, description="Records name entities, whose features are looked up."
+        default=None, description="Looks up features of the entities that records name."
     )
     source: StreamSourceSpec = Field(description="See StreamSourceSpec.")
     sink: StreamSinkSpec | None = Field(
@@ -137,23 +142,22 @@ class StreamSpec(SpecModel):
     )
     nulls: Literal["nan", "error"] = Field(
         default="nan",
-        description="What a null is to an input of floats: NaN, a missing value, or an error of "
-        "its record.",
+        description="How a null in a float input is treated: as NaN, as a missing value, or as "
+        "an error of its record.",
     )
     windows: StreamWindowsSpec | None = Field(
         default=None,
-        description="Counts and sums per key, which records then have as fields. See "
-        "StreamWindowsSpec.",
+        description="Counts and sums per key, added to records as fields. See StreamWindowsSpec.",
     )
     push: StreamPushSpec | None = Field(
         default=None,
-        description="Records are rows of a feature view, and go to the online store before they "
-        "are scored. See StreamPushSpec.",
+        description="Records are rows of a feature view, and are written to the online store "
+        "before they are scored. See StreamPushSpec.",
     )
     delivery: Literal["at_least_once", "exactly_once"] = Field(
         default="at_least_once",
-        description="What a crash may do: some answers twice, or none (for who reads committed "
-        "records only).",
+        description="Delivery guarantee: duplicates after a crash, or none (for consumers that "
+        "read committed records only).",
     )
     max_batch_size: int = Field(
         default=256, ge=1, le=65_536, description="Records scored together. Unit: records."
@@ -162,14 +166,15 @@ class StreamSpec(SpecModel):
         default=0.0,
         ge=0.0,
         le=60.0,
-        description="How long a batch waits for company while the model is free. Unit: seconds.",
+        description="How long a batch waits for more records while the model is idle. Unit: "
+        "seconds.",
     )
     errors: StreamErrorsSpec = Field(
         default=StreamErrorsSpec(), description="See StreamErrorsSpec."
     )
     dead_letters: _Topic | None = Field(
         default=None,
-        description="Where records go that have no answer; null for `NAME-dead-letters`.",
+        description="Topic for records that cannot be scored; null for `NAME-dead-letters`.",
     )
     workers: _Workers = Field(
         default=1,
@@ -177,7 +182,7 @@ class StreamSpec(SpecModel):
         "StreamWorkersSpec.",
     )
     model_threads: int | None = Field(
-        default=None, ge=1, le=1024, description="Runs of the model at once in a process."
+        default=None, ge=1, le=1024, description="Parallel runs of the model in a process."
     )
     labels: dict[str, _Texts] = Field(
         default_factory=dict, description="Class names by output name, for `classification`."
@@ -185,26 +190,28 @@ class StreamSpec(SpecModel):
     runtime: str = Field(
         default="",
         pattern=r"^[a-z0-9_]{0,64}$",
-        description="Which runtime loads the model; empty detects it from the file.",
+        description="Runtime that loads the model; empty detects it from the file.",
     )
     allow_code: bool = Field(
         default=False,
-        description="Whether a model may be of a format that runs code of its author's.",
+        description="Whether the model may have a format that runs its author's code.",
     )
     rows_independent: bool = Field(
         default=False,
         description="Declares that records that are scored together do not influence each other's "
-        "answers, as `batching.rows_independent` of an endpoint. A row is run alone at times and "
-        "compared; the stream's status says if one differs.",
+        "predictions, as `batching.rows_independent` of an endpoint. Single rows are "
+        "sampled, run alone and compared; the stream's status reports a difference.",
     )
     drain_timeout_s: float = Field(
         default=30.0,
         gt=0.0,
         le=3600.0,
-        description="How long a process may take to finish what it has. Unit: seconds.",
+        description="How long a process may take to finish its records on shutdown. Unit: seconds.",
     )
-    paused: bool = Field(default=False, description="Whether it takes no records at first.")
-    alerts: StreamAlertsSpec = Field(default=StreamAlertsSpec(), description="What is told of it.")
+    paused: bool = Field(default=False, description="Whether the stream starts paused.")
+    alerts: StreamAlertsSpec = Field(
+        default=StreamAlertsSpec(), description="Alerts of the stream."
+    )
 
     @property
     def dead_letter_topic(self) -> str:

@@ -44,7 +44,7 @@ _SPECIAL: Final = (
 _REFUSED: Final = tuple((kind, ip_network(text)) for kind, texts in _SPECIAL for text in texts)
 _IPV6_UNICAST: Final = (IPv6Network("2000::/3"), IPv6Network("fc00::/7"))
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-_NO_HOST: Final = "has neither a host name nor an address without a zone"
+_NO_HOST: Final = "needs a host name, or an address without a zone"
 _REMEDY: Final = "an admin can allow it in `security.upstream_hosts`"
 
 
@@ -65,7 +65,7 @@ def upstream_problem(url: str, allowed_hosts: Sequence[str]) -> str:
     if allowed_hosts:
         return f"upstream host '{host}' is not one of `security.upstream_hosts`; {_REMEDY}"
     if address is None:
-        return f"upstream host '{host}' is a name, which may stand for any address; {_REMEDY}"
+        return f"upstream host '{host}' is a name, which may resolve to any address; {_REMEDY}"
     kind = _special_kind(address)
     return f"upstream host '{host}' is a {kind} address; {_REMEDY}" if kind else ""
 
@@ -178,7 +178,7 @@ class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         if bool(self.certificate_file) != bool(self.key_file):
-            msg = "'certificate_file' and 'key_file' go together"
+            msg = "'certificate_file' and 'key_file' must be set together"
             raise ValueError(msg)
 
 

@@ -46,10 +46,10 @@ class YamlDocument:
     mistakes: list[SpecMistake] = field(default_factory=list)
 
 
-def show_place(place: Place) -> str:
+def show_place(path: Place) -> str:
     """`("endpoints", 0, "name")` as people write it: `endpoints[0].name`."""
     text = ""
-    for part in place:
+    for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
 
@@ -66,7 +66,7 @@ def read_yaml(text: str) -> YamlDocument:
     try:
         node = yaml.compose(text)
     except RecursionError:
-        document.mistakes.append(SpecMistake(place="", message="is nested too deep"))
+        document.mistakes.append(SpecMistake(place="", message="is nested too deeply"))
     except MarkedYAMLError as error:
         document.mistakes.append(_syntax_mistake(error, text))
     except YAMLError as error:
@@ -105,45 +105,47 @@ class _Reader:
             self._document.value = None
             self._wrong((), str(error), node)
 
-    def _wrong(self, place: Place, message: str, node: Node | None) -> None:
+    def _wrong(self, path: Place, message: str, node: Node | None) -> None:
         line = None if node is None else node.start_mark.line + 1
-        mistake = SpecMistake(place=show_place(place), message=message, line=line)
+        mistake = SpecMistake(place=show_place(path), message=message, line=line)
         self._document.mistakes.append(mistake)
 
-    def _read(self, node: Node, place: Place) -> Any:  # noqa: ANN401  # a codec: any plain value
+    def _read(self, node: Node, path: Place) -> Any:  # noqa: ANN401  # a codec: any plain value
         self._count_value()
-        if len(place) > MAX_DEPTH:
+        if len(path) > MAX_DEPTH:
             raise _TooMuchError(f"is nested deeper than {MAX_DEPTH} levels")
-        self._document.lines.setdefault(place, node.start_mark.line + 1)
+        self._document.lines.setdefault(path, node.start_mark.line + 1)
         kind = str(node.tag).removeprefix(_TAG)
         if kind not in _PLAIN_TAGS:
-            self._wrong(place, f"has the tag {str(node.tag)[:80]!r}; only plain values fit", node)
+            self._wrong(
+                path, f"has the tag {str(node.tag)[:80]!r}; only plain values are allowed", node
+            )
             return None
         if isinstance(node, MappingNode):
-            return self._read_mapping(node, place)
+            return self._read_mapping(node, path)
         if isinstance(node, SequenceNode):
-            return [self._read(item, (*place, i)) for i, item in enumerate(node.value)]
+            return [self._read(item, (*path, i)) for i, item in enumerate(node.value)]
         assert isinstance(node, ScalarNode)
-        return self._read_scalar(node, kind, place)
+        return self._read_scalar(node, kind, path)
 
-    def _read_mapping(self, node: MappingNode, place: Place) -> dict[str, Any]:
+    def _read_mapping(self, node: MappingNode, path: Place) -> dict[str, Any]:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = key_node.value
             if not isinstance(key_node, ScalarNode) or not isinstance(key, str):
-                self._wrong(place, "has a key that is no text", key_node)
+                self._wrong(path, "has a key that is not text", key_node)
             elif str(key_node.tag) == f"{_TAG}merge":
-                merged = {**self._read_merged(value_node, place), **merged}
+                merged = {**self._read_merged(value_node, path), **merged}
             elif key in own:
-                self._wrong((*place, key), "is given twice", key_node)
+                self._wrong((*path, key), "appears twice", key_node)
             else:
                 # A mistake in a value is shown on the line of its key, where people look for it.
-                self._document.lines[*place, key] = key_node.start_mark.line + 1
-                own[key] = self._read(value_node, (*place, key))
+                self._document.lines[*path, key] = key_node.start_mark.line + 1
+                own[key] = self._read(value_node, (*path, key))
         return {**merged, **own}
 
-    def _read_merged(self, node: Node, place: Place) -> dict[str, Any]:
+    def _read_merged(self, node: Node, path: Place) -> dict[str, Any]:
         """What `<<` brings in: a mapping, or a list of them of which the first wins."""
         nodes = node.value if isinstance(node, SequenceNode) else [node]
         merged: dict[str, Any] = {}
@@ -152,10 +154,10 @@ class _Reader:
             if id(item) in self._merging:
                 raise _TooMuchError("has a mapping that merges itself with '<<'")
             if not isinstance(item, MappingNode):
-                self._wrong(place, "merges something with '<<' that is no mapping", item)
+                self._wrong(path, "merges a value with '<<' that is not a mapping", item)
                 continue
             self._merging.add(id(item))
-            merged = {**self._read_mapping(item, place), **merged}
+            merged = {**self._read_mapping(item, path), **merged}
             self._merging.discard(id(item))
         return merged
 
@@ -164,7 +166,7 @@ class _Reader:
         if self._values > MAX_VALUES:
             raise _TooMuchError(f"has more than {MAX_VALUES} values, aliases included")
 
-    def _read_scalar(self, node: ScalarNode, kind: str, place: Place) -> str | float | bool | None:
+    def _read_scalar(self, node: ScalarNode, kind: str, path: Place) -> str | float | bool | None:
         text = str(node.value)
         match kind:
             case "null":
@@ -172,12 +174,12 @@ class _Reader:
             case "bool":
                 return text.lower() == "true"
             case "int" | "float":
-                return self._read_number(node, text, kind, place)
+                return self._read_number(node, text, kind, path)
             case _:
                 return text
 
     def _read_number(
-        self, node: ScalarNode, text: str, kind: str, place: Place
+        self, node: ScalarNode, text: str, kind: str, path: Place
     ) -> str | float | None:
         plain = text.replace("_", "").lower()
         try:
@@ -185,5 +187,5 @@ class _Reader:
                 return float(plain.replace(".inf", "inf").replace(".nan", "nan"))
             return int(plain, 0) if re.match(r"[-+]?0[xob]", plain) else int(plain, 10)
         except ValueError:
-            self._wrong(place, f"{text[:40]!r} is no number", node)
+            self._wrong(path, f"{text[:40]!r} is not a number", node)
             return None
