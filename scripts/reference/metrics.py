@@ -12,7 +12,7 @@ from headrace.serving.pool.pool import ModelPool
 from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.metrics import exposition
 from headrace.streaming.metrics import Counters
-from headrace.streaming.metrics import exposition as stream_exposition
+from headrace.streaming.metrics import render_metrics as stream_exposition
 from headrace.streaming.settings import PartitionStatus, StreamStatus
 from scripts.reference.tables import cell
 
@@ -40,7 +40,7 @@ def stream_metric_table() -> str:
     """The same of a stream's worker."""
     partition = PartitionStatus(topic="in", partition=0, lag_records=0, lag_s=0.0)
     status = StreamStatus(stream="pay", member="pay-0", partitions=[partition])
-    counters = Counters(without={Code.INVALID_ARGUMENT: 1})
+    counters = Counters(failed={Code.INVALID_ARGUMENT: 1})
     return _table(stream_exposition(counters, status).decode())
 
 

@@ -21,7 +21,7 @@ from headrace.scoring.scorer import Scorer
 from headrace.streaming.brokers import open_broker
 from headrace.streaming.http_api import listen
 from headrace.streaming.poll_loop import StoppedByRecordError
-from headrace.streaming.scorer import ModelThreads, load_scorer, make_answers
+from headrace.streaming.scorer import ModelThreads, load_scorer, make_stages
 from headrace.streaming.settings import (
     EXIT_CANNOT_JOIN,
     EXIT_CANNOT_LISTEN,
@@ -81,7 +81,7 @@ def run(settings: WorkerSettings) -> int:
         # Before the broker: Pulsar's client changes the exceptions of libraries loaded before it.
         scorer = load_scorer(settings)
         status = EXIT_SETTINGS
-        answerers = make_answers(settings, scorer)
+        answerers = make_stages(settings, scorer)
         url = url_filled_in(settings.broker, what="the broker's URL")
         status = EXIT_CANNOT_JOIN
         broker = open_broker(url, home=Path(settings.home) if settings.home else Path.cwd())
@@ -93,7 +93,7 @@ def run(settings: WorkerSettings) -> int:
         return status
     except KeyboardInterrupt:  # told to stop before there was anything to stop
         return 0
-    stop.tells(worker.stop)
+    stop.set_callback(worker.stop)
     threads = ModelThreads(answerers, ResultWriter(settings), clock=SystemClock(), wake=worker.wake)
     try:
         worker.run(threads)
@@ -124,22 +124,22 @@ class _Stop:
     """Turns the first signal into a stop, the next one into an interrupt."""
 
     def __init__(self) -> None:
-        self._was_told = False
+        self._is_stopping = False
         self._stop: Callable[[], None] | None = None
 
     def install(self) -> None:
         """Hear SIGTERM and SIGINT from now on."""
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._hear)
+            signal.signal(number, self._on_signal)
 
-    def tells(self, stop: Callable[[], None]) -> None:
+    def set_callback(self, stop: Callable[[], None]) -> None:
         """Whom to tell."""
         self._stop = stop
 
-    def _hear(self, *_: object) -> None:
-        if self._was_told or self._stop is None:
+    def _on_signal(self, *_: object) -> None:
+        if self._is_stopping or self._stop is None:
             raise KeyboardInterrupt
-        self._was_told = True
+        self._is_stopping = True
         # Not here: this thread may hold the very lock that waking its session takes.
         threading.Thread(target=self._stop, name="stop", daemon=True).start()
 

@@ -70,7 +70,7 @@ class Added:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     errors: Mapping[int, HeadraceError] = field(default_factory=dict)
 
-    def of(self, positions: Sequence[int]) -> "Added":
+    def select(self, positions: Sequence[int]) -> "Added":
         """For these records only, in this order."""
         errors = {
             index: self.errors[position]

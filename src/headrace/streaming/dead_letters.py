@@ -26,14 +26,14 @@ STREAM: Final = "headrace-stream"
 TIME: Final = "headrace-time"
 HEADERS: Final = (TOPIC, PARTITION, OFFSET, TIMESTAMP, CODE, TEXT, ATTEMPTS, STREAM, TIME)
 """Of every dead letter. Times are Unix times, attempts those of all its lives."""
-_LONGEST_TEXT: Final = 1000
-_KEPT: Final = frozenset(HEADERS) - {ATTEMPTS}
+_MAX_TEXT: Final = 1000
+_REMOVED: Final = frozenset(HEADERS) - {ATTEMPTS}
 """What a record loses that is put back; attempts of all its lives add up."""
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 _POLL_S: Final = 0.5
 _IDLE_S: Final = 3.0
 """So long nothing comes of what should be there: offsets need not be without gaps."""
-_AWAY_S: Final = 30.0
+_TIMEOUT_S: Final = 30.0
 _FLUSH_S: Final = 30.0
 
 
@@ -65,14 +65,14 @@ def dead_letter(
             before = int(value[:9])
         if name not in HEADERS:
             headers.append((name, value))
-    about = {
+    origin = {
         TOPIC: record.topic_partition.topic,
         PARTITION: str(record.topic_partition.partition),
         OFFSET: str(record.offset),
         TIMESTAMP: f"{record.timestamp_s:.3f}",
         CODE: str(error.code),
         # Brokers whose headers are lines take printable characters only.
-        TEXT: "".join(c if c.isprintable() else " " for c in str(error)[:_LONGEST_TEXT]),
+        TEXT: "".join(c if c.isprintable() else " " for c in str(error)[:_MAX_TEXT]),
         ATTEMPTS: str(before + attempts),
         STREAM: stream,
         TIME: f"{now_s:.3f}",
@@ -81,7 +81,7 @@ def dead_letter(
         topic=topic,
         key=record.key,
         value=record.value,
-        headers=(*headers, *((name, value.encode()) for name, value in about.items())),
+        headers=(*headers, *((name, value.encode()) for name, value in origin.items())),
         id=f"{answer_id(stream, record)}/dead",
     )
 
@@ -187,7 +187,7 @@ def plan_redrive(
             topic, name = dead_letter.topic, f"{dead_letter.stream}/redriven/{name}"
             is_there = partition is not None and 0 <= partition < choice.partitions[topic]
             partition = partition if is_there else None
-            headers = tuple(header for header in headers if header[0] not in _KEPT)
+            headers = tuple(header for header in headers if header[0] not in _REMOVED)
             step.redriven += 1
         else:
             partition, name = record.topic_partition.partition, f"kept/{name}"
@@ -245,7 +245,7 @@ def read_dead_letters(broker: Broker, *, stream: str, topic: str, most: int) -> 
     """
     after = {
         partition: start
-        for partition, (start, end) in _left(broker, stream, topic).items()
+        for partition, (start, end) in _remaining(broker, stream, topic).items()
         if start < end
     }
     return [parse_dead_letter(record) for record in broker.read(topic, after=after, most=most)]
@@ -270,7 +270,7 @@ def redrive(
     """
     left = {
         partition: pair
-        for partition, pair in _left(broker, stream, topic).items()
+        for partition, pair in _remaining(broker, stream, topic).items()
         if pair[0] < pair[1]
     }
     if not left:
@@ -324,20 +324,20 @@ def _run(
     positions = {partition: first for partition, (first, _) in left.items()}
     ends = {partition: end for partition, (_, end) in left.items()}
     redriven = deferred = 0
-    heard_at = monotonic()
+    received_at = monotonic()
     while any(positions[partition] < ends[partition] for partition in positions):
         if choice.limit is not None and redriven >= choice.limit:
             break
-        records = session.poll(_AT_ONCE, _POLL_S)
+        records = session.poll(_BATCH_SIZE, _POLL_S)
         now = monotonic()
         if not records:
-            if listener.has_partitions and not session.problem and now - heard_at > _IDLE_S:
+            if listener.has_partitions and not session.problem and now - received_at > _IDLE_S:
                 break
-            if now - heard_at > _AWAY_S:
+            if now - received_at > _TIMEOUT_S:
                 why = session.problem or "the broker gives this group nothing"
                 raise UnavailableError(f"cannot read the dead letters: {why}")
             continue
-        heard_at = now
+        received_at = now
         step = plan_redrive(records, choice, ends=ends, redriven=redriven)
         if step.offsets:
             session.produce(step.records, step.offsets)
@@ -351,7 +351,7 @@ def _run(
     return Redriven(redriven, deferred)
 
 
-def _left(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
+def _remaining(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
     """Of each partition where the letters begin that nobody dealt with, and where they end."""
     dealt = broker.committed(redrive_group(stream), topic)
     return {

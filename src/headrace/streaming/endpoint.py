@@ -18,7 +18,7 @@ from headrace.scoring.loading import LoadedModel
 from headrace.scoring.scorer import Scorer
 from headrace.streaming.settings import ScoringEndpoint
 
-_OF_NO_RECORD = frozenset(
+_ENDPOINT_ERRORS = frozenset(
     {
         Code.NOT_FOUND,
         Code.UNAUTHENTICATED,
@@ -54,7 +54,7 @@ class EndpointModel:
         except ConnectionLostError as error:  # a run changes nothing, so it may be tried again
             raise UnavailableError(str(error)) from error
         except HeadraceError as error:
-            if error.code in _OF_NO_RECORD:
+            if error.code in _ENDPOINT_ERRORS:
                 msg = f"endpoint '{self._settings.name}': {error}"
                 raise UnavailableError(msg) from error
             raise

@@ -18,15 +18,15 @@ import msgspec
 
 from headrace.core import FailedPreconditionError
 from headrace.observe.metrics import TEXT_TYPE
-from headrace.streaming.metrics import exposition
+from headrace.streaming.metrics import render_metrics
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.worker import WorkerLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_PATIENCE_S: Final = 10.0
-_MOST_AT_ONCE: Final = 16
+_REQUEST_TIMEOUT_S: Final = 10.0
+_MAX_CONCURRENT: Final = 16
 _JSON: Final = "application/json"
 
 
@@ -71,7 +71,7 @@ class _Tcp6(_Tcp):
 class _Handler(BaseHTTPRequestHandler):
     """One request, one answer."""
 
-    timeout = _PATIENCE_S
+    timeout = _REQUEST_TIMEOUT_S
     server_version = "headrace"
     sys_version = ""
 
@@ -85,7 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         worker = self._worker
         match self.path.partition("?")[0]:
             case "/metrics":
-                self._answer(exposition(worker.counters, worker.status), TEXT_TYPE)
+                self._answer(render_metrics(worker.counters, worker.status), TEXT_TYPE)
             case "/internal/status":
                 self._answer(msgspec.json.encode(worker.status), _JSON)
             case _:
@@ -143,6 +143,6 @@ def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
         msg = f"cannot listen on {where}: {error.strerror or error}{hint}"
         raise FailedPreconditionError(msg) from error
     for server in servers:
-        server.slots = threading.BoundedSemaphore(_MOST_AT_ONCE)  # type: ignore[attr-defined]  # _Server
+        server.slots = threading.BoundedSemaphore(_MAX_CONCURRENT)  # type: ignore[attr-defined]  # _Server
         threading.Thread(target=server.serve_forever, name="listen", daemon=True).start()
     return servers

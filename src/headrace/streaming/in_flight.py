@@ -33,7 +33,7 @@ class PrefetchBuffer:
         self.max_batch_size = max_batch_size
         self.max_delay_s = max_delay_s
         self._records: deque[Record] = deque()
-        self._came: deque[tuple[float, int]] = deque()
+        self._arrivals: deque[tuple[float, int]] = deque()
         """When how many came; the sums are as many as wait."""
         self._bytes = 0
 
@@ -51,14 +51,14 @@ class PrefetchBuffer:
         """Let records wait."""
         if records:
             self._records.extend(records)
-            self._came.append((now, len(records)))
+            self._arrivals.append((now, len(records)))
             self._bytes += _size(records)
 
     def due_at(self, *, is_free: bool) -> float | None:
         """Monotonic time at which the next batch is due; None if it is not a matter of time."""
         if not self._records:
             return None
-        oldest = self._came[0][0]
+        oldest = self._arrivals[0][0]
         if len(self._records) >= self.max_batch_size:
             return oldest
         return oldest + self.max_delay_s if is_free else None
@@ -70,29 +70,29 @@ class PrefetchBuffer:
         batch = [popleft() for _ in range(count)]
         self._bytes = self._bytes - _size(batch) if self._records else 0
         while count:
-            came, many = self._came.popleft()
-            if many > count:
-                self._came.appendleft((came, many - count))
+            came_at, arrived = self._arrivals.popleft()
+            if arrived > count:
+                self._arrivals.appendleft((came_at, arrived - count))
                 break
-            count -= many
+            count -= arrived
         return batch
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Forget what waits of these places: others read it."""
         rest: deque[Record] = deque()
-        came: deque[tuple[float, int]] = deque()
-        for came_at, many in self._came:
-            chunk = [self._records.popleft() for _ in range(many)]
+        arrivals: deque[tuple[float, int]] = deque()
+        for came_at, count in self._arrivals:
+            chunk = [self._records.popleft() for _ in range(count)]
             stays = [record for record in chunk if record.topic_partition not in partitions]
             if stays:
                 rest.extend(stays)
-                came.append((came_at, len(stays)))
-        self._records, self._came, self._bytes = rest, came, _size(rest)
+                arrivals.append((came_at, len(stays)))
+        self._records, self._arrivals, self._bytes = rest, arrivals, _size(rest)
 
     def clear(self) -> None:
         """Forget all that waits."""
         self._records.clear()
-        self._came.clear()
+        self._arrivals.clear()
         self._bytes = 0
 
 
@@ -120,7 +120,7 @@ Outcome = NewRecord | FailedRecord | None
 class ScoringBatch:
     """Records that are scored together.
 
-    `taken_at`, `again_at`, `failing_since`: monotonic. `again_at`: when it is to be tried again;
+    `taken_at`, `retry_at`, `failing_since`: monotonic. `retry_at`: when it is to be tried again;
     None while it runs, or is done. `outcomes`: one for each record; None while there are none.
     `gone`: places whose records are no longer this member's. `added`: fields beside their own.
     """
@@ -128,20 +128,20 @@ class ScoringBatch:
     records: Sequence[Record]
     added: Added = NO_ADDED_FIELDS
     taken_at: float = 0.0
-    tries: int = 0
+    attempts: int = 0
     failing_since: float | None = None
-    again_at: float | None = None
+    retry_at: float | None = None
     outcomes: Sequence[Outcome] | None = None
     revoked: set[TopicPartition] = field(default_factory=set)
 
     @property
-    def is_of_nobody(self) -> bool:
+    def is_revoked(self) -> bool:
         """Whether all its records are other members' by now."""
         return bool(self.revoked) and all(
             record.topic_partition in self.revoked for record in self.records
         )
 
-    def touches(self, partitions: Collection[TopicPartition]) -> bool:
+    def has_records_of(self, partitions: Collection[TopicPartition]) -> bool:
         """Whether it has records of these places that are still this member's."""
         return any(
             record.topic_partition in partitions and record.topic_partition not in self.revoked
@@ -153,14 +153,14 @@ class ScoringBatch:
 class DueDelivery:
     """What is delivered at once: records to write, and the next offset to read of each place.
 
-    `answered`: records that have answers. `without`: what those that have none have instead.
+    `answered`: records that have answers. `failed`: what those that have none have instead.
     `stops`: the record that the stream stops before, and why.
     """
 
     writes: list[NewRecord] = field(default_factory=list)
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
     answered: list[Record] = field(default_factory=list)
-    without: list[FailedRecord] = field(default_factory=list)
+    failed: list[FailedRecord] = field(default_factory=list)
     stops: tuple[Record, HeadraceError] | None = None
 
     def add_answers(self, records: Sequence[Record], answers: Sequence[Any]) -> None:
@@ -182,7 +182,7 @@ class DueDelivery:
         else:
             if outcome.dead_letter is not None:
                 self.writes.append(outcome.dead_letter)
-            self.without.append(outcome)
+            self.failed.append(outcome)
         self.offsets[record.topic_partition] = record.offset + 1
         return True
 
@@ -207,7 +207,7 @@ class InFlightBatches:
 
     def waiting(self) -> list[ScoringBatch]:
         """Batches that wait for another try."""
-        return [batch for batch in self._batches if batch.again_at is not None]
+        return [batch for batch in self._batches if batch.retry_at is not None]
 
     def is_failing(self) -> bool:
         """Whether what scores was away when it was asked last: nothing new need be tried."""
@@ -218,11 +218,11 @@ class InFlightBatches:
         if not self._batches:
             return False
         first = self._batches[0]
-        return first.outcomes is not None or first.is_of_nobody
+        return first.outcomes is not None or first.is_revoked
 
-    def touches(self, partitions: Collection[TopicPartition]) -> bool:
+    def has_records_of(self, partitions: Collection[TopicPartition]) -> bool:
         """Whether something of these places is neither delivered nor dropped."""
-        return any(batch.touches(partitions) for batch in self._batches)
+        return any(batch.has_records_of(partitions) for batch in self._batches)
 
     def take_due(self) -> DueDelivery:
         """All that may be delivered now, taken out."""
@@ -243,30 +243,30 @@ class InFlightBatches:
         """Nothing of these places that is under way is delivered any more."""
         for batch in self._batches:
             batch.revoked.update(partitions)
-            if batch.is_of_nobody:
-                batch.again_at = batch.failing_since = None
+            if batch.is_revoked:
+                batch.retry_at = batch.failing_since = None
 
     def clear(self) -> None:
         """Nothing that is under way is delivered any more."""
         self._batches.clear()
 
 
-_MAY_PASS: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
+_RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.DEADLINE_EXCEEDED})
 
 
-def may_pass(error: HeadraceError) -> bool:
+def is_retryable(error: HeadraceError) -> bool:
     """Whether the same records may be scored later on."""
-    return error.code in _MAY_PASS and not isinstance(error, PayloadTooLargeError)
+    return error.code in _RETRYABLE and not isinstance(error, PayloadTooLargeError)
 
 
 def retry_at(
     errors: StreamErrorsSpec,
     *,
-    tries: int,
+    attempts: int,
     since: float,
     now: float,
     chance: float,
-    asked_s: float | None = None,
+    retry_after_s: float | None = None,
 ) -> float | None:
     """Return the monotonic time of the next try; None if no more is made.
 
@@ -279,6 +279,6 @@ def retry_at(
     if errors.retry_for_s is not None and now - since >= errors.retry_for_s:
         return None
     backoff = Backoff(first_s=errors.first_delay_s, limit_s=errors.max_delay_s)
-    pause_s = backoff.jittered_s(tries, chance=chance)
-    again = now + max(pause_s, min(asked_s or 0.0, errors.max_delay_s))
+    pause_s = backoff.jittered_s(attempts, chance=chance)
+    again = now + max(pause_s, min(retry_after_s or 0.0, errors.max_delay_s))
     return again if errors.retry_for_s is None else min(again, since + errors.retry_for_s)

@@ -26,7 +26,7 @@ from headrace.observe.metrics import (
 from headrace.streaming.in_flight import DueDelivery
 from headrace.streaming.settings import StreamStatus, WorkerState
 
-_MANY: Final = 64
+_ARRAY_FROM: Final = 64
 """So many times and more are counted as an array, at a fifth of the cost."""
 ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
 """Upper bounds for the sizes of micro-batches: 1, 2, 4, ... 8192 records."""
@@ -55,14 +55,14 @@ class Counters:
     """What happened since the worker started.
 
     `runs` of the model, and `rows` in them: a batch of records with several shapes is several runs.
-    `latency`: from a record's timestamp until its answer was handed to the broker. `without`:
+    `latency`: from a record's timestamp until its answer was handed to the broker. `failed`:
     records that have no answer, by why; `letters` of them are in the dead-letter topic.
     """
 
     read: int = 0
     answered: int = 0
     dead_letters: int = 0
-    without: dict[Code, int] = field(default_factory=dict)
+    failed: dict[Code, int] = field(default_factory=dict)
     batches: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
     score: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
@@ -92,9 +92,9 @@ class Counters:
         self.deliver.observe(seconds)
         self.answered += len(due.answered)
         _observe_ages(self.latency, [record.timestamp_s for record in due.answered], now_s)
-        for failure in due.without:
+        for failure in due.failed:
             code = failure.error.code
-            self.without[code] = self.without.get(code, 0) + 1
+            self.failed[code] = self.failed.get(code, 0) + 1
             self.dead_letters += failure.dead_letter is not None
 
 
@@ -103,7 +103,7 @@ _SECONDS: Final = np.array(SECONDS_BOUNDS)
 
 def _observe_ages(histogram: Histogram, times_s: Sequence[float], now_s: float) -> None:
     """Count how old each of these Unix times is; what is not known (0) is left out."""
-    if len(times_s) < _MANY:
+    if len(times_s) < _ARRAY_FROM:
         histogram.observe_all([max(now_s - at_s, 0.0) for at_s in times_s if at_s > 0])
         return
     times = np.array(times_s)
@@ -116,7 +116,7 @@ def _observe_ages(histogram: Histogram, times_s: Sequence[float], now_s: float) 
 _PLACES: Final = reported_indexes(12)
 
 
-def exposition(counters: Counters, status: StreamStatus) -> bytes:
+def render_metrics(counters: Counters, status: StreamStatus) -> bytes:
     """All of them in Prometheus text format 0.0.4."""
     labels: Labels = (("stream", status.stream),)
     return text(
@@ -148,7 +148,7 @@ def _counts(counters: Counters, labels: Labels) -> Iterator[Family]:
     yield counter(
         "headrace_stream_records_without_answer_total",
         "Records that have no answer, by the error's code.",
-        [((*labels, ("code", code)), count) for code, count in sorted(counters.without.items())],
+        [((*labels, ("code", code)), count) for code, count in sorted(counters.failed.items())],
     )
 
 

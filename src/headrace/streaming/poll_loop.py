@@ -24,16 +24,16 @@ from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.session import Windows
 from headrace.streaming.writer import ResultWriter
 
-LONGEST_POLL_S: Final = 0.25
-QUICK_S: Final = 0.002
+MAX_POLL_S: Final = 0.25
+FAST_BATCH_S: Final = 0.002
 """So long a turn waits for the model at most before it polls."""
-COMPANY_S: Final = 0.02
+COALESCE_S: Final = 0.02
 """So long answers wait for others at most while a full batch of records waits, at least once."""
-CHECKPOINT_S: Final = 0.5
+CHECKPOINT_TIMEOUT_S: Final = 0.5
 """So long a checkpoint of windows waits for what was delivered to be safe, before it gives up."""
-SLOW_AFTER_S: Final = 60.0
+REPORT_SLOW_AFTER_S: Final = 60.0
 """For so long the model may have the same records before it is told: an endpoint has given up."""
-HOLD_AFTER_S: Final = 1.0
+PAUSE_AFTER_S: Final = 1.0
 """So long nothing has to have been taken. Kafka's client throws away what it has fetched when it is
 paused: with less, a model of some tenths of a second has it fetch the same again all the time.
 """
@@ -86,23 +86,23 @@ class Backpressure:
     """
 
     def __init__(self) -> None:
-        self._held: set[TopicPartition] = set()
-        self._fresh: set[TopicPartition] = set()
+        self._paused: set[TopicPartition] = set()
+        self._new: set[TopicPartition] = set()
         """Places that came; brokers differ on whether one that was paused comes back so."""
         self._full_since: float | None = None
 
     def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
         """These came."""
-        self._fresh.update(partitions)
+        self._new.update(partitions)
 
     def on_revoked(self, partitions: Collection[TopicPartition]) -> None:
         """These went."""
-        self._held.difference_update(partitions)
-        self._fresh.difference_update(partitions)
+        self._paused.difference_update(partitions)
+        self._new.difference_update(partitions)
 
     def due_at(self) -> float | None:
         """When there may be something to pause; None if nothing will be for want of room."""
-        return None if self._full_since is None else self._full_since + HOLD_AFTER_S
+        return None if self._full_since is None else self._full_since + PAUSE_AFTER_S
 
     def change(
         self, partitions: Collection[TopicPartition], *, has_room: bool, is_paused: bool, now: float
@@ -119,14 +119,14 @@ class Backpressure:
         elif self._full_since is None:
             self._full_since = now
         due_at = self.due_at()
-        is_held = due_at is not None and (is_paused or now >= due_at)
-        held = set(partitions) if is_held else set()
-        if held == self._held and not self._fresh:
+        should_pause = due_at is not None and (is_paused or now >= due_at)
+        target = set(partitions) if should_pause else set()
+        if target == self._paused and not self._new:
             return [], []
-        paused = self._held - self._fresh
-        pause, resume = held - paused, (self._held | self._fresh) - held
-        self._held = held
-        self._fresh.clear()
+        paused = self._paused - self._new
+        pause, resume = target - paused, (self._paused | self._new) - target
+        self._paused = target
+        self._new.clear()
         return sorted(pause), sorted(resume)
 
 
@@ -166,12 +166,12 @@ class PollLoop:
         self._backpressure = Backpressure()
         self._running: dict[ScoringBatch, float] = {}
         """Since when the model has which, the oldest first."""
-        self._is_quick = False
+        self._is_fast = False
         """Whether the last batch took the model less than `QUICK_S`."""
         self._is_ending = False
-        self._over: HeadraceError | None = None
+        self._fatal_error: HeadraceError | None = None
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """One turn.
 
         Raises:
@@ -180,13 +180,13 @@ class PollLoop:
         """
         now = self._clock.monotonic()
         self._advance(now)
-        if self._is_quick and self._running and not len(self.prefetch):
+        if self._is_fast and self._running and not len(self.prefetch):
             # A poll of Kafka's client cannot be ended from outside: what the model has finished in
             # a moment would wait until the next record comes.
-            self._runner.wait(QUICK_S)
+            self._runner.wait(FAST_BATCH_S)
             self._advance(self._clock.monotonic())
         if self.windows is not None and self.windows.is_due(now):
-            self._checkpoint(self.windows, within_s=CHECKPOINT_S)
+            self._checkpoint(self.windows, within_s=CHECKPOINT_TIMEOUT_S)
         room = 0 if self.is_paused or self._is_ending else self.prefetch.room
         # Nothing has been taken for a while: the broker is told to hand out nothing.
         pause, resume = self._backpressure.change(
@@ -197,17 +197,17 @@ class PollLoop:
         if resume:
             self.session.resume(resume)
         records = self.session.poll(
-            min(room, self._settings.max_batch_size), self._pause_s(self._clock.monotonic())
+            min(room, self._settings.max_batch_size), self._poll_timeout_s(self._clock.monotonic())
         )
-        if self._over is not None:
-            raise self._over
+        if self._fatal_error is not None:
+            raise self._fatal_error
         if records:
             if self.windows is not None:
-                records = self.windows.to_score(records)
+                records = self.windows.count_restored(records)
             self._counters.read += len(records)
             self.prefetch.put(records, self._clock.monotonic())
 
-    def end(self, *, until: float) -> None:
+    def drain(self, *, until: float) -> None:
         """Take nothing more; deliver what is under way until that (monotonic) time.
 
         Raises:
@@ -218,9 +218,9 @@ class PollLoop:
         while (
             len(self.in_flight) and not self.in_flight.waiting() and self._clock.monotonic() < until
         ):
-            self.turn()
+            self.run_once()
         self._produce(force=True)
-        self._settle(until)
+        self._flush(until)
 
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
@@ -234,16 +234,16 @@ class PollLoop:
         try:
             return self.windows.on_assigned(partitions)
         except HeadraceError as error:  # as in `losing`
-            self._over = error
+            self._fatal_error = error
             return None
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
-        gone = set(partitions)
+        revoked = set(partitions)
         until = self._clock.monotonic() + self._settings.handover_s
-        self.prefetch.drop(gone)
+        self.prefetch.drop(revoked)
         try:
-            while self.in_flight.touches(gone) and not self.in_flight.waiting():
+            while self.in_flight.has_records_of(revoked) and not self.in_flight.waiting():
                 left = until - self._clock.monotonic()
                 if left <= 0:
                     break
@@ -251,19 +251,21 @@ class PollLoop:
                 self._collect(self._clock.monotonic())
                 self._produce(force=True)
             self._produce(force=True)
-            self._settle(until, gone)
+            self._flush(until, revoked)
         except HeadraceError as error:  # through the broker's own code it might not come whole
-            self._over = error
-        self.in_flight.drop(gone)
-        self._forget(gone)
+            self._fatal_error = error
+        self.in_flight.drop(revoked)
+        self._remove_partitions(revoked)
         self._counters.revoked += len(partitions)
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         """As `Rebalanced`: what is under way of these places is nobody's."""
-        gone = set(partitions)
-        self.prefetch.drop(gone)
-        self.in_flight.drop(gone)
-        self._forget(gone)  # windows' states too: what is under way there is counted elsewhere
+        revoked = set(partitions)
+        self.prefetch.drop(revoked)
+        self.in_flight.drop(revoked)
+        self._remove_partitions(
+            revoked
+        )  # windows' states too: what is under way there is counted elsewhere
         self._counters.lost += len(partitions)
 
     def problem(self, now: float) -> str:
@@ -277,7 +279,7 @@ class PollLoop:
         if self.in_flight.waiting():
             return self.last_error
         batch, since = next(iter(self._running.items()), (None, now))
-        if batch is None or now - since < SLOW_AFTER_S:
+        if batch is None or now - since < REPORT_SLOW_AFTER_S:
             return "" if self.windows is None else self.windows.problem
         first, count = batch.records[0], len(batch.records)
         topic, partition = first.topic_partition
@@ -287,7 +289,7 @@ class PollLoop:
             "it takes so long, else stop the stream and look at them"
         )
 
-    def _settle(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
+    def _flush(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
         """Wait until what was delivered is safe; windows' states are of that then."""
         within_s = max(until - self._clock.monotonic(), 0.0)
         if self.windows is None:
@@ -308,17 +310,17 @@ class PollLoop:
         else:
             windows.postpone()
 
-    def _forget(self, gone: set[TopicPartition]) -> None:
-        self.partitions -= gone
-        self._backpressure.on_revoked(gone)
+    def _remove_partitions(self, revoked: set[TopicPartition]) -> None:
+        self.partitions -= revoked
+        self._backpressure.on_revoked(revoked)
         if self.windows is not None:
-            self.windows.close(gone)
+            self.windows.close(revoked)
 
     def _advance(self, now: float) -> None:
         self._collect(now)
         for batch in self.in_flight.waiting():
-            if batch.again_at is not None and batch.again_at <= now and self._runner.has_room:
-                batch.again_at = None
+            if batch.retry_at is not None and batch.retry_at <= now and self._runner.has_room:
+                batch.retry_at = None
                 self._counters.retries += 1
                 self._run(batch)
         while self._runner.has_room:
@@ -334,14 +336,14 @@ class PollLoop:
         self._produce(force=False)
 
     def _run(self, batch: ScoringBatch) -> None:
-        batch.tries += 1
+        batch.attempts += 1
         self._running[batch] = self._clock.monotonic()
         self._runner.submit(batch)
 
     def _collect(self, now: float) -> None:
         for finished in self._runner.finished():
             self._running.pop(finished.batch, None)  # one of the session before is not ours
-            self._is_quick = finished.seconds < QUICK_S
+            self._is_fast = finished.seconds < FAST_BATCH_S
             self._counters.scored(seconds=finished.seconds, runs=finished.runs, rows=finished.rows)
             if isinstance(finished.result, HeadraceError):
                 self._failed(finished.batch, finished.result, now)
@@ -352,23 +354,23 @@ class PollLoop:
     def _failed(self, batch: ScoringBatch, error: HeadraceError, now: float) -> None:
         """What stands in the way of all records may pass: the batch waits, or has had its time."""
         self.last_error = str(error)
-        if batch.is_of_nobody:
+        if batch.is_revoked:
             return
         if batch.failing_since is None:
             batch.failing_since = now
-        batch.again_at = retry_at(
+        batch.retry_at = retry_at(
             self._errors,
-            tries=batch.tries,
+            attempts=batch.attempts,
             since=batch.failing_since,
             now=now,
             chance=self._chance(),
-            asked_s=error.retry_after_s,
+            retry_after_s=error.retry_after_s,
         )
-        if batch.again_at is None:
+        if batch.retry_at is None:
             batch.failing_since = None
             now_s = self._clock.now()
             batch.outcomes = [
-                self._writer.failed(record, error, attempts=batch.tries, now_s=now_s)
+                self._writer.failed(record, error, attempts=batch.attempts, now_s=now_s)
                 for record in batch.records
             ]
 
@@ -384,11 +386,11 @@ class PollLoop:
             if self.windows is not None:
                 self.windows.delivered(due.offsets)
             ended = self._clock.monotonic()
-            pause_s = self._settings.commit_interval_s if self._is_exact else COMPANY_S
+            pause_s = self._settings.commit_interval_s if self._is_exact else COALESCE_S
             self._commit_at = ended + pause_s
             self._counters.delivered(due, now_s=self._clock.now(), seconds=ended - started)
-            if due.without:
-                self.last_error = str(due.without[-1].error)
+            if due.failed:
+                self.last_error = str(due.failed[-1].error)
         if due.stops is not None:
             record, error = due.stops
             topic, partition = record.topic_partition
@@ -399,12 +401,12 @@ class PollLoop:
                 f"{error}; by its policy the stream stops before it"
             )
 
-    def _pause_s(self, now: float) -> float:
+    def _poll_timeout_s(self, now: float) -> float:
         """How long a poll may wait: until something is due, a wake-up apart."""
-        times = [now + LONGEST_POLL_S]
+        times = [now + MAX_POLL_S]
         if self._runner.has_room:
             again = [
-                batch.again_at for batch in self.in_flight.waiting() if batch.again_at is not None
+                batch.retry_at for batch in self.in_flight.waiting() if batch.retry_at is not None
             ]
             due = self.prefetch.due_at(is_free=self._runner.is_free)
             if again:
@@ -413,7 +415,7 @@ class PollLoop:
                 times.append(due)
         if self.in_flight.has_due():
             times.append(self._commit_at)
-        hold_at = self._backpressure.due_at()
-        if hold_at is not None and hold_at > now:
-            times.append(hold_at)
+        pause_at = self._backpressure.due_at()
+        if pause_at is not None and pause_at > now:
+            times.append(pause_at)
         return max(min(times) - now, 0.0)

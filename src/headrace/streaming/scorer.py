@@ -30,24 +30,24 @@ from headrace.streaming.codec import NO_ADDED_FIELDS, Added, Codec, EncodedAnswe
 from headrace.streaming.codecs import make_codec
 from headrace.streaming.endpoint import endpoint_scorer
 from headrace.streaming.feature_push import Pusher, make_pusher
-from headrace.streaming.in_flight import Outcome, ScoringBatch, may_pass
+from headrace.streaming.in_flight import Outcome, ScoringBatch, is_retryable
 from headrace.streaming.poll_loop import Finished
 from headrace.streaming.records import Record
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, ResultWriter, TooOldError
 
-_MOST_THREADS: Final = 4
+_MAX_THREADS: Final = 4
 """Beyond, records are decoded and encoded no faster: that is Python's."""
 
 
 class _Part(Ticket):
     """A group of records, as the engine's queue takes requests."""
 
-    __slots__ = ("of",)
+    __slots__ = ("shape_group",)
 
     def __init__(self, group: ShapeGroup) -> None:
         super().__init__()
-        self.of = group
+        self.shape_group = group
         self.rows = len(group.positions) * group.rows_each
         self.level = DEFAULT_LEVEL
         self.request = InferRequest(model_name="", inputs=group.inputs, rows=self.rows)
@@ -113,7 +113,7 @@ class RecordScorer:
         if results:
             positions = [index for index in positions if index not in results]
             fresh = [records[position] for position in positions]
-            added = added.of(positions)
+            added = added.select(positions)
         if fresh:
             decoded = self._codec.decode(fresh, added)
             results.update((positions[index], error) for index, error in decoded.errors.items())
@@ -163,23 +163,25 @@ class RecordScorer:
         try:
             scored = self._scorer.score(inputs, self._outputs)
         except HeadraceError as error:
-            if may_pass(error):
+            if is_retryable(error):
                 raise
             results.update(
-                (positions[index], error) for part in parts for index in part.of.positions
+                (positions[index], error) for part in parts for index in part.shape_group.positions
             )
             return
-        scored_records: list[Sequence[int]] = [range(len(part.of.positions)) for part in parts]
+        scored_records: list[Sequence[int]] = [
+            range(len(part.shape_group.positions)) for part in parts
+        ]
         if scored.errors:
-            scored_records = self._good(parts, scored, positions, results)
+            scored_records = self._rows_without_errors(parts, scored, positions, results)
             if not scored.outputs:
                 return
         outputs = split(scored.outputs, parts, plan=self._plan, padded_to=length)
         for part, part_outputs, good in zip(parts, outputs, scored_records, strict=True):
             if len(good):
-                self._encode(part.of, arrays_of(part_outputs), good, positions, results)
+                self._encode(part.shape_group, arrays_of(part_outputs), good, positions, results)
 
-    def _good(
+    def _rows_without_errors(
         self,
         parts: list[_Part],
         scored: ScoredRows,
@@ -190,7 +192,7 @@ class RecordScorer:
         by_part: list[Sequence[int]] = []
         first = 0
         for part in parts:
-            group, end = part.of, first + part.rows
+            group, end = part.shape_group, first + part.rows
             good = []
             for index, position in enumerate(group.positions):
                 start = first + index * group.rows_each
@@ -217,7 +219,7 @@ class RecordScorer:
         try:
             answers = self._codec.encode(group, outputs, selected)
         except HeadraceError as error:
-            if may_pass(error):
+            if is_retryable(error):
                 raise
             # One value that cannot be written, such as one passed on, costs its own record only.
             answers = [error] if len(selected) == 1 else self._one_by_one(group, outputs, selected)
@@ -242,7 +244,7 @@ class RecordScorer:
             try:
                 answers += self._codec.encode(group, alone, [index])
             except HeadraceError as error:
-                if may_pass(error):
+                if is_retryable(error):
                     raise
                 answers.append(error)
         return answers
@@ -280,13 +282,13 @@ class Stages:
                 if record.key is not None:
                     results[index] = EncodedAnswer(record.key, None)
         if pusher is not None and rest:
-            errors = pusher.push([records[position] for position in rest], added.of(rest))
+            errors = pusher.push([records[position] for position in rest], added.select(rest))
             for index, error in errors.items():
                 results[rest[index]] = error
             rest = [position for index, position in enumerate(rest) if index not in errors]
         if answers is not None and rest:
             some = [records[position] for position in rest]
-            scored = answers.answer(some, now_s=now_s, added=added.of(rest))
+            scored = answers.answer(some, now_s=now_s, added=added.select(rest))
             for position, answer in zip(rest, scored, strict=True):
                 results[position] = answer
         return results
@@ -310,13 +312,13 @@ def load_scorer(settings: WorkerSettings) -> Scorer | None:
     return Scorer(load(model), name=model.model_name, version=model.model_version)
 
 
-def make_answers(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRecords]:
+def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRecords]:
     """What answers, for each thread one.
 
     Raises:
         HeadraceError: The settings do not fit the model or a feature view.
     """
-    count = settings.model_threads or min(usable_cores(), _MOST_THREADS)
+    count = settings.model_threads or min(usable_cores(), _MAX_THREADS)
     if scorer is not None and not scorer.concurrent:
         count = 1
     pusher = None
@@ -414,7 +416,7 @@ class ModelThreads:
                 now_s = self._clock.now()
                 results = answerer.answer(batch.records, now_s=now_s, added=batch.added)
                 result: Sequence[Outcome] | HeadraceError = self._writer.outcomes(
-                    batch.records, results, attempts=batch.tries, now_s=now_s
+                    batch.records, results, attempts=batch.attempts, now_s=now_s
                 )
             except HeadraceError as error:
                 result = error

@@ -27,9 +27,9 @@ _log = logging.getLogger(__name__)
 REJOIN: Final = Backoff(first_s=0.5, limit_s=30.0)
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
-CONFLICTS: Final = 3
+MAX_CONFLICTS: Final = 3
 """So often in a row a member may find itself replaced: once, it was only taken for dead."""
-_FOR_EVER: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
+_PERMANENT: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
 """Errors of joining that no waiting will change."""
 
 
@@ -90,11 +90,11 @@ class WorkerLoop:
                 raise
             except HeadraceError as error:
                 has_joined = self.counters.sessions > before[0]
-                if not has_joined and error.code in _FOR_EVER:
+                if not has_joined and error.code in _PERMANENT:
                     raise
                 ran_s = self._clock.monotonic() - before[1]
                 failures = 1 if has_joined and ran_s > REJOIN.limit_s else failures + 1
-                if isinstance(error, ConflictError) and failures >= CONFLICTS:
+                if isinstance(error, ConflictError) and failures >= MAX_CONFLICTS:
                     raise
                 self._pause_after(error, failures)
 
@@ -162,10 +162,10 @@ class WorkerLoop:
             while not self._stopping.is_set():
                 self._record_progress()
                 poll_loop.is_paused = self._is_paused
-                poll_loop.turn()
+                poll_loop.run_once()
                 self._update_status(poll_loop, session)
             self._update_status(poll_loop, session, WorkerState.STOPPING, force=True)
-            poll_loop.end(until=self._clock.monotonic() + settings.drain_timeout_s)
+            poll_loop.drain(until=self._clock.monotonic() + settings.drain_timeout_s)
         except StoppedByRecordError:
             session.flush(LAST_FLUSH_S)
             raise
@@ -245,7 +245,7 @@ class WorkerLoop:
             read=counters.read,
             answered=counters.answered,
             dead_letters=counters.dead_letters,
-            without_answer=sum(counters.without.values()),
+            without_answer=sum(counters.failed.values()),
             retries=counters.retries,
             row_problem=self._row_problem(),
         )

@@ -30,7 +30,7 @@ class ResultWriter:
         self._dead_letters = settings.dead_letters
         self._policy = settings.errors.policy
         self._headers = settings.output.headers
-        self._keeps_time = settings.output.timestamps is Timestamps.SOURCE
+        self._copies_timestamp = settings.output.timestamps is Timestamps.SOURCE
 
     def outcomes(
         self, records: Sequence[Record], results: Sequence[Result], *, attempts: int, now_s: float
@@ -43,7 +43,7 @@ class ResultWriter:
         """
         outcomes: list[Outcome] = []
         add = outcomes.append
-        sink, keeps_time = self._sink, self._keeps_time
+        sink, copies_timestamp = self._sink, self._copies_timestamp
         partition: TopicPartition | None = None
         prefix = ""
         for record, result in zip(records, results, strict=True):
@@ -63,7 +63,7 @@ class ResultWriter:
                         topic=sink,
                         key=result.key,
                         value=result.value,
-                        timestamp_s=at_s if keeps_time and at_s > 0 else None,
+                        timestamp_s=at_s if copies_timestamp and at_s > 0 else None,
                         id=f"{prefix}{record.offset}",
                     )
                 )
@@ -93,7 +93,7 @@ class ResultWriter:
 
     def _with_headers(self, record: Record, answer: EncodedAnswer) -> NewRecord:
         passed_on = self._headers
-        keeps_time = self._keeps_time and record.timestamp_s > 0
+        copies_timestamp = self._copies_timestamp and record.timestamp_s > 0
         return NewRecord(
             topic=self._sink,
             key=answer.key,
@@ -104,6 +104,6 @@ class ResultWriter:
                 # How often the input was tried is no fact of its answer.
                 if header[0] != ATTEMPTS and (passed_on == "all" or header[0] in passed_on)
             ),
-            timestamp_s=record.timestamp_s if keeps_time else None,
+            timestamp_s=record.timestamp_s if copies_timestamp else None,
             id=answer_id(self._stream, record),
         )

@@ -40,7 +40,7 @@ class _Group:
     def hand(self, partition: TopicPartition, to: "MemorySession") -> None:
         self.claims[partition] = to, next(self.numbers)
 
-    def of(self, session: "MemorySession | None") -> dict[TopicPartition, int]:
+    def partitions_of(self, session: "MemorySession | None") -> dict[TopicPartition, int]:
         """The places of a member, and their numbers."""
         return {p: number for p, (owner, number) in self.claims.items() if owner is session}
 
@@ -79,7 +79,7 @@ class MemoryBroker:
         before = group.members.get(membership.member)
         group.members[membership.member] = session
         if before is not None:
-            for partition in group.of(before):
+            for partition in group.partitions_of(before):
                 group.hand(partition, session)
             before.end(ConflictError(f"member '{membership.member}' was replaced"))
         if self._spreads:
@@ -330,7 +330,7 @@ class MemorySession:
         group = self._group
         if group.members.get(self.membership.member) is self:
             del group.members[self.membership.member]
-        for partition in group.of(self):
+        for partition in group.partitions_of(self):
             del group.claims[partition]
             heir = self.requested_owner.get(partition)
             if heir is not None:
@@ -354,7 +354,7 @@ class MemorySession:
             self._forget(going)
             for partition, heir in heirs.items():
                 self._group.hand(partition, heir)
-        assigned = self._group.of(self)
+        assigned = self._group.partitions_of(self)
         new = sorted(assigned.keys() - self._positions.keys())
         if new:
             own = self._listener.on_assigned(new) or {}

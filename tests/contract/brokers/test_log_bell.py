@@ -38,7 +38,7 @@ def waited_s(bell: ChangeNotifier, most_s: float) -> float:
 def test_a_ring_wakes_the_others_once(tmp_path: Path) -> None:
     with bells(tmp_path, "one", "two", "three") as (one, two, three):
         for _ in range(100):  # more than a socket keeps
-            one.ring()
+            one.notify()
 
         assert waited_s(two, LONG_S) < LONG_S / 2
         assert waited_s(three, LONG_S) < LONG_S / 2
@@ -50,7 +50,7 @@ def test_it_rings_however_long_the_path_of_the_log_is(tmp_path: Path) -> None:
     folder = tmp_path / ("x" * 200)
     folder.mkdir()
     with bells(folder, "one", "two") as (one, two):
-        one.ring()
+        one.notify()
 
         assert waited_s(two, LONG_S) < LONG_S / 2
 
@@ -58,7 +58,7 @@ def test_it_rings_however_long_the_path_of_the_log_is(tmp_path: Path) -> None:
 def test_who_has_died_is_forgotten(tmp_path: Path) -> None:
     with bells(tmp_path, "one", "dead") as (one, dead):
         dead._socket.close()  # as when its process is killed
-        one.ring()
+        one.notify()
 
         assert [path.name for path in (tmp_path / "waiting").iterdir()] == ["one"]
     assert list((tmp_path / "waiting").iterdir()) == []

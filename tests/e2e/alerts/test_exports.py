@@ -24,7 +24,7 @@ from headrace.observe import ModelStatistics
 from headrace.serving.state import ReplicaState
 from headrace.serving.telemetry.metrics import exposition
 from headrace.streaming.metrics import Counters
-from headrace.streaming.metrics import exposition as worker_exposition
+from headrace.streaming.metrics import render_metrics as worker_exposition
 from headrace.streaming.settings import StreamStatus
 from tests.e2e.alerts.rule_tests import write_rule_tests
 from tests.e2e.debian import NoToolError, find_tool, run_tool

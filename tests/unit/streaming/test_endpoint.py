@@ -21,7 +21,7 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.streaming.endpoint import EndpointModel
-from headrace.streaming.in_flight import may_pass
+from headrace.streaming.in_flight import is_retryable
 from headrace.streaming.settings import ScoringEndpoint
 from tests.unit.streaming.parts import MATRIX
 
@@ -72,7 +72,7 @@ def test_what_no_record_is_to_blame_for_is_waited_out(error: HeadraceError) -> N
     with pytest.raises(HeadraceError, match=str(error)[:4]) as caught:
         model(error).run(ROWS, ["sum"])
 
-    assert may_pass(caught.value)
+    assert is_retryable(caught.value)
 
 
 @pytest.mark.parametrize("error", [InvalidArgumentError("bad row"), RuntimeFailedError("a bug")])
@@ -80,4 +80,4 @@ def test_what_the_model_refuses_is_the_records(error: HeadraceError) -> None:
     with pytest.raises(type(error)) as caught:
         model(error).run(ROWS, ["sum"])
 
-    assert not may_pass(caught.value)
+    assert not is_retryable(caught.value)

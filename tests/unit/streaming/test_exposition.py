@@ -4,14 +4,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from headrace.core import Code, InvalidArgumentError
 from headrace.streaming.in_flight import DueDelivery, FailedRecord
-from headrace.streaming.metrics import Counters, exposition
+from headrace.streaming.metrics import Counters, render_metrics
 from headrace.streaming.records import NewRecord
 from headrace.streaming.settings import PartitionStatus, StreamStatus, WorkerState
 from tests.unit.streaming.parts import record
 
 
 def samples(counters: Counters, status: StreamStatus) -> dict[tuple[str, tuple[str, ...]], float]:
-    text = exposition(counters, status).decode()
+    text = render_metrics(counters, status).decode()
     return {
         (
             sample.name,
@@ -27,7 +27,7 @@ def test_answers_and_dead_letters_are_counted_apart() -> None:
     letter = NewRecord(topic="dead", key=None, value=b"")
     due = DueDelivery(
         answered=[record(b"", timestamp_s=99.75), record(b"", timestamp_s=0.0)],
-        without=[
+        failed=[
             FailedRecord(error=InvalidArgumentError("x"), dead_letter=letter),
             FailedRecord(error=InvalidArgumentError("x")),
         ],

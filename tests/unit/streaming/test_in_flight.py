@@ -11,8 +11,8 @@ from headrace.core import (
     UnavailableError,
 )
 from headrace.core.spec.stream_parts import StreamErrorsSpec
-from headrace.streaming.in_flight import MAX_BYTES, PrefetchBuffer, may_pass, retry_at
-from headrace.streaming.poll_loop import HOLD_AFTER_S, Backpressure
+from headrace.streaming.in_flight import MAX_BYTES, PrefetchBuffer, is_retryable, retry_at
+from headrace.streaming.poll_loop import PAUSE_AFTER_S, Backpressure
 from headrace.streaming.records import Record, TopicPartition
 
 
@@ -116,17 +116,17 @@ def test_what_is_full_for_a_moment_is_not_paused() -> None:
     holding = Backpressure()
 
     assert change(holding, 1.0, has_room=False) == ([], [])
-    assert holding.due_at() == 1.0 + HOLD_AFTER_S
+    assert holding.due_at() == 1.0 + PAUSE_AFTER_S
     assert change(holding, 1.05, has_room=True) == ([], [])
     assert holding.due_at() is None
-    assert change(holding, 1.0 + HOLD_AFTER_S, has_room=False) == ([], [])
+    assert change(holding, 1.0 + PAUSE_AFTER_S, has_room=False) == ([], [])
 
 
 def test_what_stays_full_is_paused_once_and_resumed_once() -> None:
     holding = Backpressure()
     change(holding, 1.0, has_room=False)
 
-    assert change(holding, 1.0 + HOLD_AFTER_S, has_room=False) == ([A, B], [])
+    assert change(holding, 1.0 + PAUSE_AFTER_S, has_room=False) == ([A, B], [])
     assert change(holding, 2.0, has_room=False) == ([], [])
     assert change(holding, 3.0, has_room=True) == ([], [A, B])
     assert change(holding, 4.0, has_room=True) == ([], [])
@@ -154,31 +154,33 @@ PATIENT = StreamErrorsSpec(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)
 
 
 @given(
-    tries=st.integers(1, 10_000),
+    attempts=st.integers(1, 10_000),
     chance=st.floats(0, 1, exclude_max=True),
-    asked_s=st.none() | st.floats(0, 100),
+    retry_after_s=st.none() | st.floats(0, 100),
 )
-def test_pauses_stay_within_their_bounds(tries: int, chance: float, asked_s: float | None) -> None:
-    again = retry_at(PATIENT, tries=tries, since=0.0, now=50.0, chance=chance, asked_s=asked_s)
+def test_pauses_stay_within_their_bounds(attempts: int, chance: float, retry_after_s: float | None) -> None:
+    again = retry_at(
+        PATIENT, attempts=attempts, since=0.0, now=50.0, chance=chance, retry_after_s=retry_after_s
+    )
 
     assert again is not None
     assert 50.05 <= again <= 52.0
 
 
 def test_who_fails_may_ask_for_a_longer_pause() -> None:
-    assert retry_at(PATIENT, tries=1, since=0.0, now=0.0, chance=0.0, asked_s=1.5) == 1.5
+    assert retry_at(PATIENT, attempts=1, since=0.0, now=0.0, chance=0.0, retry_after_s=1.5) == 1.5
 
 
 def test_the_last_try_is_at_the_end_of_the_time() -> None:
     bounded = StreamErrorsSpec(first_delay_s=1.0, max_delay_s=8.0, retry_for_s=10.0)
 
-    assert retry_at(bounded, tries=4, since=0.0, now=7.0, chance=1.0) == 10.0
-    assert retry_at(bounded, tries=5, since=0.0, now=10.0, chance=1.0) is None
+    assert retry_at(bounded, attempts=4, since=0.0, now=7.0, chance=1.0) == 10.0
+    assert retry_at(bounded, attempts=5, since=0.0, now=10.0, chance=1.0) is None
 
 
 def test_what_is_away_or_overloaded_may_pass_and_what_is_wrong_may_not() -> None:
-    assert may_pass(UnavailableError("x"))
-    assert may_pass(OverloadedError("x", retry_after_s=1.0))
-    assert not may_pass(PayloadTooLargeError(limit_bytes=1))
-    assert not may_pass(InvalidArgumentError("x"))
-    assert not may_pass(RuntimeFailedError("x"))
+    assert is_retryable(UnavailableError("x"))
+    assert is_retryable(OverloadedError("x", retry_after_s=1.0))
+    assert not is_retryable(PayloadTooLargeError(limit_bytes=1))
+    assert not is_retryable(InvalidArgumentError("x"))
+    assert not is_retryable(RuntimeFailedError("x"))

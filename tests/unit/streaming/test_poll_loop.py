@@ -9,7 +9,12 @@ from headrace.core import UnavailableError
 from headrace.core.spec.stream_parts import FailurePolicy
 from headrace.streaming.broker import Delivery
 from headrace.streaming.in_flight import ScoringBatch
-from headrace.streaming.poll_loop import HOLD_AFTER_S, LONGEST_POLL_S, QUICK_S, StoppedByRecordError
+from headrace.streaming.poll_loop import (
+    FAST_BATCH_S,
+    MAX_POLL_S,
+    PAUSE_AFTER_S,
+    StoppedByRecordError,
+)
 from headrace.streaming.records import TopicPartition
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock
 from tests.unit.streaming.world import DEAD, GROUP, IN, OUT, Member, broker_with, inputs, where
@@ -58,7 +63,7 @@ class Stream:
     def run(self, seconds: float) -> None:
         until = self.clock.monotonic() + seconds
         while self.clock.monotonic() < until:
-            self.member.poll_loop.turn()
+            self.member.poll_loop.run_once()
 
     def answered(self) -> list[int]:
         return [where(record)[1] for record in self.broker.all(OUT)]
@@ -88,19 +93,19 @@ def test_a_batch_waits_for_company_as_long_as_it_may() -> None:
 
 def test_an_answer_of_a_quick_model_does_not_wait_for_a_poll_to_end() -> None:
     """Kafka's poll cannot be woken: it lasts until the next record, or its time is over."""
-    stream = Stream(seconds=QUICK_S / 4, delivery=Delivery.EXACTLY_ONCE)
+    stream = Stream(seconds=FAST_BATCH_S / 4, delivery=Delivery.EXACTLY_ONCE)
     stream.member.runner.wake = lambda: None
     stream.broker.send(inputs(1))
-    stream.run(3 * LONGEST_POLL_S)  # whose model is known to be quick from then on
+    stream.run(3 * MAX_POLL_S)  # whose model is known to be quick from then on
     stream.broker.send(inputs(1))
-    stream.run(LONGEST_POLL_S)
+    stream.run(MAX_POLL_S)
     took_s = [
         answer.timestamp_s - record.timestamp_s
         for record, answer in zip(stream.broker.all(IN), stream.broker.all(OUT), strict=True)
     ]
 
-    assert took_s[0] >= LONGEST_POLL_S
-    assert took_s[1] < QUICK_S
+    assert took_s[0] >= MAX_POLL_S
+    assert took_s[1] < FAST_BATCH_S
 
 
 def test_answers_wait_for_others_only_while_a_full_batch_of_records_waits() -> None:
@@ -142,14 +147,14 @@ def test_a_model_that_takes_half_a_minute_never_keeps_it_from_polling() -> None:
     stream.run(100.0)
 
     times = stream.member.session.polled_at
-    assert max(b - a for a, b in pairwise(times)) <= LONGEST_POLL_S + 1e-9
+    assert max(b - a for a, b in pairwise(times)) <= MAX_POLL_S + 1e-9
     assert stream.answered() == list(range(12))
 
 
 def test_a_full_queue_is_held_at_the_broker_and_let_go_again() -> None:
     stream = Stream(seconds=10.0)
     stream.broker.send(inputs(17))
-    stream.run(HOLD_AFTER_S / 2)
+    stream.run(PAUSE_AFTER_S / 2)
     held_at_once = set(stream.member.session.paused)
     stream.run(1.0)
     held_later = set(stream.member.session.paused)
@@ -215,7 +220,7 @@ def test_what_stays_away_goes_to_the_dead_letters_in_the_end() -> None:
     letters = stream.broker.all(DEAD)
     assert [where(one)[1] for one in letters] == [0, 1]
     assert dict(letters[0].headers)["headrace-error-code"] == b"UNAVAILABLE"
-    assert dict(letters[0].headers)["headrace-attempts"] == b"%d" % stream.batches[0].tries
+    assert dict(letters[0].headers)["headrace-attempts"] == b"%d" % stream.batches[0].attempts
 
 
 def test_a_poisoned_record_costs_itself() -> None:
@@ -279,11 +284,11 @@ def test_a_place_that_goes_is_not_waited_for_too_long() -> None:
     stream.run(0.5)
     stream.broker.give(GROUP, HERE, other, is_seized=False)
     started = stream.clock.monotonic()
-    stream.member.poll_loop.turn()
+    stream.member.poll_loop.run_once()
     took = stream.clock.monotonic() - started
     stream.run(100.0)
 
-    assert 3.0 <= took <= 3.0 + 2 * LONGEST_POLL_S
+    assert 3.0 <= took <= 3.0 + 2 * MAX_POLL_S
     assert stream.answered() == []
     assert stream.broker.committed(GROUP, IN) == {}
 
@@ -292,7 +297,7 @@ def test_the_end_delivers_what_is_under_way_and_takes_nothing_more() -> None:
     stream = Stream(seconds=1.0)
     stream.broker.send(inputs(12))
     stream.run(0.1)
-    stream.member.poll_loop.end(until=stream.clock.monotonic() + 30.0)
+    stream.member.poll_loop.drain(until=stream.clock.monotonic() + 30.0)
 
     assert stream.answered() == list(range(8))
     assert stream.broker.committed(GROUP, IN) == {HERE: 8}
@@ -304,7 +309,7 @@ def test_the_end_does_not_wait_for_what_is_away() -> None:
     stream.broker.send(inputs(3))
     stream.run(0.3)
     started = stream.clock.monotonic()
-    stream.member.poll_loop.end(until=started + 30.0)
+    stream.member.poll_loop.drain(until=started + 30.0)
 
     assert stream.clock.monotonic() - started < 1.0
     assert stream.broker.committed(GROUP, IN) == {}

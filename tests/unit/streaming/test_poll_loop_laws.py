@@ -70,7 +70,7 @@ class World:
         member = self.members[which % 2]
         match what:
             case "turn":
-                member.turn()
+                member.run_once()
             case "send":
                 some, self.left = self.left[:which], self.left[which:]
                 self.broker.send(some)
@@ -100,12 +100,12 @@ class World:
                 if self.broker.owner(GROUP, partition) not in [one.session for one in self.members]:
                     self.broker.give(GROUP, partition, self.members[0].session, is_seized=True)
             for member in self.members:
-                member.turn()
+                member.run_once()
             self.clock.turn(0.05)
             if turn > 5 and self.is_done():
                 break
         for member in self.members:
-            member.turn()
+            member.run_once()
             member.session.flush(1.0)
 
     def is_done(self) -> bool:

@@ -25,7 +25,7 @@ from headrace.features.wire import encode_view
 from headrace.streaming.codec import Added, EncodedAnswer
 from headrace.streaming.feature_push import Pusher, make_pusher
 from headrace.streaming.records import Record
-from headrace.streaming.scorer import make_answers
+from headrace.streaming.scorer import make_stages
 from headrace.streaming.settings import PushSettings, WorkerSettings
 from headrace.streaming.settings_checks import check_settings
 from headrace.streaming.writer import ResultWriter
@@ -106,7 +106,7 @@ def test_a_view_that_is_told_and_cannot_be_read_is_refused(home: Path) -> None:
 
 
 def test_rows_are_written_and_bad_ones_cost_themselves(home: Path) -> None:
-    (answers,) = make_answers(settings(home), None)
+    (answers,) = make_stages(settings(home), None)
     results = answers.answer(
         [
             payment(),
@@ -158,7 +158,7 @@ def test_windows_can_be_features(home: Path) -> None:
 
 def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> None:
     said = settings(home, sink="out")
-    (answers,) = make_answers(said, scorer(MATRIX))
+    (answers,) = make_stages(said, scorer(MATRIX))
     good = payment(x=[1, 2, 3])
     results = answers.answer(
         [payment(customer=None, x=[1, 2, 3]), good, payment(x=[-1, 0, 0])], now_s=0.0
@@ -173,7 +173,7 @@ def test_what_is_pushed_is_scored_then_and_what_is_not_is_not(home: Path) -> Non
 
 def test_a_record_that_is_only_pushed_writes_nothing(home: Path) -> None:
     said = settings(home)
-    (answers,) = make_answers(said, None)
+    (answers,) = make_stages(said, None)
     results = answers.answer([payment()], now_s=0.0)
 
     assert ResultWriter(said).outcomes([payment()], results, attempts=1, now_s=0.0) == [None]

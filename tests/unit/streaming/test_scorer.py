@@ -517,7 +517,7 @@ def test_one_runs_and_one_waits_and_then_there_is_no_room() -> None:
 def test_outcomes_come_back_with_their_batch() -> None:
     scripted = Scripted()
     threads, woken = threads_of(scripted)
-    batch = ScoringBatch(records=records(b"a", b"b"), tries=1)
+    batch = ScoringBatch(records=records(b"a", b"b"), attempts=1)
     threads.submit(batch)
     scripted.may_go.set()
     threads.wait(10)

@@ -15,10 +15,10 @@ from headrace.core import (
 from headrace.core.spec.stream_parts import FailurePolicy, StreamErrorsSpec
 from headrace.streaming.broker import Membership, Rebalanced, StartPosition
 from headrace.streaming.in_flight import Outcome, ScoringBatch
-from headrace.streaming.poll_loop import SLOW_AFTER_S, StoppedByRecordError
+from headrace.streaming.poll_loop import REPORT_SLOW_AFTER_S, StoppedByRecordError
 from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings, WorkerState
-from headrace.streaming.worker import CONFLICTS, WorkerLoop
+from headrace.streaming.worker import MAX_CONFLICTS, WorkerLoop
 from headrace.testing.streams import MemoryBroker, MemorySession, TurnedClock, TurnedRunner
 from tests.unit.streaming.world import (
     DEAD,
@@ -156,7 +156,7 @@ def test_who_is_replaced_once_comes_back_and_who_is_again_and_again_gives_up() -
     once.broker.refusals = [ConflictError("replaced")]
     once.run(60.0)
     again = Stage()
-    again.broker.refusals = [ConflictError("replaced") for _ in range(CONFLICTS)]
+    again.broker.refusals = [ConflictError("replaced") for _ in range(MAX_CONFLICTS)]
     with pytest.raises(ConflictError):
         again.run(60.0)
 
@@ -278,7 +278,7 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
     )
     stage.broker.send(inputs(2))
     seen: list[tuple[WorkerState, str]] = []
-    for at in (SLOW_AFTER_S - 5.0, SLOW_AFTER_S + 5.0, 110.0):
+    for at in (REPORT_SLOW_AFTER_S - 5.0, REPORT_SLOW_AFTER_S + 5.0, 110.0):
         stage.clock.later(
             at, lambda: seen.append((stage.worker.status.state, stage.worker.status.problem))
         )

@@ -119,14 +119,14 @@ class Member:
         self.session.waits = self.waits
         self.poll_loop.session = self.session
 
-    def turn(self) -> None:
+    def run_once(self) -> None:
         """One turn; a session that is over is followed by another, as the worker does."""
         if self.is_out and self.broker.is_away:
             return
         if self.is_out:
             self.join()
         try:
-            self.poll_loop.turn()
+            self.poll_loop.run_once()
         except HeadraceError as error:
             self.errors.append(error)
             self.session.close()
@@ -152,7 +152,10 @@ class Member:
             return UnavailableError("the store is away", retry_after_s=None)
         return [
             writer(self.policy).failed(
-                record, InvalidArgumentError("poison"), attempts=batch.tries, now_s=self.clock.now()
+                record,
+                InvalidArgumentError("poison"),
+                attempts=batch.attempts,
+                now_s=self.clock.now(),
             )
             if is_poison(record)
             else answer(record)

@@ -27,7 +27,7 @@ def check_topic(topic: str) -> str:
     return topic
 
 
-_LONGEST_NAME: Final = 249
+_MAX_NAME: Final = 249
 _SHOWN: Final = 60
 
 
@@ -48,10 +48,8 @@ def check_membership(membership: Membership) -> None:
 
 def check_text(what: str, name: str) -> None:
     """Raises InvalidArgumentError if `name` cannot name a group or a member."""
-    if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
-        message = (
-            f"{what} {name[:_SHOWN]!r} has to be 1 to {_LONGEST_NAME} characters that can be seen"
-        )
+    if not 1 <= len(name) <= _MAX_NAME or not name.isprintable():
+        message = f"{what} {name[:_SHOWN]!r} has to be 1 to {_MAX_NAME} characters that can be seen"
         raise InvalidArgumentError(message)
 
 
@@ -100,9 +98,9 @@ def split_options(url: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
     """`url` without those of its options that are ours, and these."""
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
-    ours = {name: value for name, value in pairs if name in names}
+    own_options = {name: value for name, value in pairs if name in names}
     rest = urlencode([(name, value) for name, value in pairs if name not in names])
-    return urlunsplit(parts._replace(query=rest)), ours
+    return urlunsplit(parts._replace(query=rest)), own_options
 
 
 def positive(options: Mapping[str, str], name: str, default: float) -> float:

@@ -37,7 +37,7 @@ class PartitionBuffer(Generic[T]):
         self.is_paused = False
         self._order: list[int] = []
         self._waiting: dict[int, Held[T]] = {}
-        self._hand: dict[int, Held[T]] = {}
+        self._delivered: dict[int, Held[T]] = {}
 
     @property
     def waiting(self) -> int:
@@ -47,56 +47,56 @@ class PartitionBuffer(Generic[T]):
     @property
     def held(self) -> list[Held[T]]:
         """All that this member has."""
-        return [*self._hand.values(), *self._waiting.values()]
+        return [*self._delivered.values(), *self._waiting.values()]
 
     @property
     def oldest(self) -> Record | None:
         """The first in hand."""
-        return next(iter(self._hand.values()))[0] if self._hand else None
+        return next(iter(self._delivered.values()))[0] if self._delivered else None
 
-    def knows(self, offset: int) -> bool:
+    def contains(self, offset: int) -> bool:
         """Whether it is here already."""
-        return offset in self._hand or offset in self._waiting
+        return offset in self._delivered or offset in self._waiting
 
     def offer(self, record: Record, token: T) -> None:
         """It came, perhaps again: then the later token counts, and it is not handed out twice."""
         offset = record.offset
-        if offset in self._hand:
-            self._hand[offset] = (self._hand[offset][0], token)
+        if offset in self._delivered:
+            self._delivered[offset] = (self._delivered[offset][0], token)
             return
         if offset not in self._waiting:
             heapq.heappush(self._order, offset)
         self._waiting[offset] = (record, token)
 
-    def may_hand_out(self) -> bool:
+    def can_deliver(self) -> bool:
         """Whether the next is there, and not older than what is in hand."""
         if self.is_paused or not self._order:
             return False
-        return not self._hand or self._order[0] > next(reversed(self._hand))
+        return not self._delivered or self._order[0] > next(reversed(self._delivered))
 
     def take(self, most: int) -> list[Record]:
         """Hand out what may be."""
         records: list[Record] = []
-        while len(records) < most and self.may_hand_out():
+        while len(records) < most and self.can_deliver():
             offset = heapq.heappop(self._order)
             held = self._waiting.pop(offset)
-            self._hand[offset] = held
+            self._delivered[offset] = held
             records.append(held[0])
         return records
 
     def acknowledge(self, upto: int) -> list[Held[T]]:
         """What was handed out and has an offset below that; it is forgotten here."""
         acknowledged = []
-        for offset in list(self._hand):
+        for offset in list(self._delivered):
             if offset >= upto:
                 break
-            acknowledged.append(self._hand.pop(offset))
+            acknowledged.append(self._delivered.pop(offset))
         return acknowledged
 
     def clear(self) -> list[Held[T]]:
         """Forget all; what that was."""
         dropped = self.held
-        self._order, self._waiting, self._hand = [], {}, {}
+        self._order, self._waiting, self._delivered = [], {}, {}
         return dropped
 
 
@@ -105,24 +105,24 @@ class Inbox(Generic[T]):
 
     def __init__(self, partitions: Sequence[TopicPartition]) -> None:
         self._changed = threading.Condition()
-        self._lines: dict[TopicPartition, PartitionBuffer[T]] = {
+        self._buffers: dict[TopicPartition, PartitionBuffer[T]] = {
             partition: PartitionBuffer() for partition in partitions
         }
-        self._turns = deque(partitions)
+        self._rotation = deque(partitions)
         self._is_woken = False
         self._is_closed = False
-        self._wanted = 0
+        self._demand = 0
 
     @property
     def partitions(self) -> Sequence[TopicPartition]:
         """All of them."""
-        return tuple(self._lines)
+        return tuple(self._buffers)
 
     def offer(self, came: Iterable[tuple[Record, T]]) -> None:
         """These came from the broker."""
         with self._changed:
             for record, token in came:
-                self._lines[record.topic_partition].offer(record, token)
+                self._buffers[record.topic_partition].offer(record, token)
             self._changed.notify_all()
 
     def poll(self, most: int, timeout_s: float) -> list[Record] | None:
@@ -132,16 +132,16 @@ class Inbox(Generic[T]):
             came = self._changed.wait_for(
                 lambda: (
                     self._is_woken
-                    or (most > 0 and any(line.may_hand_out() for line in self._lines.values()))
+                    or (most > 0 and any(buffer.can_deliver() for buffer in self._buffers.values()))
                 ),
                 max(timeout_s, 0),
             )
             records: list[Record] = []
-            for _ in range(len(self._turns)):
+            for _ in range(len(self._rotation)):
                 if len(records) >= most:
                     break
-                self._turns.rotate(-1)
-                records += self._lines[self._turns[-1]].take(most - len(records))
+                self._rotation.rotate(-1)
+                records += self._buffers[self._rotation[-1]].take(most - len(records))
             self._is_woken = False
             self._want(0)
             return records if came else None
@@ -152,13 +152,13 @@ class Inbox(Generic[T]):
             self._is_closed = True
             self._changed.notify_all()
 
-    def wait_for_want(self, timeout_s: float) -> tuple[int, list[TopicPartition]]:
+    def wait_for_demand(self, timeout_s: float) -> tuple[int, list[TopicPartition]]:
         """How many records a `poll` waits for, and of which places; waits until one does."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._is_closed or (self._wanted > 0 and self.open_partitions()), timeout_s
+                lambda: self._is_closed or (self._demand > 0 and self.open_partitions()), timeout_s
             )
-            return self._wanted, self.open_partitions()
+            return self._demand, self.open_partitions()
 
     def wake(self) -> None:
         """Let `poll` return, or the next one."""
@@ -170,57 +170,57 @@ class Inbox(Generic[T]):
         """Hand out nothing of these; or do so again."""
         with self._changed:
             for partition in partitions:
-                self._lines[partition].is_paused = is_paused
+                self._buffers[partition].is_paused = is_paused
             self._changed.notify_all()
 
     def acknowledge(self, partition: TopicPartition, upto: int) -> list[Held[T]]:
         """See `PartitionBuffer.done`."""
         with self._changed:
-            acknowledged = self._lines[partition].acknowledge(upto)
+            acknowledged = self._buffers[partition].acknowledge(upto)
             self._changed.notify_all()
             return acknowledged
 
-    def knows(self, partition: TopicPartition, offset: int) -> bool:
+    def contains(self, partition: TopicPartition, offset: int) -> bool:
         """See `PartitionBuffer.knows`."""
         with self._changed:
-            return self._lines[partition].knows(offset)
+            return self._buffers[partition].contains(offset)
 
     def held(self) -> list[Held[T]]:
         """All that this member has, of all places."""
         with self._changed:
-            return [held for line in self._lines.values() for held in line.held]
+            return [held for buffer in self._buffers.values() for held in buffer.held]
 
     def waiting(self) -> int:
         """How many came and were not handed out."""
         with self._changed:
-            return sum(line.waiting for line in self._lines.values())
+            return sum(buffer.waiting for buffer in self._buffers.values())
 
     def oldest(self, partition: TopicPartition) -> Record | None:
         """The first of this place in hand."""
         with self._changed:
-            return self._lines[partition].oldest
+            return self._buffers[partition].oldest
 
     def clear(self) -> list[Held[T]]:
         """Forget all; what that was."""
         with self._changed:
-            return [held for line in self._lines.values() for held in line.clear()]
+            return [held for buffer in self._buffers.values() for held in buffer.clear()]
 
     def open_partitions(self) -> list[TopicPartition]:
         """Those that may be read: they are not paused, and have nothing that waits its turn."""
         with self._changed:
             return [
                 partition
-                for partition, line in self._lines.items()
-                if not (line.is_paused or (line.waiting and not line.may_hand_out()))
+                for partition, buffer in self._buffers.items()
+                if not (buffer.is_paused or (buffer.waiting and not buffer.can_deliver()))
             ]
 
     def _want(self, most: int) -> None:
-        self._wanted = max(most - sum(line.waiting for line in self._lines.values()), 0)
-        if self._wanted:
+        self._demand = max(most - sum(buffer.waiting for buffer in self._buffers.values()), 0)
+        if self._demand:
             self._changed.notify_all()
 
 
-AWAY_PAUSE_S: Final = 0.1
+RETRY_PAUSE_S: Final = 0.1
 _LAG_EVERY_S: Final = 1.0
 
 
@@ -231,12 +231,12 @@ class SharedSession(ABC, Generic[T, U]):
     """
 
     def __init__(
-        self, membership: Membership, listener: Rebalanced, clock: Clock, *, beat_s: float
+        self, membership: Membership, listener: Rebalanced, clock: Clock, *, heartbeat_s: float
     ) -> None:
         self._membership = membership
         self._listener = listener
         self._clock = clock
-        self._beat_s = beat_s
+        self._heartbeat_s = heartbeat_s
         """How often `_keep_up` is called at least while `poll` is."""
         self._inbox: Inbox[T] = Inbox(
             [TopicPartition(topic, 0) for topic in dict.fromkeys(membership.topics)]
@@ -245,31 +245,31 @@ class SharedSession(ABC, Generic[T, U]):
         self._unsent: deque[U] = deque()
         self._lag: dict[TopicPartition, PartitionLag] = {}
         self._problem = ""
-        self._was_away = False
+        self._was_disconnected = False
         """Whether an answer was lost since a broker last cleared this."""
-        self._ended: HeadraceError | None = None
-        self._own: Mapping[TopicPartition, int] | None = None
+        self._fatal_error: HeadraceError | None = None
+        self._start_offsets: Mapping[TopicPartition, int] | None = None
         self._has_begun = self._is_closed = False
-        self._beat_at = self._lag_at = self._retry_at = 0.0
+        self._heartbeat_at = self._lag_at = self._retry_at = 0.0
 
     @property
     def problem(self) -> str:
         """Why nothing comes or goes; see `Session`."""
-        return self._away() or self._problem
+        return self._connection_problem() or self._problem
 
     def poll(self, most: int, timeout_s: float) -> list[Record]:
         """Records that are there; see `Session`."""
         deadline = self._clock.monotonic() + timeout_s
         while True:
             self._check_open()
-            self._tend(most)
+            self._maintain(most)
             # What cannot be written is kept: more of it may not come meanwhile.
             limit = 0 if self._unsent else most
             self._want(limit)
             now = self._clock.monotonic()
-            wait_s = min(deadline - now, max(self._beat_at - now, 0))
+            wait_s = min(deadline - now, max(self._heartbeat_at - now, 0))
             if self.problem:
-                wait_s = min(wait_s, AWAY_PAUSE_S)
+                wait_s = min(wait_s, RETRY_PAUSE_S)
             records = self._inbox.poll(limit, wait_s)
             if records is not None:
                 return records
@@ -293,26 +293,26 @@ class SharedSession(ABC, Generic[T, U]):
         try:
             check_records(records)
             check_assigned(self._membership, offsets)
-            handed = {
+            acknowledged = {
                 partition: self._inbox.acknowledge(partition, upto)
                 for partition, upto in offsets.items()
             }
             tokens = {
                 partition: [token for _, token in held]
-                for partition, held in handed.items()
+                for partition, held in acknowledged.items()
                 if held
             }
             if records or tokens:
-                self._unsent.append(self._prepared(records, tokens))
+                self._unsent.append(self._prepare(records, tokens))
                 self._send()
                 self._problem = ""
         except UnavailableError as error:
             if self._is_exact:
-                self._ended = error
+                self._fatal_error = error
                 raise
             self._problem = str(error)
         except HeadraceError as error:
-            self._ended = error
+            self._fatal_error = error
             raise
 
     def flush(self, timeout_s: float) -> bool:
@@ -321,7 +321,7 @@ class SharedSession(ABC, Generic[T, U]):
         deadline = self._clock.monotonic() + timeout_s
         while True:
             if self._unsent:
-                self._tend(0)
+                self._maintain(0)
             if not self._unsent:
                 with suppress(UnavailableError):
                     self._confirm()
@@ -329,7 +329,7 @@ class SharedSession(ABC, Generic[T, U]):
             left_s = deadline - self._clock.monotonic()
             if left_s <= 0:
                 return False
-            self._inbox.poll(0, min(left_s, AWAY_PAUSE_S))
+            self._inbox.poll(0, min(left_s, RETRY_PAUSE_S))
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
         """As it was a second ago; see `Session`."""
@@ -346,50 +346,50 @@ class SharedSession(ABC, Generic[T, U]):
             return
         self._is_closed = True
         try:
-            if not self._away():
-                if self._ended is None:
+            if not self._connection_problem():
+                if self._fatal_error is None:
                     self._send()
                 self._leave()
         except HeadraceError:
             pass  # the broker hands out again what was not acknowledged
         finally:
-            self._ended = FailedPreconditionError("this session is closed; join again")
+            self._fatal_error = FailedPreconditionError("this session is closed; join again")
             self._disconnect()
 
     def _check_open(self) -> None:
-        if self._ended is not None:
-            raise type(self._ended)(*self._ended.args) from self._ended
+        if self._fatal_error is not None:
+            raise type(self._fatal_error)(*self._fatal_error.args) from self._fatal_error
 
-    def _tend(self, most: int) -> None:
+    def _maintain(self, most: int) -> None:
         """Do what is due besides reading: begin, send, be seen, measure the lag."""
         now = self._clock.monotonic()
-        if self._away() or (self._problem and now < self._retry_at):
+        if self._connection_problem() or (self._problem and now < self._retry_at):
             return
         try:
             if not self._has_begun:
                 self._begin()
             self._send()
-            self._keep_up(most, now)
+            self._heartbeat(most, now)
             if now >= self._lag_at:
-                self._measure()
+                self._update_lag()
                 self._lag_at = now + _LAG_EVERY_S
             self._problem = ""
         except UnavailableError as error:
-            self._was_away = True
+            self._was_disconnected = True
             self._problem = str(error)
-            self._retry_at = now + AWAY_PAUSE_S
+            self._retry_at = now + RETRY_PAUSE_S
         except HeadraceError as error:
-            self._ended = error
+            self._fatal_error = error
             raise
 
     def _begin(self) -> None:
-        if self._own is None:
-            self._own = self._listener.on_assigned(self._inbox.partitions) or {}
-            unassigned = set(self._own) - set(self._inbox.partitions)
+        if self._start_offsets is None:
+            self._start_offsets = self._listener.on_assigned(self._inbox.partitions) or {}
+            unassigned = set(self._start_offsets) - set(self._inbox.partitions)
             if unassigned:
                 message = f"{min(unassigned)} was not gained, and has an offset to read"
                 raise InvalidArgumentError(message)
-        self._start(self._own)
+        self._start(self._start_offsets)
         self._has_begun = True
 
     def _send(self) -> None:
@@ -398,26 +398,26 @@ class SharedSession(ABC, Generic[T, U]):
             self._unsent.popleft()
 
     @abstractmethod
-    def _away(self) -> str:
+    def _connection_problem(self) -> str:
         """Why the connection is known to be down; empty if it is not."""
 
     @abstractmethod
-    def _start(self, own: Mapping[TopicPartition, int]) -> None:
+    def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         """Begin to read, at these offsets instead of the group's. Called again after a failure."""
 
     def _want(self, most: int) -> None:
         """Called before each wait for at most so many records."""
 
     @abstractmethod
-    def _keep_up(self, most: int, now: float) -> None:
+    def _heartbeat(self, most: int, now: float) -> None:
         """Show that this member lives, and set `_beat_at`; called at each turn."""
 
     @abstractmethod
-    def _measure(self) -> None:
+    def _update_lag(self) -> None:
         """Renew `_lag`."""
 
     @abstractmethod
-    def _prepared(
+    def _prepare(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[T]]
     ) -> U:
         """A delivery; raises InvalidArgumentError for a record that the broker does not take."""

@@ -20,7 +20,7 @@ from headrace.streaming.formats import Column, ValueReader
 from headrace.streaming.records import MAX_TIME_S, Record, unix_time
 
 MICROSECONDS: Final = 1_000_000
-MOST_PANES: Final = 10_000
+MAX_PANES: Final = 10_000
 """In one window, so that one value never means adding up more."""
 
 
@@ -66,10 +66,10 @@ def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
             f"slide_s ({slide_s:g}) is at most size_s ({window.size_s:g}), and both are finite and "
             "at least a microsecond"
         )
-    elif microseconds(window.size_s) // pane_us(window) > MOST_PANES:
+    elif microseconds(window.size_s) // pane_us(window) > MAX_PANES:
         yield (
             f"size_s ({window.size_s:g}) and slide_s ({slide_s:g}) make windows of "
-            f"{microseconds(window.size_s) // pane_us(window)} parts; at most {MOST_PANES} are "
+            f"{microseconds(window.size_s) // pane_us(window)} parts; at most {MAX_PANES} are "
             "kept: choose a slide_s that divides size_s and is not so small"
         )
 
@@ -110,7 +110,7 @@ class Series:
     pane_us: int
     longest_us: int
 
-    def first_kept(self, oldest_us: int) -> int:
+    def first_needed(self, oldest_us: int) -> int:
         """The first pane that an event at `oldest_us` or later may still need."""
         return (oldest_us - self.longest_us) // self.pane_us
 
@@ -143,7 +143,7 @@ class WindowDefinition:
         """
         start, end = self.bounds(at_us)
         first, last = bisect_left(order, start // pane_us), bisect_left(order, end // pane_us)
-        return _of(self.function, [panes[number] for number in order[first:last]])
+        return _aggregate(self.function, [panes[number] for number in order[first:last]])
 
 
 class WindowPlan(NamedTuple):
@@ -177,22 +177,22 @@ def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
     resolved = []
     for spec in settings.windows:
         field = fields.index(spec.field) if spec.field else None
-        of = keys.index(spec.key), field, pane_us(spec)
+        series_key = keys.index(spec.key), field, pane_us(spec)
         size_us = microseconds(spec.size_s)
         slide_us = size_us if spec.slide_s is None else microseconds(spec.slide_s)
-        longest[of] = max(longest.get(of, 0), size_us)
-        resolved.append((spec, of, size_us, slide_us))
+        longest[series_key] = max(longest.get(series_key, 0), size_us)
+        resolved.append((spec, series_key, size_us, slide_us))
     order = list(longest)
     return WindowPlan(
         windows=tuple(
             WindowDefinition(
                 name=window.name,
                 function=window.function,
-                series=order.index(of),
+                series=order.index(series_key),
                 size_us=size_us,
                 slide_us=slide_us,
             )
-            for window, of, size_us, slide_us in resolved
+            for window, series_key, size_us, slide_us in resolved
         ),
         series=tuple(
             Series(key=key, field=field, pane_us=length, longest_us=longest[key, field, length])
@@ -204,7 +204,7 @@ def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
     )
 
 
-def _of(function: Function, panes: Sequence[Pane]) -> Number:
+def _aggregate(function: Function, panes: Sequence[Pane]) -> Number:
     """NaN where there is no value that could be the least, the greatest or the mean."""
     if function is Function.COUNT:
         return sum([pane.values for pane in panes])
@@ -229,7 +229,7 @@ def _total(panes: Sequence[Pane]) -> float:
     return total
 
 
-_LONGEST_KEY: Final = 1024
+_MAX_KEY_BYTES: Final = 1024
 _SHOWN: Final = 60
 
 
@@ -253,7 +253,7 @@ class Events:
         self._reads = reads
         """None where records' own keys and times are all that is asked for."""
 
-    def of(
+    def from_records(
         self, records: Sequence[Record], *, now_s: float
     ) -> list[WindowEvent | HeadraceError | None]:
         """Return the event of each record, or why it has none; None for one without a value.
@@ -320,7 +320,7 @@ def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:
 def _own_key(record: Record) -> bytes:
     if record.key is None:
         raise InvalidArgumentError("the record has no key, and windows go by it")
-    if len(record.key) > _LONGEST_KEY:
+    if len(record.key) > _MAX_KEY_BYTES:
         raise InvalidArgumentError(_too_long("the record's key", len(record.key)))
     return record.key
 
@@ -331,7 +331,7 @@ def _key(name: str, value: object) -> bytes:
         msg = f"'{name}' is a key of windows: a text or a whole number, not {_shown(value)}"
         raise InvalidArgumentError(msg)
     key = b"b" + value if isinstance(value, bytes) else msgspec.json.encode(value)
-    if len(key) > _LONGEST_KEY:
+    if len(key) > _MAX_KEY_BYTES:
         raise InvalidArgumentError(_too_long(f"'{name}'", len(key)))
     return key
 
@@ -351,7 +351,7 @@ def _value(name: str, value: object) -> float | None:
 
 
 def _too_long(what: str, size: int) -> str:
-    return f"{what} has {size} bytes; a key of windows has at most {_LONGEST_KEY}"
+    return f"{what} has {size} bytes; a key of windows has at most {_MAX_KEY_BYTES}"
 
 
 def _shown(value: object) -> str:

@@ -32,9 +32,9 @@ from headrace.streaming.windows.state_file import (
 
 _log = logging.getLogger(__name__)
 
-_PANES_AT_ONCE: Final = 500
+_PANES_PER_CHECKPOINT: Final = 500
 """Some milliseconds' work."""
-_SOON_S: Final = 0.05
+_CONTINUE_AFTER_S: Final = 0.05
 STALE_AFTER: Final = 10_000
 """Records; a state that is more behind is given up if less has to be read without it."""
 
@@ -53,7 +53,7 @@ class Restore(NamedTuple):
 
 
 def restore(
-    kept: int | None, *, group: int, first: int, since: Callable[[], int | None]
+    stored: int | None, *, group: int, first: int, since: Callable[[], int | None]
 ) -> Restore:
     """How the windows of one place come back, as if every record had been counted once.
 
@@ -68,13 +68,13 @@ def restore(
         since: Asks for the first record that windows at `group` may hold; None for it is not known.
     """
     group = max(group, first)
-    usable = kept is not None and first <= kept <= group
-    if usable and kept is not None and group - kept <= STALE_AFTER:
-        return Restore(kept, group, is_rebuilt=False)
+    usable = stored is not None and first <= stored <= group
+    if usable and stored is not None and group - stored <= STALE_AFTER:
+        return Restore(stored, group, is_rebuilt=False)
     oldest_needed = since()
     begin = first if oldest_needed is None else min(max(oldest_needed, first), group)
-    if usable and kept is not None and kept >= begin:
-        return Restore(kept, group, is_rebuilt=False)
+    if usable and stored is not None and stored >= begin:
+        return Restore(stored, group, is_rebuilt=False)
     return Restore(begin, group, is_rebuilt=True, is_whole=begin > first or first == 0)
 
 
@@ -148,7 +148,7 @@ class Windows:
                     )
         return starts
 
-    def to_score(self, records: Sequence[Record]) -> list[Record]:
+    def count_restored(self, records: Sequence[Record]) -> list[Record]:
         """Count what is only to be counted; the rest."""
         behind: dict[TopicPartition, list[Record]] = {}
         rest = []
@@ -161,14 +161,14 @@ class Windows:
                 rest.append(record)
         for partition, some in behind.items():
             held = self._held[partition]
-            events = self._events.of(some, now_s=self._clock.now())
+            events = self._events.from_records(some, now_s=self._clock.now())
             held.state.count(events, offset=some[-1].offset + 1)
             self._counters.restored_records += len(some)
         return rest
 
     def count(self, records: Sequence[Record]) -> Added:
         """Count records; the fields that each gets."""
-        events = self._events.of(records, now_s=self._clock.now())
+        events = self._events.from_records(records, now_s=self._clock.now())
         rows: list[Sequence[object]] = [()] * len(records)
         errors: dict[int, HeadraceError] = {}
         nothing = (0,) * len(self._plan.windows)
@@ -219,24 +219,24 @@ class Windows:
         for partition, held in self._held.items():
             if partitions is not None and partition not in partitions:
                 continue
-            most = max(_PANES_AT_ONCE, held.state.unwritten // 4)
+            most = max(_PANES_PER_CHECKPOINT, held.state.unwritten // 4)
             change = held.state.changes(held.safe, most=math.inf if is_last else most)
             if change is None:
                 continue
             has_more = has_more or len(change.panes) >= most
             try:
-                held.file.write(change, first_kept=self._first_kept(change.newest_us))
+                held.file.write(change, first_needed=self._first_needed(change.newest_us))
             except ConflictError:
                 raise
             except HeadraceError as error:
                 self._failing = str(error)
                 continue
-            held.state.wrote(change.offset)
+            held.state.on_written(change.offset)
         self._counters.keys = sum(len(held.state) for held in self._held.values())
         ended = self._clock.monotonic()
         self._counters.checkpoints.observe(ended - started)
         pause_s = self._windows.checkpoint_s
-        self._checkpoint_at = ended + (min(pause_s, _SOON_S) if has_more else pause_s)
+        self._checkpoint_at = ended + (min(pause_s, _CONTINUE_AFTER_S) if has_more else pause_s)
 
     def postpone(self) -> None:
         """What is delivered is not safe yet: write later."""
@@ -254,7 +254,7 @@ class Windows:
         path = state_path(state_folder(settings), partition)
         file = WindowStateFile(path, definition=_definition(self._windows, self._plan))
         try:
-            stored = file.kept()
+            stored = file.position()
             group = self._start(partition, ends) if committed is None else committed
             how = restore(
                 None if stored is None else stored.offset,
@@ -262,7 +262,7 @@ class Windows:
                 first=ends[0],
                 since=lambda: self._since(partition, group),
             )
-            self._tell(partition, how, stored)
+            self._report(partition, how, stored)
             if how.is_rebuilt:
                 file.begin(how.read_from)
         except BaseException:
@@ -303,25 +303,27 @@ class Windows:
             partition
         )
 
-    def _tell(self, partition: TopicPartition, how: Restore, kept: StatePosition | None) -> None:
+    def _report(
+        self, partition: TopicPartition, how: Restore, stored: StatePosition | None
+    ) -> None:
         name, behind = f"{partition.topic}/{partition.partition}", how.scored_from - how.read_from
         if not how.is_rebuilt:
             self._counters.opened += 1
             if behind:
                 _log.info("windows of %s: %d records are read again", name, behind)
             return
-        if kept is None and not behind and how.is_whole:
+        if stored is None and not behind and how.is_whole:
             return  # it begins here
         self._counters.rebuilt += 1
         self._counters.incomplete += not how.is_whole
         short = "" if how.is_whole else "; the log has forgotten older ones, which may be missing"
         _log.warning("windows of %s are made again of %d records of the log%s", name, behind, short)
 
-    def _first_kept(self, newest_us: int | None) -> list[int]:
+    def _first_needed(self, newest_us: int | None) -> list[int]:
         if newest_us is None:
             return []
         oldest_us = self._plan.oldest_us(newest_us)
-        return [series.first_kept(oldest_us) for series in self._plan.series]
+        return [series.first_needed(oldest_us) for series in self._plan.series]
 
 
 def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:

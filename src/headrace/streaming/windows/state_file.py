@@ -24,7 +24,7 @@ from headrace.streaming.records import TopicPartition
 from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.panes import Number, Pane, WindowEvent, WindowPlan
 
-REMEMBERED_KEYS: Final = 200_000
+CACHED_KEYS: Final = 200_000
 """So many keys of a place stay in memory after their panes were written."""
 KeyOf = tuple[int, bytes]
 """A series, and a key in it."""
@@ -126,16 +126,18 @@ class PartitionState:
             last = change
         return last and WindowChange(last.offset, panes, last.newest_us)
 
-    def wrote(self, offset: int) -> None:
+    def on_written(self, offset: int) -> None:
         """What changed until there is in the file; forget it, and keys that are too many."""
         while self._changes and self._changes[0].offset <= offset:
             self._changes.popleft()
-        surplus = len(self._keys) - REMEMBERED_KEYS
+        surplus = len(self._keys) - CACHED_KEYS
         if surplus <= 0:
             return
         needed = {(series, key) for change in self._changes for series, key, _ in change.panes}
-        for of in [of for of in self._keys if of not in needed][:surplus]:
-            del self._keys[of], self._orders[of]
+        for series_key in [series_key for series_key in self._keys if series_key not in needed][
+            :surplus
+        ]:
+            del self._keys[series_key], self._orders[series_key]
 
     def _load(self, events: Iterable[WindowEvent | HeadraceError | None]) -> None:
         needed = {
@@ -144,14 +146,14 @@ class PartitionState:
             if isinstance(event, WindowEvent)
             for number, series in enumerate(self._plan.series)
         }
-        missing = [of for of in needed if of not in self._keys]
+        missing = [series_key for series_key in needed if series_key not in self._keys]
         if not missing:
             return
         stored = self._stored.read(missing)
-        for of in missing:
-            panes = dict(stored.get(of, {}))
-            self._keys[of] = panes
-            self._orders[of] = sorted(panes)
+        for series_key in missing:
+            panes = dict(stored.get(series_key, {}))
+            self._keys[series_key] = panes
+            self._orders[series_key] = sorted(panes)
 
     def _add(self, event: WindowEvent, touched: set[PaneOf]) -> None:
         at_us = event.at_us
@@ -167,7 +169,7 @@ class PartitionState:
             before = panes.get(pane)
             if before is None:
                 insort(order, pane)
-                _forget(panes, order, series.first_kept(oldest_us), touched, (number, key))
+                _forget(panes, order, series.first_needed(oldest_us), touched, (number, key))
             panes[pane] = (before or Pane()).with_value(value)
             touched.add((number, key, pane))
 
@@ -175,20 +177,20 @@ class PartitionState:
         values = []
         for window in self._plan.windows:
             series = self._plan.series[window.series]
-            of = window.series, event.keys[series.key]
-            panes, order = self._keys[of], self._orders[of]
+            series_key = window.series, event.keys[series.key]
+            panes, order = self._keys[series_key], self._orders[series_key]
             values.append(window.value(panes, order, series.pane_us, at_us))
         return values
 
 
 def _forget(
-    panes: dict[int, Pane], order: list[int], first: int, touched: set[PaneOf], of: KeyOf
+    panes: dict[int, Pane], order: list[int], first: int, touched: set[PaneOf], series_key: KeyOf
 ) -> None:
     """Panes before `first` are of use to no event that may still come."""
     while order[0] < first:
         pane = order.pop(0)
         panes.pop(pane, None)
-        touched.discard((*of, pane))
+        touched.discard((*series_key, pane))
 
 
 _log = logging.getLogger(__name__)
@@ -196,7 +198,7 @@ _HOME_FOLDER: Final = "stream-state"
 _VERSION: Final = 1
 _LOCK_TIMEOUT_S: Final = 5.0
 _PRIVATE: Final = 0o700
-_LONGEST_NAME: Final = 200
+_MAX_NAME: Final = 200
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS state (
     one INTEGER PRIMARY KEY CHECK (one = 1), definition TEXT NOT NULL, "offset" INTEGER NOT NULL,
@@ -236,7 +238,7 @@ class WindowStateFile:
             self._db.close()
             raise
 
-    def kept(self) -> StatePosition | None:
+    def position(self) -> StatePosition | None:
         """What the file holds; None for nothing."""
         with self._reading() as db:
             row = db.execute('SELECT "offset", newest_us FROM state').fetchone()
@@ -258,17 +260,17 @@ class WindowStateFile:
         """As `Panes`."""
         panes: dict[KeyOf, dict[int, Pane]] = {}
         with self._reading() as db:
-            for of in keys:
+            for series_key in keys:
                 rows = db.execute(
                     "SELECT pane, count, total, least, greatest FROM panes "
                     'WHERE series = ? AND "key" = ?',
-                    of,
+                    series_key,
                 ).fetchall()
                 if rows:
-                    panes[of] = {row[0]: Pane(*row[1:]) for row in rows}
+                    panes[series_key] = {row[0]: Pane(*row[1:]) for row in rows}
         return panes
 
-    def write(self, change: WindowChange, *, first_kept: Sequence[int]) -> None:
+    def write(self, change: WindowChange, *, first_needed: Sequence[int]) -> None:
         """Panes and their offset, at once.
 
         Args:
@@ -288,9 +290,9 @@ class WindowStateFile:
                 raise ConflictError(msg)
             db.executemany(
                 "INSERT OR REPLACE INTO panes VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [(*of, *pane) for of, pane in change.panes.items()],
+                [(*series_key, *pane) for series_key, pane in change.panes.items()],
             )
-            for series, first in enumerate(first_kept):
+            for series, first in enumerate(first_needed):
                 db.execute("DELETE FROM panes WHERE series = ? AND pane < ?", (series, first))
 
     def close(self) -> None:
@@ -344,11 +346,11 @@ class WindowStateFile:
 def state_path(folder: Path, partition: TopicPartition) -> Path:
     """The file of a place; a long topic's name is cut, and told apart by what it is a hash of."""
     name = quote(partition.topic, safe="")
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME:
         import hashlib  # noqa: PLC0415  # few topics are so long
 
         digest = hashlib.sha256(partition.topic.encode()).hexdigest()[:16]
-        name = f"{name[:_LONGEST_NAME]}~{digest}"
+        name = f"{name[:_MAX_NAME]}~{digest}"
     return folder / f"{name}-{partition.partition}.db"
 
 

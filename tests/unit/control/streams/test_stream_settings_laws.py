@@ -12,7 +12,7 @@ from headrace.core.spec.parse import SpecError, StreamSpec, parse_spec
 from headrace.core.spec.stream_agreement import MOST_PARTS
 from headrace.streaming.settings import PushSettings, ScoringEndpoint, WorkerSettings
 from headrace.streaming.settings_checks import check_settings
-from headrace.streaming.windows.panes import MOST_PANES
+from headrace.streaming.windows.panes import MAX_PANES
 
 TOPICS = ["in", "out", "pay-dead-letters", "more"]
 NUMBERS = st.sampled_from([-1.0, 0.0, 1e-6, 0.3, 0.5, 1, 2, 60, 3600, 1e300, float("nan")])
@@ -117,4 +117,4 @@ def test_what_the_spec_takes_workers_take(document: dict[str, Any]) -> None:
 
 
 def test_a_window_may_have_as_many_parts_here_as_there() -> None:
-    assert MOST_PARTS == MOST_PANES
+    assert MOST_PARTS == MAX_PANES

@@ -97,7 +97,7 @@ def test_a_reader_hears_how_much_is_wanted_while_a_poll_waits() -> None:
     heard: list[int] = []
 
     def read() -> None:
-        most, _ = inbox.wait_for_want(10)
+        most, _ = inbox.wait_for_demand(10)
         heard.append(most)
         inbox.offer([(record(1), "")])
 
@@ -108,7 +108,7 @@ def test_a_reader_hears_how_much_is_wanted_while_a_poll_waits() -> None:
 
     assert heard == [7]
     assert offsets(found) == [1]
-    assert inbox.wait_for_want(0)[0] == 0
+    assert inbox.wait_for_demand(0)[0] == 0
 
 
 @given(

@@ -156,14 +156,14 @@ def states(*them: str) -> str:
 
 def away() -> ClientHealth:
     health = ClientHealth("a:1")
-    health.failed(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
-    health.failed(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    health.on_error(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
+    health.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
     return health
 
 
 def test_one_server_of_several_that_is_away_is_no_trouble() -> None:
     health = ClientHealth("a:1")
-    health.failed(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
+    health.on_error(KafkaError(KafkaError._TRANSPORT, "Connection refused"))
 
     assert health.problem == ""
 
@@ -174,23 +174,23 @@ def test_all_servers_away_are_told_with_the_last_reason() -> None:
 
 def test_a_reason_that_is_not_known_names_the_cluster() -> None:
     health = ClientHealth("a:1")
-    health.failed(KafkaError(KafkaError._ALL_BROKERS_DOWN))
+    health.on_error(KafkaError(KafkaError._ALL_BROKERS_DOWN))
 
     assert health.problem == "Kafka at a:1 does not answer"
 
 
 def test_a_login_that_is_refused_is_trouble_at_once() -> None:
     health = ClientHealth("a:1")
-    health.failed(KafkaError(KafkaError._AUTHENTICATION, "unknown user"))
+    health.on_error(KafkaError(KafkaError._AUTHENTICATION, "unknown user"))
 
     assert "unknown user" in health.problem
 
 
 def test_it_is_over_when_a_server_is_up_or_something_comes() -> None:
     up, down, answered = away(), away(), away()
-    up.counted(states("INIT", "UP"))
-    down.counted(states("INIT", "CONNECT"))
-    answered.answered()
+    up.on_statistics(states("INIT", "UP"))
+    down.on_statistics(states("INIT", "CONNECT"))
+    answered.on_response()
 
     assert up.problem == answered.problem == ""
     assert down.problem
@@ -198,8 +198,8 @@ def test_it_is_over_when_a_server_is_up_or_something_comes() -> None:
 
 def test_the_first_error_that_nobody_survives_is_the_reason() -> None:
     health = ClientHealth("a:1")
-    health.failed(KafkaError(KafkaError.FENCED_INSTANCE_ID, "replaced", fatal=True))
-    health.ends(FailedPreconditionError("later"))
+    health.on_error(KafkaError(KafkaError.FENCED_INSTANCE_ID, "replaced", fatal=True))
+    health.fail(FailedPreconditionError("later"))
 
-    assert isinstance(health.over, ConflictError)
-    assert "replaced" in str(health.over)
+    assert isinstance(health.fatal_error, ConflictError)
+    assert "replaced" in str(health.fatal_error)

@@ -13,8 +13,8 @@ from headrace.core import HeadraceError
 from headrace.streaming.brokers.kafka.client import Writing
 from headrace.streaming.brokers.kafka.producers import (
     COMMIT_EVERY_S,
-    HELD_S,
-    UNDER_WAY,
+    IN_FLIGHT,
+    MAX_QUEUED_S,
     AtLeastOnceProducer,
 )
 from headrace.streaming.records import NewRecord, TopicPartition
@@ -102,14 +102,14 @@ def test_nothing_is_kept_as_done_before_all_records_up_to_it_are_written(
         safe = max((done for done, taken in under_way if taken <= first), default=0)
         assert max(client.commits, default=0) <= safe
         for commit in client.commits[-1:]:
-            mine.committed(None, [KafkaPartition("in", 0, commit)])
+            mine.on_commit(None, [KafkaPartition("in", 0, commit)])
     for _ in range(2):  # what is under way, then what waits for it
         while client.waiting:
             client.write(0)
         clock.turn(COMMIT_EVERY_S)
         mine.serve()
         for commit in client.commits[-1:]:
-            mine.committed(None, [KafkaPartition("in", 0, commit)])
+            mine.on_commit(None, [KafkaPartition("in", 0, commit)])
     clock.turn(COMMIT_EVERY_S)
     mine.serve()
 
@@ -128,11 +128,11 @@ def test_records_wait_for_those_before_them_as_the_client_would_spin_on_them(
         before, waiting = client.taken, len(client)
         mine.produce(answers(count), {HERE: offset})
         total += count
-        assert client.taken == (total if waiting < UNDER_WAY else before)
+        assert client.taken == (total if waiting < IN_FLIGHT else before)
         for _ in range(min(written, len(client))):
             client.write(0)
 
-    clock.turn(HELD_S)  # a partition that is slow does not stop the others
+    clock.turn(MAX_QUEUED_S)  # a partition that is slow does not stop the others
     mine.serve()
 
     assert client.taken == total
@@ -156,7 +156,7 @@ def test_a_flush_queues_what_waits_and_what_is_lost_meanwhile_is_not_committed()
     clock, client = TurnedClock(), Client()
     mine = outbox(client, clock)
     for offset in (1, 2):
-        mine.produce(answers(UNDER_WAY), {HERE: offset})
+        mine.produce(answers(IN_FLIGHT), {HERE: offset})
     mine.forget([HERE])
     is_safe = mine.flush(0.0, lambda: None)
     while client.waiting:
@@ -165,7 +165,7 @@ def test_a_flush_queues_what_waits_and_what_is_lost_meanwhile_is_not_committed()
     mine.serve()
 
     assert not is_safe
-    assert client.taken == 2 * UNDER_WAY
+    assert client.taken == 2 * IN_FLIGHT
     assert not client.commits
 
 

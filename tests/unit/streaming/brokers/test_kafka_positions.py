@@ -160,7 +160,7 @@ def assigning(time: TurnedClock, *, start: StartPosition) -> Assigning:
     return Assigning(
         membership=Membership(group="g", member="m", topics=("t",), start=start),
         is_cooperative=True,
-        longest_s=20.0,
+        timeout_s=20.0,
         address="h:9092",
         clock=time,
         wait=time.turn,

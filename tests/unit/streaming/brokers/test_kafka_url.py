@@ -188,5 +188,5 @@ def test_a_member_stops_asking_where_it_begins_before_it_is_missed(poll_ms: int)
     options = kafka_options(f"kafka://a?max.poll.interval.ms={poll_ms}", {})
 
     assert options.reader()["max.poll.interval.ms"] == usual.reader()["max.poll.interval.ms"]
-    assert usual.longest_look_s == pytest.approx(20.0)
-    assert options.longest_look_s <= min(20.0, 0.7 * poll_ms / 1000)
+    assert usual.max_assign_s == pytest.approx(20.0)
+    assert options.max_assign_s <= min(20.0, 0.7 * poll_ms / 1000)

@@ -53,10 +53,10 @@ class Member:
         self.topics = Catalogue()
         self.held: set[int] = set()
         self.given = 0
-        self.epoch = group.enter(db, self.topics, self.membership, now_s)
+        self.epoch = group.join(db, self.topics, self.membership, now_s)
 
     def look(self, now_s: float = 0.0) -> group.Moves:
-        moves = group.look(
+        moves = group.heartbeat(
             self.db,
             self.topics,
             self.membership,
@@ -68,7 +68,7 @@ class Member:
         self.held |= set(moves.assigned)
         if moves.surplus:
             self.given += len(moves.surplus)
-            group.give_away(self.db, "g", self.epoch, moves.surplus)
+            group.release(self.db, "g", self.epoch, moves.surplus)
         return moves
 
     def leave(self) -> None:

@@ -10,8 +10,8 @@ from headrace.core import InvalidArgumentError, NotFoundError
 from headrace.streaming.brokers.log.records import (
     Catalogue,
     append,
+    delete_expired,
     ends,
-    forget_old,
     offset_at,
     read,
     time_of,
@@ -112,7 +112,7 @@ def test_only_a_few_segments_are_forgotten_at_once() -> None:
     topic = Catalogue().topic(db, "t")
     kept = []
     for _ in range(4):
-        forget_old(db, topic, RETENTION_S + 1)
+        delete_expired(db, topic, RETENTION_S + 1)
         first, following = ends(db, 1)
         kept.append(following - first)
     db.close()

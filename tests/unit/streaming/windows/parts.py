@@ -29,7 +29,7 @@ class Stored:
             return
         oldest_us = plan.oldest_us(change.newest_us)
         for (series, _), panes in self.panes.items():
-            first = plan.series[series].first_kept(oldest_us)
+            first = plan.series[series].first_needed(oldest_us)
             for at in [at for at in panes if at < first]:
                 del panes[at]
 

@@ -28,7 +28,7 @@ def events(told: StreamWindowsSpec, *records: Record) -> list[WindowEvent | Head
     names = fields_of(told)
     layout = FieldLayout(inputs=(), outputs=(), passed=names)
     reads = make_reader(StreamFormatSpec(), layout) if names else None
-    return Events(told, plan_windows(told), reads).of(records, now_s=NOW_S)
+    return Events(told, plan_windows(told), reads).from_records(records, now_s=NOW_S)
 
 
 def of_fields(**fields: object) -> WindowEvent | HeadraceError | None:
@@ -155,7 +155,7 @@ def test_times_that_are_values_of_a_format_count_too() -> None:
             return Fields(columns={"t": [at], "k": [b"\xff"], "v": [math.nan]})
 
     told = StreamWindowsSpec(windows=[SUM], time="t")
-    (found,) = Events(told, plan_windows(told), Typed()).of(  # type: ignore[arg-type]  # as a format
+    (found,) = Events(told, plan_windows(told), Typed()).from_records(  # type: ignore[arg-type]  # as a format
         [record(b"", timestamp_s=NOW_S)], now_s=NOW_S
     )
 

@@ -10,7 +10,7 @@ import pytest
 from headrace.core import UnavailableError, UnsupportedError
 from headrace.core.spec.stream_parts import StreamWindowSpec, StreamWindowsSpec
 from headrace.streaming.broker import BrokerFeatures, StartPosition
-from headrace.streaming.metrics import Counters, exposition
+from headrace.streaming.metrics import Counters, render_metrics
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import StreamStatus, WorkerSettings
 from headrace.streaming.windows.session import STALE_AFTER, Restore, Windows, restore
@@ -77,7 +77,7 @@ def run(broker: MemoryBroker, folder: Path, count: int) -> None:
     made = windows(broker, folder)
     (at,) = made.on_assigned([HERE]).values()
     done = at + count
-    made.count(made.to_score(read(broker, at, count)))
+    made.count(made.count_restored(read(broker, at, count)))
     made.delivered({HERE: done})
     made.checkpoint()
     made.close()
@@ -89,7 +89,7 @@ def test_a_state_is_read_on_from(broker: ForgetfulBroker, tmp_path: Path) -> Non
     made = windows(broker, tmp_path)
 
     assert made.on_assigned([HERE]) == {HERE: 8}
-    assert made.to_score(read(broker, 8, 2)) == read(broker, 8, 2)
+    assert made.count_restored(read(broker, 8, 2)) == read(broker, 8, 2)
     assert counts(made, read(broker, 8, 2)) == [4, 4]
     assert (made._counters.opened, made._counters.rebuilt) == (1, 0)
     made.close()
@@ -104,7 +104,7 @@ def test_what_the_group_has_done_since_is_counted_and_not_scored(
 
     assert made.on_assigned([HERE]) == {HERE: 4}
     assert "3 records are read again" in made.problem
-    assert [one.offset for one in made.to_score(read(broker, 4, 5))] == [7, 8]
+    assert [one.offset for one in made.count_restored(read(broker, 4, 5))] == [7, 8]
     assert made.problem == ""
     assert counts(made, read(broker, 7, 2)) == [4, 4]
     assert made._counters.restored_records == 3
@@ -122,7 +122,7 @@ def test_a_group_that_was_put_back_or_lost_its_state_has_windows_made_again(
     (at,) = made.on_assigned([HERE]).values()
 
     assert at == max(group - 1 - 4, 0)
-    made.to_score(read(broker, at, group - at))
+    made.count_restored(read(broker, at, group - at))
     assert counts(made, read(broker, group, 2)) == [min(group + 1, 4), 4]
     assert "are made again of" in caplog.text
     assert (made._counters.rebuilt, made._counters.incomplete) == (1, 0)
@@ -147,7 +147,7 @@ def test_a_group_that_begins_at_the_end_has_full_windows(
 ) -> None:
     made = windows(broker, tmp_path, start=StartPosition.LATEST)
     (at,) = made.on_assigned([HERE]).values()
-    assert made.to_score(read(broker, at, 20)) == []
+    assert made.count_restored(read(broker, at, 20)) == []
     broker.send([NewRecord(topic="in", key=b"k", value=b"")])
 
     assert at < 17
@@ -160,7 +160,7 @@ def test_a_state_that_cannot_be_written_is_told_and_written_later(
 ) -> None:
     made = windows(broker, tmp_path)
     made.on_assigned([HERE])
-    made.count(made.to_score(read(broker, 0, 3)))
+    made.count(made.count_restored(read(broker, 0, 3)))
     made.delivered({HERE: 3})
     db = made._held[HERE].file._db
     db.execute("PRAGMA query_only = 1")
@@ -171,7 +171,7 @@ def test_a_state_that_cannot_be_written_is_told_and_written_later(
 
     assert "cannot write the state of windows" in problem
     assert made.problem == ""
-    assert made._held[HERE].file.kept() == (3, round((broker.clock.now() - 180) * 1e6))
+    assert made._held[HERE].file.position() == (3, round((broker.clock.now() - 180) * 1e6))
     made.close()
 
 
@@ -179,11 +179,11 @@ def test_only_what_was_delivered_is_written(broker: ForgetfulBroker, tmp_path: P
     made = windows(broker, tmp_path)
     made.on_assigned([HERE])
     for at in (0, 2, 4):
-        made.count(made.to_score(read(broker, at, 2)))
+        made.count(made.count_restored(read(broker, at, 2)))
     made.delivered({HERE: 3, TopicPartition("gone", 0): 5})  # within a batch
     made.checkpoint()
 
-    kept = made._held[HERE].file.kept()
+    kept = made._held[HERE].file.position()
     assert kept is not None
     assert kept.offset == 2
     made.close([HERE, TopicPartition("gone", 0)])
@@ -198,16 +198,16 @@ def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
     made = windows(broker, tmp_path)
     made.on_assigned([told])
     for at in range(0, 3000, 100):
-        made.count(made.to_score(broker.read("many", after={told: at}, most=100)))
+        made.count(made.count_restored(broker.read("many", after={told: at}, most=100)))
     made.delivered({told: 3000})
     written = []
     for _ in range(2):
         made.checkpoint()
-        kept = made._held[told].file.kept()
+        kept = made._held[told].file.position()
         written.append(0 if kept is None else kept.offset)
         assert made.is_due(clock.monotonic() + 0.06)
     made.checkpoint(is_last=True)
-    kept = made._held[told].file.kept()
+    kept = made._held[told].file.position()
 
     assert written == [800, 1400]
     assert kept is not None
@@ -241,15 +241,15 @@ def test_brokers_without_partitions_have_no_windows(
 
 def test_what_happens_to_windows_is_in_the_metrics(broker: ForgetfulBroker, tmp_path: Path) -> None:
     counters = Counters()
-    quiet = exposition(counters, StreamStatus(stream="s", member="m"))
+    quiet = render_metrics(counters, StreamStatus(stream="s", member="m"))
     run(broker, tmp_path, 5)
     made = windows(broker, tmp_path)
     counters.windows = made._counters
     made.on_assigned([HERE])
     late = msgspec.structs.replace(read(broker, 5, 1)[0], timestamp_s=1.0)
-    added = made.count([*made.to_score(read(broker, 5, 1)), late])
+    added = made.count([*made.count_restored(read(broker, 5, 1)), late])
     made.checkpoint()
-    text = exposition(counters, StreamStatus(stream="s", member="m")).decode()
+    text = render_metrics(counters, StreamStatus(stream="s", member="m")).decode()
     made.close()
 
     assert b"window" not in quiet

@@ -175,7 +175,7 @@ def step(broker: MemoryBroker, two: list[Watcher], left: list[NewRecord], random
         case "away" | "back" as kind:
             member.away = kind == "away"
         case _:
-            member.turn()
+            member.run_once()
 
 
 def settle(broker: MemoryBroker, two: list[Watcher]) -> None:
@@ -183,7 +183,7 @@ def settle(broker: MemoryBroker, two: list[Watcher]) -> None:
     for turn in range(SETTLE_TURNS):
         for member in two:
             member.away = False
-            member.turn()
+            member.run_once()
         broker.clock.turn(0.02)
         for partition, (_, end) in broker.ends(IN).items():
             if broker.owner(GROUP, partition) is None and not two[turn % 2].is_out:

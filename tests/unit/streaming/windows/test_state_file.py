@@ -30,7 +30,7 @@ def change(offset: int, at: int = 5) -> WindowChange:
 def written(path: Path, definition: str = "d") -> None:
     file = WindowStateFile(path, definition=definition)
     file.begin(3)
-    file.write(change(7), first_kept=[0, 0])
+    file.write(change(7), first_needed=[0, 0])
     file.close()
 
 
@@ -38,7 +38,7 @@ def test_what_is_written_is_read_to_the_last_bit(path: Path) -> None:
     written(path)
     file = WindowStateFile(path, definition="d")
 
-    assert file.kept() == StatePosition(7, 70)
+    assert file.position() == StatePosition(7, 70)
     assert file.read([(0, b"a"), (1, b"a"), (0, b"none")]) == {
         (0, b"a"): {5: PANE},
         (1, b"a"): {5: Pane()},
@@ -49,10 +49,10 @@ def test_what_is_written_is_read_to_the_last_bit(path: Path) -> None:
 
 def test_a_new_file_holds_nothing_and_begins_where_it_is_told(path: Path) -> None:
     file = WindowStateFile(path, definition="d")
-    assert file.kept() is None
+    assert file.position() is None
     file.begin(9)
 
-    assert file.kept() == StatePosition(9, None)
+    assert file.position() == StatePosition(9, None)
     file.close()
 
 
@@ -61,7 +61,7 @@ def test_beginning_anew_forgets(path: Path) -> None:
     file = WindowStateFile(path, definition="d")
     file.begin(2)
 
-    assert file.kept() == StatePosition(2, None)
+    assert file.position() == StatePosition(2, None)
     assert file.read([(0, b"a")]) == {}
     file.close()
 
@@ -70,7 +70,7 @@ def test_a_state_of_other_windows_is_none(path: Path) -> None:
     written(path)
     file = WindowStateFile(path, definition="other")
 
-    assert file.kept() is None
+    assert file.position() is None
     assert file.read([(0, b"a")]) == {}
     file.close()
 
@@ -78,7 +78,7 @@ def test_a_state_of_other_windows_is_none(path: Path) -> None:
 def test_old_panes_go(path: Path) -> None:
     written(path)
     file = WindowStateFile(path, definition="d")
-    file.write(change(8, at=9), first_kept=[9, 0])
+    file.write(change(8, at=9), first_needed=[9, 0])
 
     assert set(file.read([(0, b"a")])[0, b"a"]) == {9}
     assert set(file.read([(1, b"a")])[1, b"a"]) == {5, 9}
@@ -89,13 +89,13 @@ def test_who_opens_a_file_owns_it_and_the_one_before_writes_no_more(path: Path) 
     written(path)
     before, after = WindowStateFile(path, definition="d"), WindowStateFile(path, definition="d")
     with pytest.raises(ConflictError, match="taken over"):
-        before.write(change(8), first_kept=[])
-    after.write(change(9), first_kept=[])
+        before.write(change(8), first_needed=[])
+    after.write(change(9), first_needed=[])
     after.begin(1)
 
     with pytest.raises(ConflictError, match="taken over"):
-        before.write(change(10), first_kept=[])
-    assert after.kept() == StatePosition(1, None)
+        before.write(change(10), first_needed=[])
+    assert after.position() == StatePosition(1, None)
     before.close()
     after.close()
 
@@ -105,7 +105,7 @@ def test_a_damaged_file_is_set_aside(path: Path, caplog: pytest.LogCaptureFixtur
     path.write_bytes(b"this is no database, but somebody's letter" * 100)
     file = WindowStateFile(path, definition="d")
 
-    assert file.kept() is None
+    assert file.position() is None
     assert path.with_name("in-0.db.damaged").read_bytes().startswith(b"this is no database")
     assert "made again of the log" in caplog.text
     file.close()
@@ -120,7 +120,7 @@ def test_damage_that_is_seen_later_is_set_aside_too(path: Path) -> None:
         WindowStateFile(path, definition="d").read([(0, b"a")])
     again = WindowStateFile(path, definition="d")
 
-    assert again.kept() is None
+    assert again.position() is None
     again.close()
 
 
@@ -150,9 +150,9 @@ def test_a_file_that_another_writes_for_long_is_told(path: Path) -> None:
     other.execute("BEGIN IMMEDIATE")
 
     with pytest.raises(UnavailableError, match="cannot write the state of windows"):
-        file.write(change(8), first_kept=[])
+        file.write(change(8), first_needed=[])
     other.close()
-    assert file.kept() == StatePosition(7, 70)
+    assert file.position() == StatePosition(7, 70)
     file.close()
 
 

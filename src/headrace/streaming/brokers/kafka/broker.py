@@ -37,17 +37,22 @@ from headrace.streaming.brokers.kafka.producers import (
     ExactlyOnceProducer,
     Writer,
 )
-from headrace.streaming.brokers.kafka.reader import Following, KafkaAdmin, KafkaReader, made
+from headrace.streaming.brokers.kafka.reader import (
+    EndOffsets,
+    KafkaAdmin,
+    KafkaReader,
+    create_client,
+)
 from headrace.streaming.brokers.kafka.session import KafkaSession
 from headrace.streaming.brokers.kafka.url import kafka_options
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _log = logging.getLogger(__name__)
 
-_MOST_PARTITIONS: Final = 100_000
+_MAX_PARTITIONS: Final = 100_000
 _SEND_S: Final = 30.0
-_MADE_S: Final = 10.0
-_LOOK_EVERY_S: Final = 0.02
+_CREATE_TIMEOUT_S: Final = 10.0
+_POLL_EVERY_S: Final = 0.02
 
 
 class KafkaBroker:
@@ -77,7 +82,7 @@ class KafkaBroker:
         assigning = Assigning(
             membership=membership,
             is_cooperative=options.is_cooperative,
-            longest_s=options.longest_look_s,
+            timeout_s=options.max_assign_s,
             address=address,
             clock=self._clock,
         )
@@ -86,7 +91,7 @@ class KafkaBroker:
             membership,
             listener,
             assigning,
-            following=Following(self._admin, self._clock),
+            end_offsets=EndOffsets(self._admin, self._clock),
             check_topic=self._reader.check_topic,
             health=health,
             address=address,
@@ -94,12 +99,12 @@ class KafkaBroker:
         )
         settings = {
             **options.member(membership),
-            "error_cb": health.failed,
-            "on_commit": session.committed,
-            "stats_cb": health.counted,
+            "error_cb": health.on_error,
+            "on_commit": session.on_commit,
+            "stats_cb": health.on_statistics,
             "logger": _log,
         }
-        consumer = made(lambda: Consumer(settings), address)
+        consumer = create_client(lambda: Consumer(settings), address)
         try:
             session.start(consumer, self._writer(membership, consumer, health))
         except BaseException:
@@ -110,8 +115,8 @@ class KafkaBroker:
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
         """Make a topic if it is not there; see `Broker`."""
         check_topic(topic)
-        if not 1 <= partitions <= _MOST_PARTITIONS:
-            message = f"a topic has 1 to {_MOST_PARTITIONS} partitions, not {partitions}"
+        if not 1 <= partitions <= _MAX_PARTITIONS:
+            message = f"a topic has 1 to {_MAX_PARTITIONS} partitions, not {partitions}"
             raise InvalidArgumentError(message)
         try:
             self._reader.partitions(topic)
@@ -182,7 +187,7 @@ class KafkaBroker:
             raise FailedPreconditionError("this broker is closed; open it again")
         if self._producer is None:
             settings = {**self._options.producer(), "logger": _log}
-            self._producer = made(lambda: Producer(settings), self._options.address)
+            self._producer = create_client(lambda: Producer(settings), self._options.address)
         producer, address = self._producer, self._options.address
         writing = self._writing(producer)
         writing.put(records, report)
@@ -202,7 +207,7 @@ class KafkaBroker:
 
     def _wait_for(self, topic: str) -> None:
         """A topic that was made is not known to all servers at once."""
-        until = self._clock.monotonic() + _MADE_S
+        until = self._clock.monotonic() + _CREATE_TIMEOUT_S
         wait = threading.Event().wait
         while True:
             try:
@@ -210,7 +215,7 @@ class KafkaBroker:
             except (NotFoundError, UnavailableError):
                 if self._clock.monotonic() >= until:
                     raise
-                wait(_LOOK_EVERY_S)
+                wait(_POLL_EVERY_S)
             else:
                 return
 
@@ -229,10 +234,10 @@ class KafkaBroker:
         id_ = f"headrace/{membership.group}/{membership.member}" if is_exact else ""
         settings = {
             **self._options.producer(transactional_id=id_),
-            "error_cb": health.failed,
+            "error_cb": health.on_error,
             "logger": _log,
         }
-        producer = made(lambda: Producer(settings), self._options.address)
+        producer = create_client(lambda: Producer(settings), self._options.address)
         kind = ExactlyOnceProducer if is_exact else AtLeastOnceProducer
         return kind(
             producer,

@@ -122,13 +122,13 @@ _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
     ),
 }
 _KIND_OF: Final = {code: kind for kind, codes in _KINDS.items() for code in codes}
-_MEANS: Final[Mapping[type[HeadraceError], str]] = {
+_HINTS_BY_CLASS: Final[Mapping[type[HeadraceError], str]] = {
     UnauthenticatedError: "it does not know us: look at sasl.username, sasl.password and "
     "sasl.mechanism",
     PermissionDeniedError: "we may not: somebody has to add a rule (ACL) to the cluster",
     ConflictError: "another member has our place",
 }
-_MEANS_OF: Final[Mapping[int, str]] = {
+_HINTS_BY_CODE: Final[Mapping[int, str]] = {
     _E.INVALID_SESSION_TIMEOUT: "its servers take a session_timeout_s of 6 s to 30 min unless they "
     "are told otherwise (group.min.session.timeout.ms)",
     _E.UNSTABLE_OFFSET_COMMIT: "a transaction that covers it is open: it ends within its time "
@@ -164,7 +164,7 @@ def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") ->
         kind = UnavailableError if error.retriable() else FailedPreconditionError
     text = error.str().removeprefix("Local: ")
     because = f"{text}: {reason}" if reason and reason not in text else text
-    means = _MEANS_OF.get(error.code()) or _MEANS.get(kind)
+    means = _HINTS_BY_CODE.get(error.code()) or _HINTS_BY_CLASS.get(kind)
     out = f"; {means}" if means else ""
     return kind(f"Kafka at {address}: cannot {doing}: {because} ({error.name()}){out}")
 
@@ -176,7 +176,7 @@ class ClientHealth:
     """
 
     def __init__(self, address: str) -> None:
-        self.over: HeadraceError | None = None
+        self.fatal_error: HeadraceError | None = None
         self._address = address
         self._is_away = False
         self._reason = ""
@@ -188,27 +188,27 @@ class ClientHealth:
             return ""
         return self._reason or f"Kafka at {self._address} does not answer"
 
-    def answered(self) -> None:
+    def on_response(self) -> None:
         """Something came, or was kept: it is there."""
         self._is_away = False
 
-    def ends(self, error: HeadraceError) -> None:
+    def fail(self, error: HeadraceError) -> None:
         """The member is over; the first reason counts."""
-        if self.over is None:
-            self.over = error
+        if self.fatal_error is None:
+            self.fatal_error = error
 
-    def failed(self, error: KafkaError) -> None:
+    def on_error(self, error: KafkaError) -> None:
         """A client met an error; most pass by themselves."""
         code = error.code()
         if error.fatal():
-            self.ends(failure(error, doing="go on as a member", address=self._address))
+            self.fail(failure(error, doing="go on as a member", address=self._address))
         elif code in CONNECTION:
             self._reason = f"Kafka at {self._address}: {error.str()}"
             self._is_away = self._is_away or code == AUTHENTICATION
         elif code == ALL_BROKERS_DOWN:
             self._is_away = True
 
-    def counted(self, statistics: str) -> None:
+    def on_statistics(self, statistics: str) -> None:
         """The client's state of each second: nothing else says that a server is back."""
         if not self._is_away:
             return
@@ -218,7 +218,7 @@ class ClientHealth:
 
 _MILLISECONDS: Final = 1000
 _ANY_PARTITION: Final = -1
-_LONGEST_FULL_S: Final = 30.0
+_MAX_FULL_S: Final = 30.0
 _FULL_STEP_S: Final = 0.02
 _SEND_S: Final = 0.001
 """The client's shortest flush. It sends all that is queued; it need not outlast the answers."""
@@ -360,12 +360,12 @@ class Writing:
             raise failure(error_of(error), doing="write", address=self._address) from error
 
     def _wait_for_room(self) -> None:
-        until = self._clock.monotonic() + _LONGEST_FULL_S
+        until = self._clock.monotonic() + _MAX_FULL_S
         before = len(self._producer)
         while len(self._producer) >= before:
             if self._clock.monotonic() >= until:
                 message = (
-                    f"Kafka at {self._address} has taken nothing for {_LONGEST_FULL_S:g} s, and "
+                    f"Kafka at {self._address} has taken nothing for {_MAX_FULL_S:g} s, and "
                     f"no more than {before} records may wait for it"
                 )
                 raise UnavailableError(message)

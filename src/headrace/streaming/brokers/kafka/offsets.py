@@ -22,7 +22,7 @@ from headrace.streaming.brokers.kafka.client import (
 )
 from headrace.streaming.records import PartitionLag, Record, TopicPartition
 
-_MOST_MARKS: Final = 10_000
+_MAX_LAG_SAMPLES: Final = 10_000
 
 
 class _Position:
@@ -63,7 +63,7 @@ class PartitionOffsets:
         """A run of records of one place: its first, and the offset after its last."""
         position = self._held[first.topic_partition]
         position.read = following
-        if len(position.lag_samples) < _MOST_MARKS:
+        if len(position.lag_samples) < _MAX_LAG_SAMPLES:
             position.lag_samples.append((first.offset, first.timestamp_s))
 
     def reached_end(self, partition: TopicPartition, offset: int) -> None:
@@ -107,9 +107,9 @@ class PartitionOffsets:
         return PartitionLag(records=records, seconds=max(now_s - position.lag_samples[0][1], 0.0))
 
 
-_ASK_S: Final = 5.0
-_LEAST_S: Final = 0.1
-_PAUSE_S: Final = 0.1
+_REQUEST_TIMEOUT_S: Final = 5.0
+_MIN_TIMEOUT_S: Final = 0.1
+_RETRY_PAUSE_S: Final = 0.1
 _T = TypeVar("_T")
 
 
@@ -123,20 +123,20 @@ class Assigning:
 
     membership: Membership
     is_cooperative: bool
-    longest_s: float
+    timeout_s: float
     address: str
     clock: Clock
     wait: Callable[[float], None] = time.sleep
 
     def due(self) -> float:
         """By when of the clock places that come now have to have their starts."""
-        return self.clock.monotonic() + self.longest_s
+        return self.clock.monotonic() + self.timeout_s
 
     def starts(
         self,
         consumer: Consumer,
         partitions: Sequence[TopicPartition],
-        own: Mapping[TopicPartition, int],
+        listener_offsets: Mapping[TopicPartition, int],
         *,
         until: float,
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
@@ -150,27 +150,31 @@ class Assigning:
             InvalidArgumentError: `own` names a place that is not among these.
             HeadraceError: The cluster does not say.
         """
-        unassigned = set(own) - set(partitions)
+        unassigned = set(listener_offsets) - set(partitions)
         if unassigned:
             raise InvalidArgumentError(
                 f"{min(unassigned)} was not gained, and has an offset to read"
             )
-        queried = [KafkaPartition(*partition) for partition in partitions if partition not in own]
+        queried = [
+            KafkaPartition(*partition)
+            for partition in partitions
+            if partition not in listener_offsets
+        ]
         # Of a group that reads committed records the client asks for stable offsets (KIP-447): what
         # a transaction that is open says is waited for, and is not read over.
         committed = (
-            self._asked(lambda s: _committed(consumer, queried, s), until) if queried else []
+            self._retry(lambda s: _committed(consumer, queried, s), until) if queried else []
         )
-        starts = dict(own)
-        new = []
+        starts = dict(listener_offsets)
+        uncommitted = []
         for result in committed:
             partition = TopicPartition(result.topic, result.partition)
             if result.offset >= 0:
                 starts[partition] = result.offset
             else:
-                new.append(partition)
-        fresh = self._beginnings(consumer, new, until) if new else {}
-        return starts | fresh, fresh
+                uncommitted.append(partition)
+        defaults = self._beginnings(consumer, uncommitted, until) if uncommitted else {}
+        return starts | defaults, defaults
 
     def take(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
         """Read these from there on."""
@@ -199,7 +203,7 @@ class Assigning:
             }
         at_ms = milliseconds(start_s)
         queried = [KafkaPartition(*partition, at_ms) for partition in partitions]
-        results = self._asked(lambda s: consumer.offsets_for_times(queried, timeout=s), until)
+        results = self._retry(lambda s: consumer.offsets_for_times(queried, timeout=s), until)
         starts = {
             TopicPartition(result.topic, result.partition): result.offset for result in results
         }
@@ -210,11 +214,11 @@ class Assigning:
 
     def _ends(self, consumer: Consumer, partition: TopicPartition, until: float) -> tuple[int, int]:
         kafka_partition = KafkaPartition(*partition)
-        return self._asked(
+        return self._retry(
             lambda s: consumer.get_watermark_offsets(kafka_partition, timeout=s), until
         )
 
-    def _asked(self, ask: Callable[[float], _T | None], until: float) -> _T:
+    def _retry(self, query: Callable[[float], _T | None], until: float) -> _T:
         """Asks again until then: a server may be about to come back, a transaction to end.
 
         `ask` gets how long it may take; some of the client's calls give None after that.
@@ -222,7 +226,7 @@ class Assigning:
         while True:
             left_s = until - self.clock.monotonic()
             try:
-                answer = ask(min(max(left_s, _LEAST_S), _ASK_S))
+                answer = query(min(max(left_s, _MIN_TIMEOUT_S), _REQUEST_TIMEOUT_S))
                 if answer is not None:
                     return answer
                 failed = KafkaError(TIMED_OUT)
@@ -231,7 +235,7 @@ class Assigning:
             if failed.code() not in SHOULD_WAIT or self.clock.monotonic() >= until:
                 doing = f"find where group '{self.membership.group}' is"
                 raise failure(failed, doing=doing, address=self.address)
-            self.wait(_PAUSE_S)
+            self.wait(_RETRY_PAUSE_S)
 
 
 def _committed(

@@ -43,17 +43,17 @@ from headrace.streaming.brokers.kafka.client import (
 from headrace.streaming.records import NewRecord, TopicPartition
 
 COMMIT_EVERY_S: Final = 0.05
-UNDER_WAY: Final = 5
+IN_FLIGHT: Final = 5
 """Fewer unacknowledged records do not keep the client from sending the next request."""
-HELD_S: Final = 0.1
+MAX_QUEUED_S: Final = 0.1
 """Records are queued after this time at the latest: one slow partition must not stop the others."""
-_FEW: Final = 64
+_SMALL_BATCH: Final = 64
 """Fewer records are sent at once; more wait `linger.ms` for the rest of their request."""
-_AGAIN_S: Final = 0.2
+_RETRY_AFTER_S: Final = 0.2
 _STEP_S: Final = 0.005
-_LATE_S: Final = 5.0
+_REPORT_AFTER_S: Final = 5.0
 _HANDOVER_S: Final = 10.0
-_MOVED: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID})
+_STALE_MEMBER: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKNOWN_MEMBER_ID})
 
 
 class _Batch:
@@ -104,47 +104,54 @@ class AtLeastOnceProducer:
         self._address = address
         self._clock = clock
         self._batches: deque[_Batch] = deque()
-        self._held: list[NewRecord] = []
+        self._queued: list[NewRecord] = []
         self._queued_offsets: dict[TopicPartition, int] = {}
-        self._held_at = 0.0
-        self._safe: dict[TopicPartition, int] = {}
+        self._queued_at = 0.0
+        self._acknowledged: dict[TopicPartition, int] = {}
         self._committing: dict[TopicPartition, int] = {}
         self._commit_at = 0.0
-        self._moved_at = 0.0
-        self._refused: HeadraceError | None = None
+        self._progress_at = 0.0
+        self._commit_error: HeadraceError | None = None
 
     @property
     def problem(self) -> str:
         """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
         if not (self._batches or self._committing):
             return ""
-        late_s = self._clock.monotonic() - self._moved_at
-        if late_s < _LATE_S:
+        late_s = self._clock.monotonic() - self._progress_at
+        if late_s < _REPORT_AFTER_S:
             return ""
         what = "records" if self._batches else "offsets"
         return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
         """Keep where a new group begins, so that it begins nowhere else after a crash."""
-        self._safe.update(starts)
+        self._acknowledged.update(starts)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Take records; what is done follows when they are safe."""
         now = self._clock.monotonic()
         if not self._batches:
-            self._moved_at = now
-        if not (self._held or self._queued_offsets):
-            self._held_at = now
-        self._held += records
+            self._progress_at = now
+        if not (self._queued or self._queued_offsets):
+            self._queued_at = now
+        self._queued += records
         self._queued_offsets.update(offsets)
         self.serve()
 
     def serve(self) -> None:
         """Queue records unless others are under way, collect reports, commit now and then."""
-        self._settle()
-        if len(self._producer) < UNDER_WAY or self._clock.monotonic() >= self._held_at + HELD_S:
+        self._collect_reports()
+        if (
+            len(self._producer) < IN_FLIGHT
+            or self._clock.monotonic() >= self._queued_at + MAX_QUEUED_S
+        ):
             self._put()
-        if self._safe and not self._committing and self._clock.monotonic() >= self._commit_at:
+        if (
+            self._acknowledged
+            and not self._committing
+            and self._clock.monotonic() >= self._commit_at
+        ):
             self._commit()
 
     def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
@@ -152,9 +159,9 @@ class AtLeastOnceProducer:
         until = self._clock.monotonic() + timeout_s
         self._put()
         if serve_consumer is None:
-            return self._flush_at_once(timeout_s)
-        while self._batches or self._safe or self._committing:
-            if self._safe and not self._committing:
+            return self._flush_blocking(timeout_s)
+        while self._batches or self._acknowledged or self._committing:
+            if self._acknowledged and not self._committing:
                 self._commit()
             left_s = until - self._clock.monotonic()
             if left_s <= 0:
@@ -162,17 +169,17 @@ class AtLeastOnceProducer:
             if self._batches:
                 self._writing.serve(min(_STEP_S, left_s))
             serve_consumer()
-            self._settle()
+            self._collect_reports()
         return True
 
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
         """Their answers may be written still; that they are done is not kept."""
         unsafe = (self._queued_offsets, *(batch.offsets for batch in self._batches))
-        for offsets in (self._safe, self._committing, *unsafe):
+        for offsets in (self._acknowledged, self._committing, *unsafe):
             for partition in partitions:
                 offsets.pop(partition, None)
 
-    def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
+    def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Hear of a commit; those of `_flush_at_once` are heard of as well, and known already."""
         committed = {
             TopicPartition(result.topic, result.partition): result.offset for result in partitions
@@ -181,93 +188,93 @@ class AtLeastOnceProducer:
             committed.get(partition) != offset for partition, offset in self._committing.items()
         ):
             return
-        ours, self._committing = self._committing, {}
-        worst = error or next(
+        committing, self._committing = self._committing, {}
+        first_error = error or next(
             (partition.error for partition in partitions if partition.error is not None), None
         )
-        self._kept(ours, worst)
+        self._on_committed(committing, first_error)
 
     def close(self) -> None:
         """Nothing that is under way is committed, though it may still arrive."""
-        self._held, self._queued_offsets = [], {}
+        self._queued, self._queued_offsets = [], {}
         self._producer.purge(in_queue=True, in_flight=False, blocking=False)
         with suppress(HeadraceError):
             self._writing.serve()
 
     def _put(self) -> None:
         """Queue what is held."""
-        if not (self._held or self._queued_offsets):
+        if not (self._queued or self._queued_offsets):
             return
         report = _Report()
         report.batch = _Batch(self._queued_offsets, report)
         self._batches.append(report.batch)
-        records, self._held, self._queued_offsets = self._held, [], {}
+        records, self._queued, self._queued_offsets = self._queued, [], {}
         self._writing.put(records, report)
         del report
-        if len(records) < _FEW:
+        if len(records) < _SMALL_BATCH:
             self._writing.send_now()
-        self._settle()
+        self._collect_reports()
 
-    def _settle(self) -> None:
+    def _collect_reports(self) -> None:
         self._writing.serve()
         batches = self._batches
         while batches and batches[0].report() is None:
             batch = batches.popleft()
-            self._moved_at = self._clock.monotonic()
+            self._progress_at = self._clock.monotonic()
             if batch.error is not None:
                 raise self._writing.failed(batch.error, None, batch.topic)
-            self._safe.update(batch.offsets)
-        if self._refused is not None:
-            raise self._refused
+            self._acknowledged.update(batch.offsets)
+        if self._commit_error is not None:
+            raise self._commit_error
 
     def _commit(self) -> None:
         now = self._clock.monotonic()
         self._commit_at = now + COMMIT_EVERY_S
-        self._moved_at = now
-        self._committing, self._safe = self._safe, {}
+        self._progress_at = now
+        self._committing, self._acknowledged = self._acknowledged, {}
         try:
             self._consumer.commit(offsets=partitions_of(self._committing), asynchronous=True)
         except KafkaException as error:
-            ours, self._committing = self._committing, {}
-            self._kept(ours, error_of(error))
+            committing, self._committing = self._committing, {}
+            self._on_committed(committing, error_of(error))
 
-    def _kept(self, offsets: dict[TopicPartition, int], error: KafkaError | None) -> None:
+    def _on_committed(self, offsets: dict[TopicPartition, int], error: KafkaError | None) -> None:
         now = self._clock.monotonic()
-        self._moved_at = now
+        self._progress_at = now
         if error is None or error.code() == NO_OFFSET:
             return
-        if error.code() in _MOVED:
+        if error.code() in _STALE_MEMBER:
             return  # these places are gone, and we shall be told so
         if error.code() in SHOULD_WAIT or error.retriable():
-            self._safe = offsets | self._safe
-            self._commit_at = now + _AGAIN_S
+            self._acknowledged = offsets | self._acknowledged
+            self._commit_at = now + _RETRY_AFTER_S
             return
-        self._refused = failure(error, doing="keep what is done", address=self._address)
+        self._commit_error = failure(error, doing="keep what is done", address=self._address)
 
-    def _flush_at_once(self, timeout_s: float) -> bool:
+    def _flush_blocking(self, timeout_s: float) -> bool:
         """Within a rebalance, where the consumer hears of no commit but of one it waits for."""
         until = self._clock.monotonic() + min(timeout_s, _HANDOVER_S)
-        self._settle()
+        self._collect_reports()
         while self._batches and self._clock.monotonic() < until:
             self._writing.serve(_STEP_S)
-            self._settle()
-        offsets = self._committing | self._safe
+            self._collect_reports()
+        offsets = self._committing | self._acknowledged
         if offsets:
-            self._committing, self._safe = {}, {}
+            self._committing, self._acknowledged = {}, {}
             try:
                 results = self._consumer.commit(offsets=partitions_of(offsets), asynchronous=False)
                 errors = [result.error for result in results if result.error is not None]
             except KafkaException as error:
                 errors = [error_of(error)]
-            self._kept(offsets, errors[0] if errors else None)
-        return not (self._batches or self._safe)
+            self._on_committed(offsets, errors[0] if errors else None)
+        return not (self._batches or self._acknowledged)
 
 
-_WHOLE_S: Final = 15.0
+_TRANSACTION_TIMEOUT_S: Final = 15.0
 _TRANSACTION_STEP_S: Final = 5.0
 _JOIN_S: Final = 15.0
 _ABORT_S: Final = 2.0
-_PAUSE_S: Final = 0.05
+_RETRY_PAUSE_S: Final = 0.05
 
 
 class ExactlyOnceProducer:
@@ -292,7 +299,7 @@ class ExactlyOnceProducer:
         self._address = address
         self._clock = clock
         self._failed: tuple[KafkaError, str] | None = None
-        self._retried(
+        self._retry(
             lambda: producer.init_transactions(_TRANSACTION_STEP_S),
             "begin transactions",
             until=clock.monotonic() + _JOIN_S,
@@ -308,7 +315,7 @@ class ExactlyOnceProducer:
         """All or nothing, before it returns."""
         self._failed = None
         doing = "deliver a transaction"
-        until = self._clock.monotonic() + _WHOLE_S
+        until = self._clock.monotonic() + _TRANSACTION_TIMEOUT_S
         try:
             self._producer.begin_transaction()
         except KafkaException as error:
@@ -318,14 +325,14 @@ class ExactlyOnceProducer:
             if offsets:
                 metadata = self._consumer.consumer_group_metadata()
                 group_offsets = partitions_of(dict(offsets))
-                self._retried(
+                self._retry(
                     lambda: self._producer.send_offsets_to_transaction(
                         group_offsets, metadata, _TRANSACTION_STEP_S
                     ),
                     doing,
                     until=until,
                 )
-            self._retried(
+            self._retry(
                 lambda: self._producer.commit_transaction(_TRANSACTION_STEP_S), doing, until=until
             )
         except HeadraceError:
@@ -347,7 +354,7 @@ class ExactlyOnceProducer:
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
         """Nothing is under way."""
 
-    def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
+    def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Offsets are kept by transactions."""
 
     def close(self) -> None:
@@ -364,7 +371,7 @@ class ExactlyOnceProducer:
         with suppress(KafkaException):  # fenced, or away: the next of this name, or time, ends it
             self._producer.abort_transaction(_ABORT_S)
 
-    def _retried(self, call: Callable[[], None], doing: str, *, until: float) -> None:
+    def _retry(self, call: Callable[[], None], doing: str, *, until: float) -> None:
         while True:
             try:
                 return call()
@@ -372,7 +379,7 @@ class ExactlyOnceProducer:
                 kafka_error = error_of(error)
                 if not kafka_error.retriable() or self._clock.monotonic() >= until:
                     raise self._error(kafka_error, doing) from error
-                self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _PAUSE_S)
+                self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _RETRY_PAUSE_S)
 
     def _error(self, error: KafkaError, doing: str) -> Exception:
         """What a record met says more than what the transaction met thereby."""

@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 _log = logging.getLogger(__name__)
-ASK_S: Final = 8.0
+REQUEST_TIMEOUT_S: Final = 8.0
 _PART_S: Final = 1.0
-_LEAST_S: Final = 0.1
+_MIN_TIMEOUT_S: Final = 0.1
 _EVENTS: Final = 20
 _ENDS: Final = frozenset({PARTITION_EOF, AUTO_OFFSET_RESET})
-_AT_ONCE: Final = 500
+_BATCH_SIZE: Final = 500
 _T = TypeVar("_T")
 
 
@@ -64,15 +64,15 @@ class KafkaReader:
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self._address = options.address
         self._clock = clock
-        self._heard: KafkaError | None = None
-        self._known: dict[str, int] = {}
+        self._connection_error: KafkaError | None = None
+        self._partition_counts: dict[str, int] = {}
         self._lock = threading.Lock()
-        settings = {**options.reader(), "error_cb": self._hear, "logger": _log}
-        self._consumer: Consumer | None = made(lambda: Consumer(settings), options.address)
+        settings = {**options.reader(), "error_cb": self._on_error, "logger": _log}
+        self._consumer: Consumer | None = create_client(lambda: Consumer(settings), options.address)
 
     def check_topic(self, topic: str) -> None:
         """Raises NotFoundError if it is not there; asks once for each that is."""
-        if topic not in self._known:
+        if topic not in self._partition_counts:
             self.partitions(topic)
 
     def partitions(self, topic: str) -> int:
@@ -88,7 +88,7 @@ class KafkaReader:
         """First and next offsets; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
-            until = self._clock.monotonic() + ASK_S
+            until = self._clock.monotonic() + REQUEST_TIMEOUT_S
             return {
                 TopicPartition(topic, number): self._watermarks(consumer, topic, number, until)
                 for number in range(count)
@@ -102,9 +102,9 @@ class KafkaReader:
                 KafkaPartition(topic, number, at_ms)
                 for number in range(self._count(consumer, topic))
             ]
-            results = self._asked(
+            results = self._call(
                 f"find a time in topic '{topic}'",
-                lambda: consumer.offsets_for_times(queried, timeout=ASK_S),
+                lambda: consumer.offsets_for_times(queried, timeout=REQUEST_TIMEOUT_S),
             )
             return {
                 TopicPartition(topic, result.partition): result.offset
@@ -146,24 +146,26 @@ class KafkaReader:
         """Until each place has told its end."""
         records: list[Record] = []
         partitions = PartitionCache()
-        until = self._clock.monotonic() + ASK_S
+        until = self._clock.monotonic() + REQUEST_TIMEOUT_S
         while left and len(records) < most:
-            for message in consumer.consume(min(most - len(records), _AT_ONCE), 0.01):
+            for message in consumer.consume(min(most - len(records), _BATCH_SIZE), 0.01):
                 partition = partitions[message.topic(), message.partition()]
                 error = message.error()
                 if error is None:
                     records += records_of([message], partition)
-                    until = self._clock.monotonic() + ASK_S
+                    until = self._clock.monotonic() + REQUEST_TIMEOUT_S
                 elif error.code() not in _ENDS:
                     raise self._failure(error, f"read topic '{topic}'")
-                elif not self._goes_on(consumer, message, partition):
+                elif not self._skip_deleted(consumer, message, partition):
                     left.discard(partition)
             if self._clock.monotonic() >= until:
                 error = KafkaError(TIMED_OUT)
                 raise self._failure(error, f"read topic '{topic}'")
         return records
 
-    def _goes_on(self, consumer: Consumer, message: Message, partition: TopicPartition) -> bool:
+    def _skip_deleted(
+        self, consumer: Consumer, message: Message, partition: TopicPartition
+    ) -> bool:
         """Whether more is there: what was forgotten before it was read is gone over."""
         error, offset = message.error(), message.offset()
         if error is None or error.code() == PARTITION_EOF or offset is None:
@@ -184,7 +186,7 @@ class KafkaReader:
             else topic_metadata.error
         )
         if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
-            self._known.pop(topic, None)
+            self._partition_counts.pop(topic, None)
             message = (
                 f"there is no topic '{topic}' in Kafka at {self._address}; make it first, or look "
                 "for a typing mistake"
@@ -192,18 +194,21 @@ class KafkaReader:
             raise NotFoundError(message)
         if error is not None and error.code() != KafkaError.LEADER_NOT_AVAILABLE:
             raise self._failure(error, f"look for topic '{topic}'")
-        self._known[topic] = len(topic_metadata.partitions)
-        return self._known[topic]
+        self._partition_counts[topic] = len(topic_metadata.partitions)
+        return self._partition_counts[topic]
 
     def _metadata(self, consumer: Consumer, topic: str) -> Any:  # noqa: ANN401  # has no type
         """In parts, as the client would wait its whole time though it was refused."""
-        until = self._clock.monotonic() + ASK_S
+        until = self._clock.monotonic() + REQUEST_TIMEOUT_S
         while True:
             try:
                 return consumer.list_topics(topic, timeout=_PART_S)
             except KafkaException as error:
                 consumer.poll(0)
-                is_refused = self._heard is not None and self._heard.code() == AUTHENTICATION
+                is_refused = (
+                    self._connection_error is not None
+                    and self._connection_error.code() == AUTHENTICATION
+                )
                 if is_refused or self._clock.monotonic() >= until:
                     doing = f"look for topic '{topic}'"
                     raise self._failure(error_of(error), doing) from error
@@ -212,15 +217,15 @@ class KafkaReader:
         self, consumer: Consumer, topic: str, number: int, until: float = math.inf
     ) -> tuple[int, int]:
         """The ends of one partition; of many that are asked for, all of them `until` then."""
-        timeout_s = min(max(until - self._clock.monotonic(), _LEAST_S), ASK_S)
-        return self._asked(
+        timeout_s = min(max(until - self._clock.monotonic(), _MIN_TIMEOUT_S), REQUEST_TIMEOUT_S)
+        return self._call(
             f"look at partition {number} of topic '{topic}'",
             lambda: consumer.get_watermark_offsets(
                 KafkaPartition(topic, number), timeout=timeout_s
             ),
         )
 
-    def _asked(self, doing: str, ask: Callable[[], _T]) -> _T:
+    def _call(self, doing: str, ask: Callable[[], _T]) -> _T:
         try:
             answer = ask()
         except KafkaException as error:
@@ -233,20 +238,22 @@ class KafkaReader:
         """With what the connection said, which comes as an event of its own."""
         consumer = self._consumer
         for _ in range(_EVENTS):
-            if consumer is None or self._heard is not None:
+            if consumer is None or self._connection_error is not None:
                 break
             consumer.poll(0.01)
-        heard, self._heard = self._heard, None
-        if heard is None:
+        connection_error, self._connection_error = self._connection_error, None
+        if connection_error is None:
             return failure(error, doing=doing, address=self._address)
-        if heard.code() == AUTHENTICATION:
-            error = heard
-        return failure(error, doing=doing, address=self._address, reason=heard.str())
+        if connection_error.code() == AUTHENTICATION:
+            error = connection_error
+        return failure(error, doing=doing, address=self._address, reason=connection_error.str())
 
-    def _hear(self, error: KafkaError) -> None:
-        is_refused = self._heard is not None and self._heard.code() == AUTHENTICATION
+    def _on_error(self, error: KafkaError) -> None:
+        is_refused = (
+            self._connection_error is not None and self._connection_error.code() == AUTHENTICATION
+        )
         if error.code() in CONNECTION and not is_refused:
-            self._heard = error
+            self._connection_error = error
 
     @contextmanager
     def _open(self) -> Iterator[Consumer]:
@@ -256,24 +263,24 @@ class KafkaReader:
             yield self._consumer
 
 
-def made(make: Callable[[], _T], address: str) -> _T:
+def create_client(create: Callable[[], _T], address: str) -> _T:
     """A client, if its options can be.
 
     Raises:
         InvalidArgumentError: They cannot.
     """
     try:
-        return make()
+        return create()
     except (KafkaException, TypeError, ValueError) as error:
         reason = error_of(error).str()
         raise InvalidArgumentError(f"an option for Kafka at {address}: {reason}") from error
 
 
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
-_LOOK_EVERY_S: Final = 1.0
-_AGAIN_S: Final = 0.1
-_THE_CLUSTERS_OWN: Final = -1
-_MEMBERS_RUN: Final = frozenset(
+_POLL_EVERY_S: Final = 1.0
+_RETRY_AFTER_S: Final = 0.1
+_DEFAULT_REPLICATION: Final = -1
+_GROUP_IS_ACTIVE: Final = frozenset(
     {
         KafkaError.NON_EMPTY_GROUP,
         KafkaError.UNKNOWN_MEMBER_ID,
@@ -291,14 +298,16 @@ class KafkaAdmin:
         self._address = options.address
         self._clock = clock
         settings = options.client()
-        self._client = made(lambda: AdminClient(settings, logger=_log), options.address)
+        self._client = create_client(lambda: AdminClient(settings, logger=_log), options.address)
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Make a topic, with as many replicas as the cluster's own default says."""
         doing = f"make topic '{topic}'"
-        new = NewTopic(topic, partitions, _THE_CLUSTERS_OWN)
+        new = NewTopic(topic, partitions, _DEFAULT_REPLICATION)
         try:
-            self._answer(self._client.create_topics([new], request_timeout=ASK_S)[topic], doing)
+            self._result(
+                self._client.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic], doing
+            )
         except KafkaException as error:
             if error_of(error).code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise self._failure(error, doing) from error
@@ -315,15 +324,15 @@ class KafkaAdmin:
         query = ConsumerGroupTopicPartitions(
             group, [KafkaPartition(*partition) for partition in partitions]
         )
-        until = self._clock.monotonic() + ASK_S
+        until = self._clock.monotonic() + REQUEST_TIMEOUT_S
         while True:
             results: list[KafkaPartition] = []
             try:
                 # Stable: what a transaction is about to keep is waited for (KIP-447).
                 future = self._client.list_consumer_group_offsets(
-                    [query], require_stable=True, request_timeout=ASK_S
+                    [query], require_stable=True, request_timeout=REQUEST_TIMEOUT_S
                 )[group]
-                results = self._answer(future, doing).topic_partitions
+                results = self._result(future, doing).topic_partitions
                 error = next((result.error for result in results if result.error is not None), None)
             except KafkaException as raised:
                 error = error_of(raised)
@@ -335,7 +344,7 @@ class KafkaAdmin:
                 }
             if error.code() != UNSTABLE or self._clock.monotonic() >= until:
                 raise failure(error, doing=doing, address=self._address)
-            time.sleep(_AGAIN_S)
+            time.sleep(_RETRY_AFTER_S)
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Put a group, of which no member runs, somewhere else."""
@@ -344,49 +353,53 @@ class KafkaAdmin:
         change = ConsumerGroupTopicPartitions(group, partitions)
         try:
             if self._has_members(group):
-                raise self._runs(group)
-            future = self._client.alter_consumer_group_offsets([change], request_timeout=ASK_S)[
-                group
-            ]
-            results = self._answer(future, doing).topic_partitions
+                raise self._active_group(group)
+            future = self._client.alter_consumer_group_offsets(
+                [change], request_timeout=REQUEST_TIMEOUT_S
+            )[group]
+            results = self._result(future, doing).topic_partitions
         except KafkaException as error:
-            if error_of(error).code() in _MEMBERS_RUN:
-                raise self._runs(group) from error
+            if error_of(error).code() in _GROUP_IS_ACTIVE:
+                raise self._active_group(group) from error
             raise self._failure(error, doing) from error
         for result in results:
-            if result.error is not None and result.error.code() in _MEMBERS_RUN:
-                raise self._runs(group)
+            if result.error is not None and result.error.code() in _GROUP_IS_ACTIVE:
+                raise self._active_group(group)
             if result.error is not None:
                 raise failure(result.error, doing=doing, address=self._address)
 
-    def ask_ends(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, "Future[Any]"]:
+    def request_ends(
+        self, partitions: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, "Future[Any]"]:
         """Ask for the next offsets that will be written, without waiting for the answers."""
         queried = {KafkaPartition(*partition): _LATEST for partition in partitions}
-        futures = self._client.list_offsets(queried, request_timeout=ASK_S)
+        futures = self._client.list_offsets(queried, request_timeout=REQUEST_TIMEOUT_S)
         return {
             TopicPartition(partition.topic, partition.partition): future
             for partition, future in futures.items()
         }
 
     def _has_members(self, group: str) -> bool:
-        future = self._client.describe_consumer_groups([group], request_timeout=ASK_S)[group]
+        future = self._client.describe_consumer_groups([group], request_timeout=REQUEST_TIMEOUT_S)[
+            group
+        ]
         try:
-            return bool(self._answer(future, "look at a group").members)
+            return bool(self._result(future, "look at a group").members)
         except KafkaException as error:
             if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return False
             raise
 
-    def _runs(self, group: str) -> FailedPreconditionError:
+    def _active_group(self, group: str) -> FailedPreconditionError:
         message = (
             f"a member of group '{group}' runs, or ended so short a while ago that it may come "
             "back; stop the stream first, and wait for its session_timeout_s"
         )
         return FailedPreconditionError(message)
 
-    def _answer(self, told: "Future[Any]", doing: str) -> Any:  # noqa: ANN401  # one type a call
+    def _result(self, future: "Future[Any]", doing: str) -> Any:  # noqa: ANN401  # one type a call
         try:
-            return told.result(ASK_S + 1)
+            return future.result(REQUEST_TIMEOUT_S + 1)
         except TimeoutError:
             raise failure(
                 KafkaError(KafkaError.REQUEST_TIMED_OUT), doing=doing, address=self._address
@@ -396,25 +409,25 @@ class KafkaAdmin:
         return failure(error_of(error), doing=doing, address=self._address)
 
 
-class Following:
+class EndOffsets:
     """The next offsets of places; asked each second, not waited for."""
 
     def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
         self._admin = admin
         self._clock = clock
-        self._known: dict[TopicPartition, int] = {}
-        self._asked: dict[TopicPartition, Future[Any]] = {}
-        self._ask_at = 0.0
+        self._offsets: dict[TopicPartition, int] = {}
+        self._pending: dict[TopicPartition, Future[Any]] = {}
+        self._request_at = 0.0
 
     def __call__(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
         """What is known by now."""
-        for partition, future in list(self._asked.items()):
+        for partition, future in list(self._pending.items()):
             if future.done():
-                del self._asked[partition]
+                del self._pending[partition]
                 if future.exception() is None:
-                    self._known[partition] = future.result().offset
+                    self._offsets[partition] = future.result().offset
         now = self._clock.monotonic()
-        if not self._asked and now >= self._ask_at:
-            self._ask_at = now + _LOOK_EVERY_S
-            self._asked = self._admin.ask_ends(partitions)
-        return self._known
+        if not self._pending and now >= self._request_at:
+            self._request_at = now + _POLL_EVERY_S
+            self._pending = self._admin.request_ends(partitions)
+        return self._offsets

@@ -118,11 +118,11 @@ class KafkaSource:
             if most > 1:
                 messages += self._consumer.consume(most - 1, 0)
         except KafkaException as error:
-            self._health.ends(failure(error_of(error), doing="read", address=self._address))
+            self._health.fail(failure(error_of(error), doing="read", address=self._address))
             return []
         records = self._records(messages)
         if records:
-            self._health.answered()
+            self._health.on_response()
         return records
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
@@ -163,11 +163,11 @@ class KafkaSource:
                 self.partitions[message.topic(), message.partition()], offset
             )
         elif error.fatal():
-            self._health.failed(error)
+            self._health.on_error(error)
         elif code not in SHOULD_WAIT and code != MAX_POLL_EXCEEDED and not error.retriable():
             topic = message.topic()
             doing = f"read topic '{topic}'" if topic else "read"
-            self._health.ends(failure(error, doing=doing, address=self._address))
+            self._health.fail(failure(error, doing=doing, address=self._address))
 
     def _hold(self, *, is_held: bool) -> None:
         """Let the client fetch nothing of any place, or again of those that are not paused."""
@@ -182,7 +182,7 @@ class KafkaSource:
 
 
 _FIRST_PART_S: Final = 0.002
-_LONGEST_PART_S: Final = 0.02
+_MAX_PART_S: Final = 0.02
 _PART_RATIO: Final = 0.25
 _HANDOVER_S: Final = 10.0
 
@@ -203,7 +203,7 @@ class KafkaSession:
         listener: Rebalanced,
         assigning: Assigning,
         *,
-        following: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
+        end_offsets: Callable[[Sequence[TopicPartition]], Mapping[TopicPartition, int]],
         check_topic: Callable[[str], None],
         health: ClientHealth,
         address: str,
@@ -212,7 +212,7 @@ class KafkaSession:
         self._membership = membership
         self._listener = listener
         self._assigning = assigning
-        self._following = following
+        self._end_offsets = end_offsets
         self._check_topic = check_topic
         self._health = health
         self._address = address
@@ -232,9 +232,9 @@ class KafkaSession:
         self._writer = writer
         consumer.subscribe(
             list(self._membership.topics),
-            on_assign=self._gain,
-            on_revoke=self._give_away,
-            on_lost=self._lose,
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
         )
 
     @property
@@ -250,7 +250,7 @@ class KafkaSession:
         began = now = self._clock.monotonic()
         until = began + timeout_s
         while True:
-            part_s = max(_FIRST_PART_S, min((now - began) * _PART_RATIO, _LONGEST_PART_S))
+            part_s = max(_FIRST_PART_S, min((now - began) * _PART_RATIO, _MAX_PART_S))
             part_s = max(min(part_s, until - now), 0.0)
             if self._woken.is_set():
                 part_s = 0.0
@@ -291,7 +291,7 @@ class KafkaSession:
             self._writer.produce(records, offsets)
             self._positions.commit(offsets)
         except HeadraceError as error:
-            self._health.ends(error)
+            self._health.fail(error)
             raise
 
     def flush(self, timeout_s: float) -> bool:
@@ -301,7 +301,7 @@ class KafkaSession:
             serve = None if self._is_rebalancing else self._source.buffer
             return self._writer.flush(timeout_s, serve)
         except HeadraceError as error:
-            self._health.ends(error)
+            self._health.fail(error)
             return False
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
@@ -313,7 +313,7 @@ class KafkaSession:
         self._check_open()
         now_s = self._clock.now()
         held = list(self._positions)
-        ends = self._following(held) if held else {}
+        ends = self._end_offsets(held) if held else {}
         lags = {}
         for partition in self._positions:
             try:
@@ -339,22 +339,22 @@ class KafkaSession:
         if self._is_closed:
             return
         self._is_closed = True
-        self._health.over = FailedPreconditionError("this session is closed; join again")
+        self._health.fatal_error = FailedPreconditionError("this session is closed; join again")
         self._writer.close()
         del self._writer  # with its producer, whose threads would else run on until a collection
         self._consumer.close()
 
-    def committed(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
+    def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
         """Hears of offsets that were kept or not, within the consumer's `poll`."""
         if error is None:
-            self._health.answered()
+            self._health.on_response()
         if not self._is_closed:
-            self._writer.committed(error, partitions)
+            self._writer.on_commit(error, partitions)
 
     def _check_open(self) -> None:
-        over = self._health.over
-        if over is not None:
-            raise type(over)(*over.args) from over
+        error = self._health.fatal_error
+        if error is not None:
+            raise type(error)(*error.args) from error
 
     def _wait(self, part_s: float) -> list[Record]:
         """Live, and hand out nothing."""
@@ -362,26 +362,26 @@ class KafkaSession:
         self._woken.wait(part_s)
         return []
 
-    def _gain(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
+    def _on_assign(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
         partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
         if not partitions or self._is_closed:
             return
         self._is_rebalancing = True
         until = self._assigning.due()
         try:
-            own = self._listener.on_assigned(partitions) or {}
-            starts, fresh = self._assigning.starts(consumer, partitions, own, until=until)
+            start_offsets = self._listener.on_assigned(partitions) or {}
+            starts, fresh = self._assigning.starts(consumer, partitions, start_offsets, until=until)
             self._positions.hold(starts)
             self._assigning.take(consumer, starts)
             self._source.on_assigned(partitions)
             if fresh:
                 self._writer.begin_at(fresh)
         except HeadraceError as error:
-            self._health.ends(error)
+            self._health.fail(error)
         finally:
             self._is_rebalancing = False
 
-    def _give_away(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
+    def _on_revoke(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
         partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
         if not partitions or self._is_closed:
             return
@@ -391,12 +391,12 @@ class KafkaSession:
             self._listener.on_revoked(partitions)
             self._writer.flush(_HANDOVER_S, None)
         except HeadraceError as error:
-            self._health.ends(error)
+            self._health.fail(error)
         finally:
             self._is_rebalancing = False
             self._forget(consumer, partitions)
 
-    def _lose(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
+    def _on_lost(self, consumer: Consumer, changed: list[KafkaPartition]) -> None:
         partitions = [self._source.partitions[moved.topic, moved.partition] for moved in changed]
         if not partitions or self._is_closed:
             return

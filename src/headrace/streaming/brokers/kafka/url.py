@@ -17,15 +17,15 @@ from headrace.core.redact import is_secret_name, remember_resolved
 from headrace.core.variables import filled_in, url_filled_in
 from headrace.streaming.broker import Membership
 
-_LONGEST_TRANSACTION_MS: Final = 15_000
+_MAX_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
-_SHORTEST_POLL_INTERVAL_MS: Final = 30_000
-_LONGEST_LOOK_S: Final = 20.0
+_MIN_POLL_INTERVAL_MS: Final = 30_000
+_MAX_ASSIGN_S: Final = 20.0
 """Longer than a transaction of ours lasts, whose end is waited for."""
-_LOOK_RATIO: Final = 2 / 3
+_ASSIGN_RATIO: Final = 2 / 3
 POLL_INTERVAL: Final = "max.poll.interval.ms"
 _HEARTBEATS: Final = 4  # within a session's timeout
-_LONGEST_HEARTBEAT_MS: Final = 3_000
+_MAX_HEARTBEAT_MS: Final = 3_000
 COOPERATIVE: Final = "cooperative-sticky"
 _STRATEGY: Final = "partition.assignment.strategy"
 _PROTOCOL: Final = "group.protocol"
@@ -56,10 +56,10 @@ class KafkaOptions:
         return self.settings.get(_STRATEGY, COOPERATIVE) == COOPERATIVE
 
     @property
-    def longest_look_s(self) -> float:
+    def max_assign_s(self) -> float:
         """How long a member may ask where it begins to read, within its own `poll`."""
-        given_ms = int(self.settings.get(POLL_INTERVAL, _SHORTEST_POLL_INTERVAL_MS))
-        return min(_LONGEST_LOOK_S, given_ms / 1000 * _LOOK_RATIO)
+        given_ms = int(self.settings.get(POLL_INTERVAL, _MIN_POLL_INTERVAL_MS))
+        return min(_MAX_ASSIGN_S, given_ms / 1000 * _ASSIGN_RATIO)
 
     @property
     def limit_bytes(self) -> int:
@@ -103,7 +103,7 @@ class KafkaOptions:
         """A consumer that is a member of a group."""
         timeout_ms = round(membership.session_timeout_s * 1000)
         settings: Settings = {
-            POLL_INTERVAL: str(max(3 * timeout_ms, _SHORTEST_POLL_INTERVAL_MS)),
+            POLL_INTERVAL: str(max(3 * timeout_ms, _MIN_POLL_INTERVAL_MS)),
             # The client's 1 s is as long as a backlog of 100,000 lasts: it would run dry.
             "fetch.queue.backoff.ms": "10",
             **self.client(),
@@ -123,7 +123,7 @@ class KafkaOptions:
         if not self._is_kip_848:
             settings["session.timeout.ms"] = timeout_ms
             settings["heartbeat.interval.ms"] = max(
-                1, min(timeout_ms // _HEARTBEATS, _LONGEST_HEARTBEAT_MS)
+                1, min(timeout_ms // _HEARTBEATS, _MAX_HEARTBEAT_MS)
             )
             settings.setdefault(_STRATEGY, COOPERATIVE)
         return settings
@@ -146,7 +146,7 @@ class KafkaOptions:
             # after a transaction that failed it makes its clients anew itself.
             settings.setdefault("metadata.recovery.strategy", "none")
             requested_ms = int(self.settings.get(TRANSACTION, _TRANSACTION_MS))
-            timeout_ms = min(requested_ms, _LONGEST_TRANSACTION_MS)
+            timeout_ms = min(requested_ms, _MAX_TRANSACTION_MS)
             settings |= {
                 "transactional.id": transactional_id,
                 TRANSACTION: timeout_ms,
@@ -168,9 +168,9 @@ _MEMBERSHIP: Final = "membership"
 _COMPRESSION: Final = "compression"
 _STATIC: Final = "static"
 _DYNAMIC: Final = "dynamic"
-_MOST_BYTES: Final = 1 << 20
+_MAX_BYTES: Final = 1 << 20
 _SHOWN: Final = 60
-_OURS: Final[Mapping[str, str]] = {
+_RESERVED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
         ("bootstrap.servers", "metadata.broker.list"), "the servers stand before the '?'"
     ),
@@ -257,7 +257,7 @@ def options_text(url: str) -> str:
         named = dict(parse_qsl(urlsplit(url).query)).get(_FILE, "")
         if named and url.startswith("kafka:"):
             with Path(named).open("rb") as file:
-                return file.read(_MOST_BYTES).decode("utf-8")
+                return file.read(_MAX_BYTES).decode("utf-8")
     return ""
 
 
@@ -280,8 +280,8 @@ def _servers(netloc: str) -> str:
 def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, value in pairs:
-        if name in _OURS:
-            raise InvalidArgumentError(f"'{name}' cannot be set for Kafka: {_OURS[name]}")
+        if name in _RESERVED:
+            raise InvalidArgumentError(f"'{name}' cannot be set for Kafka: {_RESERVED[name]}")
         if _NAME.fullmatch(name) is None:
             raise InvalidArgumentError(f"{name[:_SHOWN]!r} is no option of Kafka's client")
         if name in options:
@@ -294,13 +294,13 @@ def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, 
     """Lines of `name=value`, comments and empty ones apart."""
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
         raise FailedPreconditionError(f"cannot read the options in {path}: {reason}") from error
-    if len(data) > _MOST_BYTES:
-        raise FailedPreconditionError(f"the options in {path} exceed {_MOST_BYTES} bytes")
+    if len(data) > _MAX_BYTES:
+        raise FailedPreconditionError(f"the options in {path} exceed {_MAX_BYTES} bytes")
     pairs = []
     for number, line in enumerate(text.splitlines(), start=1):
         stripped = line.strip()

@@ -42,8 +42,8 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 RETENTION_S: Final = 7 * 86_400.0
 RETENTION_BYTES: Final = 8 << 30
 LOCK_TIMEOUT_S: Final = 10.0
-_MOST_PARTITIONS: Final = 1024
-_AT_ONCE: Final = 5000  # records of one transaction of `send`, so that others get their turn
+_MAX_PARTITIONS: Final = 1024
+_BATCH_SIZE: Final = 5000  # records of one transaction of `send`, so that others get their turn
 
 
 class LogBroker:
@@ -96,8 +96,8 @@ class LogBroker:
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
         """Make a topic if it is not there; see `Broker`."""
         check_topic(topic)
-        if not 1 <= partitions <= _MOST_PARTITIONS:
-            message = f"a topic has 1 to {_MOST_PARTITIONS} partitions, not {partitions}"
+        if not 1 <= partitions <= _MAX_PARTITIONS:
+            message = f"a topic has 1 to {_MAX_PARTITIONS} partitions, not {partitions}"
             raise InvalidArgumentError(message)
         with self._file() as file, file.writing("make a topic in") as db:
             created = db.execute(
@@ -115,9 +115,9 @@ class LogBroker:
         """Write records; see `Broker`. Some thousands at a time are written or not as a whole."""
         check_new(records)
         with self._file() as file:
-            for start in range(0, len(records), _AT_ONCE):
+            for start in range(0, len(records), _BATCH_SIZE):
                 with file.writing("write to") as db:
-                    some = records[start : start + _AT_ONCE]
+                    some = records[start : start + _BATCH_SIZE]
                     append(db, self._topics, some, self._clock.now())
 
     def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:

@@ -21,7 +21,7 @@ from headrace.core import FailedPreconditionError, HeadraceError, UnavailableErr
 
 FOLDER: Final = "waiting"
 """Of a log: where those who wait can be rung."""
-_ENOUGH_BYTES: Final = 16
+_DATAGRAM_BYTES: Final = 16
 _MILLISECONDS: Final = 1000
 
 
@@ -55,7 +55,7 @@ class ChangeNotifier:
         self._poller.register(self._socket, select.POLLIN)
         return True
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Tell all others who listen; who has died since is forgotten."""
         with suppress(OSError):
             for name in os.listdir(self._folder):  # noqa: PTH208  # a folder that is open has no path
@@ -72,7 +72,7 @@ class ChangeNotifier:
         if self._poller.poll(timeout_s * _MILLISECONDS):
             with suppress(BlockingIOError):
                 while True:
-                    self._socket.recv(_ENOUGH_BYTES)
+                    self._socket.recv(_DATAGRAM_BYTES)
 
     def close(self) -> None:
         """Hear no more; twice is once."""
@@ -109,7 +109,9 @@ _PRIMARY_CODE: Final = 0xFF
 _DAMAGED: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _AWAY: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR})
-_TRY_EVERY_S: Final = 0.0003  # what writes lasts some milliseconds; SQLite itself would wait longer
+_RETRY_EVERY_S: Final = (
+    0.0003  # what writes lasts some milliseconds; SQLite itself would wait longer
+)
 _WAL_KEPT_BYTES: Final = 64 << 20
 # records.id is place << 40 | offset: one integer finds a record, and a place's lie side by side.
 # A segment is a stretch of a place that goes at once when it is too old; `high_s` is the newest
@@ -172,10 +174,10 @@ class LogFile:
         self.name = str(folder)
         self._lock_timeout_s = lock_timeout_s
         self._version: int | None = None
-        with self._telling("open"):
+        with self._translating_errors("open"):
             self._db = self._open(folder, sync)
             try:
-                self.bell = ChangeNotifier(folder)
+                self.notifier = ChangeNotifier(folder)
             except BaseException:
                 self._db.close()
                 raise
@@ -183,7 +185,7 @@ class LogFile:
     @contextmanager
     def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
         """A transaction that is kept if the block ends well; no other is written meanwhile."""
-        with self._telling(doing):
+        with self._translating_errors(doing):
             self._begin()
             try:
                 yield self._db
@@ -191,12 +193,12 @@ class LogFile:
             finally:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
-        self.bell.ring()
+        self.notifier.notify()
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
         """All that is read in the block is of one moment."""
-        with self._telling(doing):
+        with self._translating_errors(doing):
             self._db.execute("BEGIN")
             try:
                 yield self._db
@@ -205,7 +207,7 @@ class LogFile:
 
     def has_changed(self) -> bool:
         """Whether another connection has written since this was asked last; costs little."""
-        with self._telling("look"):
+        with self._translating_errors("look"):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         changed: bool = version != self._version
         self._version = version
@@ -213,7 +215,7 @@ class LogFile:
 
     def close(self) -> None:
         """Let go of the file; twice is once."""
-        self.bell.close()
+        self.notifier.close()
         self._db.close()
 
     def _begin(self) -> None:
@@ -226,7 +228,7 @@ class LogFile:
                 except sqlite3.OperationalError as error:
                     if _code(error) not in _BUSY or time.monotonic() > deadline:
                         raise
-                    time.sleep(_TRY_EVERY_S)
+                    time.sleep(_RETRY_EVERY_S)
                 else:
                     return
         finally:
@@ -236,7 +238,7 @@ class LogFile:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         path = folder / _NAME
         if not path.exists():
-            _make(path)
+            _create(path)
         db = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=rw",
             uri=True,
@@ -262,7 +264,7 @@ class LogFile:
             raise FailedPreconditionError(message)
 
     @contextmanager
-    def _telling(self, doing: str) -> Iterator[None]:
+    def _translating_errors(self, doing: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -270,9 +272,9 @@ class LogFile:
             message = f"cannot {doing} the log in {self.name}: {reason}"
             raise FailedPreconditionError(message) from error
         except sqlite3.Error as error:
-            raise self._told(error, doing) from error
+            raise self._translated(error, doing) from error
 
-    def _told(self, error: sqlite3.Error, doing: str) -> HeadraceError:
+    def _translated(self, error: sqlite3.Error, doing: str) -> HeadraceError:
         code = _code(error)
         cannot = f"cannot {doing} the log in {self.name}: "
         if code in _BUSY:
@@ -294,7 +296,7 @@ class LogFile:
         return FailedPreconditionError(f"{cannot}{reason}")
 
 
-def _make(path: Path) -> None:
+def _create(path: Path) -> None:
     """Make it aside, so that nobody sees half of it and of two who make it one wins.
 
     It is readable by its owner only, as are those that SQLite puts beside it. A file that SQLite

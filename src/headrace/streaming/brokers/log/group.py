@@ -47,7 +47,7 @@ def shares(holding: Mapping[str, int], partitions: int, *, topic: str) -> dict[s
     return {name: share + (rank < more) for rank, name in enumerate(order)}
 
 
-def enter(db: sqlite3.Connection, topics: Catalogue, membership: Membership, now_s: float) -> int:
+def join(db: sqlite3.Connection, topics: Catalogue, membership: Membership, now_s: float) -> int:
     """Become a member, in place of one of the same name; the epoch that others see it by."""
     group, epoch = membership.group, secrets.randbits(_EPOCH_BITS)
     for name in membership.topics:
@@ -59,11 +59,11 @@ def enter(db: sqlite3.Connection, topics: Catalogue, membership: Membership, now
             'UPDATE claims SET epoch = ? WHERE "group" = ? AND epoch = ?', (epoch, group, old)
         )
     _register(db, membership, epoch, now_s)
-    _tell(db, group)
+    _bump_generation(db, group)
     return epoch
 
 
-def look(
+def heartbeat(
     db: sqlite3.Connection,
     topics: Catalogue,
     membership: Membership,
@@ -78,9 +78,9 @@ def look(
         ConflictError: Another has taken this member's place.
     """
     group = membership.group
-    check_not_replaced(db, membership, epoch, gone_is_fine=True)
+    check_not_replaced(db, membership, epoch, allow_removed=True)
     if _epoch_of(db, group, membership.member) is None:
-        _tell(db, group)  # it counted as dead, and is back
+        _bump_generation(db, group)  # it counted as dead, and is back
     _register(db, membership, epoch, now_s)
     _remove_dead(db, group, now_s)
     claims: dict[int, int] = dict(
@@ -92,24 +92,28 @@ def look(
     assigned: list[int] = []
     for topic in (topics.topic(db, name) for name in membership.topics):
         holding = {
-            name: sum(claims.get(partition_id) == of for partition_id in topic.partitions)
-            for name, (of, subscribed) in members.items()
+            name: sum(
+                claims.get(partition_id) == epoch_of_member for partition_id in topic.partitions
+            )
+            for name, (epoch_of_member, subscribed) in members.items()
             if topic.name in subscribed
         }
         # What it has from the one whose name it took, and does not read yet, it gives away first.
-        has = sorted(claimed.intersection(topic.partitions), key=lambda one: (one not in held, one))
+        owned = sorted(
+            claimed.intersection(topic.partitions), key=lambda one: (one not in held, one)
+        )
         share = shares(holding, len(topic.partitions), topic=topic.name)[membership.member]
-        surplus += has[share:]
+        surplus += owned[share:]
         free = [partition_id for partition_id in topic.partitions if partition_id not in claims]
-        assigned += [partition_id for partition_id in has[:share] if partition_id not in held]
-        assigned += free[: max(share - len(has), 0)]
+        assigned += [partition_id for partition_id in owned[:share] if partition_id not in held]
+        assigned += free[: max(share - len(owned), 0)]
     for partition_id in assigned:
         db.execute("INSERT OR REPLACE INTO claims VALUES (?, ?, ?)", (group, partition_id, epoch))
     if set(assigned) - claimed:
-        _tell(db, group)
+        _bump_generation(db, group)
     unread = [partition_id for partition_id in surplus if partition_id not in held]
     if unread:
-        give_away(db, group, epoch, unread)
+        release(db, group, epoch, unread)
     return Moves(
         lost=tuple(held - claimed),
         surplus=tuple(partition_id for partition_id in surplus if partition_id in held),
@@ -117,13 +121,13 @@ def look(
     )
 
 
-def give_away(db: sqlite3.Connection, group: str, epoch: int, partitions: Sequence[int]) -> None:
+def release(db: sqlite3.Connection, group: str, epoch: int, partitions: Sequence[int]) -> None:
     """Let others have these."""
     db.executemany(
         'DELETE FROM claims WHERE "group" = ? AND place = ? AND epoch = ?',
         [(group, partition_id, epoch) for partition_id in partitions],
     )
-    _tell(db, group)
+    _bump_generation(db, group)
 
 
 def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
@@ -131,7 +135,7 @@ def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
     group = membership.group
     db.execute('DELETE FROM members WHERE "group" = ? AND epoch = ?', (group, epoch))
     db.execute('DELETE FROM claims WHERE "group" = ? AND epoch = ?', (group, epoch))
-    _tell(db, group)
+    _bump_generation(db, group)
 
 
 def is_alive(db: sqlite3.Connection, group: str, now_s: float) -> bool:
@@ -147,11 +151,11 @@ def generation(db: sqlite3.Connection, group: str) -> int:
 
 
 def check_not_replaced(
-    db: sqlite3.Connection, membership: Membership, epoch: int, *, gone_is_fine: bool
+    db: sqlite3.Connection, membership: Membership, epoch: int, *, allow_removed: bool
 ) -> None:
     """Raises ConflictError if another has this member's name, or if it counts as dead."""
     now = _epoch_of(db, membership.group, membership.member)
-    if now == epoch or (now is None and gone_is_fine):
+    if now == epoch or (now is None and allow_removed):
         return
     who = f"member '{membership.member}' of group '{membership.group}'"
     if now is None:
@@ -231,7 +235,7 @@ def _remove_dead(db: sqlite3.Connection, group: str, now_s: float) -> None:
         (group, group),
     ).rowcount
     if removed or freed:
-        _tell(db, group)
+        _bump_generation(db, group)
 
 
 def _members(db: sqlite3.Connection, group: str) -> dict[str, tuple[int, tuple[str, ...]]]:
@@ -246,7 +250,7 @@ def _epoch_of(db: sqlite3.Connection, group: str, member: str) -> int | None:
     return None if row is None else int(row[0])
 
 
-def _tell(db: sqlite3.Connection, group: str) -> None:
+def _bump_generation(db: sqlite3.Connection, group: str) -> None:
     db.execute(
         "INSERT INTO groups VALUES (?, 1) ON CONFLICT (name) DO UPDATE "
         "SET generation = generation + 1",

@@ -38,13 +38,13 @@ class Catalogue:
     """The topics that one connection has met; they never change."""
 
     def __init__(self) -> None:
-        self._known: dict[str, Topic] = {}
+        self._topics: dict[str, Topic] = {}
 
     def topic(self, db: sqlite3.Connection, name: str) -> Topic:
         """Raises NotFoundError if it is not there."""
-        topic = self._known.get(name)
+        topic = self._topics.get(name)
         if topic is None:
-            topic = self._known[name] = _find_topic(db, name)
+            topic = self._topics[name] = _find_topic(db, name)
         return topic
 
     def partition_id(self, db: sqlite3.Connection, partition: TopicPartition) -> int:
@@ -76,7 +76,7 @@ def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
 
 OFFSET_BITS: Final = 40
 """A record's id is the number of its place, and then so many bits of its offset."""
-_SEGMENTS_AT_ONCE: Final = 2  # forgotten in one step: more than come in one, so that it keeps up
+_SEGMENTS_PER_STEP: Final = 2  # forgotten in one step: more than come in one, so that it keeps up
 
 
 class _Segment(NamedTuple):
@@ -88,13 +88,13 @@ class _Segment(NamedTuple):
     is_last: bool
 
 
-def forget_old(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
+def delete_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
     """Forget at most a few segments that are too old or too much; how many.
 
     The newest of a place stays, unless it is too old as a whole.
     """
-    for step in range(_SEGMENTS_AT_ONCE):
-        oldest = _first_to_go(db, topic, now_s)
+    for step in range(_SEGMENTS_PER_STEP):
+        oldest = _next_expired(db, topic, now_s)
         if oldest is None:
             return step
         start = oldest.partition_id << OFFSET_BITS
@@ -110,10 +110,10 @@ def forget_old(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
             "UPDATE places SET first = ?, bytes = bytes - ? WHERE id = ?",
             (oldest.next, oldest.bytes, oldest.partition_id),
         )
-    return _SEGMENTS_AT_ONCE
+    return _SEGMENTS_PER_STEP
 
 
-def _first_to_go(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segment | None:
+def _next_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segment | None:
     oldest = [segment for partition_id in topic.partitions for segment in _oldest(db, partition_id)]
     aged = min(oldest, default=None)
     if aged is not None and aged.written_s < now_s - topic.retention_s:
@@ -178,7 +178,7 @@ def append(
         columns[3].append(now_s if record.timestamp_s is None else record.timestamp_s)
     for (topic, partition_id), columns in by_partition.items():
         if _append_rows(db, partition_id, columns, now_s):
-            forget_old(db, topic, now_s)
+            delete_expired(db, topic, now_s)
 
 
 def read(

@@ -21,8 +21,8 @@ from headrace.streaming.brokers.log.records import (
     Catalogue,
     append,
     check_new,
+    delete_expired,
     ends,
-    forget_old,
     read,
     time_of,
 )
@@ -32,11 +32,13 @@ _LOGGER: Final = logging.getLogger(__name__)
 
 
 _FIRST_PAUSE_S: Final = 0.0005
-_DEAF_PAUSE_S: Final = 0.005
-_LONGEST_PAUSE_S: Final = 0.05  # of who is rung; against what nobody rings for
-_BEATS: Final = 3  # signs of life within the time after which a member counts as dead
-_AWAY: Final = (UnavailableError, LogFullError)
-_AWAY_PAUSE_S: Final = 0.1
+_UNNOTIFIED_PAUSE_S: Final = 0.005
+_MAX_PAUSE_S: Final = 0.05  # of who is rung; against what nobody rings for
+_HEARTBEATS_PER_TIMEOUT: Final = (
+    3  # signs of life within the time after which a member counts as dead
+)
+_RETRYABLE: Final = (UnavailableError, LogFullError)
+_RETRY_PAUSE_S: Final = 0.1
 
 
 class LogSession:
@@ -64,13 +66,13 @@ class LogSession:
         self._is_closed = False
         self._woken = threading.Event()
         self._problem = ""
-        self._ended: HeadraceError | None = None
+        self._fatal_error: HeadraceError | None = None
         self._generation = -1
-        self._look_at = 0.0
+        self._heartbeat_at = 0.0
         self._may_have_more = True
         with file.writing("join a group of") as db:
-            self._epoch = groups.enter(db, self._topics, membership, clock.now())
-        self._is_rung = file.bell.listen(f"{self._epoch:x}")
+            self._epoch = groups.join(db, self._topics, membership, clock.now())
+        self._is_notified = file.notifier.listen(f"{self._epoch:x}")
 
     @property
     def problem(self) -> str:
@@ -86,17 +88,17 @@ class LogSession:
             try:
                 records = self._step(most)
                 self._problem = ""
-            except _AWAY as error:
-                records, pause_s, self._problem = [], _AWAY_PAUSE_S, str(error)
+            except _RETRYABLE as error:
+                records, pause_s, self._problem = [], _RETRY_PAUSE_S, str(error)
             left_s = deadline - self._clock.monotonic()
             if records or left_s <= 0:
                 return records
             if not self._woken.is_set():
-                self._file.bell.wait(min(pause_s, left_s))
+                self._file.notifier.wait(min(pause_s, left_s))
             if self._woken.is_set():
                 self._woken.clear()
                 return []
-            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S if self._is_rung else _DEAF_PAUSE_S)
+            pause_s = min(pause_s * 2, _MAX_PAUSE_S if self._is_notified else _UNNOTIFIED_PAUSE_S)
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
         """Hand out nothing of these; see `Session`."""
@@ -116,7 +118,7 @@ class LogSession:
             check_new(records)
             now_s = self._clock.now()
             with self._file.writing("deliver to") as db:
-                groups.check_not_replaced(db, self._membership, self._epoch, gone_is_fine=False)
+                groups.check_not_replaced(db, self._membership, self._epoch, allow_removed=False)
                 ids = {self._topics.partition_id(db, partition): partition for partition in offsets}
                 names = {
                     id_: f"{partition.topic}/{partition.partition}"
@@ -130,7 +132,7 @@ class LogSession:
                     {id_: offsets[partition] for id_, partition in ids.items()},
                 )
         except HeadraceError as error:
-            self._ended = error
+            self._fatal_error = error
             raise
         self._may_have_more = True  # one may read what it writes, and is not told of its own writes
 
@@ -156,32 +158,32 @@ class LogSession:
     def wake(self) -> None:
         """Let `poll` return; from any thread."""
         self._woken.set()
-        self._file.bell.wake()
+        self._file.notifier.wake()
 
     def close(self) -> None:
         """Leave the group; see `Session`. Twice is once."""
         if self._is_closed:
             return
         self._is_closed = True
-        self._ended = FailedPreconditionError("this session is closed; join again")
+        self._fatal_error = FailedPreconditionError("this session is closed; join again")
         try:
             with self._file.writing("leave a group of") as db:
                 groups.leave(db, self._membership, self._epoch)
-        except _AWAY:
+        except _RETRYABLE:
             pass  # the others see it when its time is over
         finally:
             self._file.close()
 
     def _check_open(self) -> None:
-        if self._ended is not None:
-            raise type(self._ended)(*self._ended.args) from self._ended
+        if self._fatal_error is not None:
+            raise type(self._fatal_error)(*self._fatal_error.args) from self._fatal_error
 
     def _step(self, most: int) -> list[Record]:
         """What is there now, after places have come and gone."""
         changed = self._file.has_changed()
-        if changed or self._clock.monotonic() >= self._look_at:
+        if changed or self._clock.monotonic() >= self._heartbeat_at:
             self._may_have_more = self._may_have_more or changed
-            self._regroup()
+            self._rebalance()
         if not self._may_have_more or most <= 0:
             return []
         with self._file.reading("read") as db:
@@ -211,8 +213,8 @@ class LogSession:
                 return records, True
         return records, False
 
-    def _regroup(self) -> None:
-        is_due = self._clock.monotonic() >= self._look_at
+    def _rebalance(self) -> None:
+        is_due = self._clock.monotonic() >= self._heartbeat_at
         if not is_due:
             with self._file.reading("look at") as db:
                 if groups.generation(db, self._membership.group) == self._generation:
@@ -221,7 +223,7 @@ class LogSession:
         held = {id_: partition for partition, id_ in self._ids.items()}
         try:
             with self._file.writing("look at") as db:
-                moves = groups.look(
+                moves = groups.heartbeat(
                     db,
                     self._topics,
                     self._membership,
@@ -230,15 +232,15 @@ class LogSession:
                     now_s=now_s,
                 )
                 for name in self._membership.topics:
-                    forget_old(db, self._topics.topic(db, name), now_s)
+                    delete_expired(db, self._topics.topic(db, name), now_s)
                 self._generation = groups.generation(db, self._membership.group)
-        except _AWAY:
+        except _RETRYABLE:
             raise
         except HeadraceError as error:
-            self._ended = error
+            self._fatal_error = error
             raise
-        beat_s = self._membership.session_timeout_s / _BEATS
-        self._look_at = self._clock.monotonic() + beat_s
+        heartbeat_s = self._membership.session_timeout_s / _HEARTBEATS_PER_TIMEOUT
+        self._heartbeat_at = self._clock.monotonic() + heartbeat_s
         if moves.lost:
             partitions = [held[id_] for id_ in moves.lost]
             self._drop(partitions)
@@ -248,11 +250,11 @@ class LogSession:
             self._listener.on_revoked(partitions)
             self._drop(partitions)
             with self._file.writing("give away a part of") as db:
-                groups.give_away(db, self._membership.group, self._epoch, moves.surplus)
+                groups.release(db, self._membership.group, self._epoch, moves.surplus)
         if moves.assigned:
-            self._gain(moves.assigned)
+            self._assign(moves.assigned)
 
-    def _gain(self, ids: Sequence[int]) -> None:
+    def _assign(self, ids: Sequence[int]) -> None:
         with self._file.reading("look at") as db:
             names = (self._topics.topic(db, name) for name in self._membership.topics)
             all_partitions = {
@@ -264,14 +266,14 @@ class LogSession:
             starts = {
                 partition: self._start(db, partition, id_) for partition, id_ in partitions.items()
             }
-        own = self._listener.on_assigned(list(partitions)) or {}
-        unassigned = set(own) - set(partitions)
+        start_offsets = self._listener.on_assigned(list(partitions)) or {}
+        unassigned = set(start_offsets) - set(partitions)
         if unassigned:
             raise InvalidArgumentError(
                 f"{min(unassigned)} was not gained, and has an offset to read"
             )
         self._ids.update(partitions)
-        self._next.update({**starts, **own})
+        self._next.update({**starts, **start_offsets})
         self._may_have_more = True
 
     def _start(self, db: sqlite3.Connection, partition: TopicPartition, partition_id: int) -> int:

@@ -45,11 +45,11 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 RETENTION_S: Final = 7 * 86_400.0
 DUPLICATE_WINDOW_S: Final = 120.0
 _ACK_WAIT_S: Final = 10.0
-_AT_ONCE: Final = 1000
-_SLOWEST_PER_S: Final = 1000
+_BATCH_SIZE: Final = 1000
+_MIN_RECORDS_PER_S: Final = 1000
 """Records that are read in a second at least."""
-_READ_WITHIN_S: Final = 4.0
-_FORGET_S: Final = 10.0
+_READ_TIMEOUT_S: Final = 4.0
+_INACTIVE_S: Final = 10.0
 
 
 class NatsBroker:
@@ -95,10 +95,10 @@ class NatsBroker:
         """Write records; see `Broker`. Some before an error may be there."""
         check_records(records)
         link = self._link()
-        most_bytes = link.client.max_payload
-        for start in range(0, len(records), _AT_ONCE):
-            some = records[start : start + _AT_ONCE]
-            messages = messages_of(some, sender="", most_bytes=most_bytes)
+        max_bytes = link.client.max_payload
+        for start in range(0, len(records), _BATCH_SIZE):
+            some = records[start : start + _BATCH_SIZE]
+            messages = messages_of(some, sender="", max_bytes=max_bytes)
             link.ask("write records", publish(link, messages))
 
     def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
@@ -112,7 +112,7 @@ class NatsBroker:
             if most > len(records):
                 some = self._read(link, partition, offset, most - len(records))
                 # A server that is silent ends one fetch; this bounds what a slow one may take.
-                limit_s = TIMEOUT_S + (most - len(records)) / _SLOWEST_PER_S
+                limit_s = TIMEOUT_S + (most - len(records)) / _MIN_RECORDS_PER_S
                 records += link.ask(f"read {partition.topic}", some, timeout_s=limit_s)
         return records
 
@@ -197,7 +197,7 @@ class NatsBroker:
     async def _first_of(self, link: NatsLink, topic: str, config: api.ConsumerConfig) -> int:
         """Where a consumer would begin."""
         stream = await groups.stream_of(link, topic)
-        info = await link.stream_api.add_consumer(stream, _passing(config, topic))
+        info = await link.stream_api.add_consumer(stream, _ephemeral(config, topic))
         await link.stream_api.delete_consumer(stream, info.name)
         assert info.delivered is not None
         return info.delivered.stream_seq + 1
@@ -209,21 +209,21 @@ class NatsBroker:
         config = api.ConsumerConfig(
             deliver_policy=api.DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=max(offset, 1)
         )
-        info = await link.stream_api.add_consumer(stream, _passing(config, partition.topic))
+        info = await link.stream_api.add_consumer(stream, _ephemeral(config, partition.topic))
         records: list[Record] = []
         count = min(most, info.num_pending or 0)
         reader = await link.stream_api.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
             while len(records) < count:
-                batch = min(count - len(records), _AT_ONCE)
-                for message in await reader.fetch(batch, timeout=_READ_WITHIN_S):
-                    about = message.metadata
+                batch = min(count - len(records), _BATCH_SIZE)
+                for message in await reader.fetch(batch, timeout=_READ_TIMEOUT_S):
+                    metadata = message.metadata
                     record = record_of(
                         partition,
-                        about.sequence.stream,
+                        metadata.sequence.stream,
                         message.data,
                         message.headers,
-                        written_s=about.timestamp.timestamp(),
+                        written_s=metadata.timestamp.timestamp(),
                     )
                     records.append(record)
         finally:
@@ -237,18 +237,18 @@ class NatsBroker:
 
     async def _move(self, link: NatsLink, group: str, topic: str, offset: int) -> None:
         stream = await groups.stream_of(link, topic)
-        if await groups.is_heard(link, groups.group_subject(topic, group)):
+        if await groups.responds(link, groups.group_subject(topic, group)):
             message = f"a member of group '{group}' runs; stop the stream first"
             raise FailedPreconditionError(message)
         await groups.move(link, stream, topic, group, offset=offset, ack_wait_s=_ACK_WAIT_S)
 
 
-def _passing(config: api.ConsumerConfig, topic: str) -> api.ConsumerConfig:
+def _ephemeral(config: api.ConsumerConfig, topic: str) -> api.ConsumerConfig:
     """Of somebody who only looks."""
     return config.evolve(
         ack_policy=api.AckPolicy.NONE,
         filter_subject=topic,
-        inactive_threshold=_FORGET_S,
+        inactive_threshold=_INACTIVE_S,
         mem_storage=True,
     )
 

@@ -34,9 +34,9 @@ from headrace.streaming.brokers.checks import shown, split_options
 from headrace.streaming.brokers.nats.messages import headers_of, token_of
 from headrace.streaming.records import NewRecord
 
-_MOST_UNDER_WAY: Final = 65_536
-_LONGEST_NAME: Final = 200
-_ANSWER_S: Final = 1.0
+_MAX_IN_FLIGHT: Final = 65_536
+_MAX_NAME: Final = 200
+_REPLY_TIMEOUT_S: Final = 1.0
 
 
 def group_subject(topic: str, group: str) -> str:
@@ -56,7 +56,7 @@ def consumer_of(group: str) -> str:
         InvalidArgumentError: It is too long.
     """
     name = token_of(group)
-    if len(name) > _LONGEST_NAME:
+    if len(name) > _MAX_NAME:
         raise InvalidArgumentError(f"group '{group[:60]}…' is too long a name for NATS; shorten it")
     return name
 
@@ -76,11 +76,13 @@ class NatsLink:
         FailedPreconditionError: It refuses who is in the URL.
     """
 
-    def __init__(self, url: str, *, on_back: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(
+        self, url: str, *, on_reconnected: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self.name = shown(url)
-        self._on_back = on_back
+        self._reconnected_callback = on_reconnected
         self._problem = ""
-        self._said, options = _read(url)
+        self._arguments, options = _read(url)
         self.domain = options.get("domain", "")
         self.api = f"$JS.{self.domain}.API" if self.domain else "$JS.API"
         self._loop = asyncio.new_event_loop()
@@ -113,7 +115,7 @@ class NatsLink:
             raise
         except (TimeoutError, nats.errors.Error, OSError, ValueError) as error:
             future.cancel()
-            raise told(error, doing, self.name) from error
+            raise translate_error(error, doing, self.name) from error
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Let `work` run in the loop."""
@@ -129,7 +131,7 @@ class NatsLink:
         if self._is_closed:
             return
         self._is_closed = True
-        future = asyncio.run_coroutine_threadsafe(self._hang_up(), self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._disconnect_client(), self._loop)
         with suppress(TimeoutError):
             future.result(TIMEOUT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -142,7 +144,7 @@ class NatsLink:
         trial = Client()
         try:
             await trial.connect(
-                **self._said,
+                **self._arguments,
                 allow_reconnect=False,
                 max_reconnect_attempts=1,  # 0 would be for ever
                 reconnect_time_wait=0,
@@ -154,7 +156,7 @@ class NatsLink:
         finally:
             await trial.close()
         await self.client.connect(
-            **self._said,
+            **self._arguments,
             connect_timeout=_CONNECT_TIMEOUT_S,
             max_reconnect_attempts=-1,
             reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it only sleeps so long
@@ -164,7 +166,7 @@ class NatsLink:
             reconnected_cb=self._on_reconnected,
         )
 
-    async def _hang_up(self) -> None:
+    async def _disconnect_client(self) -> None:
         if self.client.is_connected or self.client.is_reconnecting:
             with suppress(nats.errors.Error, OSError):
                 await self.client.close()
@@ -186,8 +188,8 @@ class NatsLink:
 
     async def _on_reconnected(self) -> None:
         self._problem = ""
-        if self._on_back is not None:
-            await self._on_back()
+        if self._reconnected_callback is not None:
+            await self._reconnected_callback()
 
 
 async def stream_of(link: NatsLink, topic: str) -> str:
@@ -246,10 +248,10 @@ async def move(
     await link.stream_api.add_consumer(stream, config)
 
 
-async def is_heard(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
+async def responds(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
     """Whether a member answers there."""
     try:
-        await link.client.request(subject, said, timeout=_ANSWER_S)
+        await link.client.request(subject, said, timeout=_REPLY_TIMEOUT_S)
     except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
         return False
     return True
@@ -281,7 +283,7 @@ def _base(consumer: str, topic: str, ack_wait_s: float) -> api.ConsumerConfig:
         ack_wait=ack_wait_s,
         max_deliver=-1,
         filter_subject=topic,
-        max_ack_pending=_MOST_UNDER_WAY,
+        max_ack_pending=_MAX_IN_FLIGHT,
     )
 
 
@@ -303,7 +305,7 @@ _PING_S: Final = 5
 _RECONNECT_WAIT_S: Final = 0.2
 
 
-def told(error: Exception, doing: str, server: str) -> HeadraceError:
+def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
     """What a caller is told of an error of the client's or the server's."""
     cannot = f"cannot {doing} in {server}"
     text = str(error) or type(error).__name__
@@ -380,7 +382,7 @@ class NatsMessage(NamedTuple):
     headers: dict[str, str]
 
 
-def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -> list[NatsMessage]:
+def messages_of(records: Sequence[NewRecord], *, sender: str, max_bytes: int) -> list[NatsMessage]:
     """The messages that say these records.
 
     Raises:
@@ -392,10 +394,10 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, most_bytes: int) -
         headers = headers_of(record, sender=sender)
         size = sum(len(name) + len(value) + _LINE_BYTES for name, value in headers.items())
         size_bytes = len(payload) + size + _OVERHEAD_BYTES
-        if size_bytes > most_bytes:
+        if size_bytes > max_bytes:
             message = (
                 f"a record for {record.topic} has {size_bytes} bytes with its headers, and the "
-                f"server takes {most_bytes}; raise its max_payload, or answer less"
+                f"server takes {max_bytes}; raise its max_payload, or answer less"
             )
             raise InvalidArgumentError(message)
         messages.append(NatsMessage(record.topic, payload, headers))

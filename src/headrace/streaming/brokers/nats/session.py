@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _EXPIRES_S: Final = 10.0
 _LATE_S: Final = 1.0
-_MOST_BYTES: Final = 64 << 20  # of one request; the server allows no larger message
+_MAX_BYTES: Final = 64 << 20  # of one request; the server allows no larger message
 _PENDING: Final = "Nats-Pending-Messages"
 _DESCRIPTION: Final = "Description"
 _encode: Final = msgspec.json.Encoder().encode
@@ -57,19 +57,19 @@ class NatsPull:
         self._fail = fail
         self._reply = ""
         self._sub: Subscription | None = None
-        self._asked = 0
-        self._asked_until = 0.0
+        self._requested = 0
+        self._requested_until = 0.0
 
     def missing(self, most: int) -> int:
         """How many should be asked for, so that `most` are under way; 0 if that is not worth it."""
-        requested = self._asked if time.monotonic() < self._asked_until else 0
+        requested = self._requested if time.monotonic() < self._requested_until else 0
         return most - requested if requested * 2 < most else 0
 
     def forget(self) -> None:
         """The server knows nothing any more of what it was asked."""
-        self._asked = 0
+        self._requested = 0
 
-    def gone(self) -> HeadraceError:
+    def missing_group(self) -> HeadraceError:
         """What is to be said when the group is there no more."""
         message = (
             f"the group at topic {self._partition.topic} was deleted or moved in "
@@ -80,15 +80,17 @@ class NatsPull:
     async def open(self) -> None:
         """Be ready to hear."""
         self._reply = self._link.client.new_inbox()
-        self._sub = await self._link.client.subscribe(self._reply, cb=self._came)
+        self._sub = await self._link.client.subscribe(self._reply, cb=self._on_message)
 
     async def ask(self, most: int) -> None:
         """Ask for so many more."""
         if not self._link.client.is_connected:
             return
-        request = {"batch": most, "max_bytes": _MOST_BYTES, "expires": int(_EXPIRES_S * 1e9)}
-        self._asked = (self._asked if time.monotonic() < self._asked_until else 0) + most
-        self._asked_until = time.monotonic() + _EXPIRES_S + _LATE_S
+        request = {"batch": most, "max_bytes": _MAX_BYTES, "expires": int(_EXPIRES_S * 1e9)}
+        self._requested = (
+            self._requested if time.monotonic() < self._requested_until else 0
+        ) + most
+        self._requested_until = time.monotonic() + _EXPIRES_S + _LATE_S
         await self._link.client.publish(self._next, _encode(request), reply=self._reply)
 
     async def close(self) -> None:
@@ -96,25 +98,25 @@ class NatsPull:
         if self._sub is not None:
             await self._sub.drain()  # type: ignore[no-untyped-call]  # it says nothing
 
-    async def _came(self, message: Msg) -> None:
+    async def _on_message(self, message: Msg) -> None:
         headers = message.headers or {}
         if STATUS in headers:
             # A request is over: its time has passed, or the server has changed.
-            self._asked = max(self._asked - int(headers.get(_PENDING, self._asked)), 0)
+            self._requested = max(self._requested - int(headers.get(_PENDING, self._requested)), 0)
             description = headers.get(_DESCRIPTION, "")
             if "consumer deleted" in description.lower():
-                self._fail(self.gone())
+                self._fail(self.missing_group())
             return
-        about = message.metadata
+        metadata = message.metadata
         record = record_of(
             self._partition,
-            about.sequence.stream,
+            metadata.sequence.stream,
             message.data,
             headers,
-            written_s=about.timestamp.timestamp(),
-            deliveries=about.num_delivered,
+            written_s=metadata.timestamp.timestamp(),
+            deliveries=metadata.num_delivered,
         )
-        self._asked = max(self._asked - 1, 0)
+        self._requested = max(self._requested - 1, 0)
         self._inbox.offer([(record, message.reply)])
 
 
@@ -122,8 +124,10 @@ _PROGRESS: Final = b"+WPI"
 _NOT_DONE: Final = b"-NAK"
 _JOINS: Final = b"joins"
 _IS_BACK: Final = b"is back"
-_BEATS: Final = 3  # words of progress within the time after which a message is handed out again
-_LONGEST_BEAT_S: Final = 1.0
+_HEARTBEATS_PER_TIMEOUT: Final = (
+    3  # words of progress within the time after which a message is handed out again
+)
+_MAX_HEARTBEAT_S: Final = 1.0
 
 
 class _Unsent(NamedTuple):
@@ -140,32 +144,32 @@ class NatsSession(SharedSession[str, _Unsent]):
     def __init__(
         self, url: str, membership: Membership, listener: Rebalanced, clock: Clock
     ) -> None:
-        beat_s = min(membership.session_timeout_s / _BEATS, _LONGEST_BEAT_S)
-        super().__init__(membership, listener, clock, beat_s=beat_s)
+        heartbeat_s = min(membership.session_timeout_s / _HEARTBEATS_PER_TIMEOUT, _MAX_HEARTBEAT_S)
+        super().__init__(membership, listener, clock, heartbeat_s=heartbeat_s)
         self._pulls: dict[TopicPartition, NatsPull] = {}
         self._is_alone = True
         """Whether no other member of the group lived when this one joined."""
         self._epoch = int(clock.now() * 1e9)
         self._listens: list[Subscription] = []
         self._unconfirmed: dict[TopicPartition, str] = {}
-        self._link = NatsLink(url, on_back=self._came_back)
+        self._link = NatsLink(url, on_reconnected=self._on_reconnected)
         try:
             self._link.ask(f"join group {membership.group}", self._join())
         except BaseException:
             self._link.close()
             raise
 
-    def _away(self) -> str:
+    def _connection_problem(self) -> str:
         return self._link.problem
 
-    def _start(self, own: Mapping[TopicPartition, int]) -> None:
-        if own and not self._is_alone:
+    def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
+        if start_offsets and not self._is_alone:
             message = (
                 f"other members of group '{self._membership.group}' run, and a member that brings "
                 "offsets of its own has to be alone; stop them first"
             )
             raise FailedPreconditionError(message)
-        for partition, offset in own.items():
+        for partition, offset in start_offsets.items():
             work = groups.move(
                 self._link,
                 self._pulls[partition].stream,
@@ -185,21 +189,21 @@ class NatsSession(SharedSession[str, _Unsent]):
             if missing > 0:
                 self._link.begin(self._pulls[partition].ask(missing))
 
-    def _keep_up(self, most: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
+    def _heartbeat(self, most: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
         """Say that what is in hand is still worked on: it must not be handed out again."""
-        if now >= self._beat_at:
+        if now >= self._heartbeat_at:
             held = [token for _, token in self._inbox.held()]
-            self._link.begin(self._say_all(held, _PROGRESS))
-            self._beat_at = now + self._beat_s
+            self._link.begin(self._reply_all(held, _PROGRESS))
+            self._heartbeat_at = now + self._heartbeat_s
 
-    def _measure(self) -> None:
+    def _update_lag(self) -> None:
         self._link.begin(self._read_lag())
 
-    def _prepared(
+    def _prepare(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[str]]
     ) -> _Unsent:
         messages = messages_of(
-            records, sender=self._membership.group, most_bytes=self._link.client.max_payload
+            records, sender=self._membership.group, max_bytes=self._link.client.max_payload
         )
         self._unconfirmed |= {partition: replies[-1] for partition, replies in tokens.items()}
         return _Unsent(messages, [reply for replies in tokens.values() for reply in replies])
@@ -220,7 +224,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         async def leave() -> None:
             for listen in self._listens:
                 await listen.unsubscribe()
-            await self._let_go()
+            await self._release()
 
         self._link.ask("leave", leave())
 
@@ -228,7 +232,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         self._link.close()
 
     def _fail(self, error: HeadraceError) -> None:
-        self._ended = self._ended or error
+        self._fatal_error = self._fatal_error or error
         self._inbox.wake()
 
     async def _join(self) -> None:
@@ -240,12 +244,12 @@ class NatsSession(SharedSession[str, _Unsent]):
             own_subject = groups.member_subject(
                 partition.topic, membership.group, membership.member
             )
-            everyones = groups.group_subject(partition.topic, membership.group)
-            await groups.is_heard(self._link, own_subject, b"%d %b" % (self._epoch, _JOINS))
-            self._is_alone = self._is_alone and not await groups.is_heard(self._link, everyones)
+            group_subject = groups.group_subject(partition.topic, membership.group)
+            await groups.responds(self._link, own_subject, b"%d %b" % (self._epoch, _JOINS))
+            self._is_alone = self._is_alone and not await groups.responds(self._link, group_subject)
             client = self._link.client
-            self._listens.append(await client.subscribe(own_subject, cb=self._hear))
-            self._listens.append(await client.subscribe(everyones, cb=_answer))
+            self._listens.append(await client.subscribe(own_subject, cb=self._on_member_message))
+            self._listens.append(await client.subscribe(group_subject, cb=_answer))
             self._pulls[partition] = NatsPull(
                 self._link,
                 partition,
@@ -257,7 +261,7 @@ class NatsSession(SharedSession[str, _Unsent]):
             await self._pulls[partition].open()
         await self._read_lag()
 
-    async def _hear(self, message: Msg) -> None:
+    async def _on_member_message(self, message: Msg) -> None:
         """Another has the name of this member."""
         epoch, _, word = message.data.partition(b" ")
         if not epoch.isdigit() or int(epoch) == self._epoch:
@@ -266,11 +270,11 @@ class NatsSession(SharedSession[str, _Unsent]):
             who = f"member '{self._membership.member}' of group '{self._membership.group}'"
             reason = "was replaced by another of that name"
             self._fail(ConflictError(f"{who} {reason}; what it delivers now would be there twice"))
-            await self._let_go()
+            await self._release()
         if message.reply:
             await message.respond(b"left")
 
-    async def _came_back(self) -> None:
+    async def _on_reconnected(self) -> None:
         """The server is back, and may have forgotten what it was asked."""
         membership = self._membership
         for partition, pull in self._pulls.items():
@@ -281,14 +285,14 @@ class NatsSession(SharedSession[str, _Unsent]):
             await self._link.client.publish(own_subject, b"%d %b" % (self._epoch, _IS_BACK))
         self._inbox.wake()
 
-    async def _let_go(self) -> None:
+    async def _release(self) -> None:
         """Let others have what is not done, at once."""
         for pull in self._pulls.values():
             await pull.close()
-        await self._say_all([token for _, token in self._inbox.clear()], _NOT_DONE)
+        await self._reply_all([token for _, token in self._inbox.clear()], _NOT_DONE)
         await self._link.client.flush()
 
-    async def _say_all(self, replies: Sequence[str], word: bytes) -> None:
+    async def _reply_all(self, replies: Sequence[str], word: bytes) -> None:
         with suppress(nats.errors.Error):
             for reply in replies:
                 await self._link.client.publish(reply, word)
@@ -299,7 +303,7 @@ class NatsSession(SharedSession[str, _Unsent]):
             for partition, pull in self._pulls.items():
                 lag = await groups.lag_of(self._link, pull.stream, pull.consumer, partition.topic)
                 if lag is None:
-                    self._fail(pull.gone())
+                    self._fail(pull.missing_group())
                     return
                 records, oldest_s = lag
                 seconds = 0.0 if not records else None

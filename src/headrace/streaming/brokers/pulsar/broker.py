@@ -135,18 +135,18 @@ class PulsarBroker:
     def _last(self, topic: str) -> int:
         """The offset of the last record. A subscription asks, and is removed again."""
         name = f"headrace-look-{secrets.token_hex(8)}"
-        with self._link.telling(f"look at topic {topic}"):
-            looker = self._link.client.subscribe(self._link.full_name(topic), name)
+        with self._link.translating_errors(f"look at topic {topic}"):
+            consumer = self._link.client.subscribe(self._link.full_name(topic), name)
             try:
-                return offset_of(cast("MessageId", looker.get_last_message_id()))
+                return offset_of(cast("MessageId", consumer.get_last_message_id()))
             finally:
-                looker.unsubscribe()
+                consumer.unsubscribe()
 
     def _read(self, partition: TopicPartition, offset: int, most: int) -> list[Record]:
         if offset < 0:
             raise InvalidArgumentError(f"{partition.topic}/0 begins at 0, not {offset}")
         records: list[Record] = []
-        with self._link.telling(f"read {partition.topic}"):
+        with self._link.translating_errors(f"read {partition.topic}"):
             reader = self._link.client.create_reader(
                 self._link.full_name(partition.topic),
                 pulsar.MessageId.earliest if offset == 0 else id_of(offset),

@@ -49,7 +49,7 @@ class PulsarLink:
         self._producers: dict[str, pulsar.Producer] = {}
         self._lock = threading.Lock()
         token = options.get("token")
-        with self.telling("connect"):
+        with self.translating_errors("connect"):
             self.client = pulsar.Client(
                 f"{parts.scheme}://{parts.netloc}",
                 authentication=None if token is None else pulsar.AuthenticationToken(token),
@@ -68,7 +68,7 @@ class PulsarLink:
         """What writes to a topic; the broker makes the topic if there is none."""
         with self._lock:
             if topic not in self._producers:
-                with self.telling(f"write to topic {topic}"):
+                with self.translating_errors(f"write to topic {topic}"):
                     self._producers[topic] = self.client.create_producer(
                         self.full_name(topic),
                         send_timeout_millis=TIMEOUT_S * 1000,
@@ -89,31 +89,31 @@ class PulsarLink:
         failed: list[str] = []
         left = threading.Semaphore(0)
 
-        def heard(result: pulsar.Result, _: object) -> None:
+        def on_sent(result: pulsar.Result, _: object) -> None:
             if result != pulsar.Result.Ok:
                 failed.append(str(result).rpartition(".")[2])
             left.release()
 
-        with self.telling("write records"):
+        with self.translating_errors("write records"):
             for record in records:
-                producers[record.topic].send_async(record.value, heard, **arguments_of(record))
+                producers[record.topic].send_async(record.value, on_sent, **arguments_of(record))
             for producer in producers.values():
                 producer.flush()
         deadline_s = 2 * TIMEOUT_S
         if not all(left.acquire(timeout=deadline_s) for _ in records):
             raise UnavailableError(f"cannot write records in {self.name}: no answer")
         if failed:
-            raise _of_kind(failed[0], f"cannot write records in {self.name}: {failed[0]}")
+            raise _error_of_kind(failed[0], f"cannot write records in {self.name}: {failed[0]}")
 
     @contextmanager
-    def telling(self, doing: str) -> Iterator[None]:
+    def translating_errors(self, doing: str) -> Iterator[None]:
         """Say in our words what the client or the broker has against `doing`."""
         try:
             yield
         except (pulsar.PulsarException, ValueError) as error:
             kind = type(error).__name__
             text = str(error) or kind
-            raise _of_kind(kind, f"cannot {doing} in {self.name}: {text}") from error
+            raise _error_of_kind(kind, f"cannot {doing} in {self.name}: {text}") from error
 
     def close(self) -> None:
         """Close all; twice is once."""
@@ -123,7 +123,7 @@ class PulsarLink:
             return  # it is closed, or the broker is away
 
 
-def _of_kind(kind: str, message: str) -> HeadraceError:
+def _error_of_kind(kind: str, message: str) -> HeadraceError:
     if kind in _REFUSED:
         return FailedPreconditionError(f"{message}; the broker refuses the token in its URL")
     if kind in {"MessageTooBig", "InvalidMessage", "InvalidTopicName", "ValueError"}:

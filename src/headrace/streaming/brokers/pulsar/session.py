@@ -10,7 +10,7 @@ import pulsar
 from headrace.core import UnsupportedError
 from headrace.core.clock import Clock
 from headrace.streaming.broker import Membership, Rebalanced, StartPosition
-from headrace.streaming.brokers.inbox import AWAY_PAUSE_S, Inbox, SharedSession
+from headrace.streaming.brokers.inbox import RETRY_PAUSE_S, Inbox, SharedSession
 from headrace.streaming.brokers.pulsar.connection import PulsarLink
 from headrace.streaming.brokers.pulsar.messages import (
     MessageId,
@@ -70,23 +70,23 @@ class PulsarReader:
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
-            most, partitions = self._inbox.wait_for_want(_WAIT_S)
+            most, partitions = self._inbox.wait_for_demand(_WAIT_S)
             if not most or self._partition not in partitions:
                 if most:
-                    self._is_closed.wait(AWAY_PAUSE_S)
+                    self._is_closed.wait(RETRY_PAUSE_S)
                 continue
             try:
                 message = cast("PulsarMessage", self._consumer.receive(int(_WAIT_S * 1000)))
             except pulsar.Timeout:
                 continue
             except pulsar.PulsarException:
-                self._is_closed.wait(AWAY_PAUSE_S)
+                self._is_closed.wait(RETRY_PAUSE_S)
                 continue
             self.newest = max(self.newest, offset_of(message.message_id()))
             self._inbox.offer([(record_of(self._partition, message), message.message_id())])
 
 
-_BEAT_S: Final = 1.0
+_HEARTBEAT_S: Final = 1.0
 _ACKS_WITHIN_S: Final = 0.15  # the client sends acknowledgements every 0.1 s
 _QUEUE: Final = 1000
 _BATCH_BITS: Final = 12
@@ -107,7 +107,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
     def __init__(
         self, link: PulsarLink, membership: Membership, listener: Rebalanced, clock: Clock
     ) -> None:
-        super().__init__(membership, listener, clock, beat_s=_BEAT_S)
+        super().__init__(membership, listener, clock, heartbeat_s=_HEARTBEAT_S)
         self._readers: dict[TopicPartition, PulsarReader] = {}
         self._acked_at = 0.0
         self._link = link
@@ -120,14 +120,14 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
             self.close()
             raise
 
-    def _away(self) -> str:
+    def _connection_problem(self) -> str:
         away = (reader.problem for reader in self._readers.values())
         return next((problem for problem in away if problem), "")
 
     def _subscribe(self, partition: TopicPartition) -> pulsar.Consumer:
         is_first = self._membership.start is StartPosition.EARLIEST
         position = pulsar.InitialPosition.Earliest if is_first else pulsar.InitialPosition.Latest
-        with self._link.telling(f"join group {self._membership.group}"):
+        with self._link.translating_errors(f"join group {self._membership.group}"):
             return self._link.client.subscribe(
                 self._link.full_name(partition.topic),
                 self._membership.group,
@@ -137,18 +137,18 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
                 receiver_queue_size=_QUEUE,
             )
 
-    def _start(self, own: Mapping[TopicPartition, int]) -> None:
-        if own:
+    def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
+        if start_offsets:
             message = (
                 "a member cannot read a topic of Pulsar from an offset of its own: start its "
                 "state anew, or use a log, Kafka, NATS or Redis"
             )
             raise UnsupportedError(message)
 
-    def _keep_up(self, most: int, now: float) -> None:  # noqa: ARG002  # the connection is enough
-        self._beat_at = now + self._beat_s
+    def _heartbeat(self, most: int, now: float) -> None:  # noqa: ARG002  # the connection is enough
+        self._heartbeat_at = now + self._heartbeat_s
 
-    def _prepared(
+    def _prepare(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[MessageId]]
     ) -> Unsent:
         return records, tokens
@@ -156,7 +156,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
     def _write(self, unsent: Unsent) -> None:
         records, tokens = unsent
         self._link.write(records)
-        with self._link.telling("acknowledge"):
+        with self._link.translating_errors("acknowledge"):
             for partition, ids in tokens.items():
                 for message_id in ids:
                     self._readers[partition].acknowledge(message_id)
@@ -170,7 +170,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         for reader in self._readers.values():
             reader.close()
 
-    def _measure(self) -> None:
+    def _update_lag(self) -> None:
         self._lag = {partition: self._lag_of(partition) for partition in self._readers}
 
     def _lag_of(self, partition: TopicPartition) -> PartitionLag:

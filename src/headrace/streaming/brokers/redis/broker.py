@@ -48,7 +48,7 @@ from headrace.streaming.brokers.redis.session import RedisSession
 from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 RETENTION_S: Final = 7 * 86_400.0
-_AT_ONCE: Final = 1000
+_BATCH_SIZE: Final = 1000
 _EPOCH_BYTES: Final = 8
 
 
@@ -113,8 +113,8 @@ class RedisBroker:
         """Write records; see `Broker`. Some before an error may be there."""
         self._check_open()
         check_records(records)
-        for start in range(0, len(records), _AT_ONCE):
-            some = records[start : start + _AT_ONCE]
+        for start in range(0, len(records), _BATCH_SIZE):
+            some = records[start : start + _BATCH_SIZE]
             now_s = self._clock.now()
             commands = [add_command(record, self._trim, now_s) for record in some]
             answers = self._link.ask_all("write records", commands)

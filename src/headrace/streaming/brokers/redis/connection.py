@@ -31,7 +31,7 @@ Argument = bytes | str | int
 TIMEOUT_S: Final = 5.0
 _CONNECT_TIMEOUT_S: Final = 2.0
 _WAIT: Final = ("OOM", "READONLY", "MISCONF", "LOADING", "MASTERDOWN", "NOREPLICAS", "CLUSTERDOWN")
-_WAYS_OUT: Final = {
+_HINTS: Final = {
     "OOM": "; the server's memory is full: trim its streams (maxlen, retention_s), or give it more",
     "READONLY": "; name the primary instead of a replica",
     "MISCONF": "; the server cannot write to its disk",
@@ -88,12 +88,12 @@ class RedisConnection:
 
     def ask(self, doing: str, *command: Argument) -> object:
         """The answer to one command."""
-        with self.telling(doing):
+        with self.translating_errors(doing):
             return cast("object", self._client.execute_command(*command))  # type: ignore[no-untyped-call]  # it has no types
 
     def ask_all(self, doing: str, commands: Sequence[Sequence[Argument]]) -> list[object]:
         """The answers to some, sent at once; the first that is an error is raised."""
-        with self.telling(doing):
+        with self.translating_errors(doing):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)  # type: ignore[no-untyped-call]  # as above
@@ -109,23 +109,23 @@ class RedisConnection:
         """The answer of a script."""
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
-        with self.telling(doing):
+        with self.translating_errors(doing):
             return cast("object", self._scripts[script](keys=list(keys), args=list(arguments)))
 
     @contextmanager
-    def telling(self, doing: str) -> Iterator[None]:
+    def translating_errors(self, doing: str) -> Iterator[None]:
         """Say in our words what the client or the server has against `doing`."""
         try:
             yield
         except (redis.RedisError, OSError) as error:
-            raise told(error, doing, self.name) from error
+            raise translate_error(error, doing, self.name) from error
 
     def close(self) -> None:
         """Close all connections, also under who waits for an answer; twice is once."""
         self._pool.disconnect()
 
 
-def told(error: Exception, doing: str, server: str) -> HeadraceError:
+def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
     """What a caller is told of an error of the client's or the server's."""
     cannot = f"cannot {doing} in {server}"
     text = str(error)
@@ -135,7 +135,7 @@ def told(error: Exception, doing: str, server: str) -> HeadraceError:
         return PermissionDeniedError(f"{cannot}: {text}")
     if isinstance(error, redis.OutOfMemoryError):
         text = f"OOM {text}"
-    way = next((way for marker, way in _WAYS_OUT.items() if marker in text), "")
+    way = next((way for marker, way in _HINTS.items() if marker in text), "")
     if isinstance(error, redis.ConnectionError | redis.TimeoutError | OSError) or any(
         marker in text for marker in _WAIT
     ):
@@ -148,7 +148,7 @@ def told(error: Exception, doing: str, server: str) -> HeadraceError:
 
 
 _SEQUENCE_BITS: Final = 21  # two million in a millisecond; with 42 for those, enough until 2109
-_MOST_SEQUENCE: Final = (1 << _SEQUENCE_BITS) - 1
+_MAX_SEQUENCE: Final = (1 << _SEQUENCE_BITS) - 1
 _KEY: Final = b"key"
 _VALUE: Final = b"value"
 _TIMESTAMP: Final = b"timestamp"
@@ -166,9 +166,9 @@ def offset_of(entry_id: bytes) -> int:
     """
     ms, _, sequence = entry_id.partition(b"-")
     number = int(sequence)
-    if number > _MOST_SEQUENCE:
+    if number > _MAX_SEQUENCE:
         message = (
-            f"entry {entry_id.decode()} is beyond number {_MOST_SEQUENCE} of its millisecond: "
+            f"entry {entry_id.decode()} is beyond number {_MAX_SEQUENCE} of its millisecond: "
             "let the server choose the ids (XADD *), and its clock never stand back for long"
         )
         raise FailedPreconditionError(message)
@@ -178,7 +178,7 @@ def offset_of(entry_id: bytes) -> int:
 def id_of(offset: int) -> bytes:
     """The contrary; what lies before all is before the first id."""
     number = max(offset, 0)
-    return b"%d-%d" % (number >> _SEQUENCE_BITS, number & _MOST_SEQUENCE)
+    return b"%d-%d" % (number >> _SEQUENCE_BITS, number & _MAX_SEQUENCE)
 
 
 def offset_at(at_s: float) -> int:
@@ -237,8 +237,8 @@ def record_of(
     )
 
 
-_MOST_FIELDS: Final = 2000  # names and values; the server's Lua takes less than 8000 arguments
-_MOST_BYTES: Final = 256 << 20  # the server takes 512 MB for a value, and hangs up beyond
+_MAX_FIELDS: Final = 2000  # names and values; the server's Lua takes less than 8000 arguments
+_MAX_BYTES: Final = 256 << 20  # the server takes 512 MB for a value, and hangs up beyond
 Call = tuple[list[str], list[Argument]]
 """Keys and arguments of a script."""
 
@@ -264,12 +264,12 @@ def add_arguments(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]
         InvalidArgumentError: It is more than a server takes.
     """
     fields = fields_of(record)
-    if len(fields) > _MOST_FIELDS:
-        message = f"a record for {record.topic} has over {_MOST_FIELDS // 2} headers; Redis's limit"
+    if len(fields) > _MAX_FIELDS:
+        message = f"a record for {record.topic} has over {_MAX_FIELDS // 2} headers; Redis's limit"
         raise InvalidArgumentError(message)
     size_bytes = sum(map(len, fields))
-    if size_bytes > _MOST_BYTES:
-        message = f"a record for {record.topic} has {size_bytes} bytes; Redis takes {_MOST_BYTES}"
+    if size_bytes > _MAX_BYTES:
+        message = f"a record for {record.topic} has {size_bytes} bytes; Redis takes {_MAX_BYTES}"
         raise InvalidArgumentError(message)
     return ["NOMKSTREAM", *trim.arguments(now_s), "*", *fields]
 
@@ -284,7 +284,7 @@ def members_key(topic: str, group: str) -> str:
     return f"headrace:members:{topic}:{group}"
 
 
-def deliver_call(
+def delivery_call(
     owner: tuple[str, str],
     written: Sequence[tuple[str, list[Argument]]],
     tokens: Mapping[TopicPartition, Sequence[bytes]],

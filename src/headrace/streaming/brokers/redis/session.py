@@ -15,7 +15,7 @@ from headrace.streaming.brokers.redis.connection import (
     RedisConnection,
     Trim,
     add_arguments,
-    deliver_call,
+    delivery_call,
     id_of,
     members_key,
     offset_of,
@@ -25,11 +25,11 @@ from headrace.streaming.brokers.redis.connection import (
 from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPartition
 
 _BLOCK_S: Final = 0.2  # so long an answer that nobody waits for any more keeps `close` waiting
-_LOOK_S: Final = 0.5
-_END_WITHIN_S: Final = 1.0  # of a server that does not answer; the thread ends later then
-_MOST_BYTES: Final = 32 << 20  # of one answer, by the size of those before
+_POLL_S: Final = 0.5
+_JOIN_TIMEOUT_S: Final = 1.0  # of a server that does not answer; the thread ends later then
+_MAX_BYTES: Final = 32 << 20  # of one answer, by the size of those before
 Entries = Sequence[tuple[bytes, list[bytes] | None]]
-Came = list[tuple[Record, bytes]]
+Received = list[tuple[Record, bytes]]
 
 
 class RedisReader:
@@ -39,43 +39,43 @@ class RedisReader:
         self._link = RedisConnection(url, timeout_s=_BLOCK_S + TIMEOUT_S)
         self._group = ("XREADGROUP", "GROUP", group, consumer)
         self._inbox = inbox
-        self._go = threading.Event()
+        self._is_reading = threading.Event()
         self._is_closed = False
         self._record_bytes = 0.0
         self._thread = threading.Thread(target=self._run, name="redis-reader", daemon=True)
         self.error: HeadraceError | None = None
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         """Begin, or begin again."""
         self.error = None
-        self._go.set()
+        self._is_reading.set()
         if self._thread.ident is None:
             self._thread.start()
 
     def close(self) -> None:
         """End the thread; what comes in that moment stays with the member."""
         self._is_closed = True
-        self._go.set()
+        self._is_reading.set()
         self._inbox.close()
         if self._thread.ident is None:
             self._link.close()
         else:
-            self._thread.join(_END_WITHIN_S)
+            self._thread.join(_JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
         try:
             while not self._is_closed:
-                self._go.wait(_LOOK_S)
-                if not self._go.is_set():
+                self._is_reading.wait(_POLL_S)
+                if not self._is_reading.is_set():
                     continue
-                most, partitions = self._inbox.wait_for_want(_LOOK_S)
+                most, partitions = self._inbox.wait_for_demand(_POLL_S)
                 if not most or not partitions or self._is_closed:
                     continue
                 try:
-                    fits = max(int(_MOST_BYTES / max(self._record_bytes, 1)), 1)
+                    fits = max(int(_MAX_BYTES / max(self._record_bytes, 1)), 1)
                     self._read(min(most, fits), partitions)
                 except HeadraceError as error:
-                    self._go.clear()
+                    self._is_reading.clear()
                     self.error = error
                     self._inbox.wake()
         finally:
@@ -89,10 +89,10 @@ class RedisReader:
         by_topic = dict(zip(topics, partitions, strict=True))
         streams = cast("Sequence[tuple[bytes, Entries]] | None", answer)
         for topic, entries in streams or ():
-            self._inbox.offer(self._came(by_topic[topic.decode()], entries))
+            self._inbox.offer(self._received(by_topic[topic.decode()], entries))
 
-    def _came(self, partition: TopicPartition, entries: Entries) -> Came:
-        records: Came = []
+    def _received(self, partition: TopicPartition, entries: Entries) -> Received:
+        records: Received = []
         for entry_id, fields in entries:
             if fields is not None:
                 records.append((record_of(partition, entry_id, fields), entry_id))
@@ -101,8 +101,10 @@ class RedisReader:
         return records
 
 
-_BEATS: Final = 3  # signs of life within the time after which a member counts as dead
-_MOST_TAKEN_OVER: Final = 1000
+_HEARTBEATS_PER_TIMEOUT: Final = (
+    3  # signs of life within the time after which a member counts as dead
+)
+_MAX_TAKEN_OVER: Final = 1000
 _PAGE: Final = 500
 
 
@@ -122,39 +124,39 @@ class RedisSession(SharedSession[bytes, Call]):
         trim: Trim,
         clock: Clock,
     ) -> None:
-        beat_s = membership.session_timeout_s / _BEATS
-        super().__init__(membership, listener, clock, beat_s=beat_s)
+        heartbeat_s = membership.session_timeout_s / _HEARTBEATS_PER_TIMEOUT
+        super().__init__(membership, listener, clock, heartbeat_s=heartbeat_s)
         self._consumer = consumer
         self._trim = trim
         self._link = RedisConnection(url)
         self._reader = RedisReader(url, membership.group, consumer, self._inbox)
         self._has_more = True
 
-    def _away(self) -> str:
+    def _connection_problem(self) -> str:
         return ""  # told by the next command only
 
-    def _start(self, own: Mapping[TopicPartition, int]) -> None:
-        for partition, offset in own.items():
+    def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
+        for partition, offset in start_offsets.items():
             arguments = (self._membership.group, id_of(offset - 1), self._consumer)
             doing = f"read {partition.topic} from an offset of its own"
             self._link.run(doing, scripts.MOVE, self._keys(partition), arguments)
-        self._reader.go_on()
+        self._reader.resume()
 
-    def _keep_up(self, most: int, now: float) -> None:
+    def _heartbeat(self, most: int, now: float) -> None:
         """Recover what was lost with an answer; show signs of life, and take over from the dead."""
         # An answer that was lost may have handed something to this member.
-        if self._was_away or self._reader.error is not None:
+        if self._was_disconnected or self._reader.error is not None:
             self._recover()
-        if now >= self._beat_at or (self._has_more and most > 0 and not self._inbox.waiting()):
-            self._look(most)
+        if now >= self._heartbeat_at or (self._has_more and most > 0 and not self._inbox.waiting()):
+            self._claim(most)
 
-    def _look(self, most: int) -> None:
+    def _claim(self, most: int) -> None:
         """Say that this member lives, and take over what dead ones had in hand."""
         name = self._consumer.rpartition("#")[0]
         timeout_ms = max(int(self._membership.session_timeout_s * 1000), 1)
         self._has_more = False
         for partition in self._inbox.partitions:
-            left = min(max(most - self._inbox.waiting(), 0), _MOST_TAKEN_OVER)
+            left = min(max(most - self._inbox.waiting(), 0), _MAX_TAKEN_OVER)
             arguments = (self._membership.group, self._consumer, f"{name}#", timeout_ms, left)
             answer = self._link.run(
                 f"read {partition.topic}", scripts.LOOK, self._keys(partition), arguments
@@ -165,7 +167,7 @@ class RedisSession(SharedSession[bytes, Call]):
                 (record_of(partition, entry_id, fields, deliveries=deliveries), entry_id)
                 for entry_id, fields, deliveries in entries
             )
-        self._beat_at = self._clock.monotonic() + self._beat_s
+        self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _recover(self) -> None:
         """Find what was handed to this member in answers that did not arrive."""
@@ -184,25 +186,25 @@ class RedisSession(SharedSession[bytes, Call]):
                         )
                         continue
                     record = record_of(partition, last, fields, deliveries=2)
-                    if not self._inbox.knows(partition, record.offset):
+                    if not self._inbox.contains(partition, record.offset):
                         self._inbox.offer([(record, last)])
                 if not entries:
                     break
-        self._was_away = False
-        self._reader.go_on()
+        self._was_disconnected = False
+        self._reader.resume()
 
-    def _prepared(
+    def _prepare(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[bytes]]
     ) -> Call:
         now_s = self._clock.now()
         written = [(record.topic, add_arguments(record, self._trim, now_s)) for record in records]
         owner = (self._membership.group, self._consumer)
-        return deliver_call(owner, written, tokens, is_strict=self._is_exact)
+        return delivery_call(owner, written, tokens, is_strict=self._is_exact)
 
     def _write(self, unsent: Call) -> None:
         self._link.run("deliver", scripts.DELIVER, *unsent)
 
-    def _measure(self) -> None:
+    def _update_lag(self) -> None:
         self._lag = {partition: self._lag_of(partition) for partition in self._inbox.partitions}
 
     def _leave(self) -> None:
