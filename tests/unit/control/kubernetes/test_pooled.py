@@ -128,7 +128,7 @@ def test_its_pods_have_memory_for_what_they_load(
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("installation", "said"),
     [
         (PLACE, "--internal-secret"),
         (replace(POOLS_PLACE, artifacts_url=""), "--artifacts URL"),
