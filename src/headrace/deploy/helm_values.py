@@ -76,7 +76,7 @@ def version_values(
     """The values of one version.
 
     Args:
-        place: Where the driver would make its objects; their names and namespace are the chart's.
+        installation: Where the driver would make its objects; their names and namespace are the chart's.
 
     Raises:
         FailedPreconditionError: It cannot run on a cluster; the text says what to do.

@@ -66,7 +66,7 @@ def both(
     served = msgspec.structs.replace(endpoint, arms=tuple(map(with_grpc, endpoint.arms)))
     driver = objects_of(a_state(served, **kubernetes), installation=installation)
     rows = [
-        version_values(endpoint, arm, spec=desired.spec, place=installation)
+        version_values(endpoint, arm, spec=desired.spec, installation=installation)
         for _, endpoint, arm in arms_of(desired.endpoints)
     ]
     values = {

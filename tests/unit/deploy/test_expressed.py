@@ -11,7 +11,7 @@ from jwt.algorithms import ECAlgorithm
 
 from headrace import deploy
 from headrace.deploy import TABLE, ExportOutcome, ExportTarget, NotExpressibleError
-from headrace.deploy.features import feature_of, written
+from headrace.deploy.features import explicit_settings, feature_of
 from tests.unit.deploy.specs import EXPORTERS, facts_of, spec_of, split
 
 _UNSEEN: Final = {
@@ -257,7 +257,7 @@ def _cases() -> list[Any]:
 
 def _rows(name: str) -> list[deploy.SpecFeature]:
     """The rows of what the two specs of a pair differ in, innermost settings only."""
-    one, other = ({s.location: s for s in written(_spec(each))} for each in _PAIRS[name])
+    one, other = ({s.location: s for s in explicit_settings(_spec(each))} for each in _PAIRS[name])
     places = [
         place
         for place in {**one, **other}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from headrace.core import Code, InvalidArgumentError
 from headrace.core.spec.parse import SystemSpec, parse_spec
 from headrace.deploy import ExportTarget, Loss, NotExpressibleError, read_facts
-from headrace.deploy.features import accepted, is_within, written
+from headrace.deploy.features import accepted, explicit_settings, is_within
 from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split
 
 _STICKY = Loss("endpoints[3].sticky", "cannot", "leave it out")
@@ -74,7 +74,7 @@ _FIELDS: Final = frozenset(known_fields(SystemSpec))
 def test_what_is_written_is_told_with_its_place() -> None:
     spec = spec_of({"timeout_s": 5, "versions": split(90, 10)})
 
-    told = {setting.location: setting.value for setting in written(spec)}
+    told = {setting.location: setting.value for setting in explicit_settings(spec)}
 
     assert told["endpoints[0].timeout_s"] == 5
     assert told["endpoints[0].versions[1].weight"] == 10
@@ -85,7 +85,7 @@ def test_what_a_mapping_holds_is_told_at_its_name() -> None:
     pods = {"image": "registry.test/replica:1", "resources": {"gpus": 1}}
     spec = spec_of(kubernetes={"image": "registry.test/all:1", "endpoints": {"fraud": pods}})
 
-    told = {setting.location: setting for setting in written(spec)}
+    told = {setting.location: setting for setting in explicit_settings(spec)}
 
     assert told["kubernetes.image"].value == "registry.test/all:1"
     one = told["kubernetes.endpoints[fraud].resources.gpus"]
@@ -95,7 +95,10 @@ def test_what_a_mapping_holds_is_told_at_its_name() -> None:
 
 
 def test_a_default_that_is_written_out_says_nothing() -> None:
-    told = [setting.location for setting in written(spec_of({"timeout_s": 30.0, "replicas": 1}))]
+    told = [
+        setting.location
+        for setting in explicit_settings(spec_of({"timeout_s": 30.0, "replicas": 1}))
+    ]
 
     assert "endpoints[0].timeout_s" not in told
     assert "endpoints[0].replicas" not in told
@@ -111,7 +114,7 @@ def test_a_default_that_is_written_out_says_nothing() -> None:
     ],
 )
 def test_parts_within_parts_are_told(document: dict[str, Any], place: str) -> None:
-    told = [setting.location for setting in written(spec_of(document))]
+    told = [setting.location for setting in explicit_settings(spec_of(document))]
 
     assert any(found.endswith(place) for found in told), told
 

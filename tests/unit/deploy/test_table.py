@@ -8,7 +8,7 @@ import pytest
 
 from headrace.core.spec.parse import SystemSpec
 from headrace.deploy import TABLE, ExportOutcome, ExportTarget, FeatureSupport, NotExpressibleError
-from headrace.deploy.features import SpecFeature, feature_of, written
+from headrace.deploy.features import SpecFeature, explicit_settings, feature_of
 from tests.unit.deploy.specs import EXPORTERS, facts_of, known_fields, spec_of, split
 
 _PAGE: Final = Path(__file__).parents[3] / "docs" / "how-to" / "export.md"
@@ -131,7 +131,9 @@ def test_every_refusal_is_told_by_its_place_and_a_way_out(
     spec = spec_of(example.get("endpoint"), **{k: v for k, v in example.items() if k != "endpoint"})
     cell = feature.cells[target]
     mine = {
-        s.field for s in written(spec) if (of := feature_of(TABLE, s.field)) and of[0] == feature
+        s.field
+        for s in explicit_settings(spec)
+        if (of := feature_of(TABLE, s.field)) and of[0] == feature
     }
 
     with pytest.raises(NotExpressibleError) as caught:

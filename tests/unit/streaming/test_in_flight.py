@@ -158,7 +158,9 @@ PATIENT = StreamErrorsSpec(first_delay_s=0.1, max_delay_s=2.0, retry_for_s=None)
     chance=st.floats(0, 1, exclude_max=True),
     retry_after_s=st.none() | st.floats(0, 100),
 )
-def test_pauses_stay_within_their_bounds(attempts: int, chance: float, retry_after_s: float | None) -> None:
+def test_pauses_stay_within_their_bounds(
+    attempts: int, chance: float, retry_after_s: float | None
+) -> None:
     again = retry_at(
         PATIENT, attempts=attempts, since=0.0, now=50.0, chance=chance, retry_after_s=retry_after_s
     )
