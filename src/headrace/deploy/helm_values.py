@@ -76,7 +76,7 @@ def version_values(
     """The values of one version.
 
     Args:
-        installation: Where the driver would make its objects; their names and namespace are the chart's.
+        installation: Where the driver would create its objects. The chart sets names and namespace.
 
     Raises:
         FailedPreconditionError: It cannot run on a cluster; the text says what to do.

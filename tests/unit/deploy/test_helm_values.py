@@ -408,7 +408,7 @@ def test_a_version_s_values_are_what_the_driver_would_make() -> None:
         endpoint,
         arm,
         spec=desired.spec,
-        location=InstallationName(namespace="a", artifacts_url=URL),
+        installation=InstallationName(namespace="a", artifacts_url=URL),
     )
 
     assert (values["revision"], values["weight"]) == (arm.revision.id, 25)

@@ -147,7 +147,7 @@ def _numbered(  # noqa: C901, PLR0912  # one case for each operator
         case "Concat", 0:
             return replace(applied(plain), mixed=numbering)
         case "Cast", 0 if not numbers.is_first:
-            kept = applied(plain).row_numbers
+            result_numbers = applied(plain).row_numbers
         case moved, 0 if moved in MOVES_NUMBERS and not numbers.is_first:
             result_numbers = numbers
         case "Mul", _ if numbers.width == ONE and not numbers.is_first:
