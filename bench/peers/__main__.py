@@ -75,7 +75,7 @@ def main() -> int:
             print(f"left out: {part.name}, {part.skipped}")
     for target in kept:
         print(target)
-    print(f"{sum(target.is_met for target in kept)} of {len(kept)} promises kept")
+    print(f"{sum(target.is_met for target in kept)} of {len(kept)} targets met")
     if not any(part.rows for part in parts):
         return 2
     return 0 if all(target.is_met for target in kept) else 1

@@ -139,7 +139,7 @@ def _bars(parts: Sequence[Part], plot: Plot) -> list[plots.Bars]:
 
 def _sections(run: Run, images: Path, relative: str) -> Iterator[str]:
     yield _conditions(run)
-    yield "### Promises\n\n" + _promises(run)
+    yield "### Targets\n\n" + _targets(run)
     peers = [part for part in run.parts if part.name != HEADRACE and not part.skipped]
     for suite in (*(one.name for one in suites.PAIRED), *suites.OWN):
         yield from _suite(peers, suite, images, relative)
@@ -219,17 +219,17 @@ def measured(value: float, limit: float) -> str:
     return next((text for text in texts if float(text) != limit), texts[0])
 
 
-def _promises(run: Run) -> str:
+def _targets(run: Run) -> str:
     rows = [
         [
             target["text"],
             f"{measured(target['value'], target['limit'])} {target['unit']}".strip(),
             f"{target['bound']} {target['limit']:g}",
-            "kept" if target["met"] else "**broken**",
+            "met" if target["met"] else "**missed**",
         ]
         for target in run.targets
     ]
-    return tables.markdown(["promise", "measured", "wanted", ""], rows)
+    return tables.markdown(["target", "measured", "required", ""], rows)
 
 
 def _versions(parts: Sequence[Part]) -> str:

@@ -23,7 +23,7 @@ class Suite:
 PAIRED: Final = (
     Suite(
         name="saturation",
-        question="How many requests/s, with 32 connections busy and with one?",
+        question="Requests/s with 32 connections and with one.",
         asks={
             "mlp": saturation.whole,
             "gbdt": saturation.busy,
@@ -33,43 +33,43 @@ PAIRED: Final = (
     ),
     Suite(
         name="latency",
-        question="How long do callers wait at a quarter, half and three quarters of a capacity?",
+        question="Latency at 25, 50 and 75 % of a capacity.",
         asks={"mlp": latency.run},
     ),
     Suite(
         name="goodput",
-        question="At what rate are 99 % of the answers there within 100 ms?",
+        question="Largest rate with 99 % of the answers within 100 ms.",
         asks={"minilm": goodput.run},
     ),
     Suite(
         name="burst",
-        question="What is left of a second in which ten times as many ask?",
+        question="Answers in a second with ten times the load.",
         asks={"busy": strain.burst},
     ),
     Suite(
         name="overload",
-        question="What is answered in time at three times the capacity?",
+        question="Answers in time at three times the capacity.",
         asks={"busy": strain.overload},
     ),
     Suite(
         name="image",
-        question="What is left of a ResNet-18's speed with 600 kB in each request?",
+        question="Throughput of a ResNet-18 with 600 kB in each request.",
         asks={"resnet": image.run},
     ),
 )
 """Asked while both servers are up."""
 
 OWN: Final = {
-    "cost": "How soon does it answer, and what does it weigh?",
-    "gateway": "How many requests/s, each behind the same Envoy?",
-    "grpc": "How many unary calls/s, ours through Envoy, theirs without a gateway?",
+    "cost": "Time to the first answer, and memory.",
+    "gateway": "Requests/s, each behind the same Envoy.",
+    "grpc": "Unary calls/s, Headrace through Envoy, peers without a gateway.",
 }
 """They start their own servers; gRPC is measured while those behind gateways are up."""
 ALONE: Final = {
-    "bare": "How fast is ONNX Runtime without a server?",
-    "floor": "Up to what rate does bare ONNX Runtime, without a server, keep that?",
-    "neighbour": "What does loading a large model do to its neighbour's callers?",
-    "many": "How much longer do callers of 8 encoders in one pool wait than those of one?",
+    "bare": "ONNX Runtime without a server.",
+    "floor": "Largest such rate of bare ONNX Runtime, without a server.",
+    "neighbour": "Latency of a model while another, large one is loaded.",
+    "many": "Latency of 8 encoders in one pool compared with one.",
 }
 """Of Headrace, without a peer."""
 NAMES: Final = (*(suite.name for suite in PAIRED), *OWN, *ALONE)
