@@ -34,7 +34,7 @@ from headrace.core import (
 from headrace.core.text import duration_text
 from headrace.load import (
     ArrivalProcess,
-    Asker,
+    TargetProbe,
     LoadPlan,
     LoadResult,
     LoadTarget,
@@ -99,11 +99,11 @@ def ready_target(target: LoadTarget, contents: RequestContents) -> tuple[LoadTar
     Raises:
         HeadraceError: The server cannot be reached, has no such model, or refuses the requests.
     """
-    with Asker(target) as asker:
+    with TargetProbe(target) as probe:
         if not target.model:
-            target = replace(target, model=asker.only_model())
-    with Asker(target) as asker:
-        requests = list(tensors_of(asker.signature(), contents, target.model))
+            target = replace(target, model=probe.only_model())
+    with TargetProbe(target) as probe:
+        requests = list(tensors_of(probe.signature(), contents, target.model))
         make = binary_message if contents.binary else json_message
         messages, total = [], 0
         for tensors in requests:
@@ -115,7 +115,7 @@ def ready_target(target: LoadTarget, contents: RequestContents) -> tuple[LoadTar
                     "give a smaller file, or fewer rows"
                 )
                 raise InvalidArgumentError(msg)
-        asker.try_out(messages)
+        probe.check_requests(messages)
     named = [
         f"{name} {datatype_of(array.dtype)} {list(array.shape)}"
         for name, array in requests[0].items()

@@ -11,11 +11,10 @@ from headrace.load.summary import (
     parse_objectives,
     summarize,
 )
-from headrace.load.target import Asker, LoadTarget, open_target
+from headrace.load.target import LoadTarget, TargetProbe, open_target
 
 __all__ = [
     "ArrivalProcess",
-    "Asker",
     "ConfidenceInterval",
     "Judgement",
     "LoadObjective",
@@ -24,6 +23,7 @@ __all__ = [
     "LoadTarget",
     "ObjectiveVerdict",
     "RunTick",
+    "TargetProbe",
     "check_plan",
     "open_target",
     "parse_objectives",

@@ -74,7 +74,7 @@ def _is_json_answer(body: bytes) -> bool:
 
 
 MAX_ANSWER_BYTES: Final = 256 << 20
-NOBODY: Final = -1
+IDLE: Final = -1
 _INFORMATIONAL: Final = 200
 _SUCCESS: Final = range(200, 300)
 _CONTENT_LENGTH: Final = b"content-length"
@@ -90,15 +90,17 @@ TOO_LARGE: Final = "too_large"
 class ConnectionPool(Protocol):
     """Who owns connections."""
 
-    def finished(self, connection: "LoadConnection", number: int, kind: str, now: float) -> None:
+    def request_done(
+        self, connection: "LoadConnection", number: int, kind: str, now: float
+    ) -> None:
         """Request `number` is over since `now` (monotonic); `kind` is empty if it went well."""
 
-    def gone(self, connection: "LoadConnection") -> None:
+    def closed(self, connection: "LoadConnection") -> None:
         """The connection is closed; it carries no request."""
 
 
 class LoadConnection(asyncio.Protocol):
-    """Carries the request `number`, or `NOBODY`'s while it is idle."""
+    """Carries the request `number`, or `IDLE`'s while it is idle."""
 
     __slots__ = (
         "_body",
@@ -118,7 +120,7 @@ class LoadConnection(asyncio.Protocol):
     def __init__(self, pool: ConnectionPool, *, max_answer_bytes: int = MAX_ANSWER_BYTES) -> None:
         self._pool = pool
         self._max_answer_bytes = max_answer_bytes
-        self.number = NOBODY
+        self.number = IDLE
         self.is_open = True
         self._parser = httptools.HttpResponseParser(self)
         self._next()
@@ -138,7 +140,7 @@ class LoadConnection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close it and forget the request that is under way: its answer would come too late."""
-        self.number = NOBODY
+        self.number = IDLE
         self.is_open = False
         self._transport.abort()
 
@@ -150,7 +152,7 @@ class LoadConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the answer, or that nobody asked for."""
-        if self.number == NOBODY:
+        if self.number == IDLE:
             self.close()
             return
         try:
@@ -160,7 +162,7 @@ class LoadConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The server will send no more: an answer without a length ends here."""
-        if self.number != NOBODY and self._headers_done and not self._has_length:
+        if self.number != IDLE and self._headers_done and not self._has_length:
             self._is_whole(keep_alive=False)
         self.is_open = False
         return False
@@ -168,10 +170,10 @@ class LoadConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The server left, or we closed."""
         self.is_open = False
-        if self.number != NOBODY:
+        if self.number != IDLE:
             kind = RESET if isinstance(exc, ConnectionResetError | BrokenPipeError) else CLOSED
             self._report(kind, time.monotonic())
-        self._pool.gone(self)
+        self._pool.closed(self)
         del self._parser  # it refers back to this connection
 
     # What httptools calls
@@ -206,7 +208,7 @@ class LoadConnection(asyncio.Protocol):
         """The answer is whole."""
         if self._parser.get_status_code() < _INFORMATIONAL:
             self._next()
-        elif self.number != NOBODY:
+        elif self.number != IDLE:
             self._is_whole(keep_alive=self._parser.should_keep_alive())
 
     def _is_whole(self, *, keep_alive: bool) -> None:
@@ -225,21 +227,21 @@ class LoadConnection(asyncio.Protocol):
             self._transport.close()
 
     def _fail(self, kind: str) -> None:
-        if self.number != NOBODY:
+        if self.number != IDLE:
             self.is_open = False
             self._report(kind, time.monotonic())
             self._transport.abort()
 
     def _report(self, kind: str, now: float) -> None:
-        number, self.number = self.number, NOBODY
-        self._pool.finished(self, number, kind, now)
+        number, self.number = self.number, IDLE
+        self._pool.request_done(self, number, kind, now)
 
 
 _TLS_PORT: Final = 443
 _PORT: Final = 80
 
 
-async def dialler(target: LoadTarget) -> "SocketDialler":
+async def open_dialler(target: LoadTarget) -> "SocketDialler":
     """What opens connections to `target`.
 
     Raises:

@@ -268,14 +268,14 @@ class Generator:
 
     # Ends
 
-    def finished(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
+    def request_done(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
         """A request is over; see `Pool`."""
         self._carriers.pop(number, None)
         self._settle(number, kind, now)
         if connection.is_open:
             self._use(connection)
 
-    def gone(self, connection: LoadConnection) -> None:  # noqa: ARG002  # idle ones are found closed later
+    def closed(self, connection: LoadConnection) -> None:  # noqa: ARG002  # idle ones are found closed later
         """A connection is closed; see `Pool`."""
         self._open -= 1
         self._dial_if_needed()

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import uvloop
 
-from headrace.load.connection import dialler
+from headrace.load.connection import open_dialler
 from headrace.load.generator import Generator
 from headrace.load.plan import LoadPlan, check_plan, intended_times
 from headrace.load.summary import (
@@ -81,11 +81,11 @@ async def _run(
     objectives: Sequence[LoadObjective],
     on_tick: Callable[[RunTick], None] | None,
 ) -> LoadResult:
-    record = RunRecord.of(intended_times(plan))
+    record = RunRecord.from_intended(intended_times(plan))
     generator = Generator(
         record,
         target.requests,
-        await dialler(target),
+        await open_dialler(target),
         connections=plan.connections,
         timeout_s=plan.timeout_s,
         end_s=plan.total_s,

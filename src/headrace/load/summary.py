@@ -55,7 +55,7 @@ class RunRecord:
         self.code = array("h", [PENDING]) * size
 
     @classmethod
-    def of(cls, intended: Floats) -> "RunRecord":
+    def from_intended(cls, intended: Floats) -> "RunRecord":
         """The record of a run that has not begun."""
         return cls(array("d", intended.tobytes()))
 

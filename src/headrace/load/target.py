@@ -228,7 +228,7 @@ def open_target(
     )
 
 
-class Asker:
+class TargetProbe:
     """Asks a target about itself, one question after the other. Close it, or use it in a `with`."""
 
     def __init__(self, target: LoadTarget, *, timeout_s: float = 10.0) -> None:
@@ -290,7 +290,7 @@ class Asker:
             raise InvalidArgumentError(msg)
         return signature
 
-    def try_out(self, messages: list[tuple[dict[str, str], bytes]]) -> None:
+    def check_requests(self, messages: list[tuple[dict[str, str], bytes]]) -> None:
         """Send some requests, and fail where the run would.
 
         Raises:

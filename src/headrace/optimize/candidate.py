@@ -1,4 +1,4 @@
-"""What the optimizer tries: a model rewritten in one way, to be run by one engine in one way.
+"""Candidate of an optimization: a rewritten model together with the engine and options that run it.
 
 The unit is never "the INT8 model": the same file is fast in one engine and slow in another.
 """
@@ -18,7 +18,7 @@ BASELINE: Final = "onnxruntime-fp32"
 
 
 class ModelClass(StrEnum):
-    """What kind of network or model it is, by its graph: recipes do not transfer between them."""
+    """Kind of model by its graph; recipes do not transfer between kinds."""
 
     TRANSFORMER = "transformer"
     CONV_NET = "conv-net"
@@ -34,54 +34,54 @@ class CannotBuildError(HeadraceError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """One way to run a model, ready to be loaded.
-
-    `name`: short and stable, `openvino-int8`. `title`: for people. `runtime` loads `path` (a file
-    or directory) with `tuning`. `recipe`: what was done, with the versions of what did it, kept as
-    all sizes.
-    """
+    """One way to run a model, ready to be loaded."""
 
     name: str
+    """Short and stable: `openvino-int8`."""
     title: str
+    """Display name."""
     runtime: str
+    """Runtime that loads `path`."""
     path: Path
+    """The model's file or directory."""
     tuning: Tuning = UNTUNED
+    """Load options of the runtime."""
     recipe: Mapping[str, str] = field(default_factory=dict)
+    """Applied transformations and the versions of the packages that made them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingExamples:
-    """Labelled examples that a pruned model may learn from; never those it is judged by.
-
-    `examples`: one request of one row each (axis 0 is 1 where the model is batched). `labels`: a
-    class number, or a value, for each; None where there are none, and a model learns from the
-    source's answers alone.
-    """
+    """Examples that a pruned model may train on; disjoint from the evaluation examples."""
 
     examples: Sequence[Tensors]
+    """Requests of one row each; axis 0 is 1 where the model is batched."""
     labels: Sequence[float] | None = None
+    """A class number or value per example; None trains on the source model's outputs alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeContext:
-    """What a recipe may use.
-
-    `source`: the model's file or directory, loaded by `runtime`. `folder`: an empty directory of
-    the recipe's own. `calibration`: requests of one row, like those that are served. `threads`: how
-    many cores may be used to build. `say`: told in a few words what goes on. `deadline`: monotonic
-    time by which the recipe should be done.
-    """
+    """Inputs and limits of a recipe's build."""
 
     source: Path
+    """The model's file or directory."""
     runtime: str
+    """Runtime that loads `source`."""
     model_class: ModelClass
     folder: Path
+    """Empty directory for this recipe's output."""
     calibration: Sequence[Tensors]
+    """Requests of one row, like those that are served."""
     threads: int
+    """Cores that the build may use."""
     seed: int
     deadline: float
-    teaching: TrainingExamples | None = None
-    say: Callable[[str], None] = lambda _: None
+    """Monotonic time by which the recipe should end."""
+    training: TrainingExamples | None = None
+    """Examples to train with; None where the user gave none."""
+    on_progress: Callable[[str], None] = lambda _: None
+    """Called with a short description of the current step."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,17 @@ class Recipe:
     """One way to make candidates of a model."""
 
     name: str
-    """As its candidate's, or the beginning of theirs."""
+    """The name of its candidate, or the prefix of its candidates' names."""
     title: str
-    """For people."""
+    """Display name."""
     build: Callable[[RecipeContext], Sequence[Candidate]]
-    """Makes its candidates in the workshop's folder; raises CannotBuildError with the reason where
-    that cannot be done with this model."""
-    why_not: Callable[[RecipeContext], str] = lambda _: ""
-    """Why it does not apply here, told without trying: a package that is missing, say."""
+    """Builds its candidates in the context's folder; raises CannotBuildError with the reason where
+    the model does not allow it."""
+    inapplicable_reason: Callable[[RecipeContext], str] = lambda _: ""
+    """Returns the reason why it does not apply, such as a missing package, without building."""
     model_classes: frozenset[ModelClass] = frozenset(ModelClass)
-    """To which it applies."""
+    """Model classes that it applies to."""
     prunes: bool = False
-    """It makes a smaller network, which the best of the other recipes then rewrites."""
+    """Whether it makes a smaller network, which the best of the other recipes then rewrites."""
     is_reference: bool = False
-    """Its candidate is the model in its own framework, to be compared with and not chosen."""
+    """Whether its candidate is the model in its own framework, for comparison only."""

@@ -31,7 +31,7 @@ def run_in_child(
     returns: type[Result],
     raises: type[HeadraceError],
     deadline: float = math.inf,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """The result of `function(say, *arguments)`, called in a new interpreter.
 
@@ -57,7 +57,7 @@ def run_in_child(
                 raise raises(message.error)
             if message.result:
                 return msgspec.json.decode(message.result, type=returns)
-            say(message.words)
+            on_progress(message.words)
     except EOFError:
         process.join()
         raise raises(f"its process ended with status {process.exitcode}") from None

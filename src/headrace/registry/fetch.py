@@ -154,19 +154,19 @@ def _deadline(
     shared: SharedStore, deadline: float | None, monotonic: Callable[[], float]
 ) -> Iterator[None]:
     """End a transfer that comes to the deadline."""
-    original = shared.tell
+    original = shared.on_transfer
 
-    def tell(what: str, done: int, total: int) -> None:
+    def check_deadline(what: str, done: int, total: int) -> None:
         if deadline is not None and monotonic() > deadline:
             message = f"{what}: {done} of {total} bytes were there in time"
             raise DeadlineExceededError(message)
         original(what, done, total)
 
-    shared.tell = tell
+    shared.on_transfer = check_deadline
     try:
         yield
     finally:
-        shared.tell = original
+        shared.on_transfer = original
 
 
 def _publish(staged: Path, path: Path, staging: Path) -> None:

@@ -232,7 +232,7 @@ class Index:
         file.with_suffix(_SIGNATURES).unlink(missing_ok=True)
         move(file, file.with_suffix(_REMOVED))
 
-    def has(self, name: str, number: int | str) -> bool:
+    def contains(self, name: str, number: int | str) -> bool:
         """Whether there is such a version."""
         return self._file(name, number, _LIVE).exists()
 

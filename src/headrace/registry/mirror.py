@@ -28,7 +28,7 @@ from headrace.registry.index import READ_ONLY, Index, ModelVersion, VersionSigna
 from headrace.registry.shared import SharedStore, UsedNumbers
 
 _LOG: Final = logging.getLogger("headrace.registry")
-AWAY_S: Final = 5.0
+RETRY_AFTER_S: Final = 5.0
 _READS_AT_ONCE: Final = 8
 _MARK: Final = ".artifacts"
 
@@ -64,9 +64,9 @@ class Mirror:
         self._artifacts = artifacts
         self._locked = locked
         self._is_bound = False
-        self.away: UnavailableError | None = None
+        self.unavailable: UnavailableError | None = None
         """Why the store was not asked last; None if it was."""
-        self._asks_again_at = 0.0
+        self._retry_at = 0.0
         self._signed: dict[tuple[str, int], str] = {}
         """The etags of the signatures that are copied, by name and number."""
 
@@ -89,21 +89,21 @@ class Mirror:
         return problems
 
     def try_refresh(self, name: str | None = None) -> list[ArtifactCorruptError]:
-        """The same; where the store does not answer, what the home has seen has to do.
+        """Refresh, or keep the home's copy where the store does not answer.
 
-        `away` says so, and the store is left alone for a moment: a page that lists models must not
-        wait for it again and again.
+        `unavailable` is set then, and the store is not retried for `RETRY_AFTER_S`, so that a page
+        that lists models does not wait for each listing.
         """
-        if self.away is not None and time.monotonic() < self._asks_again_at:
+        if self.unavailable is not None and time.monotonic() < self._retry_at:
             return []
         try:
             problems = self.refresh(name)
         except UnavailableError as error:
             _LOG.warning("the artifact store is away; using this home's copy: %s", error)
-            self.away = error
-            self._asks_again_at = time.monotonic() + AWAY_S
+            self.unavailable = error
+            self._retry_at = time.monotonic() + RETRY_AFTER_S
             return []
-        self.away = None
+        self.unavailable = None
         return problems
 
     def pull(self, digest: Digest) -> None:
@@ -181,7 +181,7 @@ class Mirror:
     def _copy_signatures(self, name: str, number: int) -> None:
         signatures, etag = self.shared.index.signatures(name, number)
         with self._locked():
-            if self._index.has(name, number):
+            if self._index.contains(name, number):
                 self._index.write_signatures(name, number, signatures)
                 self._signed[name, number] = etag
 

@@ -259,7 +259,7 @@ class Registry:
             raise ArtifactCorruptError(msg)
         return path
 
-    def have(self, digest: Digest) -> None:
+    def fetch_content(self, digest: Digest) -> None:
         """Fetch an artifact from the shared store if there is one and it is not here.
 
         Raises:
@@ -395,7 +395,7 @@ class Registry:
             if self._mirror is not None:
                 self._mirror.shared.index.remove(stored)
             with self._locked():
-                if self._index.has(stored.name, stored.version):  # nobody was faster
+                if self._index.contains(stored.name, stored.version):  # nobody was faster
                     self._index.remove(stored)
         return stored
 
@@ -463,8 +463,8 @@ class Registry:
 
     def _check_store_answers(self) -> None:
         """Do not say that something is nowhere if the store could not be asked."""
-        if self._mirror is not None and self._mirror.away is not None:
-            raise self._mirror.away
+        if self._mirror is not None and self._mirror.unavailable is not None:
+            raise self._mirror.unavailable
 
     def _follow(self, name: str | None) -> Problems:
         return [] if self._mirror is None else self._mirror.try_refresh(name)

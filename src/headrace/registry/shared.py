@@ -185,16 +185,20 @@ class SharedStore:
     """Model versions and their content in a bucket.
 
     Args:
-        tell: Called while content is sent or fetched; may be replaced.
+        on_transfer: Called while content is sent or fetched; may be replaced.
     """
 
     def __init__(
-        self, bucket: ObjectStore, *, clock: Clock | None = None, tell: Transfer | None = None
+        self,
+        bucket: ObjectStore,
+        *,
+        clock: Clock | None = None,
+        on_transfer: Transfer | None = None,
     ) -> None:
         self.where = bucket.where
         self.content = SharedContent(bucket)
         self.index = SharedIndex(bucket)
-        self.tell: Transfer = tell or (lambda _what, _done, _total: None)
+        self.on_transfer: Transfer = on_transfer or (lambda _what, _done, _total: None)
         self._bucket = bucket
         self._clock = clock or SystemClock()
         self._keeps_conditions = False
@@ -299,7 +303,7 @@ class SharedStore:
         )
 
     def _progress(self, what: str) -> Progress:
-        return lambda done, total: self.tell(what, done, total)
+        return lambda done, total: self.on_transfer(what, done, total)
 
 
 def tries(count: int = _TRIES) -> Iterator[int]:

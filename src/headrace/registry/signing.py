@@ -146,7 +146,7 @@ def check_signed(
     )
 
 
-def told(version: ModelVersion, signature: VersionSignature) -> SignedSettings:
+def signed_settings(version: ModelVersion, signature: VersionSignature) -> SignedSettings:
     """What a replica is told, so that it proves again what was proved of `version`."""
     text = statement(version).removeprefix(_DOMAIN).decode()
     return SignedSettings(statement=text, key=signature.key, signature=signature.signature)
@@ -157,7 +157,7 @@ class _Statement(msgspec.Struct):
     runtime: str
 
 
-def check_told(path: Path, runtime: str, signed: SignedSettings) -> None:
+def verify_signed_settings(path: Path, runtime: str, signed: SignedSettings) -> None:
     """Prove that the model at `path` is what was signed. Reads all of it.
 
     Raises:

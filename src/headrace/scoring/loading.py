@@ -84,9 +84,9 @@ def load_model(
     check_digest(path, settings.sha256)
     runtime = get_runtime(settings.runtime) if settings.runtime else detect_runtime(path)
     if settings.signed is not msgspec.UNSET:
-        from headrace.registry.signing import check_told  # noqa: PLC0415  # few need it
+        from headrace.registry.signing import verify_signed_settings  # noqa: PLC0415  # few need it
 
-        check_told(path, runtime.name, settings.signed)
+        verify_signed_settings(path, runtime.name, settings.signed)
     # One thread inside a run and as many runs as cores: faster than the reverse (measured; see
     # docs/explain/batching.md), unless the operator asks for low latency of single runs.
     threads = settings.intra_op_threads

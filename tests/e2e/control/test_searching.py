@@ -78,7 +78,7 @@ def test_what_ends_the_process_is_tried_no_more(
 ) -> None:
     state, heard = searched(search, what)
 
-    assert reason in state.tried["deadly"].failed
+    assert reason in state.candidates["deadly"].failed
     assert heard[-1] == RecipeEnded(at_s=2.0, name="write")
 
 

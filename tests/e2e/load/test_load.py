@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import example_inputs
-from headrace.load import Asker, LoadPlan, open_target, run_load
+from headrace.load import TargetProbe, LoadPlan, open_target, run_load
 from headrace.load.target import json_message
 from headrace.testing import models
 from tests.e2e.cli.conftest import Shell
@@ -208,8 +208,8 @@ def test_a_unix_socket_is_a_server_too() -> None:
         sock = folder / "m.sock"
         with running(folder, folder / "mlp.onnx", uds=str(sock)):
             target = open_target(f"unix:{sock}", model="m")
-            with Asker(target) as asker:
-                inputs = example_inputs(asker.signature())
+            with TargetProbe(target) as probe:
+                inputs = example_inputs(probe.signature())
             ready = target.with_messages([json_message("m", "", inputs)])
             result = run_load(LoadPlan(rate_per_s=100, seconds=1, warm_up_s=0), ready)
 

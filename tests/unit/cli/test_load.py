@@ -34,7 +34,7 @@ def result(
     *, rate: float = 200.0, slo: str = "p99=20ms,error=5%", slower: float = 1.0, failed: int = 20
 ) -> LoadResult:
     rng = np.random.default_rng(1)
-    record = RunRecord.of(np.arange(int(rate * 12)) / rate)
+    record = RunRecord.from_intended(np.arange(int(rate * 12)) / rate)
     for i, latency_s in enumerate(rng.exponential(0.002, len(record.intended)) * slower):
         record.handled[i] = record.intended[i] + 1e-6
         record.done[i] = record.intended[i] + latency_s

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.load.connection import NOBODY, LoadConnection
+from headrace.load.connection import IDLE, LoadConnection
 
 BODY = b'{"outputs":[{"name":"y","datatype":"FP32","shape":[1],"data":[0.5]}]}'
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
@@ -19,12 +19,12 @@ class Pool:
     ended: list[tuple[int, str]] = field(default_factory=list)
     lost: int = 0
 
-    def finished(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
-        assert connection.number == NOBODY
+    def request_done(self, connection: LoadConnection, number: int, kind: str, now: float) -> None:
+        assert connection.number == IDLE
         assert now > 0
         self.ended.append((number, kind))
 
-    def gone(self, connection: LoadConnection) -> None:
+    def closed(self, connection: LoadConnection) -> None:
         assert not connection.is_open
         self.lost += 1
 

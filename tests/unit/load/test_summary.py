@@ -27,7 +27,7 @@ COUNT = 1200
 
 def run(latency_s: float = 0.01, lag_s: float = 0.0) -> RunRecord:
     """A run of `PLAN` in which each answer took as long, to the microsecond."""
-    record = RunRecord.of(np.arange(COUNT) / 100)
+    record = RunRecord.from_intended(np.arange(COUNT) / 100)
     jitter_s = np.random.default_rng(1).random(COUNT) * 1e-6
     for i, intended in enumerate(record.intended):
         record.handled[i] = intended + lag_s + 1e-9

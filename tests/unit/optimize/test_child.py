@@ -37,7 +37,7 @@ def test_a_function_returns_from_another_process_and_says_what_it_does() -> None
     heard: list[str] = []
 
     result = run_in_child(
-        _double, 21, returns=dict[str, int], raises=UnsupportedModelError, say=heard.append
+        _double, 21, returns=dict[str, int], raises=UnsupportedModelError, on_progress=heard.append
     )
 
     assert result["doubled"] == 42

@@ -32,15 +32,15 @@ from headrace.registry.registry import MAX_SIGNATURES
 from headrace.registry.signing import (
     PublicKey,
     check_signed,
-    check_told,
     is_valid,
     key_of,
     make_key,
     read_private_key,
     read_public_keys,
     sign,
+    signed_settings,
     statement,
-    told,
+    verify_signed_settings,
     write_keys,
 )
 
@@ -207,18 +207,18 @@ def test_a_replica_proves_again_what_it_is_told(
     registry: Registry, version: ModelVersion, key: Ed25519PrivateKey
 ) -> None:
     path = registry.path(version)
-    settings = told(version, signed(version, key))
-    check_told(path, "text", settings)
+    settings = signed_settings(version, signed(version, key))
+    verify_signed_settings(path, "text", settings)
     forged = settings.statement.replace('"text"', '"python"')
 
     with pytest.raises(NotSignedError, match="for runtime 'text', not 'python'"):
-        check_told(path, "python", settings)
+        verify_signed_settings(path, "python", settings)
     with pytest.raises(NotSignedError, match="not one of what is served"):
-        check_told(path, "python", msgspec.structs.replace(settings, statement=forged))
+        verify_signed_settings(path, "python", msgspec.structs.replace(settings, statement=forged))
     path.chmod(0o644)
     path.write_text("altered")
     with pytest.raises(ArtifactCorruptError, match="is not what was signed"):
-        check_told(path, "text", settings)
+        verify_signed_settings(path, "text", settings)
 
 
 def test_keys_are_written_once_and_the_private_one_for_its_owner(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def watched_store(url: str, *, retry_s: float | None = None) -> "SharedStore":
         retry_s: How long a request is tried again; None for the usual time.
     """
     shared = open_shared(url) if retry_s is None else open_shared(url, retry_s=retry_s)
-    shared.tell = TransferView().update
+    shared.on_transfer = TransferView().update
     return shared
 
 

@@ -212,7 +212,7 @@ def bring_home(stored: T, registry: Registry) -> T:
     relocated, digests = at_home(stored, registry.home)
     for digest in sorted(digests):
         try:
-            registry.have(digest)
+            registry.fetch_content(digest)
         except HeadraceError as error:
             _LOG.error("cannot have a model here: %s", error, extra={"digest": digest})
     return relocated

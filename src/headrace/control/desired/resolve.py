@@ -317,11 +317,11 @@ class Resolver:
         """
         if not self.spec.security.require_signature:
             return None
-        from headrace.registry.signing import check_signed, told  # noqa: PLC0415  # only then
+        from headrace.registry.signing import check_signed, signed_settings  # noqa: PLC0415  # only then
 
         signature = check_signed(stored, self.registry.signatures(stored), self._read_trusted())
         self.registry.verify(stored)
-        return told(stored, signature)
+        return signed_settings(stored, signature)
 
     def _features(
         self, endpoint: EndpointSpec, stored: ModelVersion, path: Path

@@ -176,7 +176,7 @@ class SandboxedSearch:
 
     def _give_up(self, begun: Begun, state: SearchState, why: str) -> None:
         """Say in the journal that the step that ended the process is not to be tried again."""
-        tried = state.tried.get(begun.name)
+        tried = state.candidates.get(begun.name)
         title = tried.title if tried else begun.name
         try:
             journal = SearchJournal(self.own)

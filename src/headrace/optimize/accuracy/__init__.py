@@ -15,12 +15,12 @@ from headrace.optimize.accuracy.fidelity import (
 )
 from headrace.optimize.accuracy.gate import GateTrial, is_hopeless, judge, try_candidate
 from headrace.optimize.accuracy.inference import ModelAnswers, answers
-from headrace.optimize.accuracy.labelled import DataWish, generated_examples, read_labelled
+from headrace.optimize.accuracy.labelled import DataOptions, generated_examples, read_labelled
 from headrace.optimize.accuracy.metrics import Metric, MetricChoice, choose_metric, usual_metric
 from headrace.optimize.accuracy.verdict import QualityVerdict
 
 __all__ = [
-    "DataWish",
+    "DataOptions",
     "Examples",
     "Fidelity",
     "GateTrial",

@@ -18,18 +18,17 @@ _SECOND: Final = " of the second text"
 
 
 class RowTexts(StrEnum):
-    """What the texts of a row are to the model.
+    """Role of a row's texts in the model's input."""
 
-    `ONE`: there is only one, or none. `TOGETHER`: two in one run, as cross-encoders take them.
-    `APART`: two in a run each, as bi-encoders do; a request holds both.
-    """
+    SINGLE = "single"
+    """One text, or none."""
+    CROSS_ENCODER = "cross-encoder"
+    """Two texts in one run."""
+    BI_ENCODER = "bi-encoder"
+    """Two texts in a run each; a request holds both."""
 
-    ONE = "one"
-    TOGETHER = "together"
-    APART = "apart"
 
-
-def apart(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
+def pair_requests(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
     """Requests of both texts, by requests of each."""
     return [
         {**left, **{f"{name}{_SECOND}": array for name, array in right.items()}}
@@ -37,12 +36,12 @@ def apart(first: Sequence[Tensors], second: Sequence[Tensors]) -> list[Tensors]:
     ]
 
 
-def first_of(pair: Tensors) -> Tensors:
+def first_request(pair: Tensors) -> Tensors:
     """The request of the first text."""
     return {name: array for name, array in pair.items() if not name.endswith(_SECOND)}
 
 
-def second_of(pair: Tensors) -> Tensors:
+def second_request(pair: Tensors) -> Tensors:
     """The request of the second one."""
     return {
         name.removesuffix(_SECOND): array for name, array in pair.items() if name.endswith(_SECOND)
@@ -114,7 +113,7 @@ class Examples:
     names: tuple[str, ...] = ()
     batched: bool = True
     notes: tuple[str, ...] = ()
-    texts: RowTexts = RowTexts.ONE
+    texts: RowTexts = RowTexts.SINGLE
 
     def __post_init__(self) -> None:
         if self.labels is not None and self.labels.shape != (len(self.inputs),):
@@ -131,12 +130,15 @@ class Examples:
         inputs = LazyRows(partial(_chosen_row, self.inputs, chosen), len(chosen))
         return replace(self, inputs=inputs, labels=labels)
 
-    def alone(self) -> "Examples":
+    def as_model_requests(self) -> "Examples":
         """Requests that the model itself takes: of texts apart the first ones, without a score."""
-        if self.texts is not RowTexts.APART:
+        if self.texts is not RowTexts.BI_ENCODER:
             return self
         return replace(
-            self, inputs=[first_of(pair) for pair in self.inputs], labels=None, texts=RowTexts.ONE
+            self,
+            inputs=[first_request(pair) for pair in self.inputs],
+            labels=None,
+            texts=RowTexts.SINGLE,
         )
 
     def sha256(self) -> str:

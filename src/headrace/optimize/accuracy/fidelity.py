@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 
 from headrace.core import Array, InvalidArgumentError, RuntimeFailedError, Tensors
-from headrace.optimize.accuracy.examples import first_of, second_of
+from headrace.optimize.accuracy.examples import first_request, second_request
 from headrace.optimize.accuracy.inference import ModelAnswers, Run
 from headrace.pipeline.tokenize import MASK
 
@@ -90,7 +90,7 @@ def _flat(rows: Sequence[Array]) -> Array:
 _SCORES: Final = ("logit", "prob", "score", "class", "softmax", "label")
 _NUMBERS: Final = ("embed", "hidden", "pool", "feature", "vector", "box")
 _NEAR_ONE: Final = 1e-2
-_LOOKED_AT: Final = 16
+_SAMPLE_ROWS: Final = 16
 _MOST: Final = 1e9
 _QUANTILES: Final = (0.5, 0.95, 1.0)
 
@@ -112,7 +112,7 @@ class OutputFidelity:
     largest_relative: float = 0.0
 
 
-def problem_of(name: str, pairs: Sequence[Pair]) -> str:
+def shape_problem(name: str, pairs: Sequence[Pair]) -> str:
     """Why answers cannot even be compared; empty if they can."""
     for was, now in pairs:
         if was.shape != now.shape or was.dtype.kind != now.dtype.kind:
@@ -125,9 +125,9 @@ def problem_of(name: str, pairs: Sequence[Pair]) -> str:
     return ""
 
 
-def compared(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Array]:
+def compare_output(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Array]:
     """The differences, and the share of each example's places that tell the same class."""
-    share = _share_of_same(name, pairs)
+    share = _same_class_share(name, pairs)
     ratio = None if share is None else float(share.mean())
     same = np.ones(len(pairs)) if share is None else share
     if pairs[0][0].dtype.kind != "f":
@@ -145,7 +145,7 @@ def compared(name: str, pairs: Sequence[Pair]) -> tuple[OutputFidelity, Array]:
     return fidelity, same
 
 
-def tells_class(name: str, rows: Sequence[Array]) -> bool:
+def is_class_output(name: str, rows: Sequence[Array]) -> bool:
     """Whether the largest of an output's numbers, along its last axis, is the answer's class.
 
     Told by the name, by rows that sum to one, and by there being one row without unit length:
@@ -159,7 +159,7 @@ def tells_class(name: str, rows: Sequence[Array]) -> bool:
         return False
     if any(word in lower for word in _SCORES):
         return True
-    samples = [row.astype(np.float64) for row in rows[:_LOOKED_AT]]
+    samples = [row.astype(np.float64) for row in rows[:_SAMPLE_ROWS]]
     if all((row >= 0).all() and _are_one(row.sum(axis=-1)) for row in samples):
         return True
     return first.ndim == 1 and not all(_are_one(np.linalg.norm(row)) for row in samples)
@@ -169,10 +169,10 @@ def _are_one(values: Array | np.floating) -> bool:
     return bool((np.abs(np.asarray(values) - 1.0) < _NEAR_ONE).all())
 
 
-def _share_of_same(name: str, pairs: Sequence[Pair]) -> Array | None:
+def _same_class_share(name: str, pairs: Sequence[Pair]) -> Array | None:
     if pairs[0][0].dtype.kind != "f":
         return np.array([float(np.mean(was == now)) if was.size else 1.0 for was, now in pairs])
-    if not tells_class(name, [was for was, _ in pairs]):
+    if not is_class_output(name, [was for was, _ in pairs]):
         return None
     return np.array(
         [float(np.mean(was.argmax(axis=-1) == now.argmax(axis=-1))) for was, now in pairs]
@@ -268,22 +268,22 @@ def measure_fidelity(
     share = np.ones(base.n)
     for name in base.rows if not problem else ():
         indices, pairs = pairs_of(base, candidate, name)
-        problem = problem_of(name, pairs) if pairs else f"it answers nothing in output '{name}'"
+        problem = shape_problem(name, pairs) if pairs else f"it answers nothing in output '{name}'"
         if problem:
             break
-        outputs[name], same = compared(name, pairs)
+        outputs[name], same = compare_output(name, pairs)
         share[indices] = np.minimum(share[indices], same)
     if problem:
         return Fidelity(passes=False, reason=f"{problem}; {WEAKER}")
     n = max(output.n for output in outputs.values())
     # Examples that were not compared count as the same above, and not at all here.
     changed = float((1.0 - share).sum()) / n
-    return _decided(
+    return _decide(
         outputs, n, round(1.0 - changed, 12), max_loss, is_same=only_rounding(base, candidate)
     )
 
 
-def _decided(
+def _decide(
     outputs: Mapping[str, OutputFidelity],
     n: int,
     agreement: float,
@@ -354,7 +354,7 @@ def cosine_run(run: Run) -> Run:
     """Answers to pairs, `[rows]` cosines for each way to embed a text, by a model of one text."""
 
     def compared(pairs: Tensors) -> Tensors:
-        first_texts, second_texts = first_of(pairs), second_of(pairs)
+        first_texts, second_texts = first_request(pairs), second_request(pairs)
         first, second = (_embedded(run(texts), texts) for texts in (first_texts, second_texts))
         if not first or first.keys() != second.keys():
             raise RuntimeFailedError("no output holds embeddings of the texts")

@@ -46,15 +46,15 @@ from headrace.optimize.accuracy.verdict import (
     LEAST_RESAMPLED,
     SIGNIFICANCE,
     QualityVerdict,
-    because,
+    breakage_reason,
     comparable,
-    figures,
+    describe_figures,
     flips,
+    format_loss,
     is_refuted,
-    measured,
+    measure_quality,
     needed_examples,
-    said_loss,
-    why_broken,
+    with_reason,
 )
 
 ALPHA: Final = 1e-3
@@ -90,17 +90,17 @@ def judge(
         msg = f"{base.n} and {candidate.n} answers for {len(labels)} labels"
         raise InvalidArgumentError(msg)
     chosen = comparable(base, candidate, metric.output)
-    broken = why_broken(base, candidate, metric.output, chosen)
+    broken = breakage_reason(base, candidate, metric.output, chosen)
     if broken:
         return QualityVerdict(passes=False, reason=broken, metric=metric.metric, n=len(chosen))
     was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
     assert was is not None  # else it was broken
     assert now is not None
     truth = labels[chosen].astype(np.float64)
-    measurement = measured(truth, metric.read(was), metric.read(now), metric.metric, rng)
+    measurement = measure_quality(truth, metric.read(was), metric.read(now), metric.metric, rng)
     has_flips = measurement.metric is Metric.ACCURACY and measurement.agreement_ratio < 1.0
     is_same = not has_flips and only_rounding(base, candidate)
-    verdict = _decided(measurement, max_loss, is_same=is_same)
+    verdict = _decide(measurement, max_loss, is_same=is_same)
     if len(chosen) < base.n and candidate.stopped:
         note = f"judged on {len(chosen):,} of {base.n:,} examples, as {candidate.stopped}"
         return replace(verdict, warning="; ".join(filter(None, (verdict.warning, note))))
@@ -127,7 +127,7 @@ def is_hopeless(
     chosen = comparable(base, candidate, metric.output)
     if not len(chosen) and not candidate.failures:
         return False
-    if why_broken(base, candidate, metric.output, chosen):
+    if breakage_reason(base, candidate, metric.output, chosen):
         return True
     was, now = base.stacked(metric.output, chosen), candidate.stacked(metric.output, chosen)
     assert was is not None  # else it was broken
@@ -143,32 +143,32 @@ def is_hopeless(
     return bool(len(losses)) and float(losses.mean() - z * losses.std()) > max_loss
 
 
-def _decided(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> QualityVerdict:
+def _decide(measurement: QualityVerdict, max_loss: float, *, is_same: bool) -> QualityVerdict:
     """The rules 2 to 4, of what was measured."""
-    limit = said_loss(max_loss, measurement.metric)
+    limit = format_loss(max_loss, measurement.metric)
     if measurement.loss > 0 and measurement.p_value < SIGNIFICANCE:
         within = f", though within {limit}" if measurement.loss_bound <= max_loss else ""
-        return because(measurement, f"it is worse, and not by chance{within}")
+        return with_reason(measurement, f"it is worse, and not by chance{within}")
     if measurement.loss > max_loss:
-        return because(measurement, f"it loses more than {limit}, if perhaps by chance")
+        return with_reason(measurement, f"it loses more than {limit}, if perhaps by chance")
     is_bounded = measurement.loss_bound <= max_loss
     would_be_seen = measurement.detectable_loss <= max_loss
     has_enough = measurement.metric is Metric.ACCURACY or measurement.n >= LEAST_RESAMPLED
     if has_enough and (is_bounded or would_be_seen):
-        passed = because(replace(measurement, passes=True), "no significant loss")
+        passed = with_reason(replace(measurement, passes=True), "no significant loss")
         if is_bounded:
             return passed
-        bound = said_loss(measurement.loss_bound, measurement.metric)
+        bound = format_loss(measurement.loss_bound, measurement.metric)
         warning = f"its loss is below {bound} with 95 % confidence, not below {limit}"
         return replace(passed, warning=warning)
     needed = _needed(measurement, max_loss)
     shortage = f"n = {measurement.n:,}, and a limit of {limit} needs "
     shortage += f"about {needed:,}" if needed else "more than there can be"
     if is_same:
-        passed = because(replace(measurement, passes=True, needed=needed), "the same answers")
+        passed = with_reason(replace(measurement, passes=True, needed=needed), "the same answers")
         warning = f"not enough labels to prove it ({shortage}); all numbers differ by rounding only"
         return replace(passed, warning=warning)
-    return because(replace(measurement, needed=needed), f"not enough labels: {shortage}")
+    return with_reason(replace(measurement, needed=needed), f"not enough labels: {shortage}")
 
 
 def _needed(measurement: QualityVerdict, max_loss: float) -> int | None:
@@ -243,7 +243,7 @@ def try_candidate(
         why = f"given up after {done:,} of {total:,} examples, as {verdict.reason}"
         verdict = replace(verdict, passes=False, reason=why)
     elif is_part:
-        what = f"on the first {verdict.n:,} of {total:,} examples, {figures(verdict)}"
+        what = f"on the first {verdict.n:,} of {total:,} examples, {describe_figures(verdict)}"
         verdict = replace(verdict, reason=what)
     return GateTrial(
         answers=merged, verdict=verdict, examples_used=done, given_up=given_up, is_part=is_part

@@ -49,7 +49,7 @@ from headrace.optimize.accuracy.cells import (
     token_inputs,
     token_kinds,
 )
-from headrace.optimize.accuracy.examples import Examples, RowTexts, apart, stacked_rows
+from headrace.optimize.accuracy.examples import Examples, RowTexts, pair_requests, stacked_rows
 from headrace.optimize.accuracy.tables import (
     MAX_EXAMPLES,
     MAX_FILE_BYTES,
@@ -300,26 +300,25 @@ _KNOWN: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DataWish:
-    """What somebody said about the data; what is empty is found out.
-
-    `label`: the column of labels. `text`: the column of texts, or two with a comma between them.
-    Columns without names are called "1", "2" and so on. `tokenizer`: a `tokenizer.json`; None for
-    the one beside the model. `max_length`: in tokens. `limit`: how many examples at most; of more,
-    a sample is drawn, the same one every time. `is_apart`: the model embeds one text, so that two
-    in a row are asked one by one.
-    """
+class DataOptions:
+    """Options for reading labelled data; an empty option is detected."""
 
     label: str = ""
+    """Column of the labels; unnamed columns are called "1", "2" and so on."""
     text: str = ""
+    """Column of texts, or two columns separated by a comma."""
     tokenizer: Path | None = None
+    """A `tokenizer.json`; None for the one beside the model."""
     max_length: int = 128
+    """Longest text, in tokens."""
     limit: int | None = None
-    is_apart: bool = False
+    """Most examples; a larger file is sampled, always in the same way. None for no limit."""
+    is_bi_encoder: bool = False
+    """Whether the model embeds one text, so that two texts in a row need a run each."""
 
 
 def read_labelled(
-    path: Path, signature: ModelSignature, wish: DataWish, *, beside: Path
+    path: Path, signature: ModelSignature, options: DataOptions, *, beside: Path
 ) -> Examples:
     """The examples in a file, by its suffix; without labels where it has none.
 
@@ -336,7 +335,7 @@ def read_labelled(
         FailedPreconditionError: The library that reads it is not installed.
         UnsupportedModelError: The tokenizer is none.
     """
-    limit = MAX_EXAMPLES if wish.limit is None else min(wish.limit, MAX_EXAMPLES)
+    limit = MAX_EXAMPLES if options.limit is None else min(options.limit, MAX_EXAMPLES)
     if limit < 1:
         raise InvalidArgumentError(f"at most {limit} examples are none; ask for one or more")
     if path.is_dir():
@@ -345,10 +344,10 @@ def read_labelled(
         raise InvalidArgumentError(f"there is no {path}")
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        return read_npz(path, signature, label=wish.label, limit=limit)
-    table = _table(path, suffix, limit=limit, is_header=_header_rule(signature, wish))
-    label = label_column(table, wish.label, inputs={spec.name for spec in signature.inputs})
-    label, inputs, notes, texts = _inputs(table, label, signature, wish, beside)
+        return read_npz(path, signature, label=options.label, limit=limit)
+    table = _table(path, suffix, limit=limit, is_header=_header_rule(signature, options))
+    label = label_column(table, options.label, inputs={spec.name for spec in signature.inputs})
+    label, inputs, notes, texts = _inputs(table, label, signature, options, beside)
     all_notes = (*notes, *_sampled(table))
     examples = Examples(inputs=inputs, batched=signature.batched, notes=all_notes, texts=texts)
     if label is None:
@@ -371,25 +370,29 @@ def _table(path: Path, suffix: str, *, limit: int, is_header: IsHeader) -> Examp
 
 
 def _inputs(
-    table: ExampleTable, label: str | None, signature: ModelSignature, wish: DataWish, beside: Path
+    table: ExampleTable,
+    label: str | None,
+    signature: ModelSignature,
+    options: DataOptions,
+    beside: Path,
 ) -> tuple[str | None, Sequence[Tensors], Sequence[str], RowTexts]:
     """The column of labels, requests, notes, and what the texts of a row are."""
     names = {spec.name for spec in signature.inputs}
-    if table.is_named and names <= table.columns.keys() and not wish.text:
-        return label, named_inputs(table, signature), (), RowTexts.ONE
+    if table.is_named and names <= table.columns.keys() and not options.text:
+        return label, named_inputs(table, signature), (), RowTexts.SINGLE
     if takes_tokens(signature) or takes_text(signature):
-        columns, note = text_columns(table, wish.text, label=label)
+        columns, note = text_columns(table, options.text, label=label)
         # A column of numbers beside texts can only be their labels, whatever it is called.
         label = label or numeric_rest(table, columns)
         notes = [note] if note else []
-        texts = RowTexts.ONE
+        texts = RowTexts.SINGLE
         if len(columns) > 1:
-            texts = RowTexts.APART if wish.is_apart else RowTexts.TOGETHER
-            notes += [_COSINES] if wish.is_apart else []
-        return label, _text_inputs(table, columns, signature, wish, beside), notes, texts
+            texts = RowTexts.BI_ENCODER if options.is_bi_encoder else RowTexts.CROSS_ENCODER
+            notes += [_COSINES] if options.is_bi_encoder else []
+        return label, _text_inputs(table, columns, signature, options, beside), notes, texts
     if len(signature.inputs) == 1:
         requests, column_notes = matrix_inputs(table, signature, label=label)
-        return label, requests, column_notes, RowTexts.ONE
+        return label, requests, column_notes, RowTexts.SINGLE
     missing = ", ".join(sorted(names - table.columns.keys()))
     msg = f"{table.path} has no column for input {missing}: {table.describe_columns()}"
     raise InvalidArgumentError(msg)
@@ -399,7 +402,7 @@ def _text_inputs(
     table: ExampleTable,
     columns: Sequence[str],
     signature: ModelSignature,
-    wish: DataWish,
+    options: DataOptions,
     beside: Path,
 ) -> Sequence[Tensors]:
     if takes_tokens(signature):
@@ -407,12 +410,12 @@ def _text_inputs(
             table,
             those,
             signature,
-            tokenizer=wish.tokenizer,
+            tokenizer=options.tokenizer,
             beside=beside,
-            max_length=wish.max_length,
+            max_length=options.max_length,
         )
-        if len(columns) > 1 and wish.is_apart:
-            return apart(tokens(columns[:1]), tokens(columns[1:]))
+        if len(columns) > 1 and options.is_bi_encoder:
+            return pair_requests(tokens(columns[:1]), tokens(columns[1:]))
         return tokens(columns)
     if len(columns) > 1:
         texts = " and ".join(map(repr, columns))
@@ -427,11 +430,11 @@ def _sampled(table: ExampleTable) -> list[str]:
     return [f"{len(table.lines):,} of {table.rows:,} rows, drawn at random, the same every time"]
 
 
-def _header_rule(signature: ModelSignature, wish: DataWish) -> IsHeader:
+def _header_rule(signature: ModelSignature, options: DataOptions) -> IsHeader:
     """Names are known ones, or texts over numbers."""
     columns = [name for names in signature.columns.values() for name in names]
     inputs = [spec.name for spec in signature.inputs]
-    requested = [wish.label, wish.text, *wish.text.split(",")]
+    requested = [options.label, options.text, *options.text.split(",")]
     known_names = _KNOWN | {name.strip().casefold() for name in (*columns, *inputs, *requested)} - {
         ""
     }

@@ -316,11 +316,11 @@ def usual_metric(examples: Examples) -> Metric | None:
     A score of two texts is of use for their order only, and a cosine is on no scale of labels.
     """
     labels = examples.labels
-    if labels is None or examples.texts is RowTexts.ONE:
+    if labels is None or examples.texts is RowTexts.SINGLE:
         return None
     if labels.dtype.kind == "f":
         return Metric.SPEARMAN
-    if examples.texts is RowTexts.TOGETHER:
+    if examples.texts is RowTexts.CROSS_ENCODER:
         return None
     return Metric.AUC if len(np.unique(labels)) == 2 else Metric.SPEARMAN  # noqa: PLR2004  # alike, or not
 

@@ -67,12 +67,12 @@ class QualityVerdict:
     warning: str = ""
 
 
-def said_loss(loss: float, metric: Metric) -> str:
+def format_loss(loss: float, metric: Metric) -> str:
     """`0.48 points`, or `1.20 %` of an error."""
     return f"{loss * 100:.2f} %" if metric.is_error else f"{loss * 100:.2f} points"
 
 
-def figures(verdict: QualityVerdict) -> str:
+def describe_figures(verdict: QualityVerdict) -> str:
     """What was measured, in a line: for every verdict, whatever it says."""
     low, high = verdict.loss_ci
     metric = verdict.metric
@@ -80,15 +80,15 @@ def figures(verdict: QualityVerdict) -> str:
     flips = f"{verdict.lost} lost, {verdict.gained} gained of {verdict.n:,}"
     detail = flips if metric is Metric.ACCURACY else f"n = {verdict.n:,}"
     return (
-        f"{what}, a loss of {said_loss(verdict.loss, metric)} "
+        f"{what}, a loss of {format_loss(verdict.loss, metric)} "
         f"[{low * 100:+.2f}, {high * 100:+.2f}] (p = {verdict.p_value:.2g}; {detail}; a loss of "
-        f"{said_loss(verdict.detectable_loss, metric)} would be seen in four of five cases)"
+        f"{format_loss(verdict.detectable_loss, metric)} would be seen in four of five cases)"
     )
 
 
-def because(verdict: QualityVerdict, why: str) -> QualityVerdict:
+def with_reason(verdict: QualityVerdict, why: str) -> QualityVerdict:
     """The verdict with its reason: why, then the figures."""
-    return replace(verdict, reason=f"{why}: {figures(verdict)}")
+    return replace(verdict, reason=f"{why}: {describe_figures(verdict)}")
 
 
 def _value(value: float, metric: Metric) -> str:
@@ -211,7 +211,7 @@ def comparable(base: ModelAnswers, candidate: ModelAnswers, output: str) -> Arra
     return np.flatnonzero(of_base & candidate.has(output))
 
 
-def why_broken(base: ModelAnswers, candidate: ModelAnswers, output: str, chosen: Array) -> str:
+def breakage_reason(base: ModelAnswers, candidate: ModelAnswers, output: str, chosen: Array) -> str:
     """Why a candidate cannot be judged at all by what it answered; empty if it can."""
     failed = sorted(candidate.failures.keys() - base.failures.keys())
     if failed:
@@ -229,7 +229,7 @@ def why_broken(base: ModelAnswers, candidate: ModelAnswers, output: str, chosen:
     return f"it answers {rows:,} examples with what is no finite number" if rows else ""
 
 
-def measured(
+def measure_quality(
     truth: Values, was: Values, now: Values, metric: Metric, rng: np.random.Generator
 ) -> QualityVerdict:
     """The figures of a verdict that says no yet.

@@ -268,7 +268,7 @@ def _runs(model: Model, length: int) -> bool:
     return True
 
 
-Say = Callable[[Event], None]
+EventSink = Callable[[Event], None]
 _FIRST_SHARE: Final = 0.2
 """Of the time for the batches that are run one at a time."""
 _FIRST_WINDOW_S: Final = 1.0
@@ -281,14 +281,17 @@ _FOREIGN: Final = 0.05
 """So much of the machine that others use is worth a note."""
 
 
-class Measuring:
-    """The measurement of one model, told to `say` as it goes; `run` it once."""
+class ModelMeasurement:
+    """The measurement of one model, told to `emit` as it goes; `run` it once."""
 
     def __init__(
-        self, request: ProfileRequest, say: Say, clock: Callable[[], float] = time.perf_counter
+        self,
+        request: ProfileRequest,
+        emit: EventSink,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._request = request
-        self._say = say
+        self._emit = emit
         self._clock = clock
         self._path = Path(request.path)
         self._until = clock() + request.budget_s
@@ -312,7 +315,7 @@ class Measuring:
             # Let the memory be what it is when all cores run the largest batch.
             largest = replace(cells[-1].setting, runs=max(plan.runs))
             time_runs(_run_of(model, largest), largest, seconds=0.0)
-            self._say(
+            self._emit(
                 ModelMemory(
                     before_bytes=before,
                     loaded_bytes=after_load,
@@ -345,17 +348,17 @@ class Measuring:
         if others and self._left_s() > rounds.takes_s:
             with self._loaded(1) as (model, _, _):
                 self._in_rounds(model, rounds)
-        self._say(ProfileProgress(text="time by operator", left_s=max(self._left_s(), 0.0)))
+        self._emit(ProfileProgress(text="time by operator", left_s=max(self._left_s(), 0.0)))
         length = plan.length
         with self._loaded(1) as (model, _, _):
             inputs = made_up_inputs(model, rows=1, variable=max(length, 1))
         with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
             folder = Path(name)
-            self._say(
+            self._emit(
                 by_operator(self._path, runtime, inputs, rows=1, length=length, folder=folder)
             )
         self._tell_foreign()
-        self._say(ProfileDone())
+        self._emit(ProfileDone())
 
     @contextmanager
     def _loaded(self, threads: int) -> Iterator[tuple[Model, float, str]]:
@@ -375,9 +378,9 @@ class Measuring:
         requested = self._request.lengths
         lengths, refused = find_lengths(model, requested, where=str(self._path))
         for size in refused:
-            self._say(ProfileNote(text=f"the model does not run with a length of {size}"))
+            self._emit(ProfileNote(text=f"the model does not run with a length of {size}"))
         length = main_length(lengths, requested)
-        self._say(
+        self._emit(
             Loaded(
                 runtime=runtime,
                 load_s=load_s,
@@ -409,7 +412,7 @@ class Measuring:
                 break
             if cells and (self._clock() >= until or not fits):
                 why = "memory" if not fits else "time"
-                self._say(
+                self._emit(
                     ProfileNote(text=f"batches of {rows} rows and more were not tried: {why}")
                 )
                 break
@@ -432,14 +435,14 @@ class Measuring:
         runs = {setting: _run_of(model, setting) for setting in rounds.settings}
         while self._left_s() - keep_s > rounds.takes_s:
             text = f"round {rounds.count + 1} over {len(runs)} settings"
-            self._say(ProfileProgress(text=text, left_s=max(self._until - self._clock(), 0.0)))
+            self._emit(ProfileProgress(text=text, left_s=max(self._until - self._clock(), 0.0)))
             try:
                 rounds.measure(runs)
             except HeadraceError as error:
-                self._say(ProfileNote(text=f"no more rounds were measured: {error}"))
+                self._emit(ProfileNote(text=f"no more rounds were measured: {error}"))
                 return
             for cell in rounds.cells():
-                self._say(cell)
+                self._emit(cell)
 
     def _grid(
         self,
@@ -453,7 +456,7 @@ class Measuring:
             left = self._left_s()
             if left <= 0.0:
                 text = f"{_what(settings[index:])} not measured: --budget is used up"
-                self._say(ProfileNote(text=text))
+                self._emit(ProfileNote(text=text))
                 return
             seconds = window_s(
                 left_s=left - self._reserved_s,
@@ -469,23 +472,23 @@ class Measuring:
             own = list(group)
             done += len(own)
             if self._left_s() <= 0.0:
-                self._say(ProfileNote(text=f"{_what(own)} not measured: --budget is used up"))
+                self._emit(ProfileNote(text=f"{_what(own)} not measured: --budget is used up"))
                 continue
             with self._loaded(threads) as (model, _, _):
                 run_once(model, own[0].length)
                 self._grid(model, own, behind=len(settings) - done)
 
     def _measure(self, model: Model, setting: Setting, seconds: float) -> GridCell | None:
-        self._say(ProfileProgress(text=setting.text, left_s=max(self._until - self._clock(), 0.0)))
+        self._emit(ProfileProgress(text=setting.text, left_s=max(self._until - self._clock(), 0.0)))
         run = _run_of(model, setting)
         try:
             run()
             cell = time_runs(run, setting, seconds=seconds, clock=self._clock)
         except HeadraceError as error:
-            self._say(ProfileNote(text=f"{setting.text}: {error}"))
+            self._emit(ProfileNote(text=f"{setting.text}: {error}"))
             return None
         self._cells.append(cell)
-        self._say(cell)
+        self._emit(cell)
         return cell
 
     def _left_s(self) -> float:
@@ -499,7 +502,7 @@ class Measuring:
                 f"other processes used {mean:.0%} of the machine on average, at most "
                 f"{max(ratios):.0%}: figures are worse than on a quiet one"
             )
-            self._say(ProfileNote(text=text))
+            self._emit(ProfileNote(text=text))
 
 
 def _run_of(model: Model, setting: Setting) -> Run:
@@ -530,33 +533,33 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))[: request.cores]
     os.sched_setaffinity(0, cores)
 
-    def say(event: Event) -> None:
+    def emit(event: Event) -> None:
         output.write(msgspec.json.encode(event) + b"\n")
 
-    profile(request, say)
+    profile(request, emit)
     return 0
 
 
 def profile(
-    request: ProfileRequest, say: Say, clock: Callable[[], float] = time.perf_counter
+    request: ProfileRequest, emit: EventSink, clock: Callable[[], float] = time.perf_counter
 ) -> None:
     """Measure, and say what went wrong where that cannot be done."""
     path = Path(request.path)
     try:
         runtime = _checked_runtime(path, request)
-        Measuring(msgspec.structs.replace(request, runtime=runtime), say, clock).run()
+        ModelMeasurement(msgspec.structs.replace(request, runtime=runtime), emit, clock).run()
     except CodeNotAllowedError as error:
-        say(
+        emit(
             ProfileFailed(
                 error=str(error), needs_code=error.runtime, why_code=error.reason[:_MAX_ERROR]
             )
         )
     except HeadraceError as error:
-        say(ProfileFailed(error=str(error)[:_MAX_ERROR], code=error.code))
+        emit(ProfileFailed(error=str(error)[:_MAX_ERROR], code=error.code))
     except MemoryError as error:
-        say(ProfileFailed(error=f"it needs more memory than it may take: {error}"))
+        emit(ProfileFailed(error=f"it needs more memory than it may take: {error}"))
     except Exception as error:  # noqa: BLE001  # a model and a library of somebody's
-        say(ProfileFailed(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR]))
+        emit(ProfileFailed(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR]))
 
 
 def _checked_runtime(path: Path, request: ProfileRequest) -> str:

@@ -94,7 +94,7 @@ def cells_of(cells: Iterable[GridCell], *, threads: int, length: int) -> list[Gr
 def options_of(
     measured: Measured,
     overhead: Overhead | None,
-    wishes: Requirements,
+    requirements: Requirements,
     *,
     cores: int,
     requests: int,
@@ -111,8 +111,8 @@ def options_of(
         )
         capacity = predictor.capacity()
         within = None
-        if wishes.p99_s is not None:
-            within = predictor.rate_within(wishes.p99_s, capacity=capacity)
+        if requirements.p99_s is not None:
+            within = predictor.rate_within(requirements.p99_s, capacity=capacity)
         options.append(
             ThreadOption(
                 threads=threads,
@@ -126,19 +126,21 @@ def options_of(
     return options
 
 
-def best_option(options: Sequence[ThreadOption], wishes: Requirements) -> tuple[ThreadOption, str]:
+def best_option(
+    options: Sequence[ThreadOption], requirements: Requirements
+) -> tuple[ThreadOption, str]:
     """The option for the wishes, and why."""
-    if wishes.p99_s is not None and any(option.within for option in options):
+    if requirements.p99_s is not None and any(option.within for option in options):
         most = max(option.within or 0.0 for option in options)
         best = next(o for o in options if (o.within or 0.0) >= most * _NEARLY)
-        what = f"requests/s within a p99 of {duration_text(wishes.p99_s)}"
+        what = f"requests/s within a p99 of {duration_text(requirements.p99_s)}"
         figures = {o.threads: f"{o.within or 0.0:.4g}" for o in options}
     else:
         most = max(option.capacity for option in options)
         best = next(o for o in options if o.capacity >= most * _NEARLY)
         what = "requests/s at most"
         figures = {o.threads: f"{o.capacity:.4g}" for o in options}
-        rate = wishes.rate
+        rate = requirements.rate
         if rate is not None:
             able = [o for o in options if o.capacity * USUAL_LOAD >= rate]
             if able:
@@ -201,7 +203,7 @@ class ServingRecommendation(msgspec.Struct, frozen=True, kw_only=True):
 def recommend(
     measured: Measured,
     overhead: Overhead | None,
-    wishes: Requirements,
+    requirements: Requirements,
     *,
     cores: int,
     requests: int,
@@ -212,19 +214,23 @@ def recommend(
         measured: With at least one cell.
         requests: How many are simulated for each load, and half as many to compare options.
     """
-    options = options_of(measured, overhead, wishes, cores=cores, requests=requests // 2)
-    best, why = best_option(options, wishes)
+    options = options_of(measured, overhead, requirements, cores=cores, requests=requests // 2)
+    best, why = best_option(options, requirements)
     alone = [
         cell
         for cell in cells_of(measured.cells, threads=best.threads, length=measured.loaded.length)
         if cell.runs == 1
     ]
     rows = best_rows(alone)
-    within = best.within if wishes.p99_s is not None else USUAL_LOAD * best.capacity
-    count = None if wishes.rate is None or not within else max(1, math.ceil(wishes.rate / within))
+    within = best.within if requirements.p99_s is not None else USUAL_LOAD * best.capacity
+    count = (
+        None
+        if requirements.rate is None or not within
+        else max(1, math.ceil(requirements.rate / within))
+    )
     share = within or best.capacity * USUAL_LOAD
-    if count is not None and wishes.rate is not None:
-        share = wishes.rate / count
+    if count is not None and requirements.rate is not None:
+        share = requirements.rate / count
     max_rows, rows_why = _limit(measured, overhead, best, alone, rows)
     predictor = predictor_for(
         measured,
@@ -237,8 +243,8 @@ def recommend(
     ).surely()
     point = predictor.point(share, best.capacity)
     cost = None
-    if wishes.cost_per_hour is not None:
-        cost = wishes.cost_per_hour / (share * _PER_HOUR) * 1e6
+    if requirements.cost_per_hour is not None:
+        cost = requirements.cost_per_hour / (share * _PER_HOUR) * 1e6
     padding, padding_why = _padding(measured, alone, rows)
     reasons = [
         SettingReason(name="intra_op_threads", value=str(best.threads), why=why),
@@ -251,16 +257,17 @@ def recommend(
         SettingReason(
             name="max_queue_delay_s",
             value="0",
-            why="a batch that waits for company leaves the model idle while somebody waits; "
-            "what comes during a run shares the next one",
+            why="waiting to fill a batch leaves the model idle while requests wait; requests that "
+            "arrive during a run share the next one",
         ),
     ]
     if padding_why:
         value = "by the engine" if padding is None else f"{padding.max_ratio:g}"
         reasons.append(SettingReason(name="padding.max_ratio", value=value, why=padding_why))
-    reasons += _why_replicas(wishes, within, count, point)
+    reasons += _why_replicas(requirements, within, count, point)
     if cost is not None:
-        why = f"{wishes.cost_per_hour:g} an hour for {cores} cores, {share:.4g} requests/s on them"
+        price = f"{requirements.cost_per_hour:g} per hour for {cores} cores"
+        why = f"{price}, {share:.4g} requests/s on them"
         reasons.append(SettingReason(name="cost_per_million", value=f"{cost:.4g}", why=why))
     return ServingRecommendation(
         intra_op_threads=best.threads,
@@ -353,16 +360,17 @@ def _padding(
 
 
 def _why_replicas(
-    wishes: Requirements, within: float | None, count: int | None, point: LoadPoint
+    requirements: Requirements, within: float | None, count: int | None, point: LoadPoint
 ) -> list[SettingReason]:
     if within is None:
-        assert wishes.p99_s is not None, "else it is a share of the capacity"
-        limit = duration_text(wishes.p99_s)
+        assert requirements.p99_s is not None, "else it is a share of the capacity"
+        limit = duration_text(requirements.p99_s)
         why = f"no rate keeps p99 within {limit}: one request alone takes longer"
         return [SettingReason(name="replicas", value="none", why=why)]
     limit = (
-        f"p99 stays within {duration_text(wishes.p99_s)} up to {within:.4g} requests/s a replica"
-        if wishes.p99_s is not None
+        f"p99 stays within {duration_text(requirements.p99_s)} up to {within:.4g} requests/s per "
+        "replica"
+        if requirements.p99_s is not None
         else f"{within:.4g} requests/s is {USUAL_LOAD:.0%} of what a replica can do"
     )
     if count is None:
@@ -374,7 +382,8 @@ def _why_replicas(
             )
         ]
     why = (
-        f"{limit}, and {wishes.rate:g} are wished; each is then busy {point.busy_ratio:.0%} with a "
-        f"p99 of {duration_text(point.p99_s)}; one more lets one fail"
+        f"{limit}, and {requirements.rate:g} are required; each replica is then busy "
+        f"{point.busy_ratio:.0%} with a p99 of {duration_text(point.p99_s)}; one spare replica "
+        "covers a failure"
     )
     return [SettingReason(name="replicas", value=f"{count} (+1)", why=why)]

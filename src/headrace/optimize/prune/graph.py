@@ -352,20 +352,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
-class Course:
+class ActivationCache:
     """Where examples have got to: all tensors that a later node reads, for each example.
 
     Fitting layer after layer then takes one run of the graph, and not one for each layer.
     """
 
     def __init__(self, examples: Sequence[Tensors], *, threads: int) -> None:
-        self.known: list[Tensors] = [dict(example) for example in examples]
+        self.tensors: list[Tensors] = [dict(example) for example in examples]
         self._threads = threads
         self._position = 0
 
-    def fork(self) -> "Course":
+    def fork(self) -> "ActivationCache":
         """Another one that starts here."""
-        other = Course(self.known, threads=self._threads)
+        other = ActivationCache(self.tensors, threads=self._threads)
         other._position = self._position
         return other
 
@@ -386,17 +386,17 @@ class Course:
         read = names_read(nodes) - produced - graph.constants.keys()
         later = names_read(graph.nodes[upto:]) | needed
         outputs = sorted(produced & later)
-        inputs = sorted(name for name in read if name in self.known[0])
+        inputs = sorted(name for name in read if name in self.tensors[0])
         session = None
         if outputs:
-            values = [_declared(name, self.known[0]) for name in inputs]
+            values = [_declared(name, self.tensors[0]) for name in inputs]
             session = open_session(graph.piece(nodes, values, outputs), self._threads)
-        for i, tensors in enumerate(self.known):
+        for i, tensors in enumerate(self.tensors):
             live = {name: array for name, array in tensors.items() if name in later}
             if session is not None:
                 answers = run(session, {name: tensors[name] for name in inputs})
                 live |= dict(zip(outputs, answers, strict=True))
-            self.known[i] = live
+            self.tensors[i] = live
 
 
 def _declared(name: str, tensors: Tensors) -> object:

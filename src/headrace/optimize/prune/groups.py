@@ -93,7 +93,7 @@ class Pruned:
     parameters_after: int
     layers: Mapping[Unit, int]
     examples: int
-    taught: str
+    distillation: str
     build_s: float
 
     def facts(self) -> dict[str, str]:
@@ -106,7 +106,7 @@ class Pruned:
             "parameters": f"{self.parameters_before:,} to {self.parameters_after:,} (-{gone:.0%})",
             "importance": f"reconstruction over {self.examples} examples, the others fitted to "
             "make up for it",
-            "taught": self.taught,
+            "taught": self.distillation,
             "build_s": f"{self.build_s:.1f}",
         }
 

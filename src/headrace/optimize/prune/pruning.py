@@ -56,12 +56,12 @@ def prune(
     *,
     cut: PruneCut,
     calibration: Sequence[Tensors],
-    teaching: TrainingExamples | None = None,
+    training: TrainingExamples | None = None,
     threads: int = 1,
     seed: int = 0,
     deadline: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> Pruned:
     """Write a smaller network to `target`.
 
@@ -78,9 +78,9 @@ def prune(
     def tell(words: str) -> None:
         if clock() >= deadline:
             raise CannotBuildError(f"there was not enough time: it ran out when {words}")
-        say(words)
+        on_progress(words)
 
-    samples = teaching.examples if teaching is not None and teaching.examples else calibration
+    samples = training.examples if training is not None and training.examples else calibration
     if len(samples) < FEWEST_EXAMPLES:
         msg = f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and has {len(samples)}"
         raise CannotBuildError(msg)
@@ -91,30 +91,32 @@ def prune(
     groups = _groups(graph, cut, shapes)
     examples = samples[: _enough(graph, groups, shapes)]
     counts = [kept_count(group.units, cut.ratio(group.unit)) for group in groups]
-    fitted, cuttings = reconstruct(graph, groups, counts, examples, threads=threads, say=tell)
+    fitted, cuttings = reconstruct(
+        graph, groups, counts, examples, threads=threads, on_progress=tell
+    )
     smaller = without_units(fitted, cuttings)
     tell("checking the cut")
     check_same_answers(fitted, smaller, examples[:2], threads=threads)
     before, after = graph.parameters, smaller.parameters
-    taught = "no: there are no examples to learn from but those it is judged by"
-    if teaching is not None and find_spec("torch") is None:
-        taught = "no: PyTorch is not installed (pip install 'headrace[torch]')"
-    elif teaching is not None:
+    distillation = "no: there are no examples to learn from but those it is judged by"
+    if training is not None and find_spec("torch") is None:
+        distillation = "no: PyTorch is not installed (pip install 'headrace[torch]')"
+    elif training is not None:
         from headrace.optimize.prune.torch_distil import distil  # noqa: PLC0415  # an extra
 
         try:
-            taught = distil(
+            distillation = distil(
                 graph,
                 smaller,
-                teaching,
+                training,
                 deadline=min(deadline, clock() + _DISTIL_S),
                 threads=threads,
                 seed=seed,
                 clock=clock,
-                say=say,
+                on_progress=on_progress,
             )
         except CannotBuildError as error:
-            taught = f"no: {error}"
+            distillation = f"no: {error}"
     message = smaller.proto()
     onnx.checker.check_model(message)
     onnx.save(message, str(target))
@@ -125,7 +127,7 @@ def prune(
         parameters_after=after,
         layers=Counter(group.unit for group in groups),
         examples=len(examples),
-        taught=taught,
+        distillation=distillation,
         build_s=clock() - started,
     )
 

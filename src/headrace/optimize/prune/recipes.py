@@ -28,46 +28,48 @@ _GRACE_S: Final = 60.0
 def _recipe(name: str, title: str, cut: PruneCut, *classes: ModelClass) -> Recipe:
     """One cut, as a recipe; `classes`: models that have such units."""
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        target = workshop.folder / "model.onnx"
+    def build(context: RecipeContext) -> Sequence[Candidate]:
+        target = context.folder / "model.onnx"
         if other_framework("torch"):  # teaching needs PyTorch
             facts = run_in_child(
-                *(_prune, cut, replace(workshop, say=_say_nothing), target),
+                *(_prune, cut, replace(context, on_progress=_ignore_progress), target),
                 returns=dict[str, str],
                 raises=CannotBuildError,
-                deadline=workshop.deadline + _GRACE_S,
-                say=workshop.say,
+                deadline=context.deadline + _GRACE_S,
+                on_progress=context.on_progress,
             )
         else:
-            facts = _prune(workshop.say, cut, workshop, target)
+            facts = _prune(context.on_progress, cut, context, target)
         return [Candidate(name=name, title=title, runtime=ONNX, path=target, recipe=facts)]
 
-    def why_not(workshop: RecipeContext) -> str:
-        if why := _why_not(workshop):
+    def inapplicable_reason(context: RecipeContext) -> str:
+        if why := _inapplicable_reason(context):
             return why
-        if workshop.model_class not in classes:
-            return f"a {workshop.model_class} model has none of what it cuts"
+        if context.model_class not in classes:
+            return f"a {context.model_class} model has none of what it cuts"
         return ""
 
-    return Recipe(name, title, build, why_not, model_classes=frozenset(classes), prunes=True)
+    return Recipe(
+        name, title, build, inapplicable_reason, model_classes=frozenset(classes), prunes=True
+    )
 
 
 def _prune(
-    say: Callable[[str], None], cut: PruneCut, workshop: RecipeContext, target: Path
+    on_progress: Callable[[str], None], cut: PruneCut, context: RecipeContext, target: Path
 ) -> dict[str, str]:
     """Write the smaller network to `target`, and return the candidate's facts."""
     from headrace.optimize.prune.pruning import prune  # noqa: PLC0415  # onnx is an extra
 
     pruned = prune(
-        find_onnx_file(workshop.source),
+        find_onnx_file(context.source),
         target,
         cut=cut,
-        calibration=workshop.calibration,
-        teaching=workshop.teaching,
-        threads=workshop.threads,
-        seed=workshop.seed,
-        deadline=workshop.deadline,
-        say=say,
+        calibration=context.calibration,
+        training=context.training,
+        threads=context.threads,
+        seed=context.seed,
+        deadline=context.deadline,
+        on_progress=on_progress,
     )
     return pruned.facts() | _versions()
 
@@ -75,38 +77,38 @@ def _prune(
 def _sparse(name: str, title: str, zeros_ratio: float) -> Recipe:
     """Zeros instead of single weights: a file that compresses better, and is no faster."""
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
+    def build(context: RecipeContext) -> Sequence[Candidate]:
         from headrace.optimize.prune.pruning import sparsify  # noqa: PLC0415  # as above
 
         sparse = sparsify(
-            find_onnx_file(workshop.source),
-            workshop.folder / "model.onnx",
+            find_onnx_file(context.source),
+            context.folder / "model.onnx",
             zeros_ratio=zeros_ratio,
-            examples=_examples(workshop)[:MOST_EXAMPLES],
-            threads=workshop.threads,
-            deadline=workshop.deadline,
+            examples=_examples(context)[:MOST_EXAMPLES],
+            threads=context.threads,
+            deadline=context.deadline,
         )
         facts = sparse.facts() | _versions()
         return [Candidate(name=name, title=title, runtime=ONNX, path=sparse.path, recipe=facts)]
 
-    return Recipe(name, title, build, _why_not)
+    return Recipe(name, title, build, _inapplicable_reason)
 
 
-def _say_nothing(_: str) -> None:
+def _ignore_progress(_: str) -> None:
     """Take the place of what does not travel to another process."""
 
 
-def _examples(workshop: RecipeContext) -> Sequence[Tensors]:
-    teaching = workshop.teaching
-    return teaching.examples if teaching is not None and teaching.examples else workshop.calibration
+def _examples(context: RecipeContext) -> Sequence[Tensors]:
+    training = context.training
+    return training.examples if training is not None and training.examples else context.calibration
 
 
-def _why_not(workshop: RecipeContext) -> str:
-    if workshop.runtime != ONNX:
-        return f"a {workshop.runtime} model is pruned in its ONNX form, and there is none"
-    if workshop.model_class is ModelClass.TREES:
+def _inapplicable_reason(context: RecipeContext) -> str:
+    if context.runtime != ONNX:
+        return f"a {context.runtime} model is pruned in its ONNX form, and there is none"
+    if context.model_class is ModelClass.TREES:
         return "trees have no units to cut"
-    if (count := len(_examples(workshop))) < FEWEST_EXAMPLES:
+    if (count := len(_examples(context))) < FEWEST_EXAMPLES:
         few = "none" if not count else f"only {count}"
         return f"it needs {FEWEST_EXAMPLES} examples to tell what matters, and there are {few}"
     if find_spec("onnx") is None:

@@ -19,7 +19,7 @@ import numpy as np
 
 from headrace.core import Array, Tensors
 from headrace.optimize.candidate import CannotBuildError
-from headrace.optimize.prune.graph import Course, PruningGraph
+from headrace.optimize.prune.graph import ActivationCache, PruningGraph
 from headrace.optimize.prune.groups import (
     Consumer,
     Cutting,
@@ -67,7 +67,7 @@ def least_lossy(readings: Sequence[ReaderWeight], count: int) -> Array:
     return np.flatnonzero(alive)
 
 
-def made_up(reading: ReaderWeight, kept_units: Array) -> Array:
+def fitted_weight(reading: ReaderWeight, kept_units: Array) -> Array:
     """The weight on the units `kept` that answers most nearly as all did, `[kept inputs, outputs]`.
 
     Raises:
@@ -261,7 +261,7 @@ def reconstruct(
     examples: Sequence[Tensors],
     *,
     threads: int,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[PruningGraph, list[Cutting]]:
     """The graph with its consumers fitted, as large as before, and what is to be cut from it.
 
@@ -270,11 +270,11 @@ def reconstruct(
         counts: How many units of each stay.
     """
     working = graph
-    before = Course(examples, threads=threads)
-    now: Course | None = None
+    before = ActivationCache(examples, threads=threads)
+    now: ActivationCache | None = None
     cuttings: list[Cutting] = []
     for i, group in enumerate(groups):
-        say(f"fitting {group.unit}, layer {i + 1} of {len(groups)}")
+        on_progress(f"fitting {group.unit}, layer {i + 1} of {len(groups)}")
         needed = {consumer.tensor for later in groups[i:] for consumer in later.consumers}
         upto = max(graph.makers[consumer.tensor] for consumer in group.consumers) + 1
         before.advance(graph, upto, needed)
@@ -286,18 +286,20 @@ def reconstruct(
         cutting = Cutting(group=group, kept_units=least_lossy(readings, counts[i]))
         cuttings.append(cutting)
         working = with_units_ignored(working, [cutting])
-        _make_up(working, group, readings, moments, cutting.kept_units)
+        _write_fitted(working, group, readings, moments, cutting.kept_units)
     return working, cuttings
 
 
-def _moments(graph: PruningGraph, group: UnitGroup, now: Course, before: Course) -> list[Moments]:
+def _moments(
+    graph: PruningGraph, group: UnitGroup, now: ActivationCache, before: ActivationCache
+) -> list[Moments]:
     sums = []
     for consumer in group.consumers:
         size = len(matrix(graph, consumer.node))
         if size > MOST_INPUTS:
             raise CannotBuildError(f"a weight of {size:,} inputs is too wide to be fitted")
         moments = Moments(size=size)
-        for tensors, originals in zip(now.known, before.known, strict=True):
+        for tensors, originals in zip(now.tensors, before.tensors, strict=True):
             new, old = tensors[consumer.tensor], originals[consumer.tensor]
             rows = rows_read(graph, consumer.node, new)
             moments.add(rows, rows if old is new else rows_read(graph, consumer.node, old))
@@ -326,7 +328,7 @@ def _readings(
     return readings
 
 
-def _make_up(
+def _write_fitted(
     graph: PruningGraph,
     group: UnitGroup,
     readings: Sequence[ReaderWeight],
@@ -335,7 +337,7 @@ def _make_up(
 ) -> None:
     """Write the fitted weights into a graph, and the means into its biases."""
     for consumer, reading, moment in zip(group.consumers, readings, moments, strict=True):
-        fitted = made_up(reading, kept_units)
+        fitted = fitted_weight(reading, kept_units)
         entries = reading.layout.entries(kept_units)
         weight = np.zeros(reading.weight.shape)
         weight[entries] = fitted

@@ -35,7 +35,7 @@ _CLASSES: Final = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Lesson:
+class _LabelledBatch:
     """A batch of examples of one shape: what the source answers to them, and their labels."""
 
     inputs: dict[str, Any]
@@ -46,13 +46,13 @@ class _Lesson:
 def distil(
     source: PruningGraph,
     smaller: PruningGraph,
-    teaching: TrainingExamples,
+    training: TrainingExamples,
     *,
     deadline: float,
     threads: int,
     seed: int,
     clock: Callable[[], float] = time.monotonic,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> str:
     """Teach `smaller` in place until `deadline`; how it went.
 
@@ -62,28 +62,28 @@ def distil(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        pupil = _Pupil(source, smaller, teaching, threads=threads, seed=seed)
-        return pupil.learn(deadline=deadline, clock=clock, say=say)
+        student = _Student(source, smaller, training, threads=threads, seed=seed)
+        return student.learn(deadline=deadline, clock=clock, on_progress=on_progress)
     finally:
         torch.set_num_threads(before)
 
 
-class _Pupil:
+class _Student:
     """A graph that is taught."""
 
     def __init__(
         self,
         source: PruningGraph,
         smaller: PruningGraph,
-        teaching: TrainingExamples,
+        training: TrainingExamples,
         *,
         threads: int,
         seed: int,
     ) -> None:
         self._rng = np.random.default_rng(seed)
-        self._teaching = teaching
+        self._teaching = training
         self._graph = smaller
-        example = teaching.examples[0]
+        example = training.examples[0]
         module = TorchGraph(smaller)
         expected = run(open_session(smaller.proto(), threads), example)
         try:
@@ -98,15 +98,15 @@ class _Pupil:
             raise CannotBuildError("PyTorch answers otherwise than ONNX Runtime")
         self._module = module
         self._session = open_session(source.proto(), threads)
-        order = self._rng.permutation(len(teaching.examples))
+        order = self._rng.permutation(len(training.examples))
         count = min(len(order) // _HELD_OUT, _MOST_HELD_OUT)
-        self._held_out = [self._lesson(part) for part in self._parts(order[:count])]
+        self._held_out = [self._labelled_batch(part) for part in self._parts(order[:count])]
         self._order = order[count:]
         kinds = {node.op_type for node in smaller.nodes}
         self._rate = _RATE_NORMED if "LayerNormalization" in kinds else _RATE
 
     def learn(
-        self, *, deadline: float, clock: Callable[[], float], say: Callable[[str], None]
+        self, *, deadline: float, clock: Callable[[], float], on_progress: Callable[[str], None]
     ) -> str:
         started = clock()
         whole = max(deadline - started, 1e-9)
@@ -114,11 +114,11 @@ class _Pupil:
         first = best = self._held_out_loss()
         best_weights = self._module.learned()
         steps, looked = 0, 1
-        for lesson in self._endless():
+        for labelled_batch in self._endless():
             gone = (clock() - started) / whole
             if gone >= looked / _LOOKS or gone >= 1:
                 looked = math.floor(gone * _LOOKS) + 1
-                say(f"teaching it, {min(gone, 1):.0%}")
+                on_progress(f"teaching it, {min(gone, 1):.0%}")
                 if (now := self._held_out_loss()) < best:
                     best, best_weights = now, self._module.learned()
             if gone >= 1:
@@ -128,7 +128,7 @@ class _Pupil:
             for group in optimizer.param_groups:
                 group["lr"] = self._rate * share
             optimizer.zero_grad()
-            self._loss(lesson).backward()
+            self._loss(labelled_batch).backward()
             torch.nn.utils.clip_grad_norm_(self._module.parameters(), 1.0)
             optimizer.step()
         for name, array in best_weights.items():
@@ -138,40 +138,44 @@ class _Pupil:
             f"examples held out {first:.4g} before, {best:.4g} after"
         )
 
-    def _loss(self, lesson: _Lesson) -> Any:
-        answers = self._module(lesson.inputs)
+    def _loss(self, labelled_batch: _LabelledBatch) -> Any:
+        answers = self._module(labelled_batch.inputs)
         # Mean square of the differences, over what the answers are worth, of outputs
         # that are FP32.
-        targets = lesson.answers
+        targets = labelled_batch.answers
         loss = torch.zeros(())
         for actual, target in zip(answers, targets, strict=True):
             if actual.dtype == torch.float32:
                 loss = loss + F.mse_loss(actual, target) / target.square().mean().clamp_min(1e-6)
-        scored = floats([answer.numpy() for answer in lesson.answers])
-        if lesson.labels is None or not scored or not _scores_classes(lesson, answers[scored[0]]):
+        scored = floats([answer.numpy() for answer in labelled_batch.answers])
+        if (
+            labelled_batch.labels is None
+            or not scored
+            or not _scores_classes(labelled_batch, answers[scored[0]])
+        ):
             return loss
-        scores, teacher_scores = answers[scored[0]], lesson.answers[scored[0]]
+        scores, teacher_scores = answers[scored[0]], labelled_batch.answers[scored[0]]
         are_shares = bool((teacher_scores >= 0).all()) and bool(
             torch.allclose(teacher_scores.sum(1), torch.ones(1))
         )
         logs = torch.log(scores.clamp_min(1e-9)) if are_shares else F.log_softmax(scores, dim=1)
-        return loss + F.nll_loss(logs, lesson.labels.long())
+        return loss + F.nll_loss(logs, labelled_batch.labels.long())
 
     def _held_out_loss(self) -> float:
         """Of the examples that are not learned from, per row."""
         rows = total = 0.0
         with torch.no_grad():
-            for lesson in self._held_out:
-                size = len(next(iter(lesson.inputs.values())))
-                total += size * float(self._loss(lesson))
+            for labelled_batch in self._held_out:
+                size = len(next(iter(labelled_batch.inputs.values())))
+                total += size * float(self._loss(labelled_batch))
                 rows += size
         return total / rows if rows else math.inf
 
-    def _endless(self) -> Iterator[_Lesson]:
+    def _endless(self) -> Iterator[_LabelledBatch]:
         while True:
             parts = list(self._parts(self._rng.permutation(self._order)))
             for i in self._rng.permutation(len(parts)):
-                yield self._lesson(parts[i])
+                yield self._labelled_batch(parts[i])
 
     def _parts(self, order: Array) -> Iterator[Array]:
         """Examples of one shape each, `_ROWS` at most."""
@@ -183,7 +187,7 @@ class _Pupil:
             for begin in range(0, len(indices), _ROWS):
                 yield np.array(indices[begin : begin + _ROWS])
 
-    def _lesson(self, part: Array) -> _Lesson:
+    def _labelled_batch(self, part: Array) -> _LabelledBatch:
         examples = [self._teaching.examples[i] for i in part]
         together = {
             name: np.concatenate([example[name] for example in examples]) for name in examples[0]
@@ -191,13 +195,13 @@ class _Pupil:
         answers = [torch.from_numpy(np.array(output)) for output in run(self._session, together)]
         labels = self._teaching.labels
         batch_labels = None if labels is None else torch.tensor([float(labels[i]) for i in part])
-        return _Lesson(inputs=stacked(examples), answers=answers, labels=batch_labels)
+        return _LabelledBatch(inputs=stacked(examples), answers=answers, labels=batch_labels)
 
 
-def _scores_classes(lesson: _Lesson, scores: Any) -> bool:
+def _scores_classes(labelled_batch: _LabelledBatch, scores: Any) -> bool:
     """Whether labels are numbers of classes that `scores` are of."""
     if scores.ndim != _CLASSES or scores.dtype != torch.float32 or scores.shape[1] < _CLASSES:
         return False
-    labels = lesson.labels
+    labels = labelled_batch.labels
     are_classes = bool((labels == labels.floor()).all()) and bool((labels >= 0).all())
     return are_classes and bool((labels < scores.shape[1]).all())

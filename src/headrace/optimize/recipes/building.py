@@ -51,7 +51,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 @contextmanager
-def told_by(what: str) -> Iterator[None]:
+def library_errors(what: str) -> Iterator[None]:
     """Turn whatever a library raises into a reason on one line.
 
     Raises:
@@ -70,14 +70,14 @@ def told_by(what: str) -> Iterator[None]:
         raise CannotBuildError(msg) from error
 
 
-def facts_of(workshop: RecipeContext) -> OnnxFacts:
+def facts_of(context: RecipeContext) -> OnnxFacts:
     """What the source is made of.
 
     Raises:
         CannotBuildError: It is no ONNX file, or it is damaged.
     """
-    with told_by("reading the file"):
-        return read_onnx_facts(workshop.source)
+    with library_errors("reading the file"):
+        return read_onnx_facts(context.source)
 
 
 def check_can_quantize(facts: OnnxFacts) -> None:
@@ -108,7 +108,7 @@ def check_no_text(facts: OnnxFacts) -> None:
         raise CannotBuildError("it takes text, which OpenVINO does not; leave tokenizing to a step")
 
 
-def examples_in_time(workshop: RecipeContext, *, runs: float) -> Sequence[Tensors]:
+def examples_in_time(context: RecipeContext, *, runs: float) -> Sequence[Tensors]:
     """As many examples as can be looked at in half of the time that is left, but a few in any case.
 
     Args:
@@ -117,9 +117,9 @@ def examples_in_time(workshop: RecipeContext, *, runs: float) -> Sequence[Tensor
     Raises:
         CannotBuildError: The model does not run on one.
     """
-    examples = workshop.calibration[:MOST_EXAMPLES]
-    with told_by("running the model on an example"):
-        model = load_model(workshop.source, workshop.runtime, _options(workshop, UNTUNED))
+    examples = context.calibration[:MOST_EXAMPLES]
+    with library_errors("running the model on an example"):
+        model = load_model(context.source, context.runtime, _options(context, UNTUNED))
         try:
             model.run(examples[0])  # what is set up once
             began = time.monotonic()
@@ -127,7 +127,7 @@ def examples_in_time(workshop: RecipeContext, *, runs: float) -> Sequence[Tensor
             ended = time.monotonic()
         finally:
             model.close()
-    fitting = how_many(ended - began, runs=runs, left_s=workshop.deadline - ended)
+    fitting = how_many(ended - began, runs=runs, left_s=context.deadline - ended)
     return examples[:fitting]
 
 
@@ -137,34 +137,34 @@ def how_many(run_s: float, *, runs: float, left_s: float) -> int:
     return int(min(max(left_s / 2 / one_s, _LEAST_EXAMPLES), MOST_EXAMPLES))
 
 
-def checked(candidate: Candidate, workshop: RecipeContext) -> Candidate:
+def verified(candidate: Candidate, context: RecipeContext) -> Candidate:
     """The candidate, which loads, runs, and takes and gives what the source does.
 
     Raises:
         CannotBuildError: It does not; the message says what is different.
     """
-    example = workshop.calibration[0] if workshop.calibration else None
-    with told_by("running what was made"):
-        expected, before = _run(workshop.source, workshop.runtime, UNTUNED, workshop, example)
-        actual, after = _run(candidate.path, candidate.runtime, candidate.tuning, workshop, example)
+    example = context.calibration[0] if context.calibration else None
+    with library_errors("running what was made"):
+        expected, before = _run(context.source, context.runtime, UNTUNED, context, example)
+        actual, after = _run(candidate.path, candidate.runtime, candidate.tuning, context, example)
     if why := _why_different(expected, actual) or _why_wrong(before, after):
         raise CannotBuildError(f"what was made cannot take the model's place: {why}")
     return candidate
 
 
 def _run(
-    path: Path, runtime: str, tuning: Tuning, workshop: RecipeContext, example: Tensors | None
+    path: Path, runtime: str, tuning: Tuning, context: RecipeContext, example: Tensors | None
 ) -> tuple[ModelSignature, Tensors]:
     """A model's signature, and what it answers."""
-    model = load_model(path, runtime, _options(workshop, tuning))
+    model = load_model(path, runtime, _options(context, tuning))
     try:
         return model.signature, {} if example is None else model.run(example)
     finally:
         model.close()
 
 
-def _options(workshop: RecipeContext, tuning: Tuning) -> LoadOptions:
-    return LoadOptions(device="cpu", intra_op_threads=max(1, workshop.threads), tuning=tuning)
+def _options(context: RecipeContext, tuning: Tuning) -> LoadOptions:
+    return LoadOptions(device="cpu", intra_op_threads=max(1, context.threads), tuning=tuning)
 
 
 def _why_wrong(before: Tensors, after: Tensors) -> str:

@@ -33,14 +33,14 @@ _DEFAULTS: Final = Tuning(disabled_optimizers=(), arena=True, spinning=True)
 def _as_it_is(name: str, title: str, tuning: Tuning) -> Recipe:
     """Nothing is rewritten."""
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
+    def build(context: RecipeContext) -> Sequence[Candidate]:
         details = {"graph_optimizations": tuning.graph_optimizations}
         return [
             Candidate(
                 name=name,
                 title=title,
-                runtime=workshop.runtime,
-                path=workshop.source,
+                runtime=context.runtime,
+                path=context.source,
                 tuning=tuning,
                 recipe={"what": "nothing is rewritten", **details, **versions("onnxruntime")},
             )
@@ -96,7 +96,7 @@ def recipes_for(
 ) -> Sequence[Recipe]:
     """What to try, the most promising first; the baseline is the first of all.
 
-    Each says in `why_not` if it does not apply here.
+    Each says in `inapplicable_reason` if it does not apply here.
 
     Args:
         runtime: Of the source; only ONNX is rewritten.
@@ -165,10 +165,10 @@ def in_more_threads(recipes: Sequence[Recipe]) -> list[Recipe]:
 
 
 def _in_more_threads(
-    build: Callable[[RecipeContext], Sequence[Candidate]], workshop: RecipeContext
+    build: Callable[[RecipeContext], Sequence[Candidate]], context: RecipeContext
 ) -> Sequence[Candidate]:
     """The candidates of a recipe, then the same files in more threads."""
-    candidates = build(workshop)
+    candidates = build(context)
     return [
         *candidates,
         *(
@@ -180,7 +180,7 @@ def _in_more_threads(
                 recipe={**candidate.recipe, "intra_op_threads": str(count)},
             )
             for candidate in candidates
-            for count in thread_counts(workshop.threads)
+            for count in thread_counts(context.threads)
         ),
     ]
 

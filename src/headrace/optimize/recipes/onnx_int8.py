@@ -26,11 +26,11 @@ from headrace.optimize.candidate import Candidate, CannotBuildError, Recipe, Rec
 from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
     check_can_quantize,
-    checked,
     examples_in_time,
     facts_of,
+    library_errors,
     missing_package,
-    told_by,
+    verified,
     versions,
 )
 from headrace.runtimes.onnx.facts import read_onnx_facts
@@ -49,7 +49,7 @@ _MATRIX: Final = 2
 Graph = Any  # an `onnx.ModelProto`; onnx ships no types
 
 
-def simplified(workshop: RecipeContext) -> Path:
+def simplified(context: RecipeContext) -> Path:
     """The source with constants folded and layers merged, as one file in the recipe's folder.
 
     Raises:
@@ -57,26 +57,26 @@ def simplified(workshop: RecipeContext) -> Path:
     """
     import onnx  # noqa: PLC0415  # an extra brings it
 
-    target, whole = workshop.folder / _SIMPLIFIED_FILE, workshop.folder / _WHOLE
-    facts = facts_of(workshop)
-    file = find_onnx_file(workshop.source)
+    target, whole = context.folder / _SIMPLIFIED_FILE, context.folder / _WHOLE
+    facts = facts_of(context)
+    file = find_onnx_file(context.source)
     if facts.opset < _PER_CHANNEL_OPSET or facts.external:
-        with told_by("ONNX"):
+        with library_errors("ONNX"):
             model = onnx.load(file)
             if facts.opset < _PER_CHANNEL_OPSET:
                 model = onnx.version_converter.convert_version(model, _PER_CHANNEL_OPSET)
             onnx.save(model, whole)
         file = whole
-    with told_by("ONNX Runtime"):
+    with library_errors("ONNX Runtime"):
         # ONNX Runtime applies the rules that hold on every processor.
         options = ort.SessionOptions()
         options.log_severity_level = _NO_LOGS
-        options.intra_op_num_threads = max(1, workshop.threads)
+        options.intra_op_num_threads = max(1, context.threads)
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
         ort.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     whole.unlink(missing_ok=True)
-    with told_by("ONNX"):
+    with library_errors("ONNX"):
         model = onnx.load(target)
         if any([_flatten_biases(model.graph), _rename(model.graph)]):
             onnx.save(model, target)
@@ -129,13 +129,13 @@ _NO_LAYER: Final = "nothing in it can be quantized: it has none of the operators
 def dynamic_int8(name: str, title: str, *, per_channel: bool, reduce_range: bool = False) -> Recipe:
     """Weights in INT8; activations are measured and rounded in each run."""
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        facts = facts_of(workshop)
+    def build(context: RecipeContext) -> Sequence[Candidate]:
+        facts = facts_of(context)
         check_can_quantize(facts)
-        target = workshop.folder / _FILE
-        simple = simplified(workshop)
-        workshop.say("rounding the weights to INT8")
-        with told_by(_WHAT), _quiet():
+        target = context.folder / _FILE
+        simple = simplified(context)
+        context.on_progress("rounding the weights to INT8")
+        with library_errors(_WHAT), _quiet():
             from onnxruntime.quantization import quantize_dynamic  # noqa: PLC0415  # needs onnx, which an extra brings
 
             quantize_dynamic(
@@ -154,7 +154,7 @@ def dynamic_int8(name: str, title: str, *, per_channel: bool, reduce_range: bool
             "weights": "INT8, a scale for each channel" if per_channel else "INT8, one scale",
             "reduce_range": str(reduce_range),
         }
-        return [_quantized(name, title, target, workshop, details)]
+        return [_quantized(name, title, target, context, details)]
 
     return Recipe(name, title, build, lambda _: missing_package("onnx"))
 
@@ -175,13 +175,13 @@ def static_int8(
             processors half of their speed.
     """
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        check_can_quantize(facts_of(workshop))
-        target = workshop.folder / _FILE
-        simple = simplified(workshop)
-        examples = examples_in_time(workshop, runs=_RUNS)
-        workshop.say(f"calibrating with {len(examples)} examples")
-        with told_by(_WHAT), _quiet():
+    def build(context: RecipeContext) -> Sequence[Candidate]:
+        check_can_quantize(facts_of(context))
+        target = context.folder / _FILE
+        simple = simplified(context)
+        examples = examples_in_time(context, runs=_RUNS)
+        context.on_progress(f"calibrating with {len(examples)} examples")
+        with library_errors(_WHAT), _quiet():
             from onnxruntime.quantization import QuantType, quantize_static  # noqa: PLC0415  # needs onnx, which an extra brings
 
             quantize_static(
@@ -203,12 +203,12 @@ def static_int8(
             "examples": str(len(examples)),
             "reduce_range": str(reduce_range),
         }
-        return [_quantized(name, title, target, workshop, details)]
+        return [_quantized(name, title, target, context, details)]
 
-    def why_not(workshop: RecipeContext) -> str:
-        return missing_package("onnx") or ("" if workshop.calibration else NO_EXAMPLES)
+    def inapplicable_reason(context: RecipeContext) -> str:
+        return missing_package("onnx") or ("" if context.calibration else NO_EXAMPLES)
 
-    return Recipe(name, title, build, why_not)
+    return Recipe(name, title, build, inapplicable_reason)
 
 
 class _Examples:
@@ -223,15 +223,15 @@ class _Examples:
 
 
 def _quantized(
-    name: str, title: str, target: Path, workshop: RecipeContext, details: dict[str, str]
+    name: str, title: str, target: Path, context: RecipeContext, details: dict[str, str]
 ) -> Candidate:
-    with told_by(_WHAT):
+    with library_errors(_WHAT):
         after = read_onnx_facts(target)
     if not after.is_quantized:
         raise CannotBuildError(_NO_LAYER)
     recipe = {"what": title, **details, **versions("onnxruntime", "onnx")}
     candidate = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
-    return checked(candidate, workshop)
+    return verified(candidate, context)
 
 
 @contextmanager
@@ -256,26 +256,26 @@ def _is_not_theirs(record: logging.LogRecord) -> bool:
 def _on_gpu(recipe: Recipe, *providers: str) -> Recipe:
     """A recipe where ONNX Runtime has one of some providers."""
 
-    def why_not(workshop: RecipeContext) -> str:
+    def inapplicable_reason(context: RecipeContext) -> str:
         if not set(providers) & set(ort.get_available_providers()):
             required = " or ".join(map(short, providers))
             return (
                 f"needs {required}, which this build of ONNX Runtime has not: onnxruntime-gpu has"
             )
-        return recipe.why_not(workshop)
+        return recipe.inapplicable_reason(context)
 
-    return replace(recipe, why_not=why_not)
+    return replace(recipe, inapplicable_reason=inapplicable_reason)
 
 
 _HALF: Final = ("onnxruntime-gpu-fp16", "ONNX Runtime on the GPU, FP16")
 
 
-def _half(workshop: RecipeContext) -> Sequence[Candidate]:
+def _half(context: RecipeContext) -> Sequence[Candidate]:
     """All of the model in FP16, but for what it takes and gives."""
-    check_can_quantize(facts_of(workshop))
-    target = workshop.folder / _FILE
-    simple = simplified(workshop)
-    with told_by("ONNX Runtime's converter to FP16"):
+    check_can_quantize(facts_of(context))
+    target = context.folder / _FILE
+    simple = simplified(context)
+    with library_errors("ONNX Runtime's converter to FP16"):
         import onnx  # noqa: PLC0415  # an extra brings it
         from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
 
@@ -285,7 +285,7 @@ def _half(workshop: RecipeContext) -> Sequence[Candidate]:
     name, title = _HALF
     recipe = {"what": title, "device": "gpu", **versions("onnxruntime", "onnx")}
     candidate = Candidate(name=name, title=title, runtime="onnx", path=target, recipe=recipe)
-    return [checked(candidate, workshop)]
+    return [verified(candidate, context)]
 
 
 HALF: Final = _on_gpu(Recipe(*_HALF, _half, lambda _: missing_package("onnx")), TENSORRT, CUDA)

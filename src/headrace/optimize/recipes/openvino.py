@@ -18,11 +18,11 @@ from headrace.optimize.recipes.building import (
     NO_EXAMPLES,
     check_can_quantize,
     check_no_text,
-    checked,
     examples_in_time,
     facts_of,
+    library_errors,
     missing_package,
-    told_by,
+    verified,
     versions,
 )
 from headrace.runtimes.base import Tuning
@@ -42,18 +42,18 @@ def in_precision(name: str, title: str, precision: str, *, lacking: str = "") ->
         lacking: What the processor would have to have; empty if it has it.
     """
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
+    def build(context: RecipeContext) -> Sequence[Candidate]:
         # An IR with all digits, whatever it is computed in.
-        check_no_text(facts_of(workshop))
-        file = save(read_graph(workshop), workshop.folder, halve=False)
-        return [_candidate(name, title, file, workshop, precision, {"precision": precision})]
+        check_no_text(facts_of(context))
+        file = save(read_graph(context), context.folder, halve=False)
+        return [_candidate(name, title, file, context, precision, {"precision": precision})]
 
-    def why_not(_: RecipeContext) -> str:
+    def inapplicable_reason(_: RecipeContext) -> str:
         if lacking:
             return f"the processor has no {lacking}, and would compute it more slowly"
         return missing_package("openvino")
 
-    return Recipe(name, title, build, why_not)
+    return Recipe(name, title, build, inapplicable_reason)
 
 
 _HALF: Final = (
@@ -63,25 +63,25 @@ _HALF: Final = (
 _BYTES: Final = ("openvino-int8-weights", "OpenVINO, weights of 8 bits: a smaller file, no faster")
 
 
-def _half_weights(workshop: RecipeContext) -> Sequence[Candidate]:
+def _half_weights(context: RecipeContext) -> Sequence[Candidate]:
     """Weights of 16 bits in the file, computed in FP32."""
-    check_no_text(facts_of(workshop))
-    file = save(read_graph(workshop), workshop.folder, halve=True)
+    check_no_text(facts_of(context))
+    file = save(read_graph(context), context.folder, halve=True)
     details = {"weights": "FP16 in the file, FP32 in memory"}
-    return [_candidate(*_HALF, file, workshop, "f32", details)]
+    return [_candidate(*_HALF, file, context, "f32", details)]
 
 
-def _byte_weights(workshop: RecipeContext) -> Sequence[Candidate]:
+def _byte_weights(context: RecipeContext) -> Sequence[Candidate]:
     """Weights of 8 bits, computed in FP32."""
-    facts = facts_of(workshop)
+    facts = facts_of(context)
     check_no_text(facts)
     check_can_quantize(facts)
-    graph = read_graph(workshop)
-    with told_by("NNCF"), silent_nncf() as nncf:
+    graph = read_graph(context)
+    with library_errors("NNCF"), silent_nncf() as nncf:
         graph = nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    file = save(graph, workshop.folder, halve=False)
+    file = save(graph, context.folder, halve=False)
     details = {"weights": "INT8, a scale for each channel", **versions("nncf")}
-    return [_candidate(*_BYTES, file, workshop, "f32", details)]
+    return [_candidate(*_BYTES, file, context, "f32", details)]
 
 
 SMALL_RECIPES: Final = (
@@ -91,20 +91,20 @@ SMALL_RECIPES: Final = (
 """Those that only make a file smaller."""
 
 
-def read_graph(workshop: RecipeContext) -> Graph:
+def read_graph(context: RecipeContext) -> Graph:
     """The source, as OpenVINO reads it.
 
     Raises:
         CannotBuildError: It does not; the message says why.
     """
-    with told_by(OPENVINO):
-        return import_openvino().Core().read_model(find_onnx_file(workshop.source))
+    with library_errors(OPENVINO):
+        return import_openvino().Core().read_model(find_onnx_file(context.source))
 
 
 def save(graph: Graph, folder: Path, *, halve: bool) -> Path:
     """Write an IR, and return its `.xml`; `halve` makes its weights FP16."""
     file = folder / FILE
-    with told_by(OPENVINO):
+    with library_errors(OPENVINO):
         import_openvino().save_model(graph, file, compress_to_fp16=halve)
     return file
 
@@ -113,7 +113,7 @@ def _candidate(  # noqa: PLR0917  # as a candidate has them
     name: str,
     title: str,
     file: Path,
-    workshop: RecipeContext,
+    context: RecipeContext,
     precision: str,
     details: dict[str, str],
 ) -> Candidate:
@@ -126,7 +126,7 @@ def _candidate(  # noqa: PLR0917  # as a candidate has them
         tuning=Tuning(precision=precision),
         recipe={"what": title, **details, **versions("openvino")},
     )
-    return checked(candidate, workshop)
+    return verified(candidate, context)
 
 
 @contextmanager
@@ -160,15 +160,15 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
         has_bf16: Whether the processor has it.
     """
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        facts = facts_of(workshop)
+    def build(context: RecipeContext) -> Sequence[Candidate]:
+        facts = facts_of(context)
         check_no_text(facts)
         check_can_quantize(facts)
-        graph = read_graph(workshop)
-        examples = examples_in_time(workshop, runs=_RUNS)
-        workshop.say(f"calibrating with {len(examples)} examples")
-        transformer = tells_class and workshop.model_class is ModelClass.TRANSFORMER
-        with told_by("NNCF"), silent_nncf() as nncf:
+        graph = read_graph(context)
+        examples = examples_in_time(context, runs=_RUNS)
+        context.on_progress(f"calibrating with {len(examples)} examples")
+        transformer = tells_class and context.model_class is ModelClass.TRANSFORMER
+        with library_errors("NNCF"), silent_nncf() as nncf:
             graph = nncf.quantize(
                 graph,
                 nncf.Dataset(list(examples)),
@@ -176,7 +176,7 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 fast_bias_correction=True,
             )
-        file = save(graph, workshop.folder, halve=False)
+        file = save(graph, context.folder, halve=False)
         details = {
             "model_type": "transformer" if transformer else "not told",
             "bias_correction": "fast",
@@ -187,11 +187,11 @@ def post_training_int8(name: str, title: str, *, tells_class: bool, has_bf16: bo
         if has_bf16:
             ways.append((f"{name}-bf16", f"{title}, the rest in BF16", "bf16"))
         return [
-            _candidate(variant, what, file, workshop, precision, details)
+            _candidate(variant, what, file, context, precision, details)
             for variant, what, precision in ways
         ]
 
-    def why_not(workshop: RecipeContext) -> str:
-        return missing_package("openvino", "nncf") or ("" if workshop.calibration else NO_EXAMPLES)
+    def inapplicable_reason(context: RecipeContext) -> str:
+        return missing_package("openvino", "nncf") or ("" if context.calibration else NO_EXAMPLES)
 
-    return Recipe(name, title, build, why_not)
+    return Recipe(name, title, build, inapplicable_reason)

@@ -217,32 +217,32 @@ _MOST_ROWS: Final = 4096
 """Of those that are given; made-up ones are compared besides."""
 
 
-def _native(workshop: RecipeContext) -> Sequence[Candidate]:
+def _native(context: RecipeContext) -> Sequence[Candidate]:
     """The model in the library that made it: what all others are measured against."""
-    if why := _why_none(workshop):
+    if why := _why_none(context):
         raise CannotBuildError(why)
-    library = with_version(*_PACKAGES[workshop.runtime])
+    library = with_version(*_PACKAGES[context.runtime])
     return [
         Candidate(
             name=NATIVE,
             title=f"{library}, as it is",
-            runtime=workshop.runtime,
-            path=workshop.source,
+            runtime=context.runtime,
+            path=context.source,
             recipe={"what": "nothing is rewritten", "library": library},
         )
     ]
 
 
-def _onnx(workshop: RecipeContext) -> Sequence[Candidate]:
+def _onnx(context: RecipeContext) -> Sequence[Candidate]:
     """The model as ONNX, compared with its own library on made-up rows and on the examples."""
-    if why := _why_no_onnx(workshop):
+    if why := _why_no_onnx(context):
         raise CannotBuildError(why)
-    workshop.say("converting the trees to ONNX")
-    target = workshop.folder / _FILE
+    context.on_progress("converting the trees to ONNX")
+    target = context.folder / _FILE
     try:
-        source = open_source(workshop.source, workshop.runtime, allow_code=False)
+        source = open_source(context.source, context.runtime, allow_code=False)
         try:
-            data_rows = as_rows(workshop.calibration[:_MOST_ROWS])
+            data_rows = as_rows(context.calibration[:_MOST_ROWS])
             conversion = convert(
                 source, target, data_rows=data_rows, max_changed_ratio=MAX_CHANGED_RATIO
             )
@@ -297,21 +297,21 @@ def differences(model: Model, other: Model, inputs: Tensors) -> Comparison:
     return compare(model.signature, expected, actual, inputs="examples", tolerance=MIX_TOLERANCE)
 
 
-def _why_none(workshop: RecipeContext) -> str:
-    if workshop.runtime not in _NEEDS:
+def _why_none(context: RecipeContext) -> str:
+    if context.runtime not in _NEEDS:
         return (
-            f"is a model of the runtime '{workshop.runtime}'; those of {', '.join(sorted(_NEEDS))} "
+            f"is a model of the runtime '{context.runtime}'; those of {', '.join(sorted(_NEEDS))} "
             "are rewritten"
         )
-    if workshop.model_class not in {ModelClass.TREES, ModelClass.OTHER}:
-        return f"it is no model of trees but a {workshop.model_class}"
+    if context.model_class not in {ModelClass.TREES, ModelClass.OTHER}:
+        return f"it is no model of trees but a {context.model_class}"
     return ""
 
 
-def _why_no_onnx(workshop: RecipeContext) -> str:
-    if why := _why_none(workshop):
+def _why_no_onnx(context: RecipeContext) -> str:
+    if why := _why_none(context):
         return why
-    for package in _NEEDS[workshop.runtime]:
+    for package in _NEEDS[context.runtime]:
         if find_spec(package) is None:
             return f"needs the package '{package}': pip install 'headrace[convert]'"
     return ""

@@ -23,7 +23,7 @@ from headrace.core import (
     check_inputs,
 )
 from headrace.optimize.accuracy import (
-    DataWish,
+    DataOptions,
     Examples,
     ModelAnswers,
     RowTexts,
@@ -37,7 +37,7 @@ from headrace.optimize.candidate import ModelClass, Recipe, TrainingExamples
 from headrace.optimize.generated_inputs import generated_inputs
 from headrace.optimize.search.journal import Started, is_of_all_cores
 from headrace.optimize.search.process import DEFAULT_LENGTH, DEFAULT_SIDE, SearchRequest
-from headrace.optimize.search.recipes import Offer, offer
+from headrace.optimize.search.recipes import RecipeSet, find_recipes
 from headrace.runtimes import (
     LoadOptions,
     Model,
@@ -63,7 +63,7 @@ def judged_examples(request: SearchRequest, model: Model, source: Path) -> tuple
     """
     if not request.data:
         return generated_examples(model, model.signature, MADE_UP, request.seed), True
-    options = _wish(request, is_apart=_embeds(model))
+    options = _wish(request, is_bi_encoder=_embeds(model))
     examples = read_labelled(Path(request.data), model.signature, options, beside=source)
     if not len(examples):
         msg = f"{request.data} holds no examples"
@@ -87,46 +87,49 @@ def made_of_size(signature: ModelSignature, size: int, seed: int) -> Examples:
     return Examples(inputs=rows[:MADE_UP], batched=signature.batched, notes=(note,))
 
 
-def taught_examples(
+def read_training_set(
     request: SearchRequest, examples: Examples, signature: ModelSignature, source: Path
 ) -> Examples | None:
     """The examples that none are judged by; None where nobody gave any."""
     if not request.teach:
         return None
-    most, is_apart = max(_MOST_TAUGHT, request.calibrate), examples.texts is RowTexts.APART
-    options = _wish(request, most, is_apart=is_apart)
+    most, is_bi_encoder = (
+        max(_MOST_TAUGHT, request.calibrate),
+        examples.texts is RowTexts.BI_ENCODER,
+    )
+    options = _wish(request, most, is_bi_encoder=is_bi_encoder)
     return read_labelled(Path(request.teach), signature, options, beside=source)
 
 
 def calibration_of(
-    request: SearchRequest, examples: Examples, taught: Examples | None
+    request: SearchRequest, examples: Examples, training_set: Examples | None
 ) -> tuple[Examples, frozenset[int]]:
     """What is calibrated with, without labels, and which places of `examples` that is."""
-    pool = examples if taught is None else taught
+    pool = examples if training_set is None else training_set
     count = min(request.calibrate, len(pool))
     indices = np.sort(np.random.default_rng(request.seed).permutation(len(pool))[:count])
-    is_judged_by = request.data and taught is None
-    return pool.subset(indices).alone(), frozenset(
+    is_judged_by = request.data and training_set is None
+    return pool.subset(indices).as_model_requests(), frozenset(
         indices.tolist()
     ) if is_judged_by else frozenset()
 
 
-def teaching_of(taught: Examples | None) -> TrainingExamples | None:
+def training_examples(training_set: Examples | None) -> TrainingExamples | None:
     """What is learnt from."""
-    if taught is None:
+    if training_set is None:
         return None
-    subset = taught.subset(range(min(len(taught), _MOST_TAUGHT))).alone()
+    subset = training_set.subset(range(min(len(training_set), _MOST_TAUGHT))).as_model_requests()
     labels = None if subset.labels is None else subset.labels.tolist()
     return TrainingExamples(examples=subset.inputs, labels=labels)
 
 
-def _wish(request: SearchRequest, limit: int | None = None, *, is_apart: bool) -> DataWish:
-    return DataWish(
+def _wish(request: SearchRequest, limit: int | None = None, *, is_bi_encoder: bool) -> DataOptions:
+    return DataOptions(
         label=request.label,
         text=request.text,
         tokenizer=Path(request.tokenizer) if request.tokenizer else None,
         limit=limit,
-        is_apart=is_apart,
+        is_bi_encoder=is_bi_encoder,
     )
 
 
@@ -232,9 +235,9 @@ class SearchInputs:
     examples: Examples
     calibration: Examples
     overlap: frozenset[int]
-    teaching: TrainingExamples | None
+    training: TrainingExamples | None
     request: Tensors
-    offer: Offer
+    recipe_set: RecipeSet
     started: Started
 
     @property
@@ -246,12 +249,12 @@ class SearchInputs:
 
     def recipe(self, name: str) -> Recipe:
         """The recipe of a name."""
-        return next(recipe for recipe in self.offer.recipes if recipe.name == name)
+        return next(recipe for recipe in self.recipe_set.recipes if recipe.name == name)
 
     def run_of(self, model: Model) -> Callable[[Tensors], Tensors]:
         """What answers the examples: a run, or two whose embeddings are compared."""
         run = served_run(model, self.signature)
-        return cosine_run(run) if self.examples.texts is RowTexts.APART else run
+        return cosine_run(run) if self.examples.texts is RowTexts.BI_ENCODER else run
 
     def load_of(self, model: Model, pool: Executor) -> Callable[[], None]:
         """One call that is timed: a run, or a round of runs on all cores, by the target.
@@ -290,8 +293,8 @@ class SearchInputs:
                 raise RuntimeFailedError(f"output '{name}' is not a number everywhere")
 
 
-def open_materials(
-    asked: SearchRequest, folder: Path, *, say: Callable[[str], None]
+def open_search_inputs(
+    request: SearchRequest, folder: Path, *, on_progress: Callable[[str], None]
 ) -> SearchInputs:
     """Read everything that was given.
 
@@ -300,70 +303,70 @@ def open_materials(
         UnsupportedModelError: It cannot be loaded.
         InvalidArgumentError: The data does not fit it.
     """
-    source = Path(asked.source)
-    runtime = asked.runtime or detect_runtime(source).name
+    source = Path(request.source)
+    runtime = request.runtime or detect_runtime(source).name
     plugin = get_runtime(runtime)
-    if runs_code(plugin, source) and not asked.allow_code:
+    if runs_code(plugin, source) and not request.allow_code:
         raise CodeNotAllowedError(str(source), runtime, code_of_model(plugin, source))
     model = plugin.load(source, LoadOptions(device="cpu"))
     try:
         signature = model.signature
-        say("reading the examples")
-        examples, made_up = judged_examples(asked, model, source)
-        taught = taught_examples(asked, examples, signature, source)
-        calibration, overlap = calibration_of(asked, examples, taught)
-        offered = offer(
+        on_progress("reading the examples")
+        examples, made_up = judged_examples(request, model, source)
+        training_set = read_training_set(request, examples, signature, source)
+        calibration, overlap = calibration_of(request, examples, training_set)
+        recipe_set = find_recipes(
             source,
             runtime,
             folder,
-            allow_code=asked.allow_code,
-            target=asked.target,
-            examples=calibration.inputs if asked.data else (),
+            allow_code=request.allow_code,
+            target=request.target,
+            examples=calibration.inputs if request.data else (),
             features=this_processor().features,
         )
-        recipes = _wanted(offered.recipes, asked.only)
-        length = _length(asked, signature, offered.model_class)
-        if made_up and length is not None and offered.model_class is ModelClass.CONV_NET:
-            examples = made_of_size(signature, length, asked.seed)
-            calibration, overlap = calibration_of(asked, examples, taught)
-        request = _request(asked, examples.alone(), signature, length)
-        check_inputs(source.name, signature, request)
-        model.run(request)
+        recipes = _wanted(recipe_set.recipes, request.only)
+        length = _length(request, signature, recipe_set.model_class)
+        if made_up and length is not None and recipe_set.model_class is ModelClass.CONV_NET:
+            examples = made_of_size(signature, length, request.seed)
+            calibration, overlap = calibration_of(request, examples, training_set)
+        example_request = _request(request, examples.as_model_requests(), signature, length)
+        check_inputs(source.name, signature, example_request)
+        model.run(example_request)
         is_concurrent = model.concurrent
     finally:
         model.close()
     labelled = 0 if examples.labels is None else len(examples)
     processor = this_processor()
     return SearchInputs(
-        search_request=asked,
+        search_request=request,
         source=source,
         signature=signature,
         examples=examples,
         calibration=calibration,
         overlap=overlap,
-        teaching=teaching_of(taught),
-        request=request,
-        offer=offered,
+        training=training_examples(training_set),
+        request=example_request,
+        recipe_set=recipe_set,
         started=Started(
             runtime=runtime,
-            model_class=offered.model_class,
-            why_class=offered.why_class,
-            recipes=tuple(recipe.name for recipe in recipes if recipe.name not in offered.later),
-            later=tuple(recipe.name for recipe in recipes if recipe.name in offered.later),
+            model_class=recipe_set.model_class,
+            why_class=recipe_set.why_class,
+            recipes=tuple(recipe.name for recipe in recipes if recipe.name not in recipe_set.later),
+            later=tuple(recipe.name for recipe in recipes if recipe.name in recipe_set.later),
             examples=len(examples),
             labelled=labelled,
             made_up=made_up,
             calibration=len(calibration),
             calibration_sha256=calibration.sha256() if len(calibration) else "",
             overlapping=bool(overlap),
-            request=shapes_text(request),
+            request=shapes_text(example_request),
             length=length,
-            calls=calls_at_once(asked, concurrent=is_concurrent),
+            calls=calls_at_once(request, concurrent=is_concurrent),
             cores=len(os.sched_getaffinity(0)),
             processor_name=processor.name,
             processor_features=processor.features,
             versions=versions(),
-            notes=(*examples.notes, *offered.notes),
+            notes=(*examples.notes, *recipe_set.notes),
         ),
     )
 

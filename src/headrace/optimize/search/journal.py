@@ -64,13 +64,13 @@ class Begun(msgspec.Struct, frozen=True, kw_only=True, tag="begun"):
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, tag="built"):
-    """A candidate lies at `path`, relative to the search's directory; `of`: its recipe.
+    """A candidate lies at `path`, relative to the search's directory; `recipe_name`: its recipe.
 
     `is_reference`: the model in its own framework, to be compared with and not to be chosen.
     """
 
     at_s: float = 0.0
-    of: str
+    recipe_name: str = msgspec.field(name="of")
     name: str
     title: str
     runtime: str
@@ -343,7 +343,7 @@ class SearchState:
     started: Started | None = None
     scored: BaselineScored | None = None
     baseline: str = ""
-    tried: dict[str, CandidateResult] = field(default_factory=dict)
+    candidates: dict[str, CandidateResult] = field(default_factory=dict)
     windows: dict[str, list[CallWindow]] = field(default_factory=dict)
     begun: Begun | None = None
     ended: set[str] = field(default_factory=set)
@@ -374,15 +374,17 @@ class SearchState:
             case Begun():
                 self.begun = event
             case Built():
-                self.tried[event.name] = CandidateResult(event.name, event.title, event)
+                self.candidates[event.name] = CandidateResult(event.name, event.title, event)
                 if event.is_baseline and not self.baseline:
                     self.baseline = event.name
             case CandidateFailed() if step in OF_SEVERAL:
                 self.ended.add(step)
                 self.problems.append(event.reason)
             case CandidateFailed():
-                tried = self.tried.setdefault(event.name, CandidateResult(event.name, event.title))
-                tried.failed = event.reason
+                result = self.candidates.setdefault(
+                    event.name, CandidateResult(event.name, event.title)
+                )
+                result.failed = event.reason
                 self.ended.add(event.name)
             case RecipeEnded():
                 self.ended.add(event.name)
@@ -390,18 +392,18 @@ class SearchState:
                 self.windows.setdefault(event.group, []).append(event.window)
                 self.begun = None if event.group == FINAL else self.begun
             case Unbatched():
-                self.tried[event.name].unbatched = event
+                self.candidates[event.name].unbatched = event
             case Judged(is_part=True):
-                self.tried[event.name].screened = event.verdict
+                self.candidates[event.name].screened = event.verdict
             case Judged():
-                self.tried[event.name].verdict = event.verdict
+                self.candidates[event.name].verdict = event.verdict
             case Compared():
-                self.tried[event.name].fidelity = event.fidelity
+                self.candidates[event.name].fidelity = event.fidelity
             case BaselineScored():
                 self.scored = event
             case MemoryMeasured():
-                tried = self.tried[event.name]
-                tried.memory_bytes, tried.load_s = event.memory_bytes, event.load_s
+                result = self.candidates[event.name]
+                result.memory_bytes, result.load_s = event.memory_bytes, event.load_s
             case Mixed():
                 self.mixed = event
             case Wrote():
@@ -429,19 +431,19 @@ class Timings:
         self._seed = seed
         self._known: dict[str, tuple[int, Mapping[str, Timing]]] = {}
 
-    def alone(self, state: SearchState) -> dict[str, Timing]:
+    def individual(self, state: SearchState) -> dict[str, Timing]:
         """Each candidate that was timed with the baseline only, and the baseline."""
         by_name: dict[str, Timing] = {}
         for group in state.windows:
             if group in {FINAL, COLD}:
                 continue
-            timings = self.of(state, group)
+            timings = self.of_group(state, group)
             if state.baseline in timings:
                 by_name.setdefault(state.baseline, timings[state.baseline])
                 by_name |= {name: timings[name] for name in (group,) if name in timings}
         return by_name
 
-    def of(self, state: SearchState, group: str) -> Mapping[str, Timing]:
+    def of_group(self, state: SearchState, group: str) -> Mapping[str, Timing]:
         """Those of a group: of the finalists together (`FINAL`), or with cold caches (`COLD`)."""
         windows = state.windows.get(group, [])
         count, timings = self._known.get(group, (0, {}))
@@ -472,7 +474,7 @@ def cost_per_million(
     return price * _share(started, request) / (throughput_per_s * _HOUR_S) * _MILLION
 
 
-def said_of_cost(price: float | None, started: Started, request: SearchRequest) -> str:
+def cost_note(price: float | None, started: Started, request: SearchRequest) -> str:
     """What the costs are of, for people; empty where there are none and nobody asked for any."""
     if price is None:
         if request.target is not SearchTarget.COST:

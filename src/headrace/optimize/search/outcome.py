@@ -17,11 +17,11 @@ from headrace.optimize.search.journal import (
     CandidateResult,
     SearchState,
     Timings,
+    cost_note,
     cost_per_million,
     is_of_all_cores,
-    said_of_cost,
 )
-from headrace.optimize.search.plan import CandidateStatus, Standings, decide, unbatched_text
+from headrace.optimize.search.plan import CandidateStatus, SearchDecision, decide, unbatched_text
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.timing import Timing
 from headrace.runtimes.optimized.file import Processor
@@ -51,22 +51,26 @@ def report_of(
     started = state.started
     assert started is not None, "a search that found a baseline has begun"
     timings = Timings(request.seed)
-    alone, final, cold = timings.alone(state), timings.of(state, FINAL), timings.of(state, COLD)
-    standings = decide(state, request, alone, final)
+    alone, final, cold = (
+        timings.individual(state),
+        timings.of_group(state, FINAL),
+        timings.of_group(state, COLD),
+    )
+    decision = decide(state, request, alone, final)
     entries = {
         name: _entry(
             state,
             request,
-            state.tried.get(name) or CandidateResult(name, name),
-            standings,
+            state.candidates.get(name) or CandidateResult(name, name),
+            decision,
             cold=cold.get(name),
             price=cost_per_hour,
         )
-        for name in standings.standing
+        for name in decision.statuses
     }
     baseline = entries[state.baseline]
     by: dict[CandidateStatus, list[CandidateReport]] = {kind: [] for kind in CandidateStatus}
-    for name, kind in standings.standing.items():
+    for name, kind in decision.statuses.items():
         by[kind].append(entries[name])
     return OptimizeReport(
         model=reference,
@@ -85,11 +89,11 @@ def report_of(
         ),
         data=_evidence(state, request),
         baseline=baseline,
-        chosen=entries[standings.chosen],
+        chosen=entries[decision.chosen],
         references=by[CandidateStatus.REFERENCE],
         candidates=sorted(by[CandidateStatus.GOOD], key=_by_cut),
         rejected=sorted(by[CandidateStatus.REJECTED], key=_by_cut),
-        notes=_notes(state, final, said_of_cost(cost_per_hour, started, request)),
+        notes=_notes(state, final, cost_note(cost_per_hour, started, request)),
         elapsed_s=state.at_s,
         created_at=datetime.fromtimestamp(created_at, UTC).isoformat(timespec="seconds")
         if created_at
@@ -133,21 +137,21 @@ def _by_cut(entry: CandidateReport) -> float:
 def _entry(
     state: SearchState,
     request: SearchRequest,
-    tried: CandidateResult,
-    standings: Standings,
+    result: CandidateResult,
+    decision: SearchDecision,
     *,
     cold: Timing | None,
     price: float | None,
 ) -> CandidateReport:
     """All that is known of a candidate."""
-    name, built, timing = tried.name, tried.built, standings.timings.get(tried.name)
+    name, built, timing = result.name, result.built, decision.timings.get(result.name)
     fields: dict[str, Any] = {}
     if built is not None:
         fields |= {"recipe": dict(built.recipe), "build_s": built.build_s}
         fields |= {"size_bytes": built.size_bytes}
-    if tried.unbatched is not None:
-        fields |= {"unbatched": unbatched_text(tried.unbatched)}
-        fields |= {"batch_cut_ratio": tried.unbatched.cut_ratio}
+    if result.unbatched is not None:
+        fields |= {"unbatched": unbatched_text(result.unbatched)}
+        fields |= {"batch_cut_ratio": result.unbatched.cut_ratio}
     # Seconds are of a run; so many of them make what was timed at once.
     calls = state.started.calls if state.started and is_of_all_cores(request) else 1
     if timing is not None:
@@ -171,7 +175,7 @@ def _entry(
             "cold_cut_ratio": cold.cut_ratio,
             "cold_cut_ci_ratio": cold.cut_ci_ratio,
         }
-    verdict = tried.verdict or tried.screened
+    verdict = result.verdict or result.screened
     if name == state.baseline and (scored := state.scored) is not None:
         fields |= {"accuracy": scored.value, "n": scored.n}
         fields |= {"accuracy_loss": 0.0, "agreement_ratio": 1.0}
@@ -186,14 +190,14 @@ def _entry(
             "n": verdict.n,
             "agreement_ratio": verdict.agreement_ratio,
         }
-    elif (fidelity := tried.fidelity) is not None:
+    elif (fidelity := result.fidelity) is not None:
         fields |= {"agreement_ratio": fidelity.agreement_ratio, "n": fidelity.n}
     return CandidateReport(
         name=name,
-        title=tried.title,
-        reason=standings.reasons[name],
-        memory_bytes=tried.memory_bytes or None,
-        load_s=tried.load_s or None,
+        title=result.title,
+        reason=decision.reasons[name],
+        memory_bytes=result.memory_bytes or None,
+        load_s=result.load_s or None,
         **fields,
     )
 
@@ -205,9 +209,9 @@ def _evidence(state: SearchState, request: SearchRequest) -> QualityEvidence:
     if not started.labelled:
         why = _NO_LABELS.format(started.examples) + (_MADE_UP if started.made_up else "")
     losses = [
-        tried.verdict.detectable_loss
-        for tried in state.tried.values()
-        if tried.verdict is not None and tried.verdict.passes
+        result.verdict.detectable_loss
+        for result in state.candidates.values()
+        if result.verdict is not None and result.verdict.passes
     ]
     return QualityEvidence(
         n=scored.n if scored else 0,
@@ -242,10 +246,10 @@ def _notes(state: SearchState, final: Mapping[str, Timing], cost: str) -> list[s
         notes += [text for text in (state.mixed.summary, *state.mixed.notes) if text]
     notes += [f"a step was given up: {why}" for why in state.problems]
     notes += [
-        f"{tried.name} runs one request at a time: {unbatched_text(tried.unbatched)}; under a load "
-        "at which requests wait, that counts"
-        for tried in state.tried.values()
-        if tried.unbatched and not tried.failed
+        f"{result.name} runs one request at a time: {unbatched_text(result.unbatched)}; this "
+        "matters under a load at which requests queue"
+        for result in state.candidates.values()
+        if result.unbatched and not result.failed
     ]
     if final:
         notes.append(

@@ -89,13 +89,13 @@ def next_step(  # noqa: PLR0911  # a step each, in their order
         return step
     if finalists and not {FINAL, StepKind.COMPARE} & state.ended:
         until_s = max(_FINAL * budget_s, now_s + _LEAST_FINAL_S)
-        names = (state.baseline, *(tried.name for tried in finalists))
+        names = (state.baseline, *(result.name for result in finalists))
         return SearchStep(kind=StepKind.COMPARE, names=names, until_s=until_s)
     if now_s < budget_s and (step := _weigh(state, finalists, budget_s)):
         return step
     is_trees = state.started.model_class == ModelClass.TREES
     if is_trees and state.mixed is None and StepKind.MIX not in state.ended:
-        names = (state.baseline, *(tried.name for tried in _usable(state)))
+        names = (state.baseline, *(result.name for result in _usable(state)))
         return SearchStep(
             kind=StepKind.MIX, names=names, until_s=max(budget_s, now_s + _LEAST_MIX_S)
         )
@@ -110,9 +110,9 @@ def asked_until_s(now_s: float, budget_s: float) -> float:
 def _usable(state: SearchState) -> list[CandidateResult]:
     """The accepted candidates, however fast at the size of batch that was timed."""
     return [
-        tried
-        for name, tried in state.tried.items()
-        if name != state.baseline and tried.is_accepted and not tried.is_reference
+        result
+        for name, result in state.candidates.items()
+        if name != state.baseline and result.is_accepted and not result.is_reference
     ]
 
 
@@ -124,35 +124,35 @@ def best(
     If no candidate was asked all examples and passed, those that pass in what they were asked.
     """
     able = [
-        tried
-        for name, tried in state.tried.items()
+        result
+        for name, result in state.candidates.items()
         if name != state.baseline
         and name in timed
-        and not tried.is_reference
-        and not (tried.unbatched and request.needs_batches)
+        and not result.is_reference
+        and not (result.unbatched and request.needs_batches)
     ]
-    accepted = [tried for tried in able if tried.is_accepted]
-    accepted = accepted or [tried for tried in able if tried.passes_so_far]
+    accepted = [result for result in able if result.is_accepted]
+    accepted = accepted or [result for result in able if result.passes_so_far]
     if request.target is SearchTarget.MEMORY:
-        return sorted(accepted, key=lambda tried: _size(state, tried))
-    faster = [tried for tried in accepted if timed[tried.name].cut_ratio > 0]
+        return sorted(accepted, key=lambda result: _size(state, result))
+    faster = [result for result in accepted if timed[result.name].cut_ratio > 0]
     # The share that was cut in blocks shared with the baseline, as absolute times drift.
-    return sorted(faster, key=lambda tried: -timed[tried.name].cut_ratio)
+    return sorted(faster, key=lambda result: -timed[result.name].cut_ratio)
 
 
-def _size(state: SearchState, tried: CandidateResult) -> float:
-    built = state.tried[tried.name].built
+def _size(state: SearchState, result: CandidateResult) -> float:
+    built = state.candidates[result.name].built
     on_disk = built.size_bytes if built else float("inf")
-    return float(tried.memory_bytes if tried.memory_bytes is not None else on_disk)
+    return float(result.memory_bytes if result.memory_bytes is not None else on_disk)
 
 
 def _build(
     state: SearchState, recipes: Sequence[str], *, now_s: float, until_s: float
 ) -> SearchStep | None:
     """The next recipe, or a candidate of the last one that was not run yet."""
-    for name, tried in state.tried.items():
+    for name, result in state.candidates.items():
         is_new = name != state.baseline and name not in state.windows
-        if is_new and tried.built and not tried.failed:
+        if is_new and result.built and not result.failed:
             return SearchStep(kind=StepKind.TRY, name=name, until_s=until_s)
     for recipe in recipes:
         is_needed = not state.baseline
@@ -167,18 +167,18 @@ def _waiting(
     """The candidates that have to be judged, the fastest or smallest first."""
     assert state.started is not None, "the journal begins with it"
     waiting = [
-        tried
-        for name, tried in state.tried.items()
+        result
+        for name, result in state.candidates.items()
         if name != state.baseline
         and name in timed
-        and not tried.failed
-        and not tried.is_reference
-        and not tried.is_judged
+        and not result.failed
+        and not result.is_reference
+        and not result.is_judged
         and is_worth_judging(request, timed[name], state.started.model_class)
     ]
     if request.target is SearchTarget.MEMORY:
-        return sorted(waiting, key=lambda tried: _size(state, tried))
-    return sorted(waiting, key=lambda tried: -timed[tried.name].cut_ratio)
+        return sorted(waiting, key=lambda result: _size(state, result))
+    return sorted(waiting, key=lambda result: -timed[result.name].cut_ratio)
 
 
 def _ask(
@@ -200,7 +200,7 @@ def _ask(
     begun_s = max(built_s, state.scored.at_s if state.scored is not None else 0.0)
     screened_s = begun_s + _SCREEN * (until_s - begun_s)
     answered = state.scored.n if state.scored is not None else 0
-    new = [tried for tried in waiting if tried.screened is None]
+    new = [result for result in waiting if result.screened is None]
     # Where there are many examples, the fastest candidate that was asked nothing yet.
     if new and answered > 2 * SCREENED and now_s < screened_s and len(waiting) > 1:
         return SearchStep(kind=StepKind.SCREEN, name=new[0].name, until_s=screened_s)
@@ -208,8 +208,10 @@ def _ask(
         return None
     # The fastest candidate that may win; then the most doubtful of those that can win no more: the
     # loss so far decides, as a report is to show what a recipe costs, and which ones to avoid.
-    may_win = [tried for tried in waiting if not beaten_by(state, request, timed, tried.name)]
-    most_doubtful = max(waiting, key=lambda tried: tried.screened.loss if tried.screened else 0.0)
+    may_win = [result for result in waiting if not beaten_by(state, request, timed, result.name)]
+    most_doubtful = max(
+        waiting, key=lambda result: result.screened.loss if result.screened else 0.0
+    )
     chosen = may_win[0] if may_win else most_doubtful
     return SearchStep(kind=StepKind.JUDGE, name=chosen.name, until_s=until_s)
 
@@ -244,10 +246,10 @@ def _weigh(
     state: SearchState, finalists: Sequence[CandidateResult], budget_s: float
 ) -> SearchStep | None:
     """Who was not weighed: the baseline and those that may be chosen."""
-    candidates = [state.tried[state.baseline], *finalists] if finalists else []
-    for tried in candidates:
-        if tried.memory_bytes is None and not tried.failed:
-            return SearchStep(kind=StepKind.WEIGH, name=tried.name, until_s=budget_s)
+    candidates = [state.candidates[state.baseline], *finalists] if finalists else []
+    for result in candidates:
+        if result.memory_bytes is None and not result.failed:
+            return SearchStep(kind=StepKind.WEIGH, name=result.name, until_s=budget_s)
     return None
 
 
@@ -265,7 +267,7 @@ class CandidateStatus(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standings:
+class SearchDecision:
     """Who was chosen (the baseline where nothing is better), and why the others were not.
 
     `timings`: the last word on each; `reasons`: by name, as all below.
@@ -273,7 +275,7 @@ class Standings:
 
     chosen: str
     timings: Mapping[str, Timing]
-    standing: Mapping[str, CandidateStatus]
+    statuses: Mapping[str, CandidateStatus]
     reasons: Mapping[str, str]
 
 
@@ -282,7 +284,7 @@ def decide(
     request: SearchRequest,
     timed: Mapping[str, Timing],
     final: Mapping[str, Timing],
-) -> Standings:
+) -> SearchDecision:
     """The candidates' standings.
 
     Args:
@@ -294,17 +296,17 @@ def decide(
     again = final.get(AGAIN)
     noise_ratio = max(again.cut_ci_ratio[1], 0.0) if again and again.cut_ci_ratio else 0.0
     chosen = _chosen(state, request, timed, final, noise_ratio)
-    standing, reasons = {}, {}
-    for name, tried in state.tried.items():
-        standing[name], reasons[name] = _standing(
-            state, request, tried, timings, chosen, noise_ratio
+    statuses, reasons = {}, {}
+    for name, result in state.candidates.items():
+        statuses[name], reasons[name] = _status(
+            state, request, result, timings, chosen, noise_ratio
         )
     started = state.started
     for recipe in (*started.recipes, *started.later) if started else ():
-        if recipe not in state.ended and recipe not in state.tried:
-            standing[recipe] = CandidateStatus.REJECTED
+        if recipe not in state.ended and recipe not in state.candidates:
+            statuses[recipe] = CandidateStatus.REJECTED
             reasons[recipe] = _NEVER.format(request.budget_s)
-    return Standings(chosen=chosen, timings=timings, standing=standing, reasons=reasons)
+    return SearchDecision(chosen=chosen, timings=timings, statuses=statuses, reasons=reasons)
 
 
 def members_of(state: SearchState, chosen: str) -> list[tuple[str, int | None]]:
@@ -325,47 +327,47 @@ def _chosen(
     timings = {name: timing for name, timing in (final or timed).items() if name in timed}
     ranked = best(state, request, timings)
     if request.target is SearchTarget.MEMORY:
-        before = state.tried[state.baseline].memory_bytes if state.baseline else None
+        before = state.candidates[state.baseline].memory_bytes if state.baseline else None
         smaller = [
-            tried
-            for tried in ranked
-            if tried.memory_bytes is not None and before and tried.memory_bytes < before
+            result
+            for result in ranked
+            if result.memory_bytes is not None and before and result.memory_bytes < before
         ]
         return smaller[0].name if smaller else state.baseline
-    sure = [tried for tried in ranked if _is_sure(timings[tried.name], noise_ratio)]
+    sure = [result for result in ranked if _is_sure(timings[result.name], noise_ratio)]
     return sure[0].name if sure else state.baseline
 
 
-def _standing(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is known
+def _status(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is known
     state: SearchState,
     request: SearchRequest,
-    tried: CandidateResult,
+    result: CandidateResult,
     timings: Mapping[str, Timing],
     chosen: str,
     noise_ratio: float,
 ) -> tuple[CandidateStatus, str]:
-    name = tried.name
+    name = result.name
     if name == chosen:
-        return CandidateStatus.CHOSEN, _why_chosen(state, request, tried)
+        return CandidateStatus.CHOSEN, _why_chosen(state, request, result)
     if name == state.baseline:
         return CandidateStatus.BASELINE, "what the others are measured against"
-    if tried.failed:
-        return CandidateStatus.REJECTED, tried.failed
-    if tried.is_reference:
+    if result.failed:
+        return CandidateStatus.REJECTED, result.failed
+    if result.is_reference:
         return CandidateStatus.REFERENCE, "the model in its own framework, to compare with"
     timing = timings.get(name)
     if timing is None:
         return CandidateStatus.REJECTED, "it was not timed: the search ended before"
-    judged = tried.verdict or tried.fidelity
+    judged = result.verdict or result.fidelity
     if judged is not None and not judged.passes:
         return CandidateStatus.REJECTED, judged.reason
-    if tried.unbatched and request.needs_batches:
+    if result.unbatched and request.needs_batches:
         what = "it loses batching, which the load that was asked for needs"
-        return CandidateStatus.REJECTED, f"{what}: {unbatched_text(tried.unbatched)}"
+        return CandidateStatus.REJECTED, f"{what}: {unbatched_text(result.unbatched)}"
     if request.target is not SearchTarget.MEMORY and _least_cut(timing) <= 0:
         return CandidateStatus.REJECTED, slower_text(timing)
     if judged is None:
-        return CandidateStatus.REJECTED, _why_unjudged(state, request, tried, timings)
+        return CandidateStatus.REJECTED, _why_unjudged(state, request, result, timings)
     if request.target is not SearchTarget.MEMORY and not _is_sure(timing, noise_ratio):
         what = f"the baseline differed from itself by up to {noise_ratio:.1%} meanwhile"
         return (
@@ -378,24 +380,24 @@ def _standing(  # noqa: C901, PLR0911, PLR0917  # a reason each, of all that is 
 def _why_unjudged(
     state: SearchState,
     request: SearchRequest,
-    tried: CandidateResult,
+    result: CandidateResult,
     timings: Mapping[str, Timing],
 ) -> str:
     """Why nobody knows whether a candidate that is faster is good enough."""
     kind = state.started.model_class if state.started else ""
-    if not is_worth_judging(request, timings[tried.name], kind):
-        return slower_text(timings[tried.name])
-    faster = beaten_by(state, request, timings, tried.name)
-    if tried.screened is not None:
+    if not is_worth_judging(request, timings[result.name], kind):
+        return slower_text(timings[result.name])
+    faster = beaten_by(state, request, timings, result.name)
+    if result.screened is not None:
         why = f"{faster} is faster beyond doubt" if faster else "the budget was over"
-        return f"{tried.screened.reason}; the others were not asked, as {why}"
+        return f"{result.screened.reason}; the others were not asked, as {why}"
     if faster:
         return f"{faster} is faster beyond doubt; its answers were not looked at in the budget"
     return "the budget was over before its answers were looked at"
 
 
-def _why_chosen(state: SearchState, request: SearchRequest, tried: CandidateResult) -> str:
-    if tried.name == state.baseline:
+def _why_chosen(state: SearchState, request: SearchRequest, result: CandidateResult) -> str:
+    if result.name == state.baseline:
         return "nothing that was tried is better beyond doubt: serve the model as it is"
     what = {
         SearchTarget.LATENCY: "the lowest p50",
@@ -403,11 +405,11 @@ def _why_chosen(state: SearchState, request: SearchRequest, tried: CandidateResu
         SearchTarget.COST: "the lowest cost",
         SearchTarget.MEMORY: "the least memory",
     }[request.target]
-    judged = tried.verdict or tried.fidelity
+    judged = result.verdict or result.fidelity
     judgement = f"; {judged.reason}" if judged else ""
-    if judged is None and tried.screened is not None:
+    if judged is None and result.screened is not None:
         judgement = (
-            f"; {tried.screened.reason}; the budget was over before any was asked all of them"
+            f"; {result.screened.reason}; the budget was over before any was asked all of them"
         )
     return f"{what} of all that lose no more than they may{judgement}"
 

@@ -36,7 +36,7 @@ _COMPARED: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class RecipeSet:
     """What can be tried.
 
     `source`, of `runtime`: what recipes start from, which is ONNX wherever the model can be
@@ -62,12 +62,12 @@ def pruned_then(cut: Recipe, then: Recipe | None) -> Recipe:
     if then is None:
         return cut
 
-    def build(workshop: RecipeContext) -> Sequence[Candidate]:
-        (smaller, *_) = candidates = list(cut.build(workshop))
-        subfolder = workshop.folder / "then"
+    def build(context: RecipeContext) -> Sequence[Candidate]:
+        (smaller, *_) = candidates = list(cut.build(context))
+        subfolder = context.folder / "then"
         subfolder.mkdir()
-        again = replace(workshop, source=smaller.path, runtime=smaller.runtime, folder=subfolder)
-        if then.why_not(again):
+        again = replace(context, source=smaller.path, runtime=smaller.runtime, folder=subfolder)
+        if then.inapplicable_reason(again):
             return candidates
         return [
             *candidates,
@@ -85,7 +85,7 @@ def pruned_then(cut: Recipe, then: Recipe | None) -> Recipe:
     return replace(cut, build=build)
 
 
-def offer(
+def find_recipes(
     source: Path,
     runtime: str,
     folder: Path,
@@ -94,7 +94,7 @@ def offer(
     target: SearchTarget,
     examples: Sequence[Tensors],
     features: Sequence[str],
-) -> Offer:
+) -> RecipeSet:
     """What can be tried with a model.
 
     Args:
@@ -111,7 +111,7 @@ def offer(
         raise UnsupportedModelError(f"{source}: {_WRITTEN_BY_US[runtime]}")
     classification = classify(source, runtime)
     if runtime in TREE_RUNTIMES:
-        return Offer(
+        return RecipeSet(
             model_class=ModelClass.TREES,
             why_class=classification.reason,
             source=source,
@@ -134,7 +134,7 @@ def offer(
             recipe for recipe in PRUNE_RECIPES if classification.model_class in recipe.model_classes
         ]
         later += COMPRESSION_RECIPES if target is SearchTarget.MEMORY else ()
-    return Offer(
+    return RecipeSet(
         model_class=classification.model_class,
         why_class=classification.reason,
         source=prepared.onnx,

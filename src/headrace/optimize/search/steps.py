@@ -76,7 +76,7 @@ _MAX_REASON: Final = 400
 class Run:
     """One process's part of a search. `kept` holds what stays loaded, and is closed by its owner.
 
-    `materials`: set once they were read.
+    `search_inputs`: set once they were read.
     """
 
     request: SearchRequest
@@ -84,7 +84,7 @@ class Run:
     journal: SearchJournal
     state: SearchState
     resources: contextlib.ExitStack
-    materials: SearchInputs = field(init=False)
+    search_inputs: SearchInputs = field(init=False)
     timings: Timings = field(init=False)
     rng: np.random.Generator = field(init=False)
     cores: int = field(init=False)
@@ -114,7 +114,7 @@ class Run:
         self.journal.write(event)
         self.state.apply(event)
 
-    def say(self, text: str) -> None:
+    def report_progress(self, text: str) -> None:
         """Tell people what goes on."""
         self.record(ProgressNote(text=text))
 
@@ -125,7 +125,7 @@ class Run:
 
     def built(self, name: str) -> Built:
         """What is known of a candidate that was made."""
-        built = self.state.tried[name].built
+        built = self.state.candidates[name].built
         assert built is not None, "it was made"
         return built
 
@@ -168,17 +168,17 @@ class Run:
         finally:
             model.close()
 
-    def contender(self, name: str, model: Model) -> TimedCandidate:
+    def timed_candidate(self, name: str, model: Model) -> TimedCandidate:
         """A candidate, or the baseline again, as it is timed.
 
         Those with as many threads inside a run share the threads that call them.
         """
-        tried = self.state.tried.get(name)
-        tuned = tried.built.tuning.intra_op_threads if tried and tried.built else None
+        result = self.state.candidates.get(name)
+        tuned = result.built.tuning.intra_op_threads if result and result.built else None
         most = callers(tuned or self.request.threads)
         if most not in self._pools:
             self._pools[most] = self.resources.enter_context(ThreadPoolExecutor(most))
-        return TimedCandidate(name=name, run=self.materials.load_of(model, self._pools[most]))
+        return TimedCandidate(name=name, run=self.search_inputs.load_of(model, self._pools[most]))
 
     def threads_for(self, model: Model) -> int:
         """How many callers may ask it at once."""
@@ -186,7 +186,7 @@ class Run:
 
     def measure(
         self,
-        contenders: Sequence[TimedCandidate],
+        timed: Sequence[TimedCandidate],
         settings: TimingSettings,
         *,
         group: str,
@@ -199,7 +199,7 @@ class Run:
         """
         before = self.state.windows.get(group, ())
         return measure(
-            contenders,
+            timed,
             settings=settings,
             until=until,
             clock=SystemClock(),
@@ -221,7 +221,7 @@ _MOST_KEPT_BYTES: Final = 1 << 29
 
 
 @dataclass(slots=True)
-class Judging:
+class QualityJudge:
     """Asks the baseline once, and every candidate what that was asked.
 
     `_begun`: trials of candidates that were screened, to go on with in this process.
@@ -239,7 +239,7 @@ class Judging:
             InvalidArgumentError: The labels fit no output, or the model answers no example.
         """
         base, choice = self._baseline()
-        labels = self.run.materials.examples.labels
+        labels = self.run.search_inputs.examples.labels
         assert labels is not None, "scored only then"
         answered = np.flatnonzero(base.has(choice.output))
         stacked = base.stacked(choice.output, answered)
@@ -264,7 +264,7 @@ class Judging:
     def judge(self, step: SearchStep) -> None:
         """Ask a candidate, and say what it lost: on labels, or against the baseline's answers."""
         run, name = self.run, step.name
-        if run.materials.examples.labels is not None:
+        if run.search_inputs.examples.labels is not None:
             self._lost(name, most=None)
             return
         try:
@@ -275,7 +275,7 @@ class Judging:
             fidelity = measure_fidelity(self._unlabelled, answered, max_loss=run.request.max_loss)
             run.record(Compared(name=name, fidelity=fidelity))
         except HeadraceError as error:
-            run.give_up(name, run.state.tried[name].title, error)
+            run.give_up(name, run.state.candidates[name].title, error)
 
     def _lost(self, name: str, *, most: int | None) -> None:
         run = self.run
@@ -285,7 +285,7 @@ class Judging:
                 trial = self._tried(model, base, choice, self._begun.pop(name, None), most=most)
                 verdict = self._also_unseen(trial, base, choice)
         except HeadraceError as error:
-            run.give_up(name, run.state.tried[name].title, error)
+            run.give_up(name, run.state.candidates[name].title, error)
             return
         is_part = trial.is_part and not trial.answers.stopped
         if is_part and self._kept_bytes() + trial.answers.size_bytes() <= _MOST_KEPT_BYTES:
@@ -306,7 +306,7 @@ class Judging:
         """The baseline's answers to the examples, and by what they are judged."""
         if self._labelled is None:
             base = self._of_baseline()
-            examples, request = self.run.materials.examples, self.run.request
+            examples, request = self.run.search_inputs.examples, self.run.request
             assert examples.labels is not None, "judged only then"
             metric = request.metric or usual_metric(examples)
             wish = ":".join(filter(None, (metric, request.output)))
@@ -322,8 +322,8 @@ class Judging:
 
     def _asked(self, model: Model, deadline: float) -> ModelAnswers:
         return answers(
-            self.run.materials.run_of(model),
-            self.run.materials.examples,
+            self.run.search_inputs.run_of(model),
+            self.run.search_inputs.examples,
             threads=self.run.threads_for(model),
             deadline=deadline,
         )
@@ -338,8 +338,8 @@ class Judging:
         most: int | None,
     ) -> GateTrial:
         return try_candidate(
-            self.run.materials.run_of(model),
-            self.run.materials.examples,
+            self.run.search_inputs.run_of(model),
+            self.run.search_inputs.examples,
             base,
             metric=choice,
             max_loss=self.run.request.max_loss,
@@ -354,7 +354,7 @@ class Judging:
         self, trial: GateTrial, base: ModelAnswers, choice: MetricChoice
     ) -> QualityVerdict:
         """The verdict, unless a candidate is worse on the examples that calibrated nothing."""
-        held_out, labels = self.run.materials.held_out, self.run.materials.examples.labels
+        held_out, labels = self.run.search_inputs.held_out, self.run.search_inputs.examples.labels
         assert labels is not None, "judged only then"
         if not trial.verdict.passes or not held_out:
             return trial.verdict
@@ -426,13 +426,13 @@ _COMPARED_ROWS: Final = 4096
 
 def mix(run: Run, step: SearchStep) -> None:
     """Find out whether two engines are better than one, and whether they answer alike."""
-    materials = run.materials
-    inputs = materials.examples.inputs
+    search_inputs = run.search_inputs
+    inputs = search_inputs.examples.inputs
     choices: list[tuple[str, int | None]] = []
     notes: list[str] = []
     with contextlib.ExitStack() as stack:
         models = {name: stack.enter_context(run.loaded(name)) for name in step.names}
-        timings = _timings(run, step, models) if materials.signature.batched else {}
+        timings = _timings(run, step, models) if search_inputs.signature.batched else {}
         if timings:
             many = batch_of(inputs, min(len(inputs), _COMPARED_ROWS))
             choices, notes = choose(
@@ -457,12 +457,12 @@ def _timings(
     for_each_s = min(max(step.until_s - run.now_s(), 1.0) / len(SIZES), _MOST_S)
     timings: dict[int, Mapping[str, Timing]] = {}
     for rows in SIZES:
-        request = batch_of(run.materials.examples.inputs, rows)
-        contenders = [
+        request = batch_of(run.search_inputs.examples.inputs, rows)
+        timed = [
             TimedCandidate(name=name, run=partial(_once, model, request))
             for name, model in models.items()
         ]
-        windows = run.measure(contenders, _SETTINGS, group="", until=time.monotonic() + for_each_s)
+        windows = run.measure(timed, _SETTINGS, group="", until=time.monotonic() + for_each_s)
         if any(window.name == first and window.readings for window in windows):
             timings[rows] = summarize(windows, baseline=first, rng=run.rng)
     return timings

@@ -18,7 +18,7 @@ from headrace.optimize.child import run_in_child
 from headrace.optimize.search.inputs import (
     batch_of,
     loses_batching,
-    open_materials,
+    open_search_inputs,
     served_run,
     versions,
 )
@@ -39,7 +39,7 @@ from headrace.optimize.search.journal import (
 from headrace.optimize.search.plan import SearchStep, StepKind, best, decide, members_of, next_step
 from headrace.optimize.search.process import SearchRequest
 from headrace.optimize.search.recipes import pruned_then
-from headrace.optimize.search.steps import Judging, Run, mix
+from headrace.optimize.search.steps import QualityJudge, Run, mix
 from headrace.optimize.timing import TimedCandidate, TimingSettings, summarize
 from headrace.runtimes import LoadOptions, Model, load_model
 from headrace.runtimes.optimized.processor import this_processor
@@ -76,11 +76,11 @@ def search(request: SearchRequest, folder: Path) -> None:
             state=state,
             resources=resources,
         )
-        run.say("reading the model and the data")
-        run.materials = open_materials(request, run.folder, say=run.say)
+        run.report_progress("reading the model and the data")
+        run.search_inputs = open_search_inputs(request, run.folder, on_progress=run.report_progress)
         if state.started is None:
-            run.record(run.materials.started)
-        judging = Judging(run)
+            run.record(run.search_inputs.started)
+        judging = QualityJudge(run)
         do: dict[StepKind, Callable[[SearchStep], None]] = {
             StepKind.BUILD: partial(_build, run),
             StepKind.TRY: partial(_try, run),
@@ -93,7 +93,7 @@ def search(request: SearchRequest, folder: Path) -> None:
             StepKind.WRITE: partial(_write, run),
         }
         while True:
-            step = next_step(state, request, run.timings.alone(state), now_s=run.now_s())
+            step = next_step(state, request, run.timings.individual(state), now_s=run.now_s())
             if step.kind is StepKind.DONE:
                 return
             run.record(Begun(step=step.kind, name=step.name or ", ".join(step.names)))
@@ -102,30 +102,30 @@ def search(request: SearchRequest, folder: Path) -> None:
 
 def _build(run: Run, step: SearchStep) -> None:
     """Make the candidates of a recipe."""
-    recipe = run.materials.recipe(step.name)
+    recipe = run.search_inputs.recipe(step.name)
     if recipe.prunes:
         recipe = pruned_then(recipe, _best_recipe(run))
     candidate_folder = run.folder / _CANDIDATES / recipe.name
     shutil.rmtree(candidate_folder, ignore_errors=True)
     candidate_folder.mkdir(parents=True)
-    materials = run.materials
-    workshop = RecipeContext(
-        source=materials.offer.source,
-        runtime=materials.offer.runtime,
-        model_class=materials.offer.model_class,
+    search_inputs = run.search_inputs
+    context = RecipeContext(
+        source=search_inputs.recipe_set.source,
+        runtime=search_inputs.recipe_set.runtime,
+        model_class=search_inputs.recipe_set.model_class,
         folder=candidate_folder,
-        calibration=materials.calibration.inputs,
+        calibration=search_inputs.calibration.inputs,
         threads=run.cores,
         seed=run.request.seed,
         deadline=run.deadline(step.until_s),
-        teaching=materials.teaching,
-        say=run.say,
+        training=search_inputs.training,
+        on_progress=run.report_progress,
     )
     began = time.monotonic()
     try:
-        if why := recipe.why_not(workshop):
+        if why := recipe.inapplicable_reason(context):
             raise CannotBuildError(why)
-        candidates = recipe.build(workshop)
+        candidates = recipe.build(context)
     except HeadraceError as error:
         run.give_up(recipe.name, recipe.title, error)
         return
@@ -134,7 +134,7 @@ def _build(run: Run, step: SearchStep) -> None:
         inside = path.is_relative_to(run.folder)
         run.record(
             Built(
-                of=recipe.name,
+                recipe_name=recipe.name,
                 name=candidate.name,
                 title=candidate.title,
                 runtime=candidate.runtime,
@@ -152,52 +152,52 @@ def _build(run: Run, step: SearchStep) -> None:
 
 def _best_recipe(run: Run) -> Recipe | None:
     """What made the best candidate so far."""
-    for tried in best(run.state, run.request, run.timings.alone(run.state)):
-        of = tried.built.of if tried.built else ""
-        if of not in run.materials.started.later:
-            return run.materials.recipe(of)
+    for result in best(run.state, run.request, run.timings.individual(run.state)):
+        recipe_name = result.built.recipe_name if result.built else ""
+        if recipe_name not in run.search_inputs.started.later:
+            return run.search_inputs.recipe(recipe_name)
     return None
 
 
 def _try(run: Run, step: SearchStep) -> None:
     """Run a candidate at all, then beside the baseline."""
     name, base_name = step.name, run.state.baseline
-    title = run.state.tried[name].title
+    title = run.state.candidates[name].title
     until = time.monotonic() + _QUICK_S
     try:
         with run.loaded(base_name) as base, run.loaded(name) as model:
-            request = run.materials.request
-            run.materials.check(base.run(request), model.run(request))
-            contenders = [run.contender(base_name, base), run.contender(name, model)]
-            run.measure(contenders, _QUICK, group=name, until=until)
-            if loses_batching(model, run.materials.signature):
+            request = run.search_inputs.request
+            run.search_inputs.check(base.run(request), model.run(request))
+            timed = [run.timed_candidate(base_name, base), run.timed_candidate(name, model)]
+            run.measure(timed, _QUICK, group=name, until=until)
+            if loses_batching(model, run.search_inputs.signature):
                 _measure_batch(run, name, base, model)
     except HeadraceError as error:
         run.give_up(name, title, error)
         return
     windows = run.state.windows.get(name, [])
     why = next((w.error for w in windows if w.name == name and w.error), "")
-    if why or name not in run.timings.alone(run.state):
+    if why or name not in run.timings.individual(run.state):
         run.give_up(name, title, CannotBuildError(why or "not one window of it could be timed"))
 
 
 def _measure_batch(run: Run, name: str, base: Model, model: Model) -> None:
     """Time a batch of the baseline's against its rows one by one, as the candidate is served."""
-    materials = run.materials
-    rows, request = run.request.rows, materials.request
+    search_inputs = run.search_inputs
+    rows, request = run.request.rows, search_inputs.request
     if rows == 1:
         rows, request = _BATCH_ROWS, batch_of([request], _BATCH_ROWS)
 
-    contenders = [
+    timed = [
         TimedCandidate(name=run.state.baseline, run=partial(_once, base.run, request)),
         TimedCandidate(
-            name=name, run=partial(_once, served_run(model, materials.signature), request)
+            name=name, run=partial(_once, served_run(model, search_inputs.signature), request)
         ),
     ]
     until = time.monotonic() + _BATCH_S
-    windows = run.measure(contenders, _QUICK, group="", until=until)
+    windows = run.measure(timed, _QUICK, group="", until=until)
     timing = None
-    if all(any(w.name == c.name and w.readings for w in windows) for c in contenders):
+    if all(any(w.name == c.name and w.readings for w in windows) for c in timed):
         timing = summarize(windows, baseline=run.state.baseline, rng=run.rng)[name]
     run.record(
         Unbatched(
@@ -219,13 +219,15 @@ def _compare(run: Run, step: SearchStep) -> None:
     until = run.deadline(step.until_s)
     with contextlib.ExitStack() as stack:
         models = {name: stack.enter_context(run.loaded(name)) for name in step.names}
-        contenders = [run.contender(name, model) for name, model in models.items()]
-        contenders.append(run.contender(AGAIN, models[run.state.baseline]))
-        run.measure(contenders, _FINAL, group=FINAL, until=until)
-        alone, final = run.timings.alone(run.state), run.timings.of(run.state, FINAL)
+        timed = [run.timed_candidate(name, model) for name, model in models.items()]
+        timed.append(run.timed_candidate(AGAIN, models[run.state.baseline]))
+        run.measure(timed, _FINAL, group=FINAL, until=until)
+        alone, final = run.timings.individual(run.state), run.timings.of_group(run.state, FINAL)
         chosen = decide(run.state, run.request, alone, final).chosen
         pair = [
-            contender for contender in contenders if contender.name in {run.state.baseline, chosen}
+            timed_candidate
+            for timed_candidate in timed
+            if timed_candidate.name in {run.state.baseline, chosen}
         ]
         run.measure(pair, _COLD, group=COLD, until=time.monotonic() + _COLD_S)
     run.record(RecipeEnded(name=FINAL))
@@ -238,7 +240,7 @@ def _weigh(run: Run, step: SearchStep) -> None:
     memory_bytes, load_s = 0, 0.0
     try:
         memory_bytes, load_s = run_in_child(
-            *(_weighed, run.path(built), built.runtime, options, run.materials.request),
+            *(_weighed, run.path(built), built.runtime, options, run.search_inputs.request),
             returns=tuple[int, float],
             raises=RuntimeFailedError,
             deadline=time.monotonic() + _WEIGHED_WITHIN_S,
@@ -264,12 +266,12 @@ def _weighed(
 
 def _write(run: Run, step: SearchStep) -> None:
     """Put the chosen candidate where it can be taken, and prove that it loads from there."""
-    alone, final = run.timings.alone(run.state), run.timings.of(run.state, FINAL)
-    standings = decide(run.state, run.request, alone, final)
-    members = members_of(run.state, standings.chosen)
+    alone, final = run.timings.individual(run.state), run.timings.of_group(run.state, FINAL)
+    decision = decide(run.state, run.request, alone, final)
+    members = members_of(run.state, decision.chosen)
     if [name for name, _ in members] != [run.state.baseline]:
         first = members[0][0]
-        timing = standings.timings[first]
+        timing = decision.timings[first]
         target = run.folder / _RESULT
         shutil.rmtree(target, ignore_errors=True)
         write_artifact(
@@ -279,7 +281,7 @@ def _write(run: Run, step: SearchStep) -> None:
             check=_check(run, first),
             policy=run.request.on_other_processor,
             source_digest=run.request.digest,
-            calibration_sha256=run.materials.started.calibration_sha256,
+            calibration_sha256=run.search_inputs.started.calibration_sha256,
             versions=versions(),
             figures={"p50_s": timing.p50_s, "cut_ratio": timing.cut_ratio},
         )
@@ -289,7 +291,7 @@ def _write(run: Run, step: SearchStep) -> None:
 
 def _check(run: Run, name: str) -> list[tuple[Tensors, Tensors]]:
     """Requests with the chosen candidate's answers, to be asked again elsewhere."""
-    inputs = run.materials.examples.alone().inputs
+    inputs = run.search_inputs.examples.as_model_requests().inputs
     places = np.linspace(0, len(inputs) - 1, min(len(inputs), _CHECKED), dtype=int)
     with run.loaded(name) as model:
         return [(inputs[index], model.run(inputs[index])) for index in places.tolist()]

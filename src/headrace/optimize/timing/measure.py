@@ -233,7 +233,7 @@ _COLLECT_EVERY_S: Final = 2.0
 
 
 def measure(
-    contenders: Sequence[TimedCandidate],
+    candidates: Sequence[TimedCandidate],
     *,
     settings: TimingSettings,
     until: float,
@@ -261,7 +261,7 @@ def measure(
     Raises:
         InvalidArgumentError: No contender, or two of one name.
     """
-    names = [contender.name for contender in contenders]
+    names = [candidate.name for candidate in candidates]
     if not names or len(set(names)) < len(names):
         raise InvalidArgumentError(
             f"contenders need names, and each its own; these are: {', '.join(names) or 'none'}"
@@ -272,7 +272,7 @@ def measure(
         now=clock.monotonic,
         cpu=cpu,
         evict=(evict or eviction()) if settings.cold else None,
-        alive=list(contenders),
+        alive=list(candidates),
         rng=rng,
         on_window=on_window or (lambda _: None),
         first_block=first_block,
@@ -318,26 +318,26 @@ class _Turns:
             if self.now() >= collect_at:
                 gc.collect()
                 collect_at = self.now() + _COLLECT_EVERY_S
-            for contender in self._shuffled(self.alive):
-                if not self._has_time_for(contender):
+            for candidate in self._shuffled(self.alive):
+                if not self._has_time_for(candidate):
                     return
-                self._window(contender, self.first_block + count)
+                self._window(candidate, self.first_block + count)
             self._retry(self.first_block + count)
 
     def _plan(self) -> None:
         overhead_s, between_s = reading_overhead_s(self.now), self._eviction_s()
         call_s = {}
-        for contender in self._shuffled(self.alive):
+        for candidate in self._shuffled(self.alive):
             start = self.now()
             if start >= self.until:
-                call_s[contender.name] = 0.0
+                call_s[candidate.name] = 0.0
                 continue
             try:
-                call_s[contender.name] = trial_call_s(
-                    contender.run, now=self.now, warmup_s=self.settings.warmup_s, until=self.until
+                call_s[candidate.name] = trial_call_s(
+                    candidate.run, now=self.now, warmup_s=self.settings.warmup_s, until=self.until
                 )
             except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
-                self._drop(contender, self.first_block, start, error)
+                self._drop(candidate, self.first_block, start, error)
 
         def plans(fit: float) -> dict[str, TimingPlan]:
             return {
@@ -368,15 +368,15 @@ class _Turns:
         self.evict()
         return self.now() - start
 
-    def _window(self, contender: TimedCandidate, block: int) -> None:
+    def _window(self, candidate: TimedCandidate, block: int) -> None:
         """Make one window; if the contender raises, one that says why."""
-        planned, start, foreign_s = self.plans[contender.name], self.now(), self.cpu.foreign_s()
+        planned, start, foreign_s = self.plans[candidate.name], self.now(), self.cpu.foreign_s()
         try:
-            begin = self._warmed_up(contender)
+            begin = self._warmed_up(candidate)
             end = min(begin + planned.window_s, self.until)
             latencies = (
                 call_latencies(
-                    contender.run,
+                    candidate.run,
                     now=self.now,
                     end=end,
                     least=planned.least_readings,
@@ -385,7 +385,7 @@ class _Turns:
                 )
                 if self.evict is None
                 else cold_latencies(
-                    contender.run,
+                    candidate.run,
                     evict=self.evict,
                     now=self.now,
                     end=end,
@@ -394,13 +394,13 @@ class _Turns:
                 )
             )
         except Exception as error:  # noqa: BLE001  # others' code: it is dropped, and says why
-            self._drop(contender, block, start, error)
+            self._drop(candidate, block, start, error)
             return
         end = self.now()
         foreign = foreign_cores(foreign_s, self.cpu.foreign_s(), end - start)
         self._add(
             CallWindow(
-                name=contender.name,
+                name=candidate.name,
                 block=block,
                 at_s=begin,
                 elapsed_s=end - begin,
@@ -412,11 +412,11 @@ class _Turns:
             )
         )
 
-    def _warmed_up(self, contender: TimedCandidate) -> float:
+    def _warmed_up(self, candidate: TimedCandidate) -> float:
         """Call it until its memory and threads are awake; the time after that."""
         end = min(self.now() + _WINDOW_WARMUP_S, self.until)
         while True:
-            contender.run()
+            candidate.run()
             time = self.now()
             if time >= end:
                 return time
@@ -426,9 +426,9 @@ class _Turns:
         left = self.settings.blocks - (block - self.first_block) - 1
         spare_s = max(left, 0) * self._block_s()
         quiet = self._quiet_in(block)
-        for contender in self._shuffled([c for c in self.alive if c.name not in quiet]):
-            if self._has_time_for(contender, spare_s) and not self._is_in_vain():
-                self._window(contender, block)
+        for candidate in self._shuffled([c for c in self.alive if c.name not in quiet]):
+            if self._has_time_for(candidate, spare_s) and not self._is_in_vain():
+                self._window(candidate, block)
         self.quiet.update(self._quiet_in(block))
 
     def _quiet_in(self, block: int) -> set[str]:
@@ -441,24 +441,24 @@ class _Turns:
         disturbed = sum(window.disturbed for window in self.windows)
         return disturbed > max(_HOPELESS_SHARE * len(self.windows), 2 * len(self.alive))
 
-    def _has_time_for(self, contender: TimedCandidate, spare_s: float = 0.0) -> bool:
+    def _has_time_for(self, candidate: TimedCandidate, spare_s: float = 0.0) -> bool:
         """Whether a window's warm-up and its first reading end in time, with so much to spare."""
-        planned = self.plans[contender.name]
+        planned = self.plans[candidate.name]
         calls_s = planned.call_s * (1 + planned.calls_per_reading) + planned.between_s
         return self.now() + calls_s + spare_s <= self.until
 
     def _block_s(self) -> float:
         return sum(self.plans[c.name].whole_s for c in self.alive)
 
-    def _drop(self, contender: TimedCandidate, block: int, at_s: float, error: Exception) -> None:
-        self.alive = [other for other in self.alive if other.name != contender.name]
+    def _drop(self, candidate: TimedCandidate, block: int, at_s: float, error: Exception) -> None:
+        self.alive = [other for other in self.alive if other.name != candidate.name]
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         cold = self.settings.cold
-        self._add(CallWindow(name=contender.name, block=block, at_s=at_s, cold=cold, error=reason))
+        self._add(CallWindow(name=candidate.name, block=block, at_s=at_s, cold=cold, error=reason))
 
     def _add(self, window: CallWindow) -> None:
         self.windows.append(window)
         self.on_window(window)
 
-    def _shuffled(self, contenders: Sequence[TimedCandidate]) -> list[TimedCandidate]:
-        return [contenders[i] for i in self.rng.permutation(len(contenders))]
+    def _shuffled(self, candidates: Sequence[TimedCandidate]) -> list[TimedCandidate]:
+        return [candidates[i] for i in self.rng.permutation(len(candidates))]

@@ -15,8 +15,8 @@ from headrace.optimize.accuracy import (
     gives_embeddings,
     measure_fidelity,
 )
-from headrace.optimize.accuracy.examples import apart, first_of, second_of
-from headrace.optimize.accuracy.fidelity import tells_class
+from headrace.optimize.accuracy.examples import first_request, pair_requests, second_request
+from headrace.optimize.accuracy.fidelity import is_class_output
 from tests.unit.optimize.accuracy.answered import answered, logits
 
 RNG = np.random.default_rng(3)
@@ -191,7 +191,7 @@ def test_scores_are_told_from_embeddings(
     row: Array,
     expected: bool,  # noqa: FBT001  # a parameter
 ) -> None:
-    assert tells_class(name, [row]) is expected
+    assert is_class_output(name, [row]) is expected
 
 
 @pytest.mark.parametrize("limit", [-0.1, 1.0, float("nan")])
@@ -225,7 +225,7 @@ def cosine(a: Array, b: Array) -> float:
 
 
 def test_texts_are_compared_by_the_mean_over_their_tokens_and_by_the_first() -> None:
-    (pair,) = apart([text(1, 2)], [text(3, 4, 5)])
+    (pair,) = pair_requests([text(1, 2)], [text(3, 4, 5)])
 
     found = cosine_run(tokens)(pair)
 
@@ -237,50 +237,52 @@ def test_texts_are_compared_by_the_mean_over_their_tokens_and_by_the_first() -> 
 
 def test_padding_counts_for_nothing() -> None:
     run = cosine_run(tokens)
-    (plain,) = apart([text(1, 2)], [text(3)])
-    (padded,) = apart([text(1, 2, padding=3)], [text(3, padding=6)])
+    (plain,) = pair_requests([text(1, 2)], [text(3)])
+    (padded,) = pair_requests([text(1, 2, padding=3)], [text(3, padding=6)])
 
     assert run(padded)["hidden, mean"] == pytest.approx(run(plain)["hidden, mean"])
 
 
 def test_embeddings_of_texts_are_compared_as_they_are() -> None:
     run = cosine_run(lambda inputs: {"embedding": WORDS[inputs["input_ids"][:, 0]]})
-    (pair,) = apart([text(1)], [text(3)])
+    (pair,) = pair_requests([text(1)], [text(3)])
 
     assert run(pair)["embedding"].tolist() == pytest.approx([cosine(WORDS[1], WORDS[3])], abs=1e-6)
 
 
 def test_an_embedding_of_nothing_is_like_no_other() -> None:
     run = cosine_run(lambda inputs: {"embedding": 0 * WORDS[inputs["input_ids"][:, 0]]})
-    (pair,) = apart([text(1)], [text(3)])
+    (pair,) = pair_requests([text(1)], [text(3)])
 
     assert run(pair)["embedding"].tolist() == [0.0]
 
 
 def test_a_model_that_embeds_nothing_is_refused() -> None:
-    (pair,) = apart([text(1)], [text(3)])
+    (pair,) = pair_requests([text(1)], [text(3)])
 
     with pytest.raises(RuntimeFailedError, match="no output holds embeddings"):
         cosine_run(lambda _: {"label": np.array([1])})(pair)
 
 
 def test_a_pair_is_both_requests() -> None:
-    (pair,) = apart([text(1)], [text(2, 3)])
+    (pair,) = pair_requests([text(1)], [text(2, 3)])
 
-    assert first_of(pair)["input_ids"].tolist() == [[1]]
-    assert second_of(pair)["input_ids"].tolist() == [[2, 3]]
-    assert first_of(pair).keys() == second_of(pair).keys() == {"input_ids", "attention_mask"}
+    assert first_request(pair)["input_ids"].tolist() == [[1]]
+    assert second_request(pair)["input_ids"].tolist() == [[2, 3]]
+    assert (
+        first_request(pair).keys() == second_request(pair).keys() == {"input_ids", "attention_mask"}
+    )
 
 
 def test_what_a_model_takes_of_pairs_is_the_first_text_without_a_score() -> None:
-    pairs = apart([text(1), text(4)], [text(2, 3), text(5)])
-    examples = Examples(inputs=pairs, labels=np.array([0.5, 4.0]), texts=RowTexts.APART)
+    pairs = pair_requests([text(1), text(4)], [text(2, 3), text(5)])
+    examples = Examples(inputs=pairs, labels=np.array([0.5, 4.0]), texts=RowTexts.BI_ENCODER)
 
-    alone = examples.subset([1]).alone()
+    alone = examples.subset([1]).as_model_requests()
 
     assert alone.labels is None
     assert [one["input_ids"].tolist() for one in alone.inputs] == [[[4]]]
-    assert alone.alone() is alone
+    assert alone.as_model_requests() is alone
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError, ModelSignature
-from headrace.optimize.accuracy import DataWish, Examples, RowTexts, read_labelled, tables
-from headrace.optimize.accuracy.examples import first_of, second_of
+from headrace.optimize.accuracy import DataOptions, Examples, RowTexts, read_labelled, tables
+from headrace.optimize.accuracy.examples import first_request, second_request
 from tests.tabular_models import library
 from tests.unit.optimize.accuracy.signatures import MATRIX, TEXT, TOKENS, of, spec, tokens
 from tests.unit.pipeline.conftest import tokenizer_json
@@ -32,11 +32,11 @@ def read(
     name: str,
     content: str | bytes,
     signature: ModelSignature,
-    wish: DataWish | None = None,
+    wish: DataOptions | None = None,
 ) -> Examples:
     path = folder / name
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_labelled(path, signature, wish or DataWish(), beside=folder / "model.onnx")
+    return read_labelled(path, signature, wish or DataOptions(), beside=folder / "model.onnx")
 
 
 def refused(
@@ -44,7 +44,7 @@ def refused(
     name: str,
     content: str | bytes,
     signature: ModelSignature = MATRIX,
-    wish: DataWish | None = None,
+    wish: DataOptions | None = None,
 ) -> str:
     with pytest.raises(InvalidArgumentError) as told:
         read(folder, name, content, signature, wish)
@@ -90,40 +90,40 @@ def test_pairs_with_a_score_are_tokenized_together(folder: Path) -> None:
     assert ids(found)[0] == [2, 3, 6, 7]
     assert found.inputs[0]["token_type_ids"].tolist() == [[0, 0, 1, 1]]
     assert found.notes == ("columns '1' and '2' were taken for pairs of texts",)
-    assert found.texts is RowTexts.TOGETHER
+    assert found.texts is RowTexts.CROSS_ENCODER
 
 
 def test_pairs_for_a_model_of_one_text_are_tokenized_apart(folder: Path) -> None:
-    wish = DataWish(is_apart=True)
+    wish = DataOptions(is_bi_encoder=True)
 
     found = read(folder, "sts.tsv", "a river\tthe sea\t2.5\nrain\tsnow\t4\n", TOKENS, wish)
 
-    assert found.texts is RowTexts.APART
+    assert found.texts is RowTexts.BI_ENCODER
     assert labels(found) == [2.5, 4.0]
-    assert first_of(found.inputs[0])["input_ids"].tolist() == [[2, 3]]
-    assert second_of(found.inputs[0])["input_ids"].tolist() == [[6, 7]]
-    assert second_of(found.inputs[0])["token_type_ids"].tolist() == [[0, 0]]
+    assert first_request(found.inputs[0])["input_ids"].tolist() == [[2, 3]]
+    assert second_request(found.inputs[0])["input_ids"].tolist() == [[6, 7]]
+    assert second_request(found.inputs[0])["token_type_ids"].tolist() == [[0, 0]]
     assert "cosine" in found.notes[1]
 
 
 def test_single_texts_are_not_taken_apart(folder: Path) -> None:
-    found = read(folder, "a.tsv", "a river\t1\nrain\t0\n", TOKENS, DataWish(is_apart=True))
+    found = read(folder, "a.tsv", "a river\t1\nrain\t0\n", TOKENS, DataOptions(is_bi_encoder=True))
 
-    assert found.texts is RowTexts.ONE
+    assert found.texts is RowTexts.SINGLE
     assert ids(found) == [[2, 3], [16]]
 
 
 @pytest.mark.parametrize(
     ("header", "wish"),
     [
-        ("sentence\tlabel", DataWish()),
-        ("Text\tY", DataWish()),
-        ("words\tclass", DataWish()),
-        ("words\tscore", DataWish()),
-        ("words\tsentiment", DataWish(label="sentiment", text="words")),
+        ("sentence\tlabel", DataOptions()),
+        ("Text\tY", DataOptions()),
+        ("words\tclass", DataOptions()),
+        ("words\tscore", DataOptions()),
+        ("words\tsentiment", DataOptions(label="sentiment", text="words")),
     ],
 )
-def test_named_columns_are_found(folder: Path, header: str, wish: DataWish) -> None:
+def test_named_columns_are_found(folder: Path, header: str, wish: DataOptions) -> None:
     found = read(folder, "named.tsv", f"{header}\na river\t1\nthe sea\t0\n", TOKENS, wish)
 
     assert labels(found) == [1, 0]
@@ -133,7 +133,7 @@ def test_named_columns_are_found(folder: Path, header: str, wish: DataWish) -> N
 def test_numbered_columns_can_be_named(folder: Path) -> None:
     content = "x1\t0\t1\ta river\nx2\t1\t0\tthe sea\n"
 
-    found = read(folder, "cola.tsv", content, TOKENS, DataWish(label="2", text="4"))
+    found = read(folder, "cola.tsv", content, TOKENS, DataOptions(label="2", text="4"))
 
     assert labels(found) == [0, 1]
     assert ids(found) == [[2, 3], [6, 7]]
@@ -161,7 +161,7 @@ def test_texts_as_labels_are_numbered_as_the_model_does(folder: Path) -> None:
 def test_texts_are_cut_and_only_a_fixed_axis_is_padded(folder: Path) -> None:
     content = "a river runs to the sea\t1\nrain\t0\n"
 
-    cut = read(folder, "a.tsv", content, TOKENS, DataWish(max_length=4))
+    cut = read(folder, "a.tsv", content, TOKENS, DataOptions(max_length=4))
     fixed = read(
         folder,
         "b.tsv",
@@ -243,7 +243,7 @@ def test_what_is_wrong_with_texts_is_said_with_its_line(
 def test_a_column_that_is_not_there_is_named_with_those_that_are(folder: Path) -> None:
     content = "text,label\na,1\n"
 
-    for wish in (DataWish(label="z"), DataWish(text="z"), DataWish(text="text,z")):
+    for wish in (DataOptions(label="z"), DataOptions(text="z"), DataOptions(text="text,z")):
         assert "no column 'z'" in refused(folder, "a.csv", content, TOKENS, wish)
         assert "'text', 'label'" in refused(folder, "a.csv", content, TOKENS, wish)
 
@@ -348,7 +348,7 @@ def test_a_model_of_one_text_takes_no_pairs(folder: Path) -> None:
 
 def test_a_file_that_is_not_there_is_said(folder: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"there is no .*none\.csv"):
-        read_labelled(folder / "none.csv", MATRIX, DataWish(), beside=folder)
+        read_labelled(folder / "none.csv", MATRIX, DataOptions(), beside=folder)
 
 
 def test_rows_that_fill_the_memory_stop_the_reading(
@@ -357,14 +357,14 @@ def test_rows_that_fill_the_memory_stop_the_reading(
     monkeypatch.setattr(tables, "MAX_KEPT_BYTES", 1_000)
 
     assert "set a smaller limit of examples" in refused(folder, "t.csv", "1,2,3,0\n" * 40)
-    assert len(read(folder, "t.csv", "1,2,3,0\n" * 40, MATRIX, DataWish(limit=3))) == 3
+    assert len(read(folder, "t.csv", "1,2,3,0\n" * 40, MATRIX, DataOptions(limit=3))) == 3
 
 
 def test_parquet_keeps_its_types(folder: Path) -> None:
     table = arrow.table({"x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], "label": [True, False]})
     parquet.write_table(table, folder / "t.parquet")
 
-    found = read_labelled(folder / "t.parquet", MATRIX, DataWish(), beside=folder)
+    found = read_labelled(folder / "t.parquet", MATRIX, DataOptions(), beside=folder)
 
     assert found.inputs[1]["x"].tolist() == [[4.0, 5.0, 6.0]]
     assert labels(found) == [1, 0]
@@ -420,7 +420,7 @@ def test_a_limit_draws_the_same_sample_every_time(folder: Path, name: str) -> No
         )
 
     found, again = (
-        read_labelled(folder / name, MATRIX, DataWish(limit=40), beside=folder) for _ in range(2)
+        read_labelled(folder / name, MATRIX, DataOptions(limit=40), beside=folder) for _ in range(2)
     )
 
     assert len(found) == 40
@@ -433,7 +433,7 @@ def test_a_limit_draws_the_same_sample_every_time(folder: Path, name: str) -> No
 
 def test_no_examples_at_all_are_no_wish(folder: Path) -> None:
     assert "at most 0 examples are none" in refused(
-        folder, "t.csv", "a,b,c,y\n1,2,3,0\n", wish=DataWish(limit=0)
+        folder, "t.csv", "a,b,c,y\n1,2,3,0\n", wish=DataOptions(limit=0)
     )
 
 
@@ -467,7 +467,7 @@ def test_any_bytes_are_read_or_refused(
 
     for signature in (MATRIX, TOKENS, TEXT):
         try:
-            found = read_labelled(path, signature, DataWish(), beside=folder)
+            found = read_labelled(path, signature, DataOptions(), beside=folder)
         except HeadraceError as error:
             told = str(error)
         else:
@@ -487,7 +487,7 @@ def test_texts_and_labels_come_back_as_they_were_written(
         "text\tlabel\n" + "".join(f"{t}\t{y}\n" for t, y in rows), encoding="utf-8", newline=""
     )
 
-    found = read_labelled(path, TEXT, DataWish(text="text"), beside=path)
+    found = read_labelled(path, TEXT, DataOptions(text="text"), beside=path)
 
     assert [one["text"][0].decode() for one in found.inputs] == [text for text, _ in rows]
     assert labels(found) == [label for _, label in rows]
@@ -499,8 +499,8 @@ def saved(tmp_path: Path, **arrays: Array) -> Path:
     return path
 
 
-def read_numpy(path: Path, wish: DataWish | None = None) -> Examples:
-    return read_labelled(path, MATRIX, wish or DataWish(), beside=path)
+def read_numpy(path: Path, wish: DataOptions | None = None) -> Examples:
+    return read_labelled(path, MATRIX, wish or DataOptions(), beside=path)
 
 
 def test_arrays_named_like_inputs_are_the_examples(tmp_path: Path) -> None:
@@ -517,7 +517,7 @@ def test_arrays_named_like_inputs_are_the_examples(tmp_path: Path) -> None:
 def test_labels_may_have_any_name_and_be_texts(tmp_path: Path) -> None:
     path = saved(tmp_path, x=np.zeros((3, 3)), kind=np.array(["b", "a", "b"]))
 
-    found = read_numpy(path, DataWish(label="kind"))
+    found = read_numpy(path, DataOptions(label="kind"))
 
     assert found.names == ("a", "b")
     assert found.labels is not None
@@ -529,7 +529,7 @@ def test_a_model_without_a_batch_axis_gets_rows_of_its_shape(tmp_path: Path) -> 
     signature = of(spec("x", 1, 2, 2), batched=False)
     path = saved(tmp_path, x=np.arange(12.0).reshape(3, 2, 2), y=np.arange(3) * 0.5)
 
-    found = read_labelled(path, signature, DataWish(), beside=path)
+    found = read_labelled(path, signature, DataOptions(), beside=path)
 
     assert found.inputs[1]["x"].tolist() == [[[4.0, 5.0], [6.0, 7.0]]]
     assert found.labels is not None
@@ -540,7 +540,7 @@ def test_flat_rows_take_the_inputs_shape(tmp_path: Path) -> None:
     signature = of(spec("x", -1, 1, 2, 2))
     path = saved(tmp_path, x=np.arange(8.0).reshape(2, 4))
 
-    found = read_labelled(path, signature, DataWish(), beside=path)
+    found = read_labelled(path, signature, DataOptions(), beside=path)
 
     assert found.inputs[1]["x"].tolist() == [[[[4.0, 5.0], [6.0, 7.0]]]]
 
@@ -548,7 +548,7 @@ def test_flat_rows_take_the_inputs_shape(tmp_path: Path) -> None:
 def test_texts_are_bytes(tmp_path: Path) -> None:
     path = saved(tmp_path, text=np.array(["a", "é"]), y=np.array([0, 1]))
 
-    found = read_labelled(path, TEXT, DataWish(), beside=path)
+    found = read_labelled(path, TEXT, DataOptions(), beside=path)
 
     assert found.inputs[1]["text"].tolist() == ["é".encode()]
 
@@ -580,7 +580,7 @@ def test_arrays_that_do_not_fit_say_why(
 
 def test_a_wished_array_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="has no array 'z', only x"):
-        read_numpy(saved(tmp_path, x=np.zeros((1, 3))), DataWish(label="z"))
+        read_numpy(saved(tmp_path, x=np.zeros((1, 3))), DataOptions(label="z"))
 
 
 def test_objects_are_not_unpickled(tmp_path: Path) -> None:
@@ -596,7 +596,7 @@ def test_texts_for_numbers_are_refused_and_numbers_for_texts(tmp_path: Path) -> 
     with pytest.raises(InvalidArgumentError, match="takes FP32, not <U1"):
         read_numpy(path)
     with pytest.raises(InvalidArgumentError, match="takes texts, not float64"):
-        read_labelled(path, TEXT, DataWish(), beside=path)
+        read_labelled(path, TEXT, DataOptions(), beside=path)
 
 
 @pytest.mark.parametrize(
@@ -629,7 +629,7 @@ def test_whole_numbers_for_a_model_of_whole_numbers_have_to_fit(tmp_path: Path) 
     path = saved(tmp_path, x=np.array([[300]]))
 
     with pytest.raises(InvalidArgumentError, match="input 'x': 300 is no INT8"):
-        read_labelled(path, signature, DataWish(), beside=path)
+        read_labelled(path, signature, DataOptions(), beside=path)
 
 
 PICTURES = of(spec("image", -1, datatype=Datatype.BYTES), labels={"logits": ("dog", "cat")})
@@ -645,7 +645,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_folders_are_the_labels_of_their_pictures(pictures: Path) -> None:
-    found = read_labelled(pictures, PICTURES, DataWish(), beside=pictures)
+    found = read_labelled(pictures, PICTURES, DataOptions(), beside=pictures)
 
     assert [one["image"].tolist() for one in found.inputs] == [
         [b"cat/1.jpg"],
@@ -658,7 +658,7 @@ def test_folders_are_the_labels_of_their_pictures(pictures: Path) -> None:
 
 
 def test_a_limit_draws_some(pictures: Path) -> None:
-    found = read_labelled(pictures, PICTURES, DataWish(limit=2), beside=pictures)
+    found = read_labelled(pictures, PICTURES, DataOptions(limit=2), beside=pictures)
 
     assert len(found) == 2
     assert found.notes == ("2 of 3 pictures, drawn at random, the same every time",)
@@ -666,9 +666,9 @@ def test_a_limit_draws_some(pictures: Path) -> None:
 
 def test_a_model_of_tensors_is_told_what_to_give(pictures: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"give the tensors that it takes in an \.npz"):
-        read_labelled(pictures, MATRIX, DataWish(), beside=pictures)
+        read_labelled(pictures, MATRIX, DataOptions(), beside=pictures)
 
 
 def test_a_folder_without_pictures_says_how_they_should_lie(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"cat/1\.jpg"):
-        read_labelled(tmp_path, PICTURES, DataWish(), beside=tmp_path)
+        read_labelled(tmp_path, PICTURES, DataOptions(), beside=tmp_path)

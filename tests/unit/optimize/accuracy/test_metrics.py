@@ -187,12 +187,12 @@ def test_a_model_that_answered_nothing_fits_nothing() -> None:
 @pytest.mark.parametrize(
     ("texts", "labels", "metric"),
     [
-        (RowTexts.TOGETHER, [2.5, 4.0, 1.0], Metric.SPEARMAN),
-        (RowTexts.TOGETHER, [0, 1, 2], None),
-        (RowTexts.APART, [2.5, 4.0, 1.0], Metric.SPEARMAN),
-        (RowTexts.APART, [0, 5, 3], Metric.SPEARMAN),
-        (RowTexts.APART, [0, 1, 1], Metric.AUC),
-        (RowTexts.ONE, [2.5, 4.0, 1.0], None),
+        (RowTexts.CROSS_ENCODER, [2.5, 4.0, 1.0], Metric.SPEARMAN),
+        (RowTexts.CROSS_ENCODER, [0, 1, 2], None),
+        (RowTexts.BI_ENCODER, [2.5, 4.0, 1.0], Metric.SPEARMAN),
+        (RowTexts.BI_ENCODER, [0, 5, 3], Metric.SPEARMAN),
+        (RowTexts.BI_ENCODER, [0, 1, 1], Metric.AUC),
+        (RowTexts.SINGLE, [2.5, 4.0, 1.0], None),
     ],
 )
 def test_pairs_with_a_score_are_judged_by_its_order(

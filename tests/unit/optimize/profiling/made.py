@@ -61,19 +61,19 @@ def profile(
     processor: Processor = HERE,
     cores: int = 1,
     at: str = "2026-11-27T10:00:00+00:00",
-    wishes: Requirements = Requirements(),  # noqa: B008  # frozen
+    requirements: Requirements = Requirements(),  # noqa: B008  # frozen
 ) -> Profile:
     """The profile of a model that takes 10 ms for one row and 20 ms for four."""
-    made = _concluded(msgspec.json.encode(found or DEFAULT), wishes)
+    made = _concluded(msgspec.json.encode(found or DEFAULT), requirements)
     return msgspec.structs.replace(made, processor=processor, cores=cores, created_at=at)
 
 
 @cache
-def _concluded(found: bytes, wishes: Requirements) -> Profile:
+def _concluded(found: bytes, requirements: Requirements) -> Profile:
     return conclude(
         msgspec.json.decode(found, type=Measured),
         OVERHEAD,
-        wishes,
+        requirements,
         model="m:1",
         digest="sha256:" + "a" * 64,
         processor=HERE,

@@ -104,7 +104,7 @@ def made() -> Profile:
 
 
 def many() -> Profile:
-    return profile(wishes=Requirements(rate=1000.0))
+    return profile(requirements=Requirements(rate=1000.0))
 
 
 def taken(profiles: list[Profile], machine: Machine | None = MACHINE) -> Profile:

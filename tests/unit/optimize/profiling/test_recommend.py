@@ -9,10 +9,10 @@ pytestmark = pytest.mark.slow
 
 
 def recommended(
-    found: Measured | None = None, wishes: Requirements | None = None, *, cores: int = 1
+    found: Measured | None = None, requirements: Requirements | None = None, *, cores: int = 1
 ) -> ServingRecommendation:
     made = found or measured(cell(1, 0.010), cell(4, 0.020), batched=False)
-    return recommend(made, OVERHEAD, wishes or Requirements(), cores=cores, requests=3_000)
+    return recommend(made, OVERHEAD, requirements or Requirements(), cores=cores, requests=3_000)
 
 
 def why(made: ServingRecommendation, name: str) -> str:
@@ -42,7 +42,7 @@ def test_threads_inside_a_run_are_taken_where_only_they_meet_the_p99() -> None:
 
 
 def test_copies_follow_from_the_rate_and_one_may_fail() -> None:
-    made = recommended(wishes=Requirements(rate=250.0))
+    made = recommended(requirements=Requirements(rate=250.0))
 
     assert made.rate_per_replica == pytest.approx(0.7 / 0.01015, rel=0.02)
     assert made.replicas == 4
@@ -51,8 +51,8 @@ def test_copies_follow_from_the_rate_and_one_may_fail() -> None:
 
 
 def test_a_stricter_p99_takes_more_copies() -> None:
-    loose = recommended(wishes=Requirements(rate=500.0, p99_s=0.100))
-    strict = recommended(wishes=Requirements(rate=500.0, p99_s=0.025))
+    loose = recommended(requirements=Requirements(rate=500.0, p99_s=0.100))
+    strict = recommended(requirements=Requirements(rate=500.0, p99_s=0.025))
 
     assert strict.replicas is not None
     assert loose.replicas is not None
@@ -61,14 +61,14 @@ def test_a_stricter_p99_takes_more_copies() -> None:
 
 
 def test_a_p99_below_one_run_is_told_to_be_out_of_reach() -> None:
-    made = recommended(wishes=Requirements(rate=10.0, p99_s=0.005))
+    made = recommended(requirements=Requirements(rate=10.0, p99_s=0.005))
 
     assert made.replicas is None
     assert "no rate keeps p99 within 5 ms" in why(made, "replicas")
 
 
 def test_the_cost_is_that_of_the_cores_at_the_rate_that_they_get() -> None:
-    made = recommended(wishes=Requirements(rate=50.0, cost_per_hour=0.18))
+    made = recommended(requirements=Requirements(rate=50.0, cost_per_hour=0.18))
 
     assert made.replicas == 1
     assert made.cost_per_million == pytest.approx(0.18 / 3600 / 50 * 1e6)

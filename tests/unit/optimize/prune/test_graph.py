@@ -9,7 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from headrace.optimize.prune.graph import Course, as_graph, open_session, run, traced_shapes
+from headrace.optimize.prune.graph import (
+    ActivationCache,
+    as_graph,
+    open_session,
+    run,
+    traced_shapes,
+)
 from headrace.optimize.prune.groups import find_groups
 from headrace.optimize.prune.selection import matrix, rows_read, set_matrix
 from tests.small_networks import (
@@ -147,13 +153,13 @@ def test_a_weight_written_back_as_it_was_read_changes_nothing(make: Any) -> None
 def test_a_graph_run_in_pieces_gives_what_it_gives_at_once() -> None:
     graph = as_graph(encoder(shapes="sizes", layers=2))
     examples = requests((5, WIDTH), 3)
-    course = Course(examples, threads=1)
+    course = ActivationCache(examples, threads=1)
     for upto in (3, 17, 17, len(graph.nodes) - 4, len(graph.nodes)):
         course.advance(graph, upto, {"y"})
     wanted = [run(open_session(graph.proto(), 1), example)[0] for example in examples]
 
-    assert all(set(known) == {"y"} for known in course.known)
-    for known, want in zip(course.known, wanted, strict=True):
+    assert all(set(known) == {"y"} for known in course.tensors)
+    for known, want in zip(course.tensors, wanted, strict=True):
         assert np.allclose(known["y"], want, rtol=1e-5, atol=1e-6)
 
 
@@ -162,12 +168,12 @@ def test_a_fork_goes_on_alone_from_where_it_was_made() -> None:
     other = graph.copy()
     name = graph.nodes[-2].input[1]
     other.constants[name] = graph.constants[name] * 0
-    course = Course(requests((WIDTH,), 1), threads=1)
+    course = ActivationCache(requests((WIDTH,), 1), threads=1)
     course.advance(graph, 2, {"y"})
     fork = course.fork()
     course.advance(graph, len(graph.nodes), {"y"})
     fork.advance(other, len(graph.nodes), {"y"})
 
     bias = graph.constants[graph.nodes[-2].input[2]]
-    assert np.allclose(fork.known[0]["y"], bias)
-    assert not np.allclose(course.known[0]["y"], bias)
+    assert np.allclose(fork.tensors[0]["y"], bias)
+    assert not np.allclose(course.tensors[0]["y"], bias)

@@ -95,7 +95,7 @@ def test_what_was_cut_is_told_with_its_size(tmp_path: Path) -> None:
     assert pruned.layers == {Unit.HEADS: 2, Unit.FFN: 2}
     assert pruned.parameters_before - pruned.parameters_after == 2 * (6 * 33 + 2 * (12 * 17 + 64))
     assert pruned.facts()["pruned"] == "ffn -25%, heads -50%"
-    assert "learn from but those it is judged by" in pruned.taught
+    assert "learn from but those it is judged by" in pruned.distillation
 
 
 def test_the_same_seed_makes_the_same_file(tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_the_same_seed_makes_the_same_file(tmp_path: Path) -> None:
 
 def test_examples_to_learn_from_are_taken_before_those_to_calibrate_with(tmp_path: Path) -> None:
     source = save(perceptron(), tmp_path / "a.onnx")
-    teaching = TrainingExamples(examples=requests((WIDTH,), 40))
+    training = TrainingExamples(examples=requests((WIDTH,), 40))
     pruned = prune(
         source,
         tmp_path / "b.onnx",
         cut=PruneCut(ffn_ratio=0.5),
         calibration=[],
-        teaching=teaching,
+        training=training,
         clock=itertools.count().__next__,
     )
 
@@ -125,10 +125,10 @@ def test_examples_to_learn_from_are_taken_before_those_to_calibrate_with(tmp_pat
 @pytest.mark.skipif(find_spec("torch") is not None, reason="PyTorch is here")
 def test_without_pytorch_nothing_is_taught(tmp_path: Path) -> None:
     source = save(perceptron(), tmp_path / "a.onnx")
-    cut, teaching = PruneCut(ffn_ratio=0.5), TrainingExamples(examples=requests((WIDTH,), 40))
-    pruned = prune(source, tmp_path / "b.onnx", cut=cut, calibration=[], teaching=teaching)
+    cut, training = PruneCut(ffn_ratio=0.5), TrainingExamples(examples=requests((WIDTH,), 40))
+    pruned = prune(source, tmp_path / "b.onnx", cut=cut, calibration=[], training=training)
 
-    assert "PyTorch is not installed (pip install" in pruned.taught
+    assert "PyTorch is not installed (pip install" in pruned.distillation
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.small_networks import SIDE, WIDTH, conv_net, encoder, perceptron, req
 SEQUENCE = (5, WIDTH)
 
 
-def workshop(
+def context(
     tmp_path: Path,
     model: Any,  # noqa: ANN401  # onnx ships no types
     shape: tuple[int, ...] = SEQUENCE,
@@ -54,12 +54,12 @@ def test_every_recipe_has_a_name_of_its_own_and_begins_with_what_it_does() -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["pruned-ffn-50", "pruned-ffn-50-heads-50"])
 def test_an_encoder_becomes_a_smaller_one_that_loads_and_answers(name: str, tmp_path: Path) -> None:
-    shop = workshop(tmp_path, encoder(layers=2))
+    shop = context(tmp_path, encoder(layers=2))
     recipe = next(one for one in RECIPES if one.name == name)
     (candidate,) = recipe.build(shop)
     model = load_model(candidate.path, candidate.runtime)
 
-    assert recipe.why_not(shop) == ""
+    assert recipe.inapplicable_reason(shop) == ""
     assert candidate.name == name
     assert candidate.path.stat().st_size < shop.source.stat().st_size
     assert model.run(shop.calibration[0])["y"].shape == (1, 3)
@@ -70,7 +70,7 @@ def test_an_encoder_becomes_a_smaller_one_that_loads_and_answers(name: str, tmp_
 
 @pytest.mark.slow
 def test_a_conv_net_loses_channels(tmp_path: Path) -> None:
-    shop = workshop(tmp_path, conv_net(), (1, SIDE, SIDE), ModelClass.CONV_NET)
+    shop = context(tmp_path, conv_net(), (1, SIDE, SIDE), ModelClass.CONV_NET)
     recipe = next(one for one in RECIPES if one.name == "pruned-channels-25")
     (candidate,) = recipe.build(shop)
 
@@ -78,9 +78,13 @@ def test_a_conv_net_loses_channels(tmp_path: Path) -> None:
 
 
 def test_each_class_of_model_is_offered_what_it_has(tmp_path: Path) -> None:
-    shop = workshop(tmp_path, perceptron(), (WIDTH,))
+    shop = context(tmp_path, perceptron(), (WIDTH,))
     offered = {
-        kind: [one.name for one in RECIPES if not one.why_not(replace(shop, model_class=kind))]
+        kind: [
+            one.name
+            for one in RECIPES
+            if not one.inapplicable_reason(replace(shop, model_class=kind))
+        ]
         for kind in ModelClass
     }
 
@@ -91,20 +95,22 @@ def test_each_class_of_model_is_offered_what_it_has(tmp_path: Path) -> None:
 
 
 def test_a_recipe_says_why_it_does_not_apply(tmp_path: Path) -> None:
-    shop = workshop(tmp_path, perceptron(), (WIDTH,))
+    shop = context(tmp_path, perceptron(), (WIDTH,))
     (sparse,) = COMPRESSION_RECIPES
 
     for recipe in (RECIPES[0], sparse):
-        assert "there are none" in recipe.why_not(replace(shop, calibration=[]))
-        assert "only 3" in recipe.why_not(replace(shop, calibration=shop.calibration[:3]))
-        assert "ONNX form" in recipe.why_not(replace(shop, runtime="torchscript"))
-    taught = replace(shop, calibration=[], teaching=TrainingExamples(examples=shop.calibration))
-    assert RECIPES[0].why_not(taught) == ""
+        assert "there are none" in recipe.inapplicable_reason(replace(shop, calibration=[]))
+        assert "only 3" in recipe.inapplicable_reason(
+            replace(shop, calibration=shop.calibration[:3])
+        )
+        assert "ONNX form" in recipe.inapplicable_reason(replace(shop, runtime="torchscript"))
+    taught = replace(shop, calibration=[], training=TrainingExamples(examples=shop.calibration))
+    assert RECIPES[0].inapplicable_reason(taught) == ""
 
 
 @pytest.mark.slow
 def test_zeros_make_a_file_that_packs_better_and_promise_no_speed(tmp_path: Path) -> None:
-    shop = workshop(tmp_path, perceptron(hidden=64), (WIDTH,), ModelClass.OTHER)
+    shop = context(tmp_path, perceptron(hidden=64), (WIDTH,), ModelClass.OTHER)
     (recipe,) = COMPRESSION_RECIPES
     (candidate,) = recipe.build(shop)
     weights = [
@@ -121,7 +127,7 @@ def test_a_model_without_large_matrices_is_not_made_sparse(tmp_path: Path) -> No
     (recipe,) = COMPRESSION_RECIPES
 
     with pytest.raises(CannotBuildError, match="no matrix of 1,024 weights"):
-        recipe.build(workshop(tmp_path, perceptron(), (WIDTH,)))
+        recipe.build(context(tmp_path, perceptron(), (WIDTH,)))
 
 
 def test_of_each_output_the_weights_that_carry_least_become_zero() -> None:
@@ -137,7 +143,7 @@ def test_a_network_is_pruned_in_a_process_of_its_own_beside_another_framework(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress: list[str] = []
-    shop = replace(workshop(tmp_path, encoder(layers=2)), say=progress.append)
+    shop = replace(context(tmp_path, encoder(layers=2)), on_progress=progress.append)
     recipe = RECIPES[0]
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
     monkeypatch.setitem(sys.modules, "headrace.optimize.prune.pruning", None)  # not in this one
@@ -158,4 +164,4 @@ def test_why_nothing_is_cut_is_told_by_the_other_process_too(
     monkeypatch.setitem(sys.modules, "tensorflow", ModuleType("tensorflow"))
 
     with pytest.raises(CannotBuildError, match="no two convolutions in a row"):
-        recipe.build(workshop(tmp_path, perceptron(), (WIDTH,)))
+        recipe.build(context(tmp_path, perceptron(), (WIDTH,)))

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from headrace.core import Array
 from headrace.optimize.prune.selection import (
     ReaderWeight,
+    fitted_weight,
     least_lossy,
-    made_up,
 )
 from headrace.optimize.prune.ties import UnitLayout
 
@@ -40,7 +40,9 @@ def test_what_depends_on_others_is_dropped_at_no_cost(seed: int) -> None:
     one = reading(x, weight)
 
     kept = least_lossy([one], 5)
-    assert loss(x, weight, kept, made_up(one, kept)) < 1e-3 * np.mean(np.sum((x @ weight) ** 2, 1))
+    assert loss(x, weight, kept, fitted_weight(one, kept)) < 1e-3 * np.mean(
+        np.sum((x @ weight) ** 2, 1)
+    )
 
 
 @given(st.integers(0, 10_000))
@@ -51,7 +53,10 @@ def test_the_fit_is_no_worse_than_keeping_the_weights(seed: int) -> None:
     kept = np.array([0, 2, 5])
     one = reading(x, weight)
 
-    assert loss(x, weight, kept, made_up(one, kept)) <= loss(x, weight, kept, weight[kept]) + 1e-9
+    assert (
+        loss(x, weight, kept, fitted_weight(one, kept))
+        <= loss(x, weight, kept, weight[kept]) + 1e-9
+    )
 
 
 def test_the_unit_that_goes_is_the_one_whose_best_fit_loses_least() -> None:
@@ -61,7 +66,7 @@ def test_the_unit_that_goes_is_the_one_whose_best_fit_loses_least() -> None:
     one = reading(x, weight)
 
     subsets = [np.array(subset) for subset in combinations(range(5), 4)]
-    best = min(subsets, key=lambda kept: loss(x, weight, kept, made_up(one, kept)))
+    best = min(subsets, key=lambda kept: loss(x, weight, kept, fitted_weight(one, kept)))
     assert least_lossy([one], 4).tolist() == best.tolist()
 
 
@@ -89,7 +94,7 @@ def test_the_fit_is_towards_what_was_read_before_anything_was_pruned() -> None:
     weight = rng.normal(size=(4, 2))
     one = reading(before * 2, weight, originals=before)
 
-    fitted = made_up(one, np.arange(4))
+    fitted = fitted_weight(one, np.arange(4))
     assert np.allclose(fitted, weight / 2, rtol=2e-2)
 
 
@@ -97,4 +102,4 @@ def test_no_examples_that_excite_a_layer_leave_its_weights_as_they_are() -> None
     weight = np.ones((3, 2))
     one = reading(np.zeros((5, 3)), weight)
 
-    assert np.allclose(made_up(one, np.array([0, 2])), weight[[0, 2]])
+    assert np.allclose(fitted_weight(one, np.array([0, 2])), weight[[0, 2]])

@@ -138,8 +138,8 @@ def test_the_same_seed_and_clock_teach_the_same() -> None:
     for _ in range(2):
         source = as_graph(perceptron())
         smaller = halved(source, examples[0])
-        teaching = TrainingExamples(examples=examples)
-        distil(source, smaller, teaching, deadline=60, threads=1, seed=3, clock=clock())
+        training = TrainingExamples(examples=examples)
+        distil(source, smaller, training, deadline=60, threads=1, seed=3, clock=clock())
         made.append(smaller.constants)
 
     assert all(np.array_equal(made[0][name], made[1][name]) for name in made[0])
@@ -183,10 +183,10 @@ def test_an_operator_without_gradient_is_told_and_the_cut_stands(tmp_path: Path)
         tmp_path / "b.onnx",
         cut=PruneCut(ffn_ratio=0.5),
         calibration=[],
-        teaching=TrainingExamples(examples=requests((WIDTH,), 32)),
+        training=TrainingExamples(examples=requests((WIDTH,), 32)),
     )
 
-    assert pruned.taught == "no: Ceil cannot be taught: it has no gradient here"
+    assert pruned.distillation == "no: Ceil cannot be taught: it has no gradient here"
     assert pruned.path.exists()
 
 
@@ -197,13 +197,13 @@ def test_what_was_learned_by_the_deadline_is_kept(tmp_path: Path) -> None:
         tmp_path / "b.onnx",
         cut=PruneCut(ffn_ratio=0.5),
         calibration=[],
-        teaching=TrainingExamples(examples=requests((WIDTH,), 64)),
+        training=TrainingExamples(examples=requests((WIDTH,), 64)),
         deadline=60,
         clock=clock(),
-        say=said.append,
+        on_progress=said.append,
     )
 
-    assert "steps of up to 32 rows" in pruned.taught
+    assert "steps of up to 32 rows" in pruned.distillation
     assert said[-1] == "teaching it, 100%"
 
 
@@ -212,10 +212,10 @@ def test_a_graph_that_pytorch_runs_otherwise_is_not_taught() -> None:
     net = Writer()
     x = net.op("Pad", "x", net.ints(0, 1, 0, 1), mode="reflect")
     graph = as_graph(net.model(x, ["S"], inner=[WIDTH]))
-    teaching = TrainingExamples(examples=requests((WIDTH,), 20))
+    training = TrainingExamples(examples=requests((WIDTH,), 20))
 
     with pytest.raises(CannotBuildError, match="PyTorch cannot run it: Pad that mirrors"):
-        distil(graph, graph.copy(), teaching, deadline=9, threads=1, seed=0, clock=clock())
+        distil(graph, graph.copy(), training, deadline=9, threads=1, seed=0, clock=clock())
 
 
 def test_a_table_that_is_looked_up_in_keeps_its_values() -> None:

@@ -11,8 +11,8 @@ from headrace.optimize.candidate import CannotBuildError
 from headrace.optimize.recipes.building import (
     MOST_EXAMPLES,
     how_many,
+    library_errors,
     missing_package,
-    told_by,
     versions,
 )
 
@@ -35,7 +35,7 @@ def test_there_are_always_some_examples_and_never_too_many(
 def test_a_failure_is_one_line_with_its_kind() -> None:
     with (
         pytest.raises(CannotBuildError, match=r"^NNCF cannot do it: KeyError: 'a b'$"),
-        told_by("NNCF"),
+        library_errors("NNCF"),
     ):
         raise KeyError("a b")
 
@@ -45,13 +45,16 @@ def test_a_failure_without_a_kind_is_told_without_places_in_the_source() -> None
 
     with (
         pytest.raises(CannotBuildError, match=r"^OpenVINO cannot do it: no Conv-16$"),
-        told_by("OpenVINO"),
+        library_errors("OpenVINO"),
     ):
         raise RuntimeError(text)
 
 
 def test_our_own_refusals_keep_their_words() -> None:
-    with pytest.raises(CannotBuildError, match=r"^model.onnx: is empty$"), told_by("reading it"):
+    with (
+        pytest.raises(CannotBuildError, match=r"^model.onnx: is empty$"),
+        library_errors("reading it"),
+    ):
         raise UnsupportedModelError("model.onnx: is empty")
 
 

@@ -17,7 +17,7 @@ def names(model_class: ModelClass, features: tuple[str, ...] = AMX) -> list[str]
     return [recipe.name for recipe in recipes_for(model_class, "onnx", features)]
 
 
-def workshop(folder: Path, calibration: tuple[Tensors, ...] = ()) -> RecipeContext:
+def context(folder: Path, calibration: tuple[Tensors, ...] = ()) -> RecipeContext:
     return RecipeContext(
         source=folder / "source.onnx",
         runtime="onnx",
@@ -30,9 +30,9 @@ def workshop(folder: Path, calibration: tuple[Tensors, ...] = ()) -> RecipeConte
     )
 
 
-def why_not(folder: Path, name: str, features: tuple[str, ...] = AMX) -> str:
+def inapplicable_reason(folder: Path, name: str, features: tuple[str, ...] = AMX) -> str:
     recipes = recipes_for(ModelClass.TRANSFORMER, "onnx", features)
-    return next(one for one in recipes if one.name == name).why_not(workshop(folder))
+    return next(one for one in recipes if one.name == name).inapplicable_reason(context(folder))
 
 
 @pytest.mark.parametrize("model_class", ModelClass)
@@ -79,8 +79,8 @@ def test_weights_of_seven_bits_are_tried_where_eight_may_overflow() -> None:
 
 
 def test_a_precision_that_the_processor_lacks_says_so(tmp_path: Path) -> None:
-    assert "no instructions for BF16" in why_not(tmp_path, "openvino-bf16", OLD)
-    assert "no instructions for FP16" in why_not(tmp_path, "openvino-fp16", OLD)
+    assert "no instructions for BF16" in inapplicable_reason(tmp_path, "openvino-bf16", OLD)
+    assert "no instructions for FP16" in inapplicable_reason(tmp_path, "openvino-fp16", OLD)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_precision_that_the_processor_lacks_says_so(tmp_path: Path) -> None:
 def test_without_examples_nothing_is_calibrated(tmp_path: Path, name: str) -> None:
     pytest.importorskip("nncf", reason="needs the extra `optimize`")
 
-    assert "needs examples" in why_not(tmp_path, name)
+    assert "needs examples" in inapplicable_reason(tmp_path, name)
 
 
 @pytest.mark.parametrize("name", ["onnxruntime-gpu-fp16", "onnxruntime-tensorrt-int8"])
@@ -102,4 +102,4 @@ def test_a_gpu_is_needed_for_what_is_made_for_one(tmp_path: Path, name: str) -> 
     }:
         pytest.skip("this ONNX Runtime is for GPUs")
 
-    assert "which this build of ONNX Runtime has not" in why_not(tmp_path, name)
+    assert "which this build of ONNX Runtime has not" in inapplicable_reason(tmp_path, name)

@@ -45,7 +45,7 @@ def recipe_of(model_class: ModelClass, name: str) -> Recipe:
     return next(one for one in recipes_for(model_class, "onnx", FEATURES) if one.name == name)
 
 
-def workshop(
+def context(
     folder: Path,
     model: bytes | Path,
     calibration: Sequence[Tensors],
@@ -91,9 +91,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[ModelClass, str
     def build_once(model_class: ModelClass, name: str) -> Built:
         model, requests = NETWORKS[model_class]
         folder = tmp_path_factory.mktemp("built")
-        at = workshop(folder, model(), requests(EXAMPLES), model_class)
+        at = context(folder, model(), requests(EXAMPLES), model_class)
         recipe = recipe_of(model_class, name)
-        assert recipe.why_not(at) == ""
+        assert recipe.inapplicable_reason(at) == ""
         return at, recipe.build(at)
 
     return build_once
@@ -148,7 +148,7 @@ def test_int8_is_made_the_same_each_time(
 ) -> None:
     _, (before, *_) = built(ModelClass.CONV_NET, "openvino-int8")
 
-    at = workshop(tmp_path, conv_net(), images(EXAMPLES), ModelClass.CONV_NET)
+    at = context(tmp_path, conv_net(), images(EXAMPLES), ModelClass.CONV_NET)
     again, *_ = recipe_of(ModelClass.CONV_NET, "openvino-int8").build(at)
 
     # Beside its numbers an IR has layers' names, which OpenVINO counts up through a process.
@@ -159,7 +159,7 @@ def test_int8_is_made_the_same_each_time(
 def test_quantizers_say_nothing_and_leave_logging_as_it_was(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    at = workshop(tmp_path, conv_net(), images(EXAMPLES), ModelClass.CONV_NET)
+    at = context(tmp_path, conv_net(), images(EXAMPLES), ModelClass.CONV_NET)
     before = (logging.getLoggerClass(), list(logging.getLogger().handlers))
 
     for name in ("openvino-int8", "openvino-int8-weights", "onnxruntime-int8-static"):
@@ -171,7 +171,7 @@ def test_quantizers_say_nothing_and_leave_logging_as_it_was(
 
 
 def test_int8_makes_the_file_a_quarter_as_large(tmp_path: Path) -> None:
-    at = workshop(tmp_path, mlp(hidden=256), [])
+    at = context(tmp_path, mlp(hidden=256), [])
 
     (made,) = recipe_of(ModelClass.OTHER, "onnxruntime-int8-dynamic").build(at)
 
@@ -183,7 +183,7 @@ def test_weights_in_another_file_are_taken_along(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows: list[Tensors] = [{"x": rng.normal(size=(1, 64)).astype(np.float32)} for _ in range(4)]
     for name in ("onnxruntime-int8-dynamic", "openvino-fp32"):
-        at = workshop(tmp_path, source, rows)
+        at = context(tmp_path, source, rows)
         (made,) = recipe_of(ModelClass.OTHER, name).build(at)
 
         assert agreement(made, at) > 0.9
@@ -203,7 +203,7 @@ def test_a_bias_of_one_row_is_no_obstacle(tmp_path: Path) -> None:
         [("y", FLOAT, ["N", 4])],
         {name: array.astype(np.float32) for name, array in weights.items()},
     )
-    at = workshop(tmp_path, model, rows_of(8))
+    at = context(tmp_path, model, rows_of(8))
 
     (made,) = recipe_of(ModelClass.OTHER, "onnxruntime-int8-static").build(at)
 
@@ -215,7 +215,7 @@ def test_operators_of_2018_are_brought_up_to_date(tmp_path: Path) -> None:
 
     model = onnx.load_model_from_string(conv_net())
     model.opset_import[0].version = 11
-    at = workshop(tmp_path, model.SerializeToString(), images(EXAMPLES), ModelClass.CONV_NET)
+    at = context(tmp_path, model.SerializeToString(), images(EXAMPLES), ModelClass.CONV_NET)
 
     (made,) = recipe_of(ModelClass.CONV_NET, "onnxruntime-int8-static").build(at)
 
@@ -224,7 +224,7 @@ def test_operators_of_2018_are_brought_up_to_date(tmp_path: Path) -> None:
 
 
 def test_what_is_made_for_a_gpu_is_called_as_its_source(tmp_path: Path) -> None:
-    at = workshop(tmp_path, encoder_layer(), sentences(EXAMPLES), ModelClass.TRANSFORMER)
+    at = context(tmp_path, encoder_layer(), sentences(EXAMPLES), ModelClass.TRANSFORMER)
     signed = static_int8("signed", "Signed", ("MatMul",), signed=True)
 
     (half,) = HALF.build(at)
@@ -243,7 +243,7 @@ INT8 = [
 
 @pytest.mark.parametrize("name", INT8)
 def test_what_is_quantized_is_not_quantized_again(tmp_path: Path, name: str) -> None:
-    at = workshop(tmp_path, mlp(), [])
+    at = context(tmp_path, mlp(), [])
     (made,) = recipe_of(ModelClass.OTHER, "onnxruntime-int8-dynamic").build(at)
     rows: list[Tensors] = [{"input": np.zeros((1, 32), np.float32)}]
     again = replace(at, source=made.path, calibration=rows)
@@ -254,7 +254,7 @@ def test_what_is_quantized_is_not_quantized_again(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", INT8)
 def test_what_holds_numbers_of_16_bits_is_refused(tmp_path: Path, name: str) -> None:
-    at = workshop(tmp_path, mlp(), [{"input": np.zeros((1, 32), np.float32)}])
+    at = context(tmp_path, mlp(), [{"input": np.zeros((1, 32), np.float32)}])
     (half,) = HALF.build(at)
 
     with pytest.raises(CannotBuildError, match="of 32; export it as FP32"):
@@ -263,7 +263,7 @@ def test_what_holds_numbers_of_16_bits_is_refused(tmp_path: Path, name: str) -> 
 
 @pytest.mark.parametrize("name", ["openvino-fp32", "openvino-int8", "openvino-int8-weights"])
 def test_openvino_is_not_asked_for_text(tmp_path: Path, name: str) -> None:
-    at = workshop(tmp_path, strings(), [])
+    at = context(tmp_path, strings(), [])
 
     with pytest.raises(CannotBuildError, match="takes text"):
         recipe_of(ModelClass.OTHER, name).build(at)
@@ -271,7 +271,7 @@ def test_openvino_is_not_asked_for_text(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["onnxruntime-int8-dynamic", "onnxruntime-int8-static"])
 def test_a_model_without_anything_to_round_is_refused(tmp_path: Path, name: str) -> None:
-    at = workshop(tmp_path, typed(FLOAT), [{"x": np.zeros((1, 2), np.float32)}])
+    at = context(tmp_path, typed(FLOAT), [{"x": np.zeros((1, 2), np.float32)}])
 
     with pytest.raises(CannotBuildError, match="nothing in it can be quantized"):
         recipe_of(ModelClass.OTHER, name).build(at)
@@ -279,7 +279,7 @@ def test_a_model_without_anything_to_round_is_refused(tmp_path: Path, name: str)
 
 @pytest.mark.parametrize("name", [*INT8, "openvino-fp32"])
 def test_a_damaged_file_is_a_reason_and_no_crash(tmp_path: Path, name: str) -> None:
-    at = workshop(tmp_path, encoder_layer()[:-9], sentences(2))
+    at = context(tmp_path, encoder_layer()[:-9], sentences(2))
 
     with pytest.raises(CannotBuildError, match=r"source\.onnx: ") as caught:
         recipe_of(ModelClass.OTHER, name).build(at)
@@ -292,7 +292,7 @@ def test_an_operator_that_nobody_knows_is_a_reason(tmp_path: Path, name: str) ->
     model = build(
         [("Strange", ["x"], ["y"], {})], [("x", FLOAT, ["N", 2])], [("y", FLOAT, ["N", 2])]
     )
-    at = workshop(tmp_path, model, [{"x": np.zeros((1, 2), np.float32)}])
+    at = context(tmp_path, model, [{"x": np.zeros((1, 2), np.float32)}])
 
     with pytest.raises(CannotBuildError, match="Strange"):
         recipe_of(ModelClass.OTHER, name).build(at)
@@ -300,7 +300,7 @@ def test_an_operator_that_nobody_knows_is_a_reason(tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("name", ["openvino-int8", "onnxruntime-int8-static"])
 def test_examples_that_the_model_does_not_take_are_a_reason(tmp_path: Path, name: str) -> None:
-    at = workshop(tmp_path, conv_net(), [{"picture": np.zeros((1, 3, 4, 4), np.float32)}])
+    at = context(tmp_path, conv_net(), [{"picture": np.zeros((1, 3, 4, 4), np.float32)}])
 
     with pytest.raises(CannotBuildError, match="the model failed"):
         recipe_of(ModelClass.CONV_NET, name).build(at)

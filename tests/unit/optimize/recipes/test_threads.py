@@ -15,7 +15,7 @@ from headrace.optimize.recipes.catalogue import (
     thread_counts,
 )
 from headrace.optimize.search.process import SearchTarget
-from headrace.optimize.search.recipes import offer
+from headrace.optimize.search.recipes import find_recipes
 from headrace.runtimes import LoadOptions, load_model
 from headrace.runtimes.base import check_tuning
 from headrace.testing.models import mlp
@@ -24,7 +24,7 @@ from tests.network_models import conv_net, write
 ROWS = np.random.default_rng(2).normal(size=(5, 32)).astype(np.float32)
 
 
-def workshop(source: Path, cores: int) -> RecipeContext:
+def context(source: Path, cores: int) -> RecipeContext:
     return RecipeContext(
         source=source,
         runtime="onnx",
@@ -57,7 +57,7 @@ def test_the_same_file_is_run_in_more_threads_and_answers_the_same(tmp_path: Pat
     source = write(tmp_path, mlp())
 
     (threaded,) = in_more_threads([SERVED])
-    one, more = threaded.build(workshop(source, 2))
+    one, more = threaded.build(context(source, 2))
 
     assert one.name == SERVED.name
     assert (more.name, more.path) == (f"{SERVED.name}-2-threads", one.path)
@@ -77,7 +77,7 @@ def test_on_one_core_nothing_is_added(tmp_path: Path) -> None:
     source = write(tmp_path, mlp())
 
     (threaded,) = in_more_threads([SERVED])
-    made = threaded.build(workshop(source, 1))
+    made = threaded.build(context(source, 1))
 
     assert [candidate.name for candidate in made] == [SERVED.name]
 
@@ -95,7 +95,7 @@ def test_more_threads_are_offered_where_all_cores_work_anyway(
 ) -> None:
     source = write(tmp_path, conv_net())
 
-    found = offer(
+    found = find_recipes(
         source, "onnx", tmp_path, allow_code=False, target=target, examples=(), features=()
     )
 
@@ -103,7 +103,7 @@ def test_more_threads_are_offered_where_all_cores_work_anyway(
         candidate.name
         for recipe in found.recipes
         if recipe.name == SERVED.name
-        for candidate in recipe.build(workshop(source, 2))
+        for candidate in recipe.build(context(source, 2))
     }
     has_more = f"{SERVED.name}-2-threads" in made
     assert has_more is (target in {SearchTarget.THROUGHPUT, SearchTarget.COST})

@@ -42,13 +42,13 @@ TRAIN: dict[str, Callable[[Path, str], Trained]] = {
 }
 
 
-def workshop(
+def context(
     source: Path,
     runtime: str,
     *,
     calibration: Sequence[Tensors] = (),
     model_class: ModelClass = ModelClass.TREES,
-    say: Callable[[str], None] = lambda _: None,
+    on_progress: Callable[[str], None] = lambda _: None,
 ) -> RecipeContext:
     folder = source.parent / "made"
     folder.mkdir(exist_ok=True)
@@ -61,7 +61,7 @@ def workshop(
         threads=1,
         seed=0,
         deadline=math.inf,
-        say=say,
+        on_progress=on_progress,
     )
 
 
@@ -73,10 +73,10 @@ def examples(runtime: str, rows: int = 30) -> list[Tensors]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", TRAIN)
 def test_both_engines_of_a_model_answer_alike(name: str, kind: str, tmp_path: Path) -> None:
-    shop = workshop(TRAIN[name](tmp_path, kind).path, name, calibration=examples(name))
+    shop = context(TRAIN[name](tmp_path, kind).path, name, calibration=examples(name))
     made: list[Candidate] = []
     for recipe in TREE_RECIPES:
-        assert not recipe.why_not(shop)
+        assert not recipe.inapplicable_reason(shop)
         made += recipe.build(shop)
     native, onnx = (load_model(one.path, one.runtime) for one in made)
     inputs = as_rows(examples(name, len(ROWS)))
@@ -97,7 +97,9 @@ def test_both_engines_of_a_model_answer_alike(name: str, kind: str, tmp_path: Pa
 
 def test_lightgbm_is_run_in_doubles_and_says_so(tmp_path: Path) -> None:
     said: list[str] = []
-    shop = workshop(tabular_models.lightgbm(tmp_path, "binary").path, "lightgbm", say=said.append)
+    shop = context(
+        tabular_models.lightgbm(tmp_path, "binary").path, "lightgbm", on_progress=said.append
+    )
 
     (made,) = ONNX_TREES.build(shop)
 
@@ -108,7 +110,7 @@ def test_lightgbm_is_run_in_doubles_and_says_so(tmp_path: Path) -> None:
 
 def test_a_model_that_the_converter_refuses_is_not_built_and_says_why(tmp_path: Path) -> None:
     dart = tabular_models.xgboost(tmp_path, "binary", booster="dart")
-    shop = workshop(dart.path, "xgboost")
+    shop = context(dart.path, "xgboost")
 
     with pytest.raises(CannotBuildError, match="gbtree with one target"):
         ONNX_TREES.build(shop)
@@ -121,7 +123,7 @@ def test_a_model_that_answers_otherwise_once_converted_is_not_built(tmp_path: Pa
     settings = {"verbose": -1, "num_leaves": 7, "zero_as_missing": True}
     path = tmp_path / "zeros.txt"
     lightgbm.train(settings, lightgbm.Dataset(rows, AMOUNTS), 8).save_model(path)
-    shop = workshop(path, "lightgbm", calibration=[{"input": row[None]} for row in rows])
+    shop = context(path, "lightgbm", calibration=[{"input": row[None]} for row in rows])
 
     with pytest.raises(CannotBuildError, match=r"zeros count as missing.* differs by up to"):
         ONNX_TREES.build(shop)
@@ -134,11 +136,11 @@ def test_an_estimator_with_types_that_are_not_trusted_is_not_built(tmp_path: Pat
     path = tabular_models.sklearn(tmp_path, "binary", estimator).path
 
     with pytest.raises(CannotBuildError, match="types that skops does not trust"):
-        ONNX_TREES.build(workshop(path, "sklearn"))
+        ONNX_TREES.build(context(path, "sklearn"))
 
 
 def test_examples_that_are_no_batch_are_refused(tmp_path: Path) -> None:
-    shop = workshop(
+    shop = context(
         tabular_models.xgboost(tmp_path, "binary").path,
         "xgboost",
         calibration=[{"input": np.ones((1, 5))}, {"input": np.ones((1, 4))}],
@@ -151,7 +153,7 @@ def test_examples_that_are_no_batch_are_refused(tmp_path: Path) -> None:
 
 
 def test_examples_that_the_model_does_not_take_are_refused(tmp_path: Path) -> None:
-    shop = workshop(
+    shop = context(
         tabular_models.xgboost(tmp_path, "binary").path,
         "xgboost",
         calibration=[{"input": np.ones((1, 99), np.float32)}],
@@ -164,10 +166,10 @@ def test_examples_that_the_model_does_not_take_are_refused(tmp_path: Path) -> No
 def test_other_models_are_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(models.matmul())
-    shop = workshop(path, "onnx")
+    shop = context(path, "onnx")
 
     for recipe in TREE_RECIPES:
-        assert recipe.why_not(shop) == (
+        assert recipe.inapplicable_reason(shop) == (
             "is a model of the runtime 'onnx'; those of catboost, lightgbm, sklearn, xgboost are "
             "rewritten"
         )
@@ -178,13 +180,13 @@ def test_other_models_are_left_alone(tmp_path: Path) -> None:
 def test_a_converter_that_is_absent_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = workshop(tabular_models.xgboost(tmp_path, "binary").path, "xgboost")
+    shop = context(tabular_models.xgboost(tmp_path, "binary").path, "xgboost")
     monkeypatch.setitem(sys.modules, "onnxmltools", None)
 
-    why = ONNX_TREES.why_not(shop)
+    why = ONNX_TREES.inapplicable_reason(shop)
 
     assert why == "needs the package 'onnxmltools': pip install 'headrace[convert]'"
-    assert not NATIVE_TREES.why_not(shop)
+    assert not NATIVE_TREES.inapplicable_reason(shop)
 
 
 US = 1e-6

@@ -50,7 +50,7 @@ def built(name: str, *, size_bytes: int = 100, at_s: float = 1.0) -> list[Event]
     """A recipe that made one candidate."""
     candidate = Built(
         at_s=at_s,
-        of=name,
+        recipe_name=name,
         name=name,
         title=name.upper(),
         runtime="onnx",

@@ -14,10 +14,10 @@ from headrace.optimize.search.journal import (
     JournalReader,
     ProgressNote,
     SearchJournal,
+    cost_note,
     cost_per_million,
     decode,
     read_journal,
-    said_of_cost,
 )
 from headrace.optimize.search.process import SearchRequest, SearchTarget
 from tests.unit.optimize.search.made import BASE, SCORED, built, judged, started, timed
@@ -132,12 +132,12 @@ def test_without_a_price_nothing_is_known() -> None:
 
 
 def test_what_the_cost_is_of_is_told() -> None:
-    assert "3.6 an hour for 2 cores, all of which" in said_of_cost(3.6, STARTED, ALL)
-    assert "of which one run takes 1" in said_of_cost(3.6, STARTED, ONE)
+    assert "3.6 an hour for 2 cores, all of which" in cost_note(3.6, STARTED, ALL)
+    assert "of which one run takes 1" in cost_note(3.6, STARTED, ONE)
     one_core = replace(STARTED, cores=1)
-    assert "which one run at a time takes" in said_of_cost(3.6, one_core, ONE)
+    assert "which one run at a time takes" in cost_note(3.6, one_core, ONE)
 
 
 def test_without_a_price_only_who_asked_for_costs_is_told_why_there_are_none() -> None:
-    assert "--cost-per-hour" in said_of_cost(None, STARTED, ALL)
-    assert not said_of_cost(None, STARTED, ONE)
+    assert "--cost-per-hour" in cost_note(None, STARTED, ALL)
+    assert not cost_note(None, STARTED, ONE)

@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 from headrace.core import Array
-from headrace.optimize.search.inputs import open_materials
+from headrace.optimize.search.inputs import open_search_inputs
 from headrace.optimize.search.journal import Built, Judged, SearchJournal, SearchState, read_journal
 from headrace.optimize.search.plan import SearchStep, StepKind
 from headrace.optimize.search.process import SearchRequest
-from headrace.optimize.search.steps import Judging, Run
+from headrace.optimize.search.steps import QualityJudge, Run
 from headrace.runtimes import load_model
 from headrace.runtimes.base import UNTUNED
 from tests import small_networks
@@ -39,8 +39,8 @@ def run(tmp_path: Path) -> Iterator[Run]:
         made = Run(
             request=request, folder=tmp_path, journal=journal, state=SearchState(), resources=kept
         )
-        made.materials = open_materials(request, tmp_path, say=made.say)
-        made.record(made.materials.started)
+        made.search_inputs = open_search_inputs(request, tmp_path, on_progress=made.report_progress)
+        made.record(made.search_inputs.started)
         for name in (BASE, SAME, OTHER):
             made.record(made_of(name))
         yield made
@@ -49,7 +49,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
 def made_of(name: str) -> Built:
     return Built(
         at_s=0.0,
-        of=name,
+        recipe_name=name,
         name=name,
         title=name,
         runtime="onnx",
@@ -76,30 +76,30 @@ def screening(name: str) -> SearchStep:
 
 
 def test_after_screening_only_the_others_are_asked(run: Run) -> None:
-    judging = Judging(run)
+    judging = QualityJudge(run)
     judging.score(SearchStep(kind=StepKind.SCORE))
     judging.screen(screening(SAME))
-    tried = run.state.tried[SAME]
-    so_far = tried.screened
+    result = run.state.candidates[SAME]
+    so_far = result.screened
     (part,) = judging._begun.values()
     assert so_far is not None
-    assert not tried.is_judged
+    assert not result.is_judged
 
     judging.judge(SearchStep(kind=StepKind.JUDGE, name=SAME))
 
     assert run.state.scored is not None
     assert (run.state.scored.n, part.examples_used, so_far.n) == (N, 512, 512)
-    assert tried.is_accepted
-    assert tried.verdict is not None
-    assert tried.verdict.n == N
+    assert result.is_accepted
+    assert result.verdict is not None
+    assert result.verdict.n == N
     assert not judging._begun
 
 
 def test_a_ruined_one_is_given_up_by_screening(run: Run) -> None:
-    judging = Judging(run)
+    judging = QualityJudge(run)
     judging.screen(screening(OTHER))
 
-    verdict = run.state.tried[OTHER].verdict
+    verdict = run.state.candidates[OTHER].verdict
     assert verdict is not None
     assert not verdict.passes
     assert verdict.n <= 512
@@ -107,9 +107,9 @@ def test_a_ruined_one_is_given_up_by_screening(run: Run) -> None:
 
 
 def test_another_process_asks_again_what_screening_had_asked(run: Run) -> None:
-    Judging(run).screen(screening(SAME))
+    QualityJudge(run).screen(screening(SAME))
 
-    Judging(run).judge(SearchStep(kind=StepKind.JUDGE, name=SAME))
+    QualityJudge(run).judge(SearchStep(kind=StepKind.JUDGE, name=SAME))
 
     told = [event for event in read_journal(run.folder) if isinstance(event, Judged)]
     assert [(event.is_part, event.verdict.n) for event in told] == [(True, 512), (False, N)]

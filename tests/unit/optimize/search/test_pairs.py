@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from headrace.optimize.accuracy import RowTexts
-from headrace.optimize.search.inputs import SearchInputs, open_materials
+from headrace.optimize.search.inputs import SearchInputs, open_search_inputs
 from headrace.optimize.search.journal import BaselineScored, Built, SearchJournal, SearchState
 from headrace.optimize.search.plan import SearchStep, StepKind
 from headrace.optimize.search.process import SearchRequest
-from headrace.optimize.search.steps import Judging, Run
+from headrace.optimize.search.steps import QualityJudge, Run
 from headrace.runtimes import load_model
 from headrace.runtimes.base import UNTUNED
 from headrace.testing.models import FLOAT, INT64, Node, Value, build
@@ -51,12 +51,12 @@ def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[SearchInput
         run = Run(
             request=request, folder=folder, journal=journal, state=SearchState(), resources=kept
         )
-        run.materials = open_materials(request, folder, say=run.say)
-        run.record(run.materials.started)
+        run.search_inputs = open_search_inputs(request, folder, on_progress=run.report_progress)
+        run.record(run.search_inputs.started)
         run.record(
             Built(
                 at_s=0.0,
-                of="base",
+                recipe_name="base",
                 name="base",
                 title="base",
                 runtime="onnx",
@@ -68,9 +68,9 @@ def scored(folder: Path, model: bytes, scores: list[float]) -> tuple[SearchInput
                 is_baseline=True,
             )
         )
-        Judging(run).score(SearchStep(kind=StepKind.SCORE))
+        QualityJudge(run).score(SearchStep(kind=StepKind.SCORE))
         assert run.state.scored is not None
-        return run.materials, run.state.scored
+        return run.search_inputs, run.state.scored
 
 
 def by_shared_words() -> list[float]:
@@ -83,28 +83,28 @@ def by_shared_words() -> list[float]:
 
 
 def test_an_embedder_is_judged_by_the_cosine_of_two_texts(tmp_path: Path) -> None:
-    materials, found = scored(tmp_path, embedder(), by_shared_words())
+    search_inputs, found = scored(tmp_path, embedder(), by_shared_words())
 
-    assert materials.examples.texts is RowTexts.APART
+    assert search_inputs.examples.texts is RowTexts.BI_ENCODER
     assert (found.metric, found.output, found.n) == ("spearman", "hidden, mean", N)
     assert found.value > 0.5
-    assert materials.request.keys() == {"input_ids"}
-    assert all(one.keys() == {"input_ids"} for one in materials.calibration.inputs)
+    assert search_inputs.request.keys() == {"input_ids"}
+    assert all(one.keys() == {"input_ids"} for one in search_inputs.calibration.inputs)
 
 
 def test_a_cross_encoder_is_asked_both_texts_in_one_run(tmp_path: Path) -> None:
     model = network_models.encoder_layer()
     made = tmp_path / "asked"
     made.mkdir()
-    materials, _ = scored(made, model, by_shared_words())
+    search_inputs, _ = scored(made, model, by_shared_words())
     loaded = load_model(made / "source.onnx")
-    answers = [loaded.run(one)["logits"][0] for one in materials.examples.inputs]
+    answers = [loaded.run(one)["logits"][0] for one in search_inputs.examples.inputs]
     loaded.close()
 
     again = tmp_path / "again"
     again.mkdir()
-    materials, found = scored(again, model, [float(one[1] - one[0]) for one in answers])
+    search_inputs, found = scored(again, model, [float(one[1] - one[0]) for one in answers])
 
-    assert materials.examples.texts is RowTexts.TOGETHER
+    assert search_inputs.examples.texts is RowTexts.CROSS_ENCODER
     assert (found.metric, found.output, found.n) == ("spearman", "logits", N)
     assert found.value > 0.99

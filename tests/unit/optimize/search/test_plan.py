@@ -20,8 +20,8 @@ from headrace.optimize.search.outcome import report_of
 from headrace.optimize.search.plan import (
     SCREENED,
     CandidateStatus,
+    SearchDecision,
     SearchStep,
-    Standings,
     StepKind,
     asked_until_s,
     beaten_by,
@@ -49,7 +49,7 @@ def step(
     events: list[Event], *, now_s: float = 5.0, request: SearchRequest = REQUEST
 ) -> SearchStep:
     state = state_of(events)
-    return next_step(state, request, Timings(0).alone(state), now_s=now_s)
+    return next_step(state, request, Timings(0).individual(state), now_s=now_s)
 
 
 def test_the_baseline_is_made_first() -> None:
@@ -156,7 +156,9 @@ def test_for_memory_the_faster_one_excludes_nobody() -> None:
     events = several(("fast", 0.3), ("other", 0.6), labelled=100)
     events += [judged("fast", passes=True)]
 
-    assert not beaten_by(state_of(events), request, Timings(0).alone(state_of(events)), "other")
+    assert not beaten_by(
+        state_of(events), request, Timings(0).individual(state_of(events)), "other"
+    )
 
 
 def test_those_that_were_asked_some_are_compared_where_none_was_asked_all() -> None:
@@ -299,9 +301,9 @@ def _outcome(  # noqa: C901, PLR0911  # one for each step
             pytest.fail("asked for no more")
 
 
-def decided(events: list[Event], request: SearchRequest = REQUEST) -> Standings:
+def decided(events: list[Event], request: SearchRequest = REQUEST) -> SearchDecision:
     state, timings = state_of(events), Timings(0)
-    return decide(state, request, timings.alone(state), timings.of(state, FINAL))
+    return decide(state, request, timings.individual(state), timings.of_group(state, FINAL))
 
 
 def made(*candidates: tuple[str, float, bool]) -> list[Event]:
@@ -315,7 +317,7 @@ def test_the_fastest_of_those_that_lose_nothing_is_chosen() -> None:
     found = decided(made(("good", 0.5, True), ("better", 0.4, True), ("wrong", 0.3, False)))
 
     assert found.chosen == "better"
-    assert found.standing == {
+    assert found.statuses == {
         BASE: CandidateStatus.BASELINE,
         "good": CandidateStatus.GOOD,
         "better": CandidateStatus.CHOSEN,
@@ -379,7 +381,7 @@ def test_nothing_is_chosen_on_noise() -> None:
     found = decided(events)
 
     assert found.chosen == BASE
-    assert found.standing["same"] is CandidateStatus.REJECTED
+    assert found.statuses["same"] is CandidateStatus.REJECTED
     assert "no difference" in found.reasons["same"]
     assert "as it is" in found.reasons[BASE]
 
@@ -421,7 +423,7 @@ def test_one_that_was_only_screened_loses_to_one_that_was_fully_judged() -> None
     found = decided([*some_screened(), judged("fast", passes=True)])
 
     assert found.chosen == "fast"
-    assert found.standing["faster"] is CandidateStatus.REJECTED
+    assert found.statuses["faster"] is CandidateStatus.REJECTED
     assert found.reasons["faster"].startswith("on the first 512 of 5,000; the others were not ask")
     assert "the budget was over" in found.reasons["faster"]
 
@@ -446,7 +448,7 @@ def test_one_that_fails_in_what_it_was_asked_is_not_chosen() -> None:
     found = decided([*events, *timed("fast", ("fast", 0.5)), screened("fast", passes=False)])
 
     assert found.chosen == BASE
-    assert found.standing["fast"] is CandidateStatus.REJECTED
+    assert found.statuses["fast"] is CandidateStatus.REJECTED
 
 
 def test_without_labels_fidelity_decides() -> None:
@@ -457,7 +459,7 @@ def test_without_labels_fidelity_decides() -> None:
     found = decided(events)
 
     assert found.chosen == "fast"
-    assert found.standing["wild"] is CandidateStatus.REJECTED
+    assert found.statuses["wild"] is CandidateStatus.REJECTED
 
 
 def test_for_memory_the_smallest_is_chosen_though_it_is_slower() -> None:
@@ -478,7 +480,7 @@ def test_a_gain_that_the_baseline_has_over_itself_is_none() -> None:
     found = decided(events)
 
     assert found.chosen == BASE
-    assert found.standing["served"] is CandidateStatus.REJECTED
+    assert found.statuses["served"] is CandidateStatus.REJECTED
     assert "the baseline differed from itself by up to 4" in found.reasons["served"]
 
 

@@ -66,7 +66,7 @@ class Machine:
             seen_s += is_seen * (min(max(self.at, start), end) - start)
         return math.floor((seen_s + 0.03 * (self.at - self._begin)) * 100) / 100
 
-    def contender(self, name: str, call_s: float) -> TimedCandidate:
+    def candidate(self, name: str, call_s: float) -> TimedCandidate:
         return TimedCandidate(name=name, run=self.runs_for(call_s))
 
     def runs_for(self, call_s: float) -> Callable[[], None]:

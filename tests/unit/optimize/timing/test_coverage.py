@@ -44,8 +44,8 @@ def run(scenario: Scenario, seed: int) -> Timing:
     machine = Machine(scenario.world, seed)
     windows = measure(
         [
-            machine.contender("base", BASE_S),
-            machine.contender("other", BASE_S * (1 - scenario.cut_ratio)),
+            machine.candidate("base", BASE_S),
+            machine.candidate("other", BASE_S * (1 - scenario.cut_ratio)),
         ],
         settings=TimingSettings(blocks=scenario.blocks, window_s=0.1),
         until=math.inf,

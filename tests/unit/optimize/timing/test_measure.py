@@ -42,13 +42,13 @@ class Blind(Machine):
 
 def windows_of(
     machine: Machine,
-    *contenders: TimedCandidate,
+    *candidates: TimedCandidate,
     until: float = math.inf,
     settings: TimingSettings | None = None,
     on_window: Callable[[CallWindow], None] | None = None,
 ) -> list[CallWindow]:
     return measure(
-        contenders or [machine.contender(name, 0.01) for name in NAMES],
+        candidates or [machine.candidate(name, 0.01) for name in NAMES],
         settings=settings or TimingSettings(blocks=8),
         until=until,
         clock=machine,
@@ -124,16 +124,16 @@ def test_no_call_is_begun_that_is_known_to_end_too_late(
     machine = Machine(QUIET, seed)
     until = machine.at + time_s
     begun = []
-    contenders = [machine.contender(name, call_s) for name in NAMES]
+    candidates = [machine.candidate(name, call_s) for name in NAMES]
 
-    def watched(contender: TimedCandidate) -> TimedCandidate:
+    def watched(candidate: TimedCandidate) -> TimedCandidate:
         def run() -> None:
             begun.append(machine.at)
-            contender.run()
+            candidate.run()
 
-        return TimedCandidate(name=contender.name, run=run)
+        return TimedCandidate(name=candidate.name, run=run)
 
-    windows = windows_of(machine, *map(watched, contenders), until=until)
+    windows = windows_of(machine, *map(watched, candidates), until=until)
 
     assert all(at <= until for at in begun)
     assert machine.at <= until + 1.1 * call_s + 0.01
@@ -160,7 +160,7 @@ def test_no_time_gives_no_window() -> None:
 def test_a_contender_that_raises_is_dropped_with_its_reason(fails_at: int) -> None:
     machine = Machine(QUIET, 1)
     calls = iter(range(1, 10_000))
-    good = machine.contender("good", 0.01)
+    good = machine.candidate("good", 0.01)
 
     def run() -> None:
         good.run()
@@ -187,7 +187,7 @@ def test_where_all_are_dropped_their_reasons_are_left() -> None:
 def test_what_was_measured_before_an_interrupt_has_been_told() -> None:
     machine = Machine(QUIET, 1)
     told: list[CallWindow] = []
-    good = machine.contender("good", 0.01)
+    good = machine.candidate("good", 0.01)
 
     def run() -> None:
         if len(told) == 9:
@@ -208,7 +208,7 @@ def test_what_goes_on_after_an_interrupt_has_blocks_of_its_own() -> None:
     machine = Machine(QUIET, 1)
 
     windows = measure(
-        [machine.contender(name, 0.01) for name in NAMES],
+        [machine.candidate(name, 0.01) for name in NAMES],
         settings=TimingSettings(blocks=3),
         until=math.inf,
         clock=machine,
@@ -220,8 +220,8 @@ def test_what_goes_on_after_an_interrupt_has_blocks_of_its_own() -> None:
     assert [window.block for window in windows] == [7, 7, 7, 8, 8, 8, 9, 9, 9]
 
 
-def good_twin(contender: TimedCandidate) -> TimedCandidate:
-    return TimedCandidate(name="twin", run=contender.run)
+def good_twin(candidate: TimedCandidate) -> TimedCandidate:
+    return TimedCandidate(name="twin", run=candidate.run)
 
 
 def test_python_does_not_collect_in_the_midst_of_a_window() -> None:
@@ -247,7 +247,7 @@ def test_caches_are_driven_out_before_each_call_that_counts_where_asked_to() -> 
         machine.at += 0.03
 
     windows = measure(
-        [machine.contender("a", 0.01)],
+        [machine.candidate("a", 0.01)],
         settings=TimingSettings(blocks=6, cold=True),
         until=math.inf,
         clock=machine,
@@ -277,7 +277,7 @@ def test_contenders_need_names_of_their_own(names: list[str]) -> None:
 
     with pytest.raises(InvalidArgumentError, match="each its own"):
         measure(
-            [machine.contender(name, 0.01) for name in names],
+            [machine.candidate(name, 0.01) for name in names],
             settings=TimingSettings(),
             until=math.inf,
             clock=machine,
