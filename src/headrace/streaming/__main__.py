@@ -1,7 +1,7 @@
 """Process of one stream worker: `python -m headrace.streaming --settings FILE`.
 
-It listens, loads, joins, streams and leaves. With `--attached` it ends with the process that
-started it, whose end of descriptor 3 then closes.
+It listens, loads the model, joins, streams and leaves. With `--attached` it ends with the process
+that started it, whose end of file descriptor 3 closes then.
 """
 
 import logging
@@ -41,10 +41,10 @@ _log = logging.getLogger("headrace.streaming")
 
 
 def main(arguments: list[str]) -> int:
-    """Stream as FILE says.
+    """Run the stream that FILE configures.
 
     Returns:
-        The process's exit status, 2 if the settings cannot be read.
+        The exit status, 2 if the settings cannot be read.
     """
     match arguments:
         case ["--settings", file]:
@@ -69,10 +69,10 @@ def main(arguments: list[str]) -> int:
 
 
 def run(settings: WorkerSettings) -> int:
-    """Stream until SIGTERM or SIGINT; the second one ends the process.
+    """Stream until SIGTERM or SIGINT; a second signal ends the process.
 
     Returns:
-        The process's exit status: 0 after a stop, else one of `EXIT_...`.
+        The exit status: 0 after a stop, else one of `EXIT_...`.
     """
     stop = _Stop()
     stop.install()
@@ -114,26 +114,26 @@ def run(settings: WorkerSettings) -> int:
 
 
 def _row_problem(scorer: Scorer | None) -> str:
-    """The row that a live check found to depend on others; empty while there is none."""
+    """Return the row that a live check found to depend on others; empty if there is none."""
     if scorer is None or scorer.difference is None:
         return ""
     return f"model {scorer.name}: {scorer.difference.text}; remove `rows_independent`"
 
 
 class _Stop:
-    """Turns the first signal into a stop, the next one into an interrupt."""
+    """Signal handler: the first signal stops the stream, the next one interrupts the process."""
 
     def __init__(self) -> None:
         self._is_stopping = False
         self._stop: Callable[[], None] | None = None
 
     def install(self) -> None:
-        """Hear SIGTERM and SIGINT from now on."""
+        """Handle SIGTERM and SIGINT from now on."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def set_callback(self, stop: Callable[[], None]) -> None:
-        """Whom to tell."""
+        """Set what the first signal calls."""
         self._stop = stop
 
     def _on_signal(self, *_: object) -> None:

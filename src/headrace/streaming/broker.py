@@ -1,7 +1,7 @@
-"""Interface of brokers for Kafka, NATS, Redis, Pulsar and the embedded log, and spans to replay.
+"""Broker interface (Kafka, NATS, Redis, Pulsar, embedded log), and offset ranges for replay.
 
-A session is one member of a group that reads, together with what it writes. It is used by one
-thread, but for `wake`. Times are Unix times.
+A session is one consumer group member together with its producer. One thread uses it; only `wake`
+may be called from others. Times are Unix times.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPar
 
 
 class Delivery(StrEnum):
-    """What a crash may do to the answers."""
+    """Delivery guarantee of a stream's answers."""
 
     AT_LEAST_ONCE = "at_least_once"
-    """Some may be written twice."""
+    """Some answers may be written twice after a crash."""
     EXACTLY_ONCE = "exactly_once"
-    """Who reads committed records only sees each once."""
+    """Consumers that read committed records see each answer once."""
 
 
 class StartPosition(StrEnum):
-    """Where a group begins that has never read."""
+    """Where a new group starts to read."""
 
     EARLIEST = "earliest"
     LATEST = "latest"
@@ -30,170 +30,172 @@ class StartPosition(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerFeatures:
-    """What a broker can do.
-
-    `exactly_once`: how, for people; empty if it cannot. `partitions`: of a topic, each read by one
-    member. `by_time`: replay from a time on. `rebalances`: places move between members while they
-    run.
-    """
+    """Capabilities of a broker."""
 
     exactly_once: str = ""
+    """How exactly-once delivery works, as text for users; empty if it is not supported."""
     partitions: bool = False
+    """Whether topics have partitions, each of which one member reads."""
     by_time: bool = True
+    """Whether offsets can be found by time, as replay needs."""
     rebalances: bool = False
+    """Whether partitions move between running members."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Membership:
-    """Who reads, and how.
-
-    `member`: the same over restarts, so that a broker knows who is back. `start_s`: the Unix time
-    from which a group begins that has never read, instead of `start`. `session_timeout_s`: after
-    how long without a sign of life others take over.
-    """
+    """Settings of one group member."""
 
     group: str
     member: str
+    """Name of the member. It stays the same over restarts, so that the broker recognises it."""
     topics: tuple[str, ...]
     delivery: Delivery = Delivery.AT_LEAST_ONCE
     start: StartPosition = StartPosition.LATEST
+    """Where a new group starts."""
     start_s: float | None = None
+    """Unix time at which a new group starts, instead of `start`."""
     session_timeout_s: float = 10.0
+    """Seconds without a heartbeat after which other members take over."""
 
 
 class Rebalanced(Protocol):
-    """Hears that places come and go, within `poll`."""
+    """Rebalance listener of a session, called within `poll`."""
 
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, int] | None:
-        """These are now this member's.
+        """Partitions were assigned to this member.
 
         Returns:
             Offsets to read from instead of the group's, for instance those of a local state.
         """
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """These go to another member: deliver what is done now; what is not will be read there."""
+        """Partitions move to another member: produce what is finished; it reads the rest."""
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These have gone already: what is under way of them must not be delivered."""
+        """Partitions were taken away: records in flight from them must not be produced."""
 
 
 class ConsumerSession(Protocol):
     """One member of a group.
 
-    A broker that is away is waited for: `poll` then gives nothing, and `trouble` says why.
+    An unavailable broker is waited for: `poll` then returns no records, and `problem` says why.
     """
 
     @property
     def problem(self) -> str:
-        """Why nothing comes or goes at the moment, for people; empty if all is well."""
+        """Why no records are read or written at the moment; empty if nothing is wrong."""
 
-    def poll(self, most: int, timeout_s: float) -> list[Record]:
-        """Records that are there, in order of each place; waits for the first one only.
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Return available records, in order within each partition; wait only for the first one.
 
-        Has to be called again and again, also with `most` = 0 while nothing can be taken: it tells
-        the broker that this member lives, and lets places come and go.
+        Call it regularly, with `max_records` = 0 while no record can be taken: it sends heartbeats
+        and handles rebalances.
 
         Raises:
-            HeadraceError: This member can go on no more, such as one that another has replaced.
+            HeadraceError: This member cannot continue, for instance because another one replaced
+                it.
         """
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing of these places until they are resumed."""
+        """Return no records of these partitions until they are resumed."""
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """The contrary."""
+        """Return records of these partitions again."""
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Write records; the input up to these offsets (the next ones to read) is done with that.
+        """Write records, and commit the offsets (the next ones to read) of their input.
 
-        At least once: `done` is kept only after the records are safe, which may be later; `flush`
-        waits for it. Exactly once: both at once, or neither, before this returns.
+        At least once: offsets are committed after the records are acknowledged, which may be later;
+        `flush` waits for it. Exactly once: both happen, or neither, before this returns.
 
         Raises:
-            HeadraceError: Neither happened, and this member can go on no more: what follows reads
-                the same records again.
+            HeadraceError: Neither happened, and this member cannot continue: the next one reads the
+                same records again.
         """
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all that was delivered is safe, and its `done` kept; whether it is."""
+        """Wait until all is acknowledged and committed; return whether it is."""
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """How far this member is behind, by place; of the last known state, without waiting."""
+        """Return the lag of each partition as last measured, without waiting."""
 
     def wake(self) -> None:
-        """Let a `poll` that waits return, or the next one if none does; for other threads too."""
+        """Make a waiting `poll`, or else the next one, return; safe to call from other threads."""
 
     def close(self) -> None:
-        """Leave the group; what was delivered and is not safe by then may be delivered again."""
+        """Leave the group; answers that are not acknowledged by then may be written again."""
 
 
 class Broker(Protocol):
-    """Connects to one broker. Safe to use from several threads."""
+    """Connection to one broker. Safe to use from several threads."""
 
     abilities: BrokerFeatures
 
     def join(self, membership: Membership, listener: Rebalanced) -> ConsumerSession:
-        """Become a member of a group.
+        """Join a group.
 
         Raises:
-            UnsupportedError: The broker cannot what is asked for; the message says what it can.
-            UnavailableError: It cannot be reached.
-            HeadraceError: It refuses.
+            UnsupportedError: The broker does not support the membership; the message says what it
+                supports.
+            UnavailableError: The broker cannot be reached.
+            HeadraceError: The broker refuses.
         """
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Make a topic if it is not there."""
+        """Create a topic unless it exists."""
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records by nobody's group, and wait until they are safe."""
+        """Write records outside a group, and wait until they are acknowledged."""
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on, by nobody's group; for people who look, not for speed."""
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return records from these offsets on, outside a group; for inspection only."""
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """Of each place the first offset that is there, and the next that will be written."""
+        """Return the first available and the next offset of each partition."""
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
-        """Of each place the offset of the first record that was written at this time or later."""
+        """Return the first offset written at `at_s` or later, by partition."""
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Where a group is; places where it never was are left out."""
+        """Return the committed offsets of a group; partitions without one are left out."""
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group, of which no member runs, somewhere else.
+        """Set the committed offsets of a group without running members.
 
         Raises:
             FailedPreconditionError: A member runs.
         """
 
     def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OffsetRange:
-    """Records of each place from `first` on, before `end`."""
+    """Records of each partition from `first` on, before `end`."""
 
     first: Mapping[TopicPartition, int]
     end: Mapping[TopicPartition, int]
 
     @property
     def records(self) -> int:
-        """How many; at most so many where offsets have gaps."""
+        """Number of records; an upper bound where offsets have gaps."""
         return sum(
             max(end - self.first.get(partition, end), 0) for partition, end in self.end.items()
         )
 
     @property
     def partitions(self) -> int:
-        """How many places have any."""
+        """Number of partitions that have any."""
         return sum(end > self.first.get(partition, end) for partition, end in self.end.items())
 
     def is_done(self, committed: Mapping[TopicPartition, int]) -> bool:
-        """Whether a group that is there has passed all of it."""
+        """Return whether a group has committed the whole range."""
         return all(
             committed.get(partition, self.first.get(partition, end)) >= end
             for partition, end in self.end.items()
@@ -201,10 +203,10 @@ class OffsetRange:
 
 
 def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> OffsetRange:
-    """What was written at `at_s` or later, up to now.
+    """Return the range of records that were written at `at_s` or later, up to now.
 
     Raises:
-        HeadraceError: There is no such topic, or the broker cannot find a time.
+        HeadraceError: A topic does not exist, or the broker cannot find offsets by time.
     """
     first: dict[TopicPartition, int] = {}
     end: dict[TopicPartition, int] = {}
@@ -215,7 +217,7 @@ def span_from(broker: Broker, topics: Sequence[str], at_s: float) -> OffsetRange
 
 
 def committed(broker: Broker, group: str, topics: Sequence[str]) -> dict[TopicPartition, int]:
-    """Where a group is at all of its topics."""
+    """Return the committed offsets of a group for all of its topics."""
     offsets: dict[TopicPartition, int] = {}
     for topic in topics:
         offsets |= broker.committed(group, topic)

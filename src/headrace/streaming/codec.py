@@ -1,4 +1,4 @@
-"""Codecs of a stream: records to tensors, and a model's outputs to answers."""
+"""Codecs of a stream: records to tensors, and model outputs to answers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,49 +29,48 @@ _LISTS: Final = frozenset({list})
 
 
 class EncodedAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What is written for one record. `value`: None deletes the key."""
+    """Encoded answer to one record."""
 
     key: bytes | None
     value: bytes | None
+    """None writes a tombstone, which deletes the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeGroup:
-    """Records whose tensors have the same shapes, and so are one.
-
-    `places`: which of the records that were decoded, in their order. `rows_each`: how many rows
-    each of them has; for a model without a batch axis one record is a group. `keys`: of their
-    answers. `context`: what the codec wants back for the answers.
-    """
+    """Records whose tensors have the same shapes, stacked."""
 
     positions: Sequence[int]
+    """Positions of the records in the decoded batch, in order."""
     inputs: Tensors
     rows_each: int = 1
+    """Rows of each record; for a model without a batch axis, a group holds one record."""
     keys: Sequence[bytes | None] = ()
+    """Keys of the answers."""
     context: Any = None
+    """What the codec needs to encode the answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """Records as tensors. `errors`: why a record is none, by its place."""
+    """Records as tensors."""
 
     groups: Sequence[ShapeGroup]
     errors: dict[int, HeadraceError] = field(default_factory=dict)
+    """Why a record could not be decoded, by its position."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Added:
-    """Fields that records have besides their own, such as what windows come to.
-
-    `columns`: by name, a value for each record; those of `errors` have one that means nothing.
-    `errors`: why a record cannot be scored, by its place.
-    """
+    """Fields that records have in addition to their own, such as window values."""
 
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """A value for each record, by field name; those of records in `errors` are undefined."""
     errors: Mapping[int, HeadraceError] = field(default_factory=dict)
+    """Why a record cannot be scored, by its position."""
 
     def select(self, positions: Sequence[int]) -> "Added":
-        """For these records only, in this order."""
+        """Return the fields of these records only, in this order."""
         errors = {
             index: self.errors[position]
             for index, position in enumerate(positions)
@@ -88,35 +87,35 @@ NO_ADDED_FIELDS: Final = Added()
 
 
 class Codec(Protocol):
-    """Turns records into tensors and back. Used by one thread."""
+    """Converts records to tensors and back. Used by one thread."""
 
     def decode(self, records: Sequence[Record], added: Added = NO_ADDED_FIELDS) -> Decoded:
-        """Every record is in a group or in the errors.
+        """Return each record in a group or in the errors.
 
         Args:
-            added: Fields of these records beside what they hold themselves; without errors.
+            added: Fields of these records in addition to their own, without errors.
 
         Raises:
-            HeadraceError: What stands in the way of every record.
+            HeadraceError: The error affects every record.
         """
 
     def encode(
         self, group: ShapeGroup, outputs: Tensors, selected: Sequence[int]
     ) -> list[EncodedAnswer]:
-        """The answers to those records of a group that have one.
+        """Return the answers to the selected records of a group.
 
         Args:
-            outputs: Of these records only, in their order.
-            kept: Which ones of the group.
+            outputs: Outputs for the selected records only, in their order.
+            selected: Indexes of records in the group.
 
         Raises:
-            HeadraceError: They cannot be written.
+            HeadraceError: They cannot be encoded.
         """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSource:
-    """Where an input's values come from: one field, or one for each column of a matrix."""
+    """Source of an input's values: one field, or one field for each column of a matrix."""
 
     tensor: InputTensor
     fields: tuple[str, ...]
@@ -125,7 +124,7 @@ class InputSource:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerFields:
-    """How answers are written: `answered` fields of the input, then the model's `outputs`."""
+    """Fields of the answers: `answered` fields of the input, then the model's `outputs`."""
 
     format: ValueWriter
     answered: tuple[str, ...]
@@ -134,10 +133,10 @@ class AnswerFields:
 
 
 class FieldCodec:
-    """A `Codec` of any format with fields. Values are checked as the endpoint checks a request's.
+    """Codec of formats with fields. Values are validated as the endpoint validates requests.
 
-    Records of one shape become one array by one pass over their values. Where that fails, each is
-    tried alone, so that the bad ones are known and the others stay together.
+    Records of one shape are converted to one array in one pass. Where that fails, each is converted
+    alone, to separate bad records from good ones.
     """
 
     def __init__(
@@ -196,7 +195,7 @@ class FieldCodec:
         good: Sequence[int],
         errors: dict[int, HeadraceError],
     ) -> list[Sequence[int]]:
-        """Which records have the same shapes, as indexes into the columns."""
+        """Return the column indexes of records with equal shapes."""
         if not self._batched:
             return [[index] for index in range(count)]
         shapes = [
@@ -224,7 +223,7 @@ class FieldCodec:
         records: Sequence[Record],
         errors: dict[int, HeadraceError],
     ) -> list[ShapeGroup]:
-        """Records of the same shapes as one group; those that are no tensors go to `errors`."""
+        """Return records of equal shapes as one group; add others to `errors`."""
         try:
             return [self._group(fields, indexes, good, records)]
         except InvalidArgumentError as error:
@@ -291,7 +290,7 @@ class FieldCodec:
 
 
 def _shapes(column: Column, tensor: InputTensor) -> list[Shape | HeadraceError] | None:
-    """Of each value; None if all are the same."""
+    """Return the shape of each value; None if all are equal."""
     if isinstance(column, np.ndarray):
         return None
     rank = len(tensor.spec.shape) - 1
@@ -312,7 +311,7 @@ def _shapes(column: Column, tensor: InputTensor) -> list[Shape | HeadraceError] 
 
 
 def _value_shape(value: object, tensor: InputTensor) -> Shape:
-    """The shape of one value, which may be bare where the model wants a column."""
+    """Return the shape of one value, which may be a scalar where the model takes a column."""
     if isinstance(value, np.ndarray):
         array_shape: Shape = value.shape
         return array_shape
@@ -322,7 +321,7 @@ def _value_shape(value: object, tensor: InputTensor) -> Shape:
 
 
 def _flat(name: str, column: Sequence[Any], shape: Shape) -> list[Any]:
-    """All values in row-major order, if each is nested as `shape` says."""
+    """Return all values in row-major order, if each is nested as `shape` says."""
     if not shape:
         return list(column)
     if len(shape) == 1:
@@ -339,7 +338,7 @@ def _pick(column: Column, indexes: Sequence[int]) -> Column:
 
 
 def _keys(column: Column) -> list[bytes | None]:
-    """Keys of answers: texts as they are, what else there is as JSON."""
+    """Return keys of answers: text as it is, other values as JSON."""
     return [
         value
         if value is None or isinstance(value, bytes)
@@ -349,10 +348,9 @@ def _keys(column: Column) -> list[bytes | None]:
 
 
 class OpenInferenceCodec:
-    """A `Codec` of the format `open_inference`: a record is a request, its answer the response.
+    """Codec of the format `open_inference`: a record is a request, its answer the response.
 
-    A request may have several rows: they are answered together, and one that fails fails its
-    request.
+    A request may have several rows. They are answered together; one failing row fails its request.
     """
 
     def __init__(

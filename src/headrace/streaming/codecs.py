@@ -1,4 +1,4 @@
-"""Assembly of a stream's codec from its settings and its model."""
+"""Factory of a stream's codec from its settings and its model."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -37,11 +37,11 @@ _WHOLE: Final = frozenset({Datatype.INT32, Datatype.INT64, Datatype.UINT32, Data
 
 
 def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
-    """A codec, for one thread.
+    """Return a codec for one thread.
 
     Raises:
-        InvalidArgumentError: The format does not fit the model; the text says why.
-        UnsupportedError: What the format needs is not installed.
+        InvalidArgumentError: The format does not fit the model; the message says why.
+        UnsupportedError: A package that the format needs is not installed.
     """
     reads, writes = settings.format, settings.sink_format or settings.format
     signature = scorer.signature
@@ -78,10 +78,10 @@ def make_codec(settings: WorkerSettings, scorer: Scorer) -> Codec:
 
 
 def make_reader(settings: StreamFormatSpec, layout: FieldLayout) -> ValueReader:
-    """What reads the format that settings name.
+    """Return the reader of a format.
 
     Raises:
-        UnsupportedError: What it needs is not installed.
+        UnsupportedError: A package that it needs is not installed.
     """
     reader: ValueReader = _module(settings.kind).make_reader(settings, layout)
     return reader
@@ -96,10 +96,10 @@ def _module(kind: FormatKind) -> ModuleType:
 
 
 def check_added(settings: WorkerSettings, inputs: Sequence[FieldSpec]) -> frozenset[str]:
-    """The fields that no record has by itself, after a check that inputs can take them.
+    """Check that inputs can take the windows mapped to them, and return the names of the windows.
 
     Raises:
-        InvalidArgumentError: An input that a window is mapped to is of another datatype.
+        InvalidArgumentError: An input has a datatype that cannot hold its window.
     """
     windows = {} if settings.windows is None else {w.name: w for w in settings.windows.windows}
     for spec in inputs:
@@ -117,7 +117,7 @@ def check_added(settings: WorkerSettings, inputs: Sequence[FieldSpec]) -> frozen
 
 
 def wanted_outputs(settings: WorkerSettings, signature: ModelSignature) -> list[TensorSpec]:
-    """The outputs that answers have.
+    """Return the outputs that answers contain.
 
     Raises:
         InvalidArgumentError: The model has no such output.

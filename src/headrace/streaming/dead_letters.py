@@ -1,8 +1,8 @@
-"""Dead letters of a stream: they are written, read by people, and put back where they came from.
+"""Dead letters of a stream: written for failed records, listed, and redriven to their topic.
 
-A dead letter is the record itself with headers that say where it came from and why it died. Letters
-that were put back are known by the offsets of a group of their own: what lies before them was dealt
-with, and is never put back again. One that is left for another time moves to the end.
+A dead letter is the record itself with headers for its origin and its error. A consumer group keeps
+the offsets up to which dead letters were handled, so none is redriven twice. A dead letter that is
+not selected moves to the end of the topic.
 """
 
 import time
@@ -25,37 +25,38 @@ ATTEMPTS: Final = "headrace-attempts"
 STREAM: Final = "headrace-stream"
 TIME: Final = "headrace-time"
 HEADERS: Final = (TOPIC, PARTITION, OFFSET, TIMESTAMP, CODE, TEXT, ATTEMPTS, STREAM, TIME)
-"""Of every dead letter. Times are Unix times, attempts those of all its lives."""
+"""Headers of every dead letter. Times are Unix times; attempts add up over redrives."""
 _MAX_TEXT: Final = 1000
 _REMOVED: Final = frozenset(HEADERS) - {ATTEMPTS}
-"""What a record loses that is put back; attempts of all its lives add up."""
+"""Headers that a redriven record loses; attempts stay, so that they add up."""
 _BATCH_SIZE: Final = 500
 _POLL_S: Final = 0.5
 _IDLE_S: Final = 3.0
-"""So long nothing comes of what should be there: offsets need not be without gaps."""
+"""Seconds without a record after which a read ends: offsets may have gaps."""
 _TIMEOUT_S: Final = 30.0
 _FLUSH_S: Final = 30.0
 
 
 def answer_id(stream: str, record: Record) -> str:
-    """The same for every answer of a stream to one record."""
+    """Return the deduplication id of a stream's answer to one record."""
     return f"{answer_id_prefix(stream, record.topic_partition)}{record.offset}"
 
 
 def answer_id_prefix(stream: str, partition: TopicPartition) -> str:
-    """What `answer_id` begins with for the records of a place; their offsets follow."""
+    """Return the prefix of `answer_id` for a partition; the offset follows."""
     return f"{stream}/{partition.topic}/{partition.partition}/"
 
 
 def dead_letter(
     record: Record, error: HeadraceError, *, topic: str, stream: str, attempts: int, now_s: float
 ) -> NewRecord:
-    """`record` for the dead-letter topic, with its key, value and headers.
+    """Return `record` as a dead letter, with its key, value and headers.
 
-    One that was such a letter before has the headers of its last death only; attempts add up.
+    A record that was a dead letter before keeps only the headers of its last failure; attempts add
+    up.
 
     Args:
-        attempts: How often it was tried, this time.
+        attempts: How often it was tried this time.
         now_s: Unix time.
     """
     before = 0
@@ -88,10 +89,7 @@ def dead_letter(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """A dead letter: the record it is, and what its headers say of where it was and why it died.
-
-    What another wrote there may lack all of it: empty, or None.
-    """
+    """A dead letter with its parsed headers; empty or None where another producer left them out."""
 
     record: Record
     topic: str
@@ -105,7 +103,7 @@ class DeadLetter:
 
 
 def parse_dead_letter(record: Record) -> DeadLetter:
-    """What a record of a dead-letter topic says."""
+    """Return a record of a dead-letter topic with its parsed headers."""
     headers = {name: value.decode("utf-8", "replace") for name, value in record.headers}
     return DeadLetter(
         record=record,
@@ -121,29 +119,28 @@ def parse_dead_letter(record: Record) -> DeadLetter:
 
 
 def redrive_group(stream: str) -> str:
-    """The group whose offsets say which letters were dealt with."""
+    """Return the group whose offsets say which dead letters were handled."""
     return f"{stream}-redrive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Which letters are put back, and where they may go.
-
-    `code`: only those of this error; empty for all. `limit`: so many at most; None for all.
-    `partitions`: of each source topic; letters of other topics stay.
-    """
+    """Selection of dead letters to redrive."""
 
     code: str
+    """Only those with this error code; empty for all."""
     limit: int | None
+    """Maximum number; None for all."""
     partitions: Mapping[str, int]
+    """Number of partitions of each source topic; dead letters of other topics are deferred."""
 
     def takes(self, dead_letter: DeadLetter) -> bool:
-        """Whether a letter is one of them."""
+        """Return whether a dead letter is selected."""
         return dead_letter.topic in self.partitions and self.code in {"", dead_letter.code}
 
 
 class Redriven(NamedTuple):
-    """What was done: letters put back, and those that are deferred for another time."""
+    """Numbers of dead letters that were redriven, and that were deferred."""
 
     redriven: int
     deferred: int
@@ -162,12 +159,12 @@ class RedriveStep:
 def plan_redrive(
     records: Sequence[Record], choice: Choice, *, ends: Mapping[TopicPartition, int], redriven: int
 ) -> RedriveStep:
-    """What to do with the next letters: put back, or move to the end.
+    """Return what to do with the next dead letters: redrive them, or move them to the end.
 
     Args:
-        ends: Where the topic ended at first: what came later is not dealt with, so that a letter
-            that dies again meanwhile is not put back for ever.
-        redriven: How many were put back before.
+        ends: End offsets at the start: later records are not handled, so that a record that fails
+            again meanwhile is not redriven forever.
+        redriven: Number of dead letters redriven so far.
     """
     step = RedriveStep()
     for record in records:
@@ -207,16 +204,16 @@ def plan_redrive(
 
 
 def count(dead_letters: Iterable[DeadLetter], choice: Choice) -> int:
-    """How many of these would be put back."""
+    """Return how many of these would be redriven."""
     matching = sum(choice.takes(dead_letter) for dead_letter in dead_letters)
     return matching if choice.limit is None else min(matching, choice.limit)
 
 
 def check_code(code: str, known: Iterable[str]) -> str:
-    """`code` in capitals, if it is one of an error.
+    """Return `code` in upper case.
 
     Raises:
-        InvalidArgumentError: It is none.
+        InvalidArgumentError: No error has this code.
     """
     requested = code.strip().upper()
     names = list(known)
@@ -237,18 +234,23 @@ def _seconds(text: str | None) -> float | None:
         return None
 
 
-def read_dead_letters(broker: Broker, *, stream: str, topic: str, most: int) -> list[DeadLetter]:
-    """The letters that nobody has dealt with, the oldest of each partition first.
+def read_dead_letters(
+    broker: Broker, *, stream: str, topic: str, max_records: int
+) -> list[DeadLetter]:
+    """Return dead letters that were not handled yet, the oldest of each partition first.
 
     Raises:
-        HeadraceError: There is no such topic, or the broker cannot be asked.
+        HeadraceError: The topic does not exist, or the broker cannot be reached.
     """
     after = {
         partition: start
         for partition, (start, end) in _remaining(broker, stream, topic).items()
         if start < end
     }
-    return [parse_dead_letter(record) for record in broker.read(topic, after=after, most=most)]
+    return [
+        parse_dead_letter(record)
+        for record in broker.read(topic, after=after, max_records=max_records)
+    ]
 
 
 def redrive(
@@ -259,14 +261,14 @@ def redrive(
     choice: Choice,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Redriven:
-    """Put letters back where they came from.
+    """Move dead letters back to their source topics.
 
-    Where the broker can do that, a letter is put back and counted as dealt with at once, so that
-    nothing makes it come twice; elsewhere a crash in between may.
+    Where the broker supports exactly-once delivery, writing a record and committing its offset are
+    one step; elsewhere a crash in between may redrive it twice.
 
     Raises:
-        ConflictError: Somebody else puts back letters of this stream at this moment.
-        HeadraceError: The broker cannot be asked, or refuses.
+        ConflictError: Another redrive of this stream is running.
+        HeadraceError: The broker cannot be reached, or refuses.
     """
     left = {
         partition: pair
@@ -296,7 +298,7 @@ def redrive(
 
 
 class _Listener:
-    """Knows whether the session has places."""
+    """Rebalance listener that remembers whether partitions were assigned."""
 
     def __init__(self) -> None:
         self.has_partitions = False
@@ -352,7 +354,7 @@ def _run(
 
 
 def _remaining(broker: Broker, stream: str, topic: str) -> dict[TopicPartition, tuple[int, int]]:
-    """Of each partition where the letters begin that nobody dealt with, and where they end."""
+    """Return the first unhandled and the end offset of each partition."""
     dealt = broker.committed(redrive_group(stream), topic)
     return {
         partition: (max(first, dealt.get(partition, first)), end)

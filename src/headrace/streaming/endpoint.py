@@ -1,4 +1,4 @@
-"""An endpoint that scores, through its gateway: to the stream a model like another."""
+"""Scorer that calls an endpoint through its gateway."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,11 +28,11 @@ _ENDPOINT_ERRORS = frozenset(
         Code.CANCELLED,
     }
 )
-"""Errors that a person has to see to, at the endpoint: no record is to blame."""
+"""Errors that need a fix at the endpoint: no record causes them."""
 
 
 class EndpointModel:
-    """Calls an endpoint. The stream tries again, so the client does not."""
+    """Model interface to an endpoint. The stream retries, so the client does not."""
 
     concurrent = True
 
@@ -45,7 +45,7 @@ class EndpointModel:
         """As `Model.run`.
 
         Raises:
-            UnavailableError: It cannot be asked at the moment, or not by us.
+            UnavailableError: The endpoint is unavailable, or refuses these credentials.
         """
         try:
             response = self._client.infer(
@@ -66,11 +66,11 @@ class EndpointModel:
 
 
 def endpoint_scorer(settings: ScoringEndpoint, *, max_batch_size: int) -> Scorer:
-    """A scorer that asks an endpoint, which has to answer now for what it takes and gives.
+    """Return a scorer that calls an endpoint, after reading the endpoint's signature.
 
     Raises:
-        FailedPreconditionError: A file of credentials cannot be read.
-        HeadraceError: The endpoint cannot be asked.
+        FailedPreconditionError: A credentials file cannot be read.
+        HeadraceError: The endpoint cannot be reached.
     """
     client = Client(
         settings.url,

@@ -1,7 +1,7 @@
-"""Records as rows of a feature view: what they hold stands in the online store.
+"""Pusher of records to an online store, as rows of a feature view.
 
-A row that is not right costs itself only. To push a row again changes nothing, as one that is older
-never replaces a newer one: so nothing is lost or wrong after a crash, however often it is done.
+A bad row fails only its own record. Pushing a row again changes nothing, as an older row never
+replaces a newer one; so nothing is lost or wrong after a crash.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,11 +29,11 @@ from headrace.streaming.settings import WorkerSettings
 
 
 class Pusher:
-    """Pushes records. Used by one thread.
+    """Pushes records to an online store. Used by one thread.
 
     Args:
-        fields: The record's field, or window, of each join key and feature of the view.
-        time: The field of the event's time; empty for the record's timestamp.
+        fields: The record field, or window, of each join key and feature of the view.
+        time: The field of the event time; empty for the record's timestamp.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Pusher:
         self._time = time
 
     def push(self, records: Sequence[Record], added: Added) -> dict[int, HeadraceError]:
-        """Write their rows; why one was not, by its place.
+        """Write the rows of records; return errors by record position.
 
         Raises:
-            HeadraceError: The store is away, or cannot be written.
+            HeadraceError: The store is unavailable, or cannot be written.
         """
         errors: dict[int, HeadraceError] = dict(added.errors)
         columns: Mapping[str, Column] = {}
@@ -117,12 +117,12 @@ class Pusher:
 
 
 def make_pusher(settings: WorkerSettings) -> Pusher:
-    """What pushes a stream's records; its store is connected to when there is a row.
+    """Return the pusher of a stream; it connects to the store with the first row.
 
     Raises:
-        NotFoundError: The view is not in force.
-        InvalidArgumentError: The settings do not fit it, or name no store.
-        FailedPreconditionError: Nothing is in force, or a variable is not set.
+        NotFoundError: The view is not applied.
+        InvalidArgumentError: The settings do not fit the view, or name no store.
+        FailedPreconditionError: No definitions are applied, or a variable is not set.
     """
     push_settings = settings.features
     assert push_settings is not None

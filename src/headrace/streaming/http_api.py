@@ -1,7 +1,8 @@
-"""What the control plane and Prometheus ask a stream worker, over HTTP; what it may be told.
+"""HTTP server of a stream worker for the control plane and Prometheus.
 
-`GET /metrics` and `GET /internal/status`; on the Unix socket alone, `POST /internal/pause` and
-`POST /internal/resume`. A few requests a minute, so the standard library's server will do.
+`GET /metrics` and `GET /internal/status`; on the Unix socket only, `POST /internal/pause` and `POST
+/internal/resume`. It serves a few requests a minute, so the standard library's server is
+sufficient.
 """
 
 import socket
@@ -31,7 +32,7 @@ _JSON: Final = "application/json"
 
 
 class _Server(ThreadingMixIn):
-    """Bounded: who asks when too many do is not heard."""
+    """Server with a bounded number of requests; excess connections are closed."""
 
     daemon_threads = True
     block_on_close = False
@@ -39,21 +40,21 @@ class _Server(ThreadingMixIn):
     slots: threading.BoundedSemaphore
 
     def process_request(self, request: object, client_address: object) -> None:
-        """A thread for each, as long as there are few."""
+        """Start a thread for the request, unless too many run."""
         if self.slots.acquire(blocking=False):
             super().process_request(request, client_address)  # type: ignore[arg-type]  # as it came
         else:
             self.shutdown_request(request)  # type: ignore[attr-defined]  # the other base has it
 
     def process_request_thread(self, request: object, client_address: object) -> None:
-        """In that thread."""
+        """Process the request in its thread."""
         try:
             super().process_request_thread(request, client_address)  # type: ignore[arg-type]  # as above
         finally:
             self.slots.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Who asked has gone, or spoke no HTTP: nobody is to be told."""
+        """Ignore clients that disconnect or do not speak HTTP."""
 
 
 class _Unix(_Server, UnixStreamServer):
@@ -69,7 +70,7 @@ class _Tcp6(_Tcp):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One request, one answer."""
+    """Handler of one request."""
 
     timeout = _REQUEST_TIMEOUT_S
     server_version = "headrace"
@@ -81,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
         StreamRequestHandler.__init__(self, *arguments)  # type: ignore[arg-type]  # the server's
 
     def do_GET(self) -> None:  # the library's name
-        """What there is to see."""
+        """Return metrics or the status."""
         worker = self._worker
         match self.path.partition("?")[0]:
             case "/metrics":
@@ -92,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_error(HTTPStatus.NOT_FOUND)
 
     def do_POST(self) -> None:  # as above
-        """What there is to do, on the Unix socket."""
+        """Pause or resume, on the Unix socket only."""
         actions: dict[str, Callable[[], None]] = {
             "/internal/pause": self._worker.pause,
             "/internal/resume": self._worker.resume,
@@ -105,10 +106,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(msgspec.json.encode(self._worker.status), _JSON)
 
     def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002  # the library's
-        """Requests are not logged."""
+        """Do not log requests."""
 
     def address_string(self) -> str:
-        """A Unix socket's clients have none."""
+        """Return nothing: clients of a Unix socket have no address."""
         return ""
 
     def _answer(self, body: bytes, content_type: str) -> None:
@@ -120,10 +121,10 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def listen(settings: WorkerSettings, worker: WorkerLoop) -> list[TCPServer]:
-    """Servers where `settings` say, each in a thread of its own until the process ends.
+    """Start servers as `settings` say, each in its own thread until the process ends.
 
     Raises:
-        FailedPreconditionError: An address cannot be had.
+        FailedPreconditionError: An address cannot be bound.
     """
     servers: list[TCPServer] = []
     where, hint = settings.uds, ""

@@ -1,8 +1,8 @@
-"""Records under way in a stream: those that wait for a batch, and batches that wait for delivery.
+"""Prefetched records and batches in flight of a stream.
 
-Batches are delivered in the order in which they were taken, whatever order they finish in. So the
-answers of a partition stay in order, and its input is always done up to one offset. All here
-decides only; the caller brings the time.
+Batches are produced in the order in which they were taken, whatever order they finish in. So the
+answers of a partition stay in order, and its input is always complete up to one offset. This module
+decides only; the caller passes the time.
 """
 
 from collections import deque
@@ -18,15 +18,15 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 _BATCHES_AHEAD: Final = 2
 MAX_BYTES: Final = 64 << 20
-"""With so many bytes in records that wait, nothing more is read, however few records these are."""
+"""Bytes of waiting records at which no more are read, however few records they are."""
 
 
 class PrefetchBuffer:
-    """Records that were read and wait for a run, in the order in which they came.
+    """Records that were read and wait for a run, in order of arrival.
 
-    A batch is due when the model is free and its oldest record waited `max_delay_s`, or when it is
-    full. As long as the model is busy, batches grow; one full batch may wait beside the one that
-    runs, so that the model never waits for the records.
+    A batch is due when the model is free and its oldest record has waited `max_delay_s`, or when it
+    is full. While the model is busy, batches grow; one full batch may wait beside the one that
+    runs, so that the model never waits for records.
     """
 
     def __init__(self, *, max_batch_size: int, max_delay_s: float) -> None:
@@ -42,20 +42,20 @@ class PrefetchBuffer:
 
     @property
     def room(self) -> int:
-        """How many more records may be read."""
+        """Number of records that may still be read."""
         if self._bytes >= MAX_BYTES:
             return 0
         return max(_BATCHES_AHEAD * self.max_batch_size - len(self._records), 0)
 
     def put(self, records: Sequence[Record], now: float) -> None:
-        """Let records wait."""
+        """Add records."""
         if records:
             self._records.extend(records)
             self._arrivals.append((now, len(records)))
             self._bytes += _size(records)
 
     def due_at(self, *, is_free: bool) -> float | None:
-        """Monotonic time at which the next batch is due; None if it is not a matter of time."""
+        """Return the monotonic time at which a batch is due; None if time does not decide."""
         if not self._records:
             return None
         oldest = self._arrivals[0][0]
@@ -64,7 +64,7 @@ class PrefetchBuffer:
         return oldest + self.max_delay_s if is_free else None
 
     def take(self) -> list[Record]:
-        """The next batch, taken out; empty if none waits."""
+        """Remove and return the next batch; empty if no record waits."""
         count = min(len(self._records), self.max_batch_size)
         popleft = self._records.popleft
         batch = [popleft() for _ in range(count)]
@@ -78,7 +78,7 @@ class PrefetchBuffer:
         return batch
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
-        """Forget what waits of these places: others read it."""
+        """Drop waiting records of these partitions: another member reads them."""
         rest: deque[Record] = deque()
         arrivals: deque[tuple[float, int]] = deque()
         for came_at, count in self._arrivals:
@@ -90,7 +90,7 @@ class PrefetchBuffer:
         self._records, self._arrivals, self._bytes = rest, arrivals, _size(rest)
 
     def clear(self) -> None:
-        """Forget all that waits."""
+        """Drop all waiting records."""
         self._records.clear()
         self._arrivals.clear()
         self._bytes = 0
@@ -102,14 +102,13 @@ def _size(records: Iterable[Record]) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FailedRecord:
-    """A record that has no answer, and what is written of it instead; None for nothing.
-
-    `stops`: neither it nor anything after it may be delivered.
-    """
+    """A record without an answer."""
 
     error: HeadraceError
     dead_letter: NewRecord | None = None
+    """The dead letter to write for it; None for none."""
     stops: bool = False
+    """Whether the stream stops: neither this record nor later ones may be committed."""
 
 
 Outcome = NewRecord | FailedRecord | None
@@ -118,31 +117,33 @@ Outcome = NewRecord | FailedRecord | None
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ScoringBatch:
-    """Records that are scored together.
-
-    `taken_at`, `retry_at`, `failing_since`: monotonic. `retry_at`: when it is to be tried again;
-    None while it runs, or is done. `outcomes`: one for each record; None while there are none.
-    `gone`: places whose records are no longer this member's. `added`: fields beside their own.
-    """
+    """Records that are scored together. Times are monotonic."""
 
     records: Sequence[Record]
     added: Added = NO_ADDED_FIELDS
+    """Fields in addition to those of the records."""
     taken_at: float = 0.0
+    """When the batch was taken from the prefetch buffer."""
     attempts: int = 0
+    """How often it was submitted."""
     failing_since: float | None = None
+    """When its first attempt failed; None unless the last one failed."""
     retry_at: float | None = None
+    """When it is due again; None while it runs, or is finished."""
     outcomes: Sequence[Outcome] | None = None
+    """One outcome for each record; None while it is unfinished."""
     revoked: set[TopicPartition] = field(default_factory=set)
+    """Partitions that are no longer assigned to this member."""
 
     @property
     def is_revoked(self) -> bool:
-        """Whether all its records are other members' by now."""
+        """Whether all of its records belong to other members by now."""
         return bool(self.revoked) and all(
             record.topic_partition in self.revoked for record in self.records
         )
 
     def has_records_of(self, partitions: Collection[TopicPartition]) -> bool:
-        """Whether it has records of these places that are still this member's."""
+        """Return whether it has records of these partitions that still belong to this member."""
         return any(
             record.topic_partition in partitions and record.topic_partition not in self.revoked
             for record in self.records
@@ -151,26 +152,26 @@ class ScoringBatch:
 
 @dataclass(slots=True, kw_only=True)
 class DueDelivery:
-    """What is delivered at once: records to write, and the next offset to read of each place.
-
-    `answered`: records that have answers. `failed`: what those that have none have instead.
-    `stops`: the record that the stream stops before, and why.
-    """
+    """Records to write and offsets to commit in one step."""
 
     writes: list[NewRecord] = field(default_factory=list)
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
+    """The next offset to read, by partition."""
     answered: list[Record] = field(default_factory=list)
+    """Input records that have an answer."""
     failed: list[FailedRecord] = field(default_factory=list)
+    """Records without an answer."""
     stops: tuple[Record, HeadraceError] | None = None
+    """The record before which the stream stops, and the reason; None to continue."""
 
     def add_answers(self, records: Sequence[Record], answers: Sequence[Any]) -> None:
-        """What came of records that each have one record as their answer: most batches."""
+        """Add records that each have exactly one answer: most batches."""
         self.writes += answers
         self.answered += records
         self.offsets |= {record.topic_partition: record.offset + 1 for record in records}
 
     def add(self, record: Record, outcome: Outcome) -> bool:
-        """What came of the next record; whether others may follow."""
+        """Add the outcome of the next record; return whether others may follow."""
         if isinstance(outcome, NewRecord):
             self.writes.append(outcome)
             self.answered.append(record)
@@ -188,7 +189,7 @@ class DueDelivery:
 
 
 class InFlightBatches:
-    """Batches that were taken and are not delivered, in order."""
+    """Batches that were taken and not yet produced, in order."""
 
     def __init__(self) -> None:
         self._batches: deque[ScoringBatch] = deque()
@@ -198,34 +199,34 @@ class InFlightBatches:
 
     @property
     def records(self) -> int:
-        """How many records are under way."""
+        """Number of records in flight."""
         return sum(len(batch.records) for batch in self._batches)
 
     def add(self, batch: ScoringBatch) -> None:
-        """A batch was taken; its records follow those of all before it."""
+        """Add a batch; its records follow those of all earlier batches."""
         self._batches.append(batch)
 
     def waiting(self) -> list[ScoringBatch]:
-        """Batches that wait for another try."""
+        """Return batches that wait for a retry."""
         return [batch for batch in self._batches if batch.retry_at is not None]
 
     def is_failing(self) -> bool:
-        """Whether what scores was away when it was asked last: nothing new need be tried."""
+        """Return whether the last attempt of a batch failed: no new batch need be tried."""
         return any(batch.failing_since is not None for batch in self._batches)
 
     def has_due(self) -> bool:
-        """Whether `take_due` would give something."""
+        """Return whether `take_due` would return something."""
         if not self._batches:
             return False
         first = self._batches[0]
         return first.outcomes is not None or first.is_revoked
 
     def has_records_of(self, partitions: Collection[TopicPartition]) -> bool:
-        """Whether something of these places is neither delivered nor dropped."""
+        """Return whether records of these partitions are neither produced nor dropped."""
         return any(batch.has_records_of(partitions) for batch in self._batches)
 
     def take_due(self) -> DueDelivery:
-        """All that may be delivered now, taken out."""
+        """Remove and return everything that may be produced now."""
         due = DueDelivery()
         while due.stops is None and self.has_due():
             batch = self._batches.popleft()
@@ -240,14 +241,14 @@ class InFlightBatches:
         return due
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
-        """Nothing of these places that is under way is delivered any more."""
+        """Produce nothing more from these partitions."""
         for batch in self._batches:
             batch.revoked.update(partitions)
             if batch.is_revoked:
                 batch.retry_at = batch.failing_since = None
 
     def clear(self) -> None:
-        """Nothing that is under way is delivered any more."""
+        """Drop all batches."""
         self._batches.clear()
 
 
@@ -255,7 +256,7 @@ _RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED, Code.D
 
 
 def is_retryable(error: HeadraceError) -> bool:
-    """Whether the same records may be scored later on."""
+    """Return whether the same records may be scored later."""
     return error.code in _RETRYABLE and not isinstance(error, PayloadTooLargeError)
 
 
@@ -268,13 +269,13 @@ def retry_at(
     chance: float,
     retry_after_s: float | None = None,
 ) -> float | None:
-    """Return the monotonic time of the next try; None if no more is made.
+    """Return the monotonic time of the next attempt; None for no more attempts.
 
     Args:
-        tries: How many were made, at least 1.
+        attempts: Number of attempts so far, at least 1.
         since: When the first one failed.
         chance: Evenly distributed in [0, 1).
-        asked_s: How long the one that failed asks to be left alone; at most `max_delay_s` counts.
+        retry_after_s: Pause that the failed service asks for; at most `max_delay_s` counts.
     """
     if errors.retry_for_s is not None and now - since >= errors.retry_for_s:
         return None

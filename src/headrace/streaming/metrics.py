@@ -27,48 +27,49 @@ from headrace.streaming.in_flight import DueDelivery
 from headrace.streaming.settings import StreamStatus, WorkerState
 
 _ARRAY_FROM: Final = 64
-"""So many times and more are counted as an array, at a fifth of the cost."""
+"""From this many values on, counting with an array costs a fifth."""
 ROWS_BOUNDS = tuple(float(1 << power) for power in range(14))
 """Upper bounds for the sizes of micro-batches: 1, 2, 4, ... 8192 records."""
 
 
 @dataclass(slots=True)
 class WindowCounters:
-    """What happened to windows.
-
-    `late`: records that came too late. `keys` in memory, now. `opened` states, and `rebuilt` ones:
-    those that were made again of the log, of which `incomplete` may miss what it has forgotten.
-    `restored_records`: that were read only for that.
-    """
+    """Counters of windows."""
 
     late: int = 0
+    """Records that arrived too late to be counted."""
     keys: int = 0
+    """Keys in memory now."""
     opened: int = 0
+    """States that were opened and continued."""
     rebuilt: int = 0
+    """States that were rebuilt from the topic."""
     incomplete: int = 0
+    """Rebuilt states that may miss records that retention has deleted."""
     restored_records: int = 0
+    """Records that were read again only to restore windows."""
     checkpoints: Histogram = field(default_factory=Histogram)
 
 
 @dataclass(slots=True)
 class Counters:
-    """What happened since the worker started.
-
-    `runs` of the model, and `rows` in them: a batch of records with several shapes is several runs.
-    `latency`: from a record's timestamp until its answer was handed to the broker. `failed`:
-    records that have no answer, by why; `letters` of them are in the dead-letter topic.
-    """
+    """Counters since the worker started."""
 
     read: int = 0
     answered: int = 0
     dead_letters: int = 0
+    """Records that were written to the dead-letter topic."""
     failed: dict[Code, int] = field(default_factory=dict)
+    """Records without an answer, by error code."""
     batches: Histogram = field(default_factory=lambda: Histogram(ROWS_BOUNDS))
     score: Histogram = field(default_factory=Histogram)
     latency: Histogram = field(default_factory=Histogram)
+    """Seconds from a record's timestamp until its answer was passed to the broker."""
     deliver: Histogram = field(default_factory=Histogram)
     runs: int = 0
+    """Runs of the model: a batch of records with several shapes takes several runs."""
     rows: int = 0
+    """Rows in these runs."""
     retries: int = 0
     sessions: int = 0
     assigned: int = 0
@@ -77,13 +78,13 @@ class Counters:
     windows: WindowCounters = field(default_factory=WindowCounters)
 
     def scored(self, *, seconds: float, runs: int, rows: int) -> None:
-        """A batch was scored, or tried."""
+        """Count a finished attempt of a batch."""
         self.score.observe(seconds)
         self.runs += runs
         self.rows += rows
 
     def delivered(self, due: DueDelivery, *, now_s: float, seconds: float) -> None:
-        """Some answers were handed to the broker.
+        """Count answers that were passed to the broker.
 
         Args:
             now_s: Unix time.
@@ -102,7 +103,7 @@ _SECONDS: Final = np.array(SECONDS_BOUNDS)
 
 
 def _observe_ages(histogram: Histogram, times_s: Sequence[float], now_s: float) -> None:
-    """Count how old each of these Unix times is; what is not known (0) is left out."""
+    """Count the ages of these Unix times; unknown ones (0) are left out."""
     if len(times_s) < _ARRAY_FROM:
         histogram.observe_all([max(now_s - at_s, 0.0) for at_s in times_s if at_s > 0])
         return
@@ -117,7 +118,7 @@ _PLACES: Final = reported_indexes(12)
 
 
 def render_metrics(counters: Counters, status: StreamStatus) -> bytes:
-    """All of them in Prometheus text format 0.0.4."""
+    """Return all metrics in Prometheus text format 0.0.4."""
     labels: Labels = (("stream", status.stream),)
     return text(
         [
@@ -174,7 +175,7 @@ def _histograms(counters: Counters, labels: Labels) -> Iterator[Family]:
 
 
 def _windows(counters: WindowCounters, labels: Labels) -> Iterator[Family]:
-    """Nothing for streams that have none."""
+    """Yield window metrics; nothing for streams without windows."""
     if not (counters.opened or counters.rebuilt or counters.checkpoints.count):
         return
     for name, meaning, value in (

@@ -1,7 +1,7 @@
-"""Poll loop of a stream: records in, answers out, in turns of the thread that owns the session.
+"""Poll loop of a stream, which moves records from and to one session.
 
-Each turn collects what the model finished, lets it run what is due, delivers what may be, and
-polls. A poll is never far away, however slow the model is, so membership is never lost for that.
+Each iteration collects finished batches, submits batches that are due, produces answers, and polls.
+It polls often however slow the model is, so that membership is not lost.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -25,18 +25,19 @@ from headrace.streaming.windows.session import Windows
 from headrace.streaming.writer import ResultWriter
 
 MAX_POLL_S: Final = 0.25
+"""Longest wait of one poll."""
 FAST_BATCH_S: Final = 0.002
-"""So long a turn waits for the model at most before it polls."""
+"""How long an iteration waits for the model, at most, before it polls."""
 COALESCE_S: Final = 0.02
-"""So long answers wait for others at most while a full batch of records waits, at least once."""
+"""How long answers wait for others, at most, while a full batch waits (at least once)."""
 CHECKPOINT_TIMEOUT_S: Final = 0.5
-"""So long a checkpoint of windows waits for what was delivered to be safe, before it gives up."""
+"""How long a checkpoint of windows waits for acknowledgements before it gives up."""
 REPORT_SLOW_AFTER_S: Final = 60.0
-"""For so long the model may have the same records before it is told: an endpoint has given up."""
+"""After how long with the same records the model is reported as slow; endpoints time out before."""
 PAUSE_AFTER_S: Final = 1.0
-"""So long nothing has to have been taken. Kafka's client throws away what it has fetched when it is
-paused: with less, a model of some tenths of a second has it fetch the same again all the time.
-"""
+"""How long no record must have been taken before partitions are paused. Kafka's client drops what
+it has prefetched when it is paused: a shorter time makes it fetch the same records repeatedly
+for a model that takes some tenths of a second."""
 
 
 class StoppedByRecordError(FailedPreconditionError):
@@ -45,16 +46,17 @@ class StoppedByRecordError(FailedPreconditionError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """What came of a batch: its outcomes, or what stands in the way of all its records.
-
-    `seconds`: how long it took. `runs` of the model it took, with so many `rows` in them.
-    """
+    """Result of running a batch."""
 
     batch: ScoringBatch
     result: Sequence[Outcome] | HeadraceError
+    """Its outcomes, or the error that affects all of its records."""
     seconds: float
+    """How long it took."""
     runs: int = 0
+    """Number of runs of the model."""
     rows: int = 0
+    """Number of rows in these runs."""
 
 
 class Runner(Protocol):
@@ -62,57 +64,57 @@ class Runner(Protocol):
 
     @property
     def is_free(self) -> bool:
-        """Whether one that is submitted would run at once."""
+        """Whether a submitted batch would run at once."""
 
     @property
     def has_room(self) -> bool:
-        """Whether one may be submitted: it runs at once, or is the only one that waits."""
+        """Whether a batch may be submitted: it runs at once, or is the only one that waits."""
 
     def submit(self, batch: ScoringBatch) -> None:
         """Run a batch; the session is woken when it is finished."""
 
     def finished(self) -> list[Finished]:
-        """Batches that were finished since the last call."""
+        """Return batches that finished since the last call."""
 
     def wait(self, timeout_s: float) -> None:
-        """Until one is finished, or that time is over."""
+        """Wait until a batch finishes, or until the timeout."""
 
 
 class Backpressure:
-    """Partitions of which the broker hands out nothing. Decides; the caller brings the time.
+    """Paused partitions. Decides only; the caller passes the time.
 
-    A full queue alone is no reason: it is full for a moment all the time, and to be paused may cost
-    a broker what it has fetched already.
+    A full buffer alone is no reason to pause: it is often full for a moment, and pausing may cost a
+    broker what it has prefetched.
     """
 
     def __init__(self) -> None:
         self._paused: set[TopicPartition] = set()
         self._new: set[TopicPartition] = set()
-        """Places that came; brokers differ on whether one that was paused comes back so."""
+        """Partitions that came; brokers differ on whether one that was paused comes back so."""
         self._full_since: float | None = None
 
     def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
-        """These came."""
+        """Partitions were assigned."""
         self._new.update(partitions)
 
     def on_revoked(self, partitions: Collection[TopicPartition]) -> None:
-        """These went."""
+        """Partitions were revoked or lost."""
         self._paused.difference_update(partitions)
         self._new.difference_update(partitions)
 
     def due_at(self) -> float | None:
-        """When there may be something to pause; None if nothing will be for want of room."""
+        """Return when partitions may have to be paused; None if there is room."""
         return None if self._full_since is None else self._full_since + PAUSE_AFTER_S
 
     def change(
         self, partitions: Collection[TopicPartition], *, has_room: bool, is_paused: bool, now: float
     ) -> tuple[list[TopicPartition], list[TopicPartition]]:
-        """What is to be paused, and what to be resumed, which the caller does.
+        """Return the partitions that the caller must pause, and those to resume.
 
         Args:
-            places: All that this member has.
-            has_room: Whether anything would be taken.
-            is_paused: Whether that is because somebody wants it so.
+            partitions: All partitions assigned to this member.
+            has_room: Whether any record could be taken.
+            is_paused: Whether the user has paused the stream.
         """
         if has_room:
             self._full_since = None
@@ -131,7 +133,7 @@ class Backpressure:
 
 
 class PollLoop:
-    """Moves the records of one session; its listener too. Used by one thread."""
+    """Moves the records of one session, and is its rebalance listener. Used by one thread."""
 
     session: ConsumerSession
 
@@ -172,10 +174,10 @@ class PollLoop:
         self._fatal_error: HeadraceError | None = None
 
     def run_once(self) -> None:
-        """One turn.
+        """Run one iteration.
 
         Raises:
-            StoppedByRecordError: By policy; what comes before that record is delivered.
+            StoppedByRecordError: By policy; what precedes that record has been produced.
             HeadraceError: This session is over.
         """
         now = self._clock.monotonic()
@@ -208,10 +210,10 @@ class PollLoop:
             self.prefetch.put(records, self._clock.monotonic())
 
     def drain(self, *, until: float) -> None:
-        """Take nothing more; deliver what is under way until that (monotonic) time.
+        """Take no more records; produce what is in flight until that (monotonic) time.
 
         Raises:
-            HeadraceError: As `turn`.
+            HeadraceError: As `run_once`.
         """
         self._is_ending = True
         self.prefetch.clear()
@@ -225,7 +227,7 @@ class PollLoop:
     def on_assigned(
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, int] | None:
-        """As `Rebalanced`: read from where the group is, or the windows' states are."""
+        """As `Rebalanced`: read from the group's offsets, or from those of the windows' states."""
         self.partitions.update(partitions)
         self._backpressure.on_assigned(partitions)
         self._counters.assigned += len(partitions)
@@ -233,12 +235,12 @@ class PollLoop:
             return None
         try:
             return self.windows.on_assigned(partitions)
-        except HeadraceError as error:  # as in `losing`
+        except HeadraceError as error:  # as in `on_revoked`
             self._fatal_error = error
             return None
 
     def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        """As `Rebalanced`: what is under way is finished and delivered, within `handover_s`."""
+        """As `Rebalanced`: finish and produce what is in flight, within `handover_s`."""
         revoked = set(partitions)
         until = self._clock.monotonic() + self._settings.handover_s
         self.prefetch.drop(revoked)
@@ -259,7 +261,7 @@ class PollLoop:
         self._counters.revoked += len(partitions)
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """As `Rebalanced`: what is under way of these places is nobody's."""
+        """As `Rebalanced`: drop what is in flight from these partitions."""
         revoked = set(partitions)
         self.prefetch.drop(revoked)
         self.in_flight.drop(revoked)
@@ -269,7 +271,7 @@ class PollLoop:
         self._counters.lost += len(partitions)
 
     def problem(self, now: float) -> str:
-        """What stands in the way: the broker, what scores, or windows' states; empty for nothing.
+        """Return what blocks the stream: broker, scorer or window states; empty for nothing.
 
         Args:
             now: Monotonic time.
@@ -290,7 +292,7 @@ class PollLoop:
         )
 
     def _flush(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
-        """Wait until what was delivered is safe; windows' states are of that then."""
+        """Wait until what was produced is acknowledged, then checkpoint the windows up to it."""
         within_s = max(until - self._clock.monotonic(), 0.0)
         if self.windows is None:
             self.session.flush(within_s)
@@ -352,7 +354,7 @@ class PollLoop:
                 finished.batch.failing_since = None
 
     def _failed(self, batch: ScoringBatch, error: HeadraceError, now: float) -> None:
-        """What stands in the way of all records may pass: the batch waits, or has had its time."""
+        """Schedule a retry of a batch whose records all failed, or fail its records."""
         self.last_error = str(error)
         if batch.is_revoked:
             return
@@ -375,7 +377,7 @@ class PollLoop:
             ]
 
     def _produce(self, *, force: bool) -> None:
-        """All that may be; not too often, unless forced: a client writes many at less cost."""
+        """Produce everything due; not too often unless forced, as larger writes cost less."""
         started = self._clock.monotonic()
         may_wait = self._is_exact or len(self.prefetch) >= self._settings.max_batch_size
         if not self.in_flight.has_due() or (started < self._commit_at and may_wait and not force):
@@ -402,7 +404,7 @@ class PollLoop:
             )
 
     def _poll_timeout_s(self, now: float) -> float:
-        """How long a poll may wait: until something is due, a wake-up apart."""
+        """Return how long a poll may wait: until something is due, unless it is woken before."""
         times = [now + MAX_POLL_S]
         if self._runner.has_room:
             again = [

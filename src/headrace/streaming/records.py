@@ -1,7 +1,8 @@
-"""Records of a stream: what it reads and writes at places of a log, and times in their fields.
+"""Records of a stream, partitions, and times in record fields.
 
-Records are Structs: making two frozen dataclasses took most of the 10 µs that there are for a
-record at 100,000 a second. They can be in no cycle, so the collector of garbage leaves them alone.
+Records are Structs: creating two frozen dataclasses took most of the 10 µs available per record at
+100,000 records a second. They cannot be part of a reference cycle, so the garbage collector ignores
+them.
 """
 
 import math
@@ -15,65 +16,59 @@ from headrace.core import InvalidArgumentError
 
 Header = tuple[str, bytes]
 MAX_TIME_S: Final = 253_402_300_800.0
-"""The year 10000: no time is that late."""
+"""The year 10000, as an upper bound for times."""
 _SHOWN: Final = 60
 
 
 class TopicPartition(NamedTuple):
-    """One ordered part of a topic. A broker without partitions has the partition 0 only."""
+    """One partition of a topic. Brokers without partitions have only partition 0."""
 
     topic: str
     partition: int
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record that was read.
-
-    `offset`: its position; those of one place ascend, gaps are possible. `timestamp_s`: when it was
-    written, in Unix time, as the broker has it. `deliveries`: how often it was handed out, counting
-    this time, where the broker counts; else 1.
-    """
+    """A record that was read."""
 
     topic_partition: TopicPartition
     offset: int
+    """Position in the partition; offsets ascend and may have gaps."""
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...] = ()
     timestamp_s: float = 0.0
+    """Unix time at which it was written, according to the broker."""
     deliveries: int = 1
+    """How often it was delivered, including this time; 1 where the broker does not count."""
 
 
 class NewRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A record that is to be written.
-
-    `partition`: None lets the key decide. `timestamp_s`: None for when it is written. `id`: the
-    same for the same answer to the same input, so that a broker that drops what it has seen already
-    writes it once; empty where there is none.
-    """
+    """A record to be written."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...] = ()
     partition: int | None = None
+    """Target partition; None lets the key decide."""
     timestamp_s: float | None = None
+    """Unix time of the record; None for the time of writing."""
     id: str = ""
+    """Deduplication id, the same for each answer to one input record; empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartitionLag:
-    """How far a group is behind at one place.
-
-    `records`: that wait, the ones handed out and not done counted in. `seconds`: since the oldest
-    of them was written; 0 where none waits, None where it is not known.
-    """
+    """How far a group is behind in one partition."""
 
     records: int
+    """Records that wait, including those delivered and not committed."""
     seconds: float | None
+    """Seconds since the oldest of them was written; 0 if none waits, None if unknown."""
 
 
 def parse_seconds(text: str | bytes | None, default: float) -> float:
-    """The number in a text that another producer may have written; `default` where it is none."""
+    """Return the number in a text written by another producer; `default` if there is none."""
     try:
         return default if text is None else float(text)
     except ValueError:
@@ -81,7 +76,7 @@ def parse_seconds(text: str | bytes | None, default: float) -> float:
 
 
 def unix_time(name: str, value: object) -> float:
-    """The Unix time that field `name` holds: seconds, or ISO 8601 with a zone.
+    """Return the Unix time in field `name`: seconds, or ISO 8601 with a time zone.
 
     Raises:
         InvalidArgumentError: It is neither, or not between 1970 and 10000.

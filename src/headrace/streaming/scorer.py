@@ -1,8 +1,7 @@
-"""Scorer of a stream: records are decoded, run together where they may be, and encoded as answers.
+"""Scorer of a stream: decodes records, runs the model in batches and encodes answers.
 
-Batches run on threads of their own, so that a slow model never keeps the session from polling. A
-record that fails costs itself only. Which records share a run, and how they are padded, is decided
-as the endpoint's engine decides it for its requests.
+Batches run on their own threads, so that a slow model never blocks polling. A failing record fails
+alone. Records share runs and padding as requests do in the endpoint's engine.
 """
 
 import math
@@ -37,11 +36,11 @@ from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.writer import Result, ResultWriter, TooOldError
 
 _MAX_THREADS: Final = 4
-"""Beyond, records are decoded and encoded no faster: that is Python's."""
+"""More threads do not help: Python decodes and encodes records one at a time."""
 
 
 class _Part(Ticket):
-    """A group of records, as the engine's queue takes requests."""
+    """A group of records as a ticket of the engine's batch queue."""
 
     __slots__ = ("shape_group",)
 
@@ -54,7 +53,7 @@ class _Part(Ticket):
 
 
 class Counted(NamedTuple):
-    """Runs of the model, and rows in them."""
+    """Number of model runs, and of rows in them."""
 
     runs: int = 0
     rows: int = 0
@@ -69,11 +68,11 @@ class ScoreRecords(Protocol):
         """As `RecordScorer.answer`."""
 
     def count(self) -> Counted:
-        """What was run since the last call."""
+        """Return the runs since the last call."""
 
 
 class RecordScorer:
-    """Scores records. Used by one thread."""
+    """Scores records with a model. Used by one thread."""
 
     def __init__(
         self,
@@ -96,14 +95,14 @@ class RecordScorer:
     def answer(
         self, records: Sequence[Record], *, now_s: float, added: Added = NO_ADDED_FIELDS
     ) -> list[Result]:
-        """The answer to each record, or why it has none.
+        """Return the answer to each record, or the reason for having none.
 
         Args:
-            now_s: Unix time, to know which ones are too old.
-            added: Fields that the records have beside their own.
+            now_s: Unix time, to find records that are too old.
+            added: Fields of the records in addition to their own.
 
         Raises:
-            HeadraceError: What stands in the way of all of them, and may pass.
+            HeadraceError: The error affects all records, and may pass.
         """
         results: dict[int, Result] = dict(added.errors)
         fresh = records
@@ -122,7 +121,7 @@ class RecordScorer:
         return list(map(results.__getitem__, range(len(records))))
 
     def count(self) -> Counted:
-        """What was run since the last call."""
+        """Return the runs since the last call."""
         counted, self._counted = self._counted, Counted()
         return counted
 
@@ -136,7 +135,7 @@ class RecordScorer:
         return errors
 
     def _runs(self, groups: Sequence[ShapeGroup]) -> list[list[_Part]]:
-        """Which groups are run together, within `max_batch_size` rows."""
+        """Return which groups run together, within `max_batch_size` rows."""
         parts = [_Part(group) for group in groups]
         if len(parts) < 2 or not self._scorer.signature.batched:  # noqa: PLR2004  # no company
             return [[part] for part in parts]
@@ -188,7 +187,7 @@ class RecordScorer:
         positions: Sequence[int],
         results: dict[int, Result],
     ) -> list[Sequence[int]]:
-        """The records of each part of whose rows none failed; the parts have their rows only."""
+        """Return the good records of each part; keep only their rows in the parts."""
         by_part: list[Sequence[int]] = []
         first = 0
         for part in parts:
@@ -251,12 +250,12 @@ class RecordScorer:
 
 
 class Stages:
-    """Pushes records, scores them, and treats those without a value apart. See `ScoreRecords`.
+    """Pushes records to an online store, then scores them; handles tombstones separately.
 
     Args:
-        answers: Scores the records that have a value; None where they are pushed only.
-        forwards: Whether the others are answered by a record without a value; else they are done.
-        pusher: What writes records to an online store before they are scored; None for nothing.
+        answers: Scores records that have a value; None where they are only pushed.
+        forwards: Whether tombstones are answered by a tombstone; else they get no answer.
+        pusher: Writes records to an online store before they are scored; None for no push.
     """
 
     def __init__(
@@ -299,10 +298,10 @@ class Stages:
 
 
 def load_scorer(settings: WorkerSettings) -> Scorer | None:
-    """Load the model, or ask the endpoint what it takes; None for a stream that only pushes.
+    """Load the model, or read the endpoint's signature; None for a stream that only pushes.
 
     Raises:
-        HeadraceError: It cannot be had.
+        HeadraceError: The model or the endpoint is not available.
     """
     if settings.endpoint is not None:
         return endpoint_scorer(settings.endpoint, max_batch_size=settings.max_batch_size)
@@ -313,7 +312,7 @@ def load_scorer(settings: WorkerSettings) -> Scorer | None:
 
 
 def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRecords]:
-    """What answers, for each thread one.
+    """Return the scoring stages, one for each thread.
 
     Raises:
         HeadraceError: The settings do not fit the model or a feature view.
@@ -342,7 +341,7 @@ def make_stages(settings: WorkerSettings, scorer: Scorer | None) -> list[ScoreRe
 
 
 class ModelThreads:
-    """One thread for each answerer. All but `wake` is for the thread that owns the session.
+    """One thread for each scoring stage. All methods but `wake` are for the session's thread.
 
     Threads are daemons: one that hangs in its model does not keep the process from ending.
     """
@@ -380,7 +379,7 @@ class ModelThreads:
 
     @property
     def is_idle(self) -> bool:
-        """Whether none runs that has not been collected."""
+        """Whether all batches have been collected."""
         return self._in_flight == 0
 
     def submit(self, batch: ScoringBatch) -> None:
@@ -405,7 +404,7 @@ class ModelThreads:
         self._is_finished.wait(timeout_s)
 
     def close(self) -> None:
-        """Let the threads end when they are through with what they have."""
+        """Let the threads end after their queued batches."""
         for _ in self._answerers:
             self._queue.put(None)
 

@@ -1,4 +1,4 @@
-"""Messages between the control plane and a stream worker: settings at its start, and its status.
+"""Messages between the control plane and a stream worker: its start settings and its status.
 
 Durations are seconds, sizes bytes.
 """
@@ -19,129 +19,141 @@ from headrace.streaming.broker import Delivery, StartPosition
 
 
 class ScoringEndpoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An endpoint that scores, instead of a model in this process.
-
-    `url`: as `headrace.client.Client` takes it. `api_key_file` and `ca_file` are paths; empty for
-    none. `timeout_s`: of one batch.
-    """
+    """An endpoint that scores records, instead of a model in this process."""
 
     url: str
+    """URL of the gateway, as `headrace.client.Client` takes it."""
     name: str
     version: str = ""
     timeout_s: float = 60.0
+    """Timeout of one batch."""
     api_key_file: str = ""
+    """Path of a file with an API key; empty for none."""
     ca_file: str = ""
+    """Path of CA certificates; empty for the system's."""
 
 
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Records are rows of a feature view, whose values they become in the online store.
-
-    `view`: of the definitions in force in `home`, or of the stream's home without one; not looked
-    up where `definition` has it, as `headrace.features.encode_view` writes it. `fields`: what a
-    column of the view is called in the records, or which window it is, where that is not its name.
-    `time`: the field of the event's time (Unix seconds, or ISO 8601 with a zone); empty for the
-    record's timestamp. `online_store`: a URL, with `${NAME}` for a variable of the environment;
-    empty for the home's own. `timeout_s`: of a write.
-    """
+    """Settings for pushing records to an online store as rows of a feature view."""
 
     view: str
+    """Name of the feature view, among the applied definitions of `home`."""
     definition: str = ""
+    """The view as `headrace.features.encode_view` writes it; `view` is not looked up then."""
     fields: dict[str, str] = {}
+    """Record field, or window, of each column whose name differs."""
     time: str = ""
+    """Field of the event time (Unix seconds, or ISO 8601 with a zone); empty for the timestamp."""
     home: str = ""
+    """Folder of the applied definitions; empty for the stream's home."""
     online_store: str = ""
+    """URL, with `${NAME}` for environment variables; empty for the home's own store."""
     timeout_s: float = 5.0
+    """Timeout of a write."""
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """One stream worker: what it reads, what scores it, where answers go.
-
-    `broker`: a URL, whose scheme says which kind. `member`: the same over restarts. One of `model`
-    and `endpoint` is given. `sink_format`: None for the same as `format`. `nulls`: of records, in
-    inputs of floats. `max_delay_s`: how long a batch waits for company although the model is free.
-    `commit_interval_s`: what is exactly once is delivered at most so often. `model_threads`:
-    batches that run at once; None for one per usable core, at most 4. `handover_s`: how long what
-    is under way may take when a place goes to another member. `paused`: whether it starts paused.
-    `home`: where embedded logs lie that have a name only, and state. `windows`: counts and sums
-    per key, which models take as fields of a record. `features`: records are pushed to an online
-    store before they are scored; with neither `model`, `endpoint` nor `sink` that is all. Fields of
-    stored settings of earlier versions that are gone are ignored.
-    """
+    """Settings of one stream worker. Fields that earlier versions stored are ignored."""
 
     name: str
     broker: str
+    """URL of the broker; its scheme names the kind."""
     topics: list[str]
+    """Topics to read."""
     group: str
     member: str
+    """Member name, the same over restarts."""
     sink: str = ""
+    """Topic of the answers; empty for a stream that only pushes features."""
     dead_letters: str = ""
+    """Topic of dead letters; empty for none."""
     model: ReplicaSettings | None = None
+    """Model to load; None with `endpoint`."""
     endpoint: ScoringEndpoint | None = None
+    """Endpoint to call; None with `model`."""
     format: StreamFormatSpec = StreamFormatSpec()
     sink_format: StreamFormatSpec | None = None
+    """Format of the answers; None for `format`."""
     nulls: NullPolicy = NullPolicy.NAN
+    """How nulls in float inputs are treated."""
     output: StreamOutputSpec = StreamOutputSpec()
     errors: StreamErrorsSpec = StreamErrorsSpec()
     windows: StreamWindowsSpec | None = None
+    """Aggregates per key, which models take as fields of a record; None for none."""
     features: PushSettings | None = None
+    """Push of records to an online store before scoring; None for none."""
     delivery: Delivery = Delivery.AT_LEAST_ONCE
     start: StartPosition = StartPosition.LATEST
     start_s: float | None = None
+    """Unix time at which a new group starts, instead of `start`."""
     session_timeout_s: float = 10.0
     max_batch_size: int = 256
     max_delay_s: float = 0.0
+    """How long a batch waits for more records while the model is free."""
     commit_interval_s: float = 0.005
+    """Shortest time between transactions, with exactly-once delivery."""
     model_threads: int | None = None
+    """Batches that run at once; None for one per usable core, at most 4."""
     handover_s: float = 5.0
+    """How long records in flight may take when a partition is revoked."""
     drain_timeout_s: float = 30.0
+    """How long records in flight may take when the worker stops."""
     paused: bool = False
+    """Whether the worker starts paused."""
     home: str = ""
+    """Folder of embedded logs named without a path, and of window states."""
     uds: str = ""
+    """Path of the Unix socket for the control plane; empty for none."""
     host: str = "127.0.0.1"
+    """Address of the metrics port."""
     metrics_port: int | None = None
+    """Port for Prometheus; None for none."""
     log_format: str = "text"
+    """`text` or `json`."""
 
 
 EXIT_SETTINGS: Final = 2
-"""The settings cannot work, or do not fit the model or the broker."""
+"""The settings are invalid, or do not fit the model or the broker."""
 EXIT_CANNOT_LOAD: Final = 3
-"""The model cannot be loaded, or the endpoint not be asked what it takes."""
+"""The model cannot be loaded, or the endpoint's signature not be read."""
 EXIT_CANNOT_LISTEN: Final = 4
-"""An address cannot be had."""
+"""An address cannot be bound."""
 EXIT_CANNOT_JOIN: Final = 5
-"""The broker refuses, for good."""
+"""The broker refuses permanently."""
 EXIT_REPLACED: Final = 6
-"""Another member has this one's name: two workers of one stream were given the same."""
+"""Another member has the same name: two workers of one stream were started with it."""
 EXIT_STOPPED_BY_RECORD: Final = 7
-"""By its policy the stream stopped before a record that has no answer."""
+"""The stream stopped before a record without an answer, as its policy says."""
 
 
 class WorkerState(StrEnum):
-    """What a worker is at."""
+    """State of a worker."""
 
     STARTING = "starting"
     RUNNING = "running"
     PAUSED = "paused"
-    """It takes no records, and stays a member."""
+    """It reads no records, and stays a member."""
     RETRYING = "retrying"
-    """What scores, or the broker, is away: the stream waits for it."""
+    """The scorer or the broker is unavailable: the worker retries."""
     RECONNECTING = "reconnecting"
-    """It is no member of its group at the moment."""
+    """It is not a member of its group at the moment."""
     STOPPING = "stopping"
     STOPPED = "stopped"
 
 
 class PartitionStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One place that is this member's. Lag as in `records.Lag`; None where it is not known."""
+    """Status of one assigned partition."""
 
     topic: str
     partition: int
     lag_records: int | None = None
+    """Records behind; None if unknown."""
     lag_s: float | None = None
+    """Seconds behind; None if unknown."""
 
 
 class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """A worker at one moment."""
+    """Status of a worker at one moment."""
 
     stream: str
     member: str
@@ -151,7 +163,7 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int = 0
     """Records that were read and are in no batch yet."""
     in_flight: int = 0
-    """Records that are in batches."""
+    """Records in batches."""
     problem: str = msgspec.field(default="", name="trouble")
     """Why no records are read or written now; empty if nothing is wrong."""
     last_error: str = ""
@@ -163,11 +175,10 @@ class StreamStatus(msgspec.Struct, frozen=True, kw_only=True):
     without_answer: int = 0
     retries: int = 0
     still_s: float = 0.0
-    """For how long the thread that talks to the broker has not come round; what the rest says is
-    about as old."""
+    """Seconds since the poll loop last ran; the rest of the status is about as old."""
     unassigned_s: float = 0.0
-    """For how long it has had no partition."""
+    """Seconds without an assigned partition."""
     lacks_topic: bool = False
-    """It is no member, as a topic that it reads does not exist; `trouble` names it."""
+    """Whether it cannot join because a topic that it reads does not exist."""
     row_problem: str = ""
-    """How a row's answer depended on the others that were scored with it."""
+    """How a row's answer depended on the rows that were scored with it; empty if none did."""

@@ -1,6 +1,7 @@
-"""Worker of a stream, from join to leave: sessions come and go, the worker stays.
+"""Stream worker that joins its group, polls, and joins again after errors.
 
-The thread that calls `run` owns the session. Others may pause, resume, stop and ask.
+The thread that calls `run` owns the session. Other threads may pause, resume, stop and read the
+status.
 """
 
 import contextlib
@@ -28,16 +29,18 @@ REJOIN: Final = Backoff(first_s=0.5, limit_s=30.0)
 STATUS_EVERY_S: Final = 0.5
 LAST_FLUSH_S: Final = 5.0
 MAX_CONFLICTS: Final = 3
-"""So often in a row a member may find itself replaced: once, it was only taken for dead."""
+"""How often in a row a member may be replaced; once, it was only considered dead."""
 _PERMANENT: Final = frozenset({Code.INVALID_ARGUMENT, Code.UNIMPLEMENTED})
-"""Errors of joining that no waiting will change."""
+"""Errors of joining that waiting does not resolve."""
 
 
 class WorkerLoop:
-    """Runs one stream. `runner` has to call `wake` when it has finished a batch.
+    """Runs one stream. `runner` must call `wake` when it has finished a batch.
 
-    `wait`: sleeps at most so long, less if the event is set; for tests with a clock of their own.
-    `row_problem`: as in `StreamStatus`.
+    Args:
+        wait: Sleeps at most that long, less if the event is set; replaced in tests with a virtual
+            clock.
+        row_problem: Returns `StreamStatus.row_problem`.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class WorkerLoop:
 
     @property
     def status(self) -> StreamStatus:
-        """How it is; from any thread."""
+        """Current status; safe to read from any thread."""
         still_s = self._clock.monotonic() - self._progress_at
         return msgspec.structs.replace(self._status, still_s=still_s)
 
@@ -77,9 +80,9 @@ class WorkerLoop:
         """Stream until `stop` is called.
 
         Raises:
-            StoppedByRecordError: By policy, at a record that has no answer.
-            ConflictError: Another member has this one's name.
-            HeadraceError: The group cannot be joined as the settings say, now or later.
+            StoppedByRecordError: By policy, at a record without an answer.
+            ConflictError: Another member has the same name.
+            HeadraceError: The group cannot be joined with these settings.
         """
         failures = 0
         while not self._stopping.is_set():
@@ -99,22 +102,22 @@ class WorkerLoop:
                 self._pause_after(error, failures)
 
     def pause(self) -> None:
-        """Take no more records until `resume`; stay a member."""
+        """Read no more records until `resume`; stay a member."""
         self._is_paused = True
         self.wake()
 
     def resume(self) -> None:
-        """The contrary."""
+        """Read records again."""
         self._is_paused = False
         self.wake()
 
     def stop(self) -> None:
-        """Let `run` deliver what is under way and return."""
+        """Make `run` produce what is in flight and return."""
         self._stopping.set()
         self.wake()
 
     def wake(self) -> None:
-        """Let a poll that waits return."""
+        """Make a waiting poll return."""
         session = self._session
         if session is not None:
             session.wake()
@@ -182,7 +185,7 @@ class WorkerLoop:
         self._progress_at = self._clock.monotonic()
 
     def _pause_after(self, error: HeadraceError, failures: int) -> None:
-        """Wait before the next session, and say why."""
+        """Wait before the next session, and report the reason."""
         text = str(error)
         _log.warning("not in the group; trying again", extra={"error": text})
         self._last_error = text
@@ -204,7 +207,7 @@ class WorkerLoop:
         *,
         force: bool = False,
     ) -> None:
-        """Renew the status, which others read whole, if it is time."""
+        """Replace the status, if it is due."""
         now = self._clock.monotonic()
         if now < self._status_at and not force:
             return

@@ -1,4 +1,4 @@
-"""Writer of a stream's results: an answer for a record, or by policy a dead letter, or nothing."""
+"""Outcomes of scoring as output records: an answer, a dead letter or nothing, by policy."""
 
 from collections.abc import Sequence
 from typing import assert_never
@@ -12,17 +12,17 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 from headrace.streaming.settings import WorkerSettings
 
 Result = EncodedAnswer | HeadraceError | None
-"""The result of scoring one record; None for a record that is done with, and has no answer."""
+"""Result of scoring one record; None for a record that needs no answer."""
 
 
 class TooOldError(HeadraceError):
-    """A record was written longer ago than its stream scores."""
+    """The record is older than the stream's `max_age_s`."""
 
     code = Code.DEADLINE_EXCEEDED
 
 
 class ResultWriter:
-    """Makes what a stream writes of results. Holds no state."""
+    """Converts results to output records. Stateless."""
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._stream = settings.name
@@ -35,10 +35,10 @@ class ResultWriter:
     def outcomes(
         self, records: Sequence[Record], results: Sequence[Result], *, attempts: int, now_s: float
     ) -> list[Outcome]:
-        """What came of each record.
+        """Return the outcome of each record.
 
         Args:
-            attempts: How often they were tried.
+            attempts: How often the records were tried.
             now_s: Unix time.
         """
         outcomes: list[Outcome] = []
@@ -72,7 +72,7 @@ class ResultWriter:
     def failed(
         self, record: Record, error: HeadraceError, *, attempts: int, now_s: float
     ) -> FailedRecord:
-        """What comes of a record that has no answer; one that is too old stops nothing."""
+        """Return the outcome of a record without an answer; a too old one stops nothing."""
         match self._policy:
             case FailurePolicy.DEAD_LETTER:
                 letter = dead_letter(

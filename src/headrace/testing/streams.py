@@ -1,6 +1,6 @@
 """A broker in memory, on a clock that is turned: what streams rest on, without anything that waits.
 
-It has partitions, groups whose places move when a test says so, answers that become safe some time
+It has partitions, groups whose partitions move when a test says so, answers that become safe some time
 after they were delivered, and sessions that crash. Nothing here is for real use.
 """
 
@@ -30,7 +30,7 @@ __all__ = ["MemoryBroker", "MemorySession", "TurnedClock", "TurnedRunner"]
 
 @dataclass
 class _Group:
-    """`claims`: who has a place, and a number that is another one each time it moves."""
+    """`claims`: who has a partition, and a number that is another one each time it moves."""
 
     committed: dict[TopicPartition, int] = field(default_factory=dict)
     claims: dict[TopicPartition, tuple["MemorySession", int]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class MemoryBroker:
 
     Args:
         safe_after_s: After what time what is delivered at least once is safe.
-        spreads: Whether who joins gets what is free; else a test gives places with `give`.
+        spreads: Whether who joins gets what is free; else a test gives partitions with `give`.
     """
 
     abilities = BrokerFeatures(exactly_once="in one step", partitions=True, rebalances=True)
@@ -91,14 +91,14 @@ class MemoryBroker:
         return session
 
     def owner(self, group: str, partition: TopicPartition) -> "MemorySession | None":
-        """Who has a place."""
+        """Who has a partition."""
         claim = self._groups[group].claims.get(partition)
         return None if claim is None else claim[0]
 
     def give(
         self, group: str, partition: TopicPartition, to: "MemorySession", *, is_seized: bool
     ) -> None:
-        """Let a place go to another member: asked for, or taken without a word."""
+        """Let a partition go to another member: asked for, or taken without a word."""
         group_state = self._groups[group]
         owner = self.owner(group, partition)
         if owner is to:
@@ -134,14 +134,16 @@ class MemoryBroker:
                 )
             )
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
         """Records from these offsets on."""
         partitions = [partition for partition in self._of(topic) if partition in after]
         return [
             record
             for partition in partitions
             for record in self._partitions[partition][after[partition] :]
-        ][:most]
+        ][:max_records]
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
         """First and next offsets."""
@@ -180,7 +182,7 @@ class MemoryBroker:
         """Nothing is held."""
 
     def all(self, topic: str) -> list[Record]:
-        """What a topic has, place by place."""
+        """What a topic has, partition by partition."""
         return [record for partition in self._of(topic) for record in self._partitions[partition]]
 
     def _of(self, topic: str) -> list[TopicPartition]:
@@ -203,7 +205,7 @@ class MemoryBroker:
 class MemorySession:
     """See `Session`.
 
-    `waits`: whether `poll` lets time pass; else the test does. `fails`: the next `deliver` raises
+    `waits`: whether `poll` lets time pass; else the test does. `fails`: the next `produce` raises
     this, and the session is over. To be looked at: `polled_at`, `paused`, what was `delivered`,
     where it `began` to read, and `strays`, places of which something was delivered when they were
     known to be others'.
@@ -235,19 +237,19 @@ class MemorySession:
         """Whether the broker is away."""
         return "the broker in memory is away" if self._broker.is_away else ""
 
-    def poll(self, most: int, timeout_s: float) -> list[Record]:
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
         """Records that are there; lets time pass until there are some."""
         self._check()
         clock = self._broker.clock
         self.polled_at.append(clock.monotonic())
         self._rebalance()
-        records = self._take(most)
+        records = self._take(max_records)
         if not records and self.waits and not self._is_woken:
             until = clock.monotonic() + timeout_s
 
             def is_over() -> bool:
                 nonlocal records
-                records = self._take(most)
+                records = self._take(max_records)
                 return bool(records) or self._is_woken
 
             clock.turn_until(is_over, most_s=max(until - clock.monotonic(), 0.0))
@@ -295,12 +297,14 @@ class MemorySession:
         return True
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """Of the places that are this member's."""
+        """Of the partitions that are this member's."""
         now_s = self._broker.clock.now()
         lags = {}
         for partition in self._positions:
             offset = self._broker.position(self._group, self.membership, partition)
-            waiting = self._broker.read(partition.topic, after={partition: offset}, most=1 << 30)
+            waiting = self._broker.read(
+                partition.topic, after={partition: offset}, max_records=1 << 30
+            )
             oldest_s = waiting[0].timestamp_s if waiting else now_s
             lags[partition] = PartitionLag(records=len(waiting), seconds=now_s - oldest_s)
         return lags
@@ -310,7 +314,7 @@ class MemorySession:
         self._is_woken = True
 
     def close(self) -> None:
-        """Leave: what is not safe by now is forgotten, and places are free."""
+        """Leave: what is not safe by now is forgotten, and partitions are free."""
         self._leave()
         self._ended = FailedPreconditionError("this session is closed")
 
@@ -367,7 +371,7 @@ class MemorySession:
                 self.began.add((partition, offset))
 
     def _has(self, partition: TopicPartition) -> bool:
-        """Whether a place is this member's, and was all the time since it was told."""
+        """Whether a partition is this member's, and was all the time since it was told."""
         return self._group.claims.get(partition) == (self, self._numbers.get(partition))
 
     def _forget(self, partitions: Sequence[TopicPartition]) -> None:
@@ -376,15 +380,17 @@ class MemorySession:
             del self._numbers[partition]
             self.requested_owner.pop(partition, None)
 
-    def _take(self, most: int) -> list[Record]:
+    def _take(self, max_records: int) -> list[Record]:
         if self._broker.is_away:
             return []
         records: list[Record] = []
         for partition in sorted(self._positions):
-            if partition not in self.paused and len(records) < most:
+            if partition not in self.paused and len(records) < max_records:
                 offset = self._positions[partition]
                 some = self._broker.read(
-                    partition.topic, after={partition: offset}, most=most - len(records)
+                    partition.topic,
+                    after={partition: offset},
+                    max_records=max_records - len(records),
                 )
                 self._positions[partition] = offset + len(some)
                 records += some

@@ -130,13 +130,13 @@ def after(records: Iterable[Record]) -> dict[TopicPartition, int]:
 
 
 def take(
-    session: ConsumerSession, count: int, *, within_s: float, most: int = 1000
+    session: ConsumerSession, count: int, *, within_s: float, max_records: int = 1000
 ) -> list[Record]:
     """At least `count` records, or as many as came in that time."""
     found: list[Record] = []
     deadline = time.monotonic() + within_s
     while len(found) < count and time.monotonic() < deadline:
-        found += session.poll(most, 0.2)
+        found += session.poll(max_records, 0.2)
     return found
 
 
@@ -152,7 +152,7 @@ def everything(broker: Broker, topic: str) -> list[Record]:
     """All records that `read` shows of a topic."""
     position = {partition: first for partition, (first, _) in broker.ends(topic).items()}
     found: list[Record] = []
-    while some := broker.read(topic, after=position, most=AT_ONCE):
+    while some := broker.read(topic, after=position, max_records=AT_ONCE):
         found += some
         position |= after(some)
     return found

@@ -52,7 +52,7 @@ class Asking:
         with pytest.raises(NotFoundError, match=topic):
             broker.ends(topic)
         with pytest.raises(NotFoundError, match=topic):
-            broker.read(topic, after={TopicPartition(topic, 0): 0}, most=1)
+            broker.read(topic, after={TopicPartition(topic, 0): 0}, max_records=1)
         with pytest.raises(NotFoundError, match=topic):
             broker.send(numbered(topic, [1]))
         with pytest.raises(NotFoundError, match=topic):
@@ -65,11 +65,11 @@ class Asking:
 
         broker.send(numbered(topic, range(10)))
         ((_, (first, following)),) = broker.ends(topic).items()
-        found = broker.read(topic, after={partition: first}, most=100)
+        found = broker.read(topic, after={partition: first}, max_records=100)
 
         assert found[0].offset >= first
         assert found[-1].offset < following
-        assert broker.read(topic, after={partition: following}, most=100) == []
+        assert broker.read(topic, after={partition: following}, max_records=100) == []
 
     def test_a_time_has_an_offset(self, broker: Broker) -> None:
         topic = new_topic(broker)
@@ -86,7 +86,9 @@ class Asking:
         broker.send(numbered(topic, range(5, 8)))
 
         at = {
-            when_s: numbers(broker.read(topic, after=broker.offsets_at(topic, when_s), most=100))
+            when_s: numbers(
+                broker.read(topic, after=broker.offsets_at(topic, when_s), max_records=100)
+            )
             for when_s in (0.0, before_s, between_s, between_s + 3600)
         }
 

@@ -63,7 +63,7 @@ class Groups:
         broker.send(numbered(topic, range(10)))
         membership = rig.membership(topic)
         with joined(broker, membership) as session:
-            found = take(session, 4, within_s=rig.settles_s, most=4)
+            found = take(session, 4, within_s=rig.settles_s, max_records=4)
             session.produce([], after(found[:4]))
             assert session.flush(rig.settles_s)
 

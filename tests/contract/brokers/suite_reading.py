@@ -169,7 +169,7 @@ class Reading:
         partition = TopicPartition(topic, 0)
         with joined(broker, rig.membership(topic)) as session:
             broker.send(numbered(topic, range(10)))
-            first = take(session, 1, within_s=rig.settles_s, most=1)
+            first = take(session, 1, within_s=rig.settles_s, max_records=1)
             session.pause([partition])
             paused = [session.poll(100, 0.1) for _ in range(5)]
             session.resume([partition])
@@ -208,12 +208,12 @@ class Reading:
         broker.send(numbered(topic, range(10)))
         ((partition, (first, _)),) = broker.ends(topic).items()
 
-        some = broker.read(topic, after={partition: first}, most=4)
-        rest = broker.read(topic, after=after(some), most=100)
+        some = broker.read(topic, after={partition: first}, max_records=4)
+        rest = broker.read(topic, after=after(some), max_records=100)
 
         assert numbers(some) == [0, 1, 2, 3]
         assert numbers(rest) == [4, 5, 6, 7, 8, 9]
-        assert broker.read(topic, after=after(rest), most=100) == []
+        assert broker.read(topic, after=after(rest), max_records=100) == []
 
     def test_sessions_and_brokers_close_twice(self, rig: Rig) -> None:
         broker = rig.open()

@@ -189,7 +189,7 @@ def test_who_takes_nothing_for_long_gets_all_later(rig: Rig, broker: Broker) -> 
     topic = new_topic(broker)
     broker.send(numbered(topic, range(2000)))
     with joined(broker, rig.membership(topic)) as session:
-        found = take(session, 1, within_s=rig.settles_s, most=1)
+        found = take(session, 1, within_s=rig.settles_s, max_records=1)
         deadline = time.monotonic() + 1.0
         while time.monotonic() < deadline:  # far more calls than are put aside
             assert session.poll(0, 0.0) == []

@@ -89,7 +89,7 @@ def test_what_is_a_week_old_is_forgotten_as_something_new_is_written(
     ((first, following),) = log.ends("t").values()
     assert first == 5000
     assert following == 10_001
-    assert numbers(log.read("t", after={PLACE: 0}, most=2)) == [5000, 5001]
+    assert numbers(log.read("t", after={PLACE: 0}, max_records=2)) == [5000, 5001]
 
 
 def test_a_topic_keeps_no_more_bytes_than_it_may(log: LogBroker) -> None:
@@ -130,7 +130,7 @@ def test_who_reads_too_slowly_is_told_what_it_missed(
     membership = rig.membership("t")
     log.send(numbered("t", range(5000)))
     with joined(log, membership) as session:
-        session.produce([], after(take(session, 10, within_s=10, most=10)))
+        session.produce([], after(take(session, 10, within_s=10, max_records=10)))
     clock.now_s += 8 * DAY_S
     log.send(numbered("t", range(5000, 5003)))
 

@@ -83,9 +83,9 @@ def test_members_are_done_with_their_own_messages_only(broker: Broker, rig: Rig)
     topic, group = new_topic(broker), new_name("group")
     broker.send(numbered(topic, range(2)))
     with joined(broker, rig.membership(topic, group=group)) as one:
-        first = take(one, 1, within_s=10, most=1)
+        first = take(one, 1, within_s=10, max_records=1)
         with joined(broker, rig.membership(topic, group=group, member="two")) as two:
-            second = take(two, 1, within_s=10, most=1)
+            second = take(two, 1, within_s=10, max_records=1)
             two.produce([], after(second))
             assert two.flush(10)
             (committed,) = broker.committed(group, topic).values()

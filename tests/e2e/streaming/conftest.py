@@ -71,7 +71,7 @@ class Streams:
         broker = LogBroker(self.shell.home / "streams" / "demo")
         try:
             after = {partition: first for partition, (first, _) in broker.ends(topic).items()}
-            return broker.read(topic, after=after, most=1_000_000)
+            return broker.read(topic, after=after, max_records=1_000_000)
         except NotFoundError:
             return []
         finally:

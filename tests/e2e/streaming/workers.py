@@ -163,7 +163,7 @@ def everything(broker: Broker, topic: str) -> list[Record]:
     for partition, (first, end) in broker.ends(topic).items():
         at = first
         while at < end:
-            some = broker.read(topic, after={partition: at}, most=1000)
+            some = broker.read(topic, after={partition: at}, max_records=1000)
             found += some
             at = some[-1].offset + 1
     return found

@@ -82,24 +82,24 @@ def test_few_large_records_leave_no_room_for_more() -> None:
 
 @given(
     steps=st.lists(st.integers(-1, 9), max_size=40),
-    most=st.integers(1, 5),
+    max_records=st.integers(1, 5),
 )
 def test_it_loses_repeats_and_reorders_nothing_and_keeps_its_size(
-    steps: list[int], most: int
+    steps: list[int], max_records: int
 ) -> None:
-    prefetch = PrefetchBuffer(max_batch_size=most, max_delay_s=0.0)
+    prefetch = PrefetchBuffer(max_batch_size=max_records, max_delay_s=0.0)
     put = taken = 0
     for now, step in enumerate(steps):
         if step < 0:
             batch = prefetch.take()
             assert [record.offset for record in batch] == list(range(taken, taken + len(batch)))
-            assert len(batch) == min(most, put - taken)
+            assert len(batch) == min(max_records, put - taken)
             taken += len(batch)
         else:
             count = min(step, prefetch.room)
             prefetch.put(some(count, first=put), float(now))
             put += count
-        assert len(prefetch) == put - taken <= 2 * most
+        assert len(prefetch) == put - taken <= 2 * max_records
         assert (prefetch.due_at(is_free=True) is None) == (len(prefetch) == 0)
 
 

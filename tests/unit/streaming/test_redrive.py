@@ -46,11 +46,11 @@ def bury(broker: LogBroker, *values: bytes, code: bytes = b"INVALID_ARGUMENT") -
 
 def values(broker: LogBroker, topic: str) -> list[bytes | None]:
     after = {partition: first for partition, (first, _) in broker.ends(topic).items()}
-    return sorted((one.value for one in broker.read(topic, after=after, most=999)), key=repr)
+    return sorted((one.value for one in broker.read(topic, after=after, max_records=999)), key=repr)
 
 
 def left(broker: LogBroker) -> list[bytes | None]:
-    letters = read_dead_letters(broker, stream="pay", topic=DEAD, most=999)
+    letters = read_dead_letters(broker, stream="pay", topic=DEAD, max_records=999)
     return sorted((letter.record.value for letter in letters), key=repr)
 
 

@@ -119,11 +119,13 @@ def test_objects_become_rows_and_rows_objects() -> None:
         min_size=1,
         max_size=20,
     ),
-    most=st.integers(1, 8),
+    max_records=st.integers(1, 8),
 )
-def test_each_good_row_is_answered_and_each_bad_one_is_told_why(rows: list[Any], most: int) -> None:
+def test_each_good_row_is_answered_and_each_bad_one_is_told_why(
+    rows: list[Any], max_records: int
+) -> None:
     values = [msgspec.json.encode({"x": row}) for row in rows]
-    found = answerer(MATRIX, max_batch_size=most).answer(records(*values), now_s=1000.0)
+    found = answerer(MATRIX, max_batch_size=max_records).answer(records(*values), now_s=1000.0)
 
     for row, result in zip(rows, found, strict=True):
         is_good = (

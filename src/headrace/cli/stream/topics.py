@@ -196,7 +196,7 @@ def records_of(
             for partition, offset in after.items()
             if offset < ends.get(partition, 0)
         }
-        some = broker.read(topic, after=unread, most=_AT_ONCE) if unread else []
+        some = broker.read(topic, after=unread, max_records=_AT_ONCE) if unread else []
         for record in some:
             after[record.topic_partition] = record.offset + 1
         yield from some
@@ -313,7 +313,7 @@ def list_(
     with _opened(name, broker=broker, sources=None, file=file, plane=plane) as of:
         try:
             dead_letters = read_dead_letters(
-                of.broker, stream=name, topic=of.topic, most=_MOST if code else limit
+                of.broker, stream=name, topic=of.topic, max_records=_MOST if code else limit
             )
         except NotFoundError:
             dead_letters = []  # it is made with the first worker
@@ -362,7 +362,7 @@ def redrive(
             partitions={topic: len(of.broker.ends(topic)) for topic in of.sources},
         )
         try:
-            letters = read_dead_letters(of.broker, stream=name, topic=of.topic, most=_MOST)
+            letters = read_dead_letters(of.broker, stream=name, topic=of.topic, max_records=_MOST)
         except NotFoundError:
             letters = []
         would = count(letters, choice)

@@ -1,4 +1,4 @@
-"""Brokers by the scheme of their URL; a broker's module and its client are loaded on use."""
+"""Broker factory by URL scheme; a broker's module and its client are loaded on first use."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -12,7 +12,7 @@ __all__ = ["open_broker"]
 
 
 class _Kind(NamedTuple):
-    """Where a kind of broker is, and the package that speaks to it, which is also our extra."""
+    """Module and class of a kind of broker, and the optional dependency (`extra`) that it needs."""
 
     module: str
     name: str
@@ -33,17 +33,17 @@ _SHOWN: Final = 20
 
 
 def open_broker(url: str, *, home: Path) -> Broker:
-    """The broker that `url` names.
+    """Return the broker that `url` names.
 
     Args:
         url: `log:NAME` or `log:///PATH` (an embedded log, nothing to install), `kafka://HOST:PORT`,
             `nats://HOST:PORT`, `redis://HOST:PORT/DB` (or `valkey://`), `pulsar://HOST:PORT`.
-        home: Where logs lie that have a name only.
+        home: Folder of logs that are named without a path.
 
     Raises:
         InvalidArgumentError: The URL names no broker.
-        FailedPreconditionError: What speaks to it is not installed.
-        HeadraceError: It cannot be used; the message says why.
+        FailedPreconditionError: The client package is not installed.
+        HeadraceError: The broker cannot be used; the message says why.
     """
     if not url or "\0" in url:
         raise InvalidArgumentError("the URL of the broker is empty, or has a zero byte")

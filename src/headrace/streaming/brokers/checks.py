@@ -1,4 +1,4 @@
-"""Checks and encodings that brokers share: topic names, requests, and bytes kept as text."""
+"""Validation and encodings shared by brokers: topic names, memberships, and bytes as text."""
 
 import math
 import re
@@ -14,10 +14,10 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
 def check_topic(topic: str) -> str:
-    """`topic`, if it can name one.
+    """Return `topic` if it is a valid name.
 
     Raises:
-        InvalidArgumentError: It cannot.
+        InvalidArgumentError: It is not.
     """
     if _TOPIC.fullmatch(topic) is None or topic in {".", ".."}:
         message = (
@@ -32,7 +32,7 @@ _SHOWN: Final = 60
 
 
 def check_membership(membership: Membership) -> None:
-    """Raises InvalidArgumentError if nobody can read like that."""
+    """Raise InvalidArgumentError if a membership is invalid."""
     check_text("group", membership.group)
     check_text("member", membership.member)
     if not membership.topics:
@@ -47,14 +47,14 @@ def check_membership(membership: Membership) -> None:
 
 
 def check_text(what: str, name: str) -> None:
-    """Raises InvalidArgumentError if `name` cannot name a group or a member."""
+    """Raise InvalidArgumentError if `name` is not a valid group or member name."""
     if not 1 <= len(name) <= _MAX_NAME or not name.isprintable():
         message = f"{what} {name[:_SHOWN]!r} has to be 1 to {_MAX_NAME} characters that can be seen"
         raise InvalidArgumentError(message)
 
 
 def check_one_partition(partitions: int, *, kind: str) -> None:
-    """Raises if a topic of a broker without partitions is to have others than one."""
+    """Raise if a topic of a broker without partitions is created with more than one."""
     if partitions < 1:
         raise InvalidArgumentError(f"a topic has 1 or more partitions, not {partitions}")
     if partitions > 1:
@@ -66,7 +66,7 @@ def check_one_partition(partitions: int, *, kind: str) -> None:
 
 
 def check_records(records: Sequence[NewRecord]) -> None:
-    """Raises InvalidArgumentError if one of these goes to a place that cannot be."""
+    """Raise InvalidArgumentError if a record has an invalid topic or partition."""
     for record in records:
         check_topic(record.topic)
         if record.partition not in {None, 0}:
@@ -75,7 +75,7 @@ def check_records(records: Sequence[NewRecord]) -> None:
 
 
 def check_partition(partition: TopicPartition) -> None:
-    """Raises InvalidArgumentError if a broker without partitions has no such place."""
+    """Raise InvalidArgumentError if a broker without partitions does not have this partition."""
     check_topic(partition.topic)
     if partition.partition != 0:
         raise InvalidArgumentError(
@@ -84,7 +84,7 @@ def check_partition(partition: TopicPartition) -> None:
 
 
 def check_assigned(membership: Membership, offsets: Mapping[TopicPartition, int]) -> None:
-    """Raises ConflictError if a member says that it is done with what it does not read."""
+    """Raise ConflictError if a member commits offsets of topics that it does not read."""
     for partition in offsets:
         if partition.topic not in membership.topics or partition.partition != 0:
             message = (
@@ -95,7 +95,7 @@ def check_assigned(membership: Membership, offsets: Mapping[TopicPartition, int]
 
 
 def split_options(url: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
-    """`url` without those of its options that are ours, and these."""
+    """Return `url` without the query options in `names`, and these options."""
     parts = urlsplit(url)
     pairs = parse_qsl(parts.query, keep_blank_values=True)
     own_options = {name: value for name, value in pairs if name in names}
@@ -104,7 +104,7 @@ def split_options(url: str, names: Sequence[str]) -> tuple[str, dict[str, str]]:
 
 
 def positive(options: Mapping[str, str], name: str, default: float) -> float:
-    """A number over 0 of the options of a URL."""
+    """Return a positive number from the options of a URL."""
     text = options.get(name)
     if text is None:
         return default
@@ -119,7 +119,7 @@ def positive(options: Mapping[str, str], name: str, default: float) -> float:
 
 
 def shown(url: str) -> str:
-    """`url` for messages: where, and nothing secret."""
+    """Return `url` for messages, without secrets."""
     scheme = url.partition(":")[0][:_SHOWN]
     try:
         parts = urlsplit(url)
@@ -135,18 +135,18 @@ _SAFE: Final = " !#$'()*+,-./:;<>?@[]^_`{|}~"
 
 
 def quoted(key: bytes) -> str:
-    """In quotes, with %XX for what is no plain character."""
+    """Return a key in quotes, percent-encoded where needed."""
     return f'"{quote(key, safe=_SAFE)}"'
 
 
 def unquoted(text: str) -> bytes:
-    """The contrary; what stands in no quotes is read as well."""
+    """Return the key of a quoted text; text without quotes is decoded as well."""
     inner = text[1:-1] if len(text) > 1 and text[0] == text[-1] == '"' else text
     return unquote_to_bytes(inner)
 
 
 def packed(headers: Sequence[Header]) -> str:
-    """As in the query of a URL."""
+    """Return headers encoded as the query of a URL."""
     return "&".join(
         f"{quote(name.encode('utf-8', 'surrogateescape'), safe='')}={quote(value, safe='')}"
         for name, value in headers
@@ -154,7 +154,7 @@ def packed(headers: Sequence[Header]) -> str:
 
 
 def unpacked(text: str) -> tuple[Header, ...]:
-    """The contrary."""
+    """Return the headers of such a query."""
     parts = (part.partition("=") for part in text.split("&"))
     return tuple(
         (unquote_to_bytes(name).decode("utf-8", "surrogateescape"), unquote_to_bytes(value))

@@ -1,8 +1,8 @@
-"""Records in hand and session of a member, for brokers that hand out single records.
+"""Delivery buffer and session base for brokers that deliver and acknowledge single records.
 
-Such a broker (Redis, NATS, Pulsar) delivers again what was not acknowledged in time, so older
-records come after newer ones. A stream commits a position per partition, which is safe only if the
-records in hand ascend: an older record waits here until all newer ones before it are done.
+Such a broker (Redis, NATS, Pulsar) redelivers what was not acknowledged in time, so older records
+follow newer ones. A stream commits one position per partition, which is safe only if delivered
+records ascend: an older record waits here until all newer ones before it are acknowledged.
 """
 
 import heapq
@@ -27,11 +27,11 @@ from headrace.streaming.records import NewRecord, PartitionLag, Record, TopicPar
 T = TypeVar("T")
 U = TypeVar("U")
 Held = tuple[Record, T]
-"""A record, and what the broker wants to see when it is done."""
+"""A record, and the token that acknowledges it."""
 
 
 class PartitionBuffer(Generic[T]):
-    """The records of one place: those that wait, and those in hand; both once, in order."""
+    """Records of one partition: waiting and delivered ones, without duplicates, in order."""
 
     def __init__(self) -> None:
         self.is_paused = False
@@ -41,25 +41,25 @@ class PartitionBuffer(Generic[T]):
 
     @property
     def waiting(self) -> int:
-        """How many came and were not handed out."""
+        """Number of received records that were not delivered."""
         return len(self._waiting)
 
     @property
     def held(self) -> list[Held[T]]:
-        """All that this member has."""
+        """All records of this member."""
         return [*self._delivered.values(), *self._waiting.values()]
 
     @property
     def oldest(self) -> Record | None:
-        """The first in hand."""
+        """First delivered record that is not acknowledged."""
         return next(iter(self._delivered.values()))[0] if self._delivered else None
 
     def contains(self, offset: int) -> bool:
-        """Whether it is here already."""
+        """Return whether a record is here."""
         return offset in self._delivered or offset in self._waiting
 
     def offer(self, record: Record, token: T) -> None:
-        """It came, perhaps again: then the later token counts, and it is not handed out twice."""
+        """Add a received record; a redelivered one only replaces its token."""
         offset = record.offset
         if offset in self._delivered:
             self._delivered[offset] = (self._delivered[offset][0], token)
@@ -69,15 +69,15 @@ class PartitionBuffer(Generic[T]):
         self._waiting[offset] = (record, token)
 
     def can_deliver(self) -> bool:
-        """Whether the next is there, and not older than what is in hand."""
+        """Return whether the next record is here, and newer than all delivered ones."""
         if self.is_paused or not self._order:
             return False
         return not self._delivered or self._order[0] > next(reversed(self._delivered))
 
-    def take(self, most: int) -> list[Record]:
-        """Hand out what may be."""
+    def take(self, max_records: int) -> list[Record]:
+        """Deliver up to that many records."""
         records: list[Record] = []
-        while len(records) < most and self.can_deliver():
+        while len(records) < max_records and self.can_deliver():
             offset = heapq.heappop(self._order)
             held = self._waiting.pop(offset)
             self._delivered[offset] = held
@@ -85,7 +85,7 @@ class PartitionBuffer(Generic[T]):
         return records
 
     def acknowledge(self, upto: int) -> list[Held[T]]:
-        """What was handed out and has an offset below that; it is forgotten here."""
+        """Remove and return delivered records below an offset."""
         acknowledged = []
         for offset in list(self._delivered):
             if offset >= upto:
@@ -94,14 +94,14 @@ class PartitionBuffer(Generic[T]):
         return acknowledged
 
     def clear(self) -> list[Held[T]]:
-        """Forget all; what that was."""
+        """Remove and return all records."""
         dropped = self.held
         self._order, self._waiting, self._delivered = [], {}, {}
         return dropped
 
 
 class Inbox(Generic[T]):
-    """The lines of all places of a member. Safe to use from any thread."""
+    """Buffers of all partitions of a member. Safe to use from any thread."""
 
     def __init__(self, partitions: Sequence[TopicPartition]) -> None:
         self._changed = threading.Condition()
@@ -115,45 +115,48 @@ class Inbox(Generic[T]):
 
     @property
     def partitions(self) -> Sequence[TopicPartition]:
-        """All of them."""
+        """All partitions."""
         return tuple(self._buffers)
 
     def offer(self, came: Iterable[tuple[Record, T]]) -> None:
-        """These came from the broker."""
+        """Add records received from the broker."""
         with self._changed:
             for record, token in came:
                 self._buffers[record.topic_partition].offer(record, token)
             self._changed.notify_all()
 
-    def poll(self, most: int, timeout_s: float) -> list[Record] | None:
-        """Hand out what is there; waits for the first. Empty if woken, None if the time passed."""
+    def poll(self, max_records: int, timeout_s: float) -> list[Record] | None:
+        """Deliver records; wait for the first one. Empty if woken, None after the timeout."""
         with self._changed:
-            self._want(most)
+            self._want(max_records)
             came = self._changed.wait_for(
                 lambda: (
                     self._is_woken
-                    or (most > 0 and any(buffer.can_deliver() for buffer in self._buffers.values()))
+                    or (
+                        max_records > 0
+                        and any(buffer.can_deliver() for buffer in self._buffers.values())
+                    )
                 ),
                 max(timeout_s, 0),
             )
             records: list[Record] = []
             for _ in range(len(self._rotation)):
-                if len(records) >= most:
+                if len(records) >= max_records:
                     break
                 self._rotation.rotate(-1)
-                records += self._buffers[self._rotation[-1]].take(most - len(records))
+                records += self._buffers[self._rotation[-1]].take(max_records - len(records))
             self._is_woken = False
             self._want(0)
             return records if came else None
 
     def close(self) -> None:
-        """Nobody wants anything any more: `wait_for_want` returns at once."""
+        """Make `wait_for_demand` return at once from now on."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
 
     def wait_for_demand(self, timeout_s: float) -> tuple[int, list[TopicPartition]]:
-        """How many records a `poll` waits for, and of which places; waits until one does."""
+        """Wait until a `poll` waits for records; return how many, and of which partitions."""
         with self._changed:
             self._changed.wait_for(
                 lambda: self._is_closed or (self._demand > 0 and self.open_partitions()), timeout_s
@@ -161,13 +164,13 @@ class Inbox(Generic[T]):
             return self._demand, self.open_partitions()
 
     def wake(self) -> None:
-        """Let `poll` return, or the next one."""
+        """Make `poll`, or the next one, return."""
         with self._changed:
             self._is_woken = True
             self._changed.notify_all()
 
     def pause(self, partitions: Iterable[TopicPartition], *, is_paused: bool) -> None:
-        """Hand out nothing of these; or do so again."""
+        """Pause or resume the delivery of these partitions."""
         with self._changed:
             for partition in partitions:
                 self._buffers[partition].is_paused = is_paused
@@ -186,27 +189,27 @@ class Inbox(Generic[T]):
             return self._buffers[partition].contains(offset)
 
     def held(self) -> list[Held[T]]:
-        """All that this member has, of all places."""
+        """Return all records of this member, of all partitions."""
         with self._changed:
             return [held for buffer in self._buffers.values() for held in buffer.held]
 
     def waiting(self) -> int:
-        """How many came and were not handed out."""
+        """Return the number of received records that were not delivered."""
         with self._changed:
             return sum(buffer.waiting for buffer in self._buffers.values())
 
     def oldest(self, partition: TopicPartition) -> Record | None:
-        """The first of this place in hand."""
+        """Return the first delivered record of a partition that is not acknowledged."""
         with self._changed:
             return self._buffers[partition].oldest
 
     def clear(self) -> list[Held[T]]:
-        """Forget all; what that was."""
+        """Remove and return all records."""
         with self._changed:
             return [held for buffer in self._buffers.values() for held in buffer.clear()]
 
     def open_partitions(self) -> list[TopicPartition]:
-        """Those that may be read: they are not paused, and have nothing that waits its turn."""
+        """Return partitions to read: not paused, and without records that must wait."""
         with self._changed:
             return [
                 partition
@@ -214,8 +217,10 @@ class Inbox(Generic[T]):
                 if not (buffer.is_paused or (buffer.waiting and not buffer.can_deliver()))
             ]
 
-    def _want(self, most: int) -> None:
-        self._demand = max(most - sum(buffer.waiting for buffer in self._buffers.values()), 0)
+    def _want(self, max_records: int) -> None:
+        self._demand = max(
+            max_records - sum(buffer.waiting for buffer in self._buffers.values()), 0
+        )
         if self._demand:
             self._changed.notify_all()
 
@@ -225,7 +230,7 @@ _LAG_EVERY_S: Final = 1.0
 
 
 class SharedSession(ABC, Generic[T, U]):
-    """A `Session` on topics that members share record by record; a broker implements the hooks.
+    """Session on topics whose records are shared among members; a broker implements the hooks.
 
     Type parameters: the token that acknowledges a record, and a delivery as the broker writes it.
     """
@@ -254,17 +259,17 @@ class SharedSession(ABC, Generic[T, U]):
 
     @property
     def problem(self) -> str:
-        """Why nothing comes or goes; see `Session`."""
+        """Why no records are read or written; see `ConsumerSession`."""
         return self._connection_problem() or self._problem
 
-    def poll(self, most: int, timeout_s: float) -> list[Record]:
-        """Records that are there; see `Session`."""
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Return available records; see `ConsumerSession`."""
         deadline = self._clock.monotonic() + timeout_s
         while True:
             self._check_open()
-            self._maintain(most)
+            self._maintain(max_records)
             # What cannot be written is kept: more of it may not come meanwhile.
-            limit = 0 if self._unsent else most
+            limit = 0 if self._unsent else max_records
             self._want(limit)
             now = self._clock.monotonic()
             wait_s = min(deadline - now, max(self._heartbeat_at - now, 0))
@@ -277,17 +282,17 @@ class SharedSession(ABC, Generic[T, U]):
                 return []
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing of these; see `Session`."""
+        """Pause the delivery of partitions; see `ConsumerSession`."""
         self._inbox.pause(partitions, is_paused=True)
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand them out again; see `Session`."""
+        """Resume the delivery of partitions; see `ConsumerSession`."""
         self._inbox.pause(partitions, is_paused=False)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Write records and acknowledge the input; see `Session`.
+        """Write records and acknowledge their input; see `ConsumerSession`.
 
-        At least once, what a broker that is away did not take is kept, and sent when it is back.
+        With at-least-once delivery, records that an unavailable broker did not take are sent later.
         """
         self._check_open()
         try:
@@ -316,7 +321,7 @@ class SharedSession(ABC, Generic[T, U]):
             raise
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until the broker has all that was delivered; see `Session`."""
+        """Wait until the broker has acknowledged all records; see `ConsumerSession`."""
         self._check_open()
         deadline = self._clock.monotonic() + timeout_s
         while True:
@@ -332,16 +337,16 @@ class SharedSession(ABC, Generic[T, U]):
             self._inbox.poll(0, min(left_s, RETRY_PAUSE_S))
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """As it was a second ago; see `Session`."""
+        """Return the lag measured within the last second; see `ConsumerSession`."""
         self._check_open()
         return self._lag
 
     def wake(self) -> None:
-        """Let `poll` return; from any thread."""
+        """Make `poll` return; safe to call from any thread."""
         self._inbox.wake()
 
     def close(self) -> None:
-        """Leave the group; see `Session`. Twice is once."""
+        """Leave the group; see `ConsumerSession`. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -360,8 +365,8 @@ class SharedSession(ABC, Generic[T, U]):
         if self._fatal_error is not None:
             raise type(self._fatal_error)(*self._fatal_error.args) from self._fatal_error
 
-    def _maintain(self, most: int) -> None:
-        """Do what is due besides reading: begin, send, be seen, measure the lag."""
+    def _maintain(self, max_records: int) -> None:
+        """Do what is due besides reading: begin, send, send heartbeats, measure the lag."""
         now = self._clock.monotonic()
         if self._connection_problem() or (self._problem and now < self._retry_at):
             return
@@ -369,7 +374,7 @@ class SharedSession(ABC, Generic[T, U]):
             if not self._has_begun:
                 self._begin()
             self._send()
-            self._heartbeat(most, now)
+            self._heartbeat(max_records, now)
             if now >= self._lag_at:
                 self._update_lag()
                 self._lag_at = now + _LAG_EVERY_S
@@ -399,38 +404,38 @@ class SharedSession(ABC, Generic[T, U]):
 
     @abstractmethod
     def _connection_problem(self) -> str:
-        """Why the connection is known to be down; empty if it is not."""
+        """Return why the connection is known to be down; empty if it is not."""
 
     @abstractmethod
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
-        """Begin to read, at these offsets instead of the group's. Called again after a failure."""
+        """Start to read, at these offsets instead of the group's. Called again after a failure."""
 
-    def _want(self, most: int) -> None:
+    def _want(self, max_records: int) -> None:
         """Called before each wait for at most so many records."""
 
     @abstractmethod
-    def _heartbeat(self, most: int, now: float) -> None:
-        """Show that this member lives, and set `_beat_at`; called at each turn."""
+    def _heartbeat(self, max_records: int, now: float) -> None:
+        """Send heartbeats and set `_heartbeat_at`; called in each iteration."""
 
     @abstractmethod
     def _update_lag(self) -> None:
-        """Renew `_lag`."""
+        """Measure `_lag`."""
 
     @abstractmethod
     def _prepare(
         self, records: Sequence[NewRecord], tokens: Mapping[TopicPartition, Sequence[T]]
     ) -> U:
-        """A delivery; raises InvalidArgumentError for a record that the broker does not take."""
+        """Return a delivery; raise InvalidArgumentError for an unsupported record."""
 
     @abstractmethod
     def _write(self, unsent: U) -> None:
         """Write a delivery and acknowledge its input."""
 
     def _confirm(self) -> None:
-        """Wait until acknowledgements that were sent are safe."""
+        """Wait until acknowledgements are confirmed."""
 
     def _leave(self) -> None:
-        """Leave the group; the broker is there."""
+        """Leave the group; called while the broker is available."""
 
     @abstractmethod
     def _disconnect(self) -> None:

@@ -1,9 +1,9 @@
-"""Panes of windows, pure: events of records go in, in order, and values come out.
+"""Panes of time windows: pure functions from events, in order, to values.
 
 Time is cut into panes, each as long as the greatest common divisor of a window's size and slide, so
-that every window is made of whole panes ("No pane, no gain", Li et al., SIGMOD Record 34, 2005).
-Windows of the same key, field and pane share them. All is a function of the events in their order
-and of nothing else, to the last bit: what is read again comes to the same.
+that every window consists of whole panes ("No pane, no gain", Li et al., SIGMOD Record 34, 2005).
+Windows of the same key, field and pane share them. Results depend only on the events and their
+order, to the last bit: reading records again gives the same values.
 """
 
 import math
@@ -21,22 +21,22 @@ from headrace.streaming.records import MAX_TIME_S, Record, unix_time
 
 MICROSECONDS: Final = 1_000_000
 MAX_PANES: Final = 10_000
-"""In one window, so that one value never means adding up more."""
+"""Limit per window, so that one value never means adding up more."""
 
 
 def microseconds(seconds: float) -> int:
-    """The whole number of microseconds nearest to a duration, or a Unix time."""
+    """Return the number of whole microseconds nearest to a duration or a Unix time."""
     return round(seconds * MICROSECONDS)
 
 
 def pane_us(window: StreamWindowSpec) -> int:
-    """How long the parts are of which all windows of these are made."""
+    """Return the pane length of a window."""
     size = microseconds(window.size_s)
     return math.gcd(size, size if window.slide_s is None else microseconds(window.slide_s))
 
 
 def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
-    """All that cannot work, for people."""
+    """Yield all mistakes in the settings, as text for users."""
     if not settings.windows:
         yield "windows names none; leave it out"
     names = [window.name for window in settings.windows]
@@ -75,11 +75,11 @@ def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
 
 
 Number = int | float
-"""A value of a window: counts are whole."""
+"""A window's value; counts are integers."""
 
 
 class Pane(NamedTuple):
-    """What is known of the values of one key in one pane: how many, their sum, least, greatest."""
+    """Aggregates of the values of one key in one pane."""
 
     values: int = 0
     total: float = 0.0
@@ -87,7 +87,7 @@ class Pane(NamedTuple):
     greatest: float = -math.inf
 
     def with_value(self, value: float) -> "Pane":
-        """With one value more."""
+        """Return the pane with one more value."""
         values, total, least, greatest = self
         return Pane(
             values + 1,
@@ -99,25 +99,24 @@ class Pane(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Panes that several windows are made of.
-
-    `key` and `field` are indexes into an event's keys and values; `field` is None where records
-    are counted, whatever they hold. `longest_us`: the longest window over it.
-    """
+    """Panes that several windows share."""
 
     key: int
+    """Index of the key in an event's keys."""
     field: int | None
+    """Index of the field in an event's values; None to count records."""
     pane_us: int
     longest_us: int
+    """Length of the longest window over it."""
 
     def first_needed(self, oldest_us: int) -> int:
-        """The first pane that an event at `oldest_us` or later may still need."""
+        """Return the first pane that an event at `oldest_us` or later may still need."""
         return (oldest_us - self.longest_us) // self.pane_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowDefinition:
-    """One value: `function` over the panes of a series, counted by its index."""
+    """One window: a function over the panes of a series, which is given by its index."""
 
     name: str
     function: Function
@@ -126,19 +125,19 @@ class WindowDefinition:
     slide_us: int
 
     def bounds(self, at_us: int) -> tuple[int, int]:
-        """From when until before when the window of a moment goes: the newest one that holds it."""
+        """Return start and end (exclusive) of the newest window that contains a moment."""
         end = (at_us // self.slide_us + 1) * self.slide_us
         return end - self.size_us, end
 
     def value(
         self, panes: Mapping[int, Pane], order: Sequence[int], pane_us: int, at_us: int
     ) -> Number:
-        """What it comes to.
+        """Return the window's value.
 
         Args:
             panes: By number.
             order: Their numbers, ascending.
-            pane_us: How long each is.
+            pane_us: Length of a pane.
             at_us: The moment.
         """
         start, end = self.bounds(at_us)
@@ -147,7 +146,7 @@ class WindowDefinition:
 
 
 class WindowPlan(NamedTuple):
-    """Windows, the series under them, and the fields that these are of."""
+    """Windows, their series, and the keys and fields that these use."""
 
     windows: tuple[WindowDefinition, ...]
     series: tuple[Series, ...]
@@ -157,20 +156,20 @@ class WindowPlan(NamedTuple):
 
     @property
     def horizon_us(self) -> int:
-        """How long before a record others were written that windows after it may hold.
+        """How long before a record the records of its windows may have been written.
 
-        True where records are written within the lateness of their time, or all as late as another.
+        True where records are written within the lateness of their time, or all equally late.
         """
         longest = max(window.size_us + window.slide_us for window in self.windows)
         return longest + 2 * self.lateness_us
 
     def oldest_us(self, newest_us: int) -> int:
-        """The oldest event that is still in time after one at `newest_us`."""
+        """Return the oldest event time that still counts after an event at `newest_us`."""
         return newest_us - self.lateness_us
 
 
 def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
-    """What the settings ask for."""
+    """Return the plan for the settings."""
     keys = tuple(dict.fromkeys(window.key for window in settings.windows))
     fields = tuple(dict.fromkeys(window.field for window in settings.windows if window.field))
     longest: dict[tuple[int, int | None, int], int] = {}
@@ -205,7 +204,7 @@ def plan_windows(settings: StreamWindowsSpec) -> WindowPlan:
 
 
 def _aggregate(function: Function, panes: Sequence[Pane]) -> Number:
-    """NaN where there is no value that could be the least, the greatest or the mean."""
+    """Return the aggregate of panes; NaN where there is no value for a minimum, maximum or mean."""
     if function is Function.COUNT:
         return sum([pane.values for pane in panes])
     if function is Function.SUM:
@@ -222,7 +221,7 @@ def _aggregate(function: Function, panes: Sequence[Pane]) -> Number:
 
 
 def _total(panes: Sequence[Pane]) -> float:
-    """In order of time, one after the other, so that it is the same whenever it is asked for."""
+    """Add totals in order of time, so that the result is always the same."""
     total = 0.0
     for total_of_one in [pane.total for pane in panes]:
         total += total_of_one
@@ -242,7 +241,7 @@ class WindowEvent(NamedTuple):
 
 
 class Events:
-    """Makes events of records."""
+    """Converts records to events."""
 
     def __init__(
         self, settings: StreamWindowsSpec, plan: WindowPlan, reads: ValueReader | None
@@ -256,10 +255,10 @@ class Events:
     def from_records(
         self, records: Sequence[Record], *, now_s: float
     ) -> list[WindowEvent | HeadraceError | None]:
-        """Return the event of each record, or why it has none; None for one without a value.
+        """Return the event of each record, or its error; None for a tombstone.
 
         Args:
-            now_s: Unix time: a timestamp that lies much after it is nobody's.
+            now_s: Unix time; timestamps far beyond it are errors.
         """
         columns: Mapping[str, Column] = {}
         errors: Mapping[int, HeadraceError] = {}
@@ -310,7 +309,7 @@ class Events:
 
 
 def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:
-    """The fields of records that windows need."""
+    """Return the record fields that windows use."""
     names = [settings.time]
     for window in settings.windows:
         names += [window.key, window.field]
@@ -326,7 +325,7 @@ def _own_key(record: Record) -> bytes:
 
 
 def _key(name: str, value: object) -> bytes:
-    """Text and whole numbers, apart: '1' is not 1."""
+    """Return an encoded key; text and integers differ: '1' is not 1."""
     if isinstance(value, bool) or not isinstance(value, str | int | bytes):
         msg = f"'{name}' is a key of windows: a text or a whole number, not {_shown(value)}"
         raise InvalidArgumentError(msg)

@@ -1,7 +1,7 @@
-"""Windows of a session: states are opened with partitions and closed with them.
+"""Window states of a session, opened and closed with its partitions.
 
-Called by the thread that owns the session. Records are counted once, in the order of their
-partitions: when a batch is taken, or, where a state is behind the group, as soon as they are read.
+Called by the session's thread. Records are counted once, in the order of their partitions: when a
+batch is taken, or, where a state is behind the group, as soon as they are read.
 """
 
 import logging
@@ -33,39 +33,39 @@ from headrace.streaming.windows.state_file import (
 _log = logging.getLogger(__name__)
 
 _PANES_PER_CHECKPOINT: Final = 500
-"""Some milliseconds' work."""
+"""Written in some milliseconds."""
 _CONTINUE_AFTER_S: Final = 0.05
 STALE_AFTER: Final = 10_000
-"""Records; a state that is more behind is given up if less has to be read without it."""
+"""Number of records; a state further behind is rebuilt if that needs fewer records."""
 
 
 class Restore(NamedTuple):
-    """How windows come back.
-
-    `read_from`, `scored_from`: offsets; what is read before `scored_from` is counted only.
-    `is_rebuilt`: the state that there was, if any, is forgotten. `is_whole`: nothing is missing.
-    """
+    """How the windows of a partition are restored."""
 
     read_from: int
+    """Offset to read from."""
     scored_from: int
+    """Offset from which records are scored; earlier ones are only counted."""
     is_rebuilt: bool
+    """Whether an existing state is discarded."""
     is_whole: bool = True
+    """Whether no record is missing."""
 
 
 def restore(
     stored: int | None, *, group: int, first: int, since: Callable[[], int | None]
 ) -> Restore:
-    """How the windows of one place come back, as if every record had been counted once.
+    """Return how to restore the windows of one partition, as if every record were counted once.
 
-    A state counts all records up to its own offset, which is never after what is delivered. What
-    lies between it and the group's offset is read again and counted, not scored. Where there is no
-    such state, it is made again of what the log still has.
+    A state counts all records up to its own offset, which is never after the committed one. Records
+    between it and the group's offset are read again and counted, not scored. Without such a state,
+    it is rebuilt from the records that the topic still has.
 
     Args:
-        kept: The offset of the state that there is; None for none.
-        group: Where the group is: what is before it has been delivered.
-        first: The first offset that the log still has.
-        since: Asks for the first record that windows at `group` may hold; None for it is not known.
+        stored: The offset of the existing state; None for none.
+        group: The group's offset: earlier records have answers.
+        first: The first available offset.
+        since: Returns the first record that windows at `group` may contain; None if unknown.
     """
     group = max(group, first)
     usable = stored is not None and first <= stored <= group
@@ -80,13 +80,15 @@ def restore(
 
 @dataclass(slots=True, kw_only=True)
 class _Held:
-    """One place. `read`: the next offset; `safe`: what is before it has been delivered."""
+    """Open windows of one partition."""
 
     file: WindowStateFile
     state: PartitionState
     scored_from: int
     read: int
+    """The next offset to read."""
     safe: int
+    """The offset before which all answers were produced."""
 
 
 class Windows:
@@ -120,7 +122,7 @@ class Windows:
 
     @property
     def problem(self) -> str:
-        """What people should know of; empty if all is well."""
+        """What users should know; empty if nothing is wrong."""
         behind = {partition: held.scored_from - held.read for partition, held in self._held.items()}
         waits = {partition: count for partition, count in behind.items() if count > 0}
         if not waits:
@@ -132,10 +134,10 @@ class Windows:
         )
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Open the states of these; where each has to be read on.
+        """Open the states of assigned partitions; return where to read from.
 
         Raises:
-            HeadraceError: A state cannot be opened, or the broker not be asked.
+            HeadraceError: A state cannot be opened, or the broker not be reached.
         """
         starts = {}
         for topic in sorted({partition.topic for partition in partitions}):
@@ -149,7 +151,7 @@ class Windows:
         return starts
 
     def count_restored(self, records: Sequence[Record]) -> list[Record]:
-        """Count what is only to be counted; the rest."""
+        """Count records that are only to be counted; return the others."""
         behind: dict[TopicPartition, list[Record]] = {}
         rest = []
         for record in records:
@@ -167,7 +169,7 @@ class Windows:
         return rest
 
     def count(self, records: Sequence[Record]) -> Added:
-        """Count records; the fields that each gets."""
+        """Count records; return the fields that each of them gets."""
         events = self._events.from_records(records, now_s=self._clock.now())
         rows: list[Sequence[object]] = [()] * len(records)
         errors: dict[int, HeadraceError] = {}
@@ -192,26 +194,26 @@ class Windows:
         return Added(columns=columns, errors=errors)
 
     def delivered(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """What is before these offsets was delivered, and is safe once the session says so."""
+        """Note offsets whose answers were produced; they are safe once the session has flushed."""
         for partition, offset in offsets.items():
             held = self._held.get(partition)
             if held is not None:
                 held.safe = max(held.safe, offset)
 
     def is_due(self, now: float) -> bool:
-        """Whether it is time to write."""
+        """Return whether a checkpoint is due."""
         return now >= self._checkpoint_at
 
     def checkpoint(
         self, partitions: Collection[TopicPartition] | None = None, *, is_last: bool = False
     ) -> None:
-        """Write what is delivered, which has to be safe; where it cannot be, it is tried later.
+        """Write the states of acknowledged answers; failed writes are retried later.
 
-        A part at a time, as records wait meanwhile; the more there is, the more is written.
+        Large states are written in parts, as records wait meanwhile.
 
         Args:
-            places: Only these; None for all.
-            is_last: All of it.
+            partitions: Only these; None for all.
+            is_last: Whether to write everything.
         """
         started = self._clock.monotonic()
         self._failing = ""
@@ -219,11 +221,11 @@ class Windows:
         for partition, held in self._held.items():
             if partitions is not None and partition not in partitions:
                 continue
-            most = max(_PANES_PER_CHECKPOINT, held.state.unwritten // 4)
-            change = held.state.changes(held.safe, most=math.inf if is_last else most)
+            max_panes = max(_PANES_PER_CHECKPOINT, held.state.unwritten // 4)
+            change = held.state.changes(held.safe, max_panes=math.inf if is_last else max_panes)
             if change is None:
                 continue
-            has_more = has_more or len(change.panes) >= most
+            has_more = has_more or len(change.panes) >= max_panes
             try:
                 held.file.write(change, first_needed=self._first_needed(change.newest_us))
             except ConflictError:
@@ -239,11 +241,11 @@ class Windows:
         self._checkpoint_at = ended + (min(pause_s, _CONTINUE_AFTER_S) if has_more else pause_s)
 
     def postpone(self) -> None:
-        """What is delivered is not safe yet: write later."""
+        """Write later, as answers are not acknowledged yet."""
         self._checkpoint_at = self._clock.monotonic() + self._windows.checkpoint_s
 
     def close(self, partitions: Collection[TopicPartition] | None = None) -> None:
-        """Let go of states; what was not written is read again by who has them next."""
+        """Close states; the next owner reads again what was not written."""
         for partition in list(self._held) if partitions is None else partitions:
             held = self._held.pop(partition, None)
             if held is not None:
@@ -282,7 +284,7 @@ class Windows:
         return how.read_from
 
     def _start(self, partition: TopicPartition, ends: tuple[int, int]) -> int:
-        """Where a group begins that has never read."""
+        """Return where a new group starts."""
         settings = self._settings
         if settings.start_s is not None:
             return self._broker.offsets_at(partition.topic, settings.start_s).get(
@@ -291,13 +293,15 @@ class Windows:
         return ends[0] if settings.start is StartPosition.EARLIEST else ends[1]
 
     def _since(self, partition: TopicPartition, group: int) -> int | None:
-        """The first record that windows at the group's offset may hold, by when it was written.
+        """Return the first record that windows at the group's offset may contain, by write time.
 
-        Counted from the last one before it: after a silence, windows still hold what was before.
+        Counted from the last record before it: after a pause, windows still contain earlier ones.
         """
         if not self._broker.abilities.by_time:
             return None
-        there = self._broker.read(partition.topic, after={partition: max(group - 1, 0)}, most=1)
+        there = self._broker.read(
+            partition.topic, after={partition: max(group - 1, 0)}, max_records=1
+        )
         at_s = there[0].timestamp_s if there else self._clock.now()
         return self._broker.offsets_at(partition.topic, at_s - self._plan.horizon_us / 1e6).get(
             partition
@@ -327,10 +331,10 @@ class Windows:
 
 
 def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:
-    """What makes events of a stream's records.
+    """Return the converter of a stream's records to events.
 
     Raises:
-        UnsupportedError: What its format needs is not installed.
+        UnsupportedError: A package that its format needs is not installed.
     """
     assert settings.windows is not None
     names = fields_of(settings.windows)
@@ -340,7 +344,7 @@ def make_events(settings: WorkerSettings, plan: WindowPlan) -> Events:
 
 
 def _definition(settings: StreamWindowsSpec, plan: WindowPlan) -> str:
-    """What a state is of: equal where one may go on with the other's."""
+    """Return what a state is for: states with equal definitions are compatible."""
     series = [[plan.keys[s.key], s.field, s.pane_us, s.longest_us] for s in plan.series]
     fields = list(plan.fields)
     return msgspec.json.encode(

@@ -1,10 +1,10 @@
-"""State of windows per partition, in memory and in its file.
+"""Window state of a partition, in memory and in its file.
 
-Whoever opens a file owns it: an earlier owner can write no more. What is read of the file stays in
-memory. A change is written, with the offset after it, only when its answers are delivered: so a
-file never includes an answer that was not delivered, and after a crash reading on from the file's
-offset gives the same. A loss of power may cost the last transactions; what they held is read again
-from the log.
+The last process that opens a file owns it: earlier owners can write no more. Panes that were read
+stay in memory. A change is written, with the offset after it, only when its answers are produced:
+so a file never includes an answer that was not produced, and reading on from the file's offset
+after a crash gives the same values. A loss of power may cost the last transactions; their records
+are read again.
 """
 
 import logging
@@ -25,7 +25,7 @@ from headrace.streaming.settings import WorkerSettings
 from headrace.streaming.windows.panes import Number, Pane, WindowEvent, WindowPlan
 
 CACHED_KEYS: Final = 200_000
-"""So many keys of a place stay in memory after their panes were written."""
+"""Keys of a partition that stay in memory after their panes were written."""
 KeyOf = tuple[int, bytes]
 """A series, and a key in it."""
 PaneOf = tuple[int, bytes, int]
@@ -33,14 +33,14 @@ PaneOf = tuple[int, bytes, int]
 
 
 class Panes(Protocol):
-    """Where panes are that were written."""
+    """Store of written panes."""
 
     def read(self, keys: Sequence[KeyOf]) -> Mapping[KeyOf, Mapping[int, Pane]]:
-        """The panes of these keys; keys that have none may be left out."""
+        """Return the panes of these keys; keys without panes may be left out."""
 
 
 class WindowChange(NamedTuple):
-    """What is so when all before `offset` is counted: panes as a whole, and the newest event."""
+    """State after all records before `offset`: changed panes as a whole, and the newest event."""
 
     offset: int
     panes: Mapping[PaneOf, Pane]
@@ -48,18 +48,16 @@ class WindowChange(NamedTuple):
 
 
 class CountedEvents(NamedTuple):
-    """The result of counting events.
-
-    `rows`: for each event the value of each window; None where there was no event. `late`: how many
-    events came too late to be counted.
-    """
+    """Result of counting events."""
 
     rows: list[list[Number] | HeadraceError | None]
+    """The value of each window, for each event; None without an event."""
     late: int
+    """Number of events that were too late to be counted."""
 
 
 class PartitionState:
-    """Counts the events of one place, in their order. Used by one thread."""
+    """Counts the events of one partition, in order. Used by one thread."""
 
     def __init__(self, plan: WindowPlan, stored: Panes, *, newest_us: int | None) -> None:
         self._plan = plan
@@ -70,7 +68,7 @@ class PartitionState:
         self._changes: deque[WindowChange] = deque()
 
     def __len__(self) -> int:
-        """How many keys are in memory."""
+        """Number of keys in memory."""
         return len(self._keys)
 
     def count(
@@ -79,7 +77,7 @@ class PartitionState:
         """Count events and return the windows' values after each of them.
 
         An event older than the lateness allows is not counted. Its values are those of the oldest
-        moment that still counts: the panes before that are forgotten.
+        moment that still counts: earlier panes are dropped.
 
         Args:
             events: In order; an error and None are not counted.
@@ -108,26 +106,26 @@ class PartitionState:
 
     @property
     def unwritten(self) -> int:
-        """How many panes changed, by batch."""
+        """Number of changed panes, by batch."""
         return sum([len(change.panes) for change in self._changes])
 
-    def changes(self, upto: int, *, most: float = math.inf) -> WindowChange | None:
-        """What is so once everything before `upto` is delivered, as one; None for nothing.
+    def changes(self, upto: int, *, max_panes: float = math.inf) -> WindowChange | None:
+        """Return the merged changes before `upto`; None for none.
 
         Args:
-            most: After about so many panes the rest is left for later.
+            max_panes: After about so many panes the rest is left for later.
         """
         panes: dict[PaneOf, Pane] = {}
         last = None
         for change in self._changes:
-            if change.offset > upto or len(panes) >= most:
+            if change.offset > upto or len(panes) >= max_panes:
                 break
             panes.update(change.panes)
             last = change
         return last and WindowChange(last.offset, panes, last.newest_us)
 
     def on_written(self, offset: int) -> None:
-        """What changed until there is in the file; forget it, and keys that are too many."""
+        """Drop changes that were written, and surplus keys."""
         while self._changes and self._changes[0].offset <= offset:
             self._changes.popleft()
         surplus = len(self._keys) - CACHED_KEYS
@@ -186,7 +184,7 @@ class PartitionState:
 def _forget(
     panes: dict[int, Pane], order: list[int], first: int, touched: set[PaneOf], series_key: KeyOf
 ) -> None:
-    """Panes before `first` are of use to no event that may still come."""
+    """Drop panes before `first`, which no later event needs."""
     while order[0] < first:
         pane = order.pop(0)
         panes.pop(pane, None)
@@ -213,14 +211,18 @@ CREATE INDEX IF NOT EXISTS panes_by_age ON panes (series, pane);
 
 
 class StatePosition(NamedTuple):
-    """Up to where a state counts, and the newest event in it, in microseconds since 1970."""
+    """Offset up to which a state counts, and its newest event in microseconds since 1970."""
 
     offset: int
     newest_us: int | None
 
 
 class WindowStateFile:
-    """One place's. Used by one thread. `definition`: of what; a state of another is none."""
+    """State file of one partition. Used by one thread.
+
+    Args:
+        definition: What the state is for; a state with another definition is discarded.
+    """
 
     def __init__(self, path: Path, *, definition: str) -> None:
         self._path = path
@@ -239,13 +241,13 @@ class WindowStateFile:
             raise
 
     def position(self) -> StatePosition | None:
-        """What the file holds; None for nothing."""
+        """Return the position of the stored state; None without one."""
         with self._reading() as db:
             row = db.execute('SELECT "offset", newest_us FROM state').fetchone()
         return None if row is None else StatePosition(*row)
 
     def begin(self, offset: int) -> None:
-        """Forget all; count from there."""
+        """Discard everything; count from this offset."""
         with self._writing() as db:
             db.execute("DELETE FROM panes")
             (owner,) = db.execute(
@@ -271,14 +273,14 @@ class WindowStateFile:
         return panes
 
     def write(self, change: WindowChange, *, first_needed: Sequence[int]) -> None:
-        """Panes and their offset, at once.
+        """Write panes and their offset in one transaction.
 
         Args:
-            first_kept: Of each series, the first pane that anybody may need.
+            first_needed: The first needed pane of each series.
 
         Raises:
-            ConflictError: The file is another's by now.
-            UnavailableError: It cannot be written; nothing was.
+            ConflictError: Another process owns the file by now.
+            UnavailableError: The file cannot be written; nothing was.
         """
         with self._writing() as db:
             done = db.execute(
@@ -296,7 +298,7 @@ class WindowStateFile:
                 db.execute("DELETE FROM panes WHERE series = ? AND pane < ?", (series, first))
 
     def close(self) -> None:
-        """Let go of the file; twice is once."""
+        """Close the file. Idempotent."""
         self._db.close()
 
     def _open(self) -> sqlite3.Connection:
@@ -344,7 +346,7 @@ class WindowStateFile:
 
 
 def state_path(folder: Path, partition: TopicPartition) -> Path:
-    """The file of a place; a long topic's name is cut, and told apart by what it is a hash of."""
+    """Return the file of a partition; a long topic name is cut and completed by its hash."""
     name = quote(partition.topic, safe="")
     if len(name) > _MAX_NAME:
         import hashlib  # noqa: PLC0415  # few topics are so long
@@ -372,7 +374,7 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 
 def _set_aside(path: Path) -> None:
-    """What is no database, or a damaged one: kept to be looked at, and in nobody's way."""
+    """Keep a damaged file under another name for inspection."""
     _log.warning("the state of windows in %s is damaged; it is made again of the log", path)
     move(path, path.with_name(f"{path.name}.damaged"))
     for suffix in ("-wal", "-shm"):
@@ -380,7 +382,7 @@ def _set_aside(path: Path) -> None:
 
 
 def state_folder(settings: WorkerSettings) -> Path:
-    """Where the states of a stream's group are."""
+    """Return the folder of a group's states."""
     home = Path(settings.home) if settings.home else Path.cwd()
     if settings.windows is not None and settings.windows.state:
         root = Path(settings.windows.state)
@@ -389,7 +391,7 @@ def state_folder(settings: WorkerSettings) -> Path:
 
 
 def group_folder(home: Path, stream: str, group: str) -> Path:
-    """Where they are if nothing else was said."""
+    """Return the default folder."""
     return home / _HOME_FOLDER / _folder_name(stream) / _folder_name(group)
 
 

@@ -97,8 +97,8 @@ def test_a_reader_hears_how_much_is_wanted_while_a_poll_waits() -> None:
     heard: list[int] = []
 
     def read() -> None:
-        most, _ = inbox.wait_for_demand(10)
-        heard.append(most)
+        max_records, _ = inbox.wait_for_demand(10)
+        heard.append(max_records)
         inbox.offer([(record(1), "")])
 
     reader = threading.Thread(target=read)

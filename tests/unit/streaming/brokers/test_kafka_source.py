@@ -25,9 +25,9 @@ class Client:
         del timeout_s
         return self.messages.pop(0) if self.messages else None
 
-    def consume(self, most: int, timeout_s: float) -> list[Message]:
+    def consume(self, max_records: int, timeout_s: float) -> list[Message]:
         del timeout_s
-        taken, self.messages = self.messages[:most], self.messages[most:]
+        taken, self.messages = self.messages[:max_records], self.messages[max_records:]
         return taken
 
 
@@ -36,7 +36,7 @@ class Client:
     st.integers(1, 12),
 )
 def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
-    steps: list[tuple[TopicPartition, bool]], most: int
+    steps: list[tuple[TopicPartition, bool]], max_records: int
 ) -> None:
     messages = []
     for offset, (partition, is_end) in enumerate(steps):
@@ -57,7 +57,7 @@ def test_records_of_held_partitions_come_in_order_whatever_stands_between_them(
     source = KafkaSource(cast("Consumer", client), positions, ClientHealth("h:1"), address="h:1")
     records = []
     while client.messages:
-        records += source.take(most, 0)
+        records += source.take(max_records, 0)
 
     assert [(record.topic_partition, record.offset) for record in records] == [
         (partition, offset)

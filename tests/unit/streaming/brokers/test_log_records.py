@@ -68,7 +68,7 @@ def test_what_is_written_is_read(records: list[NewRecord]) -> None:
     append(db, topics, records, 7.0)
 
     found = {
-        number: read(db, TopicPartition("t", number), partition_id, offset=0, most=100)
+        number: read(db, TopicPartition("t", number), partition_id, offset=0, max_records=100)
         for number, partition_id in enumerate(topics.topic(db, "t").partitions)
     }
     db.close()
@@ -88,7 +88,7 @@ def test_a_read_holds_no_more_than_some_megabytes() -> None:
     db = new_db(t=1)
     written(db, *[1.0] * 50, size=1_000_000)
 
-    found = read(db, PLACE, 1, offset=0, most=1000)
+    found = read(db, PLACE, 1, offset=0, max_records=1000)
     db.close()
 
     assert 30 <= len(found) <= 40

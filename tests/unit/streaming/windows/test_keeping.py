@@ -65,7 +65,7 @@ def windows(
 
 
 def read(broker: MemoryBroker, at: int, count: int) -> list[Record]:
-    return broker.read("in", after={HERE: at}, most=count)
+    return broker.read("in", after={HERE: at}, max_records=count)
 
 
 def counts(found: Windows, records: list[Record]) -> list[object]:
@@ -198,7 +198,7 @@ def test_much_is_written_in_parts_and_at_the_end_as_a_whole(
     made = windows(broker, tmp_path)
     made.on_assigned([told])
     for at in range(0, 3000, 100):
-        made.count(made.count_restored(broker.read("many", after={told: at}, most=100)))
+        made.count(made.count_restored(broker.read("many", after={told: at}, max_records=100)))
     made.delivered({told: 3000})
     written = []
     for _ in range(2):

@@ -56,7 +56,7 @@ _POLL_EVERY_S: Final = 0.02
 
 
 class KafkaBroker:
-    """See `Broker`. Nothing is reached before something is asked."""
+    """Broker for Apache Kafka; see `Broker`. It connects on first use."""
 
     abilities = BrokerFeatures(
         exactly_once="answers and offsets in one transaction of Kafka's",
@@ -74,7 +74,7 @@ class KafkaBroker:
         self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> KafkaSession:
-        """Become a member; see `Broker`."""
+        """Join a group; see `Broker`."""
         check_membership(membership)
         for topic in membership.topics:
             self._reader.partitions(topic)
@@ -113,7 +113,7 @@ class KafkaBroker:
         return session
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Make a topic if it is not there; see `Broker`."""
+        """Create a topic unless it exists; see `Broker`."""
         check_topic(topic)
         if not 1 <= partitions <= _MAX_PARTITIONS:
             message = f"a topic has 1 to {_MAX_PARTITIONS} partitions, not {partitions}"
@@ -125,7 +125,7 @@ class KafkaBroker:
         self._wait_for(topic)
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records, and wait until they are safe; see `Broker`."""
+        """Write records, and wait for acknowledgements; see `Broker`."""
         check_new(records, limit_bytes=self._options.limit_bytes)
         for topic in {record.topic for record in records}:
             self._reader.check_topic(check_topic(topic))
@@ -136,27 +136,29 @@ class KafkaBroker:
                 self._producer = None  # it may be unable to go on: the next one is made anew
                 raise
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on; see `Broker`. Only those that are committed."""
-        return self._reader.read(topic, after, most)
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return committed records from these offsets on; see `Broker`."""
+        return self._reader.read(topic, after, max_records)
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offsets; see `Broker`. The marks of transactions count in."""
+        """Return first and next offsets, including transaction markers; see `Broker`."""
         return self._reader.ends(topic)
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
-        """The first offsets of a time; see `Broker`."""
+        """Return offsets by time; see `Broker`."""
         return self._reader.offsets_at(topic, at_s)
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Where a group is; see `Broker`."""
+        """Return committed offsets; see `Broker`."""
         count = self._reader.partitions(topic)
         return self._admin.committed(
             group, [TopicPartition(topic, number) for number in range(count)]
         )
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group elsewhere; see `Broker`."""
+        """Set committed offsets; see `Broker`."""
         check_text("group", group)
         for topic in {partition.topic for partition in offsets}:
             ends = self._reader.ends(topic)
@@ -170,7 +172,7 @@ class KafkaBroker:
         self._admin.set_committed(group, offsets)
 
     def close(self) -> None:
-        """Let go; sessions have their own connections. Twice is once."""
+        """Close connections; sessions have their own. Idempotent."""
         with self._lock:
             self._is_closed = True
             self._producer = None
@@ -206,7 +208,7 @@ class KafkaBroker:
             raise UnavailableError(message)
 
     def _wait_for(self, topic: str) -> None:
-        """A topic that was made is not known to all servers at once."""
+        """Wait until all servers know a new topic."""
         until = self._clock.monotonic() + _CREATE_TIMEOUT_S
         wait = threading.Event().wait
         while True:

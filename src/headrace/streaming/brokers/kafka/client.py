@@ -1,4 +1,4 @@
-"""Errors of Kafka's client, records to and from it, and the health of a cluster."""
+"""Kafka client errors, conversion of records, and the health of a cluster."""
 
 import json
 import math
@@ -40,7 +40,7 @@ ALL_BROKERS_DOWN: Final = _E._ALL_BROKERS_DOWN
 MAX_POLL_EXCEEDED: Final = _E._MAX_POLL_EXCEEDED
 AUTHENTICATION: Final = _E._AUTHENTICATION
 CONNECTION: Final = frozenset({_E._AUTHENTICATION, _E._SSL, _E._TRANSPORT, _E._RESOLVE})
-"""What a connection meets; the client itself only tries again."""
+"""Connection errors; the client itself only retries."""
 _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
     UnavailableError: (
         _E._TRANSPORT,
@@ -139,11 +139,11 @@ _HINTS_BY_CODE: Final[Mapping[int, str]] = {
     "partition.assignment.strategy or group.protocol",
 }
 SHOULD_WAIT: Final = frozenset(_KINDS[UnavailableError])
-"""Errors that pass by themselves."""
+"""Errors that are resolved by waiting."""
 
 
 def error_of(error: BaseException) -> KafkaError:
-    """The error that an exception of the client's carries.
+    """Return the error that an exception of the client carries.
 
     Its `AdminClient` and its consumers raise alike; a few calls raise without one.
     """
@@ -153,11 +153,11 @@ def error_of(error: BaseException) -> KafkaError:
 
 
 def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") -> HeadraceError:
-    """What to raise for it.
+    """Return the exception for a client error.
 
     Args:
-        doing: What was tried, such as "write to topic 't'".
-        reason: What the connection said, where the error itself says too little.
+        doing: The failed action, such as "write to topic 't'".
+        reason: The connection error, where the error itself is not specific.
     """
     kind = _KIND_OF.get(error.code())
     if kind is None:
@@ -170,10 +170,7 @@ def failure(error: KafkaError, *, doing: str, address: str, reason: str = "") ->
 
 
 class ClientHealth:
-    """Hears of a member's clients, within their `poll`.
-
-    `over`: why the member can go on no more.
-    """
+    """Health of a member's clients, updated within their `poll`."""
 
     def __init__(self, address: str) -> None:
         self.fatal_error: HeadraceError | None = None
@@ -183,22 +180,22 @@ class ClientHealth:
 
     @property
     def problem(self) -> str:
-        """Why nothing comes or goes, for people; empty if the cluster is there."""
+        """Why no records are read or written; empty if the cluster is available."""
         if not self._is_away:
             return ""
         return self._reason or f"Kafka at {self._address} does not answer"
 
     def on_response(self) -> None:
-        """Something came, or was kept: it is there."""
+        """Note that the cluster is available."""
         self._is_away = False
 
     def fail(self, error: HeadraceError) -> None:
-        """The member is over; the first reason counts."""
+        """End the member; the first error counts."""
         if self.fatal_error is None:
             self.fatal_error = error
 
     def on_error(self, error: KafkaError) -> None:
-        """A client met an error; most pass by themselves."""
+        """Handle a client error; most are transient."""
         code = error.code()
         if error.fatal():
             self.fail(failure(error, doing="go on as a member", address=self._address))
@@ -209,7 +206,7 @@ class ClientHealth:
             self._is_away = True
 
     def on_statistics(self, statistics: str) -> None:
-        """The client's state of each second: nothing else says that a server is back."""
+        """Read the client's statistics: nothing else says that a server is back."""
         if not self._is_away:
             return
         servers = json.loads(statistics)["brokers"].values()
@@ -221,14 +218,14 @@ _ANY_PARTITION: Final = -1
 _MAX_FULL_S: Final = 30.0
 _FULL_STEP_S: Final = 0.02
 _SEND_S: Final = 0.001
-"""The client's shortest flush. It sends all that is queued; it need not outlast the answers."""
+"""Shortest flush of the client. It sends everything queued and need not wait for answers."""
 _LAST_MS: Final = (1 << 63) - 1
 _TOO_LARGE: Final = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE})
 Report = Callable[[KafkaError | None, Message], None]
 
 
 class PartitionCache(dict[tuple[str | None, int | None], TopicPartition]):
-    """Makes each place once: making it anew for each record would cost as much as the record."""
+    """Cache of partitions: creating one for each record would cost as much as the record."""
 
     def __missing__(self, key: tuple[str | None, int | None]) -> TopicPartition:
         topic, partition = key
@@ -239,7 +236,7 @@ class PartitionCache(dict[tuple[str | None, int | None], TopicPartition]):
 
 
 def records_of(messages: Sequence[Message], partition: TopicPartition) -> list[Record]:
-    """What was read of a place. In one piece, as calls would cost as much as the records."""
+    """Convert messages of one partition, inline, as calls would cost as much as the records."""
     return [
         Record(
             topic_partition=partition,
@@ -258,14 +255,14 @@ def _headers(found: Any) -> tuple[Header, ...]:  # noqa: ANN401  # a list, when 
 
 
 def milliseconds(at_s: float) -> int:
-    """Kafka's time; rounded up, so that what is asked for by time is of that time or later."""
+    """Return a time for Kafka, rounded up, so that records found by it are not older."""
     if not math.isfinite(at_s):
         raise InvalidArgumentError(f"a time has to be a Unix time, not {at_s}")
     return min(max(math.ceil(at_s * _MILLISECONDS), 0), _LAST_MS)
 
 
 def check_new(records: Sequence[NewRecord], *, limit_bytes: int) -> None:
-    """Raises InvalidArgumentError for a record that Kafka would not take."""
+    """Raise InvalidArgumentError for a record that Kafka would not take."""
     for record in records:
         size = len(record.value or b"") + len(record.key or b"")
         if size > limit_bytes:
@@ -276,10 +273,10 @@ def check_new(records: Sequence[NewRecord], *, limit_bytes: int) -> None:
 
 
 class Writing:
-    """Puts records into a producer's queue, and waits where it is full.
+    """Queue of a producer; waits while it is full.
 
     Args:
-        lingers: Whether the user chose how long records wait for others: `send_now` does nothing.
+        lingers: Whether the user set `linger.ms`: `send_now` does nothing then.
     """
 
     def __init__(
@@ -298,14 +295,14 @@ class Writing:
         self._clock = clock
 
     def put(self, records: Sequence[NewRecord], report: Report) -> None:
-        """Queue them, in order.
+        """Queue records, in order.
 
         Args:
-            report: Hears of each record that was not written, within `serve`. The client lets go
-                of it when all of them are written or reported.
+            report: Called within `serve` for each record that was not written. The client releases
+                it when all of them are written or reported.
 
         Raises:
-            HeadraceError: One cannot be written; those before it are under way.
+            HeadraceError: A record cannot be written; those before it are in flight.
         """
         produce = self._producer.produce
         last_s: float | None = None
@@ -336,10 +333,10 @@ class Writing:
                 raise self.failed(error_of(error), record) from error
 
     def serve(self, timeout_s: float = 0.0) -> None:
-        """Hear what became of records.
+        """Process delivery reports.
 
         Raises:
-            HeadraceError: The producer can go on no more; its client raises that from here.
+            HeadraceError: The producer cannot continue; its client raises that from here.
         """
         try:
             self._producer.poll(timeout_s)
@@ -347,7 +344,7 @@ class Writing:
             raise failure(error_of(error), doing="write", address=self._address) from error
 
     def send_now(self) -> None:
-        """End the wait of queued records for others; takes at most 1 ms.
+        """Send queued records without waiting for `linger.ms`; takes at most 1 ms.
 
         Raises:
             HeadraceError: As `serve`.
@@ -372,7 +369,7 @@ class Writing:
             self.serve(_FULL_STEP_S)
 
     def failed(self, error: KafkaError, record: NewRecord | None, topic: str = "") -> Exception:
-        """What to raise for a record that was not written."""
+        """Return the exception for a record that was not written."""
         name = topic if record is None else record.topic
         if error.code() in _TOO_LARGE and record is not None:
             return _too_large(record, self._limit_bytes)
@@ -387,7 +384,7 @@ class Writing:
 
 
 def partitions_of(offsets: dict[TopicPartition, int]) -> list[KafkaPartition]:
-    """As the client wants them."""
+    """Return offsets as the client takes them."""
     return [KafkaPartition(topic, number, offset) for (topic, number), offset in offsets.items()]
 
 

@@ -1,4 +1,4 @@
-"""Positions of a member at its Kafka partitions: where it starts, and what it committed."""
+"""Offsets of a member's Kafka partitions: start offsets, committed offsets and lag."""
 
 import time
 from collections import deque
@@ -26,7 +26,7 @@ _MAX_LAG_SAMPLES: Final = 10_000
 
 
 class _Position:
-    """One place: `done` and `read` are offsets to go on at."""
+    """Offsets of one partition: the next to read, and the committed one."""
 
     __slots__ = ("committed", "end", "lag_samples", "read")
 
@@ -38,7 +38,7 @@ class _Position:
 
 
 class PartitionOffsets:
-    """The places that a member holds. A sample of what was handed out keeps its time."""
+    """Offsets of assigned partitions, with a sample of record timestamps for the lag."""
 
     def __init__(self) -> None:
         self._held: dict[TopicPartition, _Position] = {}
@@ -50,29 +50,29 @@ class PartitionOffsets:
         return iter(self._held)
 
     def hold(self, starts: Mapping[TopicPartition, int]) -> None:
-        """These are held from now on, and read from these offsets."""
+        """Add assigned partitions with their start offsets."""
         for partition, start in starts.items():
             self._held[partition] = _Position(start)
 
     def drop(self, partitions: Sequence[TopicPartition]) -> None:
-        """The contrary."""
+        """Remove partitions."""
         for partition in partitions:
             self._held.pop(partition, None)
 
     def delivered(self, first: Record, following: int) -> None:
-        """A run of records of one place: its first, and the offset after its last."""
+        """Note delivered records of one partition: the first, and the offset after the last."""
         position = self._held[first.topic_partition]
         position.read = following
         if len(position.lag_samples) < _MAX_LAG_SAMPLES:
             position.lag_samples.append((first.offset, first.timestamp_s))
 
     def reached_end(self, partition: TopicPartition, offset: int) -> None:
-        """Up to here there is nothing that was not handed out, only marks of transactions."""
+        """Note that only transaction markers lie between the delivered records and this offset."""
         if partition in self._held:
             self._held[partition].end = offset
 
     def commit(self, offsets: Mapping[TopicPartition, int]) -> None:
-        """What is below these is done."""
+        """Note committed offsets."""
         for partition, offset in offsets.items():
             position = self._held.get(partition)
             if position is None:
@@ -87,10 +87,10 @@ class PartitionOffsets:
     def lag(
         self, partition: TopicPartition, following: int | None, now_s: float
     ) -> PartitionLag | None:
-        """How far it is behind; None if that is not known yet.
+        """Return the lag of a partition; None if it is not known yet.
 
         Args:
-            following: The next offset that will be written, as far as is known.
+            following: The next offset to be written, as far as known.
         """
         position = self._held[partition]
         committed = position.committed
@@ -115,21 +115,21 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assigning:
-    """Looks starts up by itself: the client would forget a start at the end in a crash.
+    """Assignment of partitions with explicit start offsets.
 
-    This happens within the client's `poll`, so that all of it together may take `longest_s`: who
-    does not poll for longer is no member any more, and hears of it too late.
+    The client itself would forget a start at the end in a crash.
     """
 
     membership: Membership
     is_cooperative: bool
     timeout_s: float
+    """Time for all lookups; they run within the client's `poll`."""
     address: str
     clock: Clock
     wait: Callable[[float], None] = time.sleep
 
     def due(self) -> float:
-        """By when of the clock places that come now have to have their starts."""
+        """Return the monotonic deadline for lookups of partitions that are assigned now."""
         return self.clock.monotonic() + self.timeout_s
 
     def starts(
@@ -140,15 +140,15 @@ class Assigning:
         *,
         until: float,
     ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-        """Offsets to read from, and those of them that the group is to keep as its beginning.
+        """Return the offsets to read from, and those of them to commit for a new group.
 
         Args:
-            own: What the listener says; it goes before what the group kept.
-            until: Of `due`, as it was when the places came.
+            listener_offsets: Offsets from the rebalance listener; they precede the committed ones.
+            until: Result of `due` when the partitions were assigned.
 
         Raises:
-            InvalidArgumentError: `own` names a place that is not among these.
-            HeadraceError: The cluster does not say.
+            InvalidArgumentError: `listener_offsets` names a partition that is not among these.
+            HeadraceError: The cluster does not answer.
         """
         unassigned = set(listener_offsets) - set(partitions)
         if unassigned:
@@ -177,7 +177,7 @@ class Assigning:
         return starts | defaults, defaults
 
     def take(self, consumer: Consumer, starts: Mapping[TopicPartition, int]) -> None:
-        """Read these from there on."""
+        """Start to read partitions at these offsets."""
         partitions = partitions_of(dict(starts))
         if self.is_cooperative:
             consumer.incremental_assign(partitions)
@@ -185,7 +185,7 @@ class Assigning:
             consumer.assign(partitions)
 
     def leave(self, consumer: Consumer, partitions: Sequence[TopicPartition]) -> None:
-        """Read these no more."""
+        """Stop reading partitions."""
         if self.is_cooperative:
             consumer.incremental_unassign([KafkaPartition(*partition) for partition in partitions])
         else:
@@ -194,7 +194,7 @@ class Assigning:
     def _beginnings(
         self, consumer: Consumer, partitions: Sequence[TopicPartition], until: float
     ) -> dict[TopicPartition, int]:
-        """Where a group begins that has never read."""
+        """Return where a new group starts."""
         start_s = self.membership.start_s
         if start_s is None:
             which = 0 if self.membership.start is StartPosition.EARLIEST else 1
@@ -219,9 +219,9 @@ class Assigning:
         )
 
     def _retry(self, query: Callable[[float], _T | None], until: float) -> _T:
-        """Asks again until then: a server may be about to come back, a transaction to end.
+        """Call `query` until the deadline: a server may come back, or a transaction end.
 
-        `ask` gets how long it may take; some of the client's calls give None after that.
+        `query` gets its timeout; some of the client's calls return None after it.
         """
         while True:
             left_s = until - self.clock.monotonic()
@@ -241,7 +241,7 @@ class Assigning:
 def _committed(
     consumer: Consumer, asked: list[KafkaPartition], timeout_s: float
 ) -> list[KafkaPartition]:
-    """Where the group is; raises too if that cannot be said of one of them."""
+    """Return the committed offsets; raise if one of them is unknown."""
     results = consumer.committed(asked, timeout=timeout_s)
     for result in results:
         if result.error is not None:

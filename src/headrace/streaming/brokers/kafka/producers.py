@@ -1,8 +1,8 @@
-"""Writers to Kafka: at least once, and exactly once with transactions.
+"""Kafka producers: at least once, and exactly once with transactions.
 
 At least once: offsets are committed after their answers are acknowledged. librdkafka has one
-request under way for a partition of an idempotent producer, unless it holds fewer than five
-records. While that request is under way, the client's thread spins on queued records that have
+request in flight for a partition of an idempotent producer, unless it holds fewer than five
+records. While that request is in flight, the client's thread spins on queued records that have
 waited for `linger.ms`, which costs more CPU time than writing them. So records wait here until
 those before them are acknowledged.
 
@@ -44,9 +44,9 @@ from headrace.streaming.records import NewRecord, TopicPartition
 
 COMMIT_EVERY_S: Final = 0.05
 IN_FLIGHT: Final = 5
-"""Fewer unacknowledged records do not keep the client from sending the next request."""
+"""Fewer unacknowledged records do not delay the client's next request."""
 MAX_QUEUED_S: Final = 0.1
-"""Records are queued after this time at the latest: one slow partition must not stop the others."""
+"""Longest time that records wait here: one slow partition must not stop the others."""
 _SMALL_BATCH: Final = 64
 """Fewer records are sent at once; more wait `linger.ms` for the rest of their request."""
 _RETRY_AFTER_S: Final = 0.2
@@ -57,7 +57,7 @@ _STALE_MEMBER: Final = frozenset({KafkaError.ILLEGAL_GENERATION, KafkaError.UNKN
 
 
 class _Batch:
-    """What is done with records under way, and the first error of one of them."""
+    """Offsets to commit after records in flight, and the first error of these."""
 
     __slots__ = ("error", "offsets", "report", "topic")
 
@@ -70,10 +70,9 @@ class _Batch:
 
 
 class _Report:
-    """Hears of the records of a batch that were not written.
+    """Delivery report callback of a batch.
 
-    The client calls it for errors only. A call for each record would cost as much as a quarter of
-    writing it, and the client's own reference says as much.
+    The client calls it for errors only. A call for each record would cost a quarter of writing it.
     """
 
     __slots__ = ("__weakref__", "batch")
@@ -87,7 +86,7 @@ class _Report:
 
 
 class AtLeastOnceProducer:
-    """Writes at least once: offsets are kept after the records are safe."""
+    """Producer that commits offsets after records are acknowledged."""
 
     def __init__(
         self,
@@ -115,7 +114,7 @@ class AtLeastOnceProducer:
 
     @property
     def problem(self) -> str:
-        """Why what was delivered is not safe yet, for people; empty if that is nothing unusual."""
+        """Why records are not acknowledged yet; empty if that is not unusual."""
         if not (self._batches or self._committing):
             return ""
         late_s = self._clock.monotonic() - self._progress_at
@@ -125,11 +124,11 @@ class AtLeastOnceProducer:
         return f"Kafka at {self._address} has not confirmed any {what} for {late_s:.0f} s"
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
-        """Keep where a new group begins, so that it begins nowhere else after a crash."""
+        """Commit where a new group starts, so that it starts there after a crash as well."""
         self._acknowledged.update(starts)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Take records; what is done follows when they are safe."""
+        """Queue records; their offsets are committed when they are acknowledged."""
         now = self._clock.monotonic()
         if not self._batches:
             self._progress_at = now
@@ -140,7 +139,7 @@ class AtLeastOnceProducer:
         self.serve()
 
     def serve(self) -> None:
-        """Queue records unless others are under way, collect reports, commit now and then."""
+        """Send queued records unless others are in flight; collect reports; commit at intervals."""
         self._collect_reports()
         if (
             len(self._producer) < IN_FLIGHT
@@ -155,7 +154,7 @@ class AtLeastOnceProducer:
             self._commit()
 
     def flush(self, timeout_s: float, serve_consumer: Callable[[], None] | None) -> bool:
-        """As `Session.flush`; `serve_consumer` is None while the consumer itself called."""
+        """As `ConsumerSession.flush`; `serve_consumer` is None within the consumer's callbacks."""
         until = self._clock.monotonic() + timeout_s
         self._put()
         if serve_consumer is None:
@@ -173,14 +172,14 @@ class AtLeastOnceProducer:
         return True
 
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
-        """Their answers may be written still; that they are done is not kept."""
+        """Do not commit offsets of these partitions; their answers may still be written."""
         unsafe = (self._queued_offsets, *(batch.offsets for batch in self._batches))
         for offsets in (self._acknowledged, self._committing, *unsafe):
             for partition in partitions:
                 offsets.pop(partition, None)
 
     def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
-        """Hear of a commit; those of `_flush_at_once` are heard of as well, and known already."""
+        """Handle the result of a commit; those of `_flush_blocking` are known already."""
         committed = {
             TopicPartition(result.topic, result.partition): result.offset for result in partitions
         }
@@ -195,14 +194,14 @@ class AtLeastOnceProducer:
         self._on_committed(committing, first_error)
 
     def close(self) -> None:
-        """Nothing that is under way is committed, though it may still arrive."""
+        """Commit nothing more; records in flight may still arrive."""
         self._queued, self._queued_offsets = [], {}
         self._producer.purge(in_queue=True, in_flight=False, blocking=False)
         with suppress(HeadraceError):
             self._writing.serve()
 
     def _put(self) -> None:
-        """Queue what is held."""
+        """Pass queued records to the client."""
         if not (self._queued or self._queued_offsets):
             return
         report = _Report()
@@ -244,7 +243,7 @@ class AtLeastOnceProducer:
         if error is None or error.code() == NO_OFFSET:
             return
         if error.code() in _STALE_MEMBER:
-            return  # these places are gone, and we shall be told so
+            return  # these partitions are gone, and we shall be told so
         if error.code() in SHOULD_WAIT or error.retriable():
             self._acknowledged = offsets | self._acknowledged
             self._commit_at = now + _RETRY_AFTER_S
@@ -252,7 +251,7 @@ class AtLeastOnceProducer:
         self._commit_error = failure(error, doing="keep what is done", address=self._address)
 
     def _flush_blocking(self, timeout_s: float) -> bool:
-        """Within a rebalance, where the consumer hears of no commit but of one it waits for."""
+        """Flush within a rebalance, where the consumer reports only blocking commits."""
         until = self._clock.monotonic() + min(timeout_s, _HANDOVER_S)
         self._collect_reports()
         while self._batches and self._clock.monotonic() < until:
@@ -278,10 +277,10 @@ _RETRY_PAUSE_S: Final = 0.05
 
 
 class ExactlyOnceProducer:
-    """Exactly-once producer with methods of `AtLeastOnceProducer`. A delivery is one transaction.
+    """Producer with the methods of `AtLeastOnceProducer`; each delivery is one transaction.
 
     Raises:
-        HeadraceError: The cluster gives no transactions.
+        HeadraceError: The cluster does not support transactions.
     """
 
     def __init__(
@@ -308,11 +307,11 @@ class ExactlyOnceProducer:
     problem = ""
 
     def begin_at(self, starts: Mapping[TopicPartition, int]) -> None:
-        """By a transaction too: a commit of its own might arrive after the next one."""
+        """Commit start offsets in a transaction, so that they precede the next one."""
         self.produce([], starts)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """All or nothing, before it returns."""
+        """Write records and commit offsets in one transaction, before returning."""
         self._failed = None
         doing = "deliver a transaction"
         until = self._clock.monotonic() + _TRANSACTION_TIMEOUT_S
@@ -340,7 +339,7 @@ class ExactlyOnceProducer:
             raise
 
     def serve(self) -> None:
-        """Nothing is under way between transactions."""
+        """Process reports; nothing is in flight between transactions."""
         self._writing.serve()
 
     def flush(
@@ -348,17 +347,17 @@ class ExactlyOnceProducer:
         timeout_s: float,  # noqa: ARG002  # what was delivered is safe
         serve_consumer: Callable[[], None] | None,  # noqa: ARG002  # as above
     ) -> bool:
-        """True."""
+        """Return True: nothing is in flight."""
         return True
 
     def forget(self, partitions: Sequence[TopicPartition]) -> None:
-        """Nothing is under way."""
+        """Do nothing: nothing is in flight."""
 
     def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
-        """Offsets are kept by transactions."""
+        """Do nothing: transactions commit the offsets."""
 
     def close(self) -> None:
-        """Nothing is under way."""
+        """Process reports; nothing is in flight."""
         with suppress(HeadraceError):
             self._writing.serve()
 
@@ -367,7 +366,7 @@ class ExactlyOnceProducer:
             self._failed = error, message.topic() or ""
 
     def _abort(self) -> None:
-        """Those who read committed records go on at once; else they wait until its time is over."""
+        """Abort the transaction, so that consumers need not wait for its timeout."""
         with suppress(KafkaException):  # fenced, or away: the next of this name, or time, ends it
             self._producer.abort_transaction(_ABORT_S)
 
@@ -382,7 +381,7 @@ class ExactlyOnceProducer:
                 self._writing.serve(0 if kafka_error.code() == TIMED_OUT else _RETRY_PAUSE_S)
 
     def _error(self, error: KafkaError, doing: str) -> Exception:
-        """What a record met says more than what the transaction met thereby."""
+        """Return the exception; the error of a record is more specific than the transaction's."""
         with suppress(HeadraceError):
             self._writing.serve()
         if self._failed is not None and not error.fatal():
@@ -391,4 +390,4 @@ class ExactlyOnceProducer:
 
 
 Writer = AtLeastOnceProducer | ExactlyOnceProducer
-"""What a session writes with."""
+"""Producer of a session."""

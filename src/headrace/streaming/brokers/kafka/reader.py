@@ -1,4 +1,4 @@
-"""Kafka for callers outside a group: records by offset and time, topics and groups."""
+"""Kafka access outside a group: records by offset and time, topics and group offsets."""
 
 import logging
 import math
@@ -59,7 +59,7 @@ _T = TypeVar("_T")
 
 
 class KafkaReader:
-    """Asks and reads. Safe to use from several threads, one after the other."""
+    """Reads records and metadata. Safe to use from several threads, one at a time."""
 
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self._address = options.address
@@ -71,21 +71,21 @@ class KafkaReader:
         self._consumer: Consumer | None = create_client(lambda: Consumer(settings), options.address)
 
     def check_topic(self, topic: str) -> None:
-        """Raises NotFoundError if it is not there; asks once for each that is."""
+        """Raise NotFoundError if a topic does not exist; existing topics are asked for once."""
         if topic not in self._partition_counts:
             self.partitions(topic)
 
     def partitions(self, topic: str) -> int:
-        """How many a topic has; asked anew.
+        """Return the current number of partitions of a topic.
 
         Raises:
-            NotFoundError: There is no such topic. Asking makes none.
+            NotFoundError: The topic does not exist. It is not created.
         """
         with self._open() as consumer:
             return self._count(consumer, topic)
 
     def ends(self, topic: str) -> dict[TopicPartition, tuple[int, int]]:
-        """First and next offsets; see `Broker`."""
+        """Return first and next offsets; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
             until = self._clock.monotonic() + REQUEST_TIMEOUT_S
@@ -95,7 +95,7 @@ class KafkaReader:
             }
 
     def offsets_at(self, topic: str, at_s: float) -> dict[TopicPartition, int]:
-        """The first offsets of a time; see `Broker`."""
+        """Return offsets by time; see `Broker`."""
         at_ms = milliseconds(at_s)
         with self._open() as consumer:
             queried = [
@@ -113,8 +113,10 @@ class KafkaReader:
                 for result in results
             }
 
-    def read(self, topic: str, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on; see `Broker`."""
+    def read(
+        self, topic: str, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return records from these offsets on; see `Broker`."""
         with self._open() as consumer:
             count = self._count(consumer, topic)
             for partition in after:
@@ -129,26 +131,26 @@ class KafkaReader:
             ]
             consumer.assign(starts)
             try:
-                return self._collect(consumer, topic, set(after), most)
+                return self._collect(consumer, topic, set(after), max_records)
             finally:
                 consumer.unassign()
 
     def close(self) -> None:
-        """Twice is once."""
+        """Close the consumer. Idempotent."""
         with self._lock:
             if self._consumer is not None:
                 self._consumer.close()
                 self._consumer = None
 
     def _collect(
-        self, consumer: Consumer, topic: str, left: set[TopicPartition], most: int
+        self, consumer: Consumer, topic: str, left: set[TopicPartition], max_records: int
     ) -> list[Record]:
-        """Until each place has told its end."""
+        """Return records until the end of each partition."""
         records: list[Record] = []
         partitions = PartitionCache()
         until = self._clock.monotonic() + REQUEST_TIMEOUT_S
-        while left and len(records) < most:
-            for message in consumer.consume(min(most - len(records), _BATCH_SIZE), 0.01):
+        while left and len(records) < max_records:
+            for message in consumer.consume(min(max_records - len(records), _BATCH_SIZE), 0.01):
                 partition = partitions[message.topic(), message.partition()]
                 error = message.error()
                 if error is None:
@@ -166,7 +168,7 @@ class KafkaReader:
     def _skip_deleted(
         self, consumer: Consumer, message: Message, partition: TopicPartition
     ) -> bool:
-        """Whether more is there: what was forgotten before it was read is gone over."""
+        """Skip records that retention deleted; return whether there are more."""
         error, offset = message.error(), message.offset()
         if error is None or error.code() == PARTITION_EOF or offset is None:
             return False
@@ -198,7 +200,7 @@ class KafkaReader:
         return self._partition_counts[topic]
 
     def _metadata(self, consumer: Consumer, topic: str) -> Any:  # noqa: ANN401  # has no type
-        """In parts, as the client would wait its whole time though it was refused."""
+        """Fetch metadata in short requests: after a refusal, the client waits its whole timeout."""
         until = self._clock.monotonic() + REQUEST_TIMEOUT_S
         while True:
             try:
@@ -216,7 +218,7 @@ class KafkaReader:
     def _watermarks(
         self, consumer: Consumer, topic: str, number: int, until: float = math.inf
     ) -> tuple[int, int]:
-        """The ends of one partition; of many that are asked for, all of them `until` then."""
+        """Return the ends of one partition, by a deadline that several partitions share."""
         timeout_s = min(max(until - self._clock.monotonic(), _MIN_TIMEOUT_S), REQUEST_TIMEOUT_S)
         return self._call(
             f"look at partition {number} of topic '{topic}'",
@@ -235,7 +237,7 @@ class KafkaReader:
         return answer
 
     def _failure(self, error: KafkaError, doing: str) -> Exception:
-        """With what the connection said, which comes as an event of its own."""
+        """Return the exception, with the connection error that the client reports separately."""
         consumer = self._consumer
         for _ in range(_EVENTS):
             if consumer is None or self._connection_error is not None:
@@ -264,10 +266,10 @@ class KafkaReader:
 
 
 def create_client(create: Callable[[], _T], address: str) -> _T:
-    """A client, if its options can be.
+    """Return a new client.
 
     Raises:
-        InvalidArgumentError: They cannot.
+        InvalidArgumentError: An option is invalid.
     """
     try:
         return create()
@@ -292,7 +294,7 @@ _GROUP_IS_ACTIVE: Final = frozenset(
 
 
 class KafkaAdmin:
-    """Keeps its client: one that goes out of scope forgets what it was asked."""
+    """Admin client. It is kept, as a client that is collected drops its requests."""
 
     def __init__(self, options: KafkaOptions, clock: Clock) -> None:
         self._address = options.address
@@ -301,7 +303,7 @@ class KafkaAdmin:
         self._client = create_client(lambda: AdminClient(settings, logger=_log), options.address)
 
     def create_topic(self, topic: str, partitions: int) -> None:
-        """Make a topic, with as many replicas as the cluster's own default says."""
+        """Create a topic with the cluster's default replication."""
         doing = f"make topic '{topic}'"
         new = NewTopic(topic, partitions, _DEFAULT_REPLICATION)
         try:
@@ -315,10 +317,10 @@ class KafkaAdmin:
     def committed(
         self, group: str, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, int]:
-        """Where a group is; places where it never was are left out.
+        """Return committed offsets; partitions without one are left out.
 
         Raises:
-            UnavailableError: A transaction that may move it has been open for long.
+            UnavailableError: A transaction that may move them has been open for long.
         """
         doing = f"look at group '{group}'"
         query = ConsumerGroupTopicPartitions(
@@ -347,7 +349,7 @@ class KafkaAdmin:
             time.sleep(_RETRY_AFTER_S)
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group, of which no member runs, somewhere else."""
+        """Set the offsets of a group without running members."""
         doing = f"move group '{group}'"
         partitions = [KafkaPartition(*partition, offset) for partition, offset in offsets.items()]
         change = ConsumerGroupTopicPartitions(group, partitions)
@@ -371,7 +373,7 @@ class KafkaAdmin:
     def request_ends(
         self, partitions: Sequence[TopicPartition]
     ) -> dict[TopicPartition, "Future[Any]"]:
-        """Ask for the next offsets that will be written, without waiting for the answers."""
+        """Request end offsets without waiting for the answers."""
         queried = {KafkaPartition(*partition): _LATEST for partition in partitions}
         futures = self._client.list_offsets(queried, request_timeout=REQUEST_TIMEOUT_S)
         return {
@@ -410,7 +412,7 @@ class KafkaAdmin:
 
 
 class EndOffsets:
-    """The next offsets of places; asked each second, not waited for."""
+    """End offsets of partitions, requested every second without waiting."""
 
     def __init__(self, admin: KafkaAdmin, clock: Clock) -> None:
         self._admin = admin
@@ -420,7 +422,7 @@ class EndOffsets:
         self._request_at = 0.0
 
     def __call__(self, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """What is known by now."""
+        """Return the end offsets known by now."""
         for partition, future in list(self._pending.items()):
             if future.done():
                 del self._pending[partition]

@@ -1,8 +1,8 @@
-"""Member of a Kafka consumer group: reads records, writes answers, commits offsets.
+"""Kafka consumer session with manual offset commits, and its producer.
 
-The client's own `poll` cannot be ended from outside, so a wait is cut into parts, short at first
-and longer as it lasts: a caller of `wake` waits a quarter longer, or 2 ms. A part costs the
-processor about 30 us: 1% of a core while nothing comes.
+The client's own `poll` cannot be interrupted, so a wait is split into parts, short at first and
+longer as it lasts: a caller of `wake` waits a quarter longer, or 2 ms. A part costs about 30 us of
+CPU time: 1 % of a core while no record comes.
 """
 
 import threading
@@ -43,7 +43,7 @@ _NO_ERRORS: Final = frozenset({type(None)})
 
 
 class KafkaSource:
-    """What a member reads. A consumer lives by being polled, also while nobody takes records."""
+    """Consumer of a member. It must be polled even while no record can be taken."""
 
     def __init__(
         self, consumer: Consumer, positions: PartitionOffsets, health: ClientHealth, *, address: str
@@ -57,29 +57,29 @@ class KafkaSource:
         self._is_held = False
         self._buffered: deque[Record] = deque()
 
-    def take(self, most: int, part_s: float) -> list[Record]:
-        """At most so many, after at most so long."""
+    def take(self, max_records: int, part_s: float) -> list[Record]:
+        """Return at most so many records, after at most so long."""
         if self._buffered:
             records: list[Record] = []
             rest: deque[Record] = deque()
             for record in self._buffered:
-                is_next = len(records) < most and record.topic_partition not in self._paused
+                is_next = len(records) < max_records and record.topic_partition not in self._paused
                 (records if is_next else rest).append(record)
             self._buffered = rest
             if records:
                 return records
         if self._is_held and not self._buffered:
             self._hold(is_held=False)
-        return self._polled(most, part_s)
+        return self._polled(max_records, part_s)
 
     def buffer(self) -> None:
-        """Serve the consumer without handing out what it may give: the next `take` does."""
+        """Poll the consumer and keep what it returns for the next `take`."""
         if len(self._buffered) >= _MAX_BUFFERED and not self._is_held:
             self._hold(is_held=True)
         self._buffered += self._polled(1, 0)
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing of these."""
+        """Return no records of these partitions."""
         fresh = [
             partition
             for partition in partitions
@@ -90,33 +90,33 @@ class KafkaSource:
             self._consumer.pause([KafkaPartition(*partition) for partition in fresh])
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """The contrary."""
+        """Return records of these partitions again."""
         again = [partition for partition in partitions if partition in self._paused]
         self._paused.difference_update(again)
         if again and not self._is_held:
             self._consumer.resume([KafkaPartition(*partition) for partition in again])
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are read from now on."""
+        """Read these partitions from now on."""
         if self._is_held:
             self._consumer.pause([KafkaPartition(*partition) for partition in partitions])
 
     def drop(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are read no more."""
+        """Stop reading these partitions."""
         gone = set(partitions)
         self._buffered = deque(
             record for record in self._buffered if record.topic_partition not in gone
         )
         self._paused -= gone
 
-    def _polled(self, most: int, part_s: float) -> list[Record]:
+    def _polled(self, max_records: int, part_s: float) -> list[Record]:
         try:
             first = self._consumer.poll(part_s)
             if first is None:
                 return []
             messages = [first]
-            if most > 1:
-                messages += self._consumer.consume(most - 1, 0)
+            if max_records > 1:
+                messages += self._consumer.consume(max_records - 1, 0)
         except KafkaException as error:
             self._health.fail(failure(error_of(error), doing="read", address=self._address))
             return []
@@ -126,7 +126,7 @@ class KafkaSource:
         return records
 
     def _records(self, messages: Sequence[Message]) -> list[Record]:
-        """Without those of places that went away meanwhile."""
+        """Return records, without those of partitions that were revoked meanwhile."""
         errors = [message.error() for message in messages]
         if not _NO_ERRORS.issuperset(map(type, errors)):  # an error is not comparable with None
             for error, message in zip(errors, messages, strict=True):
@@ -147,7 +147,7 @@ class KafkaSource:
         return records
 
     def _run(self, messages: Sequence[Message], partition: TopicPartition) -> list[Record]:
-        """The records of one place; none if it went away meanwhile."""
+        """Return the records of one partition; none if it was revoked meanwhile."""
         if partition not in self._positions:
             return []
         records = records_of(messages, partition)
@@ -170,7 +170,7 @@ class KafkaSource:
             self._health.fail(failure(error, doing=doing, address=self._address))
 
     def _hold(self, *, is_held: bool) -> None:
-        """Let the client fetch nothing of any place, or again of those that are not paused."""
+        """Pause fetching of all partitions, or resume those that are not paused."""
         self._is_held = is_held
         partitions = [
             KafkaPartition(*partition)
@@ -188,13 +188,12 @@ _HANDOVER_S: Final = 10.0
 
 
 class KafkaSession:
-    """See `Session`.
+    """Session on Kafka; see `ConsumerSession`.
 
     Args:
-        assigning: Says where a place is read from, and tells the client.
-        following: The next offsets that will be written at places, as far as is known; does not
-            wait.
-        check_topic: Raises NotFoundError if a topic is not there.
+        assigning: Looks up start offsets and assigns partitions.
+        end_offsets: Returns the next offsets to be written, as far as known; does not wait.
+        check_topic: Raises NotFoundError if a topic does not exist.
     """
 
     def __init__(
@@ -226,7 +225,7 @@ class KafkaSession:
         self._writer: Writer
 
     def start(self, consumer: Consumer, writer: Writer) -> None:
-        """Join the group; both are the session's to close."""
+        """Join the group; the session owns both clients from now on."""
         self._consumer = consumer
         self._source = KafkaSource(consumer, self._positions, self._health, address=self._address)
         self._writer = writer
@@ -239,13 +238,13 @@ class KafkaSession:
 
     @property
     def problem(self) -> str:
-        """Why nothing comes or goes; see `Session`."""
+        """Why no records are read or written; see `ConsumerSession`."""
         if self._is_closed:
             return ""
         return self._health.problem or self._writer.problem
 
-    def poll(self, most: int, timeout_s: float) -> list[Record]:
-        """Records that are there; see `Session`."""
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Return available records; see `ConsumerSession`."""
         self._check_open()
         began = now = self._clock.monotonic()
         until = began + timeout_s
@@ -254,7 +253,9 @@ class KafkaSession:
             part_s = max(min(part_s, until - now), 0.0)
             if self._woken.is_set():
                 part_s = 0.0
-            records = self._source.take(most, part_s) if most > 0 else self._wait(part_s)
+            records = (
+                self._source.take(max_records, part_s) if max_records > 0 else self._wait(part_s)
+            )
             self._writer.serve()
             self._check_open()
             now = self._clock.monotonic()
@@ -263,17 +264,17 @@ class KafkaSession:
                 return records
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing of these; see `Session`."""
+        """Pause partitions; see `ConsumerSession`."""
         if not self._is_closed:
             self._source.pause(partitions)
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """The contrary."""
+        """Resume partitions; see `ConsumerSession`."""
         if not self._is_closed:
             self._source.resume(partitions)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Write and be done; see `Session`."""
+        """Write records and commit offsets; see `ConsumerSession`."""
         self._check_open()
         if not (records or offsets):
             return
@@ -295,7 +296,7 @@ class KafkaSession:
             raise
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all is safe and kept; see `Session`."""
+        """Wait for acknowledgements and commits; see `ConsumerSession`."""
         self._check_open()
         try:
             serve = None if self._is_rebalancing else self._source.buffer
@@ -305,10 +306,10 @@ class KafkaSession:
             return False
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """From what the last fetch of each place brought along, and what is asked; see `Session`.
+        """Return the lag, from fetched watermarks and requested end offsets; see `ConsumerSession`.
 
-        A client that has fetched as much as it may fetches no more for as long as that lasts: with
-        a slow model for hours.
+        A client with full queues fetches no more, with a slow model for hours; then only the
+        requested end offsets are current.
         """
         self._check_open()
         now_s = self._clock.now()
@@ -328,13 +329,13 @@ class KafkaSession:
         return lags
 
     def wake(self) -> None:
-        """Let `poll` return; from any thread."""
+        """Make `poll` return; safe to call from any thread."""
         self._woken.set()
 
     def close(self) -> None:
-        """Leave the group; see `Session`. Twice is once.
+        """Leave the group; see `ConsumerSession`. Idempotent.
 
-        A static member stays one until its session's time is over, so that it may come back.
+        A static member stays in the group until its session times out, so that it may come back.
         """
         if self._is_closed:
             return
@@ -345,7 +346,7 @@ class KafkaSession:
         self._consumer.close()
 
     def on_commit(self, error: KafkaError | None, partitions: Sequence[KafkaPartition]) -> None:
-        """Hears of offsets that were kept or not, within the consumer's `poll`."""
+        """Handle the result of a commit, within the consumer's `poll`."""
         if error is None:
             self._health.on_response()
         if not self._is_closed:
@@ -357,7 +358,7 @@ class KafkaSession:
             raise type(error)(*error.args) from error
 
     def _wait(self, part_s: float) -> list[Record]:
-        """Live, and hand out nothing."""
+        """Poll without returning records."""
         self._source.buffer()
         self._woken.wait(part_s)
         return []

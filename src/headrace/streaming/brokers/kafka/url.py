@@ -21,7 +21,7 @@ _MAX_TRANSACTION_MS: Final = 15_000
 _TRANSACTION_MS: Final = 10_000
 _MIN_POLL_INTERVAL_MS: Final = 30_000
 _MAX_ASSIGN_S: Final = 20.0
-"""Longer than a transaction of ours lasts, whose end is waited for."""
+"""Longer than one of our transactions lasts, whose end is waited for."""
 _ASSIGN_RATIO: Final = 2 / 3
 POLL_INTERVAL: Final = "max.poll.interval.ms"
 _HEARTBEATS: Final = 4  # within a session's timeout
@@ -38,44 +38,43 @@ Settings = dict[str, str | int | float | bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaOptions:
-    """A cluster and how to speak to it.
-
-    `address`: its servers, for people and for the client. `is_static`: members keep their places
-    over a restart. `settings`: librdkafka's; they hold secrets.
-    """
+    """A cluster and the client options for it."""
 
     address: str
+    """Addresses of its servers, for messages and for the client."""
     is_static: bool
+    """Whether members keep their partitions over a restart."""
     settings: Mapping[str, str] = field(repr=False)
+    """Options of librdkafka; they contain secrets."""
 
     @property
     def is_cooperative(self) -> bool:
-        """Whether only those places move between members that have to."""
+        """Whether a rebalance moves only the partitions that have to move."""
         if self._is_kip_848:
             return True
         return self.settings.get(_STRATEGY, COOPERATIVE) == COOPERATIVE
 
     @property
     def max_assign_s(self) -> float:
-        """How long a member may ask where it begins to read, within its own `poll`."""
+        """How long a member may look up start offsets within its `poll`."""
         given_ms = int(self.settings.get(POLL_INTERVAL, _MIN_POLL_INTERVAL_MS))
         return min(_MAX_ASSIGN_S, given_ms / 1000 * _ASSIGN_RATIO)
 
     @property
     def limit_bytes(self) -> int:
-        """How large a record may be that is written."""
+        """Maximum size of a record that is written."""
         return int(self.settings.get(LIMIT, _DEFAULT_LIMIT_BYTES))
 
     @property
     def lingers(self) -> bool:
-        """Whether the user chose how long a record waits for others of its request."""
+        """Whether the user set how long a record waits for others of its request."""
         return not _LINGER.isdisjoint(self.settings)
 
     def client(self) -> Settings:
-        """What every client is made with."""
+        """Return settings common to all clients."""
         return {
             # Each attempt to connect that fails would be a line, ten a second; errors and
-            # `trouble` say it once.
+            # `problem` say it once.
             "log_level": "2",
             "reconnect.backoff.max.ms": "2000",
             **self.settings,
@@ -84,7 +83,7 @@ class KafkaOptions:
         }
 
     def reader(self) -> Settings:
-        """A consumer that is no member of anything."""
+        """Return settings of a consumer outside any group."""
         return {
             **self.client(),
             "group.id": "headrace-reader",
@@ -100,7 +99,7 @@ class KafkaOptions:
         }
 
     def member(self, membership: Membership) -> Settings:
-        """A consumer that is a member of a group."""
+        """Return settings of a group member's consumer."""
         timeout_ms = round(membership.session_timeout_s * 1000)
         settings: Settings = {
             POLL_INTERVAL: str(max(3 * timeout_ms, _MIN_POLL_INTERVAL_MS)),
@@ -129,7 +128,7 @@ class KafkaOptions:
         return settings
 
     def producer(self, *, transactional_id: str = "") -> Settings:
-        """A producer; with transactions if it has an id."""
+        """Return settings of a producer; with transactions if it has an id."""
         settings: Settings = {
             # Longer than the queueing of a large request takes; small ones are sent at once.
             "linger.ms": "5",
@@ -210,14 +209,14 @@ _RESERVED: Final[Mapping[str, str]] = {
 
 
 def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> KafkaOptions:
-    """What a URL says.
+    """Return the options in a URL.
 
     Args:
         environment: None for this process's.
 
     Raises:
-        InvalidArgumentError: It says something that cannot be.
-        FailedPreconditionError: A variable or a file that it names is not there.
+        InvalidArgumentError: The URL is invalid.
+        FailedPreconditionError: A variable or a file that it names does not exist.
     """
     # Before it is taken apart: what a variable holds is never looked at for variables itself.
     parts = urlsplit(url_filled_in(url, what=_OPTIONS, environment=environment))
@@ -252,7 +251,7 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
 
 
 def options_text(url: str) -> str:
-    """What the file of options says that a URL names; empty where there is none to read."""
+    """Return the content of the options file that a URL names; empty if it cannot be read."""
     with suppress(OSError, ValueError):  # whoever needs it says what is wrong
         named = dict(parse_qsl(urlsplit(url).query)).get(_FILE, "")
         if named and url.startswith("kafka:"):
@@ -262,7 +261,7 @@ def options_text(url: str) -> str:
 
 
 def _servers(netloc: str) -> str:
-    """`HOST:PORT,HOST:PORT`, each with its port."""
+    """Return `HOST:PORT,HOST:PORT`, with default ports filled in."""
     servers = []
     for server in netloc.split(","):
         match = _SERVER.fullmatch(server)
@@ -291,7 +290,7 @@ def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, str]:
-    """Lines of `name=value`, comments and empty ones apart."""
+    """Return the options of a `name=value` file, without comments and empty lines."""
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)

@@ -1,13 +1,13 @@
-"""An embedded log of records in a folder: streams run with nothing installed, on one machine.
+"""Embedded log: streams on one machine with nothing installed.
 
-Topics with partitions, groups with members in several processes, replay by time, and outputs and
-offsets in one transaction. A process that is killed loses nothing of what was written. A loss of
-power may cost the last second or so, outputs and offsets alike, so that what follows is consistent;
-with `?sync=full` it costs nothing, and each write waits for the disk.
+It has topics with partitions, groups with members in several processes, replay by time, and
+transactions of outputs and offsets. Killing a process loses no written record. A loss of power may
+cost the last second or so, outputs and offsets alike, so that the rest is consistent; with
+`?sync=full` it costs nothing, and each write waits for the disk.
 
-What is older than a week is forgotten, and of more than 8 GiB in a topic the oldest, read or not,
-as Kafka does; `?retention_s=` and `?retention_bytes=` set that for the topics that are made. Space
-is used again, the file does not shrink. It has to lie on a disk of this machine, no network's.
+Records older than a week are deleted, and the oldest of a topic beyond 8 GiB, read or not, as in
+Kafka; `?retention_s=` and `?retention_bytes=` set that for new topics. Space is reused; the file
+does not shrink. It must be on a local disk, not on a network file system.
 """
 
 import threading
@@ -47,12 +47,12 @@ _BATCH_SIZE: Final = 5000  # records of one transaction of `send`, so that other
 
 
 class LogBroker:
-    """See `Broker`.
+    """Broker in a local folder; see `Broker`.
 
     Args:
-        retention_s: How long the topics that it makes keep records.
-        retention_bytes: How much the topics that it makes keep, each.
-        lock_timeout_s: How long a write waits for another process's.
+        retention_s: How long new topics keep records.
+        retention_bytes: How many bytes each new topic keeps.
+        lock_timeout_s: How long a write waits for other processes.
     """
 
     abilities = BrokerFeatures(
@@ -82,7 +82,7 @@ class LogBroker:
         self._opened: LogFile | None = self._open()
 
     def join(self, membership: Membership, listener: Rebalanced) -> LogSession:
-        """Become a member; see `Broker`."""
+        """Join a group; see `Broker`."""
         check_membership(membership)
         with self._file():
             pass
@@ -94,7 +94,7 @@ class LogBroker:
             raise
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Make a topic if it is not there; see `Broker`."""
+        """Create a topic unless it exists; see `Broker`."""
         check_topic(topic)
         if not 1 <= partitions <= _MAX_PARTITIONS:
             message = f"a topic has 1 to {_MAX_PARTITIONS} partitions, not {partitions}"
@@ -112,7 +112,7 @@ class LogBroker:
                 )
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records; see `Broker`. Some thousands at a time are written or not as a whole."""
+        """Write records; see `Broker`. Each few thousand of them are one transaction."""
         check_new(records)
         with self._file() as file:
             for start in range(0, len(records), _BATCH_SIZE):
@@ -120,20 +120,22 @@ class LogBroker:
                     some = records[start : start + _BATCH_SIZE]
                     append(db, self._topics, some, self._clock.now())
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on; see `Broker`."""
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return records from these offsets on; see `Broker`."""
         records: list[Record] = []
         with self._file() as file, file.reading("read") as db:
             self._topics.topic(db, topic)
             for partition, offset in after.items():
                 partition_id = self._topics.partition_id(db, partition)
-                left = most - len(records)
+                left = max_records - len(records)
                 if left > 0:
-                    records += read(db, partition, partition_id, offset=offset, most=left)
+                    records += read(db, partition, partition_id, offset=offset, max_records=left)
         return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offsets; see `Broker`."""
+        """Return first and next offsets; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             partitions = self._topics.topic(db, topic).partitions
             return {
@@ -142,7 +144,7 @@ class LogBroker:
             }
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
-        """The first offsets of a time; see `Broker`."""
+        """Return offsets by time; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             partitions = self._topics.topic(db, topic).partitions
             return {
@@ -151,7 +153,7 @@ class LogBroker:
             }
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Where a group is; see `Broker`."""
+        """Return committed offsets; see `Broker`."""
         with self._file() as file, file.reading("look at") as db:
             partitions = self._topics.topic(db, topic).partitions
             positions = {
@@ -161,7 +163,7 @@ class LogBroker:
         return {partition: offset for partition, offset in positions.items() if offset is not None}
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group elsewhere; see `Broker`."""
+        """Set committed offsets; see `Broker`."""
         check_text("group", group)
         with self._file() as file, file.writing("move a group in") as db:
             positions: dict[int, int] = {}
@@ -180,7 +182,7 @@ class LogBroker:
             groups.move(db, group, positions)
 
     def close(self) -> None:
-        """Let go of the file; sessions have their own. Twice is once."""
+        """Close the file; sessions have their own. Idempotent."""
         with self._lock:
             if self._opened is not None:
                 self._opened.close()
@@ -198,11 +200,11 @@ class LogBroker:
 
 
 def open_log(url: str, *, home: Path) -> LogBroker:
-    """The log that `log:NAME` or `log:///PATH` names, with `?sync=`, `?retention_s=`...
+    """Return the log that `log:NAME` or `log:///PATH` names, with `?sync=`, `?retention_s=`...
 
     Raises:
-        InvalidArgumentError: It names none.
-        HeadraceError: It cannot be used; the message says why.
+        InvalidArgumentError: The URL names no log.
+        HeadraceError: The log cannot be used; the message says why.
     """
     parts = urlsplit(url)
     path = unquote(parts.path)

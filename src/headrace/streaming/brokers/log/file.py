@@ -1,8 +1,8 @@
-"""File of an embedded log, and the datagrams that announce new records in it.
+"""File of an embedded log, and datagrams that announce new records in it.
 
-WAL: readers and one writer do not block each other, also from several processes. The file is not
-mapped into memory: a mapped file that another process truncates ends the process that reads it.
-A datagram to a socket in the folder only ends a wait early. A disk without sockets is polled.
+WAL mode: readers and one writer do not block each other, also across processes. The file is not
+mapped into memory: a mapped file that another process truncates ends the process that reads it. A
+datagram to a socket in the folder only ends a wait early; a disk without sockets is polled.
 """
 
 import os
@@ -20,15 +20,15 @@ from typing import Final
 from headrace.core import FailedPreconditionError, HeadraceError, UnavailableError
 
 FOLDER: Final = "waiting"
-"""Of a log: where those who wait can be rung."""
+"""Folder of the sockets of waiting members, within the log's folder."""
 _DATAGRAM_BYTES: Final = 16
 _MILLISECONDS: Final = 1000
 
 
 class ChangeNotifier:
-    """Rings in the log in `folder`, and hears it after `listen`.
+    """Notifies the other members of a log, and waits for notifications after `listen`.
 
-    For one thread at a time, but for `wake`.
+    For one thread at a time, except `wake`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,7 +46,7 @@ class ChangeNotifier:
         self._name = ""
 
     def listen(self, name: str) -> bool:
-        """Be rung from now on, under a name of one's own; False if that cannot be."""
+        """Receive notifications under this name; return False if sockets do not work here."""
         try:
             self._socket.bind(self._address(name))
         except OSError:
@@ -56,26 +56,26 @@ class ChangeNotifier:
         return True
 
     def notify(self) -> None:
-        """Tell all others who listen; who has died since is forgotten."""
+        """Notify all other listeners; sockets of dead ones are removed."""
         with suppress(OSError):
             for name in os.listdir(self._folder):  # noqa: PTH208  # a folder that is open has no path
                 if name != self._name:
                     self._send(name)
 
     def wake(self) -> None:
-        """Ring oneself; from any thread."""
+        """End a wait of this notifier; safe to call from any thread."""
         if self._name:
             self._send(self._name)
 
     def wait(self, timeout_s: float) -> None:
-        """Until it rings, or that time is over."""
+        """Wait for a notification, or until the timeout."""
         if self._poller.poll(timeout_s * _MILLISECONDS):
             with suppress(BlockingIOError):
                 while True:
                     self._socket.recv(_DATAGRAM_BYTES)
 
     def close(self) -> None:
-        """Hear no more; twice is once."""
+        """Stop listening. Idempotent."""
         if self._folder < 0:
             return
         if self._name:
@@ -113,8 +113,8 @@ _RETRY_EVERY_S: Final = (
     0.0003  # what writes lasts some milliseconds; SQLite itself would wait longer
 )
 _WAL_KEPT_BYTES: Final = 64 << 20
-# records.id is place << 40 | offset: one integer finds a record, and a place's lie side by side.
-# A segment is a stretch of a place that goes at once when it is too old; `high_s` is the newest
+# records.id is place << 40 | offset (place: a partition's id), so a partition is contiguous.
+# A segment is a stretch of a partition that goes at once when it is too old; `high_s` is the newest
 # timestamp up to its end, `written_s` when it was last written to.
 _SCHEMA: Final = """
 CREATE TABLE topics (
@@ -152,20 +152,20 @@ CREATE TABLE positions (
 
 
 class Sync(StrEnum):
-    """What a loss of power may cost; a process that is killed costs nothing in either."""
+    """What a loss of power may cost; killing a process never loses records."""
 
     NORMAL = "normal"
-    """The last second or so, outputs and offsets alike; the file stays whole."""
+    """The last second or so, answers and offsets alike; the file stays consistent."""
     FULL = "full"
     """Nothing: every write waits for the disk."""
 
 
 class LogFullError(FailedPreconditionError):
-    """There is no space left for the log; what was to be written was not."""
+    """The disk has no space left; the records were not written."""
 
 
 class LogFile:
-    """One connection to the log in a folder, which is made when it is not there.
+    """One connection to the log in a folder, which is created if it does not exist.
 
     For one thread at a time.
     """
@@ -184,7 +184,7 @@ class LogFile:
 
     @contextmanager
     def writing(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """A transaction that is kept if the block ends well; no other is written meanwhile."""
+        """Open a write transaction, which is committed if the block succeeds."""
         with self._translating_errors(doing):
             self._begin()
             try:
@@ -197,7 +197,7 @@ class LogFile:
 
     @contextmanager
     def reading(self, doing: str) -> Iterator[sqlite3.Connection]:
-        """All that is read in the block is of one moment."""
+        """Open a consistent read transaction."""
         with self._translating_errors(doing):
             self._db.execute("BEGIN")
             try:
@@ -206,7 +206,7 @@ class LogFile:
                 self._db.execute("ROLLBACK")
 
     def has_changed(self) -> bool:
-        """Whether another connection has written since this was asked last; costs little."""
+        """Return whether another connection has written since the last call; cheap."""
         with self._translating_errors("look"):
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         changed: bool = version != self._version
@@ -214,7 +214,7 @@ class LogFile:
         return changed
 
     def close(self) -> None:
-        """Let go of the file; twice is once."""
+        """Close the file. Idempotent."""
         self.notifier.close()
         self._db.close()
 
@@ -297,10 +297,10 @@ class LogFile:
 
 
 def _create(path: Path) -> None:
-    """Make it aside, so that nobody sees half of it and of two who make it one wins.
+    """Create the file under a temporary name, then link it: it appears complete, and once.
 
-    It is readable by its owner only, as are those that SQLite puts beside it. A file that SQLite
-    has open must not be opened for that: closing it would let go of SQLite's locks
+    Only its owner can read it, and the files that SQLite puts beside it. A file that SQLite has
+    open must not be opened for that: closing it would release SQLite's locks
     (https://www.sqlite.org/howtocorrupt.html, 2.2).
     """
     descriptor, aside = tempfile.mkstemp(prefix=f".{_NAME}-", dir=path.parent)
@@ -319,5 +319,5 @@ def _create(path: Path) -> None:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """What went wrong, as SQLite numbers it: https://www.sqlite.org/rescode.html."""
+    """Return SQLite's result code: https://www.sqlite.org/rescode.html."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY_CODE

@@ -1,9 +1,9 @@
-"""Partitions of the members of a group, agreed on in the file of an embedded log.
+"""Consumer groups of an embedded log: heartbeats, and partition claims in the log's file.
 
 Each member renews its heartbeat. Members whose heartbeat is too old are removed by the next member
-that checks, and their partitions become free. A member gives away what it has beyond its share and
-takes what is free up to its share; nobody waits for anybody. A member's writes succeed only while
-its claim, under the number that it got when it joined (its epoch), is in force.
+that checks, and their partitions become free. A member releases what exceeds its share and claims
+what is free up to its share; members do not wait for each other. A member's writes succeed only
+while its claim, under the number that it got when it joined (its epoch), is in force.
 """
 
 import secrets
@@ -26,19 +26,24 @@ _decode: Final = msgspec.json.Decoder(tuple[str, ...]).decode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
-    """What changes for a member, as ids of places: gone, to be given away, got."""
+    """Assignment changes of a member, as partition ids."""
 
     lost: tuple[int, ...] = ()
+    """Partitions that another member has already."""
     surplus: tuple[int, ...] = ()
+    """Partitions to revoke."""
     assigned: tuple[int, ...] = ()
+    """Newly assigned partitions."""
 
 
 def shares(holding: Mapping[str, int], partitions: int, *, topic: str) -> dict[str, int]:
-    """How many of a topic's places each member should have; who has more already keeps one more.
+    """Return how many partitions of a topic each member should have.
+
+    A member that has more already keeps an odd one.
 
     Args:
-        holding: Member ▸ how many it has now.
-        topic: So that not the same member has the one more of every topic.
+        holding: Number of partitions that each member has now.
+        topic: Name of the topic, so that odd partitions of several topics go to different members.
     """
     share, more = divmod(partitions, len(holding))
     order = sorted(
@@ -48,7 +53,7 @@ def shares(holding: Mapping[str, int], partitions: int, *, topic: str) -> dict[s
 
 
 def join(db: sqlite3.Connection, topics: Catalogue, membership: Membership, now_s: float) -> int:
-    """Become a member, in place of one of the same name; the epoch that others see it by."""
+    """Join a group, replacing a member of the same name; return the epoch that identifies it."""
     group, epoch = membership.group, secrets.randbits(_EPOCH_BITS)
     for name in membership.topics:
         for partition_id in topics.topic(db, name).partitions:
@@ -72,10 +77,10 @@ def heartbeat(
     held: frozenset[int],
     now_s: float,
 ) -> Moves:
-    """Say that this member lives, remove who does not, and take what is free and due.
+    """Renew the heartbeat, remove dead members, and claim free partitions up to the share.
 
     Raises:
-        ConflictError: Another has taken this member's place.
+        ConflictError: Another member has replaced this one.
     """
     group = membership.group
     check_not_replaced(db, membership, epoch, allow_removed=True)
@@ -122,7 +127,7 @@ def heartbeat(
 
 
 def release(db: sqlite3.Connection, group: str, epoch: int, partitions: Sequence[int]) -> None:
-    """Let others have these."""
+    """Release the claims of these partitions."""
     db.executemany(
         'DELETE FROM claims WHERE "group" = ? AND place = ? AND epoch = ?',
         [(group, partition_id, epoch) for partition_id in partitions],
@@ -131,7 +136,7 @@ def release(db: sqlite3.Connection, group: str, epoch: int, partitions: Sequence
 
 
 def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
-    """Be no member any more; nothing happens if another has taken its place."""
+    """Leave the group; nothing happens if another member has replaced this one."""
     group = membership.group
     db.execute('DELETE FROM members WHERE "group" = ? AND epoch = ?', (group, epoch))
     db.execute('DELETE FROM claims WHERE "group" = ? AND epoch = ?', (group, epoch))
@@ -139,13 +144,13 @@ def leave(db: sqlite3.Connection, membership: Membership, epoch: int) -> None:
 
 
 def is_alive(db: sqlite3.Connection, group: str, now_s: float) -> bool:
-    """Whether a member runs."""
+    """Return whether a member runs."""
     _remove_dead(db, group, now_s)
     return bool(_members(db, group))
 
 
 def generation(db: sqlite3.Connection, group: str) -> int:
-    """Grows whenever members or claims change."""
+    """Return a number that grows whenever members or claims change."""
     row = db.execute("SELECT generation FROM groups WHERE name = ?", (group,)).fetchone()
     return 0 if row is None else int(row[0])
 
@@ -153,7 +158,7 @@ def generation(db: sqlite3.Connection, group: str) -> int:
 def check_not_replaced(
     db: sqlite3.Connection, membership: Membership, epoch: int, *, allow_removed: bool
 ) -> None:
-    """Raises ConflictError if another has this member's name, or if it counts as dead."""
+    """Raise ConflictError if another member has this name, or this one was removed as dead."""
     now = _epoch_of(db, membership.group, membership.member)
     if now == epoch or (now is None and allow_removed):
         return
@@ -168,7 +173,7 @@ def check_not_replaced(
 def check_claims(
     db: sqlite3.Connection, membership: Membership, epoch: int, partitions: Mapping[int, str]
 ) -> None:
-    """Raises ConflictError if one of these (id ▸ name) is another member's, or nobody's."""
+    """Raise ConflictError if a partition (name by id) is not claimed by this member."""
     for partition_id, name in partitions.items():
         row = db.execute(
             'SELECT epoch FROM claims WHERE "group" = ? AND place = ?',
@@ -183,7 +188,7 @@ def check_claims(
 
 
 def position(db: sqlite3.Connection, group: str, partition_id: int) -> int | None:
-    """The offset that is next for a group; None where it never was."""
+    """Return the next offset of a group; None without one."""
     row = db.execute(
         'SELECT next FROM positions WHERE "group" = ? AND place = ?', (group, partition_id)
     ).fetchone()
@@ -191,7 +196,7 @@ def position(db: sqlite3.Connection, group: str, partition_id: int) -> int | Non
 
 
 def move(db: sqlite3.Connection, group: str, positions: Mapping[int, int]) -> None:
-    """Put a group there."""
+    """Set the offsets of a group."""
     db.executemany(
         "INSERT OR REPLACE INTO positions VALUES (?, ?, ?)",
         [(group, partition_id, offset) for partition_id, offset in positions.items()],
@@ -199,7 +204,7 @@ def move(db: sqlite3.Connection, group: str, positions: Mapping[int, int]) -> No
 
 
 def _begin(db: sqlite3.Connection, membership: Membership, partition_id: int) -> None:
-    """Where a group that never read begins is settled at once: what comes from now on counts."""
+    """Settle the start of a new group at once, so that records from now on count."""
     if position(db, membership.group, partition_id) is not None:
         return
     if membership.start_s is not None:
@@ -225,7 +230,7 @@ def _register(db: sqlite3.Connection, membership: Membership, epoch: int, now_s:
 
 
 def _remove_dead(db: sqlite3.Connection, group: str, now_s: float) -> None:
-    """Who was seen too long ago, or in the future: a clock was put back since."""
+    """Remove members whose heartbeat is too old, or in the future after a clock was set back."""
     removed = db.execute(
         'DELETE FROM members WHERE "group" = ? AND abs(? - seen_s) > timeout_s', (group, now_s)
     ).rowcount

@@ -1,4 +1,4 @@
-"""Topics and records of an embedded log: written, read, found by time, and dropped by retention."""
+"""Topics and records of an embedded log: append, read, search by time, and retention."""
 
 import math
 import random
@@ -15,7 +15,7 @@ from headrace.streaming.records import NewRecord, Record, TopicPartition
 
 
 class Topic(NamedTuple):
-    """A topic that is there; the ids of its places, by partition."""
+    """A topic and its partition ids."""
 
     name: str
     id: int
@@ -24,7 +24,7 @@ class Topic(NamedTuple):
     retention_bytes: int
 
     def partition_id(self, partition: int) -> int:
-        """Raises InvalidArgumentError if there is no such partition."""
+        """Return the id of a partition; raise InvalidArgumentError if it does not exist."""
         if not 0 <= partition < len(self.partitions):
             message = (
                 f"topic {self.name} has no partition {partition}; it has {len(self.partitions)}, "
@@ -35,20 +35,20 @@ class Topic(NamedTuple):
 
 
 class Catalogue:
-    """The topics that one connection has met; they never change."""
+    """Cache of the topics that one connection has used; topics never change."""
 
     def __init__(self) -> None:
         self._topics: dict[str, Topic] = {}
 
     def topic(self, db: sqlite3.Connection, name: str) -> Topic:
-        """Raises NotFoundError if it is not there."""
+        """Return a topic; raise NotFoundError if it does not exist."""
         topic = self._topics.get(name)
         if topic is None:
             topic = self._topics[name] = _find_topic(db, name)
         return topic
 
     def partition_id(self, db: sqlite3.Connection, partition: TopicPartition) -> int:
-        """Raises NotFoundError, or InvalidArgumentError, if it is not there."""
+        """Return the id of a partition; raise NotFoundError or InvalidArgumentError without one."""
         return self.topic(db, partition.topic).partition_id(partition.partition)
 
 
@@ -75,7 +75,7 @@ def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
 
 
 OFFSET_BITS: Final = 40
-"""A record's id is the number of its place, and then so many bits of its offset."""
+"""Low bits of a record's id, which hold the offset; the others hold the partition id."""
 _SEGMENTS_PER_STEP: Final = 2  # forgotten in one step: more than come in one, so that it keeps up
 
 
@@ -89,9 +89,9 @@ class _Segment(NamedTuple):
 
 
 def delete_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> int:
-    """Forget at most a few segments that are too old or too much; how many.
+    """Delete a few segments that exceed the retention; return how many.
 
-    The newest of a place stays, unless it is too old as a whole.
+    The newest segment of a partition stays, unless all of it is too old.
     """
     for step in range(_SEGMENTS_PER_STEP):
         oldest = _next_expired(db, topic, now_s)
@@ -125,7 +125,7 @@ def _next_expired(db: sqlite3.Connection, topic: Topic, now_s: float) -> _Segmen
 
 
 def _oldest(db: sqlite3.Connection, partition_id: int) -> list[_Segment]:
-    """The oldest of a place, if there is any."""
+    """Return the oldest segment of a partition, if there is one."""
     rows = db.execute(
         "SELECT written_s, place, first, next, bytes FROM segments WHERE place = ? "
         "ORDER BY first LIMIT 2",
@@ -136,7 +136,7 @@ def _oldest(db: sqlite3.Connection, partition_id: int) -> list[_Segment]:
 
 MAX_RECORD_BYTES: Final = 64 << 20
 MAX_READ_BYTES: Final = 32 << 20
-"""What one read holds at most, though it may be more than one record by the last one."""
+"""Bytes of one read, which its last record may exceed."""
 _OFFSET: Final = (1 << OFFSET_BITS) - 1
 _SEGMENT_RECORDS: Final = 4096
 _SEGMENT_BYTES: Final = 4 << 20
@@ -149,13 +149,13 @@ _encode_headers: Final = msgspec.msgpack.Encoder().encode
 _decode_headers: Final = msgspec.msgpack.Decoder(tuple[tuple[str, bytes], ...]).decode
 _Row = tuple[int, bytes | None, bytes | None, bytes | None, float]
 _Columns = tuple[list[bytes | None], list[bytes | None], list[bytes | None], list[float]]
-"""Keys, values, headers and times of records: SQLite takes them fastest so."""
+"""Keys, values, headers and times of records: the fastest form for SQLite."""
 
 
 def append(
     db: sqlite3.Connection, topics: Catalogue, records: Sequence[NewRecord], now_s: float
 ) -> None:
-    """Write records, in the caller's transaction; forget some that are old."""
+    """Write records in the caller's transaction, and delete some expired ones."""
     by_partition: dict[tuple[Topic, int], _Columns] = {}
     turn = random.getrandbits(16)  # a record without a key may go anywhere
     for record in records:
@@ -182,11 +182,16 @@ def append(
 
 
 def read(
-    db: sqlite3.Connection, partition: TopicPartition, partition_id: int, *, offset: int, most: int
+    db: sqlite3.Connection,
+    partition: TopicPartition,
+    partition_id: int,
+    *,
+    offset: int,
+    max_records: int,
 ) -> list[Record]:
-    """Records of a place from an offset on; fewer than `most` where they are large."""
+    """Return records of a partition from an offset on; fewer where they are large."""
     start = partition_id << OFFSET_BITS
-    rows = db.execute(_READ, (start + max(offset, 0), start + _OFFSET, most))
+    rows = db.execute(_READ, (start + max(offset, 0), start + _OFFSET, max_records))
     return [
         Record(
             topic_partition=partition,
@@ -201,7 +206,7 @@ def read(
 
 
 def ends(db: sqlite3.Connection, partition_id: int) -> tuple[int, int]:
-    """The first offset that is there, and the next that will be written."""
+    """Return the first available and the next offset."""
     first, following = db.execute(
         "SELECT first, next FROM places WHERE id = ?", (partition_id,)
     ).fetchone()
@@ -209,7 +214,7 @@ def ends(db: sqlite3.Connection, partition_id: int) -> tuple[int, int]:
 
 
 def offset_at(db: sqlite3.Connection, partition_id: int, at_s: float) -> int:
-    """The offset of the first record of this time or later; the next one where there is none."""
+    """Return the offset of the first record at this time or later; else the next offset."""
     segments = db.execute(
         "SELECT first, next FROM segments WHERE place = ? AND high_s >= ? ORDER BY first",
         (partition_id, at_s),
@@ -228,7 +233,7 @@ def offset_at(db: sqlite3.Connection, partition_id: int, at_s: float) -> int:
 
 
 def time_of(db: sqlite3.Connection, partition_id: int, offset: int) -> float | None:
-    """When the first record from this offset on was written; None where there is none."""
+    """Return the timestamp of the first record from this offset on; None without one."""
     start = partition_id << OFFSET_BITS
     row = db.execute(
         "SELECT timestamp_s FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT 1",
@@ -238,7 +243,7 @@ def time_of(db: sqlite3.Connection, partition_id: int, offset: int) -> float | N
 
 
 def check_new(records: Sequence[NewRecord]) -> None:
-    """Raises InvalidArgumentError for a record that no log takes."""
+    """Raise InvalidArgumentError for a record that a log does not take."""
     for record in records:
         if record.timestamp_s is not None and not math.isfinite(record.timestamp_s):
             message = f"a record for {record.topic} is of the time {record.timestamp_s}"
@@ -255,7 +260,7 @@ def check_new(records: Sequence[NewRecord]) -> None:
 def _append_rows(
     db: sqlite3.Connection, partition_id: int, columns: _Columns, now_s: float
 ) -> bool:
-    """Whether they began a new segment."""
+    """Write rows; return whether they began a new segment."""
     (following,) = db.execute("SELECT next FROM places WHERE id = ?", (partition_id,)).fetchone()
     start = (partition_id << OFFSET_BITS) + following
     db.executemany("INSERT INTO records VALUES (?, ?, ?, ?, ?)", zip(count(start), *columns))

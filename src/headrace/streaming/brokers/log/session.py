@@ -42,12 +42,13 @@ _RETRY_PAUSE_S: Final = 0.1
 
 
 class LogSession:
-    """See `Session`. Both deliveries are one transaction of outputs and offsets.
+    """Session on an embedded log; see `ConsumerSession`.
 
-    Places are read in turn, so that none starves.
+    Both delivery guarantees use one transaction for records and offsets. Partitions are read in
+    turn, so that none starves.
 
     Args:
-        file: Its own connection; it closes it.
+        file: Connection that the session owns.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class LogSession:
         self._clock = clock
         self._topics = Catalogue()
         self._ids: dict[TopicPartition, int] = {}
-        """The places that it has, with their ids in the file."""
+        """The partitions that it has, with their ids in the file."""
         self._next: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
         self._turn = 0
@@ -76,17 +77,17 @@ class LogSession:
 
     @property
     def problem(self) -> str:
-        """Why nothing comes or goes; see `Session`."""
+        """Why no records are read or written; see `ConsumerSession`."""
         return self._problem
 
-    def poll(self, most: int, timeout_s: float) -> list[Record]:
-        """Records that are there; see `Session`. At most some 32 MB of them at once."""
+    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
+        """Return available records, at most about 32 MB; see `ConsumerSession`."""
         self._check_open()
         deadline = self._clock.monotonic() + timeout_s
         pause_s = _FIRST_PAUSE_S
         while True:
             try:
-                records = self._step(most)
+                records = self._step(max_records)
                 self._problem = ""
             except _RETRYABLE as error:
                 records, pause_s, self._problem = [], _RETRY_PAUSE_S, str(error)
@@ -101,16 +102,16 @@ class LogSession:
             pause_s = min(pause_s * 2, _MAX_PAUSE_S if self._is_notified else _UNNOTIFIED_PAUSE_S)
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing of these; see `Session`."""
+        """Pause partitions; see `ConsumerSession`."""
         self._paused.update(partitions)
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand them out again; see `Session`."""
+        """Resume partitions; see `ConsumerSession`."""
         self._paused.difference_update(partitions)
         self._may_have_more = True
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """Outputs and offsets in one transaction; see `Session`."""
+        """Write records and offsets in one transaction; see `ConsumerSession`."""
         self._check_open()
         if not (records or offsets):
             return
@@ -137,12 +138,12 @@ class LogSession:
         self._may_have_more = True  # one may read what it writes, and is not told of its own writes
 
     def flush(self, timeout_s: float) -> bool:  # noqa: ARG002  # what was delivered is safe
-        """True; see `Session`."""
+        """Return True: nothing is in flight."""
         self._check_open()
         return True
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """Read from the file; see `Session`."""
+        """Return the lag, read from the file; see `ConsumerSession`."""
         self._check_open()
         now_s = self._clock.now()
         lags: dict[TopicPartition, PartitionLag] = {}
@@ -156,12 +157,12 @@ class LogSession:
         return lags
 
     def wake(self) -> None:
-        """Let `poll` return; from any thread."""
+        """Make `poll` return; safe to call from any thread."""
         self._woken.set()
         self._file.notifier.wake()
 
     def close(self) -> None:
-        """Leave the group; see `Session`. Twice is once."""
+        """Leave the group; see `ConsumerSession`. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -178,20 +179,20 @@ class LogSession:
         if self._fatal_error is not None:
             raise type(self._fatal_error)(*self._fatal_error.args) from self._fatal_error
 
-    def _step(self, most: int) -> list[Record]:
-        """What is there now, after places have come and gone."""
+    def _step(self, max_records: int) -> list[Record]:
+        """Rebalance if due, and return available records."""
         changed = self._file.has_changed()
         if changed or self._clock.monotonic() >= self._heartbeat_at:
             self._may_have_more = self._may_have_more or changed
             self._rebalance()
-        if not self._may_have_more or most <= 0:
+        if not self._may_have_more or max_records <= 0:
             return []
         with self._file.reading("read") as db:
-            records, self._may_have_more = self._take(db, most)
+            records, self._may_have_more = self._take(db, max_records)
         return records
 
-    def _take(self, db: sqlite3.Connection, most: int) -> tuple[list[Record], bool]:
-        """What comes next, and whether there may be more."""
+    def _take(self, db: sqlite3.Connection, max_records: int) -> tuple[list[Record], bool]:
+        """Return the next records, and whether there may be more."""
         partitions = [partition for partition in self._ids if partition not in self._paused]
         self._turn += 1
         records: list[Record] = []
@@ -203,13 +204,13 @@ class LogSession:
                 partition,
                 self._ids[partition],
                 offset=self._next[partition],
-                most=most - len(records),
+                max_records=max_records - len(records),
             )
             if some:
                 self._next[partition] = some[-1].offset + 1
                 records += some
                 size += sum(len(record.value or b"") for record in some)
-            if len(records) >= most or size >= MAX_READ_BYTES:
+            if len(records) >= max_records or size >= MAX_READ_BYTES:
                 return records, True
         return records, False
 
@@ -277,7 +278,7 @@ class LogSession:
         self._may_have_more = True
 
     def _start(self, db: sqlite3.Connection, partition: TopicPartition, partition_id: int) -> int:
-        """Where the group is at a place."""
+        """Return the group's offset in a partition."""
         first, _ = ends(db, partition_id)
         offset = groups.position(db, self._membership.group, partition_id) or 0
         if offset < first:

@@ -1,13 +1,13 @@
-"""Streams over NATS JetStream (2.10 and later): a topic is a subject, kept by a stream.
+"""Broker for NATS JetStream (2.10 and later): a topic is a subject, stored by a stream.
 
-A topic that is made is a stream of its own; one that a stream keeps already, perhaps with other
-subjects, is read from there. Offsets are the stream's sequence numbers. The members of a group
-share a topic message by message. What a member had in hand when it died is handed out again after
-its session's time; when it leaves, or another takes its name, at once.
+A created topic has its own stream; an existing one is read from the stream that stores it, perhaps
+with other subjects. Offsets are the stream's sequence numbers. The members of a group share a topic
+message by message. Messages of a dead member are redelivered after its session timeout; at once
+when it leaves, or another member takes its name.
 
-Exactly once rests on ids: an answer that was written is not written again, nor is one of the same
-id within the stream's window of duplicates (two minutes, `?duplicate_window_s=`). A stream that is
-down for longer between writing answers and being done with their input writes them twice.
+Exactly-once delivery uses message ids: an answer that was written is dropped when it is written
+again within the stream's duplicate window (two minutes, `?duplicate_window_s=`). A stream that is
+down for longer between writing answers and acknowledging their input writes them twice.
 """
 
 import datetime as dt
@@ -47,13 +47,13 @@ DUPLICATE_WINDOW_S: Final = 120.0
 _ACK_WAIT_S: Final = 10.0
 _BATCH_SIZE: Final = 1000
 _MIN_RECORDS_PER_S: Final = 1000
-"""Records that are read in a second at least."""
+"""Slowest rate at which records are read."""
 _READ_TIMEOUT_S: Final = 4.0
 _INACTIVE_S: Final = 10.0
 
 
 class NatsBroker:
-    """See `Broker`. Connects when it is first asked for something."""
+    """Broker for NATS JetStream; see `Broker`. It connects on first use."""
 
     abilities = BrokerFeatures(
         exactly_once="answers with ids, dropped if written already within the duplicate window, "
@@ -74,7 +74,7 @@ class NatsBroker:
         self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> NatsSession:
-        """Become a member; see `Broker`."""
+        """Join a group; see `Broker`."""
         check_membership(membership)
         groups.consumer_of(membership.group)
         groups.consumer_of(membership.member)
@@ -85,14 +85,14 @@ class NatsBroker:
         return NatsSession(self._url, membership, listener, self._clock)
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Make a stream for a subject that none keeps; see `Broker`."""
+        """Create a stream for a subject unless one stores it; see `Broker`."""
         _check_subject(topic)
         check_one_partition(partitions, kind="NATS")
         link = self._link()
         link.ask(f"make topic {topic}", self._create(link, topic))
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records; see `Broker`. Some before an error may be there."""
+        """Write records; see `Broker`. After an error, some may have been written."""
         check_records(records)
         link = self._link()
         max_bytes = link.client.max_payload
@@ -101,23 +101,25 @@ class NatsBroker:
             messages = messages_of(some, sender="", max_bytes=max_bytes)
             link.ask("write records", publish(link, messages))
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on; see `Broker`."""
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return records from these offsets on; see `Broker`."""
         _check_subject(topic)
         for partition in after:
             check_partition(partition)
         link = self._link()
         records: list[Record] = []
         for partition, offset in after.items():
-            if most > len(records):
-                some = self._read(link, partition, offset, most - len(records))
+            if max_records > len(records):
+                some = self._read(link, partition, offset, max_records - len(records))
                 # A server that is silent ends one fetch; this bounds what a slow one may take.
-                limit_s = TIMEOUT_S + (most - len(records)) / _MIN_RECORDS_PER_S
+                limit_s = TIMEOUT_S + (max_records - len(records)) / _MIN_RECORDS_PER_S
                 records += link.ask(f"read {partition.topic}", some, timeout_s=limit_s)
         return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offsets, of the stream that keeps the topic; see `Broker`."""
+        """Return first and next offsets of the stream that stores the topic; see `Broker`."""
         _check_subject(topic)
         link = self._link()
         return {
@@ -125,7 +127,7 @@ class NatsBroker:
         }
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
-        """The first offsets of a time; see `Broker`."""
+        """Return offsets by time; see `Broker`."""
         _check_subject(topic)
         start = dt.datetime.fromtimestamp(max(at_s, 0), dt.UTC)
         config = api.ConsumerConfig(
@@ -136,7 +138,7 @@ class NatsBroker:
         return {TopicPartition(topic, 0): offset}
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Up to where a group is done with all; see `Broker`."""
+        """Return the offset below which all is acknowledged; see `Broker`."""
         _check_subject(topic)
         check_text("group", group)
         link = self._link()
@@ -144,7 +146,7 @@ class NatsBroker:
         return {} if info is None else {TopicPartition(topic, 0): groups.position_of(info)}
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group elsewhere; see `Broker`."""
+        """Set committed offsets; see `Broker`."""
         check_text("group", group)
         link = self._link()
         for partition, offset in offsets.items():
@@ -156,7 +158,7 @@ class NatsBroker:
             link.ask(f"move group {group}", self._move(link, group, partition.topic, offset))
 
     def close(self) -> None:
-        """Let go of the connection; sessions have their own. Twice is once."""
+        """Close the connection; sessions have their own. Idempotent."""
         with self._lock:
             self._is_closed = True
             if self._opened is not None:
@@ -195,7 +197,7 @@ class NatsBroker:
         return (max(info.state.first_seq, 1) if info.state.messages else following, following)
 
     async def _first_of(self, link: NatsLink, topic: str, config: api.ConsumerConfig) -> int:
-        """Where a consumer would begin."""
+        """Return where a consumer with this configuration would start."""
         stream = await groups.stream_of(link, topic)
         info = await link.stream_api.add_consumer(stream, _ephemeral(config, topic))
         await link.stream_api.delete_consumer(stream, info.name)
@@ -203,7 +205,7 @@ class NatsBroker:
         return info.delivered.stream_seq + 1
 
     async def _read(
-        self, link: NatsLink, partition: TopicPartition, offset: int, most: int
+        self, link: NatsLink, partition: TopicPartition, offset: int, max_records: int
     ) -> list[Record]:
         stream = await groups.stream_of(link, partition.topic)
         config = api.ConsumerConfig(
@@ -211,7 +213,7 @@ class NatsBroker:
         )
         info = await link.stream_api.add_consumer(stream, _ephemeral(config, partition.topic))
         records: list[Record] = []
-        count = min(most, info.num_pending or 0)
+        count = min(max_records, info.num_pending or 0)
         reader = await link.stream_api.pull_subscribe_bind(consumer=info.name, stream=stream)
         try:
             while len(records) < count:
@@ -244,7 +246,7 @@ class NatsBroker:
 
 
 def _ephemeral(config: api.ConsumerConfig, topic: str) -> api.ConsumerConfig:
-    """Of somebody who only looks."""
+    """Return the configuration of a short-lived consumer."""
     return config.evolve(
         ack_policy=api.AckPolicy.NONE,
         filter_subject=topic,

@@ -1,10 +1,9 @@
-"""NATS connection for blocking callers, groups of members, and writes.
+"""NATS connection for blocking callers, consumer groups, and publishing.
 
-JetStream hands messages to any caller and knows no members; a group is a durable consumer. Each
-member therefore listens to two subjects: `headrace.groups.TOPIC.GROUP`, where it answers that it
-lives, and `headrace.members.TOPIC.GROUP.MEMBER`, where it hears that another took its name. A name
-goes to the member that joins; of two that return after the server was away, to the one that joined
-later.
+JetStream has no members; a group is a durable consumer. Each member therefore subscribes to two
+subjects: `headrace.groups.TOPIC.GROUP`, where it answers that it lives, and
+`headrace.members.TOPIC.GROUP.MEMBER`, where it learns that another member took its name. A name
+goes to the member that joins; of two that return after an outage, to the one that joined later.
 """
 
 import asyncio
@@ -40,17 +39,17 @@ _REPLY_TIMEOUT_S: Final = 1.0
 
 
 def group_subject(topic: str, group: str) -> str:
-    """Where all members listen."""
+    """Return the subject of all members of a group."""
     return f"headrace.groups.{token_of(topic)}.{token_of(group)}"
 
 
 def member_subject(topic: str, group: str, member: str) -> str:
-    """Where one member listens."""
+    """Return the subject of one member."""
     return f"headrace.members.{token_of(topic)}.{token_of(group)}.{token_of(member)}"
 
 
 def consumer_of(group: str) -> str:
-    """The name of a group's consumer.
+    """Return the name of a group's consumer.
 
     Raises:
         InvalidArgumentError: It is too long.
@@ -66,14 +65,14 @@ TIMEOUT_S: Final = 5.0
 
 
 class NatsLink:
-    """Connects at once, and stays connected: while the server is away, `trouble` says so.
+    """Connection that is opened at once and reconnects; `problem` reports an outage.
 
     Args:
-        on_back: Called in the loop when the server is back.
+        on_reconnected: Called in the loop after reconnecting.
 
     Raises:
         UnavailableError: The server cannot be reached.
-        FailedPreconditionError: It refuses who is in the URL.
+        FailedPreconditionError: The server refuses the credentials in the URL.
     """
 
     def __init__(
@@ -100,11 +99,11 @@ class NatsLink:
 
     @property
     def problem(self) -> str:
-        """Why nothing goes; empty if all is well."""
+        """Why the connection is down; empty if it is up."""
         return "" if self.client.is_connected else self._problem or f"{self.name} is away"
 
     def ask(self, doing: str, work: Coroutine[Any, Any, T], *, timeout_s: float = TIMEOUT_S) -> T:
-        """The result of `work` in the loop, with its errors in our words."""
+        """Run `work` in the loop and return its result; errors are translated."""
         if self._is_closed:
             work.close()
             raise FailedPreconditionError(f"the connection to {self.name} is closed; open it again")
@@ -118,16 +117,16 @@ class NatsLink:
             raise translate_error(error, doing, self.name) from error
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Let `work` run in the loop."""
+        """Start `work` in the loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def check_connected(self) -> None:
-        """Raises UnavailableError while the server is away: the client would keep what is sent."""
+        """Raise UnavailableError during an outage: the client would buffer what is sent."""
         if not self.client.is_connected:
             raise UnavailableError(self.problem or f"{self.name} is away")
 
     def close(self) -> None:
-        """Hang up and end the loop; twice is once."""
+        """Disconnect and end the loop. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -193,10 +192,10 @@ class NatsLink:
 
 
 async def stream_of(link: NatsLink, topic: str) -> str:
-    """The stream that keeps a topic.
+    """Return the stream that stores a topic.
 
     Raises:
-        NotFoundError: None does.
+        NotFoundError: No stream stores it.
     """
     try:
         return await link.stream_api.find_stream_name_by_subject(topic)
@@ -206,7 +205,7 @@ async def stream_of(link: NatsLink, topic: str) -> str:
 
 
 async def info_of(link: NatsLink, stream: str, consumer: str) -> api.ConsumerInfo | None:
-    """A group's consumer; None if it never was."""
+    """Return a group's consumer; None if it does not exist."""
     try:
         info: api.ConsumerInfo = await link.stream_api.consumer_info(stream, consumer)
     except nats.js.errors.NotFoundError:
@@ -215,7 +214,7 @@ async def info_of(link: NatsLink, stream: str, consumer: str) -> api.ConsumerInf
 
 
 def position_of(info: api.ConsumerInfo) -> int:
-    """The offset below which all is done."""
+    """Return the offset below which all is acknowledged."""
     assert info.ack_floor is not None
     assert info.delivered is not None
     sequence = info.ack_floor if info.num_ack_pending else info.delivered
@@ -223,7 +222,7 @@ def position_of(info: api.ConsumerInfo) -> int:
 
 
 async def ensure(link: NatsLink, membership: Membership, topic: str, stream: str) -> None:
-    """Make the group's consumer if there is none; its time is what this member says."""
+    """Create the group's consumer unless it exists; set its timeout to this member's."""
     consumer = consumer_of(membership.group)
     info = await info_of(link, stream, consumer)
     if info is None:
@@ -236,7 +235,7 @@ async def ensure(link: NatsLink, membership: Membership, topic: str, stream: str
 async def move(
     link: NatsLink, stream: str, topic: str, group: str, *, offset: int, ack_wait_s: float
 ) -> None:
-    """Let a group go on there."""
+    """Recreate a group's consumer at an offset."""
     consumer = consumer_of(group)
     info = await info_of(link, stream, consumer)
     if info is not None:
@@ -249,7 +248,7 @@ async def move(
 
 
 async def responds(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
-    """Whether a member answers there."""
+    """Return whether a member answers on a subject."""
     try:
         await link.client.request(subject, said, timeout=_REPLY_TIMEOUT_S)
     except (nats.errors.NoRespondersError, nats.errors.TimeoutError):
@@ -260,7 +259,7 @@ async def responds(link: NatsLink, subject: str, said: bytes = b"?") -> bool:
 async def lag_of(
     link: NatsLink, stream: str, consumer: str, topic: str
 ) -> tuple[int, float | None] | None:
-    """How many messages wait, and when the oldest was written; None if there is no such group."""
+    """Return the number of waiting messages and the oldest one's time; None without a group."""
     info = await info_of(link, stream, consumer)
     if info is None:
         return None
@@ -306,7 +305,7 @@ _RECONNECT_WAIT_S: Final = 0.2
 
 
 def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
-    """What a caller is told of an error of the client's or the server's."""
+    """Return the exception for an error of the client or the server."""
     cannot = f"cannot {doing} in {server}"
     text = str(error) or type(error).__name__
     refused = ("authorization", "authentication", "invalid credentials", "permissions violation")
@@ -328,7 +327,7 @@ def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
 
 
 def _read(url: str) -> tuple[dict[str, Any], Mapping[str, str]]:
-    """Arguments of the client's `connect`, and our options."""
+    """Return arguments of the client's `connect`, and our options."""
     rest, options = split_options(url, OPTIONS)
     parts = urlsplit(rest)
     unreadable = f"the URL of the broker cannot be read ({shown(url)})"
@@ -375,7 +374,7 @@ _LINE_BYTES: Final = 4
 
 
 class NatsMessage(NamedTuple):
-    """What is published."""
+    """A message to publish."""
 
     topic: str
     payload: bytes
@@ -383,10 +382,10 @@ class NatsMessage(NamedTuple):
 
 
 def messages_of(records: Sequence[NewRecord], *, sender: str, max_bytes: int) -> list[NatsMessage]:
-    """The messages that say these records.
+    """Return the messages for records.
 
     Raises:
-        InvalidArgumentError: One is larger than the server takes.
+        InvalidArgumentError: A message exceeds the server's limit.
     """
     messages = []
     for record in records:
@@ -405,11 +404,11 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, max_bytes: int) ->
 
 
 async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:
-    """Write all and wait for the server's word on each.
+    """Publish messages and wait for each acknowledgement.
 
     Raises:
-        UnavailableError: It did not come; some may be there.
-        NotFoundError: There is no such topic.
+        UnavailableError: An acknowledgement is missing; some messages may be stored.
+        NotFoundError: A topic does not exist.
     """
     link.check_connected()
     waiting = [
@@ -433,7 +432,7 @@ async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:
 
 
 async def acknowledge(link: NatsLink, replies: Sequence[str], *, is_confirmed: bool) -> None:
-    """Be done with messages; wait for the server's word on each if `is_confirmed`."""
+    """Acknowledge messages; wait for the server's confirmation if `is_confirmed`."""
     link.check_connected()
     if is_confirmed:
         waits = (link.client.request(reply, b"", timeout=TIMEOUT_S) for reply in replies)

@@ -25,11 +25,10 @@ _LINE: Final = re.compile(rb"[!-~]([ -~]*[!-~])?")
 
 
 def headers_of(record: NewRecord, *, sender: str) -> dict[str, str]:
-    """The headers of the message.
+    """Return the headers of the message for a record.
 
     Args:
-        sender: Put before the record's id: of two groups that write the same ids to one topic, one
-            would be dropped.
+        sender: Prefix of the record's id, as two groups may write equal ids to one topic.
     """
     headers: dict[str, str] = {}
     if record.id:
@@ -56,7 +55,7 @@ def record_of(
     written_s: float,
     deliveries: int = 1,
 ) -> Record:
-    """What a message says."""
+    """Return the record in a message."""
     fields = headers or {}
     key = fields.get(_KEY)
     return Record(
@@ -71,7 +70,7 @@ def record_of(
 
 
 def token_of(name: str) -> str:
-    """`name` as one part of a subject, and as the name of a consumer."""
+    """Return `name` as one token of a subject, and as the name of a consumer."""
     return "".join(
         part if part.isascii() and (part.isalnum() or part in "-_") else _escaped(part)
         for part in name

@@ -36,7 +36,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class NatsPull:
-    """Requests, and the messages that they bring into `inbox`."""
+    """Pull requests of one topic, whose messages go to `inbox`."""
 
     def __init__(
         self,
@@ -60,17 +60,17 @@ class NatsPull:
         self._requested = 0
         self._requested_until = 0.0
 
-    def missing(self, most: int) -> int:
-        """How many should be asked for, so that `most` are under way; 0 if that is not worth it."""
+    def missing(self, max_records: int) -> int:
+        """Return how many records to request so that `max_records` are requested; 0 for few."""
         requested = self._requested if time.monotonic() < self._requested_until else 0
-        return most - requested if requested * 2 < most else 0
+        return max_records - requested if requested * 2 < max_records else 0
 
     def forget(self) -> None:
-        """The server knows nothing any more of what it was asked."""
+        """Reset the count: the server has forgotten its requests."""
         self._requested = 0
 
     def missing_group(self) -> HeadraceError:
-        """What is to be said when the group is there no more."""
+        """Return the error for a group that does not exist any more."""
         message = (
             f"the group at topic {self._partition.topic} was deleted or moved in "
             f"{self._link.name}; start again to make it anew"
@@ -78,23 +78,23 @@ class NatsPull:
         return FailedPreconditionError(message)
 
     async def open(self) -> None:
-        """Be ready to hear."""
+        """Subscribe to the replies."""
         self._reply = self._link.client.new_inbox()
         self._sub = await self._link.client.subscribe(self._reply, cb=self._on_message)
 
-    async def ask(self, most: int) -> None:
-        """Ask for so many more."""
+    async def ask(self, max_records: int) -> None:
+        """Request that many more records."""
         if not self._link.client.is_connected:
             return
-        request = {"batch": most, "max_bytes": _MAX_BYTES, "expires": int(_EXPIRES_S * 1e9)}
+        request = {"batch": max_records, "max_bytes": _MAX_BYTES, "expires": int(_EXPIRES_S * 1e9)}
         self._requested = (
             self._requested if time.monotonic() < self._requested_until else 0
-        ) + most
+        ) + max_records
         self._requested_until = time.monotonic() + _EXPIRES_S + _LATE_S
         await self._link.client.publish(self._next, _encode(request), reply=self._reply)
 
     async def close(self) -> None:
-        """Hear no more; what was sent before is in the inbox."""
+        """Unsubscribe; messages received before are in the inbox."""
         if self._sub is not None:
             await self._sub.drain()  # type: ignore[no-untyped-call]  # it says nothing
 
@@ -136,9 +136,10 @@ class _Unsent(NamedTuple):
 
 
 class NatsSession(SharedSession[str, _Unsent]):
-    """See `Session`. What it has in hand it tells the server, as long as `poll` is called.
+    """Session on NATS JetStream; see `ConsumerSession`.
 
-    Its coroutines run in the loop of the connection.
+    It reports progress on delivered messages while `poll` is called. Its coroutines run in the
+    connection's loop.
     """
 
     def __init__(
@@ -180,17 +181,17 @@ class NatsSession(SharedSession[str, _Unsent]):
             )
             self._link.ask(f"read {partition.topic} from an offset of its own", work)
 
-    def _want(self, most: int) -> None:
-        if most <= 0:
+    def _want(self, max_records: int) -> None:
+        if max_records <= 0:
             return
-        most -= self._inbox.waiting()
+        max_records -= self._inbox.waiting()
         for partition in self._inbox.open_partitions():
-            missing = self._pulls[partition].missing(most)
+            missing = self._pulls[partition].missing(max_records)
             if missing > 0:
                 self._link.begin(self._pulls[partition].ask(missing))
 
-    def _heartbeat(self, most: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
-        """Say that what is in hand is still worked on: it must not be handed out again."""
+    def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # `_want` asks for records
+        """Report progress on messages in hand, so that they are not redelivered."""
         if now >= self._heartbeat_at:
             held = [token for _, token in self._inbox.held()]
             self._link.begin(self._reply_all(held, _PROGRESS))
@@ -236,7 +237,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         self._inbox.wake()
 
     async def _join(self) -> None:
-        """Take the name from who has it, and be ready to read."""
+        """Replace a member of the same name, and prepare to read."""
         membership = self._membership
         for partition in self._inbox.partitions:
             stream = await groups.stream_of(self._link, partition.topic)
@@ -262,7 +263,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         await self._read_lag()
 
     async def _on_member_message(self, message: Msg) -> None:
-        """Another has the name of this member."""
+        """Handle another member with the same name."""
         epoch, _, word = message.data.partition(b" ")
         if not epoch.isdigit() or int(epoch) == self._epoch:
             return
@@ -275,7 +276,7 @@ class NatsSession(SharedSession[str, _Unsent]):
             await message.respond(b"left")
 
     async def _on_reconnected(self) -> None:
-        """The server is back, and may have forgotten what it was asked."""
+        """Reset requests: the server may have forgotten them."""
         membership = self._membership
         for partition, pull in self._pulls.items():
             pull.forget()
@@ -286,7 +287,7 @@ class NatsSession(SharedSession[str, _Unsent]):
         self._inbox.wake()
 
     async def _release(self) -> None:
-        """Let others have what is not done, at once."""
+        """Return unacknowledged messages to the other members at once."""
         for pull in self._pulls.values():
             await pull.close()
         await self._reply_all([token for _, token in self._inbox.clear()], _NOT_DONE)
@@ -298,7 +299,7 @@ class NatsSession(SharedSession[str, _Unsent]):
                 await self._link.client.publish(reply, word)
 
     async def _read_lag(self) -> None:
-        """See how far the group is behind."""
+        """Measure the lag."""
         with suppress(nats.errors.Error):
             for partition, pull in self._pulls.items():
                 lag = await groups.lag_of(self._link, pull.stream, pull.consumer, partition.topic)
@@ -313,6 +314,6 @@ class NatsSession(SharedSession[str, _Unsent]):
 
 
 async def _answer(message: Msg) -> None:
-    """A member lives here."""
+    """Answer that a member lives here."""
     if message.reply:
         await message.respond(b"lives")

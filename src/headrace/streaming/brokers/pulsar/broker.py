@@ -47,7 +47,7 @@ _READ_MS: Final = 3000
 
 
 class PulsarBroker:
-    """See `Broker`. Connects when it is first asked for something."""
+    """Broker for Pulsar; see `Broker`. It connects on first use."""
 
     abilities = BrokerFeatures(by_time=False)
 
@@ -58,7 +58,7 @@ class PulsarBroker:
         self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> PulsarSession:
-        """Become a member; see `Broker`."""
+        """Join a group; see `Broker`."""
         self._check_open()
         check_membership(membership)
         if membership.delivery is Delivery.EXACTLY_ONCE:
@@ -69,30 +69,32 @@ class PulsarBroker:
         return PulsarSession(self._link, membership, listener, self._clock)
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Name it to the broker, which makes it; see `Broker`."""
+        """Create a topic by opening a producer; see `Broker`."""
         self._check_open()
         check_topic(topic)
         check_one_partition(partitions, kind="Pulsar")
         self._link.producer(topic)
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records; see `Broker`. Some before an error may be there."""
+        """Write records; see `Broker`. After an error, some may have been written."""
         self._check_open()
         check_records(records)
         self._link.write(records)
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on; see `Broker`."""
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return records from these offsets on; see `Broker`."""
         self._check_open()
         check_topic(topic)
         records: list[Record] = []
         for partition, offset in after.items():
             check_partition(partition)
-            records += self._read(partition, offset, most - len(records))
+            records += self._read(partition, offset, max_records - len(records))
         return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offsets; see `Broker`."""
+        """Return first and next offsets; see `Broker`."""
         self._check_open()
         check_topic(topic)
         partition = TopicPartition(topic, 0)
@@ -101,18 +103,18 @@ class PulsarBroker:
         return {partition: (first[0].offset, self._last(topic) + 1) if first else (0, 0)}
 
     def offsets_at(self, topic: str, at_s: float) -> NoReturn:  # noqa: ARG002  # see `Broker`
-        """Refused: no client of Pulsar's can tell."""
+        """Raise UnsupportedError: Pulsar's client cannot find offsets by time."""
         self._check_open()
         raise UnsupportedError("Pulsar does not tell the offset of a time; begin at the earliest")
 
     def committed(self, group: str, topic: str) -> NoReturn:  # noqa: ARG002  # see `Broker`
-        """Refused: only Pulsar's admin API tells."""
+        """Raise UnsupportedError: only Pulsar's admin API returns positions."""
         self._check_open()
         message = f"where group '{group}' is tells `pulsar-admin topics stats` only"
         raise UnsupportedError(message)
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> NoReturn:
-        """Refused: that is a matter of Pulsar's admin API."""
+        """Raise UnsupportedError: only Pulsar's admin API moves groups."""
         self._check_open()
         names = ", ".join(partition.topic for partition in offsets)
         message = (
@@ -122,7 +124,7 @@ class PulsarBroker:
         raise UnsupportedError(message)
 
     def close(self) -> None:
-        """Let go of the connections, those of sessions too. Twice is once."""
+        """Close all connections, including those of sessions. Idempotent."""
         with self._lock:
             if not self._is_closed:
                 self._is_closed = True
@@ -133,7 +135,7 @@ class PulsarBroker:
             raise FailedPreconditionError("this broker is closed; open it again")
 
     def _last(self, topic: str) -> int:
-        """The offset of the last record. A subscription asks, and is removed again."""
+        """Return the offset of the last record, by a temporary subscription."""
         name = f"headrace-look-{secrets.token_hex(8)}"
         with self._link.translating_errors(f"look at topic {topic}"):
             consumer = self._link.client.subscribe(self._link.full_name(topic), name)
@@ -142,7 +144,7 @@ class PulsarBroker:
             finally:
                 consumer.unsubscribe()
 
-    def _read(self, partition: TopicPartition, offset: int, most: int) -> list[Record]:
+    def _read(self, partition: TopicPartition, offset: int, max_records: int) -> list[Record]:
         if offset < 0:
             raise InvalidArgumentError(f"{partition.topic}/0 begins at 0, not {offset}")
         records: list[Record] = []
@@ -153,7 +155,7 @@ class PulsarBroker:
                 start_message_id_inclusive=True,
             )
             try:
-                while len(records) < most and reader.has_message_available():
+                while len(records) < max_records and reader.has_message_available():
                     record = record_of(partition, cast("PulsarMessage", reader.read_next(_READ_MS)))
                     if record.offset >= offset:
                         records.append(record)

@@ -1,4 +1,4 @@
-"""Pulsar's client: connection and errors."""
+"""Pulsar client: connection, producers and errors."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ _WAIT: Final = (
 
 
 class PulsarLink:
-    """A client, and producers as they are needed. Safe to use from several threads."""
+    """A client, and a producer for each written topic. Safe to use from several threads."""
 
     def __init__(self, url: str) -> None:
         self.name = shown(url)
@@ -56,16 +56,16 @@ class PulsarLink:
                 operation_timeout_seconds=TIMEOUT_S,
                 connection_timeout_ms=TIMEOUT_S * 1000,
                 tls_trust_certs_file_path=options.get("tls_ca_file"),
-                # What goes wrong is raised, or said by `trouble`.
+                # What goes wrong is raised, or said by `problem`.
                 logger=pulsar.FileLogger(pulsar.LoggerLevel.Error, "/dev/null"),
             )
 
     def full_name(self, topic: str) -> str:
-        """Of a topic in this namespace."""
+        """Return the full name of a topic in this namespace."""
         return f"persistent://{self._namespace}/{topic}"
 
     def producer(self, topic: str) -> pulsar.Producer:
-        """What writes to a topic; the broker makes the topic if there is none."""
+        """Return the producer of a topic; the broker creates the topic if needed."""
         with self._lock:
             if topic not in self._producers:
                 with self.translating_errors(f"write to topic {topic}"):
@@ -80,10 +80,10 @@ class PulsarLink:
             return self._producers[topic]
 
     def write(self, records: Sequence[NewRecord]) -> None:
-        """Write all, and wait until the broker has them.
+        """Write records, and wait for acknowledgements.
 
         Raises:
-            HeadraceError: It has not; some may be there.
+            HeadraceError: Some were not acknowledged; others may be stored.
         """
         producers = {topic: self.producer(topic) for topic in {record.topic for record in records}}
         failed: list[str] = []
@@ -107,7 +107,7 @@ class PulsarLink:
 
     @contextmanager
     def translating_errors(self, doing: str) -> Iterator[None]:
-        """Say in our words what the client or the broker has against `doing`."""
+        """Translate errors of the client or the server during `doing`."""
         try:
             yield
         except (pulsar.PulsarException, ValueError) as error:
@@ -116,7 +116,7 @@ class PulsarLink:
             raise _error_of_kind(kind, f"cannot {doing} in {self.name}: {text}") from error
 
     def close(self) -> None:
-        """Close all; twice is once."""
+        """Close the client. Idempotent."""
         try:
             self.client.close()
         except pulsar.PulsarException:

@@ -17,7 +17,7 @@ _HEADERS: Final = "headrace-headers"
 
 
 class MessageId(Protocol):
-    """What is used of the client's ids, which have no types."""
+    """The used methods of the client's ids, which have no types."""
 
     ledger_id: Callable[[], int]
     entry_id: Callable[[], int]
@@ -25,7 +25,7 @@ class MessageId(Protocol):
 
 
 class PulsarMessage(Protocol):
-    """What is used of the client's messages, which have no types."""
+    """The used methods of the client's messages, which have no types."""
 
     data: Callable[[], bytes]
     has_null_value: Callable[[], bool]
@@ -38,7 +38,7 @@ class PulsarMessage(Protocol):
 
 
 def offset_of(message_id: MessageId) -> int:
-    """The offset of a message; 0 is before all."""
+    """Return the offset of a message; 0 is before all messages."""
     if message_id.entry_id() < 0:
         return 0
     entry = message_id.ledger_id() << _ENTRY_BITS | message_id.entry_id()
@@ -46,7 +46,7 @@ def offset_of(message_id: MessageId) -> int:
 
 
 def id_of(offset: int) -> object:
-    """The id of the message, or of the batch, that has this offset."""
+    """Return the id of the message, or of the batch, at this offset."""
     import pulsar  # noqa: PLC0415  # what else is here needs no client
 
     entry = offset >> _BATCH_BITS
@@ -54,7 +54,7 @@ def id_of(offset: int) -> object:
 
 
 def arguments_of(record: NewRecord) -> dict[str, object]:
-    """What the client's `send` is told besides the value."""
+    """Return the arguments of the client's `send` besides the value."""
     properties: dict[str, str] = {}
     arguments: dict[str, object] = {"properties": properties}
     if record.key is not None:
@@ -69,7 +69,7 @@ def arguments_of(record: NewRecord) -> dict[str, object]:
 
 
 def record_of(partition: TopicPartition, message: PulsarMessage) -> Record:
-    """What a message says; of others' the properties are headers."""
+    """Return the record in a message; properties of other producers become headers."""
     properties = message.properties()
     key: bytes | None = None
     if _KEY in properties:

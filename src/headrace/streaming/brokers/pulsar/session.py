@@ -24,7 +24,7 @@ _WAIT_S: Final = 0.2
 
 
 class PulsarReader:
-    """One thread and one consumer of a topic, which it closes."""
+    """One thread and one consumer of a topic, which it owns."""
 
     def __init__(
         self,
@@ -45,22 +45,22 @@ class PulsarReader:
 
     @property
     def problem(self) -> str:
-        """Why nothing comes; empty if all is well."""
+        """Why no records are received; empty if the connection is up."""
         return "" if self._consumer.is_connected() else f"{self._name} is away"
 
     def last_offset(self) -> int:
-        """Of the last message that was written; of the newest that came if nobody can tell."""
+        """Return the offset of the last message written, or else of the newest one received."""
         try:
             return offset_of(cast("MessageId", self._consumer.get_last_message_id()))
         except pulsar.PulsarException:
             return self.newest  # not of a topic that has none
 
     def acknowledge(self, message_id: MessageId) -> None:
-        """Be done with a message."""
+        """Acknowledge a message."""
         self._consumer.acknowledge(message_id)
 
     def close(self) -> None:
-        """End the thread and leave; the broker hands out again at once what is not done."""
+        """End the thread and the consumer; unacknowledged messages are redelivered."""
         self._is_closed.set()
         self._thread.join()
         try:
@@ -70,9 +70,9 @@ class PulsarReader:
 
     def _run(self) -> None:
         while not self._is_closed.is_set():
-            most, partitions = self._inbox.wait_for_demand(_WAIT_S)
-            if not most or self._partition not in partitions:
-                if most:
+            max_records, partitions = self._inbox.wait_for_demand(_WAIT_S)
+            if not max_records or self._partition not in partitions:
+                if max_records:
                     self._is_closed.wait(RETRY_PAUSE_S)
                 continue
             try:
@@ -92,16 +92,17 @@ _QUEUE: Final = 1000
 _BATCH_BITS: Final = 12
 _LEDGER_BITS: Final = 32
 Unsent = tuple[Sequence[NewRecord], Mapping[TopicPartition, Sequence[MessageId]]]
-"""Records to write, and the messages that are done with them."""
+"""Records to write, and the messages to acknowledge with them."""
 
 
 class PulsarSession(SharedSession[MessageId, Unsent]):
-    """See `Session`. At least once; the broker sees by the connection that a member lives.
+    """Session on Pulsar, at least once; see `ConsumerSession`.
 
-    Its lag may count what other members have in hand.
+    The broker sees by the connection that a member lives. The lag may include records in hand of
+    other members.
 
     Args:
-        link: The broker's, which it does not close.
+        link: Connection that the broker owns.
     """
 
     def __init__(
@@ -145,7 +146,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
             )
             raise UnsupportedError(message)
 
-    def _heartbeat(self, most: int, now: float) -> None:  # noqa: ARG002  # the connection is enough
+    def _heartbeat(self, max_records: int, now: float) -> None:  # noqa: ARG002  # the connection is enough
         self._heartbeat_at = now + self._heartbeat_s
 
     def _prepare(
@@ -174,7 +175,7 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
         self._lag = {partition: self._lag_of(partition) for partition in self._readers}
 
     def _lag_of(self, partition: TopicPartition) -> PartitionLag:
-        """What is in hand, and the entries that were written after the newest that came."""
+        """Count records in hand, and entries written after the newest one received."""
         reader = self._readers[partition]
         last = reader.last_offset()
         held = [record for record, _ in self._inbox.held() if record.topic_partition == partition]

@@ -1,12 +1,12 @@
-"""Streams over Redis or Valkey (6.2 and later): a topic is the Redis stream of that name.
+"""Broker for Redis or Valkey (6.2 and later): a topic is the Redis stream of that name.
 
-The members of a group share a topic record by record. What a member had in hand when it died is
-handed out again after its session's time, or at once to a member of the same name. Answers and
-acknowledgements are written by one script, so that both are there or neither; what a server keeps
-over a crash or a failover is a matter of its own settings (`appendonly`, replicas).
+The members of a group share a topic record by record. Records of a dead member are redelivered
+after its session timeout, or at once to a member of the same name. One script writes answers and
+acknowledgements, so that both are stored or neither; what a server keeps after a crash or a
+failover depends on its settings (`appendonly`, replicas).
 
-`?maxlen=` keeps about that many records in the topics that are written to; without it what is older
-than `?retention_s=` (a week) is forgotten. Read or not, as with a log.
+`?maxlen=` keeps about that many records in written topics; without it, records older than
+`?retention_s=` (a week) are deleted, read or not.
 """
 
 import secrets
@@ -53,7 +53,7 @@ _EPOCH_BYTES: Final = 8
 
 
 class RedisBroker:
-    """See `Broker`."""
+    """Broker for Redis streams; see `Broker`."""
 
     abilities = BrokerFeatures(
         exactly_once="answers and acknowledgements in one script, in one server's memory"
@@ -73,7 +73,7 @@ class RedisBroker:
         self._is_closed = False
 
     def join(self, membership: Membership, listener: Rebalanced) -> RedisSession:
-        """Become a member; see `Broker`."""
+        """Join a group; see `Broker`."""
         self._check_open()
         check_membership(membership)
         name = quote(membership.member, safe=" /:")
@@ -94,7 +94,7 @@ class RedisBroker:
         )
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Make an empty stream if there is none; see `Broker`."""
+        """Create an empty stream unless one exists; see `Broker`."""
         self._check_open()
         check_topic(topic)
         check_one_partition(partitions, kind="Redis")
@@ -110,7 +110,7 @@ class RedisBroker:
         self._link.ask_all(doing, [create, ("XGROUP", "DESTROY", topic, helper)])
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records; see `Broker`. Some before an error may be there."""
+        """Write records; see `Broker`. After an error, some may have been written."""
         self._check_open()
         check_records(records)
         for start in range(0, len(records), _BATCH_SIZE):
@@ -122,34 +122,43 @@ class RedisBroker:
                 if answer is None:
                     raise self._no_topic(record.topic)
 
-    def read(self, topic: str, *, after: Mapping[TopicPartition, int], most: int) -> list[Record]:
-        """Records from these offsets on; see `Broker`."""
+    def read(
+        self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
+    ) -> list[Record]:
+        """Return records from these offsets on; see `Broker`."""
         self._last_offset(topic)
         records: list[Record] = []
         for partition, offset in after.items():
             check_partition(partition)
-            if most <= len(records):
+            if max_records <= len(records):
                 break
-            command = ("XRANGE", partition.topic, id_of(offset), "+", "COUNT", most - len(records))
+            command = (
+                "XRANGE",
+                partition.topic,
+                id_of(offset),
+                "+",
+                "COUNT",
+                max_records - len(records),
+            )
             answer = self._link.ask(f"read {partition.topic}", *command)
             entries = cast("list[tuple[bytes, list[bytes]]]", answer)
             records += [record_of(partition, entry_id, fields) for entry_id, fields in entries]
         return records
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offsets; see `Broker`."""
+        """Return first and next offsets; see `Broker`."""
         following = self._last_offset(topic) + 1
         first = self._first_from(topic, 0)
         return {TopicPartition(topic, 0): (following if first is None else first, following)}
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
-        """The first offsets of a time; see `Broker`."""
+        """Return offsets by time; see `Broker`."""
         following = self._last_offset(topic) + 1
         offset = self._first_from(topic, offset_at(at_s))
         return {TopicPartition(topic, 0): following if offset is None else offset}
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Up to where a group is done with all; see `Broker`."""
+        """Return the offset below which all is acknowledged; see `Broker`."""
         self._last_offset(topic)
         doing = f"look at group {group} of {topic}"
         groups = cast("list[list[object]]", self._link.ask(doing, "XINFO", "GROUPS", topic))
@@ -167,7 +176,7 @@ class RedisBroker:
         return {}
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group elsewhere; see `Broker`."""
+        """Set committed offsets; see `Broker`."""
         check_text("group", group)
         for partition, offset in offsets.items():
             check_partition(partition)
@@ -180,12 +189,12 @@ class RedisBroker:
             self._link.run(f"move group {group}", scripts.MOVE, keys, arguments)
 
     def close(self) -> None:
-        """Let go of the connections; sessions have their own. Twice is once."""
+        """Close connections; sessions have their own. Idempotent."""
         self._is_closed = True
         self._link.close()
 
     def _last_offset(self, topic: str) -> int:
-        """Of the last record that was ever written."""
+        """Return the offset of the last record ever written."""
         self._check_open()
         check_topic(topic)
         doing = f"look at topic {topic}"
@@ -201,7 +210,7 @@ class RedisBroker:
         return offset_of(cast("bytes", info[b"last-generated-id"]))
 
     def _first_from(self, topic: str, offset: int) -> int | None:
-        """The offset of the first record from there on."""
+        """Return the offset of the first record from there on."""
         command = ("XRANGE", topic, id_of(offset), "+", "COUNT", 1)
         entries = cast("list[list[bytes]]", self._link.ask(f"look at topic {topic}", *command))
         return offset_of(entries[0][0]) if entries else None
@@ -215,7 +224,7 @@ class RedisBroker:
 
 
 def _first_id(membership: Membership) -> bytes:
-    """What counts as read of a group that is new."""
+    """Return the last id that a new group does not read."""
     if membership.start_s is not None:
         return id_of(offset_at(membership.start_s) - 1)
     return b"0" if membership.start is StartPosition.EARLIEST else b"$"

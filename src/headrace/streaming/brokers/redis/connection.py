@@ -52,13 +52,13 @@ _REASONS: Final[Mapping[str, tuple[type[HeadraceError], str]]] = {
     "CROSSSLOT": (UnsupportedError, "topics have to be on one server, and this is a cluster"),
     "MOVED": (UnsupportedError, "topics have to be on one server, and this is a cluster"),
 }
-"""What the server or our scripts say ▸ what that means; words in braces are filled in."""
+"""Error markers of the server or our scripts, with their meaning; braces are filled in."""
 
 
 class RedisConnection:
-    """Connections to the server that `url` names; answers come as they are on the wire.
+    """Connection pool to a server; answers are returned as on the wire.
 
-    A command that may have been sent is never sent again by itself.
+    A command that may have been sent is never sent again automatically.
 
     Args:
         timeout_s: How long one answer may take.
@@ -87,12 +87,12 @@ class RedisConnection:
         self._scripts: dict[str, redis.commands.core.Script] = {}
 
     def ask(self, doing: str, *command: Argument) -> object:
-        """The answer to one command."""
+        """Return the answer to one command."""
         with self.translating_errors(doing):
             return cast("object", self._client.execute_command(*command))  # type: ignore[no-untyped-call]  # it has no types
 
     def ask_all(self, doing: str, commands: Sequence[Sequence[Argument]]) -> list[object]:
-        """The answers to some, sent at once; the first that is an error is raised."""
+        """Return the answers to commands sent together; raise the first error."""
         with self.translating_errors(doing):
             pipeline = self._client.pipeline(transaction=False)
             for command in commands:
@@ -106,7 +106,7 @@ class RedisConnection:
     def run(
         self, doing: str, script: str, keys: Sequence[str], arguments: Sequence[Argument]
     ) -> object:
-        """The answer of a script."""
+        """Return the answer of a script."""
         if script not in self._scripts:
             self._scripts[script] = self._client.register_script(script)
         with self.translating_errors(doing):
@@ -114,19 +114,19 @@ class RedisConnection:
 
     @contextmanager
     def translating_errors(self, doing: str) -> Iterator[None]:
-        """Say in our words what the client or the server has against `doing`."""
+        """Translate errors of the client or the server during `doing`."""
         try:
             yield
         except (redis.RedisError, OSError) as error:
             raise translate_error(error, doing, self.name) from error
 
     def close(self) -> None:
-        """Close all connections, also under who waits for an answer; twice is once."""
+        """Close all connections, including those in use. Idempotent."""
         self._pool.disconnect()
 
 
 def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
-    """What a caller is told of an error of the client's or the server's."""
+    """Return the exception for an error of the client or the server."""
     cannot = f"cannot {doing} in {server}"
     text = str(error)
     if isinstance(error, redis.AuthenticationError):
@@ -159,10 +159,10 @@ Fields = Sequence[bytes]
 
 
 def offset_of(entry_id: bytes) -> int:
-    """The offset of an entry: ids in their order, as one number.
+    """Return the offset of an entry: its id as one number.
 
     Raises:
-        FailedPreconditionError: There are more entries in one millisecond than can be told apart.
+        FailedPreconditionError: The millisecond has more entries than the offset can number.
     """
     ms, _, sequence = entry_id.partition(b"-")
     number = int(sequence)
@@ -176,23 +176,23 @@ def offset_of(entry_id: bytes) -> int:
 
 
 def id_of(offset: int) -> bytes:
-    """The contrary; what lies before all is before the first id."""
+    """Return the entry id of an offset; negative offsets are before the first id."""
     number = max(offset, 0)
     return b"%d-%d" % (number >> _SEQUENCE_BITS, number & _MAX_SEQUENCE)
 
 
 def offset_at(at_s: float) -> int:
-    """The lowest offset of entries that were written at this time or later."""
+    """Return the lowest offset of entries written at this time or later."""
     return max(-int(-at_s * 1000 // 1), 0) << _SEQUENCE_BITS
 
 
 def written_s(offset: int) -> float:
-    """When the entry was written, in Unix time by the server's clock."""
+    """Return when the entry was written, in Unix time by the server's clock."""
     return (offset >> _SEQUENCE_BITS) / 1000
 
 
 def fields_of(record: NewRecord) -> list[bytes]:
-    """What is written."""
+    """Return the fields of a record's entry."""
     fields: list[bytes] = []
     if record.key is not None:
         fields += (_KEY, record.key)
@@ -208,7 +208,7 @@ def fields_of(record: NewRecord) -> list[bytes]:
 def record_of(
     partition: TopicPartition, entry_id: bytes, fields: Fields, *, deliveries: int = 1
 ) -> Record:
-    """What an entry says."""
+    """Return the record in an entry."""
     offset = offset_of(entry_id)
     key: bytes | None = None
     value: bytes | None = None
@@ -245,23 +245,24 @@ Call = tuple[list[str], list[Argument]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trim:
-    """What the streams that are written to keep: `maxlen` entries, or if 0 `retention_s`."""
+    """Retention of written streams."""
 
     maxlen: int
+    """Maximum number of entries; 0 to use `retention_s`."""
     retention_s: float
 
     def arguments(self, now_s: float) -> tuple[Argument, ...]:
-        """Of XADD; about so much, which costs next to nothing."""
+        """Return the arguments of XADD; approximate trimming costs next to nothing."""
         if self.maxlen:
             return ("MAXLEN", "~", self.maxlen)
         return ("MINID", "~", max(int((now_s - self.retention_s) * 1000), 0))
 
 
 def add_arguments(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]:
-    """Those of XADD after the stream's name; it writes to no stream that is not there.
+    """Return the arguments of XADD after the stream's name; it does not create streams.
 
     Raises:
-        InvalidArgumentError: It is more than a server takes.
+        InvalidArgumentError: The record exceeds a limit of the server.
     """
     fields = fields_of(record)
     if len(fields) > _MAX_FIELDS:
@@ -275,12 +276,12 @@ def add_arguments(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]
 
 
 def add_command(record: NewRecord, trim: Trim, now_s: float) -> list[Argument]:
-    """All of XADD."""
+    """Return the XADD command for a record."""
     return ["XADD", record.topic, *add_arguments(record, trim, now_s)]
 
 
 def members_key(topic: str, group: str) -> str:
-    """Where the members of a group are."""
+    """Return the key of a group's members."""
     return f"headrace:members:{topic}:{group}"
 
 
@@ -291,13 +292,13 @@ def delivery_call(
     *,
     is_strict: bool,
 ) -> Call:
-    """What the script DELIVER is told.
+    """Return the arguments of the script DELIVER.
 
     Args:
         owner: Group and consumer.
         written: Topics, and arguments of XADD.
-        tokens: Ids of entries of the input, ascending, at least one for each place.
-        is_strict: Whether all of them have to be this consumer's still.
+        tokens: Ids of input entries, ascending, at least one for each partition.
+        is_strict: Whether all of them must still belong to this consumer.
     """
     numbers: dict[str, int] = {}
     arguments: list[Argument] = [int(is_strict), *owner, len(tokens)]

@@ -33,7 +33,7 @@ Received = list[tuple[Record, bytes]]
 
 
 class RedisReader:
-    """One thread, one connection. It stops at an error; `trouble` then says it, until `go_on`."""
+    """Reader thread with its own connection; it stops at an error until `resume`."""
 
     def __init__(self, url: str, group: str, consumer: str, inbox: Inbox[bytes]) -> None:
         self._link = RedisConnection(url, timeout_s=_BLOCK_S + TIMEOUT_S)
@@ -46,14 +46,14 @@ class RedisReader:
         self.error: HeadraceError | None = None
 
     def resume(self) -> None:
-        """Begin, or begin again."""
+        """Start to read, or continue after an error."""
         self.error = None
         self._is_reading.set()
         if self._thread.ident is None:
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what comes in that moment stays with the member."""
+        """End the thread; records that arrive meanwhile stay pending for the member."""
         self._is_closed = True
         self._is_reading.set()
         self._inbox.close()
@@ -68,12 +68,12 @@ class RedisReader:
                 self._is_reading.wait(_POLL_S)
                 if not self._is_reading.is_set():
                     continue
-                most, partitions = self._inbox.wait_for_demand(_POLL_S)
-                if not most or not partitions or self._is_closed:
+                max_records, partitions = self._inbox.wait_for_demand(_POLL_S)
+                if not max_records or not partitions or self._is_closed:
                     continue
                 try:
                     fits = max(int(_MAX_BYTES / max(self._record_bytes, 1)), 1)
-                    self._read(min(most, fits), partitions)
+                    self._read(min(max_records, fits), partitions)
                 except HeadraceError as error:
                     self._is_reading.clear()
                     self.error = error
@@ -81,10 +81,17 @@ class RedisReader:
         finally:
             self._link.close()
 
-    def _read(self, most: int, partitions: Sequence[TopicPartition]) -> None:
+    def _read(self, max_records: int, partitions: Sequence[TopicPartition]) -> None:
         topics = [partition.topic for partition in partitions]
         block_ms = int(_BLOCK_S * 1000)
-        command: list[str | int] = [*self._group, "COUNT", most, "BLOCK", block_ms, "STREAMS"]
+        command: list[str | int] = [
+            *self._group,
+            "COUNT",
+            max_records,
+            "BLOCK",
+            block_ms,
+            "STREAMS",
+        ]
         answer = self._link.ask("read", *command, *topics, *(">" for _ in topics))
         by_topic = dict(zip(topics, partitions, strict=True))
         streams = cast("Sequence[tuple[bytes, Entries]] | None", answer)
@@ -109,9 +116,9 @@ _PAGE: Final = 500
 
 
 class RedisSession(SharedSession[bytes, Call]):
-    """See `Session`. It waits its time by turns with signs of life; a thread reads.
+    """Session on Redis streams; see `ConsumerSession`. A thread reads.
 
-    Answers and acknowledgements are written by one script.
+    One script writes answers and acknowledgements.
     """
 
     def __init__(
@@ -142,21 +149,23 @@ class RedisSession(SharedSession[bytes, Call]):
             self._link.run(doing, scripts.MOVE, self._keys(partition), arguments)
         self._reader.resume()
 
-    def _heartbeat(self, most: int, now: float) -> None:
-        """Recover what was lost with an answer; show signs of life, and take over from the dead."""
+    def _heartbeat(self, max_records: int, now: float) -> None:
+        """Recover records of lost answers, send heartbeats, and claim records of dead members."""
         # An answer that was lost may have handed something to this member.
         if self._was_disconnected or self._reader.error is not None:
             self._recover()
-        if now >= self._heartbeat_at or (self._has_more and most > 0 and not self._inbox.waiting()):
-            self._claim(most)
+        if now >= self._heartbeat_at or (
+            self._has_more and max_records > 0 and not self._inbox.waiting()
+        ):
+            self._claim(max_records)
 
-    def _claim(self, most: int) -> None:
-        """Say that this member lives, and take over what dead ones had in hand."""
+    def _claim(self, max_records: int) -> None:
+        """Send heartbeats, and claim pending records of dead members."""
         name = self._consumer.rpartition("#")[0]
         timeout_ms = max(int(self._membership.session_timeout_s * 1000), 1)
         self._has_more = False
         for partition in self._inbox.partitions:
-            left = min(max(most - self._inbox.waiting(), 0), _MAX_TAKEN_OVER)
+            left = min(max(max_records - self._inbox.waiting(), 0), _MAX_TAKEN_OVER)
             arguments = (self._membership.group, self._consumer, f"{name}#", timeout_ms, left)
             answer = self._link.run(
                 f"read {partition.topic}", scripts.LOOK, self._keys(partition), arguments
@@ -170,7 +179,7 @@ class RedisSession(SharedSession[bytes, Call]):
         self._heartbeat_at = self._clock.monotonic() + self._heartbeat_s
 
     def _recover(self) -> None:
-        """Find what was handed to this member in answers that did not arrive."""
+        """Read pending records that were delivered in lost answers."""
         group = self._membership.group
         for partition in self._inbox.partitions:
             last = b"0-0"
