@@ -1,4 +1,4 @@
-"""Columns of tables as tensors of a model, with a reason for each row that cannot be one."""
+"""Conversion of table columns to tensors, with the reason for each row that fails."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,11 +26,11 @@ POLARS: Final[dict[Datatype, Any]] = {
     Datatype.BYTES: pl.Binary,
 }
 PARSED: Final[dict[str, Any]] = {"f": pl.Float64, "i": pl.Int64, "u": pl.UInt64, "b": pl.Boolean}
-"""As what text is read first, by NumPy's kind: as JSON is, so that a row's digits are the same."""
+"""Type as which text is parsed first, by NumPy kind, as for JSON: so digits are the same."""
 
 
 def row_shape(spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
-    """What one row has of a tensor; an axis of size 1 in front of a model without rows is none."""
+    """Return the shape of one row, without a leading axis of size 1 where rows are not batched."""
     shape = spec.shape[1:] if batched else spec.shape
     if not batched and len(shape) > 1 and shape[0] in {1, VARIABLE}:
         return shape[1:]
@@ -38,7 +38,7 @@ def row_shape(spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
 
 
 def width(shape: tuple[int, ...]) -> int | None:
-    """How many values that is; None if a row may choose."""
+    """Return the number of values of a shape; None if it varies."""
     if VARIABLE in shape:
         return None
     size = 1
@@ -48,20 +48,20 @@ def width(shape: tuple[int, ...]) -> int | None:
 
 
 def is_list(kind: Any) -> bool:  # noqa: ANN401  # pyarrow has no types
-    """Whether a column holds several values a row."""
+    """Return whether a column holds several values per row."""
     types = pa.types
     return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
 
 
 def innermost(kind: Any) -> Any:  # noqa: ANN401  # as above
-    """Of what the lists of a column are."""
+    """Return the element type of a column's lists."""
     while is_list(kind):
         kind = kind.value_type
     return kind
 
 
 def convertible(kind: Any, datatype: Datatype) -> bool:  # noqa: ANN401  # as above
-    """Whether values keep their meaning; those too large for it are told row by row."""
+    """Return whether values keep their meaning; values out of range are reported row by row."""
     types = pa.types
     if datatype is Datatype.BYTES:
         return is_text(kind)
@@ -76,7 +76,7 @@ def convertible(kind: Any, datatype: Datatype) -> bool:  # noqa: ANN401  # as ab
 
 
 def is_text(kind: Any) -> bool:  # noqa: ANN401  # as above
-    """Whether a column holds texts or bytes."""
+    """Return whether a column holds text or bytes."""
     types = pa.types
     checks = (
         types.is_string,
@@ -97,15 +97,14 @@ _SHOWN: Final = 40
 
 @dataclass(slots=True, kw_only=True)
 class TensorWindow:
-    """A window as the model takes it. Every tensor has all rows, those in `bad` with any values.
-
-    `ragged`: inputs whose rows have different shapes, a tensor for each row.
-    """
+    """Rows as model inputs. Every tensor has all rows; those in `bad` have arbitrary values."""
 
     rows: int
     dense: Tensors = field(default_factory=dict)
     ragged: dict[str, list[Array]] = field(default_factory=dict)
+    """Inputs whose rows differ in shape, one tensor per row."""
     bad: dict[int, str] = field(default_factory=dict)
+    """Reason why a row cannot be scored, by its index."""
 
 
 def feed(
@@ -116,7 +115,7 @@ def feed(
     broken: Mapping[int, str],
     nulls: NullPolicy,
 ) -> TensorWindow:
-    """All inputs of the model for the rows of a frame."""
+    """Return all inputs of the model for the rows of a frame."""
     window = TensorWindow(rows=frame.height, bad=dict(broken))
     for input_columns in plan.inputs:
         spec = signature.input(input_columns.input)
@@ -174,7 +173,7 @@ def _scalars(
 def _mark_overflows(
     column: pl.Series, cast: pl.Series, spec: TensorSpec, window: TensorWindow
 ) -> None:
-    """Name the rows whose doubles are too large for floats; an endpoint refuses such too."""
+    """Mark rows whose doubles are too large for floats; endpoints refuse these as well."""
     lost = cast.is_infinite() & column.is_finite()
     for row in lost.arg_true().to_list() if lost.any() else ():
         window.bad.setdefault(

@@ -1,11 +1,11 @@
-"""Due moments of scheduled jobs, and moments that passed while nothing could run.
+"""Due times of scheduled jobs, and missed ones that are caught up or skipped.
 
-Pure: the time, the newest moment that ran and the number of runs are arguments. A cron line means
-what it means to Debian's cron, which differs from croniter in two things. A line whose minute and
-hour both begin with a number runs once at a time that the clocks show twice, and right after an
-hour that they leave out; if one of the two begins with `*` (`*/30 2 * * *`), it runs whenever the
-clocks show such a time. And a day such as `*/10` counts as any day beside a day of the week. Monday
-is 1, 0 and 7 are Sunday; a day of the month and one of the week are alternatives.
+Pure: the time, the newest handled moment and the number of runs are arguments. A cron line has the
+meaning of Debian's cron, which differs from croniter in two points. A line whose minute and hour
+both begin with a number runs once at a time that the clocks show twice, and right after an hour
+that they skip; if one of the two begins with `*` (`*/30 2 * * *`), it runs whenever the clocks show
+such a time. And a day such as `*/10` counts as any day beside a day of the week. Monday is 1, 0 and
+7 are Sunday; a day of the month and one of the week are alternatives.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,29 +20,34 @@ from cronsim import CronSim
 from headrace.core.spec.jobs import JobScheduleSpec
 
 MAX_MISSED: Final = 1_000
-"""So many moments that passed are told one by one, the newest ones."""
+"""Number of missed moments that are reported one by one, the newest ones."""
 _ON_TIME_S: Final = 60.0
-"""A moment that passed no longer ago needs no catching up."""
+"""A moment that passed no longer ago is not missed."""
 _WEEK_S: Final = 7 * 86_400.0
 
 
 class Skipped(msgspec.Struct, frozen=True, kw_only=True):
-    """A moment for which nothing ran, and why."""
+    """A moment without a run."""
 
     due_at: float
+    """Unix time of the moment."""
     why: str
+    """Reason, as text for users."""
 
 
 class DueRuns(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do now. `starts`: the moments whose runs begin, the oldest first."""
+    """Runs to start now."""
 
     starts: tuple[float, ...] = ()
+    """Moments whose runs start, oldest first."""
     skipped: tuple[Skipped, ...] = ()
+    """Moments that are skipped."""
     waits: tuple[float, ...] = ()
+    """Moments that wait for an earlier run."""
 
     @property
     def handled_to(self) -> float | None:
-        """The newest moment that need not be looked at again; None where none was handled."""
+        """The newest handled moment; None if none was handled."""
         handled = [*self.starts, *(skipped.due_at for skipped in self.skipped)]
         return max(
             (moment for moment in handled if not self.waits or moment < min(self.waits)),
@@ -51,10 +56,10 @@ class DueRuns(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def moments(schedule: JobScheduleSpec, after: float) -> Iterator[float]:
-    """The moments of a schedule after a time, exclusive, in Unix time; ends where there are none.
+    """Yield the moments of a schedule after a time (exclusive), in Unix time.
 
     Raises:
-        CronSimError, ZoneInfoNotFoundError: The schedule is malformed; the spec refuses such.
+        CronSimError, ZoneInfoNotFoundError: The schedule is invalid; the spec rejects such.
     """
     start = datetime.fromtimestamp(after, UTC).astimezone(ZoneInfo(schedule.timezone))
     for moment in CronSim(schedule.cron, start):
@@ -64,17 +69,17 @@ def moments(schedule: JobScheduleSpec, after: float) -> Iterator[float]:
 
 
 def next_moment(schedule: JobScheduleSpec, after: float) -> float | None:
-    """The first moment after a time; None where there is none for decades."""
+    """Return the first moment after a time; None if there is none for decades."""
     return next(moments(schedule, after), None)
 
 
 def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) -> DueRuns:
-    """What to start now, and what is left out.
+    """Return what to start now, and what to skip.
 
     Args:
-        handled: The newest moment that was started or left out; where there is none, the time at
-            which the schedule came into force. Moments are looked at after it.
-        running: How many runs of this job have not ended.
+        handled: The newest moment that was started or skipped; initially the time at which the
+            schedule was applied. Later moments are considered.
+        running: Number of unfinished runs of this job.
     """
     to_run, skipped = _to_run(schedule, _passed(schedule, handled, now), now)
     if schedule.overlap == "allow":
@@ -85,7 +90,7 @@ def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) 
     if schedule.overlap == "wait":
         return DueRuns(skipped=skipped, waits=to_run)
     on_time = tuple(
-        Skipped(due_at=moment, why="the run before had not ended")
+        Skipped(due_at=moment, why="the previous run had not ended")
         for moment in to_run
         if _is_on_time(moment, now)
     )
@@ -94,7 +99,7 @@ def due(schedule: JobScheduleSpec, *, handled: float, now: float, running: int) 
 
 
 def _passed(schedule: JobScheduleSpec, after: float, now: float) -> list[float]:
-    """The moments in (after, now]; of very many the newest."""
+    """Return the moments in (after, now]; of very many the newest."""
     # What is too old to be made up for is not gone through, after years of standing still.
     since = max(after, now - schedule.catch_up_within_s - _WEEK_S)
     return list(takewhile(lambda at: at <= now, moments(schedule, since)))[-MAX_MISSED:]
@@ -103,16 +108,16 @@ def _passed(schedule: JobScheduleSpec, after: float, now: float) -> list[float]:
 def _to_run(
     schedule: JobScheduleSpec, passed: Sequence[float], now: float
 ) -> tuple[tuple[float, ...], tuple[Skipped, ...]]:
-    """The moments that are to run, and those that nobody will make up for."""
+    """Return the moments to run, and those to skip."""
     skipped: dict[float, str] = {}
     for moment in passed:
         if now - moment > max(schedule.catch_up_within_s, _ON_TIME_S):
-            skipped[moment] = f"over {schedule.catch_up_within_s:g} s had passed"
+            skipped[moment] = f"over {schedule.catch_up_within_s:g} s too late"
         elif schedule.catch_up == "none" and not _is_on_time(moment, now):
-            skipped[moment] = "nothing could run it then"
+            skipped[moment] = "the scheduler was not running then"
     to_run = [moment for moment in passed if moment not in skipped]
     if schedule.catch_up != "all":
-        skipped |= dict.fromkeys(to_run[:-1], "a later moment had passed too")
+        skipped |= dict.fromkeys(to_run[:-1], "a later moment replaced it")
         to_run = to_run[-1:]
     return tuple(to_run), tuple(
         Skipped(due_at=moment, why=skipped[moment]) for moment in sorted(skipped)

@@ -1,10 +1,10 @@
-"""Polars and pyarrow, or how to get them: they come with an extra, as serving does without."""
+"""Polars and pyarrow, which an optional dependency installs."""
 
 from typing import Any
 
 from headrace.core import FailedPreconditionError
 
-NEEDED = "batches of data are read by Polars and pyarrow: pip install 'headrace[batch]'"
+NEEDED = "batch jobs need Polars and pyarrow: pip install 'headrace[batch]'"
 
 try:
     import polars as pl

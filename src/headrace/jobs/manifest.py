@@ -27,7 +27,7 @@ _JOB, _MANIFEST, _LOCK = "job.json", "manifest.jsonl", "lock"
 
 
 class OutputFolder:
-    """The folder that one job writes to."""
+    """Output folder of one job."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,17 +35,17 @@ class OutputFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Work here alone; makes the folder.
+        """Create and lock the folder.
 
         Raises:
-            FailedPreconditionError: Another run works here, or the folder cannot be made.
+            FailedPreconditionError: Another run works here, or the folder cannot be created.
         """
         with ExitStack() as stack:
             try:
                 self._own.mkdir(parents=True, exist_ok=True)
                 stack.enter_context(exclusive(self._own / _LOCK, timeout_s=0.0))
             except UnavailableError:
-                msg = f"another run works on {self.path} now; wait for it, or name another folder"
+                msg = f"another run uses {self.path}; wait for it, or choose another folder"
                 raise FailedPreconditionError(msg) from None
             except (FileExistsError, NotADirectoryError, PermissionError) as error:
                 msg = f"{self.path} cannot be written to: {error.strerror or error}"
@@ -53,10 +53,10 @@ class OutputFolder:
             yield
 
     def record(self) -> JobRecord | None:
-        """The job whose output this is; None if there is none yet.
+        """Return the job that writes to this folder; None without one.
 
         Raises:
-            ArtifactCorruptError: What stands there is none that this version reads.
+            ArtifactCorruptError: The record is damaged, or of another version.
         """
         path = self._own / _JOB
         try:
@@ -68,23 +68,23 @@ class OutputFolder:
             raise ArtifactCorruptError(msg) from error
 
     def check_own(self) -> None:
-        """Refuse a folder of somebody else's.
+        """Refuse a folder with other content.
 
         Raises:
-            FailedPreconditionError: Something lies here, and no job says that it is its output.
+            FailedPreconditionError: The folder has files, and no job record.
         """
         if (self._own / _JOB).exists() or not self.path.is_dir():
             return
         others = [path.name for path in sorted(self.path.iterdir()) if path.name != FOLDER]
         if others:
             msg = (
-                f"{self.path} is not empty, and not of a job ({', '.join(others[:3])}); "
-                "name a folder of its own"
+                f"{self.path} is not empty, and not a job's output ({', '.join(others[:3])}); "
+                "choose an empty folder"
             )
             raise FailedPreconditionError(msg)
 
     def begin(self, record: JobRecord) -> None:
-        """Say whose output this is.
+        """Write the job record.
 
         Raises:
             FailedPreconditionError: As `check_own`.
@@ -95,7 +95,7 @@ class OutputFolder:
         sync_directory(self.path)
 
     def entries(self) -> dict[int, CompletedShard]:
-        """The shards that are done. A last line that a crash cut off is none.
+        """Return the completed shards. A truncated last line is ignored.
 
         Raises:
             ArtifactCorruptError: Another line cannot be read.
@@ -116,7 +116,7 @@ class OutputFolder:
 
     @contextmanager
     def appending(self, kept: Sequence[CompletedShard]) -> Iterator["JobManifest"]:
-        """The manifest with `kept` in it, and nothing else, to add to."""
+        """Open the manifest for appending, with only `kept` in it."""
         with replacing_output(self._own / _MANIFEST) as file:
             file.writelines(msgspec.json.encode(done) + b"\n" for done in kept)
         descriptor = os.open(self._own / _MANIFEST, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -126,39 +126,39 @@ class OutputFolder:
             os.close(descriptor)
 
     def names(self) -> list[str]:
-        """All files of output that lie here, finished or not."""
+        """Return all output files in the folder, finished or not."""
         files = [path for path in self.path.rglob("*") if path.is_file()]
         return sorted(
             str(path.relative_to(self.path)) for path in files if self._own not in path.parents
         )
 
     def remove(self, names: Sequence[str]) -> None:
-        """Take files away that a run left."""
+        """Delete files."""
         for name in names:
             (self.path / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Take away unfinished files, as workers leave that were lost."""
+        """Delete unfinished files of lost workers."""
         self.remove([name for name in self.names() if name.endswith(TEMPORARY)])
 
     def is_complete(self) -> bool:
-        """Whether all is done."""
+        """Return whether the job is complete."""
         return (self.path / SUCCESS).is_file()
 
     def complete(self, summary: bytes) -> None:
-        """Say that all is done."""
+        """Mark the job as complete."""
         with replacing_output(self.path / SUCCESS) as file:
             file.write(summary)
 
 
 class JobManifest:
-    """Takes a line for each shard that is done. For one thread at a time."""
+    """Appends a line for each completed shard. For one thread at a time."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def add(self, done: CompletedShard) -> None:
-        """On disk when this returns.
+        """Append a shard; it is on disk on return.
 
         Raises:
             FailedPreconditionError: The disk is full.
@@ -172,7 +172,7 @@ class JobManifest:
 
 
 def leftovers(names: Sequence[str], kept: Sequence[CompletedShard]) -> list[str]:
-    """Files of output that no shard that is done has: what a run that was killed left."""
+    """Return output files of no completed shard: leftovers of a killed run."""
     finished = {file.name for done in kept for file in done.files} | {SUCCESS}
     return [
         name
@@ -189,40 +189,43 @@ _SHOWN = 3
 
 
 class ChangedError(FailedPreconditionError):
-    """The job is not the one that began; `changes` say how."""
+    """The job differs from the one that began; `changes` says how."""
 
     def __init__(self, record: JobRecord, changes: Sequence[str]) -> None:
         what = "; ".join(changes)
         super().__init__(
-            f"run {record.id} cannot go on, as it would mix answers: {what}. Give it what it began "
-            "with, or write to another folder"
+            f"run {record.id} cannot be resumed, as it would mix results: {what}. Use the original "
+            "settings, or another output folder"
         )
         self.changes = tuple(changes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemainingShards:
-    """What there is to do. `redo`: why shards that were done have to be done again."""
+    """Work that is left of a job."""
 
     done: list[CompletedShard] = field(default_factory=list)
+    """Completed shards."""
     todo: list[Shard] = field(default_factory=list)
+    """Shards to run."""
     redo: dict[int, str] = field(default_factory=dict)
+    """Reason why a completed shard runs again, by its number."""
 
 
 def changes(old: JobRecord, new: JobRecord) -> list[str]:
-    """In what two jobs differ that answers depend on, in words; empty if in nothing.
+    """Return the differences of two jobs that affect answers, as text; empty for none.
 
-    Sizes are not compared: a run that goes on takes those that it began with.
+    Sizes are not compared: a resumed run takes the sizes that it began with.
     """
     differences = []
     if (old.model.digest, old.model.runtime) != (new.model.digest, new.model.runtime):
-        differences.append(f"the model was {_model(old)}, and is {_model(new)}")
+        differences.append(f"the model changed from {_model(old)} to {_model(new)}")
     elif old.model.version != new.model.version:
-        differences.append(f"the version was {old.model.version}, and is {new.model.version}")
+        differences.append(f"the version changed from {old.model.version} to {new.model.version}")
     if old.model.features != new.model.features:
-        differences.append("the definitions of its features, or where they come from, are others")
+        differences.append("its feature definitions, or their store, changed")
     if old.model.labels != new.model.labels:
-        differences.append("the class names of its outputs are others")
+        differences.append("the class names of its outputs changed")
     if old.plan.inputs != new.plan.inputs:
         differences.append(_inputs(old, new))
     for what, before, after in (
@@ -238,7 +241,7 @@ def changes(old: JobRecord, new: JobRecord) -> list[str]:
 
 
 def check_same(old: JobRecord, new: JobRecord) -> None:
-    """Raise ChangedError if the jobs differ in what answers depend on."""
+    """Raise ChangedError if the jobs differ in what affects answers."""
     differences = changes(old, new)
     if differences:
         raise ChangedError(old, differences)
@@ -250,11 +253,11 @@ def remaining_shards(
     digest: str,
     find: Callable[[str], OutputFile | None],
 ) -> RemainingShards:
-    """Which shards are done, as their files prove, and which are not.
+    """Return which shards are complete, as their files prove, and which are not.
 
     Args:
-        digest: Of what answers depend on now.
-        find: What lies under a name in the output; None if nothing does.
+        digest: Digest of what affects answers now.
+        find: Returns the output file of a name; None without one.
     """
     left = RemainingShards()
     for shard in record.shards:
@@ -275,24 +278,24 @@ def _wrong(
     done: CompletedShard, shard: Shard, digest: str, find: Callable[[str], OutputFile | None]
 ) -> str:
     if done.fingerprint != shard.fingerprint:
-        return "its input was another"
+        return "its input changed"
     if done.digest != digest:
-        return "its model or mapping was another"
+        return "its model or mapping changed"
     for expected in done.files:
         actual = find(expected.name)
         if actual is None:
-            return f"{expected.name} is gone"
+            return f"{expected.name} is missing"
         if actual != expected:
-            return f"{expected.name} is not what was written"
+            return f"{expected.name} was modified"
     return ""
 
 
 def _input_changes(old: JobRecord, new: JobRecord) -> list[str]:
     if old.source != new.source:
         return (
-            [f"the input was {old.source.url}, and is {new.source.url}"]
+            [f"the input changed from {old.source.url} to {new.source.url}"]
             if (old.source.url != new.source.url)
-            else ["the query or its key is another"]
+            else ["the query or its key changed"]
         )
     before, after = _by_file(old.shards), _by_file(new.shards)
     differences = []
@@ -304,7 +307,7 @@ def _input_changes(old: JobRecord, new: JobRecord) -> list[str]:
         if names:
             shown = ", ".join(Path(name).name for name in names[:_SHOWN])
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            differences.append(f"of the input is {what}: {shown}{more}")
+            differences.append(f"input files {what}: {shown}{more}")
     return differences
 
 
@@ -326,8 +329,8 @@ def _inputs(old: JobRecord, new: JobRecord) -> str:
     for name in [*before, *after]:
         if before.get(name) != after.get(name):
             was, now = before.get(name, []), after.get(name, [])
-            return f"input '{name}' was made of {_plain(was)}, and now of {_plain(now)}"
-    return "the order of the inputs is another"
+            return f"input '{name}' used {_plain(was)}, and now {_plain(now)}"
+    return "the order of the inputs changed"
 
 
 def _plain(value: object) -> str:

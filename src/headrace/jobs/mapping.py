@@ -1,4 +1,4 @@
-"""Columns for each input of a model, decided from schemas before any row is read.
+"""Mapping of columns to the inputs of a model, checked against schemas before data is read.
 
 All mistakes are reported at once, each with its remedy.
 """
@@ -14,7 +14,7 @@ from headrace.jobs.libraries import Schema, pa
 from headrace.jobs.messages import ColumnPlan, InputColumns
 
 RESERVED: Final = frozenset({"model_version", "error"})
-"""Columns that every output has."""
+"""Columns of every output."""
 LABEL: Final = "_label"
 _RANGE: Final = re.compile(r"(?P<stem>.*?)(?P<first>\d+)\.\.(?P<same>.*?)(?P<last>\d+)")
 _MAX_COLUMNS: Final = 100_000
@@ -22,20 +22,20 @@ _SHOWN: Final = 8
 
 
 class MappingError(InvalidArgumentError):
-    """Columns and inputs do not fit; `mistakes` are all there are."""
+    """Columns do not fit the inputs; `mistakes` lists all problems."""
 
     def __init__(self, mistakes: Sequence[str]) -> None:
         many = len(mistakes) > 1
-        head = f"{len(mistakes)} mistakes, and nothing was read:\n  " if many else ""
+        head = f"{len(mistakes)} mistakes; no data was read:\n  " if many else ""
         super().__init__(head + "\n  ".join(mistakes))
         self.mistakes = tuple(mistakes)
 
 
 def parse_map(texts: Sequence[str]) -> dict[str, list[str]]:
-    """`INPUT=COLUMN`, `INPUT=A,B,C` or `INPUT=f0..f31`, as columns by input.
+    """Return columns by input from `INPUT=COLUMN`, `INPUT=A,B,C` or `INPUT=f0..f31`.
 
     Raises:
-        InvalidArgumentError: It is none of these, or an input stands twice.
+        InvalidArgumentError: The text is invalid, or an input is mapped twice.
     """
     mapping: dict[str, list[str]] = {}
     for text in texts:
@@ -43,28 +43,30 @@ def parse_map(texts: Sequence[str]) -> dict[str, list[str]]:
         name = name.strip()
         parts = [part.strip() for part in columns.split(",")]
         if not equals or not name or not all(parts):
-            msg = f"'{text}' is no mapping; write INPUT=COLUMN, INPUT=A,B,C or INPUT=f0..f31"
+            msg = f"'{text}' is not a mapping; write INPUT=COLUMN, INPUT=A,B,C or INPUT=f0..f31"
             raise InvalidArgumentError(msg)
         if name in mapping:
-            raise InvalidArgumentError(f"input '{name}' is mapped twice; put its columns together")
+            raise InvalidArgumentError(
+                f"input '{name}' is mapped twice; list its columns in one mapping"
+            )
         mapping[name] = [column for part in parts for column in _expanded(part)]
     return mapping
 
 
 def parse_keys(texts: Sequence[str]) -> dict[str, str]:
-    """`COLUMN` or `NAME=COLUMN`, several between commas, as columns by what they are called.
+    """Return columns by key name from `COLUMN` or `NAME=COLUMN`, separated by commas.
 
     Raises:
-        InvalidArgumentError: One is empty, or stands twice.
+        InvalidArgumentError: A key is empty, or given twice.
     """
     keys: dict[str, str] = {}
     for part in (part.strip() for text in texts for part in text.split(",")):
         name, _, column = part.partition("=")
         name, column = name.strip(), (column or name).strip()
         if not name or not column:
-            raise InvalidArgumentError(f"'{part}' is no key; write COLUMN or NAME=COLUMN")
+            raise InvalidArgumentError(f"'{part}' is not a key; write COLUMN or NAME=COLUMN")
         if name in keys:
-            raise InvalidArgumentError(f"the key '{name}' stands twice")
+            raise InvalidArgumentError(f"the key '{name}' is given twice")
         keys[name] = column
     return keys
 
@@ -78,16 +80,16 @@ def plan_columns(
     outputs: Sequence[str],
     has_types: bool = True,
 ) -> ColumnPlan:
-    """What to read and what it becomes.
+    """Return which columns to read and what they become.
 
     An input that `mapping` does not name takes the column of its name; a matrix takes the columns
-    that the model was trained with, where it knows, or `NAME_0`, `NAME_1`, ... or `f0`, `f1`, ...
+    that the model was trained with, if known, or `NAME_0`, `NAME_1`, ... or `f0`, `f1`, ...
 
     Args:
-        has_types: Whether the schema's types mean something; text may else be read as numbers.
+        has_types: Whether the schema has types; otherwise text may be read as numbers.
 
     Raises:
-        MappingError: Something does not fit; all that does not is in it.
+        MappingError: Columns do not fit; it lists all mistakes.
     """
     mistakes: list[str] = []
     kinds = {name: schema.field(name).type for name in dict.fromkeys(schema.names)}
@@ -115,13 +117,13 @@ def plan_columns(
 
 
 def _expanded(text: str) -> list[str]:
-    """`f0..f31` as thirty-two names; anything else as it is."""
+    """Return the names of a range such as `f0..f31`; other text unchanged."""
     match = _RANGE.fullmatch(text)
     if match is None or match["same"] not in {"", match["stem"]}:
         return [text]
     first, last = int(match["first"]), int(match["last"])
     if not first <= last < first + _MAX_COLUMNS:
-        raise InvalidArgumentError(f"'{text}' is no range of columns")
+        raise InvalidArgumentError(f"'{text}' is not a range of columns")
     digits = len(match["first"]) if match["first"].startswith("0") and first else 0
     return [f"{match['stem']}{i:0{digits}d}" for i in range(first, last + 1)]
 
@@ -151,7 +153,7 @@ def _no_columns(spec: TensorSpec, kinds: Mapping[str, Any]) -> str:
     example = near[0] if near else "COLUMN[,COLUMN...]"
     return (
         f"input '{spec.name}' ({spec.datatype} {list(spec.shape)}) has no column; the data has "
-        f"{_listed(kinds)}: say --map {spec.name}={example}"
+        f"{_listed(kinds)}: use --map {spec.name}={example}"
     )
 
 
@@ -205,7 +207,7 @@ def _wrong(
             )
     if shape.count(-1) > 1 or (-1 in shape and len(shape) > 1 and several):
         mistakes.append(
-            f"{subject} has several variable axes, which rows of columns cannot tell apart"
+            f"{subject} has several variable axes, whose sizes columns cannot determine"
         )
     return mistakes[:_SHOWN]
 
@@ -237,12 +239,14 @@ def _wrong_keys(
             mistakes.append(f"--keys: there is no column '{column}'{_near(column, kinds)}")
         elif name in outputs or name in RESERVED:
             mistakes.append(
-                f"--keys: the output has a column '{name}' already; say {name}_in={column}"
+                f"--keys: the output has a column '{name}' already; use {name}_in={column}"
             )
         elif not _is_plain(kinds[column]):
-            mistakes.append(f"--keys: column '{column}' is {kinds[column]}, and a key is a scalar")
+            mistakes.append(
+                f"--keys: column '{column}' is {kinds[column]}, but a key must be a scalar"
+            )
     mistakes += [
-        f"output '{name}' is called as a column that every output has; leave it out"
+        f"output '{name}' has the name of a reserved column; leave it out"
         for name in outputs
         if name in RESERVED
     ]

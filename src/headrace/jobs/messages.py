@@ -1,9 +1,8 @@
-"""Documents of jobs, as JSON: the job, its shards, and the progress that its folder shows.
+"""Job documents in JSON: the job, its shards, and the progress in its output folder.
 
-A shard may be run in another process or on another machine, so all that it needs is here. No
-library of tables is needed. A reader of progress may have more rights than the run, whose model may
-be hostile: links are not followed, and nothing is waited for or read without a bound. `manifest.py`
-describes the folder.
+A shard may run in another process or on another machine, so its document holds all that it needs.
+No table library is needed. A reader of progress may have more rights than the run, whose model may
+be hostile: links are not followed, and reads are bounded. `manifest.py` describes the folder.
 """
 
 from enum import StrEnum
@@ -19,7 +18,7 @@ from headrace.core.files import read_regular
 
 
 class FileFormat(StrEnum):
-    """How the output is written."""
+    """Output format."""
 
     PARQUET = "parquet"
     CSV = "csv"
@@ -28,85 +27,88 @@ class FileFormat(StrEnum):
 
 
 class ErrorsTo(StrEnum):
-    """Where the errors of rows go."""
+    """Destination of row errors."""
 
     COLUMN = "column"
-    """Into the column `error`, beside outputs that are null."""
+    """The column `error`, beside null outputs."""
     FILE = "file"
-    """Into a file of their own; the output holds rows without errors only."""
+    """A separate file; the output has only rows without errors."""
 
 
 class Shard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A part of the input that is read, scored and written on its own.
-
-    `begin` and `end` count what the kind of source counts: row groups, bytes, batches, files, keys.
-    `fingerprint` changes when the input does. `rows`: None where nobody knows before it is read.
-    `line`: the number of its first line in a file of text, from 1. `first_row`: rows of its row
-    group that are in shards before, where a large group is cut.
-    """
+    """A part of the input that is read, scored and written on its own."""
 
     number: int
     file: str
     begin: int
+    """First unit, which depends on the source: row groups, bytes, batches, files or keys."""
     end: int
+    """Last unit (exclusive)."""
     fingerprint: str
+    """Changes when the input changes."""
     rows: int | None = None
+    """Number of rows; None if unknown before reading."""
     size_bytes: int = 0
     line: int = 0
+    """Line number of its first line in a text file, from 1."""
     first_row: int = 0
+    """Rows of its row group in earlier shards, where a large group is split."""
 
     @property
     def name(self) -> str:
-        """What its output is called, without an ending."""
+        """Name of its output file, without suffix."""
         return f"part-{self.number:05d}"
 
 
 class SourceLocation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where rows come from. `query`, `key`: of databases. `kind`: a module of `jobs.sources`."""
+    """Where rows come from."""
 
     kind: str
+    """A module of `jobs.sources`."""
     url: str
     query: str = ""
+    """SQL query, for databases."""
     key: str = ""
+    """Column by which a query is split, for databases."""
 
 
 class InputColumns(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Of which columns an input of the model is made: one, or several scalars beside each other."""
+    """Columns of a model input: one column, or several scalar ones side by side."""
 
     input: str
     columns: list[str]
 
 
 class ColumnPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is read, and what it becomes. `keys`: what a key is called, and its column."""
+    """Columns to read, and what they become."""
 
     inputs: list[InputColumns]
     keys: dict[str, str]
+    """Column of each key, by the key's name."""
     outputs: list[str]
 
     @property
     def columns(self) -> list[str]:
-        """All that has to be read, each once."""
+        """All columns to read, without duplicates."""
         inputs = [column for input_columns in self.inputs for column in input_columns.columns]
         return list(dict.fromkeys([*self.keys.values(), *inputs]))
 
 
 class Sizes(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How much is taken at once; the same in a run that goes on, so that its digits are the same.
-
-    `run_rows`: rows of one run of the model. `window_rows`: rows that are read, sorted and answered
-    together. `buffer_bytes`: results that wait to be written together.
-    """
+    """Sizes of work units; a resumed run takes the same, so that results have the same digits."""
 
     shard_rows: int
     shard_bytes: int
     run_rows: int
+    """Rows of one run of the model."""
     window_rows: int
+    """Rows that are read, sorted and answered together."""
     buffer_bytes: int
+    """Results that are written together."""
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What every shard of a job has in common. `digest` stands for what its answers depend on."""
+    """Settings common to all shards of a job."""
 
     model: ReplicaSettings
     source: SourceLocation
@@ -117,10 +119,11 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     errors: ErrorsTo = ErrorsTo.COLUMN
     nulls: NullPolicy = NullPolicy.NAN
     digest: str = ""
+    """Digest of what affects answers."""
 
 
 class OutputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A file of the output, by its name within the folder."""
+    """An output file, by its name within the folder."""
 
     name: str
     size_bytes: int
@@ -128,7 +131,7 @@ class OutputFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class CompletedShard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A shard that is done: a line of the manifest."""
+    """A completed shard: a line of the manifest."""
 
     shard: int
     fingerprint: str
@@ -140,21 +143,20 @@ class CompletedShard(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class JobModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The model of a job: what answers depend on.
-
-    `features`, `labels`: digests of what they are; empty for none.
-    """
+    """Model of a job: what answers depend on."""
 
     reference: str
     version: str
     digest: str
     runtime: str
     features: str = ""
+    """Digest of the feature definitions; empty for none."""
     labels: str = ""
+    """Digest of the class names; empty for none."""
 
 
 class JobRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a folder of output is: written before the first shard, read by whoever goes on."""
+    """Record of the job in an output folder, written before the first shard and read to resume."""
 
     id: str
     begun_at: str
@@ -175,10 +177,11 @@ _MAX_BYTES: Final = 1 << 28
 
 
 class JobProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """What is done. `shards`: how many there are in all."""
+    """Progress of a job."""
 
     run_id: str
     shards: int
+    """Total number of shards."""
     shards_done: int
     rows: int
     errors: int
@@ -196,7 +199,7 @@ class _Done(msgspec.Struct):
 
 
 def read_progress(output: Path) -> JobProgress | None:
-    """How far the job of an output folder is; None where none can be read, as before it began.
+    """Return the progress of the job in a folder; None if it cannot be read.
 
     A line that is being written is not counted yet.
     """

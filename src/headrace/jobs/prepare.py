@@ -1,8 +1,7 @@
-"""Preparation of a job: model, columns, sizes and shards are settled before the first row is read.
+"""Preparation of a job: model, columns, sizes and shards are fixed before the first row is read.
 
 Sizes follow from the model and the memory alone, never from timings: a row's last digits can depend
-on how many rows share a run, so a job that is run twice, or goes on elsewhere, takes the same
-sizes.
+on how many rows share a run, so a job that is repeated or resumed takes the same sizes.
 """
 
 import hashlib
@@ -156,7 +155,7 @@ def parse_bytes(text: str) -> int:
     """
     size = size_bytes(text)
     if size is None:
-        raise InvalidArgumentError(f"'{text}' is no size; write 512MiB or 2GB")
+        raise InvalidArgumentError(f"'{text}' is not a size; write 512MiB or 2GB")
     return size
 
 
@@ -168,27 +167,29 @@ _WARM_UP_S: Final = 0.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRequest:
-    """What a person asks for. `mapping`, `keys`, `outputs`: as `plan_columns`.
-
-    `run_rows`, `shard_rows`: None for good numbers.
-    """
+    """Settings of a job as the user gives them."""
 
     output: Path
     mapping: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Columns by model input, as in `plan_columns`."""
     keys: Mapping[str, str] = field(default_factory=dict)
+    """Key columns, as in `plan_columns`."""
     outputs: Sequence[str] = ()
+    """Outputs to write; empty for all."""
     format: FileFormat = FileFormat.PARQUET
     errors: ErrorsTo = ErrorsTo.COLUMN
     nulls: NullPolicy = NullPolicy.NAN
     run_rows: int | None = None
+    """Rows of one run of the model; None to choose."""
     shard_rows: int | None = None
+    """Rows of a shard; None to choose."""
     memory_bytes: int = MEMORY_BYTES
     workers: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job that may run: what it is, what is left of it, and what it runs with."""
+    """A prepared job: its record, what is left of it, and what it runs with."""
 
     record: JobRecord
     task: Task
@@ -198,10 +199,10 @@ class Job:
 
 
 def load_scorer(settings: ReplicaSettings) -> Scorer:
-    """The model of a job, loaded as a replica loads it.
+    """Load a job's model as a replica does.
 
-    A store of features may take longer than a request would wait, and one that is away is waited
-    for: an endpoint may answer with defaults then, and a job must not fill a table with them.
+    A feature store may take longer than a request would wait, and an unavailable one is waited for:
+    an endpoint may answer with defaults, but a job must not fill a table with them.
     """
     features = settings.features
     if isinstance(features, FeatureLookup):
@@ -232,14 +233,14 @@ def plan_job(
     begun: JobRecord | None,
     now: datetime,
 ) -> tuple[JobRecord, Task]:
-    """Check everything and cut the input into shards.
+    """Validate a job and split its input into shards.
 
     Args:
-        begun: The job that goes on, whose sizes count; None for a new one.
+        begun: The job to resume, whose sizes apply; None for a new one.
 
     Raises:
-        MappingError: Columns and the model do not fit.
-        InvalidArgumentError: The input or the output cannot be as wished.
+        MappingError: Columns do not fit the model.
+        InvalidArgumentError: The input or the output is invalid.
     """
     schema = source.schema()
     plan = plan_columns(
@@ -295,7 +296,7 @@ def plan_job(
 
 
 def digest_of(model: JobModel, task: Task) -> str:
-    """What the answers of a shard depend on besides its rows."""
+    """Return the digest of what the answers of a shard depend on besides its rows."""
     parts = (
         (model.digest, model.version, model.runtime, model.features, model.labels),
         (task.plan, task.sizes, task.format, task.errors, task.nulls),
@@ -304,12 +305,12 @@ def digest_of(model: JobModel, task: Task) -> str:
 
 
 def new_run_id(now: datetime) -> str:
-    """An id that sorts by time."""
+    """Return a new id, sortable by time."""
     return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 def check_run_id(run_id: str) -> str:
-    """`run_id`, if it can stand in a command line and in a file; else InvalidArgumentError."""
+    """Return `run_id` if it is valid; raise InvalidArgumentError otherwise."""
     if _ID.fullmatch(run_id) is None:
         msg = (
             f"run id {run_id[:80]!r} is not allowed: use up to 128 letters, digits and '_.:+-', "
@@ -320,39 +321,39 @@ def check_run_id(run_id: str) -> str:
 
 
 def find_begun(folder: OutputFolder, *, run_id: str, resume: str) -> JobRecord | None:
-    """The job that goes on in a folder; None for a new one.
+    """Return the job to resume in a folder; None for a new one.
 
     Args:
-        run_id: What a new one is to be called: one that began under this name goes on.
-        resume: The one that has to have begun here. Either may be empty.
+        run_id: Id of a new run; a run that began with this id is resumed.
+        resume: Id of the run that must have begun here. Either may be empty.
 
     Raises:
-        NotFoundError: There is none to resume.
+        NotFoundError: No run to resume exists.
         FailedPreconditionError: The folder has another job's output.
     """
     record = folder.record()
     requested = resume or run_id
     if record is None:
         if resume:
-            raise NotFoundError(f"there is no run {resume} in {folder.path}: nothing began there")
+            raise NotFoundError(f"run {resume} does not exist in {folder.path}: no run began there")
         return None
     if record.id == requested:
         return record
-    done = "it is done" if folder.is_complete() else f"--resume {record.id} goes on with it"
+    done = "it is complete" if folder.is_complete() else f"--resume {record.id} continues it"
     if resume:
         raise NotFoundError(f"{folder.path} has run {record.id}, not {resume}; {done}")
-    msg = f"{folder.path} has the output of run {record.id}: {done}; or name another folder"
+    msg = f"{folder.path} has the output of run {record.id}: {done}; or choose another folder"
     raise FailedPreconditionError(msg)
 
 
 def settle(
     folder: OutputFolder, record: JobRecord, task: Task, begun: JobRecord | None
 ) -> tuple[JobRecord, RemainingShards]:
-    """Begin in the folder, or find out what is left; takes away what a killed run left.
+    """Begin in the folder, or find what is left; delete leftovers of a killed run.
 
     Raises:
-        ChangedError: The job that began here was another.
-        FailedPreconditionError: Something else lies here.
+        ChangedError: The job that began here differs.
+        FailedPreconditionError: The folder has other content.
     """
     if begun is None:
         folder.begin(record)
@@ -378,9 +379,9 @@ def _check_apart(location: SourceLocation, shards: Sequence[Shard], output: Path
     folder = output.absolute()
     root = Path(location.url)
     if root.is_dir() and folder.is_relative_to(root):
-        msg = f"the output folder {output} lies in the input {root}; name another folder"
+        msg = f"the output folder {output} is inside the input {root}; choose another folder"
         raise InvalidArgumentError(msg)
     for file in dict.fromkeys(shard.file for shard in shards):
         if Path(file).is_relative_to(folder):
-            msg = f"the input {file} lies in the output folder {output}; name another folder"
+            msg = f"the input {file} is inside the output folder {output}; choose another folder"
             raise InvalidArgumentError(msg)

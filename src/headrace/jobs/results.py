@@ -1,10 +1,10 @@
-"""Answers of a model to windows of rows, and the columns that they become.
+"""Model runs over windows of rows, and the output columns made of their results.
 
-Rows of different lengths are sorted first, so that a run holds near ones: a tokenizer pads each run
-to its longest row, and a model that takes lists takes only equal ones together.
+Rows of different lengths are sorted first, so that a run holds similar ones: a tokenizer pads each
+run to its longest row, and a model that takes lists takes only equal ones together.
 
-An output of one value a row is a plain column, one of several a list of fixed size, one whose size
-depends on the row a list. A row with an error has nulls.
+An output of one value per row is a plain column, one of several a list of fixed size, one whose
+size depends on the row a list. A row with an error has nulls.
 """
 
 import contextlib
@@ -35,46 +35,48 @@ from headrace.jobs.messages import ColumnPlan, ErrorsTo
 from headrace.scoring.scorer import ScoredRows, Scorer
 
 _RETRY_WAITS_S: Final = (0.2, 0.5, 1.0, 2.0, 4.0, 8.0)
-"""Waits between tries while what the model needs is away; a job has no caller who waits."""
+"""Waits between attempts while a dependency of the model is unavailable."""
 _RETRYABLE: Final = frozenset({Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED})
 
 
 class JobStoppedError(HeadraceError):
-    """Whoever started the job wants it to end."""
+    """The job was stopped."""
 
     code = Code.CANCELLED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowResults:
-    """What came of a window. `parts`: rows by their place, and the outputs of these in order."""
+    """Results of a window."""
 
     rows: int
     parts: list[tuple[Array, Tensors]] = field(default_factory=list)
+    """Row indexes, and their outputs in the same order."""
     errors: dict[int, str] = field(default_factory=dict)
+    """Error of a row, by its index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowRunner:
-    """Runs windows. `pool`: where runs of one window go beside each other; None for one by one.
-
-    `is_stopped`: asked before each run. `sleep` waits while what the model needs is away.
-    `lock`: held for each run of a model that takes one at a time.
-    """
+    """Runs the model over windows."""
 
     scorer: Scorer
     run_rows: int
     pool: Executor | None = None
+    """Executor for parallel runs of one window; None for sequential runs."""
     is_stopped: Callable[[], bool] = lambda: False
+    """Called before each run."""
     sleep: Callable[[float], object] = time.sleep
+    """Waits while a dependency of the model is unavailable."""
     lock: contextlib.AbstractContextManager[object] = field(default_factory=threading.Lock)
+    """Held for each run of a model that is not concurrent."""
 
     def answer(self, window: TensorWindow, outputs: Sequence[str]) -> WindowResults:
-        """Run all rows of a window that can be.
+        """Run all good rows of a window.
 
         Raises:
-            StoppedError: It was stopped.
-            HeadraceError: What stands in the way of every row, also after some patience.
+            JobStoppedError: The job was stopped.
+            HeadraceError: An error affects every row, also after retries.
         """
         errors = dict(window.bad)
         parts: list[tuple[Array, Tensors]] = []
@@ -149,14 +151,14 @@ def _length(row: Array | bytes) -> int:
 
 
 def contiguous(rows: Array) -> slice | Array:
-    """The same places, as a slice where they are neighbours in order: that needs no copy."""
+    """Return rows as a slice where they are contiguous: that needs no copy."""
     first, last = int(rows[0]), int(rows[-1])
     is_run = last - first + 1 == len(rows) and bool((np.diff(rows) == 1).all())
     return slice(first, last + 1) if is_run else rows
 
 
 def _taken(window: TensorWindow, rows: Array, *, batched: bool) -> Tensors:
-    """The inputs of some rows; without a copy where they lie beside each other."""
+    """Return the inputs of some rows, without a copy where they are contiguous."""
     chosen = contiguous(rows)
     inputs = {name: array[chosen] for name, array in window.dense.items()}
     for name, parts in window.ragged.items():

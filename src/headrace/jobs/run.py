@@ -1,6 +1,6 @@
-"""Run of a job up to `_SUCCESS` by any engine, and the engine that runs shards in threads.
+"""Run of a job with any engine up to `_SUCCESS`, and the engine that runs shards in threads.
 
-Whatever ends it, at whatever moment, leaves whole files only, and a manifest that names them.
+Whenever it ends, it leaves only complete files, and a manifest that names them.
 """
 
 import threading
@@ -25,7 +25,7 @@ _SHOWN: Final = 5
 
 
 class TooManyErrorsError(HeadraceError):
-    """More rows have errors than the job may have; it can go on with a larger limit."""
+    """More rows failed than the limit allows; the job can be resumed with a larger one."""
 
     code = Code.FAILED_PRECONDITION
 
@@ -33,13 +33,13 @@ class TooManyErrorsError(HeadraceError):
         shown = f": {'; '.join(dict.fromkeys(samples))[:600]}" if samples else ""
         super().__init__(
             f"{errors} rows have errors, more than --max-errors {limit} allows{shown}. What is "
-            f"done stays; --resume {run_id} with a larger limit goes on"
+            f"complete is kept; --resume {run_id} with a larger limit continues"
         )
         self.errors, self.limit = errors, limit
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """How a job went. `rows`, `errors`: of all shards; `skipped`: shards that were done before."""
+    """Summary of a job."""
 
     run_id: str
     output: str
@@ -47,19 +47,22 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     model_version: str
     status: Literal["done"]
     rows: int
+    """Rows of all shards."""
     errors: int
+    """Failed rows of all shards."""
     shards: int
     skipped: int
+    """Shards that were complete before."""
     redone: dict[str, str]
     seconds: float
     rows_per_s: float
     error_samples: list[str]
     row_problem: str = ""
-    """How a row's answer depended on the others of its batch; workers of a cluster log it only."""
+    """How a row's answer depended on its batch; workers of a cluster only log it."""
 
 
 class ShardEngine(Protocol):
-    """Runs shards, in any order. Resuming, the manifest and the limit of errors are the job's."""
+    """Runs shards, in any order. The job itself handles resuming, manifest and error limit."""
 
     def shards(self, job: Job, hooks: Hooks) -> Generator[CompletedShard]:
         """What is left of a job, each shard as it is done; closing it ends what is under way.

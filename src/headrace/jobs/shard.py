@@ -1,6 +1,6 @@
-"""One shard: read, answered, written aside, renamed. Pure of who runs it, and where.
+"""One shard of a job: read, scored, and written to a temporary file that is then renamed.
 
-The same function is what any engine calls; what it says of itself is the manifest's line.
+Every engine calls the same function, whose result is the manifest's line.
 """
 
 import threading
@@ -23,7 +23,7 @@ from headrace.jobs.writers import error_lines, open_writer, replacing_output, wr
 from headrace.scoring.scorer import Scorer
 
 ERRORS: Final = "_errors"
-"""The folder of side files, within the output. Readers of whole folders leave such names out."""
+"""Folder of error files within the output; readers of whole folders skip such names."""
 _WHOLE_BUFFERS: Final = 4
 """So a shard read at once takes no more than half of the memory that a worker has."""
 
@@ -46,13 +46,13 @@ class Hooks:
 def run_shard(
     task: Task, shard: Shard, source: JobSource, scorer: Scorer, hooks: Hooks
 ) -> CompletedShard:
-    """Answer the rows of one shard, into the file of its name in the folder of the task.
+    """Score the rows of one shard, and write them to its file in the task's folder.
 
-    The same shard comes to the same bytes, whoever runs it and however often.
+    The same shard always gives the same bytes.
 
     Raises:
-        StoppedError: It was stopped; there is nothing of it under a final name.
-        HeadraceError: It cannot be read, answered or written.
+        JobStoppedError: It was stopped; no file exists under a final name.
+        HeadraceError: It cannot be read, scored or written.
     """
     began = time.monotonic()
     folder = Path(task.output)
@@ -67,7 +67,7 @@ def run_shard(
         file = stack.enter_context(replacing_output(folder / names[0]))
         count = _fill(task, shard, source, scorer, hooks, layout, file=file, side=side)
         if source.mark(shard) != shard.fingerprint:
-            msg = f"{shard.file} changed while it was read; begin again in another folder"
+            msg = f"{shard.file} changed while it was read; start again in another folder"
             raise FailedPreconditionError(msg)
     return CompletedShard(
         shard=shard.number,
@@ -83,7 +83,7 @@ def run_shard(
 def layout_of(
     plan: ColumnPlan, source: JobSource, scorer: Scorer, errors: ErrorsTo
 ) -> ColumnLayout:
-    """The columns of the output, which follow from the input's alone."""
+    """Return the columns of the output, which follow from the input's columns alone."""
     schema = source.schema(datatypes_of(plan, scorer.signature))
     fields = [schema.field(column) for column in dict.fromkeys(plan.keys.values())]
     empty = pl.from_arrow(pa.schema(fields).empty_table())
@@ -98,7 +98,7 @@ def layout_of(
 
 
 def datatypes_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datatype]:
-    """The datatypes of the inputs that columns are for."""
+    """Return the datatypes of the inputs that columns are for."""
     return {
         column: spec.datatype
         for columns in plan.inputs
@@ -108,7 +108,7 @@ def datatypes_of(plan: ColumnPlan, signature: ModelSignature) -> dict[str, Datat
 
 
 def _origin(file: str, part: Rows, row: int) -> str:
-    """The file and line of a row, where it has one."""
+    """Return the file and line of a row, if known."""
     return "" if part.line_of is None else f"{file}:{part.line_of(row)}: "
 
 
@@ -129,7 +129,7 @@ def _fill(  # noqa: PLR0917  # what a shard is run with
     file: IO[bytes],
     side: IO[bytes] | None,
 ) -> _Count:
-    """Answer a shard window by window."""
+    """Score a shard window by window."""
     plan, sizes = task.plan, task.sizes
     request = ReadRequest(
         columns=plan.columns,

@@ -1,6 +1,6 @@
 """Writers of the output formats of a job.
 
-What a crash leaves is called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which nobody takes for output.
+A crash leaves files called `.NAME.tmp` or `.NAME.ATTEMPT.tmp`, which are not output.
 """
 
 import contextlib
@@ -20,27 +20,27 @@ from headrace.jobs.messages import FileFormat, OutputFile
 from headrace.protocol.values import spelled
 
 _ROWS: Final = 1 << 17
-"""Of a group in the output, at most."""
+"""Maximum rows of a group in the output."""
 _BLOCK: Final = 1 << 20
 
 
 class TableWriter(Protocol):
-    """Takes tables of one schema, in order."""
+    """Writes tables of one schema, in order."""
 
     def write(self, table: Any) -> None:  # noqa: ANN401  # a pyarrow.Table
         """Add rows."""
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
 
     def abandon(self) -> None:
-        """Let go of the file without regard to what is in it."""
+        """Close the file without completing it."""
 
 
 def open_writer(
     file: IO[bytes], schema: Schema, form: FileFormat, *, buffer_bytes: int
 ) -> TableWriter:
-    """What writes tables in a format."""
+    """Return the writer of a format."""
     match form:
         case FileFormat.PARQUET:
             texts = [field.name for field in schema if _is_text(field.type)]
@@ -55,7 +55,7 @@ def open_writer(
 
 
 class _Grouped:
-    """Writes some tables together, as a group each is slow to read."""
+    """Combines tables into larger groups, which are faster to read."""
 
     def __init__(self, writer: Any, buffer_bytes: int) -> None:  # noqa: ANN401  # pyarrow has no types
         self._writer, self._most = writer, buffer_bytes
@@ -84,7 +84,7 @@ class _Grouped:
 
 
 class _Csv:
-    """Values between commas; a list of fixed size is a column for each of its values."""
+    """Comma-separated values; a list of fixed size becomes a column for each value."""
 
     def __init__(self, file: IO[bytes], schema: Schema) -> None:
         self._file = file
@@ -102,7 +102,7 @@ class _Csv:
 
 
 class _JsonLines:
-    """An object each line. NaN is null, an infinity `"Infinity"` or `"-Infinity"`."""
+    """One object per line. NaN is null, an infinity `"Infinity"` or `"-Infinity"`."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -127,21 +127,21 @@ class _JsonLines:
 
 
 def check_writable(schema: Schema, form: FileFormat) -> str:
-    """Why a format cannot hold such rows; empty if it can."""
+    """Return why a format cannot hold such rows; empty if it can."""
     if form is not FileFormat.CSV:
         return ""
     wrong = [field.name for field in schema if _is_variable(field.type)]
     if not wrong:
         return ""
-    return f"output '{wrong[0]}' is as long as its row is, which CSV cannot hold; write jsonl"
+    return f"output '{wrong[0]}' has rows of different lengths, which CSV cannot hold; write jsonl"
 
 
 @contextmanager
 def replacing_output(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file of output that gets its name, on disk, when the block ends without an error.
+    """Open an output file that gets its name, on disk, when the block succeeds.
 
     Raises:
-        FailedPreconditionError: The disk is full, or the folder may not be written.
+        FailedPreconditionError: The disk is full, or the folder is not writable.
     """
     try:
         with replacing(path, mode=None) as file:
@@ -152,7 +152,7 @@ def replacing_output(path: Path) -> Iterator[IO[bytes]]:
 
 
 def written(folder: Path, name: str) -> OutputFile:
-    """A file as it is: its size and digest.
+    """Return a file's size and digest.
 
     Raises:
         OSError: It cannot be read.

@@ -1,4 +1,4 @@
-"""From a path to a model that is loaded, checked and warm. Blocking: runs in a thread."""
+"""Model loading: from a path to a verified and warm model. Blocking: runs in a thread."""
 
 import gc
 import hashlib
@@ -40,7 +40,7 @@ WARM_UP_S: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A model, ready to run, and what was learned while loading it."""
+    """A model that is ready to run, and what was learned while loading it."""
 
     model: Model
     runtime: str
@@ -48,13 +48,13 @@ class LoadedModel:
     times: ServiceTimes
     plan: PaddingPlan | None
     device: DeviceUse | None = None
-    """On what it runs; None if its runtime does not say."""
+    """Device that it runs on; None if its runtime does not say."""
     intra_op_threads: int | None = None
     """Threads inside one run, where the optimizer chose them; None for what the settings say."""
 
 
 def load(settings: ReplicaSettings) -> LoadedModel:
-    """Load, verify and warm up the one model of this process, as `load_model`."""
+    """Load, verify and warm up this process's only model, as `load_model`."""
     loaded = load_model(settings, warm_up_s=WARM_UP_S)
     gc.collect()
     gc.freeze()  # what is loaded stays: the collector need not look at it again
@@ -133,25 +133,25 @@ def load_model(
 
 
 def device_of(model: Model, runtime: str, asked: Device) -> DeviceUse | None:
-    """On what a loaded model runs; None if it does not say.
+    """Return the device of a loaded model; None if it does not say.
 
     Raises:
-        FailedPreconditionError: It is not what was asked for. The model is closed then.
+        FailedPreconditionError: It is not the requested device; the model is closed then.
     """
     use: DeviceUse | None = getattr(model, "device", None)
     if asked in {Device.AUTO, Device.CPU} or (use is not None and use.used != ON_CPU):
         return use and replace(use, asked=asked)
     model.close()
     what = "runs on the CPU only" if use else "leaves the choice of a device to the model's code"
-    msg = f"device '{asked}' was asked for, and the runtime '{runtime}' {what}; leave `device` out"
+    msg = f"device '{asked}' was requested, but the runtime '{runtime}' {what}; remove `device`"
     raise FailedPreconditionError(msg)
 
 
 def check_readable(path: Path, allows: Callable[[Path, int], bool] = os.access) -> None:
-    """See that this process may read a model's file, or a directory and the files in it.
+    """Check that this process may read a model's file, or a directory and the files in it.
 
     Args:
-        allows: Whether a path may be used as bits such as `os.R_OK` say.
+        allows: Returns whether a path may be accessed with mode bits such as `os.R_OK`.
 
     Raises:
         UnsupportedModelError: It may not.
@@ -164,17 +164,17 @@ def check_readable(path: Path, allows: Callable[[Path, int], bool] = os.access) 
         needed = os.R_OK | os.X_OK if entry.is_dir() else os.R_OK
         if entry.exists() and not allows(entry, needed):
             msg = (
-                f"{entry}: user {os.getuid()}, as whom this runs, may not read it; allow it with "
-                "`chmod -R a+rX`, or run this as another user"
+                f"{entry}: user {os.getuid()}, which runs this process, may not read it; allow it "
+                "with `chmod -R a+rX`, or run this as another user"
             )
             raise UnsupportedModelError(msg)
 
 
 def check_digest(path: Path, sha256: str) -> None:
-    """Compare a file with the digest that it was stored under; a directory is its registry's work.
+    """Check a file's digest; directories are checked by their registry.
 
     Raises:
-        ArtifactCorruptError: They differ.
+        ArtifactCorruptError: The digests differ.
     """
     if not sha256 or not path.is_file():
         return
@@ -186,10 +186,10 @@ def check_digest(path: Path, sha256: str) -> None:
 
 
 def with_labels(signature: ModelSignature, labels: dict[str, list[str]]) -> ModelSignature:
-    """`signature` with class names for its outputs.
+    """Return `signature` with class names for its outputs.
 
     Raises:
-        InvalidArgumentError: There is no such output.
+        InvalidArgumentError: An output does not exist.
     """
     for name in labels:
         if signature.output(name) is None:
@@ -202,7 +202,7 @@ def with_labels(signature: ModelSignature, labels: dict[str, list[str]]) -> Mode
 
 
 def _padding(model: Model, settings: ReplicaSettings) -> PaddingPlan | None:
-    """How to pad: as the settings say if that is proved to be harmless, else as was found out."""
+    """Return the padding plan: verified settings, or what was detected."""
     requested = settings.batching.padding
     if requested is None:
         detected = find_padding(model)

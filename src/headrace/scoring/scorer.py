@@ -1,7 +1,6 @@
-"""Scores many rows at once with the model of an endpoint; a row that fails costs itself only.
+"""Scorer of many rows at once with an endpoint's model; a failing row fails alone.
 
-The same model, features and pipeline as a replica runs, without its queue: whoever has rows already
-needs no requests.
+It uses the same model, features and pipeline as a replica, without the request queue.
 """
 
 import logging
@@ -34,31 +33,31 @@ _log = logging.getLogger(__name__)
 _NOT_ABOUT_ROWS: Final = frozenset(
     {Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED}
 )
-"""Errors that say nothing of the rows: to run half of them comes to the same."""
+"""Errors that no row causes: running half of the rows gives the same error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredRows:
-    """What came of some rows.
-
-    `outputs` hold a value for each row that is not in `errors`, in the rows' order. `errors`: why a
-    row has none, by its place.
-    """
+    """Results of scoring rows."""
 
     outputs: Tensors
+    """Values of the rows without errors, in order."""
     errors: dict[int, HeadraceError] = field(default_factory=dict)
+    """Why a row has no values, by its index."""
 
     def rows_without_errors(self, rows: int) -> list[int]:
-        """The rows that `outputs` belong to."""
+        """Return the indexes of the rows in `outputs`."""
         return [row for row in range(rows) if row not in self.errors]
 
 
 class Scorer:
-    """A loaded model that takes rows. As safe to use from several threads as the model itself.
+    """A loaded model that scores rows. As thread-safe as the model itself.
 
-    Where rows are declared independent and nothing has proven it, a row of a batch is run alone at
-    times and compared, until one differs: at most one a second, and for at most 1 % of the time.
-    `checks_rows`: false where a second run has side effects.
+    Where rows are declared independent without proof, a row of a batch is sometimes run alone and
+    compared, until one differs: at most once a second, and for at most 1 % of the time.
+
+    Args:
+        checks_rows: False where a second run has side effects.
     """
 
     def __init__(
@@ -83,15 +82,15 @@ class Scorer:
         self._scales: dict[str, float] = {}
 
     def score(self, inputs: Tensors, outputs: Sequence[str] | None = None) -> ScoredRows:
-        """Run a batch; one that fails is run in halves until it is known which rows it was.
+        """Run a batch; a failing one is run in halves to find the failing rows.
 
         Args:
-            inputs: As the signature says; axis 0 of each is the row where the model is batched.
-            outputs: Names of the outputs that are wanted; None for all.
+            inputs: As in the signature; axis 0 is the row if the model is batched.
+            outputs: Names of the requested outputs; None for all.
 
         Raises:
-            InvalidArgumentError: The inputs are not of the model's names, datatypes or shapes.
-            HeadraceError: What stands in the way of every row, such as a store that is away.
+            InvalidArgumentError: The inputs have wrong names, datatypes or shapes.
+            HeadraceError: The error affects every row, such as an unavailable store.
         """
         rows = check_inputs(self.name, self.signature, inputs)
         if not self.signature.batched:
@@ -105,7 +104,7 @@ class Scorer:
         return scored
 
     def _check_row(self, inputs: Tensors, outputs: Tensors, rows: int) -> None:
-        """Run one row of a batch alone and compare; `difference` says what came of it."""
+        """Run one row of a batch alone and set `difference` if the result differs."""
         row, names, began = random.randrange(rows), tuple(outputs), self._clock()  # noqa: S311  # sampling
 
         def row_of(tensors: Tensors) -> Tensors:
@@ -150,7 +149,7 @@ class Scorer:
         parts: list[Tensors],
         errors: dict[int, HeadraceError],
     ) -> None:
-        """Take `rows` rows that begin at `first` of all that were given."""
+        """Run `rows` rows that begin at `first` of the whole batch."""
         try:
             parts.append(self._run(inputs, outputs, rows))
         except HeadraceError as error:
@@ -177,7 +176,7 @@ class Scorer:
             if self.signature.batched and (not array.shape or array.shape[0] != rows):
                 msg = (
                     f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows: "
-                    "its first axis is no batch axis"
+                    "its first axis is not the batch axis"
                 )
                 raise RuntimeFailedError(msg)
         return tensors

@@ -407,6 +407,6 @@ class OpenInferenceCodec:
         request = self._decoder.decode(record.value)
         wants = any(output.binary_data for output in request.outputs)
         if request.binary_data_output or wants:
-            msg = "the request asks for binary data, which an answer in a stream has no header for"
+            msg = "the request asks for binary output, which answers in a stream do not support"
             raise InvalidArgumentError(msg)
         return request

@@ -109,8 +109,8 @@ def check_added(settings: WorkerSettings, inputs: Sequence[FieldSpec]) -> frozen
         whole = window.function is Function.COUNT and spec.datatype in _WHOLE
         if not (whole or spec.datatype in _FLOATS) or spec.shape not in ((), (1,), (-1,)):
             msg = (
-                f"window '{window.name}' is a {window.function}, which an input of datatype "
-                f"{spec.datatype} and shape {list(spec.shape)} cannot take"
+                f"window '{window.name}' is a {window.function}, but an input of datatype "
+                f"{spec.datatype} and shape {list(spec.shape)} cannot hold it"
             )
             raise InvalidArgumentError(msg)
     return frozenset(windows)
@@ -143,8 +143,8 @@ def _open_inference(settings: WorkerSettings, scorer: Scorer) -> Codec:
     )
     if not is_whole or settings.output.fields or settings.output.key or settings.output.outputs:
         msg = (
-            "the format open_inference is for both ways, and each request says which outputs it "
-            "wants: leave sink_format, output.key, output.fields and output.outputs out"
+            "the format open_inference applies to input and output, and each request names its "
+            "outputs: remove sink_format, output.key, output.fields and output.outputs"
         )
         raise InvalidArgumentError(msg)
     return OpenInferenceCodec(scorer.name, scorer.version, scorer.signature, nulls=settings.nulls)
@@ -177,10 +177,10 @@ def _columns(
     names = tuple(settings.columns[tensor.name]) or tuple(signature.columns.get(tensor.name, ()))
     shape = tensor.spec.shape
     if not signature.batched or len(shape) != _MATRIX_RANK:
-        msg = f"input '{tensor.name}' is no matrix of rows, so it has no columns: {list(shape)}"
+        msg = f"input '{tensor.name}' is not a matrix of rows, so it has no columns: {list(shape)}"
         raise InvalidArgumentError(msg)
     if not names:
-        msg = f"columns of input '{tensor.name}' are not known to the model: name them"
+        msg = f"the model does not name the columns of input '{tensor.name}': list them"
         raise InvalidArgumentError(msg)
     if shape[1] not in (-1, len(names)):
         msg = f"input '{tensor.name}' has {shape[1]} columns, but {len(names)} are named"
@@ -202,11 +202,11 @@ def _check_names(
     names = [spec.name for spec in inputs]
     twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
     if twice is not None:
-        msg = f"field '{twice}' would be two inputs or columns at once"
+        msg = f"field '{twice}' is used for two inputs or columns"
         raise InvalidArgumentError(msg)
     both = next((spec.name for spec in outputs if spec.name in answered), None)
     if both is not None:
-        msg = f"answers would have '{both}' twice: as an output, and as a field of the input"
+        msg = f"answers would contain '{both}' twice: as an output and as an input field"
         raise InvalidArgumentError(msg)
     if "" in (*names, *passed):
         msg = "a field has no name"

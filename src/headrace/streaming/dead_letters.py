@@ -218,7 +218,7 @@ def check_code(code: str, known: Iterable[str]) -> str:
     requested = code.strip().upper()
     names = list(known)
     if requested and requested not in names:
-        message = f"'{code[:60]}' is no error's code; there are: {', '.join(names)}"
+        message = f"'{code[:60]}' is not an error code; known codes: {', '.join(names)}"
         raise InvalidArgumentError(message)
     return requested
 
@@ -291,7 +291,7 @@ def redrive(
     try:
         offsets = _run(session, listener, choice, left, monotonic)
         if not session.flush(_FLUSH_S):
-            raise UnavailableError(f"what was put back is not safe yet: {session.problem}")
+            raise UnavailableError(f"redriven records are not acknowledged yet: {session.problem}")
     finally:
         session.close()
     return offsets
@@ -336,7 +336,7 @@ def _run(
             if listener.has_partitions and not session.problem and now - received_at > _IDLE_S:
                 break
             if now - received_at > _TIMEOUT_S:
-                why = session.problem or "the broker gives this group nothing"
+                why = session.problem or "the broker returns no records to this group"
                 raise UnavailableError(f"cannot read the dead letters: {why}")
             continue
         received_at = now

@@ -82,7 +82,7 @@ class Pusher:
         if fit:
             push_rows(self._view, self._store, fit)
         for row_index, why in refused.items():
-            text = f"no row of view '{self._view.name}': {why}"
+            text = f"not a valid row of view '{self._view.name}': {why}"
             errors[positions[row_index]] = InvalidArgumentError(text)
         return errors
 
@@ -102,7 +102,7 @@ class Pusher:
         }
         if all(row[feature.name] is None for feature in self._view.features):
             names = ", ".join(self._fields[feature.name] for feature in self._view.features)
-            msg = f"the record has no feature of view '{self._view.name}' at all: {names}"
+            msg = f"the record has none of the features of view '{self._view.name}': {names}"
             raise InvalidArgumentError(msg)
         at_s = (
             unix_time(self._time, columns[self._time][row_index])
@@ -110,7 +110,7 @@ class Pusher:
             else record.timestamp_s
         )
         if at_s <= 0:
-            msg = "the record has no timestamp to be its row's time: name a field in `time`"
+            msg = "the record has no timestamp; name a field with the event time in `time`"
             raise InvalidArgumentError(msg)
         row[self._view.source.timestamp_field] = datetime.fromtimestamp(at_s, UTC)
         return row
@@ -146,7 +146,7 @@ def make_pusher(settings: WorkerSettings) -> Pusher:
         name for name in (*fields.values(), push_settings.time) if name and name not in windows
     ]
     if record_fields and settings.format.kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE}:
-        msg = f"features are of a record's fields, and the format {settings.format.kind} has none"
+        msg = f"features need a format with fields, and the format {settings.format.kind} has none"
         raise InvalidArgumentError(msg)
     layout = FieldLayout(inputs=(), outputs=(), passed=tuple(dict.fromkeys(record_fields)))
     url = push_settings.online_store or online_store_url(home)

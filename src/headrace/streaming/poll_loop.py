@@ -287,8 +287,8 @@ class PollLoop:
         topic, partition = first.topic_partition
         return (
             f"the model has had {count} record{'s' if count > 1 else ''} for {now - since:.0f} s, "
-            f"the first is {first.offset} of {topic}, partition {partition}; nothing is wrong if "
-            "it takes so long, else stop the stream and look at them"
+            f"starting with offset {first.offset} of {topic}, partition {partition}; if the model "
+            "is not expected to take so long, stop the stream and check these records"
         )
 
     def _flush(self, until: float, partitions: set[TopicPartition] | None = None) -> None:
@@ -400,7 +400,7 @@ class PollLoop:
             self.prefetch.clear()
             raise StoppedByRecordError(
                 f"record {record.offset} of {topic}, partition {partition}, has no answer: "
-                f"{error}; by its policy the stream stops before it"
+                f"{error}; the stream stops before it (errors.policy: stop)"
             )
 
     def _poll_timeout_s(self, now: float) -> float:

@@ -96,5 +96,5 @@ def unix_time(name: str, value: object) -> float:
     if 0 <= number < MAX_TIME_S:
         return number
     shown = "null" if value is None else repr(value)[:_SHOWN]
-    msg = f"'{name}' is a time: Unix seconds or ISO 8601 with a zone, not {shown}"
+    msg = f"'{name}' must be a time: Unix seconds or ISO 8601 with a zone, not {shown}"
     raise InvalidArgumentError(msg)

@@ -130,7 +130,9 @@ class RecordScorer:
         for index, record in enumerate(records):
             age_s = now_s - record.timestamp_s
             if record.timestamp_s > 0 and age_s > self._max_age_s:
-                msg = f"the record is {age_s:.1f} s old; only those up to {self._max_age_s:g} s are"
+                msg = (
+                    f"the record is {age_s:.1f} s old; only records up to {self._max_age_s:g} s are"
+                )
                 errors[index] = TooOldError(f"{msg} scored")
         return errors
 

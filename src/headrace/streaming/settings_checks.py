@@ -15,10 +15,10 @@ def check_settings(settings: WorkerSettings) -> None:
         InvalidArgumentError: The text names the setting.
     """
     for wrong, why in (
-        (not settings.topics, "topics names none to read"),
+        (not settings.topics, "topics is empty; name at least one topic"),
         (
             settings.sink in settings.topics,
-            f"sink '{settings.sink}' is read too: answers would be scored again, for ever",
+            f"sink '{settings.sink}' is read too: answers would be scored again",
         ),
         (
             settings.dead_letters in settings.topics,
@@ -26,24 +26,24 @@ def check_settings(settings: WorkerSettings) -> None:
         ),
         (
             settings.errors.policy is FailurePolicy.DEAD_LETTER and not settings.dead_letters,
-            "errors.policy is dead_letter, so dead_letters has to name a topic (or skip, or stop)",
+            "errors.policy dead_letter needs a topic in dead_letters (or use skip or stop)",
         ),
-        (settings.max_batch_size < 1, "max_batch_size is at least 1"),
-        (settings.max_delay_s < 0, "max_delay_s is not negative"),
-        (settings.commit_interval_s < 0, "commit_interval_s is not negative"),
+        (settings.max_batch_size < 1, "max_batch_size must be at least 1"),
+        (settings.max_delay_s < 0, "max_delay_s must not be negative"),
+        (settings.commit_interval_s < 0, "commit_interval_s must not be negative"),
         (
             settings.model_threads is not None and settings.model_threads < 1,
-            "model_threads is at least 1",
+            "model_threads must be at least 1",
         ),
-        (settings.errors.first_delay_s <= 0, "errors.first_delay_s is more than 0"),
+        (settings.errors.first_delay_s <= 0, "errors.first_delay_s must be greater than 0"),
         (
             settings.errors.max_delay_s < settings.errors.first_delay_s,
-            "errors.max_delay_s is less than errors.first_delay_s",
+            "errors.max_delay_s must not be less than errors.first_delay_s",
         ),
-        (not settings.name or "/" in settings.name, "name is not empty and has no '/'"),
+        (not settings.name or "/" in settings.name, "name must not be empty or contain '/'"),
         (
             bool(settings.output.key) and settings.output.forwards_tombstones,
-            "output.tombstones is forward: a record without a value has no field for output.key",
+            "output.tombstones forward excludes output.key: a tombstone has no fields",
         ),
         *_of_scoring(settings),
         *_of_windows(settings),
@@ -56,10 +56,10 @@ def check_settings(settings: WorkerSettings) -> None:
 def _of_scoring(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
     has_one = (settings.model is None) != (settings.endpoint is None)
     if settings.features is not None and not settings.sink and not has_one:
-        yield settings.model is not None, "name one of model and endpoint, or neither"
+        yield settings.model is not None, "set model or endpoint, or neither"
         return
-    yield not has_one, "name one of model and endpoint"
-    yield not settings.sink, "sink names no topic for the answers"
+    yield not has_one, "set exactly one of model and endpoint"
+    yield not settings.sink, "sink is empty; name the topic of the answers"
 
 
 def _of_windows(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
@@ -68,7 +68,7 @@ def _of_windows(settings: WorkerSettings) -> Iterator[tuple[bool, str]]:
     kind = settings.format.kind
     yield (
         kind in {FormatKind.RAW, FormatKind.OPEN_INFERENCE},
-        f"windows are added to the fields of a record, and the format {kind} has none",
+        f"windows need a format with fields, and the format {kind} has none",
     )
     for mistake in window_mistakes(settings.windows):
         yield True, mistake

@@ -187,7 +187,7 @@ class WorkerLoop:
     def _pause_after(self, error: HeadraceError, failures: int) -> None:
         """Wait before the next session, and report the reason."""
         text = str(error)
-        _log.warning("not in the group; trying again", extra={"error": text})
+        _log.warning("cannot stay in the group; joining again", extra={"error": text})
         self._last_error = text
         self._status = msgspec.structs.replace(
             self._status_of_counters(),

@@ -1,4 +1,4 @@
-"""What a plug-in has to pass: one suite for each kind, to be subclassed in its own tests.
+"""Contract test suites for plug-ins, one for each kind, to be subclassed in their tests.
 
 pytest.register_assert_rewrite("headrace.testing.contracts")  # in conftest.py: readable failures
 

@@ -1,4 +1,4 @@
-"""What an online store has to pass: a suite to be subclassed in its own tests.
+"""Contract test suite for online stores, to be subclassed in their tests.
 
 pytest.register_assert_rewrite("headrace.testing.online_stores")  # in conftest.py
 

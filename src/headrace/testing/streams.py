@@ -1,7 +1,7 @@
-"""A broker in memory, on a clock that is turned: what streams rest on, without anything that waits.
+"""In-memory broker on a virtual clock, for tests of streams without waits.
 
-It has partitions, groups whose partitions move when a test says so, answers that become safe some time
-after they were delivered, and sessions that crash. Nothing here is for real use.
+It has partitions, groups whose partitions move when a test says so, acknowledgements after a delay,
+and sessions that crash. It is not for production.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,14 +91,14 @@ class MemoryBroker:
         return session
 
     def owner(self, group: str, partition: TopicPartition) -> "MemorySession | None":
-        """Who has a partition."""
+        """Return the session that a partition is assigned to."""
         claim = self._groups[group].claims.get(partition)
         return None if claim is None else claim[0]
 
     def give(
         self, group: str, partition: TopicPartition, to: "MemorySession", *, is_seized: bool
     ) -> None:
-        """Let a partition go to another member: asked for, or taken without a word."""
+        """Move a partition to another member: by a rebalance, or without notice."""
         group_state = self._groups[group]
         owner = self.owner(group, partition)
         if owner is to:
@@ -109,14 +109,14 @@ class MemoryBroker:
         group_state.hand(partition, to)
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
-        """Make a topic if it is not there."""
+        """Create a topic unless it exists."""
         if not any(partition.topic == topic for partition in self._partitions):
             self._partitions.update(
                 (TopicPartition(topic, number), []) for number in range(partitions)
             )
 
     def send(self, records: Sequence[NewRecord]) -> None:
-        """Write records; without a partition, the key says which."""
+        """Write records; without a partition, the key decides."""
         for new in records:
             partitions = self._of(new.topic)
             number = new.partition
@@ -137,7 +137,7 @@ class MemoryBroker:
     def read(
         self, topic: str, *, after: Mapping[TopicPartition, int], max_records: int
     ) -> list[Record]:
-        """Records from these offsets on."""
+        """Return records from these offsets on."""
         partitions = [partition for partition in self._of(topic) if partition in after]
         return [
             record
@@ -146,11 +146,11 @@ class MemoryBroker:
         ][:max_records]
 
     def ends(self, topic: str) -> Mapping[TopicPartition, tuple[int, int]]:
-        """First and next offsets."""
+        """Return first and next offsets."""
         return {partition: (0, len(self._partitions[partition])) for partition in self._of(topic)}
 
     def offsets_at(self, topic: str, at_s: float) -> Mapping[TopicPartition, int]:
-        """The first offsets of a time."""
+        """Return offsets by time."""
         return {
             partition: next(
                 (
@@ -164,14 +164,14 @@ class MemoryBroker:
         }
 
     def committed(self, group: str, topic: str) -> Mapping[TopicPartition, int]:
-        """Where a group is."""
+        """Return committed offsets."""
         committed = self._groups.get(group, _Group()).committed
         return {
             partition: offset for partition, offset in committed.items() if partition.topic == topic
         }
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
-        """Put a group elsewhere."""
+        """Set committed offsets."""
         group_state = self._groups.setdefault(group, _Group())
         if group_state.members:
             msg = f"a member of group '{group}' runs"
@@ -179,10 +179,10 @@ class MemoryBroker:
         group_state.committed.update(offsets)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing."""
 
     def all(self, topic: str) -> list[Record]:
-        """What a topic has, partition by partition."""
+        """Return all records of a topic, partition by partition."""
         return [record for partition in self._of(topic) for record in self._partitions[partition]]
 
     def _of(self, topic: str) -> list[TopicPartition]:
@@ -193,7 +193,7 @@ class MemoryBroker:
         return partitions
 
     def position(self, group: _Group, membership: Membership, partition: TopicPartition) -> int:
-        """Where a member begins to read."""
+        """Return where a member starts to read."""
         offset = group.committed.get(partition)
         if offset is not None:
             return offset
@@ -234,11 +234,11 @@ class MemorySession:
 
     @property
     def problem(self) -> str:
-        """Whether the broker is away."""
+        """Whether the broker is unavailable."""
         return "the broker in memory is away" if self._broker.is_away else ""
 
     def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        """Records that are there; lets time pass until there are some."""
+        """Return available records; let virtual time pass until there are some."""
         self._check()
         clock = self._broker.clock
         self.polled_at.append(clock.monotonic())
@@ -257,15 +257,15 @@ class MemorySession:
         return records
 
     def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        """Hand out nothing of these."""
+        """Pause partitions."""
         self.paused.update(partitions)
 
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        """The contrary."""
+        """Resume partitions."""
         self.paused.difference_update(partitions)
 
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
-        """At once what is exactly once; the rest when it is time, or in `flush`."""
+        """Write at once with exactly-once delivery; otherwise after a delay, or in `flush`."""
         self._check()
         if self.fails is not None:
             error, self.fails = self.fails, None
@@ -288,7 +288,7 @@ class MemorySession:
         self.delivered.append(batch)
 
     def flush(self, timeout_s: float) -> bool:
-        """Whether all was safe in that time."""
+        """Return whether everything was acknowledged in that time."""
         self._check()
         if timeout_s < self._broker.safe_after_s and self._unsafe:
             return False
@@ -297,7 +297,7 @@ class MemorySession:
         return True
 
     def lag(self) -> Mapping[TopicPartition, PartitionLag]:
-        """Of the partitions that are this member's."""
+        """Return the lag of assigned partitions."""
         now_s = self._broker.clock.now()
         lags = {}
         for partition in self._positions:
@@ -310,22 +310,22 @@ class MemorySession:
         return lags
 
     def wake(self) -> None:
-        """Let a poll return, this one or the next."""
+        """Make this poll, or the next one, return."""
         self._is_woken = True
 
     def close(self) -> None:
-        """Leave: what is not safe by now is forgotten, and partitions are free."""
+        """Leave: unacknowledged records are dropped, and partitions are free."""
         self._leave()
         self._ended = FailedPreconditionError("this session is closed")
 
     def crash(self, *, written: int = 0) -> None:
-        """The process is gone. Of what was not safe, so many records were written, none done."""
+        """Crash: of unacknowledged records, so many were written, and no offset committed."""
         self._broker.send([new for news, _ in self._unsafe for new in news][:written])
         self._leave()
         self._ended = FailedPreconditionError("this process is dead")
 
     def end(self, error: HeadraceError) -> None:
-        """Let whatever comes next raise this."""
+        """Make the next call raise this error."""
         self._unsafe.clear()
         self._ended = error
 
@@ -371,7 +371,7 @@ class MemorySession:
                 self.began.add((partition, offset))
 
     def _has(self, partition: TopicPartition) -> bool:
-        """Whether a partition is this member's, and was all the time since it was told."""
+        """Return whether a partition is assigned to this member without interruption."""
         return self._group.claims.get(partition) == (self, self._numbers.get(partition))
 
     def _forget(self, partitions: Sequence[TopicPartition]) -> None:

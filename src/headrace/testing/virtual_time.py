@@ -1,4 +1,4 @@
-"""Virtual clocks of tests: one that is turned, with its threads, and a loop without waits.
+"""Virtual clocks for tests: a manual clock with threads, and an event loop without waits.
 
 `VirtualTimeLoop` is for tests without sockets, threads or processes. With anyio's pytest plugin:
 
@@ -22,7 +22,7 @@ _BEGINNING_S = 1_700_000_000.0
 
 
 class TurnedClock:
-    """A `Clock` that moves when it is told to, and does on its way what is due."""
+    """Clock that a test advances; due events run on the way."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -30,23 +30,23 @@ class TurnedClock:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
 
     def monotonic(self) -> float:
-        """Seconds since the clock was made."""
+        """Return seconds since the clock was created."""
         return self._now
 
     def now(self) -> float:
-        """The same as a Unix time."""
+        """Return the Unix time."""
         return _BEGINNING_S + self._now
 
     def later(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do something when it is that time."""
+        """Schedule an action."""
         heapq.heappush(self._events, (self._now + delay_s, next(self._order), action))
 
     def next_at(self) -> float | None:
-        """When the next thing is due; None if nothing is."""
+        """Return when the next event is due; None without events."""
         return self._events[0][0] if self._events else None
 
     def turn(self, seconds: float) -> None:
-        """Let so much time pass; some does, however little is asked for."""
+        """Advance the clock; at least by the smallest step if `seconds` is positive."""
         until = self._now + seconds
         if seconds > 0:
             until = max(until, math.nextafter(self._now, math.inf))
@@ -57,7 +57,7 @@ class TurnedClock:
         self._now = max(self._now, until)
 
     def turn_until(self, is_over: Callable[[], bool], *, most_s: float) -> None:
-        """Let time pass until something holds, from one event to the next."""
+        """Advance from event to event until `is_over` is true."""
         until = self._now + most_s
         while not is_over():
             following = self.next_at()
@@ -68,13 +68,13 @@ class TurnedClock:
 
 
 class TurnedRunner:
-    """A `Runner` whose batches take the time that a test says.
+    """Runner whose batches take the time that a test chooses.
 
     Args:
-        answer: What comes of a batch.
-        seconds: How long it takes.
-        threads: How many run at once.
-        wake: Called when one is finished.
+        answer: Returns the outcomes of a batch.
+        seconds: Returns how long a batch takes.
+        threads: Number of parallel batches.
+        wake: Called when a batch is finished.
     """
 
     def __init__(

@@ -75,7 +75,7 @@ def test_who_is_not_known_is_told_where_to_look(tmp_path: Path) -> None:
         url = f"kafka://127.0.0.1:{guarded.port}?{said}&sasl.password=hush"
         broker = open_broker(url, home=tmp_path)
         try:
-            with pytest.raises(UnauthenticatedError, match=r"look at sasl\.username") as told:
+            with pytest.raises(UnauthenticatedError, match=r"check sasl\.username") as told:
                 broker.ends("t")
         finally:
             broker.close()
@@ -334,7 +334,7 @@ def test_where_a_group_is_is_not_told_while_a_transaction_is_about_to_move_it(
     pending.proxy.unstable = 3
     told = broker.committed(membership.group, topic)
     pending.proxy.unstable = 1 << 20
-    with pytest.raises(UnavailableError, match="a transaction that covers it is open"):
+    with pytest.raises(UnavailableError, match="an open transaction covers it"):
         broker.committed(membership.group, topic)
     pending.proxy.unstable = 0
     broker.close()

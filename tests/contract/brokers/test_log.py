@@ -138,7 +138,7 @@ def test_who_reads_too_slowly_is_told_what_it_missed(
         found = take(session, 3, within_s=10)
 
     assert numbers(found) == [5000, 5001, 5002]
-    assert "records 10 to 4999 were forgotten before group" in caplog.text
+    assert "records 10 to 4999 were deleted before group" in caplog.text
 
 
 def test_a_record_keeps_the_time_that_it_brings_and_is_found_by_it(log: LogBroker) -> None:
@@ -179,9 +179,9 @@ def test_who_gave_no_sign_of_life_delivers_no_more(
     clock.now_s += 31
     with joined(log, rig.membership("t", group=group, member="two")) as other:
         again = take(other, 5, within_s=10)
-        with pytest.raises(ConflictError, match="no sign of life for 30 s"):
+        with pytest.raises(ConflictError, match="no heartbeat for 30 s"):
             silent.produce(numbered("out", range(5)), after(found))
-        with pytest.raises(ConflictError, match="no sign of life"):
+        with pytest.raises(ConflictError, match="no heartbeat"):
             silent.poll(1, 0)
         silent.close()
         other.produce(numbered("out", numbers(again)), after(again))
@@ -254,7 +254,7 @@ def test_processes_that_make_one_log_at_once_all_write_to_it(tmp_path: Path, rig
         ("log:a?sync=never", "normal or full"),
         ("log:a?retention_s=-1", "retention_s='-1'"),
         ("log:a?retention_bytes=much", "retention_bytes='much'"),
-        ("log:a?keep=1", "a log has no 'keep'"),
+        ("log:a?keep=1", "a log has no option 'keep'"),
     ],
 )
 def test_a_url_that_says_something_wrong_is_refused(tmp_path: Path, url: str, told: str) -> None:

@@ -143,9 +143,9 @@ def test_a_key_of_another_kind_is_no_topic(
     with redis.Redis(port=server[1]) as client:
         client.set(name, "x")
 
-    with pytest.raises(FailedPreconditionError, match="a string is there under this key"):
+    with pytest.raises(FailedPreconditionError, match="a string exists under this key"):
         broker.create_topic(name)
-    with pytest.raises(FailedPreconditionError, match="something else than a stream"):
+    with pytest.raises(FailedPreconditionError, match="something other than a stream"):
         broker.send(numbered(name, [1]))
     with pytest.raises(NotFoundError, match=name):
         broker.join(rig.membership(name), Listener())
@@ -204,7 +204,7 @@ def test_a_server_that_is_not_there_is_named(tmp_path: Path) -> None:
     ("url", "told"),
     [
         ("redis://h:1?maxlen=-1", "maxlen='-1'"),
-        ("redis://h:1?maxlen=5&retention_s=5", "not by both"),
+        ("redis://h:1?maxlen=5&retention_s=5", "not both"),
         ("redis://h:1?keep=1", "cannot be read"),
         ("redis://u:p/w@h:x", "cannot be read"),
     ],

@@ -218,7 +218,7 @@ def test_a_folder_with_files_of_others_is_refused_and_they_stay_theirs(
     status, _, err = Command([*job, f"--confined={SandboxPurpose.JOB}"], tmp_path / "home").run()
 
     assert status == 1
-    assert "is not empty, and not of a job (ours, theirs)" in err
+    assert "is not empty, and not a job's output (ours, theirs)" in err
     assert [(folder / name).stat().st_uid for name in ("ours", "theirs")] == [0, 1234]
     assert folder.stat().st_uid == 0
 

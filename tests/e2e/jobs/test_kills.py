@@ -93,8 +93,8 @@ def test_what_is_done_is_skipped_and_a_file_that_was_changed_since_is_done_again
 
     assert summary["shards"] - summary["skipped"] == 2
     assert summary["redone"] == {
-        "3": "part-00003.parquet is not what was written",
-        "7": "part-00007.parquet is gone",
+        "3": "part-00003.parquet was modified",
+        "7": "part-00007.parquet is missing",
     }
     assert digests(output) == before
 
@@ -116,9 +116,9 @@ def test_another_model_mapping_or_input_is_refused_and_named(tmp_path: Path, dat
     extra.unlink()
 
     assert [by_model[0], by_mapping[0], by_input[0]] == [1, 1, 1]
-    assert "the model was" in by_model[2]
-    assert "input 'input' was made of f0, f1" in by_mapping[2]
-    assert "of the input is new: part9.parquet" in by_input[2]
+    assert "the model changed from" in by_model[2]
+    assert "input 'input' used f0, f1" in by_mapping[2]
+    assert "input files new: part9.parquet" in by_input[2]
     assert digests(output) == before
 
 
@@ -163,7 +163,7 @@ def test_two_runs_at_once_and_a_second_run_into_one_folder_are_refused(
 
     assert first.returncode == 0
     assert second[0] == 1
-    assert "another run works on" in second[2]
+    assert "another run uses" in second[2]
     assert other[0] == 1
     assert "has the output of run night" in other[2]
 

@@ -192,7 +192,7 @@ def test_a_kafka_member_that_was_replaced_by_name_while_it_stood_still_is_fenced
                 wait_until_answered(broker, heir)
                 assert heir.stop() == 0
 
-        assert "another member has our place" in fenced.problem
+        assert "another member uses this member's name" in fenced.problem
         check(broker, ONCE)
 
 

@@ -148,7 +148,7 @@ def test_a_worker_that_is_killed_counts_every_record_once(
 
     assert interrupted >= kills // 2
     assert "are read again" in text
-    assert "are made again of" in text
+    assert "are rebuilt from" in text
     assert dead == []
     assert {at: set(values) for at, values in found.items()} == {
         at: set(values) for at, values in expected.items()

@@ -51,9 +51,11 @@ def test_more_errors_than_allowed_have_a_status_of_their_own(
     more = headrace(*arguments, "--max-errors", "4")
     assert few.status == 4
     assert "more than --max-errors 2 allows: column 'f3' is null" in few.err
-    assert "--resume x with a larger limit goes on" in few.err
+    assert "--resume x with a larger limit continues" in few.err
     assert again.status == 4
-    assert "3 rows have errors, more than --max-errors 2 allows. What is done stays" in again.err
+    assert (
+        "3 rows have errors, more than --max-errors 2 allows. What is complete is kept" in again.err
+    )
     assert more.status == 0
     assert "3 of them before" in more.err
 
@@ -65,7 +67,7 @@ def test_mistakes_are_told_at_once_and_leave_no_folder(
                     "--keys", "idd", "--map", "input=f0..f30,g31",
                     "--outputs", "probs")  # fmt: skip
     assert done.status == 1
-    assert "3 mistakes, and nothing was read" in done.err
+    assert "3 mistakes; no data was read" in done.err
     assert "did you mean 'id'?" in done.err
     assert "did you mean 'prob'?" in done.err
     assert not (tmp_path / "out").exists()
@@ -75,12 +77,12 @@ def test_mistakes_are_told_at_once_and_leave_no_folder(
     ("arguments", "said"),
     [
         (["-m", "nobody", "-i", "rows.parquet"], "no file, directory or running endpoint 'nobody'"),
-        (["-m", "mlp.onnx", "-i", "no.parquet"], "there is no file, folder or match"),
-        (["-m", "mlp.onnx", "-i", "rows.parquet", "--resume", "y"], "there is no run y"),
+        (["-m", "mlp.onnx", "-i", "no.parquet"], "no file or folder matches"),
+        (["-m", "mlp.onnx", "-i", "rows.parquet", "--resume", "y"], "run y does not exist"),
         (["-m", "mlp.onnx", "-i", "rows.parquet", "--run-id", "a b"], "run id 'a b'"),
-        (["-m", "mlp.onnx", "-i", "rows.parquet", "--memory", "lots"], "'lots' is no size"),
-        (["-m", "mlp.onnx", "-i", "rows.parquet", "--map", "input"], "'input' is no mapping"),
-        (["-m", "mlp.onnx", "-i", "rows.parquet", "--sql", "SELECT 1"], "--sql asks a database"),
+        (["-m", "mlp.onnx", "-i", "rows.parquet", "--memory", "lots"], "'lots' is not a size"),
+        (["-m", "mlp.onnx", "-i", "rows.parquet", "--map", "input"], "'input' is not a mapping"),
+        (["-m", "mlp.onnx", "-i", "rows.parquet", "--sql", "SELECT 1"], "--sql needs a database"),
         (["-m", "model.py", "-i", "rows.parquet"], "--allow-code"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_moment_at_which_the_run_before_goes_on_is_left_out_and_said() -> None
 
     assert found is not None
     (run,) = found.runs
-    assert (run.state, run.message) == (RunState.SKIPPED, "the run before had not ended")
+    assert (run.state, run.message) == (RunState.SKIPPED, "the previous run had not ended")
     assert found.skipped == 1
 
 

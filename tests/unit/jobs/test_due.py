@@ -233,7 +233,7 @@ def test_after_hours_of_standing_still_the_newest_moment_is_made_up_for() -> Non
     found = due(hourly(), handled=MIDNIGHT, now=MIDNIGHT + 5.5 * HOUR_S, running=0)
     assert found.starts == (MIDNIGHT + 5 * HOUR_S,)
     assert [one.due_at for one in found.skipped] == [MIDNIGHT + i * HOUR_S for i in (1, 2, 3, 4)]
-    assert {one.why for one in found.skipped} == {"a later moment had passed too"}
+    assert {one.why for one in found.skipped} == {"a later moment replaced it"}
 
 
 def test_or_each_of_them_one_after_the_other() -> None:
@@ -250,7 +250,7 @@ def test_or_each_of_them_one_after_the_other() -> None:
 def test_or_none() -> None:
     found = due(hourly(catch_up="none"), handled=MIDNIGHT, now=MIDNIGHT + 3.5 * HOUR_S, running=0)
     assert found.starts == ()
-    assert {one.why for one in found.skipped} == {"nothing could run it then"}
+    assert {one.why for one in found.skipped} == {"the scheduler was not running then"}
     assert found.handled_to == MIDNIGHT + 3 * HOUR_S
 
 

@@ -127,7 +127,11 @@ def test_columns_of_text_stand_for_numbers_where_nothing_has_types() -> None:
 
 @pytest.mark.parametrize(
     ("keys", "why"),
-    [("y=id", "has a column 'y' already"), ("error=id", "already"), ("id=x", "a key is a scalar")],
+    [
+        ("y=id", "has a column 'y' already"),
+        ("error=id", "already"),
+        ("id=x", "a key must be a scalar"),
+    ],
 )
 def test_keys_are_scalars_with_names_of_their_own(keys: str, why: str) -> None:
     (told,) = mistakes(MATRIX, schema(x=pa.list_(pa.float32()), id=pa.int64()), keys=keys)

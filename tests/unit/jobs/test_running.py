@@ -209,7 +209,7 @@ def test_nothing_says_done_while_something_is_done_again(source: Path, tmp_path:
     (output / "part-00002.parquet").unlink()
     job = prepared(source, output)
     assert not (output / "_SUCCESS").exists()
-    assert job.left.redo == {2: "part-00002.parquet is gone"}
+    assert job.left.redo == {2: "part-00002.parquet is missing"}
     run(job)
     assert (output / "_SUCCESS").exists()
 
@@ -231,9 +231,9 @@ def test_an_error_of_every_row_ends_the_job_and_leaves_whole_files_only(
 def test_what_changed_is_named(source: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     run(prepared(source, output))
-    with pytest.raises(ChangedError, match="the model was fake:3"):
+    with pytest.raises(ChangedError, match="the model changed from fake:3"):
         prepared(source, output, digest="sha256:2")
-    with pytest.raises(ChangedError, match="input 'x' was made of x0, x1, and now of x1, x0"):
+    with pytest.raises(ChangedError, match="input 'x' used x0, x1, and now x1, x0"):
         prepared(source, output, mapping={"x": ["x1", "x0"]})
     with pytest.raises(ChangedError, match="format was parquet, and now csv"):
         prepared(source, output, format=FileFormat.CSV)
@@ -253,9 +253,9 @@ def test_an_input_that_changed_is_named(tmp_path: Path) -> None:
     with pytest.raises(ChangedError) as caught:
         prepared(folder, output)
     assert caught.value.changes == (
-        "of the input is gone: b.parquet",
-        "of the input is new: c.parquet",
-        "of the input is changed: a.parquet",
+        "input files gone: b.parquet",
+        "input files new: c.parquet",
+        "input files changed: a.parquet",
     )
 
 
@@ -282,20 +282,20 @@ def test_a_folder_with_something_else_in_it_is_refused(source: Path, tmp_path: P
 
 
 def test_output_among_the_input_is_refused(source: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="lies in the input"):
+    with pytest.raises(InvalidArgumentError, match="is inside the input"):
         prepared(source.parent, source.parent / "out")
 
 
 def test_a_run_is_found_by_its_id_only(source: Path, tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path / "out")
     assert find_begun(folder, run_id="one", resume="") is None
-    with pytest.raises(NotFoundError, match="nothing began there"):
+    with pytest.raises(NotFoundError, match="no run began there"):
         find_begun(folder, run_id="", resume="one")
     run(prepared(source, folder.path))
     found = find_begun(folder, run_id="", resume="one")
     assert found is not None
     assert found.id == "one"
-    with pytest.raises(NotFoundError, match="has run one, not two; it is done"):
+    with pytest.raises(NotFoundError, match="has run one, not two; it is complete"):
         find_begun(folder, run_id="", resume="two")
     with pytest.raises(FailedPreconditionError, match="the output of run one"):
         find_begun(folder, run_id="two", resume="")
@@ -305,7 +305,7 @@ def test_two_runs_at_once_are_kept_apart(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path / "out")
     with (
         folder.locked(),
-        pytest.raises(FailedPreconditionError, match="another run works on"),
+        pytest.raises(FailedPreconditionError, match="another run uses"),
         OutputFolder(tmp_path / "out").locked(),
     ):
         pass

@@ -63,5 +63,5 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "MiB", "-1", "0", "1 parsec", "nan", "1e999"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="is no size"):
+    with pytest.raises(InvalidArgumentError, match="is not a size"):
         parse_bytes(text)

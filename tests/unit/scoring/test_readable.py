@@ -23,7 +23,8 @@ def test_what_may_not_be_read_is_named_with_the_user(model: Path, forbidden: str
         assert bits & os.R_OK
         return path != model.parent / forbidden
 
-    with pytest.raises(UnsupportedModelError, match=f"{forbidden}: user {os.getuid()}, as whom"):
+    told = f"{forbidden}: user {os.getuid()}, which runs this"
+    with pytest.raises(UnsupportedModelError, match=told):
         check_readable(model, allows)
 
 

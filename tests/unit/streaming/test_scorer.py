@@ -388,7 +388,7 @@ def test_a_request_of_which_one_row_fails_has_no_answer_and_its_neighbours_have(
 def test_a_request_for_binary_data_is_refused() -> None:
     body = oip([[1, 1, 1]], parameters={"binary_data_output": True})
 
-    assert "binary data" in answers(MATRIX, records(body), said=settings(OIP))[0]
+    assert "binary output" in answers(MATRIX, records(body), said=settings(OIP))[0]
 
 
 def test_what_may_pass_is_raised_for_all_of_them() -> None:

@@ -288,7 +288,7 @@ def test_a_model_that_keeps_its_records_for_long_is_told_and_the_worker_lives() 
     assert early == after == (WorkerState.RUNNING, "")
     assert late[0] is WorkerState.RUNNING
     assert late[1].startswith("the model has had 2 records for 6")
-    assert "the first is 0 of in, partition 0" in late[1]
+    assert "starting with offset 0 of in, partition 0" in late[1]
     assert stage.answered() == [0, 1]
 
 

@@ -376,7 +376,7 @@ class WorkerPool:
                 begin_by = clock() + BEGIN_S
             elif clock() > begin_by:
                 free = self.ray.available_resources().get("CPU", 0)
-                msg = f"no worker began within {BEGIN_S:g} s: the cluster has {free:g} cores free"
+                msg = f"no worker started within {BEGIN_S:g} s: the cluster has {free:g} cores free"
                 raise UnavailableError(msg)
             self._poll_progress()
 

@@ -1,1 +1,1 @@
-"""Where rows come from: each kind of source cuts its input into shards, and reads one."""
+"""Sources of a job: each kind splits its input into shards and reads them."""

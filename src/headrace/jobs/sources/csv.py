@@ -1,4 +1,4 @@
-"""CSV with a header: cut at ends of rows, parsed by Polars; a damaged row costs itself only.
+"""CSV source with a header: split at row ends, parsed by Polars; a bad row fails alone.
 
 A value in quotes ends at a quote before a separator or an end of line, and `""` inside is a quote
 (RFC 4180). A row that breaks this is damaged, and the rows after it are read as if it were not
@@ -266,13 +266,13 @@ class CsvSource(JobSource):
         self._files = list(files)
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """The names; every column is text."""
+        """Return the column names; every column is text."""
         del datatypes
         names, _, _ = head_of(self._files[0])
         return pa.schema([(name, pa.large_string()) for name in names])
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Parts of about the size of a shard, at most 16 MiB."""
+        """Return parts of about the size of a shard, at most 16 MiB."""
         del columns
         first, _, _ = head_of(self._files[0])
         shards: list[Shard] = []

@@ -1,4 +1,4 @@
-"""Pictures in a folder: a row each, its `path` within the folder and its bytes as `image`."""
+"""Image source: one row per file, with its `path` within the folder and its bytes as `image`."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,29 +14,27 @@ from headrace.jobs.sources.source import JobSource, ReadRequest, Rows, is_url, o
 PATH: Final = "path"
 IMAGE: Final = "image"
 _MAX_BYTES: Final = 8 << 20
-"""Of pictures in one window, beyond its first."""
+"""Bytes of images in one window, beyond its first image."""
 _MAX_FILE_BYTES: Final = 256 << 20
 
 
 class ImagesSource(JobSource):
-    """Files of pictures, in the order of their names."""
+    """Image files, in the order of their names."""
 
     def __init__(self, files: Sequence[str], root: str) -> None:
         for name in files:
             if is_url(name):
-                raise InvalidArgumentError(
-                    f"{name}: pictures are read from a folder of this machine"
-                )
+                raise InvalidArgumentError(f"{name}: images must be in a local folder")
         self._files = list(files)
         self._root = Path(root) if Path(root).is_dir() else Path()
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """The two columns."""
+        """Return the two columns."""
         del datatypes
         return pa.schema([(PATH, pa.large_string()), (IMAGE, pa.large_binary())])
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Neighbours together; what tells that they changed is their names, sizes and times."""
+        """Group neighbouring files; the fingerprint covers their names, sizes and times."""
         del columns
         counted = [(1, Path(name).stat().st_size) for name in self._files]
         shards: list[Shard] = []
@@ -55,7 +53,7 @@ class ImagesSource(JobSource):
         return shards
 
     def mark(self, shard: Shard) -> str:
-        """Of all its files."""
+        """Return the fingerprint of the shard's files."""
         return self._mark(shard.begin, shard.end)
 
     def _mark(self, begin: int, end: int) -> str:
@@ -69,7 +67,7 @@ class ImagesSource(JobSource):
         return digest.hexdigest()[:32]
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """A few files at once."""
+        """Yield a few files at once."""
         names: list[str] = []
         images: list[bytes | None] = []
         broken: dict[int, str] = {}
@@ -89,7 +87,7 @@ class ImagesSource(JobSource):
 
 
 def _read(name: str) -> tuple[bytes, str]:
-    """A picture's bytes, or why there are none."""
+    """Return an image's bytes, or the error."""
     try:
         with open_file(name) as file:
             data = file.read(_MAX_FILE_BYTES + 1)

@@ -1,4 +1,4 @@
-"""JSON lines."""
+"""JSON Lines source."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
@@ -127,7 +127,7 @@ _LINE: Final[JsonDecoder[Any]] = JsonDecoder(Any)
 
 
 class JsonLinesSource(JobSource):
-    """Files of JSON lines. The first lines of the first file tell which columns there are."""
+    """Files of JSON Lines. The first lines of the first file define the columns."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)

@@ -1,4 +1,4 @@
-"""What a person names, as a source: by its URL, or by the endings of the files."""
+"""Factory of sources by URL or file suffix."""
 
 import os
 from pathlib import Path
@@ -19,26 +19,26 @@ KINDS = ("parquet", "csv", "jsonl", "arrow", "images", "sql")
 def open_source(
     url: str, *, kind: str = "", query: str = "", key: str = ""
 ) -> tuple[SourceLocation, JobSource]:
-    """The source, and what may be written down of it.
+    """Return the location to record, and the opened source.
 
     Args:
         url: A path, a glob, a folder or a URL. `${NAME}` stands for a variable of the environment.
-        kind: One of `KINDS`; empty finds out.
+        kind: One of `KINDS`; empty to detect it.
 
     Raises:
-        InvalidArgumentError: There is nothing such.
+        InvalidArgumentError: The input does not exist, or has no known format.
         FailedPreconditionError: A library is missing.
     """
     # In a path a variable is as it is: `%20` would name another file.
     fill_in = url_filled_in if is_url(url) or is_database(url) else filled_in
     whole = fill_in(url, what="the input")
     if kind not in {"", *KINDS}:
-        raise InvalidArgumentError(f"'{kind}' is no format of an input; use {', '.join(KINDS)}")
+        raise InvalidArgumentError(f"'{kind}' is not an input format; use {', '.join(KINDS)}")
     if is_database(whole):
         settings = SourceLocation(kind="sql", url=without_password(url), query=query, key=key)
         return settings, SqlSource(settings, whole)
     if query or key:
-        msg = f"--sql asks a database, and {url} is none: sqlite:///PATH or postgresql://HOST/NAME"
+        msg = f"--sql needs a database, but {url} is not one: sqlite:///PATH or postgresql://HOST/NAME"
         raise InvalidArgumentError(msg)
     files = list_files(whole)
     if not kind:
@@ -64,5 +64,5 @@ def _opened(kind: str, files: list[str], url: str) -> JobSource:
             return ImagesSource(files, str(Path(url).absolute()))
         case _:
             raise InvalidArgumentError(
-                f"{url} is no database: sqlite:///PATH or postgresql://HOST/NAME"
+                f"{url} is not a database: sqlite:///PATH or postgresql://HOST/NAME"
             )

@@ -29,25 +29,25 @@ from headrace.jobs.sources.source import (
 
 _BUFFER_BYTES = 1 << 20
 _MAX_PARTS = 4
-"""Of a row group: each part decodes what is before it. Runs of the model have threads of their own
-where shards are few."""
+"""Limit for parts of a row group: each part decodes what precedes it. Where shards are few, runs
+of the model have their own threads."""
 
 
 class ParquetSource(JobSource):
-    """Files of Parquet with the same columns."""
+    """Parquet files with the same columns."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """Of the first file."""
+        """Return the schema of the first file."""
         del datatypes
         name = self._files[0]
         with _opened(name) as file:
             return flat_schema(file.schema_arrow)
 
     def row_bytes(self, columns: Sequence[str]) -> float:
-        """As the first file's footer says."""
+        """Return the row size from the first file's footer."""
         opened = _opened(self._files[0])
         with opened as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
@@ -55,9 +55,9 @@ class ParquetSource(JobSource):
         return max(sizes, default=0.0)
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Row groups together, up to the size of a shard; a larger one in at most four parts.
+        """Group row groups up to the size of a shard; split a larger one into at most four parts.
 
-        A group of a file elsewhere stays whole: its first rows would be fetched for each part.
+        A group of a remote file stays whole: its first rows would be fetched for each part.
         """
         first = self.schema()
         shards: list[Shard] = []
@@ -91,7 +91,7 @@ class ParquetSource(JobSource):
         return shards
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """At once where that is little; else a batch at a time, as a row group may be large."""
+        """Read small shards at once, others batch by batch, as a row group may be large."""
         try:
             with _opened(shard.file) as file:
                 whole = _whole(file, shard, request)
@@ -118,7 +118,7 @@ class ParquetSource(JobSource):
 
 
 def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, int]]:
-    """Bounds of neighbours that together are at most a shard; one that is larger stays alone.
+    """Return bounds of neighbours that fit into a shard; a larger one stays alone.
 
     Args:
         counted: Rows and bytes of each.
@@ -135,13 +135,13 @@ def runs(counted: Sequence[tuple[int, int]], sizes: Sizes) -> list[tuple[int, in
 
 
 def fits_at_once(kinds: Sequence[Any], rows: int | None, whole_bytes: int) -> bool:
-    """Whether a shard is known to take no more memory than that: all its columns are numbers."""
+    """Return whether a shard is known to fit into memory: all its columns are numbers."""
     sizes = [_fixed_bytes(kind) for kind in kinds]
     return rows is not None and all(sizes) and rows * sum(sizes) <= whole_bytes
 
 
 def _fixed_bytes(kind: Any) -> int:  # noqa: ANN401  # pyarrow has no types
-    """What a value of a plain number takes in memory, at most; 0 for all else."""
+    """Return the bytes of a number in memory, at most; 0 for other types."""
     types = pa.types
     if types.is_integer(kind) or types.is_float32(kind) or types.is_float64(kind):
         return int(kind.bit_width) // 8
@@ -209,23 +209,23 @@ def _check_same(
 
 _MAGIC = b"ARROW1"
 _ALL = -1
-"""The end of a shard that is a whole stream."""
+"""End of a shard that is a whole stream."""
 
 
 class ArrowSource(JobSource):
-    """Files in Arrow's IPC format, as Feather version 2 is, or streams of it."""
+    """Files in Arrow's IPC format (as Feather version 2), or streams of it."""
 
     def __init__(self, files: Sequence[str]) -> None:
         self._files = list(files)
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """Of the first file."""
+        """Return the schema of the first file."""
         del datatypes
         with _opened_ipc(self._files[0]) as (reader, _):
             return flat_schema(reader.schema)
 
     def row_bytes(self, columns: Sequence[str]) -> float:
-        """Of the first batch."""
+        """Return the row size of the first batch."""
         try:
             with _opened_ipc(self._files[0]) as (reader, is_file):
                 if is_file and not reader.num_record_batches:
@@ -237,7 +237,7 @@ class ArrowSource(JobSource):
             return 0.0
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """Batches together, up to the size of a shard."""
+        """Group batches up to the size of a shard."""
         first = self.schema()
         shards: list[Shard] = []
         for name in self._files:
@@ -262,7 +262,7 @@ class ArrowSource(JobSource):
         return shards
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Batch by batch, each in parts."""
+        """Yield batches, each in parts."""
         with _opened_ipc(shard.file) as (reader, is_file):
             batches = (
                 map(reader.get_batch, range(shard.begin, shard.end)) if is_file else iter(reader)
@@ -273,21 +273,21 @@ class ArrowSource(JobSource):
 
 
 def _counted(reader: Any, columns: Sequence[str]) -> list[tuple[int, int]]:  # noqa: ANN401  # pyarrow has no types
-    """Rows and bytes of each batch; the file is mapped, so that nothing is read for it."""
+    """Return rows and bytes of each batch; the file is mapped, so nothing is read for it."""
     batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
     outer = _outer(reader.schema, columns)
     return [(batch.num_rows, batch.select(outer).nbytes) for batch in batches]
 
 
 def _outer(schema: Schema, columns: Sequence[str]) -> list[str]:
-    """The columns of the file in which those that are named lie."""
+    """Return the file's columns that contain the named ones."""
     paths = paths_of(schema)
     return list(dict.fromkeys(paths[name][0] for name in columns))
 
 
 @contextmanager
 def _opened_ipc(name: str) -> Iterator[tuple[Any, bool]]:
-    """A reader, and whether its batches may be read in any order."""
+    """Open a reader; yield it and whether its batches can be read in any order."""
     try:
         with open_file(name) as file:
             is_file = file.read(len(_MAGIC)) == _MAGIC

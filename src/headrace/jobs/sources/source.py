@@ -1,6 +1,6 @@
-"""Sources of rows: columns known before data is read, shards, rows, and the files of an input.
+"""Source interface of jobs, and listing, fingerprints and opening of input files.
 
-An input is a path, a glob, a folder, or the URL of a store that fsspec knows.
+An input is a path, a glob, a folder, or the URL of a store that fsspec supports.
 """
 
 import glob
@@ -20,76 +20,77 @@ from headrace.jobs.messages import Shard, Sizes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Some rows."""
+    """A window of rows."""
 
     frame: pl.DataFrame
     broken: Mapping[int, str] = field(default_factory=dict)
     """Why a row could not be read, by its index in `frame`; its columns are null."""
     line_of: Callable[[int], int] | None = None
-    """The line of the file where a row begins, from 1; None if the file is no text."""
+    """Returns the line at which a row begins, from 1; None if the file is not text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadRequest:
-    """What is read of a shard. `datatypes`: of the inputs that columns are for.
-
-    `whole_bytes`: a shard that is smaller than this may be in memory at once.
-    """
+    """What to read of a shard."""
 
     columns: Sequence[str]
+    """Columns to read."""
     rows: int
+    """Maximum number of rows per window."""
     whole_bytes: int = 0
+    """A shard smaller than this may be in memory at once."""
     datatypes: Mapping[str, Datatype] = field(default_factory=dict)
+    """Datatype of the input that a column is for."""
 
 
 class JobSource(Protocol):
-    """One input of a job, opened; holds nothing that has to be closed."""
+    """One opened input of a job; it holds no resources."""
 
     has_types: bool = True
-    """Whether its columns have datatypes; if not, all are text that is read as what is wanted."""
+    """Whether its columns have types; otherwise text is parsed as the model needs."""
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """The columns, read from the head of the first file only.
+        """Return the columns, read from the head of the first file only.
 
         Args:
-            datatypes: Of the inputs that columns are for, once that is planned: values of a format
-                without datatypes then have the type that the model takes.
+            datatypes: Datatypes of the inputs that columns are for, once planned: values of a
+                format without types then have the type that the model takes.
 
         Raises:
-            InvalidArgumentError: There is none, or it is damaged; the message names it.
+            InvalidArgumentError: The input does not exist, or is damaged; the message names it.
         """
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """All shards, in the input's order: the same for the same input.
+        """Return all shards in the input's order, the same for the same input.
 
         Raises:
             InvalidArgumentError: A file is damaged, or has other columns than the first.
         """
 
     def mark(self, shard: Shard) -> str:
-        """The fingerprint that the shard's input has now: that of its file.
+        """Return the current fingerprint of the shard's input: that of its file.
 
         Raises:
-            InvalidArgumentError: It is gone.
+            InvalidArgumentError: It does not exist any more.
         """
         return fingerprint(shard.file)[0]
 
     def row_bytes(self, columns: Sequence[str]) -> float:  # noqa: ARG002  # others look
-        """About how large a row is in memory; 0 where it is not known before it is read."""
+        """Return the approximate row size in memory; 0 if unknown before reading."""
         return 0.0
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """The rows in order, at most `wanted.rows` at once, each with the columns in order.
+        """Yield rows in order, at most `request.rows` at once, with the columns in order.
 
         Raises:
-            InvalidArgumentError: The input cannot be read on.
+            InvalidArgumentError: The input cannot be read.
         """
 
 
 def paths_of(schema: Schema) -> dict[str, tuple[str, ...]]:
-    """The columns that can be named, with the path to each: fields of structs by dotted names.
+    """Return the path of each selectable column; struct fields have dotted names.
 
-    A column whose own name has the dots comes before a field of that path.
+    A column whose own name has dots precedes a field of that path.
     """
     paths: dict[str, tuple[str, ...]] = {}
     nested: list[tuple[tuple[str, ...], Any]] = [((field.name,), field.type) for field in schema]
@@ -103,7 +104,7 @@ def paths_of(schema: Schema) -> dict[str, tuple[str, ...]]:
 
 
 def flat_schema(schema: Schema) -> Schema:
-    """The columns that can be named, with their types; a field of a null struct is null."""
+    """Return the selectable columns with their types; a field of a null struct is null."""
     fields = []
     for name, (first, *rest) in paths_of(schema).items():
         field = schema.field(first)
@@ -114,7 +115,7 @@ def flat_schema(schema: Schema) -> Schema:
 
 
 def framed(batch: Batch, columns: Sequence[str]) -> pl.DataFrame:
-    """Columns of a record batch or a table, in this order; fields of structs by dotted names."""
+    """Return columns of a record batch or a table; struct fields by dotted names."""
     if not set(columns) <= set(batch.schema.names):
         paths = paths_of(batch.schema)
         arrays = []
@@ -133,7 +134,7 @@ def windows(
     broken: Mapping[int, str],
     line_of: Callable[[int], int] | None = None,
 ) -> Iterator[Rows]:
-    """A frame in parts of at most `rows`."""
+    """Yield a frame in parts of at most `rows`."""
     parts: dict[int, dict[int, str]] = {}
     for row, why in broken.items():
         parts.setdefault(row // rows, {})[row % rows] = why
@@ -168,16 +169,16 @@ _SHOWN: Final = 3
 
 
 def is_url(text: str) -> bool:
-    """Whether it names something elsewhere."""
+    """Return whether the text is a URL."""
     return "://" in text
 
 
 def list_files(text: str) -> list[str]:
-    """The files that `text` means, sorted by name; hidden ones and those in hidden folders are not.
+    """Return matching files, sorted by name, without hidden files and folders.
 
     Raises:
-        InvalidArgumentError: There are none.
-        FailedPreconditionError: It is a URL, and what reads such is not installed.
+        InvalidArgumentError: No file matches.
+        FailedPreconditionError: It is a URL, and the package for it is not installed.
     """
     if is_url(text):
         files = _list_url(text)
@@ -189,15 +190,15 @@ def list_files(text: str) -> list[str]:
     else:
         files = [name for name in glob.glob(text, recursive=True) if Path(name).is_file()]  # noqa: PTH207  # may be absolute
     if not files:
-        raise InvalidArgumentError(f"there is no file, folder or match of '{text}'")
+        raise InvalidArgumentError(f"no file or folder matches '{text}'")
     return sorted(files)
 
 
 def kind_of(files: Sequence[str]) -> tuple[str, list[str]]:
-    """The format of the files by their endings, and those of it.
+    """Return the format of files by their suffixes, and the files of this format.
 
     Raises:
-        InvalidArgumentError: They have several, or none that is known.
+        InvalidArgumentError: They have several formats, or no known one.
     """
     kinds: dict[str, list[str]] = {}
     for name in files:
@@ -209,17 +210,19 @@ def kind_of(files: Sequence[str]) -> tuple[str, list[str]]:
         return next(iter(kinds.items()))
     if kinds:
         counts = ", ".join(f"{len(names)} {kind}" for kind, names in sorted(kinds.items()))
-        raise InvalidArgumentError(f"the input holds files of several formats ({counts}); name one")
+        raise InvalidArgumentError(
+            f"the input has files of several formats ({counts}); set --input-format"
+        )
     shown = ", ".join(Path(name).name for name in files[:_SHOWN])
     msg = (
-        f"the format of {shown} is not known: end it in one of {', '.join(sorted(SUFFIXES))}, "
-        "or say --input-format"
+        f"the format of {shown} is unknown: use one of the suffixes {', '.join(sorted(SUFFIXES))}, "
+        "or set --input-format"
     )
     raise InvalidArgumentError(msg)
 
 
 def fingerprint(name: str) -> tuple[str, int]:
-    """What changes when a file does, and its size: its size, time, first and last 64 KiB.
+    """Return a file's fingerprint (of size, time, first and last 64 KiB) and its size.
 
     Raises:
         InvalidArgumentError: It cannot be read.
@@ -245,11 +248,11 @@ def fingerprint(name: str) -> tuple[str, int]:
 
 
 def open_file(name: str) -> IO[bytes]:
-    """A file to read from, here or elsewhere.
+    """Open a local or remote file for reading.
 
     Raises:
         OSError: It cannot be opened.
-        FailedPreconditionError: What reads it is not installed.
+        FailedPreconditionError: The package for its URL is not installed.
     """
     if not is_url(name):
         return Path(name).open("rb")
@@ -259,13 +262,13 @@ def open_file(name: str) -> IO[bytes]:
 
 
 def unreadable(name: str, error: Exception) -> HeadraceError:
-    """The error for an input that cannot be read, in one line."""
+    """Return the error for an unreadable input, in one line."""
     why = getattr(error, "strerror", None) or str(error).partition("\n")[0][:300]
     return InvalidArgumentError(f"{name} cannot be read: {why or type(error).__name__}")
 
 
 def read_at(name: str, begin: int, end: int) -> bytes:
-    """Some bytes of a file."""
+    """Return a range of bytes of a file."""
     with open_file(name) as file:
         file.seek(begin, io.SEEK_SET)
         return file.read(end - begin)
@@ -301,9 +304,7 @@ def _filesystem(url: str) -> tuple[Any, str]:
     try:
         import fsspec  # noqa: PLC0415  # whoever has data elsewhere installs it, with its store's part
     except ModuleNotFoundError:
-        msg = (
-            f"{url}: data elsewhere is read by fsspec: pip install fsspec, and what {scheme} needs"
-        )
+        msg = f"{url}: remote data needs fsspec: pip install fsspec, and its package for {scheme}"
         raise FailedPreconditionError(msg) from None
     try:
         fs, path = fsspec.core.url_to_fs(url)

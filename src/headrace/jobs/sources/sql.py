@@ -1,7 +1,7 @@
-"""Rows of a query, by ADBC: streamed as Arrow, whole or in ranges of a key.
+"""SQL source: rows of a query through ADBC, streamed as Arrow, whole or in key ranges.
 
-Without a key there is one shard, as a database promises no order; with one, ranges of it are read,
-each by a query of its own.
+Without a key there is one shard, as a database guarantees no order; with one, each range is read by
+its own query.
 """
 
 import hashlib
@@ -20,18 +20,18 @@ from headrace.jobs.sources.source import JobSource, ReadRequest, Rows, fingerpri
 
 SQLITE: Final = "sqlite:///"
 _POSTGRES: Final = ("postgresql://", "postgres://")
-_NEEDED: Final = "queries are read by ADBC: pip install 'headrace[sql]'"
+_NEEDED: Final = "queries need ADBC: pip install 'headrace[sql]'"
 _HEAD_ROWS: Final = 100
 _STREAM_BYTES: Final = "adbc.sqlite.query.batch_rows"
 
 
 def is_database(url: str) -> bool:
-    """Whether it names a database that can be asked."""
+    """Return whether a URL names a supported database."""
     return url.startswith((SQLITE, *_POSTGRES))
 
 
 def without_password(url: str) -> str:
-    """A URL that may be written down."""
+    """Return a URL without its password."""
     parts = urlsplit(url)
     if parts.password is None:
         return url
@@ -40,18 +40,18 @@ def without_password(url: str) -> str:
 
 
 class SqlSource(JobSource):
-    """A query. `url` may hold a password; what is written down of the source does not."""
+    """A query. `url` may contain a password; recorded locations do not."""
 
     def __init__(self, settings: SourceLocation, url: str) -> None:
         self._settings, self._url = settings, url
         self._query = settings.query.strip().rstrip(";").strip()
         if not self._query:
-            msg = f"what is asked of {settings.url} is not said: --sql 'SELECT ...'"
+            msg = f"{settings.url} needs a query: --sql 'SELECT ...'"
             raise InvalidArgumentError(msg)
         self._schema: Schema = None
 
     def schema(self, datatypes: Mapping[str, Datatype] | None = None) -> Schema:
-        """The columns, as the first rows are: SQLite knows no others."""
+        """Return the columns of the first rows: SQLite knows no others."""
         del datatypes
         if self._schema is None:
             head = f"SELECT * FROM ({self._query}) AS q LIMIT {_HEAD_ROWS}"  # noqa: S608  # the owner's
@@ -61,7 +61,7 @@ class SqlSource(JobSource):
         return self._schema
 
     def cut(self, sizes: Sizes, columns: Sequence[str]) -> list[Shard]:
-        """One, or ranges of the key of about the size of a shard."""
+        """Return one shard, or key ranges of about the size of a shard."""
         del columns
         key = self._settings.key
         if not key:
@@ -70,7 +70,7 @@ class SqlSource(JobSource):
         low, high, rows, missing = self._bounds(key)
         if missing:
             msg = (
-                f"{missing} rows have no '{key}', so no range has them; leave them out of the query"
+                f"{missing} rows have a null '{key}' and are in no range; exclude them in the query"
             )
             raise InvalidArgumentError(msg)
         if not rows:
@@ -89,11 +89,11 @@ class SqlSource(JobSource):
         ]
 
     def mark(self, shard: Shard) -> str:
-        """Of the database, if it is a file, and the range."""
+        """Return the fingerprint of the database, if it is a file, and the range."""
         return self._range_mark(shard.begin, shard.end)
 
     def read(self, shard: Shard, request: ReadRequest) -> Iterator[Rows]:
-        """Streamed, in the order of the key if there is one."""
+        """Stream the rows, in the order of the key if there is one."""
         names = ", ".join(_quoted(name) for name in request.columns)
         query = f"SELECT {names} FROM ({self._query}) AS q"  # noqa: S608  # the query is the owner's
         if key := self._settings.key:
@@ -110,12 +110,10 @@ class SqlSource(JobSource):
 
     def _bounds(self, key: str) -> tuple[int, int, int, int]:
         if key not in self.schema().names:
-            msg = f"--sql-key: the query gives no column '{key}'"
+            msg = f"--sql-key: the query has no column '{key}'"
             raise InvalidArgumentError(msg)
         if not pa.types.is_integer(self.schema().field(key).type):
-            msg = (
-                f"--sql-key: '{key}' is {self.schema().field(key).type}; ranges need whole numbers"
-            )
+            msg = f"--sql-key: '{key}' is {self.schema().field(key).type}; ranges need integers"
             raise InvalidArgumentError(msg)
         name = _quoted(key)
         query = (
@@ -130,7 +128,7 @@ class SqlSource(JobSource):
         return hashlib.sha256(f"{self._fingerprint()}:{begin}:{end}".encode()).hexdigest()[:32]
 
     def _fingerprint(self) -> str:
-        """Of SQLite's file; what a server has can only be known by what is asked of it."""
+        """Return the fingerprint of SQLite's file and the query; servers have none."""
         mark = ""
         if self._url.startswith(SQLITE):
             path = self._url.removeprefix(SQLITE)
@@ -142,7 +140,7 @@ class SqlSource(JobSource):
 
     @contextmanager
     def _execute(self, query: str, rows: int = 1024) -> Iterator[Any]:
-        """A reader of record batches."""
+        """Open a reader of record batches."""
         dbapi, target, error_types = self._driver()
         try:
             with dbapi.connect(target) as connection, connection.cursor() as cursor:
@@ -165,7 +163,7 @@ class SqlSource(JobSource):
 
                 path = self._url.removeprefix(SQLITE)
                 if not Path(path).is_file():  # it would be made
-                    raise InvalidArgumentError(f"there is no database {path}")
+                    raise InvalidArgumentError(f"database {path} does not exist")
                 # Read only: a job must not be what makes a lock or a file.
                 return sqlite, f"file:{Path(path).absolute()}?mode=ro", (manager.Error,)
             import adbc_driver_postgresql.dbapi as driver  # noqa: PLC0415  # as above
@@ -175,9 +173,9 @@ class SqlSource(JobSource):
 
 
 def _as_planned(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
-    """A frame whose columns have the types that the first rows had.
+    """Cast a frame to the types of the first rows.
 
-    SQLite gives a column of which a batch has nulls only as numbers.
+    SQLite returns a column of a batch with only nulls as numbers.
     """
     empty = pl.from_arrow(pa.schema([schema.field(name) for name in frame.columns]).empty_table())
     assert isinstance(empty, pl.DataFrame)
@@ -185,7 +183,7 @@ def _as_planned(frame: pl.DataFrame, schema: Schema) -> pl.DataFrame:
         return frame.cast(dict(empty.schema))  # type: ignore[arg-type]  # datatypes by column
     except pl.exceptions.PolarsError as error:
         msg = (
-            f"a column of the query has values of another kind than its first {_HEAD_ROWS} rows: "
+            f"a column of the query has values of other types than in its first {_HEAD_ROWS} rows: "
             f"{str(error).partition(chr(10))[0][:200]}; CAST it in the query"
         )
         raise InvalidArgumentError(msg) from error

@@ -46,7 +46,7 @@ def open_broker(url: str, *, home: Path) -> Broker:
         HeadraceError: The broker cannot be used; the message says why.
     """
     if not url or "\0" in url:
-        raise InvalidArgumentError("the URL of the broker is empty, or has a zero byte")
+        raise InvalidArgumentError("the broker's URL is empty, or contains a zero byte")
     scheme = url.partition(":")[0].lower()
     if scheme == _LOG:
         from headrace.streaming.brokers.log.broker import open_log  # noqa: PLC0415  # as the others

@@ -21,7 +21,8 @@ def check_topic(topic: str) -> str:
     """
     if _TOPIC.fullmatch(topic) is None or topic in {".", ".."}:
         message = (
-            f"{topic[:_SHOWN]!r} cannot name a topic: use 1 to 249 letters, digits, '.', '_' or '-'"
+            f"{topic[:_SHOWN]!r} is not a valid topic name: use 1 to 249 letters, digits, "
+            "'.', '_' or '-'"
         )
         raise InvalidArgumentError(message)
     return topic
@@ -36,31 +37,31 @@ def check_membership(membership: Membership) -> None:
     check_text("group", membership.group)
     check_text("member", membership.member)
     if not membership.topics:
-        raise InvalidArgumentError(f"group '{membership.group}' reads no topic; name one")
+        raise InvalidArgumentError(f"group '{membership.group}' reads no topic; name at least one")
     for topic in membership.topics:
         check_topic(topic)
     if not 0 < membership.session_timeout_s < math.inf:
-        message = f"session_timeout_s has to be over 0, not {membership.session_timeout_s}"
+        message = f"session_timeout_s must be greater than 0, not {membership.session_timeout_s}"
         raise InvalidArgumentError(message)
     if membership.start_s is not None and not math.isfinite(membership.start_s):
-        raise InvalidArgumentError(f"start_s has to be a Unix time, not {membership.start_s}")
+        raise InvalidArgumentError(f"start_s must be a Unix time, not {membership.start_s}")
 
 
 def check_text(what: str, name: str) -> None:
     """Raise InvalidArgumentError if `name` is not a valid group or member name."""
     if not 1 <= len(name) <= _MAX_NAME or not name.isprintable():
-        message = f"{what} {name[:_SHOWN]!r} has to be 1 to {_MAX_NAME} characters that can be seen"
+        message = f"{what} {name[:_SHOWN]!r} must be 1 to {_MAX_NAME} printable characters"
         raise InvalidArgumentError(message)
 
 
 def check_one_partition(partitions: int, *, kind: str) -> None:
     """Raise if a topic of a broker without partitions is created with more than one."""
     if partitions < 1:
-        raise InvalidArgumentError(f"a topic has 1 or more partitions, not {partitions}")
+        raise InvalidArgumentError(f"a topic needs at least 1 partition, not {partitions}")
     if partitions > 1:
         message = (
-            f"a topic of {kind} has one partition, which members share record by record; "
-            f"ask for 1 instead of {partitions}"
+            f"a {kind} topic has one partition, which members share record by record; "
+            f"set partitions to 1 instead of {partitions}"
         )
         raise UnsupportedError(message)
 
@@ -70,7 +71,7 @@ def check_records(records: Sequence[NewRecord]) -> None:
     for record in records:
         check_topic(record.topic)
         if record.partition not in {None, 0}:
-            message = f"{record.topic} has partition 0 only, and a record is for {record.partition}"
+            message = f"{record.topic} has only partition 0, not {record.partition}"
             raise InvalidArgumentError(message)
 
 
@@ -79,7 +80,7 @@ def check_partition(partition: TopicPartition) -> None:
     check_topic(partition.topic)
     if partition.partition != 0:
         raise InvalidArgumentError(
-            f"{partition.topic} has partition 0 only, not {partition.partition}"
+            f"{partition.topic} has only partition 0, not {partition.partition}"
         )
 
 
@@ -113,7 +114,7 @@ def positive(options: Mapping[str, str], name: str, default: float) -> float:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        message = f"{name}={text[:_SHOWN]!r} of a broker has to be a number over 0"
+        message = f"{name}={text[:_SHOWN]!r} in the broker's URL must be a number greater than 0"
         raise InvalidArgumentError(message)
     return number
 

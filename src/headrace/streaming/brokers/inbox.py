@@ -392,7 +392,9 @@ class SharedSession(ABC, Generic[T, U]):
             self._start_offsets = self._listener.on_assigned(self._inbox.partitions) or {}
             unassigned = set(self._start_offsets) - set(self._inbox.partitions)
             if unassigned:
-                message = f"{min(unassigned)} was not gained, and has an offset to read"
+                message = (
+                    f"the listener gave an offset for {min(unassigned)}, which is not assigned"
+                )
                 raise InvalidArgumentError(message)
         self._start(self._start_offsets)
         self._has_begun = True

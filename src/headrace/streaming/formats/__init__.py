@@ -1,7 +1,7 @@
-"""Interface of a format: it reads fields of records' values, and writes answers as values.
+"""Format interface: reads fields of record values, and writes answers as values.
 
-A `FieldLayout` lists the fields and their meaning to the model. `headrace.streaming.codec` makes
-tensors of them, so a format handles tensors only as columns.
+A `FieldLayout` lists the fields and their meaning to the model. `headrace.streaming.codec` converts
+them to tensors, so a format handles tensors only as columns.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,63 +12,58 @@ from headrace.core import Array, Datatype, HeadraceError, InvalidArgumentError
 from headrace.streaming.records import Record
 
 Column = Sequence[Any] | Array
-"""One field of many records, a value for each: numbers, texts, `bytes`, or lists of them."""
+"""One field of many records, a value for each: numbers, text, `bytes`, or lists of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldSpec:
-    """One field: its name, and what its values are.
-
-    `shape`: of one value; empty for a scalar, -1 for any size.
-    """
+    """One field: its name, datatype and shape."""
 
     name: str
     datatype: Datatype
     shape: tuple[int, ...] = ()
+    """Shape of one value; empty for a scalar, -1 for any size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldLayout:
-    """The fields of the records that come and of the answers that go.
-
-    `passed`: fields of any type that are read as well. `answered`: those of `passed` that answers
-    have. `outputs` follow them.
-    """
+    """The fields of input records and of answers."""
 
     inputs: tuple[FieldSpec, ...]
     outputs: tuple[FieldSpec, ...]
     passed: tuple[str, ...] = ()
+    """Fields of any type that are read as well."""
     answered: tuple[str, ...] = ()
+    """Those of `passed` that answers contain; `outputs` follow them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fields:
-    """The fields of those records that could be read.
-
-    `columns`: by name, of `FieldLayout.inputs` and `.passed`; values in the order of the records
-    that are not in `errors`. `errors`: why a record could not be read, by its place. `typed`: every
-    value is known to be of its field's kind (not that it is in range), so nobody looks again.
-    """
+    """Decoded fields of the readable records."""
 
     columns: Mapping[str, Column]
+    """Values by field name, in the order of the records that are not in `errors`."""
     errors: Mapping[int, HeadraceError] = field(default_factory=dict)
+    """Why a record could not be read, by its position."""
     typed: bool = False
+    """Whether every value has its field's type (not necessarily its range), so that no check is
+    needed."""
 
 
 class ValueReader(Protocol):
     """Reads one kind of value. Used by several threads at once.
 
-    The module of a format has `make_reader(settings: StreamFormatSpec, layout: Layout)` and
-    `make_writer` with the same arguments; a layout of one way has nothing of the other.
+    The module of a format has `make_reader(settings: StreamFormatSpec, layout: FieldLayout)` and
+    `make_writer` with the same arguments; a layout for one direction has no fields of the other.
     """
 
     def decode(self, records: Sequence[Record]) -> Fields:
-        """The fields of records; one that is unreadable costs itself only.
+        """Return the fields of records; an unreadable one fails alone.
 
-        A number that its field's datatype cannot hold may be left to who makes tensors of it.
+        A number out of its datatype's range may be left to the tensor conversion.
 
         Raises:
-            HeadraceError: What stands in the way of every record, such as a registry that is away.
+            HeadraceError: The error affects every record, such as an unavailable registry.
         """
 
 
@@ -76,21 +71,21 @@ class ValueWriter(Protocol):
     """Writes one kind of value. Used by several threads at once."""
 
     def encode(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """The values of answers.
+        """Return the values of answers.
 
         Args:
             columns: By name, of `FieldLayout.answered` and `.outputs`; each has `rows` values.
 
         Raises:
-            HeadraceError: The answers cannot be written so.
+            HeadraceError: The answers cannot be written in this format.
         """
 
 
 def without_value() -> InvalidArgumentError:
-    """The error for a record that is nothing but a key."""
+    """Return the error for a record without a value."""
     return InvalidArgumentError("the record has no value (it is a tombstone)")
 
 
 def unreadable(kind: str, reason: object) -> InvalidArgumentError:
-    """The error for a value that is not of its format."""
+    """Return the error for a value that is not in its format."""
     return InvalidArgumentError(f"the value is not readable as {kind}: {str(reason)[:300]}")

@@ -1,9 +1,9 @@
-"""Avro: each record has a schema, from a registry or from a file.
+"""Avro format with schemas from a registry or from a file.
 
-With a registry, values begin as Confluent's wire format says; without one they are nothing but the
-record's bytes. A record is read with the schema that it was written with, and its fields are found
-by their names, so schemas may change as long as these stay. Answers are written by a given schema,
-or by one made from the outputs.
+With a registry, values begin as in Confluent's wire format; without one they are only the record's
+bytes. A record is read with the schema that it was written with, and fields are found by name, so
+schemas may change as long as names stay. Answers are written with a given schema, or with one
+generated from the outputs.
 """
 
 import io
@@ -64,9 +64,9 @@ _TEXTS: Final = frozenset({"string", "enum"})
 
 
 def make_schema(layout: FieldLayout, options: SchemaOptions) -> str:
-    """A schema for answers: a record, with arrays for vectors.
+    """Return a schema for answers: a record, with arrays for vectors.
 
-    A field that is passed on is nullable, and any scalar where `types` does not say which.
+    A field that is passed on is nullable, and any scalar where `types` does not name its type.
     """
     called = field_names(layout, options.names)
     fields: list[Node] = []
@@ -84,14 +84,14 @@ def make_schema(layout: FieldLayout, options: SchemaOptions) -> str:
 
 
 class RowWriter:
-    """Writes answers by one schema.
+    """Writes answers with one schema.
 
     Args:
-        head: What each value begins with.
+        head: Prefix of each value.
 
     Raises:
-        InvalidArgumentError: The schema has no place for an output, or a field without a default
-            that answers do not have.
+        InvalidArgumentError: The schema lacks a field for an output, or has a field without a
+            default that answers do not have.
     """
 
     def __init__(
@@ -126,10 +126,10 @@ class RowWriter:
         ]
 
     def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """A value for each row.
+        """Return a value for each row.
 
         Raises:
-            InvalidArgumentError: One is not as the schema says.
+            InvalidArgumentError: A row does not fit the schema.
         """
         lists = [field.values(columns[field.name], rows) for field in self._fields]
         called = [field.called for field in self._fields]
@@ -148,7 +148,7 @@ class RowWriter:
 
 
 class _Field:
-    """A field of answers, and how its values are made."""
+    """A field of answers, with its conversion."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ def _missing_field(name: str, called: str, positions: Mapping[str, Any]) -> Inva
 
 
 def _kinds(schema: AvroSchema, node: Node) -> Sequence[dict[str, Any]]:
-    """The types that a value can have, null aside, as objects."""
+    """Return the types that a value can have, without null, as objects."""
     every = node if isinstance(node, list) else [node]
     resolved = [schema.resolved(branch) for branch in every]
     return [
@@ -207,7 +207,7 @@ def _kinds(schema: AvroSchema, node: Node) -> Sequence[dict[str, Any]]:
 
 
 def _allowed(datatype: Datatype) -> frozenset[str]:
-    """The Avro types that hold all values of a datatype."""
+    """Return the Avro types that hold all values of a datatype."""
     if datatype is Datatype.BYTES:
         return frozenset({"string", "bytes", "enum"})
     if datatype in (Datatype.FP16, Datatype.FP32):
@@ -218,7 +218,7 @@ def _allowed(datatype: Datatype) -> frozenset[str]:
 
 
 def _unscaled(name: str, value: object, scale: int, size: int) -> object:
-    """A decimal as Avro has it: the bytes of an integer, of `size` if that is fixed."""
+    """Return a decimal in Avro's form: the bytes of an integer, `size` of them if it is fixed."""
     if value is None:
         return None
     try:
@@ -255,7 +255,7 @@ def _from_registry(registry: SchemaRegistry, schema: Schema) -> AvroSchema:
 def make_reader(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaReader:
-    """What reads Avro; `registry` is the one that the options name unless a test says else."""
+    """Return the Avro reader; `registry` replaces the one in the options in tests."""
     options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
     inputs, passed = [spec.name for spec in layout.inputs], list(layout.passed)
     target = None
@@ -289,7 +289,7 @@ def make_reader(
 def make_writer(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaWriter[AvroSchema]:
-    """What writes Avro; `registry` as of `make_reader`."""
+    """Return the Avro writer; `registry` as in `make_reader`."""
     options, source = options_of("avro", settings, _PROTOBUF_ONLY, registry)
     fixed_schema: AvroSchema | None = None
     if options.schema_file:

@@ -1,6 +1,6 @@
-"""Avro values to columns, by the schema that they were written with, and maybe one to read as.
+"""Conversion of Avro values to columns, by their writer schema and an optional reader schema.
 
-fastavro reads all records but those of numbers: a flat record, most of whose fields have a fixed
+fastavro reads all records except those of numbers: a flat record, most of whose fields have a fixed
 size, is unpacked here in runs of neighbouring fields, in a ninth to a third of fastavro's time
 (`docs/explain/decisions/own-code.md`). Any bytes are safe to read
 (https://avro.apache.org/docs/1.12.0/specification/#binary-encoding).
@@ -44,13 +44,14 @@ class RowReader:
     """Reads records of one schema.
 
     Args:
-        schema: That they were written with.
-        target: That they are read as, by Avro's schema resolution; None for what they are.
-        inputs: Dotted paths of what becomes numbers; decimals do too.
-        passed: Dotted paths of what is passed on; decimals as text, so that they stay exact.
+        schema: Writer schema.
+        target: Reader schema, for Avro's schema resolution; None for the writer's.
+        inputs: Dotted paths of fields that become numbers, decimals included.
+        passed: Dotted paths of fields that are passed on; decimals as text, so that they stay
+            exact.
 
     Raises:
-        InvalidArgumentError: The schema does not have a field.
+        InvalidArgumentError: The schema lacks a field.
     """
 
     def __init__(
@@ -73,10 +74,10 @@ class RowReader:
         self._step = plain or _any_record(schema, target)
 
     def read(self, value: bytes, offset: int) -> Row:
-        """The record whose bytes begin at `at`.
+        """Return the record at an offset.
 
         Raises:
-            InvalidArgumentError: They are not a record of this schema, or more than one.
+            InvalidArgumentError: The bytes are not a record of this schema, or more than one.
         """
         row: Row = []
         try:
@@ -90,7 +91,7 @@ class RowReader:
         return row
 
     def columns(self, rows: Sequence[Row]) -> dict[str, Column]:
-        """The wanted fields of rows that `read` gave."""
+        """Return the requested fields of rows that `read` returned."""
         return {name: list(map(get, rows)) for name, get in self._getters.items()}
 
 

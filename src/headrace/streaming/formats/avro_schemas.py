@@ -1,8 +1,8 @@
-"""Avro schemas as they are read here: complete, without logical types, and safe for any bytes.
+"""Avro schemas prepared for reading: complete, without logical types, and safe for any bytes.
 
-A schema is refused by which a few bytes could be read as values without number or end: an array
-whose items take no bytes, and a record that contains itself. For the latter fastavro recurses in C
-without a limit: a value that is deep enough ends the process.
+A schema is refused if a few bytes could be read as unbounded values: an array whose items take no
+bytes, or a record that contains itself. In the latter case fastavro recurses in C without a limit:
+a deep value ends the process.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from fastavro.schema import SchemaParseException
 from headrace.core import InvalidArgumentError
 
 Node = Any
-"""A schema or a part of one, as JSON has it."""
+"""A schema or a part of one, as decoded JSON."""
 
 _LEAST_BYTES: Final = {
     "null": 0,
@@ -37,25 +37,24 @@ RECORD_KINDS: Final = frozenset({"record", "error"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AvroSchema:
-    """A schema that is read or written with.
-
-    `root`: a record, with all that it refers to, without logical types; `scale` is where decimals
-    were. `named`: the definitions in it. `text`: as it was given.
-    """
+    """A schema for reading or writing."""
 
     root: Node
+    """A record with everything that it refers to; decimals have a `scale`, not a logical type."""
     named: Mapping[str, Node]
+    """The definitions in it, by full name."""
     text: str
+    """The original text."""
 
     def resolved(self, node: Node) -> Node:
-        """The definition that `node` is, or is the name of."""
+        """Return the definition of a name, or the node itself."""
         return self.named.get(node, node) if isinstance(node, str) else node
 
     def find(self, path: str) -> Node:
-        """The type of the field at a dotted path, which may lead through nullable records.
+        """Return the type of the field at a dotted path, which may lead through nullable records.
 
         Raises:
-            InvalidArgumentError: There is none.
+            InvalidArgumentError: The field does not exist.
         """
         node = self.root
         for part in path.split("."):
@@ -78,13 +77,13 @@ class AvroSchema:
 
 
 def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchema:
-    """The schema in `text`.
+    """Return the schema in `text`.
 
     Args:
         others: The schemas that it refers to, by full name.
 
     Raises:
-        InvalidArgumentError: It is none, is not a record, or is not safe to read with.
+        InvalidArgumentError: It is not a schema, not a record, or not safe to read with.
     """
     walk = _Walk({name: _json(other) for name, other in (others or {}).items()})
     root, _ = walk.visit(_json(text), "", 0)
@@ -97,10 +96,10 @@ def read_schema(text: str, others: Mapping[str, str] | None = None) -> AvroSchem
 
 
 def parse(root: Node) -> Node:
-    """What fastavro reads and writes by.
+    """Return the schema in fastavro's form.
 
     Raises:
-        InvalidArgumentError: It is no schema.
+        InvalidArgumentError: It is not a schema.
     """
     try:
         return fastavro.parse_schema(root)
@@ -121,7 +120,7 @@ def _bad(reason: object) -> InvalidArgumentError:
 
 @dataclass(slots=True)
 class _Walk:
-    """Goes through a schema once; each visit tells how few bytes a value can have."""
+    """Visits a schema once; each visit returns the minimum bytes of a value."""
 
     others: Mapping[str, Node]
     named: dict[str, Node] = field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""JSON: each record an object with a field for each input, each answer one for each output.
+"""JSON format: each record an object with a field per input, each answer one per output.
 
-Both ways are made for speed: objects are parsed into typed structs, which checks every value at the
-parser's speed, and the outputs of a whole batch are written at once and then cut into rows.
+Both directions are optimised for speed: objects are parsed into typed structs, which checks values
+at the parser's speed, and the outputs of a whole batch are encoded at once and then split into
+rows.
 """
 
 import base64
@@ -32,18 +33,17 @@ from headrace.streaming.records import Record
 
 _FLOATS: Final = frozenset({Datatype.FP16, Datatype.FP32, Datatype.FP64})
 _NAME: Final = re.compile(r"[^\"\\\x00-\x1f]*")
-"""What msgspec takes as a name."""
+"""Names that msgspec accepts."""
 _NO_NUMBERS: Final = "an input of floats has something else than numbers"
 _SMALL_BYTES: Final = min(MAX_PARTS, MAX_VALUES)
-"""A document of so many bytes has neither too many parts nor too many values."""
+"""A document of at most this size has neither too many parts nor too many values."""
 
 
 class JsonObjects:
     """The format `json`.
 
-    A field that answers have from the input is as it was; one that is missing is null. In answers
-    NaN is null, an infinity `"Infinity"` or `"-Infinity"`; BYTES that are not UTF-8 become
-    `{"b64": "..."}`.
+    Input fields that answers contain are unchanged; missing ones are null. In answers NaN is null,
+    an infinity `"Infinity"` or `"-Infinity"`; BYTES that are not UTF-8 become `{"b64": "..."}`.
     """
 
     def __init__(self, layout: FieldLayout) -> None:
@@ -129,7 +129,7 @@ def _is_floats(value: object) -> bool:
 
 
 def cut_rows(array: Array) -> tuple[list[bytes], int]:
-    """Each row of `array` as JSON, without as many brackets around it as the number says."""
+    """Return each row of `array` as JSON without outer brackets, and the number of these."""
     if array.dtype.kind in "OSU":
         return [orjson.dumps(_plain(row)) for row in array.tolist()], 0
     if not array.size:
@@ -141,7 +141,7 @@ def cut_rows(array: Array) -> tuple[list[bytes], int]:
 
 
 def _plain(value: object) -> object:
-    """Texts in place of `bytes`, in lists of any depth."""
+    """Return `bytes` as text, in lists of any depth."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if not isinstance(value, bytes):
@@ -153,10 +153,10 @@ def _plain(value: object) -> object:
 
 
 def _row_type(layout: FieldLayout, *, is_loose: bool = False) -> type:
-    """A struct of the fields that are read; what else an object has is skipped, unparsed.
+    """Return a struct type with the fields that are read; others are skipped without parsing.
 
     Args:
-        is_loose: An element of an input of floats may be anything.
+        is_loose: An element of a float input may be anything.
     """
     fields: list[Any] = []
     rename = {}
@@ -193,7 +193,7 @@ def _value_type(spec: FieldSpec, *, is_loose: bool) -> Any:  # noqa: ANN401  # a
 
 
 def make_reader(_: StreamFormatSpec, layout: FieldLayout) -> JsonObjects:
-    """The format `json`, which one class reads and writes."""
+    """Return the format `json`, which one class reads and writes."""
     return JsonObjects(layout)
 
 

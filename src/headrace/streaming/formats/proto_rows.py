@@ -1,6 +1,6 @@
-"""Protobuf messages to columns, by message types of a registry or a descriptor set.
+"""Conversion of Protobuf messages to columns, with types of a registry or a descriptor set.
 
-Each schema has its own descriptor pool, so two versions of one file do not meet.
+Each schema has its own descriptor pool, so two versions of one file do not conflict.
 """
 
 import base64
@@ -35,16 +35,16 @@ _SERIALIZED: Final = "serialized"
 
 @dataclass(frozen=True, slots=True)
 class ProtoFile:
-    """A file of messages, and the pool that knows all that they use."""
+    """A file of messages, and the pool with everything that they use."""
 
     file: Any
     pool: Any
 
     def at(self, path: tuple[int, ...]) -> Any:  # noqa: ANN401  # protobuf ships no types
-        """The descriptor of the message at a path of indexes.
+        """Return the descriptor of the message at a path of indexes.
 
         Raises:
-            InvalidArgumentError: There is none.
+            InvalidArgumentError: It does not exist.
         """
         names, level = [self.file.package] if self.file.package else [], self.file.message_type
         for step in path:
@@ -58,10 +58,10 @@ class ProtoFile:
         return self.pool.FindMessageTypeByName(".".join(names))
 
     def path_of(self, full_name: str) -> tuple[int, ...]:
-        """Where a message is, the other way round.
+        """Return the path of a message.
 
         Raises:
-            InvalidArgumentError: It is not there.
+            InvalidArgumentError: It does not exist.
         """
         package = self.file.package
         if full_name.startswith(f"{package}.") or not package:
@@ -77,18 +77,18 @@ class ProtoFile:
         raise _no_message(full_name, self.names())
 
     def names(self) -> list[str]:
-        """The full names of the file's outer messages."""
+        """Return the full names of the file's top-level messages."""
         start = f"{self.file.package}." if self.file.package else ""
         return [start + message.name for message in self.file.message_type]
 
 
 def message_class(descriptor: Any) -> Any:  # noqa: ANN401  # as above
-    """The class of a message type."""
+    """Return the class of a message type."""
     return message_factory.GetMessageClass(descriptor)
 
 
 def from_descriptor(file: Any) -> ProtoFile:  # noqa: ANN401  # as above
-    """The file of a `FileDescriptorProto` that imports nothing but well-known types.
+    """Return the file of a `FileDescriptorProto` that imports only well-known types.
 
     Raises:
         InvalidArgumentError: Its types cannot be used.
@@ -97,12 +97,12 @@ def from_descriptor(file: Any) -> ProtoFile:  # noqa: ANN401  # as above
 
 
 def from_registry(registry: SchemaRegistry, number: int) -> ProtoFile:
-    """The file that is a registry's schema, with all that it refers to.
+    """Return the file of a registry's schema, with everything that it refers to.
 
     Raises:
-        InvalidArgumentError: It is no Protobuf schema, or cannot be read.
-        NotFoundError: It, or one that it refers to, does not exist.
-        UnavailableError: The registry does not tell now.
+        InvalidArgumentError: It is not a Protobuf schema, or cannot be read.
+        NotFoundError: It, or a schema that it refers to, does not exist.
+        UnavailableError: The registry is unavailable.
     """
     schema = registry.by_id(number, wire=_SERIALIZED)
     if schema.schema_type != "PROTOBUF":
@@ -120,13 +120,13 @@ def from_registry(registry: SchemaRegistry, number: int) -> ProtoFile:
 
 
 def from_descriptor_set(content: bytes, message: str) -> ProtoFile:
-    """The file that has `message`, out of a serialized `FileDescriptorSet`.
+    """Return the file that has `message` from a serialized `FileDescriptorSet`.
 
     Args:
-        message: Its full name; empty if all files together have but one outer message.
+        message: Its full name; empty if all files together have one top-level message.
 
     Raises:
-        InvalidArgumentError: The bytes are none, or have no such message.
+        InvalidArgumentError: The bytes are invalid, or have no such message.
     """
     try:
         files = {
@@ -170,7 +170,7 @@ def _build(files: Mapping[str, Any], main: str) -> ProtoFile:
 
 @dataclass(slots=True)
 class _Build:
-    """Puts files into a pool, each after those that it imports."""
+    """Adds files to a pool, each after those that it imports."""
 
     files: Mapping[str, Any]
     pool: Any
@@ -248,7 +248,7 @@ class MessageReader:
     """Reads messages of one type.
 
     Raises:
-        InvalidArgumentError: The type does not have a field, or one is of no use to a model.
+        InvalidArgumentError: The type lacks a field, or one has a type that models cannot take.
     """
 
     def __init__(
@@ -289,10 +289,10 @@ class MessageReader:
 
 
 def find_field(descriptor: Any, path: str) -> list[Any]:  # noqa: ANN401  # as above
-    """The descriptors of the fields along a dotted path.
+    """Return the descriptors of the fields along a dotted path.
 
     Raises:
-        InvalidArgumentError: There is none.
+        InvalidArgumentError: The path does not exist.
     """
     fields_on_path: list[Any] = []
     for part in path.split("."):

@@ -1,9 +1,8 @@
-"""Protobuf: each record is a message, of a schema from a registry or from a file.
+"""Protobuf format with schemas from a registry or from a descriptor file.
 
-With a registry, values begin as Confluent's wire format says: with the schema's id, and where in
-its file the message is. Schemas are descriptors, from the registry or from a descriptor set, so no
-text of a .proto file is parsed here. Answers are written as a given message, or as one made from
-the outputs.
+With a registry, values begin as in Confluent's wire format: with the schema's id, and the message's
+path in its file. Schemas are descriptors, from the registry or from a descriptor set, so no .proto
+text is parsed here. Answers are written as a given message, or as one generated from the outputs.
 """
 
 import base64
@@ -85,10 +84,10 @@ _FITS: Final = {
 
 
 def make_schema(layout: FieldLayout, options: SchemaOptions) -> Any:  # noqa: ANN401  # protobuf ships no types
-    """The descriptor of answers: a message, with repeated fields for vectors and matrices.
+    """Return the descriptor of answers: a message, with repeated fields for vectors and matrices.
 
     Raises:
-        InvalidArgumentError: What type a field has that is passed on is not known.
+        InvalidArgumentError: The type of a field that is passed on is unknown.
     """
     called = field_names(layout, options.names)
     file = FileDescriptorProto(name="answer.proto", package="headrace", syntax="proto3")
@@ -121,10 +120,11 @@ class MessageWriter:
     """Writes answers as messages of one type.
 
     Args:
-        head: What each value begins with.
+        head: Prefix of each value.
 
     Raises:
-        InvalidArgumentError: The type has no place for an output, or needs more than answers have.
+        InvalidArgumentError: The type lacks a field for an output, or requires more than answers
+            have.
     """
 
     def __init__(
@@ -155,10 +155,10 @@ class MessageWriter:
             _check(spec, field)
 
     def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """A value for each row.
+        """Return a value for each row.
 
         Raises:
-            InvalidArgumentError: One is not as the message says.
+            InvalidArgumentError: A row does not fit the message.
         """
         names = list(self._called)
         called = list(self._called.values())
@@ -184,7 +184,7 @@ class MessageWriter:
 
 
 def _check(spec: FieldSpec, field: Any) -> None:  # noqa: ANN401  # as above
-    """Refuse a field that has no room for all values of an output."""
+    """Refuse a field that cannot hold all values of an output."""
     shape = list(spec.shape)
     if field.is_repeated and shape.count(-1) > 1:
         msg = f"output '{spec.name}' has the shape {shape}, which a flat list does not tell"
@@ -205,7 +205,7 @@ _FIRST_BYTES: Final = HEAD_BYTES + 1  # those before a schema's first message
 def make_reader(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaReader:
-    """What reads Protobuf; `registry` is the one that options name unless a test says else."""
+    """Return the Protobuf reader; `registry` replaces the one in the options in tests."""
     options, source = _options(settings, registry)
     files: dict[int, ProtoFile | InvalidArgumentError] = {}
 
@@ -251,7 +251,7 @@ def make_reader(
 def make_writer(
     settings: StreamFormatSpec, layout: FieldLayout, registry: SchemaRegistry | None = None
 ) -> SchemaWriter[ProtoFile]:
-    """What writes Protobuf; `registry` as of `make_reader`."""
+    """Return the Protobuf writer; `registry` as in `make_reader`."""
     options, source = _options(settings, registry)
     fixed_schema = _schema_file(options)
     if fixed_schema is None and (source is None or options.register):

@@ -1,4 +1,4 @@
-"""Raw tensors: a record is the little-endian bytes of the only input, an answer those of an output.
+"""Raw tensor format: a record is the little-endian bytes of the only input, as are answers.
 
 For BYTES the whole value is the one element, without a length before it.
 """
@@ -19,8 +19,8 @@ class RawTensors:
     """The format `raw`.
 
     Raises:
-        InvalidArgumentError: The model has several inputs or outputs, or an input whose shape the
-            number of bytes does not tell.
+        InvalidArgumentError: The model has several inputs or outputs, or an input whose shape does
+            not follow from the number of bytes.
     """
 
     def __init__(self, layout: FieldLayout) -> None:
@@ -117,7 +117,7 @@ def _element(name: str, row: Array) -> bytes:
 
 
 def make_reader(_: StreamFormatSpec, layout: FieldLayout) -> RawTensors:
-    """The format `raw`, which one class reads and writes."""
+    """Return the format `raw`, which one class reads and writes."""
     return RawTensors(layout)
 
 

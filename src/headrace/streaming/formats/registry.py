@@ -46,7 +46,7 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 
 
 class SchemaReference(msgspec.Struct, frozen=True):
-    """A schema that another one uses: by `name` there, as a version of `subject`."""
+    """A schema that another one uses, as a version of a subject."""
 
     name: str
     subject: str
@@ -54,9 +54,10 @@ class SchemaReference(msgspec.Struct, frozen=True):
 
 
 class Schema(msgspec.Struct, frozen=True, rename="camel"):
-    """A schema as a registry has it. `text`: Protobuf may be text or a descriptor in base64."""
+    """A schema as a registry stores it."""
 
     text: str = msgspec.field(name="schema")
+    """The schema; for Protobuf, text or a descriptor in base64."""
     schema_type: str = "AVRO"
     references: tuple[SchemaReference, ...] = ()
 
@@ -77,14 +78,14 @@ class _Problem(msgspec.Struct, frozen=True):
 
 
 class SchemaRegistry:
-    """Asks a registry, and remembers what cannot change. Thread-safe: used by several at once.
+    """Client of a schema registry with a cache of immutable answers. Thread-safe.
 
-    A registry that is away, or that refuses whoever asks, is an `UnavailableError` after a few
-    tries: no record is to blame, so they wait. Only its own word that something does not exist is
-    `NotFoundError`.
+    An unavailable registry, or one that refuses the credentials, is an `UnavailableError` after a
+    few attempts: no record causes it, so records wait. Only the registry's own answer that
+    something does not exist is `NotFoundError`.
 
     Args:
-        transport: The network unless a test says else. `monotonic`, `pause` and `chance` too.
+        transport: Replaces the network in tests, as do `monotonic`, `pause` and `chance`.
     """
 
     def __init__(
@@ -119,14 +120,14 @@ class SchemaRegistry:
         self._unknown: dict[str, tuple[float, NotFoundError]] = {}
 
     def by_id(self, number: int, *, wire: str = "") -> Schema:
-        """The schema of this id.
+        """Return the schema with this id.
 
         Args:
-            wire: How it is wanted, such as `serialized`; a registry may not know of it.
+            wire: Requested representation, such as `serialized`; a registry may not support it.
 
         Raises:
-            NotFoundError: There is none, as was asked within the last seconds.
-            UnavailableError: The registry cannot tell now.
+            NotFoundError: It does not exist; cached for some seconds.
+            UnavailableError: The registry is unavailable.
         """
         cached = self._by_id.get((number, wire))
         if cached is not None:
@@ -138,42 +139,42 @@ class SchemaRegistry:
         return schema
 
     def newest(self, subject: str, *, wire: str = "") -> Registered:
-        """The newest version of a subject.
+        """Return the newest version of a subject.
 
         Raises:
-            NotFoundError: It has none.
-            UnavailableError: The registry cannot tell now.
+            NotFoundError: The subject has no version.
+            UnavailableError: The registry is unavailable.
         """
         path = f"/subjects/{quote(subject, safe='')}/versions/latest"
         return self._read(self._ask("GET", path, wire=wire), Registered)
 
     def find(self, subject: str, schema: Schema) -> int:
-        """The id of just this schema in a subject.
+        """Return the id of exactly this schema in a subject.
 
         Raises:
             NotFoundError: The subject does not have it.
-            UnavailableError: The registry cannot tell now.
+            UnavailableError: The registry is unavailable.
         """
         path = f"/subjects/{quote(subject, safe='')}"
         return self._read(self._ask("POST", path, schema), _Id).id
 
     def register(self, subject: str, schema: Schema) -> int:
-        """The id of this schema, which becomes the subject's newest if it does not have it.
+        """Register a schema in a subject unless it is registered, and return its id.
 
         Raises:
-            FailedPreconditionError: It is not compatible with those before it, or is no schema.
-            UnavailableError: The registry cannot tell now.
+            FailedPreconditionError: It is incompatible with earlier versions, or not a schema.
+            UnavailableError: The registry is unavailable.
         """
         path = f"/subjects/{quote(subject, safe='')}/versions"
         return self._read(self._ask("POST", path, schema), _Id).id
 
     def referenced(self, schema: Schema, *, wire: str = "") -> dict[str, Schema]:
-        """All that a schema uses, directly or not, by the names that it has there.
+        """Return all schemas that a schema uses, directly or not, by their names there.
 
         Raises:
-            InvalidArgumentError: They are more than any schema has.
+            InvalidArgumentError: There are too many.
             NotFoundError: One does not exist any more.
-            UnavailableError: The registry cannot tell now.
+            UnavailableError: The registry is unavailable.
         """
         schemas: dict[str, Schema] = {}
         waiting = list(schema.references)
@@ -200,7 +201,7 @@ class SchemaRegistry:
         return self._versions[key]
 
     def _ask(self, method: str, path: str, schema: Schema | None = None, wire: str = "") -> bytes:
-        """The answer's body, after a few tries."""
+        """Return the answer's body, after a few attempts."""
         missing = self._unknown.get(path)
         if missing is not None and schema is None and self._monotonic() < missing[0]:
             raise missing[1].with_traceback(None)
@@ -296,10 +297,10 @@ _GUID_MAGIC: Final = 1
 
 
 def schema_id(value: bytes) -> int:
-    """The id of the schema that `value` was written with; the rest begins at `HEAD_BYTES`.
+    """Return the id of the schema that `value` was written with; content begins at `HEAD_BYTES`.
 
     Raises:
-        InvalidArgumentError: It does not begin as the wire format does.
+        InvalidArgumentError: It does not begin as in the wire format.
     """
     if len(value) < HEAD_BYTES:
         msg = f"the value has {len(value)} bytes: too short for Confluent's wire format"
@@ -320,15 +321,15 @@ def schema_id(value: bytes) -> int:
 
 
 def head(schema_number: int) -> bytes:
-    """What an Avro value begins with."""
+    """Return the prefix of an Avro value."""
     return _HEAD.pack(0, schema_number)
 
 
 def message_path(value: bytes) -> tuple[tuple[int, ...], int]:
-    """The path of a Protobuf value's message in its file, and where its own bytes begin.
+    """Return the path of a Protobuf value's message in its file, and the offset of its content.
 
     Raises:
-        InvalidArgumentError: There is no path.
+        InvalidArgumentError: The path is invalid.
     """
     steps, offset = _zigzag(value, HEAD_BYTES)
     if not steps:
@@ -344,7 +345,7 @@ def message_path(value: bytes) -> tuple[tuple[int, ...], int]:
 
 
 def message_head(schema_number: int, path: tuple[int, ...]) -> bytes:
-    """What a Protobuf value begins with."""
+    """Return the prefix of a Protobuf value."""
     if path == (0,):
         return head(schema_number) + b"\0"
     return head(schema_number) + b"".join(map(_varint, (len(path), *path)))

@@ -1,7 +1,7 @@
-"""Reader and writer of values that have a schema, of a registry or of a file: Avro and Protobuf.
+"""Reader and writer of values with a schema from a registry or a file: Avro and Protobuf.
 
-With a registry, a value begins as Confluent's wire format says (see `registry.py`). Each format
-says how a schema becomes what reads and what writes one value.
+With a registry, values begin as in Confluent's wire format (see `registry.py`). Each format
+converts a schema to a reader and a writer of single values.
 """
 
 import threading
@@ -30,29 +30,29 @@ class RowsReader(Protocol):
     """Reads values of one schema."""
 
     def read(self, value: bytes, offset: int) -> Any:  # noqa: ANN401  # what `columns` takes
-        """The row whose bytes begin at `at`; raises InvalidArgumentError if it is none."""
+        """Return the row at an offset; raise InvalidArgumentError if it is invalid."""
 
     def columns(self, rows: Sequence[Any]) -> dict[str, Column]:
-        """The wanted fields of rows that `read` gave."""
+        """Return the requested fields of rows that `read` returned."""
 
 
 class RowsWriter(Protocol):
-    """Writes answers by one schema."""
+    """Writes answers with one schema."""
 
     def write(self, columns: Mapping[str, Column], rows: int) -> list[bytes]:
-        """A value for each row; raises InvalidArgumentError if one does not fit the schema."""
+        """Return a value for each row; raise InvalidArgumentError for an unfit one."""
 
 
 class SchemaReader:
-    """A `ValueReader` that takes each value by the schema it was written with. Thread-safe.
+    """Value reader that reads each value with the schema it was written with. Thread-safe.
 
     Args:
         names: The fields that are read.
-        plain: Reads values without a head, where there is no registry.
-        head_bytes: How many bytes tell the schema of nearly all values.
-        path: Where a value's message is in its schema, and where its own bytes begin.
-        reader: What reads a schema of the registry, by its id and the message's path; an
-            InvalidArgumentError stays so, as schemas do not change.
+        plain: Reads values without a header, where there is no registry.
+        head_bytes: Number of bytes that identify the schema of nearly all values.
+        path: Returns the path of a value's message in its schema, and the offset of its content.
+        reader: Returns the reader for a schema id and message path; an InvalidArgumentError is
+            cached, as schemas do not change.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SchemaReader:
         """As `ValueReader.decode`.
 
         Raises:
-            UnavailableError: The registry does not tell a schema now.
+            UnavailableError: The registry is unavailable.
         """
         errors: dict[int, HeadraceError] = {}
         rows: list[Any] = []
@@ -114,7 +114,7 @@ class SchemaReader:
         return dict(merged)
 
     def _reader_of(self, value: bytes) -> tuple[RowsReader, int]:
-        """The reader of a value whose head was not met before, and where its own bytes begin."""
+        """Return the reader of a value with a new header, and the offset of its content."""
         number = schema_id(value)
         path, offset = self._path(value)
         reader = self._readers.get((number, path))
@@ -134,15 +134,16 @@ class SchemaReader:
 
 
 class SchemaWriter(Generic[S]):
-    """A `ValueWriter` of answers by one schema. Thread-safe.
+    """Value writer of answers with one schema. Thread-safe.
 
-    If the registry is away at first, answers wait for it.
+    If the registry is unavailable at first, answers wait for it.
 
     Args:
-        given: The schema that needs no registry: from a file, or made. None: the subject's newest.
-        text: The schema as it is registered.
-        newest: The schema that a version of the subject is.
-        writer: What writes by a schema that has this id; refuses one that answers do not fit.
+        fixed_schema: A schema from a file, or a generated one; None for the subject's newest.
+        text: Returns the schema as it is registered.
+        newest: Returns the schema of a subject's version.
+        writer: Returns the writer for a schema and its id; refuses a schema that answers do not
+            fit.
     """
 
     def __init__(
@@ -178,7 +179,7 @@ class SchemaWriter(Generic[S]):
         """As `ValueWriter.encode`.
 
         Raises:
-            UnavailableError: The registry was not there yet, or does not have the schema.
+            UnavailableError: The registry is unavailable, or does not have the schema.
         """
         try:
             writer = self._writer or self._ready()
@@ -194,7 +195,7 @@ class SchemaWriter(Generic[S]):
             return self._writer
 
     def _agreed(self) -> tuple[S, int]:
-        """The schema and its id."""
+        """Return the schema and its id."""
         registry, subject = self._registry, self._options.subject
         if registry is None:
             assert self._fixed_schema is not None
@@ -216,7 +217,7 @@ def options_of(
     unused: frozenset[str],
     registry: SchemaRegistry | None,
 ) -> tuple[SchemaOptions, SchemaRegistry | None]:
-    """The options of a format, and the registry: `registry`, or else the one that they name."""
+    """Return the options of a format, and `registry` or else the registry that they name."""
     options = read_options(kind, settings.options, unused)
     if registry is None and options.registry:
         registry = SchemaRegistry(options)

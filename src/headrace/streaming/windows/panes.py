@@ -38,7 +38,7 @@ def pane_us(window: StreamWindowSpec) -> int:
 def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
     """Yield all mistakes in the settings, as text for users."""
     if not settings.windows:
-        yield "windows names none; leave it out"
+        yield "windows is empty; remove it"
     names = [window.name for window in settings.windows]
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"two windows are called '{name}'"
@@ -48,7 +48,7 @@ def window_mistakes(settings: StreamWindowsSpec) -> Iterator[str]:
         ("checkpoint_s", settings.checkpoint_s),
     ):
         if not 0 <= value < math.inf:
-            yield f"windows.{what} is a number that is not negative, not {value}"
+            yield f"windows.{what} must be a non-negative number, not {value}"
     for index, window in enumerate(settings.windows):
         for mistake in _mistakes(window):
             yield f"windows.windows[{index}]: {mistake}"
@@ -58,19 +58,19 @@ def _mistakes(window: StreamWindowSpec) -> Iterator[str]:
     if not window.name:
         yield "name is empty"
     if window.function is not Function.COUNT and not window.field:
-        yield f"{window.function} needs the field whose values it is of"
+        yield f"{window.function} needs a field"
     slide_s = window.size_s if window.slide_s is None else window.slide_s
     least = 1 / MICROSECONDS
     if not (least <= slide_s <= window.size_s < math.inf):
         yield (
-            f"slide_s ({slide_s:g}) is at most size_s ({window.size_s:g}), and both are finite and "
-            "at least a microsecond"
+            f"slide_s ({slide_s:g}) must be at most size_s ({window.size_s:g}), and both must be "
+            "finite and at least a microsecond"
         )
     elif microseconds(window.size_s) // pane_us(window) > MAX_PANES:
         yield (
             f"size_s ({window.size_s:g}) and slide_s ({slide_s:g}) make windows of "
             f"{microseconds(window.size_s) // pane_us(window)} parts; at most {MAX_PANES} are "
-            "kept: choose a slide_s that divides size_s and is not so small"
+            "allowed: choose a larger slide_s that divides size_s"
         )
 
 
@@ -292,12 +292,12 @@ class Events:
         else:
             at_s, written_s = record.timestamp_s, now_s
             if not 0 < at_s < MAX_TIME_S:
-                msg = "the record has no timestamp, and windows go by it: name a field in `time`"
+                msg = "the record has no timestamp for windows; name a field in `time`"
                 raise InvalidArgumentError(msg)
         if at_s - written_s > self._ahead_s:
             what = f"'{self._time}'" if self._time else "the timestamp"
             msg = (
-                f"{what} is {at_s - written_s:.0f} s in the future; windows take up to "
+                f"{what} is {at_s - written_s:.0f} s in the future; windows accept up to "
                 f"{self._ahead_s:g} s"
             )
             raise InvalidArgumentError(msg)
@@ -318,7 +318,7 @@ def fields_of(settings: StreamWindowsSpec) -> tuple[str, ...]:
 
 def _own_key(record: Record) -> bytes:
     if record.key is None:
-        raise InvalidArgumentError("the record has no key, and windows go by it")
+        raise InvalidArgumentError("the record has no key for windows")
     if len(record.key) > _MAX_KEY_BYTES:
         raise InvalidArgumentError(_too_long("the record's key", len(record.key)))
     return record.key
@@ -327,7 +327,7 @@ def _own_key(record: Record) -> bytes:
 def _key(name: str, value: object) -> bytes:
     """Return an encoded key; text and integers differ: '1' is not 1."""
     if isinstance(value, bool) or not isinstance(value, str | int | bytes):
-        msg = f"'{name}' is a key of windows: a text or a whole number, not {_shown(value)}"
+        msg = f"'{name}' is a window key: it must be text or an integer, not {_shown(value)}"
         raise InvalidArgumentError(msg)
     key = b"b" + value if isinstance(value, bytes) else msgspec.json.encode(value)
     if len(key) > _MAX_KEY_BYTES:
@@ -345,12 +345,12 @@ def _value(name: str, value: object) -> float | None:
             number = math.inf
         if math.isfinite(number):
             return number
-    msg = f"'{name}' is added up in windows: a finite number or null, not {_shown(value)}"
+    msg = f"'{name}' must be a finite number or null to be aggregated, not {_shown(value)}"
     raise InvalidArgumentError(msg)
 
 
 def _too_long(what: str, size: int) -> str:
-    return f"{what} has {size} bytes; a key of windows has at most {_MAX_KEY_BYTES}"
+    return f"{what} has {size} bytes; a window key may have at most {_MAX_KEY_BYTES}"
 
 
 def _shown(value: object) -> str:

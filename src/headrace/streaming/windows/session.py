@@ -320,8 +320,8 @@ class Windows:
             return  # it begins here
         self._counters.rebuilt += 1
         self._counters.incomplete += not how.is_whole
-        short = "" if how.is_whole else "; the log has forgotten older ones, which may be missing"
-        _log.warning("windows of %s are made again of %d records of the log%s", name, behind, short)
+        short = "" if how.is_whole else "; older records were deleted and may be missing"
+        _log.warning("windows of %s are rebuilt from %d records%s", name, behind, short)
 
     def _first_needed(self, newest_us: int | None) -> list[int]:
         if newest_us is None:

@@ -288,7 +288,7 @@ class WindowStateFile:
                 (change.offset, change.newest_us, self._owner),
             )
             if done.rowcount != 1:
-                msg = f"{self._path} was taken over by another worker; this one writes it no more"
+                msg = f"{self._path} was taken over by another worker; this one no longer writes it"
                 raise ConflictError(msg)
             db.executemany(
                 "INSERT OR REPLACE INTO panes VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -312,7 +312,7 @@ class WindowStateFile:
                 _set_aside(self._path)
                 return _connected(self._path)
         except (OSError, sqlite3.Error) as error:
-            msg = f"cannot keep the state of windows in {self._path}: {error}"
+            msg = f"cannot open the state of windows in {self._path}: {error}"
             raise FailedPreconditionError(msg) from error
 
     @contextmanager
@@ -375,7 +375,7 @@ def _connected(path: Path) -> sqlite3.Connection:
 
 def _set_aside(path: Path) -> None:
     """Keep a damaged file under another name for inspection."""
-    _log.warning("the state of windows in %s is damaged; it is made again of the log", path)
+    _log.warning("the state of windows in %s is damaged; it is rebuilt from the topic", path)
     move(path, path.with_name(f"{path.name}.damaged"))
     for suffix in ("-wal", "-shm"):
         path.with_name(f"{path.name}{suffix}").unlink(missing_ok=True)

@@ -161,7 +161,7 @@ def test_a_member_of_the_same_name_has_the_places_at_once(db: sqlite3.Connection
     new = Member(db, "one")
 
     assert set(new.look().assigned) == old.held
-    with pytest.raises(ConflictError, match="was replaced by another of that name"):
+    with pytest.raises(ConflictError, match="was replaced by another member of that name"):
         old.look()
 
 

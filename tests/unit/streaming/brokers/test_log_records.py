@@ -124,6 +124,8 @@ def test_a_partition_that_is_not_there_and_a_topic_that_is_not_there_are_named()
     db = new_db(t=2)
     with pytest.raises(InvalidArgumentError, match="topic t has no partition 2; it has 2"):
         append(db, Catalogue(), [NewRecord(topic="t", key=None, value=b"", partition=2)], 0.0)
-    with pytest.raises(NotFoundError, match="no topic 'u' in this log; there is: 't'"):
+    with pytest.raises(
+        NotFoundError, match="topic 'u' does not exist in this log; existing topics: 't'"
+    ):
         Catalogue().topic(db, "u")
     db.close()

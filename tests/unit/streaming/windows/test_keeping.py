@@ -124,7 +124,7 @@ def test_a_group_that_was_put_back_or_lost_its_state_has_windows_made_again(
     assert at == max(group - 1 - 4, 0)
     made.count_restored(read(broker, at, group - at))
     assert counts(made, read(broker, group, 2)) == [min(group + 1, 4), 4]
-    assert "are made again of" in caplog.text
+    assert "are rebuilt from" in caplog.text
     assert (made._counters.rebuilt, made._counters.incomplete) == (1, 0)
     made.close()
 
@@ -137,7 +137,7 @@ def test_windows_of_what_the_log_has_forgotten_are_told_to_be_short(
     made = windows(broker, tmp_path)
 
     assert made.on_assigned([HERE]) == {HERE: 10}
-    assert "the log has forgotten older ones" in caplog.text
+    assert "older records were deleted" in caplog.text
     assert made._counters.incomplete == 1
     made.close()
 

@@ -62,13 +62,13 @@ def test_windows_come_from_json_and_are_fine() -> None:
 @pytest.mark.parametrize(
     ("told", "why"),
     [
-        (StreamWindowsSpec(windows=[]), "names none"),
+        (StreamWindowsSpec(windows=[]), "is empty"),
         (StreamWindowsSpec(windows=[ONE, ONE]), "two windows are called 'n'"),
-        (StreamWindowsSpec(windows=[ONE], lateness_s=-1), "windows.lateness_s is a number"),
-        (StreamWindowsSpec(windows=[ONE], ahead_s=math.nan), "windows.ahead_s is a number"),
+        (StreamWindowsSpec(windows=[ONE], lateness_s=-1), "windows.lateness_s must be"),
+        (StreamWindowsSpec(windows=[ONE], ahead_s=math.nan), "windows.ahead_s must be"),
         (
             StreamWindowsSpec(windows=[ONE], checkpoint_s=math.inf),
-            "windows.checkpoint_s is a number",
+            "windows.checkpoint_s must be",
         ),
         (
             StreamWindowsSpec(windows=[StreamWindowSpec(name="", size_s=1)]),
@@ -78,11 +78,11 @@ def test_windows_come_from_json_and_are_fine() -> None:
             StreamWindowsSpec(
                 windows=[StreamWindowSpec(name="s", size_s=1, function=Function.SUM)]
             ),
-            "sum needs the field",
+            "sum needs a field",
         ),
         (
             StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=1, slide_s=2)]),
-            "is at most size_s",
+            "must be at most size_s",
         ),
         (
             StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=0)]),
@@ -90,11 +90,11 @@ def test_windows_come_from_json_and_are_fine() -> None:
         ),
         (
             StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=math.inf)]),
-            "both are finite",
+            "both must be finite",
         ),
         (
             StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=math.nan)]),
-            "both are finite",
+            "both must be finite",
         ),
         (
             StreamWindowsSpec(windows=[StreamWindowSpec(name="n", size_s=3600, slide_s=0.1)]),

@@ -107,7 +107,7 @@ def test_a_damaged_file_is_set_aside(path: Path, caplog: pytest.LogCaptureFixtur
 
     assert file.position() is None
     assert path.with_name("in-0.db.damaged").read_bytes().startswith(b"this is no database")
-    assert "made again of the log" in caplog.text
+    assert "rebuilt from the topic" in caplog.text
     file.close()
 
 
@@ -138,7 +138,7 @@ def test_a_file_of_a_later_version_is_left_alone(path: Path) -> None:
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
-    with pytest.raises(FailedPreconditionError, match="cannot keep the state of windows in"):
+    with pytest.raises(FailedPreconditionError, match="cannot open the state of windows in"):
         WindowStateFile(tmp_path / "file" / "in-0.db", definition="d")
 
 

@@ -168,7 +168,7 @@ class KafkaBroker:
                         f"topic '{topic}' has no partition {partition.partition}"
                     )
                 if offset < 0:
-                    raise InvalidArgumentError(f"an offset of {partition} is {offset}")
+                    raise InvalidArgumentError(f"an offset of {partition} cannot be {offset}")
         self._admin.set_committed(group, offsets)
 
     def close(self) -> None:

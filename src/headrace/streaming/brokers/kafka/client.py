@@ -123,19 +123,20 @@ _KINDS: Final[Mapping[type[HeadraceError], tuple[int, ...]]] = {
 }
 _KIND_OF: Final = {code: kind for kind, codes in _KINDS.items() for code in codes}
 _HINTS_BY_CLASS: Final[Mapping[type[HeadraceError], str]] = {
-    UnauthenticatedError: "it does not know us: look at sasl.username, sasl.password and "
+    UnauthenticatedError: "authentication failed: check sasl.username, sasl.password and "
     "sasl.mechanism",
-    PermissionDeniedError: "we may not: somebody has to add a rule (ACL) to the cluster",
-    ConflictError: "another member has our place",
+    PermissionDeniedError: "not permitted: add an ACL to the cluster",
+    ConflictError: "another member uses this member's name",
 }
 _HINTS_BY_CODE: Final[Mapping[int, str]] = {
-    _E.INVALID_SESSION_TIMEOUT: "its servers take a session_timeout_s of 6 s to 30 min unless they "
-    "are told otherwise (group.min.session.timeout.ms)",
-    _E.UNSTABLE_OFFSET_COMMIT: "a transaction that covers it is open: it ends within its time "
-    "(transaction.timeout.ms), after which this can be asked again",
-    _E.INVALID_TIMESTAMP: "the topic takes no record of that time (message.timestamp.before.max.ms "
-    "and message.timestamp.after.max.ms); change them, or write answers with `timestamps: now`",
-    _E.INCONSISTENT_GROUP_PROTOCOL: "the group's other members run with another "
+    _E.INVALID_SESSION_TIMEOUT: "the servers accept a session_timeout_s of 6 s to 30 min unless "
+    "they are configured otherwise (group.min.session.timeout.ms)",
+    _E.UNSTABLE_OFFSET_COMMIT: "an open transaction covers it: it ends within its timeout "
+    "(transaction.timeout.ms); retry then",
+    _E.INVALID_TIMESTAMP: "the topic rejects records with that timestamp "
+    "(message.timestamp.before.max.ms and message.timestamp.after.max.ms); change these, or write "
+    "answers with `timestamps: now`",
+    _E.INCONSISTENT_GROUP_PROTOCOL: "the other members of the group use another "
     "partition.assignment.strategy or group.protocol",
 }
 SHOULD_WAIT: Final = frozenset(_KINDS[UnavailableError])
@@ -198,7 +199,7 @@ class ClientHealth:
         """Handle a client error; most are transient."""
         code = error.code()
         if error.fatal():
-            self.fail(failure(error, doing="go on as a member", address=self._address))
+            self.fail(failure(error, doing="continue as a member", address=self._address))
         elif code in CONNECTION:
             self._reason = f"Kafka at {self._address}: {error.str()}"
             self._is_away = self._is_away or code == AUTHENTICATION
@@ -257,7 +258,7 @@ def _headers(found: Any) -> tuple[Header, ...]:  # noqa: ANN401  # a list, when 
 def milliseconds(at_s: float) -> int:
     """Return a time for Kafka, rounded up, so that records found by it are not older."""
     if not math.isfinite(at_s):
-        raise InvalidArgumentError(f"a time has to be a Unix time, not {at_s}")
+        raise InvalidArgumentError(f"expected a Unix time, not {at_s}")
     return min(max(math.ceil(at_s * _MILLISECONDS), 0), _LAST_MS)
 
 
@@ -268,7 +269,7 @@ def check_new(records: Sequence[NewRecord], *, limit_bytes: int) -> None:
         if size > limit_bytes:
             raise _too_large(record, limit_bytes)
         if record.timestamp_s is not None and not 0 <= record.timestamp_s < math.inf:
-            message = f"a record for {record.topic} is of the time {record.timestamp_s}"
+            message = f"invalid timestamp {record.timestamp_s} in a record for '{record.topic}'"
             raise InvalidArgumentError(message)
 
 
@@ -362,8 +363,8 @@ class Writing:
         while len(self._producer) >= before:
             if self._clock.monotonic() >= until:
                 message = (
-                    f"Kafka at {self._address} has taken nothing for {_MAX_FULL_S:g} s, and "
-                    f"no more than {before} records may wait for it"
+                    f"Kafka at {self._address} has accepted no record for {_MAX_FULL_S:g} s, and "
+                    f"the limit of {before} queued records is reached"
                 )
                 raise UnavailableError(message)
             self.serve(_FULL_STEP_S)
@@ -378,7 +379,8 @@ class Writing:
             where = f"write to partition {record.partition} of topic '{name}'"
         if error.code() in _TOO_LARGE:
             where += (
-                f" a record within our own limit of {self._limit_bytes} bytes, over the topic's,"
+                f" a record within message.max.bytes ({self._limit_bytes} bytes), but over the "
+                "topic's limit"
             )
         return failure(error, doing=where, address=self._address)
 
@@ -393,7 +395,7 @@ def _too_large(record: NewRecord, limit_bytes: int) -> InvalidArgumentError:
     size += sum(len(name) + len(value) for name, value in record.headers)
     message = (
         f"a record of {size} bytes for {record.topic} exceeds the limit of {limit_bytes} bytes, "
-        "its frame counted in; allow more by ?message.max.bytes= here and max.message.bytes of the "
-        "topic, or put what is large elsewhere and its address here"
+        "including its frame; raise ?message.max.bytes= in the URL and max.message.bytes of the "
+        "topic, or store large values elsewhere and send their address"
     )
     return InvalidArgumentError(message)

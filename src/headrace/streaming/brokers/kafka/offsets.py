@@ -153,7 +153,7 @@ class Assigning:
         unassigned = set(listener_offsets) - set(partitions)
         if unassigned:
             raise InvalidArgumentError(
-                f"{min(unassigned)} was not gained, and has an offset to read"
+                f"the listener gave an offset for {min(unassigned)}, which is not assigned"
             )
         queried = [
             KafkaPartition(*partition)
@@ -233,7 +233,7 @@ class Assigning:
             except KafkaException as error:
                 failed = error_of(error)
             if failed.code() not in SHOULD_WAIT or self.clock.monotonic() >= until:
-                doing = f"find where group '{self.membership.group}' is"
+                doing = f"read the offsets of group '{self.membership.group}'"
                 raise failure(failed, doing=doing, address=self.address)
             self.wait(_RETRY_PAUSE_S)
 

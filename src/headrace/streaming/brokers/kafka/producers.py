@@ -248,7 +248,7 @@ class AtLeastOnceProducer:
             self._acknowledged = offsets | self._acknowledged
             self._commit_at = now + _RETRY_AFTER_S
             return
-        self._commit_error = failure(error, doing="keep what is done", address=self._address)
+        self._commit_error = failure(error, doing="commit offsets", address=self._address)
 
     def _flush_blocking(self, timeout_s: float) -> bool:
         """Flush within a rebalance, where the consumer reports only blocking commits."""
@@ -313,7 +313,7 @@ class ExactlyOnceProducer:
     def produce(self, records: Sequence[NewRecord], offsets: Mapping[TopicPartition, int]) -> None:
         """Write records and commit offsets in one transaction, before returning."""
         self._failed = None
-        doing = "deliver a transaction"
+        doing = "commit a transaction"
         until = self._clock.monotonic() + _TRANSACTION_TIMEOUT_S
         try:
             self._producer.begin_transaction()

@@ -103,7 +103,7 @@ class KafkaReader:
                 for number in range(self._count(consumer, topic))
             ]
             results = self._call(
-                f"find a time in topic '{topic}'",
+                f"find offsets by time in topic '{topic}'",
                 lambda: consumer.offsets_for_times(queried, timeout=REQUEST_TIMEOUT_S),
             )
             return {
@@ -121,10 +121,12 @@ class KafkaReader:
             count = self._count(consumer, topic)
             for partition in after:
                 if partition.topic != topic or not 0 <= partition.partition < count:
-                    message = f"topic '{topic}' of {count} partitions has no place {partition}"
+                    message = f"topic '{topic}' has {count} partitions, but not {partition}"
                     raise InvalidArgumentError(message)
                 if after[partition] < 0:
-                    raise InvalidArgumentError(f"no offset of {topic} is {after[partition]}")
+                    raise InvalidArgumentError(
+                        f"an offset of topic '{topic}' cannot be {after[partition]}"
+                    )
             starts = [
                 KafkaPartition(topic, partition.partition, offset)
                 for partition, offset in after.items()
@@ -190,12 +192,12 @@ class KafkaReader:
         if error is not None and error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
             self._partition_counts.pop(topic, None)
             message = (
-                f"there is no topic '{topic}' in Kafka at {self._address}; make it first, or look "
-                "for a typing mistake"
+                f"topic '{topic}' does not exist in Kafka at {self._address}; create it, or check "
+                "its spelling"
             )
             raise NotFoundError(message)
         if error is not None and error.code() != KafkaError.LEADER_NOT_AVAILABLE:
-            raise self._failure(error, f"look for topic '{topic}'")
+            raise self._failure(error, f"read metadata of topic '{topic}'")
         self._partition_counts[topic] = len(topic_metadata.partitions)
         return self._partition_counts[topic]
 
@@ -212,7 +214,7 @@ class KafkaReader:
                     and self._connection_error.code() == AUTHENTICATION
                 )
                 if is_refused or self._clock.monotonic() >= until:
-                    doing = f"look for topic '{topic}'"
+                    doing = f"read metadata of topic '{topic}'"
                     raise self._failure(error_of(error), doing) from error
 
     def _watermarks(
@@ -221,7 +223,7 @@ class KafkaReader:
         """Return the ends of one partition, by a deadline that several partitions share."""
         timeout_s = min(max(until - self._clock.monotonic(), _MIN_TIMEOUT_S), REQUEST_TIMEOUT_S)
         return self._call(
-            f"look at partition {number} of topic '{topic}'",
+            f"read offsets of partition {number} of topic '{topic}'",
             lambda: consumer.get_watermark_offsets(
                 KafkaPartition(topic, number), timeout=timeout_s
             ),
@@ -275,7 +277,7 @@ def create_client(create: Callable[[], _T], address: str) -> _T:
         return create()
     except (KafkaException, TypeError, ValueError) as error:
         reason = error_of(error).str()
-        raise InvalidArgumentError(f"an option for Kafka at {address}: {reason}") from error
+        raise InvalidArgumentError(f"invalid option for Kafka at {address}: {reason}") from error
 
 
 _LATEST: Final = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # has no types
@@ -304,7 +306,7 @@ class KafkaAdmin:
 
     def create_topic(self, topic: str, partitions: int) -> None:
         """Create a topic with the cluster's default replication."""
-        doing = f"make topic '{topic}'"
+        doing = f"create topic '{topic}'"
         new = NewTopic(topic, partitions, _DEFAULT_REPLICATION)
         try:
             self._result(
@@ -322,7 +324,7 @@ class KafkaAdmin:
         Raises:
             UnavailableError: A transaction that may move them has been open for long.
         """
-        doing = f"look at group '{group}'"
+        doing = f"read offsets of group '{group}'"
         query = ConsumerGroupTopicPartitions(
             group, [KafkaPartition(*partition) for partition in partitions]
         )
@@ -350,7 +352,7 @@ class KafkaAdmin:
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
         """Set the offsets of a group without running members."""
-        doing = f"move group '{group}'"
+        doing = f"set offsets of group '{group}'"
         partitions = [KafkaPartition(*partition, offset) for partition, offset in offsets.items()]
         change = ConsumerGroupTopicPartitions(group, partitions)
         try:
@@ -386,7 +388,7 @@ class KafkaAdmin:
             group
         ]
         try:
-            return bool(self._result(future, "look at a group").members)
+            return bool(self._result(future, "describe a group").members)
         except KafkaException as error:
             if error_of(error).code() == KafkaError.GROUP_ID_NOT_FOUND:
                 return False
@@ -394,8 +396,8 @@ class KafkaAdmin:
 
     def _active_group(self, group: str) -> FailedPreconditionError:
         message = (
-            f"a member of group '{group}' runs, or ended so short a while ago that it may come "
-            "back; stop the stream first, and wait for its session_timeout_s"
+            f"a member of group '{group}' runs, or ended so recently that it may come "
+            "back; stop the stream, and wait for its session_timeout_s"
         )
         return FailedPreconditionError(message)
 

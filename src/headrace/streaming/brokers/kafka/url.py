@@ -171,7 +171,7 @@ _MAX_BYTES: Final = 1 << 20
 _SHOWN: Final = 60
 _RESERVED: Final[Mapping[str, str]] = {
     **dict.fromkeys(
-        ("bootstrap.servers", "metadata.broker.list"), "the servers stand before the '?'"
+        ("bootstrap.servers", "metadata.broker.list"), "put the servers before the '?'"
     ),
     **dict.fromkeys(
         (
@@ -183,7 +183,7 @@ _RESERVED: Final[Mapping[str, str]] = {
             "heartbeat.interval.ms",
             "auto.offset.reset",
         ),
-        "the stream's own settings say that",
+        "set it in the stream's own settings",
     ),
     **dict.fromkeys(
         (
@@ -199,7 +199,7 @@ _RESERVED: Final[Mapping[str, str]] = {
             "statistics.interval.ms",
             "delivery.report.only.error",
         ),
-        "what is promised depends on it",
+        "delivery guarantees depend on it",
     ),
     **dict.fromkeys(
         ("plugin.library.paths", "ssl.engine.location", "ssl.providers"),
@@ -222,15 +222,15 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
     parts = urlsplit(url_filled_in(url, what=_OPTIONS, environment=environment))
     if "@" in parts.netloc:
         message = (
-            "a Kafka URL has no user before the host: say ?security.protocol=SASL_SSL&"
+            "a Kafka URL takes no user before the host; use ?security.protocol=SASL_SSL&"
             "sasl.mechanism=SCRAM-SHA-512&sasl.username=NAME&sasl.password=${VARIABLE}"
         )
         raise InvalidArgumentError(message)
     if parts.path.strip("/") or parts.fragment:
         message = (
-            f"a Kafka URL has no path or fragment: {(parts.path or parts.fragment)[:_SHOWN]!r}"
+            f"a Kafka URL takes no path or fragment: {(parts.path or parts.fragment)[:_SHOWN]!r}"
         )
-        raise InvalidArgumentError(f"{message}; topics are named in the stream")
+        raise InvalidArgumentError(f"{message}; name topics in the stream")
     options = _checked(parse_qsl(parts.query, keep_blank_values=True, strict_parsing=False))
     file = options.pop(_FILE, None)
     if file is not None:
@@ -244,7 +244,9 @@ def kafka_options(url: str, environment: Mapping[str, str] | None = None) -> Kaf
     for name in (LIMIT, TRANSACTION, POLL_INTERVAL):
         text = options.get(name, "1")
         if not (text.isascii() and text.isdecimal() and int(text) > 0):
-            raise InvalidArgumentError(f"{name}={text[:_SHOWN]!r} of Kafka has to be a number")
+            raise InvalidArgumentError(
+                f"{name}={text[:_SHOWN]!r} of Kafka must be a number greater than 0"
+            )
     return KafkaOptions(
         address=_servers(parts.netloc), is_static=membership == _STATIC, settings=options
     )
@@ -268,8 +270,8 @@ def _servers(netloc: str) -> str:
         port = int(match[2] or _PORT) if match is not None else 0
         if match is None or not 1 <= port <= 65535:  # noqa: PLR2004  # the largest port there is
             message = (
-                f"{server[:_SHOWN]!r} is no server of Kafka: kafka://HOST:PORT, or several with "
-                "commas between them"
+                f"{server[:_SHOWN]!r} is not a Kafka server: use kafka://HOST:PORT, or several "
+                "separated by commas"
             )
             raise InvalidArgumentError(message)
         servers.append(f"{match[1]}:{port}")
@@ -282,9 +284,9 @@ def _checked(pairs: list[tuple[str, str]]) -> dict[str, str]:
         if name in _RESERVED:
             raise InvalidArgumentError(f"'{name}' cannot be set for Kafka: {_RESERVED[name]}")
         if _NAME.fullmatch(name) is None:
-            raise InvalidArgumentError(f"{name[:_SHOWN]!r} is no option of Kafka's client")
+            raise InvalidArgumentError(f"{name[:_SHOWN]!r} is not an option of the Kafka client")
         if name in options:
-            raise InvalidArgumentError(f"'{name}' stands twice among the options of Kafka")
+            raise InvalidArgumentError(f"'{name}' is set twice in the options of Kafka")
         options[name] = value
     return options
 
@@ -296,7 +298,7 @@ def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, 
             data = file.read(_MAX_BYTES + 1)
         text = data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise FailedPreconditionError(f"cannot read the options in {path}: {reason}") from error
     if len(data) > _MAX_BYTES:
         raise FailedPreconditionError(f"the options in {path} exceed {_MAX_BYTES} bytes")
@@ -307,7 +309,7 @@ def _properties(path: Path, environment: Mapping[str, str] | None) -> dict[str, 
             continue
         name, equals, value = stripped.partition("=")
         if not equals or name.strip() in {_FILE, _MEMBERSHIP, _COMPRESSION}:
-            message = f"line {number} of {path} is no name=value of Kafka's client"
+            message = f"line {number} of {path} is not a name=value option of the Kafka client"
             raise InvalidArgumentError(message)
         pairs.append((name.strip(), value.strip()))
         if is_secret_name(name.strip()):

@@ -70,7 +70,7 @@ class LogBroker:
         clock: Clock | None = None,
     ) -> None:
         if not (retention_s > 0 and retention_bytes > 0):
-            message = "a log that keeps nothing: retention_s and retention_bytes have to be over 0"
+            message = "retention_s and retention_bytes of a log must be greater than 0"
             raise InvalidArgumentError(message)
         self._folder = folder
         self._sync = sync
@@ -99,7 +99,7 @@ class LogBroker:
         if not 1 <= partitions <= _MAX_PARTITIONS:
             message = f"a topic has 1 to {_MAX_PARTITIONS} partitions, not {partitions}"
             raise InvalidArgumentError(message)
-        with self._file() as file, file.writing("make a topic in") as db:
+        with self._file() as file, file.writing("create a topic in") as db:
             created = db.execute(
                 "INSERT INTO topics (name, retention_s, retention_bytes) VALUES (?, ?, ?) "
                 "ON CONFLICT (name) DO NOTHING RETURNING id",
@@ -209,13 +209,15 @@ def open_log(url: str, *, home: Path) -> LogBroker:
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.netloc:
-        message = f"{url[:200]!r} names a host; a log is of this machine: log:NAME or log:///PATH"
+        message = f"{url[:200]!r} names a host, but a log is local: use log:NAME or log:///PATH"
         raise InvalidArgumentError(message)
     folder = Path(path) if path.startswith("/") else home / "streams" / check_name(path, kind="log")
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - {"sync", "retention_s", "retention_bytes"})
     if unknown:
-        message = f"a log has no '{unknown[0][:60]}'; it has sync, retention_s and retention_bytes"
+        message = (
+            f"a log has no option '{unknown[0][:60]}'; use sync, retention_s or retention_bytes"
+        )
         raise InvalidArgumentError(message)
     sync = options.get("sync", Sync.NORMAL)
     if sync not in set(Sync):

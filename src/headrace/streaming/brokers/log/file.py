@@ -278,20 +278,22 @@ class LogFile:
         code = _code(error)
         cannot = f"cannot {doing} the log in {self.name}: "
         if code in _BUSY:
-            held = f"another process has held it for {self._lock_timeout_s:g} s"
-            return UnavailableError(f"{cannot}{held}; end that one, or try again")
+            held = f"another process has locked it for {self._lock_timeout_s:g} s"
+            return UnavailableError(f"{cannot}{held}; stop that process, or retry")
         if code == sqlite3.SQLITE_FULL:
-            return LogFullError(f"{cannot}no space is left; free some, nothing was lost")
+            return LogFullError(
+                f"{cannot}no space is left on the disk; free some (nothing was lost)"
+            )
         if code in _AWAY:
-            hint = "look whether its disk is there, and whether this user may write in the folder"
+            hint = "check that the disk is mounted and that this user may write to the folder"
             return UnavailableError(f"{cannot}{error}; {hint}")
         if code == sqlite3.SQLITE_READONLY:
-            return FailedPreconditionError(f"{cannot}it is read-only; a log is written by readers")
+            return FailedPreconditionError(f"{cannot}it is read-only, but readers write to a log")
         reason = str(error)
         if code in _DAMAGED:
             reason += (
-                f"; save what `sqlite3 {_NAME} .recover` finds, then move {_NAME} and those beside "
-                "it (-wal, -shm) away to begin a new log"
+                f"; save what `sqlite3 {_NAME} .recover` finds, then move {_NAME} and its "
+                "-wal and -shm files away to start a new log"
             )
         return FailedPreconditionError(f"{cannot}{reason}")
 

@@ -164,10 +164,10 @@ def check_not_replaced(
         return
     who = f"member '{membership.member}' of group '{membership.group}'"
     if now is None:
-        reason = f"gave no sign of life for {membership.session_timeout_s:g} s, and was removed"
+        reason = f"sent no heartbeat for {membership.session_timeout_s:g} s, and was removed"
     else:
-        reason = "was replaced by another of that name"
-    raise ConflictError(f"{who} {reason}; what it delivers now would be there twice")
+        reason = "was replaced by another member of that name"
+    raise ConflictError(f"{who} {reason}; records that it writes now would be duplicates")
 
 
 def check_claims(

@@ -28,7 +28,7 @@ class Topic(NamedTuple):
         if not 0 <= partition < len(self.partitions):
             message = (
                 f"topic {self.name} has no partition {partition}; it has {len(self.partitions)}, "
-                "counted from 0"
+                "numbered from 0"
             )
             raise InvalidArgumentError(message)
         return self.partitions[partition]
@@ -61,7 +61,7 @@ def _find_topic(db: sqlite3.Connection, name: str) -> Topic:
             f"'{other}'" for (other,) in db.execute("SELECT name FROM topics ORDER BY 1 LIMIT 20")
         ]
         there = ", ".join(names) or "none yet"
-        message = f"there is no topic {name[:249]!r} in this log; there is: {there}"
+        message = f"topic {name[:249]!r} does not exist in this log; existing topics: {there}"
         raise NotFoundError(message)
     id_, retention_s, retention_bytes = row
     partitions = db.execute("SELECT id FROM places WHERE topic = ? ORDER BY partition", (id_,))
@@ -246,13 +246,13 @@ def check_new(records: Sequence[NewRecord]) -> None:
     """Raise InvalidArgumentError for a record that a log does not take."""
     for record in records:
         if record.timestamp_s is not None and not math.isfinite(record.timestamp_s):
-            message = f"a record for {record.topic} is of the time {record.timestamp_s}"
+            message = f"invalid timestamp {record.timestamp_s} in a record for '{record.topic}'"
             raise InvalidArgumentError(message)
         size = len(record.key or b"") + len(record.value or b"")
         if size > MAX_RECORD_BYTES:
             message = (
                 f"a record of {size} bytes for {record.topic} exceeds the limit of "
-                f"{MAX_RECORD_BYTES} bytes; put what is large elsewhere, and its address here"
+                f"{MAX_RECORD_BYTES} bytes; store large values elsewhere and send their address"
             )
             raise InvalidArgumentError(message)
 

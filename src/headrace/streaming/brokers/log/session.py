@@ -271,7 +271,7 @@ class LogSession:
         unassigned = set(start_offsets) - set(partitions)
         if unassigned:
             raise InvalidArgumentError(
-                f"{min(unassigned)} was not gained, and has an offset to read"
+                f"the listener gave an offset for {min(unassigned)}, which is not assigned"
             )
         self._ids.update(partitions)
         self._next.update({**starts, **start_offsets})
@@ -283,7 +283,7 @@ class LogSession:
         offset = groups.position(db, self._membership.group, partition_id) or 0
         if offset < first:
             _LOGGER.warning(
-                "%s/%d: records %d to %d were forgotten before group '%s' read them; keep "
+                "%s/%d: records %d to %d were deleted before group '%s' read them; keep "
                 "more (retention_s, retention_bytes) or read faster",
                 *(partition.topic, partition.partition, offset, first - 1, self._membership.group),
             )

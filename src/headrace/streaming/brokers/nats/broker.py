@@ -89,7 +89,7 @@ class NatsBroker:
         _check_subject(topic)
         check_one_partition(partitions, kind="NATS")
         link = self._link()
-        link.ask(f"make topic {topic}", self._create(link, topic))
+        link.ask(f"create topic {topic}", self._create(link, topic))
 
     def send(self, records: Sequence[NewRecord]) -> None:
         """Write records; see `Broker`. After an error, some may have been written."""
@@ -258,5 +258,5 @@ def _ephemeral(config: api.ConsumerConfig, topic: str) -> api.ConsumerConfig:
 def _check_subject(topic: str) -> None:
     check_topic(topic)
     if "" in topic.split("."):
-        message = f"topic '{topic}' is no subject of NATS: no part between its dots may be empty"
+        message = f"topic '{topic}' is not a NATS subject: no token between dots may be empty"
         raise InvalidArgumentError(message)

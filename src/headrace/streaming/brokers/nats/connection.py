@@ -56,7 +56,9 @@ def consumer_of(group: str) -> str:
     """
     name = token_of(group)
     if len(name) > _MAX_NAME:
-        raise InvalidArgumentError(f"group '{group[:60]}…' is too long a name for NATS; shorten it")
+        raise InvalidArgumentError(
+            f"group '{group[:60]}…' has a name too long for NATS; shorten it"
+        )
     return name
 
 
@@ -100,7 +102,7 @@ class NatsLink:
     @property
     def problem(self) -> str:
         """Why the connection is down; empty if it is up."""
-        return "" if self.client.is_connected else self._problem or f"{self.name} is away"
+        return "" if self.client.is_connected else self._problem or f"{self.name} is unavailable"
 
     def ask(self, doing: str, work: Coroutine[Any, Any, T], *, timeout_s: float = TIMEOUT_S) -> T:
         """Run `work` in the loop and return its result; errors are translated."""
@@ -123,7 +125,7 @@ class NatsLink:
     def check_connected(self) -> None:
         """Raise UnavailableError during an outage: the client would buffer what is sent."""
         if not self.client.is_connected:
-            raise UnavailableError(self.problem or f"{self.name} is away")
+            raise UnavailableError(self.problem or f"{self.name} is unavailable")
 
     def close(self) -> None:
         """Disconnect and end the loop. Idempotent."""
@@ -176,14 +178,14 @@ class NatsLink:
 
     async def _on_error(self, error: Exception) -> None:
         if not self.client.is_connected:
-            self._problem = f"{self.name} is away: {str(error) or type(error).__name__}"
+            self._problem = f"{self.name} is unavailable: {str(error) or type(error).__name__}"
             # The client forgets a connection to a server that then says nothing: it would stay.
             transport = self.client._transport  # noqa: SLF001  # it has no other name
             if transport is not None:
                 transport.close()  # type: ignore[no-untyped-call]  # it says nothing
 
     async def _on_disconnected(self) -> None:
-        self._problem = self._problem or f"{self.name} is away: it hung up"
+        self._problem = self._problem or f"{self.name} is unavailable: it closed the connection"
 
     async def _on_reconnected(self) -> None:
         self._problem = ""
@@ -200,7 +202,7 @@ async def stream_of(link: NatsLink, topic: str) -> str:
     try:
         return await link.stream_api.find_stream_name_by_subject(topic)
     except nats.js.errors.NotFoundError:
-        message = f"{link.name} has no topic '{topic}'; make it first"
+        message = f"{link.name} has no topic '{topic}'; create it first"
         raise NotFoundError(message) from None
 
 
@@ -312,7 +314,7 @@ def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
     if isinstance(error, nats.errors.AuthorizationError) or any(
         word in text.lower() for word in refused
     ):
-        reason = "the server refuses who is named in its URL"
+        reason = "the server refuses the credentials in the URL"
         return FailedPreconditionError(f"{cannot}: {reason} ({text})")
     if isinstance(error, nats.js.errors.ServiceUnavailableError | nats.errors.NoRespondersError):
         reason = "its JetStream does not answer; start the server with -js"
@@ -396,7 +398,7 @@ def messages_of(records: Sequence[NewRecord], *, sender: str, max_bytes: int) ->
         if size_bytes > max_bytes:
             message = (
                 f"a record for {record.topic} has {size_bytes} bytes with its headers, and the "
-                f"server takes {max_bytes}; raise its max_payload, or answer less"
+                f"server takes {max_bytes}; raise its max_payload, or write smaller answers"
             )
             raise InvalidArgumentError(message)
         messages.append(NatsMessage(record.topic, payload, headers))
@@ -421,7 +423,7 @@ async def publish(link: NatsLink, messages: Sequence[NatsMessage]) -> None:
     for future in late:
         future.cancel()
     if late:
-        message = f"{link.name} did not say within {TIMEOUT_S:g} s that it has what was written"
+        message = f"{link.name} did not acknowledge within {TIMEOUT_S:g} s what was written"
         raise UnavailableError(message)
     errors = [error for future in done if (error := future.exception()) is not None]
     if not errors:

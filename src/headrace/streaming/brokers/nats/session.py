@@ -72,8 +72,8 @@ class NatsPull:
     def missing_group(self) -> HeadraceError:
         """Return the error for a group that does not exist any more."""
         message = (
-            f"the group at topic {self._partition.topic} was deleted or moved in "
-            f"{self._link.name}; start again to make it anew"
+            f"the group on topic '{self._partition.topic}' was deleted or moved in "
+            f"{self._link.name}; restart the stream to create it again"
         )
         return FailedPreconditionError(message)
 
@@ -166,8 +166,8 @@ class NatsSession(SharedSession[str, _Unsent]):
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         if start_offsets and not self._is_alone:
             message = (
-                f"other members of group '{self._membership.group}' run, and a member that brings "
-                "offsets of its own has to be alone; stop them first"
+                f"other members of group '{self._membership.group}' run, but a member with its own "
+                "start offsets must be alone; stop them first"
             )
             raise FailedPreconditionError(message)
         for partition, offset in start_offsets.items():
@@ -179,7 +179,7 @@ class NatsSession(SharedSession[str, _Unsent]):
                 offset=offset,
                 ack_wait_s=self._membership.session_timeout_s,
             )
-            self._link.ask(f"read {partition.topic} from an offset of its own", work)
+            self._link.ask(f"read {partition.topic} from its own offset", work)
 
     def _want(self, max_records: int) -> None:
         if max_records <= 0:
@@ -269,8 +269,10 @@ class NatsSession(SharedSession[str, _Unsent]):
             return
         if word == _JOINS or int(epoch) > self._epoch:
             who = f"member '{self._membership.member}' of group '{self._membership.group}'"
-            reason = "was replaced by another of that name"
-            self._fail(ConflictError(f"{who} {reason}; what it delivers now would be there twice"))
+            reason = "was replaced by another member of that name"
+            self._fail(
+                ConflictError(f"{who} {reason}; records that it writes now would be duplicates")
+            )
             await self._release()
         if message.reply:
             await message.respond(b"left")

@@ -62,10 +62,10 @@ class PulsarBroker:
         self._check_open()
         check_membership(membership)
         if membership.delivery is Delivery.EXACTLY_ONCE:
-            message = "a stream over Pulsar delivers at_least_once; use a log, Kafka, NATS or Redis"
+            message = "Pulsar streams support only at_least_once; use a log, Kafka, NATS or Redis"
             raise UnsupportedError(message)
         if membership.start_s is not None:
-            raise UnsupportedError("a group of Pulsar begins at the earliest or latest record only")
+            raise UnsupportedError("a Pulsar group can start only at the earliest or latest record")
         return PulsarSession(self._link, membership, listener, self._clock)
 
     def create_topic(self, topic: str, *, partitions: int = 1) -> None:
@@ -105,12 +105,12 @@ class PulsarBroker:
     def offsets_at(self, topic: str, at_s: float) -> NoReturn:  # noqa: ARG002  # see `Broker`
         """Raise UnsupportedError: Pulsar's client cannot find offsets by time."""
         self._check_open()
-        raise UnsupportedError("Pulsar does not tell the offset of a time; begin at the earliest")
+        raise UnsupportedError("Pulsar cannot find offsets by time; start at the earliest record")
 
     def committed(self, group: str, topic: str) -> NoReturn:  # noqa: ARG002  # see `Broker`
         """Raise UnsupportedError: only Pulsar's admin API returns positions."""
         self._check_open()
-        message = f"where group '{group}' is tells `pulsar-admin topics stats` only"
+        message = f"only `pulsar-admin topics stats` shows the position of group '{group}'"
         raise UnsupportedError(message)
 
     def set_committed(self, group: str, offsets: Mapping[TopicPartition, int]) -> NoReturn:
@@ -118,7 +118,7 @@ class PulsarBroker:
         self._check_open()
         names = ", ".join(partition.topic for partition in offsets)
         message = (
-            f"group '{group}' is moved by `pulsar-admin topics reset-cursor {names}`, or take a "
+            f"move group '{group}' with `pulsar-admin topics reset-cursor {names}`, or use a "
             "new group"
         )
         raise UnsupportedError(message)

@@ -46,7 +46,7 @@ class PulsarReader:
     @property
     def problem(self) -> str:
         """Why no records are received; empty if the connection is up."""
-        return "" if self._consumer.is_connected() else f"{self._name} is away"
+        return "" if self._consumer.is_connected() else f"{self._name} is unavailable"
 
     def last_offset(self) -> int:
         """Return the offset of the last message written, or else of the newest one received."""
@@ -141,8 +141,8 @@ class PulsarSession(SharedSession[MessageId, Unsent]):
     def _start(self, start_offsets: Mapping[TopicPartition, int]) -> None:
         if start_offsets:
             message = (
-                "a member cannot read a topic of Pulsar from an offset of its own: start its "
-                "state anew, or use a log, Kafka, NATS or Redis"
+                "a member cannot read a Pulsar topic from its own offset: reset its "
+                "state, or use a log, Kafka, NATS or Redis"
             )
             raise UnsupportedError(message)
 

@@ -62,7 +62,7 @@ class RedisBroker:
     def __init__(self, url: str, *, clock: Clock | None = None) -> None:
         self._url, options = split_options(url, ("maxlen", "retention_s"))
         if len(options) > 1:
-            message = "a Redis stream is kept by maxlen or by retention_s, not by both"
+            message = "set maxlen or retention_s of a Redis stream, not both"
             raise InvalidArgumentError(message)
         self._trim = Trim(
             maxlen=int(positive(options, "maxlen", 0)),
@@ -98,12 +98,12 @@ class RedisBroker:
         self._check_open()
         check_topic(topic)
         check_one_partition(partitions, kind="Redis")
-        doing = f"make topic {topic}"
+        doing = f"create topic {topic}"
         kind = self._link.ask(doing, "TYPE", topic)
         if kind == b"stream":
             return
         if kind != b"none":
-            reason = f"a {cast('bytes', kind).decode()} is there under this key"
+            reason = f"a {cast('bytes', kind).decode()} exists under this key"
             raise FailedPreconditionError(f"cannot {doing} in {self._link.name}: {reason}")
         helper = f"headrace-{secrets.token_hex(_EPOCH_BYTES)}"  # a group makes an empty stream
         create = ("XGROUP", "CREATE", topic, helper, "$", "MKSTREAM")
@@ -216,7 +216,7 @@ class RedisBroker:
         return offset_of(entries[0][0]) if entries else None
 
     def _no_topic(self, topic: str) -> NotFoundError:
-        return NotFoundError(f"{self._link.name} has no topic '{topic}'; make it first")
+        return NotFoundError(f"{self._link.name} has no topic '{topic}'; create it first")
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -35,22 +35,22 @@ _HINTS: Final = {
     "OOM": "; the server's memory is full: trim its streams (maxlen, retention_s), or give it more",
     "READONLY": "; name the primary instead of a replica",
     "MISCONF": "; the server cannot write to its disk",
-    "WRONGTYPE": "; something else than a stream is under this key",
+    "WRONGTYPE": "; the key holds something other than a stream",
 }
 _REASONS: Final[Mapping[str, tuple[type[HeadraceError], str]]] = {
-    "NOTOPIC": (NotFoundError, "there is no such topic {rest}; make it first"),
+    "NOTOPIC": (NotFoundError, "topic {rest} does not exist; create it first"),
     "NOTMINE": (
         ConflictError,
-        "{rest} is with another member by now; what is delivered now would be there twice",
+        "{rest} belongs to another member by now; records written now would be duplicates",
     ),
-    "REPLACED": (ConflictError, "this member was replaced by another of that name"),
+    "REPLACED": (ConflictError, "this member was replaced by another member of that name"),
     "RUNS": (FailedPreconditionError, "member '{member}' runs; stop the stream first"),
     "NOGROUP": (
         FailedPreconditionError,
-        "the topic or the group is gone; start again to make the group anew",
+        "the topic or the group was deleted; restart the stream to create the group again",
     ),
-    "CROSSSLOT": (UnsupportedError, "topics have to be on one server, and this is a cluster"),
-    "MOVED": (UnsupportedError, "topics have to be on one server, and this is a cluster"),
+    "CROSSSLOT": (UnsupportedError, "all topics must be on one server, but this is a cluster"),
+    "MOVED": (UnsupportedError, "all topics must be on one server, but this is a cluster"),
 }
 """Error markers of the server or our scripts, with their meaning; braces are filled in."""
 
@@ -79,7 +79,7 @@ class RedisConnection:
             # Not connected yet: of options that nobody knows it is told here.
             self._pool.connection_class(**self._pool.connection_kwargs)
         except (ValueError, TypeError):
-            reason = "special characters of the password are written as %XX, options are Redis's"
+            reason = "write special characters of the password as %XX, and use Redis's options"
             message = f"the URL of the broker cannot be read ({self.name}); {reason}"
             raise InvalidArgumentError(message) from None  # the cause may show the password
         self._client = redis.Redis(connection_pool=self._pool)
@@ -130,7 +130,9 @@ def translate_error(error: Exception, doing: str, server: str) -> HeadraceError:
     cannot = f"cannot {doing} in {server}"
     text = str(error)
     if isinstance(error, redis.AuthenticationError):
-        return FailedPreconditionError(f"{cannot}: the server refuses the name or password in it")
+        return FailedPreconditionError(
+            f"{cannot}: the server refuses the name or password in the URL"
+        )
     if isinstance(error, redis.exceptions.NoPermissionError):
         return PermissionDeniedError(f"{cannot}: {text}")
     if isinstance(error, redis.OutOfMemoryError):
@@ -169,7 +171,7 @@ def offset_of(entry_id: bytes) -> int:
     if number > _MAX_SEQUENCE:
         message = (
             f"entry {entry_id.decode()} is beyond number {_MAX_SEQUENCE} of its millisecond: "
-            "let the server choose the ids (XADD *), and its clock never stand back for long"
+            "let the server choose the ids (XADD *), and keep its clock correct"
         )
         raise FailedPreconditionError(message)
     return int(ms) << _SEQUENCE_BITS | number
