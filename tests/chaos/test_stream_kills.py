@@ -139,4 +139,6 @@ def is_past(status: StreamStatus, goal: int, since: float) -> bool:
 def everything(broker: Broker, topic: str) -> Iterator[Record]:
     """At once: noida shows nothing more to who begins to read within a transaction that failed."""
     for partition, (first, _) in broker.ends(topic).items():
-        yield from broker.read(topic, after={TopicPartition(*partition): first}, max_records=100 * RECORDS)
+        yield from broker.read(
+            topic, after={TopicPartition(*partition): first}, max_records=100 * RECORDS
+        )

@@ -20,7 +20,11 @@ from tests.images.test_replica import ports
         (("serve", "/model/mlp.onnx"), 1, "there is no directory '/model' either"),
         (("serve", "/models/empty.onnx"), 3, "/models/empty.onnx: is empty (0 bytes)"),
         (("serve", "/models/half.onnx"), 3, "is truncated or corrupt"),
-        (("serve", "/models/private.onnx"), 3, "user 65532, which runs this process, may not read it"),
+        (
+            ("serve", "/models/private.onnx"),
+            3,
+            "user 65532, which runs this process, may not read it",
+        ),
         (("serve", "/models/slow"), 1, "`--allow-code` on the command line"),
         (
             ("serve", "/models/mlp.onnx", "--device", "cuda"),
