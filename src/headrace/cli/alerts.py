@@ -35,10 +35,10 @@ _TEST_TIMEOUT_S: Final = 300.0
 app = CommandGroup(
     no_args_is_help=False,
     cls=ShowByDefault,
-    help="What is wrong now: `headrace alerts`. Silence alerts, test receivers.",
+    help="Show alerts: `headrace alerts`. Silence alerts, test receivers.",
 )
 
-_Stream = Annotated[str, option("Only of this stream.", "--stream", shown="all")]
+_Stream = Annotated[str, option("Only alerts of this stream.", "--stream", shown="all")]
 
 
 def _state(alert: dict[str, Any]) -> Text:
@@ -71,18 +71,18 @@ def show(
     *,
     stream: _Stream = "",
     firing: Annotated[
-        bool, option("Only what fires; exit status 1 if anything does.", "--firing")
+        bool, option("Only firing alerts; exit status 1 if there are any.", "--firing")
     ] = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Print what is wrong now, since when, and what to do; and what was until lately.
+    """Show active and recently resolved alerts with start time and remedy.
 
     For example:
 
         headrace alerts
 
-        headrace alerts --firing || echo "call somebody"
+        headrace alerts --firing || echo "page on-call"
     """
     api = plane.connect()
     query = {"endpoint": endpoint, "stream": stream, "state": "firing" if firing else ""}
@@ -94,7 +94,7 @@ def show(
 
 def show_alerts(alerts: list[dict[str, Any]], about: str, *, json: bool = False) -> None:
     """Print alerts, and what to do about those that fire."""
-    empty = f"nothing is wrong with '{about}'" if about else "nothing is wrong"
+    empty = f"no alerts with '{about}'" if about else "no alerts"
     show_document({"alerts": alerts}, alerts, ALERT_COLUMNS, json=json, empty=empty)
     actions = {alert["action"]: alert["name"] for alert in alerts if alert["state"] == "firing"}
     for action, name in () if json else actions.items():
@@ -105,21 +105,27 @@ def show_alerts(alerts: list[dict[str, Any]], about: str, *, json: bool = False)
 def silence(
     endpoint: OneEndpoint = "",
     *,
-    alert: Annotated[str, option("Only this one, as HeadraceLatencyP99.", shown="all")] = "",
+    alert: Annotated[str, option("Only this alert, such as HeadraceLatencyP99.", shown="all")] = "",
     stream: _Stream = "",
-    severity: Annotated[str, option("Only `page` or `ticket`.", shown="both")] = "",
-    for_: Annotated[str, option("How long: 90s, 15m, 12h or 30d.", "--for")] = "",
-    until: Annotated[
-        str, option("Or its end: 2026-11-25T18:00, in this machine's time zone if none is named.")
+    severity: Annotated[
+        str, option("Only alerts of this severity: `page` or `ticket`.", shown="both")
     ] = "",
-    comment: Annotated[str, option("Why, for others.")] = "",
+    for_: Annotated[str, option("Duration: 90s, 15m, 12h or 30d.", "--for")] = "",
+    until: Annotated[
+        str,
+        option(
+            "End time instead of a duration: 2026-11-25T18:00, in this machine's time zone "
+            "unless it has an offset."
+        ),
+    ] = "",
+    comment: Annotated[str, option("Reason, shown to other users.")] = "",
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Send no message that alerts fire, until an end; the alerts themselves are still shown.
+    """Suppress firing notifications until an end time; silenced alerts are still shown.
 
-    Receivers of an earlier message get the resolved one. An alert that still fires when the silence
-    ends is sent then.
+    Receivers that were notified before still get the resolved notification. An alert that is
+    firing when the silence ends is sent then.
 
     For example:
 
@@ -139,12 +145,14 @@ def silence(
     if for_:
         body["duration_s"] = span_s(for_, "--for")
         if body["duration_s"] is None:
-            raise typer.BadParameter("a silence has an end; write 2h or 30d", param_hint="--for")
+            raise typer.BadParameter(
+                "a silence needs a finite duration; write 2h or 30d", param_hint="--for"
+            )
     else:
         try:
             body["ends"] = datetime.fromisoformat(until).astimezone().timestamp()
         except (ValueError, OverflowError, OSError):
-            message = f"'{until}' is no time; write it as 2026-11-25T18:00"
+            message = f"'{until}' is not a time; write it as 2026-11-25T18:00"
             raise typer.BadParameter(message, param_hint="--until") from None
     created = plane.connect().post("/api/v1/silences", body)
     line = f"silence {created['id']} of {_about(created)} ends at {clock_text(created['ends'])}"
@@ -153,7 +161,7 @@ def silence(
 
 @app.command()
 def silences(*, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """List the silences that have not ended."""
+    """List active silences."""
     listed = plane.connect().get("/api/v1/silences")["silences"]
     columns: dict[str, Column] = {
         "silence": "id",
@@ -162,30 +170,33 @@ def silences(*, json: Json = False, plane: ControlPlaneOptions) -> None:
         "by": "created_by",
         "comment": "comment",
     }
-    show_document(listed, listed, columns, json=json, empty="there are no silences")
+    show_document(listed, listed, columns, json=json, empty="no silences")
 
 
 @app.command()
 def unsilence(
-    silence: Annotated[str, argument("As `alerts silences` shows it.", metavar="ID")],
+    silence: Annotated[str, argument("Silence id from `headrace alerts silences`.", metavar="ID")],
     *,
     plane: ControlPlaneOptions,
 ) -> None:
-    """End a silence now: what fires is sent."""
+    """Remove a silence; firing alerts are sent."""
     removed = plane.connect().delete(f"/api/v1/silences/{silence}")
     say(f"silence {removed['id']} of {_about(removed)} is removed")
 
 
 @app.command("test")
 def send_test(
-    receiver: Annotated[str, argument("One of the spec's `alerts.receivers`.", shown="all")] = "",
+    receiver: Annotated[
+        str, argument("A receiver from `alerts.receivers` of the spec.", shown="all")
+    ] = "",
     *,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Send a marked test message to receivers; exit status 1 if one does not take it.
+    """Send a test notification to receivers; exit status 1 if a receiver rejects it.
 
-    Each gets the alert HeadraceTest firing and, at once, resolved, every 30 seconds at most.
+    Each receiver gets the alert HeadraceTest as firing and then as resolved, at most every 30
+    seconds.
 
     For example:
 

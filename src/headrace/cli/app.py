@@ -27,13 +27,13 @@ _COMMANDS: Final = {
         "down": ("up.home:down", "Drain and stop gateway, replicas and control plane."),
         "apply": ("spec:apply", "Apply a spec file to the running system."),
         "diff": ("spec:diff", "Show what `apply` would change."),
-        "scale": ("spec:scale", "Change the number of an endpoint's replicas."),
-        "undo": ("events:undo", "Return an endpoint to a former generation."),
+        "scale": ("spec:scale", "Set an endpoint's number of replicas."),
+        "undo": ("events:undo", "Return an endpoint to an earlier generation."),
         "rollout": ("rollout.commands:app", "Shift traffic to a new version step by step."),
         "batch": ("batch.commands:app", "Run a model over a data set; control jobs of the spec."),
         "stream": ("stream.commands:app", "Score the records of a log; control streams."),
         "backup": ("up.home:backup", "Write a home to one file."),
-        "restore": ("up.home:restore", "Make a new home of a backup."),
+        "restore": ("up.home:restore", "Restore a backup into a new home."),
         "serve": ("up.foreground:serve", "Run one replica alone, without gateway and supervision."),
         "gateway": ("up.foreground:gateway", "Run a gateway for a control plane on another host."),
         "control": (
@@ -41,39 +41,42 @@ _COMMANDS: Final = {
             "Run a control plane in the foreground, for containers.",
         ),
     },
-    "Look": {
+    "Observe": {
         "infer": ("infer:infer", "Send rows to an endpoint and print the answer."),
-        "load": ("load:load", "Send requests at a steady rate and report latencies."),
+        "load": ("load:load", "Send requests at a constant rate and report latencies."),
         "status": ("status:status", "Show endpoints, streams, jobs and addresses."),
         "top": ("top:top", "Show requests, errors and latency of all endpoints, live."),
-        "diagram": ("audit:diagram", "Draw the running system."),
+        "diagram": ("audit:diagram", "Draw a diagram of the running system."),
         "logs": ("events:logs", "Print log lines of all processes."),
         "events": ("events:events", "Print changes, rollouts, scaling and failures."),
-        "payloads": ("events:payloads", "Show an endpoint's logged requests and answers."),
+        "payloads": ("events:payloads", "Show an endpoint's logged requests and responses."),
         "profile": ("profile.commands:profile", "Measure a model and recommend how to serve it."),
         "history": ("events:history", "List the generations of an endpoint."),
-        "feedback": ("events:feedback", "Report the reward of an answer, or the right one."),
+        "feedback": ("events:feedback", "Report the reward or the correct label of a response."),
         "alerts": ("alerts:app", "Show and silence alerts; test receivers."),
         "audit": ("audit:app", "Check the system and its spec against a list of checks."),
-        "drift": ("drift:app", "Show which inputs and answers drifted."),
+        "drift": ("drift:app", "Show which inputs and outputs drifted."),
     },
     "Prepare": {
-        "check": ("spec:check", "Report every mistake in a spec file."),
+        "check": ("spec:check", "Validate a spec file and report all errors."),
         "schema": ("spec:schema", "Print the JSON Schema of the spec file."),
         "models": ("models.commands:app", "Manage model versions."),
         "features": ("features.commands:app", "Manage and look up features of entities."),
-        "optimize": ("optimize:optimize", "Make a model faster or smaller, within a tolerance."),
-        "plan": ("profile.mode:app", "Choose how a model is served, and on how many machines."),
-        "export": ("export.commands:app", "Write configuration for other programs."),
-        "certs": ("access.certs:app", "Make and show certificates."),
-        "context": ("context:app", "Name control planes elsewhere, and choose one."),
-        "version": ("app:version", "Print versions for a bug report."),
+        "optimize": (
+            "optimize:optimize",
+            "Optimize a model for speed or size, with accuracy checks.",
+        ),
+        "plan": ("profile.mode:app", "Choose a serving mode and plan capacity."),
+        "export": ("export.commands:app", "Export configuration for other programs."),
+        "certs": ("access.certs:app", "Create and show certificates."),
+        "context": ("context:app", "Manage named control planes and select one."),
+        "version": ("app:version", "Print version information for a bug report."),
     },
     "Access": {
         "users": ("access.credentials:users_app", "Manage users and service accounts."),
         "keys": ("access.credentials:keys_app", "Manage API keys of callers."),
         "tokens": ("access.credentials:tokens_app", "Manage tokens of the management API."),
-        "trail": ("access.audit_log:app", "Show and verify who changed what."),
+        "trail": ("access.audit_log:app", "Show and verify the audit log."),
     },
 }
 """Commands and groups by section of the help: where each is defined, and its line there."""
@@ -129,7 +132,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="From a model file to a fast, observed inference system, with one command.",
+    help="Run a model file as a fast, observed inference system, with one command.",
     epilog=EXIT_CODES,
 )
 
@@ -147,39 +150,41 @@ def root(
         bool, option("Print the version.", "--version", callback=_print_version, is_eager=True)
     ] = False,
     debug: Annotated[  # noqa: ARG001  # `main` takes it out of the arguments
-        bool, option("Show the traceback of an error; works everywhere.", _DEBUG)
+        bool, option("Show the traceback of an error. Global option.", _DEBUG)
     ] = False,
     token: Annotated[
         str,
         option(
-            "Shown to the control plane; others on this machine can see it on the command "
-            "line. Works everywhere, as the next two.",
+            "Access token for the control plane. Other users of this machine can see it on the "
+            "command line. Global option.",
             _TOKEN,
             envvar="HEADRACE_TOKEN",
             metavar="TOKEN",
-            shown="the current context's, or that of the home",
+            shown="the current context's token, or the home's token",
         ),
     ] = "",
     token_file: Annotated[
         Path | None,
-        option("The same, read from a file.", _TOKEN_FILE, envvar="HEADRACE_TOKEN_FILE"),
+        option(
+            "File with the access token. Global option.", _TOKEN_FILE, envvar="HEADRACE_TOKEN_FILE"
+        ),
     ] = None,
     ca_file: Annotated[
         Path | None,
         option(
-            "Who signs the control plane's certificate.",
+            "CA certificates (PEM) that verify the control plane. Global option.",
             _CA_FILE,
             envvar="HEADRACE_CA_FILE",
-            shown="the system's",
+            shown="the system's CA certificates",
         ),
     ] = None,
 ) -> None:
-    """From a model file to a fast, observed inference system, with one command."""
+    """Run a model file as a fast, observed inference system, with one command."""
     remember_options(token=token, token_file=token_file, ca_file=ca_file)
 
 
 def version() -> None:
-    """Print the version, and those of the parts that matter in a bug report."""
+    """Print the version, and the versions of dependencies for a bug report."""
     import platform  # noqa: PLC0415  # a command imports what it uses, so that each starts fast
     from importlib.metadata import version as version_of  # noqa: PLC0415  # as above
 

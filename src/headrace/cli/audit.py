@@ -34,7 +34,7 @@ FINDINGS = 3
 app = CommandGroup(
     no_args_is_help=False,
     invoke_without_command=True,
-    help="Check the whole system and its spec against a published list of checks.",
+    help="Check the system and its spec against a published list of checks.",
 )
 
 
@@ -63,38 +63,43 @@ def audit(
     file: Annotated[
         Path | None,
         file_option(
-            "Check a spec file alone; nothing has to run.",
+            "Check a spec file only; no system needs to run.",
             "--file",
             "-f",
-            shown="what runs on --home or --server",
+            shown="the system at --home or --server",
         ),
     ] = None,
     fail_on: Annotated[
-        FailOn | None, option("Exit with status 3 if a finding is at or above this.", shown="never")
+        FailOn | None,
+        option("Exit with status 3 if a finding has at least this severity.", shown="never"),
     ] = None,
-    format_: Annotated[ReportFormat, option("How it is written.", "--format")] = ReportFormat.TEXT,
+    format_: Annotated[ReportFormat, option("Output format.", "--format")] = ReportFormat.TEXT,
     output: Annotated[
         Path | None,
         option(
-            "Write it into this file.", "--output", "-o", dir_okay=False, shown="standard output"
+            "Write the report to this file.",
+            "--output",
+            "-o",
+            dir_okay=False,
+            shown="standard output",
         ),
     ] = None,
     advisories: Annotated[
         Path | None,
         option(
-            "Compare installed packages with these OSV documents (JSON); nothing is fetched.",
+            "Compare installed packages with these OSV documents (JSON); nothing is downloaded.",
             metavar="FILE|DIR",
             exists=True,
         ),
     ] = None,
-    list_: Annotated[bool, option("List the checks, and look at nothing.", "--list")] = False,
+    list_: Annotated[bool, option("List the checks without running them.", "--list")] = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Check the running system and its spec, or a spec file; each finding comes with its fix.
+    """Check the running system and its spec, or a spec file; each finding includes a remedy.
 
-    What could not be found out is listed as not checked. Exit status: 0, whatever is found, unless
-    --fail-on says otherwise; then 3 for a finding at or above it. Nothing is changed.
+    Checks that could not be evaluated are listed as not checked. Exit status: 0 for any findings;
+    with --fail-on, 3 for a finding at or above that severity. Nothing is changed.
 
     For example:
 
@@ -154,7 +159,7 @@ def _report(
             url=api.url, home=None if target.is_remote else target.home.absolute()
         )
         name = api.url if target.is_remote else str(target.home)
-        with progress("looking at the system"):
+        with progress("checking the system"):
             facts = collect_running(api, location, now=now, advisories=known_advisories)
     return AuditReport(
         audit=run_checks(CHECKS, facts),
@@ -186,7 +191,7 @@ def _listed(form: ReportFormat) -> str:
     if form is ReportFormat.TEXT:
         return "\n".join(f"{check.id}  {check.severity:<8}  {check.title}" for check in CHECKS)
     if form is not ReportFormat.JSON:
-        msg = "the list of checks comes as text or json"
+        msg = "the list of checks is available as text or json"
         raise typer.BadParameter(msg, param_hint="--format")
     names = ("id", "title", "severity", "why", "fix", "needs")
     return _json({"checks": [{name: getattr(check, name) for name in names} for check in CHECKS]})
@@ -212,7 +217,7 @@ def models(
     folder: Annotated[
         Path,
         argument(
-            "A folder of models, or a Triton-style repository.",
+            "Directory of models, or a Triton-style model repository.",
             metavar="DIR",
             exists=True,
             file_okay=False,
@@ -222,9 +227,9 @@ def models(
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Take stock of a folder: every model in it, what it is, what serves it, what is wrong.
+    """Inventory a directory: each model, its format, the runtime that serves it, and its problems.
 
-    Models are recognised by their content and are never loaded, so that nothing in them runs.
+    Formats are detected from file content. Models are never loaded, so no code in them runs.
 
     For example:
 
@@ -254,13 +259,13 @@ def models(
         runtimes=usable_runtimes(),
         max_opset=highest_opset(open_in_onnx_runtime),
     )
-    with progress(f"looking at {folder}"):
+    with progress(f"scanning {folder}"):
         inventory = take_inventory(folder, registered)
     if json:
         write(_json(inventory_document(inventory)))
         return
     if not inventory.assets:
-        say(f"there is no model in {folder}")
+        say(f"no model in {folder}")
         return
     rows = (
         tuple(printable(cell) for cell in asset_row(asset, size=bytes_text(asset.size_bytes)))
@@ -285,19 +290,27 @@ def diagram(
     *,
     format_: Annotated[
         DiagramFormat | None,
-        option("How it is written.", "--format", shown="by the ending of --output, else mermaid"),
+        option(
+            "Output format.", "--format", shown="by the file extension of --output, else mermaid"
+        ),
     ] = None,
     output: Annotated[
         Path | None, option("A file.", "--output", "-o", dir_okay=False, shown="standard output")
     ] = None,
-    search: Annotated[str, option("Only endpoints with this in their name.", shown="all")] = "",
+    search: Annotated[
+        str, option("Only endpoints whose name contains this text.", shown="all")
+    ] = "",
     limit: Annotated[
         int,
-        option("So many endpoints at most: those in trouble, then the busiest.", min=1, max=1000),
+        option(
+            "Maximum number of endpoints: those with problems first, then the busiest.",
+            min=1,
+            max=1000,
+        ),
     ] = 40,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Draw callers, gateway, endpoints, versions, replicas and control plane as they are now.
+    """Draw a diagram of gateway, endpoints, versions, replicas and control plane.
 
     For example:
 

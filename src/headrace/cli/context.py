@@ -16,28 +16,32 @@ from headrace.cli.base.contexts import (
 from headrace.cli.base.options import CommandGroup, Json, argument, option
 from headrace.cli.base.output import Column, say, show_document
 
-app = CommandGroup(help="Name control planes elsewhere, and choose one: add, use, list, rm.")
-_Name = Annotated[str, argument("The context's name.", shown=False)]
+app = CommandGroup(help="Named control planes: add, use, list, remove.")
+_Name = Annotated[str, argument("Context name.", shown=False)]
 
 
 @app.command()
 def add(
     name: _Name,
-    url: Annotated[str | None, argument("Its management API.", metavar="URL")] = None,
+    url: Annotated[str | None, argument("URL of the management API.", metavar="URL")] = None,
     *,
     server: Annotated[str | None, option("The same.", metavar="URL")] = None,
     token_file: Annotated[
-        Path | None, option("A file with a token for it, which is kept beside the URL.")
+        Path | None, option("File with an access token, stored with the context.")
     ] = None,
     ca_file: Annotated[
         Path | None,
         option(
-            "Who signs its certificate, where that is none of the usual ones.", shown="the system's"
+            "CA certificates (PEM) that verify the control plane, if no public CA signed its "
+            "certificate.",
+            shown="the system's CA certificates",
         ),
     ] = None,
-    use: Annotated[bool, option("Make it the current one; the first always is.", "--use")] = False,
+    use: Annotated[
+        bool, option("Make it the current context; the first context always is.", "--use")
+    ] = False,
 ) -> None:
-    """Remember a control plane under a name; a known name gets the new URL.
+    """Add a named control plane, or change the URL of an existing context.
 
     For example:
 
@@ -46,7 +50,7 @@ def add(
         headrace context add gpu-box gpu-box.lan:8080 --use --token-file ann.token
     """
     if (url is None) == (server is None):
-        raise typer.BadParameter("name the control plane's URL, once", param_hint="URL")
+        raise typer.BadParameter("pass the control plane's URL exactly once", param_hint="URL")
     access = None
     if token_file is not None or ca_file is not None:
         access = ContextCredentials(
@@ -58,14 +62,18 @@ def add(
     write_contexts(path, contexts)
     full = contexts.contexts[name].server
     if access is not None and access.token and full.startswith("http://"):
-        say("its URL is no https: whoever is on the way can read the token")
-    now = "commands go there now" if contexts.current == name else f"`headrace context use {name}`"
+        say("its URL is not https: the token is sent unencrypted")
+    now = (
+        "commands now use this context"
+        if contexts.current == name
+        else f"`headrace context use {name}`"
+    )
     say(f"{name} is {full}; {now}")
 
 
 @app.command()
 def use(name: _Name) -> None:
-    """Send commands to a context from now on; `local` means the home on this machine again.
+    """Select the context for all commands; `local` selects the home on this machine.
 
     For example:
 
@@ -76,12 +84,12 @@ def use(name: _Name) -> None:
     path = contexts_file()
     contexts = read_contexts(path).using(name)
     write_contexts(path, contexts)
-    say(f"commands go to {contexts.server or 'the home on this machine'}")
+    say(f"commands now use {contexts.server or 'the home on this machine'}")
 
 
 @app.command("list")
 def list_(*, json: Json = False) -> None:
-    """List the contexts; a star marks the current one."""
+    """List contexts; an asterisk marks the current one."""
     contexts = read_contexts(contexts_file())
     current = contexts.current or LOCAL
     servers = {name: context.server for name, context in contexts.contexts.items()}
@@ -96,9 +104,9 @@ def list_(*, json: Json = False) -> None:
 
 @app.command()
 def rm(name: _Name) -> None:
-    """Forget a context; nothing happens to the control plane itself."""
+    """Remove a context; the control plane itself is not changed."""
     path = contexts_file()
     before = read_contexts(path)
     write_contexts(path, before.without(name))
-    ends = "; commands go to the home on this machine" if before.current == name else ""
-    say(f"{name} is forgotten{ends}")
+    ends = "; commands now use the home on this machine" if before.current == name else ""
+    say(f"{name} removed{ends}")

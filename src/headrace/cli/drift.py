@@ -28,18 +28,20 @@ if TYPE_CHECKING:
 
 app = CommandGroup(
     cls=ShowByDefault,
-    help="Which inputs and answers drifted: `headrace drift ENDPOINT`.",
+    help="Show drift of inputs and outputs: `headrace drift ENDPOINT`.",
 )
-reference_app = CommandGroup(help="What requests are compared with: set, reset.")
+reference_app = CommandGroup(
+    help="Manage the reference that requests are compared with: set, reset."
+)
 app.add_typer(reference_app, name="reference")
 TimeColumn = Annotated[
     str,
     option(
-        "The column of the rows' times, ISO 8601 or seconds since 1970. Rows of two days are "
-        "then compared by the hour of the day.",
+        "Timestamp column, ISO 8601 or seconds since 1970. If the rows span two days, "
+        "requests are compared by hour of the day.",
         "--time",
         metavar="COLUMN",
-        shown="the rows have no times",
+        shown="no timestamps",
     ),
 ]
 
@@ -48,11 +50,13 @@ TimeColumn = Annotated[
 def show(
     endpoint: EndpointName,
     *,
-    version: Annotated[str, option("Of this version.", shown="with most requests")] = "",
+    version: Annotated[
+        str, option("Only this version.", shown="the version with the most requests")
+    ] = "",
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show how far each feature of an endpoint is from its reference, drifted ones first.
+    """Show the distance of each feature of an endpoint from its reference, drifted features first.
 
     For example:
 
@@ -97,18 +101,20 @@ def headline(document: dict[str, Any]) -> str:
     name, reference = document["endpoint"], document["reference"]
     match document["state"]:
         case "off":
-            return f"{name} is not watched: put `drift: {{}}` under it in the spec and apply"
+            return f"{name} has no drift detection: add `drift: {{}}` to it in the spec and apply"
         case "drifted":
             drifted = [feature for feature in document["features"] if feature["state"] == "drifted"]
             lines = [f"{feature['name']} drifted: {feature['why']}" for feature in drifted]
             return "\n".join(lines)
         case "ok":
-            return f"nothing drifted from the reference ({_source(reference)})"
+            return f"no drift from the reference ({_source(reference)})"
     if reference is None or not reference["rows"]:
         have = reference["collected_rows"] if reference else 0
         of = f" of {reference['window_rows']}" if reference else ""
-        return f"{name} has {have}{of} rows for its reference; `drift reference set` gives it one"
-    return f"{name} has a reference ({_source(reference)}); too few rows came to compare"
+        return (
+            f"{name} has {have}{of} rows for its reference; `headrace drift reference set` sets one"
+        )
+    return f"{name} has a reference ({_source(reference)}); not enough rows to compare yet"
 
 
 def live_lines(live: "Sequence[dict[str, Any]]") -> list[str]:
@@ -137,17 +143,15 @@ def set_(
     endpoint: EndpointName,
     *,
     file: Annotated[Path, file_option("Training data: .csv, .parquet or .npz.", "--input", "-i")],
-    columns: Annotated[
-        str, option("Which columns are the input, in order: a,b,c.", shown="all")
-    ] = "",
+    columns: Annotated[str, option("Input columns in order: a,b,c.", shown="all")] = "",
     time_column: TimeColumn = "",
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Compare an endpoint's requests with this data from now on.
+    """Set the reference data that an endpoint's requests are compared with.
 
-    The data stays here: what is sent is a sketch, of bins and counts. With the rows' times, and
-    where they cover two days, requests are compared with rows of the same hour of the day.
+    The data stays on this machine; only bins and counts are sent. With timestamps that span two
+    days, requests are compared with rows of the same hour of the day.
 
     For example:
 
@@ -178,16 +182,16 @@ def reset(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Forget what an endpoint is compared with, and what was counted.
+    """Reset an endpoint's reference and its counts.
 
-    What was pushed with its model version is the reference again, or else the next requests are.
+    The new reference is the one pushed with the model version, or else the next requests.
 
     For example:
 
         headrace drift reference reset fraud
     """
     answer = plane.connect().delete(f"/api/v1/endpoints/{endpoint}/drift/reference")
-    show_answer(answer, f"{endpoint} begins anew", json=json)
+    show_answer(answer, f"{endpoint} starts over", json=json)
 
 
 def hours_text(reference: dict[str, Any]) -> str:
@@ -195,7 +199,7 @@ def hours_text(reference: dict[str, Any]) -> str:
     if reference["is_hourly"]:
         return "requests are compared with rows of the same hour of the day (UTC)"
     if reference["covers_s"] is None:
-        return "hours of the day are not distinguished: the rows have no times (see `--time`)"
+        return "hours of the day are not distinguished: the rows have no timestamps (see `--time`)"
     hours = reference["covers_s"] / 3600
-    covered = f"the rows cover {hours:.1f} h, and it takes 48 h of them"
+    covered = f"the rows cover {hours:.1f} h; 48 h are needed"
     return f"hours of the day are not distinguished: {covered}"

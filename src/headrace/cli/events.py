@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from headrace.cli.base.management import Management
 
 _RETRY_S = 2.0
-_Limit = Annotated[int, option("The newest so many.", "--limit", "-n", min=1, max=1000)]
+_Limit = Annotated[int, option("Number of newest events.", "--limit", "-n", min=1, max=1000)]
 
 
 def events(
@@ -52,12 +52,10 @@ def events(
     *,
     follow: Follow = False,
     limit: _Limit = 50,
-    json: Annotated[
-        bool, option("Print one JSON object per line, and nothing else.", "--json")
-    ] = False,
+    json: Annotated[bool, option("Print one JSON object per line.", "--json")] = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Print what happened to endpoints: changes, rollouts, scaling, replicas, with reasons.
+    """Print events of endpoints: changes, rollouts, scaling and replicas, with reasons.
 
     For example:
 
@@ -107,19 +105,21 @@ def event_line(event: dict[str, Any], *, json: bool) -> str:
 
 
 def feedback(
-    request_id: Annotated[str, argument("The answer's x-request-id.")],
+    request_id: Annotated[str, argument("The x-request-id header of the response.")],
     reward: Annotated[
-        float | None, argument("What it earned; more is better.", shown="with --label, none")
+        float | None,
+        argument("Reward of the response; higher is better.", shown="with --label, none"),
     ] = None,
     *,
-    label: Annotated[str | None, option("What it should have been: a class or a number.")] = None,
+    label: Annotated[str | None, option("Correct answer: a class or a number.")] = None,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Tell what an answer earned, for a rollout that reward decides, or what was right.
+    """Report the reward of a response, or the correct answer.
 
-    The first one of a request counts. One that comes before its request is known waits for it.
-    `headrace drift ENDPOINT` shows how right answers were (spec: `drift: {labels: true}`).
+    Rewards decide rollouts with the reward metric. Only the first feedback of a request counts;
+    feedback for a request that is not known yet is stored until it is. `headrace drift ENDPOINT`
+    shows the accuracy from labels (spec: `drift: {labels: true}`).
 
     For example:
 
@@ -128,7 +128,7 @@ def feedback(
         headrace feedback 5b0c6a1f-0d43-4a7e-9a7e-1f0d5b0c6a1f --label cat
     """
     if (reward is None) == (label is None):
-        raise typer.BadParameter("give a reward, or a label with --label", param_hint="REWARD")
+        raise typer.BadParameter("pass a reward, or a label with --label", param_hint="REWARD")
     value = {"reward": reward} if label is None else {"label": label}
     answer = plane.connect().post("/api/v1/feedback", {"request_id": request_id, **value})
     outcome = answer["results"][0]["outcome"]
@@ -137,9 +137,9 @@ def feedback(
 
 _OUTCOMES: Final = {
     "taken": "counted",
-    "duplicate": "there was one already, which counts",
-    "waiting": "kept until the request is known",
-    "unfit": "not counted: the answer is a number, and the label is none",
+    "duplicate": "ignored: this request already has feedback",
+    "waiting": "stored until the request is known",
+    "unfit": "not counted: the answer is a number, the label is not",
 }
 _LONGEST: Final = 120
 
@@ -151,9 +151,9 @@ def history(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List what an endpoint has been: when, what was served, who changed it and why.
+    """List the generations of an endpoint: time, model versions, author and reason.
 
-    Beside its generations stand the ends of its rollouts: what was decided, by whom or by what.
+    The list includes ended rollouts with their decision and its author or cause.
 
     For example:
 
@@ -215,17 +215,19 @@ def undo(
     *,
     to: Annotated[
         int | None,
-        option("A generation of `headrace history`.", min=1, shown="the one before the newest"),
+        option(
+            "Generation number from `headrace history`.", min=1, shown="the one before the newest"
+        ),
     ] = None,
-    wait: Annotated[bool, option("Return when it is ready.", "--wait")] = False,
+    wait: Annotated[bool, option("Wait until the generation is ready.", "--wait")] = False,
     wait_s: WaitS = 120.0,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make an endpoint what it was in a former generation, at once and without a rollout.
+    """Revert an endpoint to an earlier generation, immediately and without a rollout.
 
-    The models of that generation are pinned, so the same versions are served again. It is a new
-    generation itself: `undo` twice is where you were.
+    The models of that generation are pinned, so the same versions are served again. The result is a
+    new generation: a second `undo` reverts the first.
 
     For example:
 
@@ -237,7 +239,7 @@ def undo(
 
     api = plane.connect()
     body = {} if to is None else {"generation": to}
-    with progress("waiting until it is ready" if wait else "going back"):
+    with progress("waiting until it is ready" if wait else "reverting"):
         answer = api.post(
             f"/api/v1/endpoints/{endpoint}/undo",
             body,
@@ -257,13 +259,15 @@ def payloads(
     *,
     rows: Annotated[
         int,
-        option("Show the newest so many requests, not the files.", "--rows", "-n", min=0, max=1000),
+        option(
+            "Show this many newest requests instead of the files.", "--rows", "-n", min=0, max=1000
+        ),
     ] = 0,
-    request: Annotated[str, option("Show the request of this id.", shown="any")] = "",
+    request: Annotated[str, option("Show the request with this id.", shown="any")] = "",
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show the files of an endpoint's payload log, or the requests and answers in them.
+    """Show the files of an endpoint's payload log, or the logged requests and responses.
 
     For example:
 
@@ -285,7 +289,7 @@ def payloads(
     if json:
         write_json(rows_kept)
     elif not rows_kept:
-        say(f"nothing was kept of '{endpoint}'")
+        say(f"no logged requests of '{endpoint}'")
     else:
         show(table(*cells(rows_kept)))
 
@@ -392,22 +396,22 @@ def logs(
     source: Annotated[
         str | None,
         argument(
-            "Only this process, by its name in `headrace status --json`.", shown="all of them"
+            "Only this process, by its name in `headrace status --json`.", shown="all processes"
         ),
     ] = None,
     *,
     follow: Follow = False,
-    tail: Annotated[int, option("How many lines.", "--tail", "-n", min=0)] = 100,
+    tail: Annotated[int, option("Number of lines.", "--tail", "-n", min=0)] = 100,
     requests: Annotated[
-        bool, option("Requests instead, as the gateway logged them.", "--requests")
+        bool, option("Show the gateway's request log instead.", "--requests")
     ] = False,
     endpoint: Annotated[
-        str, option("With --requests: only of this one.", "--endpoint", "-e", shown="all")
+        str, option("With --requests: only this request id.", "--endpoint", "-e", shown="all")
     ] = "",
     log_format: LogFormatOption = None,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Print the newest log lines of all processes, also of those that have ended.
+    """Print the newest log lines of all processes, including processes that have ended.
 
     For example:
 
@@ -419,14 +423,14 @@ def logs(
     """
     form = str(log_format or LogFormat.TEXT)
     if requests and source is not None:
-        raise typer.BadParameter("--requests are the gateway's: leave the process out")
+        raise typer.BadParameter("--requests shows the gateway's log and takes no process name")
     target = plane.target()
     if not requests and not follow and not target.is_remote and not target.is_running():
         from headrace.cli.base.offline import log_lines
 
         for line in log_lines(plane.home, tail=tail, source=source or "", log_format=form):
             write(line)
-        say(f"nothing runs on {plane.home}; this is what was logged before")
+        say(f"no system runs in {plane.home}; showing earlier log lines")
         return
     api = target.management()
     if requests and follow and endpoint:

@@ -103,8 +103,8 @@ def _text(value: bytes) -> str:
 
 
 _HOW = (
-    "; --key (or HEADRACE_API_KEY), --token (or HEADRACE_INFER_TOKEN) or --cert show it, and "
-    "`headrace keys create` makes a key"
+    "; authenticate with --key (or HEADRACE_API_KEY), --token (or HEADRACE_INFER_TOKEN) or --cert; "
+    "`headrace keys create` creates an API key"
 )
 
 
@@ -113,33 +113,41 @@ def infer(
     *,
     file: Annotated[
         str | None,
-        option("JSON, CSV, .npy or .npz; - reads standard input.", "--input", "-i", metavar="FILE"),
+        option(
+            "Input file: JSON, CSV, .npy or .npz; - reads standard input.",
+            "--input",
+            "-i",
+            metavar="FILE",
+        ),
     ] = None,
     rows: Annotated[
         int | None,
         option(
-            "Send only the first N rows; without a file, make up that many.", "--rows", "-n", min=1
+            "Send only the first N rows; without a file, the number of made-up rows.",
+            "--rows",
+            "-n",
+            min=1,
         ),
     ] = None,
-    version: Annotated[str, option("A version by number, past the traffic split.")] = "",
+    version: Annotated[str, option("Version number; bypasses the traffic split.")] = "",
     nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN,
     output: Annotated[OutputFormat, typer.Option("--output", "-o")] = OutputFormat.TABLE,
     url: Annotated[
         str | None,
         setting(
-            "Where to send it: http://, https://, grpc://, grpcs:// or unix:/PATH.",
+            "Target: http://, https://, grpc://, grpcs:// or unix:/PATH.",
             shown="the gateway of --server or --home",
         ),
     ] = None,
     caller: CallerOptions,
-    timeout_s: Annotated[float, option("Seconds for everything.")] = 60.0,
+    timeout_s: Annotated[float, option("Total timeout in seconds.")] = 60.0,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Send rows to an endpoint and print what comes back.
+    """Send rows to an endpoint and print the response.
 
-    JSON may be a V2 or V1 request, an object of values by input name, or a list of rows. In CSV
-    each line is a row; a header that names the inputs assigns the columns. Without a file a made-up
-    row is sent, which shows the shapes. More rows than a request may have go in several requests.
+    JSON input is a V2 or V1 request, an object of values by input name, or a list of rows. In CSV
+    each line is a row; a header with input names assigns the columns. Without a file, a generated
+    row is sent, which shows the shapes. Rows beyond the request limit are sent in several requests.
 
     For example:
 
@@ -179,7 +187,7 @@ def infer(
             endpoints = [] if url or version else target.endpoint_names()
             if not endpoints:
                 raise
-            msg = f"there is no endpoint '{endpoint}'; there are: {', '.join(endpoints)}"
+            msg = f"no endpoint '{endpoint}'; there are: {', '.join(endpoints)}"
             raise NotFoundError(msg) from error
         except UnauthenticatedError as error:
             if caller.key or caller.token or caller.cert:

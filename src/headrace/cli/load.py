@@ -34,12 +34,12 @@ from headrace.core import (
 from headrace.core.text import duration_text
 from headrace.load import (
     ArrivalProcess,
-    TargetProbe,
     LoadPlan,
     LoadResult,
     LoadTarget,
     ObjectiveVerdict,
     RunTick,
+    TargetProbe,
     check_plan,
     open_target,
     parse_objectives,
@@ -60,8 +60,8 @@ class RequestContents:
     file: Annotated[
         str | None,
         option(
-            "JSON, CSV, .npy or .npz, as `headrace infer` takes it; .jsonl holds a request in "
-            "each line, sent in turn. - reads standard input.",
+            "Input file: JSON, CSV, .npy or .npz, as for `headrace infer`; .jsonl has one "
+            "request per line, sent in turn. - reads standard input.",
             "--input",
             "-i",
             metavar="FILE",
@@ -71,25 +71,24 @@ class RequestContents:
     rows: Annotated[
         int | None,
         option(
-            "Rows in a request. Those of a file are sent in turn.",
+            "Rows per request. Rows of a file are sent in turn.",
             "--rows",
             "-n",
             min=1,
             max=1_000_000,
-            shown="1, or all of the file",
+            shown="1, or all rows of the file",
         ),
     ] = None
     size: Annotated[
         int,
         option(
-            "Of made-up inputs, the size of every other axis that may vary: a length of text, "
-            "a side of a picture.",
+            "Size of variable axes of made-up inputs, such as a text length or an image side.",
             min=1,
             max=10_000_000,
         ),
     ] = 1
     binary: Annotated[
-        bool, option("Send tensors as bytes, and ask for such, instead of JSON.", "--binary")
+        bool, option("Send and request tensors as binary data instead of JSON.", "--binary")
     ] = False
 
 
@@ -212,7 +211,7 @@ def load(
     url: Annotated[
         str,
         argument(
-            "http://HOST:PORT, https://…, those with /v2/models/NAME/infer or "
+            "http://HOST:PORT or https://, optionally with /v2/models/NAME/infer or "
             "/v2/models/NAME/versions/V/infer, or unix:/PATH."
         ),
     ],
@@ -220,46 +219,50 @@ def load(
     rate: Annotated[
         str,
         option(
-            "Requests per second. Several are tried one after the other, as long as no "
-            "objective is missed.",
+            "Requests per second. Several rates are tried in turn until an objective is missed.",
             "--rate",
             "-r",
             metavar="RATE,…",
         ),
     ],
-    seconds: Annotated[float, option("How long to measure.", "--seconds", "-s")] = 10.0,
+    seconds: Annotated[float, option("Duration of the measurement.", "--seconds", "-s")] = 10.0,
     warm_up: Annotated[
-        float, option("Seconds of the same load before that, which count nowhere.")
+        float, option("Warm-up seconds at the same rate, excluded from results.")
     ] = 2.0,
     slo: Annotated[
         list[str] | None,
         option(
-            "What has to hold: p99=20ms, p99.9=0.2s, error=0.1%; several by a comma, or the "
-            "option again.",
+            "Objectives: p99=20ms, p99.9=0.2s, error=0.1%; separate several by commas, or "
+            "repeat the option.",
             shown="nothing",
         ),
     ] = None,
     arrivals: Annotated[
         ArrivalKind,
-        option("poisson: as of many callers who do not know of each other. constant: evenly."),
+        option("Arrival process. poisson: many independent callers. constant: equal intervals."),
     ] = ArrivalKind.POISSON,
-    seed: Annotated[int, option("The same gives the same arrivals.")] = 1,
+    seed: Annotated[int, option("Seed of the arrival process.")] = 1,
     connections: Annotated[
         int,
         option(
-            "At most so many at once; what finds none free waits, and the wait counts.",
+            "Maximum number of concurrent connections; a request without a free connection "
+            "waits, and its wait counts as latency.",
             "--connections",
             "-c",
         ),
     ] = 1000,
     timeout_s: Annotated[
-        float, option("After so many seconds without an answer a request has failed.")
+        float,
+        option("Request timeout in seconds; a request without an answer by then counts as failed."),
     ] = 10.0,
-    max_requests: Annotated[int, option("Refuse a plan that sends more.")] = 5_000_000,
+    max_requests: Annotated[
+        int, option("Maximum number of requests; a plan with more is rejected.")
+    ] = 5_000_000,
     model: Annotated[
-        str, option("Whom to ask.", "--model", "-m", shown="the URL's, or the server's only one")
+        str,
+        option("Model name.", "--model", "-m", shown="from the URL, or the server's only model"),
     ] = "",
-    version: Annotated[str, option("A version by number.")] = "",
+    version: Annotated[str, option("Version number.")] = "",
     contents: RequestContents,
     header: Annotated[
         list[str] | None,
@@ -268,17 +271,17 @@ def load(
     caller: CallerOptions,
     json: Json = False,
     plot: Annotated[
-        Path | None, option("Draw it to this file (.html, .svg, .png).", dir_okay=False)
+        Path | None, option("Write a plot to this file (.html, .svg, .png).", dir_okay=False)
     ] = None,
 ) -> None:
-    """Send requests at a steady rate, whether or not they are answered, and say how that went.
+    """Send requests at a constant rate, independent of responses, and report latencies.
 
-    Times of sending are drawn before the run, and latency counts from them: a server that stalls
-    delays answers, never questions. Each figure comes with a 95 % interval that allows for requests
-    that follow each other being alike. Ctrl-C ends a run early and reports it.
+    Send times are drawn before the run and latency is measured from them, so a stalled server
+    delays responses but no requests. Each figure has a 95 % interval that accounts for correlation
+    between consecutive requests. Ctrl-C ends the run early and reports it.
 
-    Exit status: 0 every objective is met, or there is none; 1 one is missed, or nothing was
-    answered well; 3 there is not enough evidence, or no server; 130 after Ctrl-C.
+    Exit status: 0 all objectives met, or none given; 1 an objective missed, or no request
+    succeeded; 3 not enough data, or no server; 130 after Ctrl-C.
 
     For example:
 
@@ -362,6 +365,6 @@ def _rates(text: str) -> list[float]:
     except ValueError:
         rates = []
     if not rates or len(rates) > _MAX_STEPS:
-        msg = f"'{text[:80]}' is no rate; write 200, or up to {_MAX_STEPS} of them: 100,200,400"
+        msg = f"'{text[:80]}' is not a rate; write 200, or up to {_MAX_STEPS} of them: 100,200,400"
         raise typer.BadParameter(msg, param_hint="--rate")
     return rates

@@ -61,7 +61,7 @@ _KEY_LENGTH: Final = 24
 _STEPS = {
     "build": "making",
     "try": "timing",
-    "score": "asking the baseline for its answers:",
+    "score": "running the baseline on the examples:",
     "screen": "screening",
     "judge": "judging",
     "compare": "comparing the best:",
@@ -101,7 +101,7 @@ class SearchNotes:
 
     def flush(self) -> str:
         """The line for them, once; empty if there are none."""
-        line = f"  {', '.join(self.names)}: given up: {self.reason}" if self.names else ""
+        line = f"  {', '.join(self.names)}: skipped: {self.reason}" if self.names else ""
         self.names.clear()
         return line
 
@@ -136,42 +136,48 @@ def _judged(name: str, judged: QualityVerdict | Fidelity) -> str:
 class SearchOptions:
     """Options of the search itself."""
 
-    label: Annotated[str, option("Column of the label.", shown="told by its name")] = ""
-    text: Annotated[str, option("Columns of text, with commas.", shown="told by names")] = ""
+    label: Annotated[str, option("Label column.", shown="detected by name")] = ""
+    text: Annotated[str, option("Text columns, separated by commas.", shown="detected by name")] = (
+        ""
+    )
     metric: Annotated[
         str,
-        option("accuracy, auc, spearman, pearson, rmse, mae or r2.", shown="told by the labels"),
+        option("accuracy, auc, spearman, pearson, rmse, mae or r2.", shown="chosen by the labels"),
     ] = ""
-    output: Annotated[str, option("The output that is judged.", shown="told by its shape")] = ""
-    calibrate: Annotated[int, option("Examples to calibrate with.", min=0, max=100_000)] = 256
-    target: Annotated[Goal, option("What is to become better.")] = Goal.LATENCY
+    output: Annotated[str, option("Output that is evaluated.", shown="chosen by its shape")] = ""
+    calibrate: Annotated[int, option("Number of examples for calibration.", min=0, max=100_000)] = (
+        256
+    )
+    target: Annotated[Goal, option("Optimization target.")] = Goal.LATENCY
     max_loss: Annotated[
-        str, option("How much of the metric may be lost: 1% is one point of accuracy.")
+        str, option("Tolerated loss of the metric: 1% is one percentage point of accuracy.")
     ] = "1%"
-    budget: Annotated[str, option("How long it may take: 90s, 5m, 1h.")] = "3m"
-    threads: Annotated[int, option("Threads inside one run.", min=1, max=1024)] = 1
-    rows: Annotated[int, option("Rows of a request.", min=1, max=65_536)] = 1
+    budget: Annotated[str, option("Time budget: 90s, 5m, 1h.")] = "3m"
+    threads: Annotated[int, option("Threads per model run.", min=1, max=1024)] = 1
+    rows: Annotated[int, option("Rows per request.", min=1, max=65_536)] = 1
     length: Annotated[
         int | None,
         option(
-            "Size of variable axes besides the rows.",
+            "Size of variable axes other than rows.",
             min=1,
             max=1 << 20,
-            shown="128 for a transformer, else the examples' own",
+            shown="128 for a transformer, else the size in the examples",
         ),
     ] = None
     only: Annotated[
         list[str] | None,
         option(
-            "Try this recipe; * stands for any letters. Repeatable.",
+            "Only this recipe; * matches any characters. May be repeated.",
             metavar="RECIPE",
-            shown="all that apply",
+            shown="all applicable recipes",
         ),
     ] = None
     on_other_processor: Annotated[
-        OtherProcessor, option("What to do where it is loaded on another processor.")
+        OtherProcessor, option("Behaviour when the result is loaded on a different processor.")
     ] = OtherProcessor.VERIFY
-    runtime: Annotated[str, option("Of a file.", shown="told by the file")] = ""
+    runtime: Annotated[
+        str, option("Input format of the model.", shown="detected from the file")
+    ] = ""
     allow_code: AllowCode = False
 
     def request(self) -> SearchRequest:
@@ -203,24 +209,28 @@ class ResultOptions:
     cost_per_hour: Annotated[
         float | None,
         option(
-            "What this machine's cores cost in an hour, in any currency.",
+            "Cost per hour of this machine's cores, in any currency.",
             min=0.0,
             shown="none: costs are not shown",
         ),
     ] = None
-    name: Annotated[str, option("As the next version of which model.", shown="MODEL's own")] = ""
+    name: Annotated[
+        str, option("Store the result as the next version of this model.", shown="MODEL's own")
+    ] = ""
     push: Annotated[bool, option("Store the result as a version.", "--push/--no-push")] = True
-    out: Annotated[Path | None, option("Directory to keep the result in too.", shown="no")] = None
+    out: Annotated[Path | None, option("Also write the result to this directory.", shown="no")] = (
+        None
+    )
     report: Annotated[
         Path | None,
         option(
-            "Where to write the report for a browser.",
+            "Write the HTML report to this file.",
             dir_okay=False,
             shown="optimize-NAME.html in --home",
         ),
     ] = None
     canary: Annotated[
-        str, option("Roll the result out there, as a canary.", metavar="ENDPOINT")
+        str, option("Start a canary rollout of the result on this endpoint.", metavar="ENDPOINT")
     ] = ""
     json: Json = False
 
@@ -244,36 +254,34 @@ def optimize(
     data: Annotated[
         Path | None,
         option(
-            "Labelled examples (.tsv, .csv, .jsonl, .parquet, .npz) that candidates are judged by.",
+            "Labelled examples (.tsv, .csv, .jsonl, .parquet, .npz) for evaluating candidates.",
             exists=True,
-            shown="none: answers are compared with the model's own, which is weaker",
+            shown="none: answers are compared with the original model, which is weaker evidence",
         ),
     ] = None,
     teach: Annotated[
         Path | None,
         option(
-            "Other examples, to calibrate and prune with; none of them are judged by.",
+            "Other examples for calibration and pruning; never used for evaluation.",
             exists=True,
-            shown="some of --data, without their labels, and no pruning",
+            shown="part of --data without labels, and no pruning",
         ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
-        file_option("tokenizer.json, for columns of text.", shown="the one beside the model"),
+        file_option("tokenizer.json, for text columns.", shown="the file next to the model"),
     ] = None,
     options: SearchOptions,
     result_options: ResultOptions,
-    resume: Annotated[
-        bool, option("Go on with a search that was interrupted.", "--resume")
-    ] = False,
+    resume: Annotated[bool, option("Resume an interrupted search.", "--resume")] = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make MODEL faster, or smaller, without losing what it knows, and show the proof.
+    """Optimize MODEL for speed or size within an accuracy tolerance.
 
     Candidates - graph options, other precisions, quantized and pruned models, in ONNX Runtime and
-    OpenVINO - are timed in turn with the model as it is, while windows that other programs
-    disturbed are left out, and judged by a paired test on labels. The best one is stored as the
-    model's next version, with its lineage. What was rejected, and why, stands in the report.
+    OpenVINO - are timed alternately with the original model, excluding intervals that other
+    programs disturbed, and evaluated by a paired test on labels. The best one is stored as the
+    model's next version, with its lineage. The report lists rejected candidates with the reason.
 
     For example:
 
@@ -287,17 +295,17 @@ def optimize(
     """
     out, cost_per_hour = result_options.out, result_options.cost_per_hour
     if result_options.canary and not result_options.push:
-        raise typer.BadParameter("--canary rolls out a version, and with --no-push there is none")
+        raise typer.BadParameter("--canary needs a stored version, and --no-push stores none")
     request = options.request()
     if cost_per_hour is not None and not isfinite(cost_per_hour):
-        raise typer.BadParameter(f"{cost_per_hour} is no price", param_hint="--cost-per-hour")
+        raise typer.BadParameter(f"{cost_per_hour} is not a price", param_hint="--cost-per-hour")
     if teach is not None and data is None:
-        msg = "--teach without --data: there is nothing that candidates could be judged by"
+        msg = "--teach needs --data: without it candidates cannot be evaluated"
         raise InvalidArgumentError(msg)
     target = plane.target()
     source = _source(model, request.runtime, result_options, target)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        msg = f"{out} is there already; --out takes a new directory or an empty one"
+        msg = f"{out} already exists; --out needs a new or empty directory"
         raise FailedPreconditionError(msg)
     beside = (source.path if source.path.is_dir() else source.path.parent) / _TOKENIZER
     arguments = SearchArguments(
@@ -377,8 +385,8 @@ def _source(
         )
     if target.is_remote:
         msg = (
-            f"{model}: no such file, and a version is optimized where its registry is: run this "
-            "on that machine, or give the model's file"
+            f"{model}: no such file, and versions are optimized on the host of their registry: "
+            "run this command there, or pass the model's file"
         )
         raise InvalidArgumentError(msg)
     version = msgspec.convert(model_store(target).get(model), ModelVersion)
@@ -414,7 +422,7 @@ def _searched(
             price, reference = result_options.cost_per_hour, source.reference
             report = report_of(state, request, reference=reference, cost_per_hour=price)
             _show_report(report, "", source, result_options, home=home)
-        say("interrupted; what was measured is kept: the same command with --resume goes on")
+        say("interrupted; measurements are stored. Continue by repeating the command with --resume")
         raise
 
 
@@ -435,7 +443,7 @@ def _show_report(
         write_json(report)
     else:
         show(text_report(report))
-    say(f"the report for a browser: {page}")
+    say(f"HTML report: {page}")
     if version:
         say(f"{version} is stored; serve it with `model: {version}`")
     elif result_options.out is not None and report.chosen.name != report.baseline.name:

@@ -63,16 +63,16 @@ def apply(
     *,
     file: SpecFile,
     wait: Annotated[
-        bool, option("Return when endpoints are ready, and streams run.", "--wait")
+        bool, option("Wait until endpoints are ready and streams run.", "--wait")
     ] = False,
     wait_s: WaitS = 120.0,
     tuned: Tuned = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make the running system what the spec file says; no request is lost on the way.
+    """Apply a spec file to the running system without losing requests.
 
-    Models on this machine are uploaded first where the control plane is elsewhere.
+    Local models are uploaded first if the control plane runs on another machine.
 
     For example:
 
@@ -95,7 +95,7 @@ def apply(
 
 
 def check(*, file: SpecFile) -> None:
-    """Read a spec file and report every mistake in it, with its place.
+    """Validate a spec file and report all errors with their location.
 
     For example:
 
@@ -104,17 +104,17 @@ def check(*, file: SpecFile) -> None:
     spec = read_spec(file)
     count, streams = len(spec.endpoints), len(spec.streams)
     more = f", {streams} stream{'' if streams == 1 else 's'}" if streams else ""
-    say(f"{file}: no mistakes, {count} endpoint{'' if count == 1 else 's'}{more}")
+    say(f"{file}: valid, {count} endpoint{'' if count == 1 else 's'}{more}")
 
 
 def scale(
     endpoint: EndpointName,
     *,
-    replicas: Annotated[int, option("Copies of each of its versions.", min=1)],
+    replicas: Annotated[int, option("Replicas per version.", min=1)],
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Change the number of an endpoint's replicas, and nothing else of it.
+    """Change only the number of an endpoint's replicas.
 
     For example:
 
@@ -124,7 +124,7 @@ def scale(
     stored = api.get("/api/v1/spec")["spec"] or {}
     entry = next((e for e in stored.get("endpoints", ()) if e["name"] == endpoint), None)
     if entry is None:
-        raise NotFoundError(f"there is no endpoint '{endpoint}'; `headrace status` lists them")
+        raise NotFoundError(f"no endpoint '{endpoint}'; `headrace status` lists them")
     obstacle = next((key for key in ("autoscale", "upstream") if entry.get(key)), None)
     if obstacle is not None or HIDDEN in str(entry):
         reason = f"has '{obstacle}'" if obstacle else "has secrets that the API does not show"
@@ -160,12 +160,12 @@ def diff(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show what `apply` would change; nothing is served differently.
+    """Show what `apply` would change, without changing what is served.
 
-    Models that lie in files are stored as versions, as `apply` would; a second `diff` finds them.
+    Model files are stored as versions, as by `apply`.
 
-    Exit status, as `kubectl diff` has it: 0 no changes; 1 changes; 2 the spec or the command line
-    is wrong; 3 not running.
+    Exit status, as for `kubectl diff`: 0 no changes; 1 changes; 2 invalid spec or command line; 3
+    not running.
 
     For example:
 

@@ -42,12 +42,12 @@ _SHOWN_NAMES = 3
 def status(
     *,
     json: Json = False,
-    watch: Annotated[bool, option("Keep showing it until Ctrl-C.", "--watch", "-w")] = False,
+    watch: Annotated[bool, option("Refresh until Ctrl-C.", "--watch", "-w")] = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show endpoints, streams, jobs and addresses; exit status 3 unless all is ready.
+    """Show endpoints, streams, jobs and addresses; exit status 3 unless everything is ready.
 
-    Ready: the gateway serves, every endpoint answers, and every stream runs or is paused.
+    Ready means: the gateway and all endpoints serve requests, and all streams run or are paused.
 
     For example:
 
@@ -99,7 +99,7 @@ def render(document: Document) -> "RenderableType":
         ]
         parts.append(rows_text(rows, _ENDPOINT_COLUMNS))
     elif not streams and not jobs:
-        parts.append(Text("no endpoints yet; `headrace apply -f headrace.yaml` adds some"))
+        parts.append(Text("no endpoints yet; add some with `headrace apply -f headrace.yaml`"))
     if streams:
         state = styled("state", _STREAM_STYLES, "yellow")
         columns = {**STREAM_COLUMNS, "stream": _name, "state": state}
@@ -170,7 +170,7 @@ def gateway_lines(document: Document) -> list[str]:
     """A line for each gateway that follows."""
     return [
         f"gateway '{gateway['name']}': {gateway['standing']}, version "
-        f"{gateway['version'] or 'none'}, heard {gateway['seen_s']:.1f} s ago"
+        f"{gateway['version'] or 'none'}, last report {gateway['seen_s']:.1f} s ago"
         f"{', ' if gateway['url'] else ''}{gateway['url']}"
         for gateway in document.get("gateway", {}).get("gateways", [])
         if not _problem(gateway)
@@ -193,13 +193,13 @@ def _problem(gateway: Document) -> str:
     why = f": {gateway['reason']}" if gateway["reason"] else ""
     match gateway["standing"]:
         case "behind":
-            return f"behind by {gateway['behind_s']:,.0f} s{why}"
+            return f"configuration outdated for {gateway['behind_s']:,.0f} s{why}"
         case "lost":
-            return f"not heard for {gateway['seen_s']:,.0f} s"
+            return f"no report for {gateway['seen_s']:,.0f} s"
         case "refused":
-            return f"refused the newest version{why}"
+            return f"rejected the newest version{why}"
         case _:
-            return "" if gateway["ready"] else f"does not serve{why}"
+            return "" if gateway["ready"] else f"not ready{why}"
 
 
 def _replicas(document: Document) -> Iterator[tuple[Document, Document, Document]]:
@@ -228,7 +228,7 @@ def _features(document: Document) -> Iterator[str]:
     for view in document.get("features", []):
         if view["state"] in {"unscheduled", "failing"}:
             continue
-        age = "nothing yet" if view["age_s"] is None else f"newest {view['age_s']:,.0f} s old"
+        age = "no data yet" if view["age_s"] is None else f"newest {view['age_s']:,.0f} s old"
         doing = f", {view['done']} of {view['of']} written" if view["state"] == "running" else ""
         yield f"feature view '{view['name']}': {view['state']}{doing}, {age}"
 
@@ -237,7 +237,7 @@ def _problems(document: Document) -> Iterator[str]:
     """A line for each thing that is not as it should be."""
     yield from gateway_problems(document)
     for fault in document.get("faults", []):
-        yield f"{fault['kind']} '{fault['name']}' waits: {fault['message']}"
+        yield f"{fault['kind']} '{fault['name']}' failed: {fault['message']}"
     yield from (
         f"feature view '{view['name']}': cannot be materialized ({view['failures']} times): "
         f"{view['message']}"
@@ -246,7 +246,7 @@ def _problems(document: Document) -> Iterator[str]:
     )
     yield from (
         f"feature '{skew['feature']}' of '{service['service']}': {skew['differing']} of "
-        f"{skew['rows']} rows were served other than training will see them; see "
+        f"{skew['rows']} served rows differ from the training data; see "
         f"`headrace features skew {service['service']}`"
         for service in document.get("feature_skew", [])
         for skew in service["features"]
@@ -274,7 +274,7 @@ def _endpoint_problems(document: Document) -> Iterator[str]:
         if replica.get("reason"):
             yield f"{replica['name']}: {replica['state']}, {replica['reason']}"
         for device, why in ((replica.get("device") or {}).get("failed") or {}).items():
-            yield f"{replica['name']}: {device} is here and cannot be used: {why}"
+            yield f"{replica['name']}: {device} is present but not usable: {why}"
         for problem in (replica.get("isolation") or {}).get("problems", ()):
             isolation.setdefault(problem, []).append(replica["name"])
     yield from batching_lines(document["endpoints"], differ=True)

@@ -66,7 +66,7 @@ _SORTED: Final = {
     "p99": "p99_s",
 }
 """What the API sorts by, by heading."""
-_HELP: Final = "q quit  / search  n s r e 5 9 p sort  - turn round  j k page"
+_HELP: Final = "q quit  / search  n s r e 5 9 p sort  - reverse  j k page"
 _MAX_SEARCH: Final = 100
 
 
@@ -132,11 +132,11 @@ def render(document: dict[str, Any], view: TopView, *, is_live: bool = True) -> 
     """The overview as a table; with what one can do, if somebody watches."""
     rows = document["endpoints"]
     if view.search:
-        none = f"no endpoint has '{view.search}' in its name"
+        none = f"no endpoint name contains '{view.search}'"
     elif document["total"]:
         none = "no more endpoints"
     else:
-        none = "no endpoints yet; `headrace apply -f headrace.yaml` adds some"
+        none = "no endpoints yet; add some with `headrace apply -f headrace.yaml`"
     empty = [] if rows else [Text(none)]
     if not is_live:
         return Group(rows_text(rows, COLUMNS), *empty)
@@ -186,21 +186,23 @@ class SortBy(StrEnum):
 
 
 def top(
-    search: Annotated[str, argument("Only endpoints with this in their name.", shown="all")] = "",
+    search: Annotated[
+        str, argument("Only endpoints whose name contains this text.", shown="all")
+    ] = "",
     *,
     sort: Annotated[
-        SortBy, option("What comes first: the worst, or the most.", "--sort", "-s")
+        SortBy, option("Sort column; descending, problems first.", "--sort", "-s")
     ] = SortBy.NAME,
-    reverse: Annotated[bool, option("The other way round.", "--reverse", "-r")] = False,
-    once: Annotated[bool, option("Print it and end, as into a pipe.", "--once")] = False,
+    reverse: Annotated[bool, option("Reverse the order.", "--reverse", "-r")] = False,
+    once: Annotated[bool, option("Print once and exit, as when piped.", "--once")] = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
     """Show requests, errors and latency of all endpoints, live; q quits.
 
-    Rates and latencies are of the last minute, as the gateway saw all requests. A key sorts: `n`
-    name, `s` state, `r` requests, `e` errors, `5`, `9`, `p` the 50th, 95th, 99th percentile. `-`
-    turns the order round, `/` searches, `j` and `k` turn pages.
+    Rates and latencies cover the last minute, as measured by the gateway. Keys select the sort
+    column: `n` name, `s` state, `r` requests, `e` errors, `5`, `9`, `p` the 50th, 95th, 99th
+    percentile. `-` reverses the order, `/` searches, `j` and `k` change pages.
 
     For example:
 
@@ -248,7 +250,7 @@ def _refresh(target: "CommandTarget", view: "TopView") -> None:
                 view = view.within(document["total"], size)
                 live.update(render(document, view), refresh=True)
             except (UnavailableError, DeadlineExceededError) as error:
-                live.update(Text(f"{error}\n\ntrying again; q quits"), refresh=True)
+                live.update(Text(f"{error}\n\nretrying; q quits"), refresh=True)
             before = view
             while view == before and (left_s := due - time.monotonic()) > 0:
                 for key in pressed(left_s):

@@ -155,7 +155,7 @@ class Console:
         """A page, or where to go instead."""
         match = find_page(request.url.path)
         if match is None:
-            raise RefusedError.of(_NOT_FOUND, f"there is no page {request.url.path[:100]}")
+            raise RefusedError.of(_NOT_FOUND, f"no page {request.url.path[:100]}")
         page_request = await self.page_request_of(request, match.names)
         return self.written(await match.make(page_request), page_request, is_live=match.is_live)
 
@@ -167,7 +167,7 @@ class Console:
 
     def refused(self, request: Request, error: Exception) -> Response:
         """What a visitor sees whom the API refuses something."""
-        assert isinstance(error, RefusedError), "it is called for no other"
+        assert isinstance(error, RefusedError), "the handler is registered for RefusedError only"
         if error.status == _UNAUTHORIZED:
             page = _page_of(request) if request.method == "GET" else "/"
             where = "/login" if page == "/" else f"/login?next={quote(page, safe='')}"
@@ -176,7 +176,7 @@ class Console:
         path = request.url.path
         view = PageView(
             template="problem.html",
-            title=_PROBLEM_TITLES.get(error.status, "That did not work"),
+            title=_PROBLEM_TITLES.get(error.status, "Request failed"),
             values={
                 "detail": str(error),
                 "back": path.rpartition("/")[0] or "/" if request.method == "POST" else "/",
@@ -222,7 +222,7 @@ class Console:
         form = await _form(request)
         cookie = cookie_value(request.headers.get("cookie", ""), _FORM_COOKIE)
         if not cookie or not is_csrf_token(cookie, form.get("form_token", "")):
-            problem = "This form was open for too long. Please send it again."
+            problem = "This form has expired. Please send it again."
             return await self.login_page(request, problem=problem, status=_FORBIDDEN)
         try:
             session = await self.visitor(request).post(
@@ -262,7 +262,7 @@ class Console:
         name = self.parts.sessions.cookie_name
         cookie = cookie_value(request.headers.get("cookie", ""), name)
         if not is_csrf_token(cookie, form.get("csrf_token", "")):
-            detail = "the form is not one of your session's; open the page again"
+            detail = "the form does not belong to your session; reload the page"
             raise RefusedError.of(_FORBIDDEN, detail)
         return self.written(await try_it(page_request, form), page_request)
 

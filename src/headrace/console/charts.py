@@ -114,7 +114,7 @@ def line_chart(
     lines: Sequence[ChartLine],
     until: float,
     hint: str = "",
-    nothing: str = "no requests in this time",
+    nothing: str = "no requests in this period",
     marks: int = 4,
 ) -> Chart:
     """A chart of `lines` over `times` (seconds since 1970, ascending), which ends at `until`.
@@ -221,7 +221,7 @@ class Ruler:
             case "ratio":
                 return "share in %"
             case "times":
-                return "times the old version's"
+                return "ratio to the old version"
             case _:
                 return f"difference in {self.unit}" if self.unit else "difference"
 
@@ -276,7 +276,7 @@ def interval_of(metric: MetricStatus) -> IntervalMark | None:
         worse = (scale.start, edge) if ruler.is_less_worse else (edge, scale.end)
     return IntervalMark(
         metric=metric,
-        title=f"{plain_text(metric.metric)}: how the new version differs",
+        title=f"{plain_text(metric.metric)}: difference of the new version",
         summary=_interval_summary(metric),
         unit=ruler.name,
         low=scale.start if metric.low is None else position(metric.low),
@@ -299,7 +299,7 @@ def _interval_summary(metric: MetricStatus) -> str:
     tolerated = effect_text(metric.margin, metric.unit)
     confidence = percent_text(1 - metric.alpha)
     return (
-        f"Between {low} and {high} with {confidence} confidence at all times at once; "
+        f"Between {low} and {high} with {confidence} confidence at all times simultaneously; "
         f"{tolerated} tolerated; verdict: {plain_text(metric.outcome)}."
     )
 

@@ -125,7 +125,7 @@ def gateway_boxes(gateway: GatewayStatus, middle: int) -> list[DiagramNode]:
         (remote.name, *_gateway_words(remote)) for remote in gateway.gateways[:_MOST_GATEWAYS]
     ]
     if (more := len(gateway.gateways) - _MOST_GATEWAYS) > 0:
-        gateways.append((f"{more} more gateways", "see headrace status", "idle"))
+        gateways.append((f"{more} more gateways", "see `headrace status`", "idle"))
     top = max(middle - _ROW * (len(gateways) - 1) // 2, _EDGE + _LABEL)
     return [
         DiagramNode(x=_x(1), y=top + number * _ROW, name=name, detail=detail, state=state)
@@ -141,11 +141,11 @@ def _gateway_words(gateway: GatewayState) -> tuple[str, str]:
         case SyncStatus.BEHIND:
             return f"behind by {gateway.behind_s:,.0f} s", "warning"
         case SyncStatus.REFUSED:
-            return "refused the newest version", "warning"
+            return "rejected the newest version", "warning"
         case SyncStatus.LOST:
             return f"not heard for {gateway.seen_s:,.0f} s", "failing"
         case _:
-            return gateway.reason or "does not serve yet", "failing"
+            return gateway.reason or "not ready", "failing"
 
 
 def _add_endpoint(

@@ -38,14 +38,14 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             id_="batches",
             title="Batches",
             unit="rows per batch",
-            hint="how many rows the model runs at once, on average",
+            hint="mean rows per model run",
             lines=[ChartLine(name="mean", values=[p.batch_rows for p in points], look=1)],
         ),
         chart(
             id_="queue",
             title="Queue",
             unit=unit,
-            hint="how long a request waits for its batch, on average",
+            hint="mean wait of a request for its batch",
             lines=[
                 ChartLine(
                     name="mean",
@@ -59,8 +59,8 @@ def load_charts(points: Sequence[PointView], now: float) -> list[Chart]:
             id_="in-flight",
             title="In flight",
             unit="requests",
-            hint="in all replicas at once, waiting or running, on average",
-            nothing="no replica told",
+            hint="mean requests queued or running in all replicas",
+            nothing="no data from replicas",
             lines=[ChartLine(name="mean", values=[p.in_flight for p in points], look=1)],
         ),
     ]
@@ -204,15 +204,15 @@ def _name(feature: FeatureReport) -> str:
 def _waiting(report: DriftView) -> str:
     reference = report.reference
     if reference is None:
-        return "No replica has told yet what it counted."
+        return "No replica has reported counts yet."
     if report.state != "collecting":
         return ""
     if reference.collected_rows < reference.window_rows:
         return (
-            "The first rows become what later ones are compared with: "
-            f"{reference.collected_rows:,} of {reference.window_rows:,} are there."
+            "Collecting the reference from the first rows: "
+            f"{reference.collected_rows:,} of {reference.window_rows:,} collected."
         )
-    return "Too few rows have come to compare yet."
+    return "Not enough rows to compare yet."
 
 
 def _live(score: LiveScore) -> str:
@@ -221,7 +221,7 @@ def _live(score: LiveScore) -> str:
         return ""
     of = f"of {score.rows:,} labelled answers of the last {coarse_span(score.seconds)}"
     if score.accuracy is not None:
-        return f"{percent_text(score.accuracy)} right, {of}"
+        return f"{percent_text(score.accuracy)} correct, {of}"
     return f"{number_text(score.mean_error)} off on average, {of}"
 
 
@@ -308,7 +308,7 @@ def charts_of(points: Sequence[PointView], now: float) -> list[Chart]:
             id_="latency",
             title="Latency",
             unit=unit,
-            hint="p99: 99 of 100 took no longer",
+            hint="p99: 99 % were at least this fast",
             lines=[
                 quantile("p50", [p.p50_s for p in points], 1),
                 quantile("p95", [p.p95_s for p in points], 2),

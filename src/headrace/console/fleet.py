@@ -78,8 +78,8 @@ async def job(request: PageRequest) -> PageView:
     parameters = {"limit": _RUNS}
     runs = await request.visitor.find(f"/api/v1/jobs/{name}/runs", RunList, parameters)
     if runs is None:
-        raise RefusedError.of(_NOT_FOUND, f"there is no job {name!r}")
-    announcement = f"Job {name} never ran."
+        raise RefusedError.of(_NOT_FOUND, f"no job {name!r}")
+    announcement = f"Job {name} has not run yet."
     if current is not None and current.is_late:
         announcement = f"Job {name} is late."
     elif runs.runs:
@@ -114,23 +114,23 @@ def state_of(job: JobView) -> tuple[str, str]:
         return "failing", "failed"
     if job.running:
         return "ok", "running"
-    return ("idle", "never ran") if job.last_run is None else ("ok", "well")
+    return ("idle", "no runs yet") if job.last_run is None else ("ok", "healthy")
 
 
 def jobs_text(jobs: Sequence[JobView]) -> str:
     """How jobs are, in a sentence."""
     if not jobs:
-        return "No job yet."
+        return "No jobs yet."
     troubled = [job for job in jobs if needs_attention(job)]
     named = ", ".join(
         f"job {job.name} {'is late' if job.is_late else 'failed'}" for job in troubled
     )
-    return f"{named[:500]}." if named else "All jobs are well."
+    return f"{named[:500]}." if named else "All jobs are healthy."
 
 
 SORTS: Final = {
     "name": "name",
-    "state": "state, the worst first",
+    "state": "state, problems first",
     "requests_per_s": "requests",
     "error_ratio": "errors",
     "p99_s": "p99 latency",
@@ -200,19 +200,21 @@ def system_summary(total: int, troubled: Sequence[StreamView | JobView]) -> Syst
     if not total:
         return None
     if not troubled:
-        return SystemSummary(total=total, state=("ok", "all well"))
+        return SystemSummary(total=total, state=("ok", "all healthy"))
     more = f" and {len(troubled) - 1} more" if len(troubled) > 1 else ""
     needs = "need" if more else "needs"
-    return SystemSummary(total=total, state=("warning", f"{troubled[0].name}{more} {needs} a look"))
+    return SystemSummary(
+        total=total, state=("warning", f"{troubled[0].name}{more} {needs} attention")
+    )
 
 
 def _overview_text(overview: Overview, troubled: list[OverviewRow], firing: int) -> str:
     """What changed for the worse or the better, in a sentence."""
     if not overview.total:
-        return "No endpoint yet."
+        return "No endpoints yet."
     names = ", ".join(f"{row.name} is {row.state}" for row in troubled[:5])
     alerts = f" {firing} alerts are firing." if firing else ""
-    return (f"{names}." if names else "All endpoints shown are well.") + alerts
+    return (f"{names}." if names else "All endpoints shown are healthy.") + alerts
 
 
 _MOST_LISTED: Final = 200

@@ -44,15 +44,24 @@ LABELS: Final = {
     Verb.ROLLBACK: "Roll back",
 }
 CONSEQUENCES: Final = {
-    Verb.PROMOTE: "All requests go to version {to}, as soon as its replicas are ready. What is "
-    "left of the plan is skipped, and the metrics are not asked any more.",
-    Verb.PAUSE: "The split stays as it is, with version {to} at {weight} %, until somebody "
-    "resumes. A version that is shown to be worse, or cannot run, is still rolled back.",
-    Verb.RESUME: "The plan goes on from where it was paused, and past a step that waits for "
-    "somebody's approval.",
-    Verb.ABORT: "All requests go back to version {from_} at once. Nothing is decided.",
-    Verb.ROLLBACK: "All requests go back to version {from_} at once. The spec's version {to} is "
-    "held back until somebody changes it.",
+    Verb.PROMOTE: (
+        "All requests go to version {to} as soon as its replicas are ready. The "
+        "remaining steps are skipped, and metrics are not evaluated."
+    ),
+    Verb.PAUSE: (
+        "The split stays as it is, with version {to} at {weight} %, until the rollout "
+        "is resumed. A version that is worse, or cannot run, is still rolled back."
+    ),
+    Verb.RESUME: (
+        "The rollout continues where it was paused, and approves a step that waits for approval."
+    ),
+    Verb.ABORT: (
+        "All requests go back to version {from_} immediately. The rollout ends without a verdict."
+    ),
+    Verb.ROLLBACK: (
+        "All requests go back to version {from_} immediately. Version {to} of the spec "
+        "stays inactive until the spec changes."
+    ),
 }
 
 
@@ -73,7 +82,7 @@ async def rollouts(request: PageRequest) -> PageView:
         template="rollouts.html",
         title="Rollouts",
         section="rollouts",
-        announcement=f"{len(under_way)} rollouts are under way.",
+        announcement=f"{len(under_way)} active rollouts.",
         values={"rollouts": listed.rollouts},
     )
 
@@ -156,7 +165,7 @@ def verb_of(text: str) -> Verb:
     try:
         return Verb(text)
     except ValueError:
-        raise RefusedError.of(_NOT_FOUND, f"a rollout is not told to {text[:20]!r}") from None
+        raise RefusedError.of(_NOT_FOUND, f"unknown rollout action: {text[:20]!r}") from None
 
 
 def verbs_of(status: RolloutStatus) -> list[Verb]:

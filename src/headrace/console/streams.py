@@ -126,10 +126,10 @@ async def send_command(request: PageRequest, *, csrf_token: str) -> str:
 def summary_text(streams: Sequence[StreamView]) -> str:
     """How streams are, in a sentence."""
     if not streams:
-        return "No stream yet."
+        return "No streams yet."
     troubled = [stream for stream in streams if not stream.is_well]
     named = ", ".join(f"stream {stream.name} is {stream.state}" for stream in troubled[:5])
-    return f"{named}." if named else "All streams are well."
+    return f"{named}." if named else "All streams are healthy."
 
 
 def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
@@ -142,31 +142,31 @@ def charts_of(points: Sequence[StreamPointView], now: float) -> list[Chart]:
             id_="lag",
             title="Lag",
             unit="s",
-            hint="how old the oldest record is that waits",
-            nothing="nobody knew the lag in this time",
+            hint="age of the oldest waiting record",
+            nothing="lag unknown in this period",
             lines=[ChartLine(name="oldest", values=lags, look=1, last=duration_text(latest))],
         ),
         chart(
             id_="waiting",
             title="Waiting",
             unit="records",
-            hint="how many wait in the log",
-            nothing="nobody knew the lag in this time",
+            hint="records waiting in the topic",
+            nothing="lag unknown in this period",
             lines=[ChartLine(name="records", values=[p.lag_records for p in points], look=1)],
         ),
         chart(
             id_="answered",
             title="Answered",
             unit="records/s",
-            nothing="nothing is known of this time",
+            nothing="no data for this period",
             lines=[ChartLine(name="answered", values=[p.answered_per_s for p in points], look=1)],
         ),
         chart(
             id_="dead-letters",
             title="Dead letters",
             unit="records/s",
-            hint="records that have no answer",
-            nothing="nothing is known of this time",
+            hint="records without an answer",
+            nothing="no data for this period",
             lines=[
                 ChartLine(
                     name="dead letters", values=[p.dead_letters_per_s for p in points], look=3
@@ -183,5 +183,5 @@ def _verb_of(text: str) -> str:
         RefusedError: It is none.
     """
     if text not in VERBS:
-        raise RefusedError.of(_NOT_FOUND, f"a stream is not told to {text[:20]!r}")
+        raise RefusedError.of(_NOT_FOUND, f"unknown stream action: {text[:20]!r}")
     return text

@@ -132,15 +132,15 @@ def _tensor(name: str, datatype: str, shape: str, data: str) -> dict[str, object
     try:
         sizes = [int(part) for part in shape.replace("[", "").replace("]", "").split(",")]
     except ValueError:
-        message = "the shape is whole numbers with commas, as in 1, 4"
+        message = "the shape must be integers separated by commas, as in 1, 4"
         raise ValueError(message) from None
     try:
         values = json.loads(data)
     except ValueError as error:
-        message = f"the data is a JSON list, as in [0.5, 1]: {error}"
+        message = f"the data must be a JSON list, as in [0.5, 1]: {error}"
         raise ValueError(message) from None
     if not isinstance(values, list):
-        message = "the data is a JSON list, as in [0.5, 1]"
+        message = "the data must be a JSON list, as in [0.5, 1]"
         raise ValueError(message)  # noqa: TRY004  # a mistake in a form, not in a call
     return {"name": name, "datatype": datatype, "shape": sizes, "data": values}
 
@@ -154,7 +154,7 @@ def _body(
         try:
             json.loads(text)
         except ValueError as error:
-            return text, f"the request is no JSON: {error}"
+            return text, f"the request is not JSON: {error}"
         return text, ""
     wrong = [f"{field.name}: {field.problem}" for field in fields if field.problem]
     if wrong:
@@ -192,9 +192,9 @@ async def _send(gateway: GatewayLocation, name: str, body: str, *, key: str) -> 
 
 
 _HINTS: Final = {
-    401: "This endpoint asks who calls: give an API key above.",
-    403: "The key is known, but may not call this endpoint: its scopes do not name it.",
-    429: "The endpoint is full, or the caller is over its limit: try again in a moment.",
+    401: "This endpoint requires authentication: enter an API key above.",
+    403: "The key is valid, but its scopes do not include this endpoint.",
+    429: "The endpoint is overloaded, or the caller exceeded its rate limit: retry later.",
     503: "No replica is ready.",
     504: "The request was not answered before its deadline.",
 }

@@ -38,7 +38,7 @@ def test_a_key_is_made_shown_listed_and_revoked(asking: Shell) -> None:
     all_of_them = json.loads(asking.run("keys", "list", "--all", "--json").stdout)
 
     assert nobody.returncode == 1
-    assert "`headrace keys create` makes a key" in nobody.stderr
+    assert "`headrace keys create` creates an API key" in nobody.stderr
     assert made.returncode == 0, made.stderr
     assert len(key) == 59
     assert somebody.returncode == 0, somebody.stderr

@@ -106,7 +106,7 @@ COLD: Final = (
         told=("'tracing' needs OpenTelemetry", "pip install 'headrace[otel]'"),
         long=True,
     ),
-    Mistake(command="status", status=3, told=("nothing runs on", "`headrace up` starts it")),
+    Mistake(command="status", status=3, told=("no system runs in", "`headrace up` starts it")),
     Mistake(
         command="status --server http://127.0.0.1:1",
         status=3,

@@ -270,7 +270,7 @@ def test_waiting_for_a_rollout_ends_with_it_and_says_so_by_exit_status(served: L
     assert ("promoted after " in history.stdout, "aborted after " in history.stdout) == (True, True)
     assert [end["phase"] for end in ends][:2] == ["aborted", "promoted"]  # type: ignore[attr-defined]
     assert bad.returncode == 3
-    assert "is not over after 2 s" in bad.stderr
+    assert "did not end within 2 s" in bad.stderr
     assert after.returncode == 0, after.stderr
     assert [r["phase"] for r in json.loads(back.stdout)["rollouts"]][:2] == ["aborted", "promoted"]
 
@@ -319,7 +319,7 @@ def test_feedback_is_taken_or_kept(served: Laptop) -> None:
     again = served.json("feedback", "no-such-request", "2")
     odd = served.run("feedback", "x", "much")
 
-    assert kept.stderr == "no-such-request: kept until the request is known\n"
+    assert kept.stderr == "no-such-request: stored until the request is known\n"
     assert again == {"results": [{"request_id": "no-such-request", "outcome": "duplicate"}]}
     assert odd.returncode == 2
 
@@ -349,7 +349,7 @@ def test_a_context_leads_there_too(served: Laptop) -> None:
     assert "HTTP, gRPC" in named.stdout
     assert "m         yes" in named.stdout
     assert named.stdout.partition("HTTP")[2] == through.stdout.partition("HTTP")[2]
-    assert (here.returncode, "nothing runs on .headrace" in here.stderr) == (3, True)
+    assert (here.returncode, "no system runs in .headrace" in here.stderr) == (3, True)
 
 
 def test_a_name_is_answered_only_if_it_was_allowed(laptop: Laptop) -> None:

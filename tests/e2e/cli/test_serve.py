@@ -63,7 +63,7 @@ def test_what_cannot_be_served_says_why(shell: Shell) -> None:
     loud = shell.run("serve", "mlp.onnx", "--log-level", "loud")
 
     assert missing.returncode == 1
-    assert "there is no file or directory 'nobody'" in missing.stderr
+    assert "no file or directory 'nobody'" in missing.stderr
     assert damaged.returncode == 3
     assert "cannot load model" in damaged.stderr
     assert loud.returncode == 2

@@ -137,7 +137,7 @@ def test_up_where_it_runs_changes_nothing(up: Shell) -> None:
 
     assert done.returncode == 0
     assert f"already running on {up.home} (pid {pid})" in done.stderr
-    assert "nothing to change" in done.stderr
+    assert "no changes" in done.stderr
 
 
 def test_logs_can_be_read_and_followed(up: Shell) -> None:

@@ -110,7 +110,7 @@ def test_a_stream_is_watched_paused_and_goes_on(page: Page, site: Site) -> None:
     assert faults_of(page) == []
 
     page.get_by_role("link", name="Pause", exact=True).click()
-    page.get_by_role("link", name="Leave it as it is").click()
+    page.get_by_role("link", name="Cancel").click()
     expect(state).to_contain_text("running")
     page.get_by_role("link", name="Pause", exact=True).click()
     page.get_by_role("button", name="Pause", exact=True).click()
@@ -121,7 +121,7 @@ def test_a_stream_is_watched_paused_and_goes_on(page: Page, site: Site) -> None:
     expect(state).to_contain_text("running", timeout=10_000)
 
     page.get_by_role("link", name="Activity").click()
-    expect(page.get_by_role("region", name="Audit trail").last).to_contain_text("stream.resume")
+    expect(page.get_by_role("region", name="Audit log").last).to_contain_text("stream.resume")
 
 
 @pytest.mark.long
@@ -223,11 +223,11 @@ def test_the_evidence_is_drawn_over_time_and_grows(page: Page, site: Site) -> No
 @pytest.mark.long
 def test_a_rollout_is_promoted_by_hand_and_not_without_a_word(page: Page, site: Site) -> None:
     page.goto(f"{site.url}/rollouts/r1")
-    expect(page.get_by_role("img", name="errors: how the new version differs")).to_be_visible()
+    expect(page.get_by_role("img", name="errors: difference of the new version")).to_be_visible()
     state = page.locator("[data-live=state]")
 
     page.get_by_role("link", name="Roll back").click()
-    page.get_by_role("link", name="Leave it as it is").click()
+    page.get_by_role("link", name="Cancel").click()
     expect(state).not_to_contain_text("rolled back")
 
     page.get_by_role("link", name=re.compile("Promote")).click()
@@ -238,4 +238,4 @@ def test_a_rollout_is_promoted_by_hand_and_not_without_a_word(page: Page, site: 
     expect(page.get_by_role("img", name="errors over time")).to_be_visible()  # when it is over, too
 
     page.get_by_role("link", name="Activity").click()
-    expect(page.get_by_role("region", name="Audit trail").last).to_contain_text("rollout.promote")
+    expect(page.get_by_role("region", name="Audit log").last).to_contain_text("rollout.promote")

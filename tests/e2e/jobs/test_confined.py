@@ -199,7 +199,7 @@ def test_a_run_whose_user_may_not_read_the_input_is_refused(system: System, data
     _, run = ended(system)
 
     assert run["state"] == "failed", run
-    assert f"others may not read {data / 'in.parquet'}: let others read" in run["message"]
+    assert f"other users cannot read {data / 'in.parquet'}: let others read" in run["message"]
     assert "or run headrace as another user than root" in run["message"]
 
 

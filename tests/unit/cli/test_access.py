@@ -112,7 +112,7 @@ def test_a_context_s_token_is_shown_to_its_server_and_never_listed(
     named = connection.find_target("http://a.example:1", DEFAULT_HOME)
     other = connection.find_target("http://b.example:1", DEFAULT_HOME)
 
-    assert "can read the token" in added.err
+    assert "the token is sent unencrypted" in added.err
     assert TOKEN not in added.out + added.err + listed.out + told.out
     assert (mine.token, named.token, other.token) == (TOKEN, TOKEN, "")
 
@@ -131,7 +131,7 @@ def test_the_token_of_a_home_is_read_from_its_file(headrace: Command, home: Path
     (home / "admin-token").write_text(f"{TOKEN}\n")
     shown = headrace("tokens", "show")
 
-    assert (missing.status, "`headrace up` makes it" in missing.err) == (1, True)
+    assert (missing.status, "`headrace up` creates it" in missing.err) == (1, True)
     assert shown.out == f"{TOKEN}\n"
 
 
@@ -146,7 +146,7 @@ def test_a_span_of_time_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "d", "0d", "-1d", "3", "3y"])
 def test_what_is_no_span_of_time_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="no span of time"):
+    with pytest.raises(typer.BadParameter, match="is not a duration"):
         span_s(text, "--x")
 
 
@@ -161,7 +161,7 @@ def test_an_id_is_taken_out_of_a_whole_token() -> None:
 def test_a_checkpoint_is_a_count_and_a_hash(headrace: Command, text: str) -> None:
     wrong = headrace("trail", "verify", "--checkpoint", text)
 
-    assert (wrong.status, f"'{text}' is no checkpoint" in wrong.err) == (2, True)
+    assert (wrong.status, f"'{text}' is not a checkpoint" in wrong.err) == (2, True)
 
 
 # How people log in.

@@ -39,9 +39,7 @@ def test_a_row_says_that_it_is_about_a_stream(capsys: pytest.CaptureFixture[str]
     assert "stream pay" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "said"), [("", "nothing is wrong\n"), ("a", "nothing is wrong with 'a'\n")]
-)
+@pytest.mark.parametrize(("endpoint", "said"), [("", "no alerts\n"), ("a", "no alerts with 'a'\n")])
 def test_no_alert_is_good_news(
     endpoint: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,9 +77,9 @@ def test_a_silenced_alert_says_until_when(capsys: pytest.CaptureFixture[str]) ->
     [
         ((), "needs an end"),
         (("--for", "2h", "--until", "2030-01-01"), "needs an end"),
-        (("--for", "never"), "has an end"),
-        (("--for", "soon"), "no span of time"),
-        (("--until", "tomorrow"), "is no time"),
+        (("--for", "never"), "needs a finite duration"),
+        (("--for", "soon"), "is not a duration"),
+        (("--until", "tomorrow"), "is not a time"),
     ],
 )
 def test_a_silence_needs_one_end(headrace: Command, options: tuple[str, ...], said: str) -> None:

@@ -46,7 +46,7 @@ def test_help_of_up_fits_two_screens_and_help_all_has_the_rest(headrace: Command
     [
         (["fly"], "No such command 'fly'"),
         (["up", "--fly"], "No such option: --fly"),
-        (["up", "nowhere.onnx"], "there is no file or directory 'nowhere.onnx'"),
+        (["up", "nowhere.onnx"], "no file or directory 'nowhere.onnx'"),
         (["up", "--http-port", "x"], "--http-port"),
         (["up", "--http-port", "70000"], "--http-port"),
         (["up"], "nothing to serve"),
@@ -55,7 +55,7 @@ def test_help_of_up_fits_two_screens_and_help_all_has_the_rest(headrace: Command
         (["check", "headrace.yaml"], "--file"),
         (["infer"], "'endpoint'"),
         (["models", "push", "m", "nowhere.onnx"], "nowhere.onnx"),
-        (["models", "rm", "m"], "names no version"),
+        (["models", "rm", "m"], "has no version number"),
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_exit_status_2(
@@ -93,7 +93,7 @@ def test_without_a_control_plane_the_exit_status_is_3(
     outcome = headrace(*arguments)
 
     assert outcome.status == 3
-    assert outcome.err == f"headrace: nothing runs on {home}; `headrace up` starts it\n"
+    assert outcome.err == f"headrace: no system runs in {home}; `headrace up` starts it\n"
 
 
 def test_status_in_json_says_that_nothing_runs(headrace: Command) -> None:
@@ -107,7 +107,7 @@ def test_down_where_nothing_runs_is_fine_and_makes_nothing(headrace: Command, ho
     outcome = headrace("down")
 
     assert outcome.status == 0
-    assert "nothing runs" in outcome.err
+    assert "no system runs" in outcome.err
     assert not home.exists()
 
 
@@ -117,7 +117,7 @@ def test_down_on_an_idle_home_is_fine(headrace: Command, home: Path) -> None:
     outcome = headrace("down")
 
     assert outcome.status == 0
-    assert "nothing runs" in outcome.err
+    assert "no system runs" in outcome.err
 
 
 def test_logs_without_any_say_so(headrace: Command) -> None:
@@ -141,7 +141,7 @@ def test_logs_of_what_ended_are_still_there(headrace: Command, home: Path) -> No
         "m-1              | next",
     ]
     assert '"source":"control"' in one.out
-    assert "there is no log of 'gateway'; there are: control, m-1" in none.err
+    assert "no log of 'gateway'; there are: control, m-1" in none.err
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_without_a_spec_something_has_to_run(headrace: Command) -> None:
     done = headrace("audit")
 
     assert done.status == 3
-    assert "nothing runs on" in done.err
+    assert "no system runs in" in done.err
 
 
 def test_advisories_are_compared_with_what_is_installed(
@@ -160,4 +160,4 @@ def test_a_folder_without_models_says_so(headrace: Command, tmp_path: Path) -> N
     done = headrace("audit", "models", tmp_path / "empty")
 
     assert (done.status, done.out) == (0, "")
-    assert "there is no model in" in done.err
+    assert "no model in" in done.err

@@ -26,7 +26,7 @@ def test_a_backup_is_described_and_as_json_has_every_file(
 
     assert text.status == 0
     assert f"b.tar: written, sha256 {document['sha256']}" in text.out
-    assert "not contained: the desired state; the home has no state.db" in text.out
+    assert "not included: the desired state; the home has no state.db" in text.out
     assert document["size"] == (tmp_path / "b.tar").stat().st_size
     assert document["manifest"]["home"] == str(pushed)
     assert document["manifest"]["models"] == ["m:1"]

@@ -57,7 +57,7 @@ def test_more_errors_than_allowed_have_a_status_of_their_own(
         "3 rows have errors, more than --max-errors 2 allows. What is complete is kept" in again.err
     )
     assert more.status == 0
-    assert "3 of them before" in more.err
+    assert "3 of them earlier" in more.err
 
 
 def test_mistakes_are_told_at_once_and_leave_no_folder(
@@ -118,4 +118,4 @@ def test_an_endpoint_of_a_spec_file_gives_its_class_names(
 def test_a_folder_that_is_no_jobs_is_told(headrace: Command, tmp_path: Path) -> None:
     done = headrace("batch", "status", tmp_path)
     assert done.status == 1
-    assert "is no output of a job" in done.err
+    assert "is not the output directory of a job" in done.err

@@ -48,10 +48,13 @@ def test_a_user_of_its_own_reads_only_what_all_may_read(tmp_path: Path) -> None:
     assert sandbox_user_obstacle(inputs_of(str(folder))) == ""
 
     private = file(folder / "open" / "2.csv", 0o640)
-    assert sandbox_user_obstacle(inputs_of(str(folder))) == f"others may not read {private}"
+    assert sandbox_user_obstacle(inputs_of(str(folder))) == f"other users cannot read {private}"
     private.unlink()
     (folder / "open").chmod(0o700)
-    assert sandbox_user_obstacle(inputs_of(str(folder))) == f"others may not read {folder / 'open'}"
+    assert (
+        sandbox_user_obstacle(inputs_of(str(folder)))
+        == f"other users cannot read {folder / 'open'}"
+    )
     assert sandbox_user_obstacle(inputs_of(str(folder / "open" / "1.csv"))) == ""
 
 

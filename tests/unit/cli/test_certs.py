@@ -83,9 +83,9 @@ def test_nothing_is_replaced_unless_it_is_said_and_the_authority_never(headrace:
     after = {name: (folder / name).read_bytes() for name in before}
 
     assert kept == before
-    assert "kept as it is" in again.err
+    assert "exists, unchanged" in again.err
     assert (folder / "new.pem").exists()
-    assert "kept as it is" not in forced.err
+    assert "exists, unchanged" not in forced.err
     assert {name for name in before if after[name] != before[name]} == {
         "server.pem",
         "server-key.pem",
@@ -183,7 +183,7 @@ def test_flags_that_need_each_other_say_so(
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (("--key", "@none"), 2, "there is no file 'none'"),
+        (("--key", "@none"), 2, "no file 'none'"),
         (("--cert", "c.pem"), 2, "go together"),
         (("--key", "hr_secret_value"), 1, "unencrypted"),
     ],

@@ -54,7 +54,7 @@ def test_a_server_may_be_written_short(text: str, url: str) -> None:
     ],
 )
 def test_what_is_no_url_of_a_server_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="no URL"):
+    with pytest.raises(InvalidArgumentError, match="is not a server URL"):
         server_url(text)
 
 
@@ -80,7 +80,7 @@ def test_forgetting_the_current_context_leads_back_to_this_machine() -> None:
 
 @pytest.mark.parametrize("name", ["", "local", "a/b", ".a", "x" * 65])
 def test_names_that_could_mean_something_else_are_refused(name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="cannot be called"):
+    with pytest.raises(InvalidArgumentError, match="invalid context name"):
         Contexts(contexts={}).with_server(name, "h", use=False)
 
 
@@ -133,7 +133,10 @@ def test_the_file_lies_where_the_desktop_convention_says() -> None:
 
 
 def test_contexts_are_added_used_listed_and_forgotten(headrace: Command) -> None:
-    assert "commands go there now" in headrace("context", "add", "prod", "https://p.example").err
+    assert (
+        "commands now use this context"
+        in headrace("context", "add", "prod", "https://p.example").err
+    )
     assert "`headrace context use lab`" in headrace("context", "add", "lab", "lab").err
     table = headrace("context", "list").out.splitlines()
     headrace("context", "use", "lab")
@@ -151,7 +154,7 @@ def test_contexts_are_added_used_listed_and_forgotten(headrace: Command) -> None
         "current": "lab",
         "contexts": {"prod": "https://p.example", "lab": "http://lab:8080"},
     }
-    assert "commands go to the home on this machine" in gone.err
+    assert "commands now use the home on this machine" in gone.err
     assert (unknown.status, "there are: local, prod" in unknown.err) == (1, True)
 
 
@@ -201,13 +204,13 @@ def test_a_server_that_does_not_answer_is_told_with_what_to_look_at(headrace: Co
     outcome = headrace("status", "--server", "127.0.0.1:9")
 
     assert outcome.status == 3
-    assert "is the address right" in outcome.err
+    assert "check the address" in outcome.err
 
 
 def test_down_never_follows_a_context(headrace: Command) -> None:
     headrace("context", "add", "c", "127.0.0.1:9")
 
-    assert "nothing runs" in headrace("down").err
+    assert "no system runs" in headrace("down").err
     assert headrace("down", "--server", "127.0.0.1:9").status == 3
 
 

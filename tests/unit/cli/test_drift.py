@@ -69,10 +69,10 @@ def test_named_columns_leave_the_others_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "columns", "text"),
     [
-        (("a,b,c", "1,2,3"), [], "name the right ones with --columns"),
+        (("a,b,c", "1,2,3"), [], "select columns with --columns"),
         (("a,b", "1,2"), ["a", "z"], "has no column 'z'"),
         (("a,b", "1,2,3"), [], "row 2: 3 values under 2 names"),
-        (("a,b",), [], "holds no rows"),
+        (("a,b",), [], "has no rows"),
         (("a,b", "1,x"), [], "column 2 is text"),
     ],
     ids=["width", "unknown", "ragged", "empty", "text"],
@@ -102,7 +102,7 @@ def test_arrays_are_taken_by_name(tmp_path: Path) -> None:
         "y": (4,),
     }
     assert read_tensors(lone, TABLE)[0]["x"].shape == (3, 2)
-    with pytest.raises(InvalidArgumentError, match="no input or output called z"):
+    with pytest.raises(InvalidArgumentError, match="no input or output named z"):
         read_tensors(other, TABLE)
     (tmp_path / "bad.npz").write_bytes(b"nonsense")
     with pytest.raises(InvalidArgumentError, match="cannot be read"):
@@ -182,7 +182,7 @@ def test_times_are_no_input_and_two_days_of_them_make_hours(tmp_path: Path) -> N
     ids=["text", "missing", "milliseconds"],
 )
 def test_what_is_no_time_is_refused(tmp_path: Path, cells: list[str]) -> None:
-    with pytest.raises(InvalidArgumentError, match="row 2: column 't' holds no time; write ISO"):
+    with pytest.raises(InvalidArgumentError, match="row 2: column 't' has no time; write ISO"):
         read_times(csv_file(tmp_path, "t,a", *(f"{cell},1" for cell in cells)), "t")
 
 
@@ -209,7 +209,7 @@ def test_times_are_texts_numbers_and_moments(tmp_path: Path) -> None:
     [
         (True, 2e5, "of the same hour of the day"),
         (False, None, "the rows have no times"),
-        (False, 7200.0, "the rows cover 2.0 h, and it takes 48 h"),
+        (False, 7200.0, "the rows cover 2.0 h; 48 h are needed"),
     ],
 )
 def test_it_is_said_whether_hours_are_told_apart(
@@ -228,7 +228,7 @@ def test_a_model_that_takes_one_row_has_a_sketch_too(tmp_path: Path) -> None:
 
 
 def test_too_few_rows_make_no_sketch(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="has 1 rows; 100 are the least"):
+    with pytest.raises(InvalidArgumentError, match="has 1 rows; 100 rows are the minimum"):
         sketch(csv_file(tmp_path, "a,b", "1,2"), TABLE)
 
 
@@ -251,9 +251,9 @@ def test_a_model_is_pushed_with_its_training_data(
 
 
 def test_an_endpoint_is_shown_where_no_command_is_named(headrace: Command) -> None:
-    assert "nothing runs" in headrace("drift", "fraud").err
-    assert "nothing runs" in headrace("drift", "show", "reference").err
-    assert "nothing runs" in headrace("drift", "reference", "reset", "fraud").err
+    assert "no system runs" in headrace("drift", "fraud").err
+    assert "no system runs" in headrace("drift", "show", "reference").err
+    assert "no system runs" in headrace("drift", "reference", "reset", "fraud").err
 
 
 def test_live_scores_are_told_by_window() -> None:
@@ -274,11 +274,11 @@ REFERENCE = {"source": "data", "rows": 500, "at": 1.0, "collected_rows": 0, "win
 @pytest.mark.parametrize(
     ("state", "reference", "text"),
     [
-        ("off", None, "put `drift: {}` under it"),
+        ("off", None, "add `drift: {}` to it"),
         ("collecting", None, "has 0 rows for its reference"),
         ("collecting", REFERENCE | {"rows": 0, "collected_rows": 7}, "has 7 of 2000 rows"),
-        ("collecting", REFERENCE, "too few rows came to compare"),
-        ("ok", REFERENCE, "nothing drifted from the reference (500 rows of data)"),
+        ("collecting", REFERENCE, "not enough rows to compare yet"),
+        ("ok", REFERENCE, "no drift from the reference (500 rows of data)"),
         ("ok", REFERENCE | {"source": "window"}, "500 rows of the first requests"),
         ("drifted", REFERENCE, "age drifted: 9% below 3"),
     ],

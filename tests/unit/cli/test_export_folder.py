@@ -51,7 +51,7 @@ def test_a_file_that_is_no_more_goes_with_its_empty_folder(tmp_path: Path) -> No
 
     assert there(tmp_path) == {"a": "3"}
     assert not (tmp_path / "b").exists()
-    assert notes == ["removed, as they are of nothing in this export: b/c/d"]
+    assert notes == ["removed, not part of this export: b/c/d"]
 
 
 def test_what_a_person_changed_or_added_stays_and_is_named(tmp_path: Path) -> None:
@@ -63,8 +63,8 @@ def test_what_a_person_changed_or_added_stays_and_is_named(tmp_path: Path) -> No
         (tmp_path / "values").write_text(values)
         notes = write_over(tmp_path, {"values": f"new {round_}".encode()})
 
-        assert "values was not as an export leaves it" in notes[0]
-        assert ("templates/old is of nothing in this export" in notes[-1]) is (round_ == 0)
+        assert "values was not written by an export" in notes[0]
+        assert ("templates/old is not part of this export" in notes[-1]) is (round_ == 0)
     assert there(tmp_path) == {
         "values": "new 1",
         "values.orig": "edited",

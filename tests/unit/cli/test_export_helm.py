@@ -40,7 +40,7 @@ def test_a_spec_that_is_named_twice_is_refused(
 
     assert main(["export", "helm", *arguments]) == 2
 
-    assert "--file: the spec is named twice" in capsys.readouterr().err
+    assert "--file: pass the spec file only once" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

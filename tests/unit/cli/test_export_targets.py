@@ -99,17 +99,20 @@ def test_the_endings_says_the_format(tmp_path: Path) -> None:
         (("gateway-api", "--format", "xml"), "neither yaml nor json"),
         (("gateway-api", "--endpoint", "nobody"), "no endpoint of that name"),
         (("gateway-api", "--service", "fraud:1=a:b"), "takes one NAME[:PORT]"),
-        (("gateway-api", "--service", "fraud:1=A_b"), "'A_b' of fraud:1 is no Service's name"),
-        (("gateway-api", "--service", "fraud:3=a"), "there are fraud:1, fraud:2"),
+        (("gateway-api", "--service", "fraud:1=A_b"), "'A_b' of fraud:1 is not a Service name"),
+        (("gateway-api", "--service", "fraud:3=a"), "available: fraud:1, fraud:2"),
         (("gateway-api", "--gateway", "a/b/c"), "--gateway: 'a/b/c' is not [NAMESPACE/]NAME"),
         (("gateway-api", "--gateway", "a/"), "is not [NAMESPACE/]NAME"),
-        (("gateway-api", "--section", "Https"), "is no listener's name"),
-        (("gateway-api", "--hostname", "http://x"), "--hostname: 'http://x' is no host's name"),
+        (("gateway-api", "--section", "Https"), "is not a listener name"),
+        (("gateway-api", "--hostname", "http://x"), "--hostname: 'http://x' is not a hostname"),
         (("gateway-api", "--instance", "UP per"), "--instance: instance 'UP per': 1 to 40"),
         (("gateway-api", "--namespace", "a.b"), "--namespace: namespace 'a.b': 1 to 63"),
         (("kong", "--replica", "fraud:1=a"), "--replica: 'a' is not HOST:PORT"),
         (("kong", "--replica", "fraud:1=a:65536"), "'a:65536' is not HOST:PORT"),
-        ((*_KONG, "--grpc-replica", "fraud:3=a:1"), "--grpc-replica: fraud:3 is no version here"),
+        (
+            (*_KONG, "--grpc-replica", "fraud:3=a:1"),
+            "--grpc-replica: fraud:3 is not an exported version",
+        ),
         (("envoy", "--replica", "fraud:1=a.lan:80"), "--replica: host 'a.lan' is not an IP"),
         (("gateway-api", "--allow-loss", "endpoints[].stikcy"), "that is not lost here"),
         (("argo-rollouts",), "moves all requests to the newest version"),
@@ -137,7 +140,7 @@ def test_mistakes_are_told(
 def test_a_wrong_command_line_is_not_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "gateway-api"]) == 2
 
-    assert "--file: name the spec: either --file FILE or --from-system" in capsys.readouterr().err
+    assert "--file: pass either --file FILE or --from-system" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("host", ["a:1", "10.0.0.7:8000", "[::1]:65535", "a-b.c_d.lan:80"])

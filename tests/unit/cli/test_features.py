@@ -74,7 +74,7 @@ def test_definitions_are_applied_and_what_changed_is_told(
 
     assert "view stats is created\n" in first.err
     assert "service fraud is created\n" in first.err
-    assert again.err == "nothing changed\n"
+    assert again.err == "no changes\n"
     assert json.loads(told.out) == [
         {"kind": "view", "name": "stats", "what": "changed", "has_other_schema": True},
         {"kind": "service", "name": "fraud", "what": "changed", "has_other_schema": True},
@@ -110,7 +110,7 @@ def test_a_wrong_file_changes_nothing(headrace: Command, tmp_path: Path) -> None
     assert "feature_views[0].ttl (line 8)" in applied.err
     assert "did you mean 'ttl_s'?" in applied.err
     (tmp_path / "features.yaml").write_text(DEFINITIONS)
-    assert headrace("features", "apply").err == "nothing changed\n"
+    assert headrace("features", "apply").err == "no changes\n"
 
 
 def test_a_request_gets_what_was_materialized(headrace: Command) -> None:
@@ -183,7 +183,7 @@ def test_a_join_writes_every_row(headrace: Command, tmp_path: Path) -> None:
         "--json",
     )
 
-    assert "4 rows are in train.parquet" in told.err
+    assert "4 rows written to train.parquet" in told.err
     assert pl.read_parquet(tmp_path / "train.parquet")["age"].to_list() == [33, 33, None, None]
     assert pl.read_parquet(tmp_path / "x.parquet")["age"].to_list() == [33, 33, -1, -1]
     assert json.loads(counts.out)["views"] == {"stats": {"STALE": 1, "MISSING": 1, "PRESENT": 2}}
@@ -209,7 +209,7 @@ def test_serve_check_tells_what_is_not_ready(headrace: Command) -> None:
             1,
             "feature service 'nobody' is not defined; defined: fraud",
         ),
-        (["get", "fraud", "-k", "customer_id"], 2, "'customer_id' is no NAME=VALUE"),
+        (["get", "fraud", "-k", "customer_id"], 2, "'customer_id' is not NAME=VALUE"),
         (["get", "fraud", "-k", "customer_id=x"], 2, "customer_id has whole numbers"),
         (["get", "fraud", "-k", "shop=x"], 1, "'customer_id' is missing"),
         (
@@ -220,7 +220,7 @@ def test_serve_check_tells_what_is_not_ready(headrace: Command) -> None:
         (
             ["materialize", "--until", "yesterday"],
             2,
-            "is no time; write it as 2026-11-27T06:00:00Z",
+            "is not a time; write it as 2026-11-27T06:00:00Z",
         ),
         (["materialize", "--until", "2026-01-01T00:00:00"], 1, "has no time zone"),
         (["materialize", "--online-store", "mysql://x"], 1, "is not a known kind of online store"),
@@ -261,7 +261,7 @@ def test_a_repository_of_feasts_is_applied_and_read(headrace: Command) -> None:
     got = headrace("features", "get", "fraud", "-k", "customer_id=-7", "--json")
     written = headrace("features", "materialize", "customer_stats")
 
-    assert "left out: view share, as it runs Feast code on demand\n" in applied.err
+    assert "skipped: view share, as it runs Feast code on demand\n" in applied.err
     assert "service fraud is created\n" in applied.err
     assert again["changes"] == []
     assert {"kind", "name", "reason"} == set(again["left_out"][0])
@@ -328,7 +328,7 @@ def test_skew_names_what_was_served_otherwise_than_a_join_says(
     later = headrace("features", "skew", "fraud", "--since", "2100-01-01T00:00:00Z")
     no_time = headrace("features", "skew", "fraud", "--since", "yesterday")
 
-    assert "no samples yet: no look-up of service 'fraud' was kept" in nothing.err
+    assert "no samples yet: no lookups of service 'fraud' are stored" in nothing.err
     assert (good.status, good.err) == (0, "0 of 3 features differ in 2 rows\n")
     assert bad.status == 3
     (age,) = [one for one in json.loads(bad.out)["features"] if one["differing"]]
@@ -336,7 +336,7 @@ def test_skew_names_what_was_served_otherwise_than_a_join_says(
     assert (age["examples"][0]["served"], age["examples"][0]["offline"]) == (33, 34)
     assert (later.status, no_time.status) == (1, 2)
     assert "has no row that service 'fraud' gave since 2100" in later.err
-    assert "'yesterday' is no time with a zone" in no_time.err
+    assert "'yesterday' is not a time with a zone" in no_time.err
 
 
 def serve(home: Path) -> None:

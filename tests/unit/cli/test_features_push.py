@@ -100,7 +100,7 @@ def test_rows_of_parquet_are_served(headrace: Command, push: Push, tmp_path: Pat
     told = headrace("features", "push", "stats", "rows.parquet")
     again = json.loads(push((tmp_path / "rows.parquet").read_bytes()).out)
 
-    assert told.err == "stats: 2 of 2 rows written, 0 older than what stood there, 0 refused\n"
+    assert told.err == "stats: 2 of 2 rows written, 0 older than the stored value, 0 rejected\n"
     assert again["written"] == 2
     assert served(headrace, 2)["city"] == ""
 
@@ -123,12 +123,12 @@ def test_wrong_rows_are_told_and_the_others_written(headrace: Command, push: Pus
         (row(1, age="x"), "'age' is INT64 and takes 64-bit integers, not 'x'"),
         (without, "'city' is missing"),
         (row("1"), "customer_id: '1' is not a valid customer; it must be an integer"),
-        (row(1, event_timestamp="soon"), "'soon' is no time; write it as 2026-11-27T06:00:00Z"),
+        (row(1, event_timestamp="soon"), "'soon' is not a time; write it as 2026-11-27T06:00:00Z"),
         (row(1, event_timestamp="2026-01-01"), "has no time zone"),
         (row(1, event_timestamp=5), "5 is not a datetime"),
         (row(1, event_timestamp=None), "None is not a datetime"),
         (row(1, other=1), "'other' is not a column of the view; it has: customer_id"),
-        ([1], "it is no JSON object"),
+        ([1], "it is not a JSON object"),
     ]
 
     told = push(lines(row(7), *(one for one, _ in wrong)) + '{"a": \n' + lines(row(8)))
@@ -139,7 +139,7 @@ def test_wrong_rows_are_told_and_the_others_written(headrace: Command, push: Pus
     assert [one["row"] for one in report["refused"]] == list(range(2, 12))
     for (_, words), one in zip(wrong, report["refused"], strict=False):
         assert words in one["why"]
-    assert "it is no JSON: " in report["refused"][-1]["why"]
+    assert "it is not JSON: " in report["refused"][-1]["why"]
     assert served(headrace, 8)["age"] == 33
 
 
@@ -148,7 +148,7 @@ def test_many_refused_rows_are_told_up_to_a_bound(headrace: Command, tmp_path: P
 
     told = headrace("features", "push", "stats", "rows.jsonl")
 
-    assert told.err.count("is refused") == 20
+    assert told.err.count(" rejected: ") == 20
     assert "and 5980 more\n" in told.err
     assert told.status == 1
 
@@ -156,8 +156,8 @@ def test_many_refused_rows_are_told_up_to_a_bound(headrace: Command, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "- holds no rows"),
-        (b"\n\n \n", "- holds no rows"),
+        (b"", "- has no rows"),
+        (b"\n\n \n", "- has no rows"),
         (b"PAR1 and no more", "cannot be read as Parquet"),
         (b'a,b\n"1', "cannot be read as CSV"),
         (b"a,b\n\xff\n", "cannot be read as CSV"),
@@ -196,7 +196,7 @@ def test_a_view_without_a_file_says_that_it_is_not_materialized(headrace: Comman
 def test_without_a_file_of_definitions_one_is_shown(headrace: Command, tmp_path: Path) -> None:
     (tmp_path / "features.yaml").unlink()
     told = headrace("features", "apply")
-    shown = told.err.partition("such as\n\n")[2].partition("\n\nor name another")[0]
+    shown = told.err.partition("for example\n\n")[2].partition("\n\nor pass another")[0]
     (tmp_path / "features.yaml").write_text(shown)
 
     applied = headrace("features", "apply")

@@ -20,7 +20,7 @@ def test_who_follows_is_told_quietly() -> None:
     found = document({"name": "gw-1", "url": "https://one.lan"})
 
     assert gateway_lines(found) == [
-        "gateway 'gw-1': current, version abc, heard 0.3 s ago, https://one.lan"
+        "gateway 'gw-1': current, version abc, last report 0.3 s ago, https://one.lan"
     ]
     assert gateway_problems(found) == []
 
@@ -34,10 +34,10 @@ def test_who_does_not_is_trouble() -> None:
     )
 
     assert gateway_problems(found) == [
-        "gateway 'a': behind by 12 s: port 8000 is in use",
-        "gateway 'b': not heard for 61 s",
-        "gateway 'c': refused the newest version: no such filter",
-        "gateway 'd': does not serve",
+        "gateway 'a': configuration outdated for 12 s: port 8000 is in use",
+        "gateway 'b': no report for 61 s",
+        "gateway 'c': rejected the newest version: no such filter",
+        "gateway 'd': not ready",
     ]
     assert gateway_lines(found) == []
 

@@ -166,9 +166,9 @@ def test_a_run_without_one_good_answer_can_be_drawn(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_load(tmp_path: Path) -> None:
     check_plot(tmp_path / "x.SVG", PAGES)
-    with pytest.raises(typer.BadParameter, match=r"end it in \.html, \.svg, \.png"):
+    with pytest.raises(typer.BadParameter, match=r"use \.html, \.svg, \.png"):
         check_plot(tmp_path / "x.jpeg", PAGES)
-    with pytest.raises(typer.BadParameter, match="no folder"):
+    with pytest.raises(typer.BadParameter, match="no directory"):
         check_plot(tmp_path / "none" / "x.png", PAGES)
 
 
@@ -216,7 +216,7 @@ def test_help_says_what_the_exit_status_means(headrace: Command) -> None:
     outcome = headrace("load", "--help")
 
     assert outcome.status == 0
-    assert "Exit status: 0 every objective is met" in outcome.out
+    assert "Exit status: 0 all objectives met" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -225,14 +225,14 @@ def test_help_says_what_the_exit_status_means(headrace: Command) -> None:
         (("http://127.0.0.1:1", "-r", "0"), "the rate must be above 0", 1),
         (("http://127.0.0.1:1", "-r", "-3"), "the rate must be above 0", 1),
         (("http://127.0.0.1:1", "-r", "9e9"), "at most 200,000", 1),
-        (("http://127.0.0.1:1", "-r", "fast"), "'fast' is no rate", 2),
-        (("http://127.0.0.1:1", "-r", ","), "is no rate", 2),
+        (("http://127.0.0.1:1", "-r", "fast"), "'fast' is not a rate", 2),
+        (("http://127.0.0.1:1", "-r", ","), "is not a rate", 2),
         (("http://127.0.0.1:1", "-r", "1", "--seconds", "9999"), "at most 3,600 seconds", 1),
         (("http://127.0.0.1:1", "-r", "9", "--max-requests", "5"), "limit of 5", 1),
         (("http://127.0.0.1:1", "-r", "1", "--slo", "p99=20"), "a latency needs a unit", 1),
         (("http://127.0.0.1:1", "-r", "1", "-H", "nonsense"), "NAME: VALUE", 1),
-        (("http://127.0.0.1:1", "-r", "1", "--plot", "x.doc"), "names no kind of picture", 2),
-        (("http://127.0.0.1:1", "-r", "1", "--key", "@none"), "there is no file 'none'", 2),
+        (("http://127.0.0.1:1", "-r", "1", "--plot", "x.doc"), "has no supported extension", 2),
+        (("http://127.0.0.1:1", "-r", "1", "--key", "@none"), "no file 'none'", 2),
         (("http://127.0.0.1:1", "-r", "1", "--cert", "c.pem"), "--cert and --cert-key", 2),
         (("ftp://127.0.0.1", "-r", "1"), "is no server address", 1),
         (("grpc://127.0.0.1:1", "-r", "1"), "load is sent by HTTP", 1),

@@ -171,4 +171,4 @@ def test_a_model_that_cannot_take_made_up_inputs_is_stored_all_the_same(
     pushed = headrace("models", "push", "picky", path, "--allow-code")
 
     assert pushed.status == 0
-    assert "inference  fails on made-up inputs: the model failed: ValueError: no" in pushed.out
+    assert "inference  fails on generated inputs: the model failed: ValueError: no" in pushed.out

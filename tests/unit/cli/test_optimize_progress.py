@@ -21,16 +21,16 @@ def begun(name: str) -> Event:
 def test_those_that_are_given_up_for_one_reason_share_a_line() -> None:
     events = [failed("fp16", "no GPU"), begun("int8"), failed("int8", "no GPU")]
 
-    assert told(*events) == ["fp16, int8: given up: no GPU"]
+    assert told(*events) == ["fp16, int8: skipped: no GPU"]
 
 
 def test_another_reason_and_another_result_have_lines_of_their_own() -> None:
     events = [failed("a", "no GPU"), failed("b", "no time"), SCORED, failed("c", "no time")]
 
     assert told(*events, judged("d", passes=True)) == [
-        "a: given up: no GPU",
-        "b: given up: no time",
-        "c: given up: no time",
+        "a: skipped: no GPU",
+        "b: skipped: no time",
+        "c: skipped: no time",
         "d: good: no significant loss",
     ]
 
@@ -45,4 +45,4 @@ def test_the_last_ones_are_told_at_the_end(capsys: pytest.CaptureFixture[str]) -
         before = capsys.readouterr().err
 
     assert not before
-    assert "a: given up: no GPU" in capsys.readouterr().err
+    assert "a: skipped: no GPU" in capsys.readouterr().err

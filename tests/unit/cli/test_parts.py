@@ -184,15 +184,15 @@ def test_a_stored_version_is_served_from_the_registry(
 
 
 def test_what_is_neither_file_nor_stored_is_named(home: Path) -> None:
-    with pytest.raises(NotFoundError, match="there is no file or directory 'nobody'"):
+    with pytest.raises(NotFoundError, match="no file or directory 'nobody'"):
         settings("nobody", home)
 
 
 @pytest.mark.parametrize(
     ("made", "asked", "told"),
     [
-        ((), "models/m.onnx", "there is no directory '{at}/models' either"),
-        (("models/",), "models/m.onnx", "'{at}/models' is empty: a container sees what is mounted"),
+        ((), "models/m.onnx", "no directory '{at}/models' either"),
+        (("models/",), "models/m.onnx", "'{at}/models' is empty: mount files into the container"),
         (("models/n.onnx",), "models/m.onnx", "'{at}/models' has n.onnx$"),
         (tuple(f"models/{i:02}.onnx" for i in range(11)), "models/m", "07.onnx and 3 more$"),
         (("m",), "m/m.onnx", "'{at}/m': Not a directory"),
@@ -263,7 +263,7 @@ def test_the_status_is_a_table_with_troubles_and_addresses(
         "                 2        m:2    10%     0/1       0         -       -",
         "empty     yes    -        -      -       -         -         -       -",
         "m: version 2: 0 of 1 replicas ready",
-        "m-1: Tensorrt is here and cannot be used: libnvinfer.so.10 is not there",
+        "m-1: Tensorrt is present but not usable: libnvinfer.so.10 is not there",
         "m-3: exited, [boom]",
         "",
         "HTTP, gRPC  http://127.0.0.1:8000",
@@ -311,7 +311,7 @@ def test_feature_views_are_told_as_they_are(capsys: pytest.CaptureFixture[str]) 
 
     lines = capsys.readouterr().out.splitlines()
     assert "feature view 'a': waiting, newest 41 s old" in lines
-    assert "feature view 'b': running, 3 of 9 written, nothing yet" in lines
+    assert "feature view 'b': running, 3 of 9 written, no data yet" in lines
     assert "feature view 'c': cannot be materialized (4 times): no such file" in lines
     assert not [line for line in lines if "'d'" in line]
 
@@ -331,8 +331,8 @@ def test_how_an_optimized_version_runs_is_told_once(capsys: pytest.CaptureFixtur
 
 def test_the_status_of_nothing_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
     output.show(render({"running": True, "endpoints": [], "addresses": {}}))
-    output.show(render({"running": False, "message": "nothing runs"}))
+    output.show(render({"running": False, "message": "no system runs"}))
 
     text = capsys.readouterr().out
-    assert "no endpoints yet; `headrace apply" in text
-    assert "nothing runs" in text
+    assert "no endpoints yet; add some with `headrace apply" in text
+    assert "no system runs" in text

@@ -111,29 +111,32 @@ def test_the_spec_gives_the_slo_and_gets_its_autoscale_part(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (PLAN, "how many requests come?"),
-        (["plan", "capacity", "--rate", "5"], "what does a run take?"),
-        ([*BASE, "--model", "m"], "give only one"),
+        (PLAN, "no load: pass one"),
+        (["plan", "capacity", "--rate", "5"], "no run time: pass one"),
+        ([*BASE, "--model", "m"], "pass only one"),
         ([*PLAN, "--rate", "5", "--service-time", "0=4ms"], "at least 1 row"),
         ([*BASE, "--service-time", "1=4ms,2=3ms"], "cannot take less time"),
         ([*BASE, "--service-time", "x=4ms"], "not rows=time"),
-        ([*BASE, "--service-time", "-4ms"], "is no duration"),
+        ([*BASE, "--service-time", "-4ms"], "is not a duration"),
         ([*BASE, "--runs", "0"], "--runs"),
-        ([*BASE, "--cores", "nan"], "is no number of cores"),
-        ([*BASE, "--memory", "much"], "is no size"),
-        ([*PLAN[:2], "--service-time", "1=4ms,1=5ms", "--rate", "1"], "1 rows are there twice"),
+        ([*BASE, "--cores", "nan"], "is not a number of cores"),
+        ([*BASE, "--memory", "much"], "is not a size"),
+        ([*PLAN[:2], "--service-time", "1=4ms,1=5ms", "--rate", "1"], "1 rows are given twice"),
         ([*PLAN[:2], "--service-time", "1=4ms,8=3ms", "--rate", "1"], "larger batch cannot take"),
-        ([*BASE, "--growth", "5%"], "--growth: for how many months? add --months"),
-        ([*BASE, "--growth", "lots"], "is no number, such as 5%"),
+        ([*BASE, "--growth", "5%"], "--growth: --growth also needs --months"),
+        ([*BASE, "--growth", "lots"], "is not a number such as 5%"),
         ([*BASE, "--peak-factor", "nan"], "a rate must be above 0"),
         ([*BASE, "--lose-zone"], "needs at least two zones"),
         ([*BASE, "--node", "m"], "is not name=m"),
         ([*BASE, "--node", "name=m,cores=8"], "'memory' is missing"),
-        ([*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=1,disk=3"], "'disk' is not known"),
+        (
+            [*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=1,disk=3"],
+            "'disk' is not a known key",
+        ),
         ([*BASE, "--node", "name=m,cores=nan,memory=1GiB,cost=1"], "cores of 'm'"),
         ([*BASE, "--node", "name=m,cores=8,memory=1GiB,cost=-1"], "cost of 'm'"),
-        ([*BASE, *(["--node", "name=m,cores=8,memory=1GiB,cost=1"] * 2)], "two types of node"),
-        ([*BASE, "--endpoint", "m"], "an endpoint of which --spec?"),
+        ([*BASE, *(["--node", "name=m,cores=8,memory=1GiB,cost=1"] * 2)], "two node types"),
+        ([*BASE, "--endpoint", "m"], "--endpoint needs --spec"),
         ([*PLAN, "--rate", "nan"], "a rate must be above 0"),
         ([*PLAN, "--rate", "-5"], "a rate must be above 0"),
         ([*PLAN, "--rate", "1e300"], "a rate must be above 0"),
@@ -179,7 +182,7 @@ def test_a_profile_says_what_a_replica_takes_and_the_spec_which_model_it_is(
 @pytest.mark.parametrize(
     ("names", "arguments", "told"),
     [
-        (("a", "b"), [], "several endpoints; say --endpoint with one of a, b"),
+        (("a", "b"), [], "several endpoints; pass --endpoint with one of a, b"),
         (("a", "b"), ["--endpoint", "c"], "no endpoint 'c'"),
         ((), [], "no endpoints to plan for"),
     ],
@@ -201,4 +204,4 @@ def test_which_endpoint_of_a_spec_is_meant_has_to_be_clear(
 
 def test_a_profile_has_the_runs_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "capacity", "--rate", "5", "--model", "m", "--runs", "2"]) == 2
-    assert "the profile has the runs at once" in capsys.readouterr().err
+    assert "the profile already contains the number of concurrent runs" in capsys.readouterr().err

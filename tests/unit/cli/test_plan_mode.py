@@ -26,7 +26,7 @@ def test_rates_come_from_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str
     arguments = ["plan", "mode", "--arrival", "requests", "--log", str(log), "--key-column", "user"]
     assert main([*arguments, "--row-time", "5ms", "--latency", "100ms"]) == 0
     out = capsys.readouterr().out
-    assert "7 different ones" in out
+    assert "7 distinct" in out
     assert "recommended for requests of 20 rows/s" in out
     assert out.rstrip().endswith("online")
 
@@ -34,14 +34,14 @@ def test_rates_come_from_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["plan", "mode"], "how do rows come?"),
-        (["plan", "mode", "--arrival", "letters"], "'letters' is no way of arriving"),
-        (["plan", "mode", "--arrival", "events"], "how many rows come?"),
-        (["plan", "mode", "--arrival", "events", "--rate", "3"], "what does a row take?"),
-        ([*EVENTS, "--freshness", "soon"], "'soon' is no duration"),
-        ([*EVENTS, "--freshness", "-5s"], "'-5s' is no duration"),
-        ([*EVENTS, "--rows-per-day", "3"], "say it once"),
-        ([*EVENTS, "--model", "m"], "say it once"),
+        (["plan", "mode"], "the arrival mode is missing"),
+        (["plan", "mode", "--arrival", "letters"], "'letters' is not an arrival mode"),
+        (["plan", "mode", "--arrival", "events"], "the rate is missing"),
+        (["plan", "mode", "--arrival", "events", "--rate", "3"], "the run time is missing"),
+        ([*EVENTS, "--freshness", "soon"], "'soon' is not a duration"),
+        ([*EVENTS, "--freshness", "-5s"], "'-5s' is not a duration"),
+        ([*EVENTS, "--rows-per-day", "3"], "exclude each other"),
+        ([*EVENTS, "--model", "m"], "exclude each other"),
     ],
 )
 def test_what_is_missing_or_wrong_is_told(

@@ -48,7 +48,7 @@ def test_durations_are_read_as_people_write_them(text: str, found: float) -> Non
 
 @pytest.mark.parametrize("text", ["", "ms", "-1s", "0", "nan", "inf", "1e400", "5 parsecs"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
-    with pytest.raises(typer.BadParameter, match="is no duration"):
+    with pytest.raises(typer.BadParameter, match="is not a duration"):
         seconds(text, "--p99")
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_profile_is_named(tmp_path: Path) -> None:
 def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("a file")
 
-    with pytest.raises(FailedPreconditionError, match="cannot be kept"):
+    with pytest.raises(FailedPreconditionError, match="cannot be stored"):
         save_profile(tmp_path / "home", made.profile())
 
 
@@ -98,7 +98,7 @@ def test_a_spec_is_filled_in_from_the_profile_of_its_model(tmp_path: Path, model
 
     (entry,) = filled["endpoints"]
     assert entry["batching"]["max_concurrent_runs"] == 1
-    assert lines[0].startswith("m: 4 settings by the profile of 2026-11-27T10:00:00+00:00 of ")
+    assert lines[0].startswith("m: 4 settings from the profile of 2026-11-27T10:00:00+00:00 of ")
     assert any(line.startswith("  batching.max_concurrent_runs = 1: ") for line in lines)
     assert document["endpoints"] == [{"name": "m", "model": str(model)}]
 
@@ -109,7 +109,7 @@ def test_another_servers_endpoint_is_left_as_it_is(tmp_path: Path) -> None:
     filled, lines = fill({"endpoints": [entry]}, tmp_path)
 
     assert filled["endpoints"] == [entry]
-    assert lines == ["far: somebody else's server, left as it is"]
+    assert lines == ["far: external upstream, not changed"]
 
 
 def test_apply_without_a_profile_names_the_command(
@@ -142,17 +142,17 @@ def test_what_ran_last_cannot_be_tuned(headrace: Command, home: Path) -> None:
     outcome = headrace("up", "--tuned", "--detach")
 
     assert outcome.status != 0
-    assert "name a spec or a model" in " ".join(outcome.err.replace("│", " ").split())
+    assert "pass a spec or a model" in " ".join(outcome.err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--p99", "soon"), "is no duration"),
-        (("--budget", "0"), "is no duration"),
-        (("--rows", "none"), "is no list of whole numbers"),
-        (("--plot", "x.gif"), "end it in .png, .svg, .pdf"),
-        (("--cores", "100000"), "this machine has"),
+        (("--p99", "soon"), "is not a duration"),
+        (("--budget", "0"), "is not a duration"),
+        (("--rows", "none"), "is not a list of whole numbers"),
+        (("--plot", "x.gif"), "use .png, .svg, .pdf"),
+        (("--cores", "100000"), "cores of this machine"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_runs(
@@ -168,7 +168,7 @@ def test_a_name_that_is_nothing_is_refused(headrace: Command) -> None:
     outcome = headrace("profile", "nothing")
 
     assert outcome.status == 1
-    assert "there is no file or directory and no endpoint 'nothing'" in outcome.err
+    assert "no file, directory or endpoint 'nothing'" in outcome.err
 
 
 def test_people_see_the_grid_the_knee_and_what_is_recommended() -> None:
@@ -178,7 +178,7 @@ def test_people_see_the_grid_the_knee_and_what_is_recommended() -> None:
     assert "knee: p99 passes " in text
     assert "max_concurrent_runs" in text
     assert "time by operator: not measured" in text
-    assert "note: requests of one row of length 32 are predicted" in text
+    assert "note: predictions are for requests of one row of length 32" in text
 
 
 def test_programs_get_the_whole_document() -> None:

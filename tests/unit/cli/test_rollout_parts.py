@@ -284,7 +284,7 @@ def test_a_baseline_arm_has_its_own_line(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        ({"steps": [], "mirror_percent": 20, "strategy": "shadow"}, "copies of 20 %"),
+        ({"steps": [], "mirror_percent": 20, "strategy": "shadow"}, "mirroring 20 %"),
         ({"steps": [], "strategy": "ab"}, "progressing, 25 %"),
         (
             {"over": True, "phase": "rolled_back", "reason": "no"},

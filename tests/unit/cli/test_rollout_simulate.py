@@ -66,8 +66,8 @@ def test_a_canarys_steps_are_followed() -> None:
 def test_people_get_bars() -> None:
     same, worse = run(*SMALL).stdout, run("--scenario", "errors", *SMALL, "--steady").stdout
 
-    assert "20 rollouts of a version that is: the same" in same
-    assert "a z test of the errors read at every second" in same
+    assert "20 rollouts, candidate: the same" in same
+    assert "z test of errors, repeated every second" in same
     assert "░" in same
     assert "false decisions" not in worse
 
@@ -83,7 +83,7 @@ def test_the_power_table_has_expectation_and_simulation() -> None:
     assert {"errors 1 % higher (relative)", "errors 20 points higher", "p99 times 1.5"} <= set(rows)
     assert rows["no change"]["expected_requests_until_worse"] is None
     assert rows["errors 5 points higher"]["expected_s"] < 60
-    assert "requests to see worse" in text
+    assert "requests to reject" in text
     assert "never" in text
     assert " min  " in text
     assert " s  " in text
@@ -94,11 +94,11 @@ def test_the_power_table_has_expectation_and_simulation() -> None:
     [
         (("--scenario", "aa", "--effect", "0.1"), "has no effect to set"),
         (("--scenario", "power", "--margin", "0.1"), "takes the spec's margins"),
-        (("--scenario", "latency", "--margin", "0.9"), "a factor below 1"),
-        (("--scenario", "latency", "--effect", "0"), "a factor of 0"),
+        (("--scenario", "latency", "--margin", "0.9"), "is below 1"),
+        (("--scenario", "latency", "--effect", "0"), "cannot be multiplied by 0"),
         (("--weight", "100"), "--weight"),
-        (("--steps", "5,100"), "is no list of weights"),
-        (("--steps", "a few"), "is no list of weights"),
+        (("--steps", "5,100"), "is not a list of weights"),
+        (("--steps", "a few"), "is not a list of weights"),
     ],
 )
 def test_what_makes_no_sense_is_refused(arguments: tuple[str, ...], message: str) -> None:

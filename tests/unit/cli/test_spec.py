@@ -21,7 +21,7 @@ def test_a_good_spec_is_counted(headrace: Command, tmp_path: Path) -> None:
     outcome = headrace("check", "-f", file)
 
     assert outcome.status == 0
-    assert outcome.err == f"{file}: no mistakes, 1 endpoint\n"
+    assert outcome.err == f"{file}: valid, 1 endpoint\n"
 
 
 def test_every_mistake_is_told_with_its_line(headrace: Command, tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_spec_that_is_no_text_is_told(headrace: Command, tmp_path: Path) -> No
     file = tmp_path / "a.yaml"
     file.write_bytes(b"\xff\xfe")
 
-    assert "no UTF-8 text" in headrace("check", "-f", file).err
+    assert "not UTF-8 text" in headrace("check", "-f", file).err
 
 
 def test_the_schema_is_json(headrace: Command) -> None:
@@ -48,7 +48,7 @@ def test_the_schema_is_json(headrace: Command) -> None:
 
 def test_changes_are_a_line_each() -> None:
     assert changes_text({"changes": ["a", "b"]}) == ["a", "b"]
-    assert changes_text({"changes": []}) == ["nothing to change"]
+    assert changes_text({"changes": []}) == ["no changes"]
     assert changes_text({"changes": ["a"], "warnings": ["b"]}) == ["a", "warning: b"]
     assert not_ready_text({"not_ready": {"m": "loading"}}) == ["not ready: m: loading"]
     assert not_ready_text({}) == []
@@ -107,11 +107,11 @@ def test_rows_of_a_model_file_are_declared_independent_by_an_option(tmp_path: Pa
     ("text", "message"),
     [
         ("150", "'150' has no unit; write 150ms or 150s"),
-        ("-5ms", "'-5ms' is no duration, such as 50ms"),
-        ("0ms", "'0ms' is no duration, such as 50ms"),
-        ("fast", "'fast' is no duration, such as 50ms"),
-        ("", "'' is no duration, such as 50ms"),
-        ("nanms", "'nanms' is no duration"),
+        ("-5ms", "'-5ms' is not a duration such as 50ms"),
+        ("0ms", "'0ms' is not a duration such as 50ms"),
+        ("fast", "'fast' is not a duration such as 50ms"),
+        ("", "'' is not a duration such as 50ms"),
+        ("nanms", "'nanms' is not a duration"),
         ("2d", "'2d': an SLO is less than or equal to 86400 seconds"),
     ],
 )
@@ -127,7 +127,7 @@ def test_fewer_copies_than_it_begins_with_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.touch()
 
-    with pytest.raises(typer.BadParameter, match="2 is less than --replicas 3"):
+    with pytest.raises(typer.BadParameter, match="2 is less than the initial --replicas 3"):
         document_for(file, ModelOptions(replicas=3, max_replicas=2), home=tmp_path)
 
 
@@ -168,7 +168,7 @@ def test_flags_that_the_spec_answers_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "headrace.yaml"
     file.write_text(SPEC)
 
-    with pytest.raises(typer.BadParameter, match="a spec file says this itself; set `name`"):
+    with pytest.raises(typer.BadParameter, match="not valid with a spec file; set `name`"):
         document(file, tmp_path, name="x")
     with pytest.raises(typer.BadParameter, match=r"set `slo: {latency_s: 0.15}` of the endpoint"):
         document_for(file, ModelOptions(slo_p99="1s", max_replicas=2), home=tmp_path)
@@ -177,7 +177,7 @@ def test_flags_that_the_spec_answers_are_refused(tmp_path: Path) -> None:
 def test_flags_without_a_model_are_refused(tmp_path: Path) -> None:
     (tmp_path / "state.json").write_text("{}")
 
-    with pytest.raises(typer.BadParameter, match="what ran last goes on as it was") as refused:
+    with pytest.raises(typer.BadParameter, match="the stored state is resumed") as refused:
         document_for(None, ModelOptions(max_replicas=2), home=tmp_path)
 
     assert refused.value.param_hint == "--max-replicas"

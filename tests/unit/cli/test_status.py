@@ -97,7 +97,7 @@ def test_object_that_waits_is_named_with_its_reason(capsys: pytest.CaptureFixtur
 
     lines = lines_of(document(faults=[msgspec.to_builtins(fault)]), capsys)
 
-    assert "drift 'fraud' waits: ValueError in a.py, line 3" in lines
+    assert "drift 'fraud' failed: ValueError in a.py, line 3" in lines
 
 
 def test_versions_whose_rows_are_not_proven_independent_say_why(

@@ -87,7 +87,7 @@ def test_lines_become_records_and_empty_ones_none() -> None:
 
 @pytest.mark.parametrize("line", [b"x", b"[1]", b"{}", b'{"id": null}', b'{"id": true}', b"\xff"])
 def test_a_line_without_its_key_is_told_by_its_number(line: bytes) -> None:
-    with pytest.raises(InvalidArgumentError, match="record 1 is no JSON object"):
+    with pytest.raises(InvalidArgumentError, match="record 1 is not a JSON object"):
         list(new_records("in", [line], key="id"))
 
 
@@ -153,4 +153,4 @@ def test_rows_say_how_streams_and_workers_are() -> None:
     assert re.split(r"\s{2,}", row)[:6] == [
         *("pay", "running", "1/2 of 1-4", "1,234", "1,200", "250 ms")
     ]
-    assert re.split(r"\s{2,}", member)[:5] == ["pay-0", "running, of before", "-", "0", "in/0"]
+    assert re.split(r"\s{2,}", member)[:5] == ["pay-0", "running, outdated", "-", "0", "in/0"]

@@ -119,7 +119,11 @@ def test_a_search_that_is_typed_is_shown() -> None:
 
 @pytest.mark.parametrize(
     ("search", "total", "said"),
-    [("x", 0, "no endpoint has 'x'"), ("", 0, "no endpoints yet"), ("", 9, "no more endpoints")],
+    [
+        ("x", 0, "no endpoint name contains 'x'"),
+        ("", 0, "no endpoints yet"),
+        ("", 9, "no more endpoints"),
+    ],
 )
 def test_an_empty_table_says_why(search: str, total: int, said: str) -> None:
     assert said in text_of(document(total=total), TopView(search=search))

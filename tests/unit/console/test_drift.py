@@ -82,9 +82,9 @@ def test_many_features_are_counted_and_not_all_shown() -> None:
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        (None, "No replica has told"),
+        (None, "No replica has reported"),
         (replace(REFERENCE, collected_rows=1200, window_rows=2000), "1,200 of 2,000"),
-        (REFERENCE, "Too few rows"),
+        (REFERENCE, "Not enough rows"),
     ],
 )
 def test_what_is_waited_for_is_said(reference: ReferenceView | None, said: str) -> None:
@@ -101,6 +101,6 @@ def test_live_accuracy_is_told_where_labels_came() -> None:
 
     assert shown is not None
     assert shown.live == [
-        "94 % right, of 210 labelled answers of the last 1 h",
+        "94 % correct, of 210 labelled answers of the last 1 h",
         "0.125 off on average, of 5,310 labelled answers of the last 1 d",
     ]

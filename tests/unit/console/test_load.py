@@ -41,5 +41,5 @@ def test_replicas_have_whole_marks() -> None:
 def test_idle_replicas_say_that_there_were_no_requests() -> None:
     batches, queue, in_flight = load_charts([point(0.0, replicas_ready=1.0, in_flight=0.0)], 9.0)
 
-    assert batches.nothing == queue.nothing == "no requests in this time"
+    assert batches.nothing == queue.nothing == "no requests in this period"
     assert in_flight.nothing == ""

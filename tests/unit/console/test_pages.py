@@ -131,7 +131,7 @@ async def test_a_search_that_finds_nothing_says_so_and_runs_nothing(served: Cont
     async with visitor_of(served) as visitor:
         page = (await visitor.get("/", params={"search": "<script>x"})).text
 
-    assert "No endpoint is called so" in page
+    assert "No matching endpoints" in page
     assert "<script>x" not in page
     assert "&lt;script&gt;x" in page
 
@@ -239,7 +239,7 @@ async def test_an_endpoint_shows_its_load_where_replicas_told_of_it(served: Cont
     for chart in ("batches", "queue", "in-flight", "ready"):
         assert f'id="{chart}-title"' in told
         assert f'id="{chart}-title"' not in other
-    assert "in rows per batch; how many rows the model runs at once" in told
+    assert "in rows per batch; mean rows per model run" in told
 
 
 async def test_drift_has_a_section_where_it_is_watched(served: ControlPlane) -> None:
@@ -250,7 +250,7 @@ async def test_drift_has_a_section_where_it_is_watched(served: ControlPlane) -> 
         other = (await visitor.get("/endpoints/fraud")).text
 
     assert 'id="drift"' in watched
-    assert "No replica has told yet" in watched
+    assert "No replica has reported" in watched
     assert 'id="drift"' not in other
 
 
@@ -269,7 +269,7 @@ async def test_a_viewer_of_one_endpoint_sees_only_that(served: ControlPlane) -> 
     assert other.status_code == 403
     assert "Not allowed" in other.text
     assert rollout.status_code == 404
-    assert "is shown to admins only" in activity
+    assert "visible to admins only" in activity
 
 
 async def test_who_may_only_look_has_no_buttons_and_no_effect(served: ControlPlane) -> None:
@@ -295,7 +295,7 @@ async def test_an_operator_tells_a_rollout_what_to_do(served: ControlPlane) -> N
         again = await visitor.post("/rollouts/r1/abort", data=hidden_of(confirm))
 
     assert "/rollouts/r1/promote" in page
-    assert "go back to version 1 at once" in confirm
+    assert "go back to version 1 immediately" in confirm
     assert told.headers["location"] == "/rollouts/r1"
     assert "aborted by hand: too early" in after
     assert "/rollouts/r1/abort" not in after

@@ -56,9 +56,9 @@ async def test_an_empty_system_says_how_streams_and_jobs_begin(plane: ControlPla
     async with visitor_of(plane) as visitor:
         streams, jobs = (await visitor.get("/streams")).text, (await visitor.get("/jobs")).text
 
-    assert "There is no stream yet" in streams
+    assert "No streams yet" in streams
     assert "streams:\n  - name: scores" in streams
-    assert "There is no job yet" in jobs
+    assert "No jobs yet" in jobs
     assert "headrace batch run" in jobs
 
 
@@ -70,7 +70,7 @@ async def test_the_fleet_leads_to_streams_and_jobs(served: ControlPlane) -> None
 
     assert '<a href="/streams">1 stream</a>' in whole
     assert '<a href="/jobs">1 job</a>' in whole
-    assert "pay needs a look" in whole
+    assert "pay needs attention" in whole
     assert "Nothing is served yet" not in whole
     assert '<a href="/jobs">1 job</a>' not in own
 
@@ -84,7 +84,7 @@ async def test_a_stream_shows_how_it_is_and_was(served: ControlPlane) -> None:
     assert "fraud:1" in listed
     for chart in ("lag", "waiting", "answered", "dead-letters"):
         assert f'id="{chart}-title"' in page
-    assert "nothing is known of this time" in page
+    assert "no data for this period" in page
     assert "headrace stream dlq list pay" in page
     assert 'href="/streams/pay/pause"' in page
 
@@ -157,7 +157,7 @@ async def test_a_search_is_written_as_it_is_and_runs_nothing(served: ControlPlan
         ]
 
     for page in pages:
-        assert "is called so" in page
+        assert "No matching" in page
         assert "<script>x" not in page
         assert "&lt;script&gt;x" in page
 
@@ -224,7 +224,7 @@ async def test_a_job_shows_its_runs(served: ControlPlane) -> None:
         listed = (await visitor.get("/jobs")).text
         page = (await visitor.get("/jobs/nightly")).text
 
-    assert "by hand" in listed
+    assert "manual" in listed
     assert "waiting" in page
     assert "headrace batch start nightly" in page
 
@@ -236,7 +236,7 @@ async def test_the_runs_of_a_job_that_is_gone_are_still_there(served: ControlPla
         page = await visitor.get("/jobs/nightly")
 
     assert page.status_code == 200
-    assert "does not name it any more" in page.text
+    assert "removed from the spec" in page.text
 
 
 def test_a_jobs_state_is_its_worst() -> None:
@@ -245,8 +245,8 @@ def test_a_jobs_state_is_its_worst() -> None:
     assert state_of(JOB) == ("failing", "late")
     assert state_of(replace(JOB, is_late=False)) == ("failing", "failed")
     assert state_of(replace(fine, running=[replace(RUN, state="running")])) == ("ok", "running")
-    assert state_of(fine) == ("ok", "well")
-    assert state_of(replace(fine, last_run=None)) == ("idle", "never ran")
+    assert state_of(fine) == ("ok", "healthy")
+    assert state_of(replace(fine, last_run=None)) == ("idle", "no runs yet")
 
 
 def test_charts_say_what_nobody_knew() -> None:
@@ -264,7 +264,7 @@ def test_charts_say_what_nobody_knew() -> None:
 
     assert lag.lines[0].last == "1.5 s"
     assert (waiting.nothing, answered.nothing, letters.nothing) == ("", "", "")
-    assert nothing.nothing == "nobody knew the lag in this time"
+    assert nothing.nothing == "lag unknown in this period"
 
 
 def test_a_page_is_cut_and_knows_where_it_is() -> None:
@@ -285,5 +285,5 @@ def test_streams_in_trouble_are_named_where_they_are_one_line() -> None:
     one, two = system_summary(3, [bad]), system_summary(3, [bad, VIEW])
     assert one is not None
     assert two is not None
-    assert one.state == ("warning", "bad needs a look")
-    assert two.state == ("warning", "bad and 1 more need a look")
+    assert one.state == ("warning", "bad needs attention")
+    assert two.state == ("warning", "bad and 1 more need attention")

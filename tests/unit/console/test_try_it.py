@@ -69,7 +69,7 @@ def test_the_form_begins_with_a_picture_where_one_is_wanted() -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"shape.x": "1;2"}, "whole numbers with commas"),
+        ({"shape.x": "1;2"}, "integers separated by commas"),
         ({"data.x": "[1,"}, "a JSON list"),
         ({"data.x": "1"}, "a JSON list"),
     ],
@@ -140,8 +140,8 @@ async def test_a_gateway_that_is_not_there_is_an_answer_too(
             "/endpoints/fraud/try", data={**hidden_of(page.text), "data.x": "nothing"}
         )
 
-    assert "asks who calls (key)" in page.text
+    assert "requires authentication (key)" in page.text
     assert sent.status_code == 200
     assert "no answer" in sent.text
-    assert "is a JSON list" in wrong.text
+    assert "must be a JSON list" in wrong.text
     assert "Nothing was sent yet" in wrong.text

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headrace.cli.base.management import Document, Management
     from headrace.control.model.audit_log import Broken
 
-app = CommandGroup(help="Who changed what: list, verify.")
+app = CommandGroup(help="Audit log of management changes: list, verify.")
 _PAGE = 1000
 _FAILED = 1
 
@@ -28,11 +28,11 @@ _FAILED = 1
 @app.command("list")
 def trail(
     *,
-    limit: Annotated[int, option("The last so many.", min=1, max=100_000)] = (50),
+    limit: Annotated[int, option("Number of newest entries to list.", min=1, max=100_000)] = (50),
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List the last changes: when, who, what. As JSON also what was there before and after.
+    """List the newest audit log entries. The JSON output includes the values before and after.
 
     For example:
 
@@ -69,7 +69,7 @@ def verify(
     checkpoint: Annotated[
         str,
         option(
-            "What an earlier `verify` printed, kept elsewhere.",
+            "Checkpoint printed by an earlier `verify`, stored outside of this system.",
             metavar="COUNT:HASH",
             shown="what the control plane noted",
         ),
@@ -77,11 +77,11 @@ def verify(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Check the chain of the audit trail; the first entry that is broken, if there is one.
+    """Verify the hash chain of the audit log and report the first invalid entry.
 
-    It finds out what was changed, inserted or removed, and what was cut off since a checkpoint.
-    It cannot see that somebody made the whole trail anew who could write to the database, the home
-    and the log: against that keep the checkpoint that it prints elsewhere, and give it next time.
+    Detects entries that were changed, inserted or removed, and entries removed from the end since
+    a checkpoint. Somebody who can write to the database, the home and the log can replace the whole
+    audit log. To detect that, store the printed checkpoint elsewhere and pass it next time.
 
     For example:
 
@@ -93,7 +93,10 @@ def verify(
     if checkpoint:
         count, _, digest = checkpoint.partition(":")
         if not count.isdecimal() or not digest:
-            msg = f"'{checkpoint}' is no checkpoint; `headrace trail verify` prints COUNT:HASH"
+            msg = (
+                f"'{checkpoint}' is not a checkpoint; expected COUNT:HASH as "
+                "printed by `headrace trail verify`"
+            )
             raise typer.BadParameter(msg, param_hint="--checkpoint")
         noted = [Head(count=int(count), hash=digest)]
     head, broken = verified(plane.connect(), noted)
@@ -102,9 +105,12 @@ def verify(
         write_json({"entries": head.count, "head": head.hash, "broken": violation})
     elif broken is None:
         write(f"{head.count}:{head.hash}")
-        say(f"{head.count} entries, each follows the one before; keep this checkpoint elsewhere")
+        say(
+            f"{head.count} entries, hash chain is valid; store this checkpoint "
+            "outside of this system"
+        )
     else:
-        say(f"the trail is broken at entry {broken.id}: {broken.reason}")
+        say(f"the audit log is invalid at entry {broken.id}: {broken.reason}")
     if broken is not None:
         raise typer.Exit(_FAILED)
 

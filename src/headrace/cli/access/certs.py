@@ -109,7 +109,9 @@ def _leaf(
     signer = x509.load_pem_x509_certificate(authority.certificate)
     signing_key = load_pem_private_key(authority.key, password=None)
     if not isinstance(signing_key, ec.EllipticCurvePrivateKey):
-        raise InvalidArgumentError("the authority's key is of another kind than this command makes")
+        raise InvalidArgumentError(
+            "the existing authority's key has another type than the keys that this command creates"
+        )
     key = ec.generate_private_key(ec.SECP256R1())
     usage = ExtendedKeyUsageOID.SERVER_AUTH if server else ExtendedKeyUsageOID.CLIENT_AUTH
     builder = _builder(_name(name), signer.subject, key, now=now, days=days)
@@ -183,7 +185,7 @@ def _name(text: str) -> "x509.Name":
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:_LONGEST_NAME])])
 
 
-app = CommandGroup(help="Certificates: make some to try TLS with, show any.")
+app = CommandGroup(help="Certificates: create some to try TLS, show any.")
 _AUTHORITY_DAYS: Final = 3650.0
 _DAY_S: Final = 86_400.0
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
@@ -193,12 +195,12 @@ _CONNECT_TIMEOUT_S: Final = 5.0
 @app.command()
 def dev(
     *,
-    out: Annotated[Path, option("Where they are put.", file_okay=False)] = Path("certs"),
+    out: Annotated[Path, option("Output directory.", file_okay=False)] = Path("certs"),
     hosts: Annotated[
         list[str] | None,
         option(
-            "A name or address the server is reached by, besides localhost and this machine's "
-            "name; may be given several times.",
+            "Host name or address of the server, in addition to localhost and this machine's "
+            "name; may be repeated.",
             "--host",
             metavar="NAME",
         ),
@@ -206,25 +208,26 @@ def dev(
     clients: Annotated[
         list[str] | None,
         option(
-            "A client that shows a certificate: a word, a host name or a URI; may be given "
-            "several times.",
+            "Create a client certificate for this name: a word, a host name or a URI; may be "
+            "repeated.",
             "--client",
             metavar="NAME",
         ),
     ] = None,
-    days: Annotated[float, option("How long they are valid.", min=0.01, max=3650)] = 365.0,
+    days: Annotated[float, option("Validity in days.", min=0.01, max=3650)] = 365.0,
     force: Annotated[
         bool,
         option(
-            "Replace certificates that are there; the authority stays, so that whoever trusts "
-            "it goes on.",
+            "Replace existing certificates; the authority stays, so clients that trust it keep "
+            "working.",
             "--force",
         ),
     ] = False,
 ) -> None:
-    """Make a local authority, a certificate for the gateway, and some for clients.
+    """Create a local certificate authority, a certificate for the gateway, and client certificates.
 
-    For tests and development: whoever reads ca-key.pem can speak for any server that trusts it.
+    For tests and development only: anyone who can read ca-key.pem can impersonate any server to
+    clients that trust this authority.
 
     For example:
 
@@ -240,7 +243,7 @@ def dev(
     for file, name in [("server", ""), *((_file_name(client), client) for client in clients or ())]:
         path = out / f"{file}.pem"
         if path.exists() and not force:
-            rows.append((str(path), "kept as it is; --force replaces it"))
+            rows.append((str(path), "exists, unchanged; --force replaces it"))
         elif name:
             pair = client_certificate(authority, name, now=now, days=days)
             _write(path, out / f"{file}-key.pem", pair)
@@ -249,7 +252,9 @@ def dev(
             pair = server_certificate(authority, names, now=now, days=days)
             _write(path, out / f"{file}-key.pem", pair)
             rows.append((str(path), f"for {', '.join(dict.fromkeys(names))}, {days:g} days"))
-    for line in columns([(str(out / "ca.pem"), "the authority; callers trust it"), *rows]):
+    for line in columns(
+        [(str(out / "ca.pem"), "the certificate authority; clients trust it"), *rows]
+    ):
         say(line)
     for line in _next_steps(out, [_file_name(client) for client in clients or ()]):
         say(line)
@@ -257,13 +262,15 @@ def dev(
 
 @app.command()
 def show(
-    source: Annotated[str, argument("A PEM file, or a server.", metavar="FILE|HOST:PORT")],
+    source: Annotated[
+        str, argument("A PEM file, or a server as HOST:PORT.", metavar="FILE|HOST:PORT")
+    ],
     *,
     json: Json = False,
 ) -> None:
-    """Show whom certificates are for, who signed them and until when; exit status 1 if one expired.
+    """Show subject, issuer and expiry of certificates; exit status 1 if a certificate has expired.
 
-    What a server shows is shown without being trusted.
+    Certificates of a server are displayed without verification.
 
     For example:
 

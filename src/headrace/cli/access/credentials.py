@@ -31,13 +31,14 @@ users_app = CommandGroup(
     help="Users and service accounts: add, list, grant, revoke, disable, enable, me.",
 )
 _ROLE = "viewer, operator or admin, or limited: operator:fraud, viewer:model/forest"
-_EXPIRY = "As 90s, 15m, 12h, 30d or 8w; or never."
+_EXPIRY = "Lifetime such as 90s, 15m, 12h, 30d or 8w, or `never`."
 _Out = Annotated[
-    Path | None, option("Write it to this file, for its owner only.", shown="print it")
+    Path | None,
+    option("Write the secret to this file, readable by its owner only.", shown="print it"),
 ]
-_All = Annotated[bool, option("Also those that are expired or revoked.", "--all")]
+_All = Annotated[bool, option("Include expired and revoked entries.", "--all")]
 _Name = Annotated[
-    str, argument("As the identity provider calls the person; or a program.", shown=False)
+    str, argument("User name at the identity provider, or name of a service account.", shown=False)
 ]
 _Roles = Annotated[
     list[str],
@@ -57,7 +58,7 @@ def add_user(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Let a person in, who logs in at the identity provider. Programs get in by `tokens create`.
+    """Add a user who logs in at the identity provider. For programs use `headrace tokens create`.
 
     For example:
 
@@ -74,7 +75,7 @@ def list_users(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     columns: dict[str, Column] = {
         "name": "name",
         "kind": "kind",
-        "roles": lambda user: ", ".join(user["roles"]) or "by groups only",
+        "roles": lambda user: ", ".join(user["roles"]) or "only through groups",
         "": lambda user: "disabled" if user["disabled"] else "",
         "added": clock_column("created"),
         "by": "created_by",
@@ -90,7 +91,7 @@ def grant(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Give somebody roles.
+    """Grant roles to a user or service account.
 
     For example:
 
@@ -107,7 +108,7 @@ def revoke_roles(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Take roles from somebody; in force at once.
+    """Revoke roles of a user or service account; takes effect immediately.
 
     For example:
 
@@ -118,19 +119,19 @@ def revoke_roles(
 
 @users_app.command("disable")
 def disable(name: _Name, *, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """Keep somebody out: all sessions and tokens are void while it lasts."""
+    """Disable a user or service account: its sessions and tokens are rejected."""
     _change({"name": name, "disabled": True}, json=json, plane=plane)
 
 
 @users_app.command("enable")
 def enable(name: _Name, *, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """Let somebody in again."""
+    """Enable a disabled user or service account."""
     _change({"name": name, "disabled": False}, json=json, plane=plane)
 
 
 @users_app.command("me")
 def me(*, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """Say as whom the control plane knows this command."""
+    """Show the identity and roles that the control plane assigns to this command."""
     identity = plane.connect().get("/api/v1/whoami")
     if json:
         write_json({key: identity[key] for key in ("name", "kind", "roles")})
@@ -193,8 +194,8 @@ tokens_app = CommandGroup(help="Tokens of the management API: show, create, list
 def show_token(*, home: Home = DEFAULT_HOME) -> None:
     """Print the admin token of a home on this machine, and nothing else.
 
-    It is made at the first start, in a file that only the home's owner can read. Who lost it
-    deletes that file and starts the system again: that makes a new one, and the old one is void.
+    The token is created at the first start, in a file that only the home's owner can read. To
+    replace it, delete that file and restart the system; the old token is then rejected.
 
     For example:
 
@@ -205,20 +206,20 @@ def show_token(*, home: Home = DEFAULT_HOME) -> None:
     token = read_home_token(home)
     if not token:
         path = home / FILE_NAME
-        msg = f"cannot read {path}; `headrace up` makes it, and only the home's owner can read it"
+        msg = f"cannot read {path}; `headrace up` creates it, and only the home's owner can read it"
         raise FailedPreconditionError(msg)
     write(token)
 
 
 @tokens_app.command("create")
 def create_token(
-    owner: Annotated[str, argument("The service account; made if it is not there.")],
+    owner: Annotated[str, argument("Service account; created if it does not exist.")],
     *,
     role: Annotated[
         list[str] | None,
         option(
-            f"{_ROLE}; of an account that is new. May be given several times.",
-            shown="what the account has",
+            f"{_ROLE}; roles of a new account. May be repeated.",
+            shown="the account's roles",
         ),
     ] = None,
     expires_in: Annotated[str, option(_EXPIRY)] = "90d",
@@ -226,7 +227,7 @@ def create_token(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make a token; it is shown this once, and only its hash is kept.
+    """Create a token. It is shown once; only its hash is stored.
 
     For example:
 
@@ -247,13 +248,13 @@ def create_token(
 def list_tokens(
     *,
     sessions: Annotated[
-        bool, option("Browsers that people logged in with, instead.", "--sessions")
+        bool, option("List browser sessions instead of tokens.", "--sessions")
     ] = False,
     everything: _All = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List tokens: whose, since when, until when. The tokens themselves nobody has."""
+    """List tokens with owner, creation and expiry. The secrets are not stored."""
     kind = "session" if sessions else "token"
     tokens = plane.connect().get("/api/v1/tokens", kind=kind)["tokens"]
     chosen = [entry for entry in tokens if everything or entry["state"] == "valid"]
@@ -270,11 +271,11 @@ def list_tokens(
 
 @tokens_app.command("revoke")
 def revoke_token(
-    token: Annotated[str, argument("As `tokens list` shows it.", metavar="ID")],
+    token: Annotated[str, argument("Token id from `headrace tokens list`.", metavar="ID")],
     *,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make a token or a session void, at once.
+    """Revoke a token or a session; takes effect immediately.
 
     For example:
 
@@ -289,25 +290,25 @@ keys_app = CommandGroup(help="API keys of callers: create, list, revoke.")
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, argument("How callers with it are named, in logs too.")],
+    name: Annotated[str, argument("Caller name for this key, also used in logs.")],
     *,
     scope: Annotated[
         list[str] | None,
         option(
-            "What it may call: infer:ENDPOINT, or with a version as in infer:fraud:2. May be "
-            "given several times.",
-            shown="infer:*, everything",
+            "Allowed endpoint: infer:ENDPOINT, or one version as in infer:fraud:2. May be "
+            "repeated.",
+            shown="infer:*, all endpoints",
         ),
     ] = None,
-    tier: Annotated[str, option("One of the spec's.")] = "",
+    tier: Annotated[str, option("Rate limit tier defined in the spec.")] = "",
     expires_in: Annotated[str, option(_EXPIRY, "--expires-in", "--expires")] = "90d",
     out: _Out = None,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make an API key; it is shown this once, and only its hash is kept.
+    """Create an API key. It is shown once; only its hash is stored.
 
-    The gateway takes it when this returns.
+    The gateway accepts the key when this command returns.
 
     For example:
 
@@ -333,7 +334,7 @@ def list_keys(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List keys: whose, for what, until when. The keys themselves nobody has."""
+    """List API keys with name, scopes and expiry. The secrets are not stored."""
     keys = plane.connect().get("/api/v1/keys")["keys"]
     chosen = [entry for entry in keys if everything or entry["state"] == "valid"]
     columns: dict[str, Column] = {
@@ -351,11 +352,13 @@ def list_keys(
 
 @keys_app.command("revoke")
 def revoke_key(
-    key: Annotated[str, argument("As `keys list` shows it, or its name.", metavar="ID")],
+    key: Annotated[
+        str, argument("Key id from `headrace keys list`, or the key's name.", metavar="ID")
+    ],
     *,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Make a key void: the gateway refuses it when this returns.
+    """Revoke an API key. The gateway rejects it when this command returns.
 
     For example:
 

@@ -60,7 +60,7 @@ class CommandTarget:
         control = read_control_file(self.home)
         if control is None:
             note = copy_note(original_of(self.home))
-            msg = f"nothing runs on {self.home}{note}; `headrace up` starts it"
+            msg = f"no system runs in {self.home}{note}; `headrace up` starts it"
             raise UnavailableError(msg, retry_after_s=None)
         return control
 
@@ -95,8 +95,8 @@ class GatewayAddress:
 
 
 def copy_note(original: str) -> str:
-    """What to add where nothing runs on a home that is a copy of the one at `original`."""
-    return f" (a copy of {original}, which is left alone)" if original else ""
+    """What to add where no system runs in a home that is a copy of the one at `original`."""
+    return f" (a copy of {original}, which is not modified)" if original else ""
 
 
 def gateway(target: CommandTarget) -> GatewayAddress:
@@ -114,7 +114,7 @@ def gateway(target: CommandTarget) -> GatewayAddress:
     control = read_last_control_file(target.home)
     if control is None:
         where = f"{target.home}{copy_note(original_of(target.home))}"
-        msg = f"nothing runs on {where}; `headrace up` starts it, --url names another server"
+        msg = f"no system runs in {where}; `headrace up` starts it, --url names another server"
         raise UnavailableError(msg, retry_after_s=None)
     url, ca_file = control.http_url, control.gateway_ca
     if not ca_file:

@@ -65,14 +65,16 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
     ) -> "Contexts":
         """With one more, or another URL for one that is there; the first becomes the current one.
 
-        A token goes with its URL: with another URL it is forgotten, unless `access` has one.
+        A token goes with its URL: another URL removes it, unless `access` has one.
 
         Raises:
             InvalidArgumentError: The name or the URL is not allowed.
         """
         if _NAME.fullmatch(name) is None or name == LOCAL:
-            reason = "it stands for this machine" if name == LOCAL else "use letters, digits, . _ -"
-            raise InvalidArgumentError(f"a context cannot be called {name!r}: {reason}")
+            reason = (
+                "it is reserved for this machine" if name == LOCAL else "use letters, digits, . _ -"
+            )
+            raise InvalidArgumentError(f"invalid context name {name!r}: {reason}")
         server = server_url(url)
         before = self.contexts.get(name)
         if access is None:
@@ -97,7 +99,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
         return Contexts(current="" if name == LOCAL else name, contexts=self.contexts)
 
     def without(self, name: str) -> "Contexts":
-        """With one fewer; if it was the current one, commands go to this machine again.
+        """With one fewer; if it was the current one, commands now use this machine again.
 
         Raises:
             NotFoundError: There is no such context.
@@ -111,7 +113,7 @@ class Contexts(msgspec.Struct, frozen=True, kw_only=True):
     def _check_known(self, name: str) -> None:
         if name not in self.contexts:
             names = ", ".join([LOCAL, *self.contexts])
-            raise NotFoundError(f"there is no context '{name}'; there are: {names}")
+            raise NotFoundError(f"no context '{name}'; there are: {names}")
 
 
 def server_url(text: str) -> str:
@@ -125,10 +127,10 @@ def server_url(text: str) -> str:
         parts = urlsplit(full)
         host, port = parts.hostname, parts.port
     except ValueError as error:
-        raise InvalidArgumentError(f"{text!r} is no URL of a server: {error}") from None
+        raise InvalidArgumentError(f"{text!r} is not a server URL: {error}") from None
     extra = parts.query or parts.fragment or parts.username or parts.password
     if parts.scheme not in {"http", "https"} or not host or extra:
-        msg = f"{text!r} is no URL of a server; write it as http://host:{DEFAULT_PORT} or https://…"
+        msg = f"{text!r} is not a server URL; write it as http://host:{DEFAULT_PORT} or https://…"
         raise InvalidArgumentError(msg)
     if "://" not in text and port is None:
         full = f"http://{parts.netloc}:{DEFAULT_PORT}{parts.path}"
@@ -154,7 +156,7 @@ def read_contexts(path: Path) -> Contexts:
     except OSError as error:
         raise FailedPreconditionError(f"cannot read {path}: {error.strerror}") from error
     except UNDECODABLE:
-        msg = f"{path} is damaged; mend it, or delete it and add your contexts again"
+        msg = f"{path} is damaged; repair it, or delete it and add your contexts again"
         raise FailedPreconditionError(msg) from None
 
 
@@ -203,7 +205,7 @@ def read_token(path: Path) -> str:
     try:
         text = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no token"
+        reason = getattr(error, "strerror", None) or "it is not a token"
         raise FailedPreconditionError(f"cannot read a token from {path}: {reason}") from error
     if not text or any(character.isspace() for character in text):
         raise FailedPreconditionError(f"{path} holds no token")

@@ -75,7 +75,7 @@ def _head(result: LoadResult) -> list[tuple[str, str]]:
         (
             "achieved",
             f"{result.achieved_per_s:,.1f} /s, {result.requests:,} requests in "
-            f"{result.seconds:.3g} s" + (", ended by hand" if result.interrupted else ""),
+            f"{result.seconds:.3g} s" + (", interrupted" if result.interrupted else ""),
         ),
         ("errors", errors),
     ]

@@ -235,7 +235,7 @@ class Management:
                 )
             if response.status >= http.client.MULTIPLE_CHOICES:
                 location = response.headers.get("location", "another address")
-                msg = f"the control plane at {self.url} says that it is at {location}; use that"
+                msg = f"the control plane at {self.url} redirects to {location}; use that URL"
                 raise UnavailableError(msg, retry_after_s=None)
             yield response
         except TimeoutError as error:
@@ -251,25 +251,27 @@ class Management:
         reason = str(error).partition(";")[0]
         if self.is_remote:
             way = (
-                "give one with --token-file FILE or HEADRACE_TOKEN, or keep it with `headrace "
-                "context add NAME URL --token-file FILE`; an admin makes it with `headrace tokens "
-                "create`"
+                "pass a token with --token-file FILE or HEADRACE_TOKEN, or store it with `headrace "
+                "context add NAME URL --token-file FILE`; an admin creates tokens with `headrace "
+                "tokens create`"
             )
         else:
             way = (
-                "commands read the home's own token from admin-token in it, which only its owner "
-                "can, unless HEADRACE_TOKEN or --token says another; delete that file and start "
-                "the system again for a new one"
+                "commands read the home's token from its file admin-token, which "
+                "only the owner can "
+                "read, unless HEADRACE_TOKEN or --token is set; to replace it, "
+                "delete that file and "
+                "restart the system"
             )
         return UnauthenticatedError(f"the control plane at {self.url} refuses: {reason}; {way}")
 
     def _connection_error(self, error: Exception) -> UnavailableError:
         if isinstance(error, ssl.SSLCertVerificationError):
-            way_out = "--ca-file names who signs its certificate"
+            way_out = "pass its CA certificates with --ca-file"
         elif self.is_remote:
-            way_out = "is the address right, and is it reachable from here?"
+            way_out = "check the address and whether it is reachable from this machine"
         else:
-            way_out = "`headrace up` starts it again"
+            way_out = "`headrace up` restarts it"
         return UnavailableError(
             f"the control plane at {self.url} does not answer ({error}); {way_out}",
             retry_after_s=None,

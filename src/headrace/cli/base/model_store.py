@@ -185,7 +185,7 @@ def _file_chunks(path: Path, size_bytes: int) -> Iterator[bytes]:
         while left:
             chunk = stream.read(min(_CHUNK_BYTES, left))
             if not chunk:
-                msg = f"{path} was cut while it was read; nothing was stored"
+                msg = f"{path} became shorter while it was read; nothing was stored"
                 raise InvalidArgumentError(msg)
             left -= len(chunk)
             yield chunk

@@ -48,9 +48,7 @@ def log_lines(home: Path, *, tail: int, source: str, log_format: str) -> list[st
     logs = LogFiles(directory=home / "logs")
     if not logs.paths(source):
         names = ", ".join(logs.names())
-        text = (
-            f"there is no log of '{source}'; there are: {names}" if names else f"no logs in {home}"
-        )
+        text = f"no log of '{source}'; there are: {names}" if names else f"no logs in {home}"
         raise NotFoundError(text)
     now = datetime.now(UTC)
     of_day_s = (now - now.replace(hour=0, minute=0, second=0, microsecond=0)).total_seconds()

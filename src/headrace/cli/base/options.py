@@ -94,7 +94,7 @@ def _home_option(*, readable: bool) -> OptionInfo:
     option: OptionInfo = typer.Option(
         "--home",
         envvar="HEADRACE_HOME",
-        help="Where models, state, sockets and logs live.",
+        help="Directory for models, state, sockets and logs.",
         file_okay=False,
         readable=readable,
         show_default="./.headrace",
@@ -109,11 +109,11 @@ UnreadHome = Annotated[Path, _home_option(readable=False)]
 Server = Annotated[
     str | None,
     option(
-        "A control plane elsewhere, by its management API.",
+        "URL of the control plane's management API, or `local`.",
         "--server",
         envvar="HEADRACE_SERVER",
         metavar="URL",
-        shown="the current context, else what runs on --home",
+        shown="the current context, else the system in --home",
         callback=_server,
     ),
 ]
@@ -141,23 +141,26 @@ class ControlPlaneOptions:
         return self.target().management()
 
 
-EndpointName = Annotated[str, argument("The endpoint's name.", shown=False)]
-OneEndpoint = Annotated[str, argument("Only of this endpoint.", shown="all")]
-StreamName = Annotated[str, argument("The stream.", shown=False)]
+EndpointName = Annotated[str, argument("Endpoint name.", shown=False)]
+OneEndpoint = Annotated[str, argument("Only this endpoint.", shown="all")]
+StreamName = Annotated[str, argument("Stream name.", shown=False)]
 SpecFile = Annotated[Path, file_option("The spec file.", "--file", "-f")]
 SpecOrRunning = Annotated[
     Path | None,
     file_option(
-        "The spec file that has it.", "--file", "-f", shown="what runs, else headrace.yaml"
+        "The spec file that defines it.",
+        "--file",
+        "-f",
+        shown="the running system, else headrace.yaml",
     ),
 ]
-WaitS = Annotated[float, option("Seconds that --wait waits.", min=0.1)]
-Follow = Annotated[bool, option("Go on until Ctrl-C.", "--follow", "-f")]
-Runtime = Annotated[str, option("What runs the model.", shown="detected")]
+WaitS = Annotated[float, option("Timeout of --wait in seconds.", min=0.1)]
+Follow = Annotated[bool, option("Keep printing until Ctrl-C.", "--follow", "-f")]
+Runtime = Annotated[str, option("Runtime of the model.", shown="detected")]
 Profiled = Annotated[
-    str, option("A model that `headrace profile` has measured: a path or NAME[:VERSION].")
+    str, option("A model that was measured by `headrace profile`: a path or NAME[:VERSION].")
 ]
-Json = Annotated[bool, option("Print JSON, and nothing else, on standard output.", "--json")]
+Json = Annotated[bool, option("Print JSON to standard output.", "--json")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,7 +170,7 @@ class CallerOptions:
     key: Annotated[
         str | None,
         option(
-            "An API key that says who asks; @FILE reads it, so that no list of processes shows it.",
+            "API key; @FILE reads it from a file, which hides it from process lists.",
             envvar="HEADRACE_API_KEY",
             shown="none",
         ),
@@ -175,28 +178,34 @@ class CallerOptions:
     token: Annotated[
         str | None,
         option(
-            "A bearer token (JWT) that says who asks; @FILE reads it.",
+            "Bearer token (JWT); @FILE reads it from a file.",
             envvar="HEADRACE_INFER_TOKEN",
             shown="none",
         ),
     ] = None
     ca_file: Annotated[
         Path | None,
-        setting("The authorities (PEM) that sign for the server.", shown="the machine's"),
+        setting(
+            "CA certificates (PEM) that verify the server.", shown="the system's CA certificates"
+        ),
     ] = None
     cert: Annotated[
         Path | None,
-        option(
-            "A certificate (PEM) that says who asks.", envvar="HEADRACE_CLIENT_CERT", shown="none"
-        ),
+        option("Client certificate (PEM).", envvar="HEADRACE_CLIENT_CERT", shown="none"),
     ] = None
     cert_key: Annotated[
         Path | None,
-        option("Its private key (PEM).", envvar="HEADRACE_CLIENT_CERT_KEY", shown="none"),
+        option(
+            "Private key of the client certificate (PEM).",
+            envvar="HEADRACE_CLIENT_CERT_KEY",
+            shown="none",
+        ),
     ] = None
     allow_insecure: Annotated[
         bool,
-        option("Send a key or a token to another machine in plain text, too.", "--allow-insecure"),
+        option(
+            "Allow sending credentials to another machine without encryption.", "--allow-insecure"
+        ),
     ] = False
 
     def secret(self, flag: str) -> str | None:
@@ -206,7 +215,7 @@ class CallerOptions:
             return given
         path = Path(given[1:])
         if not path.is_file():
-            raise typer.BadParameter(f"there is no file '{path}'", param_hint=flag)
+            raise typer.BadParameter(f"no file '{path}'", param_hint=flag)
         return path.read_text().strip()
 
     def certificate(self) -> tuple[Path, Path] | None:
@@ -236,34 +245,34 @@ def name_from(path: Path) -> str:
 
 
 ROWS_INDEPENDENT_HELP = (
-    "Declare that rows of a batch do not influence each other's answers: a model of which that is "
-    "not proven is then batched."
+    "Declare that the answers of a batch's rows are independent, which allows batching "
+    "for models where this cannot be proven."
 )
 AllowCode = Annotated[
     bool,
     option(
-        "Whether the model may be of a format that runs code of its author's, as Python models do.",
+        "Allow model formats that execute code, such as Python models.",
         "--allow-code",
         envvar="HEADRACE_ALLOW_CODE",
     ),
 ]
 RowsIndependent = Annotated[bool, option(ROWS_INDEPENDENT_HELP, "--rows-independent")]
 NULLS_OPTION: OptionInfo = option(
-    "What a null is to an input of floats: NaN, a missing value, or an error.", "--nulls"
+    "Meaning of null in float inputs: NaN (a missing value) or an error.", "--nulls"
 )
 Tuned = Annotated[
     bool,
     option(
-        "Fill in what the spec leaves open of batching and copies from the models' profiles, "
-        "which `headrace profile` makes.",
+        "Complete batching and replica settings from the models' profiles, which `headrace "
+        "profile` creates.",
         "--tuned",
     ),
 ]
 StateUrl = Annotated[
     str,
     option(
-        "The database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME; "
-        "its password as ${NAME} of the environment, or all of it as file:/PATH.",
+        "Database of the desired state: sqlite:///PATH or postgresql://USER@HOST/NAME; the "
+        "password as ${NAME} from the environment, or the whole URL as file:/PATH.",
         "--state-url",
         envvar="HEADRACE_STATE_URL",
         metavar="URL",
@@ -273,28 +282,31 @@ StateUrl = Annotated[
 Artifacts = Annotated[
     str,
     option(
-        "Where models are that several homes share: s3://BUCKET/PREFIX, gs://, az:// or "
+        "Shared artifact store of several homes: s3://BUCKET/PREFIX, gs://, az:// or "
         "file:///PATH; credentials come from the environment.",
         "--artifacts",
         envvar="HEADRACE_ARTIFACTS",
         metavar="URL",
-        shown="models are in --home alone",
+        shown="models are stored in --home only",
     ),
 ]
 LogFormatOption = Annotated[
     LogFormat | None,
-    option("How log lines look.", "--log-format", envvar="HEADRACE_LOG_FORMAT", shown="text"),
+    option("Log format.", "--log-format", envvar="HEADRACE_LOG_FORMAT", shown="text"),
 ]
 LogLevel = Annotated[
     str,
     option(
-        "debug, info, warning or error.", "--log-level", envvar="HEADRACE_LOG_LEVEL", shown="info"
+        "Log level: debug, info, warning or error.",
+        "--log-level",
+        envvar="HEADRACE_LOG_LEVEL",
+        shown="info",
     ),
 ]
 Host = Annotated[
     str | None,
     option(
-        "Address to listen on; 0.0.0.0 lets other machines in.",
+        "Address to listen on; 0.0.0.0 accepts connections from other machines.",
         "--host",
         envvar="HEADRACE_HOST",
         shown="127.0.0.1",
@@ -306,7 +318,7 @@ def check_log_level(level: str) -> str:
     """`level` as `logging` calls it."""
     name = level.upper()
     if name not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-        msg = f"'{level}' is no log level; use debug, info, warning or error"
+        msg = f"'{level}' is not a log level; use debug, info, warning or error"
         raise typer.BadParameter(msg, param_hint="--log-level")
     return name
 
@@ -411,7 +423,7 @@ def numbers(text: str, flag: str) -> tuple[int, ...]:
     try:
         result = tuple(int(part) for part in text.split(","))
     except ValueError:
-        msg = f"'{text}' is no list of whole numbers, such as 1,2,4"
+        msg = f"'{text}' is not a list of whole numbers such as 1,2,4"
         raise typer.BadParameter(msg, param_hint=flag) from None
     if not all(1 <= number <= _MAX_NUMBER for number in result) or len(result) > _MAX_NUMBERS:
         msg = f"'{text}': up to {_MAX_NUMBERS} numbers from 1 to {_MAX_NUMBER}"
@@ -427,7 +439,7 @@ def seconds(text: str, flag: str) -> float:
     """
     result = duration_s(text)
     if result is None:
-        msg = f"'{text}' is no duration, such as 50ms, 60s, 5m, 12h or 30d"
+        msg = f"'{text}' is not a duration such as 50ms, 60s, 5m, 12h or 30d"
         raise typer.BadParameter(msg, param_hint=flag)
     return result
 
@@ -444,7 +456,7 @@ def parse_share(text: str, flag: str) -> float:
     except ValueError:
         ratio = -1.0
     if not 0 <= ratio <= 1:
-        msg = f"'{text}' is no share; write 1% or 0.01"
+        msg = f"'{text}' is not a ratio; write 1% or 0.01"
         raise typer.BadParameter(msg, param_hint=flag)
     return ratio
 
@@ -459,7 +471,7 @@ def span_s(text: str, flag: str) -> float | None:
         return None
     result = None if text[-1:].isdigit() else duration_s(text)
     if result is None:
-        msg = f"'{text}' is no span of time; write it as 90s, 15m, 12h, 30d or 8w, or never"
+        msg = f"'{text}' is not a duration; write it as 90s, 15m, 12h, 30d or 8w, or never"
         raise typer.BadParameter(msg, param_hint=flag)
     return result
 
@@ -480,11 +492,11 @@ def moment(text: str, *, now: float) -> float:
         time = datetime.fromisoformat(text.strip())
     except ValueError:
         message = (
-            f"{text[:_SHOWN]!r} is no time: write it as 2026-11-27T06:00Z, or as -2h "
+            f"{text[:_SHOWN]!r} is not a time: write it as 2026-11-27T06:00Z, or as -2h "
             "(s, m, h, d or w ago)"
         )
         raise InvalidArgumentError(message) from None
     moment_s = (time if time.tzinfo is not None else time.replace(tzinfo=UTC)).timestamp()
     if moment_s > now:
-        raise InvalidArgumentError(f"{text[:_SHOWN]!r} is yet to come")
+        raise InvalidArgumentError(f"{text[:_SHOWN]!r} is in the future")
     return moment_s

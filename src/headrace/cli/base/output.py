@@ -217,8 +217,7 @@ USAGE: Final = 2
 NOT_READY: Final = 3
 INTERRUPTED: Final = 130
 EXIT_CODES: Final = (
-    "Exit status: 0 it worked; 1 it failed; 2 the command line is wrong; 3 not running, not ready, "
-    "or not in time."
+    "Exit status: 0 success; 1 failure; 2 wrong command line; 3 not running, not ready, or timeout."
 )
 
 
@@ -256,8 +255,8 @@ def _explain(error: Exception) -> tuple[str, int]:
     missing = getattr(error, "name", "") if isinstance(error, ModuleNotFoundError) else ""
     if missing and missing.partition(".")[0] != "headrace":
         return (
-            f"this command needs the package '{missing}', which is not installed here; small "
-            "container images leave it out: use the image headrace/standalone"
+            f"this command needs the package '{missing}', which is not installed; small "
+            "container images omit it: use the image headrace/standalone"
         ), FAILED
     kind = type(error).__name__
     return f"unexpected {kind}: {error} (a bug; `headrace --debug …` shows where)", FAILED

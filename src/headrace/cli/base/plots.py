@@ -50,10 +50,10 @@ def check_plot(path: Path, suffixes: Sequence[str] = PICTURES) -> None:
         FailedPreconditionError: matplotlib is not installed.
     """
     if path.suffix.lower() not in suffixes:
-        msg = f"'{path}' names no kind of picture: end it in {', '.join(suffixes)}"
+        msg = f"'{path}' has no supported extension: use {', '.join(suffixes)}"
         raise typer.BadParameter(msg, param_hint="--plot")
     if not path.absolute().parent.is_dir():
-        msg = f"there is no folder '{path.parent}' for the picture"
+        msg = f"no directory '{path.parent}' for the plot"
         raise typer.BadParameter(msg, param_hint="--plot")
     if importlib.util.find_spec("matplotlib") is None:
         msg = "--plot needs matplotlib; install it with: pip install 'headrace[plot]'"
@@ -219,12 +219,12 @@ def _of_steps(results: "Sequence[LoadResult]") -> "Figure":
                 latency.plot([rate, rate], bounds, color=colour, marker="_", linewidth=1)
     _draw_limits(latency, results[0])
     latency.set_yscale("log")
-    latency.set(xlabel="requests per second, asked", ylabel="latency, ms")
+    latency.set(xlabel="requests per second, offered", ylabel="latency, ms")
     achieved.plot(rates, rates, color=_LIMIT, linestyle="--", linewidth=1, label="as asked")
     achieved.plot(
         rates, [result.achieved_per_s for result in results], marker="o", color=_P50, label="good"
     )
-    achieved.set(xlabel="requests per second, asked", ylabel="good answers per second")
+    achieved.set(xlabel="requests per second, offered", ylabel="good answers per second")
     for axes in (latency, achieved):
         _finish(axes)
     return figure

@@ -74,7 +74,7 @@ def find_subject(
         if served:
             msg = f"endpoint '{name}' serves {reference}, which is not in {target.home}: {error}"
         else:
-            msg = f"there is no file or directory and no endpoint '{name}', and {error}"
+            msg = f"no file, directory or endpoint '{name}', and {error}"
         raise NotFoundError(msg) from None
     declared = (served.get("batching") or {}).get("independence") == "declared"
     return ProfiledModel(
@@ -117,7 +117,7 @@ def save_profile(home: Path, profile: Profile) -> Path:
         path = make_private_dir(home / DIRECTORY) / profile.file_name
         write_atomic(path, encode_profile(profile))
     except OSError as error:
-        msg = f"the profile cannot be kept in {home / DIRECTORY}: {error.strerror or error}"
+        msg = f"the profile cannot be stored in {home / DIRECTORY}: {error.strerror or error}"
         raise FailedPreconditionError(msg) from error
     return path
 
@@ -147,7 +147,7 @@ def newest_profile(model: str, home: Path) -> Profile:
     subject = find_subject(model, find_target(None, home))
     profiles = read_profiles(home, subject.digest)
     if not profiles:
-        msg = f"'{model}' has no profile in {home}; make one: headrace profile {model}"
+        msg = f"'{model}' has no profile in {home}; create one: headrace profile {model}"
         raise FailedPreconditionError(msg)
     return max(profiles, key=lambda profile: profile.created_at)
 
@@ -166,7 +166,7 @@ def profile_text(profile: Profile) -> "list[Text | str]":
     order = sorted(measured.cells, key=lambda c: (c.length, c.threads, c.runs, c.rows))
     parts: list[Text | str] = [
         (
-            f"{profile.model} ({profile.runtime}) on {profile.cores} of the cores of "
+            f"{profile.model} ({profile.runtime}) on {profile.cores} cores of "
             f"{profile.processor.name}"
         ),
         "",
@@ -188,20 +188,20 @@ def profile_text(profile: Profile) -> "list[Text | str]":
     if memory is not None:
         costs += [
             ("memory after load", bytes_text(memory.loaded_bytes)),
-            (f"after {memory.largest_rows} rows at once", bytes_text(memory.largest_bytes)),
+            (f"after {memory.largest_rows} concurrent rows", bytes_text(memory.largest_bytes)),
         ]
     if profile.overhead is not None:
-        costs.append(("a request besides its run", duration_text(profile.overhead.wall_s)))
+        costs.append(("request overhead", duration_text(profile.overhead.wall_s)))
     settings = [
         (reason.name, reason.value, reason.why) for reason in profile.recommendation.reasons
     ]
     parts += ["", table(costs), "", "recommended:", table(settings)]
     parts += [""] + [f"note: {note}" for note in measured.notes] if measured.notes else []
     if not measured.complete:
-        parts.append("note: stopped before all was measured")
+        parts.append("note: stopped before all configurations were measured")
     if measured.loaded.length:
         length = measured.loaded.length
-        parts.append(f"note: requests of one row of length {length} are predicted")
+        parts.append(f"note: predictions are for requests of one row of length {length}")
     return parts
 
 
@@ -215,11 +215,11 @@ _CELL_COLUMNS: Final[dict[str, Column]] = {
     "length": lambda cell: str(cell.length or "-"),
     "rows": lambda cell: str(cell.rows),
     "threads": lambda cell: str(cell.threads),
-    "at once": lambda cell: str(cell.runs),
+    "runs": lambda cell: str(cell.runs),
     "p50": lambda cell: duration_text(cell.p50_s),
     "p99": lambda cell: duration_text(cell.p99_s),
     "rows/s": lambda cell: f"{cell.rows_per_s:.4g}",
-    "others": lambda cell: f"{cell.foreign_ratio:.0%}",
+    "other load": lambda cell: f"{cell.foreign_ratio:.0%}",
 }
 _CURVE_COLUMNS: Final[dict[str, Column]] = {
     "load": lambda point: f"{point.load_ratio:.0%}",

@@ -41,7 +41,7 @@ def read_file(file: str) -> bytes:
         return sys.stdin.buffer.read()
     path = Path(file)
     if not path.is_file():
-        msg = f"there is no file '{file}'"
+        msg = f"no file '{file}'"
         raise typer.BadParameter(msg, param_hint="--input")
     return path.read_bytes()
 
@@ -135,7 +135,7 @@ def _from_json(text: str, signature: ModelSignature) -> Inputs:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        msg = f"the input is no JSON: {error}"
+        msg = f"the input is not JSON: {error}"
         raise InvalidArgumentError(msg) from None
     if isinstance(document, list):
         return _from_instances(document, signature)
@@ -169,7 +169,7 @@ def _from_v2(tensors: Sequence[Mapping[str, Any]], signature: ModelSignature) ->
 
 def _from_instances(rows: object, signature: ModelSignature) -> Inputs:
     if not isinstance(rows, list) or not rows:
-        raise InvalidArgumentError("the input holds no rows")
+        raise InvalidArgumentError("the input has no rows")
     if all(isinstance(row, dict) for row in rows):
         names = rows[0].keys()
         if any(row.keys() != names for row in rows):
@@ -197,7 +197,7 @@ def _from_csv(text: str, signature: ModelSignature) -> Inputs:
     names = [cell.strip() for cell in rows[0]]
     if any(signature.input(name) is not None for name in names):
         return _from_columns(names, rows[1:], signature)
-    spec = _only_input(signature, "CSV without a header that names the inputs")
+    spec = _only_input(signature, "CSV with a header that does not name the inputs")
     # One value among words is a mistake in a row; a line of words alone is a header.
     has_header = spec.datatype is not Datatype.BYTES and not any(map(_is_value, names))
     body = rows[1:] if has_header else rows

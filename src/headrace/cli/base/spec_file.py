@@ -30,7 +30,7 @@ def read_spec(file: Path) -> "SystemSpec":
         text = file.read_text(encoding="utf-8")
         return parse_spec(text, base_dir=file.absolute().parent)
     except UnicodeDecodeError as error:
-        msg = f"{file} is no UTF-8 text: {error}"
+        msg = f"{file} is not UTF-8 text: {error}"
         raise InvalidArgumentError(msg) from None
     except SpecError as error:
         msg = f"{file}: {error}"
@@ -64,15 +64,15 @@ def tuned(
         model, name = model_of(entry), str(entry.get("name"))
         if model is None:
             endpoints.append(dict(entry))
-            lines.append(f"{name}: somebody else's server, left as it is")
+            lines.append(f"{name}: external upstream, not changed")
             continue
         path = Path(model)
         if not is_model_path(model):
             digest = str(store.get(model)["digest"])
         elif is_repository(path):
             msg = (
-                f"{path} is a repository of several models, which --tuned cannot tell apart; push "
-                "its models with `headrace models push`, and name each"
+                f"{path} is a repository of several models, which --tuned does not support; push "
+                "its models with `headrace models push`, and reference each"
             )
             raise FailedPreconditionError(msg)
         else:
@@ -90,7 +90,7 @@ def tuned(
             f"  {one.path} = {one.value}{f': {one.why}' if one.why else ''}" for one in filled
         ]
         if not is_here:
-            lines.append(f"  whether the machine that serves {name} is alike is not known here")
+            lines.append(f"  the processor that serves {name} is unknown and may differ")
     return {**document, "endpoints": endpoints}, lines
 
 
@@ -127,4 +127,4 @@ def not_ready_text(answer: dict[str, Any]) -> list[str]:
 def changes_text(answer: dict[str, Any]) -> list[str]:
     """The changes that an apply made, and its warnings, a line each."""
     warnings = [f"warning: {warning}" for warning in answer.get("warnings", ())]
-    return [*map(str, answer.get("changes") or ["nothing to change"]), *warnings]
+    return [*map(str, answer.get("changes") or ["no changes"]), *warnings]

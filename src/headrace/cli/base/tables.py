@@ -74,7 +74,7 @@ def read_rows(
         lines = _lines(head.removeprefix(_BOM), stream, name)
         first = next((line for line in lines if line.strip()), b"")
         if not first:
-            raise InvalidArgumentError(f"{name} holds no rows")
+            raise InvalidArgumentError(f"{name} has no rows")
         rest = chain([first], lines)
         is_json = first.lstrip()[:1] == b"{"
         rows = _from_json(rest) if is_json else _from_csv(rest, name, view)
@@ -100,9 +100,9 @@ def _from_json(lines: Iterator[bytes]) -> Iterator[Row | str]:
         try:
             row = msgspec.json.decode(line)
         except UNDECODABLE as error:
-            yield f"it is no JSON: {str(error)[:_SHOWN]}"
+            yield f"it is not JSON: {str(error)[:_SHOWN]}"
         else:
-            yield row if isinstance(row, dict) else "it is no JSON object"
+            yield row if isinstance(row, dict) else "it is not a JSON object"
 
 
 def _from_csv(lines: Iterator[bytes], name: str, view: FeatureView) -> Iterator[Row | str]:
@@ -152,7 +152,7 @@ def _timed(row: Row | str, view: FeatureView) -> Row | str:
         try:
             time = datetime.fromisoformat(time)
         except ValueError:
-            return f"{name!r}: '{text}' is no time; write it as 2026-11-27T06:00:00Z"
+            return f"{name!r}: '{text}' is not a time; write it as 2026-11-27T06:00:00Z"
     if isinstance(time, datetime) and time.tzinfo is None and view.source.is_naive_utc:
         time = time.replace(tzinfo=UTC)
     return {**row, name: time}
@@ -198,7 +198,7 @@ def read_tensors(
         arrays = {name or signature.inputs[0].name: array for name, array in table.items()}
         unknown = ", ".join(sorted(arrays.keys() - specs.keys()))
         if unknown:
-            raise InvalidArgumentError(f"the model has no input or output called {unknown}")
+            raise InvalidArgumentError(f"the model has no input or output named {unknown}")
         return {name: array[:MAX_ROWS] for name, array in arrays.items()}, {}
     unknown_columns = [name for name in columns if name not in table]
     if unknown_columns:
@@ -219,7 +219,7 @@ def read_tensors(
     if VARIABLE not in spec.shape[1:] and len(chosen) != width:
         message = (
             f"input '{spec.name}' has {width} values a row, the file {len(chosen)} columns "
-            f"({_names(chosen)}); name the right ones with --columns"
+            f"({_names(chosen)}); select columns with --columns"
         )
         raise InvalidArgumentError(message)
     tensors[spec.name] = _tensor([table[name] for name in chosen], spec)
@@ -245,7 +245,7 @@ def read_times(path: Path, column: str) -> Array:
     wrong = np.flatnonzero(~(np.abs(times) < _LATEST_S))
     if len(wrong):
         message = (
-            f"{path}, row {wrong[0] + 1}: column {column!r} holds no time; "
+            f"{path}, row {wrong[0] + 1}: column {column!r} has no time; "
             "write ISO 8601 (2026-11-29T16:00:00Z) or seconds since 1970"
         )
         raise InvalidArgumentError(message)
@@ -279,7 +279,7 @@ def _table(path: Path) -> Table:
         try:
             parquet: Any = importlib.import_module("pyarrow.parquet")
         except ImportError:
-            message = "Parquet is read by pyarrow, which is not installed: `pip install pyarrow`"
+            message = "reading Parquet needs pyarrow, which is not installed: `pip install pyarrow`"
             raise FailedPreconditionError(message) from None
         try:
             table = parquet.read_table(path).slice(0, MAX_ROWS)
@@ -292,7 +292,7 @@ def _table(path: Path) -> Table:
     except (csv.Error, UnicodeDecodeError, OSError) as error:
         raise InvalidArgumentError(f"{path} cannot be read: {error}") from None
     if len(rows) < 2:  # noqa: PLR2004  # names, and a row
-        raise InvalidArgumentError(f"{path} holds no rows under a line of names")
+        raise InvalidArgumentError(f"{path} has no rows below the header")
     names = [name.strip() for name in rows[0]]
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(names):

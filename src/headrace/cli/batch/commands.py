@@ -30,7 +30,8 @@ from headrace.jobs.messages import ErrorsTo, FileFormat
 TOO_MANY_ERRORS: Final = 4
 """Exit status of a job that more rows failed in than it allows."""
 app = CommandGroup(
-    help="Run a model over a data set: run, status. Jobs of the spec: list, runs, start, cancel.",
+    help="Run a model over a data set: run, status. Scheduled jobs of the spec: list, runs, "
+    "start, cancel.",
 )
 
 
@@ -44,10 +45,10 @@ class EngineChoice(StrEnum):
 
 
 _EXIT = (
-    "Exit status: 0 every row was answered, or has its error beside it; 4 more rows have errors "
-    "than --max-errors; 1 it failed; 2 the command line is wrong; 3 a cluster or a database is out "
-    "of reach; 130 it was interrupted. After all but 0 the same command goes on where it ended, "
-    "if it has a --run-id."
+    "Exit status: 0 every row has an answer or an error; 4 more errors than "
+    "--max-errors; 1 failed; 2 wrong command line; 3 cluster or database not reachable; "
+    "130 interrupted. After any status but 0, the same command resumes if it has a "
+    "--run-id."
 )
 
 
@@ -56,13 +57,16 @@ class RunOptions:
     """Options of a run."""
 
     output: Annotated[
-        Path, option("A folder of its own; made if need be.", "--output", "-o", file_okay=False)
+        Path,
+        option(
+            "Output directory; created if it does not exist.", "--output", "-o", file_okay=False
+        ),
     ]
     model: Annotated[
         str,
         option(
-            "A model file or directory, NAME[:VERSION] of the registry, or an endpoint: then "
-            "with its features, and columns that name entities.",
+            "A model file or directory, NAME[:VERSION] of the registry, or an endpoint, which "
+            "adds its features from columns with entity keys.",
             "--model",
             "-m",
             metavar="MODEL|ENDPOINT",
@@ -71,8 +75,8 @@ class RunOptions:
     source: Annotated[
         str,
         option(
-            "Parquet, CSV, JSON lines, Arrow, pictures; or sqlite:///PATH, postgresql://. "
-            "${NAME} stands for a variable of the environment.",
+            "Parquet, CSV, JSON lines, Arrow or images; or sqlite:///PATH, postgresql://. "
+            "${NAME} is replaced by an environment variable.",
             "--input",
             "-i",
             metavar="PATH|GLOB|FOLDER|URL",
@@ -80,19 +84,22 @@ class RunOptions:
     ]
     file: Annotated[
         Path | None,
-        file_option("A spec file that has the endpoint.", "--file", "-f", shown="what runs"),
+        file_option(
+            "The spec file that defines the endpoint.", "--file", "-f", shown="the running system"
+        ),
     ] = None
     input_format: Annotated[
         str,
         option(
-            "parquet, csv, jsonl, arrow or images.", metavar="FORMAT", shown="by the files' endings"
+            "parquet, csv, jsonl, arrow or images.", metavar="FORMAT", shown="by file extension"
         ),
     ] = ""
-    sql: Annotated[str, option("What a database is asked.", metavar="QUERY")] = ""
+    sql: Annotated[str, option("SQL query for a database input.", metavar="QUERY")] = ""
     sql_key: Annotated[
         str,
         option(
-            "A column of whole numbers: its ranges are shards, which can be resumed.",
+            "Integer column of the query that divides it into shards, which makes the run "
+            "resumable.",
             metavar="COLUMN",
             shown="one shard",
         ),
@@ -100,76 +107,80 @@ class RunOptions:
     mapping: Annotated[
         list[str] | None,
         option(
-            "Of which column an input of the model is made: x=features, or x=f0..f31, or "
-            "x=age,income. May be repeated.",
+            "Columns of a model input: x=features, or x=f0..f31, or x=age,income. May be repeated.",
             "--map",
             "--columns",
             metavar="INPUT=COLUMN[,...]",
-            shown="columns of the inputs' names",
+            shown="columns named like the inputs",
         ),
     ] = None
     keys: Annotated[
         list[str] | None,
-        option("Columns that are written beside the answers.", metavar="[NAME=]COLUMN[,...]"),
+        option("Input columns to copy to the output.", metavar="[NAME=]COLUMN[,...]"),
     ] = None
     outputs: Annotated[str, option("Which.", metavar="NAME[,...]", shown="all")] = ""
-    output_format: Annotated[FileFormat, option("What is written.", "--format")] = (
-        FileFormat.PARQUET
-    )
+    output_format: Annotated[FileFormat, option("Output format.", "--format")] = FileFormat.PARQUET
     errors: Annotated[
         ErrorsTo,
         option(
-            "Into the column `error`, or into files in _errors; the output then has no such rows."
+            "Write errors to the column `error`, or to files in _errors; then the output omits "
+            "rows with errors."
         ),
     ] = ErrorsTo.COLUMN
     max_errors: Annotated[
         int | None,
-        option("Rows that may have errors; more end the job.", min=0, shown="any number"),
+        option(
+            "Maximum number of rows with errors; the job fails beyond it.", min=0, shown="unlimited"
+        ),
     ] = None
     nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN
-    resume: Annotated[str, option("Go on with this run.", metavar="ID")] = ""
+    resume: Annotated[str, option("Resume this run.", metavar="ID")] = ""
     run_id: Annotated[
         str,
         option(
-            "What the run is called; one that began under this name goes on.",
+            "Run id; an existing run with this id is resumed.",
             metavar="ID",
-            shown="made of the time",
+            shown="derived from the time",
         ),
     ] = ""
     engine: Annotated[
         EngineChoice,
         option(
-            "What runs it: this process, or the workers of a cluster, which see the input, "
-            "the model and the output under the same paths.",
+            "Execution engine: this process, or the workers of a cluster, which need input, "
+            "model and output under the same paths.",
             metavar="[local|ray]",
         ),
     ] = EngineChoice.LOCAL
     address: Annotated[
         str,
         option(
-            "With --engine ray, the cluster: HOST:PORT, auto or ray://HOST:PORT.",
+            "Ray cluster: HOST:PORT, auto or ray://HOST:PORT.",
             metavar="ADDRESS",
-            shown="one on this machine, for this job",
+            shown="a cluster on this machine, for this job",
         ),
     ] = ""
     chunk_rows: Annotated[
         int | None,
-        option("Rows of one run of the model.", min=1, shown="8 to 4096, by the size of a row"),
+        option("Rows per model run.", min=1, shown="8 to 4096, by row size"),
     ] = None
     shard_rows: Annotated[
         int | None,
         option(
-            "Rows of a shard, about: what is lost when it is interrupted.",
+            "Approximate rows per shard; an interruption loses at most the unfinished shards.",
             min=1,
-            shown="262144; of texts and pictures 16384",
+            shown="262144; 16384 for texts and images",
         ),
     ] = None
     workers: Annotated[
         int | None,
-        option("Shards at once.", min=1, shown="usable cores; with --address the cluster's"),
+        option(
+            "Number of shards to run concurrently.",
+            min=1,
+            shown="usable cores; with --address, cores of the cluster",
+        ),
     ] = None
     memory: Annotated[
-        str, option("What the data of all shards under way may take.", metavar="SIZE")
+        str, option("Memory limit for the data of all running shards.", metavar="SIZE")
     ] = "512MiB"
     runtime: Runtime = ""
     allow_code: AllowCode = False
@@ -181,11 +192,11 @@ class RunOptions:
 
 @app.command(epilog=_EXIT)
 def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """Answer every row of a data set, into files that are whole whatever happens.
+    """Run a model on every row of a data set and write the answers to files.
 
-    Columns are checked against the model before a row is read. The model runs in this process, as
-    this user; with another --engine in its workers. Ended at any moment and run again with
-    --resume, it comes to the same files.
+    Columns are checked against the model before rows are read. The model runs in this process as
+    this user, or in the workers of another --engine. Output files are written atomically: a run
+    that was interrupted and resumed with --resume writes the same files.
 
     For example:
 
@@ -211,25 +222,25 @@ def run(*, options: RunOptions, json: Json = False, plane: ControlPlaneOptions) 
     if json:
         write_json(summary)
         return
-    skipped = f", {summary.skipped} of them before" if summary.skipped else ""
+    skipped = f", {summary.skipped} of them earlier" if summary.skipped else ""
     say(f"{summary.rows:,} rows in {summary.shards} shards{skipped}: {summary.output}")
     say(f"{summary.seconds:.1f} s, {summary.rows_per_s:,.0f} rows/s, by {summary.model}")
     if summary.redone:
-        say(f"done again: {', '.join(sorted(set(summary.redone.values())))[:300]}")
+        say(f"repeated: {', '.join(sorted(set(summary.redone.values())))[:300]}")
     if summary.errors:
         shown = "; ".join(dict.fromkeys(summary.error_samples))[:300]
         say(f"{summary.errors:,} rows have errors" + (f": {shown}" if shown else ""))
     if summary.row_problem:
-        say(f"rows depend on each other: {summary.row_problem}")
+        say(f"answers of rows depend on other rows: {summary.row_problem}")
 
 
 @app.command()
 def status(
-    output: Annotated[Path, argument("The folder of a job.", file_okay=False)],
+    output: Annotated[Path, argument("Output directory of a job.", file_okay=False)],
     *,
     json: Json = False,
 ) -> None:
-    """Say whose output a folder is, and how much of it is done.
+    """Show the run that wrote an output directory, and its progress.
 
     For example:
 
@@ -240,7 +251,7 @@ def status(
     folder = OutputFolder(output)
     record = folder.record()
     if record is None:
-        raise NotFoundError(f"{output} is no output of a job")
+        raise NotFoundError(f"{output} is not the output directory of a job")
     entries = folder.entries().values()
     rows, wrong = sum(entry.rows for entry in entries), sum(entry.errors for entry in entries)
     document = {

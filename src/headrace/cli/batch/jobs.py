@@ -77,7 +77,7 @@ RUN_COLUMNS: Final[dict[str, Column]] = {
 
 
 def list_(*, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """List the jobs of the spec: when they run next, what runs, how the last run ended.
+    """List the jobs of the spec with next run, active runs and last result.
 
     For example:
 
@@ -85,8 +85,8 @@ def list_(*, json: Json = False, plane: ControlPlaneOptions) -> None:
     """
     document = plane.connect().get("/api/v1/jobs")
     if document["problem"] and not json:
-        say(f"this may be out of date: {document['problem']}")
-    empty = "no jobs; `jobs` in the spec names them"
+        say(f"possibly outdated: {document['problem']}")
+    empty = "no jobs; define them under `jobs` in the spec"
     show_document(document, document["jobs"], JOB_COLUMNS, json=json, empty=empty)
     if json:
         return
@@ -99,12 +99,12 @@ def runs(
     name: _Job,
     *,
     limit: Annotated[
-        int, option("How many, the newest ones.", "--limit", "-n", min=1, max=10_000)
+        int, option("Number of newest runs to list.", "--limit", "-n", min=1, max=10_000)
     ] = 20,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List the runs of a job, the newest first; moments that were left out too.
+    """List the runs of a job, newest first, including skipped runs.
 
     For example:
 
@@ -119,12 +119,12 @@ def start(
     name: _Job,
     *,
     wait: Annotated[
-        bool, option("Until it is over; exit status 1 if it fails.", "--wait", "-w")
+        bool, option("Wait until the run ends; exit status 1 if it fails.", "--wait", "-w")
     ] = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Run a job of the spec now, whatever its schedule says; prints the run's id.
+    """Run a job of the spec now, regardless of its schedule; prints the run id.
 
     For example:
 
@@ -155,7 +155,7 @@ def cancel(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """End the runs of a job that are not over; what is done stays.
+    """Cancel the active runs of a job; finished output is kept.
 
     For example:
 
@@ -167,7 +167,7 @@ def cancel(
         f"run {ended['id']} {'is being ended' if ended['state'] in _OPEN else 'ended'}"
         for ended in document["runs"]
     ]
-    show_answer(document, *(lines or ["nothing runs"]), json=json)
+    show_answer(document, *(lines or ["no run is active"]), json=json)
 
 
 def _wait_for_run(api: "Management", run: dict[str, Any]) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
         CodeNotAllowedError: It would run its author's code.
     """
     if not options.model:
-        raise InvalidArgumentError("no model is named: --model NAME[:VERSION], PATH or ENDPOINT")
+        raise InvalidArgumentError("no model: pass --model NAME[:VERSION], PATH or ENDPOINT")
     home, allow_code = target.home, options.allow_code
     path = Path(options.model)
     name = options.model if path.exists() else options.model.replace("@", ":")
@@ -125,7 +125,7 @@ def _of_version(name: str, *, home: Path, allow_code: bool) -> Chosen:
     try:
         version, path = stored_model(name, home)
     except (NotFoundError, InvalidArgumentError) as error:
-        msg = f"there is no file, directory or running endpoint '{name}', and {error}"
+        msg = f"no file, directory or running endpoint '{name}', and {error}"
         raise NotFoundError(msg) from None
     if version.executes_code and not allow_code:
         raise CodeNotAllowedError(version.reference, version.runtime)
@@ -165,7 +165,10 @@ def _of_endpoint(
         raise NotFoundError(f"endpoint '{endpoint}' has no version {version}; there are: {names}")
     revision = max(arms, key=lambda arm: arm.weight).revision
     if revision.upstream is not None:
-        msg = f"endpoint '{endpoint}' is someone else's server ({revision.model}): name a model"
+        msg = (
+            f"endpoint '{endpoint}' is an upstream that Headrace does not manage "
+            f"({revision.model}); pass --model with a model instead"
+        )
         raise InvalidArgumentError(msg)
     if ":" in revision.model and not Path(revision.model).exists():
         digest = str(Registry(home).get(revision.model).digest)
@@ -258,11 +261,11 @@ def sandbox_user_obstacle(inputs: Inputs) -> str:
             if not _is_open(file.stat().st_mode, stat.S_IROTH):
                 closed.append(file)
         except OSError as error:
-            return f"{file} cannot be looked at: {error.strerror}"
+            return f"{file} cannot be read: {error.strerror}"
         if closed:
-            return f"others may not read {closed[-1]}"
+            return f"other users cannot read {closed[-1]}"
         if is_wal(file):
-            return f"{file} is in WAL mode, in which readers write"
+            return f"{file} is in WAL mode, which requires write access for readers"
     return ""
 
 
@@ -355,7 +358,7 @@ def _own_user_obstacle(output: Path, uid: int) -> str:
         FailedPreconditionError: It is a link: what it leads to is not given away.
     """
     if output.is_symlink():
-        message = f"the output {output} is a link; name the folder that it leads to"
+        message = f"the output {output} is a symbolic link; pass the directory that it points to"
         raise FailedPreconditionError(message)
     try:
         os.chown(output, uid, uid, follow_symlinks=False)

@@ -57,7 +57,7 @@ def open_engine(
         raise typer.BadParameter(msg, param_hint="--engine")
     if name is EngineChoice.LOCAL:
         if address:
-            raise InvalidArgumentError(f"--address {address} is of a cluster: say --engine ray")
+            raise InvalidArgumentError(f"--address {address} needs --engine ray")
         return LocalEngine(workers=workers or usable_cores())
     from headrace.jobs.engines.ray import (  # noqa: PLC0415  # an extra
         LOCAL,
@@ -186,9 +186,9 @@ def _run(
     done, total = len(job.left.done), len(job.record.shards)
     say(f"run {run_id}: {total - done} of {total} shards to do, by {chosen.job_model.reference}")
     for number, why in job.left.redo.items():
-        say(f"shard {number} is done again: {why}")
+        say(f"shard {number} is repeated: {why}")
     if not job.record.plan.keys:
-        say("no --keys: rows of the output are known by their order only")
+        say("no --keys: output rows can be matched to input rows by order only")
     try:
         with batch_progress(job) as watch:
             return run_job(
@@ -200,5 +200,8 @@ def _run(
                 watch=watch,
             )
     except KeyboardInterrupt:
-        say(f"interrupted; what is done stays, and --resume {run_id} goes on with the rest")
+        say(
+            "interrupted; finished shards are kept. Continue with --resume "
+            f"{run_id} goes on with the rest"
+        )
         raise

@@ -29,7 +29,7 @@ from headrace.cli.export.options import (
 )
 from headrace.core.spec.kubernetes import USUAL_PROMETHEUS
 
-app = CommandGroup(help="Write files for other programs.")
+app = CommandGroup(help="Export configuration for other programs.")
 
 
 class ApiKind(StrEnum):
@@ -53,7 +53,7 @@ def gateway_api(
     service: Annotated[
         list[str] | None,
         option(
-            "The Service of a version, where it is not one of the driver's.",
+            "Service of a version, if it is not the driver's.",
             metavar="ENDPOINT:VERSION=NAME[:PORT]",
             shown=False,
         ),
@@ -65,11 +65,11 @@ def gateway_api(
     options: ExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write a traffic split as routes of Kubernetes' Gateway API.
+    """Export a traffic split as routes of the Kubernetes Gateway API.
 
-    With `--from-system` the weights are those of a rollout as it is now, and Services have the
-    names that the driver gave them. With a file they have those that a control plane with this home
-    gives them.
+    With `--from-system`, weights are the current weights of a rollout, and Services have the names
+    that the driver assigned. With a file, Services have the names that a control plane with this
+    home assigns.
 
     For example:
 
@@ -91,7 +91,7 @@ def kserve(
     storage: Annotated[
         str,
         option(
-            "Where a version's model is, with {endpoint}, {model}, {version} and {file}.",
+            "Model location with {endpoint}, {model}, {version} and {file}.",
             metavar="URI",
         ),
     ],
@@ -99,15 +99,15 @@ def kserve(
     where: PlaceOptions,
     image: Image = None,
     runtime: Annotated[
-        str, option("A ServingRuntime that is there.", shown="our own, written too")
+        str, option("Name of an existing ServingRuntime.", shown="export Headrace's ServingRuntime")
     ] = "",
     stable: Annotated[
-        bool, option("Of a split only the first version, for all requests.", "--stable")
+        bool, option("Export only the first version of a split, for all requests.", "--stable")
     ] = False,
     options: ExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write endpoints as KServe's InferenceServices, and our replica as its ServingRuntime.
+    """Export endpoints as KServe InferenceServices, with the Headrace replica as ServingRuntime.
 
     For example:
 
@@ -131,16 +131,16 @@ def argo_rollouts(
     where: PlaceOptions,
     image: Image = None,
     artifacts: Annotated[
-        str, option("The store that pods fetch models from.", metavar="URL", shown="")
+        str, option("Artifact store that pods fetch models from.", metavar="URL", shown="")
     ] = "",
     prometheus: Annotated[
-        str, option("Its address within the cluster.", metavar="URL")
+        str, option("Address of Prometheus within the cluster.", metavar="URL")
     ] = USUAL_PROMETHEUS,
     routes: RouteOptions,
     options: ExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write endpoints as Rollouts of Argo's, with the steps and metrics of their plans.
+    """Export endpoints as Argo Rollouts, with the steps and metrics of their rollout plans.
 
     For example:
 
@@ -164,12 +164,14 @@ def kong(
     replica: Replicas = None,
     grpc_replica: Annotated[
         list[str] | None,
-        option("Where it serves gRPC; may be repeated.", metavar="ENDPOINT:VERSION=HOST:PORT"),
+        option(
+            "gRPC address of the replica; may be repeated.", metavar="ENDPOINT:VERSION=HOST:PORT"
+        ),
     ] = None,
     options: ExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write a spec as Kong's declarative configuration.
+    """Export a spec as Kong declarative configuration.
 
     For example:
 
@@ -191,21 +193,22 @@ def aws_apigateway(
     backend: Annotated[
         str,
         option(
-            "Headrace's gateway; with --vpc-link of an HTTP API, a listener's ARN.", metavar="URL"
+            "URL of Headrace's gateway; with --vpc-link of an HTTP API, the ARN of a listener.",
+            metavar="URL",
         ),
     ],
     *,
     kind: Annotated[
-        ApiKind, option("http (checks tokens) or rest (checks bodies).", "--api")
+        ApiKind, option("API type: http (validates tokens) or rest (validates bodies).", "--api")
     ] = ApiKind.HTTP,
-    vpc_link: Annotated[str, option("Reach it by this.", metavar="ID")] = "",
-    title: Annotated[str, option("The API's name.")] = "Headrace",
+    vpc_link: Annotated[str, option("VPC link to the backend.", metavar="ID")] = "",
+    title: Annotated[str, option("API name.")] = "Headrace",
     options: AwsExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write an OpenAPI document for Amazon API Gateway, and a template of its stage.
+    """Export an OpenAPI document for Amazon API Gateway, and a template of its stage.
 
-    The API stands before Headrace's own gateway, which goes on splitting and limiting.
+    The API forwards to Headrace's own gateway, which still applies traffic splits and rate limits.
 
     For example:
 
@@ -227,16 +230,19 @@ def aws_apigateway(
 def envoy(
     *,
     replica: Replicas = None,
-    run_dir: Annotated[Path, option("Where Envoy keeps its sockets and its log.")] = Path(
+    run_dir: Annotated[Path, option("Directory for Envoy's sockets and log.")] = Path(
         "/run/headrace-envoy"
     ),
     ca_file: Annotated[
-        Path | None, option("Who signs for others' servers.", shown="the machine's")
+        Path | None,
+        option(
+            "CA certificates that verify external upstreams.", shown="the system's CA certificates"
+        ),
     ] = None,
     options: ExportOptions,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write a spec as one configuration of Envoy's, which needs no control plane.
+    """Export a spec as a static Envoy configuration that needs no control plane.
 
     For example:
 
@@ -261,7 +267,11 @@ _USUAL_METRICS: Final = "http://127.0.0.1:8002/metrics"
 _Output = Annotated[
     Path,
     option(
-        "The folder to write to; made if need be.", "--output", "-o", file_okay=False, shown=False
+        "Output directory; created if it does not exist.",
+        "--output",
+        "-o",
+        file_okay=False,
+        shown=False,
     ),
 ]
 app.command()(helm.helm)
@@ -269,7 +279,7 @@ app.command()(helm.helm)
 
 @app.callback()
 def root() -> None:
-    """Write files for other programs: Prometheus, Grafana, Kubernetes, other gateways."""
+    """Export files for other programs: Prometheus, Grafana, Kubernetes, other gateways."""
 
 
 @app.command()
@@ -277,21 +287,21 @@ def prometheus(
     output: _Output,
     *,
     file: Annotated[
-        Path | None, file_option("A spec file, instead of what runs.", "--file", "-f")
+        Path | None, file_option("A spec file, instead of the running system.", "--file", "-f")
     ] = None,
     token_file: Annotated[
         str,
         option(
-            "Where Prometheus finds the token of a viewer; needed beyond loopback.",
+            "File with a viewer token that Prometheus reads; needed if the API is not on loopback.",
             "--scrape-token-file",
         ),
     ] = "",
     plane: ControlPlaneOptions,
 ) -> None:
-    """Write rules, and configurations of Prometheus and Alertmanager.
+    """Export alert rules and configurations of Prometheus and Alertmanager.
 
-    Alerts follow from each endpoint's `slo` and each stream's `alerts`, and routes from the
-    system's `alerts`. Write them again when those change.
+    Alerts are derived from each endpoint's `slo` and each stream's `alerts`, and routes from the
+    system's `alerts`. Export them again when those change.
 
     For example:
 
@@ -327,10 +337,10 @@ def prometheus(
 
 @app.command()
 def grafana(output: _Output) -> None:
-    """Write Grafana's dashboards: fleet, endpoint, rollout, replicas, streams and jobs.
+    """Export Grafana dashboards: fleet, endpoint, rollout, replicas, streams and jobs.
 
-    Import them by hand, or let Grafana read the folder (provisioning). They ask a Prometheus that
-    has the rules of `headrace export prometheus`.
+    Import them manually, or have Grafana provision the directory. They query a Prometheus with the
+    rules of `headrace export prometheus`.
 
     For example:
 
@@ -353,7 +363,9 @@ def _yaml(document: Mapping[str, Any]) -> str:
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # an order of ours
     writer.width = 100
     text = StringIO()
-    text.write("# Written by `headrace export prometheus`; write it again rather than change it.\n")
+    text.write(
+        "# Generated by `headrace export prometheus`; export it again instead of editing it.\n"
+    )
     writer.dump(dict(document), text)
     return text.getvalue()
 

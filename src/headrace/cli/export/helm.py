@@ -85,7 +85,10 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
     }
     todo = plan(recorded or {}, there, digests)
     notes = [
-        f"{path} was not as an export leaves it: it is {_move_aside(folder, path)} now"
+        (
+            f"{path} was not written by an export, or was changed: renamed to "
+            f"{_move_aside(folder, path)}"
+        )
         for path in todo.moved
     ]
     for path, content in files.items():
@@ -99,10 +102,9 @@ def write_over(folder: Path, files: Mapping[str, bytes]) -> list[str]:
                 break
             (folder / parent).rmdir()
     if todo.removed:
-        notes.append(f"removed, as they are of nothing in this export: {', '.join(todo.removed)}")
+        notes.append(f"removed, not part of this export: {', '.join(todo.removed)}")
     notes += [
-        f"{path} is of nothing in this export, and was changed since one wrote it: it stays; "
-        "delete it if you do not want it"
+        f"{path} is not part of this export and was changed: kept; delete it if it is not needed"
         for path in todo.edited
     ]
     if recorded is None:
@@ -181,58 +183,66 @@ def helm(
     ] = None,
     *,
     file: Annotated[
-        Path | None, file_option("The spec file; without one the chart as it is.", "--file", "-f")
+        Path | None,
+        file_option(
+            "The spec file; without it, the chart with its default values.", "--file", "-f"
+        ),
     ] = None,
     output: Annotated[
         Path,
         option(
-            "The folder to write the chart to; made if need be.", "--output", "-o", file_okay=False
+            "Output directory for the chart; created if it does not exist.",
+            "--output",
+            "-o",
+            file_okay=False,
         ),
     ],
     mode: Annotated[
         ChartMode,
         option(
-            "driver: the control plane makes the objects of versions; static: the chart does, "
-            "for clusters without one."
+            "driver: the control plane creates the objects of versions; static: the chart does, "
+            "for clusters without a control plane."
         ),
     ] = ChartMode.DRIVER,
     artifacts: Annotated[
-        str, setting("The store that pods fetch models from.", metavar="URL")
+        str, setting("Artifact store that pods fetch models from.", metavar="URL")
     ] = "",
     jobs: Annotated[
-        Jobs, option("cronjobs, or control: the control plane runs them.")
+        Jobs, option("cronjobs, or control: the control plane runs jobs.")
     ] = Jobs.CRONJOBS,
     streams: Annotated[
-        Streams, option("deployments, or control: the control plane runs them.")
+        Streams, option("deployments, or control: the control plane runs streams.")
     ] = Streams.DEPLOYMENTS,
     mount: Annotated[
         list[str] | None,
         option(
-            "A secret, config or claim that has the spec's files at that path; may be repeated.",
+            "Secret, ConfigMap or claim that contains the spec's files at that path; may be "
+            "repeated.",
             metavar="KIND:NAME=/PATH",
         ),
     ] = None,
     lag_records: Annotated[
         int | None,
         option(
-            "How many records a stream's worker may be behind before KEDA adds one.",
+            "Records of lag per stream worker before KEDA adds a worker.",
             min=1,
             shown="ten batches",
         ),
     ] = None,
     nats_monitoring: Annotated[
-        str, option("Where KEDA reads the statistics of NATS.", metavar="HOST:PORT")
+        str, option("URL where KEDA reads NATS monitoring data.", metavar="HOST:PORT")
     ] = "",
     keda_authentication: Annotated[
-        str, option("The TriggerAuthentication by which KEDA asks brokers.", metavar="NAME")
+        str, option("TriggerAuthentication with which KEDA connects to brokers.", metavar="NAME")
     ] = "",
     allow_loss: AllowLoss = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Write the Helm chart, with values that serve a spec.
+    """Export the Helm chart with values for a spec.
 
-    What the chart cannot express is an error that names its place in the spec. Models of jobs and
-    streams, and with --mode static of endpoints, are looked up in the registry of --home.
+    Settings that the chart cannot express are reported as errors with their location in the spec.
+    Models of jobs and streams, and with --mode static of endpoints, are read from the registry of
+    --home.
 
     For example:
 
@@ -244,7 +254,7 @@ def helm(
     from headrace.deploy.helm_values import chart_folder, chart_with, check_folder
 
     if file is not None and spec_file is not None:
-        raise typer.BadParameter("the spec is named twice", param_hint="--file")
+        raise typer.BadParameter("pass the spec file only once", param_hint="--file")
     file = file or spec_file
     check_artifacts(artifacts)
     check_folder(output)

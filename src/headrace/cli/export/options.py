@@ -69,7 +69,7 @@ def check_versions(
     for name, number in requested:
         if (name, number) not in versions:
             there = ", ".join(f"{e}:{v}" for e, v in versions)
-            msg = f"{name}:{number} is no version here; there are {there}"
+            msg = f"{name}:{number} is not an exported version; available: {there}"
             raise typer.BadParameter(msg, param_hint=option)
 
 
@@ -84,7 +84,7 @@ def checked(option: str, check: Callable[[str], object], text: str) -> None:
 Output = Annotated[
     str,
     option(
-        "Where to; a folder, or a name that ends in /, gets a file for each document.",
+        "Output path; a directory, or a name that ends in /, gets one file per document.",
         "--output",
         "-o",
         metavar="FILE|FOLDER/|-",
@@ -93,7 +93,7 @@ Output = Annotated[
 AllowLoss = Annotated[
     list[str] | None,
     option(
-        "Leave this setting out, such as endpoints[].sticky; may be repeated.",
+        "Omit this setting, such as endpoints[].sticky; may be repeated.",
         "--allow-loss",
         metavar="FIELD",
         shown=False,
@@ -102,14 +102,15 @@ AllowLoss = Annotated[
 Replicas = Annotated[
     list[str] | None,
     option(
-        "Where a replica of a version is; may be repeated.",
+        "Replica address of a version; may be repeated.",
         "--replica",
         metavar="ENDPOINT:VERSION=HOST:PORT",
         shown=False,
     ),
 ]
 Image = Annotated[
-    str | None, option("Of a replica.", "--image", shown="headrace/replica, this version")
+    str | None,
+    option("Container image of replicas.", "--image", shown="headrace/replica, this version"),
 ]
 
 
@@ -117,10 +118,12 @@ Image = Annotated[
 class PlaceOptions:
     """Options that say where in a cluster objects are."""
 
-    instance: Annotated[str, option("With which names of objects begin, as Helm's release.")] = (
+    instance: Annotated[str, option("Prefix of object names, such as the Helm release.")] = (
         "headrace"
     )
-    namespace: Annotated[str, option("Of the objects.", "--namespace", "-n")] = "default"
+    namespace: Annotated[
+        str, option("Kubernetes namespace of the objects.", "--namespace", "-n")
+    ] = "default"
 
     def place(self, services: Sequence[str] | None = None) -> "ClusterTarget":
         """Return where in a cluster; `services` as `--service` has them."""
@@ -137,7 +140,10 @@ class PlaceOptions:
                 msg = f"{which} takes one NAME[:PORT], not '{text}'"
                 raise typer.BadParameter(msg, param_hint="--service")
             if not _SERVICE.fullmatch(name):
-                msg = f"'{name}' of {which} is no Service's name: small letters, digits and dashes"
+                msg = (
+                    f"'{name}' of {which} is not a Service name: use lower-case "
+                    "letters, digits and dashes"
+                )
                 raise typer.BadParameter(msg, param_hint="--service")
             names[key] = (name, int(port) if port else None)
         return ClusterTarget(instance=self.instance, namespace=self.namespace, services=names)
@@ -148,11 +154,11 @@ class RouteOptions:
     """Options of routes of Kubernetes' Gateway API."""
 
     gateway: Annotated[
-        str, option("The Gateway that routes belong to.", metavar="[NAMESPACE/]NAME")
+        str, option("Gateway that the routes attach to.", metavar="[NAMESPACE/]NAME")
     ] = "headrace"
-    section: Annotated[str, option("Which listener of it.", shown="all")] = ""
+    section: Annotated[str, option("Listener of the Gateway.", shown="all")] = ""
     hostname: Annotated[
-        list[str] | None, option("For which host; may be repeated.", shown="the listener's")
+        list[str] | None, option("Hostname of the routes; may be repeated.", shown="the listener's")
     ] = None
 
     def target(self) -> "GatewayApiOptions":
@@ -161,15 +167,20 @@ class RouteOptions:
 
         parts = self.gateway.split("/")
         if len(parts) > 2 or not all(map(_SUBDOMAIN.fullmatch, parts)):  # noqa: PLR2004  # NAMESPACE/NAME
-            msg = f"'{self.gateway}' is not [NAMESPACE/]NAME in small letters, digits and dashes"
+            msg = (
+                f"'{self.gateway}' is not [NAMESPACE/]NAME in lower-case letters, digits and dashes"
+            )
             raise typer.BadParameter(msg, param_hint="--gateway")
         if self.section and not _SUBDOMAIN.fullmatch(self.section):
-            msg = f"'{self.section}' is no listener's name: small letters, digits and dashes"
+            msg = (
+                f"'{self.section}' is not a listener name: use lower-case letters, "
+                "digits and dashes"
+            )
             raise typer.BadParameter(msg, param_hint="--section")
         hostnames = tuple(self.hostname or ())
         for host in hostnames:
             if not _HOSTNAME.fullmatch(host):
-                msg = f"'{host}' is no host's name, such as models.example.com or *.example.com"
+                msg = f"'{host}' is not a hostname such as models.example.com or *.example.com"
                 raise typer.BadParameter(msg, param_hint="--hostname")
         return GatewayApiOptions(gateway=self.gateway, section=self.section, hostnames=hostnames)
 
@@ -219,11 +230,14 @@ class ExportOptions:
     file: Annotated[Path | None, file_option("The spec file.", "--file", "-f", shown=False)] = None
     from_system: Annotated[
         bool,
-        option("Instead of a file: what runs, with the weights that it has now.", "--from-system"),
+        option(
+            "Export the running system with its current weights, instead of a file.",
+            "--from-system",
+        ),
     ] = False
     output: Output = "-"
     form: Annotated[
-        str, option("yaml or json.", "--format", shown="by the output's ending, yaml")
+        str, option("yaml or json.", "--format", shown="by file extension, else yaml")
     ] = ""
     allow_loss: AllowLoss = None
     endpoint: Annotated[
@@ -250,7 +264,7 @@ class ExportOptions:
         from headrace.deploy import read_facts
 
         if (self.file is None) != self.from_system:
-            msg = "name the spec: either --file FILE or --from-system"
+            msg = "pass either --file FILE or --from-system"
             raise typer.BadParameter(msg, param_hint="--file")
         observed, revisions = {}, {}
         if self.file is not None:
@@ -291,7 +305,7 @@ class ExportOptions:
         from headrace.deploy import DocumentFormat, files_of, text_of
 
         if not self.output:
-            msg = "it is empty: - is standard output, and ./ the folder that you are in"
+            msg = "it is empty: use - for standard output, or ./ for the current directory"
             raise typer.BadParameter(msg, param_hint="--output")
         ending = self.form or ("json" if self.output.endswith(".json") else "yaml")
         if ending not in tuple(DocumentFormat):
@@ -308,7 +322,7 @@ class ExportOptions:
                 (path / name).write_text(text, encoding="utf-8")
                 say(f"{path / name}")
             for left in stale_files(path, export.target.value, files):
-                say(f"note: {left} is of an export before, and of nothing in this one: delete it")
+                say(f"note: {left} is from an earlier export and not part of this one: delete it")
         else:
             path.write_text(text_of(export, form), encoding="utf-8")
             say(self.output)

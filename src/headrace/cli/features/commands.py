@@ -46,7 +46,7 @@ feature_services:
   - {name: fraud, features: [customer_stats]}
 """
 HOW_TO_BEGIN: Final = """\
-To begin, say in features.yaml what there is, and then:
+Write features.yaml, then run:
 
     headrace features apply
 
@@ -54,7 +54,8 @@ To begin, say in features.yaml what there is, and then:
 
     headrace features get fraud -k customer_id=17
 
-`headrace features apply` without a features.yaml shows a short one; `--from-feast REPO` needs none.
+`headrace features apply` without a features.yaml prints a short example; `--from-feast REPO` needs
+no file.
 """
 
 
@@ -125,30 +126,32 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 @app.command()
 def apply(
-    path: Annotated[Path, argument("What is defined.", dir_okay=False)] = DEFAULT_PATH,
+    path: Annotated[
+        Path, argument("File with feature definitions.", dir_okay=False)
+    ] = DEFAULT_PATH,
     *,
     allow_code: Annotated[
         bool,
         option(
-            "Of on-demand views: their functions run, here once and then in replicas.",
+            "Allow the code of on-demand views, which runs once here and then in replicas.",
             "--allow-code",
         ),
     ] = False,
     from_feast: Annotated[
         Path | None,
         option(
-            "Instead of a file: what this repository of Feast's defines. Its online store is "
-            "then read.",
+            "Read definitions from this Feast repository instead of a file; its online store is "
+            "used.",
             metavar="REPO",
         ),
     ] = None,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Put a file of definitions in force: entities, feature views, feature services.
+    """Apply feature definitions: entities, feature views, feature services.
 
-    All mistakes are told at once, and then nothing changes. Data is not read. The code of on-demand
-    views is kept as it is now: change it, and apply it again.
+    All errors are reported at once, and then nothing changes. Data is not read. The code of
+    on-demand views is stored: apply again after changing it.
 
     For example:
 
@@ -159,8 +162,8 @@ def apply(
     if from_feast is None:
         if path == DEFAULT_PATH and not path.exists():
             message = (
-                f"there is no {path} here. To begin, write one such as\n\n{EXAMPLE}\nor name "
-                "another file, or take what a Feast repository defines: headrace features apply "
+                f"there is no {path} here. Create one, for example\n\n{EXAMPLE}\nor pass "
+                "another file, or import a Feast repository: headrace features apply "
                 "--from-feast REPO"
             )
             raise FailedPreconditionError(message)
@@ -174,13 +177,13 @@ def apply(
         write_json(documents if from_feast is None else {"changes": documents, "left_out": left})
         return
     for skipped in left_out:
-        say(f"left out: {skipped.kind} {skipped.name}, as {skipped.reason}")
+        say(f"skipped: {skipped.kind} {skipped.name}, as {skipped.reason}")
     for change in changes:
         again = change.has_other_schema and change.kind == "view"
         after = "; materialize it again" if again else ""
         say(f"{change.kind} {change.name} is {change.what}{after}")
     if not changes:
-        say("nothing changed")
+        say("no changes")
 
 
 @app.command()
@@ -190,19 +193,19 @@ def materialize(
     until: Annotated[
         str,
         option(
-            "Rows of later times are left out: 2026-11-27T06:00:00Z.", metavar="TIME", shown="now"
+            "Skip rows later than this time: 2026-11-27T06:00:00Z.", metavar="TIME", shown="now"
         ),
     ] = "",
     incremental: Annotated[
-        bool, option("Only from the newest time of the last run on.", "--incremental")
+        bool, option("Start at the newest time of the last run.", "--incremental")
     ] = False,
     online_store: Store = "",
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Bring the newest values of each entity from Parquet to the online store.
+    """Load the newest values of each entity from Parquet into the online store.
 
-    Safe to end and to run again. An older value never replaces a newer one.
+    Safe to interrupt and repeat. An older value never replaces a newer one.
 
     For example:
 
@@ -216,7 +219,7 @@ def materialize(
         now = datetime.fromtimestamp(SystemClock().now(), UTC)
         end = datetime.fromisoformat(until) if until else now
     except ValueError:
-        msg = f"'{until}' is no time; write it as 2026-11-27T06:00:00Z"
+        msg = f"'{until}' is not a time; write it as 2026-11-27T06:00:00Z"
         raise typer.BadParameter(msg, param_hint="--until") from None
     reports = []
     with opened(online_store, home) as store:
@@ -244,11 +247,11 @@ def push(
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Write values as they happen to the online store, without a source.
+    """Push feature values directly to the online store.
 
-    A row has the view's join keys, its time with a zone, and all of its features; what is null, or
-    empty in CSV, is missing. An older value never replaces a newer one. Rows that are wrong are
-    refused and told, with exit status 1; the others are written.
+    A row has the view's join keys, an event time with a zone, and all features; null, or empty in
+    CSV, means missing. An older value never replaces a newer one. Invalid rows are rejected and
+    reported, with exit status 1; the other rows are written.
 
     For example:
 
@@ -263,12 +266,12 @@ def push(
         write_json(plain(report))
     else:
         for refused in report.refused:
-            say(f"row {refused.row} is refused: {refused.why}")
+            say(f"row {refused.row} rejected: {refused.why}")
         if report.refused_rows > len(report.refused):
             say(f"and {report.refused_rows - len(report.refused)} more")
         say(
             f"{view}: {report.written} of {report.rows} rows written, {report.older} older than "
-            f"what stood there, {report.refused_rows} refused"
+            f"the stored value, {report.refused_rows} rejected"
         )
     if report.refused_rows:
         raise typer.Exit(FAILED)
@@ -287,14 +290,14 @@ def join(
     *,
     output: Annotated[Path, option("Parquet to write.", "--output", "-o", dir_okay=False)],
     fill_defaults: Annotated[
-        bool, option("Put defaults where nothing was known, as serving does.", "--fill-defaults")
+        bool, option("Fill missing values with defaults, as serving does.", "--fill-defaults")
     ] = False,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """For each row of entities, the values that were known at its time: data to train with.
+    """Create training data: join each entity row with the feature values known at its time.
 
-    Every row stays, in its order; VIEW__status says how its values were found.
+    All rows are kept in order; the column VIEW__status describes how values were found.
     """
     feature_service = applied_definitions(home).service(service)
     with progress(f"joining {entities}"):
@@ -303,7 +306,7 @@ def join(
         f"{view}: {', '.join(f'{count} {status}' for status, count in statuses.items())}"
         for view, statuses in counts["views"].items()
     ]
-    show_answer(counts, *lines, f"{counts['rows']} rows are in {output}", json=json)
+    show_answer(counts, *lines, f"{counts['rows']} rows written to {output}", json=json)
 
 
 app.command("serve-check")(serve_check)

@@ -56,7 +56,7 @@ Store = Annotated[
         "sqlite:///PATH, redis://HOST:PORT/DB, rediss://, unix:///SOCKET, feast://REPO "
         "or hopsworks://HOST/STORE.",
         "--online-store",
-        envvar="HEADRACE_ONLINE_STORE",
+        envvar="features/online/online.db in --home, or the Feast repository's store",
         metavar="URL",
         shown="features/online/online.db in --home, or Feast's",
     ),
@@ -86,7 +86,7 @@ def get(
     key: Annotated[
         list[str],
         option(
-            "A join key or request column; again for more of them, and for more rows.",
+            "A join key or request column; may be repeated, also for several rows.",
             "--key",
             "-k",
             metavar="NAME=VALUE",
@@ -96,7 +96,7 @@ def get(
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Show what a request with these entities would get, and how it was found.
+    """Show the feature values for these entities, and their status.
 
     For example:
 
@@ -146,9 +146,9 @@ def serve_check(
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Say whether each view of a service was materialized, and lately enough to be served.
+    """Check that each view of a service is materialized and fresh enough to be served.
 
-    Exit status 3 if one was not. Values that were pushed are not counted.
+    Exit status 3 if a view is not. Pushed values are not considered.
     """
     feature_service = applied_definitions(home).service(service)
     with opened(online_store, home) as store:
@@ -187,7 +187,7 @@ def _keys(
     for item in texts:
         name, equals, text = item.partition("=")
         if not equals:
-            raise typer.BadParameter(f"'{item}' is no NAME=VALUE", param_hint="--key")
+            raise typer.BadParameter(f"'{item}' is not NAME=VALUE", param_hint="--key")
         datatype = of_request.get(name, kinds.get(name))
         kind, has = _KINDS.get(datatype, (str, "")) if datatype is not None else (str, "")
         try:
@@ -215,7 +215,7 @@ def skew(
     served: Annotated[
         Path | None,
         option(
-            "A file of served rows, or a directory of them.",
+            "File or directory with served rows.",
             metavar="PATH",
             shown="features/served/SERVICE in --home",
         ),
@@ -223,29 +223,29 @@ def skew(
     since: Annotated[
         str,
         option(
-            "Only what was served from then on: 2026-11-27T06:00:00Z.", metavar="TIME", shown="all"
+            "Only rows served from this time on: 2026-11-27T06:00:00Z.", metavar="TIME", shown="all"
         ),
     ] = "",
     grace_s: Annotated[
         float | None,
         option(
-            "How long a newer value may take to come to the online store.",
+            "Maximum delay of a newer value on its way to the online store.",
             "--grace",
             metavar="SECONDS",
             min=0.0,
-            shown="two runs of the view's schedule; 0 without one",
+            shown="two runs of the view's schedule; 0 without a schedule",
         ),
     ] = None,
     tolerance: Annotated[
-        float, option("How much numbers may differ, of the larger one.", min=0.0, max=1.0)
+        float, option("Maximum relative difference of numbers.", min=0.0, max=1.0)
     ] = 1e-6,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Compare a sample of what was served with what a join says of the same moments.
+    """Compare sampled served features with a point-in-time join for the same times.
 
-    Names each feature that differs, how much, and why as far as that can be told. Exit status 3 if
-    one does, 1 if there are no samples yet.
+    Lists each feature that differs with its difference and likely cause. Exit status 3 if a feature
+    differs, 1 if there are no samples yet.
 
     For example:
 
@@ -260,12 +260,13 @@ def skew(
         try:
             since_us = microseconds(datetime.fromisoformat(since))
         except (ValueError, InvalidArgumentError):
-            msg = f"'{since}' is no time with a zone; write it as 2026-11-27T06:00:00Z"
+            msg = f"'{since}' is not a time with a zone; write it as 2026-11-27T06:00:00Z"
             raise typer.BadParameter(msg, param_hint="--since") from None
     if served is None and not path.exists():
         message = (
-            f"no samples yet: no look-up of service '{service}' was kept in {path}. An endpoint of "
-            f"this home has to use the service with `sample_ratio` above 0 and get requests; its "
+            f"no samples yet: no lookups of service '{service}' are stored in "
+            f"{path}. An endpoint of "
+            f"this home must use the service with `sample_ratio` above 0 and receive requests; its "
             "control plane fetches the samples every second (--served PATH reads other files)"
         )
         raise FailedPreconditionError(message)
@@ -293,9 +294,9 @@ def skew(
 
 
 def _left_out(samples: "ServedRows") -> str:
-    text = f"; {samples.other_schema} are of other definitions" if samples.other_schema else ""
+    text = f"; {samples.other_schema} have other definitions" if samples.other_schema else ""
     unreadable = samples.unreadable
-    return text + (f"; {unreadable} lines cannot be read" if unreadable else "")
+    return text + (f"; {unreadable} lines are unreadable" if unreadable else "")
 
 
 def _why(feature: "FeatureSkew") -> str:
@@ -305,7 +306,7 @@ def _why(feature: "FeatureSkew") -> str:
     if feature.looks_like:
         causes.append(f"looks like {feature.looks_like}")
     if feature.waiting:
-        causes.append(f"{feature.waiting} within the grace")
+        causes.append(f"{feature.waiting} within the grace period")
     return ", ".join(causes) or "-"
 
 

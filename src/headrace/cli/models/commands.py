@@ -42,7 +42,7 @@ from headrace.cli.models.files import (
 from headrace.core.text import bytes_text, duration_text
 from headrace.registry import ModelVersion, VersionSignature
 
-app = CommandGroup(help="Keep model versions: push, list, show, fetch, sign, rm, gc.")
+app = CommandGroup(help="Manage model versions: push, list, show, fetch, sign, rm, gc.")
 app.command("fetch")(files.fetch)
 app.command("keygen")(files.keygen)
 app.command("sign")(files.sign)
@@ -55,20 +55,20 @@ def push(
     path: Annotated[Path, argument("A model file or directory.", exists=True)],
     *,
     runtime: Annotated[
-        str, option("onnx, xgboost, python and so on.", shown="told by the file")
+        str, option("onnx, xgboost, python and so on.", shown="detected from the file")
     ] = "",
-    source: Annotated[str, option("Where it comes from: a commit, a run, a URL.")] = "",
+    source: Annotated[str, option("Origin of the model: a commit, a run, a URL.")] = "",
     reference: Annotated[
         Path | None,
         file_option(
-            "Training data (.csv, .parquet, .npz) to compare requests with for drift; only a "
-            "sketch of it is stored."
+            "Training data (.csv, .parquet, .npz) as drift reference; only bins and counts are "
+            "stored."
         ),
     ] = None,
     reference_time: Annotated[
         str,
         option(
-            "The column of its rows' times, as `headrace drift reference set --time` takes.",
+            "Timestamp column of the training data, as for `headrace drift reference set --time`.",
             metavar="COLUMN",
         ),
     ] = "",
@@ -80,9 +80,9 @@ def push(
 ) -> None:
     """Store a model as the next version of NAME; the same content gives the same version.
 
-    The format is told by the content. The model is loaded and run once, in a process that sees
-    little, and what was found is shown: inputs and outputs, whether rows are batched, the time of
-    one inference. One that runs its author's code, as a Python model does, needs --allow-code.
+    The format is detected from the content. The model is loaded and run once in a sandbox, and the
+    command shows inputs, outputs, batching support and the time of one inference. Formats that
+    execute code, such as Python models, need --allow-code.
 
     For example:
 
@@ -99,7 +99,7 @@ def push(
     from headrace.cli.base.output import show
 
     if reference_time and reference is None:
-        msg = "it names a column of the training data; give that with --reference"
+        msg = "names a column of the training data; pass that with --reference"
         raise typer.BadParameter(msg, param_hint="--reference-time")
     store = model_store(plane.target(), artifacts=artifacts)
     source_model = Pushed(path=path, runtime=runtime, source=source, allow_code=allow_code)
@@ -136,7 +136,7 @@ def list_(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List the stored versions; a damaged one is named on standard error."""
+    """List stored versions; damaged versions are reported on standard error."""
     listed = model_store(plane.target(), artifacts=artifacts).list(name)
     for problem in listed["problems"]:
         say(f"damaged: {problem}")
@@ -152,13 +152,13 @@ def list_(
         "by": lambda version: version["created_by"],
         "digest": lambda version: version["digest"][:19],
     }
-    empty = "no models yet; `headrace models push NAME PATH` stores one"
+    empty = "no models yet; store one with `headrace models push NAME PATH`"
     show_document(listed["models"], listed["models"], columns, json=json, empty=empty)
 
 
 @app.command()
 def show(
-    reference: Annotated[str, argument("Which version.", metavar="NAME[:VERSION]")],
+    reference: Annotated[str, argument("Model version.", metavar="NAME[:VERSION]")],
     *,
     artifacts: Artifacts = "",
     json: Json = False,
@@ -176,13 +176,13 @@ def show(
 
 @app.command()
 def rm(
-    reference: Annotated[str, argument("Which version.", metavar="NAME:VERSION", shown=False)],
+    reference: Annotated[str, argument("Model version.", metavar="NAME:VERSION", shown=False)],
     *,
     state_url: StateUrl = "",
     artifacts: Artifacts = "",
     plane: ControlPlaneOptions,
 ) -> None:
-    """Remove a version; refused while an endpoint uses it."""
+    """Remove a version; fails while an endpoint uses it."""
     store = model_store(plane.target(), state_url=state_url, artifacts=artifacts)
     store.remove(*numbered(reference))
     say(f"{reference} is removed; `headrace models gc` frees its space")
@@ -192,7 +192,11 @@ def rm(
 def gc(
     *,
     grace_hours: Annotated[
-        float, option("How long a shared store keeps content after it was pushed last.", min=1.0)
+        float,
+        option(
+            "Retention of unreferenced content in a shared store, since it was last pushed.",
+            min=1.0,
+        ),
     ] = 24.0,
     artifacts: Artifacts = "",
     json: Json = False,
@@ -200,8 +204,8 @@ def gc(
 ) -> None:
     """Delete stored content that no version refers to.
 
-    What a shared store (--artifacts) holds is kept for a while: another host may be about to push
-    a version of it.
+    A shared store (--artifacts) keeps recent content, since another host may be about to push a
+    version that uses it.
     """
     removed = model_store(plane.target(), artifacts=artifacts).gc(grace_hours * 3600)
     count = len(removed["artifacts"]) + removed["temporary"]
@@ -221,9 +225,9 @@ def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
     else:
         batched = f"yes: {signature.row_reason}" if signature.row_reason else "yes"
     if run is None:
-        inference = "was not tried"
+        inference = "not tested"
     elif run.run_s is None:
-        inference = f"fails on made-up inputs: {run.error}"
+        inference = f"fails on generated inputs: {run.error}"
     else:
         inference = f"about {duration_text(run.run_s)} for one row, on one CPU thread"
     tensors = []
@@ -234,7 +238,7 @@ def _rows(document: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("model", version.reference),
         ("runtime", version.runtime),
-        ("runs code", "yes: its author's, when it is loaded" if version.executes_code else "no"),
+        ("runs code", "yes, when the model is loaded" if version.executes_code else "no"),
         ("file", version.filename),
         ("size", bytes_text(version.size_bytes)),
         ("digest", version.digest),

@@ -50,27 +50,24 @@ from headrace.registry import ModelVersion, VersionSignature, read_content
 
 
 def fetch(
-    reference: Annotated[str, argument("Which model.", metavar="NAME:VERSION|sha256:DIGEST")],
+    reference: Annotated[str, argument("Model version.", metavar="NAME:VERSION|sha256:DIGEST")],
     *,
     artifacts: Annotated[
         str,
         setting(
-            "Where models are: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials "
-            "come from the environment.",
+            "Artifact store: s3://BUCKET/PREFIX, gs://, az:// or file:///PATH; credentials come "
+            "from the environment.",
             metavar="URL",
         ),
     ],
-    output: Annotated[
-        Path, option("The directory that it is put into.", file_okay=False, shown=".")
-    ] = Path(),
-    timeout_s: Annotated[float, option("Seconds that it may take.", min=1.0)] = 600.0,
+    output: Annotated[Path, option("Target directory.", file_okay=False, shown=".")] = Path(),
+    timeout_s: Annotated[float, option("Timeout in seconds.", min=1.0)] = 600.0,
     json: Json = False,
 ) -> None:
-    """Fetch a model from a shared store and check every byte; no home or registry is needed.
+    """Fetch a model from a shared store and verify its content; needs no home or registry.
 
-    It appears under its own name in one step, once it is whole. What is there already and is the
-    same is not fetched again. Exit status 1 if the store does not have it, or has it damaged; 3 if
-    the store does not answer in time.
+    The model is put in place atomically. Identical content is not fetched again. Exit status 1 if
+    the model is missing or damaged in the store; 3 if the store does not answer in time.
 
     For example:
 
@@ -110,33 +107,33 @@ class ConversionOptions:
     convert: Annotated[
         ConvertTo | None,
         option(
-            "Convert it first, and compare the answers with its own library's; models of "
-            "XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
+            "Convert the model first and compare its answers with the original library; "
+            "supports XGBoost, LightGBM, CatBoost, scikit-learn, PyTorch, TensorFlow and TFLite.",
             shown="no",
         ),
     ] = None
     convert_data: Annotated[
         Path | None,
         file_option(
-            "Rows (.parquet, .csv, .npz, .npy, .json) to compare with, besides those that are "
-            "made up."
+            "Rows (.parquet, .csv, .npz, .npy, .json) for the comparison, in addition to "
+            "generated rows."
         ),
     ] = None
     convert_tolerance: Annotated[
         float | None,
         option(
-            "The largest relative difference of an answer that is taken for rounding.",
+            "Maximum relative difference of an answer.",
             min=0.0,
-            shown="1e-4 for one that computes in FP32, 1e-6 in FP64",
+            shown="1e-4 for a library that computes in FP32, 1e-6 for FP64",
         ),
     ] = None
     convert_max_changed: Annotated[
-        float, option("The share of rows that may get another class.", min=0.0, max=1.0)
+        float, option("Maximum share of rows whose class may change.", min=0.0, max=1.0)
     ] = 0.001
     convert_no_missing: Annotated[
         bool,
         option(
-            "No row ever lacks a value: do not compare answers to missing ones.",
+            "Rows never have missing values: skip the comparison of missing values.",
             "--convert-no-missing",
         ),
     ] = False
@@ -187,14 +184,14 @@ def difference_text(metadata: Mapping[str, str]) -> str:
     by = f"converted by {metadata['converter']}, computes in {metadata['converter_computes']}"
     beside = metadata.get("differs_beside_thresholds")
     fine = (
-        f"; {beside} rows with values that FP32 cannot tell from a threshold get another answer"
+        f"; {beside} rows change their answer because FP32 rounds a value to a threshold"
         if beside
         else ""
     )
     if metadata["tested_on_data"] == "no":
         return (
-            f"{by}: not tested on data (--convert-data FILE compares rows of yours); on "
-            f"{metadata['compared_inputs']} it answers within the tolerance of "
+            f"{by}: not tested on your data (use --convert-data FILE); on "
+            f"{metadata['compared_inputs']} answers are within the tolerance of "
             f"{metadata['tolerance']}{fine}"
         )
     return (
@@ -219,7 +216,7 @@ def _rows_of(file: Path, signature: ModelSignature) -> Tensors:
     rows: Tensors = {}
     for spec in signature.inputs:
         if spec.datatype is Datatype.BYTES:
-            msg = f"input '{spec.name}' takes text, and only rows of numbers can be compared with"
+            msg = f"input '{spec.name}' takes text; only numeric rows can be compared"
             raise InvalidArgumentError(msg)
         if spec.name not in read:
             raise InvalidArgumentError(f"{file} has no values for the input '{spec.name}'")
@@ -240,18 +237,20 @@ def numbered(reference: str) -> tuple[str, str]:
     """Name and number of `NAME:VERSION`; typer.BadParameter without a number."""
     name, _, number = reference.partition(":")
     if not number:
-        msg = f"'{reference}' names no version; write it as {name}:VERSION"
+        msg = f"'{reference}' has no version number; write it as {name}:VERSION"
         raise typer.BadParameter(msg, param_hint="NAME:VERSION")
     return name, number
 
 
 def keygen(
-    out: Annotated[Path, option("Where the two files go.", file_okay=False)] = Path(),
+    out: Annotated[
+        Path, option("Output directory of the two key files.", file_okay=False)
+    ] = Path(),
 ) -> None:
-    """Make a key pair to sign model versions with (Ed25519).
+    """Create a key pair to sign model versions (Ed25519).
 
-    The private key, model-signing.pem, can be read by you alone; the public one goes to
-    `security.trusted_keys` of whoever shall trust you.
+    The private key, model-signing.pem, is readable by its owner only. Add the public key to
+    `security.trusted_keys` of systems that trust your signatures.
 
     For example:
 
@@ -260,17 +259,22 @@ def keygen(
     from headrace.registry.signing import make_key, read_public_keys, write_keys
 
     private, public = write_keys(out, make_key())
-    say(f"{private} signs: keep it secret; {public} is for `security.trusted_keys` in the spec")
-    say(f"the key is called {read_public_keys(public)[0].id}")
+    say(
+        f"{private} is the private key, keep it secret; {public} is the public "
+        "key, for `security.trusted_keys` in the spec"
+    )
+    say(f"key id: {read_public_keys(public)[0].id}")
 
 
 def sign(
-    reference: Annotated[str, argument("Which version.", metavar="NAME:VERSION")],
+    reference: Annotated[str, argument("Model version.", metavar="NAME:VERSION")],
     *,
-    key: Annotated[Path, option("The private key, PEM.", dir_okay=False)],
+    key: Annotated[Path, option("Private key, PEM.", dir_okay=False)],
     content: Annotated[
         Path | None,
-        option("The model as you have it; refused if something else is stored.", exists=True),
+        option(
+            "Your copy of the model; the command fails if the stored content differs.", exists=True
+        ),
     ] = None,
     artifacts: Artifacts = "",
     json: Json = False,
@@ -278,8 +282,8 @@ def sign(
 ) -> None:
     """Sign a version: its name, number, content, runtime, tensors and class names.
 
-    The key is read here and sent nowhere. What a server elsewhere says of the version is what is
-    signed, so compare it with your own copy by --content.
+    The key stays on this machine. With a remote server, the version that the server reports is
+    signed; compare it with your own copy by --content.
 
     For example:
 
@@ -308,18 +312,16 @@ def sign(
 
 
 def verify(
-    reference: Annotated[str, argument("Which version.", metavar="NAME[:VERSION]")],
+    reference: Annotated[str, argument("Model version.", metavar="NAME[:VERSION]")],
     *,
-    trusted: Annotated[
-        list[Path], option("Public keys, PEM; may be given several times.", dir_okay=False)
-    ],
+    trusted: Annotated[list[Path], option("Public keys, PEM; may be repeated.", dir_okay=False)],
     artifacts: Artifacts = "",
     plane: ControlPlaneOptions,
 ) -> None:
-    """Prove that a version is what one of the trusted keys signed; exit status 1 if not.
+    """Verify a version's signature with trusted keys; exit status 1 if it is not valid.
 
-    Without a number, the newest one. On a home its content is compared with the digest, too; a
-    server elsewhere compares it when it serves the version.
+    Without a number, the newest version is verified. In a local home, the content is also compared
+    with the digest; a remote server does this when it serves the version.
 
     For example:
 

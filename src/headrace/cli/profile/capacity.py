@@ -46,37 +46,44 @@ class ReplicaOptions:
     service_time: Annotated[
         str,
         option(
-            "Instead of --model: a run's time, 4ms, or by rows in the batch: 1=4ms,8=9ms,32=30ms.",
+            "Run time instead of --model: 4ms, or by rows per batch: 1=4ms,8=9ms,32=30ms.",
             shown="from the profile",
         ),
     ] = ""
     runs: Annotated[
         int | None,
         option(
-            "With --service-time: runs at once in a replica.", min=1, max=1024, shown="one a core"
+            "With --service-time: concurrent runs per replica.",
+            min=1,
+            max=1024,
+            shown="one per core",
         ),
     ] = None
-    cores: Annotated[float | None, option("Of one replica.", shown="from the profile, else 1")] = (
-        None
-    )
+    cores: Annotated[
+        float | None, option("Cores per replica.", shown="from the profile, else 1")
+    ] = None
     memory: Annotated[
-        str, option("Of one replica, such as 500MB.", shown="from the profile, else left out")
+        str,
+        option("Memory per replica, such as 500MB.", shown="from the profile, else not considered"),
     ] = ""
-    gpus: Annotated[int, option("Of one replica.", min=0, max=64)] = 0
+    gpus: Annotated[int, option("Start time of a replica.", min=0, max=64)] = 0
 
     def replica(self, model: str, home: Path) -> ReplicaProfile:
         """Return it by the profile of `model`, or by hand where none is named."""
         if bool(model) == bool(self.service_time):
-            problem = "give only one" if model else "what does a run take? give one"
+            problem = "pass only one" if model else "no run time: pass one"
             msg = f"{problem} of --service-time and --model (which `headrace profile` has measured)"
             raise typer.BadParameter(msg, param_hint="--model")
         cores = self.cores
         if cores is not None and not 0.0 < cores <= _MAX_CORES:
-            msg = f"{cores:g} is no number of cores up to {_MAX_CORES}"
+            msg = f"{cores:g} is not a number of cores up to {_MAX_CORES}"
             raise typer.BadParameter(msg, param_hint="--cores")
         if model:
             if self.runs is not None:
-                raise typer.BadParameter("the profile has the runs at once", param_hint="--runs")
+                raise typer.BadParameter(
+                    "the profile already contains the number of concurrent runs",
+                    param_hint="--runs",
+                )
             replica = replica_of(newest_profile(model, home))
         else:
             runs = self.runs if self.runs is not None else max(1, math.floor(cores or 1.0))
@@ -100,7 +107,7 @@ class ReplicaOptions:
                 msg = f"'{part}' is not rows=time, such as 8=9ms"
                 raise typer.BadParameter(msg, param_hint=flag)
             if int(rows) in times:
-                raise typer.BadParameter(f"{int(rows)} rows are there twice", param_hint=flag)
+                raise typer.BadParameter(f"{int(rows)} rows are given twice", param_hint=flag)
             times[int(rows)] = seconds(time.strip(), flag)
         return times
 
@@ -108,61 +115,62 @@ class ReplicaOptions:
 def capacity(
     *,
     rate: Annotated[
-        float | None, option("Requests a second, all the time.", shown="from --traffic")
+        float | None, option("Constant load in requests per second.", shown="from --traffic")
     ] = None,
     traffic: Annotated[
         Path | None,
-        file_option("Rates over equal intervals: CSV with a column `rate`, or JSON lines."),
+        file_option("Load over time, at equal intervals: CSV with a column `rate`, or JSON lines."),
     ] = None,
-    growth: Annotated[str, option("More each month, such as 5%.")] = "0%",
-    months: Annotated[int, option("Plan for the load in so many months.", min=0, max=120)] = 0,
+    growth: Annotated[str, option("Monthly growth, such as 5%.")] = "0%",
+    months: Annotated[int, option("Number of months of growth to plan for.", min=0, max=120)] = 0,
     peak_factor: Annotated[
-        float, option("The busiest second over the highest rate given.", min=1.0, max=1000.0)
+        float, option("Ratio of the busiest second to the highest given rate.", min=1.0, max=1000.0)
     ] = 1.0,
     options: ReplicaOptions,
     p99: Annotated[
         str,
         option(
-            "99 of 100 answers come within it, such as 50ms; the gateway's part (0.1 ms) and "
-            "the network not counted.",
-            shown="from --spec, else none: replicas 80% loaded",
+            "p99 latency target, such as 50ms; excludes the gateway (0.1 ms) and the network.",
+            shown="from --spec, else none: replicas at most 80 % loaded",
         ),
     ] = "",
     spare_nodes: Annotated[
-        int, option("Nodes of a cluster that may fail at once.", min=0, max=1000)
+        int, option("Number of cluster nodes that may fail at the same time.", min=0, max=1000)
     ] = 1,
-    zones: Annotated[int, option("Over which nodes are spread.", min=1, max=100)] = 1,
-    lose_zone: Annotated[bool, option("A zone may fail.", "--lose-zone")] = False,
+    zones: Annotated[
+        int, option("Number of zones that nodes are spread over.", min=1, max=100)
+    ] = 1,
+    lose_zone: Annotated[bool, option("Tolerate the failure of one zone.", "--lose-zone")] = False,
     node: Annotated[
         list[str] | None,
         option(
-            "A machine to choose: name=m,cores=8,memory=32GiB,cost=0.4, and where it has "
-            "them gpus=1, speed=1.3 (over the machine that was measured). Again for others.",
+            "Node type: name=m,cores=8,memory=32GiB,cost=0.4, optionally gpus=1 and speed=1.3 "
+            "(relative to the measured machine). May be repeated.",
             shown="4, 8, 16 and 32 cores with 4 GiB each",
         ),
     ] = None,
     cost_per_hour: Annotated[
-        float, option("Of a core, in any currency, where no node is named.", min=0.0)
+        float, option("Cost of a core in any currency, without --node.", min=0.0)
     ] = 0.05,
     gateway_rate: Annotated[
-        float, option("Requests a second of a gateway's core.", min=1.0)
+        float, option("Capacity of a gateway core in requests per second.", min=1.0)
     ] = 22_000.0,
-    gateway_cores: Annotated[int, option("Of one gateway.", min=1, max=1024)] = 4,
+    gateway_cores: Annotated[int, option("Cores per gateway.", min=1, max=1024)] = 4,
     spec: Annotated[
         Path | None,
         file_option(
-            "Take model and SLO of an endpoint from this file, and print its `autoscale` "
-            "part; nothing is written."
+            "Read model and SLO of an endpoint from this file and print its `autoscale` "
+            "section; the file is not changed."
         ),
     ] = None,
-    endpoint: Annotated[str, option("Of --spec.", shown="the only one")] = "",
+    endpoint: Annotated[str, option("Endpoint of --spec.", shown="the only endpoint")] = "",
     home: Home = DEFAULT_HOME,
     json: Json = False,
 ) -> None:
-    """Compute replicas, nodes, clusters and cost from a profile, an SLO and a traffic forecast.
+    """Compute replicas, nodes and cost from a profile, an SLO and a traffic forecast.
 
-    The cheapest type of node that fits comes first. Exits with 3 if the SLO cannot be met by any
-    number of replicas. Examples:
+    The cheapest node type that fits is listed first. Exit status 3 if no number of replicas meets
+    the SLO. Examples:
 
       headrace plan capacity --model fraud --traffic week.csv --growth 5% --months 12 --p99 50ms
 
@@ -172,17 +180,17 @@ def capacity(
 
     target = _target(spec, endpoint)
     if (rate is None) == (traffic is None):
-        problem = "give only one" if rate is not None else "how many requests come? give"
+        problem = "pass only one" if rate is not None else "no load: pass one"
         raise typer.BadParameter(f"{problem} of --rate and --traffic", param_hint="--rate")
     rates = read_rates(traffic) if traffic is not None else (rate or 0.0,)
     try:
         word = growth.strip()
         growth_ratio = float(word.removesuffix("%")) * (0.01 if word.endswith("%") else 1.0)
     except ValueError:
-        msg = f"'{growth}' is no number, such as 5%"
+        msg = f"'{growth}' is not a number such as 5%"
         raise typer.BadParameter(msg, param_hint="--growth") from None
     if growth_ratio and months == 0:
-        raise typer.BadParameter("for how many months? add --months", param_hint="--growth")
+        raise typer.BadParameter("--growth also needs --months", param_hint="--growth")
     try:
         demand = PlannedLoad(
             replica=options.replica(
@@ -229,7 +237,7 @@ class _Target:
 def _target(spec: Path | None, endpoint: str) -> _Target:
     if spec is None:
         if endpoint:
-            raise typer.BadParameter("an endpoint of which --spec?", param_hint="--endpoint")
+            raise typer.BadParameter("--endpoint needs --spec", param_hint="--endpoint")
         return _Target()
 
     try:
@@ -241,7 +249,7 @@ def _target(spec: Path | None, endpoint: str) -> _Target:
         raise FailedPreconditionError(f"{spec} has no endpoints to plan for")
     if endpoint not in names and (endpoint or len(names) > 1):
         problem = f"no endpoint '{endpoint}'" if endpoint else "several endpoints"
-        msg = f"{spec} has {problem}; say --endpoint with one of {', '.join(names)}"
+        msg = f"{spec} has {problem}; pass --endpoint with one of {', '.join(names)}"
         raise FailedPreconditionError(msg)
     entry = next(entry for entry in parsed.endpoints if entry.name == (endpoint or names[0]))
     return _Target(
@@ -270,12 +278,14 @@ def _nodes(texts: Sequence[str], core_cost: float) -> list[NodeType]:
         unknown = [key for key in entry if key not in _NODE_KEYS]
         missing = [key for key in _NODE_KEYS[:4] if key not in entry]
         if unknown or missing:
-            problem = f"'{unknown[0]}' is not known" if unknown else f"'{missing[0]}' is missing"
+            problem = (
+                f"'{unknown[0]}' is not a known key" if unknown else f"'{missing[0]}' is missing"
+            )
             msg = f"'{text}' is not name=m,cores=8,memory=32GiB,cost=0.4: {problem}"
             raise typer.BadParameter(msg, param_hint="--node")
         name = entry["name"]
         if name in nodes:
-            raise typer.BadParameter(f"two types of node are called '{name}'", param_hint="--node")
+            raise typer.BadParameter(f"two node types are named '{name}'", param_hint="--node")
         nodes[name] = NodeType(
             name=name,
             cores=_bounded(entry, "cores", 0.1, _MAX_CORES),
@@ -301,7 +311,7 @@ def _bounded(entry: Mapping[str, str], key: str, low: float, high: float) -> flo
 def _bytes(text: str, flag: str) -> int:
     size = size_bytes(text)
     if size is None:
-        raise typer.BadParameter(f"'{text}' is no size, such as 500MB", param_hint=flag)
+        raise typer.BadParameter(f"'{text}' is not a size such as 500MB", param_hint=flag)
     return size
 
 
@@ -356,7 +366,7 @@ def _show(plan: CapacityPlan, demand: PlannedLoad, target: _Target, *, is_made_u
             f"      max_replicas: {plan.max_replicas}",
             *([] if demand.p99_s is None else ["    slo:", f"      latency_s: {demand.p99_s:g}"]),
         )
-    notes = ["nodes and their cost are made up; name yours with --node"] if is_made_up else []
+    notes = ["nodes and their cost are assumptions; define yours with --node"] if is_made_up else []
     show("", *notes, *(f"assumed: {line}" for line in plan.assumptions))
     peak, mean = number_text(plan.peak_rate), number_text(plan.mean_rate)
     text = f"recommended for {peak} requests/s at the peak, {mean} on average: {verdict}"
@@ -377,7 +387,7 @@ def _by_count(replica: ReplicaProfile, fleet: Fleet, peak_rate: float) -> Text:
         p99 = duration_text(replica.p99_s(load)) if load < 1.0 else "does not keep up"
         mark = " *" if count == needed else ""
         rows.append((f"{count:,}{mark}", f"{load:.0%}", p99))
-    return table(rows, "replicas answering", "load at the peak", "p99")
+    return table(rows, "active replicas", "peak load", "p99")
 
 
 def _cost(amount: float) -> str:

@@ -48,48 +48,53 @@ def profile(
     ],
     *,
     rate: Annotated[
-        float | None, option("Requests a second to serve.", min=1e-6, shown="open")
+        float | None, option("Target rate in requests per second.", min=1e-6, shown="open")
     ] = None,
     p99: Annotated[
         str | None,
         option(
-            "Latency to keep 99 of 100 requests within: 50ms, or seconds.",
+            "p99 latency target: 50ms, or seconds.",
             metavar="DURATION",
             shown="open",
         ),
     ] = None,
-    rows: Annotated[str, option("Batch sizes: 1,2,4.", shown="1, 2, 4, ...")] = "",
+    rows: Annotated[str, option("Batch sizes to measure: 1,2,4.", shown="1, 2, 4, ...")] = "",
     lengths: Annotated[
         str,
         option(
-            "Sizes of variable dimensions, the most usual first: 32,64.",
-            shown="16 to 256 where the model takes them, 32 first",
+            "Sizes of variable dimensions to measure, the most common first: 32,64.",
+            shown="16 to 256 where the model accepts them, 32 first",
         ),
     ] = "",
-    threads: Annotated[str, option("Threads inside a run.", shown="1, 2, 4, ...")] = "",
-    concurrency: Annotated[str, option("Runs at once.", shown="1, 2, 4, ...")] = "",
-    cores: Annotated[int | None, option("Cores of a replica.", min=1, shown="all of them")] = None,
-    budget: Annotated[str, option("How long it may take: 60s, 5m.", metavar="DURATION")] = "60s",
+    threads: Annotated[
+        str, option("Numbers of threads per run to measure.", shown="1, 2, 4, ...")
+    ] = "",
+    concurrency: Annotated[
+        str, option("Numbers of concurrent runs to measure.", shown="1, 2, 4, ...")
+    ] = "",
+    cores: Annotated[int | None, option("Cores per replica.", min=1, shown="all cores")] = None,
+    budget: Annotated[str, option("Time budget: 60s, 5m.", metavar="DURATION")] = "60s",
     cost_per_hour: Annotated[
-        float | None, option("What --cores cores cost in an hour, in any currency.", min=0.0)
+        float | None, option("Cost per hour of --cores cores, in any currency.", min=0.0)
     ] = None,
     runtime: Runtime = "",
     plot: Annotated[
         Path | None,
-        option("Draw latency over load into this file: .png, .svg or .pdf.", dir_okay=False),
+        option("Plot latency over load to this file: .png, .svg or .pdf.", dir_okay=False),
     ] = None,
     save: Annotated[
-        bool, option("Keep the profile for `apply --tuned`.", "--save/--no-save")
+        bool, option("Store the profile for `headrace apply --tuned`.", "--save/--no-save")
     ] = True,
     allow_code: AllowCode = False,
     rows_independent: RowsIndependent = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Measure a model over batch, length, threads and runs at once; say how it should be served.
+    """Measure a model over batch size, length, threads and concurrency; recommend settings.
 
-    Of an endpoint the model is taken from the registry, and measured beside what runs; only what a
-    request costs on its way is asked of the endpoint itself, gently. Ctrl-C keeps what there is.
+    For an endpoint, the model is taken from the registry and measured in a separate process; only
+    the request overhead is measured on the endpoint itself, at a low rate. Ctrl-C keeps the
+    measurements so far.
 
     For example:
 
@@ -114,7 +119,9 @@ def profile(
         check_plot(plot)
     available = usable_cores()
     if cores is not None and cores > available:
-        raise typer.BadParameter(f"this machine has {available}", param_hint="--cores")
+        raise typer.BadParameter(
+            f"is more than the {available} cores of this machine", param_hint="--cores"
+        )
     wishes = Requirements(
         rate=rate,
         p99_s=None if p99 is None else seconds(p99, "--p99"),
@@ -154,7 +161,7 @@ def profile(
                 update(completed=request.budget_s - event.left_s, description=text)
 
         measured = measure(Sandbox.of_home(plane.home), request, on_event)
-    with progress("asking a replica what a request costs"):
+    with progress("measuring the overhead of a request"):
         measured, overhead = _overhead(
             subject, measured, where, cores=request.cores, budget_s=overhead_s(budget_s)
         )
@@ -171,7 +178,7 @@ def profile(
             headrace=headrace.__version__,
         )
     if save:
-        say(f"kept as {save_profile(plane.home, finished)}; `headrace apply --tuned` uses it")
+        say(f"stored as {save_profile(plane.home, finished)}; `headrace apply --tuned` uses it")
     if plot is not None:
         from headrace.cli.base.plots import draw_profile
 
@@ -215,10 +222,10 @@ def _overhead(
                     client, subject.endpoint, overhead, length=length, budget_s=budget_s
                 )
     except HeadraceError as error:
-        text = f"what a request costs besides its run could not be asked in full: {error}"
+        text = f"the overhead of a request could not be measured completely: {error}"
         notes = (*notes, text)
     except KeyboardInterrupt:
-        notes = (*notes, "interrupted while a replica was asked what a request costs")
+        notes = (*notes, "interrupted while the overhead of a request was measured")
     return msgspec.structs.replace(measured, notes=notes), overhead
 
 

@@ -27,7 +27,7 @@ from headrace.cli.base.profiles import newest_profile
 from headrace.cli.profile.capacity import capacity
 from headrace.core.text import duration_text
 
-app = CommandGroup(help="Plan before anything runs: in which mode, and on how many machines.")
+app = CommandGroup(help="Capacity planning: serving mode and number of machines.")
 _PEAK: Final = 3.0
 """The peak over the average, where nobody says what it is."""
 app.command()(capacity)
@@ -35,7 +35,7 @@ app.command()(capacity)
 
 @app.callback()
 def _plan() -> None:
-    """Plan before anything runs."""
+    """Capacity planning before deployment."""
 
 
 @app.command()
@@ -44,20 +44,21 @@ def mode(
     arrival: Annotated[
         str,
         option(
-            "How rows come: `requests` (somebody asks and waits), `events` (something "
-            "happens), `table` (they lie in files).",
-            shown="asked for on a terminal",
+            "How rows arrive: `requests` (a caller waits), `events` (a stream), `table` (files).",
+            shown="prompted on a terminal",
         ),
     ] = "",
     rate: Annotated[
         float | None,
-        option("Rows a second on average.", min=0.0, shown="from --log, else asked for"),
+        option("Average rows per second.", min=0.0, shown="from --log, else prompted"),
     ] = None,
-    rows_per_day: Annotated[float | None, option("The same as rows a day.", min=0.0)] = None,
+    rows_per_day: Annotated[
+        float | None, option("Average rows per day, instead of --rate.", min=0.0)
+    ] = None,
     peak_rate: Annotated[
         float | None,
         option(
-            "Rows a second in the busiest minute.",
+            "Rows per second in the busiest minute.",
             min=0.0,
             shown="from --log, else three times the average",
         ),
@@ -65,57 +66,55 @@ def mode(
     latency: Annotated[
         str,
         option(
-            "How long an answer may take at p99, from the request or the event: 50ms.",
+            "p99 latency target, from the request or event: 50ms.",
             shown="any time",
         ),
     ] = "",
     freshness: Annotated[
         str,
         option(
-            "How old what an answer is based on may be when it is used, such as 1h or 2d.",
+            "Maximum age of the input data when an answer is used, such as 1h or 2d.",
             shown="1d",
         ),
     ] = "",
     entities: Annotated[
         int | None,
         option(
-            "Of how many things (customers, products) answers could be computed beforehand, "
-            "where all inputs are known then.",
+            "Number of entities (customers, products) whose answers can be computed in advance, "
+            "if all inputs are known then.",
             min=1,
-            shown="they could not",
+            shown="answers cannot be computed in advance",
         ),
     ] = None,
     log: Annotated[
         Path | None,
         file_option(
-            "A sample of what comes, JSON lines or CSV with a time in each: rates and peaks "
-            "are read from it."
+            "Sample of arrivals, JSON lines or CSV with a time per line, from which rates and "
+            "peaks are derived."
         ),
     ] = None,
     time_column: Annotated[str, option("Of --log.", shown="timestamp, time, ts, ...")] = "",
-    key_column: Annotated[
-        str, option("Of --log: by which rows are of the same thing; says how many there are.")
-    ] = "",
+    key_column: Annotated[str, option("Entity column of --log; counts distinct entities.")] = "",
     model: Profiled = "",
     row_time: Annotated[
         str,
         option(
-            "Instead of --model: what a row takes alone on one core, such as 4ms.",
+            "Time of a single row on one core, such as 4ms, instead of --model.",
             shown="from the profile",
         ),
     ] = "",
     batch_row_time: Annotated[
-        str, option("The same of a row in a batch.", shown="from the profile, else as --row-time")
+        str, option("Time per row in a batch.", shown="from the profile, else --row-time")
     ] = "",
     cost_per_hour: Annotated[
-        float, option("What a core costs an hour, in any currency.", min=0.0)
+        float, option("Cost of a core per hour, in any currency.", min=0.0)
     ] = 0.05,
     home: Home = DEFAULT_HOME,
     json: Json = False,
 ) -> None:
-    """Recommend online, streaming or batch, with the numbers and the cost behind it.
+    """Recommend online, streaming or batch inference, with figures and costs.
 
-    Asks for what is missing on a terminal. Examples:
+    Prompts for missing values on a terminal. Examples:
 
       headrace plan mode --arrival events --rate 200 --freshness 5s --row-time 2ms
 
@@ -127,13 +126,13 @@ def mode(
             log_arrivals = read_arrivals(log, time_column=time_column, key_column=key_column)
     is_asked = sys.stdin.isatty() and not json
     if not arrival and is_asked:
-        question = "How do rows come: requests (somebody waits), events, or a table?"
+        question = "How do rows arrive: requests (a caller waits), events, or a table?"
         arrival = typer.prompt(question, default="requests", err=True)
     try:
         kind = Arrival(arrival.strip().lower())
     except ValueError:
-        what = f"'{arrival}' is no way of arriving" if arrival else "how do rows come?"
-        msg = f"{what}; say one of {', '.join(Arrival)}"
+        what = f"'{arrival}' is not an arrival mode" if arrival else "the arrival mode is missing"
+        msg = f"{what}; use one of {', '.join(Arrival)}"
         raise typer.BadParameter(msg, param_hint="--arrival") from None
     mean = _rate(rate, rows_per_day, log_arrivals, is_asked=is_asked)
     peak = (
@@ -144,10 +143,10 @@ def mode(
         else _PEAK * mean
     )
     if is_asked and kind == "requests" and not latency:
-        latency = typer.prompt("How long may one who asks wait (p99)?", default="100ms", err=True)
+        latency = typer.prompt("What is the p99 latency target?", default="100ms", err=True)
     if is_asked and not freshness:
         freshness = typer.prompt(
-            "How old may what an answer is based on be?", default="1d", err=True
+            "What is the maximum age of the input data?", default="1d", err=True
         )
     needs = Needs(
         arrival=kind,
@@ -180,7 +179,9 @@ def _rate(
     rate: float | None, rows_per_day: float | None, arrivals: ArrivalLog | None, *, is_asked: bool
 ) -> float:
     if rate is not None and rows_per_day is not None:
-        raise typer.BadParameter("say it once: --rate or --rows-per-day", param_hint="--rate")
+        raise typer.BadParameter(
+            "--rate and --rows-per-day exclude each other", param_hint="--rate"
+        )
     if rate is not None:
         return rate
     if rows_per_day is not None:
@@ -188,10 +189,10 @@ def _rate(
     if arrivals is not None:
         return arrivals.rate
     if is_asked:
-        answer: float = typer.prompt("How many rows a second, on average?", type=float, err=True)
+        answer: float = typer.prompt("How many rows per second on average?", type=float, err=True)
         return answer
     raise typer.BadParameter(
-        "how many rows come? say --rate, --rows-per-day, or give a --log", param_hint="--rate"
+        "the rate is missing: pass --rate, --rows-per-day or --log", param_hint="--rate"
     )
 
 
@@ -205,17 +206,17 @@ def _costs(
     is_asked: bool,
 ) -> Costs:
     if model and row_time:
-        raise typer.BadParameter("say it once: --model or --row-time", param_hint="--model")
+        raise typer.BadParameter("--model and --row-time exclude each other", param_hint="--model")
     if not model and not row_time and is_asked:
-        row_time = typer.prompt("What does a row take on one core?", default="5ms", err=True)
+        row_time = typer.prompt("How long does one row take on one core?", default="5ms", err=True)
     if row_time:
         row_s = seconds(row_time, "--row-time")
         batch_s = seconds(batch_row_time, "--batch-row-time") if batch_row_time else row_s
         return Costs(row_s=row_s, batch_row_s=batch_s, cost_per_hour=cost_per_hour)
     if not model:
         raise typer.BadParameter(
-            "what does a row take? say --row-time, or name a --model that `headrace profile` "
-            "has measured",
+            "the run time is missing: pass --row-time, or a --model that was measured by "
+            "`headrace profile`",
             param_hint="--model",
         )
     # What a row takes alone, and in the best batch, by the newest profile.
@@ -240,12 +241,12 @@ def _show(plan: ModePlan, arrivals: ArrivalLog | None) -> None:
         rows = [
             ("rows", f"{arrivals.rows:,} in {arrivals.seconds:,.0f} s"),
             ("rate", f"{arrivals.rate:,.4g}/s, {arrivals.peak_rate:,.4g}/s in the busiest minute"),
-            ("burstiness", f"{arrivals.burstiness:.3g} (1 is chance)"),
+            ("burstiness", f"{arrivals.burstiness:.3g} (1 is random)"),
             ("quiet", f"{arrivals.quiet_ratio:.0%} of the minutes"),
         ]
         if arrivals.keys is not None:
-            again = f"{arrivals.repeat_ratio or 0.0:.0%} of rows came again"
-            rows.append(("keys", f"{arrivals.keys:,} different ones; {again}"))
+            again = f"{arrivals.repeat_ratio or 0.0:.0%} of rows repeat an entity"
+            rows.append(("keys", f"{arrivals.keys:,} distinct; {again}"))
         if arrivals.unreadable:
             rows.append(("left out", f"{arrivals.unreadable:,} lines without a time"))
         show("\n".join(columns(rows)), "")
@@ -255,8 +256,8 @@ def _show(plan: ModePlan, arrivals: ArrivalLog | None) -> None:
         ),
         "fits": lambda choice: "yes" if choice.fits else "no",
         "cores": lambda choice: str(choice.cores),
-        "a month": lambda choice: f"{choice.cost_per_month:,.2f}",
-        "a million rows": lambda choice: (
+        "per month": lambda choice: f"{choice.cost_per_month:,.2f}",
+        "per million rows": lambda choice: (
             "-" if choice.cost_per_million is None else f"{choice.cost_per_million:,.3g}"
         ),
         "p99": lambda choice: duration_text(choice.latency_s),

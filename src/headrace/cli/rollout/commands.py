@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from headrace.cli.base.management import Management
 
 app = CommandGroup(
-    help="Let a new version take over step by step: start, status, list, promote, pause, resume, "
+    help="Roll out a new version step by step: start, status, list, promote, pause, resume, "
     "abort, rollback, simulate.",
 )
-_Reason = Annotated[str, option("Why; it stands in the history.", "--reason")]
+_Reason = Annotated[str, option("Reason, stored in the history.", "--reason")]
 app.command()(start)
 
 
@@ -37,11 +37,11 @@ def status(
     *,
     json: Json = False,
     watch: Annotated[
-        bool, option("Keep showing it until it is over, or Ctrl-C.", "--watch", "-w")
+        bool, option("Refresh until the rollout ends, or until Ctrl-C.", "--watch", "-w")
     ] = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show an endpoint's newest rollout: both versions' numbers, the intervals, and why.
+    """Show an endpoint's newest rollout: figures of both versions, intervals and verdict.
 
     For example:
 
@@ -77,9 +77,9 @@ def list_(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """List rollouts, the newest first."""
+    """List rollouts, newest first."""
     document = plane.connect().get("/api/v1/rollouts", endpoint=endpoint)
-    empty = "no rollouts yet; `headrace rollout start ENDPOINT --version N` begins one"
+    empty = "no rollouts yet; start one with `headrace rollout start ENDPOINT --version N`"
     show_document(document, document["rollouts"], summary_columns(_now()), json=json, empty=empty)
 
 
@@ -103,12 +103,12 @@ def _add_verb(verb: str, text: str) -> None:
 
 
 for _verb, _text in {
-    "promote": "Make the new version the endpoint's, whatever the metrics say, once it is ready.",
-    "pause": "Stay at the weights of now; a bad verdict still rolls back.",
-    "resume": "Go on after a pause, or past a step that waits for approval.",
-    "abort": "Give all requests back to the old version, before anything is decided.",
-    "rollback": "Give all requests back to the old version, also after the promotion.\n\n"
-    "For example:\n\n    headrace rollout rollback fraud --reason 'chargebacks doubled'\n",
+    "promote": "Promote the new version as soon as it is ready, regardless of the metrics.",
+    "pause": "Keep the current weights; a bad verdict still rolls back.",
+    "resume": "Continue after a pause, or approve a step that waits for approval.",
+    "abort": "Return all requests to the old version before the rollout is decided.",
+    "rollback": "Return all requests to the old version, also after the promotion.\n\nFor "
+    "example:\n\n    headrace rollout rollback fraud --reason 'chargebacks doubled'\n",
 }.items():
     _add_verb(_verb, _text)
 

@@ -69,20 +69,20 @@ def result_text(result: "Result", *, alpha: float, is_same: bool) -> "list[Text]
     rows = [
         ("promoted", _bar_of(result.promoted, "green")),
         ("rolled back", _bar_of(result.rolled_back, "red")),
-        ("not decided in time", _bar_of(result.undecided, "yellow")),
-        ("half decided after", Text(duration_text(result.median_s))),
+        ("undecided at the end", _bar_of(result.undecided, "yellow")),
+        ("median time to decision", Text(duration_text(result.median_s))),
     ]
     if is_same:
         rows = [
             *rows,
-            (f"false decisions, at most {100 * alpha:g} % are allowed", _bar_of(ever, "red")),
-            ("a z test of the errors read at every second", _bar_of(naive, "red")),
+            (f"false rollbacks (limit {100 * alpha:g} %)", _bar_of(ever, "red")),
+            ("z test of errors, repeated every second", _bar_of(naive, "red")),
             (
-                "the same z test read once, at the end",
+                "z test of errors, once at the end",
                 _bar_of(result.naive_at_the_end / result.runs, "red"),
             ),
         ]
-    first = f"{result.runs:,} rollouts of a version that is: {result.candidate}"
+    first = f"{result.runs:,} rollouts, candidate: {result.candidate}"
     return [Text(first, style="bold"), table(rows)]
 
 
@@ -90,16 +90,16 @@ def power_text(rows: "list[Power]", duration_s: int) -> "list[Text]":
     """The power table, for people."""
     columns: dict[str, Column] = {
         "change": lambda row: row.change,
-        "requests to see worse": lambda row: _number(row.expected.until_worse),
-        "to see tolerated": lambda row: _number(row.expected.until_tolerated),
+        "requests to reject": lambda row: _number(row.expected.until_worse),
+        "requests to accept": lambda row: _number(row.expected.until_tolerated),
         "expected": lambda row: duration_text(row.expected_s),
-        "half decided": lambda row: duration_text(row.result.median_s),
+        "median decision": lambda row: duration_text(row.result.median_s),
         "rolled back": lambda row: _bar_of(row.result.rolled_back, "red", width=_NARROW),
         "promoted": lambda row: _bar_of(row.result.promoted, "green", width=_NARROW),
     }
     note = (
-        f"expected: for the changed metric alone, in requests to both versions and at this rate; "
-        f"simulated: the last three columns, within {duration_s:,} s"
+        f"expected: for the changed metric only, in requests to both versions at this rate; "
+        f"the last three columns are simulated over {duration_s:,} s"
     )
     return [rows_text(rows, columns), Text(note, style="dim")]
 
@@ -138,15 +138,15 @@ def simulate(
     scenario: Annotated[
         Scenario,
         option(
-            "aa: the new version is as good as the old one. bursts: so it is, and both stall "
-            "now and then. errors, latency, predictions: it differs by --effect. power: a table of "
+            "aa: both versions are equal. bursts: equal, and both stall occasionally. errors, "
+            "latency, predictions: the new version differs by --effect. power: a table of "
             "changes."
         ),
     ] = Scenario.AA,
     runs: Annotated[
         int | None,
         option(
-            "Simulated rollouts, of each change.",
+            "Number of simulated rollouts per change.",
             min=1,
             max=100_000,
             shown="2000 for aa and bursts, 100 for power, else 500",
@@ -155,8 +155,8 @@ def simulate(
     alpha: Annotated[
         float,
         option(
-            "How often a version within the margins may be rolled back, and one beyond them "
-            "promoted.",
+            "Maximum probability that a version within the margins is rolled back, or one "
+            "beyond them promoted.",
             min=1e-9,
             max=0.5,
         ),
@@ -164,8 +164,8 @@ def simulate(
     effect: Annotated[
         float | None,
         option(
-            "errors: added to the share of failed requests. latency: a factor. predictions: "
-            "share of the answers that change their class.",
+            "errors: added to the error ratio. latency: a factor. predictions: share of answers "
+            "that change their class.",
             min=0.0,
             shown="0.05, 2, 0.2",
         ),
@@ -173,54 +173,54 @@ def simulate(
     margin: Annotated[
         float | None,
         option(
-            "What is tolerated, in the unit of --effect.",
+            "Tolerated difference, in the unit of --effect.",
             min=0.0,
             shown="as in a spec: 0.005, 1.25, 0.1",
         ),
     ] = None,
     rate: Annotated[float, option("Requests per second.", min=0.1, max=10_000.0)] = 50.0,
-    weight: Annotated[int, option("The new version's percent of them.", min=1, max=99)] = 10,
+    weight: Annotated[int, option("Weight of the new version in percent.", min=1, max=99)] = 10,
     steps: Annotated[
         str,
         option(
-            "Weights one after the other instead, each held until the verdict: 5,25,50.",
-            shown="the weight all the time",
+            "Steps instead of one weight, each held until the verdict: 5,25,50.",
+            shown="one constant weight",
         ),
     ] = "",
     duration_s: Annotated[
         int | None,
         option(
-            "How long each rollout is watched, read at every second.",
+            "Duration of each rollout in seconds, evaluated every second.",
             min=1,
             max=1_000_000,
             shown="600, and 1800 for power",
         ),
     ] = None,
     base_errors: Annotated[
-        float, option("Share of requests that the old version fails.", min=0.0, max=1.0)
+        float, option("Error ratio of the old version.", min=0.0, max=1.0)
     ] = 0.01,
-    quantile: Annotated[float, option("Of the latency.", min=0.01, max=0.999)] = 0.99,
-    min_samples: Annotated[
-        int, option("Requests per version before one may be promoted.", min=1)
-    ] = 200,
+    quantile: Annotated[
+        float, option("Coefficient of variation of the latency.", min=0.01, max=0.999)
+    ] = 0.99,
+    min_samples: Annotated[int, option("Requests per version before a promotion.", min=1)] = 200,
     steady: Annotated[
         bool | None,
         option(
-            "Whether traffic and base rates stand still, or swell, drift and have incidents.",
+            "Whether traffic and base rates are constant, or vary with drift and incidents.",
             "--steady/--moving",
             shown="moving; steady for power",
         ),
     ] = None,
-    seed: Annotated[int, option("The same gives the same.", min=0)] = 1,
+    seed: Annotated[int, option("Random seed.", min=0)] = 1,
     json: Json = False,
     plot: Annotated[
-        Path | None, option("Draw it to this file (.png, .svg, .pdf).", dir_okay=False)
+        Path | None, option("Write a plot to this file (.png, .svg, .pdf).", dir_okay=False)
     ] = None,
 ) -> None:
-    """Try how rollouts would be decided: false alarms, power, and how long it takes.
+    """Simulate rollout decisions: false alarms, power and time to decision.
 
-    Errors, rejections, latency and predictions are judged together, and a textbook z test is read
-    as often beside them.
+    Errors, rejections, latency and predictions are tested together, and compared with a repeated
+    textbook z test.
 
     For example:
 
@@ -250,7 +250,7 @@ def simulate(
     candidates = _candidates(scenario, world, effect)
     weights = [part.strip() for part in steps.split(",") if part.strip()]
     if any(not text.isdecimal() or not 1 <= int(text) <= 99 for text in weights):  # noqa: PLR2004  # percent
-        msg = f"'{steps}' is no list of weights from 1 to 99; write 5,25,50"
+        msg = f"'{steps}' is not a list of weights from 1 to 99; write 5,25,50"
         raise typer.BadParameter(msg, param_hint="--steps")
     shares = [int(text) / 100 for text in weights]
     with progress_bar(f"{runs * len(candidates):,} rollouts of {duration_s:,} s", 1.0) as update:
@@ -308,7 +308,7 @@ def _metrics(scenario: Scenario, margin: float | None, quantile: float) -> "Metr
             errors = ErrorsSpec(margin=margin)
         case Scenario.LATENCY:
             if margin < 1.0:
-                msg = f"{margin:g} is a factor below 1, and the margin of a latency is at least 1"
+                msg = f"{margin:g} is below 1; the margin of a latency is a factor of at least 1"
                 raise typer.BadParameter(msg, param_hint="--margin")
             latency = LatencySpec(quantile=quantile, margin_ratio=margin)
         case Scenario.PREDICTIONS:
@@ -327,7 +327,7 @@ def _candidates(
     size = _EFFECT.get(scenario, 0.0) if effect is None else effect
     if scenario is Scenario.LATENCY:
         if size <= 0.0:
-            msg = "a factor of 0 is no latency; 1 is no change"
+            msg = "a latency cannot be multiplied by 0; use 1 for no change"
             raise typer.BadParameter(msg, param_hint="--effect")
         return [SimulatedCandidate(name=f"latency times {size:g}", times_slower=size)]
     if scenario is Scenario.ERRORS:

@@ -67,31 +67,35 @@ class PlanOptions:
     """Options of a plan; None and False where the command line says nothing."""
 
     strategy: Annotated[
-        Strategy | None, option("How it takes over.", shown="the endpoint's own, else canary")
+        Strategy | None, option("Rollout strategy.", shown="the endpoint's strategy, else canary")
     ] = None
-    steps: Annotated[str | None, option("Canary: percentages.", shown="5,25,50")] = None
+    steps: Annotated[str | None, option("Canary: weights in percent.", shown="5,25,50")] = None
     pause_s: Annotated[
-        float | None, option("Canary: how long each step is held at least.", min=0, shown="0")
+        float | None, option("Canary: minimum duration of each step.", min=0, shown="0")
     ] = None
     until: Annotated[
-        StepUntil | None, option("Canary: what each step waits for.", shown="verdict")
+        StepUntil | None, option("Canary: condition to leave a step.", shown="verdict")
     ] = None
     baseline: Annotated[
         bool,
         option(
-            "Canary: compare with fresh copies of the old version at equal weight.", "--baseline"
+            "Canary: compare with new replicas of the old version at equal weight.", "--baseline"
         ),
     ] = False
     weight: Annotated[
         int | None, option("A/B: the new version's share in percent.", min=1, max=99, shown="50")
     ] = None
     mirror_percent: Annotated[
-        int | None, option("Shadow: share of the requests copied.", min=1, max=100, shown="100")
+        int | None, option("Shadow: share of requests to mirror.", min=1, max=100, shown="100")
     ] = None
-    promotes: Annotated[bool, option("Shadow: a good verdict promotes it.", "--promotes")] = False
+    promotes: Annotated[bool, option("Shadow: promote after a good verdict.", "--promotes")] = False
     preview_s: Annotated[
         float | None,
-        option("Blue-green: reached by its own path only, for so long.", min=0, shown="0"),
+        option(
+            "Blue-green: duration in which the new version is reachable by its version path only.",
+            min=0,
+            shown="0",
+        ),
     ] = None
     keep_s: Annotated[
         float | None,
@@ -99,21 +103,31 @@ class PlanOptions:
             "Blue-green: how long the old version is kept after the switch.", min=0, shown="600"
         ),
     ] = None
-    approval: Annotated[bool, option("Blue-green: switch on `promote` only.", "--approval")] = False
+    approval: Annotated[
+        bool,
+        option("Blue-green: wait for `headrace rollout promote` before the switch.", "--approval"),
+    ] = False
     alpha: Annotated[
         float | None,
-        option("Probability that a version as good as the old one is rolled back.", shown="0.05"),
+        option(
+            "Maximum probability of rolling back a version that is as good as the old one.",
+            shown="0.05",
+        ),
     ] = None
     min_samples: Annotated[
         int | None,
         option("Requests per version and step before a verdict counts.", min=1, shown="200"),
     ] = None
     max_duration_s: Annotated[
-        float | None, option("Then --on-timeout holds.", min=0, shown="3600")
+        float | None,
+        option("Maximum duration in seconds; then --on-timeout applies.", min=0, shown="3600"),
     ] = None
     on_timeout: Annotated[
         str | None,
-        option("rollback, pause or promote.", shown="rollback; pause where too few requests came"),
+        option(
+            "Action at the end of --max-duration-s: rollback, pause or promote.",
+            shown="rollback; pause if there were too few requests",
+        ),
     ] = None
 
     def present(self, *names: str) -> dict[str, Any]:
@@ -148,7 +162,7 @@ def rollout_plan(
     strategy = str(options.strategy or base.get("strategy") or first)
     for name, owner in owners.items():
         if owner != strategy:
-            msg = f"belongs to the strategy {owner}, and this is {strategy}"
+            msg = f"is an option of the strategy {owner}, not of {strategy}"
             raise typer.BadParameter(msg, param_hint=f"--{name.replace('_', '-')}")
     if strategy != base.get("strategy"):
         base = {}  # another strategy's settings mean nothing here
@@ -166,7 +180,7 @@ def _steps(options: PlanOptions, in_file: list[dict[str, Any]] | None) -> list[d
         text = _DEFAULT_STEPS if options.steps is None else options.steps
         parts = [part.strip().removesuffix("%").strip() for part in text.split(",")]
         if not all(part.isdecimal() and 0 < int(part) <= _MAX_WEIGHT for part in parts):
-            msg = f"{text!r} is no list of percentages from 1 to 100, such as 5,25,50"
+            msg = f"{text!r} is not a list of percentages from 1 to 100, such as 5,25,50"
             raise typer.BadParameter(msg, param_hint="--steps")
         weights = map(int, parts)
         in_file = [{"weight": weight, "until": StepUntil.VERDICT.value} for weight in weights]
@@ -185,36 +199,39 @@ def start(
     endpoint: EndpointName,
     *,
     version: Annotated[
-        str, option("Of the model that is served now; or what to call it here.")
+        str, option("Version number of the endpoint's current model, or the new version's name.")
     ] = "",
     model: Annotated[
-        str, option("NAME[:VERSION] of the registry, or a file to push first.", metavar="REF")
+        str,
+        option("NAME[:VERSION] of the registry, or a file that is pushed first.", metavar="REF"),
     ] = "",
-    upstream: Annotated[
-        str | None, option("A server that someone else runs.", metavar="URL")
-    ] = None,
+    upstream: Annotated[str | None, option("URL of an external server.", metavar="URL")] = None,
     protocol: Annotated[
         str | None,
-        option("What the upstream speaks: v2, grpc, v1, torchserve, openai, http.", shown="v2"),
+        option("Protocol of the upstream: v2, grpc, v1, torchserve, openai, http.", shown="v2"),
     ] = None,
     options: PlanOptions,
     file: Annotated[
         Path | None,
-        file_option("A plan as under `rollout` in the spec; options win over it.", "--file", "-f"),
+        file_option(
+            "File with a plan as under `rollout` in the spec; options take precedence.",
+            "--file",
+            "-f",
+        ),
     ] = None,
     wait: Annotated[
-        bool, option("Return when it is over; exit status 1 unless promoted.", "--wait")
+        bool, option("Wait until the rollout ends; exit status 1 unless promoted.", "--wait")
     ] = False,
     wait_s: WaitS = 86_400.0,
     allow_code: AllowCode = False,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Let another version take over an endpoint, step by step, as the metrics allow.
+    """Start a rollout of a new version, step by step, controlled by metrics.
 
-    Headrace compares it with the old one while it gets more and more requests, and promotes it,
-    rolls it back or waits. Without options it goes by the endpoint's own `rollout`, else a canary
-    of 5, 25 and 50 percent.
+    Headrace compares the new version with the old one while increasing its weight, and promotes it,
+    rolls it back or waits. Without options, the endpoint's `rollout` in the spec applies, else a
+    canary of 5, 25 and 50 percent.
 
     For example:
 
@@ -267,10 +284,10 @@ def _check_source(*, version: str, model: str, upstream: str | None, protocol: s
     if model and upstream is not None:
         raise typer.BadParameter("--model and --upstream exclude each other")
     if not version and not model and upstream is None:
-        msg = "say what shall take over: --version N, --model REF or --upstream URL"
+        msg = "nothing to roll out: pass --version N, --model REF or --upstream URL"
         raise typer.BadParameter(msg)
     if protocol is not None and upstream is None:
-        msg = "says what an upstream speaks, and there is no --upstream"
+        msg = "needs --upstream"
         raise typer.BadParameter(msg, param_hint="--protocol")
 
 
@@ -283,7 +300,7 @@ def read_plan(file: Path) -> dict[str, Any]:
     try:
         document = read_yaml(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        msg = f"{file} is no UTF-8 text: {error}"
+        msg = f"{file} is not UTF-8 text: {error}"
         raise InvalidArgumentError(msg) from None
     if document.mistakes:
         text = "\n  ".join(map(str, document.mistakes))
@@ -292,7 +309,7 @@ def read_plan(file: Path) -> dict[str, Any]:
     value = document.value
     plan = value.get("rollout", value) if isinstance(value, dict) else value
     if not isinstance(plan, dict) or "strategy" not in plan:
-        msg = f"{file} holds no plan; it begins with `strategy: canary`, for instance"
+        msg = f"{file} has no rollout plan; start it with, for example, `strategy: canary`"
         raise InvalidArgumentError(msg)
     return plan
 
@@ -305,7 +322,7 @@ def wait_for_rollout(
     A control plane that is away for a while is waited for: the rollout goes on where it was.
 
     Raises:
-        DeadlineExceededError: It is not over after `timeout_s`.
+        DeadlineExceededError: It did not end within `timeout_s`.
         UnavailableError: The control plane is away for too long.
     """
     deadline = time.monotonic() + timeout_s
@@ -316,7 +333,7 @@ def wait_for_rollout(
         if line != last_line:
             say(last_line := line)
         if time.monotonic() >= deadline:
-            msg = f"rollout {status['id']} is not over after {timeout_s:g} s: {line}; it goes on"
+            msg = f"rollout {status['id']} did not end within {timeout_s:g} s: {line}; it continues"
             raise DeadlineExceededError(msg)
         time.sleep(every_s)
         try:

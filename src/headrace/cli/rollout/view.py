@@ -149,7 +149,7 @@ def progress_of(status: Document) -> str:
             f", step {min(status['step'] + 1, len(steps))} of {len(steps)} ({status['weight']} %)"
         )
     if status["mirror_percent"]:
-        return f", copies of {status['mirror_percent']} %"
+        return f", mirroring {status['mirror_percent']} %"
     return f", {status['weight']} %"
 
 

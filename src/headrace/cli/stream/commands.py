@@ -34,8 +34,8 @@ from headrace.cli.stream.find import (
 from headrace.core import NotFoundError
 
 app = CommandGroup(
-    help="Streams: records of a log in, answers out. up, status, pause, resume, replay, dlq; send "
-    "and read for first tries.",
+    help="Streams: read records of a log, write answers. up, status, pause, resume, replay, "
+    "dlq; send and read for tests.",
 )
 app.add_typer(topics.app, name="dlq")
 app.command()(here.replay)
@@ -46,30 +46,31 @@ app.command()(topics.read)
 @app.command()
 def up(
     names: Annotated[
-        list[str] | None, argument("Which of the file.", metavar="[NAME]...", shown="all")
+        list[str] | None,
+        argument("Only these streams of the file.", metavar="[NAME]...", shown="all"),
     ] = None,
     *,
     file: Annotated[
         Path | None,
         file_option(
-            "The spec file; without one, the options below say what to run.", "--file", "-f"
+            "The spec file; without it, the options below define the stream.", "--file", "-f"
         ),
     ] = None,
     form: ShortForm,
     workers: Annotated[
         int | None,
         option(
-            "Processes for each stream, which share its partitions.",
+            "Worker processes per stream, which share its partitions.",
             min=1,
             max=1024,
-            shown="as the file says, or 1",
+            shown="from the file, else 1",
         ),
     ] = None,
     member_prefix: Annotated[
         str,
         setting(
-            "Put before the names of its workers at the broker: of several hosts that share a "
-            "stream each has its own, such as a pod's name."
+            "Prefix of worker names at the broker, unique per host that shares a stream, such "
+            "as the pod name."
         ),
     ] = "",
     log_format: LogFormatOption = None,
@@ -96,7 +97,7 @@ def up(
 
     is_short = form.model or form.endpoint or form.broker or form.sources or form.sink
     if file is not None and is_short:
-        msg = "a file says all of it: leave --model, --endpoint, --broker, --from and --to out"
+        msg = "a file defines the stream: omit --model, --endpoint, --broker, --from and --to"
         raise typer.BadParameter(msg, param_hint="--file")
     spec = short_spec(form) if file is None else read_spec(file)
     streams = chosen(spec, list(names or ()), where=str(file or "this command"))
@@ -105,7 +106,7 @@ def up(
     started = with_workers(resolved_streams, workers)
     make_topics(started, home)
     for stream in started:
-        say(f"stream '{stream.name}': {stream.way}; Ctrl-C ends it")
+        say(f"stream '{stream.name}': {stream.way}; stop with Ctrl-C")
     running = Foreground(
         streams=started,
         home=home,
@@ -118,12 +119,14 @@ def up(
 
 @app.command()
 def status(
-    name: Annotated[str | None, argument("Only this one, with its workers.", shown="all")] = None,
+    name: Annotated[
+        str | None, argument("Only this stream, with its workers.", shown="all")
+    ] = None,
     *,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show how the streams are that a control plane runs.
+    """Show state and lag of the streams that a control plane runs.
 
     For example:
 
@@ -136,9 +139,9 @@ def status(
         names = ", ".join(stream["name"] for stream in streams) or "none"
         streams = [stream for stream in streams if stream["name"] == name]
         if not streams:
-            msg = f"there is no stream '{name}'; there are: {names}"
+            msg = f"no stream '{name}'; there are: {names}"
             raise NotFoundError(msg)
-    empty = "no streams; `streams:` in the spec file names them"
+    empty = "no streams; define them under `streams` in the spec"
     document = streams[0] if name is not None else streams
     show_document(document, streams, STREAM_COLUMNS, json=json, empty=empty)
     if json:
@@ -153,7 +156,7 @@ def status(
 
 @app.command()
 def pause(name: StreamName, *, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """Let a stream take no more records; it stays where it is, also over restarts.
+    """Pause a stream: it reads no more records and keeps its offsets, also across restarts.
 
     For example:
 
@@ -164,7 +167,7 @@ def pause(name: StreamName, *, json: Json = False, plane: ControlPlaneOptions) -
 
 @app.command()
 def resume(name: StreamName, *, json: Json = False, plane: ControlPlaneOptions) -> None:
-    """Let a paused stream go on where it is; also one that stopped before a record.
+    """Resume a paused stream, or one that stopped at a record.
 
     For example:
 

@@ -22,7 +22,7 @@ BrokerUrl = Annotated[
     str,
     option(
         "log:NAME (embedded, in --home), kafka://HOST:PORT, nats://, redis://, pulsar://; "
-        "${NAME} in it is a variable.",
+        "${NAME} is replaced by an environment variable.",
         "--broker",
         envvar="HEADRACE_BROKER",
         metavar="URL",
@@ -36,14 +36,16 @@ class ShortForm:
     """Options of a stream without a file."""
 
     model: Annotated[str, option("A model file, or NAME[:VERSION].")] = ""
-    endpoint: Annotated[str, option("Instead of a model: an endpoint of what runs on --home.")] = ""
+    endpoint: Annotated[str, option("Endpoint of the system in --home, instead of a model.")] = ""
     broker: BrokerUrl = ""
     sources: Annotated[
-        list[str] | None, option("What is read; may be repeated.", "--from", metavar="TOPIC")
+        list[str] | None, option("Topic to read; may be repeated.", "--from", metavar="TOPIC")
     ] = None
-    sink: Annotated[str, option("What is written.", "--to", metavar="TOPIC")] = ""
-    name: Annotated[str, option("What it is called.", shown="the model's name")] = ""
-    exactly_once: Annotated[bool, option("A crash repeats no answer.", "--exactly-once")] = False
+    sink: Annotated[str, option("Topic for answers.", "--to", metavar="TOPIC")] = ""
+    name: Annotated[str, option("Stream name.", shown="the model's name")] = ""
+    exactly_once: Annotated[
+        bool, option("Exactly-once: a crash repeats no answer.", "--exactly-once")
+    ] = False
     allow_code: AllowCode = False
 
 
@@ -126,8 +128,8 @@ def find_stream(name: str, *, file: Path | None, plane: ControlPlaneOptions) -> 
         spec, where = read_spec(file or SPEC_FILE), str(file or SPEC_FILE)
     else:
         message = (
-            f"nothing runs on {plane.home}, and there is no {SPEC_FILE} here: name the file with "
-            "the stream by -f"
+            f"no system runs in {plane.home}, and there is no {SPEC_FILE} here: pass the spec "
+            "file with -f"
         )
         raise NotFoundError(message)
     return chosen(spec, [name], where=where)[0]
@@ -143,7 +145,7 @@ def open_broker_of(url: str, home: Path) -> "Broker":
     from headrace.streaming.brokers import open_broker  # noqa: PLC0415  # only here
 
     if not url:
-        raise InvalidArgumentError("name the broker: --broker log:demo, or kafka://HOST:PORT")
+        raise InvalidArgumentError("pass a broker: --broker log:demo, or kafka://HOST:PORT")
     return open_broker(url_filled_in(url, what="the broker's URL"), home=home.absolute())
 
 
@@ -167,7 +169,7 @@ STREAM_COLUMNS: Final[dict[str, Column]] = {
 }
 MEMBER_COLUMNS: Final[dict[str, Column]] = {
     "worker": "member",
-    "state": lambda worker: f"{worker['state']}{', of before' if worker['outdated'] else ''}",
+    "state": lambda worker: f"{worker['state']}{', outdated' if worker['outdated'] else ''}",
     "pid": lambda worker: str(worker["pid"] or "-"),
     "restarts": "restarts",
     "partitions": "partitions",

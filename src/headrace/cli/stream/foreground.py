@@ -253,30 +253,30 @@ def replay(
     since: Annotated[
         str,
         option(
-            "What was written since then: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
+            "Start time of the replay: 2026-11-27T06:00Z, or -2h (s, m, h or d).",
             "--from",
             metavar="TIME",
         ),
     ],
     *,
-    to: Annotated[str, option("Answers go there.", metavar="TOPIC", shown="the sink")] = "",
+    to: Annotated[str, option("Topic for answers.", metavar="TOPIC", shown="the sink")] = "",
     group: Annotated[
         str,
         option(
-            "Whose offsets tell how far it is; the same one goes on after an end.",
+            "Consumer group of the replay; repeat it to continue an interrupted replay.",
             shown="NAME-replay-TIME",
         ),
     ] = "",
     move: Annotated[
         bool,
         option(
-            "Instead: put the stopped stream itself back to that time; it scores again when "
-            "it runs.",
+            "Reset the offsets of the stopped stream itself to that time; it scores the records "
+            "again when it runs.",
             "--move",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, option("Say what would be done, and do nothing.", "--dry-run")
+        bool, option("Show what the replay would do without doing it.", "--dry-run")
     ] = False,
     workers: Annotated[int | None, option("Processes.", min=1, max=1024, shown="1")] = None,
     allow_code: AllowCode = False,
@@ -285,9 +285,10 @@ def replay(
     log_format: LogFormatOption = None,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Score again what was written since a time, up to now; then end.
+    """Score records written since a given time again, up to now, and exit.
 
-    It runs here, in a group of its own: the stream itself goes on meanwhile, and its offsets stay.
+    Runs in this process with a separate consumer group: the stream continues, and its offsets do
+    not change.
 
     For example:
 
@@ -297,11 +298,11 @@ def replay(
     """
     at_s = moment(since, now=SystemClock().now())
     if move and (to or group):
-        msg = "--move sets the stream itself back: leave --to and --group out"
+        msg = "--move resets the stream itself: omit --to and --group"
         raise InvalidArgumentError(msg)
     stream = find_stream(name, file=file, plane=plane)
     if to and stream.sink is None:
-        msg = f"stream '{name}' has no answers: it pushes features; leave --to out"
+        msg = f"stream '{name}' pushes features and has no answer topic: omit --to"
         raise InvalidArgumentError(msg)
     with closing(open_broker_of(stream.source.broker, plane.home)) as broker:
         span = span_from(broker, stream.source.topics, at_s)
@@ -309,7 +310,7 @@ def replay(
         usual = f"{name[:_MOST_NAMED]}-replay-{iso_text(at_s).replace(':', '').replace('-', '')}"
         group = own if move else group or usual
         if group == own and not move:
-            msg = f"'{group}' is the stream's own group; name another, or say --move"
+            msg = f"'{group}' is the stream's own consumer group; pass another one, or --move"
             raise InvalidArgumentError(msg)
         what = (
             f"{span.records:,} records of {', '.join(stream.source.topics)} "
@@ -320,12 +321,12 @@ def replay(
         else:
             into = f"view {stream.push.view}" if stream.push is not None else ""
         does = (
-            f"puts group '{group}' back to {iso_text(at_s)}: it scores {span.records:,} records "
-            "again, into its sink"
+            f"resets group '{group}' to {iso_text(at_s)}: it scores {span.records:,} records "
+            "again and writes to its sink"
             if move
-            else f"scores {what} again, into {into}, as group '{group}'"
+            else f"scores {what} again and writes to {into}, as group '{group}'"
         )
-        say(("would do: " if dry_run else "") + f"replay of '{name}' {does}")
+        say(("dry run: " if dry_run else "") + f"replay of '{name}' {does}")
         answered: int | None = None
         if move and not dry_run:
             broker.set_committed(group, dict(span.first))
@@ -395,7 +396,7 @@ def _score(
     if is_through:
         rmtree(state_folder(msgspec.structs.replace(settings, home=str(home))), ignore_errors=True)
     else:
-        say(f"not all of it is done; the same command with --group {group} goes on")
+        say(f"incomplete; continue with the same command and --group {group}")
     return sum(view.answered for view in views)
 
 

@@ -49,8 +49,10 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 1000
 _LOOK_S: Final = 0.2
 MAX_LINE_BYTES: Final = 16 << 20
-_Limit = Annotated[int | None, option("So many at most.", "--limit", "-n", min=1, shown="all")]
-_Topic = Annotated[str, argument("The topic.", shown=False)]
+_Limit = Annotated[
+    int | None, option("Maximum number of records.", "--limit", "-n", min=1, shown="all")
+]
+_Topic = Annotated[str, argument("Topic name.", shown=False)]
 
 
 def send(
@@ -61,14 +63,15 @@ def send(
     key: Annotated[
         str,
         option(
-            "The field of JSON objects that is the key: records of one key keep their order.",
+            "Field of JSON objects that is the record key: records with the same key keep their "
+            "order.",
             metavar="FIELD",
         ),
     ] = "",
-    partitions: Annotated[int, option("Of a topic that is made.", min=1, max=1024)] = 1,
+    partitions: Annotated[int, option("Partitions of a new topic.", min=1, max=1024)] = 1,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Write each line of the input as a record; the topic is made if it is not there.
+    """Write each line of the input as a record; creates the topic if it does not exist.
 
     For example:
 
@@ -98,7 +101,7 @@ def lines_of(stream: BinaryIO) -> Iterator[bytes]:
         if not line:
             return
         if len(line) > MAX_LINE_BYTES:
-            msg = f"line {number} has more than {MAX_LINE_BYTES >> 20} MiB; nothing of it was sent"
+            msg = f"line {number} has more than {MAX_LINE_BYTES >> 20} MiB; no records were sent"
             raise InvalidArgumentError(msg)
         line = line.rstrip(b"\r\n")
         if line:
@@ -122,7 +125,7 @@ def new_records(topic: str, lines: Iterable[bytes], *, key: str) -> "Iterator[Ne
         except UNDECODABLE:
             value = None
         if not isinstance(value, str | int) or isinstance(value, bool):
-            msg = f"record {number} is no JSON object whose field '{key}' is a text or whole number"
+            msg = f"record {number} is not a JSON object whose field '{key}' is a string or integer"
             raise InvalidArgumentError(msg)
         yield NewRecord(topic=topic, key=str(value).encode(), value=line)
 
@@ -134,22 +137,23 @@ def read(
     since: Annotated[
         str,
         option(
-            "Only what was written since then: 2026-11-27T06:00Z, or -2h.",
+            "Only records written since then: 2026-11-27T06:00Z, or -2h.",
             "--from",
             metavar="TIME",
-            shown="all there is",
+            shown="all records",
         ),
     ] = "",
     limit: _Limit = None,
     follow: Annotated[
-        bool, option("Go on with what comes, until Ctrl-C; waits for the topic too.", "--follow")
+        bool, option("Keep reading until Ctrl-C; also waits until the topic exists.", "--follow")
     ] = False,
     json: Annotated[
-        bool, option("An object a record: key, value, headers, offset, time.", "--json")
+        bool,
+        option("Print one JSON object per record: key, value, headers, offset, time.", "--json"),
     ] = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Print the values of a topic's records, one a line; nobody's offsets move.
+    """Print the values of a topic's records, one per line; commits no offsets.
 
     For example:
 
@@ -241,20 +245,26 @@ def text_or_base64(value: bytes | None) -> object:
         return {"b64": base64.b64encode(value).decode()}
 
 
-app = CommandGroup(help="Dead letters: records that got no answer. list, redrive.")
+app = CommandGroup(help="Dead letters: records without an answer. list, redrive.")
 _SHOWN: Final = 60
 _MOST: Final = 1_000_000
 _From = Annotated[
     list[str] | None,
     option(
-        "With --broker: what the stream reads, where letters may go back to.",
+        "With --broker: source topics of the stream, to which dead letters may be redriven.",
         "--from",
         metavar="TOPIC",
         shown=False,
     ),
 ]
 _Error = Annotated[
-    str, option("Only those, as INVALID_ARGUMENT.", "--error", metavar="CODE", shown="all")
+    str,
+    option(
+        "Only dead letters with this error code, such as INVALID_ARGUMENT.",
+        "--error",
+        metavar="CODE",
+        shown="all",
+    ),
 ]
 
 
@@ -284,7 +294,7 @@ def _opened(
         url, topic, read = stream.source.broker, stream.dead_letter_topic, stream.source.topics
         if not topic:
             policy = stream.errors.policy
-            msg = f"stream '{name}' keeps no dead letters: its policy is '{policy}'"
+            msg = f"stream '{name}' has no dead letters: its policy is '{policy}'"
             raise FailedPreconditionError(msg)
     with closing(open_broker_of(url, plane.home)) as opened:
         yield _Of(broker=opened, topic=topic, sources=read)
@@ -295,13 +305,13 @@ def list_(
     name: StreamName,
     *,
     error: _Error = "",
-    limit: Annotated[int, option("So many at most.", "--limit", "-n", min=1)] = 100,
+    limit: Annotated[int, option("Maximum number of dead letters.", "--limit", "-n", min=1)] = 100,
     broker: BrokerUrl = "",
     file: SpecOrRunning = None,
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Show the dead letters that nobody put back: where they were, why they died, when.
+    """List dead letters that were not redriven: source, error and time.
 
     For example:
 
@@ -330,7 +340,7 @@ def redrive(
     error: _Error = "",
     limit: _Limit = None,
     dry_run: Annotated[
-        bool, option("Say what would be put back, and do nothing.", "--dry-run")
+        bool, option("Show what would be redriven without doing it.", "--dry-run")
     ] = False,
     broker: BrokerUrl = "",
     source: _From = None,
@@ -338,10 +348,10 @@ def redrive(
     json: Json = False,
     plane: ControlPlaneOptions,
 ) -> None:
-    """Put dead letters back into the topic that they came from; each once.
+    """Redrive dead letters to their source topic, each once.
 
-    Those of other errors are kept for another time. What dies again is a dead letter again, with
-    its attempts added up.
+    Dead letters with other errors are kept. A record that fails again becomes a dead letter again,
+    and its attempts are added up.
 
     For example:
 
@@ -354,7 +364,7 @@ def redrive(
     code = check_code(error, (str(known_code) for known_code in Code))
     with _opened(name, broker=broker, sources=source, file=file, plane=plane) as of:
         if not of.sources:
-            msg = "--broker also needs --from: the topics that letters may go back to"
+            msg = "--broker also needs --from: the source topics"
             raise InvalidArgumentError(msg)
         choice = Choice(
             code=code,

@@ -56,46 +56,47 @@ class ClusterOptions:
     namespace: Annotated[
         str,
         option(
-            "Of the cluster; pods run there, and nothing outside is looked at.",
+            "Kubernetes namespace of the pods; other namespaces are not accessed.",
             envvar=["HEADRACE_NAMESPACE", "POD_NAMESPACE"],
             shown="default",
         ),
     ] = "default"
-    instance: Annotated[
-        str, setting("The name of this installation, which objects' names begin with.")
-    ] = "headrace"
+    instance: Annotated[str, setting("Installation name, the prefix of object names.")] = "headrace"
     identity: Annotated[
         str,
         option(
-            "Who this is, among the control planes of an installation, of which one leads.",
+            "Identity of this control plane for leader election.",
             envvar=["HEADRACE_IDENTITY", "POD_NAME"],
-            shown="the host's name",
+            shown="the hostname",
         ),
     ] = ""
     owner: Annotated[
         str,
         setting(
-            "The Deployment or ConfigMap whose end takes all pods with it.", metavar="KIND/NAME"
+            "Deployment or ConfigMap that owns all pods: they are deleted with it.",
+            metavar="KIND/NAME",
         ),
     ] = ""
     internal_secret: Annotated[
         str,
         setting(
-            "The Secret whose `token` shows replicas that it is the control plane that asks "
-            "them; this process finds the same in the file HEADRACE_INTERNAL_TOKEN_FILE.",
+            "Secret whose `token` authenticates the control plane to replicas; this process "
+            "reads the same token from HEADRACE_INTERNAL_TOKEN_FILE.",
             metavar="NAME",
-            shown="replicas tell nothing of themselves",
+            shown="replicas report no statistics",
         ),
     ] = ""
     kube_url: Annotated[
         str,
         setting(
-            "A proxy to the API server, such as `kubectl proxy`.",
+            "API server proxy, such as `kubectl proxy`.",
             metavar="URL",
             shown="the service account, else the kubeconfig",
         ),
     ] = ""
-    kube_context: Annotated[str, setting("Of the kubeconfig.", shown="its current one")] = ""
+    kube_context: Annotated[
+        str, setting("Context of the kubeconfig.", shown="its current context")
+    ] = ""
 
     def settings(self) -> "ClusterSettings":
         """Return the same; typer.BadParameter for names that Kubernetes does not take."""
@@ -128,22 +129,22 @@ def control(
     spec: Annotated[
         Path | None,
         argument(
-            "The spec to apply at the start.",
+            "The spec to apply at startup.",
             metavar="[headrace.yaml]",
-            shown="goes on with the stored state",
+            shown="continue with the stored state",
         ),
     ] = None,
     *,
     driver: Annotated[
-        Driver, setting("Whether replicas are processes of this machine, or pods.")
+        Driver, setting("Run replicas as processes of this machine or as pods.")
     ] = Driver.LOCAL,
     cluster: ClusterOptions,
     options: ControlOptions,
 ) -> None:
-    """Be a control plane in the foreground, as containers want it: all it says is its log.
+    """Run a control plane in the foreground for containers; prints only its log.
 
-    On Kubernetes several may run, and one of them leads; the others stand by, and answer only
-    whether they are alive. A control plane that leads no more ends, to be started again.
+    On Kubernetes several may run with one leader; the others are on standby and answer only health
+    checks. A control plane that loses leadership exits, to be restarted.
 
     For example:
 
@@ -172,30 +173,31 @@ _EVERYWHERE = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have t
 def gateway(
     *,
     control: Annotated[
-        str, setting("The control plane: https://HOST:PORT of its --agents-port.", metavar="URL")
+        str,
+        setting("Control plane to follow: https://HOST:PORT of its --agents-port.", metavar="URL"),
     ],
     tls_cert: Annotated[
         Path,
         setting(
-            "What the control plane is shown: a certificate that names this gateway (PEM). "
-            "Replaced files are in force within a second, here and below."
+            "Client certificate (PEM) that names this gateway. Replaced files take effect "
+            "within a second, also below."
         ),
     ],
-    tls_key: Annotated[Path, setting("Its private key (PEM, mode 0600).")],
-    ca_file: Annotated[Path, setting("Who signs the control plane's certificate (PEM).")],
+    tls_key: Annotated[Path, setting("Private key of the client certificate (PEM, mode 0600).")],
+    ca_file: Annotated[Path, setting("CA certificates (PEM) that verify the control plane.")],
     name: Annotated[
         str | None,
         option(
-            "What the gateway is called, after its certificate's name where the two differ: "
-            "several may show one certificate.",
+            "Gateway name after the certificate's name, if several gateways share a certificate.",
             envvar="HEADRACE_GATEWAY_NAME",
-            shown="the host's name",
+            shown="the hostname",
         ),
     ] = None,
     directory: Annotated[
         Path,
         option(
-            "Where it keeps what it serves, and goes on from without a control plane.",
+            "Directory for the last configuration, which is used at startup without a control "
+            "plane.",
             "--dir",
             envvar="HEADRACE_DIR",
             file_okay=False,
@@ -204,40 +206,41 @@ def gateway(
     host: Annotated[
         str,
         setting(
-            "Address for callers. Beyond this machine they have to show who they are, but for "
-            "endpoints that are public."
+            "Address for callers. Remote callers must authenticate, except for public endpoints."
         ),
     ] = _EVERYWHERE,
     http_port: Annotated[int, setting("HTTP and gRPC on one port.")] = 8000,
-    grpc_port: Annotated[int, setting("The same again, where gRPC clients expect it.")] = 8001,
-    admin_host: Annotated[str, setting("Address of health and metrics.")] = _EVERYWHERE,
+    grpc_port: Annotated[
+        int, setting("Second port for HTTP and gRPC, where gRPC clients expect it.")
+    ] = 8001,
+    admin_host: Annotated[str, setting("Address for health and metrics.")] = _EVERYWHERE,
     admin_port: Annotated[
-        int, setting("/healthz, /readyz and /metrics of the gateway itself.")
+        int, setting("Port for /healthz, /readyz and /metrics of the gateway.")
     ] = 8002,
     url: Annotated[
         str,
         option(
-            "How callers reach this gateway, to be shown to people.",
+            "Gateway URL to display to users.",
             envvar="HEADRACE_GATEWAY_URL",
             metavar="URL",
         ),
     ] = "",
     drain_timeout_s: Annotated[
-        float, setting("Seconds that running requests get at the end.", min=0)
+        float, setting("Drain time in seconds for running requests.", min=0)
     ] = 30.0,
     keep_envoy: Annotated[
         bool,
         setting(
-            "Let Envoy go on when the agent ends, to be taken over by the next one.", "--keep-envoy"
+            "Leave Envoy running when the agent exits; the next agent adopts it.", "--keep-envoy"
         ),
     ] = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
 ) -> None:
-    """Run a gateway on this host, for a control plane on another.
+    """Run a gateway on this host for a control plane on another host.
 
-    It keeps an Envoy, follows the control plane by mutual TLS, and reports what was counted. What
-    it serves lies in --dir: it goes on without the control plane, after a restart too.
+    Runs Envoy, follows the control plane over mutual TLS, and reports statistics. The configuration
+    is stored in --dir, so the gateway works without the control plane, also after a restart.
 
     For example:
 
@@ -288,31 +291,33 @@ def serve(
         str, argument("A model file or directory, or NAME[:VERSION] of the registry.")
     ],
     *,
-    name: Annotated[str | None, option("What callers call it.", shown="the file's name")] = None,
+    name: Annotated[
+        str | None, option("Model name for callers.", shown="from the file name")
+    ] = None,
     host: Host = None,
     http_port: Annotated[
         int, setting("For HTTP.", "--port", "--http-port", min=0, max=65535)
     ] = HTTP_PORT,
     grpc_port: Annotated[
-        int | None, setting("Also serve gRPC, streaming included.", shown="off")
+        int | None, setting("Also serve gRPC, including streaming.", shown="off")
     ] = None,
     metrics_port: Annotated[
-        int, setting("For Prometheus; the HTTP port serves /metrics too.")
+        int, setting("Port for Prometheus; the HTTP port serves /metrics too.")
     ] = METRICS_PORT,
     max_batch_size: Annotated[int | None, option("Rows.", min=1, shown="32")] = None,
     rows_independent: RowsIndependent = False,
     nulls: Annotated[NullPolicy, NULLS_OPTION] = NullPolicy.NAN,
     device: Annotated[
-        Device, setting("What has to run the model; only `auto` falls back to the CPU.")
+        Device, setting("Device that runs the model; only `auto` falls back to the CPU.")
     ] = Device.AUTO,
     allow_code: AllowCode = False,
     log_format: LogFormatOption = None,
     log_level: LogLevel = "info",
     home: UnreadHome = DEFAULT_HOME,
 ) -> None:
-    """Serve one model alone, without gateway and supervision: for containers, or in Triton's place.
+    """Serve one model in one process, without gateway and supervision.
 
-    It asks nobody for a key.
+    Callers are not authenticated.
 
     For example:
 
@@ -405,13 +410,13 @@ def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
         try:
             return stored_model(reference, home)
         except (NotFoundError, InvalidArgumentError) as error:
-            msg = f"there is no file or directory '{reference}', and {error}"
+            msg = f"no file or directory '{reference}', and {error}"
             raise NotFoundError(msg) from None
     folder = Path(reference).parent
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except FileNotFoundError:
-        content = f"there is no directory '{folder}' either"
+        content = f"no directory '{folder}' either"
     except OSError as error:
         content = f"'{folder}': {error.strerror}"
     else:
@@ -419,7 +424,7 @@ def _stored(reference: str, home: Path) -> "tuple[ModelVersion, Path]":
         content = (
             f"'{folder}' has {', '.join(names[:_NAMED])}{more}"
             if names
-            else f"'{folder}' is empty: a container sees what is mounted, as by "
+            else f"'{folder}' is empty: mount files into the container, for example with "
             f'`-v "$PWD:{folder}:ro"`'
         )
-    raise NotFoundError(f"there is no file or directory '{reference}'; {content}")
+    raise NotFoundError(f"no file or directory '{reference}'; {content}")

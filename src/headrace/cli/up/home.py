@@ -112,20 +112,22 @@ _SLACK_S = 15.0
 
 def down(
     *,
-    drain_s: Annotated[float, option("Seconds that requests in flight may take.", min=0)] = 30.0,
+    drain_s: Annotated[
+        float, option("Drain time in seconds for requests in flight.", min=0)
+    ] = 30.0,
     server: Annotated[
         str | None,
         option(
-            "End a control plane elsewhere; only if named here, never by a context.",
+            "Stop this remote control plane; the current context is never used.",
             metavar="URL",
-            shown="what runs on --home",
+            shown="the system in --home",
         ),
     ] = None,
     home: Home = DEFAULT_HOME,
 ) -> None:
     """Stop gateway, replicas and control plane; requests in flight are answered first.
 
-    Also stops what a killed control plane left behind. Where nothing runs, nothing happens.
+    Also stops processes left behind by a killed control plane. Does nothing if no system runs.
 
     For example:
 
@@ -133,10 +135,10 @@ def down(
     """
     if server is not None:
         find_target(server, home).management().post("/api/v1/stop")
-        say(f"{server} drains and stops")
+        say(f"{server} is draining and will stop")
         return
     if not (home / "run").is_dir():
-        say(f"nothing runs on {home}")
+        say(f"no system runs in {home}")
         return
     original = original_of(home)
     with progress("draining and stopping"):
@@ -145,7 +147,7 @@ def down(
             _stop(control, home, drain_s)
         ended = asyncio.run(stop_remaining_processes(home, drain_s=drain_s))
     if control is None and not ended:
-        say(f"nothing runs on {home}{copy_note(original)}")
+        say(f"no system runs in {home}{copy_note(original)}")
     elif control is None:
         noun = "process" if ended == 1 else "processes"
         say(f"stopped {ended} {noun} without a control plane")
@@ -169,22 +171,22 @@ def _stop(control: "ControlFile", home: Path, drain_s: float) -> None:
 
 
 def backup(
-    file: Annotated[Path, argument("The backup file; it is never replaced.", metavar="FILE")],
+    file: Annotated[
+        Path, argument("The backup file; existing files are never overwritten.", metavar="FILE")
+    ],
     *,
-    verify: Annotated[
-        bool, option("Read FILE and check it; nothing is written.", "--verify")
-    ] = False,
+    verify: Annotated[bool, option("Verify FILE; nothing is written.", "--verify")] = False,
     payloads: Annotated[
-        bool, option("Contain payload logs too, which may be large.", "--payloads")
+        bool, option("Include payload logs, which may be large.", "--payloads")
     ] = False,
     state_url: StateUrl = "",
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Write all that a home needs to be restored to one file, while it runs or not.
+    """Write a backup of a home to one file, while the system runs or not.
 
-    The file holds tokens and model files: its readers can act as the home's owner. Only the user
-    that owns the home may back it up, on its machine.
+    The file contains tokens and model files: anyone who can read it can act as the home's owner.
+    Only the user that owns the home can back it up, on the same machine.
 
     For example:
 
@@ -219,24 +221,24 @@ def backup(
         ("size", bytes_text(result.size)),
         ("files", str(len(manifest.files))),
         ("taken", f"{created:%Y-%m-%d %H:%M:%S} UTC of {manifest.home}"),
-        ("state", f"generation {manifest.generation}" if is_here else "not contained"),
+        ("state", f"generation {manifest.generation}" if is_here else "not included"),
         ("models", ", ".join(manifest.models) or "none"),
     ]
-    write(f"{file}: {'whole' if verify else 'written'}, sha256 {result.sha256}")
+    write(f"{file}: {'verified' if verify else 'written'}, sha256 {result.sha256}")
     for line in (*columns(rows), *_not_contained(manifest)):
         write(line)
 
 
 def restore(
-    file: Annotated[Path, argument("A file of `headrace backup`.", metavar="FILE")],
+    file: Annotated[Path, argument("Backup file written by `headrace backup`.", metavar="FILE")],
     *,
     json: Json = False,
     home: Home = DEFAULT_HOME,
 ) -> None:
-    """Make a new home of a backup, with a new identity and the tokens of the original.
+    """Restore a backup into a new home, with a new identity and the original tokens.
 
-    The home must not exist, or be empty. Every file is checked before one is put into place.
-    Restore only backups whose origin is known: their content acts with the rights of this user.
+    The home must not exist, or be empty. All files are verified before any is written. Restore
+    trusted backups only: their content runs with the permissions of this user.
 
     For example:
 
@@ -261,14 +263,14 @@ def _not_contained(manifest: "BackupManifest") -> list[str]:
     lines = []
     if manifest.state == "none":
         lines.append(
-            "not contained: the desired state; the home has no state.db. Where it is in another "
-            "database, say --state-url"
+            "not included: the desired state; the home has no state.db. If the state is in another "
+            "database, pass --state-url"
         )
     if manifest.state == "postgres":
         lines.append(
-            "not contained: the desired state, its history, rollouts, users, keys and audit log, "
+            "not included: the desired state, its history, rollouts, users, keys and audit log, "
             "which are in Postgres: back that database up with pg_dump"
         )
-    lines += [f"not contained: {path}/ of the home" for path in manifest.left_out]
-    lines += [f"not contained: {path}, outside of the home" for path in manifest.outside]
+    lines += [f"not included: {path}/ of the home" for path in manifest.left_out]
+    lines += [f"not included: {path}, outside of the home" for path in manifest.outside]
     return lines

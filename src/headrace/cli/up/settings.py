@@ -62,22 +62,22 @@ class ModelOptions:
     """Options of `headrace up` for a model file; a spec says them itself."""
 
     name: Annotated[
-        str | None, option("The endpoint of a model file.", shown="the file's name")
+        str | None, option("Endpoint name of a model file.", shown="from the file name")
     ] = None
-    replicas: Annotated[int | None, option("Copies of a model file.", min=1, shown="1")] = None
+    replicas: Annotated[int | None, option("Replicas of a model file.", min=1, shown="1")] = None
     slo_p99: Annotated[
         str | None,
         option(
-            "Latency that 99 of 100 requests of a model file stay below, such as 150ms "
-            "(`slo.latency_s` of the spec). With --max-replicas, copies are added beyond it.",
+            "p99 latency target of a model file, such as 150ms (`slo.latency_s` of the spec). "
+            "With --max-replicas, replicas are added above it.",
             metavar="DURATION",
         ),
     ] = None
     max_replicas: Annotated[
         int | None,
         option(
-            "Scale the copies of a model file by load up to this number "
-            "(`autoscale.max_replicas` of the spec).",
+            "Maximum replicas when scaling a model file by load (`autoscale.max_replicas` of "
+            "the spec).",
             min=1,
             max=1024,
         ),
@@ -98,38 +98,41 @@ class ControlOptions:
 
     host: Host = None
     http_port: Annotated[
-        int | None, _port("HTTP and gRPC; 0 picks a free one, here and below.", shown="8000")
+        int | None, _port("Port for HTTP and gRPC; 0 picks a free port, also below.", shown="8000")
     ] = None
-    grpc_port: Annotated[int | None, _port("The same again, for gRPC clients.", shown="8001")] = (
-        None
-    )
-    metrics_port: Annotated[int | None, _port("/metrics for Prometheus.", shown="8002")] = None
-    admin_port: Annotated[int | None, _port("Management API and console.", shown="8080")] = None
+    grpc_port: Annotated[
+        int | None,
+        _port("Second port for HTTP and gRPC, where gRPC clients expect it.", shown="8001"),
+    ] = None
+    metrics_port: Annotated[int | None, _port("Port for /metrics.", shown="8002")] = None
+    admin_port: Annotated[
+        int | None, _port("Port for the management API and console.", shown="8080")
+    ] = None
     admin_host: Annotated[
         str,
         _more(
-            "Address of the management API and metrics; another than this machine's needs "
+            "Address of the management API and metrics; a non-loopback address needs "
             "--admin-tls-cert."
         ),
     ] = "127.0.0.1"
     admin_tls_cert: Annotated[
-        Path | None, _more_file("Encrypt the management API and metrics: their certificate (PEM).")
+        Path | None, _more_file("Certificate (PEM) that encrypts the management API and metrics.")
     ] = None
     admin_tls_key: Annotated[
-        Path | None, _more_file("The private key of that (PEM, mode 0600).")
+        Path | None, _more_file("Private key of that certificate (PEM, mode 0600).")
     ] = None
     insecure_admin: Annotated[
         bool,
         _more(
-            "Let the management API listen beyond this machine in plain text, for instance "
+            "Allow the management API on a non-loopback address without encryption, for example "
             "behind a proxy that encrypts."
         ),
     ] = False
     allowed_hosts: Annotated[
         list[str] | None,
         _more(
-            "A name besides localhost and addresses under which the management API is asked; "
-            "may be given several times.",
+            "Additional hostname of the management API, besides localhost and addresses; may be "
+            "repeated.",
             "--allowed-host",
             envvar="HEADRACE_ALLOWED_HOSTS",
             metavar="NAME",
@@ -138,71 +141,72 @@ class ControlOptions:
     gateway: Annotated[
         GatewayPlace,
         _more(
-            "Where requests come in: by an Envoy here and any `headrace gateway` elsewhere "
-            "(local), only by the latter (remote), or by no gateway of Headrace (none)."
+            "Gateway mode: an Envoy on this machine and any remote `headrace gateway` (local), "
+            "remote gateways only (remote), or no gateway (none)."
         ),
     ] = GatewayPlace.LOCAL
     agents_host: Annotated[
         str,
-        _more("Address to listen on for gateways on other hosts, once --agents-tls-cert is given."),
+        _more("Address to listen on for remote gateways, with --agents-tls-cert."),
     ] = "127.0.0.1"
     agents_port: Annotated[
         int,
         _port(
-            "For `headrace gateway`, by mutual TLS; 0 picks a free one, here and below.",
+            "Port for `headrace gateway` (mutual TLS); 0 picks a free port, also below.",
             hidden=True,
         ),
     ] = 8443
     agents_limits_port: Annotated[
-        int, _port("Where those gateways have shared limits counted, by mutual TLS.", hidden=True)
+        int, _port("Port of the rate limit service for remote gateways (mutual TLS).", hidden=True)
     ] = 8444
     agents_tls_cert: Annotated[
-        Path | None, _more_file("Listen for gateways on other hosts: what they are shown (PEM).")
+        Path | None,
+        _more_file("Certificate (PEM) of the listener for remote gateways; enables it."),
     ] = None
     agents_tls_key: Annotated[
-        Path | None, _more_file("The private key of that (PEM, mode 0600).")
+        Path | None, _more_file("Private key of that certificate (PEM, mode 0600).")
     ] = None
     agents_tls_client_ca: Annotated[
         Path | None,
         _more_file(
-            "Who signs the certificates of gateways (PEM). A gateway reads private keys of the "
-            "system, so let this authority sign for nobody else."
+            "CA certificates (PEM) that verify remote gateways. Gateways receive private keys "
+            "of the system, so use a CA that signs only gateways."
         ),
     ] = None
     agents_allow: Annotated[
         list[str] | None,
         _more(
-            "A gateway that may connect, by its certificate's name; a * at the end stands for "
-            "anything. May be given several times.",
+            "Allowed gateway, by its certificate's name; a trailing * matches any suffix. May "
+            "be repeated.",
             metavar="NAME",
-            shown="all that were signed for",
+            shown="every gateway with a certificate of that CA",
         ),
     ] = None
     agents_revoked: Annotated[
         Path | None,
         _more_file(
-            "SHA-256 fingerprints of revoked certificates of gateways, one in each line; read "
-            "again when it changes."
+            "File with SHA-256 fingerprints of revoked gateway certificates, one per line; "
+            "reloaded when it changes."
         ),
     ] = None
     gateway_max_behind_s: Annotated[
         float,
         _more(
-            "How long replicas are kept for a gateway that does not take new routes.",
+            "How long replicas are kept for a gateway that does not apply new routes.",
             min=0.1,
             max=3600,
         ),
     ] = MAX_BEHIND_S
     gateway_lost_after_s: Annotated[
         float,
-        _more("How long a gateway may be silent before it counts as lost.", min=1.0, max=86400),
+        _more("Silence of a gateway after which it counts as lost.", min=1.0, max=86400),
     ] = 30.0
     gateway_url: Annotated[
         str,
         _more(
-            "How callers reach gateways on other hosts, to be shown to people.",
+            "URL of remote gateways to display to users.",
             metavar="URL",
-            shown="the local one's",
+            shown="the local gateway's URL",
         ),
     ] = ""
     state_url: StateUrl = ""
@@ -210,30 +214,29 @@ class ControlOptions:
     prometheus_url: Annotated[
         str,
         _more(
-            "A Prometheus that scrapes this system, for figures older than the day that is kept "
+            "Prometheus that scrapes this system, for data older than the day of history stored "
             "here. References as in --state-url.",
             metavar="URL",
         ),
     ] = ""
     oidc_file: Annotated[
         Path | None,
-        _more_file(
-            "How people log in by a browser: a YAML file with the settings below, and more."
-        ),
+        _more_file("YAML file with the OIDC login settings below, and more."),
     ] = None
     oidc_issuer: Annotated[
         str,
         _more(
-            "The identity provider (OpenID Connect) where people log in.",
+            "Issuer URL of the OpenID Connect provider for user login.",
             metavar="URL",
-            shown="nobody logs in",
+            shown="no user login",
         ),
     ] = ""
-    oidc_client_id: Annotated[str, _more("The client id of this installation there.")] = ""
+    oidc_client_id: Annotated[str, _more("OIDC client ID.")] = ""
     oidc_client_secret: Annotated[
         str,
         _more(
-            "Where its secret is: ${NAME} of the environment, or file:/PATH; not the secret.",
+            "OIDC client secret: ${NAME} from the environment or file:/PATH; not the secret "
+            "itself.",
             metavar="REFERENCE",
             shown="a public client",
         ),
@@ -241,15 +244,14 @@ class ControlOptions:
     oidc_redirect_url: Annotated[
         str,
         _more(
-            "Where browsers come back: https://NAME/auth/callback, as registered there.",
+            "OIDC redirect URL: https://NAME/auth/callback, as registered with the provider.",
             metavar="URL",
         ),
     ] = ""
     oidc_role: Annotated[
         list[str] | None,
         _more(
-            "What members of a group may do: ml-team=operator, or audit=viewer:fraud. May be "
-            "given several times.",
+            "Roles of an OIDC group: ml-team=operator, or audit=viewer:fraud. May be repeated.",
             envvar="HEADRACE_OIDC_ROLES",
             metavar="GROUP=ROLE",
         ),
@@ -257,9 +259,9 @@ class ControlOptions:
     model_root: Annotated[
         list[Path] | None,
         _more(
-            "A directory below which every operator may name models by path over the management "
-            "API; elsewhere only admins may. Callers must not be able to write links there. May "
-            "be given several times.",
+            "Directory from which operators may deploy models by path over the management API; "
+            "elsewhere only admins may. Callers must not be able to create links in it. May be "
+            "repeated.",
             envvar="HEADRACE_MODEL_ROOTS",
             metavar="DIR",
         ),
@@ -415,7 +417,7 @@ def oidc_settings(
         return None
     if missing := [name for name in _NEEDED if not document.get(name)]:
         flags = ", ".join(f"--oidc-{name.replace('_', '-')}" for name in missing)
-        msg = f"logging in by a browser needs also {flags}"
+        msg = f"OIDC login also needs {flags}"
         raise typer.BadParameter(msg)
     document["client_secret"] = absolute_reference(str(document.get("client_secret", "")))
     try:
@@ -430,9 +432,9 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         document = read_yaml(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is no text'}"
+        msg = f"cannot read {file}: {getattr(error, 'strerror', None) or 'it is not text'}"
         raise FailedPreconditionError(msg) from error
     if document.mistakes or not isinstance(document.value, dict):
-        reason = "; ".join(map(str, document.mistakes)) or "it holds no settings"
+        reason = "; ".join(map(str, document.mistakes)) or "it has no settings"
         raise typer.BadParameter(f"{file}: {reason}", param_hint="--oidc-file")
     return document.value

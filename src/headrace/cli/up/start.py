@@ -60,17 +60,17 @@ def document_for(
             target = Path(SPEC_NAME)
         elif has_state or any((home / file).is_file() for file in _STATE_FILES):
             if used:
-                msg = "what ran last goes on as it was; name a model or a spec file"
+                msg = "the stored state is resumed; pass a model or a spec file"
                 raise typer.BadParameter(msg, param_hint=used[0])
             return None
         else:
             msg = (
-                f"nothing to serve: there is no {SPEC_NAME} here and nothing ran on {home} before; "
-                "name a model, as in `headrace up model.onnx`"
+                f"nothing to serve: there is no {SPEC_NAME} here and {home} has no stored state; "
+                "pass a model, as in `headrace up model.onnx`"
             )
             raise typer.BadParameter(msg, param_hint="MODEL_FILE")
     elif not target.exists():
-        msg = f"there is no file or directory '{target}'"
+        msg = f"no file or directory '{target}'"
         raise typer.BadParameter(msg, param_hint="MODEL_FILE")
     if target.is_dir() and (target / SPEC_NAME).is_file():
         target /= SPEC_NAME
@@ -80,7 +80,7 @@ def document_for(
 
     if used:
         key = _KEYS[used[0]][1]
-        msg = f"a spec file says this itself; set `{key}` of the endpoint in {target}"
+        msg = f"not valid with a spec file; set `{key}` of the endpoint in {target}"
         raise typer.BadParameter(msg, param_hint=used[0])
     return read_spec(target).document()
 
@@ -97,8 +97,8 @@ def _endpoint(path: Path, model: ModelOptions) -> dict[str, Any]:
         endpoint["slo"] = {"latency_s": _latency_s(model.slo_p99)}
     if model.max_replicas is not None:
         if model.replicas is not None and model.replicas > model.max_replicas:
-            msg = f"{model.max_replicas} is less than --replicas {model.replicas}, which it begins "
-            raise typer.BadParameter(msg + "with", param_hint="--max-replicas")
+            msg = f"{model.max_replicas} is less than the initial --replicas {model.replicas}"
+            raise typer.BadParameter(msg, param_hint="--max-replicas")
         endpoint["autoscale"] = {"max_replicas": model.max_replicas}
     if model.rows_independent:
         endpoint["batching"] = {"rows_independent": True}
@@ -146,7 +146,7 @@ def with_tuning(document: dict[str, Any] | None, home: Path) -> dict[str, Any]:
     from headrace.cli.base.spec_file import tuned_document
 
     if document is None:
-        msg = "what ran last goes on as it was; name a spec or a model"
+        msg = "the stored state is resumed; pass a spec or a model"
         raise typer.BadParameter(msg, param_hint="--tuned")
     return tuned_document(document, CommandTarget(home=home))
 
@@ -248,7 +248,7 @@ _LOOK_S = 0.1
 def detach(settings: "ControlSettings", *, home: Path, wait_s: float, json: bool) -> bool:
     """Start all in the background, and say where it is reached; whether all endpoints are ready."""
     last = read_last_control_file(home)
-    with progress("starting, until a real request is answered"):
+    with progress("starting, until a test request succeeds"):
         control = start_detached(settings, timeout_s=wait_s)
     _show_last_log_lines(last, control)
     return _announce(control, home=home, json=json)
@@ -299,11 +299,11 @@ def change_running(
     from headrace.cli.base.spec_file import show_applied
 
     api = local_management(control, home)
-    say(f"already running on {home} (pid {control.pid}); its ports stay as they are")
+    say(f"already running on {home} (pid {control.pid}); its ports do not change")
     if document is None:
         _announce(control, home=home, json=json)
         return
-    with progress("applying, until a real request is answered"):
+    with progress("applying, until a test request succeeds"):
         answer = api.post("/api/v1/apply", document, timeout_s=wait_s + 30, wait_s=wait_s)
     show_applied(answer, json=False)
     _announce(control, home=home, json=json)
@@ -323,8 +323,8 @@ def _show_last_log_lines(last: "ControlFile | None", control: "ControlFile") -> 
         )
         if before != now
     ]
-    took_over = f"took over from the control plane that was killed (pid {last.pid})"
-    say(f"{took_over}; {'; '.join(moved) or 'all ports are the same'}")
+    took_over = f"adopted the processes of the killed control plane (pid {last.pid})"
+    say(f"{took_over}; {'; '.join(moved) or 'all ports are unchanged'}")
 
 
 def _announce(

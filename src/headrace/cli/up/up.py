@@ -19,60 +19,59 @@ def up(
         argument(
             "A model, a directory with a model or a Triton-style repository, or a spec file.",
             metavar="MODEL_FILE|MODEL_DIR|headrace.yaml",
-            shown="./headrace.yaml, else what ran last",
+            shown="./headrace.yaml, else the stored state",
         ),
     ] = None,
     *,
     detach: Annotated[
-        bool, option("Return once a real request was answered.", "--detach", "-d")
+        bool, option("Return when a test request has succeeded.", "--detach", "-d")
     ] = False,
     model: ModelOptions,
     tls_cert: Annotated[
         Path | None,
         setting(
-            "Encrypt the gateway's ports: its certificate with its chain (PEM).",
+            "Certificate chain (PEM) that encrypts the gateway's ports.",
             dir_okay=False,
             shown="the spec's gateway.tls",
         ),
     ] = None,
     tls_key: Annotated[
-        Path | None, setting("The certificate's private key (PEM, mode 0600).", dir_okay=False)
+        Path | None, setting("Private key of the certificate (PEM, mode 0600).", dir_okay=False)
     ] = None,
     client_ca: Annotated[
         Path | None,
         setting(
-            "Take client certificates that these authorities signed (PEM).",
+            "CA certificates (PEM) that verify client certificates.",
             dir_okay=False,
             hidden=True,
         ),
     ] = None,
     require_client_cert: Annotated[
         bool,
-        option(
-            "Refuse connections without a client certificate.", "--require-client-cert", hidden=True
-        ),
+        option("Require a client certificate.", "--require-client-cert", hidden=True),
     ] = False,
     allow_code: Annotated[
         bool,
         option(
-            "Serve formats that run code of their authors, as Python models do "
-            "(`allow_code: true` at every endpoint).",
+            "Allow model formats that execute code, such as Python models (`allow_code: true` "
+            "for all endpoints).",
             "--allow-code",
         ),
     ] = False,
     tuned: Tuned = False,
-    wait_s: Annotated[float, option("Seconds that --detach waits for it.", min=0.1)] = 120.0,
+    wait_s: Annotated[float, option("Timeout of --detach in seconds.", min=0.1)] = 120.0,
     json: Json = False,
     options: ControlOptions,
 ) -> None:
     """Serve models: start gateway, replicas and control plane, and keep them running.
 
-    In the foreground it prints the addresses, then the log of everything; Ctrl-C drains and stops.
-    Where a system already runs on this home, the new spec is applied to it. After a control plane
-    that was killed, this one takes over what runs, on the ports that it had.
+    In the foreground, prints the addresses and then all logs; Ctrl-C drains and stops. If a system
+    already runs in this home, the spec is applied to it. After a control plane was killed, the new
+    one adopts the running processes with their ports.
 
-    With --detach, exit status 3 says that some endpoints are not ready, each named with the reason;
-    the others serve. Where none is ready, everything is stopped again, with exit status 1.
+    With --detach, exit status 3 means that some endpoints are not ready; each is listed with its
+    reason, and the others serve. If no endpoint becomes ready, the system is stopped, with exit
+    status 1.
 
     For example:
 

@@ -1,4 +1,4 @@
-// What pages do by themselves: they stay new, copy code, and change their theme.
+// Live updates, copy buttons and theme switch of the console's pages.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -21,7 +21,7 @@ const setUpTheme = (button) => {
   button.hidden = false;
 };
 
-// Code to copy. Delegated: live parts bring buttons of their own.
+// Copy buttons. Delegated: live parts add buttons.
 
 const showCopyButtons = (place) => {
   for (const button of place.querySelectorAll(".copy")) button.hidden = !navigator.clipboard;
@@ -35,7 +35,7 @@ document.addEventListener("click", async (event) => {
   setTimeout(() => { text.textContent = "Copy"; }, 1500);
 });
 
-// Parts that stay new.
+// Live parts.
 
 const isSelectedIn = (place) => {
   const selection = getSelection();
@@ -83,7 +83,7 @@ const setUpLive = (page) => {
     if (isPressed) return; // a click on what is replaced meanwhile would be lost
     for (const [part, html] of waiting) {
       const place = document.querySelector(`[data-live="${CSS.escape(part)}"]`);
-      if (place && isSelectedIn(place)) continue; // somebody copies from it
+      if (place && isSelectedIn(place)) continue; // the user is copying from it
       waiting.delete(part);
       if (place) put(place, html);
     }
@@ -91,8 +91,8 @@ const setUpLive = (page) => {
   const open = () => {
     source = new EventSource(`/live?page=${encodeURIComponent(page)}`);
     source.addEventListener("open", () => show("on", "Live"));
-    source.addEventListener("error", () => show("off", source.readyState === EventSource.CLOSED ? "Not live: load again" : "Connecting"));
-    source.addEventListener("gone", () => { source.close(); show("off", "Not live: load again"); });
+    source.addEventListener("error", () => show("off", source.readyState === EventSource.CLOSED ? "Disconnected: reload the page" : "Connecting"));
+    source.addEventListener("gone", () => { source.close(); show("off", "Disconnected: reload the page"); });
     source.addEventListener("part", (event) => {
       const { part, html } = JSON.parse(event.data);
       if (part === "say") {
@@ -112,7 +112,7 @@ const setUpLive = (page) => {
   pause.addEventListener("click", () => {
     const isPaused = pause.getAttribute("aria-pressed") === "true";
     pause.setAttribute("aria-pressed", String(!isPaused));
-    pause.textContent = isPaused ? "Pause updates" : "Go on";
+    pause.textContent = isPaused ? "Pause updates" : "Resume updates";
     if (isPaused) { open(); } else { source.close(); show("off", "Paused"); }
   });
   addEventListener("pagehide", () => source.close());
