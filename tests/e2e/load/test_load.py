@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from headrace.core import example_inputs
-from headrace.load import TargetProbe, LoadPlan, open_target, run_load
+from headrace.load import LoadPlan, TargetProbe, open_target, run_load
 from headrace.load.target import json_message
 from headrace.testing import models
 from tests.e2e.cli.conftest import Shell
