@@ -49,7 +49,7 @@ def test_without_a_gpu_the_cpu_answers_and_the_log_says_how_to_give_it_one(
 
     expected = load_model(model_folder / "mlp.onnx").run({"input": ROWS})["prob"]
     np.testing.assert_allclose(answer, expected, rtol=1e-5)
-    assert "CUDAExecutionProvider cannot be used, CPU is: no GPU is visible here" in said
+    assert "CUDAExecutionProvider cannot be used, CPU is: no GPU is visible" in said
     assert "`docker run --gpus all`" in said
 
 
@@ -63,8 +63,8 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_ends_it(
     )
 
     assert done.returncode == 3
-    assert f"device '{device}' was asked for and cannot be had" in done.stderr
-    assert "no GPU is visible here" in done.stderr
+    assert f"device '{device}' was requested but is not available" in done.stderr
+    assert "no GPU is visible" in done.stderr
     assert "`docker run --gpus all`" in done.stderr
 
 

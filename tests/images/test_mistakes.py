@@ -29,7 +29,7 @@ from tests.images.test_replica import ports
         (
             ("serve", "/models/mlp.onnx", "--device", "cuda"),
             3,
-            "device 'cuda' was asked for and cannot be had",
+            "device 'cuda' was requested but is not available",
         ),
     ],
 )

@@ -153,7 +153,7 @@ def split(
         if not array.shape or array.shape[0] != rows:
             msg = (
                 f"output '{name}' has shape {list(array.shape)} for a batch of {rows} rows: "
-                "its first axis is no batch axis"
+                "its first axis is not a batch axis"
             )
             raise RuntimeFailedError(msg)
     batch = BatchOutputs(outputs)

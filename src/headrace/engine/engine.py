@@ -271,8 +271,9 @@ class Engine:
         run_s = self._run_s(ahead + ticket.rows, ticket.length)
         if wait_s + run_s > ticket.received_at + ticket.slo_s - now:
             msg = (
-                f"requests of higher priority wait for model '{ticket.request.model_name}': this "
-                f"one would be answered in {wait_s + run_s:.3g} s, the aim is {ticket.slo_s:g} s"
+                f"requests of higher priority wait for model '{ticket.request.model_name}': "
+                f"this one would be answered in {wait_s + run_s:.3g} s, but the objective is"
+                f" {ticket.slo_s:g} s"
             )
             raise OverloadedError(msg, retry_after_s=wait_s)
 
@@ -282,7 +283,7 @@ class Engine:
         victim.state = DONE
         msg = (
             f"queue of model '{victim.request.model_name}' is full ({self._queue.max_size} "
-            "requests), and one of higher priority came"
+            "requests), and a request of higher priority arrived"
         )
         self._fail(victim, OverloadedError(msg, retry_after_s=self._wait_s(self._queue.rows)), now)
 
@@ -513,11 +514,11 @@ class Engine:
         now = self._clock()
         for ticket in self._queue.expire(math.inf):
             ticket.state = DONE
-            self._fail(ticket, UnavailableError("the replica stopped before it ran this"), now)
+            self._fail(ticket, UnavailableError("the replica stopped before the request ran"), now)
         running, self._running = self._running, {}
         for batch in running.values():
             for ticket in batch.tickets:
                 if ticket.state is RUNNING:
                     ticket.state = DONE
-                    msg = "the replica stopped while it ran this"
+                    msg = "the replica stopped while the request ran"
                     self._fail(ticket, UnavailableError(msg, retry_after_s=None), now)

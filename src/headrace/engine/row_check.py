@@ -273,7 +273,8 @@ class RowChecker:
         if difference is not None:
             self._counts.difference = difference
             _log.warning(
-                "a row of a batch was answered otherwise alone: the model mixes callers' rows",
+                "a row of a batch had a different result when it was run alone: the model "
+                "mixes callers' rows",
                 extra={"output": difference.output, "ratio": difference.ratio},
             )
         self._checks += 1

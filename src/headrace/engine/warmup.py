@@ -52,7 +52,7 @@ def warm_up(
         if clock() >= until:
             break
     if not ran:
-        _log.warning("the model did not run on made-up inputs; it was not warmed up")
+        _log.warning("the model did not run on generated inputs; it was not warmed up")
     return ran
 
 

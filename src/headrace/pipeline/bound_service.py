@@ -124,7 +124,7 @@ class BoundFeatures:
         """The features of the entities that each row names; see `FeatureSource`."""
         is_wanted = self._is_wanted()
         fetched = self._fetch(keys, request, deadline, self._reader.read, is_wanted=is_wanted)
-        assert not isinstance(fetched, list), "read gives rows"
+        assert not isinstance(fetched, list), "read returns rows"
         return fetched
 
     def fetch_row(
@@ -150,7 +150,7 @@ class BoundFeatures:
         now = self._clock.monotonic()
         if now < self._paused_until:
             self.counts.count_failure(attempted=False)
-            return self._without(keys, request, UnavailableError("it failed a moment ago"))
+            return self._without(keys, request, UnavailableError("paused after a recent failure"))
         # Half of the time that is left is the model's.
         until = now + self._timeout_s
         until = until if deadline is None else min(until, now + (deadline - now) / 2)

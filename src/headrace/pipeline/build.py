@@ -73,7 +73,7 @@ def open_function(spec: FunctionSpec, file: Path, step_name: str) -> Model:
     for tensor in (*inputs, *outputs):
         if not tensor.shape or tensor.shape[0] != VARIABLE:
             msg = (
-                f"{step_name}: axis 0 of '{tensor.name}' is the batch and has to be -1; "
+                f"{step_name}: axis 0 of '{tensor.name}' is the batch axis and must be -1; "
                 f"it is declared as {list(tensor.shape)}"
             )
             raise UnsupportedModelError(msg)
@@ -95,7 +95,7 @@ def open_function(spec: FunctionSpec, file: Path, step_name: str) -> Model:
 def _read(file: Path, name: str) -> Function:
     function = getattr(run_file(file), name, None)
     if not callable(function):
-        msg = f"{file}: holds no function '{name}'"
+        msg = f"{file}: defines no function '{name}'"
         raise UnsupportedModelError(msg)
     return cast("Function", function)
 
@@ -230,11 +230,11 @@ def _mapped(
     unknown = [name for name in names if name not in own]
     if unknown:
         msg = (
-            f"step '{step_name}': {what} maps '{unknown[0]}', which it does not have; "
-            f"it has: {', '.join(own)}"
+            f"step '{step_name}': {what} maps '{unknown[0]}', which is unknown; the step "
+            f"has: {', '.join(own)}"
         )
         raise UnsupportedModelError(msg)
     mapped = {**own, **names}
     if len(set(mapped.values())) < len(mapped) and what == "outputs":
-        raise UnsupportedModelError(f"step '{step_name}': two outputs are called the same")
+        raise UnsupportedModelError(f"step '{step_name}': two outputs have the same name")
     return mapped

@@ -78,13 +78,16 @@ class ClassifyStep:
         # A row with NaN has no best class.
         wrong = np.isnan(numbers).any(axis=1)
         if wrong.any():
-            msg = f"the model gave no number (NaN) for row {int(wrong.argmax())}"
+            msg = f"the model returned NaN for row {int(wrong.argmax())}"
             raise RuntimeFailedError(msg)
         if numbers.shape[1] == 1 and len(self._labels) == _BINARY:
             other = -numbers if self._spec.activation == "sigmoid" else 1 - numbers
             numbers = np.concatenate((other, numbers), axis=1)
         if numbers.shape[1] != len(self._labels):
-            msg = f"the model gave {numbers.shape[1]} classes, and there are {len(self._labels)}"
+            msg = (
+                f"the model returned {numbers.shape[1]} classes, but there are "
+                f"{len(self._labels)} labels"
+            )
             raise RuntimeFailedError(f"{msg} labels")
         return numbers
 
@@ -101,19 +104,21 @@ def open_classify(spec: ClassifySpec, around: StepContext) -> ClassifyStep:
         UnsupportedModelError: None does, they have another form, or the labels do not fit them.
     """
     logits = around.tensor(LOGITS, spec.inputs)
-    description = f"'{logits.name}' is {logits.datatype} of the shape {list(logits.shape)}"
+    description = f"'{logits.name}' is {logits.datatype} with shape {list(logits.shape)}"
     if logits.datatype not in _FLOATS or len(logits.shape) not in {1, 2}:
-        raise UnsupportedModelError(f"{description}; it has to be floats [-1, classes]")
+        raise UnsupportedModelError(f"{description}; it must be floats with shape [-1, classes]")
     labels = spec.labels
     if labels is None:
         labels = _read_labels(around.file(spec.labels_file or ""))
     classes = 1 if len(logits.shape) == 1 else logits.shape[1]
     is_binary = classes == 1 and len(labels) == _BINARY and spec.activation != "softmax"
     if classes not in {VARIABLE, len(labels)} and not is_binary:
-        msg = f"{description}, so it needs {classes} labels, and there are {len(labels)}"
+        msg = f"{description}, so it needs {classes} labels, but there are {len(labels)}"
         raise UnsupportedModelError(msg)
     if (spec.top_k or 1) > len(labels):
-        raise UnsupportedModelError(f"top_k is {spec.top_k}, and there are {len(labels)} labels")
+        raise UnsupportedModelError(
+            f"top_k is {spec.top_k}, but there are only {len(labels)} labels"
+        )
     return ClassifyStep(spec, labels, logits)
 
 
@@ -126,10 +131,14 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise UnsupportedModelError(f"{path.name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UnsupportedModelError(f"{path.name}: is no UTF-8 (byte {error.start})") from None
+        raise UnsupportedModelError(
+            f"{path.name}: is not valid UTF-8 (byte {error.start})"
+        ) from None
     lines = [line.strip() for line in text.rstrip().split("\n")]
     if len(raw) > _MAX_FILE_BYTES or len(lines) > MAX_LABELS:
-        raise UnsupportedModelError(f"{path.name}: has more than {MAX_LABELS} labels, or 64 MiB")
+        raise UnsupportedModelError(
+            f"{path.name}: has more than {MAX_LABELS} labels, or more than 64 MiB"
+        )
     if "" in lines:
         raise UnsupportedModelError(f"{path.name}: line {lines.index('') + 1} is empty")
     return tuple(lines)

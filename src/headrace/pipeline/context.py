@@ -154,7 +154,9 @@ class StepContext:
         name = inputs.get(own, own)
         there = self.tensors.get(name)
         if there is None:
-            msg = f"no earlier step gives '{name}'; there are: {', '.join(self.tensors) or 'none'}"
+            msg = (
+                f"no earlier step outputs '{name}'; there are: {', '.join(self.tensors) or 'none'}"
+            )
             raise UnsupportedModelError(f"{msg}; map it, as in inputs: {{{own}: NAME}}")
         return there
 
@@ -182,10 +184,12 @@ def file_in(directory: Path, name: str) -> Path:
     """
     path = directory / name
     if not path.resolve().is_relative_to(directory.resolve()) or Path(name).is_absolute():
-        msg = f"'{name}' does not lie in the pipeline's directory, which is all that is pushed"
+        msg = (
+            f"'{name}' is outside the pipeline's directory; only files in that directory are pushed"
+        )
         raise UnsupportedModelError(msg)
     if not path.exists():
-        raise UnsupportedModelError(f"there is no '{name}' beside pipeline.yaml")
+        raise UnsupportedModelError(f"'{name}' does not exist beside pipeline.yaml")
     return path
 
 
@@ -199,5 +203,5 @@ def code_of(directory: Path, name: str, runtime: str = "") -> str:
 def _model_in(directory: Path, name: str) -> Path:
     path = file_in(directory, name)
     if path.resolve() == directory.resolve():
-        raise UnsupportedModelError("a pipeline cannot be a step of itself")
+        raise UnsupportedModelError("a pipeline cannot be a step of a pipeline")
     return path

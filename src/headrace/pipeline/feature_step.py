@@ -216,7 +216,7 @@ def plan_assemblies(
         InvalidArgumentError: They do not fit; the message says what the model takes.
     """
     if not signature.batched:
-        raise InvalidArgumentError("the model is not batched, so its rows are no entities")
+        raise InvalidArgumentError("the model is not batched, so its rows cannot be entities")
     chosen = {name: tuple(some) for name, some in inputs.items()} or _by_itself(signature, columns)
     columns_by_name = {spec.name: spec for spec in columns}
     assemblies = []
@@ -230,14 +230,14 @@ def plan_assemblies(
         for i, (got, want) in enumerate(zip(some, trained, strict=False)):
             if got != want:
                 msg = (
-                    f"column {i + 1} of input '{spec.name}' was '{want}' in training, and '{got}' "
-                    f"would be put there; the order is {', '.join(trained)[:300]}"
+                    f"column {i + 1} of input '{spec.name}' was '{want}' in training, but "
+                    f"would now be '{got}'; the order is {', '.join(trained)[:300]}"
                 )
                 raise InvalidArgumentError(msg)
         assemblies.append(Assembly(spec=spec, columns=some))
     used = {column for assembly in assemblies for column in assembly.columns}
     if not used & columns_by_name.keys():
-        raise InvalidArgumentError("no input of the model is made of features")
+        raise InvalidArgumentError("no input of the model takes features")
     return assemblies
 
 
@@ -276,8 +276,8 @@ def _by_itself(
             raise InvalidArgumentError(msg)
         return {matrices[0].name: trained or tuple(names)}
     msg = (
-        f"it is not clear which inputs the features ({', '.join(names)[:300]}) are for: "
-        f"{_takes(signature)}; say it, as in inputs: {{NAME: [COLUMN, ...]}}"
+        f"the inputs for the features ({', '.join(names)[:300]}) are ambiguous: "
+        f"{_takes(signature)}; map them, as in inputs: {{NAME: [COLUMN, ...]}}"
     )
     raise InvalidArgumentError(msg)
 
@@ -297,23 +297,24 @@ def check_fit(
     subject = f"input '{spec.name}' of the model"
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if columns.count(name) > 1)
-        raise InvalidArgumentError(f"{subject} gets the column '{twice}' twice")
+        raise InvalidArgumentError(f"{subject} has the column '{twice}' twice")
     for name in columns:
         if name in keys and name not in features:
-            msg = f"{subject} gets '{name}', which is a join key; give it another name"
+            msg = f"{subject} has the column '{name}', which is a join key; give it another name"
             raise InvalidArgumentError(msg)
     width = spec.shape[1] if len(spec.shape) == _MATRIX else 1
     if len(spec.shape) > _MATRIX or width not in {VARIABLE, len(columns)}:
         msg = (
-            f"{subject} has the shape {list(spec.shape)}, but {len(columns)} columns would be put "
-            f"there ({', '.join(columns)[:300]})"
+            f"{subject} has the shape {list(spec.shape)}, but {len(columns)} columns are "
+            f"mapped to it ({', '.join(columns)[:300]})"
         )
         raise InvalidArgumentError(msg)
     for name in columns:
         column = features.get(name)
         if column is not None and not _converts(column.datatype, spec.datatype):
             msg = (
-                f"{subject} is {spec.datatype}, which the {column.datatype} '{name}' cannot become"
+                f"{subject} is {spec.datatype}, to which '{name}' ({column.datatype}) cannot"
+                " be converted"
             )
             raise InvalidArgumentError(msg)
 
@@ -397,7 +398,7 @@ def check_service(spec: "FeaturesStepSpec", service: str, columns: Sequence[Tens
         UnsupportedModelError: They differ; the message names the first column that does.
     """
     if service != spec.service:
-        msg = f"it takes features of '{spec.service}', but '{service}' is bound"
+        msg = f"it takes features of the service '{spec.service}', but '{service}' is bound"
         raise UnsupportedModelError(msg)
     declared = _declared(spec)
     if tuple(columns) != declared:
@@ -419,7 +420,7 @@ def _other_columns(
     index, (want, got) = next((i, p) for i, p in enumerate(pairs) if p[0] != p[1])
     shown = ["nothing" if s is None else f"{s.name} {s.datatype}" for s in (want, got)]
     return (
-        f"feature service '{service}' is not the one that the model was made with: column "
-        f"{index + 1} is {shown[1]}, and was {shown[0]}; train with the service as it is, or name "
-        "the one that was"
+        f"feature service '{service}' differs from the one that the model was trained with: "
+        f"column {index + 1} is {shown[1]}, and was {shown[0]}; train again with the current"
+        " service, or bind the former one"
     )

@@ -87,7 +87,7 @@ def import_pillow(formats: tuple[str, ...]) -> Any:  # noqa: ANN401  # a module
             module, needed = _PLUGINS[name]
             importlib.import_module(f"PIL.{module}")
             if needed and not features.check(needed):
-                msg = f"this Pillow is built without {name}; take it from 'formats'"
+                msg = f"the installed Pillow lacks support for {name}; remove it from 'formats'"
                 raise FailedPreconditionError(msg)
     except ImportError as error:
         raise FailedPreconditionError(_NEEDED) from error
@@ -126,11 +126,11 @@ class PictureReader:
             InvalidArgumentError: It is none that may be sent; the message names its row.
         """
         if not isinstance(raw, bytes | bytearray | memoryview):
-            raise _refused(row, f"it is of the type {type(raw).__name__}, not bytes")
+            raise _refused(row, f"it has the type {type(raw).__name__}, not bytes")
         if not raw:
             raise _refused(row, "it is empty")
         if has_too_many_scans(raw):
-            raise _refused(row, f"its JPEG data has more than {MAX_SCANS} scans; save it anew")
+            raise _refused(row, f"its JPEG data has more than {MAX_SCANS} scans; save it again")
         library = self._library
         try:
             with library.open(io.BytesIO(raw), formats=self._formats) as picture:
@@ -142,7 +142,7 @@ class PictureReader:
         except (InvalidArgumentError, MemoryError):
             raise
         except library.UnidentifiedImageError:
-            raise _refused(row, f"it is none of {', '.join(self._formats)}") from None
+            raise _refused(row, f"it is not one of {', '.join(self._formats)}") from None
         except (library.DecompressionBombError, library.DecompressionBombWarning):
             raise self._too_large(row) from None
         except Exception as error:
@@ -154,8 +154,8 @@ class PictureReader:
         """Raise InvalidArgumentError if a picture of this size is more than may be made."""
         if width * height > self._max_pixels:
             msg = (
-                f"image {row} is so narrow that it would be resized to {width} x {height}, more "
-                f"than max_pixels ({self._max_pixels}): cut it"
+                f"image {row} is so narrow that it would be resized to {width} x {height}, "
+                f"more than max_pixels ({self._max_pixels}): crop it"
             )
             raise InvalidArgumentError(msg)
 
@@ -168,8 +168,8 @@ class PictureReader:
 
     def _too_large(self, row: int, size: str = "") -> InvalidArgumentError:
         return InvalidArgumentError(
-            f"image {row} has too many pixels{size}: at most {self._max_pixels} (max_pixels); "
-            "send it smaller"
+            f"image {row} has too many pixels{size}: at most {self._max_pixels} "
+            "(max_pixels); send a smaller one"
         )
 
     def _upright(self, picture: "Image.Image") -> "Image.Image":
@@ -185,7 +185,7 @@ class PictureReader:
 
     def _converted(self, picture: "Image.Image", row: int) -> "Image.Image":
         if picture.mode == "F":
-            raise _refused(row, "its pixels are floating-point numbers, of no known range")
+            raise _refused(row, "its pixels are floating-point numbers of unknown range")
         if picture.mode in _SIXTEEN_BITS:
             # Pillow's own conversion would clip at 255; the upper half is what it takes of colours.
             upper = np.clip(np.asarray(picture, np.int64), 0, 65_535) >> 8
@@ -198,7 +198,7 @@ class PictureReader:
 
 
 def _refused(row: int, reason: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"image {row} is no picture: {reason}")
+    return InvalidArgumentError(f"image {row} is not a valid image: {reason}")
 
 
 IMAGE: Final = "image"

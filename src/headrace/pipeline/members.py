@@ -59,7 +59,7 @@ class Members:
         first = members[0]
         for each_member in members:
             if not each_member.model.signature.batched:
-                msg = f"'{each_member.name}' has no batch axis, so its rows cannot be told apart"
+                msg = f"'{each_member.name}' has no batch axis, so its rows cannot be separated"
                 raise UnsupportedModelError(msg)
             _check_inputs(first, each_member)
 
@@ -122,10 +122,10 @@ class Members:
             if spec is None or other is None:
                 lacking = member if other is None else first
                 names = ", ".join(spec.name for spec in lacking.model.signature.outputs)
-                msg = f"'{lacking.name}' gives no '{name}'; it gives: {names}"
+                msg = f"'{lacking.name}' has no output '{name}'; it has: {names}"
                 raise UnsupportedModelError(msg)
             if (spec.datatype, spec.shape) != (other.datatype, other.shape):
-                msg = f"'{member.name}' gives {_shown(other)}, but '{first.name}' {_shown(spec)}"
+                msg = f"'{member.name}' outputs {_shown(other)}, but '{first.name}' {_shown(spec)}"
                 raise UnsupportedModelError(msg)
         assert spec is not None
         return spec
@@ -136,8 +136,8 @@ def _check_inputs(first: MemberModel, other: MemberModel) -> None:
     theirs = {spec.name: spec for spec in other.model.signature.inputs}
     if own.keys() != theirs.keys():
         msg = (
-            f"'{other.name}' takes {', '.join(theirs)}, but '{first.name}' {', '.join(own)}: "
-            "models on the same inputs need the same names"
+            f"'{other.name}' takes {', '.join(theirs)}, but '{first.name}' {', '.join(own)}:"
+            " models of one step must have the same input names"
         )
         raise UnsupportedModelError(msg)
     for name, spec in own.items():
@@ -334,10 +334,12 @@ def _outputs(members: Members, spec: CascadeSpec) -> tuple[TensorSpec, ...]:
     outputs = members.agreed(None)
     (sure,) = members.agreed([spec.confidence])
     if sure.datatype not in _FLOATS or len(sure.shape) not in {1, 2}:
-        msg = f"'{sure.name}' is {sure.datatype} of the shape {list(sure.shape)}"
-        raise UnsupportedModelError(f"{msg}; a confidence is floats [-1] or [-1, classes]")
+        msg = f"'{sure.name}' is {sure.datatype} with shape {list(sure.shape)}"
+        raise UnsupportedModelError(
+            f"{msg}; a confidence must be floats with shape [-1] or [-1, classes]"
+        )
     if any(output.name == STAGE for output in outputs):
-        msg = f"a model gives '{STAGE}' itself, which says here which model answered"
+        msg = f"a model has an output '{STAGE}', a name reserved for the model that answered"
         raise UnsupportedModelError(msg)
     return outputs
 
@@ -350,8 +352,8 @@ def _place(  # noqa: PLR0917  # one loop's body
         there = merged[name] = np.zeros((total, *answers.shape[1:]), answers.dtype)
     if there.shape[1:] != answers.shape[1:]:
         msg = (
-            f"'{model}' gave '{name}' with {list(answers.shape[1:])} a row, and a model before it "
-            f"{list(there.shape[1:])}"
+            f"'{model}' returned '{name}' with {list(answers.shape[1:])} per row, but a "
+            f"previous model {list(there.shape[1:])}"
         )
         raise RuntimeFailedError(msg)
     there[rows] = answers

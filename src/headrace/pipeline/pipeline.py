@@ -148,7 +148,7 @@ def _signature(steps: Sequence[PipelineStep], outputs: Sequence[str] | None) -> 
         for spec in own.outputs:
             name = step.writes[spec.name]
             if name in required:
-                msg = f"step '{step.name}' gives '{name}', which an earlier step takes already"
+                msg = f"step '{step.name}' outputs '{name}', which an earlier step already reads"
                 raise UnsupportedModelError(f"{msg}; map it to another name")
             produced[name] = _called(spec, name)
     last = steps[-1]
@@ -156,7 +156,7 @@ def _signature(steps: Sequence[PipelineStep], outputs: Sequence[str] | None) -> 
     missing = [name for name in names if name not in produced or name in required]
     if missing:
         available = ", ".join(name for name in produced if name not in required)
-        msg = f"the output '{missing[0]}' is given by no step; there are: {available}"
+        msg = f"no step outputs '{missing[0]}'; there are: {available}"
         raise UnsupportedModelError(msg)
     labels = {
         step.writes[name]: texts

@@ -50,13 +50,16 @@ class StepSpec(SpecModel):
     """
 
     name: str = Field(
-        default="", pattern=rf"{_STEP}|^$", description="In metrics and errors; else its kind."
+        default="",
+        pattern=rf"{_STEP}|^$",
+        description="Name in metrics and errors. Empty: the kind.",
     )
     inputs: dict[Name, Name] = Field(
-        default_factory=dict, description="The step's own name of an input: the tensor it reads."
+        default_factory=dict,
+        description="Per input of the step, the pipeline tensor that it reads.",
     )
     outputs: dict[Name, Name] = Field(
-        default_factory=dict, description="The step's own name of an output: what it is called."
+        default_factory=dict, description="Per output of the step, its name in the pipeline."
     )
 
 
@@ -66,7 +69,8 @@ class FunctionSpec(SpecModel):
     kind: Literal["python"]
     name: str = Field(default="", pattern=rf"{_STEP}|^$")
     function: str = Field(
-        pattern=_FUNCTION, description="FILE.py:NAME; takes a dict of arrays and returns one."
+        pattern=_FUNCTION,
+        description="FILE.py:NAME of a function that takes and returns a dict of arrays.",
     )
     inputs: dict[Name, Declared] = Field(min_length=1, max_length=1024)
     outputs: dict[Name, Declared] = Field(min_length=1, max_length=1024)
@@ -78,7 +82,7 @@ class TokenizerSpec(StepSpec):
     kind: Literal["tokenizer"]
     file: File = Field(default="tokenizer.json")
     max_length: int = Field(
-        default=512, ge=1, le=1 << 20, description="Longer texts are cut. Unit: tokens."
+        default=512, ge=1, le=1 << 20, description="Longer texts are truncated. Unit: tokens."
     )
     datatype: Literal["INT64", "INT32"] = Field(default="INT64")
 
@@ -96,42 +100,47 @@ class PoolingSpec(StepSpec):
 
     kind: Literal["pool"]
     mode: Literal["mean", "first", "max"] = Field(
-        default="mean", description="Over the tokens that the mask names; `first` is the first one."
+        default="mean",
+        description="Pools over the tokens in the mask; `first` takes the first one.",
     )
-    normalize: bool = Field(default=False, description="To length 1.")
+    normalize: bool = Field(default=False, description="Normalizes the result to length 1.")
 
 
 class ImageSpec(StepSpec):
     """Encoded pictures to pixels, as the model's training did it. Needs the extra `image`."""
 
     kind: Literal["image"]
-    size: Size = Field(description="Height and width of what the model takes. Unit: pixels.")
+    size: Size = Field(description="Height and width of the model's input. Unit: pixels.")
     resize: Literal["stretch", "crop", "pad"] = Field(
         default="stretch",
-        description="`crop` keeps the middle, `pad` keeps all and fills what is left.",
+        description="`crop` keeps the center, `pad` keeps all and fills the rest.",
     )
     shorter_side: Side | None = Field(
         default=None,
-        description="With `crop`: what the shorter side is resized to before, 256 for a size of "
-        "224 as ImageNet is evaluated. Null: as little is cut off as can be. Unit: pixels.",
+        description="With `crop`: the size to which the shorter side is resized first, 256 for a "
+        "size of 224 as in ImageNet evaluation. Null: the largest crop. Unit: pixels.",
     )
     fill: Annotated[int, Field(ge=0, le=255)] = Field(
-        default=0, description="With `pad`: the value of all channels beside the picture."
+        default=0, description="With `pad`: the value of all channels in the padding."
     )
     interpolation: Literal["nearest", "bilinear", "bicubic"] = Field(default="bilinear")
-    color: Literal["rgb", "bgr", "gray"] = Field(default="rgb", description="`gray` is 1 channel.")
+    color: Literal["rgb", "bgr", "gray"] = Field(default="rgb", description="`gray` has 1 channel.")
     layout: Literal["nchw", "nhwc"] = Field(default="nchw")
     datatype: Literal["FP32", "UINT8"] = Field(default="FP32")
     scale: float = Field(
-        default=1 / 255, gt=0.0, le=1e6, description="By which values of 0 to 255 are multiplied."
+        default=1 / 255, gt=0.0, le=1e6, description="Factor for values of 0 to 255."
     )
-    mean: Channels = Field(default=(), description="Taken off after `scale`; one, or one each.")
-    std: Channels = Field(default=(), description="Divided by after `mean`; one, or one each.")
-    orient: bool = Field(default=True, description="Turn a picture as its Exif data says.")
+    mean: Channels = Field(
+        default=(), description="Subtracted after `scale`; one value, or one per channel."
+    )
+    std: Channels = Field(
+        default=(), description="Divisor after `mean`; one value, or one per channel."
+    )
+    orient: bool = Field(default=True, description="Rotates an image according to its Exif data.")
     shrink_on_load: bool = Field(
         default=False,
-        description="Decode large JPEG files smaller, to no less than twice of what is needed: "
-        "several times as fast, and values differ a little.",
+        description="Decodes large JPEG files at a reduced size, at least twice the target: "
+        "several times as fast, with slightly different values.",
     )
     formats: Annotated[tuple[ImageFormat, ...], Strict(strict=False)] = Field(
         default=("JPEG", "PNG", "WEBP", "GIF", "BMP"), min_length=1, max_length=8
@@ -140,7 +149,7 @@ class ImageSpec(StepSpec):
         default=50_000_000,
         ge=1,
         le=89_000_000,
-        description="Of one picture; a larger one is refused before it is decoded.",
+        description="Limit per image; a larger one is refused before it is decoded.",
     )
 
     @model_validator(mode="after")
@@ -153,7 +162,7 @@ class ImageSpec(StepSpec):
             if len(values) not in {0, 1, channels}:
                 raise ValueError(f"'{name}' has {len(values)} values for {channels} channel(s)")
         if any(value <= 0 for value in self.std):
-            raise ValueError("'std' has to be above 0")
+            raise ValueError("'std' must be above 0")
         if self.resize != "crop" and self.shorter_side is not None:
             raise ValueError("'shorter_side' needs resize: crop")
         if self.resize != "pad" and "fill" in set_fields:
@@ -169,14 +178,14 @@ class VectorizerSpec(StepSpec):
     kind: Literal["vectorizer"]
     path: File = Field(description="A `.skops` file beside `pipeline.yaml`.")
     datatype: Literal["FP32", "FP64"] = Field(
-        default="FP32", description="FP64 for an estimator of scikit-learn that comes after it."
+        default="FP32", description="FP64 for a scikit-learn estimator in the next step."
     )
     columns: dict[Name, Literal["BYTES", "FP64", "INT64", "BOOL"]] | None = Field(
         default=None,
         min_length=1,
         max_length=1024,
-        description="For a transformer that was fitted on a data frame: its columns, each an input "
-        "of its own. Needs pandas.",
+        description="For a transformer that was fitted on a data frame: its columns, one input "
+        "each. Needs pandas.",
     )
 
 
@@ -185,25 +194,29 @@ class ClassifySpec(StepSpec):
 
     kind: Literal["classify"]
     labels: Annotated[tuple[Label, ...], Strict(strict=False)] | None = Field(
-        default=None, min_length=1, max_length=MAX_LABELS, description="In the model's order."
+        default=None,
+        min_length=1,
+        max_length=MAX_LABELS,
+        description="Labels in the model's order.",
     )
     labels_file: File | None = Field(
-        default=None, description="Or a text file with one label on each line."
+        default=None, description="Alternatively, a text file with one label per line."
     )
     activation: Literal["softmax", "sigmoid", "none"] = Field(
         default="softmax",
-        description="What makes probabilities of the model's numbers; `none` where they are some.",
+        description="Function that turns the model's outputs into probabilities; `none` if they "
+        "are probabilities already.",
     )
     top_k: int | None = Field(
         default=None,
         ge=1,
         le=1024,
-        description="That many `labels` and `scores`, best first. Null: one `label`, one `score`.",
+        description="Number of `labels` and `scores`, best first. Null: one `label`, one `score`.",
     )
     threshold: float | None = Field(
         default=None,
         allow_inf_nan=False,
-        description="Below it `other_label` stands for the label.",
+        description="Below it, `other_label` is returned.",
     )
     other_label: Label = Field(default="other")
 
@@ -220,26 +233,28 @@ class EnsembleSpec(StepSpec):
     """Several models on the same inputs, and what comes of their answers."""
 
     kind: Literal["ensemble"]
-    models: Paths = Field(min_length=2, max_length=64, description="All of one signature.")
+    models: Paths = Field(
+        min_length=2, max_length=64, description="Models with the same signature."
+    )
     combine: Literal["mean", "weighted", "max", "vote"] = Field(
         default="mean",
-        description="`vote` is for labels: what most models say; of equals what the first says.",
+        description="`vote` is for labels: the most frequent one; in a tie the first model's.",
     )
     weights: Annotated[tuple[Weight, ...], Strict(strict=False)] = Field(
-        default=(), max_length=64, description="One for each model; they need not sum to 1."
+        default=(), max_length=64, description="One per model; they need not sum to 1."
     )
     combined: Names | None = Field(
-        default=None, min_length=1, max_length=1024, description="Outputs; null for all."
+        default=None, min_length=1, max_length=1024, description="Outputs to combine; null for all."
     )
 
     @model_validator(mode="after")
     def _weights_agree(self) -> Self:
         if (self.combine == "weighted") != bool(self.weights):
-            raise ValueError("'weights' and combine: weighted need each other")
+            raise ValueError("'weights' and combine: weighted must be set together")
         if self.weights and len(self.weights) != len(self.models):
             raise ValueError(f"has {len(self.weights)} weights for {len(self.models)} models")
         if self.weights and not sum(self.weights):
-            raise ValueError("'weights' are all 0")
+            raise ValueError("'weights' must not all be 0")
         return self
 
 
@@ -247,13 +262,15 @@ class CascadeSpec(StepSpec):
     """Models in order, cheap ones first: only rows that one is unsure of go on to the next."""
 
     kind: Literal["cascade"]
-    models: Paths = Field(min_length=2, max_length=64, description="All of one signature.")
+    models: Paths = Field(
+        min_length=2, max_length=64, description="Models with the same signature."
+    )
     confidence: Name = Field(
-        description="The output that says how sure a model is: one number a row, or "
-        "probabilities, of which the largest counts."
+        description="Output with the model's confidence: one number per row, or probabilities, of "
+        "which the largest counts."
     )
     threshold: float = Field(
-        allow_inf_nan=False, description="From this on a model's answer is taken."
+        allow_inf_nan=False, description="Confidence from which a model's output is used."
     )
 
 
@@ -264,16 +281,16 @@ class FeaturesStepSpec(StepSpec):
     """
 
     kind: Literal["features"]
-    service: str = Field(min_length=1, max_length=128, description="The feature service's name.")
+    service: str = Field(min_length=1, max_length=128, description="Name of the feature service.")
     columns: dict[Name, Literal["FP32", "FP64", "INT64", "BOOL", "BYTES"]] = Field(
         min_length=1,
         max_length=4096,
-        description="What the service gives, in its order; another service is refused.",
+        description="Columns of the service, in order; a service with other columns is refused.",
     )
     matrices: dict[Name, Names] = Field(
         default_factory=dict,
-        description="FP32 [-1, columns] of columns and of values that come with the request; a "
-        "column that is in none is given by itself.",
+        description="FP32 [-1, columns] inputs made of columns and of values that come with the "
+        "request; a column that is in none is an input by itself.",
     )
 
 
@@ -301,7 +318,7 @@ def tensor_specs(declared: Mapping[str, tuple[Datatype, tuple[int, ...]]]) -> li
 
 
 MAX_STEPS: Final = 64
-_NOT_PLAIN: Final = "is not plain YAML: an alias, a tag, a key given twice, a number, or its form"
+_NOT_PLAIN: Final = "is not plain YAML: an alias, a tag, a duplicate key, a number, or its form"
 
 
 class PipelineSpec(SpecModel):
@@ -315,7 +332,7 @@ class PipelineSpec(SpecModel):
         default=None,
         min_length=1,
         max_length=1024,
-        description="What a caller gets, in this order. Null: what the last step gives.",
+        description="Outputs of the pipeline, in this order. Null: those of the last step.",
     )
 
 
@@ -330,7 +347,7 @@ def read_spec(directory: Path) -> PipelineSpec:
         with path.open("rb") as file:
             text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UnsupportedModelError(f"{path}: is no UTF-8 text (byte {error.start})") from None
+        raise UnsupportedModelError(f"{path}: is not valid UTF-8 (byte {error.start})") from None
     except OSError as error:
         raise UnsupportedModelError(f"{path}: {error.strerror}") from error
     try:
@@ -360,7 +377,7 @@ def parse_spec(source: str | Mapping[str, Any]) -> PipelineSpec:
         if mistakes and value is None:
             raise SpecError(mistakes)
     if not isinstance(value, Mapping):
-        message = f"has to be a mapping with 'steps', but is {_type_of(value)}"
+        message = f"must be a mapping with 'steps', but is {_type_of(value)}"
         raise SpecError([*mistakes, SpecMistake(place="", message=message)])
     try:
         spec = PipelineSpec.model_validate(value)

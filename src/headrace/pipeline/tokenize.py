@@ -136,7 +136,7 @@ def open_tokenizer(path: Path, *, max_length: int) -> "Tokenizer":
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
         tokenizer.enable_truncation(max_length)
     except Exception as error:  # noqa: BLE001  # the library raises bare ones
-        msg = f"{path}: is no tokenizer.json that can be read: {error_kind(error)}"
+        msg = f"{path}: is not a readable tokenizer.json: {error_kind(error)}"
         raise UnsupportedModelError(msg) from None
     return tokenizer
 

@@ -76,7 +76,7 @@ class Matrix:
         shape = (VARIABLE, columns)
         matrix = TensorSpec(name=INPUT, datatype=Datatype.FP64, shape=shape)
         self.specs: tuple[TensorSpec, ...] = (matrix,)
-        self.described = f"a matrix of {columns} numbers a row"
+        self.described = f"a matrix of {columns} numbers per row"
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # an array
         """The matrix."""
@@ -96,7 +96,7 @@ class TableInput:
             TensorSpec(name=name, datatype=Datatype(datatype), shape=(VARIABLE,))
             for name, datatype in columns.items()
         )
-        self.described = f"a table of the columns {', '.join(columns)}"
+        self.described = f"a table with the columns {', '.join(columns)}"
         self._library = library
 
     def rows(self, inputs: Tensors) -> Any:  # noqa: ANN401  # a data frame
@@ -201,7 +201,7 @@ def open_vectorizer(spec: VectorizerSpec, around: StepContext) -> VectorizerStep
     path = around.file(spec.path)
     estimator = read_estimator(path, allow_code=False)
     if not hasattr(estimator, "transform"):
-        raise refuse(path, f"holds a {type(estimator).__name__}, which does not transform")
+        raise refuse(path, f"holds a {type(estimator).__name__}, which is not a transformer")
     refuse_file_names(path, estimator)
     transformer = Transformer(
         estimator=estimator,
@@ -211,7 +211,7 @@ def open_vectorizer(spec: VectorizerSpec, around: StepContext) -> VectorizerStep
     taken = _taken(path, estimator, spec.columns)
     columns = _columns(path, transformer, taken)
     if not 0 < columns <= MAX_COLUMNS:
-        raise refuse(path, f"gives {columns} columns; 1 to {MAX_COLUMNS} are served")
+        raise refuse(path, f"returns {columns} columns; 1 to {MAX_COLUMNS} are supported")
     output = TensorSpec(name=FEATURES, datatype=Datatype(spec.datatype), shape=(VARIABLE, columns))
     return VectorizerStep(transformer, taken, output)
 
@@ -221,10 +221,10 @@ def _taken(path: Path, estimator: Any, columns: Mapping[str, str] | None) -> Tak
     if columns is not None:
         fitted = [str(name) for name in getattr(estimator, "feature_names_in_", ())]
         if fitted != list(columns):
-            fitted_on = f"the columns {', '.join(fitted)}" if fitted else "something without names"
-            raise refuse(
-                path, f"was fitted on {fitted_on}; 'columns' has to name them in this order"
+            fitted_on = (
+                f"the columns {', '.join(fitted)}" if fitted else "data without column names"
             )
+            raise refuse(path, f"was fitted on {fitted_on}; 'columns' must list them in this order")
         try:
             return TableInput(columns, importlib.import_module("pandas"))
         except ImportError as error:
@@ -254,7 +254,7 @@ def _columns(path: Path, transformer: Transformer, taken: Taken) -> int:
         reason = f"does not transform {taken.described}: {reason_of(error)}{hint}"
         raise refuse(path, reason) from error
     if len(shape) != 2 or shape[0] != 1:  # noqa: PLR2004  # a matrix
-        raise refuse(path, f"gives the shape {list(shape)} for one row, not [1, columns]")
+        raise refuse(path, f"returns the shape {list(shape)} for one row, not [1, columns]")
     return int(shape[1])
 
 
@@ -277,7 +277,7 @@ def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
     if not isinstance(error, ValueError):
         return RuntimeFailedError(f"the vectorizer failed: {reason}")
     location = _missing(inputs) if "NaN" in reason or "infinity" in reason else ""
-    return InvalidArgumentError(f"the vectorizer takes no such values{location}: {reason}")
+    return InvalidArgumentError(f"the vectorizer does not accept these values{location}: {reason}")
 
 
 def _missing(inputs: Tensors) -> str:

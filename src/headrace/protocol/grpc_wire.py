@@ -53,7 +53,7 @@ def unframe(
     compressed, length = _PREFIX.unpack_from(body)
     if compressed:
         if compressed > 1:
-            msg = f"gRPC frame begins with {compressed}, which is no compressed-flag"
+            msg = f"gRPC frame begins with {compressed}, which is not a valid compressed-flag"
             raise InvalidArgumentError(msg)
         if encoding not in _ENCODINGS:
             shown = encoding[:_SHOWN].decode("latin-1")

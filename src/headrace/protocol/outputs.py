@@ -29,7 +29,7 @@ def classify(
         InvalidArgumentError: The output holds no numbers.
     """
     if output.dtype.kind not in "iuf":
-        msg = f"class result not available for output '{name}': its elements are no numbers"
+        msg = f"class result not available for output '{name}': its elements are not numbers"
         raise InvalidArgumentError(msg)
     rows = output.shape[0] if batched and output.ndim else 1
     width = output.size // rows if rows else 0
@@ -77,7 +77,7 @@ def answered_outputs(
     for requested in request.outputs:
         output = response.outputs.get(requested.name)
         if output is None:
-            msg = f"model '{response.model_name}' did not answer output '{requested.name}'"
+            msg = f"model '{response.model_name}' did not return output '{requested.name}'"
             raise RuntimeFailedError(msg)
         as_binary = binary if requested.binary_data is None else requested.binary_data
         yield Answered(requested.name, _form(requested, output, signature), as_binary)

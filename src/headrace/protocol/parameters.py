@@ -143,7 +143,7 @@ def _other(name: str, value: object) -> Parameter:
 def _refuse_sequence(name: str, value: object) -> None:
     if value:
         msg = (
-            f"parameter '{name}' asks for a sequence of requests with state between them, which "
-            "this server does not keep; send each request by itself"
+            f"parameter '{name}' asks for a sequence of requests with shared state, which "
+            "this server does not support; send each request by itself"
         )
         raise UnsupportedError(msg)

@@ -106,7 +106,7 @@ class RateLimitCodec:
         try:
             message = self._request.FromString(data)
         except DecodeError as error:
-            raise InvalidArgumentError(f"no rate limit request: {error}") from None
+            raise InvalidArgumentError(f"not a rate limit request: {error}") from None
         shared = message.hits_addend or None
         return RateLimitQuestion(
             message.domain,

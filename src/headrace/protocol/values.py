@@ -158,7 +158,7 @@ def _wrong_type(
     got = _JSON_NAMES.get(type(value), "something else")
     hint = ""
     if value is None and datatype in FLOATS:
-        hint = ": nulls are refused here (`nulls: error`); send a number, or NaN"
+        hint = ": nulls are not accepted here (`nulls: error`); send a number, or NaN"
     elif value is None or (isinstance(value, float) and not math.isfinite(value)):
         got = "null" if value is None else f"{value:g}"
         hint = ": only inputs of floats can have missing or infinite values"
@@ -178,8 +178,8 @@ def _out_of_range(name: str, datatype: Datatype, index: int, value: object) -> I
 
 def _wrong_nesting(name: str, shape: tuple[int, ...]) -> InvalidArgumentError:
     return InvalidArgumentError(
-        f"the data of '{name}' is not nested as its shape {list(shape)} says: "
-        "nest it so, without ragged rows, or send it flat"
+        f"the data of '{name}' is not nested as its shape {list(shape)} requires: nest it "
+        "without ragged rows, or send it flat"
     )
 
 

@@ -50,22 +50,22 @@ def check_tuning(tuning: Tuning) -> None:
     _check_one_of("graph_optimizations", tuning.graph_optimizations, GRAPH_OPTIMIZATIONS)
     disabled = tuning.disabled_optimizers or ()
     if len(disabled) > _MOST_OPTIMIZERS:
-        _refuse(f"disables {len(disabled)} optimizers; at most {_MOST_OPTIMIZERS} can be")
+        _refuse(f"disables {len(disabled)} optimizers; the limit is {_MOST_OPTIMIZERS}")
     for name in disabled:
         if _OPTIMIZER.fullmatch(name) is None:
             _refuse(
-                f"disables the optimizer {_shown(name)}, which is no name that ONNX Runtime gives "
-                "one: they are of letters, digits and underscores, as SkipLayerNormFusion"
+                f"disables the optimizer {_shown(name)}, which is not a valid name of ONNX "
+                "Runtime: use letters, digits and underscores, as in SkipLayerNormFusion"
             )
     threads = tuning.intra_op_threads
     if threads is not None and not 1 <= threads <= MOST_THREADS:
-        _refuse(f"asks for {threads} threads inside a run; 1 to {MOST_THREADS} can be")
+        _refuse(f"asks for {threads} threads inside a run; allowed are 1 to {MOST_THREADS}")
 
 
 def _check_one_of(what: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         available = ", ".join(name for name in allowed if name)
-        _refuse(f"asks for the {what} {_shown(value)}, which there is not; there are: {available}")
+        _refuse(f"asks for the unknown {what} {_shown(value)}; allowed values: {available}")
 
 
 def _shown(text: str) -> str:

@@ -43,15 +43,18 @@ def write_check(file: Path, requests: Sequence[Asked]) -> None:
             protocol's.
     """
     if not 1 <= len(requests) <= MOST_REQUESTS:
-        msg = f"{len(requests)} requests are given to check a model by; 1 to {MOST_REQUESTS} can be"
+        msg = (
+            f"a model cannot be checked with {len(requests)} requests; allowed are 1 to "
+            f"{MOST_REQUESTS}"
+        )
         raise InvalidArgumentError(msg)
     left = MAX_BYTES
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in _entries(requests):
             left -= array.nbytes
             if left < 0:
-                msg = f"the requests to check a model by take more than {MAX_BYTES} bytes"
-                raise InvalidArgumentError(f"{msg}; give fewer")
+                msg = f"the check requests need more than {MAX_BYTES} bytes"
+                raise InvalidArgumentError(f"{msg}; use fewer")
             # With a fixed date the same content has the same digest.
             entry = zipfile.ZipInfo(f"{name}.npy")
             entry.compress_type = zipfile.ZIP_DEFLATED
@@ -80,7 +83,7 @@ def read_check(file: Path) -> tuple[Asked, ...]:
         NotImplementedError,
     ) as error:
         what = str(error) if isinstance(error, BrokenFileError) else error_kind(error)
-        msg = f"{file}: holds no requests to check a model by: {what}"
+        msg = f"{file}: is not a valid file of check requests: {what}"
         raise UnsupportedModelError(msg) from None
 
 
@@ -92,7 +95,7 @@ def _entries(requests: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
                 if array.dtype.kind == "O":
                     items = array.ravel().tolist()
                     if not all(isinstance(item, bytes) for item in items):
-                        msg = f"tensor '{name}' holds objects that are no bytes"
+                        msg = f"tensor '{name}' holds objects that are not bytes"
                         raise InvalidArgumentError(msg)
                     sizes = np.array(list(map(len, items)), np.int64).reshape(array.shape)
                     yield entry_name + _TEXT, np.frombuffer(b"".join(items), np.uint8)
@@ -100,7 +103,7 @@ def _entries(requests: Sequence[Asked]) -> Iterator[tuple[str, Array]]:
                 elif array.dtype in _DTYPES:
                     yield entry_name, np.ascontiguousarray(array).reshape(array.shape)
                 else:
-                    msg = f"tensor '{name}' is of {array.dtype}, which no request can carry"
+                    msg = f"tensor '{name}' is of {array.dtype}, which a request cannot carry"
                     raise InvalidArgumentError(msg)
 
 
@@ -108,9 +111,9 @@ def _arrays(archive: zipfile.ZipFile) -> dict[str, Array]:
     """Every array, by side, number, name and part; read within bounds."""
     entries = archive.infolist()
     if len(entries) > _MOST_ARRAYS:
-        raise BrokenFileError(f"{len(entries)} arrays; at most {_MOST_ARRAYS} can be")
+        raise BrokenFileError(f"it holds {len(entries)} arrays; the limit is {_MOST_ARRAYS}")
     if sum(entry.file_size for entry in entries) > MAX_BYTES + _HEADERS_BYTES:
-        raise BrokenFileError(f"it would take more than {MAX_BYTES} bytes")
+        raise BrokenFileError(f"it needs more than {MAX_BYTES} bytes")
     return {entry.filename: _array(archive, entry) for entry in entries}
 
 
@@ -120,11 +123,11 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Array:
     stream = io.BytesIO(data)
     version = np.lib.format.read_magic(stream)
     if version != (1, 0):
-        raise BrokenFileError(f"an array of the version {version}")
+        raise BrokenFileError(f"an array has the version {version}")
     header = np.lib.format.read_array_header_1_0(stream, max_header_size=_MOST_HEADER)
     shape, in_fortran_order, dtype = header
     if dtype not in _DTYPES or in_fortran_order:
-        raise BrokenFileError("it holds an array of a type or order which is not read")
+        raise BrokenFileError("it holds an array whose type or order is not supported")
     held = len(data) - stream.tell()
     if any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != held:
         raise BrokenFileError(f"an array claims the shape {shape} of {held} bytes")
@@ -137,7 +140,7 @@ def _paired(arrays: Mapping[str, Array]) -> tuple[Asked, ...]:
     for entry, array in arrays.items():
         match = _ENTRY.fullmatch(entry)
         if match is None:
-            raise BrokenFileError("an entry is no tensor of a request or answer")
+            raise BrokenFileError("an entry is not a tensor of a request or response")
         side, number, name, part = match.groups()
         if part == _SIZES:
             continue
@@ -145,18 +148,18 @@ def _paired(arrays: Mapping[str, Array]) -> tuple[Asked, ...]:
         sizes = arrays.get(entry.replace(_TEXT, _SIZES))
         tensors[unquote(name)] = _text(array, sizes) if part else array
     if not sides or sorted(sides) != list(range(len(sides))):
-        raise BrokenFileError("its requests are not numbered from 0 on")
+        raise BrokenFileError("its requests are not numbered from 0")
     if any(not answers for _, answers in sides.values()):
-        raise BrokenFileError("a request has no answer")
+        raise BrokenFileError("a request has no response")
     return tuple(sides[number] for number in sorted(sides))
 
 
 def _text(data: Array, sizes: Array | None) -> Array:
     if sizes is None or sizes.dtype != np.int64 or data.dtype != np.uint8 or data.ndim != 1:
-        raise BrokenFileError("a text is none")
+        raise BrokenFileError("a text is not valid UTF-8")
     counts: list[int] = sizes.ravel().tolist()
     if min(counts, default=0) < 0 or sum(counts) != data.size:
-        raise BrokenFileError("a text is of another size than it says")
+        raise BrokenFileError("a text has another size than declared")
     whole, array = data.tobytes(), np.empty(sizes.size, np.object_)
     ends = accumulate(counts)
     array[:] = [whole[end - size : end] for end, size in zip(ends, counts, strict=True)]

@@ -47,7 +47,7 @@ class FileReader:
         status = os.fstat(self._descriptor)
         if not stat.S_ISREG(status.st_mode):
             os.close(self._descriptor)
-            raise BrokenFileError("is no regular file")
+            raise BrokenFileError("is not a regular file")
         self.size = status.st_size
         self._block, self._start = b"", 0
         self.fields_left = _MOST_FIELDS
@@ -143,7 +143,7 @@ def fields(source: FileReader, start: int = 0, end: int | None = None) -> Iterat
             case 5:
                 start += 4
             case _:
-                raise BrokenFileError("is truncated or damaged: no protobuf message")
+                raise BrokenFileError("is truncated or damaged: it is not a protobuf message")
         if start > end or not number:
             raise BrokenFileError("is truncated or damaged: it ends before its content does")
         yield ProtobufField(number, kind, value, begin, start)

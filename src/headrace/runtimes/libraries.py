@@ -137,9 +137,9 @@ class _FrameworkGuard(MetaPathFinder, Loader):
         package = module.__name__
         if other := other_framework(package):
             msg = (
-                f"{FRAMEWORKS[package]} cannot be loaded beside {FRAMEWORKS[other]}, which this "
-                "process holds, as the two can abort a process: give the models processes of "
-                "their own (in a pool: another pool), or convert one to ONNX"
+                f"{FRAMEWORKS[package]} cannot be loaded in a process that holds "
+                f"{FRAMEWORKS[other]}, as the two can abort the process: serve the models in"
+                " separate processes (in a pool: another pool), or convert one to ONNX"
             )
             raise SecondFrameworkError(msg, name=package)
         msg = f"{FRAMEWORKS[package]} is not needed here"

@@ -196,7 +196,7 @@ def openvino_precision(model: Any) -> str:  # noqa: ANN401  # ships no types tha
         return PRECISIONS[0]
     precision = str(model.get_rt_info(info_path).value).lower()
     if precision not in PRECISIONS:
-        _log.warning("the model asks for the precision %r, which there is not", precision[:40])
+        _log.warning("the model asks for the unknown precision %r", precision[:40])
         return PRECISIONS[0]
     return precision
 
@@ -226,8 +226,8 @@ def _tell_precision(path: Path, compiled: Any, options: LoadOptions) -> None:  #
     used = str(compiled.get_property(_PRECISION).get_type_name())
     if used != precision:
         _log.warning(
-            "%s was tuned to compute in %s, which this processor does not do; OpenVINO takes %s, "
-            "and what was measured elsewhere does not hold here",
+            "%s was tuned to compute in %s, which this processor does not support; OpenVINO"
+            " uses %s, and measurements made elsewhere do not apply here",
             path.name,
             precision,
             used,
@@ -247,13 +247,14 @@ def _specs(path: Path, kind: str, ports: Sequence[Any], named: Named) -> tuple[T
         datatype = _DATATYPES.get(port.get_element_type().get_type_name())
         if datatype is None:
             msg = (
-                f"{kind} '{name}' is {port.get_element_type().get_type_name()}, which is not served"
+                f"{kind} '{name}' is {port.get_element_type().get_type_name()}, which is not"
+                " supported"
             )
             raise refuse(path, f"{msg}; cast it in the model")
         shape = port.get_partial_shape()
         if shape.rank.is_dynamic:
             if kind == "input":
-                msg = f"input '{name}' says not even how many dimensions it has; convert the model"
+                msg = f"input '{name}' has an unknown number of dimensions; convert the model"
                 raise refuse(path, f"{msg} with the shapes of its inputs, -1 where they vary")
             specs.append(TensorSpec(name=name, datatype=datatype, shape=()))
             continue
@@ -338,13 +339,13 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
     match file.suffix.lower():
         case OpenvinoFormat.IR.value:
             if not _begins_like_ir(file):
-                raise refuse(file, "is no OpenVINO IR: it does not begin with <net>")
+                raise refuse(file, "is not an OpenVINO IR: it does not begin with <net>")
             try:
                 with FileReader(file) as source:
                     ir = read_ir(source)
             except expat.ExpatError as error:
                 where = f"line {error.lineno}, column {error.offset}"
-                raise corrupt(file, f"no whole XML ({where})") from None
+                raise corrupt(file, f"incomplete XML ({where})") from None
             except BrokenFileError as error:
                 raise refuse(file, str(error)) from error
             _check_weights(file, ir.end_bytes)
@@ -355,7 +356,7 @@ def find_openvino_file(path: Path) -> OpenvinoFile:
         case OpenvinoFormat.TFLITE.value:
             read_tflite(file)
         case _:
-            raise refuse(file, f"is none of what OpenVINO reads ({', '.join(OpenvinoFormat)})")
+            raise refuse(file, f"is not a format that OpenVINO reads ({', '.join(OpenvinoFormat)})")
     return OpenvinoFile(kind=OpenvinoFormat(file.suffix.lower()), path=file)
 
 
@@ -375,7 +376,7 @@ def _only_file(directory: Path) -> Path:
         return models[0]
     names = ", ".join(file.name for file in models[:8])
     have = f"several models ({names})" if models else "no model"
-    raise refuse(directory, f"holds {have} that OpenVINO reads; one is needed")
+    raise refuse(directory, f"holds {have} that OpenVINO reads; exactly one is needed")
 
 
 def read_ir(source: FileReader) -> "IrFile":
@@ -414,10 +415,12 @@ def _check_weights(file: Path, end: int) -> None:
         msg = f"its weights, {weights.name}, are not beside it; put both files into a directory"
         raise refuse(file, f"{msg} and name that")
     if weights.resolve().parent != file.resolve().parent:
-        raise refuse(file, f"its weights, {weights.name}, are a link that leads elsewhere")
+        raise refuse(
+            file, f"its weights, {weights.name}, are a link that leads out of the directory"
+        )
     size = weights.stat().st_size
     if size < end:
-        raise refuse(file, f"{weights.name} has {size} bytes, and the weights end at {end}")
+        raise refuse(file, f"{weights.name} has {size} bytes, but the weights end at {end}")
 
 
 def _check_paddle(file: Path) -> None:
@@ -431,14 +434,16 @@ def _check_paddle(file: Path) -> None:
     except (BrokenFileError, OSError) as error:
         raise refuse(file, f"cannot be read as a Paddle program: {error}") from error
     if not blocks:
-        raise refuse(file, "is no Paddle program: it has no blocks")
+        raise refuse(file, "is not a Paddle program: it has no blocks")
     weights = file.with_suffix(".pdiparams")
     if weights.exists() and weights.resolve().parent != file.resolve().parent:
-        raise refuse(file, f"its weights, {weights.name}, are a link that leads elsewhere")
+        raise refuse(
+            file, f"its weights, {weights.name}, are a link that leads out of the directory"
+        )
 
 
 def _no_entities(*_: object) -> None:
-    raise BrokenFileError("declares XML entities, which no model needs")
+    raise BrokenFileError("declares XML entities, which are not allowed")
 
 
 class IrFile:
@@ -465,8 +470,8 @@ class IrFile:
             self.name, self.version = attributes.get("name", ""), attributes.get("version", "")
             if _whole(self.version) < _OLDEST_VERSION:
                 raise BrokenFileError(
-                    "is an IR of a version that is not read; convert the model again with OpenVINO "
-                    "2022 or newer"
+                    "is an IR of an unsupported version; convert the model again with "
+                    "OpenVINO 2022 or newer"
                 )
         elif element == "layer":
             self._layers += 1
@@ -480,11 +485,11 @@ class IrFile:
             offset, size = _whole(attributes.get("offset", "")), _whole(attributes.get("size", ""))
             dims = _sizes(attributes.get("shape", ""))
             if min([offset, size, *dims]) < 0:
-                raise BrokenFileError(f"is damaged: {what} says no place or shape that can be")
+                raise BrokenFileError(f"is damaged: {what} has an invalid position or shape")
             elements = math.prod(dims)
             kind = attributes.get("element_type", "")
             if elements > _MAX_ELEMENTS or elements * _bits(kind) > 8 * size + 7:
-                raise BrokenFileError(f"{what} declares {elements} elements and has {size} bytes")
+                raise BrokenFileError(f"{what} declares {elements} elements but has {size} bytes")
             self.weights[_datatype(kind)] += size
             self.end_bytes = max(self.end_bytes, offset + size)
         elif element == "data" and self._kind == "Parameter" and len(self.inputs) < _MOST_SHOWN:
@@ -539,7 +544,7 @@ def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
     saved = read_savedmodel(path)
     if saved.unsafe:
         names = ", ".join(saved.unsafe[:8])
-        raise refuse(path, f"OpenVINO has none of its operators {names}; TensorFlow is needed")
+        raise refuse(path, f"OpenVINO does not support its operators {names}; TensorFlow is needed")
     names_in_signature = {tensor.name for tensor in (*saved.inputs, *saved.outputs)}
 
     def named(names: Sequence[str], own: str) -> str:
@@ -554,7 +559,9 @@ def open_by_openvino(path: Path, options: LoadOptions) -> OpenvinoModel:
         if mismatched:
             model.close()
             names = ", ".join(sorted(mismatched)[:8])
-            raise refuse(path, f"OpenVINO lost its {kind}s {names}; install headrace[tensorflow]")
+            raise refuse(
+                path, f"OpenVINO does not keep its {kind}s {names}; install headrace[tensorflow]"
+            )
     return model
 
 

@@ -81,14 +81,14 @@ def verify_padding(model: Model, settings: PaddingSpec) -> OutputLengthAxes:
     inputs = _inputs_that_run(model, _LENGTHS[0][0])
     noise = _noise(model, inputs)
     if noise > QUANTISED_RATIO:
-        msg = "rows answer differently together than alone, so they cannot share a batch"
+        msg = "rows have different results together than alone, so they cannot share a batch"
         raise UnsupportedModelError(msg)
     tolerance = QUANTISED_RATIO if noise > SAME_RATIO else SAME_RATIO
     agreed_axes: OutputLengthAxes | None = None
     for real, length in _LENGTHS:
         axes = _compare(model, settings, padded, real, length, tolerance=tolerance)
         if agreed_axes is not None and axes != agreed_axes:
-            msg = "the outputs' shapes do not follow the length of the inputs in a fixed way"
+            msg = "the outputs' shapes do not follow the length of the inputs consistently"
             raise UnsupportedModelError(msg)
         agreed_axes = axes
     assert agreed_axes is not None  # _LENGTHS is not empty
@@ -182,7 +182,7 @@ def _inputs_that_run(model: Model, length: int) -> Tensors:
         try:
             model.run(inputs)
         except HeadraceError as error:
-            msg = f"the model does not run on made-up inputs of length {length}: {error}"
+            msg = f"the model does not run on generated inputs of length {length}: {error}"
             raise UnsupportedModelError(msg) from error
         return inputs
     return larger

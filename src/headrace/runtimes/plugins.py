@@ -35,7 +35,7 @@ from headrace.runtimes.probe import VARIABLE_SIZES
 _HEAD_BYTES: Final = 512
 _MOST_NAMES: Final = 10_000
 _SAVED_MODEL: Final = "export it with `model.export(DIRECTORY)`, and push that directory"
-_NOT_INSIDE: Final = "by its name, but not by its first bytes"
+_NOT_INSIDE: Final = "by its name, but not by its content"
 _TORCH_EXPORT: Final = "export the model to ONNX with torch.onnx.export"
 _BY_SUFFIX: Final = {
     ".bst": ("an XGBoost file of the old binary format", "save it again as .json or .ubj"),
@@ -178,8 +178,8 @@ def _code_in_file(file: Path, name: str) -> str:
         "LightGBM's and CatBoost's with save_model"
     )
     return (
-        f"'{name}' is {what}, which runs whatever code it was made to run when it is loaded, and "
-        f"no runtime here loads it; export the model to ONNX{or_else}"
+        f"'{name}' is {what}, which can run arbitrary code when it is loaded, and no runtime"
+        f" loads it; export the model to ONNX{or_else}"
     )
 
 
@@ -252,7 +252,7 @@ def runtimes_text() -> str:
     """Which runtimes can be used, and what the others lack."""
     usable = ", ".join(usable_runtimes()) or "none"
     others = [f"'{name}' {why}" for name in runtime_names() if (why := _why_not(name))]
-    return f"those that can be used are {usable}" + "".join(f"; {other}" for other in others)
+    return f"available runtimes: {usable}" + "".join(f"; {other}" for other in others)
 
 
 def get_runtime(name: str) -> Runtime:
@@ -263,7 +263,7 @@ def get_runtime(name: str) -> Runtime:
         FailedPreconditionError: It is installed but cannot be imported; the message says why.
     """
     if name not in _entry_points():
-        raise InvalidArgumentError(f"there is no runtime '{name}'; {runtimes_text()}")
+        raise InvalidArgumentError(f"unknown runtime '{name}'; {runtimes_text()}")
     try:
         return _load(name)
     except Exception as error:
@@ -286,7 +286,7 @@ def detect_runtime(path: Path) -> Runtime:
     if len(names) == 1:
         return get_runtime(names[0])
     if names:
-        msg = f"{path}: several runtimes recognise it ({', '.join(names)}); name the one to use"
+        msg = f"{path}: several runtimes recognise it ({', '.join(names)}); name one of them"
         raise UnsupportedModelError(msg)
     raise UnsupportedModelError(f"{path}: {code_in(path) or _unknown(path)}")
 
@@ -353,8 +353,8 @@ def check_libraries(runtime: Runtime, path: Path) -> None:
     """
     if package := missing_library(runtime):
         raise FailedPreconditionError(
-            f"{path} is a model of the runtime '{runtime.name}', whose package '{package}' is not "
-            f"installed here: {how_to_install(runtime)}"
+            f"{path} is a model of the runtime '{runtime.name}', whose package '{package}' "
+            f"is not installed: {how_to_install(runtime)}"
         )
 
 
@@ -400,11 +400,11 @@ def _choose(path: Path, runtime: str) -> Runtime:
 def _unknown(path: Path) -> str:
     """Why nothing can load a path that no runtime recognises, and what is loaded."""
     if reason := what_else(path):
-        return f"{reason} (no runtime here loads it; {runtimes_text()})"
+        return f"{reason} (no runtime loads it; {runtimes_text()})"
     what = "directory" if path.is_dir() else "file"
     return (
-        f"no runtime recognises this {what}; {runtimes_text()}; "
-        "export the model to ONNX if its library is none of these"
+        f"no runtime recognises this {what}; {runtimes_text()}; export the model to ONNX if "
+        "its library is not among them"
     )
 
 
@@ -422,7 +422,7 @@ def _recognises(name: str, path: Path) -> bool:
     try:
         return get_runtime(name).recognises(path)
     except Exception as error:  # noqa: BLE001  # a broken plug-in must not hide the others
-        _log.warning("runtime '%s' is passed over: %s", name, _reason(error))
+        _log.warning("runtime '%s' is skipped: %s", name, _reason(error))
         return False
 
 

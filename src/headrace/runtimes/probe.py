@@ -140,7 +140,7 @@ def probe_batch(
             difference = _probed_difference(run, signature, variable, has_time, is_proven=is_proven)
     batched, state, reason = _decided(verdict, difference, declared)
     if answers is None:
-        reason = f"{reason}; the model did not run on made-up inputs"
+        reason = f"{reason}; the model did not run on generated inputs"
     if difference is not None and batched:
         _log.warning(
             "the model is served batched, as %s declares, although %s", declared, difference.reason
@@ -158,7 +158,7 @@ def probe_batch(
 def _verdict(analyse: Callable[[], RowVerdict] | None) -> RowVerdict:
     """The verdict of an analysis; a graph that it does not expect is not proven."""
     if analyse is None:
-        return RowVerdict(why_not="the operators of this format are not analysed")
+        return RowVerdict(why_not="operators of this format are not analysed")
     try:
         return analyse()
     except Exception:  # noqa: BLE001  # logged; a model that it fails on is served unbatched

@@ -89,9 +89,7 @@ def read_class(file: Path) -> type[PythonModel]:
     chosen = getattr(module, "MODEL", None)
     if chosen is not None:
         if not isinstance(chosen, type):
-            raise _refuse(
-                file, f"MODEL is of the type {type(chosen).__name__}; it has to be a class"
-            )
+            raise _refuse(file, f"MODEL is of the type {type(chosen).__name__}; it must be a class")
         return cast("type[PythonModel]", chosen)
     classes = [
         value
@@ -103,9 +101,11 @@ def read_class(file: Path) -> type[PythonModel]:
     if classes:
         names = ", ".join(cls.__name__ for cls in classes)
         raise _refuse(
-            file, f"holds several model classes ({names}); say `MODEL = {classes[0].__name__}`"
+            file,
+            f"holds several model classes ({names}); choose one with `MODEL = "
+            f"{classes[0].__name__}`",
         )
-    raise _refuse(file, "holds no model class: one with `inputs`, `outputs` and `infer`")
+    raise _refuse(file, "holds no model class: define one with `inputs`, `outputs` and `infer`")
 
 
 def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
@@ -126,8 +126,8 @@ def read_signature(file: Path, cls: type[PythonModel]) -> ModelSignature:
         for spec in specs:
             if batched and (not spec.shape or spec.shape[0] != VARIABLE):
                 msg = (
-                    f"{name} is batched, so axis 0 of {kind} '{spec.name}' has to be -1; "
-                    f"it is declared as {list(spec.shape)}"
+                    f"{name} is batched, so axis 0 of {kind} '{spec.name}' must be -1; it is"
+                    f" declared as {list(spec.shape)}"
                 )
                 raise _refuse(file, msg)
     return ModelSignature(
@@ -211,7 +211,7 @@ def _specs(file: Path, cls: type[PythonModel], kind: str) -> tuple[TensorSpec, .
     declared = getattr(cls, kind, None)
     if not isinstance(declared, Mapping) or not declared:
         msg = (
-            f"{cls.__name__}.{kind} has to name each tensor with its datatype and shape, "
+            f"{cls.__name__}.{kind} must map each tensor name to its datatype and shape, "
             f'as in {kind} = {{"x": ("FP32", [-1, 4])}}'
         )
         raise _refuse(file, msg)

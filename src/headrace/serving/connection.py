@@ -287,7 +287,7 @@ class Connection(asyncio.Protocol):
         self._headers_done = True
         headers = self._headers
         if self._repeated:
-            self._refuse(400, f"header {self._repeated.decode('latin-1')} is given twice")
+            self._refuse(400, f"header {self._repeated.decode('latin-1')} appears twice")
             return
         if b"host" not in headers and self._parser.get_http_version() == "1.1":
             self._refuse(400, "header host is missing")
@@ -295,10 +295,10 @@ class Connection(asyncio.Protocol):
         length = headers.get(b"content-length")
         limit = self._server.max_body_bytes
         if length is None and headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
-            self._refuse(501, "of transfer encodings, chunked alone is supported")
+            self._refuse(501, "of transfer encodings, only chunked is supported")
             return
         if b"upgrade" in headers and length != b"0" and (length or b"transfer-encoding" in headers):
-            self._refuse(501, "a request with a body cannot be upgraded: leave the header out")
+            self._refuse(501, "a request with a body cannot be upgraded: remove the header")
             return
         if length is not None and int(length) > limit:
             self._refuse_error(PayloadTooLargeError(limit_bytes=limit, got_bytes=int(length)))
@@ -476,7 +476,9 @@ class Connection(asyncio.Protocol):
 
     def refuse_for_others(self) -> None:
         """Give up the request that is arriving: it takes longer than so many others."""
-        self._refuse(408, "the request did not arrive in time, and too many others are arriving")
+        self._refuse(
+            408, "the request did not arrive in time, and too many other requests are arriving"
+        )
 
     def refuse_for_room(self) -> None:
         """Give up the body that is arriving: it would not fit with the others."""

@@ -214,7 +214,7 @@ def _send_packed(exchange: Exchange, page: AnswersPage | SamplesPage) -> None:
 def _cursor(exchange: Exchange) -> int:
     after = parse_qs(exchange.query.decode("latin-1")).get("after", ["0"])[-1]
     if not after.isascii() or not after.isdigit() or len(after) > 18:  # noqa: PLR2004  # below 2^63
-        msg = f"after is a cursor that was given before, got {after[:50]!r}"
+        msg = f"after must be a cursor of a previous page, got {after[:50]!r}"
         raise InvalidArgumentError(msg)
     return int(after)
 

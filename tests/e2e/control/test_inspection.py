@@ -65,7 +65,7 @@ def test_a_model_is_inspected_as_in_this_process(inspect: SandboxedInspector, fo
         inspect(folder / "bad.onnx")
     with pytest.raises(UnsupportedModelError, match="does not exist"):
         inspect(folder / "nothing.onnx")
-    with pytest.raises(InvalidArgumentError, match="there is no runtime 'x'"):
+    with pytest.raises(InvalidArgumentError, match="unknown runtime 'x'"):
         inspect(path, "x")
 
 

@@ -204,7 +204,7 @@ def test_a_wrong_text_or_picture_is_told_with_its_row(served: System) -> None:
 
     assert (picture[0], words[0], text[0]) == (400, 400, 400)
     assert "image 1 is no picture" in picture[1]["error"]
-    assert "image 0 is no picture: it is none of JPEG, PNG" in words[1]["error"]
+    assert "image 0 is not a valid image: it is not one of JPEG, PNG" in words[1]["error"]
     assert "text 1 is not UTF-8" in text[1]["error"]
 
 

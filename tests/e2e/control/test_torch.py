@@ -106,7 +106,7 @@ HOSTILE = {
     ),
     "more memory than there is": (
         "    return torch.zeros([1000000000000, 1000])\n",
-        "does not run on made-up inputs",
+        "does not run on generated inputs",
     ),
 }
 

@@ -67,7 +67,7 @@ def test_models_of_a_second_framework_are_refused_and_the_others_answer(
         libraries = held(copy)
 
     assert statuses == [200, *(503 for _ in others), 200]
-    assert all("cannot be loaded beside" in reason for reason in reasons), reasons
+    assert all("cannot be loaded in a process that holds" in reason for reason in reasons), reasons
     assert all("another pool" in reason for reason in reasons)
     assert libraries == {framework}
     assert copy.process.returncode == 0

@@ -187,7 +187,7 @@ def test_compressed_grpc_is_answered_and_names_its_model_once(
             with pytest.raises(grpc.RpcError) as caught:
                 call(first + second.SerializeToString())
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-            assert "named at its beginning, and once" in caught.value.details()
+            assert "name its model once, at its beginning" in caught.value.details()
 
 
 @pytest.mark.long

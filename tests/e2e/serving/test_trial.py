@@ -143,7 +143,7 @@ async def test_a_nursery_that_cannot_be_started_is_an_error(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
 
-    with pytest.raises(FailedPreconditionError, match="cannot start a process"):
+    with pytest.raises(FailedPreconditionError, match="cannot start a load check process"):
         await error_of(trials, python_model(tmp_path, "good"))
 
 
@@ -152,7 +152,7 @@ async def test_a_nursery_that_ends_at_once_is_an_error(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
 
-    with pytest.raises(FailedPreconditionError, match="cannot start a process"):
+    with pytest.raises(FailedPreconditionError, match="cannot start a load check process"):
         await error_of(trials, python_model(tmp_path, "good"))
 
 

@@ -74,9 +74,9 @@ def test_a_damaged_entry_is_named_and_the_others_are_listed(
         (["rm", "nobody:1"], "the registry holds no"),
         (["push", "no good", "mlp.onnx"], "'no good' is not allowed"),
         (["push", "bad", "bad.onnx"], "bad.onnx"),
-        (["push", "bad", "bad.joblib"], "is a pickle, which runs"),
+        (["push", "bad", "bad.joblib"], "is a pickle, which can run"),
         (["push", "bad", "bad.engine"], "bad.engine: is a TensorRT engine"),
-        (["push", "bad", "bad.onnx", "--runtime", "x"], "those that can be used are"),
+        (["push", "bad", "bad.onnx", "--runtime", "x"], "available runtimes:"),
     ],
 )
 def test_what_cannot_be_done_says_why(

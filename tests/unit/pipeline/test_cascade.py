@@ -140,7 +140,7 @@ def test_models_that_answer_with_other_shapes_fail() -> None:
             }
         )
 
-    with pytest.raises(RuntimeFailedError, match=r"'m1' gave 'y' with \[3\] a row.*\[2\]"):
+    with pytest.raises(RuntimeFailedError, match=r"'m1' returned 'y' with \[3\] per row.*\[2\]"):
         step([wide(2, 1.0), wide(3, 1.0)]).run(rows(1, -1))
 
 
@@ -167,8 +167,8 @@ def test_real_models_answer_the_rows_they_are_sure_of(write: Write) -> None:
 @pytest.mark.parametrize(
     ("confidence", "other", "said"),
     [
-        ("sure", models.mlp(), "'a.onnx' gives no 'sure'; it gives: prob"),
-        ("prob", models.mlp(classes=3), r"'b.onnx' gives 'prob' as FP32 \[-1, 3\], but 'a.onnx'"),
+        ("sure", models.mlp(), "'a.onnx' has no output 'sure'; it has: prob"),
+        ("prob", models.mlp(classes=3), r"'b.onnx' outputs 'prob' as FP32 \[-1, 3\], but 'a.onnx'"),
         ("prob", models.matmul(), "'b.onnx' takes x, but 'a.onnx' input"),
     ],
 )
@@ -195,7 +195,9 @@ def test_a_cascade_knows_no_better_example_than_its_models(write: Write) -> None
 def test_a_confidence_that_is_no_float_is_refused(write: Write) -> None:
     data = models.wrong_declaration()
     directory = write(YAML.format("label"), a__onnx=data, b__onnx=data)
-    with pytest.raises(UnsupportedModelError, match=r"'label' is INT64 .* a confidence is floats"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"'label' is INT64 .* a confidence must be floats"
+    ):
         load_pipeline(directory)
 
 
@@ -210,7 +212,7 @@ def test_a_cascade_cannot_be_a_model_of_a_cascade(write: Write, tmp_path: Path) 
     (outer / "pipeline.yaml").write_text(
         "steps: [{kind: cascade, models: [one, two], confidence: prob, threshold: 1}]"
     )
-    with pytest.raises(UnsupportedModelError, match="gives 'stage' itself"):
+    with pytest.raises(UnsupportedModelError, match="an output 'stage'"):
         load_pipeline(outer)
 
 

@@ -106,7 +106,7 @@ def test_all_that_a_mask_hides_is_equally_likely() -> None:
 def test_a_row_that_is_no_number_fails_with_its_place(activation: str) -> None:
     logits = np.array([[0, 1, 2], [0, np.nan, 0]], np.float32)
 
-    with pytest.raises(RuntimeFailedError, match=r"no number \(NaN\) for row 1"):
+    with pytest.raises(RuntimeFailedError, match=r"returned NaN for row 1"):
         step(activation=activation).run({"logits": logits})
 
 
@@ -142,7 +142,7 @@ def test_one_number_and_two_labels_are_both_sides(classes: int) -> None:
 
 
 def test_other_classes_than_labels_fail() -> None:
-    with pytest.raises(RuntimeFailedError, match="gave 4 classes, and there are 3 labels"):
+    with pytest.raises(RuntimeFailedError, match="returned 4 classes, but there are 3 labels"):
         step().run({"logits": np.zeros((1, 4), np.float32)})
 
 
@@ -172,14 +172,14 @@ def test_labels_stand_in_a_file_one_on_each_line(write: Write) -> None:
 @pytest.mark.parametrize(
     ("settings", "labels", "said"),
     [
-        ("labels: [a, b]", "", r"'y' is FP32 .* so it needs 3 labels, and there are 2"),
-        ("labels: [a, b, c], top_k: 4", "", "top_k is 4, and there are 3 labels"),
+        ("labels: [a, b]", "", r"'y' is FP32 .* so it needs 3 labels, but there are 2"),
+        ("labels: [a, b, c], top_k: 4", "", "top_k is 4, but there are only 3 labels"),
         ("labels_file: labels.txt", "a\n\nb\n", "labels.txt: line 2 is empty"),
-        ("labels_file: labels.txt", b"\xff\xfe", r"labels.txt: is no UTF-8 \(byte 0\)"),
+        ("labels_file: labels.txt", b"\xff\xfe", r"labels.txt: is not valid UTF-8 \(byte 0\)"),
         ("labels_file: labels.txt", "", "labels.txt: line 1 is empty"),
-        ("labels_file: gone.txt", "", "there is no 'gone.txt' beside"),
+        ("labels_file: gone.txt", "", "'gone.txt' does not exist beside"),
         ("labels_file: .", "", "Is a directory"),
-        ("labels_file: ../../up.txt", "", "does not lie in the pipeline's directory"),
+        ("labels_file: ../../up.txt", "", "is outside the pipeline's directory"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(
@@ -195,5 +195,5 @@ def test_what_is_no_matrix_of_floats_is_refused(write: Write) -> None:
     yaml = "steps: [{kind: tokenizer},{kind: classify, labels: [a], inputs: {logits: input_ids}}]"
     from tests.unit.pipeline.conftest import tokenizer_json  # noqa: PLC0415
 
-    with pytest.raises(UnsupportedModelError, match=r"'input_ids' is INT64.*has to be floats"):
+    with pytest.raises(UnsupportedModelError, match=r"'input_ids' is INT64.*must be floats"):
         load_pipeline(write(yaml, tokenizer__json=tokenizer_json()))

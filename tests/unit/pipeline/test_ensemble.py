@@ -133,12 +133,12 @@ def test_real_models_are_averaged_and_answer_together_as_alone(write: Write) -> 
 @pytest.mark.parametrize(
     ("settings", "other", "said"),
     [
-        ("", models.two_outputs(), r"'b.onnx' takes a, b, but 'a.onnx' x: .* the same names"),
+        ("", models.two_outputs(), r"'b.onnx' takes a, b, but 'a.onnx' x: .* the same input names"),
         ("", models.matmul(features=5), r"'b.onnx' takes 'x' as FP32 \[-1, 5\], but 'a.onnx' 'x'"),
-        ("", models.matmul(columns=2), r"'b.onnx' gives 'y' as FP32 \[-1, 2\], but 'a.onnx'"),
+        ("", models.matmul(columns=2), r"'b.onnx' outputs 'y' as FP32 \[-1, 2\], but 'a.onnx'"),
         ("", models.unbatched(), "'b.onnx' has no batch axis"),
         ("", b"nonsense", "b.onnx"),
-        (", combined: [z]", models.matmul(), "'a.onnx' gives no 'z'; it gives: y"),
+        (", combined: [z]", models.matmul(), "'a.onnx' has no output 'z'; it has: y"),
         (", combine: vote", models.matmul(), "'y' is FP32, and combine: vote needs labels"),
     ],
 )

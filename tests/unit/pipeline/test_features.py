@@ -193,13 +193,13 @@ def test_one_row_that_is_rejected_says_who_it_is(store: OnlineStore) -> None:
     ("model", "inputs", "said"),
     [
         (signature(a=("FP32", [-1, 3])), {}, "has the shape .-1, 3., but 2 columns"),
-        (signature(a=("FP32", [-1, 2]), b=("FP32", [-1, 2])), {}, "not clear which inputs"),
-        (signature(a=("INT32", [-1, 2])), {}, "INT32, which the INT64 'age' cannot become"),
+        (signature(a=("FP32", [-1, 2]), b=("FP32", [-1, 2])), {}, "are ambiguous"),
+        (signature(a=("INT32", [-1, 2])), {}, "INT32, to which 'age' .INT64. cannot be converted"),
         (signature(a=("FP32", [-1, 2])), {"b": ["age"]}, "has no input 'b'; it takes a FP32"),
-        (signature(a=("FP32", [-1, 2])), {"a": ["age", "age"]}, "gets the column 'age' twice"),
+        (signature(a=("FP32", [-1, 2])), {"a": ["age", "age"]}, "has the column 'age' twice"),
         (signature(a=("FP32", [-1, 2])), {"a": ["age", "customer_id"]}, "which is a join key"),
-        (signature(a=("FP32", [-1, 2])), {"a": ["agee", "spent"]}, "no input .* of features"),
-        (signature(a=("FP32", [-1, 2, 2])), {}, "not clear"),
+        (signature(a=("FP32", [-1, 2])), {"a": ["agee", "spent"]}, "no input .* takes features"),
+        (signature(a=("FP32", [-1, 2, 2])), {}, "ambiguous"),
     ],
 )
 def test_columns_that_do_not_fit_the_model_are_refused(

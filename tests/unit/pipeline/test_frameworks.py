@@ -26,5 +26,7 @@ def test_a_pipeline_of_pytorch_and_tensorflow_is_refused(tmp_path: Path) -> None
     savedmodels.write(tmp_path / "saved")
     (tmp_path / "pipeline.yaml").write_text(ENSEMBLE)
 
-    with pytest.raises(FailedPreconditionError, match="TensorFlow cannot be loaded beside PyTorch"):
+    with pytest.raises(
+        FailedPreconditionError, match="TensorFlow cannot be loaded in a process that holds PyTorch"
+    ):
         inspect_model(tmp_path, "pipeline", allow_code=True)

@@ -122,7 +122,7 @@ def test_a_pipeline_is_no_step_of_itself(write: Write, step: str, name: str) -> 
     (directory / "loop").symlink_to(directory)
 
     for check in (load_pipeline, inspect_model):
-        with pytest.raises(UnsupportedModelError, match="cannot be a step of itself"):
+        with pytest.raises(UnsupportedModelError, match="cannot be a step of a pipeline"):
             check(directory)
 
 
@@ -168,22 +168,22 @@ def test_a_step_that_fails_is_named_and_told_from_a_wrong_input(write: Write) ->
     ("yaml", "said"),
     [
         ("steps: []", "at least 1"),
-        ("[1, 2]", "has to be a mapping with 'steps'"),
+        ("[1, 2]", "must be a mapping with 'steps'"),
         ("steps: [{kind: mode, path: x}]", r"steps\[0\].kind.*is a str; allowed values: .*'model'"),
         ("steps: [{path: x}]", r"steps\[0\] \(line 1\): needs 'kind', which selects its kind"),
         ("steps: [{kind: model, pth: x}]", r"steps\[0\].\* \(line 1\): is not a setting.*'path'"),
-        ("steps: [{kind: model, path: ../up.onnx}]", "does not lie in the pipeline's directory"),
-        ("steps: [{kind: model, path: /etc/passwd}]", "does not lie in the pipeline's directory"),
-        ("steps: [{kind: model, path: gone.onnx}]", "there is no 'gone.onnx' beside"),
-        ("steps: [{kind: model, path: .}]", "a pipeline cannot be a step of itself"),
-        ("steps: [{kind: pool}]", "no earlier step gives 'last_hidden_state'"),
+        ("steps: [{kind: model, path: ../up.onnx}]", "is outside the pipeline's directory"),
+        ("steps: [{kind: model, path: /etc/passwd}]", "is outside the pipeline's directory"),
+        ("steps: [{kind: model, path: gone.onnx}]", "'gone.onnx' does not exist beside"),
+        ("steps: [{kind: model, path: .}]", "a pipeline cannot be a step of a pipeline"),
+        ("steps: [{kind: pool}]", "no earlier step outputs 'last_hidden_state'"),
         (
             "steps: [{kind: model, path: model.onnx, inputs: {z: x}}]",
-            "inputs maps 'z', which it does not have; it has: x",
+            "inputs maps 'z', which is unknown; the step has: x",
         ),
         (
             "steps: [{kind: model, path: model.onnx}]\noutputs: [x]",
-            "the output 'x' is given by no step; there are: y",
+            "no step outputs 'x'; there are: y",
         ),
         (
             f"steps: [{_MODEL}}}, {_MODEL}, inputs: {{x: y}}, outputs: {{y: z}}}}]",
@@ -191,9 +191,9 @@ def test_a_step_that_fails_is_named_and_told_from_a_wrong_input(write: Write) ->
         ),
         (
             f"steps: [{_MODEL}}}, {_MODEL}, outputs: {{y: x}}}}]",
-            "gives 'x', which an earlier step takes",
+            "outputs 'x', which an earlier step already reads",
         ),
-        ("steps: [{kind: tokenizer, file: model.onnx}]", "is no tokenizer.json"),
+        ("steps: [{kind: tokenizer, file: model.onnx}]", "is not a readable tokenizer.json"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_step(write: Write, yaml: str, said: str) -> None:
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused_with_the_step(write: Write, yaml: str, sai
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("def other(inputs): pass", "holds no function 'scale'"),
+        ("def other(inputs): pass", "defines no function 'scale'"),
         ("def scale(inputs): return (", "SyntaxError"),
         ("import sys; sys.exit(3)", "cannot be run"),
     ],

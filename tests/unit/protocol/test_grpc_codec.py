@@ -284,7 +284,7 @@ def test_answers_of_any_shape_and_layout_are_written() -> None:
 
 
 def test_an_output_that_the_model_did_not_answer_is_its_failure() -> None:
-    with pytest.raises(RuntimeFailedError, match="did not answer output 'z'"):
+    with pytest.raises(RuntimeFailedError, match="did not return output 'z'"):
         encode(ask(RequestedOutput(name="z")), y=Y)
 
 

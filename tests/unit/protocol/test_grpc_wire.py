@@ -36,7 +36,7 @@ def test_a_large_message_is_not_copied() -> None:
         (b"\0\0\0\0\1ab", "followed by more data"),
         (frame(b"a") + frame(b"b"), "followed by more data"),
         (b"\0\xff\xff\xff\xff", "cut short"),
-        (b"\2\0\0\0\0", "no compressed-flag"),
+        (b"\2\0\0\0\0", "not a valid compressed-flag"),
     ],
 )
 def test_bodies_that_are_not_one_frame_are_refused(body: bytes, text: str) -> None:

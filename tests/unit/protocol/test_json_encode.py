@@ -99,7 +99,7 @@ def test_outputs_come_in_the_order_and_form_that_was_asked_for() -> None:
 
 
 def test_an_output_that_the_model_did_not_answer_is_its_failure() -> None:
-    with pytest.raises(RuntimeFailedError, match="did not answer output 'z'"):
+    with pytest.raises(RuntimeFailedError, match="did not return output 'z'"):
         encode(answer(y=Y), ask(RequestedOutput(name="z")))
 
 

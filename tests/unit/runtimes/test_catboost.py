@@ -24,12 +24,12 @@ def _list_at(data: bytes, field: int) -> int:
 @pytest.mark.parametrize(
     ("field", "layout", "value", "reason"),
     [
-        (1, "<i", 9999, "a border that there is not"),
-        (1, "<i", -1, "a border that there is not"),
-        (2, "<i", 40, "another number of splits"),
-        (2, "<i", -3, "another number of splits"),
-        (3, "<i", 1, "begins where it should not"),
-        (17, "<H", 999, "a feature that there is not"),
+        (1, "<i", 9999, "an unknown border"),
+        (1, "<i", -1, "an unknown border"),
+        (2, "<i", 40, "the wrong number of splits"),
+        (2, "<i", -3, "the wrong number of splits"),
+        (3, "<i", 1, "begins at the wrong position"),
+        (17, "<H", 999, "an unknown feature"),
     ],
 )
 def test_trees_that_would_crash_the_library_are_refused(
@@ -47,7 +47,7 @@ def test_trees_that_would_crash_the_library_are_refused(
 
 @pytest.mark.parametrize(
     ("field", "layout", "value", "reason"),
-    [(10, "<H", 60000, "in another tree"), (11, "<I", 9999, "a leaf that there is not")],
+    [(10, "<H", 60000, "in another tree"), (11, "<I", 9999, "an unknown leaf")],
 )
 def test_uneven_trees_that_would_crash_the_library_are_refused(
     field: int, layout: str, value: int, reason: str, tmp_path: Path
@@ -166,7 +166,7 @@ def test_something_behind_the_model_is_refused(tmp_path: Path) -> None:
     path = catboost(tmp_path, "binary").path
     path.write_bytes(path.read_bytes() + b"more")
 
-    with pytest.raises(UnsupportedModelError, match="more follows"):
+    with pytest.raises(UnsupportedModelError, match="data follows"):
         load_model(path)
 
 

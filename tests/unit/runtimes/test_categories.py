@@ -245,12 +245,12 @@ def _change(key: str, index: int, value: int) -> Callable[[dict[str, Any]], None
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("categories", -1, "a category that no code can be"),
-        ("categories", 1 << 30, "a category that no code can be"),
-        ("categories_sizes", 10_000, "begins where it should not"),
-        ("categories_sizes", 0, "begins where it should not"),
-        ("categories_segments", 5, "begins where it should not"),
-        ("categories_nodes", 10_000, "not every split of"),
+        ("categories", -1, "a category that is not a valid code"),
+        ("categories", 1 << 30, "a category that is not a valid code"),
+        ("categories_sizes", 10_000, "begins at the wrong position"),
+        ("categories_sizes", 0, "begins at the wrong position"),
+        ("categories_segments", 5, "begins at the wrong position"),
+        ("categories_nodes", 10_000, "some splits of"),
     ],
 )
 def test_categories_of_xgboost_that_lead_elsewhere_are_refused(
@@ -268,10 +268,10 @@ def test_categories_of_xgboost_that_lead_elsewhere_are_refused(
 @pytest.mark.parametrize(
     ("key", "value", "reason"),
     [
-        ("cat_boundaries", "0 99", "begin where they should not|other categories than"),
-        ("cat_boundaries", "5", "begin where they should not"),
+        ("cat_boundaries", "0 99", "begin at the wrong position|other categories than"),
+        ("cat_boundaries", "5", "begin at the wrong position"),
         ("cat_threshold", "-1", "other categories than it declares"),
-        ("num_cat", "70", "begin where they should not"),
+        ("num_cat", "70", "begin at the wrong position"),
     ],
 )
 def test_categories_of_lightgbm_that_lead_elsewhere_are_refused(

@@ -91,10 +91,10 @@ def test_the_same_requests_make_the_same_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.array([1j]), "complex128, which no request can carry"),
+        (np.array([1j]), "complex128, which a request cannot carry"),
         (np.array(["text"]), "<U4"),
-        (np.array([object()]), "objects that are no bytes"),
-        (np.array([b"a", 5], np.object_), "objects that are no bytes"),
+        (np.array([object()]), "objects that are not bytes"),
+        (np.array([b"a", 5], np.object_), "objects that are not bytes"),
         (np.array([1.0], ">f4"), ">f4"),
     ],
 )
@@ -105,7 +105,7 @@ def test_what_is_no_tensor_is_not_written(tmp_path: Path, array: Array, said: st
 
 @pytest.mark.parametrize("count", [0, 4097])
 def test_there_are_some_requests_and_not_too_many(tmp_path: Path, count: int) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"^{count} requests"):
+    with pytest.raises(InvalidArgumentError, match=f"cannot be checked with {count} requests"):
         write_check(tmp_path / "c", [({}, {"y": np.ones(1)})] * count)
 
 
@@ -132,19 +132,22 @@ NAME = "out/0/y.npy"
     [
         ({}, "numbered from 0"),
         ({"out/1/y.npy": ONES}, "numbered from 0"),
-        ({"in/0/y.npy": ONES}, "a request has no answer"),
-        ({"y.npy": ONES}, "no tensor of a request"),
-        ({"out/0/../../etc/passwd.npy": ONES}, "no tensor of a request"),
-        ({NAME: PICKLED}, "a type or order which is not read"),
-        ({NAME: npy(np.array(["a"]))}, "a type or order which is not read"),
-        ({NAME: npy(np.ones((2, 2), order="F"))}, "which is not read"),
+        ({"in/0/y.npy": ONES}, "a request has no response"),
+        ({"y.npy": ONES}, "not a tensor of a request"),
+        ({"out/0/../../etc/passwd.npy": ONES}, "not a tensor of a request"),
+        ({NAME: PICKLED}, "whose type or order is not supported"),
+        ({NAME: npy(np.array(["a"]))}, "whose type or order is not supported"),
+        ({NAME: npy(np.ones((2, 2), order="F"))}, "is not supported"),
         ({NAME: ONES[:-1]}, r"claims the shape \(2,\) of 15 bytes"),
         ({NAME: ONES + b"x"}, r"claims the shape \(2,\) of 17 bytes"),
-        ({NAME: b""}, "holds no requests"),
+        ({NAME: b""}, "is not a valid file of check requests"),
         ({NAME: b"\x93NUMPY\x03\x00" + ONES[8:]}, "version"),
-        ({NAME: b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535}, "holds no requests"),
-        ({"out/0/y#text.npy": ONES}, "a text is none"),
-        ({"out/0/y#text.npy": npy(np.zeros(3, np.uint8))}, "a text is none"),
+        (
+            {NAME: b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535},
+            "is not a valid file of check requests",
+        ),
+        ({"out/0/y#text.npy": ONES}, "a text is not valid UTF-8"),
+        ({"out/0/y#text.npy": npy(np.zeros(3, np.uint8))}, "a text is not valid UTF-8"),
         (
             {
                 "out/0/y#text.npy": npy(np.zeros(3, np.uint8)),
@@ -195,7 +198,7 @@ def test_an_archive_that_grows_without_end_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x03\x04" + b"\0" * 200])
 def test_what_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "c").write_bytes(data)
-    with pytest.raises(UnsupportedModelError, match="holds no requests"):
+    with pytest.raises(UnsupportedModelError, match="is not a valid file of check requests"):
         read_check(tmp_path / "c")
 
 

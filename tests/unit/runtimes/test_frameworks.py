@@ -55,8 +55,10 @@ def test_a_second_framework_is_refused_with_the_remedy(
 ) -> None:
     error, held = run(planted, how.format(first), *refused(how.format(second))).splitlines()
 
-    assert error.startswith(f"{FRAMEWORKS[second]} cannot be loaded beside {FRAMEWORKS[first]}")
-    assert "processes of their own" in error
+    assert error.startswith(
+        f"{FRAMEWORKS[second]} cannot be loaded in a process that holds {FRAMEWORKS[first]}"
+    )
+    assert "separate processes" in error
     assert held == first
 
 
@@ -68,7 +70,7 @@ def test_a_library_that_can_do_without_goes_on_without(planted: Path) -> None:
 def test_a_framework_that_somebody_imported_unasked_is_the_only_one_too(planted: Path) -> None:
     output = run(planted, "import tolerant", *refused("import_library('tensorflow', '')"))
 
-    assert output.startswith("TensorFlow cannot be loaded beside PyTorch")
+    assert output.startswith("TensorFlow cannot be loaded in a process that holds PyTorch")
     assert output.endswith("\ntorch")
 
 

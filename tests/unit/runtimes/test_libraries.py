@@ -31,7 +31,7 @@ def test_a_model_whose_library_is_absent_says_what_to_install(tmp_path: Path) ->
     with pytest.raises(
         FailedPreconditionError,
         match=r"binary\.json is a model of the runtime 'xgboost', whose package 'xgboost' is not "
-        r"installed here: pip install 'headrace\[xgboost\]'",
+        r"installed: pip install 'headrace\[xgboost\]'",
     ):
         inspect_model(path)
 

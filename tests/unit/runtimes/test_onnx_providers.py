@@ -39,9 +39,9 @@ def test_what_is_tried_for_each_device(device: str, tried: tuple[str, ...]) -> N
     planned = plan(device, ALL)
 
     assert planned.tried == tried
-    assert planned.unused["Dnnl"] == "it is never chosen by itself"
+    assert planned.unused["Dnnl"] == "it is used only on request"
     for name in {TENSORRT, CUDA, OPENVINO} - set(tried):
-        assert planned.unused[short(name)] == f"device '{device}' was asked for"
+        assert planned.unused[short(name)] == f"device '{device}' was requested"
 
 
 @given(st.sampled_from(Device), st.lists(st.sampled_from(ALL), unique=True))
@@ -91,7 +91,7 @@ def test_what_was_asked_for_and_runs_is_right(device: str, used: list[str]) -> N
 )
 def test_something_else_in_its_place_is_refused(device: str, used: list[str]) -> None:
     with pytest.raises(
-        FailedPreconditionError, match=rf"'{device}' was asked for.*CUDA: no driver"
+        FailedPreconditionError, match=rf"'{device}' was requested.*CUDA: no driver"
     ):
         check_used(device, used, {CUDA: "no driver"})
 
@@ -118,7 +118,7 @@ def test_without_a_gpu_it_is_said_how_a_container_gets_one(
 
     told = why_not_started(provider, tmp_path, tmp_path)
 
-    assert told.startswith("no GPU is visible here")
+    assert told.startswith("no GPU is visible")
     assert "--gpus all" in told
 
 

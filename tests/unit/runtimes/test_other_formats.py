@@ -26,7 +26,7 @@ def put(path: Path, content: bytes = b"some bytes") -> Path:
         ("a.gguf", b"GGUF\x03", "`upstream`"),
         ("a.pmml", b"<PMML/>", "a PMML file"),
         ("a.safetensors", b"x", "weights without the model"),
-        ("a.tflite", b"x", "TensorFlow Lite file by its name, but not by its first bytes"),
+        ("a.tflite", b"x", "TensorFlow Lite file by its name, but not by its content"),
         ("a.json.gz", b"\x1f\x8b\x08", "unpack it first"),
         ("a.model", b"binf\x00", "old binary format; save it again as .json or .ubj"),
         ("a.bin", b"version https://git-lfs.github.com/spec/v1", "run `git lfs pull`"),
@@ -77,5 +77,5 @@ def test_an_archive_is_named_by_what_lies_in_it(tmp_path: Path, inner: str, told
 def test_what_nobody_knows_is_answered_with_what_there_is(tmp_path: Path) -> None:
     path = put(tmp_path / "notes.unheard-of")
 
-    with pytest.raises(UnsupportedModelError, match=r"those that can be used are .*onnx.*export"):
+    with pytest.raises(UnsupportedModelError, match=r"available runtimes: .*onnx.*export"):
         inspect_model(path)

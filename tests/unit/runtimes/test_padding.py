@@ -156,14 +156,14 @@ def test_an_output_that_follows_only_some_lengths_is_refused() -> None:
     def capped(ids: Array, _: Array) -> Array:
         return np.zeros((len(ids), ids.shape[1] if ids.shape[1] in (3, 11) else 4), np.float32)
 
-    with pytest.raises(UnsupportedModelError, match="in a fixed way"):
+    with pytest.raises(UnsupportedModelError, match="consistently"):
         verify_padding(FakeModel(capped), PaddingSpec())
 
 
 def test_a_model_whose_rows_meet_is_not_padded() -> None:
     model = FakeModel(lambda ids, mask: masked_sum(ids, mask) * np.float32(len(ids)))
 
-    with pytest.raises(UnsupportedModelError, match="differently together than alone"):
+    with pytest.raises(UnsupportedModelError, match="different results together than alone"):
         verify_padding(model, PaddingSpec())
 
 
@@ -172,7 +172,9 @@ def test_a_model_that_does_not_run_is_not_padded() -> None:
         msg = f"no length {ids.shape[1]}"
         raise RuntimeFailedError(msg)
 
-    with pytest.raises(UnsupportedModelError, match=r"does not run on made-up inputs.*no length 3"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"does not run on generated inputs.*no length 3"
+    ):
         verify_padding(FakeModel(fails), PaddingSpec())
 
 

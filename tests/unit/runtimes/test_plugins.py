@@ -111,7 +111,7 @@ def test_the_built_in_runtimes_are_plug_ins_too() -> None:
 
 def test_an_unknown_runtime_is_answered_with_those_there_are() -> None:
     with pytest.raises(
-        InvalidArgumentError, match=r"no runtime 'onxx'; those that can be used are .*onnx"
+        InvalidArgumentError, match=r"unknown runtime 'onxx'; available runtimes: .*onnx"
     ):
         get_runtime("onxx")
 
@@ -138,17 +138,17 @@ def test_a_broken_plug_in_does_not_hide_the_others(
     path = put(tmp_path / "m.onnx", models.matmul())
 
     assert detect_runtime(path).name == "onnx"
-    assert "runtime 'gone' is passed over" in caplog.text
+    assert "runtime 'gone' is skipped" in caplog.text
     with pytest.raises(
         UnsupportedModelError, match=r"recognises this file; .*'gone' cannot be loa"
     ):
         detect_runtime(put(tmp_path / "m.crash", b"x"))
-    assert "'picky' is passed over: ValueError" in caplog.text
+    assert "'picky' is skipped: ValueError" in caplog.text
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_model_that_two_recognise_has_to_name_one(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"\(picky, python\); name the one to use"):
+    with pytest.raises(UnsupportedModelError, match=r"\(picky, python\); name one of them"):
         detect_runtime(put(tmp_path / "model.py"))
 
 

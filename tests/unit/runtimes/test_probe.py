@@ -270,7 +270,7 @@ def test_a_model_that_never_runs_is_decided_without_runs(
         fails, (spec("x", -1, 4),), (spec("y", -1),), analyse=verdict, declared=declared
     )
     assert (result.batched, result.variable) == (batched, None)
-    assert "did not run on made-up inputs" in result.reason
+    assert "did not run on generated inputs" in result.reason
     assert not probe_batch(fails, (spec("x", 3, 4),), (spec("y", 3),), analyse=verdict).batched
 
 

@@ -151,10 +151,10 @@ def test_what_is_missing_and_what_is_more_are_told() -> None:
     assert "avx512_vnni" in missing_features(intel, amd)
     assert missing_features(amd, intel) == ()
     assert change(amd, intel)
-    assert "which has amx_bf16, amx_int8" in str(change(amd, intel))
+    assert "which additionally has amx_bf16, amx_int8" in str(change(amd, intel))
     assert "which lacks amx_bf16" in str(change(intel, amd))
     both = ProcessorDifference(lacks=("avx512_vnni",), adds=("amx_int8",))
-    assert str(both) == "which lacks avx512_vnni and which has amx_int8 besides"
+    assert str(both) == "which lacks avx512_vnni and which additionally has amx_int8"
 
 
 def test_features_that_are_not_known_are_never_the_same() -> None:
@@ -162,7 +162,7 @@ def test_features_that_are_not_known_are_never_the_same() -> None:
 
     for one, other in ((bare, intel), (intel, bare), (bare, bare)):
         assert change(one, other) == ProcessorDifference(is_unknown=True)
-    assert str(change(bare, bare)) == "whose features are not known to be the same"
+    assert str(change(bare, bare)) == "whose features may differ"
 
 
 @given(st.sets(st.sampled_from(FEATURES), min_size=1), st.sets(st.sampled_from(FEATURES)))

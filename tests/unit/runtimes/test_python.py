@@ -133,7 +133,9 @@ class Mine:
 def test_the_class_to_serve_can_be_named(write: Write) -> None:
     two = models.python_double() + models.python_double().replace("Double", "Other")
 
-    with pytest.raises(UnsupportedModelError, match=r"\(Double, Other\); say `MODEL = Double`"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"\(Double, Other\); choose one with `MODEL = Double`"
+    ):
         load(write(two))
     assert load(write(two + "MODEL = Other\n")).signature.batched
     with pytest.raises(UnsupportedModelError, match="MODEL is of the type int"):
@@ -155,9 +157,9 @@ def test_the_class_to_serve_can_be_named(write: Write) -> None:
         (model_source("pass").replace("[-1, 2]", "[-1, 2.5]"), "use whole numbers"),
         (model_source("pass").replace("[-1, 2]", "[-2]"), "use whole numbers"),
         (model_source("pass").replace('"x"', "'a b'"), "tensor name 'a b' is not allowed"),
-        (model_source("pass").replace("[-1, 2]", "[3, 2]"), r"has to be -1; .* \[3, 2\]"),
+        (model_source("pass").replace("[-1, 2]", "[3, 2]"), r"must be -1; .* \[3, 2\]"),
         (model_source("pass").replace("batched = True", "batched = 1"), "use True or False"),
-        (model_source("pass").replace("inputs = {", "x = {"), r"Mine.inputs has to name each"),
+        (model_source("pass").replace("inputs = {", "x = {"), r"Mine.inputs must map each"),
         (model_source("pass", extra="def load(self, path): 1 / 0"), r"ZeroDivision.*line 8"),
         (model_source("pass", extra="def __init__(self, a): pass"), "TypeError"),
         (

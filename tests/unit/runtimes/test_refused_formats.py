@@ -42,7 +42,7 @@ def test_a_pickle_that_may_be_an_estimator_needs_an_allow(tmp_path: Path, name: 
     path = tmp_path / name
     path.write_bytes(PICKLE)
 
-    with pytest.raises(CodeNotAllowedError, match=r"is a pickle, which runs .*allow_code: true"):
+    with pytest.raises(CodeNotAllowedError, match=r"is a pickle, which can run .*allow_code: true"):
         inspect_model(path)
 
 

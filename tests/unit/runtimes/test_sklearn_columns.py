@@ -189,7 +189,7 @@ def test_an_empty_text_that_is_a_category_stays_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "reason"), [(b"juggler", "unknown categories"), (b"\xff", "no UTF-8 text")]
+    ("value", "reason"), [(b"juggler", "unknown categories"), (b"\xff", "not valid UTF-8")]
 )
 def test_a_value_that_an_encoder_refuses_is_the_callers_fault(
     value: bytes, reason: str, tmp_path: Path

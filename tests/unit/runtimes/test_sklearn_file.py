@@ -57,11 +57,11 @@ def put(field: str, value: int) -> Change:
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("feature", 10_000, "a feature that there is not"),
-        ("feature", -7, "a feature that there is not"),
-        ("left_child", 1_000_000, "the nodes of a tree are no tree"),
-        ("right_child", 0, "the nodes of a tree are no tree"),
-        ("left_child", -5, "the nodes of a tree are no tree"),
+        ("feature", 10_000, "an unknown feature"),
+        ("feature", -7, "an unknown feature"),
+        ("left_child", 1_000_000, "the nodes of a tree do not form a tree"),
+        ("right_child", 0, "the nodes of a tree do not form a tree"),
+        ("left_child", -5, "the nodes of a tree do not form a tree"),
     ],
 )
 def test_trees_that_would_crash_scikit_learn_are_refused(
@@ -76,10 +76,10 @@ def test_trees_that_would_crash_scikit_learn_are_refused(
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [
-        ("feature_idx", 10_000, "a feature that there is not"),
-        ("left", 1_000_000, "the nodes of a tree are no tree"),
-        ("right", 0, "the nodes of a tree are no tree"),
-        ("is_categorical", 1, "asks for a category"),
+        ("feature_idx", 10_000, "an unknown feature"),
+        ("left", 1_000_000, "the nodes of a tree do not form a tree"),
+        ("right", 0, "the nodes of a tree do not form a tree"),
+        ("is_categorical", 1, "uses categories"),
     ],
 )
 def test_histograms_that_would_crash_scikit_learn_are_refused(

@@ -154,7 +154,7 @@ def test_a_file_of_somebody_elses_is_not_recognised(name: str, text: str, tmp_pa
     path = tmp_path / name
     path.write_text(text)
 
-    with pytest.raises(UnsupportedModelError, match=r"no runtime (recognises|here loads)"):
+    with pytest.raises(UnsupportedModelError, match=r"no runtime (recognises|loads)"):
         detect_runtime(path)
 
 
@@ -221,7 +221,7 @@ def test_rows_are_read_right_however_they_lie_in_memory(
         "by column": np.asfortranarray(plain),
         "every second column": wide[:, ::2],
         "upside down": plain[::-1].copy()[::-1],
-        "of another size": plain.astype(np.longdouble),
+        "another size": plain.astype(np.longdouble),
     }
     assert not shifted.flags.aligned
 
@@ -306,7 +306,7 @@ def test_a_model_that_does_not_predict_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_answer_without_a_row_for_each_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match="gives 'prediction'"):
+    with pytest.raises(UnsupportedModelError, match="returns 'prediction'"):
         _open(tmp_path, lambda rows: rows[:1, 0])
 
 

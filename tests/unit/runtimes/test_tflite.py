@@ -147,14 +147,23 @@ def _beyond(made: Any) -> None:  # noqa: ANN401  # ships no types
 
 
 CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
-    "input beyond": (_put(lambda m: _graph(m).operators[0], "inputs", [0, 99, 2]), "a tensor that"),
-    "input below": (_put(lambda m: _graph(m).operators[0], "inputs", [0, -2, 2]), "a tensor that"),
-    "output beyond": (_put(lambda m: _graph(m).operators[1], "outputs", [99]), "a tensor that"),
+    "input beyond": (
+        _put(lambda m: _graph(m).operators[0], "inputs", [0, 99, 2]),
+        "an unknown tensor",
+    ),
+    "input below": (
+        _put(lambda m: _graph(m).operators[0], "inputs", [0, -2, 2]),
+        "an unknown tensor",
+    ),
+    "output beyond": (_put(lambda m: _graph(m).operators[1], "outputs", [99]), "an unknown tensor"),
     "operator beyond": (_put(lambda m: _graph(m).operators[0], "opcodeIndex", 9), "IndexError"),
     "buffer beyond": (_put(lambda m: _graph(m).tensors[1], "buffer", 9), "IndexError"),
-    "short buffer": (_put(lambda m: m.buffers[1], "data", [0] * 8), "of 48 bytes has 8"),
-    "nothing gives": (lambda m: _graph(m).operators.pop(0), "takes what nothing gives"),
-    "no output": (_put(_graph, "operators", []), "nothing gives one of its outputs"),
+    "short buffer": (_put(lambda m: m.buffers[1], "data", [0] * 8), "of 48 bytes holds 8"),
+    "an input without a source": (
+        lambda m: _graph(m).operators.pop(0),
+        "has an input without a source",
+    ),
+    "no output": (_put(_graph, "operators", []), "one of its outputs has no source"),
     "huge": (_put(lambda m: _graph(m).tensors[3], "shape", [2147483647] * 2), "would take"),
     "negative": (_put(lambda m: _graph(m).tensors[3], "shape", [-5, 3]), r"the shape \[-5, 3\]"),
     "many dimensions": (_put(lambda m: _graph(m).tensors[3], "shape", [1] * 9), "the shape"),
@@ -163,11 +172,11 @@ CHANGES: dict[str, tuple[Callable[[Any], object], str]] = {
         "too large",
     ),
     "two shapes": (_put(lambda m: _graph(m).tensors[0], "shapeSignature", [4]), "has two shapes"),
-    "graph's input": (_put(_graph, "inputs", [77]), "a tensor that"),
-    "no inputs": (_put(_graph, "inputs", []), "takes what nothing gives"),
+    "graph's input": (_put(_graph, "inputs", [77]), "an unknown tensor"),
+    "no inputs": (_put(_graph, "inputs", []), "has an input without a source"),
     "signature": (
         _put(lambda m: m.signatureDefs[0].inputs[0], "tensorIndex", 3),
-        "names inputs that it has not",
+        "names unknown inputs",
     ),
     "other graph": (_put(lambda m: m.signatureDefs[0], "subgraphIndex", 1), "IndexError"),
     "text": (_put(lambda m: _graph(m).tensors[0], "type", 5), "input 'x' is text"),
@@ -212,7 +221,7 @@ def test_an_operator_that_consists_of_itself_is_refused(tmp_path: Path) -> None:
 def test_a_graph_that_is_not_there_is_not_called(tmp_path: Path) -> None:
     path = write(tmp_path / "loop.tflite", tflite_models.looping(body=7))
 
-    with pytest.raises(UnsupportedModelError, match="calls a graph that there is not"):
+    with pytest.raises(UnsupportedModelError, match="calls an unknown graph"):
         read_tflite(path)
 
 

@@ -46,18 +46,18 @@ def test_everything_is_read() -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("", "is no signature: .*; write it as "),
-        ("[" * 100_000, "is no signature"),
-        ("\xff", "is no signature"),
+        ("", "is not a valid signature: .*; write it as "),
+        ("[" * 100_000, "is not a valid signature"),
+        ("\xff", "is not a valid signature"),
         ('{"input": []}', "unknown field or value"),
         ('{"inputs": [{"name": "x"}]}', "missing required field `datatype`"),
         (
             '{"inputs": [{"name": "x", "datatype": "F32", "shape": []}]}',
-            "datatype that is not served; use one",
+            "unsupported datatype; use one",
         ),
         (
             '{"inputs": [{"name": "x", "datatype": "BYTES", "shape": []}]}',
-            "datatype that is not served; use",
+            "unsupported datatype; use",
         ),
         ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [-2]}]}', r"the shape \[-2\]"),
         ('{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1.5]}]}', "Expected `int`"),

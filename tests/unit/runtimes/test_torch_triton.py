@@ -57,12 +57,12 @@ def test_without_a_batch_shapes_are_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ('input [ { name: "x" data_type: TYPE_STRING } ]', "says of 'x' no type that is served"),
-        ('input [ { name: "x" } ]', "says of 'x' no type that is served"),
-        ("input [ { data_type: TYPE_FP32 dims: [ 1 ] } ]", "gives no name"),
-        ('input [ { name: "x" data_type: TYPE_FP32 dims: [ a ] } ]', "no sizes as 'dims', to 'x'"),
+        ('input [ { name: "x" data_type: TYPE_STRING } ]', "declares no supported type for 'x'"),
+        ('input [ { name: "x" } ]', "declares no supported type for 'x'"),
+        ("input [ { data_type: TYPE_FP32 dims: [ 1 ] } ]", "declares no name"),
+        ('input [ { name: "x" data_type: TYPE_FP32 dims: [ a ] } ]', "no sizes as 'dims', for 'x'"),
         ('input [ { name: "x" data_type: TYPE_FP32 dims: [ -2 ] } ]', "no sizes as 'dims'"),
-        ("input: 3", "has a value where a tensor belongs"),
+        ("input: 3", "has a value where a tensor is expected"),
         ("max_batch_size: -1", "says a max_batch_size that is no size"),
         ("input [ {", "ends in the middle of a message"),
         ("name", "ends in the middle of a field"),

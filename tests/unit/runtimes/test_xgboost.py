@@ -48,18 +48,21 @@ def _params(**values: str) -> Change:
 
 
 CHANGES: dict[str, tuple[Change, str]] = {
-    "child beyond the end": (_put(0, "left_children", 0, 99), "the nodes of tree 0 are no tree"),
-    "circle": (_put(0, "left_children", 0, 0), "the nodes of tree 0 are no tree"),
-    "negative child": (_put(0, "right_children", 0, -5), "the nodes of tree 0 are no tree"),
-    "two parents": (_put(0, "right_children", 0, 1), "the nodes of tree 0 are no tree"),
-    "wrong parent": (_put(1, "parents", 1, 77), "the nodes of tree 1 are no tree"),
-    "feature beyond the end": (_put(1, "split_indices", 0, 5), "a feature that there is not"),
+    "child beyond the end": (
+        _put(0, "left_children", 0, 99),
+        "the nodes of tree 0 do not form a tree",
+    ),
+    "circle": (_put(0, "left_children", 0, 0), "the nodes of tree 0 do not form a tree"),
+    "negative child": (_put(0, "right_children", 0, -5), "the nodes of tree 0 do not form a tree"),
+    "two parents": (_put(0, "right_children", 0, 1), "the nodes of tree 0 do not form a tree"),
+    "wrong parent": (_put(1, "parents", 1, 77), "the nodes of tree 1 do not form a tree"),
+    "feature beyond the end": (_put(1, "split_indices", 0, 5), "an unknown feature"),
     "categorical split": (
         _put(1, "split_type", 0, 1),
-        "not every split of tree 1 by category",
+        "some splits of tree 1 by category",
     ),
     "short list": (lambda d: _trees(d)[0]["split_conditions"].pop(), "of different lengths"),
-    "no list": (lambda d: _trees(d)[0].update(parents="none"), "a list of numbers is none"),
+    "no list": (lambda d: _trees(d)[0].update(parents="none"), "a value is not a list of numbers"),
     "features of a tree": (
         lambda d: _trees(d)[0]["tree_param"].update(num_feature="9"),
         "another number of features",
@@ -72,13 +75,13 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda d: _trees(d)[3].update(id=0),
         "tree 3 has the number of another",
     ),
-    "lost tree": (lambda d: _trees(d).pop(), "not as many trees"),
+    "lost tree": (lambda d: _trees(d).pop(), "the number of trees differs"),
     "no objective": (lambda d: d["learner"].pop("objective"), "it lacks 'objective'"),
     "categories": (
         _model(cats={"enc": [{}], "feature_segments": [0, 0], "sorted_idx": []}),
-        "those of other features",
+        "belong to other features",
     ),
-    "names": (_learner(feature_names=["a"]), "not as many feature_names"),
+    "names": (_learner(feature_names=["a"]), "the number of feature_names differs"),
     "no features": (_params(num_feature="0"), "no features"),
     "negative classes": (_params(num_class="-3"), "-3 classes"),
     "other classes": (_params(num_class="2"), "another number"),
@@ -115,7 +118,7 @@ def test_a_name_that_stands_there_twice_is_refused(tmp_path: Path) -> None:
     text = path.read_text().replace('"left_children":', '"left_children":[9],"left_children":', 1)
     path.write_text(text)
 
-    with pytest.raises(UnsupportedModelError, match="stands there twice"):
+    with pytest.raises(UnsupportedModelError, match="appears twice"):
         read_xgboost(path)
 
 

@@ -294,7 +294,7 @@ async def test_trouble_while_looking_spoils_no_answer(
     exchange = await infer(application, (1, 2), headers=PAIR)
 
     assert read(exchange).status == 200
-    assert "cannot observe an answer" in caplog.text
+    assert "cannot observe a response" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -303,8 +303,8 @@ async def test_trouble_while_looking_spoils_no_answer(
         ("/internal/observe", b'{"key": "r1", "answers_percent": 101}', "0 to 100, got 101"),
         ("/internal/observe", b'{"kye": "r1"}', "unknown field `kye`"),
         ("/internal/observe", b"{", "truncated"),
-        ("/internal/answers?after=-1", b"", "cursor that was given before"),
-        ("/internal/answers?after=1" + "0" * 18, b"", "cursor that was given before"),
+        ("/internal/answers?after=-1", b"", "cursor of a previous page"),
+        ("/internal/answers?after=1" + "0" * 18, b"", "cursor of a previous page"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(path: str, body: bytes, message: str) -> None:

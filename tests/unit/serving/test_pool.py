@@ -84,7 +84,7 @@ async def test_a_model_larger_than_the_pool_is_refused_with_the_reason_in_the_re
         await settle()
 
     assert read(exchange).status == 503
-    assert "takes 200 bytes" in hosting.model("a").reason
+    assert "needs 200 bytes" in hosting.model("a").reason
 
 
 async def test_a_model_with_requests_in_flight_stays_until_they_are_answered() -> None:
@@ -264,7 +264,7 @@ async def test_more_than_may_wait_are_refused_and_may_come_again() -> None:
         waiting = [hosting.infer("a"), hosting.infer("b")]
         refused = hosting.infer("a")
         assert read(refused).status == 503
-        assert "2 requests wait for models" in error_of(refused)
+        assert "2 requests already wait for models" in error_of(refused)
         await settle()
         later = hosting.infer("a")
         await settle()

@@ -46,5 +46,5 @@ def test_the_new_one_fits_and_only_the_longest_idle_left(
 
 
 def test_what_is_larger_than_everything_together_never_fits() -> None:
-    with pytest.raises(FailedPreconditionError, match="takes 101 bytes"):
+    with pytest.raises(FailedPreconditionError, match="needs 101 bytes"):
         make_room([], size_bytes=101, memory_bytes=LIMIT, max_loaded=1)

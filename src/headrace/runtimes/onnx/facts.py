@@ -127,7 +127,7 @@ def read_onnx_facts(path: Path) -> OnnxFacts:
     try:
         with FileReader(file) as source:
             if source.head(8)[4:] == _ORT_MARK:
-                msg = f"{file}: is in ONNX Runtime's own format, which nothing rewrites; "
+                msg = f"{file}: is in ONNX Runtime's own format, which cannot be rewritten; "
                 raise UnsupportedModelError(f"{msg}name the .onnx file that it was made of")
             return onnx_facts(source)
     except (BrokenFileError, OSError) as error:

@@ -65,7 +65,7 @@ def _only_file(directory: Path) -> Path:
         return models[0]
     names = ", ".join(file.name for file in models)
     have = f"several ONNX files ({names})" if models else "no .onnx file"
-    raise UnsupportedModelError(f"{directory}: holds {have}; one is needed")
+    raise UnsupportedModelError(f"{directory}: holds {have}; exactly one is needed")
 
 
 def _head(file: Path) -> bytes:
@@ -219,19 +219,22 @@ class _Scan:
         if tensor.external:
             held_bytes += self._external_bytes(what, tensor.external)
         if elements > _ELEMENTS_A_BYTE * held_bytes:
-            claim = f"declares {elements} elements and holds {held_bytes} bytes"
+            claim = f"declares {elements} elements but holds {held_bytes} bytes"
             raise self._refuse(f"{what} {claim}")
 
     def _external_bytes(self, what: str, external: dict[str, str]) -> int:
         location = external.get("location", "")
         path = PurePosixPath(location)
         if not location or path.is_absolute() or ".." in path.parts or "\0" in location:
-            message = f"{what} has its data in {location[:200]!r}, outside of the model's directory"
+            message = f"{what} has its data in {location[:200]!r}, outside the model's directory"
             raise self._refuse(message)
         directory = self._file.parent.resolve()
         there = Path(os.path.realpath(directory / path))
         if not there.is_relative_to(directory):
-            raise self._refuse(f"{what} has its data in {location[:200]!r}, a link that leads out")
+            raise self._refuse(
+                f"{what} has its data in {location[:200]!r}, a link that leads out of the "
+                "model's directory"
+            )
         self.external.add(str(path))
         if not there.is_file():
             return 1 << 62  # ONNX Runtime tells it better, with what to do
@@ -239,7 +242,9 @@ class _Scan:
         for key in ("offset", "length"):
             text = external.get(key, "0") or "0"
             if not text.isascii() or not text.isdigit() or int(text[:20]) > size:
-                raise self._refuse(f"{what} names an {key} of its data that is not of {size} bytes")
+                raise self._refuse(
+                    f"{what} has an external {key} that is not within its file of {size} bytes"
+                )
         return size
 
     def _pair(self, start: int, end: int) -> dict[str, str]:

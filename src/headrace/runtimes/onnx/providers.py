@@ -48,11 +48,11 @@ _GPU_FILES: Final = ("nvidia[0-9]*", "dxg", "nvmap")
 _DRIVER: Final = "libcuda.so.1"
 NEEDS_GPU: Final = (TENSORRT, CUDA)
 NO_GPU: Final = (
-    "no GPU is visible here; a container is given one by `docker run --gpus all`, a pod by the "
-    "resource nvidia.com/gpu, and the host needs NVIDIA's driver"
+    "no GPU is visible; a container needs `docker run --gpus all`, a pod the resource "
+    "nvidia.com/gpu, and the host NVIDIA's driver"
 )
 _WHY_UNUSED: Final = {
-    "AzureExecutionProvider": "it calls a service over the network, and is never chosen",
+    "AzureExecutionProvider": "it calls a service over the network, and is never used",
 }
 
 
@@ -77,8 +77,8 @@ def plan(device: str, available: Sequence[str]) -> ProviderPlan:
     if needed and not set(needed) & set(available):
         packages = sorted({_PACKAGES[name] for name in needed})
         reason = (
-            f"this build of ONNX Runtime has {', '.join(map(short, available))} only; install "
-            f"{' or '.join(packages)} in its place"
+            f"this build of ONNX Runtime has only {', '.join(map(short, available))}; "
+            f"install {' or '.join(packages)} instead"
         )
         raise not_to_be_had(device, reason)
     others = (name for name in available if name not in (*tried, CPU))
@@ -115,8 +115,8 @@ def as_device(device: str) -> Device:
 def not_to_be_had(device: str, reason: str) -> FailedPreconditionError:
     """The error for a device that was asked for."""
     return FailedPreconditionError(
-        f"device '{device}' was asked for and cannot be had: {reason}. `device: auto` takes the "
-        "CPU then"
+        f"device '{device}' was requested but is not available: {reason}. `device: auto` "
+        "falls back to the CPU"
     )
 
 
@@ -159,10 +159,10 @@ def why_not_started(provider: str, libraries: Path, devices: Path = _DEVICES) ->
         ctypes.CDLL(str(libraries / name))
     except OSError as error:
         return f"its library cannot be loaded: {error}"
-    return "ONNX Runtime did not start it: there is no device for it, or its driver does not fit"
+    return "ONNX Runtime did not start it: there is no such device, or its driver does not match"
 
 
 def _why_unused(provider: str, device: Device) -> str:
     if provider in _TRIED[Device.AUTO]:
-        return f"device '{device}' was asked for"
-    return _WHY_UNUSED.get(provider, "it is never chosen by itself")
+        return f"device '{device}' was requested"
+    return _WHY_UNUSED.get(provider, "it is used only on request")

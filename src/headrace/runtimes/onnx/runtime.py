@@ -161,8 +161,8 @@ def _load_reason(error: Exception) -> str:
         return "is truncated or corrupt: it cannot be parsed as ONNX"
     if "External data" in text or "external data" in text:
         return (
-            "its weights are in another file, which cannot be read; keep both in one directory "
-            f"and name the directory ({text})"
+            "its weights are in another file, which cannot be read; keep both in one "
+            f"directory and name the directory ({text})"
         )
     return f"ONNX Runtime refuses it: {text}"
 
@@ -186,7 +186,7 @@ def is_worth_it(
     except HeadraceError as error:
         return True, f"it could not be measured: {error}"
     comparison = (
-        f"it takes {special_s * 1e6:.0f} µs for a row, the CPU's own provider {plain_s * 1e6:.0f}"
+        f"it takes {special_s * 1e6:.0f} µs per row, the CPU's own provider {plain_s * 1e6:.0f}"
     )
     return special_s < _WORTH * plain_s, comparison
 
@@ -401,6 +401,6 @@ def _decode(name: str, array: Array) -> Array:
     try:
         text[:] = [item.decode() for item in array.ravel()]
     except UnicodeDecodeError as error:
-        msg = f"input '{name}' holds bytes that are not UTF-8, and the model takes text: {error}"
+        msg = f"input '{name}' holds bytes that are not UTF-8, but the model takes text: {error}"
         raise InvalidArgumentError(msg) from error
     return text.reshape(array.shape)

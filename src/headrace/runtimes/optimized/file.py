@@ -109,10 +109,10 @@ def read_manifest(directory: Path) -> OptimizedManifest:
     manifest = decode_manifest(directory / FILE_NAME)
     members = manifest.members
     if not 1 <= len(members) <= MOST_MEMBERS:
-        raise refuse(directory, f"has {len(members)} members; 1 to {MOST_MEMBERS} can be")
+        raise refuse(directory, f"has {len(members)} members; allowed are 1 to {MOST_MEMBERS}")
     features = manifest.processor.features
     if len(features) > _MOST_FEATURES or not all(map(_FEATURE.fullmatch, features)):
-        raise refuse(directory, "names features that no processor has")
+        raise refuse(directory, "lists processor features that do not exist")
     _check_rows(directory, members)
     _check_links(directory)
     for member in members:
@@ -121,9 +121,9 @@ def read_manifest(directory: Path) -> OptimizedManifest:
     if manifest.check is not None:
         check = manifest.check
         if not 0 <= check.tolerance <= 1 or not 0 <= check.max_changed_ratio <= 1:
-            raise refuse(directory, "its check has a tolerance or ratio that is not from 0 to 1")
+            raise refuse(directory, "its check has a tolerance or ratio outside 0 to 1")
         if not path_in(directory, check.path).is_file():
-            raise refuse(directory, f"its check '{check.path}' is no file")
+            raise refuse(directory, f"its check '{check.path}' is not a file")
     return manifest
 
 
@@ -136,17 +136,17 @@ def path_in(directory: Path, name: str) -> Path:
     pure = PurePosixPath(name)
     shown = repr(name[:_MAX_SHOWN])
     if not pure.parts or len(name) > _MAX_PATH or "\0" in name:
-        raise refuse(directory, f"names {shown}, which is no path of a file or directory in it")
+        raise refuse(directory, f"names {shown}, which is not a path of a file or directory in it")
     if pure.is_absolute() or ".." in pure.parts or "\\" in name:
-        raise refuse(directory, f"names {shown}, which does not lie beneath it")
+        raise refuse(directory, f"names {shown}, which is outside its directory")
     path = directory / pure
     try:
         there = path.resolve(strict=True)
     except (OSError, RuntimeError):  # nothing there, or links in a circle
-        raise refuse(directory, f"names {shown}, which is not there") from None
+        raise refuse(directory, f"names {shown}, which does not exist") from None
     root = directory.resolve()
     if there == root or not there.is_relative_to(root):
-        raise refuse(directory, f"names {shown}, a link that leads elsewhere")
+        raise refuse(directory, f"names {shown}, a link that leads out of its directory")
     return path
 
 
@@ -174,12 +174,12 @@ def decode_manifest(file: Path) -> OptimizedManifest:
         if schema == SCHEMA:
             return msgspec.json.decode(data, type=OptimizedManifest)
     except UNDECODABLE as error:
-        msg = f"{file}: is no description of an optimized model: {error_kind(error)}"
+        msg = f"{file}: is not a valid description of an optimized model: {error_kind(error)}"
         raise UnsupportedModelError(f"{msg}; `headrace optimize` writes one") from None
     if schema > SCHEMA:
         msg = f"{file}: was written by a newer Headrace (schema {schema}, here {SCHEMA})"
         raise UnsupportedModelError(f"{msg}; upgrade Headrace, or optimize the model again here")
-    raise UnsupportedModelError(f"{file}: has the schema {schema}; there is {SCHEMA} only")
+    raise UnsupportedModelError(f"{file}: has the schema {schema}; only {SCHEMA} is supported")
 
 
 def _check_rows(directory: Path, members: tuple[EngineFile, ...]) -> None:
@@ -190,7 +190,7 @@ def _check_rows(directory: Path, members: tuple[EngineFile, ...]) -> None:
     for bound in bounds[:-1]:
         if bound is None or bound <= before:
             msg = f"has members for up to {', '.join(map(str, bounds[:-1]))} rows"
-            raise refuse(directory, f"{msg}; each has to take more than the one before")
+            raise refuse(directory, f"{msg}; each must take more than the one before")
         before = bound
 
 
@@ -200,13 +200,16 @@ def _check_member(directory: Path, member: EngineFile, path: Path) -> None:
         check_tuning(member.tuning)
         plugin = get_runtime(member.runtime)
     except HeadraceError as error:
-        raise refuse(directory, f"has a member '{member.path}' that cannot be: {error}") from error
+        raise refuse(directory, f"has an invalid member '{member.path}': {error}") from error
     if getattr(plugin, "has_manifest", False):
-        msg = f"has a member '{member.path}' of the runtime {shown}, which is made of others itself"
+        msg = (
+            f"has a member '{member.path}' of the runtime {shown}, which combines other models "
+            "itself"
+        )
         raise refuse(directory, f"{msg}; a member is one engine with its file")
     if runs_code(plugin, path):
         msg = f"has a member '{member.path}' of the runtime {shown}, which runs code of its author"
-        raise refuse(directory, f"{msg}; serve such a model by itself, with that runtime")
+        raise refuse(directory, f"{msg}; serve such a model directly, with that runtime")
     check_libraries(plugin, path)
 
 
@@ -220,7 +223,7 @@ def _check_links(directory: Path) -> None:
             continue
         if not Path(os.path.realpath(entry.path)).is_relative_to(root):
             name = Path(entry.path).relative_to(directory)
-            raise refuse(directory, f"holds '{name}', a link that leads elsewhere")
+            raise refuse(directory, f"holds '{name}', a link that leads out of its directory")
 
 
 def _walk(directory: Path) -> Iterator["os.DirEntry[str]"]:

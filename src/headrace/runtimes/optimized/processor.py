@@ -55,9 +55,9 @@ class ProcessorDifference:
     def __str__(self) -> str:
         """As a half-sentence about this processor."""
         if self.is_unknown:
-            return "whose features are not known to be the same"
+            return "whose features may differ"
         parts = [f"which lacks {_some(self.lacks)}"] if self.lacks else []
-        parts += [f"which has {_some(self.adds)} besides"] if self.adds else []
+        parts += [f"which additionally has {_some(self.adds)}"] if self.adds else []
         return " and ".join(parts)
 
 

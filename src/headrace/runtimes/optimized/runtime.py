@@ -67,7 +67,7 @@ def ask_again(model: Model, requests: Sequence[Asked], check: VerificationReques
         try:
             answers_now = model.run(inputs, tuple(recorded))
         except HeadraceError as error:
-            return f"request {number}, which it answered then, fails: {error}"
+            return f"request {number}, which it answered at verification, fails: {error}"
         by_request.append(_compared(answers_now, recorded, scales, batched=model.signature.batched))
     ratios, changed = map(np.concatenate, zip(*by_request, strict=True))
     far = ratios > check.tolerance
@@ -149,12 +149,14 @@ def _check_fits(directory: Path, requests: Sequence[Asked], member: LoadedMember
             rows = check_inputs(member.name, signature, inputs)
         except InvalidArgumentError as error:
             raise refuse(
-                directory, f"has a check whose request {number} fits not: {error}"
+                directory, f"has a check whose request {number} does not match the model: {error}"
             ) from None
         if not answers.keys() <= outputs:
-            raise refuse(directory, f"has a check with answers that '{member.name}' does not give")
+            raise refuse(directory, f"has a check with outputs that '{member.name}' does not have")
         if signature.batched and any(a.shape[:1] != (rows,) for a in answers.values()):
-            raise refuse(directory, f"has a check whose answer {number} is not of {rows} rows")
+            raise refuse(
+                directory, f"has a check whose response {number} does not have {rows} rows"
+            )
 
 
 def _not_here(
@@ -165,9 +167,9 @@ def _not_here(
     )
     verified_on = plain(manifest.processor.name)
     return FailedPreconditionError(
-        f"{directory}: the optimized model was verified on {verified_on}; on this "
-        f"processor, {other}, {problem}: run `headrace optimize` here, or serve the version that "
-        f"it was made of{source}"
+        f"{directory}: the optimized model was verified on {verified_on}; on this processor,"
+        f" {other}, {problem}: run `headrace optimize` here, or serve the version that it "
+        f"was made of{source}"
     )
 
 
@@ -245,7 +247,7 @@ def common_signature(members: Sequence[LoadedMember]) -> ModelSignature:
         if theirs.batched != signature.batched:
             has, lacks = (first, other) if signature.batched else (other, first)
             msg = f"'{has.name}' has a batch axis and '{lacks.name}' has none"
-            raise UnsupportedModelError(f"{msg}; they cannot be one model")
+            raise UnsupportedModelError(f"{msg}; they cannot form one model")
         inputs = _merged("input", first, other, inputs, theirs.inputs)
         outputs = _merged("output", first, other, outputs, theirs.outputs)
     joined = replace(signature, inputs=tuple(inputs), outputs=tuple(outputs))
@@ -266,8 +268,8 @@ def _merged(
     by_name = {spec.name: spec for spec in theirs}
     if by_name.keys() != {spec.name for spec in own}:
         raise UnsupportedModelError(
-            f"'{first.name}' has the {kind}s {_names(own)}, and '{other.name}' {_names(theirs)}; "
-            "members of one model need the same names"
+            f"'{first.name}' has the {kind}s {_names(own)}, and '{other.name}' "
+            f"{_names(theirs)}; members of one model must have the same names"
         )
     return [_both(kind, first, other, spec, by_name[spec.name]) for spec in own]
 
@@ -285,8 +287,9 @@ def _both(
         or (fixed and kind == "input")
     ):
         raise UnsupportedModelError(
-            f"{kind} '{own.name}' is {own.datatype} {list(own.shape)} of '{first.name}', and "
-            f"{theirs.datatype} {list(theirs.shape)} of '{other.name}'; they cannot be one model"
+            f"{kind} '{own.name}' is {own.datatype} {list(own.shape)} of '{first.name}', and"
+            f" {theirs.datatype} {list(theirs.shape)} of '{other.name}'; they cannot form "
+            "one model"
         )
     if kind == "input":
         return replace(own, shape=tuple(map(max, pairs)))  # a size stands above `VARIABLE`
@@ -329,9 +332,9 @@ def open_optimized(directory: Path, options: LoadOptions, *, here: Processor) ->
     manifest = _read(directory, options)
     other, policy = change(manifest.processor, here), manifest.on_other_processor
     if other and policy is OtherProcessor.REFUSE:
-        raise _not_here(directory, manifest, other, "it is refused, as its policy says")
+        raise _not_here(directory, manifest, other, "its policy refuses it here")
     if other and policy is OtherProcessor.VERIFY and manifest.check is None:
-        raise _not_here(directory, manifest, other, "it has no check to be verified by again")
+        raise _not_here(directory, manifest, other, "it has no check that could verify it again")
     engines = " and ".join(dict.fromkeys(member.runtime for member in manifest.members))
     what = plain(manifest.recipe.get(CANDIDATE, engines))
     text = f"{what}, verified on {plain(manifest.processor.name)}"
@@ -373,8 +376,8 @@ def prove(directory: Path) -> None:
 
 def _read(directory: Path, options: LoadOptions) -> OptimizedManifest:
     if as_device(options.device) not in {Device.AUTO, Device.CPU}:
-        msg = f"device '{options.device}' was asked for, and {directory} was optimized for the CPU"
-        raise FailedPreconditionError(f"{msg}; leave `device` out")
+        msg = f"device '{options.device}' was requested, but {directory} was optimized for the CPU"
+        raise FailedPreconditionError(f"{msg}; remove `device`")
     return read_manifest(directory)
 
 

@@ -92,12 +92,12 @@ def read_catboost(path: Path) -> CatboostFile:
     """
     data = read_all(path)
     if not data.startswith(_MAGIC):
-        raise refuse(path, "is no model of CatBoost's: it does not begin with CBM1")
+        raise refuse(path, "is not a CatBoost model: it does not begin with CBM1")
     try:
         (size,) = struct.unpack_from("<I", data, len(_MAGIC))
         core = FlatbufferTable.root(data[_HEAD_BYTES : _HEAD_BYTES + size])
         if _HEAD_BYTES + size > len(data):
-            raise corrupt(path, f"it should have {_HEAD_BYTES + size} bytes and has {len(data)}")
+            raise corrupt(path, f"it should have {_HEAD_BYTES + size} bytes but has {len(data)}")
         trees = core.table(1)
         if trees is None:
             raise corrupt(path, "it has no trees")
@@ -110,7 +110,7 @@ def read_catboost(path: Path) -> CatboostFile:
             check_features(path, features)
             return CatboostFile(features=features, loss=_loss(core), data=data, is_categorical=True)
         if core.length(3) or _HEAD_BYTES + size != len(data):
-            raise corrupt(path, "more follows than a model of numbers has")
+            raise corrupt(path, "data follows the model")
         features = _check_features(path, trees)
         _check_trees(path, trees)
         return CatboostFile(features=features, loss=_loss(core), data=data)
@@ -133,7 +133,7 @@ def _check_features(path: Path, trees: FlatbufferTable) -> int:
     check_features(path, count)
     for number, feature in enumerate(trees.tables(5)):
         if not feature.number(1, "<i", -1) == feature.number(2, "<i", -1) == number:
-            raise corrupt(path, f"feature {number} is another column")
+            raise corrupt(path, f"feature {number} has the wrong column")
     return count
 
 
@@ -148,11 +148,11 @@ def _check_trees(path: Path, table: FlatbufferTable) -> None:
         dimension=int(table.number(0, "<i", 0)),
     )
     if not 1 <= trees.dimension <= _MAX_DIMENSION:
-        raise corrupt(path, f"it gives {trees.dimension} numbers a row")
+        raise corrupt(path, f"it has {trees.dimension} outputs per row")
     if table.length(9) not in {0, trees.leaf_values // trees.dimension}:
-        raise corrupt(path, "not every leaf has a weight")
+        raise corrupt(path, "some leaves have no weight")
     if table.length(16) not in {0, trees.dimension}:
-        raise corrupt(path, "its bias has another dimension")
+        raise corrupt(path, "its bias has the wrong dimension")
     _check_splits(path, table, trees)
     if len(trees.steps) or len(trees.leaves):
         _check_uneven(path, trees)
@@ -164,16 +164,16 @@ def _check_splits(path: Path, table: FlatbufferTable, trees: _Trees) -> None:
     borders = np.array([feature.length(3) for feature in table.tables(5)], np.int64)
     splits = trees.splits
     if splits.size and not (splits.min() >= 0 and splits.max() < borders.sum()):
-        raise corrupt(path, "a tree splits at a border that there is not")
+        raise corrupt(path, "a tree splits at an unknown border")
     packed = table.array(17, "<u4") & 0xFFFF
     most = int((-(-borders // _BORDERS_A_BYTE)).sum())
     if packed.size and (len(packed) != len(splits) or packed.max() >= most):
-        raise corrupt(path, "a tree asks for a feature that there is not")
+        raise corrupt(path, "a tree uses an unknown feature")
     ends = np.cumsum(trees.sizes)
     if trees.sizes.min(initial=0) < 0 or int(ends[-1] if ends.size else 0) != len(splits):
-        raise corrupt(path, "its trees have another number of splits")
+        raise corrupt(path, "its trees have the wrong number of splits")
     if not np.array_equal(trees.starts, ends - trees.sizes):
-        raise corrupt(path, "a tree begins where it should not")
+        raise corrupt(path, "a tree begins at the wrong position")
 
 
 def _check_even(path: Path, trees: _Trees) -> None:
@@ -188,13 +188,13 @@ def _check_even(path: Path, trees: _Trees) -> None:
 def _check_uneven(path: Path, trees: _Trees) -> None:
     """A node says how far ahead its children are, nothing for none: then it has a leaf."""
     if not len(trees.steps) == len(trees.leaves) == len(trees.splits):
-        raise corrupt(path, "not every split has a node")
+        raise corrupt(path, "some splits have no node")
     end = np.repeat(trees.starts.astype(np.int64) + trees.sizes, trees.sizes)
     if (np.arange(len(end))[:, None] + trees.steps >= end[:, None]).any():
         raise corrupt(path, "a node has its child in another tree")
     ending = (trees.steps == 0).any(axis=1)
     if trees.leaves[ending].max(initial=0) + trees.dimension > trees.leaf_values:
-        raise corrupt(path, "a node has a leaf that there is not")
+        raise corrupt(path, "a node has an unknown leaf")
 
 
 _CLASSES: Final = ("Logloss", "CrossEntropy", "MultiClass", "MultiClassOneVsAll", "Focal")
@@ -227,17 +227,17 @@ class CatboostRuntime:
         if not read_catboost(path).is_categorical:
             return ""
         return (
-            "it has categorical features, whose statistics CatBoost follows without a check: a "
-            "file that was tampered with may end the process, or worse"
+            "it has categorical features, whose statistics CatBoost reads without checks: a"
+            " manipulated file may crash the process, or worse"
         )
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model, for the CPU."""
         file = read_catboost(path)
         if file.loss in _MANY_LABELS:
-            raise refuse(path, f"gives several labels to a row ({file.loss}); one is served")
+            raise refuse(path, f"returns several labels per row ({file.loss}); one is supported")
         if not file.loss:
-            msg = "does not say which loss it was trained with, so what it predicts is not known"
+            msg = "does not name its training loss, so the meaning of its predictions is unknown"
             raise refuse(path, msg)
         library = import_library("catboost", "catboost")
         is_classifier = file.loss in _CLASSES

@@ -93,17 +93,17 @@ def read_lightgbm(path: Path) -> LightgbmFile:
     """
     data = read_all(path)
     if not data.startswith(_FIRST_LINE):
-        raise refuse(path, "is no model of LightGBM's: its first line is not `tree`")
+        raise refuse(path, "is not a LightGBM model: its first line is not `tree`")
     try:
         if b"\0" in data or b"\r" in data:
-            raise corrupt(path, "it is text with Unix line ends, and this is not")
+            raise corrupt(path, "it must be text with Unix line ends")
         start = data.index(b"Tree=")
         header = _fields(data[:start])
         features = _number(header["max_feature_idx"]) + 1
         check_features(path, features)
         for key in ("feature_names", "feature_infos"):
             if len(header[key].split()) != features:
-                raise corrupt(path, f"not as many {key} as features")
+                raise corrupt(path, f"the number of {key} differs from the number of features")
         is_categorical = [not info.startswith("[") for info in header["feature_infos"].split()]
         is_constant = [info == "none" for info in header["feature_infos"].split()]
         _check_classes(path, header)
@@ -137,7 +137,7 @@ def _categories(
     if not stored:
         return ()
     if not isinstance(stored, list) or not all(isinstance(some, list) for some in stored):
-        raise corrupt(path, "its categories are no lists")
+        raise corrupt(path, "its categories are not lists")
     if sum(is_categorical) == len(stored):
         chosen = is_categorical
     else:
@@ -148,7 +148,7 @@ def _categories(
     if sum(chosen) != len(stored):
         raise refuse(
             path,
-            f"names the categories of {len(stored)} columns, and {sum(chosen)} are categorical: "
+            f"lists categories of {len(stored)} columns, but {sum(chosen)} are categorical: "
             "train with the categorical dtype of pandas for all of them, or for none",
         )
     lists = iter(stored)
@@ -161,14 +161,14 @@ def _category_values(values: Sequence[object]) -> tuple[str, ...] | tuple[float,
         return texts
     numbers = tuple(float(value) for value in values if isinstance(value, int | float))
     if len(numbers) != len(values):
-        raise BrokenFileError("a category is neither a text nor a number")
+        raise BrokenFileError("a category is neither text nor a number")
     return numbers
 
 
 def _check_classes(path: Path, header: Mapping[str, str]) -> None:
     classes, trees = _number(header["num_class"]), _number(header["num_tree_per_iteration"])
     if not (1 <= classes <= _MAX_CLASSES and trees == classes):
-        raise corrupt(path, f"{classes} classes with {trees} trees an iteration")
+        raise corrupt(path, f"{classes} classes with {trees} trees per iteration")
     for word in header.get("objective", "").split():
         key, _, value = word.partition(":")
         if key == "num_class" and _number(value) != classes:
@@ -186,10 +186,10 @@ def _check_trees(
         part = data[start : start + size]
         first = f"Tree={number}\n".encode()
         if size < len(first) or len(part) != size or not part.startswith(first):
-            raise corrupt(path, f"tree {number} is not where it should be")
+            raise corrupt(path, f"tree {number} is at the wrong position")
         if any(line and b"=" not in line for line in part.split(b"\n")):
             # LightGBM ends the process where it stops reading, for the rest is missing then.
-            raise corrupt(path, f"a line of tree {number} is no setting")
+            raise corrupt(path, f"a line of tree {number} is not a setting")
         _check_tree(path, f"tree {number}", _fields(part), features)
         start += size
     if data[start : start + len(_END)] != _END:
@@ -200,24 +200,24 @@ def _check_trees(
 def _check_tree(path: Path, what: str, tree: Mapping[str, str], features: int) -> None:
     leaves = _number(tree["num_leaves"])
     if _number(tree.get("is_linear", "0")):
-        raise refuse(path, f"{what} has linear leaves, which are not served; train without them")
+        raise refuse(path, f"{what} has linear leaves, which are not supported; train without them")
     if leaves < 1 or len(tree["leaf_value"].split(" ")) != leaves:
-        raise corrupt(path, f"{what} has not as many leaves as it declares")
+        raise corrupt(path, f"{what} does not have as many leaves as it declares")
     _check_lengths(path, what, tree, leaves)
     if leaves == 1 and _number(tree["num_cat"]):
-        raise corrupt(path, f"{what} has categories and no split")
+        raise corrupt(path, f"{what} has categories but no split")
     if leaves == 1:
         return
     _check_categories(path, what, tree)
     split = _numbers(tree["split_feature"])
     if not (split.min() >= 0 and split.max() < features):
-        raise corrupt(path, f"{what} asks for a feature that there is not")
+        raise corrupt(path, f"{what} uses an unknown feature")
     children = np.concatenate((_numbers(tree["left_child"]), _numbers(tree["right_child"])))
     # Inner nodes count from 0, the root, and leaves from -1 downwards. Where no node has two
     # parents and the root has none, no walk from the root comes back.
     in_range = -leaves <= children.min() and children.max() < leaves - 1
     if not in_range or (children == 0).any() or len(np.unique(children)) != len(children):
-        raise corrupt(path, f"the nodes of {what} are no tree")
+        raise corrupt(path, f"the nodes of {what} do not form a tree")
 
 
 def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
@@ -231,7 +231,7 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
         for key in ("cat_boundaries", "cat_threshold")
     )
     if len(bounds) != sets + 1 or bounds[0] != 0 or (np.diff(bounds) < 1).any():
-        raise corrupt(path, f"the categories of {what} begin where they should not")
+        raise corrupt(path, f"the categories of {what} begin at the wrong position")
     if bounds[-1] != len(words) or words.min() < 0 or words.max() >= 1 << _WORD_BITS:
         raise corrupt(path, f"{what} has other categories than it declares")
     chosen = [
@@ -240,7 +240,7 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, str]) -> None:
         if is_set
     ]
     if not all(_WHOLE.fullmatch(text) and 0 <= int(text) < sets for text in chosen):
-        raise corrupt(path, f"{what} asks for categories that there are not")
+        raise corrupt(path, f"{what} uses unknown categories")
 
 
 def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) -> None:
@@ -253,7 +253,7 @@ def _check_lengths(path: Path, what: str, tree: Mapping[str, str], leaves: int) 
         if len(numbers) != expected and not (leaves == 1 and len(numbers) <= 1):
             raise corrupt(path, f"{what} has {len(numbers)} of {expected} {key}")
         if not all(_REAL.fullmatch(number) for number in numbers):
-            raise corrupt(path, f"a {key} of {what} is no number")
+            raise corrupt(path, f"a {key} of {what} is not a number")
 
 
 def _fields(data: bytes) -> dict[str, str]:
@@ -261,7 +261,7 @@ def _fields(data: bytes) -> dict[str, str]:
     for line in data.decode().split("\n"):
         key, equals, value = line.partition("=")
         if equals and (key in fields or not _KEY.fullmatch(key)):
-            raise BrokenFileError("a setting stands there twice, or names nothing")
+            raise BrokenFileError("a setting appears twice, or has no name")
         fields[key] = value
     return fields
 
@@ -269,7 +269,7 @@ def _fields(data: bytes) -> dict[str, str]:
 def _number(text: str) -> int:
     """A whole number as LightGBM reads it; Python would take `1_0` and digits of other scripts."""
     if not _WHOLE.fullmatch(text):
-        raise BrokenFileError("a number is none")
+        raise BrokenFileError("a value is not a number")
     return int(text)
 
 

@@ -113,8 +113,8 @@ def table_of(path: Path, estimator: Any) -> TableInputs:  # noqa: ANN401  # any 
     if not isinstance(features, int):
         raise refuse(
             path,
-            "does not say how many features it takes; fit it on a table of numbers, or begin a "
-            "pipeline with a vectorizer of texts",
+            "does not declare how many features it takes; fit it on a table of numbers, or "
+            "begin a pipeline with a vectorizer of texts",
         )
     names = getattr(estimator, "feature_names_in_", None)
     by_name = names is not None and any(
@@ -365,7 +365,7 @@ def _outputs(path: Path, held: _Estimator) -> Mapping[str, Answer]:
     if not base.is_classifier(estimator):
         return {PREDICTION: held.answer("predict")}
     if isinstance(estimator.classes_, list):
-        raise refuse(path, "gives several labels to a row; one is served")
+        raise refuse(path, "returns several labels per row; one is supported")
     if not hasattr(estimator, "predict_proba"):
         return {LABEL: held.label}
     return {LABEL: held.label, PROBABILITIES: held.answer("predict_proba")}

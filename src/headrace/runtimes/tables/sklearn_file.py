@@ -100,16 +100,13 @@ def code_of_estimator(path: Path) -> str:
         FailedPreconditionError: skops is not installed.
     """
     if is_pickle(path):
-        return (
-            f"'{path.name}' is a pickle, which runs whatever code it was made to run when it is "
-            "loaded"
-        )
+        return f"'{path.name}' is a pickle, which can run arbitrary code when it is loaded"
     if not (types := untrusted_types(path)):
         return ""
     more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
     return (
         f"it holds types that skops does not trust, {', '.join(types[:_MOST_TYPES])}{more}: "
-        "they may run code, or end the process if the file was tampered with"
+        "they may run code, or crash the process if the file was manipulated"
     )
 
 
@@ -186,7 +183,7 @@ def row_mixing_part(estimator: object) -> str:
     for part in parts_of(estimator):
         kind = part if isinstance(part, type | FunctionType) else type(part)
         if kind.__module__.partition(".")[0] not in _LIBRARIES:
-            return f"{kind.__module__}.{kind.__qualname__} is no part of a known library"
+            return f"{kind.__module__}.{kind.__qualname__} does not belong to a known library"
         if kind.__name__ in _FACTORIZATIONS:
             return f"{kind.__name__} factorizes all rows of a batch together"
         if type(part).__name__ in transformers:
@@ -204,8 +201,8 @@ def _from_skops(path: Path, *, allow_code: bool) -> Any:  # noqa: ANN401  # any 
     if (unknown := untrusted_types(path)) and not allow_code:
         raise refuse(
             path,
-            f"is not loaded: {code_of_estimator(path)}; allow code if you trust the author, or "
-            "export the model to ONNX",
+            f"is not loaded: {code_of_estimator(path)}; allow code if you trust the author, "
+            "or export the model to ONNX",
         )
     library = _skops()
     try:
@@ -222,7 +219,7 @@ def _check_predicts(path: Path, estimator: object) -> None:
     if not (hasattr(estimator, "predict") or hasattr(estimator, "transform")):
         raise refuse(
             path,
-            f"holds a {type(estimator).__name__}, which does not predict or transform rows that it "
+            f"holds a {type(estimator).__name__}, which cannot predict or transform rows that it "
             "was not fitted on",
         )
 
@@ -238,7 +235,7 @@ def _check_archive(path: Path) -> None:
     if _SCHEMA not in names:
         raise refuse(path, f"is an archive without {_SCHEMA}; write it with skops.io.dump")
     if unpacked > max(_MOST_UNPACKED_BYTES, _TIMES_PACKED * path.stat().st_size):
-        raise refuse(path, f"unpacks to {unpacked} bytes, which no model does")
+        raise refuse(path, f"unpacks to {unpacked} bytes, more than any model")
 
 
 def _skops() -> ModuleType:
@@ -280,17 +277,19 @@ def _check_trees(path: Path, estimator: object) -> None:
                 _check_stages(path, part, stages)
     except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         what = error_kind(error)
-        raise corrupt(path, f"its trees do not read as scikit-learn writes them ({what})") from None
+        raise corrupt(path, f"its trees are not as scikit-learn writes them ({what})") from None
     for part, name in zip(parts, names, strict=True):
         if name in {"Tree", "TreePredictor", *_INDEXES} and id(part) not in checked:
-            raise corrupt(path, "a tree belongs to no estimator that has trees")
+            raise corrupt(path, "a tree belongs to an estimator without trees")
 
 
 def _features(path: Path, estimator: Any) -> int:  # noqa: ANN401  # any estimator
     """How many features an estimator checks that a row has."""
     features = vars(estimator).get("n_features_in_")
     if type(features) is not int or features < 1:
-        raise corrupt(path, f"a {type(estimator).__name__} does not say how many features it takes")
+        raise corrupt(
+            path, f"a {type(estimator).__name__} does not declare how many features it takes"
+        )
     return features
 
 
@@ -307,7 +306,7 @@ def _index_again(estimator: object) -> set[int]:
         neighbors: Any = part
         metric, settings = neighbors.effective_metric_, neighbors.effective_metric_params_
         if type(metric) is not str:
-            raise TypeError("a metric is no name")
+            raise TypeError("a metric is not a name")
         rows, size = neighbors._fit_X, neighbors.leaf_size  # noqa: SLF001  # kept nowhere else
         neighbors._tree = type(index)(rows, size, metric=metric, **settings)  # noqa: SLF001  # as above
         rebuilt.add(id(neighbors._tree))  # noqa: SLF001  # as above
@@ -325,7 +324,7 @@ def _check_tree(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an e
     _check_nodes(path, tree.children_left, tree.children_right, is_leaf)
     split_features = tree.feature[~is_leaf]
     if split_features.size and not (split_features.min() >= 0 and split_features.max() < features):
-        raise corrupt(path, "a tree asks for a feature that there is not")
+        raise corrupt(path, "a tree uses an unknown feature")
     return {id(tree)}
 
 
@@ -341,13 +340,13 @@ def _check_stages(path: Path, estimator: Any, checked: set[int]) -> None:  # noq
     features = _features(path, estimator)
     for part in stages.ravel().tolist():
         if not _check_tree(path, part) or part.tree_.value.shape[1:] != (1, 1):
-            raise corrupt(path, "a stage has a tree that gives no number")
+            raise corrupt(path, "a stage has a tree without outputs")
         if part.tree_.n_features != features:
             raise corrupt(path, "a stage has a tree of other features")
     # What the trees' numbers are added to.
     start = estimator._raw_predict_init(np.zeros((1, features)))  # noqa: SLF001  # what it predicts by
     if stages.ndim != start.ndim or stages.shape[1] != start.shape[1]:
-        raise corrupt(path, "a stage has another number of trees than there are answers")
+        raise corrupt(path, "a stage has another number of trees than there are outputs")
 
 
 def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  # an estimator
@@ -365,10 +364,10 @@ def _check_histograms(path: Path, estimator: Any) -> set[int]:  # noqa: ANN401  
         if split_features.size and not (
             split_features.min() >= 0 and split_features.max() < features
         ):
-            raise corrupt(path, "a tree asks for a feature that there is not")
+            raise corrupt(path, "a tree uses an unknown feature")
         # Encoders of categories are code, so that no file without code has categories.
         if (inner["is_categorical"] != 0).any() or estimator._preprocessor is not None:  # noqa: SLF001  # nothing else says it
-            raise corrupt(path, "a tree asks for a category, and no feature has any")
+            raise corrupt(path, "a tree uses categories, but no feature has any")
     return {id(tree) for tree in trees}
 
 

@@ -132,9 +132,11 @@ class TableInputs:
         """
         names = [column.name for column in columns]
         if not 0 < len(names) <= _MAX_NAMES:
-            raise refuse(path, f"takes {len(names)} columns; 1 to {_MAX_NAMES} are served by name")
+            raise refuse(
+                path, f"takes {len(names)} columns; 1 to {_MAX_NAMES} are supported by name"
+            )
         if len(set(names)) < len(names) or not all(names):
-            raise refuse(path, "has columns of the same name, or of no name; rename them")
+            raise refuse(path, "has columns with the same name, or without a name; rename them")
         return cls(
             specs=tuple(
                 TensorSpec(name=column.name, datatype=column.datatype, shape=(VARIABLE,))
@@ -183,7 +185,7 @@ def table_with_categories(
     for name, values in zip(names, categories, strict=True):
         kinds = {isinstance(value, str) for value in values or ()}
         if len(kinds) > 1 or len(set(values or ())) < len(values or ()):
-            raise refuse(path, f"has categories of '{name}' that cannot be told apart")
+            raise refuse(path, f"has categories of '{name}' that cannot be distinguished")
         if values is None:
             columns.append(Column(name=name, datatype=datatype))
         elif True in kinds:
@@ -343,7 +345,9 @@ def check_input_sizes(path: Path, inputs: Sequence[TensorSpec]) -> None:
         elements = math.prod(size for size in spec.shape if size != VARIABLE)
         if elements * spec.datatype.dtype.itemsize > MAX_INPUT_BYTES:
             msg = f"input '{spec.name}' declares the shape {list(spec.shape)} of {spec.datatype}"
-            raise refuse(path, f"{msg}, and no request may have more than {MAX_INPUT_BYTES} bytes")
+            raise refuse(
+                path, f"{msg}, but a request may not have more than {MAX_INPUT_BYTES} bytes"
+            )
 
 
 def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
@@ -356,7 +360,7 @@ def check_children(path: Path, what: str, children: Array, nodes: int) -> None:
     """
     in_range = not children.size or (children.min() > 0 and children.max() < nodes)
     if not in_range or len(np.unique(children)) != len(children):
-        raise corrupt(path, f"the nodes of {what} are no tree")
+        raise corrupt(path, f"the nodes of {what} do not form a tree")
 
 
 def check_features(path: Path, features: int) -> None:
@@ -366,9 +370,9 @@ def check_features(path: Path, features: int) -> None:
         UnsupportedModelError: It does.
     """
     if features < 1:
-        raise refuse(path, "has no features, so that there is nothing to send it")
+        raise refuse(path, "has no features, so no request can be sent")
     if features > MAX_FEATURES:
-        raise refuse(path, f"declares {features} features; at most {MAX_FEATURES} are served")
+        raise refuse(path, f"declares {features} features; at most {MAX_FEATURES} are supported")
 
 
 def import_library(module: str, extra: str) -> ModuleType:
@@ -468,20 +472,20 @@ def _run_error(inputs: Tensors, error: Exception) -> HeadraceError:
     for name, array in inputs.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             msg = (
-                f"the model takes no missing or infinite values such as those in '{name}': "
-                f"{reason_of(error)}"
+                "the model does not accept missing or infinite values such as those in "
+                f"'{name}': {reason_of(error)}"
             )
             return InvalidArgumentError(msg)
     by_column = any(array.ndim == 1 for array in inputs.values())
     if by_column and isinstance(error, ValueError):  # a category that an encoder refuses
-        return InvalidArgumentError(f"the model does not take these values: {reason_of(error)}")
+        return InvalidArgumentError(f"the model does not accept these values: {reason_of(error)}")
     return RuntimeFailedError(f"the model failed: {reason_of(error)}")
 
 
 def _output(path: Path, name: str, array: Array) -> TensorSpec:
     datatype = Datatype.BYTES if array.dtype.kind == "O" else _DATATYPES.get(array.dtype)
     if datatype is None or array.shape[:1] != (_TRIAL_ROWS,):
-        raise refuse(path, f"gives '{name}' as {array.dtype} of the shape {list(array.shape)}")
+        raise refuse(path, f"returns '{name}' as {array.dtype} with shape {list(array.shape)}")
     return TensorSpec(name=name, datatype=datatype, shape=(VARIABLE, *array.shape[1:]))
 
 
@@ -494,4 +498,4 @@ def texts_of(name: str, values: Array, *, missing: object = "") -> list[Any]:
     try:
         return [value.decode() if value else missing for value in values.tolist()]
     except UnicodeDecodeError:
-        raise InvalidArgumentError(f"input '{name}' holds bytes that are no UTF-8 text") from None
+        raise InvalidArgumentError(f"input '{name}' holds bytes that are not valid UTF-8") from None

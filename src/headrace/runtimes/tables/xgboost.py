@@ -75,7 +75,7 @@ class _Reader:
             while self._peek() != b"}":
                 key = self._text()
                 if key in mapping:
-                    raise BrokenFileError("a name stands there twice")
+                    raise BrokenFileError("a name appears twice")
                 mapping[key] = self.value(depth + 1)
             self._at += 1
             return mapping
@@ -93,7 +93,7 @@ class _Reader:
             self._at += 1
             kind = self._take(1)
             if kind not in _NUMBERS or self._take(1) != b"#":
-                raise BrokenFileError(f"a list of the type {kind!r}")
+                raise BrokenFileError(f"a list has the type {kind!r}")
             dtype = _NUMBERS[kind]
             return np.frombuffer(self._take(self._length() * dtype.itemsize), dtype)
         if mark == b"#":
@@ -111,13 +111,13 @@ class _Reader:
     def _length(self) -> int:
         length = self._number(self._take(1))
         if not isinstance(length, int) or not 0 <= length <= len(self._data):
-            raise BrokenFileError(f"a length of {length}")
+            raise BrokenFileError(f"a length is {length}")
         return length
 
     def _number(self, mark: bytes) -> int | float:
         dtype = _NUMBERS.get(mark)
         if dtype is None:
-            raise BrokenFileError(f"{mark!r} at byte {self._at - 1} begins no value")
+            raise BrokenFileError(f"{mark!r} at byte {self._at - 1} does not begin a value")
         number: int | float = np.frombuffer(self._take(dtype.itemsize), dtype)[0].item()
         return number
 
@@ -190,7 +190,7 @@ def read_xgboost(path: Path) -> XgboostFile:
             else json.loads(data, object_pairs_hook=_once)
         )
         if not isinstance(document, dict):
-            raise refuse(path, "is no model of XGBoost's")
+            raise refuse(path, "is not an XGBoost model")
         learner = document["learner"]
         file = _read_learner(path, learner)
         _check_booster(path, learner["gradient_booster"], file)
@@ -204,7 +204,7 @@ def read_xgboost(path: Path) -> XgboostFile:
         raise corrupt(path, str(error)) from None
     except (IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = error_kind(error)
-        raise corrupt(path, f"it does not read as XGBoost writes it ({what})") from None
+        raise corrupt(path, f"it is not as XGBoost writes it ({what})") from None
     return file
 
 
@@ -212,7 +212,7 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """Of two values by one name XGBoost might follow the one that was not looked at."""
     mapping = dict(pairs)
     if len(mapping) != len(pairs):
-        raise BrokenFileError("a name stands there twice")
+        raise BrokenFileError("a name appears twice")
     return mapping
 
 
@@ -227,11 +227,11 @@ def _read_learner(path: Path, learner: Mapping[str, Any]) -> XgboostFile:
     if int(objective.get("softmax_multiclass_param", {}).get("num_class", classes)) != classes:
         raise corrupt(path, "its objective has another number of classes")
     if targets > 1 and str(objective["name"]).startswith(("binary:", "multi:")):
-        raise refuse(path, "gives several labels to a row; one is served")
+        raise refuse(path, "returns several labels per row; one is supported")
     types = list(learner.get("feature_types", []))
     for key in ("feature_names", "feature_types"):
         if len(learner.get(key, [])) not in {0, features}:
-            raise corrupt(path, f"not as many {key} as features")
+            raise corrupt(path, f"the number of {key} differs from the number of features")
     return XgboostFile(
         features=features,
         groups=max(1, classes, targets),
@@ -254,7 +254,7 @@ def _categories(
     bounds = _array(stored["feature_segments"])
     order = _array(stored["sorted_idx"])
     if len(encoded) != features or len(bounds) != features + 1 or len(types) != features:
-        raise corrupt(path, "its categories are those of other features")
+        raise corrupt(path, "its categories belong to other features")
     categories: list[tuple[str, ...] | tuple[float, ...] | None] = []
     start = 0
     for number, encoded_categories in enumerate(encoded):
@@ -262,10 +262,10 @@ def _categories(
         inner = np.sort(order[start : start + len(values)])
         start += len(values)
         if bounds[number + 1] != start or not np.array_equal(inner, np.arange(len(values))):
-            raise corrupt(path, f"the categories of feature {number} are not those that it counts")
+            raise corrupt(path, f"the categories of feature {number} are not as many as declared")
         categories.append(values if types[number] == "c" else None)
     if bounds[0] != 0 or start != len(order):
-        raise corrupt(path, "its categories are not as many as it counts")
+        raise corrupt(path, "its categories are not as many as declared")
     return tuple(categories) if any(values is not None for values in categories) else ()
 
 
@@ -279,7 +279,7 @@ def _category_values(
     if not len(ends):
         return ()
     if ends[0] != 0 or ends[-1] != len(values) or (np.diff(ends) < 0).any():
-        raise BrokenFileError("a category begins where it should not")
+        raise BrokenFileError("a category begins at the wrong position")
     text = values.astype(np.int64).astype(np.uint8).tobytes()
     if not text.isascii():
         # It counts characters of the names, and cuts bytes: its own answers are wrong then.
@@ -317,9 +317,9 @@ def _check_booster(path: Path, booster: Mapping[str, Any], file: XgboostFile) ->
     model = _model(booster)
     trees = model["trees"]
     if len(trees) != int(model["gbtree_model_param"]["num_trees"]):
-        raise corrupt(path, "not as many trees as it declares")
+        raise corrupt(path, "the number of trees differs from the declared one")
     if name == "dart" and len(booster["weight_drop"]) != len(trees):
-        raise corrupt(path, "not every tree has a weight")
+        raise corrupt(path, "some trees have no weight")
     for number, tree in enumerate(trees):
         if int(tree["id"]) != number:  # where XGBoost puts it
             raise corrupt(path, f"tree {number} has the number of another")
@@ -354,9 +354,11 @@ def _check_tree(path: Path, what: str, tree: Mapping[str, Any], features: int) -
     _check_parents(path, what, _array(tree["parents"]), (left, right))
     split = arrays["split_indices"][inner]
     if split.size and not (split.min() >= 0 and split.max() < features):
-        raise corrupt(path, f"{what} asks for a feature that there is not")
+        raise corrupt(path, f"{what} uses an unknown feature")
     if int(params.get("size_leaf_vector", 1)) not in {0, 1}:
-        raise refuse(path, "has trees of several outputs (multi_output_tree); they are not served")
+        raise refuse(
+            path, "has trees with several outputs (multi_output_tree), which are not supported"
+        )
 
 
 def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
@@ -366,15 +368,15 @@ def _check_categories(path: Path, what: str, tree: Mapping[str, Any]) -> None:
         _array(tree.get(f"categories{name}", [])) for name in ("_nodes", "_segments", "_sizes", "")
     )
     if not np.array_equal(nodes, np.flatnonzero(kinds)) or not np.isin(kinds, (0, 1)).all():
-        raise corrupt(path, f"not every split of {what} by category has its categories")
+        raise corrupt(path, f"some splits of {what} by category have no categories")
     if len(starts) != len(nodes) or len(sizes) != len(nodes):
         raise corrupt(path, f"{what} has lists of categories of different lengths")
     if not np.array_equal(starts, np.cumsum(sizes) - sizes) or (sizes < 1).any():
-        raise corrupt(path, f"a list of categories of {what} begins where it should not")
+        raise corrupt(path, f"a list of categories of {what} begins at the wrong position")
     if int(sizes.sum()) != len(codes):
         raise corrupt(path, f"{what} has other categories than its splits")
     if codes.size and not (codes.min() >= 0 and codes.max() < _MAX_CATEGORY):
-        raise corrupt(path, f"{what} has a category that no code can be")
+        raise corrupt(path, f"{what} has a category that is not a valid code")
 
 
 def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array, Array]) -> None:
@@ -385,13 +387,13 @@ def _check_parents(path: Path, what: str, parents: Array, children: tuple[Array,
         inner = np.flatnonzero(below != -1)
         expected[below[inner]] = inner
     if not np.array_equal(parents, expected):
-        raise corrupt(path, f"the nodes of {what} are no tree")
+        raise corrupt(path, f"the nodes of {what} do not form a tree")
 
 
 def _array(values: object) -> Array:
     array = np.asarray(values)
     if array.ndim != 1 or array.dtype.kind not in "iufb":
-        raise BrokenFileError("a list of numbers is none")
+        raise BrokenFileError("a value is not a list of numbers")
     return array
 
 

@@ -104,7 +104,7 @@ def _analysed(path: Path, file: SavedModelFile) -> RowVerdict:
             for specs, ports in ((inputs, model.inputs), (outputs, model.outputs))
         ]
     except (RuntimeError, StopIteration):
-        return RowVerdict(why_not="OpenVINO, which reads graphs for the analysis, does not read it")
+        return RowVerdict(why_not="OpenVINO, which reads graphs for the analysis, cannot read it")
     return analyse_openvino(model, *ordered)
 
 
@@ -163,7 +163,7 @@ class SavedmodelRuntime:
         if not unsafe:
             return ""
         names = ", ".join(unsafe[:8])
-        return f"its graph reaches for files, Python or the network ({names})"
+        return f"its graph accesses files, Python or the network ({names})"
 
     def load(self, path: Path, options: LoadOptions) -> Model:
         """Load the model with what is installed."""
@@ -171,12 +171,12 @@ class SavedmodelRuntime:
             file = read_savedmodel(path)
             if file.assigns:
                 names = ", ".join(file.assigns[:8])
-                _log.warning("%s keeps a state that all callers share (%s)", path.name, names)
+                _log.warning("%s keeps state that all callers share (%s)", path.name, names)
             return open_tensorflow(path, file, options)
         if importlib.util.find_spec("openvino") is not None:
             return open_by_openvino(path, options)
         raise FailedPreconditionError(
-            "the runtime 'savedmodel' needs TensorFlow or OpenVINO, and neither is installed: "
-            "pip install 'headrace[tensorflow]' runs every model, 'headrace[openvino]' is smaller "
-            "and starts sooner"
+            "the runtime 'savedmodel' needs TensorFlow or OpenVINO, but neither is "
+            "installed: pip install 'headrace[tensorflow]' runs every model, "
+            "'headrace[openvino]' is smaller and starts faster"
         )

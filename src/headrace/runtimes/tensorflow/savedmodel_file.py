@@ -82,12 +82,12 @@ def check_variables(variables: Path) -> None:
         }
         shards = header_fields.get(1, 0)
         if not 1 <= shards <= _MOST_SHARDS or header_fields.get(2, 0):
-            raise BrokenFileError(f"has {shards} files, or numbers in another order of bytes")
+            raise BrokenFileError(f"has {shards} files, or another byte order")
         files = [variables / f"variables.data-{i:05d}-of-{shards:05d}" for i in range(shards)]
         sizes = [file.stat().st_size if file.is_file() else -1 for file in files]
         if min(sizes) < 0:
             missing = files[sizes.index(-1)].name
-            raise BrokenFileError(f"names {missing}, which is not there")
+            raise BrokenFileError(f"names {missing}, which does not exist")
         for value in values[1:]:
             entry = _index_entry(source, value)
             _check(entry, sizes)
@@ -119,7 +119,7 @@ def _block(source: FileReader, offset: int, size: int) -> ProtobufField:
     if offset + size + _TRAILER_BYTES > source.size - _FOOTER_BYTES:
         raise BrokenFileError("is damaged: a block ends beyond the file")
     if source.read(offset + size, 1) != b"\0":
-        raise BrokenFileError("is damaged, or compressed, as TensorFlow does not write it")
+        raise BrokenFileError("is damaged, or compressed, which TensorFlow does not do")
     restarts = source.number(offset + size - 4, "I") if size >= 8 else 0  # noqa: PLR2004  # one restart and their number
     end = size - 4 - 4 * restarts
     if not restarts or end < 0:
@@ -281,7 +281,7 @@ def read_savedmodel(path: Path) -> SavedModelFile:
         UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
     """
     if not looks_like_savedmodel(path):
-        raise refuse(path, f"is no SavedModel: no directory with a {FILE} that begins as one")
+        raise refuse(path, f"is not a SavedModel: it must be a directory with a valid {FILE}")
     _check_files(path)
     try:
         with FileReader(path / FILE) as source:
@@ -316,7 +316,9 @@ def _check_files(path: Path) -> None:
         if count > _MOST_FILES:
             raise refuse(path, f"holds more than {_MOST_FILES} files")
         if entry.is_symlink() and not entry.resolve().is_relative_to(root):
-            raise refuse(path, f"{entry.relative_to(path)} is a link that leads out of it")
+            raise refuse(
+                path, f"{entry.relative_to(path)} is a link that leads out of the directory"
+            )
     variables = path / "variables"
     if problem := variables_problem(variables):
         raise refuse(path, problem)
@@ -335,10 +337,10 @@ def variables_problem(variables: Path) -> str:
     shards = [name for name in names if name.startswith("variables.data-")]
     if ("variables.index" in names) != bool(shards):
         lacking = "variables.index" if shards else "variables.data-*"
-        return f"variables/{lacking} is not there"
+        return f"variables/{lacking} does not exist"
     totals = {name.rpartition("-of-")[2] for name in shards}
     if len(totals) == 1 and (total := totals.pop()).isdigit() and int(total) != len(shards):
-        return f"{len(shards)} of {int(total)} files of its variables are there"
+        return f"{len(shards)} of {int(total)} files of its variables exist"
     return ""
 
 
@@ -433,17 +435,17 @@ def _shape(source: FileReader, field: ProtobufField) -> tuple[int, ...] | None:
         return None
     sizes = dimensions(source, field)
     if len(sizes) > _MOST_RANK or any(size < VARIABLE for size in sizes):
-        raise BrokenFileError(f"declares the shape {sizes[:8]}, which there cannot be")
+        raise BrokenFileError(f"declares the invalid shape {sizes[:8]}")
     return tuple(sizes)
 
 
 def _spec(path: Path, kind: str, tensor: Named) -> TensorSpec:
     if not tensor.tensor:
-        raise refuse(path, f"{kind} '{tensor.name}' is sparse or composite, which is not served")
+        raise refuse(path, f"{kind} '{tensor.name}' is sparse or composite, which is not supported")
     if tensor.datatype is None:
-        msg = f"{kind} '{tensor.name}' has a type that no request can carry; cast it in the model"
+        msg = f"{kind} '{tensor.name}' has a type that a request cannot carry; cast it in the model"
         raise refuse(path, msg)
     if tensor.shape is None and kind == "input":
-        msg = f"{kind} '{tensor.name}' says not even how many dimensions it has; export the model "
-        raise refuse(path, f"{msg}with an input signature, None where a size varies")
+        msg = f"{kind} '{tensor.name}' has an unknown number of dimensions; export the model "
+        raise refuse(path, f"{msg}with an input signature, with None where a size varies")
     return TensorSpec(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape or ())

@@ -128,7 +128,9 @@ def check_calls(graph: SavedModelGraph) -> None:
         if sizes[name] > _MOST_EXPANDED:
             raise BrokenFileError(f"its functions expand to more than {_MOST_EXPANDED} nodes")
         if depths[name] > _MOST_DEPTH:
-            raise BrokenFileError(f"its functions call each other more than {_MOST_DEPTH} deep")
+            raise BrokenFileError(
+                f"its functions call each other more than {_MOST_DEPTH} levels deep"
+            )
     total = sum(
         sizes.get(callee, 0) * count
         for body in graph.nodes.values()
@@ -211,7 +213,7 @@ def _attribute(source: FileReader, value: ProtobufField, body: Body) -> None:
 def _called(source: FileReader, field: ProtobufField, depth: int) -> Iterator[str]:
     """The function that a `NameAttrList` names, and those that its attributes do."""
     if depth == 0:
-        raise BrokenFileError("nests functions in attributes of functions without end")
+        raise BrokenFileError("nests functions in attributes too deeply")
     for name in within(source, field, _CALLED_NAME):
         yield text(source, name, _NAME_BYTES)
     for function in within(source, field, *_CALLED_FUNCTION):

@@ -133,7 +133,7 @@ def find_tflite_file(path: Path) -> Path:
         return path
     models = visible_files(path, (SUFFIX,))
     if len(models) != 1:
-        raise refuse(path, f"holds {len(models)} {SUFFIX} files; one is needed")
+        raise refuse(path, f"holds {len(models)} {SUFFIX} files; exactly one is needed")
     return models[0]
 
 
@@ -144,7 +144,7 @@ def read_tflite(path: Path) -> TfliteFile:
         UnsupportedModelError: It is damaged, or of a kind that is not served; the message says it.
     """
     if path.suffix.lower() != SUFFIX or not _begins(path):
-        raise refuse(path, f"is no TFLite file: it does not have {_MAGIC.decode()} at byte 4")
+        raise refuse(path, f"is not a TFLite file: it does not have {_MAGIC.decode()} at byte 4")
     read = _Read(path, read_all(path))
     try:
         root = FlatbufferTable.root(read.data)
@@ -167,11 +167,11 @@ def read_tflite(path: Path) -> TfliteFile:
         number = int(chosen.number(4, "<I", 0)) if chosen else 0
         graph, slots = graphs[number], tensors[number]
         if number:
-            raise refuse(read.path, "its signature is of another graph than the first")
+            raise refuse(read.path, "its signature belongs to another graph than the first")
         codes = {read.codes[int(operator.number(0, "<I", 0))] for operator in graph.tables(3)}
         stateful = {_ASSIGN} & codes
         if stateful:
-            raise refuse(read.path, "keeps what one caller sent for the next: it assigns variables")
+            raise refuse(read.path, "keeps state between callers: it assigns variables")
         inputs = _side(read, graph, slots, chosen, 0)
         outputs = _side(read, graph, slots, chosen, 1)
         return TfliteFile(inputs=inputs, outputs=outputs, data=read.data)
@@ -222,7 +222,7 @@ def _tensor(read: _Read, table: FlatbufferTable) -> _Tensor:
         raise refuse(read.path, f"a tensor of the shape {shape} would take {size} bytes")
     is_sparse = table.table(6) is not None
     if held and datatype is not None and not is_sparse and held != size:
-        raise corrupt(read.path, f"a tensor of {size} bytes has {held}")
+        raise corrupt(read.path, f"a tensor of {size} bytes holds {held}")
     is_variable = bool(table.number(5, "<b", 0))
     return _Tensor(table, shape, kind, is_ready=bool(held) or is_variable or size == 0)
 
@@ -239,22 +239,22 @@ def _check_operators(
         taken = operator.array(1, "<i4")
         taken = _numbers(read, taken[taken != -1], len(tensors))
         if not ready[taken].all():
-            raise corrupt(read.path, "an operator takes what nothing gives")
+            raise corrupt(read.path, "an operator has an input without a source")
         ready[_numbers(read, operator.array(2, "<i4"), len(tensors))] = True
         if code in _CALLS:
             options_field, *numbers = _CALLS[code]
             options = operator.table(options_field)
             called += [int(options.number(option, "<i", 0)) if options else 0 for option in numbers]
     if any(not 0 <= number < graphs for number in called):
-        raise corrupt(read.path, "an operator calls a graph that there is not")
+        raise corrupt(read.path, "an operator calls an unknown graph")
     if not ready[_numbers(read, graph.array(2, "<i4"), len(tensors))].all():
-        raise corrupt(read.path, "nothing gives one of its outputs")
+        raise corrupt(read.path, "one of its outputs has no source")
     return called
 
 
 def _numbers(read: _Read, numbers: Array, count: int) -> Array:
     if numbers.size and not (numbers.min() >= 0 and numbers.max() < count):
-        raise corrupt(read.path, "it names a tensor that there is not")
+        raise corrupt(read.path, "it names an unknown tensor")
     return numbers
 
 
@@ -283,10 +283,10 @@ def _side(
     if signature is not None:
         named = {int(entry.number(1, "<I", 0)): entry.text(0) for entry in signature.tables(side)}
         if not set(named) <= set(listed):
-            raise corrupt(read.path, f"its signature names {kind}s that it has not")
+            raise corrupt(read.path, f"its signature names unknown {kind}s")
     places = [_place(read, kind, tensors[index], index, named.get(index, "")) for index in listed]
     if not places or len({slot.spec.name for slot in places}) < len(places):
-        raise refuse(read.path, f"has no {kind}s, or calls two of them alike")
+        raise refuse(read.path, f"has no {kind}s, or two with the same name")
     return tuple(sorted(places, key=lambda slot: slot.spec.name) if named else places)
 
 
@@ -295,13 +295,13 @@ def _place(read: _Read, kind: str, tensor: _Tensor, number: int, name: str) -> T
     datatype = DATATYPES.get(tensor.kind)
     if datatype is None:
         what = "text" if tensor.kind == _STRING else f"of the type {tensor.kind}"
-        raise refuse(read.path, f"{kind} '{name}' is {what}, which is not served")
+        raise refuse(read.path, f"{kind} '{name}' is {what}, which is not supported")
     declared_shape = tensor.table.array(7, "<i4").tolist() or tensor.shape
     if len(declared_shape) != len(tensor.shape):
         raise corrupt(read.path, f"{kind} '{name}' has two shapes")
     shape = tuple(size if size >= 0 else VARIABLE for size in declared_shape)
     if math.prod(size for size in shape if size > 0) * datatype.dtype.itemsize > MAX_INPUT_BYTES:
-        raise refuse(read.path, f"{kind} '{name}' of the shape {list(shape)} is too large to send")
+        raise refuse(read.path, f"{kind} '{name}' with shape {list(shape)} is too large to send")
     spec = TensorSpec(name=name, datatype=datatype, shape=shape)
     return TensorSlot(spec=spec, tensor=number, quantised=_quantised(tensor.table))
 

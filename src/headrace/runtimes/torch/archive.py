@@ -106,8 +106,8 @@ def require_torch_file(path: Path, kind: ArchiveKind) -> Path:
     if not path.exists():
         raise refuse(path, "no such file or directory")
     if path.is_dir():
-        raise refuse(path, f"holds not exactly one file that {_WRITERS[kind]} wrote")
-    raise refuse(path, code_in(path) or f"is no file that {_WRITERS[kind]} wrote")
+        raise refuse(path, f"must hold exactly one file that {_WRITERS[kind]} wrote")
+    raise refuse(path, code_in(path) or f"was not written by {_WRITERS[kind]}")
 
 
 def check_records(file: Path) -> None:
@@ -133,7 +133,8 @@ def check_records(file: Path) -> None:
             record = f"{directory or 'data'}/{key}"
             if sizes.get(record, 0) < needed:
                 raise corrupt(
-                    file, f"'{record}' has {sizes.get(record, 0)} bytes of {needed} that it needs"
+                    file,
+                    f"'{record}' has {sizes.get(record, 0)} of the {needed} bytes that it needs",
                 )
 
 
@@ -152,13 +153,13 @@ def read_sizes(file: Path) -> dict[str, int]:
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise corrupt(file, error_kind(error)) from None
     if len(entries) > _MAX_NAMES:
-        raise refuse(file, f"holds {len(entries)} entries; at most {_MAX_NAMES} are read")
+        raise refuse(file, f"holds {len(entries)} entries; the limit is {_MAX_NAMES}")
     unpacked = sum(entry.file_size for entry in entries)
     if unpacked > file.stat().st_size + _SPARE_BYTES:
         raise refuse(
             file,
-            f"has {file.stat().st_size} bytes and would unpack to {unpacked}; torch.save writes "
-            "weights as they are, so this file was made by something else",
+            f"has {file.stat().st_size} bytes but would unpack to {unpacked}; torch.save "
+            "does not compress weights, so another program wrote this file",
         )
     return {_inner(entry.filename): entry.file_size for entry in entries}
 

@@ -64,12 +64,12 @@ class TorchExportRuntime:
         if any(name.startswith(_COMPILED) for name in read_sizes(file)):
             raise refuse(
                 file,
-                "holds machine code compiled by AOTInductor, which is served nowhere but where it "
-                "was made; save the program itself with torch.export.save",
+                "holds machine code compiled by AOTInductor, which runs only where it was "
+                "compiled; save the program itself with torch.export.save",
             )
         declared = read_declared(path, file)
         if declared.values or declared.method != "forward":
-            raise refuse(path, "declares 'values' or 'method', which an exported program has not")
+            raise refuse(path, "declares 'values' or 'method', which exported programs do not have")
         device = choose_device(torch, options.device)
         with quiet():
             try:
@@ -269,7 +269,9 @@ def _in_pieces(
         if any(
             not isinstance(tensor, torch.Tensor) or not tensor.ndim for tensor in answers.values()
         ):
-            raise RuntimeFailedError(f"the program takes {most} rows, and gives what has none")
+            raise RuntimeFailedError(
+                f"the program takes {most} rows, but returns values without rows"
+            )
         return answers
 
     return whole

@@ -119,7 +119,7 @@ class TorchModel:
         if answer.keys() != names.keys() or (declared and len(declared) != len(answer)):
             expected = ", ".join(f"'{name}'" for name in names)
             received = ", ".join(f"'{name}'" for name in answer)
-            raise RuntimeFailedError(f"the model gives {received}, but {expected} was expected")
+            raise RuntimeFailedError(f"the model returned {received}, but {expected} was expected")
         return names
 
     def _check(self, answers: Tensors, inputs: Tensors) -> None:
@@ -132,8 +132,9 @@ class TorchModel:
             fits = spec.fits(array.shape) and rows in (None, *array.shape[:1])
             if array.dtype != spec.datatype.dtype or not fits:
                 raise RuntimeFailedError(
-                    f"the model gives '{spec.name}' as {array.dtype} of the shape "
-                    f"{list(array.shape)}, but {spec.datatype} of {list(spec.shape)} was expected"
+                    f"the model returned '{spec.name}' as {array.dtype} with shape "
+                    f"{list(array.shape)}, but {spec.datatype} with {list(spec.shape)} was "
+                    "expected"
                 )
 
 
@@ -156,14 +157,14 @@ def choose_device(torch: Any, requested: str) -> str:
         UnsupportedModelError: There is no device of this name.
     """
     if requested not in _DEVICES:
-        msg = f"there is no device '{requested}'; use one of {', '.join(_DEVICES)}"
+        msg = f"unknown device '{requested}'; use one of {', '.join(_DEVICES)}"
         raise UnsupportedModelError(msg)
     if requested == "cpu":
         return "cpu"
     if torch.cuda.is_available():
         return "cuda"
     if requested == "cuda":
-        _log.warning("PyTorch finds no CUDA here, the CPU is used")
+        _log.warning("PyTorch finds no CUDA device; using the CPU")
     return "cpu"
 
 
@@ -179,9 +180,9 @@ def run_error(error: Exception) -> HeadraceError:
     """What went wrong, by whose fault it is."""
     text = reason_of_torch(error)
     if text.startswith(_AUTHORS):
-        return InvalidArgumentError(f"the model refuses it: {text.partition(': ')[2] or text}")
+        return InvalidArgumentError(f"the model rejects it: {text.partition(': ')[2] or text}")
     if isinstance(error, AssertionError) and text.startswith("Guard failed"):
-        return InvalidArgumentError(f"the program was not exported for this: {text}")
+        return InvalidArgumentError(f"the program was not exported for this input: {text}")
     return RuntimeFailedError(f"the model failed: {text}")
 
 

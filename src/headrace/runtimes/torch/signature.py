@@ -120,7 +120,7 @@ def parse_declared(origin: Path, data: bytes) -> Declared:
         file = msgspec.json.decode(data, type=_File)
     except UNDECODABLE as error:
         raise refuse(
-            origin, f"is no signature: {error_kind(error)}; write it as {_example(('x',))}"
+            origin, f"is not a valid signature: {error_kind(error)}; write it as {_example(('x',))}"
         ) from None
     for kind, specs in (("inputs", file.inputs), ("outputs", file.outputs)):
         if len({spec.name for spec in specs}) < len(specs):
@@ -140,7 +140,9 @@ def how_to_declare(names: Sequence[str]) -> str:
     Args:
         names: Of the tensors that it takes.
     """
-    return f"{_HOW}, where TEXT is for instance {_example(names)}; -1 is a size a request chooses"
+    return (
+        f"{_HOW}, where TEXT is for instance {_example(names)}; -1 is a size that a request chooses"
+    )
 
 
 def match_names(
@@ -192,7 +194,7 @@ def _spec(origin: Path, kind: str, tensor: _Tensor) -> TensorSpec:
         raise refuse(origin, f"{kind}: a name is not allowed for a tensor") from None
     if tensor.datatype not in set(Datatype) - {Datatype.BYTES}:
         served = ", ".join(kind for kind in Datatype if kind is not Datatype.BYTES)
-        raise refuse(origin, f"{where} has a datatype that is not served; use one of {served}")
+        raise refuse(origin, f"{where} has an unsupported datatype; use one of {served}")
     if any(size < VARIABLE for size in tensor.shape) or len(tensor.shape) > _MAX_RANK:
         raise refuse(
             origin,
@@ -239,16 +241,16 @@ def read_config(file: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, .
 
 def _configured_spec(file: Path, batch: tuple[int, ...], tensor: str | Message) -> TensorSpec:
     if isinstance(tensor, str):
-        raise refuse(file, "has a value where a tensor belongs")
+        raise refuse(file, "has a value where a tensor is expected")
     name, kind = pbtxt.text(tensor, "name"), pbtxt.text(tensor, "data_type")
     if kind not in _TYPES:
-        raise refuse(file, f"says of '{name}' no type that is served")
+        raise refuse(file, f"declares no supported type for '{name}'")
     try:
         dims = tuple(int(size) for size in tensor.get("dims", ()) if isinstance(size, str))
     except ValueError:
         dims = (VARIABLE - 1,)
     if not name or any(size < VARIABLE for size in dims):
-        raise refuse(file, f"gives no name, or no sizes as 'dims', to '{name}'")
+        raise refuse(file, f"declares no name, or no sizes as 'dims', for '{name}'")
     return TensorSpec(name=name, datatype=_TYPES[kind], shape=(*batch, *dims))
 
 
@@ -334,7 +336,7 @@ def _find_outputs(
             return ()
         raise refuse(
             path,
-            f"does not run on made-up inputs, so that nobody knows what it gives: {reason}; check "
+            f"does not run on generated inputs, so its outputs are unknown: {reason}; check "
             "the declared shapes and datatypes, or declare its outputs too",
         )
     others = [other for other in VARIABLE_SIZES if other != size]
@@ -366,7 +368,7 @@ def _observed_spec(path: Path, name: str, first: Tensors, second: Tensors | None
         sizes = tuple(size if size == other else VARIABLE for size, other in pairs)
     datatype = datatype_of(first[name].dtype)
     if datatype is Datatype.BYTES:
-        raise refuse(path, f"gives '{name}' as {first[name].dtype}")
+        raise refuse(path, f"returns '{name}' as {first[name].dtype}")
     return TensorSpec(name=name, datatype=datatype, shape=sizes)
 
 
@@ -383,8 +385,8 @@ def _renamed(
         if declared_spec is not None and declared_spec.datatype is not spec.datatype:
             raise refuse(
                 path,
-                f"declares output '{declared_spec.name}' as {declared_spec.datatype}, "
-                f"but gives {spec.datatype}",
+                f"declares output '{declared_spec.name}' as {declared_spec.datatype}, but "
+                f"returns {spec.datatype}",
             )
     names = {
         name: declared_by_name[name].name if name in declared_by_name else name for name in own
@@ -410,15 +412,15 @@ def _check_history(path: Path, run: Run, inputs: tuple[TensorSpec, ...]) -> None
         if first is None or other is None:
             raise refuse(
                 path,
-                "changes itself while it runs, and does not run on made-up inputs, so that nobody "
-                "knows whether callers would get parts of each other's answers",
+                "changes its own state while it runs, and does not run on generated inputs,"
+                " so callers might receive parts of each other's results",
             )
         if any(_differs(other.get(name), want) for name, want in first.items()):
             raise refuse(
                 path,
-                "remembers what it was asked before, so that callers would get parts of each "
-                "other's answers; let it take its state as an input and give it as an output, or "
-                "name a method that begins anew",
+                "keeps state between requests, so callers would receive parts of each "
+                "other's results; pass its state as an input and an output, or name a "
+                "method that resets it",
             )
 
 

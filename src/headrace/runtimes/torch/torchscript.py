@@ -52,8 +52,8 @@ _TRACED_ROWS: Final = (1, 2, 3)
 _CHANGES: Final = ("prim::SetAttr", "prim::CallMethod", "prim::fork", "prim::awaitable")
 """Nodes that change the module, or call what the graph does not show."""
 _HOLDS_TENSORS: Final = re.compile(r"(List|Dict|Tuple|Optional)\[.*Tensor")
-_WAYS: Final = "name it in 'inputs', or give it in 'values' if it is always the same"
-_WRAP: Final = "no request carries that: save a module that takes tensors and calls this one"
+_WAYS: Final = "declare it in 'inputs', or set it in 'values' if it is constant"
+_WRAP: Final = "a request cannot carry it: save a module that takes tensors and calls this one"
 
 
 class TorchScriptRuntime:
@@ -221,7 +221,7 @@ def _check_kind(path: Path, argument: _Argument, spec: TensorSpec) -> None:
     if spec.datatype is not number or spec.shape:
         raise refuse(
             path,
-            f"its argument '{argument.name}' is one {argument.kind}, so '{spec.name}' has to be "
+            f"its argument '{argument.name}' is one {argument.kind}, so '{spec.name}' must be "
             f'declared with "datatype": "{number}", "shape": []',
         )
 
@@ -249,7 +249,7 @@ def _traced_specs(
             names = [a.name for a in arguments if a.kind in _TENSORS]
             raise refuse(
                 path,
-                f"TorchScript does not say which datatype and shape '{argument.name}' has: "
-                f"{how_to_declare(names)}",
+                f"TorchScript does not store which datatype and shape '{argument.name}' has:"
+                f" {how_to_declare(names)}",
             )
     return specs

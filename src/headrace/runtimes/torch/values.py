@@ -54,11 +54,11 @@ def flatten(answer: object) -> dict[str, object]:
     outputs: dict[str, object] = {}
     for name, value in _parts("", answer, 0):
         if name in outputs or len(outputs) == _MAX_OUTPUTS:
-            what = f"two outputs called '{name}'" if name in outputs else "too many outputs"
-            raise RuntimeFailedError(f"the model gives {what}")
+            what = f"two outputs with the name '{name}'" if name in outputs else "too many outputs"
+            raise RuntimeFailedError(f"the model returns {what}")
         outputs[name] = value
     if not outputs:
-        raise RuntimeFailedError("the model gives no tensor")
+        raise RuntimeFailedError("the model returns no tensor")
     return outputs
 
 
@@ -94,7 +94,7 @@ class _Writeable:
 
 def _parts(name: str, value: object, depth: int) -> Iterator[tuple[str, object]]:
     if depth > _MAX_DEPTH:
-        raise RuntimeFailedError(f"the model's answer nests more than {_MAX_DEPTH} deep")
+        raise RuntimeFailedError(f"the model's output nests deeper than {_MAX_DEPTH} levels")
     if value is None:  # an output that is off
         return
     if isinstance(value, torch.Tensor) or type(value) in _NUMBERS:
@@ -117,7 +117,7 @@ def _children(name: str, value: object) -> list[tuple[str, object]]:
     if isinstance(value, tuple | list):
         return [(f"{name or 'output'}_{i}", part) for i, part in enumerate(value)]
     raise RuntimeFailedError(
-        f"the model gives a {type(value).__name__}"
+        f"the model returns a {type(value).__name__}"
         + (f" as '{name}'" if name else "")
-        + "; it has to be tensors, or tuples, lists and dicts of them"
+        + "; it must be tensors, or tuples, lists and dicts of them"
     )

@@ -173,7 +173,7 @@ def named_model(message: Message) -> tuple[str, str]:
                 values[field] = bytes(value)
         return values[_NAME].decode(), values[_VERSION].decode()
     except (IndexError, ValueError):
-        raise InvalidArgumentError("failed to parse the request: it is no message") from None
+        raise InvalidArgumentError("failed to parse the request: not a valid message") from None
 
 
 def _fields(message: Message) -> Iterator[tuple[int, Message]]:
@@ -212,7 +212,7 @@ def _varint(message: Message, offset: int) -> tuple[int, int]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:  # noqa: PLR2004  # the last one
             return value, offset
-    msg = "a number of more than 64 bits"
+    msg = "a number has more than 64 bits"
     raise ValueError(msg)
 
 
@@ -313,7 +313,7 @@ def message_of(exchange: Exchange, limit_bytes: int) -> bytes | bytearray | memo
         name, version = named_model(message)
         named = f"{name}~{version}" if version else name
         if named.encode() != routed_by:
-            msg = "the model of a compressed message has to be named at its beginning, and once"
+            msg = "a compressed message must name its model once, at its beginning"
             raise InvalidArgumentError(msg)
     return message
 

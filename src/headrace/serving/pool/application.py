@@ -185,24 +185,24 @@ def _pool_families(pool: "ModelPool") -> Iterator[Family]:
     )
     yield counter(
         "headrace_pool_loads_total",
-        "How often the model was loaded.",
+        "Number of times the model was loaded.",
         [(labels, model.loads) for labels, model in hosted],
     )
     yield counter(
         "headrace_pool_unloads_total",
-        "How often it was unloaded to make room.",
+        "Number of times the model was unloaded to make room.",
         [(labels, model.unloads) for labels, model in hosted],
     )
     report = pool.report()
     labels = (("pool", report.pool),)
     yield gauge(
         "headrace_pool_loaded_bytes",
-        "What loaded models take, as measured when each was tried.",
+        "Memory of loaded models, as measured in their load checks.",
         [(labels, report.loaded_bytes)],
     )
     yield gauge(
         "headrace_pool_memory_bytes",
-        "What loaded models may take.",
+        "Memory limit for loaded models.",
         [(labels, report.memory_bytes)],
     )
     yield from process_families(labels)
@@ -477,11 +477,11 @@ def _index_entry(hosted: HostedModel) -> IndexEntry:
         case HostedPhase.LOADING:
             return IndexEntry(name, version, "LOADING")
         case HostedPhase.UNLOADED:
-            return IndexEntry(name, version, "READY", "is loaded when a request comes")
+            return IndexEntry(name, version, "READY", "loaded on the first request")
 
 
 def _refuse_load(_: Exchange) -> None:
-    msg = "explicit model load / unload is not allowed: a pool loads a model when a request comes"
+    msg = "explicit model load / unload is not allowed: a pool loads a model on the first request"
     raise UnavailableError(msg, retry_after_s=None)
 
 

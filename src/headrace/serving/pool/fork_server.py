@@ -116,7 +116,7 @@ def _wait_for_end(pid: int, caller: socket.socket, timeout_s: float, most_bytes:
         if poll.poll(min(left_s, _LOOK_S) * 1000):
             return ""
         if resident_bytes(pid) > most_bytes:
-            return f"it took more than {most_bytes} bytes of memory while it loaded"
+            return f"it exceeded {most_bytes} bytes of memory while it loaded"
 
 
 def _how_it_ended(status: int) -> str:
@@ -124,7 +124,7 @@ def _how_it_ended(status: int) -> str:
     if code == -signal.SIGXCPU:
         return f"it used more than {_CPU_S} s of processor time while it loaded"
     if code < 0:
-        return f"its process was ended by {signal.Signals(-code).name} while it loaded"
+        return f"its process was killed by {signal.Signals(-code).name} while it loaded"
     return f"its code ended the process (exit status {code}) while it loaded"
 
 

@@ -47,7 +47,7 @@ def make_room(
         FailedPreconditionError: It is larger than `memory_bytes`: it never fits.
     """
     if size_bytes > memory_bytes:
-        msg = f"it takes {size_bytes} bytes, and all models together may take {memory_bytes}"
+        msg = f"it needs {size_bytes} bytes, but all models together are limited to {memory_bytes}"
         raise FailedPreconditionError(msg)
     there = list(residents)
     over_bytes = sum(resident.size_bytes for resident in there) + size_bytes - memory_bytes
@@ -175,7 +175,7 @@ class WaitingRoom:
             InvalidArgumentError: Its timeout is no number.
         """
         if len(self._where) >= self._limit:
-            msg = f"{self._limit} requests wait for models to be loaded already"
+            msg = f"{self._limit} requests already wait for models to be loaded"
             raise UnavailableError(msg)
         own_s = timeout_s(exchange.headers)
         loop = asyncio.get_running_loop()
@@ -204,7 +204,7 @@ class WaitingRoom:
 
     def _expire(self, exchange: Exchange, own_s: float) -> None:
         state = self.leave(exchange)
-        assert state is not None, "whoever leaves takes the timer along"
+        assert state is not None, "the last one to leave takes the timer along"
         if own_s <= self._limit_s and own_s != math.inf:
             msg = f"the deadline passed while model '{state.name}' was loaded"
             self._refuse(state, exchange, DeadlineExceededError(msg))

@@ -70,7 +70,7 @@ def result_of(work: Callable[[], TrialResult]) -> TrialResult:
     except HeadraceError as error:
         return TrialResult(error=str(error)[:_MAX_ERROR], code=error.code)
     except MemoryError as error:
-        return TrialResult(error=f"it needs more memory than it may take: {error}"[:_MAX_ERROR])
+        return TrialResult(error=f"it needs more memory than its limit: {error}"[:_MAX_ERROR])
     except BaseException as error:  # noqa: BLE001  # a plug-in call; nothing may pass it
         return TrialResult(error=f"{type(error).__name__}: {error}"[:_MAX_ERROR])
 
@@ -95,7 +95,7 @@ class LoadCheckServer:
                     return await self._ask(request)
             except (OSError, EOFError):
                 self.close()
-        msg = "cannot start a process to try the model in"
+        msg = "cannot start a load check process"
         raise FailedPreconditionError(msg)
 
     async def _ask(self, request: bytes) -> TrialResult:

@@ -128,7 +128,9 @@ class ModelPool:
         Where its process was started again, the gateway may still believe that it is ready.
         """
         if not self.digest:
-            raise UnavailableError("this copy of a pool was not told its models yet; try again")
+            raise UnavailableError(
+                "this copy of the pool has not received its models yet; try again"
+            )
 
     def declare(self, models: Sequence[ReplicaSettings], *, keeps: Iterable[Key] = ()) -> bool:
         """Host these models and no others; whether they differ from those before.
@@ -195,7 +197,7 @@ class ModelPool:
         self._retired.discard(hosted)
         if self._fetcher is not None:
             await self._fetcher.forget(hosted.settings.path, in_use=self._paths)
-        _log.info("model is hosted no more", extra=_named(hosted))
+        _log.info("model is no longer hosted", extra=_named(hosted))
 
     def _paths(self) -> list[str]:
         return [other.settings.path for other in (*self.models.values(), *self._retired)]
@@ -304,7 +306,7 @@ class ModelPool:
             )
             if leaving is not None:
                 break
-            hosted.reason = "there is no room for it: the loaded models have requests"
+            hosted.reason = "there is no room for it: all loaded models have requests"
             await asyncio.sleep(_LOOK_FOR_ROOM_S)
         hosted.has_room = True
         hosted.reason = ""
@@ -328,7 +330,7 @@ class ModelPool:
         try:
             if not await served.engine.stop(timeout_s=self.settings.drain_timeout_s):
                 # its code may crash when what it uses is gone
-                _log.warning("model is not freed: a run does not end", extra=_named(hosted))
+                _log.warning("model cannot be unloaded: a run does not end", extra=_named(hosted))
                 return
             async with asyncio.timeout(self.settings.load_timeout_s):
                 await self._loader.free(served.loaded)
@@ -391,5 +393,5 @@ def _named(hosted: HostedModel) -> dict[str, str]:
 def _cannot_load(hosted: HostedModel, retry_after_s: float) -> UnavailableError:
     """What callers may know; the log and the report have the reason."""
     name, version = hosted.key
-    msg = f"model '{name}' version {version} cannot be loaded; the pool's log says why"
+    msg = f"model '{name}' version {version} cannot be loaded; see the pool's log"
     return UnavailableError(msg, retry_after_s=max(retry_after_s, 1.0))

@@ -79,8 +79,8 @@ class SharedFetcher:
         match = _STORED.fullmatch(path)
         if match is None or match["file"] in {".", ".."}:
             raise InvalidArgumentError(
-                f"{path[:200]!r} is no path sha256/DIGEST/FILE of a shared store: nothing else is "
-                "fetched"
+                f"{path[:200]!r} is not a path sha256/DIGEST/FILE of a shared store: only "
+                "those are fetched"
             )
         digest, file = match["digest"], match["file"]
         directory = self._directory(digest)
@@ -117,7 +117,7 @@ class SharedFetcher:
             environment={**os.environ, "HEADRACE_ARTIFACTS": self._artifacts.url},
         )
         if ended.exceeded is not None:
-            message = f"its files were not there within {self._timeout_s:g} s"
+            message = f"its files did not arrive within {self._timeout_s:g} s"
             raise DeadlineExceededError(message)
         if ended.status:
             last = ended.error.rpartition("\n")[2].strip().removeprefix("headrace: ")

@@ -136,7 +136,9 @@ class _SeenWire:
         try:
             self._sampler.look(exchange, response)
         except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
-            _log.exception("cannot look at an answer", extra={"request_id": exchange.request_id})
+            _log.exception(
+                "cannot count a response for drift", extra={"request_id": exchange.request_id}
+            )
 
     def refuse(self, exchange: Exchange, error: HeadraceError) -> None:
         """Send an error, of which nothing is counted: inputs that were refused reach no model."""

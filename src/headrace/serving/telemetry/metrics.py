@@ -90,7 +90,7 @@ def model_families(
     in_flight = state.waiting + (state.served.engine.in_flight if state.served else 0)
     meaning = "Requests queued or running."
     yield gauge("headrace_requests_in_flight", meaning, [(labels, in_flight)])
-    meaning = "1 if the replica takes requests."
+    meaning = "1 if the replica accepts requests."
     yield gauge("headrace_replica_ready", meaning, [(labels, state.is_ready)])
 
 
@@ -140,7 +140,7 @@ def _pipeline(pipeline: Pipeline, labels: Labels, places: Sequence[int]) -> Iter
         return
     yield counter(
         "headrace_feature_rows_total",
-        "Rows by how a view's values were found.",
+        "Rows by status of a view's values.",
         [
             ((*labels, ("view", view), ("status", status)), rows)
             for features in counts
@@ -154,7 +154,7 @@ def _pipeline(pipeline: Pipeline, labels: Labels, places: Sequence[int]) -> Iter
     )
     yield counter(
         "headrace_feature_reads_skipped_total",
-        "Batches that did not ask the online store, as it had failed a moment before.",
+        "Batches that skipped the online store because of a recent failure.",
         [(labels, sum(features.pauses for features in counts))],
     )
 

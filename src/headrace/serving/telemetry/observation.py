@@ -319,7 +319,7 @@ class _ObservedWire:
         try:
             look()
         except Exception:  # noqa: BLE001  # the request edge: the answer is sent already
-            _log.exception("cannot observe an answer", extra={"request_id": exchange.request_id})
+            _log.exception("cannot observe a response", extra={"request_id": exchange.request_id})
 
 
 def is_sampled(answer_id: bytes, percent: int) -> bool:
