@@ -24,16 +24,16 @@ ON_CPU: Final = ("CPU",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceUse:
-    """On what a loaded model runs, and what else there was.
-
-    `asked`: the device that was asked for. `used`: what runs it, the first that can run a part of
-    it comes first. `failed`: what should have run it and could not be started; `unused`: what is
-    here and was not tried; each with the reason. `optimized`: how the optimizer has it run, and on
-    what that was verified; empty for a model that nobody optimized.
-    """
+    """Devices that run a loaded model, and the others that were considered."""
 
     asked: str
+    """Requested device."""
     used: tuple[str, ...]
+    """Devices that run the model; the first one is preferred."""
     failed: Mapping[str, str] = field(default_factory=dict)
+    """Devices that should run the model but did not start, with the reason."""
     unused: Mapping[str, str] = field(default_factory=dict)
+    """Devices that are present but were not tried, with the reason."""
     optimized: str = ""
+    """How the optimizer runs the model, and on which processor that was verified; empty for a
+    model that was not optimized."""

@@ -32,19 +32,19 @@ class FeatureWatch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class FeatureLookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which features, and from where.
-
-    `service`: the feature service, as `headrace.features.encode_service` writes it. `online_store`:
-    its URL; `${NAME}` in it stands for a variable of the environment. `inputs`: for an input of the
-    model the columns that it is made of, in its order; what is no feature comes with the request.
-    `timeout_s`: how long a run waits for the store. `cache_ttl_s`: how long what was read is taken
-    to be still so. `show_status`: answers tell for each view whether its values were found.
-    """
+    """Features to look up for requests, and the store that holds them."""
 
     service: str
+    """Feature service, encoded by `headrace.features.encode_service`."""
     online_store: str
+    """URL of the online store; `${NAME}` is an environment variable."""
     inputs: dict[str, list[str]] = {}
+    """Per model input, the columns that form it, in order; columns that are not features come
+    with the request."""
     timeout_s: float = 0.05
+    """How long a run waits for the store."""
     cache_ttl_s: float = 0.0
+    """How long a read value is cached."""
     on_unavailable: OnUnavailable = OnUnavailable.REJECT
     show_status: bool = False
+    """Whether responses report the status of each view."""

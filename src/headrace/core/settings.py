@@ -88,80 +88,83 @@ class SignedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class ReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One replica: which model, where it listens, how it behaves.
-
-    `uds` (a socket path) and `port` (TCP, with `host`; 0 picks one) may both be set. `sha256` is
-    checked before loading; empty skips the check. `grpc_port` also starts a `grpc.aio` server.
-    `intra_op_threads`: threads inside one run; None lets the replica plan it. `signed`: the model
-    is loaded only if this holds of it. `features`: requests name entities, whose features it looks
-    up. `device`: what has to run it, one of `headrace.core.devices.Device`; left out for `auto`.
-    With more than `max_connections` (or than there are descriptors for), those idle longest are
-    closed.
-    """
+    """Settings of one replica: the model, the listeners and the limits."""
 
     model_name: str
     model_version: str
     path: str
+    """File or directory of the model."""
     runtime: str = ""
+    """Runtime that loads the model; empty detects it."""
     sha256: str = ""
+    """Digest that is checked before loading; empty skips the check."""
     uds: str = ""
+    """Path of a Unix socket to listen on; may be combined with `port`."""
     host: str = "127.0.0.1"
     port: int | None = None
+    """TCP port on `host`; 0 picks a free port, None listens on `uds` only."""
     grpc_port: int | None = None
+    """Port of a `grpc.aio` server; None starts none."""
     metrics_port: int | None = None
+    """Port of an additional metrics listener; None opens none."""
     batching: BatchingSpec = BatchingSpec()
     intra_op_threads: int | None = None
+    """Threads inside one run; None lets the replica plan them."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     idle_timeout_s: float = 300.0
     header_timeout_s: float = 10.0
     body_timeout_s: float = 60.0
     max_connections: int = 10_000
+    """Connections at once (bounded by file descriptors); above it, those that were idle the
+    longest are closed."""
     drain_timeout_s: float = 30.0
     log_format: str = "text"
     replica: str = ""
     labels: dict[str, list[str]] = {}
     # Left out where it is not given: older settings, and the revisions made of them, stay the same.
     signed: SignedSettings | msgspec.UnsetType = msgspec.UNSET
+    """Signature that the model must have; unset for none."""
     features: FeatureLookup | msgspec.UnsetType = msgspec.UNSET
+    """Features that requests look up by entity; unset for none."""
     device: Device | msgspec.UnsetType = msgspec.UNSET
+    """Device that must run the model; unset for `auto`."""
     nulls: NullPolicy | msgspec.UnsetType = msgspec.UNSET
-    """Left out for `nan`."""
+    """Treatment of nulls in float inputs; unset for `nan`."""
     formats: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
-    """Triton's name of the order of an image's axes by input, for the model's configuration."""
+    """Per input, Triton's name of the axis order of images, for the model's configuration."""
 
 
 class ArtifactsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From where a process has models that do not lie on its machine.
-
-    `url`: a shared store of artifacts, as of `headrace models fetch`. `directory`: where what was
-    fetched lies; the process may write there, and nobody else does.
-    """
+    """Store from which a process fetches models that are not on its machine."""
 
     url: str
+    """Shared artifact store, as in `headrace models fetch`."""
     directory: str
+    """Folder of fetched artifacts; only this process may write there."""
 
 
 class PoolReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One copy of a pool: a process that hosts many models and loads each when it is asked for.
+    """Settings of one copy of a pool: a process that hosts many models and loads each on demand.
 
-    Which models these are is told later, over `uds`, or over `port` by whoever has the internal
-    token; until then the copy is not ready. `name` is the pool's. `memory_bytes` bounds what loaded
-    models take, as measured when each was tried; `max_loaded` their number. `load_timeout_s`: how
-    long a request waits for its model, and a load may take. `max_waiting`: requests that wait for
-    models to be loaded; more are refused. `artifacts`: models are told by paths
-    `sha256/DIGEST/FILE` and fetched before their first load; left out where they lie on this
-    machine. The rest as in `ReplicaSettings`.
+    The control plane sends the list of models later, over `uds`, or over `port` with the internal
+    token; until then the copy is not ready. Fields without a description are as in
+    `ReplicaSettings`.
     """
 
     name: str
+    """Name of the pool."""
     uds: str = ""
     host: str = "127.0.0.1"
     port: int | None = None
     metrics_port: int | None = None
     memory_bytes: int = 1 << 30
+    """Memory limit of all loaded models, as measured in their load checks."""
     max_loaded: int = 64
+    """Number of models that may be loaded at once."""
     load_timeout_s: float = 30.0
+    """How long a request waits for its model, and a load may take."""
     max_waiting: int = 256
+    """Requests that may wait for models to be loaded; more are refused."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
     idle_timeout_s: float = 300.0
     header_timeout_s: float = 10.0
@@ -172,3 +175,5 @@ class PoolReplicaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
     replica: str = ""
     # Left out where it is not given, so that the revisions of pools stay the same.
     artifacts: ArtifactsSettings | msgspec.UnsetType = msgspec.UNSET
+    """Store of models whose paths are `sha256/DIGEST/FILE`, fetched before their first load;
+    unset if all models are on this machine."""

@@ -53,22 +53,21 @@ class RowIndependence(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSignature:
-    """Inputs and outputs of a model version.
-
-    `batched`: axis 0 of every input and output is the batch, and requests may share a batch.
-    `labels`: for an output's name, the class names that the classification extension answers with.
-    `columns`: for an input that is a matrix, what its columns are called, where the model knows.
-    """
+    """Inputs and outputs of a model version."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool
+    """Whether axis 0 of every input and output is the batch, so that requests may share a batch."""
     row_independence: RowIndependence | None = field(default=None, compare=False)
-    """None where nobody examined it: axis 0 is no batch, or the version was pushed before."""
+    """Evidence that rows do not influence each other; None if axis 0 is not a batch, or the
+    version was pushed before the analysis existed."""
     row_reason: str = field(default="", compare=False)
-    """The operator, the probe or the rule behind `row_independence`, for people."""
+    """Operator, probe or rule behind `row_independence`, as text."""
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Per output, the class names that the classification extension returns."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Per matrix input, the names of its columns, if the model knows them."""
     example: Mapping[str, float | str] = field(default_factory=dict, compare=False)
     """By input of one value a row: a value that the model takes, where it may refuse others, such
     as a category of its training."""

@@ -30,17 +30,16 @@ from headrace.runtimes import DeadlineModel, Model
 
 @dataclass(slots=True, kw_only=True)
 class PipelineStep:
-    """A model within a pipeline.
-
-    `reads`: for each of its inputs the tensor that it takes. `writes`: what its outputs are called.
-    `seconds`: how long its runs took, one value a batch.
-    """
+    """A model as a step of a pipeline."""
 
     name: str
     model: Model
     reads: Mapping[str, str]
+    """Per input of the model, the pipeline tensor that it reads."""
     writes: Mapping[str, str]
+    """Per output of the model, its name in the pipeline."""
     seconds: Histogram = field(default_factory=Histogram)
+    """Duration of its runs, one value per batch."""
 
 
 class Pipeline:

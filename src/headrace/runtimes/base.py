@@ -19,22 +19,23 @@ _SHOWN: Final = 40
 
 
 class Tuning(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Options of the engines; each runtime heeds those that it knows, and ignores the others.
+    """Options of the engines. Each runtime uses those that it supports and ignores the others.
 
-    The defaults are how a model is run that nobody optimized. `precision`: in what OpenVINO
-    computes, `f32`, `bf16` or `f16`; empty goes by the model. `graph_optimizations`: of ONNX
-    Runtime, `all`, `extended`, `basic` or `none`. `disabled_optimizers`: of ONNX Runtime, by their
-    names; None for the runtime's own choice. `arena`: whether memory of the largest batch is kept.
-    `spinning`: whether idle threads wait for work without sleeping. `intra_op_threads`: None for
-    what the replica plans.
+    The defaults run a model that was not optimized.
     """
 
     precision: str = ""
+    """Precision of OpenVINO: `f32`, `bf16` or `f16`; empty for the model's own."""
     graph_optimizations: str = "all"
+    """Level of ONNX Runtime: `all`, `extended`, `basic` or `none`."""
     disabled_optimizers: tuple[str, ...] | None = None
+    """Optimizers of ONNX Runtime to disable, by name; None for the runtime's choice."""
     arena: bool = False
+    """Whether the memory of the largest batch is retained."""
     spinning: bool = False
+    """Whether idle threads spin instead of sleeping."""
     intra_op_threads: int | None = None
+    """Threads inside one run; None for what the replica plans."""
 
 
 UNTUNED = Tuning()
@@ -78,22 +79,22 @@ def _refuse(what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadOptions:
-    """How to load a model into this process.
-
-    `intra_op_threads`: threads inside one run. `device`: one of `headrace.core.devices.Device`;
-    "auto" takes an accelerator if there is one that starts, "cpu" never does, and any other one has
-    to be what runs the model. `features`: what a model that says that it takes features asks
-    for them; None where nobody does. `tuning`: what the optimizer found best for this model; its
-    `intra_op_threads` stands above the other. A model that was optimized brings its own, of which
-    only the threads can be pinned so. `rows_independent`: the operator declares that the rows of a
-    batch do not influence each other; a model that is not proven to be so is then batched.
-    """
+    """How a model is loaded into this process."""
 
     intra_op_threads: int = 1
+    """Threads inside one run."""
     device: str = "auto"
+    """A `headrace.core.devices.Device`: "auto" takes an accelerator if one starts, "cpu" never
+    does, any other must run the model."""
     features: FeatureSource | None = None
+    """Source of features for a model that reads them; None if there is none."""
     tuning: Tuning = UNTUNED
+    """Best options that the optimizer measured for this model; its `intra_op_threads` takes
+    precedence. Of an optimized model, which has its own tuning, only the threads are
+    overridden."""
     rows_independent: bool = False
+    """Whether the operator declares that rows do not influence each other; a model without proof
+    is then batched."""
 
     @property
     def declared_by(self) -> str:

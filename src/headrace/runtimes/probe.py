@@ -54,21 +54,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchProbe:
-    """The result of an analysis and of runs.
-
-    `batched`, and `row_independence` and `reason` for it; None where axis 0 is no batch by its
-    declaration. `difference`: what runs showed; empty if rows together are the rows alone.
-    `variable`: a size of variable dimensions with which the model runs; None if it ran
-    with none. `outputs`: the declared ones, with the batch axis and the dimensions that were
-    declared wrong made variable.
-    """
+    """Result of the analysis of a model's graph and of test runs."""
 
     batched: bool
+    """Whether axis 0 is the batch."""
     row_independence: RowIndependence | None
+    """Evidence for `batched`; None if the model declares no batch axis."""
     reason: str
+    """Explanation of `row_independence`."""
     difference: str
+    """Difference that runs showed between rows together and alone; empty if none."""
     variable: int | None
+    """Size of variable dimensions with which the model runs; None if it ran with none."""
     outputs: tuple[TensorSpec, ...]
+    """Declared outputs, with the batch axis and wrongly declared dimensions made variable."""
 
     def signature(self, inputs: tuple[TensorSpec, ...]) -> ModelSignature:
         """The signature of a model with these inputs."""

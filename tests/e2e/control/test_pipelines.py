@@ -203,7 +203,7 @@ def test_a_wrong_text_or_picture_is_told_with_its_row(served: System) -> None:
     text = post(served, "/v1/models/texts:predict", {"instances": ["a", {"b64": "//4="}]})
 
     assert (picture[0], words[0], text[0]) == (400, 400, 400)
-    assert "image 1 is no picture" in picture[1]["error"]
+    assert "image 1 is not a valid image" in picture[1]["error"]
     assert "image 0 is not a valid image: it is not one of JPEG, PNG" in words[1]["error"]
     assert "text 1 is not UTF-8" in text[1]["error"]
 
@@ -250,7 +250,7 @@ def _at_once(system: System, name: str, asked: Sequence[Array]) -> list[Tensors 
     ("name", "bad", "said"),
     [
         ("texts", b"\xff\xfe", "text 1 is not UTF-8"),
-        ("pictures", jpeg(0)[:300], "image 1 is no picture"),
+        ("pictures", jpeg(0)[:300], "image 1 is not a valid image"),
     ],
 )
 def test_one_wrong_row_costs_its_own_caller_only(  # noqa: PLR0917  # fixtures

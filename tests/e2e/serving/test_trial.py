@@ -82,8 +82,8 @@ async def test_trials_run_beside_each_other(trials: LoadCheckServer, tmp_path: P
     ("code", "error"),
     [
         ("import os; os._exit(0)", "its code ended the process (exit status 0) while it loaded"),
-        ("import os; os.kill(os.getpid(), 9)", "ended by SIGKILL while it loaded"),
-        ("import ctypes; ctypes.string_at(0)", "ended by SIGSEGV while it loaded"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL while it loaded"),
+        ("import ctypes; ctypes.string_at(0)", "killed by SIGSEGV while it loaded"),
         ("import time; time.sleep(100)", "it did not load within 1 s"),
         ("while True: pass", "it did not load within 1 s"),
         ("import signal; signal.pthread_sigmask(0, {1, 2, 15})\nimport time\ntime.sleep(9)", "1 s"),

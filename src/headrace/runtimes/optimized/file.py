@@ -45,16 +45,14 @@ class EngineFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class VerificationRequests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Requests with the answers that were given when the model was verified, to ask again.
-
-    `path`: an `.npz` with `in/NUMBER/NAME` and `out/NUMBER/NAME`. `tolerance`: how far an answer
-    may be from that, relative to the largest magnitude in its output; a share of
-    `max_changed_ratio` of the rows may get another class. Both from 0 to 1.
-    """
+    """Requests with the outputs that were recorded when the model was verified."""
 
     path: str
+    """A `.npz` file with `in/NUMBER/NAME` and `out/NUMBER/NAME`."""
     tolerance: float
+    """Largest deviation, relative to the largest magnitude of its output. 0 to 1."""
     max_changed_ratio: float
+    """Share of the rows that may get another class. 0 to 1."""
 
 
 class Processor(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -115,12 +115,14 @@ _DIGEST_SHOWN: Final = 19
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedMember:
-    """An engine's model. `up_to_rows`: None for all; `threads`: inside one run."""
+    """One engine's model of an optimized model."""
 
     name: str
     model: Model
     up_to_rows: int | None = None
+    """Largest batch that it takes; None for all."""
     threads: int = 1
+    """Threads inside one run."""
 
 
 def problem_of(

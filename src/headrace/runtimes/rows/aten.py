@@ -193,18 +193,17 @@ Operator = Callable[[AtenCall], Results]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatorTable:
-    """What is known of operators by name.
-
-    `views`: may return what shares memory with the first tensor. `sized`: follow elements that
-    depend on the number of rows. `random`: may give other outputs for the same inputs. `onnx`: the
-    name in ONNX of those that may take positions of rows.
-    """
+    """Known properties of operators, by name."""
 
     operators: Mapping[str, Operator]
     views: frozenset[str]
+    """Operators that may return memory of the first tensor."""
     sized: frozenset[str]
+    """Operators that follow elements that depend on the number of rows."""
     random: frozenset[str]
+    """Operators that may have different outputs for the same inputs."""
     onnx: Mapping[str, str]
+    """ONNX names of the operators that accept positions of rows."""
 
 
 class AtenInterpreter:

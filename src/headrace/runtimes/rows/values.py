@@ -72,24 +72,24 @@ class RowNumbers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Value:
-    """What is known of a tensor.
-
-    `shape`: None if not even the rank is known. `rows`: None if no axis has rows. `elements`: an
-    object array of `Size`, or of None where an element is not known, of a small tensor that has
-    no rows.
-    `is_integer`: whether division rounds. `mixed`: why rows may depend on each other; empty if they
-    do not. `row_numbers`: how each row holds its own position in the batch, of which only an
-    operator that looks rows up makes something that does not depend on it; `mixed` says so, too.
-    `below`: a bound of integers that are not negative.
-    """
+    """Facts about a tensor that the analysis derives."""
 
     shape: Shape | None = None
+    """Sizes of the axes; None if not even the rank is known."""
     rows: BatchRows | None = None
+    """Axis of the batch rows; None if no axis has rows."""
     elements: Array | None = None
+    """Elements of a small tensor without rows: an object array of `Size`, or of None for an
+    unknown element."""
     is_integer: bool = False
+    """Whether division rounds."""
     mixed: str = ""
+    """Why rows may depend on each other; empty if they do not."""
     row_numbers: RowNumbers | None = None
+    """How each row holds its own position in the batch. Only an operator that indexes rows turns
+    it into a value that does not depend on the position; `mixed` reports it too."""
     below: Size | None = None
+    """Upper bound of integers that are not negative."""
 
     @property
     def is_uniform(self) -> bool:

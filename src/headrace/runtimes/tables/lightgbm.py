@@ -65,17 +65,17 @@ _REAL: Final = re.compile(r"[-+]?(?:[0-9.]+(?:e[-+]?[0-9]+)?|inf|nan)", re.IGNOR
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LightgbmFile:
-    """What has to be known of a model before it is loaded; `text` is what it is loaded from.
-
-    `is_categorical`: whether a feature is. `categories`: by feature, what the codes of its
-    categories stand for, None for a number; empty where the file says it of none.
-    """
+    """Facts about a model that are needed before it is loaded."""
 
     features: int
     objective: str
     text: str
+    """Content of the file, from which the model is loaded."""
     is_categorical: bool = False
+    """Per feature, whether it is categorical."""
     categories: Categories = ()
+    """Per feature, the values that its codes stand for, None for a number; empty if the file has
+    no categories."""
 
 
 def looks_like_lightgbm(path: Path) -> bool:

@@ -148,21 +148,21 @@ _ALSO_A_NODE: Final = ("default_left", "split_type", "parents", "loss_changes", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class XgboostFile:
-    """What has to be known of a model before it is loaded.
-
-    `groups`: classes or targets that have trees of their own. `rounds`: how many boosting rounds
-    count, 0 for all of them. `names`: of the features; empty for none. `is_categorical`: whether a
-    feature is. `categories`: by feature, what the codes of its categories stand for, None for a
-    number; empty where the file says it of none.
-    """
+    """Facts about a model that are needed before it is loaded."""
 
     features: int
     groups: int
+    """Classes or targets with their own trees."""
     objective: str
     rounds: int
+    """Number of boosting rounds that count; 0 for all."""
     names: tuple[str, ...] = ()
+    """Names of the features; empty for none."""
     is_categorical: bool = False
+    """Per feature, whether it is categorical."""
     categories: Categories = ()
+    """Per feature, the values that its codes stand for, None for a number; empty if the file has
+    no categories."""
 
 
 def looks_like_xgboost(path: Path) -> bool:

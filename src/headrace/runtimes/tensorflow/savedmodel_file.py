@@ -234,16 +234,14 @@ class Named:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedModelFile:
-    """The signature of a SavedModel.
-
-    `unsafe`: the operators for which it needs an explicit allow. `assigns`: those by which one
-    request may reach another.
-    """
+    """Signature of a SavedModel, and the operators that matter for isolation."""
 
     inputs: tuple[Named, ...]
     outputs: tuple[Named, ...]
     unsafe: tuple[str, ...]
+    """Operators that need an explicit permission."""
     assigns: tuple[str, ...]
+    """Operators by which one request may affect another."""
 
     def specs(self, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
         """The signature as callers see it.

@@ -28,20 +28,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What a file brings: something that answers tensors by name.
-
-    `inputs`: as they are asked for. `casts`: by input, what it is on the way to the module.
-    `keeps_state`: whether a run changes the module. `writes_inputs`: whether one changes what it is
-    given. `loaded`: what PyTorch made of the file, a module or an exported program.
-    """
+    """A loaded PyTorch file that maps named tensors to outputs."""
 
     call: Callable[[Mapping[str, Any]], object]
     inputs: tuple[TensorSpec, ...]
+    """Inputs as callers send them."""
     casts: Mapping[str, object]
+    """Per input, its datatype on the way to the module."""
     device: str
     keeps_state: bool
+    """Whether a run changes the module."""
     writes_inputs: bool
+    """Whether a run changes its inputs."""
     loaded: object
+    """The module or exported program that PyTorch loaded."""
 
 
 class TorchModel:

@@ -55,19 +55,20 @@ _HOW: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declared:
-    """What an author wrote down.
-
-    `inputs`: empty if the file itself has to say. `outputs`: empty for names of their own.
-    `batched`: None to find out. `method`: of the module, that answers. `values`: of arguments that
-    are always the same. `takes_batches`: a configuration of Triton's has a `max_batch_size`.
-    """
+    """Signature that the model's author declared."""
 
     inputs: tuple[TensorSpec, ...] = ()
+    """Declared inputs; empty if the file declares them itself."""
     outputs: tuple[TensorSpec, ...] = ()
+    """Declared outputs; empty to use the model's names."""
     batched: bool | None = None
+    """Whether axis 0 is the batch; None to detect it."""
     takes_batches: bool = False
+    """Whether a Triton configuration has a `max_batch_size`."""
     method: str = "forward"
+    """Method of the module that is called."""
     values: Mapping[str, Value] = field(default_factory=dict)
+    """Values of constant arguments."""
 
 
 class _Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

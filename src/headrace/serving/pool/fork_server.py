@@ -1,8 +1,8 @@
 """Fork server of load checks: `python -m headrace.serving.pool.fork_server FD` forks each.
 
-Three processes take part in a load check, so that the model's code always ends: the fork server,
-which only forks; a watcher, which reports the end of the check and kills it at its deadline or when
-its caller is gone; and the check itself, which runs the model's code.
+Three processes take part in a check, so that nothing a model does runs without end: the fork
+server, which only forks; a supervisor, which waits for the check and kills it at its deadline or
+when the caller is gone; and the check itself, which runs the model's code.
 """
 
 import contextlib

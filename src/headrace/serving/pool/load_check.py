@@ -1,7 +1,7 @@
-"""Trial of a pool's model: it is loaded in a process of its own, which it may spoil.
+"""Load check of a pool's model in a disposable process.
 
-A fork server forks the processes. It has imported what loading needs and does nothing else:
-a trial costs the load itself, not the start of an interpreter.
+The processes are forked by a fork server that has imported what loading needs and does nothing
+else: a check costs the load itself, not the start of an interpreter.
 """
 
 import asyncio
@@ -46,17 +46,18 @@ class TrialRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
-    """`error` is empty if it went well; `code` is then no error's.
-
-    `size_bytes` is what the process grew by. `needs_code`: the runtime that would have run code of
-    the model's author, which was not allowed; `why_code`: what in the model is that code.
-    """
+    """Result of a load check."""
 
     error: str = ""
+    """Reason of the failure; empty if the model loaded."""
     code: str = ""
+    """Error code of `error`."""
     needs_code: str = ""
+    """Runtime that would have run code of the model's author, which was not permitted."""
     why_code: str = ""
+    """The part of the model that is code."""
     size_bytes: int = 0
+    """Memory by which the process grew."""
     inspected: Inspected | None = None
 
 

@@ -68,130 +68,134 @@ class AnswersPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ReplicaReport(msgspec.Struct, frozen=True, kw_only=True):
-    """Counters since the process started, and what is now. Seconds and bytes.
+    """Counters since the process started, and current values. Seconds and bytes.
 
-    `in_flight`: requests taken and not answered, queued ones included. `bounds_s`: upper bounds of
-    both histograms' buckets; each has one count more, for what is above. `cpu_s`: processor time of
-    the process. `observing`: what `PUT /internal/observe` asked for, as it asked.
-
-    For the autoscaler: `request_s` is the sum of all answered requests' durations, `run_s` that of
-    all answered requests' runs, `busy_s` of all runs (a batch counts once), and `loop_s` the
-    processor time of the event loop's thread. 0 where it is not known. `device`: on what the model
-    runs; None before it is loaded, of a pool's copy, and where its runtime does not say.
+    `request_s`, `run_s`, `busy_s` and `loop_s` serve the autoscaler; 0 if unknown.
     """
 
     replica: str
     model: str
     version: str
     at: float
+    """Time of the report. Unit: seconds, monotonic."""
     ready: bool
     in_flight: int = 0
+    """Requests that were accepted and not answered, queued ones included."""
     queued: int = 0
     received: int = 0
     answered: int = 0
     failed: int = 0
     queue_wait_s: float = 0.0
     bounds_s: list[float] = []
+    """Upper bounds of the buckets of both histograms; each has one more count for larger values."""
     queue_wait: list[int] = []
     request: list[int] = []
     cpu_s: float = 0.0
+    """CPU time of the process."""
     request_s: float = 0.0
+    """Sum of the durations of all answered requests."""
     run_s: float = 0.0
+    """Sum of the run times of all answered requests."""
     busy_s: float = 0.0
+    """Sum of the durations of all runs; a batch counts once."""
     loop_s: float = 0.0
+    """CPU time of the event loop's thread."""
     rss_bytes: int = 0
     peak_rss_bytes: int = 0
     intra_op_threads: int = 0
     max_concurrent_runs: int = 0
     predictions: PredictionCounts | None = None
     observing: str = ""
+    """Current observation settings, as sent to `PUT /internal/observe`."""
     device: DeviceUse | None = None
+    """Devices that run the model; None before it is loaded, for a pool's copy, and if the
+    runtime does not report it."""
 
 
 class ModelLoad(msgspec.Struct, frozen=True, kw_only=True):
-    """How busy one model of a process is, in running totals. Seconds; `since` and `at` monotonic.
-
-    `since`: when it began to count; another one says that it counts anew. `batches` had `rows`
-    together. `waited` requests were in the queue for `queue_s` together. `in_flight_s`: how long
-    all requests were here, those that still are included, so that its growth by the second is how
-    many there are at once. `batching`: None before the model was first loaded.
-    """
+    """Load of one model of a process, in running totals. Seconds."""
 
     model: str
     version: str
     since: float
+    """Start of counting, monotonic; a new value means that counting restarted."""
     at: float
+    """Time of the report, monotonic."""
     batches: int = 0
     rows: int = 0
+    """Rows in all `batches` together."""
     waited: int = 0
+    """Requests that were queued."""
     queue_s: float = 0.0
+    """Total time of `waited` requests in the queue."""
     in_flight_s: float = 0.0
+    """Total time of all requests in the process, current ones included: its growth per second is
+    the concurrency."""
     batching: BatchingReport | None = None
+    """Batching limits; None before the model was first loaded."""
 
 
 class HostedReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One model of a pool's copy.
-
-    `phase`: `unloaded`, `loading`, `loaded` or `failed`, with the `reason`. `size_bytes`: what it
-    takes when loaded, as measured when it was tried; 0 before. `waiting`: requests that wait for it
-    to be loaded. `loads` and `unloads` count since it was declared. `device`: as `ReplicaReport`.
-    """
+    """State of one model in a pool's copy."""
 
     model: str
     version: str
     phase: str
+    """`unloaded`, `loading`, `loaded` or `failed`, with the `reason`."""
     size_bytes: int = 0
+    """Memory of the loaded model, as measured in its load check; 0 before."""
     in_flight: int = 0
     waiting: int = 0
+    """Requests that wait for the model to be loaded."""
     loads: int = 0
+    """Loads since it was declared."""
     unloads: int = 0
+    """Unloads since it was declared."""
     reason: str = ""
     device: DeviceUse | None = None
+    """As in `ReplicaReport`."""
 
 
 class PoolReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One copy of a pool, and its models.
-
-    `digest` is that of the models it was told to host, as `models_digest` makes it; empty before it
-    was told. `loaded_bytes`: what loaded models take together, of at most `memory_bytes`.
-    """
+    """State of one copy of a pool, and of its models."""
 
     pool: str
     replica: str
     digest: str = ""
+    """`models_digest` of the models that the copy hosts; empty before it received them."""
     loaded_bytes: int = 0
+    """Memory of all loaded models."""
     memory_bytes: int = 0
+    """Limit of `loaded_bytes`."""
     max_loaded: int = 0
     models: list[HostedReport] = []
 
 
 class Observe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a replica shall look at, besides what it always counts; the default is nothing.
-
-    `key` names the rollout; another key starts counting anew. `answers_percent`: which share of the
-    answers is kept, chosen by their id so that every replica keeps the same. `pairs`: they are kept
-    with their outputs, by the id of the gateway that a request and its copy share.
-    """
+    """Data that a replica collects besides its usual counters; nothing by default."""
 
     key: str = ""
+    """Name of the rollout; another key restarts counting."""
     predictions: bool = False
     output: str = ""
     answers_percent: int = 0
+    """Share of responses that are kept, chosen by id so that every replica keeps the same ones."""
     pairs: bool = False
+    """Whether responses are kept with their outputs, by the gateway id that a request and its
+    copy share."""
 
 
 class RecordingSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a replica shall record of single requests; the default is nothing.
-
-    `traces`: spans of those whose `traceparent` says that they are traced. `sample_ratio`: of how
-    many the payload is kept, without the tensors (`input.NAME`, `output.NAME`, `caller`) in `drop`.
-    `features_ratio`: of how many look-ups what they gave is kept.
-    """
+    """Data of single requests that a replica records; nothing by default."""
 
     traces: bool = False
+    """Whether spans are recorded for requests whose `traceparent` is sampled."""
     sample_ratio: float = 0.0
+    """Share of requests whose payload is kept, without the tensors in `drop`."""
     drop: tuple[str, ...] = ()
+    """Tensors to leave out: `input.NAME`, `output.NAME` or `caller`."""
     features_ratio: float = 0.0
+    """Share of look-ups whose features are kept."""
 
 
 class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -203,14 +207,16 @@ class SpansPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PayloadSample(msgspec.Struct, frozen=True, kw_only=True):
-    """A request and its answer. `at`: seconds since 1970; `code`: `OK`, or why there is none."""
+    """A sampled request and its response."""
 
     request_id: str
     trace_id: str
     caller: str
     at: float
+    """Time of the request. Unit: seconds since 1970."""
     duration_s: float
     code: str
+    """`OK`, or the code of the error."""
     inputs: list[SampledTensor]
     outputs: list[SampledTensor]
 
@@ -244,19 +250,18 @@ def models_digest(models: Iterable[ReplicaSettings]) -> str:
 
 
 class DriftPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a replica shall count of requests and answers.
-
-    `key` names the plan; empty for nothing. `bins`: of features that have a reference. `sample`: of
-    all others the values themselves are kept, of so many rows at most until they are taken.
-    `rows_per_request`: at most so many rows of one request count. `labels`: keep what requests with
-    an id got, of `output`.
-    """
+    """Data that a replica counts for drift detection."""
 
     key: str = ""
+    """Name of the plan; empty for nothing."""
     bins: list[FeatureBins] = []
+    """Bins of the features that have a reference."""
     sample: int = 0
+    """Rows whose values are kept for all other features, until they are collected."""
     rows_per_request: int = 32
+    """Most rows of one request that count."""
     labels: bool = False
+    """Whether the `output` of requests with an id is kept."""
     output: str = ""
 
 
@@ -268,17 +273,18 @@ class SeenAnswer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class DriftTaken(msgspec.Struct, frozen=True, kw_only=True):
-    """What was counted since the last time somebody asked; then counting begins anew.
-
-    `counts`: in the order of the plan's bins. `values`: of features without bins. `answers`: for
-    labels, if the plan says so. `seen`: requests that were looked at. `skipped`: those that came
-    while the time for looking was used up. `age_s`: seconds since the first of them was counted.
-    """
+    """Counts since the last collection; each collection restarts counting."""
 
     key: str = ""
     counts: list[ValueCounts] = []
+    """Counts in the order of the plan's bins."""
     values: list[FeatureValues] = []
+    """Values of features without bins."""
     answers: list[SeenAnswer] = []
+    """Outputs for labels, if the plan keeps them."""
     seen: int = 0
+    """Requests that were counted."""
     skipped: int = 0
+    """Requests that were skipped because the time budget was spent."""
     age_s: float = 0.0
+    """Seconds since the first of them was counted."""
