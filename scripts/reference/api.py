@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterator
 
+from headrace.core.spec.base import texts_of
 from scripts.reference.tables import cell
 
 _SECTION = re.compile(r"^(Args|Returns|Raises):$", re.MULTILINE)
@@ -35,8 +36,18 @@ def class_head(kind: type) -> str:
         if not name.startswith("_") and "ClassVar" not in str(annotation)
     }
     if fields:
-        rows = [f"| `{name}` | `{cell(type_name)}` |" for name, type_name in fields.items()]
-        parts.append("\n".join(["| field | type |", "|---|---|", *rows]) + "\n")
+        texts = texts_of(kind)
+        head = (
+            ["| field | type | meaning |", "|---|---|---|"]
+            if texts
+            else ["| field | type |", "|---|---|"]
+        )
+        rows = [
+            f"| `{name}` | `{cell(type_name)}` |"
+            + (f" {cell(texts.get(name, ''))} |" if texts else "")
+            for name, type_name in fields.items()
+        ]
+        parts.append("\n".join([*head, *rows]) + "\n")
     return "\n".join(parts)
 
 

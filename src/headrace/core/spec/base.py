@@ -223,8 +223,10 @@ def _plain(value: object, info: SerializationInfo) -> Any:  # noqa: ANN401  # JS
 
 
 def texts_of(kind: type) -> Mapping[str, str]:
-    """The text under each field of a part; empty for other classes."""
-    return _texts(kind.__module__).get(kind.__name__, {}) if issubclass(kind, SpecPart) else {}
+    """The text under each field of a spec part or a class of this package, by field name."""
+    if issubclass(kind, SpecPart) or kind.__module__.startswith("headrace."):
+        return _texts(kind.__module__).get(kind.__name__, {})
+    return {}
 
 
 @cache
