@@ -1,4 +1,4 @@
-"""Commands; the one place where the parts are wired together."""
+"""Command line interface; resolves settings and wires the other packages together."""
 
 from headrace.cli.app import main
 

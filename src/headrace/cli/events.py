@@ -1,4 +1,4 @@
-"""What happened: `headrace events`, `history`, `undo`, `feedback`, `payloads` and `logs`."""
+"""Events and history: `headrace events`, `history`, `undo`, `feedback`, `payloads`, `logs`."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -73,7 +73,7 @@ _STEPS = {
 
 @contextmanager
 def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, SearchState], None]]:
-    """Show how far a search is, where somebody watches, and a line for each result."""
+    """Show the progress of a search on a terminal, and a line per result."""
     notes = SearchNotes()
     with progress_bar(f"optimizing {what}", budget_s) as update:
 
@@ -94,7 +94,7 @@ def search_progress(what: str, budget_s: float) -> Iterator[Callable[[Event, Sea
 
 @dataclass(slots=True)
 class SearchNotes:
-    """Recipes and candidates that were given up one after the other, for one reason."""
+    """Consecutive recipes and candidates that were skipped for the same reason."""
 
     names: list[str] = field(default_factory=list)
     reason: str = ""

@@ -1,4 +1,4 @@
-"""`headrace status`: what runs, and what does not and why."""
+"""`headrace status`: endpoints, streams, jobs, addresses and problems."""
 
 import itertools
 from collections.abc import Iterator, Sequence

@@ -72,14 +72,20 @@ _MAX_SEARCH: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopView:
-    """What somebody looks at. `typing`: keys are a search's letters; `is_over`: they left."""
+    """State of the interactive view."""
 
     sort: str = "name"
+    """Column of the API's `sort` parameter."""
     is_turned: bool = False
+    """Whether the order is reversed."""
     search: str = ""
+    """Text that names contain; empty for all."""
     page: int = 1
+    """Page number, from 1."""
     typing: bool = False
+    """Whether keys are entered into the search."""
     is_over: bool = False
+    """Whether the user has quit."""
 
     def query(self, size: int) -> dict[str, object]:
         """What to ask the management API for."""

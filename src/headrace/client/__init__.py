@@ -1,4 +1,4 @@
-"""The client SDK: speak the Open Inference Protocol to a gateway or a replica."""
+"""Client SDK of the Open Inference Protocol, for gateways and replicas."""
 
 from headrace.client.answers import (
     ConnectionLostError,

@@ -109,7 +109,7 @@ def tls_failure(text: str) -> HeadraceError | None:
     if _UNTRUSTED.search(text):
         return UntrustedServerError(f"the server is not trusted: {text}")
     if _REFUSED.search(text):
-        msg = f"the server refused our client certificate, or asks for one: {text}"
+        msg = f"the server rejected the client certificate, or requires one: {text}"
         return UnauthenticatedError(msg)
     return None
 

@@ -1,4 +1,4 @@
-"""The client for asyncio: a call waits without holding up the event loop."""
+"""Client for asyncio: calls do not block the event loop."""
 
 import asyncio
 from collections.abc import Mapping, Sequence

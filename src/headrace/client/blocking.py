@@ -1,4 +1,4 @@
-"""The client for ordinary code: each call blocks until its answer or its timeout."""
+"""Blocking client: each call blocks until its response or its timeout."""
 
 import time
 from collections.abc import Mapping, Sequence

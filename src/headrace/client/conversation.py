@@ -1,4 +1,4 @@
-"""One call of a client as data: what to send, how long to pause, and when to try again.
+"""Conversation of a client call as data: messages to send, pauses and retries.
 
 A conversation is a generator. It yields `SendMessage` and gets the reply, or the failure is thrown
 in; it yields `Pause` and is resumed afterwards; it returns the result. So the blocking and the
@@ -25,23 +25,25 @@ _NOT_STARTED: Final = (UnavailableError, OverloadedError)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """How often and how patiently a client tries again.
+    """Retry limits and pauses of a client.
 
-    `max_attempts` counts the first try; 1 never retries. Pauses are drawn evenly between 0 and
-    `base_delay_s`, doubled with each try up to `max_delay_s` (full jitter), so that callers who
-    failed together do not come back together. A server that asks for a longer pause than
-    `max_retry_after_s` is not waited for.
-
-    `budget_ratio`: retries per request, over time, that a client may add to an overloaded server's
-    load; `budget_reserve`: retries it may spend before it has earned any.
+    Pauses are drawn evenly between 0 and the current limit (full jitter), so that callers who
+    failed together do not retry together.
     """
 
     max_attempts: int = 4
+    """Attempts including the first one; 1 never retries."""
     base_delay_s: float = 0.05
+    """Limit of the first pause, in seconds; doubled with each attempt."""
     max_delay_s: float = 2.0
+    """Largest limit of a pause, in seconds."""
     max_retry_after_s: float = 30.0
+    """Longest `retry-after` of a server that is honoured, in seconds; a longer one is not retried.
+    """
     budget_ratio: float = 0.2
+    """Retries per request, over time, that a client may add to an overloaded server's load."""
     budget_reserve: float = 10.0
+    """Retries available before any request."""
 
 
 NO_RETRIES: Final = RetryPolicy(max_attempts=1)

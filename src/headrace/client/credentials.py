@@ -64,7 +64,7 @@ def parse_target(url: str) -> ServerAddress:
     if parts.scheme not in _TLS:
         raise _refused(url, f"the scheme '{parts.scheme}' is unknown")
     if not host:
-        raise _refused(url, "there is no host")
+        raise _refused(url, "the host is missing")
     if "@" in parts.netloc:
         # Otherwise they would end in logs and error texts.
         raise _refused("…", "credentials belong in `headers`, not in the URL")
@@ -85,30 +85,29 @@ def _tcp(url: str, scheme: str, host: str, port: int | None, path: str) -> Serve
 
 
 def _refused(url: str, why: str) -> InvalidArgumentError:
-    return InvalidArgumentError(f"'{url}' is no server address: {why}; use {_FORMS}")
+    return InvalidArgumentError(f"'{url}' is not a server address: {why}; use {_FORMS}")
 
 
 KEY_HEADER: Final = "x-api-key"
 _KEY_VARIABLE: Final = "HEADRACE_API_KEY"
 _SECRET: Final = frozenset({KEY_HEADER, "authorization", "proxy-authorization", "cookie"})
-"""Headers that say who asks; whoever reads them can ask in that name."""
+"""Authentication headers; anyone who reads them can impersonate the caller."""
 _VISIBLE: Final = re.compile(r"[!-~]{1,16384}")
 FilePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What a connection with TLS is made with.
-
-    `ca_file`: the authorities (PEM) that the server's certificate is checked against; None takes
-    the machine's. `certificate_file` and `key_file`: what the server is shown. `server_name`: whom
-    its certificate has to name; empty for the URL's host.
-    """
+    """TLS settings of a connection."""
 
     ca_file: Path | None = None
+    """CA certificates (PEM) that verify the server; None for the system's."""
     certificate_file: Path | None = None
+    """Client certificate (PEM)."""
     key_file: Path | None = None
+    """Private key of the client certificate (PEM)."""
     server_name: str = ""
+    """Name that the server's certificate must contain; empty for the URL's host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,11 +232,11 @@ def _checked(name: str, secret: str) -> str:
 
 
 def _refuse() -> str:
-    raise ValueError("the key is encrypted with a pass phrase")
+    raise ValueError("the key is encrypted with a passphrase, which is not supported")
 
 
 def _unreadable(name: str, path: Path, error: Exception) -> InvalidArgumentError:
     reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
     if reason == "KEY_VALUES_MISMATCH":
-        reason = "the key is another certificate's"
+        reason = "the key does not match the certificate"
     return InvalidArgumentError(f"{name} '{path}' cannot be used: {reason}")

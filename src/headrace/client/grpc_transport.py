@@ -1,4 +1,4 @@
-"""Carries gRPC messages by grpcio; imported only when a `grpc://` URL is used."""
+"""gRPC transport with grpcio; imported only for `grpc://` URLs."""
 
 import re
 from http import HTTPStatus

@@ -1,4 +1,4 @@
-"""The protocol's gRPC form: raw tensors both ways."""
+"""gRPC wire format of the protocol, with raw tensors in both directions."""
 
 from collections.abc import Callable
 from typing import Any, Final

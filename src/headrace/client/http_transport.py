@@ -1,4 +1,4 @@
-"""Carries HTTP messages by httpx."""
+"""HTTP transport with httpx."""
 
 import time
 from collections.abc import Mapping

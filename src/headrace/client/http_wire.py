@@ -1,4 +1,4 @@
-"""The protocol's REST form: requests in binary tensors, answers in either form."""
+"""REST wire format of the protocol: binary tensors in requests, binary or JSON in responses."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
@@ -117,7 +117,7 @@ def decode_infer(reply: HttpReply) -> InferResponse:
         raw, offset = body[offset : offset + size], offset + size
         outputs[output.name] = from_raw(output.name, output.datatype, output.shape, raw)
     if offset != len(body):
-        msg = f"the answer has {len(body) - offset} bytes more than its outputs claim"
+        msg = f"the answer has {len(body) - offset} bytes more than its outputs declare"
         raise ProtocolError(msg)
     return InferResponse(
         model_name=answer.model_name,

@@ -258,11 +258,11 @@ def _check_model(model: str, version: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ModelInfo:
-    """What a server said about a model."""
+    """Signature and batch limit of a model, as reported by the server."""
 
     signature: ModelSignature
     max_batch_size: int
-    """Rows that one request may have; 0 where there is no batch, or the server does not say."""
+    """Largest number of rows per request; 0 without batching, or if unknown."""
 
     def rows_and_limit(self, tensors: Tensors) -> tuple[int, int]:
         """The rows of `tensors` and how many one request may have; none if that is not limited."""
@@ -288,7 +288,7 @@ def _fitted(model: str, inputs: Mapping[str, TensorLike], model_info: _ModelInfo
 def _check_rows(answer: InferResponse, rows: int) -> None:
     for name, array in answer.outputs.items():
         if array.shape[:1] != (rows,):
-            msg = f"output '{name}' has shape {list(array.shape)}, and not a row for each of {rows}"
+            msg = f"output '{name}' has shape {list(array.shape)}, expected {rows} rows"
             raise RuntimeFailedError(msg)
 
 

@@ -60,7 +60,7 @@ def to_tensor(name: str, value: TensorLike, signature: ModelSignature | None) ->
         else:
             array = _cast(_numbers(name, value, spec.datatype), spec.datatype)
     except (ValueError, TypeError, OverflowError) as error:
-        msg = f"input '{name}' is no tensor: {error}"
+        msg = f"input '{name}' is not a tensor: {error}"
         raise InvalidArgumentError(msg) from None
     return _normal(name, array)
 
@@ -75,7 +75,7 @@ def _numbers(name: str, value: TensorLike, datatype: Datatype) -> Array:
 
 
 def _without_loss(name: str, array: Array, datatype: Datatype) -> Array:
-    """`array` as `wanted` if that changes no value; else as it is if it is no array of numbers.
+    """Return `array` as `datatype` if no value changes; non-numeric arrays are returned unchanged.
 
     Raises:
         InvalidArgumentError: A value would change.
@@ -92,7 +92,7 @@ def _without_loss(name: str, array: Array, datatype: Datatype) -> Array:
     msg = (
         f"input '{name}' is {array.dtype}, the model takes {datatype}, and {int(is_changed.sum())} "
         f"of {array.size} values would change: {array.flat[first].item()} becomes "
-        f"{cast.flat[first].item()}; if that may be, pass it as `.astype('{dtype.name}')`"
+        f"{cast.flat[first].item()}; to accept that, pass it as `.astype('{dtype.name}')`"
     )
     raise InvalidArgumentError(msg)
 
@@ -118,7 +118,7 @@ def _is_same(array: Array, cast: Array) -> NDArray[np.bool_]:
 
 
 def _cast(array: Array, datatype: Datatype) -> Array:
-    """`array` as `wanted`, if no value changes by more than rounding to fewer digits."""
+    """`array` as `datatype`, if no value changes by more than rounding to fewer digits."""
     dtype = DTYPES[datatype]
     if array.size and array.dtype.kind not in "biuf":
         msg = f"values of type '{array.dtype}' are no {datatype}"
@@ -176,5 +176,5 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: bytes | memo
             return object_array(split_elements(raw, math.prod(shape), name), shape)
         return np.frombuffer(raw, dtype=DTYPES[datatype]).reshape(shape)
     except (ValueError, KeyError, HeadraceError) as error:
-        msg = f"output '{name}' of the answer is no {datatype} of shape {shape}: {error}"
+        msg = f"output '{name}' of the answer is not a valid {datatype} of shape {shape}: {error}"
         raise ProtocolError(msg) from error

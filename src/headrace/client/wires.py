@@ -1,4 +1,4 @@
-"""Which wire and which transport a target needs; gRPC is imported only if it is one."""
+"""Wire format and transport of a target; gRPC is imported only if it is needed."""
 
 from typing import Protocol
 

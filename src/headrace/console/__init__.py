@@ -1,4 +1,4 @@
-"""The web console: pages for people beside the management API, on its port.
+"""Web console: HTML pages on the port of the management API.
 
 Every page asks the management API, over its own routes and in this process (an ASGI call, no
 socket), with the cookie of the browser that came. So the console can do nothing that its visitor

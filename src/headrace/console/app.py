@@ -78,7 +78,7 @@ _PAGES: Final = [
 
 
 def find_page(path: str) -> PageMatch | None:
-    """The page of a path; None if there is none."""
+    """Return the page of a path, or None."""
     for pattern, make, is_live in _PAGES:
         match = pattern.fullmatch(path)
         if match is not None and all(_SAFE.issuperset(name) for name in match.groups()):
@@ -105,14 +105,14 @@ def build_console(parts: ConsoleParts) -> App:
 
 @dataclass(slots=True, kw_only=True)
 class Console:
-    """Answers requests for pages; it keeps nothing of any visitor."""
+    """Handlers of the console's pages; stores no state of visitors."""
 
     parts: ConsoleParts
     renderer: Renderer = field(default_factory=Renderer)
     watchers: Watchers = field(default_factory=lambda: Watchers(MAX_STREAMS))
 
     def visitor(self, request: Request, *, is_there: bool = True) -> Visitor:
-        """Whoever sent the request."""
+        """Return the sender of the request."""
         return Visitor(
             api=self.parts.api,
             headers=request.headers,
@@ -129,10 +129,10 @@ class Console:
         *,
         page: str,
     ) -> PageRequest:
-        """What a visitor asks.
+        """Return the request for a page.
 
         Raises:
-            RefusedError: Nobody who is known asks.
+            RefusedError: The visitor is not authenticated.
         """
         caller, token = await visitor.who()
         return PageRequest(
@@ -147,7 +147,7 @@ class Console:
         )
 
     async def page_request_of(self, request: Request, names: Mapping[str, str]) -> PageRequest:
-        """The page_request that a request is; errors as `page_request`."""
+        """Return the page request of an HTTP request; raises as `page_request`."""
         visitor, query = self.visitor(request), dict(request.query_params)
         return await self.page_request(visitor, names, query, page=_page_of(request))
 
@@ -162,11 +162,11 @@ class Console:
     def written(
         self, view: PageView, page_request: PageRequest, *, is_live: bool = False
     ) -> Response:
-        """A view as the answer to a page_request."""
+        """Return the rendered view as a response."""
         return _html(self.renderer.page(view, _frame(page_request, is_live=is_live)), view.status)
 
     def refused(self, request: Request, error: Exception) -> Response:
-        """What a visitor sees whom the API refuses something."""
+        """Return the page for an error of the API, or a redirect to the login."""
         assert isinstance(error, RefusedError), "the handler is registered for RefusedError only"
         if error.status == _UNAUTHORIZED:
             page = _page_of(request) if request.method == "GET" else "/"
@@ -189,7 +189,7 @@ class Console:
     async def login_page(
         self, request: Request, *, problem: str = "", status: int = 200
     ) -> Response:
-        """The form that takes a token; it proves by a cookie that it is this server's own."""
+        """Return the login form, protected by a cookie against forged forms."""
         requested = request.query_params.get("next", "")
         cookie = secrets.token_urlsafe(24)
         next_page = requested if is_own_page(requested) else "/"
@@ -218,7 +218,7 @@ class Console:
         return answer
 
     async def log_in(self, request: Request) -> Response:
-        """Begin a session for whoever sent a token."""
+        """Start a session for a valid token."""
         form = await _form(request)
         cookie = cookie_value(request.headers.get("cookie", ""), _FORM_COOKIE)
         if not cookie or not is_csrf_token(cookie, form.get("form_token", "")):
@@ -245,7 +245,7 @@ class Console:
         return answer
 
     async def run_command(self, request: Request) -> Response:
-        """Tell a rollout or a stream what a form says."""
+        """Send the form's command to a rollout or a stream."""
         form = await _form(request)
         token = form.get("csrf_token", "")
         page_request = await self.page_request_of(request, request.path_params)
@@ -256,7 +256,7 @@ class Console:
         return RedirectResponse(page, _SEE_OTHER)
 
     async def try_endpoint(self, request: Request) -> Response:
-        """Ask an endpoint what a form says."""
+        """Send the form's request to an endpoint."""
         form = await _form(request)
         page_request = await self.page_request_of(request, request.path_params)
         name = self.parts.sessions.cookie_name
@@ -267,7 +267,7 @@ class Console:
         return self.written(await try_it(page_request, form), page_request)
 
     async def stream_changes(self, request: Request) -> Response:
-        """The stream of a page's changes."""
+        """Return the event stream of a page's changes."""
         page = urlsplit(request.query_params.get("page", ""))
         match = find_page(page.path)
         if match is None or not match.is_live:

@@ -1,6 +1,6 @@
 """Charts of the console: numbers over time, and the evidence of rollouts. Pure; SVG is a template.
 
-Every chart has its numbers as a table too, for whoever does not see it.
+Every chart is also available as a table, for screen readers.
 
 An interval begins wider than anything that matters, so the picture is cut to what does: the
 present interval, no difference, what is tolerated, and as much of the past as fits beside them.
@@ -52,16 +52,16 @@ Place = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChartLine:
-    """One quantity over time; None where nothing is known.
-
-    `look`: which stroke it gets, 1 to 3. `last`: its latest value for the legend, as people read
-    it; empty for the number alone.
-    """
+    """One quantity over time."""
 
     name: str
+    """Name in the legend."""
     values: Sequence[float | None]
+    """Values by time; None where unknown."""
     look: int
+    """Stroke style, 1 to 3."""
     last: str = ""
+    """Latest value as text for the legend; empty for the number alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -306,11 +306,7 @@ def _interval_summary(metric: MetricStatus) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceChart:
-    """All that a template needs; paths may be empty, and leave the frame, which cuts them off.
-
-    `now`: the place of the newest measurement. `rows` have the time first, then a cell for each
-    of `HEADS`.
-    """
+    """Template values of one metric's intervals over time; paths may be empty."""
 
     id: str
     title: str
@@ -323,10 +319,12 @@ class SequenceChart:
     bounds: str
     effect: str
     now: Place | None
+    """Position of the newest measurement."""
     neutral: float
     margin: str
     worse: str
     rows: tuple[tuple[float, tuple[str, ...]], ...]
+    """Time, then one cell for each of `HEADS`."""
     heads: tuple[str, ...] = HEADS
     width: int = WIDTH
     height: int = SEQUENCE_HEIGHT

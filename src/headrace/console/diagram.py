@@ -137,13 +137,13 @@ def _gateway_words(gateway: GatewayState) -> tuple[str, str]:
     """What is said of a gateway on another host, and how well that is."""
     match gateway.standing:
         case SyncStatus.CURRENT | SyncStatus.WAITING if gateway.ready:
-            return f"version {gateway.version[:8]}, heard {gateway.seen_s:.0f} s ago", "ok"
+            return f"version {gateway.version[:8]}, last report {gateway.seen_s:.0f} s ago", "ok"
         case SyncStatus.BEHIND:
-            return f"behind by {gateway.behind_s:,.0f} s", "warning"
+            return f"configuration outdated for {gateway.behind_s:,.0f} s", "warning"
         case SyncStatus.REFUSED:
             return "rejected the newest version", "warning"
         case SyncStatus.LOST:
-            return f"not heard for {gateway.seen_s:,.0f} s", "failing"
+            return f"no report for {gateway.seen_s:,.0f} s", "failing"
         case _:
             return gateway.reason or "not ready", "failing"
 

@@ -123,39 +123,50 @@ _WORDS: Final = {"ok": "no drift", "drifted": "drifted", "collecting": "collecti
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftRow:
-    """One feature. `look`: of its state; `filled`: how much of the evidence is there, in percent.
-
-    `needed` is 0 while there is nothing to compare with.
-    """
+    """One row of the drift table."""
 
     name: str
+    """Name of the feature."""
     role: str
+    """Input or output."""
     look: str
+    """CSS state of the row."""
     word: str
+    """State as text."""
     why: str
+    """What changed; empty if nothing did."""
     psi: float | None
+    """Population stability index."""
     js: float | None
+    """Jensen-Shannon divergence, in bits."""
     ks: float | None
+    """Kolmogorov-Smirnov distance."""
     missing_ratio: float | None
+    """Ratio of missing values."""
     evidence: float
+    """Evidence for drift so far."""
     needed: float
+    """Evidence that counts as drift; 0 without a reference."""
     filled: float
+    """`evidence` in percent of `needed`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftSection:
-    """The section of an endpoint's page.
-
-    `drifted`: the names of features that did, some of them; `more` others have no row. `waiting`:
-    why nothing can be said yet; empty if it can. `live`: how right answers were.
-    """
+    """Drift section of an endpoint's page."""
 
     version: str
+    """Model version."""
     rows: Sequence[DriftRow]
+    """Rows of the table."""
     more: int
+    """Number of features without a row."""
     drifted: str
+    """Names of some drifted features."""
     waiting: str
+    """Why there is no result yet; empty if there is one."""
     live: Sequence[str]
+    """Accuracy from labels, one sentence per window."""
 
 
 def drift_of(report: DriftView | None) -> DriftSection | None:

@@ -46,7 +46,7 @@ _NOT_FOUND: Final = 404
 
 
 async def jobs(request: PageRequest) -> PageView:
-    """All jobs, those in trouble first."""
+    """Page of all jobs, problems first."""
     listed = await request.visitor.get("/api/v1/jobs", JobList)
     ordered = sorted(
         (job for job in listed.jobs if request.matches_search(job.name)),
@@ -102,7 +102,7 @@ async def job(request: PageRequest) -> PageView:
 
 
 def needs_attention(job: JobView) -> bool:
-    """Whether somebody should look: no run came in time, or the last one failed."""
+    """Whether a job needs attention: it is late, or its last run failed."""
     return state_of(job)[0] == "failing"
 
 
@@ -118,7 +118,7 @@ def state_of(job: JobView) -> tuple[str, str]:
 
 
 def jobs_text(jobs: Sequence[JobView]) -> str:
-    """How jobs are, in a sentence."""
+    """Return the state of the jobs as a sentence."""
     if not jobs:
         return "No jobs yet."
     troubled = [job for job in jobs if needs_attention(job)]
@@ -187,7 +187,7 @@ async def fleet(request: PageRequest) -> PageView:
 async def _streams_and_jobs(
     request: PageRequest,
 ) -> tuple[Sequence[StreamView], Sequence[JobView]]:
-    """All streams and jobs; none for who sees some endpoints only."""
+    """Return all streams and jobs; none for visitors limited to endpoints."""
     if not may_see_system(request.caller):
         return (), ()
     streams = await request.visitor.find("/api/v1/streams", StreamList)
@@ -196,7 +196,7 @@ async def _streams_and_jobs(
 
 
 def system_summary(total: int, troubled: Sequence[StreamView | JobView]) -> SystemSummary | None:
-    """Streams or jobs in a word; None if there are none."""
+    """Return a summary of streams or jobs; None if there are none."""
     if not total:
         return None
     if not troubled:
@@ -209,7 +209,7 @@ def system_summary(total: int, troubled: Sequence[StreamView | JobView]) -> Syst
 
 
 def _overview_text(overview: Overview, troubled: list[OverviewRow], firing: int) -> str:
-    """What changed for the worse or the better, in a sentence."""
+    """Return the state of the endpoints as a sentence."""
     if not overview.total:
         return "No endpoints yet."
     names = ", ".join(f"{row.name} is {row.state}" for row in troubled[:5])
@@ -301,7 +301,7 @@ def _newest_first(models: ModelList) -> list[KnownVersion]:
 
 
 async def _uses(request: PageRequest) -> dict[str, tuple[Use, ...]]:
-    """Who serves what, by the version's reference."""
+    """Return the endpoints that serve each version, by reference."""
     status = await request.visitor.get("/api/v1/status", SystemStatus)
     uses: dict[str, tuple[Use, ...]] = {}
     for endpoint in status.endpoints:

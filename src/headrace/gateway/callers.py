@@ -333,4 +333,4 @@ def _bytes(text: str) -> bytes:
     try:
         return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     except binascii.Error as error:
-        raise ValueError("no base64url") from error
+        raise ValueError("not base64url") from error

@@ -1,4 +1,4 @@
-"""How Envoy reaches the replicas of each arm: balancing, ejection, limits."""
+"""Envoy clusters of the arms' replicas: load balancing, ejection, limits."""
 
 import ipaddress
 from collections.abc import Iterator, Sequence

@@ -192,7 +192,7 @@ class EnvoyGateway:
             command = (*self.settings.launcher, *command, "--mode", "validate")
             ended = await run(command, timeout_s=_VALIDATE_TIMEOUT_S)
         if ended.exceeded is not None:
-            raise TimeoutError("Envoy did not check a snapshot in time")
+            raise TimeoutError("Envoy did not validate the configuration in time")
         if ended.status != 0:
             reason = reason_in(ended.error) or last_lines(ended.error, _LOG_LINES)
             raise SnapshotRejectedError(reason)
@@ -246,11 +246,13 @@ class EnvoyGateway:
         deadline = loop.time() + _ANSWER_S
         while total < expected:
             if loop.time() > deadline:
-                raise GatewayUnavailableError("Envoy's workers do not hand over their counts")
+                raise GatewayUnavailableError(
+                    "Envoy's worker threads did not report their statistics"
+                )
             await asyncio.sleep(_HAND_OVER_S)
             arms, total = read((await self.admin.get(question.histograms)).encode())
         if self._epoch() != epoch:
-            raise GatewayUnavailableError("Envoy was started again while it was asked")
+            raise GatewayUnavailableError("Envoy was restarted during the request")
         return GatewayStatistics(epoch=epoch, arms=arms)
 
     async def upstream_health(self, endpoint: str, key: str) -> tuple[int, int]:
@@ -313,7 +315,7 @@ class EnvoyGateway:
     def _epoch(self) -> str:
         """Names the running process: its number, and when it started."""
         if self._process is None or not self.is_running():
-            raise GatewayUnavailableError("Envoy does not run")
+            raise GatewayUnavailableError("Envoy is not running")
         return f"{self._process.pid}-{self._process.start_ticks}"
 
     def _hold(self, process: Process | None) -> None:
@@ -369,7 +371,7 @@ class EnvoyGateway:
         """Wait for the admin socket, as long as the process lives."""
         while True:
             if not process.is_running():
-                raise self._failed("ended while it started", offset)
+                raise self._failed("exited during startup", offset)
             try:
                 await self.admin.get("/server_info")
             except GatewayUnavailableError:
@@ -388,7 +390,7 @@ class EnvoyGateway:
 
     def _failed(self, what: str, offset: int) -> GatewayUnavailableError:
         text = read_from(self.log_path, offset)
-        reason = reason_in(text) or last_lines(text, _LOG_LINES) or "it logged nothing"
+        reason = reason_in(text) or last_lines(text, _LOG_LINES) or "no log output"
         return GatewayUnavailableError(f"Envoy {what}: {reason}")
 
     async def _drain(self, deadline: float) -> None:

@@ -43,15 +43,14 @@ _ANYBODY_KNOWN: Final = EndpointAccess()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthFilters:
-    """What routes have to know to ask. `closed`: an endpoint that says nothing asks for anything.
-
-    `has_jwt`: there are identity providers whose tokens are worth a look. `has_public`: some
-    endpoint asks for nothing. `requires_caller`: some endpoint does.
-    """
+    """Authentication filters of a gateway's routes."""
 
     closed: bool
+    """Whether endpoints without their own `access` require an authenticated caller."""
     has_public: bool = False
+    """Whether some endpoint is public."""
     requires_caller: bool = True
+    """Whether some endpoint requires an authenticated caller."""
 
     def access(self, endpoint: EndpointRoute) -> EndpointAccess | None:
         """What `endpoint` asks for; None for nothing."""

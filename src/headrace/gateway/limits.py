@@ -1,4 +1,4 @@
-"""How much callers may ask for: what Envoy counts itself, and what it asks a service.
+"""Rate and size limits: limits that Envoy counts itself, and limits of the rate limit service.
 
 Requests per second are counted in Envoy, in buckets that only another set of limits replaces: their
 configuration stands in a file of its own, so that a new route table does not fill them again. What
@@ -79,14 +79,14 @@ class LimitCounter(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitPlan:
-    """What routes have to know of limits. `shared`: as of `AccessSettings.shared_limits`.
-
-    `tiers`: who counts those of tiers. `ranks`: whether callers differ in priority.
-    """
+    """Rate limits that a gateway's routes apply."""
 
     shared: bool = False
+    """Whether limits are shared by all gateways, as of `AccessSettings.shared_limits`."""
     tiers: LimitCounter = LimitCounter.NOBODY
+    """Where requests of tiers are counted."""
     ranks: bool = False
+    """Whether callers differ in priority."""
 
     @classmethod
     def of(cls, access: AccessSettings) -> "RateLimitPlan":

@@ -41,20 +41,24 @@ class KeyRefusedError(CertificateRefusedError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """What one certificate says. Times are seconds since 1970.
-
-    `names`: whom it is for, as `localhost`, `127.0.0.1` or `spiffe://…`. `key`: kind and size of
-    its public key. `fingerprint`: SHA-256 of the whole, in hex.
-    """
+    """Fields of one X.509 certificate."""
 
     subject: str
+    """Subject, RFC 4514."""
     issuer: str
+    """Issuer, RFC 4514."""
     names: tuple[str, ...]
+    """Subject alternative names, such as `localhost`, `127.0.0.1` or `spiffe://…`."""
     not_before: float
+    """Start of validity, seconds since 1970."""
     not_after: float
+    """End of validity, seconds since 1970."""
     key: str
+    """Type and size of the public key."""
     fingerprint: str
+    """SHA-256 of the certificate, in hex."""
     is_authority: bool
+    """Whether it may sign other certificates."""
 
 
 def read_certificates(pem: bytes) -> tuple[Certificate, ...]:
@@ -105,7 +109,7 @@ def check_pair(chain: bytes, key: bytes, *, now: float, server: bool = True) -> 
         certificates = _parse(chain)
         leaf = certificates[0]
         if not _same_key(_parse_key(key), leaf.public_key()):
-            raise KeyRefusedError("the key is another certificate's")
+            raise KeyRefusedError("the key does not match the certificate")
         _check_strength(leaf.public_key())
         _check_usage(leaf, server=server)
         for index, certificate in enumerate(certificates):
@@ -146,7 +150,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except (*odd, DuplicateExtension, InvalidVersion, UnsupportedGeneralNameType) as error:
-        raise CertificateRefusedError("cannot be understood") from error
+        raise CertificateRefusedError("cannot be parsed") from error
 
 
 def _parse(pem: bytes) -> "Sequence[x509.Certificate]":
@@ -156,8 +160,8 @@ def _parse(pem: bytes) -> "Sequence[x509.Certificate]":
         certificates = x509.load_pem_x509_certificates(pem)
     except ValueError:
         if b"PRIVATE KEY" in pem and b"BEGIN CERTIFICATE" not in pem:
-            raise CertificateRefusedError("holds a key and no certificate") from None
-        raise CertificateRefusedError("holds no certificate in PEM form") from None
+            raise CertificateRefusedError("contains a key but no certificate") from None
+        raise CertificateRefusedError("contains no PEM certificate") from None
     return certificates
 
 
@@ -168,10 +172,10 @@ def _parse_key(pem: bytes) -> "PrivateKeyTypes":
     try:
         return load_pem_private_key(pem, password=None)
     except TypeError:
-        msg = "the key is encrypted with a pass phrase, which nobody here can type"
+        msg = "the key is encrypted with a passphrase, which is not supported"
         raise KeyRefusedError(msg) from None
     except (ValueError, UnsupportedAlgorithm):
-        raise KeyRefusedError("the key file holds no private key in PEM form") from None
+        raise KeyRefusedError("the key file contains no PEM private key") from None
 
 
 def _same_key(private: "PrivateKeyTypes", public: "CertificatePublicKeyTypes") -> bool:
@@ -226,8 +230,8 @@ def _check_order(chain: "Sequence[x509.Certificate]") -> None:
             certificate.verify_directly_issued_by(signer)
         except (ValueError, TypeError, InvalidSignature):
             msg = (
-                f"certificate {index} of the chain is not signed by the next one: the server's "
-                "comes first, then who signed it, and so on"
+                f"certificate {index} of the chain is not signed by the next one: order the chain "
+                "from the server's certificate to its issuers"
             )
             raise CertificateRefusedError(msg) from None
 

@@ -250,8 +250,8 @@ class Publisher:
             async with asyncio.timeout(self.timeout_s):
                 is_taken = await self._is_taken(step, refused)
         except TimeoutError as error:
-            reason = reason_in(read_from(self.log, offset)) or "its log says nothing"
-            msg = f"Envoy did not take {step.kind.file} in {self.timeout_s:g} s: {reason}"
+            reason = reason_in(read_from(self.log, offset)) or "no reason in its log"
+            msg = f"Envoy did not accept {step.kind.file} in {self.timeout_s:g} s: {reason}"
             raise GatewayUnavailableError(msg) from error
         if not is_taken:
             raise SnapshotRejectedError(await self._reason(step.kind, offset))

@@ -1,4 +1,4 @@
-"""What Envoy resources look like here: plain JSON, and the few shapes that repeat.
+"""Envoy resources as plain JSON, and functions for repeated shapes.
 
 Protobuf classes are left out on purpose: they cost half a second of import and 50 MB, and a
 mistake in a field's name is found by `envoy --mode validate` in the tests.

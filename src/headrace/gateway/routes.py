@@ -1,4 +1,4 @@
-"""Which request goes to which revision: by path for HTTP, by the body's model name for gRPC.
+"""Routes from requests to revisions: by path for HTTP, by the body's model name for gRPC.
 
 Routes are tried in order. gRPC calls are routed twice: first by method, then, once the name of
 the model was read from the message and set as a header, by that header.
@@ -141,7 +141,11 @@ def server_routes(
     match: Resource = {"prefix": "/", "headers": [several]}
     return ServerRoutes(
         before=(
-            {"name": "two-hosts", "match": match, **_reply(400, "the Host header is given twice")},
+            {
+                "name": "two-hosts",
+                "match": match,
+                **_reply(400, "the Host header occurs more than once"),
+            },
             *_health_routes(endpoints, servers),
             *(_authenticated(route, guard.server()) for route in _server_routes(servers)),
             _authenticated(

@@ -1,4 +1,4 @@
-"""The Lua scripts that Envoy runs: which model a gRPC call names, who calls, how upstreams say it.
+"""Lua scripts of Envoy: model name of gRPC calls, authentication, renaming for upstreams.
 
 Only routes that name a script run it, and only upstreams' clusters rename: most HTTP requests never
 enter Lua.

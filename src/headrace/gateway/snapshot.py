@@ -70,14 +70,14 @@ _FiltersOf: TypeAlias = tuple[GatewayPolicy, Mapping[str, EndpointLimitsSpec]]
 
 @dataclass(frozen=True, slots=True)
 class ResourceFile:
-    """A file's text, and the version by which Envoy acknowledges it: a hash of its resources.
-
-    `clusters`: the text of each by its name, of the file of clusters; derived from `text`.
-    """
+    """Content of one resource file."""
 
     version: str
+    """Hash of the resources, by which Envoy acknowledges the file."""
     text: str
+    """Content of the file."""
     clusters: Mapping[str, bytes] = field(default_factory=dict, compare=False, repr=False)
+    """Text of each cluster by name, derived from `text`; in the file of clusters only."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ class SnapshotBuilder:
         """
         counts = Counter(endpoint.name for endpoint in endpoints)
         if repeated := sorted(name for name, count in counts.items() if count > 1):
-            msg = f"endpoints named more than once: {', '.join(repeated)}"
+            msg = f"duplicate endpoint names: {', '.join(repeated)}"
             raise InvalidArgumentError(msg)
         guard = auth_filters(self.settings, endpoints)
         limiting = RateLimitPlan.of(policy.access)

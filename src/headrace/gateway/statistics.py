@@ -61,21 +61,26 @@ _GRPC_CANCELLED: Final = "1"
 
 
 class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """One arm's requests by its split since Envoy started, by how they ended, and their latencies.
+    """Requests of one arm by its split since Envoy started, by outcome, and their latencies.
 
-    Also what all gateways have counted of it together. `requests` includes `errors` (HTTP 5xx and
-    429, gRPC's UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL,
-    UNAVAILABLE, DATA_LOSS; also those that the gateway made because the arm did not answer),
-    `rejections` (other 4xx, gRPC's other codes) and those whose callers left (`abandoned`).
-    `latency`: requests by lower edge and width of their bucket, in seconds, from the request's
-    first byte to the answer's, or until the caller left; with errors.
+    Also sums over all gateways.
     """
 
     requests: int = 0
+    """All requests, including errors, rejections and abandoned ones."""
     errors: int = 0
+    """HTTP 5xx and 429, gRPC's UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED,
+    INTERNAL, UNAVAILABLE, DATA_LOSS; also errors that the gateway made because the arm did not
+    answer.
+    """
     rejections: int = 0
+    """Other HTTP 4xx, gRPC's other codes."""
     abandoned: int = 0
+    """Requests whose callers disconnected."""
     latency: Mapping[Bucket, int] = {}
+    """Requests by lower edge and width of their bucket, in seconds, from the request's first byte
+    to the answer's, or until the caller disconnected; includes errors.
+    """
 
     def since(self, before: "ArmStatistics") -> "ArmStatistics":
         """What came since `before`; all if anything is less than then: it was counted anew."""
@@ -113,14 +118,14 @@ class ArmStatistics(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GatewayStatistics(msgspec.Struct, frozen=True, kw_only=True):
-    """Counts by endpoint and arm key. Another `epoch` means that Envoy began to count anew.
-
-    `healthy`: whether somebody else's server answers, likewise; of splits only.
-    """
+    """Counts by endpoint and arm key."""
 
     epoch: str
+    """Identifies one run of Envoy; counts restart with another epoch."""
     arms: Mapping[tuple[str, str], ArmStatistics]
+    """Statistics by endpoint and arm key."""
     healthy: Mapping[tuple[str, str], bool] = {}
+    """Whether an external upstream is healthy, by endpoint and arm key; of splits only."""
 
 
 def arm_loggers(*, counts_all: bool) -> Sequence[Resource]:
@@ -335,18 +340,18 @@ HANDSHAKES: Final = rf"cluster\.[^.]+~[^.]+\.({'|'.join(_FIELDS).replace('.', '[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handshakes:
-    """Of one arm, since Envoy knows it: those that were `done`, and why others were not.
-
-    `wrong_name`, `untrusted`: what is wrong with the upstream's certificate. `failed`: anything
-    else, as connections that the upstream ended or did not take. `healthy`: how many of its servers
-    answer health checks now; all, where nothing is asked.
-    """
+    """TLS handshakes with the upstream of one arm, since Envoy knows the arm."""
 
     done: int = 0
+    """Successful handshakes."""
     wrong_name: int = 0
+    """Failures because the certificate names another host."""
     untrusted: int = 0
+    """Failures because no trusted CA signed the certificate."""
     failed: int = 0
+    """Other failures, such as connections that the upstream closed or rejected."""
     healthy: int = 0
+    """Upstream servers that pass health checks now; all, without health checks."""
 
 
 def read_handshakes(match: Mapping[str, str | int]) -> dict[tuple[str, str], Handshakes]:

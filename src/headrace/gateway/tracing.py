@@ -1,4 +1,4 @@
-"""How Envoy begins traces: which requests, and where its spans go.
+"""Traces that Envoy starts: sampling of requests, and the collector of spans.
 
 A trace is chosen at its beginning: by chance, or as the caller's own trace was (its `traceparent`
 says so). Envoy cannot choose by how a request ended, because the replica's spans are on their way

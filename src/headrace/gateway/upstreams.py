@@ -1,4 +1,4 @@
-"""Servers that someone else runs: names, TLS, health, ejection and bounds.
+"""External upstreams: names, TLS, health checks, ejection and limits.
 
 Envoy looks the name up again as DNS says, and sends to all addresses it stands for.
 """
@@ -147,8 +147,8 @@ def authorities(settings: EnvoySettings, *, bundles: Sequence[str] = _BUNDLES) -
         if path.is_file():
             return path
     raise FailedPreconditionError(
-        "no certificates of authorities on this machine to verify upstreams with: install "
-        "ca-certificates, or name a PEM file in SSL_CERT_FILE"
+        "no CA certificates on this machine to verify upstreams: install ca-certificates, or set "
+        "SSL_CERT_FILE to a PEM file"
     )
 
 

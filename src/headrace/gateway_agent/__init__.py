@@ -1,4 +1,4 @@
-"""A gateway on a host of its own: keeps Envoy, follows the control plane, serves without it."""
+"""Gateway agent on a separate host: runs Envoy, follows the control plane, serves without it."""
 
 from headrace.gateway_agent.settings import AgentSettings
 
@@ -6,7 +6,7 @@ __all__ = ["AgentSettings", "run"]
 
 
 def run(settings: AgentSettings) -> int:
-    """Be the agent until told to stop; the exit status.
+    """Run the agent until it is stopped, and return the exit status.
 
     A signal to end (SIGTERM, SIGINT) lets requests end and ends Envoy.
     """

@@ -75,13 +75,11 @@ async def read_counts(supervisor: EnvoySupervisor, bundle: Bundle) -> EnvoyCount
 
 @dataclass(slots=True, kw_only=True)
 class RequestHold:
-    """Holds requests for endpoints without replicas: they need not cross to the control plane.
-
-    `notify`: called when the control plane should know that some wait.
-    """
+    """Requests held on this host for endpoints without replicas."""
 
     in_force: Callable[[], Bundle | None]
     notify: Callable[[], None]
+    """Called when the control plane should learn of waiting requests."""
     activator: Activator = field(init=False)
     _woken: set[str] = field(default_factory=set)
 
@@ -102,11 +100,11 @@ class RequestHold:
         return {name: waiting.get(name, 1) for name in {*waiting, *self._woken}}
 
     def mark_reported(self) -> None:
-        """The control plane knows."""
+        """Clear what has been reported to the control plane."""
         self._woken.clear()
 
     def release(self) -> None:
-        """Let go who need not wait any more."""
+        """Release requests that need not wait any more."""
         bundle = self.in_force()
         for name in list(self.activator.held):
             if bundle is None or name not in bundle.holds:
@@ -117,10 +115,10 @@ class Control(Protocol):
     """The control plane, as `ControlClient` reaches it. HeadraceError where it does not."""
 
     async def poll(self, poll: Poll) -> AgentInstructions:
-        """What is new."""
+        """Return new instructions, waiting for them up to `poll.wait_s`."""
 
     async def report(self, report: AgentStatus) -> None:
-        """Tell how this gateway is."""
+        """Report the state of this gateway."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,14 +157,14 @@ class GatewayAgent:
             group.create_task(self._report())
 
     async def _restore(self, *, tries: int) -> None:
-        """Come up with what was in force last, if Envoy starts with it."""
+        """Serve the stored bundle, if Envoy starts with it."""
         for failures in range(1, tries + 1):
             try:
                 await self.applier.restore()
             except HeadraceError as error:
                 self._is_down = True
                 self.applier.problem = str(error)
-                _LOG.error("cannot serve what was in force last", extra={"error": str(error)})
+                _LOG.error("cannot serve the stored configuration", extra={"error": str(error)})
                 if failures < tries:
                     await asyncio.sleep(_AWAY.jittered_s(failures, chance=self.rng.random()))
             else:
@@ -203,7 +201,7 @@ class GatewayAgent:
         )
 
     async def _follow_instructions(self, instructions: AgentInstructions) -> bool:
-        """Do as told; whether that was possible."""
+        """Follow the control plane's instructions; return whether that succeeded."""
         if instructions.bundle is None and instructions.ask == self._asked:
             await asyncio.sleep(_NO_NEWS_S)
         if instructions.ask != self._asked:
@@ -219,7 +217,7 @@ class GatewayAgent:
             self.applier.problem = str(error)
             if str(error) != before:
                 extra = {"version": instructions.bundle.version, "error": str(error)}
-                _LOG.error("cannot bring a version into force", extra=extra)
+                _LOG.error("cannot apply a version", extra=extra)
             return False
         finally:
             self.holding.release()
@@ -228,7 +226,7 @@ class GatewayAgent:
 
     def _note_contact(self) -> None:
         if self.disconnect_reason:
-            _LOG.info("the control plane answers")
+            _LOG.info("connected to the control plane")
         self.last_contact_at, self.disconnect_reason = self.clock.monotonic(), ""
         self.answers += 1
 
@@ -236,7 +234,7 @@ class GatewayAgent:
         self.failures += 1
         if why != self.disconnect_reason:
             extra = {"error": why}
-            _LOG.warning("cannot follow the control plane; serving what is in force", extra=extra)
+            _LOG.warning("cannot reach the control plane; serving the active version", extra=extra)
         self.disconnect_reason = why
 
     async def _report(self) -> None:

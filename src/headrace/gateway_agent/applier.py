@@ -1,4 +1,4 @@
-"""Brings bundles into force, goes back to the last good one, and stores that for a restart."""
+"""Applier of bundles: activates them, returns to the last valid one, stores it for a restart."""
 
 import asyncio
 import hashlib
@@ -42,12 +42,12 @@ _UNIX: Final = "unix:"
 
 @dataclass(frozen=True, slots=True)
 class BundleStore:
-    """One file, of mode 0600: there are private keys in it. Its first line is the rest's digest."""
+    """File with the active bundle, mode 0600 as it has private keys; its first line is a digest."""
 
     path: Path
 
     def read(self) -> Bundle | None:
-        """The bundle; None if there is none, or none that is whole. Blocking."""
+        """Return the stored bundle; None if it is missing or damaged. Blocking."""
         try:
             with self.path.open("rb") as file:
                 return _decode(file.read(MAX_BUNDLE_BYTES + 1))
@@ -55,11 +55,11 @@ class BundleStore:
             return None
         except (OSError, InvalidArgumentError) as error:
             extra = {"path": str(self.path), "error": str(error)}
-            _LOG.error("cannot read what was served last", extra=extra)
+            _LOG.error("cannot read the stored configuration", extra=extra)
             return None
 
     def write(self, bundle: Bundle) -> None:
-        """Keep this; on disk before it returns. Blocking.
+        """Store the bundle durably. Blocking.
 
         Raises:
             OSError: The disk is full; what was kept before is there still.
@@ -75,14 +75,14 @@ def checked(bundle: Bundle) -> Bundle:
         InvalidArgumentError: Something was lost or changed on the way.
     """
     if with_version(bundle).version != bundle.version:
-        raise InvalidArgumentError("the content is not what its version says")
+        raise InvalidArgumentError("the content does not match its version")
     return bundle
 
 
 def _decode(content: bytes) -> Bundle:
     digest, _, data = content.partition(b"\n")
     if digest != _digest(data):
-        raise InvalidArgumentError("it is damaged")
+        raise InvalidArgumentError("the stored configuration is damaged")
     return decode_bundle(data)
 
 
@@ -92,30 +92,36 @@ def _digest(data: bytes) -> bytes:
 
 @dataclass(slots=True, kw_only=True)
 class Applier:
-    """Holds the one Envoy, and what it serves. Not for several tasks at once.
-
-    `run_dir`: Envoy's; `control_socket`: where it asks what only the control plane knows. `tls`:
-    what a rate limit service is shown. `sandbox`: of Envoy, if this is root. `refused`, `reason`:
-    of the last bundle that was no good, for as long as the control plane may offer it again;
-    `is_refusing`: whether that came last. `problem`: why the newest cannot be tried, or Envoy does
-    not start.
-    """
+    """Applies bundles to the agent's one Envoy. Not safe for concurrent tasks."""
 
     settings: AgentSettings
+    """Settings of the agent."""
     run_dir: Path
+    """Directory of Envoy."""
     control_socket: Path
+    """Socket for requests that only the control plane can answer."""
     store: BundleStore
+    """File with the active bundle."""
     tls: MutualTls
+    """Client certificate for the rate limit service."""
     clock: Clock
+    """Time source."""
     sandbox: Sandbox
+    """Sandbox of Envoy, if this process is root."""
     supervisor: EnvoySupervisor | None = None
+    """Supervisor of Envoy; None before the first bundle."""
     in_force: Bundle | None = None
+    """Active bundle."""
     refused: str = ""
+    """Version of the last rejected bundle, while the control plane may offer it again."""
     reason: str = ""
+    """Why that bundle was rejected."""
     is_refusing: bool = False
+    """Whether the newest bundle was rejected."""
     problem: str = ""
+    """Why the newest bundle cannot be applied, or Envoy does not start; empty if neither."""
     group: asyncio.TaskGroup | None = None
-    """Of the tasks that keep Envoy up: whoever runs this sets it first."""
+    """Task group of the supervisor; set before the first bundle is applied."""
     _running: asyncio.Task[None] | None = None
     _is_stored: bool = True
 
@@ -127,7 +133,7 @@ class Applier:
         )
 
     async def restore(self) -> None:
-        """Serve what was in force last, if there is anything.
+        """Serve the stored bundle, if there is one.
 
         Raises:
             HeadraceError: Envoy does not start with it.
@@ -136,13 +142,13 @@ class Applier:
         if bundle is None:
             return
         await self._start_envoy(bundle)
-        _LOG.info("serving what was in force last", extra={"version": bundle.version})
+        _LOG.info("serving the stored configuration", extra={"version": bundle.version})
 
     async def apply(self, bundle: Bundle) -> None:
-        """Return when Envoy acts on `bundle`; if it refuses it, on what it had before.
+        """Apply `bundle`; return when Envoy serves it, or the previous bundle if Envoy rejects it.
 
         Raises:
-            HeadraceError: It cannot be brought into force, for no fault of its own.
+            HeadraceError: The bundle cannot be applied for a reason outside of it.
         """
         checked(bundle)
         try:
@@ -152,7 +158,7 @@ class Applier:
             self.reason = error.reason if isinstance(error, SnapshotRejectedError) else str(error)
             self.refused, self.is_refusing = bundle.version, True
             extra = {"version": bundle.version, "error": self.reason}
-            _LOG.error("refused a version; the one before stays in force", extra=extra)
+            _LOG.error("rejected a version; the previous version stays active", extra=extra)
             await self._roll_back()
         else:
             self.problem, self.is_refusing = "", False
@@ -160,7 +166,7 @@ class Applier:
             _LOG.info("serving", extra={"version": bundle.version, "routes": len(bundle.routes)})
 
     async def retry_store(self) -> None:
-        """Keep what is in force if that was not possible: a restart would serve something older."""
+        """Store the active bundle if storing it failed before."""
         if self.in_force is not None and not self._is_stored:
             await asyncio.to_thread(self._store, self.in_force)
 
@@ -169,8 +175,8 @@ class Applier:
             self.store.write(bundle)
         except OSError as error:
             self._is_stored = False
-            self.problem = f"cannot keep what is served: {error}"
-            _LOG.error("cannot keep what is served", extra={"error": str(error)})
+            self.problem = f"cannot store the active configuration: {error}"
+            _LOG.error("cannot store the active configuration", extra={"error": str(error)})
         else:
             self._is_stored, self.problem = True, ""
 
@@ -190,18 +196,18 @@ class Applier:
         await asyncio.to_thread(supervisor.secrets.keep_only, self._secret_names(bundle))
 
     async def _roll_back(self) -> None:
-        """Have a restart of Envoy find what is in force, and not what was refused."""
+        """Write the active bundle's files again, so that a restart of Envoy serves it."""
         before = self.in_force
         if before is None:
             return
         try:
             await self._activate(before)
         except HeadraceError as error:
-            self.problem = f"cannot go back to the version before: {error}"
-            _LOG.error("cannot go back to the version before", extra={"error": str(error)})
+            self.problem = f"cannot return to the previous version: {error}"
+            _LOG.error("cannot return to the previous version", extra={"error": str(error)})
 
     async def _start_envoy(self, bundle: Bundle) -> None:
-        """Have an Envoy with this bundle's options: the one that runs if it can, else a new one."""
+        """Run an Envoy with this bundle's options: adopt the running one if possible."""
         supervisor = EnvoySupervisor(
             envoy=EnvoyGateway(self._settings_for(bundle)),
             owner=ProcessOwner.of(self.settings.dir, sockets=self.run_dir),
@@ -233,7 +239,7 @@ class Applier:
             await files.put(secret)
 
     async def renew(self) -> None:
-        """Have Envoy show this gateway's own certificate as it is now."""
+        """Publish this gateway's current certificate to Envoy."""
         if self.supervisor is not None and self.in_force is not None:
             await self._write_secrets(self.supervisor.secrets, self.in_force)
 
@@ -257,7 +263,7 @@ class Applier:
         return without_root(settings, self.sandbox, sockets=sockets)
 
     async def stop(self, *, drain_s: float) -> None:
-        """Let requests end and end Envoy, or leave it to the next agent, as the settings say."""
+        """Drain and stop Envoy, or leave it to the next agent, depending on the settings."""
         await self._stop_watching()
         if self.supervisor is not None and not self.settings.keeps_envoy:
             await self.supervisor.stop(drain_s=drain_s)
@@ -279,7 +285,7 @@ def _check_addresses(bundle: Bundle) -> None:
         more = f" and {len(local) - 5} more" if len(local) > 5 else ""  # noqa: PLR2004  # as above
         raise UnreachableError(
             f"replicas of {names}{more} listen on Unix sockets of the control plane's host, which "
-            "this gateway does not reach: run them where they have addresses (--driver kubernetes, "
+            "this gateway cannot reach: run them with network addresses (--driver kubernetes, "
             "or headrace serve with an `upstream` in the spec)"
         )
 

@@ -49,7 +49,7 @@ class Forwarding:
         try:
             body = await read_body(receive, _MOST_BYTES)
             if body is None:
-                raise UnavailableError(f"more than {_MOST_BYTES} bytes are not passed on")
+                raise UnavailableError(f"more than {_MOST_BYTES} bytes are not forwarded")
             query: bytes = scope["query_string"]
             target: bytes = scope["raw_path"] + (b"?%b" % query if query else b"")
             answer = await self.client.forward(
@@ -57,7 +57,8 @@ class Forwarding:
             )
         except HeadraceError as error:
             away = UnavailableError(
-                f"only the control plane can answer this: {error}", retry_after_s=_RETRY_AFTER_S
+                f"only the control plane can answer this request: {error}",
+                retry_after_s=_RETRY_AFTER_S,
             )
             if content_type.startswith(_GRPC):
                 more = [(b"grpc-status", b"%d" % grpc_status(away))]
@@ -125,7 +126,11 @@ def ready_state(agent: GatewayAgent) -> Ready:
         version="" if bundle is None else bundle.version,
         problem=applier.problem or (applier.reason if applier.is_refusing else ""),
         control=agent.disconnect_reason
-        or ("answers" if agent.last_contact_at is not None else "not heard yet"),
+        or (
+            "answers"
+            if agent.last_contact_at is not None
+            else "no contact with the control plane yet"
+        ),
     )
 
 
@@ -138,23 +143,29 @@ def own_families(agent: GatewayAgent) -> list[Family]:
         heard.append(((), now - agent.last_contact_at))
     held = sorted(agent.holding.activator.held.items())
     return [
-        gauge("headrace_agent_ready", "1 while Envoy serves.", [((), applier.is_ready)]),
-        gauge("headrace_agent_routes", "Endpoints in force.", [((), routes)]),
-        gauge("headrace_agent_heard_seconds", "Since the control plane answered.", heard),
+        gauge("headrace_agent_ready", "1 while Envoy serves, else 0.", [((), applier.is_ready)]),
+        gauge("headrace_agent_routes", "Endpoints of the active version.", [((), routes)]),
+        gauge(
+            "headrace_agent_heard_seconds",
+            "Seconds since the last response of the control plane.",
+            heard,
+        ),
         gauge(
             "headrace_agent_refused",
-            "1 while the last version that came was refused.",
+            "1 while the newest version is rejected, else 0.",
             [((), applier.is_refusing)],
         ),
-        counter("headrace_agent_answers_total", "Of the control plane.", [((), agent.answers)]),
+        counter(
+            "headrace_agent_answers_total", "Responses of the control plane.", [((), agent.answers)]
+        ),
         counter(
             "headrace_agent_failures_total",
-            "Times that the control plane did not answer, or not as it should.",
+            "Failed requests to the control plane.",
             [((), agent.failures)],
         ),
         gauge(
             "headrace_agent_held_requests",
-            "Requests that wait for a replica.",
+            "Requests waiting for a replica.",
             [((("endpoint", name),), count) for name, count in held],
         ),
     ]

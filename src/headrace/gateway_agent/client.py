@@ -158,8 +158,8 @@ def _content(answer: ControlResponse) -> bytes:
         message = msgspec.json.decode(answer.body, type=Refused).message
     except UNDECODABLE:
         raise UnavailableError(
-            f"what listens there answers {answer.status}, and is no control plane for agents"
+            f"the server answered {answer.status} and is not a control plane for agents"
         ) from None
     if answer.status == _DENIED:
         raise PermissionDeniedError(message)
-    raise UnavailableError(f"the control plane refused: {message}")
+    raise UnavailableError(f"the control plane rejected the request: {message}")

@@ -52,7 +52,7 @@ class AgentRun:
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
-        """Serve until told to stop, then let requests end."""
+        """Serve until stopped, then drain requests."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
@@ -104,13 +104,13 @@ class AgentRun:
             try:
                 await self.agent.applier.renew()
             except HeadraceError as error:
-                _LOG.warning("cannot show a renewed certificate", extra={"error": str(error)})
+                _LOG.warning("cannot load the renewed certificate", extra={"error": str(error)})
             else:
                 shown = tls.pair
 
 
 def run(settings: AgentSettings) -> int:
-    """Be the agent until told to stop; the exit status.
+    """Run the agent until it is stopped, and return the exit status.
 
     Raises:
         HeadraceError: What it was told cannot be; nothing was started.
@@ -196,8 +196,8 @@ def _name(settings: AgentSettings, tls: MutualTls) -> str:
     certificate = name_in(tls.pair.certificates)
     if not certificate:
         raise FailedPreconditionError(
-            f"{settings.tls.certificate_file} names nobody: a gateway is called as its "
-            "certificate says (common name, DNS name or URI)"
+            f"{settings.tls.certificate_file} has no name: a gateway is named by its "
+            "certificate (common name, DNS name or URI)"
         )
     return name_with(certificate, settings.name)
 

@@ -12,28 +12,36 @@ from headrace.gateway import EnvoySettings, LimitsTarget
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One gateway: flags and environment resolved. Ports are the gateway's own.
-
-    `control`: where the control plane listens for agents, `https://HOST:PORT`. `tls`: what is shown
-    there, and who signs what is shown here. `name`: empty for what the certificate says. `dir`:
-    where everything lies that it serves from; nobody else may use it. `keeps_envoy`: whether Envoy
-    goes on when the agent is told to end. `url`: how callers reach it, for people to see.
-    """
+    """Resolved settings of one gateway agent."""
 
     control: str
+    """URL of the control plane's listener for agents, `https://HOST:PORT`."""
     tls: TlsSpec
+    """Client certificate, and the CA certificates that verify the control plane."""
     name: str
+    """Name of the gateway; empty for the certificate's name."""
     dir: Path
+    """Directory with the stored configuration; not shared with another agent."""
     host: str = "0.0.0.0"  # noqa: S104  # callers come from elsewhere, and have to show who they are
+    """Address for callers."""
     http_port: int = 8000
+    """Port for HTTP and gRPC."""
     grpc_port: int = 8001
+    """Second port for HTTP and gRPC."""
     admin_host: str = "0.0.0.0"  # noqa: S104  # health and metrics only
+    """Address for health and metrics."""
     admin_port: int = 8002
+    """Port for health and metrics."""
     url: str = ""
+    """URL of the gateway, displayed to users."""
     log_format: str = "text"
+    """Log format."""
     log_level: str = "INFO"
+    """Log level."""
     drain_timeout_s: float = 30.0
+    """Drain time for running requests, in seconds."""
     keeps_envoy: bool = False
+    """Whether Envoy continues when the agent stops."""
 
 
 def control_address(url: str) -> tuple[str, int]:
@@ -46,11 +54,11 @@ def control_address(url: str) -> tuple[str, int]:
         parts = urlsplit(url)
         port = parts.port or 8443
     except ValueError as error:
-        raise InvalidArgumentError(f"--control {url!r} is no URL: {error}") from error
+        raise InvalidArgumentError(f"--control {url!r} is not a URL: {error}") from error
     is_bare = not parts.path.strip("/") and not parts.query and parts.username is None
     if parts.scheme != "https" or not parts.hostname or not is_bare:
         raise InvalidArgumentError(
-            f"--control {url!r} is not https://HOST:PORT: agents speak mutual TLS only"
+            f"--control {url!r} is not https://HOST:PORT: agents require mutual TLS"
         )
     return parts.hostname, port
 

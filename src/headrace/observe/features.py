@@ -37,19 +37,22 @@ OUTPUT: Final = "output"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFeatures:
-    """The features of one tensor: `names` are those of the columns that `block` makes.
-
-    `is_summary`: the row is too large to have a feature for each element. `has_class`: the last
-    column is the index of the row's largest element.
-    """
+    """The features of one tensor."""
 
     tensor: str
+    """Name of the tensor."""
     role: str
+    """Input or output."""
     names: tuple[str, ...]
+    """Names of the columns that `block` makes."""
     batched: bool
+    """Whether the first axis is the batch."""
     is_text: bool = False
+    """Whether the values are texts."""
     is_summary: bool = False
+    """Whether the row is too large for one feature per element, and is summarised."""
     has_class: bool = False
+    """Whether the last column is the index of the row's largest element."""
 
     def block(self, array: Array, most_rows: int) -> Array:
         """What `array` holds, `[rows, features]`: float64 or texts. Shares no memory with it.
@@ -130,11 +133,11 @@ def _summary(table: Array, *, with_size: bool) -> Array:
 _TOGETHER: Final = 5
 """From so many features on it is faster to count them together."""
 MAX_TEXTS: Final = 50
-"""Categories of one feature that are told apart."""
+"""Largest number of categories of one feature."""
 
 
 class FeatureKind(StrEnum):
-    """How a feature's values are told apart."""
+    """Kind of a feature's values."""
 
     NUMBERS = "numbers"
     """By the bin between two edges."""
@@ -145,24 +148,28 @@ class FeatureKind(StrEnum):
 
 
 class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
-    """The bins of one feature.
-
-    `edges` of `numbers`: inner ones, rising; a value on an edge is above it. `categories` of the
-    other kinds; a last bin more is for all others. `low` and `high`: the range of the reference.
-    `whole`: the reference had whole numbers only. `closed`: it had no others than `categories`.
-    `label`: the column's name in the data that it was made of, for people.
-    """
+    """The bins of one feature."""
 
     name: str
+    """Name of the feature."""
     role: str
+    """Input or output."""
     kind: FeatureKind
+    """Kind of the feature's values."""
     edges: list[float] = []
+    """Inner edges of `numbers`, ascending; a value on an edge belongs to the bin above."""
     categories: list[str] = []
+    """Categories of the other kinds; one more bin is for all other values."""
     low: float = 0.0
+    """Smallest value of the reference."""
     high: float = 0.0
+    """Largest value of the reference."""
     whole: bool = False
+    """Whether the reference has whole numbers only."""
     closed: bool = False
+    """Whether the reference has no values besides `categories`."""
     label: str = ""
+    """Name of the column in the reference data."""
 
     @property
     def size(self) -> int:
@@ -172,19 +179,20 @@ class FeatureBins(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ValueCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of one feature: how many, how many of them in each bin, and what was wrong.
-
-    `missing`: NaN, or an empty text. `non_finite`: infinite. The bins hold all others.
-    `out_of_range`: beyond the reference's range, or none of its categories. `not_whole`: fractions
-    where the reference had none.
-    """
+    """Counts of one feature's values."""
 
     rows: int = 0
+    """All values."""
     missing: int = 0
+    """NaN, or empty texts."""
     non_finite: int = 0
+    """Infinite values."""
     out_of_range: int = 0
+    """Values beyond the reference's range or categories."""
     not_whole: int = 0
+    """Fractions where the reference has none."""
     bins: list[int] = []
+    """Values by bin; without missing and non-finite ones."""
 
     @property
     def valid(self) -> int:
@@ -208,15 +216,16 @@ class ValueCounts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FeatureValues(msgspec.Struct, frozen=True, kw_only=True):
-    """Values of one feature as they came: null for NaN, `inf` and `-inf` as text.
-
-    `is_text`: the feature's values are texts themselves.
-    """
+    """Values of one feature in order: null for NaN, `inf` and `-inf` as text."""
 
     name: str
+    """Name of the feature."""
     role: str
+    """Input or output."""
     is_text: bool = False
+    """Whether the feature's values are texts."""
     values: list[float | str | None] = []
+    """The values."""
 
 
 def count_column(column: Array, bins: FeatureBins) -> ValueCounts:

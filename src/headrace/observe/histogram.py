@@ -32,7 +32,7 @@ _BRIEF_FROM_S: Final = 0.0001
 
 
 def reported_indexes(per_decade: int) -> tuple[int, ...]:
-    """Places of those of `FINE_S` that are told: `per_decade` from 0.5 ms to 10 s, 6 elsewhere."""
+    """Return indexes of `FINE_S` to report: `per_decade` from 0.5 ms to 10 s, 6 elsewhere."""
     return tuple(
         index
         for index, bound in enumerate(FINE_S)
@@ -46,7 +46,7 @@ BRIEF_INDEXES: Final = tuple(
     for index, bound in enumerate(FINE_S)
     if index % (PER_DECADE // 3) == 0 and _BRIEF_FROM_S <= bound <= _EXACT_UNTIL_S
 )
-"""Places of the few bounds that are told of each of many models: 3 to a decade, 0.1 ms to 10 s."""
+"""Indexes of the bounds to report for each of many models: 3 per decade, 0.1 ms to 10 s."""
 _TWO_DIGITS: Final = (
     1.0, 1.1, 1.2, 1.3, 1.5, 1.6, 1.8, 2.0, 2.2, 2.4, 2.7, 3.0,
     3.3, 3.6, 3.9, 4.3, 4.7, 5.1, 5.6, 6.2, 6.8, 7.5, 8.2, 9.1,
@@ -166,9 +166,9 @@ class Exemplars:
         """Keep a request as the example of a bucket.
 
         Args:
-            place: Which bucket.
-            identity: What its id is called, and the id. One that is no word is not told: a caller
-                chose it, and not every reader of metrics knows about quotes.
+            index: Index of the bucket.
+            identity: Label and value of the request's id. An id with other characters than
+                `_WORD` is dropped: callers choose ids, and not every parser handles quotes.
             now: Monotonic time.
         """
         self.due[index] = now + RENEWED_AFTER_S

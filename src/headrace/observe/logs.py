@@ -1,4 +1,4 @@
-"""One log line per event, for people (`text`) or for machines (`json`), on standard error.
+"""Log lines on standard error, one per event, as `text` or `json`.
 
 Lines hold no secrets, tracebacks included: see `headrace.core.redact`.
 """

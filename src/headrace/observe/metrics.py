@@ -27,29 +27,32 @@ _WHOLE: Final = 1 << 53
 
 
 class MetricSample(NamedTuple):
-    """One value, as the text format has it: `labels` with their braces, or empty.
-
-    `exemplar`: as OpenMetrics has it, with the space before the sign in front.
-    """
+    """One sample of a metric in the text format."""
 
     name: str
+    """Name of the sample."""
     labels: str
+    """Labels with their braces, or empty."""
     value: str
+    """Value as text."""
     exemplar: str = ""
+    """OpenMetrics exemplar, with a leading space; or empty."""
 
 
 @dataclass(slots=True)
 class Family:
-    """One metric and its samples.
-
-    `name`: as in the text format, so that of a counter ends in `_total`, unless the name is
-    Triton's or NVIDIA's. `help`: escaped as in the text format.
-    """
+    """One metric and its samples."""
 
     name: str
+    """Name as in the text format: a counter's ends in `_total`, unless the name is Triton's or
+    NVIDIA's.
+    """
     type: str | None = None
+    """Prometheus type."""
     help: str | None = None
+    """Help text, escaped as in the text format."""
     samples: list[MetricSample] = field(default_factory=list)
+    """Samples of the metric."""
 
 
 Families = Mapping[str, Family]
@@ -58,17 +61,18 @@ Families = Mapping[str, Family]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HistogramSample:
-    """One histogram: how many values were at most as large as each bound, and all values' sum.
-
-    `below` has one more than `bounds`: all values. `exemplars`: of each bucket, as in
-    `MetricSample`, or empty.
-    """
+    """One histogram with cumulative counts."""
 
     labels: Labels
+    """Labels of the histogram."""
     bounds: Sequence[float]
+    """Upper bounds of the buckets."""
     below: Sequence[int]
+    """Cumulative count at each bound, then the count of all values."""
     sum: float
+    """Sum of all values."""
     exemplars: Sequence[str] = ()
+    """Exemplar of each bucket as in `MetricSample`, or empty."""
 
 
 def gauge(name: str, text: str, samples: Iterable[tuple[Labels, float]]) -> Family:

@@ -1,4 +1,4 @@
-"""How spans reach a collector: OpenTelemetry's own exporter, over HTTP. Needs the extra `otel`."""
+"""Export of spans over HTTP with OpenTelemetry's exporter. Needs the extra `otel`."""
 
 import importlib.util
 import logging

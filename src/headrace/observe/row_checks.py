@@ -14,7 +14,7 @@ class RowOutcome(StrEnum):
     DIFFERENT = "different"
     """The row alone has another answer than in its batch, and both repeat."""
     UNREPEATABLE = "unrepeatable"
-    """The row alone, or the batch, has another answer when it runs again: nothing can be said."""
+    """The row alone, or the batch, gives a different answer on each run: inconclusive."""
     FAILED = "failed"
     """The row alone failed although it had an answer in its batch."""
     SKIPPED = "skipped"
@@ -39,13 +39,13 @@ class RowDifference:
 
     @property
     def text(self) -> str:
-        """The difference, for people."""
+        """The difference as text."""
         size = (
-            "differs in its shape, or in what is finite,"
+            "differs in shape or in finite values"
             if self.ratio is None
             else f"differs by {self.ratio * 100:.3g} % of its largest value"
         )
-        padded = ", where the row was padded to a longer one's length" if self.padded else ""
+        padded = ", with the row padded to a longer row's length" if self.padded else ""
         return (
             f"output '{self.output}' {size} between a row alone and the same row in a batch of "
             f"{self.rows} rows{padded}"
@@ -77,9 +77,9 @@ class BatchingReport:
 
     @property
     def text(self) -> str:
-        """All of it for people, with the remedy where there is one."""
+        """The report as text, with a remedy if there is one."""
         if self.difference is not None:
-            return f"answers depend on other callers' rows: {self.difference.text}; {self.remedy}"
+            return f"answers depend on other requests' rows: {self.difference.text}; {self.remedy}"
         why = f": {self.reason}" if self.reason else ""
         match self.independence:
             case RowIndependence.DECLARED:
@@ -98,25 +98,23 @@ class BatchingReport:
             return "remove `rows_independent` from the endpoint's `batching`"
         if self.independence is RowIndependence.DECLARED:
             return "set `batched = False` in the model, or `batching: {max_batch_size: 1}`"
-        return "set `batching: {padding: {max_ratio: 1.0}}`, so that only equal lengths are batched"
+        return "set `batching: {padding: {max_ratio: 1.0}}`, which batches only equal lengths"
 
     @property
     def _checks_text(self) -> str:
         checked = self.checks.get(RowOutcome.SAME, 0)
-        text = f"{checked} rows checked while it serves, none differs"
+        text = f"{checked} rows checked in production, none differs"
         if unrepeatable := self.checks.get(RowOutcome.UNREPEATABLE, 0):
-            text += f"; {unrepeatable} more got another answer each time they ran"
+            text += f"; {unrepeatable} more gave a different answer on each run"
         if failed := self.checks.get(RowOutcome.FAILED, 0):
-            text += f"; {failed} more failed alone"
+            text += f"; {failed} more failed when run alone"
         if not any(self.checks.values()):
-            return (
-                "no row is checked yet" if self.checks else "rows are not checked while it serves"
-            )
+            return "no rows checked yet" if self.checks else "rows are not checked in production"
         return text
 
 
 _HOW_TO_DECLARE = (
-    "If rows do not influence each other's answers, declare `batching: {rows_independent: true}`"
+    "If rows are independent of each other, declare `batching: {rows_independent: true}`"
 )
 
 

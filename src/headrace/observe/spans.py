@@ -19,25 +19,30 @@ class SpanContext(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SpanRecord(msgspec.Struct, frozen=True, array_like=True):
-    """One span. Times are seconds since 1970; `error` is empty for success.
-
-    `is_server`: it answers a request that came from another process. `links`: spans that it belongs
-    to besides its parent.
-    """
+    """One span of a trace."""
 
     context: SpanContext
+    """Trace and span id."""
     parent_id: str
+    """Id of the parent span; empty for none."""
     name: str
+    """Name of the span."""
     begin_s: float
+    """Start, seconds since 1970."""
     end_s: float
+    """End, seconds since 1970."""
     attributes: dict[str, str | int | float] = {}
+    """OpenTelemetry attributes."""
     links: list[SpanContext] = []
+    """Related spans besides the parent."""
     error: str = ""
+    """Error message; empty for success."""
     is_server: bool = False
+    """Whether it answers a request of another process."""
 
 
 def sampled_parent(traceparent: bytes) -> SpanContext | None:
-    """Whose child a request is, by W3C's header; None if that is not traced, or is no such header.
+    """Return the sampled parent from a W3C `traceparent`; None if not sampled or malformed.
 
     https://www.w3.org/TR/trace-context/#traceparent-header
     """

@@ -384,7 +384,7 @@ async def test_other_limits_of_envoy_take_a_new_one(one: OneApplier) -> None:
 async def test_a_bundle_that_was_changed_on_its_way_is_no_bundle(one: OneApplier) -> None:
     changed = msgspec.structs.replace(bundle(), routes=())
 
-    with pytest.raises(HeadraceError, match="the content is not what its version says"):
+    with pytest.raises(HeadraceError, match="the content does not match its version"):
         await one.applier.apply(changed)
 
     assert one.applier.in_force is None

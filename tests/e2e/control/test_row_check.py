@@ -126,7 +126,7 @@ def test_false_declaration_is_an_alert_and_without_it_answers_are_right(
     assert 'headrace_row_difference{endpoint="centred",version="1",output="y"}' in metrics
     assert re.search(r'headrace_row_checks_total\{[^}]*outcome="different"[^}]*\} [1-9]', metrics)
     assert main(["status", "--home", str(system.home)]) == 0
-    assert "answers depend on other callers' rows: output 'y'" in capsys.readouterr().out
+    assert "answers depend on other requests' rows: output 'y'" in capsys.readouterr().out
 
     assert system.manage("PUT", "/api/v1/endpoints/centred?wait_s=30", entry(path, pool))[0] == 200
     system.wait_ready()

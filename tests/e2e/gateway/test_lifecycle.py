@@ -181,7 +181,7 @@ async def test_an_envoy_that_cannot_start_says_why(lab: Lab) -> None:
 
 
 async def test_a_binary_that_is_not_envoy_says_so(lab: Lab) -> None:
-    with pytest.raises(GatewayUnavailableError, match="ended while it started"):
+    with pytest.raises(GatewayUnavailableError, match="exited during startup"):
         await lab.start(envoy=Path("/bin/false"))
 
 

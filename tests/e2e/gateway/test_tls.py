@@ -633,6 +633,6 @@ def test_a_spec_with_files_that_cannot_be_used_is_refused(system: System, tmp_pa
 
     assert status == 400
     assert "gateway.tls.certificate_file: the gateway's certificate" in problem["detail"]
-    assert "holds no certificate in PEM form" in problem["detail"]
+    assert "contains no PEM certificate" in problem["detail"]
     assert "pl4nted" not in str(problem)
     assert (system.get("/api/v1/spec")["spec"].get("gateway") or {}).get("tls") is None

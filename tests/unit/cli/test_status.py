@@ -136,7 +136,7 @@ def test_versions_whose_rows_are_not_proven_independent_say_why(
     assert "m 2: one request at a time: ReduceMean 'm' mixes rows." in text
     assert "m 3: batched, not proven: says who" in text
     assert text.count("m 4:") == 1
-    assert "m 4: answers depend on other callers' rows: output 'y' differs by 40 %" in text
+    assert "m 4: answers depend on other requests' rows: output 'y' differs by 40 %" in text
 
 
 def test_without_streams_and_jobs_nothing_is_said_of_them(

@@ -116,7 +116,7 @@ def test_what_would_change_is_said_with_a_value_and_the_way_out() -> None:
 
     assert str(caught.value) == (
         "input 'x' is float64, the model takes FP32, and 1 of 3 values would change: "
-        "0.1 becomes 0.10000000149011612; if that may be, pass it as `.astype('float32')`"
+        "0.1 becomes 0.10000000149011612; to accept that, pass it as `.astype('float32')`"
     )
 
 

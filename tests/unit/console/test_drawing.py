@@ -140,9 +140,9 @@ def test_each_gateway_is_drawn_with_how_it_stands() -> None:
     found = draw_diagram(status(gateways=others), [])
     told = {box.name: (box.detail, box.state) for box in found.boxes}
 
-    assert told["gw-1"] == ("version abcdef01, heard 0 s ago", "ok")
-    assert told["gw-2"] == ("behind by 12 s", "warning")
-    assert told["gw-3"] == ("not heard for 60 s", "failing")
+    assert told["gw-1"] == ("version abcdef01, last report 0 s ago", "ok")
+    assert told["gw-2"] == ("configuration outdated for 12 s", "warning")
+    assert told["gw-3"] == ("no report for 60 s", "failing")
     assert "Envoy" not in told, "there is none on this host"
 
 

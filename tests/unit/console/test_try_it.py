@@ -144,4 +144,4 @@ async def test_a_gateway_that_is_not_there_is_an_answer_too(
     assert sent.status_code == 200
     assert "no answer" in sent.text
     assert "must be a JSON list" in wrong.text
-    assert "Nothing was sent yet" in wrong.text
+    assert "No request sent yet" in wrong.text

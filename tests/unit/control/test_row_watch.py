@@ -151,16 +151,19 @@ def test_condition_says_the_weakest_evidence(
             replace(ALONE, declared=True),
             ["one request at a time although `rows_independent` is declared: ReduceMean"],
         ),
-        (DECLARED, ["batched, not proven", "3 rows checked while it serves, none differs"]),
-        (replace(DECLARED, checks={"same": 0}), ["no row is checked yet"]),
-        (replace(DECLARED, checks={}), ["rows are not checked while it serves"]),
-        (replace(DECLARED, checks={"same": 0, "failed": 2}), ["2 more failed alone"]),
+        (DECLARED, ["batched, not proven", "3 rows checked in production, none differs"]),
+        (replace(DECLARED, checks={"same": 0}), ["no rows checked yet"]),
+        (replace(DECLARED, checks={}), ["rows are not checked in production"]),
+        (replace(DECLARED, checks={"same": 0, "failed": 2}), ["2 more failed when run alone"]),
         (replace(MIXING, declared=False), ["set `batched = False` in the model"]),
         (
             replace(MIXING, independence=RowIndependence.PROVEN, declared=False),
             ["padding: {max_ratio: 1.0}"],
         ),
-        (MIXING, ["answers depend on other callers' rows", "by 40 %", "remove `rows_independent`"]),
+        (
+            MIXING,
+            ["answers depend on other requests' rows", "by 40 %", "remove `rows_independent`"],
+        ),
     ],
 )
 def test_report_says_for_people_what_it_is_and_what_to_do(

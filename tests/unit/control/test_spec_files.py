@@ -76,14 +76,18 @@ def _other_key(files: Files) -> None:
 
 BROKEN: Final[dict[str, tuple[Callable[[Files], object], str, str]]] = {
     "missing": (lambda f: f.certificate.unlink(), "certificate_file", "No such file"),
-    "text": (_text, "certificate_file", "holds no certificate in PEM form"),
-    "damaged": (_damaged, "certificate_file", "holds no certificate in PEM form"),
+    "text": (_text, "certificate_file", "contains no PEM certificate"),
+    "damaged": (_damaged, "certificate_file", "contains no PEM certificate"),
     "directory": (_directory, "certificate_file", "not a regular file"),
     "pipe": (_pipe, "certificate_file", "not a regular file"),
     "order": (_disordered, "certificate_file", "is not signed by the next one"),
     "no key": (lambda f: f.key.unlink(), "key_file", "No such file"),
-    "text for a key": (lambda f: f.key.write_text(PLANTED), "key_file", "holds no private key"),
-    "another key": (_other_key, "key_file", "the key is another certificate's"),
+    "text for a key": (
+        lambda f: f.key.write_text(PLANTED),
+        "key_file",
+        "contains no PEM private key",
+    ),
+    "another key": (_other_key, "key_file", "the key does not match the certificate"),
     "a key for everybody": (lambda f: f.key.chmod(0o644), "key_file", "chmod 600"),
 }
 

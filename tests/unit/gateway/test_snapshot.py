@@ -150,7 +150,7 @@ def test_every_resource_in_a_file_carries_its_type() -> None:
 def test_two_endpoints_of_one_name_are_refused() -> None:
     endpoint = EndpointRoute(name="m", arms=())
 
-    with pytest.raises(InvalidArgumentError, match="more than once: m"):
+    with pytest.raises(InvalidArgumentError, match="duplicate endpoint names: m"):
         _snapshot([endpoint, endpoint])
 
 

@@ -182,7 +182,7 @@ def test_what_could_not_be_kept_is_kept_when_there_is_room(tmp_path: Path) -> No
     found = applier(tmp_path / "full")
     found.in_force = BUNDLE
     found._store(BUNDLE)  # as after a version came into force
-    assert found.problem.startswith("cannot keep what is served")
+    assert found.problem.startswith("cannot store the active configuration")
 
     (tmp_path / "full").mkdir()
     asyncio.run(found.retry_store())

@@ -1,1 +1,1 @@
-"""Commands about who may do what: users, keys, tokens, certificates, audit log."""
+"""Access commands: users, keys, tokens, certificates, audit log."""

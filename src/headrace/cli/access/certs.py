@@ -1,4 +1,4 @@
-"""`headrace certs`: certificates for a laptop or a test system, and what certificates say."""
+"""`headrace certs`: creation of test certificates, and display of certificates."""
 
 # ruff: noqa: PLC0415  # a command imports what it uses, so that each starts fast
 

@@ -158,14 +158,14 @@ def deliver_secret(
     json: bool,
     note: str = "",
 ) -> None:
-    """Write what was made into a file, or print it.
+    """Write a new secret to a file, or print it.
 
     Args:
-        made: As the API tells it.
-        field: Where in it the secret stands; also what it is called.
-        told: Of whom it is, as in `key ID of shop`.
-        out: For its owner only; None prints it.
-        more: Said of it where it is printed.
+        issued: Response of the API.
+        field: Field of the secret in `issued`, also displayed as its kind.
+        owner: Displayed owner, as in `key ID of shop`.
+        out: File readable by its owner only; None prints the secret.
+        note: Appended to the message when the secret is printed.
     """
     secret, name = issued[field], f"{field} {issued['id']} of {owner}"
     if out is not None:

@@ -175,7 +175,7 @@ def find_target(server: str | None, home: Path) -> CommandTarget:
 
 
 def actor() -> str:
-    """Who asks: `user@host`, as it stands in histories and events."""
+    """Return the user as `user@host`, as recorded in histories and events."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container's user without a name

@@ -75,7 +75,7 @@ def setting(text: str, *names: str, shown: str = "", **more: Any) -> OptionInfo:
 
 
 def _home(context: typer.Context, home: Path) -> Path:
-    """`DEFAULT_HOME` itself if nobody named a home: only then the current context counts."""
+    """Return `DEFAULT_HOME` without an explicit home: only then the current context applies."""
     return DEFAULT_HOME if _source(context, "home") == "DEFAULT" else home
 
 

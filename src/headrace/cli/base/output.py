@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def say(text: str = "") -> None:
-    """A line for people, on standard error."""
+    """Print a message to standard error."""
     print(text, file=sys.stderr)  # noqa: T201  # this is the program's output
 
 
@@ -37,7 +37,7 @@ def write_json(document: object) -> None:
 
 
 def show(*renderables: "RenderableType") -> None:
-    """Tables and text for people, on standard output."""
+    """Print tables and text to standard output."""
     console = _console(stderr=False)
     for renderable in renderables:
         console.print(renderable, soft_wrap=True, highlight=False, markup=False)
@@ -110,7 +110,7 @@ def show_document(
 
 
 def show_answer(document: object, *lines: str, json: bool) -> None:
-    """Print the answer to a change: as JSON, or in lines for people on standard error."""
+    """Print the response to a change: JSON, or lines on standard error."""
     if json:
         write_json(document)
         return
@@ -173,7 +173,7 @@ def show_live(frames: "Iterable[RenderableType]") -> None:
 
 @contextmanager
 def progress(text: str) -> Iterator[None]:
-    """Show that something goes on, where somebody watches; erased at the end."""
+    """Show a spinner on a terminal; erased at the end."""
     if not sys.stderr.isatty():
         yield
         return
@@ -183,7 +183,7 @@ def progress(text: str) -> Iterator[None]:
 
 @contextmanager
 def progress_bar(text: str, total: float | None) -> Iterator[Callable[..., None]]:
-    """Show how far long work has come, where somebody watches; erased at the end.
+    """Show a progress bar on a terminal; erased at the end.
 
     Lines of `say` stand above it meanwhile.
 

@@ -1,4 +1,4 @@
-"""Turns what a person has (JSON, CSV, .npy, .npz) into the inputs of one model."""
+"""Conversion of input files (JSON, CSV, .npy, .npz) to the inputs of one model."""
 
 import csv
 import io

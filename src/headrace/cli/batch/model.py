@@ -51,14 +51,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
-    """What runs a job: what is written down of it, and how it is loaded.
-
-    `network`: it may open connections, as the endpoint's replicas may.
-    """
+    """Model of a run and its settings."""
 
     job_model: JobModel
+    """Description in the run's record."""
     settings: ReplicaSettings
+    """Settings to load the model."""
     network: bool = False
+    """Whether the model may open connections, as the endpoint's replicas may."""
 
 
 def choose_model(options: "RunOptions", target: "CommandTarget") -> Chosen:
@@ -209,14 +209,14 @@ _ALL_MAY_ENTER: Final = stat.S_IROTH | stat.S_IXOTH
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a run reads. `folder`: where it lies, here. `files`: which they are.
-
-    `network`: it is elsewhere.
-    """
+    """Files that a run reads."""
 
     folder: Path | None = None
+    """Local directory of the files."""
     files: tuple[Path, ...] = ()
+    """Local files."""
     network: bool = False
+    """Whether the input is on another host."""
 
 
 def read_chosen(path: Path) -> Chosen:
@@ -283,7 +283,7 @@ def _is_open(mode: int, bits: int) -> bool:
 def exec_in_sandbox(
     options: "RunOptions", target: "CommandTarget", *, serial: int, workers: int
 ) -> NoReturn:
-    """Become the process that runs the model, which can do no more than it has to.
+    """Replace this process by the sandboxed process that runs the model.
 
     Args:
         serial: Of the user that it is, if this one is root.

@@ -74,7 +74,7 @@ def open_engine(
 
 @contextmanager
 def batch_progress(job: Job) -> Iterator[JobWatch]:
-    """Show how far a job is, where somebody watches.
+    """Show the progress of a job on a terminal.
 
     How many rows there are is known of some formats only; of all it is known how large shards are.
     """

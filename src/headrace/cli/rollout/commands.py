@@ -1,4 +1,4 @@
-"""`headrace rollout`: status of rollouts, and steps by hand."""
+"""`headrace rollout`: status of rollouts, and manual promotion, pause and rollback."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated

@@ -106,17 +106,18 @@ def gateway_of(home: Path) -> Callable[[WorkerSettings], WorkerSettings]:
 
 @dataclass(slots=True, kw_only=True)
 class Foreground:
-    """Streams in this process's children, until a signal, an end, or a mistake.
-
-    `is_done`: None for streams that go on. `log_format`: of what workers say, on standard error.
-    `member_prefix`: as `StreamDriver` has it.
-    """
+    """Streams that run in child processes of this process until a signal, their end or an error."""
 
     streams: Sequence[DesiredStream]
+    """Streams to run."""
     home: Path
+    """Directory of the home."""
     log_format: str = "text"
+    """Format of the workers' log lines on standard error."""
     is_done: IsDone | None = None
+    """Whether a stream has ended; None for streams without end."""
     member_prefix: str = ""
+    """Prefix of worker names, as of `StreamDriver`."""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: bool = False
 
